@@ -1,0 +1,21 @@
+//! The vocabulary of the cluster, without I/O.
+//!
+//! * [`value`]: the one dynamic value every object in the server is made of.
+//! * [`object`]: a value that is an API object, with accessors for its metadata.
+//! * [`schema`]: what is known of a type: names, protobuf numbers, defaults, list types.
+//! * [`status`]: the error every layer of the server speaks: a `metav1.Status`.
+//! * [`gvk`]: groups, versions, kinds and resources.
+//!
+//! Nothing here knows HTTP, the store or any single kind.
+
+pub mod gvk;
+pub mod object;
+pub mod schema;
+pub mod status;
+pub mod value;
+
+pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use object::Object;
+pub use schema::{Field, FieldType, Schema, SchemaRef, TypeDef, TypeId};
+pub use status::{ApiError, ApiResult, Cause, Reason};
+pub use value::{Map, Str, Value};

@@ -1,0 +1,196 @@
+//! What is known of a type: field names, protobuf numbers and wire types, list types, patch strategies, defaults.
+//!
+//! One representation serves built-in kinds (packed table, generated from the published API modules) and CRDs (built
+//! from their structural schema), so that decoding, defaulting, pruning, patching and apply are written once.
+//! A schema knows facts; it decides nothing.
+
+use crate::value::{Str, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The number of a type within its [`Schema`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(pub u32);
+
+/// A closed set of types that refer to each other by [`TypeId`].
+#[derive(Debug, Default)]
+pub struct Schema {
+    pub types: Vec<TypeDef>,
+    pub by_name: HashMap<Str, TypeId>,
+}
+
+/// A type of a schema, with what keeps the schema alive.
+#[derive(Clone, Debug)]
+pub struct SchemaRef {
+    pub schema: Arc<Schema>,
+    pub ty: TypeId,
+}
+
+/// A struct type.
+#[derive(Clone, Debug, Default)]
+pub struct TypeDef {
+    /// `io.k8s.api.core.v1.PodSpec`, as OpenAPI names it; empty for anonymous types of a CRD.
+    pub name: Str,
+    /// Sorted by JSON name. Inlined structs are flattened for JSON; see [`Field::inline_of`] for protobuf.
+    pub fields: Vec<Field>,
+    /// Protobuf message name where it differs (`k8s.io.api.core.v1.PodSpec`).
+    pub proto_name: Str,
+    /// `atomic` structs are owned as a whole by server-side apply.
+    pub atomic: bool,
+    /// CRD: unknown fields are kept (`x-kubernetes-preserve-unknown-fields`).
+    pub preserve_unknown: bool,
+    /// CRD: `x-kubernetes-embedded-resource`.
+    pub embedded_resource: bool,
+    /// Fields besides the named ones (CRD `additionalProperties` together with properties).
+    pub additional: Option<FieldType>,
+    /// Name of the field that says which union member is set, and similar facts that only validation reads.
+    pub required: Vec<Str>,
+}
+
+/// A field of a struct.
+#[derive(Clone, Debug)]
+pub struct Field {
+    pub name: Str,
+    pub ty: FieldType,
+    /// Protobuf field number; 0 when the type has no protobuf form.
+    pub number: u32,
+    /// For a field that stands inside an embedded message in protobuf but inline in JSON: the number of that message's
+    /// field (0: not inlined), and its type.
+    pub inline_number: u32,
+    pub inline_of: Option<TypeId>,
+    /// A Go pointer (or slice/map): absent differs from zero.
+    pub pointer: bool,
+    pub omit: Omit,
+    /// Value filled in when absent (constant defaults only; conditional ones are code of the strategy).
+    pub default: Option<Value>,
+    pub patch_strategy: PatchStrategy,
+    pub patch_merge_key: Str,
+    pub list_type: ListType,
+    pub list_map_keys: Vec<Str>,
+    /// `granular` maps are merged key by key, `atomic` ones owned as a whole.
+    pub map_atomic: bool,
+    pub required: bool,
+    /// CRD `nullable: true`: an explicit null is kept.
+    pub nullable: bool,
+    /// Allowed values of a string field; empty: any.
+    pub enums: Vec<Str>,
+    pub format: Str,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Omit {
+    /// Always written, even when empty.
+    #[default]
+    Never,
+    /// `omitempty`
+    Empty,
+    /// `omitzero`
+    Zero,
+}
+
+/// Which patch directives a field carries (`patchStrategy:"merge,retainKeys"`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PatchStrategy {
+    pub merge: bool,
+    pub replace: bool,
+    pub retain_keys: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map,
+}
+
+/// The type of a field, element or map value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FieldType {
+    Bool,
+    Int32,
+    Int64,
+    UInt32,
+    UInt64,
+    Float32,
+    Float64,
+    String,
+    /// Base64 in JSON, bytes in protobuf.
+    Bytes,
+    Quantity,
+    IntOrString,
+    /// RFC 3339, whole seconds.
+    Time,
+    /// RFC 3339 with six digits.
+    MicroTime,
+    /// Go duration string (`1m30s`).
+    Duration,
+    /// Any object or value, kept as it came.
+    RawExtension,
+    /// The managed-fields set: JSON inside, raw bytes in protobuf.
+    FieldsV1,
+    /// Any JSON value (`apiextensions JSON`, a CRD's untyped field).
+    Any,
+    /// A JSON schema node that is either a schema or a bool, or a schema or a list (OpenAPI v3 types of CRDs).
+    Struct(TypeId),
+    List(Box<FieldType>),
+    Map(Box<FieldType>),
+    /// A list inside a list or map whose merge behaviour differs from atomic (CRDs nest freely).
+    ListOf(Box<ListDef>),
+}
+
+/// A list with its merge behaviour, where no [`Field`] carries it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListDef {
+    pub element: FieldType,
+    pub list_type: ListType,
+    pub keys: Vec<Str>,
+}
+
+impl Default for Field {
+    fn default() -> Self {
+        Field {
+            name: Str::default(),
+            ty: FieldType::Any,
+            number: 0,
+            inline_number: 0,
+            inline_of: None,
+            pointer: false,
+            omit: Omit::Never,
+            default: None,
+            patch_strategy: PatchStrategy::default(),
+            patch_merge_key: Str::default(),
+            list_type: ListType::Atomic,
+            list_map_keys: Vec::new(),
+            map_atomic: false,
+            required: false,
+            nullable: false,
+            enums: Vec::new(),
+            format: Str::default(),
+        }
+    }
+}
+
+impl Schema {
+    pub fn get(&self, id: TypeId) -> &TypeDef {
+        &self.types[id.0 as usize]
+    }
+    pub fn lookup(&self, name: &str) -> Option<TypeId> {
+        self.by_name.get(name).copied()
+    }
+}
+
+impl TypeDef {
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.binary_search_by(|f| f.name.as_str().cmp(name)).ok().map(|i| &self.fields[i])
+    }
+}
+
+impl SchemaRef {
+    pub fn def(&self) -> &TypeDef {
+        self.schema.get(self.ty)
+    }
+    pub fn at(&self, ty: TypeId) -> SchemaRef {
+        SchemaRef { schema: self.schema.clone(), ty }
+    }
+}

@@ -1,0 +1,1 @@
+//! How components reach the cluster: in-process or kubeconfig clients, informers, work queues, leader election, events.

@@ -1,0 +1,1 @@
+//! The only unsafe code: mounts, namespaces, cgroups, netlink, nftables, pidfd.

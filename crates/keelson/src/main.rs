@@ -1,0 +1,3 @@
+//! Kubernetes as one program.
+
+fn main() {}

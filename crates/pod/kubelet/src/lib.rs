@@ -1,0 +1,1 @@
+//! Pods on a node: sources, a worker per pod, pure plans, CRI calls, probes, volumes, status, the kubelet server.

@@ -1,0 +1,1 @@
+//! The pod network: bridge, addresses, routes, host ports.

@@ -1,0 +1,1 @@
+//! Services and endpoints become nftables rules: plain data first, then an atomic, incremental batch.

@@ -1,0 +1,1 @@
+//! The CRI server: images, sandboxes, containers, the per-pod shim, streaming.

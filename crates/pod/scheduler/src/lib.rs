@@ -1,0 +1,1 @@
+//! Queue, snapshot, filter and score plug-ins, bind, preemption.

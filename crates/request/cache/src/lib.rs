@@ -1,0 +1,1 @@
+//! The watch cache: snapshot, event ring, indexes, fan-out, bookmarks.

@@ -1,0 +1,1 @@
+//! One create/update/patch/delete for every kind: resource table, strategies, validation, columns.

@@ -1,0 +1,1 @@
+//! Whole clusters in one thread and in virtual time; real clusters in network namespaces.

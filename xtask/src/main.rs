@@ -1,0 +1,3 @@
+//! What developers run: tidy checks, schema generation, conformance lists.
+
+fn main() {}
