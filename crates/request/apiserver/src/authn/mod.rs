@@ -1,0 +1,58 @@
+//! Who is asking: the authenticators of the chain, and the traits by which handlers review and issue tokens.
+
+use crate::request::UserInfo;
+use async_trait::async_trait;
+use keelson_api::{ApiResult, Str};
+
+/// A token that was accepted, and the audiences it was accepted for.
+#[derive(Clone, Debug, Default)]
+pub struct TokenIdentity {
+    pub user: UserInfo,
+    pub audiences: Vec<Str>,
+}
+
+/// Checks bearer tokens, for the chain and for TokenReviews.
+#[async_trait]
+pub trait TokenAuthenticator: Send + Sync {
+    /// `Ok(None)`: no authenticator knows the token. `Err`: one knows it and refuses it; the text says why.
+    /// No audiences: those of the API server.
+    async fn authenticate_token(&self, token: &str, audiences: &[Str]) -> Result<Option<TokenIdentity>, String>;
+}
+
+/// An object that a token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BoundObject {
+    pub name: Str,
+    pub uid: Str,
+}
+
+/// What a service-account token is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct TokenSpec {
+    pub namespace: Str,
+    pub service_account: BoundObject,
+    /// The bound pod, and the node it runs on.
+    pub pod: Option<BoundObject>,
+    pub node: Option<BoundObject>,
+    pub secret: Option<BoundObject>,
+    /// Empty: the API server's own.
+    pub audiences: Vec<Str>,
+    /// Of `spec.expirationSeconds`; validated by the handler (10 minutes at least).
+    pub expiration_seconds: i64,
+}
+
+/// A signed token, with what `status` and the answered `spec` of a TokenRequest say of it.
+#[derive(Clone, Debug)]
+pub struct IssuedToken {
+    pub token: String,
+    pub expires: jiff::Timestamp,
+    pub audiences: Vec<Str>,
+    pub expiration_seconds: i64,
+    /// `jti`, for the audit annotation `authentication.kubernetes.io/issued-credential-id`.
+    pub id: String,
+}
+
+/// Signs service-account tokens (`serviceaccounts/token`).
+pub trait TokenIssuer: Send + Sync {
+    fn issue(&self, spec: &TokenSpec) -> ApiResult<IssuedToken>;
+}

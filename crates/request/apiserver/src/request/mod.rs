@@ -1,0 +1,18 @@
+//! A request as every later stage sees it: what it asks ([`RequestInfo`]), who asks ([`UserInfo`]), and what is gathered
+//! on its way ([`RequestContext`]).
+
+mod body;
+mod context;
+mod info;
+mod query;
+pub mod response;
+pub mod user;
+
+pub use body::{Body, BoxError, MAX_REQUEST_BODY};
+pub use context::{AuditAnnotations, RequestContext, Warnings};
+pub use info::RequestInfo;
+pub use query::Query;
+pub use user::UserInfo;
+
+pub type Request = http::Request<Body>;
+pub type Response = http::Response<Body>;
