@@ -1,1 +1,7 @@
 //! The only unsafe code: mounts, namespaces, cgroups, netlink, nftables, pidfd.
+
+#![allow(unsafe_code)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod net;
+pub mod nft;

@@ -1,0 +1,143 @@
+//! nftables by native netlink: rules as plain data, applied in one atomic batch.
+//!
+//! [`Op`] is the vocabulary: tables, chains, sets, maps, elements, rules made of [`Expr`]. Their `Display` is close to
+//! the `nft` program's language, so that rule sets can be golden-tested and read. [`apply`] sends a batch and reports
+//! the first operation that the kernel refused. Nothing here knows what the rules are for.
+
+mod encode;
+mod expr;
+mod show;
+mod socket;
+
+pub use expr::{Cmp, Expr, Load, Nat, Verdict};
+pub use socket::{NftError, apply};
+
+use std::net::IpAddr;
+
+/// The address family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    Inet = 1,
+    Ip = 2,
+    Ip6 = 10,
+}
+
+/// One change of the rule set. `table` names are given once, to [`apply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    AddTable,
+    /// Succeeds also when the table is absent only if preceded by `AddTable` in the same batch.
+    DeleteTable,
+    AddChain { name: String, base: Option<Base> },
+    FlushChain { name: String },
+    DeleteChain { name: String },
+    AddRule { chain: String, exprs: Vec<Expr> },
+    AddSet(Set),
+    DeleteSet { name: String },
+    AddElement { set: String, element: Element },
+    DeleteElement { set: String, element: Element },
+}
+
+/// What makes a chain a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    pub kind: ChainKind,
+    pub hook: Hook,
+    pub priority: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainKind {
+    Filter,
+    Nat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting = 0,
+    Input = 1,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+/// A set, or a map when `data` is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    pub name: String,
+    pub key: Vec<KeyType>,
+    pub data: Option<DataType>,
+    /// Elements come from rules and expire after this many milliseconds.
+    pub dynamic_timeout_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    Ipv4,
+    Ipv6,
+    Proto,
+    Port,
+    Integer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataType {
+    Verdict,
+    Concat(Vec<KeyType>),
+}
+
+/// An element of a set or map.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Element {
+    pub key: Vec<Datum>,
+    pub data: Option<ElementData>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ElementData {
+    Verdict(Verdict),
+    Concat(Vec<Datum>),
+}
+
+/// A value of a key or register.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Datum {
+    Addr(IpAddr),
+    Proto(u8),
+    Port(u16),
+    Integer(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_read_like_the_nft_language() {
+        let set = Op::AddSet(Set {
+            name: "service-ips".into(),
+            key: vec![KeyType::Ipv4, KeyType::Proto, KeyType::Port],
+            data: Some(DataType::Verdict),
+            dynamic_timeout_ms: None,
+        });
+        assert_eq!(set.to_string(), "add map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }");
+        let element = Op::AddElement {
+            set: "service-ips".into(),
+            element: Element {
+                key: vec![Datum::Addr("10.96.0.10".parse().unwrap()), Datum::Proto(17), Datum::Port(53)],
+                data: Some(ElementData::Verdict(Verdict::Goto("svc-a".into()))),
+            },
+        };
+        assert_eq!(element.to_string(), "add element service-ips { 10.96.0.10 . udp . 53 : goto svc-a }");
+        let rule = Op::AddRule {
+            chain: "services".into(),
+            exprs: vec![
+                Expr::LookupVerdict {
+                    load: vec![Load::DestinationAddr(Family::Ip), Load::L4Proto, Load::DestinationPort],
+                    map: "service-ips".into(),
+                },
+            ],
+        };
+        assert_eq!(rule.to_string(), "add rule services ip daddr . meta l4proto . th dport vmap @service-ips");
+    }
+}
