@@ -10,7 +10,10 @@ pub struct GroupVersion {
 }
 impl GroupVersion {
     pub fn new(group: &str, version: &str) -> Self {
-        GroupVersion { group: group.into(), version: version.into() }
+        GroupVersion {
+            group: group.into(),
+            version: version.into(),
+        }
     }
     /// Reads an `apiVersion`: `v1` or `apps/v1`.
     pub fn parse(api_version: &str) -> Self {
@@ -22,7 +25,11 @@ impl GroupVersion {
 }
 impl fmt::Display for GroupVersion {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.group.is_empty() { f.write_str(&self.version) } else { write!(f, "{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            f.write_str(&self.version)
+        } else {
+            write!(f, "{}/{}", self.group, self.version)
+        }
     }
 }
 
@@ -34,13 +41,23 @@ pub struct GroupVersionKind {
 }
 impl GroupVersionKind {
     pub fn new(group: &str, version: &str, kind: &str) -> Self {
-        GroupVersionKind { group: group.into(), version: version.into(), kind: kind.into() }
+        GroupVersionKind {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+        }
     }
     pub fn group_version(&self) -> GroupVersion {
-        GroupVersion { group: self.group.clone(), version: self.version.clone() }
+        GroupVersion {
+            group: self.group.clone(),
+            version: self.version.clone(),
+        }
     }
     pub fn group_kind(&self) -> GroupKind {
-        GroupKind { group: self.group.clone(), kind: self.kind.clone() }
+        GroupKind {
+            group: self.group.clone(),
+            kind: self.kind.clone(),
+        }
     }
     pub fn api_version(&self) -> String {
         self.group_version().to_string()
@@ -60,10 +77,17 @@ pub struct GroupVersionResource {
 }
 impl GroupVersionResource {
     pub fn new(group: &str, version: &str, resource: &str) -> Self {
-        GroupVersionResource { group: group.into(), version: version.into(), resource: resource.into() }
+        GroupVersionResource {
+            group: group.into(),
+            version: version.into(),
+            resource: resource.into(),
+        }
     }
     pub fn group_resource(&self) -> GroupResource {
-        GroupResource { group: self.group.clone(), resource: self.resource.clone() }
+        GroupResource {
+            group: self.group.clone(),
+            resource: self.resource.clone(),
+        }
     }
 }
 
@@ -75,7 +99,11 @@ pub struct GroupKind {
 /// Prints as upstream does: `Deployment.apps`, `Pod`.
 impl fmt::Display for GroupKind {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.group.is_empty() { f.write_str(&self.kind) } else { write!(f, "{}.{}", self.kind, self.group) }
+        if self.group.is_empty() {
+            f.write_str(&self.kind)
+        } else {
+            write!(f, "{}.{}", self.kind, self.group)
+        }
     }
 }
 
@@ -87,6 +115,10 @@ pub struct GroupResource {
 /// Prints as upstream does: `deployments.apps`, `pods`.
 impl fmt::Display for GroupResource {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.group.is_empty() { f.write_str(&self.resource) } else { write!(f, "{}.{}", self.resource, self.group) }
+        if self.group.is_empty() {
+            f.write_str(&self.resource)
+        } else {
+            write!(f, "{}.{}", self.resource, self.group)
+        }
     }
 }

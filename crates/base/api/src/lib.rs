@@ -8,8 +8,10 @@
 //!
 //! Nothing here knows HTTP, the store or any single kind.
 
+pub mod builtin;
 pub mod gvk;
 pub mod object;
+pub mod resources;
 pub mod schema;
 pub mod status;
 pub mod value;

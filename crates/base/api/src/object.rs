@@ -47,7 +47,11 @@ impl Object {
     }
     pub fn gvk(&self) -> GroupVersionKind {
         let gv = gvk::GroupVersion::parse(self.api_version());
-        GroupVersionKind { group: gv.group, version: gv.version, kind: self.kind().into() }
+        GroupVersionKind {
+            group: gv.group,
+            version: gv.version,
+            kind: self.kind().into(),
+        }
     }
     pub fn set_gvk(&mut self, api_version: &str, kind: &str) {
         self.insert("apiVersion", api_version);
@@ -66,8 +70,13 @@ impl Object {
         self.at(path).and_then(Value::as_str)
     }
     pub fn set_at(&mut self, path: &[&str], value: impl Into<Value>) {
-        let Some((last, parents)) = path.split_last() else { return };
-        parents.iter().fold(&mut self.0, |m, key| m.object_mut(key)).insert(*last, value);
+        let Some((last, parents)) = path.split_last() else {
+            return;
+        };
+        parents
+            .iter()
+            .fold(&mut self.0, |m, key| m.object_mut(key))
+            .insert(*last, value);
     }
     pub fn remove_at(&mut self, path: &[&str]) -> Option<Value> {
         match path {
@@ -130,7 +139,11 @@ impl Object {
         self.annotations().and_then(|m| m.str(key))
     }
     pub fn finalizers(&self) -> impl Iterator<Item = &str> {
-        self.meta().and_then(|m| m.arr("finalizers")).into_iter().flatten().filter_map(Value::as_str)
+        self.meta()
+            .and_then(|m| m.arr("finalizers"))
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
     }
     pub fn set_finalizers(&mut self, finalizers: Vec<Str>) {
         if finalizers.is_empty() {
@@ -141,6 +154,10 @@ impl Object {
         }
     }
     pub fn owner_references(&self) -> impl Iterator<Item = &Map> {
-        self.meta().and_then(|m| m.arr("ownerReferences")).into_iter().flatten().filter_map(Value::as_object)
+        self.meta()
+            .and_then(|m| m.arr("ownerReferences"))
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object)
     }
 }

@@ -8,6 +8,8 @@ use crate::value::{Str, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use crate::builtin::{builtin, builtin_kind, builtin_kind_at, builtin_type};
+
 /// The number of a type within its [`Schema`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(pub u32);
@@ -182,7 +184,10 @@ impl Schema {
 
 impl TypeDef {
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|f| f.name.as_str().cmp(name)).ok().map(|i| &self.fields[i])
+        self.fields
+            .binary_search_by(|f| f.name.as_str().cmp(name))
+            .ok()
+            .map(|i| &self.fields[i])
     }
 }
 
@@ -191,6 +196,9 @@ impl SchemaRef {
         self.schema.get(self.ty)
     }
     pub fn at(&self, ty: TypeId) -> SchemaRef {
-        SchemaRef { schema: self.schema.clone(), ty }
+        SchemaRef {
+            schema: self.schema.clone(),
+            ty,
+        }
     }
 }

@@ -65,7 +65,12 @@ impl fmt::Display for Reason {
 
 impl ApiError {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        ApiError { code: reason.code(), reason, message: message.into(), details: None }
+        ApiError {
+            code: reason.code(),
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
     pub fn with_code(mut self, code: u16) -> Self {
         self.code = code;
@@ -90,22 +95,33 @@ impl ApiError {
         Self::new(Reason::BadRequest, message)
     }
     pub fn internal(message: impl fmt::Display) -> Self {
-        Self::new(Reason::InternalError, format!("Internal error occurred: {message}"))
-            .with_causes(vec![Cause { message: message.to_string(), ..Cause::default() }])
+        Self::new(Reason::InternalError, format!("Internal error occurred: {message}")).with_causes(vec![Cause {
+            message: message.to_string(),
+            ..Cause::default()
+        }])
     }
     /// `resource` is the qualified one: `deployments.apps`.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
-        Self::new(Reason::NotFound, format!("{} \"{name}\" not found", qualified(group, resource)))
-            .with_details(named(group, resource, name))
+        Self::new(
+            Reason::NotFound,
+            format!("{} \"{name}\" not found", qualified(group, resource)),
+        )
+        .with_details(named(group, resource, name))
     }
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
-        Self::new(Reason::AlreadyExists, format!("{} \"{name}\" already exists", qualified(group, resource)))
-            .with_details(named(group, resource, name))
+        Self::new(
+            Reason::AlreadyExists,
+            format!("{} \"{name}\" already exists", qualified(group, resource)),
+        )
+        .with_details(named(group, resource, name))
     }
     pub fn conflict(group: &str, resource: &str, name: &str, why: impl fmt::Display) -> Self {
         Self::new(
             Reason::Conflict,
-            format!("Operation cannot be fulfilled on {} \"{name}\": {why}", qualified(group, resource)),
+            format!(
+                "Operation cannot be fulfilled on {} \"{name}\": {why}",
+                qualified(group, resource)
+            ),
         )
         .with_details(named(group, resource, name))
     }
@@ -133,9 +149,16 @@ impl ApiError {
     pub fn method_not_allowed(group: &str, resource: &str, verb: &str) -> Self {
         Self::new(
             Reason::MethodNotAllowed,
-            format!("{verb} is not supported on resources of kind \"{}\"", qualified(group, resource)),
+            format!(
+                "{verb} is not supported on resources of kind \"{}\"",
+                qualified(group, resource)
+            ),
         )
-        .with_details(Details { group: group.into(), kind: resource.into(), ..Details::default() })
+        .with_details(Details {
+            group: group.into(),
+            kind: resource.into(),
+            ..Details::default()
+        })
     }
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(Reason::Expired, message)
@@ -153,7 +176,12 @@ impl ApiError {
             if !d.causes.is_empty() {
                 o.push("causes", d.causes.iter().map(Cause::to_value).collect::<Vec<_>>());
             }
-            for (key, value) in [("group", &d.group), ("kind", &d.kind), ("name", &d.name), ("uid", &d.uid)] {
+            for (key, value) in [
+                ("group", &d.group),
+                ("kind", &d.kind),
+                ("name", &d.name),
+                ("uid", &d.uid),
+            ] {
                 if !value.is_empty() {
                     o.insert(key, value.clone());
                 }
@@ -176,7 +204,11 @@ impl ApiError {
 
 impl Cause {
     pub fn new(reason: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Cause { reason: reason.into(), field: field.into(), message: message.into() }
+        Cause {
+            reason: reason.into(),
+            field: field.into(),
+            message: message.into(),
+        }
     }
     /// `field.Required`
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
@@ -185,7 +217,11 @@ impl Cause {
     }
     /// `field.Invalid`; `value` as Go prints it (strings quoted).
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new("FieldValueInvalid", field, format!("Invalid value: {}: {detail}", shown(value)))
+        Self::new(
+            "FieldValueInvalid",
+            field,
+            format!("Invalid value: {}: {detail}", shown(value)),
+        )
     }
     /// `field.NotSupported`
     pub fn not_supported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
@@ -193,7 +229,11 @@ impl Cause {
         Self::new(
             "FieldValueNotSupported",
             field,
-            format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", ")),
+            format!(
+                "Unsupported value: {}: supported values: {}",
+                shown(value),
+                list.join(", ")
+            ),
         )
     }
     /// `field.Forbidden`
@@ -202,7 +242,11 @@ impl Cause {
     }
     /// `field.Duplicate`
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self::new("FieldValueDuplicate", field, format!("Duplicate value: {}", shown(value)))
+        Self::new(
+            "FieldValueDuplicate",
+            field,
+            format!("Duplicate value: {}", shown(value)),
+        )
     }
     /// `field.NotFound`
     pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
@@ -210,11 +254,19 @@ impl Cause {
     }
     /// `field.TooLong`
     pub fn too_long(field: impl Into<String>, max: usize) -> Self {
-        Self::new("FieldValueTooLong", field, format!("Too long: may not be more than {max} bytes"))
+        Self::new(
+            "FieldValueTooLong",
+            field,
+            format!("Too long: may not be more than {max} bytes"),
+        )
     }
     /// `field.TypeInvalid`
     pub fn type_invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new("FieldValueTypeInvalid", field, format!("Invalid value: {}: {detail}", shown(value)))
+        Self::new(
+            "FieldValueTypeInvalid",
+            field,
+            format!("Invalid value: {}: {detail}", shown(value)),
+        )
     }
     fn to_value(&self) -> Value {
         let mut m = Map::new();
@@ -240,9 +292,18 @@ fn shown(value: &Value) -> String {
 }
 
 fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_string()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 fn named(group: &str, kind: &str, name: &str) -> Details {
-    Details { name: name.into(), group: group.into(), kind: kind.into(), ..Details::default() }
+    Details {
+        name: name.into(),
+        group: group.into(),
+        kind: kind.into(),
+        ..Details::default()
+    }
 }

@@ -321,9 +321,9 @@ impl From<serde_json::Value> for Value {
         match v {
             serde_json::Value::Null => Value::Null,
             serde_json::Value::Bool(b) => Value::Bool(b),
-            serde_json::Value::Number(n) => {
-                n.as_i64().map_or_else(|| Value::Float(n.as_f64().unwrap_or(f64::NAN)), Value::Int)
-            }
+            serde_json::Value::Number(n) => n
+                .as_i64()
+                .map_or_else(|| Value::Float(n.as_f64().unwrap_or(f64::NAN)), Value::Int),
             serde_json::Value::String(s) => Value::String(s.into()),
             serde_json::Value::Array(a) => Value::Array(a.into_iter().map(Into::into).collect()),
             serde_json::Value::Object(m) => Value::Object(m.into_iter().collect()),
@@ -433,7 +433,10 @@ impl<'de> Deserialize<'de> for Map {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Map, D::Error> {
         match Value::deserialize(d)? {
             Value::Object(m) => Ok(m),
-            other => Err(de::Error::custom(format_args!("expected an object, found {}", other.type_name()))),
+            other => Err(de::Error::custom(format_args!(
+                "expected an object, found {}",
+                other.type_name()
+            ))),
         }
     }
 }
@@ -445,7 +448,10 @@ mod tests {
     #[test]
     fn maps_stay_sorted_and_the_last_duplicate_wins() {
         let v: Value = serde_json::from_str(r#"{"b":1,"a":{"z":null,"y":[1.5,true]},"b":2}"#).unwrap();
-        assert_eq!(serde_json::to_string(&v).unwrap(), r#"{"a":{"y":[1.5,true],"z":null},"b":2}"#);
+        assert_eq!(
+            serde_json::to_string(&v).unwrap(),
+            r#"{"a":{"y":[1.5,true],"z":null},"b":2}"#
+        );
     }
 
     #[test]
@@ -460,6 +466,9 @@ mod tests {
     #[test]
     fn large_numbers_become_floats() {
         let v: Value = serde_json::from_str("[9223372036854775807,18446744073709551615]").unwrap();
-        assert_eq!(v, Value::Array(vec![Value::Int(i64::MAX), Value::Float(18446744073709551615.0)]));
+        assert_eq!(
+            v,
+            Value::Array(vec![Value::Int(i64::MAX), Value::Float(18446744073709551615.0)])
+        );
     }
 }

@@ -1,0 +1,3 @@
+package main
+
+func goldenText(t *Table) string { return "" }
