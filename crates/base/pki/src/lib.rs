@@ -1,1 +1,23 @@
 //! Certificate authorities, certificates, tokens and kubeconfigs.
+//!
+//! * [`files`]: files that appear whole, with modes that fit their secrecy.
+//! * [`authority`]: a certificate authority: issues certificates, signs requests.
+//! * [`layout`]: which certificates a cluster has and where they stand under the data directory.
+//! * [`jwt`]: service-account tokens and the keys that check them.
+//! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
+//! * [`kubeconfig`]: kubeconfig files.
+//!
+//! Every private key is ECDSA P-256, in a file of mode 0600. Nothing here knows HTTP or the API.
+
+pub mod authority;
+pub mod bootstrap;
+pub mod files;
+pub mod jwt;
+pub mod kubeconfig;
+pub mod layout;
+
+pub use authority::{Authority, CertSpec, Issued, San, Usage};
+pub use bootstrap::{BootstrapToken, JoinToken};
+pub use jwt::{Claims, ServiceAccountKeys};
+pub use kubeconfig::Kubeconfig;
+pub use layout::{CertFiles, Pki};

@@ -1,0 +1,209 @@
+//! Kubeconfig files: one cluster, one user, one context.
+
+use crate::files;
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use std::fmt::Write;
+use std::path::Path;
+
+/// What the current context of a kubeconfig says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubeconfig {
+    pub server: String,
+    pub ca_pem: String,
+    pub user: String,
+    pub auth: Auth,
+}
+
+/// How the user proves itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    #[default]
+    None,
+    Certificate {
+        cert_pem: String,
+        key_pem: String,
+    },
+    Token(String),
+}
+
+impl Kubeconfig {
+    pub fn with_certificate(server: &str, ca_pem: &str, user: &str, cert_pem: &str, key_pem: &str) -> Self {
+        Kubeconfig {
+            server: server.into(),
+            ca_pem: ca_pem.into(),
+            user: user.into(),
+            auth: Auth::Certificate {
+                cert_pem: cert_pem.into(),
+                key_pem: key_pem.into(),
+            },
+        }
+    }
+    pub fn with_token(server: &str, ca_pem: &str, user: &str, token: &str) -> Self {
+        Kubeconfig {
+            server: server.into(),
+            ca_pem: ca_pem.into(),
+            user: user.into(),
+            auth: Auth::Token(token.into()),
+        }
+    }
+
+    pub fn to_yaml(&self) -> String {
+        // JSON strings are YAML strings, whatever they hold.
+        let q = |s: &str| serde_json::Value::from(s).to_string();
+        let mut user = String::new();
+        let _ = match &self.auth {
+            Auth::None => write!(user, "    {{}}"),
+            Auth::Certificate { cert_pem, key_pem } => write!(
+                user,
+                "    client-certificate-data: {}\n    client-key-data: {}",
+                STANDARD.encode(cert_pem),
+                STANDARD.encode(key_pem)
+            ),
+            Auth::Token(token) => write!(user, "    token: {}", q(token)),
+        };
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: keelson\n  cluster:\n    server: {server}\n    certificate-authority-data: {ca}\nusers:\n- name: {name}\n  user:\n{user}\ncontexts:\n- name: keelson\n  context:\n    cluster: keelson\n    user: {name}\ncurrent-context: keelson\n",
+            server = q(&self.server),
+            ca = STANDARD.encode(&self.ca_pem),
+            name = q(&self.user),
+        )
+    }
+
+    /// Writes the file, readable by its owner only.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        files::write_secret(path, self.to_yaml().as_bytes())
+    }
+
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = files::read(path)?.with_context(|| format!("there is no kubeconfig {}", path.display()))?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, base).with_context(|| format!("reading the kubeconfig {}", path.display()))
+    }
+
+    /// Reads the current context; relative file names are looked up in `base`.
+    pub fn parse(text: &str, base: &Path) -> Result<Self> {
+        let file: ConfigFile = serde_saphyr::from_str(text).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let context = file
+            .contexts
+            .into_iter()
+            .find(|c| c.name == file.current_context)
+            .with_context(|| format!("no context named {:?}", file.current_context))?
+            .context;
+        let cluster = file.clusters.into_iter().find(|c| c.name == context.cluster);
+        let cluster = cluster
+            .with_context(|| format!("no cluster named {:?}", context.cluster))?
+            .cluster;
+        let user = file.users.into_iter().find(|u| u.name == context.user);
+        let user = user
+            .with_context(|| format!("no user named {:?}", context.user))?
+            .user
+            .unwrap_or_default();
+        let auth = match (&user.token, &user.token_file) {
+            (Some(token), _) => Auth::Token(token.clone()),
+            (None, Some(file)) => Auth::Token(text_of(None, Some(file), base)?.trim().to_string()),
+            (None, None) => {
+                let cert_pem = text_of(user.cert_data.as_deref(), user.cert.as_deref(), base)?;
+                let key_pem = text_of(user.key_data.as_deref(), user.key.as_deref(), base)?;
+                if cert_pem.is_empty() {
+                    Auth::None
+                } else {
+                    Auth::Certificate { cert_pem, key_pem }
+                }
+            }
+        };
+        Ok(Kubeconfig {
+            ca_pem: text_of(cluster.ca_data.as_deref(), cluster.ca.as_deref(), base)?,
+            server: cluster.server,
+            user: context.user,
+            auth,
+        })
+    }
+}
+
+fn text_of(data: Option<&str>, file: Option<&str>, base: &Path) -> Result<String> {
+    match (data, file) {
+        (Some(data), _) => Ok(String::from_utf8(STANDARD.decode(data.trim()).context("no base64")?)?),
+        (None, Some(file)) => {
+            let path = base.join(file);
+            files::read(&path)?.with_context(|| format!("there is no file {}", path.display()))
+        }
+        (None, None) => Ok(String::new()),
+    }
+}
+
+#[derive(Deserialize)]
+struct ConfigFile {
+    #[serde(rename = "current-context", default)]
+    current_context: String,
+    #[serde(default)]
+    clusters: Vec<NamedCluster>,
+    #[serde(default)]
+    users: Vec<NamedUser>,
+    #[serde(default)]
+    contexts: Vec<NamedContext>,
+}
+#[derive(Deserialize)]
+struct NamedCluster {
+    name: String,
+    cluster: Cluster,
+}
+#[derive(Deserialize)]
+struct Cluster {
+    server: String,
+    #[serde(rename = "certificate-authority-data")]
+    ca_data: Option<String>,
+    #[serde(rename = "certificate-authority")]
+    ca: Option<String>,
+}
+#[derive(Deserialize)]
+struct NamedUser {
+    name: String,
+    user: Option<User>,
+}
+#[derive(Default, Deserialize)]
+struct User {
+    #[serde(rename = "client-certificate-data")]
+    cert_data: Option<String>,
+    #[serde(rename = "client-certificate")]
+    cert: Option<String>,
+    #[serde(rename = "client-key-data")]
+    key_data: Option<String>,
+    #[serde(rename = "client-key")]
+    key: Option<String>,
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<String>,
+}
+#[derive(Deserialize)]
+struct NamedContext {
+    name: String,
+    context: ContextRef,
+}
+#[derive(Deserialize)]
+struct ContextRef {
+    cluster: String,
+    user: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for config in [
+            Kubeconfig::with_certificate("https://127.0.0.1:6443", "CA\n", "admin", "CERT\n", "KEY\n"),
+            Kubeconfig::with_token("https://[::1]:6443", "CA\n", "system:bootstrap:abcdef", "a.b"),
+            Kubeconfig {
+                server: "https://h".into(),
+                ..Kubeconfig::default()
+            },
+        ] {
+            assert_eq!(Kubeconfig::parse(&config.to_yaml(), Path::new(".")).unwrap(), config);
+        }
+        assert!(Kubeconfig::parse("current-context: gone", Path::new(".")).is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! Which certificates a cluster has and where they stand: `<data-dir>/pki`, named as kubeadm names them.
+//!
+//! A certificate is issued when it is missing, nears its end, says something else than wanted, or is of another
+//! authority. Whoever uses one asks again at [`CertFiles::renew_at`].
+
+use crate::authority::{self, Authority, CertSpec, San};
+use crate::files;
+use crate::jwt::ServiceAccountKeys;
+use crate::kubeconfig::Kubeconfig;
+use anyhow::{Context, Result};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+pub const ADMIN_GROUP: &str = "system:masters";
+pub const NODES_GROUP: &str = "system:nodes";
+
+/// The certificates of a cluster.
+pub struct Pki {
+    pub dir: PathBuf,
+    /// Signs servers' and clients' certificates.
+    pub ca: Authority,
+    /// Signs the certificate by which the API server proves itself to extension servers.
+    pub front_proxy_ca: Authority,
+    pub service_account: ServiceAccountKeys,
+}
+
+/// Where a certificate stands, and its content.
+#[derive(Clone, Debug)]
+pub struct CertFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub cert_pem: String,
+    pub key_pem: String,
+    /// Unix seconds.
+    pub renew_at: i64,
+}
+
+impl Pki {
+    /// Opens `<data-dir>/pki`; what is missing is made.
+    pub fn open(data_dir: &Path) -> Result<Pki> {
+        let dir = data_dir.join("pki");
+        Ok(Pki {
+            ca: Authority::open(&dir, "ca", "kubernetes")?,
+            front_proxy_ca: Authority::open(&dir, "front-proxy-ca", "front-proxy-ca")?,
+            service_account: ServiceAccountKeys::open(&dir)?,
+            dir,
+        })
+    }
+
+    pub fn ca_path(&self) -> PathBuf {
+        self.dir.join("ca.crt")
+    }
+
+    /// The certificate in `<pki>/<name>.crt`, signed by the cluster's authority.
+    pub fn ensure(&self, name: &str, spec: &CertSpec) -> Result<CertFiles> {
+        ensure(&self.dir, name, &self.ca, spec)
+    }
+
+    /// The API server's serving certificate: its own names, the service's address, and what is given.
+    pub fn apiserver(&self, service_ip: IpAddr, cluster_domain: &str, also: &[San]) -> Result<CertFiles> {
+        let mut sans: Vec<San> = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "localhost",
+        ]
+        .iter()
+        .map(|n| San::Dns((*n).to_string()))
+        .collect();
+        sans.push(San::Dns(format!("kubernetes.default.svc.{cluster_domain}")));
+        sans.extend([
+            San::Ip([127, 0, 0, 1].into()),
+            San::Ip(std::net::Ipv6Addr::LOCALHOST.into()),
+            San::Ip(service_ip),
+        ]);
+        sans.extend(also.iter().cloned());
+        sans.sort();
+        sans.dedup();
+        self.ensure("apiserver", &CertSpec::server("kube-apiserver", sans))
+    }
+
+    /// By which the API server is known to kubelets.
+    pub fn apiserver_kubelet_client(&self) -> Result<CertFiles> {
+        self.ensure(
+            "apiserver-kubelet-client",
+            &CertSpec::client("kube-apiserver-kubelet-client", Some(ADMIN_GROUP)),
+        )
+    }
+
+    /// By which the API server is known to extension API servers.
+    pub fn front_proxy_client(&self) -> Result<CertFiles> {
+        ensure(
+            &self.dir,
+            "front-proxy-client",
+            &self.front_proxy_ca,
+            &CertSpec::client("front-proxy-client", None),
+        )
+    }
+
+    /// A kubelet's serving certificate.
+    pub fn kubelet_server(&self, node: &str, ips: &[IpAddr]) -> Result<CertFiles> {
+        let mut sans = vec![San::Dns(node.to_string())];
+        sans.extend(ips.iter().copied().map(San::Ip));
+        self.ensure(
+            &format!("kubelet-{node}"),
+            &CertSpec::server(&format!("system:node:{node}"), sans),
+        )
+    }
+
+    /// A kubelet's client certificate.
+    pub fn kubelet_client(&self, node: &str) -> Result<CertFiles> {
+        self.ensure(
+            &format!("kubelet-client-{node}"),
+            &CertSpec::client(&format!("system:node:{node}"), Some(NODES_GROUP)),
+        )
+    }
+
+    /// A client certificate with its kubeconfig, written to `path`.
+    pub fn kubeconfig(&self, path: &Path, server: &str, user: &str, group: Option<&str>) -> Result<Kubeconfig> {
+        let name = user.replace(':', "-");
+        let files = self.ensure(&format!("client-{name}"), &CertSpec::client(user, group))?;
+        let config = Kubeconfig::with_certificate(server, self.ca.cert_pem(), &name, &files.cert_pem, &files.key_pem);
+        config.write(path)?;
+        Ok(config)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self, path: &Path, server: &str) -> Result<Kubeconfig> {
+        self.kubeconfig(path, server, "kubernetes-admin", Some(ADMIN_GROUP))
+    }
+}
+
+fn ensure(dir: &Path, name: &str, ca: &Authority, spec: &CertSpec) -> Result<CertFiles> {
+    let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert)?, files::read(&key)?)
+        && let Ok(facts) = authority::read_certificate(&cert_pem)
+        && facts.renew_at() > jiff::Timestamp::now().as_second()
+        && authority::says(&facts, spec)
+        && authority::pairs(&cert_pem, &key_pem)
+        && authority::signed_by(&cert_pem, ca.cert_pem())
+    {
+        return Ok(CertFiles {
+            renew_at: facts.renew_at(),
+            cert,
+            key,
+            cert_pem,
+            key_pem,
+        });
+    }
+    let issued = ca.issue(spec).with_context(|| format!("issuing {}", cert.display()))?;
+    files::write_secret(&key, issued.key_pem.as_bytes())?;
+    files::write_public(&cert, issued.cert_pem.as_bytes())?;
+    let renew_at = authority::read_certificate(&issued.cert_pem)?.renew_at();
+    Ok(CertFiles {
+        cert,
+        key,
+        cert_pem: issued.cert_pem,
+        key_pem: issued.key_pem,
+        renew_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("keelson-pki-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        dir
+    }
+
+    #[test]
+    fn what_exists_is_kept_and_what_changed_is_issued_anew() {
+        let dir = scratch("layout");
+        let first = Pki::open(&dir).unwrap();
+        let a = first.apiserver([10, 96, 0, 1].into(), "cluster.local", &[]).unwrap();
+        let again = Pki::open(&dir).unwrap();
+        assert_eq!(first.ca.cert_pem(), again.ca.cert_pem());
+        assert_eq!(
+            a.cert_pem,
+            again
+                .apiserver([10, 96, 0, 1].into(), "cluster.local", &[])
+                .unwrap()
+                .cert_pem
+        );
+        let b = again
+            .apiserver([10, 96, 0, 1].into(), "cluster.local", &[San::parse("192.0.2.7")])
+            .unwrap();
+        assert_ne!(a.cert_pem, b.cert_pem);
+        assert_eq!(std::fs::metadata(&b.key).unwrap().permissions().mode() & 0o777, 0o600);
+        // A key of another certificate, as a crash between the two writes leaves it.
+        let other = again.kubelet_client("n1").unwrap();
+        std::fs::copy(&other.key, &b.key).unwrap();
+        let c = again
+            .apiserver([10, 96, 0, 1].into(), "cluster.local", &[San::parse("192.0.2.7")])
+            .unwrap();
+        assert_ne!(b.cert_pem, c.cert_pem);
+        // An authority without its key is refused with what to do.
+        std::fs::remove_file(dir.join("pki/ca.key")).unwrap();
+        assert!(Pki::open(&dir).err().unwrap().to_string().contains("restore the key"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
