@@ -1,1 +1,40 @@
-//! How components reach the cluster: in-process or kubeconfig clients, informers, work queues, leader election, events.
+//! How components reach the cluster: clients, typed objects, informers, work queues, leader election and events.
+//!
+//! * [`factory`]: one [`kube::Client`] per identity, in-process or from a kubeconfig. A component can't tell which.
+//! * [`kind`]: the built-in types components use. Their (de)serialisation is compiled here, once, behind plain functions.
+//! * [`rest`] and [`objects`]: requests as bytes, and the thin typed face of them.
+//! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
+//! * [`queue`] and [`controller`]: keys to work on; one key never runs twice at once, the earliest time wins.
+//! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
+//! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
+//!
+//! Nothing here knows the server, its store or any rule of a single kind. Nothing polls: a timer stands only for a
+//! back-off, a lease or a delay somebody asked for.
+
+pub mod controller;
+pub mod events;
+pub mod expect;
+pub mod factory;
+pub mod informer;
+pub mod key;
+pub mod kind;
+pub mod leader;
+pub mod objects;
+pub mod partial;
+pub mod queue;
+pub mod reflector;
+pub mod rest;
+pub mod store;
+
+pub use controller::{Controller, Outcome, Reconcile};
+pub use events::{EventType, Recorder};
+pub use expect::Expectations;
+pub use factory::{ClientFactory, KubeconfigFactory, from_kubeconfig, in_process};
+pub use informer::{Change, Informer, InformerOptions, Informers};
+pub use key::ObjectKey;
+pub use kind::{ApiObject, Kind, ResourceId};
+pub use objects::{Objects, Patch, delete_options};
+pub use partial::PartialObject;
+pub use queue::WorkQueue;
+pub use rest::{Error, Rest, Result, is_already_exists, is_conflict, is_forbidden, is_gone, is_invalid, is_not_found};
+pub use store::Store;

@@ -1,0 +1,207 @@
+//! A local copy of a collection, with indexes. Readers share the objects; only an informer writes.
+
+use crate::key::ObjectKey;
+use crate::kind::ApiObject;
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The values under which an index finds an object.
+pub type IndexFn<K> = fn(&K) -> Vec<String>;
+
+/// The name of the index by the uid of the controlling owner.
+pub const BY_CONTROLLER: &str = "controller-uid";
+
+struct Index<K> {
+    values: IndexFn<K>,
+    entries: HashMap<String, BTreeSet<ObjectKey>>,
+}
+
+impl<K> Index<K> {
+    fn put(&mut self, key: &ObjectKey, object: &K) {
+        for value in (self.values)(object) {
+            self.entries.entry(value).or_default().insert(key.clone());
+        }
+    }
+    fn take(&mut self, key: &ObjectKey, object: &K) {
+        for value in (self.values)(object) {
+            if let Some(keys) = self.entries.get_mut(&value) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.entries.remove(&value);
+                }
+            }
+        }
+    }
+}
+
+struct State<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    indexes: HashMap<&'static str, Index<K>>,
+}
+
+pub struct Store<K> {
+    state: RwLock<State<K>>,
+    /// The revision up to which the store is known to be complete.
+    revision: watch::Sender<u64>,
+}
+
+impl<K: ApiObject> Default for Store<K> {
+    fn default() -> Self {
+        Store {
+            state: RwLock::new(State {
+                objects: BTreeMap::new(),
+                indexes: HashMap::new(),
+            }),
+            revision: watch::Sender::new(0),
+        }
+    }
+}
+
+impl<K: ApiObject> Store<K> {
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.get_key(&ObjectKey::new(namespace, name))
+    }
+
+    pub fn get_key(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.state.read().objects.get(key).cloned()
+    }
+
+    /// All objects, by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.state.read().objects.values().cloned().collect()
+    }
+
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let first = ObjectKey::new(namespace, "");
+        let state = self.state.read();
+        state
+            .objects
+            .range(first..)
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    pub fn filter(&self, mut keep: impl FnMut(&K) -> bool) -> Vec<Arc<K>> {
+        self.state
+            .read()
+            .objects
+            .values()
+            .filter(|object| keep(object))
+            .cloned()
+            .collect()
+    }
+
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.state.read().objects.keys().cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects an index holds under `value`. An index nobody added holds nothing, and says so in debug builds.
+    pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<K>> {
+        let state = self.state.read();
+        debug_assert!(state.indexes.contains_key(index), "no index {index}");
+        let keys = state.indexes.get(index).and_then(|index| index.entries.get(value));
+        keys.into_iter()
+            .flatten()
+            .filter_map(|key| state.objects.get(key).cloned())
+            .collect()
+    }
+
+    /// The objects whose controlling owner has this uid. Needs [`Store::index_controllers`].
+    pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
+        self.by_index(BY_CONTROLLER, uid)
+    }
+
+    pub fn index_controllers(&self) {
+        self.add_index(BY_CONTROLLER, controller_uid);
+    }
+
+    /// Adds an index, over what is there and all that comes. A second of the same name changes nothing.
+    pub fn add_index(&self, name: &'static str, values: IndexFn<K>) {
+        let mut state = self.state.write();
+        if state.indexes.contains_key(name) {
+            return;
+        }
+        let mut index = Index {
+            values,
+            entries: HashMap::new(),
+        };
+        for (key, object) in &state.objects {
+            index.put(key, object);
+        }
+        state.indexes.insert(name, index);
+    }
+
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Waits until the store is complete up to `revision`.
+    pub async fn reached(&self, revision: u64) {
+        // The sender lives as long as self, so this can only end by reaching the revision.
+        let _ = self.revision.subscribe().wait_for(|seen| *seen >= revision).await;
+    }
+
+    /// Tells of every change of the store, by its revision.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    pub(crate) fn advance(&self, revision: &str) {
+        let revision = parse_revision(revision);
+        self.revision.send_modify(|seen| *seen = revision.max(*seen));
+    }
+
+    /// A state read anew may be of a server that began again: its revision counts, even if it is lower.
+    pub(crate) fn restart(&self, revision: &str) {
+        self.revision.send_replace(parse_revision(revision));
+    }
+
+    pub(crate) fn put(&self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
+        let mut guard = self.state.write();
+        let state = &mut *guard;
+        let old = state.objects.get(&key).cloned();
+        for index in state.indexes.values_mut() {
+            if let Some(old) = &old {
+                index.take(&key, old);
+            }
+            index.put(&key, &object);
+        }
+        state.objects.insert(key, object);
+        old
+    }
+
+    pub(crate) fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        let mut guard = self.state.write();
+        let state = &mut *guard;
+        let old = state.objects.remove(key)?;
+        for index in state.indexes.values_mut() {
+            index.take(key, &old);
+        }
+        Some(old)
+    }
+}
+
+/// Revisions are numbers; what isn't one counts as the beginning.
+pub fn parse_revision(revision: &str) -> u64 {
+    revision.parse().unwrap_or(0)
+}
+
+pub fn controller_uid<K: ApiObject>(object: &K) -> Vec<String> {
+    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
+    owners
+        .iter()
+        .filter(|o| o.controller == Some(true))
+        .map(|o| o.uid.clone())
+        .collect()
+}
