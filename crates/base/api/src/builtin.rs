@@ -76,7 +76,11 @@ fn parse(text: &'static str) -> Builtin {
     }
     let by_name = ids.into_iter().map(|(name, id)| (Str::from(name), id)).collect();
     Builtin {
-        schema: Arc::new(Schema { types, by_name }),
+        schema: Arc::new(Schema {
+            types,
+            by_name,
+            custom: None,
+        }),
         kinds,
     }
 }

@@ -19,6 +19,8 @@ pub struct TypeId(pub u32);
 pub struct Schema {
     pub types: Vec<TypeDef>,
     pub by_name: HashMap<Str, TypeId>,
+    /// A custom resource's structural schema, in the machinery's own form; pruning, defaulting and validation follow it.
+    pub custom: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 /// A type of a schema, with what keeps the schema alive.
