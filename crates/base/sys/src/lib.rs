@@ -3,5 +3,10 @@
 #![allow(unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod cgroup;
+pub mod mount;
 pub mod net;
 pub mod nft;
+pub mod path;
+pub mod process;
+pub mod tty;

@@ -1,0 +1,253 @@
+//! Mounts: overlays, binds, temporary file systems, propagation; and the list of what is mounted.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Option strings of mount(2) must fit a page.
+const MAX_OPTIONS: usize = 4000;
+
+/// Mounts an overlay of `lowers` (topmost first) at `target`; without `upper` it is read-only.
+///
+/// `base` is a directory that all lowers lie in: names relative to it are used when the full paths don't fit.
+pub fn overlay(
+    base: &Path,
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    extra: &str,
+    target: &Path,
+) -> io::Result<()> {
+    let full = overlay_options(lowers.iter().map(PathBuf::as_path), upper, extra)?;
+    if full.len() <= MAX_OPTIONS {
+        return mount_overlay(&full, upper.is_none(), target);
+    }
+    let relative = overlay_options(lowers.iter().map(|l| l.strip_prefix(base).unwrap_or(l)), upper, extra)?;
+    if relative.len() > MAX_OPTIONS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many layers for one overlay mount",
+        ));
+    }
+    // The working directory of a thread is its own after unshare(CLONE_FS); the thread ends here.
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+                nix::unistd::chdir(base)?;
+                mount_overlay(&relative, upper.is_none(), target)
+            })
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+    })
+}
+
+fn overlay_options<'a>(
+    lowers: impl Iterator<Item = &'a Path>,
+    upper: Option<(&Path, &Path)>,
+    extra: &str,
+) -> io::Result<Vec<u8>> {
+    let mut options = b"lowerdir=".to_vec();
+    for (i, lower) in lowers.enumerate() {
+        if i > 0 {
+            options.push(b':');
+        }
+        options.extend(escaped(lower)?);
+    }
+    if let Some((upper, work)) = upper {
+        options.extend_from_slice(b",upperdir=");
+        options.extend(escaped(upper)?);
+        options.extend_from_slice(b",workdir=");
+        options.extend(escaped(work)?);
+    }
+    options.extend_from_slice(extra.as_bytes());
+    Ok(options)
+}
+
+fn escaped(path: &Path) -> io::Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(path.as_os_str().len());
+    for &b in path.as_os_str().as_bytes() {
+        match b {
+            b':' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+            b',' => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a comma in an overlay path",
+                ));
+            }
+            b => out.push(b),
+        }
+    }
+    Ok(out)
+}
+
+fn mount_overlay(options: &[u8], read_only: bool, target: &Path) -> io::Result<()> {
+    let flags = if read_only {
+        MsFlags::MS_RDONLY
+    } else {
+        MsFlags::empty()
+    };
+    mount(Some("overlay"), target, Some("overlay"), flags, Some(options)).map_err(io::Error::from)
+}
+
+/// A temporary file system.
+pub fn tmpfs(target: &Path, flags: MsFlags, options: &str) -> io::Result<()> {
+    mount(Some("shm"), target, Some("tmpfs"), flags, Some(options)).map_err(io::Error::from)
+}
+
+/// Makes `source` (a file or a directory with what is mounted in it) appear at `target`.
+pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .map_err(io::Error::from)
+}
+
+/// As [`bind`], and read-only.
+pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
+    bind(source, target)?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(io::Error::from)
+}
+
+/// How mounts made below a mount point spread between namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+}
+
+/// Sets the propagation of a mount and of all mounts in it.
+pub fn set_propagation(target: &Path, propagation: Propagation) -> io::Result<()> {
+    let flag = match propagation {
+        Propagation::Private => MsFlags::MS_PRIVATE,
+        Propagation::Slave => MsFlags::MS_SLAVE,
+        Propagation::Shared => MsFlags::MS_SHARED,
+    };
+    mount(None::<&str>, target, None::<&str>, flag | MsFlags::MS_REC, None::<&str>).map_err(io::Error::from)
+}
+
+/// Unmounts everything stacked at `target`; nothing there is fine.
+pub fn unmount(target: &Path) -> io::Result<()> {
+    loop {
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => continue,
+            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// One line of mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPoint {
+    pub target: PathBuf,
+    pub fs_type: String,
+    /// The directory of the file system that is mounted.
+    pub root: PathBuf,
+    pub shared: bool,
+    pub slave: bool,
+}
+
+/// Everything mounted in this mount namespace.
+pub fn list() -> io::Result<Vec<MountPoint>> {
+    Ok(std::fs::read("/proc/self/mountinfo")?
+        .split(|b| *b == b'\n')
+        .filter_map(parse_line)
+        .collect())
+}
+
+/// Mount points at or below `dir`, the innermost first.
+pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = list()?
+        .into_iter()
+        .map(|m| m.target)
+        .filter(|t| t.starts_with(dir))
+        .collect();
+    found.sort_by_key(|t| std::cmp::Reverse(t.components().count()));
+    Ok(found)
+}
+
+/// The mount that `path` lies on.
+pub fn mount_of(path: &Path) -> io::Result<Option<MountPoint>> {
+    // The last of equally long targets covers the ones before it.
+    Ok(list()?
+        .into_iter()
+        .filter(|m| path.starts_with(&m.target))
+        .max_by_key(|m| m.target.components().count()))
+}
+
+fn parse_line(line: &[u8]) -> Option<MountPoint> {
+    let mut fields = line.split(|b| *b == b' ');
+    let root = unescape(fields.nth(3)?);
+    let target = unescape(fields.next()?);
+    let _options = fields.next()?;
+    let (mut shared, mut slave) = (false, false);
+    for field in fields.by_ref() {
+        match field {
+            b"-" => break,
+            f if f.starts_with(b"shared:") => shared = true,
+            f if f.starts_with(b"master:") => slave = true,
+            _ => {}
+        }
+    }
+    let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
+    Some(MountPoint {
+        target,
+        fs_type,
+        root,
+        shared,
+        slave,
+    })
+}
+
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&b, tail)) = rest.split_first() {
+        let octal = (b == b'\\')
+            .then(|| tail.get(..3))
+            .flatten()
+            .and_then(|d| std::str::from_utf8(d).ok());
+        match octal.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(b);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_mountinfo_line() {
+        let m = parse_line(b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime shared:2 master:1 - ext3 /dev/root rw").unwrap();
+        assert_eq!(m.target, Path::new("/mnt 2"));
+        assert_eq!((m.fs_type.as_str(), m.shared, m.slave), ("ext3", true, true));
+        assert_eq!(m.root, Path::new("/mnt1"));
+        assert!(parse_line(b"").is_none());
+    }
+
+    #[test]
+    fn overlay_options_are_escaped() {
+        let lowers = [PathBuf::from("/a:b"), PathBuf::from("/c")];
+        let options = overlay_options(lowers.iter().map(PathBuf::as_path), None, "").unwrap();
+        assert_eq!(options, b"lowerdir=/a\\:b:/c");
+        assert!(escaped(Path::new("/a,b")).is_err());
+    }
+}
