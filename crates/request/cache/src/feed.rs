@@ -1,0 +1,156 @@
+//! The one task that feeds a cache: list, then watch; again from where it was when the watch breaks.
+//!
+//! Only if the store has compacted what was missed does the cache start anew, and its watchers with it.
+
+use crate::Entry;
+use crate::cache::Inner;
+use crate::ring::Change;
+use crate::snapshot::Snapshot;
+use keelson_store::{
+    Error as StoreError, EventKind, KeyRange, KeyValue, ListRequest, Revision, WatchBatch, WatchStream,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// So many keys at once when reading everything.
+const PAGE: usize = 1000;
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
+const MOST_PAUSE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = feed(&inner) => {}
+    }
+    inner.end();
+}
+
+async fn feed(inner: &Inner) {
+    let mut pause = LEAST_PAUSE;
+    let mut position: Option<Revision> = None;
+    loop {
+        let (reached, error) = follow(inner, position).await;
+        if reached != position {
+            pause = LEAST_PAUSE;
+        }
+        position = reached;
+        match error {
+            StoreError::Closed => return,
+            StoreError::Compacted { .. } => {
+                tracing::warn!(
+                    resource = inner.resource(),
+                    "the watch cache lost track; it reads everything again"
+                );
+                position = None;
+            }
+            StoreError::SlowWatcher { .. } => {}
+            error => {
+                tracing::warn!(resource = inner.resource(), %error, "the watch cache can't follow the store; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MOST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Until something goes wrong; tells how far it got.
+async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>, StoreError) {
+    let mut position = match position {
+        Some(position) => position,
+        None => match read_all(inner).await {
+            Ok(snapshot) => {
+                let revision = snapshot.revision;
+                inner.reset(snapshot);
+                revision
+            }
+            Err(error) => return (None, error),
+        },
+    };
+    let mut watch = match inner.store().watch(inner.range(), position).await {
+        Ok(watch) => watch,
+        Err(error) => return (Some(position), error),
+    };
+    loop {
+        match next(inner, &mut watch).await {
+            Ok(batch) => {
+                position = batch.synced;
+                let changes = changes(inner, batch.events);
+                inner.apply(changes, position);
+            }
+            Err(error) => return (Some(position), error),
+        }
+    }
+}
+
+async fn next(inner: &Inner, watch: &mut WatchStream) -> Result<WatchBatch, StoreError> {
+    loop {
+        tokio::select! {
+            biased;
+            batch = watch.next() => return batch.unwrap_or(Err(StoreError::Closed)),
+            () = inner.progress_wanted.notified() => watch.request_progress(),
+        }
+    }
+}
+
+async fn read_all(inner: &Inner) -> Result<Snapshot, StoreError> {
+    let mut range: KeyRange = inner.range();
+    let mut snapshot: Option<Snapshot> = None;
+    loop {
+        let mut request = ListRequest::new(range.clone()).limit(PAGE);
+        request.revision = snapshot.as_ref().map(|s| s.revision);
+        let page = inner.store().list(request).await?;
+        let snapshot = snapshot.get_or_insert_with(|| Snapshot::empty(page.revision));
+        if let Some(last) = page.kvs.last() {
+            range = range.after(&last.key);
+        }
+        for kv in page.kvs {
+            snapshot.insert(&entry(inner, kv), inner.indexes());
+        }
+        if !page.more {
+            return Ok(snapshot.clone());
+        }
+    }
+}
+
+pub(crate) fn entry(inner: &Inner, kv: KeyValue) -> Arc<Entry> {
+    let attributes = inner.codec().attributes(&kv.key, &kv.value);
+    if let Err(error) = &attributes {
+        let key = String::from_utf8_lossy(&kv.key);
+        tracing::error!(%key, revision = kv.mod_revision, %error, "a stored object can't be read");
+    }
+    Arc::new(Entry::new(
+        kv.key,
+        kv.value,
+        kv.mod_revision,
+        attributes,
+        inner.prefix().len(),
+    ))
+}
+
+/// What was before is taken from the cache, where it is decoded already.
+fn changes(inner: &Inner, events: Vec<keelson_store::Event>) -> Vec<Arc<Change>> {
+    let present = inner.snapshot();
+    let mut within: std::collections::HashMap<bytes::Bytes, Option<Arc<Entry>>> = std::collections::HashMap::new();
+    let mut changes = Vec::with_capacity(events.len());
+    for event in events {
+        let revision = event.revision();
+        let key = event.kv.key.clone();
+        let before = match within.get(&key) {
+            Some(before) => before.clone(),
+            None => present.get(&key).cloned(),
+        };
+        let now = match event.kind {
+            EventKind::Put => Some(entry(inner, event.kv)),
+            EventKind::Delete => None,
+        };
+        within.insert(key, now.clone());
+        changes.push(Change::new(revision, now, before));
+    }
+    changes
+}
+
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
