@@ -1,5 +1,22 @@
 //! One create/update/patch/delete for every kind: resource table, strategies, validation, columns.
 
+pub mod admission;
+pub mod codec;
+pub mod columns;
+pub mod context;
+pub mod convert;
+pub mod def;
+pub mod engine;
+pub mod managed;
+pub mod meta;
+pub mod options;
+pub mod strategy;
+pub mod table;
 pub mod user;
 
+pub use admission::{AdmitAll, Admission, Operation};
+pub use context::{Cx, FieldValidation};
+pub use def::{ResourceDef, StorageDef};
+pub use engine::Engine;
+pub use table::ResourceTable;
 pub use user::UserInfo;

@@ -1,0 +1,105 @@
+//! What a strategy, an admission plug-in or the engine may know of the request it works for. No HTTP.
+
+use crate::def::ResourceDef;
+use crate::user::UserInfo;
+use keelson_api::{ApiError, Str, Value};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// `fieldValidation`: what becomes of unknown and duplicate fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+impl FieldValidation {
+    pub fn parse(s: &str) -> Self {
+        match s {
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            _ => FieldValidation::Warn,
+        }
+    }
+}
+
+/// One request to the registry. Collects warnings and audit annotations on its way.
+#[derive(Debug)]
+pub struct Cx {
+    pub def: Arc<ResourceDef>,
+    /// Empty for the resource itself.
+    pub subresource: Str,
+    /// The namespace of the request (empty: none or all).
+    pub namespace: Str,
+    /// The name of the request (empty for collections).
+    pub name: Str,
+    pub user: Arc<UserInfo>,
+    pub dry_run: bool,
+    pub field_validation: FieldValidation,
+    /// The manager named in the request or drawn from the user agent.
+    pub field_manager: Str,
+    /// `CreateOptions`, `UpdateOptions`, …: what webhooks are shown.
+    pub options: Value,
+    warnings: Mutex<Vec<String>>,
+    audit: Mutex<Vec<(Str, String)>>,
+}
+
+impl Cx {
+    pub fn new(def: Arc<ResourceDef>, user: Arc<UserInfo>, namespace: &str, name: &str) -> Self {
+        Cx {
+            def,
+            subresource: Str::default(),
+            namespace: namespace.into(),
+            name: name.into(),
+            user,
+            dry_run: false,
+            field_validation: FieldValidation::Warn,
+            field_manager: Str::default(),
+            options: Value::Null,
+            warnings: Mutex::default(),
+            audit: Mutex::default(),
+        }
+    }
+    pub fn with_subresource(mut self, subresource: &str) -> Self {
+        self.subresource = subresource.into();
+        self
+    }
+    /// The same request for another object or resource: subresources that change their parent, collections.
+    pub fn derive(&self, def: Arc<ResourceDef>, namespace: &str, name: &str) -> Self {
+        Cx {
+            dry_run: self.dry_run,
+            field_validation: self.field_validation,
+            field_manager: self.field_manager.clone(),
+            options: self.options.clone(),
+            ..Cx::new(def, self.user.clone(), namespace, name)
+        }
+    }
+    /// Takes over what a derived request gathered.
+    pub fn absorb(&self, other: &Cx) {
+        self.warnings.lock().append(&mut other.warnings.lock());
+        self.audit.lock().append(&mut other.audit.lock());
+    }
+    pub fn warn(&self, text: impl Into<String>) {
+        self.warnings.lock().push(text.into());
+    }
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock())
+    }
+    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        self.audit.lock().push((key.into(), value.into()));
+    }
+    pub fn take_annotations(&self) -> Vec<(Str, String)> {
+        std::mem::take(&mut *self.audit.lock())
+    }
+    pub fn not_found(&self, name: &str) -> ApiError {
+        ApiError::not_found(&self.def.gvr.group, &self.def.gvr.resource, name)
+    }
+    pub fn conflict(&self, name: &str, why: impl std::fmt::Display) -> ApiError {
+        ApiError::conflict(&self.def.gvr.group, &self.def.gvr.resource, name, why)
+    }
+    pub fn forbidden(&self, name: &str, why: impl std::fmt::Display) -> ApiError {
+        ApiError::forbidden(&self.def.gvr.group, &self.def.gvr.resource, name, why)
+    }
+}

@@ -1,0 +1,257 @@
+//! Deletion: grace, finalizers, garbage-collection policy, preconditions; and, when nothing stands in its way, the end.
+
+use super::{Current, Engine, storage, store_error};
+use crate::admission::{Admission, Operation};
+use crate::context::Cx;
+use crate::meta::{self, FOREGROUND, ORPHAN};
+use crate::options::DeleteOptions;
+use crate::strategy::GcPolicy;
+use jiff::SignedDuration;
+use keelson_api::{ApiError, ApiResult, Object, Str};
+use keelson_store::{Expect, Outcome};
+
+/// How a deletion ended.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The object as last stored.
+    pub object: Object,
+    /// It is gone, rather than marked.
+    pub gone: bool,
+    /// The answer is the object; otherwise a Status that names it.
+    pub show_object: bool,
+}
+
+/// What one look at the object decides.
+enum Step {
+    /// Deletion is already under way and this request doesn't hasten it.
+    AlreadyPending,
+    /// The object is updated to say that it is being deleted; `then_gone`: and removed at once after.
+    Mark { object: Object, then_gone: bool },
+    Remove,
+}
+
+impl Engine {
+    pub async fn delete(&self, cx: &Cx, admit: &dyn Admission, options: &DeleteOptions) -> ApiResult<Deleted> {
+        if let Some(result) = cx.def.strategy.delete(self, cx, options).await {
+            return result;
+        }
+        self.delete_generic(cx, admit, options).await
+    }
+
+    /// The engine's own deletion, also for kinds that do something first.
+    pub async fn delete_generic(&self, cx: &Cx, admit: &dyn Admission, options: &DeleteOptions) -> ApiResult<Deleted> {
+        let mut current = self.current(cx).await?.ok_or_else(|| cx.not_found(&cx.name))?;
+        loop {
+            let mut options = options.clone();
+            let step = self.plan(cx, &current.object, &mut options)?;
+            if let Step::AlreadyPending = step {
+                let show_object = cx.def.strategy.returns_deleted();
+                return Ok(Deleted { object: current.object, gone: false, show_object });
+            }
+            admit.mutate(cx, Operation::Delete, None, Some(&current.object)).await?;
+            admit.validate(cx, Operation::Delete, None, Some(&current.object)).await?;
+            let lost = match step {
+                Step::Mark { object, then_gone } => match self.mark(cx, &current, object).await? {
+                    Ok(marked) if !then_gone => return Ok(Deleted { object: marked.object, gone: false, show_object: true }),
+                    Ok(marked) => match self.remove(cx, &marked).await? {
+                        None => return Ok(self.gone(cx, marked.object).await),
+                        Some(Some(now)) => Some(now),
+                        // Somebody else completed it between the two writes.
+                        Some(None) => return Ok(self.gone(cx, marked.object).await),
+                    },
+                    Err(now) => now,
+                },
+                _ => match self.remove(cx, &current).await? {
+                    None => return Ok(self.gone(cx, current.object).await),
+                    Some(now) => now,
+                },
+            };
+            current = lost.ok_or_else(|| cx.not_found(&cx.name))?;
+        }
+    }
+
+    async fn gone(&self, cx: &Cx, object: Object) -> Deleted {
+        if !cx.dry_run {
+            cx.def.strategy.after_delete(self, cx, &object).await;
+        }
+        Deleted { object, gone: true, show_object: cx.def.strategy.returns_deleted() }
+    }
+
+    /// Writes the mark of deletion; `Err` holds what stands there when somebody was faster.
+    async fn mark(&self, cx: &Cx, current: &Current, mut object: Object) -> ApiResult<Result<Current, Option<Current>>> {
+        if cx.dry_run || object == current.object {
+            return Ok(Ok(Current { object, revision: current.revision }));
+        }
+        let storage = storage(cx)?;
+        let value = self.encode(&cx.def, storage, &object).await?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let expect = Expect::ModRevision(current.revision);
+        match self.store.put(key.into(), value, expect, None).await.map_err(|e| store_error(cx, "delete", &e))? {
+            Outcome::Done { revision, .. } => {
+                object.set_meta("resourceVersion", &revision.to_string());
+                Ok(Ok(Current { object, revision }))
+            }
+            Outcome::Conflict { current: Some(kv), .. } => Ok(Err(Some(self.decode(&cx.def, &kv).await?))),
+            Outcome::Conflict { current: None, .. } => Ok(Err(None)),
+        }
+    }
+
+    /// Removes the object. `Some` holds what stands there when somebody was faster.
+    async fn remove(&self, cx: &Cx, current: &Current) -> ApiResult<Option<Option<Current>>> {
+        if cx.dry_run {
+            return Ok(None);
+        }
+        let key = storage(cx)?.key(&cx.namespace, &cx.name);
+        let expect = Expect::ModRevision(current.revision);
+        match self.store.delete(key.into(), expect).await.map_err(|e| store_error(cx, "delete", &e))? {
+            Outcome::Done { .. } => Ok(None),
+            Outcome::Conflict { current: Some(kv), .. } => Ok(Some(Some(self.decode(&cx.def, &kv).await?))),
+            Outcome::Conflict { current: None, .. } => Ok(Some(None)),
+        }
+    }
+
+    fn plan(&self, cx: &Cx, existing: &Object, options: &mut DeleteOptions) -> ApiResult<Step> {
+        options.check()?;
+        check_preconditions(cx, existing, options)?;
+        if options.grace_period_seconds.is_some_and(|s| s < 0) {
+            options.grace_period_seconds = Some(1);
+        }
+        let mut object = existing.clone();
+        let graceful = match self.grace(cx, &mut object, options)? {
+            Grace::Pending => return Ok(Step::AlreadyPending),
+            Grace::Yes => true,
+            Grace::No => false,
+        };
+        let finalizers = gc_finalizers(cx.def.strategy.gc_policy(), &object, options);
+        let pending = !finalizers.is_empty();
+        object.set_finalizers(finalizers);
+        if graceful {
+            let then_gone = !pending && options.grace_period_seconds.unwrap_or(0) == 0;
+            return Ok(Step::Mark { object, then_gone });
+        }
+        if pending {
+            self.mark_deleting(&mut object);
+            return Ok(Step::Mark { object, then_gone: false });
+        }
+        Ok(Step::Remove)
+    }
+
+    /// Upstream's rules of grace: set once, only ever shortened.
+    fn grace(&self, cx: &Cx, object: &mut Object, options: &mut DeleteOptions) -> ApiResult<Grace> {
+        let now = self.now();
+        if let Some(deleted_at) = object.deletion_timestamp().and_then(meta::parse_time) {
+            if cx.def.strategy.graceful(object, &mut options.clone()).is_none() {
+                return Ok(Grace::No);
+            }
+            let left = object.deletion_grace_period_seconds().map(|s| if s < 0 { 1 } else { s });
+            let Some(had) = left.filter(|s| *s != 0) else { return Ok(Grace::No) };
+            let Some(mut period) = options.grace_period_seconds else {
+                options.grace_period_seconds = Some(had);
+                return Ok(Grace::Pending);
+            };
+            if period >= had {
+                return Ok(Grace::Pending);
+            }
+            let mut at = shifted(deleted_at, period - had);
+            if at < now {
+                at = now;
+                if period != 0 {
+                    period = 1;
+                }
+            }
+            object.set_meta("deletionTimestamp", &meta::timestamp(at));
+            object.meta_mut().insert("deletionGracePeriodSeconds", period);
+            options.grace_period_seconds = Some(period);
+            return Ok(Grace::Yes);
+        }
+        if cx.def.strategy.graceful(object, options) != Some(true) {
+            return Ok(Grace::No);
+        }
+        let period = options
+            .grace_period_seconds
+            .ok_or_else(|| ApiError::internal("options.GracePeriodSeconds should not be nil"))?;
+        object.set_meta("deletionTimestamp", &meta::timestamp(shifted(now, period)));
+        object.meta_mut().insert("deletionGracePeriodSeconds", period);
+        bump_generation(object);
+        Ok(Grace::Yes)
+    }
+
+    /// For kinds without grace: finalizers hold the object, which says since when.
+    fn mark_deleting(&self, object: &mut Object) {
+        let now = self.now();
+        if object.deletion_timestamp().is_none() {
+            bump_generation(object);
+        }
+        let at = object.deletion_timestamp().and_then(meta::parse_time);
+        if at.is_none_or(|t| t > now) {
+            object.set_meta("deletionTimestamp", &meta::timestamp(now));
+        }
+        object.meta_mut().insert("deletionGracePeriodSeconds", 0i64);
+    }
+}
+
+enum Grace {
+    Yes,
+    No,
+    Pending,
+}
+
+fn shifted(t: jiff::Timestamp, seconds: i64) -> jiff::Timestamp {
+    t.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX)
+}
+
+fn bump_generation(object: &mut Object) {
+    let g = object.generation();
+    if g > 0 {
+        object.meta_mut().insert("generation", g + 1);
+    }
+}
+
+fn check_preconditions(cx: &Cx, existing: &Object, options: &DeleteOptions) -> ApiResult<()> {
+    let conflict = |why: String| ApiError::conflict(&cx.def.gvr.group, &cx.def.kind, existing.name(), why);
+    if let Some(uid) = options.uid.as_ref().filter(|u| u.as_str() != existing.uid()) {
+        return Err(conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            existing.uid()
+        )));
+    }
+    if let Some(rv) = options.resource_version.as_ref().filter(|r| r.as_str() != existing.resource_version()) {
+        return Err(conflict(format!(
+            "the ResourceVersion in the precondition ({rv}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            existing.resource_version()
+        )));
+    }
+    Ok(())
+}
+
+/// The finalizers that make the garbage collector see to the dependents first.
+fn gc_finalizers(policy: GcPolicy, object: &Object, options: &DeleteOptions) -> Vec<Str> {
+    let has = |f: &str| object.finalizers().any(|x| x == f);
+    let mut list: Vec<Str> = object.finalizers().filter(|f| *f != ORPHAN && *f != FOREGROUND).map(Str::from).collect();
+    let (orphan, foreground) = if policy == GcPolicy::Unsupported {
+        (false, false)
+    } else if let Some(orphan) = options.orphan_dependents {
+        (orphan, false)
+    } else {
+        match options.propagation_policy.as_deref() {
+            Some("Orphan") => (true, false),
+            Some("Foreground") => (false, true),
+            Some(_) => (false, false),
+            None if has(ORPHAN) => (true, false),
+            None if has(FOREGROUND) => (false, true),
+            None => (policy == GcPolicy::Orphan, false),
+        }
+    };
+    if orphan {
+        list.push(ORPHAN.into());
+    }
+    if foreground {
+        list.push(FOREGROUND.into());
+    }
+    let mut before: Vec<&str> = object.finalizers().collect();
+    let mut after: Vec<&str> = list.iter().map(Str::as_str).collect();
+    before.sort_unstable();
+    after.sort_unstable();
+    // The same set keeps its order.
+    if before == after { object.finalizers().map(Str::from).collect() } else { list }
+}

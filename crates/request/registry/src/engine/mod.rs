@@ -1,0 +1,136 @@
+//! The one create, update, patch, delete, list and watch of every kind.
+//!
+//! The engine works in the version of the request and converts at the store's edge only. It knows no kind (that is
+//! [`Strategy`](crate::strategy::Strategy)'s part), no HTTP and no user's rights. Every write is one compare-and-set.
+
+mod create;
+mod delete;
+mod update;
+
+pub use delete::Deleted;
+pub use update::{Replace, UpdateSource};
+
+use crate::codec;
+use crate::context::Cx;
+use crate::convert::convert_one;
+use crate::def::{ResourceDef, StorageDef};
+use crate::table::ResourceTable;
+use bytes::Bytes;
+use keelson_api::{ApiError, ApiResult, Object, Reason};
+use keelson_store::{KeyValue, Revision, Store};
+use std::sync::Arc;
+
+/// Tells the time; tests and simulations bring their own.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+pub struct Engine {
+    pub table: Arc<ResourceTable>,
+    store: Arc<dyn Store>,
+    clock: Clock,
+}
+
+/// An object as it stands in the store, and its revision.
+#[derive(Clone, Debug)]
+pub struct Current {
+    pub object: Object,
+    pub revision: Revision,
+}
+
+impl Engine {
+    pub fn new(table: Arc<ResourceTable>, store: Arc<dyn Store>) -> Self {
+        Engine { table, store, clock: Arc::new(jiff::Timestamp::now) }
+    }
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+    pub fn now(&self) -> jiff::Timestamp {
+        (self.clock)()
+    }
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The object of the request as it stands now; `None` if there is none.
+    pub async fn current(&self, cx: &Cx) -> ApiResult<Option<Current>> {
+        let storage = storage(cx)?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let got = self.store.get(key.as_bytes(), None).await.map_err(|e| store_error(cx, "get", &e))?;
+        match got.kv {
+            Some(kv) => Ok(Some(self.decode(&cx.def, &kv).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// A stored value as the definition's version has it.
+    pub async fn decode(&self, def: &ResourceDef, kv: &KeyValue) -> ApiResult<Current> {
+        self.decode_bytes(def, &kv.value, kv.mod_revision).await
+    }
+
+    pub async fn decode_bytes(&self, def: &ResourceDef, bytes: &[u8], revision: Revision) -> ApiResult<Current> {
+        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
+        let mut object = codec::decode_stored(storage, bytes)?;
+        if let Some(c) = &def.converter {
+            object = convert_one(c.as_ref(), object, &def.api_version()).await?;
+        }
+        if def.custom {
+            codec::complete_stored(def, &mut object);
+        }
+        object.set_meta("resourceVersion", &revision.to_string());
+        Ok(Current { object, revision })
+    }
+
+    /// An object as the store keeps it: in the storage version, without its revision.
+    async fn encode(&self, def: &ResourceDef, storage: &StorageDef, object: &Object) -> ApiResult<Bytes> {
+        let mut stored = object.clone();
+        stored.set_meta("resourceVersion", "");
+        stored.set_meta("selfLink", "");
+        if let Some(c) = &def.converter {
+            stored = convert_one(c.as_ref(), stored, &storage.version.api_version()).await?;
+        }
+        codec::encode_stored(storage, &stored)
+    }
+}
+
+fn storage(cx: &Cx) -> ApiResult<&Arc<StorageDef>> {
+    let def = &cx.def;
+    def.storage.as_ref().ok_or_else(|| ApiError::method_not_allowed(&def.gvr.group, &def.gvr.resource, "this"))
+}
+
+/// What a failure of the store means to a client.
+pub fn store_error(cx: &Cx, operation: &str, e: &keelson_store::Error) -> ApiError {
+    use keelson_store::Error;
+    let gr = cx.def.gvr.group_resource();
+    match e {
+        Error::Compacted { .. } | Error::SlowWatcher { .. } => ApiError::expired(format!("The resourceVersion for the provided {operation} is too old.")),
+        Error::FutureRevision { asked, current } => too_large(*asked, *current),
+        Error::Unavailable { .. } | Error::Stalled { .. } | Error::NoSpace { .. } | Error::Closed => {
+            tracing::warn!(%gr, operation, error = %e, "the store failed");
+            let mut error = ApiError::new(
+                Reason::ServerTimeout,
+                format!("The {operation} operation against {gr} could not be completed at this time, please try again."),
+            );
+            error.details = Some(Box::new(keelson_api::status::Details {
+                name: operation.into(),
+                group: gr.group.clone(),
+                kind: gr.resource.clone(),
+                retry_after_seconds: 2,
+                ..Default::default()
+            }));
+            error
+        }
+        Error::Locked { .. } | Error::Corrupt { .. } | Error::Invalid { .. } => {
+            tracing::error!(%gr, operation, error = %e, "the store failed");
+            ApiError::internal(e)
+        }
+    }
+}
+
+/// A revision the server has not seen yet: clients retry after a second.
+pub fn too_large(asked: Revision, current: Revision) -> ApiError {
+    let mut e = ApiError::new(Reason::Timeout, format!("Timeout: Too large resource version: {asked}, current: {current}"))
+        .with_causes(vec![keelson_api::Cause::new("ResourceVersionTooLarge", "", "Too large resource version")])
+        .with_retry_after(1);
+    e.code = 504;
+    e
+}

@@ -1,0 +1,270 @@
+//! Updates: read, change, admit, prepare, validate, compare-and-set; again with what is there now if that fails.
+
+use super::create::warn_owners;
+use super::{Current, Engine, storage, store_error};
+use crate::admission::{Admission, Operation};
+use crate::context::Cx;
+use crate::{managed, meta};
+use async_trait::async_trait;
+use keelson_api::{ApiError, ApiResult, Cause, Object};
+use keelson_store::{Expect, Outcome};
+use std::time::Duration;
+
+const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+/// Writers that lose so often in a row are told so: the request's deadline is near in any case.
+const MAX_ATTEMPTS: usize = 500;
+
+/// What an update changes an object to. Asked anew at every attempt, since what is there may have changed.
+#[async_trait]
+pub trait UpdateSource: Send + Sync {
+    /// The UID that the object must have.
+    fn uid(&self) -> Option<&str> {
+        None
+    }
+    /// The new object, managed fields included.
+    async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object>;
+}
+
+/// PUT: the object as sent.
+pub struct Replace(pub Object);
+
+#[async_trait]
+impl UpdateSource for Replace {
+    fn uid(&self) -> Option<&str> {
+        Some(self.0.uid()).filter(|u| !u.is_empty())
+    }
+    async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object> {
+        let mut new = self.0.clone();
+        managed::update(cx, existing, &mut new, engine.now());
+        Ok(new)
+    }
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Done(Object, bool),
+    /// Somebody else was faster; what stands there now.
+    Lost(Option<Current>),
+}
+
+impl Engine {
+    /// Updates the object of the request, or creates it where the kind or `force_create` (apply) allows. Says whether it did.
+    pub async fn update(&self, cx: &Cx, admit: &dyn Admission, source: &dyn UpdateSource, force_create: bool) -> ApiResult<(Object, bool)> {
+        let may_create = force_create || (cx.subresource.is_empty() && cx.def.strategy.allow_create_on_update());
+        let mut existing = self.current(cx).await?;
+        for _ in 0..MAX_ATTEMPTS {
+            if existing.is_none() && !may_create {
+                return Err(cx.not_found(&cx.name));
+            }
+            self.check_uid(cx, source.uid(), existing.as_ref())?;
+            let attempt = match &existing {
+                Some(current) => self.update_once(cx, admit, source, current).await?,
+                None => self.create_by_update(cx, admit, source).await?,
+            };
+            match attempt {
+                Attempt::Done(object, created) => return Ok((object, created)),
+                Attempt::Lost(now) => existing = now,
+            }
+        }
+        Err(cx.conflict(&cx.name, MODIFIED))
+    }
+
+    fn check_uid(&self, cx: &Cx, wanted: Option<&str>, existing: Option<&Current>) -> ApiResult<()> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let has = existing.map_or("", |c| c.object.uid());
+        if wanted == has {
+            return Ok(());
+        }
+        let key = storage(cx)?.key(&cx.namespace, &cx.name);
+        Err(cx.conflict(
+            &cx.name,
+            format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {has}"
+            ),
+        ))
+    }
+
+    async fn create_by_update(&self, cx: &Cx, admit: &dyn Admission, source: &dyn UpdateSource) -> ApiResult<Attempt> {
+        let mut new = source.updated(self, cx, None).await?;
+        check_name(cx, &mut new)?;
+        let submitted = managed::snapshot(&new);
+        admit.mutate(cx, Operation::Create, Some(&mut new), None).await?;
+        managed::after_admission(cx, &submitted, &mut new, self.now());
+        warn_owners(cx, &mut new, true);
+        meta::wipe_system_fields(&mut new);
+        meta::fill_system_fields(&mut new, self.now());
+        if !matches!(new.resource_version(), "" | "0") {
+            // Only an existing object can have a revision to compare with.
+            return Err(cx.conflict(&cx.name, MODIFIED));
+        }
+        new.set_meta("resourceVersion", "");
+        let finish = cx.def.strategy.begin(self, cx, Operation::Create, &mut new, None).await?;
+        let result = async {
+            self.before_create(cx, &mut new)?;
+            admit.authorize_create(cx).await?;
+            admit.validate(cx, Operation::Create, Some(&new), None).await?;
+            self.insert(cx, &new).await
+        }
+        .await;
+        self.finish(finish, result.is_ok() && !cx.dry_run).await;
+        match result {
+            Ok(revision) => {
+                new.set_meta("resourceVersion", &revision.map(|r| r.to_string()).unwrap_or_default());
+                Ok(Attempt::Done(new, true))
+            }
+            Err(e) if e.is(keelson_api::Reason::AlreadyExists) => match self.current(cx).await? {
+                Some(now) => Ok(Attempt::Lost(Some(now))),
+                None => Err(e),
+            },
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn update_once(&self, cx: &Cx, admit: &dyn Admission, source: &dyn UpdateSource, current: &Current) -> ApiResult<Attempt> {
+        let old = &current.object;
+        let mut new = source.updated(self, cx, Some(old)).await?;
+        check_name(cx, &mut new)?;
+        let submitted = managed::snapshot(&new);
+        admit.mutate(cx, Operation::Update, Some(&mut new), Some(old)).await?;
+        managed::after_admission(cx, &submitted, &mut new, self.now());
+        warn_owners(cx, &mut new, true);
+        self.check_revision(cx, &mut new, current)?;
+        let finish = cx.def.strategy.begin(self, cx, Operation::Update, &mut new, Some(old)).await?;
+        let result = self.commit_update(cx, admit, new, current).await;
+        let kept = matches!(result, Ok(Attempt::Done(..))) && !cx.dry_run;
+        self.finish(finish, kept).await;
+        result
+    }
+
+    /// Without a revision an update is unconditional, where the kind allows it; with another one than the object's it fails.
+    fn check_revision(&self, cx: &Cx, new: &mut Object, current: &Current) -> ApiResult<()> {
+        let asked = match new.resource_version() {
+            "" | "0" => 0,
+            text => text.parse::<u64>().map_err(|_| {
+                ApiError::invalid(
+                    &cx.def.gvr.group,
+                    &cx.def.kind,
+                    &cx.name,
+                    vec![Cause::invalid("metadata.resourceVersion", &text.into(), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"))],
+                )
+            })?,
+        };
+        if asked == 0 && !cx.def.strategy.allow_unconditional_update() {
+            let cause = Cause::invalid("metadata.resourceVersion", &0i64.into(), "must be specified for an update");
+            return Err(ApiError::invalid(&cx.def.gvr.group, &cx.def.gvr.resource, &cx.name, vec![cause]));
+        }
+        if asked != 0 && asked != current.revision {
+            return Err(cx.conflict(&cx.name, MODIFIED));
+        }
+        new.set_meta("resourceVersion", &current.revision.to_string());
+        Ok(())
+    }
+
+    async fn commit_update(&self, cx: &Cx, admit: &dyn Admission, mut new: Object, current: &Current) -> ApiResult<Attempt> {
+        let old = &current.object;
+        self.before_update(cx, &mut new, old)?;
+        managed::ignore_timestamps(&mut new, old);
+        admit.validate(cx, Operation::Update, Some(&new), Some(old)).await?;
+        if deletes(&new, old) && cx.def.strategy.delete_during_update(&new, old) {
+            return self.delete_emptied(cx, new, current).await;
+        }
+        if new == *old {
+            // Nothing changed: nothing is written, and the revision stays.
+            return Ok(Attempt::Done(new, false));
+        }
+        let storage = storage(cx)?;
+        let value = self.encode(&cx.def, storage, &new).await?;
+        if cx.dry_run {
+            return Ok(Attempt::Done(new, false));
+        }
+        let key = storage.key(&cx.namespace, &cx.name);
+        let ttl = cx.def.strategy.ttl(&new).map(Duration::from_secs);
+        let outcome = self
+            .store
+            .put(key.into(), value, Expect::ModRevision(current.revision), ttl)
+            .await
+            .map_err(|e| store_error(cx, "update", &e))?;
+        match outcome {
+            Outcome::Done { revision, .. } => {
+                new.set_meta("resourceVersion", &revision.to_string());
+                Ok(Attempt::Done(new, false))
+            }
+            Outcome::Conflict { current: Some(kv), .. } => Ok(Attempt::Lost(Some(self.decode(&cx.def, &kv).await?))),
+            Outcome::Conflict { current: None, .. } => Ok(Attempt::Lost(None)),
+        }
+    }
+
+    /// The kind's preparation and validation of a changed object.
+    fn before_update(&self, cx: &Cx, new: &mut Object, old: &Object) -> ApiResult<()> {
+        let strategy = &cx.def.strategy;
+        let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
+        meta::ensure_namespace(new, namespace)?;
+        keep(new, old, "generation");
+        strategy.prepare_update(cx, new, old);
+        if new.uid().is_empty() {
+            keep(new, old, "uid");
+        }
+        if !old.creation_timestamp().is_empty() {
+            keep(new, old, "creationTimestamp");
+        }
+        if old.deletion_timestamp().is_some() {
+            keep(new, old, "deletionTimestamp");
+        }
+        if old.deletion_grace_period_seconds().is_some() && new.deletion_grace_period_seconds().is_none() {
+            keep(new, old, "deletionGracePeriodSeconds");
+        }
+        let mut errs = meta::validate(new, cx.def.namespaced);
+        errs.extend(meta::validate_update(new, old));
+        errs.extend(strategy.validate_update(cx, new, old));
+        errs.dedup();
+        if !errs.is_empty() {
+            return Err(ApiError::invalid(&cx.def.gvr.group, &cx.def.kind, new.name(), errs));
+        }
+        for w in strategy.warnings(cx, new, Some(old)) {
+            cx.warn(w);
+        }
+        strategy.canonicalize(new);
+        Ok(())
+    }
+
+    /// The last finalizer is gone and the object was deleted before: now it goes.
+    async fn delete_emptied(&self, cx: &Cx, new: Object, current: &Current) -> ApiResult<Attempt> {
+        if !cx.dry_run {
+            let key = storage(cx)?.key(&cx.namespace, &cx.name);
+            let outcome = self
+                .store
+                .delete(key.into(), Expect::ModRevision(current.revision))
+                .await
+                .map_err(|e| store_error(cx, "delete", &e))?;
+            if let Outcome::Conflict { current: Some(kv), .. } = outcome {
+                return Ok(Attempt::Lost(Some(self.decode(&cx.def, &kv).await?)));
+            }
+            cx.def.strategy.after_delete(self, cx, &current.object).await;
+        }
+        Ok(Attempt::Done(new, false))
+    }
+}
+
+fn keep(new: &mut Object, old: &Object, key: &str) {
+    crate::strategy::restore(new.meta_mut(), old.meta(), key);
+}
+
+/// An update that leaves no finalizers on an object whose deletion waited for them.
+fn deletes(new: &Object, old: &Object) -> bool {
+    new.finalizers().next().is_none() && old.deletion_timestamp().is_some() && old.deletion_grace_period_seconds().unwrap_or(0) == 0
+}
+
+/// The object's name must be the path's.
+fn check_name(cx: &Cx, new: &mut Object) -> ApiResult<()> {
+    let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
+    meta::ensure_namespace(new, namespace)?;
+    if new.name() != cx.name {
+        let name = new.name();
+        return Err(ApiError::bad_request(if name.is_empty() {
+            format!("the name of the object ({} based on URL) was undeterminable: name must be provided", cx.name)
+        } else {
+            format!("the name of the object ({name}) does not match the name on the URL ({})", cx.name)
+        }));
+    }
+    Ok(())
+}
