@@ -140,10 +140,16 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
     let id = state.add_watcher(selection, queue.clone());
     drop(state);
     let bookmarks = options.bookmarks.then(|| Bookmarks::new(options.timeout));
+    let after = if let Start::After(revision) = options.start {
+        revision
+    } else {
+        0
+    };
     Ok(Watch {
         cache: cache.clone(),
         id,
         queue,
+        after,
         first,
         initial,
         bookmarks,
