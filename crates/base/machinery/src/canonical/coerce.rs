@@ -1,0 +1,317 @@
+//! One walk over an object by its type: checks, conversions, omissions and zero values.
+
+use super::defaults::{self, zero_of};
+use super::{Path, Report};
+use crate::go;
+use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
+use keelson_api::{Map, Value};
+use std::fmt;
+
+/// A value that the type can't hold, in the words of Go's decoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError(pub String);
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for DecodeError {}
+
+type Res<T> = Result<T, DecodeError>;
+
+/// Where a value stands, for messages: the innermost struct and the dotted path without indices.
+struct Walk<'a> {
+    schema: &'a Schema,
+    path: Path,
+    names: Vec<String>,
+    structs: Vec<&'a str>,
+    report: Report,
+}
+
+pub(super) fn object(object: &mut Value, schema: &SchemaRef) -> Res<Report> {
+    let mut w = Walk::new(&schema.schema);
+    w.root(object, schema.def())?;
+    Ok(w.report)
+}
+
+/// Canonicalises only `metadata` (custom resources: their metadata is typed, the rest is not).
+pub(super) fn metadata(object: &mut Value, schema: &SchemaRef) -> Res<()> {
+    let Some(FieldType::Struct(id)) = schema.def().field("metadata").map(|f| &f.ty) else {
+        return Ok(());
+    };
+    let def = schema.schema.get(*id);
+    let mut w = Walk::new(&schema.schema);
+    if let Some(m) = object.get_mut("metadata") {
+        if m.is_null() {
+            *m = Value::Object(Map::new());
+        }
+        w.names.push("metadata".into());
+        w.root(m, def)?;
+    }
+    Ok(())
+}
+
+impl<'a> Walk<'a> {
+    fn new(schema: &'a Schema) -> Self {
+        Walk {
+            schema,
+            path: Path::default(),
+            names: Vec::new(),
+            structs: Vec::new(),
+            report: Report::default(),
+        }
+    }
+
+    fn root(&mut self, v: &mut Value, def: &'a TypeDef) -> Res<()> {
+        match v {
+            Value::Object(m) => self.fields(m, def),
+            Value::Null => {
+                *v = Value::Object(Map::new());
+                Ok(())
+            }
+            other => Err(DecodeError(format!(
+                "json: cannot unmarshal {} into Go value of type {}",
+                kind(other),
+                go_name(def)
+            ))),
+        }
+    }
+
+    fn mismatch(&self, v: &Value, ty: &FieldType) -> DecodeError {
+        let shown = match v {
+            Value::Int(i) if is_number(ty) => format!("number {i}"),
+            Value::Float(f) if is_number(ty) => format!("number {}", go::go_float(*f)),
+            other => kind(other).to_string(),
+        };
+        let target = self.go_type(ty);
+        match self.structs.last() {
+            Some(s) => DecodeError(format!(
+                "json: cannot unmarshal {shown} into Go struct field {s}.{} of type {target}",
+                self.names.join(".")
+            )),
+            None => DecodeError(format!("json: cannot unmarshal {shown} into Go value of type {target}")),
+        }
+    }
+
+    fn go_type(&self, ty: &FieldType) -> String {
+        match ty {
+            FieldType::Bool => "bool".into(),
+            FieldType::Int32 => "int32".into(),
+            FieldType::Int64 => "int64".into(),
+            FieldType::UInt32 => "uint32".into(),
+            FieldType::UInt64 => "uint64".into(),
+            FieldType::Float32 => "float32".into(),
+            FieldType::Float64 => "float64".into(),
+            FieldType::String | FieldType::Quantity | FieldType::IntOrString => "string".into(),
+            FieldType::Bytes => "[]uint8".into(),
+            FieldType::Time | FieldType::MicroTime | FieldType::Duration => "string".into(),
+            FieldType::RawExtension | FieldType::FieldsV1 | FieldType::Any => "interface {}".into(),
+            FieldType::Struct(id) => {
+                let def = self.schema.get(*id);
+                let mut parts = def.name.rsplit('.');
+                let name = parts.next().unwrap_or_default();
+                format!("{}.{name}", parts.next().unwrap_or_default())
+            }
+            FieldType::List(el) => format!("[]{}", self.go_type(el)),
+            FieldType::ListOf(def) => format!("[]{}", self.go_type(&def.element)),
+            FieldType::Map(el) => format!("map[string]{}", self.go_type(el)),
+        }
+    }
+
+    /// A struct's members, in place.
+    fn fields(&mut self, m: &mut Map, def: &'a TypeDef) -> Res<()> {
+        self.structs.push(go_name(def));
+        let mut error = None;
+        m.retain(|key, v| {
+            if error.is_some() {
+                return true;
+            }
+            let Some(field) = def.field(key) else {
+                if let Some(ty) = &def.additional {
+                    self.path.key(key);
+                    error = self.value(v, ty).err();
+                    self.path.pop();
+                    return true;
+                }
+                if !def.preserve_unknown {
+                    self.report.unknown.push(self.path.child(key));
+                    return false;
+                }
+                return true;
+            };
+            self.path.key(key);
+            self.names.push(key.to_string());
+            let keep = self.member(v, field);
+            self.names.pop();
+            self.path.pop();
+            match keep {
+                Ok(keep) => keep,
+                Err(e) => {
+                    error = Some(e);
+                    true
+                }
+            }
+        });
+        self.structs.pop();
+        if let Some(e) = error {
+            return Err(e);
+        }
+        defaults::write_always(m, def, self.schema);
+        Ok(())
+    }
+
+    /// Whether the member stays.
+    fn member(&mut self, v: &mut Value, field: &'a Field) -> Res<bool> {
+        if v.is_null() {
+            return Ok(false);
+        }
+        self.value(v, &field.ty)?;
+        Ok(!omitted(v, field, self.schema))
+    }
+
+    fn value(&mut self, v: &mut Value, ty: &'a FieldType) -> Res<()> {
+        match (ty, &mut *v) {
+            (FieldType::Bool, Value::Bool(_)) => Ok(()),
+            (FieldType::Int32, Value::Int(i)) if i32::try_from(*i).is_ok() => Ok(()),
+            (FieldType::UInt32, Value::Int(i)) if u32::try_from(*i).is_ok() => Ok(()),
+            (FieldType::Int64, Value::Int(_)) => Ok(()),
+            (FieldType::UInt64, Value::Int(i)) if *i >= 0 => Ok(()),
+            (FieldType::UInt64, Value::Float(f)) if f.fract() == 0.0 && *f >= 0.0 && *f < 1.9e19 => Ok(()),
+            (FieldType::Float32 | FieldType::Float64, Value::Int(_)) => Ok(()),
+            (FieldType::Float32 | FieldType::Float64, Value::Float(f)) => {
+                // Go writes a whole float without a point.
+                if f.fract() == 0.0 && f.abs() < 9.0e15 {
+                    *v = Value::Int(*f as i64);
+                }
+                Ok(())
+            }
+            (FieldType::String, Value::String(_)) => Ok(()),
+            (FieldType::Bytes, Value::String(s)) => match super::scalars::base64_error(s) {
+                None => Ok(()),
+                Some(at) => Err(DecodeError(format!("illegal base64 data at input byte {at}"))),
+            },
+            (FieldType::Quantity, Value::String(_) | Value::Int(_) | Value::Float(_)) => {
+                super::scalars::quantity(v).map_err(DecodeError)
+            }
+            (FieldType::IntOrString, Value::String(_)) => Ok(()),
+            (FieldType::IntOrString, Value::Int(i)) if i32::try_from(*i).is_ok() => Ok(()),
+            (FieldType::IntOrString, other) => Err(DecodeError(format!(
+                "json: cannot unmarshal {} into Go value of type int32",
+                match other {
+                    Value::Int(i) => format!("number {i}"),
+                    Value::Float(f) => format!("number {}", go::go_float(*f)),
+                    other => kind(other).to_string(),
+                }
+            ))),
+            (FieldType::Time, Value::String(s)) => super::scalars::time(s).map_err(DecodeError),
+            (FieldType::MicroTime, Value::String(s)) => super::scalars::micro_time(s).map_err(DecodeError),
+            (FieldType::Duration, Value::String(s)) => super::scalars::duration(s).map_err(DecodeError),
+            (FieldType::RawExtension | FieldType::Any | FieldType::FieldsV1, _) => Ok(()),
+            (FieldType::Struct(id), Value::Object(m)) => self.fields(m, self.schema.get(*id)),
+            (FieldType::List(el), Value::Array(a)) => self.elements(a, el),
+            (FieldType::ListOf(def), Value::Array(a)) => self.elements(a, &def.element),
+            (FieldType::Map(el), Value::Object(m)) => {
+                for (key, v) in m.iter_mut() {
+                    if v.is_null() {
+                        *v = zero_of(el, self.schema);
+                        continue;
+                    }
+                    self.path.key(key);
+                    self.value(v, el)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            (_, other) => Err(self.mismatch(other, ty)),
+        }
+    }
+
+    fn elements(&mut self, a: &mut [Value], el: &'a FieldType) -> Res<()> {
+        for (i, v) in a.iter_mut().enumerate() {
+            if v.is_null() {
+                *v = zero_of(el, self.schema);
+                continue;
+            }
+            self.path.index(i);
+            self.value(v, el)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+}
+
+fn is_number(ty: &FieldType) -> bool {
+    matches!(
+        ty,
+        FieldType::Int32
+            | FieldType::Int64
+            | FieldType::UInt32
+            | FieldType::UInt64
+            | FieldType::Float32
+            | FieldType::Float64
+    )
+}
+
+fn kind(v: &Value) -> &'static str {
+    v.type_name()
+}
+
+fn go_name(def: &TypeDef) -> &str {
+    def.name.rsplit('.').next().unwrap_or_default()
+}
+
+/// Whether the encoder leaves the member out.
+fn omitted(v: &Value, field: &Field, schema: &Schema) -> bool {
+    match field.omit {
+        Omit::Never => false,
+        Omit::Zero if !field.pointer => is_zero(v, &field.ty, schema) || go_empty(v, field),
+        Omit::Zero | Omit::Empty => go_empty(v, field),
+    }
+}
+
+/// Go's notion of "empty": false, 0, "", an empty list or map; never a struct, nor what a pointer points to.
+fn go_empty(v: &Value, field: &Field) -> bool {
+    let collection = matches!(
+        field.ty,
+        FieldType::List(_) | FieldType::ListOf(_) | FieldType::Map(_) | FieldType::Bytes
+    );
+    if collection {
+        return match v {
+            Value::Array(a) => a.is_empty(),
+            Value::Object(m) => m.is_empty(),
+            Value::String(s) => s.is_empty(),
+            _ => v.is_null(),
+        };
+    }
+    if field.pointer {
+        return false;
+    }
+    match (v, &field.ty) {
+        // These are structs in Go: omitempty doesn't touch them.
+        (_, FieldType::Quantity | FieldType::IntOrString | FieldType::Time | FieldType::MicroTime) => false,
+        (Value::Bool(b), _) => !b,
+        (Value::Int(i), _) => *i == 0,
+        (Value::Float(f), _) => *f == 0.0,
+        (Value::String(s), _) => s.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_zero(v: &Value, ty: &FieldType, schema: &Schema) -> bool {
+    match (v, ty) {
+        (Value::Null, _) => true,
+        (Value::Object(m), FieldType::Struct(id)) => {
+            let def = schema.get(*id);
+            m.iter().all(|(k, v)| {
+                def.field(k)
+                    .is_some_and(|f| v.is_null() || (!f.pointer && is_zero(v, &f.ty, schema)))
+            })
+        }
+        (Value::Bool(b), _) => !b,
+        (Value::Int(i), _) => *i == 0,
+        (Value::Float(f), _) => *f == 0.0,
+        (Value::String(s), _) => s.is_empty(),
+        _ => false,
+    }
+}

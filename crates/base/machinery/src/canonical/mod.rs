@@ -1,0 +1,58 @@
+//! The canonical form of an object: what upstream's round trip through a typed struct would make of it.
+//!
+//! * Built-in types: unknown fields are dropped and reported, nulls and empty `omitempty` fields are dropped, fields
+//!   that are always written get their zero value, quantities and times are normalised, values of a wrong type are
+//!   refused with the message of Go's decoder.
+//! * Custom resources (a schema with a structural one attached): pruning only; values of a wrong type are left to
+//!   validation, as upstream does.
+//!
+//! Defaults are a separate pass, since a strategy's conditional defaults may stand between.
+
+mod coerce;
+mod defaults;
+mod path;
+mod scalars;
+
+pub use coerce::DecodeError;
+pub use defaults::{apply_defaults, fill_zero};
+pub use path::Path;
+
+use crate::structural::{Structural, prune};
+use keelson_api::{SchemaRef, Value};
+
+/// What canonicalising found, besides doing it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Paths of fields that the type doesn't have (`spec.foo`, `spec.containers[0].foo`), in order of appearance.
+    pub unknown: Vec<String>,
+}
+
+impl Report {
+    /// The complaints as strict decoding words them, one a field.
+    pub fn strict_errors(&self) -> Vec<String> {
+        self.unknown.iter().map(|p| format!("unknown field \"{p}\"")).collect()
+    }
+}
+
+/// The structural schema attached to a custom resource's type.
+pub fn structural(schema: &SchemaRef) -> Option<&Structural> {
+    schema.schema.custom.as_ref()?.downcast_ref()
+}
+
+/// Brings an object into canonical form.
+pub fn canonicalize(object: &mut Value, schema: &SchemaRef) -> Result<Report, DecodeError> {
+    if let Some(s) = structural(schema) {
+        let unknown = prune::prune(object, s);
+        coerce::metadata(object, schema)?;
+        return Ok(Report { unknown });
+    }
+    coerce::object(object, schema)
+}
+
+/// The message of a failed strict decoding.
+pub fn strict_decoding_error(errors: &[String]) -> String {
+    format!("strict decoding error: {}", errors.join(", "))
+}
+
+#[cfg(test)]
+mod tests;
