@@ -1,0 +1,156 @@
+//! API objects as the plain facts that rules are made from.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
+
+/// One port of one service, with where its traffic may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `namespace/name/port-name/protocol`
+    pub identity: String,
+    pub protocol: u8,
+    pub port: u16,
+    pub cluster_ip: Ipv4Addr,
+    /// External addresses and load-balancer addresses.
+    pub external_ips: Vec<Ipv4Addr>,
+    pub node_port: Option<u16>,
+    /// Seconds a client keeps its endpoint.
+    pub affinity: Option<u32>,
+    pub internal_local: bool,
+    pub external_local: bool,
+    /// Usable endpoints anywhere.
+    pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
+    /// Usable endpoints of this node.
+    pub local_endpoints: BTreeSet<(Ipv4Addr, u16)>,
+}
+
+fn protocol(name: Option<&str>) -> u8 {
+    match name {
+        Some("UDP") => 17,
+        Some("SCTP") => 132,
+        _ => 6,
+    }
+}
+
+fn port(n: i32) -> Option<u16> {
+    u16::try_from(n).ok().filter(|p| *p != 0)
+}
+
+fn addresses(list: Option<&[String]>) -> Vec<Ipv4Addr> {
+    list.unwrap_or_default().iter().filter_map(|ip| ip.parse().ok()).collect()
+}
+
+/// Facts of all services that have a cluster IP, in a defined order.
+pub fn read(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str) -> Vec<ServicePort> {
+    let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in slices {
+        let labels = slice.metadata.labels.as_ref();
+        if let (Some(name), "IPv4") = (labels.and_then(|l| l.get(SERVICE_NAME)), slice.address_type.as_str()) {
+            let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+            by_service.entry((namespace, name)).or_default().push(slice);
+        }
+    }
+    let mut facts: Vec<ServicePort> = services
+        .iter()
+        .filter(|s| !s.metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME)))
+        .flat_map(|s| {
+            let namespace = s.metadata.namespace.as_deref().unwrap_or_default();
+            let name = s.metadata.name.as_deref().unwrap_or_default();
+            let slices = by_service.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+            service_ports(s, namespace, name, slices, node)
+        })
+        .collect();
+    facts.sort_by(|a, b| a.identity.cmp(&b.identity));
+    facts
+}
+
+fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSlice], node: &str) -> Vec<ServicePort> {
+    let Some(spec) = &s.spec else { return Vec::new() };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Vec::new();
+    }
+    let all_ips = spec.cluster_ips.clone().unwrap_or_else(|| spec.cluster_ip.iter().cloned().collect());
+    let Some(cluster_ip) = all_ips.iter().find_map(|ip| ip.parse::<Ipv4Addr>().ok()) else { return Vec::new() };
+    let mut external_ips = addresses(spec.external_ips.as_deref());
+    let ingress = s.status.as_ref().and_then(|st| st.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
+    external_ips.extend(
+        ingress
+            .into_iter()
+            .flatten()
+            .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
+            .filter_map(|i| i.ip.as_ref()?.parse::<Ipv4Addr>().ok()),
+    );
+    external_ips.sort();
+    external_ips.dedup();
+    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+        let configured = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+        u32::try_from(configured.unwrap_or(DEFAULT_AFFINITY_SECONDS)).unwrap_or(0)
+    });
+    let one = |p: &ApiPort| {
+        let port_name = p.name.as_deref().unwrap_or_default();
+        let proto = p.protocol.as_deref().unwrap_or("TCP");
+        let usable = |local: bool| usable(slices, port_name, protocol(Some(proto)), local.then_some(node));
+        Some(ServicePort {
+            identity: format!("{namespace}/{name}/{port_name}/{}", proto.to_lowercase()),
+            protocol: protocol(Some(proto)),
+            port: port(p.port)?,
+            cluster_ip,
+            external_ips: external_ips.clone(),
+            node_port: p.node_port.and_then(port),
+            affinity,
+            internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            endpoints: usable(false),
+            local_endpoints: usable(true),
+        })
+    };
+    spec.ports.iter().flatten().filter_map(one).collect()
+}
+
+/// Ready endpoints; when there are none, those that still serve while they terminate.
+fn usable(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: Option<&str>) -> BTreeSet<(Ipv4Addr, u16)> {
+    let mut ready = BTreeSet::new();
+    let mut terminating = BTreeSet::new();
+    for slice in slices {
+        let found = slice.ports.iter().flatten().find(|p| {
+            p.name.as_deref().unwrap_or_default() == port_name && protocol(p.protocol.as_deref()) == proto
+        });
+        let Some(number) = found.and_then(|p| port(p.port?)) else { continue };
+        for endpoint in slice.endpoints.iter().flatten() {
+            if node.is_some() && endpoint.node_name.as_deref() != node {
+                continue;
+            }
+            let ips = endpoint.addresses.iter().filter_map(|a| a.parse::<Ipv4Addr>().ok());
+            match state(endpoint) {
+                State::Ready => ready.extend(ips.map(|ip| (ip, number))),
+                State::Terminating => terminating.extend(ips.map(|ip| (ip, number))),
+                State::Unusable => {}
+            }
+        }
+    }
+    if ready.is_empty() { terminating } else { ready }
+}
+
+enum State {
+    Ready,
+    Terminating,
+    Unusable,
+}
+
+fn state(e: &Endpoint) -> State {
+    let Some(c) = &e.conditions else { return State::Ready };
+    if c.ready.unwrap_or(true) {
+        State::Ready
+    } else if c.serving.unwrap_or(false) && c.terminating.unwrap_or(false) {
+        State::Terminating
+    } else {
+        State::Unusable
+    }
+}

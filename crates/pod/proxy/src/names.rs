@@ -1,0 +1,25 @@
+//! Names of chains and maps: a stable hash first, so that cutting a long name off can't make two equal.
+
+/// 64-bit FNV-1a: stable across builds and machines.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// `<kind>-<hash>-<readable>`, within the kernel's limit of 127 bytes.
+pub fn name(kind: &str, identity: &str) -> String {
+    let mut name = format!("{kind}-{:016x}-{identity}", hash(identity));
+    name.truncate(100);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_stay_different() {
+        let (a, b) = ("x".repeat(300) + "a", "x".repeat(300) + "b");
+        assert_ne!(name("service", &a), name("service", &b));
+        assert_eq!(name("service", &a).len(), 100);
+    }
+}
