@@ -5,9 +5,11 @@
 
 mod create;
 mod delete;
+mod read;
 mod update;
 
 pub use delete::Deleted;
+pub use read::{ListError, Page, cache_error};
 pub use update::{Replace, UpdateSource};
 
 use crate::codec;
@@ -16,8 +18,11 @@ use crate::convert::convert_one;
 use crate::def::{ResourceDef, StorageDef};
 use crate::table::ResourceTable;
 use bytes::Bytes;
-use keelson_api::{ApiError, ApiResult, Object, Reason};
+use keelson_api::{ApiError, ApiResult, Object, Reason, Str};
+use keelson_cache::{Cache, Forms};
 use keelson_store::{KeyValue, Revision, Store};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Tells the time; tests and simulations bring their own.
@@ -27,6 +32,8 @@ pub struct Engine {
     pub table: Arc<ResourceTable>,
     store: Arc<dyn Store>,
     clock: Clock,
+    caches: Mutex<HashMap<Str, Cache>>,
+    forms: Arc<Forms>,
 }
 
 /// An object as it stands in the store, and its revision.
@@ -38,7 +45,7 @@ pub struct Current {
 
 impl Engine {
     pub fn new(table: Arc<ResourceTable>, store: Arc<dyn Store>) -> Self {
-        Engine { table, store, clock: Arc::new(jiff::Timestamp::now) }
+        Engine { table, store, clock: Arc::new(jiff::Timestamp::now), caches: Mutex::default(), forms: Forms::new(Forms::DEFAULT_LIMIT) }
     }
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -1,0 +1,246 @@
+//! Reads: one object, lists in pages, and watches; all from the watch cache.
+
+use super::{Engine, storage, too_large};
+use crate::codec::ObjectCodec;
+use crate::context::Cx;
+use crate::def::{ResourceDef, StorageDef};
+use crate::options::ListOptions;
+use crate::selection::Selector;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use keelson_api::{ApiError, ApiResult, Cause, Object, Reason};
+use keelson_cache::{At, Cache, Config, Entry, ListQuery, Start, Watch, WatchOptions};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+const LIST_EXPIRED: &str = "The resourceVersion for the provided list is too old.";
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page {
+    pub entries: Vec<Arc<Entry>>,
+    pub revision: u64,
+    /// Empty on the last page.
+    pub continue_token: String,
+    pub remaining: Option<u64>,
+}
+
+/// A list that could not be served; an expired token comes with one that goes on at the present.
+#[derive(Debug)]
+pub struct ListError {
+    pub error: ApiError,
+    pub continue_token: Option<String>,
+}
+
+impl From<ApiError> for ListError {
+    fn from(error: ApiError) -> Self {
+        ListError { error, continue_token: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+fn encode_token(rv: i64, key: &[u8], prefix: &str) -> String {
+    let start = String::from_utf8_lossy(key.strip_prefix(prefix.as_bytes()).unwrap_or(key)).into_owned();
+    let token = Token { v: "meta.k8s.io/v1".into(), rv, start };
+    serde_json::to_vec(&token).map(|t| URL_SAFE_NO_PAD.encode(t)).unwrap_or_default()
+}
+
+/// The key to go on after, and the revision (-1: the present).
+fn decode_token(text: &str, prefix: &str) -> Result<(Bytes, i64), String> {
+    let bad = "continue key is not valid";
+    let data = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| format!("{bad}: {e}"))?;
+    let token: Token = serde_json::from_slice(&data).map_err(|e| format!("{bad}: {e}"))?;
+    if token.v != "meta.k8s.io/v1" {
+        return Err(format!("{bad}: server does not recognize this encoded version {}", token.v));
+    }
+    if token.rv == 0 {
+        return Err(format!("{bad}: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(format!("{bad}: encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    let start = token.start.strip_prefix('/').unwrap_or(&token.start);
+    // A start key must not leave the prefix.
+    if start.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(format!("{bad}: {}", token.start));
+    }
+    // Tokens name the first possible key of the next page: the last one seen and a zero byte.
+    let last = start.strip_suffix('\0').unwrap_or(start);
+    Ok((format!("{prefix}{last}").into(), token.rv))
+}
+
+fn parse_revision(text: &str) -> ApiResult<u64> {
+    text.parse().map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+}
+
+/// What a failure of the cache means to a client.
+pub fn cache_error(cx: &Cx, operation: &str, e: keelson_cache::Error) -> ApiError {
+    use keelson_cache::Error;
+    match e {
+        Error::TooOld { asked, oldest } => ApiError::expired(format!("too old resource version: {asked} ({oldest})")),
+        Error::Compacted { .. } => ApiError::expired(LIST_EXPIRED),
+        Error::Slow { .. } | Error::Restarted { .. } => ApiError::expired(e.to_string()),
+        Error::TooLarge { asked, current } => too_large(asked, current),
+        Error::NotReady => ApiError::new(Reason::TooManyRequests, "storage is (re)initializing").with_retry_after(1),
+        Error::Store(e) => super::store_error(cx, operation, &e),
+        Error::Codec(e) => e,
+    }
+}
+
+impl Engine {
+    /// The cache of a resource; started by its first use.
+    pub fn cache(&self, storage: &Arc<StorageDef>) -> Cache {
+        let mut caches = self.caches.lock();
+        let cache = caches.entry(storage.prefix.clone()).or_insert_with(|| {
+            Cache::new(
+                self.store.clone(),
+                Config {
+                    resource: storage.resource.to_string(),
+                    prefix: storage.key_prefix("").into(),
+                    codec: Arc::new(ObjectCodec::new(storage.clone())),
+                    forms: self.forms.clone(),
+                },
+            )
+        });
+        cache.clone()
+    }
+    /// A resource is gone, or its stored form changed: its cache starts anew with the next use.
+    pub fn drop_cache(&self, prefix: &str) {
+        self.caches.lock().remove(prefix);
+    }
+
+    /// The object of the request. `rv`: empty for the newest, `0` for any, otherwise not older than that.
+    pub async fn get_entry(&self, cx: &Cx, rv: &str) -> ApiResult<Arc<Entry>> {
+        let storage = storage(cx)?;
+        let at = match rv {
+            "" => At::Consistent,
+            "0" => At::Any,
+            n => At::NotOlderThan(parse_revision(n)?),
+        };
+        let key = storage.key(&cx.namespace, &cx.name);
+        let (entry, _) = self.cache(storage).get(key.as_bytes(), at).await.map_err(|e| cache_error(cx, "get", e))?;
+        entry.ok_or_else(|| cx.not_found(&cx.name))
+    }
+
+    /// The object of the request, decoded.
+    pub async fn get(&self, cx: &Cx, rv: &str) -> ApiResult<Object> {
+        let entry = self.get_entry(cx, rv).await?;
+        self.object(&cx.def, &entry).await
+    }
+
+    /// An entry of the cache as an object of the definition's version.
+    pub async fn object(&self, def: &ResourceDef, entry: &Entry) -> ApiResult<Object> {
+        Ok(self.decode_bytes(def, entry.value(), entry.revision()).await?.object)
+    }
+
+    pub async fn list(&self, cx: &Cx, o: &ListOptions) -> Result<Page, ListError> {
+        let storage = storage(cx)?;
+        let selector = Selector::parse(&cx.def, &o.label_selector, &o.field_selector, &cx.name)?;
+        let selection = selector.into_selection(&cx.def, &cx.namespace)?;
+        let prefix = storage.key_prefix(&cx.namespace);
+        let limit = usize::try_from(o.limit).unwrap_or(0);
+        let mut after = None;
+        let at = if !o.continue_token.is_empty() {
+            if !matches!(o.resource_version.as_str(), "" | "0") {
+                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue").into());
+            }
+            let (key, rv) = decode_token(&o.continue_token, &prefix)
+                .map_err(|e| ApiError::bad_request(format!("invalid continue token: {e}")))?;
+            after = Some(key);
+            u64::try_from(rv).map_or(At::Consistent, At::Exact)
+        } else {
+            match o.resource_version.as_str() {
+                "" => At::Consistent,
+                "0" => At::Any,
+                n => {
+                    let n = parse_revision(n)?;
+                    let exact = o.exact() || (limit > 0 && o.resource_version_match.is_empty());
+                    if exact { At::Exact(n) } else { At::NotOlderThan(n) }
+                }
+            }
+        };
+        let query = ListQuery { selection, at, limit, after: after.clone() };
+        let page = match self.cache(storage).list(query).await {
+            Ok(page) => page,
+            Err(e) if e.is_expired() && after.is_some() => {
+                let key = [after.as_deref().unwrap_or_default(), b"\0"].concat();
+                return Err(ListError {
+                    error: ApiError::expired(CONTINUE_EXPIRED),
+                    continue_token: Some(encode_token(-1, &key, &prefix)),
+                });
+            }
+            Err(e) if e.is_expired() => return Err(ApiError::expired(LIST_EXPIRED).into()),
+            Err(e) => return Err(cache_error(cx, "list", e).into()),
+        };
+        let continue_token = match &page.next {
+            Some(last) => encode_token(page.revision as i64, &[last, &b"\0"[..]].concat(), &prefix),
+            None => String::new(),
+        };
+        Ok(Page { entries: page.entries, revision: page.revision, continue_token, remaining: page.remaining })
+    }
+
+    /// All objects of the request's scope that match, decoded: for admission and controllers within the server.
+    pub async fn list_objects(&self, cx: &Cx, o: &ListOptions) -> ApiResult<Vec<Object>> {
+        let page = self.list(cx, o).await.map_err(|e| e.error)?;
+        let mut out = Vec::with_capacity(page.entries.len());
+        for entry in &page.entries {
+            out.push(self.object(&cx.def, entry).await?);
+        }
+        Ok(out)
+    }
+
+    /// A watch. An error of the cache (410) is the first event's, as upstream sends it.
+    pub async fn watch(&self, cx: &Cx, o: &ListOptions, timeout: Duration) -> ApiResult<Result<Watch, ApiError>> {
+        let storage = storage(cx)?;
+        let selector = Selector::parse(&cx.def, &o.label_selector, &o.field_selector, &cx.name)?;
+        let selection = selector.into_selection(&cx.def, &cx.namespace)?;
+        let rv = match o.resource_version.as_str() {
+            "" => None,
+            text => Some(text.parse::<u64>().map_err(|_| {
+                let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+                let cause = Cause::invalid("resourceVersion", &text.into(), &why);
+                ApiError::invalid(&cx.def.gvr.group, &cx.def.gvr.resource, &cx.name, vec![cause])
+            })?),
+        };
+        let at = match rv {
+            None => At::Consistent,
+            Some(0) => At::Any,
+            Some(n) => At::NotOlderThan(n),
+        };
+        let start = match (o.send_initial_events, rv) {
+            (Some(true), _) | (None, None | Some(0)) => Start::State(at),
+            (Some(false), None | Some(0)) => Start::Now(at),
+            (_, Some(n)) => Start::After(n),
+        };
+        let mut options = WatchOptions::new(selection, start);
+        options.bookmarks = o.allow_watch_bookmarks;
+        options.end_bookmark = o.allow_watch_bookmarks && o.send_initial_events == Some(true);
+        options.timeout = Some(timeout);
+        Ok(self.cache(storage).watch(options).await.map_err(|e| cache_error(cx, "watch", e)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_upstreams_and_stay_under_their_prefix() {
+        let token = encode_token(7, b"/registry/pods/ns/a\0", "/registry/pods/");
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(&token).unwrap()).unwrap();
+        assert_eq!(text, r#"{"v":"meta.k8s.io/v1","rv":7,"start":"ns/a\u0000"}"#);
+        assert_eq!(decode_token(&token, "/registry/pods/").unwrap(), (Bytes::from("/registry/pods/ns/a"), 7));
+        let evil = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":7,"start":"../secrets/a"}"#);
+        assert!(decode_token(&evil, "/registry/pods/").is_err());
+        assert!(decode_token("!", "/registry/pods/").is_err());
+    }
+}
