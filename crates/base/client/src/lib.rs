@@ -6,18 +6,21 @@
 //! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
 //! * [`queue`] and [`controller`]: keys to work on; one key never runs twice at once, the earliest time wins.
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
+//! * [`labels`] and [`discovery`]: selectors, and which resources there are.
 //! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
 //!
 //! Nothing here knows the server, its store or any rule of a single kind. Nothing polls: a timer stands only for a
 //! back-off, a lease or a delay somebody asked for.
 
 pub mod controller;
+pub mod discovery;
 pub mod events;
 pub mod expect;
 pub mod factory;
 pub mod informer;
 pub mod key;
 pub mod kind;
+pub mod labels;
 pub mod leader;
 pub mod objects;
 pub mod partial;

@@ -1,1 +1,67 @@
 //! The controllers: declared inputs and outputs, a pure plan, a thin reconcile each.
+//!
+//! Each controller has a file or folder of its own. It reads informers, which all share, decides by a function without
+//! I/O, and writes under its own identity. [`wire`] turns changes into keys, [`claim`] decides whose object is whose.
+//! Nothing here polls or resyncs: a controller with nothing to do does nothing.
+
+pub mod claim;
+pub mod config;
+pub mod context;
+mod namespace;
+pub mod pods;
+mod root_ca;
+mod serviceaccount;
+pub mod wire;
+
+pub use config::Config;
+use context::Context;
+use keelson_client::leader::{Election, acquire};
+use keelson_client::{ClientFactory, Rest};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A controller's name, and how it is started.
+type Entry = (&'static str, fn(&Context));
+
+/// Every controller there is, in the order in which they are started.
+const CONTROLLERS: &[Entry] = &[
+    ("namespace", namespace::start),
+    ("serviceaccount", serviceaccount::start),
+    ("root-ca-certificate-publisher", root_ca::start),
+];
+
+/// The names that [`Config::controllers`] may contain.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, _)| *name)
+}
+
+/// Runs the controllers until `stop`, and only while this process is the leader. Losing the leadership is an error:
+/// whoever started this decides whether to start it anew.
+pub async fn run(clients: Arc<dyn ClientFactory>, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    config.check()?;
+    let leading = match &config.leader_election {
+        None => stop.child_token(),
+        Some(identity) => {
+            let rest = Rest::new(
+                clients.client("system:kube-controller-manager"),
+                "kube-controller-manager",
+            );
+            let election = Election::new("kube-controller-manager", identity);
+            match acquire(&rest, election, &stop).await {
+                Some(leading) => leading,
+                None => return Ok(()),
+            }
+        }
+    };
+    let config = Arc::new(config);
+    let context = Context::new(clients, config.clone(), leading.clone());
+    for (name, start) in CONTROLLERS {
+        if config.is_enabled(name) {
+            start(&context);
+        }
+    }
+    leading.cancelled().await;
+    context.finish().await;
+    anyhow::ensure!(stop.is_cancelled(), "the controllers' leadership was lost");
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! What the controllers are told from outside.
+
+use anyhow::bail;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The certificate that verifies the API server, for `kube-root-ca.crt`. Empty: not published.
+    pub root_ca_pem: String,
+    /// The CA that signs certificate requests. Empty: nothing is signed.
+    pub signing_cert_pem: String,
+    pub signing_key_pem: String,
+    /// How long signed certificates are valid at most.
+    pub signing_duration: Duration,
+    /// The address ranges of pods, at most one a family. Empty: nodes get none from here.
+    pub cluster_cidrs: Vec<String>,
+    /// How large a node's share is.
+    pub node_mask_v4: u8,
+    pub node_mask_v6: u8,
+    /// A node whose lease is older than this isn't ready.
+    pub node_grace: Duration,
+    /// The same for a node that never reported.
+    pub node_startup_grace: Duration,
+    /// Finished pods beyond this number are deleted, the oldest first.
+    pub terminated_pods: usize,
+    /// `*` for all, a name, or `-name` for all but it.
+    pub controllers: Vec<String>,
+    /// This candidate's unique name. None: there is only one, and it leads.
+    pub leader_election: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            root_ca_pem: String::new(),
+            signing_cert_pem: String::new(),
+            signing_key_pem: String::new(),
+            signing_duration: Duration::from_secs(365 * 24 * 3600),
+            cluster_cidrs: vec!["10.244.0.0/16".into()],
+            node_mask_v4: 24,
+            node_mask_v6: 64,
+            node_grace: Duration::from_secs(50),
+            node_startup_grace: Duration::from_secs(60),
+            terminated_pods: 12500,
+            controllers: vec!["*".into()],
+            leader_election: None,
+        }
+    }
+}
+
+impl Config {
+    pub fn is_enabled(&self, name: &str) -> bool {
+        if self.controllers.iter().any(|c| c.strip_prefix('-') == Some(name)) {
+            return false;
+        }
+        self.controllers.iter().any(|c| c == "*" || c == name)
+    }
+
+    pub fn check(&self) -> anyhow::Result<()> {
+        for name in &self.controllers {
+            let name = name.strip_prefix('-').unwrap_or(name);
+            if name != "*" && !crate::names().any(|known| known == name) {
+                let known: Vec<_> = crate::names().collect();
+                bail!("there is no controller {name:?}; the names are {}", known.join(", "));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selection() {
+        let config = |names: &[&str]| Config {
+            controllers: names.iter().map(|n| n.to_string()).collect(),
+            ..Default::default()
+        };
+        assert!(config(&["*"]).is_enabled("namespace"));
+        assert!(!config(&["*", "-namespace"]).is_enabled("namespace"));
+        assert!(!config(&["job"]).is_enabled("namespace"));
+        assert!(config(&["nonsense"]).check().is_err());
+        assert!(config(&["*", "-namespace"]).check().is_ok());
+    }
+}
