@@ -4,20 +4,27 @@
 //! * [`object`]: a value that is an API object, with accessors for its metadata.
 //! * [`schema`]: what is known of a type: names, protobuf numbers, defaults, list types.
 //! * [`status`]: the error every layer of the server speaks: a `metav1.Status`.
+//! * [`resources`], [`builtin`]: what is served by default, and the schema of it.
+//! * [`quantity`], [`time`], [`duration`]: scalars with a form of their own.
 //! * [`gvk`]: groups, versions, kinds and resources.
 //!
 //! Nothing here knows HTTP, the store or any single kind.
 
 pub mod builtin;
+pub mod duration;
 pub mod gvk;
 pub mod object;
+pub mod quantity;
 pub mod resources;
 pub mod schema;
 pub mod status;
+pub mod time;
 pub mod value;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use object::Object;
+pub use quantity::{Quantity, QuantityError};
 pub use schema::{Field, FieldType, Schema, SchemaRef, TypeDef, TypeId};
 pub use status::{ApiError, ApiResult, Cause, Reason};
+pub use time::Time;
 pub use value::{Map, Str, Value};
