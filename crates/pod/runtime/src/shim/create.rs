@@ -1,0 +1,254 @@
+//! Makes a container and starts it, in a process of its own that ends right after.
+//!
+//! `libcontainer` clones and then allocates, changes its process's dumpability and OOM score, and leaves memory behind:
+//! a throw-away child keeps all of that out of the shim. With `as_sibling` the container's first process becomes a
+//! child of the shim nevertheless.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+use keelson_sys::mount::{Propagation, set_propagation};
+use keelson_sys::process;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::sched::CloneFlags;
+use oci_spec::runtime::Spec;
+
+use super::launch;
+use super::protocol::{MountPropagation, Start};
+
+/// `libcontainer`'s and external runtimes' own state, in the sandbox's state directory.
+pub const OCI_ROOT: &str = "oci";
+
+/// The body of the child. `streams` are the container's standard streams unless it has a terminal.
+pub fn run(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: OwnedFd) -> i32 {
+    let result = match &start.external {
+        None => built_in(dir, start, streams, &report),
+        Some(program) => external(dir, start, streams, &report, program),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            launch::report_error(report.as_fd(), error);
+            1
+        }
+    }
+}
+
+fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &OwnedFd) -> Result<(), String> {
+    set_oom_score(start.oom_score_adj);
+    let root = dir.join(OCI_ROOT);
+    let console = start.terminal.then(|| Console::listen(dir, &start.container)).transpose().map_err(text)?;
+    let mut builder = ContainerBuilder::new(start.container.clone(), SyscallType::Linux)
+        .with_executor(Payload { report: report.as_raw_fd(), program: None })
+        .with_root_path(&root)
+        .map_err(chain)?
+        .with_console_socket(console.as_ref().map(|c| c.path.clone()));
+    if let Some([stdin, stdout, stderr]) = streams {
+        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+    }
+    let container = builder
+        .as_init(&start.bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(|e| clean(chain(e)))?;
+    let pid = container.pid().ok_or("the container has no process")?.as_raw();
+    let master = console.map(Console::accept).transpose().map_err(text)?;
+    tell(report, pid, master.as_ref()).map_err(text)?;
+    spread_mounts(pid, &start.propagation).map_err(|e| format!("cannot set mount propagation: {e}"))?;
+    NotifySocket::new(root.join(&start.container).join(NOTIFY_FILE)).notify_container_start().map_err(chain)
+}
+
+/// The shim gets the pid and, if there is one, the master of the terminal.
+fn tell(report: &OwnedFd, pid: i32, master: Option<&OwnedFd>) -> io::Result<()> {
+    let bytes = serde_json::to_vec(&launch::Outcome { pid: Some(pid), error: None })?;
+    let fds: Vec<RawFd> = master.iter().map(|m| m.as_raw_fd()).collect();
+    process::send_with_fds(report.as_fd(), &bytes, &fds).map(drop)
+}
+
+/// `libcontainer` leaves every mount a slave of the host's (or its peer), so what a volume asked for is set here:
+/// the child is at its end and may enter the container's mount namespace for good.
+fn spread_mounts(pid: i32, targets: &[(String, MountPropagation)]) -> io::Result<()> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let pidfd = process::pidfd_open(pid)?;
+    process::enter_namespaces(pidfd.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    for (target, propagation) in targets {
+        let propagation = match propagation {
+            MountPropagation::Private => Propagation::Private,
+            MountPropagation::Slave => Propagation::Slave,
+            MountPropagation::Shared => Propagation::Shared,
+        };
+        match set_propagation(Path::new(target), propagation) {
+            // A later mount of the same container covers this one.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Without CAP_SYS_RESOURCE the score can only be raised; a lower wish is then left unfulfilled, as upstream's
+/// `restrict_oom_score_adj` does.
+pub fn set_oom_score(score: Option<i32>) {
+    if let Some(score) = score {
+        let _not_allowed = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+    }
+}
+
+/// Runs in the container's first process.
+#[derive(Clone)]
+struct Payload {
+    report: RawFd,
+    program: Option<CString>,
+}
+
+impl Payload {
+    fn fail(&self, error: String) -> String {
+        if let Ok(report) = process::duplicate(self.report) {
+            launch::report_error(report.as_fd(), error.clone());
+        }
+        error
+    }
+}
+
+impl Executor for Payload {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let (args, env) = arguments(spec).map_err(ExecutorError::Other)?;
+        let error = match &self.program {
+            Some(program) => launch::exec(program, &args, &env),
+            None => match launch::find_program(&args[0], &env) {
+                Ok(program) => launch::exec(&program, &args, &env),
+                Err(error) => error,
+            },
+        };
+        Err(ExecutorError::Other(self.fail(error)))
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let found = arguments(spec).and_then(|(args, env)| launch::find_program(&args[0], &env));
+        found.map(drop).map_err(|e| ExecutorValidationError::ArgValidationError(self.fail(e)))
+    }
+
+    fn setup_envs(&self, _: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // `exec` hands on the specification's list as it is; names need not be what a shell accepts.
+        Ok(())
+    }
+}
+
+fn arguments(spec: &Spec) -> Result<(Vec<String>, Vec<String>), String> {
+    let process = spec.process().as_ref().ok_or("no process in the specification")?;
+    let args = process.args().clone().filter(|a| !a.is_empty()).ok_or("no command in the specification")?;
+    Ok((args, process.env().clone().unwrap_or_default()))
+}
+
+/// A socket on which a runtime hands over the master of a container's terminal.
+struct Console {
+    listener: UnixListener,
+    path: std::path::PathBuf,
+}
+
+impl Console {
+    fn listen(dir: &Path, container: &str) -> io::Result<Console> {
+        // The whole path may be too long for a socket's name; the name alone, from within, is not.
+        let name = format!("c-{}", &container[..container.len().min(16)]);
+        let path = dir.join(&name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        std::env::set_current_dir(dir)?;
+        let listener = UnixListener::bind(&name)?;
+        Ok(Console { listener, path })
+    }
+
+    fn accept(self) -> io::Result<OwnedFd> {
+        let (stream, _) = self.listener.accept()?;
+        let mut byte = [0; 64];
+        let (_, mut fds) = process::receive_with_fds(stream.as_fd(), &mut byte)?;
+        std::fs::remove_file(&self.path)?;
+        fds.pop().ok_or_else(|| io::Error::other("the container sent no terminal"))
+    }
+}
+
+/// `create` and `start` of an OCI runtime such as runc; its processes become ours, since the shim is a subreaper.
+fn external(
+    dir: &Path,
+    start: &Start,
+    streams: Option<[OwnedFd; 3]>,
+    report: &OwnedFd,
+    program: &str,
+) -> Result<(), String> {
+    set_oom_score(start.oom_score_adj);
+    let console = start.terminal.then(|| Console::listen(dir, &start.container)).transpose().map_err(text)?;
+    let pid_file = Path::new(&start.bundle).join("pid");
+    let log = Path::new(&start.bundle).join("runtime.log");
+    let mut create = external_command(program, dir, &log);
+    create.arg("create").arg("--bundle").arg(&start.bundle).arg("--pid-file").arg(&pid_file);
+    if let Some(console) = &console {
+        create.arg("--console-socket").arg(&console.path);
+    }
+    create.arg(&start.container);
+    if let Some([stdin, stdout, stderr]) = streams {
+        create.stdin(stdin).stdout(stdout).stderr(stderr);
+    }
+    run_external(&mut create, &log)?;
+    let master = console.map(Console::accept).transpose().map_err(text)?;
+    let pid = std::fs::read_to_string(&pid_file).map_err(text)?;
+    let pid: i32 = pid.trim().parse().map_err(|_| format!("{program} wrote {pid:?} as pid"))?;
+    tell(report, pid, master.as_ref()).map_err(text)?;
+    let mut run = external_command(program, dir, &log);
+    run.arg("start").arg(&start.container);
+    run_external(&mut run, &log)
+}
+
+pub fn external_command(program: &str, dir: &Path, log: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg("--root").arg(dir.join(OCI_ROOT)).arg("--log").arg(log);
+    command
+}
+
+pub fn run_external(command: &mut Command, log: &Path) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("cannot run {:?}: {e}", command.get_program()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let last = said.lines().rev().find(|l| l.contains("error")).unwrap_or("it gave no reason");
+    Err(format!("{:?} failed ({status}): {last}", command.get_program()))
+}
+
+fn text(error: io::Error) -> String {
+    error.to_string()
+}
+
+/// An error with its causes: `libcontainer`'s outermost ones say little.
+fn chain(error: impl std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !out.contains(&next) {
+            out = format!("{out}: {next}");
+        }
+        cause = error.source();
+    }
+    out
+}
+
+/// The reason inside what `libcontainer` wraps around it.
+fn clean(error: String) -> String {
+    match error.find("exec: \"") {
+        Some(at) => error[at..].to_owned(),
+        None => error,
+    }
+}
