@@ -47,6 +47,20 @@ pub struct SelectableField {
     pub path: &'static [&'static str],
     /// The text of an absent field (`status.phase` is empty, `spec.hostNetwork` is `false`).
     pub absent: &'static str,
+    /// Where else to look when the field is absent or empty.
+    pub or: &'static [&'static str],
+}
+
+impl SelectableField {
+    pub const fn new(name: &'static str, path: &'static [&'static str]) -> Self {
+        SelectableField { name, path, absent: "", or: &[] }
+    }
+    pub const fn absent(self, absent: &'static str) -> Self {
+        SelectableField { absent, ..self }
+    }
+    pub const fn or(self, or: &'static [&'static str]) -> Self {
+        SelectableField { or, ..self }
+    }
 }
 
 impl StorageDef {

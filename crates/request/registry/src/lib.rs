@@ -10,6 +10,7 @@ pub mod engine;
 pub mod managed;
 pub mod meta;
 pub mod options;
+pub mod resources;
 pub mod selection;
 pub mod strategy;
 pub mod table;

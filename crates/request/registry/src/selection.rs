@@ -27,9 +27,9 @@ impl StorageDef {
         match &self.selectable {
             Selectable::Fields(list) => list
                 .iter()
-                .map(|f| match at(object, f.path.iter().copied()) {
-                    Some(v) => shown(v),
-                    None => f.absent.into(),
+                .map(|f| {
+                    let look = |path: &[&str]| at(object, path.iter().copied()).map(shown).filter(|s| !s.is_empty());
+                    look(f.path).or_else(|| look(f.or)).unwrap_or_else(|| f.absent.into())
                 })
                 .collect(),
             Selectable::Paths(list) => {

@@ -3,12 +3,13 @@
 //! Built-in kinds are [`Behaviour`]s: tables of functions with defaults, one constant a kind under `resources`. Custom
 //! resources implement [`Strategy`] over their CRD. All functions see objects in the version of the request.
 
-use crate::admission::Operation;
+use crate::admission::{Admission, Operation};
 use crate::context::Cx;
 use crate::engine::Engine;
 use crate::options::DeleteOptions;
 use async_trait::async_trait;
-use keelson_api::{ApiResult, Cause, Object, Value};
+use keelson_api::{ApiResult, Cause, FieldType, Object, Value};
+use keelson_machinery::canonical;
 use std::fmt;
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ pub trait Strategy: Send + Sync + fmt::Debug {
     /// After an object is gone.
     async fn after_delete(&self, _engine: &Engine, _cx: &Cx, _obj: &Object) {}
     /// A kind whose deletion is its own (namespaces); `None`: the engine's.
-    async fn delete(&self, _engine: &Engine, _cx: &Cx, _options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
+    async fn delete(&self, _engine: &Engine, _cx: &Cx, _admit: &dyn Admission, _options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
         None
     }
 }
@@ -113,6 +114,7 @@ pub struct Behaviour {
     pub validate_update: fn(&Cx, &Object, &Object) -> Vec<Cause>,
     pub validate_status: fn(&Cx, &Object, &Object) -> Vec<Cause>,
     pub warnings: fn(&Cx, &Object, Option<&Object>) -> Vec<String>,
+    pub canonicalize: fn(&mut Object),
     pub graceful: Option<fn(&Object, &mut DeleteOptions) -> bool>,
     pub delete_during_update: fn(&Object, &Object) -> bool,
     pub ttl: Option<u64>,
@@ -126,7 +128,7 @@ pub trait Hooks: Send + Sync {
         Ok(None)
     }
     async fn after_delete(&self, _engine: &Engine, _cx: &Cx, _obj: &Object) {}
-    async fn delete(&self, _engine: &Engine, _cx: &Cx, _options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
+    async fn delete(&self, _engine: &Engine, _cx: &Cx, _admit: &dyn Admission, _options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
         None
     }
 }
@@ -148,6 +150,7 @@ impl Behaviour {
         validate_update: |_, _, _| Vec::new(),
         validate_status: |_, _, _| Vec::new(),
         warnings: |_, _, _| Vec::new(),
+        canonicalize: |_| (),
         graceful: None,
         delete_during_update: |_, _| true,
         ttl: None,
@@ -185,7 +188,31 @@ impl BuiltIn {
             }
         }
         for key in self.0.status_keeps {
-            restore(new.meta_mut(), old.meta(), key);
+            match *key {
+                // All of it but what the engine itself keeps (managed fields, revision).
+                "*" => {
+                    for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
+                        restore(new.meta_mut(), old.meta(), key);
+                    }
+                }
+                key => restore(new.meta_mut(), old.meta(), key),
+            }
+        }
+    }
+}
+
+/// The status of an object that has none yet, as an empty struct is written.
+pub fn zero_status(cx: &Cx, obj: &mut Object) {
+    let zero = cx.def.schema.def().field("status").and_then(|f| match &f.ty {
+        FieldType::Struct(id) => Some(canonical::fill_zero(&cx.def.schema.at(*id))),
+        _ => None,
+    });
+    match zero {
+        Some(v) => {
+            obj.insert("status", v);
+        }
+        None => {
+            obj.remove("status");
         }
     }
 }
@@ -228,7 +255,7 @@ impl Strategy for BuiltIn {
     }
     fn prepare_create(&self, cx: &Cx, obj: &mut Object) {
         if self.0.status {
-            obj.remove("status");
+            zero_status(cx, obj);
         }
         if self.0.generation != Generation::Untouched {
             obj.meta_mut().insert("generation", 1i64);
@@ -277,6 +304,9 @@ impl Strategy for BuiltIn {
     fn warnings(&self, cx: &Cx, new: &Object, old: Option<&Object>) -> Vec<String> {
         if cx.subresource == "status" { Vec::new() } else { (self.0.warnings)(cx, new, old) }
     }
+    fn canonicalize(&self, obj: &mut Object) {
+        (self.0.canonicalize)(obj);
+    }
     fn allow_create_on_update(&self) -> bool {
         self.0.create_on_update
     }
@@ -309,9 +339,9 @@ impl Strategy for BuiltIn {
             h.after_delete(engine, cx, obj).await;
         }
     }
-    async fn delete(&self, engine: &Engine, cx: &Cx, options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
+    async fn delete(&self, engine: &Engine, cx: &Cx, admit: &dyn Admission, options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
         match self.0.hooks {
-            Some(h) => h.delete(engine, cx, options).await,
+            Some(h) => h.delete(engine, cx, admit, options).await,
             None => None,
         }
     }

@@ -32,7 +32,7 @@ enum Step {
 
 impl Engine {
     pub async fn delete(&self, cx: &Cx, admit: &dyn Admission, options: &DeleteOptions) -> ApiResult<Deleted> {
-        if let Some(result) = cx.def.strategy.delete(self, cx, options).await {
+        if let Some(result) = cx.def.strategy.delete(self, cx, admit, options).await {
             return result;
         }
         self.delete_generic(cx, admit, options).await

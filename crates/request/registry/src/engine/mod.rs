@@ -126,7 +126,7 @@ pub fn store_error(cx: &Cx, operation: &str, e: &keelson_store::Error) -> ApiErr
             }));
             error
         }
-        Error::Locked { .. } | Error::Corrupt { .. } | Error::Invalid { .. } => {
+        Error::Locked { .. } | Error::Corrupt { .. } | Error::Denied { .. } | Error::Invalid { .. } => {
             tracing::error!(%gr, operation, error = %e, "the store failed");
             ApiError::internal(e)
         }

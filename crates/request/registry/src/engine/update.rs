@@ -227,6 +227,22 @@ impl Engine {
         Ok(())
     }
 
+    /// Writes `new` in place of `current` as it is; `None` when somebody was faster.
+    pub async fn swap(&self, cx: &Cx, current: &Current, mut new: Object) -> ApiResult<Option<Object>> {
+        if cx.dry_run || new == current.object {
+            return Ok(Some(new));
+        }
+        let storage = storage(cx)?;
+        let value = self.encode(&cx.def, storage, &new).await?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let expect = Expect::ModRevision(current.revision);
+        let outcome = self.store.put(key.into(), value, expect, None).await.map_err(|e| store_error(cx, "update", &e))?;
+        Ok(outcome.done().map(|revision| {
+            new.set_meta("resourceVersion", &revision.to_string());
+            new
+        }))
+    }
+
     /// The last finalizer is gone and the object was deleted before: now it goes.
     async fn delete_emptied(&self, cx: &Cx, new: Object, current: &Current) -> ApiResult<Attempt> {
         if !cx.dry_run {

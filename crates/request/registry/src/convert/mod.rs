@@ -21,3 +21,6 @@ pub async fn convert_one(c: &dyn Converter, object: Object, api_version: &str) -
         _ => Err(keelson_api::ApiError::internal("conversion of one object did not yield one object")),
     }
 }
+
+pub mod autoscaling;
+pub mod events;

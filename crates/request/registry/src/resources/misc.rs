@@ -1,0 +1,100 @@
+//! The smaller groups, where a kind's behaviour is a line or two.
+
+use crate::context::Cx;
+use crate::strategy::{Behaviour, Generation, restore};
+use keelson_api::{Object, Value};
+
+const CREATE_ON_UPDATE: Behaviour = Behaviour { create_on_update: true, ..Behaviour::DEFAULT };
+const WITH_STATUS_NO_GENERATION: Behaviour = Behaviour { status: true, ..Behaviour::DEFAULT };
+const SPEC_GENERATION: Behaviour = Behaviour { generation: Generation::Follows(&["spec"]), ..Behaviour::DEFAULT };
+const WEBHOOKS: Behaviour = Behaviour { generation: Generation::Follows(&["webhooks"]), ..Behaviour::DEFAULT };
+const GENERATION_ONCE: Behaviour = Behaviour { generation: Generation::Follows(&[]), ..Behaviour::DEFAULT };
+const RETURNED: Behaviour = Behaviour { returns_deleted: true, ..Behaviour::DEFAULT };
+const RETURNED_CONDITIONAL: Behaviour = Behaviour { unconditional_update: false, ..RETURNED };
+const STATUS_KEEPS_METADATA: Behaviour = Behaviour { status_keeps: &["*"], ..WITH_STATUS_NO_GENERATION };
+const LEASE: Behaviour = Behaviour { unconditional_update: false, ..CREATE_ON_UPDATE };
+
+const ENDPOINT_SLICE: Behaviour = Behaviour { generation: Generation::Everything, ..Behaviour::DEFAULT };
+const CSI_DRIVER: Behaviour =
+    Behaviour { unconditional_update: false, generation: Generation::Follows(&["spec"]), ..RETURNED };
+const VOLUME_ATTACHMENT: Behaviour =
+    Behaviour { unconditional_update: false, returns_deleted: true, ..STATUS_KEEPS_METADATA };
+const RESOURCE_SLICE: Behaviour = Behaviour { generation: Generation::Follows(&["spec"]), ..RETURNED };
+const RESOURCE_CLAIM: Behaviour = Behaviour { returns_deleted: true, ..STATUS_KEEPS_METADATA };
+const DEVICE_TAINT_RULE: Behaviour =
+    Behaviour { generation: Generation::Follows(&["spec"]), ..STATUS_KEEPS_METADATA };
+const MIGRATION: Behaviour = Behaviour { unconditional_update: false, ..STATUS_KEEPS_METADATA };
+const CRD: Behaviour = Behaviour { status_keeps: &["*"], ..Behaviour::WITH_STATUS };
+
+const CSR: Behaviour = Behaviour { prepare_create: csr_create, prepare_update: csr_update, prepare_status: csr_status, ..WITH_STATUS_NO_GENERATION };
+
+/// Who asks is recorded by the server, never taken from the request.
+fn csr_create(cx: &Cx, csr: &mut Object) {
+    let Value::Object(user) = cx.user.to_value() else { return };
+    let spec = csr.object_mut("spec");
+    for key in ["username", "uid", "groups", "extra"] {
+        restore(spec, Some(&user), key);
+    }
+}
+
+/// The resource itself can't be changed but for its metadata; `/approval` changes conditions only.
+fn csr_update(cx: &Cx, new: &mut Object, old: &Object) {
+    restore(&mut new.0, Some(&old.0), "spec");
+    if cx.subresource == "approval" {
+        return;
+    }
+    restore(&mut new.0, Some(&old.0), "status");
+}
+
+/// `/status` issues certificates; conditions of approval are `/approval`'s.
+fn csr_status(_: &Cx, new: &mut Object, old: &Object) {
+    let is_approval = |c: &Value| matches!(c.get("type").and_then(Value::as_str), Some("Approved" | "Denied"));
+    let list = |o: &Object| o.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut conditions: Vec<Value> = list(old).into_iter().filter(is_approval).collect();
+    conditions.extend(list(new).into_iter().filter(|c| !is_approval(c)));
+    if conditions.is_empty() {
+        new.remove_at(&["status", "conditions"]);
+    } else {
+        new.set_at(&["status", "conditions"], conditions);
+    }
+}
+
+const INGRESS: Behaviour = Behaviour::WITH_STATUS;
+/// Policies have a generation that counts changes of what they say.
+const PDB: Behaviour = Behaviour::WITH_STATUS;
+const SERVICE_CIDR: Behaviour = STATUS_KEEPS_METADATA;
+
+pub fn behaviour(group: &str, kind: &str) -> Option<&'static Behaviour> {
+    Some(match (group, kind) {
+        ("rbac.authorization.k8s.io", _) => &CREATE_ON_UPDATE,
+        ("node.k8s.io", "RuntimeClass") => &LEASE,
+        ("coordination.k8s.io", _) => &LEASE,
+        ("networking.k8s.io", "Ingress") => &INGRESS,
+        ("networking.k8s.io", "IngressClass" | "NetworkPolicy") => &SPEC_GENERATION,
+        ("networking.k8s.io", "ServiceCIDR") => &SERVICE_CIDR,
+        ("policy", "PodDisruptionBudget") => &PDB,
+        ("discovery.k8s.io", "EndpointSlice") => &ENDPOINT_SLICE,
+        ("scheduling.k8s.io", "PriorityClass") => &GENERATION_ONCE,
+        ("autoscaling", _) => &Behaviour::WITH_STATUS,
+        ("storage.k8s.io", "StorageClass" | "VolumeAttributesClass") => &RETURNED,
+        ("storage.k8s.io", "CSINode") => &RETURNED_CONDITIONAL,
+        ("storage.k8s.io", "CSIDriver") => &CSI_DRIVER,
+        ("storage.k8s.io", "VolumeAttachment") => &VOLUME_ATTACHMENT,
+        ("storage.k8s.io", "CSIStorageCapacity") => &Behaviour { unconditional_update: false, ..Behaviour::DEFAULT },
+        ("certificates.k8s.io", "CertificateSigningRequest") => &CSR,
+        ("certificates.k8s.io", "ClusterTrustBundle") => &Behaviour { unconditional_update: false, ..Behaviour::DEFAULT },
+        ("certificates.k8s.io", "PodCertificateRequest") => &MIGRATION,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => &WEBHOOKS,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &Behaviour::WITH_STATUS,
+        ("admissionregistration.k8s.io", _) => &SPEC_GENERATION,
+        ("apiextensions.k8s.io", _) => &CRD,
+        ("apiregistration.k8s.io", _) => &STATUS_KEEPS_METADATA,
+        ("flowcontrol.apiserver.k8s.io", _) => &Behaviour::WITH_STATUS,
+        ("resource.k8s.io", "ResourceSlice" | "DeviceClass") => &RESOURCE_SLICE,
+        ("resource.k8s.io", "ResourceClaim") => &RESOURCE_CLAIM,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &RETURNED,
+        ("resource.k8s.io", "DeviceTaintRule") => &DEVICE_TAINT_RULE,
+        ("storagemigration.k8s.io", _) => &MIGRATION,
+        _ => return None,
+    })
+}
