@@ -28,6 +28,9 @@ pub enum Error {
     /// Another process has the data directory.
     #[error("the store at {path} is in use by another process: {fix}")]
     Locked { path: PathBuf, fix: String },
+    /// The file system refuses this process.
+    #[error("the store at {path} can't be used: {what}. {fix}")]
+    Denied { path: PathBuf, what: String, fix: String },
     /// What is on disk can't be trusted, or isn't ours.
     #[error("the store at {path} can't be read: {what}. {fix}")]
     Corrupt { path: PathBuf, what: String, fix: String },

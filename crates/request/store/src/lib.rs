@@ -13,6 +13,8 @@
 //! Implementations: [`embedded`] (one machine; on disk), [`memory`] (tests and simulations). Each passes [`contract`].
 
 pub mod compactor;
+pub mod contract;
+pub mod embedded;
 mod error;
 mod expiry;
 mod follow;
@@ -21,6 +23,7 @@ pub mod memory;
 mod range;
 mod watch;
 
+pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use memory::Memory;
 pub use range::KeyRange;

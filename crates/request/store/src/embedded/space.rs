@@ -1,0 +1,64 @@
+//! Free space on the file system, looked at before every commit.
+
+use super::Shared;
+use super::group::Change;
+use crate::Error;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How many bytes this process may still write where `path` is.
+#[derive(Clone)]
+pub struct FreeSpace(pub Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>);
+
+impl Default for FreeSpace {
+    fn default() -> Self {
+        FreeSpace(Arc::new(|path| {
+            let stat = nix::sys::statvfs::statvfs(path)?;
+            Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+        }))
+    }
+}
+
+/// What the free space allows.
+pub(super) struct Room {
+    puts: Option<Error>,
+    deletions: Option<Error>,
+}
+
+impl Room {
+    pub(super) fn refusal(&self, change: &Change) -> Option<Error> {
+        match change {
+            Change::Put { .. } => self.puts.clone(),
+            Change::Delete => self.deletions.clone(),
+        }
+    }
+}
+
+impl Shared {
+    /// For a commit of `bytes`.
+    pub(super) fn room(&self, bytes: u64) -> Room {
+        let reserve = self.options.reserve_bytes;
+        let free = match (self.options.free_space.0)(&self.path) {
+            Ok(free) => free,
+            Err(error) => {
+                tracing::warn!(%error, "the free space can't be told");
+                u64::MAX
+            }
+        };
+        let refusal = |needed: u64| {
+            (free < needed).then(|| Error::NoSpace {
+                path: self.path.clone(),
+                what: format!(
+                    "{} MiB are free on its file system, {} MiB have to stay free. Free some space there",
+                    free >> 20,
+                    reserve >> 20
+                ),
+            })
+        };
+        Room {
+            puts: refusal(reserve.saturating_add(bytes)),
+            deletions: refusal(reserve / 4),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The engine's tables, and what can be read from them.
+//!
+//! Every read goes by one snapshot, and looks at versions up to a given revision only; what is written meanwhile, or given
+//! up by a compaction that began meanwhile, doesn't touch it.
+
+use super::{Options, fault, layout, owner};
+use crate::{Error, Event, EventKind, KeyRange, KeyValue, Listed, Result, Revision, WatchBatch};
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+const FORMAT: &str = "keelson-store-1";
+
+pub(super) struct Tables {
+    pub(super) path: PathBuf,
+    pub(super) db: Database,
+    pub(super) data: Keyspace,
+    pub(super) log: Keyspace,
+    pub(super) expiry: Keyspace,
+    pub(super) meta: Keyspace,
+}
+
+impl Tables {
+    pub(super) fn open(path: &Path, options: &Options) -> Result<Tables> {
+        owner::prepare(path)?;
+        // The engine checks some of what it reads by assertions. A directory it can't stand must not end the process.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::open_engine(path, options)));
+        let tables = opened.unwrap_or_else(|_| Err(fault::corrupt(path, "its files contradict each other")))?;
+        owner::claim(path);
+        tables.check_format()?;
+        Ok(tables)
+    }
+
+    fn open_engine(path: &Path, options: &Options) -> Result<Tables> {
+        let fail = |e| fault::engine(path, e);
+        let db = Database::builder(path)
+            .cache_size(options.cache_bytes)
+            .max_journaling_size(options.journal_bytes)
+            .worker_threads(1)
+            .manual_journal_persist(true)
+            .open()
+            .map_err(fail)?;
+        let table = |name: &str, memory: u64| {
+            db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory))
+                .map_err(fail)
+        };
+        Ok(Tables {
+            path: path.into(),
+            data: table("data", options.memtable_bytes)?,
+            log: table("log", options.memtable_bytes / 4)?,
+            expiry: table("expiry", options.memtable_bytes / 8)?,
+            meta: table("meta", options.memtable_bytes / 8)?,
+            db,
+        })
+    }
+
+    fn check_format(&self) -> Result<()> {
+        match self.meta.get("format").map_err(|e| self.fail(e))? {
+            Some(format) if &*format == FORMAT.as_bytes() => self.check_end(),
+            Some(format) => {
+                let format = String::from_utf8_lossy(&format);
+                Err(fault::corrupt(
+                    &self.path,
+                    format!("its format is {format:?}, this program's is {FORMAT:?}"),
+                ))
+            }
+            None if self.last_revision()?.is_some() => Err(fault::corrupt(&self.path, "it doesn't tell its format")),
+            None => {
+                self.meta.insert("format", FORMAT).map_err(|e| self.fail(e))?;
+                self.db.persist(fjall::PersistMode::SyncAll).map_err(|e| self.fail(e))
+            }
+        }
+    }
+
+    /// The newest revision and the version it made are written together: one without the other can't be.
+    fn check_end(&self) -> Result<()> {
+        let Some((revision, key)) = self.last_revision()? else {
+            return Ok(());
+        };
+        let found = self.data.get(layout::at(&key, revision)).map_err(|e| self.fail(e))?;
+        match found {
+            Some(_) => Ok(()),
+            None if self.compacted()? == revision => Ok(()),
+            None => Err(fault::corrupt(
+                &self.path,
+                format!("what revision {revision} wrote is missing"),
+            )),
+        }
+    }
+
+    pub(super) fn fail(&self, error: fjall::Error) -> Error {
+        fault::engine(&self.path, error)
+    }
+    fn corrupt(&self, what: &str) -> Error {
+        fault::corrupt(&self.path, what)
+    }
+
+    fn last_revision(&self) -> Result<Option<(Revision, Bytes)>> {
+        let Some(last) = self.log.last_key_value() else {
+            return Ok(None);
+        };
+        let (revision, key) = last.into_inner().map_err(|e| self.fail(e))?;
+        let revision = layout::number(&revision).ok_or_else(|| self.corrupt("a revision in its log is malformed"))?;
+        Ok(Some((revision, Bytes::copy_from_slice(&key))))
+    }
+
+    /// 1 for an empty store.
+    pub(super) fn revision(&self) -> Result<Revision> {
+        Ok(self.last_revision()?.map_or(1, |(revision, _)| revision))
+    }
+    /// Everything before it is given up.
+    pub(super) fn compacted(&self) -> Result<Revision> {
+        self.number("compacted")
+    }
+    /// How far giving up has come.
+    pub(super) fn scrubbed(&self) -> Result<Revision> {
+        self.number("scrubbed")
+    }
+    fn number(&self, name: &str) -> Result<u64> {
+        let found = self.meta.get(name).map_err(|e| self.fail(e))?;
+        Ok(found.and_then(|n| layout::number(&n)).unwrap_or(0))
+    }
+
+    /// The key's newest version up to `at`.
+    pub(super) fn get(&self, snapshot: &Snapshot, key: &[u8], at: Revision) -> Result<Option<KeyValue>> {
+        let mut versions = snapshot.range(&self.data, layout::at(key, at)..layout::behind(key));
+        let Some(newest) = versions.next() else { return Ok(None) };
+        let (place, record) = newest.into_inner().map_err(|e| self.fail(e))?;
+        self.version(&place, &record)
+    }
+
+    fn version(&self, place: &[u8], record: &[u8]) -> Result<Option<KeyValue>> {
+        let (key, revision) = self.split(place)?;
+        layout::version(key, revision, record).ok_or_else(|| self.corrupt("a version is malformed"))
+    }
+    fn split<'a>(&self, place: &'a [u8]) -> Result<(&'a [u8], Revision)> {
+        layout::split(place).ok_or_else(|| self.corrupt("a key is malformed"))
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.db.snapshot()
+    }
+
+    pub(super) fn list(&self, snapshot: &Snapshot, range: &KeyRange, at: Revision, limit: usize) -> Result<Listed> {
+        let mut listed = Listed {
+            kvs: Vec::new(),
+            more: false,
+            count: 0,
+            revision: at,
+        };
+        if range.is_empty() {
+            return Ok(listed);
+        }
+        let end = if range.end.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Excluded(layout::before(&range.end))
+        };
+        let bounds = (Bound::Included(layout::before(&range.start)), end);
+        // As it is written: the key whose newest version in question has been seen.
+        let mut done: Vec<u8> = Vec::new();
+        for found in snapshot.range(&self.data, bounds) {
+            let (place, record) = found.into_inner().map_err(|e| self.fail(e))?;
+            let (key, revision) = self.split(&place)?;
+            if revision > at || key == done {
+                continue;
+            }
+            done.clear();
+            done.extend_from_slice(key);
+            if layout::is_deleted(&record) {
+                continue;
+            }
+            listed.count += 1;
+            if limit != 0 && listed.kvs.len() == limit {
+                listed.more = true;
+                continue;
+            }
+            listed.kvs.extend(self.version(&place, &record)?);
+        }
+        Ok(listed)
+    }
+
+    /// Changes of `range` after `after` and up to `to`; looks at no more than `max` changes.
+    pub(super) fn history(
+        &self,
+        snapshot: &Snapshot,
+        range: &KeyRange,
+        after: Revision,
+        to: Revision,
+        max: usize,
+    ) -> Result<WatchBatch> {
+        let mut batch = WatchBatch {
+            events: Vec::new(),
+            synced: to,
+        };
+        let bounds = (after + 1).to_be_bytes()..=to.to_be_bytes();
+        for (seen, found) in snapshot.range(&self.log, bounds).enumerate() {
+            let (revision, key) = found.into_inner().map_err(|e| self.fail(e))?;
+            let revision =
+                layout::number(&revision).ok_or_else(|| self.corrupt("a revision in its log is malformed"))?;
+            if seen == max {
+                batch.synced = revision - 1;
+                break;
+            }
+            if range.contains(&key) {
+                batch.events.push(self.event(snapshot, &key, revision)?);
+            }
+        }
+        Ok(batch)
+    }
+
+    fn event(&self, snapshot: &Snapshot, key: &[u8], revision: Revision) -> Result<Event> {
+        let mut versions = snapshot.range(&self.data, layout::at(key, revision)..layout::behind(key));
+        let mut next = || -> Result<Option<(Revision, Option<KeyValue>)>> {
+            let Some(found) = versions.next() else { return Ok(None) };
+            let (place, record) = found.into_inner().map_err(|e| self.fail(e))?;
+            Ok(Some((self.split(&place)?.1, self.version(&place, &record)?)))
+        };
+        match next()? {
+            Some((found, now)) if found == revision => {
+                let prev = next()?.and_then(|(_, kv)| kv);
+                Ok(match now {
+                    Some(kv) => Event {
+                        kind: EventKind::Put,
+                        kv,
+                        prev,
+                    },
+                    None => Event {
+                        kind: EventKind::Delete,
+                        kv: gone(Bytes::copy_from_slice(key), revision),
+                        prev,
+                    },
+                })
+            }
+            _ => Err(fault::corrupt(
+                &self.path,
+                format!("what revision {revision} wrote is missing"),
+            )),
+        }
+    }
+
+    /// What is due by `now_ms` (at most `max`), and the first deadline after that.
+    pub(super) fn due(&self, now_ms: u64, max: usize) -> Result<(Vec<Due>, Option<u64>)> {
+        let mut due = Vec::new();
+        for found in self.expiry.iter() {
+            let (place, key) = found.into_inner().map_err(|e| self.fail(e))?;
+            let (deadline, revision) =
+                layout::split_expiry(&place).ok_or_else(|| self.corrupt("a deadline is malformed"))?;
+            if deadline > now_ms || due.len() == max {
+                return Ok((due, Some(deadline)));
+            }
+            due.push(Due {
+                deadline,
+                revision,
+                key: Bytes::copy_from_slice(&key),
+            });
+        }
+        Ok((due, None))
+    }
+}
+
+pub(super) struct Due {
+    pub(super) deadline: u64,
+    pub(super) revision: Revision,
+    pub(super) key: Bytes,
+}
+
+/// What an event says of a key that was deleted.
+pub(super) fn gone(key: Bytes, revision: Revision) -> KeyValue {
+    KeyValue {
+        key,
+        value: Bytes::new(),
+        create_revision: 0,
+        mod_revision: revision,
+        version: 0,
+    }
+}
