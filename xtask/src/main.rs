@@ -1,3 +1,35 @@
-//! What developers run: tidy checks, schema generation, conformance lists.
+//! What developers run: `cargo xtask tidy`, `cargo xtask lists`.
 
-fn main() {}
+mod lists;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(about = "What developers of Keelson run")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Checks the architecture: directions between crates, unsafe code, unfinished code, sizes of files.
+    Tidy,
+    /// Checks the conformance lists: known names, sorted, nothing twice, nothing lost since the last commit.
+    Lists,
+}
+
+fn main() -> anyhow::Result<()> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let problems = match Arguments::parse().command {
+        Command::Tidy => tidy::check(&root)?,
+        Command::Lists => lists::check(&root)?,
+    };
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    anyhow::ensure!(problems.is_empty(), "{} problem(s)", problems.len());
+    Ok(())
+}

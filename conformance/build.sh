@@ -1,0 +1,43 @@
+#!/bin/bash
+# build.sh [quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl and the programs of the suite's images from
+# published Go modules into $LAB/bin. quick: what lists/quick.txt needs; all: what all 462 tests need.
+# 10 to 15 minutes on two cores the first time; builds only what is missing.
+. "$(dirname "$0")/lib/env.sh"; set -e
+WHAT=${1:-all}; K=v1.37.2; M=v0.37.2
+mkdir -p $BIN $LAB/build
+command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (golang.org, or your distribution's package)" >&2; exit 1; }
+NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl"
+MISSING=$(for p in $NEED; do dpkg -s $p >/dev/null 2>&1 || echo $p; done)
+[ -z "$MISSING" ] || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $MISSING >/dev/null; }
+V="-X k8s.io/component-base/version.gitVersion=$K -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=$K"
+say() { printf '%s building %s\n' "$(date +%T)" "$*"; }
+# k8s.io/kubernetes replaces its staging modules by folders; a consumer has to name their published versions.
+module() { # directory
+  mkdir -p $1; cd $1; [ -f go.mod ] && return
+  local src; src=$(go mod download -json k8s.io/kubernetes@$K | jq -r .Dir)
+  { printf 'module suite\n\ngo 1.26.0\n\ngodebug default=go1.26\n\nrequire k8s.io/kubernetes %s\n\nreplace (\n' $K
+    sed -n '/^replace (/,/^)/p' $src/go.mod | awk -v m=$M '/=>/{print "\t"$1" => "$1" "m}'; echo ')'; } >go.mod
+}
+build() { # output package
+  [ -x $BIN/$1 ] && return; say $1
+  go get $2@$K 2>/dev/null; go build -mod=mod -trimpath -ldflags "-s -w $V" -o $BIN/$1 $2
+}
+other() { # output module version package
+  [ -x $BIN/$1 ] && return; say $1; mkdir -p $LAB/build/$1
+  ( cd $LAB/build/$1; [ -f go.mod ] || go mod init suite/$1 2>/dev/null
+    go get $4@$3 2>/dev/null; go build -mod=mod -trimpath -ldflags '-s -w' -o $BIN/$1 $4 )
+}
+export CGO_ENABLED=0
+I=k8s.io/kubernetes/test/images
+( module $LAB/build/kubernetes; build kubectl k8s.io/kubernetes/cmd/kubectl; build agnhost $I/agnhost
+  [ $WHAT = quick ] || { build img-nnp $I/nonewprivs; build img-regression-issue-74839 $I/regression-issue-74839
+    build img-consumer $I/resource-consumer; build img-consume-cpu $I/resource-consumer/consume-cpu; } )
+( [ -x $BIN/e2e.test ] && [ -x $BIN/ginkgo ] && exit
+  module $LAB/build/e2e; say e2e.test; go get -t k8s.io/kubernetes/test/e2e@$K 2>/dev/null; go get github.com/onsi/ginkgo/v2/ginkgo 2>/dev/null
+  go test -mod=mod -c -trimpath -ldflags "-s -w $V" -o $BIN/e2e.test k8s.io/kubernetes/test/e2e
+  go build -mod=mod -trimpath -ldflags '-s -w' -o $BIN/ginkgo github.com/onsi/ginkgo/v2/ginkgo )
+[ $WHAT = quick ] || {
+  other coredns github.com/coredns/coredns v1.15.0 github.com/coredns/coredns
+  other etcd go.etcd.io/etcd/server/v3 v3.7.3 go.etcd.io/etcd/server/v3
+  other etcdctl go.etcd.io/etcd/etcdctl/v3 v3.7.3 go.etcd.io/etcd/etcdctl/v3
+  other sample-apiserver k8s.io/sample-apiserver v0.33.3 k8s.io/sample-apiserver; }

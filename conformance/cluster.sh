@@ -1,0 +1,43 @@
+#!/bin/bash
+# cluster.sh up|down|stop|start|kubectl …: a Keelson server in a network namespace of its own ($CLUSTER, $NODE_IP), for the suite.
+# env: KEELSON=path of the program (default: target/release/keelson), EXTRA=more flags of `keelson server`, NOIMPORT=1
+. "$(dirname "$0")/lib/env.sh"; set -e
+KEELSON=${KEELSON:-$ROOT/target/release/keelson}
+network() {
+  [ -e /run/netns/$CLUSTER ] || ip netns add $CLUSTER
+  inns ip link show eth0 >/dev/null 2>&1 || inns ip link add eth0 type dummy
+  inns ip link set lo up; inns ip link set eth0 up
+  inns ip addr replace $NODE_IP/24 dev eth0
+  inns ip route replace default via ${NODE_IP%.*}.254   # nobody is there: it only gives service addresses a route
+  inns sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+  sysctl -qw fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288
+}
+start() {
+  ulimit -n "$(ulimit -Hn)"
+  local images=(); [ -n "$NOIMPORT" ] || images=(--images $LAB/images)
+  setsid nsenter --net=/run/netns/$CLUSTER $KEELSON server --data-dir $STATE/data --kubeconfig $KUBECONFIG_FILE --node-name $CLUSTER --node-ip $NODE_IP \
+    --registries $STATE/registries.yaml "${images[@]}" $EXTRA >>$STATE/server.log 2>&1 </dev/null & echo $! >$STATE/server.pid
+  inns $KEELSON wait --kubeconfig $KUBECONFIG_FILE --timeout ${WAIT:-120s} || { tail -40 $STATE/server.log >&2; exit 1; }
+}
+stop() { # signal
+  local p; p=$(cat $STATE/server.pid 2>/dev/null) || return 0
+  kill -${1:-TERM} $p 2>/dev/null || true
+  for j in $(seq 300); do kill -0 $p 2>/dev/null || break; sleep 0.1; done
+  rm -f $STATE/server.pid
+}
+case ${1:-} in
+up)
+  mkdir -p $STATE; network
+  printf 'mirrors:\n  "*":\n    endpoints: ["http://%s:5000"]\n' $NODE_IP >$STATE/registries.yaml
+  [ -n "$NOREGISTRY" ] || { "$HERE/lib/registry.sh" down; "$HERE/lib/registry.sh" up; }
+  start ;;
+start) start ;;
+stop) stop ${2:-TERM} ;;
+down)
+  stop; "$HERE/lib/registry.sh" down
+  [ -d $STATE/data ] && inns $KEELSON uninstall --data-dir $STATE/data --yes
+  ip netns del $CLUSTER 2>/dev/null || true
+  rm -rf "$STATE" ;;
+kubectl) shift; inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@" ;;
+*) sed -n 2,3p "$0"; exit 2 ;;
+esac

@@ -1,0 +1,132 @@
+//! The architecture, as checks. Each says which rule of ARCHITECTURE.md it holds.
+
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which crates of ours a crate may depend on. `keelson` (the program) and `testkit` may use everything.
+const DIRECTIONS: &[(&str, &[&str])] = &[
+    ("keelson-api", &[]),
+    ("keelson-machinery", &["keelson-api"]),
+    ("keelson-pki", &[]),
+    ("keelson-sys", &[]),
+    ("keelson-cri", &[]),
+    ("keelson-client", &[]),
+    ("keelson-store", &[]),
+    ("keelson-cache", &["keelson-api", "keelson-store"]),
+    ("keelson-registry", &["keelson-api", "keelson-machinery", "keelson-store", "keelson-cache"]),
+    (
+        "keelson-apiserver",
+        &[
+            "keelson-api",
+            "keelson-machinery",
+            "keelson-pki",
+            "keelson-store",
+            "keelson-cache",
+            "keelson-registry",
+            "keelson-client",
+        ],
+    ),
+    ("keelson-controllers", &["keelson-client", "keelson-pki"]),
+    ("keelson-scheduler", &["keelson-client"]),
+    ("keelson-kubelet", &["keelson-client", "keelson-cri", "keelson-sys"]),
+    ("keelson-network", &["keelson-sys"]),
+    ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),
+    ("keelson-proxy", &["keelson-client", "keelson-sys"]),
+    ("keelson-dns", &["keelson-client"]),
+    ("xtask", &[]),
+];
+
+/// Files may not grow past this many lines; a table of facts may.
+const LONGEST: usize = 800;
+const TABLES: &[&str] = &[];
+
+pub fn check(root: &Path) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    directions(root, &mut problems)?;
+    let mut files = Vec::new();
+    for top in ["crates", "testkit", "xtask"] {
+        rust_files(&root.join(top), &mut files)?;
+    }
+    anyhow::ensure!(files.len() > 50, "found only {} Rust files: looked in the wrong place?", files.len());
+    for file in files {
+        source(root, &file, &mut problems)?;
+    }
+    Ok(problems)
+}
+
+fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if !path.ends_with("target") {
+                rust_files(&path, into)?;
+            }
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn directions(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let rules: BTreeMap<&str, &[&str]> = DIRECTIONS.iter().copied().collect();
+    for manifest in manifests(root)? {
+        let text = fs::read_to_string(&manifest)?;
+        let value = |line: &str| line.split('"').nth(1).map(str::to_string);
+        let name = text.lines().find(|l| l.starts_with("name = ")).and_then(value).unwrap_or_default();
+        if name == "keelson" || name == "keelson-testkit" {
+            continue;
+        }
+        let Some(allowed) = rules.get(name.as_str()) else {
+            problems.push(format!("{}: crate {name} has no rule in xtask's directions", manifest.display()));
+            continue;
+        };
+        let mut section = "";
+        for line in text.lines() {
+            if line.starts_with('[') {
+                section = line.trim();
+            }
+            let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            let ours = dependency.starts_with("keelson-") || dependency == "keelson";
+            if section == "[dependencies]" && ours && !allowed.contains(&dependency) {
+                problems.push(format!("{}: {name} must not depend on {dependency}", manifest.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn manifests(root: &Path) -> Result<Vec<PathBuf>> {
+    let text = fs::read_to_string(root.join("Cargo.toml"))?;
+    let members = text.lines().skip_while(|l| !l.starts_with("members")).skip(1).take_while(|l| !l.starts_with(']'));
+    Ok(members.filter_map(|l| l.split('"').nth(1)).map(|m| root.join(m).join("Cargo.toml")).collect())
+}
+
+fn source(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let text = fs::read_to_string(path)?;
+    let shown = path.strip_prefix(root).unwrap_or(path).display().to_string();
+    let lines = text.lines().count();
+    if lines > LONGEST && !TABLES.contains(&shown.as_str()) && !shown.contains("/tests/") {
+        problems.push(format!("{shown}: {lines} lines (the limit is {LONGEST}): split it by purpose"));
+    }
+    let here = shown == "xtask/src/tidy.rs";
+    for (n, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or_default();
+        let mut tell = |what: &str| problems.push(format!("{shown}:{}: {what}", n + 1));
+        if here {
+            continue;
+        }
+        if !shown.starts_with("crates/base/sys/") && (code.contains("unsafe {") || code.contains("unsafe fn")) {
+            tell("unsafe code belongs into crates/base/sys");
+        }
+        if code.contains("todo!(") || code.contains("unimplemented!(") {
+            tell("unfinished code");
+        }
+        if code.contains("#[ignore") {
+            tell("a test that doesn't run");
+        }
+    }
+    Ok(())
+}
