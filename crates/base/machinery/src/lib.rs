@@ -1,5 +1,6 @@
 //! Pure algorithms over schema and values. No I/O, no clock, no randomness.
 //!
+//! * [`apply`]: server-side apply and the ownership of fields.
 //! * [`canonical`]: what a typed round trip makes of an object: omissions, zero values, unknown fields, defaults.
 //! * [`structural`]: the schemas of custom resources.
 //! * [`names`]: label and DNS name formats and what upstream says of violations.
@@ -7,6 +8,7 @@
 //! * [`selector`]: label and field selectors.
 //! * [`patch`]: JSON patch, JSON merge patch, strategic merge patch.
 
+pub mod apply;
 pub mod canonical;
 pub mod go;
 pub mod names;

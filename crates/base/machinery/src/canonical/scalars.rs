@@ -1,6 +1,6 @@
 //! The scalars with a form of their own: quantities, times, durations, bytes.
 
-use keelson_api::{Str, Value};
+use keelson_api::{Quantity, Str, Time, Value, duration};
 
 /// The byte at which base64 text goes wrong, as Go's decoder counts it.
 pub(super) fn base64_error(s: &str) -> Option<usize> {
@@ -30,16 +30,35 @@ pub(super) fn base64_error(s: &str) -> Option<usize> {
     }
 }
 
-pub(super) fn quantity(_v: &mut Value) -> Result<(), String> {
+/// Brings a quantity (text or number) into its canonical text.
+pub(super) fn quantity(v: &mut Value) -> Result<(), String> {
+    let text = match &*v {
+        Value::String(s) => s.clone(),
+        other => Str::from(serde_json::to_string(other).unwrap_or_default()),
+    };
+    *v = Value::String(Quantity::normalize(&text).map_err(|e| e.to_string())?);
     Ok(())
 }
-pub(super) fn time(_s: &mut Str) -> Result<(), String> {
+
+/// Rewrites a time as UTC with whole seconds.
+pub(super) fn time(s: &mut Str) -> Result<(), String> {
+    // The usual form needs no parsing to stay as it is, only to be checked.
+    let t = Time::parse(s).map_err(|e| e.0)?;
+    *s = t.rfc3339().into();
     Ok(())
 }
-pub(super) fn micro_time(_s: &mut Str) -> Result<(), String> {
+
+/// Rewrites a time as UTC with six digits.
+pub(super) fn micro_time(s: &mut Str) -> Result<(), String> {
+    let t = Time::parse_micro(s).map_err(|e| e.0)?;
+    *s = t.rfc3339_micro().into();
     Ok(())
 }
-pub(super) fn duration(_s: &mut Str) -> Result<(), String> {
+
+/// Rewrites a duration as Go prints it.
+pub(super) fn duration(s: &mut Str) -> Result<(), String> {
+    let nanos = duration::parse(s).map_err(|e| e.0)?;
+    *s = duration::format(nanos).into();
     Ok(())
 }
 

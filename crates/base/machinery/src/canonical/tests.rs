@@ -94,3 +94,23 @@ fn canonical_form_is_stable() {
     let (twice, _) = canon(once.clone());
     assert_eq!(once, twice);
 }
+
+#[test]
+fn scalars_take_their_canonical_form() {
+    let (v, _) = canon(value!({
+        "spec": {"containers": [{"name": "a", "limits": {"cpu": "1000m", "memory": 1024, "x": "0.5Gi"}}]},
+        "status": {"startTime": "2030-01-02T03:04:05.678+01:00"}
+    }));
+    let limits = v.at(&["spec", "containers"]).unwrap().as_array().unwrap()[0]
+        .get("limits")
+        .unwrap()
+        .clone();
+    assert_eq!(limits, value!({"cpu": "1", "memory": "1024", "x": "512Mi"}));
+    assert_eq!(
+        v.at(&["status", "startTime"]),
+        Some(&Value::from("2030-01-02T02:04:05Z"))
+    );
+    let mut bad = value!({"spec": {"containers": [{"limits": {"cpu": "x"}}]}});
+    let e = canonicalize(&mut bad, &pod_like()).unwrap_err();
+    assert!(e.0.starts_with("quantities must match the regular expression"), "{e}");
+}

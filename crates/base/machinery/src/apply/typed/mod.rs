@@ -1,0 +1,328 @@
+//! Walking values by type for apply.
+//!
+//! Each node of a type resolves to an *atom*: what the value may be (scalar, list, map) and whether a list or map is
+//! owned element by element or as a whole. The atoms are those that upstream derives from its OpenAPI document.
+
+mod compare;
+mod fieldset;
+mod merge;
+mod reconcile;
+mod remove;
+mod validate;
+
+pub use compare::{Comparison, compare};
+pub use fieldset::{ensure_named_fields, to_field_set};
+pub use merge::merge;
+pub use reconcile::reconcile;
+pub use remove::{extract, remove};
+pub use validate::validate;
+
+use super::fieldpath::PathElement;
+use keelson_api::schema::{FieldType, ListType, Omit, Schema, SchemaRef, TypeDef};
+use keelson_api::{Str, Value};
+
+/// A complaint about a value, with the path to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypedError {
+    path: String,
+    message: String,
+}
+
+/// Complaints, printed as upstream prints them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypedErrors(Vec<TypedError>);
+
+impl TypedErrors {
+    fn one(message: impl Into<String>) -> TypedErrors {
+        TypedErrors(vec![TypedError {
+            path: String::new(),
+            message: message.into(),
+        }])
+    }
+    fn prefixed(mut self, prefix: &PathElement) -> TypedErrors {
+        for e in &mut self.0 {
+            e.path.insert_str(0, &prefix.to_string());
+        }
+        self
+    }
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn extend(&mut self, other: TypedErrors) {
+        self.0.extend(other.0);
+    }
+    fn into_result(self) -> Result<(), TypedErrors> {
+        if self.is_empty() { Ok(()) } else { Err(self) }
+    }
+}
+
+impl std::fmt::Display for TypedErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let each: Vec<String> = self
+            .0
+            .iter()
+            .map(|e| {
+                if e.path.is_empty() {
+                    e.message.clone()
+                } else {
+                    format!("{}: {}", e.path, e.message)
+                }
+            })
+            .collect();
+        match each.as_slice() {
+            [one] => f.write_str(one),
+            many => write!(f, "errors:\n  {}", many.join("\n  ")),
+        }
+    }
+}
+
+static ANY: FieldType = FieldType::Any;
+static RAW: FieldType = FieldType::RawExtension;
+
+/// A node of a type.
+#[derive(Clone, Copy, Debug)]
+pub struct Ty<'a> {
+    schema: &'a Schema,
+    ty: &'a FieldType,
+    list: ListType,
+    keys: &'a [Str],
+    atomic: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Numeric,
+    String,
+    Boolean,
+    Untyped,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListAtom<'a> {
+    pub associative: bool,
+    pub keys: &'a [Str],
+    pub element: Ty<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MapAtom<'a> {
+    schema: &'a Schema,
+    pub def: Option<&'a TypeDef>,
+    pub atomic: bool,
+    /// The type of keys that no field names; `None`: there are none.
+    pub element: Option<Ty<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Atom<'a> {
+    pub scalar: Option<Scalar>,
+    pub list: Option<ListAtom<'a>>,
+    pub map: Option<MapAtom<'a>>,
+}
+
+impl<'a> Ty<'a> {
+    fn of(schema: &'a Schema, ty: &'a FieldType) -> Ty<'a> {
+        Ty {
+            schema,
+            ty,
+            list: ListType::Atomic,
+            keys: &[],
+            atomic: false,
+        }
+    }
+
+    pub(super) fn resolve(self) -> Atom<'a> {
+        let scalar = |s| Atom {
+            scalar: Some(s),
+            ..Atom::default()
+        };
+        match self.ty {
+            FieldType::Bool => scalar(Scalar::Boolean),
+            FieldType::Int32
+            | FieldType::Int64
+            | FieldType::UInt32
+            | FieldType::UInt64
+            | FieldType::Float32
+            | FieldType::Float64 => scalar(Scalar::Numeric),
+            FieldType::String | FieldType::Bytes | FieldType::Duration => scalar(Scalar::String),
+            FieldType::Quantity | FieldType::IntOrString | FieldType::Time | FieldType::MicroTime => {
+                scalar(Scalar::Untyped)
+            }
+            FieldType::RawExtension => self.untyped(&RAW, true),
+            FieldType::Any | FieldType::FieldsV1 => self.untyped(&ANY, false),
+            FieldType::Struct(id) => def_atom(self.schema, self.schema.get(*id), self.atomic),
+            FieldType::Map(el) => Atom {
+                map: Some(MapAtom {
+                    schema: self.schema,
+                    def: None,
+                    atomic: self.atomic,
+                    element: Some(Ty::of(self.schema, el)),
+                }),
+                ..Atom::default()
+            },
+            FieldType::List(el) => self.list_atom(self.list, self.keys, el),
+            FieldType::ListOf(def) => self.list_atom(def.list_type, &def.keys, &def.element),
+        }
+    }
+
+    fn list_atom(self, kind: ListType, keys: &'a [Str], el: &'a FieldType) -> Atom<'a> {
+        let list = ListAtom {
+            associative: kind != ListType::Atomic,
+            keys: if kind == ListType::Map { keys } else { &[] },
+            element: Ty::of(self.schema, el),
+        };
+        Atom {
+            list: Some(list),
+            ..Atom::default()
+        }
+    }
+
+    /// A value of any shape: maps are owned key by key (or whole, for raw extensions), lists always whole.
+    fn untyped(self, below: &'static FieldType, atomic: bool) -> Atom<'a> {
+        Atom {
+            scalar: Some(Scalar::Untyped),
+            list: Some(ListAtom {
+                associative: false,
+                keys: &[],
+                element: Ty::of(self.schema, &RAW),
+            }),
+            map: Some(MapAtom {
+                schema: self.schema,
+                def: None,
+                atomic,
+                element: Some(Ty::of(self.schema, below)),
+            }),
+        }
+    }
+}
+
+pub(super) fn def_atom<'a>(schema: &'a Schema, def: &'a TypeDef, atomic: bool) -> Atom<'a> {
+    let element = match &def.additional {
+        Some(ty) => Some(Ty::of(schema, ty)),
+        None if def.preserve_unknown || def.fields.is_empty() => Some(Ty::of(schema, &ANY)),
+        None => None,
+    };
+    let map = MapAtom {
+        schema,
+        def: Some(def),
+        atomic: atomic || def.atomic,
+        element,
+    };
+    Atom {
+        map: Some(map),
+        ..Atom::default()
+    }
+}
+
+pub(super) fn root_atom(schema: &SchemaRef) -> Atom<'_> {
+    def_atom(&schema.schema, schema.def(), false)
+}
+
+impl<'a> Atom<'a> {
+    /// Narrows to what the value is; a null or a value of no allowed kind leaves it as it is.
+    pub(super) fn deduce(self, v: Option<&Value>) -> Atom<'a> {
+        match v {
+            Some(Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::String(_)) if self.scalar.is_some() => {
+                Atom {
+                    scalar: self.scalar,
+                    ..Atom::default()
+                }
+            }
+            Some(Value::Array(_)) if self.list.is_some() => Atom {
+                list: self.list,
+                ..Atom::default()
+            },
+            Some(Value::Object(_)) if self.map.is_some() => Atom {
+                map: self.map,
+                ..Atom::default()
+            },
+            _ => self,
+        }
+    }
+    /// Which kinds are allowed, to compare two deductions.
+    pub(super) fn kinds(&self) -> (bool, bool, bool) {
+        (self.scalar.is_some(), self.list.is_some(), self.map.is_some())
+    }
+}
+
+impl<'a> MapAtom<'a> {
+    pub(super) fn field(&self, name: &str) -> Option<Ty<'a>> {
+        let f = self.def?.field(name)?;
+        Some(Ty {
+            schema: self.schema,
+            ty: &f.ty,
+            list: f.list_type,
+            keys: &f.list_map_keys,
+            atomic: f.map_atomic,
+        })
+    }
+    /// The type at a key: the field's, else that of unnamed keys.
+    pub(super) fn at(&self, name: &str) -> Option<Ty<'a>> {
+        self.field(name).or(self.element)
+    }
+    /// Whether it has no fields and takes anything.
+    pub(super) fn is_untyped(&self) -> bool {
+        self.def.is_none_or(|d| d.fields.is_empty())
+            && self
+                .element
+                .is_some_and(|e| matches!(e.ty, FieldType::Any | FieldType::RawExtension))
+    }
+}
+
+/// The step that leads to an element of an associative list.
+pub(super) fn list_item(list: &ListAtom, item: &Value) -> Result<PathElement, String> {
+    if !list.associative {
+        return Err("invalid indexing of non-associative list".into());
+    }
+    if list.keys.is_empty() {
+        return match item {
+            Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
+            Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
+            Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
+            v => Ok(PathElement::Value(v.clone())),
+        };
+    }
+    let m = match item {
+        Value::Null => return Err("associative list with keys may not have a null element".into()),
+        Value::Object(m) => m,
+        _ => return Err("associative list with keys may not have non-map elements".into()),
+    };
+    let mut keys = Vec::with_capacity(list.keys.len());
+    for name in list.keys {
+        if let Some(v) = m.get(name) {
+            keys.push((name.clone(), v.clone()));
+        } else if let Some(v) = key_default(&list.element, name)? {
+            keys.push((name.clone(), v));
+        }
+    }
+    if keys.is_empty() {
+        let names: Vec<String> = list.keys.iter().map(|k| crate::go::go_quote(k)).collect();
+        return Err(format!(
+            "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+            names.join(" ")
+        ));
+    }
+    keys.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(PathElement::Key(keys))
+}
+
+/// The value of an absent key field: its default, or the zero value of a field that is always there.
+fn key_default(element: &Ty, name: &str) -> Result<Option<Value>, String> {
+    let Some(map) = element.resolve().map else {
+        return Err(format!(
+            "couldn't find default value for {name}: associative list may not have non-map types"
+        ));
+    };
+    let Some(field) = map.def.and_then(|d| d.field(name)) else {
+        return Ok(None);
+    };
+    if let Some(v) = &field.default {
+        return Ok(Some(v.clone()));
+    }
+    let always = field.omit == Omit::Never && !field.pointer && map.def.is_some_and(|d| !d.name.is_empty());
+    Ok(match field.ty {
+        FieldType::String if always => Some(Value::from("")),
+        FieldType::Int32 | FieldType::Int64 if always => Some(Value::Int(0)),
+        _ => None,
+    })
+}
