@@ -7,10 +7,14 @@
 pub mod claim;
 pub mod config;
 pub mod context;
+mod deployment;
 mod namespace;
+mod pod_control;
 pub mod pods;
+mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod util;
 pub mod wire;
 
 pub use config::Config;
@@ -28,6 +32,9 @@ const CONTROLLERS: &[Entry] = &[
     ("namespace", namespace::start),
     ("serviceaccount", serviceaccount::start),
     ("root-ca-certificate-publisher", root_ca::start),
+    ("deployment", deployment::start),
+    ("replicaset", replicaset::start_replica_sets),
+    ("replicationcontroller", replicaset::start_replication_controllers),
 ];
 
 /// The names that [`Config::controllers`] may contain.

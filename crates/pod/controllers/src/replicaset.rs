@@ -1,0 +1,150 @@
+//! Keeps the wanted number of pods: ReplicaSets and ReplicationControllers, which differ in little but name.
+
+mod kinds;
+mod plan;
+
+use crate::claim::{Owner, claim};
+use crate::context::{Context, now};
+use crate::pod_control::{BURST, PodControl, message};
+use crate::{pods, wire};
+use async_trait::async_trait;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use keelson_client::{ApiObject, Controller, Expectations, Informer, ObjectKey, Objects, Outcome, Reconcile, Rest};
+use kinds::Replicated;
+use plan::Step;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub fn start_replica_sets(context: &Context) {
+    start::<ReplicaSet>(context, "replicaset", "replicaset-controller");
+}
+
+pub fn start_replication_controllers(context: &Context) {
+    start::<ReplicationController>(context, "replicationcontroller", "replication-controller");
+}
+
+fn start<K: Replicated>(context: &Context, name: &'static str, account: &'static str) {
+    let sets = context.informer::<K>();
+    let pods = context.informer::<Pod>();
+    pods::index(pods.store());
+    sets.store().index_controllers();
+    let controller = Controller::new(name)
+        .input(&sets)
+        .input(&pods)
+        .output(<Pod as keelson_client::Kind>::RESOURCE)
+        .output(K::RESOURCE);
+    let queue = controller.queue();
+    wire::own(&sets, &queue);
+    let known = sets.clone();
+    wire::owned(&pods, &queue, K::KIND, K::GROUP, move |pod, queue| {
+        for set in known.store().list_namespace(pod.namespace()) {
+            if set.selects(pod.metadata.labels.as_ref()) {
+                queue.add(set.key());
+            }
+        }
+    });
+    let rest = context.rest(account);
+    let control = PodControl::new(&rest, context.recorder(&rest, account));
+    let objects = Objects::new(&rest);
+    context.run(
+        controller,
+        Sets {
+            sets,
+            pods,
+            control,
+            objects,
+            rest,
+            own: Expectations::default(),
+        },
+    );
+}
+
+struct Sets<K: Replicated> {
+    sets: Informer<K>,
+    pods: Informer<Pod>,
+    control: PodControl,
+    objects: Objects<K>,
+    rest: Rest,
+    /// What was written to the sets themselves.
+    own: Expectations,
+}
+
+#[async_trait]
+impl<K: Replicated> Reconcile for Sets<K> {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        self.control.written.settle(key, self.pods.store()).await?;
+        self.own.settle(key, self.sets.store()).await?;
+        let Some(set) = self.sets.store().get_key(key) else {
+            self.control.written.forget(key);
+            self.own.forget(key);
+            return Ok(Outcome::Done);
+        };
+        let owner = Owner::of(&*set);
+        let (active, rest): (Vec<_>, Vec<_>) = pods::candidates(self.pods.store(), &owner)
+            .into_iter()
+            .partition(|pod| pods::is_active(pod));
+        let matches = |pod: &Pod| set.selects(pod.metadata.labels.as_ref());
+        let active = claim(&self.rest, &owner, active, matches).await?;
+        let terminating = rest
+            .iter()
+            .filter(|pod| pods::is_terminating(pod) && matches(pod) && is_owned(pod, &owner))
+            .count();
+
+        let failure = if set.is_deleting() {
+            None
+        } else {
+            self.scale(&set, &owner, &active).await
+        };
+        let now = now();
+        let status = plan::count(&*set, &active, terminating, now);
+        if let Some(changed) = set.with_status(&status, failure.as_deref(), now) {
+            let written = self.objects.update_status(&changed).await?;
+            self.own.wrote(key, written.meta());
+        }
+        if let Some(failure) = failure {
+            anyhow::bail!("{failure}");
+        }
+        Ok(match plan::next_check(set.min_ready_seconds(), &active, now) {
+            Some(wait) => Outcome::After(Duration::from_millis(wait.as_millis().max(0) as u64)),
+            None => Outcome::Done,
+        })
+    }
+}
+
+fn is_owned(pod: &Pod, owner: &Owner) -> bool {
+    wire::controller_of(pod.meta()).is_some_and(|c| c.uid == owner.uid)
+}
+
+impl<K: Replicated> Sets<K> {
+    /// Creates or deletes pods; returns what failed.
+    async fn scale(&self, set: &K, owner: &Owner, active: &[Arc<Pod>]) -> Option<String> {
+        let result = match plan::step(active.len(), set.wanted(), BURST) {
+            Step::None => Ok(()),
+            Step::Create(count) => {
+                let pod = pods::from_template(&set.template(), owner);
+                self.control.create_many(owner, &vec![pod; count]).await.1
+            }
+            Step::Delete(count) => {
+                let victims = plan::victims(active, &self.related(set, owner), count, now());
+                self.control.delete_many(owner, &victims).await
+            }
+        };
+        result.err().map(|error| message(&error))
+    }
+
+    /// The pods of all sets of the same owner (a deployment's), to spread what is deleted over nodes.
+    fn related(&self, set: &K, owner: &Owner) -> Vec<Arc<Pod>> {
+        let siblings = match wire::controller_of(set.meta()) {
+            Some(controller) => self.sets.store().controlled_by(&controller.uid),
+            None => Vec::new(),
+        };
+        let mut uids: Vec<String> = siblings.iter().map(|s| s.uid().to_string()).collect();
+        if uids.is_empty() {
+            uids.push(owner.uid.clone());
+        }
+        uids.iter()
+            .flat_map(|uid| self.pods.store().controlled_by(uid))
+            .collect()
+    }
+}

@@ -1,0 +1,104 @@
+//! Small things many controllers share.
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::hash::Hasher;
+
+/// A number, or a percentage of `total`. What can't be read counts as 0: validation keeps it out.
+pub fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
+    match value {
+        None => 0,
+        Some(IntOrString::Int(n)) => *n,
+        Some(IntOrString::String(text)) => {
+            let Some(percent) = text.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()) else {
+                return 0;
+            };
+            let product = percent * i64::from(total);
+            let whole = if round_up {
+                (product + 99).div_euclid(100)
+            } else {
+                product.div_euclid(100)
+            };
+            whole.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+        }
+    }
+}
+
+/// 32-bit FNV-1a.
+struct Fnv32(u32);
+
+impl Hasher for Fnv32 {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        }
+    }
+    fn finish(&self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+/// A short name for some content, stable between runs; `collisions` tells names for equal hashes apart.
+pub fn content_hash(content: &[u8], collisions: Option<i32>) -> String {
+    let mut hasher = Fnv32(0x811c_9dc5);
+    hasher.write(content);
+    if let Some(collisions) = collisions {
+        hasher.write(&collisions.to_le_bytes());
+    }
+    safe(&hasher.finish().to_string())
+}
+
+/// Letters and digits that can't form a word.
+const SAFE: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+fn safe(text: &str) -> String {
+    text.bytes()
+        .map(|b| char::from(SAFE[usize::from(b) % SAFE.len()]))
+        .collect()
+}
+
+/// A random suffix as the server would choose it for a generated name.
+pub fn random_suffix(length: usize) -> String {
+    use rand::Rng;
+    let mut rng = rand::rng();
+    (0..length)
+        .map(|_| char::from(SAFE[rng.random_range(0..SAFE.len())]))
+        .collect()
+}
+
+/// Sets a condition in a list, keyed by type; `same` says whether the old one already tells the new.
+pub fn set_condition<C: Clone>(conditions: &mut Option<Vec<C>>, kind: impl Fn(&C) -> bool, new: C) {
+    let list = conditions.get_or_insert_default();
+    list.retain(|c| !kind(c));
+    list.push(new);
+}
+
+/// Removes conditions; an empty list becomes none, as the server returns it.
+pub fn drop_condition<C>(conditions: &mut Option<Vec<C>>, kind: impl Fn(&C) -> bool) {
+    if let Some(list) = conditions {
+        list.retain(|c| !kind(c));
+        if list.is_empty() {
+            *conditions = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_round_as_asked() {
+        let percent = |p: &str| Some(IntOrString::String(p.into()));
+        assert_eq!(scaled(percent("25%").as_ref(), 10, true), 3);
+        assert_eq!(scaled(percent("25%").as_ref(), 10, false), 2);
+        assert_eq!(scaled(Some(&IntOrString::Int(7)), 10, false), 7);
+        assert_eq!(scaled(percent("x").as_ref(), 10, true), 0);
+    }
+
+    #[test]
+    fn hashes_are_stable() {
+        assert_eq!(content_hash(b"", None), safe("2166136261"));
+        assert_ne!(content_hash(b"a", None), content_hash(b"a", Some(0)));
+        assert_ne!(content_hash(b"a", Some(1)), content_hash(b"a", Some(0)));
+    }
+}
