@@ -200,7 +200,12 @@ func (t *Table) collect(typ reflect.Type, fields *[]field, inlineNumber int, inl
 					t.collect(inner, fields, inlineNumber, inlineType)
 				}
 			} else {
+				// TypeMeta: in protobuf it stands in the envelope only.
+				from := len(*fields)
 				t.collect(inner, fields, inlineNumber, inlineType)
+				for j := from; j < len(*fields); j++ {
+					(*fields)[j].number = 0
+				}
 			}
 			continue
 		}

@@ -1,6 +1,6 @@
 //! The schema of every built-in type, read from the committed facts.
 
-use crate::schema::{Field, FieldType, ListType, Omit, PatchStrategy, Schema, SchemaRef, TypeDef, TypeId};
+use crate::schema::{Field, FieldType, ListType, Omit, PatchStrategy, Schema, SchemaRef, TypeDef, TypeId, Wire};
 use crate::{GroupVersionKind, Str};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -74,6 +74,7 @@ fn parse(text: &'static str) -> Builtin {
             def.fields.push(field);
         }
     }
+    types.iter_mut().for_each(|t| t.wire = wire(&t.fields));
     let by_name = ids.into_iter().map(|(name, id)| (Str::from(name), id)).collect();
     Builtin {
         schema: Arc::new(Schema {
@@ -83,6 +84,21 @@ fn parse(text: &'static str) -> Builtin {
         }),
         kinds,
     }
+}
+
+fn wire(fields: &[Field]) -> Vec<(u32, Wire)> {
+    let mut out: Vec<(u32, Wire)> = Vec::new();
+    for (i, f) in fields.iter().enumerate() {
+        match f.inline_of {
+            Some(of) if !out.contains(&(f.inline_number, Wire::Inline(of))) => {
+                out.push((f.inline_number, Wire::Inline(of)))
+            }
+            None if f.number != 0 => out.push((f.number, Wire::Field(i))),
+            _ => {}
+        }
+    }
+    out.sort_by_key(|(number, _)| *number);
+    out
 }
 
 fn parse_type(line: &str, id: TypeId, kinds: &mut HashMap<(Str, Str), TypeId>) -> TypeDef {

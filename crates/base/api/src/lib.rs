@@ -6,11 +6,13 @@
 //! * [`status`]: the error every layer of the server speaks: a `metav1.Status`.
 //! * [`resources`], [`builtin`]: what is served by default, and the schema of it.
 //! * [`quantity`], [`time`], [`duration`]: scalars with a form of their own.
+//! * [`codec`]: JSON, YAML and protobuf.
 //! * [`gvk`]: groups, versions, kinds and resources.
 //!
 //! Nothing here knows HTTP, the store or any single kind.
 
 pub mod builtin;
+pub mod codec;
 pub mod duration;
 pub mod gvk;
 pub mod object;

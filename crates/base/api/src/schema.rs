@@ -49,6 +49,17 @@ pub struct TypeDef {
     pub additional: Option<FieldType>,
     /// Name of the field that says which union member is set, and similar facts that only validation reads.
     pub required: Vec<Str>,
+    /// The message's fields by rising protobuf number; empty for types without a protobuf form.
+    pub wire: Vec<(u32, Wire)>,
+}
+
+/// What stands at a protobuf number of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// The field at this index of [`TypeDef::fields`].
+    Field(usize),
+    /// A message whose fields stand inline in JSON.
+    Inline(TypeId),
 }
 
 /// A field of a struct.

@@ -124,6 +124,11 @@ impl Map {
         }
         Map(pairs)
     }
+    /// Takes pairs that are known to be sorted, without duplicates.
+    pub(crate) fn from_sorted(pairs: Vec<(Str, Value)>) -> Self {
+        debug_assert!(pairs.is_sorted_by(|a, b| a.0 < b.0));
+        Map(pairs)
+    }
     /// Appends a pair whose key is known to sort after all present ones; falls back to `insert`.
     pub fn push(&mut self, key: impl Into<Str>, value: impl Into<Value>) {
         let key = key.into();

@@ -1,0 +1,561 @@
+//! JSON: decoding in one pass, guided by a schema, and encoding.
+
+use super::json_lex::{Lexer, Number};
+use super::{DecodeError, Decoded, MAX_DEPTH, Strictness};
+use crate::schema::{Field, FieldType, Schema, TypeDef};
+use crate::value::{Map, Str, Value};
+use crate::{Quantity, SchemaRef, Time, duration};
+use std::borrow::Cow;
+
+/// Decodes a JSON text. With a schema, values must have its types, unknown fields are dropped and scalars normalised;
+/// without one everything is kept as it stands.
+pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) -> Result<Decoded, DecodeError> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut d = Decoder {
+        lex: Lexer::new(&text),
+        schema: schema.map(|s| &*s.schema),
+        path: Vec::new(),
+        owner: None,
+        depth: 0,
+        report: strictness == Strictness::Report,
+        findings: Vec::new(),
+    };
+    let value = match schema {
+        Some(s) => d.object_of(s.def())?,
+        None => d.any()?,
+    };
+    if !d.lex.at_end() {
+        return d.lex.invalid("after top-level value");
+    }
+    Ok(Decoded {
+        value,
+        findings: d.findings,
+    })
+}
+
+/// One step of the path to the value being read.
+enum Step<'a, 's> {
+    Field(&'s str),
+    Key(Cow<'a, str>),
+    Index(usize),
+}
+
+struct Decoder<'a, 's> {
+    lex: Lexer<'a>,
+    schema: Option<&'s Schema>,
+    path: Vec<Step<'a, 's>>,
+    /// The innermost struct, for type errors.
+    owner: Option<&'s TypeDef>,
+    depth: usize,
+    report: bool,
+    findings: Vec<String>,
+}
+
+/// The name Go would print for a struct: `v1.PodSpec`.
+fn go_struct(def: &TypeDef) -> String {
+    let mut parts = def.name.rsplit('.');
+    let (name, package) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("{package}.{name}")
+}
+
+fn go_type(ty: &FieldType, schema: Option<&Schema>) -> String {
+    match ty {
+        FieldType::Bool => "bool".into(),
+        FieldType::Int32 => "int32".into(),
+        FieldType::Int64 => "int64".into(),
+        FieldType::UInt32 => "uint32".into(),
+        FieldType::UInt64 => "uint64".into(),
+        FieldType::Float32 => "float32".into(),
+        FieldType::Float64 => "float64".into(),
+        FieldType::String | FieldType::Time | FieldType::MicroTime | FieldType::Duration => "string".into(),
+        FieldType::Bytes => "[]uint8".into(),
+        FieldType::IntOrString => "int32".into(),
+        FieldType::Quantity => "resource.Quantity".into(),
+        FieldType::RawExtension => "runtime.RawExtension".into(),
+        FieldType::FieldsV1 => "v1.FieldsV1".into(),
+        FieldType::Any => "interface {}".into(),
+        FieldType::Struct(id) => schema.map_or_else(String::new, |s| go_struct(s.get(*id))),
+        FieldType::List(element) => format!("[]{}", go_type(element, schema)),
+        FieldType::ListOf(list) => format!("[]{}", go_type(&list.element, schema)),
+        FieldType::Map(value) => format!("map[string]{}", go_type(value, schema)),
+    }
+}
+
+impl<'a, 's> Decoder<'a, 's> {
+    fn enter(&mut self) -> Result<(), DecodeError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            Err(DecodeError("exceeded max depth".into()))
+        } else {
+            Ok(())
+        }
+    }
+    fn path_text(&self, last: Option<&str>, indexes: bool) -> String {
+        let mut out = String::new();
+        let keys = self.path.iter().map(|s| match s {
+            Step::Field(name) => (Some(*name), 0),
+            Step::Key(k) => (Some(&**k), 0),
+            Step::Index(i) => (None, *i),
+        });
+        for step in keys.chain(last.map(|l| (Some(l), 0))) {
+            match step {
+                (Some(key), _) => {
+                    if !out.is_empty() {
+                        out.push('.');
+                    }
+                    out.push_str(key);
+                }
+                (None, i) if indexes => out.push_str(&format!("[{i}]")),
+                _ => {}
+            }
+        }
+        out
+    }
+    #[cold]
+    fn find(&mut self, what: &str, key: &str) {
+        let finding = format!("{what} {:?}", self.path_text(Some(key), true));
+        if self.findings.len() < 100 && !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+    #[cold]
+    fn mismatch<T>(&self, found: &str, wanted: &str) -> Result<T, DecodeError> {
+        let path = self.path_text(None, false);
+        Err(DecodeError(match self.owner {
+            Some(def) if !path.is_empty() => {
+                let name = def.name.rsplit('.').next().unwrap_or_default();
+                format!("json: cannot unmarshal {found} into Go struct field {name}.{path} of type {wanted}")
+            }
+            _ => format!("json: cannot unmarshal {found} into Go value of type {wanted}"),
+        }))
+    }
+    /// What Go calls the next value.
+    fn next_kind(&mut self) -> Result<String, DecodeError> {
+        Ok(match self.lex.peek() {
+            b'{' => "object".into(),
+            b'[' => "array".into(),
+            b'"' => "string".into(),
+            b't' | b'f' => "bool".into(),
+            b'n' => "null".into(),
+            b'-' | b'0'..=b'9' => format!("number {}", self.lex.number()?.text),
+            _ => return self.lex.invalid("looking for beginning of value"),
+        })
+    }
+    fn unexpected<T>(&mut self, wanted: &str) -> Result<T, DecodeError> {
+        let found = self.next_kind()?;
+        self.mismatch(&found, wanted)
+    }
+
+    fn any(&mut self) -> Result<Value, DecodeError> {
+        match self.lex.peek() {
+            b'"' => Ok(Value::String(self.lex.string()?.into())),
+            b'{' => self.map_of(None),
+            b'[' => self.list_of(None),
+            b't' => self.lex.literal("true").map(|()| Value::Bool(true)),
+            b'f' => self.lex.literal("false").map(|()| Value::Bool(false)),
+            b'n' => self.lex.literal("null").map(|()| Value::Null),
+            b'-' | b'0'..=b'9' => {
+                let n = self.lex.number()?;
+                Ok(n.integer
+                    .map_or_else(|| Value::Float(n.text.parse().unwrap_or(f64::NAN)), Value::Int))
+            }
+            _ => self.lex.invalid("looking for beginning of value"),
+        }
+    }
+
+    fn value(&mut self, ty: &'s FieldType) -> Result<Value, DecodeError> {
+        let next = self.lex.peek();
+        if next == b'n' && !matches!(ty, FieldType::Any) {
+            self.lex.literal("null")?;
+            return Ok(Value::Null);
+        }
+        match ty {
+            FieldType::String => match next {
+                b'"' => Ok(Value::String(self.lex.string()?.into())),
+                _ => self.unexpected("string"),
+            },
+            FieldType::Struct(id) => match self.schema {
+                Some(schema) => self.object_of(schema.get(*id)),
+                None => self.any(),
+            },
+            FieldType::List(element) => self.list_of_type(ty, element),
+            FieldType::ListOf(list) => self.list_of_type(ty, &list.element),
+            FieldType::Map(value) => match next {
+                b'{' => self.map_of(Some(value)),
+                _ => self.unexpected(&go_type(ty, self.schema)),
+            },
+            FieldType::Bool => match next {
+                b't' => self.lex.literal("true").map(|()| Value::Bool(true)),
+                b'f' => self.lex.literal("false").map(|()| Value::Bool(false)),
+                _ => self.unexpected("bool"),
+            },
+            FieldType::Int32 => self.integer("int32", i32::MIN.into(), i32::MAX.into()),
+            FieldType::Int64 => self.integer("int64", i64::MIN, i64::MAX),
+            FieldType::UInt32 => self.integer("uint32", 0, u32::MAX.into()),
+            FieldType::UInt64 => self.integer("uint64", 0, i64::MAX),
+            FieldType::Float32 | FieldType::Float64 => self.float(),
+            FieldType::Any | FieldType::RawExtension | FieldType::FieldsV1 => self.any(),
+            FieldType::IntOrString => match next {
+                b'"' => Ok(Value::String(self.lex.string()?.into())),
+                _ => {
+                    // It reads itself in Go, so its errors know no path.
+                    let found = match next {
+                        b'-' | b'0'..=b'9' => {
+                            let n = self.lex.number()?;
+                            if let Some(i) = n.integer.filter(|i| i32::try_from(*i).is_ok()) {
+                                return Ok(Value::Int(i));
+                            }
+                            format!("number {}", n.text)
+                        }
+                        _ => self.next_kind()?,
+                    };
+                    Err(DecodeError(format!(
+                        "json: cannot unmarshal {found} into Go value of type int32"
+                    )))
+                }
+            },
+            FieldType::Quantity => self.quantity(),
+            FieldType::Bytes | FieldType::Time | FieldType::MicroTime | FieldType::Duration => match next {
+                b'"' => {
+                    let text = self.lex.string()?;
+                    scalar_text(ty, &text).map(Value::String)
+                }
+                _ if *ty == FieldType::Bytes => self.unexpected("[]uint8"),
+                _ => {
+                    let found = self.next_kind()?;
+                    Err(DecodeError(format!(
+                        "json: cannot unmarshal {found} into Go value of type string"
+                    )))
+                }
+            },
+        }
+    }
+
+    fn integer(&mut self, name: &str, min: i64, max: i64) -> Result<Value, DecodeError> {
+        match self.lex.peek() {
+            b'-' | b'0'..=b'9' => {
+                let Number { text, integer } = self.lex.number()?;
+                match integer {
+                    Some(i) if i >= min && i <= max => Ok(Value::Int(i)),
+                    _ => self.mismatch(&format!("number {text}"), name),
+                }
+            }
+            _ => self.unexpected(name),
+        }
+    }
+    fn float(&mut self) -> Result<Value, DecodeError> {
+        match self.lex.peek() {
+            b'-' | b'0'..=b'9' => {
+                let Number { text, integer } = self.lex.number()?;
+                Ok(integer.map_or_else(|| float(text.parse().unwrap_or(f64::NAN)), Value::Int))
+            }
+            _ => self.unexpected("float64"),
+        }
+    }
+    fn quantity(&mut self) -> Result<Value, DecodeError> {
+        let text = match self.lex.peek() {
+            b'"' => self.lex.string()?,
+            b'-' | b'0'..=b'9' => Cow::Borrowed(self.lex.number()?.text),
+            _ => {
+                let start = self.lex.pos;
+                self.any()?;
+                Cow::Borrowed(self.lex.since(start))
+            }
+        };
+        Quantity::normalize(&text)
+            .map(Value::String)
+            .map_err(|e| DecodeError(e.to_string()))
+    }
+
+    /// The key of a map's member, and the colon after it.
+    fn key(&mut self) -> Result<Cow<'a, str>, DecodeError> {
+        if self.lex.peek() != b'"' {
+            return self.lex.invalid("looking for beginning of object key string");
+        }
+        let key = self.lex.string()?;
+        if self.lex.peek() != b':' {
+            return self.lex.invalid("after object key");
+        }
+        self.lex.pos += 1;
+        Ok(key)
+    }
+    /// What follows a member: true when there is another.
+    fn more(&mut self, close: u8, context: &str) -> Result<bool, DecodeError> {
+        match self.lex.peek() {
+            b',' => {
+                self.lex.pos += 1;
+                Ok(true)
+            }
+            c if c == close => {
+                self.lex.pos += 1;
+                Ok(false)
+            }
+            _ => self.lex.invalid(context),
+        }
+    }
+
+    fn object_of(&mut self, def: &'s TypeDef) -> Result<Value, DecodeError> {
+        if self.lex.peek() != b'{' {
+            return self.unexpected(&go_struct(def));
+        }
+        self.enter()?;
+        self.lex.pos += 1;
+        let mut pairs: Vec<(Str, Value)> = Vec::with_capacity(4);
+        // The indexes of the fields in `pairs`; fields are sorted by name, so sorting by index sorts by name.
+        let mut order: Vec<u16> = Vec::with_capacity(8);
+        let outer = self.owner.replace(def);
+        let mut open = self.lex.peek() != b'}';
+        if !open {
+            self.lex.pos += 1;
+        }
+        while open {
+            let key = self.key()?;
+            match def.fields.binary_search_by(|f| f.name.as_str().cmp(&key)) {
+                Ok(i) => self.member(&def.fields[i], i as u16, &mut pairs, &mut order)?,
+                Err(_) => {
+                    if self.report {
+                        self.find("unknown field", &key);
+                    }
+                    self.skip()?;
+                }
+            }
+            open = self.more(b'}', "after object key:value pair")?;
+        }
+        self.owner = outer;
+        self.depth -= 1;
+        Ok(Value::Object(Map::from_sorted(pairs)))
+    }
+    fn member(
+        &mut self,
+        field: &'s Field,
+        index: u16,
+        pairs: &mut Vec<(Str, Value)>,
+        order: &mut Vec<u16>,
+    ) -> Result<(), DecodeError> {
+        // Go's own order is that of the struct, so a place near the end is likely.
+        let at = order.iter().rposition(|i| *i <= index).map_or(0, |p| p + 1);
+        let twice = at > 0 && order[at - 1] == index;
+        if twice && self.report {
+            self.find("duplicate field", &field.name);
+        }
+        self.path.push(Step::Field(&field.name));
+        let value = self.value(&field.ty)?;
+        self.path.pop();
+        if twice {
+            pairs[at - 1].1 = value;
+        } else {
+            pairs.insert(at, (field.name.clone(), value));
+            order.insert(at, index);
+        }
+        Ok(())
+    }
+    /// Reads over a value of an unknown field; it must be well formed, its own duplicates don't matter.
+    fn skip(&mut self) -> Result<(), DecodeError> {
+        let report = std::mem::replace(&mut self.report, false);
+        let result = self.any().map(|_| ());
+        self.report = report;
+        result
+    }
+
+    fn map_of(&mut self, ty: Option<&'s FieldType>) -> Result<Value, DecodeError> {
+        self.enter()?;
+        self.lex.pos += 1;
+        let mut pairs: Vec<(Str, Value)> = Vec::new();
+        let mut open = self.lex.peek() != b'}';
+        if !open {
+            self.lex.pos += 1;
+        }
+        while open {
+            let key = self.key()?;
+            if self.report {
+                if pairs.iter().any(|(k, _)| *k == key) {
+                    self.find("duplicate field", &key);
+                }
+                self.path.push(Step::Key(key.clone()));
+            }
+            let value = match ty {
+                Some(ty) => self.value(ty)?,
+                None => self.any()?,
+            };
+            if self.report {
+                self.path.pop();
+            }
+            pairs.push((key.into(), value));
+            open = self.more(b'}', "after object key:value pair")?;
+        }
+        self.depth -= 1;
+        Ok(Value::Object(Map::from_pairs(pairs)))
+    }
+
+    fn list_of_type(&mut self, ty: &'s FieldType, element: &'s FieldType) -> Result<Value, DecodeError> {
+        match self.lex.peek() {
+            b'[' => self.list_of(Some(element)),
+            _ => self.unexpected(&go_type(ty, self.schema)),
+        }
+    }
+    fn list_of(&mut self, ty: Option<&'s FieldType>) -> Result<Value, DecodeError> {
+        self.enter()?;
+        self.lex.pos += 1;
+        let mut out = Vec::new();
+        let mut open = self.lex.peek() != b']';
+        if !open {
+            self.lex.pos += 1;
+        }
+        while open {
+            self.path.push(Step::Index(out.len()));
+            out.push(match ty {
+                Some(ty) => self.value(ty)?,
+                None => self.any()?,
+            });
+            self.path.pop();
+            open = self.more(b']', "after array element")?;
+        }
+        self.depth -= 1;
+        Ok(Value::Array(out))
+    }
+}
+
+/// A float; an integral one becomes an integer, since both are written the same.
+pub(super) fn float(f: f64) -> Value {
+    if f.fract() == 0.0 && f.abs() < 9.0e15 {
+        Value::Int(f as i64)
+    } else {
+        Value::Float(f)
+    }
+}
+
+/// Checks and normalises the text of a scalar that reads itself in Go.
+pub(super) fn scalar_text(ty: &FieldType, text: &str) -> Result<Str, DecodeError> {
+    let said = |e: &dyn std::fmt::Display| DecodeError(e.to_string());
+    match ty {
+        FieldType::Time => Time::parse(text).map(|t| t.rfc3339().into()).map_err(|e| said(&e)),
+        FieldType::MicroTime => Time::parse_micro(text)
+            .map(|t| t.rfc3339_micro().into())
+            .map_err(|e| said(&e)),
+        FieldType::Duration => duration::parse(text)
+            .map(|n| duration::format(n).into())
+            .map_err(|e| said(&e)),
+        FieldType::Quantity => Quantity::normalize(text).map_err(|e| said(&e)),
+        FieldType::Bytes => match super::wire::base64_decode(text) {
+            Ok(bytes) => Ok(super::wire::base64_encode(&bytes).into()),
+            Err(at) => Err(DecodeError(format!("illegal base64 data at input byte {at}"))),
+        },
+        _ => Ok(text.into()),
+    }
+}
+
+/// Encodes as Go's encoder does, without its final line feed: `<`, `>` and `&` are escaped.
+pub fn encode(value: &Value) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    encode_into(value, &mut out);
+    out
+}
+
+pub fn encode_map(map: &Map) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    write_map(map, &mut out);
+    out
+}
+
+pub fn encode_into(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Int(i) => write_int(*i, out),
+        Value::Float(f) => write_float(*f, out),
+        Value::String(s) => write_string(s, out),
+        Value::Array(a) => {
+            out.push(b'[');
+            for (i, v) in a.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                encode_into(v, out);
+            }
+            out.push(b']');
+        }
+        Value::Object(m) => write_map(m, out),
+    }
+}
+
+fn write_map(map: &Map, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (i, (k, v)) in map.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_string(k, out);
+        out.push(b':');
+        encode_into(v, out);
+    }
+    out.push(b'}');
+}
+
+fn write_int(i: i64, out: &mut Vec<u8>) {
+    let mut buffer = [0u8; 20];
+    let (mut at, mut n) = (buffer.len(), i.unsigned_abs());
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    if i < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&buffer[at..]);
+}
+
+fn write_float(f: f64, out: &mut Vec<u8>) {
+    let size = f.abs();
+    let text = if !f.is_finite() {
+        // Neither JSON nor protobuf input can make one.
+        "null".to_string()
+    } else if size != 0.0 && !(1e-6..1e21).contains(&size) {
+        let text = format!("{f:e}");
+        match text.split_once('e') {
+            Some((mantissa, exponent)) if !exponent.starts_with('-') => format!("{mantissa}e+{exponent}"),
+            _ => text,
+        }
+    } else {
+        f.to_string()
+    };
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn write_string(s: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let bytes = s.as_bytes();
+    let mut start = 0;
+    for (i, &b) in bytes.iter().enumerate() {
+        let plain = b >= 0x20 && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
+        if plain {
+            continue;
+        }
+        // The line and paragraph separators are E2 80 A8 and E2 80 A9.
+        if b == 0xe2 && !(bytes[i..].starts_with(b"\xe2\x80\xa8") || bytes[i..].starts_with(b"\xe2\x80\xa9")) {
+            continue;
+        }
+        out.extend_from_slice(&bytes[start..i]);
+        start = i + 1;
+        match b {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            8 => out.extend_from_slice(b"\\b"),
+            12 => out.extend_from_slice(b"\\f"),
+            0xe2 => {
+                out.extend_from_slice(if bytes[i + 2] == 0xa8 { b"\\u2028" } else { b"\\u2029" });
+                start = i + 3;
+            }
+            _ => out.extend_from_slice(format!("\\u{b:04x}").as_bytes()),
+        }
+    }
+    out.extend_from_slice(&bytes[start..]);
+    out.push(b'"');
+}

@@ -1,0 +1,32 @@
+//! YAML, as upstream reads it: turned into JSON first, so that one decoder judges both.
+
+use super::{DecodeError, Decoded, Strictness, json};
+use crate::{SchemaRef, Value};
+
+fn options(duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        duplicate_keys: duplicate_keys,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    }
+}
+
+/// Decodes a YAML document; see [`json::decode`].
+pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) -> Result<Decoded, DecodeError> {
+    let read = |policy| serde_saphyr::from_slice_with_options::<Value>(bytes, options(policy));
+    let value = read(serde_saphyr::DuplicateKeyPolicy::LastWins)
+        .map_err(|e| DecodeError(format!("error converting YAML to JSON: yaml: {e}")))?;
+    let mut decoded = json::decode(&json::encode(&value), schema, strictness)?;
+    if strictness == Strictness::Report {
+        if let Err(e) = read(serde_saphyr::DuplicateKeyPolicy::Error) {
+            decoded.findings.insert(0, format!("yaml: {e}"));
+        }
+    }
+    Ok(decoded)
+}
+
+/// Encodes a value as a YAML document.
+pub fn encode(value: &Value) -> Vec<u8> {
+    // Every value is plain data and the target is memory: there is nothing to fail.
+    serde_saphyr::to_string(value).unwrap_or_default().into_bytes()
+}
