@@ -1,0 +1,51 @@
+# What users and developers run. `make up` and `make down` for a cluster on this machine, `make test` for the whole gate.
+SHELL := /bin/bash
+export PATH := $(PATH):/usr/local/go/bin:$(HOME)/.cargo/bin
+PROFILE ?= release
+OUT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+KEELSON := $(CURDIR)/$(OUT)/keelson
+
+.PHONY: help deps build up down test check unit cluster-test conformance quick bench schema lists
+help:
+	@sed -n 's/^## //p' Makefile
+
+deps:
+	@tools/deps.sh
+
+build: deps
+	cargo build --profile $(PROFILE) --locked -p keelson
+
+## make up          build, start a cluster on this machine, deploy the example, say what to try
+up: build
+	@KEELSON=$(KEELSON) tools/up.sh
+
+## make down        remove every trace of that cluster
+down:
+	@KEELSON=$(KEELSON) tools/down.sh
+
+## make test        the whole gate: format, lints, tidy, unit and golden tests, a real cluster, the quick conformance list
+test: deps check unit quick
+
+check: deps
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo xtask tidy
+	cargo xtask lists
+
+unit: deps
+	cargo test --locked --workspace
+
+quick: deps
+	PROFILE=$(PROFILE) tools/test-cluster.sh
+
+## make conformance the whole list of tests that pass (hours are minutes: about 30 of them)
+conformance: build
+	@KEELSON=$(KEELSON) tools/conformance.sh
+
+## make bench       figures beside upstream's, in one run
+bench: build
+	@KEELSON=$(KEELSON) bench/run.sh
+
+## make schema      write the schema table anew from the published API modules (needs Go)
+schema:
+	tools/schema/run.sh

@@ -1,0 +1,8 @@
+#!/bin/bash
+# down.sh: stops the cluster of up.sh and removes every trace of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+KEELSON=${KEELSON:-$PWD/target/release/keelson}; DATA=${DATA:-$PWD/.keelson}
+[ -d "$DATA" ] || { echo "nothing to remove"; exit 0; }
+"$KEELSON" uninstall --data-dir "$DATA" --yes
+rm -rf "$DATA"
