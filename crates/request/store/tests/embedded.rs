@@ -1,0 +1,211 @@
+//! What only the store on disk promises: restarts, locks, full disks, directories that aren't its own.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use keelson_store::embedded::{Embedded, FreeSpace, Options};
+use keelson_store::{Error, Expect, KeyRange, ListRequest, Outcome, Store};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+async fn open(path: &Path) -> Arc<Embedded> {
+    Embedded::open(path, Options::default()).await.unwrap()
+}
+
+async fn put(store: &dyn Store, key: &str, value: &str) -> Outcome {
+    store
+        .put(key.to_owned().into(), value.to_owned().into(), Expect::Any, None)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    for n in 0..50 {
+        put(&*store, &format!("/a/{}", n % 5), &n.to_string()).await;
+    }
+    store.compact(30).await.unwrap();
+    let before = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(
+        store.put("/a".into(), "1".into(), Expect::Any, None).await,
+        Err(Error::Closed)
+    );
+
+    let store = open(directory.path()).await;
+    assert_eq!(store.list(ListRequest::new(KeyRange::all())).await.unwrap(), before);
+    assert_eq!(
+        store.get(b"/a/1", Some(29)).await,
+        Err(Error::Compacted { compact_revision: 30 })
+    );
+    assert_eq!(store.get(b"/a/4", Some(36)).await.unwrap().kv.unwrap().value, "34");
+    assert_eq!(put(&*store, "/a/1", "x").await.done(), Some(before.revision + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_revision_survives_a_compaction_of_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    put(&*store, "/a", "1").await;
+    store.delete("/a".into(), Expect::Any).await.unwrap();
+    store.compact(3).await.unwrap();
+    store.close().await.unwrap();
+    let store = open(directory.path()).await;
+    assert_eq!(store.current_revision().await.unwrap(), 3);
+    assert_eq!(put(&*store, "/a", "2").await.done(), Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_survive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let ttl = Some(Duration::from_millis(200));
+    store.put("/soon".into(), "1".into(), Expect::Any, ttl).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(directory.path()).await;
+    let mut watch = store.watch(KeyRange::all(), 2).await.unwrap();
+    let batch = tokio::time::timeout(Duration::from_secs(10), watch.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(batch.events[0].kv.key, "/soon");
+    assert_eq!(batch.events[0].revision(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_is_told_who_has_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let Err(error) = Embedded::open(directory.path(), Options::default()).await else {
+        panic!("it opened twice")
+    };
+    let shown = error.to_string();
+    assert!(matches!(error, Error::Locked { .. }), "{shown}");
+    assert!(
+        shown.contains(&format!("stop process {}", std::process::id())),
+        "{shown}"
+    );
+    put(&*store, "/a", "the first one goes on").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_directory_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("thesis.tex"), "precious").unwrap();
+    let Err(error) = Embedded::open(directory.path(), Options::default()).await else {
+        panic!("it opened")
+    };
+    assert!(error.to_string().contains("isn't empty"), "{error}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_directory_is_not_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    put(&*store, "/a", "1").await;
+    store.close().await.unwrap();
+    drop(store);
+    std::fs::write(directory.path().join("version"), "something else").unwrap();
+    let Err(error) = Embedded::open(directory.path(), Options::default()).await else {
+        panic!("it opened")
+    };
+    let shown = error.to_string();
+    assert!(
+        matches!(error, Error::Corrupt { .. }) && shown.contains("Restore") && shown.contains("mv "),
+        "{shown}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_until_there_is_space() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let told = free.clone();
+    let free_space = FreeSpace(Arc::new(move |_| Ok(told.load(Ordering::Relaxed))));
+    let options = Options {
+        free_space,
+        reserve_bytes: 64 << 20,
+        ..Options::default()
+    };
+    let store = Embedded::open(directory.path(), options).await.unwrap();
+    put(&*store, "/a", "1").await;
+
+    free.store(20 << 20, Ordering::Relaxed);
+    let refused = store.put("/b".into(), "1".into(), Expect::Any, None).await.unwrap_err();
+    assert!(matches!(refused, Error::NoSpace { .. }), "{refused}");
+    assert!(refused.to_string().contains("20 MiB are free"), "{refused}");
+    assert_eq!(
+        store.get(b"/a", None).await.unwrap().kv.unwrap().value,
+        "1",
+        "reads go on"
+    );
+    assert!(
+        store.delete("/a".into(), Expect::Any).await.unwrap().done().is_some(),
+        "deletions make room"
+    );
+
+    free.store(1 << 20, Ordering::Relaxed);
+    assert!(matches!(
+        store.delete("/a".into(), Expect::Any).await,
+        Err(Error::NoSpace { .. })
+    ));
+    free.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(put(&*store, "/b", "1").await.done(), Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_wait_share_a_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let one_by_one = Instant::now();
+    for n in 0..100 {
+        put(&*store, "/a", &n.to_string()).await;
+    }
+    let one_by_one = one_by_one.elapsed();
+    let together = Instant::now();
+    futures::future::join_all((0..100).map(|n| put(&*store, "/a", if n % 2 == 0 { "even" } else { "odd" }))).await;
+    assert!(
+        together.elapsed() < one_by_one,
+        "{:?} together, {one_by_one:?} one by one",
+        together.elapsed()
+    );
+}
+
+/// Opening takes less than a second, however many objects there are: 100,000 in release builds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_is_quick() {
+    let count = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let value = Bytes::from(vec![b'x'; 1024]);
+    let filling = Instant::now();
+    let writes = futures::stream::iter(0..count).map(|n| {
+        let key = format!("/registry/configmaps/namespace-{}/object-{n}", n % 100);
+        store.put(key.into(), value.clone(), Expect::Absent, None)
+    });
+    writes
+        .buffer_unordered(256)
+        .for_each(|written| async { drop(written.unwrap()) })
+        .await;
+    let filling = filling.elapsed();
+    store.close().await.unwrap();
+    drop(store);
+
+    let opening = Instant::now();
+    let store = open(directory.path()).await;
+    let opening = opening.elapsed();
+    let listing = Instant::now();
+    let listed = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
+    println!(
+        "{count} objects: filled in {filling:?}, opened in {opening:?}, listed in {:?}",
+        listing.elapsed()
+    );
+    assert_eq!(listed.count, count);
+    assert!(opening < Duration::from_secs(1), "{opening:?}");
+}
