@@ -8,11 +8,14 @@ pub mod claim;
 pub mod config;
 pub mod context;
 mod deployment;
+mod endpoints;
+mod endpointslice;
 mod namespace;
 mod pod_control;
 pub mod pods;
 mod replicaset;
 mod root_ca;
+mod service_pods;
 mod serviceaccount;
 mod util;
 pub mod wire;
@@ -35,6 +38,9 @@ const CONTROLLERS: &[Entry] = &[
     ("deployment", deployment::start),
     ("replicaset", replicaset::start_replica_sets),
     ("replicationcontroller", replicaset::start_replication_controllers),
+    ("endpointslice", endpointslice::start),
+    ("endpointslice-mirroring", endpointslice::start_mirroring),
+    ("endpoints", endpoints::start),
 ];
 
 /// The names that [`Config::controllers`] may contain.
