@@ -74,9 +74,6 @@ impl Builder {
         self.0.by_name.insert(name.into(), id);
         id
     }
-    pub fn def(&mut self, id: TypeId) -> &mut TypeDef {
-        &mut self.0.types[id.0 as usize]
-    }
     pub fn finish(self, ty: TypeId) -> SchemaRef {
         SchemaRef {
             schema: Arc::new(self.0),

@@ -1,11 +1,19 @@
 //! Structural schemas: what a CustomResourceDefinition's `openAPIV3Schema` says, parsed once.
 //!
 //! * [`prune`]: dropping and reporting unknown fields, filling defaults, dropping nulls.
+//! * [`validate`]: types, limits, formats, list types; [`formats`]: the string formats.
+//! * [`check`]: whether a schema is structural at all.
+//! * [`convert`]: as a [`keelson_api::Schema`]; [`publish`]: as the OpenAPI documents show it.
 //!
 //! One node type serves both the structure and the logical parts (`allOf`, `anyOf`, `oneOf`, `not`); whether a schema
 //! is structural is checked when the definition is written, not here.
 
+pub mod check;
+pub mod convert;
+pub mod formats;
 pub mod prune;
+pub mod publish;
+pub mod validate;
 
 use keelson_api::{Map, Str, Value};
 use regex::Regex;
