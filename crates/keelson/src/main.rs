@@ -1,3 +1,78 @@
-//! Kubernetes as one program.
+//! Keelson: Kubernetes as one program. The command line; everything else is in the modules.
 
-fn main() {}
+mod assemble;
+mod client;
+mod config;
+mod doctor;
+mod image;
+mod lock;
+mod logging;
+mod server;
+mod token;
+mod uninstall;
+mod wait;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const AFTER_HELP: &str = "Every option of `server` can also stand in a YAML file (--config, same names without dashes in front) and in the \
+environment (KEELSON_ and the name in capitals). The command line wins over the environment, the environment over the file.";
+
+#[derive(Parser)]
+#[command(name = "keelson", about = "Kubernetes as one program", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a cluster on this machine: API server, store, scheduler, controllers, kubelet, runtime, network, proxy, DNS
+    #[command(after_help = AFTER_HELP)]
+    Server(Box<config::Options>),
+    /// Wait until the node and the system services of a cluster are ready
+    Wait(wait::Options),
+    /// List, import, pull or remove container images of this machine
+    Image(image::Options),
+    /// Create a token with which machines or people join
+    Token(token::Options),
+    /// Say what this machine lacks for running Keelson, and how to mend it
+    Doctor(doctor::Options),
+    /// Stop all pods of a data directory and remove every trace of it from this machine
+    Uninstall(uninstall::Options),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    // A pod's shim is this program again, before any thread or runtime exists.
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|a| a == "shim") {
+        keelson_runtime::shim::main(&arguments[2..]);
+    }
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("keelson: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Server(options) => server::main(*options),
+        Command::Wait(options) => wait::main(options),
+        Command::Image(options) => image::main(options),
+        Command::Token(options) => token::main(options),
+        Command::Doctor(options) => doctor::main(options),
+        Command::Uninstall(options) => uninstall::main(options),
+        Command::Version => {
+            println!("keelson {} (Kubernetes v{})", env!("CARGO_PKG_VERSION"), config::KUBERNETES_VERSION);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

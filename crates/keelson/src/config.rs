@@ -1,0 +1,268 @@
+//! What `keelson server` is told: command line, environment, file, defaults, in this order.
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+/// The version of Kubernetes that this is.
+pub const KUBERNETES_VERSION: &str = "1.37.2";
+
+/// One list of options: parsed from the command line and the environment, and read from the file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// YAML file with any of these options
+    #[arg(long, env = "KEELSON_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Directory of everything that is kept [default: /var/lib/keelson]
+    #[arg(long, env = "KEELSON_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to write the administrator's kubeconfig [default: DATA_DIR/admin.kubeconfig]
+    #[arg(long, env = "KEELSON_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// This node's name [default: the host name]
+    #[arg(long, env = "KEELSON_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// This node's address [default: the source address of the default route]
+    #[arg(long, env = "KEELSON_NODE_IP", value_name = "IP")]
+    pub node_ip: Option<Ipv4Addr>,
+    /// Directory of image archives (OCI layout or docker save) that are imported at start
+    #[arg(long, env = "KEELSON_IMAGES", value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// YAML file with registry mirrors and credentials
+    #[arg(long, env = "KEELSON_REGISTRIES", value_name = "FILE")]
+    pub registries: Option<PathBuf>,
+    /// Components not to run: agent, dns, proxy, scheduler, controllers
+    #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
+    pub disable: Option<Vec<String>>,
+    /// Address on which the API is served [default: 0.0.0.0]
+    #[arg(long, env = "KEELSON_BIND_ADDRESS", value_name = "IP")]
+    pub bind_address: Option<IpAddr>,
+    /// Port on which the API is served [default: 6443]
+    #[arg(long, env = "KEELSON_API_PORT", value_name = "PORT")]
+    pub api_port: Option<u16>,
+    /// Port of the kubelet's API [default: 10250]
+    #[arg(long, env = "KEELSON_KUBELET_PORT", value_name = "PORT")]
+    pub kubelet_port: Option<u16>,
+    /// Port of the DNS server on the node's address [default: 10053]
+    #[arg(long, env = "KEELSON_DNS_PORT", value_name = "PORT")]
+    pub dns_port: Option<u16>,
+    /// More names and addresses for the API's certificate
+    #[arg(long, env = "KEELSON_TLS_SAN", value_name = "LIST", value_delimiter = ',')]
+    pub tls_san: Option<Vec<String>>,
+    /// Range of pod addresses [default: 10.244.0.0/16]
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", value_name = "CIDR")]
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Range of service addresses [default: 10.96.0.0/16]
+    #[arg(long, env = "KEELSON_SERVICE_CIDR", value_name = "CIDR")]
+    pub service_cidr: Option<Ipv4Net>,
+    /// Address of the cluster's DNS service [default: the tenth of the service range]
+    #[arg(long, env = "KEELSON_CLUSTER_DNS", value_name = "IP")]
+    pub cluster_dns: Option<Ipv4Addr>,
+    /// Domain of the cluster [default: cluster.local]
+    #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Most pods on this node [default: 110]
+    #[arg(long, env = "KEELSON_MAX_PODS", value_name = "N")]
+    pub max_pods: Option<u32>,
+    /// Directory of static pod manifests [default: DATA_DIR/manifests]
+    #[arg(long, env = "KEELSON_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// cgroup below which everything of this cluster lives [default: /keelson-<hash of the data directory>, or
+    /// /keelson for the default one]
+    #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
+    pub cgroup_root: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or per module [default: info]
+    #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Form of the log: text or json [default: text]
+    #[arg(long, env = "KEELSON_LOG_FORMAT", value_name = "FORM")]
+    pub log_format: Option<String>,
+}
+
+/// A component that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    Agent,
+    Dns,
+    Proxy,
+    Scheduler,
+    Controllers,
+}
+
+/// Options with everything decided.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub kubeconfig: PathBuf,
+    pub node_name: String,
+    pub node_ip: Ipv4Addr,
+    pub images: Option<PathBuf>,
+    pub registries: Option<PathBuf>,
+    pub disable: Vec<Component>,
+    pub bind_address: IpAddr,
+    pub api_port: u16,
+    pub kubelet_port: u16,
+    pub dns_port: u16,
+    pub tls_san: Vec<String>,
+    pub cluster_cidr: Ipv4Net,
+    pub service_cidr: Ipv4Net,
+    pub cluster_dns: Ipv4Addr,
+    pub cluster_domain: String,
+    pub max_pods: u32,
+    pub manifests: PathBuf,
+    pub cgroup_root: String,
+    pub log: String,
+    pub log_json: bool,
+}
+
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/keelson";
+
+macro_rules! fill {
+    ($into:ident from $other:ident: $($field:ident),* $(,)?) => {$( if $into.$field.is_none() { $into.$field = $other.$field; } )*};
+}
+
+impl Options {
+    /// Reads the file, if one is named, and decides everything.
+    pub fn resolve(mut self) -> anyhow::Result<Config> {
+        if let Some(file) = &self.config {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
+            let other: Options = serde_saphyr::from_str(&text)
+                .with_context(|| format!("the configuration file {} is not valid", file.display()))?;
+            fill!(self from other: data_dir, kubeconfig, node_name, node_ip, images, registries, disable, bind_address,
+                api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
+                max_pods, manifests, cgroup_root, log, log_format);
+        }
+        let data_dir = absolute(self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
+        let service_cidr = self.service_cidr.unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
+        let log_json = match self.log_format.as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => bail!("--log-format {other}: it can be text or json"),
+        };
+        Ok(Config {
+            kubeconfig: self.kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
+            node_name: match self.node_name {
+                Some(name) => name,
+                None => host_name()?,
+            },
+            node_ip: match self.node_ip {
+                Some(ip) => ip,
+                None => default_address()?,
+            },
+            images: self.images,
+            registries: self.registries,
+            disable: self.disable.unwrap_or_default().iter().map(|s| component(s)).collect::<anyhow::Result<_>>()?,
+            bind_address: self.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            api_port: self.api_port.unwrap_or(6443),
+            kubelet_port: self.kubelet_port.unwrap_or(10250),
+            dns_port: self.dns_port.unwrap_or(10053),
+            tls_san: self.tls_san.unwrap_or_default(),
+            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            cluster_dns: self.cluster_dns.unwrap_or_else(|| nth(service_cidr, 10)),
+            service_cidr,
+            cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
+            max_pods: self.max_pods.unwrap_or(110),
+            manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
+            cgroup_root: self.cgroup_root.unwrap_or_else(|| cgroup_root(&data_dir)),
+            log: self.log.unwrap_or_else(|| "info".into()),
+            log_json,
+            data_dir,
+        })
+    }
+}
+
+impl Config {
+    pub fn runs(&self, component: Component) -> bool {
+        !self.disable.contains(&component)
+    }
+    /// The first address of the service range: the API's own service.
+    pub fn api_service_ip(&self) -> Ipv4Addr {
+        nth(self.service_cidr, 1)
+    }
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.data_dir.join("runtime")
+    }
+    pub fn network_dir(&self) -> PathBuf {
+        self.data_dir.join("network")
+    }
+    pub fn cri_socket(&self) -> PathBuf {
+        self.data_dir.join("runtime/cri.sock")
+    }
+}
+
+/// Two clusters of different data directories share nothing, cgroups included.
+pub fn cgroup_root(data_dir: &Path) -> String {
+    if data_dir == Path::new(DEFAULT_DATA_DIR) {
+        return "/keelson".into();
+    }
+    let hash = keelson_proxy::names::hash(&data_dir.to_string_lossy());
+    format!("/keelson-{:08x}", hash as u32)
+}
+
+pub fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| format!("{} is no path", path.display()))
+}
+
+fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(range.network()).saturating_add(n))
+}
+
+fn component(name: &str) -> anyhow::Result<Component> {
+    Ok(match name.trim() {
+        "agent" => Component::Agent,
+        "dns" => Component::Dns,
+        "proxy" => Component::Proxy,
+        "scheduler" => Component::Scheduler,
+        "controllers" => Component::Controllers,
+        other => bail!("--disable {other}: known are agent, dns, proxy, scheduler and controllers"),
+    })
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
+    Ok(name.trim().to_lowercase())
+}
+
+/// The address that this machine would use towards the world. Nothing is sent.
+fn default_address() -> anyhow::Result<Ipv4Addr> {
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+    socket
+        .connect(("192.0.2.1", 9))
+        .context("this machine has no default route: give its address with --node-ip")?;
+    match socket.local_addr()?.ip() {
+        IpAddr::V4(ip) => Ok(ip),
+        IpAddr::V6(_) => bail!("the default route is IPv6 only: give an IPv4 address with --node-ip"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = std::env::temp_dir().join(format!("keelson-config-{}.yaml", std::process::id()));
+        std::fs::write(&file, "node-name: from-file\napi-port: 7443\ndisable: [dns, proxy]\nservice-cidr: 10.50.0.0/16\n").unwrap();
+        let options = Options {
+            config: Some(file.clone()),
+            node_name: Some("from-flag".into()),
+            node_ip: Some(Ipv4Addr::LOCALHOST),
+            ..Options::default()
+        };
+        let config = options.resolve().unwrap();
+        assert_eq!(config.node_name, "from-flag");
+        assert_eq!(config.api_port, 7443);
+        assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
+        assert_eq!(config.cluster_dns.to_string(), "10.50.0.10");
+        std::fs::write(&file, "nodename: typo\n").unwrap();
+        let wrong = Options { config: Some(file.clone()), ..Options::default() }.resolve().unwrap_err();
+        assert!(format!("{wrong:#}").contains("nodename"), "{wrong:#}");
+        std::fs::remove_file(&file).unwrap();
+    }
+}

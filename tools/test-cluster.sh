@@ -1,0 +1,24 @@
+#!/bin/bash
+# test-cluster.sh: a real cluster in a network namespace: the new user's path with kubectl, kill -9 under load, the quick
+# conformance list, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."; PROFILE=${PROFILE:-release}
+export KEELSON=$PWD/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson
+export CLUSTER=${CLUSTER:-klt0} NODE_IP=${NODE_IP:-10.79.0.1}
+. conformance/lib/env.sh
+step() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
+step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p keelson
+step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
+step "starting a cluster"
+conformance/cluster.sh down >/dev/null 2>&1 || true
+trap 'status=$?; [ $status = 0 ] || { echo "=== failed; the end of the server log:"; tail -60 $STATE/server.log; conformance/cluster.sh kubectl get pods,events -A 2>/dev/null | tail -60; }; conformance/cluster.sh down >/dev/null 2>&1 || true; exit $status' EXIT
+conformance/cluster.sh up
+step "the new user's path"; tools/test-user-path.sh
+step "the quick conformance list"
+PROCS=${PROCS:-4} conformance/run.sh conformance/lists/quick.txt "$STATE/quick" || { cat "$STATE/quick/failures.txt" 2>/dev/null | head -100; exit 1; }
+step "removal"
+conformance/cluster.sh stop
+inns "$KEELSON" uninstall --data-dir "$STATE/data" --yes
+left=$(inns nft list tables 2>/dev/null | grep keelson || true; inns ip -o link | grep kls || true; grep -F "$STATE" /proc/mounts || true; ls -d "$STATE/data" 2>/dev/null || true)
+[ -z "$left" ] || { echo "left behind: $left"; exit 1; }
+echo "nothing left behind"

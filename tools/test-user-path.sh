@@ -1,0 +1,58 @@
+#!/bin/bash
+# test-user-path.sh: what a new user does with kubectl, on the cluster of conformance/cluster.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."; . conformance/lib/env.sh
+KEELSON=${KEELSON:-$PWD/target/release/keelson}
+k() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }
+fail() { echo "FAILED: $*" >&2; exit 1; }
+ok() { echo "ok  $*"; }
+mkdir -p $STATE/images; examples/image.sh $STATE/images >/dev/null
+inns $KEELSON image --data-dir $STATE/data import $STATE/images/web.tar >/dev/null && ok "image imported"
+k get nodes | grep -q ' Ready ' && ok "node Ready"
+k apply -f examples/web.yaml >/dev/null && ok "apply"
+k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollout"
+k -n web wait --for=condition=complete job/check --timeout=120s >/dev/null && ok "job complete"
+IP=$(k -n web get service web -o jsonpath='{.spec.clusterIP}')
+want='hello from keelson'
+[ "$(inns curl -s -m 5 http://$IP/)" = "$want" ] && ok "ClusterIP answers"
+[ "$(inns curl -s -m 5 http://$NODE_IP:30080/)" = "$want" ] && ok "NodePort answers"
+POD=$(k -n web get pods -l app=web -o jsonpath='{.items[0].metadata.name}')
+[ "$(k -n web exec $POD -- wget -qO- http://web.web.svc.cluster.local/)" = "$want" ] && ok "DNS name from a pod, and exec"
+[ "$(k -n web exec $POD -- printenv TOKEN)" = not-much-of-a-secret ] && ok "Secret in the environment"
+set +e; k -n web exec $POD -- sh -c 'exit 7' >/dev/null 2>&1; [ $? = 7 ] && ok "exit code of exec" || fail "exit code of exec"; set -e
+k -n web scale deployment/web --replicas=5 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "scale up"
+k -n web scale deployment/web --replicas=3 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "scale down"
+k -n web set env deployment/web GENERATION=2 >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rolling update"
+k -n web rollout undo deployment/web >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollback"
+POD=$(k -n web get pods -l app=web --field-selector=status.phase=Running --sort-by=.metadata.creationTimestamp -o jsonpath='{.items[-1:].metadata.name}')
+k -n web logs job/check | grep -q "$want" && ok "logs"
+timeout 5 $BIN/kubectl version --client >/dev/null
+echo copied >$STATE/cp.txt; k -n web cp $STATE/cp.txt $POD:/scratch/cp.txt >/dev/null; k -n web cp $POD:/scratch/cp.txt $STATE/cp.back >/dev/null 2>&1
+cmp -s $STATE/cp.txt $STATE/cp.back && ok "cp there and back" || fail "cp"
+k -n web describe pod $POD | grep -q 'Started container\|Container started' && ok "describe with events"
+k -n web get events --field-selector involvedObject.name=$POD -o name | grep -q . && ok "events"
+k explain deployment.spec.strategy | grep -qi 'FIELD: strategy' && ok "explain"
+inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web port-forward $POD 18080:8080 >$STATE/pf.log 2>&1 & PF=$!
+for i in $(seq 50); do grep -q Forwarding $STATE/pf.log && break; sleep 0.1; done
+[ "$(inns curl -s -m 5 http://127.0.0.1:18080/)" = "$want" ] && ok "port-forward" || fail "port-forward: $(cat $STATE/pf.log)"
+kill $PF; wait $PF 2>/dev/null || true
+(timeout 20 inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web logs -f $POD >$STATE/follow.log 2>&1 & echo $! >$STATE/follow.pid; wait) &
+sleep 1; inns curl -s http://$IP/ >/dev/null; for i in $(seq 50); do [ -s $STATE/follow.log ] && break; inns curl -s http://$IP/ >/dev/null; sleep 0.2; done
+[ -s $STATE/follow.log ] && ok "logs -f" || fail "logs -f"
+kill "$(cat $STATE/follow.pid)" 2>/dev/null || true
+
+echo "--- kill -9 of the server while the workload serves"
+pids() { for c in $(k -n web get pods -l app=web -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}' | sort); do echo "$c $(k -n web get pod $c -o jsonpath='{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}')"; done; }
+procs() { pgrep -f 'httpd -f -v -p 8080' | sort | tr '\n' ' '; }
+before=$(pids); procs_before=$(procs)
+( n=0; bad=0; while [ ! -e $STATE/storm.stop ] && [ $n -lt 3000 ]; do n=$((n+1)); inns curl -s -m 2 -o /dev/null http://$IP/ || bad=$((bad+1)); done; echo "$n $bad" >$STATE/storm ) & STORM=$!
+sleep 1; kill -9 "$(cat $STATE/server.pid)"; sleep 2
+conformance/cluster.sh start
+sleep 2; touch $STATE/storm.stop; wait $STORM; read -r n bad <$STATE/storm; rm -f $STATE/storm.stop
+[ "$n" -gt 50 ] || fail "the load made only $n requests"
+[ "$bad" = 0 ] && ok "$n requests, none failed" || fail "$bad of $n requests failed"
+[ "$procs_before" = "$(procs)" ] && ok "the pods' processes are the same" || fail "processes changed: $procs_before / $(procs)"
+[ "$before" = "$(pids)" ] && ok "containers and restart counts are the same" || fail "containers changed: $before / $(pids)"
+k -n web scale deployment/web --replicas=4 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "work goes on after the restart"
+k delete -f examples/web.yaml --timeout=120s >/dev/null && ok "delete"
+k get namespace web >/dev/null 2>&1 && fail "namespace web is still there" || ok "namespace gone"
