@@ -74,7 +74,10 @@ fn parse(text: &'static str) -> Builtin {
             def.fields.push(field);
         }
     }
-    types.iter_mut().for_each(|t| t.wire = wire(&t.fields));
+    for t in &mut types {
+        t.wire = wire(&t.fields);
+        t.index();
+    }
     let by_name = ids.into_iter().map(|(name, id)| (Str::from(name), id)).collect();
     Builtin {
         schema: Arc::new(Schema {

@@ -124,6 +124,10 @@ impl Map {
         }
         Map(pairs)
     }
+    /// The value at a place in the order of keys.
+    pub(crate) fn nth(&self, place: usize) -> Option<&Value> {
+        self.0.get(place).map(|(_, v)| v)
+    }
     /// Takes pairs that are known to be sorted, without duplicates.
     pub(crate) fn from_sorted(pairs: Vec<(Str, Value)>) -> Self {
         debug_assert!(pairs.is_sorted_by(|a, b| a.0 < b.0));

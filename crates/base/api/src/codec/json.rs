@@ -10,7 +10,11 @@ use std::borrow::Cow;
 /// Decodes a JSON text. With a schema, values must have its types, unknown fields are dropped and scalars normalised;
 /// without one everything is kept as it stands.
 pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) -> Result<Decoded, DecodeError> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        // Go replaces what isn't UTF-8.
+        Err(_) => String::from_utf8_lossy(bytes),
+    };
     let mut d = Decoder {
         lex: Lexer::new(&text),
         schema: schema.map(|s| &*s.schema),
@@ -19,6 +23,8 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
         depth: 0,
         report: strictness == Strictness::Report,
         findings: Vec::new(),
+        members: Vec::with_capacity(64),
+        order: Vec::with_capacity(64),
     };
     let value = match schema {
         Some(s) => d.object_of(s.def())?,
@@ -49,6 +55,10 @@ struct Decoder<'a, 's> {
     depth: usize,
     report: bool,
     findings: Vec<String>,
+    /// Members of the objects being read, innermost last: each object is allocated once, at its size.
+    members: Vec<(Str, Value)>,
+    /// The field numbers of the members of structs; fields are sorted by name, so sorting by number sorts by name.
+    order: Vec<u16>,
 }
 
 /// The name Go would print for a struct: `v1.PodSpec`.
@@ -300,9 +310,7 @@ impl<'a, 's> Decoder<'a, 's> {
         }
         self.enter()?;
         self.lex.pos += 1;
-        let mut pairs: Vec<(Str, Value)> = Vec::with_capacity(4);
-        // The indexes of the fields in `pairs`; fields are sorted by name, so sorting by index sorts by name.
-        let mut order: Vec<u16> = Vec::with_capacity(8);
+        let (first, first_order) = (self.members.len(), self.order.len());
         let outer = self.owner.replace(def);
         let mut open = self.lex.peek() != b'}';
         if !open {
@@ -310,9 +318,9 @@ impl<'a, 's> Decoder<'a, 's> {
         }
         while open {
             let key = self.key()?;
-            match def.fields.binary_search_by(|f| f.name.as_str().cmp(&key)) {
-                Ok(i) => self.member(&def.fields[i], i as u16, &mut pairs, &mut order)?,
-                Err(_) => {
+            match def.field_index(&key) {
+                Some(i) => self.member(&def.fields[i], i as u16, first, first_order)?,
+                None => {
                     if self.report {
                         self.find("unknown field", &key);
                     }
@@ -323,29 +331,26 @@ impl<'a, 's> Decoder<'a, 's> {
         }
         self.owner = outer;
         self.depth -= 1;
-        Ok(Value::Object(Map::from_sorted(pairs)))
+        self.order.truncate(first_order);
+        Ok(Value::Object(Map::from_sorted(self.members.split_off(first))))
     }
-    fn member(
-        &mut self,
-        field: &'s Field,
-        index: u16,
-        pairs: &mut Vec<(Str, Value)>,
-        order: &mut Vec<u16>,
-    ) -> Result<(), DecodeError> {
-        // Go's own order is that of the struct, so a place near the end is likely.
-        let at = order.iter().rposition(|i| *i <= index).map_or(0, |p| p + 1);
-        let twice = at > 0 && order[at - 1] == index;
-        if twice && self.report {
+    fn member(&mut self, field: &'s Field, index: u16, first: usize, first_order: usize) -> Result<(), DecodeError> {
+        let twice = self.report && self.order[first_order..].contains(&index);
+        if twice {
             self.find("duplicate field", &field.name);
         }
         self.path.push(Step::Field(&field.name));
         let value = self.value(&field.ty)?;
         self.path.pop();
-        if twice {
-            pairs[at - 1].1 = value;
+        let at = self.order[first_order..]
+            .iter()
+            .rposition(|i| *i <= index)
+            .map_or(0, |p| p + 1);
+        if at > 0 && self.order[first_order + at - 1] == index {
+            self.members[first + at - 1].1 = value;
         } else {
-            pairs.insert(at, (field.name.clone(), value));
-            order.insert(at, index);
+            self.members.insert(first + at, (field.name.clone(), value));
+            self.order.insert(first_order + at, index);
         }
         Ok(())
     }
@@ -360,7 +365,7 @@ impl<'a, 's> Decoder<'a, 's> {
     fn map_of(&mut self, ty: Option<&'s FieldType>) -> Result<Value, DecodeError> {
         self.enter()?;
         self.lex.pos += 1;
-        let mut pairs: Vec<(Str, Value)> = Vec::new();
+        let first = self.members.len();
         let mut open = self.lex.peek() != b'}';
         if !open {
             self.lex.pos += 1;
@@ -368,7 +373,7 @@ impl<'a, 's> Decoder<'a, 's> {
         while open {
             let key = self.key()?;
             if self.report {
-                if pairs.iter().any(|(k, _)| *k == key) {
+                if self.members[first..].iter().any(|(k, _)| *k == key) {
                     self.find("duplicate field", &key);
                 }
                 self.path.push(Step::Key(key.clone()));
@@ -380,11 +385,11 @@ impl<'a, 's> Decoder<'a, 's> {
             if self.report {
                 self.path.pop();
             }
-            pairs.push((key.into(), value));
+            self.members.push((key.into(), value));
             open = self.more(b'}', "after object key:value pair")?;
         }
         self.depth -= 1;
-        Ok(Value::Object(Map::from_pairs(pairs)))
+        Ok(Value::Object(Map::from_pairs(self.members.split_off(first))))
     }
 
     fn list_of_type(&mut self, ty: &'s FieldType, element: &'s FieldType) -> Result<Value, DecodeError> {
@@ -428,7 +433,12 @@ pub(super) fn float(f: f64) -> Value {
 pub(super) fn scalar_text(ty: &FieldType, text: &str) -> Result<Str, DecodeError> {
     let said = |e: &dyn std::fmt::Display| DecodeError(e.to_string());
     match ty {
-        FieldType::Time => Time::parse(text).map(|t| t.rfc3339().into()).map_err(|e| said(&e)),
+        // Twenty characters that parse and end in Z are the form we would write.
+        FieldType::Time => match Time::parse(text) {
+            Ok(_) if text.len() == 20 && text.ends_with('Z') => Ok(text.into()),
+            Ok(t) => Ok(t.rfc3339().into()),
+            Err(e) => Err(said(&e)),
+        },
         FieldType::MicroTime => Time::parse_micro(text)
             .map(|t| t.rfc3339_micro().into())
             .map_err(|e| said(&e)),

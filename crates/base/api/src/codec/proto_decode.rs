@@ -14,11 +14,17 @@ use crate::{Quantity, duration};
 pub(super) struct Decoder<'s> {
     pub schema: &'s Schema,
     pub depth: usize,
+    /// The fields of the messages being read, innermost last.
+    slots: Vec<Option<Value>>,
 }
 
 impl<'s> Decoder<'s> {
     pub fn new(schema: &'s Schema) -> Self {
-        Decoder { schema, depth: 0 }
+        Decoder {
+            schema,
+            depth: 0,
+            slots: Vec::with_capacity(128),
+        }
     }
 
     pub fn message(&mut self, id: TypeId, bytes: &[u8]) -> Result<Map, DecodeError> {
@@ -27,27 +33,24 @@ impl<'s> Decoder<'s> {
             return Err(DecodeError("exceeded max depth".into()));
         }
         let def = self.schema.get(id);
-        let mut slots: Vec<Option<Value>> = Vec::new();
-        slots.resize_with(def.fields.len(), || None);
-        self.fields(def, def, bytes, &mut slots)?;
+        let first = self.slots.len();
+        self.slots.resize_with(first + def.fields.len(), || None);
+        self.fields(def, def, bytes, first)?;
         self.depth -= 1;
-        let mut pairs = Vec::with_capacity(slots.iter().flatten().count() + 2);
-        for (field, slot) in def.fields.iter().zip(slots) {
+        let filled = self.slots[first..].iter().flatten().count();
+        let mut pairs = Vec::with_capacity(filled + 2);
+        for (i, field) in def.fields.iter().enumerate() {
+            let slot = self.slots[first + i].take();
             if let Some(value) = self.finish(field, slot) {
                 pairs.push((field.name.clone(), value));
             }
         }
+        self.slots.truncate(first);
         Ok(Map::from_sorted(pairs))
     }
 
     /// Reads the fields of `def` into the slots of `outer`, the type that `def` is or is inlined into.
-    fn fields(
-        &mut self,
-        def: &'s TypeDef,
-        outer: &'s TypeDef,
-        bytes: &[u8],
-        slots: &mut [Option<Value>],
-    ) -> Result<(), DecodeError> {
+    fn fields(&mut self, def: &'s TypeDef, outer: &'s TypeDef, bytes: &[u8], first: usize) -> Result<(), DecodeError> {
         let mut reader = Reader::new(bytes);
         // Fields come in rising order, so the next is most often found at once.
         let mut at = 0;
@@ -59,16 +62,17 @@ impl<'s> Decoder<'s> {
                 }
             }
             match def.wire[at].1 {
-                Wire::Inline(id) => self.fields(self.schema.get(id), outer, datum.bytes()?, slots)?,
+                Wire::Inline(id) => self.fields(self.schema.get(id), outer, datum.bytes()?, first)?,
                 Wire::Field(i) => {
                     let field = &def.fields[i];
                     let slot = if std::ptr::eq(def, outer) {
                         Some(i)
                     } else {
-                        outer.fields.binary_search_by(|f| f.name.cmp(&field.name)).ok()
+                        outer.field_index(&field.name)
                     };
                     if let Some(slot) = slot {
-                        self.field(field, datum, &mut slots[slot])?;
+                        let so_far = self.slots[first + slot].take();
+                        self.slots[first + slot] = Some(self.field(field, datum, so_far)?);
                     }
                 }
             }
@@ -76,15 +80,14 @@ impl<'s> Decoder<'s> {
         Ok(())
     }
 
-    fn field(&mut self, field: &'s Field, datum: Datum, slot: &mut Option<Value>) -> Result<(), DecodeError> {
+    /// The value of a field after one more occurrence of it.
+    fn field(&mut self, field: &'s Field, datum: Datum, so_far: Option<Value>) -> Result<Value, DecodeError> {
         match &field.ty {
+            FieldType::List(element) if field.format == "itemsMessage" => self.items_message(element, datum.bytes()?),
             FieldType::List(element) => {
-                if field.format == "itemsMessage" {
-                    *slot = Some(self.items_message(element, datum.bytes()?)?);
-                    return Ok(());
-                }
-                let Value::Array(list) = slot.get_or_insert_with(|| Value::Array(Vec::new())) else {
-                    return Ok(());
+                let mut list = match so_far {
+                    Some(Value::Array(list)) => list,
+                    _ => Vec::new(),
                 };
                 match (datum, &**element) {
                     (Datum::Bytes(b), FieldType::Int32 | FieldType::Int64 | FieldType::Bool) => {
@@ -95,17 +98,19 @@ impl<'s> Decoder<'s> {
                     }
                     _ => list.push(self.scalar(element, datum, &field.format)?),
                 }
+                Ok(Value::Array(list))
             }
             FieldType::Map(value) => {
                 let (key, value) = self.map_entry(value, datum.bytes()?, &field.format)?;
-                let Value::Object(map) = slot.get_or_insert_with(|| Value::Object(Map::new())) else {
-                    return Ok(());
+                let mut map = match so_far {
+                    Some(Value::Object(map)) => map,
+                    _ => Map::new(),
                 };
                 map.push(key, value);
+                Ok(Value::Object(map))
             }
-            ty => *slot = Some(self.scalar(ty, datum, &field.format)?),
+            ty => self.scalar(ty, datum, &field.format),
         }
-        Ok(())
     }
 
     /// A named list that is a message of its own: its elements are field 1.

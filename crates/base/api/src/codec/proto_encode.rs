@@ -2,7 +2,7 @@
 
 use super::wire::{Writer, base64_decode};
 use super::{EncodeError, MAX_DEPTH, json, proto_schema_props};
-use crate::schema::{Field, FieldType, Schema, TypeId, Wire};
+use crate::schema::{Field, FieldType, Schema, TypeId, Wire, prefix};
 use crate::time::{Time, ZERO_SECONDS};
 use crate::value::{Map, Value};
 use crate::{Quantity, duration};
@@ -10,6 +10,8 @@ use crate::{Quantity, duration};
 pub(super) struct Encoder<'s> {
     pub schema: &'s Schema,
     pub depth: usize,
+    /// Per field of the messages being written: one more than its place in the map, or 0.
+    places: Vec<u32>,
 }
 
 fn wrong(field: &str, value: &Value) -> EncodeError {
@@ -21,7 +23,11 @@ fn wrong(field: &str, value: &Value) -> EncodeError {
 
 impl<'s> Encoder<'s> {
     pub fn new(schema: &'s Schema) -> Self {
-        Encoder { schema, depth: 0 }
+        Encoder {
+            schema,
+            depth: 0,
+            places: Vec::with_capacity(128),
+        }
     }
 
     pub fn message(&mut self, id: TypeId, map: &Map, w: &mut Writer) -> Result<(), EncodeError> {
@@ -30,16 +36,38 @@ impl<'s> Encoder<'s> {
             return Err(EncodeError("exceeded max depth".into()));
         }
         let def = self.schema.get(id);
+        let first = self.places.len();
+        self.places.resize(first + def.fields.len(), 0);
+        let mut i = 0;
+        // Both are sorted by name.
+        for (place, (key, value)) in map.iter().enumerate() {
+            if value.is_null() {
+                continue;
+            }
+            let wanted = prefix(key.as_bytes());
+            while i < def.prefixes.len()
+                && (def.prefixes[i] < wanted || (def.prefixes[i] == wanted && def.fields[i].name < *key))
+            {
+                i += 1;
+            }
+            if i < def.prefixes.len() && def.prefixes[i] == wanted && def.fields[i].name == *key {
+                self.places[first + i] = place as u32 + 1;
+                i += 1;
+            }
+        }
         for (number, wire) in &def.wire {
             match wire {
                 // Inlined messages aren't pointers: they are written even when nothing in them is set.
                 Wire::Inline(inner) => w.field_message(*number, |w| self.message(*inner, map, w))?,
                 Wire::Field(i) => {
-                    let field = &def.fields[*i];
-                    self.field(field, map.get(&field.name).filter(|v| !v.is_null()), w)?;
+                    let i = *i;
+                    let field = &def.fields[i];
+                    let place = self.places[first + i] as usize;
+                    self.field(field, if place == 0 { None } else { map.nth(place - 1) }, w)?;
                 }
             }
         }
+        self.places.truncate(first);
         self.depth -= 1;
         Ok(())
     }
