@@ -71,7 +71,17 @@ pub async fn claim<K: Kind>(
     candidates: Vec<Arc<K>>,
     matches: impl Fn(&K) -> bool,
 ) -> anyhow::Result<Vec<Arc<K>>> {
-    let objects = Objects::<K>::new(rest);
+    claim_with_finalizer(rest, owner, candidates, None, matches).await
+}
+
+/// The same for owners that put a finalizer on what they own.
+pub async fn claim_with_finalizer<K: Kind>(
+    rest: &Rest,
+    owner: &Owner,
+    candidates: Vec<Arc<K>>,
+    finalizer: Option<&str>,
+    matches: impl Fn(&K) -> bool,
+) -> anyhow::Result<Vec<Arc<K>>> {
     let mut mine = Vec::with_capacity(candidates.len());
     let mut alive = false;
     for object in candidates {
@@ -83,30 +93,43 @@ pub async fn claim<K: Kind>(
                     may_adopt(rest, owner).await?;
                     alive = true;
                 }
-                let body = json!({"metadata": {"ownerReferences": [owner.reference()], "uid": object.uid()}});
-                let patched = found(
-                    objects
-                        .patch(object.namespace(), object.name(), Patch::Strategic(&body))
-                        .await,
-                )
-                .with_context(|| format!("adopting {}", object.key()))?;
-                mine.extend(patched.map(Arc::new));
+                mine.extend(adopt(rest, owner, &*object, finalizer).await?.map(Arc::new));
             }
-            Claim::Release => {
-                let body = json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner.uid}], "uid": object.uid()}});
-                match objects
-                    .patch(object.namespace(), object.name(), Patch::Strategic(&body))
-                    .await
-                {
-                    Ok(_) => {}
-                    // Gone, or recreated under another uid: nothing is left to release.
-                    Err(error) if is_not_found(&error) || is_invalid(&error) => {}
-                    Err(error) => return Err(error).with_context(|| format!("releasing {}", object.key())),
-                }
-            }
+            Claim::Release => release(rest, owner, &*object, finalizer).await?,
         }
     }
     Ok(mine)
+}
+
+async fn adopt<K: Kind>(rest: &Rest, owner: &Owner, object: &K, finalizer: Option<&str>) -> anyhow::Result<Option<K>> {
+    let mut body = json!({"metadata": {"ownerReferences": [owner.reference()], "uid": object.uid()}});
+    if let Some(finalizer) = finalizer {
+        body["metadata"]["finalizers"] = json!([finalizer]);
+    }
+    let objects = Objects::<K>::new(rest);
+    found(
+        objects
+            .patch(object.namespace(), object.name(), Patch::Strategic(&body))
+            .await,
+    )
+    .with_context(|| format!("adopting {}", object.key()))
+}
+
+async fn release<K: Kind>(rest: &Rest, owner: &Owner, object: &K, finalizer: Option<&str>) -> anyhow::Result<()> {
+    let mut body =
+        json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner.uid}], "uid": object.uid()}});
+    if let Some(finalizer) = finalizer {
+        body["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
+    match Objects::<K>::new(rest)
+        .patch(object.namespace(), object.name(), Patch::Strategic(&body))
+        .await
+    {
+        Ok(_) => Ok(()),
+        // Gone, or recreated under another uid: nothing is left to release.
+        Err(error) if is_not_found(&error) || is_invalid(&error) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("releasing {}", object.key())),
+    }
 }
 
 async fn may_adopt(rest: &Rest, owner: &Owner) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ pub mod context;
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod job;
 mod namespace;
 mod pod_control;
 pub mod pods;
@@ -38,6 +39,7 @@ const CONTROLLERS: &[Entry] = &[
     ("deployment", deployment::start),
     ("replicaset", replicaset::start_replica_sets),
     ("replicationcontroller", replicaset::start_replication_controllers),
+    ("job", job::start),
     ("endpointslice", endpointslice::start),
     ("endpointslice-mirroring", endpointslice::start_mirroring),
     ("endpoints", endpoints::start),
