@@ -5,17 +5,18 @@
 mod apps;
 mod batch;
 mod core;
+mod defaults;
 mod misc;
 mod selectable;
 
 use crate::columns::Columns;
 use crate::convert::Converter;
-use crate::def::{ResourceDef, Selectable, StorageCodec, StorageDef, SubresourceDef};
+use crate::def::{ResourceDef, Selectable, StorageCodec, StorageDef, SubresourceDef, ScalePaths};
 use crate::strategy::{Behaviour, built_in};
 use keelson_api::resources::{self, ResourceFacts};
 use keelson_api::{GroupResource, GroupVersionKind, SchemaRef, Str, builtin};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Rows for every built-in resource.
 pub fn rows() -> Vec<ResourceDef> {
@@ -49,13 +50,19 @@ fn row(facts: &'static ResourceFacts, storages: &mut HashMap<String, Arc<Storage
                     kind: own.then(|| s.kind.clone()),
                     schema: if own { builtin::builtin_kind(&s.kind) } else { None },
                     verbs: strings(&s.verbs),
+                    scale: (s.name == "scale").then(|| ScalePaths {
+                        spec_replicas: strings(&["spec", "replicas"]),
+                        status_replicas: strings(&["status", "replicas"]),
+                        selector: None,
+                    }),
                 }
             })
             .collect(),
         schema,
         storage,
-        strategy: built_in(behaviour(facts.group, facts.kind)),
+        strategy: built_in(complete(facts.group, facts.kind)),
         converter,
+        siblings: Vec::new(),
         columns: columns(facts.group, facts.kind),
         custom: false,
         frozen: false,
@@ -125,6 +132,20 @@ fn deprecation(group: &str, kind: &str) -> Option<Str> {
 
 fn columns(_group: &str, _kind: &str) -> Columns {
     Columns::default()
+}
+
+/// A kind's behaviour together with its defaults.
+fn complete(group: &'static str, kind: &'static str) -> &'static Behaviour {
+    static TABLE: LazyLock<HashMap<(&str, &str), Behaviour>> = LazyLock::new(|| {
+        let kinds = resources::all().map(|f| (f.group, f.kind));
+        kinds
+            .map(|(group, kind)| {
+                let b = Behaviour { default: defaults::of(group, kind), ..*behaviour(group, kind) };
+                ((group, kind), b)
+            })
+            .collect()
+    });
+    TABLE.get(&(group, kind)).unwrap_or(&Behaviour::DEFAULT)
 }
 
 fn behaviour(group: &str, kind: &str) -> &'static Behaviour {

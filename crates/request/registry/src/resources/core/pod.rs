@@ -1,6 +1,7 @@
 //! Pods: grace, quality of service, and what each of their subresources may change.
 
 use super::qos;
+use super::super::defaults::hugepages_and_requests;
 use crate::context::Cx;
 use crate::meta::timestamp;
 use crate::options::DeleteOptions;
@@ -20,6 +21,9 @@ pub const POD: Behaviour = Behaviour {
 };
 
 fn create(_: &Cx, pod: &mut Object) {
+    if let Some(Value::Object(spec)) = pod.get_mut("spec") {
+        hugepages_and_requests(spec);
+    }
     let mut status = value!({"phase": "Pending", "qosClass": qos::class(pod)});
     let gated = pod.at(&["spec", "schedulingGates"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty());
     if gated {

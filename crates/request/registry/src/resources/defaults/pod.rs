@@ -1,0 +1,253 @@
+//! Pods, and the pod templates of everything that makes pods.
+
+use super::{each, fill, fill_absent, fill_zero, has_items, inner, round_resources};
+use keelson_api::{Map, Object, Quantity, Value};
+
+pub fn pod(pod: &mut Object) {
+    let Some(spec) = inner(pod, "spec") else { return };
+    pod_spec(spec);
+    only_pods(spec);
+    if let Some(status) = inner(pod, "status") {
+        pod_status(status);
+    }
+}
+
+/// Keeps the single address and the list in step; the single one wins.
+pub fn pod_status(status: &mut Map) {
+    let ip = status.str("podIP").unwrap_or_default().to_string();
+    let first = status.arr("podIPs").and_then(|l| l.first()).and_then(|i| i.get("ip")).and_then(Value::as_str);
+    match (ip.is_empty(), first.map(str::to_string)) {
+        (false, first) if first.as_deref() != Some(&ip) => {
+            let mut one = Map::new();
+            one.push("ip", ip);
+            status.insert("podIPs", vec![Value::Object(one)]);
+        }
+        (true, Some(first)) if !first.is_empty() => {
+            status.insert("podIP", first);
+        }
+        _ => {}
+    }
+}
+
+/// What pods get and templates don't.
+fn only_pods(spec: &mut Map) {
+    if spec.int("terminationGracePeriodSeconds").is_some_and(|s| s < 0) {
+        spec.insert("terminationGracePeriodSeconds", 1i64);
+    }
+    for list in ["containers", "initContainers"] {
+        each(spec, list, |c| {
+            if let Some(r) = inner(c, "resources") {
+                requests_from_limits(r);
+            }
+        });
+    }
+    fill_absent(spec, "enableServiceLinks", true);
+    if spec.bool("hostNetwork") == Some(true) {
+        for list in ["containers", "initContainers"] {
+            each(spec, list, |c| {
+                each(c, "ports", |p| {
+                    if let Some(port) = p.int("containerPort") {
+                        fill_zero(p, "hostPort", port);
+                    }
+                });
+            });
+        }
+    }
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        each(spec, list, |c| each_http_get(c, |get| fill_absent(get, "protocol", "HTTP1")));
+    }
+}
+
+fn requests_from_limits(resources: &mut Map) {
+    let Some(limits) = resources.obj("limits").filter(|l| !l.is_empty()).cloned() else { return };
+    let requests = resources.object_mut("requests");
+    for (name, amount) in limits {
+        fill_absent(requests, &name, amount);
+    }
+}
+
+/// Pod-level requests and huge-page limits, once all containers are known (at creation, after admission).
+pub fn hugepages_and_requests(spec: &mut Map) {
+    let Some(limits) = spec.obj("resources").and_then(|r| r.obj("limits")).filter(|l| !l.is_empty()).cloned() else {
+        return;
+    };
+    let mut sums = Map::new();
+    for list in ["containers", "initContainers"] {
+        let sidecars = list == "initContainers";
+        for c in spec.arr(list).into_iter().flatten() {
+            // Of init containers only those that stay count towards the sum.
+            if sidecars && c.get("restartPolicy").and_then(Value::as_str) != Some("Always") {
+                continue;
+            }
+            for (name, amount) in c.at(&["resources", "requests"]).and_then(Value::as_object).into_iter().flatten() {
+                let mut sum = sums.str(name).and_then(|s| Quantity::parse(s).ok()).unwrap_or_default();
+                if let Some(q) = amount.as_str().and_then(|s| Quantity::parse(s).ok()) {
+                    sum.add(q);
+                    sums.insert(name.clone(), sum.to_string());
+                }
+            }
+        }
+    }
+    let requests = spec.object_mut("resources").object_mut("requests");
+    for (name, amount) in sums {
+        if matches!(name.as_str(), "cpu" | "memory") {
+            fill_absent(requests, &name, amount);
+        }
+    }
+    for (name, amount) in limits {
+        fill_absent(requests, &name, amount);
+    }
+}
+
+pub fn template(owner: &mut Map) {
+    if let Some(spec) = inner(owner, "template").and_then(|t| inner(t, "spec")) {
+        pod_spec(spec);
+    }
+}
+
+/// What pods and templates get alike.
+pub fn pod_spec(spec: &mut Map) {
+    let account = match spec.str("serviceAccountName").filter(|s| !s.is_empty()) {
+        Some(name) => name.to_string(),
+        None => spec.str("serviceAccount").unwrap_or_default().to_string(),
+    };
+    if !account.is_empty() {
+        spec.insert("serviceAccountName", account.as_str());
+        spec.insert("serviceAccount", account);
+    }
+    fill(spec, "dnsPolicy", "ClusterFirst");
+    fill(spec, "restartPolicy", "Always");
+    fill_absent(spec, "securityContext", Map::new());
+    fill_absent(spec, "terminationGracePeriodSeconds", 30i64);
+    fill(spec, "schedulerName", "default-scheduler");
+    each(spec, "volumes", volume);
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        each(spec, list, container);
+    }
+    round_resources(spec, "overhead");
+    if let Some(r) = inner(spec, "resources") {
+        round_requirements(r);
+    }
+}
+
+pub fn round_requirements(r: &mut Map) {
+    round_resources(r, "limits");
+    round_resources(r, "requests");
+}
+
+fn container(c: &mut Map) {
+    let policy = pull_policy(c.str("image").unwrap_or_default());
+    fill(c, "imagePullPolicy", policy);
+    fill(c, "terminationMessagePath", "/dev/termination-log");
+    fill(c, "terminationMessagePolicy", "File");
+    each(c, "env", |e| {
+        if let Some(field) = inner(e, "valueFrom").and_then(|v| inner(v, "fieldRef")) {
+            fill(field, "apiVersion", "v1");
+        }
+    });
+    if let Some(r) = inner(c, "resources") {
+        round_requirements(r);
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(p) = inner(c, probe) {
+            for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+                fill_zero(p, key, value);
+            }
+        }
+    }
+    each_http_get(c, |get| {
+        fill(get, "path", "/");
+        fill(get, "scheme", "HTTP");
+    });
+}
+
+/// The HTTP requests of a container's probes and hooks.
+fn each_http_get(c: &mut Map, f: impl Fn(&mut Map)) {
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(get) = inner(c, probe).and_then(|p| inner(p, "httpGet")) {
+            f(get);
+        }
+    }
+    let Some(lifecycle) = inner(c, "lifecycle") else { return };
+    for hook in ["postStart", "preStop"] {
+        if let Some(get) = inner(lifecycle, hook).and_then(|h| inner(h, "httpGet")) {
+            f(get);
+        }
+    }
+}
+
+/// Images that float are pulled always.
+pub fn pull_policy(image: &str) -> &'static str {
+    let name = image.split('@').next().unwrap_or_default();
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let latest = match last.split_once(':') {
+        Some((_, tag)) => tag == "latest",
+        None => !image.is_empty() && !image.contains('@') && !last.bytes().any(|b| b.is_ascii_uppercase() || b == b' '),
+    };
+    if latest { "Always" } else { "IfNotPresent" }
+}
+
+fn volume(v: &mut Map) {
+    if v.len() <= 1 && v.keys().all(|k| k == "name") {
+        v.insert("emptyDir", Map::new());
+        return;
+    }
+    for (source, mode) in [("secret", 0o644i64), ("configMap", 0o644), ("downwardAPI", 0o644), ("projected", 0o644)] {
+        if let Some(s) = inner(v, source) {
+            fill_absent(s, "defaultMode", mode);
+        }
+    }
+    if let Some(path) = inner(v, "hostPath") {
+        fill_absent(path, "type", "");
+    }
+    if let Some(image) = inner(v, "image") {
+        let policy = pull_policy(image.str("reference").unwrap_or_default());
+        fill(image, "pullPolicy", policy);
+    }
+    let field_refs = |items: &mut Map| {
+        each(items, "items", |i| {
+            if let Some(field) = inner(i, "fieldRef") {
+                fill(field, "apiVersion", "v1");
+            }
+        });
+    };
+    if let Some(api) = inner(v, "downwardAPI") {
+        field_refs(api);
+    }
+    if let Some(projected) = inner(v, "projected") {
+        each(projected, "sources", |s| {
+            if let Some(api) = inner(s, "downwardAPI") {
+                field_refs(api);
+            }
+            if let Some(token) = inner(s, "serviceAccountToken") {
+                fill_absent(token, "expirationSeconds", 3600i64);
+            }
+        });
+    }
+    if let Some(spec) =
+        inner(v, "ephemeral").and_then(|e| inner(e, "volumeClaimTemplate")).and_then(|t| inner(t, "spec"))
+    {
+        claim_spec(spec);
+    }
+}
+
+pub fn claim_spec(spec: &mut Map) {
+    fill_absent(spec, "volumeMode", "Filesystem");
+    if let Some(r) = inner(spec, "resources") {
+        round_requirements(r);
+    }
+}
+
+/// Labels of the template stand in for what its owner lacks.
+pub fn template_labels(spec: &Map) -> Option<Map> {
+    let labels = spec.get("template")?.at(&["metadata", "labels"])?.as_object()?;
+    (!labels.is_empty()).then(|| labels.clone())
+}
+
+/// Labels an owner like its template when it has none.
+pub fn label_like_template(o: &mut Object) {
+    let Some(labels) = o.obj("spec").and_then(template_labels) else { return };
+    if !o.meta().is_some_and(|m| has_items(m, "labels")) {
+        o.meta_mut().insert("labels", labels);
+    }
+}
