@@ -90,6 +90,17 @@ pub struct SubresourceDef {
     pub kind: Option<GroupVersionKind>,
     pub schema: Option<SchemaRef>,
     pub verbs: Vec<Str>,
+    /// Where replicas stand, for `scale`.
+    pub scale: Option<ScalePaths>,
+}
+
+/// Where a resource keeps what its Scale shows: paths of fields.
+#[derive(Clone, Debug, Default)]
+pub struct ScalePaths {
+    pub spec_replicas: Vec<Str>,
+    pub status_replicas: Vec<Str>,
+    /// Of a selector as text (custom resources); built-in kinds keep an object in `spec.selector`.
+    pub selector: Option<Vec<Str>>,
 }
 
 /// A resource in one version, as served.
@@ -111,6 +122,8 @@ pub struct ResourceDef {
     pub strategy: Arc<dyn Strategy>,
     /// Between the versions of the resource; `None` where there is one.
     pub converter: Option<Arc<dyn Converter>>,
+    /// Schemas of a custom resource's other versions.
+    pub siblings: Vec<(GroupVersion, SchemaRef)>,
     pub columns: Columns,
     /// A custom resource: no protobuf, no strategic merge patch.
     pub custom: bool,
@@ -132,11 +145,27 @@ impl ResourceDef {
     pub fn api_version(&self) -> String {
         self.group_version().to_string()
     }
+    /// The schema of another version of the resource, for following who owns fields there.
+    pub fn schema_of(&self, gv: &GroupVersion) -> Option<SchemaRef> {
+        if *gv == self.group_version() {
+            return Some(self.schema.clone());
+        }
+        if let Some(s) = self.siblings.iter().find(|(v, _)| v == gv) {
+            return Some(s.1.clone());
+        }
+        (!self.custom)
+            .then(|| keelson_api::builtin::builtin_kind_at(&gv.to_string(), &self.kind))
+            .flatten()
+    }
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
     }
     pub fn subresource(&self, name: &str) -> Option<&SubresourceDef> {
         self.subresources.iter().find(|s| s.name == name)
+    }
+    /// The kind that requests of a subresource are about (empty: of the resource itself).
+    pub fn kind_of(&self, subresource: &str) -> GroupVersionKind {
+        self.subresource(subresource).and_then(|s| s.kind.clone()).unwrap_or_else(|| self.gvk())
     }
     pub fn is(&self, group: &str, resource: &str) -> bool {
         self.gvr.group == group && self.gvr.resource == resource

@@ -1,6 +1,7 @@
 //! One create/update/patch/delete for every kind: resource table, strategies, validation, columns.
 
 pub mod admission;
+pub mod apply;
 pub mod codec;
 pub mod columns;
 pub mod context;
@@ -10,6 +11,7 @@ pub mod engine;
 pub mod managed;
 pub mod meta;
 pub mod options;
+pub mod patch;
 pub mod resources;
 pub mod selection;
 pub mod strategy;

@@ -1,14 +1,184 @@
-//! The end of the chain for resources: one handler a verb.
+//! The end of the chain for resources: one file a verb, none a kind.
+//!
+//! A handler reads what HTTP says (options, body, content types), lets the registry do the work, and writes the answer.
+//! What is particular to a kind stands in the registry; what is no stored object (reviews, scales, bindings) in `sub`.
 
-use crate::request::{Request, RequestContext, Response, response};
+mod body;
+mod create;
+mod delete;
+mod get;
+mod list;
+mod negotiate;
+mod patch;
+mod respond;
+mod sub;
+mod table;
+mod update;
+mod watch;
+
+use crate::request::{MAX_REQUEST_BODY, Request, RequestContext, Response, response};
 use crate::state::ServerState;
-use keelson_api::ApiError;
+use bytes::Bytes;
+use http::{StatusCode, header};
+use keelson_api::{ApiError, ApiResult, Reason, Str};
+use keelson_registry::engine::ListError;
+use keelson_registry::options::WriteOptions;
+use keelson_registry::{Cx, FieldValidation, ResourceDef};
+use negotiate::{Offers, Output};
+use std::sync::Arc;
+
+/// A failed request, with what a list adds to its status.
+pub struct Failure {
+    error: ApiError,
+    continue_token: Option<String>,
+}
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Failure { error, continue_token: None }
+    }
+}
+impl From<ListError> for Failure {
+    fn from(e: ListError) -> Self {
+        Failure { error: e.error, continue_token: e.continue_token }
+    }
+}
+type Served = Result<Response, Failure>;
+
+/// One request to a resource, with what was found out about it.
+pub struct Call<'a> {
+    pub state: &'a ServerState,
+    pub context: &'a RequestContext,
+    pub def: Arc<ResourceDef>,
+    /// How to answer.
+    pub out: Output,
+    pub request: Request,
+}
 
 /// Serves a request for a resource that was authenticated and authorised.
-pub async fn serve(_state: &ServerState, context: RequestContext, _request: Request) -> Response {
-    response::error(&ApiError::not_found(
-        &context.info.api_group,
-        &context.info.resource,
-        &context.info.name,
-    ))
+pub async fn serve(state: &ServerState, context: RequestContext, request: Request) -> Response {
+    let info = &context.info;
+    let Some(def) = state.engine.table.get(&info.api_group, &info.api_version, &info.resource) else {
+        return not_found();
+    };
+    if let Some(text) = &def.deprecation {
+        context.warnings.add(text.as_str());
+    }
+    let watching = info.verb == "watch";
+    let offers = Offers { no_protobuf: def.custom, shapes: true, watch: watching };
+    let accept = request.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    let out = match negotiate::output(Some(&accept), &context, offers) {
+        Ok(out) => out,
+        Err(e) => return respond::error(&e, None, None),
+    };
+    let call = Call { state, context: &context, def, out, request };
+    match route(call).await {
+        Ok(response) => response,
+        Err(f) => respond::error(&f.error, Some(out), f.continue_token.as_deref()),
+    }
+}
+
+/// Nothing is served there.
+fn not_found() -> Response {
+    response::text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+async fn route(call: Call<'_>) -> Served {
+    let info = &call.context.info;
+    let def = &call.def;
+    let misplaced = !def.namespaced && !info.namespace.is_empty() && !def.is("", "namespaces");
+    if misplaced {
+        return Ok(not_found());
+    }
+    if !info.subresource.is_empty() {
+        let Some(sub) = def.subresource(&info.subresource) else { return Ok(not_found()) };
+        let verb = info.verb.as_str();
+        if !sub.verbs.iter().any(|v| v == verb) {
+            return Err(method_not_allowed(&call).into());
+        }
+        return sub::serve(call).await;
+    }
+    let allowed = match info.verb.as_str() {
+        // A watch of one object by its path.
+        "watch" => def.allows("watch"),
+        verb => def.allows(verb),
+    };
+    let needs_namespace = def.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
+    if !allowed || needs_namespace {
+        return Err(method_not_allowed(&call).into());
+    }
+    if def.storage.is_none() {
+        return sub::virtual_resource(call).await;
+    }
+    match info.verb.as_str() {
+        "get" => get::serve(call).await,
+        "list" => list::serve(call).await,
+        "watch" => watch::serve(call).await,
+        "create" => create::serve(call).await,
+        "update" => update::serve(call).await,
+        "patch" => patch::serve(call).await,
+        "delete" => delete::one(call).await,
+        "deletecollection" => delete::collection(call).await,
+        _ => Err(method_not_allowed(&call).into()),
+    }
+}
+
+fn method_not_allowed(call: &Call) -> ApiError {
+    let gr = call.def.gvr.group_resource();
+    let mut e = ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource");
+    e.details = Some(Box::new(keelson_api::status::Details { group: gr.group, kind: gr.resource, ..Default::default() }));
+    e
+}
+
+impl Call<'_> {
+    /// The registry's view of the request.
+    pub fn cx(&self) -> Cx {
+        let info = &self.context.info;
+        let namespace = if self.def.namespaced { info.namespace.as_str() } else { "" };
+        Cx::new(self.def.clone(), self.context.user.clone(), namespace, &info.name).with_subresource(&info.subresource)
+    }
+    pub fn query(&self) -> Vec<(Str, Str)> {
+        self.context.info.query.iter().map(|(k, v)| (k.into(), v.into())).collect()
+    }
+    pub fn include_object(&self) -> &str {
+        self.context.info.query.get("includeObject").unwrap_or_default()
+    }
+    pub fn content_type(&self) -> Option<String> {
+        self.request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(String::from)
+    }
+    pub async fn body(&mut self) -> ApiResult<Bytes> {
+        std::mem::take(self.request.body_mut()).collect(MAX_REQUEST_BODY).await
+    }
+    /// Takes over the options that all writes share.
+    pub fn write_options(&self, cx: &mut Cx, kind: &str, apply: bool) -> ApiResult<WriteOptions> {
+        let options = WriteOptions::from_query(&self.query(), kind, apply)?;
+        cx.dry_run = options.is_dry_run();
+        cx.field_validation = FieldValidation::parse(&options.field_validation);
+        cx.field_manager = match options.field_manager.as_str() {
+            "" => manager_of(&self.context.user_agent),
+            m => m.into(),
+        };
+        cx.options = options.to_value(kind);
+        Ok(options)
+    }
+    /// Hands warnings and audit annotations on to the chain.
+    pub fn gathered(&self, cx: &Cx) {
+        for w in cx.take_warnings() {
+            self.context.warnings.add(w);
+        }
+        for (k, v) in cx.take_annotations() {
+            self.context.audit.add(&k, v);
+        }
+    }
+}
+
+/// A manager's name from the user agent: what stands before the first slash, at most 128 bytes.
+fn manager_of(user_agent: &str) -> Str {
+    let mut name = Str::default();
+    for c in user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()) {
+        if name.len() + c.len_utf8() > 128 {
+            break;
+        }
+        name.push(c);
+    }
+    name
 }

@@ -15,15 +15,19 @@ const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 #[async_trait]
 impl Converter for Autoscalers {
     async fn convert(&self, objects: Vec<Object>, api_version: &str) -> ApiResult<Vec<Object>> {
-        objects
-            .into_iter()
-            .map(|o| match (o.api_version(), api_version) {
-                (a, b) if a == b => Ok(o),
-                (_, "autoscaling/v1") => to_v1(o),
-                (_, "autoscaling/v2") => to_v2(o),
-                (from, to) => Err(ApiError::internal(format!("no conversion of autoscalers from {from} to {to}"))),
-            })
-            .collect()
+        objects.into_iter().map(|o| one(o, api_version)).collect()
+    }
+    fn convert_now(&self, object: Object, api_version: &str) -> Option<ApiResult<Object>> {
+        Some(one(object, api_version))
+    }
+}
+
+fn one(o: Object, api_version: &str) -> ApiResult<Object> {
+    match (o.api_version(), api_version) {
+        (a, b) if a == b => Ok(o),
+        (_, "autoscaling/v1") => to_v1(o),
+        (_, "autoscaling/v2") => to_v2(o),
+        (from, to) => Err(ApiError::internal(format!("no conversion of autoscalers from {from} to {to}"))),
     }
 }
 

@@ -23,9 +23,15 @@ impl Converter for Events {
     async fn convert(&self, objects: Vec<Object>, api_version: &str) -> ApiResult<Vec<Object>> {
         Ok(objects.into_iter().map(|o| event(o, api_version)).collect())
     }
+    fn convert_now(&self, object: Object, api_version: &str) -> Option<ApiResult<Object>> {
+        Some(Ok(event(object, api_version)))
+    }
 }
 
 fn event(mut o: Object, api_version: &str) -> Object {
+    if o.api_version() == api_version {
+        return o;
+    }
     let to_core = api_version == "v1";
     for (core, new) in NAMES {
         let (from, to) = if to_core { (new, core) } else { (core, new) };

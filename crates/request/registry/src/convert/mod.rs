@@ -8,6 +8,10 @@ use keelson_api::{ApiResult, Object};
 pub trait Converter: Send + Sync + std::fmt::Debug {
     /// Each object as `api_version` has it; an object already there passes unchanged.
     async fn convert(&self, objects: Vec<Object>, api_version: &str) -> ApiResult<Vec<Object>>;
+    /// The same for one object without waiting, where that is possible.
+    fn convert_now(&self, _object: Object, _api_version: &str) -> Option<ApiResult<Object>> {
+        None
+    }
 }
 
 /// One object.

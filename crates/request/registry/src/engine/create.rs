@@ -26,7 +26,7 @@ impl Engine {
         managed::update(cx, None, &mut obj, self.now());
         let submitted = managed::snapshot(&obj);
         admit.mutate(cx, Operation::Create, Some(&mut obj), None).await?;
-        managed::after_admission(cx, &submitted, &mut obj, self.now());
+        managed::after_admission(cx, &submitted, &mut obj);
         warn_owners(cx, &mut obj, true);
         let generated = obj.name().is_empty() && !obj.generate_name().is_empty();
         if !generated {
@@ -124,7 +124,7 @@ fn exists(cx: &Cx, obj: &Object, deleting: bool) -> ApiError {
 }
 
 /// Drops repeated owner references and says so.
-pub(super) fn warn_owners(cx: &Cx, obj: &mut Object, after_admission: bool) {
+pub fn warn_owners(cx: &Cx, obj: &mut Object, after_admission: bool) {
     let repeated = meta::dedup_owners(obj);
     if !repeated.is_empty() {
         let after = if after_admission { " after mutating admission happens" } else { "" };

@@ -8,6 +8,7 @@ mod delete;
 mod read;
 mod update;
 
+pub use create::warn_owners;
 pub use delete::Deleted;
 pub use read::{ListError, Page, cache_error};
 pub use update::{Replace, UpdateSource};

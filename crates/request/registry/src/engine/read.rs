@@ -113,6 +113,10 @@ impl Engine {
         });
         cache.clone()
     }
+    pub fn cache_of(&self, def: &ResourceDef) -> ApiResult<Cache> {
+        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource has no cache"))?;
+        Ok(self.cache(storage))
+    }
     /// A resource is gone, or its stored form changed: its cache starts anew with the next use.
     pub fn drop_cache(&self, prefix: &str) {
         self.caches.lock().remove(prefix);
@@ -140,6 +144,24 @@ impl Engine {
     /// An entry of the cache as an object of the definition's version.
     pub async fn object(&self, def: &ResourceDef, entry: &Entry) -> ApiResult<Object> {
         Ok(self.decode_bytes(def, entry.value(), entry.revision()).await?.object)
+    }
+
+    /// Entries as objects of the definition's version; those of other versions are converted together.
+    pub async fn objects(&self, def: &ResourceDef, entries: &[Arc<Entry>]) -> ApiResult<Vec<Object>> {
+        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
+        let mut objects = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let mut object = crate::codec::decode_stored(storage, entry.value())?;
+            object.set_meta("resourceVersion", &entry.revision().to_string());
+            objects.push(object);
+        }
+        if let Some(c) = &def.converter {
+            objects = c.convert(objects, &def.api_version()).await?;
+        }
+        if def.custom {
+            objects.iter_mut().for_each(|o| crate::codec::complete_stored(def, o));
+        }
+        Ok(objects)
     }
 
     pub async fn list(&self, cx: &Cx, o: &ListOptions) -> Result<Page, ListError> {
@@ -191,11 +213,7 @@ impl Engine {
     /// All objects of the request's scope that match, decoded: for admission and controllers within the server.
     pub async fn list_objects(&self, cx: &Cx, o: &ListOptions) -> ApiResult<Vec<Object>> {
         let page = self.list(cx, o).await.map_err(|e| e.error)?;
-        let mut out = Vec::with_capacity(page.entries.len());
-        for entry in &page.entries {
-            out.push(self.object(&cx.def, entry).await?);
-        }
-        Ok(out)
+        self.objects(&cx.def, &page.entries).await
     }
 
     /// A watch. An error of the cache (410) is the first event's, as upstream sends it.

@@ -89,7 +89,7 @@ impl Engine {
         check_name(cx, &mut new)?;
         let submitted = managed::snapshot(&new);
         admit.mutate(cx, Operation::Create, Some(&mut new), None).await?;
-        managed::after_admission(cx, &submitted, &mut new, self.now());
+        managed::after_admission(cx, &submitted, &mut new);
         warn_owners(cx, &mut new, true);
         meta::wipe_system_fields(&mut new);
         meta::fill_system_fields(&mut new, self.now());
@@ -126,7 +126,7 @@ impl Engine {
         check_name(cx, &mut new)?;
         let submitted = managed::snapshot(&new);
         admit.mutate(cx, Operation::Update, Some(&mut new), Some(old)).await?;
-        managed::after_admission(cx, &submitted, &mut new, self.now());
+        managed::after_admission(cx, &submitted, &mut new);
         warn_owners(cx, &mut new, true);
         self.check_revision(cx, &mut new, current)?;
         let finish = cx.def.strategy.begin(self, cx, Operation::Update, &mut new, Some(old)).await?;

@@ -1,0 +1,26 @@
+//! POST to a collection.
+
+use super::body::{self, Expected};
+use super::{Call, Served, negotiate, respond};
+use http::StatusCode;
+
+pub async fn serve(mut call: Call<'_>) -> Served {
+    let mut cx = call.cx();
+    let format = negotiate::input(call.content_type().as_deref(), call.def.custom)?;
+    let bytes = call.body().await?;
+    call.write_options(&mut cx, "CreateOptions", false)?;
+    let expected = Expected {
+        kind: &call.def.gvk(),
+        schema: &call.def.schema,
+        strategy: Some(call.def.strategy.as_ref()),
+        custom: call.def.custom,
+    };
+    let result = async {
+        let object = body::decode(&cx, &bytes, format, &expected)?;
+        call.state.engine.create(&cx, call.state.admission.as_ref(), object).await
+    }
+    .await;
+    call.gathered(&cx);
+    let object = result?;
+    Ok(respond::object(StatusCode::CREATED, call.out, &call.def, &call.def.schema, object, call.include_object())?)
+}

@@ -1,0 +1,105 @@
+//! DELETE of one object and of a collection.
+
+use super::negotiate::Output;
+use super::{Call, Served, negotiate, respond};
+use futures::StreamExt;
+use http::StatusCode;
+use keelson_api::codec::{Format, Strictness, decode_text, proto};
+use keelson_api::{ApiError, ApiResult, Object, Reason, builtin, value};
+use keelson_registry::Cx;
+use keelson_registry::options::{DeleteOptions, ListOptions};
+
+/// So many deletions of a collection run at the same time.
+const WORKERS: usize = 16;
+
+pub async fn one(mut call: Call<'_>) -> Served {
+    let mut cx = call.cx();
+    let options = options(&mut call).await?;
+    cx.dry_run = options.is_dry_run();
+    cx.options = options.to_value();
+    let result = call.state.engine.delete(&cx, call.state.admission.as_ref(), &options).await;
+    call.gathered(&cx);
+    let deleted = result?;
+    let code = if !deleted.gone && options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
+    if deleted.show_object {
+        return Ok(respond::object(code, call.out, &call.def, &call.def.schema, deleted.object, call.include_object())?);
+    }
+    let status = success(&cx, &deleted.object);
+    Ok(respond::built_in(code, Output { shape: negotiate::Shape::Object, ..call.out }, status)?)
+}
+
+/// The Status that says what was deleted: enough to tell it from an object of the same name that comes after.
+fn success(cx: &Cx, object: &Object) -> Object {
+    let mut status = Object::new();
+    status.set_gvk("v1", "Status");
+    let mut details = value!({"name": object.name(), "kind": cx.def.gvr.resource.as_str(), "uid": object.uid()});
+    if !cx.def.gvr.group.is_empty() {
+        details.set_at(&["group"], cx.def.gvr.group.clone());
+    }
+    status.insert("details", details);
+    status.insert("metadata", keelson_api::Map::new());
+    status.insert("status", "Success");
+    status
+}
+
+/// Options come in the body, or in the query when there is none.
+pub async fn options(call: &mut Call<'_>) -> ApiResult<DeleteOptions> {
+    let content_type = call.content_type();
+    let bytes = call.body().await?;
+    if bytes.is_empty() {
+        return DeleteOptions::from_query(&call.query());
+    }
+    let schema = builtin::builtin_kind_at("v1", "DeleteOptions").ok_or_else(|| ApiError::internal("no schema of DeleteOptions"))?;
+    let object = match negotiate::input(content_type.as_deref(), false)? {
+        Format::Protobuf => {
+            let envelope = proto::open(&bytes).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            envelope.decode(&schema).map_err(|e| ApiError::bad_request(e.to_string()))?
+        }
+        format => {
+            let decoded = decode_text(&bytes, format, Some(&schema), Strictness::Lenient).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            Object::try_from(decoded.value).map_err(|_| ApiError::bad_request("DeleteOptions must be an object"))?
+        }
+    };
+    if !matches!(object.kind(), "" | "DeleteOptions") {
+        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
+    }
+    DeleteOptions::from_object(&object)
+}
+
+pub async fn collection(mut call: Call<'_>) -> Served {
+    let list = ListOptions::from_query(&call.query())?;
+    let options = options(&mut call).await?;
+    let mut cx = call.cx();
+    let engine = &call.state.engine;
+    let page = engine.list(&cx, &list).await?;
+    cx.dry_run = options.is_dry_run();
+    cx.options = options.to_value();
+    let admission = call.state.admission.as_ref();
+    let mut running = futures::stream::iter(page.entries.iter().map(|entry| {
+        let (cx, options) = (&cx, &options);
+        async move {
+            let mut one = cx.derive(cx.def.clone(), entry.namespace(), entry.name());
+            one.options = cx.options.clone();
+            let result = engine.delete(&one, admission, options).await;
+            cx.absorb(&one);
+            match result {
+                Err(e) if e.is(Reason::NotFound) => Ok(()),
+                other => other.map(drop),
+            }
+        }
+    }))
+    .buffer_unordered(WORKERS);
+    let mut failed = None;
+    while let Some(result) = running.next().await {
+        if let Err(e) = result {
+            failed.get_or_insert(e);
+        }
+    }
+    drop(running);
+    call.gathered(&cx);
+    if let Some(e) = failed {
+        return Err(e.into());
+    }
+    let cache = engine.cache_of(&call.def)?;
+    Ok(respond::list(engine, cache, call.out, &call.def, page, call.include_object()).await?)
+}

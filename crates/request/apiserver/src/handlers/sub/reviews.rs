@@ -1,0 +1,174 @@
+//! Reviews: who is this token, may that user do this, what may I do, who am I.
+
+use super::{own_answer, own_body};
+use crate::authz::{Attributes, Decision};
+use crate::handlers::{Call, Served};
+use crate::request::UserInfo;
+use http::StatusCode;
+use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Str, Value, value};
+use keelson_registry::meta::timestamp;
+use keelson_registry::{Cx, Operation};
+
+const GROUP: &str = "authorization.k8s.io";
+
+pub async fn serve(mut call: Call<'_>) -> Served {
+    let mut cx = call.cx();
+    call.write_options(&mut cx, "CreateOptions", false)?;
+    let kind = call.def.gvk();
+    let (mut review, schema) = own_body(&mut call, &cx, &kind).await?;
+    let admission = call.state.admission.as_ref();
+    admission.mutate(&cx, Operation::Create, Some(&mut review), None).await?;
+    admission.validate(&cx, Operation::Create, Some(&review), None).await?;
+    match kind.kind.as_str() {
+        "TokenReview" => token(&call, &mut review).await?,
+        "SelfSubjectReview" => me(&call, &mut review),
+        "SelfSubjectRulesReview" => rules(&call, &mut review)?,
+        _ => access(&call, &cx, &mut review)?,
+    }
+    own_answer(&call, StatusCode::CREATED, review, &schema)
+}
+
+fn me(call: &Call, review: &mut Object) {
+    review.set_meta("creationTimestamp", &timestamp(call.state.engine.now()));
+    review.set_at(&["status", "userInfo"], call.context.user.to_value());
+}
+
+async fn token(call: &Call<'_>, review: &mut Object) -> ApiResult<()> {
+    let token = review.str_at(&["spec", "token"]).unwrap_or_default().to_string();
+    if token.is_empty() {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+    }
+    let audiences = strings(review.at(&["spec", "audiences"]));
+    let mut status = Map::new();
+    match call.state.token_authenticator.authenticate_token(&token, &audiences).await {
+        Ok(Some(identity)) => {
+            status.insert("authenticated", true);
+            status.insert("user", identity.user.to_value());
+            let list: Vec<Value> = identity.audiences.into_iter().map(Value::String).collect();
+            if !list.is_empty() {
+                status.insert("audiences", list);
+            }
+        }
+        Ok(None) => {
+            status.insert("user", Map::new());
+        }
+        Err(why) => {
+            status.insert("user", Map::new());
+            status.insert("error", why);
+        }
+    }
+    review.insert("status", status);
+    Ok(())
+}
+
+fn rules(call: &Call, review: &mut Object) -> ApiResult<()> {
+    let namespace = review.str_at(&["spec", "namespace"]).unwrap_or_default().to_string();
+    if namespace.is_empty() {
+        return Err(ApiError::bad_request("no namespace on request"));
+    }
+    let found = call.state.authorizer.rules(&call.context.user, &namespace);
+    let mut status = value!({"incomplete": found.incomplete});
+    status.set_at(&["resourceRules"], found.resource_rules);
+    status.set_at(&["nonResourceRules"], found.non_resource_rules);
+    if !found.evaluation_error.is_empty() {
+        status.set_at(&["evaluationError"], found.evaluation_error);
+    }
+    review.insert("status", status);
+    review.insert("spec", value!({}));
+    Ok(())
+}
+
+fn access(call: &Call, cx: &Cx, review: &mut Object) -> ApiResult<()> {
+    let kind = review.kind().to_string();
+    let errs = validate(cx, review, &kind);
+    if !errs.is_empty() {
+        return Err(ApiError::invalid(GROUP, &kind, "", errs));
+    }
+    let user = if kind == "SelfSubjectAccessReview" {
+        UserInfo::clone(&call.context.user)
+    } else {
+        let spec = review.get("spec").cloned().unwrap_or_default();
+        UserInfo {
+            name: spec.get("user").and_then(Value::as_str).unwrap_or_default().into(),
+            ..UserInfo::from_value(&spec)
+        }
+    };
+    let decision = call.state.authorizer.authorize(&attributes(user, review));
+    let mut status = value!({"allowed": decision.is_allowed()});
+    if matches!(decision, Decision::Deny(_)) {
+        status.set_at(&["denied"], true);
+    }
+    if !decision.reason().is_empty() {
+        status.set_at(&["reason"], decision.reason());
+    }
+    review.insert("status", status);
+    Ok(())
+}
+
+fn attributes(user: UserInfo, review: &Object) -> Attributes {
+    let text = |m: &Map, key: &str| Str::from(m.str(key).unwrap_or_default());
+    if let Some(r) = review.at(&["spec", "resourceAttributes"]).and_then(Value::as_object) {
+        let version = text(r, "version");
+        return Attributes {
+            user,
+            verb: text(r, "verb"),
+            is_resource_request: true,
+            api_group: text(r, "group"),
+            api_version: if version.is_empty() { "*".into() } else { version },
+            resource: text(r, "resource"),
+            subresource: text(r, "subresource"),
+            namespace: text(r, "namespace"),
+            name: text(r, "name"),
+            field_selector: raw_selector(r, "fieldSelector"),
+            label_selector: raw_selector(r, "labelSelector"),
+            ..Attributes::default()
+        };
+    }
+    let empty = Map::new();
+    let r = review.at(&["spec", "nonResourceAttributes"]).and_then(Value::as_object).unwrap_or(&empty);
+    Attributes { user, verb: text(r, "verb"), path: text(r, "path"), ..Attributes::default() }
+}
+
+fn raw_selector(r: &Map, key: &str) -> Str {
+    r.obj(key).and_then(|s| s.str("rawSelector")).unwrap_or_default().into()
+}
+
+fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
+    const ONE_OF: &str = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+    let mut errs = Vec::new();
+    let resource = review.at(&["spec", "resourceAttributes"]).filter(|v| !v.is_null());
+    let other = review.at(&["spec", "nonResourceAttributes"]).filter(|v| !v.is_null());
+    if resource.is_some() == other.is_some() {
+        errs.push(Cause::invalid("spec", other.unwrap_or(&Value::Null), ONE_OF));
+    }
+    if kind != "SelfSubjectAccessReview" {
+        let groups = review.at(&["spec", "groups"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty());
+        if review.str_at(&["spec", "user"]).unwrap_or_default().is_empty() && !groups {
+            errs.push(Cause::invalid("spec.user", &"".into(), "at least one of user or group must be specified"));
+        }
+    }
+    let local = kind == "LocalSubjectAccessReview";
+    let foreign = review.meta().into_iter().flatten().any(|(k, v)| {
+        let allowed = matches!(k.as_str(), "managedFields" | "creationTimestamp") || (local && k == "namespace");
+        !allowed && !v.is_null() && v.as_str() != Some("")
+    });
+    if foreign {
+        let why = if local { "must be empty except for namespace" } else { "must be empty" };
+        errs.push(Cause::invalid("metadata", review.get("metadata").unwrap_or(&Value::Null), why));
+    }
+    if local {
+        if let Some(ns) = resource.map(|r| r.get("namespace").and_then(Value::as_str).unwrap_or_default())
+            && ns != cx.namespace
+        {
+            errs.push(Cause::invalid("spec.resourceAttributes.namespace", &ns.into(), "must match metadata.namespace"));
+        }
+        if let Some(v) = other {
+            errs.push(Cause::invalid("spec.nonResourceAttributes", v, "disallowed on this kind of request"));
+        }
+    }
+    errs
+}
+
+fn strings(list: Option<&Value>) -> Vec<Str> {
+    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+}

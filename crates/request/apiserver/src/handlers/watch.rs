@@ -1,0 +1,179 @@
+//! Watches: events as they happen, framed for the client's format, until the client or the time says so.
+
+use super::negotiate::{Output, Shape};
+use super::{Call, Served, respond, table};
+use crate::request::{Body, Response};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, header};
+use keelson_api::codec::{Format, json, proto, yaml};
+use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
+use keelson_cache::{Cache, Watch, WatchEvent};
+use keelson_registry::codec::{self, partial_metadata};
+use keelson_registry::engine::{Engine, cache_error};
+use keelson_registry::options::ListOptions;
+use keelson_registry::{Cx, ResourceDef};
+use rand::Rng;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Watches without `timeoutSeconds` last this long, and up to twice so.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+
+pub async fn serve(call: Call<'_>) -> Served {
+    let mut query = call.query();
+    // Old paths (`/watch/…`) watch without saying so in the query.
+    query.retain(|(k, _)| k != "watch");
+    query.push(("watch".into(), "true".into()));
+    let options = ListOptions::from_query(&query)?;
+    table::check_include(call.include_object())?;
+    let cx = call.cx();
+    let timeout = match options.timeout_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0) {
+        Some(s) => Duration::from_secs(s),
+        None => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+    };
+    let engine = call.state.engine.clone();
+    let source = match engine.watch(&cx, &options, timeout).await? {
+        Ok(watch) => Source::Watch(watch),
+        Err(e) => Source::Failed(e),
+    };
+    let stream = Stream {
+        source,
+        cache: engine.cache_of(&call.def)?,
+        engine,
+        def: call.def.clone(),
+        out: call.out,
+        include: call.include_object().to_string(),
+        cx,
+        deadline: Instant::now() + timeout,
+        headers_sent: false,
+    };
+    let body = stream::unfold(stream, |mut s| async move { s.next().await.map(|bytes| (Ok::<_, ApiError>(bytes), s)) });
+    let mut response = Response::new(Body::from_stream(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(call.out.stream_content_type()));
+    Ok(response)
+}
+
+enum Source {
+    Watch(Watch),
+    Failed(ApiError),
+    Over,
+}
+
+struct Stream {
+    source: Source,
+    cache: Cache,
+    engine: Arc<Engine>,
+    def: Arc<ResourceDef>,
+    out: Output,
+    include: String,
+    cx: Cx,
+    deadline: Instant,
+    /// A table's columns are told once.
+    headers_sent: bool,
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<Bytes> {
+        let event = match &mut self.source {
+            Source::Over => return None,
+            Source::Failed(e) => Err(e.clone()),
+            Source::Watch(watch) => match tokio::time::timeout_at(self.deadline, watch.next()).await {
+                Err(_) | Ok(None) => return None,
+                Ok(Some(event)) => event.map_err(|e| cache_error(&self.cx, "watch", e)),
+            },
+        };
+        let framed = match event {
+            Ok(event) => self.frame(event).await,
+            Err(e) => Err(e),
+        };
+        Some(framed.unwrap_or_else(|e| {
+            self.source = Source::Over;
+            self.error(&e)
+        }))
+    }
+
+    fn error(&self, e: &ApiError) -> Bytes {
+        let status = e.to_status();
+        match self.out.format {
+            Format::Protobuf => {
+                let encoded = Object::try_from(status).ok().and_then(|o| {
+                    let schema = builtin::builtin_kind_at("v1", "Status")?;
+                    proto::encode(&o, &schema).ok()
+                });
+                proto::watch_frame("ERROR", &encoded.unwrap_or_default()).into()
+            }
+            _ => self.text("ERROR", &json::encode(&status)),
+        }
+    }
+
+    /// An event whose object is JSON.
+    fn text(&self, kind: &str, object: &[u8]) -> Bytes {
+        let line = [b"{\"type\":\"", kind.as_bytes(), b"\",\"object\":", object, b"}\n"].concat();
+        if self.out.format != Format::Yaml {
+            return line.into();
+        }
+        let event = json::decode(&line, None, Default::default()).map(|d| d.value).unwrap_or_default();
+        [b"---\n", &yaml::encode(&event)[..]].concat().into()
+    }
+
+    async fn frame(&mut self, event: WatchEvent) -> ApiResult<Bytes> {
+        let kind = match &event {
+            WatchEvent::Added(_) => "ADDED",
+            WatchEvent::Modified(_) => "MODIFIED",
+            WatchEvent::Deleted(_) => "DELETED",
+            WatchEvent::Bookmark { .. } => "BOOKMARK",
+        };
+        let out = self.out;
+        if let (Some(entry), Some(form)) = (event.entry(), respond::cached_form(&self.def, out)) {
+            let bytes = self.cache.encoded(entry, form).map_err(ApiError::internal)?;
+            return Ok(match out.format {
+                Format::Protobuf => {
+                    let (api_version, name) = respond::shown_kind(&self.def, out);
+                    proto::watch_frame(kind, &proto::envelope(&api_version, &name, &bytes)).into()
+                }
+                _ => self.text(kind, &bytes),
+            });
+        }
+        let object = match &event {
+            WatchEvent::Bookmark { revision, initial_events_end } => bookmark(&self.def, *revision, *initial_events_end),
+            WatchEvent::Added(e) | WatchEvent::Modified(e) | WatchEvent::Deleted(e) => self.engine.object(&self.def, e).await?,
+        };
+        self.object(kind, object)
+    }
+
+    fn object(&mut self, kind: &str, object: Object) -> ApiResult<Bytes> {
+        let (object, schema) = match self.out.shape {
+            Shape::Table => {
+                let headers = !std::mem::replace(&mut self.headers_sent, true);
+                let version = object.resource_version().to_string();
+                let table = table::table(&self.def, vec![object], self.out, &self.include, &version, headers)?;
+                return Ok(self.text(kind, &json::encode(&table)));
+            }
+            Shape::Metadata | Shape::MetadataList => {
+                (partial_metadata(&object, self.out.meta_version()), codec::partial_schema()?)
+            }
+            Shape::Object => (object, self.def.schema.clone()),
+        };
+        Ok(match self.out.format {
+            Format::Protobuf => {
+                let bytes = proto::encode(&object, &schema).map_err(ApiError::internal)?;
+                proto::watch_frame(kind, &bytes).into()
+            }
+            _ => self.text(kind, &codec::to_json(&object)),
+        })
+    }
+}
+
+/// An object that is nothing but a revision.
+fn bookmark(def: &ResourceDef, revision: u64, initial_events_end: bool) -> Object {
+    let mut o = Object::new();
+    o.set_gvk(&def.api_version(), &def.kind);
+    o.set_meta("resourceVersion", &revision.to_string());
+    o.meta_mut().insert("creationTimestamp", Value::Null);
+    if initial_events_end {
+        o.set_at(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
+    }
+    o
+}

@@ -1,0 +1,125 @@
+//! PATCH: what a JSON, merge or strategic merge patch makes of the object that is there.
+
+use crate::codec::complete;
+use crate::context::{Cx, FieldValidation};
+use crate::engine::{Engine, UpdateSource};
+use crate::managed;
+use crate::strategy::Strategy;
+use async_trait::async_trait;
+use keelson_api::codec::{Strictness, json};
+use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, SchemaRef, Value};
+use keelson_machinery::patch::{json_patch, merge_patch, strategic};
+
+/// Upstream's bound on the operations of one JSON patch.
+const MAX_OPERATIONS: usize = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    Json,
+    Merge,
+    Strategic,
+}
+
+/// A patch that was read and is not yet applied.
+pub struct Patch {
+    kind: PatchKind,
+    patch: Value,
+    /// Duplicate fields of the patch itself.
+    findings: Vec<String>,
+}
+
+impl Patch {
+    pub fn parse(cx: &Cx, kind: PatchKind, bytes: &[u8]) -> ApiResult<Self> {
+        let strictness = match cx.field_validation {
+            FieldValidation::Ignore => Strictness::Lenient,
+            _ => Strictness::Report,
+        };
+        let decoded = json::decode(bytes, None, strictness).map_err(|e| match kind {
+            PatchKind::Strategic => ApiError::bad_request(e.to_string()),
+            _ => ApiError::bad_request(format!("error decoding patch: {e}")),
+        })?;
+        let mut findings = decoded.findings;
+        match (&decoded.value, kind) {
+            (Value::Array(ops), PatchKind::Json) if ops.len() > MAX_OPERATIONS => {
+                return Err(ApiError::new(
+                    Reason::RequestEntityTooLarge,
+                    format!("Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", ops.len()),
+                ));
+            }
+            (Value::Array(ops), PatchKind::Json) => {
+                findings.iter_mut().for_each(|f| *f = format!("json patch {f}"));
+                for (i, op) in ops.iter().enumerate() {
+                    for key in op.as_object().into_iter().flat_map(|o| o.keys()) {
+                        if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
+                            findings.push(format!("json patch unknown field \"[{i}].{key}\""));
+                        }
+                    }
+                }
+            }
+            (Value::Object(_), PatchKind::Merge | PatchKind::Strategic) => {}
+            (other, PatchKind::Json) => {
+                return Err(ApiError::bad_request(format!(
+                    "error decoding patch: json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
+                    other.type_name()
+                )));
+            }
+            (other, PatchKind::Merge) => {
+                return Err(ApiError::bad_request(format!(
+                    "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                    other.type_name()
+                )));
+            }
+            (other, PatchKind::Strategic) => {
+                return Err(ApiError::bad_request(format!(
+                    "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                    other.type_name()
+                )));
+            }
+        }
+        Ok(Patch { kind, patch: decoded.value, findings })
+    }
+
+    /// The patched object, complete and checked for unknown fields.
+    pub fn apply_to(&self, cx: &Cx, existing: &Object) -> ApiResult<Object> {
+        self.apply_as(cx, &cx.def.schema, Some(cx.def.strategy.as_ref()), existing)
+    }
+
+    /// The same for an object of another kind than the resource's (Scale).
+    pub fn apply_as(&self, cx: &Cx, schema: &SchemaRef, strategy: Option<&dyn Strategy>, existing: &Object) -> ApiResult<Object> {
+        let original = Value::Object(existing.0.clone());
+        let patched = match self.kind {
+            PatchKind::Json => json_patch::apply(&original, &self.patch)?,
+            PatchKind::Merge => merge_patch::apply(&original, &self.patch)?,
+            PatchKind::Strategic => strategic::apply(&original, &self.patch, schema)?,
+        };
+        let shown = patched.clone();
+        let invalid = |why: String| {
+            let text = String::from_utf8_lossy(&json::encode(&shown)).into_owned();
+            ApiError::invalid("", "", "", vec![Cause::invalid("patch", &text.into(), &why)])
+        };
+        let (mut object, unknown) = complete(schema, strategy, patched).map_err(&invalid)?;
+        let findings: Vec<String> = self.findings.iter().cloned().chain(unknown).collect();
+        match cx.field_validation {
+            FieldValidation::Strict if !findings.is_empty() => {
+                return Err(invalid(format!("strict decoding error: {}", findings.join(", "))));
+            }
+            FieldValidation::Warn => findings.into_iter().for_each(|f| cx.warn(f)),
+            _ => {}
+        }
+        if object.api_version() != existing.api_version() || object.kind() != existing.kind() {
+            // Upstream decodes the result as the kind of the request, whatever the patch says.
+            object.set_gvk(existing.api_version(), existing.kind());
+        }
+        Ok(object)
+    }
+}
+
+#[async_trait]
+impl UpdateSource for Patch {
+    async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object> {
+        let existing = existing.ok_or_else(|| cx.not_found(&cx.name))?;
+        let mut object = self.apply_to(cx, existing)?;
+        managed::update(cx, Some(existing), &mut object, engine.now());
+        Ok(object)
+    }
+}
