@@ -1,10 +1,32 @@
 //! A request from the socket to the response: chain, authentication, authorisation, admission, handlers, discovery, OpenAPI.
+//!
+//! [`chain`] is the way of every request, whether it comes from the network or from within the process. [`ApiServer`] puts
+//! the parts together.
 
+pub mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
+pub mod chain;
+pub mod config;
+pub mod connect;
+pub mod discovery;
+pub mod flow;
 pub mod handlers;
+mod health;
+pub mod live;
+mod metrics;
+mod nonresource;
+pub mod openapi;
 pub mod request;
+pub mod serve;
+mod server;
 pub mod state;
+pub mod version;
 
+pub use config::Config;
 pub use request::{Body, RequestContext, RequestInfo, UserInfo};
+pub use serve::{ApiService, InProcessIdentity, Loopback};
+pub use server::ApiServer;
 pub use state::ServerState;

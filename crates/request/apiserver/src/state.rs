@@ -1,12 +1,62 @@
 //! What every stage of the server shares.
 
-use crate::authn::{TokenAuthenticator, TokenIssuer};
+use crate::aggregation::Services;
+use crate::audit::Audit;
+use crate::authn::tokens::ServiceAccountTokens;
+use crate::authn::{Authenticator, TokenAuthenticator, TokenIssuer};
 use crate::authz::Authorizer;
+use crate::authz::node::NodeAuthorizer;
+use crate::authz::rbac::Rbac;
+use crate::chain;
+use crate::config::Config;
+use crate::connect::KubeletClient;
+use crate::discovery::Discovery;
+use crate::flow::FlowControl;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
+use crate::request::{Request, Response};
+use crate::serve::{Handle, Loopback};
+use futures::future::BoxFuture;
+use keelson_registry::{Admission, Engine, ResourceTable};
 use std::sync::Arc;
 
 /// Handed to handlers with each request.
 pub struct ServerState {
+    pub config: Config,
+    pub engine: Arc<Engine>,
+    pub table: Arc<ResourceTable>,
+    pub admission: Arc<dyn Admission>,
     pub authorizer: Arc<dyn Authorizer>,
     pub token_authenticator: Arc<dyn TokenAuthenticator>,
     pub token_issuer: Arc<dyn TokenIssuer>,
+    /// The server's calls to itself.
+    pub loopback: Loopback,
+    pub authenticator: Arc<Authenticator>,
+    pub tokens: Arc<ServiceAccountTokens>,
+    pub rbac: Arc<Rbac>,
+    pub node_authorizer: Arc<NodeAuthorizer>,
+    pub flow: Arc<FlowControl>,
+    pub audit: Audit,
+    pub metrics: Metrics,
+    pub health: Health,
+    pub discovery: Discovery,
+    pub openapi: OpenApi,
+    pub services: Arc<Services>,
+    pub kubelet: KubeletClient,
+    /// For `https:` proxies to pods and services.
+    pub proxy_tls: Arc<rustls::ClientConfig>,
+}
+
+impl ServerState {
+    /// Certificate and key by which this server is known to extension servers.
+    pub fn front_proxy_identity(&self) -> Option<(String, String)> {
+        self.config.front_proxy_client.clone()
+    }
+}
+
+impl Handle for ServerState {
+    fn handle(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response> {
+        Box::pin(async move { chain::run(&self, request).await })
+    }
 }

@@ -1,5 +1,14 @@
 //! Who is asking: the authenticators of the chain, and the traits by which handlers review and issue tokens.
 
+pub mod bootstrap;
+mod cache;
+mod chain;
+pub mod impersonation;
+pub mod tokens;
+pub mod x509;
+
+pub use chain::Authenticator;
+
 use crate::request::UserInfo;
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Str};

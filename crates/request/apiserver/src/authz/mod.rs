@@ -2,7 +2,15 @@
 //!
 //! Everything is answered from memory: roles and bindings are followed by watches, never read on a request.
 
+mod chain;
+pub mod node;
+pub mod rbac;
+pub mod rule;
+
+pub use chain::AuthorizerChain;
+
 use crate::request::{RequestInfo, UserInfo};
+use keelson_api::status::Details;
 use keelson_api::{ApiError, Reason, Str, Value};
 
 /// What is asked: a request reduced to what authorisers look at (also built from SubjectAccessReviews).
@@ -60,14 +68,18 @@ impl Attributes {
             return ApiError::new(
                 Reason::Forbidden,
                 format!(
-                    "forbidden: User {user:?} cannot {} path {:?}{tail}",
-                    self.verb, self.path
+                    "forbidden: User {:?} cannot {} path {:?}{tail}",
+                    user.as_str(),
+                    self.verb,
+                    self.path.as_str()
                 ),
-            );
+            )
+            .with_details(Details::default());
         }
-        let scope = match (self.namespace.is_empty(), self.resource == "namespaces") {
-            (false, false) => format!(" in the namespace {:?}", self.namespace.as_str()),
-            _ => " at the cluster scope".to_string(),
+        let scope = if self.namespace.is_empty() {
+            " at the cluster scope".to_string()
+        } else {
+            format!(" in the namespace {:?}", self.namespace.as_str())
         };
         let why = format!(
             "User {:?} cannot {} resource {:?} in API group {:?}{scope}{tail}",

@@ -1,20 +1,27 @@
 //! The body of every request and response: a stream of bytes whose origin is forgotten.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, TryStreamExt};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use keelson_api::{ApiError, Reason};
+use parking_lot::Mutex;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(BoxError);
+
 /// What upstream accepts of a request's body.
 pub const MAX_REQUEST_BODY: usize = 3 * 1024 * 1024;
 
-/// A body of a request or a response.
-pub struct Body(UnsyncBoxBody<Bytes, BoxError>);
+/// A body of a request or a response. The lock makes it shareable, so that a handler may hold a request by reference
+/// while it waits; it is never contended.
+pub struct Body(Mutex<UnsyncBoxBody<Bytes, BodyError>>);
 
 impl Body {
     pub fn new<B>(body: B) -> Self
@@ -22,7 +29,7 @@ impl Body {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Body(body.map_err(Into::into).boxed_unsync())
+        Body(Mutex::new(body.map_err(|e| BodyError(e.into())).boxed_unsync()))
     }
     pub fn empty() -> Self {
         Body::new(Empty::new())
@@ -33,18 +40,39 @@ impl Body {
         S: Stream<Item = Result<Bytes, E>> + Send + 'static,
         E: Into<BoxError> + 'static,
     {
-        Body::new(StreamBody::new(stream.map_ok(Frame::data).map_err(Into::into)))
+        Body::new(StreamBody::new(stream.map_ok(Frame::data)))
+    }
+    /// A body that keeps `guard` until it ends or is dropped.
+    pub fn guarded<G: Send + Unpin + 'static>(body: Body, guard: G) -> Self {
+        Body::new(Guarded { body, _guard: guard })
     }
     /// The whole body, at most `limit` bytes of it; more is upstream's 413.
     pub async fn collect(self, limit: usize) -> Result<Bytes, ApiError> {
-        match Limited::new(self.0, limit).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(e) if e.is::<LengthLimitError>() => Err(ApiError::new(
-                Reason::RequestEntityTooLarge,
-                format!("Request entity too large: limit is {limit}"),
-            )),
-            Err(e) => Err(ApiError::bad_request(format!("unable to read the request body: {e}"))),
+        let mut body = self;
+        let mut first = Bytes::new();
+        let mut more: Option<BytesMut> = None;
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| ApiError::bad_request(format!("unable to read the request body: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length > limit {
+                return Err(ApiError::new(
+                    Reason::RequestEntityTooLarge,
+                    format!("Request entity too large: limit is {limit}"),
+                ));
+            }
+            match &mut more {
+                Some(more) => more.extend_from_slice(&data),
+                None if first.is_empty() => first = data,
+                None => {
+                    let mut joined = BytesMut::from(first.as_ref());
+                    joined.extend_from_slice(&data);
+                    more = Some(joined);
+                }
+            }
         }
+        Ok(more.map_or(first, BytesMut::freeze))
     }
 }
 
@@ -79,16 +107,35 @@ impl From<&'static str> for Body {
     }
 }
 
-impl HttpBody for Body {
+struct Guarded<G> {
+    body: Body,
+    _guard: G,
+}
+
+impl<G: Unpin> HttpBody for Guarded<G> {
     type Data = Bytes;
-    type Error = BoxError;
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
+    type Error = BodyError;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
     }
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(self.0.get_mut()).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().size_hint()
     }
 }

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 pub struct RequestContext {
     pub info: Arc<RequestInfo>,
     pub user: Arc<UserInfo>,
+    /// Path and query as they came.
+    pub uri: Str,
     /// The `Audit-Id` of the request.
     pub audit_id: Str,
     pub received: jiff::Timestamp,
@@ -31,6 +33,7 @@ impl RequestContext {
         RequestContext {
             info: Arc::new(info),
             user: Arc::new(user),
+            uri: Str::default(),
             audit_id: Str::from(uuid::Uuid::new_v4().to_string()),
             received: jiff::Timestamp::now(),
             started: Instant::now(),

@@ -6,13 +6,12 @@ mod context;
 mod info;
 mod query;
 pub mod response;
-pub mod user;
 
 pub use body::{Body, BoxError, MAX_REQUEST_BODY};
 pub use context::{AuditAnnotations, RequestContext, Warnings};
 pub use info::RequestInfo;
 pub use query::Query;
-pub use user::UserInfo;
+pub use keelson_registry::user::{self, UserInfo};
 
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;

@@ -13,7 +13,7 @@ impl Query {
     }
     /// The first value of `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())

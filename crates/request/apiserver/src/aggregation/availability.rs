@@ -1,0 +1,126 @@
+//! Whether extension servers can be reached: asked for when something changes, and again at upstream's intervals while
+//! there are any.
+
+use super::{Remote, target};
+use crate::connect::forward;
+use crate::discovery::parse_group_list;
+use crate::request::{Body, UserInfo};
+use crate::serve::Loopback;
+use crate::state::ServerState;
+use http::Method;
+use keelson_api::{ApiResult, Object, Reason, Value, value};
+use std::sync::Weak;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often a server is asked again: soon while it can't be reached, seldom when it can.
+const SOON: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Watches over all extension servers until `stop`.
+pub async fn run(server: Weak<ServerState>, stop: CancellationToken) {
+    let Some(mut changes) = server.upgrade().map(|s| s.services.subscribe()) else { return };
+    loop {
+        changes.mark_unchanged();
+        let Some(state) = server.upgrade() else { return };
+        let remote = state.services.remote();
+        let mut pause = None;
+        for service in &remote {
+            let up = check(&state, service).await;
+            let next = if up { SELDOM } else { SOON };
+            pause = Some(pause.map_or(next, |p: Duration| p.min(next)));
+        }
+        drop(state);
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause.unwrap_or(SELDOM)), if pause.is_some() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Asks one server for its resources and writes down how that went.
+async fn check(server: &ServerState, service: &Remote) -> bool {
+    let condition = match discover(server, service).await {
+        Ok(entry) => {
+            if server.services.discovery(&service.group, &service.version) != entry {
+                server.services.set_discovery(&service.group, &service.version, Some(entry));
+            }
+            ("True".to_string(), "Passed", "all checks passed".to_string())
+        }
+        Err((reason, message)) => ("False".to_string(), reason, message),
+    };
+    let up = condition.0 == "True";
+    if let Err(e) = write(&server.loopback, &service.name, (&condition.0, condition.1, &condition.2)).await
+        && !e.is(Reason::NotFound)
+    {
+        tracing::warn!("writing the availability of {} failed: {e}", service.name);
+    }
+    up
+}
+
+async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'static str, String)> {
+    let target = target(server, service).await.map_err(|e| {
+        let reason = if e.message.contains("not found") { "ServiceNotFound" } else { "MissingEndpoints" };
+        (reason, e.message)
+    })?;
+    let failed = |why: String| {
+        let url = format!("https://{}/apis/{}/{}", target.address, service.group, service.version);
+        ("FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
+    };
+    let path = format!("/apis/{}/{}", service.group, service.version);
+    let mut request = http::Request::get("/").body(Body::empty()).map_err(|e| failed(e.to_string()))?;
+    request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static("application/json"));
+    let user = UserInfo::new("system:kube-aggregator", &["system:masters"]);
+    super::set_identity(request.headers_mut(), &user);
+    let asked = tokio::time::timeout(PATIENCE, forward(&target, &path, request, None, None)).await;
+    let answer = asked
+        .map_err(|_| failed("context deadline exceeded".into()))?
+        .map_err(|e| failed(format!("{e:#}")))?;
+    let status = answer.status();
+    let bytes = answer.into_body().collect(16 * 1024 * 1024).await.map_err(|e| failed(e.message))?;
+    if !status.is_success() {
+        return Err(failed(format!("bad status from {}: {status}", service.name)));
+    }
+    let list: Value = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
+    Ok(parse_group_list(&service.version, &list))
+}
+
+/// Writes the condition `Available`; writes nothing when it stands already.
+pub async fn write(loopback: &Loopback, name: &str, (status, reason, message): (&str, &str, &str)) -> ApiResult<()> {
+    let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}");
+    for _ in 0..5 {
+        let Some(mut object) = loopback.object(&path).await? else { return Ok(()) };
+        if !set_condition(&mut object, status, reason, message) {
+            return Ok(());
+        }
+        match loopback.send(Method::PUT, &format!("{path}/status"), Some(&object.into())).await {
+            Err(e) if e.is(Reason::Conflict) => {}
+            other => return other.map(drop),
+        }
+    }
+    Ok(())
+}
+
+/// False when nothing changed.
+fn set_condition(object: &mut Object, status: &str, reason: &str, message: &str) -> bool {
+    let conditions = object.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let old = conditions.iter().find(|c| text(c, "type") == "Available");
+    if old.is_some_and(|c| text(c, "status") == status && text(c, "reason") == reason && text(c, "message") == message) {
+        return false;
+    }
+    let since = old
+        .filter(|c| text(c, "status") == status)
+        .map(|c| text(c, "lastTransitionTime"))
+        .filter(|t| !t.is_empty())
+        .unwrap_or_else(|| jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let condition = value!({
+        "type": "Available", "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
+    });
+    let mut all: Vec<Value> = conditions.into_iter().filter(|c| text(c, "type") != "Available").collect();
+    all.push(condition);
+    object.set_at(&["status", "conditions"], all);
+    true
+}

@@ -1,0 +1,125 @@
+//! Extension API servers: the APIService objects, requests passed on to those servers, their availability.
+//!
+//! Group versions served here have APIServices too ([`register`]), as clients expect; they are always available.
+
+mod availability;
+pub mod register;
+mod services;
+
+pub use availability::run as watch_availability;
+pub use services::{Remote, Services};
+
+use crate::connect::{ClientTls, Target, forward};
+use crate::request::{Request, RequestContext, RequestInfo, Response, UserInfo, response};
+use crate::state::ServerState;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use keelson_api::{ApiError, ApiResult, Object, Reason, Value};
+use rand::Rng;
+use std::sync::Arc;
+
+/// The extension server that a path is for.
+pub fn route(server: &ServerState, info: &RequestInfo) -> Option<Arc<Remote>> {
+    let rest = info.path.strip_prefix("/apis/")?;
+    let mut parts = rest.trim_end_matches('/').splitn(3, '/');
+    let (group, version) = (parts.next()?, parts.next()?);
+    server.services.find(group, version)
+}
+
+/// Passes a request on as its user.
+pub async fn proxy(
+    server: &ServerState,
+    service: &Remote,
+    context: &RequestContext,
+    mut request: Request,
+) -> Response {
+    if !service.available {
+        return response::error(&ApiError::new(Reason::ServiceUnavailable, "service unavailable"));
+    }
+    let target = match target(server, service).await {
+        Ok(target) => target,
+        Err(e) => return response::error(&e),
+    };
+    set_identity(request.headers_mut(), &context.user);
+    let path = request.uri().path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
+    match forward(&target, &path, request, context.remote, None).await {
+        Ok(answer) => answer,
+        Err(e) => response::error(&ApiError::new(
+            Reason::ServiceUnavailable,
+            format!("error trying to reach service: {e:#}"),
+        )),
+    }
+}
+
+/// The headers of a front proxy.
+fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
+    let value = |s: &str| HeaderValue::from_str(s).ok();
+    if let Some(v) = value(&user.name) {
+        headers.insert("x-remote-user", v);
+    }
+    if let (false, Some(v)) = (user.uid.is_empty(), value(&user.uid)) {
+        headers.insert("x-remote-uid", v);
+    }
+    for v in user.groups.iter().filter_map(|g| value(g)) {
+        headers.append("x-remote-group", v);
+    }
+    for (key, values) in &user.extra {
+        let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let Ok(name) = HeaderName::try_from(format!("x-remote-extra-{}", key.replace("%2D", "-").replace("%2E", "."))) else {
+            continue;
+        };
+        for v in values.iter().filter_map(|v| value(v)) {
+            headers.append(name.clone(), v);
+        }
+    }
+}
+
+/// One of the service's endpoints.
+pub async fn target(server: &ServerState, service: &Remote) -> ApiResult<Target> {
+    let (namespace, name) = (&service.namespace, &service.service);
+    let unavailable = |text: String| ApiError::new(Reason::ServiceUnavailable, text);
+    let none = || unavailable(format!("no endpoints available for service {name:?}"));
+    let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
+    let found = server.loopback.object(&path).await?.ok_or_else(|| unavailable(format!("service {name:?} not found")))?;
+    let address = if found.str_at(&["spec", "type"]) == Some("ExternalName") {
+        let host = found.str_at(&["spec", "externalName"]).unwrap_or_default();
+        format!("{host}:{}", service.port)
+    } else {
+        let ports = found.at(&["spec", "ports"]).and_then(Value::as_array);
+        let port = ports.into_iter().flatten().find(|p| p.get("port").and_then(Value::as_i64) == Some(service.port));
+        let port = port.ok_or_else(|| unavailable(format!("no service port {} found for service {name:?}", service.port)))?;
+        let port_name = port.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+        let path = format!(
+            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{name}"
+        );
+        let slices = server.loopback.send(http::Method::GET, &path, None).await?;
+        let mut ready = ready_addresses(&slices, &port_name);
+        if ready.is_empty() {
+            return Err(none());
+        }
+        ready.swap_remove(rand::rng().random_range(0..ready.len()))
+    };
+    let host = format!("{name}.{namespace}.svc");
+    let front_proxy = server.front_proxy_identity();
+    let ca = if service.insecure { None } else { Some(service.ca_pem.as_str()) };
+    let identity = front_proxy.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
+    let config = ClientTls::config(ca, identity).map_err(ApiError::internal)?;
+    let tls = ClientTls::to(config, &host).map_err(ApiError::internal)?;
+    Ok(Target { address, host, tls: Some(tls) })
+}
+
+fn ready_addresses(slices: &Object, port_name: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for slice in slices.arr("items").into_iter().flatten() {
+        let list = |key: &str| slice.get(key).and_then(Value::as_array).into_iter().flatten();
+        let port = list("ports")
+            .find(|p| p.get("name").and_then(Value::as_str).unwrap_or_default() == port_name)
+            .and_then(|p| p.get("port")?.as_i64());
+        let Some(port) = port else { continue };
+        for e in list("endpoints").filter(|e| e.at(&["conditions", "ready"]).and_then(Value::as_bool) != Some(false)) {
+            if let Some(ip) = e.get("addresses").and_then(Value::as_array).and_then(|a| a.first()?.as_str()) {
+                out.push(if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") });
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,176 @@
+//! The authenticators in upstream's order: within the process, front proxy, client certificate, bearer token; nobody
+//! known is anonymous, but who proves something wrong is refused.
+
+use super::cache::TokenCache;
+use super::tokens::ServiceAccountTokens;
+use super::x509::PeerCertificate;
+use super::{TokenAuthenticator, TokenIdentity, bootstrap};
+use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
+use crate::request::{Request, UserInfo};
+use crate::serve::{InProcessIdentity, Loopback};
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use keelson_api::Str;
+use std::sync::Arc;
+
+pub struct Authenticator {
+    tokens: Arc<ServiceAccountTokens>,
+    cache: TokenCache,
+    reader: Loopback,
+    anonymous: bool,
+    /// Common names of front proxies; empty: any that their authority signed.
+    front_proxy_names: Vec<Str>,
+}
+
+const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
+
+impl Authenticator {
+    pub fn new(tokens: Arc<ServiceAccountTokens>, reader: Loopback, anonymous: bool, front_proxy_names: Vec<Str>) -> Self {
+        Authenticator { tokens, cache: TokenCache::default(), reader, anonymous, front_proxy_names }
+    }
+
+    /// Who sent a request; what proved it is taken off. `None`: refused.
+    pub async fn authenticate(&self, request: &mut Request) -> Option<Arc<UserInfo>> {
+        if let Some(InProcessIdentity(user)) = request.extensions_mut().remove() {
+            return Some(user);
+        }
+        let found = self.known(request).await;
+        strip(request.headers_mut());
+        match found {
+            Ok(Some(mut user)) => {
+                add_authenticated(&mut user);
+                Some(Arc::new(user))
+            }
+            Ok(None) if self.anonymous => Some(Arc::new(UserInfo::anonymous())),
+            Ok(None) => None,
+            Err(why) => {
+                tracing::debug!("unable to authenticate the request: {why}");
+                None
+            }
+        }
+    }
+
+    async fn known(&self, request: &mut Request) -> Result<Option<UserInfo>, String> {
+        let mut errors = Vec::new();
+        if let Some(peer) = request.extensions().get::<Arc<PeerCertificate>>() {
+            if jiff::Timestamp::now().as_second() > peer.not_after {
+                errors.push("the client certificate has expired".to_string());
+            } else {
+                if let Some(user) = self.front_proxy(peer, request.headers()) {
+                    return Ok(Some(user));
+                }
+                match &peer.client {
+                    Ok(user) => return Ok(Some(user.clone())),
+                    Err(e) => errors.push(e.clone()),
+                }
+            }
+        }
+        if let Some(token) = bearer_token(request.headers()) {
+            match self.authenticate_token(&token, &[]).await {
+                Ok(Some(identity)) => {
+                    hide_websocket_token(request.headers_mut());
+                    return Ok(Some(identity.user));
+                }
+                Ok(None) => errors.push("invalid bearer token".into()),
+                Err(e) => errors.push(e),
+            }
+        }
+        if errors.is_empty() { Ok(None) } else { Err(errors.join(", ")) }
+    }
+
+    /// The user that a front proxy vouches for.
+    fn front_proxy(&self, peer: &PeerCertificate, headers: &HeaderMap) -> Option<UserInfo> {
+        let proxy = peer.front_proxy.as_ref()?;
+        if !self.front_proxy_names.is_empty() && !self.front_proxy_names.contains(proxy) {
+            return None;
+        }
+        let text = |v: &HeaderValue| v.to_str().ok().map(|s| Str::from(s.trim()));
+        let name = headers.get("x-remote-user").and_then(text).filter(|n| !n.is_empty())?;
+        let mut user = UserInfo {
+            name,
+            uid: headers.get("x-remote-uid").and_then(text).unwrap_or_default(),
+            groups: headers.get_all("x-remote-group").iter().filter_map(text).collect(),
+            ..UserInfo::default()
+        };
+        for (key, value) in headers {
+            if let (Some(key), Some(value)) = (key.as_str().strip_prefix("x-remote-extra-"), text(value)) {
+                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
+                user.extra.entry(key.into()).or_default().push(value);
+            }
+        }
+        Some(user)
+    }
+}
+
+#[async_trait]
+impl TokenAuthenticator for Authenticator {
+    async fn authenticate_token(&self, token: &str, audiences: &[Str]) -> Result<Option<TokenIdentity>, String> {
+        let key = TokenCache::key(token, audiences);
+        if let Some(identity) = self.cache.get(&key) {
+            return Ok(Some(identity));
+        }
+        let now = jiff::Timestamp::now();
+        let mut found = self.tokens.authenticate(token, audiences, &self.reader, now).await?;
+        if found.is_none() {
+            found = bootstrap::authenticate(token, &self.reader, now).await?;
+            if let Some(identity) = &mut found {
+                // Such a token is good for the API server only.
+                let own = &self.tokens.audiences;
+                let wanted = if audiences.is_empty() { own } else { audiences };
+                identity.audiences = own.iter().filter(|a| wanted.contains(a)).cloned().collect();
+                if identity.audiences.is_empty() {
+                    return Ok(None);
+                }
+            }
+        }
+        if let Some(identity) = &mut found {
+            add_authenticated(&mut identity.user);
+            self.cache.put(key, identity.clone());
+        }
+        Ok(found)
+    }
+}
+
+fn add_authenticated(user: &mut UserInfo) {
+    if user.name != ANONYMOUS && !user.groups.iter().any(|g| g == AUTHENTICATED || g == UNAUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.into());
+    }
+}
+
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
+        let token = token.trim_start();
+        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_string());
+    }
+    // Browsers can't set headers of a WebSocket; they pass the token as a sub-protocol.
+    let protocols = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    let encoded = protocols.split(',').find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN))?;
+    String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
+}
+
+fn hide_websocket_token(headers: &mut HeaderMap) {
+    let Some(protocols) = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok()) else { return };
+    let kept: Vec<&str> = protocols.split(',').map(str::trim).filter(|p| !p.starts_with(WEBSOCKET_TOKEN)).collect();
+    if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
+}
+
+/// What proves an identity goes no further.
+fn strip(headers: &mut HeaderMap) {
+    headers.remove(header::AUTHORIZATION);
+    let remote: Vec<HeaderName> = headers
+        .keys()
+        .filter(|k| {
+            matches!(k.as_str(), "x-remote-user" | "x-remote-uid" | "x-remote-group")
+                || k.as_str().starts_with("x-remote-extra-")
+        })
+        .cloned()
+        .collect();
+    for name in remote {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,120 @@
+//! Client certificates: the common name is the user, the organisations are the groups.
+
+use crate::request::UserInfo;
+use crate::serve::tls;
+use anyhow::{Context, Result};
+use keelson_api::Str;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use sha2::Digest;
+use std::sync::Arc;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+/// `1.3.6.1.4.1.57683.2`: the user's UID within a name.
+const UID_OID: &str = "1.3.6.1.4.1.57683.2";
+
+/// Knows the authorities of clients and of front proxies.
+pub struct CertificateAuthenticator {
+    clients: Arc<dyn ClientCertVerifier>,
+    front_proxies: Option<Arc<dyn ClientCertVerifier>>,
+    roots: RootCertStore,
+}
+
+/// What a connection's client certificate was found to be; read once a connection.
+#[derive(Debug)]
+pub struct PeerCertificate {
+    /// The identity, or why the certificate is not accepted.
+    pub client: Result<UserInfo, String>,
+    /// The common name, when the front-proxy authority signed it.
+    pub front_proxy: Option<Str>,
+    /// Unix seconds; past them it is no longer accepted.
+    pub not_after: i64,
+}
+
+impl CertificateAuthenticator {
+    pub fn new(client_ca_pem: &str, front_proxy_ca_pem: Option<&str>) -> Result<Self> {
+        let roots = tls::roots(client_ca_pem).context("the client authority")?;
+        Ok(CertificateAuthenticator {
+            clients: verifier(roots.clone())?,
+            front_proxies: front_proxy_ca_pem
+                .map(|pem| verifier(tls::roots(pem).context("the front-proxy authority")?))
+                .transpose()?,
+            roots,
+        })
+    }
+    pub fn roots(&self) -> &RootCertStore {
+        &self.roots
+    }
+
+    /// Reads the chain that a client presented.
+    pub fn read(&self, chain: &[CertificateDer<'_>]) -> PeerCertificate {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return PeerCertificate { client: Err("no certificate".into()), front_proxy: None, not_after: 0 };
+        };
+        let parsed = X509Certificate::from_der(leaf).map(|(_, cert)| cert);
+        let not_after = parsed.as_ref().map_or(0, |c| c.validity().not_after.timestamp());
+        let verify = |v: &Arc<dyn ClientCertVerifier>| {
+            v.verify_client_cert(leaf, intermediates, UnixTime::now()).map_err(|e| e.to_string())
+        };
+        let client = match &parsed {
+            Err(e) => Err(e.to_string()),
+            Ok(cert) => verify(&self.clients).and_then(|_| user_of(cert, leaf)),
+        };
+        let front_proxy = match (&self.front_proxies, &parsed) {
+            (Some(v), Ok(cert)) if verify(v).is_ok() => common_name(cert),
+            _ => None,
+        };
+        PeerCertificate { client, front_proxy, not_after }
+    }
+}
+
+fn verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>> {
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build()?)
+}
+
+fn common_name(cert: &X509Certificate) -> Option<Str> {
+    cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).last().map(Str::from)
+}
+
+fn user_of(cert: &X509Certificate, der: &[u8]) -> Result<UserInfo, String> {
+    let name = common_name(cert).filter(|n| !n.is_empty()).ok_or("the certificate has no common name")?;
+    let mut user = UserInfo { name, ..UserInfo::default() };
+    for attribute in cert.subject().iter_attributes() {
+        let Ok(text) = attribute.as_str() else { continue };
+        if *attribute.attr_type() == x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME {
+            user.groups.push(text.into());
+        } else if attribute.attr_type().to_id_string() == UID_OID {
+            user.uid = text.into();
+        }
+    }
+    let id = format!("X509SHA256={}", hex::encode(sha2::Sha256::digest(der)));
+    user.extra.insert(CREDENTIAL_ID.into(), vec![id.into()]);
+    Ok(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_pki::{Authority, CertSpec};
+
+    #[test]
+    fn a_certificate_of_a_known_authority_is_its_user() {
+        let (ca, other) = (Authority::generate("kubernetes").unwrap(), Authority::generate("other").unwrap());
+        let authenticator = CertificateAuthenticator::new(ca.cert_pem(), Some(other.cert_pem())).unwrap();
+        let read = |ca: &Authority, spec: &CertSpec| {
+            authenticator.read(&tls::certificates(&ca.issue(spec).unwrap().cert_pem).unwrap())
+        };
+        let spec = CertSpec::client("system:node:n1", Some("system:nodes"));
+        let peer = read(&ca, &spec);
+        let user = peer.client.unwrap();
+        assert_eq!((user.name.as_str(), user.node_name()), ("system:node:n1", Some("n1")));
+        assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
+        let proxy = read(&other, &CertSpec::client("front-proxy-client", None));
+        assert!(proxy.client.is_err() && proxy.front_proxy.as_deref() == Some("front-proxy-client"));
+        let server = read(&ca, &CertSpec::server("kube-apiserver", vec![]));
+        assert!(server.client.is_err(), "a server's certificate is no client's");
+    }
+}

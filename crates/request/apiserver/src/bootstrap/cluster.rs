@@ -1,0 +1,185 @@
+//! Objects that depend on the configuration: namespaces, the service `kubernetes`, the authorities that extension
+//! servers check requests with, and what lets machines join.
+
+use crate::config::Config;
+use crate::serve::Loopback;
+use http::Method;
+use keelson_api::{ApiResult, Object, Value, value};
+
+pub fn namespaces() -> Vec<Object> {
+    ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .into_iter()
+        .filter_map(|name| object(value!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})))
+        .collect()
+}
+
+pub fn objects(config: &Config) -> Vec<Object> {
+    let mut all = vec![service_cidr(config), authentication(config)];
+    if config.publish_kubernetes_service {
+        all.extend([service(config), endpoints(config), endpoint_slice(config), cluster_info(config)]);
+        all.extend(joining());
+    }
+    all.into_iter().filter_map(object).collect()
+}
+
+fn object(v: Value) -> Option<Object> {
+    Object::try_from(v).ok()
+}
+
+fn service_cidr(config: &Config) -> Value {
+    value!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [config.service_cidr.to_string()]},
+    })
+}
+
+fn service(config: &Config) -> Value {
+    let ip = config.kubernetes_service_ip();
+    value!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "clusterIP": ip.to_string(),
+            "clusterIPs": [ip.to_string()],
+            "ipFamilies": [if ip.is_ipv4() { "IPv4" } else { "IPv6" }],
+            "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}],
+            "sessionAffinity": "None",
+            "type": "ClusterIP",
+        },
+    })
+}
+
+fn endpoints(config: &Config) -> Value {
+    value!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": config.advertise_address.to_string()}],
+            "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn endpoint_slice(config: &Config) -> Value {
+    let ip = config.advertise_address;
+    value!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
+    })
+}
+
+/// What extension API servers read to know whose requests to trust.
+fn authentication(config: &Config) -> Value {
+    let mut data = value!({"client-ca-file": config.client_ca_pem.as_str()});
+    if let Some(ca) = &config.front_proxy_ca_pem {
+        let list = |names: &[&str]| serde_json::json!(names).to_string();
+        let names: Vec<&str> = config.front_proxy_names.iter().map(String::as_str).collect();
+        data.set_at(&["requestheader-client-ca-file"], ca.as_str());
+        data.set_at(&["requestheader-allowed-names"], list(&names));
+        data.set_at(&["requestheader-extra-headers-prefix"], list(&["X-Remote-Extra-"]));
+        data.set_at(&["requestheader-group-headers"], list(&["X-Remote-Group"]));
+        data.set_at(&["requestheader-uid-headers"], list(&["X-Remote-Uid"]));
+        data.set_at(&["requestheader-username-headers"], list(&["X-Remote-User"]));
+    }
+    let mut map = value!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+    });
+    map.set_at(&["data"], data);
+    map
+}
+
+/// Address and authority of the cluster, for machines that join (they check the authority against their token).
+fn cluster_info(config: &Config) -> Value {
+    let host = match config.advertise_address {
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        ip => ip.to_string(),
+    };
+    let kubeconfig = keelson_pki::Kubeconfig {
+        server: format!("https://{host}:{}", config.advertise_port),
+        ca_pem: config.client_ca_pem.clone(),
+        ..keelson_pki::Kubeconfig::default()
+    };
+    value!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": kubeconfig.to_yaml()},
+    })
+}
+
+/// Who joins may read the cluster's address, and ask for a node's certificate; nodes may renew theirs.
+fn joining() -> Vec<Value> {
+    const RBAC: &str = "rbac.authorization.k8s.io";
+    let version = format!("{RBAC}/v1");
+    let cluster_binding = |name: &str, role: &str, group: &str| {
+        value!({
+            "apiVersion": version,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": RBAC, "kind": "Group", "name": group}],
+        })
+    };
+    const SIGNING: &str = "system:certificates.k8s.io:certificatesigningrequests";
+    vec![
+        cluster_binding("keelson:node-bootstrap", "system:node-bootstrapper", "system:bootstrappers"),
+        cluster_binding("keelson:node-approve-bootstrap", &format!("{SIGNING}:nodeclient"), "system:bootstrappers"),
+        cluster_binding("keelson:node-approve-renewal", &format!("{SIGNING}:selfnodeclient"), "system:nodes"),
+        value!({
+            "apiVersion": version,
+            "kind": "Role",
+            "metadata": {"name": "keelson:cluster-info", "namespace": "kube-public"},
+            "rules": [{
+                "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"],
+            }],
+        }),
+        value!({
+            "apiVersion": version,
+            "kind": "RoleBinding",
+            "metadata": {"name": "keelson:cluster-info", "namespace": "kube-public"},
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "keelson:cluster-info"},
+            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": "system:anonymous"}],
+        }),
+    ]
+}
+
+/// What is written after an object was made: the default ServiceCIDR is ready.
+pub async fn finish(made: &Object, loopback: &Loopback) -> ApiResult<()> {
+    if made.kind() != "ServiceCIDR" {
+        return Ok(());
+    }
+    let mut object = made.clone();
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    object.set_at(
+        &["status", "conditions"],
+        vec![value!({
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+            "message": "Kubernetes default Service CIDR is ready",
+        })],
+    );
+    let path = format!("/apis/networking.k8s.io/v1/servicecidrs/{}/status", made.name());
+    loopback.send(Method::PUT, &path, Some(&object.into())).await.map(drop)
+}

@@ -1,0 +1,114 @@
+//! The objects that every cluster has: made at the start through the API like anyone's objects, and brought up to date
+//! when a newer version knows more of them.
+//!
+//! Policy, priority levels and priority classes are data (`objects.jsonl`, generated from the published modules); what
+//! depends on the configuration is made in [`cluster`]. What users changed stays, except that missing rules and subjects
+//! of roles that update themselves are added again.
+
+mod cluster;
+mod merge;
+
+use crate::config::Config;
+use crate::serve::Loopback;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use http::Method;
+use keelson_api::{ApiResult, Object, Reason, Value};
+use std::time::Duration;
+
+/// How many objects are made at once: the store commits what has queued in one go.
+const AT_ONCE: usize = 32;
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What is to be made.
+pub struct Spec {
+    /// In steps: each is done before the next begins.
+    steps: Vec<Vec<Object>>,
+}
+
+impl Spec {
+    pub fn of(config: &Config) -> Self {
+        Spec { steps: vec![cluster::namespaces(), objects(), cluster::objects(config)] }
+    }
+}
+
+/// The objects that don't depend on the configuration.
+pub fn objects() -> Vec<Object> {
+    let lines = include_str!("objects.jsonl").lines();
+    // The text is ours and tested: a line that isn't read is a fault of the build.
+    lines.filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter_map(|v| Object::try_from(v).ok()).collect()
+}
+
+/// Makes everything; goes on until all is there.
+pub async fn run(spec: &Spec, loopback: &Loopback) {
+    for step in &spec.steps {
+        while let Err(e) = reconcile_all(step, loopback).await {
+            tracing::warn!("making the objects every cluster has failed, trying again: {e}");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+async fn reconcile_all(objects: &[Object], loopback: &Loopback) -> ApiResult<()> {
+    let work: Vec<BoxFuture<ApiResult<()>>> = objects.iter().map(|o| reconcile(o, loopback).boxed()).collect();
+    let mut results = stream::iter(work).buffer_unordered(AT_ONCE);
+    while let Some(result) = results.next().await {
+        result?;
+    }
+    Ok(())
+}
+
+async fn reconcile(wanted: &Object, loopback: &Loopback) -> ApiResult<()> {
+    let collection = collection(wanted);
+    let path = format!("{collection}/{}", wanted.name());
+    match loopback.object(&path).await? {
+        None => match loopback.send(Method::POST, &collection, Some(&wanted.clone().into())).await {
+            Ok(made) => cluster::finish(&made, loopback).await,
+            Err(e) if e.is(Reason::AlreadyExists) => Ok(()),
+            Err(e) => Err(e),
+        },
+        Some(mut found) => {
+            if merge::update(&mut found, wanted) {
+                match loopback.send(Method::PUT, &path, Some(&found.into())).await {
+                    Err(e) if !e.is(Reason::Conflict) => return Err(e),
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The path of the collection that an object belongs in.
+fn collection(object: &Object) -> String {
+    let plural = match object.kind() {
+        "Endpoints" => "endpoints".to_string(),
+        kind if kind.ends_with("Class") => format!("{}es", kind.to_ascii_lowercase()),
+        kind => format!("{}s", kind.to_ascii_lowercase()),
+    };
+    let root = if object.api_version().contains('/') { "/apis" } else { "/api" };
+    let namespace = match object.namespace() {
+        "" => String::new(),
+        namespace => format!("/namespaces/{namespace}"),
+    };
+    format!("{root}/{}{namespace}/{plural}", object.api_version())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_an_object_with_a_collection() {
+        let all = objects();
+        assert_eq!(all.len(), include_str!("objects.jsonl").lines().count());
+        let table = keelson_registry::ResourceTable::new(keelson_registry::resources::rows());
+        let config = Config::new(keelson_pki::ServiceAccountKeys::generate().unwrap());
+        for o in all.iter().chain(&cluster::namespaces()).chain(&cluster::objects(&config)) {
+            let path = format!("{}/{}", collection(o), o.name()).replace(':', "%3A");
+            let info = crate::request::RequestInfo::parse(&Method::GET, &path.parse().unwrap()).unwrap();
+            let def = table.get(&info.api_group, &info.api_version, &info.resource);
+            assert!(def.is_some_and(|d| d.kind == o.kind()), "{path}");
+        }
+    }
+}

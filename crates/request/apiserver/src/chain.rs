@@ -1,0 +1,200 @@
+//! The way of every request, in order. A line a stage; each stage stands in its own module.
+
+use crate::authn::impersonation;
+use crate::authz::node::NodeAuthorizer;
+use crate::authz::{Attributes, Decision};
+use crate::flow::{Class, Permit};
+use crate::request::{Request, RequestContext, RequestInfo, Response, UserInfo, response};
+use crate::serve::listener::RemoteAddr;
+use crate::serve::user_agent;
+use crate::state::ServerState;
+use crate::{aggregation, connect, handlers, nonresource};
+use futures::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use keelson_api::{ApiError, ApiResult, Reason, Str};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a request may take that is not long-running.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a kubelet's request waits for the binding that allows it to arrive at the node authorizer.
+const BINDING_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Serves a request from its head to its response's head.
+pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
+    let context = match begin(&request) {
+        Ok(context) => context,
+        Err(e) => return response::error(&e),
+    };
+    let served = timed(server, context.clone(), request);
+    let mut answer = match AssertUnwindSafe(served).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(_) => panicked(&context),
+    };
+    finish(server, &context, &mut answer);
+    answer
+}
+
+async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
+    let Some(deadline) = context.deadline else { return staged(server, context, request).await };
+    match timeout_at(deadline, staged(server, context, request)).await {
+        Ok(answer) => answer,
+        Err(_) => response::error(&ApiError::new(
+            Reason::Timeout,
+            "Timeout: request did not complete within the allotted timeout",
+        )),
+    }
+}
+
+/// The stages proper.
+async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut request: Request) -> Response {
+    let Some(user) = server.authenticator.authenticate(&mut request).await else {
+        server.metrics.authenticated(false);
+        return response::error(&ApiError::new(Reason::Unauthorized, "Unauthorized"));
+    };
+    server.metrics.authenticated(true);
+    context.user = user;
+    let open = server.metrics.begin(&context);
+    server.audit.log(&context, "RequestReceived", None, None).await;
+    let asked = context.user.clone();
+    let mut class = Class::default();
+    let answer = match admitted(server, &mut context, &mut request, &mut class).await {
+        Ok(seat) => {
+            let answer = route(server, context.clone(), request).await;
+            drop(seat);
+            answer
+        }
+        Err(e) => response::error(&e),
+    };
+    let impersonated = (asked != context.user).then(|| context.user.clone());
+    let logged = RequestContext { user: asked, ..context.clone() };
+    let stage = if context.info.is_long_running() { "ResponseStarted" } else { "ResponseComplete" };
+    server.audit.log(&logged, stage, impersonated.as_deref(), Some(answer.status().as_u16())).await;
+    closed(answer, &class, &context, open)
+}
+
+/// Impersonation, flow control and authorisation: what a request has to pass.
+async fn admitted(
+    server: &ServerState,
+    context: &mut RequestContext,
+    request: &mut Request,
+    class: &mut Class,
+) -> ApiResult<Option<Permit>> {
+    if let Some(user) = impersonation::impersonate(&context.user, request.headers_mut(), server.authorizer.as_ref())? {
+        tracing::debug!("{} is impersonating {}", context.user.name, user.name);
+        context.user = Arc::new(user);
+    }
+    let (classed, seat) = server.flow.admit(&context.user, &context.info).await?;
+    *class = classed;
+    authorize(server, context).await?;
+    Ok(seat)
+}
+
+async fn authorize(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
+    let attributes = Attributes::of(&context.user, &context.info);
+    let decision = decide(server, &attributes).await;
+    server.metrics.authorized(decision.is_allowed());
+    let word = if decision.is_allowed() { "allow" } else { "forbid" };
+    context.audit.add("authorization.k8s.io/decision", word);
+    context.audit.add("authorization.k8s.io/reason", decision.reason());
+    if decision.is_allowed() { Ok(()) } else { Err(attributes.forbidden(decision.reason())) }
+}
+
+/// A kubelet may hear of its pod a moment before the node authorizer does; then the decision waits for that.
+async fn decide(server: &ServerState, attributes: &Attributes) -> Decision {
+    let mut changes = server.node_authorizer.changes();
+    let until = Instant::now() + BINDING_PATIENCE;
+    loop {
+        changes.mark_unchanged();
+        let decision = server.authorizer.authorize(attributes);
+        if attributes.user.node_name().is_none() || !NodeAuthorizer::may_resolve(&decision) {
+            return decision;
+        }
+        if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+            return decision;
+        }
+    }
+}
+
+/// To whom the request is for.
+async fn route(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
+    if let Some(service) = aggregation::route(server, &context.info) {
+        return aggregation::proxy(server, &service, &context, request).await;
+    }
+    if !context.info.is_resource_request {
+        return nonresource::serve(server, &context, request).await;
+    }
+    if connect::is_connect(&context.info) {
+        return connect::serve(server, context, request).await;
+    }
+    handlers::serve(server, context, request).await
+}
+
+/// Reads the head of a request.
+fn begin(request: &Request) -> ApiResult<RequestContext> {
+    let info = RequestInfo::parse(request.method(), request.uri())
+        .map_err(|e| ApiError::internal(format!("failed to create RequestInfo: {e}")))?;
+    let mut context = RequestContext::new(info, UserInfo::default());
+    let headers = request.headers();
+    if let Some(id) = headers.get("audit-id").and_then(|v| v.to_str().ok()).filter(|id| !id.is_empty() && id.len() <= 64) {
+        context.audit_id = id.into();
+    }
+    context.uri = request.uri().path_and_query().map_or_else(|| "/".into(), |p| Str::from(p.as_str()));
+    context.user_agent = user_agent(headers).into();
+    context.remote = request.extensions().get::<RemoteAddr>().map(|r| r.0);
+    if !context.info.is_long_running() {
+        context.deadline = Some(context.started + allotted(&context.info)?);
+    }
+    Ok(context)
+}
+
+/// What the `timeout` parameter allows, at most [`REQUEST_TIMEOUT`].
+fn allotted(info: &RequestInfo) -> ApiResult<Duration> {
+    let Some(text) = info.query.get("timeout").filter(|t| !t.is_empty()) else { return Ok(REQUEST_TIMEOUT) };
+    let wrong = || ApiError::bad_request("invalid timeout specified in the request URL");
+    let asked = keelson_api::duration::parse(text).map_err(|_| wrong())?;
+    let asked = Duration::from_nanos(u64::try_from(asked).map_err(|_| wrong())?);
+    Ok(if asked.is_zero() { REQUEST_TIMEOUT } else { asked.min(REQUEST_TIMEOUT) })
+}
+
+fn panicked(context: &RequestContext) -> Response {
+    tracing::error!(verb = %context.info.verb, path = %context.info.path, audit_id = %context.audit_id, "a request panicked");
+    response::error(&ApiError::internal(format!(
+        "This request caused apiserver to panic. Look in the logs for details. audit-ID: {}",
+        context.audit_id
+    )))
+}
+
+/// Headers that name the flow, and what lives as long as the response's body.
+fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: crate::metrics::InFlight) -> Response {
+    let headers = answer.headers_mut();
+    set(headers, "x-kubernetes-pf-flowschema-uid", &class.schema_uid);
+    set(headers, "x-kubernetes-pf-prioritylevel-uid", &class.level_uid);
+    if context.info.is_long_running() {
+        return answer.map(|body| crate::request::Body::guarded(body, open));
+    }
+    answer
+}
+
+/// Headers that every response has.
+fn finish(server: &ServerState, context: &RequestContext, answer: &mut Response) {
+    server.metrics.served(context, answer.status(), context.started.elapsed());
+    let headers = answer.headers_mut();
+    set(headers, "audit-id", &context.audit_id);
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    }
+    for warning in context.warnings.header_values() {
+        if let Ok(value) = HeaderValue::from_str(&warning) {
+            headers.append(header::WARNING, value);
+        }
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}

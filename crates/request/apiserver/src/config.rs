@@ -1,0 +1,85 @@
+//! What an API server is told at its start.
+
+use crate::audit::Policy;
+use keelson_pki::ServiceAccountKeys;
+use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// The configuration of an [`crate::ApiServer`].
+pub struct Config {
+    /// The address clients and pods reach the server at; stands in the Endpoints of the service `kubernetes`.
+    pub advertise_address: IpAddr,
+    pub advertise_port: u16,
+    /// The address of the service `kubernetes`: the first of the service range.
+    pub service_cidr: ipnet::IpNet,
+    /// `ServiceCIDR`'s and the service's further ranges come from the API.
+    pub cluster_domain: String,
+    /// Issuer and audience of service-account tokens.
+    pub issuer: String,
+    pub api_audiences: Vec<String>,
+    pub jwks_uri: String,
+    pub service_account_keys: Arc<ServiceAccountKeys>,
+    /// Authority of client certificates, in PEM.
+    pub client_ca_pem: String,
+    /// Authority of front proxies, and the certificate by which this server is one.
+    pub front_proxy_ca_pem: Option<String>,
+    pub front_proxy_client: Option<(String, String)>,
+    pub front_proxy_names: Vec<String>,
+    /// The certificate by which kubelets know this server, and the authority of theirs (`None`: any is taken).
+    pub kubelet_client: Option<(String, String)>,
+    pub kubelet_ca_pem: Option<String>,
+    pub anonymous_auth: bool,
+    /// Requests served at once (upstream: 400 reading and 200 writing).
+    pub max_requests_in_flight: usize,
+    pub audit_policy: Option<Policy>,
+    pub audit_log: Option<PathBuf>,
+    /// Makes this machine's Endpoints of the service `kubernetes`; off for tests without an address.
+    pub publish_kubernetes_service: bool,
+}
+
+impl Config {
+    /// A configuration for the given cluster: keys and certificates from its `pki` directory.
+    pub fn from_pki(pki: keelson_pki::Pki) -> anyhow::Result<Self> {
+        let kubelet = pki.apiserver_kubelet_client()?;
+        let proxy = pki.front_proxy_client()?;
+        Ok(Config {
+            client_ca_pem: pki.ca.cert_pem().to_string(),
+            front_proxy_ca_pem: Some(pki.front_proxy_ca.cert_pem().to_string()),
+            front_proxy_client: Some((proxy.cert_pem, proxy.key_pem)),
+            kubelet_client: Some((kubelet.cert_pem, kubelet.key_pem)),
+            ..Self::new(pki.service_account)
+        })
+    }
+
+    /// Defaults, with the given keys and no authorities.
+    pub fn new(service_account_keys: ServiceAccountKeys) -> Self {
+        let issuer = "https://kubernetes.default.svc.cluster.local";
+        Config {
+            advertise_address: Ipv4Addr::LOCALHOST.into(),
+            advertise_port: 6443,
+            service_cidr: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16).into(),
+            cluster_domain: "cluster.local".into(),
+            issuer: issuer.into(),
+            api_audiences: vec![issuer.into()],
+            jwks_uri: format!("{issuer}/openid/v1/jwks"),
+            service_account_keys: Arc::new(service_account_keys),
+            client_ca_pem: String::new(),
+            front_proxy_ca_pem: None,
+            front_proxy_client: None,
+            front_proxy_names: vec!["front-proxy-client".into()],
+            kubelet_client: None,
+            kubelet_ca_pem: None,
+            anonymous_auth: true,
+            max_requests_in_flight: 600,
+            audit_policy: None,
+            audit_log: None,
+            publish_kubernetes_service: true,
+        }
+    }
+
+    /// The address of the service `kubernetes`.
+    pub fn kubernetes_service_ip(&self) -> IpAddr {
+        self.service_cidr.hosts().next().unwrap_or(self.advertise_address)
+    }
+}

@@ -1,0 +1,151 @@
+//! Connections to backends: TCP, TLS where wanted, HTTP/1.1 on top. One request a connection, so that any of them can be
+//! upgraded and none outlives its use.
+
+use crate::request::Body;
+use crate::serve::tls;
+use anyhow::{Context, Result};
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a request goes.
+#[derive(Clone)]
+pub struct Target {
+    /// `host:port` to dial; an IPv6 address in brackets.
+    pub address: String,
+    /// What the `Host` header says.
+    pub host: String,
+    pub tls: Option<ClientTls>,
+}
+
+/// How to speak TLS to a backend.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub config: Arc<ClientConfig>,
+    pub server_name: ServerName<'static>,
+}
+
+impl ClientTls {
+    /// A configuration that trusts `ca_pem` (`None`: anyone), and proves itself by the certificate given.
+    pub fn config(ca_pem: Option<&str>, identity: Option<(&str, &str)>) -> Result<Arc<ClientConfig>> {
+        let builder = ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let builder = match ca_pem {
+            Some(pem) => builder.with_root_certificates(tls::roots(pem)?),
+            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)),
+        };
+        let mut config = match identity {
+            Some((cert, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| anyhow::anyhow!("{e}"))?;
+                builder.with_client_auth_cert(tls::certificates(cert)?, key)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+    pub fn to(config: Arc<ClientConfig>, server_name: &str) -> Result<Self> {
+        let server_name = ServerName::try_from(server_name.trim_matches(['[', ']']).to_string())
+            .with_context(|| format!("{server_name:?} is no server name"))?;
+        Ok(ClientTls { config, server_name })
+    }
+}
+
+impl Target {
+    /// Sends a request; `uri` of it has to be path and query only.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
+        let opened = async {
+            let stream = TcpStream::connect(&self.address).await.with_context(|| format!("dial tcp {}", self.address))?;
+            stream.set_nodelay(true)?;
+            Ok::<_, anyhow::Error>(match &self.tls {
+                None => Stream::Plain(stream),
+                Some(tls) => {
+                    let connector = TlsConnector::from(tls.config.clone());
+                    let stream = connector.connect(tls.server_name.clone(), stream).await;
+                    Stream::Tls(Box::new(stream.with_context(|| format!("TLS with {}", self.address))?))
+                }
+            })
+        };
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, opened)
+            .await
+            .map_err(|_| anyhow::anyhow!("dial tcp {}: i/o timeout", self.address))??;
+        match stream {
+            Stream::Plain(s) => self.exchange(s, request).await,
+            Stream::Tls(s) => self.exchange(*s, request).await,
+        }
+    }
+
+    async fn exchange<S>(&self, stream: S, mut request: Request<Body>) -> Result<Response<Incoming>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let host = HeaderValue::from_str(&self.host).context("the host is no header value")?;
+        request.headers_mut().insert(header::HOST, host);
+        *request.version_mut() = http::Version::HTTP_11;
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .preserve_header_case(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let address = self.address.clone();
+        tokio::spawn(async move {
+            if let Err(e) = connection.with_upgrades().await {
+                tracing::debug!("the connection to {address} ended: {e}");
+            }
+        });
+        Ok(sender.send_request(request).await?)
+    }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+/// For backends whose certificate nobody vouches for: pods behind `https:` proxies, as upstream takes them.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,181 @@
+//! Passing a request on to a backend and its answer back; after `101 Switching Protocols`, bytes both ways.
+
+use super::dial::Target;
+use crate::request::{Body, Request, Response};
+use anyhow::Result;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+
+/// How a proxied page is shown under another path.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// What stands before the backend's paths: `/api/v1/namespaces/n/pods/p/proxy`.
+    pub prefix: String,
+    /// Scheme and host by which the client knows this server.
+    pub scheme: String,
+    pub host: String,
+    /// The backend's `host:port`.
+    pub backend: String,
+}
+
+/// Headers that belong to one connection only.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const PIPE: usize = 32 * 1024;
+
+/// Sends a request on. `path` is the backend's path with its query.
+pub async fn forward(
+    target: &Target,
+    path: &str,
+    mut request: Request,
+    remote: Option<SocketAddr>,
+    rewrite: Option<&Rewrite>,
+) -> Result<Response> {
+    let upgrade = request.headers().get(header::UPGRADE).cloned();
+    let client = request.extensions_mut().remove::<OnUpgrade>();
+    let (mut head, body) = request.into_parts();
+    let original_host = head.headers.get(header::HOST).and_then(|h| h.to_str().ok()).map(str::to_string);
+    let original_host = original_host.or_else(|| head.uri.authority().map(|a| a.to_string())).unwrap_or_default();
+    strip(&mut head.headers);
+    if let Some(protocol) = &upgrade {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        head.headers.insert(header::UPGRADE, protocol.clone());
+    }
+    head.uri = Uri::try_from(path)?;
+    if let Some(remote) = remote {
+        append_forwarded(&mut head.headers, remote);
+    }
+    if let Some(r) = rewrite {
+        let uri = format!("{}{}", r.prefix, head.uri.path());
+        for (name, value) in [("x-forwarded-uri", &uri), ("x-forwarded-host", &r.host), ("x-forwarded-proto", &r.scheme)] {
+            if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
+                head.headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+    head.extensions = http::Extensions::new();
+    let sent = http::Request::from_parts(head, body);
+    let mut answer = target.send(sent).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let backend = answer.extensions_mut().remove::<OnUpgrade>();
+        return Ok(switch(answer.map(|_| Body::empty()), client, backend));
+    }
+    if answer.status().is_informational() {
+        anyhow::bail!("the backend answered {}", answer.status());
+    }
+    let mut answer = answer.map(Body::new);
+    strip(answer.headers_mut());
+    if let Some(rewrite) = rewrite {
+        rewrite_location(answer.headers_mut(), rewrite, &original_host);
+    }
+    Ok(answer)
+}
+
+/// Joins both upgraded connections when the 101 has gone out.
+fn switch(answer: Response, client: Option<OnUpgrade>, backend: Option<OnUpgrade>) -> Response {
+    tokio::spawn(async move {
+        let (Some(client), Some(backend)) = (client, backend) else {
+            tracing::warn!("a connection was to be upgraded that can't be");
+            return;
+        };
+        match tokio::try_join!(client, backend) {
+            Ok((client, backend)) => {
+                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+                let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut backend, PIPE, PIPE).await;
+                if let Err(e) = copied {
+                    tracing::debug!("an upgraded connection ended: {e}");
+                }
+            }
+            Err(e) => tracing::debug!("upgrading a connection failed: {e}"),
+        }
+    });
+    answer
+}
+
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .collect();
+    for name in named.iter().chain(HOP_BY_HOP.iter()) {
+        headers.remove(name);
+    }
+}
+
+fn append_forwarded(headers: &mut HeaderMap, remote: SocketAddr) {
+    let name = HeaderName::from_static("x-forwarded-for");
+    let earlier = headers.get(&name).and_then(|v| v.to_str().ok());
+    let value = earlier.map_or(remote.ip().to_string(), |e| format!("{e}, {}", remote.ip()));
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        headers.insert(name, value);
+    }
+}
+
+/// A redirect within the backend becomes one below the proxy's path.
+fn rewrite_location(headers: &mut HeaderMap, r: &Rewrite, original_host: &str) {
+    let Some(location) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else { return };
+    if let Ok(value) = HeaderValue::from_str(&rewritten(location, r, original_host)) {
+        headers.insert(header::LOCATION, value);
+    }
+}
+
+fn rewritten(location: &str, r: &Rewrite, original_host: &str) -> String {
+    let Ok(uri) = location.parse::<Uri>() else { return location.to_string() };
+    let host = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+    let elsewhere = !host.is_empty() && host != r.backend && host != original_host;
+    if elsewhere || !uri.path().starts_with('/') || (host.is_empty() && !location.starts_with('/')) {
+        return location.to_string();
+    }
+    let path = if uri.path().starts_with(&r.prefix) {
+        uri.path().to_string()
+    } else {
+        format!("{}{}", r.prefix, uri.path())
+    };
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let origin = if r.host.is_empty() { String::new() } else { format!("{}://{}", r.scheme, r.host) };
+    format!("{origin}{path}{query}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_stay_below_the_proxy() {
+        let r = Rewrite { prefix: "/p/proxy".into(), backend: "10.0.0.1:80".into(), ..Rewrite::default() };
+        for (given, expected) in [
+            ("/a/", "/p/proxy/a/"),
+            ("/p/proxy/a", "/p/proxy/a"),
+            ("http://10.0.0.1:80/a?b=c", "/p/proxy/a?b=c"),
+            ("http://api:6443/a", "/p/proxy/a"),
+            ("http://elsewhere/a", "http://elsewhere/a"),
+            ("relative", "relative"),
+        ] {
+            assert_eq!(rewritten(given, &r, "api:6443"), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn headers_of_a_hop_are_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", "X-Own, close".parse().unwrap());
+        headers.insert("x-own", "1".parse().unwrap());
+        headers.insert("te", "trailers".parse().unwrap());
+        headers.insert("accept", "*/*".parse().unwrap());
+        strip(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! `/healthz`, `/livez` and `/readyz`: named checks, with `verbose` and `exclude`.
+
+use crate::request::{RequestInfo, Response, response};
+use futures::future::BoxFuture;
+use http::StatusCode;
+use std::fmt::Write;
+
+type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+struct Named {
+    name: &'static str,
+    /// Counts for readiness only.
+    ready_only: bool,
+    check: Check,
+}
+
+/// The checks of the server, in the order they are shown.
+#[derive(Default)]
+pub struct Health(Vec<Named>);
+
+impl Health {
+    pub fn add<F, R>(&mut self, name: &'static str, ready_only: bool, check: F)
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.0.push(Named { name, ready_only, check: Box::new(move || Box::pin(check())) });
+    }
+
+    /// Answers a path below one of the endpoints; `None` for other paths.
+    pub async fn serve(&self, info: &RequestInfo) -> Option<Response> {
+        let path = info.path.trim_matches('/');
+        let (endpoint, rest) = path.split_once('/').unwrap_or((path, ""));
+        if !matches!(endpoint, "healthz" | "livez" | "readyz") {
+            return None;
+        }
+        let mut checks = self.0.iter().filter(|c| endpoint == "readyz" || !c.ready_only);
+        if rest.is_empty() {
+            return Some(self.all(endpoint, info).await);
+        }
+        let named = checks.find(|c| c.name == rest);
+        Some(match named {
+            None => response::text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            Some(c) => match (c.check)().await {
+                Ok(()) => response::text(StatusCode::OK, "ok"),
+                Err(e) => {
+                    response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {e}\n"))
+                }
+            },
+        })
+    }
+
+    async fn all(&self, endpoint: &str, info: &RequestInfo) -> Response {
+        let mut unknown: Vec<&str> = info.query.all("exclude").collect();
+        let (mut lines, mut failed) = (String::new(), false);
+        for c in self.0.iter().filter(|c| endpoint == "readyz" || !c.ready_only) {
+            if info.query.all("exclude").any(|e| e == c.name) {
+                unknown.retain(|e| *e != c.name);
+                let _ = writeln!(lines, "[+]{} excluded: ok", c.name);
+                continue;
+            }
+            match (c.check)().await {
+                Ok(()) => {
+                    let _ = writeln!(lines, "[+]{} ok", c.name);
+                }
+                Err(e) => {
+                    // The endpoint is public: why it failed is for the log.
+                    tracing::info!("{endpoint} check {} failed: {e}", c.name);
+                    failed = true;
+                    let _ = writeln!(lines, "[-]{} failed: reason withheld", c.name);
+                }
+            }
+        }
+        if !unknown.is_empty() {
+            let quoted: Vec<String> = unknown.iter().map(|u| format!("{u:?}")).collect();
+            let _ =
+                writeln!(lines, "warn: some health checks cannot be excluded: no matches for {}", quoted.join(", "));
+        }
+        if failed {
+            return response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{endpoint} check failed\n"));
+        }
+        if info.query.has("verbose") {
+            return response::text(StatusCode::OK, format!("{lines}{endpoint} check passed\n"));
+        }
+        response::text(StatusCode::OK, "ok")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ask(health: &Health, uri: &str) -> (u16, String) {
+        let info = RequestInfo::parse(&http::Method::GET, &uri.parse().unwrap()).unwrap();
+        let answer = health.serve(&info).await.unwrap();
+        let code = answer.status().as_u16();
+        let text = answer.into_body().collect(4096).await.unwrap();
+        (code, String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn checks_are_shown_excluded_and_asked_alone() {
+        let mut health = Health::default();
+        health.add("ping", false, || async { Ok(()) });
+        health.add("late", true, || async { Err("not yet".to_string()) });
+        assert_eq!(ask(&health, "/livez").await, (200, "ok".into()));
+        assert_eq!(
+            ask(&health, "/readyz").await,
+            (500, "[+]ping ok\n[-]late failed: reason withheld\nreadyz check failed\n".into())
+        );
+        assert_eq!(
+            ask(&health, "/readyz?verbose&exclude=late").await,
+            (200, "[+]ping ok\n[+]late excluded: ok\nreadyz check passed\n".into())
+        );
+        assert_eq!(ask(&health, "/readyz/late").await.0, 500);
+        assert_eq!(ask(&health, "/livez/ping").await, (200, "ok".into()));
+        assert_eq!(ask(&health, "/livez/late").await.0, 404);
+    }
+}

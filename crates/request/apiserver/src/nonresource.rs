@@ -1,0 +1,63 @@
+//! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, the index.
+
+use crate::request::{Request, RequestContext, Response, response};
+use crate::state::ServerState;
+use crate::version;
+use http::{HeaderValue, Method, StatusCode, header};
+use keelson_api::value;
+use keelson_pki::ServiceAccountKeys;
+
+pub async fn serve(server: &ServerState, context: &RequestContext, request: Request) -> Response {
+    if let Some(answer) = server.health.serve(&context.info).await {
+        return answer;
+    }
+    if let Some(answer) = server.discovery.serve(context, &request) {
+        return answer;
+    }
+    if let Some(answer) = server.openapi.serve(server, context, &request).await {
+        return answer;
+    }
+    let reading = matches!(*request.method(), Method::GET | Method::HEAD);
+    match context.info.path.trim_end_matches('/') {
+        _ if !reading => not_found(server),
+        "/version" => response::json(StatusCode::OK, &version::version()),
+        "/metrics" | "/metrics/slis" => metrics(server),
+        "/.well-known/openid-configuration" => {
+            let config = &server.config;
+            issuer_document(ServiceAccountKeys::openid_configuration(&config.issuer, &config.jwks_uri), "application/json")
+        }
+        "/openid/v1/jwks" => issuer_document(server.tokens.keys.jwks(), "application/jwk-set+json"),
+        "" => index(server, StatusCode::OK),
+        _ => not_found(server),
+    }
+}
+
+fn metrics(server: &ServerState) -> Response {
+    let text = server.metrics.text(&server.flow.usage());
+    response::bytes_of(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
+}
+
+fn issuer_document(document: serde_json::Value, content_type: &'static str) -> Response {
+    let mut answer = response::bytes_of(StatusCode::OK, content_type, document.to_string().into());
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    answer
+}
+
+fn not_found(server: &ServerState) -> Response {
+    index(server, StatusCode::NOT_FOUND)
+}
+
+/// The paths that are served.
+fn index(server: &ServerState, code: StatusCode) -> Response {
+    let table = server.table.snapshot();
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez"]
+        .map(String::from)
+        .to_vec();
+    paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(String::from));
+    for group in server.discovery.groups(&table) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
+    }
+    paths.sort();
+    response::json(code, &value!({ "paths": paths }))
+}

@@ -1,0 +1,232 @@
+//! The API server put together: parts, followers, bootstrap, readiness, end.
+
+use crate::aggregation::{self, Services};
+use crate::audit::Audit;
+use crate::authn::tokens::{Issuer, ServiceAccountTokens};
+use crate::authn::x509::CertificateAuthenticator;
+use crate::authn::Authenticator;
+use crate::authz::node::NodeAuthorizer;
+use crate::authz::rbac::Rbac;
+use crate::authz::rule::Rule;
+use crate::authz::{Authorizer, AuthorizerChain};
+use crate::bootstrap;
+use crate::config::Config;
+use crate::connect::{ClientTls, KubeletClient};
+use crate::discovery::Discovery;
+use crate::flow::FlowControl;
+use crate::health::Health;
+use crate::live::{self, Sink};
+use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
+use crate::request::UserInfo;
+use crate::serve::listener::{Limits, Listener};
+use crate::serve::tls::ServingCert;
+use crate::serve::{ApiService, Handle, Loopback};
+use crate::state::ServerState;
+use anyhow::{Context, Result};
+use keelson_api::Str;
+use keelson_registry::{AdmitAll, Engine, ResourceTable, resources};
+use keelson_store::Store;
+use std::sync::{Arc, Weak};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The API server. Its tasks end when it is dropped or [shut down](Self::shutdown).
+pub struct ApiServer {
+    state: Arc<ServerState>,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+}
+
+impl ApiServer {
+    /// Puts a server together over a store and starts what it follows. Has to be called within a tokio runtime.
+    pub fn new(config: Config, store: Arc<dyn Store>) -> Result<ApiServer> {
+        let stop = CancellationToken::new();
+        let (ready_sender, ready) = watch::channel(false);
+        let made = Made::new(&config)?;
+        let is_ready = ready.clone();
+        let state = Arc::new_cyclic(|weak: &Weak<ServerState>| assemble(config, store, made, weak.clone(), is_ready));
+        let server = ApiServer { state, ready, stop };
+        server.start(ready_sender);
+        Ok(server)
+    }
+
+    pub fn state(&self) -> &Arc<ServerState> {
+        &self.state
+    }
+    /// The whole chain as a tower service, with one identity.
+    pub fn service(&self, user: UserInfo) -> ApiService {
+        ApiService::new(self.state.clone(), user)
+    }
+    /// A client within the process.
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        self.service(user).client()
+    }
+    /// The chain for a listener: without an identity.
+    pub fn handle(&self) -> Arc<dyn Handle> {
+        self.state.clone()
+    }
+
+    /// Resolves when roles and flow schemas are in memory and the objects every cluster has are there.
+    pub async fn ready(&self) {
+        // The sender lives as long as the bootstrap task; if that was stopped, nobody needs the answer.
+        let _ = self.ready.clone().wait_for(|ready| *ready).await;
+    }
+
+    /// Serves HTTPS until `stop`.
+    pub async fn serve(&self, socket: TcpListener, cert: Arc<ServingCert>, stop: CancellationToken) -> Result<()> {
+        let config = &self.state.config;
+        let certificates =
+            CertificateAuthenticator::new(&config.client_ca_pem, config.front_proxy_ca_pem.as_deref())?;
+        let listener = Listener { socket, cert, certificates: Arc::new(certificates), limits: Limits::default() };
+        listener.run(self.handle(), stop).await
+    }
+
+    /// Ends the server's tasks. Requests that are open go on.
+    pub fn shutdown(&self) {
+        self.stop.cancel();
+    }
+
+    fn start(&self, ready: watch::Sender<bool>) {
+        let (state, stop) = (&self.state, &self.stop);
+        let follow = |path: &'static str, sink: Arc<dyn Sink>| live::follow(&state.loopback, path, sink, stop.clone());
+        let mut synced = vec![
+            follow("/apis/rbac.authorization.k8s.io/v1/roles", state.rbac.role_sink()),
+            follow("/apis/rbac.authorization.k8s.io/v1/clusterroles", state.rbac.cluster_role_sink()),
+            follow("/apis/rbac.authorization.k8s.io/v1/rolebindings", state.rbac.binding_sink()),
+            follow("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", state.rbac.cluster_binding_sink()),
+            follow("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", state.flow.schema_sink()),
+            follow("/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations", state.flow.level_sink()),
+            follow("/apis/apiregistration.k8s.io/v1/apiservices", state.services.sink()),
+        ];
+        synced.extend(state.node_authorizer.sinks().into_iter().map(|(path, sink)| follow(path, sink)));
+        let (loopback, rbac) = (state.loopback.clone(), state.rbac.clone());
+        let spec = bootstrap::Spec::of(&state.config);
+        let (table, stopped) = (state.table.clone(), stop.clone());
+        tokio::spawn(async move {
+            let work = async {
+                bootstrap::run(&spec, &loopback).await;
+                for mut receiver in synced {
+                    // An end of the follower is the server's end.
+                    let _ = receiver.wait_for(|synced| *synced).await;
+                }
+                rbac.wait_for_bootstrap(&bootstrap::objects()).await;
+                ready.send_replace(true);
+                aggregation::register::run(table, loopback, stopped.clone()).await;
+            };
+            tokio::select! {
+                () = work => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+        tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
+    }
+}
+
+/// What can fail to be made.
+struct Made {
+    kubelet_tls: Arc<rustls::ClientConfig>,
+    proxy_tls: Arc<rustls::ClientConfig>,
+    audit: Audit,
+}
+
+impl Made {
+    fn new(config: &Config) -> Result<Self> {
+        let kubelet = config.kubelet_client.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
+        let kubelet_tls = ClientTls::config(config.kubelet_ca_pem.as_deref(), kubelet).context("the kubelet client")?;
+        let audit = match &config.audit_log {
+            Some(path) => Audit::to_file(config.audit_policy.clone().unwrap_or_default(), path)?,
+            None => Audit::off(),
+        };
+        Ok(Made { kubelet_tls, proxy_tls: ClientTls::config(None, None)?, audit })
+    }
+}
+
+fn assemble(
+    config: Config,
+    store: Arc<dyn Store>,
+    made: Made,
+    weak: Weak<ServerState>,
+    ready: watch::Receiver<bool>,
+) -> ServerState {
+    let keys = config.service_account_keys.clone();
+    let loopback = Loopback::new(weak);
+    let table = Arc::new(ResourceTable::new(resources::rows()));
+    let engine = Arc::new(Engine::new(table.clone(), store.clone()));
+    let rbac = Rbac::new();
+    let node_authorizer = NodeAuthorizer::new(node_rules());
+    let authorizer: Arc<dyn Authorizer> = Arc::new(AuthorizerChain(vec![node_authorizer.clone(), rbac.clone()]));
+    let tokens = Arc::new(ServiceAccountTokens {
+        keys,
+        issuers: vec![config.issuer.clone()],
+        audiences: config.api_audiences.iter().map(Str::from).collect(),
+    });
+    let names = config.front_proxy_names.iter().map(Str::from).collect();
+    let authenticator = Arc::new(Authenticator::new(tokens.clone(), loopback.clone(), config.anonymous_auth, names));
+    let services = Arc::new(Services::default());
+    ServerState {
+        flow: FlowControl::new(config.max_requests_in_flight),
+        admission: Arc::new(AdmitAll),
+        token_authenticator: authenticator.clone(),
+        token_issuer: Arc::new(Issuer(tokens.clone())),
+        discovery: Discovery::new(table.clone(), services.clone()),
+        openapi: OpenApi::new(table.clone()),
+        kubelet: KubeletClient::new(made.kubelet_tls, loopback.clone()),
+        proxy_tls: made.proxy_tls,
+        health: health(store, ready),
+        metrics: Metrics::new(),
+        audit: made.audit,
+        engine,
+        table,
+        authorizer,
+        loopback,
+        authenticator,
+        tokens,
+        rbac,
+        node_authorizer,
+        services,
+        config,
+    }
+}
+
+/// What every node may do beyond its own objects: the rules of the role `system:node`.
+fn node_rules() -> Vec<Rule> {
+    let found = bootstrap::objects().into_iter().find(|o| o.kind() == "ClusterRole" && o.name() == "system:node");
+    found.map(|role| Rule::list_of(&role)).unwrap_or_default()
+}
+
+fn health(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Health {
+    let mut health = Health::default();
+    health.add("ping", false, || async { Ok(()) });
+    health.add("log", false, || async { Ok(()) });
+    let asked = store.clone();
+    health.add("etcd", false, move || {
+        let store = asked.clone();
+        async move { store.current_revision().await.map(drop).map_err(|e| e.to_string()) }
+    });
+    health.add("etcd-readiness", true, move || {
+        let store = store.clone();
+        async move { store.current_revision().await.map(drop).map_err(|e| e.to_string()) }
+    });
+    for name in ["informer-sync", "poststarthook/rbac/bootstrap-roles", "poststarthook/start-service-ip-repair-controllers"] {
+        let ready = ready.clone();
+        health.add(name, true, move || {
+            let ready = *ready.borrow();
+            async move { if ready { Ok(()) } else { Err("not finished".to_string()) } }
+        });
+    }
+    health
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl keelson_client::ClientFactory for ApiServer {
+    fn client(&self, identity: &str) -> kube::Client {
+        self.service(UserInfo::from_identity(identity)).client()
+    }
+}

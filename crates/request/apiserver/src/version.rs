@@ -1,0 +1,26 @@
+//! `/version`: the Kubernetes version whose API is served.
+
+use keelson_api::{Value, value};
+
+pub const MAJOR: &str = "1";
+pub const MINOR: &str = "37";
+pub const GIT_VERSION: &str = "v1.37.2";
+
+pub fn version() -> Value {
+    value!({
+        "major": MAJOR,
+        "minor": MINOR,
+        "emulationMajor": MAJOR,
+        "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR,
+        "minCompatibilityMinor": "36",
+        "gitVersion": GIT_VERSION,
+        "gitCommit": option_env!("KEELSON_COMMIT").unwrap_or("unknown"),
+        "gitTreeState": "clean",
+        "buildDate": option_env!("KEELSON_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        // Clients show it; what it was compiled with is no Go.
+        "goVersion": "none (keelson)",
+        "compiler": "rustc",
+        "platform": if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" },
+    })
+}
