@@ -10,6 +10,7 @@ pub mod context;
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod gc;
 mod job;
 mod namespace;
 mod pod_control;
@@ -40,6 +41,7 @@ const CONTROLLERS: &[Entry] = &[
     ("replicaset", replicaset::start_replica_sets),
     ("replicationcontroller", replicaset::start_replication_controllers),
     ("job", job::start),
+    ("garbage-collector", gc::start),
     ("endpointslice", endpointslice::start),
     ("endpointslice-mirroring", endpointslice::start_mirroring),
     ("endpoints", endpoints::start),
