@@ -4,12 +4,12 @@
 
 mod apps;
 mod batch;
+mod columns;
 mod core;
 mod defaults;
 mod misc;
 mod selectable;
 
-use crate::columns::Columns;
 use crate::convert::Converter;
 use crate::def::{ResourceDef, Selectable, StorageCodec, StorageDef, SubresourceDef, ScalePaths};
 use crate::strategy::{Behaviour, built_in};
@@ -63,7 +63,7 @@ fn row(facts: &'static ResourceFacts, storages: &mut HashMap<String, Arc<Storage
         strategy: built_in(complete(facts.group, facts.kind)),
         converter,
         siblings: Vec::new(),
-        columns: columns(facts.group, facts.kind),
+        columns: columns::of(facts.group, facts.kind),
         custom: false,
         frozen: false,
         deprecation: deprecation(facts.group, facts.kind),
@@ -130,9 +130,6 @@ fn deprecation(group: &str, kind: &str) -> Option<Str> {
     }
 }
 
-fn columns(_group: &str, _kind: &str) -> Columns {
-    Columns::default()
-}
 
 /// A kind's behaviour together with its defaults.
 fn complete(group: &'static str, kind: &'static str) -> &'static Behaviour {
