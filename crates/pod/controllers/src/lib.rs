@@ -13,12 +13,16 @@ mod endpointslice;
 mod gc;
 mod job;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
 mod pod_control;
+mod pod_gc;
 pub mod pods;
 mod replicaset;
 mod root_ca;
 mod service_pods;
 mod serviceaccount;
+pub mod taint_eviction;
 mod util;
 pub mod wire;
 
@@ -42,6 +46,10 @@ const CONTROLLERS: &[Entry] = &[
     ("replicationcontroller", replicaset::start_replication_controllers),
     ("job", job::start),
     ("garbage-collector", gc::start),
+    ("node-ipam", node_ipam::start),
+    ("nodelifecycle", node_lifecycle::start),
+    ("taint-eviction", taint_eviction::start),
+    ("pod-garbage-collector", pod_gc::start),
     ("endpointslice", endpointslice::start),
     ("endpointslice-mirroring", endpointslice::start_mirroring),
     ("endpoints", endpoints::start),

@@ -1,0 +1,194 @@
+//! Notices nodes that fall silent, and keeps the taints that follow from nodes' conditions.
+//!
+//! A node is alive as long as its lease or its status changes. Ages are measured by this process' own clock from when a
+//! change was seen, so clocks need not agree. One timer a node; nothing else runs while all is well.
+
+mod plan;
+
+use crate::context::{Context, now};
+use crate::{pods, wire};
+use async_trait::async_trait;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keelson_client::events::EventType::{Normal, Warning};
+use keelson_client::{
+    ApiObject, Controller, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Recorder,
+    is_not_found,
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const LEASES: &str = "kube-node-lease";
+
+pub fn start(context: &Context) {
+    let nodes = context.informer::<Node>();
+    let pods = context.informer::<Pod>();
+    pods::index(pods.store());
+    let options = InformerOptions {
+        namespace: LEASES.into(),
+        ..Default::default()
+    };
+    let leases = Informer::<Lease>::start(&context.reader(), options, &context.stop);
+    let controller = Controller::new("nodelifecycle")
+        .input(&nodes)
+        .input(&pods)
+        .input(&leases)
+        .output(Node::RESOURCE)
+        .output(Pod::RESOURCE);
+    let queue = controller.queue();
+    wire::own(&nodes, &queue);
+    let seen: Seen = Arc::default();
+    {
+        let seen = seen.clone();
+        leases.on_change(move |change| {
+            if !change.is_deleted() {
+                seen.lock().insert(change.object().name().to_string(), Instant::now());
+            }
+        });
+    }
+    {
+        let seen = seen.clone();
+        nodes.on_change(move |change| {
+            let node = change.object();
+            if change.is_deleted() {
+                seen.lock().remove(node.name());
+            } else if change.old().is_none_or(|old| heartbeat(old) != heartbeat(node)) {
+                seen.lock().insert(node.name().to_string(), Instant::now());
+            }
+        });
+    }
+    let rest = context.rest("node-controller");
+    let recorder = context.recorder(&rest, "node-controller");
+    let config = &context.config;
+    let grace = (config.node_grace, config.node_startup_grace);
+    let (objects, pod_objects) = (Objects::new(&rest), Objects::new(&rest));
+    context.run(
+        controller,
+        Lifecycle {
+            nodes,
+            pods,
+            _leases: leases,
+            seen,
+            objects,
+            pod_objects,
+            recorder,
+            queue,
+            grace,
+        },
+    );
+}
+
+type Seen = Arc<Mutex<HashMap<String, Instant>>>;
+
+fn heartbeat(node: &Node) -> Option<&Time> {
+    plan::condition(node, "Ready")?.last_heartbeat_time.as_ref()
+}
+
+struct Lifecycle {
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    _leases: Informer<Lease>,
+    seen: Seen,
+    objects: Objects<Node>,
+    pod_objects: Objects<Pod>,
+    recorder: Recorder,
+    queue: wire::Queue,
+    grace: (Duration, Duration),
+}
+
+#[async_trait]
+impl Reconcile for Lifecycle {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(found) = self.nodes.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        let mut node = (*found).clone();
+        let grace = if plan::condition(&node, "Ready").is_some() {
+            self.grace.0
+        } else {
+            self.grace.1
+        };
+        let last = *self.seen.lock().entry(key.name.clone()).or_insert_with(Instant::now);
+        let left = (last + grace).saturating_duration_since(Instant::now());
+        if left.is_zero()
+            && let Some(silent) = plan::silenced(&node, now())
+        {
+            let was_ready = plan::ready(&node) == "True";
+            node = self.objects.update_status(&silent).await?;
+            if was_ready {
+                let text = format!("Node {} status is now: NodeNotReady", key.name);
+                self.recorder.event(&node, Normal, "NodeNotReady", text);
+            }
+            // Whether anything may be evicted depends on all nodes together.
+            self.nodes
+                .store()
+                .keys()
+                .into_iter()
+                .filter(|k| k != key)
+                .for_each(|k| self.queue.add(k));
+        }
+        let hold = self.all_silent(&node);
+        if let Some(taints) = plan::taints(&node, hold, now()) {
+            let body =
+                json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
+            match self.objects.patch("", &key.name, Patch::Merge(&body)).await {
+                Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
+                result => result?,
+            };
+            if plan::ready(&node) == "True" && hold != self.all_silent(&node) {
+                self.nodes.store().keys().into_iter().for_each(|k| self.queue.add(k));
+            }
+        }
+        if plan::ready(&node) != "True" && plan::condition(&node, "Ready").is_some() {
+            self.mark_pods(&key.name).await?;
+        }
+        Ok(if left.is_zero() {
+            Outcome::Done
+        } else {
+            Outcome::After(left)
+        })
+    }
+}
+
+impl Lifecycle {
+    /// Whether no node at all is heard of.
+    fn all_silent(&self, node: &Node) -> bool {
+        plan::ready(node) == "Unknown"
+            && self
+                .nodes
+                .store()
+                .list()
+                .iter()
+                .all(|n| n.name() == node.name() || plan::ready(n) == "Unknown")
+    }
+
+    /// Pods on a node that isn't ready aren't either: services must not send to them.
+    async fn mark_pods(&self, node: &str) -> anyhow::Result<()> {
+        for pod in self.pods.store().by_index(pods::BY_NODE, node) {
+            if pods::is_finished(&pod) || !pods::is_ready(&pod) {
+                continue;
+            }
+            let mut changed = (*pod).clone();
+            let conditions = changed
+                .status
+                .get_or_insert_default()
+                .conditions
+                .get_or_insert_default();
+            for condition in conditions.iter_mut().filter(|c| c.type_ == "Ready") {
+                condition.status = "False".into();
+                condition.last_transition_time = Some(Time(now()));
+            }
+            match self.pod_objects.update_status(&changed).await {
+                Ok(_) => self.recorder.event(&*pod, Warning, "NodeNotReady", "Node is not ready"),
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
