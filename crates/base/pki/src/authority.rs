@@ -147,7 +147,8 @@ impl Authority {
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
     }
-    fn key_pem(&self) -> String {
+    /// Its private key, for whoever signs with it.
+    pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
