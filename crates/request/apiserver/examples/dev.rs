@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, Config};
 use keelson_pki::{Pki, San};
+use keelson_store::embedded::Options;
 use keelson_store::{Embedded, Memory, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ async fn main() -> Result<()> {
     let args = args()?;
     let began = std::time::Instant::now();
     let store: Arc<dyn Store> =
-        if args.memory { Arc::new(Memory::new()) } else { Arc::new(Embedded::open(&args.dir.join("store"))?) };
+        if args.memory { Memory::new() } else { Embedded::open(args.dir.join("store"), Options::default()).await? };
     let pki = Pki::open(&args.dir)?;
     let server = format!("https://127.0.0.1:{}", args.port);
     let kubeconfig = args.dir.join("admin.conf");
