@@ -3,6 +3,7 @@
 //! * [`apply`]: server-side apply and the ownership of fields.
 //! * [`canonical`]: what a typed round trip makes of an object: omissions, zero values, unknown fields, defaults.
 //! * [`structural`]: the schemas of custom resources.
+//! * [`cel`]: expressions of validation rules and policies.
 //! * [`names`]: label and DNS name formats and what upstream says of violations.
 //! * [`go`]: printing as Go's `fmt` does, for messages that contain values.
 //! * [`selector`]: label and field selectors.
@@ -10,6 +11,7 @@
 
 pub mod apply;
 pub mod canonical;
+pub mod cel;
 pub mod go;
 pub mod names;
 pub mod patch;

@@ -1,0 +1,113 @@
+//! Expressions in the Common Expression Language, with the libraries that Kubernetes adds.
+//!
+//! * [`compile`]: text to a checked [`Program`]; errors point into the text as upstream's do.
+//! * [`Program::eval`]: evaluation within a cost limit.
+//! * [`rules`]: `x-kubernetes-validations` of custom resources.
+//! * [`types`]: the static types, from the server's schema or a custom resource's.
+//!
+//! Nothing here knows admission or requests: callers declare variables and give them values.
+
+mod check;
+pub mod cost;
+mod decls;
+mod eval;
+mod library;
+mod parse;
+pub mod rules;
+pub mod types;
+mod value;
+
+pub use check::is_named;
+pub use decls::opaque;
+pub use eval::Activation;
+pub use types::{Declared, ObjectTy, Record, Ty};
+pub use value::{CelError, Dynamic, Key, Val};
+
+use cel::common::ast::{Expr, IdedExpr};
+use parse::Parsed;
+use std::collections::BTreeMap;
+
+/// The most that one evaluation may cost.
+pub const PER_CALL_LIMIT: u64 = 1_000_000;
+/// The most that all evaluations for one object or policy may cost.
+pub const RUNTIME_BUDGET: u64 = 10_000_000;
+/// The most that the match conditions of one webhook or policy may cost.
+pub const MATCH_CONDITIONS_BUDGET: u64 = 2_500_000;
+/// The longest message that a message expression may yield.
+pub const MAX_MESSAGE_BYTES: usize = 5 * 1024;
+
+/// The variables an expression may use, with their types.
+#[derive(Clone, Debug, Default)]
+pub struct Env {
+    pub variables: BTreeMap<String, Ty>,
+}
+
+impl Env {
+    pub fn with(mut self, name: &str, ty: Ty) -> Env {
+        self.variables.insert(name.to_string(), ty);
+        self
+    }
+}
+
+/// A checked expression.
+#[derive(Debug)]
+pub struct Program {
+    parsed: Parsed,
+    /// What it evaluates to.
+    pub ty: Ty,
+}
+
+/// Compiles an expression; the error lists everything wrong with it.
+pub fn compile(source: &str, env: &Env) -> Result<Program, String> {
+    let parsed = parse::parse(source)?;
+    let ty = check::check(&parsed, &env.variables, source)?;
+    Ok(Program { parsed, ty })
+}
+
+impl Program {
+    /// Evaluates; gives back the cost, also of a failure.
+    pub fn eval<'a>(&'a self, activation: &dyn Activation<'a>, limit: u64) -> (Result<Val<'a>, CelError>, u64) {
+        let mut e = eval::Evaluator {
+            activation,
+            scopes: Vec::new(),
+            cost: 0,
+            limit,
+        };
+        let out = e.expr(&self.parsed.expr);
+        (out, e.cost)
+    }
+
+    /// Whether the expression names a variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        uses(&self.parsed.expr, variable)
+    }
+
+    pub(crate) fn expr(&self) -> &IdedExpr {
+        &self.parsed.expr
+    }
+}
+
+fn uses(e: &IdedExpr, name: &str) -> bool {
+    use cel::common::ast::EntryExpr;
+    match &e.expr {
+        Expr::Unspecified | Expr::Literal(_) => false,
+        Expr::Ident(n) => n == name,
+        Expr::Select(s) => uses(&s.operand, name),
+        Expr::Call(c) => c.target.as_ref().is_some_and(|t| uses(t, name)) || c.args.iter().any(|a| uses(a, name)),
+        Expr::List(l) => l.elements.iter().any(|e| uses(e, name)),
+        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+            .iter()
+            .any(|e| uses(e, name)),
+        Expr::Map(m) => m.entries.iter().any(|e| match &e.expr {
+            EntryExpr::MapEntry(m) => uses(&m.key, name) || uses(&m.value, name),
+            EntryExpr::StructField(f) => uses(&f.value, name),
+        }),
+        Expr::Struct(s) => s.entries.iter().any(|e| match &e.expr {
+            EntryExpr::MapEntry(m) => uses(&m.key, name) || uses(&m.value, name),
+            EntryExpr::StructField(f) => uses(&f.value, name),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
