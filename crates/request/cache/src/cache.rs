@@ -18,6 +18,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a read waits for the cache to be as new as it needs (upstream's).
 const FRESH_WITHIN: Duration = Duration::from_secs(3);
+/// How often the store is asked again for a revision it hasn't reached.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a bookmark waits for news.
 const CATCH_UP_WITHIN: Duration = Duration::from_millis(500);
 /// How long a read waits for the cache to be filled for the first time.
@@ -306,7 +308,9 @@ impl Inner {
         let arrived = async {
             loop {
                 self.progress_wanted.notify_one();
-                if reached.changed().await.is_err() || *reached.borrow_and_update() >= needed {
+                // A report that comes after this request is as new as the store. If that isn't enough, time has to pass.
+                let enough = reached.wait_for(|reached| *reached >= needed);
+                if tokio::time::timeout(ASK_AGAIN, enough).await.is_ok() {
                     return;
                 }
             }

@@ -72,6 +72,8 @@ async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>,
         Ok(watch) => watch,
         Err(error) => return (Some(position), error),
     };
+    // Somebody may have asked the watch before this one.
+    watch.request_progress();
     loop {
         match next(inner, &mut watch).await {
             Ok(batch) => {

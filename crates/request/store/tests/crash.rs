@@ -118,14 +118,10 @@ async fn rounds(count: u64) {
     let begun = Instant::now();
     for round in 0..count {
         let base = round * ROUND;
-        // Also while it starts, from time to time.
-        let starts_only = rng.random_bool(0.1);
-        let patience = Duration::from_millis(if starts_only {
-            rng.random_range(0..20)
-        } else {
-            rng.random_range(30..400)
-        });
-        total += one_round(directory.path(), base, patience, &mut acknowledged);
+        // In the storm; from time to time while it starts.
+        let storm = rng.random_bool(0.9);
+        let patience = Duration::from_millis(rng.random_range(0..if storm { 200 } else { 20 }));
+        total += one_round(directory.path(), base, storm, patience, &mut acknowledged);
         let opening = Instant::now();
         let store = Embedded::open(directory.path(), small()).await.unwrap();
         slowest = slowest.max(opening.elapsed());
@@ -140,14 +136,31 @@ async fn rounds(count: u64) {
 }
 
 /// Starts the storm, kills it, and notes what it had been told.
-fn one_round(directory: &Path, base: u64, patience: Duration, acknowledged: &mut HashMap<u64, Acknowledged>) -> u64 {
+fn one_round(
+    directory: &Path,
+    base: u64,
+    storm: bool,
+    patience: Duration,
+    acknowledged: &mut HashMap<u64, Acknowledged>,
+) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child", directory.to_str().unwrap(), &base.to_string()])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
-    let reader = std::thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let lines = output.lines().map_while(Result::ok).inspect(|_| {
+            let _ = begun.send(());
+        });
+        lines.collect::<Vec<_>>()
+    });
+    if storm {
+        has_begun
+            .recv_timeout(Duration::from_secs(30))
+            .expect("the storm doesn't begin");
+    }
     std::thread::sleep(patience);
     child.kill().unwrap();
     child.wait().unwrap();
