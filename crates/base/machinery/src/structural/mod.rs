@@ -3,6 +3,7 @@
 //! * [`prune`]: dropping and reporting unknown fields, filling defaults, dropping nulls.
 //! * [`validate`]: types, limits, formats, list types; [`formats`]: the string formats.
 //! * [`check`]: whether a schema is structural at all.
+//! * [`definition`]: validation of a whole CustomResourceDefinition.
 //! * [`convert`]: as a [`keelson_api::Schema`]; [`publish`]: as the OpenAPI documents show it.
 //!
 //! One node type serves both the structure and the logical parts (`allOf`, `anyOf`, `oneOf`, `not`); whether a schema
@@ -10,6 +11,7 @@
 
 pub mod check;
 pub mod convert;
+pub mod definition;
 pub mod formats;
 pub mod prune;
 pub mod publish;

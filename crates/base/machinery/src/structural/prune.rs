@@ -20,6 +20,16 @@ pub fn prune(object: &mut Value, schema: &Structural) -> Vec<String> {
     p.unknown
 }
 
+/// Drops unknown fields of a value that is no resource; whether there were any.
+pub fn prune_value(v: &mut Value, schema: &Structural) -> bool {
+    let mut p = Pruner {
+        path: Path::default(),
+        unknown: Vec::new(),
+    };
+    p.value(v, Some(schema), false);
+    !p.unknown.is_empty()
+}
+
 struct Pruner {
     path: Path,
     unknown: Vec<String>,
