@@ -7,7 +7,7 @@ mod status;
 use crate::claim::{Owner, claim};
 use crate::context::{Context, now};
 use crate::pod_control::message;
-use crate::util::content_hash;
+use crate::util::{content_hash, template_value};
 use crate::{pods, wire};
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -315,7 +315,7 @@ impl Deployments {
 
     fn new_set(&self, d: &Deployment, sets: &Sets, revision: i64) -> anyhow::Result<ReplicaSet> {
         let collisions = d.status.as_ref().and_then(|s| s.collision_count);
-        let hash = content_hash(&sets::template_json(&d.spec.template)?, collisions);
+        let hash = content_hash(template_value(&d.spec.template)?.to_string().as_bytes(), collisions);
         let mut template = d.spec.template.clone();
         let meta = template.metadata.get_or_insert_default();
         meta.labels

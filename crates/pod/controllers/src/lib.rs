@@ -11,6 +11,7 @@ mod deployment;
 mod endpoints;
 mod endpointslice;
 mod gc;
+mod history;
 mod job;
 mod namespace;
 mod node_ipam;
@@ -22,6 +23,7 @@ mod replicaset;
 mod root_ca;
 mod service_pods;
 mod serviceaccount;
+mod statefulset;
 pub mod taint_eviction;
 mod util;
 pub mod wire;
@@ -46,6 +48,7 @@ const CONTROLLERS: &[Entry] = &[
     ("replicationcontroller", replicaset::start_replication_controllers),
     ("job", job::start),
     ("garbage-collector", gc::start),
+    ("statefulset", statefulset::start),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),

@@ -1,6 +1,9 @@
 //! Small things many controllers share.
 
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use keelson_client::ApiObject;
+use serde_json::Value;
 use std::hash::Hasher;
 
 /// A number, or a percentage of `total`. What can't be read counts as 0: validation keeps it out.
@@ -56,13 +59,34 @@ fn safe(text: &str) -> String {
         .collect()
 }
 
-/// A random suffix as the server would choose it for a generated name.
-pub fn random_suffix(length: usize) -> String {
-    use rand::Rng;
-    let mut rng = rand::rng();
-    (0..length)
-        .map(|_| char::from(SAFE[rng.random_range(0..SAFE.len())]))
-        .collect()
+/// A template as JSON, by way of a pod: the two have the same form, and a pod's is compiled already.
+pub fn template_value(template: &PodTemplateSpec) -> serde_json::Result<Value> {
+    let pod = Pod {
+        metadata: template.metadata.clone().unwrap_or_default(),
+        spec: template.spec.clone(),
+        status: None,
+    };
+    let mut value: Value = serde_json::from_slice(&pod.encode()?)?;
+    if let Some(object) = value.as_object_mut() {
+        object.remove("apiVersion");
+        object.remove("kind");
+    }
+    Ok(value)
+}
+
+pub fn template_from_value(value: &Value) -> serde_json::Result<PodTemplateSpec> {
+    let mut value = value.clone();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("$patch");
+        object
+            .entry("metadata")
+            .or_insert_with(|| Value::Object(Default::default()));
+    }
+    let pod = Pod::decode(value.to_string().as_bytes())?;
+    Ok(PodTemplateSpec {
+        metadata: Some(pod.metadata),
+        spec: pod.spec,
+    })
 }
 
 /// Sets a condition in a list, keyed by type; `same` says whether the old one already tells the new.

@@ -2,7 +2,7 @@
 
 use crate::util::scaled;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use keelson_client::ApiObject;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -117,16 +117,6 @@ pub fn same_template(a: &Option<PodTemplateSpec>, b: &PodTemplateSpec) -> bool {
         template
     };
     a.as_ref().is_some_and(|a| bare(a) == bare(b))
-}
-
-/// A template as JSON, by way of a pod: the two have the same form.
-pub fn template_json(template: &PodTemplateSpec) -> serde_json::Result<Vec<u8>> {
-    Pod {
-        metadata: template.metadata.clone().unwrap_or_default(),
-        spec: template.spec.clone(),
-        status: None,
-    }
-    .encode()
 }
 
 pub fn annotation<'a>(object: &'a impl ApiObject, name: &str) -> Option<&'a str> {
