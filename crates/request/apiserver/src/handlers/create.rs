@@ -4,10 +4,10 @@ use super::body::{self, Expected};
 use super::{Call, Served, negotiate, respond};
 use http::StatusCode;
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     let format = negotiate::input(call.content_type().as_deref(), call.def.custom)?;
-    let bytes = call.body().await?;
+    let bytes = call.body.clone();
     call.write_options(&mut cx, "CreateOptions", false)?;
     let expected = Expected {
         kind: &call.def.gvk(),

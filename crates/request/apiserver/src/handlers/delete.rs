@@ -2,19 +2,22 @@
 
 use super::negotiate::Output;
 use super::{Call, Served, negotiate, respond};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use http::StatusCode;
 use keelson_api::codec::{Format, Strictness, decode_text, proto};
 use keelson_api::{ApiError, ApiResult, Object, Reason, builtin, value};
-use keelson_registry::Cx;
+use keelson_cache::Entry;
+use keelson_registry::engine::Engine;
+use keelson_registry::{Admission, Cx};
 use keelson_registry::options::{DeleteOptions, ListOptions};
 
 /// So many deletions of a collection run at the same time.
 const WORKERS: usize = 16;
 
-pub async fn one(mut call: Call<'_>) -> Served {
+pub async fn one(call: Call<'_>) -> Served {
     let mut cx = call.cx();
-    let options = options(&mut call).await?;
+    let options = options(&call)?;
     cx.dry_run = options.is_dry_run();
     cx.options = options.to_value();
     let result = call.state.engine.delete(&cx, call.state.admission.as_ref(), &options).await;
@@ -43,9 +46,9 @@ fn success(cx: &Cx, object: &Object) -> Object {
 }
 
 /// Options come in the body, or in the query when there is none.
-pub async fn options(call: &mut Call<'_>) -> ApiResult<DeleteOptions> {
+pub fn options(call: &Call<'_>) -> ApiResult<DeleteOptions> {
     let content_type = call.content_type();
-    let bytes = call.body().await?;
+    let bytes = call.body.clone();
     if bytes.is_empty() {
         return DeleteOptions::from_query(&call.query());
     }
@@ -66,29 +69,30 @@ pub async fn options(call: &mut Call<'_>) -> ApiResult<DeleteOptions> {
     DeleteOptions::from_object(&object)
 }
 
-pub async fn collection(mut call: Call<'_>) -> Served {
+/// One object of a collection; one that is gone already is none to worry about.
+async fn delete_entry(engine: &Engine, cx: &Cx, admission: &dyn Admission, entry: &Entry, options: &DeleteOptions) -> ApiResult<()> {
+    let mut one = cx.derive(cx.def.clone(), entry.namespace(), entry.name());
+    one.options = cx.options.clone();
+    let result = engine.delete(&one, admission, options).await;
+    cx.absorb(&one);
+    match result {
+        Err(e) if e.is(Reason::NotFound) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+pub async fn collection(call: Call<'_>) -> Served {
     let list = ListOptions::from_query(&call.query())?;
-    let options = options(&mut call).await?;
+    let options = options(&call)?;
     let mut cx = call.cx();
     let engine = &call.state.engine;
     let page = engine.list(&cx, &list).await?;
     cx.dry_run = options.is_dry_run();
     cx.options = options.to_value();
     let admission = call.state.admission.as_ref();
-    let mut running = futures::stream::iter(page.entries.iter().map(|entry| {
-        let (cx, options) = (&cx, &options);
-        async move {
-            let mut one = cx.derive(cx.def.clone(), entry.namespace(), entry.name());
-            one.options = cx.options.clone();
-            let result = engine.delete(&one, admission, options).await;
-            cx.absorb(&one);
-            match result {
-                Err(e) if e.is(Reason::NotFound) => Ok(()),
-                other => other.map(drop),
-            }
-        }
-    }))
-    .buffer_unordered(WORKERS);
+    let work: Vec<BoxFuture<ApiResult<()>>> =
+        page.entries.iter().map(|entry| delete_entry(engine, &cx, admission, entry, &options).boxed()).collect();
+    let mut running = futures::stream::iter(work).buffer_unordered(WORKERS);
     let mut failed = None;
     while let Some(result) = running.next().await {
         if let Err(e) = result {

@@ -19,7 +19,7 @@ mod watch;
 use crate::request::{MAX_REQUEST_BODY, Request, RequestContext, Response, response};
 use crate::state::ServerState;
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use keelson_api::{ApiError, ApiResult, Reason, Str};
 use keelson_registry::engine::ListError;
 use keelson_registry::options::WriteOptions;
@@ -51,7 +51,9 @@ pub struct Call<'a> {
     pub def: Arc<ResourceDef>,
     /// How to answer.
     pub out: Output,
-    pub request: Request,
+    pub headers: HeaderMap,
+    /// Of writes.
+    pub body: Bytes,
 }
 
 /// Serves a request for a resource that was authenticated and authorised.
@@ -70,7 +72,14 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
         Ok(out) => out,
         Err(e) => return respond::error(&e, None, None),
     };
-    let call = Call { state, context: &context, def, out, request };
+    let (parts, body) = request.into_parts();
+    let reads_body = !matches!(info.verb.as_str(), "get" | "list" | "watch");
+    let body = if reads_body { body.collect(MAX_REQUEST_BODY).await } else { Ok(Bytes::new()) };
+    let body = match body {
+        Ok(bytes) => bytes,
+        Err(e) => return respond::error(&e, Some(out), None),
+    };
+    let call = Call { state, context: &context, def, out, headers: parts.headers, body };
     match route(call).await {
         Ok(response) => response,
         Err(f) => respond::error(&f.error, Some(out), f.continue_token.as_deref()),
@@ -143,10 +152,7 @@ impl Call<'_> {
         self.context.info.query.get("includeObject").unwrap_or_default()
     }
     pub fn content_type(&self) -> Option<String> {
-        self.request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(String::from)
-    }
-    pub async fn body(&mut self) -> ApiResult<Bytes> {
-        std::mem::take(self.request.body_mut()).collect(MAX_REQUEST_BODY).await
+        self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(String::from)
     }
     /// Takes over the options that all writes share.
     pub fn write_options(&self, cx: &mut Cx, kind: &str, apply: bool) -> ApiResult<WriteOptions> {

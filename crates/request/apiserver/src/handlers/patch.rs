@@ -40,10 +40,10 @@ impl Kind {
     }
 }
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     let kind = Kind::of(call.content_type().as_deref(), call.def.custom)?;
-    let bytes = call.body().await?;
+    let bytes = call.body.clone();
     let options = call.write_options(&mut cx, "PatchOptions", kind == Kind::Apply)?;
     cx.options = options.to_value("UpdateOptions");
     let result = patched(&call, &cx, kind, &bytes, options.force.unwrap_or(false)).await;

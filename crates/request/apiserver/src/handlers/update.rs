@@ -5,9 +5,9 @@ use super::{Call, Served, negotiate, respond};
 use http::StatusCode;
 use keelson_registry::engine::Replace;
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
-    let bytes = call.body().await?;
+    let bytes = call.body.clone();
     call.write_options(&mut cx, "UpdateOptions", false)?;
     let format = negotiate::input(call.content_type().as_deref(), call.def.custom)?;
     let expected = Expected {

@@ -24,7 +24,6 @@ const RESOURCE_CLAIM: Behaviour = Behaviour { returns_deleted: true, ..STATUS_KE
 const DEVICE_TAINT_RULE: Behaviour =
     Behaviour { generation: Generation::Follows(&["spec"]), ..STATUS_KEEPS_METADATA };
 const MIGRATION: Behaviour = Behaviour { unconditional_update: false, ..STATUS_KEEPS_METADATA };
-const CRD: Behaviour = Behaviour { status_keeps: &["*"], ..Behaviour::WITH_STATUS };
 
 const CSR: Behaviour = Behaviour { prepare_create: csr_create, prepare_update: csr_update, prepare_status: csr_status, ..WITH_STATUS_NO_GENERATION };
 
@@ -87,7 +86,7 @@ pub fn behaviour(group: &str, kind: &str) -> Option<&'static Behaviour> {
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => &WEBHOOKS,
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &Behaviour::WITH_STATUS,
         ("admissionregistration.k8s.io", _) => &SPEC_GENERATION,
-        ("apiextensions.k8s.io", _) => &CRD,
+        ("apiextensions.k8s.io", _) => &super::crd::CRD,
         ("apiregistration.k8s.io", _) => &STATUS_KEEPS_METADATA,
         ("flowcontrol.apiserver.k8s.io", _) => &Behaviour::WITH_STATUS,
         ("resource.k8s.io", "ResourceSlice" | "DeviceClass") => &RESOURCE_SLICE,

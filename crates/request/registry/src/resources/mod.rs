@@ -6,8 +6,10 @@ mod apps;
 mod batch;
 mod columns;
 mod core;
+pub mod crd;
 mod defaults;
 mod misc;
+pub mod pod_resources;
 mod selectable;
 
 use crate::convert::Converter;
@@ -69,6 +71,11 @@ fn row(facts: &'static ResourceFacts, storages: &mut HashMap<String, Arc<Storage
         deprecation: deprecation(facts.group, facts.kind),
         storage_version_hash: facts.storage_version_hash.into(),
     })
+}
+
+/// The quality-of-service class of a pod.
+pub fn qos_class(pod: &keelson_api::Object) -> &'static str {
+    core::qos_class(pod)
 }
 
 fn strings(list: &[&str]) -> Vec<Str> {

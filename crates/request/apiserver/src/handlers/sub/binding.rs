@@ -7,11 +7,11 @@ use keelson_api::{ApiError, ApiResult, Cause, GroupVersionKind, Map, Object, Rea
 use keelson_registry::meta::timestamp;
 use keelson_registry::{Cx, Operation};
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     call.write_options(&mut cx, "CreateOptions", false)?;
     let kind = GroupVersionKind::new("", "v1", "Binding");
-    let (mut binding, _) = own_body(&mut call, &cx, &kind).await?;
+    let (mut binding, _) = own_body(&call, &cx, &kind)?;
     if binding.namespace().is_empty() {
         binding.set_meta("namespace", &cx.namespace);
     }

@@ -17,11 +17,11 @@ const RETRIES: usize = 20;
 /// Evictions that a budget's controller has not confirmed yet.
 const MAX_DISRUPTED: usize = 2000;
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     call.write_options(&mut cx, "CreateOptions", false)?;
     let kind = GroupVersionKind::new("policy", "v1", "Eviction");
-    let (mut eviction, _) = own_body(&mut call, &cx, &kind).await?;
+    let (mut eviction, _) = own_body(&call, &cx, &kind)?;
     if eviction.name() != cx.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object").into());
     }

@@ -41,10 +41,10 @@ pub async fn virtual_resource(call: Call<'_>) -> Served {
 }
 
 /// The body of a request that is of a kind of its own.
-async fn own_body(call: &mut Call<'_>, cx: &Cx, kind: &GroupVersionKind) -> ApiResult<(Object, SchemaRef)> {
+fn own_body(call: &Call<'_>, cx: &Cx, kind: &GroupVersionKind) -> ApiResult<(Object, SchemaRef)> {
     let schema = builtin::builtin_kind(kind).ok_or_else(|| ApiError::internal(format!("no schema of {kind}")))?;
     let format: Format = super::negotiate::input(call.content_type().as_deref(), false)?;
-    let bytes = call.body().await?;
+    let bytes = call.body.clone();
     let expected = super::body::Expected { kind, schema: &schema, strategy: None, custom: false };
     let object = super::body::decode(cx, &bytes, format, &expected)?;
     Ok((object, schema))

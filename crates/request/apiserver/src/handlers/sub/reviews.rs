@@ -11,11 +11,11 @@ use keelson_registry::{Cx, Operation};
 
 const GROUP: &str = "authorization.k8s.io";
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     call.write_options(&mut cx, "CreateOptions", false)?;
     let kind = call.def.gvk();
-    let (mut review, schema) = own_body(&mut call, &cx, &kind).await?;
+    let (mut review, schema) = own_body(&call, &cx, &kind)?;
     let admission = call.state.admission.as_ref();
     admission.mutate(&cx, Operation::Create, Some(&mut review), None).await?;
     admission.validate(&cx, Operation::Create, Some(&review), None).await?;

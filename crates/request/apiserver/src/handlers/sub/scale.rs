@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 const VERSION: &str = "autoscaling/v1";
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     let paths = paths(&cx)?;
     let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
@@ -34,11 +34,11 @@ pub async fn serve(mut call: Call<'_>) -> Served {
         }
         "update" => {
             call.write_options(&mut cx, "UpdateOptions", false)?;
-            How::Replace(own_body(&mut call, &cx, &kind).await?.0)
+            How::Replace(own_body(&call, &cx, &kind)?.0)
         }
         "patch" => {
             let patch = Kind::of(call.content_type().as_deref(), call.def.custom)?;
-            let bytes = call.body().await?;
+            let bytes = call.body.clone();
             let options = call.write_options(&mut cx, "PatchOptions", patch == Kind::Apply)?;
             match patch {
                 Kind::Plain(kind) => How::Patch(Patch::parse(&cx, kind, &bytes)?),

@@ -12,11 +12,11 @@ const GROUP: &str = "authentication.k8s.io";
 const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 
-pub async fn serve(mut call: Call<'_>) -> Served {
+pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     call.write_options(&mut cx, "CreateOptions", false)?;
     let kind = GroupVersionKind::new(GROUP, "v1", "TokenRequest");
-    let (mut request, schema) = own_body(&mut call, &cx, &kind).await?;
+    let (mut request, schema) = own_body(&call, &cx, &kind)?;
     let admission = call.state.admission.as_ref();
     admission.mutate(&cx, Operation::Create, Some(&mut request), None).await?;
     let result = issue(&call, &cx, &mut request).await;

@@ -55,6 +55,10 @@ fn clean_secrets(o: &mut Object) {
     }
 }
 
+pub fn qos_class(pod: &Object) -> &'static str {
+    qos::class(pod)
+}
+
 pub fn behaviour(kind: &str) -> Option<&'static Behaviour> {
     Some(match kind {
         "Endpoints" => &CREATE_ON_UPDATE,

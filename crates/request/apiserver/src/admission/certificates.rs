@@ -1,0 +1,104 @@
+//! Who may approve and sign certificate requests, and which subjects no client certificate gets.
+
+use super::{Plugin, Review};
+use crate::authz::Attributes;
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keelson_api::{ApiResult, Object};
+use keelson_registry::Operation;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
+
+const GROUP: &str = "certificates.k8s.io";
+const RESOURCE: &str = "certificatesigningrequests";
+const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+
+fn signer(csr: &Object) -> &str {
+    csr.str_at(&["spec", "signerName"]).unwrap_or_default()
+}
+
+/// Whether the user may do `verb` for the signer, by its own name or by its domain's wildcard.
+fn may(review: &Review, verb: &str, signer: &str) -> bool {
+    let domain = signer.split('/').next().unwrap_or(signer);
+    [signer.to_string(), format!("{domain}/*")].into_iter().any(|name| {
+        review
+            .allowed(Attributes {
+                user: review.cx.user.as_ref().clone(),
+                verb: verb.into(),
+                is_resource_request: true,
+                api_group: GROUP.into(),
+                api_version: "*".into(),
+                resource: "signers".into(),
+                name: name.into(),
+                ..Attributes::default()
+            })
+            .is_ok()
+    })
+}
+
+pub struct CertificateApproval;
+
+#[async_trait]
+impl Plugin for CertificateApproval {
+    fn name(&self) -> &'static str {
+        "CertificateApproval"
+    }
+    async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        let Some(csr) = old.filter(|_| review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "approval")) else { return Ok(()) };
+        if may(review, "approve", signer(csr)) {
+            return Ok(());
+        }
+        Err(review.forbidden(new, format!("user not permitted to approve requests with signerName {:?}", signer(csr))))
+    }
+}
+
+pub struct CertificateSigning;
+
+#[async_trait]
+impl Plugin for CertificateSigning {
+    fn name(&self) -> &'static str {
+        "CertificateSigning"
+    }
+    async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        let status = review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "status");
+        let (Some(new), Some(old)) = (new.filter(|_| status), old) else { return Ok(()) };
+        let unchanged = ["certificate", "conditions"].iter().all(|k| new.at(&["status", k]) == old.at(&["status", k]));
+        if unchanged || may(review, "sign", signer(old)) {
+            return Ok(());
+        }
+        Err(review.forbidden(Some(new), format!("user not permitted to sign requests with signerName {:?}", signer(old))))
+    }
+}
+
+pub struct CertificateSubjectRestriction;
+
+#[async_trait]
+impl Plugin for CertificateSubjectRestriction {
+    fn name(&self) -> &'static str {
+        "CertificateSubjectRestriction"
+    }
+    async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
+        let create = review.op == Operation::Create && review.is(GROUP, RESOURCE);
+        let Some(csr) = new.filter(|c| create && signer(c) == API_CLIENT) else { return Ok(()) };
+        match organisations(csr.str_at(&["spec", "request"]).unwrap_or_default()) {
+            Err(e) => Err(review.forbidden(Some(csr), format!("failed to parse CSR: {e}"))),
+            Ok(list) if list.iter().any(|o| o == "system:masters") => {
+                Err(review.forbidden(Some(csr), format!("use of {API_CLIENT} signer with system:masters group is not allowed")))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// The organisations in the subject of a PEM request in base64.
+fn organisations(request: &str) -> Result<Vec<String>, String> {
+    let pem = STANDARD.decode(request).map_err(|e| e.to_string())?;
+    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(|e| e.to_string())?;
+    if block.label != "CERTIFICATE REQUEST" {
+        return Err("PEM block type must be CERTIFICATE REQUEST".into());
+    }
+    let (_, csr) = X509CertificationRequest::from_der(&block.contents).map_err(|e| e.to_string())?;
+    let subject = &csr.certification_request_info.subject;
+    Ok(subject.iter_organization().filter_map(|o| o.as_str().ok()).map(String::from).collect())
+}

@@ -1,0 +1,51 @@
+//! What plug-ins look up: objects of other resources, from the cache.
+
+use keelson_api::{ApiError, ApiResult, Object, Reason};
+use keelson_registry::options::ListOptions;
+use keelson_registry::{Cx, Engine, ResourceDef, UserInfo};
+use std::sync::Arc;
+
+/// Reads with the server's own identity.
+pub struct Lookup {
+    engine: Arc<Engine>,
+    user: Arc<UserInfo>,
+}
+
+impl Lookup {
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Lookup { engine, user: Arc::new(UserInfo::api_server()) }
+    }
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+    fn def(&self, group: &str, resource: &str) -> ApiResult<Arc<ResourceDef>> {
+        self.engine.table.by_resource(group, resource).ok_or_else(|| ApiError::internal(format!("{resource} are not served")))
+    }
+    /// A request of the server's own to an object.
+    pub fn cx(&self, group: &str, resource: &str, namespace: &str, name: &str) -> ApiResult<Cx> {
+        Ok(Cx::new(self.def(group, resource)?, self.user.clone(), namespace, name))
+    }
+    async fn at(&self, group: &str, resource: &str, namespace: &str, name: &str, rv: &str) -> ApiResult<Option<Object>> {
+        let cx = self.cx(group, resource, namespace, name)?;
+        match self.engine.get(&cx, rv).await {
+            Ok(o) => Ok(Some(o)),
+            Err(e) if e.is(Reason::NotFound) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+    /// As new as the store.
+    pub async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> ApiResult<Option<Object>> {
+        self.at(group, resource, namespace, name, "").await
+    }
+    /// As the cache has it; asks the store's state only for what the cache doesn't have.
+    pub async fn cached(&self, group: &str, resource: &str, namespace: &str, name: &str) -> ApiResult<Option<Object>> {
+        match self.at(group, resource, namespace, name, "0").await? {
+            Some(o) => Ok(Some(o)),
+            None => self.get(group, resource, namespace, name).await,
+        }
+    }
+    /// All objects of a namespace (empty: of all), as new as the store.
+    pub async fn list(&self, group: &str, resource: &str, namespace: &str) -> ApiResult<Vec<Object>> {
+        self.engine.list_objects(&self.cx(group, resource, namespace, "")?, &ListOptions::default()).await
+    }
+}

@@ -1,0 +1,160 @@
+//! Admission: what may be written, and what the server adds to it. Plug-ins run in upstream's order, all in the mutating
+//! phase first, then all in the validating one.
+//!
+//! Where an extension fits in: a plug-in is a [`Plugin`]; [`Chain::new`] lists the built-in ones. Webhooks and policies go
+//! into the slot before ResourceQuota (see [`Extensions`]): they see what the built-in plug-ins made of the object, and
+//! quota counts what they made of it.
+//!
+//! Plug-ins read through the engine's cache, never the store, and know no HTTP.
+
+mod certificates;
+mod ingress_class;
+mod limit_ranger;
+mod lookup;
+mod namespace;
+mod node_restriction;
+mod nodes;
+mod pod_security;
+mod priority;
+mod quota;
+mod runtime_class;
+mod service_account;
+mod storage;
+mod tolerations;
+
+pub use lookup::Lookup;
+
+use crate::authz::{Attributes, Authorizer};
+use async_trait::async_trait;
+use keelson_api::{ApiResult, Object, Str};
+use keelson_registry::{Admission, Cx, Engine, Operation};
+use std::sync::Arc;
+
+/// What a plug-in is asked about, and by what it finds out more.
+pub struct Review<'a> {
+    pub cx: &'a Cx,
+    pub op: Operation,
+    pub lookup: &'a Lookup,
+    pub authorizer: &'a dyn Authorizer,
+}
+
+impl Review<'_> {
+    /// Whether the request is for the group's resource itself.
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.cx.subresource.is_empty() && self.cx.def.is(group, resource)
+    }
+    pub fn is_sub(&self, group: &str, resource: &str, subresource: &str) -> bool {
+        self.cx.subresource == subresource && self.cx.def.is(group, resource)
+    }
+    /// Upstream's refusal: 403, with the object's name.
+    pub fn forbidden(&self, object: Option<&Object>, why: impl std::fmt::Display) -> keelson_api::ApiError {
+        let name = match self.cx.name.as_str() {
+            "" => object.map_or("Unknown", |o| match (o.name(), o.generate_name()) {
+                ("", "") => "Unknown",
+                ("", generate) => generate,
+                (name, _) => name,
+            }),
+            name => name,
+        };
+        self.cx.forbidden(name, why)
+    }
+    /// Whether the user may do this; the reason if not.
+    pub fn allowed(&self, attributes: Attributes) -> Result<(), String> {
+        match self.authorizer.authorize(&attributes) {
+            d if d.is_allowed() => Ok(()),
+            d => Err(d.reason().to_string()),
+        }
+    }
+}
+
+/// One admission plug-in. `new` is `None` for deletions, `old` for creations.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    fn name(&self) -> &'static str;
+    async fn mutate(&self, _review: &Review<'_>, _new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
+        Ok(())
+    }
+    async fn validate(&self, _review: &Review<'_>, _new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+/// Plug-ins from outside this folder: mutating policies, mutating webhooks, validating policies, validating webhooks,
+/// in this order.
+pub type Extensions = Vec<Arc<dyn Plugin>>;
+
+/// All plug-ins in order.
+pub struct Chain {
+    plugins: Vec<Arc<dyn Plugin>>,
+    lookup: Lookup,
+    authorizer: Arc<dyn Authorizer>,
+}
+
+impl Chain {
+    pub fn new(engine: Arc<Engine>, authorizer: Arc<dyn Authorizer>, extensions: Extensions) -> Self {
+        let mut plugins: Vec<Arc<dyn Plugin>> = vec![
+            Arc::new(namespace::NamespaceLifecycle),
+            Arc::new(limit_ranger::LimitRanger),
+            Arc::new(service_account::ServiceAccount),
+            Arc::new(node_restriction::NodeRestriction),
+            Arc::new(nodes::TaintNodesByCondition),
+            Arc::new(pod_security::PodSecurity),
+            Arc::new(priority::Priority),
+            Arc::new(tolerations::DefaultTolerationSeconds),
+            Arc::new(storage::DefaultStorageClass),
+            Arc::new(storage::StorageObjectInUseProtection),
+            Arc::new(storage::PersistentVolumeClaimResize),
+            Arc::new(runtime_class::RuntimeClass),
+            Arc::new(certificates::CertificateApproval),
+            Arc::new(certificates::CertificateSigning),
+            Arc::new(certificates::CertificateSubjectRestriction),
+            Arc::new(ingress_class::DefaultIngressClass),
+            Arc::new(nodes::PodTopologyLabels),
+        ];
+        plugins.extend(extensions);
+        plugins.push(Arc::new(quota::ResourceQuota::default()));
+        Chain { plugins, lookup: Lookup::new(engine), authorizer }
+    }
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.plugins.iter().map(|p| p.name())
+    }
+    fn review<'a>(&'a self, cx: &'a Cx, op: Operation) -> Review<'a> {
+        Review { cx, op, lookup: &self.lookup, authorizer: self.authorizer.as_ref() }
+    }
+}
+
+#[async_trait]
+impl Admission for Chain {
+    async fn mutate(&self, cx: &Cx, op: Operation, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
+        let review = self.review(cx, op);
+        for plugin in &self.plugins {
+            plugin.mutate(&review, new.as_deref_mut(), old).await?;
+        }
+        Ok(())
+    }
+    async fn validate(&self, cx: &Cx, op: Operation, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        let review = self.review(cx, op);
+        for plugin in &self.plugins {
+            plugin.validate(&review, new, old).await?;
+        }
+        Ok(())
+    }
+    async fn authorize_create(&self, cx: &Cx) -> ApiResult<()> {
+        let attributes = Attributes {
+            user: cx.user.as_ref().clone(),
+            verb: Str::const_new("create"),
+            is_resource_request: true,
+            api_group: cx.def.gvr.group.clone(),
+            api_version: cx.def.gvr.version.clone(),
+            resource: cx.def.gvr.resource.clone(),
+            subresource: cx.subresource.clone(),
+            namespace: cx.namespace.clone(),
+            name: cx.name.clone(),
+            ..Attributes::default()
+        };
+        match self.authorizer.authorize(&attributes) {
+            d if d.is_allowed() => Ok(()),
+            d => Err(attributes.forbidden(d.reason())),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! PodSecurity: the levels of the Pod Security Standards that a namespace's labels ask for, enforced on pods, and told as
+//! warnings and audit annotations for pods and for what makes pods.
+
+mod checks;
+
+use super::{Plugin, Review};
+use async_trait::async_trait;
+use keelson_api::{ApiResult, Map, Object, Value};
+use keelson_registry::Operation;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// So many pods are looked at when a namespace's level rises.
+const MAX_PODS: usize = 3000;
+/// Paths of pods that change no pod's specification.
+const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Privileged,
+    Baseline,
+    Restricted,
+}
+
+/// A level of the standards as of a minor version; `None`: the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Policy {
+    level: Level,
+    minor: Option<u32>,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let level = match self.level {
+            Level::Privileged => "privileged",
+            Level::Baseline => "baseline",
+            Level::Restricted => "restricted",
+        };
+        match self.minor {
+            Some(minor) => write!(f, "{level}:v1.{minor}"),
+            None => write!(f, "{level}:latest"),
+        }
+    }
+}
+
+impl Policy {
+    /// What the pod violates, in detail and in short.
+    fn violations(self, meta: &Map, spec: &Map) -> Vec<checks::Violation> {
+        if self.level == Level::Privileged { Vec::new() } else { checks::run(self.level, self.minor.unwrap_or(u32::MAX), meta, spec) }
+    }
+}
+
+fn details(list: &[checks::Violation]) -> String {
+    list.iter().map(|v| if v.detail.is_empty() { v.reason.clone() } else { format!("{} ({})", v.reason, v.detail) }).collect::<Vec<_>>().join(", ")
+}
+
+/// The three policies of a namespace.
+struct Policies {
+    enforce: Policy,
+    audit: Policy,
+    warn: Policy,
+}
+
+impl Policies {
+    /// A label that can't be read asks for the strictest when enforcing, for nothing otherwise.
+    fn of(labels: Option<&Map>) -> Self {
+        let label = |mode: &str, suffix: &str| labels.and_then(|l| l.str(&format!("pod-security.kubernetes.io/{mode}{suffix}")));
+        let level = |text: &str| match text {
+            "privileged" => Some(Level::Privileged),
+            "baseline" => Some(Level::Baseline),
+            "restricted" => Some(Level::Restricted),
+            _ => None,
+        };
+        let policy = |mode: &str, on_error: Level| Policy {
+            level: label(mode, "").map_or(Level::Privileged, |text| level(text).unwrap_or(on_error)),
+            minor: label(mode, "-version").and_then(|v| v.strip_prefix("v1.")).and_then(|n| n.parse().ok()),
+        };
+        let enforce = policy("enforce", Level::Restricted);
+        let mut warn = policy("warn", Level::Privileged);
+        let enforces = label("enforce", "").and_then(level).is_some();
+        if label("warn", "").is_none() && enforces && enforce.level > warn.level {
+            warn.level = enforce.level;
+            if label("warn", "-version").is_none() {
+                warn.minor = enforce.minor;
+            }
+        }
+        Policies { enforce, audit: policy("audit", Level::Privileged), warn }
+    }
+}
+
+pub struct PodSecurity;
+
+#[async_trait]
+impl Plugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+    async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        let Some(new) = new.filter(|_| matches!(review.op, Operation::Create | Operation::Update)) else { return Ok(()) };
+        let def = &review.cx.def;
+        let sub = review.cx.subresource.as_str();
+        if def.is("", "namespaces") && sub.is_empty() {
+            return namespace(review, new, old).await;
+        }
+        if def.is("", "pods") && !IGNORED.contains(&sub) {
+            if old.is_some_and(|old| !is_significant(new, old)) {
+                return Ok(());
+            }
+            let Some(spec) = new.obj("spec") else { return Ok(()) };
+            return evaluate(review, new, new.meta(), spec, true).await;
+        }
+        let template: &[&str] = match (def.gvr.group.as_str(), def.gvr.resource.as_str(), sub) {
+            ("", "podtemplates", "") => &["template"],
+            ("", "replicationcontrollers", "")
+            | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets", "")
+            | ("batch", "jobs", "") => &["spec", "template"],
+            ("batch", "cronjobs", "") => &["spec", "jobTemplate", "spec", "template"],
+            _ => return Ok(()),
+        };
+        let Some(template) = new.at(template).and_then(Value::as_object) else { return Ok(()) };
+        let Some(spec) = template.obj("spec") else { return Ok(()) };
+        evaluate(review, new, template.obj("metadata"), spec, false).await
+    }
+}
+
+/// Only images can change in a way that matters, and ephemeral containers can come.
+fn is_significant(new: &Object, old: &Object) -> bool {
+    let images = |o: &Object| -> Vec<(String, String, String)> {
+        ["containers", "initContainers", "ephemeralContainers"]
+            .into_iter()
+            .flat_map(|l| o.at(&["spec", l]).and_then(Value::as_array).into_iter().flatten().map(move |c| (l, c)))
+            .map(|(l, c)| {
+                let text = |key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+                (l.to_string(), text("name"), text("image"))
+            })
+            .collect()
+    };
+    images(new) != images(old)
+}
+
+async fn evaluate(review: &Review<'_>, object: &Object, meta: Option<&Map>, spec: &Map, enforce: bool) -> ApiResult<()> {
+    let cx = review.cx;
+    let Some(namespace) = review.lookup.cached("", "namespaces", "", &cx.namespace).await? else { return Ok(()) };
+    let policies = Policies::of(namespace.labels());
+    let empty = Map::new();
+    let meta = meta.unwrap_or(&empty);
+    if enforce {
+        cx.annotate("pod-security.kubernetes.io/enforce-policy", policies.enforce.to_string());
+        let found = policies.enforce.violations(meta, spec);
+        if !found.is_empty() {
+            return Err(review.forbidden(Some(object), format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found))));
+        }
+    }
+    let found = policies.audit.violations(meta, spec);
+    if !found.is_empty() {
+        let text = format!("would violate PodSecurity \"{}\": {}", policies.audit, details(&found));
+        cx.annotate("pod-security.kubernetes.io/audit-violations", text);
+    }
+    let found = policies.warn.violations(meta, spec);
+    if !found.is_empty() {
+        cx.warn(format!("would violate PodSecurity \"{}\": {}", policies.warn, details(&found)));
+    }
+    Ok(())
+}
+
+/// A namespace that enforces more than before: tells which of its pods would not be let in any more.
+async fn namespace(review: &Review<'_>, new: &Object, old: Option<&Object>) -> ApiResult<()> {
+    let Some(old) = old else { return Ok(()) };
+    let (after, before) = (Policies::of(new.labels()).enforce, Policies::of(old.labels()).enforce);
+    if after == before || after.level == Level::Privileged || after.level < before.level {
+        return Ok(());
+    }
+    let pods = review.lookup.list("", "pods", new.name()).await?;
+    let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for pod in pods.iter().take(MAX_PODS) {
+        let (Some(meta), Some(spec)) = (pod.meta(), pod.obj("spec")) else { continue };
+        let found = after.violations(meta, spec);
+        if !found.is_empty() {
+            let reason = found.iter().map(|v| v.reason.as_str()).collect::<Vec<_>>().join(", ");
+            by_reason.entry(reason).or_default().push(pod.name());
+        }
+    }
+    if pods.len() > MAX_PODS {
+        review.cx.warn(format!("new PodSecurity enforce level only checked against the first {MAX_PODS} of {} existing pods", pods.len()));
+    }
+    if by_reason.is_empty() {
+        return Ok(());
+    }
+    review.cx.warn(format!("existing pods in namespace {:?} violate the new PodSecurity enforce level \"{after}\"", new.name()));
+    let mut lines: Vec<String> = by_reason
+        .into_iter()
+        .map(|(reason, mut names)| {
+            names.sort_unstable();
+            match names.len() - 1 {
+                0 => format!("{}: {reason}", names[0]),
+                1 => format!("{} (and 1 other pod): {reason}", names[0]),
+                n => format!("{} (and {n} other pods): {reason}", names[0]),
+            }
+        })
+        .collect();
+    lines.sort();
+    lines.into_iter().for_each(|l| review.cx.warn(l));
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! A whole server over a store in memory, and a client that says what it expects.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use keelson_api::Value;
+use keelson_apiserver::request::{Body, UserInfo};
+use keelson_apiserver::{ApiServer, Config};
+use keelson_store::Memory;
+use tower::ServiceExt;
+
+pub struct Api {
+    pub server: ApiServer,
+    user: UserInfo,
+}
+
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub bytes: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+    pub fn str(&self, path: &[&str]) -> String {
+        self.json().at(path).and_then(Value::as_str).unwrap_or_default().to_string()
+    }
+    #[track_caller]
+    pub fn expect(self, code: u16) -> Self {
+        assert_eq!(self.code, code, "{}", String::from_utf8_lossy(&self.bytes));
+        self
+    }
+}
+
+impl Api {
+    pub async fn new() -> Api {
+        let keys = keelson_pki::ServiceAccountKeys::generate().expect("keys");
+        let mut config = Config::new(keys);
+        config.publish_kubernetes_service = false;
+        let server = ApiServer::new(config, Memory::new()).expect("a server");
+        let api = Api { server, user: UserInfo::new("tester", &["system:masters"]) };
+        api.server.ready().await;
+        api
+    }
+    pub async fn raw(&self, method: &str, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> http::Response<Body> {
+        let mut request = http::Request::builder().method(method).uri(path);
+        if !content_type.is_empty() {
+            request = request.header("content-type", content_type);
+        }
+        if !accept.is_empty() {
+            request = request.header("accept", accept);
+        }
+        let request = request.header("user-agent", "tester/1").body(Body::from(body)).expect("a request");
+        let service = self.server.service(self.user.clone());
+        let response = service.oneshot(request).await.expect("an answer");
+        response
+    }
+    pub async fn call(&self, method: &str, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {
+        let response = self.raw(method, path, content_type, accept, body).await;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect(64 << 20).await.expect("a body");
+        Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+    }
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, "", "application/json", Vec::new()).await
+    }
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call("POST", path, "application/json", "application/json", serde_json::to_vec(&body).expect("JSON")).await
+    }
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.call("PUT", path, "application/json", "application/json", serde_json::to_vec(&body).expect("JSON")).await
+    }
+    pub async fn patch(&self, path: &str, kind: &str, body: Value) -> Answer {
+        let content_type = format!("application/{kind}");
+        self.call("PATCH", path, &content_type, "application/json", serde_json::to_vec(&body).expect("JSON")).await
+    }
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call("DELETE", path, "", "application/json", Vec::new()).await
+    }
+    /// The first `n` lines of a watch.
+    pub async fn watch(&self, path: &str, n: usize) -> Vec<Value> {
+        let response = self.raw("GET", path, "", "application/json", Vec::new()).await;
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        let mut text = Vec::new();
+        let mut events = Vec::new();
+        while events.len() < n {
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(10), body.frame()).await.expect("an event in time");
+            let Some(frame) = frame else { break };
+            text.extend_from_slice(&frame.expect("a frame").into_data().unwrap_or_default());
+            while let Some(end) = text.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                events.push(serde_json::from_slice(&line).expect("an event"));
+            }
+        }
+        events
+    }
+}

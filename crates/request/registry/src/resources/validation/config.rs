@@ -1,0 +1,406 @@
+//! The core group's kinds that configure rather than run: ConfigMap, Secret, Namespace, Node, quotas, limits, events, ….
+
+use super::Rules;
+use super::check::{Errs, config_key, count, is_true, quantity, s};
+use super::scheduling;
+use crate::context::Cx;
+use keelson_api::{Map, Object, Value};
+use keelson_machinery::names;
+
+const MAX_DATA: usize = 1024 * 1024;
+const SET_IMMUTABLE: &str = "field is immutable when `immutable` is set";
+
+const CONFIG_MAP: Rules = Rules {
+    object: |_, o, e| config_map(o, e),
+    update: |_, new, old, e| frozen(new, old, &["data", "binaryData"], e),
+    ..Rules::SUBDOMAIN
+};
+const SECRET: Rules = Rules {
+    object: |_, o, e| secret(o, e),
+    update: |_, new, old, e| {
+        e.immutable(new.get("type"), old.get("type"), "type");
+        frozen(new, old, &["data"], e);
+    },
+    ..Rules::SUBDOMAIN
+};
+const NAMESPACE: Rules = Rules {
+    name: names::dns1123_label,
+    object: |_, o, e| {
+        let Some(spec) = o.obj("spec") else { return };
+        e.within("spec", |e| {
+            for f in spec.arr("finalizers").into_iter().flatten().filter_map(Value::as_str) {
+                e.format("finalizers", f, names::label_key);
+                if !f.contains('/') && f != "kubernetes" {
+                    e.invalid("finalizers", f, "name is neither a standard finalizer name nor is it fully qualified");
+                }
+            }
+        });
+    },
+    ..Rules::SUBDOMAIN
+};
+const NODE: Rules = Rules {
+    object: |_, o, e| node(o, e),
+    update: |_, new, old, e| node_update(new, old, e),
+    ..Rules::SUBDOMAIN
+};
+const QUOTA: Rules = Rules {
+    object: |_, o, e| quota(o, e),
+    update: |_, new, old, e| {
+        let scopes = |o: &Object| o.at(&["spec", "scopes"]).cloned();
+        if !crate::strategy::same(scopes(new).as_ref(), scopes(old).as_ref()) {
+            let shown = scopes(new).unwrap_or(Value::Null);
+            e.invalid("spec.scopes", shown, super::check::IMMUTABLE);
+        }
+    },
+    status: |_, new, _, e| {
+        e.child(new, "status", |e, status| {
+            for list in ["hard", "used"] {
+                for (name, v) in status.obj(list).into_iter().flatten() {
+                    e.within(&format!("{list}[{name}]"), |e| quota_amount(e, name, v));
+                }
+            }
+        });
+    },
+    ..Rules::SUBDOMAIN
+};
+const LIMIT_RANGE: Rules = Rules { object: |_, o, e| limit_range(o, e), ..Rules::SUBDOMAIN };
+const ENDPOINTS: Rules = Rules { object: |_, o, e| endpoints(o, e), ..Rules::SUBDOMAIN };
+const EVENT: Rules = Rules { name: |_| Vec::new(), object: event, ..Rules::NONE };
+
+pub fn of(kind: &str) -> Rules {
+    match kind {
+        "ConfigMap" => CONFIG_MAP,
+        "Secret" => SECRET,
+        "Namespace" => NAMESPACE,
+        "Node" => NODE,
+        "ResourceQuota" => QUOTA,
+        "LimitRange" => LIMIT_RANGE,
+        "Endpoints" => ENDPOINTS,
+        "Event" => EVENT,
+        _ => Rules::SUBDOMAIN,
+    }
+}
+
+fn text_len(v: &Value) -> usize {
+    v.as_str().map_or(0, str::len)
+}
+
+/// The length of what a base64 text stands for.
+fn decoded_len(v: &Value) -> usize {
+    let text = v.as_str().unwrap_or_default();
+    text.len() / 4 * 3 - text.bytes().rev().take_while(|b| *b == b'=').count()
+}
+
+fn config_map(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let (data, binary) = (o.obj("data").unwrap_or(&empty), o.obj("binaryData").unwrap_or(&empty));
+    let mut size = 0;
+    for (key, v) in data {
+        let field = format!("data[{key}]");
+        e.format(&field, key, config_key);
+        if binary.contains_key(key) {
+            e.invalid(&field, key.as_str(), "duplicate of key present in binaryData");
+        }
+        size += text_len(v);
+    }
+    for (key, v) in binary {
+        e.format(&format!("binaryData[{key}]"), key, config_key);
+        size += decoded_len(v);
+    }
+    if size > MAX_DATA {
+        e.too_long("", MAX_DATA);
+    }
+}
+
+/// What was declared immutable stays as it is.
+fn frozen(new: &Object, old: &Object, keys: &[&str], e: &mut Errs) {
+    if !is_true(old, "immutable") {
+        return;
+    }
+    if !is_true(new, "immutable") {
+        e.forbidden("immutable", SET_IMMUTABLE);
+    }
+    for key in keys {
+        if !crate::strategy::same(new.get(key), old.get(key)) {
+            e.forbidden(key, SET_IMMUTABLE);
+        }
+    }
+}
+
+fn secret(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let data = o.obj("data").unwrap_or(&empty);
+    let mut size = 0;
+    for (key, v) in data {
+        e.format(&format!("data[{key}]"), key, config_key);
+        size += decoded_len(v);
+    }
+    if size > MAX_DATA {
+        e.too_long("data", MAX_DATA);
+    }
+    let needs = |e: &mut Errs, key: &str| {
+        if !data.contains_key(key) {
+            e.required(&format!("data[{key}]"), "");
+        }
+    };
+    match s(o, "type") {
+        "kubernetes.io/service-account-token" => {
+            let key = "kubernetes.io/service-account.name";
+            if o.annotation(key).unwrap_or_default().is_empty() {
+                e.required(&format!("metadata.annotations[{key}]"), "");
+            }
+        }
+        "kubernetes.io/dockercfg" => json_map(e, data, ".dockercfg"),
+        "kubernetes.io/dockerconfigjson" => json_map(e, data, ".dockerconfigjson"),
+        "kubernetes.io/basic-auth" if !data.contains_key("username") && !data.contains_key("password") => {
+            needs(e, "username");
+            needs(e, "password");
+        }
+        "kubernetes.io/ssh-auth" => needs(e, "ssh-privatekey"),
+        "kubernetes.io/tls" => {
+            needs(e, "tls.crt");
+            needs(e, "tls.key");
+        }
+        _ => {}
+    }
+}
+
+fn json_map(e: &mut Errs, data: &Map, key: &str) {
+    use base64::Engine;
+    let field = format!("data[{key}]");
+    let Some(text) = data.str(key) else { return e.required(&field, "") };
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+    let decoded = keelson_api::codec::json::decode(&bytes, None, keelson_api::codec::Strictness::Lenient);
+    let why = match decoded {
+        Ok(d) if matches!(d.value, Value::Object(_) | Value::Null) => return,
+        Ok(d) => format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", d.value.type_name()),
+        Err(error) => error.0,
+    };
+    e.invalid(&field, "<secret contents redacted>", &why);
+}
+
+fn node(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let spec = o.obj("spec").unwrap_or(&empty);
+    scheduling::taints(e, spec);
+    for list in ["capacity", "allocatable"] {
+        for (name, v) in o.at(&["status", list]).and_then(Value::as_object).into_iter().flatten() {
+            if quantity(v).is_negative() {
+                e.invalid(&format!("status.{list}[{name}]"), v.clone(), super::check::NOT_NEGATIVE);
+            }
+        }
+    }
+    for (i, c) in spec.arr("podCIDRs").into_iter().flatten().enumerate() {
+        e.format(&format!("spec.podCIDRs[{i}]"), c.as_str().unwrap_or_default(), super::check::cidr);
+    }
+}
+
+fn node_update(new: &Object, old: &Object, e: &mut Errs) {
+    let of = |o: &Object, key: &str| o.at(&["spec", key]).cloned();
+    if of(old, "podCIDRs").is_some() && of(new, "podCIDRs") != of(old, "podCIDRs") {
+        e.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
+    }
+    if let Some(before) = of(old, "providerID") {
+        match of(new, "providerID") {
+            None => e.invalid("spec.providerID", Value::Null, "field cannot be cleared once set"),
+            Some(now) if now != before => e.invalid("spec.providerID", Value::Null, "field cannot be modified once set"),
+            Some(_) => {}
+        }
+    }
+}
+
+const QUOTA_SCOPES: &[&str] = &[
+    "BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass",
+];
+
+fn quota_amount(e: &mut Errs, name: &str, v: &Value) {
+    for msg in names::label_key(name) {
+        e.invalid("", name, &msg);
+    }
+    let known = matches!(
+        name,
+        "cpu" | "memory" | "ephemeral-storage" | "storage" | "pods" | "services" | "replicationcontrollers" | "resourcequotas"
+            | "secrets" | "configmaps" | "persistentvolumeclaims"
+    ) || ["requests.", "limits.", "services.", "count/", "hugepages-"].iter().any(|p| name.starts_with(p));
+    if !name.contains('/') && !known {
+        e.invalid("", name, "must be a standard resource for quota");
+    }
+    let q = quantity(v);
+    if q.is_negative() {
+        e.invalid("", v.clone(), super::check::NOT_NEGATIVE);
+    }
+    let whole = matches!(
+        name,
+        "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps" | "persistentvolumeclaims"
+    ) || name.starts_with("services.");
+    if whole && !q.is_whole() {
+        e.invalid("", v.clone(), "must be an integer");
+    }
+}
+
+fn quota(o: &Object, e: &mut Errs) {
+    e.child(o, "spec", |e, spec| {
+        for (name, v) in spec.obj("hard").into_iter().flatten() {
+            e.within(&format!("hard[{name}]"), |e| quota_amount(e, name, v));
+        }
+        let scopes: Vec<&str> = spec.arr("scopes").into_iter().flatten().filter_map(Value::as_str).collect();
+        let shown = || Value::from(scopes.iter().map(|x| Value::from(*x)).collect::<Vec<_>>());
+        for scope in &scopes {
+            if !QUOTA_SCOPES.contains(scope) {
+                e.invalid("scopes", shown(), "unsupported scope");
+            }
+        }
+        for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+            if pair.iter().all(|p| scopes.contains(p)) {
+                e.invalid("scopes", shown(), "conflicting scopes");
+            }
+        }
+        e.child(spec, "scopeSelector", |e, selector| {
+            e.each(selector, "matchExpressions", |e, _, x| {
+                if !QUOTA_SCOPES.contains(&s(x, "scopeName")) {
+                    e.invalid("scopeName", s(x, "scopeName"), "unsupported scope");
+                }
+                match (s(x, "operator"), count(x, "values")) {
+                    ("In" | "NotIn", 0) => {
+                        e.required("values", "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector");
+                    }
+                    ("Exists" | "DoesNotExist", 1..) => {
+                        let shown = x.get("values").cloned().unwrap_or(Value::Null);
+                        e.invalid("values", shown, "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector");
+                    }
+                    ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
+                    (other, _) => e.invalid("operator", other, "not a valid selector operator"),
+                }
+            });
+        });
+    });
+}
+
+fn limit_range(o: &Object, e: &mut Errs) {
+    e.child(o, "spec", |e, spec| {
+        let mut seen = Vec::new();
+        e.each(spec, "limits", |e, _, l| {
+            let kind = s(l, "type").to_string();
+            if seen.contains(&kind) {
+                e.duplicate("type", kind.as_str());
+            }
+            seen.push(kind.clone());
+            let of = |list: &str, name: &str| l.obj(list).and_then(|m| m.get(name)).map(quantity);
+            if kind == "Pod" {
+                for key in ["default", "defaultRequest"] {
+                    if count(l, key) > 0 {
+                        e.forbidden(key, "may not be specified when `type` is 'Pod'");
+                    }
+                }
+            }
+            if kind == "PersistentVolumeClaim" && of("min", "storage").is_none() && of("max", "storage").is_none() {
+                e.required("limits", "either minimum or maximum storage value is required, but neither was provided");
+            }
+            let mut all: Vec<&str> = Vec::new();
+            for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+                all.extend(l.obj(list).into_iter().flat_map(Map::keys).map(|k| k.as_str()));
+            }
+            all.sort_unstable();
+            all.dedup();
+            for name in all {
+                let text = |list: &str| l.obj(list).and_then(|m| m.str(name)).unwrap_or_default().to_string();
+                let mut above = |low: &str, high: &str, field: &str, words: (&str, &str)| {
+                    if let (Some(a), Some(b)) = (of(low, name), of(high, name))
+                        && a > b
+                    {
+                        let why = format!("{} value {} is greater than {} value {}", words.0, text(low), words.1, text(high));
+                        e.invalid(&format!("{field}[{name}]"), text(low), &why);
+                    }
+                };
+                above("min", "max", "min", ("min", "max"));
+                above("min", "defaultRequest", "defaultRequest", ("min", "default request"));
+                above("defaultRequest", "max", "defaultRequest", ("default request", "max"));
+                above("defaultRequest", "default", "defaultRequest", ("default request", "default limit"));
+                above("min", "default", "default", ("min", "default"));
+                above("default", "max", "default", ("default", "max"));
+                if let Some(ratio) = of("maxLimitRequestRatio", name)
+                    && ratio < keelson_api::Quantity::new(1, ratio.format())
+                {
+                    let why = format!("ratio {} is less than 1", text("maxLimitRequestRatio"));
+                    e.invalid(&format!("maxLimitRequestRatio[{name}]"), text("maxLimitRequestRatio"), &why);
+                }
+            }
+        });
+    });
+}
+
+fn endpoints(o: &Object, e: &mut Errs) {
+    e.each(o, "subsets", |e, _, subset| {
+        if count(subset, "addresses") == 0 && count(subset, "notReadyAddresses") == 0 {
+            e.required("", "must specify `addresses` or `notReadyAddresses`");
+        }
+        for list in ["addresses", "notReadyAddresses"] {
+            e.each(subset, list, |e, _, a| {
+                let address = s(a, "ip");
+                let msgs = super::check::ip(address);
+                if msgs.is_empty() {
+                    e.format("ip", address, super::networking::endpoint_ip);
+                }
+                msgs.iter().for_each(|m| e.invalid("ip", address, m));
+                if !s(a, "hostname").is_empty() {
+                    e.format("hostname", s(a, "hostname"), names::dns1123_label);
+                }
+                if let Some(node) = a.str("nodeName") {
+                    e.format("nodeName", node, names::dns1123_subdomain);
+                }
+            });
+        }
+        let several = count(subset, "ports") > 1;
+        e.each(subset, "ports", |e, _, p| {
+            match s(p, "name") {
+                "" if several => e.required("name", ""),
+                "" => {}
+                name => e.format("name", name, names::dns1123_label),
+            }
+            e.port(p, "port");
+            e.one_of(p, "protocol", &["SCTP", "TCP", "UDP"]);
+        });
+    });
+}
+
+/// Events of both groups; in `events.k8s.io` new ones must be whole.
+fn event(cx: &Cx, o: &Object, e: &mut Errs) {
+    let new_group = cx.def.gvr.group == "events.k8s.io";
+    let subject = if new_group { "regarding" } else { "involvedObject" };
+    let namespace = o.str_at(&[subject, "namespace"]).unwrap_or_default();
+    let has_time = !s(o, "eventTime").is_empty();
+    let mismatch = match (has_time, namespace) {
+        (false, "") => !matches!(o.namespace(), "" | "default"),
+        (false, ns) => ns != o.namespace(),
+        (true, "") => !matches!(o.namespace(), "default" | "kube-system"),
+        (true, _) => false,
+    };
+    if mismatch {
+        e.invalid("involvedObject.namespace", namespace, "does not match event.namespace");
+    }
+    if has_time {
+        let controller = if new_group { "reportingController" } else { "reportingComponent" };
+        if s(o, controller).is_empty() {
+            e.required(controller, "");
+        }
+        e.format(controller, s(o, controller), names::label_key);
+        for (key, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
+            match s(o, key) {
+                "" => e.required(key, ""),
+                text if text.len() > max => e.invalid(key, "", &format!("can have at most {max} characters")),
+                _ => {}
+            }
+        }
+        if s(o, "message").len().max(s(o, "note").len()) > 1024 {
+            e.invalid("message", "", "can have at most 1024 characters");
+        }
+    }
+    if new_group && cx.subresource.is_empty() && cx.name.is_empty() {
+        if !has_time {
+            e.required("eventTime", "");
+        }
+        if !matches!(s(o, "type"), "Normal" | "Warning") {
+            e.invalid("type", "", &format!("has invalid value: {}", s(o, "type")));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What upstream refuses of each kind: same fields, same reasons, same words.
+//!
+//! Metadata that all kinds share is checked elsewhere; here stand the formats of names and everything below.
+
+mod check;
+mod config;
+mod container;
+mod extensions;
+mod groups;
+mod networking;
+mod pod;
+mod pod_spec;
+mod pod_update;
+mod scheduling;
+mod service;
+mod storage;
+mod volumes;
+mod workloads;
+
+use crate::context::Cx;
+use check::Errs;
+use keelson_api::{Cause, Object};
+use keelson_machinery::names;
+
+type Check = fn(&Cx, &Object, &mut Errs);
+type CheckChange = fn(&Cx, &Object, &Object, &mut Errs);
+
+/// What is checked of a kind. An update is checked like a creation, and then for what may not change.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    pub name: fn(&str) -> Vec<String>,
+    pub object: Check,
+    pub create: Check,
+    pub update: CheckChange,
+    pub status: CheckChange,
+}
+
+impl Rules {
+    const NONE: Rules = Rules {
+        name: |_| Vec::new(),
+        object: |_, _, _| (),
+        create: |_, _, _| (),
+        update: |_, _, _, _| (),
+        status: |_, _, _, _| (),
+    };
+    /// A kind whose names are DNS subdomains, as most.
+    const SUBDOMAIN: Rules = Rules { name: names::dns1123_subdomain, ..Rules::NONE };
+}
+
+/// The rules of a kind.
+pub fn of(group: &str, kind: &str) -> Rules {
+    match group {
+        "" => match kind {
+            "Pod" => pod::POD,
+            "PodTemplate" => pod::POD_TEMPLATE,
+            "ReplicationController" => workloads::REPLICATION_CONTROLLER,
+            "Service" => service::SERVICE,
+            "PersistentVolume" => storage::VOLUME,
+            "PersistentVolumeClaim" => storage::CLAIM,
+            _ => config::of(kind),
+        },
+        "events.k8s.io" => config::of("Event"),
+        "apps" | "batch" => workloads::of(kind),
+        "networking.k8s.io" | "discovery.k8s.io" => networking::of(kind),
+        "storage.k8s.io" => storage::of(kind),
+        "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        | "flowcontrol.apiserver.k8s.io" | "certificates.k8s.io" => extensions::of(kind),
+        _ => groups::of(group, kind),
+    }
+}
+
+/// The name of an object, or the prefix that one is made from.
+fn check_name(obj: &Object, rules: &Rules, errs: &mut Errs) {
+    let generate = obj.generate_name();
+    if !generate.is_empty() {
+        let masked = crate::meta::mask_trailing_dash(generate);
+        for msg in (rules.name)(&masked) {
+            errs.invalid("metadata.generateName", generate, &msg);
+        }
+    }
+    if !obj.name().is_empty() {
+        errs.format("metadata.name", obj.name(), rules.name);
+    }
+}
+
+fn rules(cx: &Cx) -> Rules {
+    of(&cx.def.gvr.group, &cx.def.kind)
+}
+
+pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
+    let rules = rules(cx);
+    let mut errs = Errs::default();
+    check_name(obj, &rules, &mut errs);
+    (rules.object)(cx, obj, &mut errs);
+    (rules.create)(cx, obj, &mut errs);
+    errs.list
+}
+
+pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
+    let rules = rules(cx);
+    let mut errs = Errs::default();
+    (rules.object)(cx, new, &mut errs);
+    (rules.update)(cx, new, old, &mut errs);
+    errs.list
+}
+
+pub fn status(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
+    let mut errs = Errs::default();
+    (rules(cx).status)(cx, new, old, &mut errs);
+    errs.list
+}

@@ -1,0 +1,298 @@
+//! A pod's specification, alone or in a template.
+
+use super::check::{Errs, count, ip, is_true, range_error, s};
+use super::container::{self, PodFacts};
+use super::{scheduling, volumes};
+use keelson_api::{Map, Value};
+use keelson_machinery::names;
+use std::collections::HashSet;
+
+/// Checks a specification; `pod_name` is empty for templates.
+pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
+    let grace = spec.int("terminationGracePeriodSeconds");
+    if grace.is_none() {
+        e.required("terminationGracePeriodSeconds", "");
+    }
+    let facts = PodFacts {
+        volumes: volumes::volumes(e, spec, pod_name),
+        claims: claims(e, spec),
+        grace,
+        restart_policy: s(spec, "restartPolicy"),
+        host_users: spec.bool("hostUsers") != Some(false),
+    };
+    container::containers(e, spec, &facts);
+    container::init_containers(e, spec, &facts);
+    container::ephemeral_containers(e, spec, &facts);
+    e.child(spec, "resources", pod_resources);
+    if is_true(spec, "hostNetwork") {
+        host_network_ports(e, spec, is_pod);
+    }
+    e.one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"]);
+    e.one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    e.labels(spec, "nodeSelector");
+    e.child(spec, "securityContext", |e, sc| security_context(e, sc, spec));
+    if is_true(spec, "shareProcessNamespace") && is_true(spec, "hostPID") {
+        e.invalid("shareProcessNamespace", true, "ShareProcessNamespace and HostPID cannot both be enabled");
+    }
+    e.child(spec, "affinity", scheduling::affinity);
+    dns_config(e, spec);
+    e.each(spec, "readinessGates", |e, _, g| e.format("conditionType", s(g, "conditionType"), names::label_key));
+    scheduling_gates(e, spec);
+    scheduling::spread(e, spec);
+    host_users(e, spec);
+    names_of(e, spec);
+    scheduling::tolerations(e, spec);
+    e.each(spec, "hostAliases", |e, _, a| {
+        e.format("ip", s(a, "ip"), ip);
+        e.each_str(a, "hostnames", |e, _, name| e.format("", name, names::dns1123_subdomain));
+    });
+    e.optional_one_of(spec, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    if let Some(overhead) = spec.obj("overhead") {
+        let limits = Map::from_iter([("limits", overhead.clone())]);
+        e.within("overhead", |e| container::resources(e, &limits, None));
+    }
+    e.child(spec, "os", |e, os| e.one_of(os, "name", &["linux", "windows"]));
+}
+
+fn names_of(e: &mut Errs, spec: &Map) {
+    let account = s(spec, "serviceAccountName");
+    if !account.is_empty() {
+        e.format("serviceAccountName", account, names::dns1123_subdomain);
+    }
+    for (key, format) in [
+        ("nodeName", names::dns1123_subdomain as fn(&str) -> Vec<String>),
+        ("hostname", names::dns1123_label),
+        ("subdomain", names::dns1123_label),
+        ("priorityClassName", names::dns1123_subdomain),
+    ] {
+        if !s(spec, key).is_empty() {
+            e.format(key, s(spec, key), format);
+        }
+    }
+    if let Some(name) = spec.str("runtimeClassName") {
+        e.format("runtimeClassName", name, names::dns1123_subdomain);
+    }
+    if let Some(name) = spec.str("hostnameOverride") {
+        if is_true(spec, "setHostnameAsFQDN") {
+            e.forbidden("hostnameOverride", "may not be specified when setHostnameAsFQDN is true");
+        }
+        if is_true(spec, "hostNetwork") {
+            e.forbidden("hostnameOverride", "may not be specified when hostNetwork is true");
+        }
+        if name.len() > 64 {
+            e.too_long("hostnameOverride", 64);
+        }
+        e.format("hostnameOverride", name, names::dns1123_subdomain);
+    }
+    e.in_range(spec, "activeDeadlineSeconds", 1, i32::MAX.into());
+}
+
+fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
+    let mut seen = HashSet::new();
+    e.each(spec, "resourceClaims", |e, _, c| {
+        match s(c, "name") {
+            "" => e.required("name", ""),
+            name => e.format("name", name, names::dns1123_label),
+        }
+        match (c.str("resourceClaimName"), c.str("resourceClaimTemplateName")) {
+            (Some(_), Some(_)) => {
+                let why = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
+                e.invalid("", c.clone(), why);
+            }
+            (None, None) => {
+                let why = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
+                e.invalid("", c.clone(), why);
+            }
+            (Some(name), None) => e.format("resourceClaimName", name, names::dns1123_subdomain),
+            (None, Some(name)) => e.format("resourceClaimTemplateName", name, names::dns1123_subdomain),
+        }
+    });
+    for claim in spec.arr("resourceClaims").into_iter().flatten().filter_map(Value::as_object) {
+        if !seen.insert(s(claim, "name")) {
+            e.duplicate("resourceClaims", s(claim, "name"));
+        }
+    }
+    seen
+}
+
+/// Requests and limits of the pod as a whole.
+fn pod_resources(e: &mut Errs, r: &Map) {
+    for list in ["limits", "requests"] {
+        for name in r.obj(list).into_iter().flat_map(Map::keys) {
+            let known = matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
+            if !known {
+                e.not_supported(&format!("{list}[{name}]"), name.as_str(), &["cpu", "hugepages-", "memory"]);
+            }
+        }
+    }
+    if count(r, "claims") > 0 {
+        e.forbidden("claims", "claims may not be set for Resources at pod-level");
+    }
+    container::resources(e, &Map::from_iter(r.iter().filter(|(k, _)| *k != "claims").map(|(k, v)| (k.clone(), v.clone()))), None);
+}
+
+fn host_network_ports(e: &mut Errs, spec: &Map, is_pod: bool) {
+    e.each(spec, "containers", |e, _, c| {
+        e.each(c, "ports", |e, _, p| {
+            let (host, container) = (p.int("hostPort").unwrap_or(0), p.int("containerPort").unwrap_or(0));
+            if (is_pod || host != 0) && host != container {
+                e.invalid("hostPort", host, "must match `containerPort` when `hostNetwork` is true");
+            }
+        });
+    });
+}
+
+fn security_context(e: &mut Errs, sc: &Map, spec: &Map) {
+    let max = i32::MAX.into();
+    for key in ["fsGroup", "runAsUser", "runAsGroup"] {
+        e.in_range(sc, key, 0, max);
+    }
+    for (i, gid) in sc.arr("supplementalGroups").into_iter().flatten().enumerate() {
+        if let Some(gid) = gid.as_i64().filter(|g| !(0..=max).contains(g)) {
+            e.invalid(&format!("supplementalGroups[{i}]"), gid, &range_error(0, max));
+        }
+    }
+    sysctls(e, sc, spec);
+    e.optional_one_of(sc, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
+    e.child(sc, "seccompProfile", container::seccomp);
+    e.child(sc, "appArmorProfile", container::app_armor);
+    e.optional_one_of(sc, "supplementalGroupsPolicy", &["Merge", "Strict"]);
+    e.optional_one_of(sc, "seLinuxChangePolicy", &["MountOption", "Recursive"]);
+}
+
+const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+
+fn is_sysctl(name: &str) -> bool {
+    let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= 253
+        && name.split(['.', '/']).all(|segment| {
+            let b = segment.as_bytes();
+            matches!((b.first(), b.last()), (Some(first), Some(last)) if alnum(*first) && alnum(*last))
+                && b.iter().all(|c| alnum(*c) || matches!(c, b'-' | b'_'))
+        })
+}
+
+fn sysctls(e: &mut Errs, sc: &Map, spec: &Map) {
+    let mut seen = HashSet::new();
+    e.each(sc, "sysctls", |e, _, item| {
+        let name = s(item, "name");
+        if name.is_empty() {
+            e.required("name", "");
+        } else if !is_sysctl(name) {
+            e.invalid("name", name, &format!("must have at most 253 characters and match regex {SYSCTL}"));
+        } else if seen.contains(name) {
+            e.duplicate("name", name);
+        }
+        seen.insert(name.to_string());
+        let dotted = dotted(name);
+        let net = dotted.starts_with("net.");
+        let ipc = dotted.starts_with("kernel.shm") || dotted.starts_with("kernel.msg") || dotted == "kernel.sem" || dotted.starts_with("fs.mqueue.");
+        if net && is_true(spec, "hostNetwork") {
+            e.invalid("name", name, "may not be specified when 'hostNetwork' is true");
+        }
+        if ipc && is_true(spec, "hostIPC") {
+            e.invalid("name", name, "may not be specified when 'hostIPC' is true");
+        }
+    });
+}
+
+/// A name whose separators are slashes, with dots: the first separator says which is which.
+fn dotted(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(i) if name.as_bytes()[i] == b'/' => {
+            name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+        }
+        _ => name.to_string(),
+    }
+}
+
+fn dns_config(e: &mut Errs, spec: &Map) {
+    let config = spec.obj("dnsConfig");
+    if s(spec, "dnsPolicy") == "None" {
+        match config {
+            None => return e.required("dnsConfig", "must provide `dnsConfig` when `dnsPolicy` is None"),
+            Some(c) if count(c, "nameservers") == 0 => {
+                let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+                return e.required("dnsConfig.nameservers", why);
+            }
+            Some(_) => {}
+        }
+    }
+    e.child(spec, "dnsConfig", |e, c| {
+        let shown = |key: &str| c.get(key).cloned().unwrap_or(Value::Null);
+        if count(c, "nameservers") > 3 {
+            e.invalid("nameservers", shown("nameservers"), "must not have more than 3 nameservers");
+        }
+        e.each_str(c, "nameservers", |e, _, ns| e.format("", ns, ip));
+        if count(c, "searches") > 32 {
+            e.invalid("searches", shown("searches"), "must not have more than 32 search paths");
+        }
+        let chars: usize = c.arr("searches").into_iter().flatten().filter_map(Value::as_str).map(|x| x.len() + 1).sum();
+        if chars > 2049 {
+            let why = "must not have more than 2048 characters (including spaces) in the search list";
+            e.invalid("searches", shown("searches"), why);
+        }
+        e.each_str(c, "searches", |e, _, search| {
+            if search != "." {
+                let search = search.strip_suffix('.').unwrap_or(search);
+                // Underscores are allowed here.
+                let relaxed = search.split('.').map(|l| l.strip_prefix('_').unwrap_or(l)).collect::<Vec<_>>().join(".");
+                for msg in names::dns1123_subdomain(&relaxed.replace('_', "-")) {
+                    e.invalid("", search, &msg);
+                }
+            }
+        });
+        e.each(c, "options", |e, _, o| {
+            if s(o, "name").is_empty() {
+                e.required("", "must not be empty");
+            }
+        });
+    });
+}
+
+fn scheduling_gates(e: &mut Errs, spec: &Map) {
+    let mut seen = HashSet::new();
+    e.each(spec, "schedulingGates", |e, _, g| {
+        e.format("", s(g, "name"), names::label_key);
+        if !seen.insert(s(g, "name").to_string()) {
+            e.duplicate("", s(g, "name"));
+        }
+    });
+}
+
+fn host_users(e: &mut Errs, spec: &Map) {
+    if spec.bool("hostUsers") != Some(false) {
+        return;
+    }
+    for (key, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if is_true(spec, key) {
+            e.forbidden(shown, "when `hostUsers` is false");
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        e.each(spec, list, |e, _, c| {
+            if count(c, "volumeDevices") > 0 {
+                e.forbidden("volumeDevices", "when `hostUsers` is false");
+            }
+        });
+    }
+}
+
+/// A template of pods: its metadata and specification, at `template`.
+pub fn template(e: &mut Errs, owner: &Map) {
+    let empty = Map::new();
+    let t = owner.obj("template").unwrap_or(&empty);
+    e.within("template", |e| {
+        e.child(t, "metadata", |e, m| {
+            e.labels(m, "labels");
+            e.annotations(m, "annotations");
+        });
+        let spec = t.obj("spec").unwrap_or(&empty);
+        e.within("spec", |e| {
+            pod_spec(e, spec, "", false);
+            if count(spec, "ephemeralContainers") > 0 {
+                e.forbidden("ephemeralContainers", "ephemeral containers not allowed in pod template");
+            }
+        });
+    });
+}

@@ -1,0 +1,317 @@
+//! The volumes of a pod or template.
+
+use super::check::{Errs, count, quantity, s};
+use super::container::{field_ref, resource_field_ref};
+use super::storage;
+use keelson_api::{Map, Value};
+use keelson_machinery::names;
+use std::collections::{HashMap, HashSet};
+
+const VOLUME_FIELDS: &[&str] = &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+/// The sources of a volume, in the order in which upstream looks at them.
+const SOURCES: &[&str] = &[
+    "emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs", "iscsi", "glusterfs",
+    "flocker", "persistentVolumeClaim", "rbd", "cinder", "cephfs", "quobyte", "downwardAPI", "fc", "flexVolume", "configMap",
+    "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "storageos", "projected", "scaleIO",
+    "csi", "ephemeral", "image",
+];
+
+/// Checks the volumes; answers with the sound ones by name.
+pub fn volumes<'a>(e: &mut Errs, spec: &'a Map, pod_name: &str) -> HashMap<&'a str, &'a Map> {
+    let mut sound = HashMap::new();
+    let list = || spec.arr("volumes").into_iter().flatten().filter_map(Value::as_object);
+    let created: HashSet<String> = list()
+        .filter(|v| !pod_name.is_empty() && v.contains_key("ephemeral"))
+        .map(|v| format!("{pod_name}-{}", s(v, "name")))
+        .collect();
+    for (i, v) in list().enumerate() {
+        let name = s(v, "name");
+        e.within(&format!("volumes[{i}]"), |e| {
+            let before = e.list.len();
+            source(e, v, pod_name);
+            match name {
+                "" => e.required("name", ""),
+                _ => e.format("name", name, names::dns1123_label),
+            }
+            if sound.contains_key(name) {
+                e.duplicate("name", name);
+            }
+            if e.list.len() == before {
+                sound.insert(name, v);
+            }
+            let claim = v.obj("persistentVolumeClaim").map(|c| s(c, "claimName")).unwrap_or_default();
+            if created.contains(claim) {
+                let why = "must not reference a PVC that gets created for an ephemeral volume";
+                e.invalid("persistentVolumeClaim.claimName", claim, why);
+            }
+        });
+    }
+    sound
+}
+
+fn source(e: &mut Errs, v: &Map, pod_name: &str) {
+    let mut found = false;
+    for key in SOURCES {
+        if !v.contains_key(key) {
+            continue;
+        }
+        if found {
+            e.forbidden(key, "may not specify more than 1 volume type");
+            continue;
+        }
+        found = true;
+        e.child(v, key, |e, src| one_source(e, key, src));
+        if *key == "ephemeral" && !pod_name.is_empty() {
+            let claim = format!("{pod_name}-{}", s(v, "name"));
+            for msg in names::dns1123_subdomain(&claim) {
+                e.invalid("name", s(v, "name"), &format!("PVC name {claim:?}: {msg}"));
+            }
+        }
+    }
+    if !found {
+        e.required("", "must specify a volume type");
+    }
+}
+
+fn one_source(e: &mut Errs, key: &str, src: &Map) {
+    match key {
+        "emptyDir" => {
+            if src.get("sizeLimit").is_some_and(|q| quantity(q).is_negative()) {
+                e.forbidden("sizeLimit", "SizeLimit field must be a valid resource quantity");
+            }
+        }
+        "secret" => {
+            if s(src, "secretName").is_empty() {
+                e.required("secretName", "");
+            }
+            e.file_mode(src, "defaultMode");
+            e.each(src, "items", |e, _, i| key_to_path(e, i));
+        }
+        "configMap" => {
+            if s(src, "name").is_empty() {
+                e.required("name", "");
+            }
+            e.file_mode(src, "defaultMode");
+            e.each(src, "items", |e, _, i| key_to_path(e, i));
+        }
+        "downwardAPI" => {
+            e.file_mode(src, "defaultMode");
+            for file in src.arr("items").into_iter().flatten().filter_map(Value::as_object) {
+                downward_file(e, file);
+            }
+        }
+        "projected" => {
+            e.file_mode(src, "defaultMode");
+            projections(e, src);
+        }
+        "persistentVolumeClaim" => {
+            if s(src, "claimName").is_empty() {
+                e.required("claimName", "");
+            }
+        }
+        "ephemeral" => match src.obj("volumeClaimTemplate") {
+            None => e.required("volumeClaimTemplate", ""),
+            Some(t) => e.within("volumeClaimTemplate", |e| {
+                e.child(t, "metadata", |e, m| {
+                    e.labels(m, "labels");
+                    e.annotations(m, "annotations");
+                });
+                e.child(t, "spec", storage::claim_spec);
+            }),
+        },
+        "image" => {
+            e.one_of(src, "pullPolicy", &["Always", "IfNotPresent", "Never"]);
+        }
+        "csi" => {
+            storage::driver_name(e, "driver", s(src, "driver"));
+            if let Some(secret) = src.obj("nodePublishSecretRef") {
+                match s(secret, "name") {
+                    "" => e.required("nodePublishSecretRef.name", ""),
+                    name => e.format("name", name, names::dns1123_subdomain),
+                }
+            }
+        }
+        _ => plain_source(e, key, src),
+    }
+}
+
+/// Sources that both pods and persistent volumes have.
+pub fn plain_source(e: &mut Errs, key: &str, src: &Map) {
+    let required = |e: &mut Errs, keys: &[&str]| {
+        for key in keys {
+            if s(src, key).is_empty() {
+                e.required(key, "");
+            }
+        }
+    };
+    match key {
+        "hostPath" => {
+            if s(src, "path").is_empty() {
+                return e.required("path", "");
+            }
+            e.no_backsteps("path", s(src, "path"));
+            let kinds =
+                ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+            e.optional_one_of(src, "type", &kinds);
+        }
+        "nfs" => {
+            required(e, &["server", "path"]);
+            if !s(src, "path").starts_with('/') {
+                e.invalid("path", s(src, "path"), "must be an absolute path");
+            }
+        }
+        "gcePersistentDisk" => {
+            required(e, &["pdName"]);
+            e.in_range(src, "partition", 0, 255);
+        }
+        "awsElasticBlockStore" => {
+            required(e, &["volumeID"]);
+            e.in_range(src, "partition", 0, 255);
+        }
+        "iscsi" => {
+            required(e, &["targetPortal", "iqn"]);
+            e.in_range(src, "lun", 0, 255);
+        }
+        "glusterfs" => required(e, &["endpoints", "path"]),
+        "rbd" => {
+            if count(src, "monitors") == 0 {
+                e.required("monitors", "");
+            }
+            required(e, &["image"]);
+        }
+        "cephfs" => {
+            if count(src, "monitors") == 0 {
+                e.required("monitors", "");
+            }
+        }
+        "cinder" | "portworxVolume" => required(e, &["volumeID"]),
+        "gitRepo" => {
+            required(e, &["repository"]);
+            e.local_path("directory", s(src, "directory"));
+        }
+        "flexVolume" => required(e, &["driver"]),
+        "azureFile" => required(e, &["secretName", "shareName"]),
+        "azureDisk" => required(e, &["diskName", "diskURI"]),
+        "vsphereVolume" => required(e, &["volumePath"]),
+        "photonPersistentDisk" => required(e, &["pdID"]),
+        "scaleIO" => required(e, &["gateway", "system", "volumeName"]),
+        "quobyte" => required(e, &["registry", "volume"]),
+        "fc" if count(src, "targetWWNs") == 0 && count(src, "wwids") == 0 => {
+            e.required("targetWWNs", "must specify either targetWWNs or wwids, but not both");
+        }
+        _ => {}
+    }
+}
+
+fn key_to_path(e: &mut Errs, item: &Map) {
+    if s(item, "key").is_empty() {
+        e.required("key", "");
+    }
+    if s(item, "path").is_empty() {
+        e.required("path", "");
+    }
+    e.local_unreserved_path("path", s(item, "path"));
+    e.file_mode(item, "mode");
+}
+
+fn downward_file(e: &mut Errs, file: &Map) {
+    if s(file, "path").is_empty() {
+        e.required("path", "");
+    }
+    e.local_unreserved_path("path", s(file, "path"));
+    match (file.obj("fieldRef"), file.obj("resourceFieldRef")) {
+        (Some(f), r) => {
+            e.within("fieldRef", |e| field_ref(e, f, VOLUME_FIELDS));
+            if r.is_some() {
+                e.invalid("", "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+            }
+        }
+        (None, Some(r)) => e.within("resourceFieldRef", |e| resource_field_ref(e, r, true)),
+        (None, None) => e.required("fieldRef", "one of fieldRef and resourceFieldRef is required"),
+    }
+    e.file_mode(file, "mode");
+}
+
+fn projections(e: &mut Errs, projected: &Map) {
+    let mut paths = HashSet::new();
+    let Some(list) = projected.arr("sources") else { return };
+    for (i, src) in list.iter().enumerate() {
+        let Some(src) = src.as_object() else { continue };
+        let mut conflict = |e: &mut Errs, path: &str, shown: &str| {
+            if !path.is_empty() && !paths.insert(path.to_string()) {
+                e.invalid("", shown, "conflicting duplicate paths");
+            }
+        };
+        let place = format!("sources[{i}]");
+        for key in ["secret", "configMap"] {
+            let Some(p) = src.obj(key) else { continue };
+            e.within(&format!("{place}.{key}"), |e| {
+                if s(p, "name").is_empty() {
+                    e.required("name", "");
+                }
+                e.each(p, "items", |e, _, item| key_to_path(e, item));
+            });
+            for item in p.arr("items").into_iter().flatten().filter_map(Value::as_object) {
+                conflict(e, s(item, "path"), s(p, "name"));
+            }
+        }
+        if let Some(p) = src.obj("downwardAPI") {
+            for file in p.arr("items").into_iter().flatten().filter_map(Value::as_object) {
+                e.within(&format!("{place}.downwardAPI"), |e| downward_file(e, file));
+                conflict(e, s(file, "path"), s(file, "path"));
+            }
+        }
+        if let Some(p) = src.obj("serviceAccountToken") {
+            e.within(&format!("{place}.serviceAccountToken"), |e| match p.int("expirationSeconds") {
+                None => e.required("expirationSeconds", ""),
+                Some(n) if n < 600 => {
+                    e.invalid("expirationSeconds", n, "may not specify a duration less than 10 minutes");
+                }
+                Some(n) if n > 1 << 32 => {
+                    e.invalid("expirationSeconds", n, "may not specify a duration larger than 2^32 seconds");
+                }
+                Some(_) => {}
+            });
+            match s(p, "path") {
+                "" => e.required("path", ""),
+                path => e.local_unreserved_path("path", path),
+            }
+        }
+        if let Some(p) = src.obj("clusterTrustBundle") {
+            e.within(&format!("{place}.clusterTrustBundle"), |e| {
+                match (s(p, "name").is_empty(), s(p, "signerName").is_empty()) {
+                    (false, false) => e.invalid("", p.clone(), "only one of name and signerName may be used"),
+                    (true, true) => e.required("", "either name or signerName must be specified"),
+                    (false, true) if p.contains_key("labelSelector") => {
+                        e.invalid("labelSelector", Value::Null, "labelSelector must be unset if name is specified");
+                    }
+                    _ => e.label_selector(p, "labelSelector"),
+                }
+                if s(p, "path").is_empty() {
+                    e.required("path", "");
+                }
+                e.local_unreserved_path("path", s(p, "path"));
+            });
+            conflict(e, s(p, "path"), s(p, "path"));
+        }
+        if src.len() > 1 {
+            e.forbidden(&place, "may not specify more than 1 volume type per source");
+        }
+    }
+}
+
+/// A template needs an account for projected tokens only once it is a pod.
+pub fn token_without_account(e: &mut Errs, spec: &Map) {
+    if !s(spec, "serviceAccountName").is_empty() {
+        return;
+    }
+    e.each(spec, "volumes", |e, _, v| {
+        e.child(v, "projected", |e, p| {
+            e.each(p, "sources", |e, _, src| {
+                if src.contains_key("serviceAccountToken") {
+                    e.forbidden("serviceAccountToken", "must not be specified when serviceAccountName is not set");
+                }
+            });
+        });
+    });
+}

@@ -1,0 +1,625 @@
+//! `apps`, `batch` and replication controllers.
+
+use super::Rules;
+use super::check::{Errs, count, is_true, is_zero_number_or_percent, s};
+use super::pod_spec::template;
+use super::storage;
+use crate::strategy::{restore, same};
+use keelson_api::{Map, Object, Value};
+use keelson_machinery::names;
+use keelson_machinery::selector::LabelSelector;
+
+pub const REPLICATION_CONTROLLER: Rules = Rules {
+    object: |_, o, e| replication_controller(o, e),
+    status: |_, new, _, e| replica_status(new, e),
+    ..Rules::SUBDOMAIN
+};
+const DEPLOYMENT: Rules = Rules {
+    object: |_, o, e| spec_of(o, e, |e, spec| deployment(e, spec)),
+    update: |_, new, old, e| selector_immutable(new, old, e),
+    status: |_, new, old, e| {
+        replica_status(new, e);
+        collisions(new, old, e);
+    },
+    ..Rules::SUBDOMAIN
+};
+const REPLICA_SET: Rules = Rules {
+    object: |_, o, e| {
+        spec_of(o, e, |e, spec| {
+            e.non_negative(spec, "replicas");
+            e.non_negative(spec, "minReadySeconds");
+            selected_template(e, spec, "replicaset", "ReplicaSet");
+        })
+    },
+    update: |_, new, old, e| selector_immutable(new, old, e),
+    status: |_, new, _, e| replica_status(new, e),
+    ..Rules::SUBDOMAIN
+};
+const STATEFUL_SET: Rules = Rules {
+    name: names::dns1123_label,
+    object: |_, o, e| spec_of(o, e, stateful_set),
+    update: |_, new, old, e| stateful_set_update(new, old, e),
+    status: |_, new, old, e| {
+        replica_status(new, e);
+        collisions(new, old, e);
+    },
+    ..Rules::SUBDOMAIN
+};
+const DAEMON_SET: Rules = Rules {
+    object: |_, o, e| spec_of(o, e, daemon_set),
+    update: |_, new, old, e| selector_immutable(new, old, e),
+    status: |_, new, old, e| collisions(new, old, e),
+    ..Rules::SUBDOMAIN
+};
+const REVISION: Rules = Rules {
+    object: |_, o, e| e.non_negative(o, "revision"),
+    create: |_, o, e| match o.get("data") {
+        None | Some(Value::Null) => e.required("data", "data is mandatory"),
+        Some(Value::Object(_)) => {}
+        Some(_) => e.required("data", "data must be a valid JSON object"),
+    },
+    update: |_, new, old, e| e.immutable(new.get("data"), old.get("data"), "data"),
+    ..Rules::SUBDOMAIN
+};
+const JOB: Rules = Rules {
+    object: |_, o, e| job(o, e),
+    create: |_, o, e| indexed_name(o, e),
+    update: |_, new, old, e| job_update(new, old, e),
+    ..Rules::SUBDOMAIN
+};
+const CRON_JOB: Rules = Rules {
+    object: |_, o, e| spec_of(o, e, cron_job),
+    create: |_, o, e| {
+        if o.name().len() > 52 {
+            e.invalid("metadata.name", o.name(), "must be no more than 52 characters");
+        }
+    },
+    ..Rules::SUBDOMAIN
+};
+
+pub fn of(kind: &str) -> Rules {
+    match kind {
+        "Deployment" => DEPLOYMENT,
+        "ReplicaSet" => REPLICA_SET,
+        "StatefulSet" => STATEFUL_SET,
+        "DaemonSet" => DAEMON_SET,
+        "ControllerRevision" => REVISION,
+        "Job" => JOB,
+        "CronJob" => CRON_JOB,
+        _ => Rules::SUBDOMAIN,
+    }
+}
+
+fn spec_of(o: &Object, e: &mut Errs, f: impl FnOnce(&mut Errs, &Map)) {
+    let empty = Map::new();
+    e.within("spec", |e| f(e, o.obj("spec").unwrap_or(&empty)));
+}
+
+fn selector_immutable(new: &Object, old: &Object, e: &mut Errs) {
+    let path = ["spec", "selector"];
+    e.immutable(new.at(&path), old.at(&path), "spec.selector");
+}
+
+fn template_labels(spec: &Map) -> Option<&Map> {
+    spec.get("template")?.at(&["metadata", "labels"])?.as_object()
+}
+
+fn shown_labels(spec: &Map) -> Value {
+    template_labels(spec).cloned().map_or(Value::Null, Value::Object)
+}
+
+/// A template that a selector must match, of pods that always run.
+fn selected_template(e: &mut Errs, spec: &Map, kind: &str, title: &str) {
+    match spec.obj("selector") {
+        None => e.required("selector", ""),
+        Some(selector) => {
+            e.label_selector(spec, "selector");
+            if count(selector, "matchLabels") + count(selector, "matchExpressions") == 0 {
+                e.invalid("selector", selector.clone(), &format!("empty selector is invalid for {kind}"));
+            }
+        }
+    }
+    matches_template(e, spec, false);
+    template(e, spec);
+    always_running(e, spec, title);
+}
+
+fn matches_template(e: &mut Errs, spec: &Map, even_empty: bool) {
+    let Ok(selector) = LabelSelector::from_object(spec.get("selector")) else { return };
+    if (even_empty || !selector.is_empty()) && !selector.matches(template_labels(spec)) {
+        let why = "`selector` does not match template `labels`";
+        e.invalid("template.metadata.labels", shown_labels(spec), why);
+    }
+}
+
+fn always_running(e: &mut Errs, spec: &Map, title: &str) {
+    let empty = Map::new();
+    let pod = spec.obj("template").and_then(|t| t.obj("spec")).unwrap_or(&empty);
+    if s(pod, "restartPolicy") != "Always" {
+        e.not_supported("template.spec.restartPolicy", s(pod, "restartPolicy"), &["Always"]);
+    }
+    if pod.contains_key("activeDeadlineSeconds") {
+        let why = format!("activeDeadlineSeconds in {title} is not Supported");
+        e.forbidden("template.spec.activeDeadlineSeconds", &why);
+    }
+}
+
+fn replication_controller(o: &Object, e: &mut Errs) {
+    spec_of(o, e, |e, spec| {
+        e.non_negative(spec, "minReadySeconds");
+        if count(spec, "selector") == 0 {
+            e.required("selector", "");
+        }
+        e.non_negative(spec, "replicas");
+        if !spec.contains_key("template") {
+            return e.required("template", "");
+        }
+        let selector = LabelSelector::from_map(spec.obj("selector"));
+        if !selector.is_empty() && !selector.matches(template_labels(spec)) {
+            let why = "`selector` does not match template `labels`";
+            e.invalid("template.metadata.labels", shown_labels(spec), why);
+        }
+        template(e, spec);
+        always_running(e, spec, "ReplicationController");
+    });
+}
+
+fn deployment(e: &mut Errs, spec: &Map) {
+    e.non_negative(spec, "replicas");
+    selected_template(e, spec, "deployment", "ReplicaSet");
+    e.child(spec, "strategy", |e, strategy| match s(strategy, "type") {
+        "Recreate" => {
+            if strategy.contains_key("rollingUpdate") {
+                e.forbidden("rollingUpdate", "may not be specified when strategy `type` is 'Recreate'");
+            }
+        }
+        "RollingUpdate" => match strategy.obj("rollingUpdate") {
+            None => e.required("rollingUpdate", "this should be defaulted and never be nil"),
+            Some(r) => e.within("rollingUpdate", |e| {
+                e.int_or_percent(r, "maxUnavailable");
+                e.int_or_percent(r, "maxSurge");
+                let zero = |key| is_zero_number_or_percent(r.get(key));
+                if zero("maxUnavailable") && zero("maxSurge") {
+                    let shown = r.get("maxUnavailable").cloned().unwrap_or(Value::Int(0));
+                    e.invalid("maxUnavailable", shown, "may not be 0 when `maxSurge` is 0");
+                }
+                e.not_more_than_100_percent(r, "maxUnavailable");
+            }),
+        },
+        _ => e.not_supported("", strategy.clone(), &["Recreate", "RollingUpdate"]),
+    });
+    for key in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+        e.non_negative(spec, key);
+    }
+    if let Some(n) = spec.int("progressDeadlineSeconds").filter(|n| *n <= spec.int("minReadySeconds").unwrap_or(0)) {
+        e.invalid("progressDeadlineSeconds", n, "must be greater than minReadySeconds");
+    }
+}
+
+/// The counts of a status, and that no part is more than the whole.
+fn replica_status(o: &Object, e: &mut Errs) {
+    e.child(o, "status", |e, status| {
+        let keys = [
+            "replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "currentReplicas", "fullyLabeledReplicas",
+            "unavailableReplicas", "terminatingReplicas", "observedGeneration", "collisionCount",
+        ];
+        keys.iter().for_each(|key| e.non_negative(status, key));
+        let of = |key: &str| status.int(key).unwrap_or(0);
+        for key in ["fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "currentReplicas", "availableReplicas"] {
+            if of(key) > of("replicas") {
+                e.invalid(key, of(key), "cannot be greater than status.replicas");
+            }
+        }
+        if of("availableReplicas") > of("readyReplicas") {
+            e.invalid("availableReplicas", of("availableReplicas"), "cannot be greater than readyReplicas");
+        }
+    });
+}
+
+fn collisions(new: &Object, old: &Object, e: &mut Errs) {
+    let of = |o: &Object| o.at(&["status", "collisionCount"]).and_then(Value::as_i64);
+    if of(old).is_some_and(|before| of(new).unwrap_or(0) < before) {
+        e.invalid("status.collisionCount", of(new).unwrap_or(0), "cannot be decremented");
+    }
+}
+
+fn stateful_set(e: &mut Errs, spec: &Map) {
+    match s(spec, "podManagementPolicy") {
+        "" => e.required("podManagementPolicy", ""),
+        "OrderedReady" | "Parallel" => {}
+        other => e.invalid("podManagementPolicy", other, "must be 'OrderedReady' or 'Parallel'"),
+    }
+    let empty = Map::new();
+    let strategy = spec.obj("updateStrategy").unwrap_or(&empty);
+    match s(strategy, "type") {
+        "" => e.required("updateStrategy", ""),
+        "OnDelete" => {
+            if let Some(r) = strategy.get("rollingUpdate") {
+                e.invalid("updateStrategy.rollingUpdate", r.clone(), "only allowed for updateStrategy 'RollingUpdate'");
+            }
+        }
+        "RollingUpdate" => e.within("updateStrategy", |e| {
+            e.child(strategy, "rollingUpdate", |e, r| {
+                e.non_negative(r, "partition");
+                if let Some(n) = r.get("maxUnavailable") {
+                    e.int_or_percent(r, "maxUnavailable");
+                    if is_zero_number_or_percent(Some(n)) {
+                        e.invalid("maxUnavailable", n.clone(), "cannot be 0");
+                    }
+                    e.not_more_than_100_percent(r, "maxUnavailable");
+                }
+            });
+        }),
+        _ => e.invalid("updateStrategy", strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+    }
+    e.child(spec, "persistentVolumeClaimRetentionPolicy", |e, p| {
+        for key in ["whenDeleted", "whenScaled"] {
+            if !matches!(s(p, key), "Retain" | "Delete") {
+                e.not_supported(key, s(p, key), &["Retain", "Delete"]);
+            }
+        }
+    });
+    e.each(spec, "volumeClaimTemplates", |e, _, claim| e.child(claim, "spec", storage::claim_spec));
+    e.non_negative(spec, "replicas");
+    e.non_negative(spec, "minReadySeconds");
+    if let Some(n) = spec.obj("ordinals").and_then(|o| o.int("start")).filter(|n| *n < 0) {
+        e.invalid("ordinals.start", n, super::check::NOT_NEGATIVE);
+    }
+    if !s(spec, "serviceName").is_empty() {
+        e.format("serviceName", s(spec, "serviceName"), names::dns1123_label);
+    }
+    // Claims become volumes of the pods, so mounts may name them.
+    let mut whole = spec.clone();
+    let claims: Vec<Value> = spec
+        .arr("volumeClaimTemplates")
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c.at(&["metadata", "name"])?.as_str())
+        .map(|name| keelson_api::value!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+        .collect();
+    let named = |v: &Value| v.get("name").and_then(Value::as_str).map(str::to_string);
+    let claimed: Vec<_> = claims.iter().filter_map(named).collect();
+    let pod = whole.object_mut("template").object_mut("spec");
+    let own = pod.arr("volumes").cloned().unwrap_or_default();
+    let mut volumes = claims;
+    volumes.extend(own.into_iter().filter(|v| !named(v).is_some_and(|n| claimed.contains(&n))));
+    if !volumes.is_empty() {
+        pod.insert("volumes", volumes);
+    }
+    pod.remove("subdomain");
+    pod.remove("hostname");
+    selected_template(e, &whole, "statefulset", "StatefulSet");
+}
+
+fn stateful_set_update(new: &Object, old: &Object, e: &mut Errs) {
+    const FIXED: [&str; 4] = ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"];
+    const MUTABLE: [&str; 8] = [
+        "minReadySeconds", "ordinals", "persistentVolumeClaimRetentionPolicy", "replicas", "revisionHistoryLimit", "template",
+        "updateStrategy", "minReadySeconds",
+    ];
+    let before = e.list.len();
+    let empty = Map::new();
+    let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
+    let strip = |m: &Map| {
+        let mut m = m.clone();
+        MUTABLE.iter().for_each(|key| {
+            m.remove(key);
+        });
+        Value::Object(m)
+    };
+    for key in FIXED {
+        e.immutable(n.get(key), o.get(key), &format!("spec.{key}"));
+    }
+    if e.list.len() == before && !same(Some(&strip(n)), Some(&strip(o))) {
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        e.forbidden("spec", why);
+    }
+}
+
+fn daemon_set(e: &mut Errs, spec: &Map) {
+    e.label_selector(spec, "selector");
+    matches_template(e, spec, true);
+    if let Some(selector) = spec.obj("selector")
+        && count(selector, "matchLabels") + count(selector, "matchExpressions") == 0
+    {
+        e.invalid("selector", selector.clone(), "empty selector is invalid for daemonset");
+    }
+    template(e, spec);
+    always_running(e, spec, "DaemonSet");
+    e.non_negative(spec, "minReadySeconds");
+    e.non_negative(spec, "revisionHistoryLimit");
+    e.child(spec, "updateStrategy", |e, strategy| match s(strategy, "type") {
+        "OnDelete" => {}
+        "RollingUpdate" => match strategy.obj("rollingUpdate") {
+            None => e.required("rollingUpdate", ""),
+            Some(r) => e.within("rollingUpdate", |e| {
+                for key in ["maxUnavailable", "maxSurge"] {
+                    e.int_or_percent(r, key);
+                    e.not_more_than_100_percent(r, key);
+                }
+                let zero = |key| is_zero_number_or_percent(r.get(key));
+                match (zero("maxUnavailable"), zero("maxSurge")) {
+                    (false, false) => {
+                        let surge = r.get("maxSurge").cloned().unwrap_or(Value::Null);
+                        e.invalid("maxSurge", surge, "may not be set when maxUnavailable is non-zero");
+                    }
+                    (true, true) => e.required("maxUnavailable", "cannot be 0 when maxSurge is 0"),
+                    _ => {}
+                }
+            }),
+        },
+        _ => e.not_supported("", strategy.clone(), &["RollingUpdate", "OnDelete"]),
+    });
+}
+
+const INDEXED: &str = "Indexed";
+
+fn job(o: &Object, e: &mut Errs) {
+    spec_of(o, e, |e, spec| {
+        job_spec(e, spec);
+        if spec.contains_key("selector") {
+            e.label_selector(spec, "selector");
+        } else {
+            e.required("selector", "");
+        }
+        matches_template(e, spec, true);
+    });
+    generated_selector(o, e);
+}
+
+/// Unless the user sees to it himself, selector and labels name the job.
+fn generated_selector(o: &Object, e: &mut Errs) {
+    let Some(spec) = o.obj("spec") else { return };
+    if is_true(spec, "manualSelector") || !spec.contains_key("selector") {
+        return;
+    }
+    let labels = template_labels(spec);
+    let expected = [
+        ("controller-uid", o.uid()),
+        ("job-name", o.name()),
+        ("batch.kubernetes.io/controller-uid", o.uid()),
+        ("batch.kubernetes.io/job-name", o.name()),
+    ];
+    for (key, value) in expected {
+        match labels.and_then(|l| l.str(key)) {
+            None => e.required("spec.template.metadata.labels", &format!("must be '{value}'")),
+            Some(found) if found != value => {
+                e.invalid("spec.template.metadata.labels", shown_labels(spec), &format!("must be '{value}'"));
+            }
+            Some(_) => {}
+        }
+    }
+    let as_labels = Map::from_iter(expected);
+    let matches = LabelSelector::from_object(spec.get("selector")).map(|s| s.matches(Some(&as_labels)));
+    if matches == Ok(false) {
+        let shown = spec.get("selector").cloned().unwrap_or(Value::Null);
+        e.invalid("spec.selector", shown, "`selector` not auto-generated");
+    }
+}
+
+/// The names of an indexed job's pods end in their index and must fit.
+fn indexed_name(o: &Object, e: &mut Errs) {
+    let Some(spec) = o.obj("spec") else { return };
+    let completions = spec.int("completions").unwrap_or(0);
+    if s(spec, "completionMode") == INDEXED && completions > 0 {
+        let last = format!("{}-{}", o.name(), completions - 1);
+        if !names::dns1123_label(&last).is_empty() {
+            let why = format!("will not able to create pod with invalid DNS label: {last}");
+            e.invalid("metadata.name", o.name(), &why);
+        }
+    }
+}
+
+fn job_spec(e: &mut Errs, spec: &Map) {
+    for key in [
+        "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        e.non_negative(spec, key);
+    }
+    let (per_index, failed) = (spec.int("backoffLimitPerIndex"), spec.int("maxFailedIndexes"));
+    if failed.is_some() && per_index.is_none() {
+        e.required("backoffLimitPerIndex", "when maxFailedIndexes is specified");
+    }
+    let mode = s(spec, "completionMode");
+    if !matches!(mode, "" | INDEXED | "NonIndexed") {
+        e.not_supported("completionMode", mode, &["NonIndexed", INDEXED]);
+    }
+    let (completions, parallelism) = (spec.int("completions"), spec.int("parallelism"));
+    if mode == INDEXED {
+        if completions.is_none() {
+            e.required("completions", "when completion mode is Indexed");
+        }
+        if let Some(n) = parallelism.filter(|n| *n > 100_000) {
+            e.invalid("parallelism", n, "must be less than or equal to 100000 when completion mode is Indexed");
+        }
+        if let (Some(c), Some(f)) = (completions, failed)
+            && f > c
+        {
+            e.invalid("maxFailedIndexes", f, "must be less than or equal to completions");
+        }
+        if let Some(f) = failed.filter(|f| *f > 100_000) {
+            e.invalid("maxFailedIndexes", f, "must be less than or equal to 100000");
+        }
+    } else {
+        for (key, value) in [("backoffLimitPerIndex", per_index), ("maxFailedIndexes", failed)] {
+            if let Some(n) = value {
+                e.invalid(key, n, "requires indexed completion mode");
+            }
+        }
+    }
+    e.child(spec, "podFailurePolicy", |e, p| failure_policy(e, p, spec));
+    if let Some(p) = spec.get("successPolicy")
+        && mode != INDEXED
+    {
+        e.invalid("successPolicy", p.clone(), "requires indexed completion mode");
+    }
+    replacement_policy(e, spec);
+    template(e, spec);
+    let empty = Map::new();
+    let pod = spec.obj("template").and_then(|t| t.obj("spec")).unwrap_or(&empty);
+    let key = "template.spec.restartPolicy";
+    match s(pod, "restartPolicy") {
+        "Always" | "" => e.required(key, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if spec.contains_key("podFailurePolicy") => {
+            e.invalid(key, "OnFailure", "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        "OnFailure" | "Never" => {}
+        other => e.not_supported(key, other, &["OnFailure", "Never"]),
+    }
+}
+
+fn replacement_policy(e: &mut Errs, spec: &Map) {
+    let Some(policy) = spec.str("podReplacementPolicy") else { return };
+    if spec.contains_key("podFailurePolicy") {
+        if policy != "Failed" {
+            e.not_supported("podReplacementPolicy", policy, &["Failed"]);
+        }
+    } else if !matches!(policy, "Failed" | "TerminatingOrFailed") {
+        e.not_supported("podReplacementPolicy", policy, &["Failed", "TerminatingOrFailed"]);
+    }
+}
+
+fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
+    let actions = ["Count", "FailIndex", "FailJob", "Ignore"];
+    if count(policy, "rules") > 20 {
+        e.too_many("rules", count(policy, "rules"), 20);
+    }
+    e.each(policy, "rules", |e, _, rule| {
+        match s(rule, "action") {
+            "" => e.required("action", "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
+            "FailIndex" if !spec.contains_key("backoffLimitPerIndex") => {
+                e.invalid("action", "FailIndex", "requires the backoffLimitPerIndex to be set");
+            }
+            action if !actions.contains(&action) => e.not_supported("action", action, &actions),
+            _ => {}
+        }
+        e.child(rule, "onExitCodes", |e, codes| {
+            if !matches!(s(codes, "operator"), "In" | "NotIn") {
+                e.not_supported("operator", s(codes, "operator"), &["In", "NotIn"]);
+            }
+            if count(codes, "values") == 0 {
+                e.invalid("values", Value::Array(Vec::new()), "at least one value is required");
+            }
+        });
+        let (codes, conditions) = (rule.contains_key("onExitCodes"), count(rule, "onPodConditions") > 0);
+        let why = match (codes, conditions) {
+            (true, true) => "specifying both OnExitCodes and OnPodConditions is not supported",
+            (false, false) => "specifying one of OnExitCodes and OnPodConditions is required",
+            _ => return,
+        };
+        let path = e.at("");
+        e.push(keelson_api::Cause::new("FieldValueInvalid", path, format!("Invalid value: {why}")));
+    });
+}
+
+fn job_update(new: &Object, old: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
+    e.within("spec", |e| {
+        if s(n, "completionMode") == INDEXED {
+            let (c, p) = (n.int("completions"), n.int("parallelism"));
+            if c != o.int("completions") && c != p {
+                let shown = c.map_or(Value::Null, Value::Int);
+                e.invalid("completions", shown, "can only be modified in tandem with spec.parallelism");
+            }
+        } else {
+            e.immutable(n.get("completions"), o.get("completions"), "completions");
+        }
+        e.immutable(n.get("selector"), o.get("selector"), "selector");
+        template_update(n, o, old, e);
+        for key in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+            e.immutable(n.get(key), o.get(key), key);
+        }
+    });
+}
+
+/// While a job is suspended, where its pods may go and what they use can be changed.
+fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
+    let mut before = o.obj("template").cloned().unwrap_or_default();
+    let now = n.obj("template").cloned().unwrap_or_default();
+    let suspended = is_true(o, "suspend");
+    let never_started = old.at(&["status", "startTime"]).is_none();
+    if suspended && never_started {
+        let meta = now.obj("metadata").cloned().unwrap_or_default();
+        for key in ["annotations", "labels"] {
+            restore(before.object_mut("metadata"), Some(&meta), key);
+        }
+        let pod = now.obj("spec").cloned().unwrap_or_default();
+        let spec = before.object_mut("spec");
+        for key in ["nodeSelector", "tolerations", "schedulingGates"] {
+            restore(spec, Some(&pod), key);
+        }
+        match pod.get("affinity").and_then(|a| a.get("nodeAffinity")) {
+            Some(a) => {
+                spec.object_mut("affinity").insert("nodeAffinity", a.clone());
+            }
+            None => {
+                if let Some(Value::Object(a)) = spec.get_mut("affinity") {
+                    a.remove("nodeAffinity");
+                }
+            }
+        }
+    }
+    if suspended {
+        for list in ["containers", "initContainers"] {
+            let resources: Vec<Option<Value>> = now
+                .obj("spec")
+                .and_then(|s| s.arr(list))
+                .into_iter()
+                .flatten()
+                .map(|c| c.get("resources").cloned())
+                .collect();
+            if let Some(Value::Array(containers)) = before.object_mut("spec").get_mut(list) {
+                for (c, r) in containers.iter_mut().filter_map(Value::as_object_mut).zip(resources) {
+                    match r {
+                        Some(r) => c.insert("resources", r),
+                        None => c.remove("resources"),
+                    };
+                }
+            }
+        }
+    }
+    e.immutable(Some(&Value::Object(now)), Some(&Value::Object(before)), "template");
+}
+
+fn cron_job(e: &mut Errs, spec: &Map) {
+    match s(spec, "schedule") {
+        "" => e.required("schedule", ""),
+        schedule => {
+            if let Err(why) = super::super::cron::check(schedule) {
+                e.invalid("schedule", schedule, &why);
+            }
+            if schedule.contains("TZ") {
+                e.invalid("schedule", schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+            }
+        }
+    }
+    e.non_negative(spec, "startingDeadlineSeconds");
+    if let Some(zone) = spec.str("timeZone") {
+        if zone.is_empty() {
+            e.invalid("timeZone", zone, "timeZone must be nil or non-empty string");
+        } else if zone.eq_ignore_ascii_case("local") {
+            let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+            e.invalid("timeZone", zone, why);
+        } else if jiff::tz::TimeZone::get(zone).is_err() {
+            e.invalid("timeZone", zone, &format!("unknown time zone {zone}"));
+        }
+    }
+    e.one_of(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"]);
+    e.child(spec, "jobTemplate", |e, t| {
+        let empty = Map::new();
+        let job = t.obj("spec").unwrap_or(&empty);
+        e.within("spec", |e| {
+            job_spec(e, job);
+            if let Some(selector) = job.get("selector") {
+                e.invalid("selector", selector.clone(), "`selector` will be auto-generated");
+            }
+            if is_true(job, "manualSelector") {
+                e.not_supported("manualSelector", true, &["nil", "false"]);
+            }
+        });
+    });
+    e.non_negative(spec, "successfulJobsHistoryLimit");
+    e.non_negative(spec, "failedJobsHistoryLimit");
+}
