@@ -1,0 +1,120 @@
+//! Which credentials of a pod's pull secrets fit a repository. Pure.
+
+use base64::Engine;
+use k8s_openapi::api::core::v1::Secret;
+use keelson_cri::v1::AuthConfig;
+use serde_json::Value;
+
+/// All credentials that match, the most specific first.
+pub fn matching(secrets: &[std::sync::Arc<Secret>], repository: &str) -> Vec<AuthConfig> {
+    let mut found: Vec<(String, AuthConfig)> = Vec::new();
+    for secret in secrets {
+        let data = |key: &str| secret.data.as_ref()?.get(key).map(|b| b.0.clone());
+        let (bytes, nested) = match secret.type_.as_deref() {
+            Some("kubernetes.io/dockerconfigjson") => (data(".dockerconfigjson"), true),
+            Some("kubernetes.io/dockercfg") => (data(".dockercfg"), false),
+            _ => continue,
+        };
+        let Some(json) = bytes.and_then(|b| serde_json::from_slice::<Value>(&b).ok()) else {
+            tracing::warn!(
+                secret = secret.metadata.name,
+                "a pull secret can't be read and is left out"
+            );
+            continue;
+        };
+        let entries = if nested {
+            json.get("auths").cloned().unwrap_or_default()
+        } else {
+            json
+        };
+        for (registry, entry) in entries.as_object().into_iter().flatten() {
+            let prefix = normalize(registry);
+            if fits(&prefix, repository) {
+                found.push((prefix, auth(registry, entry)));
+            }
+        }
+    }
+    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.into_iter().map(|(_, a)| a).collect()
+}
+
+/// `https://index.docker.io/v1/` and the like, as a prefix of repositories.
+fn normalize(registry: &str) -> String {
+    let s = registry
+        .trim_start_matches("https://")
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let s = s.strip_suffix("/v1").or_else(|| s.strip_suffix("/v2")).unwrap_or(s);
+    if s == "index.docker.io" || s == "registry-1.docker.io" {
+        "docker.io".into()
+    } else {
+        s.into()
+    }
+}
+
+/// Host parts may be `*`; the path is a prefix.
+fn fits(prefix: &str, repository: &str) -> bool {
+    let (want_host, want_path) = prefix.split_once('/').unwrap_or((prefix, ""));
+    let (host, path) = repository.split_once('/').unwrap_or((repository, ""));
+    let (want, have): (Vec<&str>, Vec<&str>) = (want_host.split('.').collect(), host.split('.').collect());
+    want.len() == have.len() && want.iter().zip(&have).all(|(w, h)| part_fits(w, h)) && path.starts_with(want_path)
+}
+
+fn part_fits(want: &str, have: &str) -> bool {
+    match want.split_once('*') {
+        None => want == have,
+        Some((before, after)) => {
+            have.len() >= before.len() + after.len() && have.starts_with(before) && have.ends_with(after)
+        }
+    }
+}
+
+fn auth(registry: &str, entry: &Value) -> AuthConfig {
+    let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut auth = AuthConfig {
+        username: text("username"),
+        password: text("password"),
+        server_address: registry.to_owned(),
+        identity_token: text("identitytoken"),
+        registry_token: text("registrytoken"),
+        ..Default::default()
+    };
+    if auth.username.is_empty()
+        && let Ok(plain) = base64::engine::general_purpose::STANDARD.decode(text("auth").trim())
+        && let Ok(plain) = String::from_utf8(plain)
+        && let Some((user, password)) = plain.split_once(':')
+    {
+        auth.username = user.to_owned();
+        auth.password = password.trim_end_matches('\0').to_owned();
+    }
+    auth
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_paths_are_matched() {
+        for (prefix, repository, want) in [
+            ("registry.example.com", "registry.example.com/a/b", true),
+            ("*.example.com", "x.example.com/a", true),
+            ("*.example.com", "x.y.example.com/a", false),
+            ("registry.example.com/team", "registry.example.com/team/app", true),
+            ("registry.example.com/team", "registry.example.com/other", false),
+            ("https://index.docker.io/v1/", "docker.io/library/busybox", true),
+        ] {
+            assert_eq!(fits(&normalize(prefix), repository), want, "{prefix} {repository}");
+        }
+    }
+
+    #[test]
+    fn the_encoded_pair_is_read() {
+        let s: Secret = serde_json::from_value(serde_json::json!({"type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": base64::engine::general_purpose::STANDARD.encode(
+                r#"{"auths":{"r.io":{"auth":"dTpw"}}}"#)}}))
+        .unwrap();
+        let found = matching(&[std::sync::Arc::new(s)], "r.io/x");
+        assert_eq!((found[0].username.as_str(), found[0].password.as_str()), ("u", "p"));
+    }
+}

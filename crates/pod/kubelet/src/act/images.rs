@@ -1,0 +1,283 @@
+//! Makes sure that an image is there: by the pull policy, with the pod's credentials, with back-off after failures.
+
+use super::credentials;
+use super::image_name::{self, ImageName};
+use crate::backoff::Backoff;
+use crate::kubelet::Kubelet;
+use crate::pods;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use keelson_client::EventType;
+use keelson_cri::v1 as cri;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// Pulls at the same time; more wait their turn.
+const PARALLEL: usize = 5;
+
+/// Why a container can't start: the reason that stands in its status, and the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Failure {
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+}
+
+pub struct Images {
+    backoff: Mutex<Backoff>,
+    last_error: Mutex<HashMap<String, String>>,
+    pulls: Semaphore,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Images {
+            backoff: Mutex::new(Backoff::new(Duration::from_secs(10), Duration::from_secs(300))),
+            last_error: Mutex::default(),
+            pulls: Semaphore::new(PARALLEL),
+        }
+    }
+}
+
+/// Whom the image is for.
+pub struct Wanted<'a> {
+    pub pod: &'a Pod,
+    pub container: &'a str,
+    pub image: &'a str,
+    pub policy: Option<&'a str>,
+    pub secrets: &'a [Arc<Secret>],
+    pub sandbox: &'a cri::PodSandboxConfig,
+    pub handler: &'a str,
+}
+
+impl Images {
+    /// Returns the image's reference for the runtime.
+    pub async fn ensure(&self, kl: &Kubelet, w: &Wanted<'_>) -> Result<String, Failure> {
+        let warn = |reason: &str, message: &str| {
+            kl.event(w.pod, Some(w.container), EventType::Warning, reason, message.to_owned())
+        };
+        let name = image_name::parse(w.image).map_err(|e| {
+            let message = format!("Failed to apply default image tag \"{}\": {e}", w.image);
+            warn("InspectFailed", &message);
+            Failure::new("InvalidImageName", message)
+        })?;
+        let policy = w
+            .policy
+            .unwrap_or(if name.is_latest { "Always" } else { "IfNotPresent" });
+        if policy != "Always" {
+            let found = inspect(kl, &name, w.handler).await.map_err(|e| {
+                let message = format!("Failed to inspect image \"{}\": {}", w.image, crate::rpc_text(&e));
+                warn("InspectFailed", &message);
+                Failure::new("ImageInspectError", message)
+            })?;
+            if let Some(reference) = found {
+                let message = format!(
+                    "Container image \"{}\" already present on machine and can be accessed by the pod",
+                    w.image
+                );
+                kl.event(w.pod, Some(w.container), EventType::Normal, "Pulled", message);
+                return Ok(reference);
+            }
+            if policy == "Never" {
+                let message = format!(
+                    "Container image \"{}\" is not present with pull policy of Never",
+                    w.image
+                );
+                warn("ErrImageNeverPull", &message);
+                return Err(Failure::new("ErrImageNeverPull", message));
+            }
+        }
+        self.pull(kl, w, &name).await
+    }
+
+    async fn pull(&self, kl: &Kubelet, w: &Wanted<'_>, name: &ImageName) -> Result<String, Failure> {
+        let key = format!("{}_{}", pods::uid(w.pod), w.image);
+        let normal =
+            |reason: &str, message: String| kl.event(w.pod, Some(w.container), EventType::Normal, reason, message);
+        if self.backoff.lock().remaining(&key, None, Instant::now()).is_some() {
+            let mut message = format!("Back-off pulling image \"{}\"", w.image);
+            normal("BackOff", message.clone());
+            if let Some(last) = self.last_error.lock().get(&key) {
+                message = format!("{message}: {last}");
+            }
+            return Err(Failure::new("ImagePullBackOff", message));
+        }
+        normal("Pulling", format!("Pulling image \"{}\"", w.image));
+        let asked = Instant::now();
+        let _turn = self
+            .pulls
+            .acquire()
+            .await
+            .map_err(|_| Failure::new("ErrImagePull", "the kubelet is stopping"))?;
+        let began = Instant::now();
+        match try_all(kl, w, name).await {
+            Ok(reference) => {
+                let size = size_of(kl, &reference).await;
+                normal(
+                    "Pulled",
+                    format!(
+                        "Successfully pulled image \"{}\" in {} ({} including waiting). Image size: {size} bytes.",
+                        w.image,
+                        crate::go_duration(began.elapsed()),
+                        crate::go_duration(asked.elapsed())
+                    ),
+                );
+                self.backoff.lock().reset(&key);
+                self.last_error.lock().remove(&key);
+                Ok(reference)
+            }
+            Err(status) => {
+                let text = crate::rpc_text(&status);
+                kl.event(
+                    w.pod,
+                    Some(w.container),
+                    EventType::Warning,
+                    "Failed",
+                    format!("Failed to pull image \"{}\": {text}", w.image),
+                );
+                let now = Instant::now();
+                self.backoff.lock().next(&key, now, now);
+                let failure = classify(w.image, &status);
+                self.last_error
+                    .lock()
+                    .insert(key, format!("{}: {}", failure.reason, failure.message));
+                Err(failure)
+            }
+        }
+    }
+
+    /// When the next pull of this image may be tried, if it has to wait.
+    pub fn retry_at(&self, pod: &Pod, image: &str) -> Option<Instant> {
+        let key = format!("{}_{image}", pods::uid(pod));
+        let now = Instant::now();
+        self.backoff.lock().remaining(&key, None, now).map(|d| now + d)
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.backoff.lock().retain(|k| !k.starts_with(uid));
+        self.last_error.lock().retain(|k, _| !k.starts_with(uid));
+    }
+}
+
+fn spec(name: &ImageName, w_handler: &str) -> cri::ImageSpec {
+    cri::ImageSpec {
+        image: name.full.clone(),
+        runtime_handler: w_handler.to_owned(),
+        ..Default::default()
+    }
+}
+
+async fn inspect(kl: &Kubelet, name: &ImageName, handler: &str) -> Result<Option<String>, tonic::Status> {
+    let request = cri::ImageStatusRequest {
+        image: Some(spec(name, handler)),
+        verbose: false,
+    };
+    let answer = kl.cri.image.clone().image_status(request).await?.into_inner();
+    Ok(answer.image.map(|i| i.id).filter(|id| !id.is_empty()))
+}
+
+async fn size_of(kl: &Kubelet, reference: &str) -> u64 {
+    let image = cri::ImageSpec {
+        image: reference.to_owned(),
+        ..Default::default()
+    };
+    let request = cri::ImageStatusRequest {
+        image: Some(image),
+        verbose: false,
+    };
+    match kl.cri.image.clone().image_status(request).await {
+        Ok(answer) => answer.into_inner().image.map_or(0, |i| i.size),
+        Err(_) => 0,
+    }
+}
+
+/// Tries each credential that fits, or none at all where there is none.
+async fn try_all(kl: &Kubelet, w: &Wanted<'_>, name: &ImageName) -> Result<String, tonic::Status> {
+    let found = credentials::matching(w.secrets, &name.repository);
+    let tries: Vec<Option<cri::AuthConfig>> = if found.is_empty() {
+        vec![None]
+    } else {
+        found.into_iter().map(Some).collect()
+    };
+    let mut last = tonic::Status::unknown("no pull was tried");
+    for auth in tries {
+        let mut image = spec(name, w.handler);
+        image.user_specified_image = w.image.to_owned();
+        image.annotations = w
+            .pod
+            .metadata
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        let request = cri::PullImageRequest {
+            image: Some(image),
+            auth,
+            sandbox_config: Some(w.sandbox.clone()),
+        };
+        match kl.cri.image.clone().pull_image(request).await {
+            Ok(answer) => return Ok(answer.into_inner().image_ref),
+            Err(status) => last = status,
+        }
+    }
+    Err(last)
+}
+
+fn classify(image: &str, status: &tonic::Status) -> Failure {
+    let text = status.message();
+    for (name, why) in [
+        ("RegistryUnavailable", "the registry is unavailable"),
+        ("SignatureValidationFailed", "the signature validation failed"),
+    ] {
+        if let Some(rest) = text.strip_prefix(name) {
+            return Failure::new(name, format!("image pull failed for {image} because {why}{rest}"));
+        }
+    }
+    Failure::new("ErrImagePull", crate::rpc_text(status))
+}
+
+/// What the image says of its user; the image is there.
+pub async fn user(kl: &Kubelet, reference: &str) -> Result<super::security::ImageUser, String> {
+    let image = cri::ImageSpec {
+        image: reference.to_owned(),
+        ..Default::default()
+    };
+    let request = cri::ImageStatusRequest {
+        image: Some(image),
+        verbose: false,
+    };
+    let answer = kl
+        .cri
+        .image
+        .clone()
+        .image_status(request)
+        .await
+        .map_err(|e| crate::rpc_text(&e))?
+        .into_inner();
+    let Some(image) = answer.image else {
+        return Err(format!("image \"{reference}\" not found"));
+    };
+    Ok(match (image.uid, image.username) {
+        (Some(uid), _) => super::security::ImageUser {
+            uid: Some(uid.value),
+            name: String::new(),
+        },
+        (None, name) if !name.is_empty() => super::security::ImageUser { uid: None, name },
+        _ => super::security::ImageUser {
+            uid: Some(0),
+            name: String::new(),
+        },
+    })
+}

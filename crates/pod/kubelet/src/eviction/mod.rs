@@ -1,0 +1,188 @@
+//! Ends pods before the machine runs out of memory, disk or processes. What to do is decided by `rank` (pure); this file
+//! looks at the machine every ten seconds, as upstream does, and acts on one pod at a time.
+
+mod rank;
+
+use crate::kubelet::Kubelet;
+use crate::pods;
+use crate::resources::quantity;
+use crate::worker::{Eviction, Handle, Stage};
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use keelson_client::EventType;
+use rank::{Candidate, Signal};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const LOOK: Duration = Duration::from_secs(10);
+
+pub fn start(kl: &Arc<Kubelet>) {
+    let kl = kl.clone();
+    tokio::spawn(async move {
+        let mut last_met: BTreeMap<Signal, Instant> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = kl.stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            look(&kl, &mut last_met);
+        }
+    });
+}
+
+fn look(kl: &Kubelet, last_met: &mut BTreeMap<Signal, Instant>) {
+    let now = Instant::now();
+    local_limits(kl);
+    let sample = match sample(kl) {
+        Ok(s) => s,
+        Err(e) => {
+            tracing::warn!("the machine's resources can't be measured: {e}");
+            return;
+        }
+    };
+    let met = rank::met(&sample, &kl.cfg.eviction);
+    for signal in &met {
+        last_met.insert(*signal, now);
+    }
+    // A condition outlives its cause for a while, so that it doesn't flap.
+    let conditions: BTreeSet<&'static str> = last_met
+        .iter()
+        .filter(|(signal, at)| met.contains(signal) || now.duration_since(**at) < kl.cfg.eviction.transition)
+        .map(|(signal, _)| signal.condition())
+        .collect();
+    kl.node.set_pressures(conditions);
+    let Some(signal) = met.first() else { return };
+    tracing::warn!(?signal, "the node is short of a resource");
+    let candidates: Vec<Candidate> = kl
+        .workers
+        .all()
+        .iter()
+        .filter_map(|h| candidate(kl, h, *signal))
+        .collect();
+    if candidates.iter().any(|c| c.ending) {
+        // One is on its way out; what it frees is seen first.
+        return;
+    }
+    match rank::choose(candidates) {
+        Some(victim) => {
+            let what = signal.resource();
+            let message = format!("The node was low on resource: {what}. ");
+            evict(kl, &victim.uid, message);
+        }
+        None => tracing::warn!(?signal, "there is no pod to evict"),
+    }
+}
+
+fn sample(kl: &Kubelet) -> std::io::Result<rank::Sample> {
+    let usage = kl.host.node_usage()?;
+    let fs = kl.host.fs_stats(&kl.layout.root)?;
+    Ok(rank::Sample {
+        memory_available: kl.machine.memory.saturating_sub(usage.working_set),
+        fs,
+        pids: usage.pids,
+        max_pids: kl.machine.max_pids.max(0) as u64,
+    })
+}
+
+fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal) -> Option<Candidate> {
+    let view = handle.view();
+    if !matches!(view.stage, Stage::Syncing | Stage::Terminating) {
+        return None;
+    }
+    let pod = handle.pod();
+    if pods::is_critical(&pod) {
+        return None;
+    }
+    let (used, requested) = match signal {
+        Signal::Memory => {
+            let used = kl
+                .host
+                .cgroup_usage(&kl.cgroup_of(&pod))
+                .map(|u| u.working_set)
+                .unwrap_or(0);
+            (
+                used,
+                quantity::value_of(Some(&crate::resources::pod::pod_requests(&pod)), "memory") as u64,
+            )
+        }
+        Signal::Disk | Signal::Inodes => {
+            let used = kl
+                .host
+                .disk_usage(&kl.layout.pod(&handle.uid))
+                .map(|u| u.0)
+                .unwrap_or(0);
+            (
+                used,
+                quantity::value_of(Some(&crate::resources::pod::pod_requests(&pod)), "ephemeral-storage") as u64,
+            )
+        }
+        Signal::Pids => (
+            kl.host.cgroup_usage(&kl.cgroup_of(&pod)).map(|u| u.pids).unwrap_or(0),
+            0,
+        ),
+    };
+    Some(Candidate {
+        uid: handle.uid.clone(),
+        used,
+        requested,
+        priority: pods::spec(&pod).priority.unwrap_or(0),
+        ending: view.stage == Stage::Terminating,
+    })
+}
+
+fn evict(kl: &Kubelet, uid: &str, message: String) {
+    let Some(handle) = kl.workers.get(uid) else { return };
+    let pod = handle.pod();
+    tracing::warn!(pod = %pods::describe(&pod), "evicting: {message}");
+    kl.event(&pod, None, EventType::Warning, "Evicted", message.clone());
+    let condition = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        message: Some(message.clone()),
+        observed_generation: pods::generation(&pod),
+        ..Default::default()
+    };
+    let eviction = Eviction {
+        reason: "Evicted".into(),
+        message,
+        grace: Some(0),
+        condition: Some(condition),
+    };
+    kl.workers.evict(uid, eviction);
+}
+
+/// Pods that use more disk than they were given end, whether or not the node has enough.
+fn local_limits(kl: &Kubelet) {
+    for handle in kl.workers.all().iter().filter(|h| h.stage() == Stage::Syncing) {
+        let pod = handle.pod();
+        if let Some(message) = over_limit(kl, &pod) {
+            evict(kl, &handle.uid, message);
+        }
+    }
+}
+
+fn over_limit(kl: &Kubelet, pod: &Pod) -> Option<String> {
+    for v in pods::spec(pod).volumes.iter().flatten() {
+        let Some(e) = v.empty_dir.as_ref() else { continue };
+        let Some(limit) = e.size_limit.as_ref().filter(|l| quantity::value(l) > 0) else {
+            continue;
+        };
+        if e.medium.as_deref() == Some("Memory") {
+            continue;
+        }
+        let path = kl.layout.volume(pods::uid(pod), "empty-dir", &v.name);
+        if kl
+            .host
+            .disk_usage(&path)
+            .is_ok_and(|(bytes, _)| bytes > quantity::value(limit) as u64)
+        {
+            return Some(format!(
+                "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
+                v.name, limit.0
+            ));
+        }
+    }
+    None
+}

@@ -1,0 +1,37 @@
+//! What the kubelet tidies up: long logs and images nobody uses. Dead containers are pruned by their pod's task.
+
+mod images;
+mod logs;
+
+use crate::kubelet::Kubelet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often logs are measured and images are judged: upstream's own periods.
+const LOGS: Duration = Duration::from_secs(10);
+const IMAGES: Duration = Duration::from_secs(300);
+
+pub fn start(kl: &Arc<Kubelet>) {
+    let log_keeper = kl.clone();
+    tokio::spawn(async move {
+        while pause(&log_keeper, LOGS).await {
+            logs::rotate_all(&log_keeper).await;
+        }
+    });
+    let image_keeper = kl.clone();
+    tokio::spawn(async move {
+        let mut seen = images::Seen::default();
+        while pause(&image_keeper, IMAGES).await {
+            if let Err(e) = images::collect(&image_keeper, &mut seen).await {
+                tracing::warn!("removing unused images failed: {e}");
+            }
+        }
+    });
+}
+
+async fn pause(kl: &Kubelet, period: Duration) -> bool {
+    tokio::select! {
+        () = kl.stop.cancelled() => false,
+        () = tokio::time::sleep(period) => true,
+    }
+}

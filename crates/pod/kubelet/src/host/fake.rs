@@ -1,0 +1,257 @@
+//! A machine in memory: files are bytes in a map, mounts and cgroups are names in a set, the clock is tokio's.
+
+use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
+use crate::resources::cgroup::CgroupLimits;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    dirs: BTreeSet<PathBuf>,
+    mounts: BTreeSet<PathBuf>,
+    cgroups: BTreeMap<String, CgroupLimits>,
+}
+
+pub struct FakeHost {
+    machine: Machine,
+    epoch: jiff::Timestamp,
+    start: tokio::time::Instant,
+    state: Mutex<State>,
+    usage: Mutex<Usage>,
+}
+
+impl FakeHost {
+    /// A machine whose clock shows `epoch` now and runs with tokio's.
+    pub fn new(machine: Machine, epoch: jiff::Timestamp) -> Self {
+        FakeHost {
+            machine,
+            epoch,
+            start: tokio::time::Instant::now(),
+            state: Mutex::default(),
+            usage: Mutex::default(),
+        }
+    }
+
+    /// A machine of plain size.
+    pub fn small(name: &str, epoch: jiff::Timestamp) -> Self {
+        let machine = Machine {
+            cpus: 4,
+            memory: 8 << 30,
+            hostname: name.to_owned(),
+            machine_id: format!("fake-{name}"),
+            system_uuid: format!("fake-{name}"),
+            boot_id: format!("boot-{name}"),
+            kernel: "6.1.0".into(),
+            os_image: "Fake".into(),
+            architecture: super::machine::architecture().into(),
+            max_pids: 32768,
+            ..Machine::default()
+        };
+        Self::new(machine, epoch)
+    }
+
+    /// What every cgroup uses from now on.
+    pub fn set_usage(&self, usage: Usage) {
+        *self.usage.lock() = usage;
+    }
+
+    /// The limits of a cgroup, if it exists.
+    pub fn cgroup(&self, path: &str) -> Option<CgroupLimits> {
+        self.state.lock().cgroups.get(path).cloned()
+    }
+
+    fn missing(path: &Path) -> io::Error {
+        io::Error::new(io::ErrorKind::NotFound, format!("{}: not found", path.display()))
+    }
+}
+
+impl Host for FakeHost {
+    fn now(&self) -> jiff::Timestamp {
+        let elapsed = self.start.elapsed();
+        self.epoch + jiff::SignedDuration::new(elapsed.as_secs() as i64, elapsed.subsec_nanos() as i32)
+    }
+
+    fn machine(&self) -> io::Result<Machine> {
+        Ok(self.machine.clone())
+    }
+
+    fn make_dir(&self, path: &Path, _mode: u32) -> io::Result<()> {
+        self.state.lock().dirs.extend(path.ancestors().map(Path::to_path_buf));
+        Ok(())
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.files.retain(|p, _| !p.starts_with(path));
+        state.dirs.retain(|p| !p.starts_with(path));
+        state.mounts.retain(|p| !p.starts_with(path));
+        Ok(())
+    }
+
+    fn list_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        if !state.dirs.contains(path) {
+            return Err(Self::missing(path));
+        }
+        let names: BTreeSet<String> = state
+            .files
+            .keys()
+            .chain(&state.dirs)
+            .filter_map(|p| p.strip_prefix(path).ok()?.components().next())
+            .map(|c| c.as_os_str().to_string_lossy().into_owned())
+            .collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
+        let state = self.state.lock();
+        Ok(if state.files.contains_key(path) {
+            Some(FileKind::File)
+        } else {
+            state.dirs.contains(path).then_some(FileKind::Directory)
+        })
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let state = self.state.lock();
+        let data = state.files.get(path).ok_or_else(|| Self::missing(path))?;
+        Ok(data[..data.len().min(limit as usize)].to_vec())
+    }
+
+    fn write(&self, path: &Path, data: &[u8], _mode: u32) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));
+        state.files.insert(path.to_owned(), data.to_vec());
+        Ok(())
+    }
+
+    fn write_in_place(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        self.write(path, data, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let data = state.files.remove(from).ok_or_else(|| Self::missing(from))?;
+        state.files.insert(to.to_owned(), data);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().files.remove(path);
+        Ok(())
+    }
+
+    fn file_size(&self, path: &Path) -> io::Result<u64> {
+        self.state
+            .lock()
+            .files
+            .get(path)
+            .map(|d| d.len() as u64)
+            .ok_or_else(|| Self::missing(path))
+    }
+
+    fn write_payload(&self, dir: &Path, payload: &Payload, _group: Option<u32>) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        let before: BTreeMap<PathBuf, Vec<u8>> = state
+            .files
+            .iter()
+            .filter(|(p, _)| p.starts_with(dir))
+            .map(|(p, d)| (p.clone(), d.clone()))
+            .collect();
+        let after: BTreeMap<PathBuf, Vec<u8>> = payload.iter().map(|(n, f)| (dir.join(n), f.data.clone())).collect();
+        state.files.retain(|p, _| !p.starts_with(dir));
+        let changed = before != after;
+        state.files.extend(after);
+        Ok(changed)
+    }
+
+    fn set_ownership(&self, _dir: &Path, _ownership: Ownership) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn bind_sub_path(&self, _volume: &Path, _sub: &str, target: &Path) -> io::Result<()> {
+        self.state.lock().mounts.insert(target.to_owned());
+        Ok(())
+    }
+
+    fn read_inside(&self, dir: &Path, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.read(&dir.join(path), limit)
+    }
+
+    fn mount_tmpfs(&self, path: &Path, _size: Option<u64>) -> io::Result<()> {
+        self.state.lock().mounts.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn is_mounted(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.state.lock().mounts.contains(path))
+    }
+
+    fn unmount(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().mounts.remove(path);
+        Ok(())
+    }
+
+    fn create_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+        self.state.lock().cgroups.insert(path.to_owned(), limits.clone());
+        Ok(())
+    }
+
+    fn update_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+        self.create_cgroup(path, limits)
+    }
+
+    fn remove_cgroup(&self, path: &str) -> io::Result<()> {
+        self.state.lock().cgroups.remove(path);
+        Ok(())
+    }
+
+    fn cgroup_usage(&self, _path: &str) -> io::Result<Usage> {
+        Ok(*self.usage.lock())
+    }
+
+    fn node_usage(&self) -> io::Result<Usage> {
+        Ok(*self.usage.lock())
+    }
+
+    fn pod_cgroups(&self, root: &str) -> io::Result<Vec<(String, String)>> {
+        let base = format!("{}/kubepods", root.trim_end_matches('/'));
+        let state = self.state.lock();
+        Ok(state
+            .cgroups
+            .keys()
+            .filter(|p| p.starts_with(&base))
+            .filter_map(|p| Some((p.clone(), p.rsplit('/').next()?.strip_prefix("pod")?.to_owned())))
+            .collect())
+    }
+
+    fn unified_cgroups(&self) -> bool {
+        true
+    }
+
+    fn has_network(&self) -> bool {
+        false
+    }
+
+    fn fs_stats(&self, _path: &Path) -> io::Result<FsStats> {
+        Ok(FsStats {
+            capacity: 100 << 30,
+            available: 80 << 30,
+            inodes: 1 << 22,
+            inodes_free: 1 << 21,
+        })
+    }
+
+    fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let state = self.state.lock();
+        let files = state.files.iter().filter(|(p, _)| p.starts_with(path));
+        Ok(files.fold((0, 0), |(b, n), (_, d)| (b + d.len() as u64, n + 1)))
+    }
+
+    fn interfaces(&self) -> io::Result<Vec<(String, u64, u64)>> {
+        Ok(vec![("eth0".into(), 0, 0)])
+    }
+}

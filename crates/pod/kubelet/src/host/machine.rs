@@ -1,0 +1,167 @@
+//! Facts about the machine, read from the kernel and from the files that describe the system. Nothing is invented:
+//! what can't be read is empty.
+
+use std::io;
+use std::path::Path;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    pub cpus: i64,
+    pub memory: u64,
+    pub swap: u64,
+    /// Page size in the kernel's spelling (`2MB`) and bytes reserved.
+    pub hugepages: Vec<(String, u64)>,
+    pub hostname: String,
+    pub machine_id: String,
+    pub system_uuid: String,
+    pub boot_id: String,
+    pub kernel: String,
+    pub os_image: String,
+    pub architecture: String,
+    pub max_pids: i64,
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(path)
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
+}
+
+impl Machine {
+    pub fn read() -> io::Result<Machine> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+        let kib = |key: &str| {
+            meminfo
+                .lines()
+                .find_map(|l| {
+                    l.strip_prefix(key)?
+                        .trim_start_matches(':')
+                        .split_whitespace()
+                        .next()?
+                        .parse::<u64>()
+                        .ok()
+                })
+                .unwrap_or(0)
+        };
+        Ok(Machine {
+            cpus: std::thread::available_parallelism()?.get() as i64,
+            memory: kib("MemTotal") * 1024,
+            swap: kib("SwapTotal") * 1024,
+            hugepages: hugepages(),
+            hostname: text("/proc/sys/kernel/hostname"),
+            machine_id: text("/etc/machine-id"),
+            system_uuid: Some(text("/sys/class/dmi/id/product_uuid"))
+                .filter(|s| !s.is_empty())
+                .unwrap_or_else(|| text("/etc/machine-id")),
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            kernel: text("/proc/sys/kernel/osrelease"),
+            os_image: os_image(&text("/etc/os-release")),
+            architecture: architecture().to_owned(),
+            max_pids: text("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
+        })
+    }
+
+    pub fn hugepage_sizes(&self) -> Vec<String> {
+        self.hugepages.iter().map(|(s, _)| s.clone()).collect()
+    }
+}
+
+/// What the machine uses, by the kernel's own books (the root cgroup of version 2 keeps none).
+pub(super) fn usage() -> io::Result<super::Usage> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    let loadavg = std::fs::read_to_string("/proc/loadavg")?;
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    // user, nice, system, irq, softirq and steal; idle and iowait are no use.
+    let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|i| ticks.get(*i)).sum();
+    let bytes = |key: &str| {
+        let line = meminfo.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
+    };
+    let total = bytes("MemTotal");
+    Ok(super::Usage {
+        cpu_nanos: busy * 10_000_000,
+        memory: total.saturating_sub(bytes("MemFree")),
+        working_set: total.saturating_sub(bytes("MemAvailable")),
+        rss: bytes("AnonPages"),
+        pids: loadavg
+            .split_whitespace()
+            .nth(3)
+            .and_then(|f| f.split_once('/')?.1.parse().ok())
+            .unwrap_or(0),
+        ..super::Usage::default()
+    })
+}
+
+fn os_image(release: &str) -> String {
+    let value = |key: &str| {
+        release
+            .lines()
+            .find_map(|l| l.strip_prefix(key))
+            .map(|v| v.trim_matches('"').to_owned())
+    };
+    value("PRETTY_NAME=").or_else(|| value("NAME=")).unwrap_or_default()
+}
+
+/// The architecture in the API's spelling.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+fn hugepages() -> Vec<(String, u64)> {
+    let dir = Path::new("/sys/kernel/mm/hugepages");
+    let mut sizes: Vec<(u64, u64)> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| {
+            let name = e.file_name().into_string().ok()?;
+            let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let count: u64 = std::fs::read_to_string(e.path().join("nr_hugepages"))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?;
+            Some((kib, count * kib * 1024))
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes
+        .into_iter()
+        .map(|(kib, bytes)| {
+            let size = match kib {
+                k if k >= 1 << 20 => format!("{}GB", k >> 20),
+                k if k >= 1 << 10 => format!("{}MB", k >> 10),
+                k => format!("{k}KB"),
+            };
+            (size, bytes)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_facts() {
+        let m = Machine::read().unwrap();
+        assert!(m.cpus > 0 && m.memory > 0 && !m.kernel.is_empty());
+        assert_eq!(os_image("NAME=\"A\"\nPRETTY_NAME=\"B 1\"\n"), "B 1");
+    }
+}

@@ -1,0 +1,151 @@
+//! All that the kubelet touches of the machine itself, behind one trait: files, mounts, cgroups and facts.
+//! `real` is the machine; `fake` keeps it in memory, so that hundreds of nodes run in one process in virtual time.
+
+pub mod fake;
+pub mod machine;
+pub mod real;
+
+use crate::resources::cgroup::CgroupLimits;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use machine::Machine;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    File,
+    Directory,
+    Socket,
+    CharDevice,
+    BlockDevice,
+    Other,
+}
+
+/// Space of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FsStats {
+    pub capacity: u64,
+    pub available: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
+}
+
+/// Memory, CPU and processes of a cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu_nanos: u64,
+    pub memory: u64,
+    pub working_set: u64,
+    pub rss: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    pub pids: u64,
+}
+
+/// One file of a volume that the kubelet writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PayloadFile {
+    pub data: Vec<u8>,
+    pub mode: u32,
+    pub user: Option<u32>,
+}
+
+/// Content of a volume made of files, by relative path.
+pub type Payload = BTreeMap<String, PayloadFile>;
+
+/// Who shall own a volume's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub group: u32,
+    pub read_only: bool,
+    /// Leave a tree alone whose root already fits.
+    pub only_if_root_differs: bool,
+}
+
+pub trait Host: Send + Sync + 'static {
+    fn now(&self) -> jiff::Timestamp;
+    fn machine(&self) -> io::Result<Machine>;
+
+    /// Makes a directory with its parents and gives it exactly this mode.
+    fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()>;
+    /// Removes a tree; what is mounted in it is unmounted first, never followed.
+    fn remove_tree(&self, path: &Path) -> io::Result<()>;
+    fn list_dir(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// What `path` is, links followed; `None` when nothing is there.
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>>;
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// Writes a whole file in place of the old one.
+    fn write(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;
+    /// Rewrites a file without giving it a new inode: what is bind-mounted stays the same file.
+    fn write_in_place(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    fn file_size(&self, path: &Path) -> io::Result<u64>;
+
+    /// Brings a directory to exactly this content in one step. Returns whether anything changed.
+    fn write_payload(&self, dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool>;
+    fn set_ownership(&self, dir: &Path, ownership: Ownership) -> io::Result<()>;
+    /// A path below `volume` that is safe to mount: resolved inside the volume, made as a directory if missing,
+    /// and held by a bind mount at `target`.
+    fn bind_sub_path(&self, volume: &Path, sub: &str, target: &Path) -> io::Result<()>;
+    /// Reads a file inside a directory that a pod controls.
+    fn read_inside(&self, dir: &Path, path: &str, limit: u64) -> io::Result<Vec<u8>>;
+
+    fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()>;
+    fn is_mounted(&self, path: &Path) -> io::Result<bool>;
+    fn unmount(&self, path: &Path) -> io::Result<()>;
+
+    fn create_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()>;
+    fn update_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()>;
+    fn remove_cgroup(&self, path: &str) -> io::Result<()>;
+    fn cgroup_usage(&self, path: &str) -> io::Result<Usage>;
+    /// What the whole machine uses.
+    fn node_usage(&self) -> io::Result<Usage>;
+    /// The pod cgroups there are, as (path, pod uid).
+    fn pod_cgroups(&self, root: &str) -> io::Result<Vec<(String, String)>>;
+    /// Whether cgroups are of version 2.
+    fn unified_cgroups(&self) -> bool;
+
+    /// Whether pods can be reached over the network; otherwise network probes count as good.
+    fn has_network(&self) -> bool {
+        true
+    }
+
+    fn fs_stats(&self, path: &Path) -> io::Result<FsStats>;
+    /// Bytes and inodes a tree uses.
+    fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// Network counters of the machine's interfaces: name, received and sent bytes.
+    fn interfaces(&self) -> io::Result<Vec<(String, u64, u64)>>;
+}
+
+/// A path below the kubelet's root, as pods' data are laid out.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub root: PathBuf,
+    pub logs: PathBuf,
+}
+
+impl Layout {
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid)
+    }
+    pub fn volumes(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumes")
+    }
+    pub fn volume(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
+        self.volumes(uid).join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+    pub fn sub_paths(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volume-subpaths")
+    }
+    pub fn container(&self, uid: &str, name: &str) -> PathBuf {
+        self.pod(uid).join("containers").join(name)
+    }
+    pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.logs.join(format!("{namespace}_{name}_{uid}"))
+    }
+}

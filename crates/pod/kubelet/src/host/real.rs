@@ -1,0 +1,322 @@
+//! The machine itself.
+
+use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
+use crate::resources::cgroup::CgroupLimits;
+use crate::volumes::atomic;
+use keelson_sys::cgroup::{Cgroups, Resources};
+use keelson_sys::{mount, path};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+pub struct RealHost {
+    cgroups: Option<Cgroups>,
+}
+
+impl RealHost {
+    /// Looks at the machine's cgroups once. Without any, pods run unconfined and that is said.
+    pub fn new() -> Self {
+        let cgroups = Cgroups::detect()
+            .inspect_err(|e| tracing::warn!("no cgroups can be used, so pods run without limits: {e}"))
+            .ok();
+        RealHost { cgroups }
+    }
+
+    fn cgroups(&self) -> io::Result<&Cgroups> {
+        self.cgroups
+            .as_ref()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroups"))
+    }
+}
+
+impl Default for RealHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn resources(limits: &CgroupLimits) -> Resources {
+    Resources {
+        cpu_shares: limits.cpu_shares.map(|v| v as u64),
+        cpu_quota: limits.cpu_quota,
+        cpu_period: limits.cpu_quota.map(|_| crate::resources::cgroup::CPU_PERIOD as u64),
+        memory_limit: limits.memory,
+        pids_limit: limits.pids,
+        ..Resources::default()
+    }
+}
+
+fn temp_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+impl Host for RealHost {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+
+    fn machine(&self) -> io::Result<Machine> {
+        Machine::read()
+    }
+
+    fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        std::fs::create_dir_all(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        for target in mount::below(path)? {
+            mount::unmount(&target)?;
+        }
+        match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn list_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
+        let kind = match std::fs::metadata(path) {
+            Ok(m) => m.file_type(),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        Ok(Some(if kind.is_file() {
+            FileKind::File
+        } else if kind.is_dir() {
+            FileKind::Directory
+        } else if kind.is_socket() {
+            FileKind::Socket
+        } else if kind.is_char_device() {
+            FileKind::CharDevice
+        } else if kind.is_block_device() {
+            FileKind::BlockDevice
+        } else {
+            FileKind::Other
+        }))
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let mut data = Vec::new();
+        std::fs::File::open(path)?.take(limit).read_to_end(&mut data)?;
+        Ok(data)
+    }
+
+    fn write(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        let temp = temp_name(path);
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(mode)
+            .open(&temp)?;
+        file.write_all(data)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        std::fs::rename(&temp, path)
+    }
+
+    fn write_in_place(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(mode)
+            .open(path)?;
+        file.write_all(data)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn file_size(&self, path: &Path) -> io::Result<u64> {
+        std::fs::metadata(path).map(|m| m.len())
+    }
+
+    fn write_payload(&self, dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool> {
+        atomic::write(dir, payload, group)
+    }
+
+    fn set_ownership(&self, dir: &Path, ownership: Ownership) -> io::Result<()> {
+        crate::volumes::ownership::apply(dir, ownership)
+    }
+
+    fn bind_sub_path(&self, volume: &Path, sub: &str, target: &Path) -> io::Result<()> {
+        let root = path::Root::open(volume)?;
+        let sub = Path::new(sub);
+        let found = match root.open_in(sub, nix::libc::O_PATH, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mode = std::fs::metadata(volume)?.permissions().mode() & 0o7777;
+                let made = root.make_dirs(sub, mode)?;
+                // The umask must not take away what the volume's own mode grants.
+                let by_fd = PathBuf::from(format!("/proc/self/fd/{}", made.as_raw_fd()));
+                std::fs::set_permissions(by_fd, std::fs::Permissions::from_mode(mode))?;
+                made
+            }
+            other => other?,
+        };
+        let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        if std::fs::metadata(&source)?.is_dir() {
+            std::fs::create_dir_all(target)?;
+        } else if !target.exists() {
+            std::fs::File::create(target)?;
+        }
+        mount::unmount(target)?;
+        mount::bind(&source, target)
+    }
+
+    fn read_inside(&self, dir: &Path, file: &str, limit: u64) -> io::Result<Vec<u8>> {
+        path::Root::open(dir)?.read(Path::new(file), limit)
+    }
+
+    fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()> {
+        let options = size.map(|s| format!("size={s}")).unwrap_or_default();
+        mount::tmpfs(path, nix::mount::MsFlags::empty(), &options)
+    }
+
+    fn is_mounted(&self, path: &Path) -> io::Result<bool> {
+        Ok(mount::list()?.iter().any(|m| m.target == path))
+    }
+
+    fn unmount(&self, path: &Path) -> io::Result<()> {
+        mount::unmount(path)
+    }
+
+    fn create_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+        let cgroups = self.cgroups()?;
+        cgroups.create(path)?;
+        cgroups.apply(path, &resources(limits))
+    }
+
+    fn update_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
+        self.cgroups()?.apply(path, &resources(limits))
+    }
+
+    fn remove_cgroup(&self, path: &str) -> io::Result<()> {
+        let Some(cgroups) = &self.cgroups else { return Ok(()) };
+        if cgroups.exists(path) {
+            cgroups.kill(path)?;
+            cgroups.remove(path)?;
+        }
+        Ok(())
+    }
+
+    fn cgroup_usage(&self, path: &str) -> io::Result<Usage> {
+        let u = self.cgroups()?.usage(path)?;
+        Ok(Usage {
+            cpu_nanos: u.cpu.total_nanos,
+            memory: u.memory.usage,
+            working_set: u.memory.working_set,
+            rss: u.memory.rss,
+            page_faults: u.memory.page_faults,
+            major_page_faults: u.memory.major_page_faults,
+            pids: u.pids,
+        })
+    }
+
+    fn node_usage(&self) -> io::Result<Usage> {
+        super::machine::usage()
+    }
+
+    fn pod_cgroups(&self, root: &str) -> io::Result<Vec<(String, String)>> {
+        let Some(cgroups) = &self.cgroups else {
+            return Ok(Vec::new());
+        };
+        let base = format!("{}/kubepods", root.trim_end_matches('/'));
+        let mut found = Vec::new();
+        for class in ["", "/burstable", "/besteffort"] {
+            let parent = format!("{base}{class}");
+            let dir = ["pids", "memory", "cpu"].iter().find_map(|c| cgroups.dir(c, &parent));
+            let Some(dir) = dir else { continue };
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if let Some(uid) = name.strip_prefix("pod") {
+                    found.push((format!("{parent}/{name}"), uid.to_owned()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn unified_cgroups(&self) -> bool {
+        self.cgroups
+            .as_ref()
+            .is_some_and(|c| c.version() == keelson_sys::cgroup::Version::V2)
+    }
+
+    fn fs_stats(&self, path: &Path) -> io::Result<FsStats> {
+        let s = nix::sys::statvfs::statvfs(path)?;
+        let unit = s.fragment_size() as u64;
+        Ok(FsStats {
+            capacity: s.blocks() as u64 * unit,
+            available: s.blocks_available() as u64 * unit,
+            inodes: s.files() as u64,
+            inodes_free: s.files_free() as u64,
+        })
+    }
+
+    fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let top = std::fs::symlink_metadata(path)?;
+        let (mut bytes, mut inodes) = (top.blocks() * 512, 1);
+        if top.is_dir() {
+            walk(path, top.dev(), &mut bytes, &mut inodes, 0);
+        }
+        Ok((bytes, inodes))
+    }
+
+    fn interfaces(&self) -> io::Result<Vec<(String, u64, u64)>> {
+        let text = std::fs::read_to_string("/proc/net/dev")?;
+        Ok(text
+            .lines()
+            .skip(2)
+            .filter_map(|l| {
+                let (name, rest) = l.split_once(':')?;
+                let fields: Vec<u64> = rest.split_whitespace().filter_map(|f| f.parse().ok()).collect();
+                Some((name.trim().to_owned(), *fields.first()?, *fields.get(8)?))
+            })
+            .filter(|(name, ..)| name != "lo")
+            .collect())
+    }
+}
+
+/// Sums a tree without leaving its file system; what vanishes meanwhile isn't counted.
+fn walk(dir: &Path, dev: u64, bytes: &mut u64, inodes: &mut u64, depth: usize) {
+    if depth > 256 {
+        return;
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else {
+            continue;
+        };
+        if meta.dev() != dev {
+            continue;
+        }
+        *bytes += meta.blocks() * 512;
+        *inodes += 1;
+        if meta.is_dir() {
+            walk(&entry.path(), dev, bytes, inodes, depth + 1);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The node itself: what it is, how it is, and telling the API so.
+
+pub mod lease;
+pub mod status;
+pub mod sync;
+
+use crate::kubelet::Kubelet;
+use crate::resources::quantity::ResourceList;
+use keelson_cri::v1 as cri;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RuntimeView {
+    /// Why the runtime or its network isn't ready.
+    pub runtime_problem: Option<String>,
+    pub network_problem: Option<String>,
+    /// Handler name to (recursive read-only mounts, user namespaces).
+    pub handlers: BTreeMap<String, (bool, bool)>,
+    pub supplemental_groups_policy: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    capacity: ResourceList,
+    allocatable: ResourceList,
+    labels: BTreeMap<String, String>,
+    uid: String,
+    pressures: BTreeSet<&'static str>,
+    runtime: RuntimeView,
+}
+
+/// What is known of the node, for all who ask.
+#[derive(Default)]
+pub struct NodeState {
+    inner: Mutex<Inner>,
+    /// Something that stands in the node's status may have changed.
+    pub changed: Notify,
+}
+
+impl NodeState {
+    pub fn new(capacity: ResourceList, allocatable: ResourceList) -> Self {
+        let state = NodeState::default();
+        *state.inner.lock() = Inner {
+            capacity,
+            allocatable,
+            runtime: RuntimeView {
+                runtime_problem: Some("the container runtime has not been asked yet".into()),
+                network_problem: Some("the container runtime has not been asked yet".into()),
+                ..RuntimeView::default()
+            },
+            ..Inner::default()
+        };
+        state
+    }
+
+    pub fn capacity(&self) -> ResourceList {
+        self.inner.lock().capacity.clone()
+    }
+
+    pub fn allocatable(&self) -> ResourceList {
+        self.inner.lock().allocatable.clone()
+    }
+
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.inner.lock().labels.clone()
+    }
+
+    pub fn uid(&self) -> String {
+        self.inner.lock().uid.clone()
+    }
+
+    pub(crate) fn set_object(&self, labels: BTreeMap<String, String>, uid: String) {
+        let mut inner = self.inner.lock();
+        inner.labels = labels;
+        inner.uid = uid;
+    }
+
+    /// `MemoryPressure` and the like, as far as they hold.
+    pub fn pressures(&self) -> Vec<&'static str> {
+        self.inner.lock().pressures.iter().copied().collect()
+    }
+
+    pub fn set_pressures(&self, now: BTreeSet<&'static str>) {
+        let mut inner = self.inner.lock();
+        if inner.pressures != now {
+            inner.pressures = now;
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn network_ready(&self) -> bool {
+        self.inner.lock().runtime.network_problem.is_none()
+    }
+
+    pub fn network_problem(&self) -> Option<String> {
+        self.inner.lock().runtime.network_problem.clone()
+    }
+
+    pub(crate) fn runtime(&self) -> RuntimeView {
+        self.inner.lock().runtime.clone()
+    }
+
+    pub fn recursive_read_only(&self, handler: &str) -> bool {
+        self.inner.lock().runtime.handlers.get(handler).is_some_and(|h| h.0)
+    }
+
+    pub fn user_namespaces(&self, handler: &str) -> bool {
+        self.inner.lock().runtime.handlers.get(handler).is_some_and(|h| h.1)
+    }
+}
+
+/// Asks the runtime how it is.
+pub async fn refresh_runtime(kl: &Kubelet) {
+    let view = match kl
+        .cri
+        .runtime
+        .clone()
+        .status(cri::StatusRequest { verbose: false })
+        .await
+    {
+        Ok(answer) => view(answer.into_inner()),
+        Err(e) => RuntimeView {
+            runtime_problem: Some(format!("container runtime is down: {}", e.message())),
+            network_problem: Some(format!("container runtime is down: {}", e.message())),
+            ..kl.node.runtime()
+        },
+    };
+    let mut inner = kl.node.inner.lock();
+    let differs = inner.runtime.runtime_problem != view.runtime_problem
+        || inner.runtime.network_problem != view.network_problem
+        || inner.runtime.handlers != view.handlers;
+    inner.runtime = view;
+    if differs {
+        kl.node.changed.notify_one();
+    }
+}
+
+fn view(answer: cri::StatusResponse) -> RuntimeView {
+    let conditions: HashMap<String, cri::RuntimeCondition> = answer
+        .status
+        .unwrap_or_default()
+        .conditions
+        .into_iter()
+        .map(|c| (c.r#type.clone(), c))
+        .collect();
+    let problem = |kind: &str| match conditions.get(kind) {
+        Some(c) if c.status => None,
+        Some(c) => Some(format!("{kind}=false reason:{} message:{}", c.reason, c.message)),
+        None => Some(format!("{kind} is not reported")),
+    };
+    RuntimeView {
+        runtime_problem: problem(keelson_cri::RUNTIME_READY),
+        network_problem: problem(keelson_cri::NETWORK_READY),
+        handlers: answer
+            .runtime_handlers
+            .into_iter()
+            .map(|h| {
+                let f = h.features.unwrap_or_default();
+                (h.name, (f.recursive_read_only_mounts, f.user_namespaces))
+            })
+            .collect(),
+        supplemental_groups_policy: answer.features.is_some_and(|f| f.supplemental_groups_policy),
+    }
+}
+
+/// Starts everything about the node; returns once it is registered.
+pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
+    refresh_runtime(kl).await;
+    sync::start(kl).await?;
+    tokio::spawn(lease::run(kl.clone()));
+    Ok(())
+}

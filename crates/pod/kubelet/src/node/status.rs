@@ -1,0 +1,416 @@
+//! The node's object and status, from facts. Pure.
+
+use super::RuntimeView;
+use crate::config::Config;
+use crate::host::{FsStats, Machine};
+use crate::resources::quantity::{self, ResourceList};
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use keelson_cri::v1 as cri;
+use std::collections::BTreeMap;
+
+/// The version whose behaviour this kubelet has.
+pub const VERSION: &str = "v1.37.2";
+
+const MAX_IMAGES: usize = 50;
+const MAX_IMAGE_NAMES: usize = 5;
+
+pub fn capacity(machine: &Machine, fs: &FsStats, max_pods: u32) -> ResourceList {
+    let mut list = ResourceList::from([
+        ("cpu".to_owned(), quantity::decimal_plain(machine.cpus)),
+        ("memory".to_owned(), quantity::bytes(machine.memory as i64)),
+        ("pods".to_owned(), quantity::decimal_plain(i64::from(max_pods))),
+        ("ephemeral-storage".to_owned(), quantity::bytes(fs.capacity as i64)),
+    ]);
+    for (size, bytes) in &machine.hugepages {
+        let name = format!(
+            "hugepages-{}",
+            size.replace("KB", "Ki").replace("MB", "Mi").replace("GB", "Gi")
+        );
+        list.insert(name, quantity::bytes(*bytes as i64));
+    }
+    list
+}
+
+/// Capacity without what is kept for the system and for the margin at which pods are evicted.
+pub fn allocatable(capacity: &ResourceList, cfg: &Config) -> ResourceList {
+    let mut list = capacity.clone();
+    for (name, q) in &mut list {
+        let reserved = cfg
+            .reserved
+            .get(name)
+            .map(|r| k8s_openapi::apimachinery::pkg::api::resource::Quantity(r.clone()));
+        if name == "cpu" {
+            if let Some(r) = &reserved {
+                *q = quantity::from_milli((quantity::milli(q) - quantity::milli(r)).max(0));
+            }
+            continue;
+        }
+        let total = quantity::value(q);
+        let mut keep = reserved.as_ref().map_or(0, quantity::value);
+        match name.as_str() {
+            "memory" => {
+                keep += cfg.eviction.memory_available as i64;
+                // Huge pages are set aside from the same memory.
+                keep += capacity
+                    .iter()
+                    .filter(|(n, _)| n.starts_with("hugepages-"))
+                    .map(|(_, v)| quantity::value(v))
+                    .sum::<i64>();
+            }
+            "ephemeral-storage" => {
+                keep += (total as i128 * i128::from(cfg.eviction.nodefs_available_percent) / 100) as i64
+            }
+            _ => {}
+        }
+        if keep != 0 {
+            let left = (total - keep).max(0);
+            *q = if name == "ephemeral-storage" {
+                quantity::decimal_plain(left)
+            } else {
+                quantity::bytes(left)
+            };
+        }
+    }
+    list
+}
+
+/// The labels that say what the node is.
+pub fn labels(cfg: &Config, machine: &Machine) -> BTreeMap<String, String> {
+    let hostname = hostname(cfg, machine);
+    let mut labels = BTreeMap::from([
+        ("kubernetes.io/hostname".to_owned(), hostname),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), machine.architecture.clone()),
+        ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("beta.kubernetes.io/arch".to_owned(), machine.architecture.clone()),
+    ]);
+    labels.extend(cfg.node_labels.clone());
+    labels
+}
+
+pub fn hostname(cfg: &Config, machine: &Machine) -> String {
+    if !cfg.hostname.is_empty() {
+        cfg.hostname.clone()
+    } else if !cfg.node_name.is_empty() {
+        cfg.node_name.clone()
+    } else {
+        machine.hostname.to_lowercase()
+    }
+}
+
+/// `key=value:effect`.
+fn taint(text: &str) -> Option<api::Taint> {
+    let (pair, effect) = text.rsplit_once(':')?;
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    Some(api::Taint {
+        key: key.into(),
+        value: (!value.is_empty()).then(|| value.into()),
+        effect: effect.into(),
+        time_added: None,
+    })
+}
+
+/// The object that registers the node.
+pub fn object(cfg: &Config, machine: &Machine, status: api::NodeStatus) -> api::Node {
+    let taints: Vec<api::Taint> = cfg.register_taints.iter().filter_map(|t| taint(t)).collect();
+    api::Node {
+        metadata: ObjectMeta {
+            name: Some(cfg.node_name.clone()),
+            labels: Some(labels(cfg, machine)),
+            annotations: Some(BTreeMap::from([(
+                "volumes.kubernetes.io/controller-managed-attach-detach".into(),
+                "true".into(),
+            )])),
+            ..Default::default()
+        },
+        spec: Some(api::NodeSpec {
+            taints: (!taints.is_empty()).then_some(taints),
+            ..Default::default()
+        }),
+        status: Some(status),
+    }
+}
+
+pub(crate) struct Facts<'a> {
+    pub cfg: &'a Config,
+    pub machine: &'a Machine,
+    pub capacity: ResourceList,
+    pub allocatable: ResourceList,
+    pub runtime: &'a RuntimeView,
+    /// `name://version`.
+    pub runtime_version: String,
+    pub pressures: &'a [&'static str],
+    pub images: Vec<api::ContainerImage>,
+    pub now: jiff::Timestamp,
+}
+
+pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
+    let addresses = f
+        .cfg
+        .node_ips
+        .iter()
+        .map(|ip| api::NodeAddress {
+            address: ip.clone(),
+            type_: "InternalIP".into(),
+        })
+        .chain([api::NodeAddress {
+            address: hostname(f.cfg, f.machine),
+            type_: "Hostname".into(),
+        }])
+        .collect();
+    api::NodeStatus {
+        addresses: Some(addresses),
+        capacity: Some(with_extended(&f.capacity, old.capacity.as_ref())),
+        allocatable: Some(with_extended(&f.allocatable, old.allocatable.as_ref())),
+        conditions: Some(conditions(f, old)),
+        daemon_endpoints: Some(api::NodeDaemonEndpoints {
+            kubelet_endpoint: Some(api::DaemonEndpoint {
+                port: i32::from(f.cfg.port),
+            }),
+        }),
+        features: Some(api::NodeFeatures {
+            supplemental_groups_policy: Some(f.runtime.supplemental_groups_policy),
+        }),
+        images: Some(f.images.clone()),
+        node_info: Some(node_info(f)),
+        runtime_handlers: Some(
+            f.runtime
+                .handlers
+                .iter()
+                .map(|(name, (rro, userns))| api::NodeRuntimeHandler {
+                    name: Some(name.clone()),
+                    features: Some(api::NodeRuntimeHandlerFeatures {
+                        recursive_read_only_mounts: Some(*rro),
+                        user_namespaces: Some(*userns),
+                    }),
+                })
+                .collect(),
+        ),
+        phase: old.phase.clone(),
+        volumes_attached: old.volumes_attached.clone(),
+        volumes_in_use: old.volumes_in_use.clone(),
+        config: old.config.clone(),
+        declared_features: old.declared_features.clone(),
+    }
+}
+
+/// Extended resources that others advertise stay.
+fn with_extended(ours: &ResourceList, old: Option<&ResourceList>) -> ResourceList {
+    let mut all = ours.clone();
+    for (name, q) in old.into_iter().flatten() {
+        if name.contains('/') && !all.contains_key(name) {
+            all.insert(name.clone(), q.clone());
+        }
+    }
+    all
+}
+
+fn node_info(f: &Facts) -> api::NodeSystemInfo {
+    let m = f.machine;
+    api::NodeSystemInfo {
+        architecture: m.architecture.clone(),
+        boot_id: m.boot_id.clone(),
+        container_runtime_version: f.runtime_version.clone(),
+        kernel_version: m.kernel.clone(),
+        kubelet_version: VERSION.into(),
+        machine_id: m.machine_id.clone(),
+        operating_system: "linux".into(),
+        os_image: m.os_image.clone(),
+        system_uuid: m.system_uuid.clone(),
+        swap: (m.swap > 0).then(|| api::NodeSwapStatus {
+            capacity: Some(m.swap as i64),
+        }),
+        ..Default::default()
+    }
+}
+
+fn conditions(f: &Facts, old: &api::NodeStatus) -> Vec<api::NodeCondition> {
+    let pressed = |kind: &str| f.pressures.contains(&kind);
+    let pick = |yes: bool, bad: (&'static str, &'static str), good: (&'static str, &'static str)| {
+        let (reason, message) = if yes { bad } else { good };
+        (yes, reason.to_owned(), message.to_owned())
+    };
+    let problems: Vec<String> = [
+        f.runtime
+            .runtime_problem
+            .as_ref()
+            .map(|p| format!("container runtime status check may not have completed yet or failed: {p}")),
+        f.runtime
+            .network_problem
+            .as_ref()
+            .map(|p| format!("container runtime network not ready: {p}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let ready = match problems.as_slice() {
+        [] => (
+            true,
+            "KubeletReady".to_owned(),
+            "kubelet is posting ready status".to_owned(),
+        ),
+        [one] => (false, "KubeletNotReady".to_owned(), one.clone()),
+        all => (false, "KubeletNotReady".to_owned(), format!("[{}]", all.join(", "))),
+    };
+    let list = [
+        (
+            "MemoryPressure",
+            pick(
+                pressed("MemoryPressure"),
+                (
+                    "KubeletHasInsufficientMemory",
+                    "kubelet has insufficient memory available",
+                ),
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            ),
+        ),
+        (
+            "DiskPressure",
+            pick(
+                pressed("DiskPressure"),
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ),
+        ),
+        (
+            "PIDPressure",
+            pick(
+                pressed("PIDPressure"),
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            ),
+        ),
+        ("Ready", ready),
+    ];
+    let mut all: Vec<api::NodeCondition> = list
+        .into_iter()
+        .map(|(kind, (yes, reason, message))| {
+            let status = if yes { "True" } else { "False" };
+            let before = old.conditions.iter().flatten().find(|c| c.type_ == kind);
+            api::NodeCondition {
+                type_: kind.into(),
+                status: status.into(),
+                reason: Some(reason),
+                message: Some(message),
+                last_heartbeat_time: Some(Time(f.now)),
+                last_transition_time: before
+                    .filter(|b| b.status == status)
+                    .and_then(|b| b.last_transition_time.clone())
+                    .or(Some(Time(f.now))),
+            }
+        })
+        .collect();
+    let ours = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+    all.extend(
+        old.conditions
+            .iter()
+            .flatten()
+            .filter(|c| !ours.contains(&c.type_.as_str()))
+            .cloned(),
+    );
+    all
+}
+
+/// The largest images, by their names.
+pub fn images(list: &[cri::Image]) -> Vec<api::ContainerImage> {
+    let mut all: Vec<api::ContainerImage> = list
+        .iter()
+        .map(|i| {
+            let names: Vec<String> = i
+                .repo_digests
+                .iter()
+                .chain(&i.repo_tags)
+                .take(MAX_IMAGE_NAMES)
+                .cloned()
+                .collect();
+            api::ContainerImage {
+                names: Some(names),
+                size_bytes: Some(i.size as i64),
+            }
+        })
+        .collect();
+    all.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
+    all.truncate(MAX_IMAGES);
+    all
+}
+
+/// Whether two statuses say the same but for the time of the heartbeat.
+pub fn same(a: &api::NodeStatus, b: &api::NodeStatus) -> bool {
+    let still = |s: &api::NodeStatus| {
+        let mut s = s.clone();
+        for c in s.conditions.iter_mut().flatten() {
+            c.last_heartbeat_time = None;
+        }
+        s
+    };
+    still(a) == still(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocatable_is_capacity_without_the_margins() {
+        let machine = Machine {
+            cpus: 2,
+            memory: 8 << 30,
+            ..Machine::default()
+        };
+        let fs = FsStats {
+            capacity: 1000 << 20,
+            ..FsStats::default()
+        };
+        let cfg = Config {
+            reserved: BTreeMap::from([("cpu".into(), "100m".into())]),
+            ..Config::default()
+        };
+        let c = capacity(&machine, &fs, 110);
+        assert_eq!(
+            (c["cpu"].0.as_str(), c["memory"].0.as_str(), c["pods"].0.as_str()),
+            ("2", "8Gi", "110")
+        );
+        let a = allocatable(&c, &cfg);
+        assert_eq!((a["cpu"].0.as_str(), a["memory"].0.as_str()), ("1900m", "8092Mi"));
+        assert_eq!(a["ephemeral-storage"].0, (900u64 << 20).to_string());
+    }
+
+    #[test]
+    fn a_runtime_that_is_down_makes_the_node_not_ready() {
+        let (cfg, machine) = (Config::default(), Machine::default());
+        let down = RuntimeView {
+            network_problem: Some("NetworkReady=false reason:x message:y".into()),
+            ..RuntimeView::default()
+        };
+        let f = Facts {
+            cfg: &cfg,
+            machine: &machine,
+            capacity: Default::default(),
+            allocatable: Default::default(),
+            runtime: &down,
+            runtime_version: "r://1".into(),
+            pressures: &["MemoryPressure"],
+            images: vec![],
+            now: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let s = status(&f, &api::NodeStatus::default());
+        let get = |k: &str| {
+            s.conditions
+                .as_ref()
+                .unwrap()
+                .iter()
+                .find(|c| c.type_ == k)
+                .unwrap()
+                .clone()
+        };
+        assert_eq!(
+            (get("Ready").status.as_str(), get("MemoryPressure").status.as_str()),
+            ("False", "True")
+        );
+        assert_eq!(
+            get("Ready").message.unwrap(),
+            "container runtime network not ready: NetworkReady=false reason:x message:y"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! Who asks, and whether they may: both decided by the API server, remembered for a while.
+
+use crate::node;
+use http::{Method, Request};
+use keelson_client::Rest;
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct User {
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+/// The subject of a client certificate that TLS has verified.
+pub fn user_of(cert: &CertificateDer<'_>) -> Option<User> {
+    let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
+    let subject = cert.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .map(str::to_owned);
+    Some(User {
+        name,
+        groups: groups.chain(["system:authenticated".to_owned()]).collect(),
+    })
+}
+
+const TOKEN_TTL: Duration = Duration::from_secs(120);
+const ALLOW_TTL: Duration = Duration::from_secs(300);
+const DENY_TTL: Duration = Duration::from_secs(30);
+/// Decisions remembered at most; at that many all are forgotten.
+const MAX_CACHE: usize = 4096;
+
+type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
+
+pub struct Auth {
+    rest: Rest,
+    node: String,
+    anonymous: bool,
+    tokens: Cache<String, Option<User>>,
+    decisions: Cache<(User, String, String), bool>,
+}
+
+fn recall<K: std::hash::Hash + Eq, V: Clone>(cache: &Cache<K, V>, key: &K) -> Option<V> {
+    cache
+        .lock()
+        .get(key)
+        .filter(|(until, _)| *until > Instant::now())
+        .map(|(_, v)| v.clone())
+}
+
+fn remember<K: std::hash::Hash + Eq, V>(cache: &Cache<K, V>, key: K, value: V, ttl: Duration) {
+    let mut cache = cache.lock();
+    if cache.len() >= MAX_CACHE {
+        cache.clear();
+    }
+    cache.insert(key, (Instant::now() + ttl, value));
+}
+
+impl Auth {
+    pub fn new(rest: Rest, node: String, anonymous: bool) -> Self {
+        Auth {
+            rest,
+            node,
+            anonymous,
+            tokens: Mutex::default(),
+            decisions: Mutex::default(),
+        }
+    }
+
+    /// The user behind a request; `None` when there is none.
+    pub async fn authenticate<B>(&self, peer: Option<User>, request: &Request<B>) -> Result<Option<User>, String> {
+        if peer.is_some() {
+            return Ok(peer);
+        }
+        let header = request
+            .headers()
+            .get(http::header::AUTHORIZATION)
+            .and_then(|h| h.to_str().ok());
+        if let Some(token) = header.and_then(|h| h.strip_prefix("Bearer ")) {
+            return self.review_token(token.trim()).await;
+        }
+        Ok(self.anonymous.then(|| User {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+        }))
+    }
+
+    async fn review_token(&self, token: &str) -> Result<Option<User>, String> {
+        let key = token.to_owned();
+        if let Some(user) = recall(&self.tokens, &key) {
+            return Ok(user);
+        }
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        let answer = self.post("/apis/authentication.k8s.io/v1/tokenreviews", &body).await?;
+        let status = &answer["status"];
+        let user = (status["authenticated"] == true).then(|| User {
+            name: status["user"]["username"].as_str().unwrap_or_default().to_owned(),
+            groups: strings(&status["user"]["groups"]),
+        });
+        remember(&self.tokens, key, user.clone(), TOKEN_TTL);
+        Ok(user)
+    }
+
+    /// Whether the user may do this; any of the subresources that cover the path is enough.
+    pub async fn allowed(&self, user: &User, method: &Method, path: &str) -> Result<bool, String> {
+        for sub in subresources(path) {
+            if self.may(user, verb(method), sub).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn may(&self, user: &User, verb: &str, sub: &str) -> Result<bool, String> {
+        let key = (user.clone(), verb.to_owned(), sub.to_owned());
+        if let Some(known) = recall(&self.decisions, &key) {
+            return Ok(known);
+        }
+        let body = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+            "user": user.name, "groups": user.groups,
+            "resourceAttributes": {"verb": verb, "version": "v1", "resource": "nodes", "subresource": sub, "name": self.node}}});
+        let answer = self
+            .post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &body)
+            .await?;
+        let allowed = answer["status"]["allowed"] == true;
+        remember(
+            &self.decisions,
+            key,
+            allowed,
+            if allowed { ALLOW_TTL } else { DENY_TTL },
+        );
+        Ok(allowed)
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
+        let bytes = self
+            .rest
+            .call(
+                Method::POST,
+                path,
+                keelson_client::rest::JSON,
+                body.to_string().into_bytes(),
+            )
+            .await
+            .map_err(|e| crate::error_text(&e))?;
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+    }
+}
+
+fn strings(v: &Value) -> Vec<String> {
+    v.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|s| s.as_str())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn verb(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "get",
+    }
+}
+
+fn subresources(path: &str) -> Vec<&'static str> {
+    let below = |base: &str| path == base || path.strip_prefix(base).is_some_and(|r| r.starts_with('/'));
+    for (base, sub) in [
+        ("/stats", "stats"),
+        ("/metrics", "metrics"),
+        ("/logs", "log"),
+        ("/checkpoint", "checkpoint"),
+        ("/statusz", "statusz"),
+    ] {
+        if below(base) {
+            return vec![sub];
+        }
+    }
+    if below("/flagz") {
+        return vec!["configz"];
+    }
+    for (base, sub) in [
+        ("/pods", "pods"),
+        ("/healthz", "healthz"),
+        ("/configz", "configz"),
+        ("/runningpods", "pods"),
+    ] {
+        if below(base) {
+            return vec![sub, "proxy"];
+        }
+    }
+    vec!["proxy"]
+}
+
+/// The version told to those who ask.
+pub fn version() -> &'static str {
+    node::status::VERSION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_map_to_subresources() {
+        assert_eq!(subresources("/stats/summary"), ["stats"]);
+        assert_eq!(subresources("/metrics/resource"), ["metrics"]);
+        assert_eq!(subresources("/pods"), ["pods", "proxy"]);
+        assert_eq!(subresources("/podsx"), ["proxy"]);
+        assert_eq!(subresources("/exec/a/b/c"), ["proxy"]);
+    }
+}

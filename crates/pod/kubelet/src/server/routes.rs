@@ -1,0 +1,249 @@
+//! From a path to what answers it.
+
+use super::auth::{Auth, User};
+use super::{Reply, json, log_stream, metrics, stats, stream, text};
+use crate::kubelet::Kubelet;
+use crate::observe::State;
+use crate::pods;
+use crate::worker::{Handle, Stage};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+pub(super) type Query = Vec<(String, String)>;
+
+/// `application/x-www-form-urlencoded`, as query strings are.
+pub(super) fn query(uri: &http::Uri) -> Query {
+    let decode = |s: &str| {
+        let s = s.replace('+', " ");
+        percent_encoding::percent_decode_str(&s)
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    uri.query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .map(|pair| {
+            let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(k), decode(v))
+        })
+        .collect()
+}
+
+pub(super) fn first<'a>(q: &'a Query, name: &str) -> Option<&'a str> {
+    q.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+}
+
+pub(super) fn flag(q: &Query, name: &str) -> bool {
+    first(q, name).is_some_and(|v| matches!(v, "1" | "true" | "True" | "t" | "T" | "TRUE"))
+}
+
+pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<User>, request: Request<Incoming>) -> Reply {
+    let user = match auth.authenticate(peer, &request).await {
+        Ok(Some(user)) => user,
+        Ok(None) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Err(e) => {
+            tracing::warn!("a request to the kubelet's server could not be authenticated: {e}");
+            return text(StatusCode::UNAUTHORIZED, "Unauthorized");
+        }
+    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    match auth.allowed(&user, &method, &path).await {
+        Ok(true) => {}
+        Ok(false) => {
+            let message = format!(
+                "Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[proxy])",
+                user.name,
+                method.as_str().to_lowercase()
+            );
+            return text(StatusCode::FORBIDDEN, message);
+        }
+        Err(e) => {
+            let message = format!(
+                "Authorization error (user={}, verb={}): {e}",
+                user.name,
+                method.as_str().to_lowercase()
+            );
+            return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+        }
+    }
+    route(kl, request, &method, &path).await
+}
+
+async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, path: &str) -> Reply {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let get = *method == Method::GET;
+    match parts.as_slice() {
+        ["healthz", ..] if get => text(StatusCode::OK, "ok"),
+        ["pods"] if get => json(&pod_list(kl)),
+        ["runningpods"] if get => json(&running_pods(kl).await),
+        ["configz"] if get => json(&configz(kl)),
+        ["stats", "summary"] | ["stats"] => match stats::summary(kl).await {
+            Ok(summary) => json(&summary),
+            Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {e}")),
+        },
+        ["metrics"] if get => text(StatusCode::OK, metrics::kubelet(kl)),
+        ["metrics", "resource"] if get => plain(metrics::resource(kl).await),
+        ["metrics", "cadvisor"] if get => plain(metrics::cadvisor(kl).await),
+        ["metrics", "probes"] if get => text(StatusCode::OK, ""),
+        ["containerLogs", ns, pod, container] if get => {
+            log_stream::serve(kl, ns, pod, container, &query(request.uri())).await
+        }
+        ["exec", ns, pod, container] | ["exec", ns, pod, _, container] => {
+            stream::exec(kl, ns, pod, container, request).await
+        }
+        ["attach", ns, pod, container] | ["attach", ns, pod, _, container] => {
+            stream::attach(kl, ns, pod, container, request).await
+        }
+        ["portForward", ns, pod] | ["portForward", ns, pod, _] => stream::port_forward(kl, ns, pod, request).await,
+        ["run", ns, pod, container] | ["run", ns, pod, _, container] => {
+            stream::run(kl, ns, pod, container, &query(request.uri())).await
+        }
+        ["logs", rest @ ..] if get => host_logs(kl, rest),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+fn plain(result: Result<String, String>) -> Reply {
+    match result {
+        Ok(body) => text(StatusCode::OK, body),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e),
+    }
+}
+
+/// The pod of this name, or the answer that there is none.
+pub(super) fn find(kl: &Kubelet, ns: &str, pod: &str) -> Result<Arc<Handle>, Reply> {
+    kl.workers.by_name(ns, pod).ok_or_else(|| {
+        text(
+            StatusCode::NOT_FOUND,
+            format!("pod \"{pod}\" in namespace \"{ns}\" does not exist"),
+        )
+    })
+}
+
+/// The container's running instance.
+pub(super) async fn running(kl: &Kubelet, handle: &Handle, container: &str) -> Result<String, Reply> {
+    let pod = handle.pod();
+    if pods::find_container(&pod, container).is_none() {
+        let message = format!(
+            "container \"{container}\" not found in pod \"{}\"",
+            pods::describe(&pod)
+        );
+        return Err(text(StatusCode::NOT_FOUND, message));
+    }
+    match crate::act::start::observe(kl, &handle.uid, &mut HashMap::new()).await {
+        Ok(observed) => match observed.find(container).filter(|v| v.state == State::Running) {
+            Some(view) => Ok(view.id.clone()),
+            None => Err(text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("container not found (\"{container}\")"),
+            )),
+        },
+        Err(e) => Err(text(StatusCode::INTERNAL_SERVER_ERROR, crate::rpc_text(&e))),
+    }
+}
+
+fn pod_list(kl: &Kubelet) -> Value {
+    let items: Vec<Value> = kl
+        .workers
+        .all()
+        .iter()
+        .filter(|h| h.stage() != Stage::Finished || !pods::is_terminal(&h.pod()))
+        .filter_map(|h| {
+            let mut pod = (*h.pod()).clone();
+            if let Some(status) = kl.status.get(&h.uid) {
+                pod.status = Some(status);
+            }
+            serde_json::to_value(pod).ok()
+        })
+        .collect();
+    serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+}
+
+async fn running_pods(kl: &Kubelet) -> Value {
+    let mut items = Vec::new();
+    for h in kl.workers.all() {
+        let Ok(observed) = crate::act::start::observe(kl, &h.uid, &mut HashMap::new()).await else {
+            continue;
+        };
+        let containers: Vec<Value> = observed
+            .running()
+            .map(|v| serde_json::json!({"name": v.name, "image": v.image, "resources": {}}))
+            .collect();
+        if !containers.is_empty() {
+            let pod = h.pod();
+            items.push(serde_json::json!({
+                "metadata": {"name": pods::name(&pod), "namespace": pods::namespace(&pod), "uid": h.uid},
+                "spec": {"containers": containers}, "status": {}}));
+        }
+    }
+    serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+}
+
+fn configz(kl: &Kubelet) -> Value {
+    let c = &kl.cfg;
+    serde_json::json!({"kubeletconfig": {
+        "maxPods": c.max_pods, "clusterDomain": c.cluster_domain, "clusterDNS": c.cluster_dns, "port": c.port,
+        "cgroupRoot": c.cgroup_root, "cgroupDriver": "cgroupfs", "podPidsLimit": c.pod_pids_limit.unwrap_or(-1),
+        "nodeLeaseDurationSeconds": c.lease_duration.as_secs(), "nodeStatusUpdateFrequency": "10s",
+        "nodeStatusReportFrequency": "5m0s", "containerLogMaxSize": format!("{}Mi", c.log_max_size >> 20),
+        "containerLogMaxFiles": c.log_max_files, "imageGCHighThresholdPercent": c.image_gc_high_percent,
+        "imageGCLowThresholdPercent": c.image_gc_low_percent, "resolvConf": c.resolv_conf,
+        "staticPodPath": c.static_pod_path, "enableServer": true, "failSwapOn": false, "featureGates": {},
+        "evictionHard": {"memory.available": format!("{}Mi", c.eviction.memory_available >> 20),
+            "nodefs.available": format!("{}%", c.eviction.nodefs_available_percent),
+            "nodefs.inodesFree": format!("{}%", c.eviction.nodefs_inodes_percent)},
+        "version": super::auth::version()}})
+}
+
+/// Files below the node's log directory.
+fn host_logs(kl: &Kubelet, parts: &[&str]) -> Reply {
+    let base = kl.layout.logs.parent().unwrap_or(Path::new("/var/log")).to_path_buf();
+    let sub = parts.join("/");
+    if !Path::new(&sub).components().all(|c| matches!(c, Component::Normal(_))) {
+        return text(StatusCode::BAD_REQUEST, "invalid path");
+    }
+    let path = base.join(&sub);
+    match kl.host.kind(&path) {
+        Ok(Some(crate::host::FileKind::Directory)) => {
+            let names = kl.host.list_dir(&path).unwrap_or_default();
+            let lines: String = names.iter().map(|n| format!("<a href=\"{n}\">{n}</a>\n")).collect();
+            super::reply(
+                StatusCode::OK,
+                "text/html; charset=utf-8",
+                format!("<pre>\n{lines}</pre>\n").into(),
+            )
+        }
+        Ok(Some(crate::host::FileKind::File)) => match kl.host.read_inside(&base, &sub, 64 << 20) {
+            Ok(data) => super::reply(StatusCode::OK, "text/plain; charset=utf-8", data.into()),
+            Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+        },
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded() {
+        let q = query(
+            &"/x?command=sh&command=-c&command=echo%20a+b&input=1&tty=false"
+                .parse()
+                .unwrap(),
+        );
+        assert_eq!(
+            q.iter()
+                .filter(|(k, _)| k == "command")
+                .map(|(_, v)| v.as_str())
+                .collect::<Vec<_>>(),
+            ["sh", "-c", "echo a b"]
+        );
+        assert!(flag(&q, "input") && !flag(&q, "tty"));
+    }
+}

@@ -1,0 +1,226 @@
+//! `/stats/summary`: what the node, its pods and their containers use, from the runtime and the kernel.
+
+use crate::host::{FsStats, Usage};
+use crate::kubelet::Kubelet;
+use crate::observe;
+use crate::pods;
+use keelson_cri::v1 as cri;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+fn time(t: jiff::Timestamp) -> String {
+    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn nanos(t: i64, now: jiff::Timestamp) -> String {
+    time(
+        jiff::Timestamp::from_nanosecond(i128::from(t))
+            .ok()
+            .filter(|_| t > 0)
+            .unwrap_or(now),
+    )
+}
+
+fn value(v: Option<&cri::UInt64Value>) -> Value {
+    v.map_or(Value::Null, |v| v.value.into())
+}
+
+fn cpu(c: Option<&cri::CpuUsage>, now: jiff::Timestamp) -> Value {
+    let Some(c) = c else {
+        return json!({"time": time(now), "usageNanoCores": 0, "usageCoreNanoSeconds": 0});
+    };
+    json!({"time": nanos(c.timestamp, now),
+        "usageNanoCores": c.usage_nano_cores.as_ref().map_or(0, |v| v.value),
+        "usageCoreNanoSeconds": value(c.usage_core_nano_seconds.as_ref())})
+}
+
+fn memory(m: Option<&cri::MemoryUsage>, now: jiff::Timestamp) -> Value {
+    let Some(m) = m else { return json!({"time": time(now)}) };
+    json!({"time": nanos(m.timestamp, now), "usageBytes": value(m.usage_bytes.as_ref()),
+        "workingSetBytes": value(m.working_set_bytes.as_ref()), "availableBytes": value(m.available_bytes.as_ref()),
+        "rssBytes": value(m.rss_bytes.as_ref()), "pageFaults": value(m.page_faults.as_ref()),
+        "majorPageFaults": value(m.major_page_faults.as_ref())})
+}
+
+fn own(u: &Usage, capacity: Option<u64>, now: jiff::Timestamp) -> (Value, Value) {
+    let cpu = json!({"time": time(now), "usageNanoCores": 0, "usageCoreNanoSeconds": u.cpu_nanos});
+    let mut memory = json!({"time": time(now), "usageBytes": u.memory, "workingSetBytes": u.working_set,
+        "rssBytes": u.rss, "pageFaults": u.page_faults, "majorPageFaults": u.major_page_faults});
+    if let Some(c) = capacity {
+        memory["availableBytes"] = c.saturating_sub(u.working_set).into();
+    }
+    (cpu, memory)
+}
+
+fn fs(s: &FsStats, used: Option<u64>, inodes: Option<u64>, now: jiff::Timestamp) -> Value {
+    json!({"time": time(now), "availableBytes": s.available, "capacityBytes": s.capacity,
+        "usedBytes": used.unwrap_or(s.capacity.saturating_sub(s.available)), "inodesFree": s.inodes_free,
+        "inodes": s.inodes, "inodesUsed": inodes.unwrap_or(s.inodes.saturating_sub(s.inodes_free))})
+}
+
+/// Statistics of all containers, by pod uid.
+pub async fn containers(kl: &Kubelet) -> Result<BTreeMap<String, Vec<cri::ContainerStats>>, String> {
+    let request = cri::ListContainerStatsRequest { filter: None };
+    let answer = kl
+        .cri
+        .runtime
+        .clone()
+        .list_container_stats(request)
+        .await
+        .map_err(|e| crate::rpc_text(&e))?;
+    let mut all: BTreeMap<String, Vec<cri::ContainerStats>> = BTreeMap::new();
+    for s in answer.into_inner().stats {
+        let uid = s
+            .attributes
+            .as_ref()
+            .and_then(|a| a.labels.get(observe::LABEL_POD_UID))
+            .cloned()
+            .unwrap_or_default();
+        all.entry(uid).or_default().push(s);
+    }
+    Ok(all)
+}
+
+/// The name of the container that statistics are of.
+pub fn container_name(s: &cri::ContainerStats) -> String {
+    s.attributes
+        .as_ref()
+        .and_then(|a| a.labels.get(observe::LABEL_CONTAINER_NAME))
+        .cloned()
+        .unwrap_or_default()
+}
+
+pub async fn summary(kl: &Kubelet) -> Result<Value, String> {
+    let now = kl.host.now();
+    let stats = containers(kl).await?;
+    let sandboxes = kl
+        .cri
+        .runtime
+        .clone()
+        .list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest { filter: None })
+        .await
+        .map(|a| a.into_inner().stats)
+        .unwrap_or_default();
+    let node_fs = kl
+        .host
+        .fs_stats(&kl.layout.root)
+        .map_err(|e| format!("reading the node's file system: {e}"))?;
+    let mut list = Vec::new();
+    for handle in kl.workers.all() {
+        let Some(own_stats) = stats.get(&handle.uid) else {
+            continue;
+        };
+        let sandbox = sandboxes.iter().find(|s| {
+            s.attributes
+                .as_ref()
+                .and_then(|a| a.metadata.as_ref())
+                .is_some_and(|m| m.uid == handle.uid)
+        });
+        list.push(pod(kl, &handle.pod(), own_stats, sandbox, &node_fs, now));
+    }
+    let mut out = Map::new();
+    out.insert("node".into(), node(kl, &node_fs, now).await);
+    out.insert("pods".into(), list.into());
+    Ok(out.into())
+}
+
+async fn node(kl: &Kubelet, node_fs: &FsStats, now: jiff::Timestamp) -> Value {
+    let usage = kl.host.node_usage().unwrap_or_default();
+    let (cpu, memory) = own(&usage, Some(kl.machine.memory), now);
+    let image_used = match kl.cri.image.clone().image_fs_info(cri::ImageFsInfoRequest {}).await {
+        Ok(a) => a
+            .into_inner()
+            .image_filesystems
+            .first()
+            .and_then(|f| f.used_bytes.as_ref().map(|u| u.value)),
+        Err(_) => None,
+    };
+    let pods_usage = kl
+        .host
+        .cgroup_usage(&crate::resources::cgroup::qos_path(
+            &kl.cfg.cgroup_root,
+            crate::resources::qos::Qos::Guaranteed,
+        ))
+        .unwrap_or_default();
+    let (pods_cpu, pods_memory) = own(&pods_usage, None, now);
+    json!({
+        "nodeName": kl.cfg.node_name, "startTime": time(kl.started), "cpu": cpu, "memory": memory,
+        "network": network(&kl.host.interfaces().unwrap_or_default(), now),
+        "fs": fs(node_fs, None, None, now),
+        "runtime": {"imageFs": fs(node_fs, image_used, None, now), "containerFs": fs(node_fs, image_used, None, now)},
+        "rlimit": {"time": time(now), "maxpid": kl.machine.max_pids, "curproc": usage.pids},
+        "systemContainers": [{"name": "pods", "startTime": time(kl.started), "cpu": pods_cpu, "memory": pods_memory}],
+    })
+}
+
+fn network(interfaces: &[(String, u64, u64)], now: jiff::Timestamp) -> Value {
+    let all: Vec<Value> = interfaces
+        .iter()
+        .map(|(name, rx, tx)| json!({"name": name, "rxBytes": rx, "rxErrors": 0, "txBytes": tx, "txErrors": 0}))
+        .collect();
+    let mut out = json!({"time": time(now), "interfaces": all});
+    if let (Some(first), Some(map)) = (all.first().and_then(Value::as_object), out.as_object_mut()) {
+        map.extend(first.clone());
+    }
+    out
+}
+
+fn pod(
+    kl: &Kubelet,
+    pod: &k8s_openapi::api::core::v1::Pod,
+    stats: &[cri::ContainerStats],
+    sandbox: Option<&cri::PodSandboxStats>,
+    node_fs: &FsStats,
+    now: jiff::Timestamp,
+) -> Value {
+    let uid = pods::uid(pod);
+    let status = kl.status.get(uid).unwrap_or_default();
+    let started = |name: &str| {
+        let at = pods::any_status(&status, name).and_then(|s| s.state.as_ref()?.running.as_ref()?.started_at.clone());
+        at.map_or(Value::Null, |t| time(t.0).into())
+    };
+    let logs = kl.layout.pod_logs(pods::namespace(pod), pods::name(pod), uid);
+    let mut ephemeral = 0;
+    let containers: Vec<Value> = stats
+        .iter()
+        .map(|s| {
+            let name = container_name(s);
+            let (log_bytes, log_inodes) = kl.host.disk_usage(&logs.join(&name)).unwrap_or_default();
+            let layer = s.writable_layer.as_ref();
+            let used = layer.and_then(|l| l.used_bytes.as_ref()).map_or(0, |u| u.value);
+            let inodes = layer.and_then(|l| l.inodes_used.as_ref()).map_or(0, |u| u.value);
+            ephemeral += log_bytes + used;
+            json!({"name": name, "startTime": started(&name), "cpu": cpu(s.cpu.as_ref(), now),
+                "memory": memory(s.memory.as_ref(), now), "rootfs": fs(node_fs, Some(used), Some(inodes), now),
+                "logs": fs(node_fs, Some(log_bytes), Some(log_inodes), now)})
+        })
+        .collect();
+    let volumes: Vec<Value> = kl
+        .volumes
+        .mounted(uid)
+        .into_iter()
+        .filter_map(|(name, m)| {
+            let path = m.path?;
+            let (bytes, inodes) = kl.host.disk_usage(&path).ok()?;
+            let stats = kl.host.fs_stats(&path).unwrap_or(*node_fs);
+            if path.to_string_lossy().contains("kubernetes.io~empty-dir") {
+                ephemeral += bytes;
+            }
+            let mut v = fs(&stats, Some(bytes), Some(inodes), now);
+            v["name"] = name.into();
+            Some(v)
+        })
+        .collect();
+    let usage = kl.host.cgroup_usage(&kl.cgroup_of(pod)).unwrap_or_default();
+    let (pod_cpu, pod_memory) = own(&usage, None, now);
+    let start = status.start_time.as_ref().map_or(Value::Null, |t| time(t.0).into());
+    let net = sandbox.and_then(|s| s.linux.as_ref()?.network.as_ref()?.default_interface.as_ref());
+    let counter = |v: Option<&cri::UInt64Value>| v.map_or(0, |v| v.value);
+    json!({
+        "podRef": {"name": pods::name(pod), "namespace": pods::namespace(pod), "uid": uid},
+        "startTime": start, "containers": containers, "cpu": pod_cpu, "memory": pod_memory,
+        "network": net.map(|n| network(&[(n.name.clone(), counter(n.rx_bytes.as_ref()), counter(n.tx_bytes.as_ref()))], now)),
+        "volume": volumes, "ephemeral-storage": fs(node_fs, Some(ephemeral), None, now),
+        "process_stats": {"process_count": usage.pids},
+    })
+}

@@ -1,0 +1,244 @@
+//! Sends pods' statuses to the API: each pod's in order, only the newest, only what differs.
+//!
+//! `set` never waits. One task a pod sends; while it is sending, newer statuses replace each other, so nothing queues.
+
+use super::diff;
+use crate::pods;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use keelson_client::{Kind, Objects, Patch, Rest, is_not_found};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Statuses sent at the same time.
+const PARALLEL: usize = 16;
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+struct Entry {
+    pod: Arc<Pod>,
+    status: PodStatus,
+    version: u64,
+    sending: bool,
+    sent: watch::Sender<u64>,
+}
+
+struct Shared {
+    rest: Rest,
+    entries: Mutex<HashMap<String, Entry>>,
+    slots: Semaphore,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+pub struct StatusManager(Arc<Shared>);
+
+impl StatusManager {
+    pub fn new(rest: Rest, stop: CancellationToken) -> Self {
+        StatusManager(Arc::new(Shared {
+            rest,
+            entries: Mutex::default(),
+            slots: Semaphore::new(PARALLEL),
+            stop,
+        }))
+    }
+
+    /// The status that was last generated for a pod.
+    pub fn get(&self, uid: &str) -> Option<PodStatus> {
+        self.0.entries.lock().get(uid).map(|e| e.status.clone())
+    }
+
+    /// The newest status of a pod. The same as before changes nothing.
+    pub fn set(&self, pod: &Pod, status: PodStatus) {
+        let uid = pods::uid(pod).to_owned();
+        let mut entries = self.0.entries.lock();
+        let entry = entries.entry(uid.clone()).or_insert_with(|| Entry {
+            pod: Arc::new(pod.clone()),
+            status: PodStatus::default(),
+            version: 0,
+            sending: false,
+            sent: watch::Sender::new(0),
+        });
+        if entry.version > 0 && entry.status == status {
+            return;
+        }
+        entry.status = status;
+        entry.version += 1;
+        if entry.pod.metadata.name != pod.metadata.name || entry.pod.metadata.uid != pod.metadata.uid {
+            entry.pod = Arc::new(pod.clone());
+        }
+        if !entry.sending {
+            entry.sending = true;
+            tokio::spawn(send_all(self.clone(), uid));
+        }
+    }
+
+    /// Sends a pod's status again if the API shows another: somebody else has written it.
+    pub fn reconcile(&self, uid: &str) {
+        let mut entries = self.0.entries.lock();
+        let Some(entry) = entries.get_mut(uid) else { return };
+        if !entry.sending {
+            entry.sending = true;
+            entry.version += 1;
+            tokio::spawn(send_all(self.clone(), uid.to_owned()));
+        }
+    }
+
+    /// Waits until the newest status is in the API (or the pod isn't). False when that takes too long.
+    pub async fn flush(&self, uid: &str) -> bool {
+        let (mut sent, version) = {
+            let entries = self.0.entries.lock();
+            let Some(e) = entries.get(uid) else { return true };
+            (e.sent.subscribe(), e.version)
+        };
+        let wait = tokio::time::timeout(Duration::from_secs(10), sent.wait_for(|v| *v >= version));
+        matches!(wait.await, Ok(Ok(_)))
+    }
+
+    /// Deletes the pod's object for good: the node has nothing of it any more.
+    pub async fn delete(&self, pod: &Pod) -> Result<(), keelson_client::Error> {
+        let mut options = keelson_client::delete_options(None, Some(pods::uid(pod)), None);
+        options.grace_period_seconds = Some(0);
+        match Objects::<Pod>::new(&self.0.rest)
+            .delete(pods::namespace(pod), pods::name(pod), &options)
+            .await
+        {
+            // Gone already, or another pod has its name: either way this one is no more.
+            Err(e) if is_not_found(&e) || keelson_client::is_conflict(&e) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.0.entries.lock().remove(uid);
+    }
+
+    /// The newest status not yet sent; `None` ends the sending task.
+    fn next(&self, uid: &str, done: u64) -> Option<(Arc<Pod>, PodStatus, u64)> {
+        let mut entries = self.0.entries.lock();
+        let entry = entries.get_mut(uid)?;
+        if entry.version == done {
+            entry.sending = false;
+            return None;
+        }
+        Some((entry.pod.clone(), entry.status.clone(), entry.version))
+    }
+
+    fn sent(&self, uid: &str, version: u64) {
+        if let Some(e) = self.0.entries.lock().get(uid) {
+            e.sent.send_replace(version);
+        }
+    }
+}
+
+async fn send_all(manager: StatusManager, uid: String) {
+    let mut done = 0;
+    let mut delay = RETRY;
+    while let Some((pod, status, version)) = manager.next(&uid, done) {
+        let Ok(slot) = manager.0.slots.acquire().await else {
+            return;
+        };
+        let result = send(&manager.0.rest, &pod, &status).await;
+        drop(slot);
+        match result {
+            Ok(()) => {
+                done = version;
+                delay = RETRY;
+                manager.sent(&uid, version);
+            }
+            Err(e) => {
+                tracing::warn!(pod = %pods::describe(&pod), "the pod's status can't be sent and is tried again: {e}");
+                tokio::select! {
+                    () = manager.0.stop.cancelled() => return,
+                    () = tokio::time::sleep(delay) => {}
+                }
+                delay = (delay * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+/// Brings the API's status to the wanted one. A pod that isn't there any more needs none.
+async fn send(rest: &Rest, pod: &Pod, status: &PodStatus) -> Result<(), String> {
+    let (ns, name) = (pods::namespace(pod), pods::name(pod));
+    let text = |e: keelson_client::Error| crate::error_text(&e);
+    let now = match rest
+        .get_raw(&Pod::RESOURCE, ns, name, "", keelson_client::rest::JSON)
+        .await
+    {
+        Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|e| e.to_string())?,
+        Err(e) if is_not_found(&e) => return Ok(()),
+        Err(e) => return Err(text(e)),
+    };
+    let api_uid = now["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let mirror = now["metadata"]["annotations"][pods::MIRROR_ANNOTATION].as_str();
+    let same = if pods::is_static(pod) {
+        mirror == pods::annotation(pod, pods::HASH_ANNOTATION)
+    } else {
+        api_uid == pods::uid(pod)
+    };
+    if !same {
+        return Ok(());
+    }
+    let want = serde_json::to_value(status).map_err(|e| e.to_string())?;
+    let Some(patch) = diff::patch(&api_uid, &now["status"], &keep_foreign(&now["status"], want)) else {
+        return Ok(());
+    };
+    match rest
+        .patch_raw(&Pod::RESOURCE, ns, name, "status", &Patch::Strategic(&patch))
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(e) if is_not_found(&e) || keelson_client::is_conflict(&e) => {
+            tracing::debug!(pod = %pods::describe(pod), "the pod changed under its status: {}", crate::error_text(&e));
+            if keelson_client::is_conflict(&e) {
+                Err(text(e))
+            } else {
+                Ok(())
+            }
+        }
+        Err(e) => Err(text(e)),
+    }
+}
+
+/// Conditions that others set stay as they are in the API, whatever this kubelet last saw of them.
+fn keep_foreign(now: &Value, mut want: Value) -> Value {
+    let foreign = |c: &Value| {
+        let kind = c["type"].as_str().unwrap_or_default();
+        !super::conditions::is_ours(kind) && kind != "DisruptionTarget"
+    };
+    let theirs: Vec<Value> = now["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|c| foreign(c))
+        .cloned()
+        .collect();
+    if let Some(list) = want["conditions"].as_array_mut() {
+        list.retain(|c| !foreign(c));
+        list.extend(theirs);
+    }
+    want
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn conditions_of_others_are_left_alone() {
+        let now = json!({"conditions": [{"type": "gate", "status": "True"}, {"type": "Ready", "status": "False"}]});
+        let want = json!({"conditions": [{"type": "gate", "status": "False"}, {"type": "Ready", "status": "True"}]});
+        let kept = keep_foreign(&now, want);
+        let patch = diff::patch("u", &now, &kept).unwrap();
+        assert_eq!(
+            patch["status"],
+            json!({"conditions": [{"type": "Ready", "status": "True"}]})
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! Service account tokens for pods: requested when first needed, replaced well before they expire.
+
+use crate::pods;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use keelson_client::{Kind, Rest};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// Pod uid, audience and asked lifetime.
+type Key = (String, String, i64);
+
+#[derive(Clone)]
+struct Token {
+    text: String,
+    refresh: Timestamp,
+}
+
+pub struct Tokens {
+    rest: Rest,
+    cache: Mutex<HashMap<Key, Token>>,
+}
+
+/// A token is replaced after four fifths of its life, and never later than this.
+const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// When a token issued now and valid until `expires` is to be replaced.
+pub fn refresh_at(now: Timestamp, expires: Timestamp) -> Timestamp {
+    let life = expires.duration_since(now);
+    now + (life * 4 / 5).min(MAX_AGE)
+}
+
+impl Tokens {
+    pub fn new(rest: Rest) -> Self {
+        Tokens {
+            rest,
+            cache: Mutex::default(),
+        }
+    }
+
+    /// The token known for this projection.
+    pub fn known(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<String> {
+        self.cache
+            .lock()
+            .get(&key(pod, audience, seconds))
+            .map(|t| t.text.clone())
+    }
+
+    /// Makes sure a fresh token is known; returns when it is to be replaced.
+    pub async fn ensure(&self, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Timestamp, String> {
+        let key = key(pod, audience, seconds);
+        let known = self.cache.lock().get(&key).cloned();
+        if let Some(t) = known.filter(|t| t.refresh > now) {
+            return Ok(t.refresh);
+        }
+        let account = pods::spec(pod).service_account_name.as_deref().unwrap_or("default");
+        let audiences: Vec<&str> = if audience.is_empty() { vec![] } else { vec![audience] };
+        let body = serde_json::json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": audiences, "expirationSeconds": seconds,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pods::name(pod), "uid": pods::uid(pod)}}});
+        let answer = self
+            .rest
+            .post_raw(&ServiceAccount::RESOURCE, pods::namespace(pod), account, "token", &body)
+            .await
+            .map_err(|e| format!("failed to fetch token: {}", crate::error_text(&e)))?;
+        let answer: serde_json::Value =
+            serde_json::from_slice(&answer).map_err(|e| format!("failed to fetch token: {e}"))?;
+        let status = &answer["status"];
+        let text = status["token"]
+            .as_str()
+            .filter(|t| !t.is_empty())
+            .ok_or("failed to fetch token: the answer has none")?;
+        let expires: Timestamp = status["expirationTimestamp"]
+            .as_str()
+            .and_then(|t| t.parse().ok())
+            .unwrap_or(now + SignedDuration::from_secs(seconds));
+        let refresh = refresh_at(now, expires);
+        self.cache.lock().insert(
+            key,
+            Token {
+                text: text.to_owned(),
+                refresh,
+            },
+        );
+        Ok(refresh)
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.cache.lock().retain(|k, _| k.0 != uid);
+    }
+}
+
+fn key(pod: &Pod, audience: &str, seconds: i64) -> Key {
+    (pods::uid(pod).to_owned(), audience.to_owned(), seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_replaced_in_time() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            refresh_at(now, now + SignedDuration::from_secs(1000)),
+            now + SignedDuration::from_secs(800)
+        );
+        assert_eq!(refresh_at(now, now + SignedDuration::from_hours(1000)), now + MAX_AGE);
+    }
+}

@@ -1,0 +1,246 @@
+//! The end of a pod: its containers end with grace, what it held is given back, and then its object goes.
+
+use super::Stage;
+use super::task::{Next, Worker};
+use crate::act::{kill, start};
+use crate::pods;
+use crate::status::generate;
+use keelson_client::EventType;
+use std::sync::Arc;
+
+impl Worker {
+    /// Ends all containers and sandboxes.
+    pub(super) async fn terminate(&mut self, grace: Option<i64>) -> Next {
+        let desired = self.handle.desired();
+        if let Some(e) = &desired.eviction
+            && self.failure.is_none()
+        {
+            self.failure = Some((e.reason.clone(), e.message.clone()));
+            self.disruption = e.condition.clone();
+        }
+        let pod = self.handle.view().allocated.unwrap_or_else(|| desired.pod.clone());
+        let pod = with_meta(&pod, &desired.pod);
+        self.kl.probes.terminating(&self.handle.uid);
+        if self.observe().await.is_err() {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        self.publish(&pod, false);
+        // What was begun before the end was asked for must not come into being after it.
+        self.inflight.close();
+        self.inflight.wait().await;
+        if self.observe().await.is_err() {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        if let Err(e) = self.kill_and_tell(&pod, grace).await {
+            self.kl
+                .warn(&pod, None, "FailedKillPod", format!("error killing pod: {e}"));
+            return Next::Wait(Some(self.retry.next()));
+        }
+        if self.observe().await.is_err() {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        if !generate::all_stopped(&self.observed) {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        self.kl.probes.forget(&self.handle.uid);
+        self.publish(&pod, true);
+        self.set_stage(Stage::Terminated);
+        Next::Again
+    }
+
+    /// Ends everything, and tells the API meanwhile what has ended.
+    async fn kill_and_tell(
+        &mut self,
+        pod: &Arc<k8s_openapi::api::core::v1::Pod>,
+        grace: Option<i64>,
+    ) -> Result<(), String> {
+        let (kl, observed, handle) = (self.kl.clone(), self.observed.clone(), self.handle.clone());
+        let killing = kill::pod(&kl, pod, &observed, grace);
+        tokio::pin!(killing);
+        loop {
+            tokio::select! {
+                result = &mut killing => return result,
+                () = handle.wake.notified() => {
+                    // Not being able to look is no reason to stop killing.
+                    if self.observe().await.is_ok() {
+                        let now = with_meta(pod, &handle.pod());
+                        self.publish(&now, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives back volumes and cgroup.
+    pub(super) async fn clean_up(&mut self) -> Next {
+        let pod = self.handle.pod();
+        let uid = self.handle.uid.clone();
+        let kl = self.kl.clone();
+        let cgroup = kl.cgroup_of(&pod);
+        let work = tokio::task::spawn_blocking(move || {
+            kl.volumes.tear_down(&uid)?;
+            kl.host
+                .remove_cgroup(&cgroup)
+                .map_err(|e| format!("removing the pod's cgroup: {e}"))
+        });
+        let result = work.await.map_err(|e| e.to_string()).and_then(|r| r);
+        if let Err(e) = result {
+            tracing::warn!(pod = %pods::describe(&pod), "cleaning up failed and is tried again: {e}");
+            return Next::Wait(Some(self.retry.next()));
+        }
+        self.kl.userns.release(&self.handle.uid);
+        self.set_stage(Stage::Finished);
+        Next::Again
+    }
+
+    /// A finished pod waits for its deletion. Then its object is deleted, and its containers and logs with it.
+    pub(super) async fn last_words(&mut self) -> Next {
+        let desired = self.handle.desired();
+        let pod = &desired.pod;
+        if !desired.removed && pod.metadata.deletion_timestamp.is_none() {
+            return Next::Wait(None);
+        }
+        if !desired.removed && !pods::is_static(pod) {
+            // The terminal status has to be told before the object is gone.
+            if !self.kl.status.flush(&self.handle.uid).await {
+                return Next::Wait(Some(self.retry.next()));
+            }
+            if let Err(e) = self.kl.status.delete(pod).await {
+                tracing::warn!(pod = %pods::describe(pod), "deleting the pod's object failed: {}", crate::error_text(&e));
+                return Next::Wait(Some(self.retry.next()));
+            }
+        }
+        if self.observe().await.is_err() || kill::remove(&self.kl, &self.observed).await.is_err() {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        let logs = self
+            .kl
+            .layout
+            .pod_logs(pods::namespace(pod), pods::name(pod), pods::uid(pod));
+        if let Err(e) = self.kl.host.remove_tree(&logs) {
+            tracing::warn!(pod = %pods::describe(pod), "removing the pod's logs failed: {e}");
+        }
+        self.kl.status.forget(&self.handle.uid);
+        self.kl.images.forget(&self.handle.uid);
+        let uid = self.handle.uid.clone();
+        self.kl.crash.lock().retain(|k| !k.starts_with(&uid));
+        Next::Done
+    }
+
+    /// Of each container one dead instance is kept, for its log and its last state; older ones go, with their logs. So do
+    /// sandboxes that nothing is left of.
+    pub(super) async fn prune(&mut self) {
+        let mut kept = std::collections::HashSet::new();
+        let mut old = Vec::new();
+        for c in self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.state == crate::observe::State::Exited)
+        {
+            if !kept.insert(c.name.as_str()) {
+                old.push((c.id.clone(), c.log_path.clone()));
+            }
+        }
+        let gone: std::collections::HashSet<&str> = old.iter().map(|(id, _)| id.as_str()).collect();
+        let in_use: std::collections::HashSet<&str> = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| !gone.contains(c.id.as_str()))
+            .map(|c| c.sandbox_id.as_str())
+            .collect();
+        let empty: Vec<String> = self
+            .observed
+            .sandboxes
+            .iter()
+            .skip(1)
+            .filter(|s| !s.ready && !in_use.contains(s.id.as_str()))
+            .map(|s| s.id.clone())
+            .collect();
+        for (id, log) in old {
+            if let Err(e) = kill::remove_container(&self.kl, &id).await {
+                tracing::warn!(uid = self.handle.uid, "a dead container can't be removed: {e}");
+                return;
+            }
+            if !log.is_empty()
+                && let Err(e) = self.kl.host.remove_file(log.as_ref())
+            {
+                tracing::warn!(
+                    uid = self.handle.uid,
+                    "the log of a removed container can't be removed: {e}"
+                );
+            }
+        }
+        for id in empty {
+            let request = keelson_cri::v1::RemovePodSandboxRequest { pod_sandbox_id: id };
+            if let Err(e) = self.kl.cri.runtime.clone().remove_pod_sandbox(request).await {
+                tracing::warn!(uid = self.handle.uid, "an old sandbox can't be removed: {e}");
+            }
+        }
+    }
+
+    pub(super) async fn observe(&mut self) -> Result<(), tonic::Status> {
+        match start::observe(&self.kl, &self.handle.uid, &mut self.ended).await {
+            Ok(observed) => {
+                self.observed = observed;
+                Ok(())
+            }
+            Err(e) => {
+                tracing::warn!(uid = self.handle.uid, "the runtime can't be asked about a pod: {e}");
+                Err(e)
+            }
+        }
+    }
+
+    /// Generates the status and hands it on.
+    pub(super) fn publish(&mut self, pod: &k8s_openapi::api::core::v1::Pod, terminal: bool) {
+        let kl = self.kl.clone();
+        let resize: Vec<_> = self
+            .resize_pending
+            .iter()
+            .chain(&self.resize_progress)
+            .cloned()
+            .collect();
+        let readiness = kl.probes.readiness(&self.handle.uid, pod);
+        let handler = kl.runtime_handler(pod).unwrap_or_default();
+        let restarting = crate::plan::wants_restart_all(pod, &self.observed, &self.status);
+        let status = generate::status(&generate::Input {
+            pod,
+            observed: &self.observed,
+            failures: &self.failures,
+            readiness: &readiness,
+            old: &self.status,
+            terminal,
+            host_ips: &kl.cfg.node_ips,
+            runtime: &kl.runtime_name,
+            recursive_read_only: kl.node.recursive_read_only(&handler),
+            restarting,
+            resize: &resize,
+            failure: self.failure.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
+            disruption: self.disruption.clone(),
+            now: kl.host.now(),
+        });
+        self.status = status.clone();
+        kl.status.set(pod, status);
+    }
+
+    /// The node gives the pod up.
+    pub(super) fn fail(&mut self, reason: &str, message: &str) {
+        let pod = self.handle.pod();
+        self.failure = Some((reason.to_owned(), message.to_owned()));
+        self.kl
+            .event(&pod, None, EventType::Warning, reason, message.to_owned());
+    }
+}
+
+/// The pod as allocated, with the metadata and status of now.
+pub(super) fn with_meta(
+    allocated: &k8s_openapi::api::core::v1::Pod,
+    now: &k8s_openapi::api::core::v1::Pod,
+) -> Arc<k8s_openapi::api::core::v1::Pod> {
+    let mut pod = allocated.clone();
+    pod.metadata = now.metadata.clone();
+    pod.status = now.status.clone();
+    Arc::new(pod)
+}

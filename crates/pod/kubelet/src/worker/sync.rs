@@ -1,0 +1,530 @@
+//! One step towards a running pod: look, admit, prepare what it needs, then do what the plan says.
+
+use super::task::{Next, Worker};
+use super::{Stage, finish};
+use crate::act::fields::NodeFacts;
+use crate::act::images::{Failure, Wanted};
+use crate::act::kill::{self, Kill};
+use crate::act::sandbox;
+use crate::act::start::{self, Context};
+use crate::objects;
+use crate::plan::{self, Actions};
+use crate::pods;
+use crate::resources::{admit, allocation, cgroup};
+#[cfg(test)]
+use crate::status::conditions;
+use crate::volumes::Mounted;
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long after a failed start it is tried again, unless a back-off says otherwise.
+const RETRY_START: Duration = Duration::from_secs(10);
+
+impl Worker {
+    pub(super) async fn sync(&mut self) -> Next {
+        let desired = self.handle.desired();
+        let api = desired.pod.clone();
+        if self.observe().await.is_err() {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        if pods::is_terminal(&api) {
+            return self.stop_running();
+        }
+        let pod = match self.admit(&api).await {
+            Ok(Some(pod)) => pod,
+            Ok(None) => {
+                self.publish(&api, true);
+                return self.stop_running();
+            }
+            Err(e) => return self.later(&api, &e),
+        };
+        if let Some(next) = self.past_deadline(&pod) {
+            return next;
+        }
+        self.kl.probes.sync(&self.kl, &pod, &self.observed, &self.status);
+        self.publish(&pod, false);
+        if pods::is_terminal_phase(self.status.phase.as_deref()) {
+            return self.stop_running();
+        }
+        if !self.kl.node.network_ready() && !pods::is_host_network(&pod) {
+            crate::node::refresh_runtime(&self.kl).await;
+            if let Some(why) = self.kl.node.network_problem() {
+                let message = format!("network is not ready: container runtime network not ready: {why}");
+                self.kl.warn(&pod, None, "NetworkNotReady", message);
+                return Next::Wait(Some(self.retry.next()));
+            }
+        }
+        let (volumes, refresh) = match self.prepare(&pod).await {
+            Ok(ready) => ready,
+            Err(e) => return self.later(&pod, &e),
+        };
+        let before = self.fingerprint();
+        let result = self.carry_out(&pod, &volumes).await;
+        if self.observe().await.is_err() {
+            return Next::Wait(Some(self.retry.next()));
+        }
+        self.finish_resize(&pod);
+        self.kl.probes.sync(&self.kl, &pod, &self.observed, &self.status);
+        // The object may have changed while the step ran.
+        let now = finish::with_meta(&pod, &self.handle.pod());
+        self.publish(&now, false);
+        if pods::is_terminal_phase(self.status.phase.as_deref()) {
+            return self.stop_running();
+        }
+        self.prune().await;
+        if before != self.fingerprint() {
+            // Something came to be; whatever depends on it may be next.
+            self.handle.wake();
+        }
+        let wakes = [
+            result.err(),
+            self.next_start(&pod),
+            refresh.map(|at| self.kl.instant_at(at)),
+            self.deadline(&pod),
+        ];
+        Next::Wait(wakes.into_iter().flatten().min())
+    }
+
+    fn stop_running(&mut self) -> Next {
+        self.set_stage(Stage::Terminating);
+        Next::Again
+    }
+
+    fn later(&mut self, pod: &Pod, error: &str) -> Next {
+        tracing::info!(pod = %pods::describe(pod), "the pod can't go on and is tried again: {error}");
+        Next::Wait(Some(self.retry.next()))
+    }
+
+    /// What tells whether a step changed anything in the runtime.
+    fn fingerprint(&self) -> HashSet<(String, i32)> {
+        let containers = self.observed.containers.iter().map(|c| (c.id.clone(), c.state as i32));
+        let sandboxes = self
+            .observed
+            .sandboxes
+            .iter()
+            .map(|s| (s.id.clone(), i32::from(s.ready)));
+        containers.chain(sandboxes).collect()
+    }
+
+    /// The pod as it is allocated, or `None` when the node won't have it.
+    async fn admit(&mut self, api: &Pod) -> Result<Option<Arc<Pod>>, String> {
+        if !self.admitted {
+            let kl = self.kl.clone();
+            let one = kl.admission.lock().await;
+            let started = pods::status(api).start_time.is_some() || !self.observed.containers.is_empty();
+            if !started && let Err(no) = admit::check(&kl, api, &kl.workers.active(&self.handle.uid)) {
+                drop(one);
+                self.fail(&no.reason, &no.message);
+                return Ok(None);
+            }
+            self.record.allocated = if started {
+                granted_before(api)
+            } else {
+                allocation::grant(api)
+            };
+            self.save_record()?;
+            self.admitted = true;
+            let view = allocation::apply(api, &self.record.allocated);
+            self.handle.view.lock().allocated = Some(Arc::new(view));
+        }
+        self.allocate(api).await.map(Some)
+    }
+
+    fn deadline(&self, pod: &Pod) -> Option<Instant> {
+        let seconds = pods::spec(pod).active_deadline_seconds?;
+        let start = self
+            .status
+            .start_time
+            .as_ref()
+            .or(pods::status(pod).start_time.as_ref())?;
+        Some(self.kl.instant_at(start.0 + jiff::SignedDuration::from_secs(seconds)))
+    }
+
+    fn past_deadline(&mut self, pod: &Pod) -> Option<Next> {
+        if self.deadline(pod)? > Instant::now() {
+            return None;
+        }
+        self.fail(
+            "DeadlineExceeded",
+            "Pod was active on the node longer than the specified deadline",
+        );
+        self.publish(pod, false);
+        Some(self.stop_running())
+    }
+
+    /// The cgroup, the directories, the objects and the volumes that containers need.
+    async fn prepare(&mut self, pod: &Pod) -> Result<(BTreeMap<String, Mounted>, Option<jiff::Timestamp>), String> {
+        let kl = self.kl.clone();
+        let uid = &self.handle.uid.clone();
+        if !self.cgroup_made {
+            let limits = cgroup::pod_limits(pod, kl.cfg.pod_pids_limit);
+            match kl.host.create_cgroup(&kl.cgroup_of(pod), &limits) {
+                Err(e) if e.kind() != std::io::ErrorKind::Unsupported => {
+                    let message =
+                        format!("failed to ensure that the pod: {uid} cgroups exist and are correctly applied: {e}");
+                    kl.warn(pod, None, "FailedCreatePodContainer", message.clone());
+                    return Err(message);
+                }
+                _ => {}
+            }
+            self.cgroup_made = true;
+            self.record
+                .actuated_pod
+                .get_or_insert_with(|| allocation::pod_amounts(pod));
+            for dir in [
+                kl.layout.pod(uid),
+                kl.layout.volumes(uid),
+                kl.layout.pod(uid).join("plugins"),
+            ] {
+                kl.host.make_dir(&dir, 0o750).map_err(|e| {
+                    let message = format!("error making pod data directories: {e}");
+                    kl.warn(pod, None, "Failed", message.clone());
+                    message
+                })?;
+            }
+            self.save_record()?;
+        }
+        let (maps, secrets) = objects::references(pod);
+        kl.volumes.config_maps.set(uid, maps);
+        kl.volumes.secrets.set(uid, secrets);
+        kl.volumes.config_maps.ready(uid).await?;
+        kl.volumes.secrets.ready(uid).await?;
+        let allocatable = kl.allocatable();
+        let ips = kl.sorted_ips(self.observed.ips());
+        let facts = NodeFacts {
+            host_ips: &kl.cfg.node_ips,
+            pod_ips: &ips,
+            allocatable: &allocatable,
+        };
+        match kl.volumes.ensure(pod, &facts).await {
+            Ok(done) => {
+                self.retry.reset();
+                Ok(done)
+            }
+            Err(e) => {
+                let message = format!("MountVolume.SetUp failed for volume \"{}\" : {}", e.volume, e.message);
+                kl.warn(pod, None, "FailedMount", message.clone());
+                Err(message)
+            }
+        }
+    }
+
+    /// Carries out the plan; an error says when to try again.
+    async fn carry_out(&mut self, pod: &Arc<Pod>, volumes: &BTreeMap<String, Mounted>) -> Result<(), Instant> {
+        let kl = self.kl.clone();
+        let restart_all = plan::wants_restart_all(pod, &self.observed, &self.status);
+        if restart_all && self.observed.containers.is_empty() {
+            // All is gone: from here on it is a start like any other.
+            if let Some(c) = self
+                .status
+                .conditions
+                .iter_mut()
+                .flatten()
+                .find(|c| c.type_ == "AllContainersRestarting")
+            {
+                c.status = "False".into();
+            }
+            return Err(Instant::now());
+        }
+        let actions = plan::compute(&plan::Input {
+            pod,
+            observed: &self.observed,
+            probes: &kl.probes.results(&self.handle.uid),
+            actuated: &self.actuated(),
+            actuated_pod: self.record.actuated_pod.as_ref(),
+            restart_all,
+        });
+        tracing::debug!(pod = %pods::describe(pod), ?actions, "plan");
+        self.failures.retain(|name, _| {
+            // A reason stays until its container runs.
+            self.observed
+                .find(name)
+                .is_none_or(|v| v.state != crate::observe::State::Running)
+        });
+        let retry = |e: String| {
+            tracing::info!(pod = %pods::describe(pod), "{e}");
+            Instant::now() + RETRY_START
+        };
+        self.end_unwanted(pod, &actions).await.map_err(retry)?;
+        if actions.kill_pod && !actions.create_sandbox {
+            return Ok(());
+        }
+        self.start_wanted(pod, volumes, &actions).await
+    }
+
+    async fn end_unwanted(&mut self, pod: &Pod, actions: &Actions) -> Result<(), String> {
+        let kl = self.kl.clone();
+        if actions.kill_pod {
+            if actions.create_sandbox && !self.observed.sandboxes.is_empty() {
+                let message = "Pod sandbox changed, it will be killed and re-created.".into();
+                kl.event(pod, None, keelson_client::EventType::Normal, "SandboxChanged", message);
+            }
+            kill::pod(&kl, pod, &self.observed, None).await?;
+            if actions.create_sandbox {
+                for name in pods::init_containers(pod).iter().map(|c| &c.name) {
+                    for v in self.observed.containers.iter().filter(|v| v.name == *name) {
+                        kill::remove_container(&kl, &v.id).await?;
+                    }
+                }
+            }
+            return Ok(());
+        }
+        let ips = kl.sorted_ips(self.observed.ips());
+        let pod_ip = ips.first().map(String::as_str);
+        for k in &actions.kill {
+            let Some(view) = self.observed.containers.iter().find(|v| v.id == k.id) else {
+                continue;
+            };
+            let kill = Kill {
+                pod,
+                view,
+                message: &k.message,
+                reason: k.reason,
+                grace: None,
+                ordering: None,
+                pod_ip,
+            };
+            kill::container(&kl, &kill).await?;
+        }
+        for r in &actions.reset {
+            let Some(view) = self.observed.containers.iter().find(|v| v.id == r.id) else {
+                continue;
+            };
+            if r.kill {
+                let reason = plan::KillReason::RestartAll;
+                let kill = Kill {
+                    pod,
+                    view,
+                    message: "killing",
+                    reason,
+                    grace: Some(0),
+                    ordering: None,
+                    pod_ip,
+                };
+                kill::container(&kl, &kill).await?;
+            }
+            kill::remove_container(&kl, &r.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_wanted(
+        &mut self,
+        pod: &Arc<Pod>,
+        volumes: &BTreeMap<String, Mounted>,
+        actions: &Actions,
+    ) -> Result<(), Instant> {
+        let kl = self.kl.clone();
+        let soon = Instant::now() + RETRY_START;
+        let mut sandbox_id = actions.sandbox_id.clone().unwrap_or_default();
+        let mut ips = kl.sorted_ips(self.observed.ips());
+        if actions.create_sandbox {
+            match sandbox::create(&kl, &self.inflight, pod, actions.attempt).await {
+                Ok(view) => {
+                    sandbox_id = view.id.clone();
+                    ips = kl.sorted_ips(&view.ips);
+                    self.observed.sandboxes.insert(0, view);
+                    // Told at once: clients time the network and the containers apart.
+                    let now = finish::with_meta(pod, &self.handle.pod());
+                    self.publish(&now, false);
+                }
+                Err(e) => {
+                    kl.warn(
+                        pod,
+                        None,
+                        "FailedCreatePodSandBox",
+                        format!("Failed to create pod sandbox: {e}"),
+                    );
+                    return Err(self.retry.next().max(Instant::now() + Duration::from_secs(1)));
+                }
+            }
+        }
+        if let Err(e) = self.resize(pod, actions).await {
+            tracing::info!(pod = %pods::describe(pod), "resize failed: {e}");
+            return Err(soon);
+        }
+        if actions.start.is_empty() && actions.start_init.is_empty() && actions.start_ephemeral.is_empty() {
+            return Ok(());
+        }
+        let handler = kl.runtime_handler(pod).map_err(|_| soon)?;
+        let sandbox_config = sandbox::config(&kl, pod, actions.attempt).map_err(|_| soon)?;
+        let pull_secrets = self.pull_secrets(pod);
+        let observed = self.observed.clone();
+        let inflight = self.inflight.clone();
+        let mut cx = Context {
+            kl: &kl,
+            inflight: &inflight,
+            pod,
+            observed: &observed,
+            sandbox_id,
+            sandbox_config,
+            handler,
+            pod_ips: if ips.is_empty() && pods::is_host_network(pod) {
+                kl.cfg.node_ips.clone()
+            } else {
+                ips
+            },
+            volumes,
+            image_volumes: HashMap::new(),
+            pull_secrets,
+        };
+        let all: Vec<Container> = pods::init_containers(pod)
+            .iter()
+            .chain(pods::containers(pod))
+            .cloned()
+            .collect();
+        let starting: Vec<&Container> = actions
+            .start_init
+            .iter()
+            .filter_map(|i| pods::init_containers(pod).get(*i))
+            .chain(actions.start.iter().filter_map(|i| pods::containers(pod).get(*i)))
+            .collect();
+        match image_volumes(&cx, &all).await {
+            Ok(found) => cx.image_volumes = found,
+            Err(f) => {
+                for c in starting {
+                    self.failures
+                        .insert(c.name.clone(), (f.reason.clone(), f.message.clone()));
+                }
+                return Err(soon);
+            }
+        }
+        let mut failed = false;
+        for e in actions
+            .start_ephemeral
+            .iter()
+            .filter_map(|i| pods::ephemeral_containers(pod).get(*i))
+        {
+            let c = pods::as_container(e);
+            let target = e.target_container_name.as_deref().filter(|t| !t.is_empty());
+            failed |= !self.start_one(&cx, &c, target).await;
+        }
+        for i in &actions.start_init {
+            let Some(c) = pods::init_containers(pod).get(*i) else {
+                continue;
+            };
+            if !self.start_one(&cx, c, None).await {
+                failed = true;
+                if !pods::is_sidecar(c) {
+                    return Err(soon);
+                }
+            }
+        }
+        for c in actions.start.iter().filter_map(|i| pods::containers(pod).get(*i)) {
+            failed |= !self.start_one(&cx, c, None).await;
+        }
+        if failed { Err(soon) } else { Ok(()) }
+    }
+
+    async fn start_one(&mut self, cx: &Context<'_>, c: &Container, target: Option<&str>) -> bool {
+        if let Err(e) = self.actuate_container(cx.pod, &c.name) {
+            tracing::warn!(container = c.name, "{e}");
+            return false;
+        }
+        match cx.start(c, target).await {
+            Ok(()) => {
+                self.failures.remove(&c.name);
+                // The pod's other containers may take long to start; this one is told now.
+                if self.observe().await.is_ok() {
+                    self.kl.probes.sync(&self.kl, cx.pod, &self.observed, &self.status);
+                    let now = finish::with_meta(cx.pod, &self.handle.pod());
+                    self.publish(&now, false);
+                }
+                true
+            }
+            Err(f) => {
+                tracing::info!(pod = %pods::describe(cx.pod), container = c.name, reason = f.reason, "{}", f.message);
+                self.failures.insert(c.name.clone(), (f.reason, f.message));
+                false
+            }
+        }
+    }
+
+    fn pull_secrets(&self, pod: &Pod) -> Vec<Arc<Secret>> {
+        let ns = pods::namespace(pod);
+        let list = pods::spec(pod).image_pull_secrets.iter().flatten();
+        list.filter_map(|r| match self.kl.volumes.secrets.get(ns, &r.name) {
+            Ok(Some(secret)) => Some(secret),
+            _ => {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    r.name
+                );
+                self.kl.warn(pod, None, "FailedToRetrieveImagePullSecret", message);
+                None
+            }
+        })
+        .collect()
+    }
+
+    /// When the first back-off of a container ends.
+    fn next_start(&self, pod: &Pod) -> Option<Instant> {
+        let now = Instant::now();
+        let crash = self.kl.crash.lock();
+        pods::containers(pod)
+            .iter()
+            .chain(pods::init_containers(pod))
+            .filter(|c| self.failures.contains_key(&c.name))
+            .filter_map(|c| {
+                let ended = self.observed.find(&c.name).map(|v| self.kl.instant_of(v.finished));
+                let by_crash = crash
+                    .remaining(&start::backoff_key(pod, c), ended, now)
+                    .map(|d| now + d);
+                let by_pull = self.kl.images.retry_at(pod, c.image.as_deref().unwrap_or_default());
+                by_crash.into_iter().chain(by_pull).min()
+            })
+            .min()
+    }
+}
+
+/// Pulls the images that volumes are made of.
+async fn image_volumes(cx: &Context<'_>, containers: &[Container]) -> Result<HashMap<String, String>, Failure> {
+    let mut found = HashMap::new();
+    for volume in pods::spec(cx.pod).volumes.iter().flatten() {
+        let Some(image) = &volume.image else { continue };
+        let user = containers
+            .iter()
+            .find(|c| c.volume_mounts.iter().flatten().any(|m| m.name == volume.name));
+        let Some(user) = user else { continue };
+        let wanted = Wanted {
+            pod: cx.pod,
+            container: &user.name,
+            image: image.reference.as_deref().unwrap_or_default(),
+            policy: image.pull_policy.as_deref(),
+            secrets: &cx.pull_secrets,
+            sandbox: &cx.sandbox_config,
+            handler: &cx.handler,
+        };
+        found.insert(volume.name.clone(), cx.kl.images.ensure(cx.kl, &wanted).await?);
+    }
+    Ok(found)
+}
+
+/// The allocation of a pod that ran before its record was lost: what its status says, else what it asks.
+fn granted_before(pod: &Pod) -> BTreeMap<String, k8s_openapi::api::core::v1::ResourceRequirements> {
+    let mut all = allocation::grant(pod);
+    if pods::condition(pods::status(pod), "PodResizePending").is_none() {
+        return all;
+    }
+    for (name, resources) in &mut all {
+        if let Some(s) = pods::any_status(pods::status(pod), name) {
+            if let Some(allocated) = &s.allocated_resources {
+                resources.requests = Some(allocated.clone());
+            }
+            if let Some(actual) = s.resources.as_ref().and_then(|r| r.limits.clone()) {
+                resources.limits = Some(actual);
+            }
+        }
+    }
+    all
+}
+
+/// Conditions that are never the kubelet's stay with their owners; this names the others for tests.
+#[cfg(test)]
+#[test]
+fn readiness_gates_are_not_ours() {
+    assert!(conditions::is_ours("Ready") && !conditions::is_ours("example.com/gate"));
+}
