@@ -40,6 +40,8 @@ pub struct Wanted<'a> {
 pub struct Recorded {
     pub all: Vec<Arc<ControllerRevision>>,
     pub present: Arc<ControllerRevision>,
+    /// Others with the same template.
+    pub twins: Vec<Arc<ControllerRevision>>,
     pub collisions: i32,
 }
 
@@ -71,9 +73,8 @@ impl History {
         let mut all = self.owned(wanted).await?;
         let newest = all.last().and_then(|r| r.revision).unwrap_or(0);
         let mut collisions = wanted.collisions;
-        let same = all
-            .iter()
-            .rposition(|r| template_of(r).as_ref() == Some(&normal(wanted.template)));
+        let normal = normal(wanted.template);
+        let same = all.iter().rposition(|r| template_of(r).as_ref() == Some(&normal));
         let present = match same {
             Some(at) if at + 1 == all.len() => all[at].clone(),
             Some(at) => {
@@ -92,9 +93,13 @@ impl History {
                 made
             }
         };
+        let is_twin =
+            |r: &&Arc<ControllerRevision>| r.uid() != present.uid() && template_of(r).as_ref() == Some(&normal);
+        let twins = all.iter().filter(is_twin).cloned().collect();
         Ok(Recorded {
             all,
             present,
+            twins,
             collisions,
         })
     }
@@ -158,15 +163,20 @@ impl History {
             .collect();
         let surplus = unused.len().saturating_sub(limit.max(0) as usize);
         for revision in unused.into_iter().take(surplus) {
-            let options = delete_options(None, Some(revision.uid()), None);
-            match self
-                .objects
-                .delete(revision.namespace(), revision.name(), &options)
-                .await
-            {
-                Err(error) if !is_not_found(&error) => return Err(error.into()),
-                _ => self.written.deleted(key, revision.meta()),
-            }
+            self.delete(key, revision).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn delete(&self, key: &ObjectKey, revision: &ControllerRevision) -> anyhow::Result<()> {
+        let options = delete_options(None, Some(revision.uid()), None);
+        match self
+            .objects
+            .delete(revision.namespace(), revision.name(), &options)
+            .await
+        {
+            Err(error) if !is_not_found(&error) => return Err(error.into()),
+            _ => self.written.deleted(key, revision.meta()),
         }
         Ok(())
     }

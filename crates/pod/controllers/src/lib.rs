@@ -7,6 +7,7 @@
 pub mod claim;
 pub mod config;
 pub mod context;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -49,6 +50,7 @@ const CONTROLLERS: &[Entry] = &[
     ("job", job::start),
     ("garbage-collector", gc::start),
     ("statefulset", statefulset::start),
+    ("daemonset", daemonset::start),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),
