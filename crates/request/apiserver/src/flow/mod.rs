@@ -199,7 +199,7 @@ mod tests {
             ("system:kube-scheduler", vec!["system:authenticated"], "GET", "/api/v1/pods", "kube-scheduler", "workload-high"),
             ("system:serviceaccount:a:b", vec!["system:serviceaccounts", "system:authenticated"], "GET", "/api/v1/pods", "service-accounts", "workload-low"),
             ("somebody", vec!["system:authenticated"], "GET", "/api/v1/pods", "global-default", "global-default"),
-            ("nobody", vec![], "GET", "/api/v1/pods", "catch-all", "catch-all"),
+            ("nobody", vec!["system:unauthenticated"], "GET", "/api/v1/pods", "catch-all", "catch-all"),
         ];
         for (user, groups, method, path, schema, level) in table {
             let info = RequestInfo::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap();
