@@ -17,6 +17,7 @@ use crate::codec;
 use crate::context::Cx;
 use crate::convert::convert_one;
 use crate::def::{ResourceDef, StorageDef};
+use crate::resources::{NodePorts, ServiceRanges};
 use crate::table::ResourceTable;
 use bytes::Bytes;
 use keelson_api::{ApiError, ApiResult, Object, Reason, Str};
@@ -35,6 +36,8 @@ pub struct Engine {
     clock: Clock,
     caches: Mutex<HashMap<Str, Cache>>,
     forms: Arc<Forms>,
+    service_ranges: ServiceRanges,
+    node_ports: NodePorts,
 }
 
 /// An object as it stands in the store, and its revision.
@@ -46,11 +49,22 @@ pub struct Current {
 
 impl Engine {
     pub fn new(table: Arc<ResourceTable>, store: Arc<dyn Store>) -> Self {
-        Engine { table, store, clock: Arc::new(jiff::Timestamp::now), caches: Mutex::default(), forms: Forms::new(Forms::DEFAULT_LIMIT) }
+        Engine { table, store, clock: Arc::new(jiff::Timestamp::now), caches: Mutex::default(), forms: Forms::new(Forms::DEFAULT_LIMIT), service_ranges: ServiceRanges::default(), node_ports: NodePorts::default() }
     }
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
+    }
+    /// Where services get their addresses and node ports.
+    pub fn with_service_ranges(mut self, ranges: ServiceRanges) -> Self {
+        self.service_ranges = ranges;
+        self
+    }
+    pub fn service_ranges(&self) -> &ServiceRanges {
+        &self.service_ranges
+    }
+    pub fn node_ports(&self) -> &NodePorts {
+        &self.node_ports
     }
     pub fn now(&self) -> jiff::Timestamp {
         (self.clock)()

@@ -7,10 +7,14 @@ mod batch;
 mod columns;
 mod core;
 pub mod crd;
+mod cron;
 mod defaults;
 mod misc;
 pub mod pod_resources;
 mod selectable;
+
+pub use self::core::service::{NodePorts, ServiceRanges};
+mod validation;
 
 use crate::convert::Converter;
 use crate::def::{ResourceDef, Selectable, StorageCodec, StorageDef, SubresourceDef, ScalePaths};
@@ -138,13 +142,23 @@ fn deprecation(group: &str, kind: &str) -> Option<Str> {
 }
 
 
-/// A kind's behaviour together with its defaults.
+/// A kind's behaviour together with its defaults and rules.
 fn complete(group: &'static str, kind: &'static str) -> &'static Behaviour {
     static TABLE: LazyLock<HashMap<(&str, &str), Behaviour>> = LazyLock::new(|| {
         let kinds = resources::all().map(|f| (f.group, f.kind));
         kinds
             .map(|(group, kind)| {
                 let b = Behaviour { default: defaults::of(group, kind), ..*behaviour(group, kind) };
+                // Definitions of custom resources are judged by the machinery that reads their schemas.
+                let b = match group {
+                    "apiextensions.k8s.io" => b,
+                    _ => Behaviour {
+                        validate: validation::create,
+                        validate_update: validation::update,
+                        validate_status: validation::status,
+                        ..b
+                    },
+                };
                 ((group, kind), b)
             })
             .collect()

@@ -4,6 +4,7 @@ mod namespace;
 mod node;
 mod pod;
 mod qos;
+pub mod service;
 mod storage;
 
 use crate::context::Cx;
@@ -24,8 +25,6 @@ const SERVICE_ACCOUNT: Behaviour = Behaviour {
 };
 const POD_TEMPLATE: Behaviour =
     Behaviour { returns_deleted: true, generation: Generation::Follows(&["template"]), ..Behaviour::DEFAULT };
-const SERVICE: Behaviour =
-    Behaviour { status: true, create_on_update: true, returns_deleted: true, ..Behaviour::DEFAULT };
 
 fn limit_range_create(_: &Cx, o: &mut Object) {
     if o.name().is_empty() {
@@ -73,7 +72,7 @@ pub fn behaviour(kind: &str) -> Option<&'static Behaviour> {
         "ReplicationController" => &REPLICATION_CONTROLLER,
         "ResourceQuota" => &QUOTA,
         "Secret" => &SECRET,
-        "Service" => &SERVICE,
+        "Service" => &service::SERVICE,
         "ServiceAccount" => &SERVICE_ACCOUNT,
         _ => return None,
     })

@@ -1,7 +1,7 @@
 //! What may not change about a pod, and through which of its subresources what may.
 
 use super::check::{Errs, count, range_error, s};
-use crate::resources::core_qos_class;
+use crate::resources::core::qos_class;
 use crate::strategy::{restore, same};
 use keelson_api::{Map, Object, Value};
 
@@ -160,8 +160,8 @@ pub fn resize(new: &Object, old: &Object, e: &mut Errs) {
     if old.annotation("kubernetes.io/config.mirror").is_some() {
         return e.forbidden("", "static pods cannot be resized");
     }
-    let was = old.str_at(&["status", "qosClass"]).unwrap_or_else(|| core_qos_class(old));
-    if was != core_qos_class(new) {
+    let was = old.str_at(&["status", "qosClass"]).unwrap_or_else(|| qos_class(old));
+    if was != qos_class(new) {
         let now = new.str_at(&["status", "qosClass"]).unwrap_or_default();
         e.invalid("spec", now, "Pod QOS Class may not change as a result of resizing");
     }

@@ -587,7 +587,7 @@ fn cron_job(e: &mut Errs, spec: &Map) {
     match s(spec, "schedule") {
         "" => e.required("schedule", ""),
         schedule => {
-            if let Err(why) = super::super::cron::check(schedule) {
+            if let Err(why) = crate::resources::cron::check(schedule) {
                 e.invalid("schedule", schedule, &why);
             }
             if schedule.contains("TZ") {

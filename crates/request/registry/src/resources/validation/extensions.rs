@@ -1,0 +1,438 @@
+//! What extends the API: webhooks, admission policies, API services; and flow control and certificates.
+
+use super::Rules;
+use super::check::{Errs, count, is_true, range_error, s};
+use keelson_api::{Map, Object, Value};
+use keelson_machinery::names;
+
+const WEBHOOKS: Rules = Rules { object: |_, o, e| webhooks(o, e), ..Rules::SUBDOMAIN };
+const API_SERVICE: Rules = Rules { object: |_, o, e| api_service(o, e), ..Rules::NONE };
+const FLOW_SCHEMA: Rules = Rules { object: |_, o, e| flow_schema(o, e), ..Rules::SUBDOMAIN };
+const PRIORITY_LEVEL: Rules = Rules { object: |_, o, e| priority_level(o, e), ..Rules::SUBDOMAIN };
+const CSR: Rules = Rules { object: |_, o, e| csr(o, e), ..Rules::SUBDOMAIN };
+const POLICY: Rules = Rules { object: |_, o, e| e.child(o, "spec", policy), ..Rules::SUBDOMAIN };
+const BINDING: Rules = Rules { object: |_, o, e| e.child(o, "spec", policy_binding), ..Rules::SUBDOMAIN };
+
+pub fn of(kind: &str) -> Rules {
+    match kind {
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => WEBHOOKS,
+        "ValidatingAdmissionPolicy" => POLICY,
+        "ValidatingAdmissionPolicyBinding" => BINDING,
+        "APIService" => API_SERVICE,
+        "FlowSchema" => FLOW_SCHEMA,
+        "PriorityLevelConfiguration" => PRIORITY_LEVEL,
+        "CertificateSigningRequest" => CSR,
+        "ClusterTrustBundle" => Rules { name: crate::meta::path_segment_errors, ..Rules::NONE },
+        _ => Rules::SUBDOMAIN,
+    }
+}
+
+/// Joins what upstream joins with commas.
+fn joined(e: &mut Errs, key: &str, shown: &str, errs: Vec<String>) {
+    if !errs.is_empty() {
+        e.invalid(key, shown, &errs.join(","));
+    }
+}
+
+/// A webhook is reached by URL or by service.
+fn client_config(e: &mut Errs, c: &Map) {
+    match (c.str("url"), c.obj("service")) {
+        (Some(url), None) => webhook_url(e, url),
+        (None, Some(service)) => e.within("service", |e| webhook_service(e, service)),
+        _ => e.required("", "exactly one of url or service is required"),
+    }
+}
+
+fn webhook_url(e: &mut Errs, url: &str) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    if scheme != "https" {
+        e.invalid("url", scheme, &format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    let host = if scheme.is_empty() { "" } else { rest.split(['/', '?', '#']).next().unwrap_or_default() };
+    if host.is_empty() {
+        e.invalid("url", "", &format!("host must be specified{FORM}"));
+    }
+    if let Some((user, _)) = host.split_once('@') {
+        e.invalid("url", user, "user information is not permitted in the URL");
+    }
+    if let Some((_, fragment)) = url.split_once('#') {
+        e.invalid("url", fragment, "fragments are not permitted in the URL");
+    }
+    if let Some((_, query)) = url.split('#').next().unwrap_or_default().split_once('?') {
+        e.invalid("url", query, "query parameters are not permitted in the URL");
+    }
+}
+
+fn webhook_service(e: &mut Errs, service: &Map) {
+    for key in ["name", "namespace"] {
+        if s(service, key).is_empty() {
+            e.required(key, "");
+        }
+    }
+    let port = service.int("port").unwrap_or(443);
+    if !(1..=65535).contains(&port) {
+        e.invalid("port", port, &format!("port is not valid: {}", range_error(1, 65535)));
+    }
+    let path = s(service, "path");
+    if matches!(path, "" | "/") {
+        return;
+    }
+    if !path.starts_with('/') {
+        e.invalid("path", path, "must start with a '/'");
+    }
+    let steps = path.strip_prefix('/').unwrap_or(path);
+    for (i, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
+        if step.is_empty() {
+            e.invalid("path", path, &format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for msg in names::dns1123_subdomain(step) {
+            e.invalid("path", path, &format!("segment[{i}]: {msg}"));
+        }
+    }
+}
+
+fn review_versions(e: &mut Errs, m: &Map, key: &str, accepted: &[&str]) {
+    let list: Vec<&str> = m.arr(key).into_iter().flatten().filter_map(Value::as_str).collect();
+    if list.is_empty() {
+        return e.required(key, &format!("must specify one of {}", accepted.join(", ")));
+    }
+    for (i, v) in list.iter().enumerate() {
+        let field = format!("{key}[{i}]");
+        if list[..i].contains(v) {
+            e.invalid(&field, *v, "duplicate version");
+            continue;
+        }
+        e.format(&field, v, names::dns1035_label);
+    }
+    if !list.iter().any(|v| accepted.contains(v)) {
+        let shown: Vec<Value> = list.iter().map(|v| Value::from(*v)).collect();
+        e.invalid(key, shown, &format!("must include at least one of {}", accepted.join(", ")));
+    }
+}
+
+fn webhooks(o: &Object, e: &mut Errs) {
+    let mut seen = Vec::new();
+    e.each(o, "webhooks", |e, _, w| {
+        let name = s(w, "name").to_string();
+        match name.as_str() {
+            "" => e.required("name", ""),
+            _ => {
+                let errs = names::dns1123_subdomain(&name);
+                if errs.is_empty() && name.split('.').count() < 3 {
+                    e.invalid("name", name.as_str(), "should be a domain with at least three segments separated by dots");
+                }
+                joined(e, "name", &name, errs);
+            }
+        }
+        e.each(w, "rules", |e, _, r| rule(e, r));
+        e.optional_one_of(w, "failurePolicy", &["Fail", "Ignore"]);
+        e.optional_one_of(w, "matchPolicy", &["Equivalent", "Exact"]);
+        match w.str("sideEffects") {
+            None => e.required("sideEffects", "must specify one of None, NoneOnDryRun"),
+            Some(_) => e.optional_one_of(w, "sideEffects", &["None", "NoneOnDryRun"]),
+        }
+        if let Some(n) = w.int("timeoutSeconds").filter(|n| !(1..=30).contains(n)) {
+            e.invalid("timeoutSeconds", n, "the timeout value must be between 1 and 30 seconds");
+        }
+        e.label_selector(w, "namespaceSelector");
+        e.label_selector(w, "objectSelector");
+        e.optional_one_of(w, "reinvocationPolicy", &["IfNeeded", "Never"]);
+        let empty = Map::new();
+        e.within("clientConfig", |e| client_config(e, w.obj("clientConfig").unwrap_or(&empty)));
+        match_conditions(e, w);
+        review_versions(e, w, "admissionReviewVersions", &["v1", "v1beta1"]);
+        if !name.is_empty() && seen.contains(&name) {
+            e.duplicate("name", name.as_str());
+        }
+        seen.push(name);
+    });
+}
+
+fn match_conditions(e: &mut Errs, m: &Map) {
+    if count(m, "matchConditions") > 64 {
+        e.too_many("matchConditions", count(m, "matchConditions"), 64);
+    }
+    let mut seen = Vec::new();
+    e.each(m, "matchConditions", |e, _, c| {
+        if s(c, "expression").trim().is_empty() {
+            e.required("expression", "");
+        }
+        let name = s(c, "name").to_string();
+        match name.as_str() {
+            "" => return e.required("name", ""),
+            _ => e.format("name", &name, names::label_key),
+        }
+        if seen.contains(&name) {
+            e.duplicate("name", name.as_str());
+        }
+        seen.push(name);
+    });
+}
+
+fn rule(e: &mut Errs, r: &Map) {
+    let list = |key: &str| -> Vec<&str> { r.arr(key).into_iter().flatten().filter_map(Value::as_str).collect() };
+    let shown = |key: &str| r.get(key).cloned().unwrap_or(Value::Null);
+    let operations = list("operations");
+    if operations.is_empty() {
+        e.required("operations", "");
+    }
+    if operations.len() > 1 && operations.contains(&"*") {
+        e.invalid("operations", shown("operations"), "if '*' is present, must not specify other operations");
+    }
+    e.each_str(r, "operations", |e, _, op| {
+        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+        if !known.contains(&op) {
+            e.not_supported("", op, &known);
+        }
+    });
+    for key in ["apiGroups", "apiVersions"] {
+        let items = list(key);
+        if items.is_empty() {
+            e.required(key, "");
+        }
+        if items.len() > 1 && items.contains(&"*") {
+            let what = if key == "apiGroups" { "API groups" } else { "API versions" };
+            e.invalid(key, shown(key), &format!("if '*' is present, must not specify other {what}"));
+        }
+        for (i, _) in items.iter().enumerate().filter(|(_, v)| key == "apiVersions" && v.is_empty()) {
+            e.required(&format!("{key}[{i}]"), "");
+        }
+    }
+    let resources = list("resources");
+    if resources.is_empty() {
+        e.required("resources", "");
+    }
+    for (i, resource) in resources.iter().enumerate() {
+        let field = format!("resources[{i}]");
+        match *resource {
+            "" => e.required(&field, ""),
+            "*/*" if resources.len() > 1 => {
+                e.invalid("resources", shown("resources"), "if '*/*' is present, must not specify other resources");
+            }
+            _ => {
+                let parent = resource.split('/').next().unwrap_or_default();
+                let covered = resource.contains('/') && parent != "*" && resources.contains(&format!("{parent}/*").as_str());
+                if covered && !resource.ends_with("/*") {
+                    e.invalid(&field, *resource, &format!("if '{parent}/*' is present, must not specify {resource}"));
+                }
+            }
+        }
+    }
+    if let Some(scope) = r.str("scope") {
+        let known = ["*", "Cluster", "Namespaced"];
+        if !known.contains(&scope) {
+            e.not_supported("scope", scope, &known);
+        }
+    }
+}
+
+fn policy(e: &mut Errs, spec: &Map) {
+    match spec.str("failurePolicy") {
+        None => e.required("failurePolicy", ""),
+        Some(_) => e.optional_one_of(spec, "failurePolicy", &["Fail", "Ignore"]),
+    }
+    e.child(spec, "paramKind", |e, kind| {
+        for key in ["apiVersion", "kind"] {
+            if s(kind, key).is_empty() {
+                e.required(key, "");
+            }
+        }
+    });
+    match spec.obj("matchConstraints") {
+        None => e.required("matchConstraints", ""),
+        Some(m) => e.within("matchConstraints", |e| {
+            if count(m, "resourceRules") == 0 {
+                e.required("resourceRules", "");
+            }
+            e.label_selector(m, "namespaceSelector");
+            e.label_selector(m, "objectSelector");
+            e.optional_one_of(m, "matchPolicy", &["Equivalent", "Exact"]);
+            for list in ["resourceRules", "excludeResourceRules"] {
+                e.each(m, list, |e, _, r| rule(e, r));
+            }
+        }),
+    }
+    match_conditions(e, spec);
+    if count(spec, "validations") == 0 && count(spec, "auditAnnotations") == 0 {
+        e.required("validations", "validations or auditAnnotations must be specified");
+        e.required("auditAnnotations", "validations or auditAnnotations must be specified");
+    }
+    e.each(spec, "variables", |e, _, v| {
+        for key in ["name", "expression"] {
+            if s(v, key).trim().is_empty() {
+                let what = if key == "name" { "name is not specified" } else { "expression is not specified" };
+                e.required(key, what);
+            }
+        }
+    });
+    e.each(spec, "validations", |e, _, v| {
+        if s(v, "expression").trim().is_empty() {
+            e.required("expression", "expression is not specified");
+        }
+        let message = s(v, "message");
+        if !message.is_empty() && message.trim().is_empty() {
+            e.invalid("message", message, "message must be non-empty if specified");
+        } else if message.trim().contains('\n') {
+            e.invalid("message", message, "message must not contain line breaks");
+        } else if message.is_empty() && s(v, "expression").trim().contains('\n') {
+            e.required("message", "message must be specified if expression contains line breaks");
+        }
+        let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+        e.optional_one_of(v, "reason", &reasons);
+    });
+}
+
+fn policy_binding(e: &mut Errs, spec: &Map) {
+    match s(spec, "policyName") {
+        "" => e.required("policyName", ""),
+        name => e.format("policyName", name, names::dns1123_subdomain),
+    }
+    e.child(spec, "paramRef", |e, p| {
+        let (name, selector) = (!s(p, "name").is_empty(), p.contains_key("selector"));
+        if name && selector {
+            e.forbidden("name", "name and selector are mutually exclusive");
+        } else if !name && !selector {
+            e.required("", "either name or selector must be specified");
+        }
+        if !p.contains_key("parameterNotFoundAction") {
+            e.required("parameterNotFoundAction", "");
+        }
+        e.optional_one_of(p, "parameterNotFoundAction", &["Allow", "Deny"]);
+    });
+    if count(spec, "validationActions") == 0 {
+        e.required("validationActions", "");
+    }
+    e.each_str(spec, "validationActions", |e, _, action| {
+        if !matches!(action, "Audit" | "Deny" | "Warn") {
+            e.not_supported("", action, &["Audit", "Deny", "Warn"]);
+        }
+    });
+}
+
+fn api_service(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let spec = o.obj("spec").unwrap_or(&empty);
+    let required = format!("{}.{}", s(spec, "version"), s(spec, "group"));
+    if o.name() != required {
+        e.invalid("metadata.name", o.name(), "must be `spec.version+\".\"+spec.group`");
+    }
+    e.within("spec", |e| {
+        let (group, version) = (s(spec, "group"), s(spec, "version"));
+        match group {
+            "" if version != "v1" => e.required("group", "only v1 may have an empty group and it better be legacy kube"),
+            "" => {}
+            _ => joined(e, "group", group, names::dns1123_subdomain(group)),
+        }
+        match version {
+            "" => e.required("version", ""),
+            _ => joined(e, "version", version, names::dns1035_label(version)),
+        }
+        for (key, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
+            let n = spec.int(key).unwrap_or(0);
+            if n <= 0 || n > max {
+                e.invalid(key, n, &format!("must be positive and less than {max}"));
+            }
+        }
+        match spec.obj("service") {
+            None => {
+                if !s(spec, "caBundle").is_empty() {
+                    e.invalid("caBundle", format!("{} bytes", s(spec, "caBundle").len()), "local APIServices may not have a caBundle");
+                }
+                if is_true(spec, "insecureSkipTLSVerify") {
+                    e.invalid("insecureSkipTLSVerify", true, "local APIServices may not have insecureSkipTLSVerify");
+                }
+            }
+            Some(service) => {
+                e.within("service", |e| {
+                    for key in ["namespace", "name"] {
+                        if s(service, key).is_empty() {
+                            e.required(key, "");
+                        }
+                    }
+                    if service.contains_key("port") {
+                        e.port(service, "port");
+                    }
+                });
+                if is_true(spec, "insecureSkipTLSVerify") && !s(spec, "caBundle").is_empty() {
+                    e.invalid("insecureSkipTLSVerify", true, "may not be true if caBundle is present");
+                }
+            }
+        }
+    });
+}
+
+fn flow_schema(o: &Object, e: &mut Errs) {
+    e.child(o, "spec", |e, spec| {
+        let n = spec.int("matchingPrecedence").unwrap_or(0);
+        if n <= 0 {
+            e.invalid("matchingPrecedence", n, "must be a positive value");
+        }
+        if n > 10_000 {
+            e.invalid("matchingPrecedence", n, "must not be greater than 10000");
+        }
+        if n == 1 && o.name() != "exempt" {
+            e.invalid("matchingPrecedence", n, "only the schema named 'exempt' may have matchingPrecedence 1");
+        }
+        e.child(spec, "distinguisherMethod", |e, m| e.optional_one_of(m, "type", &["ByNamespace", "ByUser"]));
+        e.child(spec, "priorityLevelConfiguration", |e, p| {
+            if s(p, "name").is_empty() {
+                e.required("name", "must reference a priority level");
+            }
+        });
+        e.each(spec, "rules", |e, _, r| {
+            if count(r, "subjects") == 0 {
+                e.required("subjects", "subjects must contain at least one value");
+            }
+            if count(r, "resourceRules") == 0 && count(r, "nonResourceRules") == 0 {
+                e.required("", "at least one of resourceRules and nonResourceRules has to be non-empty");
+            }
+        });
+    });
+}
+
+fn priority_level(o: &Object, e: &mut Errs) {
+    e.child(o, "spec", |e, spec| match s(spec, "type") {
+        "Exempt" => {
+            if spec.contains_key("limited") {
+                e.forbidden("limited", "must be nil if the type is not Limited");
+            }
+        }
+        "Limited" => {
+            if spec.contains_key("exempt") {
+                e.forbidden("exempt", "must be nil if the type is Limited");
+            }
+            match spec.obj("limited") {
+                None => e.required("limited", "must not be empty when type is Limited"),
+                Some(l) => e.within("limited", |e| {
+                    e.non_negative(l, "nominalConcurrencyShares");
+                    e.in_range(l, "lendablePercent", 0, 100);
+                }),
+            }
+        }
+        other => e.not_supported("type", other, &["Exempt", "Limited"]),
+    });
+}
+
+fn csr(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let spec = o.obj("spec").unwrap_or(&empty);
+    e.within("spec", |e| {
+        if s(spec, "request").is_empty() {
+            e.invalid("request", Value::Null, "PEM block type must be CERTIFICATE REQUEST");
+        }
+        if count(spec, "usages") == 0 {
+            e.required("usages", "usages must be provided");
+        }
+        let signer = s(spec, "signerName");
+        match signer {
+            "" => e.required("signerName", ""),
+            "kubernetes.io/legacy-unknown" => e.invalid("signerName", signer, "the legacy signerName is not allowed via this API version"),
+            _ => super::networking::domain_prefixed_path(e, "signerName", signer),
+        }
+        if let Some(n) = spec.int("expirationSeconds").filter(|n| *n < 600) {
+            e.invalid("expirationSeconds", n, "may not specify a duration less than 600 seconds (10 minutes)");
+        }
+    });
+}

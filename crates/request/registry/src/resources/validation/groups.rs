@@ -1,0 +1,277 @@
+//! RBAC, policy, autoscaling, scheduling, node and coordination.
+
+use super::check::{Errs, count, is_true, quantity, s};
+use super::{Rules, container, scheduling};
+use crate::meta::path_segment_errors;
+use keelson_api::{Map, Object, Value};
+use keelson_machinery::names;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+const ROLE: Rules = Rules { name: path_segment_errors, object: |_, o, e| policy_rules(o, true, e), ..Rules::NONE };
+const CLUSTER_ROLE: Rules = Rules {
+    name: path_segment_errors,
+    object: |_, o, e| {
+        policy_rules(o, false, e);
+        e.child(o, "aggregationRule", |e, a| {
+            if count(a, "clusterRoleSelectors") == 0 {
+                let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+                e.required("clusterRoleSelectors", why);
+            }
+        });
+    },
+    ..Rules::NONE
+};
+const ROLE_BINDING: Rules = Rules {
+    name: path_segment_errors,
+    object: |_, o, e| binding(o, &["Role", "ClusterRole"], e),
+    update: |_, new, old, e| e.immutable(new.get("roleRef"), old.get("roleRef"), "roleRef"),
+    ..Rules::NONE
+};
+const CLUSTER_ROLE_BINDING: Rules = Rules { object: |_, o, e| binding(o, &["ClusterRole"], e), ..ROLE_BINDING };
+const BUDGET: Rules = Rules { object: |_, o, e| e.child(o, "spec", budget), ..Rules::SUBDOMAIN };
+const AUTOSCALER: Rules = Rules { object: |_, o, e| e.child(o, "spec", autoscaler), ..Rules::SUBDOMAIN };
+const PRIORITY: Rules = Rules {
+    object: |_, o, e| priority(o, e),
+    update: |_, new, old, e| {
+        if new.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
+            e.forbidden("value", "may not be changed in an update.");
+        }
+        e.immutable(new.get("preemptionPolicy"), old.get("preemptionPolicy"), "preemptionPolicy");
+    },
+    ..Rules::SUBDOMAIN
+};
+const RUNTIME_CLASS: Rules = Rules {
+    object: |_, o, e| {
+        match s(o, "handler") {
+            "" => e.required("handler", ""),
+            name => e.format("handler", name, names::dns1123_label),
+        }
+        if let Some(fixed) = o.at(&["overhead", "podFixed"]) {
+            let limits = Map::from_iter([("limits", fixed.clone())]);
+            e.within("overhead", |e| container::resources(e, &limits, None));
+        }
+        e.child(o, "scheduling", |e, x| {
+            e.labels(x, "nodeSelector");
+            scheduling::tolerations(e, x);
+        });
+    },
+    update: |_, new, old, e| e.immutable(new.get("handler"), old.get("handler"), "handler"),
+    ..Rules::SUBDOMAIN
+};
+const LEASE: Rules = Rules {
+    object: |_, o, e| {
+        e.child(o, "spec", |e, spec| {
+            e.positive(spec, "leaseDurationSeconds");
+            e.non_negative(spec, "leaseTransitions");
+            if !s(spec, "preferredHolder").is_empty() && s(spec, "strategy").is_empty() {
+                e.forbidden("preferredHolder", "may only be specified if `strategy` is defined");
+            }
+        });
+    },
+    ..Rules::SUBDOMAIN
+};
+
+const CLAIM: Rules = Rules {
+    update: |_, new, old, e| e.immutable(new.get("spec"), old.get("spec"), "spec"),
+    ..Rules::SUBDOMAIN
+};
+
+pub fn of(group: &str, kind: &str) -> Rules {
+    match (group, kind) {
+        (RBAC, "Role") => ROLE,
+        (RBAC, "ClusterRole") => CLUSTER_ROLE,
+        (RBAC, "RoleBinding") => ROLE_BINDING,
+        (RBAC, "ClusterRoleBinding") => CLUSTER_ROLE_BINDING,
+        (_, "PodDisruptionBudget") => BUDGET,
+        (_, "HorizontalPodAutoscaler") => AUTOSCALER,
+        (_, "PriorityClass") => PRIORITY,
+        (_, "RuntimeClass") => RUNTIME_CLASS,
+        (_, "Lease") => LEASE,
+        (_, "ResourceClaim" | "ResourceClaimTemplate") => CLAIM,
+        ("authentication.k8s.io" | "authorization.k8s.io", _) => Rules::NONE,
+        _ => Rules::SUBDOMAIN,
+    }
+}
+
+fn policy_rules(o: &Object, namespaced: bool, e: &mut Errs) {
+    e.each(o, "rules", |e, _, rule| {
+        if count(rule, "verbs") == 0 {
+            e.required("verbs", "verbs must contain at least one value");
+        }
+        if count(rule, "nonResourceURLs") > 0 {
+            let shown = rule.get("nonResourceURLs").cloned().unwrap_or(Value::Null);
+            if namespaced {
+                e.invalid("nonResourceURLs", shown.clone(), "namespaced rules cannot apply to non-resource URLs");
+            }
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|k| count(rule, k) > 0) {
+                let why = "rules cannot apply to both regular resources and non-resource URLs";
+                e.invalid("nonResourceURLs", shown, why);
+            }
+            return;
+        }
+        if count(rule, "apiGroups") == 0 {
+            e.required("apiGroups", "resource rules must supply at least one api group");
+        }
+        if count(rule, "resources") == 0 {
+            e.required("resources", "resource rules must supply at least one resource");
+        }
+    });
+}
+
+fn binding(o: &Object, kinds: &[&str], e: &mut Errs) {
+    let empty = Map::new();
+    let role = o.obj("roleRef").unwrap_or(&empty);
+    e.within("roleRef", |e| {
+        if s(role, "apiGroup") != RBAC {
+            e.not_supported("apiGroup", s(role, "apiGroup"), &[RBAC]);
+        }
+        if !kinds.contains(&s(role, "kind")) {
+            e.not_supported("kind", s(role, "kind"), kinds);
+        }
+        match s(role, "name") {
+            "" => e.required("name", ""),
+            name => e.format("name", name, path_segment_errors),
+        }
+    });
+    let namespaced = !o.namespace().is_empty();
+    e.each(o, "subjects", |e, _, subject| {
+        if s(subject, "name").is_empty() {
+            e.required("name", "");
+        }
+        let group = s(subject, "apiGroup");
+        match s(subject, "kind") {
+            "ServiceAccount" => {
+                if !s(subject, "name").is_empty() {
+                    e.format("name", s(subject, "name"), names::dns1123_subdomain);
+                }
+                if !group.is_empty() {
+                    e.not_supported("apiGroup", group, &[""]);
+                }
+                if !namespaced && s(subject, "namespace").is_empty() {
+                    e.required("namespace", "");
+                }
+            }
+            "User" | "Group" => {
+                if group != RBAC {
+                    e.not_supported("apiGroup", group, &[RBAC]);
+                }
+            }
+            other => e.not_supported("kind", other, &["ServiceAccount", "User", "Group"]),
+        }
+    });
+}
+
+fn budget(e: &mut Errs, spec: &Map) {
+    if spec.contains_key("minAvailable") && spec.contains_key("maxUnavailable") {
+        e.invalid("", spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+    }
+    for key in ["minAvailable", "maxUnavailable"] {
+        e.int_or_percent(spec, key);
+        e.not_more_than_100_percent(spec, key);
+    }
+    e.label_selector(spec, "selector");
+    e.optional_one_of(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"]);
+}
+
+fn autoscaler(e: &mut Errs, spec: &Map) {
+    let (min, max) = (spec.int("minReplicas"), spec.int("maxReplicas").unwrap_or(0));
+    if let Some(n) = min.filter(|n| *n < 1) {
+        e.invalid("minReplicas", n, "must be greater than or equal to 1");
+    }
+    if max < 1 {
+        e.invalid("maxReplicas", max, "must be greater than 0");
+    }
+    if min.is_some_and(|n| max < n) {
+        e.invalid("maxReplicas", max, "must be greater than or equal to `minReplicas`");
+    }
+    e.child(spec, "scaleTargetRef", |e, target| {
+        for key in ["kind", "name"] {
+            match s(target, key) {
+                "" => e.required(key, ""),
+                text => e.format(key, text, path_segment_errors),
+            }
+        }
+    });
+    e.positive(spec, "targetCPUUtilizationPercentage");
+    e.each(spec, "metrics", |e, _, m| {
+        let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
+        let kind = s(m, "type");
+        if kind.is_empty() {
+            return e.required("type", "must specify a metric source type");
+        }
+        if !kinds.contains(&kind) {
+            return e.not_supported("type", kind, &kinds);
+        }
+        let mut key = kind.to_string();
+        key[..1].make_ascii_lowercase();
+        let Some(source) = m.obj(&key) else {
+            return e.required(&key, &format!("must populate information for the given metric source"));
+        };
+        e.within(&key, |e| {
+            if matches!(kind, "Resource" | "ContainerResource") && s(source, "name").is_empty() {
+                e.required("name", "must specify a resource name");
+            }
+            e.child(source, "target", |e, target| {
+                if !matches!(s(target, "type"), "Utilization" | "Value" | "AverageValue") {
+                    e.invalid("type", s(target, "type"), "must be either Utilization, Value, or AverageValue");
+                }
+                if target.int("averageUtilization").is_some_and(|n| n < 1) {
+                    e.invalid("averageUtilization", target.int("averageUtilization"), "must be greater than 0");
+                }
+                for amount in ["value", "averageValue"] {
+                    if let Some(v) = target.get(amount).filter(|v| quantity(v).is_zero() || quantity(v).is_negative()) {
+                        e.invalid(amount, v.clone(), "must be positive");
+                    }
+                }
+            });
+        });
+    });
+    e.child(spec, "behavior", |e, behavior| {
+        for way in ["scaleUp", "scaleDown"] {
+            e.child(behavior, way, |e, rules| {
+                e.in_range(rules, "stabilizationWindowSeconds", 0, 3600);
+                e.optional_one_of(rules, "selectPolicy", &["Disabled", "Max", "Min"]);
+                if count(rules, "policies") == 0 {
+                    e.required("policies", "must specify at least one Policy");
+                }
+                e.each(rules, "policies", |e, _, p| {
+                    if !matches!(s(p, "type"), "Pods" | "Percent") {
+                        e.not_supported("type", s(p, "type"), &["Percent", "Pods"]);
+                    }
+                    if p.int("value").unwrap_or(0) <= 0 {
+                        e.invalid("value", p.int("value").unwrap_or(0), "must be greater than zero");
+                    }
+                    let period = p.int("periodSeconds").unwrap_or(0);
+                    if period <= 0 {
+                        e.invalid("periodSeconds", period, "must be greater than zero");
+                    } else if period > 1800 {
+                        e.invalid("periodSeconds", period, "must be less than or equal to 1800");
+                    }
+                });
+            });
+        }
+    });
+}
+
+/// The classes that the system makes, with their values.
+const SYSTEM: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+fn priority(o: &Object, e: &mut Errs) {
+    let value = o.int("value").unwrap_or(0);
+    if o.name().starts_with("system-") {
+        let why = match SYSTEM.iter().find(|(name, _)| *name == o.name()) {
+            None => format!("{} is not a known system priority class", o.name()),
+            Some((_, v)) if *v != value => format!("value of {} PriorityClass must be {v}", o.name()),
+            Some(_) if is_true(o, "globalDefault") => format!("globalDefault of {} PriorityClass must be false", o.name()),
+            Some(_) => return,
+        };
+        e.forbidden(
+            "metadata.name",
+            &format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"),
+        );
+    } else if value > 1_000_000_000 {
+        e.forbidden("value", "maximum allowed value of a user defined priority is 1000000000");
+    }
+    e.optional_one_of(o, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+}

@@ -1,0 +1,383 @@
+//! Volumes, claims and the storage group.
+
+use super::Rules;
+use super::check::{Errs, count, quantity, s};
+use super::{scheduling, volumes};
+use crate::strategy::same;
+use keelson_api::{Map, Object, Value};
+use keelson_machinery::names::{self, max_len_error};
+
+const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+
+pub const VOLUME: Rules = Rules {
+    object: |_, o, e| e.child(o, "spec", volume_spec),
+    update: |_, new, old, e| volume_update(new, old, e),
+    ..Rules::SUBDOMAIN
+};
+pub const CLAIM: Rules = Rules {
+    object: |_, o, e| {
+        let empty = Map::new();
+        e.within("spec", |e| claim_spec(e, o.obj("spec").unwrap_or(&empty)));
+    },
+    update: |_, new, old, e| claim_update(new, old, e),
+    ..Rules::SUBDOMAIN
+};
+const CLASS: Rules = Rules {
+    object: |_, o, e| class(o, e),
+    update: |_, new, old, e| {
+        for key in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            e.immutable(new.get(key), old.get(key), key);
+        }
+    },
+    ..Rules::SUBDOMAIN
+};
+const ATTRIBUTES_CLASS: Rules = Rules {
+    object: |_, o, e| {
+        driver_name(e, "driverName", s(o, "driverName"));
+        if count(o, "parameters") == 0 {
+            e.required("parameters", "must contain at least one key/value pair");
+        }
+    },
+    update: |_, new, old, e| {
+        for key in ["driverName", "parameters"] {
+            e.immutable(new.get(key), old.get(key), key);
+        }
+    },
+    ..Rules::SUBDOMAIN
+};
+const ATTACHMENT: Rules = Rules {
+    object: |_, o, e| {
+        e.child(o, "spec", |e, spec| {
+            driver_name(e, "attacher", s(spec, "attacher"));
+            let empty = Map::new();
+            let source = spec.obj("source").unwrap_or(&empty);
+            match (source.contains_key("inlineVolumeSpec"), s(source, "persistentVolumeName")) {
+                (true, name) if !name.is_empty() => {
+                    e.forbidden("source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
+                }
+                (false, "") => e.required("source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+                (false, name) => e.format("source.persistentVolumeName", name, names::dns1123_subdomain),
+                (true, _) => {}
+            }
+            e.format("nodeName", s(spec, "nodeName"), names::dns1123_subdomain);
+        });
+    },
+    update: |_, new, old, e| {
+        if !same(new.get("spec"), old.get("spec")) {
+            e.invalid("spec", new.get("spec").cloned().unwrap_or(Value::Null), "field is immutable");
+        }
+    },
+    ..Rules::SUBDOMAIN
+};
+const CSI_NODE: Rules = Rules {
+    object: |_, o, e| {
+        let mut seen = Vec::new();
+        e.child(o, "spec", |e, spec| {
+            e.each(spec, "drivers", |e, _, d| {
+                let name = s(d, "name").to_string();
+                driver_name(e, "name", &name);
+                if seen.contains(&name) {
+                    e.duplicate("name", name.as_str());
+                }
+                seen.push(name);
+                match s(d, "nodeID") {
+                    "" => e.required("nodeID", ""),
+                    id if id.len() > 192 => e.invalid("nodeID", id, "must be 192 characters or less"),
+                    _ => {}
+                }
+                e.child(d, "allocatable", |e, a| e.non_negative(a, "count"));
+                let keys: Vec<&str> = d.arr("topologyKeys").into_iter().flatten().filter_map(Value::as_str).collect();
+                for (i, key) in keys.iter().enumerate() {
+                    if keys[..i].contains(key) {
+                        e.duplicate(&format!("topologyKeys[{i}]"), *key);
+                    }
+                    e.format("topologyKeys", key, names::label_key);
+                }
+            });
+        });
+    },
+    ..Rules::SUBDOMAIN
+};
+const CSI_DRIVER: Rules = Rules {
+    name: |name| {
+        let mut errs = names::dns1123_subdomain(&name.to_lowercase());
+        if name.len() > 63 {
+            errs.push(max_len_error(63));
+        }
+        errs
+    },
+    object: |_, o, e| {
+        e.child(o, "spec", |e, spec| {
+            for key in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+                if !spec.contains_key(key) {
+                    e.required(key, "");
+                }
+            }
+            e.optional_one_of(spec, "fsGroupPolicy", &["ReadWriteOnceWithFSType", "File", "None"]);
+            e.each_str(spec, "volumeLifecycleModes", |e, _, mode| {
+                if !matches!(mode, "Persistent" | "Ephemeral") {
+                    e.not_supported("", mode, &["Persistent", "Ephemeral"]);
+                }
+            });
+        });
+    },
+    update: |_, new, old, e| {
+        for key in ["attachRequired", "volumeLifecycleModes"] {
+            let of = |o: &Object| o.at(&["spec", key]).cloned();
+            e.immutable(of(new).as_ref(), of(old).as_ref(), &format!("spec.{key}"));
+        }
+    },
+    ..Rules::SUBDOMAIN
+};
+const CAPACITY: Rules = Rules {
+    object: |_, o, e| {
+        match s(o, "storageClassName") {
+            "" => e.required("storageClassName", ""),
+            name => e.format("storageClassName", name, names::dns1123_subdomain),
+        }
+        e.label_selector(o, "nodeTopology");
+        for key in ["capacity", "maximumVolumeSize"] {
+            if let Some(v) = o.get(key).filter(|v| quantity(v).is_negative()) {
+                e.invalid(key, v.clone(), super::check::NOT_NEGATIVE);
+            }
+        }
+    },
+    update: |_, new, old, e| {
+        for key in ["nodeTopology", "storageClassName"] {
+            e.immutable(new.get(key), old.get(key), key);
+        }
+    },
+    ..Rules::SUBDOMAIN
+};
+
+pub fn of(kind: &str) -> Rules {
+    match kind {
+        "StorageClass" => CLASS,
+        "VolumeAttributesClass" => ATTRIBUTES_CLASS,
+        "VolumeAttachment" => ATTACHMENT,
+        "CSINode" => CSI_NODE,
+        "CSIDriver" => CSI_DRIVER,
+        "CSIStorageCapacity" => CAPACITY,
+        _ => Rules::SUBDOMAIN,
+    }
+}
+
+pub fn driver_name(e: &mut Errs, key: &str, name: &str) {
+    if name.is_empty() {
+        e.required(key, "");
+    }
+    if name.len() > 63 {
+        e.too_long(key, 63);
+    }
+    if !name.is_empty() {
+        for msg in names::dns1123_subdomain(&name.to_lowercase()) {
+            e.invalid(key, name, &msg);
+        }
+    }
+}
+
+fn class(o: &Object, e: &mut Errs) {
+    match s(o, "provisioner") {
+        "" => e.required("provisioner", ""),
+        name => e.format("provisioner", &name.to_lowercase(), names::label_key),
+    }
+    if count(o, "parameters") > 512 {
+        e.too_long("parameters", 512);
+    }
+    if o.obj("parameters").is_some_and(|p| p.contains_key("")) {
+        e.invalid("parameters", "", "field can not be empty.");
+    }
+    e.optional_one_of(o, "reclaimPolicy", &["Delete", "Retain"]);
+    match o.str("volumeBindingMode") {
+        None => e.required("volumeBindingMode", ""),
+        Some(_) => e.optional_one_of(o, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"]),
+    }
+}
+
+fn access_modes(e: &mut Errs, spec: &Map) {
+    let modes: Vec<&str> = spec.arr("accessModes").into_iter().flatten().filter_map(Value::as_str).collect();
+    for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
+        e.not_supported("accessModes", *mode, ACCESS_MODES);
+    }
+    if modes.contains(&"ReadWriteOncePod") && modes.iter().any(|m| *m != "ReadWriteOncePod" && ACCESS_MODES.contains(m)) {
+        e.forbidden("accessModes", "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+pub fn claim_spec(e: &mut Errs, spec: &Map) {
+    if count(spec, "accessModes") == 0 {
+        e.required("accessModes", "at least 1 access mode is required");
+    }
+    e.label_selector(spec, "selector");
+    access_modes(e, spec);
+    let field = "resources[storage]";
+    match spec.get("resources").and_then(|r| r.at(&["requests", "storage"])) {
+        None => e.required(field, ""),
+        Some(v) => {
+            let q = quantity(v);
+            if q.is_zero() || q.is_negative() {
+                e.invalid(field, v.clone(), "must be greater than zero");
+            } else if !q.is_whole() {
+                e.invalid(field, v.clone(), "must be an integer");
+            }
+        }
+    }
+    for key in ["storageClassName", "volumeAttributesClassName"] {
+        if !s(spec, key).is_empty() {
+            e.format(key, s(spec, key), names::dns1123_subdomain);
+        }
+    }
+    e.optional_one_of(spec, "volumeMode", VOLUME_MODES);
+    for key in ["dataSource", "dataSourceRef"] {
+        e.child(spec, key, |e, source| {
+            for part in ["name", "kind"] {
+                if s(source, part).is_empty() {
+                    e.required(part, "");
+                }
+            }
+            if s(source, "apiGroup").is_empty() && s(source, "kind") != "PersistentVolumeClaim" {
+                e.invalid("", s(source, "kind"), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+            }
+        });
+    }
+}
+
+fn claim_update(new: &Object, old: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
+    let (mut now, mut was) = (n.clone(), o.clone());
+    if s(o, "volumeName").is_empty() {
+        crate::strategy::restore(&mut was, Some(n), "volumeName");
+    }
+    let path = ["resources", "requests", "storage"];
+    let size = |m: &Map| m.get("resources").and_then(|r| r.at(&path[1..])).cloned();
+    // A class may be filled in later where there was none.
+    if !o.contains_key("storageClassName") && n.contains_key("storageClassName") {
+        now.remove("storageClassName");
+    }
+    if new.str_at(&["status", "phase"]) == Some("Bound") {
+        if let Some(before) = size(o) {
+            now.object_mut("resources").object_mut("requests").insert("storage", before);
+        }
+        crate::strategy::restore(&mut now, Some(o), "volumeAttributesClassName");
+    }
+    if !same(Some(&Value::Object(now.clone())), Some(&Value::Object(was.clone()))) {
+        let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
+        e.forbidden("spec", why);
+    }
+    let amount = |v: Option<Value>| v.as_ref().map(quantity).unwrap_or_default();
+    let capacity = new.at(&["status", "capacity", "storage"]).map(quantity).unwrap_or_default();
+    if amount(size(n)) < amount(size(o)) && amount(size(n)) <= capacity {
+        e.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+    }
+    e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
+    if old.at(&["status", "currentVolumeAttributesClassName"]).is_some()
+        && !same(n.get("volumeAttributesClassName"), o.get("volumeAttributesClassName"))
+    {
+        let how = match n.str("volumeAttributesClassName") {
+            None => "nil",
+            Some("") => "empty string",
+            Some(_) => return,
+        };
+        let why = format!("update to {how} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        e.forbidden("spec.volumeAttributesClassName", &why);
+    }
+}
+
+/// The sources of a persistent volume.
+const SOURCES: &[&str] = &[
+    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs", "iscsi",
+    "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "scaleIO",
+    "local", "storageos", "csi",
+];
+
+fn volume_spec(e: &mut Errs, spec: &Map) {
+    if count(spec, "accessModes") == 0 {
+        e.required("accessModes", "");
+    }
+    access_modes(e, spec);
+    match spec.obj("capacity").filter(|c| !c.is_empty()) {
+        None => e.required("capacity", ""),
+        Some(c) => {
+            if c.len() > 1 || !c.contains_key("storage") {
+                e.not_supported("capacity", c.clone(), &["storage"]);
+            }
+            for (key, v) in c {
+                let q = quantity(v);
+                if q.is_zero() || q.is_negative() {
+                    e.invalid(&format!("capacity[{key}]"), v.clone(), "must be greater than zero");
+                }
+            }
+        }
+    }
+    e.optional_one_of(spec, "persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"]);
+    e.child(spec, "nodeAffinity", |e, affinity| match affinity.obj("required") {
+        None => e.required("required", "must specify required node constraints"),
+        Some(r) => e.within("required", |e| scheduling::node_selector(e, r, true)),
+    });
+    let mut found = false;
+    for key in SOURCES {
+        if !spec.contains_key(key) {
+            continue;
+        }
+        if found {
+            e.forbidden(key, "may not specify more than 1 volume type");
+            continue;
+        }
+        found = true;
+        e.child(spec, key, |e, src| match *key {
+            "csi" => {
+                driver_name(e, "driver", s(src, "driver"));
+                if s(src, "volumeHandle").is_empty() {
+                    e.required("volumeHandle", "");
+                }
+            }
+            "local" => {
+                if s(src, "path").is_empty() {
+                    e.required("path", "");
+                } else {
+                    e.no_backsteps("path", s(src, "path"));
+                }
+            }
+            _ => volumes::plain_source(e, key, src),
+        });
+        if *key == "local" && !spec.contains_key("nodeAffinity") {
+            e.required("nodeAffinity", "Local volume requires node affinity");
+        }
+        let path = spec.obj("hostPath").map(|h| s(h, "path"));
+        if path == Some("/") && s(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
+            e.forbidden("persistentVolumeReclaimPolicy", "may not be 'recycle' for a hostPath mount of '/'");
+        }
+    }
+    if !found {
+        e.required("", "must specify a volume type");
+    }
+    if !s(spec, "storageClassName").is_empty() {
+        e.format("storageClassName", s(spec, "storageClassName"), names::dns1123_subdomain);
+    }
+    e.optional_one_of(spec, "volumeMode", VOLUME_MODES);
+}
+
+fn volume_update(new: &Object, old: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
+    let sources = |m: &Map| {
+        let mut kept = m.clone();
+        kept.retain(|k, _| SOURCES.contains(&k));
+        // A secret for expansion may be added to a volume that has none.
+        if let Some(Value::Object(csi)) = kept.get_mut("csi")
+            && o.get("csi").is_some_and(|c| c.get("controllerExpandSecretRef").is_none())
+        {
+            csi.remove("controllerExpandSecretRef");
+        }
+        Value::Object(kept)
+    };
+    if !same(Some(&sources(n)), Some(&sources(o))) {
+        e.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation\n");
+    }
+    e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
+    if o.contains_key("volumeAttributesClassName") && !n.contains_key("volumeAttributesClassName") {
+        e.forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
+    }
+}
