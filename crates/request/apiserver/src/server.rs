@@ -1,10 +1,12 @@
 //! The API server put together: parts, followers, bootstrap, readiness, end.
 
+use crate::admission;
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
 use crate::authn::x509::CertificateAuthenticator;
 use crate::authn::Authenticator;
+use crate::authz::escalation::EscalationCheck;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::authz::rule::Rule;
@@ -25,7 +27,7 @@ use crate::serve::{ApiService, Handle, Loopback};
 use crate::state::ServerState;
 use anyhow::{Context, Result};
 use keelson_api::Str;
-use keelson_registry::{AdmitAll, Engine, ResourceTable, resources};
+use keelson_registry::{Engine, ResourceTable, resources};
 use keelson_store::Store;
 use std::sync::{Arc, Weak};
 use tokio::net::TcpListener;
@@ -153,7 +155,8 @@ fn assemble(
     let keys = config.service_account_keys.clone();
     let loopback = Loopback::new(weak);
     let table = Arc::new(ResourceTable::new(resources::rows()));
-    let engine = Arc::new(Engine::new(table.clone(), store.clone()));
+    let ranges = resources::ServiceRanges { cidrs: vec![config.service_cidr], ..Default::default() };
+    let engine = Arc::new(Engine::new(table.clone(), store.clone()).with_service_ranges(ranges));
     let rbac = Rbac::new();
     let node_authorizer = NodeAuthorizer::new(node_rules());
     let authorizer: Arc<dyn Authorizer> = Arc::new(AuthorizerChain(vec![node_authorizer.clone(), rbac.clone()]));
@@ -167,7 +170,7 @@ fn assemble(
     let services = Arc::new(Services::default());
     ServerState {
         flow: FlowControl::new(config.max_requests_in_flight),
-        admission: Arc::new(AdmitAll),
+        admission: Arc::new(admission::Chain::new(engine.clone(), authorizer.clone(), vec![Arc::new(EscalationCheck(rbac.clone()))])),
         token_authenticator: authenticator.clone(),
         token_issuer: Arc::new(Issuer(tokens.clone())),
         discovery: Discovery::new(table.clone(), services.clone()),
