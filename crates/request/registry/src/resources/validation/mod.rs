@@ -14,6 +14,8 @@ mod pod_update;
 mod scheduling;
 mod service;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod volumes;
 mod workloads;
 
