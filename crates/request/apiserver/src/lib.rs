@@ -3,6 +3,7 @@
 //! [`chain`] is the way of every request, whether it comes from the network or from within the process. [`ApiServer`] puts
 //! the parts together.
 
+pub mod admission;
 pub mod aggregation;
 pub mod audit;
 pub mod authn;
@@ -11,6 +12,7 @@ pub mod bootstrap;
 pub mod chain;
 pub mod config;
 pub mod connect;
+pub mod crd;
 pub mod discovery;
 pub mod flow;
 pub mod handlers;
@@ -18,12 +20,14 @@ mod health;
 pub mod live;
 mod metrics;
 mod nonresource;
+mod renew;
 pub mod openapi;
 pub mod request;
 pub mod serve;
 mod server;
 pub mod state;
 pub mod version;
+pub mod webhook;
 
 pub use config::Config;
 pub use request::{Body, RequestContext, RequestInfo, UserInfo};

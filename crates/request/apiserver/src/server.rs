@@ -13,6 +13,7 @@ use crate::authz::rule::Rule;
 use crate::authz::{Authorizer, AuthorizerChain};
 use crate::bootstrap;
 use crate::config::Config;
+use crate::crd;
 use crate::connect::{ClientTls, KubeletClient};
 use crate::discovery::Discovery;
 use crate::flow::FlowControl;
@@ -26,7 +27,9 @@ use crate::serve::tls::ServingCert;
 use crate::serve::{ApiService, Handle, Loopback};
 use crate::state::ServerState;
 use anyhow::{Context, Result};
+use crate::renew;
 use keelson_api::Str;
+use keelson_pki::{CertFiles, Pki};
 use keelson_registry::{Engine, ResourceTable, resources};
 use keelson_store::Store;
 use std::sync::{Arc, Weak};
@@ -85,6 +88,21 @@ impl ApiServer {
         listener.run(self.handle(), stop).await
     }
 
+    /// Renews the server's certificates before they end, until the server's end. `serving` issues (or finds) the serving
+    /// certificate.
+    pub fn keep_certificates<F>(&self, pki: Arc<Pki>, serving: F, cert: Arc<ServingCert>)
+    where
+        F: Fn(&Pki) -> Result<CertFiles> + Send + 'static,
+    {
+        let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = renew::run(state, pki, serving, cert) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
     /// Ends the server's tasks. Requests that are open go on.
     pub fn shutdown(&self) {
         self.stop.cancel();
@@ -102,6 +120,9 @@ impl ApiServer {
             follow("/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations", state.flow.level_sink()),
             follow("/apis/apiregistration.k8s.io/v1/apiservices", state.services.sink()),
         ];
+        let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone());
+        synced.push(follow(crd::PATH, custom.sink()));
+        tokio::spawn(custom.run(stop.clone()));
         synced.extend(state.node_authorizer.sinks().into_iter().map(|(path, sink)| follow(path, sink)));
         let (loopback, rbac) = (state.loopback.clone(), state.rbac.clone());
         let spec = bootstrap::Spec::of(&state.config);
@@ -176,6 +197,7 @@ fn assemble(
         discovery: Discovery::new(table.clone(), services.clone()),
         openapi: OpenApi::new(table.clone()),
         kubelet: KubeletClient::new(made.kubelet_tls, loopback.clone()),
+        front_proxy_client: parking_lot::RwLock::new(config.front_proxy_client.clone()),
         proxy_tls: made.proxy_tls,
         health: health(store, ready),
         metrics: Metrics::new(),

@@ -20,6 +20,7 @@ pub mod validate;
 use keelson_api::{Map, Str, Value};
 use regex::Regex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A node of a schema.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +44,8 @@ pub struct Structural {
     pub map_type: Str,
     pub rules: Vec<Rule>,
     pub checks: Checks,
+    /// At the root of a version's schema: what was written, for the OpenAPI documents.
+    pub source: Option<Arc<Value>>,
 }
 
 /// `additionalProperties`: a bool or a schema.
@@ -138,6 +141,7 @@ impl Structural {
                 .filter_map(Rule::parse)
                 .collect(),
             checks: Checks::parse(m),
+            source: None,
         };
         s.checks.required = strings("required");
         s

@@ -1,0 +1,213 @@
+//! Calling webhooks: admission's and conversion's. A service is resolved to one of its ready endpoints, the certificate
+//! is judged by the configured bundle, and the whole call is bounded by its timeout.
+
+use crate::admission::Lookup;
+use crate::connect::{ClientTls, Target};
+use crate::request::Body;
+use crate::serve::tls;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::BodyExt;
+use keelson_api::{Map, Str, Value};
+use rand::Rng;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most that a webhook may answer.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Where a webhook is, as `clientConfig` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientConfig {
+    place: Place,
+    ca_pem: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    Url(String),
+    Service { namespace: Str, name: Str, path: String, port: i64 },
+    Nowhere,
+}
+
+impl ClientConfig {
+    pub fn parse(m: Option<&Map>) -> ClientConfig {
+        let Some(m) = m else { return ClientConfig { place: Place::Nowhere, ca_pem: None } };
+        let ca = m.str("caBundle").filter(|c| !c.is_empty()).and_then(|c| STANDARD.decode(c).ok());
+        let place = match (m.str("url"), m.obj("service")) {
+            (Some(url), _) => Place::Url(url.to_string()),
+            (None, Some(s)) => {
+                let path = s.str("path").unwrap_or_default();
+                Place::Service {
+                    namespace: s.str("namespace").unwrap_or_default().into(),
+                    name: s.str("name").unwrap_or_default().into(),
+                    path: if path.starts_with('/') { path.to_string() } else { format!("/{path}") },
+                    port: s.int("port").unwrap_or(443),
+                }
+            }
+            (None, None) => Place::Nowhere,
+        };
+        ClientConfig { place, ca_pem: ca.and_then(|c| String::from_utf8(c).ok()) }
+    }
+
+    /// The address as messages show it.
+    pub fn url(&self) -> String {
+        match &self.place {
+            Place::Url(u) => u.clone(),
+            Place::Service { namespace, name, path, port } => format!("https://{name}.{namespace}.svc:{port}{path}"),
+            Place::Nowhere => String::new(),
+        }
+    }
+}
+
+/// Sends the review to the webhook and reads the answer. The error is what follows `failed to call webhook: `.
+pub async fn call(
+    lookup: &Lookup,
+    config: &ClientConfig,
+    review: &Value,
+    timeout: Duration,
+    with_timeout: bool,
+) -> Result<Value, String> {
+    let query = if with_timeout { format!("timeout={}s", timeout.as_secs()) } else { String::new() };
+    let mut url = config.url();
+    if with_timeout {
+        url.push(if url.contains('?') { '&' } else { '?' });
+        url.push_str(&query);
+    }
+    let said = |why: String| format!("Post \"{url}\": {why}");
+    match tokio::time::timeout(timeout, exchange(lookup, config, review, &query)).await {
+        Ok(Ok(v)) => Ok(v),
+        Ok(Err(Failure::Transport(why))) => Err(said(why)),
+        Ok(Err(Failure::Answer(why))) => Err(why),
+        Err(_) => Err(said("context deadline exceeded".into())),
+    }
+}
+
+enum Failure {
+    Transport(String),
+    Answer(String),
+}
+
+async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query: &str) -> Result<Value, Failure> {
+    let (target, mut path) = resolve(lookup, config).await.map_err(Failure::Transport)?;
+    if !query.is_empty() {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push_str(query);
+    }
+    let body = serde_json::to_vec(review).map_err(|e| Failure::Answer(e.to_string()))?;
+    let request = http::Request::post(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::ACCEPT, "application/json, */*")
+        .header(http::header::USER_AGENT, "kube-apiserver-admission")
+        .header(http::header::CONTENT_LENGTH, body.len())
+        .body(Body::from(body))
+        .map_err(|e| Failure::Answer(e.to_string()))?;
+    let answer = target.send(request).await.map_err(|e| Failure::Transport(format!("{e:#}")))?;
+    let status = answer.status();
+    let limited = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
+    let bytes = limited.collect().await.map_err(|e| Failure::Transport(e.to_string()))?.to_bytes();
+    if !status.is_success() {
+        let text = String::from_utf8_lossy(&bytes);
+        return Err(Failure::Answer(match text.trim() {
+            "" => format!("the server responded with the status code {} but did not return more information", status.as_u16()),
+            _ if status == http::StatusCode::NOT_FOUND => "the server could not find the requested resource".into(),
+            text => format!("an error on the server ({}) has prevented the request from succeeding", shortened(text)),
+        }));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
+}
+
+/// As much of an answer as fits into a message.
+fn shortened(text: &str) -> &str {
+    match text.char_indices().nth(1024) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, String), String> {
+    let (address, host, path, secure) = match &config.place {
+        Place::Nowhere => return Err("neither a URL nor a service is configured".into()),
+        Place::Url(url) => {
+            let uri: http::Uri = url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))?;
+            let host = uri.host().unwrap_or_default().to_string();
+            let secure = uri.scheme_str() != Some("http");
+            let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+            let path = uri.path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
+            (format!("{host}:{port}"), host, path, secure)
+        }
+        Place::Service { namespace, name, path, port } => {
+            let address = endpoint(lookup, namespace, name, *port).await?;
+            (address, format!("{name}.{namespace}.svc"), path.clone(), true)
+        }
+    };
+    let tls = if secure { Some(trust(config, &host)?) } else { None };
+    Ok((Target { address, host, tls }, path))
+}
+
+fn trust(config: &ClientConfig, host: &str) -> Result<ClientTls, String> {
+    let said = |e: anyhow::Error| format!("tls: {e:#}");
+    let built = match &config.ca_pem {
+        Some(pem) => ClientTls::config(Some(pem), None).map_err(said)?,
+        None => {
+            // Without a bundle the machine's own roots would be asked; this server trusts none by itself.
+            let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
+                .with_safe_default_protocol_versions()
+                .map_err(|e| e.to_string())?;
+            Arc::new(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+        }
+    };
+    ClientTls::to(built, host).map_err(said)
+}
+
+/// A ready endpoint of a service, as `address:port`.
+async fn endpoint(lookup: &Lookup, namespace: &str, name: &str, port: i64) -> Result<String, String> {
+    let service = lookup.cached("", "services", namespace, name).await.map_err(|e| e.message)?;
+    let service = service.ok_or_else(|| format!("service \"{name}\" not found"))?;
+    if service.at(&["spec", "type"]).and_then(Value::as_str) == Some("ExternalName") {
+        let host = service.at(&["spec", "externalName"]).and_then(Value::as_str).unwrap_or_default();
+        return Ok(format!("{host}:{port}"));
+    }
+    let ports = service.at(&["spec", "ports"]).and_then(Value::as_array);
+    let found = ports.into_iter().flatten().find(|p| p.get("port").and_then(Value::as_i64) == Some(port));
+    let found = found.ok_or_else(|| format!("no service port {port} found for service \"{name}\""))?;
+    let port_name = found.get("name").and_then(Value::as_str).unwrap_or_default();
+    let slices = lookup.list("discovery.k8s.io", "endpointslices", namespace).await.map_err(|e| e.message)?;
+    let mut ready = Vec::new();
+    for slice in &slices {
+        let of = slice.labels().and_then(|l| l.str("kubernetes.io/service-name"));
+        if of != Some(name) {
+            continue;
+        }
+        let list = |key: &str| slice.arr(key).into_iter().flatten();
+        let port = list("ports")
+            .find(|p| p.get("name").and_then(Value::as_str).unwrap_or_default() == port_name)
+            .and_then(|p| p.get("port")?.as_i64());
+        let Some(port) = port else { continue };
+        for e in list("endpoints").filter(|e| e.at(&["conditions", "ready"]).and_then(Value::as_bool) != Some(false)) {
+            if let Some(ip) = e.get("addresses").and_then(Value::as_array).and_then(|a| a.first()?.as_str()) {
+                ready.push(if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") });
+            }
+        }
+    }
+    if ready.is_empty() {
+        return Err(format!("no endpoints available for service \"{name}\""));
+    }
+    Ok(ready.swap_remove(rand::rng().random_range(0..ready.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_api::value;
+
+    #[test]
+    fn places_are_read_and_shown() {
+        let parse = |v: Value| ClientConfig::parse(v.as_object());
+        let c = parse(value!({"service": {"namespace": "n", "name": "s", "path": "p"}, "caBundle": "YQ=="}));
+        assert_eq!(c.url(), "https://s.n.svc:443/p");
+        assert_eq!(c.ca_pem.as_deref(), Some("a"));
+        assert_eq!(parse(value!({"url": "https://x/y"})).url(), "https://x/y");
+        assert_eq!(ClientConfig::parse(None).place, Place::Nowhere);
+    }
+}
