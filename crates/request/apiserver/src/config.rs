@@ -34,7 +34,7 @@ pub struct Config {
     pub max_requests_in_flight: usize,
     pub audit_policy: Option<Policy>,
     pub audit_log: Option<PathBuf>,
-    /// Makes this machine's Endpoints of the service `kubernetes`; off for tests without an address.
+    /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
 }
 

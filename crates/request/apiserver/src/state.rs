@@ -19,6 +19,7 @@ use crate::request::{Request, Response};
 use crate::serve::{Handle, Loopback};
 use futures::future::BoxFuture;
 use keelson_registry::{Admission, Engine, ResourceTable};
+use parking_lot::RwLock;
 use std::sync::Arc;
 
 /// Handed to handlers with each request.
@@ -44,14 +45,15 @@ pub struct ServerState {
     pub openapi: OpenApi,
     pub services: Arc<Services>,
     pub kubelet: KubeletClient,
+    /// Certificate and key by which this server is known to extension servers.
+    pub front_proxy_client: RwLock<Option<(String, String)>>,
     /// For `https:` proxies to pods and services.
     pub proxy_tls: Arc<rustls::ClientConfig>,
 }
 
 impl ServerState {
-    /// Certificate and key by which this server is known to extension servers.
     pub fn front_proxy_identity(&self) -> Option<(String, String)> {
-        self.config.front_proxy_client.clone()
+        self.front_proxy_client.read().clone()
     }
 }
 

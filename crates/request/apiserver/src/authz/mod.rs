@@ -3,6 +3,7 @@
 //! Everything is answered from memory: roles and bindings are followed by watches, never read on a request.
 
 mod chain;
+pub mod escalation;
 pub mod node;
 pub mod rbac;
 pub mod rule;

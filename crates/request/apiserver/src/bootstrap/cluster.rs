@@ -15,9 +15,12 @@ pub fn namespaces() -> Vec<Object> {
 
 pub fn objects(config: &Config) -> Vec<Object> {
     let mut all = vec![service_cidr(config), authentication(config)];
-    if config.publish_kubernetes_service {
-        all.extend([service(config), endpoints(config), endpoint_slice(config), cluster_info(config)]);
-        all.extend(joining());
+    all.push(service(config));
+    all.push(cluster_info(config));
+    all.extend(joining());
+    // A server that only this machine reaches (a test) has no endpoint that others could use.
+    if config.publish_kubernetes_service && !config.advertise_address.is_loopback() {
+        all.extend([endpoints(config), endpoint_slice(config)]);
     }
     all.into_iter().filter_map(object).collect()
 }

@@ -53,7 +53,11 @@ async fn reconcile_all(objects: &[Object], loopback: &Loopback) -> ApiResult<()>
     let work: Vec<BoxFuture<ApiResult<()>>> = objects.iter().map(|o| reconcile(o, loopback).boxed()).collect();
     let mut results = stream::iter(work).buffer_unordered(AT_ONCE);
     while let Some(result) = results.next().await {
-        result?;
+        match result {
+            // Trying again would change nothing; the rest of the cluster must not wait for it.
+            Err(e) if e.is(Reason::Invalid) => tracing::error!("an object every cluster has is refused: {e}"),
+            other => other?,
+        }
     }
     Ok(())
 }
