@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// How long a failed pull is shown before the back-off is.
+const SHOW_FAILURE: Duration = Duration::from_secs(2);
 /// How long after a failed start it is tried again, unless a back-off says otherwise.
 const RETRY_START: Duration = Duration::from_secs(10);
 
@@ -81,7 +83,7 @@ impl Worker {
         }
         let wakes = [
             result.err(),
-            self.next_start(&pod),
+            self.next_start(),
             refresh.map(|at| self.kl.instant_at(at)),
             self.deadline(&pod),
         ];
@@ -419,7 +421,16 @@ impl Worker {
         if failed { Err(soon) } else { Ok(()) }
     }
 
+    /// Tries to start a container, unless that was tried a moment ago in vain. False when it doesn't run.
     async fn start_one(&mut self, cx: &Context<'_>, c: &Container, target: Option<&str>) -> bool {
+        let generation = pods::generation(cx.pod);
+        if self
+            .hold
+            .get(&c.name)
+            .is_some_and(|(g, until)| *g == generation && *until > Instant::now())
+        {
+            return false;
+        }
         if let Err(e) = self.actuate_container(cx.pod, &c.name) {
             tracing::warn!(container = c.name, "{e}");
             return false;
@@ -427,6 +438,7 @@ impl Worker {
         match cx.start(c, target).await {
             Ok(()) => {
                 self.failures.remove(&c.name);
+                self.hold.remove(&c.name);
                 // The pod's other containers may take long to start; this one is told now.
                 if self.observe().await.is_ok() {
                     self.kl.probes.sync(&self.kl, cx.pod, &self.observed, &self.status);
@@ -437,9 +449,32 @@ impl Worker {
             }
             Err(f) => {
                 tracing::info!(pod = %pods::describe(cx.pod), container = c.name, reason = f.reason, "{}", f.message);
+                if let Some(until) = self.hold_until(cx.pod, c, &f.reason) {
+                    self.hold.insert(c.name.clone(), (generation, until));
+                }
                 self.failures.insert(c.name.clone(), (f.reason, f.message));
                 false
             }
+        }
+    }
+
+    /// When a start that failed for this reason makes sense again. A wrong configuration is tried whenever something
+    /// changes.
+    fn hold_until(&self, pod: &Pod, c: &Container, reason: &str) -> Option<Instant> {
+        let now = Instant::now();
+        match reason {
+            "ErrImagePull" => Some(now + SHOW_FAILURE),
+            "ImagePullBackOff" => self.kl.images.retry_at(pod, c.image.as_deref().unwrap_or_default()),
+            "CrashLoopBackOff" => {
+                let ended = self.observed.find(&c.name).map(|v| self.kl.instant_of(v.finished));
+                self.kl
+                    .crash
+                    .lock()
+                    .remaining(&start::backoff_key(pod, c), ended, now)
+                    .map(|d| now + d)
+            }
+            "RunContainerError" | "CreateContainerError" => Some(now + RETRY_START),
+            _ => None,
         }
     }
 
@@ -460,22 +495,12 @@ impl Worker {
         .collect()
     }
 
-    /// When the first back-off of a container ends.
-    fn next_start(&self, pod: &Pod) -> Option<Instant> {
-        let now = Instant::now();
-        let crash = self.kl.crash.lock();
-        pods::containers(pod)
-            .iter()
-            .chain(pods::init_containers(pod))
-            .filter(|c| self.failures.contains_key(&c.name))
-            .filter_map(|c| {
-                let ended = self.observed.find(&c.name).map(|v| self.kl.instant_of(v.finished));
-                let by_crash = crash
-                    .remaining(&start::backoff_key(pod, c), ended, now)
-                    .map(|d| now + d);
-                let by_pull = self.kl.images.retry_at(pod, c.image.as_deref().unwrap_or_default());
-                by_crash.into_iter().chain(by_pull).min()
-            })
+    /// When the first container that is held back may be tried again.
+    fn next_start(&self) -> Option<Instant> {
+        self.hold
+            .values()
+            .map(|(_, until)| *until)
+            .filter(|until| *until > Instant::now())
             .min()
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Worker {
     pub ended: HashMap<String, ContainerView>,
     pub observed: Observed,
     pub failures: StartFailures,
+    /// Containers that are not to be tried again before then, whatever wakes the task; for one generation of the pod.
+    pub hold: HashMap<String, (Option<i64>, Instant)>,
     pub status: PodStatus,
     /// Why the node failed the pod: reason and message.
     pub failure: Option<(String, String)>,
@@ -83,6 +85,7 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         ended: HashMap::new(),
         observed: Observed::default(),
         failures: StartFailures::new(),
+        hold: HashMap::new(),
         failure: None,
         disruption: None,
         resize_pending: None,
