@@ -1,5 +1,7 @@
 //! A whole server over a store in memory, and a client that says what it expects.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use keelson_api::Value;

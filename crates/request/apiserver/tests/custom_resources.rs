@@ -1,0 +1,146 @@
+//! Custom resources through the whole chain.
+
+mod harness;
+
+use harness::Api;
+use keelson_api::{Value, value};
+use std::time::Duration;
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const TABS: &str = "/apis/x.example.com/v1/namespaces/default/tabs";
+
+fn definition() -> Value {
+    value!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "tabs.x.example.com"},
+        "spec": {"group": "x.example.com", "scope": "Namespaced",
+            "names": {"plural": "tabs", "singular": "tab", "kind": "Tab", "listKind": "TabList", "shortNames": ["tb"]},
+            "versions": [
+                {"name": "v1", "served": true, "storage": true,
+                 "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+                 "selectableFields": [{"jsonPath": ".spec.color"}],
+                 "additionalPrinterColumns": [{"name": "Color", "type": "string", "jsonPath": ".spec.color"}],
+                 "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                     "spec": {"type": "object", "required": ["color"],
+                        "x-kubernetes-validations": [{"rule": "self.replicas < 10", "message": "too many"}],
+                        "properties": {
+                            "color": {"type": "string", "enum": ["red", "blue"]},
+                            "replicas": {"type": "integer", "default": 1},
+                            "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                                "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}}}},
+                     "status": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}}}},
+                {"name": "v2", "served": true, "storage": false,
+                 "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}})
+}
+
+fn tab(name: &str, spec: Value) -> Value {
+    let mut v = value!({"apiVersion": "x.example.com/v1", "kind": "Tab", "metadata": {"name": name}});
+    v.set_at(&["spec"], spec);
+    v
+}
+
+/// Waits for an answer that satisfies.
+async fn until(api: &Api, path: &str, ok: impl Fn(&harness::Answer) -> bool) -> harness::Answer {
+    for _ in 0..500 {
+        let answer = api.get(path).await;
+        if ok(&answer) {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let last = api.get(path).await;
+    panic!("{path} never came to it: {} {}", last.code, String::from_utf8_lossy(&last.bytes));
+}
+
+fn condition(crd: &Value, kind: &str) -> String {
+    let list = crd.at(&["status", "conditions"]).and_then(Value::as_array);
+    let found = list.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some(kind));
+    found.and_then(|c| c.get("status")).and_then(Value::as_str).unwrap_or_default().to_string()
+}
+
+async fn with_definition() -> Api {
+    let api = Api::new().await;
+    api.post(CRDS, definition()).await.expect(201);
+    until(&api, &format!("{CRDS}/tabs.x.example.com"), |a| condition(&a.json(), "Established") == "True").await;
+    api
+}
+
+#[tokio::test]
+async fn a_definition_is_served_validated_and_removed() {
+    let api = with_definition().await;
+    let made = api.post(TABS, tab("a", value!({"color": "red", "junk": 1}))).await.expect(201);
+    assert_eq!(made.json().at(&["spec"]), Some(&value!({"color": "red", "replicas": 1})));
+    assert_eq!(made.headers.get("warning").and_then(|w| w.to_str().ok()), Some("299 - \"unknown field \\\"spec.junk\\\"\""));
+    let strict = api.post(&format!("{TABS}?fieldValidation=Strict"), tab("b", value!({"color": "red", "junk": 1}))).await.expect(400);
+    assert!(strict.str(&["message"]).ends_with("strict decoding error: unknown field \"spec.junk\""), "{}", strict.str(&["message"]));
+
+    let bad = api.post(TABS, tab("b", value!({"color": "green", "replicas": "x"}))).await.expect(422);
+    let message = bad.str(&["message"]);
+    assert!(message.starts_with("Tab.x.example.com \"b\" is invalid: ["), "{message}");
+    assert!(message.contains("spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\""), "{message}");
+    assert!(message.contains("spec.replicas in body must be of type integer: \"string\""), "{message}");
+    let many = api.post(TABS, tab("b", value!({"color": "red", "replicas": 11}))).await.expect(422);
+    assert_eq!(many.str(&["message"]), "Tab.x.example.com \"b\" is invalid: spec: Invalid value: too many");
+
+    // Another version, fields, tables, scale.
+    let other = api.get(&TABS.replace("/v1/", "/v2/").to_string()).await.expect(200);
+    assert_eq!(other.json().get("items").and_then(Value::as_array).unwrap()[0].get("apiVersion"), Some(&Value::from("x.example.com/v2")));
+    api.post(TABS, tab("blue", value!({"color": "blue"}))).await.expect(201);
+    let selected = api.get(&format!("{TABS}?fieldSelector=spec.color%3Dblue")).await.expect(200).json();
+    assert_eq!(selected.get("items").and_then(Value::as_array).map(Vec::len), Some(1));
+    let table = api.call("GET", TABS, "", "application/json;as=Table;v=v1;g=meta.k8s.io", Vec::new()).await.expect(200).json();
+    let rows = table.get("rows").and_then(Value::as_array).unwrap();
+    assert_eq!(rows[0].get("cells"), Some(&value!(["a", "red"])));
+    let scale = api.get(&format!("{TABS}/a/scale")).await.expect(200);
+    assert_eq!(scale.json().at(&["spec", "replicas"]), Some(&Value::Int(1)));
+    let mut scaled = scale.json();
+    scaled.set_at(&["spec", "replicas"], 3);
+    api.put(&format!("{TABS}/a/scale"), scaled).await.expect(200);
+
+    // Status through its own path only; generation follows the rest.
+    let mut got = api.get(&format!("{TABS}/a")).await.expect(200).json();
+    assert_eq!(got.at(&["spec", "replicas"]), Some(&Value::Int(3)));
+    got.set_at(&["status", "replicas"], 2);
+    let kept = api.put(&format!("{TABS}/a"), got.clone()).await.expect(200).json();
+    assert_eq!(kept.get("status"), None);
+    let set = api.put(&format!("{TABS}/a/status"), got).await.expect(200).json();
+    assert_eq!(set.at(&["status", "replicas"]), Some(&Value::Int(2)));
+
+    let patch = value!({"apiVersion": "x.example.com/v1", "kind": "Tab", "spec": {"list": [{"k": "one", "v": 1}]}});
+    let applied = api.patch(&format!("{TABS}/a?fieldManager=me"), "apply-patch+yaml", patch).await.expect(200).json();
+    assert_eq!(applied.at(&["spec", "list"]), Some(&value!([{"k": "one", "v": 1}])));
+    api.patch(&format!("{TABS}/a"), "strategic-merge-patch+json", value!({})).await.expect(415);
+
+    let groups = api.get("/apis/x.example.com/v1").await.expect(200).json();
+    let names: Vec<&str> = groups.get("resources").and_then(Value::as_array).into_iter().flatten().filter_map(|r| r.get("name")?.as_str()).collect();
+    assert_eq!(names, ["tabs", "tabs/scale", "tabs/status"]);
+
+    api.delete(&format!("{CRDS}/tabs.x.example.com")).await.expect(200);
+    until(&api, &format!("{CRDS}/tabs.x.example.com"), |a| a.code == 404).await;
+    until(&api, TABS, |a| a.code == 404).await;
+}
+
+#[tokio::test]
+async fn names_are_granted_once() {
+    let api = with_definition().await;
+    let mut second = definition();
+    second.set_at(&["metadata", "name"], "tobs.x.example.com");
+    second.set_at(&["spec", "names", "plural"], "tobs");
+    second.set_at(&["spec", "names", "singular"], "tob");
+    second.set_at(&["spec", "names", "shortNames"], Value::Array(vec![]));
+    api.post(CRDS, second).await.expect(201);
+    let at = format!("{CRDS}/tobs.x.example.com");
+    let refused = until(&api, &at, |a| condition(&a.json(), "NamesAccepted") == "False").await.json();
+    assert_eq!(condition(&refused, "Established"), "False");
+    api.delete(&format!("{CRDS}/tabs.x.example.com")).await.expect(200);
+    until(&api, &at, |a| condition(&a.json(), "Established") == "True").await;
+}
+
+#[tokio::test]
+async fn broken_definitions_are_refused() {
+    let api = Api::new().await;
+    let mut d = definition();
+    d.set_at(&["spec", "versions"], vec![value!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+        "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.z == 100"}],
+            "properties": {"x": {"type": "integer"}}}}}}})]);
+    let refused = api.post(CRDS, d).await.expect(422);
+    assert!(refused.str(&["message"]).contains("undefined field 'z'"), "{}", refused.str(&["message"]));
+}
