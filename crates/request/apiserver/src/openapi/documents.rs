@@ -43,7 +43,7 @@ fn types_of(def: &ResourceDef) -> Vec<(TypeId, GroupVersionKind)> {
 }
 
 fn meta_types() -> Vec<(TypeId, GroupVersionKind)> {
-    ["DeleteOptions", "Status", "WatchEvent", "APIResourceList", "APIGroup"]
+    ["DeleteOptions", "Status", "WatchEvent", "APIResourceList"]
         .iter()
         .filter_map(|kind| {
             Some((builtin_type(&format!("{META}.{kind}"))?.ty, GroupVersionKind::new("", "v1", kind)))

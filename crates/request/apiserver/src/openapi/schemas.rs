@@ -87,15 +87,15 @@ impl Builder<'_> {
         {
             // Nothing may stand beside a reference there.
             m = Map::from_iter([("allOf", vec![Value::Object(Map::from_iter([("$ref", reference)]))])]);
-            if !field.pointer && field.omit != Omit::Zero {
+            if !field.pointer && field.omit != Omit::Zero && matches!(field.ty, FieldType::Struct(_)) {
                 m.insert("default", Map::new());
             }
         }
         if let Some(text) = self.descriptions.of_field(owner, &field.name) {
             m.insert("description", text);
         }
-        if let Some(default) = &field.default {
-            m.insert("default", default.clone());
+        if let Some(default) = field.default.clone().or_else(|| zero(field)) {
+            m.insert("default", default);
         }
         if !field.enums.is_empty() {
             m.insert("enum", field.enums.iter().cloned().map(Value::String).collect::<Vec<_>>());
@@ -158,14 +158,7 @@ impl Builder<'_> {
     }
 
     fn element(&self, ty: &FieldType, mentioned: &mut Mentioned) -> Value {
-        let m = self.of_type(ty, mentioned);
-        if self.document == Document::V3 && m.contains_key("$ref") {
-            let default = if matches!(ty, FieldType::Struct(_)) { Value::from(Map::new()) } else { return m.into() };
-            let mut wrapped = Map::from_iter([("allOf", vec![Value::from(m)])]);
-            wrapped.insert("default", default);
-            return wrapped.into();
-        }
-        m.into()
+        self.of_type(ty, mentioned).into()
     }
 
     /// The schema of a type that is no struct of the table.
@@ -186,6 +179,19 @@ impl Builder<'_> {
             v.set_at(&["description"], text);
         }
         v
+    }
+}
+
+/// What a field that is always written has when nobody sets it.
+fn zero(field: &Field) -> Option<Value> {
+    if field.pointer || field.omit != Omit::Never {
+        return None;
+    }
+    match field.ty {
+        FieldType::String => Some("".into()),
+        FieldType::Bool => Some(false.into()),
+        FieldType::Int32 | FieldType::Int64 | FieldType::UInt32 | FieldType::UInt64 => Some(0.into()),
+        _ => None,
     }
 }
 
