@@ -1,5 +1,7 @@
 //! Custom resources through the whole chain.
 
+#![recursion_limit = "256"]
+
 mod harness;
 
 use harness::Api;
