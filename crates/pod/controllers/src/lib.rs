@@ -7,6 +7,7 @@
 pub mod claim;
 pub mod config;
 pub mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod endpoints;
@@ -26,6 +27,7 @@ mod service_pods;
 mod serviceaccount;
 mod statefulset;
 pub mod taint_eviction;
+mod ttl;
 mod util;
 pub mod wire;
 
@@ -51,6 +53,8 @@ const CONTROLLERS: &[Entry] = &[
     ("garbage-collector", gc::start),
     ("statefulset", statefulset::start),
     ("daemonset", daemonset::start),
+    ("cronjob", cronjob::start),
+    ("ttl-after-finished", ttl::start),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),
