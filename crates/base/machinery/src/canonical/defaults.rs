@@ -8,7 +8,7 @@ use keelson_api::{Map, Value};
 /// `omitempty` doesn't touch.
 pub(super) fn write_always(m: &mut Map, def: &TypeDef, schema: &Schema) {
     for field in &def.fields {
-        let is_struct = matches!(field.ty, FieldType::Struct(_)) && !field.pointer;
+        let is_struct = !field.pointer && is_struct(&field.ty);
         match field.omit {
             Omit::Zero => {}
             Omit::Empty if is_struct => fill(m, field, schema),
@@ -29,6 +29,20 @@ pub(super) fn write_always(m: &mut Map, def: &TypeDef, schema: &Schema) {
             }
         }
     }
+}
+
+/// Structs in Go, whatever they are in JSON: `omitempty` never drops them.
+fn is_struct(ty: &FieldType) -> bool {
+    matches!(
+        ty,
+        FieldType::Struct(_)
+            | FieldType::Quantity
+            | FieldType::IntOrString
+            | FieldType::Time
+            | FieldType::MicroTime
+            | FieldType::Duration
+            | FieldType::RawExtension
+    )
 }
 
 fn fill(m: &mut Map, field: &Field, schema: &Schema) {

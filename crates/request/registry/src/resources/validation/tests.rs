@@ -210,3 +210,31 @@ fn other_kinds_are_refused_in_upstreams_words() {
         ["rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs"]
     );
 }
+
+/// Objects written by the published Go types.
+const GOLDEN: &str = include_str!("../../../../../base/api/tests/golden.txt");
+
+#[test]
+fn what_is_stored_reads_back_as_it_was() {
+    use crate::codec::{decode_stored, encode_stored};
+    let rows = rows();
+    let mut seen = 0;
+    for line in GOLDEN.lines() {
+        let mut columns = line.split('\t');
+        let (api_version, kind) = columns.next().unwrap().rsplit_once(',').unwrap();
+        let Some(def) = rows.iter().find(|d| d.api_version() == api_version && d.kind == kind && d.is_storage_version()) else { continue };
+        let json = columns.next().unwrap();
+        let value: Value = serde_json::from_str(json).unwrap();
+        let Ok((object, _)) = complete(&def.schema, Some(&*def.strategy), value) else { continue };
+        let storage = def.storage.as_ref().unwrap();
+        let back = decode_stored(storage, &encode_stored(storage, &object).unwrap()).unwrap();
+        for (key, value) in &object.0 {
+            assert_eq!(back.get(key), Some(value), "{kind}.{key}");
+        }
+        assert_eq!(back, object, "{kind}");
+        let (again, _) = complete(&def.schema, Some(&*def.strategy), back.clone().into()).unwrap();
+        assert_eq!(again, back, "{kind} changes when it is sent back as it was read");
+        seen += 1;
+    }
+    assert!(seen > 100, "{seen}");
+}
