@@ -5,7 +5,13 @@ const FIELDS: [(u32, u32, &[&str]); 5] = [
     (0, 59, &[]),
     (0, 23, &[]),
     (1, 31, &[]),
-    (1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
+    (
+        1,
+        12,
+        &[
+            "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+        ],
+    ),
     (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
 ];
 
@@ -23,13 +29,23 @@ pub fn check(schedule: &str) -> Result<(), String> {
             Some(("every", interval)) => keelson_api::duration::parse(interval)
                 .map(|_| ())
                 .map_err(|e| format!("failed to parse duration {text}: {e}")),
-            None if matches!(name, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly") => Ok(()),
+            None if matches!(
+                name,
+                "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly"
+            ) =>
+            {
+                Ok(())
+            }
             _ => Err(format!("unrecognized descriptor: {text}")),
         };
     }
     let fields: Vec<&str> = text.split_whitespace().collect();
     if fields.len() != FIELDS.len() {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+        return Err(format!(
+            "expected exactly 5 fields, found {}: [{}]",
+            fields.len(),
+            fields.join(" ")
+        ));
     }
     for (text, (min, max, names)) in fields.iter().zip(FIELDS) {
         text.split(',').try_for_each(|part| range(part, min, max, names))?;
@@ -47,7 +63,8 @@ fn range(text: &str, min: u32, max: u32, names: &[&str]) -> Result<(), String> {
         if let Some(i) = names.iter().position(|n| n.eq_ignore_ascii_case(v)) {
             return Ok(i as u32 + min);
         }
-        v.parse().map_err(|_| format!("failed to parse int from {v}: strconv.Atoi: parsing {v:?}: invalid syntax"))
+        v.parse()
+            .map_err(|_| format!("failed to parse int from {v}: strconv.Atoi: parsing {v:?}: invalid syntax"))
     };
     let (start, end) = match span {
         "*" | "?" => (min, max),
@@ -70,7 +87,9 @@ fn range(text: &str, min: u32, max: u32, names: &[&str]) -> Result<(), String> {
         return Err(format!("end of range ({end}) above maximum ({max}): {text}"));
     }
     if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {text}"));
+        return Err(format!(
+            "beginning of range ({start}) beyond end of range ({end}): {text}"
+        ));
     }
     Ok(())
 }
@@ -81,7 +100,14 @@ mod tests {
 
     #[test]
     fn schedules_are_judged_as_upstream_judges_them() {
-        for good in ["*/1 * * * ?", "0 0 1 JAN mon-fri", "@hourly", "@every 1h30m", "5,10-20/3 * * * *", "TZ=UTC 0 0 * * *"] {
+        for good in [
+            "*/1 * * * ?",
+            "0 0 1 JAN mon-fri",
+            "@hourly",
+            "@every 1h30m",
+            "5,10-20/3 * * * *",
+            "TZ=UTC 0 0 * * *",
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for (bad, why) in [

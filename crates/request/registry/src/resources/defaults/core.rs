@@ -13,7 +13,11 @@ pub fn of(kind: &str) -> fn(&mut Object) {
         "Secret" => secret,
         "PersistentVolume" => volume,
         "PersistentVolumeClaim" => |o| claim(&mut o.0),
-        "Endpoints" => |o| each(&mut o.0, "subsets", |s| each(s, "ports", |p| fill(p, "protocol", "TCP"))),
+        "Endpoints" => |o| {
+            each(&mut o.0, "subsets", |s| {
+                each(s, "ports", |p| fill(p, "protocol", "TCP"))
+            })
+        },
         "Namespace" => namespace,
         "Node" => node,
         "LimitRange" => |o| {
@@ -46,7 +50,10 @@ fn service(o: &mut Object) {
             spec.remove("sessionAffinityConfig");
         }
         Some("ClientIP")
-            if spec.get("sessionAffinityConfig").and_then(|c| c.at(&["clientIP", "timeoutSeconds"])).is_none() =>
+            if spec
+                .get("sessionAffinityConfig")
+                .and_then(|c| c.at(&["clientIP", "timeoutSeconds"]))
+                .is_none() =>
         {
             spec.insert("sessionAffinityConfig", value!({"clientIP": {"timeoutSeconds": 10800}}));
         }
@@ -67,8 +74,8 @@ fn service(o: &mut Object) {
             _ => {}
         }
     });
-    let external = matches!(kind.as_str(), "LoadBalancer" | "NodePort")
-        || (kind == "ClusterIP" && has_items(spec, "externalIPs"));
+    let external =
+        matches!(kind.as_str(), "LoadBalancer" | "NodePort") || (kind == "ClusterIP" && has_items(spec, "externalIPs"));
     if external {
         fill(spec, "externalTrafficPolicy", "Cluster");
     }
@@ -90,7 +97,9 @@ fn service(o: &mut Object) {
 /// The type, and the clear-text data, which is written only.
 fn secret(o: &mut Object) {
     fill(&mut o.0, "type", "Opaque");
-    let Some(Value::Object(clear)) = o.remove("stringData") else { return };
+    let Some(Value::Object(clear)) = o.remove("stringData") else {
+        return;
+    };
     if clear.is_empty() {
         return;
     }
@@ -124,7 +133,9 @@ pub fn claim(o: &mut Map) {
 fn namespace(o: &mut Object) {
     let name = o.name().to_string();
     if !name.is_empty() {
-        o.meta_mut().object_mut("labels").insert("kubernetes.io/metadata.name", name);
+        o.meta_mut()
+            .object_mut("labels")
+            .insert("kubernetes.io/metadata.name", name);
     }
     fill(o.object_mut("status"), "phase", "Active");
 }
@@ -141,7 +152,11 @@ fn node(o: &mut Object) {
 fn limit(l: &mut Map) {
     if l.str("type") == Some("Container") {
         let of = |l: &Map, key: &str| l.obj(key).cloned().unwrap_or_default();
-        let pairs = [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")];
+        let pairs = [
+            ("default", "max"),
+            ("defaultRequest", "default"),
+            ("defaultRequest", "min"),
+        ];
         for (to, from) in pairs {
             let source = of(l, from);
             if source.is_empty() {

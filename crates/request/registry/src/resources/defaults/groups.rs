@@ -92,7 +92,9 @@ fn binding(o: &mut Object) {
 
 fn network_policy(spec: &mut Map) {
     for list in ["ingress", "egress"] {
-        each(spec, list, |rule| each(rule, "ports", |p| fill_absent(p, "protocol", "TCP")));
+        each(spec, list, |rule| {
+            each(rule, "ports", |p| fill_absent(p, "protocol", "TCP"))
+        });
     }
     if !has_items(spec, "policyTypes") {
         let mut types = vec![Value::from("Ingress")];
@@ -173,10 +175,13 @@ fn autoscaler(o: &mut Object) {
     if let Some(behavior) = inner(spec, "behavior") {
         let up = behavior.object_mut("scaleUp");
         fill_absent(up, "stabilizationWindowSeconds", 0i64);
-        scaling_rules(up, value!([
-            {"type": "Pods", "value": 4, "periodSeconds": 15},
-            {"type": "Percent", "value": 100, "periodSeconds": 15}
-        ]));
+        scaling_rules(
+            up,
+            value!([
+                {"type": "Pods", "value": 4, "periodSeconds": 15},
+                {"type": "Percent", "value": 100, "periodSeconds": 15}
+            ]),
+        );
         let down = behavior.object_mut("scaleDown");
         scaling_rules(down, value!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
     }

@@ -74,7 +74,9 @@ fn has_items(map: &Map, key: &str) -> bool {
 fn round_resources(map: &mut Map, key: &str) {
     let Some(list) = inner(map, key) else { return };
     for value in list.values_mut() {
-        let Some(q) = value.as_str().and_then(|s| keelson_api::Quantity::parse(s).ok()) else { continue };
+        let Some(q) = value.as_str().and_then(|s| keelson_api::Quantity::parse(s).ok()) else {
+            continue;
+        };
         if !q.is_whole_milli() {
             let rounded = keelson_api::Quantity::from_milli(q.milli_value(), q.format());
             *value = rounded.to_string().into();
@@ -125,17 +127,31 @@ mod tests {
 
     #[test]
     fn a_deployment_and_a_service_too() {
-        let d = defaulted("apps", "Deployment", value!({"spec": {"template": {"spec": {"containers": []}}}}));
+        let d = defaulted(
+            "apps",
+            "Deployment",
+            value!({"spec": {"template": {"spec": {"containers": []}}}}),
+        );
         assert_eq!(
             d.at(&["spec", "strategy"]),
             Some(&value!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}))
         );
-        assert_eq!(d.at(&["spec", "template", "spec", "enableServiceLinks"]), None, "templates don't get what only pods get");
-        let s = defaulted("", "Service", value!({"spec": {"ports": [{"port": 80, "targetPort": 0}]}}));
+        assert_eq!(
+            d.at(&["spec", "template", "spec", "enableServiceLinks"]),
+            None,
+            "templates don't get what only pods get"
+        );
+        let s = defaulted(
+            "",
+            "Service",
+            value!({"spec": {"ports": [{"port": 80, "targetPort": 0}]}}),
+        );
         assert_eq!(
             s.get("spec"),
-            Some(&value!({"ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"}], "sessionAffinity": "None",
-                "type": "ClusterIP", "internalTrafficPolicy": "Cluster"}))
+            Some(
+                &value!({"ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"}], "sessionAffinity": "None",
+                "type": "ClusterIP", "internalTrafficPolicy": "Cluster"})
+            )
         );
     }
 
@@ -146,7 +162,10 @@ mod tests {
             ("nginx:latest", true),
             ("nginx:1", false),
             ("host:5000/nginx", true),
-            ("nginx@sha256:0123456789012345678901234567890123456789012345678901234567890123", false),
+            (
+                "nginx@sha256:0123456789012345678901234567890123456789012345678901234567890123",
+                false,
+            ),
             ("", false),
         ] {
             assert_eq!(pod::pull_policy(image) == "Always", latest, "{image}");

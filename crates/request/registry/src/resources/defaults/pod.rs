@@ -15,7 +15,11 @@ pub fn pod(pod: &mut Object) {
 /// Keeps the single address and the list in step; the single one wins.
 pub fn pod_status(status: &mut Map) {
     let ip = status.str("podIP").unwrap_or_default().to_string();
-    let first = status.arr("podIPs").and_then(|l| l.first()).and_then(|i| i.get("ip")).and_then(Value::as_str);
+    let first = status
+        .arr("podIPs")
+        .and_then(|l| l.first())
+        .and_then(|i| i.get("ip"))
+        .and_then(Value::as_str);
     match (ip.is_empty(), first.map(str::to_string)) {
         (false, first) if first.as_deref() != Some(&ip) => {
             let mut one = Map::new();
@@ -54,12 +58,16 @@ fn only_pods(spec: &mut Map) {
         }
     }
     for list in ["containers", "initContainers", "ephemeralContainers"] {
-        each(spec, list, |c| each_http_get(c, |get| fill_absent(get, "protocol", "HTTP1")));
+        each(spec, list, |c| {
+            each_http_get(c, |get| fill_absent(get, "protocol", "HTTP1"))
+        });
     }
 }
 
 fn requests_from_limits(resources: &mut Map) {
-    let Some(limits) = resources.obj("limits").filter(|l| !l.is_empty()).cloned() else { return };
+    let Some(limits) = resources.obj("limits").filter(|l| !l.is_empty()).cloned() else {
+        return;
+    };
     let requests = resources.object_mut("requests");
     for (name, amount) in limits {
         fill_absent(requests, &name, amount);
@@ -68,7 +76,12 @@ fn requests_from_limits(resources: &mut Map) {
 
 /// Pod-level requests and huge-page limits, once all containers are known (at creation, after admission).
 pub fn hugepages_and_requests(spec: &mut Map) {
-    let Some(limits) = spec.obj("resources").and_then(|r| r.obj("limits")).filter(|l| !l.is_empty()).cloned() else {
+    let Some(limits) = spec
+        .obj("resources")
+        .and_then(|r| r.obj("limits"))
+        .filter(|l| !l.is_empty())
+        .cloned()
+    else {
         return;
     };
     let mut sums = Map::new();
@@ -79,7 +92,12 @@ pub fn hugepages_and_requests(spec: &mut Map) {
             if sidecars && c.get("restartPolicy").and_then(Value::as_str) != Some("Always") {
                 continue;
             }
-            for (name, amount) in c.at(&["resources", "requests"]).and_then(Value::as_object).into_iter().flatten() {
+            for (name, amount) in c
+                .at(&["resources", "requests"])
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
                 let mut sum = sums.str(name).and_then(|s| Quantity::parse(s).ok()).unwrap_or_default();
                 if let Some(q) = amount.as_str().and_then(|s| Quantity::parse(s).ok()) {
                     sum.add(q);
@@ -150,7 +168,12 @@ fn container(c: &mut Map) {
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(p) = inner(c, probe) {
-            for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+            for (key, value) in [
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ] {
                 fill_zero(p, key, value);
             }
         }
@@ -192,7 +215,12 @@ fn volume(v: &mut Map) {
         v.insert("emptyDir", Map::new());
         return;
     }
-    for (source, mode) in [("secret", 0o644i64), ("configMap", 0o644), ("downwardAPI", 0o644), ("projected", 0o644)] {
+    for (source, mode) in [
+        ("secret", 0o644i64),
+        ("configMap", 0o644),
+        ("downwardAPI", 0o644),
+        ("projected", 0o644),
+    ] {
         if let Some(s) = inner(v, source) {
             fill_absent(s, "defaultMode", mode);
         }
@@ -224,8 +252,9 @@ fn volume(v: &mut Map) {
             }
         });
     }
-    if let Some(spec) =
-        inner(v, "ephemeral").and_then(|e| inner(e, "volumeClaimTemplate")).and_then(|t| inner(t, "spec"))
+    if let Some(spec) = inner(v, "ephemeral")
+        .and_then(|e| inner(e, "volumeClaimTemplate"))
+        .and_then(|t| inner(t, "spec"))
     {
         claim_spec(spec);
     }
@@ -246,7 +275,9 @@ pub fn template_labels(spec: &Map) -> Option<Map> {
 
 /// Labels an owner like its template when it has none.
 pub fn label_like_template(o: &mut Object) {
-    let Some(labels) = o.obj("spec").and_then(template_labels) else { return };
+    let Some(labels) = o.obj("spec").and_then(template_labels) else {
+        return;
+    };
     if !o.meta().is_some_and(|m| has_items(m, "labels")) {
         o.meta_mut().insert("labels", labels);
     }

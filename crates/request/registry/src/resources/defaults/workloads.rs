@@ -83,11 +83,19 @@ fn job_spec(spec: &mut Map) {
         spec.insert("completions", 1i64);
     }
     fill_absent(spec, "parallelism", 1i64);
-    let limit = if spec.contains_key("backoffLimitPerIndex") { i64::from(i32::MAX) } else { 6 };
+    let limit = if spec.contains_key("backoffLimitPerIndex") {
+        i64::from(i32::MAX)
+    } else {
+        6
+    };
     fill_absent(spec, "backoffLimit", limit);
     fill_absent(spec, "completionMode", "NonIndexed");
     fill_absent(spec, "suspend", false);
-    let replacement = if spec.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+    let replacement = if spec.contains_key("podFailurePolicy") {
+        "Failed"
+    } else {
+        "TerminatingOrFailed"
+    };
     fill_absent(spec, "podReplacementPolicy", replacement);
     fill_absent(spec, "manualSelector", false);
     job_template(spec);
@@ -96,7 +104,9 @@ fn job_spec(spec: &mut Map) {
 /// What the jobs of a cron job get before they are jobs.
 fn job_template(spec: &mut Map) {
     if let Some(policy) = inner(spec, "podFailurePolicy") {
-        each(policy, "rules", |r| each(r, "onPodConditions", |c| fill(c, "status", "True")));
+        each(policy, "rules", |r| {
+            each(r, "onPodConditions", |c| fill(c, "status", "True"))
+        });
     }
     if let Some(pod) = inner(spec, "template").and_then(|t| inner(t, "spec")) {
         pod_spec(pod);

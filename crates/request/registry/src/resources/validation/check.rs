@@ -65,7 +65,8 @@ impl Errs {
         self.list.push(Cause::forbidden(self.at(key), detail));
     }
     pub fn not_supported(&mut self, key: &str, value: impl Into<Value>, supported: &[&str]) {
-        self.list.push(Cause::not_supported(self.at(key), &value.into(), supported));
+        self.list
+            .push(Cause::not_supported(self.at(key), &value.into(), supported));
     }
     pub fn duplicate(&mut self, key: &str, value: impl Into<Value>) {
         self.list.push(Cause::duplicate(self.at(key), &value.into()));
@@ -163,7 +164,10 @@ impl Errs {
                         e.required("values", "must be specified when `operator` is 'In' or 'NotIn'");
                     }
                     "Exists" | "DoesNotExist" if values > 0 => {
-                        e.forbidden("values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                        e.forbidden(
+                            "values",
+                            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                        );
                     }
                     "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
                     other => e.invalid("operator", other, "not a valid selector operator"),
@@ -242,7 +246,11 @@ pub fn port_name(name: &str) -> Vec<String> {
     if name.len() > 15 {
         errs.push(max_len_error(15));
     }
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
         errs.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
     if !name.bytes().any(|b| b.is_ascii_lowercase()) {
@@ -269,9 +277,17 @@ pub fn config_key(key: &str) -> Vec<String> {
     if key.len() > 253 {
         errs.push(max_len_error(253));
     }
-    if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+    if key.is_empty()
+        || !key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    {
         let msg = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-        errs.push(regex_error(msg, "[-._a-zA-Z0-9]+", &["key.name", "KEY_NAME", "key-name"]));
+        errs.push(regex_error(
+            msg,
+            "[-._a-zA-Z0-9]+",
+            &["key.name", "KEY_NAME", "key-name"],
+        ));
     }
     match key {
         "." => errs.push("must not be '.'".into()),

@@ -31,7 +31,11 @@ const NAMESPACE: Rules = Rules {
             for f in spec.arr("finalizers").into_iter().flatten().filter_map(Value::as_str) {
                 e.format("finalizers", f, names::label_key);
                 if !f.contains('/') && f != "kubernetes" {
-                    e.invalid("finalizers", f, "name is neither a standard finalizer name nor is it fully qualified");
+                    e.invalid(
+                        "finalizers",
+                        f,
+                        "name is neither a standard finalizer name nor is it fully qualified",
+                    );
                 }
             }
         });
@@ -63,9 +67,19 @@ const QUOTA: Rules = Rules {
     },
     ..Rules::SUBDOMAIN
 };
-const LIMIT_RANGE: Rules = Rules { object: |_, o, e| limit_range(o, e), ..Rules::SUBDOMAIN };
-const ENDPOINTS: Rules = Rules { object: |_, o, e| endpoints(o, e), ..Rules::SUBDOMAIN };
-const EVENT: Rules = Rules { name: |_| Vec::new(), object: event, ..Rules::NONE };
+const LIMIT_RANGE: Rules = Rules {
+    object: |_, o, e| limit_range(o, e),
+    ..Rules::SUBDOMAIN
+};
+const ENDPOINTS: Rules = Rules {
+    object: |_, o, e| endpoints(o, e),
+    ..Rules::SUBDOMAIN
+};
+const EVENT: Rules = Rules {
+    name: |_| Vec::new(),
+    object: event,
+    ..Rules::NONE
+};
 
 pub fn of(kind: &str) -> Rules {
     match kind {
@@ -168,12 +182,19 @@ fn secret(o: &Object, e: &mut Errs) {
 fn json_map(e: &mut Errs, data: &Map, key: &str) {
     use base64::Engine;
     let field = format!("data[{key}]");
-    let Some(text) = data.str(key) else { return e.required(&field, "") };
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+    let Some(text) = data.str(key) else {
+        return e.required(&field, "");
+    };
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .unwrap_or_default();
     let decoded = keelson_api::codec::json::decode(&bytes, None, keelson_api::codec::Strictness::Lenient);
     let why = match decoded {
         Ok(d) if matches!(d.value, Value::Object(_) | Value::Null) => return,
-        Ok(d) => format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", d.value.type_name()),
+        Ok(d) => format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            d.value.type_name()
+        ),
         Err(error) => error.0,
     };
     e.invalid(&field, "<secret contents redacted>", &why);
@@ -191,26 +212,41 @@ fn node(o: &Object, e: &mut Errs) {
         }
     }
     for (i, c) in spec.arr("podCIDRs").into_iter().flatten().enumerate() {
-        e.format(&format!("spec.podCIDRs[{i}]"), c.as_str().unwrap_or_default(), super::check::cidr);
+        e.format(
+            &format!("spec.podCIDRs[{i}]"),
+            c.as_str().unwrap_or_default(),
+            super::check::cidr,
+        );
     }
 }
 
 fn node_update(new: &Object, old: &Object, e: &mut Errs) {
     let of = |o: &Object, key: &str| o.at(&["spec", key]).cloned();
     if of(old, "podCIDRs").is_some() && of(new, "podCIDRs") != of(old, "podCIDRs") {
-        e.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
+        e.forbidden(
+            "spec.podCIDRs",
+            "node updates may not change podCIDR except from \"\" to valid",
+        );
     }
     if let Some(before) = of(old, "providerID") {
         match of(new, "providerID") {
             None => e.invalid("spec.providerID", Value::Null, "field cannot be cleared once set"),
-            Some(now) if now != before => e.invalid("spec.providerID", Value::Null, "field cannot be modified once set"),
+            Some(now) if now != before => {
+                e.invalid("spec.providerID", Value::Null, "field cannot be modified once set")
+            }
             Some(_) => {}
         }
     }
 }
 
 const QUOTA_SCOPES: &[&str] = &[
-    "BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass",
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
 ];
 
 fn quota_amount(e: &mut Errs, name: &str, v: &Value) {
@@ -219,9 +255,20 @@ fn quota_amount(e: &mut Errs, name: &str, v: &Value) {
     }
     let known = matches!(
         name,
-        "cpu" | "memory" | "ephemeral-storage" | "storage" | "pods" | "services" | "replicationcontrollers" | "resourcequotas"
-            | "secrets" | "configmaps" | "persistentvolumeclaims"
-    ) || ["requests.", "limits.", "services.", "count/", "hugepages-"].iter().any(|p| name.starts_with(p));
+        "cpu"
+            | "memory"
+            | "ephemeral-storage"
+            | "storage"
+            | "pods"
+            | "services"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
+    ) || ["requests.", "limits.", "services.", "count/", "hugepages-"]
+        .iter()
+        .any(|p| name.starts_with(p));
     if !name.contains('/') && !known {
         e.invalid("", name, "must be a standard resource for quota");
     }
@@ -231,7 +278,13 @@ fn quota_amount(e: &mut Errs, name: &str, v: &Value) {
     }
     let whole = matches!(
         name,
-        "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps" | "persistentvolumeclaims"
+        "pods"
+            | "services"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
     ) || name.starts_with("services.");
     if whole && !q.is_whole() {
         e.invalid("", v.clone(), "must be an integer");
@@ -243,7 +296,12 @@ fn quota(o: &Object, e: &mut Errs) {
         for (name, v) in spec.obj("hard").into_iter().flatten() {
             e.within(&format!("hard[{name}]"), |e| quota_amount(e, name, v));
         }
-        let scopes: Vec<&str> = spec.arr("scopes").into_iter().flatten().filter_map(Value::as_str).collect();
+        let scopes: Vec<&str> = spec
+            .arr("scopes")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let shown = || Value::from(scopes.iter().map(|x| Value::from(*x)).collect::<Vec<_>>());
         for scope in &scopes {
             if !QUOTA_SCOPES.contains(scope) {
@@ -262,11 +320,18 @@ fn quota(o: &Object, e: &mut Errs) {
                 }
                 match (s(x, "operator"), count(x, "values")) {
                     ("In" | "NotIn", 0) => {
-                        e.required("values", "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector");
+                        e.required(
+                            "values",
+                            "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                        );
                     }
                     ("Exists" | "DoesNotExist", 1..) => {
                         let shown = x.get("values").cloned().unwrap_or(Value::Null);
-                        e.invalid("values", shown, "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector");
+                        e.invalid(
+                            "values",
+                            shown,
+                            "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                        );
                     }
                     ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
                     (other, _) => e.invalid("operator", other, "not a valid selector operator"),
@@ -294,7 +359,10 @@ fn limit_range(o: &Object, e: &mut Errs) {
                 }
             }
             if kind == "PersistentVolumeClaim" && of("min", "storage").is_none() && of("max", "storage").is_none() {
-                e.required("limits", "either minimum or maximum storage value is required, but neither was provided");
+                e.required(
+                    "limits",
+                    "either minimum or maximum storage value is required, but neither was provided",
+                );
             }
             let mut all: Vec<&str> = Vec::new();
             for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
@@ -308,21 +376,36 @@ fn limit_range(o: &Object, e: &mut Errs) {
                     if let (Some(a), Some(b)) = (of(low, name), of(high, name))
                         && a > b
                     {
-                        let why = format!("{} value {} is greater than {} value {}", words.0, text(low), words.1, text(high));
+                        let why = format!(
+                            "{} value {} is greater than {} value {}",
+                            words.0,
+                            text(low),
+                            words.1,
+                            text(high)
+                        );
                         e.invalid(&format!("{field}[{name}]"), text(low), &why);
                     }
                 };
                 above("min", "max", "min", ("min", "max"));
                 above("min", "defaultRequest", "defaultRequest", ("min", "default request"));
                 above("defaultRequest", "max", "defaultRequest", ("default request", "max"));
-                above("defaultRequest", "default", "defaultRequest", ("default request", "default limit"));
+                above(
+                    "defaultRequest",
+                    "default",
+                    "defaultRequest",
+                    ("default request", "default limit"),
+                );
                 above("min", "default", "default", ("min", "default"));
                 above("default", "max", "default", ("default", "max"));
                 if let Some(ratio) = of("maxLimitRequestRatio", name)
                     && ratio < keelson_api::Quantity::new(1, ratio.format())
                 {
                     let why = format!("ratio {} is less than 1", text("maxLimitRequestRatio"));
-                    e.invalid(&format!("maxLimitRequestRatio[{name}]"), text("maxLimitRequestRatio"), &why);
+                    e.invalid(
+                        &format!("maxLimitRequestRatio[{name}]"),
+                        text("maxLimitRequestRatio"),
+                        &why,
+                    );
                 }
             }
         });
@@ -379,7 +462,11 @@ fn event(cx: &Cx, o: &Object, e: &mut Errs) {
         e.invalid("involvedObject.namespace", namespace, "does not match event.namespace");
     }
     if has_time {
-        let controller = if new_group { "reportingController" } else { "reportingComponent" };
+        let controller = if new_group {
+            "reportingController"
+        } else {
+            "reportingComponent"
+        };
         if s(o, controller).is_empty() {
             e.required(controller, "");
         }

@@ -5,13 +5,34 @@ use super::check::{Errs, count, is_true, range_error, s};
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 
-const WEBHOOKS: Rules = Rules { object: |_, o, e| webhooks(o, e), ..Rules::SUBDOMAIN };
-const API_SERVICE: Rules = Rules { object: |_, o, e| api_service(o, e), ..Rules::NONE };
-const FLOW_SCHEMA: Rules = Rules { object: |_, o, e| flow_schema(o, e), ..Rules::SUBDOMAIN };
-const PRIORITY_LEVEL: Rules = Rules { object: |_, o, e| priority_level(o, e), ..Rules::SUBDOMAIN };
-const CSR: Rules = Rules { object: |_, o, e| csr(o, e), ..Rules::SUBDOMAIN };
-const POLICY: Rules = Rules { object: |_, o, e| e.child(o, "spec", policy), ..Rules::SUBDOMAIN };
-const BINDING: Rules = Rules { object: |_, o, e| e.child(o, "spec", policy_binding), ..Rules::SUBDOMAIN };
+const WEBHOOKS: Rules = Rules {
+    object: |_, o, e| webhooks(o, e),
+    ..Rules::SUBDOMAIN
+};
+const API_SERVICE: Rules = Rules {
+    object: |_, o, e| api_service(o, e),
+    ..Rules::NONE
+};
+const FLOW_SCHEMA: Rules = Rules {
+    object: |_, o, e| flow_schema(o, e),
+    ..Rules::SUBDOMAIN
+};
+const PRIORITY_LEVEL: Rules = Rules {
+    object: |_, o, e| priority_level(o, e),
+    ..Rules::SUBDOMAIN
+};
+const CSR: Rules = Rules {
+    object: |_, o, e| csr(o, e),
+    ..Rules::SUBDOMAIN
+};
+const POLICY: Rules = Rules {
+    object: |_, o, e| e.child(o, "spec", policy),
+    ..Rules::SUBDOMAIN
+};
+const BINDING: Rules = Rules {
+    object: |_, o, e| e.child(o, "spec", policy_binding),
+    ..Rules::SUBDOMAIN
+};
 
 pub fn of(kind: &str) -> Rules {
     match kind {
@@ -22,7 +43,10 @@ pub fn of(kind: &str) -> Rules {
         "FlowSchema" => FLOW_SCHEMA,
         "PriorityLevelConfiguration" => PRIORITY_LEVEL,
         "CertificateSigningRequest" => CSR,
-        "ClusterTrustBundle" => Rules { name: crate::meta::path_segment_errors, ..Rules::NONE },
+        "ClusterTrustBundle" => Rules {
+            name: crate::meta::path_segment_errors,
+            ..Rules::NONE
+        },
         _ => Rules::SUBDOMAIN,
     }
 }
@@ -49,7 +73,11 @@ fn webhook_url(e: &mut Errs, url: &str) {
     if scheme != "https" {
         e.invalid("url", scheme, &format!("'https' is the only allowed URL scheme{FORM}"));
     }
-    let host = if scheme.is_empty() { "" } else { rest.split(['/', '?', '#']).next().unwrap_or_default() };
+    let host = if scheme.is_empty() {
+        ""
+    } else {
+        rest.split(['/', '?', '#']).next().unwrap_or_default()
+    };
     if host.is_empty() {
         e.invalid("url", "", &format!("host must be specified{FORM}"));
     }
@@ -108,7 +136,11 @@ fn review_versions(e: &mut Errs, m: &Map, key: &str, accepted: &[&str]) {
     }
     if !list.iter().any(|v| accepted.contains(v)) {
         let shown: Vec<Value> = list.iter().map(|v| Value::from(*v)).collect();
-        e.invalid(key, shown, &format!("must include at least one of {}", accepted.join(", ")));
+        e.invalid(
+            key,
+            shown,
+            &format!("must include at least one of {}", accepted.join(", ")),
+        );
     }
 }
 
@@ -121,7 +153,11 @@ fn webhooks(o: &Object, e: &mut Errs) {
             _ => {
                 let errs = names::dns1123_subdomain(&name);
                 if errs.is_empty() && name.split('.').count() < 3 {
-                    e.invalid("name", name.as_str(), "should be a domain with at least three segments separated by dots");
+                    e.invalid(
+                        "name",
+                        name.as_str(),
+                        "should be a domain with at least three segments separated by dots",
+                    );
                 }
                 joined(e, "name", &name, errs);
             }
@@ -134,13 +170,19 @@ fn webhooks(o: &Object, e: &mut Errs) {
             Some(_) => e.optional_one_of(w, "sideEffects", &["None", "NoneOnDryRun"]),
         }
         if let Some(n) = w.int("timeoutSeconds").filter(|n| !(1..=30).contains(n)) {
-            e.invalid("timeoutSeconds", n, "the timeout value must be between 1 and 30 seconds");
+            e.invalid(
+                "timeoutSeconds",
+                n,
+                "the timeout value must be between 1 and 30 seconds",
+            );
         }
         e.label_selector(w, "namespaceSelector");
         e.label_selector(w, "objectSelector");
         e.optional_one_of(w, "reinvocationPolicy", &["IfNeeded", "Never"]);
         let empty = Map::new();
-        e.within("clientConfig", |e| client_config(e, w.obj("clientConfig").unwrap_or(&empty)));
+        e.within("clientConfig", |e| {
+            client_config(e, w.obj("clientConfig").unwrap_or(&empty))
+        });
         match_conditions(e, w);
         review_versions(e, w, "admissionReviewVersions", &["v1", "v1beta1"]);
         if !name.is_empty() && seen.contains(&name) {
@@ -179,7 +221,11 @@ fn rule(e: &mut Errs, r: &Map) {
         e.required("operations", "");
     }
     if operations.len() > 1 && operations.contains(&"*") {
-        e.invalid("operations", shown("operations"), "if '*' is present, must not specify other operations");
+        e.invalid(
+            "operations",
+            shown("operations"),
+            "if '*' is present, must not specify other operations",
+        );
     }
     e.each_str(r, "operations", |e, _, op| {
         let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
@@ -193,10 +239,22 @@ fn rule(e: &mut Errs, r: &Map) {
             e.required(key, "");
         }
         if items.len() > 1 && items.contains(&"*") {
-            let what = if key == "apiGroups" { "API groups" } else { "API versions" };
-            e.invalid(key, shown(key), &format!("if '*' is present, must not specify other {what}"));
+            let what = if key == "apiGroups" {
+                "API groups"
+            } else {
+                "API versions"
+            };
+            e.invalid(
+                key,
+                shown(key),
+                &format!("if '*' is present, must not specify other {what}"),
+            );
         }
-        for (i, _) in items.iter().enumerate().filter(|(_, v)| key == "apiVersions" && v.is_empty()) {
+        for (i, _) in items
+            .iter()
+            .enumerate()
+            .filter(|(_, v)| key == "apiVersions" && v.is_empty())
+        {
             e.required(&format!("{key}[{i}]"), "");
         }
     }
@@ -209,13 +267,22 @@ fn rule(e: &mut Errs, r: &Map) {
         match *resource {
             "" => e.required(&field, ""),
             "*/*" if resources.len() > 1 => {
-                e.invalid("resources", shown("resources"), "if '*/*' is present, must not specify other resources");
+                e.invalid(
+                    "resources",
+                    shown("resources"),
+                    "if '*/*' is present, must not specify other resources",
+                );
             }
             _ => {
                 let parent = resource.split('/').next().unwrap_or_default();
-                let covered = resource.contains('/') && parent != "*" && resources.contains(&format!("{parent}/*").as_str());
+                let covered =
+                    resource.contains('/') && parent != "*" && resources.contains(&format!("{parent}/*").as_str());
                 if covered && !resource.ends_with("/*") {
-                    e.invalid(&field, *resource, &format!("if '{parent}/*' is present, must not specify {resource}"));
+                    e.invalid(
+                        &field,
+                        *resource,
+                        &format!("if '{parent}/*' is present, must not specify {resource}"),
+                    );
                 }
             }
         }
@@ -262,7 +329,11 @@ fn policy(e: &mut Errs, spec: &Map) {
     e.each(spec, "variables", |e, _, v| {
         for key in ["name", "expression"] {
             if s(v, key).trim().is_empty() {
-                let what = if key == "name" { "name is not specified" } else { "expression is not specified" };
+                let what = if key == "name" {
+                    "name is not specified"
+                } else {
+                    "expression is not specified"
+                };
                 e.required(key, what);
             }
         }
@@ -277,7 +348,10 @@ fn policy(e: &mut Errs, spec: &Map) {
         } else if message.trim().contains('\n') {
             e.invalid("message", message, "message must not contain line breaks");
         } else if message.is_empty() && s(v, "expression").trim().contains('\n') {
-            e.required("message", "message must be specified if expression contains line breaks");
+            e.required(
+                "message",
+                "message must be specified if expression contains line breaks",
+            );
         }
         let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
         e.optional_one_of(v, "reason", &reasons);
@@ -321,7 +395,9 @@ fn api_service(o: &Object, e: &mut Errs) {
     e.within("spec", |e| {
         let (group, version) = (s(spec, "group"), s(spec, "version"));
         match group {
-            "" if version != "v1" => e.required("group", "only v1 may have an empty group and it better be legacy kube"),
+            "" if version != "v1" => {
+                e.required("group", "only v1 may have an empty group and it better be legacy kube")
+            }
             "" => {}
             _ => joined(e, "group", group, names::dns1123_subdomain(group)),
         }
@@ -338,10 +414,18 @@ fn api_service(o: &Object, e: &mut Errs) {
         match spec.obj("service") {
             None => {
                 if !s(spec, "caBundle").is_empty() {
-                    e.invalid("caBundle", format!("{} bytes", s(spec, "caBundle").len()), "local APIServices may not have a caBundle");
+                    e.invalid(
+                        "caBundle",
+                        format!("{} bytes", s(spec, "caBundle").len()),
+                        "local APIServices may not have a caBundle",
+                    );
                 }
                 if is_true(spec, "insecureSkipTLSVerify") {
-                    e.invalid("insecureSkipTLSVerify", true, "local APIServices may not have insecureSkipTLSVerify");
+                    e.invalid(
+                        "insecureSkipTLSVerify",
+                        true,
+                        "local APIServices may not have insecureSkipTLSVerify",
+                    );
                 }
             }
             Some(service) => {
@@ -373,9 +457,15 @@ fn flow_schema(o: &Object, e: &mut Errs) {
             e.invalid("matchingPrecedence", n, "must not be greater than 10000");
         }
         if n == 1 && o.name() != "exempt" {
-            e.invalid("matchingPrecedence", n, "only the schema named 'exempt' may have matchingPrecedence 1");
+            e.invalid(
+                "matchingPrecedence",
+                n,
+                "only the schema named 'exempt' may have matchingPrecedence 1",
+            );
         }
-        e.child(spec, "distinguisherMethod", |e, m| e.optional_one_of(m, "type", &["ByNamespace", "ByUser"]));
+        e.child(spec, "distinguisherMethod", |e, m| {
+            e.optional_one_of(m, "type", &["ByNamespace", "ByUser"])
+        });
         e.child(spec, "priorityLevelConfiguration", |e, p| {
             if s(p, "name").is_empty() {
                 e.required("name", "must reference a priority level");
@@ -386,7 +476,10 @@ fn flow_schema(o: &Object, e: &mut Errs) {
                 e.required("subjects", "subjects must contain at least one value");
             }
             if count(r, "resourceRules") == 0 && count(r, "nonResourceRules") == 0 {
-                e.required("", "at least one of resourceRules and nonResourceRules has to be non-empty");
+                e.required(
+                    "",
+                    "at least one of resourceRules and nonResourceRules has to be non-empty",
+                );
             }
         });
     });
@@ -428,11 +521,19 @@ fn csr(o: &Object, e: &mut Errs) {
         let signer = s(spec, "signerName");
         match signer {
             "" => e.required("signerName", ""),
-            "kubernetes.io/legacy-unknown" => e.invalid("signerName", signer, "the legacy signerName is not allowed via this API version"),
+            "kubernetes.io/legacy-unknown" => e.invalid(
+                "signerName",
+                signer,
+                "the legacy signerName is not allowed via this API version",
+            ),
             _ => super::networking::domain_prefixed_path(e, "signerName", signer),
         }
         if let Some(n) = spec.int("expirationSeconds").filter(|n| *n < 600) {
-            e.invalid("expirationSeconds", n, "may not specify a duration less than 600 seconds (10 minutes)");
+            e.invalid(
+                "expirationSeconds",
+                n,
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            );
         }
     });
 }

@@ -1,14 +1,18 @@
 //! RBAC, policy, autoscaling, scheduling, node and coordination.
 
 use super::check::{Errs, count, is_true, quantity, s};
-use super::{Rules, container, scheduling};
+use super::{Rules, container_resources, scheduling};
 use crate::meta::path_segment_errors;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-const ROLE: Rules = Rules { name: path_segment_errors, object: |_, o, e| policy_rules(o, true, e), ..Rules::NONE };
+const ROLE: Rules = Rules {
+    name: path_segment_errors,
+    object: |_, o, e| policy_rules(o, true, e),
+    ..Rules::NONE
+};
 const CLUSTER_ROLE: Rules = Rules {
     name: path_segment_errors,
     object: |_, o, e| {
@@ -28,16 +32,29 @@ const ROLE_BINDING: Rules = Rules {
     update: |_, new, old, e| e.immutable(new.get("roleRef"), old.get("roleRef"), "roleRef"),
     ..Rules::NONE
 };
-const CLUSTER_ROLE_BINDING: Rules = Rules { object: |_, o, e| binding(o, &["ClusterRole"], e), ..ROLE_BINDING };
-const BUDGET: Rules = Rules { object: |_, o, e| e.child(o, "spec", budget), ..Rules::SUBDOMAIN };
-const AUTOSCALER: Rules = Rules { object: |_, o, e| e.child(o, "spec", autoscaler), ..Rules::SUBDOMAIN };
+const CLUSTER_ROLE_BINDING: Rules = Rules {
+    object: |_, o, e| binding(o, &["ClusterRole"], e),
+    ..ROLE_BINDING
+};
+const BUDGET: Rules = Rules {
+    object: |_, o, e| e.child(o, "spec", budget),
+    ..Rules::SUBDOMAIN
+};
+const AUTOSCALER: Rules = Rules {
+    object: |_, o, e| e.child(o, "spec", autoscaler),
+    ..Rules::SUBDOMAIN
+};
 const PRIORITY: Rules = Rules {
     object: |_, o, e| priority(o, e),
     update: |_, new, old, e| {
         if new.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
             e.forbidden("value", "may not be changed in an update.");
         }
-        e.immutable(new.get("preemptionPolicy"), old.get("preemptionPolicy"), "preemptionPolicy");
+        e.immutable(
+            new.get("preemptionPolicy"),
+            old.get("preemptionPolicy"),
+            "preemptionPolicy",
+        );
     },
     ..Rules::SUBDOMAIN
 };
@@ -49,7 +66,7 @@ const RUNTIME_CLASS: Rules = Rules {
         }
         if let Some(fixed) = o.at(&["overhead", "podFixed"]) {
             let limits = Map::from_iter([("limits", fixed.clone())]);
-            e.within("overhead", |e| container::resources(e, &limits, None));
+            e.within("overhead", |e| container_resources::resources(e, &limits, None));
         }
         e.child(o, "scheduling", |e, x| {
             e.labels(x, "nodeSelector");
@@ -102,9 +119,16 @@ fn policy_rules(o: &Object, namespaced: bool, e: &mut Errs) {
         if count(rule, "nonResourceURLs") > 0 {
             let shown = rule.get("nonResourceURLs").cloned().unwrap_or(Value::Null);
             if namespaced {
-                e.invalid("nonResourceURLs", shown.clone(), "namespaced rules cannot apply to non-resource URLs");
+                e.invalid(
+                    "nonResourceURLs",
+                    shown.clone(),
+                    "namespaced rules cannot apply to non-resource URLs",
+                );
             }
-            if ["apiGroups", "resources", "resourceNames"].iter().any(|k| count(rule, k) > 0) {
+            if ["apiGroups", "resources", "resourceNames"]
+                .iter()
+                .any(|k| count(rule, k) > 0)
+            {
                 let why = "rules cannot apply to both regular resources and non-resource URLs";
                 e.invalid("nonResourceURLs", shown, why);
             }
@@ -214,13 +238,24 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
             }
             e.child(source, "target", |e, target| {
                 if !matches!(s(target, "type"), "Utilization" | "Value" | "AverageValue") {
-                    e.invalid("type", s(target, "type"), "must be either Utilization, Value, or AverageValue");
+                    e.invalid(
+                        "type",
+                        s(target, "type"),
+                        "must be either Utilization, Value, or AverageValue",
+                    );
                 }
                 if target.int("averageUtilization").is_some_and(|n| n < 1) {
-                    e.invalid("averageUtilization", target.int("averageUtilization"), "must be greater than 0");
+                    e.invalid(
+                        "averageUtilization",
+                        target.int("averageUtilization"),
+                        "must be greater than 0",
+                    );
                 }
                 for amount in ["value", "averageValue"] {
-                    if let Some(v) = target.get(amount).filter(|v| quantity(v).is_zero() || quantity(v).is_negative()) {
+                    if let Some(v) = target
+                        .get(amount)
+                        .filter(|v| quantity(v).is_zero() || quantity(v).is_negative())
+                    {
                         e.invalid(amount, v.clone(), "must be positive");
                     }
                 }
@@ -255,7 +290,10 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
 }
 
 /// The classes that the system makes, with their values.
-const SYSTEM: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+const SYSTEM: [(&str, i64); 2] = [
+    ("system-node-critical", 2_000_001_000),
+    ("system-cluster-critical", 2_000_000_000),
+];
 
 fn priority(o: &Object, e: &mut Errs) {
     let value = o.int("value").unwrap_or(0);
@@ -263,7 +301,9 @@ fn priority(o: &Object, e: &mut Errs) {
         let why = match SYSTEM.iter().find(|(name, _)| *name == o.name()) {
             None => format!("{} is not a known system priority class", o.name()),
             Some((_, v)) if *v != value => format!("value of {} PriorityClass must be {v}", o.name()),
-            Some(_) if is_true(o, "globalDefault") => format!("globalDefault of {} PriorityClass must be false", o.name()),
+            Some(_) if is_true(o, "globalDefault") => {
+                format!("globalDefault of {} PriorityClass must be false", o.name())
+            }
             Some(_) => return,
         };
         e.forbidden(
@@ -271,7 +311,10 @@ fn priority(o: &Object, e: &mut Errs) {
             &format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"),
         );
     } else if value > 1_000_000_000 {
-        e.forbidden("value", "maximum allowed value of a user defined priority is 1000000000");
+        e.forbidden(
+            "value",
+            "maximum allowed value of a user defined priority is 1000000000",
+        );
     }
     e.optional_one_of(o, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
 }

@@ -5,13 +5,19 @@
 mod check;
 mod config;
 mod container;
+mod container_env;
+mod container_mounts;
+mod container_resources;
 mod extensions;
 mod groups;
+mod jobs;
 mod networking;
 mod pod;
 mod pod_spec;
 mod pod_update;
+mod probes;
 mod scheduling;
+mod security;
 mod service;
 mod storage;
 #[cfg(test)]
@@ -46,7 +52,10 @@ impl Rules {
         status: |_, _, _, _| (),
     };
     /// A kind whose names are DNS subdomains, as most.
-    const SUBDOMAIN: Rules = Rules { name: names::dns1123_subdomain, ..Rules::NONE };
+    const SUBDOMAIN: Rules = Rules {
+        name: names::dns1123_subdomain,
+        ..Rules::NONE
+    };
 }
 
 /// The rules of a kind.
@@ -65,8 +74,11 @@ pub fn of(group: &str, kind: &str) -> Rules {
         "apps" | "batch" => workloads::of(kind),
         "networking.k8s.io" | "discovery.k8s.io" => networking::of(kind),
         "storage.k8s.io" => storage::of(kind),
-        "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io"
-        | "flowcontrol.apiserver.k8s.io" | "certificates.k8s.io" => extensions::of(kind),
+        "admissionregistration.k8s.io"
+        | "apiextensions.k8s.io"
+        | "apiregistration.k8s.io"
+        | "flowcontrol.apiserver.k8s.io"
+        | "certificates.k8s.io" => extensions::of(kind),
         _ => groups::of(group, kind),
     }
 }

@@ -6,7 +6,10 @@ use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 use std::net::IpAddr;
 
-const POLICY: Rules = Rules { object: |_, o, e| e.child(o, "spec", policy), ..Rules::SUBDOMAIN };
+const POLICY: Rules = Rules {
+    object: |_, o, e| e.child(o, "spec", policy),
+    ..Rules::SUBDOMAIN
+};
 const INGRESS: Rules = Rules {
     object: |_, o, e| {
         let empty = Map::new();
@@ -115,7 +118,9 @@ pub fn domain_prefixed_path(e: &mut Errs, key: &str, path: &str) {
 
 /// Addresses that no endpoint can have.
 pub fn endpoint_ip(address: &str) -> Vec<String> {
-    let Ok(ip) = address.parse::<IpAddr>() else { return Vec::new() };
+    let Ok(ip) = address.parse::<IpAddr>() else {
+        return Vec::new();
+    };
     let mut errs = Vec::new();
     let mut refuse = |bad: bool, why: &str| {
         if bad {
@@ -123,17 +128,26 @@ pub fn endpoint_ip(address: &str) -> Vec<String> {
         }
     };
     refuse(ip.is_unspecified(), &format!("may not be unspecified ({address})"));
-    refuse(ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    refuse(
+        ip.is_loopback(),
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+    );
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    refuse(link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    refuse(
+        link_local,
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+    );
     let local_multicast = match ip {
         IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
         IpAddr::V6(v6) => v6.segments()[0] == 0xff02,
     };
-    refuse(local_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    refuse(
+        local_multicast,
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+    );
     errs
 }
 
@@ -201,7 +215,10 @@ fn peer(e: &mut Errs, p: &Map) {
             }
         });
     });
-    let peers = ["podSelector", "namespaceSelector", "ipBlock"].iter().filter(|k| p.contains_key(k)).count();
+    let peers = ["podSelector", "namespaceSelector", "ipBlock"]
+        .iter()
+        .filter(|k| p.contains_key(k))
+        .count();
     if peers == 0 {
         e.required("", "must specify a peer");
     } else if peers > 1 && p.contains_key("ipBlock") {
@@ -349,7 +366,9 @@ fn slice(o: &Object, e: &mut Errs) {
             }
             match address.parse::<IpAddr>() {
                 Err(_) => e.format("", address, ip),
-                Ok(a) if a.is_ipv4() != (kind == "IPv4") => e.invalid("", address, &format!("must be an {kind} address")),
+                Ok(a) if a.is_ipv4() != (kind == "IPv4") => {
+                    e.invalid("", address, &format!("must be an {kind} address"))
+                }
                 Ok(_) => e.format("", address, endpoint_ip),
             }
         });

@@ -19,7 +19,10 @@ pub const POD: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 
-pub const POD_TEMPLATE: Rules = Rules { object: |_, o, e| template(e, o), ..Rules::SUBDOMAIN };
+pub const POD_TEMPLATE: Rules = Rules {
+    object: |_, o, e| template(e, o),
+    ..Rules::SUBDOMAIN
+};
 
 fn object(pod: &Object, e: &mut Errs) {
     let empty = Map::new();
@@ -35,7 +38,11 @@ fn object(pod: &Object, e: &mut Errs) {
     });
     if mirror && s(spec, "nodeName").is_empty() {
         let field = "metadata.annotations[kubernetes.io/config.mirror]";
-        e.invalid(field, pod.annotation("kubernetes.io/config.mirror"), "must set spec.nodeName if mirror pod annotation is set");
+        e.invalid(
+            field,
+            pod.annotation("kubernetes.io/config.mirror"),
+            "must set spec.nodeName if mirror pod annotation is set",
+        );
     }
 }
 
@@ -45,6 +52,9 @@ fn create(pod: &Object, e: &mut Errs) {
         e.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }
     if !s(spec, "nodeName").is_empty() && count(spec, "schedulingGates") > 0 {
-        e.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+        e.forbidden(
+            "spec.nodeName",
+            "cannot be set until all schedulingGates have been cleared",
+        );
     }
 }

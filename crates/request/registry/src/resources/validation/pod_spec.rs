@@ -2,7 +2,7 @@
 
 use super::check::{Errs, count, ip, is_true, range_error, s};
 use super::container::{self, PodFacts};
-use super::{scheduling, volumes};
+use super::{container_resources, scheduling, security, volumes};
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
@@ -28,15 +28,25 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
         host_network_ports(e, spec, is_pod);
     }
     e.one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"]);
-    e.one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    e.one_of(
+        spec,
+        "dnsPolicy",
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
     e.labels(spec, "nodeSelector");
     e.child(spec, "securityContext", |e, sc| security_context(e, sc, spec));
     if is_true(spec, "shareProcessNamespace") && is_true(spec, "hostPID") {
-        e.invalid("shareProcessNamespace", true, "ShareProcessNamespace and HostPID cannot both be enabled");
+        e.invalid(
+            "shareProcessNamespace",
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        );
     }
     e.child(spec, "affinity", scheduling::affinity);
     dns_config(e, spec);
-    e.each(spec, "readinessGates", |e, _, g| e.format("conditionType", s(g, "conditionType"), names::label_key));
+    e.each(spec, "readinessGates", |e, _, g| {
+        e.format("conditionType", s(g, "conditionType"), names::label_key)
+    });
     scheduling_gates(e, spec);
     scheduling::spread(e, spec);
     host_users(e, spec);
@@ -44,12 +54,14 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
     scheduling::tolerations(e, spec);
     e.each(spec, "hostAliases", |e, _, a| {
         e.format("ip", s(a, "ip"), ip);
-        e.each_str(a, "hostnames", |e, _, name| e.format("", name, names::dns1123_subdomain));
+        e.each_str(a, "hostnames", |e, _, name| {
+            e.format("", name, names::dns1123_subdomain)
+        });
     });
     e.optional_one_of(spec, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
     if let Some(overhead) = spec.obj("overhead") {
         let limits = Map::from_iter([("limits", overhead.clone())]);
-        e.within("overhead", |e| container::resources(e, &limits, None));
+        e.within("overhead", |e| container_resources::resources(e, &limits, None));
     }
     e.child(spec, "os", |e, os| e.one_of(os, "name", &["linux", "windows"]));
 }
@@ -74,7 +86,10 @@ fn names_of(e: &mut Errs, spec: &Map) {
     }
     if let Some(name) = spec.str("hostnameOverride") {
         if is_true(spec, "setHostnameAsFQDN") {
-            e.forbidden("hostnameOverride", "may not be specified when setHostnameAsFQDN is true");
+            e.forbidden(
+                "hostnameOverride",
+                "may not be specified when setHostnameAsFQDN is true",
+            );
         }
         if is_true(spec, "hostNetwork") {
             e.forbidden("hostnameOverride", "may not be specified when hostNetwork is true");
@@ -107,7 +122,12 @@ fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
             (None, Some(name)) => e.format("resourceClaimTemplateName", name, names::dns1123_subdomain),
         }
     });
-    for claim in spec.arr("resourceClaims").into_iter().flatten().filter_map(Value::as_object) {
+    for claim in spec
+        .arr("resourceClaims")
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+    {
         if !seen.insert(s(claim, "name")) {
             e.duplicate("resourceClaims", s(claim, "name"));
         }
@@ -121,14 +141,26 @@ fn pod_resources(e: &mut Errs, r: &Map) {
         for name in r.obj(list).into_iter().flat_map(Map::keys) {
             let known = matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
             if !known {
-                e.not_supported(&format!("{list}[{name}]"), name.as_str(), &["cpu", "hugepages-", "memory"]);
+                e.not_supported(
+                    &format!("{list}[{name}]"),
+                    name.as_str(),
+                    &["cpu", "hugepages-", "memory"],
+                );
             }
         }
     }
     if count(r, "claims") > 0 {
         e.forbidden("claims", "claims may not be set for Resources at pod-level");
     }
-    container::resources(e, &Map::from_iter(r.iter().filter(|(k, _)| *k != "claims").map(|(k, v)| (k.clone(), v.clone()))), None);
+    container_resources::resources(
+        e,
+        &Map::from_iter(
+            r.iter()
+                .filter(|(k, _)| *k != "claims")
+                .map(|(k, v)| (k.clone(), v.clone())),
+        ),
+        None,
+    );
 }
 
 fn host_network_ports(e: &mut Errs, spec: &Map, is_pod: bool) {
@@ -136,7 +168,11 @@ fn host_network_ports(e: &mut Errs, spec: &Map, is_pod: bool) {
         e.each(c, "ports", |e, _, p| {
             let (host, container) = (p.int("hostPort").unwrap_or(0), p.int("containerPort").unwrap_or(0));
             if (is_pod || host != 0) && host != container {
-                e.invalid("hostPort", host, "must match `containerPort` when `hostNetwork` is true");
+                e.invalid(
+                    "hostPort",
+                    host,
+                    "must match `containerPort` when `hostNetwork` is true",
+                );
             }
         });
     });
@@ -154,8 +190,8 @@ fn security_context(e: &mut Errs, sc: &Map, spec: &Map) {
     }
     sysctls(e, sc, spec);
     e.optional_one_of(sc, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
-    e.child(sc, "seccompProfile", container::seccomp);
-    e.child(sc, "appArmorProfile", container::app_armor);
+    e.child(sc, "seccompProfile", security::seccomp);
+    e.child(sc, "appArmorProfile", security::app_armor);
     e.optional_one_of(sc, "supplementalGroupsPolicy", &["Merge", "Strict"]);
     e.optional_one_of(sc, "seLinuxChangePolicy", &["MountOption", "Recursive"]);
 }
@@ -179,14 +215,21 @@ fn sysctls(e: &mut Errs, sc: &Map, spec: &Map) {
         if name.is_empty() {
             e.required("name", "");
         } else if !is_sysctl(name) {
-            e.invalid("name", name, &format!("must have at most 253 characters and match regex {SYSCTL}"));
+            e.invalid(
+                "name",
+                name,
+                &format!("must have at most 253 characters and match regex {SYSCTL}"),
+            );
         } else if seen.contains(name) {
             e.duplicate("name", name);
         }
         seen.insert(name.to_string());
         let dotted = dotted(name);
         let net = dotted.starts_with("net.");
-        let ipc = dotted.starts_with("kernel.shm") || dotted.starts_with("kernel.msg") || dotted == "kernel.sem" || dotted.starts_with("fs.mqueue.");
+        let ipc = dotted.starts_with("kernel.shm")
+            || dotted.starts_with("kernel.msg")
+            || dotted == "kernel.sem"
+            || dotted.starts_with("fs.mqueue.");
         if net && is_true(spec, "hostNetwork") {
             e.invalid("name", name, "may not be specified when 'hostNetwork' is true");
         }
@@ -199,9 +242,18 @@ fn sysctls(e: &mut Errs, sc: &Map, spec: &Map) {
 /// A name whose separators are slashes, with dots: the first separator says which is which.
 fn dotted(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(i) if name.as_bytes()[i] == b'/' => {
-            name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
-        }
+        Some(i) if name.as_bytes()[i] == b'/' => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_string(),
     }
 }
@@ -221,13 +273,23 @@ fn dns_config(e: &mut Errs, spec: &Map) {
     e.child(spec, "dnsConfig", |e, c| {
         let shown = |key: &str| c.get(key).cloned().unwrap_or(Value::Null);
         if count(c, "nameservers") > 3 {
-            e.invalid("nameservers", shown("nameservers"), "must not have more than 3 nameservers");
+            e.invalid(
+                "nameservers",
+                shown("nameservers"),
+                "must not have more than 3 nameservers",
+            );
         }
         e.each_str(c, "nameservers", |e, _, ns| e.format("", ns, ip));
         if count(c, "searches") > 32 {
             e.invalid("searches", shown("searches"), "must not have more than 32 search paths");
         }
-        let chars: usize = c.arr("searches").into_iter().flatten().filter_map(Value::as_str).map(|x| x.len() + 1).sum();
+        let chars: usize = c
+            .arr("searches")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(|x| x.len() + 1)
+            .sum();
         if chars > 2049 {
             let why = "must not have more than 2048 characters (including spaces) in the search list";
             e.invalid("searches", shown("searches"), why);
@@ -236,7 +298,11 @@ fn dns_config(e: &mut Errs, spec: &Map) {
             if search != "." {
                 let search = search.strip_suffix('.').unwrap_or(search);
                 // Underscores are allowed here.
-                let relaxed = search.split('.').map(|l| l.strip_prefix('_').unwrap_or(l)).collect::<Vec<_>>().join(".");
+                let relaxed = search
+                    .split('.')
+                    .map(|l| l.strip_prefix('_').unwrap_or(l))
+                    .collect::<Vec<_>>()
+                    .join(".");
                 for msg in names::dns1123_subdomain(&relaxed.replace('_', "-")) {
                     e.invalid("", search, &msg);
                 }
@@ -264,7 +330,11 @@ fn host_users(e: &mut Errs, spec: &Map) {
     if spec.bool("hostUsers") != Some(false) {
         return;
     }
-    for (key, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+    for (key, shown) in [
+        ("hostNetwork", "hostNetwork"),
+        ("hostPID", "HostPID"),
+        ("hostIPC", "HostIPC"),
+    ] {
         if is_true(spec, key) {
             e.forbidden(shown, "when `hostUsers` is false");
         }
@@ -291,7 +361,10 @@ pub fn template(e: &mut Errs, owner: &Map) {
         e.within("spec", |e| {
             pod_spec(e, spec, "", false);
             if count(spec, "ephemeralContainers") > 0 {
-                e.forbidden("ephemeralContainers", "ephemeral containers not allowed in pod template");
+                e.forbidden(
+                    "ephemeralContainers",
+                    "ephemeral containers not allowed in pod template",
+                );
             }
         });
     });

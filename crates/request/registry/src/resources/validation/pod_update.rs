@@ -26,10 +26,18 @@ pub fn update(new: &Object, old: &Object, e: &mut Errs) {
             return e.invalid("spec.activeDeadlineSeconds", n, &range_error(0, i32::MAX.into()));
         }
         (Some(n), Some(o)) if o < n => {
-            return e.invalid("spec.activeDeadlineSeconds", n, "must be less than or equal to previous value");
+            return e.invalid(
+                "spec.activeDeadlineSeconds",
+                n,
+                "must be less than or equal to previous value",
+            );
         }
         (None, Some(_)) => {
-            e.invalid("spec.activeDeadlineSeconds", Value::Null, "must not update from a positive integer to nil value");
+            e.invalid(
+                "spec.activeDeadlineSeconds",
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            );
         }
         _ => {}
     }
@@ -56,7 +64,10 @@ pub fn update(new: &Object, old: &Object, e: &mut Errs) {
     }
     if !same(Some(&Value::Object(munged.clone())), Some(&Value::Object(old.clone()))) {
         let detail = difference(&old, &munged);
-        e.forbidden("spec", &format!("pod updates may not change fields other than {MUTABLE}\n{detail}"));
+        e.forbidden(
+            "spec",
+            &format!("pod updates may not change fields other than {MUTABLE}\n{detail}"),
+        );
     }
 }
 
@@ -88,13 +99,22 @@ fn tolerations(new: &Map, old: &Map, e: &mut Errs) {
     let now = list(new);
     for before in list(old) {
         if !now.iter().any(|t| without_seconds(t) == without_seconds(&before)) {
-            return e.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
+            return e.forbidden(
+                "spec.tolerations",
+                "existing toleration can not be modified except its tolerationSeconds",
+            );
         }
     }
 }
 
 fn gates(new: &Map, old: &Map, e: &mut Errs) {
-    let names = |m: &Map| -> Vec<String> { m.arr("schedulingGates").into_iter().flatten().map(|g| name_of(g).into()).collect() };
+    let names = |m: &Map| -> Vec<String> {
+        m.arr("schedulingGates")
+            .into_iter()
+            .flatten()
+            .map(|g| name_of(g).into())
+            .collect()
+    };
     let had = names(old);
     for (i, name) in names(new).iter().enumerate() {
         if !had.contains(name) {
@@ -112,7 +132,11 @@ fn gated(munged: &mut Map, old: &Map, e: &mut Errs) {
         let now = munged.obj("nodeSelector").cloned().unwrap_or_default();
         for (k, v) in old.obj("nodeSelector").into_iter().flatten() {
             if now.get(k) != Some(v) {
-                e.invalid("spec.nodeSelector", now.clone(), "only additions to nodeSelector are allowed (no mutations or deletions)");
+                e.invalid(
+                    "spec.nodeSelector",
+                    now.clone(),
+                    "only additions to nodeSelector are allowed (no mutations or deletions)",
+                );
                 break;
             }
         }
@@ -147,9 +171,15 @@ pub fn ephemeral_containers(new: &Object, old: &Object, e: &mut Errs) {
     for before in list(old) {
         let name = name_of(&before);
         match now.iter().find(|c| name_of(c) == name) {
-            None => e.forbidden("spec.ephemeralContainers", &format!("existing ephemeral containers {name:?} may not be removed\n")),
+            None => e.forbidden(
+                "spec.ephemeralContainers",
+                &format!("existing ephemeral containers {name:?} may not be removed\n"),
+            ),
             Some(c) if !same(Some(c), Some(&before)) => {
-                e.forbidden("spec.ephemeralContainers", &format!("existing ephemeral containers {name:?} may not be changed\n"));
+                e.forbidden(
+                    "spec.ephemeralContainers",
+                    &format!("existing ephemeral containers {name:?} may not be changed\n"),
+                );
             }
             Some(_) => {}
         }
@@ -169,17 +199,28 @@ pub fn resize(new: &Object, old: &Object, e: &mut Errs) {
     for list in ["containers", "initContainers"] {
         let names = |m: &Map| -> Vec<String> { m.arr(list).into_iter().flatten().map(|c| name_of(c).into()).collect() };
         if names(&new).len() != names(&old).len() {
-            return e.forbidden(&format!("spec.{list}"), "containers may not be added or removed on resize");
+            return e.forbidden(
+                &format!("spec.{list}"),
+                "containers may not be added or removed on resize",
+            );
         }
         if names(&new) != names(&old) {
-            return e.forbidden(&format!("spec.{list}"), "containers may not be renamed or reordered on resize");
+            return e.forbidden(
+                &format!("spec.{list}"),
+                "containers may not be renamed or reordered on resize",
+            );
         }
     }
     let mut munged = new.clone();
     for list in ["containers", "initContainers"] {
         let before = old.arr(list).cloned().unwrap_or_default();
         for (i, b) in before.iter().enumerate() {
-            let (Some(n), Some(b)) = (new.arr(list).and_then(|l| l.get(i)).and_then(Value::as_object), b.as_object()) else { continue };
+            let (Some(n), Some(b)) = (
+                new.arr(list).and_then(|l| l.get(i)).and_then(Value::as_object),
+                b.as_object(),
+            ) else {
+                continue;
+            };
             if list == "containers" || s(b, "restartPolicy") == "Always" {
                 e.within(&format!("spec.{list}[{i}].resources"), |e| not_removed(n, b, e));
             }
@@ -217,8 +258,14 @@ fn not_removed(new: &Map, old: &Map, e: &mut Errs) {
 
 fn keep_compute(c: &mut Map, before: &Map) {
     for kind in ["limits", "requests"] {
-        let old = before.obj("resources").and_then(|r| r.obj(kind)).cloned().unwrap_or_default();
-        let Some(Value::Object(list)) = c.get_mut("resources").and_then(|r| r.get_mut(kind)) else { continue };
+        let old = before
+            .obj("resources")
+            .and_then(|r| r.obj(kind))
+            .cloned()
+            .unwrap_or_default();
+        let Some(Value::Object(list)) = c.get_mut("resources").and_then(|r| r.get_mut(kind)) else {
+            continue;
+        };
         for name in ["cpu", "memory"] {
             restore(list, Some(&old), name);
         }
@@ -246,7 +293,9 @@ pub fn status(new: &Object, old: &Object, e: &mut Errs) {
 /// What has ended and isn't restarted stays ended.
 fn terminated(now: &Map, before: &Map, list: &str, policy: &str, pod: &Object, e: &mut Errs) {
     for (i, old) in before.arr(list).into_iter().flatten().enumerate() {
-        let Some(end) = old.at(&["state", "terminated"]) else { continue };
+        let Some(end) = old.at(&["state", "terminated"]) else {
+            continue;
+        };
         let own = pod
             .at(&["spec", "containers"])
             .and_then(Value::as_array)
@@ -260,7 +309,10 @@ fn terminated(now: &Map, before: &Map, list: &str, policy: &str, pod: &Object, e
         }
         let same_name = now.arr(list).into_iter().flatten().find(|c| name_of(c) == name_of(old));
         if same_name.is_some_and(|c| c.at(&["state", "terminated"]).is_none()) {
-            e.forbidden(&format!("{list}[{i}].state"), "may not be transitioned to non-terminated state");
+            e.forbidden(
+                &format!("{list}[{i}].state"),
+                "may not be transitioned to non-terminated state",
+            );
         }
     }
 }

@@ -45,10 +45,16 @@ fn node_term(e: &mut Errs, term: &Map, values: bool) {
         match (s(x, "operator"), count(x, "values")) {
             ("In" | "NotIn", 0) => e.required("values", "must be specified when `operator` is 'In' or 'NotIn'"),
             ("Exists" | "DoesNotExist", 1..) => {
-                e.forbidden("values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                e.forbidden(
+                    "values",
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                );
             }
             ("Gt" | "Lt", n) if n != 1 => {
-                e.required("values", "must be specified single value when `operator` is 'Lt' or 'Gt'");
+                e.required(
+                    "values",
+                    "must be specified single value when `operator` is 'Lt' or 'Gt'",
+                );
             }
             ("In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt", _) => {}
             (other, _) => e.invalid("operator", other, "not a valid selector operator"),
@@ -61,7 +67,10 @@ fn node_term(e: &mut Errs, term: &Map, values: bool) {
     e.each(term, "matchFields", |e, _, x| {
         match (s(x, "operator"), count(x, "values")) {
             ("In" | "NotIn", n) if n != 1 => {
-                e.required("values", "must be only one value when `operator` is 'In' or 'NotIn' for node field selector");
+                e.required(
+                    "values",
+                    "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+                );
             }
             ("In" | "NotIn", _) => {}
             (other, _) => e.invalid("operator", other, "not a valid selector operator"),
@@ -114,7 +123,11 @@ pub fn tolerations(e: &mut Errs, owner: &Map) {
             e.invalid("operator", operator, why);
         }
         if t.contains_key("tolerationSeconds") && s(t, "effect") != "NoExecute" {
-            e.invalid("effect", s(t, "effect"), "effect must be 'NoExecute' when `tolerationSeconds` is set");
+            e.invalid(
+                "effect",
+                s(t, "effect"),
+                "effect must be 'NoExecute' when `tolerationSeconds` is set",
+            );
         }
         match operator {
             "Equal" | "" => {

@@ -45,7 +45,11 @@ fn service(o: &Object, e: &mut Errs) {
         }
         match kind {
             "LoadBalancer" | "NodePort" if headless(spec) => {
-                e.invalid("clusterIPs[0]", "None", &format!("may not be set to 'None' for {kind} services"));
+                e.invalid(
+                    "clusterIPs[0]",
+                    "None",
+                    &format!("may not be set to 'None' for {kind} services"),
+                );
             }
             "ExternalName" => external_name(e, spec),
             _ => {}
@@ -132,7 +136,10 @@ fn affinity(e: &mut Errs, spec: &Map) {
                 return e.required("sessionAffinityConfig", why);
             };
             match client.int("timeoutSeconds") {
-                None => e.required("sessionAffinityConfig.clientIP.timeoutSeconds", "when session affinity type is ClientIP"),
+                None => e.required(
+                    "sessionAffinityConfig.clientIP.timeoutSeconds",
+                    "when session affinity type is ClientIP",
+                ),
                 Some(n) if !(1..=86_400).contains(&n) => {
                     let why = "must be greater than 0 and less than 86400";
                     e.invalid("sessionAffinityConfig.clientIP.timeoutSeconds", n, why);
@@ -151,7 +158,12 @@ fn cluster_ips(e: &mut Errs, spec: &Map) {
     if s(spec, "type") == "ExternalName" {
         return;
     }
-    let list: Vec<&str> = spec.arr("clusterIPs").into_iter().flatten().filter_map(Value::as_str).collect();
+    let list: Vec<&str> = spec
+        .arr("clusterIPs")
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let shown = || spec.get("clusterIPs").cloned().unwrap_or(Value::Null);
     let first = s(spec, "clusterIP");
     match (first.is_empty(), list.first()) {
@@ -171,7 +183,11 @@ fn cluster_ips(e: &mut Errs, spec: &Map) {
         }
         families.push(family.to_string());
     });
-    e.optional_one_of(spec, "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    e.optional_one_of(
+        spec,
+        "ipFamilyPolicy",
+        &["PreferDualStack", "RequireDualStack", "SingleStack"],
+    );
     for (i, address) in list.iter().enumerate() {
         let field = format!("clusterIPs[{i}]");
         if i > 0 && *address == "None" {
@@ -183,7 +199,11 @@ fn cluster_ips(e: &mut Errs, spec: &Map) {
         if let Some(f) = family.filter(|_| *address != "None")
             && (f == "IPv6") != v6
         {
-            e.invalid(&field, *address, &format!("expected an {f} value as indicated by `ipFamilies[{i}]`"));
+            e.invalid(
+                &field,
+                *address,
+                &format!("expected an {f} value as indicated by `ipFamilies[{i}]`"),
+            );
         }
     }
     if list.len() > 2 {
@@ -223,7 +243,11 @@ fn traffic(e: &mut Errs, spec: &Map) {
             e.required("externalTrafficPolicy", "");
         }
     } else if !external {
-        e.invalid("externalTrafficPolicy", policy, "may only be set for externally-accessible services");
+        e.invalid(
+            "externalTrafficPolicy",
+            policy,
+            "may only be set for externally-accessible services",
+        );
     } else if !policies.contains(&policy) {
         e.not_supported("externalTrafficPolicy", policy, &policies);
     }
@@ -237,7 +261,11 @@ fn traffic(e: &mut Errs, spec: &Map) {
         (_, Some(p)) if !policies.contains(&p) => e.not_supported("internalTrafficPolicy", p, &policies),
         _ => {}
     }
-    e.optional_one_of(spec, "trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]);
+    e.optional_one_of(
+        spec,
+        "trafficDistribution",
+        &["PreferClose", "PreferSameNode", "PreferSameZone"],
+    );
 }
 
 fn update(new: &Object, old: &Object, e: &mut Errs) {
@@ -245,7 +273,12 @@ fn update(new: &Object, old: &Object, e: &mut Errs) {
     let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
     if s(n, "type") != "ExternalName" && s(o, "type") != "ExternalName" && !(headless(n) && headless(o)) {
         let list = |m: &Map| -> Vec<String> {
-            m.arr("clusterIPs").into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect()
+            m.arr("clusterIPs")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_string)
+                .collect()
         };
         let (now, was) = (list(n), list(o));
         let shown = || n.get("clusterIPs").cloned().unwrap_or(Value::Null);
@@ -261,7 +294,11 @@ fn update(new: &Object, old: &Object, e: &mut Errs) {
         }
         if now.len() == 1 && was.len() > 1 && s(n, "ipFamilyPolicy") != "SingleStack" {
             let policy = n.get("ipFamilyPolicy").cloned().unwrap_or(Value::Null);
-            e.invalid("spec.ipFamilyPolicy", policy, "must be set to 'SingleStack' when releasing the secondary clusterIP");
+            e.invalid(
+                "spec.ipFamilyPolicy",
+                policy,
+                "must be set to 'SingleStack' when releasing the secondary clusterIP",
+            );
         }
     }
     let class = |m: &Map| m.str("loadBalancerClass").map(str::to_string);

@@ -52,11 +52,20 @@ const ATTACHMENT: Rules = Rules {
             driver_name(e, "attacher", s(spec, "attacher"));
             let empty = Map::new();
             let source = spec.obj("source").unwrap_or(&empty);
-            match (source.contains_key("inlineVolumeSpec"), s(source, "persistentVolumeName")) {
+            match (
+                source.contains_key("inlineVolumeSpec"),
+                s(source, "persistentVolumeName"),
+            ) {
                 (true, name) if !name.is_empty() => {
-                    e.forbidden("source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
+                    e.forbidden(
+                        "source",
+                        "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+                    );
                 }
-                (false, "") => e.required("source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+                (false, "") => e.required(
+                    "source",
+                    "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+                ),
                 (false, name) => e.format("source.persistentVolumeName", name, names::dns1123_subdomain),
                 (true, _) => {}
             }
@@ -65,7 +74,11 @@ const ATTACHMENT: Rules = Rules {
     },
     update: |_, new, old, e| {
         if !same(new.get("spec"), old.get("spec")) {
-            e.invalid("spec", new.get("spec").cloned().unwrap_or(Value::Null), "field is immutable");
+            e.invalid(
+                "spec",
+                new.get("spec").cloned().unwrap_or(Value::Null),
+                "field is immutable",
+            );
         }
     },
     ..Rules::SUBDOMAIN
@@ -87,7 +100,12 @@ const CSI_NODE: Rules = Rules {
                     _ => {}
                 }
                 e.child(d, "allocatable", |e, a| e.non_negative(a, "count"));
-                let keys: Vec<&str> = d.arr("topologyKeys").into_iter().flatten().filter_map(Value::as_str).collect();
+                let keys: Vec<&str> = d
+                    .arr("topologyKeys")
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
                 for (i, key) in keys.iter().enumerate() {
                     if keys[..i].contains(key) {
                         e.duplicate(&format!("topologyKeys[{i}]"), *key);
@@ -196,11 +214,20 @@ fn class(o: &Object, e: &mut Errs) {
 }
 
 fn access_modes(e: &mut Errs, spec: &Map) {
-    let modes: Vec<&str> = spec.arr("accessModes").into_iter().flatten().filter_map(Value::as_str).collect();
+    let modes: Vec<&str> = spec
+        .arr("accessModes")
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
         e.not_supported("accessModes", *mode, ACCESS_MODES);
     }
-    if modes.contains(&"ReadWriteOncePod") && modes.iter().any(|m| *m != "ReadWriteOncePod" && ACCESS_MODES.contains(m)) {
+    if modes.contains(&"ReadWriteOncePod")
+        && modes
+            .iter()
+            .any(|m| *m != "ReadWriteOncePod" && ACCESS_MODES.contains(m))
+    {
         e.forbidden("accessModes", "may not use ReadWriteOncePod with other access modes");
     }
 }
@@ -237,7 +264,11 @@ pub fn claim_spec(e: &mut Errs, spec: &Map) {
                 }
             }
             if s(source, "apiGroup").is_empty() && s(source, "kind") != "PersistentVolumeClaim" {
-                e.invalid("", s(source, "kind"), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+                e.invalid(
+                    "",
+                    s(source, "kind"),
+                    "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+                );
             }
         });
     }
@@ -258,7 +289,9 @@ fn claim_update(new: &Object, old: &Object, e: &mut Errs) {
     }
     if new.str_at(&["status", "phase"]) == Some("Bound") {
         if let Some(before) = size(o) {
-            now.object_mut("resources").object_mut("requests").insert("storage", before);
+            now.object_mut("resources")
+                .object_mut("requests")
+                .insert("storage", before);
         }
         crate::strategy::restore(&mut now, Some(o), "volumeAttributesClassName");
     }
@@ -267,9 +300,15 @@ fn claim_update(new: &Object, old: &Object, e: &mut Errs) {
         e.forbidden("spec", why);
     }
     let amount = |v: Option<Value>| v.as_ref().map(quantity).unwrap_or_default();
-    let capacity = new.at(&["status", "capacity", "storage"]).map(quantity).unwrap_or_default();
+    let capacity = new
+        .at(&["status", "capacity", "storage"])
+        .map(quantity)
+        .unwrap_or_default();
     if amount(size(n)) < amount(size(o)) && amount(size(n)) <= capacity {
-        e.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+        e.forbidden(
+            "spec.resources.requests.storage",
+            "field can not be less than status.capacity",
+        );
     }
     e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
     if old.at(&["status", "currentVolumeAttributesClassName"]).is_some()
@@ -287,9 +326,28 @@ fn claim_update(new: &Object, old: &Object, e: &mut Errs) {
 
 /// The sources of a persistent volume.
 const SOURCES: &[&str] = &[
-    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs", "iscsi",
-    "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "scaleIO",
-    "local", "storageos", "csi",
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
 ];
 
 fn volume_spec(e: &mut Errs, spec: &Map) {
@@ -347,14 +405,21 @@ fn volume_spec(e: &mut Errs, spec: &Map) {
         }
         let path = spec.obj("hostPath").map(|h| s(h, "path"));
         if path == Some("/") && s(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
-            e.forbidden("persistentVolumeReclaimPolicy", "may not be 'recycle' for a hostPath mount of '/'");
+            e.forbidden(
+                "persistentVolumeReclaimPolicy",
+                "may not be 'recycle' for a hostPath mount of '/'",
+            );
         }
     }
     if !found {
         e.required("", "must specify a volume type");
     }
     if !s(spec, "storageClassName").is_empty() {
-        e.format("storageClassName", s(spec, "storageClassName"), names::dns1123_subdomain);
+        e.format(
+            "storageClassName",
+            s(spec, "storageClassName"),
+            names::dns1123_subdomain,
+        );
     }
     e.optional_one_of(spec, "volumeMode", VOLUME_MODES);
 }
@@ -367,17 +432,24 @@ fn volume_update(new: &Object, old: &Object, e: &mut Errs) {
         kept.retain(|k, _| SOURCES.contains(&k));
         // A secret for expansion may be added to a volume that has none.
         if let Some(Value::Object(csi)) = kept.get_mut("csi")
-            && o.get("csi").is_some_and(|c| c.get("controllerExpandSecretRef").is_none())
+            && o.get("csi")
+                .is_some_and(|c| c.get("controllerExpandSecretRef").is_none())
         {
             csi.remove("controllerExpandSecretRef");
         }
         Value::Object(kept)
     };
     if !same(Some(&sources(n)), Some(&sources(o))) {
-        e.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation\n");
+        e.forbidden(
+            "spec.persistentvolumesource",
+            "spec.persistentvolumesource is immutable after creation\n",
+        );
     }
     e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
     if o.contains_key("volumeAttributesClassName") && !n.contains_key("volumeAttributesClassName") {
-        e.forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
+        e.forbidden(
+            "spec.volumeAttributesClassName",
+            "update from non-nil value to nil is forbidden",
+        );
     }
 }

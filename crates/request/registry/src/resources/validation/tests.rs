@@ -8,7 +8,10 @@ use keelson_api::{Object, Value, value};
 use std::sync::Arc;
 
 fn request(group: &str, kind: &str) -> Cx {
-    let def = rows().into_iter().find(|d| d.gvr.group == group && d.kind == kind).unwrap();
+    let def = rows()
+        .into_iter()
+        .find(|d| d.gvr.group == group && d.kind == kind)
+        .unwrap();
     Cx::new(Arc::new(def), Arc::new(UserInfo::default()), "default", "")
 }
 
@@ -67,41 +70,173 @@ fn plain_objects_are_sound() {
     for (group, kind, v) in [
         ("", "Pod", pod()),
         ("", "ConfigMap", value!({"metadata": {"name": "a"}, "data": {"k": "v"}})),
-        ("", "Secret", value!({"metadata": {"name": "a"}, "stringData": {"k": "v"}})),
-        ("", "Service", value!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "selector": labels}})),
-        ("", "Service", value!({"metadata": {"name": "a"}, "spec": {"type": "ExternalName", "externalName": "a.b"}})),
+        (
+            "",
+            "Secret",
+            value!({"metadata": {"name": "a"}, "stringData": {"k": "v"}}),
+        ),
+        (
+            "",
+            "Service",
+            value!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "selector": labels}}),
+        ),
+        (
+            "",
+            "Service",
+            value!({"metadata": {"name": "a"}, "spec": {"type": "ExternalName", "externalName": "a.b"}}),
+        ),
         ("", "Namespace", value!({"metadata": {"name": "a"}})),
         ("", "ServiceAccount", value!({"metadata": {"name": "a"}})),
-        ("", "Node", value!({"metadata": {"name": "a"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}})),
-        ("", "ReplicationController", value!({"metadata": {"name": "a"}, "spec": {"template": template(labels.clone())}})),
-        ("", "LimitRange", value!({"metadata": {"name": "a"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "100m"}}]}})),
-        ("", "ResourceQuota", value!({"metadata": {"name": "a"}, "spec": {"hard": {"pods": "5", "requests.cpu": "1", "count/deployments.apps": "2"}}})),
-        ("", "PersistentVolumeClaim", value!({"metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})),
-        ("", "PersistentVolume", value!({"metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/tmp/x"}}})),
-        ("", "Event", value!({"metadata": {"name": "a.17"}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "a"}, "reason": "x"})),
-        ("", "Endpoints", value!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]})),
-        ("apps", "Deployment", value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}})),
-        ("apps", "ReplicaSet", value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}})),
-        ("apps", "DaemonSet", value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}})),
-        ("apps", "StatefulSet", value!({"metadata": {"name": "a"}, "spec": {"serviceName": "a", "selector": {"matchLabels": labels}, "template": template(labels.clone())}})),
-        ("apps", "ControllerRevision", value!({"metadata": {"name": "a"}, "revision": 1, "data": {"a": 1}})),
-        ("batch", "Job", value!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}}}})),
-        ("batch", "CronJob", value!({"metadata": {"name": "a"}, "spec": {"schedule": "*/1 * * * *", "jobTemplate": {"spec": {"template": {"spec": {"restartPolicy": "OnFailure", "containers": [{"name": "c", "image": "x"}]}}}}}})),
-        ("networking.k8s.io", "NetworkPolicy", value!({"metadata": {"name": "a"}, "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": 80, "endPort": 90}]}]}})),
-        ("networking.k8s.io", "Ingress", value!({"metadata": {"name": "a"}, "spec": {"rules": [{"host": "*.a.b", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "a", "port": {"number": 80}}}}]}}]}})),
-        ("networking.k8s.io", "IngressClass", value!({"metadata": {"name": "a"}, "spec": {"controller": "a.io/b"}})),
-        ("discovery.k8s.io", "EndpointSlice", value!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80, "name": "http"}]})),
-        ("policy", "PodDisruptionBudget", value!({"metadata": {"name": "a"}, "spec": {"minAvailable": "50%", "selector": {"matchLabels": labels}}})),
-        ("autoscaling", "HorizontalPodAutoscaler", value!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "a"}}})),
-        ("rbac.authorization.k8s.io", "Role", value!({"metadata": {"name": "a:b"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})),
-        ("rbac.authorization.k8s.io", "RoleBinding", value!({"metadata": {"name": "a"}, "roleRef": {"kind": "Role", "name": "a"}, "subjects": [{"kind": "User", "name": "x"}]})),
-        ("scheduling.k8s.io", "PriorityClass", value!({"metadata": {"name": "a"}, "value": 7})),
-        ("node.k8s.io", "RuntimeClass", value!({"metadata": {"name": "a"}, "handler": "runc"})),
-        ("coordination.k8s.io", "Lease", value!({"metadata": {"name": "a"}, "spec": {"leaseDurationSeconds": 30}})),
-        ("storage.k8s.io", "StorageClass", value!({"metadata": {"name": "a"}, "provisioner": "a.b/c"})),
-        ("storage.k8s.io", "CSIDriver", value!({"metadata": {"name": "a.b"}, "spec": {}})),
-        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", value!({"metadata": {"name": "a"}, "webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {"service": {"name": "a", "namespace": "b", "path": "/x"}}, "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}]})),
-        ("apiregistration.k8s.io", "APIService", value!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 10, "versionPriority": 10, "service": {"name": "a", "namespace": "b"}, "insecureSkipTLSVerify": true}})),
+        (
+            "",
+            "Node",
+            value!({"metadata": {"name": "a"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}),
+        ),
+        (
+            "",
+            "ReplicationController",
+            value!({"metadata": {"name": "a"}, "spec": {"template": template(labels.clone())}}),
+        ),
+        (
+            "",
+            "LimitRange",
+            value!({"metadata": {"name": "a"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "100m"}}]}}),
+        ),
+        (
+            "",
+            "ResourceQuota",
+            value!({"metadata": {"name": "a"}, "spec": {"hard": {"pods": "5", "requests.cpu": "1", "count/deployments.apps": "2"}}}),
+        ),
+        (
+            "",
+            "PersistentVolumeClaim",
+            value!({"metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
+        ),
+        (
+            "",
+            "PersistentVolume",
+            value!({"metadata": {"name": "a"}, "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/tmp/x"}}}),
+        ),
+        (
+            "",
+            "Event",
+            value!({"metadata": {"name": "a.17"}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "a"}, "reason": "x"}),
+        ),
+        (
+            "",
+            "Endpoints",
+            value!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]}),
+        ),
+        (
+            "apps",
+            "Deployment",
+            value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}}),
+        ),
+        (
+            "apps",
+            "ReplicaSet",
+            value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}}),
+        ),
+        (
+            "apps",
+            "DaemonSet",
+            value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}}),
+        ),
+        (
+            "apps",
+            "StatefulSet",
+            value!({"metadata": {"name": "a"}, "spec": {"serviceName": "a", "selector": {"matchLabels": labels}, "template": template(labels.clone())}}),
+        ),
+        (
+            "apps",
+            "ControllerRevision",
+            value!({"metadata": {"name": "a"}, "revision": 1, "data": {"a": 1}}),
+        ),
+        (
+            "batch",
+            "Job",
+            value!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}}}}),
+        ),
+        (
+            "batch",
+            "CronJob",
+            value!({"metadata": {"name": "a"}, "spec": {"schedule": "*/1 * * * *", "jobTemplate": {"spec": {"template": {"spec": {"restartPolicy": "OnFailure", "containers": [{"name": "c", "image": "x"}]}}}}}}),
+        ),
+        (
+            "networking.k8s.io",
+            "NetworkPolicy",
+            value!({"metadata": {"name": "a"}, "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": 80, "endPort": 90}]}]}}),
+        ),
+        (
+            "networking.k8s.io",
+            "Ingress",
+            value!({"metadata": {"name": "a"}, "spec": {"rules": [{"host": "*.a.b", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "a", "port": {"number": 80}}}}]}}]}}),
+        ),
+        (
+            "networking.k8s.io",
+            "IngressClass",
+            value!({"metadata": {"name": "a"}, "spec": {"controller": "a.io/b"}}),
+        ),
+        (
+            "discovery.k8s.io",
+            "EndpointSlice",
+            value!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80, "name": "http"}]}),
+        ),
+        (
+            "policy",
+            "PodDisruptionBudget",
+            value!({"metadata": {"name": "a"}, "spec": {"minAvailable": "50%", "selector": {"matchLabels": labels}}}),
+        ),
+        (
+            "autoscaling",
+            "HorizontalPodAutoscaler",
+            value!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "a"}}}),
+        ),
+        (
+            "rbac.authorization.k8s.io",
+            "Role",
+            value!({"metadata": {"name": "a:b"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io",
+            "RoleBinding",
+            value!({"metadata": {"name": "a"}, "roleRef": {"kind": "Role", "name": "a"}, "subjects": [{"kind": "User", "name": "x"}]}),
+        ),
+        (
+            "scheduling.k8s.io",
+            "PriorityClass",
+            value!({"metadata": {"name": "a"}, "value": 7}),
+        ),
+        (
+            "node.k8s.io",
+            "RuntimeClass",
+            value!({"metadata": {"name": "a"}, "handler": "runc"}),
+        ),
+        (
+            "coordination.k8s.io",
+            "Lease",
+            value!({"metadata": {"name": "a"}, "spec": {"leaseDurationSeconds": 30}}),
+        ),
+        (
+            "storage.k8s.io",
+            "StorageClass",
+            value!({"metadata": {"name": "a"}, "provisioner": "a.b/c"}),
+        ),
+        (
+            "storage.k8s.io",
+            "CSIDriver",
+            value!({"metadata": {"name": "a.b"}, "spec": {}}),
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration",
+            value!({"metadata": {"name": "a"}, "webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {"service": {"name": "a", "namespace": "b", "path": "/x"}}, "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}]}),
+        ),
+        (
+            "apiregistration.k8s.io",
+            "APIService",
+            value!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 10, "versionPriority": 10, "service": {"name": "a", "namespace": "b"}, "insecureSkipTLSVerify": true}}),
+        ),
     ] {
         assert_eq!(create(group, kind, v), none, "{group} {kind}");
     }
@@ -110,12 +245,21 @@ fn plain_objects_are_sound() {
 #[test]
 fn pods_are_refused_in_upstreams_words() {
     assert_eq!(
-        create("", "Pod", value!({"metadata": {"name": "A_b"}, "spec": {"containers": []}}))[1..],
+        create(
+            "",
+            "Pod",
+            value!({"metadata": {"name": "A_b"}, "spec": {"containers": []}})
+        )[1..],
         ["spec.containers: Required value"]
     );
-    assert_eq!(container(value!({"name": "C", "image": "x"})), [format!("spec.containers[0].name: Invalid value: \"C\": {DNS_LABEL}")]);
     assert_eq!(
-        container(value!({"name": "c", "image": "x", "ports": [{"containerPort": 70000}], "imagePullPolicy": "Sometimes"})),
+        container(value!({"name": "C", "image": "x"})),
+        [format!("spec.containers[0].name: Invalid value: \"C\": {DNS_LABEL}")]
+    );
+    assert_eq!(
+        container(
+            value!({"name": "c", "image": "x", "ports": [{"containerPort": 70000}], "imagePullPolicy": "Sometimes"})
+        ),
         [
             "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
             "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
@@ -126,7 +270,9 @@ fn pods_are_refused_in_upstreams_words() {
         ["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"]
     );
     assert_eq!(
-        container(value!({"name": "c", "image": "x", "volumeMounts": [{"name": "w", "mountPath": "/a"}, {"name": "v", "mountPath": "/a", "subPath": "/x"}]})),
+        container(
+            value!({"name": "c", "image": "x", "volumeMounts": [{"name": "w", "mountPath": "/a"}, {"name": "v", "mountPath": "/a", "subPath": "/x"}]})
+        ),
         [
             "spec.containers[0].volumeMounts[0].name: Not found: \"w\"",
             "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/a\": must be unique",
@@ -134,7 +280,9 @@ fn pods_are_refused_in_upstreams_words() {
         ]
     );
     assert_eq!(
-        container(value!({"name": "c", "image": "x", "livenessProbe": {"exec": {"command": []}, "tcpSocket": {"port": 1}, "successThreshold": 2}})),
+        container(
+            value!({"name": "c", "image": "x", "livenessProbe": {"exec": {"command": []}, "tcpSocket": {"port": 1}, "successThreshold": 2}})
+        ),
         [
             "spec.containers[0].livenessProbe.exec.command: Required value",
             "spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
@@ -142,23 +290,34 @@ fn pods_are_refused_in_upstreams_words() {
         ]
     );
     let mut sysctls = pod();
-    sysctls.set_at(&["spec", "securityContext"], value!({"sysctls": [{"name": "foo-", "value": "x"}, {"name": "kernel.shmmax", "value": "1"}]}));
+    sysctls.set_at(
+        &["spec", "securityContext"],
+        value!({"sysctls": [{"name": "foo-", "value": "x"}, {"name": "kernel.shmmax", "value": "1"}]}),
+    );
     assert_eq!(
         create("", "Pod", sysctls),
-        ["spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"]
+        [
+            "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
+        ]
     );
 }
 
 #[test]
 fn little_of_a_pod_may_change() {
     let image = update("", "Pod", pod(), |p| {
-        let Some(Value::Array(list)) = p.at_mut(&["spec", "containers"]) else { return };
+        let Some(Value::Array(list)) = p.at_mut(&["spec", "containers"]) else {
+            return;
+        };
         list[0].set_at(&["image"], "nginx:2");
     });
     assert!(image.is_empty(), "{image:?}");
     let policy = update("", "Pod", pod(), |p| p.set_at(&["spec", "restartPolicy"], "Never"));
     assert_eq!(policy.len(), 1);
-    assert!(policy[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"), "{policy:?}");
+    assert!(
+        policy[0]
+            .starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"),
+        "{policy:?}"
+    );
     let added = update("", "Pod", pod(), |p| {
         p.set_at(&["spec", "tolerations"], value!([{"key": "a", "operator": "Exists"}]));
     });
@@ -175,14 +334,21 @@ fn what_is_immutable_says_so() {
     let labels = value!({"app": "web"});
     let deployment = value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": labels}, "template": template(labels.clone())}});
     let errs = update("apps", "Deployment", deployment, |o| {
-        for path in [&["spec", "selector", "matchLabels", "b"][..], &["spec", "template", "metadata", "labels", "b"][..]] {
+        for path in [
+            &["spec", "selector", "matchLabels", "b"][..],
+            &["spec", "template", "metadata", "labels", "b"][..],
+        ] {
             o.set_at(path, "1");
         }
     });
-    assert_eq!(errs, ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"web\",\"b\":\"1\"}}: field is immutable"]);
+    assert_eq!(
+        errs,
+        ["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"web\",\"b\":\"1\"}}: field is immutable"]
+    );
     let class = value!({"metadata": {"name": "a"}, "value": 7});
     assert_eq!(
-        update("scheduling.k8s.io", "PriorityClass", class, |o| o.set_at(&["value"], 8i64)),
+        update("scheduling.k8s.io", "PriorityClass", class, |o| o
+            .set_at(&["value"], 8i64)),
         ["value: Forbidden: may not be changed in an update."]
     );
 }
@@ -191,22 +357,43 @@ fn what_is_immutable_says_so() {
 fn other_kinds_are_refused_in_upstreams_words() {
     assert_eq!(
         create("", "ConfigMap", value!({"metadata": {"name": "a"}, "data": {"": "v"}})),
-        ["data[]: Invalid value: \"\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]
+        [
+            "data[]: Invalid value: \"\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+        ]
     );
     assert_eq!(
-        create("apps", "Deployment", value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template(value!({"a": "c"}))}})),
+        create(
+            "apps",
+            "Deployment",
+            value!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template(value!({"a": "c"}))}})
+        ),
         ["spec.template.metadata.labels: Invalid value: {\"a\":\"c\"}: `selector` does not match template `labels`"]
     );
     assert_eq!(
-        create("", "Service", value!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}, {"port": 81}]}})),
-        ["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]
+        create(
+            "",
+            "Service",
+            value!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}, {"port": 81}]}})
+        ),
+        [
+            "spec.ports[0].name: Required value",
+            "spec.ports[1].name: Required value"
+        ]
     );
     assert_eq!(
-        create("batch", "Job", value!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "x"}]}}}})),
+        create(
+            "batch",
+            "Job",
+            value!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "x"}]}}}})
+        ),
         ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
     );
     assert_eq!(
-        create("rbac.authorization.k8s.io", "Role", value!({"metadata": {"name": "a"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]})),
+        create(
+            "rbac.authorization.k8s.io",
+            "Role",
+            value!({"metadata": {"name": "a"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]})
+        ),
         ["rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs"]
     );
 }
@@ -222,10 +409,17 @@ fn what_is_stored_reads_back_as_it_was() {
     for line in GOLDEN.lines() {
         let mut columns = line.split('\t');
         let (api_version, kind) = columns.next().unwrap().rsplit_once(',').unwrap();
-        let Some(def) = rows.iter().find(|d| d.api_version() == api_version && d.kind == kind && d.is_storage_version()) else { continue };
+        let Some(def) = rows
+            .iter()
+            .find(|d| d.api_version() == api_version && d.kind == kind && d.is_storage_version())
+        else {
+            continue;
+        };
         let json = columns.next().unwrap();
         let value: Value = serde_json::from_str(json).unwrap();
-        let Ok((object, _)) = complete(&def.schema, Some(&*def.strategy), value) else { continue };
+        let Ok((object, _)) = complete(&def.schema, Some(&*def.strategy), value) else {
+            continue;
+        };
         let storage = def.storage.as_ref().unwrap();
         let back = decode_stored(storage, &encode_stored(storage, &object).unwrap()).unwrap();
         for (key, value) in &object.0 {

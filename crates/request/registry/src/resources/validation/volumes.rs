@@ -1,19 +1,51 @@
 //! The volumes of a pod or template.
 
 use super::check::{Errs, count, quantity, s};
-use super::container::{field_ref, resource_field_ref};
+use super::container_env::{field_ref, resource_field_ref};
 use super::storage;
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::{HashMap, HashSet};
 
-const VOLUME_FIELDS: &[&str] = &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+const VOLUME_FIELDS: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
 /// The sources of a volume, in the order in which upstream looks at them.
 const SOURCES: &[&str] = &[
-    "emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs", "iscsi", "glusterfs",
-    "flocker", "persistentVolumeClaim", "rbd", "cinder", "cephfs", "quobyte", "downwardAPI", "fc", "flexVolume", "configMap",
-    "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "storageos", "projected", "scaleIO",
-    "csi", "ephemeral", "image",
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
 ];
 
 /// Checks the volumes; answers with the sound ones by name.
@@ -39,7 +71,10 @@ pub fn volumes<'a>(e: &mut Errs, spec: &'a Map, pod_name: &str) -> HashMap<&'a s
             if e.list.len() == before {
                 sound.insert(name, v);
             }
-            let claim = v.obj("persistentVolumeClaim").map(|c| s(c, "claimName")).unwrap_or_default();
+            let claim = v
+                .obj("persistentVolumeClaim")
+                .map(|c| s(c, "claimName"))
+                .unwrap_or_default();
             if created.contains(claim) {
                 let why = "must not reference a PVC that gets created for an ephemeral volume";
                 e.invalid("persistentVolumeClaim.claimName", claim, why);
@@ -150,8 +185,16 @@ pub fn plain_source(e: &mut Errs, key: &str, src: &Map) {
                 return e.required("path", "");
             }
             e.no_backsteps("path", s(src, "path"));
-            let kinds =
-                ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+            let kinds = [
+                "",
+                "BlockDevice",
+                "CharDevice",
+                "Directory",
+                "DirectoryOrCreate",
+                "File",
+                "FileOrCreate",
+                "Socket",
+            ];
             e.optional_one_of(src, "type", &kinds);
         }
         "nfs" => {
@@ -223,7 +266,11 @@ fn downward_file(e: &mut Errs, file: &Map) {
         (Some(f), r) => {
             e.within("fieldRef", |e| field_ref(e, f, VOLUME_FIELDS));
             if r.is_some() {
-                e.invalid("", "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+                e.invalid(
+                    "",
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                );
             }
         }
         (None, Some(r)) => e.within("resourceFieldRef", |e| resource_field_ref(e, r, true)),
@@ -262,15 +309,25 @@ fn projections(e: &mut Errs, projected: &Map) {
             }
         }
         if let Some(p) = src.obj("serviceAccountToken") {
-            e.within(&format!("{place}.serviceAccountToken"), |e| match p.int("expirationSeconds") {
-                None => e.required("expirationSeconds", ""),
-                Some(n) if n < 600 => {
-                    e.invalid("expirationSeconds", n, "may not specify a duration less than 10 minutes");
+            e.within(&format!("{place}.serviceAccountToken"), |e| {
+                match p.int("expirationSeconds") {
+                    None => e.required("expirationSeconds", ""),
+                    Some(n) if n < 600 => {
+                        e.invalid(
+                            "expirationSeconds",
+                            n,
+                            "may not specify a duration less than 10 minutes",
+                        );
+                    }
+                    Some(n) if n > 1 << 32 => {
+                        e.invalid(
+                            "expirationSeconds",
+                            n,
+                            "may not specify a duration larger than 2^32 seconds",
+                        );
+                    }
+                    Some(_) => {}
                 }
-                Some(n) if n > 1 << 32 => {
-                    e.invalid("expirationSeconds", n, "may not specify a duration larger than 2^32 seconds");
-                }
-                Some(_) => {}
             });
             match s(p, "path") {
                 "" => e.required("path", ""),
@@ -283,7 +340,11 @@ fn projections(e: &mut Errs, projected: &Map) {
                     (false, false) => e.invalid("", p.clone(), "only one of name and signerName may be used"),
                     (true, true) => e.required("", "either name or signerName must be specified"),
                     (false, true) if p.contains_key("labelSelector") => {
-                        e.invalid("labelSelector", Value::Null, "labelSelector must be unset if name is specified");
+                        e.invalid(
+                            "labelSelector",
+                            Value::Null,
+                            "labelSelector must be unset if name is specified",
+                        );
                     }
                     _ => e.label_selector(p, "labelSelector"),
                 }
@@ -309,7 +370,10 @@ pub fn token_without_account(e: &mut Errs, spec: &Map) {
         e.child(v, "projected", |e, p| {
             e.each(p, "sources", |e, _, src| {
                 if src.contains_key("serviceAccountToken") {
-                    e.forbidden("serviceAccountToken", "must not be specified when serviceAccountName is not set");
+                    e.forbidden(
+                        "serviceAccountToken",
+                        "must not be specified when serviceAccountName is not set",
+                    );
                 }
             });
         });

@@ -1,10 +1,10 @@
 //! `apps`, `batch` and replication controllers.
 
 use super::Rules;
-use super::check::{Errs, count, is_true, is_zero_number_or_percent, s};
+use super::check::{Errs, count, is_zero_number_or_percent, s};
 use super::pod_spec::template;
-use super::storage;
-use crate::strategy::{restore, same};
+use super::{jobs, storage};
+use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 use keelson_machinery::selector::LabelSelector;
@@ -61,22 +61,6 @@ const REVISION: Rules = Rules {
     update: |_, new, old, e| e.immutable(new.get("data"), old.get("data"), "data"),
     ..Rules::SUBDOMAIN
 };
-const JOB: Rules = Rules {
-    object: |_, o, e| job(o, e),
-    create: |_, o, e| indexed_name(o, e),
-    update: |_, new, old, e| job_update(new, old, e),
-    ..Rules::SUBDOMAIN
-};
-const CRON_JOB: Rules = Rules {
-    object: |_, o, e| spec_of(o, e, cron_job),
-    create: |_, o, e| {
-        if o.name().len() > 52 {
-            e.invalid("metadata.name", o.name(), "must be no more than 52 characters");
-        }
-    },
-    ..Rules::SUBDOMAIN
-};
-
 pub fn of(kind: &str) -> Rules {
     match kind {
         "Deployment" => DEPLOYMENT,
@@ -84,13 +68,13 @@ pub fn of(kind: &str) -> Rules {
         "StatefulSet" => STATEFUL_SET,
         "DaemonSet" => DAEMON_SET,
         "ControllerRevision" => REVISION,
-        "Job" => JOB,
-        "CronJob" => CRON_JOB,
+        "Job" => jobs::JOB,
+        "CronJob" => jobs::CRON_JOB,
         _ => Rules::SUBDOMAIN,
     }
 }
 
-fn spec_of(o: &Object, e: &mut Errs, f: impl FnOnce(&mut Errs, &Map)) {
+pub fn spec_of(o: &Object, e: &mut Errs, f: impl FnOnce(&mut Errs, &Map)) {
     let empty = Map::new();
     e.within("spec", |e| f(e, o.obj("spec").unwrap_or(&empty)));
 }
@@ -100,11 +84,11 @@ fn selector_immutable(new: &Object, old: &Object, e: &mut Errs) {
     e.immutable(new.at(&path), old.at(&path), "spec.selector");
 }
 
-fn template_labels(spec: &Map) -> Option<&Map> {
+pub fn template_labels(spec: &Map) -> Option<&Map> {
     spec.get("template")?.at(&["metadata", "labels"])?.as_object()
 }
 
-fn shown_labels(spec: &Map) -> Value {
+pub fn shown_labels(spec: &Map) -> Value {
     template_labels(spec).cloned().map_or(Value::Null, Value::Object)
 }
 
@@ -115,7 +99,11 @@ fn selected_template(e: &mut Errs, spec: &Map, kind: &str, title: &str) {
         Some(selector) => {
             e.label_selector(spec, "selector");
             if count(selector, "matchLabels") + count(selector, "matchExpressions") == 0 {
-                e.invalid("selector", selector.clone(), &format!("empty selector is invalid for {kind}"));
+                e.invalid(
+                    "selector",
+                    selector.clone(),
+                    &format!("empty selector is invalid for {kind}"),
+                );
             }
         }
     }
@@ -124,8 +112,10 @@ fn selected_template(e: &mut Errs, spec: &Map, kind: &str, title: &str) {
     always_running(e, spec, title);
 }
 
-fn matches_template(e: &mut Errs, spec: &Map, even_empty: bool) {
-    let Ok(selector) = LabelSelector::from_object(spec.get("selector")) else { return };
+pub fn matches_template(e: &mut Errs, spec: &Map, even_empty: bool) {
+    let Ok(selector) = LabelSelector::from_object(spec.get("selector")) else {
+        return;
+    };
     if (even_empty || !selector.is_empty()) && !selector.matches(template_labels(spec)) {
         let why = "`selector` does not match template `labels`";
         e.invalid("template.metadata.labels", shown_labels(spec), why);
@@ -170,7 +160,10 @@ fn deployment(e: &mut Errs, spec: &Map) {
     e.child(spec, "strategy", |e, strategy| match s(strategy, "type") {
         "Recreate" => {
             if strategy.contains_key("rollingUpdate") {
-                e.forbidden("rollingUpdate", "may not be specified when strategy `type` is 'Recreate'");
+                e.forbidden(
+                    "rollingUpdate",
+                    "may not be specified when strategy `type` is 'Recreate'",
+                );
             }
         }
         "RollingUpdate" => match strategy.obj("rollingUpdate") {
@@ -191,7 +184,10 @@ fn deployment(e: &mut Errs, spec: &Map) {
     for key in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         e.non_negative(spec, key);
     }
-    if let Some(n) = spec.int("progressDeadlineSeconds").filter(|n| *n <= spec.int("minReadySeconds").unwrap_or(0)) {
+    if let Some(n) = spec
+        .int("progressDeadlineSeconds")
+        .filter(|n| *n <= spec.int("minReadySeconds").unwrap_or(0))
+    {
         e.invalid("progressDeadlineSeconds", n, "must be greater than minReadySeconds");
     }
 }
@@ -200,18 +196,36 @@ fn deployment(e: &mut Errs, spec: &Map) {
 fn replica_status(o: &Object, e: &mut Errs) {
     e.child(o, "status", |e, status| {
         let keys = [
-            "replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "currentReplicas", "fullyLabeledReplicas",
-            "unavailableReplicas", "terminatingReplicas", "observedGeneration", "collisionCount",
+            "replicas",
+            "readyReplicas",
+            "availableReplicas",
+            "updatedReplicas",
+            "currentReplicas",
+            "fullyLabeledReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "observedGeneration",
+            "collisionCount",
         ];
         keys.iter().for_each(|key| e.non_negative(status, key));
         let of = |key: &str| status.int(key).unwrap_or(0);
-        for key in ["fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "currentReplicas", "availableReplicas"] {
+        for key in [
+            "fullyLabeledReplicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "currentReplicas",
+            "availableReplicas",
+        ] {
             if of(key) > of("replicas") {
                 e.invalid(key, of(key), "cannot be greater than status.replicas");
             }
         }
         if of("availableReplicas") > of("readyReplicas") {
-            e.invalid("availableReplicas", of("availableReplicas"), "cannot be greater than readyReplicas");
+            e.invalid(
+                "availableReplicas",
+                of("availableReplicas"),
+                "cannot be greater than readyReplicas",
+            );
         }
     });
 }
@@ -235,7 +249,11 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
         "" => e.required("updateStrategy", ""),
         "OnDelete" => {
             if let Some(r) = strategy.get("rollingUpdate") {
-                e.invalid("updateStrategy.rollingUpdate", r.clone(), "only allowed for updateStrategy 'RollingUpdate'");
+                e.invalid(
+                    "updateStrategy.rollingUpdate",
+                    r.clone(),
+                    "only allowed for updateStrategy 'RollingUpdate'",
+                );
             }
         }
         "RollingUpdate" => e.within("updateStrategy", |e| {
@@ -250,7 +268,11 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
                 }
             });
         }),
-        _ => e.invalid("updateStrategy", strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => e.invalid(
+            "updateStrategy",
+            strategy.clone(),
+            "must be 'RollingUpdate' or 'OnDelete'",
+        ),
     }
     e.child(spec, "persistentVolumeClaimRetentionPolicy", |e, p| {
         for key in ["whenDeleted", "whenScaled"] {
@@ -259,7 +281,9 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
             }
         }
     });
-    e.each(spec, "volumeClaimTemplates", |e, _, claim| e.child(claim, "spec", storage::claim_spec));
+    e.each(spec, "volumeClaimTemplates", |e, _, claim| {
+        e.child(claim, "spec", storage::claim_spec)
+    });
     e.non_negative(spec, "replicas");
     e.non_negative(spec, "minReadySeconds");
     if let Some(n) = spec.obj("ordinals").and_then(|o| o.int("start")).filter(|n| *n < 0) {
@@ -282,7 +306,10 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
     let pod = whole.object_mut("template").object_mut("spec");
     let own = pod.arr("volumes").cloned().unwrap_or_default();
     let mut volumes = claims;
-    volumes.extend(own.into_iter().filter(|v| !named(v).is_some_and(|n| claimed.contains(&n))));
+    volumes.extend(
+        own.into_iter()
+            .filter(|v| !named(v).is_some_and(|n| claimed.contains(&n))),
+    );
     if !volumes.is_empty() {
         pod.insert("volumes", volumes);
     }
@@ -294,8 +321,14 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
 fn stateful_set_update(new: &Object, old: &Object, e: &mut Errs) {
     const FIXED: [&str; 4] = ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"];
     const MUTABLE: [&str; 8] = [
-        "minReadySeconds", "ordinals", "persistentVolumeClaimRetentionPolicy", "replicas", "revisionHistoryLimit", "template",
-        "updateStrategy", "minReadySeconds",
+        "minReadySeconds",
+        "ordinals",
+        "persistentVolumeClaimRetentionPolicy",
+        "replicas",
+        "revisionHistoryLimit",
+        "template",
+        "updateStrategy",
+        "minReadySeconds",
     ];
     let before = e.list.len();
     let empty = Map::new();
@@ -350,276 +383,4 @@ fn daemon_set(e: &mut Errs, spec: &Map) {
         },
         _ => e.not_supported("", strategy.clone(), &["RollingUpdate", "OnDelete"]),
     });
-}
-
-const INDEXED: &str = "Indexed";
-
-fn job(o: &Object, e: &mut Errs) {
-    spec_of(o, e, |e, spec| {
-        job_spec(e, spec);
-        if spec.contains_key("selector") {
-            e.label_selector(spec, "selector");
-        } else {
-            e.required("selector", "");
-        }
-        matches_template(e, spec, true);
-    });
-    generated_selector(o, e);
-}
-
-/// Unless the user sees to it himself, selector and labels name the job.
-fn generated_selector(o: &Object, e: &mut Errs) {
-    let Some(spec) = o.obj("spec") else { return };
-    if is_true(spec, "manualSelector") || !spec.contains_key("selector") {
-        return;
-    }
-    let labels = template_labels(spec);
-    let expected = [
-        ("controller-uid", o.uid()),
-        ("job-name", o.name()),
-        ("batch.kubernetes.io/controller-uid", o.uid()),
-        ("batch.kubernetes.io/job-name", o.name()),
-    ];
-    for (key, value) in expected {
-        match labels.and_then(|l| l.str(key)) {
-            None => e.required("spec.template.metadata.labels", &format!("must be '{value}'")),
-            Some(found) if found != value => {
-                e.invalid("spec.template.metadata.labels", shown_labels(spec), &format!("must be '{value}'"));
-            }
-            Some(_) => {}
-        }
-    }
-    let as_labels = Map::from_iter(expected);
-    let matches = LabelSelector::from_object(spec.get("selector")).map(|s| s.matches(Some(&as_labels)));
-    if matches == Ok(false) {
-        let shown = spec.get("selector").cloned().unwrap_or(Value::Null);
-        e.invalid("spec.selector", shown, "`selector` not auto-generated");
-    }
-}
-
-/// The names of an indexed job's pods end in their index and must fit.
-fn indexed_name(o: &Object, e: &mut Errs) {
-    let Some(spec) = o.obj("spec") else { return };
-    let completions = spec.int("completions").unwrap_or(0);
-    if s(spec, "completionMode") == INDEXED && completions > 0 {
-        let last = format!("{}-{}", o.name(), completions - 1);
-        if !names::dns1123_label(&last).is_empty() {
-            let why = format!("will not able to create pod with invalid DNS label: {last}");
-            e.invalid("metadata.name", o.name(), &why);
-        }
-    }
-}
-
-fn job_spec(e: &mut Errs, spec: &Map) {
-    for key in [
-        "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ] {
-        e.non_negative(spec, key);
-    }
-    let (per_index, failed) = (spec.int("backoffLimitPerIndex"), spec.int("maxFailedIndexes"));
-    if failed.is_some() && per_index.is_none() {
-        e.required("backoffLimitPerIndex", "when maxFailedIndexes is specified");
-    }
-    let mode = s(spec, "completionMode");
-    if !matches!(mode, "" | INDEXED | "NonIndexed") {
-        e.not_supported("completionMode", mode, &["NonIndexed", INDEXED]);
-    }
-    let (completions, parallelism) = (spec.int("completions"), spec.int("parallelism"));
-    if mode == INDEXED {
-        if completions.is_none() {
-            e.required("completions", "when completion mode is Indexed");
-        }
-        if let Some(n) = parallelism.filter(|n| *n > 100_000) {
-            e.invalid("parallelism", n, "must be less than or equal to 100000 when completion mode is Indexed");
-        }
-        if let (Some(c), Some(f)) = (completions, failed)
-            && f > c
-        {
-            e.invalid("maxFailedIndexes", f, "must be less than or equal to completions");
-        }
-        if let Some(f) = failed.filter(|f| *f > 100_000) {
-            e.invalid("maxFailedIndexes", f, "must be less than or equal to 100000");
-        }
-    } else {
-        for (key, value) in [("backoffLimitPerIndex", per_index), ("maxFailedIndexes", failed)] {
-            if let Some(n) = value {
-                e.invalid(key, n, "requires indexed completion mode");
-            }
-        }
-    }
-    e.child(spec, "podFailurePolicy", |e, p| failure_policy(e, p, spec));
-    if let Some(p) = spec.get("successPolicy")
-        && mode != INDEXED
-    {
-        e.invalid("successPolicy", p.clone(), "requires indexed completion mode");
-    }
-    replacement_policy(e, spec);
-    template(e, spec);
-    let empty = Map::new();
-    let pod = spec.obj("template").and_then(|t| t.obj("spec")).unwrap_or(&empty);
-    let key = "template.spec.restartPolicy";
-    match s(pod, "restartPolicy") {
-        "Always" | "" => e.required(key, "valid values: \"OnFailure\", \"Never\""),
-        "OnFailure" if spec.contains_key("podFailurePolicy") => {
-            e.invalid(key, "OnFailure", "only \"Never\" is supported when podFailurePolicy is specified");
-        }
-        "OnFailure" | "Never" => {}
-        other => e.not_supported(key, other, &["OnFailure", "Never"]),
-    }
-}
-
-fn replacement_policy(e: &mut Errs, spec: &Map) {
-    let Some(policy) = spec.str("podReplacementPolicy") else { return };
-    if spec.contains_key("podFailurePolicy") {
-        if policy != "Failed" {
-            e.not_supported("podReplacementPolicy", policy, &["Failed"]);
-        }
-    } else if !matches!(policy, "Failed" | "TerminatingOrFailed") {
-        e.not_supported("podReplacementPolicy", policy, &["Failed", "TerminatingOrFailed"]);
-    }
-}
-
-fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
-    let actions = ["Count", "FailIndex", "FailJob", "Ignore"];
-    if count(policy, "rules") > 20 {
-        e.too_many("rules", count(policy, "rules"), 20);
-    }
-    e.each(policy, "rules", |e, _, rule| {
-        match s(rule, "action") {
-            "" => e.required("action", "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
-            "FailIndex" if !spec.contains_key("backoffLimitPerIndex") => {
-                e.invalid("action", "FailIndex", "requires the backoffLimitPerIndex to be set");
-            }
-            action if !actions.contains(&action) => e.not_supported("action", action, &actions),
-            _ => {}
-        }
-        e.child(rule, "onExitCodes", |e, codes| {
-            if !matches!(s(codes, "operator"), "In" | "NotIn") {
-                e.not_supported("operator", s(codes, "operator"), &["In", "NotIn"]);
-            }
-            if count(codes, "values") == 0 {
-                e.invalid("values", Value::Array(Vec::new()), "at least one value is required");
-            }
-        });
-        let (codes, conditions) = (rule.contains_key("onExitCodes"), count(rule, "onPodConditions") > 0);
-        let why = match (codes, conditions) {
-            (true, true) => "specifying both OnExitCodes and OnPodConditions is not supported",
-            (false, false) => "specifying one of OnExitCodes and OnPodConditions is required",
-            _ => return,
-        };
-        let path = e.at("");
-        e.push(keelson_api::Cause::new("FieldValueInvalid", path, format!("Invalid value: {why}")));
-    });
-}
-
-fn job_update(new: &Object, old: &Object, e: &mut Errs) {
-    let empty = Map::new();
-    let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
-    e.within("spec", |e| {
-        if s(n, "completionMode") == INDEXED {
-            let (c, p) = (n.int("completions"), n.int("parallelism"));
-            if c != o.int("completions") && c != p {
-                let shown = c.map_or(Value::Null, Value::Int);
-                e.invalid("completions", shown, "can only be modified in tandem with spec.parallelism");
-            }
-        } else {
-            e.immutable(n.get("completions"), o.get("completions"), "completions");
-        }
-        e.immutable(n.get("selector"), o.get("selector"), "selector");
-        template_update(n, o, old, e);
-        for key in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
-            e.immutable(n.get(key), o.get(key), key);
-        }
-    });
-}
-
-/// While a job is suspended, where its pods may go and what they use can be changed.
-fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
-    let mut before = o.obj("template").cloned().unwrap_or_default();
-    let now = n.obj("template").cloned().unwrap_or_default();
-    let suspended = is_true(o, "suspend");
-    let never_started = old.at(&["status", "startTime"]).is_none();
-    if suspended && never_started {
-        let meta = now.obj("metadata").cloned().unwrap_or_default();
-        for key in ["annotations", "labels"] {
-            restore(before.object_mut("metadata"), Some(&meta), key);
-        }
-        let pod = now.obj("spec").cloned().unwrap_or_default();
-        let spec = before.object_mut("spec");
-        for key in ["nodeSelector", "tolerations", "schedulingGates"] {
-            restore(spec, Some(&pod), key);
-        }
-        match pod.get("affinity").and_then(|a| a.get("nodeAffinity")) {
-            Some(a) => {
-                spec.object_mut("affinity").insert("nodeAffinity", a.clone());
-            }
-            None => {
-                if let Some(Value::Object(a)) = spec.get_mut("affinity") {
-                    a.remove("nodeAffinity");
-                }
-            }
-        }
-    }
-    if suspended {
-        for list in ["containers", "initContainers"] {
-            let resources: Vec<Option<Value>> = now
-                .obj("spec")
-                .and_then(|s| s.arr(list))
-                .into_iter()
-                .flatten()
-                .map(|c| c.get("resources").cloned())
-                .collect();
-            if let Some(Value::Array(containers)) = before.object_mut("spec").get_mut(list) {
-                for (c, r) in containers.iter_mut().filter_map(Value::as_object_mut).zip(resources) {
-                    match r {
-                        Some(r) => c.insert("resources", r),
-                        None => c.remove("resources"),
-                    };
-                }
-            }
-        }
-    }
-    e.immutable(Some(&Value::Object(now)), Some(&Value::Object(before)), "template");
-}
-
-fn cron_job(e: &mut Errs, spec: &Map) {
-    match s(spec, "schedule") {
-        "" => e.required("schedule", ""),
-        schedule => {
-            if let Err(why) = crate::resources::cron::check(schedule) {
-                e.invalid("schedule", schedule, &why);
-            }
-            if schedule.contains("TZ") {
-                e.invalid("schedule", schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
-            }
-        }
-    }
-    e.non_negative(spec, "startingDeadlineSeconds");
-    if let Some(zone) = spec.str("timeZone") {
-        if zone.is_empty() {
-            e.invalid("timeZone", zone, "timeZone must be nil or non-empty string");
-        } else if zone.eq_ignore_ascii_case("local") {
-            let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
-            e.invalid("timeZone", zone, why);
-        } else if jiff::tz::TimeZone::get(zone).is_err() {
-            e.invalid("timeZone", zone, &format!("unknown time zone {zone}"));
-        }
-    }
-    e.one_of(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"]);
-    e.child(spec, "jobTemplate", |e, t| {
-        let empty = Map::new();
-        let job = t.obj("spec").unwrap_or(&empty);
-        e.within("spec", |e| {
-            job_spec(e, job);
-            if let Some(selector) = job.get("selector") {
-                e.invalid("selector", selector.clone(), "`selector` will be auto-generated");
-            }
-            if is_true(job, "manualSelector") {
-                e.not_supported("manualSelector", true, &["nil", "false"]);
-            }
-        });
-    });
-    e.non_negative(spec, "successfulJobsHistoryLimit");
-    e.non_negative(spec, "failedJobsHistoryLimit");
 }

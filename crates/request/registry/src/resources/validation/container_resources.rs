@@ -1,0 +1,111 @@
+//! Requests, limits and how they may be resized.
+
+use super::check::{Errs, quantity, s};
+use super::container::PodFacts;
+use keelson_api::{Map, Value};
+use keelson_machinery::names;
+use std::collections::HashSet;
+
+/// Whether requests may stay below limits: true for what Kubernetes itself knows, besides huge pages.
+fn overcommits(name: &str) -> bool {
+    !name.contains('/') && !name.starts_with("hugepages-") || name.starts_with("kubernetes.io/")
+}
+
+fn resource_name(e: &mut Errs, name: &str) {
+    let msgs = names::label_key(name);
+    if !msgs.is_empty() {
+        return msgs.iter().for_each(|m| e.invalid("", name, m));
+    }
+    let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if !name.contains('/') && !known {
+        e.invalid("", name, "must be a standard resource for containers");
+    }
+}
+
+/// Requests and limits.
+pub fn resources(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>) {
+    let empty = Map::new();
+    let (limits, requests) = (r.obj("limits").unwrap_or(&empty), r.obj("requests").unwrap_or(&empty));
+    let amount = |e: &mut Errs, name: &str, v: &Value| {
+        resource_name(e, name);
+        let q = quantity(v);
+        if q.is_negative() {
+            e.invalid("", v.clone(), super::check::NOT_NEGATIVE);
+        }
+        let whole = name.contains('/') && !name.starts_with("kubernetes.io/") || name.starts_with("hugepages-");
+        if whole && !q.is_whole() {
+            e.invalid("", v.clone(), "must be an integer");
+        }
+    };
+    for (name, v) in limits {
+        e.within(&format!("limits[{name}]"), |e| amount(e, name, v));
+    }
+    for (name, v) in requests {
+        e.within(&format!("requests[{name}]"), |e| amount(e, name, v));
+        match limits.get(name) {
+            Some(limit) => {
+                let (q, l) = (quantity(v), quantity(limit));
+                let limit = limit.as_str().unwrap_or_default();
+                if q != l && !overcommits(name) {
+                    e.invalid(
+                        "requests",
+                        v.clone(),
+                        &format!("must be equal to {name} limit of {limit}"),
+                    );
+                } else if q > l {
+                    e.invalid(
+                        "requests",
+                        v.clone(),
+                        &format!("must be less than or equal to {name} limit of {limit}"),
+                    );
+                }
+            }
+            None if !overcommits(name) => e.required("limits", "Limit must be set for non overcommitable resources"),
+            None => {}
+        }
+    }
+    let has = |m: &Map, f: fn(&str) -> bool| m.keys().any(|k| f(k));
+    let compute: fn(&str) -> bool = |k| matches!(k, "cpu" | "memory");
+    let huge: fn(&str) -> bool = |k| k.starts_with("hugepages-");
+    if !has(limits, compute) && !has(requests, compute) && (has(limits, huge) || has(requests, huge)) {
+        e.forbidden("", "HugePages require cpu or memory");
+    }
+    let Some(claims) = claims else { return };
+    let mut seen = HashSet::new();
+    e.each(r, "claims", |e, _, claim| match s(claim, "name") {
+        "" => e.required("name", ""),
+        name => {
+            if !seen.insert((name.to_string(), s(claim, "request").to_string())) {
+                e.duplicate("", name);
+            }
+            if !claims.contains(name) {
+                e.not_found("name", name);
+            }
+        }
+    });
+}
+
+pub fn resize_policies(e: &mut Errs, c: &Map, facts: &PodFacts) {
+    let mut seen = HashSet::new();
+    let Some(list) = c.arr("resizePolicy") else { return };
+    for (i, p) in list.iter().enumerate() {
+        let Some(p) = p.as_object() else { continue };
+        if !seen.insert(s(p, "resourceName")) {
+            e.duplicate(&format!("resizePolicy[{i}]"), s(p, "resourceName"));
+        }
+        for (key, supported) in [
+            ("resourceName", ["cpu", "memory"]),
+            ("restartPolicy", ["NotRequired", "RestartContainer"]),
+        ] {
+            match s(p, key) {
+                "" => e.required("resizePolicy", ""),
+                v if !supported.contains(&v) => e.not_supported("resizePolicy", v, &supported),
+                _ => {}
+            }
+        }
+        if facts.restart_policy == "Never" && s(p, "restartPolicy") != "NotRequired" {
+            let why = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            e.invalid("resizePolicy", s(p, "restartPolicy"), why);
+        }
+    }
+}
