@@ -1,0 +1,252 @@
+//! Carries plans out: volumes and binding, conditions, nominations, victims.
+
+use crate::core::Core;
+use crate::plan::Why;
+use crate::plugins::volume_binding::{Decision, SELECTED_NODE};
+use crate::pod::PodInfo;
+use anyhow::{Context, anyhow, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use keelson_client::events::reference;
+use keelson_client::{
+    ApiObject, EventType, Kind, Objects, Patch, Recorder, Rest, delete_options, is_conflict, is_not_found,
+};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long a pod's volumes may take to be bound (upstream's).
+const VOLUMES_WITHIN: Duration = Duration::from_secs(600);
+
+#[derive(Clone)]
+pub struct Binder {
+    pub rest: Rest,
+    pub events: Recorder,
+    pub scheduler_name: String,
+    /// Told when claims or volumes change.
+    pub volumes_changed: Arc<Notify>,
+}
+
+impl Binder {
+    pub async fn bind(&self, pod: &PodInfo, node: &str, volumes: &Decision) -> anyhow::Result<()> {
+        if !volumes.is_empty() {
+            let bound = self.bind_volumes(node, volumes);
+            match tokio::time::timeout(VOLUMES_WITHIN, bound).await {
+                Ok(result) => result.context("binding volumes")?,
+                Err(_) => bail!("binding volumes: context deadline exceeded"),
+            }
+        }
+        let (namespace, name) = (&pod.key.namespace, &pod.key.name);
+        let body = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"namespace": namespace, "name": name, "uid": pod.uid()},
+            "target": {"kind": "Node", "name": node},
+        });
+        self.rest
+            .post_raw(&Pod::RESOURCE, namespace, name, "binding", &body)
+            .await
+            .context("binding rejected")?;
+        let message = format!("Successfully assigned {namespace}/{name} to {node}");
+        self.tell(&pod.pod, EventType::Normal, "Scheduled", "Binding", message);
+        Ok(())
+    }
+
+    async fn bind_volumes(&self, node: &str, volumes: &Decision) -> anyhow::Result<()> {
+        for (volume, claim) in &volumes.bind {
+            let claim_ref = json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.namespace(), "name": claim.name(),
+                "uid": claim.uid(), "resourceVersion": claim.metadata.resource_version,
+            });
+            let patch = json!({
+                "metadata": {
+                    "resourceVersion": volume.metadata.resource_version,
+                    "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"},
+                },
+                "spec": {"claimRef": claim_ref},
+            });
+            self.objects::<PersistentVolume>()
+                .patch("", volume.name(), Patch::Merge(&patch))
+                .await?;
+        }
+        for claim in &volumes.provision {
+            let patch = json!({"metadata": {
+                "resourceVersion": claim.metadata.resource_version, "annotations": {SELECTED_NODE: node},
+            }});
+            let claims = self.objects::<PersistentVolumeClaim>();
+            claims
+                .patch(claim.namespace(), claim.name(), Patch::Merge(&patch))
+                .await?;
+        }
+        let waiting = volumes
+            .bind
+            .iter()
+            .map(|(_, claim)| claim)
+            .chain(&volumes.provision)
+            .chain(&volumes.await_volume);
+        for claim in waiting {
+            self.bound(claim, node).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the claim has its volume.
+    async fn bound(&self, claim: &PersistentVolumeClaim, node: &str) -> anyhow::Result<()> {
+        let claims = self.objects::<PersistentVolumeClaim>();
+        loop {
+            let changed = self.volumes_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = claims.get(claim.namespace(), claim.name()).await?;
+            if now.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound") {
+                return Ok(());
+            }
+            // A provisioner that can't make a volume for the node takes the note away: the pod is to be tried elsewhere.
+            let annotations = now.metadata.annotations.as_ref();
+            let has_volume = now.spec.as_ref().is_some_and(|s| s.volume_name.is_some());
+            let was_noted = claim
+                .metadata
+                .annotations
+                .as_ref()
+                .is_some_and(|a| a.contains_key(SELECTED_NODE));
+            if was_noted
+                && !has_volume
+                && annotations.and_then(|a| a.get(SELECTED_NODE)).map(String::as_str) != Some(node)
+            {
+                return Err(anyhow!(
+                    "pvc {:?}: selectedNode annotation was removed or changed",
+                    claim.name()
+                ));
+            }
+            changed.await;
+        }
+    }
+
+    /// Says in the pod's status, and by an event, that it fits nowhere now.
+    pub async fn waits(&self, pod: &PodInfo, why: &Why) {
+        let message = why.message();
+        self.tell(
+            &pod.pod,
+            EventType::Warning,
+            "FailedScheduling",
+            "Scheduling",
+            message.clone(),
+        );
+        let preemption = why.preemption.as_ref();
+        let nominated = match preemption {
+            Some(p) if p.target.is_some() => p.target.as_ref().map(|(node, _)| Some(node.as_str())),
+            Some(p) if p.clear_nomination && pod.nominated_node().is_some() => Some(None),
+            _ => None,
+        };
+        self.set_status(pod, "Unschedulable", &message, nominated).await;
+    }
+
+    /// An error kept the pod from its node.
+    pub async fn failed(&self, pod: &PodInfo, error: &anyhow::Error) {
+        let message = format!("{error:#}");
+        self.tell(
+            &pod.pod,
+            EventType::Warning,
+            "FailedScheduling",
+            "Scheduling",
+            message.clone(),
+        );
+        self.set_status(pod, "SchedulerError", &message, None).await;
+    }
+
+    async fn set_status(&self, pod: &PodInfo, reason: &str, message: &str, nominated: Option<Option<&str>>) {
+        let conditions = pod.pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let old = conditions.into_iter().flatten().find(|c| c.type_ == "PodScheduled");
+        let is_same = old.is_some_and(|c| {
+            c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
+        });
+        if is_same && nominated.is_none_or(|node| node == pod.nominated_node()) {
+            return;
+        }
+        let since = old
+            .filter(|c| c.status == "False")
+            .and_then(|c| c.last_transition_time.as_ref())
+            .map(|t| t.0);
+        let mut status = json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+            "observedGeneration": pod.pod.metadata.generation,
+            "lastProbeTime": null, "lastTransitionTime": seconds(since.unwrap_or_else(Timestamp::now)),
+        }]});
+        if let Some(node) = nominated {
+            status["nominatedNodeName"] = json!(node);
+        }
+        self.patch_pod_status(pod, status, "the pod's condition couldn't be written")
+            .await;
+    }
+
+    /// Makes room: the victims are marked, told and deleted.
+    pub async fn evict(&self, pod: &PodInfo, node: &str, victims: &[Arc<PodInfo>]) -> anyhow::Result<()> {
+        for victim in victims {
+            let (namespace, name) = (&victim.key.namespace, &victim.key.name);
+            let message = format!(
+                "{}: preempting to accommodate a higher priority pod",
+                self.scheduler_name
+            );
+            let status = json!({"conditions": [{
+                "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message,
+                "observedGeneration": victim.pod.metadata.generation, "lastTransitionTime": seconds(Timestamp::now()),
+            }]});
+            self.patch_pod_status(victim, status, "the victim couldn't be marked")
+                .await;
+            let options = delete_options(None, Some(victim.uid()), None);
+            match self.objects::<Pod>().delete(namespace, name, &options).await {
+                Ok(()) => {}
+                Err(error) if is_not_found(&error) || is_conflict(&error) => continue,
+                Err(error) => return Err(error).with_context(|| format!("preempting pod {namespace}/{name}")),
+            }
+            let message = format!("Preempted by pod {} on node {node}", pod.uid());
+            self.tell(&victim.pod, EventType::Normal, "Preempted", "Preempting", message);
+        }
+        Ok(())
+    }
+
+    async fn patch_pod_status(&self, pod: &PodInfo, status: serde_json::Value, what: &str) {
+        let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
+        let patched = self
+            .objects::<Pod>()
+            .patch_status(&pod.key.namespace, &pod.key.name, Patch::Strategic(&patch))
+            .await;
+        match patched {
+            Ok(_) => {}
+            Err(error) if is_not_found(&error) || is_conflict(&error) => {}
+            Err(error) => tracing::warn!(pod = %pod.key, %error, "{what}"),
+        }
+    }
+
+    fn objects<K: Kind>(&self) -> Objects<K> {
+        Objects::new(&self.rest)
+    }
+
+    fn tell(&self, pod: &Pod, kind: EventType, reason: &str, action: &str, message: String) {
+        let about = reference(&Pod::RESOURCE, &pod.metadata);
+        self.events.event_with_action(&about, kind, reason, action, message);
+    }
+}
+
+/// As the API writes times.
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Volumes that a plan takes are promised from the decision on.
+pub fn promise(core: &Core, volumes: &Decision) {
+    core.with(|state, _| {
+        for (volume, claim) in &volumes.bind {
+            state.cluster.promise(volume.name(), claim.key());
+        }
+    });
+}
+
+pub fn release(core: &Core, volumes: &Decision) {
+    core.with(|state, _| {
+        volumes
+            .bind
+            .iter()
+            .for_each(|(volume, _)| state.cluster.release(volume.name()))
+    });
+}

@@ -1,0 +1,135 @@
+//! Cluster and queue under one lock, and the word that there is something to do.
+
+use crate::cluster::{Cluster, Snapshot};
+use crate::events::ClusterEvent;
+use crate::framework::Plugin;
+use crate::pod::PodInfo;
+use crate::queue::Queue;
+use crate::world::World;
+use k8s_openapi::api::core::v1::Node;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub struct Core {
+    scheduler_name: String,
+    world: Arc<dyn World>,
+    state: Mutex<State>,
+    pub changed: Notify,
+}
+
+pub struct State {
+    pub cluster: Cluster,
+    pub queue: Queue,
+}
+
+impl Core {
+    pub fn new(scheduler_name: &str, world: Arc<dyn World>, plugins: Arc<Vec<Box<dyn Plugin>>>) -> Arc<Core> {
+        let helps = move |event: &ClusterEvent, pod: &PodInfo, by: &BTreeSet<&'static str>| {
+            plugins
+                .iter()
+                .any(|plugin| by.contains(plugin.name()) && plugin.helps(event, pod))
+        };
+        let state = State {
+            cluster: Cluster::default(),
+            queue: Queue::new(Box::new(helps)),
+        };
+        Arc::new(Core {
+            scheduler_name: scheduler_name.into(),
+            world,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        })
+    }
+
+    fn change<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let result = f(&mut self.state.lock(), Instant::now());
+        self.changed.notify_one();
+        result
+    }
+
+    pub fn happened(&self, event: ClusterEvent) {
+        self.change(|state, now| state.queue.happened(event, now));
+    }
+
+    pub fn node_seen(&self, node: Arc<Node>, matters: bool) {
+        self.change(|state, now| {
+            state.cluster.set_node(node.clone());
+            if matters {
+                state.queue.happened(ClusterEvent::Node(node), now);
+            }
+        });
+    }
+
+    pub fn node_gone(&self, name: &str) {
+        self.change(|state, _| state.cluster.remove_node(name));
+    }
+
+    pub fn pod_seen(&self, pod: Arc<PodInfo>) {
+        self.change(|state, now| match pod.node_name() {
+            Some(_) => state.placed(pod, now),
+            None if pod.is_deleting() || !self.is_ours(&pod) => state.queue.remove(pod.uid()),
+            // Its binding is under way; the API is behind.
+            None if state.cluster.is_placed(pod.uid()) => {}
+            None => {
+                match pod.nominated_node().map(str::to_owned) {
+                    Some(node) => state.cluster.nominate(pod.clone(), &node),
+                    None => state.cluster.clear_nomination(pod.uid()),
+                }
+                state.queue.set(pod, now);
+            }
+        });
+    }
+
+    pub fn pod_gone(&self, pod: Arc<PodInfo>) {
+        self.change(|state, now| {
+            state.queue.remove(pod.uid());
+            state.cluster.clear_nomination(pod.uid());
+            if let Some(pod) = state.cluster.remove_pod(pod.uid()) {
+                state.queue.happened(ClusterEvent::PodLeft(pod), now);
+            }
+        });
+    }
+
+    fn is_ours(&self, pod: &PodInfo) -> bool {
+        let name = pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
+        name.unwrap_or("default-scheduler") == self.scheduler_name
+    }
+
+    /// The next pod to try, with a picture of the cluster; `Err`: when to look again.
+    pub fn next(&self) -> Result<(Arc<PodInfo>, Snapshot), Option<Instant>> {
+        let mut state = self.state.lock();
+        match state.queue.pop(Instant::now()) {
+            Some(pod) => Ok((pod, state.cluster.snapshot(self.world.clone()))),
+            None => Err(state.queue.next_time()),
+        }
+    }
+
+    /// For what the scheduling loop does itself.
+    pub fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        self.change(f)
+    }
+}
+
+impl State {
+    fn placed(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        self.queue.remove(pod.uid());
+        self.cluster.clear_nomination(pod.uid());
+        let old = self.cluster.remove_pod(pod.uid());
+        self.cluster.set_pod(pod.clone());
+        let Some(old) = old else {
+            return self.queue.happened(ClusterEvent::PodPlaced(pod), now);
+        };
+        let mut freed = old.requests.clone();
+        freed.sub(&pod.requests);
+        let needs_less = freed.milli_cpu > 0 || freed.memory > 0 || freed.ephemeral_storage > 0;
+        if old.labels != pod.labels {
+            self.queue.happened(ClusterEvent::PodPlaced(pod.clone()), now);
+        }
+        if needs_less || old.is_deleting() != pod.is_deleting() {
+            self.queue.happened(ClusterEvent::PodLeft(old), now);
+        }
+    }
+}

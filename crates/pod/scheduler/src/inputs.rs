@@ -1,0 +1,204 @@
+//! What the scheduler watches, and how it keeps cluster and queue up to date by it.
+
+use crate::core::Core;
+use crate::events::ClusterEvent;
+use crate::pod::PodInfo;
+use crate::world::World;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
+};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use keelson_client::labels::{Labels, includes};
+use keelson_client::{ApiObject, Change, Informer, InformerOptions, Informers, Kind, Rest};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Pods that have ended occupy nothing.
+const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+
+pub struct Inputs {
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    pub world: Arc<Watched>,
+}
+
+/// The world, as it is watched.
+pub struct Watched {
+    namespaces: Informer<Namespace>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    csi_nodes: Informer<CSINode>,
+    budgets: Informer<PodDisruptionBudget>,
+    services: Informer<Service>,
+    controllers: Informer<ReplicationController>,
+    replica_sets: Informer<ReplicaSet>,
+    stateful_sets: Informer<StatefulSet>,
+}
+
+impl Inputs {
+    pub fn start(rest: &Rest, stop: &CancellationToken) -> Inputs {
+        let informers = Informers::new(rest.clone(), stop.clone());
+        let unfinished = InformerOptions {
+            fields: UNFINISHED.into(),
+            ..InformerOptions::default()
+        };
+        Inputs {
+            pods: Informer::start(rest, unfinished, stop),
+            nodes: informers.get(),
+            world: Arc::new(Watched {
+                namespaces: informers.get(),
+                claims: informers.get(),
+                volumes: informers.get(),
+                classes: informers.get(),
+                csi_nodes: informers.get(),
+                budgets: informers.get(),
+                services: informers.get(),
+                controllers: informers.get(),
+                replica_sets: informers.get(),
+                stateful_sets: informers.get(),
+            }),
+        }
+    }
+
+    /// From now on `core` is told of every change.
+    pub fn feed(&self, core: &Arc<Core>) {
+        let told = core.clone();
+        self.pods.on_change(move |change| pod_changed(&told, change));
+        let told = core.clone();
+        self.nodes.on_change(move |change| node_changed(&told, change));
+        notify(&self.world.claims, core, ClusterEvent::Volumes);
+        notify(&self.world.volumes, core, ClusterEvent::Volumes);
+        notify(&self.world.classes, core, ClusterEvent::Volumes);
+        notify(&self.world.csi_nodes, core, ClusterEvent::Volumes);
+        notify(&self.world.namespaces, core, ClusterEvent::Namespace);
+    }
+
+    pub async fn synced(&self) {
+        let world = &self.world;
+        self.nodes.synced().await;
+        self.pods.synced().await;
+        world.namespaces.synced().await;
+        world.claims.synced().await;
+        world.volumes.synced().await;
+        world.classes.synced().await;
+        world.csi_nodes.synced().await;
+        world.budgets.synced().await;
+        world.services.synced().await;
+        world.controllers.synced().await;
+        world.replica_sets.synced().await;
+        world.stateful_sets.synced().await;
+    }
+}
+
+fn notify<K: Kind>(informer: &Informer<K>, core: &Arc<Core>, event: ClusterEvent) {
+    let core = core.clone();
+    informer.on_change(move |_| core.happened(event.clone()));
+}
+
+fn pod_changed(core: &Core, change: &Change<Pod>) {
+    let pod = Arc::new(PodInfo::of(change.object().clone()));
+    match change {
+        Change::Deleted(_) => core.pod_gone(pod),
+        _ => core.pod_seen(pod),
+    }
+}
+
+fn node_changed(core: &Core, change: &Change<Node>) {
+    match change {
+        Change::Added(node) => core.node_seen(node.clone(), true),
+        Change::Updated { old, new } => core.node_seen(new.clone(), matters(old, new)),
+        Change::Deleted(node) => core.node_gone(node.name()),
+    }
+}
+
+/// Heartbeats don't.
+fn matters(old: &Node, new: &Node) -> bool {
+    let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
+    let states = |node: &Node| -> Vec<(String, String)> {
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .map(|c| (c.type_.clone(), c.status.clone()))
+            .collect()
+    };
+    old.spec != new.spec
+        || old.metadata.labels != new.metadata.labels
+        || allocatable(old) != allocatable(new)
+        || states(old) != states(new)
+}
+
+impl World for Watched {
+    fn namespace_labels(&self, name: &str) -> Option<Labels> {
+        let namespace = self.namespaces.store().get("", name)?;
+        Some(namespace.metadata.labels.clone().unwrap_or_default())
+    }
+    fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.store().get(namespace, name)
+    }
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.store().get("", name)
+    }
+    fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.store().list()
+    }
+    fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
+        self.classes.store().get("", name)
+    }
+    fn csi_node(&self, name: &str) -> Option<Arc<CSINode>> {
+        self.csi_nodes.store().get("", name)
+    }
+    fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
+        self.budgets.store().list_namespace(namespace)
+    }
+
+    fn belongs_to(&self, pod: &Pod) -> Vec<LabelSelector> {
+        let namespace = pod.namespace();
+        let equal = |labels: &Labels| LabelSelector {
+            match_labels: Some(labels.clone()),
+            ..LabelSelector::default()
+        };
+        let services = self.services.store().list_namespace(namespace);
+        let of_services = services.iter().filter_map(|s| s.spec.as_ref()?.selector.as_ref());
+        let ours = of_services.filter(|s| !s.is_empty() && includes(pod.metadata.labels.as_ref(), s));
+        let mut selectors: Vec<_> = ours.map(equal).collect();
+        let owner = pod
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|o| o.controller == Some(true));
+        if let Some(owner) = owner {
+            selectors.extend(match owner.kind.as_str() {
+                "ReplicationController" => {
+                    let owner = self.controllers.store().get(namespace, &owner.name);
+                    owner.and_then(|o| o.spec.as_ref()?.selector.as_ref().map(equal))
+                }
+                "ReplicaSet" => {
+                    let owner = self.replica_sets.store().get(namespace, &owner.name);
+                    owner.map(|o| o.spec.selector.clone())
+                }
+                "StatefulSet" => {
+                    let owner = self.stateful_sets.store().get(namespace, &owner.name);
+                    owner.map(|o| o.spec.selector.clone())
+                }
+                _ => None,
+            });
+        }
+        selectors
+    }
+}
+
+impl Watched {
+    /// Whoever waits for a claim to be bound is woken.
+    pub fn on_volume_change(&self, changed: &Arc<tokio::sync::Notify>) {
+        let told = changed.clone();
+        self.claims.on_change(move |_| told.notify_waiters());
+        let told = changed.clone();
+        self.volumes.on_change(move |_| told.notify_waiters());
+    }
+}

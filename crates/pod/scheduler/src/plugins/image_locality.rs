@@ -1,0 +1,77 @@
+//! Prefers nodes that have the pod's images, the more so the larger they are and the more nodes have them.
+
+use crate::framework::{Cycle, MAX_SCORE, Plugin, Scorer};
+use crate::node::NodeInfo;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const MIB: i64 = 1 << 20;
+/// Below it an image is no reason; above it, for each container, it is no better one.
+const LEAST: i64 = 23 * MIB;
+const MOST: i64 = 1000 * MIB;
+
+pub struct ImageLocality;
+
+impl Plugin for ImageLocality {
+    fn name(&self) -> &'static str {
+        "ImageLocality"
+    }
+    fn scorer<'a>(&self, cycle: Cycle<'a>, _: &[Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
+        let spec = cycle.pod.pod.spec.as_ref()?;
+        let containers = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+            .filter_map(|c| c.image.as_deref());
+        let volumes = spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter_map(|v| v.image.as_ref()?.reference.as_deref());
+        let wanted: Vec<String> = containers.chain(volumes).map(full_name).collect();
+        let mut spread = HashMap::new();
+        for node in cycle.snapshot.nodes.values() {
+            for name in wanted.iter().filter(|name| node.images.contains_key(*name)) {
+                *spread.entry(name.clone()).or_insert(0) += 1;
+            }
+        }
+        (!wanted.is_empty()).then(|| {
+            Box::new(Images {
+                wanted,
+                spread,
+                nodes: cycle.snapshot.nodes.len(),
+            }) as Box<dyn Scorer>
+        })
+    }
+}
+
+struct Images {
+    wanted: Vec<String>,
+    /// How many nodes have it.
+    spread: HashMap<String, usize>,
+    nodes: usize,
+}
+
+impl Scorer for Images {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let here = self
+            .wanted
+            .iter()
+            .filter_map(|name| Some((node.images.get(name)?, self.spread.get(name)?)));
+        let sum: i64 = here
+            .map(|(size, on)| (*size as f64 * (*on as f64 / self.nodes as f64)) as i64)
+            .sum();
+        let most = MOST * self.wanted.len() as i64;
+        MAX_SCORE * (sum.clamp(LEAST, most) - LEAST) / (most - LEAST)
+    }
+}
+
+fn full_name(name: &str) -> String {
+    let has_tag = name.rfind(':') > name.rfind('/');
+    if has_tag {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
+}

@@ -1,0 +1,34 @@
+//! Host ports, which a node has once.
+
+use super::check;
+use crate::events::ClusterEvent;
+use crate::framework::{Cycle, Plugin, Prepared, Reject};
+use crate::node::conflict;
+use crate::pod::PodInfo;
+
+pub struct NodePorts;
+
+impl Plugin for NodePorts {
+    fn name(&self) -> &'static str {
+        "NodePorts"
+    }
+    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+        let wanted = &cycle.pod.ports;
+        if wanted.is_empty() {
+            return Prepared::Skip;
+        }
+        check(move |node| match wanted.iter().any(|port| node.is_taken(port)) {
+            true => Err(Reject::for_now(
+                "node(s) didn't have free ports for the requested pod ports",
+            )),
+            false => Ok(()),
+        })
+    }
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo) -> bool {
+        match event {
+            ClusterEvent::Node(_) => true,
+            ClusterEvent::PodLeft(gone) => gone.ports.iter().any(|a| pod.ports.iter().any(|b| conflict(a, b))),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Cordoned nodes.
+
+use super::check;
+use crate::events::ClusterEvent;
+use crate::framework::{Cycle, Plugin, Prepared, Reject};
+use crate::pod::PodInfo;
+use crate::select::{tolerates, tolerations};
+use k8s_openapi::api::core::v1::{Node, Taint};
+
+pub struct NodeUnschedulable;
+
+impl Plugin for NodeUnschedulable {
+    fn name(&self) -> &'static str {
+        "NodeUnschedulable"
+    }
+    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+        if is_tolerated(cycle.pod) {
+            return Prepared::Skip;
+        }
+        check(|node| match is_cordoned(node.node()) {
+            true => Err(Reject::for_good("node(s) were unschedulable")),
+            false => Ok(()),
+        })
+    }
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo) -> bool {
+        matches!(event, ClusterEvent::Node(node) if !is_cordoned(node) || is_tolerated(pod))
+    }
+}
+
+fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false)
+}
+
+fn is_tolerated(pod: &PodInfo) -> bool {
+    let taint = Taint {
+        key: "node.kubernetes.io/unschedulable".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    };
+    tolerates(tolerations(&pod.pod), &taint)
+}

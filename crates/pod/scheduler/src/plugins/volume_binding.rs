@@ -1,0 +1,286 @@
+//! Claims and their volumes: a bound volume must be reachable from the node; a claim that waits for its first consumer gets
+//! a volume that is, or one made for the node.
+//!
+//! [`decide`] says which volume each waiting claim of a pod gets on a node; binding carries that out.
+
+use super::check;
+use crate::cluster::Snapshot;
+use crate::events::ClusterEvent;
+use crate::framework::{Cycle, Plugin, Prepared, Reject};
+use crate::node::NodeInfo;
+use crate::pod::{Claim, PodInfo};
+use crate::select::matches_any;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use keelson_api::quantity::Quantity;
+use keelson_client::{ApiObject, labels};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+
+const NOT_REACHABLE: &str = "node(s) didn't match PersistentVolume's node affinity";
+const NONE_TO_BIND: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_SUCH_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+
+pub struct VolumeBinding;
+
+impl Plugin for VolumeBinding {
+    fn name(&self) -> &'static str {
+        "VolumeBinding"
+    }
+    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+        if cycle.pod.claims.is_empty() {
+            return Prepared::Skip;
+        }
+        match Claims::of(cycle) {
+            Err(reject) => Prepared::Reject(reject),
+            Ok(claims) => check(move |node| claims.on(cycle.snapshot, node).map(drop)),
+        }
+    }
+    fn helps(&self, event: &ClusterEvent, _: &PodInfo) -> bool {
+        matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
+    }
+}
+
+/// What becomes of a pod's waiting claims on one node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// An existing volume for a claim.
+    pub bind: Vec<(Arc<PersistentVolume>, Arc<PersistentVolumeClaim>)>,
+    /// A volume is to be made.
+    pub provision: Vec<Arc<PersistentVolumeClaim>>,
+    /// The node is noted already; the volume isn't there yet.
+    pub await_volume: Vec<Arc<PersistentVolumeClaim>>,
+}
+
+impl Decision {
+    pub fn is_empty(&self) -> bool {
+        self.bind.is_empty() && self.provision.is_empty() && self.await_volume.is_empty()
+    }
+}
+
+pub fn decide(cycle: Cycle<'_>, node: &NodeInfo) -> Result<Decision, Reject> {
+    if cycle.pod.claims.is_empty() {
+        return Ok(Decision::default());
+    }
+    Claims::of(cycle)?.on(cycle.snapshot, node)
+}
+
+#[derive(Clone)]
+struct Claims {
+    bound: Vec<Arc<PersistentVolumeClaim>>,
+    waiting: Vec<Arc<PersistentVolumeClaim>>,
+}
+
+impl Claims {
+    fn of(cycle: Cycle<'_>) -> Result<Claims, Reject> {
+        let mut claims = Claims {
+            bound: Vec::new(),
+            waiting: Vec::new(),
+        };
+        for wanted in &cycle.pod.claims {
+            let claim = find(cycle, wanted)?;
+            match (is_bound(&claim), waits_for_consumer(&claim, cycle.snapshot)?) {
+                (true, _) => claims.bound.push(claim),
+                // A volume that somebody has chosen is for the controller to bind.
+                (false, true) if volume_name(&claim).is_none() => claims.waiting.push(claim),
+                (false, _) => {
+                    return Err(Reject::for_good("pod has unbound immediate PersistentVolumeClaims"));
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    fn on(&self, snapshot: &Snapshot, node: &NodeInfo) -> Result<Decision, Reject> {
+        for claim in &self.bound {
+            let Some(volume) = volume_name(claim).and_then(|name| snapshot.world.volume(name)) else {
+                return Err(Reject::for_good(NO_SUCH_VOLUME));
+            };
+            if !is_reachable(&volume, node) {
+                return Err(Reject::for_good(NOT_REACHABLE));
+            }
+        }
+        let mut decision = Decision::default();
+        let mut taken = BTreeSet::new();
+        for claim in &self.waiting {
+            if let Some(selected) = claim.metadata.annotations.as_ref().and_then(|a| a.get(SELECTED_NODE)) {
+                if selected != node.name() {
+                    return Err(Reject::for_good(NONE_TO_BIND));
+                }
+                decision.await_volume.push(claim.clone());
+            } else if let Some(volume) = match_volume(claim, snapshot, node, &taken) {
+                taken.insert(volume.name().to_owned());
+                decision.bind.push((volume, claim.clone()));
+            } else if can_provision(claim, snapshot, node) {
+                decision.provision.push(claim.clone());
+            } else {
+                return Err(Reject::for_good(NONE_TO_BIND));
+            }
+        }
+        Ok(decision)
+    }
+}
+
+fn find(cycle: Cycle<'_>, wanted: &Claim) -> Result<Arc<PersistentVolumeClaim>, Reject> {
+    let name = &wanted.name;
+    let Some(claim) = cycle.snapshot.world.claim(&cycle.pod.key.namespace, name) else {
+        return Err(Reject::for_good(match wanted.is_ephemeral {
+            true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"),
+            false => format!("persistentvolumeclaim {name:?} not found"),
+        }));
+    };
+    if claim.is_deleting() {
+        return Err(Reject::for_good(format!(
+            "persistentvolumeclaim {name:?} is being deleted"
+        )));
+    }
+    if claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost") {
+        let volume = volume_name(&claim).unwrap_or_default();
+        let text = format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}");
+        return Err(Reject::for_good(text));
+    }
+    let owners = claim.metadata.owner_references.iter().flatten();
+    let is_ours = owners
+        .into_iter()
+        .any(|o| o.uid == cycle.pod.uid() && o.controller == Some(true));
+    if wanted.is_ephemeral && !is_ours {
+        let (pod, namespace) = (&cycle.pod.key.name, &cycle.pod.key.namespace);
+        let text = format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)");
+        return Err(Reject::for_good(text));
+    }
+    Ok(claim)
+}
+
+fn volume_name(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.spec.as_ref()?.volume_name.as_deref().filter(|n| !n.is_empty())
+}
+
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    let completed = claim
+        .metadata
+        .annotations
+        .as_ref()
+        .is_some_and(|a| a.contains_key(BIND_COMPLETED));
+    volume_name(claim).is_some() && completed
+}
+
+fn class_name(claim: &PersistentVolumeClaim) -> &str {
+    let older = claim
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get("volume.beta.kubernetes.io/storage-class"));
+    let class = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
+    older.map(String::as_str).or(class).unwrap_or_default()
+}
+
+fn waits_for_consumer(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Result<bool, Reject> {
+    let name = class_name(claim);
+    if name.is_empty() || is_bound(claim) {
+        return Ok(false);
+    }
+    // A class that doesn't exist: the claim may still get a volume from the controller.
+    let Some(class) = snapshot.world.class(name) else {
+        return Ok(false);
+    };
+    Ok(class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
+}
+
+fn is_reachable(volume: &PersistentVolume, node: &NodeInfo) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
+    affinity
+        .and_then(|a| a.required.as_ref())
+        .is_none_or(|required| matches_any(required, node.node()))
+}
+
+/// The smallest volume that is free, large enough, of the right kind and reachable; before it one that is reserved for the claim.
+fn match_volume(
+    claim: &PersistentVolumeClaim,
+    snapshot: &Snapshot,
+    node: &NodeInfo,
+    taken: &BTreeSet<String>,
+) -> Option<Arc<PersistentVolume>> {
+    let mut best: Option<(i64, Arc<PersistentVolume>)> = None;
+    for volume in snapshot.world.volumes() {
+        let is_for_us = is_reserved_for(&volume, claim);
+        let promised = snapshot
+            .promised
+            .get(volume.name())
+            .is_some_and(|to| *to != claim.key());
+        if taken.contains(volume.name()) || promised || volume.is_deleting() || !suits(&volume, claim) {
+            continue;
+        }
+        if is_for_us == Some(false) || !is_reachable(&volume, node) {
+            continue;
+        }
+        if is_for_us == Some(true) {
+            return Some(volume);
+        }
+        let is_available = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Available");
+        let capacity = storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
+        if is_available && best.as_ref().is_none_or(|(smallest, _)| capacity < *smallest) {
+            best = Some((capacity, volume));
+        }
+    }
+    best.map(|(_, volume)| volume)
+}
+
+/// `None`: for nobody in particular.
+fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<bool> {
+    let reserved = volume.spec.as_ref()?.claim_ref.as_ref()?;
+    let same_name =
+        reserved.name.as_deref() == Some(claim.name()) && reserved.namespace.as_deref() == Some(claim.namespace());
+    let same_uid = reserved
+        .uid
+        .as_deref()
+        .is_none_or(|uid| uid.is_empty() || uid == claim.uid());
+    Some(same_name && same_uid)
+}
+
+fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let (Some(volume_spec), Some(spec)) = (&volume.spec, &claim.spec) else {
+        return false;
+    };
+    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".into());
+    let wanted = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let has_modes = |wanted: &String| volume_spec.access_modes.iter().flatten().any(|has| has == wanted);
+    storage(volume_spec.capacity.as_ref()) >= storage(wanted)
+        && mode(&volume_spec.volume_mode) == mode(&spec.volume_mode)
+        && volume_spec.storage_class_name.as_deref().unwrap_or_default() == class_name(claim)
+        && volume_spec.volume_attributes_class_name.as_deref().unwrap_or_default()
+            == spec.volume_attributes_class_name.as_deref().unwrap_or_default()
+        && spec.access_modes.iter().flatten().all(has_modes)
+        && spec
+            .selector
+            .as_ref()
+            .is_none_or(|s| labels::matches(Some(s), volume.metadata.labels.as_ref()))
+}
+
+/// Bytes.
+fn storage(list: Option<&BTreeMap<String, Text>>) -> i64 {
+    let text = list.and_then(|l| l.get("storage"));
+    text.and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.value())
+}
+
+fn can_provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, node: &NodeInfo) -> bool {
+    let Some(class) = snapshot.world.class(class_name(claim)) else {
+        return false;
+    };
+    let allowed = class.allowed_topologies.as_deref().unwrap_or_default();
+    class.provisioner != NO_PROVISIONER && !class.provisioner.is_empty() && is_allowed(allowed, node)
+}
+
+fn is_allowed(terms: &[TopologySelectorTerm], node: &NodeInfo) -> bool {
+    let matches = |term: &TopologySelectorTerm| {
+        let mut rules = term.match_label_expressions.iter().flatten();
+        rules.all(|rule| {
+            node.label(&rule.key)
+                .is_some_and(|value| rule.values.iter().any(|v| v == value))
+        })
+    };
+    terms.is_empty() || terms.iter().any(matches)
+}

@@ -1,0 +1,162 @@
+//! A pod as the scheduler sees it: read once, looked at often.
+
+use crate::resources::{self, Resources};
+use crate::select::Term;
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
+use keelson_client::labels::Labels;
+use keelson_client::{ApiObject, ObjectKey};
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    pub pod: Arc<Pod>,
+    pub key: ObjectKey,
+    pub labels: Labels,
+    pub priority: i32,
+    pub requests: Resources,
+    /// Milli CPU and memory for scoring.
+    pub assumed: (i64, i64),
+    pub ports: Vec<HostPort>,
+    pub near: Terms,
+    pub apart: Terms,
+    /// The claims the pod's volumes use, by name.
+    pub claims: Vec<Claim>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    pub required: Vec<Term>,
+    pub preferred: Vec<Term>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub ip: String,
+    pub protocol: String,
+    pub port: i32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub name: String,
+    /// Made for this pod, after it.
+    pub is_ephemeral: bool,
+}
+
+impl PodInfo {
+    pub fn of(pod: Arc<Pod>) -> PodInfo {
+        let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
+        let near = affinity.and_then(|a| a.pod_affinity.as_ref());
+        let apart = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
+        let terms = |required: Option<&Vec<PodAffinityTerm>>, preferred: Option<&Vec<WeightedPodAffinityTerm>>| Terms {
+            required: required.into_iter().flatten().map(|t| Term::of(&pod, t, 1)).collect(),
+            preferred: preferred
+                .into_iter()
+                .flatten()
+                .map(|w| Term::of(&pod, &w.pod_affinity_term, w.weight.into()))
+                .collect(),
+        };
+        PodInfo {
+            key: pod.key(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            priority: pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
+            requests: resources::of_pod(&pod),
+            assumed: resources::assumed(&pod),
+            ports: host_ports(&pod),
+            near: terms(
+                near.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
+                near.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()),
+            ),
+            apart: terms(
+                apart.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
+                apart.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()),
+            ),
+            claims: claims(&pod),
+            pod,
+        }
+    }
+
+    pub fn uid(&self) -> &str {
+        self.pod.uid()
+    }
+    /// Where it runs, or is bound to run.
+    pub fn node_name(&self) -> Option<&str> {
+        self.pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    }
+    pub fn nominated_node(&self) -> Option<&str> {
+        self.pod
+            .status
+            .as_ref()?
+            .nominated_node_name
+            .as_deref()
+            .filter(|n| !n.is_empty())
+    }
+    pub fn is_deleting(&self) -> bool {
+        self.pod.is_deleting()
+    }
+    pub fn gates(&self) -> impl Iterator<Item = &str> {
+        let gates = self.pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
+        gates.into_iter().flatten().map(|g| g.name.as_str())
+    }
+    pub fn has_terms(&self) -> bool {
+        [&self.near, &self.apart]
+            .iter()
+            .any(|t| !t.required.is_empty() || !t.preferred.is_empty())
+    }
+    /// The same pod on a node.
+    pub fn on_node(&self, node: &str) -> PodInfo {
+        let mut pod = (*self.pod).clone();
+        pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
+        PodInfo {
+            pod: Arc::new(pod),
+            ..self.clone()
+        }
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten());
+    let taken = ports.filter_map(|p| {
+        let port = p.host_port.filter(|port| *port > 0)?;
+        let ip = p
+            .host_ip
+            .clone()
+            .filter(|ip| !ip.is_empty())
+            .unwrap_or_else(|| "0.0.0.0".into());
+        let protocol = p
+            .protocol
+            .clone()
+            .filter(|p| !p.is_empty())
+            .unwrap_or_else(|| "TCP".into());
+        Some(HostPort { ip, protocol, port })
+    });
+    taken.collect()
+}
+
+fn claims(pod: &Pod) -> Vec<Claim> {
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let claims = volumes.into_iter().flatten().filter_map(|volume| {
+        if let Some(source) = &volume.persistent_volume_claim {
+            return Some(Claim {
+                name: source.claim_name.clone(),
+                is_ephemeral: false,
+            });
+        }
+        let ephemeral = volume.ephemeral.is_some();
+        ephemeral.then(|| Claim {
+            name: format!("{}-{}", pod.name(), volume.name),
+            is_ephemeral: true,
+        })
+    });
+    claims.collect()
+}

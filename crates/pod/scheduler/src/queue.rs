@@ -1,0 +1,373 @@
+//! Pods that wait for a node.
+//!
+//! * *active*: to be tried now, the most important first, then the longest waiting.
+//! * *backing off*: something may have changed for them, but they were tried a moment ago. When nothing else is active they
+//!   are tried early, unless it was an error that they back off from.
+//! * *unschedulable*: tried in vain; they wait for an event that may help, as the plug-ins that refused them tell, or five minutes.
+//! * *gated*: not to be tried yet.
+//!
+//! Events that come while a pod is being tried are kept until it is back, so that none is missed.
+
+use crate::events::ClusterEvent;
+use crate::pod::PodInfo;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MOST_BACKOFF: Duration = Duration::from_secs(10);
+/// So long a pod waits for an event at most.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Whether an event may help a pod that these plug-ins refused.
+pub type Helps = dyn Fn(&ClusterEvent, &PodInfo, &BTreeSet<&'static str>) -> bool + Send + Sync;
+
+pub struct Queue {
+    pods: HashMap<String, Waiting>,
+    active: BTreeMap<Rank, String>,
+    backing_off: BTreeSet<(Instant, String)>,
+    unschedulable: BTreeSet<(Instant, String)>,
+    /// The pod being tried, and what has happened since.
+    in_flight: Option<(String, Vec<ClusterEvent>)>,
+    next: u64,
+    helps: Box<Helps>,
+}
+
+type Rank = (Reverse<i32>, Instant, u64);
+
+struct Waiting {
+    pod: Arc<PodInfo>,
+    since: Instant,
+    attempts: u32,
+    tried: Instant,
+    refused_by: BTreeSet<&'static str>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Active(Rank),
+    BackingOff { until: Instant, after_error: bool },
+    Unschedulable { until: Instant },
+    Gated,
+    InFlight,
+}
+
+impl Queue {
+    pub fn new(helps: Box<Helps>) -> Queue {
+        Queue {
+            pods: HashMap::new(),
+            active: BTreeMap::new(),
+            backing_off: BTreeSet::new(),
+            unschedulable: BTreeSet::new(),
+            in_flight: None,
+            next: 0,
+            helps,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// A pod that has no node yet is new, or has changed.
+    pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        let uid = pod.uid().to_owned();
+        let is_gated = pod.gates().next().is_some();
+        let Some(waiting) = self.pods.get_mut(&uid) else {
+            let (attempts, refused_by) = (0, BTreeSet::new());
+            let waiting = Waiting {
+                pod,
+                since: now,
+                attempts,
+                tried: now,
+                refused_by,
+                state: State::Gated,
+            };
+            self.pods.insert(uid.clone(), waiting);
+            return if is_gated { () } else { self.activate(&uid) };
+        };
+        let matters = matters(&waiting.pod, &pod);
+        waiting.pod = pod;
+        match waiting.state {
+            State::Gated if !is_gated => self.activate(&uid),
+            State::Unschedulable { .. } if matters => self.move_on(&uid, now),
+            State::Active(_) => self.activate(&uid),
+            State::InFlight if matters => {
+                if let Some((_, missed)) = &mut self.in_flight {
+                    missed.push(ClusterEvent::Anything);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn remove(&mut self, uid: &str) {
+        self.leave(uid);
+        self.pods.remove(uid);
+        if self.in_flight.as_ref().is_some_and(|(pod, _)| pod == uid) {
+            self.in_flight = None;
+        }
+    }
+
+    /// The next pod to be tried, if there is one now.
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
+        self.ripen(now);
+        let uid = match self.active.pop_first() {
+            Some((_, uid)) => uid,
+            None => self.early()?,
+        };
+        self.leave(&uid);
+        let waiting = self.pods.get_mut(&uid)?;
+        waiting.attempts += 1;
+        waiting.tried = now;
+        waiting.state = State::InFlight;
+        let pod = waiting.pod.clone();
+        self.in_flight = Some((uid, Vec::new()));
+        Some(pod)
+    }
+
+    fn early(&self) -> Option<String> {
+        let is_early = |(_, uid): &&(Instant, String)| {
+            let state = self.pods.get(uid).map(|w| w.state);
+            matches!(state, Some(State::BackingOff { after_error: false, .. }))
+        };
+        self.backing_off.iter().find(is_early).map(|(_, uid)| uid.clone())
+    }
+
+    /// When `pop` may have something that it hasn't now.
+    pub fn next_time(&self) -> Option<Instant> {
+        [self.backing_off.first(), self.unschedulable.first()]
+            .into_iter()
+            .flatten()
+            .map(|(at, _)| *at)
+            .min()
+    }
+
+    /// The pod that was popped has a node.
+    pub fn done(&mut self, uid: &str) {
+        self.remove(uid);
+    }
+
+    /// The pod that was popped fits nowhere; these refused it.
+    pub fn refused(&mut self, uid: &str, by: BTreeSet<&'static str>, now: Instant) {
+        let Some(missed) = self.landed(uid) else { return };
+        let Some(waiting) = self.pods.get_mut(uid) else { return };
+        waiting.refused_by = by;
+        if missed.iter().any(|event| helps(&self.helps, waiting, event)) {
+            return self.move_on(uid, now);
+        }
+        let until = now + PATIENCE;
+        waiting.state = State::Unschedulable { until };
+        self.unschedulable.insert((until, uid.to_owned()));
+    }
+
+    /// Something went wrong with the pod that was popped, or with its binding: again, after a while.
+    pub fn failed(&mut self, pod: Arc<PodInfo>, attempts: u32, now: Instant) {
+        let uid = pod.uid().to_owned();
+        self.landed(&uid);
+        self.leave(&uid);
+        let until = now + backoff(attempts.max(1));
+        let state = State::BackingOff {
+            until,
+            after_error: true,
+        };
+        let refused_by = BTreeSet::new();
+        let since = self.pods.get(&uid).map_or(now, |w| w.since);
+        self.pods.insert(
+            uid.clone(),
+            Waiting {
+                pod,
+                since,
+                attempts,
+                tried: now,
+                refused_by,
+                state,
+            },
+        );
+        self.backing_off.insert((until, uid));
+    }
+
+    pub fn attempts(&self, uid: &str) -> u32 {
+        self.pods.get(uid).map_or(0, |w| w.attempts)
+    }
+
+    fn landed(&mut self, uid: &str) -> Option<Vec<ClusterEvent>> {
+        let is_it = self.in_flight.as_ref().is_some_and(|(pod, _)| pod == uid);
+        if is_it {
+            self.in_flight.take().map(|(_, missed)| missed)
+        } else {
+            None
+        }
+    }
+
+    /// Pods that the event may help are tried again.
+    pub fn happened(&mut self, event: ClusterEvent, now: Instant) {
+        let helped: Vec<String> = self
+            .unschedulable
+            .iter()
+            .filter(|(_, uid)| self.pods.get(uid).is_some_and(|w| helps(&self.helps, w, &event)))
+            .map(|(_, uid)| uid.clone())
+            .collect();
+        for uid in helped {
+            self.move_on(&uid, now);
+        }
+        if let Some((_, missed)) = &mut self.in_flight {
+            missed.push(event);
+        }
+    }
+
+    fn move_on(&mut self, uid: &str, now: Instant) {
+        let Some(waiting) = self.pods.get(uid) else { return };
+        let until = waiting.tried + backoff(waiting.attempts);
+        if until <= now {
+            return self.activate(uid);
+        }
+        self.leave(uid);
+        if let Some(waiting) = self.pods.get_mut(uid) {
+            waiting.state = State::BackingOff {
+                until,
+                after_error: false,
+            };
+            self.backing_off.insert((until, uid.to_owned()));
+        }
+    }
+
+    fn activate(&mut self, uid: &str) {
+        self.leave(uid);
+        let Some(waiting) = self.pods.get_mut(uid) else { return };
+        let rank = (Reverse(waiting.pod.priority), waiting.since, self.next);
+        self.next += 1;
+        waiting.state = State::Active(rank);
+        self.active.insert(rank, uid.to_owned());
+    }
+
+    fn leave(&mut self, uid: &str) {
+        let Some(waiting) = self.pods.get(uid) else { return };
+        match waiting.state {
+            State::Active(rank) => drop(self.active.remove(&rank)),
+            State::BackingOff { until, .. } => drop(self.backing_off.remove(&(until, uid.to_owned()))),
+            State::Unschedulable { until } => drop(self.unschedulable.remove(&(until, uid.to_owned()))),
+            State::Gated | State::InFlight => {}
+        }
+    }
+
+    /// What has waited long enough becomes active.
+    fn ripen(&mut self, now: Instant) {
+        let ripe = |set: &BTreeSet<(Instant, String)>| -> Vec<String> {
+            set.iter()
+                .take_while(|(at, _)| *at <= now)
+                .map(|(_, uid)| uid.clone())
+                .collect()
+        };
+        for uid in ripe(&self.backing_off).into_iter().chain(ripe(&self.unschedulable)) {
+            self.activate(&uid);
+        }
+    }
+}
+
+fn helps(helps: &Helps, waiting: &Waiting, event: &ClusterEvent) -> bool {
+    // Refused by nobody in particular, there were no nodes: anything may help.
+    waiting.refused_by.is_empty()
+        || matches!(event, ClusterEvent::Anything)
+        || helps(event, &waiting.pod, &waiting.refused_by)
+}
+
+fn backoff(attempts: u32) -> Duration {
+    match attempts {
+        0 => Duration::ZERO,
+        n => (FIRST_BACKOFF * 2u32.saturating_pow((n - 1).min(4))).min(MOST_BACKOFF),
+    }
+}
+
+/// Whether the pod asks for something else than before. Its status, for one, the scheduler itself writes.
+fn matters(old: &PodInfo, new: &PodInfo) -> bool {
+    old.pod.spec != new.pod.spec || old.labels != new.labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name},
+            "spec": {"priority": priority, "containers": []},
+        }))
+        .unwrap();
+        Arc::new(PodInfo::of(Arc::new(pod)))
+    }
+
+    fn queue() -> Queue {
+        Queue::new(Box::new(|event, _, by| {
+            matches!(event, ClusterEvent::Volumes) && by.contains("volumes")
+        }))
+    }
+
+    fn popped(queue: &mut Queue) -> String {
+        queue.pop(Instant::now()).map_or("-".into(), |p| p.uid().to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_important_first_then_the_oldest() {
+        let mut queue = queue();
+        for (name, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
+            queue.set(pod(name, priority), Instant::now());
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let order: Vec<_> = (0..5).map(|_| popped(&mut queue)).collect();
+        assert_eq!(order, ["b", "d", "a", "c", "-"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unschedulable_pod_waits_for_what_helps() {
+        let mut queue = queue();
+        queue.set(pod("a", 0), Instant::now());
+        assert_eq!(popped(&mut queue), "a");
+        queue.refused("a", BTreeSet::from(["volumes"]), Instant::now());
+        queue.happened(ClusterEvent::Namespace, Instant::now());
+        assert_eq!(popped(&mut queue), "-");
+        queue.happened(ClusterEvent::Volumes, Instant::now());
+        assert_eq!(popped(&mut queue), "a", "nothing else to do: early");
+        // What helps happens while it is being tried.
+        queue.happened(ClusterEvent::Volumes, Instant::now());
+        queue.refused("a", BTreeSet::from(["volumes"]), Instant::now());
+        assert_eq!(popped(&mut queue), "a");
+        queue.refused("a", BTreeSet::from(["volumes"]), Instant::now());
+        assert_eq!(popped(&mut queue), "-");
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(popped(&mut queue), "a", "nobody waits for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_back_off() {
+        let mut queue = queue();
+        queue.set(pod("a", 0), Instant::now());
+        let tried = queue.pop(Instant::now()).unwrap();
+        queue.failed(tried, 2, Instant::now());
+        assert_eq!(popped(&mut queue), "-");
+        tokio::time::advance(Duration::from_millis(1999)).await;
+        assert_eq!(popped(&mut queue), "-");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(popped(&mut queue), "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_gone_isnt_tried() {
+        let mut queue = queue();
+        queue.set(pod("a", 0), Instant::now());
+        queue.set(pod("b", 0), Instant::now());
+        queue.remove("a");
+        assert_eq!(popped(&mut queue), "b");
+        queue.remove("b");
+        queue.refused("b", BTreeSet::new(), Instant::now());
+        assert!(queue.is_empty() && queue.next_time().is_none());
+    }
+}
