@@ -150,6 +150,8 @@ kinds! {
     api::rbac::v1::Role, "rbac.authorization.k8s.io", "v1", "Role", "roles", true;
     api::rbac::v1::RoleBinding, "rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", true;
     api::certificates::v1::CertificateSigningRequest, "certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", false;
+    api::certificates::v1::ClusterTrustBundle, "certificates.k8s.io", "v1", "ClusterTrustBundle", "clustertrustbundles", false;
+    api::certificates::v1::PodCertificateRequest, "certificates.k8s.io", "v1", "PodCertificateRequest", "podcertificaterequests", true;
     api::storage::v1::StorageClass, "storage.k8s.io", "v1", "StorageClass", "storageclasses", false;
     api::storage::v1::CSINode, "storage.k8s.io", "v1", "CSINode", "csinodes", false;
     api::storage::v1::CSIDriver, "storage.k8s.io", "v1", "CSIDriver", "csidrivers", false;

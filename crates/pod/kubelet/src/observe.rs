@@ -117,23 +117,28 @@ impl Observed {
 /// Whether the pod needs a (new) sandbox, which attempt it would be, the current sandbox and why.
 pub fn sandbox_changed(pod: &Pod, observed: &Observed) -> (bool, u32, Option<String>, &'static str) {
     let Some(newest) = observed.sandboxes.first() else {
-        return (true, 0, None, "");
+        return (true, 0, None, "no pod sandbox exists");
     };
     let next = newest.attempt + 1;
     let ready = observed.sandboxes.iter().filter(|s| s.ready).count();
     if ready > 1 {
-        (true, next, Some(newest.id.clone()), "multiple sandboxes are ready")
+        (
+            true,
+            next,
+            Some(newest.id.clone()),
+            "multiple pod sandboxes are ready and need to be reconciled",
+        )
     } else if !newest.ready {
-        (true, next, Some(newest.id.clone()), "the sandbox is not ready")
+        (true, next, Some(newest.id.clone()), "pod sandbox is not ready")
     } else if newest.host_network != pods::is_host_network(pod) {
         (
             true,
             next,
             None,
-            "the sandbox's network namespace differs from the pod's",
+            "network namespace mode changed and sandbox needs to be recreated",
         )
     } else if !pods::is_host_network(pod) && newest.ips.is_empty() {
-        (true, next, Some(newest.id.clone()), "the sandbox has no address")
+        (true, next, Some(newest.id.clone()), "pod sandbox has no IP address")
     } else {
         (false, newest.attempt, Some(newest.id.clone()), "")
     }

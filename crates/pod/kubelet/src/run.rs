@@ -6,7 +6,6 @@ use crate::host::real::RealHost;
 use crate::host::{Host, Layout};
 use crate::kubelet::Kubelet;
 use crate::node::{self, NodeState};
-use crate::objects::Objects;
 use crate::sources;
 use crate::status::manager::StatusManager;
 use crate::volumes::Volumes;
@@ -85,10 +84,8 @@ async fn build(
         let workers = workers.clone();
         Arc::new(move |uid: &str| workers.wake(uid))
     };
-    let maps = Objects::new(rest.clone(), stop.clone(), wake.clone());
-    let secrets = Objects::new(rest.clone(), stop.clone(), wake);
     Ok(Arc::new(Kubelet {
-        volumes: Volumes::new(host.clone(), layout.clone(), rest.clone(), maps, secrets),
+        volumes: Volumes::new(host.clone(), layout.clone(), rest.clone(), wake, stop.clone()),
         recorder: Recorder::start(&rest, "kubelet", &cfg.node_name, &stop),
         status: StatusManager::new(rest.clone(), stop.clone()),
         services: Informer::start(&rest, InformerOptions::default(), &stop),

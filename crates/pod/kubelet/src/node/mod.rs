@@ -132,7 +132,13 @@ pub async fn refresh_runtime(kl: &Kubelet) {
     let differs = inner.runtime.runtime_problem != view.runtime_problem
         || inner.runtime.network_problem != view.network_problem
         || inner.runtime.handlers != view.handlers;
+    let network_came = inner.runtime.network_problem.is_some() && view.network_problem.is_none();
     inner.runtime = view;
+    drop(inner);
+    if network_came {
+        // Pods that waited for it can go on.
+        kl.workers.all().iter().for_each(|h| h.wake());
+    }
     if differs {
         kl.node.changed.notify_one();
     }

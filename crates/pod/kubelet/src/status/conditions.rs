@@ -152,8 +152,8 @@ pub fn ready_to_start(pod: &Pod, observed: &Observed) -> PodCondition {
             pod,
             "PodReadyToStartContainers",
             false,
-            if why.is_empty() { "" } else { "PodSandboxNotReady" },
-            String::new(),
+            "PodSandboxNotReady",
+            why.into(),
         )
     } else {
         new(pod, "PodReadyToStartContainers", true, "", String::new())

@@ -142,7 +142,7 @@ fn state(input: &Input, v: &ContainerView, old: Option<&ContainerStatus>) -> Con
     }
 }
 
-fn lost(reason: &str, message: &str) -> ContainerState {
+pub fn lost(reason: &str, message: &str) -> ContainerState {
     ContainerState {
         terminated: Some(api::ContainerStateTerminated {
             reason: Some(reason.into()),

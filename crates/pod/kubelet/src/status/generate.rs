@@ -75,6 +75,13 @@ pub fn status(input: &Input) -> PodStatus {
     for (s, c) in init.iter_mut().zip(pods::init_containers(pod)) {
         apply_probes(input, s, !pods::is_sidecar(c));
     }
+    let computed = {
+        let all: Vec<&ContainerStatus> = main.iter().chain(&init).collect();
+        phase::phase(pod, &all, input.terminal, observed.any_main_active(pod))
+    };
+    if input.terminal {
+        end_all(pod, &mut main, &mut init);
+    }
     let all: Vec<&ContainerStatus> = main.iter().chain(&init).collect();
     let mut status = PodStatus {
         qos_class: Some(qos::class(pod).as_str().into()),
@@ -85,7 +92,8 @@ pub fn status(input: &Input) -> PodStatus {
             .or_else(|| super::time(input.now.as_nanosecond() as i64)),
         ..Default::default()
     };
-    let computed = phase::phase(pod, &all, input.terminal, observed.any_main_active(pod));
+    let unended = input.terminal && !pods::is_static(pod) && !pods::is_terminal_phase(Some(computed));
+    let computed = if unended { "Failed" } else { computed };
     settle_phase(input, &mut status, computed);
     addresses(input, &mut status);
     status.conditions = Some(all_conditions(
@@ -106,6 +114,40 @@ pub fn status(input: &Input) -> PodStatus {
     status.extended_resource_claim_status = pods::status(pod).extended_resource_claim_status.clone();
     status.nominated_node_name = pods::status(pod).nominated_node_name.clone();
     status
+}
+
+/// A pod that has ended has no container that hasn't: what left no trace is told as lost, never as still to come.
+fn end_all(pod: &Pod, main: &mut [ContainerStatus], init: &mut [ContainerStatus]) {
+    let traced = |s: &ContainerStatus| {
+        let ended = |st: &Option<k8s_openapi::api::core::v1::ContainerState>| {
+            st.as_ref()
+                .is_some_and(|s| s.terminated.is_some() || s.running.is_some())
+        };
+        ended(&s.state) || ended(&s.last_state)
+    };
+    let initialized = pods::init_containers(pod).is_empty()
+        || main.iter().any(traced)
+        || init.last().is_some_and(|s| {
+            s.state
+                .as_ref()
+                .and_then(|st| st.terminated.as_ref())
+                .is_some_and(|t| t.exit_code == 0)
+        });
+    let begun = init.iter().rposition(traced).map_or(0, |i| i + 1);
+    let lost = init
+        .iter_mut()
+        .take(begun)
+        .chain(main.iter_mut().filter(|_| initialized));
+    for s in lost {
+        if s.state.as_ref().is_none_or(|st| st.terminated.is_none()) {
+            s.state = Some(containers::lost(
+                "ContainerStatusUnknown",
+                "The container could not be located when the pod was terminated",
+            ));
+            s.ready = false;
+            s.started = Some(false);
+        }
+    }
 }
 
 /// A container is started when its startup probe (or the lack of one) says so, and ready likewise.

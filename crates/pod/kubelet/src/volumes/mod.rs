@@ -3,11 +3,13 @@
 //! What is on disk is under `pods/<uid>/volumes`, so a restart finds it; what is known here can be rebuilt from the pod.
 
 pub mod atomic;
+pub mod certificates;
 pub mod claims;
 pub mod host_path;
 pub mod ownership;
 pub mod payload;
 pub mod token;
+pub mod trust;
 
 use crate::act::fields::NodeFacts;
 use crate::host::{Host, Layout, Ownership};
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// A volume that is ready to be mounted into containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Volumes {
     pub tokens: token::Tokens,
     pub config_maps: Objects<ConfigMap>,
     pub secrets: Objects<Secret>,
+    pub trust: trust::TrustBundles,
+    pub certificates: certificates::PodCertificates,
     state: Mutex<HashMap<String, PodVolumes>>,
 }
 
@@ -57,21 +62,23 @@ pub struct VolumeError {
 }
 
 impl Volumes {
+    /// `wake` tells a pod's task that something its volumes show has changed.
     pub fn new(
         host: Arc<dyn Host>,
         layout: Layout,
         rest: Rest,
-        config_maps: Objects<ConfigMap>,
-        secrets: Objects<Secret>,
+        wake: Arc<dyn Fn(&str) + Send + Sync>,
+        stop: CancellationToken,
     ) -> Self {
-        let tokens = token::Tokens::new(rest.clone());
         Volumes {
             host,
             layout,
+            tokens: token::Tokens::new(rest.clone()),
+            config_maps: Objects::new(rest.clone(), stop.clone(), wake.clone()),
+            secrets: Objects::new(rest.clone(), stop.clone(), wake.clone()),
+            trust: trust::TrustBundles::new(rest.clone(), stop.clone(), wake.clone()),
+            certificates: certificates::PodCertificates::new(rest.clone(), stop, wake),
             rest,
-            tokens,
-            config_maps,
-            secrets,
             state: Mutex::default(),
         }
     }
@@ -82,6 +89,7 @@ impl Volumes {
         &self,
         pod: &Pod,
         facts: &NodeFacts<'_>,
+        asker: &certificates::Asker<'_>,
     ) -> Result<(BTreeMap<String, Mounted>, Option<Timestamp>), VolumeError> {
         let uid = pods::uid(pod);
         let mut refresh: Option<Timestamp> = None;
@@ -90,8 +98,21 @@ impl Volumes {
                 volume: volume.name.clone(),
                 message,
             };
-            let next = self.tokens_for(pod, volume).await.map_err(fail)?;
-            refresh = refresh.into_iter().chain(next).min();
+            let token = self.tokens_for(pod, volume).await.map_err(fail)?;
+            let certificate = self
+                .certificates
+                .ensure(pod, volume, asker, self.host.now())
+                .await
+                .map_err(fail)?;
+            if volume
+                .projected
+                .iter()
+                .flat_map(|p| p.sources.iter().flatten())
+                .any(|s| s.cluster_trust_bundle.is_some())
+            {
+                self.trust.need(uid).await.map_err(fail)?;
+            }
+            refresh = refresh.into_iter().chain(token).chain(certificate).min();
             let known = self
                 .state
                 .lock()
@@ -319,6 +340,8 @@ impl Volumes {
         self.config_maps.set(uid, Default::default());
         self.secrets.set(uid, Default::default());
         self.tokens.forget(uid);
+        self.trust.forget(uid);
+        self.certificates.forget(uid);
         self.host
             .remove_tree(&self.layout.pod(uid))
             .map_err(|e| format!("removing the pod's volumes: {e}"))?;
@@ -356,7 +379,12 @@ impl payload::Sources for PodSources<'_> {
             .ok_or_else(|| "no token was fetched".into())
     }
 
-    fn trust_bundle(&self, _p: &ClusterTrustBundleProjection) -> Result<Option<String>, String> {
-        Err("clusterTrustBundle projections are not supported yet".into())
+    fn trust_bundle(&self, p: &ClusterTrustBundleProjection) -> Result<Option<String>, String> {
+        self.volumes.trust.project(p)
+    }
+
+    fn certificate(&self, volume: &str, index: usize) -> Result<certificates::Bundle, String> {
+        let found = self.volumes.certificates.bundle(self.pod, volume, index);
+        found.ok_or_else(|| "credential bundle is not issued yet".into())
     }
 }

@@ -1,5 +1,6 @@
 //! The files of config map, secret, downward API and projected volumes. Pure: objects and tokens come from `Sources`.
 
+use super::certificates::Bundle;
 use crate::act::fields::{self, NodeFacts};
 use crate::host::{Payload, PayloadFile};
 use crate::pods;
@@ -15,6 +16,8 @@ pub trait Sources {
     fn token(&self, audience: &str, seconds: i64) -> Result<String, String>;
     /// The certificates of a trust bundle projection, fetched before.
     fn trust_bundle(&self, p: &api::ClusterTrustBundleProjection) -> Result<Option<String>, String>;
+    /// The certificate of the projection at this place of the volume, issued before.
+    fn certificate(&self, volume: &str, index: usize) -> Result<Bundle, String>;
 }
 
 pub struct Context<'a> {
@@ -39,8 +42,11 @@ pub fn build(volume: &api::Volume, cx: &Context) -> Result<Option<Payload>, Stri
         downward(cx, s.items.as_ref(), s.default_mode.unwrap_or(DEFAULT_MODE), &mut out)?;
     } else if let Some(s) = &volume.projected {
         let mode = s.default_mode.unwrap_or(DEFAULT_MODE);
-        for source in s.sources.iter().flatten() {
+        for (i, source) in s.sources.iter().flatten().enumerate() {
             projection(cx, source, mode, &mut out)?;
+            if let Some(p) = &source.pod_certificate {
+                certificate(cx, p, &cx.sources.certificate(&volume.name, i)?, mode, &mut out);
+            }
         }
     } else {
         return Ok(None);
@@ -63,32 +69,48 @@ fn projection(cx: &Context, s: &api::VolumeProjection, mode: i32, out: &mut Payl
             p.audience.as_deref().unwrap_or_default(),
             p.expiration_seconds.unwrap_or(3600),
         )?;
-        let user = sole_user(cx.pod);
-        let group = pods::spec(cx.pod).security_context.as_ref().and_then(|s| s.fs_group);
-        // A token is for the pod's user alone where that is known.
-        let mode = if user.is_some() || group.is_some() { 0o600 } else { mode };
-        out.insert(
-            clean(&p.path),
-            PayloadFile {
-                data: token.into_bytes(),
-                mode: mode as u32,
-                user,
-            },
-        );
+        out.insert(clean(&p.path), private(cx, token.into_bytes(), None, mode));
     }
     if let Some(p) = &s.cluster_trust_bundle {
         let optional = p.optional == Some(true);
         match cx.sources.trust_bundle(p)? {
             Some(pem) => {
-                out.insert(clean(&p.path), file(pem.into_bytes(), mode));
+                out.insert(clean(&p.path), private(cx, pem.into_bytes(), p.user, mode));
             }
             None if optional => {
-                out.insert(clean(&p.path), file(Vec::new(), mode));
+                out.insert(clean(&p.path), private(cx, Vec::new(), p.user, mode));
             }
-            None => return Err("no trust bundle matches the projection".into()),
+            None => {
+                return Err("combination of signerName and labelSelector matched zero ClusterTrustBundles".into());
+            }
         }
     }
     Ok(())
+}
+
+fn certificate(cx: &Context, p: &api::PodCertificateProjection, b: &Bundle, mode: i32, out: &mut Payload) {
+    let parts = [
+        (&p.credential_bundle_path, format!("{}{}", b.key, b.chain)),
+        (&p.key_path, b.key.clone()),
+        (&p.certificate_chain_path, b.chain.clone()),
+    ];
+    for (path, text) in parts {
+        if let Some(path) = path.as_deref().filter(|p| !p.is_empty()) {
+            out.insert(clean(path), private(cx, text.into_bytes(), p.user, mode));
+        }
+    }
+}
+
+/// A file for the pod's user (or group) alone, where one is known.
+fn private(cx: &Context, data: Vec<u8>, user: Option<i64>, mode: i32) -> PayloadFile {
+    let user = user.map(|u| u as u32).or_else(|| sole_user(cx.pod));
+    let group = pods::spec(cx.pod).security_context.as_ref().and_then(|s| s.fs_group);
+    let mode = if user.is_some() || group.is_some() { 0o600 } else { mode };
+    PayloadFile {
+        data,
+        mode: mode as u32,
+        user,
+    }
 }
 
 fn file(data: Vec<u8>, mode: i32) -> PayloadFile {
@@ -236,6 +258,9 @@ mod tests {
         }
         fn trust_bundle(&self, _: &api::ClusterTrustBundleProjection) -> Result<Option<String>, String> {
             Ok(None)
+        }
+        fn certificate(&self, _: &str, _: usize) -> Result<Bundle, String> {
+            Err("none".into())
         }
     }
 

@@ -14,6 +14,7 @@ use crate::resources::{admit, allocation, cgroup};
 #[cfg(test)]
 use crate::status::conditions;
 use crate::volumes::Mounted;
+use crate::volumes::certificates::Asker;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -201,7 +202,11 @@ impl Worker {
             pod_ips: &ips,
             allocatable: &allocatable,
         };
-        match kl.volumes.ensure(pod, &facts).await {
+        let asker = Asker {
+            node: &kl.cfg.node_name,
+            node_uid: kl.node.uid(),
+        };
+        match kl.volumes.ensure(pod, &facts, &asker).await {
             Ok(done) => {
                 self.retry.reset();
                 Ok(done)
