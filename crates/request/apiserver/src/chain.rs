@@ -4,8 +4,8 @@ use crate::authn::impersonation;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::{Attributes, Decision};
 use crate::flow::{Class, Permit};
-use crate::request::{Request, RequestContext, RequestInfo, Response, UserInfo, response};
-use crate::serve::listener::RemoteAddr;
+use crate::request::{Body, Request, RequestContext, RequestInfo, Response, UserInfo, response};
+use crate::serve::listener::{RemoteAddr, Stopping};
 use crate::serve::user_agent;
 use crate::state::ServerState;
 use crate::{aggregation, connect, handlers, nonresource};
@@ -59,6 +59,7 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let open = server.metrics.begin(&context);
     server.audit.log(&context, "RequestReceived", None, None).await;
     let asked = context.user.clone();
+    let stopping = request.extensions().get::<Stopping>().cloned();
     let mut class = Class::default();
     let answer = match admitted(server, &mut context, &mut request, &mut class).await {
         Ok(seat) => {
@@ -72,6 +73,10 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let logged = RequestContext { user: asked, ..context.clone() };
     let stage = if context.info.is_long_running() { "ResponseStarted" } else { "ResponseComplete" };
     server.audit.log(&logged, stage, impersonated.as_deref(), Some(answer.status().as_u16())).await;
+    let answer = match stopping {
+        Some(Stopping(stop)) if context.info.verb == "watch" => answer.map(|body| Body::until(body, stop)),
+        _ => answer,
+    };
     closed(answer, &class, &context, open)
 }
 
@@ -173,7 +178,7 @@ fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: c
     set(headers, "x-kubernetes-pf-flowschema-uid", &class.schema_uid);
     set(headers, "x-kubernetes-pf-prioritylevel-uid", &class.level_uid);
     if context.info.is_long_running() {
-        return answer.map(|body| crate::request::Body::guarded(body, open));
+        return answer.map(|body| Body::guarded(body, open));
     }
     answer
 }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::crd;
 use crate::connect::{ClientTls, KubeletClient};
 use crate::discovery::Discovery;
-use crate::flow::FlowControl;
+use crate::flow::{self, FlowControl};
 use crate::health::Health;
 use crate::live::{self, Sink};
 use crate::metrics::Metrics;
@@ -143,6 +143,7 @@ impl ApiServer {
                 () = stopped.cancelled() => {}
             }
         });
+        tokio::spawn(flow::status::run(state.flow.clone(), state.loopback.clone(), stop.clone()));
         tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
     }
 }

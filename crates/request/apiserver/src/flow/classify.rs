@@ -9,6 +9,8 @@ pub struct FlowSchema {
     pub name: Str,
     pub uid: Str,
     pub level: Str,
+    /// What the condition `Dangling` says, if it stands.
+    pub dangling: Option<bool>,
     by: Distinguisher,
     rules: Vec<Rule>,
 }
@@ -60,6 +62,7 @@ impl FlowSchema {
             name: o.name().into(),
             uid: o.uid().into(),
             level: o.str_at(&["spec", "priorityLevelConfiguration", "name"]).unwrap_or_default().into(),
+            dangling: super::status::dangling(o),
             by: match o.str_at(&["spec", "distinguisherMethod", "type"]) {
                 Some("ByUser") => Distinguisher::User,
                 Some("ByNamespace") => Distinguisher::Namespace,

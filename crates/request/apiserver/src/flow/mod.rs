@@ -5,6 +5,7 @@
 
 mod classify;
 mod gate;
+pub mod status;
 
 pub use gate::Permit;
 
@@ -17,6 +18,7 @@ use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// As upstream: a request waits at most a quarter of what it may take.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -41,6 +43,7 @@ pub struct FlowControl {
     /// Seats of all levels together.
     total: usize,
     tables: RwLock<Tables>,
+    changes: watch::Sender<u64>,
 }
 
 /// What a request was classed as; both UIDs go into its response's headers.
@@ -54,7 +57,7 @@ pub struct Class {
 
 impl FlowControl {
     pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(FlowControl { total, tables: RwLock::default() })
+        Arc::new(FlowControl { total, tables: RwLock::default(), changes: watch::Sender::new(0) })
     }
 
     /// Classes a request and waits for its seat.
@@ -94,6 +97,21 @@ impl FlowControl {
         self.tables.read().levels.iter().map(|(name, l)| (name.clone(), l.gate.in_use(), l.gate.waiting())).collect()
     }
 
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+    /// Schemas whose condition `Dangling` doesn't say what is: name, level, whether the level is missing.
+    fn undecided(&self) -> Vec<(Str, Str, bool)> {
+        let tables = self.tables.read();
+        let all = tables.schemas.values().map(|s| (s, !tables.levels.contains_key(&s.level)));
+        all.filter(|(s, dangling)| s.dangling != Some(*dangling))
+            .map(|(s, dangling)| (s.name.clone(), s.level.clone(), dangling))
+            .collect()
+    }
+
     /// Gives each level its part of the seats.
     fn share_out(&self, tables: &Tables) {
         let sum: i64 = tables.levels.values().filter(|l| !l.exempt).map(|l| l.shares).sum::<i64>().max(1);
@@ -118,12 +136,16 @@ impl Sink for SchemaSink {
     fn replace(&self, objects: Vec<Object>) {
         let read = objects.iter().map(|o| (classify::precedence(o), Arc::new(FlowSchema::read(o))));
         self.0.tables.write().schemas = read.map(|(p, s)| ((p, s.name.clone()), s)).collect();
+        self.0.changed();
     }
     fn set(&self, object: Object) {
         let schema = Arc::new(FlowSchema::read(&object));
-        let schemas = &mut self.0.tables.write().schemas;
-        schemas.retain(|(_, name), _| *name != schema.name);
-        schemas.insert((classify::precedence(&object), schema.name.clone()), schema);
+        {
+            let schemas = &mut self.0.tables.write().schemas;
+            schemas.retain(|(_, name), _| *name != schema.name);
+            schemas.insert((classify::precedence(&object), schema.name.clone()), schema);
+        }
+        self.0.changed();
     }
     fn delete(&self, object: Object) {
         self.0.tables.write().schemas.retain(|(_, name), _| name != object.name());
@@ -161,22 +183,29 @@ fn shape(limited: &Map) -> Shape {
     }
 }
 
+impl LevelSink {
+    fn change(&self, f: impl FnOnce(&mut Tables)) {
+        {
+            let mut tables = self.0.tables.write();
+            f(&mut tables);
+            self.0.share_out(&tables);
+        }
+        self.0.changed();
+    }
+}
+
 impl Sink for LevelSink {
     fn replace(&self, objects: Vec<Object>) {
-        let mut tables = self.0.tables.write();
-        tables.levels.retain(|name, _| objects.iter().any(|o| o.name() == name));
-        objects.iter().for_each(|o| Self::put(&mut tables.levels, o));
-        self.0.share_out(&tables);
+        self.change(|tables| {
+            tables.levels.retain(|name, _| objects.iter().any(|o| o.name() == name));
+            objects.iter().for_each(|o| Self::put(&mut tables.levels, o));
+        });
     }
     fn set(&self, object: Object) {
-        let mut tables = self.0.tables.write();
-        Self::put(&mut tables.levels, &object);
-        self.0.share_out(&tables);
+        self.change(|tables| Self::put(&mut tables.levels, &object));
     }
     fn delete(&self, object: Object) {
-        let mut tables = self.0.tables.write();
-        tables.levels.remove(object.name());
-        self.0.share_out(&tables);
+        self.change(|tables| drop(tables.levels.remove(object.name())));
     }
 }
 

@@ -47,7 +47,8 @@ struct Inner {
     v3: Mutex<HashMap<(String, String), Kept>>,
 }
 
-const PROTO_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Clients ask for `…v2@v1.0+protobuf`, which is no well-formed media type: the answer names it by this one, as upstream's.
+const PROTO_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl OpenApi {
     pub fn new(table: Arc<ResourceTable>) -> Self {

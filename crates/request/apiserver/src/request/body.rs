@@ -8,6 +8,7 @@ use keelson_api::{ApiError, Reason};
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -45,6 +46,10 @@ impl Body {
     /// A body that keeps `guard` until it ends or is dropped.
     pub fn guarded<G: Send + Unpin + 'static>(body: Body, guard: G) -> Self {
         Body::new(Guarded { body, _guard: guard })
+    }
+    /// A body that ends early, and cleanly, when `stop` is cancelled.
+    pub fn until(body: Body, stop: CancellationToken) -> Self {
+        Body::new(Until { body, stop: Box::pin(stop.cancelled_owned()) })
     }
     /// The whole body, at most `limit` bytes of it; more is upstream's 413.
     pub async fn collect(self, limit: usize) -> Result<Bytes, ApiError> {
@@ -104,6 +109,23 @@ impl From<Vec<u8>> for Body {
 impl From<&'static str> for Body {
     fn from(s: &'static str) -> Self {
         Bytes::from_static(s.as_bytes()).into()
+    }
+}
+
+struct Until {
+    body: Body,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl HttpBody for Until {
+    type Data = Bytes;
+    type Error = BodyError;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // What is there goes out before the end.
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self.stop.as_mut().poll(cx).map(|()| None),
+            ready => ready,
+        }
     }
 }
 

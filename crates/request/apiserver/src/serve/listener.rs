@@ -49,6 +49,10 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteAddr(pub SocketAddr);
 
+/// Cancelled when the listener stops: watches end then, so that clients turn to another server at once.
+#[derive(Clone, Debug)]
+pub struct Stopping(pub CancellationToken);
+
 /// A listener ready to run.
 pub struct Listener {
     pub socket: TcpListener,
@@ -85,6 +89,7 @@ impl Listener {
                 target: target.clone(),
                 certificates: self.certificates.clone(),
                 limits: self.limits.clone(),
+                stopping: Stopping(stop.clone()),
                 remote,
             };
             let (acceptor, watcher) = (acceptor.clone(), graceful.watcher());
@@ -107,6 +112,7 @@ struct Connection {
     target: Arc<dyn Handle>,
     certificates: Arc<CertificateAuthenticator>,
     limits: Limits,
+    stopping: Stopping,
     remote: SocketAddr,
 }
 
@@ -125,9 +131,10 @@ impl Connection {
         let peer = tls.get_ref().1.peer_certificates().map(|chain| self.certificates.read(chain));
         let peer = peer.map(Arc::new);
         let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let (target, remote) = (self.target, self.remote);
+        let (target, remote, stopping) = (self.target, self.remote, self.stopping);
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let request = prepare(request, remote, peer.as_ref());
+            let mut request = prepare(request, remote, peer.as_ref());
+            request.extensions_mut().insert(stopping.clone());
             let target = target.clone();
             async move { Ok::<_, Infallible>(target.handle(request).await) }
         });
