@@ -10,6 +10,7 @@ pub mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod gc;
@@ -21,6 +22,7 @@ mod node_lifecycle;
 mod pod_control;
 mod pod_gc;
 pub mod pods;
+mod quota;
 mod replicaset;
 mod root_ca;
 mod service_pods;
@@ -55,6 +57,8 @@ const CONTROLLERS: &[Entry] = &[
     ("daemonset", daemonset::start),
     ("cronjob", cronjob::start),
     ("ttl-after-finished", ttl::start),
+    ("resourcequota", quota::start),
+    ("disruption", disruption::start),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),

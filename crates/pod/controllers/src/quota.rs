@@ -1,0 +1,220 @@
+//! Keeps what each quota says is used in step with what there is.
+//!
+//! The server charges quotas as objects are created; this gives back what is gone, and corrects the rest. Kinds counted
+//! by number alone are followed by their metadata, from the first quota on that names them.
+
+mod amounts;
+
+use crate::context::{Context, now};
+use crate::wire::{self, Queue};
+use amounts::Amounts;
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use keelson_api::Quantity;
+use keelson_api::quantity::Format;
+use keelson_client::discovery::preferred_resources;
+use keelson_client::{
+    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, PartialObject, Reconcile, Rest,
+    is_not_found,
+};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Changes come in bursts, and the server's charge comes before the object it is for.
+const SETTLE: Duration = Duration::from_millis(150);
+/// Kinds that quotas name without `count/`.
+const PLAIN: &[&str] = &["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
+
+pub fn start(context: &Context) {
+    let quotas = context.informer::<ResourceQuota>();
+    let pods = context.informer::<Pod>();
+    let services = context.informer::<Service>();
+    let claims = context.informer::<PersistentVolumeClaim>();
+    let controller = Controller::new("resourcequota")
+        .input(&quotas)
+        .input(&pods)
+        .input(&services)
+        .input(&claims)
+        .output(ResourceQuota::RESOURCE);
+    let queue = controller.queue();
+    wire::own(&quotas, &queue);
+    replenish(&pods, &quotas, &queue, |old, new| {
+        crate::pods::is_finished(old) != crate::pods::is_finished(new)
+            || old.is_deleting() != new.is_deleting()
+            || old.spec != new.spec
+    });
+    replenish(&services, &quotas, &queue, |old, new| old.spec != new.spec);
+    replenish(&claims, &quotas, &queue, |old, new| old.spec != new.spec);
+    let rest = context.rest("resourcequota-controller");
+    context.run(
+        controller,
+        Quotas {
+            quotas,
+            pods,
+            services,
+            claims,
+            objects: Objects::new(&rest),
+            reader: context.reader(),
+            stop: context.stop.clone(),
+            queue,
+            counted: Mutex::default(),
+            own: Expectations::default(),
+        },
+    );
+}
+
+/// Has the quotas of a namespace looked at when something in it comes, goes or changes in what it uses.
+fn replenish<K: ApiObject>(
+    things: &Informer<K>,
+    quotas: &Informer<ResourceQuota>,
+    queue: &Queue,
+    changed: fn(&K, &K) -> bool,
+) {
+    let (quotas, queue) = (quotas.clone(), queue.clone());
+    things.on_change(move |change| {
+        if change.old().is_some_and(|old| !changed(old, change.object())) {
+            return;
+        }
+        for quota in quotas.store().list_namespace(change.object().namespace()) {
+            queue.add_after(quota.key(), SETTLE);
+        }
+    });
+}
+
+struct Quotas {
+    quotas: Informer<ResourceQuota>,
+    pods: Informer<Pod>,
+    services: Informer<Service>,
+    claims: Informer<PersistentVolumeClaim>,
+    objects: Objects<ResourceQuota>,
+    reader: Rest,
+    stop: CancellationToken,
+    queue: Queue,
+    counted: Mutex<BTreeMap<String, Informer<PartialObject>>>,
+    own: Expectations,
+}
+
+#[async_trait]
+impl Reconcile for Quotas {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        self.own.settle(key, self.quotas.store()).await?;
+        let Some(quota) = self.quotas.store().get_key(key).filter(|q| !q.is_deleting()) else {
+            self.own.forget(key);
+            return Ok(Outcome::Done);
+        };
+        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let mut used = self.measure(&quota);
+        for name in hard.keys() {
+            if let Some(kind) = counted_kind(name)
+                && !used.contains_key(name)
+                && !amounts::has_scopes(&quota)
+                && let Some(number) = self.number(&kind, &key.namespace).await?
+            {
+                used.insert(name.clone(), Quantity::new(number as i64, Format::DecimalSi));
+            }
+        }
+        let used = hard
+            .keys()
+            .map(|name| (name.clone(), used.get(name).copied().unwrap_or(Quantity::ZERO)))
+            .collect::<Amounts>();
+        let old = quota.status.clone().unwrap_or_default();
+        if old.hard.as_ref().unwrap_or(&BTreeMap::new()) == &hard && amounts::read(old.used.as_ref()) == used {
+            return Ok(Outcome::Done);
+        }
+        let status = ResourceQuotaStatus {
+            hard: Some(hard),
+            used: Some(amounts::write(&used)),
+        };
+        match self
+            .objects
+            .update_status(&ResourceQuota {
+                status: Some(status),
+                ..(*quota).clone()
+            })
+            .await
+        {
+            Ok(written) => self.own.wrote(key, written.meta()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// The kind, as resource and group, that a quota counts under a name.
+fn counted_kind(name: &str) -> Option<String> {
+    if PLAIN.contains(&name) {
+        return Some(name.to_string());
+    }
+    name.strip_prefix("count/").map(str::to_string)
+}
+
+impl Quotas {
+    fn measure(&self, quota: &ResourceQuota) -> Amounts {
+        let (ns, now) = (quota.namespace(), now());
+        let mut used = Amounts::new();
+        for pod in self
+            .pods
+            .store()
+            .list_namespace(ns)
+            .iter()
+            .filter(|p| amounts::counts_pod(quota, p))
+        {
+            amounts::add(&mut used, &amounts::pod(pod, now));
+        }
+        for claim in self
+            .claims
+            .store()
+            .list_namespace(ns)
+            .iter()
+            .filter(|c| amounts::counts_claim(quota, c))
+        {
+            amounts::add(&mut used, &amounts::claim(claim));
+        }
+        if !amounts::has_scopes(quota) {
+            self.services
+                .store()
+                .list_namespace(ns)
+                .iter()
+                .for_each(|s| amounts::add(&mut used, &amounts::service(s)));
+        }
+        used
+    }
+
+    /// How many objects of a kind there are; none if there is no such kind.
+    async fn number(&self, kind: &str, namespace: &str) -> anyhow::Result<Option<usize>> {
+        let known = self.counted.lock().get(kind).cloned();
+        let informer = match known {
+            Some(informer) => informer,
+            None => {
+                let all = preferred_resources(&self.reader).await?;
+                let name = |r: &keelson_client::ResourceId| {
+                    if r.group.is_empty() {
+                        r.plural.to_string()
+                    } else {
+                        format!("{}.{}", r.plural, r.group)
+                    }
+                };
+                let Some(found) = all
+                    .found
+                    .into_iter()
+                    .find(|r| name(&r.id) == kind && r.id.namespaced && r.can("watch"))
+                else {
+                    return Ok(None);
+                };
+                let informer = Informer::metadata(
+                    &self.reader,
+                    found.id,
+                    keelson_client::informer::strip_managed_fields,
+                    &self.stop,
+                );
+                replenish(&informer, &self.quotas, &self.queue, |_, _| false);
+                self.counted.lock().entry(kind.to_string()).or_insert(informer).clone()
+            }
+        };
+        informer.synced().await;
+        Ok(Some(informer.store().list_namespace(namespace).len()))
+    }
+}
