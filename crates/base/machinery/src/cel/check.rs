@@ -211,10 +211,14 @@ impl Checker<'_> {
             },
             Expr::Ident(name) => self.name(e, name),
             Expr::Select(s) => {
-                if let Some(name) = qualified(e)
-                    && TYPE_NAMES.contains(&name.as_str())
-                {
-                    return Ty::Type;
+                if let Some(name) = qualified(e) {
+                    if TYPE_NAMES.contains(&name.as_str()) {
+                        return Ty::Type;
+                    }
+                    // A variable may have a dotted name of its own: `authorizer.requestResource`.
+                    if let Some(ty) = self.lookup(&name) {
+                        return ty;
+                    }
                 }
                 let operand = self.expr(&s.operand);
                 let ty = self.field(e, &operand, &s.field);

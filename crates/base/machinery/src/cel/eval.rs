@@ -67,10 +67,13 @@ impl<'a> Evaluator<'a, '_> {
                 type_value(name).ok_or_else(|| CelError::new(format!("no such attribute(s): {name}")))
             }
             Expr::Select(s) => {
-                if let Some(name) = qualified(e)
-                    && let Some(v) = type_value(&name).filter(|_| name.contains('.'))
-                {
-                    return Ok(v);
+                if let Some(name) = qualified(e) {
+                    if let Some(v) = type_value(&name).filter(|_| name.contains('.')) {
+                        return Ok(v);
+                    }
+                    if let Some(v) = self.lookup(&name) {
+                        return v;
+                    }
                 }
                 let operand = self.expr(&s.operand)?;
                 self.spend(if s.test { 0 } else { 1 })?;

@@ -9,6 +9,7 @@ mod core;
 pub mod crd;
 mod cron;
 mod defaults;
+pub mod expressions;
 mod misc;
 pub mod pod_resources;
 mod selectable;

@@ -2,8 +2,11 @@
 
 use super::Rules;
 use super::check::{Errs, count, is_true, range_error, s};
+use crate::resources::expressions::{self, Scope};
 use keelson_api::{Map, Object, Value};
+use keelson_machinery::cel::{Env, Ty};
 use keelson_machinery::names;
+use std::collections::BTreeMap;
 
 const WEBHOOKS: Rules = Rules {
     object: |_, o, e| webhooks(o, e),
@@ -183,7 +186,7 @@ fn webhooks(o: &Object, e: &mut Errs) {
         e.within("clientConfig", |e| {
             client_config(e, w.obj("clientConfig").unwrap_or(&empty))
         });
-        match_conditions(e, w);
+        match_conditions(e, w, false);
         review_versions(e, w, "admissionReviewVersions", &["v1", "v1beta1"]);
         if !name.is_empty() && seen.contains(&name) {
             e.duplicate("name", name.as_str());
@@ -192,15 +195,17 @@ fn webhooks(o: &Object, e: &mut Errs) {
     });
 }
 
-fn match_conditions(e: &mut Errs, m: &Map) {
+fn match_conditions(e: &mut Errs, m: &Map, params: bool) {
     if count(m, "matchConditions") > 64 {
         e.too_many("matchConditions", count(m, "matchConditions"), 64);
     }
+    let env = expressions::env(Scope {
+        params,
+        authorizer: true,
+    });
     let mut seen = Vec::new();
     e.each(m, "matchConditions", |e, _, c| {
-        if s(c, "expression").trim().is_empty() {
-            e.required("expression", "");
-        }
+        expression(e, "expression", s(c, "expression"), "", &env, &["bool"]);
         let name = s(c, "name").to_string();
         match name.as_str() {
             "" => return e.required("name", ""),
@@ -211,6 +216,21 @@ fn match_conditions(e: &mut Errs, m: &Map) {
         }
         seen.push(name);
     });
+}
+
+/// An expression must be there and compile; answers with its type.
+fn expression(e: &mut Errs, key: &str, text: &str, missing: &str, env: &Env, wanted: &[&str]) -> Option<Ty> {
+    if text.trim().is_empty() {
+        e.required(key, missing);
+        return None;
+    }
+    match expressions::check(text.trim(), env, wanted) {
+        Ok(program) => Some(program.ty),
+        Err(why) => {
+            e.invalid(key, text, &why);
+            None
+        }
+    }
 }
 
 fn rule(e: &mut Errs, r: &Map) {
@@ -321,26 +341,40 @@ fn policy(e: &mut Errs, spec: &Map) {
             }
         }),
     }
-    match_conditions(e, spec);
+    let params = spec.contains_key("paramKind");
+    match_conditions(e, spec, params);
+    let env = variables(
+        e,
+        spec,
+        expressions::env(Scope {
+            params,
+            authorizer: true,
+        }),
+    );
     if count(spec, "validations") == 0 && count(spec, "auditAnnotations") == 0 {
         e.required("validations", "validations or auditAnnotations must be specified");
         e.required("auditAnnotations", "validations or auditAnnotations must be specified");
     }
-    e.each(spec, "variables", |e, _, v| {
-        for key in ["name", "expression"] {
-            if s(v, key).trim().is_empty() {
-                let what = if key == "name" {
-                    "name is not specified"
-                } else {
-                    "expression is not specified"
-                };
-                e.required(key, what);
-            }
-        }
-    });
     e.each(spec, "validations", |e, _, v| {
-        if s(v, "expression").trim().is_empty() {
-            e.required("expression", "expression is not specified");
+        expression(
+            e,
+            "expression",
+            s(v, "expression"),
+            "expression is not specified",
+            &env,
+            &["bool"],
+        );
+        if !s(v, "messageExpression").is_empty() {
+            let mut env = env.clone();
+            env.variables.retain(|name, _| !name.starts_with("authorizer"));
+            expression(
+                e,
+                "messageExpression",
+                s(v, "messageExpression"),
+                "must be non-empty if specified",
+                &env,
+                &["string"],
+            );
         }
         let message = s(v, "message");
         if !message.is_empty() && message.trim().is_empty() {
@@ -356,6 +390,44 @@ fn policy(e: &mut Errs, spec: &Map) {
         let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
         e.optional_one_of(v, "reason", &reasons);
     });
+    let annotation = ["string", "null"];
+    e.each(spec, "auditAnnotations", |e, _, a| {
+        expression(
+            e,
+            "valueExpression",
+            s(a, "valueExpression"),
+            "valueExpression is not specified",
+            &env,
+            &annotation,
+        );
+    });
+}
+
+/// A policy's variables, each of which may use those before it.
+fn variables(e: &mut Errs, spec: &Map, base: Env) -> Env {
+    let mut known = BTreeMap::new();
+    let mut env = expressions::with_variables(&base, &known);
+    e.each(spec, "variables", |e, _, v| {
+        let name = s(v, "name");
+        let identifier = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if name.trim().is_empty() {
+            e.required("name", "name is not specified");
+        } else if !identifier {
+            e.invalid("name", name, "must be a valid CEL identifier");
+        }
+        let ty = expression(
+            e,
+            "expression",
+            s(v, "expression"),
+            "expression is not specified",
+            &env,
+            &[],
+        );
+        known.insert(name.to_string(), ty.unwrap_or(Ty::Dyn));
+        env = expressions::with_variables(&base, &known);
+    });
+    env
 }
 
 fn policy_binding(e: &mut Errs, spec: &Map) {
