@@ -31,6 +31,7 @@ mod statefulset;
 pub mod taint_eviction;
 mod ttl;
 mod util;
+mod volumes;
 pub mod wire;
 
 pub use config::Config;
@@ -59,6 +60,10 @@ const CONTROLLERS: &[Entry] = &[
     ("ttl-after-finished", ttl::start),
     ("resourcequota", quota::start),
     ("disruption", disruption::start),
+    ("persistentvolume-binder", volumes::start),
+    ("persistentvolumeclaim-protection", volumes::start_claim_protection),
+    ("persistentvolume-protection", volumes::start_volume_protection),
+    ("ephemeral-volume", volumes::start_ephemeral),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),

@@ -1,0 +1,517 @@
+//! Binds claims to volumes, and tells in both what became of them.
+//!
+//! A bond is written in four steps, any of which a crash may follow: the volume's reference, its phase, the claim's
+//! reference, its phase. Each turn takes up where the last ended. Volumes are made and destroyed by provisioners; here
+//! they are only asked for, and marked as released.
+
+mod ephemeral;
+mod matching;
+mod protect;
+
+use crate::context::{Context, now};
+use async_trait::async_trait;
+pub use ephemeral::start as start_ephemeral;
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, PersistentVolumeStatus,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keelson_client::events::EventType::{Normal, Warning};
+use keelson_client::events::reference;
+use keelson_client::{
+    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, is_not_found,
+};
+use matching::BOUND_BY_CONTROLLER;
+pub use protect::{start_claims as start_claim_protection, start_volumes as start_volume_protection};
+use std::sync::Arc;
+
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// The provisioner of classes whose volumes are only ever made by hand.
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+
+pub fn annotation<'a>(object: &'a impl ApiObject, name: &str) -> Option<&'a str> {
+    object.meta().annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+pub fn has_annotation(object: &impl ApiObject, name: &str) -> bool {
+    annotation(object, name).is_some()
+}
+
+pub fn start(context: &Context) {
+    let claims = context.informer::<PersistentVolumeClaim>();
+    let volumes = context.informer::<PersistentVolume>();
+    let classes = context.informer::<StorageClass>();
+    let controller = Controller::new("persistentvolume-binder")
+        .input(&claims)
+        .input(&volumes)
+        .input(&classes)
+        .output(PersistentVolume::RESOURCE)
+        .output(PersistentVolumeClaim::RESOURCE)
+        // Two claims must not choose the same volume at the same time.
+        .workers(1);
+    let queue = controller.queue();
+    {
+        let queue = queue.clone();
+        claims.on_change(move |change| {
+            let claim = change.object();
+            queue.add(claim.key());
+            // A claim's end, or its choice, is news to its volume.
+            if let Some(volume) = claim
+                .spec
+                .as_ref()
+                .and_then(|s| s.volume_name.as_deref())
+                .filter(|v| !v.is_empty())
+            {
+                queue.add(ObjectKey::cluster(volume));
+            }
+        });
+    }
+    let waiting = claims.clone();
+    let take = queue.clone();
+    volumes.on_change(move |change| {
+        let volume = change.object();
+        take.add(volume.key());
+        if let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
+            take.add(ObjectKey::new(
+                claim.namespace.clone().unwrap_or_default(),
+                claim.name.clone().unwrap_or_default(),
+            ));
+        }
+        // A volume that became free may be what some claim waits for.
+        if !matching::is_claimed(volume) && !change.is_deleted() {
+            let unbound = waiting.store().filter(|c| !has_annotation(c, BIND_COMPLETED));
+            unbound.iter().for_each(|claim| take.add(claim.key()));
+        }
+    });
+    let waiting = claims.clone();
+    classes.on_change(move |change| {
+        let name = change.object().name();
+        let unbound = waiting
+            .store()
+            .filter(|c| !has_annotation(c, BIND_COMPLETED) && matching::claim_class(c) == name);
+        unbound.iter().for_each(|claim| queue.add(claim.key()));
+    });
+    let rest = context.rest("persistent-volume-binder");
+    let recorder = context.recorder(&rest, "persistentvolume-controller");
+    context.run(
+        controller,
+        Binder {
+            claims,
+            volumes,
+            classes,
+            claim_objects: Objects::new(&rest),
+            volume_objects: Objects::new(&rest),
+            recorder,
+            claims_written: Expectations::default(),
+            volumes_written: Expectations::default(),
+        },
+    );
+}
+
+struct Binder {
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    claim_objects: Objects<PersistentVolumeClaim>,
+    volume_objects: Objects<PersistentVolume>,
+    recorder: Recorder,
+    claims_written: Expectations,
+    volumes_written: Expectations,
+}
+
+/// All writes are waited for together: a choice depends on all choices before.
+fn all() -> ObjectKey {
+    ObjectKey::default()
+}
+
+#[async_trait]
+impl Reconcile for Binder {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        self.claims_written.settle(&all(), self.claims.store()).await?;
+        self.volumes_written.settle(&all(), self.volumes.store()).await?;
+        if key.namespace.is_empty() {
+            if let Some(volume) = self.volumes.store().get_key(key) {
+                self.see_to_volume(&volume).await?;
+            }
+        } else if let Some(claim) = self.claims.store().get_key(key) {
+            if has_annotation(&*claim, BIND_COMPLETED) {
+                self.see_to_bound(&claim).await?;
+            } else {
+                self.see_to_unbound(&claim).await?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Binder {
+    async fn see_to_unbound(&self, claim: &PersistentVolumeClaim) -> anyhow::Result<()> {
+        let named = claim
+            .spec
+            .as_ref()
+            .and_then(|s| s.volume_name.as_deref())
+            .unwrap_or_default();
+        if !named.is_empty() {
+            return self.see_to_named(claim, named).await;
+        }
+        if claim.is_deleting() {
+            return self.write_claim_phase(claim, "Pending", None).await;
+        }
+        let class = self.classes.store().get("", matching::claim_class(claim));
+        let delayed = class
+            .as_ref()
+            .is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
+            && !has_annotation(claim, SELECTED_NODE);
+        if let Some(volume) = matching::best(claim, &self.volumes.store().list(), delayed) {
+            return self.bind(&volume, claim).await;
+        }
+        self.write_claim_phase(claim, "Pending", None).await?;
+        match class {
+            _ if delayed => {
+                let text = "waiting for first consumer to be created before binding";
+                self.recorder.event(claim, Normal, "WaitForFirstConsumer", text);
+            }
+            Some(class) if class.provisioner != NO_PROVISIONER => self.ask(claim, &class).await?,
+            Some(_) => {
+                self.recorder.event(
+                    claim,
+                    Normal,
+                    "FailedBinding",
+                    "no persistent volumes available for this claim and no storage class is set",
+                );
+            }
+            None if matching::claim_class(claim).is_empty() => {
+                self.recorder.event(
+                    claim,
+                    Normal,
+                    "FailedBinding",
+                    "no persistent volumes available for this claim and no storage class is set",
+                );
+            }
+            None => {
+                let text = format!(
+                    "storageclass.storage.k8s.io {:?} not found",
+                    matching::claim_class(claim)
+                );
+                self.recorder.event(claim, Warning, "ProvisioningFailed", text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the class' provisioner for a volume.
+    async fn ask(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> anyhow::Result<()> {
+        let provisioner = &class.provisioner;
+        if annotation(claim, PROVISIONER) != Some(provisioner) {
+            let mut changed = self.claim_objects.get(claim.namespace(), claim.name()).await?;
+            anyhow::ensure!(
+                changed.uid() == claim.uid(),
+                "the claim was replaced by another of that name"
+            );
+            let annotations = changed.metadata.annotations.get_or_insert_default();
+            annotations.insert(PROVISIONER.into(), provisioner.clone());
+            annotations.insert(PROVISIONER_BETA.into(), provisioner.clone());
+            let written = self.claim_objects.update(&changed).await?;
+            self.claims_written.wrote(&all(), written.meta());
+        }
+        let text = format!(
+            "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system administrator. \
+             If volume creation is delayed, please verify that the provisioner is running and correctly registered."
+        );
+        self.recorder.event(claim, Normal, "ExternalProvisioning", text);
+        Ok(())
+    }
+
+    /// The claim asks for one volume by name.
+    async fn see_to_named(&self, claim: &PersistentVolumeClaim, name: &str) -> anyhow::Result<()> {
+        let Some(volume) = self.volumes.store().get("", name) else {
+            return self.write_claim_phase(claim, "Pending", None).await;
+        };
+        if matching::is_reserved_for(&volume, claim) {
+            return self.bind(&volume, claim).await;
+        }
+        if matching::is_claimed(&volume) {
+            let text = format!("volume {name:?} already bound to a different claim.");
+            self.recorder.event(claim, Warning, "FailedBinding", text);
+            return self.write_claim_phase(claim, "Pending", None).await;
+        }
+        if let Some(why) = matching::mismatch(&volume, claim) {
+            let text = format!("Cannot bind to requested volume {name:?}: {why}");
+            self.recorder.event(claim, Warning, "VolumeMismatch", text);
+            return self.write_claim_phase(claim, "Pending", None).await;
+        }
+        self.bind(&volume, claim).await
+    }
+
+    async fn see_to_bound(&self, claim: &PersistentVolumeClaim) -> anyhow::Result<()> {
+        let name = claim
+            .spec
+            .as_ref()
+            .and_then(|s| s.volume_name.as_deref())
+            .unwrap_or_default();
+        if name.is_empty() {
+            return self
+                .lose(
+                    claim,
+                    "ClaimLost",
+                    "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!",
+                )
+                .await;
+        }
+        let Some(volume) = self.volumes.store().get("", name) else {
+            return self
+                .lose(
+                    claim,
+                    "ClaimLost",
+                    "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
+                )
+                .await;
+        };
+        if !matching::is_claimed(&volume) || matching::is_reserved_for(&volume, claim) {
+            return self.bind(&volume, claim).await;
+        }
+        let text = "Two claims are bound to the same volume, this one is bound incorrectly";
+        self.lose(claim, "ClaimMisbound", text).await
+    }
+
+    async fn lose(&self, claim: &PersistentVolumeClaim, reason: &str, text: &str) -> anyhow::Result<()> {
+        if claim.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Lost") {
+            self.write_claim_phase(claim, "Lost", None).await?;
+            self.recorder.event(claim, Warning, reason, text);
+        }
+        Ok(())
+    }
+
+    async fn bind(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> anyhow::Result<()> {
+        let mut volume = volume.clone();
+        if let Some(changed) = with_claim(&volume, claim) {
+            volume = self.volume_objects.update(&changed).await?;
+            self.volumes_written.wrote(&all(), volume.meta());
+        }
+        self.write_volume_phase(&volume, "Bound", None).await?;
+        let mut claim = claim.clone();
+        if let Some(changed) = with_volume(&claim, &volume) {
+            claim = self.claim_objects.update(&changed).await?;
+            self.claims_written.wrote(&all(), claim.meta());
+        }
+        self.write_claim_phase(&claim, "Bound", Some(&volume)).await
+    }
+
+    async fn see_to_volume(&self, volume: &PersistentVolume) -> anyhow::Result<()> {
+        let Some(spec) = &volume.spec else { return Ok(()) };
+        let Some(reference) = &spec.claim_ref else {
+            return self.write_volume_phase(volume, "Available", None).await;
+        };
+        let uid = reference.uid.as_deref().unwrap_or_default();
+        if uid.is_empty() {
+            return self.write_volume_phase(volume, "Available", None).await;
+        }
+        let (ns, name) = (
+            reference.namespace.as_deref().unwrap_or_default(),
+            reference.name.as_deref().unwrap_or_default(),
+        );
+        let claim = match self.claims.store().get(ns, name).filter(|c| c.uid() == uid) {
+            Some(claim) => Some(claim),
+            // "Released" can't be taken back: the server is asked before it is said.
+            None => self
+                .claim_objects
+                .find(ns, name)
+                .await?
+                .filter(|c| c.uid() == uid)
+                .map(Arc::new),
+        };
+        let Some(claim) = claim else {
+            let phase = volume
+                .status
+                .as_ref()
+                .and_then(|s| s.phase.as_deref())
+                .unwrap_or_default();
+            if phase != "Released" && phase != "Failed" {
+                self.write_volume_phase(volume, "Released", None).await?;
+            }
+            return Ok(());
+        };
+        let chosen = claim
+            .spec
+            .as_ref()
+            .and_then(|s| s.volume_name.as_deref())
+            .unwrap_or_default();
+        if chosen == volume.name() {
+            return self.write_volume_phase(volume, "Bound", None).await;
+        }
+        if !chosen.is_empty() {
+            // The claim has another volume.
+            let mut free = volume.clone();
+            if let Some(annotations) = &mut free.metadata.annotations {
+                annotations.remove(BOUND_BY_CONTROLLER);
+            }
+            let spec = free.spec.get_or_insert_default();
+            if matching::is_bound_by_controller(volume) {
+                spec.claim_ref = None;
+            } else if let Some(reference) = &mut spec.claim_ref {
+                reference.uid = None;
+                reference.resource_version = None;
+            }
+            let written = self.volume_objects.update(&free).await?;
+            self.volumes_written.wrote(&all(), written.meta());
+            self.write_volume_phase(&written, "Available", None).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_volume_phase(
+        &self,
+        volume: &PersistentVolume,
+        phase: &str,
+        message: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let old = volume.status.clone().unwrap_or_default();
+        if old.phase.as_deref() == Some(phase) {
+            return Ok(());
+        }
+        let status = PersistentVolumeStatus {
+            phase: Some(phase.into()),
+            message: message.map(Into::into),
+            reason: None,
+            last_phase_transition_time: Some(Time(now())),
+        };
+        match self
+            .volume_objects
+            .update_status(&PersistentVolume {
+                status: Some(status),
+                ..volume.clone()
+            })
+            .await
+        {
+            Ok(written) => self.volumes_written.wrote(&all(), written.meta()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn write_claim_phase(
+        &self,
+        claim: &PersistentVolumeClaim,
+        phase: &str,
+        volume: Option<&PersistentVolume>,
+    ) -> anyhow::Result<()> {
+        let old = claim.status.clone().unwrap_or_default();
+        let status = claim_status(&old, phase, volume);
+        if old == status {
+            return Ok(());
+        }
+        match self
+            .claim_objects
+            .update_status(&PersistentVolumeClaim {
+                status: Some(status),
+                ..claim.clone()
+            })
+            .await
+        {
+            Ok(written) => self.claims_written.wrote(&all(), written.meta()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+fn claim_status(
+    old: &PersistentVolumeClaimStatus,
+    phase: &str,
+    volume: Option<&PersistentVolume>,
+) -> PersistentVolumeClaimStatus {
+    let mut status = old.clone();
+    let was_bound = old.phase.as_deref() == Some("Bound");
+    status.phase = Some(phase.into());
+    let Some(spec) = volume.and_then(|v| v.spec.as_ref()) else {
+        status.access_modes = None;
+        status.capacity = None;
+        return status;
+    };
+    status.access_modes = spec.access_modes.clone();
+    // Once bound, the capacity is the kubelet's and the resizer's to tell.
+    if !was_bound || status.capacity.is_none() {
+        let storage = spec.capacity.iter().flatten().filter(|(name, _)| *name == "storage");
+        status.capacity = Some(storage.map(|(n, q)| (n.clone(), q.clone())).collect());
+    }
+    if !was_bound {
+        status.current_volume_attributes_class_name =
+            spec.volume_attributes_class_name.clone().filter(|n| !n.is_empty());
+    }
+    status
+}
+
+/// The volume with its reference to a claim; none if it has it.
+fn with_claim(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<PersistentVolume> {
+    let mut changed = volume.clone();
+    let reserved = matching::is_reserved_for(volume, claim);
+    let old = changed.spec.as_ref().and_then(|s| s.claim_ref.clone());
+    if reserved && old.as_ref().and_then(|r| r.uid.as_deref()) == Some(claim.uid()) {
+        return None;
+    }
+    changed.spec.get_or_insert_default().claim_ref = Some(reference(&PersistentVolumeClaim::RESOURCE, claim.meta()));
+    if !reserved {
+        changed
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+    Some(changed)
+}
+
+/// The claim with its reference to a volume; none if it has it.
+fn with_volume(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<PersistentVolumeClaim> {
+    let mut changed = claim.clone();
+    let spec = changed.spec.get_or_insert_default();
+    let annotations = changed.metadata.annotations.get_or_insert_default();
+    if spec.volume_name.as_deref() != Some(volume.name()) {
+        spec.volume_name = volume.metadata.name.clone();
+        annotations.insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+    annotations.insert(BIND_COMPLETED.into(), "yes".into());
+    (changed != *claim).then_some(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bond_is_written_once() {
+        let claim = PersistentVolumeClaim::decode(br#"{"metadata":{"name":"c","namespace":"ns","uid":"u"},"spec":{}}"#)
+            .expect("valid");
+        let volume = PersistentVolume::decode(
+            br#"{"metadata":{"name":"v"},"spec":{"capacity":{"storage":"1Gi"},"accessModes":["ReadWriteOnce"]}}"#,
+        )
+        .expect("valid");
+        let bound = with_claim(&volume, &claim).expect("changes");
+        assert!(matching::is_reserved_for(&bound, &claim) && matching::is_bound_by_controller(&bound));
+        assert!(with_claim(&bound, &claim).is_none());
+        let taken = with_volume(&claim, &bound).expect("changes");
+        assert!(with_volume(&taken, &bound).is_none());
+        let status = claim_status(&Default::default(), "Bound", Some(&bound));
+        assert_eq!(claim_status(&status, "Bound", Some(&bound)), status);
+        assert_eq!(
+            status
+                .capacity
+                .and_then(|c| c.get("storage").cloned())
+                .map(|q| q.0)
+                .as_deref(),
+            Some("1Gi")
+        );
+        let reserved =
+            PersistentVolume::decode(br#"{"metadata":{"name":"v"},"spec":{"claimRef":{"namespace":"ns","name":"c"}}}"#)
+                .expect("valid");
+        let bound = with_claim(&reserved, &claim).expect("changes");
+        assert!(
+            !matching::is_bound_by_controller(&bound),
+            "a reservation is the user's own"
+        );
+    }
+}

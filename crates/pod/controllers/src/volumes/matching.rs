@@ -1,0 +1,169 @@
+//! Which volume a claim gets. Pure.
+
+use crate::volumes::{annotation, has_annotation};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use keelson_api::Quantity;
+use keelson_client::{ApiObject, labels};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+
+fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
+    list.and_then(|l| l.get("storage"))
+        .and_then(|q| Quantity::parse(&q.0).ok())
+        .unwrap_or(Quantity::ZERO)
+}
+
+pub fn requested(claim: &PersistentVolumeClaim) -> Quantity {
+    storage(
+        claim
+            .spec
+            .as_ref()
+            .and_then(|s| s.resources.as_ref())
+            .and_then(|r| r.requests.as_ref()),
+    )
+}
+
+pub fn capacity(volume: &PersistentVolume) -> Quantity {
+    storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()))
+}
+
+/// The storage class, by the old annotation or the field.
+pub fn claim_class(claim: &PersistentVolumeClaim) -> &str {
+    let spec = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
+    annotation(claim, "volume.beta.kubernetes.io/storage-class")
+        .or(spec)
+        .unwrap_or_default()
+}
+
+pub fn volume_class(volume: &PersistentVolume) -> &str {
+    let spec = volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
+    annotation(volume, "volume.beta.kubernetes.io/storage-class")
+        .or(spec)
+        .unwrap_or_default()
+}
+
+fn mode(mode: Option<&String>) -> &str {
+    mode.map_or("Filesystem", String::as_str)
+}
+
+/// Whether a volume's claim reference means this claim; one without a uid is a reservation by name.
+pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else {
+        return false;
+    };
+    let named =
+        reference.name.as_deref() == Some(claim.name()) && reference.namespace.as_deref() == Some(claim.namespace());
+    named
+        && reference
+            .uid
+            .as_deref()
+            .is_none_or(|uid| uid.is_empty() || uid == claim.uid())
+}
+
+pub fn is_claimed(volume: &PersistentVolume) -> bool {
+    volume.spec.as_ref().is_some_and(|s| s.claim_ref.is_some())
+}
+
+/// Why a volume can't serve a claim that names it.
+pub fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<&'static str> {
+    let (volume_spec, claim_spec) = (volume.spec.as_ref()?, claim.spec.as_ref()?);
+    if capacity(volume) < requested(claim) {
+        return Some("requested PV is too small");
+    }
+    if volume_class(volume) != claim_class(claim) {
+        return Some("storageClassName does not match");
+    }
+    if mode(volume_spec.volume_mode.as_ref()) != mode(claim_spec.volume_mode.as_ref()) {
+        return Some("incompatible volumeMode");
+    }
+    let offers = volume_spec.access_modes.as_deref().unwrap_or_default();
+    let lacks = claim_spec.access_modes.iter().flatten().any(|m| !offers.contains(m));
+    lacks.then_some("incompatible accessMode")
+}
+
+/// The best volume for a claim: one reserved for it, else the smallest that is free and fits.
+pub fn best(
+    claim: &PersistentVolumeClaim,
+    volumes: &[Arc<PersistentVolume>],
+    reserved_only: bool,
+) -> Option<Arc<PersistentVolume>> {
+    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
+    let reserved = volumes
+        .iter()
+        .find(|v| is_reserved_for(v, claim) && mismatch(v, claim).is_none());
+    if reserved.is_some() || reserved_only {
+        return reserved.cloned();
+    }
+    let free = volumes.iter().filter(|v| {
+        let phase = v.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+        !is_claimed(v)
+            && !v.is_deleting()
+            && matches!(phase, "Available" | "Pending" | "")
+            && mismatch(v, claim).is_none()
+            && selector.is_none_or(|s| labels::matches(Some(s), v.metadata.labels.as_ref()))
+    });
+    free.min_by(|a, b| capacity(a).cmp(&capacity(b)).then_with(|| a.name().cmp(b.name())))
+        .cloned()
+}
+
+/// The claim reference was made by a controller, and may be undone by it.
+pub fn is_bound_by_controller(volume: &PersistentVolume) -> bool {
+    has_annotation(volume, BOUND_BY_CONTROLLER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str, size: &str, class: &str, more: &str) -> Arc<PersistentVolume> {
+        let text = format!(
+            r#"{{"metadata":{{"name":"{name}","labels":{{"n":"{name}"}}}},"spec":{{"capacity":{{"storage":"{size}"}},"accessModes":["ReadWriteOnce"],"storageClassName":"{class}"{more}}}}}"#
+        );
+        Arc::new(PersistentVolume::decode(text.as_bytes()).expect("valid"))
+    }
+
+    fn claim(size: &str, class: &str, more: &str) -> PersistentVolumeClaim {
+        let text = format!(
+            r#"{{"metadata":{{"name":"c","namespace":"ns","uid":"u"}},"spec":{{"resources":{{"requests":{{"storage":"{size}"}}}},"accessModes":["ReadWriteOnce"],"storageClassName":"{class}"{more}}}}}"#
+        );
+        PersistentVolumeClaim::decode(text.as_bytes()).expect("valid")
+    }
+
+    #[test]
+    fn the_smallest_that_fits() {
+        let mine = r#","claimRef":{"namespace":"ns","name":"c"}"#;
+        let other = r#","claimRef":{"namespace":"ns","name":"other","uid":"x"}"#;
+        let all = [
+            volume("a", "1Gi", "", ""),
+            volume("b", "5Gi", "", ""),
+            volume("c", "2Gi", "", ""),
+            volume("d", "2Gi", "fast", ""),
+            volume("e", "2Gi", "", other),
+        ];
+        let pick =
+            |c: &PersistentVolumeClaim, v: &[Arc<PersistentVolume>]| best(c, v, false).map(|v| v.name().to_string());
+        assert_eq!(pick(&claim("1500Mi", "", ""), &all).as_deref(), Some("c"));
+        assert_eq!(pick(&claim("1Gi", "fast", ""), &all).as_deref(), Some("d"));
+        assert_eq!(pick(&claim("9Gi", "", ""), &all), None);
+        assert_eq!(
+            pick(&claim("1Gi", "", r#","selector":{"matchLabels":{"n":"b"}}"#), &all).as_deref(),
+            Some("b")
+        );
+        let with_mine = [all[0].clone(), volume("z", "9Gi", "", mine)];
+        assert_eq!(pick(&claim("1Gi", "", ""), &with_mine).as_deref(), Some("z"));
+        assert_eq!(
+            best(&claim("1Gi", "", ""), &all, true).map(|v| v.name().to_string()),
+            None
+        );
+        assert_eq!(
+            mismatch(
+                &volume("b", "5Gi", "", r#","volumeMode":"Block""#),
+                &claim("1Gi", "", "")
+            ),
+            Some("incompatible volumeMode")
+        );
+    }
+}

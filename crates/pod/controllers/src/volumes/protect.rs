@@ -1,0 +1,165 @@
+//! Keeps claims that pods use, and volumes that claims are bound to, from going before their users.
+
+use crate::context::Context;
+use crate::{pods, wire};
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use keelson_client::{ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found};
+use std::collections::BTreeSet;
+
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+const VOLUME: &str = "kubernetes.io/pv-protection";
+
+pub fn start_claims(context: &Context) {
+    let claims = context.informer::<PersistentVolumeClaim>();
+    let all = context.informer::<Pod>();
+    let controller = Controller::new("pvc-protection")
+        .input(&claims)
+        .input(&all)
+        .output(PersistentVolumeClaim::RESOURCE);
+    let queue = controller.queue();
+    wire::own(&claims, &queue);
+    all.on_change(move |change| {
+        let pod = change.object();
+        // A claim may go when the last pod that uses it is gone, or has ended.
+        if change.is_deleted() || pods::is_finished(pod) {
+            claims_of(pod)
+                .into_iter()
+                .for_each(|name| queue.add(ObjectKey::new(pod.namespace(), name)));
+        }
+    });
+    let rest = context.rest("pvc-protection-controller");
+    let (objects, pod_objects) = (Objects::new(&rest), Objects::new(&rest));
+    context.run(
+        controller,
+        Claims {
+            claims,
+            pods: all,
+            objects,
+            pod_objects,
+        },
+    );
+}
+
+pub fn start_volumes(context: &Context) {
+    let volumes = context.informer::<PersistentVolume>();
+    let controller = Controller::new("pv-protection")
+        .input(&volumes)
+        .output(PersistentVolume::RESOURCE);
+    wire::own(&volumes, &controller.queue());
+    let objects = Objects::new(&context.rest("pv-protection-controller"));
+    context.run(controller, Volumes { volumes, objects });
+}
+
+/// The claims a pod uses, those made for it included.
+fn claims_of(pod: &Pod) -> BTreeSet<String> {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes
+        .filter_map(|volume: &Volume| claim_of(pod.name(), volume))
+        .collect()
+}
+
+pub fn claim_of(pod: &str, volume: &Volume) -> Option<String> {
+    if let Some(source) = &volume.persistent_volume_claim {
+        return Some(source.claim_name.clone());
+    }
+    volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name))
+}
+
+fn uses(pod: &Pod, claim: &str) -> bool {
+    !pods::is_finished(pod) && pods::node(pod).is_some() && claims_of(pod).contains(claim)
+}
+
+fn has(object: &impl ApiObject, finalizer: &str) -> bool {
+    object.meta().finalizers.iter().flatten().any(|f| f == finalizer)
+}
+
+/// Puts a finalizer on an object that should have it, or takes it off one that is deleted and no longer used.
+async fn keep<K: Kind>(objects: &Objects<K>, object: &K, finalizer: &str) -> anyhow::Result<()> {
+    let mut changed = object.clone();
+    let finalizers = changed.meta_mut().finalizers.get_or_insert_default();
+    if object.is_deleting() {
+        finalizers.retain(|f| f != finalizer);
+    } else {
+        finalizers.push(finalizer.to_string());
+    }
+    match objects.update(&changed).await {
+        Err(error) if !is_not_found(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+struct Claims {
+    claims: Informer<PersistentVolumeClaim>,
+    pods: Informer<Pod>,
+    objects: Objects<PersistentVolumeClaim>,
+    pod_objects: Objects<Pod>,
+}
+
+#[async_trait]
+impl Reconcile for Claims {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(claim) = self.claims.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        match (claim.is_deleting(), has(&*claim, CLAIM)) {
+            (false, false) => keep(&self.objects, &*claim, CLAIM).await?,
+            (true, true) => {
+                let cached = self.pods.store().list_namespace(&key.namespace);
+                if cached.iter().any(|pod| uses(pod, &key.name)) {
+                    return Ok(Outcome::Done);
+                }
+                // The cache may lag behind a pod that was just placed: the server decides.
+                let live = self.pod_objects.list(&key.namespace, "", "").await?;
+                if live.iter().any(|pod| uses(pod, &key.name)) {
+                    return Ok(Outcome::Retry);
+                }
+                keep(&self.objects, &*claim, CLAIM).await?;
+            }
+            _ => {}
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+struct Volumes {
+    volumes: Informer<PersistentVolume>,
+    objects: Objects<PersistentVolume>,
+}
+
+#[async_trait]
+impl Reconcile for Volumes {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(volume) = self.volumes.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        match (volume.is_deleting(), has(&*volume, VOLUME)) {
+            (false, false) => keep(&self.objects, &*volume, VOLUME).await?,
+            (true, true) if !bound => keep(&self.objects, &*volume, VOLUME).await?,
+            _ => {}
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_in_use() {
+        let pod = |phase: &str, node: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"p"}},"spec":{{"containers":[],"nodeName":"{node}","volumes":[{{"name":"a","persistentVolumeClaim":{{"claimName":"data"}}}},{{"name":"b","ephemeral":{{}}}},{{"name":"c"}}]}},"status":{{"phase":"{phase}"}}}}"#
+            );
+            Pod::decode(text.as_bytes()).expect("valid")
+        };
+        assert!(uses(&pod("Running", "n"), "data") && uses(&pod("Running", "n"), "p-b"));
+        assert!(
+            !uses(&pod("Running", "n"), "c")
+                && !uses(&pod("Succeeded", "n"), "data")
+                && !uses(&pod("Pending", ""), "data")
+        );
+    }
+}
