@@ -13,7 +13,7 @@ use std::sync::Weak;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often a server is asked again: soon while it can't be reached, seldom when it can.
+/// When a server is asked again: seldom while it can be reached; soon, then less and less, while it can't.
 const SOON: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,20 +21,25 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Watches over all extension servers until `stop`.
 pub async fn run(server: Weak<ServerState>, stop: CancellationToken) {
     let Some(mut changes) = server.upgrade().map(|s| s.services.subscribe()) else { return };
+    let mut pause = SOON;
     loop {
         changes.mark_unchanged();
         let Some(state) = server.upgrade() else { return };
         let remote = state.services.remote();
-        let mut pause = None;
+        let mut all_up = true;
         for service in &remote {
-            let up = check(&state, service).await;
-            let next = if up { SELDOM } else { SOON };
-            pause = Some(pause.map_or(next, |p: Duration| p.min(next)));
+            all_up &= check(&state, service).await;
         }
         drop(state);
+        pause = if all_up { SELDOM } else { pause };
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(pause.unwrap_or(SELDOM)), if pause.is_some() => {}
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                pause = SOON;
+            }
+            () = tokio::time::sleep(pause), if !remote.is_empty() => pause = (pause * 2).min(SELDOM),
             () = stop.cancelled() => return,
         }
     }

@@ -39,7 +39,7 @@ impl Default for Limits {
             streams_per_connection: 250,
             header_bytes: 1024 * 1024,
             handshake: Duration::from_secs(10),
-            headers: Duration::from_secs(32),
+            headers: Duration::from_secs(90),
             drain: Duration::from_secs(5),
         }
     }
