@@ -90,7 +90,10 @@ impl Queue {
                 state: State::Gated,
             };
             self.pods.insert(uid.clone(), waiting);
-            return if is_gated { () } else { self.activate(&uid) };
+            if !is_gated {
+                self.activate(&uid);
+            }
+            return;
         };
         let matters = matters(&waiting.pod, &pod);
         waiting.pod = pod;

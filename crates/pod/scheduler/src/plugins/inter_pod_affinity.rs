@@ -53,11 +53,8 @@ impl Plugin for InterPodAffinity {
         (!liked.0.is_empty()).then(|| Box::new(liked) as Box<dyn Scorer>)
     }
     fn helps(&self, event: &ClusterEvent, _: &PodInfo) -> bool {
-        match event {
-            ClusterEvent::Node(_) | ClusterEvent::Namespace => true,
-            ClusterEvent::PodPlaced(_) | ClusterEvent::PodLeft(_) => true,
-            _ => false,
-        }
+        // Whom a pod wants near or far is rarely told by one pod alone: any may do.
+        !matches!(event, ClusterEvent::Volumes)
     }
 }
 
