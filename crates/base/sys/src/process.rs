@@ -393,3 +393,26 @@ pub fn in_network_namespace<T: Send>(namespace: &OwnedFd, work: impl FnOnce() ->
             .unwrap_or_else(|_| Err(io::Error::other("the thread in the network namespace panicked")))
     })
 }
+
+/// Gives a process about to exec the signal handling a program expects: nothing blocked, nothing ignored.
+pub fn reset_signals() -> io::Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    // SAFETY: default dispositions run no code of ours; unknown and fixed signals are refused harmlessly.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(io::Error::from)
+}
+
+/// Another descriptor for what the number `fd` refers to, if that is open.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the number is only used for this call, which fails if it is not open.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just returned this descriptor to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}

@@ -107,6 +107,11 @@ impl Cgroups {
         Some(below(root, group))
     }
 
+    /// The group's directories in all hierarchies, with the names that these are mounted under.
+    pub fn directories(&self, group: &str) -> Vec<(String, PathBuf)> {
+        self.hierarchies.iter().map(|(name, root)| (name.clone(), below(root, group))).collect()
+    }
+
     pub fn exists(&self, group: &str) -> bool {
         self.dirs(group).any(|d| d.is_dir())
     }

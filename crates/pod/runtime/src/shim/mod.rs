@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use keelson_sys::process::{self, Parent};
 use nix::sched::CloneFlags;
 
-pub use client::{ExecSession, Shim, ShimError};
+pub use client::{Events, ExecSession, Shim, ShimError};
 pub use create::OCI_ROOT;
 pub use namespaces::DIRECTORY as NAMESPACES;
 

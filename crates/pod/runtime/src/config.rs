@@ -1,0 +1,70 @@
+//! How the runtime is set up.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where the program that is running can be started again, whatever its file is called by now.
+pub const SELF: &str = "/proc/self/exe";
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What survives a reboot: images, layers, the writable layers of containers, records. Must be on a file system
+    /// that can be the upper layer of an overlay.
+    pub root: PathBuf,
+    /// What does not: sockets, namespaces, bundles.
+    pub state: PathBuf,
+    /// Parent control group of pods whose configuration names none.
+    pub cgroup_root: String,
+    /// Mirrors and credentials; see [`crate::images::registries`]. A missing file is an empty one.
+    pub registries: Option<PathBuf>,
+    /// A directory of archives to import at start.
+    pub images: Option<PathBuf>,
+    /// Images that must not be collected, by name.
+    pub pinned_images: Vec<String>,
+    /// Runtime handlers beside "" and "keelson", which are built in.
+    pub handlers: BTreeMap<String, Handler>,
+    /// Where exec, attach and port-forward are served; loopback only.
+    pub streaming: SocketAddr,
+    /// The program whose first argument `shim` leads to [`crate::shim::main`].
+    pub program: PathBuf,
+}
+
+/// What runs the containers of a runtime handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handler {
+    BuiltIn,
+    /// An OCI runtime such as runc or runsc.
+    External(PathBuf),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            root: PathBuf::from("/var/lib/keelson/runtime"),
+            state: PathBuf::from("/run/keelson/runtime"),
+            cgroup_root: "/keelson".to_owned(),
+            registries: None,
+            images: None,
+            pinned_images: Vec::new(),
+            handlers: BTreeMap::new(),
+            streaming: SocketAddr::from(([127, 0, 0, 1], 0)),
+            program: PathBuf::from(SELF),
+        }
+    }
+}
+
+impl Config {
+    /// What a handler's name stands for.
+    pub fn handler(&self, name: &str) -> Option<Handler> {
+        match name {
+            "" | "keelson" => Some(Handler::BuiltIn),
+            name => self.handlers.get(name).cloned(),
+        }
+    }
+
+    /// All handlers' names.
+    pub fn handler_names(&self) -> impl Iterator<Item = &str> {
+        ["", "keelson"].into_iter().chain(self.handlers.keys().map(String::as_str))
+    }
+}

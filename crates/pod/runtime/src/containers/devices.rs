@@ -1,0 +1,166 @@
+//! Devices in containers: which nodes there are and which may be used.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use keelson_cri::v1;
+use keelson_sys::cgroup::{DeviceKind, DeviceRule};
+use serde_json::{Value, json};
+
+/// A device node to make in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub path: PathBuf,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Of "r", "w" and "m".
+    pub access: String,
+}
+
+impl Device {
+    fn at(host: &Path, container: &Path, access: &str) -> io::Result<Option<Device>> {
+        let meta = std::fs::metadata(host)?;
+        let kind = match meta.file_type() {
+            t if t.is_char_device() => DeviceKind::Char,
+            t if t.is_block_device() => DeviceKind::Block,
+            _ => return Ok(None),
+        };
+        Ok(Some(Device {
+            path: container.to_path_buf(),
+            kind,
+            major: nix::sys::stat::major(meta.rdev()) as u32,
+            minor: nix::sys::stat::minor(meta.rdev()) as u32,
+            mode: meta.mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+            access: access.to_owned(),
+        }))
+    }
+
+    pub fn spec(&self) -> Value {
+        json!({
+            "path": self.path, "type": letter(self.kind), "major": self.major, "minor": self.minor,
+            "fileMode": self.mode, "uid": self.uid, "gid": self.gid,
+        })
+    }
+
+    fn rule(&self) -> DeviceRule {
+        rule(true, self.kind, Some(self.major), Some(self.minor), &self.access)
+    }
+}
+
+/// The devices that a configuration names; a directory stands for all devices below it.
+pub fn requested(devices: &[v1::Device]) -> io::Result<Vec<Device>> {
+    let mut found = Vec::new();
+    for device in devices {
+        let host = std::fs::canonicalize(&device.host_path)
+            .map_err(|e| io::Error::new(e.kind(), format!("device {}: {e}", device.host_path)))?;
+        let container = Path::new(&device.container_path);
+        if host.is_dir() {
+            below(&host, container, &device.permissions, &mut found)?;
+        } else {
+            let one = Device::at(&host, container, &device.permissions)?;
+            found.push(one.ok_or_else(|| io::Error::other(format!("{} is no device", device.host_path)))?);
+        }
+    }
+    Ok(found)
+}
+
+/// Every device of the host, for privileged containers.
+pub fn of_host() -> io::Result<Vec<Device>> {
+    let mut found = Vec::new();
+    below(Path::new("/dev"), Path::new("/dev"), "rwm", &mut found)?;
+    Ok(found)
+}
+
+fn below(host: &Path, container: &Path, access: &str, found: &mut Vec<Device>) -> io::Result<()> {
+    // What has mounts of its own in a container, or names the host's terminal.
+    const SKIPPED: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+    for entry in std::fs::read_dir(host)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if !SKIPPED.iter().any(|s| name == *s) {
+                below(&entry.path(), &container.join(&name), access, found)?;
+            }
+        } else if !kind.is_symlink() && name != "console" {
+            match Device::at(&entry.path(), &container.join(&name), access) {
+                // Devices come and go.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                device => found.extend(device?),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What may be used: what every container may, and its own devices; everything if privileged.
+pub fn rules(devices: &[Device], privileged: bool) -> Vec<DeviceRule> {
+    if privileged {
+        return vec![DeviceRule::all(true)];
+    }
+    let char = |major, minor: Option<u32>| rule(true, DeviceKind::Char, Some(major), minor, "rwm");
+    let mut rules = vec![
+        DeviceRule::all(false),
+        rule(true, DeviceKind::Char, None, None, "m"),
+        rule(true, DeviceKind::Block, None, None, "m"),
+    ];
+    // null, random, full, tty, zero, urandom; then terminals and their multiplexer.
+    rules.extend([(1, 3), (1, 8), (1, 7), (5, 0), (1, 5), (1, 9)].map(|(major, minor)| char(major, Some(minor))));
+    rules.extend([char(136, None), char(5, Some(2))]);
+    rules.extend(devices.iter().map(Device::rule));
+    rules
+}
+
+/// The rules as external runtimes take them.
+pub fn rules_spec(rules: &[DeviceRule]) -> Value {
+    let one = |r: &DeviceRule| {
+        let access: String = [(r.read, 'r'), (r.write, 'w'), (r.mknod, 'm')]
+            .iter()
+            .filter_map(|(on, letter)| on.then_some(*letter))
+            .collect();
+        let mut value = json!({"allow": r.allow, "type": letter(r.kind), "access": access});
+        if let Some(major) = r.major {
+            value["major"] = json!(major);
+        }
+        if let Some(minor) = r.minor {
+            value["minor"] = json!(minor);
+        }
+        value
+    };
+    rules.iter().map(one).collect()
+}
+
+fn rule(allow: bool, kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: &str) -> DeviceRule {
+    let has = |letter| access.contains(letter);
+    DeviceRule { allow, kind, major, minor, read: has('r'), write: has('w'), mknod: has('m') }
+}
+
+fn letter(kind: DeviceKind) -> &'static str {
+    match kind {
+        DeviceKind::All => "a",
+        DeviceKind::Block => "b",
+        DeviceKind::Char => "c",
+    }
+}
+
+/// A rule as it is kept until the container starts.
+pub fn to_line(r: &DeviceRule) -> super::create::DeviceLine {
+    let access = [(r.read, 'r'), (r.write, 'w'), (r.mknod, 'm')].iter().filter_map(|(on, l)| on.then_some(*l)).collect();
+    (r.allow, letter(r.kind).to_owned(), r.major, r.minor, access)
+}
+
+pub fn from_line((allow, kind, major, minor, access): &super::create::DeviceLine) -> DeviceRule {
+    let kind = match kind.as_str() {
+        "b" => DeviceKind::Block,
+        "c" => DeviceKind::Char,
+        _ => DeviceKind::All,
+    };
+    rule(*allow, kind, *major, *minor, access)
+}

@@ -1,0 +1,136 @@
+//! What the runtime remembers of sandboxes and containers, on disk before anything on the host is changed for them:
+//! whoever finds a record knows what may have to be undone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use keelson_cri::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
+use prost::Message;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::containers::User;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    pub id: String,
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub config: PodSandboxConfig,
+    pub handler: String,
+    /// The program of an external handler.
+    pub external: Option<String>,
+    pub created_at: i64,
+    pub state: SandboxState,
+    pub own_network: bool,
+    pub ips: Vec<String>,
+    #[serde(default)]
+    pub hostname: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// Being made; after a restart, half made.
+    Creating,
+    Ready,
+    NotReady,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: String,
+    pub sandbox: String,
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub config: ContainerConfig,
+    /// With updates applied.
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub resources: LinuxContainerResources,
+    /// ID of the image.
+    pub image: String,
+    /// Layers that the container needs, also when its image is gone.
+    pub chains: Vec<String>,
+    pub cgroup: String,
+    pub user: User,
+    pub stop_signal: i32,
+    pub log: Option<String>,
+    pub state: ContainerState,
+    pub created_at: i64,
+    pub started_at: i64,
+    pub finished_at: i64,
+    pub pid: i32,
+    pub exit_code: i32,
+    pub reason: String,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerState {
+    Created,
+    Running,
+    Exited,
+}
+
+pub trait Record: Serialize + for<'a> Deserialize<'a> {
+    /// The directory below the root, and the file in a record's own directory.
+    const DIRECTORY: &'static str;
+    const FILE: &'static str;
+    fn id(&self) -> &str;
+}
+
+impl Record for SandboxRecord {
+    const DIRECTORY: &'static str = "sandboxes";
+    const FILE: &'static str = "sandbox.json";
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Record for ContainerRecord {
+    const DIRECTORY: &'static str = "containers";
+    const FILE: &'static str = "container.json";
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// A record's own directory, which also holds its files.
+pub fn directory<R: Record>(root: &Path, id: &str) -> PathBuf {
+    root.join(R::DIRECTORY).join(id)
+}
+
+/// Writes a record. A crash of the program leaves the old one or the new one; after a crash of the machine nothing of
+/// what it describes exists any more, so nothing waits for the disk.
+pub fn save<R: Record>(root: &Path, record: &R) -> io::Result<()> {
+    let dir = directory::<R>(root, record.id());
+    std::fs::create_dir_all(&dir)?;
+    let new = dir.join("new");
+    std::fs::write(&new, serde_json::to_vec(record)?)?;
+    std::fs::rename(new, dir.join(R::FILE))
+}
+
+/// All records. A directory whose record cannot be read is returned by name, to be cleared away.
+pub fn load<R: Record>(root: &Path) -> io::Result<(Vec<R>, Vec<String>)> {
+    let dir = root.join(R::DIRECTORY);
+    std::fs::create_dir_all(&dir)?;
+    let (mut records, mut broken) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match std::fs::read(entry.path().join(R::FILE)).ok().and_then(|b| serde_json::from_slice::<R>(&b).ok()) {
+            Some(record) => records.push(record),
+            None => broken.push(entry.file_name().to_string_lossy().into_owned()),
+        }
+    }
+    Ok((records, broken))
+}
+
+fn to_base64<S: Serializer, M: Message>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
+    base64::engine::general_purpose::STANDARD.encode(message.encode_to_vec()).serialize(serializer)
+}
+
+fn from_base64<'de, D: Deserializer<'de>, M: Message + Default>(deserializer: D) -> Result<M, D::Error> {
+    use serde::de::Error;
+    let text = String::deserialize(deserializer)?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(D::Error::custom)?;
+    M::decode(&bytes[..]).map_err(D::Error::custom)
+}
