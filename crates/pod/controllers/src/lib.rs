@@ -4,7 +4,9 @@
 //! I/O, and writes under its own identity. [`wire`] turns changes into keys, [`claim`] decides whose object is whose.
 //! Nothing here polls or resyncs: a controller with nothing to do does nothing.
 
+mod certificates;
 pub mod claim;
+mod cluster_roles;
 pub mod config;
 pub mod context;
 mod cronjob;
@@ -25,6 +27,7 @@ pub mod pods;
 mod quota;
 mod replicaset;
 mod root_ca;
+mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;
@@ -64,6 +67,11 @@ const CONTROLLERS: &[Entry] = &[
     ("persistentvolumeclaim-protection", volumes::start_claim_protection),
     ("persistentvolume-protection", volumes::start_volume_protection),
     ("ephemeral-volume", volumes::start_ephemeral),
+    ("clusterrole-aggregation", cluster_roles::start),
+    ("certificate-approver", certificates::start_approving),
+    ("certificate-signer", certificates::start_signing),
+    ("certificate-cleaner", certificates::start_cleaning),
+    ("service-cidr", service_cidr::start),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),

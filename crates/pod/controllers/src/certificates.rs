@@ -1,0 +1,339 @@
+//! Approves nodes' requests for client certificates, signs what was approved, and clears away old requests.
+
+mod request;
+
+use crate::context::{Context, now};
+use crate::wire;
+use anyhow::Context as _;
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest as Request, CertificateSigningRequestCondition as Condition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keelson_client::rest::JSON;
+use keelson_client::{
+    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Rest, delete_options, is_not_found,
+};
+use keelson_pki::{Authority, Usage};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const SHORTEST: Duration = Duration::from_secs(600);
+/// How long requests are kept: once decided, and undecided.
+const DECIDED: SignedDuration = SignedDuration::from_hours(1);
+const UNDECIDED: SignedDuration = SignedDuration::from_hours(24);
+
+fn requests(context: &Context, name: &'static str) -> (Informer<Request>, Controller) {
+    let requests = context.informer::<Request>();
+    let controller = Controller::new(name).input(&requests).output(Request::RESOURCE);
+    wire::own(&requests, &controller.queue());
+    (requests, controller)
+}
+
+pub fn start_approving(context: &Context) {
+    let (requests, controller) = requests(context, "certificate-approver");
+    let rest = context.rest("certificate-controller");
+    context.run(
+        controller,
+        Approver {
+            requests,
+            objects: Objects::new(&rest),
+            rest,
+        },
+    );
+}
+
+pub fn start_signing(context: &Context) {
+    let config = &context.config;
+    if config.signing_cert_pem.is_empty() {
+        return;
+    }
+    let authority = match Authority::from_pem(&config.signing_cert_pem, &config.signing_key_pem) {
+        Ok(authority) => authority,
+        Err(error) => {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the signing authority can't be used: certificate requests aren't signed"
+            );
+            return;
+        }
+    };
+    let (requests, controller) = requests(context, "certificate-signer");
+    let objects = Objects::new(&context.rest("certificate-controller"));
+    context.run(
+        controller,
+        Signer {
+            requests,
+            objects,
+            authority,
+            longest: config.signing_duration,
+        },
+    );
+}
+
+pub fn start_cleaning(context: &Context) {
+    let (requests, controller) = requests(context, "certificate-cleaner");
+    let objects = Objects::new(&context.rest("certificate-controller"));
+    context.run(controller, Cleaner { requests, objects });
+}
+
+fn is(request: &Request, kind: &str) -> bool {
+    request
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .any(|c| c.type_ == kind && c.status == "True")
+}
+
+fn is_issued(request: &Request) -> bool {
+    request
+        .status
+        .as_ref()
+        .and_then(|s| s.certificate.as_ref())
+        .is_some_and(|c| !c.0.is_empty())
+}
+
+struct Approver {
+    requests: Informer<Request>,
+    objects: Objects<Request>,
+    rest: Rest,
+}
+
+#[async_trait]
+impl Reconcile for Approver {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(found) = self.requests.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        if is_issued(&found)
+            || is(&found, "Approved")
+            || is(&found, "Denied")
+            || found.spec.signer_name != request::KUBELET_CLIENT
+        {
+            return Ok(Outcome::Done);
+        }
+        let Ok(asked) = request::read(&found.spec.request.0) else {
+            return Ok(Outcome::Done);
+        };
+        let usages = found.spec.usages.clone().unwrap_or_default();
+        if request::is_kubelet_client(&asked, &usages).is_err() {
+            return Ok(Outcome::Done);
+        }
+        let own = found.spec.username.as_deref() == Some(&asked.common_name);
+        let ways = [
+            (
+                own,
+                "selfnodeclient",
+                "Auto approving self kubelet client certificate after SubjectAccessReview.",
+            ),
+            (
+                true,
+                "nodeclient",
+                "Auto approving kubelet client certificate after SubjectAccessReview.",
+            ),
+        ];
+        for (applies, subresource, message) in ways {
+            if applies && self.may(&found, subresource).await? {
+                return self.approve(&found, message).await;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Approver {
+    async fn may(&self, found: &Request, subresource: &str) -> anyhow::Result<bool> {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": found.spec.username,
+                "uid": found.spec.uid,
+                "groups": found.spec.groups,
+                "extra": found.spec.extra,
+                "resourceAttributes": {
+                    "group": "certificates.k8s.io", "version": "*", "resource": "certificatesigningrequests",
+                    "subresource": subresource, "verb": "create",
+                },
+            },
+        });
+        let uri = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let answer = self
+            .rest
+            .call(http::Method::POST, uri, JSON, review.to_string().into_bytes())
+            .await?;
+        let answer: Value = serde_json::from_slice(&answer)?;
+        Ok(answer
+            .get("status")
+            .and_then(|s| s.get("allowed"))
+            .and_then(Value::as_bool)
+            .unwrap_or(false))
+    }
+
+    async fn approve(&self, found: &Request, message: &str) -> anyhow::Result<Outcome> {
+        let mut changed = found.clone();
+        changed
+            .status
+            .get_or_insert_default()
+            .conditions
+            .get_or_insert_default()
+            .push(condition("Approved", "AutoApproved", message));
+        match self.objects.update_sub(&changed, "approval").await {
+            Err(error) if !is_not_found(&error) => Err(error).context("approving a certificate request"),
+            _ => Ok(Outcome::Done),
+        }
+    }
+}
+
+fn condition(kind: &str, reason: &str, message: &str) -> Condition {
+    Condition {
+        type_: kind.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_update_time: Some(Time(now())),
+        last_transition_time: Some(Time(now())),
+    }
+}
+
+struct Signer {
+    requests: Informer<Request>,
+    objects: Objects<Request>,
+    authority: Authority,
+    longest: Duration,
+}
+
+#[async_trait]
+impl Reconcile for Signer {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(found) = self.requests.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        let ours = [
+            request::KUBELET_CLIENT,
+            request::KUBELET_SERVING,
+            request::API_CLIENT,
+            request::LEGACY,
+        ];
+        let signer = found.spec.signer_name.as_str();
+        if !ours.contains(&signer)
+            || is_issued(&found)
+            || !is(&found, "Approved")
+            || is(&found, "Denied")
+            || is(&found, "Failed")
+        {
+            return Ok(Outcome::Done);
+        }
+        let mut changed = (*found).clone();
+        let status = changed.status.get_or_insert_default();
+        match self.sign(&found) {
+            Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
+            Err(error) => {
+                let failed = condition("Failed", "SignerValidationFailure", &format!("{error:#}"));
+                status.conditions.get_or_insert_default().push(failed);
+            }
+        }
+        match self.objects.update_status(&changed).await {
+            Err(error) if !is_not_found(&error) => Err(error).context("writing a certificate"),
+            _ => Ok(Outcome::Done),
+        }
+    }
+}
+
+impl Signer {
+    fn sign(&self, found: &Request) -> anyhow::Result<String> {
+        let usages = found.spec.usages.clone().unwrap_or_default();
+        let asked = request::read(&found.spec.request.0)?;
+        request::check(&found.spec.signer_name, &asked, &usages)?;
+        let extended: Vec<Usage> = usages
+            .iter()
+            .filter_map(|u| match u.as_str() {
+                "client auth" => Some(Usage::Client),
+                "server auth" => Some(Usage::Server),
+                _ => None,
+            })
+            .collect();
+        let wanted = found
+            .spec
+            .expiration_seconds
+            .map(|s| Duration::from_secs(s.max(0) as u64));
+        let lifetime = wanted.map_or(self.longest, |w| w.clamp(SHORTEST.min(self.longest), self.longest));
+        self.authority.sign_request(&found.spec.request.0, &extended, lifetime)
+    }
+}
+
+struct Cleaner {
+    requests: Informer<Request>,
+    objects: Objects<Request>,
+}
+
+/// When a request is old: an hour after it was decided, a day after it was made, or when its certificate ends.
+fn expires(request: &Request) -> Option<Timestamp> {
+    let created = request.metadata.creation_timestamp.as_ref()?.0;
+    let conditions = request.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let decided = conditions
+        .into_iter()
+        .filter(|c| c.status == "True")
+        .filter_map(|c| c.last_update_time.as_ref())
+        .map(|t| t.0)
+        .max();
+    let kept = match decided {
+        Some(at) => at + DECIDED,
+        None => created + UNDECIDED,
+    };
+    let certificate = request
+        .status
+        .as_ref()
+        .and_then(|s| s.certificate.as_ref())
+        .map(|c| String::from_utf8_lossy(&c.0).into_owned());
+    let ends = certificate
+        .and_then(|pem| keelson_pki::authority::read_certificate(&pem).ok())
+        .and_then(|facts| Timestamp::from_second(facts.not_after).ok());
+    Some(ends.map_or(kept, |e| e.min(kept)))
+}
+
+#[async_trait]
+impl Reconcile for Cleaner {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(found) = self.requests.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(at) = expires(&found) else {
+            return Ok(Outcome::Done);
+        };
+        let left = at.duration_since(now());
+        if left > SignedDuration::ZERO {
+            return Ok(Outcome::After(Duration::from_millis(left.as_millis() as u64 + 1)));
+        }
+        match self
+            .objects
+            .delete("", &key.name, &delete_options(None, Some(found.uid()), None))
+            .await
+        {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(Outcome::Done),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_kept_a_while() {
+        let request = |conditions: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"creationTimestamp":"1970-01-02T00:00:00Z"}},"spec":{{"request":"","signerName":"s"}},"status":{{"conditions":[{conditions}]}}}}"#
+            );
+            expires(&Request::decode(text.as_bytes()).expect("valid")).map(|t| t.as_second() / 3600)
+        };
+        assert_eq!(request(""), Some(48));
+        assert_eq!(
+            request(r#"{"type":"Denied","status":"True","lastUpdateTime":"1970-01-02T02:00:00Z"}"#),
+            Some(27)
+        );
+    }
+}
