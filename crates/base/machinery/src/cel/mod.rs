@@ -12,6 +12,7 @@ pub mod cost;
 mod decls;
 mod eval;
 mod library;
+pub mod mutation;
 mod parse;
 pub mod rules;
 pub mod types;

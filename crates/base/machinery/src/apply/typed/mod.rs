@@ -3,6 +3,7 @@
 //! Each node of a type resolves to an *atom*: what the value may be (scalar, list, map) and whether a list or map is
 //! owned element by element or as a whole. The atoms are those that upstream derives from its OpenAPI document.
 
+mod atomics;
 mod compare;
 mod fieldset;
 mod merge;
@@ -10,6 +11,7 @@ mod reconcile;
 mod remove;
 mod validate;
 
+pub use atomics::atomics;
 pub use compare::{Comparison, compare};
 pub use fieldset::{ensure_named_fields, to_field_set};
 pub use merge::merge;
