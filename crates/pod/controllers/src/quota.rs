@@ -6,7 +6,7 @@
 mod amounts;
 
 use crate::context::{Context, now};
-use crate::wire::{self, Queue};
+use crate::wire::Queue;
 use amounts::Amounts;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
@@ -18,12 +18,15 @@ use keelson_client::{
     is_not_found,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Changes come in bursts, and the server's charge comes before the object it is for.
 const SETTLE: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Kinds that quotas name without `count/`.
 const PLAIN: &[&str] = &["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
 
@@ -39,7 +42,21 @@ pub fn start(context: &Context) {
         .input(&claims)
         .output(ResourceQuota::RESOURCE);
     let queue = controller.queue();
-    wire::own(&quotas, &queue);
+    let charged: Charged = Arc::default();
+    {
+        let (queue, charged) = (queue.clone(), charged.clone());
+        quotas.on_change(move |change| {
+            let quota = change.object();
+            if change.is_deleted() {
+                charged.lock().remove(&quota.key());
+            } else {
+                charged.lock().insert(quota.key(), Instant::now());
+            }
+            if change.old().is_none_or(|old| old.spec != quota.spec) {
+                queue.add(quota.key());
+            }
+        });
+    }
     replenish(&pods, &quotas, &queue, |old, new| {
         crate::pods::is_finished(old) != crate::pods::is_finished(new)
             || old.is_deleting() != new.is_deleting()
@@ -51,6 +68,8 @@ pub fn start(context: &Context) {
     context.run(
         controller,
         Quotas {
+            charged,
+            waiting: Mutex::default(),
             quotas,
             pods,
             services,
@@ -83,7 +102,13 @@ fn replenish<K: ApiObject>(
     });
 }
 
+/// When each quota last changed: mostly, when the server last charged it.
+type Charged = Arc<Mutex<HashMap<ObjectKey, Instant>>>;
+
 struct Quotas {
+    charged: Charged,
+    /// Since when a quota waits to be measured.
+    waiting: Mutex<HashMap<ObjectKey, Instant>>,
     quotas: Informer<ResourceQuota>,
     pods: Informer<Pod>,
     services: Informer<Service>,
@@ -104,6 +129,11 @@ impl Reconcile for Quotas {
             self.own.forget(key);
             return Ok(Outcome::Done);
         };
+        if quota.status.is_some()
+            && let Some(wait) = self.settling(key)
+        {
+            return Ok(Outcome::After(wait));
+        }
         let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
         let mut used = self.measure(&quota);
         for name in hard.keys() {
@@ -152,6 +182,22 @@ fn counted_kind(name: &str) -> Option<String> {
 }
 
 impl Quotas {
+    /// How long to wait for the object that the last charge was for: measured before it is known here, the charge would
+    /// be taken back. Under constant change one doesn't wait for ever.
+    fn settling(&self, key: &ObjectKey) -> Option<Duration> {
+        let now = Instant::now();
+        let since = *self.waiting.lock().entry(key.clone()).or_insert(now);
+        let last = self.charged.lock().get(key).copied();
+        let left = last
+            .map(|at| (at + SETTLE).saturating_duration_since(now))
+            .filter(|left| !left.is_zero());
+        if left.is_none() || now.duration_since(since) > PATIENCE {
+            self.waiting.lock().remove(key);
+            return None;
+        }
+        left
+    }
+
     fn measure(&self, quota: &ResourceQuota) -> Amounts {
         let (ns, now) = (quota.namespace(), now());
         let mut used = Amounts::new();

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceRequirements, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use keelson_api::quantity::{Format, Quantity};
-use keelson_client::ApiObject;
 use std::collections::BTreeMap;
 
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -278,6 +277,7 @@ fn crosses_namespaces(pod: &Pod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_client::ApiObject;
 
     fn a_pod(spec: &str) -> Pod {
         Pod::decode(format!(r#"{{"metadata":{{}},"spec":{{{spec}}}}}"#).as_bytes()).expect("valid")

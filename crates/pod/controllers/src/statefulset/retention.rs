@@ -4,7 +4,6 @@ use crate::claim::Owner;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use keelson_client::ApiObject;
 
 #[derive(Debug, PartialEq)]
 pub enum Upkeep {
@@ -83,6 +82,7 @@ pub fn upkeep(set: &StatefulSet, pod: &Pod, in_range: bool, claim: &PersistentVo
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use keelson_client::ApiObject;
 
     fn set(deleted: &str, scaled: &str) -> StatefulSet {
         let text = format!(
