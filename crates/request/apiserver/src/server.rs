@@ -1,6 +1,6 @@
 //! The API server put together: parts, followers, bootstrap, readiness, end.
 
-use crate::admission;
+use crate::admission::{self, policy::PolicyStatus};
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
@@ -123,6 +123,10 @@ impl ApiServer {
         let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone());
         synced.push(follow(crd::PATH, custom.sink()));
         tokio::spawn(custom.run(stop.clone()));
+        synced.extend(state.configured.sinks().into_iter().map(|(path, sink)| follow(path, sink)));
+        let policies = PolicyStatus::new(state.table.clone(), state.loopback.clone());
+        synced.push(follow(PolicyStatus::PATH, policies.sink()));
+        tokio::spawn(policies.run(stop.clone()));
         synced.extend(state.node_authorizer.sinks().into_iter().map(|(path, sink)| follow(path, sink)));
         let (loopback, rbac) = (state.loopback.clone(), state.rbac.clone());
         let spec = bootstrap::Spec::of(&state.config);
@@ -190,9 +194,13 @@ fn assemble(
     let names = config.front_proxy_names.iter().map(Str::from).collect();
     let authenticator = Arc::new(Authenticator::new(tokens.clone(), loopback.clone(), config.anonymous_auth, names));
     let services = Arc::new(Services::default());
+    let configured = admission::Configured::new();
+    let mut extensions = configured.plugins();
+    extensions.push(Arc::new(EscalationCheck(rbac.clone())));
     ServerState {
         flow: FlowControl::new(config.max_requests_in_flight),
-        admission: Arc::new(admission::Chain::new(engine.clone(), authorizer.clone(), vec![Arc::new(EscalationCheck(rbac.clone()))])),
+        admission: Arc::new(admission::Chain::new(engine.clone(), authorizer.clone(), extensions)),
+        configured,
         token_authenticator: authenticator.clone(),
         token_issuer: Arc::new(Issuer(tokens.clone())),
         discovery: Discovery::new(table.clone(), services.clone()),

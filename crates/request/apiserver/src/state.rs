@@ -1,5 +1,6 @@
 //! What every stage of the server shares.
 
+use crate::admission::Configured;
 use crate::aggregation::Services;
 use crate::audit::Audit;
 use crate::authn::tokens::ServiceAccountTokens;
@@ -28,6 +29,8 @@ pub struct ServerState {
     pub engine: Arc<Engine>,
     pub table: Arc<ResourceTable>,
     pub admission: Arc<dyn Admission>,
+    /// The webhooks and policies among it.
+    pub configured: Arc<Configured>,
     pub authorizer: Arc<dyn Authorizer>,
     pub token_authenticator: Arc<dyn TokenAuthenticator>,
     pub token_issuer: Arc<dyn TokenIssuer>,

@@ -7,27 +7,37 @@
 //!
 //! Plug-ins read through the engine's cache, never the store, and know no HTTP.
 
+mod authorizer;
 mod certificates;
+mod changed;
+mod configured;
+mod expressions;
 mod ingress_class;
 mod limit_ranger;
 mod lookup;
+mod matching;
 mod namespace;
 mod node_restriction;
 mod nodes;
 mod pod_security;
 mod priority;
+pub mod policy;
 mod quota;
+mod rounds;
 mod runtime_class;
 mod service_account;
 mod storage;
 mod tolerations;
+pub mod webhook;
 
+pub use configured::Configured;
 pub use lookup::Lookup;
 
 use crate::authz::{Attributes, Authorizer};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Str};
 use keelson_registry::{Admission, Cx, Engine, Operation};
+use rounds::Rounds;
 use std::sync::Arc;
 
 /// What a plug-in is asked about, and by what it finds out more.
@@ -36,6 +46,8 @@ pub struct Review<'a> {
     pub op: Operation,
     pub lookup: &'a Lookup,
     pub authorizer: &'a dyn Authorizer,
+    /// Of mutation: the second one lets those that ran before a change see it.
+    pub rounds: &'a Rounds,
 }
 
 impl Review<'_> {
@@ -118,22 +130,28 @@ impl Chain {
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.plugins.iter().map(|p| p.name())
     }
-    fn review<'a>(&'a self, cx: &'a Cx, op: Operation) -> Review<'a> {
-        Review { cx, op, lookup: &self.lookup, authorizer: self.authorizer.as_ref() }
+    fn review<'a>(&'a self, cx: &'a Cx, op: Operation, rounds: &'a Rounds) -> Review<'a> {
+        Review { cx, op, lookup: &self.lookup, authorizer: self.authorizer.as_ref(), rounds }
     }
 }
 
 #[async_trait]
 impl Admission for Chain {
     async fn mutate(&self, cx: &Cx, op: Operation, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
-        let review = self.review(cx, op);
-        for plugin in &self.plugins {
-            plugin.mutate(&review, new.as_deref_mut(), old).await?;
+        let rounds = Rounds::default();
+        let review = self.review(cx, op, &rounds);
+        loop {
+            for plugin in &self.plugins {
+                plugin.mutate(&review, new.as_deref_mut(), old).await?;
+            }
+            if !rounds.again() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
     async fn validate(&self, cx: &Cx, op: Operation, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        let review = self.review(cx, op);
+        let rounds = Rounds::default();
+        let review = self.review(cx, op, &rounds);
         for plugin in &self.plugins {
             plugin.validate(&review, new, old).await?;
         }
