@@ -90,6 +90,11 @@ impl Tables {
         }
     }
 
+    /// The engine takes no more writes after one has failed, be it in the background.
+    pub(super) fn is_sound(&self) -> Result<()> {
+        self.db.persist(fjall::PersistMode::Buffer).map_err(|e| self.fail(e))
+    }
+
     pub(super) fn fail(&self, error: fjall::Error) -> Error {
         fault::engine(&self.path, error)
     }

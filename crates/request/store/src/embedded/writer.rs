@@ -222,7 +222,7 @@ impl Writer {
 
     /// The engine is open, or can be opened again.
     fn usable(&mut self) -> Result<()> {
-        if self.shared.tables.read().is_some() {
+        if self.with_tables(Tables::is_sound).is_ok() {
             return Ok(());
         }
         if self.failed_at.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
