@@ -100,6 +100,11 @@ impl Runtime {
             inner.clear_container_directory(&id).with_context(|| format!("cannot clear away container {id}"))?;
         }
         let known: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
+        for id in inner.state_directories()?.iter().filter(|id| !known.contains(*id)) {
+            // Removed in between: first the record, then this.
+            crate::shim::Shim::new(inner.state_dir(id)).shutdown().await?;
+            inner.clear_sandbox_directories(id)?;
+        }
         for record in containers {
             if known.contains(&record.sandbox) {
                 inner.containers.lock().insert(record.id.clone(), Arc::new(Container::new(inner, record)));
@@ -152,6 +157,14 @@ impl Inner {
     /// The sandbox's directory for what a reboot may take.
     pub fn state_dir(&self, sandbox: &str) -> PathBuf {
         self.config.state.join("sandboxes").join(sandbox)
+    }
+
+    fn state_directories(&self) -> anyhow::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(self.config.state.join("sandboxes")) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     pub fn clear_sandbox_directories(&self, id: &str) -> anyhow::Result<()> {

@@ -7,14 +7,14 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
 use keelson_sys::mount::{Propagation, set_propagation};
 use keelson_sys::process;
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
+use libcontainer::notify_socket::NOTIFY_FILE;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::sched::CloneFlags;
@@ -63,8 +63,21 @@ fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &O
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     let master = console.map(Console::accept).transpose().map_err(text)?;
     tell(report, pid, master.as_ref()).map_err(text)?;
-    spread_mounts(pid, &start.propagation).map_err(|e| format!("cannot set mount propagation: {e}"))?;
-    NotifySocket::new(root.join(&start.container).join(NOTIFY_FILE)).notify_container_start().map_err(chain)
+    // The socket lies outside of the mount namespace that comes next; the container starts when it is closed.
+    let go = connect(&root.join(&start.container), NOTIFY_FILE).map_err(|e| format!("cannot start it: {e}"))?;
+    if let Err(error) = spread_mounts(pid, &start.propagation) {
+        // Before the socket is closed, which would start it.
+        let _may_be_gone = process::kill(pid, nix::libc::SIGKILL);
+        return Err(format!("cannot set mount propagation: {error}"));
+    }
+    drop(go);
+    Ok(())
+}
+
+/// Connects to a socket whose whole path may be too long for an address.
+fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
+    std::env::set_current_dir(dir)?;
+    UnixStream::connect(name)
 }
 
 /// The shim gets the pid and, if there is one, the master of the terminal.

@@ -280,7 +280,10 @@ impl Server {
                     }
                     Err(error) => pending.outcome.error = Some(error.to_string()),
                 }
-                return;
+                // What waits for the word to start would hold the socket open for ever.
+                if pending.outcome.error.is_none() {
+                    return;
+                }
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
             Err(e) => pending.outcome.error = Some(e.to_string()),

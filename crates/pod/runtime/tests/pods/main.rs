@@ -4,6 +4,8 @@
 //! The program is its own shim, so it has no test harness: `cargo test -p keelson-runtime --test pods [-- name…]`.
 
 mod basics;
+mod isolation;
+mod streams;
 mod support;
 
 use std::ffi::OsString;
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a tokio runtime");
-    let failed = runtime.block_on(support::run_all(basics::ALL, &args));
+    let failed = runtime.block_on(support::run_all(&[basics::ALL, isolation::ALL, streams::ALL].concat(), &args));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

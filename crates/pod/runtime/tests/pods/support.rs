@@ -66,12 +66,19 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {
     pub async fn new() -> Result<Machine> {
+        Machine::with(|_| {}).await
+    }
+
+    /// With something set up differently.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Machine> {
         let name = format!("keelson-pods-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(dir.join("images"))?;
         std::fs::write(dir.join("images/busybox.tar"), archive()?)?;
         let cgroup = format!("/{name}");
-        let runtime = start(&dir, &cgroup).await?;
+        let mut config = config(&dir, &cgroup);
+        change(&mut config);
+        let runtime = Runtime::new(config, Arc::new(HostOnly)).await?;
         let cri = runtime.clients();
         Ok(Machine { dir, runtime: Some(runtime), cri, cgroup })
     }

@@ -1,0 +1,192 @@
+//! Exec, attach and port-forward as clients use them, over WebSocket.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::{SinkExt, StreamExt};
+use keelson_cri::v1::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::support::{Machine, command, script};
+use crate::tests;
+
+tests![
+    exec_streams_and_tells_the_exit_code,
+    exec_with_a_terminal,
+    attach_joins_a_container,
+    ports_are_forwarded,
+    tokens_work_once,
+];
+
+type Client = WebSocketStream<TcpStream>;
+
+async fn connect(url: &str, protocol: &str) -> Result<Client> {
+    let mut request = url.replace("http://", "ws://").into_client_request()?;
+    request.headers_mut().insert("Sec-WebSocket-Protocol", protocol.parse()?);
+    let host = request.uri().authority().context("no host")?.to_string();
+    let (client, response) = client_async(request, TcpStream::connect(host).await?).await?;
+    ensure!(response.headers().get("sec-websocket-protocol").is_some_and(|p| p == protocol), "{response:?}");
+    Ok(client)
+}
+
+/// Everything until the end, by channel.
+async fn collect(client: &mut Client) -> Result<Vec<String>> {
+    let mut channels = vec![String::new(); 5];
+    while let Some(message) = client.next().await {
+        match message? {
+            Message::Binary(bytes) => {
+                let (channel, data) = bytes.split_first().context("an empty message")?;
+                channels[usize::from(*channel)] += &String::from_utf8_lossy(data);
+            }
+            Message::Close(_) => break,
+            _ => {}
+        }
+    }
+    Ok(channels)
+}
+
+fn on(channel: u8, data: &[u8]) -> Message {
+    Message::Binary([&[channel], data].concat().into())
+}
+
+async fn sleeping(machine: &Machine) -> Result<(String, String)> {
+    let pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    let id = machine.run(&sandbox, &pod, command("c", &["sleep", "1000"])).await?;
+    Ok((sandbox, id))
+}
+
+async fn exec_streams_and_tells_the_exit_code() -> Result<()> {
+    let machine = Machine::new().await?;
+    let (sandbox, id) = sleeping(&machine).await?;
+    let exec = |text: &str, stdin: bool| ExecRequest {
+        container_id: id.clone(),
+        cmd: ["/bin/sh", "-c", text].map(str::to_owned).to_vec(),
+        stdin,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
+    let url = machine.cri.runtime.clone().exec(exec("echo out; echo err >&2; exit 3", false)).await?.into_inner().url;
+    let got = collect(&mut connect(&url, "v4.channel.k8s.io").await?).await?;
+    ensure!(got[1] == "out\n" && got[2] == "err\n", "{got:?}");
+    let status: serde_json::Value = serde_json::from_str(&got[3])?;
+    ensure!(status["reason"] == "NonZeroExitCode" && status["details"]["causes"][0]["message"] == "3", "{status}");
+
+    // The end of standard input can be said in version 5.
+    let url = machine.cri.runtime.clone().exec(exec("cat; echo end", true)).await?.into_inner().url;
+    let mut client = connect(&url, "v5.channel.k8s.io").await?;
+    client.send(on(0, b"hello\n")).await?;
+    client.send(Message::Binary(vec![255, 0].into())).await?;
+    let got = collect(&mut client).await?;
+    ensure!(got[1] == "hello\nend\n" && got[3] == r#"{"metadata":{},"status":"Success"}"#, "{got:?}");
+
+    // Much output arrives whole.
+    let url = machine.cri.runtime.clone().exec(exec("seq 200000", false)).await?.into_inner().url;
+    let got = collect(&mut connect(&url, "v5.channel.k8s.io").await?).await?;
+    ensure!(got[1].lines().count() == 200_000 && got[1].ends_with("200000\n"), "{} bytes", got[1].len());
+
+    let request = ExecRequest { cmd: vec!["no-such".into()], ..exec("", false) };
+    let url = machine.cri.runtime.clone().exec(request).await?.into_inner().url;
+    let got = collect(&mut connect(&url, "v5.channel.k8s.io").await?).await?;
+    ensure!(got[3].contains("InternalError") && got[3].contains("executable file not found in $PATH"), "{got:?}");
+    machine.remove(&sandbox).await
+}
+
+async fn exec_with_a_terminal() -> Result<()> {
+    let machine = Machine::new().await?;
+    let (sandbox, id) = sleeping(&machine).await?;
+    let request = ExecRequest {
+        container_id: id,
+        cmd: vec!["/bin/sh".into()],
+        stdin: true,
+        stdout: true,
+        stderr: false,
+        tty: true,
+    };
+    let url = machine.cri.runtime.clone().exec(request).await?.into_inner().url;
+    let mut client = connect(&url, "v5.channel.k8s.io").await?;
+    client.send(on(4, br#"{"Width":123,"Height":45}"#)).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    client.send(on(0, b"tty; stty size; exit 5\n")).await?;
+    let got = collect(&mut client).await?;
+    ensure!(got[1].contains("/dev/pts/0\r\n") && got[1].contains("45 123\r\n"), "{got:?}");
+    ensure!(got[3].contains(r#""message":"5""#), "{got:?}");
+    machine.remove(&sandbox).await
+}
+
+async fn attach_joins_a_container() -> Result<()> {
+    let machine = Machine::new().await?;
+    let pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    for tty in [false, true] {
+        let name = format!("tty-{tty}");
+        let mut container = script(&name, "while read line; do echo got $line; [ $line = end ] && exit 4; done; exit 1");
+        (container.stdin, container.stdin_once, container.tty) = (true, true, tty);
+        let id = machine.run(&sandbox, &pod, container).await?;
+        let request =
+            AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: !tty, tty };
+        let url = machine.cri.runtime.clone().attach(request).await?.into_inner().url;
+        let mut client = connect(&url, "v5.channel.k8s.io").await?;
+        // Attached is who has been told so.
+        client.next().await.context("closed")??;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        client.send(on(0, b"one\nend\n")).await?;
+        let got = collect(&mut client).await?;
+        ensure!(got[1].contains("got one") && got[1].contains("got end"), "{got:?}");
+        let status = machine.ended(&id).await?;
+        ensure!(status.exit_code == 4, "{status:?}");
+        ensure!(machine.log(&status)?.contains("got end"), "{}", machine.log(&status)?);
+    }
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn ports_are_forwarded() -> Result<()> {
+    let machine = Machine::new().await?;
+    let pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    let container = script("c", "while true; do nc -l -p 8080 -e /bin/cat; done");
+    machine.run(&sandbox, &pod, container).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let request = PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080, 9] };
+    let url = machine.cri.runtime.clone().port_forward(request).await?.into_inner().url;
+    let mut client = connect(&url, "v4.channel.k8s.io").await?;
+    client.send(on(0, b"ping")).await?;
+    let (mut echoed, mut refused) = (String::new(), String::new());
+    while !(echoed.ends_with("ping") && refused.contains("refused")) {
+        let message = client.next().await.context("closed")??;
+        if let Message::Binary(bytes) = message {
+            let text = String::from_utf8_lossy(&bytes[1..]).into_owned();
+            match bytes[0] {
+                0 => echoed += &text,
+                3 => refused += &text,
+                _ => {}
+            }
+        }
+    }
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn tokens_work_once() -> Result<()> {
+    let machine = Machine::new().await?;
+    let (sandbox, id) = sleeping(&machine).await?;
+    let request = ExecRequest { container_id: id, cmd: vec!["true".into()], stdout: true, ..ExecRequest::default() };
+    let url = machine.cri.runtime.clone().exec(request.clone()).await?.into_inner().url;
+    collect(&mut connect(&url, "v5.channel.k8s.io").await?).await?;
+    ensure!(connect(&url, "v5.channel.k8s.io").await.is_err(), "it worked twice");
+    // Without an upgrade there is nothing to stream over.
+    let url = machine.cri.runtime.clone().exec(request).await?.into_inner().url;
+    let (host, path) = url.trim_start_matches("http://").split_once('/').context("a path")?;
+    let mut plain = TcpStream::connect(host).await?;
+    plain.write_all(format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).await?;
+    ensure!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    machine.remove(&sandbox).await
+}
