@@ -14,20 +14,32 @@ async fn main() -> anyhow::Result<()> {
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
-    let options: HashMap<String, String> =
-        std::env::args().skip(1).filter_map(|a| a.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect();
+    let options: HashMap<String, String> = std::env::args()
+        .skip(1)
+        .filter_map(|a| a.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())))
+        .collect();
     let need = |key: &str| options.get(key).cloned().with_context(|| format!("{key}=… is missing"));
-    let list = |key: &str| options.get(key).map(|v| v.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    let list = |key: &str| {
+        options
+            .get(key)
+            .map(|v| v.split(',').map(str::to_owned).collect())
+            .unwrap_or_default()
+    };
     let client = keelson_client::from_kubeconfig(Path::new(&need("kubeconfig")?), None).await?;
     let cri = keelson_cri::CriClients::connect(&need("runtime")?).await?;
-    let read = |key: &str| -> anyhow::Result<Vec<u8>> { std::fs::read(need(key)?).with_context(|| format!("reading {key}")) };
+    let read =
+        |key: &str| -> anyhow::Result<Vec<u8>> { std::fs::read(need(key)?).with_context(|| format!("reading {key}")) };
     let mut cfg = Config {
         node_name: need("name")?,
         node_ips: list("ip"),
         cluster_dns: list("dns"),
         cgroup_root: options.get("cgroup-root").cloned().unwrap_or_else(|| "/".into()),
         static_pod_path: options.get("manifests").map(Into::into),
-        tls: Some(ServingTls { cert: read("cert")?, key: read("key")?, client_ca: read("client-ca")? }),
+        tls: Some(ServingTls {
+            cert: read("cert")?,
+            key: read("key")?,
+            client_ca: read("client-ca")?,
+        }),
         image_gc_high_percent: 100,
         ..Config::default()
     };

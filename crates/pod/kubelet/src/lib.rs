@@ -8,6 +8,8 @@
 //! [`host::Host`]; so it runs unchanged over a fake runtime, a fake machine and virtual time (see [`fake`]). Its state can
 //! be rebuilt from the API, the CRI and the kernel: nothing is lost when it is killed.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod act;
 pub mod backoff;
 pub mod config;

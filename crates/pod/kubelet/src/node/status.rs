@@ -218,7 +218,7 @@ fn node_info(f: &Facts) -> api::NodeSystemInfo {
         operating_system: "linux".into(),
         os_image: m.os_image.clone(),
         system_uuid: m.system_uuid.clone(),
-        swap: (m.swap > 0).then(|| api::NodeSwapStatus {
+        swap: (m.swap > 0).then_some(api::NodeSwapStatus {
             capacity: Some(m.swap as i64),
         }),
         ..Default::default()

@@ -62,8 +62,8 @@ fn apply(kl: &Arc<Kubelet>, mirrors: &Arc<Mirrors>, dir: &Path, known: &mut BTre
         kl.workers.remove(&uid);
     }
     for (uid, pod) in now {
-        if !known.contains_key(&uid) {
-            known.insert(uid, pod.clone());
+        if let std::collections::btree_map::Entry::Vacant(place) = known.entry(uid) {
+            place.insert(pod.clone());
             mirrors.wanted(kl, &pod);
             kl.workers.update(kl, pod);
         }

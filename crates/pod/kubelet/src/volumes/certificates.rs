@@ -283,8 +283,7 @@ mod tests {
             serde_json::from_value(json!({"spec": {}, "status": {"certificateChain": "C", "beginRefreshAt": "2026-01-01T00:00:00Z", "conditions": conditions}})).unwrap()
         };
         assert_eq!(outcome(&with(json!([]))), Outcome::Waiting);
-        let c =
-            |t: &str| json!([{"type": t, "status": "True", "reason": "R", "message": "M", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        let c = |t: &str| json!([{"type": t, "status": "True", "reason": "R", "message": "M", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         assert!(matches!(outcome(&with(c("Issued"))), Outcome::Issued { chain, .. } if chain == "C"));
         assert!(matches!(outcome(&with(c("Denied"))), Outcome::Refused(_)));
     }

@@ -5,6 +5,7 @@
 
 mod finish;
 mod resize;
+mod start;
 mod sync;
 mod task;
 
