@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::rest::is_namespace_terminating;
 use keelson_client::{
-    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Recorder, Rest,
+    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, Rest,
     delete_options, is_already_exists, is_not_found, labels,
 };
 use rollout::Scale;
@@ -491,8 +491,13 @@ impl Deployments {
         if let Some(revision) = revision
             && sets::annotation(&written, sets::REVISION) != Some(&revision)
         {
-            let body = serde_json::json!({"metadata": {"annotations": {sets::REVISION: revision}}});
-            written = self.objects.patch(d.namespace(), d.name(), Patch::Merge(&body)).await?;
+            let uid = d.uid();
+            let annotate = |d: &mut Deployment| {
+                let annotations = d.metadata.annotations.get_or_insert_default();
+                d.metadata.uid.as_deref() == Some(uid)
+                    && annotations.insert(sets::REVISION.into(), revision.clone()) != Some(revision.clone())
+            };
+            written = self.objects.modify(d.namespace(), d.name(), "", annotate).await?;
         }
         if written.uid() != d.uid() {
             bail!("the deployment was replaced by another of that name");

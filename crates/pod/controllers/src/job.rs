@@ -364,13 +364,8 @@ impl Jobs {
         {
             Ok(_) => {}
             Err(error) if is_not_found(&error) => {}
-            // Another pod of that name took its place: the one meant is gone.
-            Err(error) if keelson_client::is_conflict(&error) || keelson_client::is_invalid(&error) => {
-                let now = self.control.pods.find(pod.namespace(), pod.name()).await?;
-                if now.is_some_and(|now| now.uid() == pod.uid()) {
-                    return Err(error);
-                }
-            }
+            // The uid is another's: the pod meant is gone.
+            Err(error) if keelson_client::is_conflict(&error) || keelson_client::is_invalid(&error) => {}
             Err(error) => return Err(error),
         }
         self.notes

@@ -93,7 +93,7 @@ impl Reconcile for Deleter {
             .as_ref()
             .and_then(|s| s.finalizers.as_deref())
             .unwrap_or_default();
-        if namespace.uid() != uid || finalizers.is_empty() {
+        if namespace.uid() != uid || !finalizers.iter().any(|f| f == FINALIZER) {
             return Ok(Outcome::Done);
         }
         let findings = self.empty(&key.name, &namespace).await?;

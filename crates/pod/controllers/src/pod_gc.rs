@@ -7,9 +7,10 @@ use crate::taint_eviction::disrupt;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_client::{
-    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, delete_options, is_conflict,
+    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, delete_options, is_conflict,
     is_not_found,
 };
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,14 +151,13 @@ impl PodGc {
     }
 
     async fn fail(&self, pod: &Pod) -> anyhow::Result<()> {
-        let uid = pod.uid().to_string();
-        let change = |pod: &mut Pod| {
-            let ours = pod.metadata.uid.as_deref() == Some(&uid) && !pods::is_finished(pod);
-            pod.status.get_or_insert_default().phase = Some("Failed".into());
-            ours
-        };
-        match self.objects.modify(pod.namespace(), pod.name(), "status", change).await {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
+        let body = json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}});
+        match self
+            .objects
+            .patch_status(pod.namespace(), pod.name(), Patch::Strategic(&body))
+            .await
+        {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error.into()),
             _ => Ok(()),
         }
     }

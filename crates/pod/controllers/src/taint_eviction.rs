@@ -4,14 +4,14 @@ use crate::context::{Context, now};
 use crate::pods;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use keelson_client::events::EventType::Normal;
 use keelson_client::{
-    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, delete_options,
+    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Recorder, delete_options,
     is_conflict, is_not_found,
 };
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -179,7 +179,8 @@ impl Evictor {
     }
 }
 
-/// Tells in a pod's status why it is about to be deleted, and with `phase` that it has ended.
+/// Tells in a pod's status why it is about to be deleted, and with `phase` that it has ended. One request: the
+/// controllers that do this may not read single pods.
 pub async fn disrupt(
     objects: &Objects<Pod>,
     pod: &Pod,
@@ -187,38 +188,38 @@ pub async fn disrupt(
     message: &str,
     phase: Option<&str>,
 ) -> anyhow::Result<()> {
-    let uid = pod.uid().to_string();
-    let change = |pod: &mut Pod| pod.metadata.uid.as_deref() == Some(&uid) && mark(pod, reason, message, phase, now());
-    match objects.modify(pod.namespace(), pod.name(), "status", change).await {
-        Err(error) if !is_not_found(&error) => Err(error.into()),
+    let Some(body) = mark(pod, reason, message, phase, now()) else {
+        return Ok(());
+    };
+    match objects
+        .patch_status(pod.namespace(), pod.name(), Patch::Strategic(&body))
+        .await
+    {
+        // Gone, or another of that name: nobody is left to be told.
+        Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-fn mark(pod: &mut Pod, reason: &str, message: &str, phase: Option<&str>, now: Timestamp) -> bool {
-    let generation = pod.metadata.generation;
-    let status = pod.status.get_or_insert_default();
-    let conditions = status.conditions.get_or_insert_default();
-    let told = conditions
-        .iter()
-        .any(|c| c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some(reason));
+fn mark(pod: &Pod, reason: &str, message: &str, phase: Option<&str>, now: Timestamp) -> Option<Value> {
+    let told = pods::condition(pod, "DisruptionTarget")
+        .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some(reason));
+    let ends = phase.filter(|phase| pods::phase(pod) != *phase);
+    let mut status = json!({});
     if !told {
-        conditions.retain(|c| c.type_ != "DisruptionTarget");
-        conditions.push(PodCondition {
-            type_: "DisruptionTarget".into(),
-            status: "True".into(),
-            reason: Some(reason.into()),
-            message: Some(message.into()),
-            last_transition_time: Some(Time(now)),
-            observed_generation: generation,
-            ..Default::default()
-        });
+        status["conditions"] = json!([{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "observedGeneration": pod.metadata.generation,
+        }]);
     }
-    let ends = phase.is_some_and(|phase| status.phase.as_deref() != Some(phase));
-    if ends {
-        status.phase = phase.map(Into::into);
+    if let Some(phase) = ends {
+        status["phase"] = json!(phase);
     }
-    !told || ends
+    (!told || ends.is_some()).then(|| json!({"metadata": {"uid": pod.uid()}, "status": status}))
 }
 
 #[cfg(test)]
@@ -272,11 +273,18 @@ mod tests {
 
     #[test]
     fn why_is_told_once() {
-        let mut pod = Pod::default();
+        let text = r#"{"metadata":{"uid":"u"},"status":{"phase":"Running","conditions":[{"type":"DisruptionTarget","status":"True","reason":"R"}]}}"#;
+        let told = Pod::decode(text.as_bytes()).expect("valid");
         let now = Timestamp::UNIX_EPOCH;
-        assert!(mark(&mut pod, "R", "m", None, now));
-        assert!(!mark(&mut pod, "R", "m", None, now));
-        assert!(mark(&mut pod, "R", "m", Some("Failed"), now));
-        assert!(!mark(&mut pod, "R", "m", Some("Failed"), now));
+        assert!(mark(&told, "R", "m", None, now).is_none());
+        assert_eq!(
+            mark(&told, "R", "m", Some("Failed"), now),
+            Some(json!({"metadata": {"uid": "u"}, "status": {"phase": "Failed"}}))
+        );
+        let new = mark(&Pod::default(), "R", "m", None, now).expect("told");
+        assert_eq!(
+            new["status"]["conditions"][0]["lastTransitionTime"],
+            "1970-01-01T00:00:00Z"
+        );
     }
 }
