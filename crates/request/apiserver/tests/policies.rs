@@ -134,6 +134,56 @@ async fn types_are_checked_into_the_status() {
 }
 
 #[tokio::test]
+async fn custom_kinds_are_published_and_checked() {
+    let api = Api::new().await;
+    let crd = value!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "crontabs.stable.example.com"},
+        "spec": {"group": "stable.example.com", "scope": "Namespaced",
+            "names": {"plural": "crontabs", "singular": "crontab", "kind": "CronTab", "listKind": "CronTabList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "properties": {
+                    "cronSpec": {"type": "string"}, "image": {"type": "string"}, "replicas": {"type": "integer"}}}}}}}]}});
+    api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd).await.expect(201);
+    for i in 0.. {
+        let found = api.get("/openapi/v3/apis/stable.example.com/v1").await;
+        if found.code == 200 {
+            let kind = found.json();
+            let kind = kind.at(&["components", "schemas", "com.example.stable.v1.CronTab"]).unwrap();
+            assert_eq!(kind.at(&["properties", "spec", "properties", "replicas"]), Some(&value!({"type": "integer"})));
+            break;
+        }
+        assert!(i < 500, "never published");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let v2 = api.get("/openapi/v2").await.json();
+    assert!(v2.at(&["definitions", "com.example.stable.v1.CronTab"]).is_some());
+    let mut constraints = rules("stable.example.com", "crontabs");
+    constraints.set_at(&["matchPolicy"], "Exact");
+    let spec = value!({
+        "matchConstraints": constraints,
+        "validations": [
+            {"expression": "object.spec.replicas > 1 && object.metadata.labels['a'] == 'b'"},
+            {"expression": "object.spec.replicas > '1'"},
+            {"expression": "object.spec.maxRetries < 10"}
+        ]
+    });
+    policy(&api, "ValidatingAdmissionPolicy", "tabs", spec, value!({"validationActions": ["Deny"]})).await;
+    for i in 0.. {
+        let got = api.get(&format!("{GROUP}/validatingadmissionpolicies/tabs")).await.json();
+        if let Some(checked) = got.at(&["status", "typeChecking"]) {
+            let warnings = checked.get("expressionWarnings").and_then(Value::as_array).unwrap();
+            let text = |i: usize, key: &str| warnings[i].get(key).and_then(Value::as_str).unwrap();
+            assert_eq!(warnings.len(), 2, "{warnings:?}");
+            assert_eq!(text(0, "fieldRef"), "spec.validations[1].expression");
+            assert!(text(0, "warning").contains("found no matching overload for '_>_' applied to '(int, string)'"));
+            assert!(text(1, "warning").contains("undefined field 'maxRetries'"), "{}", text(1, "warning"));
+            break;
+        }
+        assert!(i < 500, "no status: {got:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn mutating_policies_merge_and_patch() {
     let api = Api::new().await;
     let apply = |e: &str| value!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": e}});

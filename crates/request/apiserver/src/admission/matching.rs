@@ -43,6 +43,8 @@ pub struct Subject {
     /// Of a namespace: its own name.
     pub namespace: Str,
     pub is_namespace: bool,
+    /// What the request carries, in its own version.
+    pub kind: GroupVersionKind,
     equivalents: OnceLock<Vec<Arc<ResourceDef>>>,
 }
 
@@ -55,7 +57,20 @@ impl Subject {
         };
         let is_namespace = cx.def.is("", "namespaces");
         let namespace = if is_namespace && cx.namespace.is_empty() { name.clone() } else { cx.namespace.clone() };
-        Subject { name, namespace, is_namespace, equivalents: OnceLock::new() }
+        // What is connected with has options of a kind of their own.
+        let kind = match new.filter(|_| review.op == Operation::Connect) {
+            Some(o) => {
+                let (group, version) = o.api_version().split_once('/').unwrap_or(("", o.api_version()));
+                GroupVersionKind::new(group, version, o.kind())
+            }
+            None => cx.def.kind_of(&cx.subresource),
+        };
+        Subject { name, namespace, is_namespace, kind, equivalents: OnceLock::new() }
+    }
+
+    fn target(&self, review: &Review<'_>, def: &Arc<ResourceDef>) -> Target {
+        let kind = if def.gvr == review.cx.def.gvr { self.kind.clone() } else { def.kind_of(&review.cx.subresource) };
+        Target { def: def.clone(), own: kind == self.kind, kind }
     }
 
     /// The resource under its other versions (and groups).
@@ -76,18 +91,14 @@ impl Subject {
 pub struct Target {
     pub def: Arc<ResourceDef>,
     pub kind: GroupVersionKind,
+    /// The request's own version.
+    own: bool,
 }
 
 impl Target {
-    pub fn of_request(review: &Review<'_>) -> Target {
-        Self::of(review.cx.def.clone(), &review.cx.subresource)
-    }
-    fn of(def: Arc<ResourceDef>, subresource: &str) -> Target {
-        Target { kind: def.kind_of(subresource), def }
-    }
     /// An object of the request in the target's version.
     pub async fn view<'a>(&self, review: &Review<'_>, object: &'a Object) -> ApiResult<Cow<'a, Object>> {
-        if self.kind == review.cx.def.kind_of(&review.cx.subresource) {
+        if self.own {
             return Ok(Cow::Borrowed(object));
         }
         let converted = convert(&review.cx.def, object.clone(), &self.def.api_version()).await?;
@@ -110,7 +121,7 @@ impl Target {
     }
     /// An object in the target's version, back in the request's.
     pub async fn back(&self, review: &Review<'_>, object: Object) -> ApiResult<Object> {
-        if self.kind == review.cx.def.kind_of(&review.cx.subresource) {
+        if self.own {
             return Ok(object);
         }
         convert(&review.cx.def, object, &review.cx.def.api_version()).await
@@ -227,7 +238,7 @@ impl Criteria {
             return Ok(None);
         }
         let target = match &self.rules {
-            None => Some(Target::of_request(review)),
+            None => Some(subject.target(review, &review.cx.def)),
             Some(rules) => self.first(rules, review, subject),
         };
         let Some(target) = target else { return Ok(None) };
@@ -248,7 +259,7 @@ impl Criteria {
         let sub = review.cx.subresource.as_str();
         let find = |def: &Arc<ResourceDef>| {
             let hit = rules.iter().any(|r| r.matches(review.op, &def.gvr, sub, subject));
-            hit.then(|| Target::of(def.clone(), sub))
+            hit.then(|| subject.target(review, def))
         };
         find(&review.cx.def).or_else(|| {
             if self.exact || rules.is_empty() {
@@ -257,7 +268,7 @@ impl Criteria {
             // Earlier rules count first.
             let by_rule = |rule: &Rule| {
                 let equal = subject.equivalents(review).iter();
-                equal.filter(|d| rule.matches(review.op, &d.gvr, sub, subject)).map(|d| Target::of(d.clone(), sub)).next()
+                equal.filter(|d| rule.matches(review.op, &d.gvr, sub, subject)).map(|d| subject.target(review, d)).next()
             };
             rules.iter().find_map(by_rule)
         })
@@ -317,7 +328,7 @@ pub fn request_value(review: &Review<'_>, subject: &Subject, target: &Target) ->
     m.insert("operation", review.op.as_str());
     m.insert("kind", kind_value(&target.kind));
     m.insert("resource", resource_value(&target.def.gvr));
-    m.insert("requestKind", kind_value(&cx.def.kind_of(&cx.subresource)));
+    m.insert("requestKind", kind_value(&subject.kind));
     m.insert("requestResource", resource_value(&cx.def.gvr));
     m.insert("userInfo", cx.user.to_value());
     m.insert("dryRun", cx.dry_run);
@@ -339,7 +350,13 @@ mod tests {
     use keelson_api::value;
 
     fn subject(name: &str, namespace: &str) -> Subject {
-        Subject { name: name.into(), namespace: namespace.into(), is_namespace: false, equivalents: OnceLock::new() }
+        Subject {
+            name: name.into(),
+            namespace: namespace.into(),
+            is_namespace: false,
+            kind: GroupVersionKind::default(),
+            equivalents: OnceLock::new(),
+        }
     }
 
     fn matches(rule: Value, gvr: (&str, &str, &str), sub: &str, s: &Subject) -> bool {

@@ -1,5 +1,7 @@
 //! What extends the API: webhooks, admission policies, API services; and flow control and certificates.
 
+mod mutating;
+
 use super::Rules;
 use super::check::{Errs, count, is_true, range_error, s};
 use crate::resources::expressions::{self, Scope};
@@ -42,6 +44,8 @@ pub fn of(kind: &str) -> Rules {
         "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => WEBHOOKS,
         "ValidatingAdmissionPolicy" => POLICY,
         "ValidatingAdmissionPolicyBinding" => BINDING,
+        "MutatingAdmissionPolicy" => mutating::POLICY,
+        "MutatingAdmissionPolicyBinding" => mutating::BINDING,
         "APIService" => API_SERVICE,
         "FlowSchema" => FLOW_SCHEMA,
         "PriorityLevelConfiguration" => PRIORITY_LEVEL,
@@ -315,7 +319,8 @@ fn rule(e: &mut Errs, r: &Map) {
     }
 }
 
-fn policy(e: &mut Errs, spec: &Map) {
+/// What policies of both kinds say of where they hold.
+fn policy_scope(e: &mut Errs, spec: &Map) {
     match spec.str("failurePolicy") {
         None => e.required("failurePolicy", ""),
         Some(_) => e.optional_one_of(spec, "failurePolicy", &["Fail", "Ignore"]),
@@ -341,8 +346,12 @@ fn policy(e: &mut Errs, spec: &Map) {
             }
         }),
     }
+    match_conditions(e, spec, spec.contains_key("paramKind"));
+}
+
+fn policy(e: &mut Errs, spec: &Map) {
+    policy_scope(e, spec);
     let params = spec.contains_key("paramKind");
-    match_conditions(e, spec, params);
     let env = variables(
         e,
         spec,
@@ -430,7 +439,8 @@ fn variables(e: &mut Errs, spec: &Map, base: Env) -> Env {
     env
 }
 
-fn policy_binding(e: &mut Errs, spec: &Map) {
+/// What bindings of both kinds say.
+fn binding_of_policy(e: &mut Errs, spec: &Map) {
     match s(spec, "policyName") {
         "" => e.required("policyName", ""),
         name => e.format("policyName", name, names::dns1123_subdomain),
@@ -447,6 +457,10 @@ fn policy_binding(e: &mut Errs, spec: &Map) {
         }
         e.optional_one_of(p, "parameterNotFoundAction", &["Allow", "Deny"]);
     });
+}
+
+fn policy_binding(e: &mut Errs, spec: &Map) {
+    binding_of_policy(e, spec);
     if count(spec, "validationActions") == 0 {
         e.required("validationActions", "");
     }
