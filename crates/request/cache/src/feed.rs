@@ -100,7 +100,7 @@ async fn read_all(inner: &Inner) -> Result<Snapshot, StoreError> {
     let mut range: KeyRange = inner.range();
     let mut snapshot: Option<Snapshot> = None;
     loop {
-        let mut request = ListRequest::new(range.clone()).limit(PAGE);
+        let mut request = ListRequest::new(range.clone()).limit(PAGE).uncounted();
         request.revision = snapshot.as_ref().map(|s| s.revision);
         let page = inner.store().list(request).await?;
         let snapshot = snapshot.get_or_insert_with(|| Snapshot::empty(page.revision));

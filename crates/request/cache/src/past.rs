@@ -26,7 +26,8 @@ pub(crate) async fn list(inner: &Inner, query: &ListQuery, revision: Revision) -
         } else {
             query.limit.max(PORTION)
         };
-        let request = ListRequest::new(range.clone()).limit(portion).at(revision);
+        let mut request = ListRequest::new(range.clone()).limit(portion).at(revision);
+        request.uncounted = query.selection.predicate.is_some();
         let listed = inner.store().list(request).await.map_err(|e| expired(e, revision))?;
         let mut left = listed.count;
         for kv in listed.kvs {
@@ -36,7 +37,7 @@ pub(crate) async fn list(inner: &Inner, query: &ListQuery, revision: Revision) -
                 page.remaining = query.selection.predicate.is_none().then_some(left);
                 return Ok(page);
             }
-            left -= 1;
+            left = left.saturating_sub(1);
             let entry = entry(inner, kv);
             if query.selection.matches(&entry) {
                 page.entries.push(entry);

@@ -108,6 +108,8 @@ pub struct ListRequest {
     pub limit: usize,
     /// As it stood then; `None`: now.
     pub revision: Option<Revision>,
+    /// Nobody looks at [`Listed::count`]: a page needs not to look at the whole range.
+    pub uncounted: bool,
 }
 
 impl ListRequest {
@@ -116,10 +118,15 @@ impl ListRequest {
             range,
             limit: 0,
             revision: None,
+            uncounted: false,
         }
     }
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
+        self
+    }
+    pub fn uncounted(mut self) -> Self {
+        self.uncounted = true;
         self
     }
     pub fn at(mut self, revision: Revision) -> Self {
@@ -134,7 +141,7 @@ pub struct Listed {
     pub kvs: Vec<KeyValue>,
     /// Keys of the range follow after the last of `kvs`.
     pub more: bool,
-    /// How many keys the whole range has, `limit` or not.
+    /// How many keys the whole range has, `limit` or not; if uncounted, at least those of `kvs`.
     pub count: u64,
     /// The revision the list is of.
     pub revision: Revision,

@@ -273,7 +273,7 @@ impl Store for Embedded {
             let current = shared.hub.published();
             let snapshot = tables.snapshot();
             let at = shared.readable(request.revision, current)?;
-            tables.list(&snapshot, &request.range, at, request.limit)
+            tables.list(&snapshot, &request, at)
         })
         .await
     }

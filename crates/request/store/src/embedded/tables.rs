@@ -4,7 +4,7 @@
 //! up by a compaction that began meanwhile, doesn't touch it.
 
 use super::{Options, fault, layout, owner};
-use crate::{Error, Event, EventKind, KeyRange, KeyValue, Listed, Result, Revision, WatchBatch};
+use crate::{Error, Event, EventKind, KeyRange, KeyValue, ListRequest, Listed, Result, Revision, WatchBatch};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
 use std::ops::Bound;
@@ -148,7 +148,8 @@ impl Tables {
         self.db.snapshot()
     }
 
-    pub(super) fn list(&self, snapshot: &Snapshot, range: &KeyRange, at: Revision, limit: usize) -> Result<Listed> {
+    pub(super) fn list(&self, snapshot: &Snapshot, request: &ListRequest, at: Revision) -> Result<Listed> {
+        let (range, limit) = (&request.range, request.limit);
         let mut listed = Listed {
             kvs: Vec::new(),
             more: false,
@@ -180,6 +181,9 @@ impl Tables {
             listed.count += 1;
             if limit != 0 && listed.kvs.len() == limit {
                 listed.more = true;
+                if request.uncounted {
+                    break;
+                }
                 continue;
             }
             listed.kvs.extend(self.version(&place, &record)?);

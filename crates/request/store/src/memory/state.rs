@@ -118,6 +118,9 @@ impl State {
                 listed.kvs.push(kv);
             } else {
                 listed.more = true;
+                if request.uncounted {
+                    break;
+                }
             }
         }
         Ok(listed)
