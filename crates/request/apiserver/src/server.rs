@@ -120,7 +120,7 @@ impl ApiServer {
             follow("/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations", state.flow.level_sink()),
             follow("/apis/apiregistration.k8s.io/v1/apiservices", state.services.sink()),
         ];
-        let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone());
+        let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone(), state.openapi.clone());
         synced.push(follow(crd::PATH, custom.sink()));
         tokio::spawn(custom.run(stop.clone()));
         synced.extend(state.configured.sinks().into_iter().map(|(path, sink)| follow(path, sink)));

@@ -25,9 +25,10 @@ impl Apply {
         }
         match cx.field_validation {
             FieldValidation::Strict if !decoded.findings.is_empty() => {
-                return Err(ApiError::bad_request(format!("error strict decoding patch: {}", decoded.findings.join(", "))));
+                let findings = decoded.findings.join(", ");
+                return Err(ApiError::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {findings}")));
             }
-            FieldValidation::Warn => decoded.findings.iter().for_each(|f| cx.warn(f.as_str())),
+            FieldValidation::Warn => decoded.findings.iter().for_each(|f| cx.warn(format!("error converting YAML to JSON: {f}"))),
             _ => {}
         }
         Ok(Apply { config: decoded.value, force })

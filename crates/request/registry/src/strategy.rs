@@ -110,6 +110,8 @@ pub struct Behaviour {
     pub prepare_update: fn(&Cx, &mut Object, &Object),
     /// After the generic part of an update through `/status`.
     pub prepare_status: fn(&Cx, &mut Object, &Object),
+    /// For subresources that write other parts than the object's or the status.
+    pub prepare_sub: &'static [(&'static str, fn(&Cx, &mut Object, &Object))],
     pub validate: fn(&Cx, &Object) -> Vec<Cause>,
     pub validate_update: fn(&Cx, &Object, &Object) -> Vec<Cause>,
     pub validate_status: fn(&Cx, &Object, &Object) -> Vec<Cause>,
@@ -146,6 +148,7 @@ impl Behaviour {
         prepare_create: |_, _| (),
         prepare_update: |_, _, _| (),
         prepare_status: |_, _, _| (),
+        prepare_sub: &[],
         validate: |_, _| Vec::new(),
         validate_update: |_, _, _| Vec::new(),
         validate_status: |_, _, _| Vec::new(),
@@ -263,6 +266,9 @@ impl Strategy for BuiltIn {
         (self.0.prepare_create)(cx, obj);
     }
     fn prepare_update(&self, cx: &Cx, new: &mut Object, old: &Object) {
+        if let Some((_, prepare)) = self.0.prepare_sub.iter().find(|(name, _)| *name == cx.subresource.as_str()) {
+            return prepare(cx, new, old);
+        }
         match cx.subresource.as_str() {
             "status" => {
                 self.keep_all_but_status(new, old);

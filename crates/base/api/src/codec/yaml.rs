@@ -19,10 +19,20 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
     let mut decoded = json::decode(&json::encode(&value), schema, strictness)?;
     if strictness == Strictness::Report {
         if let Err(e) = read(serde_saphyr::DuplicateKeyPolicy::Error) {
-            decoded.findings.insert(0, format!("yaml: {e}"));
+            decoded.findings.insert(0, finding(&e));
         }
     }
     Ok(decoded)
+}
+
+/// What the strict reading says, in the words of upstream's reader when a key stands twice.
+fn finding(e: &serde_saphyr::Error) -> String {
+    match e {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
+            format!("yaml: unmarshal errors:\n  line {}: key {key:?} already set in map", location.line())
+        }
+        e => format!("yaml: {e}"),
+    }
 }
 
 /// Encodes a value as a YAML document.

@@ -15,6 +15,7 @@ mod strategy;
 
 use crate::admission::Lookup;
 use crate::live::Sink;
+use crate::openapi::OpenApi;
 use crate::serve::Loopback;
 use keelson_api::{ApiError, Object, Reason, Str, Time, Value};
 use keelson_registry::Engine;
@@ -50,6 +51,7 @@ pub struct CustomResources {
     engine: Arc<Engine>,
     lookup: Arc<Lookup>,
     loopback: Loopback,
+    openapi: OpenApi,
     seen: Mutex<Seen>,
     wake: Notify,
     installed: Mutex<BTreeMap<Str, Installed>>,
@@ -58,11 +60,12 @@ pub struct CustomResources {
 }
 
 impl CustomResources {
-    pub fn new(engine: Arc<Engine>, loopback: Loopback) -> Arc<CustomResources> {
+    pub fn new(engine: Arc<Engine>, loopback: Loopback, openapi: OpenApi) -> Arc<CustomResources> {
         Arc::new(CustomResources {
             lookup: Arc::new(Lookup::new(engine.clone())),
             engine,
             loopback,
+            openapi,
             seen: Mutex::default(),
             wake: Notify::new(),
             installed: Mutex::default(),
@@ -164,6 +167,7 @@ impl CustomResources {
             self.engine.drop_cache(&format!("/registry/{}/{}", new.group, new.plural));
         }
         self.engine.table.replace(&new.group, &new.plural, rows);
+        self.openapi.publish(name, rows::described(crd));
         installed.insert(name.clone(), new);
     }
 
@@ -171,6 +175,7 @@ impl CustomResources {
     fn uninstall(&self, name: &Str) {
         let Some(old) = self.installed.lock().remove(name) else { return };
         self.engine.table.replace(&old.group, &old.plural, Vec::new());
+        self.openapi.publish(name, Vec::new());
         self.engine.drop_cache(&format!("/registry/{}/{}", old.group, old.plural));
         self.see(|s| {
             let waiting: Vec<Str> = s

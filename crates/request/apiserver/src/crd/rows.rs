@@ -4,6 +4,7 @@ use super::convert::{Renamed, Webhook};
 use super::strategy::CustomStrategy;
 use super::{columns, names};
 use crate::admission::Lookup;
+use crate::openapi::CustomKind;
 use crate::webhook::ClientConfig;
 use keelson_api::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, Map, Object, SchemaRef, Str, Value, builtin};
 use keelson_machinery::cel::rules::Rules;
@@ -107,6 +108,29 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
                 deprecation: deprecation(v, group, &kind),
                 storage_version_hash: version_hash(group, stored.name, &kind),
             }
+        })
+        .collect()
+}
+
+/// What OpenAPI says of the served versions.
+pub fn described(crd: &Object) -> Vec<CustomKind> {
+    let accepted = |key: &str| Str::from(crd.at(&["status", "acceptedNames", key]).and_then(Value::as_str).unwrap_or_default());
+    let spec = |key: &str| crd.at(&["spec", key]).and_then(Value::as_str).unwrap_or_default();
+    let versions = crd.at(&["spec", "versions"]).and_then(Value::as_array).into_iter().flatten();
+    versions
+        .filter(|v| v.get("served").and_then(Value::as_bool) == Some(true))
+        .map(|v| CustomKind {
+            group: spec("group").into(),
+            version: v.get("name").and_then(Value::as_str).unwrap_or_default().into(),
+            kind: accepted("kind"),
+            list_kind: accepted("listKind"),
+            plural: accepted("plural"),
+            namespaced: spec("scope") == "Namespaced",
+            has_status: v.at(&["subresources", "status"]).is_some(),
+            has_scale: v.at(&["subresources", "scale"]).is_some(),
+            selectable: selectable_of(v),
+            schema: v.at(&["schema", "openAPIV3Schema"]).cloned(),
+            verbs: VERBS.iter().map(|v| Str::const_new(v)).collect(),
         })
         .collect()
 }

@@ -66,7 +66,12 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
         context.warnings.add(text.as_str());
     }
     let watching = info.verb == "watch";
-    let offers = Offers { no_protobuf: def.custom, shapes: true, watch: watching };
+    // Reviews and what acts on an object have no table.
+    let tables = match info.subresource.as_str() {
+        "" => def.storage.is_some() || def.is("", "componentstatuses"),
+        name => matches!(name, "status" | "scale"),
+    };
+    let offers = Offers { no_protobuf: def.custom, shapes: true, tables, watch: watching };
     let accept = request.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
     let out = match negotiate::output(Some(&accept), &context, offers) {
         Ok(out) => out,

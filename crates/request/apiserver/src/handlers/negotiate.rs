@@ -94,6 +94,8 @@ pub struct Offers {
     pub no_protobuf: bool,
     /// Shapes make sense (not for bodies that are no resource).
     pub shapes: bool,
+    /// There are columns to make a table of.
+    pub tables: bool,
     pub watch: bool,
 }
 
@@ -125,7 +127,7 @@ fn clause_fits(clause: &Clause, format: Format, offers: Offers) -> Option<Output
     }
     out.beta = version == "v1beta1";
     out.shape = match shape_name {
-        "Table" if format != Format::Protobuf => Shape::Table,
+        "Table" if offers.tables && format != Format::Protobuf => Shape::Table,
         "PartialObjectMetadata" => Shape::Metadata,
         "PartialObjectMetadataList" => Shape::MetadataList,
         _ => return None,
@@ -199,12 +201,12 @@ mod tests {
 
     #[test]
     fn accept_headers_of_real_clients() {
-        let resource = Offers { shapes: true, ..Offers::default() };
+        let resource = Offers { shapes: true, tables: true, ..Offers::default() };
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(negotiated(kubectl, resource).unwrap().shape, Shape::Table);
         let client_go = "application/vnd.kubernetes.protobuf, application/json";
         assert_eq!(negotiated(client_go, resource).unwrap().format, Format::Protobuf);
-        let custom = Offers { no_protobuf: true, shapes: true, ..Offers::default() };
+        let custom = Offers { no_protobuf: true, shapes: true, tables: true, ..Offers::default() };
         assert_eq!(negotiated(client_go, custom).unwrap().format, Format::Json);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
         let m = negotiated(metadata, custom).unwrap();

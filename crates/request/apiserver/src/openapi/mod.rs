@@ -34,6 +34,7 @@ struct Kept {
     gzip: Bytes,
 }
 
+#[derive(Clone)]
 pub struct OpenApi {
     inner: Arc<Inner>,
 }

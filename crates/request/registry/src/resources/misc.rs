@@ -2,7 +2,7 @@
 
 use crate::context::Cx;
 use crate::strategy::{Behaviour, Generation, restore};
-use keelson_api::{Object, Value};
+use keelson_api::{Object, Time, Value};
 
 const CREATE_ON_UPDATE: Behaviour = Behaviour { create_on_update: true, ..Behaviour::DEFAULT };
 const WITH_STATUS_NO_GENERATION: Behaviour = Behaviour { status: true, ..Behaviour::DEFAULT };
@@ -25,7 +25,13 @@ const DEVICE_TAINT_RULE: Behaviour =
     Behaviour { generation: Generation::Follows(&["spec"]), ..STATUS_KEEPS_METADATA };
 const MIGRATION: Behaviour = Behaviour { unconditional_update: false, ..STATUS_KEEPS_METADATA };
 
-const CSR: Behaviour = Behaviour { prepare_create: csr_create, prepare_update: csr_update, prepare_status: csr_status, ..WITH_STATUS_NO_GENERATION };
+const CSR: Behaviour = Behaviour {
+    prepare_create: csr_create,
+    prepare_update: csr_update,
+    prepare_status: csr_status,
+    prepare_sub: &[("approval", csr_approval)],
+    ..WITH_STATUS_NO_GENERATION
+};
 
 /// Who asks is recorded by the server, never taken from the request.
 fn csr_create(cx: &Cx, csr: &mut Object) {
@@ -36,25 +42,63 @@ fn csr_create(cx: &Cx, csr: &mut Object) {
     }
 }
 
-/// The resource itself can't be changed but for its metadata; `/approval` changes conditions only.
-fn csr_update(cx: &Cx, new: &mut Object, old: &Object) {
+/// The resource itself can't be changed but for its metadata.
+fn csr_update(_: &Cx, new: &mut Object, old: &Object) {
     restore(&mut new.0, Some(&old.0), "spec");
-    if cx.subresource == "approval" {
-        return;
-    }
+}
+
+/// `/approval` changes conditions only.
+fn csr_approval(_: &Cx, new: &mut Object, old: &Object) {
+    stamp_conditions(new, old);
+    let conditions = new.at(&["status", "conditions"]).cloned();
+    restore(&mut new.0, Some(&old.0), "spec");
     restore(&mut new.0, Some(&old.0), "status");
+    match conditions {
+        Some(c) => new.set_at(&["status", "conditions"], c),
+        None => {
+            new.remove_at(&["status", "conditions"]);
+        }
+    }
 }
 
 /// `/status` issues certificates; conditions of approval are `/approval`'s.
 fn csr_status(_: &Cx, new: &mut Object, old: &Object) {
-    let is_approval = |c: &Value| matches!(c.get("type").and_then(Value::as_str), Some("Approved" | "Denied"));
-    let list = |o: &Object| o.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut conditions: Vec<Value> = list(old).into_iter().filter(is_approval).collect();
-    conditions.extend(list(new).into_iter().filter(|c| !is_approval(c)));
-    if conditions.is_empty() {
-        new.remove_at(&["status", "conditions"]);
-    } else {
-        new.set_at(&["status", "conditions"], conditions);
+    for kind in ["Approved", "Denied"] {
+        let is = |c: &&Value| c.get("type").and_then(Value::as_str) == Some(kind);
+        let kept: Vec<Value> = conditions(old).filter(is).cloned().collect();
+        // One added or taken away is left to validation.
+        if conditions(new).filter(is).count() == kept.len() {
+            let mut kept = kept.into_iter();
+            for c in conditions_mut(new).filter(|c| is(&&**c)) {
+                if let Some(old) = kept.next() {
+                    *c = old;
+                }
+            }
+        }
+    }
+    stamp_conditions(new, old);
+}
+
+fn conditions(csr: &Object) -> impl Iterator<Item = &Value> {
+    csr.at(&["status", "conditions"]).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn conditions_mut(csr: &mut Object) -> impl Iterator<Item = &mut Value> {
+    csr.get_mut("status").and_then(|s| s.get_mut("conditions")).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// Conditions have their times, whoever left them out.
+fn stamp_conditions(new: &mut Object, old: &Object) {
+    let now = Time::now().rfc3339();
+    for c in conditions_mut(new).filter_map(Value::as_object_mut) {
+        if c.str("lastUpdateTime").is_none() {
+            c.insert("lastUpdateTime", now.as_str());
+        }
+        if c.str("lastTransitionTime").is_none() {
+            let like = |o: &&Value| ["type", "status"].iter().all(|k| o.get(*k).and_then(Value::as_str) == c.str(k));
+            let time = conditions(old).find(like).and_then(|o| o.get("lastTransitionTime")).cloned();
+            c.insert("lastTransitionTime", time.unwrap_or_else(|| Value::from(now.as_str())));
+        }
     }
 }
 
