@@ -36,15 +36,16 @@ pub async fn run_on(
     kl.userns.restore(&kl);
     let mirrors = Arc::new(sources::Mirrors::default());
     server::start(&kl).await?;
+    // Static pods and their containers' events don't wait for the API server: it may be one of them.
+    sources::file::start(&kl, &mirrors).context("reading the static pods")?;
+    tokio::spawn(pleg::run(kl.clone()));
     node::start(&kl).await?;
     kl.services.synced().await;
     kl.classes.synced().await;
-    sources::file::start(&kl, &mirrors).context("reading the static pods")?;
     let _pods = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
-    tokio::spawn(pleg::run(kl.clone()));
     if let Err(e) = pleg::end_orphans(&kl).await {
         tracing::warn!("pods that nobody wants could not be looked for: {e}");
     }

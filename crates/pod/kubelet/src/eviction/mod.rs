@@ -26,7 +26,17 @@ pub fn start(kl: &Arc<Kubelet>) {
                 () = kl.stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            look(&kl, &mut last_met);
+            // Measuring walks trees on the disk, which no other task should wait for.
+            let (measured, met) = (kl.clone(), std::mem::take(&mut last_met));
+            let looked = tokio::task::spawn_blocking(move || {
+                let mut met = met;
+                look(&measured, &mut met);
+                met
+            });
+            match looked.await {
+                Ok(met) => last_met = met,
+                Err(e) => tracing::error!("measuring the machine failed: {e}"),
+            }
         }
     });
 }

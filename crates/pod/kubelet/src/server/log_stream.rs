@@ -156,16 +156,20 @@ async fn send(kl: &Kubelet, id: &str, path: &Path, options: Options, sender: &Se
         None
     };
     let mut events = kl.runtime_events.subscribe();
-    let mut file = open(path, options.tail)?;
+    let (mut file, length) = open(path, options.tail)?;
     let follow = options.follow;
+    // Without following, the log is what it was when it was asked for.
+    let mut left = if follow { u64::MAX } else { length };
     let mut writer = Writer::new(options);
     let mut line = Vec::new();
     let mut ended = !follow || !runs(kl, id).await;
     loop {
-        let (chunk, rest) = read_chunk(file, line).await?;
+        let (mut chunk, rest) = read_chunk(file, line).await?;
         (file, line) = rest;
+        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= chunk.len() as u64;
         if chunk.is_empty() {
-            if rotated(&file, path) {
+            if follow && rotated(&file, path) {
                 file = std::fs::File::open(path)?;
                 continue;
             }
@@ -220,11 +224,12 @@ async fn read_chunk(mut file: std::fs::File, line: Vec<u8>) -> std::io::Result<(
     Ok((chunk, (file, line)))
 }
 
-/// Opened at its beginning, or where its last lines begin.
-fn open(path: &Path, tail: Option<usize>) -> std::io::Result<std::fs::File> {
+/// Opened at its beginning, or where its last lines begin; with the bytes there are from there on.
+fn open(path: &Path, tail: Option<usize>) -> std::io::Result<(std::fs::File, u64)> {
     let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut left = length;
     if let Some(lines) = tail {
-        let length = file.metadata()?.len();
         let mut window = (64u64 << 10).min(length);
         loop {
             file.seek(SeekFrom::Start(length - window))?;
@@ -232,13 +237,14 @@ fn open(path: &Path, tail: Option<usize>) -> std::io::Result<std::fs::File> {
             Read::by_ref(&mut file).take(window).read_to_end(&mut data)?;
             let start = tail_start(&data, lines);
             if start > 0 || window == length {
-                file.seek(SeekFrom::Start(length - window + start as u64))?;
+                left = window - start as u64;
+                file.seek(SeekFrom::Start(length - left))?;
                 break;
             }
             window = (window * 4).min(length);
         }
     }
-    Ok(file)
+    Ok((file, left))
 }
 
 /// Another file has the log's name now.
@@ -317,8 +323,9 @@ mod tests {
         let text: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
         std::fs::write(&path, &text).unwrap();
         let mut rest = String::new();
-        open(&path, Some(2)).unwrap().read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "line 19998\nline 19999\n");
+        let (mut file, left) = open(&path, Some(2)).unwrap();
+        file.read_to_string(&mut rest).unwrap();
+        assert_eq!((rest.as_str(), left), ("line 19998\nline 19999\n", 22));
         std::fs::remove_file(&path).unwrap();
     }
 }

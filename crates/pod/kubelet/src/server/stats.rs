@@ -7,6 +7,7 @@ use crate::pods;
 use keelson_cri::v1 as cri;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn time(t: jiff::Timestamp) -> String {
     t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -90,7 +91,7 @@ pub fn container_name(s: &cri::ContainerStats) -> String {
         .unwrap_or_default()
 }
 
-pub async fn summary(kl: &Kubelet) -> Result<Value, String> {
+pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
     let now = kl.host.now();
     let stats = containers(kl).await?;
     let sandboxes = kl
@@ -105,19 +106,26 @@ pub async fn summary(kl: &Kubelet) -> Result<Value, String> {
         .host
         .fs_stats(&kl.layout.root)
         .map_err(|e| format!("reading the node's file system: {e}"))?;
-    let mut list = Vec::new();
-    for handle in kl.workers.all() {
-        let Some(own_stats) = stats.get(&handle.uid) else {
-            continue;
-        };
-        let sandbox = sandboxes.iter().find(|s| {
-            s.attributes
-                .as_ref()
-                .and_then(|a| a.metadata.as_ref())
-                .is_some_and(|m| m.uid == handle.uid)
-        });
-        list.push(pod(kl, &handle.pod(), own_stats, sandbox, &node_fs, now));
-    }
+    // Measuring volumes walks trees on the disk, which no other task should wait for.
+    let measured = kl.clone();
+    let list = tokio::task::spawn_blocking(move || {
+        let mut list = Vec::new();
+        for handle in measured.workers.all() {
+            let Some(own_stats) = stats.get(&handle.uid) else {
+                continue;
+            };
+            let sandbox = sandboxes.iter().find(|s| {
+                s.attributes
+                    .as_ref()
+                    .and_then(|a| a.metadata.as_ref())
+                    .is_some_and(|m| m.uid == handle.uid)
+            });
+            list.push(pod(&measured, &handle.pod(), own_stats, sandbox, &node_fs, now));
+        }
+        list
+    })
+    .await
+    .map_err(|e| e.to_string())?;
     let mut out = Map::new();
     out.insert("node".into(), node(kl, &node_fs, now).await);
     out.insert("pods".into(), list.into());

@@ -29,7 +29,7 @@ pub async fn start(kl: &Arc<Kubelet>, mirrors: &Arc<Mirrors>) -> Informer<Pod> {
                 }
                 kl.workers.update(&kl, new.clone());
                 if status_was_changed(&kl, new) {
-                    kl.status.reconcile(pods::uid(new));
+                    kl.status.reconcile(pods::uid(new), Some(new));
                 }
             }
             Change::Deleted(pod) => kl.workers.remove(pods::uid(pod)),

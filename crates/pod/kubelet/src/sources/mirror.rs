@@ -137,7 +137,7 @@ async fn create(kl: &Kubelet, pod: &Pod, hash: &str) -> Result<(), keelson_clien
     }]);
     match Objects::<Pod>::new(&kl.rest).create(&mirror).await {
         Ok(_) => {
-            kl.status.reconcile(pods::uid(pod));
+            kl.status.reconcile(pods::uid(pod), None);
             Ok(())
         }
         Err(e) if is_already_exists(&e) => Ok(()),

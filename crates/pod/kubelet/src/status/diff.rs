@@ -42,6 +42,18 @@ pub fn patch(uid: &str, have: &Value, want: &Value) -> Option<Value> {
     (!out.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": out}))
 }
 
+/// Drops nulls: the API writes some where a typed object has nothing.
+pub fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
 /// Objects merge recursively: what is gone has to be named.
 pub fn merge(old: Option<&Value>, new: &Value) -> Value {
     let (Some(Value::Object(old)), Value::Object(new)) = (old, new) else {

@@ -20,7 +20,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 struct Entry {
+    /// The pod as it was last seen; its status is what the API is thought to have.
     pod: Arc<Pod>,
+    /// Revision and status that the API answered last, when that is newer.
+    answered: Option<(u64, Arc<Value>)>,
     status: PodStatus,
     version: u64,
     sending: bool,
@@ -58,19 +61,20 @@ impl StatusManager {
         let mut entries = self.0.entries.lock();
         let entry = entries.entry(uid.clone()).or_insert_with(|| Entry {
             pod: Arc::new(pod.clone()),
+            answered: None,
             status: PodStatus::default(),
             version: 0,
             sending: false,
             sent: watch::Sender::new(0),
         });
+        if revision(pod) > revision(&entry.pod) {
+            entry.pod = Arc::new(pod.clone());
+        }
         if entry.version > 0 && entry.status == status {
             return;
         }
         entry.status = status;
         entry.version += 1;
-        if entry.pod.metadata.name != pod.metadata.name || entry.pod.metadata.uid != pod.metadata.uid {
-            entry.pod = Arc::new(pod.clone());
-        }
         if !entry.sending {
             entry.sending = true;
             tokio::spawn(send_all(self.clone(), uid));
@@ -78,9 +82,12 @@ impl StatusManager {
     }
 
     /// Sends a pod's status again if the API shows another: somebody else has written it.
-    pub fn reconcile(&self, uid: &str) {
+    pub fn reconcile(&self, uid: &str, seen: Option<&Arc<Pod>>) {
         let mut entries = self.0.entries.lock();
         let Some(entry) = entries.get_mut(uid) else { return };
+        if let Some(pod) = seen.filter(|p| revision(p) > revision(&entry.pod)) {
+            entry.pod = pod.clone();
+        }
         if !entry.sending {
             entry.sending = true;
             entry.version += 1;
@@ -118,14 +125,39 @@ impl StatusManager {
     }
 
     /// The newest status not yet sent; `None` ends the sending task.
-    fn next(&self, uid: &str, done: u64) -> Option<(Arc<Pod>, PodStatus, u64)> {
+    fn next(&self, uid: &str, done: u64) -> Option<Job> {
         let mut entries = self.0.entries.lock();
         let entry = entries.get_mut(uid)?;
         if entry.version == done {
             entry.sending = false;
             return None;
         }
-        Some((entry.pod.clone(), entry.status.clone(), entry.version))
+        let newer = entry
+            .answered
+            .as_ref()
+            .filter(|(r, _)| *r > revision(&entry.pod))
+            .map(|(_, s)| s.clone());
+        Some(Job {
+            pod: entry.pod.clone(),
+            answered: newer,
+            status: entry.status.clone(),
+            version: entry.version,
+        })
+    }
+
+    /// Notes what the API says the status is now.
+    fn answered(&self, uid: &str, object: &[u8]) {
+        let Ok(mut object) = serde_json::from_slice::<Value>(object) else {
+            return;
+        };
+        let revision = object["metadata"]["resourceVersion"]
+            .as_str()
+            .map_or(0, keelson_client::store::parse_revision);
+        if let Some(e) = self.0.entries.lock().get_mut(uid) {
+            let mut status = object["status"].take();
+            diff::without_nulls(&mut status);
+            e.answered = Some((revision, Arc::new(status)));
+        }
     }
 
     fn sent(&self, uid: &str, version: u64) {
@@ -135,23 +167,42 @@ impl StatusManager {
     }
 }
 
+/// A status to send, and what it is compared with.
+struct Job {
+    pod: Arc<Pod>,
+    answered: Option<Arc<Value>>,
+    status: PodStatus,
+    version: u64,
+}
+
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata
+        .resource_version
+        .as_deref()
+        .map_or(0, keelson_client::store::parse_revision)
+}
+
 async fn send_all(manager: StatusManager, uid: String) {
     let mut done = 0;
     let mut delay = RETRY;
-    while let Some((pod, status, version)) = manager.next(&uid, done) {
+    let mut read_first = false;
+    while let Some(job) = manager.next(&uid, done) {
         let Ok(slot) = manager.0.slots.acquire().await else {
             return;
         };
-        let result = send(&manager.0.rest, &pod, &status).await;
+        let result = send(&manager, &uid, &job, read_first || pods::is_static(&job.pod)).await;
         drop(slot);
         match result {
             Ok(()) => {
-                done = version;
+                done = job.version;
                 delay = RETRY;
-                manager.sent(&uid, version);
+                read_first = false;
+                manager.sent(&uid, job.version);
             }
             Err(e) => {
-                tracing::warn!(pod = %pods::describe(&pod), "the pod's status can't be sent and is tried again: {e}");
+                tracing::warn!(pod = %pods::describe(&job.pod), "the pod's status can't be sent and is tried again: {e}");
+                // What we think the API has may be wrong.
+                read_first = true;
                 tokio::select! {
                     () = manager.0.stop.cancelled() => return,
                     () = tokio::time::sleep(delay) => {}
@@ -163,44 +214,57 @@ async fn send_all(manager: StatusManager, uid: String) {
 }
 
 /// Brings the API's status to the wanted one. A pod that isn't there any more needs none.
-async fn send(rest: &Rest, pod: &Pod, status: &PodStatus) -> Result<(), String> {
+async fn send(manager: &StatusManager, uid: &str, job: &Job, read_first: bool) -> Result<(), String> {
+    let rest = &manager.0.rest;
+    let pod = &job.pod;
     let (ns, name) = (pods::namespace(pod), pods::name(pod));
     let text = |e: keelson_client::Error| crate::error_text(&e);
-    let now = match rest
-        .get_raw(&Pod::RESOURCE, ns, name, "", keelson_client::rest::JSON)
-        .await
-    {
-        Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|e| e.to_string())?,
-        Err(e) if is_not_found(&e) => return Ok(()),
-        Err(e) => return Err(text(e)),
-    };
-    let api_uid = now["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-    let mirror = now["metadata"]["annotations"][pods::MIRROR_ANNOTATION].as_str();
-    let same = if pods::is_static(pod) {
-        mirror == pods::annotation(pod, pods::HASH_ANNOTATION)
+    let (api_uid, have) = if read_first {
+        match rest
+            .get_raw(&Pod::RESOURCE, ns, name, "", keelson_client::rest::JSON)
+            .await
+        {
+            Ok(bytes) => {
+                let mut now = serde_json::from_slice::<Value>(&bytes).map_err(|e| e.to_string())?;
+                let mirror = now["metadata"]["annotations"][pods::MIRROR_ANNOTATION].as_str();
+                let api_uid = now["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                let same = if pods::is_static(pod) {
+                    mirror == pods::annotation(pod, pods::HASH_ANNOTATION)
+                } else {
+                    api_uid == uid
+                };
+                if !same {
+                    return Ok(());
+                }
+                let mut status = now["status"].take();
+                diff::without_nulls(&mut status);
+                (api_uid, Arc::new(status))
+            }
+            Err(e) if is_not_found(&e) => return Ok(()),
+            Err(e) => return Err(text(e)),
+        }
     } else {
-        api_uid == pods::uid(pod)
+        let have = match &job.answered {
+            Some(status) => status.clone(),
+            None => Arc::new(serde_json::to_value(pods::status(pod)).map_err(|e| e.to_string())?),
+        };
+        (uid.to_owned(), have)
     };
-    if !same {
-        return Ok(());
-    }
-    let want = serde_json::to_value(status).map_err(|e| e.to_string())?;
-    let Some(patch) = diff::patch(&api_uid, &now["status"], &keep_foreign(&now["status"], want)) else {
+    let want = serde_json::to_value(&job.status).map_err(|e| e.to_string())?;
+    let Some(patch) = diff::patch(&api_uid, &have, &keep_foreign(&have, want)) else {
         return Ok(());
     };
     match rest
         .patch_raw(&Pod::RESOURCE, ns, name, "status", &Patch::Strategic(&patch))
         .await
     {
-        Ok(_) => Ok(()),
-        Err(e) if is_not_found(&e) || keelson_client::is_conflict(&e) => {
-            tracing::debug!(pod = %pods::describe(pod), "the pod changed under its status: {}", crate::error_text(&e));
-            if keelson_client::is_conflict(&e) {
-                Err(text(e))
-            } else {
-                Ok(())
-            }
+        Ok(bytes) => {
+            manager.answered(uid, &bytes);
+            Ok(())
         }
+        // Gone, or another pod has its name: the precondition on the uid says so.
+        Err(e) if is_not_found(&e) => Ok(()),
+        Err(e) if keelson_client::is_conflict(&e) && read_first => Ok(()),
         Err(e) => Err(text(e)),
     }
 }

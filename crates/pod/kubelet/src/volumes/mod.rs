@@ -129,7 +129,7 @@ impl Volumes {
             }
             self.write_files(pod, volume, facts, !known).map_err(fail)?;
             if !known {
-                self.own(pod, volume).map_err(fail)?;
+                self.own(pod, volume).await.map_err(fail)?;
             }
         }
         let mounted = self
@@ -293,7 +293,7 @@ impl Volumes {
     }
 
     /// The pod's group gets the volume, where volumes of this kind are the pod's own.
-    fn own(&self, pod: &Pod, volume: &Volume) -> Result<(), String> {
+    async fn own(&self, pod: &Pod, volume: &Volume) -> Result<(), String> {
         let Some(group) = fs_group(pod) else { return Ok(()) };
         let claimed = volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
         if volume.empty_dir.is_none() && !claimed {
@@ -321,8 +321,10 @@ impl Volumes {
             read_only: false,
             only_if_root_differs: claimed && policy == Some("OnRootMismatch"),
         };
-        self.host
-            .set_ownership(&path, ownership)
+        // A large volume takes a while.
+        let host = self.host.clone();
+        let done = tokio::task::spawn_blocking(move || host.set_ownership(&path, ownership)).await;
+        done.map_err(|e| e.to_string())?
             .map_err(|e| format!("applying fsGroup: {e}"))
     }
 

@@ -90,6 +90,7 @@ impl Worker {
         }
         self.kl.userns.release(&self.handle.uid);
         self.set_stage(Stage::Finished);
+        self.kl.workers.weigh_burstable(&self.kl);
         Next::Again
     }
 

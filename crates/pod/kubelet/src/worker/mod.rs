@@ -195,6 +195,29 @@ impl Workers {
         }
     }
 
+    /// All burstable pods together weigh as much as they ask for.
+    fn weigh_burstable(&self, kl: &Kubelet) {
+        use crate::resources::{cgroup, pod as amounts, qos::Qos, quantity};
+        let burstable = self
+            .active("")
+            .into_iter()
+            .filter(|p| crate::resources::qos::class(p) == Qos::Burstable);
+        let milli = burstable
+            .map(|p| quantity::milli_of(Some(&amounts::pod_requests(&p)), "cpu"))
+            .sum();
+        let limits = cgroup::CgroupLimits {
+            cpu_shares: Some(cgroup::shares(milli)),
+            ..Default::default()
+        };
+        let path = cgroup::qos_path(&kl.cfg.cgroup_root, Qos::Burstable);
+        match kl.host.update_cgroup(&path, &limits) {
+            Err(e) if e.kind() != std::io::ErrorKind::Unsupported => {
+                tracing::warn!("the weight of burstable pods can't be set: {e}");
+            }
+            _ => {}
+        }
+    }
+
     fn forget(&self, uid: &str) {
         self.handles.lock().remove(uid);
     }
