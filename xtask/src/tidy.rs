@@ -29,7 +29,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("keelson-controllers", &["keelson-client", "keelson-pki"]),
-    ("keelson-scheduler", &["keelson-client"]),
+    ("keelson-scheduler", &["keelson-api", "keelson-client"]),
     ("keelson-kubelet", &["keelson-client", "keelson-cri", "keelson-sys"]),
     ("keelson-network", &["keelson-sys"]),
     ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),

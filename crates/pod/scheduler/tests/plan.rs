@@ -1,4 +1,5 @@
 //! Decisions: which node, or why none, on clusters that are written down.
+#![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_scheduler::cluster::{Cluster, Snapshot};

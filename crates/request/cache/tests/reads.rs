@@ -1,4 +1,5 @@
 //! Gets and lists.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

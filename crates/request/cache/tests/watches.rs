@@ -1,4 +1,5 @@
 //! Watches.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

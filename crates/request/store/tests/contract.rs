@@ -1,4 +1,5 @@
 //! Both implementations keep the contract.
+#![allow(clippy::unwrap_used)]
 
 use keelson_store::{Embedded, Memory, Store};
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! This program is both sides: the parent starts itself as a child that writes and tells what was acknowledged, kills it at a
 //! random moment, opens the store and compares. `cargo test -p keelson-store --test crash -- 100` does a hundred rounds
 //! (10 without a number); `KEELSON_SEED` repeats a run's choices.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use keelson_store::embedded::{Embedded, Options};

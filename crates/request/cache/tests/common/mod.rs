@@ -20,7 +20,7 @@ pub struct Texts {
 impl Codec for Texts {
     /// `node=n1 app=web anything`
     fn attributes(&self, _: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
-        let text = std::str::from_utf8(value).map_err(|e| ApiError::internal(e))?;
+        let text = std::str::from_utf8(value).map_err(ApiError::internal)?;
         let word = |name: &str| text.split(' ').find_map(|w| w.strip_prefix(name)).map(Str::from);
         let labels = word("app=").map(|app| (Str::from("app"), app)).into_iter().collect();
         Ok(Attributes::new(labels, vec![word("node=").unwrap_or_default()]))
