@@ -60,7 +60,7 @@ async fn write(store: &dyn Store, writer: u64, n: u64) {
     // One write call a line: a line is whole or missing.
     let line = format!("ack {writer} {n} {revision}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
-    if writer == 0 && n % 25 == 0 {
+    if writer == 0 && n.is_multiple_of(25) {
         let current = store.current_revision().await.unwrap();
         store.compact(current.saturating_sub(100).max(2)).await.ok();
     }
@@ -72,7 +72,7 @@ fn key(writer: u64) -> Bytes {
 
 fn is_deletion(n: u64) -> bool {
     // A round begins with a put: there is always something to delete.
-    n % ROUND % 7 == 0
+    (n % ROUND).is_multiple_of(7)
 }
 
 /// Known from writer and number, of all sizes.
