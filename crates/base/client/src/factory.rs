@@ -1,12 +1,13 @@
 //! Where clients come from.
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use bytes::Bytes;
 use http::{Request, Response};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tower::{BoxError, Service};
 
 /// Gives each component, and each controller, a client that acts under its own name.
@@ -33,11 +34,11 @@ where
 
 /// A client from a kubeconfig file: client certificate or token, TLS by rustls with ring.
 pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Client> {
-    let config = load(path, context, None).await?;
+    let config = load(path, context).await?;
     build(config, path)
 }
 
-async fn load(path: &Path, context: Option<&str>, impersonate: Option<&str>) -> anyhow::Result<kube::Config> {
+async fn load(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Config> {
     let file = Kubeconfig::read_from(path).with_context(|| {
         format!(
             "reading the kubeconfig {} (it names the server and the credentials)",
@@ -51,9 +52,6 @@ async fn load(path: &Path, context: Option<&str>, impersonate: Option<&str>) -> 
     let mut config = kube::Config::from_custom_kubeconfig(file, &options)
         .await
         .with_context(|| format!("the kubeconfig {} can't be used", path.display()))?;
-    if let Some(user) = impersonate {
-        config.auth_info.impersonate = Some(user.to_string());
-    }
     // Watches stay silent for minutes; a dead peer is found by the watch's own time limit.
     config.read_timeout = None;
     Ok(config)
@@ -63,43 +61,56 @@ fn build(config: kube::Config, path: &Path) -> anyhow::Result<kube::Client> {
     kube::Client::try_from(config).with_context(|| format!("building a client from {}", path.display()))
 }
 
-/// Clients from kubeconfig files: one for everyone, or a file of its own for an identity.
+/// Clients from one kubeconfig file: the same for every identity, or acting as each.
 pub struct KubeconfigFactory {
     default: kube::Client,
-    own: HashMap<String, kube::Client>,
+    /// By which clients that act as somebody are made, if they are.
+    config: Option<kube::Config>,
+    made: Mutex<HashMap<String, kube::Client>>,
 }
 
 impl KubeconfigFactory {
+    /// Whoever asks acts as the file's user.
     pub async fn new(path: &Path) -> anyhow::Result<Self> {
+        let default = from_kubeconfig(path, None).await?;
         Ok(KubeconfigFactory {
-            default: from_kubeconfig(path, None).await?,
-            own: HashMap::new(),
+            default,
+            config: None,
+            made: Mutex::default(),
         })
     }
 
-    /// Uses another file for one identity.
-    pub async fn with(mut self, identity: &str, path: PathBuf) -> anyhow::Result<Self> {
-        self.own
-            .insert(identity.to_string(), from_kubeconfig(&path, None).await?);
-        Ok(self)
-    }
-
-    /// Acts as each of `identities` by impersonation, with the file's own credentials.
-    pub async fn impersonating(path: &Path, identities: &[&str]) -> anyhow::Result<Self> {
-        let mut factory = Self::new(path).await?;
-        for identity in identities {
-            let client = build(load(path, None, Some(identity)).await?, path)?;
-            if factory.own.insert(identity.to_string(), client).is_some() {
-                return Err(anyhow!("the identity {identity} is listed twice"));
-            }
-        }
-        Ok(factory)
+    /// Each acts under its own name, by impersonation, which the file's user must be allowed.
+    pub async fn impersonating(path: &Path) -> anyhow::Result<Self> {
+        let config = load(path, None).await?;
+        let default = build(config.clone(), path)?;
+        Ok(KubeconfigFactory {
+            default,
+            config: Some(config),
+            made: Mutex::default(),
+        })
     }
 }
 
 impl ClientFactory for KubeconfigFactory {
     fn client(&self, identity: &str) -> kube::Client {
-        self.own.get(identity).unwrap_or(&self.default).clone()
+        let Some(config) = &self.config else {
+            return self.default.clone();
+        };
+        let mut made = self.made.lock();
+        if let Some(client) = made.get(identity) {
+            return client.clone();
+        }
+        let mut config = config.clone();
+        config.auth_info.impersonate = Some(identity.to_string());
+        match kube::Client::try_from(config) {
+            Ok(client) => made.entry(identity.to_string()).or_insert(client).clone(),
+            Err(error) => {
+                // The same file made a client before; without one of its own the component acts as the file's user.
+                tracing::error!(identity, %error, "no client can be made for this identity");
+                self.default.clone()
+            }
+        }
     }
 }
 

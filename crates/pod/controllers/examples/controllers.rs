@@ -1,4 +1,5 @@
-//! The controllers alone, against any server: for trying, and for telling faults of theirs from faults of others'.
+//! The controllers alone, against any server: for trying, and for telling faults of theirs from faults of others'. Each acts under
+//! its own name, so that it shows whether its role suffices.
 //!
 //! `cargo run -p keelson-controllers --example controllers -- KUBECONFIG [NAME|-NAME ...]`
 
@@ -23,7 +24,7 @@ async fn main() -> anyhow::Result<()> {
     if controllers.is_empty() {
         controllers.push("*".into());
     }
-    let clients = Arc::new(KubeconfigFactory::new(&kubeconfig).await?);
+    let clients = Arc::new(KubeconfigFactory::impersonating(&kubeconfig).await?);
     let stop = CancellationToken::new();
     let signal = stop.clone();
     tokio::spawn(async move {
