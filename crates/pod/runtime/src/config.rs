@@ -65,6 +65,8 @@ impl Config {
 
     /// All handlers' names.
     pub fn handler_names(&self) -> impl Iterator<Item = &str> {
-        ["", "keelson"].into_iter().chain(self.handlers.keys().map(String::as_str))
+        ["", "keelson"]
+            .into_iter()
+            .chain(self.handlers.keys().map(String::as_str))
     }
 }

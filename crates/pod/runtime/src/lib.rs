@@ -17,6 +17,9 @@ mod runtime;
 mod sandbox;
 pub mod shim;
 mod streaming;
+mod uninstall;
 
 pub use config::{Config, Handler, SELF};
+pub use cri::import_request;
 pub use runtime::Runtime;
+pub use uninstall::{Removed, uninstall};

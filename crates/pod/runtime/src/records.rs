@@ -116,7 +116,10 @@ pub fn load<R: Record>(root: &Path) -> io::Result<(Vec<R>, Vec<String>)> {
     let (mut records, mut broken) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        match std::fs::read(entry.path().join(R::FILE)).ok().and_then(|b| serde_json::from_slice::<R>(&b).ok()) {
+        match std::fs::read(entry.path().join(R::FILE))
+            .ok()
+            .and_then(|b| serde_json::from_slice::<R>(&b).ok())
+        {
             Some(record) => records.push(record),
             None => broken.push(entry.file_name().to_string_lossy().into_owned()),
         }
@@ -125,12 +128,16 @@ pub fn load<R: Record>(root: &Path) -> io::Result<(Vec<R>, Vec<String>)> {
 }
 
 fn to_base64<S: Serializer, M: Message>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
-    base64::engine::general_purpose::STANDARD.encode(message.encode_to_vec()).serialize(serializer)
+    base64::engine::general_purpose::STANDARD
+        .encode(message.encode_to_vec())
+        .serialize(serializer)
 }
 
 fn from_base64<'de, D: Deserializer<'de>, M: Message + Default>(deserializer: D) -> Result<M, D::Error> {
     use serde::de::Error;
     let text = String::deserialize(deserializer)?;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(D::Error::custom)?;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map_err(D::Error::custom)?;
     M::decode(&bytes[..]).map_err(D::Error::custom)
 }

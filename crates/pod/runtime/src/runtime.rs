@@ -52,13 +52,19 @@ impl Runtime {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
             private(dir).with_context(|| format!("cannot protect {}", dir.display()))?;
         }
-        let registries = config.registries.as_deref().map_or_else(|| Ok(Registries::default()), Registries::load)?;
+        let registries = config
+            .registries
+            .as_deref()
+            .map_or_else(|| Ok(Registries::default()), Registries::load)?;
         let images = Images::open(&config.root, registries, config.pinned_images.clone())
             .with_context(|| format!("cannot open the image store in {}", config.root.display()))?;
         let images = Arc::new(images);
-        let streaming = Streaming::bind(config.streaming)
-            .await
-            .with_context(|| format!("cannot listen on {} for exec, attach and port-forward", config.streaming))?;
+        let streaming = Streaming::bind(config.streaming).await.with_context(|| {
+            format!(
+                "cannot listen on {} for exec, attach and port-forward",
+                config.streaming
+            )
+        })?;
         let imported = import(&images, config.images.clone());
         let runtime = Runtime(Arc::new(Inner {
             cgroups: Cgroups::detect().context("this machine has no usable control groups")?,
@@ -93,11 +99,16 @@ impl Runtime {
         let root = &inner.config.root;
         let (sandboxes, broken) = records::load::<SandboxRecord>(root)?;
         for id in broken {
-            inner.clear_sandbox_directories(&id).with_context(|| format!("cannot clear away sandbox {id}"))?;
+            crate::shim::Shim::new(inner.state_dir(&id)).shutdown().await?;
+            inner
+                .clear_sandbox_directories(&id)
+                .with_context(|| format!("cannot clear away sandbox {id}"))?;
         }
         let (containers, broken) = records::load::<ContainerRecord>(root)?;
         for id in broken {
-            inner.clear_container_directory(&id).with_context(|| format!("cannot clear away container {id}"))?;
+            inner
+                .clear_container_directory(&id)
+                .with_context(|| format!("cannot clear away container {id}"))?;
         }
         let known: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
         for id in inner.state_directories()?.iter().filter(|id| !known.contains(*id)) {
@@ -107,7 +118,10 @@ impl Runtime {
         }
         for record in containers {
             if known.contains(&record.sandbox) {
-                inner.containers.lock().insert(record.id.clone(), Arc::new(Container::new(inner, record)));
+                inner
+                    .containers
+                    .lock()
+                    .insert(record.id.clone(), Arc::new(Container::new(inner, record)));
             } else {
                 // Its sandbox was being removed.
                 inner.clear_container(&record)?;
@@ -116,7 +130,10 @@ impl Runtime {
         for record in sandboxes {
             let sandbox = Arc::new(Sandbox::new(inner, record));
             inner.sandboxes.lock().insert(sandbox.id.clone(), sandbox.clone());
-            inner.readopt(&sandbox).await.with_context(|| format!("sandbox {}", sandbox.id))?;
+            inner
+                .readopt(&sandbox)
+                .await
+                .with_context(|| format!("sandbox {}", sandbox.id))?;
         }
         let live: Vec<String> = inner
             .sandboxes
@@ -125,8 +142,15 @@ impl Runtime {
             .filter(|s| s.record.lock().state == records::SandboxState::Ready)
             .map(|s| s.id.clone())
             .collect();
-        inner.network.gc(&live).await.context("cannot clear away the network of pods that are gone")?;
-        inner.images.collect(&inner.layers_in_use()).context("cannot collect layers")
+        inner
+            .network
+            .gc(&live)
+            .await
+            .context("cannot clear away the network of pods that are gone")?;
+        inner
+            .images
+            .collect(&inner.layers_in_use())
+            .context("cannot collect layers")
     }
 }
 
@@ -140,11 +164,20 @@ impl Inner {
     }
 
     pub fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        self.containers.lock().values().filter(|c| c.sandbox == sandbox).cloned().collect()
+        self.containers
+            .lock()
+            .values()
+            .filter(|c| c.sandbox == sandbox)
+            .cloned()
+            .collect()
     }
 
     pub fn layers_in_use(&self) -> HashSet<String> {
-        self.containers.lock().values().flat_map(|c| c.record.lock().chains.clone()).collect()
+        self.containers
+            .lock()
+            .values()
+            .flat_map(|c| c.record.lock().chains.clone())
+            .collect()
     }
 
     /// Waits until the archives given at start are imported, so that an image is not pulled that is about to be there.
@@ -164,11 +197,16 @@ impl Inner {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+        entries
+            .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+            .collect()
     }
 
     pub fn clear_sandbox_directories(&self, id: &str) -> anyhow::Result<()> {
-        for dir in [records::directory::<SandboxRecord>(&self.config.root, id), self.state_dir(id)] {
+        for dir in [
+            records::directory::<SandboxRecord>(&self.config.root, id),
+            self.state_dir(id),
+        ] {
             remove_with_mounts(&dir)?;
         }
         Ok(())
@@ -184,7 +222,10 @@ fn find<T: Clone>(map: &BTreeMap<String, T>, id: &str) -> Option<T> {
     if let Some(found) = map.get(id) {
         return Some(found.clone());
     }
-    let mut matching = map.range(id.to_owned()..).take_while(|(key, _)| key.starts_with(id)).filter(|_| !id.is_empty());
+    let mut matching = map
+        .range(id.to_owned()..)
+        .take_while(|(key, _)| key.starts_with(id))
+        .filter(|_| !id.is_empty());
     match (matching.next(), matching.next()) {
         (Some((_, one)), None) => Some(one.clone()),
         _ => None,
@@ -217,7 +258,9 @@ fn import(images: &Arc<Images>, dir: Option<PathBuf>) -> watch::Receiver<bool> {
                     milliseconds = started.elapsed().as_millis() as u64,
                     "images imported"
                 ),
-                Err(error) => tracing::error!(dir = %dir.display(), error = format!("{error:#}"), "images not imported"),
+                Err(error) => {
+                    tracing::error!(dir = %dir.display(), error = format!("{error:#}"), "images not imported")
+                }
             }
             // Nobody may be waiting.
             let _ = done.send(true);
@@ -233,9 +276,13 @@ fn private(dir: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let Ok(uname) = nix::sys::utsname::uname() else { return false };
+    let Ok(uname) = nix::sys::utsname::uname() else {
+        return false;
+    };
     let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }
 

@@ -33,7 +33,10 @@ impl Inner {
         if !sandbox.is_ready() {
             bail!("sandbox container \"{}\" is not running", sandbox.id);
         }
-        let metadata = config.metadata.clone().context("container config must include metadata")?;
+        let metadata = config
+            .metadata
+            .clone()
+            .context("container config must include metadata")?;
         let spec = config.image.clone().unwrap_or_default();
         if self.images.find(&spec.image).is_none() {
             self.images_ready().await;
@@ -44,8 +47,12 @@ impl Inner {
             .with_context(|| format!("failed to resolve image \"{}\": not found", spec.image))?;
         let sandbox_config = sandbox_config.unwrap_or_else(|| sandbox.config());
         let id = new_id();
-        let log = (!config.log_path.is_empty() && !sandbox_config.log_directory.is_empty())
-            .then(|| Path::new(&sandbox_config.log_directory).join(&config.log_path).to_string_lossy().into_owned());
+        let log = (!config.log_path.is_empty() && !sandbox_config.log_directory.is_empty()).then(|| {
+            Path::new(&sandbox_config.log_directory)
+                .join(&config.log_path)
+                .to_string_lossy()
+                .into_owned()
+        });
         let stop_signal =
             signals::stop_signal(config.stop_signal(), &image.execution.stop_signal).map_err(|e| anyhow!(e))?;
         let linux = config.linux.clone().unwrap_or_default();
@@ -102,7 +109,11 @@ impl Inner {
 
     fn cgroup_of(&self, sandbox: &PodSandboxConfig, id: &str) -> String {
         let parent = sandbox.linux.as_ref().map_or("", |l| l.cgroup_parent.as_str());
-        let parent = if parent.is_empty() { &self.config.cgroup_root } else { parent };
+        let parent = if parent.is_empty() {
+            &self.config.cgroup_root
+        } else {
+            parent
+        };
         format!("/{}/{id}", parent.trim_matches('/'))
     }
 
@@ -121,7 +132,9 @@ impl Inner {
         let context = spec::security(&record.config);
         let accounts = Accounts::read(&root).context("cannot read the image's accounts")?;
         let user = user::resolve(context, &image.execution.user, &accounts).map_err(|e| anyhow!(e))?;
-        let cwd = [&record.config.working_dir, &image.execution.working_dir].into_iter().find(|d| !d.is_empty());
+        let cwd = [&record.config.working_dir, &image.execution.working_dir]
+            .into_iter()
+            .find(|d| !d.is_empty());
         if let Some(cwd) = cwd {
             root.make_dirs(&mounts::clean(cwd), 0o755)
                 .with_context(|| format!("cannot make the working directory {cwd:?}"))?;
@@ -160,7 +173,10 @@ impl Inner {
         let bundle = self.bundle(record);
         std::fs::create_dir_all(&bundle)?;
         std::fs::write(bundle.join(SPEC), serde_json::to_vec(&spec)?)?;
-        let extras = Extras { propagation: mounts::propagation(&binds), devices: rules.iter().map(into_line).collect() };
+        let extras = Extras {
+            propagation: mounts::propagation(&binds),
+            devices: rules.iter().map(into_line).collect(),
+        };
         std::fs::write(bundle.join(Extras::FILE), serde_json::to_vec(&extras)?)?;
         Ok(user)
     }
@@ -209,8 +225,15 @@ impl Inner {
         let requested = mounts::requested(&config.mounts, |i| volumes[i].clone()).map_err(|e| anyhow!(e))?;
         let files = Files(records::directory::<SandboxRecord>(&self.config.root, &sandbox.id));
         let read_only = spec::security(config).readonly_rootfs;
-        let ipc = spec::security(config).namespace_options.as_ref().map_or(NamespaceMode::Pod, |n| n.ipc());
-        let shm = if ipc == NamespaceMode::Node { PathBuf::from("/dev/shm") } else { files.shm() };
+        let ipc = spec::security(config)
+            .namespace_options
+            .as_ref()
+            .map_or(NamespaceMode::Pod, |n| n.ipc());
+        let shm = if ipc == NamespaceMode::Node {
+            PathBuf::from("/dev/shm")
+        } else {
+            files.shm()
+        };
         let mut of_sandbox = vec![
             Bind::of_sandbox(files.hostname(), "/etc/hostname", read_only),
             Bind::of_sandbox(files.hosts(), "/etc/hosts", read_only),
@@ -254,7 +277,10 @@ impl Inner {
     ) -> anyhow::Result<Namespaces> {
         let options = spec::namespace_options(&record.config);
         let join = |own: bool, name: &str| own.then(|| sandbox.shim.namespace(name));
-        let user = options.userns_options.as_ref().is_some_and(|u| u.mode() == NamespaceMode::Pod);
+        let user = options
+            .userns_options
+            .as_ref()
+            .is_some_and(|u| u.mode() == NamespaceMode::Pod);
         let pid = match spec::pid_mode(config) {
             NamespaceMode::Container => PidNamespace::Own,
             NamespaceMode::Node => PidNamespace::Host,
@@ -263,7 +289,10 @@ impl Inner {
             }
             NamespaceMode::Pod => PidNamespace::Own,
             NamespaceMode::Target => {
-                let target = spec::security(config).namespace_options.as_ref().map_or("", |n| n.target_id.as_str());
+                let target = spec::security(config)
+                    .namespace_options
+                    .as_ref()
+                    .map_or("", |n| n.target_id.as_str());
                 PidNamespace::Join(self.pid_namespace_of(sandbox, target)?)
             }
         };
@@ -277,8 +306,9 @@ impl Inner {
     }
 
     fn pid_namespace_of(&self, sandbox: &Sandbox, target: &str) -> anyhow::Result<PathBuf> {
-        let container =
-            self.container(target).with_context(|| format!("invalid target container: \"{target}\" not found"))?;
+        let container = self
+            .container(target)
+            .with_context(|| format!("invalid target container: \"{target}\" not found"))?;
         if container.sandbox != sandbox.id {
             bail!("invalid target container: \"{target}\" is in another pod");
         }
@@ -292,15 +322,22 @@ impl Inner {
     fn cgroup_view(&self, group: &str, privileged: bool) -> CgroupView {
         match self.cgroups.version() {
             Version::V2 => CgroupView::Own { writable: privileged },
-            Version::V1 => CgroupView::V1 { groups: self.cgroups.directories(group), writable: privileged },
+            Version::V1 => CgroupView::V1 {
+                groups: self.cgroups.directories(group),
+                writable: privileged,
+            },
         }
     }
 
     /// Undoes `prepare`, and what a start left. Each step can be repeated.
     pub fn clear_container(&self, record: &ContainerRecord) -> anyhow::Result<()> {
         if self.cgroups.exists(&record.cgroup) {
-            self.cgroups.kill(&record.cgroup).context("cannot kill what is left of the container")?;
-            self.cgroups.remove(&record.cgroup).context("cannot remove the container's control group")?;
+            self.cgroups
+                .kill(&record.cgroup)
+                .context("cannot kill what is left of the container")?;
+            self.cgroups
+                .remove(&record.cgroup)
+                .context("cannot remove the container's control group")?;
         }
         crate::runtime::remove_with_mounts(&self.bundle(record))?;
         self.clear_container_directory(&record.id)

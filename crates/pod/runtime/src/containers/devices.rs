@@ -139,7 +139,15 @@ pub fn rules_spec(rules: &[DeviceRule]) -> Value {
 
 fn rule(allow: bool, kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: &str) -> DeviceRule {
     let has = |letter| access.contains(letter);
-    DeviceRule { allow, kind, major, minor, read: has('r'), write: has('w'), mknod: has('m') }
+    DeviceRule {
+        allow,
+        kind,
+        major,
+        minor,
+        read: has('r'),
+        write: has('w'),
+        mknod: has('m'),
+    }
 }
 
 fn letter(kind: DeviceKind) -> &'static str {
@@ -152,7 +160,10 @@ fn letter(kind: DeviceKind) -> &'static str {
 
 /// A rule as it is kept until the container starts.
 pub fn to_line(r: &DeviceRule) -> super::create::DeviceLine {
-    let access = [(r.read, 'r'), (r.write, 'w'), (r.mknod, 'm')].iter().filter_map(|(on, l)| on.then_some(*l)).collect();
+    let access = [(r.read, 'r'), (r.write, 'w'), (r.mknod, 'm')]
+        .iter()
+        .filter_map(|(on, l)| on.then_some(*l))
+        .collect();
     (r.allow, letter(r.kind).to_owned(), r.major, r.minor, access)
 }
 

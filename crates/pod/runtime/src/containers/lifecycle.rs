@@ -22,14 +22,18 @@ const KILL_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Inner {
     fn sandbox_of(&self, container: &Container) -> anyhow::Result<Arc<Sandbox>> {
-        self.sandbox(&container.sandbox).with_context(|| format!("sandbox \"{}\" not found", container.sandbox))
+        self.sandbox(&container.sandbox)
+            .with_context(|| format!("sandbox \"{}\" not found", container.sandbox))
     }
 
     pub async fn start_container(self: &Arc<Self>, container: &Arc<Container>) -> anyhow::Result<()> {
         let _turn = container.turn.lock().await;
         let sandbox = self.sandbox_of(container)?;
         if container.state() != ContainerState::Created {
-            bail!("container is in {:?} state", super::cri_state(container.state()).as_str_name());
+            bail!(
+                "container is in {:?} state",
+                super::cri_state(container.state()).as_str_name()
+            );
         }
         if !sandbox.is_ready() {
             bail!("sandbox container \"{}\" is not running", sandbox.id);
@@ -64,13 +68,17 @@ impl Inner {
         let bundle = self.bundle(record);
         let extras: Extras = serde_json::from_slice(&std::fs::read(bundle.join(Extras::FILE))?)?;
         let external = sandbox.record.lock().external.clone();
-        self.cgroups.create(&record.cgroup).context("cannot make the container's control group")?;
+        self.cgroups
+            .create(&record.cgroup)
+            .context("cannot make the container's control group")?;
         if external.is_none() {
             self.cgroups
                 .apply(&record.cgroup, &resources::for_cgroup(&record.resources))
                 .context("cannot set the container's limits")?;
             let rules: Vec<_> = extras.devices.iter().map(devices::from_line).collect();
-            self.cgroups.restrict_devices(&record.cgroup, &rules).context("cannot restrict devices")?;
+            self.cgroups
+                .restrict_devices(&record.cgroup, &rules)
+                .context("cannot restrict devices")?;
         }
         let start = Start {
             container: record.id.clone(),
@@ -129,7 +137,11 @@ impl Inner {
         if let Err(error) = saved {
             tracing::error!(container = container.id, %error, "container record not written");
         }
-        self.emit(&container.id, &container.sandbox, ContainerEventType::ContainerStoppedEvent);
+        self.emit(
+            &container.id,
+            &container.sandbox,
+            ContainerEventType::ContainerStoppedEvent,
+        );
         match self.sandbox_of(container) {
             Ok(sandbox) => self.release(&sandbox, container).await,
             Err(error) => tracing::debug!(container = container.id, %error, "its sandbox was quicker"),
@@ -203,7 +215,11 @@ impl Inner {
         let image = record.image.clone();
         tokio::task::spawn_blocking(move || runtime.clear_container(&record)).await??;
         if self.containers.lock().remove(&container.id).is_some() {
-            self.emit(&container.id, &container.sandbox, ContainerEventType::ContainerDeletedEvent);
+            self.emit(
+                &container.id,
+                &container.sandbox,
+                ContainerEventType::ContainerDeletedEvent,
+            );
             if self.images.find(&image).is_none() {
                 // The last one that needed layers of an image that is gone.
                 self.images.collect(&self.layers_in_use())?;
@@ -231,7 +247,9 @@ impl Inner {
             if wanted.memory_limit_in_bytes == 0 && wanted.memory_swap_limit_in_bytes == 0 {
                 limits.memory_swap = None;
             }
-            self.cgroups.apply(&group, &limits).context("failed to update container resources")?;
+            self.cgroups
+                .apply(&group, &limits)
+                .context("failed to update container resources")?;
         }
         container.update(|r| r.resources = merged)?;
         Ok(())

@@ -119,7 +119,10 @@ impl Container {
             annotations: r.config.annotations.clone(),
             mounts: r.config.mounts.clone(),
             log_path: r.log.clone().unwrap_or_default(),
-            resources: Some(v1::ContainerResources { linux: Some(r.resources.clone()), windows: None }),
+            resources: Some(v1::ContainerResources {
+                linux: Some(r.resources.clone()),
+                windows: None,
+            }),
             image_id: r.image.clone(),
             user: Some(v1::ContainerUser { linux: Some(user) }),
             stop_signal: signals::to_cri(r.stop_signal) as i32,
@@ -130,9 +133,17 @@ impl Container {
 /// The image by the name it was asked for if it still has that, and by the most exact name it has.
 fn image_names(record: &ContainerRecord, image: Option<&Image>) -> (v1::ImageSpec, String) {
     let mut spec = record.config.image.clone().unwrap_or_default();
-    let asked = if spec.user_specified_image.is_empty() { spec.image.clone() } else { spec.user_specified_image.clone() };
-    let Some(image) = image else { return (v1::ImageSpec { image: asked, ..spec }, record.image.clone()) };
-    let normal = crate::images::reference::Reference::parse(&asked).map(|r| r.to_string()).unwrap_or_default();
+    let asked = if spec.user_specified_image.is_empty() {
+        spec.image.clone()
+    } else {
+        spec.user_specified_image.clone()
+    };
+    let Some(image) = image else {
+        return (v1::ImageSpec { image: asked, ..spec }, record.image.clone());
+    };
+    let normal = crate::images::reference::Reference::parse(&asked)
+        .map(|r| r.to_string())
+        .unwrap_or_default();
     spec.image = match image.tags.get(&normal).or_else(|| image.tags.first()) {
         Some(tag) => tag.clone(),
         None => asked,

@@ -24,20 +24,31 @@ pub struct Bind {
 impl Bind {
     /// A file of the sandbox.
     pub fn of_sandbox(source: PathBuf, target: &str, read_only: bool) -> Bind {
-        Bind { source, target: target.to_owned(), read_only, ..Bind::default() }
+        Bind {
+            source,
+            target: target.to_owned(),
+            read_only,
+            ..Bind::default()
+        }
     }
 }
 
 /// The binds that a configuration asks for; `image` gives the directory of an image volume.
 pub fn requested(mounts: &[v1::Mount], image: impl Fn(usize) -> Option<PathBuf>) -> Result<Vec<Bind>, String> {
-    mounts.iter().enumerate().map(|(i, mount)| one(mount, image(i))).collect()
+    mounts
+        .iter()
+        .enumerate()
+        .map(|(i, mount)| one(mount, image(i)))
+        .collect()
 }
 
 fn one(mount: &v1::Mount, image: Option<PathBuf>) -> Result<Bind, String> {
     let path = &mount.host_path;
     if mount.recursive_read_only {
         if !mount.readonly {
-            return Err(format!("recursive read-only mount conflicts with RW mount (hostPath={path:?})"));
+            return Err(format!(
+                "recursive read-only mount conflicts with RW mount (hostPath={path:?})"
+            ));
         }
         if mount.propagation() != v1::MountPropagation::PropagationPrivate {
             return Err(format!(
@@ -79,12 +90,15 @@ fn check_propagation(source: &Path, propagation: v1::MountPropagation) -> Result
         return Ok(());
     }
     let mount = mount_of(source).map_err(|e| e.to_string())?;
-    let (shared, slave) = mount.as_ref().map_or((false, false), |m: &MountPoint| (m.shared, m.slave));
+    let (shared, slave) = mount
+        .as_ref()
+        .map_or((false, false), |m: &MountPoint| (m.shared, m.slave));
     let at = mount.map_or_else(String::new, |m| m.target.display().to_string());
     match propagation {
-        PropagationBidirectional if !shared => {
-            Err(format!("path {:?} is mounted on {at:?} but it is not a shared mount", source.display().to_string()))
-        }
+        PropagationBidirectional if !shared => Err(format!(
+            "path {:?} is mounted on {at:?} but it is not a shared mount",
+            source.display().to_string()
+        )),
         PropagationHostToContainer if !shared && !slave => Err(format!(
             "path {:?} is mounted on {at:?} but it is not a shared or slave mount",
             source.display().to_string()
@@ -123,18 +137,24 @@ pub enum CgroupView {
     /// A mount of the container's own, for version 2.
     Own { writable: bool },
     /// The container's groups of every hierarchy of version 1: mount names and host directories.
-    V1 { groups: Vec<(String, PathBuf)>, writable: bool },
+    V1 {
+        groups: Vec<(String, PathBuf)>,
+        writable: bool,
+    },
 }
 
 /// The mounts of the specification, in order.
 pub fn spec(binds: &[Bind], cgroups: &CgroupView, privileged: bool) -> Vec<Value> {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": source, "options": options})
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let sys = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
@@ -151,12 +171,22 @@ pub fn spec(binds: &[Bind], cgroups: &CgroupView, privileged: bool) -> Vec<Value
             mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &options));
         }
         CgroupView::V1 { groups, writable } => {
-            mounts.push(mount("/sys/fs/cgroup", "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755"]));
+            mounts.push(mount(
+                "/sys/fs/cgroup",
+                "tmpfs",
+                "tmpfs",
+                &["nosuid", "noexec", "nodev", "mode=755"],
+            ));
             let mode = if *writable { "rw" } else { "ro" };
             for (name, directory) in groups {
                 let target = format!("/sys/fs/cgroup/{name}");
                 let source = directory.to_string_lossy();
-                mounts.push(mount(&target, "bind", &source, &["rbind", "nosuid", "noexec", "nodev", mode]));
+                mounts.push(mount(
+                    &target,
+                    "bind",
+                    &source,
+                    &["rbind", "nosuid", "noexec", "nodev", mode],
+                ));
             }
         }
     }
@@ -186,7 +216,9 @@ fn bind_spec(bind: &Bind) -> Value {
         "destination": bind.target, "type": "bind", "source": bind.source, "options": ["rbind", propagation, mode],
     });
     let mappings = |list: &[v1::IdMapping]| -> Value {
-        list.iter().map(|m| json!({"hostID": m.host_id, "containerID": m.container_id, "size": m.length})).collect()
+        list.iter()
+            .map(|m| json!({"hostID": m.host_id, "containerID": m.container_id, "size": m.length}))
+            .collect()
     };
     if !bind.uid_mappings.is_empty() {
         value["uidMappings"] = mappings(&bind.uid_mappings);
@@ -215,7 +247,9 @@ pub fn propagation(binds: &[Bind]) -> Vec<(String, MountPropagation)> {
 
 /// Whether a bind is to pass mounts on to the host.
 pub fn shared(binds: &[Bind]) -> bool {
-    binds.iter().any(|b| b.propagation == v1::MountPropagation::PropagationBidirectional)
+    binds
+        .iter()
+        .any(|b| b.propagation == v1::MountPropagation::PropagationBidirectional)
 }
 
 #[cfg(test)]
@@ -223,14 +257,21 @@ mod tests {
     use super::*;
 
     fn bind(target: &str) -> Bind {
-        Bind { source: "/x".into(), target: target.into(), ..Bind::default() }
+        Bind {
+            source: "/x".into(),
+            target: target.into(),
+            ..Bind::default()
+        }
     }
 
     #[test]
     fn outer_mounts_come_first_and_requests_win() {
         let mut own = bind("/etc/hosts");
         own.source = "/own".into();
-        let merged = merge(vec![bind("/a/b/c"), own, bind("/a")], vec![bind("/etc//hosts"), bind("/dev/shm")]);
+        let merged = merge(
+            vec![bind("/a/b/c"), own, bind("/a")],
+            vec![bind("/etc//hosts"), bind("/dev/shm")],
+        );
         let targets: Vec<&str> = merged.iter().map(|b| b.target.as_str()).collect();
         assert_eq!(targets, ["/a", "/etc/hosts", "/dev/shm", "/a/b/c"]);
         assert_eq!(merged[1].source, Path::new("/own"));

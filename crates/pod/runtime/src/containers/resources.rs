@@ -19,7 +19,11 @@ pub fn for_cgroup(r: &LinuxContainerResources) -> Resources {
         // No swap beyond the limit unless it is asked for.
         memory_swap: number(r.memory_swap_limit_in_bytes).or(number(r.memory_limit_in_bytes)),
         pids_limit: None,
-        hugepages: r.hugepage_limits.iter().map(|h| (h.page_size.clone(), h.limit)).collect(),
+        hugepages: r
+            .hugepage_limits
+            .iter()
+            .map(|h| (h.page_size.clone(), h.limit))
+            .collect(),
         unified: r.unified.clone().into_iter().collect(),
     }
 }
@@ -35,7 +39,11 @@ pub fn spec(r: &LinuxContainerResources) -> Value {
         memory["swap"] = json!(swap);
     }
     let mut cpu = json!({"cpus": r.cpuset_cpus, "mems": r.cpuset_mems});
-    for (name, value) in [("shares", r.cpu_shares), ("quota", r.cpu_quota), ("period", r.cpu_period)] {
+    for (name, value) in [
+        ("shares", r.cpu_shares),
+        ("quota", r.cpu_quota),
+        ("period", r.cpu_period),
+    ] {
         if value != 0 {
             cpu[name] = json!(value);
         }
@@ -49,7 +57,11 @@ pub fn merge(old: &LinuxContainerResources, new: &LinuxContainerResources) -> Li
     let text = |old: &String, new: &String| if new.is_empty() { old.clone() } else { new.clone() };
     let mut unified = old.unified.clone();
     unified.extend(new.unified.clone());
-    let hugepages = if new.hugepage_limits.is_empty() { &old.hugepage_limits } else { &new.hugepage_limits };
+    let hugepages = if new.hugepage_limits.is_empty() {
+        &old.hugepage_limits
+    } else {
+        &new.hugepage_limits
+    };
     LinuxContainerResources {
         cpu_period: number(old.cpu_period, new.cpu_period),
         cpu_quota: number(old.cpu_quota, new.cpu_quota),

@@ -93,12 +93,25 @@ const WITH_CAPABILITY: &[(&str, &[&str])] = &[
     ("CAP_SYS_PACCT", &["acct"]),
     (
         "CAP_SYS_PTRACE",
-        &["kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace"],
+        &[
+            "kcmp",
+            "pidfd_getfd",
+            "process_madvise",
+            "process_vm_readv",
+            "process_vm_writev",
+            "ptrace",
+        ],
     ),
     ("CAP_SYS_RAWIO", &["iopl", "ioperm"]),
-    ("CAP_SYS_TIME", &["settimeofday", "stime", "clock_settime", "clock_settime64"]),
+    (
+        "CAP_SYS_TIME",
+        &["settimeofday", "stime", "clock_settime", "clock_settime64"],
+    ),
     ("CAP_SYS_TTY_CONFIG", &["vhangup"]),
-    ("CAP_SYS_NICE", &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
+    (
+        "CAP_SYS_NICE",
+        &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"],
+    ),
     ("CAP_SYSLOG", &["syslog"]),
     ("CAP_BPF", &["bpf"]),
     ("CAP_PERFMON", &["perf_event_open"]),
@@ -114,8 +127,14 @@ const ARCHITECTURES: &[&str] = &[];
 #[cfg(target_arch = "x86_64")]
 const OF_ARCHITECTURE: &[&str] = &["arch_prctl", "modify_ldt"];
 #[cfg(target_arch = "aarch64")]
-const OF_ARCHITECTURE: &[&str] =
-    &["arm_fadvise64_64", "arm_sync_file_range", "sync_file_range2", "breakpoint", "cacheflush", "set_tls"];
+const OF_ARCHITECTURE: &[&str] = &[
+    "arm_fadvise64_64",
+    "arm_sync_file_range",
+    "sync_file_range2",
+    "breakpoint",
+    "cacheflush",
+    "set_tls",
+];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const OF_ARCHITECTURE: &[&str] = &[];
 
@@ -133,9 +152,7 @@ const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 /// The profile `RuntimeDefault` for a container with these capabilities (`CAP_…`), in OCI's form.
 pub fn default_profile(bounding: &[String]) -> Value {
     let allow = |names: &[&str]| json!({"names": names, "action": "SCMP_ACT_ALLOW"});
-    let allow_if = |name: &str, index: u32, value: u64, op: &str| {
-        json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [{"index": index, "value": value, "op": op}]})
-    };
+    let allow_if = |name: &str, index: u32, value: u64, op: &str| json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [{"index": index, "value": value, "op": op}]});
     let mut calls = vec![allow(ALWAYS)];
     // One comparison for the families before the first forbidden one, one each for those behind.
     calls.push(allow_if("socket", 0, FORBIDDEN_FAMILIES[0], "SCMP_CMP_LT"));

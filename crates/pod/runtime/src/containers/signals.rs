@@ -52,11 +52,25 @@ const CRI_RT_MIN: i32 = 35;
 pub fn parse(text: &str) -> Result<i32, String> {
     let unknown = || format!("unknown signal \"{text}\"");
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=RT_MAX).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (1..=RT_MAX).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
     }
     let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() };
+    let name = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    let offset = |rest: &str| {
+        if rest.is_empty() {
+            Some(0)
+        } else {
+            rest.parse::<i32>().ok()
+        }
+    };
     let real_time = match (name.strip_prefix("SIGRTMIN"), name.strip_prefix("SIGRTMAX")) {
         (Some(rest), _) => offset(rest).map(|n| RT_MIN + n),
         (_, Some(rest)) => offset(rest).map(|n| RT_MAX + n),

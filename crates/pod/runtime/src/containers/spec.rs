@@ -109,7 +109,10 @@ pub fn for_built_in(mut spec: Value) -> Value {
     if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
         linux.remove("resources");
         // It compares with mask and value swapped.
-        let rules = linux.get_mut("seccomp").and_then(|s| s.get_mut("syscalls")).and_then(Value::as_array_mut);
+        let rules = linux
+            .get_mut("seccomp")
+            .and_then(|s| s.get_mut("syscalls"))
+            .and_then(Value::as_array_mut);
         for rule in rules.into_iter().flatten() {
             for arg in rule.get_mut("args").and_then(Value::as_array_mut).into_iter().flatten() {
                 if arg["op"] == "SCMP_CMP_MASKED_EQ" {
@@ -126,7 +129,11 @@ pub fn for_built_in(mut spec: Value) -> Value {
 
 pub fn security(config: &ContainerConfig) -> &LinuxContainerSecurityContext {
     static NONE: std::sync::LazyLock<LinuxContainerSecurityContext> = std::sync::LazyLock::new(Default::default);
-    config.linux.as_ref().and_then(|l| l.security_context.as_ref()).unwrap_or(&NONE)
+    config
+        .linux
+        .as_ref()
+        .and_then(|l| l.security_context.as_ref())
+        .unwrap_or(&NONE)
 }
 
 pub fn namespace_options(config: &PodSandboxConfig) -> v1::NamespaceOption {
@@ -135,7 +142,11 @@ pub fn namespace_options(config: &PodSandboxConfig) -> v1::NamespaceOption {
 }
 
 fn sandbox_privileged(config: &PodSandboxConfig) -> bool {
-    config.linux.as_ref().and_then(|l| l.security_context.as_ref()).is_some_and(|c| c.privileged)
+    config
+        .linux
+        .as_ref()
+        .and_then(|l| l.security_context.as_ref())
+        .is_some_and(|c| c.privileged)
 }
 
 fn arguments(config: &ContainerConfig, image: &Execution) -> Result<Vec<String>, String> {
@@ -149,14 +160,21 @@ fn arguments(config: &ContainerConfig, image: &Execution) -> Result<Vec<String>,
         }
     }
     command.append(&mut args);
-    if command.is_empty() { Err("no command specified".into()) } else { Ok(command) }
+    if command.is_empty() {
+        Err("no command specified".into())
+    } else {
+        Ok(command)
+    }
 }
 
 /// Later settings replace earlier ones of the same name, in place.
 fn environment(input: &Input<'_>) -> Vec<String> {
     let mut env: Vec<String> = vec![PATH.to_owned()];
     let mut set = |entry: String| {
-        let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name).to_owned();
+        let name = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(name, _)| name)
+            .to_owned();
         let same = |e: &String| e.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('='));
         match env.iter_mut().find(|e| same(e)) {
             Some(old) => *old = entry,
@@ -167,7 +185,12 @@ fn environment(input: &Input<'_>) -> Vec<String> {
         set("TERM=xterm".to_owned());
     }
     set(format!("HOSTNAME={}", input.hostname));
-    input.execution.env.iter().filter(|e| e.contains('=')).for_each(|e| set(e.clone()));
+    input
+        .execution
+        .env
+        .iter()
+        .filter(|e| e.contains('='))
+        .for_each(|e| set(e.clone()));
     for e in &input.config.envs {
         set(format!("{}={}", e.key, String::from_utf8_lossy(&e.value)));
     }
@@ -179,11 +202,19 @@ fn environment(input: &Input<'_>) -> Vec<String> {
 
 /// Without `CAP_`, in the order of their numbers.
 fn capabilities(context: &LinuxContainerSecurityContext, grantable: u64) -> Vec<&'static str> {
-    let all = || (0..capability::NAMES.len() as u32).filter(|n| grantable & 1 << n != 0).fold(0u64, |m, n| m | 1 << n);
+    let all = || {
+        (0..capability::NAMES.len() as u32)
+            .filter(|n| grantable & 1 << n != 0)
+            .fold(0u64, |m, n| m | 1 << n)
+    };
     if context.privileged {
         return names(all());
     }
-    let mask = |list: &[&str]| list.iter().filter_map(|c| capability::number(c)).fold(0u64, |m, n| m | 1 << n);
+    let mask = |list: &[&str]| {
+        list.iter()
+            .filter_map(|c| capability::number(c))
+            .fold(0u64, |m, n| m | 1 << n)
+    };
     let mut set = mask(&capability::DEFAULT);
     let (add, drop) = match &context.capabilities {
         Some(c) => (&c.add_capabilities[..], &c.drop_capabilities[..]),
@@ -202,12 +233,19 @@ fn capabilities(context: &LinuxContainerSecurityContext, grantable: u64) -> Vec<
 }
 
 fn names(set: u64) -> Vec<&'static str> {
-    capability::NAMES.iter().enumerate().filter(|(n, _)| set & 1 << n != 0).map(|(_, name)| *name).collect()
+    capability::NAMES
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| set & 1 << n != 0)
+        .map(|(_, name)| *name)
+        .collect()
 }
 
 fn filter(context: &LinuxContainerSecurityContext, bounding: &[String]) -> Result<Option<Value>, String> {
     use v1::security_profile::ProfileType;
-    let Some(profile) = context.seccomp.as_ref().filter(|_| !context.privileged) else { return Ok(None) };
+    let Some(profile) = context.seccomp.as_ref().filter(|_| !context.privileged) else {
+        return Ok(None);
+    };
     match profile.profile_type() {
         ProfileType::RuntimeDefault => Ok(Some(seccomp::default_profile(bounding))),
         ProfileType::Unconfined => Ok(None),
@@ -217,9 +255,16 @@ fn filter(context: &LinuxContainerSecurityContext, bounding: &[String]) -> Resul
 
 fn namespaces(input: &Input<'_>) -> Value {
     let n = &input.namespaces;
-    let joined = [("network", &n.network), ("ipc", &n.ipc), ("uts", &n.uts), ("user", &n.user)];
-    let mut list: Vec<Value> =
-        joined.iter().filter_map(|(kind, path)| Some(json!({"type": kind, "path": path.as_ref()?}))).collect();
+    let joined = [
+        ("network", &n.network),
+        ("ipc", &n.ipc),
+        ("uts", &n.uts),
+        ("user", &n.user),
+    ];
+    let mut list: Vec<Value> = joined
+        .iter()
+        .filter_map(|(kind, path)| Some(json!({"type": kind, "path": path.as_ref()?})))
+        .collect();
     list.push(json!({"type": "mount"}));
     match &n.pid {
         PidNamespace::Own => list.push(json!({"type": "pid"})),
@@ -237,7 +282,10 @@ fn annotations(input: &Input<'_>) -> Value {
     let mut map = Map::new();
     let mut set = |key: &str, value: &str| drop(map.insert(key.to_owned(), json!(value)));
     set("io.kubernetes.cri.container-type", "container");
-    set("io.kubernetes.cri.container-name", input.config.metadata.as_ref().map_or("", |m| &m.name));
+    set(
+        "io.kubernetes.cri.container-name",
+        input.config.metadata.as_ref().map_or("", |m| &m.name),
+    );
     set("io.kubernetes.cri.sandbox-name", &metadata.name);
     set("io.kubernetes.cri.sandbox-namespace", &metadata.namespace);
     set("io.kubernetes.cri.sandbox-uid", &metadata.uid);
@@ -246,7 +294,10 @@ fn annotations(input: &Input<'_>) -> Value {
 
 /// Which process namespace a container is asked to have.
 pub fn pid_mode(config: &ContainerConfig) -> NamespaceMode {
-    security(config).namespace_options.as_ref().map_or(NamespaceMode::Container, |n| n.pid())
+    security(config)
+        .namespace_options
+        .as_ref()
+        .map_or(NamespaceMode::Container, |n| n.pid())
 }
 
 #[cfg(test)]
@@ -258,12 +309,20 @@ mod tests {
             config,
             sandbox: &PodSandboxConfig::default(),
             execution: image,
-            user: &User { uid: 5, gid: 6, groups: vec![6], home: Some("/h".into()) },
+            user: &User {
+                uid: 5,
+                gid: 6,
+                groups: vec![6],
+                home: Some("/h".into()),
+            },
             hostname: "pod",
             rootfs: Path::new("/rootfs"),
             cgroup: "/kubepods/c",
             own_cgroup_namespace: true,
-            namespaces: Namespaces { network: Some("/ns/net".into()), ..Namespaces::default() },
+            namespaces: Namespaces {
+                network: Some("/ns/net".into()),
+                ..Namespaces::default()
+            },
             binds: &[],
             cgroups: &CgroupView::Own { writable: false },
             devices: &[],
@@ -273,17 +332,27 @@ mod tests {
     }
 
     fn image() -> Execution {
-        Execution { cmd: vec!["sh".into()], env: vec!["A=1".into(), "PATH=/x".into()], ..Execution::default() }
+        Execution {
+            cmd: vec!["sh".into()],
+            env: vec!["A=1".into(), "PATH=/x".into()],
+            ..Execution::default()
+        }
     }
 
     #[test]
     fn settings_replace_those_before() {
         let mut config = ContainerConfig::default();
         for (key, value) in [("A", "2"), ("$_-x", "odd")] {
-            config.envs.push(v1::KeyValue { key: key.into(), value: value.into() });
+            config.envs.push(v1::KeyValue {
+                key: key.into(),
+                value: value.into(),
+            });
         }
         let spec = build_with(&config, &image()).unwrap();
-        assert_eq!(spec["process"]["env"], json!(["PATH=/x", "HOSTNAME=pod", "A=2", "$_-x=odd", "HOME=/h"]));
+        assert_eq!(
+            spec["process"]["env"],
+            json!(["PATH=/x", "HOSTNAME=pod", "A=2", "$_-x=odd", "HOME=/h"])
+        );
         assert_eq!(spec["process"]["args"], json!(["sh"]));
         assert!(build_with(&config, &Execution::default()).is_err());
     }
@@ -293,7 +362,11 @@ mod tests {
         let mut context = LinuxContainerSecurityContext::default();
         let set = |add: &[&str], drop: &[&str]| {
             let list = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
-            Some(v1::Capability { add_capabilities: list(add), drop_capabilities: list(drop), ..Default::default() })
+            Some(v1::Capability {
+                add_capabilities: list(add),
+                drop_capabilities: list(drop),
+                ..Default::default()
+            })
         };
         context.capabilities = set(&["NET_ADMIN"], &["ALL"]);
         assert_eq!(capabilities(&context, u64::MAX), ["NET_ADMIN"]);
@@ -313,8 +386,17 @@ mod tests {
     #[test]
     fn privilege_needs_a_privileged_pod() {
         let mut config = ContainerConfig::default();
-        let context = LinuxContainerSecurityContext { privileged: true, ..Default::default() };
-        config.linux = Some(v1::LinuxContainerConfig { security_context: Some(context), resources: None });
-        assert_eq!(build_with(&config, &image()).unwrap_err(), "no privileged container allowed in sandbox");
+        let context = LinuxContainerSecurityContext {
+            privileged: true,
+            ..Default::default()
+        };
+        config.linux = Some(v1::LinuxContainerConfig {
+            security_context: Some(context),
+            resources: None,
+        });
+        assert_eq!(
+            build_with(&config, &image()).unwrap_err(),
+            "no privileged container allowed in sandbox"
+        );
     }
 }

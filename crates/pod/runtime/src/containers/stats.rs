@@ -37,8 +37,10 @@ impl Inner {
         if sandbox.is_ready() && !parent.is_empty() && self.cgroups.exists(parent) {
             let (cpu, memory, _, processes) = self.usage(parent)?;
             (linux.cpu, linux.memory) = (cpu, memory);
-            linux.process =
-                Some(v1::ProcessUsage { timestamp: now(), process_count: Some(v1::UInt64Value { value: processes }) });
+            linux.process = Some(v1::ProcessUsage {
+                timestamp: now(),
+                process_count: Some(v1::UInt64Value { value: processes }),
+            });
             if record.own_network {
                 linux.network = network(&sandbox.shim.namespace("net"))?;
             }
@@ -63,7 +65,12 @@ impl Inner {
     fn usage(
         &self,
         group: &str,
-    ) -> anyhow::Result<(Option<v1::CpuUsage>, Option<v1::MemoryUsage>, Option<v1::SwapUsage>, u64)> {
+    ) -> anyhow::Result<(
+        Option<v1::CpuUsage>,
+        Option<v1::MemoryUsage>,
+        Option<v1::SwapUsage>,
+        u64,
+    )> {
         let usage = match self.cgroups.usage(group) {
             // It ended between the question and the answer.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((None, None, None, 0)),
@@ -103,7 +110,9 @@ pub fn filesystem(directory: &Path, mount_point: &Path) -> v1::FilesystemUsage {
     let (bytes, inodes) = disk_usage(directory);
     v1::FilesystemUsage {
         timestamp: now(),
-        fs_id: Some(v1::FilesystemIdentifier { mountpoint: mount_point.to_string_lossy().into_owned() }),
+        fs_id: Some(v1::FilesystemIdentifier {
+            mountpoint: mount_point.to_string_lossy().into_owned(),
+        }),
         used_bytes: Some(v1::UInt64Value { value: bytes }),
         inodes_used: Some(v1::UInt64Value { value: inodes }),
     }
@@ -115,7 +124,9 @@ fn disk_usage(directory: &Path) -> (u64, u64) {
     let (mut bytes, mut inodes) = (0, 0);
     let mut waiting = vec![directory.to_path_buf()];
     while let Some(path) = waiting.pop() {
-        let Ok(entries) = std::fs::read_dir(&path) else { continue };
+        let Ok(entries) = std::fs::read_dir(&path) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             bytes += meta.blocks() * 512;
@@ -130,15 +141,27 @@ fn disk_usage(directory: &Path) -> (u64, u64) {
 
 /// Traffic of the pod's interface.
 fn network(netns: &Path) -> anyhow::Result<Option<v1::NetworkUsage>> {
-    let Ok(namespace) = keelson_sys::process::open_namespace(netns) else { return Ok(None) };
+    let Ok(namespace) = keelson_sys::process::open_namespace(netns) else {
+        return Ok(None);
+    };
     // The file shows the namespace of the thread that reads it.
-    let text = keelson_sys::process::in_network_namespace(&namespace, || std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+    let text = keelson_sys::process::in_network_namespace(&namespace, || {
+        std::fs::read_to_string("/proc/thread-self/net/dev")
+    })??;
     let interfaces: Vec<v1::NetworkInterfaceUsage> = text.lines().filter_map(interface).collect();
     let (mut default, mut others) = (None, Vec::new());
     for interface in interfaces {
-        if interface.name == "eth0" { default = Some(interface) } else { others.push(interface) }
+        if interface.name == "eth0" {
+            default = Some(interface)
+        } else {
+            others.push(interface)
+        }
     }
-    Ok(Some(v1::NetworkUsage { timestamp: now(), default_interface: default, interfaces: others }))
+    Ok(Some(v1::NetworkUsage {
+        timestamp: now(),
+        default_interface: default,
+        interfaces: others,
+    }))
 }
 
 fn interface(line: &str) -> Option<v1::NetworkInterfaceUsage> {

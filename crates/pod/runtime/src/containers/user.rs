@@ -60,14 +60,32 @@ impl Accounts {
         let users = passwd.lines().filter_map(|line| {
             let f: Vec<&str> = line.trim().split(':').collect();
             let home = f.get(5).unwrap_or(&"").to_string();
-            Some(Account { name: f.first()?.to_string(), uid: f.get(2)?.parse().ok()?, gid: f.get(3)?.parse().ok()?, home })
+            Some(Account {
+                name: f.first()?.to_string(),
+                uid: f.get(2)?.parse().ok()?,
+                gid: f.get(3)?.parse().ok()?,
+                home,
+            })
         });
         let groups = group.lines().filter_map(|line| {
             let f: Vec<&str> = line.trim().split(':').collect();
-            let members = f.get(3).unwrap_or(&"").split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect();
-            Some(Group { name: f.first()?.to_string(), gid: f.get(2)?.parse().ok()?, members })
+            let members = f
+                .get(3)
+                .unwrap_or(&"")
+                .split(',')
+                .filter(|m| !m.is_empty())
+                .map(str::to_owned)
+                .collect();
+            Some(Group {
+                name: f.first()?.to_string(),
+                gid: f.get(2)?.parse().ok()?,
+                members,
+            })
         });
-        Accounts { users: users.collect(), groups: groups.collect() }
+        Accounts {
+            users: users.collect(),
+            groups: groups.collect(),
+        }
     }
 
     fn user(&self, name: &str) -> Option<&Account> {
@@ -78,16 +96,16 @@ impl Accounts {
         if let Ok(gid) = text.parse() {
             return Ok(gid);
         }
-        self.groups.iter().find(|g| g.name == text).map(|g| g.gid).ok_or_else(|| format!("no groups found: {text:?}"))
+        self.groups
+            .iter()
+            .find(|g| g.name == text)
+            .map(|g| g.gid)
+            .ok_or_else(|| format!("no groups found: {text:?}"))
     }
 }
 
 /// Decides; `image_user` is `user[:group]` of the image.
-pub fn resolve(
-    context: &LinuxContainerSecurityContext,
-    image_user: &str,
-    accounts: &Accounts,
-) -> Result<User, String> {
+pub fn resolve(context: &LinuxContainerSecurityContext, image_user: &str, accounts: &Accounts) -> Result<User, String> {
     let wanted_gid = context.run_as_group.map(|g| id(g.value)).transpose()?;
     let (user, group) = if !context.run_as_username.is_empty() {
         (context.run_as_username.clone(), None)
@@ -104,7 +122,11 @@ pub fn resolve(
     let user = if user.is_empty() { "0".to_owned() } else { user };
     let account = match user.parse::<u32>() {
         Ok(uid) => accounts.users.iter().find(|u| u.uid == uid),
-        Err(_) => Some(accounts.user(&user).ok_or_else(|| format!("no users found: {user:?}"))?),
+        Err(_) => Some(
+            accounts
+                .user(&user)
+                .ok_or_else(|| format!("no users found: {user:?}"))?,
+        ),
     };
     let uid = account.map_or_else(|| user.parse().unwrap_or(0), |a| a.uid);
     let gid = match (wanted_gid, group.filter(|g| !g.is_empty())) {
@@ -115,14 +137,25 @@ pub fn resolve(
     let mut groups = BTreeSet::from([gid]);
     if context.supplemental_groups_policy() == SupplementalGroupsPolicy::Merge {
         if let Some(account) = account {
-            groups.extend(accounts.groups.iter().filter(|g| g.members.contains(&account.name)).map(|g| g.gid));
+            groups.extend(
+                accounts
+                    .groups
+                    .iter()
+                    .filter(|g| g.members.contains(&account.name))
+                    .map(|g| g.gid),
+            );
         }
     }
     for group in &context.supplemental_groups {
         groups.insert(id(*group)?);
     }
     let home = account.map(|a| a.home.clone()).filter(|h| !h.is_empty());
-    Ok(User { uid, gid, groups: groups.into_iter().collect(), home })
+    Ok(User {
+        uid,
+        gid,
+        groups: groups.into_iter().collect(),
+        home,
+    })
 }
 
 fn id(value: i64) -> Result<u32, String> {

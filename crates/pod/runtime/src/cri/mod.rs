@@ -3,6 +3,8 @@
 mod image;
 mod runtime;
 
+pub use image::import_request;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 

@@ -74,7 +74,10 @@ impl Runtime {
                 .map(|c| runtime.container_stats(c))
                 .collect::<anyhow::Result<Vec<_>>>()
         };
-        tokio::task::spawn_blocking(work).await.map_err(|e| unknown(e.into()))?.map_err(unknown)
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| unknown(e.into()))?
+            .map_err(unknown)
     }
 
     async fn sandbox_stats_by(&self, filter: Option<PodSandboxStatsFilter>) -> Result<Vec<PodSandboxStats>, Status> {
@@ -88,7 +91,10 @@ impl Runtime {
                 .map(|s| runtime.sandbox_stats(s))
                 .collect::<anyhow::Result<Vec<_>>>()
         };
-        tokio::task::spawn_blocking(work).await.map_err(|e| unknown(e.into()))?.map_err(unknown)
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| unknown(e.into()))?
+            .map_err(unknown)
     }
 }
 
@@ -106,7 +112,11 @@ impl keelson_cri::RuntimeService for Runtime {
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Reply<RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = required(request.config, "sandbox config")?;
-        let id = self.0.run_sandbox(config, &request.runtime_handler).await.map_err(unknown)?;
+        let id = self
+            .0
+            .run_sandbox(config, &request.runtime_handler)
+            .await
+            .map_err(unknown)?;
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id }))
     }
 
@@ -127,7 +137,12 @@ impl keelson_cri::RuntimeService for Runtime {
 
     async fn pod_sandbox_status(&self, request: Request<PodSandboxStatusRequest>) -> Reply<PodSandboxStatusResponse> {
         let sandbox = self.sandbox(&request.into_inner().pod_sandbox_id)?;
-        let statuses = self.0.containers_of(&sandbox.id).iter().map(|c| self.0.status_of(c)).collect();
+        let statuses = self
+            .0
+            .containers_of(&sandbox.id)
+            .iter()
+            .map(|c| self.0.status_of(c))
+            .collect();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(sandbox.status()),
             info: Default::default(),
@@ -148,14 +163,20 @@ impl keelson_cri::RuntimeService for Runtime {
         request: Request<StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
         let items = self.sandboxes_of(request.into_inner().filter);
-        Ok(Response::new(in_pieces(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
+        Ok(Response::new(in_pieces(items, |pod_sandboxes| {
+            StreamPodSandboxesResponse { pod_sandboxes }
+        })))
     }
 
     async fn create_container(&self, request: Request<CreateContainerRequest>) -> Reply<CreateContainerResponse> {
         let request = request.into_inner();
         let config = required(request.config, "container config")?;
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
-        let id = self.0.create_container(&sandbox, config, request.sandbox_config).await.map_err(unknown)?;
+        let id = self
+            .0
+            .create_container(&sandbox, config, request.sandbox_config)
+            .await
+            .map_err(unknown)?;
         Ok(Response::new(CreateContainerResponse { container_id: id }))
     }
 
@@ -188,9 +209,14 @@ impl keelson_cri::RuntimeService for Runtime {
 
     type StreamContainersStream = Answers<StreamContainersResponse>;
 
-    async fn stream_containers(&self, request: Request<StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
         let containers = self.containers_by(request.into_inner().filter);
-        Ok(Response::new(in_pieces(containers, |containers| StreamContainersResponse { containers })))
+        Ok(Response::new(in_pieces(containers, |containers| {
+            StreamContainersResponse { containers }
+        })))
     }
 
     async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Reply<ContainerStatusResponse> {
@@ -202,7 +228,10 @@ impl keelson_cri::RuntimeService for Runtime {
             let text = format!("{{\"sandboxID\":\"{}\",\"pid\":{}}}", record.sandbox, record.pid);
             info.insert("info".to_owned(), text);
         }
-        Ok(Response::new(ContainerStatusResponse { status: Some(self.0.status_of(&container)), info }))
+        Ok(Response::new(ContainerStatusResponse {
+            status: Some(self.0.status_of(&container)),
+            info,
+        }))
     }
 
     async fn update_container_resources(
@@ -226,7 +255,11 @@ impl keelson_cri::RuntimeService for Runtime {
             return Err(Status::unknown("container is not running"));
         }
         let sandbox = self.sandbox(&container.sandbox)?;
-        sandbox.shim.reopen_log(&container.id).await.map_err(|e| unknown(e.into()))?;
+        sandbox
+            .shim
+            .reopen_log(&container.id)
+            .await
+            .map_err(|e| unknown(e.into()))?;
         Ok(Response::new(ReopenContainerLogResponse {}))
     }
 
@@ -234,7 +267,10 @@ impl keelson_cri::RuntimeService for Runtime {
         let request = request.into_inner();
         let container = self.running(&request.container_id)?;
         let sandbox = self.sandbox(&container.sandbox)?;
-        let timeout = u64::try_from(request.timeout).ok().filter(|t| *t > 0).map(Duration::from_secs);
+        let timeout = u64::try_from(request.timeout)
+            .ok()
+            .filter(|t| *t > 0)
+            .map(Duration::from_secs);
         let answer = crate::streaming::exec_sync(&sandbox.shim, &container.id, request.cmd, timeout).await?;
         Ok(Response::new(answer))
     }
@@ -287,7 +323,9 @@ impl keelson_cri::RuntimeService for Runtime {
         request: Request<StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
         let stats = self.container_stats_by(request.into_inner().filter).await?;
-        Ok(Response::new(in_pieces(stats, |container_stats| StreamContainerStatsResponse { container_stats })))
+        Ok(Response::new(in_pieces(stats, |container_stats| {
+            StreamContainerStatsResponse { container_stats }
+        })))
     }
 
     async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Reply<PodSandboxStatsResponse> {
@@ -315,14 +353,20 @@ impl keelson_cri::RuntimeService for Runtime {
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
         let stats = self.sandbox_stats_by(request.into_inner().filter).await?;
-        Ok(Response::new(in_pieces(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })))
+        Ok(Response::new(in_pieces(stats, |pod_sandbox_stats| {
+            StreamPodSandboxStatsResponse { pod_sandbox_stats }
+        })))
     }
 
     async fn update_runtime_config(
         &self,
         request: Request<UpdateRuntimeConfigRequest>,
     ) -> Reply<UpdateRuntimeConfigResponse> {
-        let network = request.into_inner().runtime_config.and_then(|c| c.network_config).unwrap_or_default();
+        let network = request
+            .into_inner()
+            .runtime_config
+            .and_then(|c| c.network_config)
+            .unwrap_or_default();
         if !network.pod_cidr.is_empty() {
             self.0.network.set_pod_cidr(&network.pod_cidr).await.map_err(unknown)?;
         }
@@ -336,7 +380,13 @@ impl keelson_cri::RuntimeService for Runtime {
             reason: problem.as_ref().map_or("", |p| p.0).to_owned(),
             message: problem.map_or_else(String::new, |p| p.1),
         };
-        let network = self.0.network.ready().await.err().map(|why| ("NetworkPluginNotReady", why));
+        let network = self
+            .0
+            .network
+            .ready()
+            .await
+            .err()
+            .map(|why| ("NetworkPluginNotReady", why));
         let handler = |name: &str| RuntimeHandler {
             name: name.to_owned(),
             features: Some(RuntimeHandlerFeatures {
@@ -350,14 +400,14 @@ impl keelson_cri::RuntimeService for Runtime {
             }),
             info: Default::default(),
             runtime_handlers: self.0.config.handler_names().map(handler).collect(),
-            features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..RuntimeFeatures::default() }),
+            features: Some(RuntimeFeatures {
+                supplemental_groups_policy: true,
+                ..RuntimeFeatures::default()
+            }),
         }))
     }
 
-    async fn checkpoint_container(
-        &self,
-        _: Request<CheckpointContainerRequest>,
-    ) -> Reply<CheckpointContainerResponse> {
+    async fn checkpoint_container(&self, _: Request<CheckpointContainerRequest>) -> Reply<CheckpointContainerResponse> {
         Err(Status::unimplemented("checkpoints are not supported by this runtime"))
     }
 
@@ -382,14 +432,18 @@ impl keelson_cri::RuntimeService for Runtime {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Reply<ListMetricDescriptorsResponse> {
-        Ok(Response::new(ListMetricDescriptorsResponse { descriptors: Vec::new() }))
+        Ok(Response::new(ListMetricDescriptorsResponse {
+            descriptors: Vec::new(),
+        }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Reply<ListPodSandboxMetricsResponse> {
-        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics: Vec::new() }))
+        Ok(Response::new(ListPodSandboxMetricsResponse {
+            pod_metrics: Vec::new(),
+        }))
     }
 
     type StreamPodSandboxMetricsStream = Answers<StreamPodSandboxMetricsResponse>;
@@ -402,7 +456,9 @@ impl keelson_cri::RuntimeService for Runtime {
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {
-        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
+        let linux = LinuxRuntimeConfiguration {
+            cgroup_driver: CgroupDriver::Cgroupfs as i32,
+        };
         Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
     }
 

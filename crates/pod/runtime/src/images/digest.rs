@@ -23,7 +23,11 @@ pub struct Digesting<R> {
 
 impl<R: Read> Digesting<R> {
     pub fn new(inner: R) -> Self {
-        Digesting { inner, hasher: Sha256::new(), length: 0 }
+        Digesting {
+            inner,
+            hasher: Sha256::new(),
+            length: 0,
+        }
     }
 
     /// Reads what is left and returns the digest of it all.

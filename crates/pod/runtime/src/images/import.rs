@@ -97,7 +97,10 @@ impl Images {
             }
         }
         if images.is_empty() {
-            bail!("{} holds no image for this machine (neither index.json nor manifest.json names one)", path.display());
+            bail!(
+                "{} holds no image for this machine (neither index.json nor manifest.json names one)",
+                path.display()
+            );
         }
         Ok(images.into_values().collect())
     }
@@ -121,23 +124,36 @@ impl Images {
         let mut manifest: Manifest = archive.blob_json(&descriptor.digest)?;
         let mut size = descriptor.size;
         if manifest.is_index() {
-            let Some(chosen) = manifest.for_this_machine().cloned() else { return Ok(None) };
+            let Some(chosen) = manifest.for_this_machine().cloned() else {
+                return Ok(None);
+            };
             size += chosen.size;
             manifest = archive.blob_json(&chosen.digest)?;
         }
-        let Some(config) = &manifest.config else { return Ok(None) };
+        let Some(config) = &manifest.config else {
+            return Ok(None);
+        };
         let bytes = archive.blob(&config.digest)?;
         let parsed: ImageConfig = serde_json::from_slice(&bytes).context("image configuration")?;
         if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-            bail!("an image with {} layers and {} diff_ids", manifest.layers.len(), parsed.rootfs.diff_ids.len());
+            bail!(
+                "an image with {} layers and {} diff_ids",
+                manifest.layers.len(),
+                parsed.rootfs.diff_ids.len()
+            );
         }
         let chains = digest::chain(&parsed.rootfs.diff_ids);
         for (i, (layer, diff_id)) in manifest.layers.iter().zip(&parsed.rootfs.diff_ids).enumerate() {
             size += layer.size;
             if !self.layers.has(&chains[i]) {
-                let expected = Expected { digest: (layer.digest != *diff_id).then_some(&layer.digest), diff_id };
+                let expected = Expected {
+                    digest: (layer.digest != *diff_id).then_some(&layer.digest),
+                    diff_id,
+                };
                 let reader = archive.reader(&blob_path(&layer.digest)?)?;
-                self.layers.add(&chains[..=i], reader, &expected).with_context(|| format!("layer {}", layer.digest))?;
+                self.layers
+                    .add(&chains[..=i], reader, &expected)
+                    .with_context(|| format!("layer {}", layer.digest))?;
             }
         }
         Ok(Some(self.add(&bytes, parsed, size + config.size, &names)?))
@@ -147,7 +163,11 @@ impl Images {
         let bytes = archive.document(&entry.config)?;
         let parsed: ImageConfig = serde_json::from_slice(&bytes).context("image configuration")?;
         if parsed.rootfs.diff_ids.len() != entry.layers.len() {
-            bail!("an image with {} layers and {} diff_ids", entry.layers.len(), parsed.rootfs.diff_ids.len());
+            bail!(
+                "an image with {} layers and {} diff_ids",
+                entry.layers.len(),
+                parsed.rootfs.diff_ids.len()
+            );
         }
         let chains = digest::chain(&parsed.rootfs.diff_ids);
         let mut size = bytes.len() as u64;
@@ -156,10 +176,15 @@ impl Images {
             if !self.layers.has(&chains[i]) {
                 let expected = Expected { digest: None, diff_id };
                 let reader = archive.reader(layer)?;
-                self.layers.add(&chains[..=i], reader, &expected).with_context(|| format!("layer {layer}"))?;
+                self.layers
+                    .add(&chains[..=i], reader, &expected)
+                    .with_context(|| format!("layer {layer}"))?;
             }
         }
-        let tags = entry.repo_tags.iter().map(|t| Ok(Name::Tag(Reference::parse(t)?.to_string())));
+        let tags = entry
+            .repo_tags
+            .iter()
+            .map(|t| Ok(Name::Tag(Reference::parse(t)?.to_string())));
         Ok(self.add(&bytes, parsed, size, &tags.collect::<anyhow::Result<Vec<_>>>()?)?)
     }
 }
@@ -198,7 +223,10 @@ impl Archive {
             };
             entries.insert(name, place);
         }
-        Ok(Archive { path: path.to_path_buf(), entries })
+        Ok(Archive {
+            path: path.to_path_buf(),
+            entries,
+        })
     }
 
     fn has(&self, name: &str) -> bool {
@@ -206,7 +234,10 @@ impl Archive {
     }
 
     fn size(&self, name: &str) -> anyhow::Result<u64> {
-        self.entries.get(name).map(|(_, size)| *size).with_context(|| format!("{name} is missing"))
+        self.entries
+            .get(name)
+            .map(|(_, size)| *size)
+            .with_context(|| format!("{name} is missing"))
     }
 
     fn reader(&self, name: &str) -> anyhow::Result<Take<File>> {

@@ -29,7 +29,11 @@ pub struct Expected<'a> {
 impl Layers {
     /// Opens the store; what an earlier run did not finish is removed.
     pub fn open(root: &Path) -> io::Result<Layers> {
-        let layers = Layers { root: root.join("layers"), ingest: root.join("ingest"), counter: AtomicU64::new(0) };
+        let layers = Layers {
+            root: root.join("layers"),
+            ingest: root.join("ingest"),
+            counter: AtomicU64::new(0),
+        };
         fs::create_dir_all(&layers.root)?;
         for mounted in mount::below(&layers.ingest)? {
             mount::unmount(&mounted)?;
@@ -63,7 +67,8 @@ impl Layers {
 
     /// A new file for what is being downloaded.
     pub fn ingest_file(&self) -> PathBuf {
-        self.ingest.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
+        self.ingest
+            .join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// Unpacks the archive of the topmost layer of `chains` onto the ones below it, which are there already.
@@ -142,7 +147,10 @@ impl Layers {
 fn unpack_verified(archive: impl Read, target: &Path, expected: &Expected<'_>) -> io::Result<u64> {
     let mut compressed = BufReader::with_capacity(BUFFER, Digesting::new(archive));
     let start = compressed.fill_buf()?;
-    let (gzip, zstd) = (start.starts_with(&[0x1f, 0x8b]), start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
+    let (gzip, zstd) = (
+        start.starts_with(&[0x1f, 0x8b]),
+        start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+    );
     let decoder: Box<dyn Read + '_> = if gzip {
         Box::new(flate2::bufread::MultiGzDecoder::new(&mut compressed))
     } else if zstd {
@@ -168,7 +176,10 @@ pub fn verify(wanted: &str, got: &str, what: &str) -> io::Result<()> {
     if wanted == got {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, format!("{what} has digest {got}, expected {wanted}")))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{what} has digest {got}, expected {wanted}"),
+    ))
 }
 
 #[cfg(test)]
@@ -202,13 +213,22 @@ mod tests {
         let gz_digest = digest::of(&gz);
         let chains = vec![diff_id.clone()];
 
-        let wrong = Expected { digest: Some(&diff_id), diff_id: &diff_id };
+        let wrong = Expected {
+            digest: Some(&diff_id),
+            diff_id: &diff_id,
+        };
         assert!(layers.add(&chains, &gz[..], &wrong).is_err());
         assert!(!layers.has(&diff_id));
 
-        let right = Expected { digest: Some(&gz_digest), diff_id: &diff_id };
+        let right = Expected {
+            digest: Some(&gz_digest),
+            diff_id: &diff_id,
+        };
         layers.add(&chains, &gz[..], &right).unwrap();
-        assert_eq!(fs::read_to_string(layers.directories(&chains)[0].join("etc/a")).unwrap(), "one");
+        assert_eq!(
+            fs::read_to_string(layers.directories(&chains)[0].join("etc/a")).unwrap(),
+            "one"
+        );
         assert_eq!(layers.usage().unwrap(), (3, 1));
         layers.retain(&HashSet::new()).unwrap();
         assert!(!layers.has(&diff_id));
@@ -231,7 +251,10 @@ mod tests {
         bytes.truncate(bytes.len() - 1024);
         bytes.extend(tar(&[("out/escaped", "x")]));
         let diff_id = digest::of(&bytes);
-        let expected = Expected { digest: None, diff_id: &diff_id };
+        let expected = Expected {
+            digest: None,
+            diff_id: &diff_id,
+        };
         // The link is followed inside the layer, where its target does not exist yet.
         let _either_way = layers.add(std::slice::from_ref(&diff_id), &bytes[..], &expected);
         assert!(!dir.join("escaped").exists());

@@ -42,9 +42,14 @@ impl Manifest {
     /// The entry of an index for this machine; one without platform serves if there is no better.
     pub fn for_this_machine(&self) -> Option<&Descriptor> {
         let fits = |d: &&Descriptor| {
-            d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == ARCHITECTURE)
+            d.platform
+                .as_ref()
+                .is_some_and(|p| p.os == "linux" && p.architecture == ARCHITECTURE)
         };
-        self.manifests.iter().find(fits).or_else(|| self.manifests.iter().find(|d| d.platform.is_none()))
+        self.manifests
+            .iter()
+            .find(fits)
+            .or_else(|| self.manifests.iter().find(|d| d.platform.is_none()))
     }
 }
 

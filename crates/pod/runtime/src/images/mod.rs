@@ -113,7 +113,10 @@ impl Images {
             return Some(image.clone());
         }
         let name = Reference::parse(text).ok()?.to_string();
-        known.values().find(|i| i.tags.contains(&name) || i.digests.contains(&name)).cloned()
+        known
+            .values()
+            .find(|i| i.tags.contains(&name) || i.digests.contains(&name))
+            .cloned()
     }
 
     /// The image's configuration document.
@@ -126,7 +129,9 @@ impl Images {
     }
 
     fn record_path(&self, id: &str) -> PathBuf {
-        self.root.join("images").join(format!("{}.json", id.strip_prefix("sha256:").unwrap_or(id)))
+        self.root
+            .join("images")
+            .join(format!("{}.json", id.strip_prefix("sha256:").unwrap_or(id)))
     }
 
     /// Makes an image known, or an image known by more names. Its layers are on disk.
@@ -156,8 +161,11 @@ impl Images {
         }
         image.pinned |= image.tags.iter().any(|t| self.pinned.contains(t));
         // A tag names one image: it moves here from the one that had it.
-        let moved: Vec<Arc<Image>> =
-            known.values().filter(|other| other.id != id && !other.tags.is_disjoint(&image.tags)).cloned().collect();
+        let moved: Vec<Arc<Image>> = known
+            .values()
+            .filter(|other| other.id != id && !other.tags.is_disjoint(&image.tags))
+            .cloned()
+            .collect();
         for other in moved {
             let mut other = Image::clone(&other);
             other.tags.retain(|t| !image.tags.contains(t));

@@ -66,8 +66,10 @@ impl Images {
         reference: &Reference,
         given: &Credentials,
     ) -> Result<Arc<Image>, PullError> {
-        let endpoints =
-            self.registries.endpoints(&reference.registry).map_err(|e| PullError::Invalid(format!("{e:#}")))?;
+        let endpoints = self
+            .registries
+            .endpoints(&reference.registry)
+            .map_err(|e| PullError::Invalid(format!("{e:#}")))?;
         let mut failure = None;
         for endpoint in endpoints {
             let attempt = Attempt::new(endpoint, reference, given)?;
@@ -107,12 +109,19 @@ impl Attempt {
         // The HTTP client takes the process's provider; a program that has chosen one keeps it.
         let _already_chosen = rustls::crypto::ring::default_provider().install_default();
         let config = ClientConfig {
-            protocol: if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
+            protocol: if endpoint.plain_http {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
             accept_invalid_certificates: endpoint.skip_verify,
             extra_root_certificates: endpoint
                 .ca
                 .iter()
-                .map(|pem| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() })
+                .map(|pem| Certificate {
+                    encoding: CertificateEncoding::Pem,
+                    data: pem.clone(),
+                })
                 .collect(),
             connect_timeout: Some(Duration::from_secs(15)),
             read_timeout: Some(SILENCE),
@@ -121,13 +130,22 @@ impl Attempt {
         };
         let client = Client::try_from(config).map_err(|e| PullError::Failed(e.to_string()))?;
         // A pull secret is for the registry that the image names, and for mirrors of it that have none of their own.
-        let credentials = if *given == Credentials::None { &endpoint.credentials } else { given };
+        let credentials = if *given == Credentials::None {
+            &endpoint.credentials
+        } else {
+            given
+        };
         let auth = match credentials {
             Credentials::None => RegistryAuth::Anonymous,
             Credentials::Basic(user, password) => RegistryAuth::Basic(user.clone(), password.clone()),
             Credentials::Bearer(token) => RegistryAuth::Bearer(token.clone()),
         };
-        Ok(Attempt { client, auth, reference: reference.clone(), endpoint })
+        Ok(Attempt {
+            client,
+            auth,
+            reference: reference.clone(),
+            endpoint,
+        })
     }
 
     fn at(&self, digest: Option<&str>) -> OciReference {
@@ -142,7 +160,10 @@ impl Attempt {
     }
 
     async fn pull(&self, images: &Arc<Images>) -> Result<Arc<Image>, PullError> {
-        self.client.auth(&self.at(None), &self.auth, RegistryOperation::Pull).await.map_err(failed)?;
+        self.client
+            .auth(&self.at(None), &self.auth, RegistryOperation::Pull)
+            .await
+            .map_err(failed)?;
         let (top, mut manifest) = self.manifest(None).await?;
         let mut size = 0;
         if manifest.is_index() {
@@ -153,8 +174,10 @@ impl Attempt {
             size += chosen.size;
             manifest = self.manifest(Some(&chosen.digest)).await?.1;
         }
-        let descriptor =
-            manifest.config.as_ref().ok_or_else(|| PullError::Failed("the manifest names no configuration".into()))?;
+        let descriptor = manifest
+            .config
+            .as_ref()
+            .ok_or_else(|| PullError::Failed("the manifest names no configuration".into()))?;
         let config = self.config(descriptor).await?;
         let parsed: ImageConfig = serde_json::from_slice(&config).map_err(|e| PullError::Failed(e.to_string()))?;
         if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
@@ -173,7 +196,11 @@ impl Attempt {
     /// A manifest with its digest, which is verified when it was asked for by digest.
     async fn manifest(&self, digest: Option<&str>) -> Result<(String, Manifest), PullError> {
         let at = self.at(digest);
-        let (bytes, _) = self.client.pull_manifest_raw(&at, &self.auth, &ACCEPTED).await.map_err(failed)?;
+        let (bytes, _) = self
+            .client
+            .pull_manifest_raw(&at, &self.auth, &ACCEPTED)
+            .await
+            .map_err(failed)?;
         let got = digest::of(&bytes);
         if let Some(wanted) = at.digest() {
             verify(wanted, &got, "manifest").map_err(|e| PullError::Failed(e.to_string()))?;
@@ -183,7 +210,11 @@ impl Attempt {
     }
 
     async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
-        let mut stream = self.client.pull_blob_stream(&self.at(None), descriptor.digest.as_str()).await.map_err(failed)?;
+        let mut stream = self
+            .client
+            .pull_blob_stream(&self.at(None), descriptor.digest.as_str())
+            .await
+            .map_err(failed)?;
         let mut bytes = Vec::new();
         while let Some(piece) = stream.stream.try_next().await.map_err(io_failed)? {
             bytes.extend_from_slice(&piece);
@@ -202,7 +233,9 @@ impl Attempt {
         for (i, layer) in layers.iter().enumerate() {
             if !images.layers.has(&chains[i]) {
                 let file = Download(images.layers.ingest_file());
-                waiting.push(Box::pin(async move { self.download(layer, &file.0).await.map(|()| (i, file)) }));
+                waiting.push(Box::pin(async move {
+                    self.download(layer, &file.0).await.map(|()| (i, file))
+                }));
             }
         }
         let mut downloads = futures::stream::iter(waiting).buffered(CONCURRENT);
@@ -211,7 +244,10 @@ impl Attempt {
             let (images, chains) = (images.clone(), chains[..=i].to_vec());
             let (diff_id, digest) = (config.rootfs.diff_ids[i].clone(), layers[i].digest.clone());
             blocking(move || {
-                let expected = Expected { digest: Some(&digest), diff_id: &diff_id };
+                let expected = Expected {
+                    digest: Some(&digest),
+                    diff_id: &diff_id,
+                };
                 images.layers.add(&chains, File::open(&file.0)?, &expected)
             })
             .await?;
@@ -220,13 +256,20 @@ impl Attempt {
     }
 
     async fn download(&self, layer: &Descriptor, to: &std::path::Path) -> Result<(), PullError> {
-        let mut stream = self.client.pull_blob_stream(&self.at(None), layer.digest.as_str()).await.map_err(failed)?;
+        let mut stream = self
+            .client
+            .pull_blob_stream(&self.at(None), layer.digest.as_str())
+            .await
+            .map_err(failed)?;
         let mut file = File::create(to).map_err(io_failed)?;
         let (mut hasher, mut length) = (digest::Hasher::default(), 0);
         while let Some(piece) = stream.stream.try_next().await.map_err(io_failed)? {
             length += piece.len() as u64;
             if length > layer.size {
-                return Err(PullError::Failed(format!("layer {} is longer than its manifest says", layer.digest)));
+                return Err(PullError::Failed(format!(
+                    "layer {} is longer than its manifest says",
+                    layer.digest
+                )));
             }
             hasher.update(&piece);
             file.write_all(&piece).map_err(io_failed)?;
@@ -250,7 +293,10 @@ impl Drop for Download {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, PullError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| PullError::Failed(e.to_string()))?.map_err(io_failed)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| PullError::Failed(e.to_string()))?
+        .map_err(io_failed)
 }
 
 fn io_failed(error: io::Error) -> PullError {
@@ -262,7 +308,10 @@ fn failed(error: OciDistributionError) -> PullError {
         OciDistributionError::ImageManifestNotFoundError(_) => PullError::NotFound(format!("{error}: not found")),
         OciDistributionError::ServerError { code: 404, .. } => PullError::NotFound(format!("{error}: not found")),
         OciDistributionError::RegistryError { envelope, .. }
-            if envelope.errors.iter().any(|e| format!("{:?}", e.code).contains("Unknown")) =>
+            if envelope
+                .errors
+                .iter()
+                .any(|e| format!("{:?}", e.code).contains("Unknown")) =>
         {
             PullError::NotFound(format!("{error}: not found"))
         }

@@ -48,12 +48,21 @@ impl Reference {
         if !repository.bytes().all(valid) || repository.contains("//") || repository.len() > 255 {
             return Err(invalid("invalid reference format"));
         }
-        let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
+        let registry = if registry == "index.docker.io" {
+            "docker.io"
+        } else {
+            registry
+        };
         let tag = match (&digest, tag) {
             (Some(_), _) => None,
             (None, tag) => Some(tag.unwrap_or("latest").to_owned()),
         };
-        Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
+        Ok(Reference {
+            registry: registry.to_owned(),
+            repository,
+            tag,
+            digest,
+        })
     }
 
     /// Registry and repository.
@@ -112,7 +121,10 @@ mod tests {
             ("busybox", "docker.io/library/busybox:latest".to_owned()),
             ("a/b:1", "docker.io/a/b:1".to_owned()),
             ("localhost:5000/x", "localhost:5000/x:latest".to_owned()),
-            ("registry.k8s.io/e2e-test-images/agnhost:2.66.1", "registry.k8s.io/e2e-test-images/agnhost:2.66.1".to_owned()),
+            (
+                "registry.k8s.io/e2e-test-images/agnhost:2.66.1",
+                "registry.k8s.io/e2e-test-images/agnhost:2.66.1".to_owned(),
+            ),
             (&format!("busybox:1@{d}"), format!("docker.io/library/busybox@{d}")),
             ("index.docker.io/library/x", "docker.io/library/x:latest".to_owned()),
         ];

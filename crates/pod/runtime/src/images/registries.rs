@@ -92,12 +92,23 @@ impl Credentials {
             return Ok(Credentials::Basic(username.to_owned(), password.to_owned()));
         }
         if !auth.is_empty() {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(auth.trim()).context("auth is not base64")?;
+            let decoded = base64::engine::general_purpose::STANDARD
+                .decode(auth.trim())
+                .context("auth is not base64")?;
             let decoded = String::from_utf8(decoded).context("auth is not text")?;
-            let Some((user, password)) = decoded.split_once(':') else { bail!("auth has no colon") };
-            return Ok(Credentials::Basic(user.to_owned(), password.trim_end_matches('\0').to_owned()));
+            let Some((user, password)) = decoded.split_once(':') else {
+                bail!("auth has no colon")
+            };
+            return Ok(Credentials::Basic(
+                user.to_owned(),
+                password.trim_end_matches('\0').to_owned(),
+            ));
         }
-        Ok(if token.is_empty() { Credentials::None } else { Credentials::Bearer(token.to_owned()) })
+        Ok(if token.is_empty() {
+            Credentials::None
+        } else {
+            Credentials::Bearer(token.to_owned())
+        })
     }
 }
 
@@ -179,7 +190,14 @@ configs:
   m.example: {auth: {auth: dTpw}}
 "#;
         let registries = Registries::parse(text).unwrap();
-        let hosts = |r: &str| registries.endpoints(r).unwrap().iter().map(|e| e.host.clone()).collect::<Vec<_>>();
+        let hosts = |r: &str| {
+            registries
+                .endpoints(r)
+                .unwrap()
+                .iter()
+                .map(|e| e.host.clone())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(hosts("docker.io"), ["10.0.0.1:5000", "m.example", "docker.io"]);
         assert_eq!(hosts("quay.io"), ["any:1", "quay.io"]);
         let docker = registries.endpoints("docker.io").unwrap();

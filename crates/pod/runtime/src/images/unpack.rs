@@ -27,16 +27,26 @@ const MAX_ENTRIES: usize = 4_000_000;
 
 /// Unpacks an uncompressed archive. Returns the bytes that files took.
 pub fn unpack(archive: impl Read, target: &Path) -> io::Result<u64> {
-    let mut unpacker =
-        Unpacker { root: Root::open(target)?, made: HashSet::new(), directories: Vec::new(), size: 0, parent: None };
+    let mut unpacker = Unpacker {
+        root: Root::open(target)?,
+        made: HashSet::new(),
+        directories: Vec::new(),
+        size: 0,
+        parent: None,
+    };
     let mut archive = Archive::new(archive);
     for (count, entry) in archive.entries()?.enumerate() {
         if count >= MAX_ENTRIES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a layer with too many files"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a layer with too many files",
+            ));
         }
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        unpacker.entry(&mut entry, &path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        unpacker
+            .entry(&mut entry, &path)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
     }
     unpacker.finish()
 }
@@ -59,7 +69,9 @@ impl Unpacker {
         if kind.is_pax_global_extensions() {
             return Ok(());
         }
-        let Some(name) = path.file_name() else { return self.root_attributes(entry) };
+        let Some(name) = path.file_name() else {
+            return self.root_attributes(entry);
+        };
         let directory = path.parent().unwrap_or(Path::new("")).to_path_buf();
         if name.as_bytes() == OPAQUE {
             return self.make_opaque(&directory);
@@ -81,7 +93,13 @@ impl Unpacker {
             if made_directory {
                 self.directories.push((path.clone(), time));
             } else {
-                utimensat(nix::fcntl::AT_FDCWD, &target, &time, &time, UtimensatFlags::NoFollowSymlink)?;
+                utimensat(
+                    nix::fcntl::AT_FDCWD,
+                    &target,
+                    &time,
+                    &time,
+                    UtimensatFlags::NoFollowSymlink,
+                )?;
             }
         }
         self.parent = Some((directory, parent));
@@ -133,15 +151,29 @@ impl Unpacker {
                 let header = entry.header();
                 let number = |n: io::Result<Option<u32>>| n.map(|n| u64::from(n.unwrap_or(0)));
                 let (major, minor) = (number(header.device_major())?, number(header.device_minor())?);
-                let flag = if kind == EntryType::Char { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
-                mknod(target, flag, Mode::from_bits_truncate(0o600), nix::sys::stat::makedev(major, minor))?;
+                let flag = if kind == EntryType::Char {
+                    SFlag::S_IFCHR
+                } else {
+                    SFlag::S_IFBLK
+                };
+                mknod(
+                    target,
+                    flag,
+                    Mode::from_bits_truncate(0o600),
+                    nix::sys::stat::makedev(major, minor),
+                )?;
             }
             EntryType::Fifo => mknod(target, SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let mut file = File::options().write(true).create_new(true).open(target)?;
                 self.size += io::copy(entry, &mut file)?;
             }
-            other => return Err(invalid(&format!("an entry of unknown kind {:?}", other.as_byte() as char))),
+            other => {
+                return Err(invalid(&format!(
+                    "an entry of unknown kind {:?}",
+                    other.as_byte() as char
+                )));
+            }
         }
         Ok(false)
     }
@@ -215,7 +247,9 @@ impl Unpacker {
 
 /// The path of a name in an open directory; the kernel starts at the descriptor, whatever its path is now.
 fn place(directory: &OwnedFd, name: &OsStr) -> PathBuf {
-    Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)
+    Path::new("/proc/self/fd")
+        .join(directory.as_raw_fd().to_string())
+        .join(name)
 }
 
 /// Removes whatever is there; nothing is fine. Does not follow links.

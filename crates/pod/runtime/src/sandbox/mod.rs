@@ -77,7 +77,9 @@ impl Sandbox {
                 ip: ips.next().unwrap_or_default(),
                 additional_ips: ips.map(|ip| v1::PodIp { ip }).collect(),
             }),
-            linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options: Some(options) }) }),
+            linux: Some(v1::LinuxPodSandboxStatus {
+                namespaces: Some(v1::Namespace { options: Some(options) }),
+            }),
             labels: r.config.labels.clone(),
             annotations: r.config.annotations.clone(),
             runtime_handler: r.handler.clone(),

@@ -25,7 +25,10 @@ impl Inner {
         let Some(kind) = self.config.handler(handler) else {
             bail!("no runtime for {handler:?} is configured");
         };
-        let metadata = config.metadata.clone().context("sandbox config must include metadata")?;
+        let metadata = config
+            .metadata
+            .clone()
+            .context("sandbox config must include metadata")?;
         let options = namespace_options(&config);
         let hostname = match config.hostname.as_str() {
             "" => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
@@ -77,7 +80,11 @@ impl Inner {
             Err(error) => {
                 if let Err(undo) = self.tear_down(&sandbox).await {
                     // The record stays: the kubelet sees a sandbox that is not ready and has it removed again.
-                    tracing::error!(sandbox = id, error = format!("{undo:#}"), "half-made sandbox not undone");
+                    tracing::error!(
+                        sandbox = id,
+                        error = format!("{undo:#}"),
+                        "half-made sandbox not undone"
+                    );
                     sandbox.update(|r| r.state = SandboxState::NotReady)?;
                 } else {
                     self.sandboxes.lock().remove(&id);
@@ -99,7 +106,9 @@ impl Inner {
             .create(&record.config, &record.hostname, options.ipc())
             .context("cannot make the sandbox's files")?;
         let config = shim_config(&record, &options)?;
-        Shim::launch(state, &self.config.program, &config).await.context("failed to start the sandbox's shim")?;
+        Shim::launch(state, &self.config.program, &config)
+            .await
+            .context("failed to start the sandbox's shim")?;
         if record.own_network {
             let result = self
                 .network
@@ -117,10 +126,18 @@ impl Inner {
 
 fn shim_config(record: &SandboxRecord, options: &v1::NamespaceOption) -> anyhow::Result<ShimConfig> {
     let (mut uids, mut gids) = (Vec::new(), Vec::new());
-    if let Some(user) = options.userns_options.as_ref().filter(|u| u.mode() == NamespaceMode::Pod) {
+    if let Some(user) = options
+        .userns_options
+        .as_ref()
+        .filter(|u| u.mode() == NamespaceMode::Pod)
+    {
         let convert = |list: &[v1::IdMapping]| {
             list.iter()
-                .map(|m| IdMapping { container: m.container_id, host: m.host_id, length: m.length })
+                .map(|m| IdMapping {
+                    container: m.container_id,
+                    host: m.host_id,
+                    length: m.length,
+                })
                 .collect::<Vec<_>>()
         };
         (uids, gids) = (convert(&user.uids), convert(&user.gids));
@@ -190,8 +207,12 @@ fn bandwidth(annotations: &HashMap<String, String>, key: &str) -> anyhow::Result
         "Gi" => 1 << 30,
         _ => bail!("{key}: {text:?} is no bandwidth"),
     };
-    let number: u64 = digits.parse().with_context(|| format!("{key}: {text:?} is no bandwidth"))?;
-    number.checked_mul(factor).with_context(|| format!("{key}: {text:?} is too much"))
+    let number: u64 = digits
+        .parse()
+        .with_context(|| format!("{key}: {text:?} is no bandwidth"))?;
+    number
+        .checked_mul(factor)
+        .with_context(|| format!("{key}: {text:?} is too much"))
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ impl Inner {
     pub async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> anyhow::Result<()> {
         let _turn = sandbox.turn.lock().await;
         let was_ready = sandbox.is_ready();
-        let running = self.containers_of(&sandbox.id).into_iter().filter(|c| c.state() == ContainerState::Running);
+        let running = self
+            .containers_of(&sandbox.id)
+            .into_iter()
+            .filter(|c| c.state() == ContainerState::Running);
         let stops = running.map(|container| async move {
             self.stop_container(&container, std::time::Duration::ZERO)
                 .await
@@ -38,8 +41,13 @@ impl Inner {
                 .await
                 .with_context(|| format!("failed to destroy network for sandbox \"{}\"", sandbox.id))?;
         }
-        sandbox.shim.shutdown().await.context("failed to end the sandbox's shim")?;
-        let shm = crate::records::directory::<crate::records::SandboxRecord>(&self.config.root, &sandbox.id).join("shm");
+        sandbox
+            .shim
+            .shutdown()
+            .await
+            .context("failed to end the sandbox's shim")?;
+        let shm =
+            crate::records::directory::<crate::records::SandboxRecord>(&self.config.root, &sandbox.id).join("shm");
         keelson_sys::mount::unmount(&shm).with_context(|| format!("cannot unmount {}", shm.display()))
     }
 

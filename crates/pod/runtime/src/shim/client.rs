@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -31,6 +32,9 @@ impl From<io::Error> for ShimError {
 
 type Result<T> = std::result::Result<T, ShimError>;
 
+/// How long a shim may take to say that it ends.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
 /// A shim, known by its state directory.
 #[derive(Clone, Debug)]
 pub struct Shim {
@@ -56,7 +60,9 @@ impl Shim {
             .output()
             .await?;
         if !output.status.success() {
-            return Err(ShimError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+            return Err(ShimError::Refused(
+                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            ));
         }
         Ok(Shim { dir })
     }
@@ -87,12 +93,15 @@ impl Shim {
         let mut connection = self.connect().await?;
         connection.send(&Request::Subscribe, &[]).await?;
         match connection.receive().await? {
-            (Reply::State { version, containers, .. }, _) if version == protocol::VERSION => {
-                Ok((containers, Events(connection)))
-            }
-            (Reply::State { version, .. }, _) => {
-                Err(ShimError::Refused(format!("it speaks version {version} of the protocol")))
-            }
+            (
+                Reply::State {
+                    version, containers, ..
+                },
+                _,
+            ) if version == protocol::VERSION => Ok((containers, Events(connection))),
+            (Reply::State { version, .. }, _) => Err(ShimError::Refused(format!(
+                "it speaks version {version} of the protocol"
+            ))),
             (other, _) => Err(unexpected(other)),
         }
     }
@@ -109,17 +118,28 @@ impl Shim {
         let mut connection = self.connect().await?;
         connection.send(&Request::Exec(exec), streams).await?;
         match connection.receive().await? {
-            (Reply::Started { .. }, mut descriptors) => Ok(ExecSession { connection, terminal: descriptors.pop() }),
+            (Reply::Started { .. }, mut descriptors) => Ok(ExecSession {
+                connection,
+                terminal: descriptors.pop(),
+            }),
             (other, _) => Err(unexpected(other)),
         }
     }
 
     pub async fn signal(&self, container: &str, signal: i32, all: bool) -> Result<()> {
-        self.simple(Request::Signal { container: container.to_owned(), signal, all }).await
+        self.simple(Request::Signal {
+            container: container.to_owned(),
+            signal,
+            all,
+        })
+        .await
     }
 
     pub async fn reopen_log(&self, container: &str) -> Result<()> {
-        self.simple(Request::ReopenLog { container: container.to_owned() }).await
+        self.simple(Request::ReopenLog {
+            container: container.to_owned(),
+        })
+        .await
     }
 
     /// Copies output to the given descriptors from now on. Returns whether there is a terminal, and the input.
@@ -144,18 +164,34 @@ impl Shim {
     }
 
     pub async fn close_stdin(&self, container: &str) -> Result<()> {
-        self.simple(Request::CloseStdin { container: container.to_owned() }).await
+        self.simple(Request::CloseStdin {
+            container: container.to_owned(),
+        })
+        .await
     }
 
     pub async fn delete(&self, container: &str) -> Result<()> {
-        self.simple(Request::Delete { container: container.to_owned() }).await
+        self.simple(Request::Delete {
+            container: container.to_owned(),
+        })
+        .await
     }
 
-    /// Ends the shim and what runs under it. One that is gone is fine.
+    /// Ends the shim and what runs under it. One that is gone is fine; one that does not answer is killed.
     pub async fn shutdown(&self) -> Result<()> {
-        match self.simple(Request::Shutdown).await {
-            Err(ShimError::Gone(_)) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
+        match tokio::time::timeout(SHUTDOWN, self.simple(Request::Shutdown)).await {
+            Ok(Err(ShimError::Gone(_)) | Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                tracing::warn!(dir = %self.dir.display(), "a shim that does not answer is killed");
+                let connection = self.connect().await?;
+                let pid = connection
+                    .stream
+                    .peer_cred()?
+                    .pid()
+                    .ok_or(io::Error::other("its process is not known"))?;
+                Ok(process::kill(pid, nix::libc::SIGKILL)?)
+            }
         }
     }
 
@@ -176,7 +212,11 @@ impl Shim {
         // A socket's whole path may be too long for its address; by the directory's descriptor it never is.
         let dir = File::open(&self.dir)?;
         let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), protocol::SOCKET);
-        Ok(Connection { stream: UnixStream::connect(path).await?, input: Vec::new(), descriptors: Vec::new() })
+        Ok(Connection {
+            stream: UnixStream::connect(path).await?,
+            input: Vec::new(),
+            descriptors: Vec::new(),
+        })
     }
 }
 
@@ -234,7 +274,9 @@ impl Connection {
         while !bytes.is_empty() {
             let sent = self
                 .stream
-                .async_io(Interest::WRITABLE, || process::send_with_fds(self.stream.as_fd(), &bytes, &fds))
+                .async_io(Interest::WRITABLE, || {
+                    process::send_with_fds(self.stream.as_fd(), &bytes, &fds)
+                })
                 .await?;
             fds.clear();
             bytes.drain(..sent);
@@ -250,7 +292,9 @@ impl Connection {
             let mut buffer = [0; 4096];
             let (read, descriptors) = self
                 .stream
-                .async_io(Interest::READABLE, || process::receive_with_fds(self.stream.as_fd(), &mut buffer))
+                .async_io(Interest::READABLE, || {
+                    process::receive_with_fds(self.stream.as_fd(), &mut buffer)
+                })
                 .await?;
             if read == 0 {
                 return Err(ShimError::Gone(io::ErrorKind::UnexpectedEof.into()));

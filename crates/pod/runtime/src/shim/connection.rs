@@ -60,7 +60,10 @@ impl Connection {
     }
 
     pub fn receive(&mut self, buffer: &mut [u8]) -> Arrived {
-        let mut arrived = Arrived { requests: Vec::new(), closed: false };
+        let mut arrived = Arrived {
+            requests: Vec::new(),
+            closed: false,
+        };
         loop {
             match process::receive_with_fds(self.stream.as_fd(), buffer) {
                 Ok((0, _)) => arrived.closed = true,

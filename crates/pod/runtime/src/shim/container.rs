@@ -44,7 +44,11 @@ pub type ChildStreams = [OwnedFd; 3];
 impl Container {
     /// Opens the log and makes the streams. With a terminal there are none to pass on: its master comes later.
     pub fn prepare(start: Start) -> io::Result<(Container, Option<ChildStreams>)> {
-        let log = start.log.as_deref().map(|path| LogFile::open(Path::new(path))).transpose()?;
+        let log = start
+            .log
+            .as_deref()
+            .map(|path| LogFile::open(Path::new(path)))
+            .transpose()?;
         let mut container = Container {
             pid: 0,
             started_at: 0,
@@ -86,7 +90,11 @@ impl Container {
 
     fn add_output(&mut self, from: OwnedFd, stream: Stream) -> io::Result<()> {
         set_nonblocking(from.as_fd())?;
-        self.outputs.push(Output { from: from.into(), stream, lines: Lines::new(stream) });
+        self.outputs.push(Output {
+            from: from.into(),
+            stream,
+            lines: Lines::new(stream),
+        });
         Ok(())
     }
 
@@ -106,7 +114,10 @@ impl Container {
 
     /// Descriptors to wait on: clients with output left to take.
     pub fn writable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.attached.iter().filter(|a| !a.behind.is_empty()).map(|a| a.to.as_fd())
+        self.attached
+            .iter()
+            .filter(|a| !a.behind.is_empty())
+            .map(|a| a.to.as_fd())
     }
 
     pub fn owns(&self, fd: i32) -> bool {
@@ -197,7 +208,11 @@ impl Container {
     /// Copies output to `to` from now on.
     pub fn attach(&mut self, to: OwnedFd, stream: Stream) -> io::Result<()> {
         set_nonblocking(to.as_fd())?;
-        self.attached.push(Attached { to: to.into(), stream, behind: Vec::new() });
+        self.attached.push(Attached {
+            to: to.into(),
+            stream,
+            behind: Vec::new(),
+        });
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
+use keelson_sys::cgroup::Cgroups;
 use keelson_sys::mount::{Propagation, set_propagation};
 use keelson_sys::process;
 use libcontainer::container::builder::ContainerBuilder;
@@ -44,9 +45,16 @@ pub fn run(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: Own
 fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &OwnedFd) -> Result<(), String> {
     set_oom_score(start.oom_score_adj);
     let root = dir.join(OCI_ROOT);
-    let console = start.terminal.then(|| Console::listen(dir, &start.container)).transpose().map_err(text)?;
+    let console = start
+        .terminal
+        .then(|| Console::listen(dir, &start.container))
+        .transpose()
+        .map_err(text)?;
     let mut builder = ContainerBuilder::new(start.container.clone(), SyscallType::Linux)
-        .with_executor(Payload { report: report.as_raw_fd(), program: None })
+        .with_executor(Payload {
+            report: report.as_raw_fd(),
+            program: None,
+        })
         .with_root_path(&root)
         .map_err(chain)?
         .with_console_socket(console.as_ref().map(|c| c.path.clone()));
@@ -63,6 +71,10 @@ fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &O
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     let master = console.map(Console::accept).transpose().map_err(text)?;
     tell(report, pid, master.as_ref()).map_err(text)?;
+    // Also where `libcontainer` knows no controller: named hierarchies of version 1.
+    Cgroups::detect()
+        .and_then(|c| c.attach(&start.cgroup, pid))
+        .map_err(text)?;
     // The socket lies outside of the mount namespace that comes next; the container starts when it is closed.
     let go = connect(&root.join(&start.container), NOTIFY_FILE).map_err(|e| format!("cannot start it: {e}"))?;
     if let Err(error) = spread_mounts(pid, &start.propagation) {
@@ -82,7 +94,10 @@ fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
 
 /// The shim gets the pid and, if there is one, the master of the terminal.
 fn tell(report: &OwnedFd, pid: i32, master: Option<&OwnedFd>) -> io::Result<()> {
-    let bytes = serde_json::to_vec(&launch::Outcome { pid: Some(pid), error: None })?;
+    let bytes = serde_json::to_vec(&launch::Outcome {
+        pid: Some(pid),
+        error: None,
+    })?;
     let fds: Vec<RawFd> = master.iter().map(|m| m.as_raw_fd()).collect();
     process::send_with_fds(report.as_fd(), &bytes, &fds).map(drop)
 }
@@ -149,7 +164,9 @@ impl Executor for Payload {
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let found = arguments(spec).and_then(|(args, env)| launch::find_program(&args[0], &env));
-        found.map(drop).map_err(|e| ExecutorValidationError::ArgValidationError(self.fail(e)))
+        found
+            .map(drop)
+            .map_err(|e| ExecutorValidationError::ArgValidationError(self.fail(e)))
     }
 
     fn setup_envs(&self, _: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
@@ -160,7 +177,11 @@ impl Executor for Payload {
 
 fn arguments(spec: &Spec) -> Result<(Vec<String>, Vec<String>), String> {
     let process = spec.process().as_ref().ok_or("no process in the specification")?;
-    let args = process.args().clone().filter(|a| !a.is_empty()).ok_or("no command in the specification")?;
+    let args = process
+        .args()
+        .clone()
+        .filter(|a| !a.is_empty())
+        .ok_or("no command in the specification")?;
     Ok((args, process.env().clone().unwrap_or_default()))
 }
 
@@ -189,7 +210,8 @@ impl Console {
         let mut byte = [0; 64];
         let (_, mut fds) = process::receive_with_fds(stream.as_fd(), &mut byte)?;
         std::fs::remove_file(&self.path)?;
-        fds.pop().ok_or_else(|| io::Error::other("the container sent no terminal"))
+        fds.pop()
+            .ok_or_else(|| io::Error::other("the container sent no terminal"))
     }
 }
 
@@ -202,11 +224,20 @@ fn external(
     program: &str,
 ) -> Result<(), String> {
     set_oom_score(start.oom_score_adj);
-    let console = start.terminal.then(|| Console::listen(dir, &start.container)).transpose().map_err(text)?;
+    let console = start
+        .terminal
+        .then(|| Console::listen(dir, &start.container))
+        .transpose()
+        .map_err(text)?;
     let pid_file = Path::new(&start.bundle).join("pid");
     let log = Path::new(&start.bundle).join("runtime.log");
     let mut create = external_command(program, dir, &log);
-    create.arg("create").arg("--bundle").arg(&start.bundle).arg("--pid-file").arg(&pid_file);
+    create
+        .arg("create")
+        .arg("--bundle")
+        .arg(&start.bundle)
+        .arg("--pid-file")
+        .arg(&pid_file);
     if let Some(console) = &console {
         create.arg("--console-socket").arg(&console.path);
     }
@@ -217,7 +248,10 @@ fn external(
     run_external(&mut create, &log)?;
     let master = console.map(Console::accept).transpose().map_err(text)?;
     let pid = std::fs::read_to_string(&pid_file).map_err(text)?;
-    let pid: i32 = pid.trim().parse().map_err(|_| format!("{program} wrote {pid:?} as pid"))?;
+    let pid: i32 = pid
+        .trim()
+        .parse()
+        .map_err(|_| format!("{program} wrote {pid:?} as pid"))?;
     tell(report, pid, master.as_ref()).map_err(text)?;
     let mut run = external_command(program, dir, &log);
     run.arg("start").arg(&start.container);
@@ -231,12 +265,18 @@ pub fn external_command(program: &str, dir: &Path, log: &Path) -> Command {
 }
 
 pub fn run_external(command: &mut Command, log: &Path) -> Result<(), String> {
-    let status = command.status().map_err(|e| format!("cannot run {:?}: {e}", command.get_program()))?;
+    let status = command
+        .status()
+        .map_err(|e| format!("cannot run {:?}: {e}", command.get_program()))?;
     if status.success() {
         return Ok(());
     }
     let said = std::fs::read_to_string(log).unwrap_or_default();
-    let last = said.lines().rev().find(|l| l.contains("error")).unwrap_or("it gave no reason");
+    let last = said
+        .lines()
+        .rev()
+        .find(|l| l.contains("error"))
+        .unwrap_or("it gave no reason");
     Err(format!("{:?} failed ({status}): {last}", command.get_program()))
 }
 

@@ -42,18 +42,15 @@ pub fn run(dir: &Path, exec: &Exec, target: &Target<'_>, streams: Option<[OwnedF
     }
 }
 
-fn built_in(
-    exec: &Exec,
-    target: &Target<'_>,
-    streams: Option<[OwnedFd; 3]>,
-    report: &OwnedFd,
-) -> Result<(), String> {
+fn built_in(exec: &Exec, target: &Target<'_>, streams: Option<[OwnedFd; 3]>, report: &OwnedFd) -> Result<(), String> {
     let spec = Spec::load(target.bundle.join("config.json")).map_err(|e| e.to_string())?;
     let plan = Plan::of(&spec)?;
     let pidfd = process::pidfd_open(target.pid).map_err(|e| format!("the container has ended: {e}"))?;
     set_oom_score(target.oom_score_adj);
     let own = std::process::id() as i32;
-    Cgroups::detect().and_then(|c| c.attach(target.cgroup, own)).map_err(|e| e.to_string())?;
+    Cgroups::detect()
+        .and_then(|c| c.attach(target.cgroup, own))
+        .map_err(|e| e.to_string())?;
     process::enter_namespaces(pidfd.as_fd(), plan.namespaces)
         .map_err(|e| format!("cannot enter the container: {}", launch::lower(&e)))?;
     drop(pidfd);
@@ -101,7 +98,10 @@ impl Plan {
         }
         let sets = process.capabilities().clone().unwrap_or_default();
         let mask = |set: &Option<oci_spec::runtime::Capabilities>| {
-            set.iter().flatten().filter_map(|c| crate::capability::number(&c.to_string())).fold(0, |m, n| m | 1 << n)
+            set.iter()
+                .flatten()
+                .filter_map(|c| crate::capability::number(&c.to_string()))
+                .fold(0, |m, n| m | 1 << n)
         };
         let user = process.user();
         Ok(Plan {
@@ -182,7 +182,13 @@ fn inside(
 /// A change of user empties the effective set.
 fn restore_effective(plan: &Plan) -> io::Result<()> {
     let all = process::own_bounding_set();
-    let full = Capabilities { bounding: all, effective: all, permitted: all, inheritable: 0, ambient: 0 };
+    let full = Capabilities {
+        bounding: all,
+        effective: all,
+        permitted: all,
+        inheritable: 0,
+        ambient: 0,
+    };
     process::set_capabilities(&full, plan.last_capability)
 }
 
@@ -217,14 +223,21 @@ fn external(
     let written = serde_json::to_vec(&wanted).map_err(|e| e.to_string())?;
     std::fs::write(&process_file, written).map_err(|e| e.to_string())?;
     let mut command = external_command(program, dir, &log);
-    command.args(["exec", "--detach", "--process"]).arg(&process_file).arg("--pid-file").arg(&pid_file);
+    command
+        .args(["exec", "--detach", "--process"])
+        .arg(&process_file)
+        .arg("--pid-file")
+        .arg(&pid_file);
     command.arg(&exec.container);
     if let Some([stdin, stdout, stderr]) = streams {
         command.stdin(stdin).stdout(stdout).stderr(stderr);
     }
     let result = run_external(&mut command, &log).and_then(|()| {
         let pid = std::fs::read_to_string(&pid_file).map_err(|e| e.to_string())?;
-        let pid = pid.trim().parse().map_err(|_| format!("{program} wrote {pid:?} as pid"))?;
+        let pid = pid
+            .trim()
+            .parse()
+            .map_err(|_| format!("{program} wrote {pid:?} as pid"))?;
         launch::report_pid(report.as_fd(), pid).map_err(|e| e.to_string())
     });
     for file in [process_file, pid_file, log] {

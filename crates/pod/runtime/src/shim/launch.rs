@@ -22,7 +22,13 @@ pub struct Outcome {
 pub const MAX_OUTCOME: usize = 8 << 10;
 
 pub fn report_pid(to: BorrowedFd<'_>, pid: i32) -> io::Result<()> {
-    report(to, &Outcome { pid: Some(pid), error: None })
+    report(
+        to,
+        &Outcome {
+            pid: Some(pid),
+            error: None,
+        },
+    )
 }
 
 pub fn report_error(to: BorrowedFd<'_>, mut error: String) {
@@ -32,7 +38,13 @@ pub fn report_error(to: BorrowedFd<'_>, mut error: String) {
     }
     error.truncate(end);
     // When the shim is gone there is nobody to tell.
-    let _ = report(to, &Outcome { pid: None, error: Some(error) });
+    let _ = report(
+        to,
+        &Outcome {
+            pid: None,
+            error: Some(error),
+        },
+    );
 }
 
 fn report(to: BorrowedFd<'_>, outcome: &Outcome) -> io::Result<()> {
@@ -52,7 +64,11 @@ pub fn find_program(name: &str, env: &[String]) -> Result<CString, String> {
             Err(e) => Err(failed(&format!("stat {name}: {e}"))),
         };
     }
-    let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|e| e.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     let mut found = Err(failed("executable file not found in $PATH"));
     for dir in path.split(':').filter(|d| !name.is_empty() && !d.is_empty()) {
         let candidate = format!("{}/{name}", dir.trim_end_matches('/'));
@@ -78,7 +94,10 @@ fn check(path: &str) -> Result<(), &'static str> {
 /// Becomes the program. Returns only the reason why that failed.
 pub fn exec(program: &CString, args: &[String], env: &[String]) -> String {
     let list = |strings: &[String]| -> Result<Vec<CString>, String> {
-        strings.iter().map(|s| CString::new(s.as_str()).map_err(|_| "exec: a string contains NUL".to_owned())).collect()
+        strings
+            .iter()
+            .map(|s| CString::new(s.as_str()).map_err(|_| "exec: a string contains NUL".to_owned()))
+            .collect()
     };
     let (args, env) = match (list(args), list(env)) {
         (Ok(args), Ok(env)) => (args, env),

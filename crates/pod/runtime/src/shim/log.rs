@@ -35,7 +35,10 @@ impl LogFile {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
-        Ok(LogFile { path: path.to_path_buf(), file: open(path)? })
+        Ok(LogFile {
+            path: path.to_path_buf(),
+            file: open(path)?,
+        })
     }
 
     /// After a rotation: goes on in a new file at the same path.
@@ -62,7 +65,10 @@ pub struct Lines {
 
 impl Lines {
     pub fn new(stream: Stream) -> Lines {
-        Lines { stream, rest: Vec::new() }
+        Lines {
+            stream,
+            rest: Vec::new(),
+        }
     }
 
     /// Appends what `output` completes to `lines`.

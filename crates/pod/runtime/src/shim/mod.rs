@@ -61,7 +61,11 @@ fn launch_shim(dir: &Path) -> io::Result<()> {
     })?;
     let mut answer = String::new();
     ours.read_to_string(&mut answer)?;
-    if answer == "ok" { Ok(()) } else { Err(io::Error::other(answer)) }
+    if answer == "ok" {
+        Ok(())
+    } else {
+        Err(io::Error::other(answer))
+    }
 }
 
 fn daemon(dir: PathBuf, config: ShimConfig, mut parent: UnixStream) -> i32 {

@@ -29,7 +29,10 @@ pub struct Held {
 pub fn create(dir: &Path, config: &ShimConfig) -> io::Result<Held> {
     let flags = flags(config);
     if flags.is_empty() {
-        return Ok(Held { _descriptors: Vec::new(), reaper: None });
+        return Ok(Held {
+            _descriptors: Vec::new(),
+            reaper: None,
+        });
     }
     let (mut ours, theirs) = UnixStream::pair()?;
     let shim_end = ours.as_raw_fd();
@@ -97,14 +100,23 @@ fn hold(dir: &Path, config: &ShimConfig, pid: i32, child: &mut UnixStream) -> io
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        std::os::unix::fs::symlink(format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()), link)?;
+        std::os::unix::fs::symlink(
+            format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()),
+            link,
+        )?;
         descriptors.push(descriptor);
     }
-    Ok(Held { _descriptors: descriptors, reaper: None })
+    Ok(Held {
+        _descriptors: descriptors,
+        reaper: None,
+    })
 }
 
 fn map(mappings: &[IdMapping]) -> String {
-    mappings.iter().map(|m| format!("{} {} {}\n", m.container, m.host, m.length)).collect()
+    mappings
+        .iter()
+        .map(|m| format!("{} {} {}\n", m.container, m.host, m.length))
+        .collect()
 }
 
 /// The child's side.
@@ -136,7 +148,10 @@ fn prepare(config: &ShimConfig) -> io::Result<()> {
     for (name, value) in &config.sysctls {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
         if path.contains("/../") {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no sysctl")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{name:?} is no sysctl"),
+            ));
         }
         std::fs::write(&path, value)
             .map_err(|e| io::Error::new(e.kind(), format!("cannot set sysctl {name} to {value:?}: {e}")))?;

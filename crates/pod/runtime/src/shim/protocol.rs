@@ -173,7 +173,10 @@ pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     serde_json::to_writer(&mut bytes, message).map_err(io::Error::other)?;
     let length = bytes.len() - 4;
     if length > MAX_MESSAGE {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message to the shim is too long"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message to the shim is too long",
+        ));
     }
     bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());
     Ok(bytes)
@@ -181,12 +184,16 @@ pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
 
 /// Takes the first whole message off `buffer`, if one has arrived.
 pub fn decode<T: for<'a> Deserialize<'a>>(buffer: &mut Vec<u8>) -> io::Result<Option<T>> {
-    let Some(header) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let Some(header) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes(*header) as usize;
     if length > MAX_MESSAGE {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "message is too long"));
     }
-    let Some(body) = buffer.get(4..4 + length) else { return Ok(None) };
+    let Some(body) = buffer.get(4..4 + length) else {
+        return Ok(None);
+    };
     let message = serde_json::from_slice(body).map_err(io::Error::other)?;
     buffer.drain(..4 + length);
     Ok(Some(message))
@@ -198,14 +205,22 @@ mod tests {
 
     #[test]
     fn messages_survive_being_cut() {
-        let bytes = encode(&Request::Signal { container: "c".into(), signal: 15, all: false }).unwrap();
+        let bytes = encode(&Request::Signal {
+            container: "c".into(),
+            signal: 15,
+            all: false,
+        })
+        .unwrap();
         let mut buffer = Vec::new();
         for b in &bytes[..bytes.len() - 1] {
             buffer.push(*b);
             assert!(decode::<Request>(&mut buffer).unwrap().is_none());
         }
         buffer.push(bytes[bytes.len() - 1]);
-        assert!(matches!(decode(&mut buffer).unwrap(), Some(Request::Signal { signal: 15, .. })));
+        assert!(matches!(
+            decode(&mut buffer).unwrap(),
+            Some(Request::Signal { signal: 15, .. })
+        ));
         assert!(buffer.is_empty());
         assert!(decode::<Request>(&mut u32::MAX.to_be_bytes().to_vec()).is_err());
     }

@@ -108,7 +108,11 @@ impl Server {
             events.set(PollFlags::POLLOUT, connection.wants_to_write());
             polled.push(PollFd::new(connection.as_fd(), events));
         }
-        polled.extend(self.pending.iter().map(|p| PollFd::new(p.report.as_fd(), PollFlags::POLLIN)));
+        polled.extend(
+            self.pending
+                .iter()
+                .map(|p| PollFd::new(p.report.as_fd(), PollFlags::POLLIN)),
+        );
         for container in self.containers.values() {
             polled.extend(container.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             polled.extend(container.writable().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
@@ -136,19 +140,29 @@ impl Server {
     }
 
     fn serve(&mut self, fd: RawFd) {
-        let Some(connection) = self.connections.get_mut(&fd) else { return };
+        let Some(connection) = self.connections.get_mut(&fd) else {
+            return;
+        };
         if connection.flush().is_err() {
             self.connections.remove(&fd);
             return;
         }
         let arrived = connection.receive(&mut self.buffer);
         for request in arrived.requests {
-            let Some(connection) = self.connections.get_mut(&fd) else { return };
+            let Some(connection) = self.connections.get_mut(&fd) else {
+                return;
+            };
             let descriptors = connection.take_descriptors();
             match self.handle(fd, request, descriptors) {
                 Ok(Some((reply, descriptors))) => self.reply(fd, &reply, descriptors),
                 Ok(None) => {}
-                Err(error) => self.reply(fd, &Reply::Failed { error: error.to_string() }, Vec::new()),
+                Err(error) => self.reply(
+                    fd,
+                    &Reply::Failed {
+                        error: error.to_string(),
+                    },
+                    Vec::new(),
+                ),
             }
         }
         if arrived.closed {
@@ -157,7 +171,10 @@ impl Server {
     }
 
     fn reply(&mut self, fd: RawFd, reply: &Reply, descriptors: Vec<OwnedFd>) {
-        let failed = self.connections.get_mut(&fd).is_some_and(|c| c.send(reply, descriptors).is_err());
+        let failed = self
+            .connections
+            .get_mut(&fd)
+            .is_some_and(|c| c.send(reply, descriptors).is_err());
         if failed {
             self.connections.remove(&fd);
         }
@@ -176,7 +193,14 @@ impl Server {
                 self.set_role(fd, Role::Subscriber);
                 let containers = self.containers.values().map(Container::state).collect();
                 let pid = std::process::id() as i32;
-                return Ok(Some((Reply::State { version: VERSION, pid, containers }, Vec::new())));
+                return Ok(Some((
+                    Reply::State {
+                        version: VERSION,
+                        pid,
+                        containers,
+                    },
+                    Vec::new(),
+                )));
             }
             Request::Start(start) => {
                 self.start(fd, start)?;
@@ -195,7 +219,12 @@ impl Server {
             },
             Request::Signal { container, signal, all } => self.signal(&container, signal, all)?,
             Request::ReopenLog { container } => self.container(&container)?.reopen_log()?,
-            Request::Attach { container, stdout, stderr, stdin } => {
+            Request::Attach {
+                container,
+                stdout,
+                stderr,
+                stdin,
+            } => {
                 return self.attach(&container, [stdout, stderr, stdin], descriptors).map(Some);
             }
             Request::CloseStdin { container } => self.container(&container)?.stdin = None,
@@ -210,7 +239,9 @@ impl Server {
     }
 
     fn container(&mut self, id: &str) -> io::Result<&mut Container> {
-        self.containers.get_mut(id).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no container {id}")))
+        self.containers
+            .get_mut(id)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no container {id}")))
     }
 
     fn set_role(&mut self, fd: RawFd, role: Role) {
@@ -223,7 +254,10 @@ impl Server {
         let id = start.container.clone();
         let being_made = |p: &Pending| matches!(&p.what, Making::Container(c) if c.start.container == id);
         if self.containers.contains_key(&id) || self.pending.iter().any(being_made) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("container {id} was started before")));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("container {id} was started before"),
+            ));
         }
         let (container, streams) = Container::prepare(start)?;
         let dir = self.dir.clone();
@@ -261,12 +295,20 @@ impl Server {
     }
 
     fn push(&mut self, report: OwnedFd, connection: RawFd, what: Making) {
-        self.pending.push(Pending { report, connection, what, outcome: Outcome::default(), terminal: None });
+        self.pending.push(Pending {
+            report,
+            connection,
+            what,
+            outcome: Outcome::default(),
+            terminal: None,
+        });
     }
 
     /// A report of a process being made; its end means that the process runs or never will.
     fn learn(&mut self, fd: RawFd) {
-        let Some(index) = self.pending.iter().position(|p| p.report.as_raw_fd() == fd) else { return };
+        let Some(index) = self.pending.iter().position(|p| p.report.as_raw_fd() == fd) else {
+            return;
+        };
         let pending = &mut self.pending[index];
         let mut message = [0; MAX_OUTCOME];
         match process::receive_with_fds(pending.report.as_fd(), &mut message) {
@@ -288,7 +330,13 @@ impl Server {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
             Err(e) => pending.outcome.error = Some(e.to_string()),
         }
-        let Pending { connection, what, outcome, terminal, .. } = self.pending.remove(index);
+        let Pending {
+            connection,
+            what,
+            outcome,
+            terminal,
+            ..
+        } = self.pending.remove(index);
         let ended = outcome.pid.and_then(|pid| self.unclaimed.remove(&pid));
         let result = match (outcome.pid, outcome.error) {
             (Some(pid), None) => Ok(pid),
@@ -370,7 +418,10 @@ impl Server {
         if signal == libc::SIGKILL {
             return cgroups.kill(&container.start.cgroup);
         }
-        cgroups.processes(&container.start.cgroup)?.into_iter().try_for_each(|pid| process::kill(pid, signal))
+        cgroups
+            .processes(&container.start.cgroup)?
+            .into_iter()
+            .try_for_each(|pid| process::kill(pid, signal))
     }
 
     fn attach(
@@ -386,7 +437,9 @@ impl Server {
         let mut descriptors = descriptors.into_iter();
         for (wanted, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
             if wanted {
-                let to = descriptors.next().ok_or_else(|| io::Error::other("attach needs a descriptor a stream"))?;
+                let to = descriptors
+                    .next()
+                    .ok_or_else(|| io::Error::other("attach needs a descriptor a stream"))?;
                 container.attach(to, stream)?;
             }
         }
@@ -396,7 +449,12 @@ impl Server {
             (None, Some(input)) if stdin => back.push(input.try_clone()?.into()),
             _ => {}
         }
-        Ok((Reply::Attached { terminal: container.start.terminal }, back))
+        Ok((
+            Reply::Attached {
+                terminal: container.start.terminal,
+            },
+            back,
+        ))
     }
 
     fn delete(&mut self, id: &str) -> io::Result<()> {
@@ -429,7 +487,11 @@ impl Server {
     }
 
     fn exec_ended(&mut self, pid: i32, code: i32) -> bool {
-        let waiting = self.connections.iter().find(|(_, c)| c.role == Role::Exec { pid }).map(|(fd, _)| *fd);
+        let waiting = self
+            .connections
+            .iter()
+            .find(|(_, c)| c.role == Role::Exec { pid })
+            .map(|(fd, _)| *fd);
         if let Some(fd) = waiting {
             self.reply(fd, &Reply::ExecEnded { code }, Vec::new());
             self.set_role(fd, Role::Plain);
@@ -438,7 +500,9 @@ impl Server {
     }
 
     fn container_ended(&mut self, id: &str, code: i32) {
-        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
         // With a process namespace of its own the kernel has ended the others already.
         if !container.start.own_pid_namespace {
             if let Err(error) = self.cgroups.kill(&container.start.cgroup) {
@@ -457,8 +521,12 @@ impl Server {
         if let Err(error) = note(&self.dir, &exited) {
             eprintln!("exit of {id}: {error}");
         }
-        let subscribers: Vec<RawFd> =
-            self.connections.iter().filter(|(_, c)| c.role == Role::Subscriber).map(|(fd, _)| *fd).collect();
+        let subscribers: Vec<RawFd> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.role == Role::Subscriber)
+            .map(|(fd, _)| *fd)
+            .collect();
         for fd in subscribers {
             self.reply(fd, &Reply::Exited(exited.clone()), Vec::new());
         }
@@ -497,4 +565,3 @@ fn note(dir: &Path, exited: &Exited) -> io::Result<()> {
 fn nanoseconds() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
-

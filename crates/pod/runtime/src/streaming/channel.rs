@@ -40,7 +40,10 @@ impl Sender {
     }
 
     pub async fn send(&self, data: impl Into<Bytes>) -> Result<(), Gone> {
-        self.queue.send((self.stream, Outgoing::Data(data.into()))).await.map_err(|_| Gone)
+        self.queue
+            .send((self.stream, Outgoing::Data(data.into())))
+            .await
+            .map_err(|_| Gone)
     }
 
     /// Ends the stream; a client that is gone needs no end.

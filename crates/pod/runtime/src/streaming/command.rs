@@ -26,7 +26,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub async fn exec(runtime: &Arc<Inner>, request: ExecRequest, streams: Streams) {
     let shim = match shim_of(runtime, &request.container_id) {
         Ok(shim) => shim,
-        Err(error) => return streams.tell_failure("error executing command in container", &error).await,
+        Err(error) => {
+            return streams
+                .tell_failure("error executing command in container", &error)
+                .await;
+        }
     };
     let (error, json_status) = (streams.error.clone(), streams.json_status);
     let args = request.cmd.clone();
@@ -54,7 +58,9 @@ pub async fn attach(runtime: &Arc<Inner>, request: AttachRequest, streams: Strea
 }
 
 fn shim_of(runtime: &Arc<Inner>, container: &str) -> Result<Shim, String> {
-    let container = runtime.container(container).ok_or_else(|| format!("container \"{container}\" not found"))?;
+    let container = runtime
+        .container(container)
+        .ok_or_else(|| format!("container \"{container}\" not found"))?;
     let sandbox = runtime.sandbox(&container.sandbox).ok_or("its sandbox is gone")?;
     Ok(sandbox.shim.clone())
 }
@@ -73,9 +79,16 @@ async fn exec_pipes(shim: &Shim, request: ExecRequest, streams: Streams) -> Resu
     };
     let (stdout_end, stdout) = pipe::pipe().map_err(text)?;
     let (stderr_end, stderr) = pipe::pipe().map_err(text)?;
-    let descriptors =
-        [stdin, stdout_end.into_blocking_fd().map_err(text)?, stderr_end.into_blocking_fd().map_err(text)?];
-    let exec = Exec { container: request.container_id, args: request.cmd, terminal: false };
+    let descriptors = [
+        stdin,
+        stdout_end.into_blocking_fd().map_err(text)?,
+        stderr_end.into_blocking_fd().map_err(text)?,
+    ];
+    let exec = Exec {
+        container: request.container_id,
+        args: request.cmd,
+        terminal: false,
+    };
     let mut session = shim.exec(exec, &descriptors).await.map_err(text)?;
     drop(descriptors);
     let feeding = tokio::spawn(feed(streams.stdin, input));
@@ -89,7 +102,11 @@ async fn exec_pipes(shim: &Shim, request: ExecRequest, streams: Streams) -> Resu
 }
 
 async fn exec_terminal(shim: &Shim, request: ExecRequest, streams: Streams) -> Result<i32, String> {
-    let exec = Exec { container: request.container_id, args: request.cmd, terminal: true };
+    let exec = Exec {
+        container: request.container_id,
+        args: request.cmd,
+        terminal: true,
+    };
     let mut session = shim.exec(exec, &[]).await.map_err(text)?;
     let terminal = session.terminal.take().ok_or("the command got no terminal")?;
     let terminal = Arc::new(Terminal::new(terminal).map_err(text)?);
@@ -105,7 +122,9 @@ async fn exec_terminal(shim: &Shim, request: ExecRequest, streams: Streams) -> R
 
 async fn attach_streams(runtime: &Arc<Inner>, request: AttachRequest, streams: Streams) -> Result<(), String> {
     let id = &request.container_id;
-    let container = runtime.container(id).ok_or_else(|| format!("container \"{id}\" not found"))?;
+    let container = runtime
+        .container(id)
+        .ok_or_else(|| format!("container \"{id}\" not found"))?;
     let shim = shim_of(runtime, id)?;
     let (tty, stdin_once) = {
         let record = container.record.lock();
@@ -125,7 +144,10 @@ async fn attach_streams(runtime: &Arc<Inner>, request: AttachRequest, streams: S
     let mut ends = ends.into_iter();
     let stdout_end = stdout.as_ref().and_then(|_| ends.next());
     let stderr_end = stderr.as_ref().and_then(|_| ends.next());
-    let (_, input) = shim.attach(id, streams.stdin.is_some(), stdout_end, stderr_end).await.map_err(text)?;
+    let (_, input) = shim
+        .attach(id, streams.stdin.is_some(), stdout_end, stderr_end)
+        .await
+        .map_err(text)?;
     let mut tasks = Vec::new();
     if tty {
         if let Some(master) = input {
@@ -328,7 +350,12 @@ struct End {
 
 impl Streams {
     pub async fn tell_failure(self, context: &str, why: &str) {
-        End { error: self.error, json_status: self.json_status }.failure(context, why).await;
+        End {
+            error: self.error,
+            json_status: self.json_status,
+        }
+        .failure(context, why)
+        .await;
     }
 }
 
@@ -350,7 +377,8 @@ impl End {
             "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         });
-        self.tell(Some(if self.json_status { status.to_string() } else { message })).await;
+        self.tell(Some(if self.json_status { status.to_string() } else { message }))
+            .await;
     }
 
     async fn failure(self, context: &str, why: &str) {
@@ -364,7 +392,8 @@ impl End {
             "details": {"causes": [{"message": cause}]},
             "code": 500,
         });
-        self.tell(Some(if self.json_status { status.to_string() } else { message })).await;
+        self.tell(Some(if self.json_status { status.to_string() } else { message }))
+            .await;
     }
 
     async fn tell(&self, what: Option<String>) {

@@ -29,17 +29,29 @@ pub async fn spdy(runtime: Arc<Inner>, sandbox: String, mut streams: mpsc::Recei
         let now = tokio::time::Instant::now();
         halves.retain(|_, (_, since)| now.duration_since(*since) < PAIR_TIMEOUT);
         let kind = opened.headers.get("streamtype").cloned().unwrap_or_default();
-        let port = opened.headers.get("port").and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0);
+        let port = opened
+            .headers
+            .get("port")
+            .and_then(|p| p.parse::<u16>().ok())
+            .filter(|p| *p > 0);
         let (Some(port), "data" | "error") = (port, kind.as_str()) else {
             // The stream's sender ends with it.
             opened.sender.end().await;
             continue;
         };
         // Old clients number nothing: their pairs come one after the other.
-        let request = opened.headers.get("requestid").cloned().unwrap_or_else(|| port.to_string());
+        let request = opened
+            .headers
+            .get("requestid")
+            .cloned()
+            .unwrap_or_else(|| port.to_string());
         match halves.remove(&request) {
             Some((other, _)) if other.headers.get("streamtype") != opened.headers.get("streamtype") => {
-                let (data, error) = if kind == "data" { (opened, other) } else { (other, opened) };
+                let (data, error) = if kind == "data" {
+                    (opened, other)
+                } else {
+                    (other, opened)
+                };
                 let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
                 tokio::spawn(async move {
                     forward(&runtime, &sandbox, port, data.receiver, data.sender, error.sender).await;
@@ -65,38 +77,27 @@ pub async fn websocket(runtime: Arc<Inner>, sandbox: String, ports: Vec<i32>, mu
         }
         if let Some(receiver) = channels.receiver(2 * i) {
             let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
-            tasks.push(tokio::spawn(
-                async move { forward(&runtime, &sandbox, port, receiver, data, error).await },
-            ));
+            tasks.push(tokio::spawn(async move {
+                forward(&runtime, &sandbox, port, receiver, data, error).await
+            }));
         }
     }
     drop(channels);
     futures::future::join_all(tasks).await;
 }
 
-async fn forward(
-    runtime: &Arc<Inner>,
-    sandbox: &str,
-    port: u16,
-    receiver: Incoming,
-    data: Sender,
-    error: Sender,
-) {
+async fn forward(runtime: &Arc<Inner>, sandbox: &str, port: u16, receiver: Incoming, data: Sender, error: Sender) {
     if let Err(why) = join(runtime, sandbox, port, receiver, &data).await {
         // A client that is gone does not want to know.
-        let _ = error.send(format!("error forwarding port {port} to pod {sandbox}: {why}")).await;
+        let _ = error
+            .send(format!("error forwarding port {port} to pod {sandbox}: {why}"))
+            .await;
     }
     data.end().await;
     error.end().await;
 }
 
-async fn join(
-    runtime: &Arc<Inner>,
-    sandbox: &str,
-    port: u16,
-    mut receiver: Incoming,
-    data: &Sender,
-) -> io::Result<()> {
+async fn join(runtime: &Arc<Inner>, sandbox: &str, port: u16, mut receiver: Incoming, data: &Sender) -> io::Result<()> {
     let stream = connect(runtime, sandbox, port).await?;
     let (mut read, mut write) = stream.into_split();
     let upload = tokio::spawn(async move {

@@ -67,17 +67,25 @@ impl Streaming {
         }
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Streaming { address, listener: Mutex::new(Some(listener)), tokens: Tokens::default() })
+        Ok(Streaming {
+            address,
+            listener: Mutex::new(Some(listener)),
+            tokens: Tokens::default(),
+        })
     }
 
     /// Serves until the runtime is gone.
     pub fn serve(&self, runtime: Weak<Inner>) {
-        let Some(listener) = self.listener.lock().take() else { return };
+        let Some(listener) = self.listener.lock().take() else {
+            return;
+        };
         let tokens = self.tokens.clone();
         let room = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
         tokio::spawn(async move {
             loop {
-                let Ok(permit) = room.clone().acquire_owned().await else { return };
+                let Ok(permit) = room.clone().acquire_owned().await else {
+                    return;
+                };
                 let connection = match listener.accept().await {
                     Ok((connection, _)) => connection,
                     Err(error) => {
@@ -135,7 +143,9 @@ impl Streaming {
         let now = Instant::now();
         tokens.retain(|_, (_, since)| now.duration_since(*since) < TOKEN_LIFE);
         if tokens.len() >= MAX_TOKENS {
-            return Err(Status::resource_exhausted("maximum number of in-flight requests exceeded"));
+            return Err(Status::resource_exhausted(
+                "maximum number of in-flight requests exceeded",
+            ));
         }
         let token = hex::encode(rand::random::<[u8; 16]>());
         tokens.insert(token.clone(), (job, now));
@@ -165,7 +175,9 @@ fn answer(
     mut request: http::Request<RequestBody>,
     permit: Arc<tokio::sync::OwnedSemaphorePermit>,
 ) -> Answer {
-    let Some(runtime) = runtime else { return plain(http::StatusCode::SERVICE_UNAVAILABLE, "the runtime is stopping") };
+    let Some(runtime) = runtime else {
+        return plain(http::StatusCode::SERVICE_UNAVAILABLE, "the runtime is stopping");
+    };
     let token = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     let job = match tokens.lock().remove(&token) {
         Some((job, since)) if since.elapsed() < TOKEN_LIFE => job,

@@ -17,9 +17,19 @@ const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-v
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 
 /// Of commands over SPDY, the best first.
-const COMMAND_SPDY: [&str; 4] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
-const COMMAND_WEBSOCKET: [&str; 5] =
-    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+const COMMAND_SPDY: [&str; 4] = [
+    "v4.channel.k8s.io",
+    "v3.channel.k8s.io",
+    "v2.channel.k8s.io",
+    "channel.k8s.io",
+];
+const COMMAND_WEBSOCKET: [&str; 5] = [
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
 const FORWARD_SPDY: [&str; 1] = ["portforward.k8s.io"];
 const FORWARD_TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const FORWARD_WEBSOCKET: [&str; 3] = [FORWARD_TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
@@ -55,10 +65,18 @@ impl Offer {
         if let Some(key) = websocket_key(headers)? {
             let protocol = choose(headers, SEC_WEBSOCKET_PROTOCOL, &COMMAND_WEBSOCKET)?;
             let name = protocol.unwrap_or_default();
-            let encoding = if name.contains("base64") { Encoding::Base64 } else { Encoding::Binary };
+            let encoding = if name.contains("base64") {
+                Encoding::Base64
+            } else {
+                Encoding::Binary
+            };
             let json_status = name.starts_with("v4.") || name.starts_with("v5.");
             let carrier = Carrier::WebSocket { encoding, json_status };
-            return Ok(Offer { carrier, protocol, accept: Some(derive_accept_key(key.as_bytes())) });
+            return Ok(Offer {
+                carrier,
+                protocol,
+                accept: Some(derive_accept_key(key.as_bytes())),
+            });
         }
         require_spdy(headers)?;
         let protocol = choose(headers, STREAM_PROTOCOL, &COMMAND_SPDY)?;
@@ -68,23 +86,42 @@ impl Offer {
             Some("v2.channel.k8s.io") => 2,
             _ => 1,
         };
-        Ok(Offer { carrier: Carrier::Spdy { version }, protocol, accept: None })
+        Ok(Offer {
+            carrier: Carrier::Spdy { version },
+            protocol,
+            accept: None,
+        })
     }
 
     pub fn of_port_forward(headers: &HeaderMap) -> Result<Offer, Refusal> {
         if let Some(key) = websocket_key(headers)? {
             let protocol = choose(headers, SEC_WEBSOCKET_PROTOCOL, &FORWARD_WEBSOCKET)?;
             let name = protocol.unwrap_or_default();
-            let encoding = if name.contains("base64") { Encoding::Base64 } else { Encoding::Binary };
+            let encoding = if name.contains("base64") {
+                Encoding::Base64
+            } else {
+                Encoding::Binary
+            };
             let carrier = match name {
                 FORWARD_TUNNEL => Carrier::Tunnel,
-                _ => Carrier::WebSocket { encoding, json_status: false },
+                _ => Carrier::WebSocket {
+                    encoding,
+                    json_status: false,
+                },
             };
-            return Ok(Offer { carrier, protocol, accept: Some(derive_accept_key(key.as_bytes())) });
+            return Ok(Offer {
+                carrier,
+                protocol,
+                accept: Some(derive_accept_key(key.as_bytes())),
+            });
         }
         require_spdy(headers)?;
         let protocol = choose(headers, STREAM_PROTOCOL, &FORWARD_SPDY)?;
-        Ok(Offer { carrier: Carrier::Spdy { version: 1 }, protocol, accept: None })
+        Ok(Offer {
+            carrier: Carrier::Spdy { version: 1 },
+            protocol,
+            accept: None,
+        })
     }
 
     /// 101 with what was agreed on.
@@ -107,7 +144,14 @@ impl Offer {
             None => set(UPGRADE, SPDY),
         }
         if let Some(protocol) = self.protocol {
-            set(if self.accept.is_some() { SEC_WEBSOCKET_PROTOCOL } else { STREAM_PROTOCOL }, protocol);
+            set(
+                if self.accept.is_some() {
+                    SEC_WEBSOCKET_PROTOCOL
+                } else {
+                    STREAM_PROTOCOL
+                },
+                protocol,
+            );
         }
         response
     }
@@ -115,7 +159,9 @@ impl Offer {
 
 fn header_has(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(wanted))
+    values
+        .flat_map(|v| v.split(','))
+        .any(|v| v.trim().eq_ignore_ascii_case(wanted))
 }
 
 fn websocket_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -123,7 +169,12 @@ fn websocket_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
         return Ok(None);
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|k| k.to_str().ok());
-    let missing = || (StatusCode::BAD_REQUEST, "a WebSocket request without Sec-WebSocket-Key".to_owned());
+    let missing = || {
+        (
+            StatusCode::BAD_REQUEST,
+            "a WebSocket request without Sec-WebSocket-Key".to_owned(),
+        )
+    };
     key.map(|k| Some(k.to_owned())).ok_or_else(missing)
 }
 
@@ -132,32 +183,35 @@ fn require_spdy(headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     let found = format!("{:?}", headers.get(UPGRADE));
-    Err((StatusCode::BAD_REQUEST, format!("unable to upgrade: missing upgrade headers in request: {found}")))
+    Err((
+        StatusCode::BAD_REQUEST,
+        format!("unable to upgrade: missing upgrade headers in request: {found}"),
+    ))
 }
 
 /// The first of the client's wishes that we know. Without wishes there is the oldest protocol, which has no name.
 fn choose(headers: &HeaderMap, name: HeaderName, known: &[&'static str]) -> Result<Option<&'static str>, Refusal> {
     let values = headers.get_all(&name).iter().filter_map(|v| v.to_str().ok());
-    let wished: Vec<&str> = values.flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect();
+    let wished: Vec<&str> = values
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .filter(|v| !v.is_empty())
+        .collect();
     if wished.is_empty() {
         return Ok(None);
     }
     let chosen = wished.iter().find_map(|wish| known.iter().find(|k| *k == wish));
     let refusal = || {
-        let why = format!("unable to upgrade: unable to negotiate protocol: client supports {wished:?}, server accepts {known:?}");
+        let why = format!(
+            "unable to upgrade: unable to negotiate protocol: client supports {wished:?}, server accepts {known:?}"
+        );
         (StatusCode::FORBIDDEN, format!("{why} ({ACCEPTED})"))
     };
     chosen.map(|c| Some(*c)).ok_or_else(refusal)
 }
 
 /// The streams of a command: `wanted` are stdin, stdout and stderr.
-pub async fn open<IO>(
-    carrier: Carrier,
-    io: IO,
-    wanted: [bool; 3],
-    tty: bool,
-    patience: Duration,
-) -> Option<Streams>
+pub async fn open<IO>(carrier: Carrier, io: IO, wanted: [bool; 3], tty: bool, patience: Duration) -> Option<Streams>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -195,7 +249,11 @@ async fn open_channels(
         json_status,
     };
     // An empty message tells the client that it is connected.
-    let first = streams.stdout.as_ref().or(streams.stderr.as_ref()).unwrap_or(&streams.error);
+    let first = streams
+        .stdout
+        .as_ref()
+        .or(streams.stderr.as_ref())
+        .unwrap_or(&streams.error);
     first.send("").await.ok()?;
     Some(streams)
 }
@@ -225,7 +283,14 @@ where
     }
     // More streams than these are not expected, but the connection ends when nobody takes them.
     tokio::spawn(async move { while incoming.recv().await.is_some() {} });
-    Some(Streams { stdin: input, stdout: output, stderr: errors, error: error?, resize: sizes, json_status: version >= 4 })
+    Some(Streams {
+        stdin: input,
+        stdout: output,
+        stderr: errors,
+        error: error?,
+        resize: sizes,
+        json_status: version >= 4,
+    })
 }
 
 #[cfg(test)]
@@ -233,7 +298,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), v.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| (HeaderName::from_static(k), v.parse().unwrap()))
+            .collect()
     }
 
     fn websocket(protocols: &str) -> HeaderMap {
@@ -248,9 +316,18 @@ mod tests {
     #[test]
     fn kubectl_gets_version_5_and_its_tunnel() {
         let offer = Offer::of_command(&websocket("v5.channel.k8s.io")).unwrap();
-        assert_eq!(offer.carrier, Carrier::WebSocket { encoding: Encoding::Binary, json_status: true });
+        assert_eq!(
+            offer.carrier,
+            Carrier::WebSocket {
+                encoding: Encoding::Binary,
+                json_status: true
+            }
+        );
         let response = offer.response();
-        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            response.headers()["sec-websocket-accept"],
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
         assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
         let tunnel = Offer::of_port_forward(&websocket("SPDY/3.1+portforward.k8s.io")).unwrap();
         assert_eq!(tunnel.carrier, Carrier::Tunnel);
@@ -259,7 +336,10 @@ mod tests {
     #[test]
     fn spdy_takes_the_clients_first_known_wish() {
         let mut request = headers(&[("connection", "upgrade"), ("upgrade", "SPDY/3.1")]);
-        assert_eq!(Offer::of_command(&request).unwrap().carrier, Carrier::Spdy { version: 1 });
+        assert_eq!(
+            Offer::of_command(&request).unwrap().carrier,
+            Carrier::Spdy { version: 1 }
+        );
         for wish in ["v9.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io"] {
             request.append(STREAM_PROTOCOL, wish.parse().unwrap());
         }
@@ -270,7 +350,13 @@ mod tests {
 
     #[test]
     fn others_are_refused() {
-        assert_eq!(Offer::of_command(&HeaderMap::new()).unwrap_err().0, StatusCode::BAD_REQUEST);
-        assert_eq!(Offer::of_command(&websocket("v99")).unwrap_err().0, StatusCode::FORBIDDEN);
+        assert_eq!(
+            Offer::of_command(&HeaderMap::new()).unwrap_err().0,
+            StatusCode::BAD_REQUEST
+        );
+        assert_eq!(
+            Offer::of_command(&websocket("v99")).unwrap_err().0,
+            StatusCode::FORBIDDEN
+        );
     }
 }

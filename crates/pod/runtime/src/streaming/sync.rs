@@ -29,10 +29,16 @@ pub async fn exec_sync(
     let failed = |e: std::io::Error| Status::unknown(e.to_string());
     let (stdout_end, stdout) = pipe::pipe().map_err(failed)?;
     let (stderr_end, stderr) = pipe::pipe().map_err(failed)?;
-    let (stdout_end, stderr_end): (OwnedFd, OwnedFd) =
-        (stdout_end.into_blocking_fd().map_err(failed)?, stderr_end.into_blocking_fd().map_err(failed)?);
+    let (stdout_end, stderr_end): (OwnedFd, OwnedFd) = (
+        stdout_end.into_blocking_fd().map_err(failed)?,
+        stderr_end.into_blocking_fd().map_err(failed)?,
+    );
     let stdin: OwnedFd = File::open("/dev/null").map_err(failed)?.into();
-    let exec = Exec { container: container.to_owned(), args, terminal: false };
+    let exec = Exec {
+        container: container.to_owned(),
+        args,
+        terminal: false,
+    };
     let mut session = {
         let streams = [stdin, stdout_end, stderr_end];
         shim.exec(exec, &streams).await.map_err(exec_error)?
@@ -48,14 +54,23 @@ pub async fn exec_sync(
     };
     let code = code.map_err(|e| Status::unknown(format!("failed to exec in container: {e}")))?;
     let drain = tokio::time::Instant::now() + DRAIN;
-    let until = deadline.map_or(drain, |d| d.max(tokio::time::Instant::now() + Duration::from_millis(100)).min(drain));
+    let until = deadline.map_or(drain, |d| {
+        d.max(tokio::time::Instant::now() + Duration::from_millis(100))
+            .min(drain)
+    });
     let (stdout, stderr) = match tokio::time::timeout_at(until, outputs).await {
         Ok(outputs) => outputs.map_err(|e| Status::unknown(e.to_string()))?,
         Err(_) => {
-            return Err(Status::deadline_exceeded("the command ended, but its output is still held open"));
+            return Err(Status::deadline_exceeded(
+                "the command ended, but its output is still held open",
+            ));
         }
     };
-    Ok(ExecSyncResponse { stdout: stdout.into(), stderr: stderr.into(), exit_code: code })
+    Ok(ExecSyncResponse {
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+        exit_code: code,
+    })
 }
 
 async fn timed_out(session: &mut ExecSession, timeout: Duration) -> Status {
@@ -66,7 +81,9 @@ async fn timed_out(session: &mut ExecSession, timeout: Duration) -> Status {
     if gone.is_err() {
         tracing::warn!("a command outlives SIGKILL");
     }
-    Status::deadline_exceeded(format!("failed to exec in container: timeout {timeout:?} exceeded: context deadline exceeded"))
+    Status::deadline_exceeded(format!(
+        "failed to exec in container: timeout {timeout:?} exceeded: context deadline exceeded"
+    ))
 }
 
 pub fn exec_error(error: ShimError) -> Status {

@@ -41,8 +41,9 @@ impl Channels {
 }
 
 async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(io: IO) -> WebSocketStream<IO> {
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
@@ -61,7 +62,9 @@ where
     }
     let reader = tokio::spawn(async move {
         while let Some(Ok(message)) = source.next().await {
-            let Some((channel, data)) = decode(message, encoding) else { continue };
+            let Some((channel, data)) = decode(message, encoding) else {
+                continue;
+            };
             if channel == CLOSE {
                 if let Some(ended) = data.first().and_then(|c| senders.get_mut(usize::from(*c))) {
                     *ended = None;
@@ -154,7 +157,11 @@ where
             match read.read(&mut buffer).await {
                 Ok(0) | Err(_) => break,
                 Ok(n) => {
-                    if sink.send(Message::Binary(Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+                    if sink
+                        .send(Message::Binary(Bytes::copy_from_slice(&buffer[..n])))
+                        .await
+                        .is_err()
+                    {
                         break;
                     }
                 }
@@ -176,13 +183,22 @@ mod tests {
         let mut channels = channels(server, 5, Encoding::Binary).await;
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         let mut stdin = channels.receiver(0).unwrap();
-        client.send(Message::Binary(Bytes::from_static(b"\0hello"))).await.unwrap();
-        client.send(Message::Binary(Bytes::from_static(&[CLOSE, 0]))).await.unwrap();
+        client
+            .send(Message::Binary(Bytes::from_static(b"\0hello")))
+            .await
+            .unwrap();
+        client
+            .send(Message::Binary(Bytes::from_static(&[CLOSE, 0])))
+            .await
+            .unwrap();
         assert_eq!(stdin.recv().await.unwrap(), "hello");
         assert!(stdin.recv().await.is_none());
         channels.sender(1).send("out").await.unwrap();
         drop(channels);
-        assert_eq!(client.next().await.unwrap().unwrap(), Message::Binary(Bytes::from_static(b"\x01out")));
+        assert_eq!(
+            client.next().await.unwrap().unwrap(),
+            Message::Binary(Bytes::from_static(b"\x01out"))
+        );
         assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
     }
 

@@ -30,13 +30,19 @@ async fn exec_is_as_restricted_as_the_container() -> Result<()> {
     let pod = machine.pod("p");
     let sandbox = machine.run_pod(&pod).await?;
     for (name, uid, no_new_privs) in [("root", 0, false), ("user", 1000, false), ("strict", 1000, true)] {
-        let text = format!("{STATUS} > /tmp/self; grep -v 0:: /proc/self/cgroup > /tmp/group; env > /tmp/env; sleep 100");
+        let text =
+            format!("{STATUS} > /tmp/self; grep -v 0:: /proc/self/cgroup > /tmp/group; env > /tmp/env; sleep 100; true");
         let mut container = script(name, &text);
-        container.envs.push(KeyValue { key: "odd-name.x".into(), value: "v=w".into() });
+        container.envs.push(KeyValue {
+            key: "odd-name.x".into(),
+            value: "v=w".into(),
+        });
         security(&mut container).run_as_user = Some(Int64Value { value: uid });
         security(&mut container).no_new_privs = no_new_privs;
-        security(&mut container).capabilities =
-            Some(Capability { drop_capabilities: vec!["NET_RAW".into()], ..Capability::default() });
+        security(&mut container).capabilities = Some(Capability {
+            drop_capabilities: vec!["NET_RAW".into()],
+            ..Capability::default()
+        });
         let id = machine.run(&sandbox, &pod, container).await?;
         let run = |text: String| {
             let (machine, id) = (&machine, id.clone());
@@ -49,20 +55,40 @@ async fn exec_is_as_restricted_as_the_container() -> Result<()> {
         let (own, first) = (run(STATUS.into()).await?, run("cat /tmp/self".into()).await?);
         ensure!(own == first, "{name}: {own:?}, but the container has {first:?}");
         let own = String::from_utf8_lossy(&own).into_owned();
-        ensure!(own.contains("Seccomp:\t2") && own.contains(&format!("Uid:\t{uid}\t")), "{own}");
-        ensure!(own.contains(&format!("NoNewPrivs:\t{}", i32::from(no_new_privs))), "{own}");
+        ensure!(
+            own.contains("Seccomp:\t2") && own.contains(&format!("Uid:\t{uid}\t")),
+            "{own}"
+        );
+        ensure!(
+            own.contains(&format!("NoNewPrivs:\t{}", i32::from(no_new_privs))),
+            "{own}"
+        );
         ensure!(uid != 0 || own.contains("CapEff:\t00000000a80405fb"), "{own}");
         ensure!(uid == 0 || own.contains("CapEff:\t0000000000000000"), "{own}");
-        let (own, first) = (run("grep -v 0:: /proc/self/cgroup".into()).await?, run("cat /tmp/group".into()).await?);
+        let (own, first) = (
+            run("grep -v 0:: /proc/self/cgroup".into()).await?,
+            run("cat /tmp/group".into()).await?,
+        );
         ensure!(own == first, "{name}: in {own:?}, not in {first:?}");
-        let (own, first) = (run("env | grep -v SHLVL".into()).await?, run("grep -v SHLVL /tmp/env".into()).await?);
-        ensure!(own == first && String::from_utf8_lossy(&own).contains("odd-name.x=v=w"), "{own:?} {first:?}");
+        // Names that a shell would not pass on.
+        let own = machine.exec(&id, &["env"]).await?.stdout;
+        let first = machine.exec(&id, &["cat", "/proc/1/environ"]).await?.stdout;
+        let first = String::from_utf8_lossy(&first).replace('\0', "\n");
+        ensure!(own == first && first.contains("odd-name.x=v=w\n"), "{own:?} {first:?}");
         let refused = machine.exec(&id, &["/bin/mount", "-t", "tmpfs", "x", "/tmp"]).await?;
         ensure!(refused.exit_code != 0, "it may mount");
         let absent = machine.exec(&id, &["no-such-program"]).await.err().context("it ran")?;
-        ensure!(format!("{absent:#}").contains("executable file not found in $PATH"), "{absent:#}");
-        let answer = machine.exec(&id, &["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]).await?;
-        ensure!(answer.stdout == "out\n" && answer.stderr == "err\n" && answer.exit_code == 3, "{answer:?}");
+        ensure!(
+            format!("{absent:#}").contains("executable file not found in $PATH"),
+            "{absent:#}"
+        );
+        let answer = machine
+            .exec(&id, &["/bin/sh", "-c", "echo out; echo err >&2; exit 3"])
+            .await?;
+        ensure!(
+            answer.stdout == "out\n" && answer.stderr == "err\n" && answer.exit_code == 3,
+            "{answer:?}"
+        );
     }
     machine.remove(&sandbox).await
 }
@@ -73,8 +99,19 @@ async fn exec_has_a_timeout() -> Result<()> {
     let sandbox = machine.run_pod(&pod).await?;
     let id = machine.run(&sandbox, &pod, command("c", &["sleep", "1000"])).await?;
     let cmd = vec!["sleep".to_owned(), "4711".to_owned()];
-    let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 1 };
-    let error = machine.cri.runtime.clone().exec_sync(request).await.err().context("it ended")?;
+    let request = ExecSyncRequest {
+        container_id: id.clone(),
+        cmd,
+        timeout: 1,
+    };
+    let error = machine
+        .cri
+        .runtime
+        .clone()
+        .exec_sync(request)
+        .await
+        .err()
+        .context("it ended")?;
     ensure!(error.code() == keelson_cri_code(), "{error}");
     let left = machine.exec(&id, &["/bin/sh", "-c", "ps | grep -c '[4]711'"]).await?;
     ensure!(left.stdout == "0\n", "{left:?}");
@@ -87,7 +124,10 @@ fn keelson_cri_code() -> tonic::Code {
 
 async fn users_come_from_image_and_configuration() -> Result<()> {
     let machine = Machine::new().await?;
-    let mut container = script("c", "id -u; id -g; id -G; echo $HOME; touch /tmp/mine && stat -c %u /tmp/mine");
+    let mut container = script(
+        "c",
+        "id -u; id -g; id -G; echo $HOME; touch /tmp/mine && stat -c %u /tmp/mine",
+    );
     security(&mut container).run_as_username = "bob".into();
     security(&mut container).supplemental_groups = vec![777];
     let (log, status) = machine.shell(&machine.pod("p"), container).await?;
@@ -105,20 +145,25 @@ async fn users_come_from_image_and_configuration() -> Result<()> {
 
 async fn capabilities_and_files_are_confined() -> Result<()> {
     let machine = Machine::new().await?;
-    let text = "touch /x 2>&1; cat /proc/kcore 2>&1 | wc -c; echo 1 > /proc/sys/kernel/panic; \
+    let text = "touch /x 2>&1; cat /proc/cpuinfo | wc -c; echo 1 > /proc/sys/kernel/panic; \
                 mkdir /sys/fs/cgroup/memory/x 2>&1; ls /sys/fs/cgroup | wc -l; (echo forked | cat)";
     let mut container = script("c", text);
     security(&mut container).readonly_rootfs = true;
+    security(&mut container).masked_paths.push("/proc/cpuinfo".into());
     let (log, _) = machine.shell(&machine.pod("p"), container).await?;
     ensure!(log.contains("Read-only file system") && log.contains("\n0\n"), "{log}");
     ensure!(log.contains("can't create /proc/sys/kernel/panic: Read-only"), "{log}");
     ensure!(log.contains("/sys/fs/cgroup/memory/x': Read-only"), "{log}");
-    ensure!(log.ends_with("forked\n"), "{log}");
+    ensure!(log.contains("forked\n"), "{log}");
     let grep = "grep -E '^CapEff:' /proc/self/status";
     let mut container = script("c", grep);
     let add = |add: &[&str], drop: &[&str]| {
         let list = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
-        Some(Capability { add_capabilities: list(add), drop_capabilities: list(drop), ..Capability::default() })
+        Some(Capability {
+            add_capabilities: list(add),
+            drop_capabilities: list(drop),
+            ..Capability::default()
+        })
     };
     security(&mut container).capabilities = add(&["NET_ADMIN"], &["ALL"]);
     let (log, _) = machine.shell(&machine.pod("q"), container).await?;
@@ -157,8 +202,15 @@ async fn privileged_containers_see_everything() -> Result<()> {
     security(&mut container).privileged = true;
     let (log, _) = machine.shell(&pod, container.clone()).await?;
     ensure!(log == "mounted\n/dev/kmsg\nSeccomp:\t0\n", "{log}");
-    let error = machine.shell(&machine.pod("q"), container).await.err().context("it ran")?;
-    ensure!(format!("{error:#}").contains("no privileged container allowed in sandbox"), "{error:#}");
+    let error = machine
+        .shell(&machine.pod("q"), container)
+        .await
+        .err()
+        .context("it ran")?;
+    ensure!(
+        format!("{error:#}").contains("no privileged container allowed in sandbox"),
+        "{error:#}"
+    );
     Ok(())
 }
 
@@ -186,28 +238,40 @@ async fn process_namespaces_are_own_shared_or_another_ones() -> Result<()> {
     let mut first = command("first", &["sleep", "4711"]);
     pid_mode(&mut first, NamespaceMode::Pod, "");
     let first = machine.run(&sandbox, &pod, first).await?;
-    let mut second = script("second", "ps; (sleep 0.05 &) ; sleep 0.2; ps | grep -c '[Zz]ombie'; exit 4");
+    let mut second = script(
+        "second",
+        "ps; (sleep 0.05 &) ; sleep 0.2; ps | grep -c '[Zz]ombie'; exit 4",
+    );
     pid_mode(&mut second, NamespaceMode::Pod, "");
     let second = machine.run(&sandbox, &pod, second).await?;
     let status = machine.ended(&second).await?;
     let log = machine.log(&status)?;
-    ensure!(log.contains("sleep 4711") && log.ends_with("0\n") && status.exit_code == 4, "{log}");
+    ensure!(
+        log.contains("sleep 4711") && log.ends_with("0\n") && status.exit_code == 4,
+        "{log}"
+    );
     // Processes that a container leaves behind end with it, though they share the namespace.
     let mut leaver = script("leaver", "sleep 4712 & exit 0");
     pid_mode(&mut leaver, NamespaceMode::Pod, "");
     let leaver = machine.run(&sandbox, &pod, leaver).await?;
     machine.ended(&leaver).await?;
-    let left = machine.exec(&first, &["/bin/sh", "-c", "ps | grep -c '[4]712'"]).await?;
+    let left = machine
+        .exec(&first, &["/bin/sh", "-c", "ps | grep -c '[4]712'"])
+        .await?;
     ensure!(left.stdout == "0\n", "{left:?}");
     machine.remove(&sandbox).await?;
 
     let pod = machine.pod("target");
     let sandbox = machine.run_pod(&pod).await?;
-    let target = machine.run(&sandbox, &pod, command("target", &["sleep", "4713"])).await?;
+    let target = machine
+        .run(&sandbox, &pod, command("target", &["sleep", "4713"]))
+        .await?;
     let mut debug = script("debug", "ps; cat /proc/1/root/etc/changed");
     pid_mode(&mut debug, NamespaceMode::Target, &target);
-    security(&mut debug).capabilities =
-        Some(Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Capability::default() });
+    security(&mut debug).capabilities = Some(Capability {
+        add_capabilities: vec!["SYS_PTRACE".into()],
+        ..Capability::default()
+    });
     let debug = machine.run(&sandbox, &pod, debug).await?;
     let log = machine.log(&machine.ended(&debug).await?)?;
     ensure!(log.contains("sleep 4713") && log.ends_with("new\n"), "{log}");
@@ -274,7 +338,10 @@ async fn mounts_spread_as_asked() -> Result<()> {
     container.mounts.push(read_only);
     let id = machine.run(&sandbox, &pod, container).await?;
     let log = machine.log(&machine.ended(&id).await?)?;
-    ensure!(log.contains("/v/x: Read-only") && log.contains("/w/outer/x: Read-only"), "{log}");
+    ensure!(
+        log.contains("/v/x: Read-only") && log.contains("/w/outer/x: Read-only"),
+        "{log}"
+    );
     ensure!(!log.contains("/v/outer/x"), "{log}");
     machine.remove(&sandbox).await?;
     for inner in ["inner", "outer"] {
@@ -285,7 +352,10 @@ async fn mounts_spread_as_asked() -> Result<()> {
 
 async fn images_can_be_volumes() -> Result<()> {
     let machine = Machine::new().await?;
-    let spec = ImageSpec { image: IMAGE.into(), ..ImageSpec::default() };
+    let spec = ImageSpec {
+        image: IMAGE.into(),
+        ..ImageSpec::default()
+    };
     let image = |path: &str, sub: &str| Mount {
         container_path: path.into(),
         image: Some(spec.clone()),
@@ -296,10 +366,17 @@ async fn images_can_be_volumes() -> Result<()> {
     let mut container = script("c", "cat /v/etc/changed /s/changed; touch /v/x 2>&1; ls /v/etc");
     container.mounts = vec![image("/v", ""), image("/s", "etc")];
     let (log, _) = machine.shell(&machine.pod("p"), container).await?;
-    ensure!(log.starts_with("new\nnew\n") && log.contains("Read-only") && !log.contains("doomed"), "{log}");
+    ensure!(
+        log.starts_with("new\nnew\n") && log.contains("Read-only") && !log.contains("doomed"),
+        "{log}"
+    );
     let mut container = script("c", "true");
     container.mounts = vec![image("/v", "no/such")];
-    let error = machine.shell(&machine.pod("q"), container).await.err().context("it ran")?;
+    let error = machine
+        .shell(&machine.pod("q"), container)
+        .await
+        .err()
+        .context("it ran")?;
     ensure!(format!("{error:#}").contains("no sub path"), "{error:#}");
     for sandbox in pods(&machine).await? {
         machine.remove(&sandbox).await?;
@@ -308,7 +385,12 @@ async fn images_can_be_volumes() -> Result<()> {
 }
 
 async fn pods(machine: &Machine) -> Result<Vec<String>> {
-    let answer = machine.cri.runtime.clone().list_pod_sandbox(ListPodSandboxRequest::default()).await?;
+    let answer = machine
+        .cri
+        .runtime
+        .clone()
+        .list_pod_sandbox(ListPodSandboxRequest::default())
+        .await?;
     Ok(answer.into_inner().items.into_iter().map(|s| s.id).collect())
 }
 
@@ -329,11 +411,20 @@ async fn limits_are_set_updated_and_enforced() -> Result<()> {
         });
         container
     };
-    let id = machine.run(&sandbox, &pod, limited("c", "cat /proc/self/oom_score_adj; sleep 1000")).await?;
+    let id = machine
+        .run(&sandbox, &pod, limited("c", "cat /proc/self/oom_score_adj; sleep 1000"))
+        .await?;
     let cgroups = keelson_sys::cgroup::Cgroups::detect()?;
     let group = format!("{}/pod-p/{id}", machine.cgroup);
-    ensure!(cgroups.usage(&group)?.memory.limit == Some(32 << 20), "{:?}", cgroups.usage(&group)?);
-    let wanted = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..LinuxContainerResources::default() };
+    ensure!(
+        cgroups.usage(&group)?.memory.limit == Some(32 << 20),
+        "{:?}",
+        cgroups.usage(&group)?
+    );
+    let wanted = LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        ..LinuxContainerResources::default()
+    };
     let request = UpdateContainerResourcesRequest {
         container_id: id.clone(),
         linux: Some(wanted),
@@ -341,14 +432,38 @@ async fn limits_are_set_updated_and_enforced() -> Result<()> {
     };
     machine.cri.runtime.clone().update_container_resources(request).await?;
     ensure!(cgroups.usage(&group)?.memory.limit == Some(64 << 20));
-    let resources = machine.status(&id).await?.resources.and_then(|r| r.linux).context("no resources")?;
-    ensure!((resources.memory_limit_in_bytes, resources.cpu_shares) == (64 << 20, 512), "{resources:?}");
-    let request = ContainerStatsRequest { container_id: id.clone() };
-    let stats = machine.cri.runtime.clone().container_stats(request).await?.into_inner().stats.context("no stats")?;
+    let resources = machine
+        .status(&id)
+        .await?
+        .resources
+        .and_then(|r| r.linux)
+        .context("no resources")?;
+    ensure!(
+        (resources.memory_limit_in_bytes, resources.cpu_shares) == (64 << 20, 512),
+        "{resources:?}"
+    );
+    let request = ContainerStatsRequest {
+        container_id: id.clone(),
+    };
+    let stats = machine
+        .cri
+        .runtime
+        .clone()
+        .container_stats(request)
+        .await?
+        .into_inner()
+        .stats
+        .context("no stats")?;
     ensure!(stats.memory.and_then(|m| m.usage_bytes).is_some_and(|b| b.value > 0) && stats.cpu.is_some());
     ensure!(machine.log(&machine.status(&id).await?)? == "999\n");
 
-    let id = machine.run(&sandbox, &pod, limited("oom", "exec dd if=/dev/zero of=/dev/null bs=200M count=1")).await?;
+    let id = machine
+        .run(
+            &sandbox,
+            &pod,
+            limited("oom", "exec dd if=/dev/zero of=/dev/null bs=200M count=1"),
+        )
+        .await?;
     let status = machine.ended(&id).await?;
     ensure!(status.reason == "OOMKilled" && status.exit_code == 137, "{status:?}");
     machine.remove(&sandbox).await?;
@@ -359,25 +474,34 @@ async fn sysctls_and_the_hosts_network() -> Result<()> {
     let machine = Machine::new().await?;
     let mut pod = machine.pod("p");
     let linux = pod.linux.get_or_insert_default();
-    linux.sysctls = [("kernel.shm_rmid_forced", "1"), ("net.ipv4.ip_local_port_range", "2000 2001")]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into();
-    pod.dns_config =
-        Some(DnsConfig { servers: vec!["1.2.3.4".into()], searches: vec!["a.b".into()], options: vec![] });
+    linux.sysctls = [
+        ("kernel.shm_rmid_forced", "1"),
+        ("net.ipv4.ip_local_port_range", "2000 2001"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    pod.dns_config = Some(DnsConfig {
+        servers: vec!["1.2.3.4".into()],
+        searches: vec!["a.b".into()],
+        options: vec![],
+    });
     let text = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_local_port_range /etc/resolv.conf";
     let (log, _) = machine.shell(&pod, script("c", text)).await?;
     ensure!(log == "1\n2000\t2001\nsearch a.b\nnameserver 1.2.3.4\n", "{log}");
     let mut pod = machine.pod("bad");
     pod.linux.get_or_insert_default().sysctls = [("kernel.no_such".to_owned(), "1".to_owned())].into();
     let error = machine.run_pod(&pod).await.err().context("it ran")?;
-    ensure!(format!("{error:#}").contains("cannot set sysctl kernel.no_such"), "{error:#}");
+    ensure!(
+        format!("{error:#}").contains("cannot set sysctl kernel.no_such"),
+        "{error:#}"
+    );
 
     let mut pod = machine.pod("host");
     let context = pod.linux.as_mut().and_then(|l| l.security_context.as_mut());
     if let Some(options) = context.and_then(|c| c.namespace_options.as_mut()) {
         (options.network, options.ipc) = (NamespaceMode::Node as i32, NamespaceMode::Node as i32);
     }
-    let mut container = script("c", "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts");
+    let mut container = script("c", "for ns in net ipc uts; do readlink /proc/self/ns/$ns; done");
     let options = security(&mut container).namespace_options.get_or_insert_default();
     (options.network, options.ipc) = (NamespaceMode::Node as i32, NamespaceMode::Node as i32);
     let (log, _) = machine.shell(&pod, container).await?;
@@ -391,20 +515,43 @@ async fn sysctls_and_the_hosts_network() -> Result<()> {
 
 async fn an_external_runtime_runs_containers() -> Result<()> {
     let named = std::env::var_os("RUNC").map(std::path::PathBuf::from);
-    let found = ["/usr/sbin/runc", "/usr/bin/runc"].iter().map(std::path::PathBuf::from).find(|p| p.exists());
+    let found = ["/usr/sbin/runc", "/usr/bin/runc"]
+        .iter()
+        .map(std::path::PathBuf::from)
+        .find(|p| p.exists());
     let Some(runc) = named.or(found) else {
         println!("not tested: no runc on this machine (apt-get install runc, or RUNC=path)");
         return Ok(());
     };
     let machine = Machine::with(|config| {
-        config.handlers.insert("runc".into(), keelson_runtime::Handler::External(runc));
+        config
+            .handlers
+            .insert("runc".into(), keelson_runtime::Handler::External(runc));
     })
     .await?;
     let pod = machine.pod("p");
-    let request = RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: "runc".into() };
-    let sandbox = machine.cri.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
-    let id = machine.run(&sandbox, &pod, script("c", "echo out; while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 8")).await?;
-    let answer = machine.exec(&id, &["/bin/sh", "-c", "echo in; touch /tmp/go; exit 2"]).await?;
+    let request = RunPodSandboxRequest {
+        config: Some(pod.clone()),
+        runtime_handler: "runc".into(),
+    };
+    let sandbox = machine
+        .cri
+        .runtime
+        .clone()
+        .run_pod_sandbox(request)
+        .await?
+        .into_inner()
+        .pod_sandbox_id;
+    let id = machine
+        .run(
+            &sandbox,
+            &pod,
+            script("c", "echo out; while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 8"),
+        )
+        .await?;
+    let answer = machine
+        .exec(&id, &["/bin/sh", "-c", "echo in; touch /tmp/go; exit 2"])
+        .await?;
     ensure!(answer.stdout == "in\n" && answer.exit_code == 2, "{answer:?}");
     let status = machine.ended(&id).await?;
     ensure!(status.exit_code == 8 && machine.log(&status)? == "out\n", "{status:?}");

@@ -24,8 +24,18 @@ fn main() -> ExitCode {
         println!("0 passed, 1 failed");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a tokio runtime");
-    let failed = runtime.block_on(support::run_all(&[basics::ALL, isolation::ALL, streams::ALL].concat(), &args));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a tokio runtime");
+    if let Err(why) = runtime.block_on(support::loopback()) {
+        println!("cannot test pods: {why:#}\n0 passed, 1 failed");
+        return ExitCode::FAILURE;
+    }
+    let failed = runtime.block_on(support::run_all(
+        &[basics::ALL, isolation::ALL, streams::ALL].concat(),
+        &args,
+    ));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -26,10 +26,18 @@ type Client = WebSocketStream<TcpStream>;
 
 async fn connect(url: &str, protocol: &str) -> Result<Client> {
     let mut request = url.replace("http://", "ws://").into_client_request()?;
-    request.headers_mut().insert("Sec-WebSocket-Protocol", protocol.parse()?);
+    request
+        .headers_mut()
+        .insert("Sec-WebSocket-Protocol", protocol.parse()?);
     let host = request.uri().authority().context("no host")?.to_string();
     let (client, response) = client_async(request, TcpStream::connect(host).await?).await?;
-    ensure!(response.headers().get("sec-websocket-protocol").is_some_and(|p| p == protocol), "{response:?}");
+    ensure!(
+        response
+            .headers()
+            .get("sec-websocket-protocol")
+            .is_some_and(|p| p == protocol),
+        "{response:?}"
+    );
     Ok(client)
 }
 
@@ -71,29 +79,66 @@ async fn exec_streams_and_tells_the_exit_code() -> Result<()> {
         stderr: true,
         tty: false,
     };
-    let url = machine.cri.runtime.clone().exec(exec("echo out; echo err >&2; exit 3", false)).await?.into_inner().url;
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .exec(exec("echo out; echo err >&2; exit 3", false))
+        .await?
+        .into_inner()
+        .url;
     let got = collect(&mut connect(&url, "v4.channel.k8s.io").await?).await?;
     ensure!(got[1] == "out\n" && got[2] == "err\n", "{got:?}");
     let status: serde_json::Value = serde_json::from_str(&got[3])?;
-    ensure!(status["reason"] == "NonZeroExitCode" && status["details"]["causes"][0]["message"] == "3", "{status}");
+    ensure!(
+        status["reason"] == "NonZeroExitCode" && status["details"]["causes"][0]["message"] == "3",
+        "{status}"
+    );
 
     // The end of standard input can be said in version 5.
-    let url = machine.cri.runtime.clone().exec(exec("cat; echo end", true)).await?.into_inner().url;
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .exec(exec("cat; echo end", true))
+        .await?
+        .into_inner()
+        .url;
     let mut client = connect(&url, "v5.channel.k8s.io").await?;
     client.send(on(0, b"hello\n")).await?;
     client.send(Message::Binary(vec![255, 0].into())).await?;
     let got = collect(&mut client).await?;
-    ensure!(got[1] == "hello\nend\n" && got[3] == r#"{"metadata":{},"status":"Success"}"#, "{got:?}");
+    ensure!(
+        got[1] == "hello\nend\n" && got[3] == r#"{"metadata":{},"status":"Success"}"#,
+        "{got:?}"
+    );
 
     // Much output arrives whole.
-    let url = machine.cri.runtime.clone().exec(exec("seq 200000", false)).await?.into_inner().url;
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .exec(exec("seq 200000", false))
+        .await?
+        .into_inner()
+        .url;
     let got = collect(&mut connect(&url, "v5.channel.k8s.io").await?).await?;
-    ensure!(got[1].lines().count() == 200_000 && got[1].ends_with("200000\n"), "{} bytes", got[1].len());
+    ensure!(
+        got[1].lines().count() == 200_000 && got[1].ends_with("200000\n"),
+        "{} bytes",
+        got[1].len()
+    );
 
-    let request = ExecRequest { cmd: vec!["no-such".into()], ..exec("", false) };
+    let request = ExecRequest {
+        cmd: vec!["no-such".into()],
+        ..exec("", false)
+    };
     let url = machine.cri.runtime.clone().exec(request).await?.into_inner().url;
     let got = collect(&mut connect(&url, "v5.channel.k8s.io").await?).await?;
-    ensure!(got[3].contains("InternalError") && got[3].contains("executable file not found in $PATH"), "{got:?}");
+    ensure!(
+        got[3].contains("InternalError") && got[3].contains("executable file not found in $PATH"),
+        "{got:?}"
+    );
     machine.remove(&sandbox).await
 }
 
@@ -114,7 +159,10 @@ async fn exec_with_a_terminal() -> Result<()> {
     tokio::time::sleep(Duration::from_millis(200)).await;
     client.send(on(0, b"tty; stty size; exit 5\n")).await?;
     let got = collect(&mut client).await?;
-    ensure!(got[1].contains("/dev/pts/0\r\n") && got[1].contains("45 123\r\n"), "{got:?}");
+    ensure!(
+        got[1].contains("/dev/pts/0\r\n") && got[1].contains("45 123\r\n"),
+        "{got:?}"
+    );
     ensure!(got[3].contains(r#""message":"5""#), "{got:?}");
     machine.remove(&sandbox).await
 }
@@ -125,11 +173,19 @@ async fn attach_joins_a_container() -> Result<()> {
     let sandbox = machine.run_pod(&pod).await?;
     for tty in [false, true] {
         let name = format!("tty-{tty}");
-        let mut container = script(&name, "while read line; do echo got $line; [ $line = end ] && exit 4; done; exit 1");
+        let mut container = script(
+            &name,
+            "while read line; do echo got $line; [ $line = end ] && exit 4; done; exit 1",
+        );
         (container.stdin, container.stdin_once, container.tty) = (true, true, tty);
         let id = machine.run(&sandbox, &pod, container).await?;
-        let request =
-            AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: !tty, tty };
+        let request = AttachRequest {
+            container_id: id.clone(),
+            stdin: true,
+            stdout: true,
+            stderr: !tty,
+            tty,
+        };
         let url = machine.cri.runtime.clone().attach(request).await?.into_inner().url;
         let mut client = connect(&url, "v5.channel.k8s.io").await?;
         // Attached is who has been told so.
@@ -153,8 +209,18 @@ async fn ports_are_forwarded() -> Result<()> {
     let container = script("c", "while true; do nc -l -p 8080 -e /bin/cat; done");
     machine.run(&sandbox, &pod, container).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let request = PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![8080, 9] };
-    let url = machine.cri.runtime.clone().port_forward(request).await?.into_inner().url;
+    let request = PortForwardRequest {
+        pod_sandbox_id: sandbox.clone(),
+        port: vec![8080, 9],
+    };
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .port_forward(request)
+        .await?
+        .into_inner()
+        .url;
     let mut client = connect(&url, "v4.channel.k8s.io").await?;
     client.send(on(0, b"ping")).await?;
     let (mut echoed, mut refused) = (String::new(), String::new());
@@ -176,15 +242,29 @@ async fn ports_are_forwarded() -> Result<()> {
 async fn tokens_work_once() -> Result<()> {
     let machine = Machine::new().await?;
     let (sandbox, id) = sleeping(&machine).await?;
-    let request = ExecRequest { container_id: id, cmd: vec!["true".into()], stdout: true, ..ExecRequest::default() };
-    let url = machine.cri.runtime.clone().exec(request.clone()).await?.into_inner().url;
+    let request = ExecRequest {
+        container_id: id,
+        cmd: vec!["true".into()],
+        stdout: true,
+        ..ExecRequest::default()
+    };
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .exec(request.clone())
+        .await?
+        .into_inner()
+        .url;
     collect(&mut connect(&url, "v5.channel.k8s.io").await?).await?;
     ensure!(connect(&url, "v5.channel.k8s.io").await.is_err(), "it worked twice");
     // Without an upgrade there is nothing to stream over.
     let url = machine.cri.runtime.clone().exec(request).await?.into_inner().url;
     let (host, path) = url.trim_start_matches("http://").split_once('/').context("a path")?;
     let mut plain = TcpStream::connect(host).await?;
-    plain.write_all(format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    plain
+        .write_all(format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = String::new();
     plain.read_to_string(&mut answer).await?;
     ensure!(answer.starts_with("HTTP/1.1 400"), "{answer}");

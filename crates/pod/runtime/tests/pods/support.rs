@@ -48,8 +48,22 @@ pub async fn run_all(tests: &[Test], wanted: &[OsString]) -> bool {
     failed > 0 || passed == 0
 }
 
+/// The tests' own network namespace gets a loopback as pods do.
+pub async fn loopback() -> Result<()> {
+    use keelson_network::{PodNetwork, PodNetworkRequest};
+    let request = PodNetworkRequest {
+        netns: "/proc/self/ns/net".into(),
+        ..PodNetworkRequest::default()
+    };
+    HostOnly.setup(&request).await.map(drop)
+}
+
 pub fn busybox() -> PathBuf {
-    ["/usr/bin/busybox", "/bin/busybox"].iter().map(PathBuf::from).find(|p| p.exists()).unwrap_or_default()
+    ["/usr/bin/busybox", "/bin/busybox"]
+        .iter()
+        .map(PathBuf::from)
+        .find(|p| p.exists())
+        .unwrap_or_default()
 }
 
 pub const IMAGE: &str = "registry.example/test/busybox:1";
@@ -71,7 +85,11 @@ impl Machine {
 
     /// With something set up differently.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Machine> {
-        let name = format!("keelson-pods-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "keelson-pods-{}-{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(dir.join("images"))?;
         std::fs::write(dir.join("images/busybox.tar"), archive()?)?;
@@ -80,7 +98,12 @@ impl Machine {
         change(&mut config);
         let runtime = Runtime::new(config, Arc::new(HostOnly)).await?;
         let cri = runtime.clients();
-        Ok(Machine { dir, runtime: Some(runtime), cri, cgroup })
+        Ok(Machine {
+            dir,
+            runtime: Some(runtime),
+            cri,
+            cgroup,
+        })
     }
 
     pub fn config(&self) -> Config {
@@ -97,8 +120,18 @@ impl Machine {
     }
 
     pub async fn run_pod(&self, pod: &PodSandboxConfig) -> Result<String> {
-        let request = RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: String::new() };
-        Ok(self.cri.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+        let request = RunPodSandboxRequest {
+            config: Some(pod.clone()),
+            runtime_handler: String::new(),
+        };
+        Ok(self
+            .cri
+            .runtime
+            .clone()
+            .run_pod_sandbox(request)
+            .await?
+            .into_inner()
+            .pod_sandbox_id)
     }
 
     pub async fn create(&self, sandbox: &str, pod: &PodSandboxConfig, container: ContainerConfig) -> Result<String> {
@@ -107,11 +140,20 @@ impl Machine {
             config: Some(container),
             sandbox_config: Some(pod.clone()),
         };
-        Ok(self.cri.runtime.clone().create_container(request).await?.into_inner().container_id)
+        Ok(self
+            .cri
+            .runtime
+            .clone()
+            .create_container(request)
+            .await?
+            .into_inner()
+            .container_id)
     }
 
     pub async fn start(&self, container: &str) -> Result<()> {
-        let request = StartContainerRequest { container_id: container.to_owned() };
+        let request = StartContainerRequest {
+            container_id: container.to_owned(),
+        };
         self.cri.runtime.clone().start_container(request).await?;
         Ok(())
     }
@@ -124,7 +166,10 @@ impl Machine {
     }
 
     pub async fn status(&self, container: &str) -> Result<ContainerStatus> {
-        let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
+        let request = ContainerStatusRequest {
+            container_id: container.to_owned(),
+            verbose: false,
+        };
         let answer = self.cri.runtime.clone().container_status(request).await?.into_inner();
         answer.status.context("no status")
     }
@@ -138,7 +183,10 @@ impl Machine {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        bail!("container {container} does not end: {:?}", self.status(container).await?)
+        bail!(
+            "container {container} does not end: {:?}",
+            self.status(container).await?
+        )
     }
 
     /// Runs a shell command in a fresh pod's only container and returns its log and status.
@@ -154,19 +202,31 @@ impl Machine {
     /// What a container wrote, without times and tags.
     pub fn log(&self, status: &ContainerStatus) -> Result<String> {
         let text = std::fs::read_to_string(&status.log_path)?;
-        Ok(text.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).map(|l| format!("{l}\n")).collect())
+        Ok(text
+            .lines()
+            .filter_map(|l| l.splitn(4, ' ').nth(3))
+            .map(|l| format!("{l}\n"))
+            .collect())
     }
 
     pub async fn exec(&self, container: &str, command: &[&str]) -> Result<ExecSyncResponse> {
         let cmd = command.iter().map(|s| s.to_string()).collect();
-        let request = ExecSyncRequest { container_id: container.to_owned(), cmd, timeout: 20 };
+        let request = ExecSyncRequest {
+            container_id: container.to_owned(),
+            cmd,
+            timeout: 20,
+        };
         Ok(self.cri.runtime.clone().exec_sync(request).await?.into_inner())
     }
 
     pub async fn remove(&self, sandbox: &str) -> Result<()> {
-        let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        let request = StopPodSandboxRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+        };
         self.cri.runtime.clone().stop_pod_sandbox(request).await?;
-        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        let request = RemovePodSandboxRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+        };
         self.cri.runtime.clone().remove_pod_sandbox(request).await?;
         Ok(())
     }
@@ -251,10 +311,14 @@ fn leaves(dir: &Path, found: &mut Vec<PathBuf>) {
 pub fn shims(dir: &Path) -> Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let args: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        let ours = args.get(2).is_some_and(|a| String::from_utf8_lossy(a).starts_with(&*dir.to_string_lossy()));
+        let ours = args
+            .get(2)
+            .is_some_and(|a| String::from_utf8_lossy(a).starts_with(&*dir.to_string_lossy()));
         if args.get(1) == Some(&&b"shim"[..]) && ours {
             found.push(pid);
         }
@@ -284,8 +348,14 @@ pub fn script(name: &str, text: &str) -> ContainerConfig {
 
 pub fn command(name: &str, args: &[&str]) -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
-        image: Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() }),
+        metadata: Some(ContainerMetadata {
+            name: name.into(),
+            attempt: 0,
+        }),
+        image: Some(ImageSpec {
+            image: IMAGE.into(),
+            ..ImageSpec::default()
+        }),
         command: args.iter().map(|s| s.to_string()).collect(),
         log_path: format!("{name}.log"),
         linux: Some(LinuxContainerConfig {
@@ -307,7 +377,11 @@ pub fn command(name: &str, args: &[&str]) -> ContainerConfig {
 
 /// The security part of a container's configuration, to change it.
 pub fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
-    container.linux.get_or_insert_default().security_context.get_or_insert_default()
+    container
+        .linux
+        .get_or_insert_default()
+        .security_context
+        .get_or_insert_default()
 }
 
 /// An archive as images.sh of the lab writes it: OCI layout and docker-save at once, two layers.
@@ -330,7 +404,11 @@ fn archive() -> Result<Vec<u8>> {
     let program = std::fs::read(busybox())?;
     let files: [(&str, u32, &[u8]); 5] = [
         ("bin/busybox", 0o755, &program),
-        ("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n"),
+        (
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n",
+        ),
         ("etc/group", 0o644, b"root:x:0:\nbob:x:1000:\nextra:x:50000:bob\n"),
         ("etc/doomed", 0o644, b"the second layer removes this"),
         ("etc/changed", 0o644, b"old\n"),
@@ -364,9 +442,7 @@ fn archive() -> Result<Vec<u8>> {
         "config": {"Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "WorkingDir": "/work/dir"},
         "rootfs": {"type": "layers", "diff_ids": digests},
     }))?;
-    let descriptor = |kind: &str, bytes: &[u8]| {
-        serde_json::json!({"mediaType": kind, "digest": digest::of(bytes), "size": bytes.len()})
-    };
+    let descriptor = |kind: &str, bytes: &[u8]| serde_json::json!({"mediaType": kind, "digest": digest::of(bytes), "size": bytes.len()});
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2,
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
@@ -396,7 +472,7 @@ fn archive() -> Result<Vec<u8>> {
 }
 
 const APPLETS: [&str; 36] = [
-    "sh", "ls", "cat", "echo", "sleep", "id", "env", "ps", "mount", "hostname", "pwd", "wc", "head", "grep", "dd", "sync",
-    "touch", "stat", "kill", "mkdir", "rm", "tail", "nc", "true", "false", "chmod", "sysctl", "umount", "mknod", "printf",
-    "seq", "yes", "readlink", "date", "tty", "stty",
+    "sh", "ls", "cat", "echo", "sleep", "id", "env", "ps", "mount", "hostname", "pwd", "wc", "head", "grep", "dd",
+    "sync", "touch", "stat", "kill", "mkdir", "rm", "tail", "nc", "true", "false", "chmod", "sysctl", "umount",
+    "mknod", "printf", "seq", "yes", "readlink", "date", "tty", "stty",
 ];

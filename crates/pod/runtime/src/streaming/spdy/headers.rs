@@ -42,7 +42,9 @@ impl Decompressor {
                 Ok(_) if plain.len() < plain.capacity() => return Err(invalid("headers with a tail")),
                 Ok(_) => plain.reserve(4096),
                 Err(e) if e.needs_dictionary().is_some() => {
-                    self.0.set_dictionary(&dictionary()).map_err(|e| invalid(&e.to_string()))?;
+                    self.0
+                        .set_dictionary(&dictionary())
+                        .map_err(|e| invalid(&e.to_string()))?;
                 }
                 Err(e) => return Err(invalid(&e.to_string())),
             }
@@ -51,14 +53,18 @@ impl Decompressor {
 }
 
 fn number(rest: &mut &[u8]) -> io::Result<usize> {
-    let (first, tail) = rest.split_first_chunk::<4>().ok_or_else(|| invalid("headers that are too short"))?;
+    let (first, tail) = rest
+        .split_first_chunk::<4>()
+        .ok_or_else(|| invalid("headers that are too short"))?;
     *rest = tail;
     Ok(u32::from_be_bytes(*first) as usize)
 }
 
 fn text(rest: &mut &[u8]) -> io::Result<String> {
     let length = number(rest)?;
-    let (text, tail) = rest.split_at_checked(length).ok_or_else(|| invalid("headers that are too short"))?;
+    let (text, tail) = rest
+        .split_at_checked(length)
+        .ok_or_else(|| invalid("headers that are too short"))?;
     *rest = tail;
     Ok(String::from_utf8_lossy(text).into_owned())
 }
@@ -72,7 +78,9 @@ pub struct Compressor(Compress);
 impl Compressor {
     pub fn new() -> io::Result<Compressor> {
         let mut compress = Compress::new(Compression::best(), true);
-        compress.set_dictionary(&dictionary()).map_err(|e| io::Error::other(e.to_string()))?;
+        compress
+            .set_dictionary(&dictionary())
+            .map_err(|e| io::Error::other(e.to_string()))?;
         Ok(Compressor(compress))
     }
 

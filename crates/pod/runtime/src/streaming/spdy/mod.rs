@@ -94,7 +94,11 @@ async fn read_frames(
             }
             continue;
         }
-        let word = |at: usize| body.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+        let word = |at: usize| {
+            body.get(at..at + 4)
+                .and_then(|b| b.try_into().ok())
+                .map(u32::from_be_bytes)
+        };
         let short = || io::Error::new(io::ErrorKind::InvalidData, "a frame that is too short");
         match u16::from_be_bytes([c, d]) {
             SYN_STREAM => {
@@ -112,7 +116,15 @@ async fn read_frames(
                     return Ok(());
                 }
                 let sender = Sender::new(stream, queue.clone());
-                if opened.send(Opened { headers, receiver, sender }).await.is_err() {
+                if opened
+                    .send(Opened {
+                        headers,
+                        receiver,
+                        sender,
+                    })
+                    .await
+                    .is_err()
+                {
                     return Ok(());
                 }
             }
@@ -204,7 +216,10 @@ mod tests {
         client.write_all(&control(PING, &7u32.to_be_bytes())).await.unwrap();
         let error = streams.recv().await.unwrap();
         let mut stdin = streams.recv().await.unwrap();
-        assert_eq!((&error.headers["streamtype"][..], &stdin.headers["streamtype"][..]), ("error", "stdin"));
+        assert_eq!(
+            (&error.headers["streamtype"][..], &stdin.headers["streamtype"][..]),
+            ("error", "stdin")
+        );
         assert_eq!(stdin.receiver.recv().await.unwrap(), "hi");
         assert!(stdin.receiver.recv().await.is_none());
         error.sender.send("bad").await.unwrap();
