@@ -71,7 +71,8 @@ async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'st
         (reason, e.message)
     })?;
     let failed = |why: String| {
-        let url = format!("https://{}/apis/{}/{}", target.address, service.group, service.version);
+        // The service, not the endpoint that was asked: a text that changed each time would be written each time.
+        let url = format!("https://{}:{}/apis/{}/{}", target.host, service.port, service.group, service.version);
         ("FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
     };
     let path = format!("/apis/{}/{}", service.group, service.version);
