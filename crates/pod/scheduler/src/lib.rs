@@ -165,13 +165,16 @@ impl Scheduler {
         match plan(&self.plugins, &pod, &snapshot, &mut self.rng) {
             Plan::Bind { node, volumes } => self.bind(pod, node, volumes),
             Plan::Wait(why) => {
-                tracing::debug!(pod = %pod.key, why = why.message(), "fits nowhere");
+                let why = Arc::new(why);
+                for (node, (plugin, reject)) in &why.nodes {
+                    tracing::debug!(pod = %pod.key, node, plugin, reasons = reject.reasons.join(", "), "doesn't fit");
+                }
                 let target = why.preemption.as_ref().and_then(|p| p.target.clone());
                 self.core.with(|state, now| {
                     if let Some((node, _)) = &target {
                         state.cluster.nominate(pod.clone(), node);
                     }
-                    state.queue.refused(pod.uid(), why.plugins.clone(), now);
+                    state.queue.refused(pod.uid(), why.clone(), now);
                 });
                 let (binder, core) = (self.binder.clone(), self.core.clone());
                 self.tasks.spawn(async move {

@@ -9,6 +9,7 @@
 //! Events that come while a pod is being tried are kept until it is back, so that none is missed.
 
 use crate::events::ClusterEvent;
+use crate::plan::Why;
 use crate::pod::PodInfo;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,7 +43,8 @@ struct Waiting {
     since: Instant,
     attempts: u32,
     tried: Instant,
-    refused_by: BTreeSet<&'static str>,
+    /// What the last try found, node by node.
+    why: Option<Arc<Why>>,
     state: State,
 }
 
@@ -80,13 +82,13 @@ impl Queue {
         let uid = pod.uid().to_owned();
         let is_gated = pod.gates().next().is_some();
         let Some(waiting) = self.pods.get_mut(&uid) else {
-            let (attempts, refused_by) = (0, BTreeSet::new());
+            let (attempts, why) = (0, None);
             let waiting = Waiting {
                 pod,
                 since: now,
                 attempts,
                 tried: now,
-                refused_by,
+                why,
                 state: State::Gated,
             };
             self.pods.insert(uid.clone(), waiting);
@@ -157,11 +159,11 @@ impl Queue {
         self.remove(uid);
     }
 
-    /// The pod that was popped fits nowhere; these refused it.
-    pub fn refused(&mut self, uid: &str, by: BTreeSet<&'static str>, now: Instant) {
+    /// The pod that was popped fits nowhere.
+    pub fn refused(&mut self, uid: &str, why: Arc<Why>, now: Instant) {
         let Some(missed) = self.landed(uid) else { return };
         let Some(waiting) = self.pods.get_mut(uid) else { return };
-        waiting.refused_by = by;
+        waiting.why = Some(why);
         if missed.iter().any(|event| helps(&self.helps, waiting, event)) {
             return self.move_on(uid, now);
         }
@@ -180,7 +182,7 @@ impl Queue {
             until,
             after_error: true,
         };
-        let refused_by = BTreeSet::new();
+        let why = None;
         let since = self.pods.get(&uid).map_or(now, |w| w.since);
         self.pods.insert(
             uid.clone(),
@@ -189,11 +191,16 @@ impl Queue {
                 since,
                 attempts,
                 tried: now,
-                refused_by,
+                why,
                 state,
             },
         );
         self.backing_off.insert((until, uid));
+    }
+
+    /// Why a pod that waits fits nowhere, as the last try found.
+    pub fn why(&self, uid: &str) -> Option<Arc<Why>> {
+        self.pods.get(uid)?.why.clone()
     }
 
     pub fn attempts(&self, uid: &str) -> u32 {
@@ -276,9 +283,8 @@ impl Queue {
 
 fn helps(helps: &Helps, waiting: &Waiting, event: &ClusterEvent) -> bool {
     // Refused by nobody in particular, there were no nodes: anything may help.
-    waiting.refused_by.is_empty()
-        || matches!(event, ClusterEvent::Anything)
-        || helps(event, &waiting.pod, &waiting.refused_by)
+    let by = waiting.why.as_ref().map(|why| &why.plugins).filter(|by| !by.is_empty());
+    matches!(event, ClusterEvent::Anything) || by.is_none_or(|by| helps(event, &waiting.pod, by))
 }
 
 fn backoff(attempts: u32) -> Duration {
@@ -314,6 +320,13 @@ mod tests {
         }))
     }
 
+    fn volumes() -> Arc<Why> {
+        Arc::new(Why {
+            plugins: BTreeSet::from(["volumes"]),
+            ..Why::default()
+        })
+    }
+
     fn popped(queue: &mut Queue) -> String {
         queue.pop(Instant::now()).map_or("-".into(), |p| p.uid().to_owned())
     }
@@ -334,16 +347,16 @@ mod tests {
         let mut queue = queue();
         queue.set(pod("a", 0), Instant::now());
         assert_eq!(popped(&mut queue), "a");
-        queue.refused("a", BTreeSet::from(["volumes"]), Instant::now());
+        queue.refused("a", volumes(), Instant::now());
         queue.happened(ClusterEvent::Namespace, Instant::now());
         assert_eq!(popped(&mut queue), "-");
         queue.happened(ClusterEvent::Volumes, Instant::now());
         assert_eq!(popped(&mut queue), "a", "nothing else to do: early");
         // What helps happens while it is being tried.
         queue.happened(ClusterEvent::Volumes, Instant::now());
-        queue.refused("a", BTreeSet::from(["volumes"]), Instant::now());
+        queue.refused("a", volumes(), Instant::now());
         assert_eq!(popped(&mut queue), "a");
-        queue.refused("a", BTreeSet::from(["volumes"]), Instant::now());
+        queue.refused("a", volumes(), Instant::now());
         assert_eq!(popped(&mut queue), "-");
         tokio::time::advance(PATIENCE).await;
         assert_eq!(popped(&mut queue), "a", "nobody waits for ever");
@@ -370,7 +383,7 @@ mod tests {
         queue.remove("a");
         assert_eq!(popped(&mut queue), "b");
         queue.remove("b");
-        queue.refused("b", BTreeSet::new(), Instant::now());
+        queue.refused("b", Arc::default(), Instant::now());
         assert!(queue.is_empty() && queue.next_time().is_none());
     }
 }

@@ -81,11 +81,7 @@ impl<H: History> Follow<H> {
         });
         let read = reading.await;
         self.reading = None;
-        read.unwrap_or_else(|e| {
-            Err(Error::Unavailable {
-                what: format!("reading the past failed: {e}"),
-            })
-        })
+        read.unwrap_or_else(|e| Err(crate::not_read(&e)))
     }
 }
 

@@ -201,3 +201,14 @@ fn check_key(key: &[u8]) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+/// A task that was to read didn't come to its end.
+fn not_read(error: &tokio::task::JoinError) -> Error {
+    match error.is_cancelled() {
+        // The runtime is going down.
+        true => Error::Closed,
+        false => Error::Unavailable {
+            what: format!("reading failed: {error}"),
+        },
+    }
+}

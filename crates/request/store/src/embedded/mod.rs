@@ -218,12 +218,9 @@ impl Shared {
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(f).await;
-    done.unwrap_or_else(|e| {
-        Err(Error::Unavailable {
-            what: format!("reading failed: {e}"),
-        })
-    })
+    tokio::task::spawn_blocking(f)
+        .await
+        .unwrap_or_else(|e| Err(crate::not_read(&e)))
 }
 
 impl History for Shared {
