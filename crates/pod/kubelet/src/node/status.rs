@@ -12,6 +12,13 @@ use std::collections::BTreeMap;
 /// The version whose behaviour this kubelet has.
 pub const VERSION: &str = "v1.37.2";
 
+/// What this kubelet can do that older ones can't; sorted.
+const DECLARED: [&str; 3] = [
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
+
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
 
@@ -191,7 +198,7 @@ pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
         volumes_attached: old.volumes_attached.clone(),
         volumes_in_use: old.volumes_in_use.clone(),
         config: old.config.clone(),
-        declared_features: old.declared_features.clone(),
+        declared_features: Some(DECLARED.iter().map(|f| (*f).to_owned()).collect()),
     }
 }
 

@@ -22,6 +22,7 @@ fn no(reason: &str, message: impl std::fmt::Display) -> Rejection {
 }
 
 pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+    operating_system(pod)?;
     pressure(pod, &kl.node.pressures())?;
     sysctls(pod, &kl.cfg.allowed_unsafe_sysctls)?;
     if pods::wants_user_namespace(pod) {
@@ -37,6 +38,25 @@ pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejecti
     ports(pod, active)?;
     if !pods::is_static(pod) {
         affinity(pod, &kl.node.labels(), &kl.cfg.node_name)?;
+    }
+    Ok(())
+}
+
+/// This node runs Linux.
+pub fn operating_system(pod: &Pod) -> Result<(), Rejection> {
+    let spec = pods::spec(pod);
+    let selected = spec.node_selector.as_ref().and_then(|s| s.get("kubernetes.io/os"));
+    if selected.is_some_and(|os| os != "linux") {
+        return Err(no(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+        ));
+    }
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Err(no(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS",
+        ));
     }
     Ok(())
 }
