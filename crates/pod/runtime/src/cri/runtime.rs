@@ -55,7 +55,10 @@ impl Runtime {
         let filter = filter.unwrap_or_default();
         let all: Vec<Arc<Stored>> = self.0.containers.lock().values().cloned().collect();
         all.iter()
-            .map(|c| c.summary(self.0.images.find(&c.record.lock().image.clone()).as_deref()))
+            .map(|c| {
+                let image = c.record.lock().image.clone();
+                c.summary(self.0.images.find(&image).as_deref())
+            })
             .filter(|c| c.id.starts_with(&filter.id) && c.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
             .filter(|c| filter.state.as_ref().is_none_or(|wanted| wanted.state == c.state))
             .filter(|c| matches(&filter.label_selector, &c.labels))
