@@ -237,7 +237,10 @@ mod tests {
     /// On any machine with a version 2 hierarchy, hybrid ones included: the kernel takes the program and obeys it.
     #[test]
     fn the_kernel_obeys() {
-        let hierarchy = crate::mount::list().unwrap().into_iter().find(|m| m.fs_type == "cgroup2");
+        let hierarchy = crate::mount::list()
+            .unwrap()
+            .into_iter()
+            .find(|m| m.fs_type == "cgroup2");
         let (Some(hierarchy), true) = (hierarchy, nix::unistd::geteuid().is_root()) else {
             println!("not tested: it takes root and a version 2 hierarchy");
             return;
@@ -253,14 +256,25 @@ mod tests {
             write,
             mknod: false,
         };
-        restrict_v2(&group, &[DeviceRule::all(false), allow(1, 3, true, true), allow(1, 5, true, false)]).unwrap();
+        restrict_v2(
+            &group,
+            &[
+                DeviceRule::all(false),
+                allow(1, 3, true, true),
+                allow(1, 5, true, false),
+            ],
+        )
+        .unwrap();
         let procs = group.join("cgroup.procs");
         let script = format!(
             "echo $$ > {}; cat /dev/null && echo null; head -c1 /dev/zero >&- 2>/dev/null; \
              head -c 1 /dev/zero | wc -c; echo x > /dev/zero || echo no write; head -c 1 /dev/urandom || echo no read",
             procs.display()
         );
-        let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
         std::fs::remove_dir(&group).unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(said, "null\n1\nno write\nno read\n", "{output:?}");

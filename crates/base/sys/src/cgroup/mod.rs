@@ -67,10 +67,10 @@ impl Cgroups {
             .iter()
             .filter(|m| m.fs_type == "cgroup" && m.target.parent() == Some(Path::new(MOUNT)))
         {
-            if let Some(name) = m.target.file_name().and_then(|n| n.to_str()) {
-                if !hierarchies.iter().any(|(_, p)| *p == m.target) {
-                    hierarchies.push((name.to_owned(), m.target.clone()));
-                }
+            if let Some(name) = m.target.file_name().and_then(|n| n.to_str())
+                && !hierarchies.iter().any(|(_, p)| *p == m.target)
+            {
+                hierarchies.push((name.to_owned(), m.target.clone()));
             }
         }
         if hierarchies.is_empty() {
@@ -109,7 +109,10 @@ impl Cgroups {
 
     /// The group's directories in all hierarchies, with the names that these are mounted under.
     pub fn directories(&self, group: &str) -> Vec<(String, PathBuf)> {
-        self.hierarchies.iter().map(|(name, root)| (name.clone(), below(root, group))).collect()
+        self.hierarchies
+            .iter()
+            .map(|(name, root)| (name.clone(), below(root, group)))
+            .collect()
     }
 
     pub fn exists(&self, group: &str) -> bool {

@@ -47,14 +47,14 @@ pub(super) fn apply(cgroups: &Cgroups, group: &str, r: &Resources) -> io::Result
         set("cpu", "cpu.shares", shares.to_string())?;
     }
     // The period first, unless the old quota does not allow it; then the other way round.
-    if let Some(period) = r.cpu_period.filter(|v| *v > 0) {
-        if let Err(first) = set("cpu", "cpu.cfs_period_us", period.to_string()) {
-            let Some(quota) = r.cpu_quota.filter(|v| *v != 0) else {
-                return Err(first);
-            };
-            set("cpu", "cpu.cfs_quota_us", quota.to_string())?;
-            set("cpu", "cpu.cfs_period_us", period.to_string())?;
-        }
+    if let Some(period) = r.cpu_period.filter(|v| *v > 0)
+        && let Err(first) = set("cpu", "cpu.cfs_period_us", period.to_string())
+    {
+        let Some(quota) = r.cpu_quota.filter(|v| *v != 0) else {
+            return Err(first);
+        };
+        set("cpu", "cpu.cfs_quota_us", quota.to_string())?;
+        set("cpu", "cpu.cfs_period_us", period.to_string())?;
     }
     if let Some(quota) = r.cpu_quota.filter(|v| *v != 0) {
         set("cpu", "cpu.cfs_quota_us", quota.to_string())?;

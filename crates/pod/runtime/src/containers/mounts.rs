@@ -193,9 +193,8 @@ pub fn spec(binds: &[Bind], cgroups: &CgroupView, privileged: bool) -> Vec<Value
     let given = |target: &str| binds.iter().any(|b| clean(&b.target) == Path::new(target));
     mounts.retain(|m| {
         let target = m["destination"].as_str().unwrap_or_default();
-        !given(target)
-            && !(given("/dev") && target.starts_with("/dev/"))
-            && !(given("/sys/fs/cgroup") && target.starts_with("/sys/fs/cgroup/"))
+        let below = |parent: &str| given(parent) && Path::new(target).starts_with(parent);
+        !given(target) && !below("/dev") && !below("/sys/fs/cgroup")
     });
     mounts.extend(binds.iter().map(bind_spec));
     mounts

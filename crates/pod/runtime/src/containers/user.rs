@@ -135,16 +135,16 @@ pub fn resolve(context: &LinuxContainerSecurityContext, image_user: &str, accoun
         (None, None) => account.map_or(0, |a| a.gid),
     };
     let mut groups = BTreeSet::from([gid]);
-    if context.supplemental_groups_policy() == SupplementalGroupsPolicy::Merge {
-        if let Some(account) = account {
-            groups.extend(
-                accounts
-                    .groups
-                    .iter()
-                    .filter(|g| g.members.contains(&account.name))
-                    .map(|g| g.gid),
-            );
-        }
+    if let Some(account) = account
+        && context.supplemental_groups_policy() == SupplementalGroupsPolicy::Merge
+    {
+        groups.extend(
+            accounts
+                .groups
+                .iter()
+                .filter(|g| g.members.contains(&account.name))
+                .map(|g| g.gid),
+        );
     }
     for group in &context.supplemental_groups {
         groups.insert(id(*group)?);

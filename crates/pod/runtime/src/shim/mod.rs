@@ -12,6 +12,7 @@ mod create;
 mod exec;
 mod launch;
 mod log;
+mod making;
 mod namespaces;
 pub mod protocol;
 mod server;

@@ -7,51 +7,34 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use keelson_sys::cgroup::Cgroups;
-use keelson_sys::process::{self, Ended, Parent};
+use keelson_sys::process::{self, Ended};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::connection::{Connection, Role};
-use super::container::{ChildStreams, Container};
-use super::launch::{MAX_OUTCOME, Outcome};
+use super::container::Container;
 use super::log::Stream;
+use super::making::Pending;
 use super::namespaces::Held;
-use super::protocol::{EXITS, Exec, Exited, Reply, Request, Start, VERSION};
-use super::{create, exec};
+use super::protocol::{EXITS, Exited, Reply, Request, VERSION};
 
 /// Most connections at once; a server uses one for events and one a running call.
 const MAX_CONNECTIONS: usize = 512;
 
 pub struct Server {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     held: Held,
     listener: UnixListener,
     deaths: SignalFd,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
     connections: HashMap<RawFd, Connection>,
-    containers: BTreeMap<String, Container>,
-    pending: Vec<Pending>,
+    pub(super) containers: BTreeMap<String, Container>,
+    pub(super) pending: Vec<Pending>,
     /// Children that ended before we learned what they were; only kept while something is pending.
-    unclaimed: HashMap<i32, i32>,
+    pub(super) unclaimed: HashMap<i32, i32>,
     buffer: Vec<u8>,
     shutdown: bool,
-}
-
-/// A process being made by a child.
-struct Pending {
-    report: OwnedFd,
-    connection: RawFd,
-    what: Making,
-    outcome: Outcome,
-    terminal: Option<OwnedFd>,
-}
-
-enum Making {
-    Container(Box<Container>),
-    Exec,
 }
 
 impl Server {
@@ -170,7 +153,7 @@ impl Server {
         }
     }
 
-    fn reply(&mut self, fd: RawFd, reply: &Reply, descriptors: Vec<OwnedFd>) {
+    pub(super) fn reply(&mut self, fd: RawFd, reply: &Reply, descriptors: Vec<OwnedFd>) {
         let failed = self
             .connections
             .get_mut(&fd)
@@ -238,171 +221,15 @@ impl Server {
         done
     }
 
-    fn container(&mut self, id: &str) -> io::Result<&mut Container> {
+    pub(super) fn container(&mut self, id: &str) -> io::Result<&mut Container> {
         self.containers
             .get_mut(id)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no container {id}")))
     }
 
-    fn set_role(&mut self, fd: RawFd, role: Role) {
+    pub(super) fn set_role(&mut self, fd: RawFd, role: Role) {
         if let Some(connection) = self.connections.get_mut(&fd) {
             connection.role = role;
-        }
-    }
-
-    fn start(&mut self, fd: RawFd, start: Start) -> io::Result<()> {
-        let id = start.container.clone();
-        let being_made = |p: &Pending| matches!(&p.what, Making::Container(c) if c.start.container == id);
-        if self.containers.contains_key(&id) || self.pending.iter().any(being_made) {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("container {id} was started before"),
-            ));
-        }
-        let (container, streams) = Container::prepare(start)?;
-        let dir = self.dir.clone();
-        let start = container.start.clone();
-        let report = child(move |report| create::run(&dir, &start, streams, report))?;
-        self.push(report, fd, Making::Container(Box::new(container)));
-        Ok(())
-    }
-
-    fn exec(&mut self, fd: RawFd, exec: Exec, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let container = self.container(&exec.container)?;
-        if container.exited.is_some() {
-            return Err(io::Error::other(format!("container {} is not running", exec.container)));
-        }
-        let (pid, start) = (container.pid, container.start.clone());
-        let streams: Option<ChildStreams> = if exec.terminal {
-            None
-        } else {
-            let three = descriptors.try_into();
-            Some(three.map_err(|_| io::Error::other("exec without terminal needs three descriptors"))?)
-        };
-        let dir = self.dir.clone();
-        let report = child(move |report| {
-            let target = exec::Target {
-                pid,
-                bundle: Path::new(&start.bundle),
-                cgroup: &start.cgroup,
-                oom_score_adj: start.oom_score_adj,
-                external: start.external.as_deref(),
-            };
-            exec::run(&dir, &exec, &target, streams, report)
-        })?;
-        self.push(report, fd, Making::Exec);
-        Ok(())
-    }
-
-    fn push(&mut self, report: OwnedFd, connection: RawFd, what: Making) {
-        self.pending.push(Pending {
-            report,
-            connection,
-            what,
-            outcome: Outcome::default(),
-            terminal: None,
-        });
-    }
-
-    /// A report of a process being made; its end means that the process runs or never will.
-    fn learn(&mut self, fd: RawFd) {
-        let Some(index) = self.pending.iter().position(|p| p.report.as_raw_fd() == fd) else {
-            return;
-        };
-        let pending = &mut self.pending[index];
-        let mut message = [0; MAX_OUTCOME];
-        match process::receive_with_fds(pending.report.as_fd(), &mut message) {
-            Ok((0, _)) => {}
-            Ok((n, mut fds)) => {
-                pending.terminal = fds.pop().or(pending.terminal.take());
-                match serde_json::from_slice::<Outcome>(&message[..n]) {
-                    Ok(news) => {
-                        pending.outcome.pid = news.pid.or(pending.outcome.pid);
-                        pending.outcome.error = pending.outcome.error.take().or(news.error);
-                    }
-                    Err(error) => pending.outcome.error = Some(error.to_string()),
-                }
-                // What waits for the word to start would hold the socket open for ever.
-                if pending.outcome.error.is_none() {
-                    return;
-                }
-            }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
-            Err(e) => pending.outcome.error = Some(e.to_string()),
-        }
-        let Pending {
-            connection,
-            what,
-            outcome,
-            terminal,
-            ..
-        } = self.pending.remove(index);
-        let ended = outcome.pid.and_then(|pid| self.unclaimed.remove(&pid));
-        let result = match (outcome.pid, outcome.error) {
-            (Some(pid), None) => Ok(pid),
-            (Some(pid), Some(error)) => {
-                let _may_be_gone = process::kill(pid, libc::SIGKILL);
-                Err(error)
-            }
-            (None, Some(error)) => Err(error),
-            (None, None) => Err("the process that was to make it ended without a word".to_owned()),
-        };
-        match (result, what) {
-            (Ok(pid), Making::Container(container)) => self.started(connection, *container, pid, terminal, ended),
-            (Ok(pid), Making::Exec) => {
-                self.set_role(connection, Role::Exec { pid });
-                self.reply(connection, &Reply::Started { pid }, terminal.into_iter().collect());
-                if let Some(code) = ended {
-                    self.exec_ended(pid, code);
-                }
-            }
-            (Err(error), making) => {
-                if let Making::Container(container) = making {
-                    self.discard(&container);
-                }
-                self.reply(connection, &Reply::Failed { error }, Vec::new());
-            }
-        }
-        if self.pending.is_empty() {
-            self.unclaimed.clear();
-        }
-    }
-
-    fn started(&mut self, fd: RawFd, mut made: Container, pid: i32, terminal: Option<OwnedFd>, ended: Option<i32>) {
-        let id = made.start.container.clone();
-        made.pid = pid;
-        made.started_at = nanoseconds();
-        if let Some(Err(error)) = terminal.map(|master| made.set_terminal(master)) {
-            eprintln!("terminal of {id}: {error}");
-        }
-        self.containers.insert(id.clone(), made);
-        self.reply(fd, &Reply::Started { pid }, Vec::new());
-        if let Some(code) = ended {
-            self.container_ended(&id, code);
-        }
-    }
-
-    /// A container that did not start leaves nothing behind but its control group, which the server removes.
-    fn discard(&mut self, container: &Container) {
-        if let Err(error) = self.cgroups.kill(&container.start.cgroup) {
-            eprintln!("{}: {error}", container.start.cgroup);
-        }
-        if let Err(error) = self.forget(&container.start) {
-            eprintln!("{}: {error}", container.start.container);
-        }
-    }
-
-    fn forget(&self, start: &Start) -> io::Result<()> {
-        if let Some(program) = &start.external {
-            let log = Path::new(&start.bundle).join("runtime.log");
-            let mut command = create::external_command(program, &self.dir, &log);
-            command.args(["delete", "--force", &start.container]);
-            // Runtimes refuse to delete what they never made; nothing is lost then.
-            let _unknown = command.status()?;
-        }
-        match std::fs::remove_dir_all(self.dir.join(create::OCI_ROOT).join(&start.container)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
         }
     }
 
@@ -486,7 +313,7 @@ impl Server {
         Ok(())
     }
 
-    fn exec_ended(&mut self, pid: i32, code: i32) -> bool {
+    pub(super) fn exec_ended(&mut self, pid: i32, code: i32) -> bool {
         let waiting = self
             .connections
             .iter()
@@ -499,15 +326,15 @@ impl Server {
         waiting.is_some()
     }
 
-    fn container_ended(&mut self, id: &str, code: i32) {
+    pub(super) fn container_ended(&mut self, id: &str, code: i32) {
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
         // With a process namespace of its own the kernel has ended the others already.
-        if !container.start.own_pid_namespace {
-            if let Err(error) = self.cgroups.kill(&container.start.cgroup) {
-                eprintln!("{}: {error}", container.start.cgroup);
-            }
+        if !container.start.own_pid_namespace
+            && let Err(error) = self.cgroups.kill(&container.start.cgroup)
+        {
+            eprintln!("{}: {error}", container.start.cgroup);
         }
         let exited = Exited {
             container: id.to_owned(),
@@ -544,15 +371,6 @@ impl Server {
     }
 }
 
-/// Forks a child that reports on the returned socket.
-fn child(body: impl FnOnce(OwnedFd) -> i32) -> io::Result<OwnedFd> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(io::Error::from)?;
-    super::container::set_nonblocking(ours.as_fd())?;
-    process::fork(Parent::Caller, CloneFlags::empty(), move || body(theirs))?;
-    Ok(ours)
-}
-
 /// For a server that is not there to hear of it.
 fn note(dir: &Path, exited: &Exited) -> io::Result<()> {
     let path = dir.join(EXITS).join(&exited.container);
@@ -562,6 +380,6 @@ fn note(dir: &Path, exited: &Exited) -> io::Result<()> {
     std::fs::rename(new, path)
 }
 
-fn nanoseconds() -> i64 {
+pub(super) fn nanoseconds() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

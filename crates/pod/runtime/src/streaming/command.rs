@@ -162,10 +162,8 @@ async fn attach_streams(runtime: &Arc<Inner>, request: AttachRequest, streams: S
             if let Some(mut input) = input {
                 copy_in(&mut stdin, &mut input).await;
             }
-            if stdin_once {
-                if let Err(error) = shim.close_stdin(&id).await {
-                    tracing::debug!(container = id, %error, "standard input not closed");
-                }
+            if stdin_once && let Err(error) = shim.close_stdin(&id).await {
+                tracing::debug!(container = id, %error, "standard input not closed");
             }
         }));
     }
@@ -334,10 +332,10 @@ async fn resize(terminal: Arc<Terminal>, sizes: Option<Incoming>) {
         if buffer.len() > MAX_SIZE {
             return;
         }
-        if let Some(size) = last {
-            if let Err(error) = keelson_sys::tty::resize(terminal.0.as_fd(), size.width, size.height) {
-                tracing::debug!(%error, fd = terminal.0.as_raw_fd(), "terminal not resized");
-            }
+        if let Some(size) = last
+            && let Err(error) = keelson_sys::tty::resize(terminal.0.as_fd(), size.width, size.height)
+        {
+            tracing::debug!(%error, fd = terminal.0.as_raw_fd(), "terminal not resized");
         }
     }
 }

@@ -142,10 +142,10 @@ where
     let (mut read, mut write) = tokio::io::split(theirs);
     let reader = tokio::spawn(async move {
         while let Some(Ok(message)) = source.next().await {
-            if let Message::Binary(bytes) = message {
-                if write.write_all(&bytes).await.is_err() {
-                    break;
-                }
+            if let Message::Binary(bytes) = message
+                && write.write_all(&bytes).await.is_err()
+            {
+                break;
             }
         }
         // The other side may be gone already.

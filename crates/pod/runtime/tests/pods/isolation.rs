@@ -30,8 +30,9 @@ async fn exec_is_as_restricted_as_the_container() -> Result<()> {
     let pod = machine.pod("p");
     let sandbox = machine.run_pod(&pod).await?;
     for (name, uid, no_new_privs) in [("root", 0, false), ("user", 1000, false), ("strict", 1000, true)] {
-        let text =
-            format!("{STATUS} > /tmp/self; grep -v 0:: /proc/self/cgroup > /tmp/group; env > /tmp/env; sleep 100; true");
+        let text = format!(
+            "{STATUS} > /tmp/self; grep -v 0:: /proc/self/cgroup > /tmp/group; env > /tmp/env; sleep 100; true"
+        );
         let mut container = script(name, &text);
         container.envs.push(KeyValue {
             key: "odd-name.x".into(),
@@ -157,15 +158,11 @@ async fn capabilities_and_files_are_confined() -> Result<()> {
     ensure!(log.contains("forked\n"), "{log}");
     let grep = "grep -E '^CapEff:' /proc/self/status";
     let mut container = script("c", grep);
-    let add = |add: &[&str], drop: &[&str]| {
-        let list = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
-        Some(Capability {
-            add_capabilities: list(add),
-            drop_capabilities: list(drop),
-            ..Capability::default()
-        })
-    };
-    security(&mut container).capabilities = add(&["NET_ADMIN"], &["ALL"]);
+    security(&mut container).capabilities = Some(Capability {
+        add_capabilities: vec!["NET_ADMIN".into()],
+        drop_capabilities: vec!["ALL".into()],
+        ..Capability::default()
+    });
     let (log, _) = machine.shell(&machine.pod("q"), container).await?;
     ensure!(log == "CapEff:\t0000000000001000\n", "{log}");
     Ok(())

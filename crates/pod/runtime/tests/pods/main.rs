@@ -5,6 +5,7 @@
 
 mod basics;
 mod isolation;
+mod registry;
 mod streams;
 mod support;
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = runtime.block_on(support::run_all(
-        &[basics::ALL, isolation::ALL, streams::ALL].concat(),
+        &[basics::ALL, isolation::ALL, streams::ALL, registry::ALL].concat(),
         &args,
     ));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

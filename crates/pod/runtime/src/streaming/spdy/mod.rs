@@ -86,9 +86,8 @@ async fn read_frames(
             let stream = u32::from_be_bytes([a, b, c, d]);
             if let Some(receiver) = streams.get(&stream) {
                 // A receiver that is done drops what still comes.
-                if !body.is_empty() && receiver.send(body.into()).await.is_err() {
-                    streams.remove(&stream);
-                } else if flags & FLAG_FIN != 0 {
+                let done = !body.is_empty() && receiver.send(body.into()).await.is_err();
+                if done || flags & FLAG_FIN != 0 {
                     streams.remove(&stream);
                 }
             }
