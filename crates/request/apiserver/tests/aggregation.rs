@@ -1,6 +1,8 @@
 //! An extension API server: made known by an APIService, found available, in discovery, and passed requests with the
 //! user that sent them.
 
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! The way in from the network: TLS, client certificates, tokens, upgrades and proxies, with a kubelet that is a test.
 
+#![allow(clippy::unwrap_used)]
+
 use anyhow::Result;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

@@ -244,6 +244,7 @@ fn hash_of(what: &str, custom: impl Iterator<Item = Arc<CustomKind>>) -> String 
     let mut hash = Sha512::new();
     hash.update(crate::version::GIT_VERSION);
     hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(option_env!("KEELSON_COMMIT").unwrap_or_default());
     hash.update(what);
     for kind in custom {
         hash.update(format!("{}/{}/{}/{}/{:?}", kind.group, kind.version, kind.kind, kind.plural, kind.selectable));

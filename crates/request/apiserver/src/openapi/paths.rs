@@ -110,7 +110,7 @@ impl Paths {
             paths.push((format!("{root}/{}", r.plural), all.into()));
         }
         let mut item = Map::new();
-        for (verb, method, op) in self.item_operations(&r.kind.to_string(), &r.model, &gvk) {
+        for (verb, method, op) in self.item_operations(r.kind, &r.model, &gvk) {
             if has(verb) {
                 let id = format!("{}{}{within}{}", op.id_verb, camel(r.group, r.version), r.kind);
                 item.insert(method, self.operation(&op, &id, r));
