@@ -487,7 +487,10 @@ impl Deployments {
         if d.status == found.status && !revision_changed {
             return Ok(outcome);
         }
-        let mut written = self.objects.update_status(&d).await?;
+        let mut written = match self.objects.update_status(&d).await {
+            Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
+            result => result?,
+        };
         if let Some(revision) = revision
             && sets::annotation(&written, sets::REVISION) != Some(&revision)
         {

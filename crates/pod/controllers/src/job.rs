@@ -218,7 +218,10 @@ impl Jobs {
     async fn write(&self, key: &ObjectKey, found: &Job, mut job: Job, accounts: plan::Accounts) -> anyhow::Result<()> {
         job.status = Some(accounts.status);
         if job.status != found.status {
-            job = self.objects.update_status(&job).await.context("entering ended pods")?;
+            job = match self.objects.update_status(&job).await {
+                Err(error) if is_not_found(&error) => return Ok(()),
+                result => result.context("entering ended pods")?,
+            };
             self.own.wrote(key, job.meta());
         }
         let (gone, failure) = self.release(key, &accounts.release).await;
@@ -234,7 +237,10 @@ impl Jobs {
             finished = plan::finish(status, last);
         }
         if job.status != before {
-            let written = self.objects.update_status(&job).await.context("counting ended pods")?;
+            let written = match self.objects.update_status(&job).await {
+                Err(error) if is_not_found(&error) => return Ok(()),
+                result => result.context("counting ended pods")?,
+            };
             self.own.wrote(key, written.meta());
             if let Some(last) = accounts.last.filter(|_| finished) {
                 self.tell_end(&job, &last);

@@ -66,6 +66,7 @@ const CONTROLLERS: &[Entry] = &[
     ("persistentvolume-binder", volumes::start),
     ("persistentvolumeclaim-protection", volumes::start_claim_protection),
     ("persistentvolume-protection", volumes::start_volume_protection),
+    ("volumeattributesclass-protection", volumes::start_class_protection),
     ("ephemeral-volume", volumes::start_ephemeral),
     ("clusterrole-aggregation", cluster_roles::start),
     ("certificate-approver", certificates::start_approving),

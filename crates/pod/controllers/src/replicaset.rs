@@ -10,7 +10,9 @@ use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use keelson_client::{ApiObject, Controller, Expectations, Informer, ObjectKey, Objects, Outcome, Reconcile, Rest};
+use keelson_client::{
+    ApiObject, Controller, Expectations, Informer, ObjectKey, Objects, Outcome, Reconcile, Rest, is_not_found,
+};
 use kinds::Replicated;
 use plan::Step;
 use std::sync::Arc;
@@ -99,8 +101,11 @@ impl<K: Replicated> Reconcile for Sets<K> {
         let now = now();
         let status = plan::count(&*set, &active, terminating, now);
         if let Some(changed) = set.with_status(&status, failure.as_deref(), now) {
-            let written = self.objects.update_status(&changed).await?;
-            self.own.wrote(key, written.meta());
+            match self.objects.update_status(&changed).await {
+                Ok(written) => self.own.wrote(key, written.meta()),
+                Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
+                Err(error) => return Err(error.into()),
+            }
         }
         if let Some(failure) = failure {
             anyhow::bail!("{failure}");

@@ -22,7 +22,9 @@ use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, is_not_found,
 };
 use matching::BOUND_BY_CONTROLLER;
-pub use protect::{start_claims as start_claim_protection, start_volumes as start_volume_protection};
+pub use protect::{
+    start_claims as start_claim_protection, start_classes as start_class_protection, start_volumes as start_volume_protection,
+};
 use std::sync::Arc;
 
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";

@@ -1,14 +1,17 @@
-//! Keeps claims that pods use, and volumes that claims are bound to, from going before their users.
+//! Keeps claims that pods use, volumes that claims are bound to, and attribute classes of either from going before their
+//! users.
 
 use crate::context::Context;
 use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
-use keelson_client::{ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
+use keelson_client::{ApiObject, Change, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found};
 use std::collections::BTreeSet;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
 
 pub fn start_claims(context: &Context) {
     let claims = context.informer::<PersistentVolumeClaim>();
@@ -49,6 +52,62 @@ pub fn start_volumes(context: &Context) {
     wire::own(&volumes, &controller.queue());
     let objects = Objects::new(&context.rest("pv-protection-controller"));
     context.run(controller, Volumes { volumes, objects });
+}
+
+pub fn start_classes(context: &Context) {
+    let classes = context.informer::<VolumeAttributesClass>();
+    let claims = context.informer::<PersistentVolumeClaim>();
+    let volumes = context.informer::<PersistentVolume>();
+    let controller = Controller::new("volumeattributesclass-protection")
+        .input(&classes)
+        .input(&claims)
+        .input(&volumes)
+        .output(VolumeAttributesClass::RESOURCE);
+    let queue = controller.queue();
+    wire::own(&classes, &queue);
+    release(&claims, &queue, classes_of_claim);
+    release(&volumes, &queue, class_of_volume);
+    let objects = Objects::new(&context.rest("volumeattributesclass-protection-controller"));
+    context.run(
+        controller,
+        Classes {
+            classes,
+            claims,
+            volumes,
+            objects,
+        },
+    );
+}
+
+/// Classes that a user names no longer may be free to go.
+fn release<K: ApiObject>(users: &Informer<K>, queue: &wire::Queue, named: fn(&K) -> BTreeSet<String>) {
+    let queue = queue.clone();
+    users.on_change(move |change| {
+        let (before, now) = match change {
+            Change::Added(_) => return,
+            Change::Updated { old, new } => (named(old), named(new)),
+            Change::Deleted(old) => (named(old), BTreeSet::new()),
+        };
+        before
+            .difference(&now)
+            .for_each(|name| queue.add(ObjectKey::new("", name.clone())));
+    });
+}
+
+/// The classes that a claim has, asks for, or is being moved to.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> BTreeSet<String> {
+    let spec = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.clone());
+    let target = status
+        .and_then(|s| s.modify_volume_status.as_ref())
+        .and_then(|s| s.target_volume_attributes_class_name.clone());
+    [spec, current, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+}
+
+fn class_of_volume(volume: &PersistentVolume) -> BTreeSet<String> {
+    let name = volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    name.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
 /// The claims a pod uses, those made for it included.
@@ -137,6 +196,35 @@ impl Reconcile for Volumes {
         match (volume.is_deleting(), has(&*volume, VOLUME)) {
             (false, false) => keep(&self.objects, &*volume, VOLUME).await?,
             (true, true) if !bound => keep(&self.objects, &*volume, VOLUME).await?,
+            _ => {}
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+struct Classes {
+    classes: Informer<VolumeAttributesClass>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    objects: Objects<VolumeAttributesClass>,
+}
+
+impl Classes {
+    fn is_used(&self, name: &str) -> bool {
+        self.volumes.store().list().iter().any(|v| class_of_volume(v).contains(name))
+            || self.claims.store().list().iter().any(|c| classes_of_claim(c).contains(name))
+    }
+}
+
+#[async_trait]
+impl Reconcile for Classes {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(class) = self.classes.store().get_key(key) else {
+            return Ok(Outcome::Done);
+        };
+        match (class.is_deleting(), has(&*class, CLASS)) {
+            (false, false) => keep(&self.objects, &*class, CLASS).await?,
+            (true, true) if !self.is_used(&key.name) => keep(&self.objects, &*class, CLASS).await?,
             _ => {}
         }
         Ok(Outcome::Done)
