@@ -17,6 +17,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_client::{EventType, Informer, Recorder, Rest};
 use keelson_cri::{CriClients, v1 as cri};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ pub struct Kubelet {
     pub started: jiff::Timestamp,
     /// Counts what the runtime tells: whoever waits for the end of a container looks when it changes.
     pub runtime_events: tokio::sync::watch::Sender<u64>,
+    /// Containers that have ended since the start, by kind, exit code and reason.
+    pub terminated: Mutex<BTreeMap<(&'static str, i32, String), u64>>,
     pub stop: CancellationToken,
 }
 

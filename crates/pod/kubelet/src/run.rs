@@ -98,6 +98,7 @@ async fn build(
         userns: Default::default(),
         admission: Default::default(),
         runtime_events: Default::default(),
+        terminated: Default::default(),
         started: host.now(),
         runtime_name: version.runtime_name,
         runtime_version: version.runtime_version,

@@ -26,11 +26,12 @@ pub fn start(kl: &Arc<Kubelet>) {
                 () = kl.stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
+            let layers = layers(&kl).await;
             // Measuring walks trees on the disk, which no other task should wait for.
             let (measured, met) = (kl.clone(), std::mem::take(&mut last_met));
             let looked = tokio::task::spawn_blocking(move || {
                 let mut met = met;
-                look(&measured, &mut met);
+                look(&measured, &layers, &mut met);
                 met
             });
             match looked.await {
@@ -41,9 +42,9 @@ pub fn start(kl: &Arc<Kubelet>) {
     });
 }
 
-fn look(kl: &Kubelet, last_met: &mut BTreeMap<Signal, Instant>) {
+fn look(kl: &Kubelet, layers: &Layers, last_met: &mut BTreeMap<Signal, Instant>) {
     let now = Instant::now();
-    local_limits(kl);
+    local_limits(kl, layers);
     let sample = match sample(kl) {
         Ok(s) => s,
         Err(e) => {
@@ -163,34 +164,114 @@ fn evict(kl: &Kubelet, uid: &str, message: String) {
     kl.workers.evict(uid, eviction);
 }
 
-/// Pods that use more disk than they were given end, whether or not the node has enough.
-fn local_limits(kl: &Kubelet) {
-    for handle in kl.workers.all().iter().filter(|h| h.stage() == Stage::Syncing) {
-        let pod = handle.pod();
-        if let Some(message) = over_limit(kl, &pod) {
-            evict(kl, &handle.uid, message);
+/// Bytes that containers have written into their own layers, by pod uid and container.
+type Layers = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Asked of the runtime only where some pod has a limit.
+async fn layers(kl: &Kubelet) -> Layers {
+    let limited = |pod: &Pod| crate::resources::pod::pod_limits(pod).contains_key(STORAGE);
+    if !kl
+        .workers
+        .all()
+        .iter()
+        .any(|h| h.stage() == Stage::Syncing && limited(&h.pod()))
+    {
+        return Layers::new();
+    }
+    match crate::server::stats::containers(kl).await {
+        Ok(all) => all
+            .into_iter()
+            .map(|(uid, list)| {
+                let used = |s: &keelson_cri::v1::ContainerStats| {
+                    s.writable_layer
+                        .as_ref()
+                        .and_then(|l| l.used_bytes.as_ref())
+                        .map_or(0, |v| v.value)
+                };
+                (
+                    uid,
+                    list.iter()
+                        .map(|s| (crate::server::stats::container_name(s), used(s)))
+                        .collect(),
+                )
+            })
+            .collect(),
+        Err(e) => {
+            tracing::warn!("what containers write can't be measured: {e}");
+            Layers::new()
         }
     }
 }
 
-fn over_limit(kl: &Kubelet, pod: &Pod) -> Option<String> {
-    for v in pods::spec(pod).volumes.iter().flatten() {
-        let Some(e) = v.empty_dir.as_ref() else { continue };
-        let Some(limit) = e.size_limit.as_ref().filter(|l| quantity::value(l) > 0) else {
-            continue;
-        };
-        if e.medium.as_deref() == Some("Memory") {
+const STORAGE: &str = "ephemeral-storage";
+
+/// Pods that use more disk than they were given end, whether or not the node has enough.
+fn local_limits(kl: &Kubelet, layers: &Layers) {
+    let none = BTreeMap::new();
+    for handle in kl.workers.all().iter().filter(|h| h.stage() == Stage::Syncing) {
+        let pod = handle.pod();
+        if pods::is_critical(&pod) {
             continue;
         }
-        let path = kl.layout.volume(pods::uid(pod), "empty-dir", &v.name);
-        if kl
+        if let Some(message) = over_limit(kl, &pod, layers.get(&handle.uid).unwrap_or(&none)) {
+            kl.event(&pod, None, EventType::Warning, "Evicted", message.clone());
+            let eviction = Eviction {
+                reason: "Evicted".into(),
+                message,
+                grace: Some(0),
+                condition: None,
+            };
+            kl.workers.evict(&handle.uid, eviction);
+        }
+    }
+}
+
+fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option<String> {
+    let uid = pods::uid(pod);
+    let limit = crate::resources::pod::pod_limits(pod).get(STORAGE).cloned();
+    let mut volumes = 0;
+    for v in pods::spec(pod).volumes.iter().flatten() {
+        let Some(e) = v.empty_dir.as_ref().filter(|e| e.medium.as_deref() != Some("Memory")) else {
+            continue;
+        };
+        let own = e.size_limit.as_ref().filter(|l| quantity::value(l) > 0);
+        if own.is_none() && limit.is_none() {
+            continue;
+        }
+        let used = kl
             .host
-            .disk_usage(&path)
-            .is_ok_and(|(bytes, _)| bytes > quantity::value(limit) as u64)
-        {
+            .disk_usage(&kl.layout.volume(uid, "empty-dir", &v.name))
+            .map_or(0, |u| u.0);
+        volumes += used;
+        if let Some(own) = own.filter(|l| used > quantity::value(l) as u64) {
             return Some(format!(
                 "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
-                v.name, limit.0
+                v.name, own.0
+            ));
+        }
+    }
+    let limit = limit?;
+    let logs = kl.layout.pod_logs(pods::namespace(pod), pods::name(pod), uid);
+    let used =
+        |name: &str| layers.get(name).copied().unwrap_or(0) + kl.host.disk_usage(&logs.join(name)).map_or(0, |u| u.0);
+    let all = || {
+        pods::containers(pod)
+            .iter()
+            .chain(pods::init_containers(pod).iter().filter(|c| pods::is_sidecar(c)))
+    };
+    let total = volumes + all().map(|c| used(&c.name)).sum::<u64>();
+    if total > quantity::value(&limit) as u64 {
+        return Some(format!(
+            "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
+            limit.0
+        ));
+    }
+    for c in all() {
+        let own = c.resources.as_ref().and_then(|r| r.limits.as_ref()?.get(STORAGE));
+        if let Some(own) = own.filter(|l| used(&c.name) > quantity::value(l) as u64) {
+            return Some(format!(
+                "Container {} exceeded its local ephemeral storage limit \"{}\". ",
+                c.name, own.0
             ));
         }
     }

@@ -24,6 +24,16 @@ pub fn kubelet(kl: &Kubelet) -> String {
     let _ = writeln!(out, "kubelet_running_pods {running}");
     head(
         &mut out,
+        "kubelet_terminated_containers_total",
+        "counter",
+        "Cumulative number of container terminations.",
+    );
+    for ((kind, code, reason), count) in kl.terminated.lock().iter() {
+        let labels = format!("container_type=\"{kind}\",exit_code=\"{code}\",reason=\"{reason}\"");
+        let _ = writeln!(out, "kubelet_terminated_containers_total{{{labels}}} {count}");
+    }
+    head(
+        &mut out,
         "kubelet_node_name",
         "gauge",
         "The node's name. The count is always 1.",

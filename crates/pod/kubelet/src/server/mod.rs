@@ -6,7 +6,7 @@ pub mod log_stream;
 pub mod logs;
 mod metrics;
 mod routes;
-mod stats;
+pub(crate) mod stats;
 mod stream;
 
 use crate::kubelet::Kubelet;

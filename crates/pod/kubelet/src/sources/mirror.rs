@@ -36,7 +36,10 @@ impl Mirrors {
         if gone {
             self.seen.lock().remove(&key);
         } else {
+            // One that is being deleted is none any more: it goes at once, and another is made.
+            let lives = mirror.metadata.deletion_timestamp.is_none();
             let hash = pods::annotation(mirror, pods::MIRROR_ANNOTATION)
+                .filter(|_| lives)
                 .unwrap_or_default()
                 .to_owned();
             self.seen

@@ -182,15 +182,40 @@ impl Worker {
     }
 
     pub(super) async fn observe(&mut self) -> Result<(), tonic::Status> {
+        let known: std::collections::HashSet<String> = self.ended.keys().cloned().collect();
         match start::observe(&self.kl, &self.handle.uid, &mut self.ended).await {
             Ok(observed) => {
                 self.observed = observed;
+                self.count_ended(&known);
                 Ok(())
             }
             Err(e) => {
                 tracing::warn!(uid = self.handle.uid, "the runtime can't be asked about a pod: {e}");
                 Err(e)
             }
+        }
+    }
+
+    /// Counts containers whose end is news.
+    fn count_ended(&self, known: &std::collections::HashSet<String>) {
+        let pod = self.handle.pod();
+        let since = self.kl.started.as_nanosecond();
+        for (_, v) in self
+            .ended
+            .iter()
+            .filter(|(id, v)| !known.contains(*id) && i128::from(v.finished) >= since)
+        {
+            let kind = match pods::field_path(&pod, &v.name) {
+                Some(p) if p.starts_with("spec.init") => "init_container",
+                Some(p) if p.starts_with("spec.eph") => "ephemeral_container",
+                _ => "container",
+            };
+            *self
+                .kl
+                .terminated
+                .lock()
+                .entry((kind, v.exit_code, v.reason.clone()))
+                .or_default() += 1;
         }
     }
 
