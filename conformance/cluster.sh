@@ -5,7 +5,7 @@
 KEELSON=${KEELSON:-$ROOT/target/release/keelson}
 network() {
   [ -e /run/netns/$CLUSTER ] || ip netns add $CLUSTER
-  inns ip link show eth0 >/dev/null 2>&1 || inns ip link add eth0 type dummy
+  inns ip link show eth0 >/dev/null 2>&1 || { inns ip link add eth0 type veth peer name eth0-far; inns ip link set eth0-far up; }
   inns ip link set lo up; inns ip link set eth0 up
   inns ip addr replace $NODE_IP/24 dev eth0
   inns ip route replace default via ${NODE_IP%.*}.254   # nobody is there: it only gives service addresses a route
@@ -28,7 +28,7 @@ stop() { # signal
 case ${1:-} in
 up)
   mkdir -p $STATE; network
-  printf 'mirrors:\n  "*":\n    endpoints: ["http://%s:5000"]\n' $NODE_IP >$STATE/registries.yaml
+  printf 'mirrors:\n  "*":\n    endpoint: ["http://%s:5000"]\n' $NODE_IP >$STATE/registries.yaml
   [ -n "$NOREGISTRY" ] || { "$HERE/lib/registry.sh" down; "$HERE/lib/registry.sh" up; }
   start ;;
 start) start ;;

@@ -32,11 +32,11 @@ cmp -s $STATE/cp.txt $STATE/cp.back && ok "cp there and back" || fail "cp"
 k -n web describe pod $POD | grep -q 'Started container\|Container started' && ok "describe with events"
 k -n web get events --field-selector involvedObject.name=$POD -o name | grep -q . && ok "events"
 k explain deployment.spec.strategy | grep -qi 'FIELD: strategy' && ok "explain"
-inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web port-forward $POD 18080:8080 >$STATE/pf.log 2>&1 & PF=$!
+nsenter --net=/run/netns/$CLUSTER $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web port-forward $POD 18080:8080 >$STATE/pf.log 2>&1 & PF=$!
 for i in $(seq 50); do grep -q Forwarding $STATE/pf.log && break; sleep 0.1; done
 [ "$(inns curl -s -m 5 http://127.0.0.1:18080/)" = "$want" ] && ok "port-forward" || fail "port-forward: $(cat $STATE/pf.log)"
 kill $PF; wait $PF 2>/dev/null || true
-(timeout 20 inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web logs -f $POD >$STATE/follow.log 2>&1 & echo $! >$STATE/follow.pid; wait) &
+(timeout 20 nsenter --net=/run/netns/$CLUSTER $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web logs -f $POD >$STATE/follow.log 2>&1 & echo $! >$STATE/follow.pid; wait) &
 sleep 1; inns curl -s http://$IP/ >/dev/null; for i in $(seq 50); do [ -s $STATE/follow.log ] && break; inns curl -s http://$IP/ >/dev/null; sleep 0.2; done
 [ -s $STATE/follow.log ] && ok "logs -f" || fail "logs -f"
 kill "$(cat $STATE/follow.pid)" 2>/dev/null || true

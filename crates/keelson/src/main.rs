@@ -1,5 +1,7 @@
 //! Keelson: Kubernetes as one program. The command line; everything else is in the modules.
 
+mod addons;
+mod agent;
 mod assemble;
 mod client;
 mod config;
@@ -7,7 +9,9 @@ mod doctor;
 mod image;
 mod lock;
 mod logging;
+mod notify;
 mod server;
+mod supervise;
 mod token;
 mod uninstall;
 mod wait;
@@ -49,9 +53,9 @@ enum Command {
 
 fn main() -> ExitCode {
     // A pod's shim is this program again, before any thread or runtime exists.
-    let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|a| a == "shim") {
-        keelson_runtime::shim::main(&arguments[2..]);
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|a| a == "shim") {
+        keelson_runtime::shim::main(arguments);
     }
     match run(Arguments::parse().command) {
         Ok(code) => code,

@@ -1,0 +1,186 @@
+//! The cluster put together: which component gets what, in which order.
+//!
+//! Store, API server and its listener come first; everything else waits for the API to be ready and then starts at
+//! once, since components wait for what they need by watching for it.
+
+use crate::agent::Agent;
+use crate::config::{Component, Config};
+use crate::supervise::Supervisor;
+use anyhow::Context;
+use keelson_apiserver::serve::tls::ServingCert;
+use keelson_apiserver::{ApiServer, UserInfo};
+use keelson_client::ClientFactory;
+use keelson_pki::{Pki, San};
+use keelson_store::embedded::Options as StoreOptions;
+use keelson_store::{Embedded, Store};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Every how often old revisions are given up, and how old they are then: five minutes, as upstream.
+const COMPACT_EVERY: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// A running cluster of one machine.
+pub struct Cluster {
+    api: Arc<ApiServer>,
+    store: Arc<Embedded>,
+    components: Supervisor,
+    listening: CancellationToken,
+    serving: tokio::sync::Mutex<oneshot::Receiver<anyhow::Error>>,
+}
+
+impl Cluster {
+    pub async fn start(config: &Config) -> anyhow::Result<Cluster> {
+        // The port first: it is what most often is taken, and nothing has to be undone then.
+        let address = SocketAddr::new(config.bind_address, config.api_port);
+        let socket = TcpListener::bind(address).await.with_context(|| {
+            format!("the API cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --api-port")
+        })?;
+        let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
+        let store = Embedded::open(config.data_dir.join("store"), StoreOptions::default()).await?;
+        let api = Arc::new(ApiServer::new(api_config(config, &pki)?, store.clone() as Arc<dyn Store>)?);
+        let listening = CancellationToken::new();
+        let serving = serve(config, &pki, api.clone(), socket, listening.clone())?;
+        write_kubeconfigs(config, &pki)?;
+        api.ready().await;
+        tracing::info!(%address, "the API is ready");
+        crate::addons::apply(api.client(identity("system:apiserver"))).await.context("the components' own roles")?;
+        let mut components = Supervisor::default();
+        compaction(&mut components, store.clone());
+        controllers(&mut components, config, &pki, &api);
+        if config.runs(Component::Scheduler) {
+            let client = api.client(identity("system:kube-scheduler"));
+            components.spawn("scheduler", move |stop| {
+                keelson_scheduler::run(client.clone(), keelson_scheduler::Config::default(), stop)
+            });
+        }
+        if config.runs(Component::Agent) {
+            Agent::start(&mut components, config, &pki, &api).await?;
+        }
+        if config.runs(Component::Proxy) {
+            let proxy = keelson_proxy::Config { node_name: config.node_name.clone(), cluster_cidr: config.cluster_cidr };
+            let client = api.client(identity("system:kube-proxy"));
+            components.spawn("proxy", move |stop| keelson_proxy::run(client.clone(), proxy.clone(), stop));
+        }
+        if config.runs(Component::Dns) {
+            dns(&mut components, config, &api);
+        }
+        Ok(Cluster { api, store, components, listening, serving: tokio::sync::Mutex::new(serving) })
+    }
+
+    /// Resolves when the cluster can't go on.
+    pub async fn failed(&self) -> anyhow::Error {
+        match (&mut *self.serving.lock().await).await {
+            Ok(error) => error,
+            Err(_) => anyhow::anyhow!("the API's listener ended"),
+        }
+    }
+
+    /// Components first, then the listener, then the store.
+    pub async fn stop(self) {
+        self.components.stop().await;
+        self.listening.cancel();
+        self.api.shutdown();
+        drop(self.api);
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store could not be closed; what was acknowledged is on disk");
+        }
+    }
+}
+
+fn identity(name: &str) -> UserInfo {
+    UserInfo::from_identity(name)
+}
+
+fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::Config> {
+    let pki = Pki::open(pki.dir.parent().unwrap_or(&pki.dir))?;
+    let ca = pki.ca.cert_pem().to_string();
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    Ok(keelson_apiserver::Config {
+        advertise_address: config.node_ip.into(),
+        advertise_port: config.api_port,
+        service_cidr: config.service_cidr.into(),
+        cluster_domain: config.cluster_domain.clone(),
+        jwks_uri: format!("https://{}:{}/openid/v1/jwks", config.node_ip, config.api_port),
+        api_audiences: vec![issuer.clone()],
+        issuer,
+        kubelet_ca_pem: Some(ca),
+        ..keelson_apiserver::Config::from_pki(pki)?
+    })
+}
+
+fn serve(
+    config: &Config,
+    pki: &Pki,
+    api: Arc<ApiServer>,
+    socket: TcpListener,
+    stop: CancellationToken,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Error>> {
+    let mut names: Vec<San> = config.tls_san.iter().map(|s| San::parse(s)).collect();
+    names.push(San::Ip(config.node_ip.into()));
+    names.push(San::Dns(config.node_name.clone()));
+    let files = pki.apiserver(config.api_service_ip().into(), &config.cluster_domain, &names)?;
+    let cert = ServingCert::new(&files.cert_pem, &files.key_pem)?;
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Err(error) = api.serve(socket, cert, stop).await {
+            // Nobody listens any more when the server is stopping.
+            let _ = tell.send(error);
+        }
+    });
+    Ok(told)
+}
+
+fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
+    let server = format!("https://{}:{}", config.node_ip, config.api_port);
+    pki.admin_kubeconfig(&config.kubeconfig, &server)
+        .with_context(|| format!("cannot write the kubeconfig {}", config.kubeconfig.display()))?;
+    Ok(())
+}
+
+fn compaction(components: &mut Supervisor, store: Arc<Embedded>) {
+    components.spawn("compaction", move |stop| {
+        let store = store.clone();
+        async move {
+            let mut old = store.current_revision().await?;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(COMPACT_EVERY) => {}
+                }
+                let now = store.current_revision().await?;
+                store.compact(old).await?;
+                old = now;
+            }
+        }
+    });
+}
+
+fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>) {
+    if !config.runs(Component::Controllers) {
+        return;
+    }
+    let settings = keelson_controllers::Config {
+        root_ca_pem: pki.ca.cert_pem().to_string(),
+        signing_cert_pem: pki.ca.cert_pem().to_string(),
+        signing_key_pem: pki.ca.key_pem().to_string(),
+        cluster_cidrs: vec![config.cluster_cidr.to_string()],
+        ..keelson_controllers::Config::default()
+    };
+    let clients: Arc<dyn ClientFactory> = api.clone();
+    components.spawn("controllers", move |stop| keelson_controllers::run(clients.clone(), settings.clone(), stop));
+}
+
+fn dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
+    let settings = keelson_dns::Config {
+        listen: SocketAddr::new(config.node_ip.into(), config.dns_port),
+        cluster_ip: config.cluster_dns.into(),
+        domain: config.cluster_domain.clone(),
+        ..keelson_dns::Config::default()
+    };
+    let client = api.client(identity(crate::addons::DNS_IDENTITY));
+    let ready = Arc::new(Notify::new());
+    components.spawn("dns", move |stop| keelson_dns::run(client.clone(), settings.clone(), ready.clone(), stop));
+}

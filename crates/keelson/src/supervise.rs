@@ -1,0 +1,104 @@
+//! Components as tasks: started in order, started again when they end in error, stopped in reverse order.
+
+use std::future::Future;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// First wait before a failed component is started again; it doubles up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long a component may take to stop.
+const STOPPING: Duration = Duration::from_secs(20);
+
+/// The running components, in the order of their start.
+#[derive(Default)]
+pub struct Supervisor {
+    running: Vec<Component>,
+}
+
+struct Component {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Runs `start` until it ends well or the supervisor stops; an error or a panic starts it again, after a wait.
+    pub fn spawn<F, Fut>(&mut self, name: &'static str, start: F)
+    where
+        F: Fn(CancellationToken) -> Fut + Send + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut wait = FIRST;
+            loop {
+                let attempt = token.child_token();
+                let began = tokio::time::Instant::now();
+                let ended = tokio::spawn(start(attempt.clone())).await;
+                attempt.cancel();
+                if token.is_cancelled() {
+                    return;
+                }
+                match ended {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => tracing::error!(component = name, error = format!("{error:#}"), "component failed"),
+                    Err(panic) => tracing::error!(component = name, %panic, "component panicked"),
+                }
+                if began.elapsed() > LONGEST {
+                    wait = FIRST;
+                }
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+                wait = (wait * 2).min(LONGEST);
+            }
+        });
+        tracing::debug!(component = name, "started");
+        self.running.push(Component { name, stop, task });
+    }
+
+    /// Stops all components, the last started first, each within a bounded time.
+    pub async fn stop(self) {
+        for component in self.running.into_iter().rev() {
+            component.stop.cancel();
+            let mut task = component.task;
+            if tokio::time::timeout(STOPPING, &mut task).await.is_err() {
+                tracing::warn!(component = component.name, "did not stop in time");
+                task.abort();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_component_is_started_again_and_all_are_stopped() {
+        let starts = Arc::new(AtomicUsize::new(0));
+        let mut supervisor = Supervisor::default();
+        let count = starts.clone();
+        supervisor.spawn("flaky", move |stop| {
+            let n = count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match n {
+                    0 => anyhow::bail!("first start fails"),
+                    1 => panic!("second start panics"),
+                    _ => stop.cancelled().await,
+                }
+                Ok(())
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(starts.load(Ordering::SeqCst), 3);
+        supervisor.stop().await;
+        assert_eq!(starts.load(Ordering::SeqCst), 3);
+    }
+}
