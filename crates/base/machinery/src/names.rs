@@ -38,6 +38,11 @@ pub fn max_len_error(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
+/// The older wording of the same, for DNS names.
+fn max_chars_error(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
 fn is_alnum(b: u8) -> bool {
     b.is_ascii_alphanumeric()
 }
@@ -123,7 +128,7 @@ pub fn label_value(value: &str) -> Vec<String> {
 pub fn dns1123_label(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > 63 {
-        errs.push(max_len_error(63));
+        errs.push(max_chars_error(63));
     }
     if !is_dns_label(value) {
         if is_dns_subdomain(value) {
@@ -148,7 +153,7 @@ fn is_dns_subdomain(value: &str) -> bool {
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > 253 {
-        errs.push(max_len_error(253));
+        errs.push(max_chars_error(253));
     }
     if !is_dns_subdomain(value) {
         errs.push(regex_error(DNS1123_SUBDOMAIN_MSG, &subdomain_fmt(), &["example.com"]));
@@ -160,7 +165,7 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
 pub fn dns1035_label(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > 63 {
-        errs.push(max_len_error(63));
+        errs.push(max_chars_error(63));
     }
     if !(is_dns_label(value) && value.as_bytes().first().is_some_and(u8::is_ascii_lowercase)) {
         errs.push(regex_error(
@@ -202,6 +207,6 @@ mod tests {
         assert!(!dns1123_subdomain("a..b").is_empty());
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
         assert!(!dns1035_label("1a").is_empty());
-        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
     }
 }

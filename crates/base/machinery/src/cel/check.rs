@@ -1,8 +1,10 @@
 //! The type checker: every expression gets a type, or an error with its place.
 
 use super::decls::{self, Overload};
+use super::library;
 use super::parse::{Parsed, located, position};
-use super::types::{ObjectTy, Ty};
+use super::types::{ObjectTy, TYPE_NAMES, Ty};
+
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,9 +20,13 @@ pub fn check(parsed: &Parsed, variables: &BTreeMap<String, Ty>, source: &str) ->
         variables,
         scopes: Vec::new(),
         errors: Vec::new(),
+        literals: Vec::new(),
         mixed: false,
     };
     let ty = c.expr(&parsed.expr);
+    if c.errors.is_empty() {
+        c.check_literals();
+    }
     if c.errors.is_empty() {
         return Ok(closed(ty));
     }
@@ -53,6 +59,8 @@ struct Checker<'a> {
     variables: &'a BTreeMap<String, Ty>,
     scopes: Vec<(String, Ty)>,
     errors: Vec<(usize, String)>,
+    /// Constant arguments whose text has to be well-formed, by their function.
+    literals: Vec<(&'a IdedExpr, &'static str)>,
     /// Within `format`'s argument, where a list may hold anything.
     mixed: bool,
 }
@@ -131,22 +139,6 @@ fn same(a: &Ty, b: &Ty) -> bool {
     a.to_string() == b.to_string()
 }
 
-const TYPE_NAMES: [&str; 13] = [
-    "bool",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-    "type",
-    "optional_type",
-    "google.protobuf.Timestamp",
-    "google.protobuf.Duration",
-];
-
 /// The dotted name that an expression spells.
 pub(super) fn qualified(e: &IdedExpr) -> Option<String> {
     match &e.expr {
@@ -175,7 +167,7 @@ pub(super) fn ident(e: &IdedExpr) -> String {
     }
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
     fn error(&mut self, at: &IdedExpr, message: impl Into<String>) -> Ty {
         let offset = self
             .parsed
@@ -185,6 +177,16 @@ impl Checker<'_> {
         let offset = offset.min(self.source.chars().count());
         self.errors.push((offset, message.into()));
         Ty::Error
+    }
+
+    /// Reports constants that no evaluation could read.
+    fn check_literals(&mut self) {
+        for (arg, function) in std::mem::take(&mut self.literals) {
+            let Expr::Literal(l) = &arg.expr else { continue };
+            if !library::is_well_formed(function, l) {
+                self.error(arg, format!("invalid {function} argument"));
+            }
+        }
     }
 
     fn lookup(&self, name: &str) -> Option<Ty> {
@@ -197,7 +199,7 @@ impl Checker<'_> {
         local.or_else(|| self.variables.get(name).cloned())
     }
 
-    fn expr(&mut self, e: &IdedExpr) -> Ty {
+    fn expr(&mut self, e: &'a IdedExpr) -> Ty {
         match &e.expr {
             Expr::Unspecified => Ty::Error,
             Expr::Literal(l) => match l {
@@ -261,7 +263,10 @@ impl Checker<'_> {
                         }
                         *of = match join(of, &t) {
                             Some(j) => j,
-                            None => self.error(part, format!("expected type '{of}' but found '{t}'")),
+                            None => {
+                                self.error(part, format!("expected type '{of}' but found '{t}'"));
+                                continue;
+                            }
                         };
                     }
                 }
@@ -319,8 +324,19 @@ impl Checker<'_> {
         }
     }
 
-    fn call(&mut self, e: &IdedExpr, call: &CallExpr) -> Ty {
+    fn call(&mut self, e: &'a IdedExpr, call: &'a CallExpr) -> Ty {
         let name = call.func_name.as_str();
+        let constant = match (name, call.target.is_some()) {
+            ("duration", false) => Some("duration"),
+            ("timestamp", false) => Some("timestamp"),
+            ("matches", _) => Some("matches"),
+            _ => None,
+        };
+        if let (Some(function), Some(arg)) = (constant, call.args.last())
+            && matches!(arg.expr, Expr::Literal(_))
+        {
+            self.literals.push((arg, function));
+        }
         if name == cel::common::ast::operators::OPT_SELECT {
             let operand = call.args.first().map_or(Ty::Error, |a| self.expr(a));
             let field = match call.args.get(1).map(|a| &a.expr) {
@@ -412,7 +428,7 @@ impl Checker<'_> {
         }
     }
 
-    fn comprehension(&mut self, c: &ComprehensionExpr) -> Ty {
+    fn comprehension(&mut self, c: &'a ComprehensionExpr) -> Ty {
         let range = self.expr(&c.iter_range);
         let (first, second) = self.range(&c.iter_range, &range, c.iter_var2.is_some());
         let init = self.expr(&c.accu_init);
@@ -432,14 +448,14 @@ impl Checker<'_> {
         result
     }
 
-    fn want_bool(&mut self, e: &IdedExpr) {
+    fn want_bool(&mut self, e: &'a IdedExpr) {
         let t = self.expr(e);
         if !matches!(t, Ty::Bool | Ty::Dyn | Ty::Error) {
             self.error(e, format!("expected type 'bool' but found '{t}'"));
         }
     }
 
-    fn lambda(&mut self, e: &IdedExpr, call: &CallExpr) -> Ty {
+    fn lambda(&mut self, e: &'a IdedExpr, call: &'a CallExpr) -> Ty {
         let Some(target) = &call.target else { return Ty::Error };
         let range = self.expr(target);
         let depth = self.scopes.len();

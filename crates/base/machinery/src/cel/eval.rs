@@ -6,6 +6,7 @@
 use super::check::{ident, is_lambda, qualified};
 use super::decls;
 use super::library;
+use super::types::TYPE_NAMES;
 use super::value::{CelError, Key, Res, Val};
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators as op};
 use std::borrow::Cow;
@@ -420,22 +421,7 @@ fn literal<'a>(l: &'a LiteralValue) -> Val<'a> {
 }
 
 fn type_value<'a>(name: &str) -> Option<Val<'a>> {
-    let known = [
-        "bool",
-        "int",
-        "uint",
-        "double",
-        "string",
-        "bytes",
-        "list",
-        "map",
-        "null_type",
-        "type",
-        "optional_type",
-        "google.protobuf.Timestamp",
-        "google.protobuf.Duration",
-    ];
-    known
+    TYPE_NAMES
         .into_iter()
         .find(|k| *k == name)
         .map(|k| Val::Type(Cow::Borrowed(k)))

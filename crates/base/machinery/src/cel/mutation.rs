@@ -24,7 +24,7 @@ fn walk(v: &Val, expected: &str, errs: &mut Vec<String>) {
                 walk(v, &format!("{expected}.{field}"), errs);
             }
         }
-        Val::List(items) => items.iter().for_each(|v| walk(v, expected, errs)),
+        Val::List(items) | Val::United(items, _) => items.iter().for_each(|v| walk(v, expected, errs)),
         Val::Map(m) => m.values().for_each(|v| walk(v, expected, errs)),
         Val::Optional(Some(v)) => walk(v, expected, errs),
         _ => {}

@@ -285,3 +285,74 @@ fn broken_and_costly_rules_are_refused() {
         "x-kubernetes-validations": [{"rule": "self > oldSelf"}]}}}});
     assert!(refused(loose).contains("oldSelf cannot be used on the uncorrelatable portion"));
 }
+
+#[test]
+fn constants_are_checked_when_compiling() {
+    for (source, why) in [
+        ("'x'.matches(')')", "<input>:1:13: invalid matches argument"),
+        ("'x'.matches('x++')", "<input>:1:13: invalid matches argument"),
+        (
+            "duration('1d') == duration('1s')",
+            "<input>:1:10: invalid duration argument",
+        ),
+        (
+            "timestamp('1000-00-00T00:00:00Z')",
+            "<input>:1:11: invalid timestamp argument",
+        ),
+        (
+            "{'a': 'x', 'b': 1, 'c': false}",
+            "expected type 'string' but found 'bool'",
+        ),
+    ] {
+        let said = run(source).unwrap_err();
+        assert!(said.contains(why), "{source}: {said}");
+    }
+    for fine in ["'x'.matches('x+?')", "'(a'.matches('[(]a')", "'a'.matches('(?i)A')"] {
+        assert_eq!(run(fine), Ok(value!(true)), "{fine}");
+    }
+}
+
+#[test]
+fn addresses_are_read_as_the_server_reads_them() {
+    for (source, want) in [
+        ("isURL('https://a:b:c/')", value!(false)),
+        ("isURL('kubernetes.io')", value!(false)),
+        ("url('https:://kubernetes.io/').getHostname()", value!("")),
+        (
+            "url('https://example.com/with space/').getEscapedPath()",
+            value!("/with%20space/"),
+        ),
+        ("url('https://[::1]:80/a%20b').getEscapedPath()", value!("/a%20b")),
+        (
+            "type(ip('10.0.0.1')) == net.IP && type(url('/a')) == kubernetes.URL",
+            value!(true),
+        ),
+        ("'%e'.format([3.14])", value!("3.140000×10⁰⁰")),
+        ("duration('1h2m3s4ms').getMilliseconds()", value!(3723004)),
+    ] {
+        assert_eq!(run(source), Ok(want), "{source}");
+    }
+}
+
+#[test]
+fn united_lists_stay_what_they_are_and_null_is_absent() {
+    let s = Structural::parse(&value!({"type": "object",
+    "x-kubernetes-validations": [
+        {"rule": "self.l + [self.l[0]] == self.l && !has(self.gone) && has(self.e.metadata.namespace)"},
+        {"rule": "self.d.sum() == duration('0')"}
+    ],
+    "properties": {
+        "l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+            "items": {"type": "object", "properties": {"k": {"type": "string"}}}},
+        "d": {"type": "array", "items": {"type": "string", "format": "duration"}},
+        "gone": {"type": "string", "nullable": true},
+        "e": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {
+            "apiVersion": {"type": "string"}, "kind": {"type": "string"},
+            "metadata": {"type": "object", "properties": {
+                "name": {"type": "string"}, "generateName": {"type": "string"}, "namespace": {"type": "string"}}}}}
+    }}));
+    let v =
+        value!({"l": [{"k": "b"}, {"k": "a"}], "d": [], "gone": Value::Null, "e": {"metadata": {"namespace": "n"}}});
+    let rules = rules::Rules::new(&s, false).unwrap();
+    assert_eq!(texts(rules.validate(&v, None, &s)), Vec::<String>::new());
+}

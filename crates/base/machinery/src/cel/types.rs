@@ -37,6 +37,29 @@ pub enum Ty {
     Error,
 }
 
+/// The names that types go by in expressions.
+pub(super) const TYPE_NAMES: [&str; 19] = [
+    "bool",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "optional_type",
+    "google.protobuf.Timestamp",
+    "google.protobuf.Duration",
+    "net.IP",
+    "net.CIDR",
+    "kubernetes.URL",
+    "kubernetes.Quantity",
+    "kubernetes.Semver",
+    "kubernetes.NamedFormat",
+];
+
 /// A struct type.
 #[derive(Clone, Debug)]
 pub enum ObjectTy {
@@ -193,7 +216,12 @@ impl ObjectTy {
                     None => def.additional.as_ref().map(|t| Ty::of_field(s, t)),
                 }
             }
-            ObjectTy::Declared(d) => d.fields.get(name).map(|f| f.ty.clone()),
+            ObjectTy::Declared(d) => {
+                // Where the grammar lets a reserved word stand, it needs no escape.
+                let reserved = || escape(name).filter(|_| RESERVED.contains(&name));
+                let field = d.fields.get(name).or_else(|| d.fields.get(&reserved()?));
+                field.map(|f| f.ty.clone())
+            }
             ObjectTy::Record(r) => r.fields.get(name).cloned(),
         }
     }
@@ -317,7 +345,7 @@ impl Declared {
                 fields.insert(name, field);
             }
         }
-        if root {
+        if root && !has_type_and_meta(s) {
             let text = |max: f64| {
                 Arc::new(Declared {
                     ty: Ty::String,
@@ -352,6 +380,15 @@ impl Declared {
             ..shape
         })
     }
+}
+
+/// Whether a node declares what every resource has, so that it is taken as declared.
+fn has_type_and_meta(s: &Structural) -> bool {
+    let is = |s: &Structural, name: &str, ty: &str| s.properties.get(name).is_some_and(|p| p.ty == ty);
+    let meta = s.properties.get("metadata").filter(|m| m.ty == "object");
+    is(s, "kind", "string")
+        && is(s, "apiVersion", "string")
+        && meta.is_some_and(|m| is(m, "name", "string") && is(m, "generateName", "string"))
 }
 
 #[cfg(test)]

@@ -74,6 +74,8 @@ pub enum Val<'a> {
     List(Arc<Vec<Val<'a>>>),
     Map(Arc<BTreeMap<Key, Val<'a>>>),
     JsonList(&'a [Value], Hint<'a>),
+    /// What two lists of such a node were united to.
+    United(Arc<Vec<Val<'a>>>, &'a Structural),
     JsonMap(&'a Map, Hint<'a>),
     Optional(Option<Box<Val<'a>>>),
     Type(Cow<'static, str>),
@@ -204,7 +206,7 @@ impl<'a> Val<'a> {
             Val::Bytes(_) => "bytes",
             Val::Timestamp(_) => "google.protobuf.Timestamp",
             Val::Duration(_) => "google.protobuf.Duration",
-            Val::List(_) | Val::JsonList(..) => "list",
+            Val::List(_) | Val::JsonList(..) | Val::United(..) => "list",
             Val::Map(_) | Val::JsonMap(..) => "map",
             Val::Optional(_) => "optional_type",
             Val::Type(_) => "type",
@@ -234,7 +236,7 @@ impl<'a> Val<'a> {
     /// The elements of a list.
     pub fn items(&self) -> Option<Vec<Val<'a>>> {
         match self {
-            Val::List(l) => Some(l.to_vec()),
+            Val::List(l) | Val::United(l, _) => Some(l.to_vec()),
             Val::JsonList(l, hint) => {
                 let items = hint.and_then(|h| h.items.as_deref());
                 Some(l.iter().map(|v| Val::of_json(v, items)).collect())
@@ -244,7 +246,7 @@ impl<'a> Val<'a> {
     }
     pub fn len(&self) -> Option<usize> {
         match self {
-            Val::List(l) => Some(l.len()),
+            Val::List(l) | Val::United(l, _) => Some(l.len()),
             Val::JsonList(l, _) => Some(l.len()),
             Val::Map(m) => Some(m.len()),
             Val::JsonMap(m, _) => Some(m.len()),
@@ -261,7 +263,7 @@ impl<'a> Val<'a> {
                 .ok_or_else(|| CelError::new(format!("index out of bounds: {i}")))
         };
         match self {
-            Val::List(l) => Some(out_of(l.len()).map(|i| l[i].clone())),
+            Val::List(l) | Val::United(l, _) => Some(out_of(l.len()).map(|i| l[i].clone())),
             Val::JsonList(l, hint) => {
                 Some(out_of(l.len()).map(|i| Val::of_json(&l[i], hint.and_then(|h| h.items.as_deref()))))
             }
@@ -330,7 +332,7 @@ impl<'a> Val<'a> {
             (Int(_) | Uint(_) | Double(_), Int(_) | Uint(_) | Double(_)) => {
                 self.compare(other).is_some_and(Ordering::is_eq)
             }
-            (List(_) | JsonList(..), List(_) | JsonList(..)) => self.lists_equal(other),
+            (List(_) | JsonList(..) | United(..), List(_) | JsonList(..) | United(..)) => self.lists_equal(other),
             (Map(_) | JsonMap(..), Map(_) | JsonMap(..)) => {
                 let (Some(keys), true) = (self.range(), self.len() == other.len()) else {
                     return false;
@@ -364,15 +366,21 @@ impl<'a> Val<'a> {
 
     /// How the list's schema says its elements merge.
     pub fn list_type(&self) -> &str {
+        self.list_node().map_or("", |h| &h.list_type)
+    }
+
+    /// The schema node of a list.
+    pub fn list_node(&self) -> Hint<'a> {
         match self {
-            Val::JsonList(_, Some(h)) => &h.list_type,
-            _ => "",
+            Val::JsonList(_, h) => *h,
+            Val::United(_, h) => Some(h),
+            _ => None,
         }
     }
 
     /// Whether two elements of a list with keys stand for the same entry.
     pub fn same_key(&self, x: &Val<'a>, y: &Val<'a>) -> bool {
-        let Val::JsonList(_, Some(h)) = self else { return false };
+        let Some(h) = self.list_node() else { return false };
         h.list_map_keys.iter().all(|k| {
             let key = Val::str(escape(k).unwrap_or_else(|| k.to_string()));
             match (x.member(&key), y.member(&key)) {
@@ -419,7 +427,7 @@ impl<'a> Val<'a> {
             Val::Duration(n) => Value::from(format!("{}s", go::go_float(*n as f64 / 1e9))),
             Val::JsonList(l, _) => Value::Array(l.to_vec()),
             Val::JsonMap(m, _) => Value::Object((*m).clone()),
-            Val::List(l) => {
+            Val::List(l) | Val::United(l, _) => {
                 let items = l.iter().filter(|v| !matches!(v, Val::Optional(None)));
                 Value::Array(items.map(Val::to_json).collect::<Res<_>>()?)
             }
@@ -486,7 +494,8 @@ fn json_member<'a>(m: &'a Map, hint: Hint<'a>, key: &str) -> Option<Val<'a>> {
     if !h.properties.is_empty() || h.embedded_resource {
         let raw = super::types::unescape(key);
         if let Some(p) = h.properties.get(raw.as_str()) {
-            return m.get(&raw).map(|v| Val::of_json(v, Some(p)));
+            // What is null is absent.
+            return m.get(&raw).filter(|v| !v.is_null()).map(|v| Val::of_json(v, Some(p)));
         }
         if matches!(raw.as_str(), "apiVersion" | "kind" | "metadata") {
             return m.get(&raw).map(|v| Val::of_json(v, None));

@@ -6,6 +6,9 @@ use crate::go;
 use keelson_api::{Time, duration};
 use std::sync::Arc;
 
+/// The years 1 to 9999, in seconds.
+const TIMESTAMPS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
 pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Found<'a> {
     let [v] = args else { return None };
     Some(match name {
@@ -23,6 +26,7 @@ pub fn call<'a>(name: &str, args: &[Val<'a>]) -> Found<'a> {
         },
         "timestamp" => match v {
             Val::Timestamp(t) => Ok(Val::Timestamp(*t)),
+            Val::Int(i) if !TIMESTAMPS.contains(i) => Err(CelError::new("timestamp overflow")),
             Val::Int(i) => Ok(Val::Timestamp(Time::from_seconds(*i))),
             Val::Str(s) => Time::parse(s).map(Val::Timestamp).map_err(|e| CelError::new(e.0)),
             _ => Err(CelError::no_overload()),

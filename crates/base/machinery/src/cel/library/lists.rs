@@ -30,6 +30,7 @@ pub fn member<'a>(name: &str, target: &Val<'a>, args: &[Val<'a>]) -> Found<'a> {
     Some(match (name, args) {
         ("size", []) => Ok(Val::Int(items.len() as i64)),
         ("isSorted", []) => is_sorted(&items),
+        ("sum", []) if items.is_empty() => Ok(nothing(target)),
         ("sum", []) => sum(&items),
         ("min", []) => extreme(items, Ordering::is_lt, "min"),
         ("max", []) => extreme(items, Ordering::is_gt, "max"),
@@ -85,6 +86,16 @@ fn is_sorted<'a>(items: &[Val<'a>]) -> Res<Val<'a>> {
         }
     }
     Ok(Val::Bool(true))
+}
+
+/// The sum of no elements, of the kind that the list would have.
+fn nothing<'a>(list: &Val<'a>) -> Val<'a> {
+    let node = list.list_node().and_then(|h| h.items.as_deref());
+    match node.map(|n| (n.ty.as_str(), n.checks.format.as_str())) {
+        Some(("string", "duration")) => Val::Duration(0),
+        Some(("number", _)) => Val::Double(0.0),
+        _ => Val::Int(0),
+    }
 }
 
 fn sum<'a>(items: &[Val<'a>]) -> Res<Val<'a>> {

@@ -15,6 +15,7 @@ pub(super) mod url;
 pub(super) use lists::sort_pairs;
 
 use super::value::{CelError, Res, Val};
+use cel::common::ast::LiteralValue;
 
 /// A function's part: `None` when it has nothing of that name for these arguments.
 type Found<'a> = Option<Res<Val<'a>>>;
@@ -26,6 +27,17 @@ pub(super) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Val<'a>>) 
         Some(t) => member(name, t, &args),
     };
     found.unwrap_or_else(|| Err(CelError::no_overload()))
+}
+
+/// Whether a constant can be the argument of `duration`, `timestamp` or `matches`.
+pub(super) fn is_well_formed(function: &str, l: &LiteralValue) -> bool {
+    let v = match l {
+        LiteralValue::String(s) if function == "matches" => return strings::regex(s.inner()).is_ok(),
+        LiteralValue::String(s) => Val::str(s.inner()),
+        LiteralValue::Int(i) => Val::Int(*i.inner()),
+        _ => return true,
+    };
+    !matches!(convert::call(function, &[v]), Some(Err(_)))
 }
 
 fn global<'a>(name: &str, args: &[Val<'a>]) -> Found<'a> {
@@ -44,7 +56,7 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Found<'a> {
 fn member<'a>(name: &str, target: &Val<'a>, args: &[Val<'a>]) -> Found<'a> {
     match target {
         Val::Str(s) => strings::member(name, s, args),
-        Val::List(_) | Val::JsonList(..) => lists::member(name, target, args),
+        Val::List(_) | Val::JsonList(..) | Val::United(..) => lists::member(name, target, args),
         Val::Map(_) | Val::JsonMap(..) | Val::Bytes(_) if name == "size" => ops::size(target),
         Val::Timestamp(t) => time::of_timestamp(name, t, args),
         Val::Duration(d) => time::of_duration(name, *d, args),

@@ -106,7 +106,10 @@ pub fn add<'a>(a: &Val<'a>, b: &Val<'a>) -> Res<Val<'a>> {
                 }
                 _ => x.extend(y),
             }
-            Val::List(Arc::new(x))
+            match a.list_node().filter(|h| matches!(h.list_type.as_str(), "set" | "map")) {
+                Some(h) => Val::United(Arc::new(x), h),
+                None => Val::List(Arc::new(x)),
+            }
         }
     })
 }

@@ -16,7 +16,10 @@ pub fn regex(pattern: &str) -> Res<Regex> {
     if let Some(re) = cache.get(pattern) {
         return Ok(re.clone());
     }
-    let re = Regex::new(pattern).map_err(|_| {
+    let compiled = Some(pattern)
+        .filter(|p| !repeats_repetition(p))
+        .and_then(|p| Regex::new(p).ok());
+    let re = compiled.ok_or_else(|| {
         CelError::new(format!(
             "error parsing regexp: invalid pattern: {}",
             go::go_quote(pattern)
@@ -27,6 +30,25 @@ pub fn regex(pattern: &str) -> Res<Regex> {
     }
     cache.insert(pattern.to_string(), re.clone());
     Ok(re)
+}
+
+/// Whether a repetition is itself repeated (`x++`), which Go's expressions refuse.
+fn repeats_repetition(pattern: &str) -> bool {
+    let (mut repeated, mut lazy, mut class, mut escaped, mut group) = (false, false, false, false, false);
+    for c in pattern.chars() {
+        let repetition = !class && !escaped && matches!(c, '*' | '+' | '?');
+        if repetition && repeated && (c != '?' || lazy) {
+            return true;
+        }
+        lazy = repetition && repeated;
+        repeated = repetition;
+        class = !escaped && (c == '[' || (class && c != ']')) || (escaped && class);
+        // A group's `(?` is no repetition.
+        repeated &= !(c == '?' && !lazy && group);
+        group = !escaped && !class && c == '(';
+        escaped = !escaped && c == '\\';
+    }
+    false
 }
 
 pub fn global<'a>(name: &str, args: &[Val<'a>]) -> Found<'a> {
@@ -251,11 +273,12 @@ fn format<'a>(pattern: &str, args: &[Val<'a>]) -> Res<Val<'a>> {
                 let text = format!("{f:.*e}", precision.unwrap_or(6));
                 let (mantissa, exp) = text.split_once('e').unwrap_or((&text, "0"));
                 let exp: i32 = exp.parse().unwrap_or(0);
-                out.push_str(&format!(
-                    "{mantissa}e{}{:02}",
-                    if exp < 0 { '-' } else { '+' },
-                    exp.abs()
-                ));
+                let raised = |c: char| match c.to_digit(10) {
+                    Some(d) => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][d as usize],
+                    None => c,
+                };
+                let digits: String = format!("{:02}", exp.abs()).chars().map(raised).collect();
+                out.push_str(&format!("{mantissa}×10{}{digits}", if exp < 0 { "⁻" } else { "" }));
             }
             ('b', Val::Int(i)) => out.push_str(&format!("{}{:b}", if *i < 0 { "-" } else { "" }, i.unsigned_abs())),
             ('b', Val::Uint(u)) => out.push_str(&format!("{u:b}")),

@@ -61,7 +61,7 @@ pub fn of_duration<'a>(name: &str, nanos: i64, args: &[Val<'a>]) -> Found<'a> {
         "getHours" => nanos / 3_600_000_000_000,
         "getMinutes" => nanos / 60_000_000_000,
         "getSeconds" => nanos / 1_000_000_000,
-        "getMilliseconds" => nanos / 1_000_000 % 1000,
+        "getMilliseconds" => nanos / 1_000_000,
         _ => return None,
     })))
 }
