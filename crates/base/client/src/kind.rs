@@ -97,6 +97,26 @@ pub trait Kind: ApiObject {
     const RESOURCE: ResourceId;
 }
 
+/// The same object with a date for the one field that the server writes as null although a typed object must have it:
+/// the transition time of a condition that somebody set without one. `None` when that isn't what is wrong.
+fn repaired(json: &[u8]) -> Option<Vec<u8>> {
+    fn fill(value: &mut serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Object(map) => map.iter_mut().fold(false, |any, (key, v)| {
+                if v.is_null() && key == "lastTransitionTime" {
+                    *v = "0001-01-01T00:00:00Z".into();
+                    return true;
+                }
+                fill(v) | any
+            }),
+            serde_json::Value::Array(list) => list.iter_mut().fold(false, |any, v| fill(v) | any),
+            _ => false,
+        }
+    }
+    let mut value = serde_json::from_slice(json).ok()?;
+    fill(&mut value).then(|| serde_json::to_vec(&value).ok()).flatten()
+}
+
 macro_rules! kinds {
     ($($ty:ty, $group:literal, $version:literal, $kind:literal, $plural:literal, $namespaced:literal;)*) => {$(
         impl ApiObject for $ty {
@@ -107,7 +127,7 @@ macro_rules! kinds {
                 &mut self.metadata
             }
             fn decode(json: &[u8]) -> serde_json::Result<Self> {
-                serde_json::from_slice(json)
+                serde_json::from_slice(json).or_else(|error| serde_json::from_slice(&repaired(json).ok_or(error)?))
             }
             fn encode(&self) -> serde_json::Result<Vec<u8>> {
                 serde_json::to_vec(self)
@@ -153,6 +173,7 @@ kinds! {
     api::certificates::v1::ClusterTrustBundle, "certificates.k8s.io", "v1", "ClusterTrustBundle", "clustertrustbundles", false;
     api::certificates::v1::PodCertificateRequest, "certificates.k8s.io", "v1", "PodCertificateRequest", "podcertificaterequests", true;
     api::storage::v1::StorageClass, "storage.k8s.io", "v1", "StorageClass", "storageclasses", false;
+    api::storage::v1::VolumeAttributesClass, "storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false;
     api::storage::v1::CSINode, "storage.k8s.io", "v1", "CSINode", "csinodes", false;
     api::storage::v1::CSIDriver, "storage.k8s.io", "v1", "CSIDriver", "csidrivers", false;
     api::storage::v1::VolumeAttachment, "storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false;
@@ -166,4 +187,17 @@ kinds! {
     api::resource::v1::ResourceClaimTemplate, "resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", true;
     api::resource::v1::ResourceSlice, "resource.k8s.io", "v1", "ResourceSlice", "resourceslices", false;
     api::resource::v1::DeviceClass, "resource.k8s.io", "v1", "DeviceClass", "deviceclasses", false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_without_a_time_is_still_read() {
+        let json = br#"{"metadata":{"name":"a"},"status":{"conditions":[{"type":"T","status":"True","reason":"R","message":"","lastTransitionTime":null}]}}"#;
+        let service = api::core::v1::Service::decode(json).unwrap();
+        assert_eq!(service.status.unwrap().conditions.unwrap()[0].type_, "T");
+        assert!(api::core::v1::Service::decode(b"{\"metadata\":3}").is_err());
+    }
 }

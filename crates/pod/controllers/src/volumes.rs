@@ -4,26 +4,26 @@
 //! reference, its phase. Each turn takes up where the last ended. Volumes are made and destroyed by provisioners; here
 //! they are only asked for, and marked as released.
 
+mod bond;
 mod ephemeral;
 mod matching;
 mod protect;
 
 use crate::context::{Context, now};
 use async_trait::async_trait;
+use bond::{claim_status, with_claim, with_volume};
 pub use ephemeral::start as start_ephemeral;
-use k8s_openapi::api::core::v1::{
-    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, PersistentVolumeStatus,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::events::EventType::{Normal, Warning};
-use keelson_client::events::reference;
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, is_not_found,
 };
 use matching::BOUND_BY_CONTROLLER;
 pub use protect::{
-    start_claims as start_claim_protection, start_classes as start_class_protection, start_volumes as start_volume_protection,
+    start_claims as start_claim_protection, start_classes as start_class_protection,
+    start_volumes as start_volume_protection,
 };
 use std::sync::Arc;
 
@@ -419,101 +419,5 @@ impl Binder {
             Err(error) => return Err(error.into()),
         }
         Ok(())
-    }
-}
-
-fn claim_status(
-    old: &PersistentVolumeClaimStatus,
-    phase: &str,
-    volume: Option<&PersistentVolume>,
-) -> PersistentVolumeClaimStatus {
-    let mut status = old.clone();
-    let was_bound = old.phase.as_deref() == Some("Bound");
-    status.phase = Some(phase.into());
-    let Some(spec) = volume.and_then(|v| v.spec.as_ref()) else {
-        status.access_modes = None;
-        status.capacity = None;
-        return status;
-    };
-    status.access_modes = spec.access_modes.clone();
-    // Once bound, the capacity is the kubelet's and the resizer's to tell.
-    if !was_bound || status.capacity.is_none() {
-        let storage = spec.capacity.iter().flatten().filter(|(name, _)| *name == "storage");
-        status.capacity = Some(storage.map(|(n, q)| (n.clone(), q.clone())).collect());
-    }
-    if !was_bound {
-        status.current_volume_attributes_class_name =
-            spec.volume_attributes_class_name.clone().filter(|n| !n.is_empty());
-    }
-    status
-}
-
-/// The volume with its reference to a claim; none if it has it.
-fn with_claim(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<PersistentVolume> {
-    let mut changed = volume.clone();
-    let reserved = matching::is_reserved_for(volume, claim);
-    let old = changed.spec.as_ref().and_then(|s| s.claim_ref.clone());
-    if reserved && old.as_ref().and_then(|r| r.uid.as_deref()) == Some(claim.uid()) {
-        return None;
-    }
-    changed.spec.get_or_insert_default().claim_ref = Some(reference(&PersistentVolumeClaim::RESOURCE, claim.meta()));
-    if !reserved {
-        changed
-            .metadata
-            .annotations
-            .get_or_insert_default()
-            .insert(BOUND_BY_CONTROLLER.into(), "yes".into());
-    }
-    Some(changed)
-}
-
-/// The claim with its reference to a volume; none if it has it.
-fn with_volume(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<PersistentVolumeClaim> {
-    let mut changed = claim.clone();
-    let spec = changed.spec.get_or_insert_default();
-    let annotations = changed.metadata.annotations.get_or_insert_default();
-    if spec.volume_name.as_deref() != Some(volume.name()) {
-        spec.volume_name = volume.metadata.name.clone();
-        annotations.insert(BOUND_BY_CONTROLLER.into(), "yes".into());
-    }
-    annotations.insert(BIND_COMPLETED.into(), "yes".into());
-    (changed != *claim).then_some(changed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bond_is_written_once() {
-        let claim = PersistentVolumeClaim::decode(br#"{"metadata":{"name":"c","namespace":"ns","uid":"u"},"spec":{}}"#)
-            .expect("valid");
-        let volume = PersistentVolume::decode(
-            br#"{"metadata":{"name":"v"},"spec":{"capacity":{"storage":"1Gi"},"accessModes":["ReadWriteOnce"]}}"#,
-        )
-        .expect("valid");
-        let bound = with_claim(&volume, &claim).expect("changes");
-        assert!(matching::is_reserved_for(&bound, &claim) && matching::is_bound_by_controller(&bound));
-        assert!(with_claim(&bound, &claim).is_none());
-        let taken = with_volume(&claim, &bound).expect("changes");
-        assert!(with_volume(&taken, &bound).is_none());
-        let status = claim_status(&Default::default(), "Bound", Some(&bound));
-        assert_eq!(claim_status(&status, "Bound", Some(&bound)), status);
-        assert_eq!(
-            status
-                .capacity
-                .and_then(|c| c.get("storage").cloned())
-                .map(|q| q.0)
-                .as_deref(),
-            Some("1Gi")
-        );
-        let reserved =
-            PersistentVolume::decode(br#"{"metadata":{"name":"v"},"spec":{"claimRef":{"namespace":"ns","name":"c"}}}"#)
-                .expect("valid");
-        let bound = with_claim(&reserved, &claim).expect("changes");
-        assert!(
-            !matching::is_bound_by_controller(&bound),
-            "a reservation is the user's own"
-        );
     }
 }

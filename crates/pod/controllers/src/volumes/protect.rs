@@ -6,7 +6,9 @@ use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
-use keelson_client::{ApiObject, Change, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found};
+use keelson_client::{
+    ApiObject, Change, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found,
+};
 use std::collections::BTreeSet;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
@@ -102,11 +104,18 @@ fn classes_of_claim(claim: &PersistentVolumeClaim) -> BTreeSet<String> {
     let target = status
         .and_then(|s| s.modify_volume_status.as_ref())
         .and_then(|s| s.target_volume_attributes_class_name.clone());
-    [spec, current, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+    [spec, current, target]
+        .into_iter()
+        .flatten()
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 fn class_of_volume(volume: &PersistentVolume) -> BTreeSet<String> {
-    let name = volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    let name = volume
+        .spec
+        .as_ref()
+        .and_then(|s| s.volume_attributes_class_name.clone());
     name.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
@@ -211,8 +220,17 @@ struct Classes {
 
 impl Classes {
     fn is_used(&self, name: &str) -> bool {
-        self.volumes.store().list().iter().any(|v| class_of_volume(v).contains(name))
-            || self.claims.store().list().iter().any(|c| classes_of_claim(c).contains(name))
+        self.volumes
+            .store()
+            .list()
+            .iter()
+            .any(|v| class_of_volume(v).contains(name))
+            || self
+                .claims
+                .store()
+                .list()
+                .iter()
+                .any(|c| classes_of_claim(c).contains(name))
     }
 }
 
