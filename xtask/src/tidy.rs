@@ -28,7 +28,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-client",
         ],
     ),
-    ("keelson-controllers", &["keelson-client", "keelson-pki"]),
+    ("keelson-controllers", &["keelson-api", "keelson-client", "keelson-pki"]),
     ("keelson-scheduler", &["keelson-api", "keelson-client"]),
     ("keelson-kubelet", &["keelson-client", "keelson-cri", "keelson-sys"]),
     ("keelson-network", &["keelson-sys"]),
