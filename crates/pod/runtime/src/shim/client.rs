@@ -57,6 +57,8 @@ impl Shim {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .env_clear()
+            // The allocator would ask for huge pages: megabytes for a process that needs kilobytes.
+            .env("MIMALLOC_ALLOW_THP", "0")
             .output()
             .await?;
         if !output.status.success() {

@@ -258,6 +258,7 @@ fn external(
     run_external(&mut run, &log)
 }
 
+/// A call of an OCI runtime, in a child that has nothing else to do.
 pub fn external_command(program: &str, dir: &Path, log: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg("--root").arg(dir.join(OCI_ROOT)).arg("--log").arg(log);
@@ -265,6 +266,7 @@ pub fn external_command(program: &str, dir: &Path, log: &Path) -> Command {
 }
 
 pub fn run_external(command: &mut Command, log: &Path) -> Result<(), String> {
+    process::allow_huge_pages(true).map_err(text)?;
     let status = command
         .status()
         .map_err(|e| format!("cannot run {:?}: {e}", command.get_program()))?;

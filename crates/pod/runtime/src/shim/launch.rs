@@ -103,8 +103,9 @@ pub fn exec(program: &CString, args: &[String], env: &[String]) -> String {
         (Ok(args), Ok(env)) => (args, env),
         (Err(e), _) | (_, Err(e)) => return e,
     };
-    if let Err(error) = process::reset_signals() {
-        return format!("cannot reset signals: {error}");
+    // The shim does without huge pages; its containers need not.
+    if let Err(error) = process::reset_signals().and_then(|()| process::allow_huge_pages(true)) {
+        return format!("cannot give up the shim's settings: {error}");
     }
     let error = process::execve(program, &args, &env);
     format!("exec {}: {}", program.to_string_lossy(), lower(&error))

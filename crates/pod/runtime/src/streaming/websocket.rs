@@ -7,7 +7,8 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::channel::{Incoming, Outgoing, QUEUE, Sender};
 
@@ -93,12 +94,20 @@ where
             }
         }
         // Says good-bye; a client that is gone does not hear it.
-        let _ = sink.close().await;
+        let _ = sink.send(good_bye()).await;
         // The answer to it, for a moment: closing before it would lose data on the way.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), &mut reading).await;
         reading.abort();
     });
     Channels { receivers, queue }
+}
+
+/// An ordinary end. Clients take a close without a code for a failure.
+fn good_bye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
 }
 
 fn decode(message: Message, encoding: Encoding) -> Option<(u8, Bytes)> {
@@ -167,7 +176,7 @@ where
                 }
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(good_bye()).await;
         reader.abort();
     });
     ours
@@ -199,7 +208,7 @@ mod tests {
             client.next().await.unwrap().unwrap(),
             Message::Binary(Bytes::from_static(b"\x01out"))
         );
-        assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+        assert_eq!(client.next().await.unwrap().unwrap(), good_bye());
     }
 
     #[test]

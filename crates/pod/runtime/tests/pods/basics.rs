@@ -134,9 +134,9 @@ async fn a_container_is_stopped_by_signal_or_by_force() -> Result<()> {
     machine.assert_clean()
 }
 
-async fn wait_for_log(machine: &Machine, id: &str, text: &str) -> Result<()> {
+pub async fn wait_for_log(machine: &Machine, id: &str, text: &str) -> Result<()> {
     let path = machine.status(id).await?.log_path;
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if std::fs::read_to_string(&path).unwrap_or_default().contains(text) {
             return Ok(());
         }
@@ -173,7 +173,7 @@ async fn pods_outlive_the_server() -> Result<()> {
         .join(&sandbox)
         .join("exits")
         .join(&ends);
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if exits.exists() {
             break;
         }

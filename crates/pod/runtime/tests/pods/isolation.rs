@@ -452,7 +452,7 @@ async fn limits_are_set_updated_and_enforced() -> Result<()> {
         .stats
         .context("no stats")?;
     ensure!(stats.memory.and_then(|m| m.usage_bytes).is_some_and(|b| b.value > 0) && stats.cpu.is_some());
-    ensure!(machine.log(&machine.status(&id).await?)? == "999\n");
+    crate::basics::wait_for_log(&machine, &id, " F 999\n").await?;
 
     let id = machine
         .run(

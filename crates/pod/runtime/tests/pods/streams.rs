@@ -50,11 +50,15 @@ async fn collect(client: &mut Client) -> Result<Vec<String>> {
                 let (channel, data) = bytes.split_first().context("an empty message")?;
                 channels[usize::from(*channel)] += &String::from_utf8_lossy(data);
             }
-            Message::Close(_) => break,
+            Message::Close(frame) => {
+                // kubectl takes any other end for a failure.
+                ensure!(frame.is_some_and(|f| u16::from(f.code) == 1000), "closed otherwise");
+                return Ok(channels);
+            }
             _ => {}
         }
     }
-    Ok(channels)
+    anyhow::bail!("the connection ended without a word: {channels:?}")
 }
 
 fn on(channel: u8, data: &[u8]) -> Message {

@@ -30,9 +30,15 @@ pub async fn run_all(tests: &[Test], wanted: &[OsString]) -> bool {
         if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(&*w.to_string_lossy())) {
             continue;
         }
+        // On an emulated machine everything takes longer.
+        let limit = std::env::var("SECONDS_PER_TEST")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(120);
+        let limit = Duration::from_secs(limit);
         let started = Instant::now();
-        let result = tokio::time::timeout(Duration::from_secs(120), test()).await;
-        let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("took longer than two minutes")));
+        let result = tokio::time::timeout(limit, test()).await;
+        let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("took longer than {limit:?}")));
         match result {
             Ok(()) => {
                 passed += 1;
@@ -176,7 +182,7 @@ impl Machine {
 
     /// Waits for the container to end.
     pub async fn ended(&self, container: &str) -> Result<ContainerStatus> {
-        for _ in 0..600 {
+        for _ in 0..3000 {
             let status = self.status(container).await?;
             if status.state() == v1::ContainerState::ContainerExited {
                 return Ok(status);
