@@ -16,7 +16,7 @@ start() {
   ulimit -n "$(ulimit -Hn)"
   local images=(); [ -n "$NOIMPORT" ] || images=(--images $LAB/images)
   setsid nsenter --net=/run/netns/$CLUSTER $KEELSON server --data-dir $STATE/data --kubeconfig $KUBECONFIG_FILE --node-name $CLUSTER --node-ip $NODE_IP \
-    --registries $STATE/registries.yaml "${images[@]}" $EXTRA >>$STATE/server.log 2>&1 </dev/null & echo $! >$STATE/server.pid
+    --registries $STATE/registries.yaml --eviction-hard "nodefs.available<1%,nodefs.inodesFree<1%" "${images[@]}" $EXTRA >>$STATE/server.log 2>&1 </dev/null & echo $! >$STATE/server.pid
   inns $KEELSON wait --kubeconfig $KUBECONFIG_FILE --timeout ${WAIT:-120s} || { tail -40 $STATE/server.log >&2; exit 1; }
 }
 stop() { # signal

@@ -1,6 +1,6 @@
 //! The node's half of a machine: pod network, container runtime, kubelet.
 
-use crate::config::Config;
+use crate::config::{Config, Threshold};
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use keelson_apiserver::{ApiServer, UserInfo};
@@ -23,13 +23,7 @@ impl Agent {
         pki: &Pki,
         api: &Arc<ApiServer>,
     ) -> anyhow::Result<()> {
-        let network = Routed::new(keelson_network::Config {
-            state_dir: config.network_dir(),
-            cluster_cidr: config.cluster_cidr,
-            pod_cidr: None,
-            mtu: 0,
-        })
-        .context("the pod network")?;
+        let network = Routed::new(network_config(config)).context("the pod network")?;
         let network: Arc<dyn PodNetwork> = Arc::new(network);
         let runtime = Runtime::new(runtime_config(config), network).await.context("the container runtime")?;
         let socket = config.cri_socket();
@@ -51,7 +45,16 @@ impl Agent {
     }
 }
 
-fn runtime_config(config: &Config) -> keelson_runtime::Config {
+pub fn network_config(config: &Config) -> keelson_network::Config {
+    keelson_network::Config {
+        state_dir: config.network_dir(),
+        cluster_cidr: config.cluster_cidr,
+        pod_cidr: None,
+        mtu: 0,
+    }
+}
+
+pub fn runtime_config(config: &Config) -> keelson_runtime::Config {
     keelson_runtime::Config {
         root: config.runtime_dir(),
         state: config.data_dir.join("state"),
@@ -67,7 +70,17 @@ fn kubelet_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_kubelet:
     let serving = pki.kubelet_server(&config.node_name, &[config.node_ip.into()])?;
     std::fs::create_dir_all(&config.manifests)
         .with_context(|| format!("cannot create {}", config.manifests.display()))?;
+    let mut eviction = keelson_kubelet::Eviction::default();
+    for threshold in &config.eviction {
+        match *threshold {
+            Threshold::MemoryBytes(n) => eviction.memory_available = n,
+            Threshold::DiskPercent(n) => eviction.nodefs_available_percent = n,
+            Threshold::InodesPercent(n) => eviction.nodefs_inodes_percent = n,
+            Threshold::ProcessesPercent(n) => eviction.pid_available_percent = n,
+        }
+    }
     Ok(keelson_kubelet::Config {
+        eviction,
         node_name: config.node_name.clone(),
         node_ips: vec![config.node_ip.to_string()],
         hostname: config.node_name.clone(),

@@ -76,6 +76,9 @@ pub struct Options {
     /// /keelson for the default one]
     #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
     pub cgroup_root: Option<String>,
+    /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
+    #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
+    pub eviction_hard: Option<Vec<String>>,
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -92,6 +95,15 @@ pub enum Component {
     Proxy,
     Scheduler,
     Controllers,
+}
+
+/// Below this, pods are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    MemoryBytes(u64),
+    DiskPercent(u64),
+    InodesPercent(u64),
+    ProcessesPercent(u64),
 }
 
 /// Options with everything decided.
@@ -116,6 +128,7 @@ pub struct Config {
     pub max_pods: u32,
     pub manifests: PathBuf,
     pub cgroup_root: String,
+    pub eviction: Vec<Threshold>,
     pub log: String,
     pub log_json: bool,
 }
@@ -136,7 +149,7 @@ impl Options {
                 .with_context(|| format!("the configuration file {} is not valid", file.display()))?;
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, images, registries, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
-                max_pods, manifests, cgroup_root, log, log_format);
+                max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
         }
         let data_dir = absolute(self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         let service_cidr = self.service_cidr.unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
@@ -170,6 +183,7 @@ impl Options {
             max_pods: self.max_pods.unwrap_or(110),
             manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
             cgroup_root: self.cgroup_root.unwrap_or_else(|| cgroup_root(&data_dir)),
+            eviction: self.eviction_hard.unwrap_or_default().iter().map(|s| threshold(s)).collect::<anyhow::Result<_>>()?,
             log: self.log.unwrap_or_else(|| "info".into()),
             log_json,
             data_dir,
@@ -224,6 +238,25 @@ fn component(name: &str) -> anyhow::Result<Component> {
     })
 }
 
+/// `memory.available<100Mi`, `nodefs.available<10%`
+fn threshold(text: &str) -> anyhow::Result<Threshold> {
+    let wrong = || format!("--eviction-hard {text}: the form is memory.available<100Mi or nodefs.available<10%");
+    let (signal, value) = text.trim().split_once('<').with_context(wrong)?;
+    let percent = || value.strip_suffix('%').and_then(|p| p.parse().ok()).filter(|p| *p <= 100).with_context(wrong);
+    Ok(match signal {
+        "memory.available" => {
+            let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("", 1)];
+            let (number, unit) =
+                units.iter().find_map(|(name, unit)| Some((value.strip_suffix(name)?, *unit))).with_context(wrong)?;
+            Threshold::MemoryBytes(number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).with_context(wrong)?)
+        }
+        "nodefs.available" => Threshold::DiskPercent(percent()?),
+        "nodefs.inodesFree" => Threshold::InodesPercent(percent()?),
+        "pid.available" => Threshold::ProcessesPercent(percent()?),
+        _ => bail!("--eviction-hard {signal}: known are memory.available, nodefs.available, nodefs.inodesFree and pid.available"),
+    })
+}
+
 fn host_name() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
     Ok(name.trim().to_lowercase())
@@ -260,6 +293,9 @@ mod tests {
         assert_eq!(config.api_port, 7443);
         assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
         assert_eq!(config.cluster_dns.to_string(), "10.50.0.10");
+        assert_eq!(threshold("memory.available<100Mi").unwrap(), Threshold::MemoryBytes(100 << 20));
+        assert_eq!(threshold("nodefs.available<1%").unwrap(), Threshold::DiskPercent(1));
+        assert!(threshold("nodefs.available<1").is_err() && threshold("disk<1%").is_err());
         std::fs::write(&file, "nodename: typo\n").unwrap();
         let wrong = Options { config: Some(file.clone()), ..Options::default() }.resolve().unwrap_err();
         assert!(format!("{wrong:#}").contains("nodename"), "{wrong:#}");

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Held for as long as the server runs.
 #[derive(Debug)]
@@ -11,7 +12,7 @@ pub struct Lock {
     _file: File,
 }
 
-const NAME: &str = "server.pid";
+pub const NAME: &str = "server.pid";
 
 impl Lock {
     pub fn take(data_dir: &Path) -> anyhow::Result<Lock> {
@@ -42,6 +43,35 @@ impl Lock {
         file.rewind()?;
         write!(file, "{}", std::process::id())?;
         Ok(Lock { _file: file })
+    }
+}
+
+impl Lock {
+    /// The process that holds the directory, if any does.
+    pub fn holder(data_dir: &Path) -> anyhow::Result<Option<i32>> {
+        let path = data_dir.join(NAME);
+        let Ok(mut file) = File::open(&path) else { return Ok(None) };
+        match file.try_lock() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid)?;
+                pid.trim().parse().map(Some).with_context(|| format!("{} names no process", path.display()))
+            }
+            Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot read the lock {}", path.display())),
+        }
+    }
+
+    /// Waits until nobody holds the directory.
+    pub fn wait(data_dir: &Path, patience: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + patience;
+        while let Some(pid) = Self::holder(data_dir)? {
+            if Instant::now() > until {
+                bail!("process {pid} has not stopped within {patience:?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 }
 

@@ -1,19 +1,109 @@
-//! `keelson uninstall`: stops the pods of a data directory and takes back what was changed on the machine.
+//! `keelson uninstall`: stops the pods of a data directory and takes back what was changed on the machine: shims,
+//! control groups, links, nftables tables, mounts, and the directory itself.
 
+use crate::client::block_on;
+use crate::config::{self, Options as ServerOptions};
+use crate::lock::Lock;
+use anyhow::{Context, bail};
 use clap::Args;
-use std::path::PathBuf;
+use keelson_network::{HostOnly, PodNetwork, Routed};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a running server may take to stop.
+const STOPPING: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
     /// Data directory of the cluster to remove
-    #[arg(long, value_name = "DIR", default_value = crate::config::DEFAULT_DATA_DIR)]
+    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
+    /// cgroup below which the cluster lives, where the server was given one
+    #[arg(long, value_name = "PATH")]
+    cgroup_root: Option<String>,
     /// Do not ask
     #[arg(long)]
     yes: bool,
 }
 
-pub fn main(_options: Options) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("wip")
+pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    let data_dir = config::absolute(options.data_dir)?;
+    if !data_dir.exists() {
+        println!("{} does not exist: nothing to remove", data_dir.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !data_dir.join("pki").exists() && !data_dir.join(crate::lock::NAME).exists() {
+        bail!("{} does not look like a data directory of Keelson (no pki, no {})", data_dir.display(), crate::lock::NAME);
+    }
+    if !options.yes && !confirmed(&data_dir)? {
+        bail!("not confirmed");
+    }
+    stop_server(&data_dir)?;
+    let lock = Lock::take(&data_dir)?;
+    let server = ServerOptions {
+        data_dir: Some(data_dir.clone()),
+        cgroup_root: options.cgroup_root,
+        // Neither name nor address matters for what is removed.
+        node_name: Some("none".into()),
+        node_ip: Some(Ipv4Addr::LOCALHOST),
+        ..ServerOptions::default()
+    };
+    let config = server.resolve()?;
+    block_on(async {
+        let network: Box<dyn PodNetwork> = if config.network_dir().exists() {
+            Box::new(Routed::new(crate::agent::network_config(&config))?)
+        } else {
+            Box::new(HostOnly)
+        };
+        let removed = keelson_runtime::uninstall(&crate::agent::runtime_config(&config), network.as_ref()).await?;
+        println!("ended {} pods with {} containers", removed.sandboxes, removed.containers);
+        Ok(())
+    })?;
+    keelson_proxy::remove().context("the proxy's rules")?;
+    keelson_network::remove_table().context("the rules of host ports")?;
+    let cgroups = keelson_sys::cgroup::Cgroups::detect().context("this machine's control groups")?;
+    if cgroups.exists(&config.cgroup_root) {
+        cgroups.kill(&config.cgroup_root)?;
+        cgroups.remove(&config.cgroup_root).with_context(|| format!("cannot remove the control group {}", config.cgroup_root))?;
+    }
+    unmount_below(&data_dir)?;
+    drop(lock);
+    std::fs::remove_dir_all(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
+    println!("removed {}", data_dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed(data_dir: &Path) -> anyhow::Result<bool> {
+    print!("This ends all pods of {} and deletes it with all its data. Type yes to go on: ", data_dir.display());
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
+
+/// Asks the server of this directory to stop, if one holds it.
+fn stop_server(data_dir: &Path) -> anyhow::Result<()> {
+    let Some(pid) = Lock::holder(data_dir)? else { return Ok(()) };
+    println!("stopping the server (process {pid})");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+        .with_context(|| format!("cannot stop process {pid}"))?;
+    Lock::wait(data_dir, STOPPING)
+}
+
+/// Volumes of pods that were mounted below the directory.
+fn unmount_below(dir: &Path) -> anyhow::Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mounts")?;
+    let inside = |line: &str| -> Option<PathBuf> {
+        let path = PathBuf::from(line.split(' ').nth(1)?.replace("\\040", " "));
+        path.starts_with(dir).then_some(path)
+    };
+    // Later mounts may stand on earlier ones.
+    for path in table.lines().filter_map(inside).collect::<Vec<_>>().into_iter().rev() {
+        nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", path.display()))?;
+    }
+    Ok(())
 }

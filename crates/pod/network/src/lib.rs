@@ -88,6 +88,13 @@ pub trait PodNetwork: Send + Sync {
     async fn ready(&self) -> Result<(), String>;
 }
 
+/// Removes the nftables table of host ports and masquerading: for a node that goes away.
+pub fn remove_table() -> anyhow::Result<()> {
+    use keelson_sys::nft::{Family, Op};
+    keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    Ok(())
+}
+
 /// A network in which pods reach only themselves.
 #[derive(Debug, Default)]
 pub struct HostOnly;
