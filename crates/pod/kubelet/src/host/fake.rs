@@ -115,6 +115,10 @@ impl Host for FakeHost {
         })
     }
 
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
+
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let state = self.state.lock();
         let data = state.files.get(path).ok_or_else(|| Self::missing(path))?;

@@ -74,6 +74,8 @@ pub trait Host: Send + Sync + 'static {
     fn list_dir(&self, path: &Path) -> io::Result<Vec<String>>;
     /// What `path` is, links followed; `None` when nothing is there.
     fn kind(&self, path: &Path) -> io::Result<Option<FileKind>>;
+    /// The path without links.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Writes a whole file in place of the old one.
     fn write(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;

@@ -107,6 +107,10 @@ impl Host for RealHost {
         }))
     }
 
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        std::fs::canonicalize(path)
+    }
+
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let mut data = Vec::new();
         std::fs::File::open(path)?.take(limit).read_to_end(&mut data)?;

@@ -10,6 +10,8 @@ pub struct Place {
     pub path: String,
     /// hostPath type to check, empty for none.
     pub check: String,
+    /// It isn't made when it is missing.
+    pub must_exist: bool,
     pub block: bool,
 }
 
@@ -76,9 +78,11 @@ pub async fn resolve(rest: &Rest, pod: &Pod, claim: &str, own: bool) -> Result<P
     }
     let block = spec.volume_mode.as_deref() == Some("Block");
     if let Some(h) = &spec.host_path {
+        let check = h.type_.clone().unwrap_or_default();
         return Ok(Place {
             path: h.path.clone(),
-            check: h.type_.clone().unwrap_or_default(),
+            check,
+            must_exist: false,
             block,
         });
     }
@@ -86,6 +90,7 @@ pub async fn resolve(rest: &Rest, pod: &Pod, claim: &str, own: bool) -> Result<P
         return Ok(Place {
             path: l.path.clone(),
             check: String::new(),
+            must_exist: true,
             block,
         });
     }

@@ -206,7 +206,7 @@ impl Volumes {
                 "Memory" => self.tmpfs(
                     &path,
                     self.memory_limit(pod, e.size_limit.as_ref().map(quantity::value)),
-                    0o777,
+                    0o1777,
                 )?,
                 other => return Err(format!("storage medium \"{other}\" is not supported")),
             }
@@ -258,11 +258,14 @@ impl Volumes {
         if let Some((claim, own, read_only)) = claims::claim_of(pod, volume) {
             let place = claims::resolve(&self.rest, pod, &claim, own).await?;
             host_path::check(&*self.host, &place.path, &place.check)?;
-            if self.host.kind(place.path.as_ref()).map_err(io)?.is_none() && place.check.is_empty() {
-                return Err(format!("path \"{}\" does not exist", place.path));
-            }
+            let path = match self.host.kind(place.path.as_ref()).map_err(io)? {
+                // The directory itself, not a link to it: ownership is of the directory.
+                Some(_) => self.host.resolve(place.path.as_ref()).map_err(io)?,
+                None if place.must_exist => return Err(format!("path \"{}\" does not exist", place.path)),
+                None => place.path.into(),
+            };
             return Ok(Mounted {
-                path: Some(place.path.into()),
+                path: Some(path),
                 read_only,
                 block: place.block,
             });
