@@ -2,8 +2,8 @@
 
 use crate::context::Context;
 use crate::pod_control::message;
+use crate::pods;
 use crate::service_pods::{self, Family};
-use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
@@ -16,7 +16,8 @@ use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder,
     delete_options, is_not_found,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -34,7 +35,16 @@ pub fn start(context: &Context) {
         .input(&endpoints)
         .output(Endpoints::RESOURCE);
     let queue = controller.queue();
-    wire::own(&services, &queue);
+    let ended: Arc<Mutex<HashSet<ObjectKey>>> = Arc::default();
+    {
+        let (queue, ended) = (queue.clone(), ended.clone());
+        services.on_change(move |change| {
+            if change.is_deleted() {
+                ended.lock().insert(change.object().key());
+            }
+            queue.add(change.object().key());
+        });
+    }
     service_pods::watch_pods(&pods, &services, &queue);
     endpoints.on_change(move |change| {
         if change.old().is_some() || change.is_deleted() {
@@ -46,6 +56,7 @@ pub fn start(context: &Context) {
     context.run(
         controller,
         Maker {
+            ended,
             services,
             pods,
             endpoints,
@@ -57,6 +68,8 @@ pub fn start(context: &Context) {
 }
 
 struct Maker {
+    /// Services that were deleted and whose endpoints still have to go.
+    ended: Arc<Mutex<HashSet<ObjectKey>>>,
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
@@ -71,10 +84,15 @@ impl Reconcile for Maker {
         self.written.settle(key, self.endpoints.store()).await?;
         let current = self.endpoints.store().get_key(key);
         let Some(service) = self.services.store().get_key(key) else {
-            if let Some(current) = current.filter(|c| is_ours(c)) {
+            // Endpoints made by hand go with their service; those that never had one stay.
+            let had_service = self.ended.lock().remove(key);
+            if let Some(current) = current.filter(|c| had_service || is_ours(c)) {
                 let options = delete_options(None, Some(current.uid()), None);
                 match self.objects.delete(&key.namespace, &key.name, &options).await {
-                    Err(error) if !is_not_found(&error) => return Err(error.into()),
+                    Err(error) if !is_not_found(&error) => {
+                        self.ended.lock().insert(key.clone());
+                        return Err(error.into());
+                    }
                     _ => self.written.forget(key),
                 }
             }

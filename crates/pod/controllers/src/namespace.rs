@@ -102,7 +102,14 @@ impl Reconcile for Deleter {
             anyhow::bail!("{}", findings.errors().join("; "));
         }
         if findings.wait > 0 {
-            return Ok(Outcome::After(Duration::from_secs(findings.wait as u64 / 2 + 1)));
+            // Most content goes soon; what stays is looked at ever less often.
+            let since = namespace
+                .metadata
+                .deletion_timestamp
+                .as_ref()
+                .map_or(0, |t| now().duration_since(t.0).as_secs());
+            let wait = (findings.wait / 2 + 1).min(1 + since.max(0) / 2);
+            return Ok(Outcome::After(Duration::from_secs(wait as u64)));
         }
         self.finalize(&namespace).await?;
         Ok(Outcome::Done)
