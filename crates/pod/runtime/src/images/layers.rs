@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keelson_sys::mount;
 
@@ -18,6 +18,8 @@ pub struct Layers {
     root: PathBuf,
     ingest: PathBuf,
     counter: AtomicU64,
+    /// Something was unpacked that may not be on the disk yet.
+    dirty: AtomicBool,
 }
 
 /// What an archive has to be: its own digest, if known, and that of its uncompressed form.
@@ -33,6 +35,7 @@ impl Layers {
             root: root.join("layers"),
             ingest: root.join("ingest"),
             counter: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
         };
         fs::create_dir_all(&layers.root)?;
         for mounted in mount::below(&layers.ingest)? {
@@ -103,6 +106,7 @@ impl Layers {
                 done => done,
             }
         })();
+        self.dirty.store(true, Ordering::SeqCst);
         if result.is_err() && work.exists() {
             for mounted in mount::below(&work)? {
                 mount::unmount(&mounted)?;
@@ -140,7 +144,11 @@ impl Layers {
 
     /// Everything unpacked so far is on the disk.
     pub fn sync(&self) -> io::Result<()> {
-        nix::unistd::syncfs(File::open(&self.root)?).map_err(io::Error::from)
+        if self.dirty.swap(false, Ordering::SeqCst) {
+            // Costly: the kernel writes what everybody has written.
+            nix::unistd::syncfs(File::open(&self.root)?)?;
+        }
+        Ok(())
     }
 }
 
