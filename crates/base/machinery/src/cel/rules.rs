@@ -1,10 +1,9 @@
 //! `x-kubernetes-validations`: compiling a schema's rules, and checking objects by them.
 
+mod run;
+
 use super::types::Declared;
-use super::{
-    Activation, CelError, Env, MAX_MESSAGE_BYTES, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Ty, Val, compile, cost,
-};
-use crate::apply::fieldpath::equal_values;
+use super::{Env, Program, Ty, compile, cost};
 use crate::structural::{Rule, Structural};
 use keelson_api::{Cause, Str, Value};
 use std::collections::BTreeMap;
@@ -17,6 +16,8 @@ pub struct Rules {
     properties: BTreeMap<Str, Rules>,
     items: Option<Box<Rules>>,
     additional: Option<Box<Rules>>,
+    /// Of `allOf`, each about the same value.
+    all_of: Vec<Rules>,
 }
 
 #[derive(Debug)]
@@ -71,242 +72,47 @@ impl Compiled {
 impl Rules {
     /// Compiles what stands in the schema; `None`: there are no rules. `root`: a resource of its own.
     pub fn new(s: &Structural, root: bool) -> Option<Rules> {
-        if !s.has_rules() && s.checks.all_of.iter().all(|a| !a.has_rules()) {
-            return None;
-        }
-        Rules::build(s, Declared::of(s, root).as_ref())
+        Rules::build(s, s, Declared::of(s, root).as_ref())
     }
 
-    fn build(s: &Structural, declared: Option<&Arc<Declared>>) -> Option<Rules> {
-        let below = |p: &Structural| {
-            if p.has_rules() {
-                Rules::build(p, Declared::of(p, p.embedded_resource).as_ref())
-            } else {
-                None
-            }
+    /// `v` has the rules, `node` the types: within `allOf` there are rules only.
+    fn build(v: &Structural, node: &Structural, declared: Option<&Arc<Declared>>) -> Option<Rules> {
+        if !v.has_rules() {
+            return None;
+        }
+        let below = |v: Option<&Structural>, node: Option<&Structural>| {
+            let (v, node) = (v.filter(|v| v.has_rules())?, node?);
+            Rules::build(v, node, Declared::of(node, node.embedded_resource).as_ref())
         };
         let rules = Rules {
             here: declared
-                .map(|d| s.rules.iter().filter_map(|r| Compiled::new(r, d)).collect())
+                .map(|d| v.rules.iter().filter_map(|r| Compiled::new(r, d)).collect())
                 .unwrap_or_default(),
-            properties: s
+            properties: v
                 .properties
                 .iter()
-                .filter_map(|(k, p)| below(p).map(|r| (k.clone(), r)))
+                .filter_map(|(k, p)| below(Some(p), node.properties.get(k)).map(|r| (k.clone(), r)))
                 .collect(),
-            items: s.items.as_deref().and_then(below).map(Box::new),
-            additional: s.additional_schema().and_then(below).map(Box::new),
+            items: below(v.items.as_deref(), node.items.as_deref()).map(Box::new),
+            additional: below(v.additional_schema(), node.additional_schema()).map(Box::new),
+            all_of: v
+                .checks
+                .all_of
+                .iter()
+                .filter_map(|a| Rules::build(a, node, declared))
+                .collect(),
         };
         let any = !rules.here.is_empty()
             || !rules.properties.is_empty()
             || rules.items.is_some()
-            || rules.additional.is_some();
+            || rules.additional.is_some()
+            || !rules.all_of.is_empty();
         any.then_some(rules)
     }
 
     /// Everything an object violates; `old` is the object before an update.
     pub fn validate(&self, object: &Value, old: Option<&Value>, s: &Structural) -> Vec<Cause> {
-        let mut run = Run {
-            budget: RUNTIME_BUDGET as i64,
-            out: Vec::new(),
-        };
-        run.node(self, object, old, s, "", true);
-        run.out
-    }
-}
-
-struct Run {
-    budget: i64,
-    out: Vec<Cause>,
-}
-
-struct Vars<'a> {
-    new: Val<'a>,
-    old: Option<Val<'a>>,
-}
-
-impl<'a> Activation<'a> for Vars<'a> {
-    fn get(&self, name: &str) -> Option<Val<'a>> {
-        match name {
-            "self" => Some(self.new.clone()),
-            "oldSelf" => self.old.clone(),
-            _ => None,
-        }
-    }
-}
-
-/// How error messages name a rule.
-fn named(rule: &Rule) -> String {
-    if rule.message.is_empty() {
-        rule.rule.trim().to_string()
-    } else {
-        rule.message.clone()
-    }
-}
-
-impl Run {
-    fn node<'a>(
-        &mut self,
-        r: &'a Rules,
-        v: &'a Value,
-        old: Option<&'a Value>,
-        s: &'a Structural,
-        path: &str,
-        correlated: bool,
-    ) {
-        if v.is_null() || self.budget < 0 {
-            return;
-        }
-        let old = old.filter(|o| !o.is_null());
-        let same = correlated && old.is_some_and(|o| equal_values(o, v));
-        self.here(r, v, old, s, path, same);
-        let child = |key: &str| {
-            if path.is_empty() {
-                key.to_string()
-            } else {
-                format!("{path}.{key}")
-            }
-        };
-        match v {
-            Value::Object(m) => {
-                for (key, v) in m {
-                    let before = old.and_then(|o| o.get(key));
-                    if let (Some(r), Some(p)) = (r.properties.get(key), s.properties.get(key)) {
-                        self.node(r, v, before, p, &child(key), true);
-                    } else if let (Some(r), Some(p), false) =
-                        (&r.additional, s.additional_schema(), s.properties.contains_key(key))
-                    {
-                        self.node(r, v, before, p, &format!("{path}[{key}]"), true);
-                    }
-                }
-            }
-            Value::Array(a) => {
-                let (Some(r), Some(items)) = (&r.items, s.items.as_deref()) else {
-                    return;
-                };
-                for (i, v) in a.iter().enumerate() {
-                    // Only elements with keys can be told again.
-                    let before = (s.list_type == "map")
-                        .then(|| old.and_then(Value::as_array))
-                        .flatten()
-                        .and_then(|o| o.iter().find(|o| s.list_map_keys.iter().all(|k| o.get(k) == v.get(k))));
-                    self.node(r, v, before, items, &format!("{path}[{i}]"), true);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn here<'a>(
-        &mut self,
-        r: &'a Rules,
-        v: &'a Value,
-        old: Option<&'a Value>,
-        s: &'a Structural,
-        path: &str,
-        unchanged: bool,
-    ) {
-        let ty = Value::String(s.ty.clone());
-        for c in &r.here {
-            if self.budget < 0 {
-                return;
-            }
-            let program = match &c.program {
-                Ok(p) => p,
-                Err(e) => {
-                    self.out
-                        .push(Cause::invalid(path, &ty, &format!("rule compile error: {e}")));
-                    continue;
-                }
-            };
-            let optional = c.rule.optional_old_self == Some(true);
-            if c.uses_old && old.is_none() && !optional {
-                continue;
-            }
-            let old_val = old.map(|o| Val::of_json(o, Some(s)));
-            let old_val = if optional {
-                Some(old_val.map_or(Val::Optional(None), Val::some))
-            } else {
-                old_val
-            };
-            let vars = Vars {
-                new: Val::of_json(v, Some(s)),
-                old: old_val,
-            };
-            let (result, spent) = program.eval(&vars, PER_CALL_LIMIT);
-            self.budget -= spent as i64;
-            if self.budget < 0 {
-                let why =
-                    "validation failed due to running out of cost budget, no further validation rules will be run";
-                self.out.push(Cause::invalid(path, &ty, why));
-                return;
-            }
-            match result {
-                Ok(Val::Bool(true)) => {}
-                Ok(_) => {
-                    if unchanged && !c.uses_old {
-                        continue;
-                    }
-                    let cause = self.failed(c, &vars, v, s, path);
-                    self.out.push(cause);
-                }
-                Err(e) => {
-                    let why = described(&e, &c.rule);
-                    if e.fatal {
-                        self.budget = -1;
-                    }
-                    self.out.push(Cause::invalid(path, &ty, &why));
-                }
-            }
-        }
-    }
-
-    fn failed<'a>(&mut self, c: &'a Compiled, vars: &Vars<'a>, v: &Value, s: &Structural, path: &str) -> Cause {
-        let computed = c.message.as_ref().and_then(|m| {
-            let (out, spent) = m.eval(vars, PER_CALL_LIMIT);
-            self.budget -= spent as i64;
-            let text = out.ok()?.as_str()?.trim().to_string();
-            (!text.is_empty() && text.len() <= MAX_MESSAGE_BYTES && !text.contains('\n')).then_some(text)
-        });
-        let detail = computed.unwrap_or_else(|| {
-            if c.rule.message.is_empty() {
-                format!("failed rule: {}", c.rule.rule.trim())
-            } else {
-                c.rule.message.clone()
-            }
-        });
-        let at = match c.rule.field_path.strip_prefix('.') {
-            Some(f) if path.is_empty() => f.to_string(),
-            Some(f) => format!("{path}.{f}"),
-            None => path.to_string(),
-        };
-        let at = if at.is_empty() { "<nil>".to_string() } else { at };
-        // Objects and arrays aren't shown.
-        let shown = !matches!(s.ty.as_str(), "object" | "array");
-        match c.rule.reason.as_str() {
-            "FieldValueForbidden" => Cause::forbidden(at, &detail),
-            "FieldValueRequired" => Cause::required(at, &detail),
-            "FieldValueDuplicate" if shown => Cause::duplicate(at, v),
-            "FieldValueDuplicate" => Cause::new("FieldValueDuplicate", at, "Duplicate value"),
-            _ if shown => Cause::invalid(at, v, &detail),
-            _ => Cause::new("FieldValueInvalid", at, format!("Invalid value: {detail}")),
-        }
-    }
-}
-
-fn described(e: &CelError, rule: &Rule) -> String {
-    if e.fatal {
-        format!(
-            "'{e}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
-            named(rule)
-        )
-    } else if e.message.starts_with("no such overload") {
-        format!(
-            "'{e}': call arguments did not match a supported operator, function or macro signature for rule: {}",
-            named(rule)
-        )
-    } else {
-        format!("{e} evaluating rule: {}", named(rule))
+        run::violations(self, object, old, s)
     }
 }
 

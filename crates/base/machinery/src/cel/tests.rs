@@ -356,3 +356,49 @@ fn united_lists_stay_what_they_are_and_null_is_absent() {
     let rules = rules::Rules::new(&s, false).unwrap();
     assert_eq!(texts(rules.validate(&v, None, &s)), Vec::<String>::new());
 }
+
+#[test]
+fn what_did_not_change_may_stay_wrong() {
+    let odd = value!([{"rule": "self % 2 == 1", "message": "odd"}]);
+    let s = Structural::parse(&value!({"type": "object", "properties": {
+        "apiVersion": {"type": "string", "x-kubernetes-validations": [{"rule": "self == 'v1'"}]},
+        "n": {"type": "integer", "x-kubernetes-validations": odd.clone()},
+        "plain": {"type": "array", "items": {"type": "integer", "x-kubernetes-validations": odd.clone()}},
+        "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {
+            "type": "object", "properties": {"k": {"type": "string"}, "n": {"type": "integer", "x-kubernetes-validations": odd}}}}
+    }}));
+    let rules = rules::Rules::new(&s, true).unwrap();
+    let said = |new: &Value, old: &Value| texts(rules.validate(new, Some(old), &s));
+    let old = value!({"apiVersion": "v2", "n": 2, "plain": [2, 4], "keyed": [{"k": "a", "n": 2}]});
+    assert_eq!(
+        said(&old, &old),
+        ["apiVersion: Invalid value: \"v2\": failed rule: self == 'v1'"]
+    );
+    let new = value!({"n": 4, "plain": [2, 4], "keyed": [{"k": "b", "n": 4}, {"k": "a", "n": 2}]});
+    assert_eq!(
+        said(&new, &old),
+        ["keyed[0].n: Invalid value: 4: odd", "n: Invalid value: 4: odd"]
+    );
+    // Elements without keys are as new as their list.
+    let new = value!({"n": 2, "plain": [2], "keyed": []});
+    assert_eq!(said(&new, &old), ["plain[0]: Invalid value: 2: odd"]);
+}
+
+#[test]
+fn rules_within_all_of_are_about_the_same_value() {
+    let s = Structural::parse(
+        &value!({"type": "object", "properties": {"a": {"type": "string"}, "l": {"type": "array", "items": {"type": "string"}}},
+        "allOf": [
+            {"x-kubernetes-validations": [{"rule": "self.a == 'x'", "message": "must be x"}]},
+            {"properties": {"l": {"items": {"x-kubernetes-validations": [{"rule": "self != ''", "message": "must not be empty"}]}}}}
+        ]}),
+    );
+    let rules = rules::Rules::new(&s, false).unwrap();
+    assert_eq!(
+        texts(rules.validate(&value!({"a": "y", "l": ["b", ""]}), None, &s)),
+        [
+            "<nil>: Invalid value: must be x",
+            "l[1]: Invalid value: \"\": must not be empty"
+        ]
+    );
+}

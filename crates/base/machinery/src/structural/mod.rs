@@ -161,6 +161,7 @@ impl Structural {
             || self.properties.values().any(Structural::has_rules)
             || self.items.as_deref().is_some_and(Structural::has_rules)
             || self.additional_schema().is_some_and(Structural::has_rules)
+            || self.checks.all_of.iter().any(Structural::has_rules)
     }
 }
 
