@@ -1,6 +1,7 @@
 //! Passing a request on to a backend and its answer back; after `101 Switching Protocols`, bytes both ways.
 
 use super::dial::Target;
+use super::html;
 use crate::request::{Body, Request, Response};
 use anyhow::Result;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -32,6 +33,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 const PIPE: usize = 32 * 1024;
+/// The longest page whose links are rewritten.
+const LONGEST_PAGE: usize = 16 * 1024 * 1024;
 
 /// Sends a request on. `path` is the backend's path with its query.
 pub async fn forward(
@@ -77,6 +80,9 @@ pub async fn forward(
     strip(answer.headers_mut());
     if let Some(rewrite) = rewrite {
         rewrite_location(answer.headers_mut(), rewrite, &original_host);
+        if is_page(answer.headers()) {
+            return rewrite_page(answer, rewrite, &original_host).await;
+        }
     }
     Ok(answer)
 }
@@ -122,6 +128,27 @@ fn append_forwarded(headers: &mut HeaderMap, remote: SocketAddr) {
     if let Ok(value) = HeaderValue::from_str(&value) {
         headers.insert(name, value);
     }
+}
+
+/// Whether links are to be rewritten: a page that is no redirect, not compressed, and of a length that can be held.
+fn is_page(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let kind = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/html");
+    let fits = text(header::CONTENT_LENGTH).parse::<usize>().map_or(true, |n| n <= LONGEST_PAGE);
+    kind && fits && !headers.contains_key(header::LOCATION) && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+async fn rewrite_page(answer: Response, r: &Rewrite, original_host: &str) -> Result<Response> {
+    let (mut head, body) = answer.into_parts();
+    let bytes = body.collect(LONGEST_PAGE).await?;
+    // A HEAD request's answer has no page to rewrite, and a page in another encoding is left alone.
+    let page = match std::str::from_utf8(&bytes) {
+        Ok(page) if !page.is_empty() => page,
+        _ => return Ok(Response::from_parts(head, Body::from(bytes))),
+    };
+    let page = html::rewrite(page, |address| rewritten(address, r, original_host));
+    head.headers.remove(header::CONTENT_LENGTH);
+    Ok(Response::from_parts(head, Body::from(page)))
 }
 
 /// A redirect within the backend becomes one below the proxy's path.

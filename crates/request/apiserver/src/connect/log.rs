@@ -1,6 +1,6 @@
 //! `pods/log`: the kubelet's answer, passed on as it comes.
 
-use super::{container, forward, pod};
+use super::{container, forward, pod, socket};
 use crate::request::{Body, Query, Request, RequestContext, Response};
 use crate::state::ServerState;
 use http::{HeaderValue, StatusCode, header};
@@ -9,9 +9,9 @@ use keelson_api::{ApiError, ApiResult, Cause, Reason, Value};
 /// How much of a kubelet's error is told.
 const MAX_ERROR: usize = 50_000;
 
-pub async fn serve(server: &ServerState, context: &RequestContext, request: &Request) -> ApiResult<Response> {
+pub async fn serve(server: &ServerState, context: &RequestContext, mut request: Request) -> ApiResult<Response> {
     let info = &context.info;
-    super::allow_methods(request, info, &["GET", "HEAD"])?;
+    super::allow_methods(&request, info, &["GET", "HEAD"])?;
     let query = log_query(&info.query)?;
     let pod = pod(server, &info.namespace, &info.name).await?;
     let container = container(&pod, info.query.get("container").unwrap_or_default())?;
@@ -28,6 +28,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: &Req
     let answer = answer.map_err(|e| ApiError::internal(format!("Get \"https://{}{path}\": {e:#}", target.address)))?;
     if !answer.status().is_success() {
         return Err(refused(answer, &info.name).await);
+    }
+    if socket::is_wanted(request.headers()) {
+        return socket::serve(&mut request, answer.into_body());
     }
     let mut out = Response::new(answer.into_body());
     out.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

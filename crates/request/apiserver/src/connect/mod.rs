@@ -4,9 +4,11 @@
 
 mod dial;
 mod forward;
+mod html;
 mod kubelet;
 mod log;
 mod proxy;
+mod socket;
 mod stream;
 
 pub use dial::{ClientTls, Target};
@@ -40,7 +42,7 @@ pub async fn serve(server: &Arc<ServerState>, context: RequestContext, request: 
 async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: Request) -> ApiResult<Response> {
     let info = &context.info;
     match (info.resource.as_str(), info.subresource.as_str()) {
-        ("pods", "log") => log::serve(server, context, &request).await,
+        ("pods", "log") => log::serve(server, context, request).await,
         ("pods", "exec" | "attach" | "portforward") => {
             allow_methods(&request, info, &["GET", "POST"])?;
             may_create(server, context)?;
