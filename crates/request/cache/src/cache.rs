@@ -5,7 +5,7 @@ use crate::past::{self, expired};
 use crate::ring::Change;
 use crate::select::Indexes;
 use crate::snapshot::Snapshot;
-use crate::state::State;
+use crate::state::{State, undo};
 use crate::watch::{self, Watch, WatchOptions};
 use crate::{Codec, Entry, Error, Form, Result, Selection, feed};
 use bytes::Bytes;
@@ -238,7 +238,17 @@ impl Cache {
             .get(self.inner.prefix(), Some(revision))
             .await
             .map_err(|e| expired(e, revision))?;
-        Ok(self.inner.state.lock().snapshot_at(revision, &self.inner.indexes))
+        let (snapshot, changes) = {
+            let state = self.inner.state.lock();
+            if revision > state.revision() {
+                return Ok(None);
+            }
+            let Ok(changes) = state.changes_after(revision) else {
+                return Ok(None);
+            };
+            (state.snapshot.clone(), changes)
+        };
+        Ok(Some(undo(snapshot, &changes, revision, &self.inner.indexes)))
     }
 }
 

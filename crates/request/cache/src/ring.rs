@@ -108,7 +108,7 @@ impl Ring {
     }
 
     /// The changes after `revision`, which must not be below the floor; oldest first.
-    pub(crate) fn after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Change>> {
+    pub(crate) fn after(&self, revision: Revision) -> impl Iterator<Item = &Arc<Change>> {
         let from = self.changes.partition_point(|(_, c)| c.revision <= revision);
         self.changes.range(from..).map(|(_, c)| c)
     }

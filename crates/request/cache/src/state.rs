@@ -6,7 +6,7 @@ use crate::select::Indexes;
 use crate::snapshot::Snapshot;
 use crate::{Error, IndexValue, Result, Scope, Selection, WatchEvent};
 use keelson_store::Revision;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -128,8 +128,8 @@ impl State {
         }
     }
 
-    /// What a watcher that has seen everything up to `revision` missed.
-    pub(crate) fn missed(&self, revision: Revision, selection: &Selection) -> Result<Vec<WatchEvent>> {
+    /// What happened after `revision`, oldest first.
+    pub(crate) fn changes_after(&self, revision: Revision) -> Result<VecDeque<Arc<Change>>> {
         let oldest = self.ring.floor();
         if revision < oldest {
             return Err(Error::TooOld {
@@ -137,29 +137,26 @@ impl State {
                 oldest,
             });
         }
-        Ok(self
-            .ring
-            .after(revision)
-            .filter_map(|change| seen_by(change, selection))
-            .collect())
+        Ok(self.ring.after(revision).cloned().collect())
     }
+}
 
-    /// The resource as it stood at an earlier revision, if the ring goes back that far.
-    pub(crate) fn snapshot_at(&self, revision: Revision, indexes: &Indexes) -> Option<Snapshot> {
-        if revision < self.ring.floor() || revision > self.revision() {
-            return None;
+/// The resource as it stood before these changes.
+pub(crate) fn undo(
+    mut snapshot: Snapshot,
+    changes: &VecDeque<Arc<Change>>,
+    revision: Revision,
+    indexes: &Indexes,
+) -> Snapshot {
+    for change in changes.iter().rev() {
+        match (&change.before, &change.now) {
+            (Some(before), _) => drop(snapshot.insert(before, indexes)),
+            (None, Some(now)) => drop(snapshot.remove(now.key(), indexes)),
+            (None, None) => {}
         }
-        let mut snapshot = self.snapshot.clone();
-        for change in self.ring.after(revision).rev() {
-            match (&change.before, &change.now) {
-                (Some(before), _) => drop(snapshot.insert(before, indexes)),
-                (None, Some(now)) => drop(snapshot.remove(now.key(), indexes)),
-                (None, None) => {}
-            }
-        }
-        snapshot.revision = revision;
-        Some(snapshot)
     }
+    snapshot.revision = revision;
+    snapshot
 }
 
 /// What a change is to someone who selects: an object that begins to be selected is new, one that ceases is gone.

@@ -2,7 +2,9 @@
 
 use crate::cache::{At, Cache, Inner};
 use crate::queue::Queue;
+use crate::ring::Change;
 use crate::snapshot::Snapshot;
+use crate::state::seen_by;
 use crate::{Entry, Result, Selection};
 use bytes::Bytes;
 use keelson_store::Revision;
@@ -87,6 +89,9 @@ pub struct Watch {
     queue: Arc<Queue>,
     /// Events up to this revision are not for this watcher, even if they are still to come.
     after: Revision,
+    selection: Selection,
+    /// What happened before the watch began, as far as it isn't told yet.
+    missed: VecDeque<Arc<Change>>,
     /// What comes before the queue.
     first: VecDeque<WatchEvent>,
     initial: Option<Initial>,
@@ -116,6 +121,7 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
     let selection = inner.checked(&options.selection);
     let queue = Arc::new(Queue::default());
     let mut first = VecDeque::new();
+    let mut missed = VecDeque::new();
     let mut initial = None;
     let mut state = inner.state().lock();
     match options.start {
@@ -128,7 +134,7 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
                 end_bookmark: options.end_bookmark,
             });
         }
-        Start::After(revision) => first.extend(state.missed(revision, &selection)?),
+        Start::After(revision) => missed = state.changes_after(revision)?,
         Start::Now(_) if options.end_bookmark => {
             first.push_back(WatchEvent::Bookmark {
                 revision: state.revision(),
@@ -137,7 +143,7 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
         }
         Start::Now(_) => {}
     }
-    let id = state.add_watcher(selection, queue.clone());
+    let id = state.add_watcher(selection.clone(), queue.clone());
     drop(state);
     let bookmarks = options.bookmarks.then(|| Bookmarks::new(options.timeout));
     let after = if let Start::After(revision) = options.start {
@@ -150,6 +156,8 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
         id,
         queue,
         after,
+        selection,
+        missed,
         first,
         initial,
         bookmarks,
@@ -197,6 +205,11 @@ impl Watch {
     }
 
     fn fill(&mut self) {
+        while self.first.is_empty()
+            && let Some(change) = self.missed.pop_front()
+        {
+            self.first.extend(seen_by(&change, &self.selection));
+        }
         if !self.first.is_empty() {
             return;
         }
