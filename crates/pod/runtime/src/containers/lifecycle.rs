@@ -41,12 +41,12 @@ impl Inner {
         let record = container.record.lock().clone();
         match self.launch(&sandbox, &record).await {
             Ok(pid) => {
-                // The shim's event of a very short life may have been quicker.
-                if container.state() == ContainerState::Created {
-                    container.update(|r| {
+                // The shim's event of a very short life may have been quicker, or come right now: decided under the lock.
+                container.update(|r| {
+                    if r.state == ContainerState::Created {
                         (r.pid, r.started_at, r.state) = (pid, now(), ContainerState::Running);
-                    })?;
-                }
+                    }
+                })?;
                 self.emit(&container.id, &sandbox.id, ContainerEventType::ContainerStartedEvent);
                 Ok(())
             }
@@ -125,6 +125,9 @@ impl Inner {
 
     /// Nobody knows how the container ended.
     pub async fn container_lost(self: &Arc<Self>, container: &Arc<Container>) {
+        if container.state() == ContainerState::Exited {
+            return;
+        }
         let saved = container.update(|r| {
             r.state = ContainerState::Exited;
             (r.pid, r.exit_code, r.reason) = (0, UNKNOWN.0, UNKNOWN.1.to_owned());
@@ -186,6 +189,10 @@ impl Inner {
             match sandbox.shim.signal(&container.id, signal, false).await {
                 // The shim's own end ends the container; its watcher is on it.
                 Err(ShimError::Gone(error)) => tracing::debug!(container = container.id, %error, "no shim to signal"),
+                Err(ShimError::Refused(why)) if why.starts_with("no container") => {
+                    self.container_lost(container).await;
+                    return Ok(());
+                }
                 done => done.with_context(|| format!("failed to stop container \"{}\"", container.id))?,
             }
             if tokio::time::timeout(patience, container.ended()).await.is_ok() {
@@ -194,6 +201,10 @@ impl Inner {
         }
         match sandbox.shim.signal(&container.id, nix::libc::SIGKILL, true).await {
             Err(ShimError::Gone(error)) => tracing::debug!(container = container.id, %error, "no shim to signal"),
+            Err(ShimError::Refused(why)) if why.starts_with("no container") => {
+                self.container_lost(container).await;
+                return Ok(());
+            }
             done => done.with_context(|| format!("failed to kill container \"{}\"", container.id))?,
         }
         tokio::time::timeout(KILL_PATIENCE, container.ended())
