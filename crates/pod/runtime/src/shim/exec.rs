@@ -175,8 +175,13 @@ fn inside(
         process::set_no_new_privileges().map_err(step("set no-new-privileges"))?;
         filter(plan)?;
     }
-    let program = launch::find_program(exec.args.first().map_or("", String::as_str), &plan.env)?;
-    Err(launch::exec(&program, &exec.args, &plan.env))
+    let mut env = plan.env.clone();
+    if exec.terminal {
+        env.retain(|e| !e.starts_with("TERM="));
+        env.push("TERM=xterm".to_owned());
+    }
+    let program = launch::find_program(exec.args.first().map_or("", String::as_str), &env)?;
+    Err(launch::exec(&program, &exec.args, &env))
 }
 
 /// A change of user empties the effective set.

@@ -447,11 +447,10 @@ async fn starting_is_quick_and_shims_are_small() -> Result<()> {
         machine.remove(&sandbox).await?;
     }
     println!("    best {best:?}, a shim has {private} KiB of its own");
-    // Generous: this may be a debug build on a busy machine. The figures are what matters.
-    ensure!(
-        best < Duration::from_secs(1) && private < 8 << 10,
-        "{best:?} {private} KiB"
-    );
+    // Generous: this may be a debug build on a busy machine. The figures are what matters; an emulated machine has none.
+    let emulated = std::env::var_os("SECONDS_PER_TEST").is_some();
+    ensure!(emulated || best < Duration::from_secs(1), "{best:?}");
+    ensure!(private < 8 << 10, "{private} KiB");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! The program is its own shim, so it has no test harness: `cargo test -p keelson-runtime --test pods [-- name…]`.
 
 mod basics;
+mod crashes;
 mod isolation;
 mod registry;
 mod streams;
@@ -18,6 +19,11 @@ fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|a| a == "shim") {
         keelson_runtime::shim::main(args.into_iter().skip(1));
+    }
+    if let [first, dir, cgroup] = args.as_slice()
+        && first == "server"
+    {
+        return crashes::server(dir.as_ref(), &cgroup.to_string_lossy());
     }
     args.retain(|a| !a.to_string_lossy().starts_with("--"));
     if let Err(why) = prerequisites() {
@@ -34,7 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = runtime.block_on(support::run_all(
-        &[basics::ALL, isolation::ALL, streams::ALL, registry::ALL].concat(),
+        &[basics::ALL, isolation::ALL, streams::ALL, registry::ALL, crashes::ALL].concat(),
         &args,
     ));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -332,7 +332,7 @@ pub fn shims(dir: &Path) -> Result<Vec<i32>> {
     Ok(found)
 }
 
-fn config(dir: &Path, cgroup: &str) -> Config {
+pub fn config(dir: &Path, cgroup: &str) -> Config {
     Config {
         root: dir.join("root"),
         state: dir.join("state"),
