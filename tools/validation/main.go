@@ -35,8 +35,8 @@ import (
 )
 
 const (
-	mutationsPerObject = 40
-	longResult         = 700
+	mutationsPerObject = 30
+	longResult         = 300
 )
 
 func main() {

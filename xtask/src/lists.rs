@@ -9,12 +9,18 @@ use std::process::Command;
 const PASSING: &str = "conformance/lists/passing.txt";
 
 fn names(text: &str) -> Vec<String> {
-    text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string).collect()
+    text.lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .map(str::to_string)
+        .collect()
 }
 
 pub fn check(root: &Path) -> Result<Vec<String>> {
     let read = |file: &str| {
-        fs::read_to_string(root.join(file)).map(|t| names(&t)).with_context(|| format!("cannot read {file}"))
+        fs::read_to_string(root.join(file))
+            .map(|t| names(&t))
+            .with_context(|| format!("cannot read {file}"))
     };
     let all: BTreeSet<String> = read("conformance/lists/all.txt")?.into_iter().collect();
     let mut problems = Vec::new();
@@ -27,13 +33,26 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
         if unique.len() != list.len() {
             problems.push(format!("{file}: a name stands in it twice"));
         }
-        problems.extend(unique.iter().filter(|n| !all.contains(**n)).map(|n| format!("{file}: no such test: {n}")));
+        problems.extend(
+            unique
+                .iter()
+                .filter(|n| !all.contains(**n))
+                .map(|n| format!("{file}: no such test: {n}")),
+        );
     }
     let now: BTreeSet<String> = read(PASSING)?.into_iter().collect();
-    let before = Command::new("git").args(["show", &format!("HEAD:{PASSING}")]).current_dir(root).output()?;
+    let before = Command::new("git")
+        .args(["show", &format!("HEAD:{PASSING}")])
+        .current_dir(root)
+        .output()?;
     if before.status.success() {
         let before = names(&String::from_utf8_lossy(&before.stdout));
-        problems.extend(before.iter().filter(|n| !now.contains(*n)).map(|n| format!("{PASSING}: lost {n}")));
+        problems.extend(
+            before
+                .iter()
+                .filter(|n| !now.contains(*n))
+                .map(|n| format!("{PASSING}: lost {n}")),
+        );
     }
     Ok(problems)
 }

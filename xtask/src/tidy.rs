@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which crates of ours a crate may depend on. `keelson` (the program) and `testkit` may use everything.
+/// Which crates of ours a crate may depend on. `keelson` (the program) may use everything.
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-api", &[]),
     ("keelson-machinery", &["keelson-api"]),
@@ -15,7 +15,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-client", &[]),
     ("keelson-store", &[]),
     ("keelson-cache", &["keelson-api", "keelson-store"]),
-    ("keelson-registry", &["keelson-api", "keelson-machinery", "keelson-store", "keelson-cache"]),
+    (
+        "keelson-registry",
+        &["keelson-api", "keelson-machinery", "keelson-store", "keelson-cache"],
+    ),
     (
         "keelson-apiserver",
         &[
@@ -39,17 +42,21 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
 ];
 
 /// Files may not grow past this many lines; a table of facts may.
-const LONGEST: usize = 800;
+const LONGEST: usize = 900;
 const TABLES: &[&str] = &[];
 
 pub fn check(root: &Path) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     directions(root, &mut problems)?;
     let mut files = Vec::new();
-    for top in ["crates", "testkit", "xtask"] {
+    for top in ["crates", "xtask"] {
         rust_files(&root.join(top), &mut files)?;
     }
-    anyhow::ensure!(files.len() > 50, "found only {} Rust files: looked in the wrong place?", files.len());
+    anyhow::ensure!(
+        files.len() > 50,
+        "found only {} Rust files: looked in the wrong place?",
+        files.len()
+    );
     for file in files {
         source(root, &file, &mut problems)?;
     }
@@ -75,12 +82,19 @@ fn directions(root: &Path, problems: &mut Vec<String>) -> Result<()> {
     for manifest in manifests(root)? {
         let text = fs::read_to_string(&manifest)?;
         let value = |line: &str| line.split('"').nth(1).map(str::to_string);
-        let name = text.lines().find(|l| l.starts_with("name = ")).and_then(value).unwrap_or_default();
-        if name == "keelson" || name == "keelson-testkit" {
+        let name = text
+            .lines()
+            .find(|l| l.starts_with("name = "))
+            .and_then(value)
+            .unwrap_or_default();
+        if name == "keelson" {
             continue;
         }
         let Some(allowed) = rules.get(name.as_str()) else {
-            problems.push(format!("{}: crate {name} has no rule in xtask's directions", manifest.display()));
+            problems.push(format!(
+                "{}: crate {name} has no rule in xtask's directions",
+                manifest.display()
+            ));
             continue;
         };
         let mut section = "";
@@ -91,7 +105,10 @@ fn directions(root: &Path, problems: &mut Vec<String>) -> Result<()> {
             let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default();
             let ours = dependency.starts_with("keelson-") || dependency == "keelson";
             if section == "[dependencies]" && ours && !allowed.contains(&dependency) {
-                problems.push(format!("{}: {name} must not depend on {dependency}", manifest.display()));
+                problems.push(format!(
+                    "{}: {name} must not depend on {dependency}",
+                    manifest.display()
+                ));
             }
         }
     }
@@ -100,8 +117,15 @@ fn directions(root: &Path, problems: &mut Vec<String>) -> Result<()> {
 
 fn manifests(root: &Path) -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string(root.join("Cargo.toml"))?;
-    let members = text.lines().skip_while(|l| !l.starts_with("members")).skip(1).take_while(|l| !l.starts_with(']'));
-    Ok(members.filter_map(|l| l.split('"').nth(1)).map(|m| root.join(m).join("Cargo.toml")).collect())
+    let members = text
+        .lines()
+        .skip_while(|l| !l.starts_with("members"))
+        .skip(1)
+        .take_while(|l| !l.starts_with(']'));
+    Ok(members
+        .filter_map(|l| l.split('"').nth(1))
+        .map(|m| root.join(m).join("Cargo.toml"))
+        .collect())
 }
 
 fn source(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()> {
@@ -109,7 +133,9 @@ fn source(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()> {
     let shown = path.strip_prefix(root).unwrap_or(path).display().to_string();
     let lines = text.lines().count();
     if lines > LONGEST && !TABLES.contains(&shown.as_str()) && !shown.contains("/tests/") {
-        problems.push(format!("{shown}: {lines} lines (the limit is {LONGEST}): split it by purpose"));
+        problems.push(format!(
+            "{shown}: {lines} lines (the limit is {LONGEST}): split it by purpose"
+        ));
     }
     let here = shown == "xtask/src/tidy.rs";
     for (n, line) in text.lines().enumerate() {

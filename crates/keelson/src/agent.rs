@@ -25,7 +25,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let network = Routed::new(network_config(config)).context("the pod network")?;
         let network: Arc<dyn PodNetwork> = Arc::new(network);
-        let runtime = Runtime::new(runtime_config(config), network).await.context("the container runtime")?;
+        let runtime = Runtime::new(runtime_config(config), network)
+            .await
+            .context("the container runtime")?;
         let socket = config.cri_socket();
         let served = runtime.clone();
         components.spawn("cri", move |stop| {

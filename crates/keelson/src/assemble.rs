@@ -40,13 +40,18 @@ impl Cluster {
         })?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
         let store = Embedded::open(config.data_dir.join("store"), StoreOptions::default()).await?;
-        let api = Arc::new(ApiServer::new(api_config(config, &pki)?, store.clone() as Arc<dyn Store>)?);
+        let api = Arc::new(ApiServer::new(
+            api_config(config, &pki)?,
+            store.clone() as Arc<dyn Store>,
+        )?);
         let listening = CancellationToken::new();
         let serving = serve(config, &pki, api.clone(), socket, listening.clone())?;
         write_kubeconfigs(config, &pki)?;
         api.ready().await;
         tracing::info!(%address, "the API is ready");
-        crate::addons::apply(api.client(identity("system:apiserver"))).await.context("the components' own roles")?;
+        crate::addons::apply(api.client(identity("system:apiserver")))
+            .await
+            .context("the components' own roles")?;
         let mut components = Supervisor::default();
         compaction(&mut components, store.clone());
         controllers(&mut components, config, &pki, &api);
@@ -60,14 +65,25 @@ impl Cluster {
             Agent::start(&mut components, config, &pki, &api).await?;
         }
         if config.runs(Component::Proxy) {
-            let proxy = keelson_proxy::Config { node_name: config.node_name.clone(), cluster_cidr: config.cluster_cidr };
+            let proxy = keelson_proxy::Config {
+                node_name: config.node_name.clone(),
+                cluster_cidr: config.cluster_cidr,
+            };
             let client = api.client(identity("system:kube-proxy"));
-            components.spawn("proxy", move |stop| keelson_proxy::run(client.clone(), proxy.clone(), stop));
+            components.spawn("proxy", move |stop| {
+                keelson_proxy::run(client.clone(), proxy.clone(), stop)
+            });
         }
         if config.runs(Component::Dns) {
             dns(&mut components, config, &api);
         }
-        Ok(Cluster { api, store, components, listening, serving: tokio::sync::Mutex::new(serving) })
+        Ok(Cluster {
+            api,
+            store,
+            components,
+            listening,
+            serving: tokio::sync::Mutex::new(serving),
+        })
     }
 
     /// Resolves when the cluster can't go on.
@@ -170,7 +186,9 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         ..keelson_controllers::Config::default()
     };
     let clients: Arc<dyn ClientFactory> = api.clone();
-    components.spawn("controllers", move |stop| keelson_controllers::run(clients.clone(), settings.clone(), stop));
+    components.spawn("controllers", move |stop| {
+        keelson_controllers::run(clients.clone(), settings.clone(), stop)
+    });
 }
 
 fn dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
@@ -182,5 +200,7 @@ fn dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
     };
     let client = api.client(identity(crate::addons::DNS_IDENTITY));
     let ready = Arc::new(Notify::new());
-    components.spawn("dns", move |stop| keelson_dns::run(client.clone(), settings.clone(), ready.clone(), stop));
+    components.spawn("dns", move |stop| {
+        keelson_dns::run(client.clone(), settings.clone(), ready.clone(), stop)
+    });
 }

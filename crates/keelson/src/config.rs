@@ -152,7 +152,9 @@ impl Options {
                 max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
         }
         let data_dir = absolute(self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
-        let service_cidr = self.service_cidr.unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
+        let service_cidr = self
+            .service_cidr
+            .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
         let log_json = match self.log_format.as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -170,20 +172,32 @@ impl Options {
             },
             images: self.images,
             registries: self.registries,
-            disable: self.disable.unwrap_or_default().iter().map(|s| component(s)).collect::<anyhow::Result<_>>()?,
+            disable: self
+                .disable
+                .unwrap_or_default()
+                .iter()
+                .map(|s| component(s))
+                .collect::<anyhow::Result<_>>()?,
             bind_address: self.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             api_port: self.api_port.unwrap_or(6443),
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             dns_port: self.dns_port.unwrap_or(10053),
             tls_san: self.tls_san.unwrap_or_default(),
-            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            cluster_cidr: self
+                .cluster_cidr
+                .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
             cluster_dns: self.cluster_dns.unwrap_or_else(|| nth(service_cidr, 10)),
             service_cidr,
             cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
             max_pods: self.max_pods.unwrap_or(110),
             manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
             cgroup_root: self.cgroup_root.unwrap_or_else(|| cgroup_root(&data_dir)),
-            eviction: self.eviction_hard.unwrap_or_default().iter().map(|s| threshold(s)).collect::<anyhow::Result<_>>()?,
+            eviction: self
+                .eviction_hard
+                .unwrap_or_default()
+                .iter()
+                .map(|s| threshold(s))
+                .collect::<anyhow::Result<_>>()?,
             log: self.log.unwrap_or_else(|| "info".into()),
             log_json,
             data_dir,
@@ -242,18 +256,34 @@ fn component(name: &str) -> anyhow::Result<Component> {
 fn threshold(text: &str) -> anyhow::Result<Threshold> {
     let wrong = || format!("--eviction-hard {text}: the form is memory.available<100Mi or nodefs.available<10%");
     let (signal, value) = text.trim().split_once('<').with_context(wrong)?;
-    let percent = || value.strip_suffix('%').and_then(|p| p.parse().ok()).filter(|p| *p <= 100).with_context(wrong);
+    let percent = || {
+        value
+            .strip_suffix('%')
+            .and_then(|p| p.parse().ok())
+            .filter(|p| *p <= 100)
+            .with_context(wrong)
+    };
     Ok(match signal {
         "memory.available" => {
             let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("", 1)];
-            let (number, unit) =
-                units.iter().find_map(|(name, unit)| Some((value.strip_suffix(name)?, *unit))).with_context(wrong)?;
-            Threshold::MemoryBytes(number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).with_context(wrong)?)
+            let (number, unit) = units
+                .iter()
+                .find_map(|(name, unit)| Some((value.strip_suffix(name)?, *unit)))
+                .with_context(wrong)?;
+            Threshold::MemoryBytes(
+                number
+                    .parse::<u64>()
+                    .ok()
+                    .and_then(|n| n.checked_mul(unit))
+                    .with_context(wrong)?,
+            )
         }
         "nodefs.available" => Threshold::DiskPercent(percent()?),
         "nodefs.inodesFree" => Threshold::InodesPercent(percent()?),
         "pid.available" => Threshold::ProcessesPercent(percent()?),
-        _ => bail!("--eviction-hard {signal}: known are memory.available, nodefs.available, nodefs.inodesFree and pid.available"),
+        _ => bail!(
+            "--eviction-hard {signal}: known are memory.available, nodefs.available, nodefs.inodesFree and pid.available"
+        ),
     })
 }
 
@@ -281,7 +311,11 @@ mod tests {
     #[test]
     fn the_command_line_wins_over_the_file() {
         let file = std::env::temp_dir().join(format!("keelson-config-{}.yaml", std::process::id()));
-        std::fs::write(&file, "node-name: from-file\napi-port: 7443\ndisable: [dns, proxy]\nservice-cidr: 10.50.0.0/16\n").unwrap();
+        std::fs::write(
+            &file,
+            "node-name: from-file\napi-port: 7443\ndisable: [dns, proxy]\nservice-cidr: 10.50.0.0/16\n",
+        )
+        .unwrap();
         let options = Options {
             config: Some(file.clone()),
             node_name: Some("from-flag".into()),
@@ -293,11 +327,19 @@ mod tests {
         assert_eq!(config.api_port, 7443);
         assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
         assert_eq!(config.cluster_dns.to_string(), "10.50.0.10");
-        assert_eq!(threshold("memory.available<100Mi").unwrap(), Threshold::MemoryBytes(100 << 20));
+        assert_eq!(
+            threshold("memory.available<100Mi").unwrap(),
+            Threshold::MemoryBytes(100 << 20)
+        );
         assert_eq!(threshold("nodefs.available<1%").unwrap(), Threshold::DiskPercent(1));
         assert!(threshold("nodefs.available<1").is_err() && threshold("disk<1%").is_err());
         std::fs::write(&file, "nodename: typo\n").unwrap();
-        let wrong = Options { config: Some(file.clone()), ..Options::default() }.resolve().unwrap_err();
+        let wrong = Options {
+            config: Some(file.clone()),
+            ..Options::default()
+        }
+        .resolve()
+        .unwrap_err();
         assert!(format!("{wrong:#}").contains("nodename"), "{wrong:#}");
         std::fs::remove_file(&file).unwrap();
     }

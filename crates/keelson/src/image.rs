@@ -35,7 +35,12 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     block_on(async {
         let mut cri = CriClients::connect(&format!("unix://{}", socket.display()))
             .await
-            .with_context(|| format!("no server answers at {}: is it running, with this --data-dir?", socket.display()))?
+            .with_context(|| {
+                format!(
+                    "no server answers at {}: is it running, with this --data-dir?",
+                    socket.display()
+                )
+            })?
             .image;
         match options.command {
             Command::Ls => {
@@ -51,11 +56,17 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 answer.into_inner().image_ref.split(',').for_each(|id| println!("{id}"));
             }
             Command::Pull { image } => {
-                let request = PullImageRequest { image: Some(spec(image)), ..PullImageRequest::default() };
+                let request = PullImageRequest {
+                    image: Some(spec(image)),
+                    ..PullImageRequest::default()
+                };
                 println!("{}", cri.pull_image(request).await?.into_inner().image_ref);
             }
             Command::Rm { image } => {
-                cri.remove_image(RemoveImageRequest { image: Some(spec(image)) }).await?;
+                cri.remove_image(RemoveImageRequest {
+                    image: Some(spec(image)),
+                })
+                .await?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -63,7 +74,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn spec(image: String) -> ImageSpec {
-    ImageSpec { image, ..ImageSpec::default() }
+    ImageSpec {
+        image,
+        ..ImageSpec::default()
+    }
 }
 
 fn show(images: Vec<Image>) {
@@ -71,8 +85,14 @@ fn show(images: Vec<Image>) {
         .into_iter()
         .flat_map(|i| {
             let id: String = i.id.trim_start_matches("sha256:").chars().take(12).collect();
-            let names = if i.repo_tags.is_empty() { vec!["<none>".to_string()] } else { i.repo_tags };
-            names.into_iter().map(move |n| format!("{n:<70} {id} {:>7.1} MiB", i.size as f64 / 1_048_576.0))
+            let names = if i.repo_tags.is_empty() {
+                vec!["<none>".to_string()]
+            } else {
+                i.repo_tags
+            };
+            names
+                .into_iter()
+                .map(move |n| format!("{n:<70} {id} {:>7.1} MiB", i.size as f64 / 1_048_576.0))
         })
         .collect();
     lines.sort();

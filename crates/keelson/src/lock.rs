@@ -50,13 +50,18 @@ impl Lock {
     /// The process that holds the directory, if any does.
     pub fn holder(data_dir: &Path) -> anyhow::Result<Option<i32>> {
         let path = data_dir.join(NAME);
-        let Ok(mut file) = File::open(&path) else { return Ok(None) };
+        let Ok(mut file) = File::open(&path) else {
+            return Ok(None);
+        };
         match file.try_lock() {
             Ok(()) => Ok(None),
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 file.read_to_string(&mut pid)?;
-                pid.trim().parse().map(Some).with_context(|| format!("{} names no process", path.display()))
+                pid.trim()
+                    .parse()
+                    .map(Some)
+                    .with_context(|| format!("{} names no process", path.display()))
             }
             Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot read the lock {}", path.display())),
         }

@@ -75,7 +75,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(options) => doctor::main(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {
-            println!("keelson {} (Kubernetes v{})", env!("CARGO_PKG_VERSION"), config::KUBERNETES_VERSION);
+            println!(
+                "keelson {} (Kubernetes v{})",
+                env!("CARGO_PKG_VERSION"),
+                config::KUBERNETES_VERSION
+            );
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -22,7 +22,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     if config.runs(Component::Agent) {
         doctor::preflight(&config)?;
     }
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, MOST_THREADS);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(64)

@@ -44,7 +44,9 @@ impl Supervisor {
                 }
                 match ended {
                     Ok(Ok(())) => return,
-                    Ok(Err(error)) => tracing::error!(component = name, error = format!("{error:#}"), "component failed"),
+                    Ok(Err(error)) => {
+                        tracing::error!(component = name, error = format!("{error:#}"), "component failed")
+                    }
                     Err(panic) => tracing::error!(component = name, %panic, "component panicked"),
                 }
                 if began.elapsed() > LONGEST {

@@ -39,7 +39,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     block_on(async {
         let client = keelson_client::from_kubeconfig(&path, None).await?;
         let secrets: Objects<Secret> = Objects::new(&Rest::new(client, "keelson-token"));
-        secrets.create(&secret(&token, ttl)).await.context("the token could not be stored")?;
+        secrets
+            .create(&secret(&token, ttl))
+            .await
+            .context("the token could not be stored")?;
         println!("{}", JoinToken { token, ca_hash });
         Ok(ExitCode::SUCCESS)
     })
@@ -47,14 +50,19 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 
 fn secret(token: &BootstrapToken, hours: u32) -> Secret {
     let now = k8s_openapi::jiff::Timestamp::now();
-    let expires = now.saturating_add(k8s_openapi::jiff::SignedDuration::from_hours(hours.into())).unwrap_or(now);
+    let expires = now
+        .saturating_add(k8s_openapi::jiff::SignedDuration::from_hours(hours.into()))
+        .unwrap_or(now);
     let data = [
         ("token-id", token.id.clone()),
         ("token-secret", token.secret.clone()),
         ("expiration", format!("{expires:.0}")),
         ("usage-bootstrap-authentication", "true".into()),
         ("usage-bootstrap-signing", "true".into()),
-        ("auth-extra-groups", "system:bootstrappers:keelson:default-node-token".into()),
+        (
+            "auth-extra-groups",
+            "system:bootstrappers:keelson:default-node-token".into(),
+        ),
     ];
     Secret {
         metadata: ObjectMeta {

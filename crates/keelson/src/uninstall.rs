@@ -36,7 +36,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !data_dir.join("pki").exists() && !data_dir.join(crate::lock::NAME).exists() {
-        bail!("{} does not look like a data directory of Keelson (no pki, no {})", data_dir.display(), crate::lock::NAME);
+        bail!(
+            "{} does not look like a data directory of Keelson (no pki, no {})",
+            data_dir.display(),
+            crate::lock::NAME
+        );
     }
     if !options.yes && !confirmed(&data_dir)? {
         bail!("not confirmed");
@@ -59,7 +63,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             Box::new(HostOnly)
         };
         let removed = keelson_runtime::uninstall(&crate::agent::runtime_config(&config), network.as_ref()).await?;
-        println!("ended {} pods with {} containers", removed.sandboxes, removed.containers);
+        println!(
+            "ended {} pods with {} containers",
+            removed.sandboxes, removed.containers
+        );
         Ok(())
     })?;
     keelson_proxy::remove().context("the proxy's rules")?;
@@ -67,7 +74,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let cgroups = keelson_sys::cgroup::Cgroups::detect().context("this machine's control groups")?;
     if cgroups.exists(&config.cgroup_root) {
         cgroups.kill(&config.cgroup_root)?;
-        cgroups.remove(&config.cgroup_root).with_context(|| format!("cannot remove the control group {}", config.cgroup_root))?;
+        cgroups
+            .remove(&config.cgroup_root)
+            .with_context(|| format!("cannot remove the control group {}", config.cgroup_root))?;
     }
     unmount_below(&data_dir)?;
     drop(lock);
@@ -77,7 +86,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn confirmed(data_dir: &Path) -> anyhow::Result<bool> {
-    print!("This ends all pods of {} and deletes it with all its data. Type yes to go on: ", data_dir.display());
+    print!(
+        "This ends all pods of {} and deletes it with all its data. Type yes to go on: ",
+        data_dir.display()
+    );
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -86,7 +98,9 @@ fn confirmed(data_dir: &Path) -> anyhow::Result<bool> {
 
 /// Asks the server of this directory to stop, if one holds it.
 fn stop_server(data_dir: &Path) -> anyhow::Result<()> {
-    let Some(pid) = Lock::holder(data_dir)? else { return Ok(()) };
+    let Some(pid) = Lock::holder(data_dir)? else {
+        return Ok(());
+    };
     println!("stopping the server (process {pid})");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
         .with_context(|| format!("cannot stop process {pid}"))?;

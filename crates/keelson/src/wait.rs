@@ -26,7 +26,9 @@ pub struct Options {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration (60s, 2m)"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is no duration (60s, 2m)"))?;
     let seconds = match unit {
         "ms" => number / 1000.0,
         "" | "s" => number,
@@ -68,18 +70,30 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 
 /// `Err` says what is still missing.
 async fn look(path: &Path) -> anyhow::Result<()> {
-    let client = keelson_client::from_kubeconfig(path, None).await.context("no usable kubeconfig yet")?;
+    let client = keelson_client::from_kubeconfig(path, None)
+        .await
+        .context("no usable kubeconfig yet")?;
     let rest = Rest::new(client, "keelson-wait");
-    let nodes: Vec<Node> = Objects::new(&rest).list("", "", "").await.context("the API does not answer yet")?;
+    let nodes: Vec<Node> = Objects::new(&rest)
+        .list("", "", "")
+        .await
+        .context("the API does not answer yet")?;
     if nodes.is_empty() {
         bail!("no node has registered yet");
     }
     for node in &nodes {
-        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let conditions = node
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.as_deref())
+            .unwrap_or_default();
         let name = node.metadata.name.as_deref().unwrap_or_default();
         match conditions.iter().find(|c| c.type_ == "Ready") {
             Some(c) if c.status == "True" => {}
-            Some(c) => bail!("node {name} is not Ready: {}", c.message.as_deref().unwrap_or("no reason given")),
+            Some(c) => bail!(
+                "node {name} is not Ready: {}",
+                c.message.as_deref().unwrap_or("no reason given")
+            ),
             None => bail!("node {name} has not reported yet"),
         }
     }
@@ -88,11 +102,13 @@ async fn look(path: &Path) -> anyhow::Result<()> {
         bail!("service default/kubernetes does not exist yet");
     }
     if services.find("kube-system", "kube-dns").await?.is_some() {
-        let slices: Vec<EndpointSlice> =
-            Objects::new(&rest).list("kube-system", "kubernetes.io/service-name=kube-dns", "").await?;
-        let ready = slices.iter().flat_map(|s| s.endpoints.iter().flatten()).any(|e| {
-            e.conditions.as_ref().is_none_or(|c| c.ready.unwrap_or(true))
-        });
+        let slices: Vec<EndpointSlice> = Objects::new(&rest)
+            .list("kube-system", "kubernetes.io/service-name=kube-dns", "")
+            .await?;
+        let ready = slices
+            .iter()
+            .flat_map(|s| s.endpoints.iter().flatten())
+            .any(|e| e.conditions.as_ref().is_none_or(|c| c.ready.unwrap_or(true)));
         if !ready {
             bail!("service kube-system/kube-dns has no ready endpoint yet");
         }

@@ -1,6 +1,8 @@
 //! Objects written by the published Go types, as JSON and as protobuf: both must decode to the same value, and the value
 //! must encode to the same protobuf bytes.
 
+#![allow(clippy::unwrap_used)]
+
 use base64::Engine;
 use keelson_api::builtin::builtin_kind_at;
 use keelson_api::codec::{Strictness, json, proto};

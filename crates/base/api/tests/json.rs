@@ -1,5 +1,7 @@
 //! What JSON decoding refuses and reports, in upstream's words.
 
+#![allow(clippy::unwrap_used)]
+
 use keelson_api::SchemaRef;
 use keelson_api::builtin::builtin_kind_at;
 use keelson_api::codec::{DecodeError, Strictness, json, yaml};

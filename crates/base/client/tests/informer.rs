@@ -1,5 +1,7 @@
 //! Informers and requests against a scripted server: each request is answered by the next line of the script.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};

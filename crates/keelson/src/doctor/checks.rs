@@ -15,26 +15,62 @@ const OPEN_FILES: u64 = 10_000;
 /// Every check, in the order in which one would mend them. `ports`: those that must be free.
 pub fn all(data_dir: &Path, ports: &[u16]) -> Vec<Finding> {
     let mut findings = vec![
-        Finding { name: "root", verdict: root() },
-        Finding { name: "kernel", verdict: kernel() },
-        Finding { name: "overlay file system", verdict: file_system("overlay") },
-        Finding { name: "cgroups", verdict: cgroups() },
-        Finding { name: "nftables", verdict: nftables() },
-        Finding { name: "seccomp", verdict: seccomp() },
-        Finding { name: "inotify instances", verdict: inotify() },
-        Finding { name: "open files", verdict: open_files() },
-        Finding { name: "room", verdict: room(data_dir) },
+        Finding {
+            name: "root",
+            verdict: root(),
+        },
+        Finding {
+            name: "kernel",
+            verdict: kernel(),
+        },
+        Finding {
+            name: "overlay file system",
+            verdict: file_system("overlay"),
+        },
+        Finding {
+            name: "cgroups",
+            verdict: cgroups(),
+        },
+        Finding {
+            name: "nftables",
+            verdict: nftables(),
+        },
+        Finding {
+            name: "seccomp",
+            verdict: seccomp(),
+        },
+        Finding {
+            name: "inotify instances",
+            verdict: inotify(),
+        },
+        Finding {
+            name: "open files",
+            verdict: open_files(),
+        },
+        Finding {
+            name: "room",
+            verdict: room(data_dir),
+        },
     ];
-    findings.extend(ports.iter().map(|p| Finding { name: "port", verdict: port(*p) }));
+    findings.extend(ports.iter().map(|p| Finding {
+        name: "port",
+        verdict: port(*p),
+    }));
     findings
 }
 
 fn failure(found: impl Into<String>, fix: impl Into<String>) -> Verdict {
-    Verdict::Failure { found: found.into(), fix: fix.into() }
+    Verdict::Failure {
+        found: found.into(),
+        fix: fix.into(),
+    }
 }
 
 fn warning(found: impl Into<String>, fix: impl Into<String>) -> Verdict {
-    Verdict::Warning { found: found.into(), fix: fix.into() }
+    Verdict::Warning {
+        found: found.into(),
+        fix: fix.into(),
+    }
 }
 
 fn read(path: &str) -> String {
@@ -59,7 +95,10 @@ fn judge_kernel(release: &str) -> Verdict {
     if version >= (5, 10) {
         Verdict::Fine(format!("Linux {release}"))
     } else {
-        failure(format!("Linux {release}"), "Keelson needs Linux 5.10 or newer (pidfd, openat2, nftables maps).")
+        failure(
+            format!("Linux {release}"),
+            "Keelson needs Linux 5.10 or newer (pidfd, openat2, nftables maps).",
+        )
     }
 }
 
@@ -68,7 +107,10 @@ fn file_system(name: &str) -> Verdict {
     if known(read("/proc/filesystems")) || Path::new("/sys/module").join(name).exists() {
         Verdict::Fine("available".into())
     } else {
-        failure("the kernel does not offer it", format!("Load it: modprobe {name} (and add it to /etc/modules)."))
+        failure(
+            "the kernel does not offer it",
+            format!("Load it: modprobe {name} (and add it to /etc/modules)."),
+        )
     }
 }
 
@@ -91,7 +133,10 @@ fn cgroups() -> Verdict {
 }
 
 fn judge_controllers(version: &str, enabled: &[&str]) -> Verdict {
-    let missing: Vec<&str> = ["cpu", "memory", "pids", "cpuset"].into_iter().filter(|c| !enabled.contains(c)).collect();
+    let missing: Vec<&str> = ["cpu", "memory", "pids", "cpuset"]
+        .into_iter()
+        .filter(|c| !enabled.contains(c))
+        .collect();
     if missing.is_empty() {
         Verdict::Fine(format!("{version} with {}", enabled.join(", ")))
     } else {
@@ -111,8 +156,14 @@ fn nftables() -> Verdict {
     .join();
     match tried {
         Ok(Ok(())) => Verdict::Fine("tables can be made".into()),
-        Ok(Err(error)) => failure(error, "Load it: modprobe nf_tables nft_chain_nat; services and host ports need it."),
-        Err(_) => failure("the check itself failed", "Run keelson doctor again with RUST_BACKTRACE=1."),
+        Ok(Err(error)) => failure(
+            error,
+            "Load it: modprobe nf_tables nft_chain_nat; services and host ports need it.",
+        ),
+        Err(_) => failure(
+            "the check itself failed",
+            "Run keelson doctor again with RUST_BACKTRACE=1.",
+        ),
     }
 }
 
@@ -120,7 +171,10 @@ fn seccomp() -> Verdict {
     if read("/proc/sys/kernel/seccomp/actions_avail").contains("errno") {
         Verdict::Fine("filters are available".into())
     } else {
-        warning("the kernel offers no seccomp filters", "Pods that ask for a seccomp profile will not start.")
+        warning(
+            "the kernel offers no seccomp filters",
+            "Pods that ask for a seccomp profile will not start.",
+        )
     }
 }
 
@@ -139,7 +193,10 @@ fn inotify() -> Verdict {
 fn open_files() -> Verdict {
     match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if hard >= OPEN_FILES => Verdict::Fine(format!("up to {hard}")),
-        Ok((_, hard)) => warning(format!("at most {hard}"), "Raise the limit: LimitNOFILE=1048576 in the service's unit."),
+        Ok((_, hard)) => warning(
+            format!("at most {hard}"),
+            "Raise the limit: LimitNOFILE=1048576 in the service's unit.",
+        ),
         Err(error) => warning(error.to_string(), "The limit could not be read."),
     }
 }
@@ -147,7 +204,10 @@ fn open_files() -> Verdict {
 fn room(data_dir: &Path) -> Verdict {
     let existing = data_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     match nix::sys::statvfs::statvfs(existing) {
-        Ok(s) => judge_room(s.blocks_available() * s.fragment_size(), &existing.display().to_string()),
+        Ok(s) => judge_room(
+            s.blocks_available() * s.fragment_size(),
+            &existing.display().to_string(),
+        ),
         Err(error) => failure(error.to_string(), format!("{} cannot be read.", existing.display())),
     }
 }
@@ -155,7 +215,10 @@ fn room(data_dir: &Path) -> Verdict {
 fn judge_room(free: u64, place: &str) -> Verdict {
     let found = format!("{} MiB free at {place}", free >> 20);
     if free < ROOM_FAILURE {
-        failure(found, "The store and images need room: free some, or give another --data-dir.")
+        failure(
+            found,
+            "The store and images need room: free some, or give another --data-dir.",
+        )
     } else if free < ROOM_WARNING {
         warning(found, "Images may not fit; pods are evicted when the disk runs full.")
     } else {
@@ -168,7 +231,9 @@ fn port(port: u16) -> Verdict {
         Ok(_) => Verdict::Fine(format!("{port} is free")),
         Err(error) => failure(
             format!("{port}: {error}"),
-            format!("Another program has it (ss -ltnp 'sport = :{port}'), perhaps another cluster: stop it or give another port."),
+            format!(
+                "Another program has it (ss -ltnp 'sport = :{port}'), perhaps another cluster: stop it or give another port."
+            ),
         ),
     }
 }
@@ -181,7 +246,10 @@ mod tests {
     fn old_kernels_missing_controllers_and_full_disks_fail_with_a_fix() {
         assert!(matches!(judge_kernel("6.1.0-18-amd64"), Verdict::Fine(_)));
         assert!(matches!(judge_kernel("4.19.0"), Verdict::Failure { .. }));
-        assert!(matches!(judge_controllers("v2", &["cpu", "memory", "pids", "cpuset", "io"]), Verdict::Fine(_)));
+        assert!(matches!(
+            judge_controllers("v2", &["cpu", "memory", "pids", "cpuset", "io"]),
+            Verdict::Fine(_)
+        ));
         assert!(matches!(judge_controllers("v1", &["cpu"]), Verdict::Failure { .. }));
         assert!(matches!(judge_room(1 << 20, "/"), Verdict::Failure { .. }));
         assert!(matches!(judge_room(1 << 30, "/"), Verdict::Warning { .. }));

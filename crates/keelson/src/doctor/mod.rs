@@ -52,7 +52,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         }
     }
     println!("{} checks, {failed} failed", findings.len());
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Refuses to start on a machine that can't run pods; warnings go to the log, once.
@@ -61,10 +65,16 @@ pub fn preflight(config: &Config) -> anyhow::Result<()> {
     for finding in checks::all(&config.data_dir, &[]) {
         match finding.verdict {
             Verdict::Fine(_) => {}
-            Verdict::Warning { found, fix } => tracing::warn!(check = finding.name, found, fix, "this machine lacks something"),
+            Verdict::Warning { found, fix } => {
+                tracing::warn!(check = finding.name, found, fix, "this machine lacks something")
+            }
             Verdict::Failure { found, fix } => failures.push(format!("{}: {found}. {fix}", finding.name)),
         }
     }
-    anyhow::ensure!(failures.is_empty(), "this machine cannot run pods:\n  {}", failures.join("\n  "));
+    anyhow::ensure!(
+        failures.is_empty(),
+        "this machine cannot run pods:\n  {}",
+        failures.join("\n  ")
+    );
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Controllers together, in one thread and in virtual time, against a small server.
 
+#![allow(clippy::unwrap_used)]
+
 mod api;
 
 use api::Api;

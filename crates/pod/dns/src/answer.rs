@@ -14,7 +14,10 @@ const NEGATIVE_TTL: u32 = 5;
 /// What a name stands for.
 enum Found {
     /// These records (none: the name exists, but not with this type).
-    Records { answers: Vec<Record>, additionals: Vec<Record> },
+    Records {
+        answers: Vec<Record>,
+        additionals: Vec<Record>,
+    },
     /// An alias to a name outside; it has to be looked up elsewhere.
     Alias(Record, String),
     NoSuchName,
@@ -91,11 +94,15 @@ fn look_up(zone: &Zone, query: &Query) -> Found {
     if name.ends_with(".in-addr.arpa") || name.ends_with(".ip6.arpa") {
         return reverse(zone, query);
     }
-    let Some(rest) = name.strip_suffix(&zone.domain) else { return Found::NotOurs };
+    let Some(rest) = name.strip_suffix(&zone.domain) else {
+        return Found::NotOurs;
+    };
     if rest.is_empty() {
         return apex(zone, query);
     }
-    let Some(rest) = rest.strip_suffix('.') else { return Found::NotOurs };
+    let Some(rest) = rest.strip_suffix('.') else {
+        return Found::NotOurs;
+    };
     let labels: Vec<&str> = rest.split('.').collect();
     match labels.as_slice() {
         ["dns-version"] => version(query),
@@ -107,11 +114,17 @@ fn look_up(zone: &Zone, query: &Query) -> Found {
 }
 
 fn nothing() -> Found {
-    Found::Records { answers: Vec::new(), additionals: Vec::new() }
+    Found::Records {
+        answers: Vec::new(),
+        additionals: Vec::new(),
+    }
 }
 
 fn records(answers: Vec<Record>) -> Found {
-    Found::Records { answers, additionals: Vec::new() }
+    Found::Records {
+        answers,
+        additionals: Vec::new(),
+    }
 }
 
 fn apex(zone: &Zone, query: &Query) -> Found {
@@ -132,7 +145,12 @@ fn version(query: &Query) -> Found {
 }
 
 fn reverse(zone: &Zone, query: &Query) -> Found {
-    let Some(ip) = query.name().parse_arpa_name().ok().filter(|net| net.prefix_len() == net.max_prefix_len()) else {
+    let Some(ip) = query
+        .name()
+        .parse_arpa_name()
+        .ok()
+        .filter(|net| net.prefix_len() == net.max_prefix_len())
+    else {
         return Found::NotOurs;
     };
     let names = zone.names_of(ip.addr());
@@ -143,15 +161,21 @@ fn reverse(zone: &Zone, query: &Query) -> Found {
         return nothing();
     }
     let pointers = names.iter().filter_map(|n| Name::from_ascii(format!("{n}.")).ok());
-    records(pointers.map(|n| Record::from_rdata(query.name().clone(), TTL, RData::PTR(PTR(n)))).collect())
+    records(
+        pointers
+            .map(|n| Record::from_rdata(query.name().clone(), TTL, RData::PTR(PTR(n))))
+            .collect(),
+    )
 }
 
 /// `1-2-3-4.<namespace>.pod`: the address is in the name.
 fn pod(labels: &[&str], query: &Query) -> Found {
     let ip: Option<IpAddr> = match labels {
-        [dashed, _namespace] => {
-            dashed.replace('-', ".").parse().ok().or_else(|| dashed.replace('-', ":").parse().ok())
-        }
+        [dashed, _namespace] => dashed
+            .replace('-', ".")
+            .parse()
+            .ok()
+            .or_else(|| dashed.replace('-', ":").parse().ok()),
         _ => None,
     };
     match ip {
@@ -179,11 +203,19 @@ fn any_address(name: &Name, ip: IpAddr) -> Record {
 
 fn service(zone: &Zone, labels: &[&str], query: &Query) -> Found {
     let (prefix, name, namespace) = match labels {
-        [namespace] => return if zone.has_namespace(namespace) { nothing() } else { Found::NoSuchName },
+        [namespace] => {
+            return if zone.has_namespace(namespace) {
+                nothing()
+            } else {
+                Found::NoSuchName
+            };
+        }
         [prefix @ .., name, namespace] => (prefix, *name, *namespace),
         [] => return nothing(),
     };
-    let Some(facts) = zone.service(namespace, name) else { return Found::NoSuchName };
+    let Some(facts) = zone.service(namespace, name) else {
+        return Found::NoSuchName;
+    };
     match (prefix, facts) {
         ([], ServiceFacts::External { name: target }) => match Name::from_ascii(format!("{target}.")) {
             Ok(alias) => {
@@ -206,10 +238,18 @@ fn service(zone: &Zone, labels: &[&str], query: &Query) -> Found {
             if query.query_type() == RecordType::SRV {
                 return srv(query, endpoint_ports(query.name(), endpoints, |_| true));
             }
-            records(endpoints.iter().filter_map(|e| address(query, query.name(), e.ip)).collect())
+            records(
+                endpoints
+                    .iter()
+                    .filter_map(|e| address(query, query.name(), e.ip))
+                    .collect(),
+            )
         }
         ([label], ServiceFacts::Headless { endpoints }) if !label.starts_with('_') => {
-            let same: Vec<&Endpoint> = endpoints.iter().filter(|e| e.label.eq_ignore_ascii_case(label)).collect();
+            let same: Vec<&Endpoint> = endpoints
+                .iter()
+                .filter(|e| e.label.eq_ignore_ascii_case(label))
+                .collect();
             if same.is_empty() {
                 return Found::NoSuchName;
             }
@@ -235,16 +275,22 @@ fn named_port(
     };
     let wanted = |p: &Port| p.name.eq_ignore_ascii_case(port) && p.protocol.eq_ignore_ascii_case(protocol);
     let targets: Vec<(&Port, Name, Vec<IpAddr>)> = match facts {
-        ServiceFacts::ClusterIp { ips, ports } => {
-            ports.iter().filter(|p| wanted(p)).map(|p| (p, service.clone(), ips.clone())).collect()
-        }
+        ServiceFacts::ClusterIp { ips, ports } => ports
+            .iter()
+            .filter(|p| wanted(p))
+            .map(|p| (p, service.clone(), ips.clone()))
+            .collect(),
         ServiceFacts::Headless { endpoints } => endpoint_ports(&service, endpoints, wanted).collect(),
         ServiceFacts::External { .. } => Vec::new(),
     };
     if targets.is_empty() {
         return Found::NoSuchName;
     }
-    if query.query_type() == RecordType::SRV { srv(query, targets.into_iter()) } else { nothing() }
+    if query.query_type() == RecordType::SRV {
+        srv(query, targets.into_iter())
+    } else {
+        nothing()
+    }
 }
 
 fn endpoint_ports<'a>(
@@ -254,7 +300,9 @@ fn endpoint_ports<'a>(
 ) -> impl Iterator<Item = (&'a Port, Name, Vec<IpAddr>)> + 'a {
     let service = service.clone();
     endpoints.iter().flat_map(move |e| {
-        let target = service.prepend_label(e.label.as_str()).unwrap_or_else(|_| service.clone());
+        let target = service
+            .prepend_label(e.label.as_str())
+            .unwrap_or_else(|_| service.clone());
         let ports: Vec<&Port> = e.ports.iter().filter(|p| wanted(p)).collect();
         ports.into_iter().map(move |p| (p, target.clone(), vec![e.ip]))
     })

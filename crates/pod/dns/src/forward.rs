@@ -19,14 +19,20 @@ pub fn upstreams(resolv_conf: &Path, ourselves: IpAddr) -> Vec<SocketAddr> {
         tracing::warn!(file = %resolv_conf.display(), "no resolv.conf: names outside the cluster can't be resolved");
         return Vec::new();
     };
-    parse(&text).into_iter().filter(|ip| *ip != ourselves).map(|ip| SocketAddr::new(ip, 53)).collect()
+    parse(&text)
+        .into_iter()
+        .filter(|ip| *ip != ourselves)
+        .map(|ip| SocketAddr::new(ip, 53))
+        .collect()
 }
 
 fn parse(text: &str) -> Vec<IpAddr> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
-            (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok()).flatten()
+            (words.next() == Some("nameserver"))
+                .then(|| words.next()?.parse().ok())
+                .flatten()
         })
         .take(3)
         .collect()
@@ -36,7 +42,13 @@ fn parse(text: &str) -> Vec<IpAddr> {
 pub async fn forward(query: &[u8], upstreams: &[SocketAddr], tcp: bool) -> anyhow::Result<Vec<u8>> {
     let mut last = None;
     for server in upstreams {
-        let attempt = async { if tcp { by_tcp(query, *server).await } else { by_udp(query, *server).await } };
+        let attempt = async {
+            if tcp {
+                by_tcp(query, *server).await
+            } else {
+                by_udp(query, *server).await
+            }
+        };
         match timeout(PATIENCE, attempt).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => last = Some(error),
@@ -51,7 +63,11 @@ pub async fn forward(query: &[u8], upstreams: &[SocketAddr], tcp: bool) -> anyho
 
 async fn by_udp(query: &[u8], server: SocketAddr) -> anyhow::Result<Vec<u8>> {
     // A socket a query: the kernel picks a port at random, which is half of what guards against forged answers.
-    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let any: SocketAddr = if server.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     socket.send(query).await?;
@@ -83,6 +99,9 @@ mod tests {
     #[test]
     fn name_servers_are_read_in_order() {
         let text = "# comment\nsearch example.org\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nnameserver nonsense\n";
-        assert_eq!(parse(text), ["192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
+        assert_eq!(
+            parse(text),
+            ["192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]
+        );
     }
 }

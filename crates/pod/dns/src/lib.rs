@@ -76,7 +76,10 @@ pub async fn run(
     let zone = Arc::new(RwLock::new(Arc::new(read())));
     let upstreams = forward::upstreams(&config.resolv_conf, config.listen.ip());
     let serving = tokio::spawn(server::serve(sockets, zone.clone(), upstreams, stop.clone()));
-    let address = Address { cluster_ip: config.cluster_ip, target: config.listen };
+    let address = Address {
+        cluster_ip: config.cluster_ip,
+        target: config.listen,
+    };
     let publishing = tokio::spawn(publish(rest.clone(), address, ready, stop.clone()));
     loop {
         tokio::select! {

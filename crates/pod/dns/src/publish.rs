@@ -92,7 +92,10 @@ fn slice(address: Address) -> EndpointSlice {
         address_type: if address.target.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
         endpoints: Some(vec![Endpoint {
             addresses: vec![address.target.ip().to_string()],
-            conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
+            conditions: Some(EndpointConditions {
+                ready: Some(true),
+                ..EndpointConditions::default()
+            }),
             ..Endpoint::default()
         }]),
         ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),

@@ -29,7 +29,10 @@ pub struct Sockets {
 
 impl Sockets {
     pub async fn bind(address: SocketAddr) -> std::io::Result<Sockets> {
-        Ok(Sockets { udp: Arc::new(UdpSocket::bind(address).await?), tcp: TcpListener::bind(address).await? })
+        Ok(Sockets {
+            udp: Arc::new(UdpSocket::bind(address).await?),
+            tcp: TcpListener::bind(address).await?,
+        })
     }
 }
 
@@ -46,7 +49,10 @@ pub async fn serve(
     upstreams: Vec<SocketAddr>,
     stop: CancellationToken,
 ) {
-    let shared = Shared { zone, upstreams: upstreams.into() };
+    let shared = Shared {
+        zone,
+        upstreams: upstreams.into(),
+    };
     let tasks = TaskTracker::new();
     tokio::join!(
         udp(sockets.udp, shared.clone(), tasks.clone(), stop.clone()),
@@ -60,7 +66,9 @@ async fn udp(socket: Arc<UdpSocket>, shared: Shared, tasks: TaskTracker, stop: C
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut buffer = vec![0u8; 4096];
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
         let (n, client) = tokio::select! {
             () = stop.cancelled() => return,
             received = socket.recv_from(&mut buffer) => match received {
@@ -85,7 +93,9 @@ async fn udp(socket: Arc<UdpSocket>, shared: Shared, tasks: TaskTracker, stop: C
 async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
         let stream = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
@@ -108,10 +118,14 @@ async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: Ca
 
 async fn connection(mut stream: TcpStream, shared: Shared) -> std::io::Result<()> {
     loop {
-        let Ok(length) = tokio::time::timeout(IDLE, stream.read_u16()).await else { return Ok(()) };
+        let Ok(length) = tokio::time::timeout(IDLE, stream.read_u16()).await else {
+            return Ok(());
+        };
         let mut query = vec![0; length?.into()];
         stream.read_exact(&mut query).await?;
-        let Some(reply) = reply(&query, &shared, true).await else { return Ok(()) };
+        let Some(reply) = reply(&query, &shared, true).await else {
+            return Ok(());
+        };
         let length = u16::try_from(reply.len()).map_err(std::io::Error::other)?;
         stream.write_all(&length.to_be_bytes()).await?;
         stream.write_all(&reply).await?;
@@ -127,7 +141,8 @@ async fn reply(bytes: &[u8], shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
             Ok(answer) => Some(answer),
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "DNS forward");
-                let mut failed = Message::error_msg(request.metadata.id, request.metadata.op_code, ResponseCode::ServFail);
+                let mut failed =
+                    Message::error_msg(request.metadata.id, request.metadata.op_code, ResponseCode::ServFail);
                 failed.metadata.recursion_desired = request.metadata.recursion_desired;
                 failed.metadata.recursion_available = true;
                 failed.add_queries(request.queries.iter().cloned());
@@ -144,7 +159,10 @@ async fn reply(bytes: &[u8], shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
         ours.message.set_edns(own);
     }
     let bytes = ours.message.to_vec().ok()?;
-    let limit = request.edns.as_ref().map_or(CLASSIC_LIMIT, |e| e.max_payload().max(CLASSIC_LIMIT));
+    let limit = request
+        .edns
+        .as_ref()
+        .map_or(CLASSIC_LIMIT, |e| e.max_payload().max(CLASSIC_LIMIT));
     if !tcp && bytes.len() > limit.into() {
         return ours.message.truncate().to_vec().ok();
     }
@@ -153,8 +171,12 @@ async fn reply(bytes: &[u8], shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
 
 /// Adds what the target of an alias stands for; without an answer the alias alone is given.
 async fn append(message: &mut Message, target: &Name, request: &Message, shared: &Shared) {
-    let Some(kind) = request.queries.first().map(|q| q.query_type()) else { return };
-    let Ok(query) = question(target, kind).to_vec() else { return };
+    let Some(kind) = request.queries.first().map(|q| q.query_type()) else {
+        return;
+    };
+    let Ok(query) = question(target, kind).to_vec() else {
+        return;
+    };
     match forward(&query, &shared.upstreams, false).await {
         Ok(bytes) => {
             if let Ok(answer) = Message::from_vec(&bytes) {

@@ -43,7 +43,10 @@ pub struct Zone {
 
 impl Zone {
     pub fn build(domain: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Zone {
-        let mut zone = Zone { domain: domain.trim_end_matches('.').to_lowercase(), ..Zone::default() };
+        let mut zone = Zone {
+            domain: domain.trim_end_matches('.').to_lowercase(),
+            ..Zone::default()
+        };
         let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
         for slice in slices {
             if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME)) {
@@ -54,10 +57,16 @@ impl Zone {
         for service in services {
             let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
             let name = service.metadata.name.as_deref().unwrap_or_default();
-            let slices = by_service.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+            let slices = by_service
+                .get(&(namespace, name))
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             if let Some(facts) = facts(service, slices) {
                 zone.note_reverse(namespace, name, &facts);
-                zone.services.entry(namespace.into()).or_default().insert(name.into(), facts);
+                zone.services
+                    .entry(namespace.into())
+                    .or_default()
+                    .insert(name.into(), facts);
             } else {
                 zone.services.entry(namespace.into()).or_default();
             }
@@ -76,7 +85,10 @@ impl Zone {
             }
             ServiceFacts::Headless { endpoints } => {
                 for e in endpoints {
-                    self.reverse.entry(e.ip).or_default().push(format!("{}.{base}", e.label));
+                    self.reverse
+                        .entry(e.ip)
+                        .or_default()
+                        .push(format!("{}.{base}", e.label));
                 }
             }
             ServiceFacts::External { .. } => {}
@@ -106,9 +118,14 @@ fn facts(service: &Service, slices: &[&EndpointSlice]) -> Option<ServiceFacts> {
         return Some(ServiceFacts::External { name });
     }
     if spec.cluster_ip.as_deref() == Some("None") {
-        return Some(ServiceFacts::Headless { endpoints: endpoints(slices) });
+        return Some(ServiceFacts::Headless {
+            endpoints: endpoints(slices),
+        });
     }
-    let all = spec.cluster_ips.clone().unwrap_or_else(|| spec.cluster_ip.iter().cloned().collect());
+    let all = spec
+        .cluster_ips
+        .clone()
+        .unwrap_or_else(|| spec.cluster_ip.iter().cloned().collect());
     let ips: Vec<IpAddr> = all.iter().filter_map(|ip| ip.parse().ok()).collect();
     if ips.is_empty() {
         return None;
@@ -149,13 +166,21 @@ fn endpoints(slices: &[&EndpointSlice]) -> Vec<Endpoint> {
             }
             for ip in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
                 let dashed = || ip.to_string().replace(['.', ':'], "-");
-                let label = endpoint.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(dashed);
+                let label = endpoint
+                    .hostname
+                    .clone()
+                    .filter(|h| !h.is_empty())
+                    .unwrap_or_else(dashed);
                 merged.entry((ip, label)).or_default().extend(ports.iter().cloned());
             }
         }
     }
     merged
         .into_iter()
-        .map(|((ip, label), ports)| Endpoint { ip, label, ports: ports.into_iter().collect() })
+        .map(|((ip, label), ports)| Endpoint {
+            ip,
+            label,
+            ports: ports.into_iter().collect(),
+        })
         .collect()
 }

@@ -19,7 +19,10 @@ pub struct Ipam {
 impl Ipam {
     pub fn open(dir: &Path) -> anyhow::Result<Ipam> {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        Ok(Ipam { dir: dir.to_path_buf(), last: Mutex::new(None) })
+        Ok(Ipam {
+            dir: dir.to_path_buf(),
+            last: Mutex::new(None),
+        })
     }
 
     /// The first address of the range: the host's end of every pod link.
@@ -45,14 +48,20 @@ impl Ipam {
         };
         for i in 0..count {
             let ip = Ipv4Addr::from(first + (start + i) % count);
-            match fs::File::options().write(true).create_new(true).open(self.dir.join(ip.to_string())) {
+            match fs::File::options()
+                .write(true)
+                .create_new(true)
+                .open(self.dir.join(ip.to_string()))
+            {
                 Ok(mut file) => {
                     file.write_all(owner.as_bytes())?;
                     *last = Some(ip);
                     return Ok(ip);
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).with_context(|| format!("cannot reserve an address in {}", self.dir.display())),
+                Err(e) => {
+                    return Err(e).with_context(|| format!("cannot reserve an address in {}", self.dir.display()));
+                }
             }
         }
         bail!("all {count} addresses of the pod range {range} are in use")

@@ -104,7 +104,10 @@ impl PodNetwork for HostOnly {
     async fn setup(&self, request: &PodNetworkRequest) -> anyhow::Result<PodNetworkResult> {
         let netns = request.netns.clone();
         link::in_namespace(netns, |handle| async move { link::loopback_up(&handle).await }).await?;
-        Ok(PodNetworkResult { ips: vec![IpAddr::from([127, 0, 0, 1])], gateway: None })
+        Ok(PodNetworkResult {
+            ips: vec![IpAddr::from([127, 0, 0, 1])],
+            gateway: None,
+        })
     }
     async fn teardown(&self, _sandbox_id: &str) -> anyhow::Result<()> {
         Ok(())

@@ -45,7 +45,14 @@ pub fn here() -> anyhow::Result<(Handle, tokio::task::JoinHandle<()>)> {
 
 /// The index of a link, `None` when there is none of that name.
 pub async fn index_of(handle: &Handle, name: &str) -> anyhow::Result<Option<u32>> {
-    match handle.link().get().match_name(name.to_string()).execute().try_next().await {
+    match handle
+        .link()
+        .get()
+        .match_name(name.to_string())
+        .execute()
+        .try_next()
+        .await
+    {
         Ok(found) => Ok(found.map(|m| m.header.index)),
         Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -nix_enodev() => Ok(None),
         Err(e) => Err(e.into()),
@@ -62,7 +69,12 @@ async fn must_index(handle: &Handle, name: &str) -> anyhow::Result<u32> {
 
 pub async fn loopback_up(handle: &Handle) -> anyhow::Result<()> {
     let lo = must_index(handle, "lo").await?;
-    handle.link().set(LinkUnspec::new_with_index(lo).up().build()).execute().await.context("lo up")
+    handle
+        .link()
+        .set(LinkUnspec::new_with_index(lo).up().build())
+        .execute()
+        .await
+        .context("lo up")
 }
 
 /// Names of all links that begin with `prefix`.
@@ -100,34 +112,77 @@ pub async fn veth(handle: &Handle, host: &str, netns: &OwnedFd, mtu: u32) -> any
     let link = link.set_info_data(rtnetlink::packet_route::link::InfoData::Veth(
         rtnetlink::packet_route::link::InfoVeth::Peer(peer.build()),
     ));
-    handle.link().add(link.build()).execute().await.with_context(|| format!("create the veth pair {host}"))
+    handle
+        .link()
+        .add(link.build())
+        .execute()
+        .await
+        .with_context(|| format!("create the veth pair {host}"))
 }
 
 /// The host's end of a pod link: the gateway address on it and the way to the pod.
 pub async fn host_side(handle: &Handle, host: &str, gateway: Ipv4Addr, pod: Ipv4Addr) -> anyhow::Result<()> {
     let index = must_index(handle, host).await?;
-    handle.address().add(index, gateway.into(), 32).replace().execute().await.context("gateway address")?;
+    handle
+        .address()
+        .add(index, gateway.into(), 32)
+        .replace()
+        .execute()
+        .await
+        .context("gateway address")?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(pod, 32)
         .output_interface(index)
         .pref_source(gateway)
         .scope(RouteScope::Link)
         .build();
-    handle.route().add(route).replace().execute().await.with_context(|| format!("route to {pod}"))
+    handle
+        .route()
+        .add(route)
+        .replace()
+        .execute()
+        .await
+        .with_context(|| format!("route to {pod}"))
 }
 
 /// The pod's end: its address, the gateway on the link, everything else by the gateway.
 pub async fn pod_side(handle: Handle, gateway: Ipv4Addr, pod: Ipv4Addr) -> anyhow::Result<()> {
     loopback_up(&handle).await?;
     let index = must_index(&handle, "eth0").await?;
-    handle.address().add(index, pod.into(), 32).replace().execute().await.context("pod address")?;
-    handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.context("eth0 up")?;
+    handle
+        .address()
+        .add(index, pod.into(), 32)
+        .replace()
+        .execute()
+        .await
+        .context("pod address")?;
+    handle
+        .link()
+        .set(LinkUnspec::new_with_index(index).up().build())
+        .execute()
+        .await
+        .context("eth0 up")?;
     let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(gateway, 32)
         .output_interface(index)
         .scope(RouteScope::Link)
         .build();
-    handle.route().add(to_gateway).replace().execute().await.context("route to the gateway")?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
-    handle.route().add(default).replace().execute().await.context("default route")
+    handle
+        .route()
+        .add(to_gateway)
+        .replace()
+        .execute()
+        .await
+        .context("route to the gateway")?;
+    let default = RouteMessageBuilder::<Ipv4Addr>::new()
+        .gateway(gateway)
+        .output_interface(index)
+        .build();
+    handle
+        .route()
+        .add(default)
+        .replace()
+        .execute()
+        .await
+        .context("default route")
 }

@@ -18,11 +18,20 @@ const BY_ADDRESS: &str = "hostports-by-address";
 pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)]) -> Vec<Op> {
     let target = || Some(DataType::Concat(vec![KeyType::Ipv4, KeyType::Port]));
     let set = |name: &str, key: Vec<KeyType>| {
-        Op::AddSet(Set { name: name.into(), key, data: target(), dynamic_timeout_ms: None })
+        Op::AddSet(Set {
+            name: name.into(),
+            key,
+            data: target(),
+            dynamic_timeout_ms: None,
+        })
     };
     let base = |name: &str, hook, priority| Op::AddChain {
         name: name.into(),
-        base: Some(Base { kind: ChainKind::Nat, hook, priority }),
+        base: Some(Base {
+            kind: ChainKind::Nat,
+            hook,
+            priority,
+        }),
     };
     let jump = |chain: &str| Op::AddRule {
         chain: chain.into(),
@@ -36,7 +45,11 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
     addr_proto_port.extend(&proto_port);
     let map = |load: Vec<Load>, map: &str| Op::AddRule {
         chain: "hostports".into(),
-        exprs: vec![Expr::Dnat(Nat::Map { family: Family::Ip, load, map: map.into() })],
+        exprs: vec![Expr::Dnat(Nat::Map {
+            family: Family::Ip,
+            load,
+            map: map.into(),
+        })],
     };
     let range = |load, cmp| Expr::MatchPrefix {
         load,
@@ -50,7 +63,10 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
         Op::AddTable,
         set(ANY, vec![KeyType::Proto, KeyType::Port]),
         set(BY_ADDRESS, vec![KeyType::Ipv4, KeyType::Proto, KeyType::Port]),
-        Op::AddChain { name: "hostports".into(), base: None },
+        Op::AddChain {
+            name: "hostports".into(),
+            base: None,
+        },
         map(addr_proto_port, BY_ADDRESS),
         map(proto_port, ANY),
         // Before the service proxy: a host port wins over a node port.
@@ -97,7 +113,10 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
             exprs: vec![
                 range(Load::SourceAddr(Family::Ip), Cmp::Eq),
                 range(Load::DestinationAddr(Family::Ip), Cmp::Neq),
-                Expr::OutputName { cmp: Cmp::Neq, prefix: LINK_PREFIX.into() },
+                Expr::OutputName {
+                    cmp: Cmp::Neq,
+                    prefix: LINK_PREFIX.into(),
+                },
                 Expr::Masquerade,
             ],
         },
@@ -107,7 +126,10 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
 }
 
 fn hairpin(pod: Ipv4Addr) -> Element {
-    Element { key: vec![Datum::Addr(pod.into()), Datum::Addr(pod.into())], data: None }
+    Element {
+        key: vec![Datum::Addr(pod.into()), Datum::Addr(pod.into())],
+        data: None,
+    }
 }
 
 fn element(pod: Ipv4Addr, m: &PortMapping) -> (&'static str, Element) {
@@ -119,7 +141,10 @@ fn element(pod: Ipv4Addr, m: &PortMapping) -> (&'static str, Element) {
         }
         _ => ANY,
     };
-    let data = Some(ElementData::Concat(vec![Datum::Addr(pod.into()), Datum::Port(m.container_port)]));
+    let data = Some(ElementData::Concat(vec![
+        Datum::Addr(pod.into()),
+        Datum::Port(m.container_port),
+    ]));
     (set, Element { key, data })
 }
 
@@ -132,10 +157,16 @@ pub fn add(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
         .iter()
         .map(|m| {
             let (set, element) = element(pod, m);
-            Op::AddElement { set: set.into(), element }
+            Op::AddElement {
+                set: set.into(),
+                element,
+            }
         })
         .collect();
-    ops.push(Op::AddElement { set: "hairpin".into(), element: hairpin(pod) });
+    ops.push(Op::AddElement {
+        set: "hairpin".into(),
+        element: hairpin(pod),
+    });
     ops
 }
 
@@ -148,10 +179,16 @@ pub fn remove(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
         .iter()
         .map(|m| {
             let (set, element) = element(pod, m);
-            Op::DeleteElement { set: set.into(), element: Element { data: None, ..element } }
+            Op::DeleteElement {
+                set: set.into(),
+                element: Element { data: None, ..element },
+            }
         })
         .collect();
-    ops.push(Op::DeleteElement { set: "hairpin".into(), element: hairpin(pod) });
+    ops.push(Op::DeleteElement {
+        set: "hairpin".into(),
+        element: hairpin(pod),
+    });
     ops
 }
 
@@ -172,7 +209,10 @@ mod tests {
             host_port: 8080,
             host_ip: host_ip.map(|s| s.parse().unwrap()),
         };
-        let ops = add("10.244.0.5".parse().unwrap(), &[m(Protocol::Tcp, None), m(Protocol::Udp, Some("10.0.0.1"))]);
+        let ops = add(
+            "10.244.0.5".parse().unwrap(),
+            &[m(Protocol::Tcp, None), m(Protocol::Udp, Some("10.0.0.1"))],
+        );
         let text: Vec<String> = ops.iter().map(Op::to_string).collect();
         assert_eq!(
             text,

@@ -47,8 +47,12 @@ impl Routed {
     fn prepare_host(&self) -> anyhow::Result<()> {
         set_sysctl("net/ipv4/ip_forward", "1")?;
         let mut mappings = Vec::new();
-        let owners: HashMap<String, Ipv4Addr> =
-            self.ipam.reservations()?.into_iter().map(|(ip, owner)| (owner, ip)).collect();
+        let owners: HashMap<String, Ipv4Addr> = self
+            .ipam
+            .reservations()?
+            .into_iter()
+            .map(|(ip, owner)| (owner, ip))
+            .collect();
         for (sandbox, recorded) in self.recorded_ports()? {
             if let Some(ip) = owners.get(&sandbox) {
                 mappings.push((*ip, recorded));
@@ -82,7 +86,9 @@ impl Routed {
 
     fn release_ports(&self, sandbox_id: &str, ip: Option<Ipv4Addr>) -> anyhow::Result<()> {
         let path = self.records.join(sandbox_id);
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+        let Ok(text) = fs::read_to_string(&path) else {
+            return Ok(());
+        };
         if let (Some(ip), Ok(mappings)) = (ip, serde_json::from_str::<Vec<PortMapping>>(&text)) {
             for op in ports::remove(ip, &mappings) {
                 // One at a time: an element that a crash left out must not keep the others in.
@@ -97,7 +103,11 @@ impl Routed {
 
 /// The host's end of a pod's link: 15 characters at most.
 fn link_name(sandbox_id: &str) -> String {
-    let short: String = sandbox_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    let short: String = sandbox_id
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(12)
+        .collect();
     format!("{}{short}", ports::LINK_PREFIX)
 }
 
@@ -124,18 +134,31 @@ impl PodNetwork for Routed {
         link::veth(handle, &host, &netns, self.config.mtu).await?;
         link::host_side(handle, &host, gateway, pod).await?;
         link::in_namespace(request.netns.clone(), move |h| link::pod_side(h, gateway, pod)).await?;
-        let mappings: Vec<PortMapping> = request.port_mappings.iter().filter(|m| ports::supported(m)).cloned().collect();
+        let mappings: Vec<PortMapping> = request
+            .port_mappings
+            .iter()
+            .filter(|m| ports::supported(m))
+            .cloned()
+            .collect();
         if !mappings.is_empty() {
             set_sysctl(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
             self.release_ports(&request.sandbox_id, Some(pod))?;
             fs::write(self.records.join(&request.sandbox_id), serde_json::to_vec(&mappings)?)?;
             self.change_ports(ports::add(pod, &mappings))?;
         }
-        Ok(PodNetworkResult { ips: vec![pod.into()], gateway: Some(gateway.into()) })
+        Ok(PodNetworkResult {
+            ips: vec![pod.into()],
+            gateway: Some(gateway.into()),
+        })
     }
 
     async fn teardown(&self, sandbox_id: &str) -> anyhow::Result<()> {
-        let ip = self.ipam.reservations()?.into_iter().find(|(_, o)| o == sandbox_id).map(|(ip, _)| ip);
+        let ip = self
+            .ipam
+            .reservations()?
+            .into_iter()
+            .find(|(_, o)| o == sandbox_id)
+            .map(|(ip, _)| ip);
         self.release_ports(sandbox_id, ip)?;
         link::delete(self.handle().await?, &link_name(sandbox_id)).await?;
         self.ipam.release_unless(|owner| owner != sandbox_id)

@@ -1,6 +1,8 @@
 //! Real links in real namespaces: pods reach each other, the host and host ports, and teardown leaves nothing.
 //! Needs root; every namespace is made here and dies with its thread.
 
+#![allow(clippy::unwrap_used)]
+
 use keelson_network::{Config, PodNetwork, PodNetworkRequest, PortMapping, Protocol, Routed};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -23,10 +25,14 @@ impl Namespace {
         std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
             let tid = nix::unistd::gettid();
-            tell.send(PathBuf::from(format!("/proc/{}/task/{tid}/ns/net", std::process::id()))).unwrap();
+            tell.send(PathBuf::from(format!("/proc/{}/task/{tid}/ns/net", std::process::id())))
+                .unwrap();
             inbox.into_iter().for_each(|job| job());
         });
-        Namespace { path: told.recv().unwrap(), jobs }
+        Namespace {
+            path: told.recv().unwrap(),
+            jobs,
+        }
     }
     fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (tx, rx) = channel();
@@ -57,7 +63,11 @@ impl Namespace {
 }
 
 fn block_on<T>(f: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(f)
 }
 
 #[test]
@@ -77,7 +87,12 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
         port_mappings: ports,
         ..PodNetworkRequest::default()
     };
-    let port = PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 8080, host_ip: None };
+    let port = PortMapping {
+        protocol: Protocol::Tcp,
+        container_port: 80,
+        host_port: 8080,
+        host_ip: None,
+    };
     let (ra, rb) = (request(&a, "sandbox-a", vec![port]), request(&b, "sandbox-b", vec![]));
     let cfg = config.clone();
     let (ip_a, ip_b): (IpAddr, IpAddr) = host.run(move || {
@@ -93,9 +108,20 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
     b.serve(80);
     let gateway = "10.244.3.1";
     assert_eq!(host.ask((ip_b, 80).into()), Ok(gateway.to_string()), "host to pod");
-    assert_eq!(a.ask((ip_b, 80).into()), Ok(ip_a.to_string()), "pod to pod keeps the source");
-    assert_eq!(b.ask((gateway.parse::<IpAddr>().unwrap(), 8080).into()), Ok(ip_b.to_string()), "pod to host port");
-    assert!(a.ask((gateway.parse::<IpAddr>().unwrap(), 8080).into()).is_ok(), "a pod reaches its own host port");
+    assert_eq!(
+        a.ask((ip_b, 80).into()),
+        Ok(ip_a.to_string()),
+        "pod to pod keeps the source"
+    );
+    assert_eq!(
+        b.ask((gateway.parse::<IpAddr>().unwrap(), 8080).into()),
+        Ok(ip_b.to_string()),
+        "pod to host port"
+    );
+    assert!(
+        a.ask((gateway.parse::<IpAddr>().unwrap(), 8080).into()).is_ok(),
+        "a pod reaches its own host port"
+    );
     let c = config.clone();
     host.run(move || {
         block_on(async {
@@ -104,8 +130,14 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
             network.gc(&["sandbox-a".into()]).await.unwrap();
         })
     });
-    assert!(a.ask((ip_b, 80).into()).is_err(), "the collected sandbox is unreachable");
-    assert!(a.ask((gateway.parse::<IpAddr>().unwrap(), 8080).into()).is_ok(), "host ports survive a restart");
+    assert!(
+        a.ask((ip_b, 80).into()).is_err(),
+        "the collected sandbox is unreachable"
+    );
+    assert!(
+        a.ask((gateway.parse::<IpAddr>().unwrap(), 8080).into()).is_ok(),
+        "host ports survive a restart"
+    );
     let links = host.run(move || {
         block_on(async {
             let network = Routed::new(config).unwrap();

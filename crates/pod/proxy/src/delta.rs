@@ -20,7 +20,11 @@ pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
         (Some(a), Some(b)) => a.set == b.set,
         _ => false,
     };
-    let rewritten: Vec<&String> = new.sets.keys().filter(|n| old.sets.contains_key(*n) && !same_set(n)).collect();
+    let rewritten: Vec<&String> = new
+        .sets
+        .keys()
+        .filter(|n| old.sets.contains_key(*n) && !same_set(n))
+        .collect();
     if !rewritten.is_empty() {
         return replace(new);
     }
@@ -31,7 +35,10 @@ pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
     }
     for (name, chain) in &new.chains {
         if !old.chains.contains_key(name) {
-            ops.push(Op::AddChain { name: name.clone(), base: chain.base.clone() });
+            ops.push(Op::AddChain {
+                name: name.clone(),
+                base: chain.base.clone(),
+            });
         }
     }
     for (name, chain) in &new.chains {
@@ -42,7 +49,10 @@ pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
         if before.is_some() {
             ops.push(Op::FlushChain { name: name.clone() });
         }
-        ops.extend(chain.rules.iter().map(|exprs| Op::AddRule { chain: name.clone(), exprs: exprs.clone() }));
+        ops.extend(chain.rules.iter().map(|exprs| Op::AddRule {
+            chain: name.clone(),
+            exprs: exprs.clone(),
+        }));
     }
     for (name, state) in &new.sets {
         elements(name, old.sets.get(name), state, &mut ops);
@@ -60,13 +70,22 @@ pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
 }
 
 fn delete(set: &str, element: &Element) -> Op {
-    Op::DeleteElement { set: set.into(), element: element.clone() }
+    Op::DeleteElement {
+        set: set.into(),
+        element: element.clone(),
+    }
 }
 
 fn elements(name: &str, old: Option<&SetState>, new: &SetState, ops: &mut Vec<Op>) {
     if let Some(old) = old {
         ops.extend(old.elements.difference(&new.elements).map(|e| delete(name, e)));
     }
-    let added = new.elements.iter().filter(|e| !old.is_some_and(|o| o.elements.contains(e)));
-    ops.extend(added.map(|e| Op::AddElement { set: name.into(), element: e.clone() }));
+    let added = new
+        .elements
+        .iter()
+        .filter(|e| !old.is_some_and(|o| o.elements.contains(e)));
+    ops.extend(added.map(|e| Op::AddElement {
+        set: name.into(),
+        element: e.clone(),
+    }));
 }

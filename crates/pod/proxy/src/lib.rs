@@ -78,7 +78,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
                 false
             }
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "service rules were refused; replacing the whole table");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "service rules were refused; replacing the whole table"
+                );
                 applied = None;
                 true
             }

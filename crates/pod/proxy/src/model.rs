@@ -44,7 +44,10 @@ fn port(n: i32) -> Option<u16> {
 }
 
 fn addresses(list: Option<&[String]>) -> Vec<Ipv4Addr> {
-    list.unwrap_or_default().iter().filter_map(|ip| ip.parse().ok()).collect()
+    list.unwrap_or_default()
+        .iter()
+        .filter_map(|ip| ip.parse().ok())
+        .collect()
 }
 
 /// Facts of all services that have a cluster IP, in a defined order.
@@ -63,7 +66,10 @@ pub fn read(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str
         .flat_map(|s| {
             let namespace = s.metadata.namespace.as_deref().unwrap_or_default();
             let name = s.metadata.name.as_deref().unwrap_or_default();
-            let slices = by_service.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+            let slices = by_service
+                .get(&(namespace, name))
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             service_ports(s, namespace, name, slices, node)
         })
         .collect();
@@ -76,10 +82,19 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
     if spec.type_.as_deref() == Some("ExternalName") {
         return Vec::new();
     }
-    let all_ips = spec.cluster_ips.clone().unwrap_or_else(|| spec.cluster_ip.iter().cloned().collect());
-    let Some(cluster_ip) = all_ips.iter().find_map(|ip| ip.parse::<Ipv4Addr>().ok()) else { return Vec::new() };
+    let all_ips = spec
+        .cluster_ips
+        .clone()
+        .unwrap_or_else(|| spec.cluster_ip.iter().cloned().collect());
+    let Some(cluster_ip) = all_ips.iter().find_map(|ip| ip.parse::<Ipv4Addr>().ok()) else {
+        return Vec::new();
+    };
     let mut external_ips = addresses(spec.external_ips.as_deref());
-    let ingress = s.status.as_ref().and_then(|st| st.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
+    let ingress = s
+        .status
+        .as_ref()
+        .and_then(|st| st.load_balancer.as_ref())
+        .and_then(|lb| lb.ingress.as_ref());
     external_ips.extend(
         ingress
             .into_iter()
@@ -90,7 +105,10 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
     external_ips.sort();
     external_ips.dedup();
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let configured = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+        let configured = spec
+            .session_affinity_config
+            .as_ref()
+            .and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         u32::try_from(configured.unwrap_or(DEFAULT_AFFINITY_SECONDS)).unwrap_or(0)
     });
     let one = |p: &ApiPort| {
@@ -119,10 +137,13 @@ fn usable(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: Option<&s
     let mut ready = BTreeSet::new();
     let mut terminating = BTreeSet::new();
     for slice in slices {
-        let found = slice.ports.iter().flatten().find(|p| {
-            p.name.as_deref().unwrap_or_default() == port_name && protocol(p.protocol.as_deref()) == proto
-        });
-        let Some(number) = found.and_then(|p| port(p.port?)) else { continue };
+        let found =
+            slice.ports.iter().flatten().find(|p| {
+                p.name.as_deref().unwrap_or_default() == port_name && protocol(p.protocol.as_deref()) == proto
+            });
+        let Some(number) = found.and_then(|p| port(p.port?)) else {
+            continue;
+        };
         for endpoint in slice.endpoints.iter().flatten() {
             if node.is_some() && endpoint.node_name.as_deref() != node {
                 continue;

@@ -2,7 +2,9 @@
 
 /// 64-bit FNV-1a: stable across builds and machines.
 pub fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// `<kind>-<hash>-<readable>`, within the kernel's limit of 127 bytes.

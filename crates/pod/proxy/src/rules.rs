@@ -50,14 +50,28 @@ impl Ruleset {
         self.chains.entry(chain.to_string()).or_default().base = Some(Base { kind, hook, priority });
     }
     fn set(&mut self, name: &str, key: Vec<KeyType>, data: Option<DataType>, dynamic_timeout_ms: Option<u64>) {
-        let set = Set { name: name.to_string(), key, data, dynamic_timeout_ms };
-        self.sets.insert(name.to_string(), SetState { set, elements: BTreeSet::new() });
+        let set = Set {
+            name: name.to_string(),
+            key,
+            data,
+            dynamic_timeout_ms,
+        };
+        self.sets.insert(
+            name.to_string(),
+            SetState {
+                set,
+                elements: BTreeSet::new(),
+            },
+        );
     }
     fn element(&mut self, set: &str, key: Vec<Datum>, verdict: Option<Verdict>) {
         if let Some(state) = self.sets.get_mut(set) {
             // Of two services that claim one address, the first in order of identity has it.
             if !state.elements.iter().any(|e| e.key == key) {
-                state.elements.insert(Element { key, data: verdict.map(ElementData::Verdict) });
+                state.elements.insert(Element {
+                    key,
+                    data: verdict.map(ElementData::Verdict),
+                });
             }
         }
     }
@@ -96,33 +110,57 @@ fn skeleton(r: &mut Ruleset) {
 
     let by_ip = vec![DADDR, Load::L4Proto, Load::DestinationPort];
     let by_port = vec![Load::L4Proto, Load::DestinationPort];
-    let not_loopback =
-        || Expr::MatchPrefix { load: DADDR, cmp: Cmp::Neq, addr: Ipv4Addr::LOCALHOST.into(), prefix: 8 };
-    r.rule("services", vec![Expr::LookupVerdict { load: by_ip.clone(), map: SERVICE_IPS.into() }]);
+    let not_loopback = || Expr::MatchPrefix {
+        load: DADDR,
+        cmp: Cmp::Neq,
+        addr: Ipv4Addr::LOCALHOST.into(),
+        prefix: 8,
+    };
+    r.rule(
+        "services",
+        vec![Expr::LookupVerdict {
+            load: by_ip.clone(),
+            map: SERVICE_IPS.into(),
+        }],
+    );
     r.rule(
         "services",
         vec![
             Expr::DestinationLocal(Cmp::Eq),
             not_loopback(),
-            Expr::LookupVerdict { load: by_port.clone(), map: NODE_PORTS.into() },
+            Expr::LookupVerdict {
+                load: by_port.clone(),
+                map: NODE_PORTS.into(),
+            },
         ],
     );
-    r.rule("endpoint-check", vec![Expr::LookupVerdict { load: by_ip, map: NO_ENDPOINTS.into() }]);
+    r.rule(
+        "endpoint-check",
+        vec![Expr::LookupVerdict {
+            load: by_ip,
+            map: NO_ENDPOINTS.into(),
+        }],
+    );
     r.rule(
         "nodeport-check",
         vec![
             Expr::DestinationLocal(Cmp::Eq),
             not_loopback(),
-            Expr::LookupVerdict { load: by_port, map: NO_ENDPOINT_NODE_PORTS.into() },
+            Expr::LookupVerdict {
+                load: by_port,
+                map: NO_ENDPOINT_NODE_PORTS.into(),
+            },
         ],
     );
     r.rule("reject", vec![Expr::Reject { tcp_reset: false }]);
     r.rule("drop", vec![Expr::Verdict(Verdict::Drop)]);
     r.rule("masquerade", vec![Expr::MarkOr(MASQUERADE)]);
 
-    for (chain, hook) in
-        [("filter-input", Hook::Input), ("filter-forward", Hook::Forward), ("filter-output", Hook::Output)]
-    {
+    for (chain, hook) in [
+        ("filter-input", Hook::Input),
+        ("filter-forward", Hook::Forward),
+        ("filter-output", Hook::Output),
+    ] {
         // Before translation, so that the address still is the service's.
         r.base(chain, ChainKind::Filter, hook, -110);
         r.rule(chain, vec![Expr::StateNew, jump("endpoint-check")]);
@@ -131,14 +169,21 @@ fn skeleton(r: &mut Ruleset) {
             r.rule(chain, vec![Expr::StateNew, jump("nodeport-check")]);
         }
     }
-    for (chain, hook) in [("cluster-ips-forward", Hook::Forward), ("cluster-ips-output", Hook::Output)] {
+    for (chain, hook) in [
+        ("cluster-ips-forward", Hook::Forward),
+        ("cluster-ips-output", Hook::Output),
+    ] {
         // After translation: what still goes to a service's address goes to a port that it doesn't have.
         r.base(chain, ChainKind::Filter, hook, 0);
         r.rule(
             chain,
             vec![
                 Expr::StateNew,
-                Expr::InSet { load: vec![DADDR], set: CLUSTER_IPS.into(), negate: false },
+                Expr::InSet {
+                    load: vec![DADDR],
+                    set: CLUSTER_IPS.into(),
+                    negate: false,
+                },
                 Expr::Reject { tcp_reset: false },
             ],
         );
@@ -151,7 +196,11 @@ fn skeleton(r: &mut Ruleset) {
     r.rule(
         "nat-postrouting",
         vec![
-            Expr::MarkIs { mask: MASQUERADE, cmp: Cmp::Neq, value: 0 },
+            Expr::MarkIs {
+                mask: MASQUERADE,
+                cmp: Cmp::Neq,
+                value: 0,
+            },
             Expr::MarkXor(MASQUERADE),
             Expr::Masquerade,
         ],
@@ -163,11 +212,23 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
     let node_port = s.node_port.map(|p| vec![Datum::Proto(s.protocol), Datum::Port(p)]);
     r.element(CLUSTER_IPS, vec![Datum::Addr(s.cluster_ip.into())], None);
 
-    let internal = if s.internal_local { &s.local_endpoints } else { &s.endpoints };
-    let internal_chain = if s.internal_local { name("local", &s.identity) } else { name("service", &s.identity) };
+    let internal = if s.internal_local {
+        &s.local_endpoints
+    } else {
+        &s.endpoints
+    };
+    let internal_chain = if s.internal_local {
+        name("local", &s.identity)
+    } else {
+        name("service", &s.identity)
+    };
     if internal.is_empty() {
         // With endpoints elsewhere the policy, not an absence, keeps the traffic out.
-        let verdict = if s.endpoints.is_empty() { goto("reject") } else { goto("drop") };
+        let verdict = if s.endpoints.is_empty() {
+            goto("reject")
+        } else {
+            goto("drop")
+        };
         r.element(NO_ENDPOINTS, at(s.cluster_ip), Some(verdict));
     } else {
         let entry = name("internal", &s.identity);
@@ -241,7 +302,10 @@ fn external(r: &mut Ruleset, s: &ServicePort, entry: &str, cluster_cidr: Ipv4Net
         ],
     );
     r.rule(entry, vec![Expr::SourceLocal(Cmp::Eq), jump("masquerade")]);
-    r.rule(entry, vec![Expr::SourceLocal(Cmp::Eq), Expr::Verdict(goto(&everywhere))]);
+    r.rule(
+        entry,
+        vec![Expr::SourceLocal(Cmp::Eq), Expr::Verdict(goto(&everywhere))],
+    );
     if s.local_endpoints.is_empty() {
         if let Some(port) = s.node_port {
             let key = vec![Datum::Proto(s.protocol), Datum::Port(port)];
@@ -261,7 +325,11 @@ fn balance(r: &mut Ruleset, s: &ServicePort, chain: &str, map_kind: &str, endpoi
             r.rule(
                 chain,
                 vec![
-                    Expr::InSet { load: vec![SADDR], set: name("affinity", &id), negate: false },
+                    Expr::InSet {
+                        load: vec![SADDR],
+                        set: name("affinity", &id),
+                        negate: false,
+                    },
                     Expr::Verdict(goto(&name("endpoint", &id))),
                 ],
             );
@@ -273,7 +341,13 @@ fn balance(r: &mut Ruleset, s: &ServicePort, chain: &str, map_kind: &str, endpoi
         let target = goto(&name("endpoint", &endpoint_identity(s, *e)));
         r.element(&map, vec![Datum::Integer(i as u32)], Some(target));
     }
-    r.rule(chain, vec![Expr::LookupVerdict { load: vec![Load::Random(endpoints.len() as u32)], map }]);
+    r.rule(
+        chain,
+        vec![Expr::LookupVerdict {
+            load: vec![Load::Random(endpoints.len() as u32)],
+            map,
+        }],
+    );
 }
 
 fn endpoint_identity(s: &ServicePort, (ip, port): (Ipv4Addr, u16)) -> String {
@@ -287,14 +361,35 @@ fn endpoint_chain(r: &mut Ruleset, s: &ServicePort, (ip, port): (Ipv4Addr, u16))
         let set = name("affinity", &id);
         let timeout_ms = u64::from(seconds) * 1000;
         r.set(&set, vec![KeyType::Ipv4], None, Some(timeout_ms));
-        r.rule(&chain, vec![Expr::Update { load: vec![SADDR], set, timeout_ms }]);
+        r.rule(
+            &chain,
+            vec![Expr::Update {
+                load: vec![SADDR],
+                set,
+                timeout_ms,
+            }],
+        );
     }
     // A pod that reaches itself through its service must get the answer by way of the node.
-    r.rule(&chain, vec![Expr::Match { load: SADDR, cmp: Cmp::Eq, value: Datum::Addr(ip.into()) }, jump("masquerade")]);
     r.rule(
         &chain,
         vec![
-            Expr::Match { load: Load::L4Proto, cmp: Cmp::Eq, value: Datum::Proto(s.protocol) },
+            Expr::Match {
+                load: SADDR,
+                cmp: Cmp::Eq,
+                value: Datum::Addr(ip.into()),
+            },
+            jump("masquerade"),
+        ],
+    );
+    r.rule(
+        &chain,
+        vec![
+            Expr::Match {
+                load: Load::L4Proto,
+                cmp: Cmp::Eq,
+                value: Datum::Proto(s.protocol),
+            },
             Expr::Dnat(Nat::To { addr: ip.into(), port }),
         ],
     );

@@ -1,6 +1,8 @@
 //! Facts in, rules out, as text (`tests/golden`); and the same rules through the kernel, in a namespace of the test.
 //! `UPDATE_GOLDEN=1` rewrites the files.
 
+#![allow(clippy::unwrap_used)]
+
 use keelson_proxy::model::ServicePort;
 use keelson_proxy::{delta, rules};
 use keelson_sys::nft::{Family, Op};
@@ -53,7 +55,10 @@ fn the_whole_table() {
 fn one_endpoint_more_is_a_small_change() {
     let mut more = web();
     more.endpoints = set(&["10.244.0.5", "10.244.0.6", "10.244.0.7"]);
-    golden("one-endpoint-more.txt", &text(&delta::between(&build(&[web()]), &build(&[more]))));
+    golden(
+        "one-endpoint-more.txt",
+        &text(&delta::between(&build(&[web()]), &build(&[more]))),
+    );
 }
 
 #[test]
@@ -61,7 +66,10 @@ fn a_service_without_endpoints_is_refused() {
     let mut none = web();
     none.endpoints = set(&[]);
     none.local_endpoints = set(&[]);
-    golden("no-endpoints.txt", &text(&delta::between(&build(&[web()]), &build(&[none]))));
+    golden(
+        "no-endpoints.txt",
+        &text(&delta::between(&build(&[web()]), &build(&[none]))),
+    );
 }
 
 #[test]
@@ -70,19 +78,27 @@ fn local_policies_and_affinity() {
     local.external_local = true;
     local.internal_local = true;
     local.affinity = Some(10_800);
-    golden("local-affinity.txt", &text(&delta::between(&build(&[]), &build(&[local]))));
+    golden(
+        "local-affinity.txt",
+        &text(&delta::between(&build(&[]), &build(&[local]))),
+    );
 }
 
 /// Walks through states at random; the kernel must accept each delta, and end with an empty table's worth of names.
 #[test]
 fn the_kernel_accepts_every_delta() {
-    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     let walk = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
         let mut state = seed.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(3_037_000_493);
         let mut random = move |n: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % n
         };
         let mut old = build(&[]);
@@ -97,7 +113,11 @@ fn the_kernel_accepts_every_delta() {
                         identity: format!("shop/web-{i}/http/tcp"),
                         cluster_ip: Ipv4Addr::from(0x0a60_0101 + i as u32),
                         node_port: (random(2) == 0).then_some(30_080 + i as u16),
-                        external_ips: if random(3) == 0 { vec!["192.0.2.1".parse().unwrap()] } else { vec![] },
+                        external_ips: if random(3) == 0 {
+                            vec!["192.0.2.1".parse().unwrap()]
+                        } else {
+                            vec![]
+                        },
                         affinity: (random(3) == 0).then_some(60 + random(2) as u32),
                         internal_local: random(3) == 0,
                         external_local: random(2) == 0,

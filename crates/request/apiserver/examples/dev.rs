@@ -20,7 +20,11 @@ struct Args {
 }
 
 fn args() -> Result<Args> {
-    let mut args = Args { dir: "/tmp/keelson-dev".into(), port: 16443, memory: false };
+    let mut args = Args {
+        dir: "/tmp/keelson-dev".into(),
+        port: 16443,
+        memory: false,
+    };
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
         match arg.as_str() {
@@ -36,18 +40,27 @@ fn args() -> Result<Args> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let args = args()?;
     let began = std::time::Instant::now();
-    let store: Arc<dyn Store> =
-        if args.memory { Memory::new() } else { Embedded::open(args.dir.join("store"), Options::default()).await? };
+    let store: Arc<dyn Store> = if args.memory {
+        Memory::new()
+    } else {
+        Embedded::open(args.dir.join("store"), Options::default()).await?
+    };
     let pki = Pki::open(&args.dir)?;
     let server = format!("https://127.0.0.1:{}", args.port);
     let kubeconfig = args.dir.join("admin.conf");
     pki.admin_kubeconfig(&kubeconfig, &server)?;
     let serving = pki.apiserver([10, 96, 0, 1].into(), "cluster.local", &[San::parse("127.0.0.1")])?;
     let cert = ServingCert::new(&serving.cert_pem, &serving.key_pem)?;
-    let config = Config { advertise_port: args.port, ..Config::from_pki(pki)? };
+    let config = Config {
+        advertise_port: args.port,
+        ..Config::from_pki(pki)?
+    };
     let api = ApiServer::new(config, store)?;
     let socket = tokio::net::TcpListener::bind(("127.0.0.1", args.port)).await?;
     let stop = CancellationToken::new();

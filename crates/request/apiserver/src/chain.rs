@@ -38,7 +38,9 @@ pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
 }
 
 async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
-    let Some(deadline) = context.deadline else { return staged(server, context, request).await };
+    let Some(deadline) = context.deadline else {
+        return staged(server, context, request).await;
+    };
     match timeout_at(deadline, staged(server, context, request)).await {
         Ok(answer) => answer,
         Err(_) => response::error(&ApiError::new(
@@ -70,9 +72,19 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
         Err(e) => response::error(&e),
     };
     let impersonated = (asked != context.user).then(|| context.user.clone());
-    let logged = RequestContext { user: asked, ..context.clone() };
-    let stage = if context.info.is_long_running() { "ResponseStarted" } else { "ResponseComplete" };
-    server.audit.log(&logged, stage, impersonated.as_deref(), Some(answer.status().as_u16())).await;
+    let logged = RequestContext {
+        user: asked,
+        ..context.clone()
+    };
+    let stage = if context.info.is_long_running() {
+        "ResponseStarted"
+    } else {
+        "ResponseComplete"
+    };
+    server
+        .audit
+        .log(&logged, stage, impersonated.as_deref(), Some(answer.status().as_u16()))
+        .await;
     let answer = match stopping {
         Some(Stopping(stop)) if context.info.verb == "watch" => answer.map(|body| Body::until(body, stop)),
         _ => answer,
@@ -104,7 +116,11 @@ async fn authorize(server: &ServerState, context: &RequestContext) -> ApiResult<
     let word = if decision.is_allowed() { "allow" } else { "forbid" };
     context.audit.add("authorization.k8s.io/decision", word);
     context.audit.add("authorization.k8s.io/reason", decision.reason());
-    if decision.is_allowed() { Ok(()) } else { Err(attributes.forbidden(decision.reason())) }
+    if decision.is_allowed() {
+        Ok(())
+    } else {
+        Err(attributes.forbidden(decision.reason()))
+    }
 }
 
 /// A kubelet may hear of its pod a moment before the node authorizer does; then the decision waits for that.
@@ -143,10 +159,17 @@ fn begin(request: &Request) -> ApiResult<RequestContext> {
         .map_err(|e| ApiError::internal(format!("failed to create RequestInfo: {e}")))?;
     let mut context = RequestContext::new(info, UserInfo::default());
     let headers = request.headers();
-    if let Some(id) = headers.get("audit-id").and_then(|v| v.to_str().ok()).filter(|id| !id.is_empty() && id.len() <= 64) {
+    if let Some(id) = headers
+        .get("audit-id")
+        .and_then(|v| v.to_str().ok())
+        .filter(|id| !id.is_empty() && id.len() <= 64)
+    {
         context.audit_id = id.into();
     }
-    context.uri = request.uri().path_and_query().map_or_else(|| "/".into(), |p| Str::from(p.as_str()));
+    context.uri = request
+        .uri()
+        .path_and_query()
+        .map_or_else(|| "/".into(), |p| Str::from(p.as_str()));
     context.user_agent = user_agent(headers).into();
     context.remote = request.extensions().get::<RemoteAddr>().map(|r| r.0);
     if !context.info.is_long_running() {
@@ -157,11 +180,17 @@ fn begin(request: &Request) -> ApiResult<RequestContext> {
 
 /// What the `timeout` parameter allows, at most [`REQUEST_TIMEOUT`].
 fn allotted(info: &RequestInfo) -> ApiResult<Duration> {
-    let Some(text) = info.query.get("timeout").filter(|t| !t.is_empty()) else { return Ok(REQUEST_TIMEOUT) };
+    let Some(text) = info.query.get("timeout").filter(|t| !t.is_empty()) else {
+        return Ok(REQUEST_TIMEOUT);
+    };
     let wrong = || ApiError::bad_request("invalid timeout specified in the request URL");
     let asked = keelson_api::duration::parse(text).map_err(|_| wrong())?;
     let asked = Duration::from_nanos(u64::try_from(asked).map_err(|_| wrong())?);
-    Ok(if asked.is_zero() { REQUEST_TIMEOUT } else { asked.min(REQUEST_TIMEOUT) })
+    Ok(if asked.is_zero() {
+        REQUEST_TIMEOUT
+    } else {
+        asked.min(REQUEST_TIMEOUT)
+    })
 }
 
 fn panicked(context: &RequestContext) -> Response {
@@ -185,7 +214,9 @@ fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: c
 
 /// Headers that every response has.
 fn finish(server: &ServerState, context: &RequestContext, answer: &mut Response) {
-    server.metrics.served(context, answer.status(), context.started.elapsed());
+    server
+        .metrics
+        .served(context, answer.status(), context.started.elapsed());
     let headers = answer.headers_mut();
     set(headers, "audit-id", &context.audit_id);
     if !headers.contains_key(header::CACHE_CONTROL) {

@@ -2,9 +2,9 @@
 
 use crate::audit::Policy;
 use keelson_pki::ServiceAccountKeys;
-use std::sync::Arc;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The configuration of an [`crate::ApiServer`].
 pub struct Config {

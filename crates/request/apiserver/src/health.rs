@@ -24,7 +24,11 @@ impl Health {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), String>> + Send + 'static,
     {
-        self.0.push(Named { name, ready_only, check: Box::new(move || Box::pin(check())) });
+        self.0.push(Named {
+            name,
+            ready_only,
+            check: Box::new(move || Box::pin(check())),
+        });
     }
 
     /// Answers a path below one of the endpoints; `None` for other paths.
@@ -43,9 +47,10 @@ impl Health {
             None => response::text(StatusCode::NOT_FOUND, "404 page not found\n"),
             Some(c) => match (c.check)().await {
                 Ok(()) => response::text(StatusCode::OK, "ok"),
-                Err(e) => {
-                    response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {e}\n"))
-                }
+                Err(e) => response::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("internal server error: {e}\n"),
+                ),
             },
         })
     }
@@ -73,11 +78,17 @@ impl Health {
         }
         if !unknown.is_empty() {
             let quoted: Vec<String> = unknown.iter().map(|u| format!("{u:?}")).collect();
-            let _ =
-                writeln!(lines, "warn: some health checks cannot be excluded: no matches for {}", quoted.join(", "));
+            let _ = writeln!(
+                lines,
+                "warn: some health checks cannot be excluded: no matches for {}",
+                quoted.join(", ")
+            );
         }
         if failed {
-            return response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{endpoint} check failed\n"));
+            return response::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("{lines}{endpoint} check failed\n"),
+            );
         }
         if info.query.has("verbose") {
             return response::text(StatusCode::OK, format!("{lines}{endpoint} check passed\n"));
@@ -106,7 +117,10 @@ mod tests {
         assert_eq!(ask(&health, "/livez").await, (200, "ok".into()));
         assert_eq!(
             ask(&health, "/readyz").await,
-            (500, "[+]ping ok\n[-]late failed: reason withheld\nreadyz check failed\n".into())
+            (
+                500,
+                "[+]ping ok\n[-]late failed: reason withheld\nreadyz check failed\n".into()
+            )
         );
         assert_eq!(
             ask(&health, "/readyz?verbose&exclude=late").await,

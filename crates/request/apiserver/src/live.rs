@@ -26,9 +26,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Follows `path` (a collection's, without query) until `stop`. The receiver turns true when the first list is in.
-pub fn follow(loopback: &Loopback, path: &'static str, sink: Arc<dyn Sink>, stop: CancellationToken) -> watch::Receiver<bool> {
+pub fn follow(
+    loopback: &Loopback,
+    path: &'static str,
+    sink: Arc<dyn Sink>,
+    stop: CancellationToken,
+) -> watch::Receiver<bool> {
     let (synced, receiver) = watch::channel(false);
-    let follower = Follower { loopback: loopback.clone(), path, sink, synced, version: String::new() };
+    let follower = Follower {
+        loopback: loopback.clone(),
+        path,
+        sink,
+        synced,
+        version: String::new(),
+    };
     tokio::spawn(async move {
         tokio::select! {
             () = follower.run() => {}
@@ -68,7 +79,11 @@ impl Follower {
                 }
             }
             // Watches end regularly after minutes; only those that end at once are slowed down.
-            pause = if began.elapsed() > LONGEST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            pause = if began.elapsed() > LONGEST_PAUSE {
+                FIRST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -98,7 +113,9 @@ impl Follower {
         let mut initial = self.version.is_empty().then(Vec::new);
         let mut buffer = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|e| e.to_string())?.into_data() else { continue };
+            let Ok(data) = frame.map_err(|e| e.to_string())?.into_data() else {
+                continue;
+            };
             buffer.extend_from_slice(&data);
             while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
                 let event: Value = serde_json::from_slice(&buffer[..end]).map_err(|e| e.to_string())?;
@@ -115,8 +132,13 @@ impl Follower {
     }
 
     fn take(&mut self, event: Value, initial: &mut Option<Vec<Object>>) -> Option<End> {
-        let Value::Object(mut event) = event else { return Some(End::Failed("an event is no object".into())) };
-        let object = event.remove("object").and_then(|o| Object::try_from(o).ok()).unwrap_or_default();
+        let Value::Object(mut event) = event else {
+            return Some(End::Failed("an event is no object".into()));
+        };
+        let object = event
+            .remove("object")
+            .and_then(|o| Object::try_from(o).ok())
+            .unwrap_or_default();
         let kind = event.str("type").unwrap_or_default();
         if kind == "ERROR" {
             let expired = object.0.int("code") == Some(410);
@@ -129,7 +151,9 @@ impl Follower {
         let version = object.resource_version().to_string();
         match (kind, initial.as_mut()) {
             ("ADDED" | "MODIFIED", Some(list)) => list.push(object),
-            ("DELETED", Some(list)) => list.retain(|o| o.name() != object.name() || o.namespace() != object.namespace()),
+            ("DELETED", Some(list)) => {
+                list.retain(|o| o.name() != object.name() || o.namespace() != object.namespace())
+            }
             ("BOOKMARK", Some(_)) if object.annotation("k8s.io/initial-events-end") == Some("true") => {
                 self.sink.replace(initial.take().unwrap_or_default());
                 self.version = version;

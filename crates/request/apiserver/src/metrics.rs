@@ -85,14 +85,46 @@ impl Metrics {
         let (authentication, authorization) = (Family::default(), Family::default());
         let (seats, waiting) = (Family::default(), Family::default());
         let r = &mut registry;
-        r.register("apiserver_request", "Requests by verb, resource and code", Clone::clone(&requests));
-        r.register("apiserver_request_duration_seconds", "Time until the response began", durations.clone());
-        r.register("apiserver_current_inflight_requests", "Requests being served", Clone::clone(&inflight));
-        r.register("apiserver_longrunning_requests", "Watches and streams being served", Clone::clone(&long_running));
-        r.register("authentication_attempts", "Authentications by result", Clone::clone(&authentication));
-        r.register("apiserver_authorization_decisions", "Authorizations by result", Clone::clone(&authorization));
-        r.register("apiserver_flowcontrol_current_executing_requests", "Seats in use", Clone::clone(&seats));
-        r.register("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait", Clone::clone(&waiting));
+        r.register(
+            "apiserver_request",
+            "Requests by verb, resource and code",
+            Clone::clone(&requests),
+        );
+        r.register(
+            "apiserver_request_duration_seconds",
+            "Time until the response began",
+            durations.clone(),
+        );
+        r.register(
+            "apiserver_current_inflight_requests",
+            "Requests being served",
+            Clone::clone(&inflight),
+        );
+        r.register(
+            "apiserver_longrunning_requests",
+            "Watches and streams being served",
+            Clone::clone(&long_running),
+        );
+        r.register(
+            "authentication_attempts",
+            "Authentications by result",
+            Clone::clone(&authentication),
+        );
+        r.register(
+            "apiserver_authorization_decisions",
+            "Authorizations by result",
+            Clone::clone(&authorization),
+        );
+        r.register(
+            "apiserver_flowcontrol_current_executing_requests",
+            "Seats in use",
+            Clone::clone(&seats),
+        );
+        r.register(
+            "apiserver_flowcontrol_current_inqueue_requests",
+            "Requests that wait",
+            Clone::clone(&waiting),
+        );
         Metrics {
             registry,
             requests,
@@ -126,7 +158,11 @@ impl Metrics {
         let gauge = if context.info.is_long_running() {
             self.long_running.get_or_create_owned(&duration_labels(context))
         } else {
-            let request_kind = if context.info.is_read_only() { "readOnly" } else { "mutating" };
+            let request_kind = if context.info.is_read_only() {
+                "readOnly"
+            } else {
+                "mutating"
+            };
             self.inflight.get_or_create_owned(&KindLabels { request_kind })
         };
         gauge.inc();
@@ -137,7 +173,14 @@ impl Metrics {
         let d = duration_labels(context);
         let labels = RequestLabels {
             verb: d.verb.clone(),
-            dry_run: context.info.query.get("dryRun").unwrap_or_default().chars().take(16).collect(),
+            dry_run: context
+                .info
+                .query
+                .get("dryRun")
+                .unwrap_or_default()
+                .chars()
+                .take(16)
+                .collect(),
             group: d.group.clone(),
             version: d.version.clone(),
             resource: d.resource.clone(),
@@ -155,7 +198,9 @@ impl Metrics {
     /// The page.
     pub fn text(&self, usage: &[(keelson_api::Str, usize, usize)]) -> String {
         for (level, seats, waiting) in usage {
-            let labels = LevelLabels { priority_level: level.to_string() };
+            let labels = LevelLabels {
+                priority_level: level.to_string(),
+            };
             self.seats.get_or_create(&labels).set(*seats as i64);
             self.waiting.get_or_create(&labels).set(*waiting as i64);
         }
@@ -250,7 +295,11 @@ mod tests {
         let context = RequestContext::new(info, UserInfo::anonymous());
         {
             let _open = metrics.begin(&context);
-            assert!(metrics.text(&[]).contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 1"#));
+            assert!(
+                metrics
+                    .text(&[])
+                    .contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 1"#)
+            );
         }
         metrics.served(&context, http::StatusCode::OK, Duration::from_millis(3));
         let page = metrics.text(&[]);

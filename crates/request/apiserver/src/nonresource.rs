@@ -24,7 +24,10 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         "/metrics" | "/metrics/slis" => metrics(server),
         "/.well-known/openid-configuration" => {
             let config = &server.config;
-            issuer_document(ServiceAccountKeys::openid_configuration(&config.issuer, &config.jwks_uri), "application/json")
+            issuer_document(
+                ServiceAccountKeys::openid_configuration(&config.issuer, &config.jwks_uri),
+                "application/json",
+            )
         }
         "/openid/v1/jwks" => issuer_document(server.tokens.keys.jwks(), "application/jwk-set+json"),
         "" => index(server, StatusCode::OK),
@@ -39,7 +42,9 @@ fn metrics(server: &ServerState) -> Response {
 
 fn issuer_document(document: serde_json::Value, content_type: &'static str) -> Response {
     let mut answer = response::bytes_of(StatusCode::OK, content_type, document.to_string().into());
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    answer
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     answer
 }
 
@@ -50,10 +55,27 @@ fn not_found(server: &ServerState) -> Response {
 /// The paths that are served.
 fn index(server: &ServerState, code: StatusCode) -> Response {
     let table = server.table.snapshot();
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez"]
-        .map(String::from)
-        .to_vec();
-    paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(String::from));
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+    ]
+    .map(String::from)
+    .to_vec();
+    paths.extend(
+        [
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(String::from),
+    );
     for group in server.discovery.groups(&table) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));

@@ -46,7 +46,10 @@ where
     if server.config.kubelet_client.is_some() {
         let client = pki.apiserver_kubelet_client()?;
         let identity = (client.cert_pem.as_str(), client.key_pem.as_str());
-        server.kubelet.replace(ClientTls::config(server.config.kubelet_ca_pem.as_deref(), Some(identity))?);
+        server.kubelet.replace(ClientTls::config(
+            server.config.kubelet_ca_pem.as_deref(),
+            Some(identity),
+        )?);
         next = next.min(client.renew_at);
     }
     if server.config.front_proxy_client.is_some() {

@@ -3,9 +3,9 @@
 use crate::admission::{self, policy::PolicyStatus};
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
+use crate::authn::Authenticator;
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
 use crate::authn::x509::CertificateAuthenticator;
-use crate::authn::Authenticator;
 use crate::authz::escalation::EscalationCheck;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
@@ -13,21 +13,21 @@ use crate::authz::rule::Rule;
 use crate::authz::{Authorizer, AuthorizerChain};
 use crate::bootstrap;
 use crate::config::Config;
-use crate::crd;
 use crate::connect::{ClientTls, KubeletClient};
+use crate::crd;
 use crate::discovery::Discovery;
 use crate::flow::{self, FlowControl};
 use crate::health::Health;
 use crate::live::{self, Sink};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::renew;
 use crate::request::UserInfo;
 use crate::serve::listener::{Limits, Listener};
 use crate::serve::tls::ServingCert;
 use crate::serve::{ApiService, Handle, Loopback};
 use crate::state::ServerState;
 use anyhow::{Context, Result};
-use crate::renew;
 use keelson_api::Str;
 use keelson_pki::{CertFiles, Pki};
 use keelson_registry::{Engine, ResourceTable, resources};
@@ -82,9 +82,13 @@ impl ApiServer {
     /// Serves HTTPS until `stop`.
     pub async fn serve(&self, socket: TcpListener, cert: Arc<ServingCert>, stop: CancellationToken) -> Result<()> {
         let config = &self.state.config;
-        let certificates =
-            CertificateAuthenticator::new(&config.client_ca_pem, config.front_proxy_ca_pem.as_deref())?;
-        let listener = Listener { socket, cert, certificates: Arc::new(certificates), limits: Limits::default() };
+        let certificates = CertificateAuthenticator::new(&config.client_ca_pem, config.front_proxy_ca_pem.as_deref())?;
+        let listener = Listener {
+            socket,
+            cert,
+            certificates: Arc::new(certificates),
+            limits: Limits::default(),
+        };
         listener.run(self.handle(), stop).await
     }
 
@@ -113,21 +117,48 @@ impl ApiServer {
         let follow = |path: &'static str, sink: Arc<dyn Sink>| live::follow(&state.loopback, path, sink, stop.clone());
         let mut synced = vec![
             follow("/apis/rbac.authorization.k8s.io/v1/roles", state.rbac.role_sink()),
-            follow("/apis/rbac.authorization.k8s.io/v1/clusterroles", state.rbac.cluster_role_sink()),
-            follow("/apis/rbac.authorization.k8s.io/v1/rolebindings", state.rbac.binding_sink()),
-            follow("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", state.rbac.cluster_binding_sink()),
-            follow("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", state.flow.schema_sink()),
-            follow("/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations", state.flow.level_sink()),
+            follow(
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+                state.rbac.cluster_role_sink(),
+            ),
+            follow(
+                "/apis/rbac.authorization.k8s.io/v1/rolebindings",
+                state.rbac.binding_sink(),
+            ),
+            follow(
+                "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+                state.rbac.cluster_binding_sink(),
+            ),
+            follow(
+                "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
+                state.flow.schema_sink(),
+            ),
+            follow(
+                "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
+                state.flow.level_sink(),
+            ),
             follow("/apis/apiregistration.k8s.io/v1/apiservices", state.services.sink()),
         ];
         let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone(), state.openapi.clone());
         synced.push(follow(crd::PATH, custom.sink()));
         tokio::spawn(custom.run(stop.clone()));
-        synced.extend(state.configured.sinks().into_iter().map(|(path, sink)| follow(path, sink)));
+        synced.extend(
+            state
+                .configured
+                .sinks()
+                .into_iter()
+                .map(|(path, sink)| follow(path, sink)),
+        );
         let policies = PolicyStatus::new(state.table.clone(), state.loopback.clone());
         synced.push(follow(PolicyStatus::PATH, policies.sink()));
         tokio::spawn(policies.run(stop.clone()));
-        synced.extend(state.node_authorizer.sinks().into_iter().map(|(path, sink)| follow(path, sink)));
+        synced.extend(
+            state
+                .node_authorizer
+                .sinks()
+                .into_iter()
+                .map(|(path, sink)| follow(path, sink)),
+        );
         let (loopback, rbac) = (state.loopback.clone(), state.rbac.clone());
         let spec = bootstrap::Spec::of(&state.config);
         let (table, stopped) = (state.table.clone(), stop.clone());
@@ -147,7 +178,11 @@ impl ApiServer {
                 () = stopped.cancelled() => {}
             }
         });
-        tokio::spawn(flow::status::run(state.flow.clone(), state.loopback.clone(), stop.clone()));
+        tokio::spawn(flow::status::run(
+            state.flow.clone(),
+            state.loopback.clone(),
+            stop.clone(),
+        ));
         tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
     }
 }
@@ -167,7 +202,11 @@ impl Made {
             Some(path) => Audit::to_file(config.audit_policy.clone().unwrap_or_default(), path)?,
             None => Audit::off(),
         };
-        Ok(Made { kubelet_tls, proxy_tls: ClientTls::config(None, None)?, audit })
+        Ok(Made {
+            kubelet_tls,
+            proxy_tls: ClientTls::config(None, None)?,
+            audit,
+        })
     }
 }
 
@@ -181,7 +220,10 @@ fn assemble(
     let keys = config.service_account_keys.clone();
     let loopback = Loopback::new(weak);
     let table = Arc::new(ResourceTable::new(resources::rows()));
-    let ranges = resources::ServiceRanges { cidrs: vec![config.service_cidr], ..Default::default() };
+    let ranges = resources::ServiceRanges {
+        cidrs: vec![config.service_cidr],
+        ..Default::default()
+    };
     let engine = Arc::new(Engine::new(table.clone(), store.clone()).with_service_ranges(ranges));
     let rbac = Rbac::new();
     let node_authorizer = NodeAuthorizer::new(node_rules());
@@ -192,7 +234,12 @@ fn assemble(
         audiences: config.api_audiences.iter().map(Str::from).collect(),
     });
     let names = config.front_proxy_names.iter().map(Str::from).collect();
-    let authenticator = Arc::new(Authenticator::new(tokens.clone(), loopback.clone(), config.anonymous_auth, names));
+    let authenticator = Arc::new(Authenticator::new(
+        tokens.clone(),
+        loopback.clone(),
+        config.anonymous_auth,
+        names,
+    ));
     let services = Arc::new(Services::default());
     let configured = admission::Configured::new();
     let mut extensions = configured.plugins();
@@ -226,7 +273,9 @@ fn assemble(
 
 /// What every node may do beyond its own objects: the rules of the role `system:node`.
 fn node_rules() -> Vec<Rule> {
-    let found = bootstrap::objects().into_iter().find(|o| o.kind() == "ClusterRole" && o.name() == "system:node");
+    let found = bootstrap::objects()
+        .into_iter()
+        .find(|o| o.kind() == "ClusterRole" && o.name() == "system:node");
     found.map(|role| Rule::list_of(&role)).unwrap_or_default()
 }
 
@@ -243,7 +292,11 @@ fn health(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Health {
         let store = store.clone();
         async move { store.current_revision().await.map(drop).map_err(|e| e.to_string()) }
     });
-    for name in ["informer-sync", "poststarthook/rbac/bootstrap-roles", "poststarthook/start-service-ip-repair-controllers"] {
+    for name in [
+        "informer-sync",
+        "poststarthook/rbac/bootstrap-roles",
+        "poststarthook/start-service-ip-repair-controllers",
+    ] {
         let ready = ready.clone();
         health.add(name, true, move || {
             let ready = *ready.borrow();

@@ -26,14 +26,27 @@ pub struct ClientConfig {
 #[derive(Clone, Debug, PartialEq)]
 enum Place {
     Url(String),
-    Service { namespace: Str, name: Str, path: String, port: i64 },
+    Service {
+        namespace: Str,
+        name: Str,
+        path: String,
+        port: i64,
+    },
     Nowhere,
 }
 
 impl ClientConfig {
     pub fn parse(m: Option<&Map>) -> ClientConfig {
-        let Some(m) = m else { return ClientConfig { place: Place::Nowhere, ca_pem: None } };
-        let ca = m.str("caBundle").filter(|c| !c.is_empty()).and_then(|c| STANDARD.decode(c).ok());
+        let Some(m) = m else {
+            return ClientConfig {
+                place: Place::Nowhere,
+                ca_pem: None,
+            };
+        };
+        let ca = m
+            .str("caBundle")
+            .filter(|c| !c.is_empty())
+            .and_then(|c| STANDARD.decode(c).ok());
         let place = match (m.str("url"), m.obj("service")) {
             (Some(url), _) => Place::Url(url.to_string()),
             (None, Some(s)) => {
@@ -41,20 +54,32 @@ impl ClientConfig {
                 Place::Service {
                     namespace: s.str("namespace").unwrap_or_default().into(),
                     name: s.str("name").unwrap_or_default().into(),
-                    path: if path.starts_with('/') { path.to_string() } else { format!("/{path}") },
+                    path: if path.starts_with('/') {
+                        path.to_string()
+                    } else {
+                        format!("/{path}")
+                    },
                     port: s.int("port").unwrap_or(443),
                 }
             }
             (None, None) => Place::Nowhere,
         };
-        ClientConfig { place, ca_pem: ca.and_then(|c| String::from_utf8(c).ok()) }
+        ClientConfig {
+            place,
+            ca_pem: ca.and_then(|c| String::from_utf8(c).ok()),
+        }
     }
 
     /// The address as messages show it.
     pub fn url(&self) -> String {
         match &self.place {
             Place::Url(u) => u.clone(),
-            Place::Service { namespace, name, path, port } => format!("https://{name}.{namespace}.svc:{port}{path}"),
+            Place::Service {
+                namespace,
+                name,
+                path,
+                port,
+            } => format!("https://{name}.{namespace}.svc:{port}{path}"),
             Place::Nowhere => String::new(),
         }
     }
@@ -68,7 +93,11 @@ pub async fn call(
     timeout: Duration,
     with_timeout: bool,
 ) -> Result<Value, String> {
-    let query = if with_timeout { format!("timeout={}s", timeout.as_secs()) } else { String::new() };
+    let query = if with_timeout {
+        format!("timeout={}s", timeout.as_secs())
+    } else {
+        String::new()
+    };
     let mut url = config.url();
     if with_timeout {
         url.push(if url.contains('?') { '&' } else { '?' });
@@ -102,16 +131,29 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
         .header(http::header::CONTENT_LENGTH, body.len())
         .body(Body::from(body))
         .map_err(|e| Failure::Answer(e.to_string()))?;
-    let answer = target.send(request).await.map_err(|e| Failure::Transport(format!("{e:#}")))?;
+    let answer = target
+        .send(request)
+        .await
+        .map_err(|e| Failure::Transport(format!("{e:#}")))?;
     let status = answer.status();
     let limited = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
-    let bytes = limited.collect().await.map_err(|e| Failure::Transport(e.to_string()))?.to_bytes();
+    let bytes = limited
+        .collect()
+        .await
+        .map_err(|e| Failure::Transport(e.to_string()))?
+        .to_bytes();
     if !status.is_success() {
         let text = String::from_utf8_lossy(&bytes);
         return Err(Failure::Answer(match text.trim() {
-            "" => format!("the server responded with the status code {} but did not return more information", status.as_u16()),
+            "" => format!(
+                "the server responded with the status code {} but did not return more information",
+                status.as_u16()
+            ),
             _ if status == http::StatusCode::NOT_FOUND => "the server could not find the requested resource".into(),
-            text => format!("an error on the server ({}) has prevented the request from succeeding", shortened(text)),
+            text => format!(
+                "an error on the server ({}) has prevented the request from succeeding",
+                shortened(text)
+            ),
         }));
     }
     serde_json::from_slice(&bytes).map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
@@ -133,10 +175,17 @@ async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, Stri
             let host = uri.host().unwrap_or_default().to_string();
             let secure = uri.scheme_str() != Some("http");
             let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-            let path = uri.path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
+            let path = uri
+                .path_and_query()
+                .map_or_else(|| "/".to_string(), ToString::to_string);
             (format!("{host}:{port}"), host, path, secure)
         }
-        Place::Service { namespace, name, path, port } => {
+        Place::Service {
+            namespace,
+            name,
+            path,
+            port,
+        } => {
             let address = endpoint(lookup, namespace, name, *port).await?;
             (address, format!("{name}.{namespace}.svc"), path.clone(), true)
         }
@@ -154,7 +203,11 @@ fn trust(config: &ClientConfig, host: &str) -> Result<ClientTls, String> {
             let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
                 .with_safe_default_protocol_versions()
                 .map_err(|e| e.to_string())?;
-            Arc::new(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+            Arc::new(
+                builder
+                    .with_root_certificates(rustls::RootCertStore::empty())
+                    .with_no_client_auth(),
+            )
         }
     };
     ClientTls::to(built, host).map_err(said)
@@ -162,17 +215,29 @@ fn trust(config: &ClientConfig, host: &str) -> Result<ClientTls, String> {
 
 /// A ready endpoint of a service, as `address:port`.
 async fn endpoint(lookup: &Lookup, namespace: &str, name: &str, port: i64) -> Result<String, String> {
-    let service = lookup.cached("", "services", namespace, name).await.map_err(|e| e.message)?;
+    let service = lookup
+        .cached("", "services", namespace, name)
+        .await
+        .map_err(|e| e.message)?;
     let service = service.ok_or_else(|| format!("service \"{name}\" not found"))?;
     if service.at(&["spec", "type"]).and_then(Value::as_str) == Some("ExternalName") {
-        let host = service.at(&["spec", "externalName"]).and_then(Value::as_str).unwrap_or_default();
+        let host = service
+            .at(&["spec", "externalName"])
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         return Ok(format!("{host}:{port}"));
     }
     let ports = service.at(&["spec", "ports"]).and_then(Value::as_array);
-    let found = ports.into_iter().flatten().find(|p| p.get("port").and_then(Value::as_i64) == Some(port));
+    let found = ports
+        .into_iter()
+        .flatten()
+        .find(|p| p.get("port").and_then(Value::as_i64) == Some(port));
     let found = found.ok_or_else(|| format!("no service port {port} found for service \"{name}\""))?;
     let port_name = found.get("name").and_then(Value::as_str).unwrap_or_default();
-    let slices = lookup.list("discovery.k8s.io", "endpointslices", namespace).await.map_err(|e| e.message)?;
+    let slices = lookup
+        .list("discovery.k8s.io", "endpointslices", namespace)
+        .await
+        .map_err(|e| e.message)?;
     let mut ready = Vec::new();
     for slice in &slices {
         let of = slice.labels().and_then(|l| l.str("kubernetes.io/service-name"));
@@ -185,8 +250,16 @@ async fn endpoint(lookup: &Lookup, namespace: &str, name: &str, port: i64) -> Re
             .and_then(|p| p.get("port")?.as_i64());
         let Some(port) = port else { continue };
         for e in list("endpoints").filter(|e| e.at(&["conditions", "ready"]).and_then(Value::as_bool) != Some(false)) {
-            if let Some(ip) = e.get("addresses").and_then(Value::as_array).and_then(|a| a.first()?.as_str()) {
-                ready.push(if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") });
+            if let Some(ip) = e
+                .get("addresses")
+                .and_then(Value::as_array)
+                .and_then(|a| a.first()?.as_str())
+            {
+                ready.push(if ip.contains(':') {
+                    format!("[{ip}]:{port}")
+                } else {
+                    format!("{ip}:{port}")
+                });
             }
         }
     }

@@ -29,7 +29,9 @@ async fn extension(ca: &Authority) -> u16 {
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     tokio::spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {
-            let Ok(tls) = acceptor.accept(stream).await else { continue };
+            let Ok(tls) = acceptor.accept(stream).await else {
+                continue;
+            };
             let service = service_fn(answer);
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service));
         }
@@ -38,7 +40,14 @@ async fn extension(ca: &Authority) -> u16 {
 }
 
 async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
-    let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_string()
+    };
     let body = match request.uri().path() {
         "/apis/wardle.example.com/v1" => value!({
             "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1",
@@ -47,16 +56,31 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<
                 {"name": "flunders/status", "singularName": "", "namespaced": true, "kind": "Flunder", "verbs": ["get"]},
             ],
         }),
-        path => value!({"kind": "Flunder", "path": path, "user": header("x-remote-user"), "group": header("x-remote-group")}),
+        path => {
+            value!({"kind": "Flunder", "path": path, "user": header("x-remote-user"), "group": header("x-remote-group")})
+        }
     };
     let answer = http::Response::builder().header("content-type", "application/json");
     Ok(answer.body(Full::from(serde_json::to_vec(&body).unwrap())).unwrap())
 }
 
 async fn available(api: &Api) -> (String, String) {
-    let service = api.get("/apis/apiregistration.k8s.io/v1/apiservices/v1.wardle.example.com").await.json();
-    let conditions = service.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
-    let text = |key: &str| conditions.first().and_then(|c| c.get(key)?.as_str()).unwrap_or_default().to_string();
+    let service = api
+        .get("/apis/apiregistration.k8s.io/v1/apiservices/v1.wardle.example.com")
+        .await
+        .json();
+    let conditions = service
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let text = |key: &str| {
+        conditions
+            .first()
+            .and_then(|c| c.get(key)?.as_str())
+            .unwrap_or_default()
+            .to_string()
+    };
     (text("status"), text("reason"))
 }
 
@@ -66,7 +90,11 @@ async fn until(api: &Api, status: &str) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "{:?}", available(api).await);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(),
+        "{:?}",
+        available(api).await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,28 +108,51 @@ async fn an_extension_server_is_found_shown_and_asked() {
         "metadata": {"name": "v1.wardle.example.com"},
         "spec": {"group": "wardle.example.com", "version": "v1", "groupPriorityMinimum": 2000, "versionPriority": 200,
             "caBundle": bundle, "service": {"namespace": "default", "name": "api", "port": port}}});
-    api.post("/apis/apiregistration.k8s.io/v1/apiservices", service).await.expect(201);
+    api.post("/apis/apiregistration.k8s.io/v1/apiservices", service)
+        .await
+        .expect(201);
     until(&api, "False").await;
     assert_eq!(available(&api).await.1, "ServiceNotFound");
-    api.get("/apis/wardle.example.com/v1/namespaces/default/flunders/x").await.expect(503);
+    api.get("/apis/wardle.example.com/v1/namespaces/default/flunders/x")
+        .await
+        .expect(503);
     let backend = value!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api", "namespace": "default"},
         "spec": {"type": "ExternalName", "externalName": "localhost"}});
-    api.post("/api/v1/namespaces/default/services", backend).await.expect(201);
+    api.post("/api/v1/namespaces/default/services", backend)
+        .await
+        .expect(201);
     until(&api, "True").await;
-    let flunder = api.get("/apis/wardle.example.com/v1/namespaces/default/flunders/x").await.expect(200).json();
+    let flunder = api
+        .get("/apis/wardle.example.com/v1/namespaces/default/flunders/x")
+        .await
+        .expect(200)
+        .json();
     let text = |key: &str| flunder.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
-    assert_eq!((text("user"), text("group")), ("tester".into(), "system:masters".into()));
-    assert_eq!(text("path"), "/apis/wardle.example.com/v1/namespaces/default/flunders/x");
+    assert_eq!(
+        (text("user"), text("group")),
+        ("tester".into(), "system:masters".into())
+    );
+    assert_eq!(
+        text("path"),
+        "/apis/wardle.example.com/v1/namespaces/default/flunders/x"
+    );
     let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let groups = api.call("GET", "/apis", "", v2, vec![]).await.expect(200).json();
     let items = groups.get("items").and_then(Value::as_array).unwrap();
-    let found = items.iter().find(|g| g.at(&["metadata", "name"]).and_then(Value::as_str) == Some("wardle.example.com"));
+    let found = items
+        .iter()
+        .find(|g| g.at(&["metadata", "name"]).and_then(Value::as_str) == Some("wardle.example.com"));
     let version = &found.unwrap().get("versions").and_then(Value::as_array).unwrap()[0];
     let resource = &version.get("resources").and_then(Value::as_array).unwrap()[0];
     assert_eq!(resource.get("resource").and_then(Value::as_str), Some("flunders"));
-    assert_eq!(resource.get("subresources").and_then(Value::as_array).map(Vec::len), Some(1));
+    assert_eq!(
+        resource.get("subresources").and_then(Value::as_array).map(Vec::len),
+        Some(1)
+    );
     api.get("/apis/wardle.example.com").await.expect(200);
-    api.delete("/apis/apiregistration.k8s.io/v1/apiservices/v1.wardle.example.com").await.expect(200);
+    api.delete("/apis/apiregistration.k8s.io/v1/apiservices/v1.wardle.example.com")
+        .await
+        .expect(200);
     let gone = async {
         while api.get("/apis/wardle.example.com/v1").await.code != 404 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -109,6 +160,14 @@ async fn an_extension_server_is_found_shown_and_asked() {
     };
     assert!(tokio::time::timeout(Duration::from_secs(10), gone).await.is_ok());
     // Built-in group versions have APIServices of their own.
-    let apps = api.get("/apis/apiregistration.k8s.io/v1/apiservices/v1.apps").await.expect(200).json();
-    assert_eq!(apps.at(&["metadata", "labels", "kube-aggregator.kubernetes.io/automanaged"]).and_then(Value::as_str), Some("onstart"));
+    let apps = api
+        .get("/apis/apiregistration.k8s.io/v1/apiservices/v1.apps")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        apps.at(&["metadata", "labels", "kube-aggregator.kubernetes.io/automanaged"])
+            .and_then(Value::as_str),
+        Some("onstart")
+    );
 }

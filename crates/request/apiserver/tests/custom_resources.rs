@@ -1,6 +1,7 @@
 //! Custom resources through the whole chain.
 
 #![recursion_limit = "256"]
+#![allow(clippy::unwrap_used)]
 
 mod harness;
 
@@ -49,46 +50,116 @@ async fn until(api: &Api, path: &str, ok: impl Fn(&harness::Answer) -> bool) -> 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let last = api.get(path).await;
-    panic!("{path} never came to it: {} {}", last.code, String::from_utf8_lossy(&last.bytes));
+    panic!(
+        "{path} never came to it: {} {}",
+        last.code,
+        String::from_utf8_lossy(&last.bytes)
+    );
 }
 
 fn condition(crd: &Value, kind: &str) -> String {
     let list = crd.at(&["status", "conditions"]).and_then(Value::as_array);
-    let found = list.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some(kind));
-    found.and_then(|c| c.get("status")).and_then(Value::as_str).unwrap_or_default().to_string()
+    let found = list
+        .into_iter()
+        .flatten()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some(kind));
+    found
+        .and_then(|c| c.get("status"))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_string()
 }
 
 async fn with_definition() -> Api {
     let api = Api::new().await;
     api.post(CRDS, definition()).await.expect(201);
-    until(&api, &format!("{CRDS}/tabs.x.example.com"), |a| condition(&a.json(), "Established") == "True").await;
+    until(&api, &format!("{CRDS}/tabs.x.example.com"), |a| {
+        condition(&a.json(), "Established") == "True"
+    })
+    .await;
     api
 }
 
 #[tokio::test]
 async fn a_definition_is_served_validated_and_removed() {
     let api = with_definition().await;
-    let made = api.post(TABS, tab("a", value!({"color": "red", "junk": 1}))).await.expect(201);
-    assert_eq!(made.json().at(&["spec"]), Some(&value!({"color": "red", "replicas": 1})));
-    assert_eq!(made.headers.get("warning").and_then(|w| w.to_str().ok()), Some("299 - \"unknown field \\\"spec.junk\\\"\""));
-    let strict = api.post(&format!("{TABS}?fieldValidation=Strict"), tab("b", value!({"color": "red", "junk": 1}))).await.expect(400);
-    assert!(strict.str(&["message"]).ends_with("strict decoding error: unknown field \"spec.junk\""), "{}", strict.str(&["message"]));
+    let made = api
+        .post(TABS, tab("a", value!({"color": "red", "junk": 1})))
+        .await
+        .expect(201);
+    assert_eq!(
+        made.json().at(&["spec"]),
+        Some(&value!({"color": "red", "replicas": 1}))
+    );
+    assert_eq!(
+        made.headers.get("warning").and_then(|w| w.to_str().ok()),
+        Some("299 - \"unknown field \\\"spec.junk\\\"\"")
+    );
+    let strict = api
+        .post(
+            &format!("{TABS}?fieldValidation=Strict"),
+            tab("b", value!({"color": "red", "junk": 1})),
+        )
+        .await
+        .expect(400);
+    assert!(
+        strict
+            .str(&["message"])
+            .ends_with("strict decoding error: unknown field \"spec.junk\""),
+        "{}",
+        strict.str(&["message"])
+    );
 
-    let bad = api.post(TABS, tab("b", value!({"color": "green", "replicas": "x"}))).await.expect(422);
+    let bad = api
+        .post(TABS, tab("b", value!({"color": "green", "replicas": "x"})))
+        .await
+        .expect(422);
     let message = bad.str(&["message"]);
-    assert!(message.starts_with("Tab.x.example.com \"b\" is invalid: ["), "{message}");
-    assert!(message.contains("spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\""), "{message}");
-    assert!(message.contains("spec.replicas in body must be of type integer: \"string\""), "{message}");
-    let many = api.post(TABS, tab("b", value!({"color": "red", "replicas": 11}))).await.expect(422);
-    assert_eq!(many.str(&["message"]), "Tab.x.example.com \"b\" is invalid: spec: Invalid value: too many");
+    assert!(
+        message.starts_with("Tab.x.example.com \"b\" is invalid: ["),
+        "{message}"
+    );
+    assert!(
+        message.contains("spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\""),
+        "{message}"
+    );
+    assert!(
+        message.contains("spec.replicas in body must be of type integer: \"string\""),
+        "{message}"
+    );
+    let many = api
+        .post(TABS, tab("b", value!({"color": "red", "replicas": 11})))
+        .await
+        .expect(422);
+    assert_eq!(
+        many.str(&["message"]),
+        "Tab.x.example.com \"b\" is invalid: spec: Invalid value: too many"
+    );
 
     // Another version, fields, tables, scale.
     let other = api.get(&TABS.replace("/v1/", "/v2/").to_string()).await.expect(200);
-    assert_eq!(other.json().get("items").and_then(Value::as_array).unwrap()[0].get("apiVersion"), Some(&Value::from("x.example.com/v2")));
+    assert_eq!(
+        other.json().get("items").and_then(Value::as_array).unwrap()[0].get("apiVersion"),
+        Some(&Value::from("x.example.com/v2"))
+    );
     api.post(TABS, tab("blue", value!({"color": "blue"}))).await.expect(201);
-    let selected = api.get(&format!("{TABS}?fieldSelector=spec.color%3Dblue")).await.expect(200).json();
+    let selected = api
+        .get(&format!("{TABS}?fieldSelector=spec.color%3Dblue"))
+        .await
+        .expect(200)
+        .json();
     assert_eq!(selected.get("items").and_then(Value::as_array).map(Vec::len), Some(1));
-    let table = api.call("GET", TABS, "", "application/json;as=Table;v=v1;g=meta.k8s.io", Vec::new()).await.expect(200).json();
+    let table = api
+        .call(
+            "GET",
+            TABS,
+            "",
+            "application/json;as=Table;v=v1;g=meta.k8s.io",
+            Vec::new(),
+        )
+        .await
+        .expect(200)
+        .json();
     let rows = table.get("rows").and_then(Value::as_array).unwrap();
     assert_eq!(rows[0].get("cells"), Some(&value!(["a", "red"])));
     let scale = api.get(&format!("{TABS}/a/scale")).await.expect(200);
@@ -107,12 +178,24 @@ async fn a_definition_is_served_validated_and_removed() {
     assert_eq!(set.at(&["status", "replicas"]), Some(&Value::Int(2)));
 
     let patch = value!({"apiVersion": "x.example.com/v1", "kind": "Tab", "spec": {"list": [{"k": "one", "v": 1}]}});
-    let applied = api.patch(&format!("{TABS}/a?fieldManager=me"), "apply-patch+yaml", patch).await.expect(200).json();
+    let applied = api
+        .patch(&format!("{TABS}/a?fieldManager=me"), "apply-patch+yaml", patch)
+        .await
+        .expect(200)
+        .json();
     assert_eq!(applied.at(&["spec", "list"]), Some(&value!([{"k": "one", "v": 1}])));
-    api.patch(&format!("{TABS}/a"), "strategic-merge-patch+json", value!({})).await.expect(415);
+    api.patch(&format!("{TABS}/a"), "strategic-merge-patch+json", value!({}))
+        .await
+        .expect(415);
 
     let groups = api.get("/apis/x.example.com/v1").await.expect(200).json();
-    let names: Vec<&str> = groups.get("resources").and_then(Value::as_array).into_iter().flatten().filter_map(|r| r.get("name")?.as_str()).collect();
+    let names: Vec<&str> = groups
+        .get("resources")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|r| r.get("name")?.as_str())
+        .collect();
     assert_eq!(names, ["tabs", "tabs/scale", "tabs/status"]);
 
     api.delete(&format!("{CRDS}/tabs.x.example.com")).await.expect(200);
@@ -130,7 +213,9 @@ async fn names_are_granted_once() {
     second.set_at(&["spec", "names", "shortNames"], Value::Array(vec![]));
     api.post(CRDS, second).await.expect(201);
     let at = format!("{CRDS}/tobs.x.example.com");
-    let refused = until(&api, &at, |a| condition(&a.json(), "NamesAccepted") == "False").await.json();
+    let refused = until(&api, &at, |a| condition(&a.json(), "NamesAccepted") == "False")
+        .await
+        .json();
     assert_eq!(condition(&refused, "Established"), "False");
     api.delete(&format!("{CRDS}/tabs.x.example.com")).await.expect(200);
     until(&api, &at, |a| condition(&a.json(), "Established") == "True").await;
@@ -144,5 +229,9 @@ async fn broken_definitions_are_refused() {
         "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.z == 100"}],
             "properties": {"x": {"type": "integer"}}}}}}})]);
     let refused = api.post(CRDS, d).await.expect(422);
-    assert!(refused.str(&["message"]).contains("undefined field 'z'"), "{}", refused.str(&["message"]));
+    assert!(
+        refused.str(&["message"]).contains("undefined field 'z'"),
+        "{}",
+        refused.str(&["message"])
+    );
 }

@@ -39,10 +39,15 @@ impl Front {
         let dir = std::env::temp_dir().join(format!("keelson-front-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let pki = Pki::open(&dir).unwrap();
-        let serving = pki.apiserver([10, 96, 0, 1].into(), "cluster.local", &[San::parse("127.0.0.1")]).unwrap();
+        let serving = pki
+            .apiserver([10, 96, 0, 1].into(), "cluster.local", &[San::parse("127.0.0.1")])
+            .unwrap();
         let cert = ServingCert::new(&serving.cert_pem, &serving.key_pem).unwrap();
         let ca = pki.ca.cert_pem().to_string();
-        let config = Config { kubelet_ca_pem: Some(ca), ..Config::from_pki(Pki::open(&dir).unwrap()).unwrap() };
+        let config = Config {
+            kubelet_ca_pem: Some(ca),
+            ..Config::from_pki(Pki::open(&dir).unwrap()).unwrap()
+        };
         let api = Arc::new(ApiServer::new(config, Memory::new()).unwrap());
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -50,7 +55,13 @@ impl Front {
         let (serve, until) = (api.clone(), stop.clone());
         tokio::spawn(async move { serve.serve(socket, cert, until).await.unwrap() });
         api.ready().await;
-        Front { api, pki, port, dir, stop }
+        Front {
+            api,
+            pki,
+            port,
+            dir,
+            stop,
+        }
     }
 
     fn target(&self, identity: Option<&CertSpec>) -> Target {
@@ -58,7 +69,11 @@ impl Front {
         let identity = issued.as_ref().map(|i| (i.cert_pem.as_str(), i.key_pem.as_str()));
         let config = ClientTls::config(Some(self.pki.ca.cert_pem()), identity).unwrap();
         let address = format!("127.0.0.1:{}", self.port);
-        Target { host: address.clone(), address, tls: Some(ClientTls::to(config, "127.0.0.1").unwrap()) }
+        Target {
+            host: address.clone(),
+            address,
+            tls: Some(ClientTls::to(config, "127.0.0.1").unwrap()),
+        }
     }
     fn admin(&self) -> Target {
         self.target(Some(&CertSpec::client("admin", Some("system:masters"))))
@@ -72,16 +87,25 @@ impl Front {
 
     /// A node whose kubelet is at the port, and a pod on it.
     async fn node_and_pod(&self, port: u16) {
-        self.make("POST", "/api/v1/nodes", &value!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await;
+        self.make(
+            "POST",
+            "/api/v1/nodes",
+            &value!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}),
+        )
+        .await;
         let (_, node) = send(&self.admin(), "GET", "/api/v1/nodes/n1", &[], vec![]).await;
         let mut node: Value = serde_json::from_str(&node).unwrap();
-        node.set_at(&["status"], value!({
-            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-        }));
+        node.set_at(
+            &["status"],
+            value!({
+                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            }),
+        );
         self.make("PUT", "/api/v1/nodes/n1/status", &node).await;
         let account = value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-        self.make("POST", "/api/v1/namespaces/default/serviceaccounts", &account).await;
+        self.make("POST", "/api/v1/namespaces/default/serviceaccounts", &account)
+            .await;
         let pod = value!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
             "nodeName": "n1", "containers": [{"name": "c", "image": "i"}],
         }});
@@ -90,7 +114,10 @@ impl Front {
 }
 
 async fn send(target: &Target, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String) {
-    let mut request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+    let mut request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json");
     for (key, value) in headers {
         request = request.header(*key, *value);
     }
@@ -140,7 +167,10 @@ async fn answer(mut request: http::Request<Incoming>) -> Result<http::Response<F
             stream.write_all(&buffer[..n]).await.unwrap();
         }
     });
-    let answer = http::Response::builder().status(101).header("connection", "Upgrade").header("upgrade", protocol);
+    let answer = http::Response::builder()
+        .status(101)
+        .header("connection", "Upgrade")
+        .header("upgrade", protocol);
     Ok(answer.body(Full::default())?)
 }
 
@@ -156,24 +186,55 @@ async fn who_asks_is_known_by_certificate_token_or_not_at_all() {
     let nobody = front.target(None);
     assert_eq!(send(&nobody, "GET", "/readyz", &[], vec![]).await, (200, "ok".into()));
     assert_eq!(send(&nobody, "GET", "/api/v1/pods", &[], vec![]).await.0, 403);
-    assert_eq!(send(&nobody, "GET", "/api/v1/pods", &[("authorization", "Bearer wrong")], vec![]).await.0, 401);
+    assert_eq!(
+        send(
+            &nobody,
+            "GET",
+            "/api/v1/pods",
+            &[("authorization", "Bearer wrong")],
+            vec![]
+        )
+        .await
+        .0,
+        401
+    );
     // Headers of a front proxy count only with its certificate.
     let posing = [("x-remote-user", "admin"), ("x-remote-group", "system:masters")];
     assert_eq!(send(&nobody, "GET", "/api/v1/pods", &posing, vec![]).await.0, 403);
     let account = value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
-    front.make("POST", "/api/v1/namespaces/default/serviceaccounts", &account).await;
+    front
+        .make("POST", "/api/v1/namespaces/default/serviceaccounts", &account)
+        .await;
     let ask = serde_json::to_vec(&value!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"})).unwrap();
-    let (code, text) =
-        send(&front.admin(), "POST", "/api/v1/namespaces/default/serviceaccounts/robot/token", &[], ask).await;
+    let (code, text) = send(
+        &front.admin(),
+        "POST",
+        "/api/v1/namespaces/default/serviceaccounts/robot/token",
+        &[],
+        ask,
+    )
+    .await;
     assert_eq!(code, 201, "{text}");
     let answer: Value = serde_json::from_str(&text).unwrap();
     let bearer = format!("Bearer {}", answer.at(&["status", "token"]).unwrap().as_str().unwrap());
-    let (code, text) = send(&nobody, "GET", "/api/v1/namespaces", &[("authorization", &bearer)], vec![]).await;
+    let (code, text) = send(
+        &nobody,
+        "GET",
+        "/api/v1/namespaces",
+        &[("authorization", &bearer)],
+        vec![],
+    )
+    .await;
     assert_eq!(code, 403);
     assert!(text.contains("system:serviceaccount:default:robot"), "{text}");
     // Who may not impersonate doesn't; who may acts as the other.
     let acting = [("impersonate-user", "bob")];
-    assert_eq!(send(&bob, "GET", "/api/v1/pods", &[("impersonate-user", "admin")], vec![]).await.0, 403);
+    assert_eq!(
+        send(&bob, "GET", "/api/v1/pods", &[("impersonate-user", "admin")], vec![])
+            .await
+            .0,
+        403
+    );
     let (code, text) = send(&front.admin(), "GET", "/api/v1/pods", &acting, vec![]).await;
     assert!(code == 403 && text.contains(r#"User \"bob\""#), "{text}");
 }
@@ -184,11 +245,55 @@ async fn streams_and_proxies_reach_the_kubelet() {
     let port = kubelet(&front.pki).await;
     front.node_and_pod(port).await;
     let admin = front.admin();
-    let (code, text) =
-        send(&admin, "GET", "/api/v1/namespaces/default/pods/p/log?tailLines=3&follow=true", &[], vec![]).await;
-    assert_eq!((code, text.as_str()), (200, "GET /containerLogs/default/p/c?follow=true&tailLines=3&stream=All"));
-    let (code, text) = send(&admin, "GET", "/api/v1/namespaces/default/pods/p/log?container=x", &[], vec![]).await;
-    assert!(code == 400 && text.contains("container x is not valid for pod p"), "{text}");
+    let (code, text) = send(
+        &admin,
+        "GET",
+        "/api/v1/namespaces/default/pods/p/log?tailLines=3&follow=true",
+        &[],
+        vec![],
+    )
+    .await;
+    assert_eq!(
+        (code, text.as_str()),
+        (200, "GET /containerLogs/default/p/c?follow=true&tailLines=3&stream=All")
+    );
+    let (code, text) = send(
+        &admin,
+        "GET",
+        "/api/v1/namespaces/default/pods/p/log?container=x",
+        &[],
+        vec![],
+    )
+    .await;
+    assert!(
+        code == 400 && text.contains("container x is not valid for pod p"),
+        "{text}"
+    );
+    let request = http::Request::get("/api/v1/namespaces/default/pods/p/log")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", "binary.k8s.io")
+        .body(Body::empty())
+        .unwrap();
+    let mut answer = admin.send(request).await.unwrap();
+    assert_eq!(
+        (
+            answer.status().as_u16(),
+            answer.headers()["sec-websocket-accept"].as_bytes()
+        ),
+        (101, &b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="[..])
+    );
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+    let text = b"GET /containerLogs/default/p/c?stream=All";
+    let mut frame = vec![0; text.len() + 2];
+    stream.read_exact(&mut frame).await.unwrap();
+    // A whole binary message of that length.
+    assert_eq!(
+        (frame[0], frame[1] as usize, &frame[2..]),
+        (0x82, text.len(), &text[..])
+    );
     // Upgraded by the network's client, and by one within the process.
     for inside in [false, true] {
         let request = http::Request::post("/api/v1/namespaces/default/pods/p/exec?command=cat&stdin=true&stderr=false")
@@ -203,7 +308,10 @@ async fn streams_and_proxies_reach_the_kubelet() {
         } else {
             admin.send(request).await.unwrap().map(Body::new)
         };
-        assert_eq!((answer.status().as_u16(), answer.headers()["upgrade"].as_bytes()), (101, &b"SPDY/3.1"[..]));
+        assert_eq!(
+            (answer.status().as_u16(), answer.headers()["upgrade"].as_bytes()),
+            (101, &b"SPDY/3.1"[..])
+        );
         let mut stream = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
         stream.write_all(b"hello").await.unwrap();
         let expected = b"POST /exec/default/p/c?input=1&output=1&command=cat\nhello";
@@ -215,13 +323,35 @@ async fn streams_and_proxies_reach_the_kubelet() {
     let bob = front.target(Some(&CertSpec::client("bob", None)));
     let role = value!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
         "rules": [{"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get"]}]});
-    front.make("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", &role).await;
+    front
+        .make(
+            "POST",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",
+            &role,
+        )
+        .await;
     let binding = value!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
         "subjects": [{"kind": "User", "name": "bob", "apiGroup": "rbac.authorization.k8s.io"}]});
-    front.make("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", &binding).await;
-    let (code, text) = send(&bob, "GET", "/api/v1/namespaces/default/pods/p/exec?command=id", &[], vec![]).await;
-    assert!(code == 403 && text.contains(r#"cannot create resource \"pods/exec\""#), "{code} {text}");
+    front
+        .make(
+            "POST",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+            &binding,
+        )
+        .await;
+    let (code, text) = send(
+        &bob,
+        "GET",
+        "/api/v1/namespaces/default/pods/p/exec?command=id",
+        &[],
+        vec![],
+    )
+    .await;
+    assert!(
+        code == 403 && text.contains(r#"cannot create resource \"pods/exec\""#),
+        "{code} {text}"
+    );
     // Proxies don't reach what listens on loopback.
     let (code, text) = send(&admin, "GET", &format!("/api/v1/nodes/n1:{port}/proxy/"), &[], vec![]).await;
     assert!(code == 400 && text.contains("address not allowed"), "{code} {text}");
@@ -231,12 +361,16 @@ async fn streams_and_proxies_reach_the_kubelet() {
 async fn a_stopped_listener_ends_watches() {
     let front = Front::start("stop").await;
     let admin = front.admin();
-    let request = http::Request::get("/api/v1/namespaces?watch=true&timeoutSeconds=600").body(Body::empty()).unwrap();
+    let request = http::Request::get("/api/v1/namespaces?watch=true&timeoutSeconds=600")
+        .body(Body::empty())
+        .unwrap();
     let watch = admin.send(request).await.unwrap();
     assert_eq!(watch.status(), 200);
     front.stop.cancel();
     let body = watch.into_body().collect().await.unwrap().to_bytes();
     assert!(!body.is_empty());
-    let refused = admin.send(http::Request::get("/healthz").body(Body::empty()).unwrap()).await;
+    let refused = admin
+        .send(http::Request::get("/healthz").body(Body::empty()).unwrap())
+        .await;
     assert!(refused.is_err());
 }

@@ -1,5 +1,7 @@
 //! What is particular to kinds: grace, allocation, quota, bindings, evictions, versions.
 
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 use harness::Api;
@@ -26,29 +28,63 @@ async fn pods_get_their_account_and_end_with_grace() {
     let api = with_account().await;
     let made = api.post(&format!("{NS}/pods"), pod("p")).await.expect(201).json();
     let text = |path: &[&str]| made.at(path).and_then(Value::as_str).unwrap_or_default().to_string();
-    assert_eq!((text(&["status", "phase"]), text(&["status", "qosClass"])), ("Pending".into(), "BestEffort".into()));
+    assert_eq!(
+        (text(&["status", "phase"]), text(&["status", "qosClass"])),
+        ("Pending".into(), "BestEffort".into())
+    );
     assert_eq!(text(&["spec", "serviceAccountName"]), "default");
     assert_eq!(made.at(&["spec", "priority"]), Some(&Value::Int(0)));
     let volumes = made.at(&["spec", "volumes"]).and_then(Value::as_array).unwrap();
     let name = volumes[0].get("name").and_then(Value::as_str).unwrap();
     assert!(name.starts_with("kube-api-access-") && name.len() == "kube-api-access-".len() + 5);
-    assert_eq!(volumes[0].at(&["projected", "sources"]).and_then(Value::as_array).map(Vec::len), Some(3));
+    assert_eq!(
+        volumes[0]
+            .at(&["projected", "sources"])
+            .and_then(Value::as_array)
+            .map(Vec::len),
+        Some(3)
+    );
     let tolerations = made.at(&["spec", "tolerations"]).and_then(Value::as_array).unwrap();
     assert_eq!(tolerations.len(), 2);
 
     let binding = value!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
-    api.post(&format!("{NS}/pods/p/binding"), binding.clone()).await.expect(201);
+    api.post(&format!("{NS}/pods/p/binding"), binding.clone())
+        .await
+        .expect(201);
     let twice = api.post(&format!("{NS}/pods/p/binding"), binding).await.expect(409);
-    assert_eq!(twice.str(&["message"]), "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"");
-    let on_node = api.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.expect(200).json();
+    assert_eq!(
+        twice.str(&["message"]),
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
+    );
+    let on_node = api
+        .get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(on_node.get("items").and_then(Value::as_array).map(Vec::len), Some(1));
 
     let ending = api.delete(&format!("{NS}/pods/p")).await.expect(200).json();
-    assert_eq!(ending.at(&["metadata", "deletionGracePeriodSeconds"]), Some(&Value::Int(30)));
-    assert_eq!(ending.at(&["metadata", "generation"]), Some(&Value::Int(2)), "bound, which changes no generation, and deleted");
-    let shorter = api.delete(&format!("{NS}/pods/p?gracePeriodSeconds=5")).await.expect(200).json();
-    assert_eq!(shorter.at(&["metadata", "deletionGracePeriodSeconds"]), Some(&Value::Int(5)));
-    api.delete(&format!("{NS}/pods/p?gracePeriodSeconds=0")).await.expect(200);
+    assert_eq!(
+        ending.at(&["metadata", "deletionGracePeriodSeconds"]),
+        Some(&Value::Int(30))
+    );
+    assert_eq!(
+        ending.at(&["metadata", "generation"]),
+        Some(&Value::Int(2)),
+        "bound, which changes no generation, and deleted"
+    );
+    let shorter = api
+        .delete(&format!("{NS}/pods/p?gracePeriodSeconds=5"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        shorter.at(&["metadata", "deletionGracePeriodSeconds"]),
+        Some(&Value::Int(5))
+    );
+    api.delete(&format!("{NS}/pods/p?gracePeriodSeconds=0"))
+        .await
+        .expect(200);
     api.get(&format!("{NS}/pods/p")).await.expect(404);
 }
 
@@ -56,11 +92,13 @@ async fn pods_get_their_account_and_end_with_grace() {
 async fn services_get_addresses_and_ports_and_give_them_back() {
     let api = Api::new().await;
     let services = format!("{NS}/services");
-    let service = |name: &str, kind: &str| {
-        value!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"type": kind, "selector": {"a": "b"}, "ports": [{"port": 80}]}})
-    };
+    let service = |name: &str, kind: &str| value!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"type": kind, "selector": {"a": "b"}, "ports": [{"port": 80}]}});
     let made = api.post(&services, service("a", "NodePort")).await.expect(201).json();
-    let ip = made.at(&["spec", "clusterIP"]).and_then(Value::as_str).unwrap().to_string();
+    let ip = made
+        .at(&["spec", "clusterIP"])
+        .and_then(Value::as_str)
+        .unwrap()
+        .to_string();
     assert!(ip.starts_with("10.96."));
     assert_eq!(made.at(&["spec", "clusterIPs"]), Some(&value!([ip])));
     assert_eq!(made.at(&["spec", "ipFamilies"]), Some(&value!(["IPv4"])));
@@ -68,31 +106,48 @@ async fn services_get_addresses_and_ports_and_give_them_back() {
     let node_port = port.get("nodePort").and_then(Value::as_i64).unwrap();
     assert!((30086..=32767).contains(&node_port));
     assert_eq!(port.get("targetPort"), Some(&Value::Int(80)));
-    let held = api.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}")).await.expect(200);
+    let held = api
+        .get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"))
+        .await
+        .expect(200);
     assert_eq!(held.str(&["spec", "parentRef", "name"]), "a");
 
     let mut same_port = service("b", "NodePort");
     same_port.set_at(&["spec", "ports"], value!([{"port": 80, "nodePort": node_port}]));
     let refused = api.post(&services, same_port).await.expect(422);
-    assert!(refused.str(&["message"]).contains("provided port is already allocated"), "{}", refused.str(&["message"]));
+    assert!(
+        refused.str(&["message"]).contains("provided port is already allocated"),
+        "{}",
+        refused.str(&["message"])
+    );
     let mut same_ip = service("b", "ClusterIP");
     same_ip.set_at(&["spec", "clusterIP"], ip.as_str());
     api.post(&services, same_ip.clone()).await.expect(422);
 
     let external = value!({"spec": {"type": "ExternalName", "externalName": "example.com", "clusterIP": null, "clusterIPs": null}});
-    let external = api.patch(&format!("{services}/a"), "merge-patch+json", external).await.expect(200).json();
+    let external = api
+        .patch(&format!("{services}/a"), "merge-patch+json", external)
+        .await
+        .expect(200)
+        .json();
     assert!(external.at(&["spec", "clusterIP"]).is_none());
-    api.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}")).await.expect(404);
+    api.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"))
+        .await
+        .expect(404);
     api.post(&services, same_ip).await.expect(201);
     api.delete(&format!("{services}/b")).await.expect(200);
-    api.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}")).await.expect(404);
+    api.get(&format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"))
+        .await
+        .expect(404);
 
     let mut headless = service("h", "ClusterIP");
     headless.set_at(&["spec", "clusterIP"], "None");
     let headless = api.post(&services, headless).await.expect(201).json();
     assert_eq!(headless.at(&["spec", "clusterIPs"]), Some(&value!(["None"])));
     let dual = value!({"spec": {"ipFamilyPolicy": "RequireDualStack"}});
-    api.patch(&format!("{services}/h"), "merge-patch+json", dual).await.expect(422);
+    api.patch(&format!("{services}/h"), "merge-patch+json", dual)
+        .await
+        .expect(422);
 }
 
 #[tokio::test]
@@ -100,15 +155,27 @@ async fn quotas_are_charged_and_refuse_what_is_too_much() {
     let api = with_account().await;
     let quota = value!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1", "requests.cpu": "1"}}});
     api.post(&format!("{NS}/resourcequotas"), quota).await.expect(201);
-    let status = value!({"status": {"hard": {"pods": "1", "requests.cpu": "1"}, "used": {"pods": "0", "requests.cpu": "0"}}});
-    api.patch(&format!("{NS}/resourcequotas/q/status"), "merge-patch+json", status).await.expect(200);
+    let status =
+        value!({"status": {"hard": {"pods": "1", "requests.cpu": "1"}, "used": {"pods": "0", "requests.cpu": "0"}}});
+    api.patch(&format!("{NS}/resourcequotas/q/status"), "merge-patch+json", status)
+        .await
+        .expect(200);
     let open = api.post(&format!("{NS}/pods"), pod("a")).await.expect(403);
-    assert_eq!(open.str(&["message"]), "pods \"a\" is forbidden: failed quota: q: must specify requests.cpu for: c");
+    assert_eq!(
+        open.str(&["message"]),
+        "pods \"a\" is forbidden: failed quota: q: must specify requests.cpu for: c"
+    );
     let mut asking = pod("a");
-    asking.set_at(&["spec", "containers"], value!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": "600m"}}}]));
+    asking.set_at(
+        &["spec", "containers"],
+        value!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": "600m"}}}]),
+    );
     api.post(&format!("{NS}/pods"), asking.clone()).await.expect(201);
     let charged = api.get(&format!("{NS}/resourcequotas/q")).await.expect(200).json();
-    assert_eq!(charged.at(&["status", "used"]), Some(&value!({"pods": "1", "requests.cpu": "600m"})));
+    assert_eq!(
+        charged.at(&["status", "used"]),
+        Some(&value!({"pods": "1", "requests.cpu": "600m"}))
+    );
     asking.set_at(&["metadata", "name"], "b");
     let full = api.post(&format!("{NS}/pods"), asking).await.expect(403);
     assert_eq!(
@@ -122,19 +189,36 @@ async fn budgets_refuse_evictions() {
     let api = with_account().await;
     api.post(&format!("{NS}/pods"), pod("p")).await.expect(201);
     let running = value!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
-    api.patch(&format!("{NS}/pods/p/status"), "merge-patch+json", running).await.expect(200);
+    api.patch(&format!("{NS}/pods/p/status"), "merge-patch+json", running)
+        .await
+        .expect(200);
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
     let budget = value!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}}});
     api.post(budgets, budget).await.expect(201);
     let status = value!({"status": {"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
-    api.patch(&format!("{budgets}/b/status"), "merge-patch+json", status).await.expect(200);
+    api.patch(&format!("{budgets}/b/status"), "merge-patch+json", status)
+        .await
+        .expect(200);
     let eviction = value!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
-    let refused = api.post(&format!("{NS}/pods/p/eviction"), eviction.clone()).await.expect(429);
-    let cause = refused.json().at(&["details", "causes"]).and_then(Value::as_array).unwrap()[0].clone();
+    let refused = api
+        .post(&format!("{NS}/pods/p/eviction"), eviction.clone())
+        .await
+        .expect(429);
+    let cause = refused
+        .json()
+        .at(&["details", "causes"])
+        .and_then(Value::as_array)
+        .unwrap()[0]
+        .clone();
     assert_eq!(cause.get("reason").and_then(Value::as_str), Some("DisruptionBudget"));
-    assert_eq!(cause.get("message").and_then(Value::as_str), Some("The disruption budget b needs 1 healthy pods and has 1 currently"));
+    assert_eq!(
+        cause.get("message").and_then(Value::as_str),
+        Some("The disruption budget b needs 1 healthy pods and has 1 currently")
+    );
     let more = value!({"status": {"disruptionsAllowed": 1}});
-    api.patch(&format!("{budgets}/b/status"), "merge-patch+json", more).await.expect(200);
+    api.patch(&format!("{budgets}/b/status"), "merge-patch+json", more)
+        .await
+        .expect(200);
     api.post(&format!("{NS}/pods/p/eviction"), eviction).await.expect(201);
     let spent = api.get(&format!("{budgets}/b")).await.expect(200).json();
     assert_eq!(spent.at(&["status", "disruptionsAllowed"]), Some(&Value::Int(0)));
@@ -153,20 +237,36 @@ async fn versions_of_one_resource_show_one_object() {
     api.post(v1, hpa).await.expect(201);
     let seen = api.get(&format!("{v2}/h")).await.expect(200).json();
     let metric = seen.at(&["spec", "metrics"]).and_then(Value::as_array).unwrap()[0].clone();
-    assert_eq!(metric.at(&["resource", "target", "averageUtilization"]), Some(&Value::Int(70)));
+    assert_eq!(
+        metric.at(&["resource", "target", "averageUtilization"]),
+        Some(&Value::Int(70))
+    );
     let list = api.get(v1).await.expect(200).json();
-    assert_eq!(list.get("items").and_then(Value::as_array).unwrap()[0].at(&["spec", "targetCPUUtilizationPercentage"]), Some(&Value::Int(70)));
+    assert_eq!(
+        list.get("items").and_then(Value::as_array).unwrap()[0].at(&["spec", "targetCPUUtilizationPercentage"]),
+        Some(&Value::Int(70))
+    );
 
     let event = value!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e", "namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
         "reportingController": "example.com/c", "reportingInstance": "i", "action": "Doing", "reason": "Because", "type": "Normal", "note": "hello",
         "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
     });
-    api.post("/apis/events.k8s.io/v1/namespaces/default/events", event).await.expect(201);
-    let core = api.get(&format!("{NS}/events?fieldSelector=involvedObject.name%3Dp")).await.expect(200).json();
+    api.post("/apis/events.k8s.io/v1/namespaces/default/events", event)
+        .await
+        .expect(201);
+    let core = api
+        .get(&format!("{NS}/events?fieldSelector=involvedObject.name%3Dp"))
+        .await
+        .expect(200)
+        .json();
     let items = core.get("items").and_then(Value::as_array).unwrap();
     assert_eq!(items[0].get("message").and_then(Value::as_str), Some("hello"));
-    let other = api.get("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=regarding.name%3Dp").await.expect(200).json();
+    let other = api
+        .get("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=regarding.name%3Dp")
+        .await
+        .expect(200)
+        .json();
     assert_eq!(other.get("items").and_then(Value::as_array).map(Vec::len), Some(1));
 }
 
@@ -175,7 +275,12 @@ async fn levels_of_pod_security_are_enforced() {
     let api = Api::new().await;
     let ns = value!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tight", "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
     api.post("/api/v1/namespaces", ns).await.expect(201);
-    api.post("/api/v1/namespaces/tight/serviceaccounts", value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await.expect(201);
+    api.post(
+        "/api/v1/namespaces/tight/serviceaccounts",
+        value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}),
+    )
+    .await
+    .expect(201);
     let mut host = pod("p");
     host.set_at(&["spec", "hostNetwork"], true);
     let refused = api.post("/api/v1/namespaces/tight/pods", host).await.expect(403);
@@ -189,16 +294,38 @@ async fn levels_of_pod_security_are_enforced() {
 #[tokio::test]
 async fn reviews_and_tokens_answer() {
     let api = with_account().await;
-    let me = api.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", value!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"})).await.expect(201);
+    let me = api
+        .post(
+            "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+            value!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}),
+        )
+        .await
+        .expect(201);
     assert_eq!(me.str(&["status", "userInfo", "username"]), "tester");
     let may = value!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
-    let may = api.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", may).await.expect(201).json();
+    let may = api
+        .post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", may)
+        .await
+        .expect(201)
+        .json();
     assert_eq!(may.at(&["status", "allowed"]), Some(&Value::Bool(true)));
     let request = value!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
-    let token = api.post(&format!("{NS}/serviceaccounts/default/token"), request).await.expect(201);
+    let token = api
+        .post(&format!("{NS}/serviceaccounts/default/token"), request)
+        .await
+        .expect(201);
     let review = value!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token.str(&["status", "token"])}});
-    let review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await.expect(201);
-    assert_eq!(review.str(&["status", "user", "username"]), "system:serviceaccount:default:default");
-    let short = value!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 60}});
-    api.post(&format!("{NS}/serviceaccounts/default/token"), short).await.expect(422);
+    let review = api
+        .post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+        .await
+        .expect(201);
+    assert_eq!(
+        review.str(&["status", "user", "username"]),
+        "system:serviceaccount:default:default"
+    );
+    let short =
+        value!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 60}});
+    api.post(&format!("{NS}/serviceaccounts/default/token"), short)
+        .await
+        .expect(422);
 }

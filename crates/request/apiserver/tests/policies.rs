@@ -1,6 +1,7 @@
 //! Admission policies through the whole chain.
 
 #![recursion_limit = "256"]
+#![allow(clippy::unwrap_used)]
 
 mod harness;
 
@@ -19,7 +20,11 @@ fn rules(group: &str, resource: &str) -> Value {
 }
 
 async fn policy(api: &Api, kind: &str, name: &str, spec: Value, binding: Value) {
-    let plural = if kind == "ValidatingAdmissionPolicy" { "validatingadmissionpolic" } else { "mutatingadmissionpolic" };
+    let plural = if kind == "ValidatingAdmissionPolicy" {
+        "validatingadmissionpolic"
+    } else {
+        "mutatingadmissionpolic"
+    };
     let api_version = "admissionregistration.k8s.io/v1";
     let mut spec = spec;
     spec.set_at(&["failurePolicy"], "Fail");
@@ -29,7 +34,9 @@ async fn policy(api: &Api, kind: &str, name: &str, spec: Value, binding: Value) 
     binding.set_at(&["policyName"], name);
     let kind = format!("{kind}Binding");
     let object = value!({"apiVersion": api_version, "kind": kind, "metadata": {"name": format!("{name}-binding")}, "spec": binding});
-    api.post(&format!("{GROUP}/{plural}ybindings"), object).await.expect(201);
+    api.post(&format!("{GROUP}/{plural}ybindings"), object)
+        .await
+        .expect(201);
 }
 
 fn map(name: &str, data: Value) -> Value {
@@ -53,7 +60,11 @@ async fn until(api: &Api, path: &str, body: Value, ok: impl Fn(&Answer) -> bool)
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let last = api.post(&path, body).await;
-    panic!("{path} never came to it: {} {}", last.code, String::from_utf8_lossy(&last.bytes));
+    panic!(
+        "{path} never came to it: {} {}",
+        last.code,
+        String::from_utf8_lossy(&last.bytes)
+    );
 }
 
 #[tokio::test]
@@ -76,7 +87,9 @@ async fn validating_policies_refuse_warn_and_take_parameters() {
         "paramRef": {"name": "limit", "namespace": "default", "parameterNotFoundAction": "Deny"}
     });
     policy(&api, "ValidatingAdmissionPolicy", "replicas", spec, binding).await;
-    let refused = until(&api, DEPLOYMENTS, deployment("a", 4), |a| a.code != 201).await.expect(422);
+    let refused = until(&api, DEPLOYMENTS, deployment("a", 4), |a| a.code != 201)
+        .await
+        .expect(422);
     assert_eq!(
         refused.str(&["message"]),
         "deployments.apps \"a\" is forbidden: ValidatingAdmissionPolicy 'replicas' with binding 'replicas-binding' denied request: at most 3 in default"
@@ -98,13 +111,28 @@ async fn warnings_reach_the_client() {
         "matchConstraints": rules("", "configmaps"),
         "validations": [{"expression": "has(object.data) && 'owner' in object.data", "message": "no owner"}]
     });
-    policy(&api, "ValidatingAdmissionPolicy", "owners", spec, value!({"validationActions": ["Warn", "Audit"]})).await;
-    let warned = until(&api, MAPS, map("a", value!({})), |a| a.headers.contains_key("warning")).await.expect(201);
+    policy(
+        &api,
+        "ValidatingAdmissionPolicy",
+        "owners",
+        spec,
+        value!({"validationActions": ["Warn", "Audit"]}),
+    )
+    .await;
+    let warned = until(&api, MAPS, map("a", value!({})), |a| a.headers.contains_key("warning"))
+        .await
+        .expect(201);
     assert_eq!(
         warned.headers["warning"].to_str().unwrap(),
         "299 - \"Validation failed for ValidatingAdmissionPolicy 'owners' with binding 'owners-binding': no owner\""
     );
-    assert!(!api.post(MAPS, map("b", value!({"owner": "me"}))).await.expect(201).headers.contains_key("warning"));
+    assert!(
+        !api.post(MAPS, map("b", value!({"owner": "me"})))
+            .await
+            .expect(201)
+            .headers
+            .contains_key("warning")
+    );
 }
 
 #[tokio::test]
@@ -114,15 +142,32 @@ async fn types_are_checked_into_the_status() {
         "matchConstraints": rules("apps", "deployments"),
         "validations": [{"expression": "object.spec.replicas > '1'"}]
     });
-    policy(&api, "ValidatingAdmissionPolicy", "wrong", spec, value!({"validationActions": ["Deny"]})).await;
+    policy(
+        &api,
+        "ValidatingAdmissionPolicy",
+        "wrong",
+        spec,
+        value!({"validationActions": ["Deny"]}),
+    )
+    .await;
     let spec = value!({"matchConstraints": rules("", "configmaps"), "validations": [{"expression": "object.metadata.name != 'x'"}]});
-    policy(&api, "ValidatingAdmissionPolicy", "right", spec, value!({"validationActions": ["Deny"]})).await;
+    policy(
+        &api,
+        "ValidatingAdmissionPolicy",
+        "right",
+        spec,
+        value!({"validationActions": ["Deny"]}),
+    )
+    .await;
     for (name, n) in [("wrong", 1), ("right", 0)] {
         let path = format!("{GROUP}/validatingadmissionpolicies/{name}");
         for i in 0.. {
             let got = api.get(&path).await.json();
             if let Some(checked) = got.at(&["status", "typeChecking"]) {
-                let warnings = checked.get("expressionWarnings").and_then(Value::as_array).map_or(0, |w| w.len());
+                let warnings = checked
+                    .get("expressionWarnings")
+                    .and_then(Value::as_array)
+                    .map_or(0, |w| w.len());
                 assert_eq!(warnings, n, "{got:?}");
                 assert_eq!(got.at(&["status", "observedGeneration"]), Some(&Value::Int(1)));
                 break;
@@ -142,13 +187,20 @@ async fn custom_kinds_are_published_and_checked() {
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
                 "spec": {"type": "object", "properties": {
                     "cronSpec": {"type": "string"}, "image": {"type": "string"}, "replicas": {"type": "integer"}}}}}}}]}});
-    api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd).await.expect(201);
+    api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+        .await
+        .expect(201);
     for i in 0.. {
         let found = api.get("/openapi/v3/apis/stable.example.com/v1").await;
         if found.code == 200 {
             let kind = found.json();
-            let kind = kind.at(&["components", "schemas", "com.example.stable.v1.CronTab"]).unwrap();
-            assert_eq!(kind.at(&["properties", "spec", "properties", "replicas"]), Some(&value!({"type": "integer"})));
+            let kind = kind
+                .at(&["components", "schemas", "com.example.stable.v1.CronTab"])
+                .unwrap();
+            assert_eq!(
+                kind.at(&["properties", "spec", "properties", "replicas"]),
+                Some(&value!({"type": "integer"}))
+            );
             break;
         }
         assert!(i < 500, "never published");
@@ -166,16 +218,30 @@ async fn custom_kinds_are_published_and_checked() {
             {"expression": "object.spec.maxRetries < 10"}
         ]
     });
-    policy(&api, "ValidatingAdmissionPolicy", "tabs", spec, value!({"validationActions": ["Deny"]})).await;
+    policy(
+        &api,
+        "ValidatingAdmissionPolicy",
+        "tabs",
+        spec,
+        value!({"validationActions": ["Deny"]}),
+    )
+    .await;
     for i in 0.. {
-        let got = api.get(&format!("{GROUP}/validatingadmissionpolicies/tabs")).await.json();
+        let got = api
+            .get(&format!("{GROUP}/validatingadmissionpolicies/tabs"))
+            .await
+            .json();
         if let Some(checked) = got.at(&["status", "typeChecking"]) {
             let warnings = checked.get("expressionWarnings").and_then(Value::as_array).unwrap();
             let text = |i: usize, key: &str| warnings[i].get(key).and_then(Value::as_str).unwrap();
             assert_eq!(warnings.len(), 2, "{warnings:?}");
             assert_eq!(text(0, "fieldRef"), "spec.validations[1].expression");
             assert!(text(0, "warning").contains("found no matching overload for '_>_' applied to '(int, string)'"));
-            assert!(text(1, "warning").contains("undefined field 'maxRetries'"), "{}", text(1, "warning"));
+            assert!(
+                text(1, "warning").contains("undefined field 'maxRetries'"),
+                "{}",
+                text(1, "warning")
+            );
             break;
         }
         assert!(i < 500, "no status: {got:?}");
@@ -198,7 +264,10 @@ async fn mutating_policies_merge_and_patch() {
         ]
     });
     policy(&api, "MutatingAdmissionPolicy", "double", spec, value!({})).await;
-    let made = until(&api, DEPLOYMENTS, deployment("patched", 1), |a| a.json().at(&["spec", "replicas"]) != Some(&Value::Int(1))).await;
+    let made = until(&api, DEPLOYMENTS, deployment("patched", 1), |a| {
+        a.json().at(&["spec", "replicas"]) != Some(&Value::Int(1))
+    })
+    .await;
     assert_eq!(made.json().at(&["spec", "replicas"]), Some(&Value::Int(2)));
     assert_eq!(made.str(&["metadata", "annotations", "by"]), "policy");
     assert_eq!(made.json().at(&["metadata", "labels"]), Some(&value!({"x/y": "2"})));
@@ -211,9 +280,17 @@ async fn mutating_policies_merge_and_patch() {
         "mutations": [apply("Object{metadata: Object.metadata{finalizers: object.missing}}")]
     });
     policy(&api, "MutatingAdmissionPolicy", "broken", spec, value!({})).await;
-    let refused = until(&api, MAPS, map("a", value!({})), |a| a.code != 201).await.expect(403);
+    let refused = until(&api, MAPS, map("a", value!({})), |a| a.code != 201)
+        .await
+        .expect(403);
     let message = refused.str(&["message"]);
-    assert!(message.starts_with("policy 'broken' with binding 'broken-binding' denied request: expression 'Object{"), "{message}");
-    assert!(message.ends_with("resulted in error: no such key: missing"), "{message}");
+    assert!(
+        message.starts_with("policy 'broken' with binding 'broken-binding' denied request: expression 'Object{"),
+        "{message}"
+    );
+    assert!(
+        message.ends_with("resulted in error: no such key: missing"),
+        "{message}"
+    );
     assert_eq!(refused.str(&["reason"]), "Invalid");
 }

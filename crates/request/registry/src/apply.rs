@@ -16,7 +16,8 @@ pub struct Apply {
 
 impl Apply {
     pub fn parse(cx: &Cx, bytes: &[u8], force: bool) -> ApiResult<Self> {
-        let decoded = yaml::decode(bytes, None, Strictness::Report).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+        let decoded = yaml::decode(bytes, None, Strictness::Report)
+            .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
         if !matches!(decoded.value, Value::Object(_)) {
             return Err(ApiError::bad_request(format!(
                 "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
@@ -26,12 +27,20 @@ impl Apply {
         match cx.field_validation {
             FieldValidation::Strict if !decoded.findings.is_empty() => {
                 let findings = decoded.findings.join(", ");
-                return Err(ApiError::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {findings}")));
+                return Err(ApiError::bad_request(format!(
+                    "error strict decoding patch: error converting YAML to JSON: {findings}"
+                )));
             }
-            FieldValidation::Warn => decoded.findings.iter().for_each(|f| cx.warn(format!("error converting YAML to JSON: {f}"))),
+            FieldValidation::Warn => decoded
+                .findings
+                .iter()
+                .for_each(|f| cx.warn(format!("error converting YAML to JSON: {f}"))),
             _ => {}
         }
-        Ok(Apply { config: decoded.value, force })
+        Ok(Apply {
+            config: decoded.value,
+            force,
+        })
     }
     pub fn config(&self) -> &Value {
         &self.config
@@ -45,11 +54,15 @@ impl Apply {
 impl UpdateSource for Apply {
     async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object> {
         let merged = managed::apply(cx, existing, &self.config, self.force, engine.now())?;
-        let (object, _) = complete(&cx.def.schema, Some(cx.def.strategy.as_ref()), merged).map_err(ApiError::bad_request)?;
+        let (object, _) =
+            complete(&cx.def.schema, Some(cx.def.strategy.as_ref()), merged).map_err(ApiError::bad_request)?;
         if existing.is_none() && !object.uid().is_empty() {
             return Err(cx.conflict(
                 &cx.name,
-                format!("uid mismatch: the provided object specified uid {}, and no existing object was found", object.uid()),
+                format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    object.uid()
+                ),
             ));
         }
         Ok(object)

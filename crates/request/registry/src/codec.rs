@@ -21,7 +21,9 @@ pub const META_PROTO: Form = Form(3);
 pub fn encode_stored(storage: &StorageDef, object: &Object) -> ApiResult<Bytes> {
     match storage.codec {
         StorageCodec::Json => Ok(json::encode_map(object).into()),
-        StorageCodec::Protobuf => Ok(proto::encode(object, &storage.schema).map_err(ApiError::internal)?.into()),
+        StorageCodec::Protobuf => Ok(proto::encode(object, &storage.schema)
+            .map_err(ApiError::internal)?
+            .into()),
     }
 }
 
@@ -43,7 +45,9 @@ pub fn decode_stored(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
 
 /// Fills in what a custom resource's schema has gained since the object was written.
 pub fn complete_stored(def: &ResourceDef, object: &mut Object) {
-    object.0 = with_value(std::mem::take(&mut object.0), |v| canonical::apply_defaults(v, &def.schema));
+    object.0 = with_value(std::mem::take(&mut object.0), |v| {
+        canonical::apply_defaults(v, &def.schema)
+    });
 }
 
 /// Lets `f` change a map that it wants as a value.
@@ -57,10 +61,15 @@ pub fn with_value(map: Map, f: impl FnOnce(&mut Value)) -> Map {
 }
 
 /// A decoded body in the form the server works with: canonical, with its defaults. Says which fields were unknown.
-pub fn complete(schema: &SchemaRef, strategy: Option<&dyn Strategy>, mut value: Value) -> Result<(Object, Vec<String>), String> {
+pub fn complete(
+    schema: &SchemaRef,
+    strategy: Option<&dyn Strategy>,
+    mut value: Value,
+) -> Result<(Object, Vec<String>), String> {
     let report = canonical::canonicalize(&mut value, schema).map_err(|e| e.0)?;
     canonical::apply_defaults(&mut value, schema);
-    let mut object = Object::try_from(value).map_err(|v| format!("json: cannot unmarshal {} into an object", v.type_name()))?;
+    let mut object =
+        Object::try_from(value).map_err(|v| format!("json: cannot unmarshal {} into an object", v.type_name()))?;
     if let Some(s) = strategy {
         s.default(&mut object);
     }
@@ -99,7 +108,11 @@ pub fn without_kind(object: &Bytes) -> ApiResult<Vec<u8>> {
     let text = &object[..];
     let mut at = 0;
     for _ in 0..8 {
-        at += text[at..].iter().position(|b| *b == b'"').ok_or_else(|| ApiError::internal("an encoded object lacks its kind"))? + 1;
+        at += text[at..]
+            .iter()
+            .position(|b| *b == b'"')
+            .ok_or_else(|| ApiError::internal("an encoded object lacks its kind"))?
+            + 1;
     }
     let rest = text[at..].strip_prefix(b",").unwrap_or(&text[at..]);
     Ok([b"{", rest].concat())
@@ -123,7 +136,11 @@ pub fn partial_schema() -> ApiResult<SchemaRef> {
 
 /// An object of `schema` in one of the forms.
 pub fn encode_form(schema: &SchemaRef, object: &Object, form: Form) -> ApiResult<Bytes> {
-    let message = |map: &Map, schema: &SchemaRef| proto::encode_message(map, schema).map(Bytes::from).map_err(ApiError::internal);
+    let message = |map: &Map, schema: &SchemaRef| {
+        proto::encode_message(map, schema)
+            .map(Bytes::from)
+            .map_err(ApiError::internal)
+    };
     match form {
         PROTO => message(object, schema),
         META_JSON => Ok(to_json(&partial_metadata(object, "meta.k8s.io/v1"))),
@@ -173,9 +190,15 @@ mod tests {
 
     #[test]
     fn items_of_lists_lose_their_kind_only() {
-        let o = Object::try_from(value!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"kind": "x"}, "metadata": {"name": "a"}})).unwrap();
+        let o = Object::try_from(
+            value!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"kind": "x"}, "metadata": {"name": "a"}}),
+        )
+        .unwrap();
         let json = to_json(&o);
         assert!(json.starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","data""#));
-        assert_eq!(without_kind(&json).unwrap(), br#"{"data":{"kind":"x"},"metadata":{"name":"a"}}"#);
+        assert_eq!(
+            without_kind(&json).unwrap(),
+            br#"{"data":{"kind":"x"},"metadata":{"name":"a"}}"#
+        );
     }
 }

@@ -17,7 +17,13 @@ pub struct Column {
 
 impl Column {
     pub fn new(name: &str, kind: &str, format: &str, priority: i32, description: &str) -> Self {
-        Column { name: name.into(), kind: kind.into(), format: format.into(), description: description.into(), priority }
+        Column {
+            name: name.into(),
+            kind: kind.into(),
+            format: format.into(),
+            description: description.into(),
+            priority,
+        }
     }
     pub fn to_value(&self) -> Value {
         let mut m = Map::new();

@@ -53,7 +53,12 @@ pub struct SelectableField {
 
 impl SelectableField {
     pub const fn new(name: &'static str, path: &'static [&'static str]) -> Self {
-        SelectableField { name, path, absent: "", or: &[] }
+        SelectableField {
+            name,
+            path,
+            absent: "",
+            or: &[],
+        }
     }
     pub const fn absent(self, absent: &'static str) -> Self {
         SelectableField { absent, ..self }
@@ -137,10 +142,17 @@ pub struct ResourceDef {
 
 impl ResourceDef {
     pub fn gvk(&self) -> GroupVersionKind {
-        GroupVersionKind { group: self.gvr.group.clone(), version: self.gvr.version.clone(), kind: self.kind.clone() }
+        GroupVersionKind {
+            group: self.gvr.group.clone(),
+            version: self.gvr.version.clone(),
+            kind: self.kind.clone(),
+        }
     }
     pub fn group_version(&self) -> GroupVersion {
-        GroupVersion { group: self.gvr.group.clone(), version: self.gvr.version.clone() }
+        GroupVersion {
+            group: self.gvr.group.clone(),
+            version: self.gvr.version.clone(),
+        }
     }
     pub fn api_version(&self) -> String {
         self.group_version().to_string()
@@ -165,13 +177,17 @@ impl ResourceDef {
     }
     /// The kind that requests of a subresource are about (empty: of the resource itself).
     pub fn kind_of(&self, subresource: &str) -> GroupVersionKind {
-        self.subresource(subresource).and_then(|s| s.kind.clone()).unwrap_or_else(|| self.gvk())
+        self.subresource(subresource)
+            .and_then(|s| s.kind.clone())
+            .unwrap_or_else(|| self.gvk())
     }
     pub fn is(&self, group: &str, resource: &str) -> bool {
         self.gvr.group == group && self.gvr.resource == resource
     }
     /// Whether stored bytes are already in this version.
     pub fn is_storage_version(&self) -> bool {
-        self.storage.as_ref().is_some_and(|s| s.version.version == self.gvr.version && s.version.group == self.gvr.group)
+        self.storage
+            .as_ref()
+            .is_some_and(|s| s.version.version == self.gvr.version && s.version.group == self.gvr.group)
     }
 }

@@ -18,7 +18,7 @@ pub mod strategy;
 pub mod table;
 pub mod user;
 
-pub use admission::{AdmitAll, Admission, Operation};
+pub use admission::{Admission, AdmitAll, Operation};
 pub use context::{Cx, FieldValidation};
 pub use def::{ResourceDef, StorageDef};
 pub use engine::Engine;

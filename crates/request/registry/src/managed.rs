@@ -13,7 +13,12 @@ fn reset_fields(cx: &Cx) -> Set {
     match cx.subresource.as_str() {
         "" if has_status => Set::of_fields(&[&["status"]]),
         "status" if cx.def.custom => Set::of_fields(&[&["spec"], &["metadata"]]),
+        "status" if cx.def.kind == "CertificateSigningRequest" => {
+            Set::of_fields(&[&["spec"], &["status", "conditions"]])
+        }
+        "approval" => Set::of_fields(&[&["spec"], &["status", "certificate"]]),
         "status" => Set::of_fields(&[&["spec"]]),
+        "ephemeralcontainers" | "resize" | "finalize" => Set::of_fields(&[&["status"]]),
         _ => Set::default(),
     }
 }
@@ -25,10 +30,14 @@ impl apply::Converter for Versions<'_> {
     fn convert(&self, object: &Value, api_version: &str) -> Result<Option<(Value, SchemaRef)>, String> {
         let gvr = &self.0.def.gvr;
         let wanted = keelson_api::GroupVersion::parse(api_version);
-        let Some(schema) = self.0.def.schema_of(&wanted) else { return Ok(None) };
+        let Some(schema) = self.0.def.schema_of(&wanted) else {
+            return Ok(None);
+        };
         let Value::Object(map) = object else { return Ok(None) };
         let converter = self.0.def.converter.as_ref();
-        let same = wanted.group == gvr.group && wanted.version == gvr.version && object.get("apiVersion").and_then(Value::as_str) == Some(api_version);
+        let same = wanted.group == gvr.group
+            && wanted.version == gvr.version
+            && object.get("apiVersion").and_then(Value::as_str) == Some(api_version);
         if same {
             return Ok(Some((object.clone(), schema)));
         }
@@ -64,7 +73,17 @@ fn with_manager<T>(cx: &Cx, target: &Target, now: jiff::Timestamp, f: impl FnOnc
 /// Records the request's manager for what differs between `live` and `new`.
 pub fn update(cx: &Cx, live: Option<&Object>, new: &mut Object, now: jiff::Timestamp) {
     let api_version = cx.def.api_version();
-    update_as(cx, &Target { schema: &cx.def.schema, api_version: &api_version, kind: &cx.def.kind }, live, new, now);
+    update_as(
+        cx,
+        &Target {
+            schema: &cx.def.schema,
+            api_version: &api_version,
+            kind: &cx.def.kind,
+        },
+        live,
+        new,
+        now,
+    );
 }
 
 pub fn update_as(cx: &Cx, target: &Target, live: Option<&Object>, new: &mut Object, now: jiff::Timestamp) {
@@ -79,10 +98,28 @@ pub fn update_as(cx: &Cx, target: &Target, live: Option<&Object>, new: &mut Obje
 /// Server-side apply of `config`; the result is neither canonical nor defaulted.
 pub fn apply(cx: &Cx, live: Option<&Object>, config: &Value, force: bool, now: jiff::Timestamp) -> ApiResult<Value> {
     let api_version = cx.def.api_version();
-    apply_as(cx, &Target { schema: &cx.def.schema, api_version: &api_version, kind: &cx.def.kind }, live, config, force, now)
+    apply_as(
+        cx,
+        &Target {
+            schema: &cx.def.schema,
+            api_version: &api_version,
+            kind: &cx.def.kind,
+        },
+        live,
+        config,
+        force,
+        now,
+    )
 }
 
-pub fn apply_as(cx: &Cx, target: &Target, live: Option<&Object>, config: &Value, force: bool, now: jiff::Timestamp) -> ApiResult<Value> {
+pub fn apply_as(
+    cx: &Cx,
+    target: &Target,
+    live: Option<&Object>,
+    config: &Value,
+    force: bool,
+    now: jiff::Timestamp,
+) -> ApiResult<Value> {
     let live = live.map_or(Value::Null, |o| Value::Object(o.0.clone()));
     with_manager(cx, target, now, |m| m.apply(&live, config, &cx.field_manager, force))
 }

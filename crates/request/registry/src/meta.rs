@@ -23,7 +23,13 @@ pub fn parse_time(s: &str) -> Option<jiff::Timestamp> {
 /// Removes what only the system may set.
 pub fn wipe_system_fields(obj: &mut Object) {
     let meta = obj.meta_mut();
-    for key in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+    for key in [
+        "creationTimestamp",
+        "uid",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+    ] {
         meta.remove(key);
     }
 }
@@ -38,7 +44,9 @@ const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 pub fn random_suffix(n: usize) -> String {
     let mut rng = rand::rng();
-    (0..n).map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())] as char).collect()
+    (0..n)
+        .map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())] as char)
+        .collect()
 }
 
 /// `base` and five random characters, at most 63 in all.
@@ -60,12 +68,16 @@ pub fn ensure_namespace(obj: &mut Object, requested: &str) -> ApiResult<()> {
         obj.set_meta("namespace", requested);
         return Ok(());
     }
-    Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+    Err(ApiError::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
 }
 
 /// Drops repeated owner references; answers with the UIDs that were repeated.
 pub fn dedup_owners(obj: &mut Object) -> Vec<String> {
-    let Some(refs) = obj.meta().and_then(|m| m.arr("ownerReferences")) else { return Vec::new() };
+    let Some(refs) = obj.meta().and_then(|m| m.arr("ownerReferences")) else {
+        return Vec::new();
+    };
     let mut kept: Vec<Value> = Vec::with_capacity(refs.len());
     let mut dropped = Vec::new();
     for r in refs {
@@ -92,7 +104,11 @@ pub fn path_segment_errors(name: &str) -> Vec<String> {
 }
 
 fn path_segment_prefix_errors(name: &str) -> Vec<String> {
-    ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|c| name.contains(**c))
+        .map(|c| format!("may not contain '{c}'"))
+        .collect()
 }
 
 /// Upstream's trick: a prefix that ends in a dash stands for names that go on.
@@ -104,14 +120,27 @@ pub fn mask_trailing_dash(name: &str) -> String {
 }
 
 fn strings(meta: &Map, key: &str) -> Vec<Str> {
-    meta.arr(key).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+    meta.arr(key)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Str::from)
+        .collect()
 }
 
 fn validate_labels(meta: &Map, errs: &mut Vec<Cause>) {
     for (k, v) in meta.obj("labels").into_iter().flatten() {
-        errs.extend(names::label_key(k).iter().map(|m| Cause::invalid("metadata.labels", &k.as_str().into(), m)));
+        errs.extend(
+            names::label_key(k)
+                .iter()
+                .map(|m| Cause::invalid("metadata.labels", &k.as_str().into(), m)),
+        );
         let text = v.as_str().unwrap_or_default();
-        errs.extend(names::label_value(text).iter().map(|m| Cause::invalid("metadata.labels", &text.into(), m)));
+        errs.extend(
+            names::label_value(text)
+                .iter()
+                .map(|m| Cause::invalid("metadata.labels", &text.into(), m)),
+        );
     }
 }
 
@@ -120,7 +149,11 @@ fn validate_annotations(meta: &Map, errs: &mut Vec<Cause>) {
     for (k, v) in meta.obj("annotations").into_iter().flatten() {
         size += k.len() + v.as_str().map_or(0, str::len);
         let lower = k.to_ascii_lowercase();
-        errs.extend(names::label_key(&lower).iter().map(|m| Cause::invalid("metadata.annotations", &k.as_str().into(), m)));
+        errs.extend(
+            names::label_key(&lower)
+                .iter()
+                .map(|m| Cause::invalid("metadata.annotations", &k.as_str().into(), m)),
+        );
     }
     if size > ANNOTATIONS_LIMIT {
         errs.push(Cause::too_long("metadata.annotations", ANNOTATIONS_LIMIT));
@@ -129,7 +162,9 @@ fn validate_annotations(meta: &Map, errs: &mut Vec<Cause>) {
 
 fn validate_owners(meta: &Map, errs: &mut Vec<Cause>) {
     let mut controller: Option<String> = None;
-    let Some(refs) = meta.arr("ownerReferences") else { return };
+    let Some(refs) = meta.arr("ownerReferences") else {
+        return;
+    };
     for (i, r) in refs.iter().enumerate() {
         let path = format!("metadata.ownerReferences[{i}]");
         let get = |k: &str| r.get(k).and_then(Value::as_str).unwrap_or_default();
@@ -140,10 +175,18 @@ fn validate_owners(meta: &Map, errs: &mut Vec<Cause>) {
         }
         let api_version = get("apiVersion");
         if !api_version.is_empty() && (api_version.matches('/').count() > 1 || api_version.ends_with('/')) {
-            errs.push(Cause::invalid(format!("{path}.apiVersion"), &api_version.into(), "must be <group>/<version> or <version>"));
+            errs.push(Cause::invalid(
+                format!("{path}.apiVersion"),
+                &api_version.into(),
+                "must be <group>/<version> or <version>",
+            ));
         }
         if api_version == "v1" && get("kind") == "Event" {
-            errs.push(Cause::invalid(path, r, "/v1, Kind=Event is disallowed from being an owner"));
+            errs.push(Cause::invalid(
+                path,
+                r,
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
         }
         if r.get("controller").and_then(Value::as_bool) == Some(true) {
             let this = format!("{}/{}", get("kind"), get("name"));
@@ -162,7 +205,11 @@ fn validate_owners(meta: &Map, errs: &mut Vec<Cause>) {
 fn validate_finalizers(meta: &Map, errs: &mut Vec<Cause>) {
     let finalizers = strings(meta, "finalizers");
     for f in &finalizers {
-        errs.extend(names::label_key(f).iter().map(|m| Cause::invalid("metadata.finalizers", &f.as_str().into(), m)));
+        errs.extend(
+            names::label_key(f)
+                .iter()
+                .map(|m| Cause::invalid("metadata.finalizers", &f.as_str().into(), m)),
+        );
     }
     if finalizers.iter().any(|f| f == ORPHAN) && finalizers.iter().any(|f| f == FOREGROUND) {
         let shown: Vec<Value> = finalizers.into_iter().map(Value::String).collect();
@@ -178,10 +225,18 @@ fn validate_managed_fields(meta: &Map, errs: &mut Vec<Cause>) {
         match get("operation") {
             "" => errs.push(Cause::required(format!("{path}.operation"), "must not be empty")),
             "Apply" | "Update" => {}
-            other => errs.push(Cause::not_supported(format!("{path}.operation"), &other.into(), &["Apply", "Update"])),
+            other => errs.push(Cause::not_supported(
+                format!("{path}.operation"),
+                &other.into(),
+                &["Apply", "Update"],
+            )),
         }
         if !matches!(get("fieldsType"), "" | "FieldsV1") {
-            errs.push(Cause::invalid(format!("{path}.fieldsType"), &get("fieldsType").into(), "must be `FieldsV1`"));
+            errs.push(Cause::invalid(
+                format!("{path}.fieldsType"),
+                &get("fieldsType").into(),
+                "must be `FieldsV1`",
+            ));
         }
         check_field_manager(get("manager"), &format!("{path}.manager"), errs);
         if get("subresource").len() > 256 {
@@ -198,24 +253,39 @@ pub fn validate(obj: &Object, namespaced: bool) -> Vec<Cause> {
     let generate = obj.generate_name();
     if !generate.is_empty() {
         let field = "metadata.generateName";
-        errs.extend(path_segment_prefix_errors(generate).iter().map(|m| Cause::invalid(field, &generate.into(), m)));
+        errs.extend(
+            path_segment_prefix_errors(generate)
+                .iter()
+                .map(|m| Cause::invalid(field, &generate.into(), m)),
+        );
     }
     let name = obj.name();
     if name.is_empty() {
         errs.push(Cause::required("metadata.name", "name or generateName is required"));
     } else {
-        errs.extend(path_segment_errors(name).iter().map(|m| Cause::invalid("metadata.name", &name.into(), m)));
+        errs.extend(
+            path_segment_errors(name)
+                .iter()
+                .map(|m| Cause::invalid("metadata.name", &name.into(), m)),
+        );
     }
     let namespace = obj.namespace();
     match (namespaced, namespace.is_empty()) {
         (true, true) => errs.push(Cause::required("metadata.namespace", "")),
-        (true, false) => errs
-            .extend(names::dns1123_label(namespace).iter().map(|m| Cause::invalid("metadata.namespace", &namespace.into(), m))),
+        (true, false) => errs.extend(
+            names::dns1123_label(namespace)
+                .iter()
+                .map(|m| Cause::invalid("metadata.namespace", &namespace.into(), m)),
+        ),
         (false, false) => errs.push(Cause::forbidden("metadata.namespace", "not allowed on this type")),
         (false, true) => {}
     }
     if obj.generation() < 0 {
-        errs.push(Cause::invalid("metadata.generation", &obj.generation().into(), NOT_NEGATIVE));
+        errs.push(Cause::invalid(
+            "metadata.generation",
+            &obj.generation().into(),
+            NOT_NEGATIVE,
+        ));
     }
     validate_labels(meta, &mut errs);
     validate_annotations(meta, &mut errs);
@@ -242,12 +312,27 @@ pub fn validate_update(new: &Object, old: &Object) -> Vec<Cause> {
         }
     }
     if new.resource_version().is_empty() {
-        errs.push(Cause::invalid("metadata.resourceVersion", &"".into(), "must be specified for an update"));
+        errs.push(Cause::invalid(
+            "metadata.resourceVersion",
+            &"".into(),
+            "must be specified for an update",
+        ));
     }
     if new.generation() < old.generation() {
-        errs.push(Cause::invalid("metadata.generation", &new.generation().into(), "must not be decremented"));
+        errs.push(Cause::invalid(
+            "metadata.generation",
+            &new.generation().into(),
+            "must not be decremented",
+        ));
     }
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         let of = |o: &Object| o.meta().and_then(|m| m.get(key)).cloned().unwrap_or(Value::Null);
         if of(new) != of(old) {
             errs.push(Cause::invalid(format!("metadata.{key}"), &of(new), IMMUTABLE));
@@ -274,18 +359,28 @@ mod tests {
 
     #[test]
     fn metadata_errors_are_worded_as_upstream_words_them() {
-        let o = object(value!({"metadata": {"name": "a/b", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}}));
-        let errs: Vec<String> = validate(&o, true).iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
-        assert_eq!(errs, [
-            "metadata.name: Invalid value: \"a/b\": may not contain '/'",
-            "metadata.namespace: Required value",
-            "metadata.ownerReferences[0].uid: Required value: must not be empty",
-        ]);
+        let o = object(
+            value!({"metadata": {"name": "a/b", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}}),
+        );
+        let errs: Vec<String> = validate(&o, true)
+            .iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect();
+        assert_eq!(
+            errs,
+            [
+                "metadata.name: Invalid value: \"a/b\": may not contain '/'",
+                "metadata.namespace: Required value",
+                "metadata.ownerReferences[0].uid: Required value: must not be empty",
+            ]
+        );
     }
 
     #[test]
     fn a_deleted_object_takes_no_new_finalizers() {
-        let old = object(value!({"metadata": {"name": "a", "resourceVersion": "1", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}}));
+        let old = object(
+            value!({"metadata": {"name": "a", "resourceVersion": "1", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}}),
+        );
         let mut new = old.clone();
         new.set_finalizers(vec!["x/a".into(), "x/b".into()]);
         assert_eq!(validate_update(&new, &old).len(), 1);

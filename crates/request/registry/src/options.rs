@@ -32,7 +32,11 @@ fn text(q: Pairs, key: &str) -> Str {
 }
 
 fn invalid(kind: &str, causes: Vec<Cause>) -> ApiResult<()> {
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", kind, "", causes)) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("meta.k8s.io", kind, "", causes))
+    }
 }
 
 const EXACT: &str = "Exact";
@@ -81,20 +85,32 @@ impl ListOptions {
         let m = self.resource_version_match.as_str();
         if !m.is_empty() {
             if self.resource_version.is_empty() {
-                errs.push(Cause::forbidden(field, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+                errs.push(Cause::forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
             }
             if !self.continue_token.is_empty() {
-                errs.push(Cause::forbidden(field, "resourceVersionMatch is forbidden when continue is provided"));
+                errs.push(Cause::forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
             }
             if m != EXACT && m != NOT_OLDER {
                 errs.push(Cause::not_supported(field, &m.into(), &[EXACT, NOT_OLDER, ""]));
             }
             if m == EXACT && self.resource_version == "0" {
-                errs.push(Cause::forbidden(field, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+                errs.push(Cause::forbidden(
+                    field,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
             }
         }
         if self.send_initial_events.is_some() {
-            errs.push(Cause::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+            errs.push(Cause::forbidden(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for list",
+            ));
         }
         errs
     }
@@ -103,17 +119,26 @@ impl ListOptions {
         let field = "resourceVersionMatch";
         let m = self.resource_version_match.as_str();
         if self.send_initial_events.is_some() && m != NOT_OLDER {
-            errs.push(Cause::forbidden(field, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+            errs.push(Cause::forbidden(
+                field,
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
         }
         if !m.is_empty() {
             if self.send_initial_events.is_none() {
-                errs.push(Cause::forbidden(field, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+                errs.push(Cause::forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
             }
             if m != NOT_OLDER {
                 errs.push(Cause::not_supported(field, &m.into(), &[NOT_OLDER]));
             }
             if !self.continue_token.is_empty() {
-                errs.push(Cause::forbidden(field, "resourceVersionMatch is forbidden when continue is provided"));
+                errs.push(Cause::forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
             }
         }
         errs
@@ -154,7 +179,11 @@ impl WriteOptions {
         check_field_manager(&o.field_manager, "fieldManager", &mut errs);
         check_dry_run(&o.dry_run, &mut errs);
         if !matches!(o.field_validation.as_str(), "" | "Ignore" | "Warn" | "Strict") {
-            errs.push(Cause::not_supported("fieldValidation", &o.field_validation.as_str().into(), &["", "Ignore", "Strict", "Warn"]));
+            errs.push(Cause::not_supported(
+                "fieldValidation",
+                &o.field_validation.as_str().into(),
+                &["", "Ignore", "Strict", "Warn"],
+            ));
         }
         invalid(kind, errs)?;
         Ok(o)
@@ -168,7 +197,10 @@ impl WriteOptions {
         m.insert("apiVersion", "meta.k8s.io/v1");
         m.insert("kind", kind);
         if !self.dry_run.is_empty() {
-            m.insert("dryRun", self.dry_run.iter().cloned().map(Value::String).collect::<Vec<_>>());
+            m.insert(
+                "dryRun",
+                self.dry_run.iter().cloned().map(Value::String).collect::<Vec<_>>(),
+            );
         }
         if !self.field_manager.is_empty() {
             m.insert("fieldManager", self.field_manager.clone());
@@ -190,7 +222,11 @@ pub fn check_field_manager(name: &str, field: &str, errs: &mut Vec<Cause>) {
     }
     for (at, c) in name.char_indices() {
         if c.is_control() {
-            errs.push(Cause::invalid(field, &name.into(), &format!("invalid character U+{:04X} (at position {at})", c as u32)));
+            errs.push(Cause::invalid(
+                field,
+                &name.into(),
+                &format!("invalid character U+{:04X} (at position {at})", c as u32),
+            ));
         }
     }
 }
@@ -214,7 +250,10 @@ pub struct DeleteOptions {
 
 impl DeleteOptions {
     pub fn grace(seconds: i64) -> Self {
-        DeleteOptions { grace_period_seconds: Some(seconds), ..Self::default() }
+        DeleteOptions {
+            grace_period_seconds: Some(seconds),
+            ..Self::default()
+        }
     }
     pub fn from_query(q: Pairs) -> ApiResult<Self> {
         let o = DeleteOptions {
@@ -242,13 +281,22 @@ impl DeleteOptions {
                 Some(v) => Some(v.as_i64().ok_or_else(|| wrong("gracePeriodSeconds"))?),
             },
             uid: opt_str(pre.and_then(|p| p.get("uid")), "preconditions.uid")?,
-            resource_version: opt_str(pre.and_then(|p| p.get("resourceVersion")), "preconditions.resourceVersion")?,
+            resource_version: opt_str(
+                pre.and_then(|p| p.get("resourceVersion")),
+                "preconditions.resourceVersion",
+            )?,
             orphan_dependents: match o.get("orphanDependents") {
                 None | Some(Value::Null) => None,
                 Some(v) => Some(v.as_bool().ok_or_else(|| wrong("orphanDependents"))?),
             },
             propagation_policy: opt_str(o.get("propagationPolicy"), "propagationPolicy")?,
-            dry_run: o.arr("dryRun").into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect(),
+            dry_run: o
+                .arr("dryRun")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(Str::from)
+                .collect(),
         };
         options.check()?;
         Ok(options)
@@ -259,7 +307,11 @@ impl DeleteOptions {
         if let Some(p) = &self.propagation_policy {
             let shown = Value::from(p.as_str());
             if self.orphan_dependents.is_some() {
-                errs.push(Cause::invalid("propagationPolicy", &shown, "orphanDependents and deletionPropagation cannot be both set"));
+                errs.push(Cause::invalid(
+                    "propagationPolicy",
+                    &shown,
+                    "orphanDependents and deletionPropagation cannot be both set",
+                ));
             }
             if !POLICIES[..3].contains(&p.as_str()) {
                 errs.push(Cause::not_supported("propagationPolicy", &shown, &POLICIES));
@@ -289,7 +341,10 @@ impl DeleteOptions {
             v.set_at(&["preconditions", "resourceVersion"], r.clone());
         }
         if !self.dry_run.is_empty() {
-            v.set_at(&["dryRun"], self.dry_run.iter().cloned().map(Value::String).collect::<Vec<_>>());
+            v.set_at(
+                &["dryRun"],
+                self.dry_run.iter().cloned().map(Value::String).collect::<Vec<_>>(),
+            );
         }
         v
     }

@@ -43,7 +43,10 @@ impl Patch {
             (Value::Array(ops), PatchKind::Json) if ops.len() > MAX_OPERATIONS => {
                 return Err(ApiError::new(
                     Reason::RequestEntityTooLarge,
-                    format!("Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", ops.len()),
+                    format!(
+                        "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                        ops.len()
+                    ),
                 ));
             }
             (Value::Array(ops), PatchKind::Json) => {
@@ -76,7 +79,11 @@ impl Patch {
                 )));
             }
         }
-        Ok(Patch { kind, patch: decoded.value, findings })
+        Ok(Patch {
+            kind,
+            patch: decoded.value,
+            findings,
+        })
     }
 
     /// The patched object, complete and checked for unknown fields.
@@ -85,7 +92,13 @@ impl Patch {
     }
 
     /// The same for an object of another kind than the resource's (Scale).
-    pub fn apply_as(&self, cx: &Cx, schema: &SchemaRef, strategy: Option<&dyn Strategy>, existing: &Object) -> ApiResult<Object> {
+    pub fn apply_as(
+        &self,
+        cx: &Cx,
+        schema: &SchemaRef,
+        strategy: Option<&dyn Strategy>,
+        existing: &Object,
+    ) -> ApiResult<Object> {
         let original = Value::Object(existing.0.clone());
         let patched = match self.kind {
             PatchKind::Json => json_patch::apply(&original, &self.patch)?,

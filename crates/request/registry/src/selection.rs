@@ -32,14 +32,22 @@ impl StorageDef {
                     look(f.path).or_else(|| look(f.or)).unwrap_or_else(|| f.absent.into())
                 })
                 .collect(),
-            Selectable::Paths(list) => {
-                list.iter().map(|p| at(object, p.split('.').filter(|s| !s.is_empty())).map(shown).unwrap_or_default()).collect()
-            }
+            Selectable::Paths(list) => list
+                .iter()
+                .map(|p| {
+                    at(object, p.split('.').filter(|s| !s.is_empty()))
+                        .map(shown)
+                        .unwrap_or_default()
+                })
+                .collect(),
         }
     }
     /// What the cache indexes: the fields that many watchers select by.
     pub fn indexes(&self) -> Vec<IndexKey> {
-        self.field_index("spec.nodeName").map(IndexKey::Field).into_iter().collect()
+        self.field_index("spec.nodeName")
+            .map(IndexKey::Field)
+            .into_iter()
+            .collect()
     }
 }
 
@@ -76,7 +84,10 @@ impl Selector {
     /// Parses; refuses fields that the kind can't be selected by. `name` narrows to one object, as watch paths do.
     pub fn parse(def: &ResourceDef, labels: &str, fields: &str, name: &str) -> ApiResult<Self> {
         let labels = LabelSelector::parse(labels).map_err(|e| {
-            ApiError::bad_request(format!("unable to parse requirement: {e}").replace("unable to parse requirement: unable to parse requirement", "unable to parse requirement"))
+            ApiError::bad_request(format!("unable to parse requirement: {e}").replace(
+                "unable to parse requirement: unable to parse requirement",
+                "unable to parse requirement",
+            ))
         })?;
         let mut fields = FieldSelector::parse(fields).map_err(ApiError::bad_request)?;
         for r in &mut fields.requirements {
@@ -90,7 +101,9 @@ impl Selector {
                 let quoted = keelson_machinery::selector::escape_value(name);
                 fields = FieldSelector::parse(&format!("metadata.name={quoted}")).map_err(ApiError::bad_request)?;
             } else if fields.requires_exact_match("metadata.name") != Some(name) {
-                return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+                return Err(ApiError::bad_request(
+                    "fieldSelector metadata.name doesn't match requested name",
+                ));
             }
         }
         let storage = def.storage.as_ref();
@@ -99,17 +112,31 @@ impl Selector {
             let source = match r.field.as_str() {
                 "metadata.name" => Some(Source::Name),
                 "metadata.namespace" => Some(Source::Namespace),
-                other => storage.and_then(|s| s.field_index(selectable_name(def, other))).map(Source::Field),
+                other => storage
+                    .and_then(|s| s.field_index(selectable_name(def, other)))
+                    .map(Source::Field),
             };
             sources.push(source.ok_or_else(|| ApiError::bad_request(unknown_field(def, &r.field)))?);
         }
-        Ok(Selector { labels, fields, sources })
+        Ok(Selector {
+            labels,
+            fields,
+            sources,
+        })
     }
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
-    fn matches_with<'a>(&self, label: impl Fn(&str) -> Option<&'a str>, field: impl Fn(Source) -> Option<&'a str>) -> bool {
-        self.fields.requirements.iter().zip(&self.sources).all(|(r, s)| (field(*s).unwrap_or_default() == r.value) != r.negated)
+    fn matches_with<'a>(
+        &self,
+        label: impl Fn(&str) -> Option<&'a str>,
+        field: impl Fn(Source) -> Option<&'a str>,
+    ) -> bool {
+        self.fields
+            .requirements
+            .iter()
+            .zip(&self.sources)
+            .all(|(r, s)| (field(*s).unwrap_or_default() == r.value) != r.negated)
             && (self.labels.is_empty() && !self.labels.is_nothing() || self.labels.matches_with(label))
     }
     pub fn matches(&self, e: &Entry) -> bool {
@@ -135,7 +162,10 @@ impl Selector {
     }
     /// As the cache takes it; a selector for one name or namespace narrows the scope.
     pub fn into_selection(self, def: &ResourceDef, namespace: &str) -> ApiResult<Selection> {
-        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource can't be listed"))?;
+        let storage = def
+            .storage
+            .as_ref()
+            .ok_or_else(|| ApiError::internal("a virtual resource can't be listed"))?;
         let namespace = match self.fields.requires_exact_match("metadata.namespace") {
             Some(n) if namespace.is_empty() && def.namespaced => n,
             _ => namespace,

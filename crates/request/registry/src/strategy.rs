@@ -72,13 +72,26 @@ pub trait Strategy: Send + Sync + fmt::Debug {
         None
     }
     /// Before a write is committed: allocation of addresses and ports.
-    async fn begin(&self, _engine: &Engine, _cx: &Cx, _op: Operation, _new: &mut Object, _old: Option<&Object>) -> ApiResult<Option<Box<dyn Finish>>> {
+    async fn begin(
+        &self,
+        _engine: &Engine,
+        _cx: &Cx,
+        _op: Operation,
+        _new: &mut Object,
+        _old: Option<&Object>,
+    ) -> ApiResult<Option<Box<dyn Finish>>> {
         Ok(None)
     }
     /// After an object is gone.
     async fn after_delete(&self, _engine: &Engine, _cx: &Cx, _obj: &Object) {}
     /// A kind whose deletion is its own (namespaces); `None`: the engine's.
-    async fn delete(&self, _engine: &Engine, _cx: &Cx, _admit: &dyn Admission, _options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
+    async fn delete(
+        &self,
+        _engine: &Engine,
+        _cx: &Cx,
+        _admit: &dyn Admission,
+        _options: &DeleteOptions,
+    ) -> Option<ApiResult<crate::engine::Deleted>> {
         None
     }
 }
@@ -126,11 +139,24 @@ pub struct Behaviour {
 /// The parts of a strategy that do I/O.
 #[async_trait]
 pub trait Hooks: Send + Sync {
-    async fn begin(&self, _engine: &Engine, _cx: &Cx, _op: Operation, _new: &mut Object, _old: Option<&Object>) -> ApiResult<Option<Box<dyn Finish>>> {
+    async fn begin(
+        &self,
+        _engine: &Engine,
+        _cx: &Cx,
+        _op: Operation,
+        _new: &mut Object,
+        _old: Option<&Object>,
+    ) -> ApiResult<Option<Box<dyn Finish>>> {
         Ok(None)
     }
     async fn after_delete(&self, _engine: &Engine, _cx: &Cx, _obj: &Object) {}
-    async fn delete(&self, _engine: &Engine, _cx: &Cx, _admit: &dyn Admission, _options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
+    async fn delete(
+        &self,
+        _engine: &Engine,
+        _cx: &Cx,
+        _admit: &dyn Admission,
+        _options: &DeleteOptions,
+    ) -> Option<ApiResult<crate::engine::Deleted>> {
         None
     }
 }
@@ -160,7 +186,11 @@ impl Behaviour {
         hooks: None,
     };
     /// A kind with `spec`, `status` and a generation that follows the spec.
-    pub const WITH_STATUS: Behaviour = Behaviour { status: true, generation: Generation::Follows(&["spec"]), ..Behaviour::DEFAULT };
+    pub const WITH_STATUS: Behaviour = Behaviour {
+        status: true,
+        generation: Generation::Follows(&["spec"]),
+        ..Behaviour::DEFAULT
+    };
 }
 
 /// A [`Behaviour`] as a strategy.
@@ -179,7 +209,11 @@ pub fn built_in(b: &'static Behaviour) -> Arc<dyn Strategy> {
 impl BuiltIn {
     /// An update through `/status` changes the status and nothing else.
     fn keep_all_but_status(&self, new: &mut Object, old: &Object) {
-        let keys: Vec<_> = new.keys().filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind")).cloned().collect();
+        let keys: Vec<_> = new
+            .keys()
+            .filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind"))
+            .cloned()
+            .collect();
         for key in keys {
             if !old.contains_key(&key) {
                 new.remove(&key);
@@ -244,9 +278,13 @@ pub fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     }
     match (a, b) {
         (Some(Value::Object(x)), Some(Value::Object(y))) => {
-            x == y || x.iter().all(|(k, v)| same(Some(v), y.get(k))) && y.iter().all(|(k, v)| x.contains_key(k) || empty(Some(v)))
+            x == y
+                || x.iter().all(|(k, v)| same(Some(v), y.get(k)))
+                    && y.iter().all(|(k, v)| x.contains_key(k) || empty(Some(v)))
         }
-        (Some(Value::Array(x)), Some(Value::Array(y))) => x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(Some(a), Some(b))),
+        (Some(Value::Array(x)), Some(Value::Array(y))) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(Some(a), Some(b)))
+        }
         (a, b) => a == b || empty(a) && empty(b),
     }
 }
@@ -266,7 +304,12 @@ impl Strategy for BuiltIn {
         (self.0.prepare_create)(cx, obj);
     }
     fn prepare_update(&self, cx: &Cx, new: &mut Object, old: &Object) {
-        if let Some((_, prepare)) = self.0.prepare_sub.iter().find(|(name, _)| *name == cx.subresource.as_str()) {
+        if let Some((_, prepare)) = self
+            .0
+            .prepare_sub
+            .iter()
+            .find(|(name, _)| *name == cx.subresource.as_str())
+        {
             return prepare(cx, new, old);
         }
         match cx.subresource.as_str() {
@@ -287,12 +330,16 @@ impl Strategy for BuiltIn {
                     }),
                     Generation::Everything => {
                         let outside = |a: &Object, b: &Object| {
-                            a.iter().all(|(k, v)| matches!(k.as_str(), "metadata" | "status") || same(Some(v), b.get(k)))
+                            a.iter()
+                                .all(|(k, v)| matches!(k.as_str(), "metadata" | "status") || same(Some(v), b.get(k)))
                         };
                         !(outside(new, old)
                             && outside(old, new)
                             && same(new.at(&["metadata", "labels"]), old.at(&["metadata", "labels"]))
-                            && same(new.at(&["metadata", "annotations"]), old.at(&["metadata", "annotations"])))
+                            && same(
+                                new.at(&["metadata", "annotations"]),
+                                old.at(&["metadata", "annotations"]),
+                            ))
                     }
                 };
                 if changed {
@@ -305,10 +352,18 @@ impl Strategy for BuiltIn {
         (self.0.validate)(cx, obj)
     }
     fn validate_update(&self, cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
-        if cx.subresource == "status" { (self.0.validate_status)(cx, new, old) } else { (self.0.validate_update)(cx, new, old) }
+        if cx.subresource == "status" {
+            (self.0.validate_status)(cx, new, old)
+        } else {
+            (self.0.validate_update)(cx, new, old)
+        }
     }
     fn warnings(&self, cx: &Cx, new: &Object, old: Option<&Object>) -> Vec<String> {
-        if cx.subresource == "status" { Vec::new() } else { (self.0.warnings)(cx, new, old) }
+        if cx.subresource == "status" {
+            Vec::new()
+        } else {
+            (self.0.warnings)(cx, new, old)
+        }
     }
     fn canonicalize(&self, obj: &mut Object) {
         (self.0.canonicalize)(obj);
@@ -334,7 +389,14 @@ impl Strategy for BuiltIn {
     fn ttl(&self, _obj: &Object) -> Option<u64> {
         self.0.ttl
     }
-    async fn begin(&self, engine: &Engine, cx: &Cx, op: Operation, new: &mut Object, old: Option<&Object>) -> ApiResult<Option<Box<dyn Finish>>> {
+    async fn begin(
+        &self,
+        engine: &Engine,
+        cx: &Cx,
+        op: Operation,
+        new: &mut Object,
+        old: Option<&Object>,
+    ) -> ApiResult<Option<Box<dyn Finish>>> {
         match self.0.hooks {
             Some(h) => h.begin(engine, cx, op, new, old).await,
             None => Ok(None),
@@ -345,7 +407,13 @@ impl Strategy for BuiltIn {
             h.after_delete(engine, cx, obj).await;
         }
     }
-    async fn delete(&self, engine: &Engine, cx: &Cx, admit: &dyn Admission, options: &DeleteOptions) -> Option<ApiResult<crate::engine::Deleted>> {
+    async fn delete(
+        &self,
+        engine: &Engine,
+        cx: &Cx,
+        admit: &dyn Admission,
+        options: &DeleteOptions,
+    ) -> Option<ApiResult<crate::engine::Deleted>> {
         match self.0.hooks {
             Some(h) => h.delete(engine, cx, admit, options).await,
             None => None,

@@ -26,11 +26,17 @@ impl Snapshot {
         self.rows.values()
     }
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<ResourceDef>> {
-        self.rows.values().find(|d| d.gvr.group == group && d.gvr.version == version && d.kind == kind)
+        self.rows
+            .values()
+            .find(|d| d.gvr.group == group && d.gvr.version == version && d.kind == kind)
     }
     /// A row of the resource in any version: the storage version if it is served.
     pub fn by_resource(&self, group: &str, resource: &str) -> Option<&Arc<ResourceDef>> {
-        let all = || self.rows.values().filter(|d| d.gvr.group == group && d.gvr.resource == resource);
+        let all = || {
+            self.rows
+                .values()
+                .filter(|d| d.gvr.group == group && d.gvr.resource == resource)
+        };
         all().find(|d| d.is_storage_version()).or_else(|| all().next())
     }
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
@@ -53,7 +59,10 @@ impl Default for ResourceTable {
 impl ResourceTable {
     pub fn new(rows: Vec<ResourceDef>) -> Self {
         let rows = rows.into_iter().map(|d| (d.gvr.clone(), Arc::new(d))).collect();
-        ResourceTable { current: RwLock::new(Arc::new(Snapshot { rows, generation: 1 })), changed: watch::channel(1).0 }
+        ResourceTable {
+            current: RwLock::new(Arc::new(Snapshot { rows, generation: 1 })),
+            changed: watch::channel(1).0,
+        }
     }
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.read().clone()

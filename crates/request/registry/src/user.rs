@@ -23,7 +23,11 @@ pub struct UserInfo {
 
 impl UserInfo {
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        UserInfo { name: name.into(), groups: groups.iter().map(|g| Str::from(*g)).collect(), ..Self::default() }
+        UserInfo {
+            name: name.into(),
+            groups: groups.iter().map(|g| Str::from(*g)).collect(),
+            ..Self::default()
+        }
     }
     /// The API server itself: bypasses authorisation.
     pub fn api_server() -> Self {
@@ -33,8 +37,12 @@ impl UserInfo {
         Self::new(ANONYMOUS, &[UNAUTHENTICATED])
     }
     pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
-        let groups =
-            [SERVICE_ACCOUNTS.into(), format!("{SERVICE_ACCOUNTS}:{namespace}").into(), AUTHENTICATED.into()].to_vec();
+        let groups = [
+            SERVICE_ACCOUNTS.into(),
+            format!("{SERVICE_ACCOUNTS}:{namespace}").into(),
+            AUTHENTICATED.into(),
+        ]
+        .to_vec();
         UserInfo {
             name: format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}").into(),
             uid: uid.into(),
@@ -75,7 +83,10 @@ impl UserInfo {
     pub fn to_value(&self) -> Value {
         let mut m = Map::new();
         if !self.extra.is_empty() {
-            m.push("extra", self.extra.iter().map(|(k, v)| (k.clone(), strings(v))).collect::<Map>());
+            m.push(
+                "extra",
+                self.extra.iter().map(|(k, v)| (k.clone(), strings(v))).collect::<Map>(),
+            );
         }
         if !self.groups.is_empty() {
             m.push("groups", strings(&self.groups));
@@ -87,10 +98,22 @@ impl UserInfo {
         Value::Object(m)
     }
     pub fn from_value(v: &Value) -> Self {
-        let list = |v: &Value| v.as_array().into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect();
+        let list = |v: &Value| {
+            v.as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(Str::from)
+                .collect()
+        };
         let text = |k: &str| v.get(k).and_then(Value::as_str).unwrap_or_default().into();
         UserInfo {
-            name: v.get("username").or_else(|| v.get("user")).and_then(Value::as_str).unwrap_or_default().into(),
+            name: v
+                .get("username")
+                .or_else(|| v.get("user"))
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .into(),
             uid: text("uid"),
             groups: v.get("groups").map(list).unwrap_or_default(),
             extra: v

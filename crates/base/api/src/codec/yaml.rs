@@ -28,8 +28,14 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
 /// What the strict reading says, in the words of upstream's reader when a key stands twice.
 fn finding(e: &serde_saphyr::Error) -> String {
     match e {
-        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
-            format!("yaml: unmarshal errors:\n  line {}: key {key:?} already set in map", location.line())
+        serde_saphyr::Error::DuplicateMappingKey {
+            key: Some(key),
+            location,
+        } => {
+            format!(
+                "yaml: unmarshal errors:\n  line {}: key {key:?} already set in map",
+                location.line()
+            )
         }
         e => format!("yaml: {e}"),
     }

@@ -87,7 +87,14 @@ pub(super) fn batch(family: Family, table: &str, ops: &[Op]) -> Vec<u8> {
         let ack = if i + 1 == ops.len() { NLM_F_ACK } else { 0 };
         encode(&mut buf, family, table, op, i as u32 + 1, ack);
     }
-    buf.message(BATCH_END, NLM_F_REQUEST, 0, SUBSYS_NFTABLES, ops.len() as u32 + 1, |_| {});
+    buf.message(
+        BATCH_END,
+        NLM_F_REQUEST,
+        0,
+        SUBSYS_NFTABLES,
+        ops.len() as u32 + 1,
+        |_| {},
+    );
     buf.0
 }
 
@@ -377,7 +384,12 @@ fn expression(b: &mut Buf, e: &Expr) {
             load(b, *l, REG_1);
             compare(b, REG_1, *cmp, &datum(value));
         }
-        Expr::MatchPrefix { load: l, cmp, addr, prefix } => {
+        Expr::MatchPrefix {
+            load: l,
+            cmp,
+            addr,
+            prefix,
+        } => {
             load(b, *l, REG_1);
             let bytes = datum(&Datum::Addr(*addr));
             let mask: Vec<u8> = (0..bytes.len()).map(|i| prefix_byte(*prefix, i)).collect();

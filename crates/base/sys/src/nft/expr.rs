@@ -34,27 +34,53 @@ pub enum Cmp {
 /// Where an address translation goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nat {
-    To { addr: IpAddr, port: u16 },
+    To {
+        addr: IpAddr,
+        port: u16,
+    },
     /// `address . port`, looked up by `load` in `map`.
-    Map { family: Family, load: Vec<Load>, map: String },
+    Map {
+        family: Family,
+        load: Vec<Load>,
+        map: String,
+    },
 }
 
 /// One statement of a rule. A rule ends at the first statement that does not match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
     /// Compares a property with a value.
-    Match { load: Load, cmp: Cmp, value: Datum },
+    Match {
+        load: Load,
+        cmp: Cmp,
+        value: Datum,
+    },
     /// Compares an address with a prefix.
-    MatchPrefix { load: Load, cmp: Cmp, addr: IpAddr, prefix: u8 },
+    MatchPrefix {
+        load: Load,
+        cmp: Cmp,
+        addr: IpAddr,
+        prefix: u8,
+    },
     /// The destination is (`Eq`) or is not an address of this host.
     DestinationLocal(Cmp),
     /// The source is (`Eq`) or is not an address of this host.
     SourceLocal(Cmp),
     /// Output interface whose name begins so.
-    OutputName { cmp: Cmp, prefix: String },
+    OutputName {
+        cmp: Cmp,
+        prefix: String,
+    },
     /// Input interface whose name begins so.
-    InputName { cmp: Cmp, prefix: String },
-    MarkIs { mask: u32, cmp: Cmp, value: u32 },
+    InputName {
+        cmp: Cmp,
+        prefix: String,
+    },
+    MarkIs {
+        mask: u32,
+        cmp: Cmp,
+        value: u32,
+    },
     MarkOr(u32),
     MarkXor(u32),
     /// A new connection.
@@ -63,13 +89,26 @@ pub enum Expr {
     StateInvalid,
     /// The connection's destination was translated.
     Dnatted,
-    InSet { load: Vec<Load>, set: String, negate: bool },
-    LookupVerdict { load: Vec<Load>, map: String },
+    InSet {
+        load: Vec<Load>,
+        set: String,
+        negate: bool,
+    },
+    LookupVerdict {
+        load: Vec<Load>,
+        map: String,
+    },
     /// Adds the key to a dynamic set, or renews its time.
-    Update { load: Vec<Load>, set: String, timeout_ms: u64 },
+    Update {
+        load: Vec<Load>,
+        set: String,
+        timeout_ms: u64,
+    },
     Dnat(Nat),
     Masquerade,
     /// ICMP port unreachable, or a TCP reset.
-    Reject { tcp_reset: bool },
+    Reject {
+        tcp_reset: bool,
+    },
     Verdict(Verdict),
 }

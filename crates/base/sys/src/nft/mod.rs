@@ -28,14 +28,32 @@ pub enum Op {
     AddTable,
     /// Succeeds also when the table is absent only if preceded by `AddTable` in the same batch.
     DeleteTable,
-    AddChain { name: String, base: Option<Base> },
-    FlushChain { name: String },
-    DeleteChain { name: String },
-    AddRule { chain: String, exprs: Vec<Expr> },
+    AddChain {
+        name: String,
+        base: Option<Base>,
+    },
+    FlushChain {
+        name: String,
+    },
+    DeleteChain {
+        name: String,
+    },
+    AddRule {
+        chain: String,
+        exprs: Vec<Expr>,
+    },
     AddSet(Set),
-    DeleteSet { name: String },
-    AddElement { set: String, element: Element },
-    DeleteElement { set: String, element: Element },
+    DeleteSet {
+        name: String,
+    },
+    AddElement {
+        set: String,
+        element: Element,
+    },
+    DeleteElement {
+        set: String,
+        element: Element,
+    },
 }
 
 /// What makes a chain a base chain.
@@ -120,24 +138,35 @@ mod tests {
             data: Some(DataType::Verdict),
             dynamic_timeout_ms: None,
         });
-        assert_eq!(set.to_string(), "add map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }");
+        assert_eq!(
+            set.to_string(),
+            "add map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }"
+        );
         let element = Op::AddElement {
             set: "service-ips".into(),
             element: Element {
-                key: vec![Datum::Addr("10.96.0.10".parse().unwrap()), Datum::Proto(17), Datum::Port(53)],
+                key: vec![
+                    Datum::Addr("10.96.0.10".parse().unwrap()),
+                    Datum::Proto(17),
+                    Datum::Port(53),
+                ],
                 data: Some(ElementData::Verdict(Verdict::Goto("svc-a".into()))),
             },
         };
-        assert_eq!(element.to_string(), "add element service-ips { 10.96.0.10 . udp . 53 : goto svc-a }");
+        assert_eq!(
+            element.to_string(),
+            "add element service-ips { 10.96.0.10 . udp . 53 : goto svc-a }"
+        );
         let rule = Op::AddRule {
             chain: "services".into(),
-            exprs: vec![
-                Expr::LookupVerdict {
-                    load: vec![Load::DestinationAddr(Family::Ip), Load::L4Proto, Load::DestinationPort],
-                    map: "service-ips".into(),
-                },
-            ],
+            exprs: vec![Expr::LookupVerdict {
+                load: vec![Load::DestinationAddr(Family::Ip), Load::L4Proto, Load::DestinationPort],
+                map: "service-ips".into(),
+            }],
         };
-        assert_eq!(rule.to_string(), "add rule services ip daddr . meta l4proto . th dport vmap @service-ips");
+        assert_eq!(
+            rule.to_string(),
+            "add rule services ip daddr . meta l4proto . th dport vmap @service-ips"
+        );
     }
 }

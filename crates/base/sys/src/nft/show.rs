@@ -73,13 +73,22 @@ impl Display for Expr {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         match self {
             Expr::Match { load, cmp, value } => write!(f, "{load} {cmp}{value}"),
-            Expr::MatchPrefix { load, cmp, addr, prefix } => write!(f, "{load} {cmp}{addr}/{prefix}"),
+            Expr::MatchPrefix {
+                load,
+                cmp,
+                addr,
+                prefix,
+            } => write!(f, "{load} {cmp}{addr}/{prefix}"),
             Expr::DestinationLocal(cmp) => write!(f, "fib daddr type {cmp}local"),
             Expr::SourceLocal(cmp) => write!(f, "fib saddr type {cmp}local"),
             Expr::OutputName { cmp, prefix } => write!(f, "oifname {cmp}\"{prefix}*\""),
             Expr::InputName { cmp, prefix } => write!(f, "iifname {cmp}\"{prefix}*\""),
             Expr::MarkIs { mask, cmp, value } => {
-                write!(f, "meta mark & {mask:#x} {}{value:#x}", if *cmp == Cmp::Eq { "== " } else { "!= " })
+                write!(
+                    f,
+                    "meta mark & {mask:#x} {}{value:#x}",
+                    if *cmp == Cmp::Eq { "== " } else { "!= " }
+                )
             }
             Expr::MarkOr(m) => write!(f, "meta mark set mark or {m:#x}"),
             Expr::MarkXor(m) => write!(f, "meta mark set mark xor {m:#x}"),

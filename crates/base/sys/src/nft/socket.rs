@@ -39,7 +39,10 @@ pub fn apply(family: Family, table: &str, ops: &[Op]) -> Result<(), NftError> {
                 if code != 0 {
                     let op = seq.checked_sub(1).and_then(|i| ops.get(i));
                     let op = op.map_or_else(|| "the batch".to_string(), Op::to_string);
-                    return Err(NftError::Refused { op, error: io::Error::from_raw_os_error(-code) });
+                    return Err(NftError::Refused {
+                        op,
+                        error: io::Error::from_raw_os_error(-code),
+                    });
                 }
                 if seq == ops.len() {
                     return Ok(());

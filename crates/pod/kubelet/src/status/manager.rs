@@ -265,6 +265,11 @@ async fn send(manager: &StatusManager, uid: &str, job: &Job, read_first: bool) -
         // Gone, or another pod has its name: the precondition on the uid says so.
         Err(e) if is_not_found(&e) => Ok(()),
         Err(e) if keelson_client::is_conflict(&e) && read_first => Ok(()),
+        Err(e) if keelson_client::is_invalid(&e) && read_first => {
+            // The same again would be refused again; the pod must still be able to end.
+            tracing::error!(pod = %pods::describe(pod), "the API refuses the pod's status: {}", text(e));
+            Ok(())
+        }
         Err(e) => Err(text(e)),
     }
 }

@@ -12,7 +12,10 @@ use std::sync::Arc;
 /// `authorizer` and `authorizer.requestResource` for a request.
 pub fn values<'a>(review: &Review<'a>, subject: &Subject) -> (Val<'a>, Val<'a>) {
     let cx = review.cx;
-    let whose = Whose { authorizer: review.authorizer, user: cx.user.clone() };
+    let whose = Whose {
+        authorizer: review.authorizer,
+        user: cx.user.clone(),
+    };
     let own = ResourceCheck {
         whose: whose.clone(),
         attributes: Attributes {
@@ -41,7 +44,11 @@ struct Whose<'a> {
 
 impl<'a> Whose<'a> {
     fn decide(&self, attributes: &Attributes, verb: &str) -> Val<'a> {
-        let attributes = Attributes { user: self.user.as_ref().clone(), verb: verb.into(), ..attributes.clone() };
+        let attributes = Attributes {
+            user: self.user.as_ref().clone(),
+            verb: verb.into(),
+            ..attributes.clone()
+        };
         dynamic(Answer(self.authorizer.authorize(&attributes)))
     }
 }
@@ -112,7 +119,13 @@ impl<'a> Dynamic<'a> for PathCheck<'a> {
     }
     fn call(&self, method: &str, args: &[Val<'a>]) -> Called<'a> {
         let verb = text(args).filter(|_| method == "check")?;
-        Some(Ok(self.0.decide(&Attributes { path: self.1.clone(), ..Attributes::default() }, verb)))
+        Some(Ok(self.0.decide(
+            &Attributes {
+                path: self.1.clone(),
+                ..Attributes::default()
+            },
+            verb,
+        )))
     }
     fn type_name(&self) -> &'static str {
         "kubernetes.authorization.PathCheck"
@@ -135,7 +148,10 @@ impl<'a> Dynamic<'a> for GroupCheck<'a> {
             resource: resource.into(),
             ..Attributes::default()
         };
-        Some(Ok(dynamic(ResourceCheck { whose: self.0.clone(), attributes })))
+        Some(Ok(dynamic(ResourceCheck {
+            whose: self.0.clone(),
+            attributes,
+        })))
     }
     fn type_name(&self) -> &'static str {
         "kubernetes.authorization.GroupCheck"
@@ -161,7 +177,10 @@ impl<'a> Dynamic<'a> for ResourceCheck<'a> {
             _ => return None,
         };
         *part = arg.into();
-        Some(Ok(dynamic(ResourceCheck { whose: self.whose.clone(), attributes })))
+        Some(Ok(dynamic(ResourceCheck {
+            whose: self.whose.clone(),
+            attributes,
+        })))
     }
     fn type_name(&self) -> &'static str {
         "kubernetes.authorization.ResourceCheck"

@@ -45,11 +45,20 @@ impl Plugin for CertificateApproval {
         "CertificateApproval"
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        let Some(csr) = old.filter(|_| review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "approval")) else { return Ok(()) };
+        let Some(csr) = old.filter(|_| review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "approval"))
+        else {
+            return Ok(());
+        };
         if may(review, "approve", signer(csr)) {
             return Ok(());
         }
-        Err(review.forbidden(new, format!("user not permitted to approve requests with signerName {:?}", signer(csr))))
+        Err(review.forbidden(
+            new,
+            format!(
+                "user not permitted to approve requests with signerName {:?}",
+                signer(csr)
+            ),
+        ))
     }
 }
 
@@ -62,12 +71,19 @@ impl Plugin for CertificateSigning {
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let status = review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "status");
-        let (Some(new), Some(old)) = (new.filter(|_| status), old) else { return Ok(()) };
-        let unchanged = ["certificate", "conditions"].iter().all(|k| new.at(&["status", k]) == old.at(&["status", k]));
+        let (Some(new), Some(old)) = (new.filter(|_| status), old) else {
+            return Ok(());
+        };
+        let unchanged = ["certificate", "conditions"]
+            .iter()
+            .all(|k| new.at(&["status", k]) == old.at(&["status", k]));
         if unchanged || may(review, "sign", signer(old)) {
             return Ok(());
         }
-        Err(review.forbidden(Some(new), format!("user not permitted to sign requests with signerName {:?}", signer(old))))
+        Err(review.forbidden(
+            Some(new),
+            format!("user not permitted to sign requests with signerName {:?}", signer(old)),
+        ))
     }
 }
 
@@ -80,12 +96,15 @@ impl Plugin for CertificateSubjectRestriction {
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is(GROUP, RESOURCE);
-        let Some(csr) = new.filter(|c| create && signer(c) == API_CLIENT) else { return Ok(()) };
+        let Some(csr) = new.filter(|c| create && signer(c) == API_CLIENT) else {
+            return Ok(());
+        };
         match organisations(csr.str_at(&["spec", "request"]).unwrap_or_default()) {
             Err(e) => Err(review.forbidden(Some(csr), format!("failed to parse CSR: {e}"))),
-            Ok(list) if list.iter().any(|o| o == "system:masters") => {
-                Err(review.forbidden(Some(csr), format!("use of {API_CLIENT} signer with system:masters group is not allowed")))
-            }
+            Ok(list) if list.iter().any(|o| o == "system:masters") => Err(review.forbidden(
+                Some(csr),
+                format!("use of {API_CLIENT} signer with system:masters group is not allowed"),
+            )),
             Ok(_) => Ok(()),
         }
     }
@@ -100,5 +119,9 @@ fn organisations(request: &str) -> Result<Vec<String>, String> {
     }
     let (_, csr) = X509CertificationRequest::from_der(&block.contents).map_err(|e| e.to_string())?;
     let subject = &csr.certification_request_info.subject;
-    Ok(subject.iter_organization().filter_map(|o| o.as_str().ok()).map(String::from).collect())
+    Ok(subject
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .map(String::from)
+        .collect())
 }

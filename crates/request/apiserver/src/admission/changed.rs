@@ -21,7 +21,9 @@ pub fn completed(review: &Review<'_>, target: &Target, changed: Value) -> ApiRes
     match schema_of(review, target) {
         Some(schema) => {
             let strategy = whole.then_some(target.def.strategy.as_ref());
-            codec::complete(&schema, strategy, changed).map(|(object, _)| object).map_err(ApiError::internal)
+            codec::complete(&schema, strategy, changed)
+                .map(|(object, _)| object)
+                .map_err(ApiError::internal)
         }
         None => Object::try_from(changed).map_err(|_| ApiError::internal("a patch left no object")),
     }

@@ -47,7 +47,10 @@ impl Configured {
             (path!("mutatingadmissionpolicies"), self.mutating.policy_sink()),
             (path!("mutatingadmissionpolicybindings"), self.mutating.binding_sink()),
             (path!("validatingadmissionpolicies"), self.validating.policy_sink()),
-            (path!("validatingadmissionpolicybindings"), self.validating.binding_sink()),
+            (
+                path!("validatingadmissionpolicybindings"),
+                self.validating.binding_sink(),
+            ),
         ]
     }
 }

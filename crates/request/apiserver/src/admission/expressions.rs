@@ -3,14 +3,17 @@
 use super::authorizer;
 use super::{Review, matching::Subject};
 use keelson_api::{Map, Object, Value};
-use keelson_machinery::cel::{Activation, CelError, Dynamic, Env, MATCH_CONDITIONS_BUDGET, PER_CALL_LIMIT, Program, Ty, Val};
+use keelson_machinery::cel::{
+    Activation, CelError, Dynamic, Env, MATCH_CONDITIONS_BUDGET, PER_CALL_LIMIT, Program, Ty, Val,
+};
 use keelson_registry::resources::expressions::{self as declared, Scope};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// What ends the evaluation of a policy or of match conditions altogether.
-pub const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
+pub const OUT_OF_BUDGET: &str =
+    "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// An expression, compiled or not.
 #[derive(Debug)]
@@ -22,7 +25,10 @@ pub struct Expression {
 impl Expression {
     /// Compiles an expression that has to yield one of `wanted` (none: anything).
     pub fn new(source: &str, env: &Env, wanted: &[&str]) -> Expression {
-        Expression { source: source.to_string(), program: declared::check(source, env, wanted) }
+        Expression {
+            source: source.to_string(),
+            program: declared::check(source, env, wanted),
+        }
     }
 }
 
@@ -105,8 +111,17 @@ pub struct Conditions {
 impl Conditions {
     pub fn parse(m: &Map, env: &Env) -> Conditions {
         let list = m.arr("matchConditions").into_iter().flatten();
-        let list = list.map(|c| Expression::new(c.get("expression").and_then(Value::as_str).unwrap_or_default(), env, &["bool"]));
-        Conditions { list: list.collect(), fail_open: m.str("failurePolicy") == Some("Ignore") }
+        let list = list.map(|c| {
+            Expression::new(
+                c.get("expression").and_then(Value::as_str).unwrap_or_default(),
+                env,
+                &["bool"],
+            )
+        });
+        Conditions {
+            list: list.collect(),
+            fail_open: m.str("failurePolicy") == Some("Ignore"),
+        }
     }
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
@@ -138,7 +153,10 @@ impl Conditions {
 
 /// The environment of match conditions and of a policy's expressions.
 pub fn env(params: bool) -> Env {
-    declared::env(Scope { params, authorizer: true })
+    declared::env(Scope {
+        params,
+        authorizer: true,
+    })
 }
 
 /// A policy's variables as declared: each may use those before it.
@@ -154,7 +172,10 @@ impl Declarations {
         for v in spec.arr("variables").into_iter().flatten() {
             let text = |key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default();
             let e = Expression::new(text("expression"), &env, &[]);
-            types.insert(text("name").to_string(), e.program.as_ref().map_or(Ty::Dyn, |p| p.ty.clone()));
+            types.insert(
+                text("name").to_string(),
+                e.program.as_ref().map_or(Ty::Dyn, |p| p.ty.clone()),
+            );
             out.push((text("name").to_string(), e));
             env = declared::with_variables(base, &types);
         }
@@ -174,13 +195,23 @@ pub struct Variables<'a> {
 impl<'a> Variables<'a> {
     /// The bindings with `variables`, whose cost is added to `cost`.
     pub fn bind(declared: &'a Declarations, bindings: Bindings<'a>, cost: &'a AtomicU64) -> Arc<Variables<'a>> {
-        Arc::new_cyclic(|me| Variables { declared, bindings, known: parking_lot::Mutex::default(), cost, me: me.clone() })
+        Arc::new_cyclic(|me| Variables {
+            declared,
+            bindings,
+            known: parking_lot::Mutex::default(),
+            cost,
+            me: me.clone(),
+        })
     }
     fn compute(&self, name: &str) -> Option<Result<Val<'a>, CelError>> {
         let (_, e) = self.declared.0.iter().find(|(n, _)| n == name)?;
         let program = match &e.program {
             Ok(p) => p,
-            Err(why) => return Some(Err(CelError::new(format!("composited variable \"{name}\" fails to compile: {why}")))),
+            Err(why) => {
+                return Some(Err(CelError::new(format!(
+                    "composited variable \"{name}\" fails to compile: {why}"
+                ))));
+            }
         };
         let (result, cost) = program.eval(self, PER_CALL_LIMIT);
         self.cost.fetch_add(cost, Ordering::Relaxed);
@@ -236,13 +267,25 @@ mod tests {
     fn a_false_condition_decides_and_failures_follow_the_policy() {
         let request = map(value!({"operation": "CREATE"}));
         let object = Object(map(value!({"a": 1})));
-        let inputs = Inputs { object: Some(&object), old: None, request: &request, namespace: None, params: None };
+        let inputs = Inputs {
+            object: Some(&object),
+            old: None,
+            request: &request,
+            namespace: None,
+            params: None,
+        };
         let hold = |policy: &str, expressions: &[&str]| {
-            let list: Vec<Value> = expressions.iter().map(|e| value!({"name": "c", "expression": *e})).collect();
+            let list: Vec<Value> = expressions
+                .iter()
+                .map(|e| value!({"name": "c", "expression": *e}))
+                .collect();
             let spec = map(value!({"failurePolicy": policy, "matchConditions": list}));
             Conditions::parse(&spec, &env(false)).hold(&inputs.bindings())
         };
-        assert_eq!(hold("Fail", &["object.a == 1", "request.operation == 'CREATE'"]), Ok(true));
+        assert_eq!(
+            hold("Fail", &["object.a == 1", "request.operation == 'CREATE'"]),
+            Ok(true)
+        );
         assert_eq!(hold("Fail", &["object.b == 1", "object.a == 2"]), Ok(false));
         assert_eq!(hold("Ignore", &["object.b == 1"]), Ok(false));
         assert_eq!(
@@ -262,17 +305,29 @@ mod tests {
         let (declared, env) = Declarations::parse(&spec, &env(false));
         let request = Map::new();
         let object = Object(map(value!({"a": 1})));
-        let inputs = Inputs { object: Some(&object), old: None, request: &request, namespace: None, params: None };
+        let inputs = Inputs {
+            object: Some(&object),
+            old: None,
+            request: &request,
+            namespace: None,
+            params: None,
+        };
         let cost = AtomicU64::new(0);
         let eval = |source: &str| {
             let e = Expression::new(source, &env, &[]);
             let variables = Variables::bind(&declared, inputs.bindings(), &cost);
             let mut budget = Budget::new(1000, Some(&cost));
-            budget.evaluate(&e, variables.as_ref()).unwrap().map(|v| v.to_json().unwrap())
+            budget
+                .evaluate(&e, variables.as_ref())
+                .unwrap()
+                .map(|v| v.to_json().unwrap())
         };
         assert_eq!(eval("variables.two == 2 && variables.one == 1"), Ok(true.into()));
         assert_eq!(eval("variables.two == 2 || variables.bad"), Ok(true.into()));
         let why = eval("variables.bad").unwrap_err();
-        assert!(why.contains("composited variable \"bad\" fails to evaluate: no such key: missing"), "{why}");
+        assert!(
+            why.contains("composited variable \"bad\" fails to evaluate: no such key: missing"),
+            "{why}"
+        );
     }
 }

@@ -15,8 +15,12 @@ impl Plugin for DefaultIngressClass {
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is("networking.k8s.io", "ingresses");
-        let Some(ingress) = new.filter(|_| create) else { return Ok(()) };
-        if ingress.at(&["spec", "ingressClassName"]).is_some() || ingress.annotation("kubernetes.io/ingress.class").is_some() {
+        let Some(ingress) = new.filter(|_| create) else {
+            return Ok(());
+        };
+        if ingress.at(&["spec", "ingressClassName"]).is_some()
+            || ingress.annotation("kubernetes.io/ingress.class").is_some()
+        {
             return Ok(());
         }
         let classes = review.lookup.list("networking.k8s.io", "ingressclasses", "").await?;

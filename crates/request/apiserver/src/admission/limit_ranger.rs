@@ -25,7 +25,12 @@ async fn ranges(review: &Review<'_>) -> ApiResult<Vec<Object>> {
 }
 
 fn limits(range: &Object) -> impl Iterator<Item = &Map> {
-    range.at(&["spec", "limits"]).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
+    range
+        .at(&["spec", "limits"])
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
 }
 
 #[async_trait]
@@ -34,16 +39,24 @@ impl Plugin for LimitRanger {
         "LimitRanger"
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
-        let Some(pod) = new.filter(|_| review.cx.def.is("", "pods") && concerns(review, old)) else { return Ok(()) };
+        let Some(pod) = new.filter(|_| review.cx.def.is("", "pods") && concerns(review, old)) else {
+            return Ok(());
+        };
         for range in ranges(review).await? {
             fill(pod, &range);
         }
         Ok(())
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        let Some(object) = new.filter(|_| concerns(review, old)) else { return Ok(()) };
+        let Some(object) = new.filter(|_| concerns(review, old)) else {
+            return Ok(());
+        };
         for range in ranges(review).await? {
-            let errs = if review.cx.def.is("", "pods") { check_pod(object, &range) } else { check_claim(object, &range) };
+            let errs = if review.cx.def.is("", "pods") {
+                check_pod(object, &range)
+            } else {
+                check_claim(object, &range)
+            };
             match errs.as_slice() {
                 [] => {}
                 [one] => return Err(review.forbidden(Some(object), one)),
@@ -58,19 +71,31 @@ impl Plugin for LimitRanger {
 fn fill(pod: &mut Object, range: &Object) {
     let (mut requests, mut maxima) = (Map::new(), Map::new());
     for limit in limits(range).filter(|l| l.str("type") == Some("Container")) {
-        let merge = |into: &mut Map, key: &str| limit.obj(key).into_iter().flatten().for_each(|(k, v)| drop(into.insert(k.clone(), v.clone())));
+        let merge = |into: &mut Map, key: &str| {
+            limit
+                .obj(key)
+                .into_iter()
+                .flatten()
+                .for_each(|(k, v)| drop(into.insert(k.clone(), v.clone())))
+        };
         merge(&mut requests, "defaultRequest");
         merge(&mut maxima, "default");
     }
     let mut notes = Vec::new();
     for (list, word) in [("containers", "container"), ("initContainers", "init container")] {
-        let Some(Value::Array(containers)) = pod.at_mut(&["spec", list]) else { continue };
+        let Some(Value::Array(containers)) = pod.at_mut(&["spec", list]) else {
+            continue;
+        };
         for c in containers.iter_mut().filter_map(Value::as_object_mut) {
             let name = c.str("name").unwrap_or_default().to_string();
             for (key, defaults, what) in [("requests", &requests, "request"), ("limits", &maxima, "limit")] {
                 let missing: Vec<_> = {
                     let has = c.obj("resources").and_then(|r| r.obj(key));
-                    defaults.iter().filter(|(k, _)| !has.is_some_and(|h| h.contains_key(k))).map(|(k, v)| (k.clone(), v.clone())).collect()
+                    defaults
+                        .iter()
+                        .filter(|(k, _)| !has.is_some_and(|h| h.contains_key(k)))
+                        .map(|(k, v)| (k.clone(), v.clone()))
+                        .collect()
                 };
                 if missing.is_empty() {
                     continue;
@@ -91,11 +116,18 @@ fn fill(pod: &mut Object, range: &Object) {
 type Amounts = BTreeMap<String, Quantity>;
 
 fn amounts(m: Option<&Map>) -> Amounts {
-    m.into_iter().flatten().filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.parse().ok()?))).collect()
+    m.into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.parse().ok()?)))
+        .collect()
 }
 
 fn enforced<'a>(limit: &'a Map, key: &str) -> impl Iterator<Item = (&'a str, Quantity)> {
-    limit.obj(key).into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?.parse().ok()?)))
+    limit
+        .obj(key)
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.as_str(), v.as_str()?.parse().ok()?)))
 }
 
 fn check(limit: &Map, kind: &str, requests: &Amounts, maxima: &Amounts, errs: &mut Vec<String>) {
@@ -146,7 +178,12 @@ fn check_pod(pod: &Object, range: &Object) -> Vec<String> {
                 }
             }
             Some("Pod") => {
-                let total = |key: &str| pod_resources::total(pod, key).into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+                let total = |key: &str| {
+                    pod_resources::total(pod, key)
+                        .into_iter()
+                        .map(|(k, v)| (k.to_string(), v))
+                        .collect()
+                };
                 check(limit, "Pod", &total("requests"), &total("limits"), &mut errs);
             }
             _ => {}
@@ -179,4 +216,3 @@ fn check_claim(claim: &Object, range: &Object) -> Vec<String> {
     }
     errs
 }
-

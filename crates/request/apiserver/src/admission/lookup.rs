@@ -13,19 +13,32 @@ pub struct Lookup {
 
 impl Lookup {
     pub fn new(engine: Arc<Engine>) -> Self {
-        Lookup { engine, user: Arc::new(UserInfo::api_server()) }
+        Lookup {
+            engine,
+            user: Arc::new(UserInfo::api_server()),
+        }
     }
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
     fn def(&self, group: &str, resource: &str) -> ApiResult<Arc<ResourceDef>> {
-        self.engine.table.by_resource(group, resource).ok_or_else(|| ApiError::internal(format!("{resource} are not served")))
+        self.engine
+            .table
+            .by_resource(group, resource)
+            .ok_or_else(|| ApiError::internal(format!("{resource} are not served")))
     }
     /// A request of the server's own to an object.
     pub fn cx(&self, group: &str, resource: &str, namespace: &str, name: &str) -> ApiResult<Cx> {
         Ok(Cx::new(self.def(group, resource)?, self.user.clone(), namespace, name))
     }
-    async fn at(&self, group: &str, resource: &str, namespace: &str, name: &str, rv: &str) -> ApiResult<Option<Object>> {
+    async fn at(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        rv: &str,
+    ) -> ApiResult<Option<Object>> {
         let cx = self.cx(group, resource, namespace, name)?;
         match self.engine.get(&cx, rv).await {
             Ok(o) => Ok(Some(o)),
@@ -46,6 +59,8 @@ impl Lookup {
     }
     /// All objects of a namespace (empty: of all), as new as the store.
     pub async fn list(&self, group: &str, resource: &str, namespace: &str) -> ApiResult<Vec<Object>> {
-        self.engine.list_objects(&self.cx(group, resource, namespace, "")?, &ListOptions::default()).await
+        self.engine
+            .list_objects(&self.cx(group, resource, namespace, "")?, &ListOptions::default())
+            .await
     }
 }

@@ -31,7 +31,10 @@ pub fn is_review(def: &ResourceDef) -> bool {
         "authentication.k8s.io" => matches!(def.gvr.resource.as_str(), "selfsubjectreviews" | "tokenreviews"),
         "authorization.k8s.io" => matches!(
             def.gvr.resource.as_str(),
-            "localsubjectaccessreviews" | "selfsubjectaccessreviews" | "selfsubjectrulesreviews" | "subjectaccessreviews"
+            "localsubjectaccessreviews"
+                | "selfsubjectaccessreviews"
+                | "selfsubjectrulesreviews"
+                | "subjectaccessreviews"
         ),
         _ => false,
     }
@@ -56,7 +59,11 @@ impl Subject {
             (name, _) => name.into(),
         };
         let is_namespace = cx.def.is("", "namespaces");
-        let namespace = if is_namespace && cx.namespace.is_empty() { name.clone() } else { cx.namespace.clone() };
+        let namespace = if is_namespace && cx.namespace.is_empty() {
+            name.clone()
+        } else {
+            cx.namespace.clone()
+        };
         // What is connected with has options of a kind of their own.
         let kind = match new.filter(|_| review.op == Operation::Connect) {
             Some(o) => {
@@ -65,12 +72,26 @@ impl Subject {
             }
             None => cx.def.kind_of(&cx.subresource),
         };
-        Subject { name, namespace, is_namespace, kind, equivalents: OnceLock::new() }
+        Subject {
+            name,
+            namespace,
+            is_namespace,
+            kind,
+            equivalents: OnceLock::new(),
+        }
     }
 
     fn target(&self, review: &Review<'_>, def: &Arc<ResourceDef>) -> Target {
-        let kind = if def.gvr == review.cx.def.gvr { self.kind.clone() } else { def.kind_of(&review.cx.subresource) };
-        Target { def: def.clone(), own: kind == self.kind, kind }
+        let kind = if def.gvr == review.cx.def.gvr {
+            self.kind.clone()
+        } else {
+            def.kind_of(&review.cx.subresource)
+        };
+        Target {
+            def: def.clone(),
+            own: kind == self.kind,
+            kind,
+        }
     }
 
     /// The resource under its other versions (and groups).
@@ -80,8 +101,12 @@ impl Subject {
             let Some(storage) = &def.storage else { return Vec::new() };
             let sub = &review.cx.subresource;
             let snapshot = review.lookup.engine().table.snapshot();
-            let same = snapshot.iter().filter(|d| d.storage.as_ref().is_some_and(|s| s.prefix == storage.prefix));
-            same.filter(|d| d.gvr != def.gvr && (sub.is_empty() || d.subresource(sub).is_some())).cloned().collect()
+            let same = snapshot
+                .iter()
+                .filter(|d| d.storage.as_ref().is_some_and(|s| s.prefix == storage.prefix));
+            same.filter(|d| d.gvr != def.gvr && (sub.is_empty() || d.subresource(sub).is_some()))
+                .cloned()
+                .collect()
         })
     }
 }
@@ -131,7 +156,9 @@ impl Target {
 async fn convert(def: &ResourceDef, object: Object, api_version: &str) -> ApiResult<Object> {
     match &def.converter {
         Some(c) => convert_one(c.as_ref(), object, api_version).await,
-        None => Err(ApiError::internal(format!("unable to convert to {api_version}: unknown kind"))),
+        None => Err(ApiError::internal(format!(
+            "unable to convert to {api_version}: unknown kind"
+        ))),
     }
 }
 
@@ -149,7 +176,12 @@ pub struct Rule {
 impl Rule {
     pub fn parse(m: &Map) -> Rule {
         let list = |key: &str| -> Vec<Str> {
-            m.arr(key).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+            m.arr(key)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(Str::from)
+                .collect()
         };
         Rule {
             operations: list("operations"),
@@ -201,7 +233,10 @@ impl Criteria {
     /// Of a webhook, which has its rules under `rules`.
     pub fn of_webhook(m: &Map) -> Criteria {
         let rules = rules(m, "rules");
-        Criteria { rules: Some(rules), ..Self::with_selectors(m) }
+        Criteria {
+            rules: Some(rules),
+            ..Self::with_selectors(m)
+        }
     }
     /// Of a policy or a binding.
     pub fn of_resources(m: &Map) -> Criteria {
@@ -268,7 +303,10 @@ impl Criteria {
             // Earlier rules count first.
             let by_rule = |rule: &Rule| {
                 let equal = subject.equivalents(review).iter();
-                equal.filter(|d| rule.matches(review.op, &d.gvr, sub, subject)).map(|d| subject.target(review, d)).next()
+                equal
+                    .filter(|d| rule.matches(review.op, &d.gvr, sub, subject))
+                    .map(|d| subject.target(review, d))
+                    .next()
             };
             rules.iter().find_map(by_rule)
         })
@@ -294,7 +332,12 @@ impl Criteria {
 }
 
 fn rules(m: &Map, key: &str) -> Vec<Rule> {
-    m.arr(key).into_iter().flatten().filter_map(Value::as_object).map(Rule::parse).collect()
+    m.arr(key)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(Rule::parse)
+        .collect()
 }
 
 fn selects(selector: &LabelSelector, object: &Object) -> bool {
@@ -361,15 +404,17 @@ mod tests {
 
     fn matches(rule: Value, gvr: (&str, &str, &str), sub: &str, s: &Subject) -> bool {
         let rule = Rule::parse(rule.as_object().unwrap());
-        let gvr = GroupVersionResource { group: gvr.0.into(), version: gvr.1.into(), resource: gvr.2.into() };
+        let gvr = GroupVersionResource {
+            group: gvr.0.into(),
+            version: gvr.1.into(),
+            resource: gvr.2.into(),
+        };
         rule.matches(Operation::Create, &gvr, sub, s)
     }
 
     #[test]
     fn rules_match_resources_and_their_subresources() {
-        let rule = |resources: Value| {
-            value!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": resources})
-        };
+        let rule = |resources: Value| value!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": resources});
         let s = subject("a", "n");
         let pods = ("", "v1", "pods");
         for (resources, sub, hit) in [
@@ -383,7 +428,11 @@ mod tests {
             (value!(["*/status"]), "status", true),
             (value!(["services"]), "", false),
         ] {
-            assert_eq!(matches(rule(resources.clone()), pods, sub, &s), hit, "{resources:?} {sub}");
+            assert_eq!(
+                matches(rule(resources.clone()), pods, sub, &s),
+                hit,
+                "{resources:?} {sub}"
+            );
         }
         assert!(!matches(rule(value!(["*"])), ("apps", "v1", "deployments"), "", &s));
     }
@@ -396,9 +445,16 @@ mod tests {
             m
         };
         let (inside, outside) = (subject("a", "n"), subject("a", ""));
-        let namespace = Subject { is_namespace: true, ..subject("n", "n") };
+        let namespace = Subject {
+            is_namespace: true,
+            ..subject("n", "n")
+        };
         let any = ("", "v1", "things");
-        for (scope, hits) in [("*", [true, true, true]), ("Namespaced", [true, false, false]), ("Cluster", [false, true, true])] {
+        for (scope, hits) in [
+            ("*", [true, true, true]),
+            ("Namespaced", [true, false, false]),
+            ("Cluster", [false, true, true]),
+        ] {
             for (s, hit) in [&inside, &outside, &namespace].into_iter().zip(hits) {
                 assert_eq!(matches(rule(("scope", scope.into())), any, "", s), hit, "{scope}");
             }

@@ -20,8 +20,8 @@ mod namespace;
 mod node_restriction;
 mod nodes;
 mod pod_security;
-mod priority;
 pub mod policy;
+mod priority;
 mod quota;
 mod rounds;
 mod runtime_class;
@@ -125,19 +125,35 @@ impl Chain {
         ];
         plugins.extend(extensions);
         plugins.push(Arc::new(quota::ResourceQuota::default()));
-        Chain { plugins, lookup: Lookup::new(engine), authorizer }
+        Chain {
+            plugins,
+            lookup: Lookup::new(engine),
+            authorizer,
+        }
     }
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.plugins.iter().map(|p| p.name())
     }
     fn review<'a>(&'a self, cx: &'a Cx, op: Operation, rounds: &'a Rounds) -> Review<'a> {
-        Review { cx, op, lookup: &self.lookup, authorizer: self.authorizer.as_ref(), rounds }
+        Review {
+            cx,
+            op,
+            lookup: &self.lookup,
+            authorizer: self.authorizer.as_ref(),
+            rounds,
+        }
     }
 }
 
 #[async_trait]
 impl Admission for Chain {
-    async fn mutate(&self, cx: &Cx, op: Operation, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
+    async fn mutate(
+        &self,
+        cx: &Cx,
+        op: Operation,
+        mut new: Option<&mut Object>,
+        old: Option<&Object>,
+    ) -> ApiResult<()> {
         let rounds = Rounds::default();
         let review = self.review(cx, op, &rounds);
         loop {

@@ -18,7 +18,12 @@ impl Plugin for NamespaceLifecycle {
         let cx = review.cx;
         if cx.def.is("", "namespaces") {
             if review.op == Operation::Delete && IMMORTAL.contains(&cx.name.as_str()) {
-                return Err(ApiError::forbidden("", "namespaces", &cx.name, "this namespace may not be deleted"));
+                return Err(ApiError::forbidden(
+                    "",
+                    "namespaces",
+                    &cx.name,
+                    "this namespace may not be deleted",
+                ));
             }
             return Ok(());
         }
@@ -32,11 +37,18 @@ impl Plugin for NamespaceLifecycle {
         if namespace.str_at(&["status", "phase"]) != Some("Terminating") {
             return Ok(());
         }
-        let why = format!("unable to create new content in namespace {} because it is being terminated", cx.namespace);
+        let why = format!(
+            "unable to create new content in namespace {} because it is being terminated",
+            cx.namespace
+        );
         let mut e = review.forbidden(new.as_deref(), why);
         let message = format!("namespace {} is being terminated", cx.namespace);
         if let Some(d) = &mut e.details {
-            d.causes.push(Cause { reason: "NamespaceTerminating".into(), message, field: "metadata.namespace".into() });
+            d.causes.push(Cause {
+                reason: "NamespaceTerminating".into(),
+                message,
+                field: "metadata.namespace".into(),
+            });
         }
         Err(e)
     }

@@ -34,7 +34,9 @@ impl Plugin for NodeRestriction {
                 )),
             },
             ("", "nodes") => own_node(review, node, new, old),
-            ("", "persistentvolumeclaims") if sub != "status" => Err(review.forbidden(new, "may only update PVC status")),
+            ("", "persistentvolumeclaims") if sub != "status" => {
+                Err(review.forbidden(new, "may only update PVC status"))
+            }
             ("", "persistentvolumeclaims") => claim_status(review, node, new, old),
             ("", "serviceaccounts") if sub == "token" => token(review, node, new).await,
             ("coordination.k8s.io", "leases") => lease(review, node, new),
@@ -53,12 +55,16 @@ async fn pod(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option<
     match (review.op, new, old) {
         (Operation::Create, Some(pod), _) => mirror_pod(review, node, pod).await,
         (Operation::Delete, _, Some(pod)) if node_of(pod) == node => Ok(()),
-        (Operation::Delete, ..) => {
-            Err(review.forbidden(old, format!("node {node:?} can only delete pods with spec.nodeName set to itself")))
-        }
+        (Operation::Delete, ..) => Err(review.forbidden(
+            old,
+            format!("node {node:?} can only delete pods with spec.nodeName set to itself"),
+        )),
         (op, ..) => Err(review.forbidden(
             new,
-            format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", op.as_str()),
+            format!(
+                "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+                op.as_str()
+            ),
         )),
     }
 }
@@ -66,10 +72,14 @@ async fn pod(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option<
 async fn mirror_pod(review: &Review<'_>, node: &str, pod: &Object) -> ApiResult<()> {
     let refuse = |why: String| Err(review.forbidden(Some(pod), why));
     if pod.annotation(MIRROR).is_none() {
-        return refuse(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+        return refuse(format!(
+            "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
+        ));
     }
     if node_of(pod) != node {
-        return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+        return refuse(format!(
+            "node {node:?} can only create pods with spec.nodeName set to itself"
+        ));
     }
     let owners: Vec<&Map> = pod.owner_references().collect();
     let [owner] = owners.as_slice() else {
@@ -78,15 +88,22 @@ async fn mirror_pod(review: &Review<'_>, node: &str, pod: &Object) -> ApiResult<
             _ => format!("node {node:?} can only create pods with a single owner reference set to itself"),
         });
     };
-    let is_node = owner.str("apiVersion") == Some("v1") && owner.str("kind") == Some("Node") && owner.str("name") == Some(node);
+    let is_node =
+        owner.str("apiVersion") == Some("v1") && owner.str("kind") == Some("Node") && owner.str("name") == Some(node);
     if !is_node {
-        return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
+        return refuse(format!(
+            "node {node:?} can only create pods with an owner reference set to itself"
+        ));
     }
     if owner.bool("controller") != Some(true) {
-        return refuse(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+        return refuse(format!(
+            "node {node:?} can only create pods with a controller owner reference set to itself"
+        ));
     }
     if owner.bool("blockOwnerDeletion") == Some(true) {
-        return refuse(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+        return refuse(format!(
+            "node {node:?} must not set blockOwnerDeletion on an owner reference"
+        ));
     }
     let Some(own) = review.lookup.cached("", "nodes", "", node).await? else {
         return Err(keelson_api::ApiError::not_found("", "nodes", node));
@@ -103,17 +120,26 @@ fn pod_status(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option
         return Err(review.forbidden(new, format!("unexpected operation {:?}", review.op.as_str())));
     };
     if node_of(old) != node {
-        return Err(review.forbidden(Some(new), format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself")));
+        return Err(review.forbidden(
+            Some(new),
+            format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"),
+        ));
     }
     let kept = |path: &[&str]| same(new.at(path), old.at(path));
     if !kept(&["metadata", "labels"]) {
-        return Err(review.forbidden(Some(new), format!("node {node:?} cannot update labels through pod status")));
+        return Err(review.forbidden(
+            Some(new),
+            format!("node {node:?} cannot update labels through pod status"),
+        ));
     }
     if !kept(&["status", "resourceClaimStatuses"]) {
         return Err(review.forbidden(Some(new), format!("node {node:?} cannot update resource claim statues")));
     }
     if !kept(&["status", "extendedResourceClaimStatus"]) {
-        return Err(review.forbidden(Some(new), format!("node {node:?} cannot update extended resource claim status")));
+        return Err(review.forbidden(
+            Some(new),
+            format!("node {node:?} cannot update extended resource claim status"),
+        ));
     }
     Ok(())
 }
@@ -125,7 +151,10 @@ async fn own_pod(review: &Review<'_>, node: &str, name: &str, verb: &str) -> Api
     if node_of(&pod) == node {
         return Ok(());
     }
-    Err(review.forbidden(None, format!("node {node} can only {verb} pods with spec.nodeName set to itself")))
+    Err(review.forbidden(
+        None,
+        format!("node {node} can only {verb} pods with spec.nodeName set to itself"),
+    ))
 }
 
 fn own_node(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
@@ -134,25 +163,39 @@ fn own_node(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option<&
         name => name,
     };
     if requested != node {
-        return Err(review.forbidden(new, format!("node {node:?} is not allowed to modify node {requested:?}")));
+        return Err(review.forbidden(
+            new,
+            format!("node {node:?} is not allowed to modify node {requested:?}"),
+        ));
     }
     let Some(new) = new else { return Ok(()) };
     let refuse = |why: String| Err(review.forbidden(Some(new), why));
     let empty = Map::new();
-    let labels = forbidden_labels(new.labels().unwrap_or(&empty), old.and_then(|o| o.labels()).unwrap_or(&empty));
+    let labels = forbidden_labels(
+        new.labels().unwrap_or(&empty),
+        old.and_then(|o| o.labels()).unwrap_or(&empty),
+    );
     let Some(old) = old else {
         if new.at(&["spec", "configSource"]).is_some() {
-            return refuse(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+            return refuse(format!(
+                "node {node:?} is not allowed to create pods with a non-nil configSource"
+            ));
         }
         if !labels.is_empty() {
-            return refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")));
+            return refuse(format!(
+                "node {node:?} is not allowed to set the following labels: {}",
+                labels.join(", ")
+            ));
         }
         return Ok(());
     };
     if !same(new.at(&["spec", "taints"]), old.at(&["spec", "taints"])) {
         return refuse(format!("node {node:?} is not allowed to modify taints"));
     }
-    if !same(new.at(&["metadata", "ownerReferences"]), old.at(&["metadata", "ownerReferences"])) {
+    if !same(
+        new.at(&["metadata", "ownerReferences"]),
+        old.at(&["metadata", "ownerReferences"]),
+    ) {
         return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
     }
     if !labels.is_empty() {
@@ -181,7 +224,12 @@ const KUBELET_LABELS: [&str; 15] = [
 ];
 
 fn forbidden_labels(new: &Map, old: &Map) -> Vec<String> {
-    let mut changed: Vec<&str> = new.keys().chain(old.keys()).filter(|k| new.get(k) != old.get(k)).map(|k| k.as_str()).collect();
+    let mut changed: Vec<&str> = new
+        .keys()
+        .chain(old.keys())
+        .filter(|k| new.get(k) != old.get(k))
+        .map(|k| k.as_str())
+        .collect();
     changed.sort_unstable();
     changed.dedup();
     let under = |domain: &str, of: &str| domain == of || domain.ends_with(&format!(".{of}"));
@@ -193,7 +241,9 @@ fn forbidden_labels(new: &Map, old: &Map) -> Vec<String> {
                 return true;
             }
             let kubelet_domain = under(domain, "kubelet.kubernetes.io") || under(domain, "node.kubernetes.io");
-            (under(domain, "kubernetes.io") || under(domain, "k8s.io")) && !kubelet_domain && !KUBELET_LABELS.contains(key)
+            (under(domain, "kubernetes.io") || under(domain, "k8s.io"))
+                && !kubelet_domain
+                && !KUBELET_LABELS.contains(key)
         })
         .map(String::from)
         .collect()
@@ -205,7 +255,12 @@ fn claim_status(review: &Review<'_>, node: &str, new: Option<&Object>, old: Opti
     };
     let bare = |o: &Object| {
         let mut o = o.clone();
-        for key in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
+        for key in [
+            "capacity",
+            "conditions",
+            "allocatedResourceStatuses",
+            "allocatedResources",
+        ] {
             o.remove_at(&["status", key]);
         }
         o.set_meta("resourceVersion", "");
@@ -230,7 +285,11 @@ async fn token(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResu
     if text("uid").is_empty() {
         return Err(review.forbidden(new, "node requested token with a pod binding without a uid"));
     }
-    let Some(pod) = review.lookup.cached("", "pods", &review.cx.namespace, text("name")).await? else {
+    let Some(pod) = review
+        .lookup
+        .cached("", "pods", &review.cx.namespace, text("name"))
+        .await?
+    else {
         return Err(keelson_api::ApiError::not_found("", "pods", text("name")));
     };
     if pod.uid() != text("uid") {
@@ -247,7 +306,10 @@ async fn token(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResu
 
 fn lease(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResult<()> {
     if review.cx.namespace != "kube-node-lease" {
-        return Err(review.forbidden(new, "can only access leases in the \"kube-node-lease\" system namespace"));
+        return Err(review.forbidden(
+            new,
+            "can only access leases in the \"kube-node-lease\" system namespace",
+        ));
     }
     named_after(review, node, new, "lease")
 }
@@ -260,18 +322,23 @@ fn named_after(review: &Review<'_>, node: &str, new: Option<&Object>, what: &str
     if name == node {
         return Ok(());
     }
-    Err(review.forbidden(new, format!("can only access {what} with the same name as the requesting node")))
+    Err(review.forbidden(
+        new,
+        format!("can only access {what} with the same name as the requesting node"),
+    ))
 }
 
 fn slice(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
     let own = |o: &Object| o.str_at(&["spec", "nodeName"]) == Some(node);
     match (new, old) {
-        (Some(new), None) if !own(new) => {
-            Err(review.forbidden(Some(new), "can only create ResourceSlice with the same NodeName as the requesting node"))
-        }
-        (_, Some(old)) if !own(old) => {
-            Err(review.forbidden(Some(old), "can only access ResourceSlice with the same NodeName as the requesting node"))
-        }
+        (Some(new), None) if !own(new) => Err(review.forbidden(
+            Some(new),
+            "can only create ResourceSlice with the same NodeName as the requesting node",
+        )),
+        (_, Some(old)) if !own(old) => Err(review.forbidden(
+            Some(old),
+            "can only access ResourceSlice with the same NodeName as the requesting node",
+        )),
         _ => Ok(()),
     }
 }

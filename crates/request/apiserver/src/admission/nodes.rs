@@ -15,8 +15,14 @@ impl Plugin for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
-        let Some(node) = new.filter(|_| review.op == Operation::Create && review.is("", "nodes")) else { return Ok(()) };
-        let mut taints = node.at(&["spec", "taints"]).and_then(Value::as_array).cloned().unwrap_or_default();
+        let Some(node) = new.filter(|_| review.op == Operation::Create && review.is("", "nodes")) else {
+            return Ok(());
+        };
+        let mut taints = node
+            .at(&["spec", "taints"])
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         let has = taints.iter().any(|t| {
             let text = |key: &str| t.get(key).and_then(Value::as_str).unwrap_or_default();
             text("key") == NOT_READY && text("effect") == "NoSchedule"
@@ -39,7 +45,9 @@ impl Plugin for PodTopologyLabels {
         "PodTopologyLabels"
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
-        let Some(object) = new.filter(|_| review.op == Operation::Create) else { return Ok(()) };
+        let Some(object) = new.filter(|_| review.op == Operation::Create) else {
+            return Ok(());
+        };
         let node = if review.is("", "pods") {
             object.str_at(&["spec", "nodeName"])
         } else if review.is_sub("", "pods", "binding") && matches!(object.str_at(&["target", "kind"]), Some("Node")) {
@@ -47,8 +55,12 @@ impl Plugin for PodTopologyLabels {
         } else {
             None
         };
-        let Some(node) = node.filter(|n| !n.is_empty()).map(String::from) else { return Ok(()) };
-        let Some(node) = review.lookup.cached("", "nodes", "", &node).await? else { return Ok(()) };
+        let Some(node) = node.filter(|n| !n.is_empty()).map(String::from) else {
+            return Ok(());
+        };
+        let Some(node) = review.lookup.cached("", "nodes", "", &node).await? else {
+            return Ok(());
+        };
         for key in TOPOLOGY {
             if let Some(v) = node.labels().and_then(|l| l.get(key)) {
                 object.set_at(&["metadata", "labels", key], v.clone());

@@ -20,7 +20,9 @@ impl Plugin for Priority {
         "Priority"
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
-        let Some(pod) = new.filter(|_| review.is("", "pods")) else { return Ok(()) };
+        let Some(pod) = new.filter(|_| review.is("", "pods")) else {
+            return Ok(());
+        };
         match (review.op, old) {
             (Operation::Update, Some(old)) => {
                 for key in ["priority", "preemptionPolicy"] {
@@ -37,14 +39,19 @@ impl Plugin for Priority {
         }
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
-        let Some(class) = new.filter(|_| review.is("scheduling.k8s.io", "priorityclasses")) else { return Ok(()) };
+        let Some(class) = new.filter(|_| review.is("scheduling.k8s.io", "priorityclasses")) else {
+            return Ok(());
+        };
         if class.bool("globalDefault") != Some(true) {
             return Ok(());
         }
         match default_class(review).await? {
             Some(other) if review.op == Operation::Create || other.name() != class.name() => Err(review.forbidden(
                 Some(class),
-                format!("PriorityClass {} is already marked as default. Only one default can exist", other.name()),
+                format!(
+                    "PriorityClass {} is already marked as default. Only one default can exist",
+                    other.name()
+                ),
             )),
             _ => Ok(()),
         }
@@ -52,11 +59,18 @@ impl Plugin for Priority {
 }
 
 async fn resolve(review: &Review<'_>, pod: &mut Object) -> ApiResult<()> {
-    let name = pod.str_at(&["spec", "priorityClassName"]).unwrap_or_default().to_string();
+    let name = pod
+        .str_at(&["spec", "priorityClassName"])
+        .unwrap_or_default()
+        .to_string();
     let class = if name.is_empty() {
         default_class(review).await?
     } else {
-        match review.lookup.cached("scheduling.k8s.io", "priorityclasses", "", &name).await? {
+        match review
+            .lookup
+            .cached("scheduling.k8s.io", "priorityclasses", "", &name)
+            .await?
+        {
             Some(c) => Some(c),
             None => return Err(review.forbidden(Some(pod), format!("no PriorityClass with name {name} was found"))),
         }
@@ -68,7 +82,11 @@ async fn resolve(review: &Review<'_>, pod: &mut Object) -> ApiResult<()> {
     if let Some(c) = &class {
         pod.set_at(&["spec", "priorityClassName"], c.name());
     }
-    if let Some(given) = pod.at(&["spec", "priority"]).and_then(Value::as_i64).filter(|p| *p != priority) {
+    if let Some(given) = pod
+        .at(&["spec", "priority"])
+        .and_then(Value::as_i64)
+        .filter(|p| *p != priority)
+    {
         return Err(review.forbidden(
             Some(pod),
             format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"),

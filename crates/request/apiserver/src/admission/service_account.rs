@@ -36,7 +36,10 @@ async fn account(review: &Review<'_>, name: &str) -> ApiResult<Object> {
 async fn account_of(review: &Review<'_>, pod: &Object) -> ApiResult<Object> {
     let name = pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default();
     account(review, name).await.map_err(|e| {
-        review.forbidden(Some(pod), format!("error looking up service account {}/{name}: {e}", review.cx.namespace))
+        review.forbidden(
+            Some(pod),
+            format!("error looking up service account {}/{name}: {e}", review.cx.namespace),
+        )
     })
 }
 
@@ -46,11 +49,17 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
-        let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else { return Ok(()) };
+        let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else {
+            return Ok(());
+        };
         if pod.annotation(MIRROR).is_some() {
             return check_mirror(review, pod);
         }
-        if pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default().is_empty() {
+        if pod
+            .str_at(&["spec", "serviceAccountName"])
+            .unwrap_or_default()
+            .is_empty()
+        {
             pod.set_at(&["spec", "serviceAccountName"], DEFAULT);
             pod.set_at(&["spec", "serviceAccount"], DEFAULT);
         }
@@ -62,19 +71,35 @@ impl Plugin for ServiceAccount {
         if automount {
             mount_token(pod);
         }
-        let has_pull_secrets = pod.at(&["spec", "imagePullSecrets"]).and_then(Value::as_array).is_some_and(|l| !l.is_empty());
-        if let Some(secrets) = account.arr("imagePullSecrets").filter(|s| !has_pull_secrets && !s.is_empty()) {
+        let has_pull_secrets = pod
+            .at(&["spec", "imagePullSecrets"])
+            .and_then(Value::as_array)
+            .is_some_and(|l| !l.is_empty());
+        if let Some(secrets) = account
+            .arr("imagePullSecrets")
+            .filter(|s| !has_pull_secrets && !s.is_empty())
+        {
             pod.set_at(&["spec", "imagePullSecrets"], secrets.clone());
         }
         Ok(())
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
-        let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else { return Ok(()) };
+        let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else {
+            return Ok(());
+        };
         if pod.annotation(MIRROR).is_some() {
             return check_mirror(review, pod);
         }
-        if pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default().is_empty() {
-            let why = format!("no service account specified for pod {}/{}", review.cx.namespace, pod.name());
+        if pod
+            .str_at(&["spec", "serviceAccountName"])
+            .unwrap_or_default()
+            .is_empty()
+        {
+            let why = format!(
+                "no service account specified for pod {}/{}",
+                review.cx.namespace,
+                pod.name()
+            );
             return Err(review.forbidden(Some(pod), why));
         }
         account_of(review, pod).await.map(drop)
@@ -84,7 +109,11 @@ impl Plugin for ServiceAccount {
 /// Mirror pods show what a node runs by itself: they can't have what only the API grants.
 fn check_mirror(review: &Review<'_>, pod: &Object) -> ApiResult<()> {
     let refuse = |why: &str| Err(review.forbidden(Some(pod), why));
-    if !pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default().is_empty() {
+    if !pod
+        .str_at(&["spec", "serviceAccountName"])
+        .unwrap_or_default()
+        .is_empty()
+    {
         return refuse("a mirror pod may not reference service accounts");
     }
     let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array);
@@ -92,7 +121,12 @@ fn check_mirror(review: &Review<'_>, pod: &Object) -> ApiResult<()> {
         if volume.get("secret").is_some() {
             return refuse("a mirror pod may not reference secrets");
         }
-        for source in volume.at(&["projected", "sources"]).and_then(Value::as_array).into_iter().flatten() {
+        for source in volume
+            .at(&["projected", "sources"])
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             if source.get("secret").is_some() {
                 return refuse("a mirror pod may not reference secrets");
             }
@@ -111,7 +145,11 @@ fn check_mirror(review: &Review<'_>, pod: &Object) -> ApiResult<()> {
             return refuse("a mirror pod may not reference secrets");
         }
     }
-    if pod.at(&["spec", "imagePullSecrets"]).and_then(Value::as_array).is_some_and(|l| !l.is_empty()) {
+    if pod
+        .at(&["spec", "imagePullSecrets"])
+        .and_then(Value::as_array)
+        .is_some_and(|l| !l.is_empty())
+    {
         return refuse("a mirror pod may not reference secrets");
     }
     Ok(())
@@ -129,14 +167,19 @@ fn mount_token(pod: &mut Object) {
     let name = existing.clone().unwrap_or_else(|| generate_name(VOLUME));
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        let Some(Value::Array(containers)) = pod.at_mut(&["spec", list]) else { continue };
+        let Some(Value::Array(containers)) = pod.at_mut(&["spec", list]) else {
+            continue;
+        };
         for c in containers.iter_mut().filter_map(Value::as_object_mut) {
             let mounts = c.entry_or_insert_with("volumeMounts", || Vec::new().into());
             if !matches!(mounts, Value::Array(_)) {
                 *mounts = Vec::new().into();
             }
             let Value::Array(mounts) = mounts else { continue };
-            if !mounts.iter().any(|m| m.get("mountPath").and_then(Value::as_str) == Some(MOUNT)) {
+            if !mounts
+                .iter()
+                .any(|m| m.get("mountPath").and_then(Value::as_str) == Some(MOUNT))
+            {
                 mounts.push(value!({"mountPath": MOUNT, "name": name, "readOnly": true}));
                 needed = true;
             }
@@ -148,7 +191,11 @@ fn mount_token(pod: &mut Object) {
     if !needed || existing.is_some() {
         return;
     }
-    let mut volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut volumes = pod
+        .at(&["spec", "volumes"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     volumes.push(value!({
         "name": name,
         "projected": {

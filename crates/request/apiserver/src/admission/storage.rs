@@ -12,7 +12,11 @@ const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 pub fn newest_default(classes: Vec<Object>, annotations: &[&str]) -> Option<Object> {
     let is_default = |c: &Object| annotations.iter().any(|a| c.annotation(a) == Some("true"));
     let mut list: Vec<Object> = classes.into_iter().filter(is_default).collect();
-    list.sort_by(|a, b| b.creation_timestamp().cmp(a.creation_timestamp()).then_with(|| a.name().cmp(b.name())));
+    list.sort_by(|a, b| {
+        b.creation_timestamp()
+            .cmp(a.creation_timestamp())
+            .then_with(|| a.name().cmp(b.name()))
+    });
     list.into_iter().next()
 }
 
@@ -25,12 +29,17 @@ impl Plugin for DefaultStorageClass {
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is("", "persistentvolumeclaims");
-        let Some(claim) = new.filter(|_| create) else { return Ok(()) };
+        let Some(claim) = new.filter(|_| create) else {
+            return Ok(());
+        };
         if claim.annotation(CLASS).is_some() || claim.at(&["spec", "storageClassName"]).is_some() {
             return Ok(());
         }
         let classes = review.lookup.list("storage.k8s.io", "storageclasses", "").await?;
-        let marks = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        let marks = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ];
         if let Some(class) = newest_default(classes, &marks) {
             claim.set_at(&["spec", "storageClassName"], class.name());
         }
@@ -55,7 +64,9 @@ impl Plugin for StorageObjectInUseProtection {
         } else {
             return Ok(());
         };
-        let Some(object) = new.filter(|_| review.op == Operation::Create) else { return Ok(()) };
+        let Some(object) = new.filter(|_| review.op == Operation::Create) else {
+            return Ok(());
+        };
         let mut list: Vec<Str> = object.finalizers().map(Str::from).collect();
         if !list.iter().any(|f| f == finalizer) {
             list.push(finalizer.into());
@@ -68,11 +79,17 @@ impl Plugin for StorageObjectInUseProtection {
 pub struct PersistentVolumeClaimResize;
 
 fn size(claim: &Object) -> Quantity {
-    claim.str_at(&["spec", "resources", "requests", "storage"]).and_then(|q| q.parse().ok()).unwrap_or_default()
+    claim
+        .str_at(&["spec", "resources", "requests", "storage"])
+        .and_then(|q| q.parse().ok())
+        .unwrap_or_default()
 }
 
 fn class(claim: &Object) -> &str {
-    claim.annotation(CLASS).or_else(|| claim.str_at(&["spec", "storageClassName"])).unwrap_or_default()
+    claim
+        .annotation(CLASS)
+        .or_else(|| claim.str_at(&["spec", "storageClassName"]))
+        .unwrap_or_default()
 }
 
 #[async_trait]
@@ -82,7 +99,9 @@ impl Plugin for PersistentVolumeClaimResize {
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let update = review.op == Operation::Update && review.is("", "persistentvolumeclaims");
-        let (Some(new), Some(old)) = (new.filter(|_| update), old) else { return Ok(()) };
+        let (Some(new), Some(old)) = (new.filter(|_| update), old) else {
+            return Ok(());
+        };
         if size(new) <= size(old) {
             return Ok(());
         }

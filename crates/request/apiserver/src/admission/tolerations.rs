@@ -17,8 +17,14 @@ impl Plugin for DefaultTolerationSeconds {
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let written = matches!(review.op, Operation::Create | Operation::Update);
-        let Some(pod) = new.filter(|_| written && review.is("", "pods")) else { return Ok(()) };
-        let mut list = pod.at(&["spec", "tolerations"]).and_then(Value::as_array).cloned().unwrap_or_default();
+        let Some(pod) = new.filter(|_| written && review.is("", "pods")) else {
+            return Ok(());
+        };
+        let mut list = pod
+            .at(&["spec", "tolerations"])
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         let before = list.len();
         for taint in TAINTS {
             let tolerated = list.iter().take(before).any(|t| {
@@ -26,7 +32,9 @@ impl Plugin for DefaultTolerationSeconds {
                 matches!(text("key"), k if k.is_empty() || k == taint) && matches!(text("effect"), "" | "NoExecute")
             });
             if !tolerated {
-                list.push(value!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}));
+                list.push(
+                    value!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}),
+                );
             }
         }
         if list.len() != before {

@@ -20,7 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Watches over all extension servers until `stop`.
 pub async fn run(server: Weak<ServerState>, stop: CancellationToken) {
-    let Some(mut changes) = server.upgrade().map(|s| s.services.subscribe()) else { return };
+    let Some(mut changes) = server.upgrade().map(|s| s.services.subscribe()) else {
+        return;
+    };
     let mut pause = SOON;
     loop {
         changes.mark_unchanged();
@@ -50,14 +52,21 @@ async fn check(server: &ServerState, service: &Remote) -> bool {
     let condition = match discover(server, service).await {
         Ok(entry) => {
             if server.services.discovery(&service.group, &service.version) != entry {
-                server.services.set_discovery(&service.group, &service.version, Some(entry));
+                server
+                    .services
+                    .set_discovery(&service.group, &service.version, Some(entry));
             }
             ("True".to_string(), "Passed", "all checks passed".to_string())
         }
         Err((reason, message)) => ("False".to_string(), reason, message),
     };
     let up = condition.0 == "True";
-    if let Err(e) = write(&server.loopback, &service.name, (&condition.0, condition.1, &condition.2)).await
+    if let Err(e) = write(
+        &server.loopback,
+        &service.name,
+        (&condition.0, condition.1, &condition.2),
+    )
+    .await
         && !e.is(Reason::NotFound)
     {
         tracing::warn!("writing the availability of {} failed: {e}", service.name);
@@ -67,17 +76,31 @@ async fn check(server: &ServerState, service: &Remote) -> bool {
 
 async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'static str, String)> {
     let target = target(server, service).await.map_err(|e| {
-        let reason = if e.message.contains("not found") { "ServiceNotFound" } else { "MissingEndpoints" };
+        let reason = if e.message.contains("not found") {
+            "ServiceNotFound"
+        } else {
+            "MissingEndpoints"
+        };
         (reason, e.message)
     })?;
     let failed = |why: String| {
         // The service, not the endpoint that was asked: a text that changed each time would be written each time.
-        let url = format!("https://{}:{}/apis/{}/{}", target.host, service.port, service.group, service.version);
-        ("FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
+        let url = format!(
+            "https://{}:{}/apis/{}/{}",
+            target.host, service.port, service.group, service.version
+        );
+        (
+            "FailedDiscoveryCheck",
+            format!("failing or missing response from {url}: {why}"),
+        )
     };
     let path = format!("/apis/{}/{}", service.group, service.version);
-    let mut request = http::Request::get("/").body(Body::empty()).map_err(|e| failed(e.to_string()))?;
-    request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static("application/json"));
+    let mut request = http::Request::get("/")
+        .body(Body::empty())
+        .map_err(|e| failed(e.to_string()))?;
+    request
+        .headers_mut()
+        .insert(http::header::ACCEPT, http::HeaderValue::from_static("application/json"));
     let user = UserInfo::new("system:kube-aggregator", &["system:masters"]);
     super::set_identity(request.headers_mut(), &user);
     let asked = tokio::time::timeout(PATIENCE, forward(&target, &path, request, None, None)).await;
@@ -85,7 +108,11 @@ async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'st
         .map_err(|_| failed("context deadline exceeded".into()))?
         .map_err(|e| failed(format!("{e:#}")))?;
     let status = answer.status();
-    let bytes = answer.into_body().collect(16 * 1024 * 1024).await.map_err(|e| failed(e.message))?;
+    let bytes = answer
+        .into_body()
+        .collect(16 * 1024 * 1024)
+        .await
+        .map_err(|e| failed(e.message))?;
     if !status.is_success() {
         return Err(failed(format!("bad status from {}: {status}", service.name)));
     }
@@ -97,11 +124,16 @@ async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'st
 pub async fn write(loopback: &Loopback, name: &str, (status, reason, message): (&str, &str, &str)) -> ApiResult<()> {
     let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}");
     for _ in 0..5 {
-        let Some(mut object) = loopback.object(&path).await? else { return Ok(()) };
+        let Some(mut object) = loopback.object(&path).await? else {
+            return Ok(());
+        };
         if !set_condition(&mut object, status, reason, message) {
             return Ok(());
         }
-        match loopback.send(Method::PUT, &format!("{path}/status"), Some(&object.into())).await {
+        match loopback
+            .send(Method::PUT, &format!("{path}/status"), Some(&object.into()))
+            .await
+        {
             Err(e) if e.is(Reason::Conflict) => {}
             other => return other.map(drop),
         }
@@ -111,10 +143,15 @@ pub async fn write(loopback: &Loopback, name: &str, (status, reason, message): (
 
 /// False when nothing changed.
 fn set_condition(object: &mut Object, status: &str, reason: &str, message: &str) -> bool {
-    let conditions = object.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let conditions = object
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let old = conditions.iter().find(|c| text(c, "type") == "Available");
-    if old.is_some_and(|c| text(c, "status") == status && text(c, "reason") == reason && text(c, "message") == message) {
+    if old.is_some_and(|c| text(c, "status") == status && text(c, "reason") == reason && text(c, "message") == message)
+    {
         return false;
     }
     let since = old
@@ -125,7 +162,10 @@ fn set_condition(object: &mut Object, status: &str, reason: &str, message: &str)
     let condition = value!({
         "type": "Available", "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
     });
-    let mut all: Vec<Value> = conditions.into_iter().filter(|c| text(c, "type") != "Available").collect();
+    let mut all: Vec<Value> = conditions
+        .into_iter()
+        .filter(|c| text(c, "type") != "Available")
+        .collect();
     all.push(condition);
     object.set_at(&["status", "conditions"], all);
     true

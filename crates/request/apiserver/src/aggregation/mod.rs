@@ -26,12 +26,7 @@ pub fn route(server: &ServerState, info: &RequestInfo) -> Option<Arc<Remote>> {
 }
 
 /// Passes a request on as its user.
-pub async fn proxy(
-    server: &ServerState,
-    service: &Remote,
-    context: &RequestContext,
-    mut request: Request,
-) -> Response {
+pub async fn proxy(server: &ServerState, service: &Remote, context: &RequestContext, mut request: Request) -> Response {
     if !service.available {
         return response::error(&ApiError::new(Reason::ServiceUnavailable, "service unavailable"));
     }
@@ -40,7 +35,10 @@ pub async fn proxy(
         Err(e) => return response::error(&e),
     };
     set_identity(request.headers_mut(), &context.user);
-    let path = request.uri().path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or_else(|| "/".to_string(), ToString::to_string);
     match forward(&target, &path, request, context.remote, None).await {
         Ok(answer) => answer,
         Err(e) => response::error(&ApiError::new(
@@ -64,7 +62,10 @@ fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
     }
     for (key, values) in &user.extra {
         let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let Ok(name) = HeaderName::try_from(format!("x-remote-extra-{}", key.replace("%2D", "-").replace("%2E", "."))) else {
+        let Ok(name) = HeaderName::try_from(format!(
+            "x-remote-extra-{}",
+            key.replace("%2D", "-").replace("%2E", ".")
+        )) else {
             continue;
         };
         for v in values.iter().filter_map(|v| value(v)) {
@@ -79,14 +80,22 @@ pub async fn target(server: &ServerState, service: &Remote) -> ApiResult<Target>
     let unavailable = |text: String| ApiError::new(Reason::ServiceUnavailable, text);
     let none = || unavailable(format!("no endpoints available for service {name:?}"));
     let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
-    let found = server.loopback.object(&path).await?.ok_or_else(|| unavailable(format!("service {name:?} not found")))?;
+    let found = server
+        .loopback
+        .object(&path)
+        .await?
+        .ok_or_else(|| unavailable(format!("service {name:?} not found")))?;
     let address = if found.str_at(&["spec", "type"]) == Some("ExternalName") {
         let host = found.str_at(&["spec", "externalName"]).unwrap_or_default();
         format!("{host}:{}", service.port)
     } else {
         let ports = found.at(&["spec", "ports"]).and_then(Value::as_array);
-        let port = ports.into_iter().flatten().find(|p| p.get("port").and_then(Value::as_i64) == Some(service.port));
-        let port = port.ok_or_else(|| unavailable(format!("no service port {} found for service {name:?}", service.port)))?;
+        let port = ports
+            .into_iter()
+            .flatten()
+            .find(|p| p.get("port").and_then(Value::as_i64) == Some(service.port));
+        let port =
+            port.ok_or_else(|| unavailable(format!("no service port {} found for service {name:?}", service.port)))?;
         let port_name = port.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
         let path = format!(
             "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{name}"
@@ -100,11 +109,19 @@ pub async fn target(server: &ServerState, service: &Remote) -> ApiResult<Target>
     };
     let host = format!("{name}.{namespace}.svc");
     let front_proxy = server.front_proxy_identity();
-    let ca = if service.insecure { None } else { Some(service.ca_pem.as_str()) };
+    let ca = if service.insecure {
+        None
+    } else {
+        Some(service.ca_pem.as_str())
+    };
     let identity = front_proxy.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
     let config = ClientTls::config(ca, identity).map_err(ApiError::internal)?;
     let tls = ClientTls::to(config, &host).map_err(ApiError::internal)?;
-    Ok(Target { address, host, tls: Some(tls) })
+    Ok(Target {
+        address,
+        host,
+        tls: Some(tls),
+    })
 }
 
 fn ready_addresses(slices: &Object, port_name: &str) -> Vec<String> {
@@ -116,8 +133,16 @@ fn ready_addresses(slices: &Object, port_name: &str) -> Vec<String> {
             .and_then(|p| p.get("port")?.as_i64());
         let Some(port) = port else { continue };
         for e in list("endpoints").filter(|e| e.at(&["conditions", "ready"]).and_then(Value::as_bool) != Some(false)) {
-            if let Some(ip) = e.get("addresses").and_then(Value::as_array).and_then(|a| a.first()?.as_str()) {
-                out.push(if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") });
+            if let Some(ip) = e
+                .get("addresses")
+                .and_then(Value::as_array)
+                .and_then(|a| a.first()?.as_str())
+            {
+                out.push(if ip.contains(':') {
+                    format!("[{ip}]:{port}")
+                } else {
+                    format!("{ip}:{port}")
+                });
             }
         }
     }

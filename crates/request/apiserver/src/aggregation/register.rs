@@ -33,7 +33,11 @@ pub async fn run(table: Arc<ResourceTable>, loopback: Loopback, stop: Cancellati
 }
 
 fn wanted(table: &ResourceTable) -> BTreeSet<(Str, Str)> {
-    table.snapshot().iter().map(|d| (d.gvr.group.clone(), d.gvr.version.clone())).collect()
+    table
+        .snapshot()
+        .iter()
+        .map(|d| (d.gvr.group.clone(), d.gvr.version.clone()))
+        .collect()
 }
 
 fn name(group: &str, version: &str) -> String {
@@ -43,8 +47,13 @@ fn name(group: &str, version: &str) -> String {
 /// One pass: what is missing is made, what is no longer served is removed.
 async fn reconcile(wanted: &BTreeSet<(Str, Str)>, loopback: &Loopback) -> ApiResult<()> {
     let list = loopback.send(Method::GET, PATH, None).await?;
-    let present: Vec<Object> =
-        list.arr("items").into_iter().flatten().cloned().filter_map(|v| Object::try_from(v).ok()).collect();
+    let present: Vec<Object> = list
+        .arr("items")
+        .into_iter()
+        .flatten()
+        .cloned()
+        .filter_map(|v| Object::try_from(v).ok())
+        .collect();
     for (group, version) in wanted {
         let name = name(group, version);
         if let Some(found) = present.iter().find(|o| o.name() == name) {
@@ -65,7 +74,10 @@ async fn reconcile(wanted: &BTreeSet<(Str, Str)>, loopback: &Loopback) -> ApiRes
         let spec = |key: &str| Str::from(found.str_at(&["spec", key]).unwrap_or_default());
         let ours = found.labels().is_some_and(|l| l.contains_key(AUTOMANAGED));
         if ours && !wanted.contains(&(spec("group"), spec("version"))) {
-            match loopback.send(Method::DELETE, &format!("{PATH}/{}", found.name()), None).await {
+            match loopback
+                .send(Method::DELETE, &format!("{PATH}/{}", found.name()), None)
+                .await
+            {
                 Err(e) if !e.is(Reason::NotFound) => return Err(e),
                 _ => {}
             }
@@ -93,7 +105,8 @@ fn service(group: &str, version: &str, name: &str) -> Value {
 fn is_available(object: &Object) -> bool {
     let conditions = object.at(&["status", "conditions"]).and_then(Value::as_array);
     conditions.into_iter().flatten().any(|c| {
-        c.get("type").and_then(Value::as_str) == Some("Available") && c.get("status").and_then(Value::as_str) == Some("True")
+        c.get("type").and_then(Value::as_str) == Some("Available")
+            && c.get("status").and_then(Value::as_str) == Some("True")
     })
 }
 

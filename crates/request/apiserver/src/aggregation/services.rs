@@ -59,7 +59,12 @@ impl Services {
     }
     /// What a version's server told of itself; a stale entry when it wasn't reached.
     pub fn discovery(&self, group: &str, version: &str) -> Value {
-        let found = self.tables.read().discovery.get(&(group.into(), version.into())).cloned();
+        let found = self
+            .tables
+            .read()
+            .discovery
+            .get(&(group.into(), version.into()))
+            .cloned();
         found.unwrap_or_else(|| value!({"version": version, "freshness": "Stale"}))
     }
     pub fn set_discovery(&self, group: &str, version: &str, entry: Option<Value>) {
@@ -93,10 +98,14 @@ fn read(o: &Object) -> Option<Remote> {
     let spec = o.obj("spec")?;
     let service = spec.obj("service")?;
     let text = |key: &str| Str::from(spec.str(key).unwrap_or_default());
-    let ca = spec.str("caBundle").and_then(|b| STANDARD.decode(b).ok()).unwrap_or_default();
+    let ca = spec
+        .str("caBundle")
+        .and_then(|b| STANDARD.decode(b).ok())
+        .unwrap_or_default();
     let conditions = o.at(&["status", "conditions"]).and_then(Value::as_array);
     let available = conditions.into_iter().flatten().any(|c| {
-        c.get("type").and_then(Value::as_str) == Some("Available") && c.get("status").and_then(Value::as_str) == Some("True")
+        c.get("type").and_then(Value::as_str) == Some("Available")
+            && c.get("status").and_then(Value::as_str) == Some("True")
     });
     Some(Remote {
         name: o.name().into(),
@@ -128,14 +137,23 @@ impl Sink for ServiceSink {
         }
     }
     fn set(&self, object: Object) {
-        let Some(remote) = read(&object) else { return self.delete(object) };
+        let Some(remote) = read(&object) else {
+            return self.delete(object);
+        };
         let key = (remote.group.clone(), remote.version.clone());
         if self.0.tables.read().remote.get(&key).is_none_or(|r| **r != remote) {
             self.0.change(|t| drop(t.remote.insert(key, Arc::new(remote))));
         }
     }
     fn delete(&self, object: Object) {
-        let found = self.0.tables.read().remote.iter().find(|(_, r)| r.name == object.name()).map(|(k, _)| k.clone());
+        let found = self
+            .0
+            .tables
+            .read()
+            .remote
+            .iter()
+            .find(|(_, r)| r.name == object.name())
+            .map(|(k, _)| k.clone());
         if let Some(key) = found {
             self.0.change(|t| {
                 t.remote.remove(&key);
@@ -154,7 +172,9 @@ mod tests {
         let services = Arc::new(Services::default());
         let sink = services.sink();
         let object = |v: Value| Object::try_from(v).unwrap();
-        sink.set(object(value!({"metadata": {"name": "v1.apps"}, "spec": {"group": "apps", "version": "v1"}})));
+        sink.set(object(
+            value!({"metadata": {"name": "v1.apps"}, "spec": {"group": "apps", "version": "v1"}}),
+        ));
         assert_eq!(services.generation(), 0);
         let mut remote = value!({"metadata": {"name": "v1.x.io"}, "spec": {
             "group": "x.io", "version": "v1", "service": {"namespace": "n", "name": "s"}, "groupPriorityMinimum": 5,
@@ -162,7 +182,10 @@ mod tests {
         sink.set(object(remote.clone()));
         let found = services.find("x.io", "v1").unwrap();
         assert_eq!((found.port, found.available), (443, false));
-        remote.set_at(&["status", "conditions"], vec![value!({"type": "Available", "status": "True"})]);
+        remote.set_at(
+            &["status", "conditions"],
+            vec![value!({"type": "Available", "status": "True"})],
+        );
         sink.set(object(remote.clone()));
         assert!(services.find("x.io", "v1").unwrap().available);
         sink.delete(object(remote));

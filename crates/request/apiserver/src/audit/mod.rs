@@ -24,7 +24,10 @@ pub struct Audit {
 
 impl Audit {
     pub fn off() -> Self {
-        Audit { policy: Policy::default(), sink: None }
+        Audit {
+            policy: Policy::default(),
+            sink: None,
+        }
     }
     /// Appends to a file. Has to be called within a runtime.
     pub fn to_file(policy: Policy, path: &Path) -> Result<Self> {
@@ -32,7 +35,10 @@ impl Audit {
         let file = file.with_context(|| format!("opening the audit log {}", path.display()))?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(write(tokio::fs::File::from_std(file), receiver));
-        Ok(Audit { policy, sink: Some(sender) })
+        Ok(Audit {
+            policy,
+            sink: Some(sender),
+        })
     }
 
     /// Logs a stage of a request, where the policy wants it.
@@ -109,4 +115,3 @@ fn event(context: &RequestContext, stage: &str, impersonated: Option<&UserInfo>,
     }
     event
 }
-

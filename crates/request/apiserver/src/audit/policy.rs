@@ -51,7 +51,10 @@ impl Policy {
         serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("the audit policy {}: {e}", path.display()))
     }
     pub fn level(&self, user: &UserInfo, info: &RequestInfo) -> Level {
-        self.rules.iter().find(|r| r.matches(user, info)).map_or(Level::None, |r| r.level)
+        self.rules
+            .iter()
+            .find(|r| r.matches(user, info))
+            .map_or(Level::None, |r| r.level)
     }
     pub fn omits(&self, stage: &str) -> bool {
         self.omit_stages.iter().any(|s| s == stage)
@@ -71,7 +74,9 @@ impl Rule {
                 self.takes_resource(info)
             } else {
                 self.non_resource_urls.iter().any(|u| {
-                    u == "*" || *u == info.path.as_str() || u.strip_suffix('*').is_some_and(|p| info.path.starts_with(p))
+                    u == "*"
+                        || *u == info.path.as_str()
+                        || u.strip_suffix('*').is_some_and(|p| info.path.starts_with(p))
                 })
             }
     }

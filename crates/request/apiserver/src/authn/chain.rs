@@ -27,8 +27,19 @@ pub struct Authenticator {
 const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
 impl Authenticator {
-    pub fn new(tokens: Arc<ServiceAccountTokens>, reader: Loopback, anonymous: bool, front_proxy_names: Vec<Str>) -> Self {
-        Authenticator { tokens, cache: TokenCache::default(), reader, anonymous, front_proxy_names }
+    pub fn new(
+        tokens: Arc<ServiceAccountTokens>,
+        reader: Loopback,
+        anonymous: bool,
+        front_proxy_names: Vec<Str>,
+    ) -> Self {
+        Authenticator {
+            tokens,
+            cache: TokenCache::default(),
+            reader,
+            anonymous,
+            front_proxy_names,
+        }
     }
 
     /// Who sent a request; what proved it is taken off. `None`: refused.
@@ -77,7 +88,11 @@ impl Authenticator {
                 Err(e) => errors.push(e),
             }
         }
-        if errors.is_empty() { Ok(None) } else { Err(errors.join(", ")) }
+        if errors.is_empty() {
+            Ok(None)
+        } else {
+            Err(errors.join(", "))
+        }
     }
 
     /// The user that a front proxy vouches for.
@@ -147,13 +162,24 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
     }
     // Browsers can't set headers of a WebSocket; they pass the token as a sub-protocol.
     let protocols = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let encoded = protocols.split(',').find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN))?;
+    let encoded = protocols
+        .split(',')
+        .find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN))?;
     String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
 }
 
 fn hide_websocket_token(headers: &mut HeaderMap) {
-    let Some(protocols) = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok()) else { return };
-    let kept: Vec<&str> = protocols.split(',').map(str::trim).filter(|p| !p.starts_with(WEBSOCKET_TOKEN)).collect();
+    let Some(protocols) = headers
+        .get(header::SEC_WEBSOCKET_PROTOCOL)
+        .and_then(|v| v.to_str().ok())
+    else {
+        return;
+    };
+    let kept: Vec<&str> = protocols
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.starts_with(WEBSOCKET_TOKEN))
+        .collect();
     if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
     }

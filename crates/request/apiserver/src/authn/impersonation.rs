@@ -27,9 +27,20 @@ pub fn impersonate(
         return Ok(None);
     }
     let all = |key: &HeaderName| -> Vec<Str> {
-        headers.get_all(key).iter().filter_map(|v| v.to_str().ok()).map(Str::from).collect()
+        headers
+            .get_all(key)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .map(Str::from)
+            .collect()
     };
-    let one = |key: &str| headers.get(key).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
+    let one = |key: &str| {
+        headers
+            .get(key)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_string()
+    };
     let name = one(USER);
     if name.is_empty() {
         let names: Vec<&str> = asked.iter().map(HeaderName::as_str).collect();
@@ -38,7 +49,10 @@ pub fn impersonate(
             names.join(" ")
         )));
     }
-    let mut target = UserInfo { name: name.as_str().into(), ..UserInfo::default() };
+    let mut target = UserInfo {
+        name: name.as_str().into(),
+        ..UserInfo::default()
+    };
     let may = |group: &str, version: &str, resource: &str, sub: &str, namespace: &str, name: &str| {
         let a = Attributes {
             user: requestor.clone(),
@@ -53,15 +67,24 @@ pub fn impersonate(
             ..Attributes::default()
         };
         let decision = authorizer.authorize(&a);
-        if decision.is_allowed() { Ok(()) } else { Err(a.forbidden(decision.reason())) }
+        if decision.is_allowed() {
+            Ok(())
+        } else {
+            Err(a.forbidden(decision.reason()))
+        }
     };
     let groups_given = asked.iter().any(|k| k == GROUP);
-    let account = target.service_account_name().map(|(ns, n)| (Str::from(ns), Str::from(n)));
+    let account = target
+        .service_account_name()
+        .map(|(ns, n)| (Str::from(ns), Str::from(n)));
     match &account {
         Some((namespace, account)) => {
             may("", "v1", "serviceaccounts", "", namespace, account)?;
             if !groups_given {
-                target.groups = vec![SERVICE_ACCOUNTS.into(), format!("{SERVICE_ACCOUNTS}:{namespace}").into()];
+                target.groups = vec![
+                    SERVICE_ACCOUNTS.into(),
+                    format!("{SERVICE_ACCOUNTS}:{namespace}").into(),
+                ];
             }
         }
         None => may("", "v1", "users", "", "", &name)?,
@@ -73,7 +96,9 @@ pub fn impersonate(
                 target.groups.push(group);
             }
         } else if let Some(field) = key.as_str().strip_prefix(EXTRA) {
-            let field = percent_encoding::percent_decode_str(field).decode_utf8_lossy().to_string();
+            let field = percent_encoding::percent_decode_str(field)
+                .decode_utf8_lossy()
+                .to_string();
             for value in all(key) {
                 may("authentication.k8s.io", "v1", "userextras", &field, "", &value)?;
                 target.extra.entry(field.as_str().into()).or_default().push(value);

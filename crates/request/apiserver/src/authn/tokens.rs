@@ -2,8 +2,8 @@
 //!
 //! Accepted tokens are remembered for ten seconds, as upstream remembers them, so that a busy client costs no reads.
 
-use super::{IssuedToken, TokenIdentity, TokenIssuer, TokenSpec};
 use super::x509::CREDENTIAL_ID;
+use super::{IssuedToken, TokenIdentity, TokenIssuer, TokenSpec};
 use crate::request::UserInfo;
 use crate::serve::Loopback;
 use keelson_api::{ApiError, ApiResult, Object, Str};
@@ -44,7 +44,10 @@ impl ServiceAccountTokens {
         let now = now.as_second();
         claims.check_time(now).map_err(|e| e.to_string())?;
         check_objects(&claims.kubernetes, reader, now - LEEWAY_SECONDS).await?;
-        Ok(Some(TokenIdentity { user: user_of(&claims), audiences: accepted }))
+        Ok(Some(TokenIdentity {
+            user: user_of(&claims),
+            audiences: accepted,
+        }))
     }
 
     fn common_audiences(&self, claims: &Claims, wanted: &[Str]) -> Result<Vec<Str>, String> {
@@ -83,16 +86,32 @@ async fn check_objects(claims: &KubernetesClaims, reader: &Loopback, deleted_bef
         .map_err(|e| e.message)?
         .ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
     if found.uid() != account.uid {
-        return Err(format!("service account UID ({}) does not match claim ({})", found.uid(), account.uid));
+        return Err(format!(
+            "service account UID ({}) does not match claim ({})",
+            found.uid(),
+            account.uid
+        ));
     }
     if gone(&found, deleted_before) {
         return Err(format!("service account {namespace}/{} has been deleted", account.name));
     }
     let bound = [
-        ("secret", claims.secret.as_ref(), format!("/api/v1/namespaces/{namespace}/secrets")),
-        ("pod", claims.pod.as_ref(), format!("/api/v1/namespaces/{namespace}/pods")),
+        (
+            "secret",
+            claims.secret.as_ref(),
+            format!("/api/v1/namespaces/{namespace}/secrets"),
+        ),
+        (
+            "pod",
+            claims.pod.as_ref(),
+            format!("/api/v1/namespaces/{namespace}/pods"),
+        ),
         // The node of a pod's token is a remark; a token bound to a node names nothing else.
-        ("node", claims.node.as_ref().filter(|_| claims.pod.is_none()), "/api/v1/nodes".to_string()),
+        (
+            "node",
+            claims.node.as_ref().filter(|_| claims.pod.is_none()),
+            "/api/v1/nodes".to_string(),
+        ),
     ];
     for (kind, reference, collection) in bound {
         if let Some(reference) = reference {
@@ -126,7 +145,11 @@ async fn check_bound(
             reference.uid
         ));
     }
-    if gone(&found, deleted_before) { Err(INVALIDATED.into()) } else { Ok(()) }
+    if gone(&found, deleted_before) {
+        Err(INVALIDATED.into())
+    } else {
+        Ok(())
+    }
 }
 
 fn gone(object: &Object, before: i64) -> bool {
@@ -167,12 +190,23 @@ impl TokenIssuer for Issuer {
     fn issue(&self, spec: &TokenSpec) -> ApiResult<IssuedToken> {
         let tokens = &self.0;
         let now = jiff::Timestamp::now().as_second();
-        let audiences = if spec.audiences.is_empty() { tokens.audiences.clone() } else { spec.audiences.clone() };
+        let audiences = if spec.audiences.is_empty() {
+            tokens.audiences.clone()
+        } else {
+            spec.audiences.clone()
+        };
         let ours = audiences.iter().all(|a| tokens.audiences.contains(a));
         // A pod's token for the API server outlives a client that doesn't reload it, and says when it should have.
         let extended = spec.pod.is_some() && ours && spec.expiration_seconds == WARN_AFTER_SECONDS;
-        let lifetime = if extended { EXTENDED_SECONDS } else { spec.expiration_seconds };
-        let reference = |o: &super::BoundObject| Ref { name: o.name.to_string(), uid: o.uid.to_string() };
+        let lifetime = if extended {
+            EXTENDED_SECONDS
+        } else {
+            spec.expiration_seconds
+        };
+        let reference = |o: &super::BoundObject| Ref {
+            name: o.name.to_string(),
+            uid: o.uid.to_string(),
+        };
         let id = uuid::Uuid::new_v4().to_string();
         let claims = Claims {
             aud: audiences.iter().map(Str::to_string).collect(),
@@ -193,6 +227,12 @@ impl TokenIssuer for Issuer {
         };
         let token = tokens.keys.sign(&claims).map_err(ApiError::internal)?;
         let expires = jiff::Timestamp::from_second(now + spec.expiration_seconds).map_err(ApiError::internal)?;
-        Ok(IssuedToken { token, expires, audiences, expiration_seconds: spec.expiration_seconds, id })
+        Ok(IssuedToken {
+            token,
+            expires,
+            audiences,
+            expiration_seconds: spec.expiration_seconds,
+            id,
+        })
     }
 }

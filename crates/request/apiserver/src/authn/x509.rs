@@ -52,12 +52,17 @@ impl CertificateAuthenticator {
     /// Reads the chain that a client presented.
     pub fn read(&self, chain: &[CertificateDer<'_>]) -> PeerCertificate {
         let Some((leaf, intermediates)) = chain.split_first() else {
-            return PeerCertificate { client: Err("no certificate".into()), front_proxy: None, not_after: 0 };
+            return PeerCertificate {
+                client: Err("no certificate".into()),
+                front_proxy: None,
+                not_after: 0,
+            };
         };
         let parsed = X509Certificate::from_der(leaf).map(|(_, cert)| cert);
         let not_after = parsed.as_ref().map_or(0, |c| c.validity().not_after.timestamp());
         let verify = |v: &Arc<dyn ClientCertVerifier>| {
-            v.verify_client_cert(leaf, intermediates, UnixTime::now()).map_err(|e| e.to_string())
+            v.verify_client_cert(leaf, intermediates, UnixTime::now())
+                .map_err(|e| e.to_string())
         };
         let client = match &parsed {
             Err(e) => Err(e.to_string()),
@@ -67,7 +72,11 @@ impl CertificateAuthenticator {
             (Some(v), Ok(cert)) if verify(v).is_ok() => common_name(cert),
             _ => None,
         };
-        PeerCertificate { client, front_proxy, not_after }
+        PeerCertificate {
+            client,
+            front_proxy,
+            not_after,
+        }
     }
 }
 
@@ -76,12 +85,21 @@ fn verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>> {
 }
 
 fn common_name(cert: &X509Certificate) -> Option<Str> {
-    cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).last().map(Str::from)
+    cert.subject()
+        .iter_common_name()
+        .filter_map(|a| a.as_str().ok())
+        .last()
+        .map(Str::from)
 }
 
 fn user_of(cert: &X509Certificate, der: &[u8]) -> Result<UserInfo, String> {
-    let name = common_name(cert).filter(|n| !n.is_empty()).ok_or("the certificate has no common name")?;
-    let mut user = UserInfo { name, ..UserInfo::default() };
+    let name = common_name(cert)
+        .filter(|n| !n.is_empty())
+        .ok_or("the certificate has no common name")?;
+    let mut user = UserInfo {
+        name,
+        ..UserInfo::default()
+    };
     for attribute in cert.subject().iter_attributes() {
         let Ok(text) = attribute.as_str() else { continue };
         if *attribute.attr_type() == x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME {
@@ -102,7 +120,10 @@ mod tests {
 
     #[test]
     fn a_certificate_of_a_known_authority_is_its_user() {
-        let (ca, other) = (Authority::generate("kubernetes").unwrap(), Authority::generate("other").unwrap());
+        let (ca, other) = (
+            Authority::generate("kubernetes").unwrap(),
+            Authority::generate("other").unwrap(),
+        );
         let authenticator = CertificateAuthenticator::new(ca.cert_pem(), Some(other.cert_pem())).unwrap();
         let read = |ca: &Authority, spec: &CertSpec| {
             authenticator.read(&tls::certificates(&ca.issue(spec).unwrap().cert_pem).unwrap())

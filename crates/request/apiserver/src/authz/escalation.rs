@@ -21,7 +21,9 @@ impl Plugin for EscalationCheck {
         "RBACEscalationCheck"
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        let (cx, Some(new)) = (review.cx, new) else { return Ok(()) };
+        let (cx, Some(new)) = (review.cx, new) else {
+            return Ok(());
+        };
         if cx.def.gvr.group != GROUP || !matches!(review.op, Operation::Create | Operation::Update) {
             return Ok(());
         }
@@ -45,11 +47,17 @@ impl EscalationCheck {
             return Ok(());
         }
         let forbidden = |why: String| ApiError::forbidden(GROUP, &cx.def.gvr.resource, new.name(), why);
-        self.0.confirm_no_escalation(&cx.user, &cx.namespace, &Rule::list_of(new)).map_err(forbidden)?;
+        self.0
+            .confirm_no_escalation(&cx.user, &cx.namespace, &Rule::list_of(new))
+            .map_err(forbidden)?;
         if new.get("aggregationRule").is_some_and(|a| !a.is_null()) {
             self.0
                 .confirm_no_escalation(&cx.user, &cx.namespace, &everything())
-                .map_err(|e| forbidden(format!("must have cluster-admin privileges to use an aggregationRule: {e}")))?;
+                .map_err(|e| {
+                    forbidden(format!(
+                        "must have cluster-admin privileges to use an aggregationRule: {e}"
+                    ))
+                })?;
         }
         Ok(())
     }
@@ -92,7 +100,16 @@ fn may(cx: &Cx, authorizer: &dyn Authorizer, verb: &str, resource: &str, name: &
 fn everything() -> [Rule; 2] {
     let all = || vec!["*".into()];
     [
-        Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() },
-        Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() },
+        Rule {
+            verbs: all(),
+            api_groups: all(),
+            resources: all(),
+            ..Rule::default()
+        },
+        Rule {
+            verbs: all(),
+            non_resource_urls: all(),
+            ..Rule::default()
+        },
     ]
 }

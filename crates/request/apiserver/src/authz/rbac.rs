@@ -61,7 +61,9 @@ impl Rbac {
         let scopes: &[&str] = if namespace.is_empty() { &[""] } else { &["", namespace] };
         for scope in scopes {
             for (name, binding) in tables.bindings.get(*scope).into_iter().flatten() {
-                let Some(subject) = binding.subjects.iter().find(|s| s.is(user, scope)) else { continue };
+                let Some(subject) = binding.subjects.iter().find(|s| s.is(user, scope)) else {
+                    continue;
+                };
                 let source = || binding.describe(scope, name, subject);
                 let flow = match binding.rules(tables, scope) {
                     Err(e) => visit(&source, Err(e)),
@@ -121,10 +123,14 @@ impl Rbac {
         let here = |_: &u64| {
             let tables = self.tables.read();
             let has = |o: &Object| match o.kind() {
-                "ClusterRole" | "Role" => tables.roles.get(o.namespace()).is_some_and(|m| m.contains_key(o.name())),
-                "ClusterRoleBinding" | "RoleBinding" => {
-                    tables.bindings.get(o.namespace()).is_some_and(|m| m.contains_key(o.name()))
-                }
+                "ClusterRole" | "Role" => tables
+                    .roles
+                    .get(o.namespace())
+                    .is_some_and(|m| m.contains_key(o.name())),
+                "ClusterRoleBinding" | "RoleBinding" => tables
+                    .bindings
+                    .get(o.namespace())
+                    .is_some_and(|m| m.contains_key(o.name())),
                 _ => true,
             };
             objects.iter().all(has)
@@ -139,17 +145,29 @@ impl Rbac {
 
     /// Keeps Roles and ClusterRoles.
     pub fn role_sink(self: &Arc<Self>) -> Arc<dyn Sink> {
-        Arc::new(RoleSink { rbac: self.clone(), cluster: false })
+        Arc::new(RoleSink {
+            rbac: self.clone(),
+            cluster: false,
+        })
     }
     pub fn cluster_role_sink(self: &Arc<Self>) -> Arc<dyn Sink> {
-        Arc::new(RoleSink { rbac: self.clone(), cluster: true })
+        Arc::new(RoleSink {
+            rbac: self.clone(),
+            cluster: true,
+        })
     }
     /// Keeps RoleBindings and ClusterRoleBindings.
     pub fn binding_sink(self: &Arc<Self>) -> Arc<dyn Sink> {
-        Arc::new(BindingSink { rbac: self.clone(), cluster: false })
+        Arc::new(BindingSink {
+            rbac: self.clone(),
+            cluster: false,
+        })
     }
     pub fn cluster_binding_sink(self: &Arc<Self>) -> Arc<dyn Sink> {
-        Arc::new(BindingSink { rbac: self.clone(), cluster: true })
+        Arc::new(BindingSink {
+            rbac: self.clone(),
+            cluster: true,
+        })
     }
 }
 
@@ -191,7 +209,8 @@ impl Authorizer for Rbac {
                 resource.insert(key, all());
             }
             out.resource_rules.push(resource.into());
-            out.non_resource_rules.push(Map::from_iter([("nonResourceURLs", all()), ("verbs", all())]).into());
+            out.non_resource_rules
+                .push(Map::from_iter([("nonResourceURLs", all()), ("verbs", all())]).into());
         }
         let (rules, errors) = self.rules_for(user, namespace);
         let list = |l: &[Str]| Value::Array(l.iter().cloned().map(Value::String).collect());
@@ -207,7 +226,10 @@ impl Authorizer for Rbac {
                 out.resource_rules.push(m.into());
             }
             if !r.non_resource_urls.is_empty() {
-                let m = Map::from_iter([("nonResourceURLs", list(&r.non_resource_urls)), ("verbs", list(&r.verbs))]);
+                let m = Map::from_iter([
+                    ("nonResourceURLs", list(&r.non_resource_urls)),
+                    ("verbs", list(&r.verbs)),
+                ]);
                 out.non_resource_rules.push(m.into());
             }
         }
@@ -223,7 +245,10 @@ fn find_role<'t>(tables: &'t Tables, kind: &str, name: &str, namespace: &str) ->
         other => return Err(format!("unsupported role reference kind: {other:?}")),
     };
     tables.roles.get(scope).and_then(|m| m.get(name)).ok_or_else(|| {
-        format!("{}.rbac.authorization.k8s.io {name:?} not found", kind.to_ascii_lowercase())
+        format!(
+            "{}.rbac.authorization.k8s.io {name:?} not found",
+            kind.to_ascii_lowercase()
+        )
     })
 }
 
@@ -242,7 +267,12 @@ impl Binding {
             "ServiceAccount" => format!("{}/{}", subject.name, subject.namespace),
             _ => subject.name.to_string(),
         };
-        format!("{kind} {name:?} of {} {:?} to {} {who:?}", self.role_kind, self.role_name.as_str(), subject.kind)
+        format!(
+            "{kind} {name:?} of {} {:?} to {} {who:?}",
+            self.role_kind,
+            self.role_name.as_str(),
+            subject.kind
+        )
     }
     fn of(o: &Object) -> Self {
         let text = |m: &Map, k: &str| Str::from(m.str(k).unwrap_or_default());
@@ -250,7 +280,11 @@ impl Binding {
         let subjects = o.arr("subjects").into_iter().flatten().filter_map(Value::as_object);
         Binding {
             subjects: subjects
-                .map(|s| Subject { kind: text(s, "kind"), name: text(s, "name"), namespace: text(s, "namespace") })
+                .map(|s| Subject {
+                    kind: text(s, "kind"),
+                    name: text(s, "name"),
+                    namespace: text(s, "namespace"),
+                })
                 .collect(),
             role_kind: text(&role, "kind"),
             role_name: text(&role, "name"),
@@ -264,7 +298,11 @@ impl Subject {
             "User" => user.name == self.name,
             "Group" => user.groups.contains(&self.name),
             "ServiceAccount" => {
-                let namespace = if self.namespace.is_empty() { scope } else { &self.namespace };
+                let namespace = if self.namespace.is_empty() {
+                    scope
+                } else {
+                    &self.namespace
+                };
                 !namespace.is_empty()
                     && user
                         .name
@@ -291,7 +329,10 @@ struct BindingSink {
 fn replace<T>(table: &mut ByName<T>, cluster: bool, objects: Vec<Object>, read: impl Fn(&Object) -> T) {
     table.retain(|namespace, _| namespace.is_empty() != cluster);
     for o in objects {
-        table.entry(o.namespace().into()).or_default().insert(o.name().into(), Arc::new(read(&o)));
+        table
+            .entry(o.namespace().into())
+            .or_default()
+            .insert(o.name().into(), Arc::new(read(&o)));
     }
 }
 fn remove<T>(table: &mut ByName<T>, o: &Object) {
@@ -305,12 +346,16 @@ fn remove<T>(table: &mut ByName<T>, o: &Object) {
 
 impl Sink for RoleSink {
     fn replace(&self, objects: Vec<Object>) {
-        self.rbac.change(|t| replace(&mut t.roles, self.cluster, objects, |o| Rule::list_of(o)));
+        self.rbac
+            .change(|t| replace(&mut t.roles, self.cluster, objects, |o| Rule::list_of(o)));
     }
     fn set(&self, o: Object) {
         let rules = Arc::new(Rule::list_of(&o));
         self.rbac.change(|t| {
-            t.roles.entry(o.namespace().into()).or_default().insert(o.name().into(), rules);
+            t.roles
+                .entry(o.namespace().into())
+                .or_default()
+                .insert(o.name().into(), rules);
         });
     }
     fn delete(&self, o: Object) {
@@ -319,12 +364,16 @@ impl Sink for RoleSink {
 }
 impl Sink for BindingSink {
     fn replace(&self, objects: Vec<Object>) {
-        self.rbac.change(|t| replace(&mut t.bindings, self.cluster, objects, Binding::of));
+        self.rbac
+            .change(|t| replace(&mut t.bindings, self.cluster, objects, Binding::of));
     }
     fn set(&self, o: Object) {
         let binding = Arc::new(Binding::of(&o));
         self.rbac.change(|t| {
-            t.bindings.entry(o.namespace().into()).or_default().insert(o.name().into(), binding);
+            t.bindings
+                .entry(o.namespace().into())
+                .or_default()
+                .insert(o.name().into(), binding);
         });
     }
     fn delete(&self, o: Object) {
@@ -366,9 +415,14 @@ mod tests {
         let sa = UserInfo::service_account("ns", "sa", "");
         assert_eq!(
             rbac.authorize(&ask(sa.clone(), "get", "pods", "ns")),
-            Decision::Allow(r#"RBAC: allowed by RoleBinding "b/ns" of ClusterRole "reader" to ServiceAccount "sa/ns""#.into())
+            Decision::Allow(
+                r#"RBAC: allowed by RoleBinding "b/ns" of ClusterRole "reader" to ServiceAccount "sa/ns""#.into()
+            )
         );
-        assert_eq!(rbac.authorize(&ask(sa.clone(), "get", "pods", "other")), Decision::NoOpinion(String::new()));
+        assert_eq!(
+            rbac.authorize(&ask(sa.clone(), "get", "pods", "other")),
+            Decision::NoOpinion(String::new())
+        );
         assert_eq!(
             ask(sa.clone(), "list", "pods", "").forbidden("").message,
             r#"pods is forbidden: User "system:serviceaccount:ns:sa" cannot list resource "pods" in API group "" at the cluster scope"#

@@ -120,9 +120,10 @@ impl Rule {
                     if self.resource_names.is_empty() {
                         out.push(one);
                     } else {
-                        out.extend(
-                            self.resource_names.iter().map(|n| Rule { resource_names: vec![n.clone()], ..one.clone() }),
-                        );
+                        out.extend(self.resource_names.iter().map(|n| Rule {
+                            resource_names: vec![n.clone()],
+                            ..one.clone()
+                        }));
                     }
                 }
             }
@@ -137,11 +138,16 @@ impl Rule {
             || one.resources.iter().all(|r| {
                 self.resources.iter().any(|own| own == r)
                     || r.split_once('/').is_some_and(|(_, sub)| {
-                        self.resources.iter().any(|own| own.strip_prefix("*/").is_some_and(|s| s == sub))
+                        self.resources
+                            .iter()
+                            .any(|own| own.strip_prefix("*/").is_some_and(|s| s == sub))
                     })
             });
         let urls = has_all(&self.non_resource_urls, &one.non_resource_urls)
-            || one.non_resource_urls.iter().all(|u| self.non_resource_urls.iter().any(|own| url_covers(own, u)));
+            || one
+                .non_resource_urls
+                .iter()
+                .all(|u| self.non_resource_urls.iter().any(|own| url_covers(own, u)));
         let names = if one.resource_names.is_empty() {
             self.resource_names.is_empty()
         } else {
@@ -161,7 +167,11 @@ fn any_of(own: &[Str], wanted: &[Str]) -> bool {
     has_all(own, wanted)
 }
 fn url_covers(own: &str, wanted: &str) -> bool {
-    own == "*" || own == wanted || own.strip_suffix('*').is_some_and(|prefix| wanted.starts_with(prefix.trim_end_matches('*')))
+    own == "*"
+        || own == wanted
+        || own
+            .strip_suffix('*')
+            .is_some_and(|prefix| wanted.starts_with(prefix.trim_end_matches('*')))
 }
 
 /// The parts of `wanted` that `owned` doesn't allow.
@@ -177,8 +187,9 @@ pub fn missing(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
 pub fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     let mut merged: BTreeMap<(Vec<Str>, Vec<Str>, Vec<Str>, Vec<Str>), Vec<Str>> = BTreeMap::new();
     for r in rules {
-        let verbs =
-            merged.entry((r.api_groups, r.resources, r.resource_names, r.non_resource_urls)).or_default();
+        let verbs = merged
+            .entry((r.api_groups, r.resources, r.resource_names, r.non_resource_urls))
+            .or_default();
         for v in r.verbs {
             if !verbs.contains(&v) {
                 verbs.push(v);
@@ -187,13 +198,15 @@ pub fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     }
     merged
         .into_iter()
-        .map(|((api_groups, resources, resource_names, non_resource_urls), verbs)| Rule {
-            verbs,
-            api_groups,
-            resources,
-            resource_names,
-            non_resource_urls,
-        })
+        .map(
+            |((api_groups, resources, resource_names, non_resource_urls), verbs)| Rule {
+                verbs,
+                api_groups,
+                resources,
+                resource_names,
+                non_resource_urls,
+            },
+        )
         .collect()
 }
 
@@ -235,7 +248,11 @@ mod tests {
         let named = rule(&["*"], &["*"], &["*"], &["a"], &[]);
         assert!(named.allows(&ask("get", "", "pods", "log", "a")) && !named.allows(&ask("list", "", "pods", "", "")));
         let url = rule(&["get"], &[], &[], &[], &["/healthz/*"]);
-        let path = |p: &str| Attributes { verb: "get".into(), path: p.into(), ..Attributes::default() };
+        let path = |p: &str| Attributes {
+            verb: "get".into(),
+            path: p.into(),
+            ..Attributes::default()
+        };
         assert!(url.allows(&path("/healthz/etcd")) && !url.allows(&path("/healthz")));
     }
 
@@ -245,7 +262,10 @@ mod tests {
         let wanted = [rule(&["get", "create", "delete"], &[""], &["pods"], &[], &[])];
         let lacking = compact(missing(&owned, &wanted));
         let text: Vec<String> = lacking.iter().map(Rule::compact).collect();
-        assert_eq!(text, [r#"{APIGroups:[""], Resources:["pods"], Verbs:["create" "delete"]}"#]);
+        assert_eq!(
+            text,
+            [r#"{APIGroups:[""], Resources:["pods"], Verbs:["create" "delete"]}"#]
+        );
         assert!(missing(&[rule(&["*"], &["*"], &["*"], &[], &[])], &wanted).is_empty());
         assert!(!missing(&[rule(&["*"], &["*"], &["*"], &["x"], &[])], &wanted).is_empty());
     }

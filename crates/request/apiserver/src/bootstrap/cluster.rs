@@ -148,9 +148,21 @@ fn joining() -> Vec<Value> {
     };
     const SIGNING: &str = "system:certificates.k8s.io:certificatesigningrequests";
     vec![
-        cluster_binding("keelson:node-bootstrap", "system:node-bootstrapper", "system:bootstrappers"),
-        cluster_binding("keelson:node-approve-bootstrap", &format!("{SIGNING}:nodeclient"), "system:bootstrappers"),
-        cluster_binding("keelson:node-approve-renewal", &format!("{SIGNING}:selfnodeclient"), "system:nodes"),
+        cluster_binding(
+            "keelson:node-bootstrap",
+            "system:node-bootstrapper",
+            "system:bootstrappers",
+        ),
+        cluster_binding(
+            "keelson:node-approve-bootstrap",
+            &format!("{SIGNING}:nodeclient"),
+            "system:bootstrappers",
+        ),
+        cluster_binding(
+            "keelson:node-approve-renewal",
+            &format!("{SIGNING}:selfnodeclient"),
+            "system:nodes",
+        ),
         value!({
             "apiVersion": version,
             "kind": "Role",

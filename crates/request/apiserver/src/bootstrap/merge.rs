@@ -112,14 +112,18 @@ mod tests {
         assert_eq!(found.arr("rules").unwrap().len(), 2);
         assert!(!update(&mut found, &wanted));
         let mut off = role(vec![]);
-        off.set_at(&["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"], "false");
+        off.set_at(
+            &["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"],
+            "false",
+        );
         assert!(!update(&mut off, &wanted));
     }
 
     #[test]
     fn defaults_beside_what_is_wanted_change_nothing() {
         let wanted = object(value!({"kind": "Endpoints", "subsets": [{"addresses": [{"ip": "10.0.0.1"}]}]}));
-        let mut found = object(value!({"kind": "Endpoints", "subsets": [{"addresses": [{"ip": "10.0.0.1", "x": 1}], "y": 2}]}));
+        let mut found =
+            object(value!({"kind": "Endpoints", "subsets": [{"addresses": [{"ip": "10.0.0.1", "x": 1}], "y": 2}]}));
         assert!(!update(&mut found, &wanted));
         found.set_at(&["subsets"], Vec::<Value>::new());
         assert!(update(&mut found, &wanted));

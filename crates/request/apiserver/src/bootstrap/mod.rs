@@ -28,7 +28,9 @@ pub struct Spec {
 
 impl Spec {
     pub fn of(config: &Config) -> Self {
-        Spec { steps: vec![cluster::namespaces(), objects(), cluster::objects(config)] }
+        Spec {
+            steps: vec![cluster::namespaces(), objects(), cluster::objects(config)],
+        }
     }
 }
 
@@ -36,7 +38,10 @@ impl Spec {
 pub fn objects() -> Vec<Object> {
     let lines = include_str!("objects.jsonl").lines();
     // The text is ours and tested: a line that isn't read is a fault of the build.
-    lines.filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter_map(|v| Object::try_from(v).ok()).collect()
+    lines
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+        .filter_map(|v| Object::try_from(v).ok())
+        .collect()
 }
 
 /// Makes everything; goes on until all is there.
@@ -66,7 +71,10 @@ async fn reconcile(wanted: &Object, loopback: &Loopback) -> ApiResult<()> {
     let collection = collection(wanted);
     let path = format!("{collection}/{}", wanted.name());
     match loopback.object(&path).await? {
-        None => match loopback.send(Method::POST, &collection, Some(&wanted.clone().into())).await {
+        None => match loopback
+            .send(Method::POST, &collection, Some(&wanted.clone().into()))
+            .await
+        {
             Ok(made) => cluster::finish(&made, loopback).await,
             Err(e) if e.is(Reason::AlreadyExists) => Ok(()),
             Err(e) => Err(e),
@@ -90,7 +98,11 @@ fn collection(object: &Object) -> String {
         kind if kind.ends_with("Class") => format!("{}es", kind.to_ascii_lowercase()),
         kind => format!("{}s", kind.to_ascii_lowercase()),
     };
-    let root = if object.api_version().contains('/') { "/apis" } else { "/api" };
+    let root = if object.api_version().contains('/') {
+        "/apis"
+    } else {
+        "/api"
+    };
     let namespace = match object.namespace() {
         "" => String::new(),
         namespace => format!("/namespaces/{namespace}"),
@@ -108,7 +120,11 @@ mod tests {
         assert_eq!(all.len(), include_str!("objects.jsonl").lines().count());
         let table = keelson_registry::ResourceTable::new(keelson_registry::resources::rows());
         let config = Config::new(keelson_pki::ServiceAccountKeys::generate().unwrap());
-        for o in all.iter().chain(&cluster::namespaces()).chain(&cluster::objects(&config)) {
+        for o in all
+            .iter()
+            .chain(&cluster::namespaces())
+            .chain(&cluster::objects(&config))
+        {
             let path = format!("{}/{}", collection(o), o.name()).replace(':', "%3A");
             let info = crate::request::RequestInfo::parse(&Method::GET, &path.parse().unwrap()).unwrap();
             let def = table.get(&info.api_group, &info.api_version, &info.resource);

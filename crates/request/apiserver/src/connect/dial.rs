@@ -43,7 +43,9 @@ impl ClientTls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let builder = match ca_pem {
             Some(pem) => builder.with_root_certificates(tls::roots(pem)?),
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)),
+            None => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyServer)),
         };
         let mut config = match identity {
             Some((cert, key)) => {
@@ -66,7 +68,9 @@ impl Target {
     /// Sends a request; `uri` of it has to be path and query only.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
         let opened = async {
-            let stream = TcpStream::connect(&self.address).await.with_context(|| format!("dial tcp {}", self.address))?;
+            let stream = TcpStream::connect(&self.address)
+                .await
+                .with_context(|| format!("dial tcp {}", self.address))?;
             stream.set_nodelay(true)?;
             Ok::<_, anyhow::Error>(match &self.tls {
                 None => Stream::Plain(stream),
@@ -146,6 +150,8 @@ impl ServerCertVerifier for AnyServer {
         rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

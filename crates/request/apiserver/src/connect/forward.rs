@@ -47,11 +47,18 @@ pub async fn forward(
     let upgrade = request.headers().get(header::UPGRADE).cloned();
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let (mut head, body) = request.into_parts();
-    let original_host = head.headers.get(header::HOST).and_then(|h| h.to_str().ok()).map(str::to_string);
-    let original_host = original_host.or_else(|| head.uri.authority().map(|a| a.to_string())).unwrap_or_default();
+    let original_host = head
+        .headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .map(str::to_string);
+    let original_host = original_host
+        .or_else(|| head.uri.authority().map(|a| a.to_string()))
+        .unwrap_or_default();
     strip(&mut head.headers);
     if let Some(protocol) = &upgrade {
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        head.headers
+            .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         head.headers.insert(header::UPGRADE, protocol.clone());
     }
     head.uri = Uri::try_from(path)?;
@@ -60,7 +67,11 @@ pub async fn forward(
     }
     if let Some(r) = rewrite {
         let uri = format!("{}{}", r.prefix, head.uri.path());
-        for (name, value) in [("x-forwarded-uri", &uri), ("x-forwarded-host", &r.host), ("x-forwarded-proto", &r.scheme)] {
+        for (name, value) in [
+            ("x-forwarded-uri", &uri),
+            ("x-forwarded-host", &r.host),
+            ("x-forwarded-proto", &r.scheme),
+        ] {
             if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
                 head.headers.insert(HeaderName::from_static(name), value);
             }
@@ -133,8 +144,15 @@ fn append_forwarded(headers: &mut HeaderMap, remote: SocketAddr) {
 /// Whether links are to be rewritten: a page that is no redirect, not compressed, and of a length that can be held.
 fn is_page(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let kind = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/html");
-    let fits = text(header::CONTENT_LENGTH).parse::<usize>().map_or(true, |n| n <= LONGEST_PAGE);
+    let kind = text(header::CONTENT_TYPE)
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .eq_ignore_ascii_case("text/html");
+    let fits = text(header::CONTENT_LENGTH)
+        .parse::<usize>()
+        .map_or(true, |n| n <= LONGEST_PAGE);
     kind && fits && !headers.contains_key(header::LOCATION) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
@@ -153,14 +171,18 @@ async fn rewrite_page(answer: Response, r: &Rewrite, original_host: &str) -> Res
 
 /// A redirect within the backend becomes one below the proxy's path.
 fn rewrite_location(headers: &mut HeaderMap, r: &Rewrite, original_host: &str) {
-    let Some(location) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else { return };
+    let Some(location) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else {
+        return;
+    };
     if let Ok(value) = HeaderValue::from_str(&rewritten(location, r, original_host)) {
         headers.insert(header::LOCATION, value);
     }
 }
 
 fn rewritten(location: &str, r: &Rewrite, original_host: &str) -> String {
-    let Ok(uri) = location.parse::<Uri>() else { return location.to_string() };
+    let Ok(uri) = location.parse::<Uri>() else {
+        return location.to_string();
+    };
     let host = uri.authority().map(|a| a.as_str()).unwrap_or_default();
     let elsewhere = !host.is_empty() && host != r.backend && host != original_host;
     if elsewhere || !uri.path().starts_with('/') || (host.is_empty() && !location.starts_with('/')) {
@@ -172,7 +194,11 @@ fn rewritten(location: &str, r: &Rewrite, original_host: &str) -> String {
         format!("{}{}", r.prefix, uri.path())
     };
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let origin = if r.host.is_empty() { String::new() } else { format!("{}://{}", r.scheme, r.host) };
+    let origin = if r.host.is_empty() {
+        String::new()
+    } else {
+        format!("{}://{}", r.scheme, r.host)
+    };
     format!("{origin}{path}{query}")
 }
 
@@ -182,7 +208,11 @@ mod tests {
 
     #[test]
     fn redirects_stay_below_the_proxy() {
-        let r = Rewrite { prefix: "/p/proxy".into(), backend: "10.0.0.1:80".into(), ..Rewrite::default() };
+        let r = Rewrite {
+            prefix: "/p/proxy".into(),
+            backend: "10.0.0.1:80".into(),
+            ..Rewrite::default()
+        };
         for (given, expected) in [
             ("/a/", "/p/proxy/a/"),
             ("/p/proxy/a", "/p/proxy/a"),

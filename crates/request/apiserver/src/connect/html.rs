@@ -86,7 +86,9 @@ fn rewrite_tag(tag: &str, attributes: &[&str], address: &impl Fn(&str) -> String
     let mut rest = tag;
     while let Some(equals) = rest.find('=') {
         let name = rest[..equals].trim_end();
-        let name = &name[name.rfind(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'')).map_or(0, |i| i + 1)..];
+        let name = &name[name
+            .rfind(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''))
+            .map_or(0, |i| i + 1)..];
         let value = &rest[equals + 1..];
         let value_start = equals + 1 + (value.len() - value.trim_start().len());
         let (from, to) = match rest[value_start..].chars().next() {
@@ -96,7 +98,9 @@ fn rewrite_tag(tag: &str, attributes: &[&str], address: &impl Fn(&str) -> String
             }
             _ => {
                 let plain = &rest[value_start..];
-                let end = plain.find(|c: char| c.is_whitespace() || c == '>').unwrap_or(plain.len());
+                let end = plain
+                    .find(|c: char| c.is_whitespace() || c == '>')
+                    .unwrap_or(plain.len());
                 (value_start, value_start + end)
             }
         };
@@ -117,14 +121,28 @@ mod tests {
 
     #[test]
     fn addresses_in_links_change_and_nothing_else() {
-        let led = |page: &str| rewrite(page, |a| if a.starts_with('/') { format!("/p{a}") } else { a.to_string() });
+        let led = |page: &str| {
+            rewrite(page, |a| {
+                if a.starts_with('/') {
+                    format!("/p{a}")
+                } else {
+                    a.to_string()
+                }
+            })
+        };
         for (page, expected) in [
             (r#"<a href="/x">test</a>"#, r#"<a href="/p/x">test</a>"#),
             ("<IMG alt='a>b' SRC=/i.png>", "<IMG alt='a>b' SRC=/p/i.png>"),
             (r#"<a title="/t" href='/x?a=b'/>"#, r#"<a title="/t" href='/p/x?a=b'/>"#),
             (r#"<p href="/x">a < b</p>"#, r#"<p href="/x">a < b</p>"#),
-            (r#"<script>"<a href='/x'>"</script>"#, r#"<script>"<a href='/x'>"</script>"#),
-            (r#"<!-- <a href="/x"> --><a href="y">"#, r#"<!-- <a href="/x"> --><a href="y">"#),
+            (
+                r#"<script>"<a href='/x'>"</script>"#,
+                r#"<script>"<a href='/x'>"</script>"#,
+            ),
+            (
+                r#"<!-- <a href="/x"> --><a href="y">"#,
+                r#"<!-- <a href="/x"> --><a href="y">"#,
+            ),
             ("<a href=\"/unfinished", "<a href=\"/unfinished"),
             ("ä<a href=\"/ö\">ü</a>", "ä<a href=\"/p/ö\">ü</a>"),
         ] {

@@ -19,7 +19,10 @@ pub struct KubeletClient {
 impl KubeletClient {
     /// `tls` proves this server to kubelets, and says whose certificates of theirs are taken.
     pub fn new(tls: Arc<ClientConfig>, reader: Loopback) -> Self {
-        KubeletClient { tls: RwLock::new(tls), reader }
+        KubeletClient {
+            tls: RwLock::new(tls),
+            reader,
+        }
     }
     /// New connections prove themselves by a renewed certificate.
     pub fn replace(&self, tls: Arc<ClientConfig>) {
@@ -34,7 +37,11 @@ impl KubeletClient {
         let config = self.tls.read().clone();
         let tls = ClientTls::to(config, &host).map_err(ApiError::internal)?;
         let address = join(&host, port);
-        Ok(Target { host: address.clone(), address, tls: Some(tls) })
+        Ok(Target {
+            host: address.clone(),
+            address,
+            tls: Some(tls),
+        })
     }
 }
 
@@ -47,13 +54,22 @@ pub fn endpoint(node: &Object) -> ApiResult<(String, i64)> {
         })
     };
     let host = ADDRESS_TYPES.iter().find_map(|t| of_type(t)).ok_or_else(|| {
-        ApiError::internal(format!("no preferred addresses found; known addresses: [] (node {})", node.name()))
+        ApiError::internal(format!(
+            "no preferred addresses found; known addresses: [] (node {})",
+            node.name()
+        ))
     })?;
-    let port = node.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).and_then(Value::as_i64);
+    let port = node
+        .at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"])
+        .and_then(Value::as_i64);
     Ok((host, port.filter(|p| *p > 0).unwrap_or(DEFAULT_PORT)))
 }
 
 /// `host:port`, with brackets around an IPv6 address.
 pub fn join(host: &str, port: impl std::fmt::Display) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }

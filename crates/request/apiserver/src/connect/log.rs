@@ -23,7 +23,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, mut request: 
     }
     let target = server.kubelet.target(node).await?;
     let path = format!("/containerLogs/{}/{}/{container}{query}", info.namespace, info.name);
-    let ask = http::Request::get("/").body(Body::empty()).map_err(ApiError::internal)?;
+    let ask = http::Request::get("/")
+        .body(Body::empty())
+        .map_err(ApiError::internal)?;
     let answer = forward(&target, &path, ask, None, None).await;
     let answer = answer.map_err(|e| ApiError::internal(format!("Get \"https://{}{path}\": {e:#}", target.address)))?;
     if !answer.status().is_success() {
@@ -33,7 +35,8 @@ pub async fn serve(server: &ServerState, context: &RequestContext, mut request: 
         return socket::serve(&mut request, answer.into_body());
     }
     let mut out = Response::new(answer.into_body());
-    out.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    out.headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(out)
 }
 
@@ -49,7 +52,11 @@ async fn refused(answer: Response, name: &str) -> ApiError {
             Reason::NotFound,
             format!("the server could not find the requested resource ( pods/log {name})"),
         )
-        .with_causes(vec![Cause { reason: "UnexpectedServerResponse".into(), message: text, field: String::new() }]),
+        .with_causes(vec![Cause {
+            reason: "UnexpectedServerResponse".into(),
+            message: text,
+            field: String::new(),
+        }]),
         other => ApiError::new(
             Reason::Unknown,
             format!("an error on the server ({text:?}) has prevented the request from succeeding ( pods/log {name})"),
@@ -85,15 +92,25 @@ fn log_query(q: &Query) -> ApiResult<String> {
     }
     if let Some(time) = q.get("sinceTime").filter(|t| !t.is_empty()) {
         if since.is_some() {
-            causes.push(Cause::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            causes.push(Cause::forbidden(
+                "",
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ));
         }
         out.append_pair("sinceTime", time);
     }
     let stream = q.get("stream").filter(|s| !s.is_empty()).unwrap_or("All");
     if !matches!(stream, "All" | "Stdout" | "Stderr") {
-        causes.push(Cause::not_supported("stream", &stream.into(), &["All", "Stderr", "Stdout"]));
+        causes.push(Cause::not_supported(
+            "stream",
+            &stream.into(),
+            &["All", "Stderr", "Stdout"],
+        ));
     } else if stream != "All" && tail.is_some() {
-        causes.push(Cause::forbidden("", "`tailLines` and specific `stream` are mutually exclusive for now"));
+        causes.push(Cause::forbidden(
+            "",
+            "`tailLines` and specific `stream` are mutually exclusive for now",
+        ));
     }
     out.append_pair("stream", stream);
     if !causes.is_empty() {
@@ -108,7 +125,10 @@ mod tests {
 
     #[test]
     fn options_are_checked_and_written() {
-        let ok = log_query(&Query::parse(Some("follow=true&tailLines=5&container=c&previous=false"))).unwrap();
+        let ok = log_query(&Query::parse(Some(
+            "follow=true&tailLines=5&container=c&previous=false",
+        )))
+        .unwrap();
         assert_eq!(ok, "?follow=true&tailLines=5&stream=All");
         let e = log_query(&Query::parse(Some("tailLines=-1"))).unwrap_err();
         assert_eq!((e.code, e.reason), (422, Reason::Invalid));

@@ -56,7 +56,12 @@ async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: R
                 _ => "NodeProxyOptions",
             };
             let path = proxy::rest_of(request.uri().path(), info);
-            admit(server, context, value!({"apiVersion": "v1", "kind": kind, "path": path})).await?;
+            admit(
+                server,
+                context,
+                value!({"apiVersion": "v1", "kind": kind, "path": path}),
+            )
+            .await?;
             proxy::serve(server, context, request).await
         }
     }
@@ -66,7 +71,11 @@ fn allow_methods(request: &Request, info: &RequestInfo, methods: &[&str]) -> Api
     if methods.contains(&request.method().as_str()) {
         return Ok(());
     }
-    Err(ApiError::method_not_allowed(&info.api_group, &info.resource_with_sub(), &info.verb))
+    Err(ApiError::method_not_allowed(
+        &info.api_group,
+        &info.resource_with_sub(),
+        &info.verb,
+    ))
 }
 
 /// A WebSocket comes as GET; who may only read must not run commands by it.
@@ -74,9 +83,16 @@ fn may_create(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
     if context.info.verb == "create" {
         return Ok(());
     }
-    let attributes = Attributes { verb: "create".into(), ..Attributes::of(&context.user, &context.info) };
+    let attributes = Attributes {
+        verb: "create".into(),
+        ..Attributes::of(&context.user, &context.info)
+    };
     let decision = server.authorizer.authorize(&attributes);
-    if decision.is_allowed() { Ok(()) } else { Err(attributes.forbidden(decision.reason())) }
+    if decision.is_allowed() {
+        Ok(())
+    } else {
+        Err(attributes.forbidden(decision.reason()))
+    }
 }
 
 /// Admission of the operation CONNECT.
@@ -88,37 +104,56 @@ async fn admit(server: &ServerState, context: &RequestContext, options: Value) -
     let cx = Cx::new(def, context.user.clone(), &info.namespace, &info.name).with_subresource(&info.subresource);
     let mut object = Object::try_from(options).unwrap_or_default();
     let admitted = async {
-        server.admission.mutate(&cx, Operation::Connect, Some(&mut object), None).await?;
-        server.admission.validate(&cx, Operation::Connect, Some(&object), None).await
+        server
+            .admission
+            .mutate(&cx, Operation::Connect, Some(&mut object), None)
+            .await?;
+        server
+            .admission
+            .validate(&cx, Operation::Connect, Some(&object), None)
+            .await
     };
     let result = admitted.await;
     cx.take_warnings().into_iter().for_each(|w| context.warnings.add(w));
-    cx.take_annotations().into_iter().for_each(|(k, v)| context.audit.add(&k, v));
+    cx.take_annotations()
+        .into_iter()
+        .for_each(|(k, v)| context.audit.add(&k, v));
     result
 }
 
 /// The pod of a request.
 async fn pod(server: &ServerState, namespace: &str, name: &str) -> ApiResult<Object> {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-    server.loopback.object(&path).await?.ok_or_else(|| ApiError::not_found("", "pods", name))
+    server
+        .loopback
+        .object(&path)
+        .await?
+        .ok_or_else(|| ApiError::not_found("", "pods", name))
 }
 
 /// The container that is meant: the one named, or the only one.
 fn container(pod: &Object, wanted: &str) -> ApiResult<Str> {
     let names = |key: &str| -> Vec<Str> {
         let list = pod.at(&["spec", key]).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(|c| c.get("name")?.as_str().map(Str::from)).collect()
+        list.into_iter()
+            .flatten()
+            .filter_map(|c| c.get("name")?.as_str().map(Str::from))
+            .collect()
     };
     let main = names("containers");
     let all: Vec<Str> = [names("initContainers"), main.clone(), names("ephemeralContainers")].concat();
     if !wanted.is_empty() {
-        return all.into_iter().find(|n| n == wanted).ok_or_else(|| {
-            ApiError::bad_request(format!("container {wanted} is not valid for pod {}", pod.name()))
-        });
+        return all
+            .into_iter()
+            .find(|n| n == wanted)
+            .ok_or_else(|| ApiError::bad_request(format!("container {wanted} is not valid for pod {}", pod.name())));
     }
     match main.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {}", pod.name()))),
+        [] => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {}",
+            pod.name()
+        ))),
         _ => Err(ApiError::bad_request(format!(
             "a container name must be specified for pod {}, choose one of: [{}]",
             pod.name(),
@@ -129,5 +164,8 @@ fn container(pod: &Object, wanted: &str) -> ApiResult<Str> {
 
 /// Upstream's error for a backend that can't be reached.
 fn unreachable(e: impl std::fmt::Display) -> ApiError {
-    ApiError::new(Reason::ServiceUnavailable, format!("error trying to reach service: {e}"))
+    ApiError::new(
+        Reason::ServiceUnavailable,
+        format!("error trying to reach service: {e}"),
+    )
 }

@@ -39,13 +39,19 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         return with_slash(request.uri());
     }
     let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
-    let path = if rest.starts_with('/') { format!("{rest}{query}") } else { format!("/{rest}{query}") };
+    let path = if rest.starts_with('/') {
+        format!("{rest}{query}")
+    } else {
+        format!("/{rest}{query}")
+    };
     let rewrite = Rewrite {
         prefix: raw[..raw.len() - rest.len()].to_string(),
         backend: target.host.clone(),
         ..Rewrite::default()
     };
-    forward(&target, &path, request, context.remote, Some(&rewrite)).await.map_err(|e| unreachable(format!("{e:#}")))
+    forward(&target, &path, request, context.remote, Some(&rewrite))
+        .await
+        .map_err(|e| unreachable(format!("{e:#}")))
 }
 
 fn is_upgrade(request: &Request) -> bool {
@@ -99,10 +105,19 @@ fn pod_target(server: &ServerState, pod: &Object, id: &Id) -> ApiResult<Target> 
     let declared = || {
         let containers = pod.at(&["spec", "containers"]).and_then(Value::as_array);
         containers.into_iter().flatten().find_map(|c| {
-            c.get("ports")?.as_array()?.first()?.get("containerPort")?.as_i64().map(|p| p.to_string())
+            c.get("ports")?
+                .as_array()?
+                .first()?
+                .get("containerPort")?
+                .as_i64()
+                .map(|p| p.to_string())
         })
     };
-    let port = if id.port.is_empty() { declared().unwrap_or_default() } else { id.port.to_string() };
+    let port = if id.port.is_empty() {
+        declared().unwrap_or_default()
+    } else {
+        id.port.to_string()
+    };
     target(server, id.scheme, ip, &port)
 }
 
@@ -112,13 +127,23 @@ async fn service_target(server: &ServerState, info: &RequestInfo, id: &Id<'_>) -
     let namespace = &info.namespace;
     let mut port = id.port.to_string();
     if let Ok(number) = id.port.parse::<i64>() {
-        let service = server.loopback.object(&format!("/api/v1/namespaces/{namespace}/services/{}", id.name)).await?;
+        let service = server
+            .loopback
+            .object(&format!("/api/v1/namespaces/{namespace}/services/{}", id.name))
+            .await?;
         let service = service.ok_or_else(|| ApiError::not_found("", "services", id.name))?;
         let ports = service.at(&["spec", "ports"]).and_then(Value::as_array);
-        let found = ports.into_iter().flatten().find(|p| p.get("port").and_then(Value::as_i64) == Some(number));
-        let found = found
-            .ok_or_else(|| unavailable(format!("no service port {number} found for service {:?}", id.name)))?;
-        port = found.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+        let found = ports
+            .into_iter()
+            .flatten()
+            .find(|p| p.get("port").and_then(Value::as_i64) == Some(number));
+        let found =
+            found.ok_or_else(|| unavailable(format!("no service port {number} found for service {:?}", id.name)))?;
+        port = found
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_string();
     }
     let path = format!(
         "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{}",
@@ -129,9 +154,15 @@ async fn service_target(server: &ServerState, info: &RequestInfo, id: &Id<'_>) -
     while !candidates.is_empty() {
         let (ip, number, pod_name) = candidates.swap_remove(rand::rng().random_range(0..candidates.len()));
         // Only addresses that are really a pod's are proxied to.
-        let Ok(pod) = pod(server, namespace, &pod_name).await else { continue };
+        let Ok(pod) = pod(server, namespace, &pod_name).await else {
+            continue;
+        };
         let ips = pod.at(&["status", "podIPs"]).and_then(Value::as_array);
-        if ips.into_iter().flatten().any(|p| p.get("ip").and_then(Value::as_str) == Some(&ip)) {
+        if ips
+            .into_iter()
+            .flatten()
+            .any(|p| p.get("ip").and_then(Value::as_str) == Some(&ip))
+        {
             return target(server, id.scheme, &ip, &number.to_string());
         }
     }
@@ -145,15 +176,26 @@ fn endpoints(slices: &Object, port: &str, namespace: &str) -> Vec<(String, i64, 
         let list = |key: &str| slice.get(key).and_then(Value::as_array).into_iter().flatten();
         let found = list("ports").find(|p| {
             let name = p.get("name").and_then(Value::as_str).unwrap_or_default();
-            port.is_empty() || name == port || p.get("port").and_then(Value::as_i64).is_some_and(|n| n.to_string() == port)
+            port.is_empty()
+                || name == port
+                || p.get("port")
+                    .and_then(Value::as_i64)
+                    .is_some_and(|n| n.to_string() == port)
         });
-        let Some(number) = found.and_then(|p| p.get("port")?.as_i64()) else { continue };
+        let Some(number) = found.and_then(|p| p.get("port")?.as_i64()) else {
+            continue;
+        };
         for e in list("endpoints") {
             if e.at(&["conditions", "ready"]).and_then(Value::as_bool) == Some(false) {
                 continue;
             }
-            let address = e.get("addresses").and_then(Value::as_array).and_then(|a| a.first()?.as_str());
-            let reference = e.get("targetRef").filter(|r| r.get("namespace").and_then(Value::as_str) == Some(namespace));
+            let address = e
+                .get("addresses")
+                .and_then(Value::as_array)
+                .and_then(|a| a.first()?.as_str());
+            let reference = e
+                .get("targetRef")
+                .filter(|r| r.get("namespace").and_then(Value::as_str) == Some(namespace));
             let pod = reference.and_then(|r| r.get("name")?.as_str());
             if let (Some(address), Some(pod)) = (address, pod) {
                 out.push((address.to_string(), number, pod.to_string()));
@@ -182,12 +224,20 @@ fn allowed(host: &str) -> ApiResult<()> {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local { Err(refused()) } else { Ok(()) }
+    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local {
+        Err(refused())
+    } else {
+        Ok(())
+    }
 }
 
 fn target(server: &ServerState, scheme: &str, ip: &str, port: &str) -> ApiResult<Target> {
     let secure = scheme == "https";
-    let port = if port.is_empty() { if secure { "443" } else { "80" } } else { port };
+    let port = if port.is_empty() {
+        if secure { "443" } else { "80" }
+    } else {
+        port
+    };
     if port.parse::<u16>().is_err() {
         return Err(unreachable(format!("dial tcp: lookup tcp/{port}: unknown port")));
     }
@@ -197,7 +247,11 @@ fn target(server: &ServerState, scheme: &str, ip: &str, port: &str) -> ApiResult
     } else {
         None
     };
-    Ok(Target { host: address.clone(), address, tls })
+    Ok(Target {
+        host: address.clone(),
+        address,
+        tls,
+    })
 }
 
 #[cfg(test)]

@@ -34,10 +34,13 @@ fn agreed(headers: &HeaderMap) -> ApiResult<Option<&'static str>> {
         .map(str::trim)
         .filter(|p| !p.is_empty())
         .collect();
-    match offers.iter().find_map(|o| [BINARY, BASE64].into_iter().find(|p| p == o)) {
-        None if !offers.is_empty() => {
-            Err(ApiError::bad_request(format!("requested protocol(s) are not supported: {offers:?}; supports [\"\" {BINARY:?} {BASE64:?}]")))
-        }
+    match offers
+        .iter()
+        .find_map(|o| [BINARY, BASE64].into_iter().find(|p| p == o))
+    {
+        None if !offers.is_empty() => Err(ApiError::bad_request(format!(
+            "requested protocol(s) are not supported: {offers:?}; supports [\"\" {BINARY:?} {BASE64:?}]"
+        ))),
         found => Ok(found),
     }
 }
@@ -71,7 +74,11 @@ async fn send(upgrade: OnUpgrade, mut body: Body, base64: bool) -> anyhow::Resul
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgrade.await?), Role::Server, None).await;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        let message = if base64 { Message::text(STANDARD.encode(&data)) } else { Message::binary(data) };
+        let message = if base64 {
+            Message::text(STANDARD.encode(&data))
+        } else {
+            Message::binary(data)
+        };
         socket.send(message).await?;
     }
     socket.close(None).await?;

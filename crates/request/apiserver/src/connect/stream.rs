@@ -15,7 +15,11 @@ pub fn options(info: &RequestInfo) -> Value {
     };
     let mut o = value!({"apiVersion": "v1", "kind": kind});
     if info.subresource == "portforward" {
-        let ports: Vec<Value> = q.all("ports").filter_map(|p| p.parse::<i64>().ok()).map(Value::from).collect();
+        let ports: Vec<Value> = q
+            .all("ports")
+            .filter_map(|p| p.parse::<i64>().ok())
+            .map(Value::from)
+            .collect();
         if !ports.is_empty() {
             o.set_at(&["ports"], ports);
         }
@@ -54,10 +58,17 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     }
     let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
     if node.is_empty() {
-        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", info.name)));
+        return Err(ApiError::bad_request(format!(
+            "pod {} does not have a host assigned",
+            info.name
+        )));
     }
     let target = server.kubelet.target(node).await?;
-    let verb = if forwarding { "portForward" } else { info.subresource.as_str() };
+    let verb = if forwarding {
+        "portForward"
+    } else {
+        info.subresource.as_str()
+    };
     let path = format!("/{verb}/{}/{}{what}{}", info.namespace, info.name, parameters(info));
     forward(&target, &path, request, context.remote, None)
         .await
@@ -74,9 +85,12 @@ fn parameters(info: &RequestInfo) -> String {
             out.append_pair("port", &ports.join(","));
         }
     } else {
-        for (name, default, kubelets) in
-            [("stdin", false, "input"), ("stdout", true, "output"), ("stderr", true, "error"), ("tty", false, "tty")]
-        {
+        for (name, default, kubelets) in [
+            ("stdin", false, "input"),
+            ("stdout", true, "output"),
+            ("stderr", true, "error"),
+            ("tty", false, "tty"),
+        ] {
             if if q.has(name) { q.flag(name) } else { default } {
                 out.append_pair(kubelets, "1");
             }
@@ -101,7 +115,10 @@ mod tests {
         let exec = info("/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&container=c&stdin=true&stderr=false");
         assert_eq!(parameters(&exec), "?input=1&output=1&command=sh&command=-c");
         assert_eq!(options(&exec).get("command").unwrap().as_array().unwrap().len(), 2);
-        assert_eq!(parameters(&info("/api/v1/namespaces/a/pods/p/portforward?ports=80&ports=81")), "?port=80%2C81");
+        assert_eq!(
+            parameters(&info("/api/v1/namespaces/a/pods/p/portforward?ports=80&ports=81")),
+            "?port=80%2C81"
+        );
         assert_eq!(parameters(&info("/api/v1/namespaces/a/pods/p/portforward")), "");
     }
 }

@@ -16,9 +16,19 @@ pub(super) async fn run(all: &Arc<CustomResources>, name: &Str) -> Result<(), Ap
     let mut crd = Object::clone(&crd);
     let now = || Time::now().rfc3339();
     let message = "CustomResource deletion is in progress";
-    names::set_condition(&mut crd, "Terminating", "True", "InstanceDeletionInProgress", message, &now());
+    names::set_condition(
+        &mut crd,
+        "Terminating",
+        "True",
+        "InstanceDeletionInProgress",
+        message,
+        &now(),
+    );
     let established = names::is_true(&crd, "Established");
-    let (group, plural) = (text(&crd, &["spec", "group"]), text(&crd, &["status", "acceptedNames", "plural"]));
+    let (group, plural) = (
+        text(&crd, &["spec", "group"]),
+        text(&crd, &["status", "acceptedNames", "plural"]),
+    );
     if established {
         all.write_status(&crd).await?;
         if let Some(def) = all.engine.table.by_resource(&group, &plural).filter(|d| d.custom) {
@@ -27,7 +37,9 @@ pub(super) async fn run(all: &Arc<CustomResources>, name: &Str) -> Result<(), Ap
     }
     // The latest, since the status was written meanwhile.
     let path = format!("{}/{name}", super::PATH);
-    let Some(mut latest) = all.loopback.object(&path).await? else { return Ok(()) };
+    let Some(mut latest) = all.loopback.object(&path).await? else {
+        return Ok(());
+    };
     let (reason, message) = if established {
         ("InstanceDeletionCompleted", "removed all instances")
     } else {
@@ -35,14 +47,20 @@ pub(super) async fn run(all: &Arc<CustomResources>, name: &Str) -> Result<(), Ap
     };
     names::set_condition(&mut latest, "Terminating", "False", reason, message, &now());
     all.write_status(&latest).await?;
-    let Some(mut latest) = all.loopback.object(&path).await? else { return Ok(()) };
+    let Some(mut latest) = all.loopback.object(&path).await? else {
+        return Ok(());
+    };
     let finalizers: Vec<Str> = latest
         .finalizers()
         .filter(|f| *f != keelson_registry::resources::crd::CLEANUP_FINALIZER)
         .map(Str::from)
         .collect();
     latest.set_finalizers(finalizers);
-    match all.loopback.send(http::Method::PUT, &path, Some(&Value::Object(latest.0))).await {
+    match all
+        .loopback
+        .send(http::Method::PUT, &path, Some(&Value::Object(latest.0)))
+        .await
+    {
         Ok(_) => Ok(()),
         Err(e) if e.is(keelson_api::Reason::NotFound) => Ok(()),
         Err(e) => Err(e),
@@ -53,7 +71,11 @@ pub(super) async fn run(all: &Arc<CustomResources>, name: &Str) -> Result<(), Ap
 async fn remove_all(all: &CustomResources, def: Arc<ResourceDef>) -> Result<(), ApiError> {
     let user = Arc::new(UserInfo::api_server());
     let cx = Cx::new(def.clone(), user.clone(), "", "");
-    let watching = ListOptions { send_initial_events: Some(true), allow_watch_bookmarks: true, ..ListOptions::default() };
+    let watching = ListOptions {
+        send_initial_events: Some(true),
+        allow_watch_bookmarks: true,
+        ..ListOptions::default()
+    };
     let mut watch = all.engine.watch(&cx, &watching, PATIENCE).await??;
     let mut left: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut complete = false;

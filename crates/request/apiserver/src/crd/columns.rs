@@ -10,25 +10,52 @@ struct CustomCells(Vec<(JsonPath, String)>);
 
 /// The columns of a version: the name, then what is declared; without a declaration, the age.
 pub fn of(version: &Value) -> Columns {
-    let mut columns = vec![Column::new("Name", "string", "name", 0, "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names")];
+    let mut columns = vec![Column::new(
+        "Name",
+        "string",
+        "name",
+        0,
+        "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
+    )];
     let mut cells = Vec::new();
-    let declared = version.get("additionalPrinterColumns").and_then(Value::as_array).filter(|c| !c.is_empty());
+    let declared = version
+        .get("additionalPrinterColumns")
+        .and_then(Value::as_array)
+        .filter(|c| !c.is_empty());
     for c in declared.into_iter().flatten() {
         let text = |key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default();
-        let Some(path) = JsonPath::parse(text("jsonPath")) else { continue };
-        let priority = c.get("priority").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok()).unwrap_or(0);
+        let Some(path) = JsonPath::parse(text("jsonPath")) else {
+            continue;
+        };
+        let priority = c
+            .get("priority")
+            .and_then(Value::as_i64)
+            .and_then(|p| i32::try_from(p).ok())
+            .unwrap_or(0);
         let description = match text("description") {
-            "" => format!("Custom resource definition column (in JSONPath format): {}", text("jsonPath")),
+            "" => format!(
+                "Custom resource definition column (in JSONPath format): {}",
+                text("jsonPath")
+            ),
             d => d.to_string(),
         };
-        columns.push(Column::new(text("name"), text("type"), text("format"), priority, &description));
+        columns.push(Column::new(
+            text("name"),
+            text("type"),
+            text("format"),
+            priority,
+            &description,
+        ));
         cells.push((path, text("type").to_string()));
     }
     if declared.is_none() {
         columns.push(Column::new("Age", "date", "", 0, "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"));
         cells.extend(JsonPath::parse(".metadata.creationTimestamp").map(|p| (p, "date".to_string())));
     }
-    Columns { columns, cells: Arc::new(CustomCells(cells)) }
+    Columns {
+        columns,
+        cells: Arc::new(CustomCells(cells)),
+    }
 }
 
 impl Cells for CustomCells {
@@ -57,7 +84,9 @@ fn shown(v: &Value) -> String {
 /// A value as its column's type has it; null where it has another type.
 fn cell(v: &Value, kind: &str, now: jiff::Timestamp) -> Value {
     match (kind, v) {
-        ("integer", Value::Int(_)) | ("boolean", Value::Bool(_)) | ("number", Value::Int(_) | Value::Float(_)) => v.clone(),
+        ("integer", Value::Int(_)) | ("boolean", Value::Bool(_)) | ("number", Value::Int(_) | Value::Float(_)) => {
+            v.clone()
+        }
         ("integer", Value::Float(f)) => Value::Int(*f as i64),
         ("integer" | "boolean" | "number", _) => Value::Null,
         ("date", Value::String(s)) => match Time::parse(s) {
@@ -78,7 +107,11 @@ pub fn age(seconds: i64) -> String {
     let s = seconds.max(0);
     let (m, h, d) = (s / 60, s / 3600, s / 86400);
     let with = |big: i64, unit: &str, small: i64, small_unit: &str| {
-        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
+        if small == 0 {
+            format!("{big}{unit}")
+        } else {
+            format!("{big}{unit}{small}{small_unit}")
+        }
     };
     match s {
         0..=119 => format!("{s}s"),
@@ -104,19 +137,37 @@ mod tests {
             {"name": "R", "type": "integer", "jsonPath": ".spec.r"}, {"name": "S", "type": "string", "jsonPath": ".spec.s"},
             {"name": "N", "type": "string", "jsonPath": ".nope"}, {"name": "L", "type": "string", "jsonPath": ".spec.l[*]"},
             {"name": "A", "type": "date", "jsonPath": ".metadata.creationTimestamp"}]}));
-        let o = Object::try_from(value!({"metadata": {"name": "n", "creationTimestamp": "2030-01-01T00:00:00Z"},
-            "spec": {"r": 3, "s": true, "l": ["a", "b"]}})).unwrap();
+        let o = Object::try_from(
+            value!({"metadata": {"name": "n", "creationTimestamp": "2030-01-01T00:00:00Z"},
+            "spec": {"r": 3, "s": true, "l": ["a", "b"]}}),
+        )
+        .unwrap();
         let now = "2030-01-01T00:05:10Z".parse().unwrap();
         assert_eq!(
             c.cells.cells(&o, now),
-            [Value::from("n"), Value::Int(3), Value::from("true"), Value::Null, Value::from("a,b"), Value::from("5m10s")]
+            [
+                Value::from("n"),
+                Value::Int(3),
+                Value::from("true"),
+                Value::Null,
+                Value::from("a,b"),
+                Value::from("5m10s")
+            ]
         );
         assert_eq!(of(&value!({})).columns.len(), 2);
     }
 
     #[test]
     fn ages() {
-        for (s, want) in [(5, "5s"), (125, "2m5s"), (3600, "60m"), (10800, "3h"), (90000, "25h"), (200_000, "2d7h"), (864_000, "10d")] {
+        for (s, want) in [
+            (5, "5s"),
+            (125, "2m5s"),
+            (3600, "60m"),
+            (10800, "3h"),
+            (90000, "25h"),
+            (200_000, "2d7h"),
+            (864_000, "10d"),
+        ] {
             assert_eq!(age(s), want);
         }
     }

@@ -50,8 +50,12 @@ impl fmt::Debug for Webhook {
 #[async_trait]
 impl Converter for Webhook {
     async fn convert(&self, objects: Vec<Object>, api_version: &str) -> ApiResult<Vec<Object>> {
-        let asked: Vec<usize> =
-            objects.iter().enumerate().filter(|(_, o)| o.api_version() != api_version).map(|(i, _)| i).collect();
+        let asked: Vec<usize> = objects
+            .iter()
+            .enumerate()
+            .filter(|(_, o)| o.api_version() != api_version)
+            .map(|(i, _)| i)
+            .collect();
         if asked.is_empty() {
             return Ok(objects);
         }
@@ -76,7 +80,9 @@ impl Webhook {
         let mut review = value!({"apiVersion": format!("apiextensions.k8s.io/{}", self.review), "kind": "ConversionReview",
             "request": {"uid": uid, "desiredAPIVersion": api_version}});
         review.set_at(&["request", "objects"], objects);
-        let answer = webhook::call(&self.lookup, &self.config, &review, TIMEOUT, true).await.map_err(|e| self.failed(e))?;
+        let answer = webhook::call(&self.lookup, &self.config, &review, TIMEOUT, true)
+            .await
+            .map_err(|e| self.failed(e))?;
         let empty = Map::new();
         let response = answer.get("response").and_then(Value::as_object).unwrap_or(&empty);
         if response.str("uid") != Some(uid.as_str()) {
@@ -86,25 +92,40 @@ impl Webhook {
             )));
         }
         let result = response.get("result");
-        let status = result.and_then(|r| r.get("status")).and_then(Value::as_str).unwrap_or_default();
+        let status = result
+            .and_then(|r| r.get("status"))
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if status != "Success" {
-            let message = result.and_then(|r| r.get("message")).and_then(Value::as_str).unwrap_or_default();
+            let message = result
+                .and_then(|r| r.get("message"))
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             return Err(self.failed(message));
         }
         let list = response.arr("convertedObjects").cloned().unwrap_or_default();
         if list.len() != n {
             return Err(self.failed(format!("expected {n} converted objects, got {}", list.len())));
         }
-        list.into_iter().map(|v| Object::try_from(v).map_err(|_| self.failed("a converted object is no object"))).collect()
+        list.into_iter()
+            .map(|v| Object::try_from(v).map_err(|_| self.failed("a converted object is no object")))
+            .collect()
     }
 
     /// What the webhook made of an object, with the metadata that it may not change.
     fn merged(&self, old: &Object, mut new: Object, api_version: &str) -> ApiResult<Object> {
         if new.api_version() != api_version {
-            return Err(self.failed(format!("invalid converted object: invalid groupVersion {}, expected {api_version}", new.api_version())));
+            return Err(self.failed(format!(
+                "invalid converted object: invalid groupVersion {}, expected {api_version}",
+                new.api_version()
+            )));
         }
         if new.kind() != old.kind() {
-            return Err(self.failed(format!("invalid converted object: invalid kind {}, expected {}", new.kind(), old.kind())));
+            return Err(self.failed(format!(
+                "invalid converted object: invalid kind {}, expected {}",
+                new.kind(),
+                old.kind()
+            )));
         }
         for key in ["name", "namespace", "uid"] {
             let text = |o: &Object| o.meta().and_then(|m| m.str(key)).unwrap_or_default().to_string();

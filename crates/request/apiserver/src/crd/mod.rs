@@ -141,7 +141,10 @@ impl CustomResources {
     fn taken(&self, group: &str, except: &str) -> Taken {
         let mut taken = Taken::default();
         let seen = self.seen.lock();
-        let others = seen.crds.iter().filter(|(n, c)| *n != except && text(c, &["spec", "group"]) == group);
+        let others = seen
+            .crds
+            .iter()
+            .filter(|(n, c)| *n != except && text(c, &["spec", "group"]) == group);
         others.for_each(|(_, c)| taken.add(c));
         taken
     }
@@ -164,7 +167,8 @@ impl CustomResources {
         let rows = rows::of(crd, &self.lookup);
         // What the cache keeps of each entry follows the definition: it starts anew with a changed one.
         if installed.contains_key(name) {
-            self.engine.drop_cache(&format!("/registry/{}/{}", new.group, new.plural));
+            self.engine
+                .drop_cache(&format!("/registry/{}/{}", new.group, new.plural));
         }
         self.engine.table.replace(&new.group, &new.plural, rows);
         self.openapi.publish(name, rows::described(crd));
@@ -173,10 +177,13 @@ impl CustomResources {
 
     /// Takes a definition's rows away; its names are free for others.
     fn uninstall(&self, name: &Str) {
-        let Some(old) = self.installed.lock().remove(name) else { return };
+        let Some(old) = self.installed.lock().remove(name) else {
+            return;
+        };
         self.engine.table.replace(&old.group, &old.plural, Vec::new());
         self.openapi.publish(name, Vec::new());
-        self.engine.drop_cache(&format!("/registry/{}/{}", old.group, old.plural));
+        self.engine
+            .drop_cache(&format!("/registry/{}/{}", old.group, old.plural));
         self.see(|s| {
             let waiting: Vec<Str> = s
                 .crds
@@ -191,7 +198,11 @@ impl CustomResources {
     /// Writes a status; that somebody was faster or the object is gone is no failure, since either is seen.
     async fn write_status(&self, crd: &Object) -> Result<(), ApiError> {
         let path = format!("{PATH}/{}/status", crd.name());
-        match self.loopback.send(http::Method::PUT, &path, Some(&Value::Object(crd.0.clone()))).await {
+        match self
+            .loopback
+            .send(http::Method::PUT, &path, Some(&Value::Object(crd.0.clone())))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(e) if e.is(Reason::Conflict) || e.is(Reason::NotFound) => Ok(()),
             Err(e) => Err(e),

@@ -14,24 +14,39 @@ pub struct Taken {
 impl Taken {
     /// Adds what a definition has been granted.
     pub fn add(&mut self, crd: &Object) {
-        let Some(names) = crd.at(&["status", "acceptedNames"]).and_then(Value::as_object) else { return };
+        let Some(names) = crd.at(&["status", "acceptedNames"]).and_then(Value::as_object) else {
+            return;
+        };
         for key in ["plural", "singular"] {
-            self.resources.extend(names.str(key).filter(|n| !n.is_empty()).map(String::from));
+            self.resources
+                .extend(names.str(key).filter(|n| !n.is_empty()).map(String::from));
         }
-        self.resources.extend(names.arr("shortNames").into_iter().flatten().filter_map(Value::as_str).map(String::from));
+        self.resources.extend(
+            names
+                .arr("shortNames")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(String::from),
+        );
         for key in ["kind", "listKind"] {
-            self.kinds.extend(names.str(key).filter(|n| !n.is_empty()).map(String::from));
+            self.kinds
+                .extend(names.str(key).filter(|n| !n.is_empty()).map(String::from));
         }
     }
 }
 
 pub fn condition<'a>(crd: &'a Object, kind: &str) -> Option<&'a Value> {
     let list = crd.at(&["status", "conditions"]).and_then(Value::as_array)?;
-    list.iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+    list.iter()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
 }
 
 pub fn is_true(crd: &Object, kind: &str) -> bool {
-    condition(crd, kind).and_then(|c| c.get("status")).and_then(Value::as_str) == Some("True")
+    condition(crd, kind)
+        .and_then(|c| c.get("status"))
+        .and_then(Value::as_str)
+        == Some("True")
 }
 
 /// Sets a condition; the time moves only with the status.
@@ -47,8 +62,15 @@ pub fn set_condition(crd: &mut Object, kind: &str, status: &str, reason: &str, m
     };
     let mut new = value!({"type": kind, "status": status, "reason": reason, "message": message});
     new.set_at(&["lastTransitionTime"], time);
-    let mut list = crd.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
-    match list.iter_mut().find(|c| c.get("type").and_then(Value::as_str) == Some(kind)) {
+    let mut list = crd
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    match list
+        .iter_mut()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+    {
         Some(c) => *c = new,
         None => list.push(new),
     }
@@ -59,7 +81,11 @@ fn remove_condition(crd: &mut Object, kind: &str) {
     if condition(crd, kind).is_none() {
         return;
     }
-    let mut list = crd.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut list = crd
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     list.retain(|c| c.get("type").and_then(Value::as_str) != Some(kind));
     crd.set_at(&["status", "conditions"], list);
 }
@@ -70,9 +96,23 @@ pub fn plan(crd: &Object, taken: &Taken, now: &str) -> Object {
     let accepted = names(&mut out, taken, now);
     if !is_true(&out, "Established") {
         if accepted {
-            set_condition(&mut out, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", now);
+            set_condition(
+                &mut out,
+                "Established",
+                "True",
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+                now,
+            );
         } else {
-            set_condition(&mut out, "Established", "False", "NotAccepted", "not all names are accepted", now);
+            set_condition(
+                &mut out,
+                "Established",
+                "False",
+                "NotAccepted",
+                "not all names are accepted",
+                now,
+            );
         }
     }
     structural(&mut out, now);
@@ -83,8 +123,16 @@ pub fn plan(crd: &Object, taken: &Taken, now: &str) -> Object {
 /// Grants what is free; whether everything asked for was granted.
 fn names(crd: &mut Object, taken: &Taken, now: &str) -> bool {
     let empty = Map::new();
-    let wanted = crd.at(&["spec", "names"]).and_then(Value::as_object).unwrap_or(&empty).clone();
-    let mut granted = crd.at(&["status", "acceptedNames"]).and_then(Value::as_object).unwrap_or(&empty).clone();
+    let wanted = crd
+        .at(&["spec", "names"])
+        .and_then(Value::as_object)
+        .unwrap_or(&empty)
+        .clone();
+    let mut granted = crd
+        .at(&["status", "acceptedNames"])
+        .and_then(Value::as_object)
+        .unwrap_or(&empty)
+        .clone();
     let mut refused: Option<(&str, String)> = None;
     let used = |name: &str| format!("\"{name}\" is already in use");
     for (key, reason, set) in [
@@ -100,8 +148,14 @@ fn names(crd: &mut Object, taken: &Taken, now: &str) -> bool {
             _ => Vec::new(),
         };
         let own = granted.get(key).cloned().unwrap_or_default();
-        let has = |n: &str| own.as_str() == Some(n) || own.as_array().is_some_and(|a| a.iter().any(|v| v.as_str() == Some(n)));
-        let bad: Vec<String> = asked.iter().filter(|n| !has(n) && set.contains(**n)).map(|n| used(n)).collect();
+        let has = |n: &str| {
+            own.as_str() == Some(n) || own.as_array().is_some_and(|a| a.iter().any(|v| v.as_str() == Some(n)))
+        };
+        let bad: Vec<String> = asked
+            .iter()
+            .filter(|n| !has(n) && set.contains(**n))
+            .map(|n| used(n))
+            .collect();
         match bad.as_slice() {
             [] => match wanted.get(key) {
                 Some(v) => drop(granted.insert(key, v.clone())),
@@ -129,7 +183,11 @@ fn names(crd: &mut Object, taken: &Taken, now: &str) -> bool {
 }
 
 fn structural(crd: &mut Object, now: &str) {
-    let versions = crd.at(&["spec", "versions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let versions = crd
+        .at(&["spec", "versions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     let mut bad = Vec::new();
     if crd.at(&["spec", "preserveUnknownFields"]).and_then(Value::as_bool) == Some(true) {
         bad.push("spec.preserveUnknownFields: Invalid value: true: must be false".to_string());
@@ -193,6 +251,9 @@ mod tests {
         let c = condition(&out, "NamesAccepted").unwrap();
         assert_eq!(c.get("reason"), Some(&Value::from("ListKindConflict")));
         assert_eq!(c.get("message"), Some(&Value::from("\"TabList\" is already in use")));
-        assert_eq!(out.at(&["status", "acceptedNames", "kind"]), Some(&Value::from("Other")));
+        assert_eq!(
+            out.at(&["status", "acceptedNames", "kind"]),
+            Some(&Value::from("Other"))
+        );
     }
 }

@@ -6,7 +6,9 @@ use super::{columns, names};
 use crate::admission::Lookup;
 use crate::openapi::CustomKind;
 use crate::webhook::ClientConfig;
-use keelson_api::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, Map, Object, SchemaRef, Str, Value, builtin};
+use keelson_api::{
+    GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, Map, Object, SchemaRef, Str, Value, builtin,
+};
 use keelson_machinery::cel::rules::Rules;
 use keelson_machinery::structural::Structural;
 use keelson_machinery::structural::convert::to_schema;
@@ -15,7 +17,16 @@ use keelson_registry::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, S
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const VERBS: [&str; 8] = [
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
+    "update",
+    "watch",
+];
 
 struct Version<'a> {
     name: &'a str,
@@ -24,13 +35,21 @@ struct Version<'a> {
 }
 
 fn strings(v: Option<&Vec<Value>>) -> Vec<Str> {
-    v.into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+    v.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Str::from)
+        .collect()
 }
 
 fn parse_schema(version: &Value, preserve: bool) -> Structural {
     let mut s = match version.at(&["schema", "openAPIV3Schema"]) {
         Some(v) => Structural::parse(v),
-        None => Structural { ty: "object".into(), preserve_unknown: true, ..Structural::default() },
+        None => Structural {
+            ty: "object".into(),
+            preserve_unknown: true,
+            ..Structural::default()
+        },
     };
     s.preserve_unknown |= preserve;
     s.source = version.at(&["schema", "openAPIV3Schema"]).map(|v| Arc::new(v.clone()));
@@ -41,7 +60,10 @@ fn parse_schema(version: &Value, preserve: bool) -> Structural {
 pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
     let empty = Map::new();
     let spec = crd.get("spec").and_then(Value::as_object).unwrap_or(&empty);
-    let accepted = crd.at(&["status", "acceptedNames"]).and_then(Value::as_object).unwrap_or(&empty);
+    let accepted = crd
+        .at(&["status", "acceptedNames"])
+        .and_then(Value::as_object)
+        .unwrap_or(&empty);
     let group = spec.str("group").unwrap_or_default();
     let text = |key: &str| Str::from(accepted.str(key).unwrap_or_default());
     let (kind, plural) = (text("kind"), text("plural"));
@@ -56,7 +78,10 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
             schema: to_schema(parse_schema(v, preserve)),
         })
         .collect();
-    let Some(stored) = versions.iter().find(|v| v.spec.get("storage").and_then(Value::as_bool) == Some(true)) else {
+    let Some(stored) = versions
+        .iter()
+        .find(|v| v.spec.get("storage").and_then(Value::as_bool) == Some(true))
+    else {
         return Vec::new();
     };
     // Attributes of an entry are counted through, so that all versions share one list.
@@ -71,11 +96,16 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
         codec: StorageCodec::Json,
         schema: stored.schema.clone(),
         selectable: Selectable::Paths(selectable),
-        resource: GroupResource { group: group.into(), resource: plural.clone() },
+        resource: GroupResource {
+            group: group.into(),
+            resource: plural.clone(),
+        },
     });
     let converter = converter(spec, group, &kind, lookup);
-    let siblings: Vec<(GroupVersion, SchemaRef)> =
-        versions.iter().map(|v| (GroupVersion::new(group, v.name), v.schema.clone())).collect();
+    let siblings: Vec<(GroupVersion, SchemaRef)> = versions
+        .iter()
+        .map(|v| (GroupVersion::new(group, v.name), v.schema.clone()))
+        .collect();
     let terminating = crd.deletion_timestamp().is_some() || names::is_true(crd, "Terminating");
     versions
         .iter()
@@ -114,9 +144,19 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
 
 /// What OpenAPI says of the served versions.
 pub fn described(crd: &Object) -> Vec<CustomKind> {
-    let accepted = |key: &str| Str::from(crd.at(&["status", "acceptedNames", key]).and_then(Value::as_str).unwrap_or_default());
+    let accepted = |key: &str| {
+        Str::from(
+            crd.at(&["status", "acceptedNames", key])
+                .and_then(Value::as_str)
+                .unwrap_or_default(),
+        )
+    };
     let spec = |key: &str| crd.at(&["spec", key]).and_then(Value::as_str).unwrap_or_default();
-    let versions = crd.at(&["spec", "versions"]).and_then(Value::as_array).into_iter().flatten();
+    let versions = crd
+        .at(&["spec", "versions"])
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     versions
         .filter(|v| v.get("served").and_then(Value::as_bool) == Some(true))
         .map(|v| CustomKind {
@@ -142,10 +182,17 @@ fn selectable_of(version: &Value) -> Vec<Str> {
 }
 
 fn converter(spec: &Map, group: &str, kind: &str, lookup: &Arc<Lookup>) -> Arc<dyn Converter> {
-    let webhook = spec.obj("conversion").filter(|c| c.str("strategy") == Some("Webhook")).and_then(|c| c.obj("webhook"));
+    let webhook = spec
+        .obj("conversion")
+        .filter(|c| c.str("strategy") == Some("Webhook"))
+        .and_then(|c| c.obj("webhook"));
     let Some(w) = webhook else { return Arc::new(Renamed) };
     let known = |v: &&Str| matches!(v.as_str(), "v1" | "v1beta1");
-    let review = strings(w.arr("conversionReviewVersions")).iter().find(known).map_or("v1", |v| v.as_str()).to_string();
+    let review = strings(w.arr("conversionReviewVersions"))
+        .iter()
+        .find(known)
+        .map_or("v1", |v| v.as_str())
+        .to_string();
     Arc::new(Webhook {
         lookup: lookup.clone(),
         config: ClientConfig::parse(w.obj("clientConfig")),
@@ -158,13 +205,20 @@ fn subresources(version: &Value) -> Vec<SubresourceDef> {
     let verbs = || ["get", "patch", "update"].iter().map(|v| Str::const_new(v)).collect();
     let mut out = Vec::new();
     if version.at(&["subresources", "status"]).is_some() {
-        out.push(SubresourceDef { name: "status".into(), verbs: verbs(), ..SubresourceDef::default() });
+        out.push(SubresourceDef {
+            name: "status".into(),
+            verbs: verbs(),
+            ..SubresourceDef::default()
+        });
     }
     if let Some(scale) = version.at(&["subresources", "scale"]) {
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
         let path = |key: &str| {
             let text = scale.get(key).and_then(Value::as_str).unwrap_or_default();
-            text.split('.').filter(|s| !s.is_empty()).map(Str::from).collect::<Vec<_>>()
+            text.split('.')
+                .filter(|s| !s.is_empty())
+                .map(Str::from)
+                .collect::<Vec<_>>()
         };
         let selector = path("labelSelectorPath");
         out.push(SubresourceDef {
@@ -224,10 +278,16 @@ mod tests {
         let rows = of(&crd, &lookup());
         assert_eq!(rows.len(), 1);
         let r = &rows[0];
-        assert_eq!((r.gvr.resource.as_str(), r.kind.as_str(), r.namespaced, r.custom), ("tabs", "Tab", true, true));
+        assert_eq!(
+            (r.gvr.resource.as_str(), r.kind.as_str(), r.namespaced, r.custom),
+            ("tabs", "Tab", true, true)
+        );
         assert_eq!(r.storage.as_ref().unwrap().prefix, "/registry/x.io/tabs");
         assert_eq!(r.storage.as_ref().unwrap().field_index("spec.color"), Some(0));
-        assert_eq!(r.subresources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["status", "scale"]);
+        assert_eq!(
+            r.subresources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+            ["status", "scale"]
+        );
         assert_eq!(r.siblings.len(), 2);
     }
 }

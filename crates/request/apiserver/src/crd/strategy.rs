@@ -38,7 +38,10 @@ impl CustomStrategy {
         let old = old.map(|o| Value::Object(o.0.clone()));
         let mut causes = validate::validate(&new, old.as_ref(), s);
         let blocked = causes.iter().any(|c| {
-            matches!(c.reason.as_str(), "FieldValueTooLong" | "FieldValueTooMany" | "FieldValueRequired" | "FieldValueTypeInvalid")
+            matches!(
+                c.reason.as_str(),
+                "FieldValueTooLong" | "FieldValueTooMany" | "FieldValueRequired" | "FieldValueTypeInvalid"
+            )
         });
         match &self.rules {
             Some(_) if blocked => {
@@ -117,7 +120,11 @@ impl Strategy for CustomStrategy {
         _: Option<&Object>,
     ) -> ApiResult<Option<Box<dyn Finish>>> {
         if self.terminating && op == Operation::Create {
-            return Err(ApiError::method_not_allowed(&cx.def.gvr.group, &cx.def.gvr.resource, "create"));
+            return Err(ApiError::method_not_allowed(
+                &cx.def.gvr.group,
+                &cx.def.gvr.resource,
+                "create",
+            ));
         }
         Ok(None)
     }

@@ -16,7 +16,12 @@ pub enum Flavor {
 impl Flavor {
     /// The flavour a client prefers to the plain documents.
     pub fn wanted(headers: &HeaderMap) -> Option<Flavor> {
-        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+        let accept = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .collect::<Vec<_>>()
+            .join(",");
         for offer in accept.split(',') {
             let mut parts = offer.split(';').map(str::trim);
             let kind = parts.next().unwrap_or_default();
@@ -28,7 +33,10 @@ impl Flavor {
                 if parameters.contains(&"v=v2beta1") {
                     return Some(Flavor::V2Beta1);
                 }
-            } else if matches!(kind, "application/json" | "application/vnd.kubernetes.protobuf" | "*/*" | "application/*") {
+            } else if matches!(
+                kind,
+                "application/json" | "application/vnd.kubernetes.protobuf" | "*/*" | "application/*"
+            ) {
                 return None;
             }
         }
@@ -60,7 +68,11 @@ pub fn named(flavor: Flavor, table: &Snapshot, services: &Services, groups: &[Gr
     let items = groups.iter().map(|g| {
         let mut group = value!({"metadata": {"name": g.name.as_str()}});
         let versions = g.versions.iter().map(|v| {
-            if table.has_group_version(&g.name, v) { version(table, &g.name, v) } else { services.discovery(&g.name, v) }
+            if table.has_group_version(&g.name, v) {
+                version(table, &g.name, v)
+            } else {
+                services.discovery(&g.name, v)
+            }
         });
         group.set_at(&["versions"], versions.collect::<Vec<_>>());
         group
@@ -77,7 +89,12 @@ fn list(flavor: Flavor, items: Vec<Value>) -> Value {
 
 fn version(table: &Snapshot, group: &str, version: &str) -> Value {
     let mut v = value!({"version": version, "freshness": "Current"});
-    v.set_at(&["resources"], of_version(table, group, version).map(|d| resource(d)).collect::<Vec<_>>());
+    v.set_at(
+        &["resources"],
+        of_version(table, group, version)
+            .map(|d| resource(d))
+            .collect::<Vec<_>>(),
+    );
     v
 }
 
@@ -124,7 +141,12 @@ fn resource(def: &ResourceDef) -> Value {
 /// The entry of a version, made from the plain resource list of an extension server that knows no other.
 pub fn parse_group_list(version: &str, list: &Value) -> Value {
     let mut out: Vec<Value> = Vec::new();
-    let items: Vec<&Value> = list.get("resources").and_then(Value::as_array).into_iter().flatten().collect();
+    let items: Vec<&Value> = list
+        .get("resources")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .collect();
     let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     for item in items.iter().filter(|i| !text(i, "name").contains('/')) {
         let name = text(item, "name");
@@ -133,7 +155,10 @@ pub fn parse_group_list(version: &str, list: &Value) -> Value {
             "scope": if item.get("namespaced").and_then(Value::as_bool) == Some(true) { "Namespaced" } else { "Cluster" },
             "singularResource": text(item, "singularName"),
         });
-        r.set_at(&["responseKind"], response_kind(&text(item, "group"), &text(item, "version"), &text(item, "kind")));
+        r.set_at(
+            &["responseKind"],
+            response_kind(&text(item, "group"), &text(item, "version"), &text(item, "kind")),
+        );
         for key in ["verbs", "shortNames", "categories"] {
             if let Some(v) = item.get(key) {
                 r.set_at(&[key], v.clone());
@@ -145,7 +170,10 @@ pub fn parse_group_list(version: &str, list: &Value) -> Value {
             .filter_map(|i| {
                 let full = text(i, "name");
                 let mut s = value!({"subresource": full.strip_prefix(&prefix)?});
-                s.set_at(&["responseKind"], response_kind(&text(i, "group"), &text(i, "version"), &text(i, "kind")));
+                s.set_at(
+                    &["responseKind"],
+                    response_kind(&text(i, "group"), &text(i, "version"), &text(i, "kind")),
+                );
                 s.set_at(&["verbs"], i.get("verbs").cloned().unwrap_or_default());
                 Some(s)
             })

@@ -9,7 +9,7 @@ pub use aggregated::{Flavor, parse_group_list};
 pub use plain::local_priority;
 
 use crate::aggregation::Services;
-use crate::request::{Body, RequestContext, Request, Response, response};
+use crate::request::{Body, Request, RequestContext, Response, response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use keelson_api::codec::proto;
@@ -42,20 +42,30 @@ pub struct Document {
 impl Document {
     pub fn new(bytes: Vec<u8>) -> Arc<Self> {
         let etag = format!("\"{}\"", hex::encode_upper(sha2::Sha512::digest(&bytes)));
-        Arc::new(Document { bytes: bytes.into(), etag })
+        Arc::new(Document {
+            bytes: bytes.into(),
+            etag,
+        })
     }
 }
 
 impl Discovery {
     pub fn new(table: Arc<ResourceTable>, services: Arc<Services>) -> Self {
-        Discovery { table, services, cache: Mutex::default() }
+        Discovery {
+            table,
+            services,
+            cache: Mutex::default(),
+        }
     }
 
     /// Answers a discovery path; `None` for other paths, and for groups that aren't served here.
     pub fn serve(&self, context: &RequestContext, request: &Request) -> Option<Response> {
         let path = context.info.path.trim_matches('/');
         let parts: Vec<&str> = path.split('/').collect();
-        let known = matches!(parts.as_slice(), ["api"] | ["apis"] | ["api", _] | ["apis", _] | ["apis", _, _]);
+        let known = matches!(
+            parts.as_slice(),
+            ["api"] | ["apis"] | ["api", _] | ["apis", _] | ["apis", _, _]
+        );
         if !known {
             return None;
         }
@@ -70,7 +80,11 @@ impl Discovery {
             ["api"] | ["apis"] => {
                 let root = if parts[0] == "api" { "api" } else { "apis" };
                 match Flavor::wanted(request.headers()) {
-                    Some(flavor) => Some(conditional(request.headers(), &self.aggregated(flavor, root), flavor.content_type())),
+                    Some(flavor) => Some(conditional(
+                        request.headers(),
+                        &self.aggregated(flavor, root),
+                        flavor.content_type(),
+                    )),
                     None if root == "api" => Some(document(request.headers(), plain::api_versions(host(request)))),
                     None => Some(document(request.headers(), plain::group_list(&self.groups(&table)))),
                 }
@@ -87,9 +101,9 @@ impl Discovery {
     }
 
     fn resources(&self, request: &Request, table: &Snapshot, group: &str, version: &str) -> Option<Response> {
-        table.has_group_version(group, version).then(|| {
-            document(request.headers(), plain::resource_list(table, group, version))
-        })
+        table
+            .has_group_version(group, version)
+            .then(|| document(request.headers(), plain::resource_list(table, group, version)))
     }
 
     /// The groups besides the core one, in upstream's order.
@@ -103,7 +117,10 @@ impl Discovery {
         {
             let mut cache = self.cache.lock();
             if cache.generation != generation {
-                *cache = Cache { generation, documents: HashMap::new() };
+                *cache = Cache {
+                    generation,
+                    documents: HashMap::new(),
+                };
             }
             if let Some(found) = cache.documents.get(&(flavor, root)) {
                 return found.clone();
@@ -125,12 +142,18 @@ impl Discovery {
 
 fn host(request: &Request) -> String {
     let header = request.headers().get(header::HOST).and_then(|v| v.to_str().ok());
-    header.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default().to_string()
+    header
+        .or(request.uri().authority().map(|a| a.as_str()))
+        .unwrap_or_default()
+        .to_string()
 }
 
 /// A plain document, in protobuf if that is asked for before JSON.
 fn document(headers: &HeaderMap, value: Value) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
     let first = accept.split(',').next().unwrap_or_default().trim();
     if first.starts_with("application/vnd.kubernetes.protobuf")
         && let Some(bytes) = in_protobuf(&value)
@@ -150,7 +173,10 @@ fn in_protobuf(value: &Value) -> Option<Vec<u8>> {
 
 /// A document with its ETag; 304 where the client has it.
 pub fn conditional(headers: &HeaderMap, document: &Document, content_type: &'static str) -> Response {
-    let has = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim() == document.etag || t.trim() == "*"));
+    let has = |v: &HeaderValue| {
+        v.to_str()
+            .is_ok_and(|v| v.split(',').any(|t| t.trim() == document.etag || t.trim() == "*"))
+    };
     let mut answer = if headers.get_all(header::IF_NONE_MATCH).iter().any(has) {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
@@ -163,7 +189,9 @@ pub fn conditional(headers: &HeaderMap, document: &Document, content_type: &'sta
     }
     let vary = HeaderValue::from_static("Accept");
     answer.headers_mut().insert(header::VARY, vary);
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    answer
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
     answer
 }
 

@@ -22,7 +22,12 @@ pub const CRD_VERSION_PRIORITY: i64 = 100;
 /// Priorities of a group and version: of built-in ones from the facts, of custom ones upstream's constants.
 pub fn local_priority(group: &str, version: &str) -> (i64, i64) {
     let facts = resources::groups().iter().find(|g| g.name == group);
-    match facts.and_then(|g| g.versions.iter().find(|v| v.name == version).map(|v| (g.priority, v.priority))) {
+    match facts.and_then(|g| {
+        g.versions
+            .iter()
+            .find(|v| v.name == version)
+            .map(|v| (g.priority, v.priority))
+    }) {
         Some((group, version)) => (group.into(), version.into()),
         None => (CRD_GROUP_PRIORITY, CRD_VERSION_PRIORITY),
     }
@@ -37,7 +42,11 @@ pub fn groups(table: &Snapshot, services: &Services) -> Vec<Group> {
         entry.1.entry(version.clone()).or_insert(vp);
     };
     for def in table.iter().filter(|d| !d.gvr.group.is_empty()) {
-        add(&def.gvr.group, &def.gvr.version, local_priority(&def.gvr.group, &def.gvr.version));
+        add(
+            &def.gvr.group,
+            &def.gvr.version,
+            local_priority(&def.gvr.group, &def.gvr.version),
+        );
     }
     for s in services.remote() {
         add(&s.group, &s.version, (s.group_priority, s.version_priority));
@@ -47,7 +56,13 @@ pub fn groups(table: &Snapshot, services: &Services) -> Vec<Group> {
         .map(|(name, (priority, versions))| {
             let mut versions: Vec<(Str, i64)> = versions.into_iter().collect();
             versions.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| compare_versions(&b.0, &a.0)));
-            (priority, Group { name, versions: versions.into_iter().map(|(v, _)| v).collect() })
+            (
+                priority,
+                Group {
+                    name,
+                    versions: versions.into_iter().map(|(v, _)| v).collect(),
+                },
+            )
         })
         .collect();
     groups.sort_by(|a, b| (Reverse(a.0), &a.1.name).cmp(&(Reverse(b.0), &b.1.name)));
@@ -122,9 +137,16 @@ pub fn resource_list(table: &Snapshot, group: &str, version: &str) -> Value {
     if !group.is_empty() {
         list.set_at(&["apiVersion"], "v1");
     }
-    let group_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_string()
+    } else {
+        format!("{group}/{version}")
+    };
     list.set_at(&["groupVersion"], group_version);
-    list.set_at(&["resources"], resources.into_iter().map(|(_, r)| r).collect::<Vec<_>>());
+    list.set_at(
+        &["resources"],
+        resources.into_iter().map(|(_, r)| r).collect::<Vec<_>>(),
+    );
     list
 }
 
@@ -133,7 +155,9 @@ pub fn of_version<'t>(
     group: &'t str,
     version: &'t str,
 ) -> impl Iterator<Item = &'t std::sync::Arc<ResourceDef>> {
-    table.iter().filter(move |d| d.gvr.group == group && d.gvr.version == version)
+    table
+        .iter()
+        .filter(move |d| d.gvr.group == group && d.gvr.version == version)
 }
 
 pub fn strings(list: &[Str]) -> Value {

@@ -5,27 +5,56 @@ use crate::request::{RequestInfo, UserInfo};
 use keelson_registry::resources;
 
 fn discovery() -> Discovery {
-    Discovery::new(Arc::new(ResourceTable::new(resources::rows())), Arc::new(Services::default()))
+    Discovery::new(
+        Arc::new(ResourceTable::new(resources::rows())),
+        Arc::new(Services::default()),
+    )
 }
 
 async fn get(path: &str, accept: &str) -> (StatusCode, HeaderMap, Value) {
-    let request = http::Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
+    let request = http::Request::get(path)
+        .header("accept", accept)
+        .body(Body::empty())
+        .unwrap();
     let info = RequestInfo::parse(request.method(), request.uri()).unwrap();
-    let answer = discovery().serve(&RequestContext::new(info, UserInfo::anonymous()), &request).unwrap();
+    let answer = discovery()
+        .serve(&RequestContext::new(info, UserInfo::anonymous()), &request)
+        .unwrap();
     let (head, body) = answer.into_parts();
     let bytes = body.collect(1 << 24).await.unwrap();
-    (head.status, head.headers, serde_json::from_slice(&bytes).unwrap_or_default())
+    (
+        head.status,
+        head.headers,
+        serde_json::from_slice(&bytes).unwrap_or_default(),
+    )
 }
 
 #[tokio::test]
 async fn plain_documents_name_groups_and_resources() {
     let (_, _, apis) = get("/apis", "application/json").await;
-    let names: Vec<&str> =
-        apis.get("groups").unwrap().as_array().unwrap().iter().map(|g| g.get("name").unwrap().as_str().unwrap()).collect();
-    assert_eq!(names[..4], ["apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io"]);
+    let names: Vec<&str> = apis
+        .get("groups")
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|g| g.get("name").unwrap().as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names[..4],
+        [
+            "apiregistration.k8s.io",
+            "apps",
+            "events.k8s.io",
+            "authentication.k8s.io"
+        ]
+    );
     let (_, _, apps) = get("/apis/apps/v1", "application/json").await;
     let list = apps.get("resources").unwrap().as_array().unwrap();
-    let scale = list.iter().find(|r| r.get("name").unwrap().as_str() == Some("deployments/scale")).unwrap();
+    let scale = list
+        .iter()
+        .find(|r| r.get("name").unwrap().as_str() == Some("deployments/scale"))
+        .unwrap();
     assert_eq!(
         serde_json::to_string(scale).unwrap(),
         r#"{"group":"autoscaling","kind":"Scale","name":"deployments/scale","namespaced":true,"singularName":"","verbs":["get","patch","update"],"version":"v1"}"#
@@ -41,7 +70,10 @@ async fn the_aggregated_document_has_an_etag_and_is_preferred_when_asked_for() {
     let etag = headers["etag"].to_str().unwrap().to_string();
     let again = conditional(
         &HeaderMap::from_iter([(header::IF_NONE_MATCH, etag.parse().unwrap())]),
-        &Document { bytes: Bytes::new(), etag },
+        &Document {
+            bytes: Bytes::new(),
+            etag,
+        },
         v2,
     );
     assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
@@ -53,5 +85,8 @@ async fn the_aggregated_document_has_an_etag_and_is_preferred_when_asked_for() {
 fn versions_sort_as_upstream_sorts_them() {
     let mut versions = ["v1alpha1", "v2", "foo10", "v1beta1", "v10", "v1", "v2beta1", "foo1"];
     versions.sort_by(|a, b| plain::compare_versions(b, a));
-    assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta1", "v1alpha1", "foo1", "foo10"]);
+    assert_eq!(
+        versions,
+        ["v10", "v2", "v1", "v2beta1", "v1beta1", "v1alpha1", "foo1", "foo10"]
+    );
 }

@@ -52,7 +52,9 @@ struct PathRule {
 }
 
 pub fn precedence(o: &Object) -> i64 {
-    o.at(&["spec", "matchingPrecedence"]).and_then(Value::as_i64).unwrap_or(1000)
+    o.at(&["spec", "matchingPrecedence"])
+        .and_then(Value::as_i64)
+        .unwrap_or(1000)
 }
 
 impl FlowSchema {
@@ -61,7 +63,10 @@ impl FlowSchema {
         FlowSchema {
             name: o.name().into(),
             uid: o.uid().into(),
-            level: o.str_at(&["spec", "priorityLevelConfiguration", "name"]).unwrap_or_default().into(),
+            level: o
+                .str_at(&["spec", "priorityLevelConfiguration", "name"])
+                .unwrap_or_default()
+                .into(),
             dangling: super::status::dangling(o),
             by: match o.str_at(&["spec", "distinguisherMethod", "type"]) {
                 Some("ByUser") => Distinguisher::User,
@@ -72,7 +77,9 @@ impl FlowSchema {
         }
     }
     pub fn matches(&self, user: &UserInfo, info: &RequestInfo) -> bool {
-        self.rules.iter().any(|r| r.subjects.iter().any(|s| s.is(user)) && r.matches(info))
+        self.rules
+            .iter()
+            .any(|r| r.subjects.iter().any(|s| s.is(user)) && r.matches(info))
     }
     /// A number that requests of one flow share.
     pub fn flow(&self, user: &UserInfo, info: &RequestInfo) -> u64 {
@@ -91,7 +98,12 @@ fn maps<'a>(m: &'a Map, key: &str) -> impl Iterator<Item = &'a Map> {
     m.arr(key).into_iter().flatten().filter_map(Value::as_object)
 }
 fn strings(m: &Map, key: &str) -> Vec<Str> {
-    m.arr(key).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+    m.arr(key)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Str::from)
+        .collect()
 }
 fn any(list: &[Str], wanted: &str) -> bool {
     list.iter().any(|v| v == "*" || v == wanted)
@@ -106,8 +118,10 @@ impl Rule {
             namespaces: strings(r, "namespaces"),
             cluster_scope: r.bool("clusterScope").unwrap_or(false),
         });
-        let paths = maps(m, "nonResourceRules")
-            .map(|r| PathRule { verbs: strings(r, "verbs"), paths: strings(r, "nonResourceURLs") });
+        let paths = maps(m, "nonResourceRules").map(|r| PathRule {
+            verbs: strings(r, "verbs"),
+            paths: strings(r, "nonResourceURLs"),
+        });
         Rule {
             subjects: maps(m, "subjects").filter_map(Subject::read).collect(),
             resources: resources.collect(),
@@ -127,7 +141,11 @@ impl Rule {
             any(&r.verbs, &info.verb)
                 && any(&r.groups, &info.api_group)
                 && any(&r.resources, &info.resource_with_sub())
-                && if info.namespace.is_empty() { r.cluster_scope } else { any(&r.namespaces, &info.namespace) }
+                && if info.namespace.is_empty() {
+                    r.cluster_scope
+                } else {
+                    any(&r.namespaces, &info.namespace)
+                }
         })
     }
 }

@@ -18,7 +18,11 @@ pub struct Shape {
 
 impl Shape {
     /// No queue: what finds no seat is refused.
-    pub const REJECT: Shape = Shape { queues: 0, hand: 0, length: 0 };
+    pub const REJECT: Shape = Shape {
+        queues: 0,
+        hand: 0,
+        length: 0,
+    };
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -171,7 +175,14 @@ mod tests {
     #[tokio::test]
     async fn seats_are_bounded_waiters_served_and_the_rest_refused() {
         let gate = Gate::new();
-        gate.resize(1, Shape { queues: 2, hand: 1, length: 1 });
+        gate.resize(
+            1,
+            Shape {
+                queues: 2,
+                hand: 1,
+                length: 1,
+            },
+        );
         let first = gate.enter(0).await.unwrap();
         let waiting = tokio::spawn({
             let gate = gate.clone();
@@ -189,7 +200,14 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_that_leaves_costs_no_seat() {
         let gate = Gate::new();
-        gate.resize(1, Shape { queues: 1, hand: 1, length: 5 });
+        gate.resize(
+            1,
+            Shape {
+                queues: 1,
+                hand: 1,
+                length: 5,
+            },
+        );
         let first = gate.enter(0).await.unwrap();
         let left = tokio::time::timeout(std::time::Duration::from_millis(5), gate.enter(0)).await;
         assert!(left.is_err());

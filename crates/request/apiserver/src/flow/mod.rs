@@ -57,7 +57,11 @@ pub struct Class {
 
 impl FlowControl {
     pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(FlowControl { total, tables: RwLock::default(), changes: watch::Sender::new(0) })
+        Arc::new(FlowControl {
+            total,
+            tables: RwLock::default(),
+            changes: watch::Sender::new(0),
+        })
     }
 
     /// Classes a request and waits for its seat.
@@ -81,7 +85,10 @@ impl FlowControl {
 
     fn classify(&self, user: &UserInfo, info: &RequestInfo) -> Option<(Class, bool, Arc<Gate>, u64)> {
         let tables = self.tables.read();
-        let schema = tables.schemas.values().find(|s| s.matches(user, info) && tables.levels.contains_key(&s.level))?;
+        let schema = tables
+            .schemas
+            .values()
+            .find(|s| s.matches(user, info) && tables.levels.contains_key(&s.level))?;
         let level = tables.levels.get(&schema.level)?;
         let class = Class {
             schema: schema.name.clone(),
@@ -94,7 +101,12 @@ impl FlowControl {
 
     /// Requests that have a seat, and that wait for one, by level: for metrics.
     pub fn usage(&self) -> Vec<(Str, usize, usize)> {
-        self.tables.read().levels.iter().map(|(name, l)| (name.clone(), l.gate.in_use(), l.gate.waiting())).collect()
+        self.tables
+            .read()
+            .levels
+            .iter()
+            .map(|(name, l)| (name.clone(), l.gate.in_use(), l.gate.waiting()))
+            .collect()
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -106,7 +118,10 @@ impl FlowControl {
     /// Schemas whose condition `Dangling` doesn't say what is: name, level, whether the level is missing.
     fn undecided(&self) -> Vec<(Str, Str, bool)> {
         let tables = self.tables.read();
-        let all = tables.schemas.values().map(|s| (s, !tables.levels.contains_key(&s.level)));
+        let all = tables
+            .schemas
+            .values()
+            .map(|s| (s, !tables.levels.contains_key(&s.level)));
         all.filter(|(s, dangling)| s.dangling != Some(*dangling))
             .map(|(s, dangling)| (s.name.clone(), s.level.clone(), dangling))
             .collect()
@@ -114,10 +129,18 @@ impl FlowControl {
 
     /// Gives each level its part of the seats.
     fn share_out(&self, tables: &Tables) {
-        let sum: i64 = tables.levels.values().filter(|l| !l.exempt).map(|l| l.shares).sum::<i64>().max(1);
+        let sum: i64 = tables
+            .levels
+            .values()
+            .filter(|l| !l.exempt)
+            .map(|l| l.shares)
+            .sum::<i64>()
+            .max(1);
         for level in tables.levels.values() {
             let seats = (self.total as u64 * level.shares.max(0) as u64).div_ceil(sum as u64);
-            level.gate.resize(usize::try_from(seats).unwrap_or(usize::MAX), level.shape);
+            level
+                .gate
+                .resize(usize::try_from(seats).unwrap_or(usize::MAX), level.shape);
         }
     }
 
@@ -134,7 +157,9 @@ struct LevelSink(Arc<FlowControl>);
 
 impl Sink for SchemaSink {
     fn replace(&self, objects: Vec<Object>) {
-        let read = objects.iter().map(|o| (classify::precedence(o), Arc::new(FlowSchema::read(o))));
+        let read = objects
+            .iter()
+            .map(|o| (classify::precedence(o), Arc::new(FlowSchema::read(o))));
         self.0.tables.write().schemas = read.map(|(p, s)| ((p, s.name.clone()), s)).collect();
         self.0.changed();
     }
@@ -148,7 +173,11 @@ impl Sink for SchemaSink {
         self.0.changed();
     }
     fn delete(&self, object: Object) {
-        self.0.tables.write().schemas.retain(|(_, name), _| name != object.name());
+        self.0
+            .tables
+            .write()
+            .schemas
+            .retain(|(_, name), _| name != object.name());
     }
 }
 
@@ -156,12 +185,17 @@ impl LevelSink {
     fn put(levels: &mut BTreeMap<Str, Level>, o: &Object) {
         let spec = o.obj("spec").cloned().unwrap_or_default();
         let exempt = spec.str("type") == Some("Exempt");
-        let part = spec.obj(if exempt { "exempt" } else { "limited" }).cloned().unwrap_or_default();
+        let part = spec
+            .obj(if exempt { "exempt" } else { "limited" })
+            .cloned()
+            .unwrap_or_default();
         let gate = levels.remove(o.name()).map_or_else(Gate::new, |old| old.gate);
         let level = Level {
             uid: o.uid().into(),
             exempt,
-            shares: part.int("nominalConcurrencyShares").unwrap_or(if exempt { 0 } else { 30 }),
+            shares: part
+                .int("nominalConcurrencyShares")
+                .unwrap_or(if exempt { 0 } else { 30 }),
             shape: shape(&part),
             gate,
         };
@@ -217,23 +251,89 @@ mod tests {
     #[test]
     fn default_configuration_classes_as_upstream_does() {
         let flow = FlowControl::new(600);
-        let of = |kind: &str| bootstrap::objects().iter().filter(|o| o.kind() == kind).cloned().collect::<Vec<_>>();
+        let of = |kind: &str| {
+            bootstrap::objects()
+                .iter()
+                .filter(|o| o.kind() == kind)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         flow.level_sink().replace(of("PriorityLevelConfiguration"));
         flow.schema_sink().replace(of("FlowSchema"));
         let table = [
-            ("kubernetes-admin", vec!["system:masters", "system:authenticated"], "GET", "/api/v1/pods", "exempt", "exempt"),
-            ("system:anonymous", vec!["system:unauthenticated"], "GET", "/healthz", "probes", "exempt"),
-            ("system:node:n", vec!["system:nodes", "system:authenticated"], "PUT", "/api/v1/nodes/n/status", "system-node-high", "node-high"),
-            ("system:node:n", vec!["system:nodes", "system:authenticated"], "GET", "/api/v1/pods", "system-nodes", "system"),
-            ("system:kube-scheduler", vec!["system:authenticated"], "GET", "/api/v1/pods", "kube-scheduler", "workload-high"),
-            ("system:serviceaccount:a:b", vec!["system:serviceaccounts", "system:authenticated"], "GET", "/api/v1/pods", "service-accounts", "workload-low"),
-            ("somebody", vec!["system:authenticated"], "GET", "/api/v1/pods", "global-default", "global-default"),
-            ("nobody", vec!["system:unauthenticated"], "GET", "/api/v1/pods", "catch-all", "catch-all"),
+            (
+                "kubernetes-admin",
+                vec!["system:masters", "system:authenticated"],
+                "GET",
+                "/api/v1/pods",
+                "exempt",
+                "exempt",
+            ),
+            (
+                "system:anonymous",
+                vec!["system:unauthenticated"],
+                "GET",
+                "/healthz",
+                "probes",
+                "exempt",
+            ),
+            (
+                "system:node:n",
+                vec!["system:nodes", "system:authenticated"],
+                "PUT",
+                "/api/v1/nodes/n/status",
+                "system-node-high",
+                "node-high",
+            ),
+            (
+                "system:node:n",
+                vec!["system:nodes", "system:authenticated"],
+                "GET",
+                "/api/v1/pods",
+                "system-nodes",
+                "system",
+            ),
+            (
+                "system:kube-scheduler",
+                vec!["system:authenticated"],
+                "GET",
+                "/api/v1/pods",
+                "kube-scheduler",
+                "workload-high",
+            ),
+            (
+                "system:serviceaccount:a:b",
+                vec!["system:serviceaccounts", "system:authenticated"],
+                "GET",
+                "/api/v1/pods",
+                "service-accounts",
+                "workload-low",
+            ),
+            (
+                "somebody",
+                vec!["system:authenticated"],
+                "GET",
+                "/api/v1/pods",
+                "global-default",
+                "global-default",
+            ),
+            (
+                "nobody",
+                vec!["system:unauthenticated"],
+                "GET",
+                "/api/v1/pods",
+                "catch-all",
+                "catch-all",
+            ),
         ];
         for (user, groups, method, path, schema, level) in table {
             let info = RequestInfo::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap();
             let (class, ..) = flow.classify(&UserInfo::new(user, &groups), &info).unwrap();
-            assert_eq!((class.schema.as_str(), class.level.as_str()), (schema, level), "{user} {path}");
+            assert_eq!(
+                (class.schema.as_str(), class.level.as_str()),
+                (schema, level),
+                "{user} {path}"
+            );
         }
     }
 }

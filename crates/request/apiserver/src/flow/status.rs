@@ -33,9 +33,14 @@ pub async fn run(flow: Arc<FlowControl>, loopback: Loopback, stop: CancellationT
 
 async fn write(loopback: &Loopback, schema: &Str, level: &Str, dangling: bool) -> ApiResult<()> {
     let path = format!("{PATH}/{schema}");
-    let Some(mut object) = loopback.object(&path).await? else { return Ok(()) };
+    let Some(mut object) = loopback.object(&path).await? else {
+        return Ok(());
+    };
     set(&mut object, level, dangling);
-    match loopback.send(Method::PUT, &format!("{path}/status"), Some(&object.into())).await {
+    match loopback
+        .send(Method::PUT, &format!("{path}/status"), Some(&object.into()))
+        .await
+    {
         Err(e) if !e.is(Reason::NotFound) => Err(e),
         _ => Ok(()),
     }
@@ -52,7 +57,11 @@ fn set(object: &mut Object, level: &str, dangling: bool) {
     let condition = value!({
         "type": "Dangling", "status": status, "reason": reason, "message": message, "lastTransitionTime": now,
     });
-    let mut all = object.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut all = object
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     all.retain(|c| c.get("type").and_then(Value::as_str) != Some("Dangling"));
     all.push(condition);
     object.set_at(&["status", "conditions"], all);
@@ -61,6 +70,9 @@ fn set(object: &mut Object, level: &str, dangling: bool) {
 /// What the condition says, if it stands.
 pub fn dangling(object: &Object) -> Option<bool> {
     let conditions = object.at(&["status", "conditions"]).and_then(Value::as_array);
-    let found = conditions.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some("Dangling"));
+    let found = conditions
+        .into_iter()
+        .flatten()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some("Dangling"));
     found.map(|c| c.get("status").and_then(Value::as_str) == Some("True"))
 }

@@ -36,20 +36,23 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
         }
         Format::Json | Format::Yaml => {
             // The kind is read first: a body of another kind must not be judged by this one's fields.
-            let any = decode_text(bytes, format, None, strictness).map_err(|e| unrecognized(want, &json_error(&e), bytes))?;
+            let any =
+                decode_text(bytes, format, None, strictness).map_err(|e| unrecognized(want, &json_error(&e), bytes))?;
             let text = |key: &str| any.value.get(key).and_then(Value::as_str).unwrap_or_default();
             check_kind(text("apiVersion"), text("kind"), want)?;
             if expected.custom {
                 findings = any.findings;
                 any.value
             } else {
-                let typed = decode_text(bytes, format, Some(expected.schema), strictness).map_err(|e| cannot_handle(want, &e))?;
+                let typed = decode_text(bytes, format, Some(expected.schema), strictness)
+                    .map_err(|e| cannot_handle(want, &e))?;
                 findings = typed.findings;
                 typed.value
             }
         }
     };
-    let (mut object, unknown) = complete(expected.schema, expected.strategy, value).map_err(|e| cannot_handle(want, &e))?;
+    let (mut object, unknown) =
+        complete(expected.schema, expected.strategy, value).map_err(|e| cannot_handle(want, &e))?;
     for u in unknown {
         if !findings.contains(&u) {
             findings.push(u);
@@ -101,7 +104,12 @@ fn go_package(group: &str) -> &str {
 }
 
 fn cannot_handle(want: &GroupVersionKind, e: &dyn std::fmt::Display) -> ApiError {
-    ApiError::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", want.kind, want.version.as_str(), want.kind))
+    ApiError::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {e}",
+        want.kind,
+        want.version.as_str(),
+        want.kind
+    ))
 }
 
 fn json_error(e: &keelson_api::codec::DecodeError) -> String {
@@ -109,7 +117,11 @@ fn json_error(e: &keelson_api::codec::DecodeError) -> String {
 }
 
 fn unrecognized(want: &GroupVersionKind, e: &dyn std::fmt::Display, body: &[u8]) -> ApiError {
-    ApiError::bad_request(format!("the object provided is unrecognized (must be of type {}): {e} ({})", want.kind, summary(body)))
+    ApiError::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {e} ({})",
+        want.kind,
+        summary(body)
+    ))
 }
 
 fn summary(body: &[u8]) -> String {

@@ -17,10 +17,20 @@ pub async fn serve(call: Call<'_>) -> Served {
     };
     let result = async {
         let object = body::decode(&cx, &bytes, format, &expected)?;
-        call.state.engine.create(&cx, call.state.admission.as_ref(), object).await
+        call.state
+            .engine
+            .create(&cx, call.state.admission.as_ref(), object)
+            .await
     }
     .await;
     call.gathered(&cx);
     let object = result?;
-    Ok(respond::object(StatusCode::CREATED, call.out, &call.def, &call.def.schema, object, call.include_object())?)
+    Ok(respond::object(
+        StatusCode::CREATED,
+        call.out,
+        &call.def,
+        &call.def.schema,
+        object,
+        call.include_object(),
+    )?)
 }

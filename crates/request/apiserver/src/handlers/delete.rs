@@ -9,8 +9,8 @@ use keelson_api::codec::{Format, Strictness, decode_text, proto};
 use keelson_api::{ApiError, ApiResult, Object, Reason, builtin, value};
 use keelson_cache::Entry;
 use keelson_registry::engine::Engine;
-use keelson_registry::{Admission, Cx};
 use keelson_registry::options::{DeleteOptions, ListOptions};
+use keelson_registry::{Admission, Cx};
 
 /// So many deletions of a collection run at the same time.
 const WORKERS: usize = 16;
@@ -20,15 +20,37 @@ pub async fn one(call: Call<'_>) -> Served {
     let options = options(&call)?;
     cx.dry_run = options.is_dry_run();
     cx.options = options.to_value();
-    let result = call.state.engine.delete(&cx, call.state.admission.as_ref(), &options).await;
+    let result = call
+        .state
+        .engine
+        .delete(&cx, call.state.admission.as_ref(), &options)
+        .await;
     call.gathered(&cx);
     let deleted = result?;
-    let code = if !deleted.gone && options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let code = if !deleted.gone && options.orphan_dependents == Some(false) {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
     if deleted.show_object {
-        return Ok(respond::object(code, call.out, &call.def, &call.def.schema, deleted.object, call.include_object())?);
+        return Ok(respond::object(
+            code,
+            call.out,
+            &call.def,
+            &call.def.schema,
+            deleted.object,
+            call.include_object(),
+        )?);
     }
     let status = success(&cx, &deleted.object);
-    Ok(respond::built_in(code, Output { shape: negotiate::Shape::Object, ..call.out }, status)?)
+    Ok(respond::built_in(
+        code,
+        Output {
+            shape: negotiate::Shape::Object,
+            ..call.out
+        },
+        status,
+    )?)
 }
 
 /// The Status that says what was deleted: enough to tell it from an object of the same name that comes after.
@@ -52,25 +74,37 @@ pub fn options(call: &Call<'_>) -> ApiResult<DeleteOptions> {
     if bytes.is_empty() {
         return DeleteOptions::from_query(&call.query());
     }
-    let schema = builtin::builtin_kind_at("v1", "DeleteOptions").ok_or_else(|| ApiError::internal("no schema of DeleteOptions"))?;
+    let schema = builtin::builtin_kind_at("v1", "DeleteOptions")
+        .ok_or_else(|| ApiError::internal("no schema of DeleteOptions"))?;
     let object = match negotiate::input(content_type.as_deref(), false)? {
         Format::Protobuf => {
             let envelope = proto::open(&bytes).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            envelope.decode(&schema).map_err(|e| ApiError::bad_request(e.to_string()))?
+            envelope
+                .decode(&schema)
+                .map_err(|e| ApiError::bad_request(e.to_string()))?
         }
         format => {
-            let decoded = decode_text(&bytes, format, Some(&schema), Strictness::Lenient).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let decoded = decode_text(&bytes, format, Some(&schema), Strictness::Lenient)
+                .map_err(|e| ApiError::bad_request(e.to_string()))?;
             Object::try_from(decoded.value).map_err(|_| ApiError::bad_request("DeleteOptions must be an object"))?
         }
     };
     if !matches!(object.kind(), "" | "DeleteOptions") {
-        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
+        return Err(ApiError::bad_request(
+            "decoded object cannot be converted to DeleteOptions",
+        ));
     }
     DeleteOptions::from_object(&object)
 }
 
 /// One object of a collection; one that is gone already is none to worry about.
-async fn delete_entry(engine: &Engine, cx: &Cx, admission: &dyn Admission, entry: &Entry, options: &DeleteOptions) -> ApiResult<()> {
+async fn delete_entry(
+    engine: &Engine,
+    cx: &Cx,
+    admission: &dyn Admission,
+    entry: &Entry,
+    options: &DeleteOptions,
+) -> ApiResult<()> {
     let mut one = cx.derive(cx.def.clone(), entry.namespace(), entry.name());
     one.options = cx.options.clone();
     let result = engine.delete(&one, admission, options).await;
@@ -90,8 +124,11 @@ pub async fn collection(call: Call<'_>) -> Served {
     cx.dry_run = options.is_dry_run();
     cx.options = options.to_value();
     let admission = call.state.admission.as_ref();
-    let work: Vec<BoxFuture<ApiResult<()>>> =
-        page.entries.iter().map(|entry| delete_entry(engine, &cx, admission, entry, &options).boxed()).collect();
+    let work: Vec<BoxFuture<ApiResult<()>>> = page
+        .entries
+        .iter()
+        .map(|entry| delete_entry(engine, &cx, admission, entry, &options).boxed())
+        .collect();
     let mut running = futures::stream::iter(work).buffer_unordered(WORKERS);
     let mut failed = None;
     while let Some(result) = running.next().await {

@@ -5,7 +5,9 @@ use keelson_api::ApiError;
 
 pub async fn serve(call: Call<'_>) -> Served {
     if call.context.info.query.flag("export") {
-        return Err(ApiError::bad_request("the export parameter, deprecated since v1.14, is no longer supported").into());
+        return Err(
+            ApiError::bad_request("the export parameter, deprecated since v1.14, is no longer supported").into(),
+        );
     }
     super::table::check_include(call.include_object())?;
     let cx = call.cx();

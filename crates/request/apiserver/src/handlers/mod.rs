@@ -34,12 +34,18 @@ pub struct Failure {
 }
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Failure { error, continue_token: None }
+        Failure {
+            error,
+            continue_token: None,
+        }
     }
 }
 impl From<ListError> for Failure {
     fn from(e: ListError) -> Self {
-        Failure { error: e.error, continue_token: e.continue_token }
+        Failure {
+            error: e.error,
+            continue_token: e.continue_token,
+        }
     }
 }
 type Served = Result<Response, Failure>;
@@ -59,7 +65,11 @@ pub struct Call<'a> {
 /// Serves a request for a resource that was authenticated and authorised.
 pub async fn serve(state: &ServerState, context: RequestContext, request: Request) -> Response {
     let info = &context.info;
-    let Some(def) = state.engine.table.get(&info.api_group, &info.api_version, &info.resource) else {
+    let Some(def) = state
+        .engine
+        .table
+        .get(&info.api_group, &info.api_version, &info.resource)
+    else {
         return not_found();
     };
     if let Some(text) = &def.deprecation {
@@ -71,20 +81,42 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
         "" => def.storage.is_some() || def.is("", "componentstatuses"),
         name => matches!(name, "status" | "scale"),
     };
-    let offers = Offers { no_protobuf: def.custom, shapes: true, tables, watch: watching };
-    let accept = request.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    let offers = Offers {
+        no_protobuf: def.custom,
+        shapes: true,
+        tables,
+        watch: watching,
+    };
+    let accept = request
+        .headers()
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect::<Vec<_>>()
+        .join(",");
     let out = match negotiate::output(Some(&accept), &context, offers) {
         Ok(out) => out,
         Err(e) => return respond::error(&e, None, None),
     };
     let (parts, body) = request.into_parts();
     let reads_body = !matches!(info.verb.as_str(), "get" | "list" | "watch");
-    let body = if reads_body { body.collect(MAX_REQUEST_BODY).await } else { Ok(Bytes::new()) };
+    let body = if reads_body {
+        body.collect(MAX_REQUEST_BODY).await
+    } else {
+        Ok(Bytes::new())
+    };
     let body = match body {
         Ok(bytes) => bytes,
         Err(e) => return respond::error(&e, Some(out), None),
     };
-    let call = Call { state, context: &context, def, out, headers: parts.headers, body };
+    let call = Call {
+        state,
+        context: &context,
+        def,
+        out,
+        headers: parts.headers,
+        body,
+    };
     match route(call).await {
         Ok(response) => response,
         Err(f) => respond::error(&f.error, Some(out), f.continue_token.as_deref()),
@@ -104,7 +136,9 @@ async fn route(call: Call<'_>) -> Served {
         return Ok(not_found());
     }
     if !info.subresource.is_empty() {
-        let Some(sub) = def.subresource(&info.subresource) else { return Ok(not_found()) };
+        let Some(sub) = def.subresource(&info.subresource) else {
+            return Ok(not_found());
+        };
         let verb = info.verb.as_str();
         if !sub.verbs.iter().any(|v| v == verb) {
             return Err(method_not_allowed(&call).into());
@@ -116,7 +150,8 @@ async fn route(call: Call<'_>) -> Served {
         "watch" => def.allows("watch"),
         verb => def.allows(verb),
     };
-    let needs_namespace = def.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
+    let needs_namespace =
+        def.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
     if !allowed || needs_namespace {
         return Err(method_not_allowed(&call).into());
     }
@@ -138,8 +173,15 @@ async fn route(call: Call<'_>) -> Served {
 
 fn method_not_allowed(call: &Call) -> ApiError {
     let gr = call.def.gvr.group_resource();
-    let mut e = ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource");
-    e.details = Some(Box::new(keelson_api::status::Details { group: gr.group, kind: gr.resource, ..Default::default() }));
+    let mut e = ApiError::new(
+        Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    );
+    e.details = Some(Box::new(keelson_api::status::Details {
+        group: gr.group,
+        kind: gr.resource,
+        ..Default::default()
+    }));
     e
 }
 
@@ -147,17 +189,29 @@ impl Call<'_> {
     /// The registry's view of the request.
     pub fn cx(&self) -> Cx {
         let info = &self.context.info;
-        let namespace = if self.def.namespaced { info.namespace.as_str() } else { "" };
+        let namespace = if self.def.namespaced {
+            info.namespace.as_str()
+        } else {
+            ""
+        };
         Cx::new(self.def.clone(), self.context.user.clone(), namespace, &info.name).with_subresource(&info.subresource)
     }
     pub fn query(&self) -> Vec<(Str, Str)> {
-        self.context.info.query.iter().map(|(k, v)| (k.into(), v.into())).collect()
+        self.context
+            .info
+            .query
+            .iter()
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect()
     }
     pub fn include_object(&self) -> &str {
         self.context.info.query.get("includeObject").unwrap_or_default()
     }
     pub fn content_type(&self) -> Option<String> {
-        self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(String::from)
+        self.headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .map(String::from)
     }
     /// Takes over the options that all writes share.
     pub fn write_options(&self, cx: &mut Cx, kind: &str, apply: bool) -> ApiResult<WriteOptions> {
@@ -185,7 +239,13 @@ impl Call<'_> {
 /// A manager's name from the user agent: what stands before the first slash, at most 128 bytes.
 fn manager_of(user_agent: &str) -> Str {
     let mut name = Str::default();
-    for c in user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()) {
+    for c in user_agent
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+    {
         if name.len() + c.len_utf8() > 128 {
             break;
         }

@@ -30,7 +30,12 @@ pub struct Output {
 }
 
 impl Output {
-    pub const PLAIN: Output = Output { format: Format::Json, shape: Shape::Object, beta: false, pretty: false };
+    pub const PLAIN: Output = Output {
+        format: Format::Json,
+        shape: Shape::Object,
+        beta: false,
+        pretty: false,
+    };
 
     pub fn content_type(self) -> &'static str {
         match self.format {
@@ -47,7 +52,11 @@ impl Output {
         }
     }
     pub fn meta_version(self) -> &'static str {
-        if self.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+        if self.beta {
+            "meta.k8s.io/v1beta1"
+        } else {
+            "meta.k8s.io/v1"
+        }
     }
 }
 
@@ -70,7 +79,12 @@ fn parse_accept(header: &str) -> Vec<Clause<'_>> {
                 None if media == "*" => ("*", "*"),
                 None => return None,
             };
-            let mut clause = Clause { kind: kind.trim(), sub: sub.trim(), q: 1.0, params: Vec::new() };
+            let mut clause = Clause {
+                kind: kind.trim(),
+                sub: sub.trim(),
+                q: 1.0,
+                params: Vec::new(),
+            };
             for (k, v) in pieces.filter_map(|p| p.split_once('=')) {
                 let (k, v) = (k.trim(), v.trim().trim_matches('"'));
                 if k == "q" {
@@ -107,7 +121,10 @@ const FORMATS: [(Format, &str, &str); 3] = [
 
 fn clause_fits(clause: &Clause, format: Format, offers: Offers) -> Option<Output> {
     let (mut shape_name, mut group, mut version) = ("", "", "");
-    let mut out = Output { format, ..Output::PLAIN };
+    let mut out = Output {
+        format,
+        ..Output::PLAIN
+    };
     for (k, v) in &clause.params {
         match *k {
             "as" => shape_name = v,
@@ -147,7 +164,11 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
                 FORMATS.iter().find_map(|(format, kind, sub)| {
                     let fits = (clause.kind == *kind && (clause.sub == *sub || clause.sub == "*"))
                         || (clause.kind == "*" && clause.sub == "*");
-                    if fits { clause_fits(clause, *format, offers) } else { None }
+                    if fits {
+                        clause_fits(clause, *format, offers)
+                    } else {
+                        None
+                    }
                 })
             })
             .ok_or_else(|| not_acceptable(offers))?
@@ -156,25 +177,39 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
         out.pretty |= matches!(pretty, "1" | "t" | "T" | "true" | "TRUE" | "True");
     } else {
         let agent = context.user_agent.as_str();
-        out.pretty |= ["curl", "Wget", "Mozilla/5.0"].iter().any(|human| agent.starts_with(human));
+        out.pretty |= ["curl", "Wget", "Mozilla/5.0"]
+            .iter()
+            .any(|human| agent.starts_with(human));
     }
     Ok(out)
 }
 
 fn accepted(no_protobuf: bool, suffix: &str) -> String {
-    let list = FORMATS.iter().filter(|(f, ..)| !(no_protobuf && *f == Format::Protobuf));
-    list.map(|(_, kind, sub)| format!("{kind}/{sub}{suffix}")).collect::<Vec<_>>().join(", ")
+    let list = FORMATS
+        .iter()
+        .filter(|(f, ..)| !(no_protobuf && *f == Format::Protobuf));
+    list.map(|(_, kind, sub)| format!("{kind}/{sub}{suffix}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn not_acceptable(offers: Offers) -> ApiError {
     let suffix = if offers.watch { ";stream=watch" } else { "" };
     let list = accepted(offers.no_protobuf, suffix);
-    ApiError::new(Reason::NotAcceptable, format!("only the following media types are accepted: {list}"))
+    ApiError::new(
+        Reason::NotAcceptable,
+        format!("only the following media types are accepted: {list}"),
+    )
 }
 
 /// What a body is, by its `Content-Type`; JSON when it doesn't say.
 pub fn input(content_type: Option<&str>, no_protobuf: bool) -> ApiResult<Format> {
-    let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let media = content_type
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
     match media {
         "" | JSON => Ok(Format::Json),
         YAML => Ok(Format::Yaml),
@@ -196,23 +231,42 @@ mod tests {
     use crate::request::{RequestInfo, UserInfo};
 
     fn negotiated(accept: &str, offers: Offers) -> ApiResult<Output> {
-        output(Some(accept), &RequestContext::new(RequestInfo::default(), UserInfo::default()), offers)
+        output(
+            Some(accept),
+            &RequestContext::new(RequestInfo::default(), UserInfo::default()),
+            offers,
+        )
     }
 
     #[test]
     fn accept_headers_of_real_clients() {
-        let resource = Offers { shapes: true, tables: true, ..Offers::default() };
+        let resource = Offers {
+            shapes: true,
+            tables: true,
+            ..Offers::default()
+        };
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(negotiated(kubectl, resource).unwrap().shape, Shape::Table);
         let client_go = "application/vnd.kubernetes.protobuf, application/json";
         assert_eq!(negotiated(client_go, resource).unwrap().format, Format::Protobuf);
-        let custom = Offers { no_protobuf: true, shapes: true, tables: true, ..Offers::default() };
+        let custom = Offers {
+            no_protobuf: true,
+            shapes: true,
+            tables: true,
+            ..Offers::default()
+        };
         assert_eq!(negotiated(client_go, custom).unwrap().format, Format::Json);
-        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        let metadata =
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
         let m = negotiated(metadata, custom).unwrap();
         assert_eq!((m.format, m.shape), (Format::Protobuf, Shape::MetadataList));
         assert_eq!(negotiated("*/*", resource).unwrap().format, Format::Json);
-        assert_eq!(negotiated("text/plain;q=0.9, application/yaml;q=0.2", resource).unwrap().format, Format::Yaml);
+        assert_eq!(
+            negotiated("text/plain;q=0.9, application/yaml;q=0.2", resource)
+                .unwrap()
+                .format,
+            Format::Yaml
+        );
         let e = negotiated("text/plain", resource).unwrap_err();
         assert_eq!((e.code, e.reason), (406, Reason::NotAcceptable));
         assert_eq!(
@@ -224,7 +278,10 @@ mod tests {
     #[test]
     fn bodies_in_cbor_are_refused() {
         assert_eq!(input(Some("application/cbor"), false).unwrap_err().code, 415);
-        assert_eq!(input(Some("application/json; charset=utf-8"), false).unwrap(), Format::Json);
+        assert_eq!(
+            input(Some("application/json; charset=utf-8"), false).unwrap(),
+            Format::Json
+        );
         assert_eq!(input(Some(PROTOBUF), true).unwrap_err().code, 415);
     }
 }

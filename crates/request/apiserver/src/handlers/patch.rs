@@ -3,10 +3,10 @@
 use super::{Call, Served, negotiate, respond};
 use http::StatusCode;
 use keelson_api::ApiResult;
+use keelson_registry::Cx;
 use keelson_registry::apply::Apply;
 use keelson_registry::engine::UpdateSource;
 use keelson_registry::patch::{Patch, PatchKind};
-use keelson_registry::Cx;
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -22,7 +22,12 @@ pub enum Kind {
 
 impl Kind {
     pub fn of(content_type: Option<&str>, custom: bool) -> ApiResult<Kind> {
-        let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let media = content_type
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         Ok(match media {
             JSON => Kind::Plain(PatchKind::Json),
             MERGE => Kind::Plain(PatchKind::Merge),
@@ -50,10 +55,23 @@ pub async fn serve(call: Call<'_>) -> Served {
     call.gathered(&cx);
     let (object, created) = result?;
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(respond::object(code, call.out, &call.def, &call.def.schema, object, call.include_object())?)
+    Ok(respond::object(
+        code,
+        call.out,
+        &call.def,
+        &call.def.schema,
+        object,
+        call.include_object(),
+    )?)
 }
 
-async fn patched(call: &Call<'_>, cx: &Cx, kind: Kind, bytes: &[u8], force: bool) -> ApiResult<(keelson_api::Object, bool)> {
+async fn patched(
+    call: &Call<'_>,
+    cx: &Cx,
+    kind: Kind,
+    bytes: &[u8],
+    force: bool,
+) -> ApiResult<(keelson_api::Object, bool)> {
     let admission = call.state.admission.as_ref();
     let source: Box<dyn UpdateSource> = match kind {
         Kind::Plain(kind) => Box::new(Patch::parse(cx, kind, bytes)?),
@@ -63,4 +81,3 @@ async fn patched(call: &Call<'_>, cx: &Cx, kind: Kind, bytes: &[u8], force: bool
     let create = kind == Kind::Apply && cx.subresource.is_empty();
     call.state.engine.update(cx, admission, source.as_ref(), create).await
 }
-

@@ -9,9 +9,9 @@ use http::{HeaderValue, StatusCode, header};
 use keelson_api::codec::{Format, json, proto, yaml};
 use keelson_api::{ApiError, ApiResult, Map, Object, SchemaRef, Value, builtin};
 use keelson_cache::{Cache, Entry};
+use keelson_registry::ResourceDef;
 use keelson_registry::codec::{self, partial_metadata};
 use keelson_registry::engine::{Engine, Page};
-use keelson_registry::ResourceDef;
 use std::sync::Arc;
 
 /// So many objects go into one chunk of a list.
@@ -59,7 +59,14 @@ pub fn typed(code: StatusCode, out: Output, object: Object, schema: &SchemaRef) 
 pub fn built_in(code: StatusCode, out: Output, object: Object) -> ApiResult<Response> {
     match builtin::builtin_kind_at(object.api_version(), object.kind()) {
         Some(schema) => typed(code, out, object, &schema),
-        None => text(code, Output { format: Format::Json, ..out }, object.into()),
+        None => text(
+            code,
+            Output {
+                format: Format::Json,
+                ..out
+            },
+            object.into(),
+        ),
     }
 }
 
@@ -73,22 +80,49 @@ pub fn error(e: &ApiError, out: Option<Output>, continue_token: Option<&str>) ->
     let out = out.unwrap_or(Output::PLAIN);
     let response = Object::try_from(status)
         .map_err(|_| ApiError::internal("a status is an object"))
-        .and_then(|status| built_in(code, Output { shape: Shape::Object, ..out }, status));
+        .and_then(|status| {
+            built_in(
+                code,
+                Output {
+                    shape: Shape::Object,
+                    ..out
+                },
+                status,
+            )
+        });
     let mut response = response.unwrap_or_else(|_| crate::request::response::error(e));
     if let Some(seconds) = e.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
 /// One object of a resource, shaped as asked.
-pub fn object(code: StatusCode, out: Output, def: &ResourceDef, schema: &SchemaRef, object: Object, include: &str) -> ApiResult<Response> {
+pub fn object(
+    code: StatusCode,
+    out: Output,
+    def: &ResourceDef,
+    schema: &SchemaRef,
+    object: Object,
+    include: &str,
+) -> ApiResult<Response> {
     match out.shape {
         Shape::Object => typed(code, out, object, schema),
-        Shape::Metadata => typed(code, out, partial_metadata(&object, out.meta_version()), &codec::partial_schema()?),
+        Shape::Metadata => typed(
+            code,
+            out,
+            partial_metadata(&object, out.meta_version()),
+            &codec::partial_schema()?,
+        ),
         Shape::MetadataList => Err(ApiError::new(
             keelson_api::Reason::NotAcceptable,
-            format!("you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})", def.gvr.version, object.kind()),
+            format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
+                def.gvr.version,
+                object.kind()
+            ),
         )),
         Shape::Table => {
             let version = object.resource_version().to_string();
@@ -113,7 +147,14 @@ pub fn cached_form(def: &ResourceDef, out: Output) -> Option<keelson_cache::Form
 }
 
 /// An entry of the cache, by its cached bytes where that is possible.
-pub async fn entry(engine: &Engine, cache: &Cache, out: Output, def: &ResourceDef, entry: &Arc<Entry>, include: &str) -> ApiResult<Response> {
+pub async fn entry(
+    engine: &Engine,
+    cache: &Cache,
+    out: Output,
+    def: &ResourceDef,
+    entry: &Arc<Entry>,
+    include: &str,
+) -> ApiResult<Response> {
     if let Some(form) = cached_form(def, out).filter(|_| !out.pretty && out.shape != Shape::MetadataList) {
         let bytes = cache.encoded(entry, form).map_err(|e| ApiError::internal(e))?;
         let body = match out.format {
@@ -150,14 +191,24 @@ fn list_meta(page: &Page) -> Map {
 }
 
 /// A list, streamed chunk by chunk from the entries of a snapshot.
-pub async fn list(engine: &Engine, cache: Cache, out: Output, def: &Arc<ResourceDef>, page: Page, include: &str) -> ApiResult<Response> {
+pub async fn list(
+    engine: &Engine,
+    cache: Cache,
+    out: Output,
+    def: &Arc<ResourceDef>,
+    page: Page,
+    include: &str,
+) -> ApiResult<Response> {
     if let Some(error) = page.entries.iter().find_map(|e| e.unreadable()) {
         return Err(error.clone());
     }
     if out.shape == Shape::Metadata {
         return Err(ApiError::new(
             keelson_api::Reason::NotAcceptable,
-            format!("you requested PartialObjectMetadata, but the requested object is a list (*{}.{})", def.gvr.version, def.list_kind),
+            format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{}.{})",
+                def.gvr.version, def.list_kind
+            ),
         ));
     }
     if out.shape == Shape::Table {
@@ -228,19 +279,32 @@ fn json_list(cache: Cache, form: keelson_cache::Form, out: Output, def: &Resourc
         }
     });
     let mut response = Response::new(Body::from_stream(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(out.content_type()));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(out.content_type()));
     response
 }
 
 /// The envelope names the length of what it holds, so all items are encoded before the first byte is sent.
-fn protobuf_list(cache: &Cache, form: keelson_cache::Form, out: Output, def: &ResourceDef, page: &Page) -> ApiResult<Response> {
+fn protobuf_list(
+    cache: &Cache,
+    form: keelson_cache::Form,
+    out: Output,
+    def: &ResourceDef,
+    page: &Page,
+) -> ApiResult<Response> {
     let (api_version, kind) = list_kind(def, out);
-    let meta_schema = builtin::builtin_type("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or_else(|| ApiError::internal("no schema of ListMeta"))?;
+    let meta_schema = builtin::builtin_type("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
+        .ok_or_else(|| ApiError::internal("no schema of ListMeta"))?;
     let meta = proto::encode_message(&list_meta(page), &meta_schema).map_err(ApiError::internal)?;
     let mut message = Vec::with_capacity(page.entries.len() * 512 + 64);
     field(&mut message, 1, &meta);
     for entry in &page.entries {
-        field(&mut message, 2, &cache.encoded(entry, form).map_err(ApiError::internal)?);
+        field(
+            &mut message,
+            2,
+            &cache.encoded(entry, form).map_err(ApiError::internal)?,
+        );
     }
     let body = proto::envelope(&api_version, &kind, &message);
     Ok(with_body(StatusCode::OK, out.content_type(), body.into()))
@@ -277,7 +341,8 @@ async fn whole_list(engine: &Engine, out: Output, def: &ResourceDef, page: Page)
     list.insert("items", objects.into_iter().map(Value::from).collect::<Vec<_>>());
     match out.format {
         Format::Protobuf => {
-            let schema = builtin::builtin_kind_at(&api_version, &kind).ok_or_else(|| ApiError::internal(format!("no schema of {kind}")))?;
+            let schema = builtin::builtin_kind_at(&api_version, &kind)
+                .ok_or_else(|| ApiError::internal(format!("no schema of {kind}")))?;
             typed(StatusCode::OK, out, list, &schema)
         }
         _ => text(StatusCode::OK, out, list.into()),

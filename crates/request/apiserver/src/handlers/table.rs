@@ -16,7 +16,14 @@ pub fn check_include(include: &str) -> ApiResult<()> {
 }
 
 /// A `meta.k8s.io Table` of the objects, with or without the columns' definitions.
-pub fn table(def: &ResourceDef, objects: Vec<Object>, out: Output, include: &str, version: &str, headers: bool) -> ApiResult<Value> {
+pub fn table(
+    def: &ResourceDef,
+    objects: Vec<Object>,
+    out: Output,
+    include: &str,
+    version: &str,
+    headers: bool,
+) -> ApiResult<Value> {
     check_include(include)?;
     let now = jiff::Timestamp::now();
     let mut rows = Vec::with_capacity(objects.len());
@@ -38,7 +45,10 @@ pub fn table(def: &ResourceDef, objects: Vec<Object>, out: Output, include: &str
     let mut table = Map::new();
     table.push("apiVersion", out.meta_version());
     let columns = || def.columns.columns.iter().map(|c| c.to_value()).collect::<Vec<_>>();
-    table.push("columnDefinitions", if headers { columns().into() } else { Value::Null });
+    table.push(
+        "columnDefinitions",
+        if headers { columns().into() } else { Value::Null },
+    );
     table.push("kind", "Table");
     table.push("metadata", [("resourceVersion", version)].into_iter().collect::<Map>());
     table.push("rows", rows);

@@ -19,11 +19,21 @@ pub async fn serve(call: Call<'_>) -> Served {
     let result = async {
         let mut object = body::decode(&cx, &bytes, format, &expected)?;
         keelson_registry::engine::warn_owners(&cx, &mut object, false);
-        call.state.engine.update(&cx, call.state.admission.as_ref(), &Replace(object), false).await
+        call.state
+            .engine
+            .update(&cx, call.state.admission.as_ref(), &Replace(object), false)
+            .await
     }
     .await;
     call.gathered(&cx);
     let (object, created) = result?;
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(respond::object(code, call.out, &call.def, &call.def.schema, object, call.include_object())?)
+    Ok(respond::object(
+        code,
+        call.out,
+        &call.def,
+        &call.def.schema,
+        object,
+        call.include_object(),
+    )?)
 }

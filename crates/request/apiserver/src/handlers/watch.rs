@@ -29,7 +29,11 @@ pub async fn serve(call: Call<'_>) -> Served {
     let options = ListOptions::from_query(&query)?;
     table::check_include(call.include_object())?;
     let cx = call.cx();
-    let timeout = match options.timeout_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0) {
+    let timeout = match options
+        .timeout_seconds
+        .and_then(|s| u64::try_from(s).ok())
+        .filter(|s| *s > 0)
+    {
         Some(s) => Duration::from_secs(s),
         None => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
     };
@@ -49,9 +53,14 @@ pub async fn serve(call: Call<'_>) -> Served {
         deadline: Instant::now() + timeout,
         headers_sent: false,
     };
-    let body = stream::unfold(stream, |mut s| async move { s.next().await.map(|bytes| (Ok::<_, ApiError>(bytes), s)) });
+    let body = stream::unfold(stream, |mut s| async move {
+        s.next().await.map(|bytes| (Ok::<_, ApiError>(bytes), s))
+    });
     let mut response = Response::new(Body::from_stream(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(call.out.stream_content_type()));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(call.out.stream_content_type()),
+    );
     Ok(response)
 }
 
@@ -114,7 +123,9 @@ impl Stream {
         if self.out.format != Format::Yaml {
             return line.into();
         }
-        let event = json::decode(&line, None, Default::default()).map(|d| d.value).unwrap_or_default();
+        let event = json::decode(&line, None, Default::default())
+            .map(|d| d.value)
+            .unwrap_or_default();
         [b"---\n", &yaml::encode(&event)[..]].concat().into()
     }
 
@@ -137,8 +148,13 @@ impl Stream {
             });
         }
         let object = match &event {
-            WatchEvent::Bookmark { revision, initial_events_end } => bookmark(&self.def, *revision, *initial_events_end),
-            WatchEvent::Added(e) | WatchEvent::Modified(e) | WatchEvent::Deleted(e) => self.engine.object(&self.def, e).await?,
+            WatchEvent::Bookmark {
+                revision,
+                initial_events_end,
+            } => bookmark(&self.def, *revision, *initial_events_end),
+            WatchEvent::Added(e) | WatchEvent::Modified(e) | WatchEvent::Deleted(e) => {
+                self.engine.object(&self.def, e).await?
+            }
         };
         self.object(kind, object)
     }
@@ -151,9 +167,10 @@ impl Stream {
                 let table = table::table(&self.def, vec![object], self.out, &self.include, &version, headers)?;
                 return Ok(self.text(kind, &json::encode(&table)));
             }
-            Shape::Metadata | Shape::MetadataList => {
-                (partial_metadata(&object, self.out.meta_version()), codec::partial_schema()?)
-            }
+            Shape::Metadata | Shape::MetadataList => (
+                partial_metadata(&object, self.out.meta_version()),
+                codec::partial_schema()?,
+            ),
             Shape::Object => (object, self.def.schema.clone()),
         };
         Ok(match self.out.format {

@@ -56,7 +56,12 @@ impl Descriptions {
         self.0.get(name)?.get("description")?.as_str()
     }
     pub fn of_field(&self, name: &str, field: &str) -> Option<&str> {
-        self.0.get(name)?.get("properties")?.get(field)?.get("description")?.as_str()
+        self.0
+            .get(name)?
+            .get("properties")?
+            .get(field)?
+            .get("description")?
+            .as_str()
     }
 }
 

@@ -32,7 +32,10 @@ pub fn gzip(bytes: &[u8]) -> Bytes {
 /// The type of a built-in row, and those of its list and subresources.
 fn types_of(def: &ResourceDef) -> Vec<(TypeId, GroupVersionKind)> {
     let mut out = vec![(def.schema.ty, def.gvk())];
-    let list = GroupVersionKind { kind: def.list_kind.clone(), ..def.gvk() };
+    let list = GroupVersionKind {
+        kind: def.list_kind.clone(),
+        ..def.gvk()
+    };
     out.extend(builtin_kind(&list).map(|s| (s.ty, list)));
     for sub in &def.subresources {
         if let (Some(kind), Some(schema)) = (&sub.kind, &sub.schema) {
@@ -46,14 +49,22 @@ fn meta_types() -> Vec<(TypeId, GroupVersionKind)> {
     ["DeleteOptions", "Status", "WatchEvent", "APIResourceList"]
         .iter()
         .filter_map(|kind| {
-            Some((builtin_type(&format!("{META}.{kind}"))?.ty, GroupVersionKind::new("", "v1", kind)))
+            Some((
+                builtin_type(&format!("{META}.{kind}"))?.ty,
+                GroupVersionKind::new("", "v1", kind),
+            ))
         })
         .collect()
 }
 
 fn kinds(table: &Snapshot) -> Kinds {
     let mut kinds = Kinds::new();
-    for (id, gvk) in table.iter().filter(|d| !d.custom).flat_map(|d| types_of(d)).chain(meta_types()) {
+    for (id, gvk) in table
+        .iter()
+        .filter(|d| !d.custom)
+        .flat_map(|d| types_of(d))
+        .chain(meta_types())
+    {
         let of_type = kinds.entry(id).or_default();
         let entry = (gvk.group.to_string(), gvk.version.to_string(), gvk.kind.to_string());
         if !of_type.contains(&entry) {
@@ -69,7 +80,10 @@ fn model(id: TypeId) -> String {
 
 /// The operations of a built-in row.
 fn resource(def: &ResourceDef) -> Resource<'_> {
-    let list = GroupVersionKind { kind: def.list_kind.clone(), ..def.gvk() };
+    let list = GroupVersionKind {
+        kind: def.list_kind.clone(),
+        ..def.gvk()
+    };
     Resource {
         group: &def.gvr.group,
         version: &def.gvr.version,
@@ -95,26 +109,51 @@ fn resource(def: &ResourceDef) -> Resource<'_> {
 
 /// The version 3 document of a group version.
 pub fn v3(table: &Snapshot, custom: &[Arc<CustomKind>], group: &str, version: &str) -> Vec<u8> {
-    let rows: Vec<&Arc<ResourceDef>> =
-        table.iter().filter(|d| !d.custom && d.gvr.group == group && d.gvr.version == version).collect();
-    let custom: Vec<&Arc<CustomKind>> = custom.iter().filter(|k| k.group == group && k.version == version).collect();
+    let rows: Vec<&Arc<ResourceDef>> = table
+        .iter()
+        .filter(|d| !d.custom && d.gvr.group == group && d.gvr.version == version)
+        .collect();
+    let custom: Vec<&Arc<CustomKind>> = custom
+        .iter()
+        .filter(|k| k.group == group && k.version == version)
+        .collect();
     let descriptions = Descriptions::gather();
     let kinds = kinds(table);
-    let builder =
-        Builder { schema: builtin(), descriptions: &descriptions, kinds: &kinds, document: Document::V3 };
+    let builder = Builder {
+        schema: builtin(),
+        descriptions: &descriptions,
+        kinds: &kinds,
+        document: Document::V3,
+    };
     let mut roots: Vec<TypeId> = rows.iter().flat_map(|d| types_of(d)).map(|(id, _)| id).collect();
     roots.extend(meta_types().into_iter().map(|(id, _)| id));
     if !custom.is_empty() {
-        roots.extend(["ObjectMeta", "ListMeta"].iter().filter_map(|k| Some(builtin_type(&format!("{META}.{k}"))?.ty)));
+        roots.extend(
+            ["ObjectMeta", "ListMeta"]
+                .iter()
+                .filter_map(|k| Some(builtin_type(&format!("{META}.{k}"))?.ty)),
+        );
     }
     let mut schemas = builder.closure(roots);
     let mut paths: BTreeMap<String, Value> = BTreeMap::new();
     for def in rows {
-        paths.extend(Paths { document: Document::V3, custom: false }.of(&resource(def)));
+        paths.extend(
+            Paths {
+                document: Document::V3,
+                custom: false,
+            }
+            .of(&resource(def)),
+        );
     }
     for kind in custom {
         schemas.extend(kind.definitions(Document::V3));
-        paths.extend(Paths { document: Document::V3, custom: true }.of(&kind.resource()));
+        paths.extend(
+            Paths {
+                document: Document::V3,
+                custom: true,
+            }
+            .of(&kind.resource()),
+        );
     }
     let mut doc = value!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": version::GIT_VERSION}});
     doc.set_at(&["paths"], paths.into_iter().collect::<Map>());
@@ -136,16 +175,33 @@ impl BuiltIn {
     pub fn build(table: &Snapshot) -> Self {
         let descriptions = Descriptions::gather();
         let kinds = kinds(table);
-        let builder =
-            Builder { schema: builtin(), descriptions: &descriptions, kinds: &kinds, document: Document::V2 };
+        let builder = Builder {
+            schema: builtin(),
+            descriptions: &descriptions,
+            kinds: &kinds,
+            document: Document::V2,
+        };
         let rows: Vec<&Arc<ResourceDef>> = table.iter().filter(|d| !d.custom).collect();
-        let roots = rows.iter().flat_map(|d| types_of(d)).chain(meta_types()).map(|(id, _)| id);
+        let roots = rows
+            .iter()
+            .flat_map(|d| types_of(d))
+            .chain(meta_types())
+            .map(|(id, _)| id);
         let definitions = builder.closure(roots);
         let mut paths: BTreeMap<String, Value> = BTreeMap::new();
         for def in rows {
-            paths.extend(Paths { document: Document::V2, custom: false }.of(&resource(def)));
+            paths.extend(
+                Paths {
+                    document: Document::V2,
+                    custom: false,
+                }
+                .of(&resource(def)),
+            );
         }
-        BuiltIn { paths: gzip(&inside(&paths)), definitions: gzip(&inside(&definitions)) }
+        BuiltIn {
+            paths: gzip(&inside(&paths)),
+            definitions: gzip(&inside(&definitions)),
+        }
     }
 }
 
@@ -160,7 +216,13 @@ pub fn v2(built_in: &BuiltIn, custom: &[Arc<CustomKind>]) -> Bytes {
     let mut paths = BTreeMap::new();
     let mut definitions = BTreeMap::new();
     for kind in custom {
-        paths.extend(Paths { document: Document::V2, custom: true }.of(&kind.resource()));
+        paths.extend(
+            Paths {
+                document: Document::V2,
+                custom: true,
+            }
+            .of(&kind.resource()),
+        );
         definitions.extend(kind.definitions(Document::V2));
     }
     let more = |members: &BTreeMap<String, Value>| {
@@ -178,6 +240,12 @@ pub fn v2(built_in: &BuiltIn, custom: &[Arc<CustomKind>]) -> Bytes {
     middle.extend_from_slice(br#"},"definitions":{"#);
     let mut tail = more(&definitions);
     tail.extend_from_slice(br#"},"securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#);
-    let parts = [gzip(head.as_bytes()), built_in.paths.clone(), gzip(&middle), built_in.definitions.clone(), gzip(&tail)];
+    let parts = [
+        gzip(head.as_bytes()),
+        built_in.paths.clone(),
+        gzip(&middle),
+        built_in.definitions.clone(),
+        gzip(&tail),
+    ];
     parts.concat().into()
 }

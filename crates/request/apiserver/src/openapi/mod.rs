@@ -103,8 +103,15 @@ impl OpenApi {
     }
 
     async fn serve_v2(&self, headers: &HeaderMap) -> Response {
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let proto = accept.split(',').next().unwrap_or_default().contains("proto-openapi.spec.v2");
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        let proto = accept
+            .split(',')
+            .next()
+            .unwrap_or_default()
+            .contains("proto-openapi.spec.v2");
         let inner = self.inner.clone();
         let made = tokio::task::spawn_blocking(move || if proto { inner.v2_proto() } else { inner.v2() }).await;
         match made {
@@ -165,13 +172,23 @@ impl OpenApi {
     fn index(&self, server: &ServerState) -> Value {
         let mut paths = Map::new();
         for (group, version) in self.inner.group_versions() {
-            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            let path = if group.is_empty() {
+                format!("api/{version}")
+            } else {
+                format!("apis/{group}/{version}")
+            };
             let hash = self.inner.v3_hash(&group, &version);
-            paths.insert(path.as_str(), value!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
+            paths.insert(
+                path.as_str(),
+                value!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            );
         }
         for s in server.services.remote() {
             let path = format!("apis/{}/{}", s.group, s.version);
-            paths.insert(path.as_str(), value!({"serverRelativeURL": format!("/openapi/v3/{path}")}));
+            paths.insert(
+                path.as_str(),
+                value!({"serverRelativeURL": format!("/openapi/v3/{path}")}),
+            );
         }
         Value::from(Map::from_iter([("paths", paths)]))
     }
@@ -183,14 +200,23 @@ impl Inner {
     }
     fn group_versions(&self) -> BTreeSet<(String, String)> {
         let table = self.table.snapshot();
-        let built_in = table.iter().filter(|d| !d.custom).map(|d| (d.gvr.group.to_string(), d.gvr.version.to_string()));
-        let custom = self.custom().into_iter().map(|k| (k.group.to_string(), k.version.to_string()));
+        let built_in = table
+            .iter()
+            .filter(|d| !d.custom)
+            .map(|d| (d.gvr.group.to_string(), d.gvr.version.to_string()));
+        let custom = self
+            .custom()
+            .into_iter()
+            .map(|k| (k.group.to_string(), k.version.to_string()));
         built_in.chain(custom).collect()
     }
 
     /// Built-in documents follow from the program's version; custom ones from what was published.
     fn v3_hash(&self, group: &str, version: &str) -> String {
-        let of_version = self.custom().into_iter().filter(|k| k.group == group && k.version == version);
+        let of_version = self
+            .custom()
+            .into_iter()
+            .filter(|k| k.group == group && k.version == version);
         hash_of(&format!("v3 {group} {version}"), of_version)
     }
 
@@ -201,7 +227,10 @@ impl Inner {
             return kept.clone();
         }
         let bytes = documents::v3(&self.table.snapshot(), &self.custom(), group, version);
-        let kept = Kept { hash, gzip: documents::gzip(&bytes) };
+        let kept = Kept {
+            hash,
+            gzip: documents::gzip(&bytes),
+        };
         let mut documents = self.v3.lock();
         let served = self.group_versions();
         documents.retain(|k, _| served.contains(k));
@@ -217,14 +246,18 @@ impl Inner {
             return kept.clone();
         }
         let built_in = self.built_in();
-        let kept = Kept { hash, gzip: documents::v2(&built_in, &custom) };
+        let kept = Kept {
+            hash,
+            gzip: documents::v2(&built_in, &custom),
+        };
         *slot = Some(kept.clone());
         kept
     }
 
     fn built_in(&self) -> Arc<BuiltIn> {
         let mut slot = self.built_in.lock();
-        slot.get_or_insert_with(|| Arc::new(BuiltIn::build(&self.table.snapshot()))).clone()
+        slot.get_or_insert_with(|| Arc::new(BuiltIn::build(&self.table.snapshot())))
+            .clone()
     }
 
     fn v2_proto(&self) -> Kept {
@@ -234,7 +267,10 @@ impl Inner {
             return kept.clone();
         }
         let document: Value = serde_json::from_slice(&inflate(&json.gzip)).unwrap_or_default();
-        let kept = Kept { hash: json.hash, gzip: documents::gzip(&proto_v2::encode(&document)) };
+        let kept = Kept {
+            hash: json.hash,
+            gzip: documents::gzip(&proto_v2::encode(&document)),
+        };
         *slot = Some(kept.clone());
         kept
     }
@@ -247,8 +283,15 @@ fn hash_of(what: &str, custom: impl Iterator<Item = Arc<CustomKind>>) -> String 
     hash.update(option_env!("KEELSON_COMMIT").unwrap_or_default());
     hash.update(what);
     for kind in custom {
-        hash.update(format!("{}/{}/{}/{}/{:?}", kind.group, kind.version, kind.kind, kind.plural, kind.selectable));
-        hash.update([u8::from(kind.has_status), u8::from(kind.has_scale), u8::from(kind.namespaced)]);
+        hash.update(format!(
+            "{}/{}/{}/{}/{:?}",
+            kind.group, kind.version, kind.kind, kind.plural, kind.selectable
+        ));
+        hash.update([
+            u8::from(kind.has_status),
+            u8::from(kind.has_scale),
+            u8::from(kind.namespaced),
+        ]);
         if let Some(schema) = &kind.schema {
             hash.update(serde_json::to_vec(schema).unwrap_or_default());
         }
@@ -267,29 +310,44 @@ fn inflate(gzip: &[u8]) -> Vec<u8> {
 /// Sends a document: as it is kept to clients that take gzip, inflated to others; 304 to those who have it.
 async fn answer(kept: &Kept, content_type: &'static str, headers: &HeaderMap) -> Response {
     let etag = format!("\"{}\"", kept.hash);
-    let has = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
-    let mut response = if has.flat_map(|v| v.split(',')).any(|t| t.trim().trim_start_matches("W/") == etag) {
+    let has = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    let mut response = if has
+        .flat_map(|v| v.split(','))
+        .any(|t| t.trim().trim_start_matches("W/") == etag)
+    {
         let mut response = Response::new(crate::request::Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else if takes_gzip(headers) {
         let mut response = response::bytes_of(StatusCode::OK, content_type, kept.gzip.clone());
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response
     } else {
         let gzip = kept.gzip.clone();
-        let bytes = tokio::task::spawn_blocking(move || inflate(&gzip)).await.unwrap_or_default();
+        let bytes = tokio::task::spawn_blocking(move || inflate(&gzip))
+            .await
+            .unwrap_or_default();
         response::bytes_of(StatusCode::OK, content_type, bytes.into())
     };
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(header::ETAG, etag);
     }
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     response
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
-    let offers = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    let offers = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
     offers.flat_map(|v| v.split(',')).any(|o| {
         let mut parts = o.split(';').map(str::trim);
         parts.next() == Some("gzip") && parts.next() != Some("q=0")

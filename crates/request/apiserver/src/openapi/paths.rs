@@ -38,34 +38,78 @@ struct Operation<'a> {
 
 type Parameters = &'static [(&'static str, &'static str, &'static str)];
 const LIST: Parameters = &[
-    ("allowWatchBookmarks", "boolean", "Watch events of type BOOKMARK are wanted."),
-    ("continue", "string", "Where to go on with a list, from the answer before."),
+    (
+        "allowWatchBookmarks",
+        "boolean",
+        "Watch events of type BOOKMARK are wanted.",
+    ),
+    (
+        "continue",
+        "string",
+        "Where to go on with a list, from the answer before.",
+    ),
     ("fieldSelector", "string", "Only objects whose fields match."),
     ("labelSelector", "string", "Only objects whose labels match."),
     ("limit", "integer", "The most objects an answer holds."),
-    ("resourceVersion", "string", "The version the answer is of, or not older than."),
-    ("resourceVersionMatch", "string", "How resourceVersion is meant: Exact or NotOlderThan."),
-    ("sendInitialEvents", "boolean", "A watch begins with all objects there are."),
-    ("timeoutSeconds", "integer", "The longest time a list or watch may take."),
+    (
+        "resourceVersion",
+        "string",
+        "The version the answer is of, or not older than.",
+    ),
+    (
+        "resourceVersionMatch",
+        "string",
+        "How resourceVersion is meant: Exact or NotOlderThan.",
+    ),
+    (
+        "sendInitialEvents",
+        "boolean",
+        "A watch begins with all objects there are.",
+    ),
+    (
+        "timeoutSeconds",
+        "integer",
+        "The longest time a list or watch may take.",
+    ),
     ("watch", "boolean", "Answer with changes as they happen."),
 ];
 const WRITE: Parameters = &[
     ("dryRun", "string", "All: nothing is persisted."),
     ("fieldManager", "string", "The name of who makes the change."),
-    ("fieldValidation", "string", "What becomes of unknown and duplicate fields: Ignore, Warn or Strict."),
+    (
+        "fieldValidation",
+        "string",
+        "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.",
+    ),
 ];
 const PATCH: Parameters = &[
     ("dryRun", "string", "All: nothing is persisted."),
     ("fieldManager", "string", "The name of who makes the change."),
-    ("fieldValidation", "string", "What becomes of unknown and duplicate fields: Ignore, Warn or Strict."),
+    (
+        "fieldValidation",
+        "string",
+        "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.",
+    ),
     ("force", "boolean", "An apply takes over fields that others own."),
 ];
 const DELETE: Parameters = &[
     ("dryRun", "string", "All: nothing is persisted."),
     ("gracePeriodSeconds", "integer", "How long the object has to end."),
-    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean", "Delete what can't be read."),
-    ("orphanDependents", "boolean", "Dependents stay. Superseded by propagationPolicy."),
-    ("propagationPolicy", "string", "What becomes of dependents: Orphan, Background or Foreground."),
+    (
+        "ignoreStoreReadErrorWithClusterBreakingPotential",
+        "boolean",
+        "Delete what can't be read.",
+    ),
+    (
+        "orphanDependents",
+        "boolean",
+        "Dependents stay. Superseded by propagationPolicy.",
+    ),
+    (
+        "propagationPolicy",
+        "string",
+        "What becomes of dependents: Orphan, Background or Foreground.",
+    ),
 ];
 const OK: &[(&str, &str)] = &[("200", "OK")];
 const CREATED: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), ("202", "Accepted")];
@@ -75,7 +119,11 @@ const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const PATCH_MODEL: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 const JSON_TYPES: [&str; 2] = ["application/json", "application/yaml"];
-const ALL_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const ALL_TYPES: [&str; 3] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 /// Writes the operations of one document.
 pub struct Paths {
@@ -86,7 +134,11 @@ pub struct Paths {
 impl Paths {
     /// All paths of a resource, with their operations.
     pub fn of(&self, r: &Resource) -> Vec<(String, Value)> {
-        let root = if r.group.is_empty() { format!("/api/{}", r.version) } else { format!("/apis/{}/{}", r.group, r.version) };
+        let root = if r.group.is_empty() {
+            format!("/api/{}", r.version)
+        } else {
+            format!("/apis/{}/{}", r.group, r.version)
+        };
         let gvk = GroupVersionKind::new(r.group, r.version, r.kind);
         let scope = if r.namespaced { "/namespaces/{namespace}" } else { "" };
         let within = if r.namespaced { "Namespaced" } else { "" };
@@ -127,7 +179,13 @@ impl Paths {
             candidates.push(("create", "post", create(&words, &sub.model, &sub.gvk)));
             for (verb, method, op) in candidates {
                 if sub.verbs.iter().any(|v| v == verb) {
-                    let id = format!("{}{}{within}{}{}", op.id_verb, camel(r.group, r.version), r.kind, title(&sub.name));
+                    let id = format!(
+                        "{}{}{within}{}{}",
+                        op.id_verb,
+                        camel(r.group, r.version),
+                        r.kind,
+                        title(&sub.name)
+                    );
                     ops.insert(method, self.operation(&op, &id, r));
                 }
             }
@@ -139,7 +197,11 @@ impl Paths {
         paths
     }
 
-    fn list_operation<'a>(&self, r: &'a Resource, gvk: &'a GroupVersionKind) -> (&'static str, &'static str, Operation<'a>) {
+    fn list_operation<'a>(
+        &self,
+        r: &'a Resource,
+        gvk: &'a GroupVersionKind,
+    ) -> (&'static str, &'static str, Operation<'a>) {
         let words = format!("list or watch objects of kind {}", r.kind);
         let op = Operation {
             action: "list",
@@ -193,17 +255,57 @@ impl Paths {
             codes,
         };
         vec![
-            ("get", "get", op("get", "read", format!("read the specified {what}"), &[][..], None, model, OK)),
-            ("update", "put", op("put", "replace", format!("replace the specified {what}"), WRITE, Some(model), model, UPDATED)),
+            (
+                "get",
+                "get",
+                op(
+                    "get",
+                    "read",
+                    format!("read the specified {what}"),
+                    &[][..],
+                    None,
+                    model,
+                    OK,
+                ),
+            ),
+            (
+                "update",
+                "put",
+                op(
+                    "put",
+                    "replace",
+                    format!("replace the specified {what}"),
+                    WRITE,
+                    Some(model),
+                    model,
+                    UPDATED,
+                ),
+            ),
             (
                 "patch",
                 "patch",
-                op("patch", "patch", format!("partially update the specified {what}"), PATCH, Some(PATCH_MODEL), model, UPDATED),
+                op(
+                    "patch",
+                    "patch",
+                    format!("partially update the specified {what}"),
+                    PATCH,
+                    Some(PATCH_MODEL),
+                    model,
+                    UPDATED,
+                ),
             ),
             (
                 "delete",
                 "delete",
-                op("delete", "delete", format!("delete a {what}"), DELETE, Some(DELETE_OPTIONS), STATUS, DELETED),
+                op(
+                    "delete",
+                    "delete",
+                    format!("delete a {what}"),
+                    DELETE,
+                    Some(DELETE_OPTIONS),
+                    STATUS,
+                    DELETED,
+                ),
             ),
         ]
     }
@@ -219,8 +321,11 @@ impl Paths {
             },
         });
         let types: &[&str] = if self.custom { &JSON_TYPES } else { &ALL_TYPES };
-        let mut parameters: Vec<Value> =
-            op.parameters.iter().map(|(name, ty, text)| self.parameter(name, ty, text, "query", false)).collect();
+        let mut parameters: Vec<Value> = op
+            .parameters
+            .iter()
+            .map(|(name, ty, text)| self.parameter(name, ty, text, "query", false))
+            .collect();
         let mut responses = Map::new();
         for (code, text) in op.codes {
             responses.insert(*code, self.response(text, op.answer, types));
@@ -240,14 +345,23 @@ impl Paths {
                     vec!["*/*".into()]
                 };
                 m.set_at(&["consumes"], consumes);
-                m.set_at(&["produces"], types.iter().copied().map(Value::from).collect::<Vec<_>>());
+                m.set_at(
+                    &["produces"],
+                    types.iter().copied().map(Value::from).collect::<Vec<_>>(),
+                );
                 m.set_at(&["schemes"], vec![Value::from("https")]);
             }
             Document::V3 => {
                 if let Some(body) = op.body {
-                    let types: Vec<&str> = if op.action == "patch" { patch_types(self.custom) } else { vec!["*/*"] };
-                    let content: Map =
-                        types.into_iter().map(|t| (t, value!({"schema": {"$ref": self.reference(body)}}))).collect();
+                    let types: Vec<&str> = if op.action == "patch" {
+                        patch_types(self.custom)
+                    } else {
+                        vec!["*/*"]
+                    };
+                    let content: Map = types
+                        .into_iter()
+                        .map(|t| (t, value!({"schema": {"$ref": self.reference(body)}})))
+                        .collect();
                     m.set_at(&["requestBody", "content"], content);
                 }
             }
@@ -265,7 +379,10 @@ impl Paths {
         match self.document {
             Document::V2 => r.set_at(&["schema"], schema),
             Document::V3 => {
-                let content: Map = types.iter().map(|t| (*t, value!({"schema": {"$ref": self.reference(model)}}))).collect();
+                let content: Map = types
+                    .iter()
+                    .map(|t| (*t, value!({"schema": {"$ref": self.reference(model)}})))
+                    .collect();
                 r.set_at(&["content"], content);
             }
         }
@@ -277,9 +394,17 @@ impl Paths {
         if required {
             p.set_at(&["required"], true);
         }
-        let typed: &[&str] = if self.document == Document::V3 { &["schema", "type"] } else { &["type"] };
+        let typed: &[&str] = if self.document == Document::V3 {
+            &["schema", "type"]
+        } else {
+            &["type"]
+        };
         p.set_at(typed, ty);
-        let unique: &[&str] = if self.document == Document::V3 { &["schema", "uniqueItems"] } else { &["uniqueItems"] };
+        let unique: &[&str] = if self.document == Document::V3 {
+            &["schema", "uniqueItems"]
+        } else {
+            &["uniqueItems"]
+        };
         p.set_at(unique, true);
         p
     }
@@ -318,7 +443,11 @@ fn create<'a>(what: &str, model: &'a str, gvk: &'a GroupVersionKind) -> Operatio
 }
 
 fn patch_types(custom: bool) -> Vec<&'static str> {
-    let mut types = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    let mut types = vec![
+        "application/apply-patch+yaml",
+        "application/json-patch+json",
+        "application/merge-patch+json",
+    ];
     if !custom {
         types.push("application/strategic-merge-patch+json");
     }
@@ -327,12 +456,19 @@ fn patch_types(custom: bool) -> Vec<&'static str> {
 
 fn title(word: &str) -> String {
     let mut chars = word.chars();
-    chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
+    chars
+        .next()
+        .map(|c| c.to_ascii_uppercase().to_string() + chars.as_str())
+        .unwrap_or_default()
 }
 
 /// `AppsV1`, `RbacAuthorizationV1`, `CoreV1`
 fn camel(group: &str, version: &str) -> String {
-    let group = if group.is_empty() { "core" } else { group.trim_end_matches(".k8s.io") };
+    let group = if group.is_empty() {
+        "core"
+    } else {
+        group.trim_end_matches(".k8s.io")
+    };
     let words: String = group.split(['.', '-']).map(title).collect();
     words + &title(version)
 }

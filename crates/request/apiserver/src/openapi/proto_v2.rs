@@ -62,7 +62,10 @@ fn any(o: &mut Out, value: &Value) {
 }
 
 fn map_of<'a>(m: &'a Map, key: &str) -> impl Iterator<Item = (&'a str, &'a Map)> {
-    m.obj(key).into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_object()?)))
+    m.obj(key)
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.as_str(), v.as_object()?)))
 }
 
 pub fn encode(document: &Value) -> Vec<u8> {
@@ -75,8 +78,12 @@ pub fn encode(document: &Value) -> Vec<u8> {
             o.text(2, info.str("version"));
         });
     }
-    o.message(8, |o| map_of(doc, "paths").for_each(|(name, item)| o.named(2, name, |o| path_item(o, item))));
-    o.message(9, |o| map_of(doc, "definitions").for_each(|(name, s)| o.named(1, name, |o| schema(o, s))));
+    o.message(8, |o| {
+        map_of(doc, "paths").for_each(|(name, item)| o.named(2, name, |o| path_item(o, item)))
+    });
+    o.message(9, |o| {
+        map_of(doc, "definitions").for_each(|(name, s)| o.named(1, name, |o| schema(o, s)))
+    });
     for requirement in doc.arr("security").into_iter().flatten().filter_map(Value::as_object) {
         o.message(12, |o| requirement.keys().for_each(|name| o.named(1, name, |_| {})));
     }
@@ -97,7 +104,15 @@ pub fn encode(document: &Value) -> Vec<u8> {
 }
 
 fn path_item(o: &mut Out, item: &Map) {
-    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (6, "options"), (7, "head"), (8, "patch")] {
+    for (field, method) in [
+        (2, "get"),
+        (3, "put"),
+        (4, "post"),
+        (5, "delete"),
+        (6, "options"),
+        (7, "head"),
+        (8, "patch"),
+    ] {
         if let Some(op) = item.obj(method) {
             o.message(field, |o| operation(o, op));
         }
@@ -196,7 +211,9 @@ fn schema(o: &mut Out, s: &Map) {
         o.message(24, |o| schema(o, inner));
     }
     if s.contains_key("properties") {
-        o.message(25, |o| map_of(s, "properties").for_each(|(name, p)| o.named(1, name, |o| schema(o, p))));
+        o.message(25, |o| {
+            map_of(s, "properties").for_each(|(name, p)| o.named(1, name, |o| schema(o, p)))
+        });
     }
     o.extensions(31, s);
 }

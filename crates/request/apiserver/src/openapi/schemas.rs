@@ -42,7 +42,10 @@ impl Builder<'_> {
                 continue;
             }
             let def = self.schema.get(id);
-            let mut mentioned = Mentioned { types: &mut open, scalars: &mut scalars };
+            let mut mentioned = Mentioned {
+                types: &mut open,
+                scalars: &mut scalars,
+            };
             out.insert(def.name.to_string(), self.type_schema(id, def, &mut mentioned));
         }
         for name in scalars {
@@ -64,7 +67,12 @@ impl Builder<'_> {
         if !properties.is_empty() {
             m.insert("properties", properties);
         }
-        let required: Vec<Value> = def.fields.iter().filter(|f| f.required).map(|f| f.name.clone().into()).collect();
+        let required: Vec<Value> = def
+            .fields
+            .iter()
+            .filter(|f| f.required)
+            .map(|f| f.name.clone().into())
+            .collect();
         if !required.is_empty() {
             m.insert("required", required);
         }
@@ -98,7 +106,10 @@ impl Builder<'_> {
             m.insert("default", default);
         }
         if !field.enums.is_empty() {
-            m.insert("enum", field.enums.iter().cloned().map(Value::String).collect::<Vec<_>>());
+            m.insert(
+                "enum",
+                field.enums.iter().cloned().map(Value::String).collect::<Vec<_>>(),
+            );
         }
         extensions(field, &mut m);
         m.into()
@@ -138,7 +149,11 @@ impl Builder<'_> {
             }
             FieldType::List(element) => self.list(element, mentioned),
             FieldType::ListOf(def) => {
-                let ListDef { element, list_type, keys } = def.as_ref();
+                let ListDef {
+                    element,
+                    list_type,
+                    keys,
+                } = def.as_ref();
                 let mut m = self.list(element, mentioned);
                 list_extensions(*list_type, keys, &mut m);
                 m
@@ -207,7 +222,11 @@ fn extensions(field: &Field, m: &mut Map) {
     if field.map_atomic {
         m.insert("x-kubernetes-map-type", "atomic");
     }
-    let PatchStrategy { merge, replace, retain_keys } = field.patch_strategy;
+    let PatchStrategy {
+        merge,
+        replace,
+        retain_keys,
+    } = field.patch_strategy;
     let names = [("merge", merge), ("replace", replace), ("retainKeys", retain_keys)];
     let names: Vec<&str> = names.iter().filter(|(_, on)| *on).map(|(n, _)| *n).collect();
     if !names.is_empty() {
@@ -223,7 +242,10 @@ fn list_extensions(list_type: ListType, keys: &[keelson_api::Str], m: &mut Map) 
         ListType::Atomic => m.insert("x-kubernetes-list-type", "atomic"),
         ListType::Set => m.insert("x-kubernetes-list-type", "set"),
         ListType::Map => {
-            m.insert("x-kubernetes-list-map-keys", keys.iter().cloned().map(Value::String).collect::<Vec<_>>());
+            m.insert(
+                "x-kubernetes-list-map-keys",
+                keys.iter().cloned().map(Value::String).collect::<Vec<_>>(),
+            );
             m.insert("x-kubernetes-list-type", "map")
         }
     };

@@ -12,18 +12,51 @@ fn parse(gzip: &[u8]) -> Value {
 #[test]
 fn version_3_has_kinds_extensions_and_descriptions() {
     let doc = parse(&inner().v3("apps", "v1").gzip);
-    let spec = doc.at(&["components", "schemas", "io.k8s.api.apps.v1.DeploymentSpec"]).unwrap();
+    let spec = doc
+        .at(&["components", "schemas", "io.k8s.api.apps.v1.DeploymentSpec"])
+        .unwrap();
     assert_eq!(spec.at(&["required"]).unwrap().as_array().unwrap().len(), 2);
     let strategy = spec.at(&["properties", "strategy"]).unwrap();
-    assert_eq!(strategy.get("x-kubernetes-patch-strategy").and_then(Value::as_str), Some("retainKeys"));
+    assert_eq!(
+        strategy.get("x-kubernetes-patch-strategy").and_then(Value::as_str),
+        Some("retainKeys")
+    );
     assert!(strategy.get("description").is_some() && strategy.get("allOf").is_some());
-    let kind = doc.at(&["components", "schemas", "io.k8s.api.apps.v1.Deployment", "x-kubernetes-group-version-kind"]);
-    assert_eq!(kind.unwrap(), &value!([{"group": "apps", "kind": "Deployment", "version": "v1"}]));
-    let patch = doc.at(&["paths", "/apis/apps/v1/namespaces/{namespace}/deployments/{name}", "patch"]).unwrap();
-    let names: Vec<&str> =
-        patch.get("parameters").unwrap().as_array().unwrap().iter().filter_map(|p| p.get("name")?.as_str()).collect();
+    let kind = doc.at(&[
+        "components",
+        "schemas",
+        "io.k8s.api.apps.v1.Deployment",
+        "x-kubernetes-group-version-kind",
+    ]);
+    assert_eq!(
+        kind.unwrap(),
+        &value!([{"group": "apps", "kind": "Deployment", "version": "v1"}])
+    );
+    let patch = doc
+        .at(&[
+            "paths",
+            "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+            "patch",
+        ])
+        .unwrap();
+    let names: Vec<&str> = patch
+        .get("parameters")
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|p| p.get("name")?.as_str())
+        .collect();
     assert!(names.contains(&"fieldValidation") && names.contains(&"dryRun"));
-    assert!(doc.at(&["components", "schemas", "io.k8s.apimachinery.pkg.api.resource.Quantity", "oneOf"]).is_some());
+    assert!(
+        doc.at(&[
+            "components",
+            "schemas",
+            "io.k8s.apimachinery.pkg.api.resource.Quantity",
+            "oneOf"
+        ])
+        .is_some()
+    );
 }
 
 #[test]
@@ -45,7 +78,11 @@ fn every_reference_of_version_2_leads_somewhere() {
             _ => {}
         }
     }
-    assert!(count > 1000 && definitions.len() > 500, "{count} references, {} definitions", definitions.len());
+    assert!(
+        count > 1000 && definitions.len() > 500,
+        "{count} references, {} definitions",
+        definitions.len()
+    );
 }
 
 #[test]
@@ -67,9 +104,20 @@ fn custom_kinds_come_and_go_with_their_hashes() {
     let with = openapi.inner.v2();
     assert_ne!(before, with.hash);
     let doc = parse(&with.gzip);
-    assert!(doc.at(&["definitions", "com.example.v1.Widget", "properties", "spec"]).is_some());
-    assert!(doc.at(&["paths", "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]).is_some());
-    assert!(openapi.inner.group_versions().contains(&("example.com".into(), "v1".into())));
+    assert!(
+        doc.at(&["definitions", "com.example.v1.Widget", "properties", "spec"])
+            .is_some()
+    );
+    assert!(
+        doc.at(&["paths", "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"])
+            .is_some()
+    );
+    assert!(
+        openapi
+            .inner
+            .group_versions()
+            .contains(&("example.com".into(), "v1".into()))
+    );
     openapi.publish("widgets.example.com", vec![]);
     assert_eq!(openapi.inner.v2().hash, before);
 }

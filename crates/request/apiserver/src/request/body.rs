@@ -49,7 +49,10 @@ impl Body {
     }
     /// A body that ends early, and cleanly, when `stop` is cancelled.
     pub fn until(body: Body, stop: CancellationToken) -> Self {
-        Body::new(Until { body, stop: Box::pin(stop.cancelled_owned()) })
+        Body::new(Until {
+            body,
+            stop: Box::pin(stop.cancelled_owned()),
+        })
     }
     /// The whole body, at most `limit` bytes of it; more is upstream's 413.
     pub async fn collect(self, limit: usize) -> Result<Bytes, ApiError> {

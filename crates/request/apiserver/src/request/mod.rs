@@ -10,8 +10,8 @@ pub mod response;
 pub use body::{Body, BoxError, MAX_REQUEST_BODY};
 pub use context::{AuditAnnotations, RequestContext, Warnings};
 pub use info::RequestInfo;
-pub use query::Query;
 pub use keelson_registry::user::{self, UserInfo};
+pub use query::Query;
 
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;

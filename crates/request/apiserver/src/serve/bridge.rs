@@ -47,7 +47,9 @@ async fn send(near: tokio::io::DuplexStream, mut request: Request) -> Result<Res
         }
     });
     if !request.headers().contains_key(header::HOST) {
-        request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("kubernetes.default.svc"));
+        request
+            .headers_mut()
+            .insert(header::HOST, header::HeaderValue::from_static("kubernetes.default.svc"));
     }
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| http::Uri::from_static("/"), http::Uri::from);

@@ -101,7 +101,10 @@ impl Listener {
             });
         }
         drop(self.socket);
-        if tokio::time::timeout(self.limits.drain, graceful.shutdown()).await.is_err() {
+        if tokio::time::timeout(self.limits.drain, graceful.shutdown())
+            .await
+            .is_err()
+        {
             tracing::info!("some requests were still open at the end of the grace period");
         }
         Ok(())
@@ -128,7 +131,11 @@ impl Connection {
             .await
             .context("the TLS handshake took too long")?
             .context("the TLS handshake failed")?;
-        let peer = tls.get_ref().1.peer_certificates().map(|chain| self.certificates.read(chain));
+        let peer = tls
+            .get_ref()
+            .1
+            .peer_certificates()
+            .map(|chain| self.certificates.read(chain));
         let peer = peer.map(Arc::new);
         let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let (target, remote, stopping) = (self.target, self.remote, self.stopping);
@@ -154,7 +161,11 @@ impl Connection {
             .initial_connection_window_size(25 * 1024 * 1024)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(15));
-        let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+        let builder = if http2 {
+            builder.http2_only()
+        } else {
+            builder.http1_only()
+        };
         let io = TokioIo::new(tls);
         let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
         watcher.watch(connection).await.map_err(|e| anyhow::anyhow!(e))

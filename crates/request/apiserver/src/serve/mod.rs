@@ -33,7 +33,10 @@ pub struct ApiService {
 
 impl ApiService {
     pub fn new(target: Arc<dyn Handle>, user: UserInfo) -> Self {
-        ApiService { target, user: Arc::new(user) }
+        ApiService {
+            target,
+            user: Arc::new(user),
+        }
     }
     /// A client whose transport is this service.
     pub fn client(self) -> kube::Client {
@@ -74,18 +77,26 @@ pub struct Loopback {
 
 impl Loopback {
     pub fn new(target: Weak<dyn Handle>) -> Self {
-        Loopback { target, user: Arc::new(UserInfo::api_server()) }
+        Loopback {
+            target,
+            user: Arc::new(UserInfo::api_server()),
+        }
     }
     /// Makes a call; an error only when the server is gone.
     pub async fn call(&self, mut request: Request) -> Result<Response, Infallible> {
         let Some(target) = self.target.upgrade() else {
-            return Ok(response::error(&ApiError::new(Reason::ServiceUnavailable, "the server is shutting down")));
+            return Ok(response::error(&ApiError::new(
+                Reason::ServiceUnavailable,
+                "the server is shutting down",
+            )));
         };
         request.extensions_mut().insert(InProcessIdentity(self.user.clone()));
         Ok(target.handle(request).await)
     }
     pub async fn get(&self, path: &str) -> Result<Response, http::Error> {
-        let request = http::Request::get(path).header(http::header::ACCEPT, "application/json").body(Body::empty())?;
+        let request = http::Request::get(path)
+            .header(http::header::ACCEPT, "application/json")
+            .body(Body::empty())?;
         match self.call(request).await {
             Ok(response) => Ok(response),
             Err(never) => match never {},
@@ -102,7 +113,11 @@ impl Loopback {
         content_type: &str,
         body: Option<&Value>,
     ) -> ApiResult<Object> {
-        let bytes = body.map(serde_json::to_vec).transpose().map_err(ApiError::internal)?.unwrap_or_default();
+        let bytes = body
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(ApiError::internal)?
+            .unwrap_or_default();
         let request = http::Request::builder()
             .method(method)
             .uri(path)
@@ -135,7 +150,11 @@ pub async fn read_object(answer: Response) -> ApiResult<Object> {
     let value: Value = serde_json::from_slice(&bytes)
         .map_err(|e| ApiError::internal(format!("reading the answer ({status}): {e}")))?;
     let object = Object::try_from(value).map_err(|_| ApiError::internal("the answer is no object"))?;
-    if status.is_success() { Ok(object) } else { Err(error_of(status, &object)) }
+    if status.is_success() {
+        Ok(object)
+    } else {
+        Err(error_of(status, &object))
+    }
 }
 
 /// The error that a status object carries.
@@ -146,5 +165,8 @@ pub fn error_of(code: StatusCode, status: &Object) -> ApiError {
 
 /// The user agent, for logs, metrics and field managers.
 pub fn user_agent(headers: &HeaderMap) -> &str {
-    headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    headers
+        .get(http::header::USER_AGENT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
 }

@@ -49,7 +49,10 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 
 fn certified(cert_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>> {
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| anyhow::anyhow!("no PEM key: {e}"))?;
-    let key = provider().key_provider.load_private_key(key).context("loading the serving key")?;
+    let key = provider()
+        .key_provider
+        .load_private_key(key)
+        .context("loading the serving key")?;
     Ok(Arc::new(CertifiedKey::new(certificates(cert_pem)?, key)))
 }
 
@@ -65,7 +68,10 @@ pub fn roots(pem: &str) -> Result<RootCertStore> {
 /// The listener's configuration. `hints` are the authorities that clients are told of.
 pub fn server_config(cert: Arc<ServingCert>, hints: &RootCertStore) -> Result<Arc<ServerConfig>> {
     let provider = provider();
-    let verifier = AnyClientCert { hints: hints.subjects(), provider: provider.clone() };
+    let verifier = AnyClientCert {
+        hints: hints.subjects(),
+        provider: provider.clone(),
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_client_cert_verifier(Arc::new(verifier))

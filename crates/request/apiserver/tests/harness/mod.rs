@@ -26,7 +26,11 @@ impl Answer {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
     }
     pub fn str(&self, path: &[&str]) -> String {
-        self.json().at(path).and_then(Value::as_str).unwrap_or_default().to_string()
+        self.json()
+            .at(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_string()
     }
     #[track_caller]
     pub fn expect(self, code: u16) -> Self {
@@ -41,11 +45,21 @@ impl Api {
         let mut config = Config::new(keys);
         config.publish_kubernetes_service = false;
         let server = ApiServer::new(config, Memory::new()).expect("a server");
-        let api = Api { server, user: UserInfo::new("tester", &["system:masters"]) };
+        let api = Api {
+            server,
+            user: UserInfo::new("tester", &["system:masters"]),
+        };
         api.server.ready().await;
         api
     }
-    pub async fn raw(&self, method: &str, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> http::Response<Body> {
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        accept: &str,
+        body: Vec<u8>,
+    ) -> http::Response<Body> {
         let mut request = http::Request::builder().method(method).uri(path);
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
@@ -53,7 +67,10 @@ impl Api {
         if !accept.is_empty() {
             request = request.header("accept", accept);
         }
-        let request = request.header("user-agent", "tester/1").body(Body::from(body)).expect("a request");
+        let request = request
+            .header("user-agent", "tester/1")
+            .body(Body::from(body))
+            .expect("a request");
         let service = self.server.service(self.user.clone());
         let response = service.oneshot(request).await.expect("an answer");
         response
@@ -62,20 +79,45 @@ impl Api {
         let response = self.raw(method, path, content_type, accept, body).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect(64 << 20).await.expect("a body");
-        Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+        Answer {
+            code: parts.status.as_u16(),
+            headers: parts.headers,
+            bytes,
+        }
     }
     pub async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, "", "application/json", Vec::new()).await
     }
     pub async fn post(&self, path: &str, body: Value) -> Answer {
-        self.call("POST", path, "application/json", "application/json", serde_json::to_vec(&body).expect("JSON")).await
+        self.call(
+            "POST",
+            path,
+            "application/json",
+            "application/json",
+            serde_json::to_vec(&body).expect("JSON"),
+        )
+        .await
     }
     pub async fn put(&self, path: &str, body: Value) -> Answer {
-        self.call("PUT", path, "application/json", "application/json", serde_json::to_vec(&body).expect("JSON")).await
+        self.call(
+            "PUT",
+            path,
+            "application/json",
+            "application/json",
+            serde_json::to_vec(&body).expect("JSON"),
+        )
+        .await
     }
     pub async fn patch(&self, path: &str, kind: &str, body: Value) -> Answer {
         let content_type = format!("application/{kind}");
-        self.call("PATCH", path, &content_type, "application/json", serde_json::to_vec(&body).expect("JSON")).await
+        self.call(
+            "PATCH",
+            path,
+            &content_type,
+            "application/json",
+            serde_json::to_vec(&body).expect("JSON"),
+        )
+        .await
     }
     pub async fn delete(&self, path: &str) -> Answer {
         self.call("DELETE", path, "", "application/json", Vec::new()).await
@@ -88,7 +130,9 @@ impl Api {
         let mut text = Vec::new();
         let mut events = Vec::new();
         while events.len() < n {
-            let frame = tokio::time::timeout(std::time::Duration::from_secs(10), body.frame()).await.expect("an event in time");
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(10), body.frame())
+                .await
+                .expect("an event in time");
             let Some(frame) = frame else { break };
             text.extend_from_slice(&frame.expect("a frame").into_data().unwrap_or_default());
             while let Some(end) = text.iter().position(|b| *b == b'\n') {

@@ -27,7 +27,9 @@ fn one(o: Object, api_version: &str) -> ApiResult<Object> {
         (a, b) if a == b => Ok(o),
         (_, "autoscaling/v1") => to_v1(o),
         (_, "autoscaling/v2") => to_v2(o),
-        (from, to) => Err(ApiError::internal(format!("no conversion of autoscalers from {from} to {to}"))),
+        (from, to) => Err(ApiError::internal(format!(
+            "no conversion of autoscalers from {from} to {to}"
+        ))),
     }
 }
 
@@ -78,7 +80,11 @@ fn to_v1(mut o: Object) -> ApiResult<Object> {
         annotate(&mut o, BEHAVIOR, &b)?;
     }
     let current = list(&mut o, &["status", "currentMetrics"]);
-    if let Some(v) = current.iter().find(|m| is_cpu(m, "current")).and_then(|m| m.at(&["resource", "current", "averageUtilization"])) {
+    if let Some(v) = current
+        .iter()
+        .find(|m| is_cpu(m, "current"))
+        .and_then(|m| m.at(&["resource", "current", "averageUtilization"]))
+    {
         o.set_at(&["status", "currentCPUUtilizationPercentage"], v.clone());
     }
     if !current.is_empty() {
@@ -145,7 +151,10 @@ mod tests {
         }))
         .unwrap();
         let v1 = to_v1(v2.clone()).unwrap();
-        assert_eq!(v1.at(&["spec", "targetCPUUtilizationPercentage"]), Some(&Value::Int(80)));
+        assert_eq!(
+            v1.at(&["spec", "targetCPUUtilizationPercentage"]),
+            Some(&Value::Int(80))
+        );
         assert!(v1.annotation(METRICS).unwrap().contains("memory"));
         assert_eq!(to_v2(v1).unwrap(), v2);
     }

@@ -22,7 +22,9 @@ pub async fn convert_one(c: &dyn Converter, object: Object, api_version: &str) -
     let mut out = c.convert(vec![object], api_version).await?;
     match (out.pop(), out.is_empty()) {
         (Some(o), true) => Ok(o),
-        _ => Err(keelson_api::ApiError::internal("conversion of one object did not yield one object")),
+        _ => Err(keelson_api::ApiError::internal(
+            "conversion of one object did not yield one object",
+        )),
     }
 }
 

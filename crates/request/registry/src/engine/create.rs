@@ -19,7 +19,9 @@ impl Engine {
         let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
         meta::ensure_namespace(&mut obj, namespace)?;
         if !obj.resource_version().is_empty() && obj.resource_version() != "0" {
-            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(ApiError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         obj.set_meta("resourceVersion", "");
         warn_owners(cx, &mut obj, false);
@@ -47,7 +49,11 @@ impl Engine {
             let name = meta::generate_name(obj.generate_name());
             obj.set_meta("name", &name);
         }
-        let finish = cx.def.strategy.begin(self, cx, Operation::Create, &mut obj, None).await?;
+        let finish = cx
+            .def
+            .strategy
+            .begin(self, cx, Operation::Create, &mut obj, None)
+            .await?;
         let result = async {
             self.before_create(cx, &mut obj)?;
             admit.validate(cx, Operation::Create, Some(&obj), None).await?;
@@ -86,16 +92,31 @@ impl Engine {
         let key = storage.key(obj.namespace(), obj.name());
         let value = self.encode(&cx.def, storage, obj).await?;
         if cx.dry_run {
-            let there = self.store.get(key.as_bytes(), None).await.map_err(|e| store_error(cx, "create", &e))?;
-            return if there.kv.is_none() { Ok(None) } else { Err(exists(cx, obj, false)) };
+            let there = self
+                .store
+                .get(key.as_bytes(), None)
+                .await
+                .map_err(|e| store_error(cx, "create", &e))?;
+            return if there.kv.is_none() {
+                Ok(None)
+            } else {
+                Err(exists(cx, obj, false))
+            };
         }
         let ttl = cx.def.strategy.ttl(obj).map(Duration::from_secs);
-        let outcome = self.store.put(key.into(), value, Expect::Absent, ttl).await.map_err(|e| store_error(cx, "create", &e))?;
+        let outcome = self
+            .store
+            .put(key.into(), value, Expect::Absent, ttl)
+            .await
+            .map_err(|e| store_error(cx, "create", &e))?;
         match outcome {
             Outcome::Done { revision, .. } => Ok(Some(revision)),
             Outcome::Conflict { current, .. } => {
                 let deleting = match current {
-                    Some(kv) => self.decode(&cx.def, &kv).await.is_ok_and(|c| c.object.deletion_timestamp().is_some()),
+                    Some(kv) => self
+                        .decode(&cx.def, &kv)
+                        .await
+                        .is_ok_and(|c| c.object.deletion_timestamp().is_some()),
                     None => false,
                 };
                 Err(exists(cx, obj, deleting))
@@ -114,7 +135,8 @@ impl Engine {
 fn exists(cx: &Cx, obj: &Object, deleting: bool) -> ApiError {
     let mut e = ApiError::already_exists(&cx.def.gvr.group, &cx.def.gvr.resource, obj.name());
     if !obj.generate_name().is_empty() {
-        e.message.push_str(", the server was not able to generate a unique name for the object");
+        e.message
+            .push_str(", the server was not able to generate a unique name for the object");
         e = e.with_retry_after(1);
     }
     if deleting {
@@ -127,7 +149,11 @@ fn exists(cx: &Cx, obj: &Object, deleting: bool) -> ApiError {
 pub fn warn_owners(cx: &Cx, obj: &mut Object, after_admission: bool) {
     let repeated = meta::dedup_owners(obj);
     if !repeated.is_empty() {
-        let after = if after_admission { " after mutating admission happens" } else { "" };
+        let after = if after_admission {
+            " after mutating admission happens"
+        } else {
+            ""
+        };
         cx.warn(format!(
             ".metadata.ownerReferences contains duplicate entries{after}; API server dedups owner references in 1.20+, and may \
              reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",

@@ -26,7 +26,10 @@ enum Step {
     /// Deletion is already under way and this request doesn't hasten it.
     AlreadyPending,
     /// The object is updated to say that it is being deleted; `then_gone`: and removed at once after.
-    Mark { object: Object, then_gone: bool },
+    Mark {
+        object: Object,
+        then_gone: bool,
+    },
     Remove,
 }
 
@@ -46,13 +49,25 @@ impl Engine {
             let step = self.plan(cx, &current.object, &mut options)?;
             if let Step::AlreadyPending = step {
                 let show_object = cx.def.strategy.returns_deleted();
-                return Ok(Deleted { object: current.object, gone: false, show_object });
+                return Ok(Deleted {
+                    object: current.object,
+                    gone: false,
+                    show_object,
+                });
             }
             admit.mutate(cx, Operation::Delete, None, Some(&current.object)).await?;
-            admit.validate(cx, Operation::Delete, None, Some(&current.object)).await?;
+            admit
+                .validate(cx, Operation::Delete, None, Some(&current.object))
+                .await?;
             let lost = match step {
                 Step::Mark { object, then_gone } => match self.mark(cx, &current, object).await? {
-                    Ok(marked) if !then_gone => return Ok(Deleted { object: marked.object, gone: false, show_object: true }),
+                    Ok(marked) if !then_gone => {
+                        return Ok(Deleted {
+                            object: marked.object,
+                            gone: false,
+                            show_object: true,
+                        });
+                    }
                     Ok(marked) => match self.remove(cx, &marked).await? {
                         None => return Ok(self.gone(cx, marked.object).await),
                         Some(Some(now)) => Some(now),
@@ -74,19 +89,36 @@ impl Engine {
         if !cx.dry_run {
             cx.def.strategy.after_delete(self, cx, &object).await;
         }
-        Deleted { object, gone: true, show_object: cx.def.strategy.returns_deleted() }
+        Deleted {
+            object,
+            gone: true,
+            show_object: cx.def.strategy.returns_deleted(),
+        }
     }
 
     /// Writes the mark of deletion; `Err` holds what stands there when somebody was faster.
-    async fn mark(&self, cx: &Cx, current: &Current, mut object: Object) -> ApiResult<Result<Current, Option<Current>>> {
+    async fn mark(
+        &self,
+        cx: &Cx,
+        current: &Current,
+        mut object: Object,
+    ) -> ApiResult<Result<Current, Option<Current>>> {
         if cx.dry_run || object == current.object {
-            return Ok(Ok(Current { object, revision: current.revision }));
+            return Ok(Ok(Current {
+                object,
+                revision: current.revision,
+            }));
         }
         let storage = storage(cx)?;
         let value = self.encode(&cx.def, storage, &object).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
-        match self.store.put(key.into(), value, expect, None).await.map_err(|e| store_error(cx, "delete", &e))? {
+        match self
+            .store
+            .put(key.into(), value, expect, None)
+            .await
+            .map_err(|e| store_error(cx, "delete", &e))?
+        {
             Outcome::Done { revision, .. } => {
                 object.set_meta("resourceVersion", &revision.to_string());
                 Ok(Ok(Current { object, revision }))
@@ -103,7 +135,12 @@ impl Engine {
         }
         let key = storage(cx)?.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
-        match self.store.delete(key.into(), expect).await.map_err(|e| store_error(cx, "delete", &e))? {
+        match self
+            .store
+            .delete(key.into(), expect)
+            .await
+            .map_err(|e| store_error(cx, "delete", &e))?
+        {
             Outcome::Done { .. } => Ok(None),
             Outcome::Conflict { current: Some(kv), .. } => Ok(Some(Some(self.decode(&cx.def, &kv).await?))),
             Outcome::Conflict { current: None, .. } => Ok(Some(None)),
@@ -131,7 +168,10 @@ impl Engine {
         }
         if pending {
             self.mark_deleting(&mut object);
-            return Ok(Step::Mark { object, then_gone: false });
+            return Ok(Step::Mark {
+                object,
+                then_gone: false,
+            });
         }
         Ok(Step::Remove)
     }
@@ -143,8 +183,12 @@ impl Engine {
             if cx.def.strategy.graceful(object, &mut options.clone()).is_none() {
                 return Ok(Grace::No);
             }
-            let left = object.deletion_grace_period_seconds().map(|s| if s < 0 { 1 } else { s });
-            let Some(had) = left.filter(|s| *s != 0) else { return Ok(Grace::No) };
+            let left = object
+                .deletion_grace_period_seconds()
+                .map(|s| if s < 0 { 1 } else { s });
+            let Some(had) = left.filter(|s| *s != 0) else {
+                return Ok(Grace::No);
+            };
             let Some(mut period) = options.grace_period_seconds else {
                 options.grace_period_seconds = Some(had);
                 return Ok(Grace::Pending);
@@ -197,7 +241,8 @@ enum Grace {
 }
 
 fn shifted(t: jiff::Timestamp, seconds: i64) -> jiff::Timestamp {
-    t.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX)
+    t.checked_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(jiff::Timestamp::MAX)
 }
 
 fn bump_generation(object: &mut Object) {
@@ -215,7 +260,11 @@ fn check_preconditions(cx: &Cx, existing: &Object, options: &DeleteOptions) -> A
             existing.uid()
         )));
     }
-    if let Some(rv) = options.resource_version.as_ref().filter(|r| r.as_str() != existing.resource_version()) {
+    if let Some(rv) = options
+        .resource_version
+        .as_ref()
+        .filter(|r| r.as_str() != existing.resource_version())
+    {
         return Err(conflict(format!(
             "the ResourceVersion in the precondition ({rv}) does not match the ResourceVersion in record ({}). The object might have been modified",
             existing.resource_version()
@@ -227,7 +276,11 @@ fn check_preconditions(cx: &Cx, existing: &Object, options: &DeleteOptions) -> A
 /// The finalizers that make the garbage collector see to the dependents first.
 fn gc_finalizers(policy: GcPolicy, object: &Object, options: &DeleteOptions) -> Vec<Str> {
     let has = |f: &str| object.finalizers().any(|x| x == f);
-    let mut list: Vec<Str> = object.finalizers().filter(|f| *f != ORPHAN && *f != FOREGROUND).map(Str::from).collect();
+    let mut list: Vec<Str> = object
+        .finalizers()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .map(Str::from)
+        .collect();
     let (orphan, foreground) = if policy == GcPolicy::Unsupported {
         (false, false)
     } else if let Some(orphan) = options.orphan_dependents {
@@ -253,5 +306,9 @@ fn gc_finalizers(policy: GcPolicy, object: &Object, options: &DeleteOptions) -> 
     before.sort_unstable();
     after.sort_unstable();
     // The same set keeps its order.
-    if before == after { object.finalizers().map(Str::from).collect() } else { list }
+    if before == after {
+        object.finalizers().map(Str::from).collect()
+    } else {
+        list
+    }
 }

@@ -49,7 +49,15 @@ pub struct Current {
 
 impl Engine {
     pub fn new(table: Arc<ResourceTable>, store: Arc<dyn Store>) -> Self {
-        Engine { table, store, clock: Arc::new(jiff::Timestamp::now), caches: Mutex::default(), forms: Forms::new(Forms::DEFAULT_LIMIT), service_ranges: ServiceRanges::default(), node_ports: NodePorts::default() }
+        Engine {
+            table,
+            store,
+            clock: Arc::new(jiff::Timestamp::now),
+            caches: Mutex::default(),
+            forms: Forms::new(Forms::DEFAULT_LIMIT),
+            service_ranges: ServiceRanges::default(),
+            node_ports: NodePorts::default(),
+        }
     }
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -77,7 +85,11 @@ impl Engine {
     pub async fn current(&self, cx: &Cx) -> ApiResult<Option<Current>> {
         let storage = storage(cx)?;
         let key = storage.key(&cx.namespace, &cx.name);
-        let got = self.store.get(key.as_bytes(), None).await.map_err(|e| store_error(cx, "get", &e))?;
+        let got = self
+            .store
+            .get(key.as_bytes(), None)
+            .await
+            .map_err(|e| store_error(cx, "get", &e))?;
         match got.kv {
             Some(kv) => Ok(Some(self.decode(&cx.def, &kv).await?)),
             None => Ok(None),
@@ -90,7 +102,10 @@ impl Engine {
     }
 
     pub async fn decode_bytes(&self, def: &ResourceDef, bytes: &[u8], revision: Revision) -> ApiResult<Current> {
-        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
+        let storage = def
+            .storage
+            .as_ref()
+            .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
         let mut object = codec::decode_stored(storage, bytes)?;
         if let Some(c) = &def.converter {
             object = convert_one(c.as_ref(), object, &def.api_version()).await?;
@@ -116,7 +131,9 @@ impl Engine {
 
 fn storage(cx: &Cx) -> ApiResult<&Arc<StorageDef>> {
     let def = &cx.def;
-    def.storage.as_ref().ok_or_else(|| ApiError::method_not_allowed(&def.gvr.group, &def.gvr.resource, "this"))
+    def.storage
+        .as_ref()
+        .ok_or_else(|| ApiError::method_not_allowed(&def.gvr.group, &def.gvr.resource, "this"))
 }
 
 /// What a failure of the store means to a client.
@@ -124,13 +141,17 @@ pub fn store_error(cx: &Cx, operation: &str, e: &keelson_store::Error) -> ApiErr
     use keelson_store::Error;
     let gr = cx.def.gvr.group_resource();
     match e {
-        Error::Compacted { .. } | Error::SlowWatcher { .. } => ApiError::expired(format!("The resourceVersion for the provided {operation} is too old.")),
+        Error::Compacted { .. } | Error::SlowWatcher { .. } => {
+            ApiError::expired(format!("The resourceVersion for the provided {operation} is too old."))
+        }
         Error::FutureRevision { asked, current } => too_large(*asked, *current),
         Error::Unavailable { .. } | Error::Stalled { .. } | Error::NoSpace { .. } | Error::Closed => {
             tracing::warn!(%gr, operation, error = %e, "the store failed");
             let mut error = ApiError::new(
                 Reason::ServerTimeout,
-                format!("The {operation} operation against {gr} could not be completed at this time, please try again."),
+                format!(
+                    "The {operation} operation against {gr} could not be completed at this time, please try again."
+                ),
             );
             error.details = Some(Box::new(keelson_api::status::Details {
                 name: operation.into(),
@@ -150,9 +171,16 @@ pub fn store_error(cx: &Cx, operation: &str, e: &keelson_store::Error) -> ApiErr
 
 /// A revision the server has not seen yet: clients retry after a second.
 pub fn too_large(asked: Revision, current: Revision) -> ApiError {
-    let mut e = ApiError::new(Reason::Timeout, format!("Timeout: Too large resource version: {asked}, current: {current}"))
-        .with_causes(vec![keelson_api::Cause::new("ResourceVersionTooLarge", "", "Too large resource version")])
-        .with_retry_after(1);
+    let mut e = ApiError::new(
+        Reason::Timeout,
+        format!("Timeout: Too large resource version: {asked}, current: {current}"),
+    )
+    .with_causes(vec![keelson_api::Cause::new(
+        "ResourceVersionTooLarge",
+        "",
+        "Too large resource version",
+    )])
+    .with_retry_after(1);
     e.code = 504;
     e
 }

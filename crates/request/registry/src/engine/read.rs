@@ -37,7 +37,10 @@ pub struct ListError {
 
 impl From<ApiError> for ListError {
     fn from(error: ApiError) -> Self {
-        ListError { error, continue_token: None }
+        ListError {
+            error,
+            continue_token: None,
+        }
     }
 }
 
@@ -50,20 +53,33 @@ struct Token {
 
 fn encode_token(rv: i64, key: &[u8], prefix: &str) -> String {
     let start = String::from_utf8_lossy(key.strip_prefix(prefix.as_bytes()).unwrap_or(key)).into_owned();
-    let token = Token { v: "meta.k8s.io/v1".into(), rv, start };
-    serde_json::to_vec(&token).map(|t| URL_SAFE_NO_PAD.encode(t)).unwrap_or_default()
+    let token = Token {
+        v: "meta.k8s.io/v1".into(),
+        rv,
+        start,
+    };
+    serde_json::to_vec(&token)
+        .map(|t| URL_SAFE_NO_PAD.encode(t))
+        .unwrap_or_default()
 }
 
 /// The key to go on after, and the revision (-1: the present).
 fn decode_token(text: &str, prefix: &str) -> Result<(Bytes, i64), String> {
     let bad = "continue key is not valid";
-    let data = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| format!("{bad}: {e}"))?;
+    let data = URL_SAFE_NO_PAD
+        .decode(text.trim_end_matches('='))
+        .map_err(|e| format!("{bad}: {e}"))?;
     let token: Token = serde_json::from_slice(&data).map_err(|e| format!("{bad}: {e}"))?;
     if token.v != "meta.k8s.io/v1" {
-        return Err(format!("{bad}: server does not recognize this encoded version {}", token.v));
+        return Err(format!(
+            "{bad}: server does not recognize this encoded version {}",
+            token.v
+        ));
     }
     if token.rv == 0 {
-        return Err(format!("{bad}: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        return Err(format!(
+            "{bad}: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"
+        ));
     }
     if token.start.is_empty() {
         return Err(format!("{bad}: encoded start key empty (version meta.k8s.io/v1)"));
@@ -79,7 +95,11 @@ fn decode_token(text: &str, prefix: &str) -> Result<(Bytes, i64), String> {
 }
 
 fn parse_revision(text: &str) -> ApiResult<u64> {
-    text.parse().map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+    text.parse().map_err(|_| {
+        ApiError::bad_request(format!(
+            "invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
 }
 
 /// What a failure of the cache means to a client.
@@ -114,7 +134,10 @@ impl Engine {
         cache.clone()
     }
     pub fn cache_of(&self, def: &ResourceDef) -> ApiResult<Cache> {
-        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource has no cache"))?;
+        let storage = def
+            .storage
+            .as_ref()
+            .ok_or_else(|| ApiError::internal("a virtual resource has no cache"))?;
         Ok(self.cache(storage))
     }
     /// A resource is gone, or its stored form changed: its cache starts anew with the next use.
@@ -131,7 +154,11 @@ impl Engine {
             n => At::NotOlderThan(parse_revision(n)?),
         };
         let key = storage.key(&cx.namespace, &cx.name);
-        let (entry, _) = self.cache(storage).get(key.as_bytes(), at).await.map_err(|e| cache_error(cx, "get", e))?;
+        let (entry, _) = self
+            .cache(storage)
+            .get(key.as_bytes(), at)
+            .await
+            .map_err(|e| cache_error(cx, "get", e))?;
         entry.ok_or_else(|| cx.not_found(&cx.name))
     }
 
@@ -148,7 +175,10 @@ impl Engine {
 
     /// Entries as objects of the definition's version; those of other versions are converted together.
     pub async fn objects(&self, def: &ResourceDef, entries: &[Arc<Entry>]) -> ApiResult<Vec<Object>> {
-        let storage = def.storage.as_ref().ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
+        let storage = def
+            .storage
+            .as_ref()
+            .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
         let mut objects = Vec::with_capacity(entries.len());
         for entry in entries {
             let mut object = crate::codec::decode_stored(storage, entry.value())?;
@@ -173,7 +203,9 @@ impl Engine {
         let mut after = None;
         let at = if !o.continue_token.is_empty() {
             if !matches!(o.resource_version.as_str(), "" | "0") {
-                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue").into());
+                return Err(
+                    ApiError::bad_request("specifying resource version is not allowed when using continue").into(),
+                );
             }
             let (key, rv) = decode_token(&o.continue_token, &prefix)
                 .map_err(|e| ApiError::bad_request(format!("invalid continue token: {e}")))?;
@@ -190,7 +222,12 @@ impl Engine {
                 }
             }
         };
-        let query = ListQuery { selection, at, limit, after: after.clone() };
+        let query = ListQuery {
+            selection,
+            at,
+            limit,
+            after: after.clone(),
+        };
         let page = match self.cache(storage).list(query).await {
             Ok(page) => page,
             Err(e) if e.is_expired() && after.is_some() => {
@@ -207,7 +244,12 @@ impl Engine {
             Some(last) => encode_token(page.revision as i64, &[last, &b"\0"[..]].concat(), &prefix),
             None => String::new(),
         };
-        Ok(Page { entries: page.entries, revision: page.revision, continue_token, remaining: page.remaining })
+        Ok(Page {
+            entries: page.entries,
+            revision: page.revision,
+            continue_token,
+            remaining: page.remaining,
+        })
     }
 
     /// All objects of the request's scope that match, decoded: for admission and controllers within the server.
@@ -243,7 +285,11 @@ impl Engine {
         options.bookmarks = o.allow_watch_bookmarks;
         options.end_bookmark = o.allow_watch_bookmarks && o.send_initial_events == Some(true);
         options.timeout = Some(timeout);
-        Ok(self.cache(storage).watch(options).await.map_err(|e| cache_error(cx, "watch", e)))
+        Ok(self
+            .cache(storage)
+            .watch(options)
+            .await
+            .map_err(|e| cache_error(cx, "watch", e)))
     }
 }
 
@@ -256,7 +302,10 @@ mod tests {
         let token = encode_token(7, b"/registry/pods/ns/a\0", "/registry/pods/");
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(&token).unwrap()).unwrap();
         assert_eq!(text, r#"{"v":"meta.k8s.io/v1","rv":7,"start":"ns/a\u0000"}"#);
-        assert_eq!(decode_token(&token, "/registry/pods/").unwrap(), (Bytes::from("/registry/pods/ns/a"), 7));
+        assert_eq!(
+            decode_token(&token, "/registry/pods/").unwrap(),
+            (Bytes::from("/registry/pods/ns/a"), 7)
+        );
         let evil = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":7,"start":"../secrets/a"}"#);
         assert!(decode_token(&evil, "/registry/pods/").is_err());
         assert!(decode_token("!", "/registry/pods/").is_err());

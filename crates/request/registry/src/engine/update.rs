@@ -49,7 +49,13 @@ enum Attempt {
 
 impl Engine {
     /// Updates the object of the request, or creates it where the kind or `force_create` (apply) allows. Says whether it did.
-    pub async fn update(&self, cx: &Cx, admit: &dyn Admission, source: &dyn UpdateSource, force_create: bool) -> ApiResult<(Object, bool)> {
+    pub async fn update(
+        &self,
+        cx: &Cx,
+        admit: &dyn Admission,
+        source: &dyn UpdateSource,
+        force_create: bool,
+    ) -> ApiResult<(Object, bool)> {
         let may_create = force_create || (cx.subresource.is_empty() && cx.def.strategy.allow_create_on_update());
         let mut existing = self.current(cx).await?;
         for _ in 0..MAX_ATTEMPTS {
@@ -98,7 +104,11 @@ impl Engine {
             return Err(cx.conflict(&cx.name, MODIFIED));
         }
         new.set_meta("resourceVersion", "");
-        let finish = cx.def.strategy.begin(self, cx, Operation::Create, &mut new, None).await?;
+        let finish = cx
+            .def
+            .strategy
+            .begin(self, cx, Operation::Create, &mut new, None)
+            .await?;
         let result = async {
             self.before_create(cx, &mut new)?;
             admit.authorize_create(cx).await?;
@@ -120,7 +130,13 @@ impl Engine {
         }
     }
 
-    async fn update_once(&self, cx: &Cx, admit: &dyn Admission, source: &dyn UpdateSource, current: &Current) -> ApiResult<Attempt> {
+    async fn update_once(
+        &self,
+        cx: &Cx,
+        admit: &dyn Admission,
+        source: &dyn UpdateSource,
+        current: &Current,
+    ) -> ApiResult<Attempt> {
         let old = &current.object;
         let mut new = source.updated(self, cx, Some(old)).await?;
         check_name(cx, &mut new)?;
@@ -129,7 +145,11 @@ impl Engine {
         managed::after_admission(cx, &submitted, &mut new);
         warn_owners(cx, &mut new, true);
         self.check_revision(cx, &mut new, current)?;
-        let finish = cx.def.strategy.begin(self, cx, Operation::Update, &mut new, Some(old)).await?;
+        let finish = cx
+            .def
+            .strategy
+            .begin(self, cx, Operation::Update, &mut new, Some(old))
+            .await?;
         let result = self.commit_update(cx, admit, new, current).await;
         let kept = matches!(result, Ok(Attempt::Done(..))) && !cx.dry_run;
         self.finish(finish, kept).await;
@@ -145,13 +165,26 @@ impl Engine {
                     &cx.def.gvr.group,
                     &cx.def.kind,
                     &cx.name,
-                    vec![Cause::invalid("metadata.resourceVersion", &text.into(), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"))],
+                    vec![Cause::invalid(
+                        "metadata.resourceVersion",
+                        &text.into(),
+                        &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
+                    )],
                 )
             })?,
         };
         if asked == 0 && !cx.def.strategy.allow_unconditional_update() {
-            let cause = Cause::invalid("metadata.resourceVersion", &0i64.into(), "must be specified for an update");
-            return Err(ApiError::invalid(&cx.def.gvr.group, &cx.def.gvr.resource, &cx.name, vec![cause]));
+            let cause = Cause::invalid(
+                "metadata.resourceVersion",
+                &0i64.into(),
+                "must be specified for an update",
+            );
+            return Err(ApiError::invalid(
+                &cx.def.gvr.group,
+                &cx.def.gvr.resource,
+                &cx.name,
+                vec![cause],
+            ));
         }
         if asked != 0 && asked != current.revision {
             return Err(cx.conflict(&cx.name, MODIFIED));
@@ -160,7 +193,13 @@ impl Engine {
         Ok(())
     }
 
-    async fn commit_update(&self, cx: &Cx, admit: &dyn Admission, mut new: Object, current: &Current) -> ApiResult<Attempt> {
+    async fn commit_update(
+        &self,
+        cx: &Cx,
+        admit: &dyn Admission,
+        mut new: Object,
+        current: &Current,
+    ) -> ApiResult<Attempt> {
         let old = &current.object;
         self.before_update(cx, &mut new, old)?;
         managed::ignore_timestamps(&mut new, old);
@@ -236,7 +275,11 @@ impl Engine {
         let value = self.encode(&cx.def, storage, &new).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
-        let outcome = self.store.put(key.into(), value, expect, None).await.map_err(|e| store_error(cx, "update", &e))?;
+        let outcome = self
+            .store
+            .put(key.into(), value, expect, None)
+            .await
+            .map_err(|e| store_error(cx, "update", &e))?;
         Ok(outcome.done().map(|revision| {
             new.set_meta("resourceVersion", &revision.to_string());
             new
@@ -267,7 +310,9 @@ fn keep(new: &mut Object, old: &Object, key: &str) {
 
 /// An update that leaves no finalizers on an object whose deletion waited for them.
 fn deletes(new: &Object, old: &Object) -> bool {
-    new.finalizers().next().is_none() && old.deletion_timestamp().is_some() && old.deletion_grace_period_seconds().unwrap_or(0) == 0
+    new.finalizers().next().is_none()
+        && old.deletion_timestamp().is_some()
+        && old.deletion_grace_period_seconds().unwrap_or(0) == 0
 }
 
 /// The object's name must be the path's.
@@ -277,9 +322,15 @@ fn check_name(cx: &Cx, new: &mut Object) -> ApiResult<()> {
     if new.name() != cx.name {
         let name = new.name();
         return Err(ApiError::bad_request(if name.is_empty() {
-            format!("the name of the object ({} based on URL) was undeterminable: name must be provided", cx.name)
+            format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                cx.name
+            )
         } else {
-            format!("the name of the object ({name}) does not match the name on the URL ({})", cx.name)
+            format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                cx.name
+            )
         }));
     }
     Ok(())

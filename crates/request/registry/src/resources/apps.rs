@@ -10,8 +10,11 @@ const DEPLOYMENT: Behaviour = Behaviour {
     ..Behaviour::WITH_STATUS
 };
 
-const DAEMON_SET: Behaviour =
-    Behaviour { prepare_create: daemon_set_create, prepare_update: daemon_set_update, ..Behaviour::WITH_STATUS };
+const DAEMON_SET: Behaviour = Behaviour {
+    prepare_create: daemon_set_create,
+    prepare_update: daemon_set_update,
+    ..Behaviour::WITH_STATUS
+};
 
 /// Where `v1` shows how often the template changed.
 const TEMPLATE_GENERATION: [&str; 3] = ["metadata", "annotations", "deprecated.daemonset.template.generation"];

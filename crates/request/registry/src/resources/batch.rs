@@ -4,7 +4,11 @@ use crate::context::Cx;
 use crate::strategy::{Behaviour, GcPolicy};
 use keelson_api::{Object, Value};
 
-const JOB: Behaviour = Behaviour { gc: GcPolicy::Orphan, prepare_create: job_create, ..Behaviour::WITH_STATUS };
+const JOB: Behaviour = Behaviour {
+    gc: GcPolicy::Orphan,
+    prepare_create: job_create,
+    ..Behaviour::WITH_STATUS
+};
 
 /// The selector and the labels that a job's pods are known by, unless the user sees to them.
 fn job_create(_: &Cx, job: &mut Object) {

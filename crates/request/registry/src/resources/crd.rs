@@ -28,8 +28,13 @@ pub const CRD: Behaviour = Behaviour {
 /// The storage version joins the versions that stored objects may be in.
 fn remember_storage_version(o: &mut Object) {
     let versions = o.at(&["spec", "versions"]).and_then(Value::as_array);
-    let storage = versions.into_iter().flatten().find(|v| v.get("storage").and_then(Value::as_bool) == Some(true));
-    let Some(name) = storage.and_then(|v| v.get("name")).cloned() else { return };
+    let storage = versions
+        .into_iter()
+        .flatten()
+        .find(|v| v.get("storage").and_then(Value::as_bool) == Some(true));
+    let Some(name) = storage.and_then(|v| v.get("name")).cloned() else {
+        return;
+    };
     let mut stored = o.at(&STORED).and_then(Value::as_array).cloned().unwrap_or_default();
     if !stored.contains(&name) {
         stored.push(name);
@@ -51,7 +56,13 @@ struct CrdHooks;
 
 #[async_trait]
 impl Hooks for CrdHooks {
-    async fn delete(&self, engine: &Engine, cx: &Cx, admit: &dyn crate::Admission, options: &DeleteOptions) -> Option<ApiResult<Deleted>> {
+    async fn delete(
+        &self,
+        engine: &Engine,
+        cx: &Cx,
+        admit: &dyn crate::Admission,
+        options: &DeleteOptions,
+    ) -> Option<ApiResult<Deleted>> {
         match begin_cleanup(engine, cx, admit, options).await {
             Ok(done) => done.map(Ok),
             Err(e) => Some(Err(e)),
@@ -60,17 +71,29 @@ impl Hooks for CrdHooks {
 }
 
 /// The first request marks the definition and adds the finalizer; `None`: it is marked already, the engine goes on.
-async fn begin_cleanup(engine: &Engine, cx: &Cx, admit: &dyn crate::Admission, options: &DeleteOptions) -> ApiResult<Option<Deleted>> {
+async fn begin_cleanup(
+    engine: &Engine,
+    cx: &Cx,
+    admit: &dyn crate::Admission,
+    options: &DeleteOptions,
+) -> ApiResult<Option<Deleted>> {
     loop {
         let current = engine.current(cx).await?.ok_or_else(|| cx.not_found(&cx.name))?;
         let old = &current.object;
         let mismatch = |what: &str, wanted: &str, has: &str| {
-            cx.conflict(&cx.name, format!("precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"))
+            cx.conflict(
+                &cx.name,
+                format!("precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"),
+            )
         };
         if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
             return Err(mismatch("UID", uid, old.uid()));
         }
-        if let Some(rv) = options.resource_version.as_deref().filter(|r| *r != old.resource_version()) {
+        if let Some(rv) = options
+            .resource_version
+            .as_deref()
+            .filter(|r| *r != old.resource_version())
+        {
             return Err(mismatch("ResourceVersion", rv, old.resource_version()));
         }
         if old.deletion_timestamp().is_some() {
@@ -86,7 +109,11 @@ async fn begin_cleanup(engine: &Engine, cx: &Cx, admit: &dyn crate::Admission, o
             finalizers.push(CLEANUP_FINALIZER.into());
         }
         new.set_finalizers(finalizers);
-        let mut conditions = old.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut conditions = old
+            .at(&["status", "conditions"])
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some("Terminating"));
         conditions.push(keelson_api::value!({
             "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending", "lastTransitionTime": now,
@@ -94,7 +121,11 @@ async fn begin_cleanup(engine: &Engine, cx: &Cx, admit: &dyn crate::Admission, o
         }));
         new.set_at(&["status", "conditions"], conditions);
         if let Some(object) = engine.swap(cx, &current, new).await? {
-            return Ok(Some(Deleted { object, gone: false, show_object: true }));
+            return Ok(Some(Deleted {
+                object,
+                gone: false,
+                show_object: true,
+            }));
         }
     }
 }
@@ -106,8 +137,10 @@ mod tests {
 
     #[test]
     fn storage_versions_are_remembered_once() {
-        let mut o = Object::try_from(value!({"spec": {"versions": [{"name": "v1", "storage": false}, {"name": "v2", "storage": true}]},
-            "status": {"storedVersions": ["v1"]}}))
+        let mut o = Object::try_from(
+            value!({"spec": {"versions": [{"name": "v1", "storage": false}, {"name": "v2", "storage": true}]},
+            "status": {"storedVersions": ["v1"]}}),
+        )
         .unwrap();
         remember_storage_version(&mut o);
         remember_storage_version(&mut o);

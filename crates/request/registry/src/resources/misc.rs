@@ -4,26 +4,79 @@ use crate::context::Cx;
 use crate::strategy::{Behaviour, Generation, restore};
 use keelson_api::{Object, Time, Value};
 
-const CREATE_ON_UPDATE: Behaviour = Behaviour { create_on_update: true, ..Behaviour::DEFAULT };
-const WITH_STATUS_NO_GENERATION: Behaviour = Behaviour { status: true, ..Behaviour::DEFAULT };
-const SPEC_GENERATION: Behaviour = Behaviour { generation: Generation::Follows(&["spec"]), ..Behaviour::DEFAULT };
-const WEBHOOKS: Behaviour = Behaviour { generation: Generation::Follows(&["webhooks"]), ..Behaviour::DEFAULT };
-const GENERATION_ONCE: Behaviour = Behaviour { generation: Generation::Follows(&[]), ..Behaviour::DEFAULT };
-const RETURNED: Behaviour = Behaviour { returns_deleted: true, ..Behaviour::DEFAULT };
-const RETURNED_CONDITIONAL: Behaviour = Behaviour { unconditional_update: false, ..RETURNED };
-const STATUS_KEEPS_METADATA: Behaviour = Behaviour { status_keeps: &["*"], ..WITH_STATUS_NO_GENERATION };
-const LEASE: Behaviour = Behaviour { unconditional_update: false, ..CREATE_ON_UPDATE };
+const CREATE_ON_UPDATE: Behaviour = Behaviour {
+    create_on_update: true,
+    ..Behaviour::DEFAULT
+};
+const WITH_STATUS_NO_GENERATION: Behaviour = Behaviour {
+    status: true,
+    ..Behaviour::DEFAULT
+};
+const SPEC_GENERATION: Behaviour = Behaviour {
+    generation: Generation::Follows(&["spec"]),
+    ..Behaviour::DEFAULT
+};
+const WEBHOOKS: Behaviour = Behaviour {
+    generation: Generation::Follows(&["webhooks"]),
+    ..Behaviour::DEFAULT
+};
+const GENERATION_ONCE: Behaviour = Behaviour {
+    generation: Generation::Follows(&[]),
+    ..Behaviour::DEFAULT
+};
+const RETURNED: Behaviour = Behaviour {
+    returns_deleted: true,
+    ..Behaviour::DEFAULT
+};
+const RETURNED_CONDITIONAL: Behaviour = Behaviour {
+    unconditional_update: false,
+    ..RETURNED
+};
+const STATUS_KEEPS_METADATA: Behaviour = Behaviour {
+    status_keeps: &["*"],
+    ..WITH_STATUS_NO_GENERATION
+};
+const LEASE: Behaviour = Behaviour {
+    unconditional_update: false,
+    ..CREATE_ON_UPDATE
+};
 
-const ENDPOINT_SLICE: Behaviour = Behaviour { generation: Generation::Everything, ..Behaviour::DEFAULT };
-const CSI_DRIVER: Behaviour =
-    Behaviour { unconditional_update: false, generation: Generation::Follows(&["spec"]), ..RETURNED };
-const VOLUME_ATTACHMENT: Behaviour =
-    Behaviour { unconditional_update: false, returns_deleted: true, ..STATUS_KEEPS_METADATA };
-const RESOURCE_SLICE: Behaviour = Behaviour { generation: Generation::Follows(&["spec"]), ..RETURNED };
-const RESOURCE_CLAIM: Behaviour = Behaviour { returns_deleted: true, ..STATUS_KEEPS_METADATA };
-const DEVICE_TAINT_RULE: Behaviour =
-    Behaviour { generation: Generation::Follows(&["spec"]), ..STATUS_KEEPS_METADATA };
-const MIGRATION: Behaviour = Behaviour { unconditional_update: false, ..STATUS_KEEPS_METADATA };
+const ENDPOINT_SLICE: Behaviour = Behaviour {
+    generation: Generation::Everything,
+    ..Behaviour::DEFAULT
+};
+const CSI_DRIVER: Behaviour = Behaviour {
+    unconditional_update: false,
+    generation: Generation::Follows(&["spec"]),
+    prepare_create: no_generation,
+    ..RETURNED
+};
+
+/// Drivers are counted from their first change on.
+fn no_generation(_: &Cx, o: &mut Object) {
+    o.meta_mut().remove("generation");
+}
+const VOLUME_ATTACHMENT: Behaviour = Behaviour {
+    unconditional_update: false,
+    returns_deleted: true,
+    ..STATUS_KEEPS_METADATA
+};
+const RESOURCE_SLICE: Behaviour = Behaviour {
+    generation: Generation::Follows(&["spec"]),
+    ..RETURNED
+};
+const RESOURCE_CLAIM: Behaviour = Behaviour {
+    returns_deleted: true,
+    ..STATUS_KEEPS_METADATA
+};
+const DEVICE_TAINT_RULE: Behaviour = Behaviour {
+    generation: Generation::Follows(&["spec"]),
+    ..STATUS_KEEPS_METADATA
+};
+const MIGRATION: Behaviour = Behaviour {
+    unconditional_update: false,
+    ..STATUS_KEEPS_METADATA
+};
 
 const CSR: Behaviour = Behaviour {
     prepare_create: csr_create,
@@ -35,7 +88,9 @@ const CSR: Behaviour = Behaviour {
 
 /// Who asks is recorded by the server, never taken from the request.
 fn csr_create(cx: &Cx, csr: &mut Object) {
-    let Value::Object(user) = cx.user.to_value() else { return };
+    let Value::Object(user) = cx.user.to_value() else {
+        return;
+    };
     let spec = csr.object_mut("spec");
     for key in ["username", "uid", "groups", "extra"] {
         restore(spec, Some(&user), key);
@@ -80,11 +135,18 @@ fn csr_status(_: &Cx, new: &mut Object, old: &Object) {
 }
 
 fn conditions(csr: &Object) -> impl Iterator<Item = &Value> {
-    csr.at(&["status", "conditions"]).and_then(Value::as_array).into_iter().flatten()
+    csr.at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 fn conditions_mut(csr: &mut Object) -> impl Iterator<Item = &mut Value> {
-    csr.get_mut("status").and_then(|s| s.get_mut("conditions")).and_then(Value::as_array_mut).into_iter().flatten()
+    csr.get_mut("status")
+        .and_then(|s| s.get_mut("conditions"))
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
 }
 
 /// Conditions have their times, whoever left them out.
@@ -95,8 +157,15 @@ fn stamp_conditions(new: &mut Object, old: &Object) {
             c.insert("lastUpdateTime", now.as_str());
         }
         if c.str("lastTransitionTime").is_none() {
-            let like = |o: &&Value| ["type", "status"].iter().all(|k| o.get(*k).and_then(Value::as_str) == c.str(k));
-            let time = conditions(old).find(like).and_then(|o| o.get("lastTransitionTime")).cloned();
+            let like = |o: &&Value| {
+                ["type", "status"]
+                    .iter()
+                    .all(|k| o.get(*k).and_then(Value::as_str) == c.str(k))
+            };
+            let time = conditions(old)
+                .find(like)
+                .and_then(|o| o.get("lastTransitionTime"))
+                .cloned();
             c.insert("lastTransitionTime", time.unwrap_or_else(|| Value::from(now.as_str())));
         }
     }
@@ -123,11 +192,19 @@ pub fn behaviour(group: &str, kind: &str) -> Option<&'static Behaviour> {
         ("storage.k8s.io", "CSINode") => &RETURNED_CONDITIONAL,
         ("storage.k8s.io", "CSIDriver") => &CSI_DRIVER,
         ("storage.k8s.io", "VolumeAttachment") => &VOLUME_ATTACHMENT,
-        ("storage.k8s.io", "CSIStorageCapacity") => &Behaviour { unconditional_update: false, ..Behaviour::DEFAULT },
+        ("storage.k8s.io", "CSIStorageCapacity") => &Behaviour {
+            unconditional_update: false,
+            ..Behaviour::DEFAULT
+        },
         ("certificates.k8s.io", "CertificateSigningRequest") => &CSR,
-        ("certificates.k8s.io", "ClusterTrustBundle") => &Behaviour { unconditional_update: false, ..Behaviour::DEFAULT },
+        ("certificates.k8s.io", "ClusterTrustBundle") => &Behaviour {
+            unconditional_update: false,
+            ..Behaviour::DEFAULT
+        },
         ("certificates.k8s.io", "PodCertificateRequest") => &MIGRATION,
-        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => &WEBHOOKS,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            &WEBHOOKS
+        }
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &Behaviour::WITH_STATUS,
         ("admissionregistration.k8s.io", _) => &SPEC_GENERATION,
         ("apiextensions.k8s.io", _) => &super::crd::CRD,

@@ -18,7 +18,7 @@ pub use self::core::service::{NodePorts, ServiceRanges};
 mod validation;
 
 use crate::convert::Converter;
-use crate::def::{ResourceDef, Selectable, StorageCodec, StorageDef, SubresourceDef, ScalePaths};
+use crate::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, StorageDef, SubresourceDef};
 use crate::strategy::{Behaviour, built_in};
 use keelson_api::resources::{self, ResourceFacts};
 use keelson_api::{GroupResource, GroupVersionKind, SchemaRef, Str, builtin};
@@ -35,7 +35,10 @@ fn row(facts: &'static ResourceFacts, storages: &mut HashMap<String, Arc<Storage
     let schema = builtin::builtin_kind(&facts.gvk())?;
     let storage = stored(facts).then(|| {
         let prefix = prefix(facts.group, facts.resource);
-        storages.entry(prefix.clone()).or_insert_with(|| Arc::new(storage(facts, &prefix, &schema))).clone()
+        storages
+            .entry(prefix.clone())
+            .or_insert_with(|| Arc::new(storage(facts, &prefix, &schema)))
+            .clone()
     });
     let converter = converter(facts);
     Some(ResourceDef {
@@ -122,7 +125,10 @@ fn storage(facts: &'static ResourceFacts, prefix: &str, own: &SchemaRef) -> Stor
         version,
         codec: StorageCodec::Protobuf,
         selectable: Selectable::Fields(selectable::of(facts.group, facts.kind)),
-        resource: GroupResource { group: facts.group.into(), resource: facts.resource.into() },
+        resource: GroupResource {
+            group: facts.group.into(),
+            resource: facts.resource.into(),
+        },
     }
 }
 
@@ -142,14 +148,16 @@ fn deprecation(group: &str, kind: &str) -> Option<Str> {
     }
 }
 
-
 /// A kind's behaviour together with its defaults and rules.
 fn complete(group: &'static str, kind: &'static str) -> &'static Behaviour {
     static TABLE: LazyLock<HashMap<(&str, &str), Behaviour>> = LazyLock::new(|| {
         let kinds = resources::all().map(|f| (f.group, f.kind));
         kinds
             .map(|(group, kind)| {
-                let b = Behaviour { default: defaults::of(group, kind), ..*behaviour(group, kind) };
+                let b = Behaviour {
+                    default: defaults::of(group, kind),
+                    ..*behaviour(group, kind)
+                };
                 // Definitions of custom resources are judged by the machinery that reads their schemas.
                 let b = match group {
                     "apiextensions.k8s.io" => b,
@@ -189,7 +197,10 @@ mod tests {
         for (resource, place) in [
             ("nodes", "/registry/minions"),
             ("services", "/registry/services/specs"),
-            ("customresourcedefinitions", "/registry/apiextensions.k8s.io/customresourcedefinitions"),
+            (
+                "customresourcedefinitions",
+                "/registry/apiextensions.k8s.io/customresourcedefinitions",
+            ),
             ("leases", "/registry/leases"),
         ] {
             let def = rows.iter().find(|d| d.gvr.resource == resource).unwrap();
@@ -197,7 +208,16 @@ mod tests {
         }
         let events: Vec<_> = rows.iter().filter(|d| d.kind == "Event").collect();
         assert_eq!(events.len(), 2);
-        assert!(Arc::ptr_eq(events[0].storage.as_ref().unwrap(), events[1].storage.as_ref().unwrap()));
-        assert!(rows.iter().find(|d| d.gvr.resource == "tokenreviews").unwrap().storage.is_none());
+        assert!(Arc::ptr_eq(
+            events[0].storage.as_ref().unwrap(),
+            events[1].storage.as_ref().unwrap()
+        ));
+        assert!(
+            rows.iter()
+                .find(|d| d.gvr.resource == "tokenreviews")
+                .unwrap()
+                .storage
+                .is_none()
+        );
     }
 }

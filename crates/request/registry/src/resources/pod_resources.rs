@@ -8,7 +8,10 @@ pub type Amounts = BTreeMap<Str, Quantity>;
 
 /// The amounts of a resource list.
 pub fn amounts(list: Option<&Map>) -> Amounts {
-    list.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.parse().ok()?))).collect()
+    list.into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.parse().ok()?)))
+        .collect()
 }
 
 fn add(into: &mut Amounts, other: &Amounts) {
@@ -69,9 +72,12 @@ mod tests {
         let cpu = |n: &str| value!({"requests": {"cpu": n}});
         let mut pod = Object::new();
         pod.set_at(&["spec", "containers"], value!([{"resources": cpu("1")}]).clone());
-        pod.set_at(&["spec", "initContainers"], value!([
-            {"resources": cpu("200m"), "restartPolicy": "Always"}, {"resources": cpu("3")},
-        ]));
+        pod.set_at(
+            &["spec", "initContainers"],
+            value!([
+                {"resources": cpu("200m"), "restartPolicy": "Always"}, {"resources": cpu("3")},
+            ]),
+        );
         pod.set_at(&["spec", "overhead"], value!({"cpu": "100m"}));
         assert_eq!(total(&pod, "requests")["cpu"].to_string(), "3300m");
     }

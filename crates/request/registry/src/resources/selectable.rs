@@ -30,7 +30,10 @@ const NODE: &[F] = &[F::new("spec.unschedulable", &["spec", "unschedulable"]).ab
 const REPLICAS: &[F] = &[F::new("status.replicas", &["status", "replicas"]).absent("0")];
 const PHASE: &[F] = &[F::new("status.phase", &["status", "phase"])];
 const TYPE: &[F] = &[F::new("type", &["type"])];
-const SERVICE: &[F] = &[F::new("spec.clusterIP", &["spec", "clusterIP"]), F::new("spec.type", &["spec", "type"])];
+const SERVICE: &[F] = &[
+    F::new("spec.clusterIP", &["spec", "clusterIP"]),
+    F::new("spec.type", &["spec", "type"]),
+];
 const JOB: &[F] = &[F::new("status.successful", &["status", "succeeded"]).absent("0")];
 const SIGNER: &[F] = &[F::new("spec.signerName", &["spec", "signerName"])];
 const POD_CERTIFICATE: &[F] = &[

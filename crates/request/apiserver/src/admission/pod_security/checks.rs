@@ -14,7 +14,10 @@ pub struct Violation {
 type Found = Option<Violation>;
 
 fn violation(reason: impl Into<String>, detail: impl Into<String>) -> Found {
-    Some(Violation { reason: reason.into(), detail: detail.into() })
+    Some(Violation {
+        reason: reason.into(),
+        detail: detail.into(),
+    })
 }
 
 /// Runs the checks of a level as of a minor version.
@@ -118,7 +121,10 @@ impl<'a> Pod<'a> {
     fn setters(&self, path: &[&str], allowed: impl Fn(&str) -> bool) -> (Vec<String>, BTreeSet<String>) {
         let mut values = BTreeSet::new();
         let mut bad = |m: &Map| {
-            let value = context(m).and_then(|c| c.get(path[0])).and_then(|v| v.at(&path[1..])).and_then(Value::as_str);
+            let value = context(m)
+                .and_then(|c| c.get(path[0]))
+                .and_then(|v| v.at(&path[1..]))
+                .and_then(Value::as_str);
             match value.filter(|v| !allowed(v)) {
                 Some(v) => {
                     values.insert(v.to_string());
@@ -139,7 +145,9 @@ impl<'a> Pod<'a> {
     }
     fn app_armor(&self) -> Found {
         const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
-        let (mut setters, values) = self.setters(&["appArmorProfile", "type"], |v| matches!(v, "RuntimeDefault" | "Localhost"));
+        let (mut setters, values) = self.setters(&["appArmorProfile", "type"], |v| {
+            matches!(v, "RuntimeDefault" | "Localhost")
+        });
         let mut values = sorted(values);
         let annotations: Vec<String> = self
             .meta
@@ -159,42 +167,99 @@ impl<'a> Pod<'a> {
         if setters.is_empty() {
             return None;
         }
-        let reason = plural("forbidden AppArmor profile", "forbidden AppArmor profiles", values.len());
-        violation(reason, format!("{} must not set AppArmor profile type to {}", setters.join(" and "), joined(&values)))
+        let reason = plural(
+            "forbidden AppArmor profile",
+            "forbidden AppArmor profiles",
+            values.len(),
+        );
+        violation(
+            reason,
+            format!(
+                "{} must not set AppArmor profile type to {}",
+                setters.join(" and "),
+                joined(&values)
+            ),
+        )
     }
     fn added(c: &Map) -> impl Iterator<Item = &str> {
-        context(c).and_then(|s| s.obj("capabilities")).and_then(|c| c.arr("add")).into_iter().flatten().filter_map(Value::as_str)
+        context(c)
+            .and_then(|s| s.obj("capabilities"))
+            .and_then(|c| c.arr("add"))
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
     }
     fn capabilities_baseline(&self) -> Found {
         const ALLOWED: [&str; 13] = [
-            "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID",
-            "SETPCAP", "SETUID", "SYS_CHROOT",
+            "AUDIT_WRITE",
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "MKNOD",
+            "NET_BIND_SERVICE",
+            "SETFCAP",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "SYS_CHROOT",
         ];
         let bad = self.those(|c| Self::added(c).any(|a| !ALLOWED.contains(&a)));
         if bad.is_empty() {
             return None;
         }
-        let caps: BTreeSet<String> = self.all().flat_map(Self::added).filter(|a| !ALLOWED.contains(a)).map(String::from).collect();
+        let caps: BTreeSet<String> = self
+            .all()
+            .flat_map(Self::added)
+            .filter(|a| !ALLOWED.contains(a))
+            .map(String::from)
+            .collect();
         violation(
             "non-default capabilities",
-            format!("{} must not include {} in securityContext.capabilities.add", containers(&bad), joined(&sorted(caps))),
+            format!(
+                "{} must not include {} in securityContext.capabilities.add",
+                containers(&bad),
+                joined(&sorted(caps))
+            ),
         )
     }
     fn capabilities_restricted(&self) -> Found {
         let drops_all = |c: &Map| {
-            context(c).and_then(|s| s.obj("capabilities")).and_then(|c| c.arr("drop")).into_iter().flatten().any(|d| d.as_str() == Some("ALL"))
+            context(c)
+                .and_then(|s| s.obj("capabilities"))
+                .and_then(|c| c.arr("drop"))
+                .into_iter()
+                .flatten()
+                .any(|d| d.as_str() == Some("ALL"))
         };
         let mut details = Vec::new();
         let missing = self.those(|c| !drops_all(c));
         if !missing.is_empty() {
-            details.push(format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", containers(&missing)));
+            details.push(format!(
+                "{} must set securityContext.capabilities.drop=[\"ALL\"]",
+                containers(&missing)
+            ));
         }
         let adding = self.those(|c| Self::added(c).any(|a| a != "NET_BIND_SERVICE"));
         if !adding.is_empty() {
-            let caps: BTreeSet<String> = self.all().flat_map(Self::added).filter(|a| *a != "NET_BIND_SERVICE").map(String::from).collect();
-            details.push(format!("{} must not include {} in securityContext.capabilities.add", containers(&adding), joined(&sorted(caps))));
+            let caps: BTreeSet<String> = self
+                .all()
+                .flat_map(Self::added)
+                .filter(|a| *a != "NET_BIND_SERVICE")
+                .map(String::from)
+                .collect();
+            details.push(format!(
+                "{} must not include {} in securityContext.capabilities.add",
+                containers(&adding),
+                joined(&sorted(caps))
+            ));
         }
-        if details.is_empty() { None } else { violation("unrestricted capabilities", details.join("; ")) }
+        if details.is_empty() {
+            None
+        } else {
+            violation("unrestricted capabilities", details.join("; "))
+        }
     }
     fn host_namespaces(&self) -> Found {
         let list: Vec<String> = ["hostNetwork", "hostPID", "hostIPC"]
@@ -202,21 +267,40 @@ impl<'a> Pod<'a> {
             .filter(|k| self.spec.bool(k) == Some(true))
             .map(|k| format!("{k}=true"))
             .collect();
-        if list.is_empty() { None } else { violation("host namespaces", list.join(", ")) }
+        if list.is_empty() {
+            None
+        } else {
+            violation("host namespaces", list.join(", "))
+        }
     }
     fn volume_list(&self) -> impl Iterator<Item = &'a Map> + use<'a> {
-        self.spec.arr("volumes").into_iter().flatten().filter_map(Value::as_object)
+        self.spec
+            .arr("volumes")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object)
     }
     fn host_paths(&self) -> Found {
-        let list: Vec<String> = self.volume_list().filter(|v| v.contains_key("hostPath")).map(name).collect();
+        let list: Vec<String> = self
+            .volume_list()
+            .filter(|v| v.contains_key("hostPath"))
+            .map(name)
+            .collect();
         if list.is_empty() {
             return None;
         }
-        violation("hostPath volumes", format!("{} {}", plural("volume", "volumes", list.len()), joined(&list)))
+        violation(
+            "hostPath volumes",
+            format!("{} {}", plural("volume", "volumes", list.len()), joined(&list)),
+        )
     }
     fn host_ports(&self) -> Found {
         let ports = |c: &Map| -> Vec<String> {
-            let list = c.arr("ports").into_iter().flatten().filter_map(|p| p.get("hostPort").and_then(Value::as_i64));
+            let list = c
+                .arr("ports")
+                .into_iter()
+                .flatten()
+                .filter_map(|p| p.get("hostPort").and_then(Value::as_i64));
             list.filter(|p| *p != 0).map(|p| p.to_string()).collect()
         };
         let bad = self.those(|c| !ports(c).is_empty());
@@ -227,16 +311,30 @@ impl<'a> Pod<'a> {
         let n = all.len();
         violation(
             "hostPort",
-            format!("{} {} {} {}", containers(&bad), plural("uses", "use", bad.len()), plural("hostPort", "hostPorts", n), sorted(all).join(", ")),
+            format!(
+                "{} {} {} {}",
+                containers(&bad),
+                plural("uses", "use", bad.len()),
+                plural("hostPort", "hostPorts", n),
+                sorted(all).join(", ")
+            ),
         )
     }
     fn probe_hosts(&self) -> Found {
         let hosts = |c: &Map| -> Vec<String> {
-            let probes = ["livenessProbe", "readinessProbe", "startupProbe"].into_iter().filter_map(|p| c.get(p));
-            let hooks = ["postStart", "preStop"].into_iter().filter_map(|h| c.obj("lifecycle").and_then(|l| l.get(h)));
+            let probes = ["livenessProbe", "readinessProbe", "startupProbe"]
+                .into_iter()
+                .filter_map(|p| c.get(p));
+            let hooks = ["postStart", "preStop"]
+                .into_iter()
+                .filter_map(|h| c.obj("lifecycle").and_then(|l| l.get(h)));
             probes
                 .chain(hooks)
-                .flat_map(|p| ["httpGet", "tcpSocket"].into_iter().filter_map(move |k| p.at(&[k, "host"])))
+                .flat_map(|p| {
+                    ["httpGet", "tcpSocket"]
+                        .into_iter()
+                        .filter_map(move |k| p.at(&[k, "host"]))
+                })
                 .filter_map(Value::as_str)
                 .filter(|h| !h.is_empty())
                 .map(String::from)
@@ -249,32 +347,72 @@ impl<'a> Pod<'a> {
         let all: BTreeSet<String> = self.all().flat_map(hosts).collect();
         let (bad, all) = (sorted(bad), sorted(all));
         let what = plural("probe or lifecycle host", "probe or lifecycle hosts", all.len());
-        violation("probe or lifecycle host", format!("{} {} {what} {}", containers(&bad), plural("uses", "use", bad.len()), joined(&all)))
+        violation(
+            "probe or lifecycle host",
+            format!(
+                "{} {} {what} {}",
+                containers(&bad),
+                plural("uses", "use", bad.len()),
+                joined(&all)
+            ),
+        )
     }
     fn privileged(&self) -> Found {
         let bad = self.those(|c| context(c).and_then(|s| s.bool("privileged")) == Some(true));
-        if bad.is_empty() { None } else { violation("privileged", format!("{} must not set securityContext.privileged=true", containers(&bad))) }
+        if bad.is_empty() {
+            None
+        } else {
+            violation(
+                "privileged",
+                format!("{} must not set securityContext.privileged=true", containers(&bad)),
+            )
+        }
     }
     fn proc_mount(&self) -> Found {
-        let kind = |c: &Map| context(c).and_then(|s| s.str("procMount")).filter(|p| *p != "Default").map(String::from);
+        let kind = |c: &Map| {
+            context(c)
+                .and_then(|s| s.str("procMount"))
+                .filter(|p| *p != "Default")
+                .map(String::from)
+        };
         let bad = self.those(|c| kind(c).is_some());
         if bad.is_empty() {
             return None;
         }
         let kinds: BTreeSet<String> = self.all().filter_map(kind).collect();
-        violation("procMount", format!("{} must not set securityContext.procMount to {}", containers(&bad), joined(&sorted(kinds))))
+        violation(
+            "procMount",
+            format!(
+                "{} must not set securityContext.procMount to {}",
+                containers(&bad),
+                joined(&sorted(kinds))
+            ),
+        )
     }
     fn selinux(&self) -> Found {
         let allowed: &[&str] = if self.minor >= 31 {
-            &["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"]
+            &[
+                "",
+                "container_t",
+                "container_init_t",
+                "container_kvm_t",
+                "container_engine_t",
+            ]
         } else {
             &["", "container_t", "container_init_t", "container_kvm_t"]
         };
-        let options = |m: &Map| context(m).and_then(|c| c.obj("seLinuxOptions")).cloned().unwrap_or_default();
+        let options = |m: &Map| {
+            context(m)
+                .and_then(|c| c.obj("seLinuxOptions"))
+                .cloned()
+                .unwrap_or_default()
+        };
         let text = |o: &Map, key: &str| o.str(key).unwrap_or_default().to_string();
         let bad = |m: &Map| {
             let o = options(m);
-            !allowed.contains(&text(&o, "type").as_str()) || !text(&o, "user").is_empty() || !text(&o, "role").is_empty()
+            !allowed.contains(&text(&o, "type").as_str())
+                || !text(&o, "user").is_empty()
+                || !text(&o, "role").is_empty()
         };
         let mut setters = Vec::new();
         if bad(self.spec) {
@@ -288,7 +426,11 @@ impl<'a> Pod<'a> {
             return None;
         }
         let all: Vec<Map> = std::iter::once(self.spec).chain(self.all()).map(options).collect();
-        let types: BTreeSet<String> = all.iter().map(|o| text(o, "type")).filter(|t| !allowed.contains(&t.as_str())).collect();
+        let types: BTreeSet<String> = all
+            .iter()
+            .map(|o| text(o, "type"))
+            .filter(|t| !allowed.contains(&t.as_str()))
+            .collect();
         let mut what = Vec::new();
         if !types.is_empty() {
             let types = sorted(types);
@@ -299,16 +441,29 @@ impl<'a> Pod<'a> {
                 what.push(format!("{key} may not be set"));
             }
         }
-        violation("seLinuxOptions", format!("{} set forbidden securityContext.seLinuxOptions: {}", setters.join(" and "), what.join("; ")))
+        violation(
+            "seLinuxOptions",
+            format!(
+                "{} set forbidden securityContext.seLinuxOptions: {}",
+                setters.join(" and "),
+                what.join("; ")
+            ),
+        )
     }
     fn seccomp_baseline(&self) -> Found {
-        let (setters, values) = self.setters(&["seccompProfile", "type"], |v| matches!(v, "RuntimeDefault" | "Localhost"));
+        let (setters, values) = self.setters(&["seccompProfile", "type"], |v| {
+            matches!(v, "RuntimeDefault" | "Localhost")
+        });
         if setters.is_empty() {
             return None;
         }
         violation(
             "seccompProfile",
-            format!("{} must not set securityContext.seccompProfile.type to {}", setters.join(" and "), joined(&sorted(values))),
+            format!(
+                "{} must not set securityContext.seccompProfile.type to {}",
+                setters.join(" and "),
+                joined(&sorted(values))
+            ),
         )
     }
     fn seccomp_restricted(&self) -> Found {
@@ -325,7 +480,10 @@ impl<'a> Pod<'a> {
         }
         violation(
             "seccompProfile",
-            format!("pod or {} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"", containers(&missing)),
+            format!(
+                "pod or {} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"",
+                containers(&missing)
+            ),
         )
     }
     fn sysctls(&self) -> Found {
@@ -336,19 +494,32 @@ impl<'a> Pod<'a> {
             | "net.ipv4.ping_group_range"
             | "net.ipv4.ip_unprivileged_port_start" => true,
             "net.ipv4.ip_local_reserved_ports" => self.minor >= 27,
-            "net.ipv4.tcp_keepalive_time" | "net.ipv4.tcp_fin_timeout" | "net.ipv4.tcp_keepalive_intvl" | "net.ipv4.tcp_keepalive_probes" => {
-                self.minor >= 29
-            }
+            "net.ipv4.tcp_keepalive_time"
+            | "net.ipv4.tcp_fin_timeout"
+            | "net.ipv4.tcp_keepalive_intvl"
+            | "net.ipv4.tcp_keepalive_probes" => self.minor >= 29,
             "net.ipv4.tcp_rmem" | "net.ipv4.tcp_wmem" => self.minor >= 32,
             _ => false,
         };
         let list = context(self.spec).and_then(|c| c.arr("sysctls")).into_iter().flatten();
-        let bad: Vec<String> =
-            list.filter_map(|s| s.get("name").and_then(Value::as_str)).filter(|n| !allowed(n)).map(String::from).collect();
-        if bad.is_empty() { None } else { violation("forbidden sysctls", bad.join(", ")) }
+        let bad: Vec<String> = list
+            .filter_map(|s| s.get("name").and_then(Value::as_str))
+            .filter(|n| !allowed(n))
+            .map(String::from)
+            .collect();
+        if bad.is_empty() {
+            None
+        } else {
+            violation("forbidden sysctls", bad.join(", "))
+        }
     }
     fn windows_host_process(&self) -> Found {
-        let on = |m: &Map| context(m).and_then(|c| c.obj("windowsOptions")).and_then(|w| w.bool("hostProcess")) == Some(true);
+        let on = |m: &Map| {
+            context(m)
+                .and_then(|c| c.obj("windowsOptions"))
+                .and_then(|w| w.bool("hostProcess"))
+                == Some(true)
+        };
         let mut setters = Vec::new();
         if on(self.spec) {
             setters.push("pod".to_string());
@@ -360,29 +531,60 @@ impl<'a> Pod<'a> {
         if setters.is_empty() {
             return None;
         }
-        violation("hostProcess", format!("{} must not set securityContext.windowsOptions.hostProcess=true", setters.join(" and ")))
+        violation(
+            "hostProcess",
+            format!(
+                "{} must not set securityContext.windowsOptions.hostProcess=true",
+                setters.join(" and ")
+            ),
+        )
     }
     fn privilege_escalation(&self) -> Found {
         let bad = self.those(|c| context(c).and_then(|s| s.bool("allowPrivilegeEscalation")) != Some(false));
         if bad.is_empty() {
             return None;
         }
-        violation("allowPrivilegeEscalation != false", format!("{} must set securityContext.allowPrivilegeEscalation=false", containers(&bad)))
+        violation(
+            "allowPrivilegeEscalation != false",
+            format!(
+                "{} must set securityContext.allowPrivilegeEscalation=false",
+                containers(&bad)
+            ),
+        )
     }
     fn volumes(&self) -> Found {
-        const ALLOWED: [&str; 9] =
-            ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
+        const ALLOWED: [&str; 9] = [
+            "configMap",
+            "csi",
+            "downwardAPI",
+            "emptyDir",
+            "ephemeral",
+            "image",
+            "persistentVolumeClaim",
+            "projected",
+            "secret",
+        ];
         let kind = |v: &Map| v.keys().map(|k| k.to_string()).find(|k| k != "name");
         let bad = |v: &&Map| !kind(v).is_some_and(|k| ALLOWED.contains(&k.as_str()));
         let list: Vec<&Map> = self.volume_list().filter(bad).collect();
         if list.is_empty() {
             return None;
         }
-        let kinds = sorted(list.iter().map(|v| kind(v).unwrap_or_else(|| "unknown".into())).collect());
+        let kinds = sorted(
+            list.iter()
+                .map(|v| kind(v).unwrap_or_else(|| "unknown".into()))
+                .collect(),
+        );
         let names: Vec<String> = list.iter().map(|v| name(v)).collect();
-        let (volumes, uses) = (plural("volume", "volumes", names.len()), plural("uses", "use", names.len()));
+        let (volumes, uses) = (
+            plural("volume", "volumes", names.len()),
+            plural("uses", "use", names.len()),
+        );
         let what = plural("restricted volume type", "restricted volume types", kinds.len());
-        violation("restricted volume types", format!("{volumes} {} {uses} {what} {}", joined(&names), joined(&kinds)))
+        violation(
+            "restricted volume types",
+            format!("{volumes} {} {uses} {what} {}", joined(&names), joined(&kinds)),
+        )
     }
     fn non_root(&self) -> Found {
         const REASON: &str = "runAsNonRoot != true";
@@ -396,7 +598,13 @@ impl<'a> Pod<'a> {
             setters.push(containers(&bad));
         }
         if !setters.is_empty() {
-            return violation(REASON, format!("{} must not set securityContext.runAsNonRoot=false", setters.join(" and ")));
+            return violation(
+                REASON,
+                format!(
+                    "{} must not set securityContext.runAsNonRoot=false",
+                    setters.join(" and ")
+                ),
+            );
         }
         if set(self.spec) == Some(true) {
             return None;
@@ -405,7 +613,13 @@ impl<'a> Pod<'a> {
         if missing.is_empty() {
             return None;
         }
-        violation(REASON, format!("pod or {} must set securityContext.runAsNonRoot=true", containers(&missing)))
+        violation(
+            REASON,
+            format!(
+                "pod or {} must set securityContext.runAsNonRoot=true",
+                containers(&missing)
+            ),
+        )
     }
     fn user(&self) -> Found {
         let root = |m: &Map| context(m).and_then(|c| c.int("runAsUser")) == Some(0);
@@ -417,7 +631,14 @@ impl<'a> Pod<'a> {
         if !bad.is_empty() {
             setters.push(containers(&bad));
         }
-        if setters.is_empty() { None } else { violation("runAsUser=0", format!("{} must not set runAsUser=0", setters.join(" and "))) }
+        if setters.is_empty() {
+            None
+        } else {
+            violation(
+                "runAsUser=0",
+                format!("{} must not set runAsUser=0", setters.join(" and ")),
+            )
+        }
     }
 }
 
@@ -427,7 +648,9 @@ mod tests {
     use keelson_api::value;
 
     fn found(level: Level, spec: Value) -> String {
-        let Value::Object(spec) = spec else { panic!("a spec is an object") };
+        let Value::Object(spec) = spec else {
+            panic!("a spec is an object")
+        };
         super::super::details(&run(level, u32::MAX, &Map::new(), &spec))
     }
 

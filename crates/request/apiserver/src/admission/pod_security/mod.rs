@@ -13,7 +13,16 @@ use std::fmt;
 /// So many pods are looked at when a namespace's level rises.
 const MAX_PODS: usize = 3000;
 /// Paths of pods that change no pod's specification.
-const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+const IGNORED: [&str; 8] = [
+    "exec",
+    "attach",
+    "binding",
+    "eviction",
+    "log",
+    "portforward",
+    "proxy",
+    "status",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -46,12 +55,25 @@ impl fmt::Display for Policy {
 impl Policy {
     /// What the pod violates, in detail and in short.
     fn violations(self, meta: &Map, spec: &Map) -> Vec<checks::Violation> {
-        if self.level == Level::Privileged { Vec::new() } else { checks::run(self.level, self.minor.unwrap_or(u32::MAX), meta, spec) }
+        if self.level == Level::Privileged {
+            Vec::new()
+        } else {
+            checks::run(self.level, self.minor.unwrap_or(u32::MAX), meta, spec)
+        }
     }
 }
 
 fn details(list: &[checks::Violation]) -> String {
-    list.iter().map(|v| if v.detail.is_empty() { v.reason.clone() } else { format!("{} ({})", v.reason, v.detail) }).collect::<Vec<_>>().join(", ")
+    list.iter()
+        .map(|v| {
+            if v.detail.is_empty() {
+                v.reason.clone()
+            } else {
+                format!("{} ({})", v.reason, v.detail)
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The three policies of a namespace.
@@ -64,7 +86,9 @@ struct Policies {
 impl Policies {
     /// A label that can't be read asks for the strictest when enforcing, for nothing otherwise.
     fn of(labels: Option<&Map>) -> Self {
-        let label = |mode: &str, suffix: &str| labels.and_then(|l| l.str(&format!("pod-security.kubernetes.io/{mode}{suffix}")));
+        let label = |mode: &str, suffix: &str| {
+            labels.and_then(|l| l.str(&format!("pod-security.kubernetes.io/{mode}{suffix}")))
+        };
         let level = |text: &str| match text {
             "privileged" => Some(Level::Privileged),
             "baseline" => Some(Level::Baseline),
@@ -73,7 +97,9 @@ impl Policies {
         };
         let policy = |mode: &str, on_error: Level| Policy {
             level: label(mode, "").map_or(Level::Privileged, |text| level(text).unwrap_or(on_error)),
-            minor: label(mode, "-version").and_then(|v| v.strip_prefix("v1.")).and_then(|n| n.parse().ok()),
+            minor: label(mode, "-version")
+                .and_then(|v| v.strip_prefix("v1."))
+                .and_then(|n| n.parse().ok()),
         };
         let enforce = policy("enforce", Level::Restricted);
         let mut warn = policy("warn", Level::Privileged);
@@ -84,7 +110,11 @@ impl Policies {
                 warn.minor = enforce.minor;
             }
         }
-        Policies { enforce, audit: policy("audit", Level::Privileged), warn }
+        Policies {
+            enforce,
+            audit: policy("audit", Level::Privileged),
+            warn,
+        }
     }
 }
 
@@ -96,7 +126,9 @@ impl Plugin for PodSecurity {
         "PodSecurity"
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        let Some(new) = new.filter(|_| matches!(review.op, Operation::Create | Operation::Update)) else { return Ok(()) };
+        let Some(new) = new.filter(|_| matches!(review.op, Operation::Create | Operation::Update)) else {
+            return Ok(());
+        };
         let def = &review.cx.def;
         let sub = review.cx.subresource.as_str();
         if def.is("", "namespaces") && sub.is_empty() {
@@ -117,8 +149,12 @@ impl Plugin for PodSecurity {
             ("batch", "cronjobs", "") => &["spec", "jobTemplate", "spec", "template"],
             _ => return Ok(()),
         };
-        let Some(template) = new.at(template).and_then(Value::as_object) else { return Ok(()) };
-        let Some(spec) = template.obj("spec") else { return Ok(()) };
+        let Some(template) = new.at(template).and_then(Value::as_object) else {
+            return Ok(());
+        };
+        let Some(spec) = template.obj("spec") else {
+            return Ok(());
+        };
         evaluate(review, new, template.obj("metadata"), spec, false).await
     }
 }
@@ -128,7 +164,13 @@ fn is_significant(new: &Object, old: &Object) -> bool {
     let images = |o: &Object| -> Vec<(String, String, String)> {
         ["containers", "initContainers", "ephemeralContainers"]
             .into_iter()
-            .flat_map(|l| o.at(&["spec", l]).and_then(Value::as_array).into_iter().flatten().map(move |c| (l, c)))
+            .flat_map(|l| {
+                o.at(&["spec", l])
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .map(move |c| (l, c))
+            })
             .map(|(l, c)| {
                 let text = |key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
                 (l.to_string(), text("name"), text("image"))
@@ -138,17 +180,31 @@ fn is_significant(new: &Object, old: &Object) -> bool {
     images(new) != images(old)
 }
 
-async fn evaluate(review: &Review<'_>, object: &Object, meta: Option<&Map>, spec: &Map, enforce: bool) -> ApiResult<()> {
+async fn evaluate(
+    review: &Review<'_>,
+    object: &Object,
+    meta: Option<&Map>,
+    spec: &Map,
+    enforce: bool,
+) -> ApiResult<()> {
     let cx = review.cx;
-    let Some(namespace) = review.lookup.cached("", "namespaces", "", &cx.namespace).await? else { return Ok(()) };
+    let Some(namespace) = review.lookup.cached("", "namespaces", "", &cx.namespace).await? else {
+        return Ok(());
+    };
     let policies = Policies::of(namespace.labels());
     let empty = Map::new();
     let meta = meta.unwrap_or(&empty);
     if enforce {
-        cx.annotate("pod-security.kubernetes.io/enforce-policy", policies.enforce.to_string());
+        cx.annotate(
+            "pod-security.kubernetes.io/enforce-policy",
+            policies.enforce.to_string(),
+        );
         let found = policies.enforce.violations(meta, spec);
         if !found.is_empty() {
-            return Err(review.forbidden(Some(object), format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found))));
+            return Err(review.forbidden(
+                Some(object),
+                format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found)),
+            ));
         }
     }
     let found = policies.audit.violations(meta, spec);
@@ -158,7 +214,11 @@ async fn evaluate(review: &Review<'_>, object: &Object, meta: Option<&Map>, spec
     }
     let found = policies.warn.violations(meta, spec);
     if !found.is_empty() {
-        cx.warn(format!("would violate PodSecurity \"{}\": {}", policies.warn, details(&found)));
+        cx.warn(format!(
+            "would violate PodSecurity \"{}\": {}",
+            policies.warn,
+            details(&found)
+        ));
     }
     Ok(())
 }
@@ -173,7 +233,9 @@ async fn namespace(review: &Review<'_>, new: &Object, old: Option<&Object>) -> A
     let pods = review.lookup.list("", "pods", new.name()).await?;
     let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for pod in pods.iter().take(MAX_PODS) {
-        let (Some(meta), Some(spec)) = (pod.meta(), pod.obj("spec")) else { continue };
+        let (Some(meta), Some(spec)) = (pod.meta(), pod.obj("spec")) else {
+            continue;
+        };
         let found = after.violations(meta, spec);
         if !found.is_empty() {
             let reason = found.iter().map(|v| v.reason.as_str()).collect::<Vec<_>>().join(", ");
@@ -181,12 +243,18 @@ async fn namespace(review: &Review<'_>, new: &Object, old: Option<&Object>) -> A
         }
     }
     if pods.len() > MAX_PODS {
-        review.cx.warn(format!("new PodSecurity enforce level only checked against the first {MAX_PODS} of {} existing pods", pods.len()));
+        review.cx.warn(format!(
+            "new PodSecurity enforce level only checked against the first {MAX_PODS} of {} existing pods",
+            pods.len()
+        ));
     }
     if by_reason.is_empty() {
         return Ok(());
     }
-    review.cx.warn(format!("existing pods in namespace {:?} violate the new PodSecurity enforce level \"{after}\"", new.name()));
+    review.cx.warn(format!(
+        "existing pods in namespace {:?} violate the new PodSecurity enforce level \"{after}\"",
+        new.name()
+    ));
     let mut lines: Vec<String> = by_reason
         .into_iter()
         .map(|(reason, mut names)| {

@@ -15,9 +15,9 @@ pub use source::Policies;
 pub use status::PolicyStatus;
 pub use validating::{ValidatingPolicies, Validations};
 
+use super::Review;
 use super::expressions::{Conditions, Declarations, env};
 use super::matching::{Criteria, Subject, Target, is_configuration, is_review, namespace};
-use super::Review;
 use keelson_api::{ApiResult, Map, Object, Str, Value};
 use keelson_machinery::cel::Env;
 use params::{ParamKind, ParamRef};
@@ -94,7 +94,11 @@ struct Seen<'r> {
 
 impl<'r> Seen<'r> {
     fn of(review: &'r Review<'r>, new: Option<&Object>) -> Seen<'r> {
-        Seen { review, subject: Subject::of(review, new), namespace: None }
+        Seen {
+            review,
+            subject: Subject::of(review, new),
+            namespace: None,
+        }
     }
     /// Whether policies are asked about the resource at all.
     fn is_exempt(review: &Review<'_>) -> bool {
@@ -124,7 +128,10 @@ impl<'r> Seen<'r> {
         old: Option<&Object>,
     ) -> Result<Option<Target>, String> {
         match &policy.criteria {
-            Some(c) => c.matches(self.review, &self.subject, new, old).await.map_err(|e| e.message),
+            Some(c) => c
+                .matches(self.review, &self.subject, new, old)
+                .await
+                .map_err(|e| e.message),
             None => Err("policy contained no match constraints, a required field".into()),
         }
     }

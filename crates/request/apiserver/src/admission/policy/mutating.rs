@@ -36,10 +36,16 @@ impl Body for Mutations {
             at.and_then(Value::as_str).unwrap_or_default().to_string()
         };
         let mutation = |m: &Value| match m.get("patchType").and_then(Value::as_str) {
-            Some("JSONPatch") => {
-                Mutation::Patch(Expression::new(&text(m, ["jsonPatch", "expression"]), env, &["list(JSONPatch)"]))
-            }
-            _ => Mutation::Apply(Expression::new(&text(m, ["applyConfiguration", "expression"]), env, &["Object"])),
+            Some("JSONPatch") => Mutation::Patch(Expression::new(
+                &text(m, ["jsonPatch", "expression"]),
+                env,
+                &["list(JSONPatch)"],
+            )),
+            _ => Mutation::Apply(Expression::new(
+                &text(m, ["applyConfiguration", "expression"]),
+                env,
+                &["Object"],
+            )),
         };
         Mutations {
             list: spec.arr("mutations").into_iter().flatten().map(mutation).collect(),
@@ -58,7 +64,11 @@ fn changed(
 ) -> Result<Option<Value>, String> {
     let Some(object) = inputs.object else { return Ok(None) };
     let cost = AtomicU64::new(0);
-    let variables = Variables::bind(&policy.declarations, inputs.with_authorizer(seen.review, &seen.subject), &cost);
+    let variables = Variables::bind(
+        &policy.declarations,
+        inputs.with_authorizer(seen.review, &seen.subject),
+        &cost,
+    );
     let mut budget = Budget::new(RUNTIME_BUDGET, Some(&cost));
     let (Mutation::Apply(expression) | Mutation::Patch(expression)) = mutation;
     let value = budget.evaluate(expression, variables.as_ref())??;
@@ -66,12 +76,17 @@ fn changed(
         Mutation::Apply(_) => {
             mutation::check_type_names(&value).map_err(|e| format!("type mismatch: {e}"))?;
             let Value::Object(mut config) = value.to_json().map_err(|e| e.message)? else {
-                return Err(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name()));
+                return Err(format!(
+                    "unsupported return type from ApplyConfiguration expression: {}",
+                    value.type_name()
+                ));
             };
             for key in ["apiVersion", "kind"] {
                 config.insert(key, object.get(key).cloned().unwrap_or_default());
             }
-            merged(object, &Value::Object(config), schema).map(Some).map_err(|e| format!("error applying patch: {e}"))
+            merged(object, &Value::Object(config), schema)
+                .map(Some)
+                .map_err(|e| format!("error applying patch: {e}"))
         }
         Mutation::Patch(_) => {
             let operations = mutation::patch_operations(&value)?;
@@ -88,11 +103,14 @@ fn changed(
 /// An object merged with an apply configuration, as server-side apply merges, but owned by nobody.
 fn merged(object: &Object, config: &Value, schema: Option<&SchemaRef>) -> Result<Value, String> {
     let schema = schema.ok_or("type converter must not be nil")?;
-    typed::validate(config, schema, false).map_err(|e| format!("failed to convert patch object to typed object: {e}"))?;
+    typed::validate(config, schema, false)
+        .map_err(|e| format!("failed to convert patch object to typed object: {e}"))?;
     let atomics = typed::atomics(config, schema);
     if !atomics.is_empty() {
         let list = atomics.join(", ");
-        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {list}"));
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {list}"
+        ));
     }
     let live = Value::Object(object.0.clone());
     typed::merge(&live, config, schema).map_err(|e| format!("failed to merge patch: {e}"))
@@ -108,7 +126,11 @@ struct Invocation<'p> {
 
 impl Invocation<'_> {
     fn key(&self) -> String {
-        let param = self.param.as_ref().map(|p| format!("{}/{}", p.namespace(), p.name())).unwrap_or_default();
+        let param = self
+            .param
+            .as_ref()
+            .map(|p| format!("{}/{}", p.namespace(), p.name()))
+            .unwrap_or_default();
         format!("{}/{}/{param}", self.policy.name, self.binding.name)
     }
 }
@@ -128,11 +150,16 @@ impl Errors {
         }
     }
     fn into_result(self, review: &Review<'_>, object: Option<&Object>) -> ApiResult<()> {
-        let Some((message, reason)) = self.0.first() else { return Ok(()) };
+        let Some((message, reason)) = self.0.first() else {
+            return Ok(());
+        };
         let mut error = review.forbidden(object, "");
         error.message.clone_from(message);
         error.reason = reason.unwrap_or(error.reason);
-        let causes = self.0.iter().map(|(message, _)| Cause { message: message.clone(), ..Cause::default() });
+        let causes = self.0.iter().map(|(message, _)| Cause {
+            message: message.clone(),
+            ..Cause::default()
+        });
         Err(error.with_causes(causes.collect()))
     }
 }
@@ -182,17 +209,37 @@ async fn invoked<'p>(
     out: &mut Vec<Invocation<'p>>,
     errors: &mut Errors,
 ) -> Result<(), String> {
-    let Some(target) = seen.matched(policy, Some(new), old).await? else { return Ok(()) };
+    let Some(target) = seen.matched(policy, Some(new), old).await? else {
+        return Ok(());
+    };
     let def = policy.params.as_ref().map(|k| k.resolve(seen.review)).transpose()?;
     for binding in bindings {
         let params = match seen.bound(binding, Some(new), old).await {
             Ok(false) => continue,
-            Ok(true) => params::collect(seen.review, def.as_ref(), binding.params.as_ref(), &seen.subject.namespace).await,
+            Ok(true) => {
+                params::collect(
+                    seen.review,
+                    def.as_ref(),
+                    binding.params.as_ref(),
+                    &seen.subject.namespace,
+                )
+                .await
+            }
             Err(why) => Err(why),
         };
         match params {
-            Ok(params) => out.extend(params.into_iter().map(|param| Invocation { policy, binding, target: target.clone(), param })),
-            Err(why) => errors.add(policy, Some(binding), &format!("failed to configure binding: {why}"), None),
+            Ok(params) => out.extend(params.into_iter().map(|param| Invocation {
+                policy,
+                binding,
+                target: target.clone(),
+                param,
+            })),
+            Err(why) => errors.add(
+                policy,
+                Some(binding),
+                &format!("failed to configure binding: {why}"),
+                None,
+            ),
         }
     }
     Ok(())
@@ -221,7 +268,11 @@ async fn run(
             };
             // Conditions are asked once, about the object as the policy found it.
             let holds = index > 0 || i.policy.conditions.is_empty();
-            match if holds { Ok(true) } else { i.policy.conditions.hold(&inputs.with_authorizer(review, &seen.subject)) } {
+            match if holds {
+                Ok(true)
+            } else {
+                i.policy.conditions.hold(&inputs.with_authorizer(review, &seen.subject))
+            } {
                 Ok(true) if !review.rounds.runs(NAME, &key) => return Ok(()),
                 Ok(true) => changed(i.policy, mutation, seen, &inputs, schema.as_ref()),
                 Ok(false) => return Ok(()),
@@ -256,13 +307,26 @@ mod tests {
             "spec": {"replicas": 1, "selector": {"matchLabels": {"x": "y"}}}});
         let live = Object::try_from(live).unwrap();
         let merge = |config: Value| merged(&live, &config, schema.as_ref());
-        let out = merge(value!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"annotations": {"b": "2"}}, "spec": {"replicas": 3}}));
+        let out = merge(
+            value!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"annotations": {"b": "2"}}, "spec": {"replicas": 3}}),
+        );
         let out = out.unwrap();
-        assert_eq!(out.get("metadata").unwrap(), &value!({"annotations": {"a": "1", "b": "2"}}));
+        assert_eq!(
+            out.get("metadata").unwrap(),
+            &value!({"annotations": {"a": "1", "b": "2"}})
+        );
         assert_eq!(out.get("spec").and_then(|s| s.get("replicas")), Some(&Value::Int(3)));
-        let why = merge(value!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"selector": {"matchLabels": {}}}})).unwrap_err();
-        assert_eq!(why, "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.selector");
+        let why =
+            merge(value!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"selector": {"matchLabels": {}}}}))
+                .unwrap_err();
+        assert_eq!(
+            why,
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.selector"
+        );
         let why = merge(value!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"nope": 1}})).unwrap_err();
-        assert_eq!(why, "failed to convert patch object to typed object: .spec.nope: field not declared in schema");
+        assert_eq!(
+            why,
+            "failed to convert patch object to typed object: .spec.nope: field not declared in schema"
+        );
     }
 }

@@ -19,16 +19,23 @@ impl ParamKind {
     pub fn parse(m: &Map) -> ParamKind {
         let api_version = m.str("apiVersion").unwrap_or_default();
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        ParamKind { group: group.into(), version: version.into(), kind: m.str("kind").unwrap_or_default().into() }
+        ParamKind {
+            group: group.into(),
+            version: version.into(),
+            kind: m.str("kind").unwrap_or_default().into(),
+        }
     }
     /// The resource of that kind; the error is the policy's.
     pub fn resolve(&self, review: &Review<'_>) -> Result<Arc<ResourceDef>, String> {
         let table = review.lookup.engine().table.snapshot();
-        table.by_kind(&self.group, &self.version, &self.kind).cloned().ok_or_else(|| {
-            let separator = if self.group.is_empty() { "" } else { "/" };
-            let (group, version, kind) = (&self.group, &self.version, &self.kind);
-            format!("failed to find resource referenced by paramKind: '{group}{separator}{version}, Kind={kind}'")
-        })
+        table
+            .by_kind(&self.group, &self.version, &self.kind)
+            .cloned()
+            .ok_or_else(|| {
+                let separator = if self.group.is_empty() { "" } else { "/" };
+                let (group, version, kind) = (&self.group, &self.version, &self.kind);
+                format!("failed to find resource referenced by paramKind: '{group}{separator}{version}, Kind={kind}'")
+            })
     }
 }
 
@@ -46,7 +53,10 @@ impl ParamRef {
         ParamRef {
             name: m.str("name").unwrap_or_default().into(),
             namespace: m.str("namespace").unwrap_or_default().into(),
-            selector: m.get("selector").filter(|s| !s.is_null()).map(|s: &Value| LabelSelector::from_object(Some(s))),
+            selector: m
+                .get("selector")
+                .filter(|s| !s.is_null())
+                .map(|s: &Value| LabelSelector::from_object(Some(s))),
             deny_if_missing: m.str("parameterNotFoundAction") == Some("Deny"),
         }
     }
@@ -55,9 +65,13 @@ impl ParamRef {
     async fn find(&self, review: &Review<'_>, def: &Arc<ResourceDef>, namespace: &str) -> Result<Vec<Object>, String> {
         let namespace = match (def.namespaced, self.namespace.as_str()) {
             (false, "") => "",
-            (false, _) => return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into()),
+            (false, _) => {
+                return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into());
+            }
             (true, "") if namespace.is_empty() => {
-                return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());
+                return Err(
+                    "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into(),
+                );
             }
             (true, "") => namespace,
             (true, given) => given,
@@ -84,7 +98,10 @@ impl ParamRef {
             (Some(selector), _) => {
                 let selector = selector.as_ref().map_err(String::clone)?;
                 let cx = Cx::new(def.clone(), user, namespace, "");
-                let mut all = engine.list_objects(&cx, &ListOptions::default()).await.map_err(|e| e.message)?;
+                let mut all = engine
+                    .list_objects(&cx, &ListOptions::default())
+                    .await
+                    .map_err(|e| e.message)?;
                 all.retain(|o| selector.matches(o.labels()));
                 all
             }

@@ -26,8 +26,14 @@ pub struct Policies<B> {
 
 impl<B: Body> Policies<B> {
     pub fn new() -> Arc<Self> {
-        let known = Known { policies: BTreeMap::new(), bindings: BTreeMap::new() };
-        Arc::new(Policies { known: Mutex::new(known), bound: RwLock::new(Arc::new([])) })
+        let known = Known {
+            policies: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+        };
+        Arc::new(Policies {
+            known: Mutex::new(known),
+            bound: RwLock::new(Arc::new([])),
+        })
     }
     pub fn current(&self) -> Arc<[Bound<B>]> {
         self.bound.read().clone()
@@ -42,8 +48,16 @@ impl<B: Body> Policies<B> {
         let mut known = self.known.lock();
         f(&mut known);
         let of = |policy: &Arc<Policy<B>>| {
-            let bindings: Vec<_> = known.bindings.values().filter(|b| b.policy == policy.name).cloned().collect();
-            (!bindings.is_empty()).then(|| Bound { policy: policy.clone(), bindings })
+            let bindings: Vec<_> = known
+                .bindings
+                .values()
+                .filter(|b| b.policy == policy.name)
+                .cloned()
+                .collect();
+            (!bindings.is_empty()).then(|| Bound {
+                policy: policy.clone(),
+                bindings,
+            })
         };
         *self.bound.write() = known.policies.values().filter_map(of).collect();
     }
@@ -54,12 +68,16 @@ struct BindingSink<B>(Arc<Policies<B>>);
 
 impl<B: Body> Sink for PolicySink<B> {
     fn replace(&self, objects: Vec<Object>) {
-        let all = objects.iter().map(|o| (o.name().into(), Arc::new(Policy::parse(o)))).collect();
+        let all = objects
+            .iter()
+            .map(|o| (o.name().into(), Arc::new(Policy::parse(o))))
+            .collect();
         self.0.change(|known| known.policies = all);
     }
     fn set(&self, object: Object) {
         let policy = Arc::new(Policy::parse(&object));
-        self.0.change(|known| drop(known.policies.insert(object.name().into(), policy)));
+        self.0
+            .change(|known| drop(known.policies.insert(object.name().into(), policy)));
     }
     fn delete(&self, object: Object) {
         self.0.change(|known| drop(known.policies.remove(object.name())));
@@ -68,12 +86,16 @@ impl<B: Body> Sink for PolicySink<B> {
 
 impl<B: Body> Sink for BindingSink<B> {
     fn replace(&self, objects: Vec<Object>) {
-        let all = objects.iter().map(|o| (o.name().into(), Arc::new(Binding::parse(o)))).collect();
+        let all = objects
+            .iter()
+            .map(|o| (o.name().into(), Arc::new(Binding::parse(o))))
+            .collect();
         self.0.change(|known| known.bindings = all);
     }
     fn set(&self, object: Object) {
         let binding = Arc::new(Binding::parse(&object));
-        self.0.change(|known| drop(known.bindings.insert(object.name().into(), binding)));
+        self.0
+            .change(|known| drop(known.bindings.insert(object.name().into(), binding)));
     }
     fn delete(&self, object: Object) {
         self.0.change(|known| drop(known.bindings.remove(object.name())));

@@ -27,7 +27,12 @@ impl PolicyStatus {
     pub const PATH: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
 
     pub fn new(table: Arc<ResourceTable>, loopback: Loopback) -> Arc<PolicyStatus> {
-        Arc::new(PolicyStatus { table, loopback, waiting: Mutex::default(), wake: Notify::new() })
+        Arc::new(PolicyStatus {
+            table,
+            loopback,
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+        })
     }
 
     pub fn sink(self: &Arc<Self>) -> Arc<dyn Sink> {
@@ -54,7 +59,10 @@ impl PolicyStatus {
     }
 
     fn see(&self, object: Object) {
-        let observed = object.at(&["status", "observedGeneration"]).and_then(Value::as_i64).unwrap_or(0);
+        let observed = object
+            .at(&["status", "observedGeneration"])
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
         if generation(&object) > observed {
             self.waiting.lock().insert(object.name().into(), object);
             self.wake.notify_one();
@@ -77,7 +85,11 @@ impl PolicyStatus {
         status.insert("typeChecking", checking);
         new.insert("status", status);
         let path = format!("{}/{}/status", Self::PATH, policy.name());
-        match self.loopback.send(http::Method::PUT, &path, Some(&Value::Object(new.0))).await {
+        match self
+            .loopback
+            .send(http::Method::PUT, &path, Some(&Value::Object(new.0)))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(e) if e.is(Reason::Conflict) || e.is(Reason::NotFound) => Ok(()),
             Err(e) => Err(e),
@@ -86,7 +98,10 @@ impl PolicyStatus {
 }
 
 fn generation(policy: &Object) -> i64 {
-    policy.at(&["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0)
+    policy
+        .at(&["metadata", "generation"])
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
 }
 
 /// The part of [`PolicyStatus`] that the watch feeds.

@@ -25,7 +25,10 @@ pub fn warnings(policy: &Object, table: &ResourceTable) -> Vec<Value> {
             if source.is_empty() && key == "messageExpression" {
                 continue;
             }
-            let said: Vec<String> = kinds.iter().filter_map(|def| check(source, spec, def, params.as_ref())).collect();
+            let said: Vec<String> = kinds
+                .iter()
+                .filter_map(|def| check(source, spec, def, params.as_ref()))
+                .collect();
             if !said.is_empty() {
                 out.push(value!({"fieldRef": format!("spec.validations[{i}].{key}"), "warning": said.join("\n")}));
             }
@@ -44,7 +47,10 @@ fn check(source: &str, spec: &Map, def: &ResourceDef, params: Option<&Ty>) -> Op
     let env = declared(spec, &base);
     let issues = cel::compile(source, &env).err()?;
     let kind = def.gvk();
-    Some(format!("{}/{}, Kind={}: {issues}\n", kind.group, kind.version, kind.kind))
+    Some(format!(
+        "{}/{}, Kind={}: {issues}\n",
+        kind.group, kind.version, kind.kind
+    ))
 }
 
 fn declared(spec: &Map, base: &Env) -> Env {
@@ -105,13 +111,21 @@ mod tests {
             "variables": [{"name": "n", "expression": "object.spec.replicas"}],
             "validations": validations
         }});
-        warnings(&Object::try_from(policy).unwrap(), &ResourceTable::new(resources::rows()))
+        warnings(
+            &Object::try_from(policy).unwrap(),
+            &ResourceTable::new(resources::rows()),
+        )
     }
 
     #[test]
     fn expressions_are_checked_against_the_kinds_that_match() {
-        assert_eq!(said(value!([{"expression": "variables.n > 1 && object.metadata.labels['a'] == 'b'"}])), Vec::<Value>::new());
-        let out = said(value!([{"expression": "object.spec.replicas > '1'", "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas"}]));
+        assert_eq!(
+            said(value!([{"expression": "variables.n > 1 && object.metadata.labels['a'] == 'b'"}])),
+            Vec::<Value>::new()
+        );
+        let out = said(
+            value!([{"expression": "object.spec.replicas > '1'", "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas"}]),
+        );
         let text = |i: usize, key: &str| out[i].get(key).and_then(Value::as_str).unwrap_or_default().to_string();
         assert_eq!(text(0, "fieldRef"), "spec.validations[0].expression");
         assert!(text(0, "warning").starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'"), "{}", text(0, "warning"));
@@ -119,6 +133,12 @@ mod tests {
         assert!(text(1, "warning").contains("found no matching overload for '_+_' applied to '(string, int)'"));
         let out = said(value!([{"expression": "variables.n > '1'"}, {"expression": "object.spec.maxRetries < 10"}]));
         assert_eq!(out.len(), 2);
-        assert!(out[1].get("warning").and_then(Value::as_str).unwrap().contains("undefined field 'maxRetries'"));
+        assert!(
+            out[1]
+                .get("warning")
+                .and_then(Value::as_str)
+                .unwrap()
+                .contains("undefined field 'maxRetries'")
+        );
     }
 }

@@ -50,11 +50,19 @@ impl Body for Validations {
             }
         };
         let annotation = |v: &Value| {
-            (text(v, "key"), Expression::new(&text(v, "valueExpression"), env, &["string", "null_type", "null"]))
+            (
+                text(v, "key"),
+                Expression::new(&text(v, "valueExpression"), env, &["string", "null_type", "null"]),
+            )
         };
         Validations {
             list: spec.arr("validations").into_iter().flatten().map(validation).collect(),
-            annotations: spec.arr("auditAnnotations").into_iter().flatten().map(annotation).collect(),
+            annotations: spec
+                .arr("auditAnnotations")
+                .into_iter()
+                .flatten()
+                .map(annotation)
+                .collect(),
         }
     }
 }
@@ -78,8 +86,15 @@ struct Outcome {
 
 impl Outcome {
     fn failed(fail_open: bool, message: String) -> Outcome {
-        let denial = Denial { index: 0, message, reason: Reason::Invalid };
-        Outcome { denials: if fail_open { Vec::new() } else { vec![denial] }, ..Outcome::default() }
+        let denial = Denial {
+            index: 0,
+            message,
+            reason: Reason::Invalid,
+        };
+        Outcome {
+            denials: if fail_open { Vec::new() } else { vec![denial] },
+            ..Outcome::default()
+        }
     }
 }
 
@@ -107,18 +122,37 @@ fn evaluate(policy: &Policy<Validations>, seen: &Seen<'_>, inputs: &Inputs<'_>) 
         let v = &policy.body.list[index];
         match failure {
             Some(_) if policy.fail_open => {}
-            Some(message) => out.denials.push(Denial { index, message, reason: Reason::Invalid }),
+            Some(message) => out.denials.push(Denial {
+                index,
+                message,
+                reason: Reason::Invalid,
+            }),
             None => {
-                let message = v.message_expression.as_ref().map(|e| budget.evaluate(e, variables.as_ref()));
+                let message = v
+                    .message_expression
+                    .as_ref()
+                    .map(|e| budget.evaluate(e, variables.as_ref()));
                 match message {
                     Some(Err(_)) if policy.fail_open => {}
                     Some(Err(spent)) => {
                         let message = format!("failed messageExpression: {spent}");
-                        out.denials.push(Denial { index, message, reason: Reason::Invalid });
+                        out.denials.push(Denial {
+                            index,
+                            message,
+                            reason: Reason::Invalid,
+                        });
                     }
-                    Some(Ok(Ok(said))) => out.denials.push(Denial { index, message: message_of(v, said.as_str()), reason: v.reason }),
+                    Some(Ok(Ok(said))) => out.denials.push(Denial {
+                        index,
+                        message: message_of(v, said.as_str()),
+                        reason: v.reason,
+                    }),
                     Some(Ok(Err(_))) | None => {
-                        out.denials.push(Denial { index, message: message_of(v, None), reason: v.reason });
+                        out.denials.push(Denial {
+                            index,
+                            message: message_of(v, None),
+                            reason: v.reason,
+                        });
                     }
                 }
             }
@@ -147,7 +181,9 @@ fn evaluate(policy: &Policy<Validations>, seen: &Seen<'_>, inputs: &Inputs<'_>) 
 
 /// The computed message if it is one, else the given one, else the expression.
 fn message_of(v: &Validation, computed: Option<&str>) -> String {
-    let computed = computed.map(str::trim).filter(|m| m.len() <= MAX_MESSAGE_BYTES && !m.contains('\n'));
+    let computed = computed
+        .map(str::trim)
+        .filter(|m| m.len() <= MAX_MESSAGE_BYTES && !m.contains('\n'));
     match (computed.unwrap_or_default(), v.message.trim()) {
         ("", "") => format!("failed expression: {}", v.expression.source.trim()),
         ("", given) => given.to_string(),
@@ -168,14 +204,22 @@ impl Verdict {
     fn deny(&mut self, policy: &str, binding: Option<&str>, message: &str, reason: Reason) {
         if self.denied.is_none() {
             let with = binding.map(|b| format!(" with binding '{b}'")).unwrap_or_default();
-            self.denied = Some((format!("ValidatingAdmissionPolicy '{policy}'{with} denied request: {message}"), reason));
+            self.denied = Some((
+                format!("ValidatingAdmissionPolicy '{policy}'{with} denied request: {message}"),
+                reason,
+            ));
         }
     }
     fn configuration<B>(&mut self, policy: &Policy<B>, binding: Option<&Binding>, why: &str) {
         if !policy.fail_open {
             let what = if binding.is_some() { "binding" } else { "policy" };
             let message = format!("failed to configure {what}: {why}");
-            self.deny(&policy.name, binding.map(|b| b.name.as_str()), &message, Reason::Invalid);
+            self.deny(
+                &policy.name,
+                binding.map(|b| b.name.as_str()),
+                &message,
+                Reason::Invalid,
+            );
         }
     }
     fn act(&mut self, review: &Review<'_>, policy: &str, binding: &Binding, d: &Denial) {
@@ -229,8 +273,15 @@ impl Plugin for ValidatingPolicies {
                 let mut error = review.forbidden(new, &message);
                 error.reason = reason;
                 error.code = reason.code();
-                let mut causes = error.details.as_mut().map(|d| std::mem::take(&mut d.causes)).unwrap_or_default();
-                causes.push(Cause { message, ..Cause::default() });
+                let mut causes = error
+                    .details
+                    .as_mut()
+                    .map(|d| std::mem::take(&mut d.causes))
+                    .unwrap_or_default();
+                causes.push(Cause {
+                    message,
+                    ..Cause::default()
+                });
                 Err(error.with_causes(causes))
             }
         }
@@ -297,7 +348,10 @@ async fn consult(
                 params: param.as_ref(),
             };
             let outcome = evaluate(policy, seen, &inputs);
-            outcome.denials.iter().for_each(|d| verdict.act(review, &policy.name, binding, d));
+            outcome
+                .denials
+                .iter()
+                .for_each(|d| verdict.act(review, &policy.name, binding, d));
             for why in &outcome.broken {
                 verdict.deny(&policy.name, Some(&binding.name), why, Reason::Invalid);
             }

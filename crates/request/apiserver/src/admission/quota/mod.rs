@@ -52,7 +52,12 @@ impl Plugin for ResourceQuota {
         if cx.namespace.is_empty() || !usage::counts(review, new, old) {
             return Ok(());
         }
-        if review.lookup.list("", "resourcequotas", &cx.namespace).await?.is_empty() {
+        if review
+            .lookup
+            .list("", "resourcequotas", &cx.namespace)
+            .await?
+            .is_empty()
+        {
             return Ok(());
         }
         let lock = self.locks.of(&cx.namespace);
@@ -69,7 +74,9 @@ impl Plugin for ResourceQuota {
                 return Ok(());
             }
         }
-        Err(review.cx.conflict(new.name(), "the quota's usage is changing too fast; please try again"))
+        Err(review
+            .cx
+            .conflict(new.name(), "the quota's usage is changing too fast; please try again"))
     }
 }
 
@@ -77,9 +84,13 @@ impl ResourceQuota {
     /// Writes the new usage of each quota; false when another server was faster.
     async fn charge(&self, review: &Review<'_>, charged: Vec<(&Object, Amounts)>) -> ApiResult<bool> {
         for (quota, used) in charged {
-            let cx = review.lookup.cx("", "resourcequotas", quota.namespace(), quota.name())?;
+            let cx = review
+                .lookup
+                .cx("", "resourcequotas", quota.namespace(), quota.name())?;
             let engine = review.lookup.engine();
-            let Some(current) = engine.current(&cx).await? else { continue };
+            let Some(current) = engine.current(&cx).await? else {
+                continue;
+            };
             if current.object.resource_version() != quota.resource_version() {
                 return Ok(false);
             }
@@ -96,7 +107,10 @@ impl ResourceQuota {
 }
 
 fn printed(list: &Amounts) -> String {
-    list.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+    list.iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// What the quota's usage becomes; `None` when it doesn't count this request.
@@ -110,9 +124,17 @@ fn check(review: &Review<'_>, quota: &Object, new: &Object, old: Option<&Object>
     }
     usage::required(resource, &counted, new)
         .map_err(|why| review.forbidden(Some(new), format!("failed quota: {}: {why}", quota.name())))?;
-    let unknown: Vec<&str> = counted.iter().filter(|n| !used.contains_key(n.as_str())).map(|n| n.as_str()).collect();
+    let unknown: Vec<&str> = counted
+        .iter()
+        .filter(|n| !used.contains_key(n.as_str()))
+        .map(|n| n.as_str())
+        .collect();
     if !unknown.is_empty() {
-        let why = format!("status unknown for quota: {}, resources: {}", quota.name(), unknown.join(","));
+        let why = format!(
+            "status unknown for quota: {}, resources: {}",
+            quota.name(),
+            unknown.join(",")
+        );
         return Err(review.forbidden(Some(new), why));
     }
     let mut delta = usage::of(resource, new);
@@ -143,10 +165,24 @@ fn check(review: &Review<'_>, quota: &Object, new: &Object, old: Option<&Object>
         after.insert(name.clone(), sum);
     }
     if !exceeded.is_empty() && review.cx.subresource != "status" {
-        let of = |list: &Amounts| printed(&list.iter().filter(|(k, _)| exceeded.contains(k)).map(|(k, v)| (k.clone(), *v)).collect());
+        let of = |list: &Amounts| {
+            printed(
+                &list
+                    .iter()
+                    .filter(|(k, _)| exceeded.contains(k))
+                    .map(|(k, v)| (k.clone(), *v))
+                    .collect(),
+            )
+        };
         return Err(review.forbidden(
             Some(new),
-            format!("exceeded quota: {}, requested: {}, used: {}, limited: {}", quota.name(), of(&delta), of(&used), of(&hard)),
+            format!(
+                "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+                quota.name(),
+                of(&delta),
+                of(&used),
+                of(&hard)
+            ),
         ));
     }
     Ok(Some(after))

@@ -42,12 +42,15 @@ pub fn counts(review: &Review, new: &Object, old: Option<&Object>) -> bool {
     if !sub.is_empty() || !written {
         return false;
     }
-    let measured_on_update = is_core(r, "services") || is_core(r, "persistentvolumeclaims") || r.resource == "resourceclaims";
+    let measured_on_update =
+        is_core(r, "services") || is_core(r, "persistentvolumeclaims") || r.resource == "resourceclaims";
     review.op == Operation::Create || measured_on_update
 }
 
 pub fn is_terminating(pod: &Object) -> bool {
-    pod.at(&["spec", "activeDeadlineSeconds"]).and_then(Value::as_i64).is_some_and(|s| s >= 0)
+    pod.at(&["spec", "activeDeadlineSeconds"])
+        .and_then(Value::as_i64)
+        .is_some_and(|s| s >= 0)
 }
 
 /// Whether `name` of a quota is about the resource.
@@ -59,10 +62,20 @@ pub fn measures(r: &GroupVersionResource, name: &str) -> bool {
         ("", "pods") => {
             let own = matches!(
                 name,
-                "pods" | "cpu" | "memory" | "ephemeral-storage" | "requests.cpu" | "requests.memory" | "requests.ephemeral-storage"
-                    | "limits.cpu" | "limits.memory" | "limits.ephemeral-storage"
+                "pods"
+                    | "cpu"
+                    | "memory"
+                    | "ephemeral-storage"
+                    | "requests.cpu"
+                    | "requests.memory"
+                    | "requests.ephemeral-storage"
+                    | "limits.cpu"
+                    | "limits.memory"
+                    | "limits.ephemeral-storage"
             );
-            let extended = name.strip_prefix("requests.").is_some_and(|n| n.contains('/') && !n.contains("kubernetes.io/"));
+            let extended = name
+                .strip_prefix("requests.")
+                .is_some_and(|n| n.contains('/') && !n.contains("kubernetes.io/"));
             own || extended || name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
         }
         ("", "services") => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
@@ -78,7 +91,12 @@ pub fn measures(r: &GroupVersionResource, name: &str) -> bool {
 
 /// What the quota demands of every container when it counts CPU or memory.
 pub fn required(r: &GroupVersionResource, counted: &[&Str], pod: &Object) -> Result<(), String> {
-    if !is_core(r, "pods") || pod.at(&["spec", "resources"]).and_then(Value::as_object).is_some_and(|m| !m.is_empty()) {
+    if !is_core(r, "pods")
+        || pod
+            .at(&["spec", "resources"])
+            .and_then(Value::as_object)
+            .is_some_and(|m| !m.is_empty())
+    {
         return Ok(());
     }
     let mut missing = Vec::new();
@@ -101,7 +119,11 @@ pub fn required(r: &GroupVersionResource, counted: &[&Str], pod: &Object) -> Res
         }
     }
     missing.sort();
-    if missing.is_empty() { Ok(()) } else { Err(format!("must specify {}", missing.join("; "))) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("must specify {}", missing.join("; ")))
+    }
 }
 
 /// What the object counts for.
@@ -159,16 +181,27 @@ fn pod(o: &Object, out: &mut Amounts) {
 }
 
 fn service(o: &Object, out: &mut Amounts) {
-    let ports = o.at(&["spec", "ports"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let ports = o
+        .at(&["spec", "ports"])
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     out.insert("services".into(), count(1));
     let (mut node_ports, mut balancers) = (0, 0);
     match o.str_at(&["spec", "type"]) {
         Some("NodePort") => node_ports = ports.len(),
         Some("LoadBalancer") => {
             balancers = 1;
-            let suppressed = o.at(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool) == Some(false);
+            let suppressed = o
+                .at(&["spec", "allocateLoadBalancerNodePorts"])
+                .and_then(Value::as_bool)
+                == Some(false);
             let explicit = |p: &&Value| p.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0;
-            node_ports = if suppressed { ports.iter().filter(explicit).count() } else { ports.len() };
+            node_ports = if suppressed {
+                ports.iter().filter(explicit).count()
+            } else {
+                ports.len()
+            };
         }
         _ => {}
     }
@@ -177,7 +210,9 @@ fn service(o: &Object, out: &mut Amounts) {
 }
 
 fn claim(o: &Object, out: &mut Amounts) {
-    let class = o.annotation("volume.beta.kubernetes.io/storage-class").or_else(|| o.str_at(&["spec", "storageClassName"]));
+    let class = o
+        .annotation("volume.beta.kubernetes.io/storage-class")
+        .or_else(|| o.str_at(&["spec", "storageClassName"]));
     let class = class.filter(|c| !c.is_empty());
     let mut put = |name: &str, q: Quantity| {
         if let Some(c) = class {
@@ -198,7 +233,9 @@ fn devices(o: &Object, out: &mut Amounts) {
     let requests = o.at(&["spec", "devices", "requests"]).and_then(Value::as_array);
     for request in requests.into_iter().flatten() {
         let exact = request.get("exactly").unwrap_or(request);
-        let Some(class) = exact.get("deviceClassName").and_then(Value::as_str) else { continue };
+        let Some(class) = exact.get("deviceClassName").and_then(Value::as_str) else {
+            continue;
+        };
         let n = exact.get("count").and_then(Value::as_i64).unwrap_or(1);
         let key = Str::from(format!("{class}{DEVICE_SUFFIX}"));
         let q = Quantity::new(n, Format::DecimalSi);

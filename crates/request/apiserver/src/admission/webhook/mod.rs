@@ -10,9 +10,9 @@ mod validating;
 pub use mutating::MutatingWebhooks;
 pub use validating::ValidatingWebhooks;
 
+use super::Review;
 use super::expressions::{Conditions, Inputs, env};
 use super::matching::{Criteria, Subject, Target, request_value};
-use super::Review;
 use crate::live::Sink;
 use crate::webhook::ClientConfig;
 use keelson_api::{ApiError, ApiResult, Map, Object, Str, Value};
@@ -67,9 +67,15 @@ impl Hook {
         new: Option<&Object>,
         old: Option<&Object>,
     ) -> ApiResult<Option<Invocation<'_>>> {
-        let Some(target) = self.criteria.matches(review, subject, new, old).await? else { return Ok(None) };
+        let Some(target) = self.criteria.matches(review, subject, new, old).await? else {
+            return Ok(None);
+        };
         let request = request_value(review, subject, &target);
-        let invocation = Invocation { hook: self, target, request };
+        let invocation = Invocation {
+            hook: self,
+            target,
+            request,
+        };
         if !self.conditions.is_empty() {
             let (object, old) = invocation.target.views(review, new, old).await?;
             let inputs = Inputs {
@@ -112,7 +118,14 @@ impl Failure {
             Failure::Rejected(e) => Some(e),
             Failure::Call(why) => {
                 let text = format!("failed calling webhook \"{}\": {why}", hook.name);
-                tracing::warn!("{}: {text}", if hook.fail_open { "failing open" } else { "failing closed" });
+                tracing::warn!(
+                    "{}: {text}",
+                    if hook.fail_open {
+                        "failing open"
+                    } else {
+                        "failing closed"
+                    }
+                );
                 (!hook.fail_open).then(|| ApiError::internal(text))
             }
         }
@@ -136,7 +149,12 @@ impl Hooks {
         *self.all.write() = configurations.values().flatten().cloned().collect();
     }
     fn read(object: &Object) -> (Str, Vec<Arc<Hook>>) {
-        let list = object.arr("webhooks").into_iter().flatten().filter_map(Value::as_object).enumerate();
+        let list = object
+            .arr("webhooks")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object)
+            .enumerate();
         let hooks = list.map(|(i, m)| Arc::new(Hook::parse(object.name(), i, m))).collect();
         (object.name().into(), hooks)
     }

@@ -29,7 +29,9 @@ impl Plugin for MutatingWebhooks {
             review.rounds.begin(NAME, new);
         }
         for (index, hook) in hooks.iter().enumerate() {
-            let Some(invocation) = hook.wanted(review, &subject, new.as_deref(), old).await? else { continue };
+            let Some(invocation) = hook.wanted(review, &subject, new.as_deref(), old).await? else {
+                continue;
+            };
             if !review.rounds.runs(NAME, &hook.key) {
                 continue;
             }
@@ -58,13 +60,19 @@ async fn run(
         Err(failure) => match failure.into_error(hook) {
             Some(e) => return Err(e),
             None => {
-                review.cx.annotate(&format!("failed-open.mutation.webhook.admission.k8s.io/{place}"), hook.name.as_str());
+                review.cx.annotate(
+                    &format!("failed-open.mutation.webhook.admission.k8s.io/{place}"),
+                    hook.name.as_str(),
+                );
                 false
             }
         },
     };
-    let said = value!({"configuration": hook.configuration.as_str(), "webhook": hook.name.as_str(), "mutated": changed});
-    review.cx.annotate(&format!("mutation.webhook.admission.k8s.io/{place}"), text_of(&said));
+    let said =
+        value!({"configuration": hook.configuration.as_str(), "webhook": hook.name.as_str(), "mutated": changed});
+    review
+        .cx
+        .annotate(&format!("mutation.webhook.admission.k8s.io/{place}"), text_of(&said));
     Ok(changed)
 }
 
@@ -76,16 +84,27 @@ async fn ask(
     old: Option<&Object>,
 ) -> Result<bool, Failure> {
     let hook = invocation.hook;
-    let (shown, shown_old) = invocation.target.views(review, new.as_deref(), old).await.map_err(Failure::Rejected)?;
-    let answer = invocation.ask(review, shown.as_deref(), shown_old.as_deref(), true).await?;
+    let (shown, shown_old) = invocation
+        .target
+        .views(review, new.as_deref(), old)
+        .await
+        .map_err(Failure::Rejected)?;
+    let answer = invocation
+        .ask(review, shown.as_deref(), shown_old.as_deref(), true)
+        .await?;
     let Some(patch) = answer.patch else { return Ok(false) };
-    let undecodable = |e: &dyn std::fmt::Display| Failure::Call(format!("received undecodable patch in webhook response: {e}"));
+    let undecodable =
+        |e: &dyn std::fmt::Display| Failure::Call(format!("received undecodable patch in webhook response: {e}"));
     let patch: Value = serde_json::from_slice(&patch).map_err(|e| undecodable(&e))?;
-    let Value::Array(operations) = &patch else { return Err(undecodable(&"a JSON patch is a list")) };
+    let Value::Array(operations) = &patch else {
+        return Err(undecodable(&"a JSON patch is a list"));
+    };
     if operations.is_empty() {
         return Ok(false);
     }
-    let Some(shown) = shown.map(|s| s.into_owned()) else { return Err(unpatchable(hook)) };
+    let Some(shown) = shown.map(|s| s.into_owned()) else {
+        return Err(unpatchable(hook));
+    };
     let Some(new) = new else { return Err(unpatchable(hook)) };
     let mut patched = Value::Object(shown.0.clone());
     json_patch::apply_operations(&mut patched, operations).map_err(|e| Failure::Rejected(ApiError::internal(e)))?;
@@ -96,11 +115,17 @@ async fn ask(
         "patch": patch.clone(),
         "patchType": "JSONPatch"
     });
-    review.cx.annotate(&format!("patch.webhook.admission.k8s.io/{place}"), text_of(&said));
+    review
+        .cx
+        .annotate(&format!("patch.webhook.admission.k8s.io/{place}"), text_of(&said));
     if patched == shown {
         return Ok(false);
     }
-    *new = invocation.target.back(review, patched).await.map_err(Failure::Rejected)?;
+    *new = invocation
+        .target
+        .back(review, patched)
+        .await
+        .map_err(Failure::Rejected)?;
     Ok(true)
 }
 

@@ -74,9 +74,15 @@ fn sent(uid: &str, api_version: &str, request: &Map, object: Option<&Object>, ol
 
 fn read(v: &Value, strict: bool, mutating: bool) -> Result<Answer, String> {
     let text = |m: &Map, key: &str| m.str(key).unwrap_or_default().to_string();
-    let response = v.get("response").and_then(Value::as_object).ok_or("webhook response was absent")?;
+    let response = v
+        .get("response")
+        .and_then(Value::as_object)
+        .ok_or("webhook response was absent")?;
     if strict {
-        let kind = (v.get("apiVersion").and_then(Value::as_str), v.get("kind").and_then(Value::as_str));
+        let kind = (
+            v.get("apiVersion").and_then(Value::as_str),
+            v.get("kind").and_then(Value::as_str),
+        );
         if kind != (Some("admission.k8s.io/v1"), Some("AdmissionReview")) {
             return Err(format!(
                 "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {}, Kind={}",
@@ -88,15 +94,23 @@ fn read(v: &Value, strict: bool, mutating: bool) -> Result<Answer, String> {
     let patch = text(response, "patch");
     let patch_type = response.str("patchType");
     match (mutating, patch.is_empty(), patch_type) {
-        (true, false, None) if strict => return Err("webhook returned response.patch but not response.patchType".into()),
-        (true, true, Some(_)) if strict => return Err("webhook returned response.patchType but not response.patch".into()),
+        (true, false, None) if strict => {
+            return Err("webhook returned response.patch but not response.patchType".into());
+        }
+        (true, true, Some(_)) if strict => {
+            return Err("webhook returned response.patchType but not response.patch".into());
+        }
         (true, false, Some(t)) if strict && t != "JSONPatch" => return Err(format!("unsupported patch type {t:?}")),
         (false, false, _) if strict => return Err("validating webhook may not return response.patch".into()),
         (false, _, Some(_)) if strict => return Err("validating webhook may not return response.patchType".into()),
         _ => {}
     }
     let patch = match (mutating, patch.is_empty()) {
-        (true, false) => Some(STANDARD.decode(&patch).map_err(|e| format!("illegal base64 data: {e}"))?),
+        (true, false) => Some(
+            STANDARD
+                .decode(&patch)
+                .map_err(|e| format!("illegal base64 data: {e}"))?,
+        ),
         _ => None,
     };
     let annotations = response.obj("auditAnnotations").into_iter().flat_map(|m| m.iter());
@@ -107,7 +121,9 @@ fn read(v: &Value, strict: bool, mutating: bool) -> Result<Answer, String> {
         patch,
         result: response.obj("status").cloned(),
         warnings: warnings.filter_map(Value::as_str).map(String::from).collect(),
-        annotations: annotations.filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.to_string()))).collect(),
+        annotations: annotations
+            .filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.to_string())))
+            .collect(),
     })
 }
 
@@ -122,7 +138,11 @@ fn denied(hook: &Hook, result: Option<&Map>) -> ApiError {
         (m, r) if m.is_empty() => format!("{by}: {r}"),
         (m, _) => format!("{by}: {m}"),
     };
-    let code = result.int("code").and_then(|c| u16::try_from(c).ok()).filter(|c| (400..1000).contains(c)).unwrap_or(400);
+    let code = result
+        .int("code")
+        .and_then(|c| u16::try_from(c).ok())
+        .filter(|c| (400..1000).contains(c))
+        .unwrap_or(400);
     let error = ApiError::new(Reason::parse(&text(result, "reason")), message).with_code(code);
     let Some(d) = result.obj("details") else { return error };
     let causes = d.arr("causes").into_iter().flatten().filter_map(Value::as_object);
@@ -132,7 +152,11 @@ fn denied(hook: &Hook, result: Option<&Map>) -> ApiError {
         kind: text(d, "kind").into(),
         uid: text(d, "uid").into(),
         causes: causes
-            .map(|c| Cause { reason: text(c, "reason").into(), message: text(c, "message"), field: text(c, "field") })
+            .map(|c| Cause {
+                reason: text(c, "reason").into(),
+                message: text(c, "message"),
+                field: text(c, "field"),
+            })
             .collect(),
         retry_after_seconds: d.int("retryAfterSeconds").unwrap_or(0),
     })
@@ -150,13 +174,23 @@ mod tests {
     #[test]
     fn answers_are_checked() {
         let why = |r: Value, mutating| answer(r, mutating).err().unwrap();
-        assert_eq!(read(&value!({}), true, false).err().unwrap(), "webhook response was absent");
+        assert_eq!(
+            read(&value!({}), true, false).err().unwrap(),
+            "webhook response was absent"
+        );
         assert_eq!(
             why(value!({"uid": "u", "patch": "W10="}), true),
             "webhook returned response.patch but not response.patchType"
         );
-        assert_eq!(why(value!({"uid": "u", "patch": "W10="}), false), "validating webhook may not return response.patch");
-        let ok = answer(value!({"uid": "u", "allowed": true, "patch": "W10=", "patchType": "JSONPatch"}), true).unwrap();
+        assert_eq!(
+            why(value!({"uid": "u", "patch": "W10="}), false),
+            "validating webhook may not return response.patch"
+        );
+        let ok = answer(
+            value!({"uid": "u", "allowed": true, "patch": "W10=", "patchType": "JSONPatch"}),
+            true,
+        )
+        .unwrap();
         assert_eq!((ok.patch.as_deref(), ok.allowed), (Some(&b"[]"[..]), true));
         let wrong = value!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview", "response": {}});
         assert_eq!(
@@ -174,9 +208,23 @@ mod tests {
         };
         assert_eq!(
             said(value!({"message": "no", "code": 403, "reason": "Forbidden"})),
-            ("admission webhook \"a.b.c\" denied the request: no".into(), 403, Reason::Forbidden)
+            (
+                "admission webhook \"a.b.c\" denied the request: no".into(),
+                403,
+                Reason::Forbidden
+            )
         );
-        assert_eq!(said(Value::Null), ("admission webhook \"a.b.c\" denied the request without explanation".into(), 400, Reason::Unknown));
-        assert_eq!(said(value!({"reason": "odd", "code": 200})).0, "admission webhook \"a.b.c\" denied the request: odd");
+        assert_eq!(
+            said(Value::Null),
+            (
+                "admission webhook \"a.b.c\" denied the request without explanation".into(),
+                400,
+                Reason::Unknown
+            )
+        );
+        assert_eq!(
+            said(value!({"reason": "odd", "code": 200})).0,
+            "admission webhook \"a.b.c\" denied the request: odd"
+        );
     }
 }

@@ -30,7 +30,9 @@ impl Plugin for ValidatingWebhooks {
         }
         let asked = wanted.iter().enumerate().map(|(index, invocation)| async move {
             let (new, old) = invocation.target.views(review, new, old).await?;
-            let Err(failure) = invocation.ask(review, new.as_deref(), old.as_deref(), false).await else { return Ok(()) };
+            let Err(failure) = invocation.ask(review, new.as_deref(), old.as_deref(), false).await else {
+                return Ok(());
+            };
             match failure.into_error(invocation.hook) {
                 Some(e) => Err(e),
                 None => {

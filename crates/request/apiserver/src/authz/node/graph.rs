@@ -54,7 +54,10 @@ impl Graph {
             Kind::Secret => {
                 wants(&vertex)
                     || self.volume_secrets.get(&vertex).is_some_and(|volumes| {
-                        volumes.iter().filter_map(|v| self.volumes.get(v)).any(|v| wants(&v.claim))
+                        volumes
+                            .iter()
+                            .filter_map(|v| self.volumes.get(v))
+                            .any(|v| wants(&v.claim))
                     })
             }
             Kind::Attachment | Kind::Slice | Kind::CertificateRequest => {
@@ -83,23 +86,42 @@ impl Graph {
         let (namespace, name) = (Str::from(o.namespace()), Str::from(o.name()));
         match kind {
             Kind::Pod => {
-                let Some(node) = o.str_at(&["spec", "nodeName"]).filter(|n| !n.is_empty()) else { return };
+                let Some(node) = o.str_at(&["spec", "nodeName"]).filter(|n| !n.is_empty()) else {
+                    return;
+                };
                 let mut refers_to = pod_references(o);
                 refers_to.sort_by(|a, b| (a.0 as u8, &a.1, &a.2).cmp(&(b.0 as u8, &b.1, &b.2)));
                 refers_to.dedup();
                 for v in &refers_to {
-                    *self.wanted.entry(v.clone()).or_default().entry(node.into()).or_default() += 1;
+                    *self
+                        .wanted
+                        .entry(v.clone())
+                        .or_default()
+                        .entry(node.into())
+                        .or_default() += 1;
                 }
-                self.pods.insert((namespace, name), Pod { node: node.into(), refers_to });
+                self.pods.insert(
+                    (namespace, name),
+                    Pod {
+                        node: node.into(),
+                        refers_to,
+                    },
+                );
             }
             Kind::Volume => {
-                let Some(claim) = o.at(&["spec", "claimRef"]).and_then(Value::as_object) else { return };
+                let Some(claim) = o.at(&["spec", "claimRef"]).and_then(Value::as_object) else {
+                    return;
+                };
                 let claim_namespace = Str::from(claim.str("namespace").unwrap_or_default());
                 let secrets = volume_secrets(o, &claim_namespace);
                 for s in &secrets {
                     self.volume_secrets.entry(s.clone()).or_default().insert(name.clone());
                 }
-                let claim = (Kind::Claim, claim_namespace, claim.str("name").unwrap_or_default().into());
+                let claim = (
+                    Kind::Claim,
+                    claim_namespace,
+                    claim.str("name").unwrap_or_default().into(),
+                );
                 self.volumes.insert(name, Volume { claim, secrets });
             }
             _ => {
@@ -113,7 +135,9 @@ impl Graph {
     pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
         match kind {
             Kind::Pod => {
-                let Some(pod) = self.pods.remove(&(namespace.into(), name.into())) else { return };
+                let Some(pod) = self.pods.remove(&(namespace.into(), name.into())) else {
+                    return;
+                };
                 for v in &pod.refers_to {
                     let Some(nodes) = self.wanted.get_mut(v) else { continue };
                     if let Some(count) = nodes.get_mut(&pod.node) {
@@ -128,7 +152,9 @@ impl Graph {
                 }
             }
             Kind::Volume => {
-                let Some(volume) = self.volumes.remove(name) else { return };
+                let Some(volume) = self.volumes.remove(name) else {
+                    return;
+                };
                 for s in &volume.secrets {
                     if let Some(volumes) = self.volume_secrets.get_mut(s) {
                         volumes.remove(name);
@@ -159,7 +185,12 @@ fn pod_references(pod: &Object) -> Vec<Vertex> {
     };
     let Some(spec) = pod.obj("spec") else { return out };
     let maps = |m: &'_ Map, key: &str| -> Vec<Map> {
-        m.arr(key).into_iter().flatten().filter_map(Value::as_object).cloned().collect()
+        m.arr(key)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object)
+            .cloned()
+            .collect()
     };
     let named = |m: &Map, key: &str| m.obj(key).and_then(|r| r.str("name")).map(str::to_string);
     add(Kind::ServiceAccount, spec.str("serviceAccountName"));
@@ -171,7 +202,10 @@ fn pod_references(pod: &Object) -> Vec<Vertex> {
             add(Kind::Claim, claim.str("claimName"));
         }
         if volume.obj("ephemeral").is_some() {
-            add(Kind::Claim, Some(&format!("{}-{}", pod.name(), volume.str("name").unwrap_or_default())));
+            add(
+                Kind::Claim,
+                Some(&format!("{}-{}", pod.name(), volume.str("name").unwrap_or_default())),
+            );
         }
         add(Kind::ConfigMap, named(&volume, "configMap").as_deref());
         for source in volume.obj("projected").map(|p| maps(p, "sources")).unwrap_or_default() {
@@ -217,10 +251,22 @@ fn volume_secrets(volume: &Object, claim_namespace: &Str) -> Vec<Vertex> {
     let mut out = Vec::new();
     for (_, source) in volume.obj("spec").into_iter().flatten() {
         let Some(source) = source.as_object() else { continue };
-        for key in ["secretRef", "nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"] {
+        for key in [
+            "secretRef",
+            "nodePublishSecretRef",
+            "nodeStageSecretRef",
+            "nodeExpandSecretRef",
+        ] {
             let Some(reference) = source.obj(key) else { continue };
-            let namespace = reference.str("namespace").filter(|n| !n.is_empty()).map_or(claim_namespace.clone(), Str::from);
-            out.push((Kind::Secret, namespace, reference.str("name").unwrap_or_default().into()));
+            let namespace = reference
+                .str("namespace")
+                .filter(|n| !n.is_empty())
+                .map_or(claim_namespace.clone(), Str::from);
+            out.push((
+                Kind::Secret,
+                namespace,
+                reference.str("name").unwrap_or_default().into(),
+            ));
         }
     }
     out

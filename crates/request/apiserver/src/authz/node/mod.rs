@@ -26,7 +26,11 @@ const NO_RELATION: &str = "no relationship found between node";
 
 impl NodeAuthorizer {
     pub fn new(rules: Vec<Rule>) -> Arc<Self> {
-        Arc::new(NodeAuthorizer { graph: RwLock::default(), changes: watch::Sender::new(0), rules })
+        Arc::new(NodeAuthorizer {
+            graph: RwLock::default(),
+            changes: watch::Sender::new(0),
+            rules,
+        })
     }
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -153,7 +157,11 @@ impl Authorizer for NodeAuthorizer {
                 _ => {}
             }
         }
-        if self.rules.iter().any(|r| r.allows(a)) { allow() } else { no("") }
+        if self.rules.iter().any(|r| r.allows(a)) {
+            allow()
+        } else {
+            no("")
+        }
     }
 
     fn rules(&self, user: &UserInfo, _namespace: &str) -> Rules {
@@ -201,9 +209,10 @@ fn own_node(node: &str, a: &Attributes) -> Decision {
         ("", "get" | "list" | "watch") if a.name.is_empty() => {
             no(format!("node '{node}' cannot read all nodes, only its own Node object"))
         }
-        ("", "get" | "list" | "watch") => {
-            no(format!("node '{node}' cannot read '{}', only its own Node object", a.name))
-        }
+        ("", "get" | "list" | "watch") => no(format!(
+            "node '{node}' cannot read '{}', only its own Node object",
+            a.name
+        )),
         _ => no(""),
     }
 }
@@ -241,7 +250,15 @@ impl NodeAuthorizer {
             ("/apis/resource.k8s.io/v1/resourceslices", Kind::Slice),
         ]
         .into_iter()
-        .map(|(path, kind)| (path, Arc::new(GraphSink { authorizer: self.clone(), kind }) as Arc<dyn Sink>))
+        .map(|(path, kind)| {
+            (
+                path,
+                Arc::new(GraphSink {
+                    authorizer: self.clone(),
+                    kind,
+                }) as Arc<dyn Sink>,
+            )
+        })
         .collect()
     }
     fn change(&self, f: impl FnOnce(&mut Graph)) {
@@ -261,7 +278,8 @@ impl Sink for GraphSink {
         self.authorizer.change(|g| g.set(self.kind, &object));
     }
     fn delete(&self, object: Object) {
-        self.authorizer.change(|g| g.remove(self.kind, object.namespace(), object.name()));
+        self.authorizer
+            .change(|g| g.remove(self.kind, object.namespace(), object.name()));
     }
 }
 
@@ -296,19 +314,33 @@ mod tests {
         }});
         assert!(!node.authorize(&ask("get", "secrets", "ns", "vol")).is_allowed());
         sinks[0].1.set(Object::try_from(pod).unwrap());
-        for (resource, name) in
-            [("secrets", "vol"), ("secrets", "env"), ("configmaps", "projected"), ("configmaps", "from"), ("serviceaccounts", "sa"), ("persistentvolumeclaims", "pvc"), ("pods", "p")]
-        {
-            assert!(node.authorize(&ask("get", resource, "ns", name)).is_allowed(), "{resource}/{name}");
+        for (resource, name) in [
+            ("secrets", "vol"),
+            ("secrets", "env"),
+            ("configmaps", "projected"),
+            ("configmaps", "from"),
+            ("serviceaccounts", "sa"),
+            ("persistentvolumeclaims", "pvc"),
+            ("pods", "p"),
+        ] {
+            assert!(
+                node.authorize(&ask("get", resource, "ns", name)).is_allowed(),
+                "{resource}/{name}"
+            );
         }
         let denied = node.authorize(&ask("get", "secrets", "ns", "other"));
-        assert_eq!(denied.reason(), "no relationship found between node 'n1' and this object");
+        assert_eq!(
+            denied.reason(),
+            "no relationship found between node 'n1' and this object"
+        );
         assert!(NodeAuthorizer::may_resolve(&denied));
         assert!(!node.authorize(&ask("get", "secrets", "other", "vol")).is_allowed());
         let pv = value!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"namespace": "ns", "name": "pvc"}}});
         sinks[1].1.replace(vec![Object::try_from(pv).unwrap()]);
         assert!(node.authorize(&ask("get", "persistentvolumes", "", "pv")).is_allowed());
-        sinks[0].1.delete(Object::try_from(value!({"metadata": {"name": "p", "namespace": "ns"}})).unwrap());
+        sinks[0]
+            .1
+            .delete(Object::try_from(value!({"metadata": {"name": "p", "namespace": "ns"}})).unwrap());
         assert!(!node.authorize(&ask("get", "secrets", "ns", "vol")).is_allowed());
         assert!(!node.authorize(&ask("get", "persistentvolumes", "", "pv")).is_allowed());
     }

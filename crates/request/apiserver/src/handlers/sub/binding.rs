@@ -21,7 +21,9 @@ pub async fn serve(call: Call<'_>) -> Served {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object").into());
     }
     let admission = call.state.admission.as_ref();
-    admission.mutate(&cx, Operation::Create, Some(&mut binding), None).await?;
+    admission
+        .mutate(&cx, Operation::Create, Some(&mut binding), None)
+        .await?;
     validate(&binding)?;
     admission.validate(&cx, Operation::Create, Some(&binding), None).await?;
     let result = bind(&call, &cx, &binding).await;
@@ -50,10 +52,16 @@ fn validate(binding: &Object) -> ApiResult<()> {
 /// Sets the node, unless the pod has one, is gated, or is going.
 async fn bind(call: &Call<'_>, cx: &Cx, binding: &Object) -> ApiResult<()> {
     let engine = &call.state.engine;
-    let pods = engine.table.get("", "v1", "pods").ok_or_else(|| ApiError::internal("pods are not served"))?;
+    let pods = engine
+        .table
+        .get("", "v1", "pods")
+        .ok_or_else(|| ApiError::internal("pods are not served"))?;
     let pod_cx = cx.derive(pods, &cx.namespace, &cx.name);
     loop {
-        let current = engine.current(&pod_cx).await?.ok_or_else(|| pod_cx.not_found(&cx.name))?;
+        let current = engine
+            .current(&pod_cx)
+            .await?
+            .ok_or_else(|| pod_cx.not_found(&cx.name))?;
         let pod = bound(&current.object, binding, engine.now())
             .map_err(|why| ApiError::conflict("", "pods/binding", &cx.name, why))?;
         if engine.swap(&pod_cx, &current, pod).await?.is_some() {
@@ -66,11 +74,16 @@ fn bound(pod: &Object, binding: &Object, now: jiff::Timestamp) -> Result<Object,
     let name = pod.name();
     let (uid, rv) = (binding.uid(), binding.resource_version());
     if !uid.is_empty() && uid != pod.uid() {
-        return Err(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", pod.uid()));
+        return Err(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            pod.uid()
+        ));
     }
     if !rv.is_empty() && rv != pod.resource_version() {
         let has = pod.resource_version();
-        return Err(format!("Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {has}"));
+        return Err(format!(
+            "Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {has}"
+        ));
     }
     if pod.deletion_timestamp().is_some() {
         return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
@@ -78,11 +91,18 @@ fn bound(pod: &Object, binding: &Object, now: jiff::Timestamp) -> Result<Object,
     if let Some(node) = pod.str_at(&["spec", "nodeName"]).filter(|n| !n.is_empty()) {
         return Err(format!("pod {name} is already assigned to node {node:?}"));
     }
-    if pod.at(&["spec", "schedulingGates"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
+    if pod
+        .at(&["spec", "schedulingGates"])
+        .and_then(Value::as_array)
+        .is_some_and(|g| !g.is_empty())
+    {
         return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     let mut out = pod.clone();
-    out.set_at(&["spec", "nodeName"], binding.str_at(&["target", "name"]).unwrap_or_default());
+    out.set_at(
+        &["spec", "nodeName"],
+        binding.str_at(&["target", "name"]).unwrap_or_default(),
+    );
     out.remove_at(&["status", "nominatedNodeName"]);
     for key in ["annotations", "labels"] {
         let added: Option<&Map> = binding.meta().and_then(|m| m.obj(key));
@@ -96,11 +116,22 @@ fn bound(pod: &Object, binding: &Object, now: jiff::Timestamp) -> Result<Object,
 
 /// Sets a condition of a pod; its transition time moves only when the status does.
 pub fn set_condition(pod: &mut Object, mut condition: Value, now: jiff::Timestamp) {
-    let kind = condition.get("type").and_then(Value::as_str).unwrap_or_default().to_string();
+    let kind = condition
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_string();
     condition.set_at(&["lastProbeTime"], Value::Null);
     condition.set_at(&["lastTransitionTime"], timestamp(now));
-    let mut list = pod.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
-    match list.iter_mut().find(|c| c.get("type").and_then(Value::as_str) == Some(&kind)) {
+    let mut list = pod
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    match list
+        .iter_mut()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some(&kind))
+    {
         Some(old) => {
             if old.get("status") == condition.get("status")
                 && let Some(since) = old.get("lastTransitionTime").cloned()

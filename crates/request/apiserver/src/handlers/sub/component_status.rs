@@ -23,7 +23,14 @@ pub async fn serve(call: Call<'_>) -> Served {
                 return Err(keelson_api::ApiError::not_found("", "componentstatus", name).into());
             }
             let object = etcd(&call).await?;
-            Ok(respond::object(StatusCode::OK, call.out, &call.def, &call.def.schema, object, call.include_object())?)
+            Ok(respond::object(
+                StatusCode::OK,
+                call.out,
+                &call.def,
+                &call.def.schema,
+                object,
+                call.include_object(),
+            )?)
         }
         _ => Err(method_not_allowed(&call).into()),
     }

@@ -30,8 +30,12 @@ pub async fn serve(call: Call<'_>) -> Served {
         None => DeleteOptions::default(),
     };
     let admission = call.state.admission.as_ref();
-    admission.mutate(&cx, Operation::Create, Some(&mut eviction), None).await?;
-    admission.validate(&cx, Operation::Create, Some(&eviction), None).await?;
+    admission
+        .mutate(&cx, Operation::Create, Some(&mut eviction), None)
+        .await?;
+    admission
+        .validate(&cx, Operation::Create, Some(&eviction), None)
+        .await?;
     let result = evict(&call.state.engine, &cx, options).await;
     call.gathered(&cx);
     result?;
@@ -86,13 +90,18 @@ async fn evict_running(engine: &Engine, cx: &Cx, pod: Object, mut options: Delet
             if may_go_unhealthy(&pod, budget) {
                 // The pod must not have become healthy since it was looked at.
                 guarded = true;
-                options.resource_version.get_or_insert_with(|| pod.resource_version().into());
+                options
+                    .resource_version
+                    .get_or_insert_with(|| pod.resource_version().into());
             } else {
                 spend(engine, cx, &name, pod.name()).await?;
             }
         }
         _ => {
-            let mut e = ApiError::new(Reason::Unknown, "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.");
+            let mut e = ApiError::new(
+                Reason::Unknown,
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            );
             e.code = 500;
             return Err(e);
         }
@@ -104,9 +113,15 @@ async fn evict_running(engine: &Engine, cx: &Cx, pod: Object, mut options: Delet
 }
 
 async fn budgets_of(engine: &Engine, cx: &Cx, pod: &Object) -> ApiResult<Vec<Object>> {
-    let def = engine.table.get("policy", "v1", "poddisruptionbudgets").ok_or_else(|| ApiError::internal("budgets are not served"))?;
-    let all = engine.list_objects(&cx.derive(def, &cx.namespace, ""), &ListOptions::default()).await?;
-    let guards = |b: &Object| LabelSelector::from_object(b.at(&["spec", "selector"])).is_ok_and(|s| s.matches(pod.labels()));
+    let def = engine
+        .table
+        .get("policy", "v1", "poddisruptionbudgets")
+        .ok_or_else(|| ApiError::internal("budgets are not served"))?;
+    let all = engine
+        .list_objects(&cx.derive(def, &cx.namespace, ""), &ListOptions::default())
+        .await?;
+    let guards =
+        |b: &Object| LabelSelector::from_object(b.at(&["spec", "selector"])).is_ok_and(|s| s.matches(pod.labels()));
     Ok(all.into_iter().filter(guards).collect())
 }
 
@@ -118,7 +133,8 @@ fn status_int(budget: &Object, key: &str) -> i64 {
 fn may_go_unhealthy(pod: &Object, budget: &Object) -> bool {
     let conditions = pod.at(&["status", "conditions"]).and_then(Value::as_array);
     let ready = conditions.into_iter().flatten().any(|c| {
-        c.get("type").and_then(Value::as_str) == Some("Ready") && c.get("status").and_then(Value::as_str) == Some("True")
+        c.get("type").and_then(Value::as_str) == Some("Ready")
+            && c.get("status").and_then(Value::as_str) == Some("True")
     });
     if ready {
         return false;
@@ -131,31 +147,45 @@ fn may_go_unhealthy(pod: &Object, budget: &Object) -> bool {
 }
 
 fn budget_cause(message: String) -> Vec<Cause> {
-    vec![Cause { reason: Str::from("DisruptionBudget"), message, field: String::new() }]
+    vec![Cause {
+        reason: Str::from("DisruptionBudget"),
+        message,
+        field: String::new(),
+    }]
 }
 
 const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 fn try_later(budget: &str) -> ApiError {
     ApiError::new(Reason::TooManyRequests, VIOLATES)
-        .with_causes(budget_cause(format!("The disruption budget {budget} is still being processed by the server.")))
+        .with_causes(budget_cause(format!(
+            "The disruption budget {budget} is still being processed by the server."
+        )))
         .with_retry_after(10)
 }
 
 /// Takes one disruption from the budget.
 async fn spend(engine: &Engine, cx: &Cx, budget: &str, pod: &str) -> ApiResult<()> {
-    let def = engine.table.get("policy", "v1", "poddisruptionbudgets").ok_or_else(|| ApiError::internal("budgets are not served"))?;
+    let def = engine
+        .table
+        .get("policy", "v1", "poddisruptionbudgets")
+        .ok_or_else(|| ApiError::internal("budgets are not served"))?;
     let mut budget_cx = cx.derive(def, &cx.namespace, budget).with_subresource("status");
     budget_cx.dry_run = cx.dry_run;
     for _ in 0..RETRIES {
-        let Some(current) = engine.current(&budget_cx).await? else { return Err(budget_cx.not_found(budget)) };
+        let Some(current) = engine.current(&budget_cx).await? else {
+            return Err(budget_cx.not_found(budget));
+        };
         let mut new = current.object.clone();
         check_and_spend(&mut new, pod, engine.now())?;
         if engine.swap(&budget_cx, &current, new).await?.is_some() {
             return Ok(());
         }
     }
-    let mut e = ApiError::new(Reason::Timeout, format!("Timeout: couldn't update PodDisruptionBudget {budget:?} due to conflicts"));
+    let mut e = ApiError::new(
+        Reason::Timeout,
+        format!("Timeout: couldn't update PodDisruptionBudget {budget:?} due to conflicts"),
+    );
     e = e.with_retry_after(10);
     Err(e)
 }
@@ -175,13 +205,21 @@ fn check_and_spend(b: &mut Object, pod: &str, now: jiff::Timestamp) -> ApiResult
     };
     if allowed < 0 {
         let why = "pdb disruptions allowed is negative";
-        return Err(forbidden(why, format!("The disruption budget {name} does not allow evicting pods currently: {why}")));
+        return Err(forbidden(
+            why,
+            format!("The disruption budget {name} does not allow evicting pods currently: {why}"),
+        ));
     }
-    let disrupted = b.at(&["status", "disruptedPods"]).and_then(Value::as_object).map_or(0, |m| m.len());
+    let disrupted = b
+        .at(&["status", "disruptedPods"])
+        .and_then(Value::as_object)
+        .map_or(0, |m| m.len());
     if disrupted > MAX_DISRUPTED {
         return Err(forbidden(
             "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
-            format!("The disruption budget {name} does not allow evicting pods currently: too many pending evictions not confirmed by PDB controller"),
+            format!(
+                "The disruption budget {name} does not allow evicting pods currently: too many pending evictions not confirmed by PDB controller"
+            ),
         ));
     }
     if allowed == 0 {
@@ -203,15 +241,27 @@ fn why_not(b: &Object) -> String {
         .into_iter()
         .flatten()
         .find(|c| c.get("type").and_then(Value::as_str) == Some("DisruptionAllowed"));
-    let text = |key: &str| condition.and_then(|c| c.get(key)).and_then(Value::as_str).unwrap_or_default();
+    let text = |key: &str| {
+        condition
+            .and_then(|c| c.get(key))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let refused = text("status") == "False" && !text("message").is_empty();
     let (desired, current) = (status_int(b, "desiredHealthy"), status_int(b, "currentHealthy"));
     if refused && text("reason") == "SyncFailed" {
-        format!("The disruption budget {name} does not allow evicting pods currently because it failed sync: {}", text("message"))
+        format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
+            text("message")
+        )
     } else if current <= desired {
         format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
     } else if refused {
-        format!("The disruption budget {name} does not allow evicting pods currently ({}): {}", text("reason"), text("message"))
+        format!(
+            "The disruption budget {name} does not allow evicting pods currently ({}): {}",
+            text("reason"),
+            text("message")
+        )
     } else {
         format!("The disruption budget {name} does not allow evicting pods currently")
     }
@@ -224,7 +274,11 @@ fn refuse_from_now(b: &mut Object, now: jiff::Timestamp) {
         "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
         "observedGeneration": generation, "lastTransitionTime": timestamp(now).as_str(),
     });
-    let mut list = b.at(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut list = b
+        .at(&["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     list.retain(|c| c.get("type").and_then(Value::as_str) != Some("DisruptionAllowed"));
     list.push(condition);
     b.set_at(&["status", "conditions"], list);
@@ -244,7 +298,12 @@ impl UpdateSource for Disrupted<'_> {
                 pod.uid()
             )));
         }
-        if let Some(rv) = self.0.resource_version.as_deref().filter(|r| !r.is_empty() && *r != pod.resource_version()) {
+        if let Some(rv) = self
+            .0
+            .resource_version
+            .as_deref()
+            .filter(|r| !r.is_empty() && *r != pod.resource_version())
+        {
             return Err(conflict(format!(
                 "the ResourceVersion in the precondition ({rv}) does not match the ResourceVersion in record ({}). The object might have been modified",
                 pod.resource_version()
@@ -260,8 +319,12 @@ impl UpdateSource for Disrupted<'_> {
 
 async fn mark_and_delete(engine: &Engine, cx: &Cx, mut options: DeleteOptions) -> ApiResult<()> {
     if !options.is_dry_run() {
-        let status_cx = cx.derive(cx.def.clone(), &cx.namespace, &cx.name).with_subresource("status");
-        let (marked, _) = engine.update(&status_cx, &AdmitAll, &Disrupted(&options), false).await?;
+        let status_cx = cx
+            .derive(cx.def.clone(), &cx.namespace, &cx.name)
+            .with_subresource("status");
+        let (marked, _) = engine
+            .update(&status_cx, &AdmitAll, &Disrupted(&options), false)
+            .await?;
         if options.resource_version.is_some() {
             options.resource_version = Some(marked.resource_version().into());
         }

@@ -45,14 +45,22 @@ fn own_body(call: &Call<'_>, cx: &Cx, kind: &GroupVersionKind) -> ApiResult<(Obj
     let schema = builtin::builtin_kind(kind).ok_or_else(|| ApiError::internal(format!("no schema of {kind}")))?;
     let format: Format = super::negotiate::input(call.content_type().as_deref(), false)?;
     let bytes = call.body.clone();
-    let expected = super::body::Expected { kind, schema: &schema, strategy: None, custom: false };
+    let expected = super::body::Expected {
+        kind,
+        schema: &schema,
+        strategy: None,
+        custom: false,
+    };
     let object = super::body::decode(cx, &bytes, format, &expected)?;
     Ok((object, schema))
 }
 
 /// Answers with an object of a kind that is no resource's.
 fn own_answer(call: &Call<'_>, code: StatusCode, object: Object, schema: &SchemaRef) -> Served {
-    let out = super::negotiate::Output { shape: super::negotiate::Shape::Object, ..call.out };
+    let out = super::negotiate::Output {
+        shape: super::negotiate::Shape::Object,
+        ..call.out
+    };
     Ok(super::respond::typed(code, out, object, schema)?)
 }
 

@@ -17,7 +17,9 @@ pub async fn serve(call: Call<'_>) -> Served {
     let kind = call.def.gvk();
     let (mut review, schema) = own_body(&call, &cx, &kind)?;
     let admission = call.state.admission.as_ref();
-    admission.mutate(&cx, Operation::Create, Some(&mut review), None).await?;
+    admission
+        .mutate(&cx, Operation::Create, Some(&mut review), None)
+        .await?;
     admission.validate(&cx, Operation::Create, Some(&review), None).await?;
     match kind.kind.as_str() {
         "TokenReview" => token(&call, &mut review).await?,
@@ -36,11 +38,18 @@ fn me(call: &Call, review: &mut Object) {
 async fn token(call: &Call<'_>, review: &mut Object) -> ApiResult<()> {
     let token = review.str_at(&["spec", "token"]).unwrap_or_default().to_string();
     if token.is_empty() {
-        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
+        return Err(ApiError::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
     }
     let audiences = strings(review.at(&["spec", "audiences"]));
     let mut status = Map::new();
-    match call.state.token_authenticator.authenticate_token(&token, &audiences).await {
+    match call
+        .state
+        .token_authenticator
+        .authenticate_token(&token, &audiences)
+        .await
+    {
         Ok(Some(identity)) => {
             status.insert("authenticated", true);
             status.insert("user", identity.user.to_value());
@@ -125,8 +134,16 @@ fn attributes(user: UserInfo, review: &Object) -> Attributes {
         };
     }
     let empty = Map::new();
-    let r = review.at(&["spec", "nonResourceAttributes"]).and_then(Value::as_object).unwrap_or(&empty);
-    Attributes { user, verb: text(r, "verb"), path: text(r, "path"), ..Attributes::default() }
+    let r = review
+        .at(&["spec", "nonResourceAttributes"])
+        .and_then(Value::as_object)
+        .unwrap_or(&empty);
+    Attributes {
+        user,
+        verb: text(r, "verb"),
+        path: text(r, "path"),
+        ..Attributes::default()
+    }
 }
 
 fn raw_selector(r: &Map, key: &str) -> Str {
@@ -142,9 +159,16 @@ fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
         errs.push(Cause::invalid("spec", other.unwrap_or(&Value::Null), ONE_OF));
     }
     if kind != "SelfSubjectAccessReview" {
-        let groups = review.at(&["spec", "groups"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty());
+        let groups = review
+            .at(&["spec", "groups"])
+            .and_then(Value::as_array)
+            .is_some_and(|g| !g.is_empty());
         if review.str_at(&["spec", "user"]).unwrap_or_default().is_empty() && !groups {
-            errs.push(Cause::invalid("spec.user", &"".into(), "at least one of user or group must be specified"));
+            errs.push(Cause::invalid(
+                "spec.user",
+                &"".into(),
+                "at least one of user or group must be specified",
+            ));
         }
     }
     let local = kind == "LocalSubjectAccessReview";
@@ -153,22 +177,43 @@ fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
         !allowed && !v.is_null() && v.as_str() != Some("")
     });
     if foreign {
-        let why = if local { "must be empty except for namespace" } else { "must be empty" };
-        errs.push(Cause::invalid("metadata", review.get("metadata").unwrap_or(&Value::Null), why));
+        let why = if local {
+            "must be empty except for namespace"
+        } else {
+            "must be empty"
+        };
+        errs.push(Cause::invalid(
+            "metadata",
+            review.get("metadata").unwrap_or(&Value::Null),
+            why,
+        ));
     }
     if local {
         if let Some(ns) = resource.map(|r| r.get("namespace").and_then(Value::as_str).unwrap_or_default())
             && ns != cx.namespace
         {
-            errs.push(Cause::invalid("spec.resourceAttributes.namespace", &ns.into(), "must match metadata.namespace"));
+            errs.push(Cause::invalid(
+                "spec.resourceAttributes.namespace",
+                &ns.into(),
+                "must match metadata.namespace",
+            ));
         }
         if let Some(v) = other {
-            errs.push(Cause::invalid("spec.nonResourceAttributes", v, "disallowed on this kind of request"));
+            errs.push(Cause::invalid(
+                "spec.nonResourceAttributes",
+                v,
+                "disallowed on this kind of request",
+            ));
         }
     }
     errs
 }
 
 fn strings(list: Option<&Value>) -> Vec<Str> {
-    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+    list.and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Str::from)
+        .collect()
 }

@@ -14,7 +14,7 @@ use keelson_registry::def::ScalePaths;
 use keelson_registry::engine::{Engine, UpdateSource};
 use keelson_registry::managed::{self, Target};
 use keelson_registry::patch::Patch;
-use keelson_registry::{AdmitAll, Admission, Cx, Operation};
+use keelson_registry::{Admission, AdmitAll, Cx, Operation};
 use std::sync::Arc;
 
 const VERSION: &str = "autoscaling/v1";
@@ -47,7 +47,12 @@ pub async fn serve(call: Call<'_>) -> Served {
         }
         _ => return Err(method_not_allowed(&call).into()),
     };
-    let source = Source { how, paths, schema: schema.clone(), admission: call.state.admission.clone() };
+    let source = Source {
+        how,
+        paths,
+        schema: schema.clone(),
+        admission: call.state.admission.clone(),
+    };
     // Admission has seen the Scale; it isn't asked again about the resource.
     let result = engine.update(&cx, &AdmitAll, &source, false).await;
     call.gathered(&cx);
@@ -57,7 +62,10 @@ pub async fn serve(call: Call<'_>) -> Served {
 }
 
 fn paths(cx: &Cx) -> ApiResult<ScalePaths> {
-    cx.def.subresource("scale").and_then(|s| s.scale.clone()).ok_or_else(|| ApiError::internal("the resource has no scale"))
+    cx.def
+        .subresource("scale")
+        .and_then(|s| s.scale.clone())
+        .ok_or_else(|| ApiError::internal("the resource has no scale"))
 }
 
 fn at<'a>(o: &'a Object, path: &[Str]) -> Option<&'a Value> {
@@ -80,13 +88,19 @@ fn of(cx: &Cx, paths: &ScalePaths, parent: &Object) -> ApiResult<Object> {
         Some(n) if n != 0 => scale.set_at(&["spec", "replicas"], n),
         Some(_) => {}
         None if cx.def.custom => {
-            return Err(ApiError::internal(format!("the spec replicas field {:?} does not exist", format!(".{}", paths.spec_replicas.join(".")))));
+            return Err(ApiError::internal(format!(
+                "the spec replicas field {:?} does not exist",
+                format!(".{}", paths.spec_replicas.join("."))
+            )));
         }
         None => {}
     }
     scale.set_at(&["status", "replicas"], number(&paths.status_replicas).unwrap_or(0));
     let selector = match &paths.selector {
-        Some(path) => at(parent, path).and_then(Value::as_str).map(String::from).unwrap_or_default(),
+        Some(path) => at(parent, path)
+            .and_then(Value::as_str)
+            .map(String::from)
+            .unwrap_or_default(),
         None if cx.def.custom => String::new(),
         None => selector_text(parent.at(&["spec", "selector"]))?,
     };
@@ -98,7 +112,9 @@ fn of(cx: &Cx, paths: &ScalePaths, parent: &Object) -> ApiResult<Object> {
 
 /// A selector as text; a ReplicationController's is a plain map.
 fn selector_text(selector: Option<&Value>) -> ApiResult<String> {
-    let plain = selector.and_then(Value::as_object).filter(|m| !m.contains_key("matchLabels") && !m.contains_key("matchExpressions"));
+    let plain = selector
+        .and_then(Value::as_object)
+        .filter(|m| !m.contains_key("matchLabels") && !m.contains_key("matchExpressions"));
     let parsed = match plain {
         Some(map) => LabelSelector::from_map(Some(map)),
         None => LabelSelector::from_object(selector).map_err(ApiError::bad_request)?,
@@ -122,18 +138,25 @@ struct Source {
 impl Source {
     /// Where replicas stand in the versions that managed fields may name.
     fn replicas_path(&self, cx: &Cx, api_version: &str) -> Option<Option<Path>> {
-        let known = api_version == cx.def.api_version() || keelson_api::GroupVersion::parse(api_version).group == cx.def.gvr.group;
+        let known = api_version == cx.def.api_version()
+            || keelson_api::GroupVersion::parse(api_version).group == cx.def.gvr.group;
         let path: Vec<&str> = self.paths.spec_replicas.iter().map(Str::as_str).collect();
         known.then(|| Some(Path::fields(&path)))
     }
     fn changed(&self, engine: &Engine, cx: &Cx, old: &Object) -> ApiResult<Object> {
-        let target = Target { schema: &self.schema, api_version: VERSION, kind: "Scale" };
+        let target = Target {
+            schema: &self.schema,
+            api_version: VERSION,
+            kind: "Scale",
+        };
         let mut new = match &self.how {
             How::Replace(o) => o.clone(),
             How::Patch(p) => p.apply_as(cx, &self.schema, None, old)?,
             How::Apply(a) => {
                 let merged = managed::apply_as(cx, &target, Some(old), a.config(), a.force(), engine.now())?;
-                return complete(&self.schema, None, merged).map(|(o, _)| o).map_err(ApiError::bad_request);
+                return complete(&self.schema, None, merged)
+                    .map(|(o, _)| o)
+                    .map_err(ApiError::bad_request);
             }
         };
         managed::update_as(cx, &target, Some(old), &mut new, engine.now());
@@ -165,18 +188,29 @@ impl UpdateSource for Source {
                 cx.name
             )));
         }
-        self.admission.mutate(cx, Operation::Update, Some(&mut new), Some(&old)).await?;
+        self.admission
+            .mutate(cx, Operation::Update, Some(&mut new), Some(&old))
+            .await?;
         let replicas = new.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
         if replicas < 0 {
             let cause = Cause::invalid("spec.replicas", &replicas.into(), "must be greater than or equal to 0");
             return Err(ApiError::invalid("autoscaling", "Scale", new.name(), vec![cause]));
         }
-        self.admission.validate(cx, Operation::Update, Some(&new), Some(&old)).await?;
+        self.admission
+            .validate(cx, Operation::Update, Some(&new), Some(&old))
+            .await?;
         let mut out = parent.clone();
         let keys: Vec<&str> = self.paths.spec_replicas.iter().map(Str::as_str).collect();
         out.set_at(&keys, replicas);
         let asked = new.resource_version();
-        out.set_meta("resourceVersion", if asked.is_empty() { parent.resource_version() } else { asked });
+        out.set_meta(
+            "resourceVersion",
+            if asked.is_empty() {
+                parent.resource_version()
+            } else {
+                asked
+            },
+        );
         let after = new.meta().and_then(|m| m.get("managedFields"));
         match ownership::to_parent(entries, after, &cx.def.api_version(), &path).map_err(ApiError::internal)? {
             Some(list) => {

@@ -18,7 +18,9 @@ pub async fn serve(call: Call<'_>) -> Served {
     let kind = GroupVersionKind::new(GROUP, "v1", "TokenRequest");
     let (mut request, schema) = own_body(&call, &cx, &kind)?;
     let admission = call.state.admission.as_ref();
-    admission.mutate(&cx, Operation::Create, Some(&mut request), None).await?;
+    admission
+        .mutate(&cx, Operation::Create, Some(&mut request), None)
+        .await?;
     let result = issue(&call, &cx, &mut request).await;
     call.gathered(&cx);
     result?;
@@ -26,7 +28,10 @@ pub async fn serve(call: Call<'_>) -> Served {
 }
 
 fn must_match(cx: &Cx, request: &Object) -> ApiResult<()> {
-    let account = [("name", request.name(), cx.name.as_str()), ("namespace", request.namespace(), cx.namespace.as_str())];
+    let account = [
+        ("name", request.name(), cx.name.as_str()),
+        ("namespace", request.namespace(), cx.namespace.as_str()),
+    ];
     for (field, has, wanted) in account {
         if !has.is_empty() && has != wanted {
             let why = format!("must match the service account {field} if specified");
@@ -38,7 +43,10 @@ fn must_match(cx: &Cx, request: &Object) -> ApiResult<()> {
 }
 
 fn validate(request: &Object) -> ApiResult<i64> {
-    let seconds = request.at(&["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(3600);
+    let seconds = request
+        .at(&["spec", "expirationSeconds"])
+        .and_then(Value::as_i64)
+        .unwrap_or(3600);
     let why = match seconds {
         s if s < MIN_SECONDS => "may not specify a duration less than 10 minutes",
         s if s > MAX_SECONDS => "may not specify a duration larger than 2^32 seconds",
@@ -57,7 +65,11 @@ async fn issue(call: &Call<'_>, cx: &Cx, request: &mut Object) -> ApiResult<()> 
             GROUP,
             "TokenRequest",
             &cx.name,
-            format!("the UID in the token request ({}) does not match the UID of the service account ({})", request.uid(), account.uid()),
+            format!(
+                "the UID in the token request ({}) does not match the UID of the service account ({})",
+                request.uid(),
+                account.uid()
+            ),
         ));
     }
     request.set_meta("name", account.name());
@@ -65,7 +77,10 @@ async fn issue(call: &Call<'_>, cx: &Cx, request: &mut Object) -> ApiResult<()> 
     request.set_meta("uid", account.uid());
     request.set_meta("creationTimestamp", &timestamp(engine.now()));
     let expiration_seconds = validate(request)?;
-    call.state.admission.validate(cx, Operation::Create, Some(request), None).await?;
+    call.state
+        .admission
+        .validate(cx, Operation::Create, Some(request), None)
+        .await?;
     let mut spec = TokenSpec {
         namespace: account.namespace().into(),
         service_account: bound(&account),
@@ -73,24 +88,42 @@ async fn issue(call: &Call<'_>, cx: &Cx, request: &mut Object) -> ApiResult<()> 
         expiration_seconds,
         ..TokenSpec::default()
     };
-    if let Some(reference) = request.at(&["spec", "boundObjectRef"]).and_then(Value::as_object).cloned() {
+    if let Some(reference) = request
+        .at(&["spec", "boundObjectRef"])
+        .and_then(Value::as_object)
+        .cloned()
+    {
         bind(call, cx, &Object(reference), &mut spec).await?;
     }
     let issued = call.state.token_issuer.issue(&spec)?;
-    cx.annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={}", issued.id));
+    cx.annotate(
+        "authentication.kubernetes.io/issued-credential-id",
+        format!("JTI={}", issued.id),
+    );
     let audiences: Vec<Value> = issued.audiences.iter().cloned().map(Value::String).collect();
     request.set_at(&["spec", "audiences"], audiences);
     request.set_at(&["spec", "expirationSeconds"], issued.expiration_seconds);
-    request.set_at(&["status"], keelson_api::value!({"token": issued.token, "expirationTimestamp": timestamp(issued.expires).as_str()}));
+    request.set_at(
+        &["status"],
+        keelson_api::value!({"token": issued.token, "expirationTimestamp": timestamp(issued.expires).as_str()}),
+    );
     Ok(())
 }
 
 fn bound(o: &Object) -> BoundObject {
-    BoundObject { name: o.name().into(), uid: o.uid().into() }
+    BoundObject {
+        name: o.name().into(),
+        uid: o.uid().into(),
+    }
 }
 
 fn strings(list: Option<&Value>) -> Vec<Str> {
-    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+    list.and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Str::from)
+        .collect()
 }
 
 /// Looks up what the token is to be bound to.
@@ -110,7 +143,10 @@ async fn bind(call: &Call<'_>, cx: &Cx, reference: &Object, spec: &mut TokenSpec
             if let Some(node) = pod.str_at(&["spec", "nodeName"]).filter(|n| !n.is_empty()) {
                 spec.node = Some(match get(call, cx, "nodes", "", node).await {
                     Ok(n) => bound(&n),
-                    Err(e) if e.is(Reason::NotFound) => BoundObject { name: node.into(), uid: Str::default() },
+                    Err(e) if e.is(Reason::NotFound) => BoundObject {
+                        name: node.into(),
+                        uid: Str::default(),
+                    },
                     Err(e) => return Err(e),
                 });
             }
@@ -129,7 +165,9 @@ async fn bind(call: &Call<'_>, cx: &Cx, reference: &Object, spec: &mut TokenSpec
         }
         _ => {
             let gv = keelson_api::GroupVersion::parse(&text("apiVersion"));
-            return Err(ApiError::bad_request(format!("cannot bind token to object of type {gv}, Kind={kind}")));
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token to object of type {gv}, Kind={kind}"
+            )));
         }
     };
     let uid = text("uid");
@@ -138,7 +176,9 @@ async fn bind(call: &Call<'_>, cx: &Cx, reference: &Object, spec: &mut TokenSpec
             "",
             &kind,
             &name,
-            format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"),
+            format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            ),
         ));
     }
     Ok(())
@@ -146,6 +186,9 @@ async fn bind(call: &Call<'_>, cx: &Cx, reference: &Object, spec: &mut TokenSpec
 
 async fn get(call: &Call<'_>, cx: &Cx, resource: &str, namespace: &str, name: &str) -> ApiResult<Object> {
     let engine = &call.state.engine;
-    let def = engine.table.get("", "v1", resource).ok_or_else(|| ApiError::internal(format!("{resource} are not served")))?;
+    let def = engine
+        .table
+        .get("", "v1", resource)
+        .ok_or_else(|| ApiError::internal(format!("{resource} are not served")))?;
     engine.get(&cx.derive(def, namespace, name), "").await
 }

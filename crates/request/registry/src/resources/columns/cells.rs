@@ -13,20 +13,49 @@ pub struct Col {
 }
 
 pub const fn text(name: &'static str, cell: fn(&Row) -> Value) -> Col {
-    Col { name, kind: "string", format: "", priority: 0, cell }
+    Col {
+        name,
+        kind: "string",
+        format: "",
+        priority: 0,
+        cell,
+    }
 }
 pub const fn number(name: &'static str, cell: fn(&Row) -> Value) -> Col {
-    Col { name, kind: "integer", format: "", priority: 0, cell }
+    Col {
+        name,
+        kind: "integer",
+        format: "",
+        priority: 0,
+        cell,
+    }
 }
 pub const fn flag(name: &'static str, cell: fn(&Row) -> Value) -> Col {
-    Col { name, kind: "boolean", format: "", priority: 0, cell }
+    Col {
+        name,
+        kind: "boolean",
+        format: "",
+        priority: 0,
+        cell,
+    }
 }
 /// Shown in wide tables only.
 pub const fn wide(name: &'static str, cell: fn(&Row) -> Value) -> Col {
-    Col { name, kind: "string", format: "", priority: 1, cell }
+    Col {
+        name,
+        kind: "string",
+        format: "",
+        priority: 1,
+        cell,
+    }
 }
-pub const NAME: Col =
-    Col { name: "Name", kind: "string", format: "name", priority: 0, cell: |r| r.object.name().into() };
+pub const NAME: Col = Col {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+    cell: |r| r.object.name().into(),
+};
 pub const AGE: Col = text("Age", |r| r.since(r.object.creation_timestamp()).into());
 
 pub const NONE: &str = "<none>";
@@ -61,7 +90,10 @@ impl<'a> Row<'a> {
         self.at(path).and_then(Value::as_bool).unwrap_or(false)
     }
     pub fn list(&self, path: &str) -> &'a [Value] {
-        self.at(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+        self.at(path)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
     pub fn strings(&self, path: &str) -> Vec<&'a str> {
         self.list(path).iter().filter_map(Value::as_str).collect()
@@ -80,7 +112,11 @@ impl<'a> Row<'a> {
     pub fn containers(&self, template: &str) -> (String, String) {
         let containers = self.list(&format!("{template}.spec.containers"));
         let each = |key: &str| {
-            containers.iter().filter_map(|c| c.get(key).and_then(Value::as_str)).collect::<Vec<_>>().join(",")
+            containers
+                .iter()
+                .filter_map(|c| c.get(key).and_then(Value::as_str))
+                .collect::<Vec<_>>()
+                .join(",")
         };
         (each("name"), each("image"))
     }
@@ -118,19 +154,38 @@ pub fn some(items: &[String]) -> String {
 }
 
 pub fn joined(items: &[&str], empty: &str) -> Value {
-    if items.is_empty() { empty.into() } else { items.join(",").into() }
+    if items.is_empty() {
+        empty.into()
+    } else {
+        items.join(",").into()
+    }
 }
 
 /// A label selector as text: `app=web,tier in (a,b)`.
 pub fn selector(value: Option<&Value>) -> String {
-    let Some(map) = value.and_then(Value::as_object) else { return NONE.into() };
+    let Some(map) = value.and_then(Value::as_object) else {
+        return NONE.into();
+    };
     let has_form = map.contains_key("matchLabels") || map.contains_key("matchExpressions");
     let labels = if has_form { map.obj("matchLabels") } else { Some(map) };
-    let mut parts: Vec<String> =
-        labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-    for e in map.arr("matchExpressions").into_iter().flatten().filter_map(Value::as_object) {
+    let mut parts: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
+    for e in map
+        .arr("matchExpressions")
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+    {
         let key = e.str("key").unwrap_or_default();
-        let values: Vec<&str> = e.arr("values").into_iter().flatten().filter_map(Value::as_str).collect();
+        let values: Vec<&str> = e
+            .arr("values")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         parts.push(match e.str("operator") {
             Some("In") => format!("{key} in ({})", values.join(",")),
             Some("NotIn") => format!("{key} notin ({})", values.join(",")),

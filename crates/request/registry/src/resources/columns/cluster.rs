@@ -13,15 +13,24 @@ const NODE: &[Col] = &[
     wide("External-IP", |r| node_address(r, "ExternalIP")),
     wide("OS-Image", |r| r.str_or("status.nodeInfo.osImage", UNKNOWN)),
     wide("Kernel-Version", |r| r.str_or("status.nodeInfo.kernelVersion", UNKNOWN)),
-    wide("Container-Runtime", |r| r.str_or("status.nodeInfo.containerRuntimeVersion", UNKNOWN)),
+    wide("Container-Runtime", |r| {
+        r.str_or("status.nodeInfo.containerRuntimeVersion", UNKNOWN)
+    }),
 ];
 
 const NAMESPACE: &[Col] = &[NAME, text("Status", |r| r.str("status.phase").into()), AGE];
 const NAME_AGE: &[Col] = &[NAME, AGE];
-const CONFIG_MAP: &[Col] =
-    &[NAME, text("Data", |r| (size(r, "data") + size(r, "binaryData")).into()), AGE];
-const SECRET: &[Col] =
-    &[NAME, text("Type", |r| r.str("type").into()), text("Data", |r| size(r, "data").into()), AGE];
+const CONFIG_MAP: &[Col] = &[
+    NAME,
+    text("Data", |r| (size(r, "data") + size(r, "binaryData")).into()),
+    AGE,
+];
+const SECRET: &[Col] = &[
+    NAME,
+    text("Type", |r| r.str("type").into()),
+    text("Data", |r| size(r, "data").into()),
+    AGE,
+];
 
 const SERVICE: &[Col] = &[
     NAME,
@@ -45,7 +54,9 @@ const ENDPOINT_SLICE: &[Col] = &[
     text("Endpoints", |r| match r.list("endpoints") {
         [] => UNSET.into(),
         all => {
-            let ips = all.iter().flat_map(|e| e.get("addresses").and_then(Value::as_array).into_iter().flatten());
+            let ips = all
+                .iter()
+                .flat_map(|e| e.get("addresses").and_then(Value::as_array).into_iter().flatten());
             some(&ips.filter_map(Value::as_str).map(str::to_string).collect::<Vec<_>>()).into()
         }
     }),
@@ -64,7 +75,12 @@ const EVENT: &[Col] = &[
             let kind = r.str(&format!("{base}.kind")).to_lowercase();
             format!("{kind}/{}", r.str(&format!("{base}.name")))
         };
-        if r.at("involvedObject").is_some() { of("involvedObject") } else { of("regarding") }.into()
+        if r.at("involvedObject").is_some() {
+            of("involvedObject")
+        } else {
+            of("regarding")
+        }
+        .into()
     }),
     wide("Subobject", |r| match r.str("involvedObject.fieldPath") {
         "" => r.str("regarding.fieldPath").into(),
@@ -85,7 +101,13 @@ const EVENT: &[Col] = &[
     wide("First Seen", |r| seen(r, FIRST).unwrap_or(UNKNOWN.into())),
     wide("Count", |r| {
         let counts = ["series.count", "count", "deprecatedCount"];
-        counts.into_iter().map(|p| r.int(p)).find(|n| *n > 0).unwrap_or(1).to_string().into()
+        counts
+            .into_iter()
+            .map(|p| r.int(p))
+            .find(|n| *n > 0)
+            .unwrap_or(1)
+            .to_string()
+            .into()
     }),
     Col { priority: 1, ..NAME },
 ];
@@ -102,7 +124,9 @@ const VOLUME: &[Col] = &[
         name => format!("{}/{name}", r.str("spec.claimRef.namespace")).into(),
     }),
     text("StorageClass", |r| storage_class(r)),
-    text("VolumeAttributesClass", |r| r.str_or("spec.volumeAttributesClassName", UNSET)),
+    text("VolumeAttributesClass", |r| {
+        r.str_or("spec.volumeAttributesClassName", UNSET)
+    }),
     text("Reason", |r| r.str("status.reason").into()),
     AGE,
     wide("VolumeMode", |r| r.str_or("spec.volumeMode", UNSET)),
@@ -112,21 +136,43 @@ const CLAIM: &[Col] = &[
     NAME,
     text("Status", |r| terminating_or(r, "status.phase")),
     text("Volume", |r| r.str("spec.volumeName").into()),
-    text("Capacity", |r| if r.str("spec.volumeName").is_empty() { "" } else { r.str("status.capacity.storage") }.into()),
-    text("Access Modes", |r| if r.str("spec.volumeName").is_empty() { "".into() } else { access_modes(r, "status.accessModes") }),
+    text("Capacity", |r| {
+        if r.str("spec.volumeName").is_empty() {
+            ""
+        } else {
+            r.str("status.capacity.storage")
+        }
+        .into()
+    }),
+    text("Access Modes", |r| {
+        if r.str("spec.volumeName").is_empty() {
+            "".into()
+        } else {
+            access_modes(r, "status.accessModes")
+        }
+    }),
     text("StorageClass", |r| storage_class(r)),
-    text("VolumeAttributesClass", |r| r.str_or("spec.volumeAttributesClassName", UNSET)),
+    text("VolumeAttributesClass", |r| {
+        r.str_or("spec.volumeAttributesClassName", UNSET)
+    }),
     AGE,
     wide("VolumeMode", |r| r.str_or("spec.volumeMode", UNSET)),
 ];
 
-const QUOTA: &[Col] =
-    &[NAME, text("Request", |r| quota(r, true)), text("Limit", |r| quota(r, false)), AGE];
+const QUOTA: &[Col] = &[
+    NAME,
+    text("Request", |r| quota(r, true)),
+    text("Limit", |r| quota(r, false)),
+    AGE,
+];
 
 const COMPONENT: &[Col] = &[
     NAME,
     text("Status", |r| {
-        let healthy = r.list("conditions").iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Healthy"));
+        let healthy = r
+            .list("conditions")
+            .iter()
+            .find(|c| c.get("type").and_then(Value::as_str) == Some("Healthy"));
         match healthy.and_then(|c| c.get("status")?.as_str()) {
             Some("True") => "Healthy",
             Some("False") => "Unhealthy",
@@ -154,10 +200,16 @@ const INGRESS: &[Col] = &[
             .filter_map(|rule| rule.get("host").and_then(Value::as_str).filter(|h| !h.is_empty()))
             .map(str::to_string)
             .collect();
-        if hosts.is_empty() { "*".into() } else { some(&hosts).into() }
+        if hosts.is_empty() {
+            "*".into()
+        } else {
+            some(&hosts).into()
+        }
     }),
     text("Address", |r| ingress_addresses(r).into()),
-    text("Ports", |r| if r.list("spec.tls").is_empty() { "80" } else { "80, 443" }.into()),
+    text("Ports", |r| {
+        if r.list("spec.tls").is_empty() { "80" } else { "80, 443" }.into()
+    }),
     AGE,
 ];
 
@@ -175,8 +227,11 @@ const INGRESS_CLASS: &[Col] = &[
     AGE,
 ];
 
-const NETWORK_POLICY: &[Col] =
-    &[NAME, text("Pod-Selector", |r| selector(r.at("spec.podSelector")).into()), AGE];
+const NETWORK_POLICY: &[Col] = &[
+    NAME,
+    text("Pod-Selector", |r| selector(r.at("spec.podSelector")).into()),
+    AGE,
+];
 const SERVICE_CIDR: &[Col] = &[NAME, text("CIDRs", |r| joined(&r.strings("spec.cidrs"), "")), AGE];
 const IP_ADDRESS: &[Col] = &[
     NAME,
@@ -184,8 +239,17 @@ const IP_ADDRESS: &[Col] = &[
         let part = |key: &str| r.str(&format!("spec.parentRef.{key}")).to_string();
         let parts = [part("resource"), part("group"), part("namespace"), part("name")];
         let [resource, group, namespace, name] = parts;
-        let resource = if group.is_empty() { resource } else { format!("{resource}.{group}") };
-        [resource, namespace, name].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/").into()
+        let resource = if group.is_empty() {
+            resource
+        } else {
+            format!("{resource}.{group}")
+        };
+        [resource, namespace, name]
+            .into_iter()
+            .filter(|p| !p.is_empty())
+            .collect::<Vec<_>>()
+            .join("/")
+            .into()
     }),
 ];
 
@@ -200,7 +264,14 @@ const STORAGE_CLASS: &[Col] = &[
     text("Provisioner", |r| r.str("provisioner").into()),
     text("ReclaimPolicy", |r| r.str_or("reclaimPolicy", "Delete")),
     text("VolumeBindingMode", |r| r.str_or("volumeBindingMode", UNSET)),
-    text("AllowVolumeExpansion", |r| if r.bool("allowVolumeExpansion") { "true" } else { "false" }.into()),
+    text("AllowVolumeExpansion", |r| {
+        if r.bool("allowVolumeExpansion") {
+            "true"
+        } else {
+            "false"
+        }
+        .into()
+    }),
     AGE,
 ];
 const ATTRIBUTES_CLASS: &[Col] = &[NAME, text("DriverName", |r| r.str("driverName").into()), AGE];
@@ -215,11 +286,19 @@ const ATTACHMENT: &[Col] = &[
 const CSI_NODE: &[Col] = &[NAME, number("Drivers", |r| r.list("spec.drivers").len().into()), AGE];
 const CSI_DRIVER: &[Col] = &[
     NAME,
-    flag("AttachRequired", |r| r.at("spec.attachRequired").and_then(Value::as_bool).unwrap_or(true).into()),
+    flag("AttachRequired", |r| {
+        r.at("spec.attachRequired")
+            .and_then(Value::as_bool)
+            .unwrap_or(true)
+            .into()
+    }),
     flag("PodInfoOnMount", |r| r.bool("spec.podInfoOnMount").into()),
     flag("StorageCapacity", |r| r.bool("spec.storageCapacity").into()),
     text("TokenRequests", |r| {
-        let audiences = r.list("spec.tokenRequests").iter().filter_map(|t| t.get("audience")?.as_str());
+        let audiences = r
+            .list("spec.tokenRequests")
+            .iter()
+            .filter_map(|t| t.get("audience")?.as_str());
         let audiences: Vec<&str> = audiences.collect();
         joined(&audiences, UNSET)
     }),
@@ -254,8 +333,16 @@ pub fn core(kind: &str) -> Option<&'static [Col]> {
 }
 
 /// A limit range tells when it was made, not how long ago.
-const NAME_AGE_CREATED: &[Col] =
-    &[NAME, Col { name: "Created At", kind: "date", format: "", priority: 0, cell: |r| r.object.creation_timestamp().into() }];
+const NAME_AGE_CREATED: &[Col] = &[
+    NAME,
+    Col {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        priority: 0,
+        cell: |r| r.object.creation_timestamp().into(),
+    },
+];
 
 pub fn groups(group: &str, kind: &str) -> Option<&'static [Col]> {
     Some(match (group, kind) {
@@ -282,7 +369,10 @@ fn size(r: &Row, path: &str) -> usize {
 }
 
 fn node_status(r: &Row) -> Value {
-    let ready = r.list("status.conditions").iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"));
+    let ready = r
+        .list("status.conditions")
+        .iter()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"));
     let mut words = vec![match ready.and_then(|c| c.get("status")?.as_str()) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
@@ -308,7 +398,10 @@ fn node_roles(r: &Row) -> Value {
 }
 
 fn node_address(r: &Row, kind: &str) -> Value {
-    let found = r.list("status.addresses").iter().find(|a| a.get("type").and_then(Value::as_str) == Some(kind));
+    let found = r
+        .list("status.addresses")
+        .iter()
+        .find(|a| a.get("type").and_then(Value::as_str) == Some(kind));
     found.and_then(|a| a.get("address")?.as_str()).unwrap_or(NONE).into()
 }
 
@@ -317,7 +410,11 @@ fn ingress_addresses(r: &Row) -> String {
         let of = |key: &str| i.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
         of("ip").or_else(|| of("hostname")).map(str::to_string)
     };
-    r.list("status.loadBalancer.ingress").iter().filter_map(address).collect::<Vec<_>>().join(",")
+    r.list("status.loadBalancer.ingress")
+        .iter()
+        .filter_map(address)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn external_ip(r: &Row) -> Value {
@@ -349,17 +446,29 @@ fn service_ports(r: &Row) -> Value {
             }
         })
         .collect();
-    if shown.is_empty() { NONE.into() } else { shown.join(",").into() }
+    if shown.is_empty() {
+        NONE.into()
+    } else {
+        shown.join(",").into()
+    }
 }
 
 fn port_or(p: &Value, key: &str, absent: &str) -> String {
-    p.get(key).and_then(Value::as_i64).map_or_else(|| absent.into(), |n| n.to_string())
+    p.get(key)
+        .and_then(Value::as_i64)
+        .map_or_else(|| absent.into(), |n| n.to_string())
 }
 
 fn endpoints(r: &Row) -> Value {
     let mut all: Vec<String> = Vec::new();
     for subset in r.list("subsets") {
-        let list = |key: &str| subset.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let list = |key: &str| {
+            subset
+                .get(key)
+                .and_then(Value::as_array)
+                .map(Vec::as_slice)
+                .unwrap_or_default()
+        };
         for address in list("addresses") {
             let ip = address.get("ip").and_then(Value::as_str).unwrap_or_default();
             match list("ports") {
@@ -373,7 +482,11 @@ fn endpoints(r: &Row) -> Value {
 
 /// The first of these times that is set, as how long ago.
 fn seen(r: &Row, paths: &[&str]) -> Option<Value> {
-    paths.iter().map(|p| r.str(p)).find(|t| !t.is_empty()).map(|t| r.since(t).into())
+    paths
+        .iter()
+        .map(|p| r.str(p))
+        .find(|t| !t.is_empty())
+        .map(|t| r.since(t).into())
 }
 
 fn access_modes(r: &Row, path: &str) -> Value {
@@ -386,12 +499,19 @@ fn access_modes(r: &Row, path: &str) -> Value {
     };
     let modes = r.strings(path);
     let order = ["RWO", "ROX", "RWX", "RWOP"];
-    let shown: Vec<&str> = order.into_iter().filter(|o| modes.iter().any(|m| short(m) == *o)).collect();
+    let shown: Vec<&str> = order
+        .into_iter()
+        .filter(|o| modes.iter().any(|m| short(m) == *o))
+        .collect();
     joined(&shown, "")
 }
 
 fn terminating_or(r: &Row, path: &str) -> Value {
-    if r.object.deletion_timestamp().is_some() { "Terminating".into() } else { r.str(path).into() }
+    if r.object.deletion_timestamp().is_some() {
+        "Terminating".into()
+    } else {
+        r.str(path).into()
+    }
 }
 
 fn storage_class(r: &Row) -> Value {
@@ -402,7 +522,9 @@ fn storage_class(r: &Row) -> Value {
 }
 
 fn quota(r: &Row, requests: bool) -> Value {
-    let Some(hard) = r.map("status.hard") else { return "".into() };
+    let Some(hard) = r.map("status.hard") else {
+        return "".into();
+    };
     let used = |key: &str| r.map("status.used").and_then(|m| m.str(key)).unwrap_or("0");
     let shown: Vec<String> = hard
         .iter()
@@ -413,6 +535,9 @@ fn quota(r: &Row, requests: bool) -> Value {
 }
 
 fn first_condition(r: &Row, key: &str) -> Value {
-    let found = r.list("conditions").iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Healthy"));
+    let found = r
+        .list("conditions")
+        .iter()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some("Healthy"));
     found.and_then(|c| c.get(key)?.as_str()).unwrap_or_default().into()
 }

@@ -17,8 +17,14 @@ use std::sync::Arc;
 pub fn of(group: &str, kind: &str) -> Columns {
     match table(group, kind) {
         Some(table) => Columns {
-            columns: table.iter().map(|c| Column::new(c.name, c.kind, c.format, c.priority, "")).collect(),
-            cells: Arc::new(Listed { table, pod: group.is_empty() && kind == "Pod" }),
+            columns: table
+                .iter()
+                .map(|c| Column::new(c.name, c.kind, c.format, c.priority, ""))
+                .collect(),
+            cells: Arc::new(Listed {
+                table,
+                pod: group.is_empty() && kind == "Pod",
+            }),
         },
         None => Columns::default(),
     }
@@ -26,7 +32,9 @@ pub fn of(group: &str, kind: &str) -> Columns {
 
 fn table(group: &str, kind: &str) -> Option<&'static [Col]> {
     match group {
-        "" => cluster::core(kind).or_else(|| workloads::core(kind)).or_else(|| (kind == "Pod").then_some(pod::POD)),
+        "" => cluster::core(kind)
+            .or_else(|| workloads::core(kind))
+            .or_else(|| (kind == "Pod").then_some(pod::POD)),
         "apps" | "batch" | "autoscaling" | "policy" => workloads::groups(group, kind),
         _ => cluster::groups(group, kind).or_else(|| policy::groups(group, kind)),
     }

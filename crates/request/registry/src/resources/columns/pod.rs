@@ -12,9 +12,11 @@ pub const POD: &[Col] = &[
     text("Status", |r| summary(r).reason.into()),
     text("Restarts", |r| restarts(r).into()),
     AGE,
-    wide("IP", |r| match r.list("status.podIPs").first().and_then(|ip| ip.get("ip")?.as_str()) {
-        Some(ip) => ip.into(),
-        None => r.str_or("status.podIP", NONE),
+    wide("IP", |r| {
+        match r.list("status.podIPs").first().and_then(|ip| ip.get("ip")?.as_str()) {
+            Some(ip) => ip.into(),
+            None => r.str_or("status.podIP", NONE),
+        }
     }),
     wide("Node", |r| r.str_or("spec.nodeName", NONE)),
     wide("Nominated Node", |r| r.str_or("status.nominatedNodeName", NONE)),
@@ -54,7 +56,11 @@ fn ended(terminated: &Map) -> String {
 }
 
 fn last_end(status: &Value) -> Option<jiff::Timestamp> {
-    status.at(&["lastState", "terminated", "finishedAt"])?.as_str()?.parse().ok()
+    status
+        .at(&["lastState", "terminated", "finishedAt"])?
+        .as_str()?
+        .parse()
+        .ok()
 }
 
 fn flag(status: &Value, key: &str) -> bool {
@@ -103,7 +109,10 @@ fn init_containers(r: &Row, s: &mut Summary) -> bool {
                 && c.get("restartPolicy").and_then(Value::as_str) == Some("Always")
         })
     };
-    s.total += specs.iter().filter(|c| c.get("restartPolicy").and_then(Value::as_str) == Some("Always")).count();
+    s.total += specs
+        .iter()
+        .filter(|c| c.get("restartPolicy").and_then(Value::as_str) == Some("Always"))
+        .count();
     let mut sidecar_restarts = 0;
     let mut sidecar_last = None;
     for (i, status) in r.list("status.initContainerStatuses").iter().enumerate() {
@@ -139,7 +148,9 @@ fn containers(r: &Row, s: &mut Summary) {
     for status in r.list("status.containerStatuses").iter().rev() {
         s.restarts += count(status);
         s.last_restart = s.last_restart.max(last_end(status));
-        let waiting = state(status, "waiting").and_then(|w| w.str("reason")).filter(|w| !w.is_empty());
+        let waiting = state(status, "waiting")
+            .and_then(|w| w.str("reason"))
+            .filter(|w| !w.is_empty());
         if let Some(reason) = waiting {
             s.reason = reason.into();
         } else if let Some(t) = state(status, "terminated") {
@@ -150,7 +161,12 @@ fn containers(r: &Row, s: &mut Summary) {
         }
     }
     if s.reason == "Completed" && running {
-        s.reason = if condition_true(r, "Ready") { "Running" } else { "NotReady" }.into();
+        s.reason = if condition_true(r, "Ready") {
+            "Running"
+        } else {
+            "NotReady"
+        }
+        .into();
     }
 }
 
@@ -168,7 +184,9 @@ fn gates(r: &Row) -> Value {
         return NONE.into();
     }
     let met = gates.iter().filter(|g| {
-        g.get("conditionType").and_then(Value::as_str).is_some_and(|kind| condition_true(r, kind))
+        g.get("conditionType")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| condition_true(r, kind))
     });
     format!("{}/{}", met.count(), gates.len()).into()
 }
@@ -177,8 +195,11 @@ fn gates(r: &Row) -> Value {
 pub fn conditions(pod: &Object) -> Vec<Value> {
     match pod.str_at(&["status", "phase"]) {
         Some(phase @ ("Succeeded" | "Failed")) => {
-            let message =
-                if phase == "Failed" { "The pod failed." } else { "The pod has completed successfully." };
+            let message = if phase == "Failed" {
+                "The pod failed."
+            } else {
+                "The pod has completed successfully."
+            };
             vec![value!({"type": "Completed", "status": "True", "reason": phase, "message": message})]
         }
         _ => Vec::new(),
@@ -198,7 +219,9 @@ mod tests {
         let object: Object = serde_json::from_value(pod).unwrap();
         let now = "2026-01-01T00:05:30Z".parse().unwrap();
         let row = Row { object: &object, now };
-        let cells = POD[..5].iter().map(|c| (c.cell)(&row).as_str().unwrap_or_default().to_string());
+        let cells = POD[..5]
+            .iter()
+            .map(|c| (c.cell)(&row).as_str().unwrap_or_default().to_string());
         cells.collect::<Vec<_>>().join(" ")
     }
 
@@ -222,6 +245,9 @@ mod tests {
             "p 0/2 Init:ExitCode:2 0 5m30s"
         );
         let waiting = serde_json::json!([{"name": "i", "state": {"waiting": {"reason": "PodInitializing"}}}]);
-        assert_eq!(shown(serde_json::json!({"phase": "Pending", "initContainerStatuses": waiting})), "p 0/2 Init:0/1 0 5m30s");
+        assert_eq!(
+            shown(serde_json::json!({"phase": "Pending", "initContainerStatuses": waiting})),
+            "p 0/2 Init:0/1 0 5m30s"
+        );
     }
 }

@@ -5,11 +5,19 @@ use keelson_api::{Map, Value};
 
 const CREATED: &[Col] = &[
     NAME,
-    Col { name: "Created At", kind: "date", format: "", priority: 0, cell: |r| r.object.creation_timestamp().into() },
+    Col {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        priority: 0,
+        cell: |r| r.object.creation_timestamp().into(),
+    },
 ];
 const BINDING: &[Col] = &[
     NAME,
-    text("Role", |r| format!("{}/{}", r.str("roleRef.kind"), r.str("roleRef.name")).into()),
+    text("Role", |r| {
+        format!("{}/{}", r.str("roleRef.kind"), r.str("roleRef.name")).into()
+    }),
     AGE,
     wide("Users", |r| subjects(r, "User")),
     wide("Groups", |r| subjects(r, "Group")),
@@ -20,9 +28,11 @@ const CSR: &[Col] = &[
     AGE,
     text("SignerName", |r| r.str_or("spec.signerName", NONE)),
     text("Requestor", |r| r.str("spec.username").into()),
-    text("RequestedDuration", |r| match r.at("spec.expirationSeconds").and_then(Value::as_i64) {
-        Some(seconds) => human(seconds).into(),
-        None => NONE.into(),
+    text("RequestedDuration", |r| {
+        match r.at("spec.expirationSeconds").and_then(Value::as_i64) {
+            Some(seconds) => human(seconds).into(),
+            None => NONE.into(),
+        }
     }),
     text("Condition", csr_condition),
 ];
@@ -31,10 +41,18 @@ const PARAM_KIND: Col = text("ParamKind", |r| match r.str("spec.paramKind.kind")
     "" => UNSET.into(),
     kind => format!("{}/{kind}", r.str("spec.paramKind.apiVersion")).into(),
 });
-const VALIDATING_POLICY: &[Col] =
-    &[NAME, number("Validations", |r| r.list("spec.validations").len().into()), PARAM_KIND, AGE];
-const MUTATING_POLICY: &[Col] =
-    &[NAME, number("Mutations", |r| r.list("spec.mutations").len().into()), PARAM_KIND, AGE];
+const VALIDATING_POLICY: &[Col] = &[
+    NAME,
+    number("Validations", |r| r.list("spec.validations").len().into()),
+    PARAM_KIND,
+    AGE,
+];
+const MUTATING_POLICY: &[Col] = &[
+    NAME,
+    number("Mutations", |r| r.list("spec.mutations").len().into()),
+    PARAM_KIND,
+    AGE,
+];
 const POLICY_BINDING: &[Col] = &[
     NAME,
     text("PolicyName", |r| r.str("spec.policyName").into()),
@@ -58,13 +76,22 @@ const PRIORITY_CLASS: &[Col] = &[
 const RUNTIME_CLASS: &[Col] = &[NAME, text("Handler", |r| r.str("handler").into()), AGE];
 const FLOW_SCHEMA: &[Col] = &[
     NAME,
-    text("PriorityLevel", |r| r.str("spec.priorityLevelConfiguration.name").into()),
+    text("PriorityLevel", |r| {
+        r.str("spec.priorityLevelConfiguration.name").into()
+    }),
     text("MatchingPrecedence", |r| r.int("spec.matchingPrecedence").into()),
-    text("DistinguisherMethod", |r| r.str_or("spec.distinguisherMethod.type", NONE)),
+    text("DistinguisherMethod", |r| {
+        r.str_or("spec.distinguisherMethod.type", NONE)
+    }),
     AGE,
     text("MissingPL", |r| {
         let dangling = |c: &&Value| c.get("type").and_then(Value::as_str) == Some("Dangling");
-        r.list("status.conditions").iter().find(dangling).and_then(|c| c.get("status")?.as_str()).unwrap_or("?").into()
+        r.list("status.conditions")
+            .iter()
+            .find(dangling)
+            .and_then(|c| c.get("status")?.as_str())
+            .unwrap_or("?")
+            .into()
     }),
 ];
 const PRIORITY_LEVEL: &[Col] = &[
@@ -72,7 +99,9 @@ const PRIORITY_LEVEL: &[Col] = &[
     text("Type", |r| r.str("spec.type").into()),
     text("NominalConcurrencyShares", |r| {
         let limited = r.at("spec.limited.nominalConcurrencyShares");
-        limited.or_else(|| r.at("spec.exempt.nominalConcurrencyShares")).map_or(NONE.into(), Value::clone)
+        limited
+            .or_else(|| r.at("spec.exempt.nominalConcurrencyShares"))
+            .map_or(NONE.into(), Value::clone)
     }),
     text("Queues", |r| queuing(r, "queues")),
     text("HandSize", |r| queuing(r, "handSize")),
@@ -87,7 +116,12 @@ const API_SERVICE: &[Col] = &[
     }),
     text("Available", |r| {
         let available = |c: &&Value| c.get("type").and_then(Value::as_str) == Some("Available");
-        match r.list("status.conditions").iter().find(available).and_then(Value::as_object) {
+        match r
+            .list("status.conditions")
+            .iter()
+            .find(available)
+            .and_then(Value::as_object)
+        {
             Some(c) if c.str("status") == Some("False") => {
                 format!("False ({})", c.str("reason").unwrap_or_default()).into()
             }
@@ -159,12 +193,20 @@ fn subjects(r: &Row, kind: &str) -> Value {
             None => name.to_string(),
         }
     };
-    let of_kind = r.list("subjects").iter().filter_map(Value::as_object).filter(|s| s.str("kind") == Some(kind));
+    let of_kind = r
+        .list("subjects")
+        .iter()
+        .filter_map(Value::as_object)
+        .filter(|s| s.str("kind") == Some(kind));
     of_kind.map(each).collect::<Vec<_>>().join(", ").into()
 }
 
 fn csr_condition(r: &Row) -> Value {
-    let has = |kind: &str| r.list("status.conditions").iter().any(|c| c.get("type").and_then(Value::as_str) == Some(kind));
+    let has = |kind: &str| {
+        r.list("status.conditions")
+            .iter()
+            .any(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+    };
     let mut words = Vec::new();
     if has("Denied") {
         words.push("Denied");
@@ -183,5 +225,6 @@ fn csr_condition(r: &Row) -> Value {
 }
 
 fn queuing(r: &Row, key: &str) -> Value {
-    r.at(&format!("spec.limited.limitResponse.queuing.{key}")).map_or(NONE.into(), Value::clone)
+    r.at(&format!("spec.limited.limitResponse.queuing.{key}"))
+        .map_or(NONE.into(), Value::clone)
 }

@@ -20,7 +20,9 @@ const REPLICA_SET: &[Col] = &[
 
 const DEPLOYMENT: &[Col] = &[
     NAME,
-    text("Ready", |r| format!("{}/{}", r.int("status.readyReplicas"), r.int("spec.replicas")).into()),
+    text("Ready", |r| {
+        format!("{}/{}", r.int("status.readyReplicas"), r.int("spec.replicas")).into()
+    }),
     text("Up-to-date", |r| r.int("status.updatedReplicas").into()),
     text("Available", |r| r.int("status.availableReplicas").into()),
     AGE,
@@ -36,7 +38,9 @@ const DAEMON_SET: &[Col] = &[
     number("Ready", |r| r.int("status.numberReady").into()),
     number("Up-to-date", |r| r.int("status.updatedNumberScheduled").into()),
     number("Available", |r| r.int("status.numberAvailable").into()),
-    text("Node Selector", |r| selector(r.at("spec.template.spec.nodeSelector")).into()),
+    text("Node Selector", |r| {
+        selector(r.at("spec.template.spec.nodeSelector")).into()
+    }),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -45,7 +49,9 @@ const DAEMON_SET: &[Col] = &[
 
 const STATEFUL_SET: &[Col] = &[
     NAME,
-    text("Ready", |r| format!("{}/{}", r.int("status.readyReplicas"), r.int("spec.replicas")).into()),
+    text("Ready", |r| {
+        format!("{}/{}", r.int("status.readyReplicas"), r.int("spec.replicas")).into()
+    }),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -90,21 +96,28 @@ const CRON_JOB: &[Col] = &[
     NAME,
     text("Schedule", |r| r.str("spec.schedule").into()),
     text("Timezone", |r| r.str_or("spec.timeZone", NONE)),
-    flag("Suspend", |r| if r.bool("spec.suspend") { "True" } else { "False" }.into()),
+    flag("Suspend", |r| {
+        if r.bool("spec.suspend") { "True" } else { "False" }.into()
+    }),
     number("Active", |r| r.list("status.active").len().into()),
     text("Last Schedule", |r| match r.str("status.lastScheduleTime") {
         "" => NONE.into(),
         time => r.since(time).into(),
     }),
     AGE,
-    wide("Containers", |r| r.containers("spec.jobTemplate.spec.template").0.into()),
+    wide("Containers", |r| {
+        r.containers("spec.jobTemplate.spec.template").0.into()
+    }),
     wide("Images", |r| r.containers("spec.jobTemplate.spec.template").1.into()),
     wide("Selector", |r| selector(r.at("spec.jobTemplate.spec.selector")).into()),
 ];
 
 const AUTOSCALER: &[Col] = &[
     NAME,
-    text("Reference", |r| r.map("spec.scaleTargetRef").map_or(NONE.into(), |m| reference(m).into())),
+    text("Reference", |r| {
+        r.map("spec.scaleTargetRef")
+            .map_or(NONE.into(), |m| reference(m).into())
+    }),
     text("Targets", targets),
     text("MinPods", |r| match r.at("spec.minReplicas") {
         Some(n) => n.as_i64().unwrap_or(0).to_string().into(),
@@ -159,7 +172,10 @@ fn reference(m: &Map) -> String {
     let kind = m.str("kind").unwrap_or_default();
     let name = m.str("name").unwrap_or_default();
     if m.contains_key("uid") {
-        let group = m.str("apiVersion").and_then(|v| v.split_once('/')).map_or("", |(g, _)| g);
+        let group = m
+            .str("apiVersion")
+            .and_then(|v| v.split_once('/'))
+            .map_or("", |(g, _)| g);
         let dot = if group.is_empty() { "" } else { "." };
         return format!("{}{dot}{group}/{name}", kind.to_lowercase());
     }
@@ -201,7 +217,10 @@ fn job_status(r: &Row) -> Value {
 
 fn job_completions(r: &Row) -> Value {
     let succeeded = r.int("status.succeeded");
-    match (r.at("spec.completions").and_then(Value::as_i64), r.int("spec.parallelism")) {
+    match (
+        r.at("spec.completions").and_then(Value::as_i64),
+        r.int("spec.parallelism"),
+    ) {
         (Some(n), _) => format!("{succeeded}/{n}"),
         (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
         _ => format!("{succeeded}/1"),
@@ -215,7 +234,9 @@ fn targets(r: &Row) -> Value {
     let currents = r.list("status.currentMetrics");
     let mut shown: Vec<String> = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
-        let Some(kind) = spec.get("type").and_then(Value::as_str) else { continue };
+        let Some(kind) = spec.get("type").and_then(Value::as_str) else {
+            continue;
+        };
         let mut key = kind.to_string();
         if let Some(first) = key.get_mut(..1) {
             first.make_ascii_lowercase();
@@ -243,7 +264,11 @@ fn targets(r: &Row) -> Value {
         } else {
             ""
         };
-        shown.push(format!("{prefix}{}/{}{average}", pick(current, percent), pick(target, percent)));
+        shown.push(format!(
+            "{prefix}{}/{}{average}",
+            pick(current, percent),
+            pick(target, percent)
+        ));
     }
     match shown.len() {
         0 => NONE.into(),

@@ -11,20 +11,43 @@ use crate::context::Cx;
 use crate::strategy::{Behaviour, GcPolicy, Generation};
 use keelson_api::{Map, Object, Value};
 
-const CREATE_ON_UPDATE: Behaviour = Behaviour { create_on_update: true, ..Behaviour::DEFAULT };
-const EVENT: Behaviour = Behaviour { gc: GcPolicy::Unsupported, ttl: Some(3600), ..CREATE_ON_UPDATE };
-const LIMIT_RANGE: Behaviour = Behaviour { prepare_create: limit_range_create, ..CREATE_ON_UPDATE };
-const REPLICATION_CONTROLLER: Behaviour = Behaviour { gc: GcPolicy::Orphan, ..Behaviour::WITH_STATUS };
-const QUOTA: Behaviour = Behaviour { status: true, returns_deleted: true, ..Behaviour::DEFAULT };
-const SECRET: Behaviour = Behaviour { prepare_update: secret_update, ..Behaviour::DEFAULT };
+const CREATE_ON_UPDATE: Behaviour = Behaviour {
+    create_on_update: true,
+    ..Behaviour::DEFAULT
+};
+const EVENT: Behaviour = Behaviour {
+    gc: GcPolicy::Unsupported,
+    ttl: Some(3600),
+    ..CREATE_ON_UPDATE
+};
+const LIMIT_RANGE: Behaviour = Behaviour {
+    prepare_create: limit_range_create,
+    ..CREATE_ON_UPDATE
+};
+const REPLICATION_CONTROLLER: Behaviour = Behaviour {
+    gc: GcPolicy::Orphan,
+    ..Behaviour::WITH_STATUS
+};
+const QUOTA: Behaviour = Behaviour {
+    status: true,
+    returns_deleted: true,
+    ..Behaviour::DEFAULT
+};
+const SECRET: Behaviour = Behaviour {
+    prepare_update: secret_update,
+    ..Behaviour::DEFAULT
+};
 const SERVICE_ACCOUNT: Behaviour = Behaviour {
     returns_deleted: true,
     prepare_create: |_, o| clean_secrets(o),
     prepare_update: |_, o, _| clean_secrets(o),
     ..Behaviour::DEFAULT
 };
-const POD_TEMPLATE: Behaviour =
-    Behaviour { returns_deleted: true, generation: Generation::Follows(&["template"]), ..Behaviour::DEFAULT };
+const POD_TEMPLATE: Behaviour = Behaviour {
+    returns_deleted: true,
+    generation: Generation::Follows(&["template"]),
+    ..Behaviour::DEFAULT
+};
 
 fn limit_range_create(_: &Cx, o: &mut Object) {
     if o.name().is_empty() {
@@ -44,7 +67,9 @@ fn secret_update(_: &Cx, new: &mut Object, old: &Object) {
 
 /// Of the secrets that a service account names only the names count.
 fn clean_secrets(o: &mut Object) {
-    let Some(Value::Array(list)) = o.get_mut("secrets") else { return };
+    let Some(Value::Array(list)) = o.get_mut("secrets") else {
+        return;
+    };
     for secret in list {
         let mut named = Map::new();
         if let Some(name) = secret.get("name") {

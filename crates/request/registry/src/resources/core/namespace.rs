@@ -53,14 +53,22 @@ fn update(cx: &Cx, new: &mut Object, old: &Object) {
 }
 
 fn has_finalizers(o: &Object) -> bool {
-    o.at(&FINALIZERS).and_then(Value::as_array).is_some_and(|l| !l.is_empty())
+    o.at(&FINALIZERS)
+        .and_then(Value::as_array)
+        .is_some_and(|l| !l.is_empty())
 }
 
 struct NamespaceHooks;
 
 #[async_trait]
 impl Hooks for NamespaceHooks {
-    async fn delete(&self, engine: &Engine, cx: &Cx, admit: &dyn crate::Admission, options: &DeleteOptions) -> Option<ApiResult<Deleted>> {
+    async fn delete(
+        &self,
+        engine: &Engine,
+        cx: &Cx,
+        admit: &dyn crate::Admission,
+        options: &DeleteOptions,
+    ) -> Option<ApiResult<Deleted>> {
         match begin_termination(engine, cx, admit, options).await {
             Ok(done) => done.map(Ok),
             Err(e) => Some(Err(e)),
@@ -69,22 +77,38 @@ impl Hooks for NamespaceHooks {
 }
 
 /// `None`: nothing is left to wait for, the engine may delete.
-async fn begin_termination(engine: &Engine, cx: &Cx, admit: &dyn crate::Admission, options: &DeleteOptions) -> ApiResult<Option<Deleted>> {
+async fn begin_termination(
+    engine: &Engine,
+    cx: &Cx,
+    admit: &dyn crate::Admission,
+    options: &DeleteOptions,
+) -> ApiResult<Option<Deleted>> {
     loop {
         let current = engine.current(cx).await?.ok_or_else(|| cx.not_found(&cx.name))?;
         let old = &current.object;
         let mismatch = |what: &str, wanted: &str, has: &str| {
-            cx.conflict(&cx.name, format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"))
+            cx.conflict(
+                &cx.name,
+                format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"),
+            )
         };
         if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
             return Err(mismatch("UID", uid, old.uid()));
         }
-        if let Some(rv) = options.resource_version.as_deref().filter(|r| *r != old.resource_version()) {
+        if let Some(rv) = options
+            .resource_version
+            .as_deref()
+            .filter(|r| *r != old.resource_version())
+        {
             return Err(mismatch("ResourceVersion", rv, old.resource_version()));
         }
         if old.deletion_timestamp().is_some() {
             let wait = has_finalizers(old);
-            return Ok(wait.then(|| Deleted { object: old.clone(), gone: false, show_object: true }));
+            return Ok(wait.then(|| Deleted {
+                object: old.clone(),
+                gone: false,
+                show_object: true,
+            }));
         }
         admit.mutate(cx, crate::Operation::Delete, None, Some(old)).await?;
         admit.validate(cx, crate::Operation::Delete, None, Some(old)).await?;
@@ -94,7 +118,13 @@ async fn begin_termination(engine: &Engine, cx: &Cx, admit: &dyn crate::Admissio
         let finalizers = wanted_finalizers(old, options);
         new.set_finalizers(finalizers);
         match engine.swap(cx, &current, new).await? {
-            Some(object) => return Ok(Some(Deleted { object, gone: false, show_object: true })),
+            Some(object) => {
+                return Ok(Some(Deleted {
+                    object,
+                    gone: false,
+                    show_object: true,
+                }));
+            }
             None => continue,
         }
     }
@@ -108,7 +138,11 @@ fn wanted_finalizers(old: &Object, options: &DeleteOptions) -> Vec<Str> {
         (None, Some(p)) => (p == "Orphan", p == "Foreground"),
         (None, None) => (has(ORPHAN), has(FOREGROUND)),
     };
-    let mut list: Vec<Str> = old.finalizers().filter(|f| *f != ORPHAN && *f != FOREGROUND).map(Str::from).collect();
+    let mut list: Vec<Str> = old
+        .finalizers()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .map(Str::from)
+        .collect();
     list.extend(orphan.then(|| Str::from(ORPHAN)));
     list.extend(foreground.then(|| Str::from(FOREGROUND)));
     list

@@ -4,7 +4,11 @@ use crate::context::Cx;
 use crate::strategy::{Behaviour, restore};
 use keelson_api::Object;
 
-pub const NODE: Behaviour = Behaviour { prepare_create: create, prepare_update: update, ..Behaviour::DEFAULT };
+pub const NODE: Behaviour = Behaviour {
+    prepare_create: create,
+    prepare_update: update,
+    ..Behaviour::DEFAULT
+};
 
 /// Dynamic kubelet configuration is no more.
 fn create(_: &Cx, o: &mut Object) {

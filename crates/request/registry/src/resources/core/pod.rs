@@ -1,7 +1,7 @@
 //! Pods: grace, quality of service, and what each of their subresources may change.
 
-use super::qos;
 use super::super::defaults::hugepages_and_requests;
+use super::qos;
 use crate::context::Cx;
 use crate::meta::timestamp;
 use crate::options::DeleteOptions;
@@ -25,7 +25,10 @@ fn create(_: &Cx, pod: &mut Object) {
         hugepages_and_requests(spec);
     }
     let mut status = value!({"phase": "Pending", "qosClass": qos::class(pod)});
-    let gated = pod.at(&["spec", "schedulingGates"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty());
+    let gated = pod
+        .at(&["spec", "schedulingGates"])
+        .and_then(Value::as_array)
+        .is_some_and(|g| !g.is_empty());
     if gated {
         let condition = value!({
             "type": "PodScheduled",
@@ -57,7 +60,14 @@ fn update(cx: &Cx, new: &mut Object, old: &Object) {
 
 /// Everything but what the engine keeps is as it was.
 fn keep_metadata(new: &mut Object, old: &Object) {
-    for key in ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for key in [
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         restore(new.meta_mut(), old.meta(), key);
     }
 }
@@ -66,16 +76,28 @@ fn keep_metadata(new: &mut Object, old: &Object) {
 fn resize(new: &mut Object, old: &Object) {
     let names = |o: &Object, key: &str| -> Vec<String> {
         let list = o.at(&["spec", key]).and_then(Value::as_array);
-        list.into_iter().flatten().map(|c| c.get("name").and_then(Value::as_str).unwrap_or_default().to_string()).collect()
+        list.into_iter()
+            .flatten()
+            .map(|c| c.get("name").and_then(Value::as_str).unwrap_or_default().to_string())
+            .collect()
     };
     // A changed set of containers is left for validation to refuse.
-    if ["containers", "initContainers"].iter().any(|key| names(new, key) != names(old, key)) {
+    if ["containers", "initContainers"]
+        .iter()
+        .any(|key| names(new, key) != names(old, key))
+    {
         return;
     }
     let mut spec = old.obj("spec").cloned().unwrap_or_default();
     for key in ["containers", "initContainers"] {
-        let asked = new.at(&["spec", key]).and_then(Value::as_array).cloned().unwrap_or_default();
-        let Some(Value::Array(list)) = spec.get_mut(key) else { continue };
+        let asked = new
+            .at(&["spec", key])
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        let Some(Value::Array(list)) = spec.get_mut(key) else {
+            continue;
+        };
         for (container, asked) in list.iter_mut().zip(&asked) {
             if let (Value::Object(c), Some(asked)) = (container, asked.as_object()) {
                 restore(c, Some(asked), "resources");
@@ -93,7 +115,12 @@ fn resize(new: &mut Object, old: &Object) {
 fn status(_: &Cx, new: &mut Object, old: &Object) {
     let before = old.obj("status").cloned().unwrap_or_default();
     let status = new.object_mut("status");
-    for key in ["qosClass", "resourceClaimStatuses", "extendedResourceClaimStatus", "nodeAllocatableResourceClaimStatuses"] {
+    for key in [
+        "qosClass",
+        "resourceClaimStatuses",
+        "extendedResourceClaimStatus",
+        "nodeAllocatableResourceClaimStatuses",
+    ] {
         let empty = matches!(status.get(key), None | Some(Value::Null)) || status.str(key) == Some("");
         if empty && before.contains_key(key) {
             restore(status, Some(&before), key);
@@ -117,10 +144,14 @@ fn keep_observed(status: &mut Map, before: &Map) {
             (kind.to_string(), c.get(KEY).and_then(Value::as_i64).unwrap_or(0))
         })
         .collect();
-    let Some(Value::Array(conditions)) = status.get_mut("conditions") else { return };
+    let Some(Value::Array(conditions)) = status.get_mut("conditions") else {
+        return;
+    };
     for c in conditions {
         let kind = c.get("type").and_then(Value::as_str).unwrap_or_default().to_string();
-        let Some(at) = known.iter().position(|(k, _)| *k == kind) else { continue };
+        let Some(at) = known.iter().position(|(k, _)| *k == kind) else {
+            continue;
+        };
         let (_, generation) = known.remove(at);
         if generation != 0 && c.get(KEY).and_then(Value::as_i64).unwrap_or(0) == 0 {
             c.set_at(&[KEY], generation);
@@ -130,7 +161,11 @@ fn keep_observed(status: &mut Map, before: &Map) {
 
 /// The grace asked for, or the pod's own; none for pods that run nowhere or are done.
 fn graceful(pod: &Object, options: &mut DeleteOptions) -> bool {
-    let own = || pod.at(&["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+    let own = || {
+        pod.at(&["spec", "terminationGracePeriodSeconds"])
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+    };
     let mut period = options.grace_period_seconds.unwrap_or_else(own);
     if pod.str_at(&["spec", "nodeName"]).unwrap_or_default().is_empty() {
         period = 0;

@@ -32,7 +32,11 @@ fn of_resources(resources: Option<&Map>) -> &'static str {
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
 pub fn class(pod: &Object) -> &'static str {
-    if let Some(r) = pod.at(&["spec", "resources"]).and_then(Value::as_object).filter(|r| r.obj("requests").is_some() || r.obj("limits").is_some()) {
+    if let Some(r) = pod
+        .at(&["spec", "resources"])
+        .and_then(Value::as_object)
+        .filter(|r| r.obj("requests").is_some() || r.obj("limits").is_some())
+    {
         return of_resources(Some(r));
     }
     let mut found: Option<&'static str> = None;
@@ -56,10 +60,12 @@ mod tests {
     use keelson_api::value;
 
     fn pod(containers: Value) -> Object {
-        Object::try_from(value!({"spec": {}})).map(|mut o| {
-            o.set_at(&["spec", "containers"], containers);
-            o
-        }).unwrap()
+        Object::try_from(value!({"spec": {}}))
+            .map(|mut o| {
+                o.set_at(&["spec", "containers"], containers);
+                o
+            })
+            .unwrap()
     }
 
     #[test]

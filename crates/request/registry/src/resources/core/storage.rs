@@ -16,7 +16,10 @@ pub const VOLUME: Behaviour = Behaviour {
 pub const CLAIM: Behaviour = Behaviour {
     status: true,
     returns_deleted: true,
-    prepare_create: |_, o| data_sources(o, None),
+    prepare_create: |_, o| {
+        o.set_at(&["status", "phase"], "Pending");
+        data_sources(o, None);
+    },
     prepare_update: |_, new, old| data_sources(new, Some(old)),
     ..Behaviour::DEFAULT
 };
@@ -45,14 +48,18 @@ fn volume_status(_: &Cx, new: &mut Object, old: &Object) {
 
 /// `dataSource` and `dataSourceRef` say the same in an old and a new way.
 fn data_sources(new: &mut Object, old: Option<&Object>) {
-    let used_before = old.is_some_and(|o| {
-        o.at(&["spec", "dataSource"]).is_some() || o.at(&["spec", "dataSourceRef"]).is_some()
-    });
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let used_before =
+        old.is_some_and(|o| o.at(&["spec", "dataSource"]).is_some() || o.at(&["spec", "dataSourceRef"]).is_some());
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     if !used_before && !spec.contains_key("dataSourceRef") {
         let allowed = spec.obj("dataSource").is_some_and(|s| {
             let group = s.str("apiGroup").unwrap_or_default();
-            matches!((group, s.str("kind").unwrap_or_default()), ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"))
+            matches!(
+                (group, s.str("kind").unwrap_or_default()),
+                ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+            )
         });
         if !allowed {
             spec.remove("dataSource");

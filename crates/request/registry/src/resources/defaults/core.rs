@@ -141,6 +141,24 @@ fn namespace(o: &mut Object) {
 }
 
 fn node(o: &mut Object) {
+    if let Some(spec) = inner(o, "spec") {
+        // The single range and the list say the same; the single one wins.
+        let one = spec.str("podCIDR").unwrap_or_default().to_string();
+        let first = spec
+            .arr("podCIDRs")
+            .and_then(|l| l.first())
+            .and_then(Value::as_str)
+            .map(str::to_string);
+        match (one.is_empty(), first) {
+            (false, first) if first.as_deref() != Some(&one) => {
+                spec.insert("podCIDRs", vec![Value::from(one.as_str())]);
+            }
+            (true, Some(first)) if !first.is_empty() => {
+                spec.insert("podCIDR", first);
+            }
+            _ => {}
+        }
+    }
     let Some(status) = inner(o, "status") else { return };
     if let Some(capacity) = status.obj("capacity").filter(|c| !c.is_empty()).cloned() {
         fill_absent(status, "allocatable", capacity);

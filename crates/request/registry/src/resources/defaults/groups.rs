@@ -112,6 +112,7 @@ fn csi_driver(spec: &mut Map) {
         ("storageCapacity", false),
         ("requiresRepublish", false),
         ("seLinuxMount", false),
+        ("preventPodSchedulingIfMissing", false),
     ] {
         fill_absent(spec, key, on);
     }

@@ -205,9 +205,32 @@ pub fn pull_policy(image: &str) -> &'static str {
     let last = name.rsplit('/').next().unwrap_or_default();
     let latest = match last.split_once(':') {
         Some((_, tag)) => tag == "latest",
-        None => !image.is_empty() && !image.contains('@') && !last.bytes().any(|b| b.is_ascii_uppercase() || b == b' '),
+        None => !image.contains('@'),
     };
+    let latest = latest && is_reference(name);
     if latest { "Always" } else { "IfNotPresent" }
+}
+
+/// Whether the path of an image's name is well formed; of what isn't, upstream assumes no tag.
+fn is_reference(name: &str) -> bool {
+    let (host, path) = match name.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        _ => ("", name),
+    };
+    let path = match path.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => path,
+        _ => path,
+    };
+    let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let component = |c: &str| {
+        let b = c.as_bytes();
+        b.first().is_some_and(alnum)
+            && b.last().is_some_and(alnum)
+            && b.iter().all(|x| alnum(x) || matches!(x, b'.' | b'_' | b'-'))
+            && !c.contains("..")
+            && !c.contains("___")
+    };
+    !host.ends_with(':') && path.split('/').all(component)
 }
 
 fn volume(v: &mut Map) {

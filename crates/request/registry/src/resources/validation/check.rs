@@ -244,7 +244,7 @@ pub fn is_zero_number_or_percent(v: Option<&Value>) -> bool {
 pub fn port_name(name: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if name.len() > 15 {
-        errs.push(max_len_error(15));
+        errs.push("must be no more than 15 characters".into());
     }
     if name.is_empty()
         || !name

@@ -207,7 +207,7 @@ fn node(o: &Object, e: &mut Errs) {
     for list in ["capacity", "allocatable"] {
         for (name, v) in o.at(&["status", list]).and_then(Value::as_object).into_iter().flatten() {
             if quantity(v).is_negative() {
-                e.invalid(&format!("status.{list}[{name}]"), v.clone(), super::check::NOT_NEGATIVE);
+                e.invalid(&format!("status.{list}.{name}"), v.clone(), super::check::NOT_NEGATIVE);
             }
         }
     }
@@ -314,28 +314,36 @@ fn quota(o: &Object, e: &mut Errs) {
             }
         }
         e.child(spec, "scopeSelector", |e, selector| {
-            e.each(selector, "matchExpressions", |e, _, x| {
-                if !QUOTA_SCOPES.contains(&s(x, "scopeName")) {
-                    e.invalid("scopeName", s(x, "scopeName"), "unsupported scope");
-                }
-                match (s(x, "operator"), count(x, "values")) {
-                    ("In" | "NotIn", 0) => {
-                        e.required(
-                            "values",
-                            "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
-                        );
+            // Upstream's paths here name no index.
+            let list = selector
+                .arr("matchExpressions")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_object);
+            list.for_each(|x| {
+                e.within("matchExpressions", |e| {
+                    if !QUOTA_SCOPES.contains(&s(x, "scopeName")) {
+                        e.invalid("scopeName", s(x, "scopeName"), "unsupported scope");
                     }
-                    ("Exists" | "DoesNotExist", 1..) => {
-                        let shown = x.get("values").cloned().unwrap_or(Value::Null);
-                        e.invalid(
-                            "values",
-                            shown,
-                            "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
-                        );
+                    match (s(x, "operator"), count(x, "values")) {
+                        ("In" | "NotIn", 0) => {
+                            e.required(
+                                "values",
+                                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                            );
+                        }
+                        ("Exists" | "DoesNotExist", 1..) => {
+                            let shown = x.get("values").cloned().unwrap_or(Value::Null);
+                            e.invalid(
+                                "values",
+                                shown,
+                                "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                            );
+                        }
+                        ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
+                        (other, _) => e.invalid("operator", other, "not a valid selector operator"),
                     }
-                    ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
-                    (other, _) => e.invalid("operator", other, "not a valid selector operator"),
-                }
+                })
             });
         });
     });
@@ -346,6 +354,16 @@ fn limit_range(o: &Object, e: &mut Errs) {
         let mut seen = Vec::new();
         e.each(spec, "limits", |e, _, l| {
             let kind = s(l, "type").to_string();
+            let known = ["Container", "PersistentVolumeClaim", "Pod"].contains(&kind.as_str()) || kind.contains('/');
+            let wrong = names::label_key(&kind);
+            if wrong.is_empty() && !known {
+                e.invalid(
+                    "type",
+                    kind.as_str(),
+                    "must be a standard limit type or fully qualified",
+                );
+            }
+            wrong.iter().for_each(|m| e.invalid("type", kind.as_str(), m));
             if seen.contains(&kind) {
                 e.duplicate("type", kind.as_str());
             }
@@ -420,11 +438,12 @@ fn endpoints(o: &Object, e: &mut Errs) {
         for list in ["addresses", "notReadyAddresses"] {
             e.each(subset, list, |e, _, a| {
                 let address = s(a, "ip");
-                let msgs = super::check::ip(address);
-                if msgs.is_empty() {
+                if super::check::ip(address).is_empty() {
                     e.format("ip", address, super::networking::endpoint_ip);
+                } else {
+                    e.format("ip", address, super::check::ip);
+                    e.invalid("ip", address, "must be a valid IP address");
                 }
-                msgs.iter().for_each(|m| e.invalid("ip", address, m));
                 if !s(a, "hostname").is_empty() {
                     e.format("hostname", s(a, "hostname"), names::dns1123_label);
                 }

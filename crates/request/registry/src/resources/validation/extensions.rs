@@ -550,7 +550,9 @@ fn flow_schema(o: &Object, e: &mut Errs) {
             );
         }
         e.child(spec, "distinguisherMethod", |e, m| {
-            e.optional_one_of(m, "type", &["ByNamespace", "ByUser"])
+            if !matches!(s(m, "type"), "ByNamespace" | "ByUser") {
+                e.not_supported("type", m.clone(), &["ByNamespace", "ByUser"]);
+            }
         });
         e.child(spec, "priorityLevelConfiguration", |e, p| {
             if s(p, "name").is_empty() {
@@ -567,7 +569,45 @@ fn flow_schema(o: &Object, e: &mut Errs) {
                     "at least one of resourceRules and nonResourceRules has to be non-empty",
                 );
             }
+            flow_rule(e, r);
         });
+    });
+}
+
+fn flow_rule(e: &mut Errs, r: &Map) {
+    e.each(r, "subjects", |e, _, subject| {
+        let kinds = [
+            ("User", "user"),
+            ("Group", "group"),
+            ("ServiceAccount", "serviceAccount"),
+        ];
+        let Some((_, own)) = kinds.iter().find(|(kind, _)| *kind == s(subject, "kind")) else {
+            return e.not_supported("kind", s(subject, "kind"), &["Group", "ServiceAccount", "User"]);
+        };
+        match subject.obj(own) {
+            None => e.required(
+                own,
+                &format!("{own} is required when subject kind is '{}'", s(subject, "kind")),
+            ),
+            Some(who) if s(who, "name").is_empty() => e.required(&format!("{own}.name"), ""),
+            Some(_) => {}
+        }
+    });
+    e.each(r, "resourceRules", |e, _, rule| {
+        if count(rule, "verbs") == 0 {
+            e.required("verbs", "verbs must contain at least one value");
+        }
+        for (key, what) in [("apiGroups", "api group"), ("resources", "resource")] {
+            if count(rule, key) == 0 {
+                e.required(key, &format!("resource rules must supply at least one {what}"));
+            }
+        }
+        if count(rule, "namespaces") == 0 && !is_true(rule, "clusterScope") {
+            e.required(
+                "namespaces",
+                "resource rules that are not cluster scoped must supply at least one namespace",
+            );
+        }
     });
 }
 
@@ -587,9 +627,23 @@ fn priority_level(o: &Object, e: &mut Errs) {
                 Some(l) => e.within("limited", |e| {
                     e.non_negative(l, "nominalConcurrencyShares");
                     e.in_range(l, "lendablePercent", 0, 100);
+                    let empty = Map::new();
+                    let response = l.obj("limitResponse").unwrap_or(&empty);
+                    e.within("limitResponse", |e| match s(response, "type") {
+                        "" => e.required("type", ""),
+                        "Queue" if !response.contains_key("queuing") => {
+                            e.required("queuing", "must not be empty if limitResponse.type is Limited")
+                        }
+                        "Reject" if response.contains_key("queuing") => {
+                            e.forbidden("queuing", "must be nil if limited.limitResponse.type is not Limited")
+                        }
+                        "Queue" | "Reject" => {}
+                        other => e.not_supported("type", other, &["Queue", "Reject"]),
+                    });
                 }),
             }
         }
+        "" => e.required("type", ""),
         other => e.not_supported("type", other, &["Exempt", "Limited"]),
     });
 }

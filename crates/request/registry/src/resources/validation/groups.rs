@@ -22,6 +22,21 @@ const CLUSTER_ROLE: Rules = Rules {
                 let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
                 e.required("clusterRoleSelectors", why);
             }
+            for i in 0..count(a, "clusterRoleSelectors") {
+                let selector = a.arr("clusterRoleSelectors").and_then(|l| l.get(i));
+                let one = Map::from_iter([("selector", selector.cloned().unwrap_or(Value::Null))]);
+                let place = format!("clusterRoleSelectors[{i}]");
+                let mut inner = Errs::default();
+                inner.label_selector(&one, "selector");
+                let path = e.at(&place);
+                for mut c in inner.list {
+                    c.field = c.field.replacen("selector", &path, 1);
+                    e.push(c);
+                }
+                if keelson_machinery::selector::LabelSelector::from_object(selector).is_err() {
+                    e.invalid(&place, Value::Null, "invalid label selector.");
+                }
+            }
         });
     },
     ..Rules::NONE
@@ -38,7 +53,7 @@ const CLUSTER_ROLE_BINDING: Rules = Rules {
 };
 const BUDGET: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", budget),
-    ..Rules::SUBDOMAIN
+    ..Rules::NONE
 };
 const AUTOSCALER: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", autoscaler),
@@ -46,6 +61,7 @@ const AUTOSCALER: Rules = Rules {
 };
 const PRIORITY: Rules = Rules {
     object: |_, o, e| priority(o, e),
+    create: |_, o, e| preemption_policy(e, o),
     update: |_, new, old, e| {
         if new.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
             e.forbidden("value", "may not be changed in an update.");
@@ -114,7 +130,7 @@ pub fn of(group: &str, kind: &str) -> Rules {
 fn policy_rules(o: &Object, namespaced: bool, e: &mut Errs) {
     e.each(o, "rules", |e, _, rule| {
         if count(rule, "verbs") == 0 {
-            e.required("verbs", "verbs must contain at least one value");
+            e.required("verbs", "");
         }
         if count(rule, "nonResourceURLs") > 0 {
             let shown = rule.get("nonResourceURLs").cloned().unwrap_or(Value::Null);
@@ -198,12 +214,125 @@ fn budget(e: &mut Errs, spec: &Map) {
     e.optional_one_of(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"]);
 }
 
+const METRICS: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+
+fn metric(e: &mut Errs, m: &Map) {
+    let kind = s(m, "type");
+    if kind.is_empty() {
+        e.required("type", "must specify a metric source type");
+    }
+    if !METRICS.contains(&kind) {
+        e.not_supported("type", kind, METRICS);
+    }
+    let member = |kind: &str| {
+        let mut key = kind.to_string();
+        key[..1].make_ascii_lowercase();
+        key
+    };
+    let order = ["object", "external", "pods", "resource", "containerResource"];
+    let present: Vec<&str> = order.into_iter().filter(|k| m.contains_key(k)).collect();
+    if let Some(first) = present.first() {
+        e.child(m, first, |e, source| metric_source(e, first, source));
+    }
+    if METRICS.contains(&kind) && !m.contains_key(&member(kind)) {
+        e.required(&member(kind), "must populate information for the given metric source");
+    }
+    if present.len() > 1 {
+        for key in present.iter().filter(|k| **k != member(kind)) {
+            e.forbidden(key, "must populate the given metric source only");
+        }
+    }
+}
+
+fn metric_source(e: &mut Errs, kind: &str, source: &Map) {
+    let empty = Map::new();
+    let target = source.obj("target").unwrap_or(&empty);
+    if matches!(kind, "resource" | "containerResource") && s(source, "name").is_empty() {
+        e.required("name", "must specify a resource name");
+    }
+    if kind == "containerResource" && s(source, "container").is_empty() {
+        e.required("container", "must specify a container");
+    }
+    if matches!(kind, "object" | "pods" | "external") {
+        let metric = source.obj("metric").unwrap_or(&empty);
+        e.within("metric", |e| match s(metric, "name") {
+            "" => e.required("name", "must specify a metric name"),
+            name => e.format("name", name, path_segment_errors),
+        });
+    }
+    if kind == "object" {
+        let object = source.obj("describedObject").unwrap_or(&empty);
+        e.within("describedObject", |e| reference(e, object));
+    }
+    e.within("target", |e| {
+        match s(target, "type") {
+            "Utilization" | "Value" | "AverageValue" => {}
+            other => {
+                if other.is_empty() {
+                    e.required("type", "must specify a metric target type");
+                }
+                e.invalid("type", other, "must be either Utilization, Value, or AverageValue");
+            }
+        }
+        for amount in ["value", "averageValue"] {
+            if let Some(v) = target
+                .get(amount)
+                .filter(|v| quantity(v).is_zero() || quantity(v).is_negative())
+            {
+                e.invalid(amount, v.clone(), "must be positive");
+            }
+        }
+        if let Some(n) = target.int("averageUtilization").filter(|n| *n < 1) {
+            e.invalid("averageUtilization", n, "must be greater than 0");
+        }
+        let has = |key: &str| target.contains_key(key);
+        match kind {
+            "pods" if !has("averageValue") => {
+                e.required("averageValue", "must specify a positive target averageValue");
+            }
+            "object" | "external" if !has("value") && !has("averageValue") => {
+                let what = if kind == "object" {
+                    "target value or averageValue"
+                } else {
+                    "target value for metric or a per-pod target"
+                };
+                e.required("averageValue", &format!("must set either a {what}"));
+            }
+            "resource" | "containerResource" if !has("averageUtilization") && !has("averageValue") => {
+                e.required(
+                    "averageUtilization",
+                    "must set either a target raw value or a target utilization",
+                );
+            }
+            "resource" | "containerResource" if has("averageUtilization") && has("averageValue") => {
+                e.forbidden(
+                    "averageValue",
+                    "may not set both a target raw value and a target utilization",
+                );
+            }
+            _ => {}
+        }
+    });
+}
+
+/// A `CrossVersionObjectReference`.
+fn reference(e: &mut Errs, target: &Map) {
+    for key in ["kind", "name"] {
+        match s(target, key) {
+            "" => e.required(key, ""),
+            text => e.format(key, text, path_segment_errors),
+        }
+    }
+}
+
 fn autoscaler(e: &mut Errs, spec: &Map) {
     let (min, max) = (spec.int("minReplicas"), spec.int("maxReplicas").unwrap_or(0));
     if let Some(n) = min.filter(|n| *n < 1) {
         e.invalid("minReplicas", n, "must be greater than or equal to 1");
     }
-    if max < 1 {
+    if max == 0 {
+        e.required("maxReplicas", "");
+    } else if max < 1 {
         e.invalid("maxReplicas", max, "must be greater than 0");
     }
     if min.is_some_and(|n| max < n) {
@@ -218,50 +347,7 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
         }
     });
     e.positive(spec, "targetCPUUtilizationPercentage");
-    e.each(spec, "metrics", |e, _, m| {
-        let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-        let kind = s(m, "type");
-        if kind.is_empty() {
-            return e.required("type", "must specify a metric source type");
-        }
-        if !kinds.contains(&kind) {
-            return e.not_supported("type", kind, &kinds);
-        }
-        let mut key = kind.to_string();
-        key[..1].make_ascii_lowercase();
-        let Some(source) = m.obj(&key) else {
-            return e.required(&key, &format!("must populate information for the given metric source"));
-        };
-        e.within(&key, |e| {
-            if matches!(kind, "Resource" | "ContainerResource") && s(source, "name").is_empty() {
-                e.required("name", "must specify a resource name");
-            }
-            e.child(source, "target", |e, target| {
-                if !matches!(s(target, "type"), "Utilization" | "Value" | "AverageValue") {
-                    e.invalid(
-                        "type",
-                        s(target, "type"),
-                        "must be either Utilization, Value, or AverageValue",
-                    );
-                }
-                if target.int("averageUtilization").is_some_and(|n| n < 1) {
-                    e.invalid(
-                        "averageUtilization",
-                        target.int("averageUtilization"),
-                        "must be greater than 0",
-                    );
-                }
-                for amount in ["value", "averageValue"] {
-                    if let Some(v) = target
-                        .get(amount)
-                        .filter(|v| quantity(v).is_zero() || quantity(v).is_negative())
-                    {
-                        e.invalid(amount, v.clone(), "must be positive");
-                    }
-                }
-            });
-        });
-    });
+    e.each(spec, "metrics", |e, _, m| metric(e, m));
     e.child(spec, "behavior", |e, behavior| {
         for way in ["scaleUp", "scaleDown"] {
             e.child(behavior, way, |e, rules| {
@@ -295,6 +381,15 @@ const SYSTEM: [(&str, i64); 2] = [
     ("system-cluster-critical", 2_000_000_000),
 ];
 
+/// Of priority classes and of pods.
+pub fn preemption_policy(e: &mut Errs, m: &Map) {
+    match m.str("preemptionPolicy") {
+        None | Some("PreemptLowerPriority" | "Never") => {}
+        Some("") => e.required("preemptionPolicy", ""),
+        Some(other) => e.not_supported("preemptionPolicy", other, &["PreemptLowerPriority", "Never"]),
+    }
+}
+
 fn priority(o: &Object, e: &mut Errs) {
     let value = o.int("value").unwrap_or(0);
     if o.name().starts_with("system-") {
@@ -316,5 +411,4 @@ fn priority(o: &Object, e: &mut Errs) {
             "maximum allowed value of a user defined priority is 1000000000",
         );
     }
-    e.optional_one_of(o, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
 }

@@ -104,7 +104,7 @@ fn job_spec(e: &mut Errs, spec: &Map) {
         e.required("backoffLimitPerIndex", "when maxFailedIndexes is specified");
     }
     let mode = s(spec, "completionMode");
-    if !matches!(mode, "" | INDEXED | "NonIndexed") {
+    if spec.contains_key("completionMode") && !matches!(mode, INDEXED | "NonIndexed") {
         e.not_supported("completionMode", mode, &["NonIndexed", INDEXED]);
     }
     let (completions, parallelism) = (spec.int("completions"), spec.int("parallelism"));
@@ -127,7 +127,7 @@ fn job_spec(e: &mut Errs, spec: &Map) {
         if let Some(f) = failed.filter(|f| *f > 100_000) {
             e.invalid("maxFailedIndexes", f, "must be less than or equal to 100000");
         }
-    } else {
+    } else if mode == "NonIndexed" || !spec.contains_key("completionMode") {
         for (key, value) in [("backoffLimitPerIndex", per_index), ("maxFailedIndexes", failed)] {
             if let Some(n) = value {
                 e.invalid(key, n, "requires indexed completion mode");
@@ -190,11 +190,45 @@ fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
             _ => {}
         }
         e.child(rule, "onExitCodes", |e, codes| {
-            if !matches!(s(codes, "operator"), "In" | "NotIn") {
-                e.not_supported("operator", s(codes, "operator"), &["In", "NotIn"]);
+            match s(codes, "operator") {
+                "In" | "NotIn" => {}
+                "" => e.required("operator", "valid values: [\"In\" \"NotIn\"]"),
+                other => e.not_supported("operator", other, &["In", "NotIn"]),
             }
-            if count(codes, "values") == 0 {
+            let values: Vec<i64> = codes
+                .arr("values")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_i64)
+                .collect();
+            if values.is_empty() {
                 e.invalid("values", Value::Array(Vec::new()), "at least one value is required");
+            } else if values.len() > 255 {
+                e.too_many("values", values.len(), 255);
+            }
+            for (i, v) in values.iter().enumerate() {
+                let field = format!("values[{i}]");
+                if s(codes, "operator") == "In" && *v == 0 {
+                    e.invalid(&field, 0i64, "must not be 0 for the In operator");
+                }
+                if values[..i].contains(v) {
+                    e.duplicate(&field, *v);
+                }
+            }
+            if !values.is_sorted() {
+                e.invalid(
+                    "values",
+                    codes.get("values").cloned().unwrap_or(Value::Null),
+                    "must be ordered",
+                );
+            }
+        });
+        e.each(rule, "onPodConditions", |e, _, c| {
+            e.format("type", s(c, "type"), names::label_key);
+            match s(c, "status") {
+                "True" | "False" | "Unknown" => {}
+                "" => e.required("status", "valid values: [\"False\" \"True\" \"Unknown\"]"),
+                other => e.not_supported("status", other, &["False", "True", "Unknown"]),
             }
         });
         let (codes, conditions) = (rule.contains_key("onExitCodes"), count(rule, "onPodConditions") > 0);
@@ -271,6 +305,7 @@ fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
         }
     }
     if suspended {
+        restore(&mut before, Some(&now), "metadata");
         for list in ["containers", "initContainers"] {
             let resources: Vec<Option<Value>> = now
                 .obj("spec")
@@ -289,7 +324,12 @@ fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
             }
         }
     }
-    e.immutable(Some(&Value::Object(now)), Some(&Value::Object(before)), "template");
+    let (now, before, key) = match suspended {
+        // Of a suspended job's template only the specification is looked at.
+        true => (now.get("spec").cloned(), before.get("spec").cloned(), "template.spec"),
+        false => (Some(Value::Object(now)), Some(Value::Object(before)), "template"),
+    };
+    e.immutable(now.as_ref(), before.as_ref(), key);
 }
 
 fn cron_job(e: &mut Errs, spec: &Map) {

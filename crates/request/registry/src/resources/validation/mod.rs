@@ -9,6 +9,8 @@ mod container_env;
 mod container_mounts;
 mod container_resources;
 mod extensions;
+#[cfg(test)]
+mod golden;
 mod groups;
 mod jobs;
 mod networking;
@@ -105,6 +107,12 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
     let rules = rules(cx);
     let mut errs = Errs::default();
     check_name(obj, &rules, &mut errs);
+    // What holds for all metadata; what holds for all names is only said when nothing else is wrong.
+    let shared = crate::meta::validate(obj, cx.def.namespaced).into_iter();
+    let unnamed = |c: &Cause| c.field != "metadata.name" || c.reason == "FieldValueRequired";
+    shared
+        .filter(|c| unnamed(c) && c.field != "metadata.generateName")
+        .for_each(|c| errs.push(c));
     (rules.object)(cx, obj, &mut errs);
     (rules.create)(cx, obj, &mut errs);
     errs.list

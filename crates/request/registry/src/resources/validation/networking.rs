@@ -25,13 +25,17 @@ const INGRESS_CLASS: Rules = Rules {
             }
             domain_prefixed_path(e, "controller", s(spec, "controller"));
             e.child(spec, "parameters", |e, p| {
+                if let Some(group) = p.str("apiGroup") {
+                    e.format("apiGroup", group, names::dns1123_subdomain);
+                }
                 for key in ["kind", "name"] {
-                    if s(p, key).is_empty() {
-                        e.required(key, "");
+                    match s(p, key) {
+                        "" => e.required(key, ""),
+                        text => e.format(key, text, crate::meta::path_segment_errors),
                     }
                 }
                 match (s(p, "scope"), s(p, "namespace")) {
-                    ("", _) => e.required("scope", ""),
+                    ("", _) if !p.contains_key("scope") => e.required("scope", ""),
                     ("Namespace", "") => e.required("namespace", "`parameters.scope` is set to 'Namespace'"),
                     ("Cluster", ns) if !ns.is_empty() => {
                         e.forbidden("namespace", "`parameters.scope` is set to 'Cluster'");
@@ -53,10 +57,17 @@ const IP_ADDRESS: Rules = Rules {
     object: |_, o, e| match o.at(&["spec", "parentRef"]).and_then(Value::as_object) {
         None => e.required("spec.parentRef", ""),
         Some(r) => e.within("spec.parentRef", |e| {
+            if !s(r, "group").is_empty() {
+                e.format("group", s(r, "group"), names::dns1123_subdomain);
+            }
             for key in ["resource", "name"] {
-                if s(r, key).is_empty() {
-                    e.required(key, "");
+                match s(r, key) {
+                    "" => e.required(key, ""),
+                    text => e.format(key, text, crate::meta::path_segment_errors),
                 }
+            }
+            if !s(r, "namespace").is_empty() {
+                e.format("namespace", s(r, "namespace"), crate::meta::path_segment_errors);
             }
         }),
     },
@@ -67,7 +78,7 @@ const IP_ADDRESS: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const SERVICE_CIDR: Rules = Rules {
-    object: |_, o, e| {
+    create: |_, o, e| {
         let empty = Map::new();
         e.within("spec", |e| {
             let spec = o.obj("spec").unwrap_or(&empty);
@@ -79,12 +90,35 @@ const SERVICE_CIDR: Rules = Rules {
                 }
                 _ => {}
             }
+            let families: Vec<bool> = spec
+                .arr("cidrs")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(|c| c.contains(':'))
+                .collect();
+            if families.len() == 2 && families[0] == families[1] {
+                let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+                e.invalid("cidrs", spec.get("cidrs").cloned().unwrap_or(Value::Null), why);
+            }
             e.each_str(spec, "cidrs", |e, _, c| e.format("", c, cidr));
         });
     },
     update: |_, new, old, e| {
-        let path = ["spec", "cidrs"];
-        e.immutable(new.at(&path), old.at(&path), "spec.cidrs");
+        let list = |o: &Object| {
+            o.at(&["spec", "cidrs"])
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (now, was) = (list(new), list(old));
+        let grows = was.len() == 1 && now.len() == 2;
+        if now.len() != was.len() && !grows {
+            return e.invalid("spec.cidrs", now, super::check::IMMUTABLE);
+        }
+        for (i, (n, _)) in now.iter().zip(&was).enumerate().filter(|(_, (n, w))| n != w) {
+            e.invalid(&format!("spec.cidrs[{i}]"), n.clone(), super::check::IMMUTABLE);
+        }
     },
     ..Rules::SUBDOMAIN
 };
@@ -312,20 +346,20 @@ fn backend(e: &mut Errs, b: &Map) {
                 }
             }
         }),
-        (None, Some(service)) => e.within("service", |e| {
+        (None, Some(service)) => {
             match s(service, "name") {
-                "" => e.required("name", ""),
-                name => e.format("name", name, names::dns1123_label),
+                "" => e.required("service.name", ""),
+                name => e.format("service.name", name, names::dns1123_label),
             }
             let empty = Map::new();
             let port = service.obj("port").unwrap_or(&empty);
             match (s(port, "name"), port.int("number").unwrap_or(0)) {
                 ("", 0) => e.required("", "port name or number is required"),
-                ("", _) => e.within("port", |e| e.port(port, "number")),
+                ("", _) => e.within("service.port", |e| e.port(port, "number")),
                 (_, n) if n != 0 => e.invalid("", "", "cannot set both port name & port number"),
-                (name, _) => e.format("port.name", name, port_name),
+                (name, _) => e.format("service.port.name", name, port_name),
             }
-        }),
+        }
         (None, None) => e.invalid("", "", "resource or service backend is required"),
     }
 }
@@ -346,7 +380,7 @@ fn slice(o: &Object, e: &mut Errs) {
             e.duplicate("name", name.as_str());
         }
         seen.push(name);
-        e.one_of(p, "protocol", &["SCTP", "TCP", "UDP"]);
+        e.optional_one_of(p, "protocol", &["SCTP", "TCP", "UDP"]);
         if let Some(app) = p.str("appProtocol") {
             e.format("appProtocol", app, names::label_key);
         }
@@ -356,7 +390,7 @@ fn slice(o: &Object, e: &mut Errs) {
     }
     e.each(o, "endpoints", |e, _, endpoint| {
         match count(endpoint, "addresses") {
-            0 => e.required("addresses", "must contain at least 1 address"),
+            0 => e.required("addresses", ""),
             n if n > 100 => e.too_many("addresses", n, 100),
             _ => {}
         }
@@ -375,6 +409,24 @@ fn slice(o: &Object, e: &mut Errs) {
         if let Some(node) = endpoint.str("nodeName") {
             e.format("nodeName", node, names::dns1123_subdomain);
         }
+        e.child(endpoint, "hints", |e, hints| {
+            for list in ["forZones", "forNodes"] {
+                let mut seen = Vec::new();
+                e.each(hints, list, |e, _, h| {
+                    let name = s(h, "name").to_string();
+                    if seen.contains(&name) {
+                        e.duplicate("name", name.as_str());
+                    }
+                    let format = if list == "forZones" {
+                        names::label_value
+                    } else {
+                        names::dns1123_subdomain
+                    };
+                    e.format("name", &name, format);
+                    seen.push(name);
+                });
+            }
+        });
         if let Some(hostname) = endpoint.str("hostname") {
             e.format("hostname", hostname, names::dns1123_label);
         }

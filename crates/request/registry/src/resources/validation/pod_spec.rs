@@ -58,7 +58,7 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
             e.format("", name, names::dns1123_subdomain)
         });
     });
-    e.optional_one_of(spec, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    super::groups::preemption_policy(e, spec);
     if let Some(overhead) = spec.obj("overhead") {
         let limits = Map::from_iter([("limits", overhead.clone())]);
         e.within("overhead", |e| container_resources::resources(e, &limits, None));
@@ -353,10 +353,11 @@ pub fn template(e: &mut Errs, owner: &Map) {
     let empty = Map::new();
     let t = owner.obj("template").unwrap_or(&empty);
     e.within("template", |e| {
-        e.child(t, "metadata", |e, m| {
+        // Upstream's paths leave `metadata` out here.
+        if let Some(m) = t.obj("metadata") {
             e.labels(m, "labels");
             e.annotations(m, "annotations");
-        });
+        }
         let spec = t.obj("spec").unwrap_or(&empty);
         e.within("spec", |e| {
             pod_spec(e, spec, "", false);

@@ -120,7 +120,7 @@ fn gates(new: &Map, old: &Map, e: &mut Errs) {
         if !had.contains(name) {
             e.forbidden(
                 &format!("spec.schedulingGates[{i}].name"),
-                "only deletion is allowed, but found new scheduling gate",
+                &format!("only deletion is allowed, but found new scheduling gate '{name}'"),
             );
         }
     }

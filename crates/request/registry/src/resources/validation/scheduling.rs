@@ -169,7 +169,9 @@ pub fn taints(e: &mut Errs, spec: &Map) {
             }
             let id = (s(t, "key"), effect);
             if seen.contains(&id) {
-                e.duplicate("", t.clone());
+                let mut c = keelson_api::Cause::duplicate(e.at(""), &Value::Object(t.clone()));
+                c.message.push_str(": taints must be unique by key and effect pair");
+                e.push(c);
             }
             seen.push(id);
         });

@@ -77,7 +77,8 @@ fn external_name(e: &mut Errs, spec: &Map) {
             e.forbidden(key, "may not be set for ExternalName services");
         }
     }
-    match s(spec, "externalName").trim_end_matches('.') {
+    let name = s(spec, "externalName");
+    match name.strip_suffix('.').unwrap_or(name) {
         "" => e.required("externalName", ""),
         name => e.format("externalName", name, names::dns1123_subdomain),
     }
@@ -206,6 +207,14 @@ fn cluster_ips(e: &mut Errs, spec: &Map) {
             );
         }
     }
+    let families: Vec<bool> = list.iter().map(|a| a.contains(':')).collect();
+    if list.len() == 2 && families[0] == families[1] {
+        e.invalid(
+            "clusterIPs",
+            shown(),
+            "may specify no more than one IP for each IP family",
+        );
+    }
     if list.len() > 2 {
         e.invalid("clusterIPs", shown(), "may only hold up to 2 values");
     }
@@ -252,6 +261,12 @@ fn traffic(e: &mut Errs, spec: &Map) {
         e.not_supported("externalTrafficPolicy", policy, &policies);
     }
     let health = spec.int("healthCheckNodePort").unwrap_or(0);
+    let needs = kind == "LoadBalancer" && policy == "Local";
+    if needs && health == 0 {
+        e.required("healthCheckNodePort", "");
+    } else if needs && !(1..=65535).contains(&health) {
+        e.invalid("healthCheckNodePort", health, &super::check::range_error(1, 65535));
+    }
     if health != 0 && (kind != "LoadBalancer" || policy != "Local") {
         let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         e.invalid("healthCheckNodePort", health, why);

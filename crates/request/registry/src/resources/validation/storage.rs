@@ -5,7 +5,7 @@ use super::check::{Errs, count, quantity, s};
 use super::{scheduling, volumes};
 use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
-use keelson_machinery::names::{self, max_len_error};
+use keelson_machinery::names;
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -34,14 +34,16 @@ const CLASS: Rules = Rules {
 };
 const ATTRIBUTES_CLASS: Rules = Rules {
     object: |_, o, e| {
-        driver_name(e, "driverName", s(o, "driverName"));
+        qualified_driver(e, "driverName", s(o, "driverName"));
         if count(o, "parameters") == 0 {
             e.required("parameters", "must contain at least one key/value pair");
         }
     },
     update: |_, new, old, e| {
         for key in ["driverName", "parameters"] {
-            e.immutable(new.get(key), old.get(key), key);
+            if !same(new.get(key), old.get(key)) {
+                e.forbidden(key, &format!("updates to {key} are forbidden."));
+            }
         }
     },
     ..Rules::SUBDOMAIN
@@ -107,24 +109,39 @@ const CSI_NODE: Rules = Rules {
                     .filter_map(Value::as_str)
                     .collect();
                 for (i, key) in keys.iter().enumerate() {
-                    if keys[..i].contains(key) {
-                        e.duplicate(&format!("topologyKeys[{i}]"), *key);
+                    if key.is_empty() {
+                        e.required("", "");
                     }
-                    e.format("topologyKeys", key, names::label_key);
+                    if keys[..i].contains(key) {
+                        e.duplicate("", *key);
+                    }
+                    e.format("", key, names::label_key);
                 }
             });
         });
     },
+    update: |_, new, old, e| {
+        let drivers = |o: &Object| {
+            o.at(&["spec", "drivers"])
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let now = drivers(new);
+        for mut before in drivers(old) {
+            let mut after = now.iter().find(|d| d.get("name") == before.get("name")).cloned();
+            for side in [Some(&mut before), after.as_mut()].into_iter().flatten() {
+                side.remove_at(&["allocatable"]);
+            }
+            if after.is_some() {
+                e.immutable(after.as_ref(), Some(&before), "spec.drivers");
+            }
+        }
+    },
     ..Rules::SUBDOMAIN
 };
 const CSI_DRIVER: Rules = Rules {
-    name: |name| {
-        let mut errs = names::dns1123_subdomain(&name.to_lowercase());
-        if name.len() > 63 {
-            errs.push(max_len_error(63));
-        }
-        errs
-    },
+    name: |name| names::dns1123_subdomain(&name.to_lowercase()),
     object: |_, o, e| {
         e.child(o, "spec", |e, spec| {
             for key in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
@@ -132,30 +149,60 @@ const CSI_DRIVER: Rules = Rules {
                     e.required(key, "");
                 }
             }
-            e.optional_one_of(spec, "fsGroupPolicy", &["ReadWriteOnceWithFSType", "File", "None"]);
-            e.each_str(spec, "volumeLifecycleModes", |e, _, mode| {
-                if !matches!(mode, "Persistent" | "Ephemeral") {
-                    e.not_supported("", mode, &["Persistent", "Ephemeral"]);
+            let mut audiences = Vec::new();
+            e.each(spec, "tokenRequests", |e, _, t| {
+                let audience = s(t, "audience").to_string();
+                if audiences.contains(&audience) {
+                    e.duplicate("audience", audience.as_str());
+                }
+                audiences.push(audience);
+                if let Some(n) = t.int("expirationSeconds") {
+                    if n < 600 {
+                        e.invalid(
+                            "expirationSeconds",
+                            n,
+                            "may not specify a duration less than 10 minutes",
+                        );
+                    }
+                    if n > 1 << 32 {
+                        e.invalid(
+                            "expirationSeconds",
+                            n,
+                            "may not specify a duration larger than 2^32 seconds",
+                        );
+                    }
                 }
             });
+            e.optional_one_of(spec, "fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"]);
+            for mode in spec
+                .arr("volumeLifecycleModes")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+            {
+                if !matches!(mode, "Persistent" | "Ephemeral") {
+                    e.not_supported("volumeLifecycleModes", mode, &["Persistent", "Ephemeral"]);
+                }
+            }
         });
     },
     update: |_, new, old, e| {
-        for key in ["attachRequired", "volumeLifecycleModes"] {
+        for (key, shown) in [
+            ("attachRequired", "attachedRequired"),
+            ("volumeLifecycleModes", "volumeLifecycleModes"),
+        ] {
             let of = |o: &Object| o.at(&["spec", key]).cloned();
-            e.immutable(of(new).as_ref(), of(old).as_ref(), &format!("spec.{key}"));
+            e.immutable(of(new).as_ref(), of(old).as_ref(), &format!("spec.{shown}"));
         }
     },
     ..Rules::SUBDOMAIN
 };
 const CAPACITY: Rules = Rules {
     object: |_, o, e| {
-        match s(o, "storageClassName") {
-            "" => e.required("storageClassName", ""),
-            name => e.format("storageClassName", name, names::dns1123_subdomain),
-        }
+        e.format("storageClassName", s(o, "storageClassName"), names::dns1123_subdomain);
         e.label_selector(o, "nodeTopology");
-        for key in ["capacity", "maximumVolumeSize"] {
+        {
+            let key = "capacity";
             if let Some(v) = o.get(key).filter(|v| quantity(v).is_negative()) {
                 e.invalid(key, v.clone(), super::check::NOT_NEGATIVE);
             }
@@ -178,6 +225,16 @@ pub fn of(kind: &str) -> Rules {
         "CSIDriver" => CSI_DRIVER,
         "CSIStorageCapacity" => CAPACITY,
         _ => Rules::SUBDOMAIN,
+    }
+}
+
+/// A driver's name where any qualified name will do.
+fn qualified_driver(e: &mut Errs, key: &str, name: &str) {
+    if name.is_empty() {
+        return e.required(key, "");
+    }
+    for msg in names::label_key(&name.to_lowercase()) {
+        e.invalid(key, name.to_lowercase(), &msg);
     }
 }
 
@@ -211,6 +268,51 @@ fn class(o: &Object, e: &mut Errs) {
         None => e.required("volumeBindingMode", ""),
         Some(_) => e.optional_one_of(o, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"]),
     }
+    topologies(e, o);
+}
+
+/// Where volumes of a class may be: the same terms twice are an error.
+fn topologies(e: &mut Errs, o: &Object) {
+    let mut seen: Vec<Vec<(String, Vec<String>)>> = Vec::new();
+    let texts = |m: &Map| -> Vec<String> {
+        let mut list: Vec<String> = m
+            .arr("values")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_string)
+            .collect();
+        list.sort();
+        list
+    };
+    e.each(o, "allowedTopologies", |e, _, term| {
+        let mut all = Vec::new();
+        e.each(term, "matchLabelExpressions", |e, _, x| {
+            let key = s(x, "key").to_string();
+            if count(x, "values") == 0 {
+                e.required("values", "");
+            }
+            let values = x
+                .arr("values")
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>();
+            for (i, v) in values.iter().enumerate().filter(|(i, v)| values[..*i].contains(v)) {
+                e.duplicate(&format!("values[{i}]"), *v);
+            }
+            e.format("key", &key, names::label_key);
+            if all.iter().any(|(k, _)| *k == key) {
+                e.duplicate("key", key.as_str());
+            }
+            all.push((key, texts(x)));
+        });
+        all.sort();
+        if seen.contains(&all) || all.is_empty() {
+            e.duplicate("matchLabelExpressions", "");
+        }
+        seen.push(all);
+    });
 }
 
 fn access_modes(e: &mut Errs, spec: &Map) {
@@ -355,18 +457,25 @@ fn volume_spec(e: &mut Errs, spec: &Map) {
         e.required("accessModes", "");
     }
     access_modes(e, spec);
-    match spec.obj("capacity").filter(|c| !c.is_empty()) {
-        None => e.required("capacity", ""),
-        Some(c) => {
-            if c.len() > 1 || !c.contains_key("storage") {
-                e.not_supported("capacity", c.clone(), &["storage"]);
-            }
-            for (key, v) in c {
-                let q = quantity(v);
-                if q.is_zero() || q.is_negative() {
-                    e.invalid(&format!("capacity[{key}]"), v.clone(), "must be greater than zero");
-                }
-            }
+    let capacity = spec.obj("capacity").filter(|c| !c.is_empty());
+    if capacity.is_none() {
+        e.required("capacity", "");
+    }
+    if capacity.is_none_or(|c| c.len() > 1 || !c.contains_key("storage")) {
+        let shown = spec
+            .get("capacity")
+            .filter(|c| !c.is_null())
+            .cloned()
+            .unwrap_or(Value::Object(Map::new()));
+        e.not_supported("capacity", shown, &["storage"]);
+    }
+    for (key, v) in capacity.into_iter().flatten() {
+        let (q, field) = (quantity(v), format!("capacity[{key}]"));
+        if q.is_negative() {
+            e.invalid(&field, q.value(), "must be a valid resource quantity");
+        }
+        if q.is_zero() || q.is_negative() {
+            e.invalid(&field, v.clone(), "must be greater than zero");
         }
     }
     e.optional_one_of(spec, "persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"]);
@@ -446,6 +555,14 @@ fn volume_update(new: &Object, old: &Object, e: &mut Errs) {
         );
     }
     e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
+    if o.contains_key("nodeAffinity") && !same(n.get("nodeAffinity"), o.get("nodeAffinity")) {
+        let shown = n.get("nodeAffinity").cloned().unwrap_or(Value::Null);
+        e.invalid(
+            "nodeAffinity",
+            shown,
+            "field is immutable, except for updating from beta label to GA",
+        );
+    }
     if o.contains_key("volumeAttributesClassName") && !n.contains_key("volumeAttributesClassName") {
         e.forbidden(
             "spec.volumeAttributesClassName",

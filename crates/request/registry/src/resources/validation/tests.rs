@@ -7,7 +7,7 @@ use crate::user::UserInfo;
 use keelson_api::{Object, Value, value};
 use std::sync::Arc;
 
-fn request(group: &str, kind: &str) -> Cx {
+pub(super) fn request(group: &str, kind: &str) -> Cx {
     let def = rows()
         .into_iter()
         .find(|d| d.gvr.group == group && d.kind == kind)
@@ -15,7 +15,7 @@ fn request(group: &str, kind: &str) -> Cx {
     Cx::new(Arc::new(def), Arc::new(UserInfo::default()), "default", "")
 }
 
-fn read(cx: &Cx, v: Value) -> Object {
+pub(super) fn read(cx: &Cx, v: Value) -> Object {
     let (mut o, unknown) = complete(&cx.def.schema, Some(&*cx.def.strategy), v).unwrap();
     assert!(unknown.is_empty(), "{unknown:?}");
     if cx.def.namespaced && o.namespace().is_empty() {

@@ -28,7 +28,7 @@ const REPLICA_SET: Rules = Rules {
         spec_of(o, e, |e, spec| {
             e.non_negative(spec, "replicas");
             e.non_negative(spec, "minReadySeconds");
-            selected_template(e, spec, "replicaset", "ReplicaSet");
+            selected_template(e, spec, "deployment", "ReplicaSet");
         })
     },
     update: |_, new, old, e| selector_immutable(new, old, e),
@@ -38,6 +38,13 @@ const REPLICA_SET: Rules = Rules {
 const STATEFUL_SET: Rules = Rules {
     name: names::dns1123_label,
     object: |_, o, e| spec_of(o, e, stateful_set),
+    create: |_, o, e| {
+        spec_of(o, e, |e, spec| {
+            e.each(spec, "volumeClaimTemplates", |e, _, claim| {
+                e.child(claim, "spec", storage::claim_spec)
+            });
+        })
+    },
     update: |_, new, old, e| stateful_set_update(new, old, e),
     status: |_, new, old, e| {
         replica_status(new, e);
@@ -106,6 +113,14 @@ fn selected_template(e: &mut Errs, spec: &Map, kind: &str, title: &str) {
                 );
             }
         }
+    }
+    if spec.contains_key("selector") && LabelSelector::from_object(spec.get("selector")).is_err() {
+        let why = if kind == "statefulset" {
+            ""
+        } else {
+            "invalid label selector"
+        };
+        e.invalid("selector", spec.get("selector").cloned().unwrap_or(Value::Null), why);
     }
     matches_template(e, spec, false);
     template(e, spec);
@@ -298,14 +313,19 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
         .arr("volumeClaimTemplates")
         .into_iter()
         .flatten()
-        .filter_map(|c| c.at(&["metadata", "name"])?.as_str())
+        .map(|c| c.at(&["metadata", "name"]).and_then(Value::as_str).unwrap_or_default())
         .map(|name| keelson_api::value!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
         .collect();
     let named = |v: &Value| v.get("name").and_then(Value::as_str).map(str::to_string);
     let claimed: Vec<_> = claims.iter().filter_map(named).collect();
     let pod = whole.object_mut("template").object_mut("spec");
     let own = pod.arr("volumes").cloned().unwrap_or_default();
-    let mut volumes = claims;
+    let mut volumes: Vec<Value> = Vec::new();
+    claims.into_iter().for_each(|c| {
+        if !volumes.contains(&c) {
+            volumes.push(c);
+        }
+    });
     volumes.extend(
         own.into_iter()
             .filter(|v| !named(v).is_some_and(|n| claimed.contains(&n))),

@@ -40,8 +40,15 @@ pub fn init(new: &mut Object, old: Option<&Object>, ranges: &Ranges) -> ApiResul
     let selectorless = is_headless(new) && !has_selector(new);
     if policy(new).is_none() {
         let inherited = old.and_then(policy).map(String::from);
-        let default = if selectorless { "RequireDualStack" } else { "SingleStack" };
-        new.set_at(&["spec", "ipFamilyPolicy"], inherited.unwrap_or_else(|| default.to_string()));
+        let default = if selectorless {
+            "RequireDualStack"
+        } else {
+            "SingleStack"
+        };
+        new.set_at(
+            &["spec", "ipFamilyPolicy"],
+            inherited.unwrap_or_else(|| default.to_string()),
+        );
     }
     let single = policy(new) == Some("SingleStack");
     let shown = Value::from(policy(new).unwrap_or_default());
@@ -52,10 +59,18 @@ pub fn init(new: &mut Object, old: Option<&Object>, ranges: &Ranges) -> ApiResul
     let (ips, mut families) = (strings(new, "clusterIPs"), strings(new, "ipFamilies"));
     let field = "spec.ipFamilyPolicy";
     if single && ips.len() == 2 {
-        errs.push(Cause::invalid(field, &shown, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"));
+        errs.push(Cause::invalid(
+            field,
+            &shown,
+            "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified",
+        ));
     }
     if single && families.len() == 2 {
-        errs.push(Cause::invalid(field, &shown, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"));
+        errs.push(Cause::invalid(
+            field,
+            &shown,
+            "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
+        ));
     }
     for (i, ip) in ips.iter().enumerate() {
         if ip == "None" {
@@ -69,7 +84,11 @@ pub fn init(new: &mut Object, old: Option<&Object>, ranges: &Ranges) -> ApiResul
             families.push(family.into());
         } else {
             let list: Vec<Value> = ips.iter().cloned().map(Value::String).collect();
-            errs.push(Cause::invalid(format!("spec.clusterIPs[{i}]"), &list.into(), &format!("{family} is not configured on this cluster")));
+            errs.push(Cause::invalid(
+                format!("spec.clusterIPs[{i}]"),
+                &list.into(),
+                &format!("{family} is not configured on this cluster"),
+            ));
         }
     }
     refuse(new, &mut errs)?;
@@ -84,10 +103,18 @@ pub fn init(new: &mut Object, old: Option<&Object>, ranges: &Ranges) -> ApiResul
         return Ok(());
     }
     if policy(new) == Some("RequireDualStack") && !ranges.is_dual() {
-        errs.push(Cause::invalid(field, &shown, "this cluster is not configured for dual-stack services"));
+        errs.push(Cause::invalid(
+            field,
+            &shown,
+            "this cluster is not configured for dual-stack services",
+        ));
     }
     for (i, family) in families.iter().enumerate().filter(|(_, f)| !ranges.has(f)) {
-        errs.push(Cause::invalid(format!("spec.ipFamilies[{i}]"), &family.as_str().into(), "not configured on this cluster"));
+        errs.push(Cause::invalid(
+            format!("spec.ipFamilies[{i}]"),
+            &family.as_str().into(),
+            "not configured on this cluster",
+        ));
     }
     refuse(new, &mut errs)?;
     if families.is_empty() {
@@ -101,12 +128,19 @@ pub fn init(new: &mut Object, old: Option<&Object>, ranges: &Ranges) -> ApiResul
 }
 
 fn refuse(svc: &Object, errs: &mut Vec<Cause>) -> ApiResult<()> {
-    if errs.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "Service", svc.name(), std::mem::take(errs))) }
+    if errs.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("", "Service", svc.name(), std::mem::take(errs)))
+    }
 }
 
 /// Going back to one family: the policy says so, and the second of each goes.
 fn shrink(new: &mut Object, old: &Object, single: bool, shown: &Value, errs: &mut Vec<Cause>) {
-    for (key, what) in [("clusterIPs", "secondary cluster IP"), ("ipFamilies", "secondary IP family")] {
+    for (key, what) in [
+        ("clusterIPs", "secondary cluster IP"),
+        ("ipFamilies", "secondary IP family"),
+    ] {
         let (before, mut after): (Vec<Str>, Vec<Str>) = (strings(old, key), strings(new, key));
         if single {
             if before == after && after.len() > 1 {
@@ -114,7 +148,11 @@ fn shrink(new: &mut Object, old: &Object, single: bool, shown: &Value, errs: &mu
                 set_strings(new, key, &after);
             }
         } else if !after.is_empty() && after.len() == 1 && before.len() == 2 {
-            errs.push(Cause::invalid("spec.ipFamilyPolicy", shown, &format!("must be 'SingleStack' to release the {what}")));
+            errs.push(Cause::invalid(
+                "spec.ipFamilyPolicy",
+                shown,
+                &format!("must be 'SingleStack' to release the {what}"),
+            ));
         }
     }
 }

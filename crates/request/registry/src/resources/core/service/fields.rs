@@ -6,7 +6,9 @@ use keelson_api::{Object, Str, Value};
 pub const NONE: &str = "None";
 
 pub fn kind(svc: &Object) -> &str {
-    svc.str_at(&["spec", "type"]).filter(|t| !t.is_empty()).unwrap_or("ClusterIP")
+    svc.str_at(&["spec", "type"])
+        .filter(|t| !t.is_empty())
+        .unwrap_or("ClusterIP")
 }
 
 pub fn is_external_name(svc: &Object) -> bool {
@@ -14,14 +16,23 @@ pub fn is_external_name(svc: &Object) -> bool {
 }
 
 pub fn strings(svc: &Object, key: &str) -> Vec<Str> {
-    svc.at(&["spec", key]).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(Str::from).collect()
+    svc.at(&["spec", key])
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Str::from)
+        .collect()
 }
 
 pub fn set_strings(svc: &mut Object, key: &str, list: &[Str]) {
     if list.is_empty() {
         svc.remove_at(&["spec", key]);
     } else {
-        svc.set_at(&["spec", key], list.iter().cloned().map(Value::String).collect::<Vec<_>>());
+        svc.set_at(
+            &["spec", key],
+            list.iter().cloned().map(Value::String).collect::<Vec<_>>(),
+        );
     }
 }
 
@@ -38,23 +49,39 @@ pub fn cluster_ips(svc: &Object) -> Vec<String> {
     if is_external_name(svc) || is_headless(svc) {
         return Vec::new();
     }
-    strings(svc, "clusterIPs").iter().filter(|ip| !ip.is_empty()).map(ToString::to_string).collect()
+    strings(svc, "clusterIPs")
+        .iter()
+        .filter(|ip| !ip.is_empty())
+        .map(ToString::to_string)
+        .collect()
 }
 
 pub fn has_selector(svc: &Object) -> bool {
-    svc.at(&["spec", "selector"]).and_then(Value::as_object).is_some_and(|m| !m.is_empty())
+    svc.at(&["spec", "selector"])
+        .and_then(Value::as_object)
+        .is_some_and(|m| !m.is_empty())
 }
 
 pub fn ports(svc: &Object) -> &[Value] {
-    svc.at(&["spec", "ports"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    svc.at(&["spec", "ports"])
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 pub fn port_number(port: &Value, key: &str) -> u16 {
-    port.get(key).and_then(Value::as_i64).and_then(|n| u16::try_from(n).ok()).unwrap_or(0)
+    port.get(key)
+        .and_then(Value::as_i64)
+        .and_then(|n| u16::try_from(n).ok())
+        .unwrap_or(0)
 }
 
 pub fn node_ports(svc: &Object) -> Vec<u16> {
-    ports(svc).iter().map(|p| port_number(p, "nodePort")).filter(|p| *p != 0).collect()
+    ports(svc)
+        .iter()
+        .map(|p| port_number(p, "nodePort"))
+        .filter(|p| *p != 0)
+        .collect()
 }
 
 pub fn needs_node_ports(svc: &Object) -> bool {
@@ -65,7 +92,11 @@ pub fn needs_node_ports(svc: &Object) -> bool {
 pub fn allocates_node_ports(svc: &Object) -> bool {
     match kind(svc) {
         "NodePort" => true,
-        "LoadBalancer" => svc.at(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool) != Some(false),
+        "LoadBalancer" => {
+            svc.at(&["spec", "allocateLoadBalancerNodePorts"])
+                .and_then(Value::as_bool)
+                != Some(false)
+        }
         _ => false,
     }
 }
@@ -98,7 +129,11 @@ pub fn default(svc: &mut Object) {
         Some("None") => {
             svc.remove_at(&["spec", "sessionAffinityConfig"]);
         }
-        Some("ClientIP") => set_if_unset(svc, &["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"], 10800i64),
+        Some("ClientIP") => set_if_unset(
+            svc,
+            &["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"],
+            10800i64,
+        ),
         _ => {}
     }
     if let Some(Value::Array(ports)) = svc.at_mut(&["spec", "ports"]) {
@@ -143,15 +178,26 @@ pub fn patch_allocated(new: &mut Object, old: &Object) {
         let used = node_ports(new);
         let before: Vec<(Value, Value, u16)> = ports(old)
             .iter()
-            .map(|p| (p.get("port").cloned().unwrap_or_default(), p.get("protocol").cloned().unwrap_or_default(), port_number(p, "nodePort")))
+            .map(|p| {
+                (
+                    p.get("port").cloned().unwrap_or_default(),
+                    p.get("protocol").cloned().unwrap_or_default(),
+                    port_number(p, "nodePort"),
+                )
+            })
             .collect();
         if let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"]) {
             for port in list {
                 if port_number(port, "nodePort") != 0 {
                     continue;
                 }
-                let (number, protocol) = (port.get("port").cloned().unwrap_or_default(), port.get("protocol").cloned().unwrap_or_default());
-                let kept = before.iter().find(|(n, p, node)| *n == number && *p == protocol && *node != 0 && !used.contains(node));
+                let (number, protocol) = (
+                    port.get("port").cloned().unwrap_or_default(),
+                    port.get("protocol").cloned().unwrap_or_default(),
+                );
+                let kept = before
+                    .iter()
+                    .find(|(n, p, node)| *n == number && *p == protocol && *node != 0 && !used.contains(node));
                 if let Some((_, _, node)) = kept {
                     port.set_at(&["nodePort"], i64::from(*node));
                 }
@@ -184,7 +230,11 @@ pub fn normalize_ips(new: &mut Object, old: Option<&Object>) {
                     list.clear();
                 } else if old_single.is_empty() || list == old_list {
                     // A client that knows only the single field set it.
-                    list = if single.is_empty() { Vec::new() } else { vec![single.clone()] };
+                    list = if single.is_empty() {
+                        Vec::new()
+                    } else {
+                        vec![single.clone()]
+                    };
                 }
             }
         }

@@ -26,7 +26,9 @@ impl Ranges {
         self.of(family).next().is_some()
     }
     fn of<'a>(&'a self, family: &'a str) -> impl Iterator<Item = &'a IpNet> {
-        self.0.iter().filter(move |c| matches!(c, IpNet::V4(_)) == (family == V4))
+        self.0
+            .iter()
+            .filter(move |c| matches!(c, IpNet::V4(_)) == (family == V4))
     }
     pub fn is_dual(&self) -> bool {
         self.has(V4) && self.has(V6)
@@ -41,7 +43,10 @@ impl Ranges {
 
 /// The server's own requests to addresses and ranges.
 fn cx(engine: &Engine, resource: &str, name: &str) -> ApiResult<Cx> {
-    let def = engine.table.get(GROUP, "v1", resource).ok_or_else(|| ApiError::internal(format!("{resource} are not served")))?;
+    let def = engine
+        .table
+        .get(GROUP, "v1", resource)
+        .ok_or_else(|| ApiError::internal(format!("{resource} are not served")))?;
     let mut cx = Cx::new(def, Arc::new(crate::UserInfo::api_server()), "", name);
     cx.field_manager = "kube-apiserver".into();
     Ok(cx)
@@ -50,10 +55,17 @@ fn cx(engine: &Engine, resource: &str, name: &str) -> ApiResult<Cx> {
 /// The configured ranges, and those that ServiceCIDRs add.
 pub async fn ranges(engine: &Engine) -> ApiResult<Ranges> {
     let ServiceRanges { cidrs: mut all, .. } = engine.service_ranges().clone();
-    let list = ListOptions { resource_version: "0".into(), ..ListOptions::default() };
+    let list = ListOptions {
+        resource_version: "0".into(),
+        ..ListOptions::default()
+    };
     for object in engine.list_objects(&cx(engine, "servicecidrs", "")?, &list).await? {
         let going = object.deletion_timestamp().is_some();
-        let cidrs = object.at(&["spec", "cidrs"]).and_then(Value::as_array).into_iter().flatten();
+        let cidrs = object
+            .at(&["spec", "cidrs"])
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         for cidr in cidrs.filter_map(Value::as_str).filter_map(|c| c.parse::<IpNet>().ok()) {
             if !going && !all.contains(&cidr) {
                 all.push(cidr);
@@ -64,8 +76,17 @@ pub async fn ranges(engine: &Engine) -> ApiResult<Ranges> {
 }
 
 /// Reserves what the service needs now, notes what it needs no more.
-pub async fn update(engine: &Engine, cx: &Cx, new: &mut Object, old: Option<&Object>, ranges: &Ranges, reserved: &mut Reserved) -> ApiResult<()> {
-    let Some(old) = old else { return allocate(engine, cx, new, 0, ranges, reserved).await };
+pub async fn update(
+    engine: &Engine,
+    cx: &Cx,
+    new: &mut Object,
+    old: Option<&Object>,
+    ranges: &Ranges,
+    reserved: &mut Reserved,
+) -> ApiResult<()> {
+    let Some(old) = old else {
+        return allocate(engine, cx, new, 0, ranges, reserved).await;
+    };
     if keeps_preference(new, Some(old)) {
         return Ok(());
     }
@@ -95,7 +116,14 @@ pub async fn update(engine: &Engine, cx: &Cx, new: &mut Object, old: Option<&Obj
 }
 
 /// An address for each family from the `from`-th on.
-async fn allocate(engine: &Engine, cx: &Cx, svc: &mut Object, from: usize, ranges: &Ranges, reserved: &mut Reserved) -> ApiResult<()> {
+async fn allocate(
+    engine: &Engine,
+    cx: &Cx,
+    svc: &mut Object,
+    from: usize,
+    ranges: &Ranges,
+    reserved: &mut Reserved,
+) -> ApiResult<()> {
     if is_external_name(svc) || is_headless(svc) {
         return Ok(());
     }
@@ -104,7 +132,11 @@ async fn allocate(engine: &Engine, cx: &Cx, svc: &mut Object, from: usize, range
     ips.resize(ips.len().max(families.len()), Str::default());
     for (i, family) in families.iter().enumerate().skip(from) {
         let asked = ips[i].clone();
-        let ip = if asked.is_empty() { any(engine, cx, svc, family, ranges).await? } else { this(engine, cx, svc, &asked, ranges).await? };
+        let ip = if asked.is_empty() {
+            any(engine, cx, svc, family, ranges).await?
+        } else {
+            this(engine, cx, svc, &asked, ranges).await?
+        };
         if !cx.dry_run {
             reserved.taken_ips.push(ip.clone());
         }
@@ -119,17 +151,27 @@ async fn allocate(engine: &Engine, cx: &Cx, svc: &mut Object, from: usize, range
 
 fn refused(svc: &Object, why: String) -> ApiError {
     let shown: Vec<Value> = strings(svc, "clusterIPs").into_iter().map(Value::String).collect();
-    ApiError::invalid("", "Service", svc.name(), vec![Cause::invalid("spec.clusterIPs", &shown.into(), &why)])
+    ApiError::invalid(
+        "",
+        "Service",
+        svc.name(),
+        vec![Cause::invalid("spec.clusterIPs", &shown.into(), &why)],
+    )
 }
 
 /// The address that was asked for.
 async fn this(engine: &Engine, cx: &Cx, svc: &Object, ip: &str, ranges: &Ranges) -> ApiResult<String> {
-    let parsed: IpAddr = ip.parse().map_err(|_| refused(svc, format!("failed to allocate IP {ip}: not a valid IP")))?;
+    let parsed: IpAddr = ip
+        .parse()
+        .map_err(|_| refused(svc, format!("failed to allocate IP {ip}: not a valid IP")))?;
     if !ranges.0.iter().any(|c| usable(c, parsed)) {
         let all: Vec<String> = ranges.of(family_of(ip)).map(ToString::to_string).collect();
         return Err(refused(
             svc,
-            format!("failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", all.join(", ")),
+            format!(
+                "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                all.join(", ")
+            ),
         ));
     }
     let name = parsed.to_string();
@@ -137,7 +179,10 @@ async fn this(engine: &Engine, cx: &Cx, svc: &Object, ip: &str, ranges: &Ranges)
         Ok(()) => Ok(name),
         // What a crash left behind for this very service is its own.
         Err(e) if e.is(Reason::AlreadyExists) && is_held_for(engine, svc, &name).await? => Ok(name),
-        Err(e) if e.is(Reason::AlreadyExists) => Err(refused(svc, format!("failed to allocate IP {ip}: provided IP is already allocated"))),
+        Err(e) if e.is(Reason::AlreadyExists) => Err(refused(
+            svc,
+            format!("failed to allocate IP {ip}: provided IP is already allocated"),
+        )),
         Err(e) => Err(e),
     }
 }
@@ -145,7 +190,12 @@ async fn this(engine: &Engine, cx: &Cx, svc: &Object, ip: &str, ranges: &Ranges)
 async fn is_held_for(engine: &Engine, svc: &Object, ip: &str) -> ApiResult<bool> {
     let address = engine.current(&cx(engine, "ipaddresses", ip)?).await?;
     Ok(address.is_some_and(|a| {
-        let parent = |key: &str| a.object.str_at(&["spec", "parentRef", key]).unwrap_or_default().to_string();
+        let parent = |key: &str| {
+            a.object
+                .str_at(&["spec", "parentRef", key])
+                .unwrap_or_default()
+                .to_string()
+        };
         parent("resource") == "services" && parent("namespace") == svc.namespace() && parent("name") == svc.name()
     }))
 }
@@ -202,12 +252,21 @@ async fn any(engine: &Engine, cx: &Cx, svc: &Object, family: &str, ranges: &Rang
             }
         }
     }
-    Err(ApiError::internal(format!("failed to allocate a serviceIP for Service {:?}: range is full", svc.name())))
+    Err(ApiError::internal(format!(
+        "failed to allocate a serviceIP for Service {:?}: range is full",
+        svc.name()
+    )))
 }
 
 async fn taken(engine: &Engine) -> ApiResult<HashSet<Str>> {
-    let list = ListOptions { resource_version: "0".into(), ..ListOptions::default() };
-    let page = engine.list(&cx(engine, "ipaddresses", "")?, &list).await.map_err(|e| e.error)?;
+    let list = ListOptions {
+        resource_version: "0".into(),
+        ..ListOptions::default()
+    };
+    let page = engine
+        .list(&cx(engine, "ipaddresses", "")?, &list)
+        .await
+        .map_err(|e| e.error)?;
     Ok(page.entries.iter().map(|e| Str::from(e.name())).collect())
 }
 
@@ -234,7 +293,9 @@ pub async fn release(engine: &Engine, ip: &str) {
         Err(e) => Err(e),
     };
     match done {
-        Err(e) if !e.is(Reason::NotFound) => tracing::warn!(ip, error = %e, "a service's address could not be given back"),
+        Err(e) if !e.is(Reason::NotFound) => {
+            tracing::warn!(ip, error = %e, "a service's address could not be given back")
+        }
         _ => {}
     }
 }

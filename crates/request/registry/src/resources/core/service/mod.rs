@@ -37,7 +37,10 @@ pub struct ServiceRanges {
 impl Default for ServiceRanges {
     fn default() -> Self {
         let cidr = IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 16);
-        ServiceRanges { cidrs: vec![cidr], node_ports: 30000..=32767 }
+        ServiceRanges {
+            cidrs: vec![cidr],
+            node_ports: 30000..=32767,
+        }
     }
 }
 
@@ -55,7 +58,11 @@ struct Reserved {
 #[async_trait]
 impl Finish for Reserved {
     async fn finish(self: Box<Self>, engine: &Engine, success: bool) {
-        let (ips, ports) = if success { (self.freed_ips, self.freed_ports) } else { (self.taken_ips, self.taken_ports) };
+        let (ips, ports) = if success {
+            (self.freed_ips, self.freed_ports)
+        } else {
+            (self.taken_ips, self.taken_ports)
+        };
         for ip in ips {
             ips::release(engine, &ip).await;
         }
@@ -65,7 +72,14 @@ impl Finish for Reserved {
 
 #[async_trait]
 impl Hooks for ServiceHooks {
-    async fn begin(&self, engine: &Engine, cx: &Cx, _op: Operation, new: &mut Object, old: Option<&Object>) -> ApiResult<Option<Box<dyn Finish>>> {
+    async fn begin(
+        &self,
+        engine: &Engine,
+        cx: &Cx,
+        _op: Operation,
+        new: &mut Object,
+        old: Option<&Object>,
+    ) -> ApiResult<Option<Box<dyn Finish>>> {
         if !cx.subresource.is_empty() {
             return Ok(None);
         }
@@ -91,7 +105,13 @@ impl Hooks for ServiceHooks {
     }
 }
 
-async fn reserve(engine: &Engine, cx: &Cx, new: &mut Object, old: Option<&Object>, reserved: &mut Reserved) -> ApiResult<()> {
+async fn reserve(
+    engine: &Engine,
+    cx: &Cx,
+    new: &mut Object,
+    old: Option<&Object>,
+    reserved: &mut Reserved,
+) -> ApiResult<()> {
     let ranges = ips::ranges(engine).await?;
     families::init(new, old, &ranges)?;
     ips::update(engine, cx, new, old, &ranges, reserved).await?;

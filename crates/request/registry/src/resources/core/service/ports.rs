@@ -4,7 +4,9 @@
 //! left marked are free again.
 
 use super::Reserved;
-use super::fields::{allocates_node_ports, health_port, needs_health_port, needs_node_ports, node_ports, port_number, ports};
+use super::fields::{
+    allocates_node_ports, health_port, needs_health_port, needs_node_ports, node_ports, port_number, ports,
+};
 use crate::context::Cx;
 use crate::engine::Engine;
 use base64::Engine as _;
@@ -30,7 +32,10 @@ struct Bitmap {
 impl Bitmap {
     fn new(range: &RangeInclusive<u16>) -> Self {
         let len = usize::from(range.end() - range.start()) / 8 + 1;
-        Bitmap { range: range.clone(), bits: vec![0; len] }
+        Bitmap {
+            range: range.clone(),
+            bits: vec![0; len],
+        }
     }
     fn at(&self, port: u16) -> Option<(usize, u8)> {
         let n = usize::from(port.checked_sub(*self.range.start())?);
@@ -50,7 +55,10 @@ impl Bitmap {
     }
     /// A free port: from the upper part at random, then from the lower one.
     fn free(&self) -> Option<u16> {
-        let (first, size) = (*self.range.start(), u32::from(self.range.end() - self.range.start()) + 1);
+        let (first, size) = (
+            *self.range.start(),
+            u32::from(self.range.end() - self.range.start()) + 1,
+        );
         let low = if size <= 16 { 0 } else { (size / 32).clamp(16, 128) };
         for (from, count) in [(low, size - low), (0, low)] {
             if count == 0 {
@@ -69,10 +77,14 @@ impl Bitmap {
     /// The stored form has the highest byte first, as a number is written.
     fn read(range: &RangeInclusive<u16>, kv: &KeyValue) -> ApiResult<Bitmap> {
         let schema = schema()?;
-        let object = proto::open(&kv.value).and_then(|e| e.decode(&schema)).map_err(ApiError::internal)?;
+        let object = proto::open(&kv.value)
+            .and_then(|e| e.decode(&schema))
+            .map_err(ApiError::internal)?;
         let mut map = Bitmap::new(range);
         if object.str("range") == Some(&range_text(range)) {
-            let data = STANDARD.decode(object.str("data").unwrap_or_default()).map_err(ApiError::internal)?;
+            let data = STANDARD
+                .decode(object.str("data").unwrap_or_default())
+                .map_err(ApiError::internal)?;
             for (byte, value) in data.into_iter().rev().enumerate().take(map.bits.len()) {
                 map.bits[byte] = value;
             }
@@ -126,7 +138,11 @@ impl NodePorts {
             if map == before && expect != Expect::Absent {
                 return Ok(result);
             }
-            let put = engine.store().put(KEY.into(), map.write()?.into(), expect, None).await.map_err(ApiError::internal)?;
+            let put = engine
+                .store()
+                .put(KEY.into(), map.write()?.into(), expect, None)
+                .await
+                .map_err(ApiError::internal)?;
             if let Outcome::Done { .. } = put {
                 return Ok(result);
             }
@@ -166,7 +182,10 @@ impl NodePorts {
                         None => return Err(ApiError::internal("failed to allocate a nodePort: range is full")),
                     },
                     p if map.at(p).is_none() => {
-                        format!("provided port is not in the valid range. The range of valid ports is {}", range_text(&map.range))
+                        format!(
+                            "provided port is not in the valid range. The range of valid ports is {}",
+                            range_text(&map.range)
+                        )
                     }
                     p if map.has(p) => "provided port is already allocated".to_string(),
                     p => {
@@ -214,27 +233,53 @@ enum Refusal {
 
 /// The ports of all services.
 async fn used(engine: &Engine) -> ApiResult<Vec<u16>> {
-    let def = engine.table.get("", "v1", "services").ok_or_else(|| ApiError::internal("services are not served"))?;
+    let def = engine
+        .table
+        .get("", "v1", "services")
+        .ok_or_else(|| ApiError::internal("services are not served"))?;
     let cx = Cx::new(def, std::sync::Arc::new(crate::UserInfo::api_server()), "", "");
-    let services = engine.list_objects(&cx, &crate::options::ListOptions::default()).await?;
-    Ok(services.iter().flat_map(|s| node_ports(s).into_iter().chain(health_port(s))).collect())
+    let services = engine
+        .list_objects(&cx, &crate::options::ListOptions::default())
+        .await?;
+    Ok(services
+        .iter()
+        .flat_map(|s| node_ports(s).into_iter().chain(health_port(s)))
+        .collect())
 }
 
 /// Reserves what the service needs now, notes what it needs no more.
-pub async fn update(engine: &Engine, cx: &Cx, new: &mut Object, old: Option<&Object>, reserved: &mut Reserved) -> ApiResult<()> {
+pub async fn update(
+    engine: &Engine,
+    cx: &Cx,
+    new: &mut Object,
+    old: Option<&Object>,
+    reserved: &mut Reserved,
+) -> ApiResult<()> {
     let before = old.map(node_ports).unwrap_or_default();
     if needs_node_ports(new) {
         take_ports(engine, cx, new, &before, reserved).await?;
     }
-    let after = if needs_node_ports(new) { node_ports(new) } else { Vec::new() };
-    reserved.freed_ports.extend(before.iter().filter(|p| !after.contains(p)));
+    let after = if needs_node_ports(new) {
+        node_ports(new)
+    } else {
+        Vec::new()
+    };
+    reserved
+        .freed_ports
+        .extend(before.iter().filter(|p| !after.contains(p)));
     let (needed, needs) = (old.is_some_and(needs_health_port), needs_health_port(new));
     if needs && !needed {
         let asked = health_port(new).unwrap_or(0);
-        let taken = engine.node_ports().take(engine, &[asked], cx.dry_run).await.map_err(|r| match r {
-            Refusal::Port(_, why) => ApiError::internal(format!("failed to allocate requested HealthCheck NodePort {asked}: {why}")),
-            Refusal::Failed(e) => e,
-        })?;
+        let taken = engine
+            .node_ports()
+            .take(engine, &[asked], cx.dry_run)
+            .await
+            .map_err(|r| match r {
+                Refusal::Port(_, why) => ApiError::internal(format!(
+                    "failed to allocate requested HealthCheck NodePort {asked}: {why}"
+                )),
+                Refusal::Failed(e) => e,
+            })?;
         if let Some(port) = taken.first() {
             new.set_at(&["spec", "healthCheckNodePort"], i64::from(*port));
         }
@@ -252,9 +297,18 @@ fn note(cx: &Cx, reserved: &mut Reserved, taken: Vec<u16>) {
 }
 
 /// One node port a port; the same port number over two protocols shares one.
-async fn take_ports(engine: &Engine, cx: &Cx, svc: &mut Object, before: &[u16], reserved: &mut Reserved) -> ApiResult<()> {
+async fn take_ports(
+    engine: &Engine,
+    cx: &Cx,
+    svc: &mut Object,
+    before: &[u16],
+    reserved: &mut Reserved,
+) -> ApiResult<()> {
     let allocates = allocates_node_ports(svc);
-    let numbers: Vec<(u16, u16)> = ports(svc).iter().map(|p| (port_number(p, "port"), port_number(p, "nodePort"))).collect();
+    let numbers: Vec<(u16, u16)> = ports(svc)
+        .iter()
+        .map(|p| (port_number(p, "port"), port_number(p, "nodePort")))
+        .collect();
     // What each port gets: its own choice, else that of a port with the same number, else any (0).
     let mut plan: Vec<(usize, u16)> = Vec::new();
     let mut shared: Vec<(usize, usize)> = Vec::new();
@@ -264,7 +318,10 @@ async fn take_ports(engine: &Engine, cx: &Cx, svc: &mut Object, before: &[u16], 
             (0, _) if !allocates => {}
             (0, Some(first)) => shared.push((i, first)),
             (0, None) => {
-                let chosen = numbers.iter().find(|(n, node)| n == number && *node != 0).map_or(0, |(_, node)| *node);
+                let chosen = numbers
+                    .iter()
+                    .find(|(n, node)| n == number && *node != 0)
+                    .map_or(0, |(_, node)| *node);
                 plan.push((i, chosen));
             }
             (node, _) => plan.push((i, node)),
@@ -278,14 +335,18 @@ async fn take_ports(engine: &Engine, cx: &Cx, svc: &mut Object, before: &[u16], 
         }
     }
     let wanted: Vec<u16> = asked.iter().map(|(_, p)| *p).collect();
-    let taken = engine.node_ports().take(engine, &wanted, cx.dry_run).await.map_err(|r| match r {
-        Refusal::Failed(e) => e,
-        Refusal::Port(at, why) => {
-            let (i, port) = asked[at];
-            let cause = Cause::invalid(format!("spec.ports[{i}].nodePort"), &i64::from(port).into(), &why);
-            ApiError::invalid("", "Service", svc.name(), vec![cause])
-        }
-    })?;
+    let taken = engine
+        .node_ports()
+        .take(engine, &wanted, cx.dry_run)
+        .await
+        .map_err(|r| match r {
+            Refusal::Failed(e) => e,
+            Refusal::Port(at, why) => {
+                let (i, port) = asked[at];
+                let cause = Cause::invalid(format!("spec.ports[{i}].nodePort"), &i64::from(port).into(), &why);
+                ApiError::invalid("", "Service", svc.name(), vec![cause])
+            }
+        })?;
     let mut of_port: Vec<u16> = numbers.iter().map(|(_, node)| *node).collect();
     for (i, port) in plan {
         of_port[i] = match asked.iter().position(|(at, _)| *at == i) {
@@ -315,7 +376,13 @@ mod tests {
         let mut map = Bitmap::new(&range);
         map.set(30000, true);
         map.set(30009, true);
-        let kv = KeyValue { key: KEY.into(), value: map.write().unwrap().into(), create_revision: 1, mod_revision: 1, version: 1 };
+        let kv = KeyValue {
+            key: KEY.into(),
+            value: map.write().unwrap().into(),
+            create_revision: 1,
+            mod_revision: 1,
+            version: 1,
+        };
         assert_eq!(Bitmap::read(&range, &kv).unwrap(), map);
         let object = proto::open(&kv.value).unwrap().decode(&schema().unwrap()).unwrap();
         assert_eq!(STANDARD.decode(object.str("data").unwrap()).unwrap(), [0b10, 0b1]);

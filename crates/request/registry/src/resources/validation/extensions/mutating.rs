@@ -29,7 +29,14 @@ fn policy(e: &mut Errs, spec: &Map) {
         e.within("matchConstraints", |e| operations(e, m));
     }
     let params = spec.contains_key("paramKind");
-    let env = variables(e, spec, expressions::env(Scope { params, authorizer: true }));
+    let env = variables(
+        e,
+        spec,
+        expressions::env(Scope {
+            params,
+            authorizer: true,
+        }),
+    );
     if count(spec, "mutations") == 0 {
         e.required("mutations", "mutations must contain at least one item");
     }
@@ -44,15 +51,20 @@ fn policy(e: &mut Errs, spec: &Map) {
 fn operations(e: &mut Errs, m: &Map) {
     const SUPPORTED: [&str; 3] = ["*", "CREATE", "UPDATE"];
     let rules = m.arr("resourceRules").into_iter().flatten();
-    let listed = rules.filter_map(|r| r.get("operations")?.as_array()).flatten().filter_map(Value::as_str);
+    let listed = rules
+        .filter_map(|r| r.get("operations")?.as_array())
+        .flatten()
+        .filter_map(Value::as_str);
     for op in listed.filter(|op| !SUPPORTED.contains(op)) {
         e.not_supported("resourceRules.operations", op, &SUPPORTED);
     }
 }
 
 fn mutation(e: &mut Errs, m: &Map, env: &Env) {
-    const KINDS: [(&str, &str, &str); 2] =
-        [("JSONPatch", "jsonPatch", "list(JSONPatch)"), ("ApplyConfiguration", "applyConfiguration", "Object")];
+    const KINDS: [(&str, &str, &str); 2] = [
+        ("JSONPatch", "jsonPatch", "list(JSONPatch)"),
+        ("ApplyConfiguration", "applyConfiguration", "Object"),
+    ];
     let given = s(m, "patchType");
     if given.is_empty() {
         return e.required("patchType", "");
@@ -67,7 +79,11 @@ fn mutation(e: &mut Errs, m: &Map, env: &Env) {
                 expression(e, "expression", s(inner, "expression"), "", env, &[ty]);
             }),
             (false, Some(_)) => {
-                e.invalid(key, format!("{{{key}}}"), &format!("must not be specified when patchType is {given}"));
+                e.invalid(
+                    key,
+                    format!("{{{key}}}"),
+                    &format!("must not be specified when patchType is {given}"),
+                );
             }
             (false, None) => {}
         }
@@ -94,11 +110,18 @@ mod tests {
     #[test]
     fn expressions_must_yield_what_their_type_says() {
         let apply = |x: &str| value!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": x}});
-        assert_eq!(said(with(apply("Object{spec: Object.spec{replicas: 1}}"), "CREATE")), Vec::<String>::new());
-        let patch = value!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/a'}]"}});
+        assert_eq!(
+            said(with(apply("Object{spec: Object.spec{replicas: 1}}"), "CREATE")),
+            Vec::<String>::new()
+        );
+        let patch =
+            value!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/a'}]"}});
         assert_eq!(said(with(patch, "UPDATE")), Vec::<String>::new());
         let wrong = said(with(apply("1"), "CREATE"));
-        assert!(wrong[0].starts_with("spec.mutations[0].applyConfiguration.expression: Invalid value: "), "{wrong:?}");
+        assert!(
+            wrong[0].starts_with("spec.mutations[0].applyConfiguration.expression: Invalid value: "),
+            "{wrong:?}"
+        );
         assert!(wrong[0].contains("must evaluate to Object"), "{wrong:?}");
         let wrong = said(with(apply("Object{"), "CREATE"));
         assert!(wrong[0].contains("compilation failed: "), "{wrong:?}");
@@ -110,7 +133,9 @@ mod tests {
         let wrong = said(with(apply, "DELETE"));
         assert_eq!(
             wrong,
-            ["spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"*\", \"CREATE\", \"UPDATE\""]
+            [
+                "spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"*\", \"CREATE\", \"UPDATE\""
+            ]
         );
         let missing = value!({"patchType": "JSONPatch", "applyConfiguration": {"expression": "Object{}"}});
         assert_eq!(
