@@ -202,12 +202,14 @@ impl Quantity {
         }
         self.nanos = self.nanos.saturating_sub(other.nanos);
     }
+    #[allow(clippy::should_implement_trait)]
     pub fn neg(self) -> Quantity {
         Quantity {
             nanos: self.nanos.saturating_neg(),
             ..self
         }
     }
+    #[allow(clippy::should_implement_trait)]
     pub fn mul(self, factor: i64) -> Quantity {
         Quantity {
             nanos: self.nanos.saturating_mul(factor.into()),

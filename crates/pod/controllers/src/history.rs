@@ -63,7 +63,7 @@ impl History {
         candidates.extend(store.by_index(pods::ORPHANS, &wanted.owner.namespace));
         let matches = |r: &ControllerRevision| labels::matches(Some(wanted.selector), r.metadata.labels.as_ref());
         let mut all = claim(&self.rest, wanted.owner, candidates, matches).await?;
-        all.sort_by(|a, b| order(a).cmp(&order(b)));
+        all.sort_by_key(|a| order(a));
         Ok(all)
     }
 

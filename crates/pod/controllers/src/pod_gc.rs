@@ -107,7 +107,7 @@ struct PodGc {
 impl Reconcile for PodGc {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
         if *key == census() {
-            for pod in surplus(self.pods.store().filter(|pod| pods::is_finished(pod)), self.limit) {
+            for pod in surplus(self.pods.store().filter(pods::is_finished), self.limit) {
                 self.remove(&pod, None).await?;
             }
             return Ok(Outcome::Done);

@@ -55,7 +55,7 @@ impl<'s> Decoder<'s> {
         // Fields come in rising order, so the next is most often found at once.
         let mut at = 0;
         while let Some((number, datum)) = reader.next()? {
-            if !def.wire.get(at).is_some_and(|(n, _)| *n == number) {
+            if def.wire.get(at).is_none_or(|(n, _)| *n != number) {
                 match def.wire.binary_search_by_key(&number, |(n, _)| *n) {
                     Ok(found) => at = found,
                     Err(_) => continue,

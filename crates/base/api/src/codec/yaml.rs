@@ -17,11 +17,10 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
     let value = read(serde_saphyr::DuplicateKeyPolicy::LastWins)
         .map_err(|e| DecodeError(format!("error converting YAML to JSON: yaml: {e}")))?;
     let mut decoded = json::decode(&json::encode(&value), schema, strictness)?;
-    if strictness == Strictness::Report {
-        if let Err(e) = read(serde_saphyr::DuplicateKeyPolicy::Error) {
+    if strictness == Strictness::Report
+        && let Err(e) = read(serde_saphyr::DuplicateKeyPolicy::Error) {
             decoded.findings.insert(0, finding(&e));
         }
-    }
     Ok(decoded)
 }
 

@@ -23,7 +23,7 @@ pub(super) fn base64_error(s: &str) -> Option<usize> {
         let ok = *c == b'=' && rest.len() == padding && rest.iter().all(|(_, c)| *c == b'=');
         return if ok { None } else { Some(*at) };
     }
-    if b.len() % 4 == 0 {
+    if b.len().is_multiple_of(4) {
         None
     } else {
         Some(s.len() - b.len() % 4)

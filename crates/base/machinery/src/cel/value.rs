@@ -244,6 +244,7 @@ impl<'a> Val<'a> {
             _ => None,
         }
     }
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> Option<usize> {
         match self {
             Val::List(l) | Val::United(l, _) => Some(l.len()),

@@ -32,7 +32,7 @@ pub struct Sets {
 
 impl Sets {
     pub fn split(deployment: &Deployment, mut all: Vec<Arc<ReplicaSet>>) -> Self {
-        all.sort_by(|a, b| age(a).cmp(&age(b)));
+        all.sort_by_key(|a| age(a));
         let at = all
             .iter()
             .position(|set| same_template(&set.spec.template, &deployment.spec.template));

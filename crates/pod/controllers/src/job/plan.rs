@@ -275,7 +275,7 @@ fn may_release(job: &Job, tally: &Tally, ends: bool, pod: &Pod, failed: bool) ->
     if job.is_deleting() || ends || pods::phase(pod) == "Succeeded" {
         return true;
     }
-    failed && !view::index(pod).is_some_and(|i| tally.delayed.get(&i).is_some_and(|d| d.uid() == pod.uid()))
+    failed && view::index(pod).is_none_or(|i| tally.delayed.get(&i).is_none_or(|d| d.uid() != pod.uid()))
 }
 
 /// Counts pods that are gone from the uncounted lists.

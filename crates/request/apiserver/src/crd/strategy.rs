@@ -23,7 +23,7 @@ impl fmt::Debug for CustomStrategy {
     }
 }
 
-fn schema<'a>(cx: &'a Cx) -> Option<&'a Structural> {
+fn schema(cx: &Cx) -> Option<&Structural> {
     canonical::structural(&cx.def.schema)
 }
 

@@ -156,7 +156,7 @@ pub async fn entry(
     include: &str,
 ) -> ApiResult<Response> {
     if let Some(form) = cached_form(def, out).filter(|_| !out.pretty && out.shape != Shape::MetadataList) {
-        let bytes = cache.encoded(entry, form).map_err(|e| ApiError::internal(e))?;
+        let bytes = cache.encoded(entry, form).map_err(ApiError::internal)?;
         let body = match out.format {
             Format::Protobuf => {
                 let (api_version, kind) = shown_kind(def, out);

@@ -72,8 +72,8 @@ impl Api {
             .body(Body::from(body))
             .expect("a request");
         let service = self.server.service(self.user.clone());
-        let response = service.oneshot(request).await.expect("an answer");
-        response
+        
+        service.oneshot(request).await.expect("an answer")
     }
     pub async fn call(&self, method: &str, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {
         let response = self.raw(method, path, content_type, accept, body).await;

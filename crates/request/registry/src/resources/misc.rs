@@ -160,7 +160,7 @@ fn stamp_conditions(new: &mut Object, old: &Object) {
             let like = |o: &&Value| {
                 ["type", "status"]
                     .iter()
-                    .all(|k| o.get(*k).and_then(Value::as_str) == c.str(k))
+                    .all(|k| o.get(k).and_then(Value::as_str) == c.str(k))
             };
             let time = conditions(old)
                 .find(like)

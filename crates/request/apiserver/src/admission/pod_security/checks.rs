@@ -37,7 +37,7 @@ pub fn run(level: Level, minor: u32, meta: &Map, spec: &Map) -> Vec<Violation> {
         found.push(pod.probe_hosts());
     }
     found.push(pod.privileged());
-    if !(restricted && minor >= 35) && !(minor >= 35 && pod.has_user_namespace()) {
+    if minor < 35 || !(restricted || pod.has_user_namespace()) {
         found.push(pod.proc_mount());
     }
     found.push(pod.selinux());

@@ -66,7 +66,7 @@ const ENDPOINT_SLICE: &[Col] = &[
 const EVENT: &[Col] = &[
     text("Last Seen", |r| {
         let last = ["series.lastObservedTime", "lastTimestamp", "deprecatedLastTimestamp"];
-        seen(r, &last).map_or_else(|| seen(r, FIRST).unwrap_or(UNKNOWN.into()), |v| v)
+        seen(r, &last).unwrap_or_else(|| seen(r, FIRST).unwrap_or(UNKNOWN.into()))
     }),
     text("Type", |r| r.str("type").into()),
     text("Reason", |r| r.str("reason").into()),
@@ -123,7 +123,7 @@ const VOLUME: &[Col] = &[
         "" => "".into(),
         name => format!("{}/{name}", r.str("spec.claimRef.namespace")).into(),
     }),
-    text("StorageClass", |r| storage_class(r)),
+    text("StorageClass", storage_class),
     text("VolumeAttributesClass", |r| {
         r.str_or("spec.volumeAttributesClassName", UNSET)
     }),
@@ -151,7 +151,7 @@ const CLAIM: &[Col] = &[
             access_modes(r, "status.accessModes")
         }
     }),
-    text("StorageClass", |r| storage_class(r)),
+    text("StorageClass", storage_class),
     text("VolumeAttributesClass", |r| {
         r.str_or("spec.volumeAttributesClassName", UNSET)
     }),

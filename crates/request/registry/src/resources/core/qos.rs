@@ -14,8 +14,8 @@ fn of_resources(resources: Option<&Map>) -> &'static str {
     }
     let of = |name: &str| {
         let zero = Quantity::default();
-        let request = amount(resources, "requests", name).unwrap_or_else(|| zero.clone());
-        let limit = amount(resources, "limits", name).unwrap_or_else(|| zero.clone());
+        let request = amount(resources, "requests", name).unwrap_or(zero);
+        let limit = amount(resources, "limits", name).unwrap_or(zero);
         if request != limit {
             "Burstable"
         } else if request == zero {

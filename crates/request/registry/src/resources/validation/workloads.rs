@@ -15,7 +15,7 @@ pub const REPLICATION_CONTROLLER: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const DEPLOYMENT: Rules = Rules {
-    object: |_, o, e| spec_of(o, e, |e, spec| deployment(e, spec)),
+    object: |_, o, e| spec_of(o, e, deployment),
     update: |_, new, old, e| selector_immutable(new, old, e),
     status: |_, new, old, e| {
         replica_status(new, e);
