@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/go/bin:$(HOME)/.cargo/bin
 PROFILE ?= release
+# What the gate builds: optimised less, and quicker.
+TEST_PROFILE ?= fast
 OUT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON := $(CURDIR)/$(OUT)/keelson
 
@@ -36,7 +38,7 @@ unit: deps
 	cargo test --locked --workspace
 
 quick: deps
-	PROFILE=$(PROFILE) tools/test-cluster.sh
+	PROFILE=$(TEST_PROFILE) tools/test-cluster.sh
 
 ## make conformance the whole list of tests that pass (hours are minutes: about 30 of them)
 conformance: build

@@ -7,31 +7,31 @@ k() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 ok() { echo "ok  $*"; }
 mkdir -p $STATE/images; examples/image.sh $STATE/images >/dev/null
-inns $KEELSON image --data-dir $STATE/data import $STATE/images/web.tar >/dev/null && ok "image imported"
-k get nodes | grep -q ' Ready ' && ok "node Ready"
-k apply -f examples/web.yaml >/dev/null && ok "apply"
-k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollout"
-k -n web wait --for=condition=complete job/check --timeout=120s >/dev/null && ok "job complete"
+inns $KEELSON image --data-dir $STATE/data import $STATE/images/web.tar >/dev/null && ok "image imported" || fail "image imported"
+k get nodes | grep -q ' Ready ' && ok "node Ready" || fail "node Ready"
+k apply -f examples/web.yaml >/dev/null && ok "apply" || fail "apply"
+k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollout" || fail "rollout"
+k -n web wait --for=condition=complete job/check --timeout=120s >/dev/null && ok "job complete" || fail "job complete"
 IP=$(k -n web get service web -o jsonpath='{.spec.clusterIP}')
 want='hello from keelson'
-[ "$(inns curl -s -m 5 http://$IP/)" = "$want" ] && ok "ClusterIP answers"
-[ "$(inns curl -s -m 5 http://$NODE_IP:30080/)" = "$want" ] && ok "NodePort answers"
+[ "$(inns curl -s -m 5 http://$IP/)" = "$want" ] && ok "ClusterIP answers" || fail "ClusterIP answers"
+[ "$(inns curl -s -m 5 http://$NODE_IP:30080/)" = "$want" ] && ok "NodePort answers" || fail "NodePort answers"
 POD=$(k -n web get pods -l app=web -o jsonpath='{.items[0].metadata.name}')
-[ "$(k -n web exec $POD -- wget -qO- http://web.web.svc.cluster.local/)" = "$want" ] && ok "DNS name from a pod, and exec"
-[ "$(k -n web exec $POD -- printenv TOKEN)" = not-much-of-a-secret ] && ok "Secret in the environment"
+[ "$(k -n web exec $POD -- wget -qO- http://web.web.svc.cluster.local/)" = "$want" ] && ok "DNS name from a pod, and exec" || fail "DNS name from a pod, and exec"
+[ "$(k -n web exec $POD -- sh -c 'echo $TOKEN')" = not-much-of-a-secret ] && ok "Secret in the environment" || fail "Secret in the environment"
 set +e; k -n web exec $POD -- sh -c 'exit 7' >/dev/null 2>&1; [ $? = 7 ] && ok "exit code of exec" || fail "exit code of exec"; set -e
-k -n web scale deployment/web --replicas=5 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "scale up"
-k -n web scale deployment/web --replicas=3 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "scale down"
-k -n web set env deployment/web GENERATION=2 >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rolling update"
-k -n web rollout undo deployment/web >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollback"
+k -n web scale deployment/web --replicas=5 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "scale up" || fail "scale up"
+k -n web scale deployment/web --replicas=3 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "scale down" || fail "scale down"
+k -n web set env deployment/web GENERATION=2 >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rolling update" || fail "rolling update"
+k -n web rollout undo deployment/web >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollback" || fail "rollback"
 POD=$(k -n web get pods -l app=web --field-selector=status.phase=Running --sort-by=.metadata.creationTimestamp -o jsonpath='{.items[-1:].metadata.name}')
-k -n web logs job/check | grep -q "$want" && ok "logs"
+k -n web logs job/check | grep -q "$want" && ok "logs" || fail "logs"
 timeout 5 $BIN/kubectl version --client >/dev/null
 echo copied >$STATE/cp.txt; k -n web cp $STATE/cp.txt $POD:/scratch/cp.txt >/dev/null; k -n web cp $POD:/scratch/cp.txt $STATE/cp.back >/dev/null 2>&1
 cmp -s $STATE/cp.txt $STATE/cp.back && ok "cp there and back" || fail "cp"
-k -n web describe pod $POD | grep -q 'Started container\|Container started' && ok "describe with events"
-k -n web get events --field-selector involvedObject.name=$POD -o name | grep -q . && ok "events"
-k explain deployment.spec.strategy | grep -qi 'FIELD: strategy' && ok "explain"
+k -n web describe pod $POD | grep -q 'Started container\|Container started' && ok "describe with events" || fail "describe with events"
+k -n web get events --field-selector involvedObject.name=$POD -o name | grep -q . && ok "events" || fail "events"
+k explain deployment.spec.strategy | grep -qi 'FIELD: strategy' && ok "explain" || fail "explain"
 nsenter --net=/run/netns/$CLUSTER $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web port-forward $POD 18080:8080 >$STATE/pf.log 2>&1 & PF=$!
 for i in $(seq 50); do grep -q Forwarding $STATE/pf.log && break; sleep 0.1; done
 [ "$(inns curl -s -m 5 http://127.0.0.1:18080/)" = "$want" ] && ok "port-forward" || fail "port-forward: $(cat $STATE/pf.log)"
@@ -53,6 +53,6 @@ sleep 2; touch $STATE/storm.stop; wait $STORM; read -r n bad <$STATE/storm; rm -
 [ "$bad" = 0 ] && ok "$n requests, none failed" || fail "$bad of $n requests failed"
 [ "$procs_before" = "$(procs)" ] && ok "the pods' processes are the same" || fail "processes changed: $procs_before / $(procs)"
 [ "$before" = "$(pids)" ] && ok "containers and restart counts are the same" || fail "containers changed: $before / $(pids)"
-k -n web scale deployment/web --replicas=4 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "work goes on after the restart"
-k delete -f examples/web.yaml --timeout=120s >/dev/null && ok "delete"
-k get namespace web >/dev/null 2>&1 && fail "namespace web is still there" || ok "namespace gone"
+k -n web scale deployment/web --replicas=4 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "work goes on after the restart" || fail "work goes on after the restart"
+k delete -f examples/web.yaml --timeout=120s >/dev/null && ok "delete" || fail "delete"
+k get namespace web >/dev/null 2>&1 && fail "namespace web is still there"; ok "namespace gone"

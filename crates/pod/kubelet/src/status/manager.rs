@@ -267,7 +267,8 @@ async fn send(manager: &StatusManager, uid: &str, job: &Job, read_first: bool) -
         Err(e) if keelson_client::is_conflict(&e) && read_first => Ok(()),
         Err(e) if keelson_client::is_invalid(&e) && read_first => {
             // The same again would be refused again; the pod must still be able to end.
-            tracing::error!(pod = %pods::describe(pod), "the API refuses the pod's status: {}", text(e));
+            let why = text(e);
+            tracing::error!(pod = %pods::describe(pod), "the API refuses the pod's status: {why}");
             Ok(())
         }
         Err(e) => Err(text(e)),

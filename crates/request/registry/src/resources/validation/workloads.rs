@@ -50,7 +50,6 @@ const STATEFUL_SET: Rules = Rules {
         replica_status(new, e);
         collisions(new, old, e);
     },
-    ..Rules::SUBDOMAIN
 };
 const DAEMON_SET: Rules = Rules {
     object: |_, o, e| spec_of(o, e, daemon_set),
