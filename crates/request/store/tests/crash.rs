@@ -54,7 +54,7 @@ async fn write(store: &dyn Store, writer: u64, n: u64) {
     let key = key(writer);
     let outcome = match is_deletion(n) {
         true => store.delete(key, Expect::Any).await.unwrap(),
-        false => store.put(key, content(writer, n), Expect::Any, None).await.unwrap(),
+        false => store.put(key, content(writer, n), Expect::Any, (n % 3 == 0).then_some(Duration::from_secs(3600))).await.unwrap(),
     };
     let revision = outcome.done().unwrap();
     // One write call a line: a line is whole or missing.
@@ -92,11 +92,7 @@ fn content(writer: u64, n: u64) -> Bytes {
 
 /// Small bounds, so that flushes, compactions and rotations happen all the time.
 fn small() -> Options {
-    Options {
-        cache_bytes: 1 << 20,
-        memtable_bytes: 256 << 10,
-        ..Options::default()
-    }
+    Options::default()
 }
 
 /// What was acknowledged last.
