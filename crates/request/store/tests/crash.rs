@@ -52,9 +52,10 @@ async fn storm(directory: &Path, base: u64) {
 
 async fn write(store: &dyn Store, writer: u64, n: u64) {
     let key = key(writer);
+    let ttl = n.is_multiple_of(3).then_some(Duration::from_secs(3600));
     let outcome = match is_deletion(n) {
         true => store.delete(key, Expect::Any).await.unwrap(),
-        false => store.put(key, content(writer, n), Expect::Any, (n % 3 == 0).then_some(Duration::from_secs(3600))).await.unwrap(),
+        false => store.put(key, content(writer, n), Expect::Any, ttl).await.unwrap(),
     };
     let revision = outcome.done().unwrap();
     // One write call a line: a line is whole or missing.
@@ -92,7 +93,11 @@ fn content(writer: u64, n: u64) -> Bytes {
 
 /// Small bounds, so that flushes, compactions and rotations happen all the time.
 fn small() -> Options {
-    Options::default()
+    Options {
+        cache_bytes: 1 << 20,
+        memtable_bytes: 256 << 10,
+        ..Options::default()
+    }
 }
 
 /// What was acknowledged last.
