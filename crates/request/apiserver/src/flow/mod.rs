@@ -319,7 +319,7 @@ mod tests {
             ),
             (
                 "nobody",
-                vec!["system:unauthenticated"],
+                vec![],
                 "GET",
                 "/api/v1/pods",
                 "catch-all",
