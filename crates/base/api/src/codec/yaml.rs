@@ -18,9 +18,10 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
         .map_err(|e| DecodeError(format!("error converting YAML to JSON: yaml: {e}")))?;
     let mut decoded = json::decode(&json::encode(&value), schema, strictness)?;
     if strictness == Strictness::Report
-        && let Err(e) = read(serde_saphyr::DuplicateKeyPolicy::Error) {
-            decoded.findings.insert(0, finding(&e));
-        }
+        && let Err(e) = read(serde_saphyr::DuplicateKeyPolicy::Error)
+    {
+        decoded.findings.insert(0, finding(&e));
+    }
     Ok(decoded)
 }
 

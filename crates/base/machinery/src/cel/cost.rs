@@ -205,9 +205,10 @@ impl Estimator {
             }
             op::LOGICAL_AND | op::LOGICAL_OR => 0.0,
             op::EQUALS | op::NOT_EQUALS | op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS
-                if text(0) && text(1) => {
-                    (size(0).min(size(1)) * 0.1).ceil().max(1.0)
-                }
+                if text(0) && text(1) =>
+            {
+                (size(0).min(size(1)) * 0.1).ceil().max(1.0)
+            }
             op::ADD if text(0) && text(1) => ((size(0) + size(1)) * 0.1).ceil(),
             op::IN => size(1),
             "contains" => (size(0) * 0.1).ceil() * (size(1) * 0.1).ceil(),

@@ -317,14 +317,7 @@ mod tests {
                 "global-default",
                 "global-default",
             ),
-            (
-                "nobody",
-                vec![],
-                "GET",
-                "/api/v1/pods",
-                "catch-all",
-                "catch-all",
-            ),
+            ("nobody", vec![], "GET", "/api/v1/pods", "catch-all", "catch-all"),
         ];
         for (user, groups, method, path, schema, level) in table {
             let info = RequestInfo::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap();

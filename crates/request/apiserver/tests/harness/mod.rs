@@ -72,7 +72,7 @@ impl Api {
             .body(Body::from(body))
             .expect("a request");
         let service = self.server.service(self.user.clone());
-        
+
         service.oneshot(request).await.expect("an answer")
     }
     pub async fn call(&self, method: &str, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {

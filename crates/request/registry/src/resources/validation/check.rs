@@ -186,10 +186,9 @@ impl Errs {
     /// A number of replicas or a percentage.
     pub fn int_or_percent(&mut self, m: &Map, key: &str) {
         match m.get(key) {
-            Some(Value::String(text))
-                if !names::is_percent(text) => {
-                    self.invalid(key, text.as_str(), &regex_error(PERCENT_MSG, "[0-9]+%", &["1%", "93%"]));
-                }
+            Some(Value::String(text)) if !names::is_percent(text) => {
+                self.invalid(key, text.as_str(), &regex_error(PERCENT_MSG, "[0-9]+%", &["1%", "93%"]));
+            }
             Some(_) => self.non_negative(m, key),
             None => {}
         }

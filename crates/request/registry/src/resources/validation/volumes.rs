@@ -222,10 +222,9 @@ pub fn plain_source(e: &mut Errs, key: &str, src: &Map) {
             }
             required(e, &["image"]);
         }
-        "cephfs"
-            if count(src, "monitors") == 0 => {
-                e.required("monitors", "");
-            }
+        "cephfs" if count(src, "monitors") == 0 => {
+            e.required("monitors", "");
+        }
         "cinder" | "portworxVolume" => required(e, &["volumeID"]),
         "gitRepo" => {
             required(e, &["repository"]);

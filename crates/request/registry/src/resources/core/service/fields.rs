@@ -204,10 +204,13 @@ pub fn patch_allocated(new: &mut Object, old: &Object) {
             }
         }
     }
-    if needs_health_port(new) && needs_health_port(old) && health_port(new).is_none()
-        && let Some(p) = health_port(old) {
-            new.set_at(&["spec", "healthCheckNodePort"], i64::from(p));
-        }
+    if needs_health_port(new)
+        && needs_health_port(old)
+        && health_port(new).is_none()
+        && let Some(p) = health_port(old)
+    {
+        new.set_at(&["spec", "healthCheckNodePort"], i64::from(p));
+    }
 }
 
 /// `clusterIP` and `clusterIPs` say the same; old clients know only the first.
@@ -255,12 +258,15 @@ pub fn drop_unneeded(_: &Cx, new: &mut Object, old: &Object) {
             }
         }
     }
-    if needs_node_ports(old) && !needs_node_ports(new) && node_ports(old) == node_ports(new)
-        && let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"]) {
-            for port in list.iter_mut().filter_map(Value::as_object_mut) {
-                port.remove("nodePort");
-            }
+    if needs_node_ports(old)
+        && !needs_node_ports(new)
+        && node_ports(old) == node_ports(new)
+        && let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"])
+    {
+        for port in list.iter_mut().filter_map(Value::as_object_mut) {
+            port.remove("nodePort");
         }
+    }
     if needs_health_port(old) && !needs_health_port(new) && same(new, "healthCheckNodePort") {
         new.remove_at(&["spec", "healthCheckNodePort"]);
     }
