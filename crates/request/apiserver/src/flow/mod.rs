@@ -317,7 +317,14 @@ mod tests {
                 "global-default",
                 "global-default",
             ),
-            ("nobody", vec![], "GET", "/api/v1/pods", "catch-all", "catch-all"),
+            (
+                "nobody",
+                vec!["system:unauthenticated"],
+                "GET",
+                "/api/v1/pods",
+                "global-default",
+                "global-default",
+            ),
         ];
         for (user, groups, method, path, schema, level) in table {
             let info = RequestInfo::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap();
