@@ -3,6 +3,7 @@
 use crate::config::{Config, Threshold};
 use crate::supervise::Supervisor;
 use anyhow::Context;
+use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
 use keelson_kubelet::ServingTls;
 use keelson_network::{PodNetwork, Routed};
@@ -20,7 +21,7 @@ impl Agent {
     pub async fn start(
         components: &mut Supervisor,
         config: &Config,
-        pki: &Pki,
+        pki: &Arc<Pki>,
         api: &Arc<ApiServer>,
     ) -> anyhow::Result<()> {
         let network = Routed::new(network_config(config)).context("the pod network")?;
@@ -38,7 +39,8 @@ impl Agent {
             }
         });
         let clients = runtime.clients();
-        let kubelet = kubelet_config(config, pki)?;
+        let certificate = serving_certificate(components, config, pki)?;
+        let kubelet = kubelet_config(config, pki, certificate)?;
         let client = api.client(UserInfo::from_identity(&format!("system:node:{}", config.node_name)));
         components.spawn("kubelet", move |stop| {
             keelson_kubelet::run(client.clone(), clients.clone(), kubelet.clone(), stop)
@@ -68,8 +70,35 @@ pub fn runtime_config(config: &Config) -> keelson_runtime::Config {
     }
 }
 
-fn kubelet_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_kubelet::Config> {
-    let serving = pki.kubelet_server(&config.node_name, &[config.node_ip.into()])?;
+/// The kubelet's serving certificate, renewed before it ends.
+fn serving_certificate(
+    components: &mut Supervisor,
+    config: &Config,
+    pki: &Arc<Pki>,
+) -> anyhow::Result<Arc<ServingCert>> {
+    let (pki, name, address) = (pki.clone(), config.node_name.clone(), config.node_ip);
+    let find = move || pki.kubelet_server(&name, &[address.into()]);
+    let first = find()?;
+    let cert = ServingCert::new(&first.cert_pem, &first.key_pem)?;
+    let (kept, find) = (cert.clone(), Arc::new(find));
+    components.spawn("kubelet-certificate", move |stop| {
+        let (cert, find, mut due) = (kept.clone(), find.clone(), first.renew_at);
+        async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(keelson_pki::until(due)) => {}
+                }
+                let own = find()?;
+                cert.replace(&own.cert_pem, &own.key_pem)?;
+                due = own.renew_at;
+            }
+        }
+    });
+    Ok(cert)
+}
+
+fn kubelet_config(config: &Config, pki: &Pki, identity: Arc<ServingCert>) -> anyhow::Result<keelson_kubelet::Config> {
     std::fs::create_dir_all(&config.manifests)
         .with_context(|| format!("cannot create {}", config.manifests.display()))?;
     let mut eviction = keelson_kubelet::Eviction::default();
@@ -96,8 +125,7 @@ fn kubelet_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_kubelet:
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
         tls: Some(ServingTls {
-            cert: serving.cert_pem.into_bytes(),
-            key: serving.key_pem.into_bytes(),
+            identity,
             client_ca: pki.ca.cert_pem().as_bytes().to_vec(),
         }),
         ..keelson_kubelet::Config::default()

@@ -11,6 +11,7 @@ use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
 use keelson_client::ClientFactory;
 use keelson_pki::{Pki, San};
+use keelson_store::compactor::{INTERVAL, auto_compact};
 use keelson_store::embedded::Options as StoreOptions;
 use keelson_store::{Embedded, Store};
 use std::net::SocketAddr;
@@ -18,9 +19,6 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
-
-/// Every how often old revisions are given up, and how old they are then: five minutes, as upstream.
-const COMPACT_EVERY: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// A running cluster of one machine.
 pub struct Cluster {
@@ -129,7 +127,7 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
 
 fn serve(
     config: &Config,
-    pki: &Pki,
+    pki: &Arc<Pki>,
     api: Arc<ApiServer>,
     socket: TcpListener,
     stop: CancellationToken,
@@ -137,8 +135,11 @@ fn serve(
     let mut names: Vec<San> = config.tls_san.iter().map(|s| San::parse(s)).collect();
     names.push(San::Ip(config.node_ip.into()));
     names.push(San::Dns(config.node_name.clone()));
-    let files = pki.apiserver(config.api_service_ip().into(), &config.cluster_domain, &names)?;
+    let (service_ip, domain) = (config.api_service_ip(), config.cluster_domain.clone());
+    let find = move |pki: &Pki| pki.apiserver(service_ip.into(), &domain, &names);
+    let files = find(pki)?;
     let cert = ServingCert::new(&files.cert_pem, &files.key_pem)?;
+    api.keep_certificates(pki.clone(), find, cert.clone());
     let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
         if let Err(error) = api.serve(socket, cert, stop).await {
@@ -156,20 +157,13 @@ fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compaction(components: &mut Supervisor, store: Arc<Embedded>) {
+/// Old revisions are given up, so that the store doesn't grow for ever.
+fn compaction(components: &mut Supervisor, store: Arc<dyn Store>) {
     components.spawn("compaction", move |stop| {
         let store = store.clone();
         async move {
-            let mut old = store.current_revision().await?;
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(COMPACT_EVERY) => {}
-                }
-                let now = store.current_revision().await?;
-                store.compact(old).await?;
-                old = now;
-            }
+            auto_compact(store, INTERVAL, stop).await;
+            Ok(())
         }
     });
 }

@@ -79,7 +79,7 @@ pub struct Options {
     /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
     #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
     pub eviction_hard: Option<Vec<String>>,
-    /// What to log: error, warn, info, debug, trace, or per module [default: info]
+    /// What to log: error, warn, info, debug, trace, or per module [default: info, the store's engine only its warnings]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// Form of the log: text or json [default: text]
@@ -133,6 +133,8 @@ pub struct Config {
     pub log_json: bool,
 }
 
+/// The store's engine tells of each of its files at level info.
+const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/keelson";
 
 macro_rules! fill {
@@ -198,7 +200,7 @@ impl Options {
                 .iter()
                 .map(|s| threshold(s))
                 .collect::<anyhow::Result<_>>()?,
-            log: self.log.unwrap_or_else(|| "info".into()),
+            log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
             log_json,
             data_dir,
         })

@@ -10,6 +10,7 @@ use crate::kubeconfig::Kubeconfig;
 use anyhow::{Context, Result};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub const ADMIN_GROUP: &str = "system:masters";
 pub const NODES_GROUP: &str = "system:nodes";
@@ -33,6 +34,16 @@ pub struct CertFiles {
     pub key_pem: String,
     /// Unix seconds.
     pub renew_at: i64,
+}
+
+/// The clock may be set, and machines sleep: the calendar is looked at again at least so often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How long to wait before asking for a certificate again whose [`CertFiles::renew_at`] is given: until then, but at
+/// least a second and at most twelve hours.
+pub fn until(renew_at: i64) -> Duration {
+    let left = renew_at - jiff::Timestamp::now().as_second();
+    Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1)).min(LONGEST_SLEEP)
 }
 
 impl Pki {

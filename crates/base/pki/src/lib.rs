@@ -20,4 +20,4 @@ pub use authority::{Authority, CertSpec, Issued, San, Usage};
 pub use bootstrap::{BootstrapToken, JoinToken};
 pub use jwt::{Claims, ServiceAccountKeys};
 pub use kubeconfig::Kubeconfig;
-pub use layout::{CertFiles, Pki};
+pub use layout::{CertFiles, Pki, until};

@@ -35,11 +35,7 @@ async fn main() -> anyhow::Result<()> {
         cluster_dns: list("dns"),
         cgroup_root: options.get("cgroup-root").cloned().unwrap_or_else(|| "/".into()),
         static_pod_path: options.get("manifests").map(Into::into),
-        tls: Some(ServingTls {
-            cert: read("cert")?,
-            key: read("key")?,
-            client_ca: read("client-ca")?,
-        }),
+        tls: Some(ServingTls::fixed(&read("cert")?, &read("key")?, read("client-ca")?)?),
         image_gc_high_percent: 100,
         ..Config::default()
     };

@@ -1,8 +1,14 @@
 //! The kubelet's settings.
 
+use anyhow::Context;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Thresholds below which the node ends pods to stay alive.
@@ -30,13 +36,30 @@ impl Default for Eviction {
     }
 }
 
-/// TLS material of the kubelet's own server, PEM.
-#[derive(Clone, Debug, Default)]
+/// TLS material of the kubelet's own server.
+#[derive(Clone, Debug)]
 pub struct ServingTls {
-    pub cert: Vec<u8>,
-    pub key: Vec<u8>,
-    /// Client certificates are accepted from this authority.
+    /// Asked at each handshake, so that a certificate can be renewed while the kubelet runs.
+    pub identity: Arc<dyn ResolvesServerCert>,
+    /// Client certificates are accepted from this authority, PEM.
     pub client_ca: Vec<u8>,
+}
+
+impl ServingTls {
+    /// With one certificate for good. Fails when the PEM can't be read or the two don't fit.
+    pub fn fixed(cert: &[u8], key: &[u8], client_ca: Vec<u8>) -> anyhow::Result<ServingTls> {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert)
+            .collect::<Result<_, _>>()
+            .context("reading the kubelet's certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(key).context("reading the kubelet's key")?;
+        let provider = rustls::crypto::ring::default_provider();
+        let pair =
+            CertifiedKey::from_der(chain, key, &provider).context("the kubelet's certificate and key don't fit")?;
+        Ok(ServingTls {
+            identity: Arc::new(SingleCertAndKey::from(pair)),
+            client_ca,
+        })
+    }
 }
 
 #[derive(Clone, Debug)]

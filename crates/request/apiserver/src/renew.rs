@@ -8,8 +8,6 @@ use keelson_pki::{CertFiles, Pki};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// The clock may be set, and machines sleep: the calendar is looked at again at least so often.
-const LONGEST_SLEEP: Duration = Duration::from_secs(12 * 60 * 60);
 const RETRY: Duration = Duration::from_secs(60);
 
 pub async fn run<F>(state: Weak<ServerState>, pki: Arc<Pki>, serving: F, cert: Arc<ServingCert>)
@@ -19,7 +17,7 @@ where
     loop {
         let Some(server) = state.upgrade() else { return };
         let pause = match renew(&server, &pki, &serving, &cert) {
-            Ok(next) => until(next).min(LONGEST_SLEEP),
+            Ok(next) => keelson_pki::until(next),
             Err(e) => {
                 tracing::error!("renewing certificates failed, trying again: {e:#}");
                 RETRY
@@ -28,11 +26,6 @@ where
         drop(server);
         tokio::time::sleep(pause).await;
     }
-}
-
-fn until(second: i64) -> Duration {
-    let left = second - jiff::Timestamp::now().as_second();
-    Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1))
 }
 
 /// Finds or issues each certificate and puts it to use; answers with when the next one is due.

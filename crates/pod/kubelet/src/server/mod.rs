@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -71,10 +71,6 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
 
 fn tls_config(tls: &crate::config::ServingTls) -> anyhow::Result<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let certs: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&tls.cert)
-        .collect::<Result<_, _>>()
-        .context("reading the kubelet's certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key).context("reading the kubelet's key")?;
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .context("choosing TLS versions")?;
@@ -91,9 +87,7 @@ fn tls_config(tls: &crate::config::ServingTls) -> anyhow::Result<rustls::ServerC
             .context("building the verifier of client certificates")?;
         builder.with_client_cert_verifier(verifier)
     };
-    let mut config = builder
-        .with_single_cert(certs, key)
-        .context("the kubelet's certificate and key don't fit")?;
+    let mut config = builder.with_cert_resolver(tls.identity.clone());
     // Upgrades (exec, attach, port-forward) are of HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
