@@ -58,7 +58,7 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
     let config = tls_config(&tls)?;
     let listener = TcpListener::bind(address)
         .await
-        .with_context(|| format!("the kubelet's address {address} can't be used: is another kubelet running?"))?;
+        .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let auth = Arc::new(auth::Auth::new(
         kl.rest.clone(),

@@ -19,6 +19,8 @@ use std::time::Duration;
 /// How many objects are made at once: the store commits what has queued in one go.
 const AT_ONCE: usize = 32;
 const RETRY: Duration = Duration::from_millis(250);
+/// A full disk, say, lasts.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What is to be made.
 pub struct Spec {
@@ -47,9 +49,11 @@ pub fn objects() -> Vec<Object> {
 /// Makes everything; goes on until all is there.
 pub async fn run(spec: &Spec, loopback: &Loopback) {
     for step in &spec.steps {
+        let mut wait = RETRY;
         while let Err(e) = reconcile_all(step, loopback).await {
             tracing::warn!("making the objects every cluster has failed, trying again: {e}");
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_RETRY);
         }
     }
 }

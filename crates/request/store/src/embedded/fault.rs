@@ -33,6 +33,8 @@ pub(super) fn io(path: &Path, error: &std::io::Error) -> Error {
             what: error.to_string(),
             fix: "Run as the user who owns it, give it to this user (chown -R), or name another --data-dir".into(),
         },
+        // A file that ends too early, or says what it can't mean.
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => corrupt(path, error.to_string()),
         _ => Error::Unavailable {
             what: format!("{}: {error}", path.display()),
         },
