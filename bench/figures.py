@@ -13,9 +13,8 @@ def apibench(path, name):
         m = re.search(r'\{.*\}', line)
         if m:
             d = json.loads(m.group(0))
-            d = {k.lower(): v for k, v in d.items()}
-            if d.get('name') == name and 'p50' in d:
-                values.append(float(d['p50']))
+            if d.get('name') == name and not d.get('median'):
+                values.append(float(d['p50_ms']))
     return values
 
 ours, theirs = sys.argv[2], sys.argv[3]

@@ -143,6 +143,14 @@ impl Map {
             _ => self.0.push((key, value.into())),
         }
     }
+    /// Appends a pair wherever its key belongs; the map is none until it is [put in order](Self::in_order).
+    pub(crate) fn append(&mut self, key: Str, value: Value) {
+        self.0.push((key, value));
+    }
+    /// Of equal keys the last wins.
+    pub(crate) fn in_order(self) -> Self {
+        Map::from_pairs(self.0)
+    }
     pub fn shrink_to_fit(&mut self) {
         self.0.shrink_to_fit();
     }

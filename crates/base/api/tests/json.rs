@@ -136,3 +136,32 @@ fn yaml_knows_octal_modes_and_old_booleans() {
     );
     assert!(yaml::decode(b"a: [", None, Strictness::Lenient).is_err());
 }
+
+#[test]
+fn duplicates_are_found_in_large_maps_too() {
+    let keys = (0..200).chain([150]).map(|i| format!("\"k{i}\":\"v\""));
+    let text = format!("{{\"data\":{{{}}}}}", keys.collect::<Vec<_>>().join(","));
+    let map = schema("v1", "ConfigMap");
+    let decoded = json::decode(text.as_bytes(), Some(&map), Strictness::Report).unwrap();
+    assert_eq!(decoded.findings, ["duplicate field \"data.k150\""]);
+}
+
+#[test]
+fn maps_of_messages_may_come_in_any_order() {
+    let map = schema("v1", "ConfigMap");
+    let message = |key: &str| {
+        let value = json::decode(
+            format!("{{\"data\":{{\"{key}\":\"{key}\"}}}}").as_bytes(),
+            None,
+            Strictness::Lenient,
+        );
+        let value = value.unwrap().value;
+        keelson_api::codec::proto::encode_message(value.as_object().unwrap(), &map).unwrap()
+    };
+    // Messages that stand one after another are one message.
+    let message = [message("b"), message("a"), message("b")].concat();
+    let decoded = keelson_api::codec::proto::decode_message(&message, &map).unwrap();
+    let data = decoded.obj("data").unwrap();
+    assert_eq!(data.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(data.str("a"), Some("a"));
+}

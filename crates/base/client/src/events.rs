@@ -92,7 +92,7 @@ impl Recorder {
     }
 
     fn make(&self, object: &ObjectReference, kind: EventType, reason: &str, mut message: String) -> Event {
-        let now = Timestamp::now();
+        let now = keelson_clock::now();
         if message.len() > MAX_MESSAGE {
             let mut end = MAX_MESSAGE - 3;
             while !message.is_char_boundary(end) {
@@ -174,7 +174,7 @@ async fn write_all(events: Objects<Event>, mut receiver: mpsc::Receiver<Event>, 
                 None => return,
             },
         };
-        let (key, verdict) = correlator.judge(event, Timestamp::now());
+        let (key, verdict) = correlator.judge(event, keelson_clock::now());
         let mut tries = 0;
         loop {
             let result = match &verdict {

@@ -5,7 +5,6 @@
 
 use crate::objects::{Objects, found};
 use crate::rest::{Rest, Result};
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use std::time::Duration;
@@ -131,7 +130,7 @@ impl Candidate {
             lease,
             ..
         } = &self.election;
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(keelson_clock::now());
         let seconds = lease.as_secs().max(1) as i32;
         let Some(mut current) = found(self.leases.get(namespace, name).await)? else {
             let wanted = Lease {
@@ -195,7 +194,7 @@ impl Candidate {
         }
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        spec.renew_time = Some(MicroTime(keelson_clock::now()));
         self.leases.update(&current).await.map(drop)
     }
 }

@@ -73,5 +73,5 @@ impl Context {
 
 /// The present, for a plan.
 pub fn now() -> Timestamp {
-    Timestamp::now()
+    keelson_clock::now()
 }

@@ -104,6 +104,10 @@ impl Reconcile for Budgets {
             self.recorder
                 .event(&*budget, Normal, "NoPods", "No matching pods found");
         }
+        if unmanaged(&budget, &pods) {
+            let text = "Pods of this PodDisruptionBudget have no controller that says how many of them there should be, so its status can't be right; an integer in \".spec.minAvailable\" counts them too";
+            self.recorder.event(&*budget, Warning, "UnmanagedPods", text);
+        }
         let expected = self.expected(&budget, &pods).await;
         let now = now();
         let (status, next) = match &expected {
@@ -160,8 +164,9 @@ impl Budgets {
     async fn scale_of(&self, pods: &[Arc<Pod>]) -> anyhow::Result<i32> {
         let mut scales: BTreeMap<String, i32> = BTreeMap::new();
         for pod in pods {
+            // `unmanaged` tells of those without.
             let Some(owner) = wire::controller_of(pod.meta()) else {
-                anyhow::bail!("found no controller ref for pod {:?}", pod.name());
+                continue;
             };
             if scales.contains_key(&owner.uid) {
                 continue;
@@ -241,6 +246,14 @@ impl Budgets {
         );
         Ok((owner.uid.clone(), replicas as i32))
     }
+}
+
+/// Whether the budget is a share of what controllers want, and some of its pods have no controller.
+fn unmanaged(budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> bool {
+    let spec = budget.spec.as_ref();
+    let is_count =
+        spec.is_some_and(|s| s.max_unavailable.is_none() && !matches!(s.min_available, Some(IntOrString::String(_))));
+    !is_count && pods.iter().any(|p| wire::controller_of(p.meta()).is_none())
 }
 
 fn failed(budget: &PodDisruptionBudget, message: &str, now: Timestamp) -> PodDisruptionBudgetStatus {
@@ -338,6 +351,19 @@ mod tests {
             r#"{{"metadata":{{"name":"{name}"}},"status":{{"conditions":[{{"type":"Ready","status":"{word}"}}]}}}}"#
         );
         Arc::new(Pod::decode(text.as_bytes()).expect("valid"))
+    }
+
+    #[test]
+    fn only_shares_need_controllers() {
+        let budget = |spec: &str| {
+            PodDisruptionBudget::decode(format!(r#"{{"metadata":{{"name":"b"}},"spec":{{{spec}}}}}"#).as_bytes())
+                .expect("valid")
+        };
+        let bare = [pod("a", true)];
+        assert!(unmanaged(&budget(r#""maxUnavailable":1"#), &bare));
+        assert!(unmanaged(&budget(r#""minAvailable":"50%""#), &bare));
+        assert!(!unmanaged(&budget(r#""minAvailable":1"#), &bare));
+        assert!(!unmanaged(&budget(r#""maxUnavailable":1"#), &[]));
     }
 
     #[test]

@@ -46,11 +46,8 @@ pub fn start(context: &Context) {
         });
     }
     service_pods::watch_pods(&pods, &services, &queue);
-    endpoints.on_change(move |change| {
-        if change.old().is_some() || change.is_deleted() {
-            queue.add(change.object().key());
-        }
-    });
+    // New ones, too: after a restart these may be what a service left that was deleted just before.
+    endpoints.on_change(move |change| queue.add(change.object().key()));
     let rest = context.rest("endpoint-controller");
     let recorder = context.recorder(&rest, "endpoint-controller");
     context.run(

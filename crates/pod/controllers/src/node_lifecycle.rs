@@ -52,6 +52,19 @@ pub fn start(context: &Context) {
         });
     }
     {
+        // Whether anything may be evicted depends on all nodes together.
+        let (queue, all) = (queue.clone(), nodes.clone());
+        nodes.on_change(move |change| {
+            let was = change.old().map_or(change.is_deleted(), |old| plan::is_ready(old));
+            let is = !change.is_deleted() && plan::is_ready(change.object());
+            if was != is {
+                let others = all.store().list();
+                let unready = others.iter().filter(|n| !plan::is_ready(n));
+                unready.for_each(|n| queue.add(n.key()));
+            }
+        });
+    }
+    {
         let seen = seen.clone();
         nodes.on_change(move |change| {
             let node = change.object();
@@ -77,7 +90,6 @@ pub fn start(context: &Context) {
             objects,
             pod_objects,
             recorder,
-            queue,
             grace,
         },
     );
@@ -97,7 +109,6 @@ struct Lifecycle {
     objects: Objects<Node>,
     pod_objects: Objects<Pod>,
     recorder: Recorder,
-    queue: wire::Queue,
     grace: (Duration, Duration),
 }
 
@@ -118,21 +129,14 @@ impl Reconcile for Lifecycle {
         if left.is_zero()
             && let Some(silent) = plan::silenced(&node, now())
         {
-            let was_ready = plan::ready(&node) == "True";
+            let was_ready = plan::is_ready(&node);
             node = self.objects.update_status(&silent).await?;
             if was_ready {
                 let text = format!("Node {} status is now: NodeNotReady", key.name);
                 self.recorder.event(&node, Normal, "NodeNotReady", text);
             }
-            // Whether anything may be evicted depends on all nodes together.
-            self.nodes
-                .store()
-                .keys()
-                .into_iter()
-                .filter(|k| k != key)
-                .for_each(|k| self.queue.add(k));
         }
-        let hold = self.all_silent(&node);
+        let hold = self.none_ready(&node);
         if let Some(taints) = plan::taints(&node, hold, now()) {
             let body =
                 json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
@@ -140,11 +144,8 @@ impl Reconcile for Lifecycle {
                 Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
                 result => result?,
             };
-            if plan::ready(&node) == "True" && hold != self.all_silent(&node) {
-                self.nodes.store().keys().into_iter().for_each(|k| self.queue.add(k));
-            }
         }
-        if plan::ready(&node) != "True" && plan::condition(&node, "Ready").is_some() {
+        if !plan::is_ready(&node) && plan::condition(&node, "Ready").is_some() {
             self.mark_pods(&key.name).await?;
         }
         Ok(if left.is_zero() {
@@ -156,15 +157,10 @@ impl Reconcile for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Whether no node at all is heard of.
-    fn all_silent(&self, node: &Node) -> bool {
-        plan::ready(node) == "Unknown"
-            && self
-                .nodes
-                .store()
-                .list()
-                .iter()
-                .all(|n| n.name() == node.name() || plan::ready(n) == "Unknown")
+    /// Whether no node at all is ready.
+    fn none_ready(&self, node: &Node) -> bool {
+        let others = self.nodes.store().list();
+        !plan::is_ready(node) && others.iter().all(|n| n.name() == node.name() || !plan::is_ready(n))
     }
 
     /// Pods on a node that isn't ready aren't either: services must not send to them.

@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 /// Changes come in bursts, and the server's charge comes before the object it is for.
 const SETTLE: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the first list of a kind may take; meanwhile no other quota is measured by this worker.
+const FIRST_LIST: Duration = Duration::from_secs(10);
 /// Kinds that quotas name without `count/`.
 const PLAIN: &[&str] = &["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
 
@@ -260,7 +262,11 @@ impl Quotas {
                 self.counted.lock().entry(kind.to_string()).or_insert(informer).clone()
             }
         };
-        informer.synced().await;
+        if tokio::time::timeout(FIRST_LIST, informer.synced()).await.is_err() {
+            // The kind may be gone again; the next turn asks anew what there is.
+            self.counted.lock().remove(kind);
+            anyhow::bail!("the objects of {kind} could not be listed within {FIRST_LIST:?}");
+        }
         Ok(Some(informer.store().list_namespace(namespace).len()))
     }
 }

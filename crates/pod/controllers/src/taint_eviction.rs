@@ -155,7 +155,11 @@ impl Reconcile for Evictor {
             }
             entry.1
         };
-        let left = (start + time).saturating_duration_since(Instant::now());
+        // Longer than the clock can count is for ever.
+        let Some(end) = start.checked_add(time) else {
+            return Ok(Outcome::Done);
+        };
+        let left = end.saturating_duration_since(Instant::now());
         if !left.is_zero() {
             return Ok(Outcome::After(left));
         }

@@ -1,5 +1,6 @@
 //! Sockets: queries in, answers out. Bounds: [`IN_FLIGHT`] queries at a time (one more waits in the kernel's buffer),
-//! [`CONNECTIONS`] TCP connections, each closed after [`IDLE`].
+//! [`CONNECTIONS`] TCP connections, each closed when [`IDLE`] passes without a whole query from the client, or when it
+//! takes as long to read an answer.
 
 use crate::answer::{answer, question};
 use crate::forward::forward;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 const IN_FLIGHT: usize = 1000;
 const CONNECTIONS: usize = 200;
 const IDLE: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What fits into an answer over UDP when the client doesn't say.
 const CLASSIC_LIMIT: u16 = 512;
 
@@ -100,7 +102,12 @@ async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: Ca
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                Err(error) => { tracing::debug!(%error, "DNS accept"); continue }
+                Err(error) => {
+                    tracing::warn!(%error, "DNS connection not accepted");
+                    // Without descriptors to give it fails again at once.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             },
         };
         let (shared, stop) = (shared.clone(), stop.clone());
@@ -118,18 +125,26 @@ async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: Ca
 
 async fn connection(mut stream: TcpStream, shared: Shared) -> std::io::Result<()> {
     loop {
-        let Ok(length) = tokio::time::timeout(IDLE, stream.read_u16()).await else {
+        let Ok(query) = tokio::time::timeout(IDLE, receive(&mut stream)).await else {
             return Ok(());
         };
-        let mut query = vec![0; length?.into()];
-        stream.read_exact(&mut query).await?;
-        let Some(reply) = reply(&query, &shared, true).await else {
+        let Some(reply) = reply(&query?, &shared, true).await else {
             return Ok(());
         };
-        let length = u16::try_from(reply.len()).map_err(std::io::Error::other)?;
-        stream.write_all(&length.to_be_bytes()).await?;
-        stream.write_all(&reply).await?;
+        let mut framed = u16::try_from(reply.len())
+            .map_err(std::io::Error::other)?
+            .to_be_bytes()
+            .to_vec();
+        framed.extend_from_slice(&reply);
+        tokio::time::timeout(IDLE, stream.write_all(&framed)).await??;
     }
+}
+
+async fn receive(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut query = vec![0; length.into()];
+    stream.read_exact(&mut query).await?;
+    Ok(query)
 }
 
 /// The answer's bytes; `None` for what is no query at all.

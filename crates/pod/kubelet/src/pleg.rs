@@ -58,8 +58,20 @@ async fn follow(kl: &Arc<Kubelet>, delay: &mut Duration) -> Result<(), tonic::St
 }
 
 /// Ends pods that run here although nobody wants them: deleted while this kubelet was away. To be called once all
-/// sources of pods are known.
-pub async fn end_orphans(kl: &Arc<Kubelet>) -> Result<(), tonic::Status> {
+/// sources of pods are known; tries until the runtime says what runs.
+pub async fn end_orphans(kl: Arc<Kubelet>) {
+    let mut delay = FIRST_DELAY;
+    while let Err(e) = find_orphans(&kl).await {
+        tracing::warn!("pods that nobody wants could not be looked for and are looked for again: {e}");
+        tokio::select! {
+            () = kl.stop.cancelled() => return,
+            () = tokio::time::sleep(delay) => {}
+        }
+        delay = (delay * 2).min(MAX_DELAY);
+    }
+}
+
+async fn find_orphans(kl: &Arc<Kubelet>) -> Result<(), tonic::Status> {
     let mut client = kl.cri.runtime.clone();
     let sandboxes = client
         .list_pod_sandbox(cri::ListPodSandboxRequest { filter: None })

@@ -215,14 +215,15 @@ pub fn could_restart_all(pod: &Pod) -> bool {
 
 /// The identity of a container's definition (its name and image): a change restarts it.
 pub fn container_hash(c: &Container) -> u64 {
-    // FNV-1a: stable across releases, which is all that is asked of it.
-    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
-    for part in [c.name.as_str(), "\0", c.image.as_deref().unwrap_or_default()] {
-        for b in part.bytes() {
-            h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    h
+    hash(&[&c.name, c.image.as_deref().unwrap_or_default()])
+}
+
+/// A hash that stays the same across releases: what runs is told by it from what is wanted.
+pub fn hash(parts: &[&str]) -> u64 {
+    // FNV-1a.
+    parts.join("\0").bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Whether the pod is one the node cannot do without (static, mirror, or system-critical priority).

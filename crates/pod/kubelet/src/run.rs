@@ -46,9 +46,7 @@ pub async fn run_on(
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
-    if let Err(e) = pleg::end_orphans(&kl).await {
-        tracing::warn!("pods that nobody wants could not be looked for: {e}");
-    }
+    tokio::spawn(pleg::end_orphans(kl.clone()));
     gc::start(&kl);
     eviction::start(&kl);
     tracing::info!(node = kl.cfg.node_name, "the kubelet runs");

@@ -1,6 +1,6 @@
 //! Host ports and masquerading, as one nftables table of fixed rules whose maps hold the changing facts.
 
-use crate::{PortMapping, Protocol};
+use crate::PortMapping;
 use ipnet::Ipv4Net;
 use keelson_sys::nft::{
     Base, ChainKind, Cmp, DataType, Datum, Element, ElementData, Expr, Family, Hook, KeyType, Load, Nat, Op, Set,
@@ -192,14 +192,15 @@ pub fn remove(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
     ops
 }
 
-/// Every rule is for IPv4 TCP, UDP or SCTP.
+/// Every rule is for IPv4: a port of one IPv6 address is not to be open on all others.
 pub fn supported(m: &PortMapping) -> bool {
-    m.host_port != 0 && matches!(m.protocol, Protocol::Tcp | Protocol::Udp | Protocol::Sctp)
+    m.host_port != 0 && m.host_ip.is_none_or(|ip| ip.is_ipv4() || ip.is_unspecified())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Protocol;
 
     #[test]
     fn a_pods_host_ports_read_as_map_elements() {
@@ -209,6 +210,8 @@ mod tests {
             host_port: 8080,
             host_ip: host_ip.map(|s| s.parse().unwrap()),
         };
+        assert!(supported(&m(Protocol::Tcp, None)) && supported(&m(Protocol::Tcp, Some("::"))));
+        assert!(!supported(&m(Protocol::Tcp, Some("2001:db8::1"))));
         let ops = add(
             "10.244.0.5".parse().unwrap(),
             &[m(Protocol::Tcp, None), m(Protocol::Udp, Some("10.0.0.1"))],

@@ -143,8 +143,14 @@ impl PodNetwork for Routed {
         if !mappings.is_empty() {
             set_sysctl(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
             self.release_ports(&request.sandbox_id, Some(pod))?;
-            fs::write(self.records.join(&request.sandbox_id), serde_json::to_vec(&mappings)?)?;
+            // Recorded once they are ours: teardown takes back what is recorded, and a port that was refused is another's.
             self.change_ports(ports::add(pod, &mappings))?;
+            let record = serde_json::to_vec(&mappings).map_err(anyhow::Error::from);
+            let record = record.and_then(|r| Ok(fs::write(self.records.join(&request.sandbox_id), r)?));
+            if let Err(error) = record {
+                self.change_ports(ports::remove(pod, &mappings))?;
+                return Err(error.context("remember host ports"));
+            }
         }
         Ok(PodNetworkResult {
             ips: vec![pod.into()],

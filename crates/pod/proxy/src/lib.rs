@@ -3,10 +3,11 @@
 //! [`model`] reads API objects into plain facts, [`rules`] turns facts into a [`rules::Ruleset`] of plain data, [`delta`]
 //! finds the operations that lead from one rule set to the next, and [`run`] applies them in one atomic batch whenever
 //! something changed. The first batch replaces the whole table, so a restart needs no knowledge of the past and leaves
-//! no moment without rules.
+//! no moment without rules. Flows that go on past changed rules are [`conntrack`]'s matter.
 //!
 //! The crate knows nothing of pods, of how they are linked, or of nodes other than its own.
 
+pub mod conntrack;
 pub mod delta;
 pub mod model;
 pub mod names;
@@ -62,6 +63,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         () = async { services.synced().await; slices.synced().await } => {}
     }
     let mut applied: Option<rules::Ruleset> = None;
+    let mut flows = Flows::new(|frontends| conntrack::table::delete(|flow| frontends.stale(flow)));
     loop {
         let facts = model::read(&services.store().list(), &slices.store().list(), &config.node_name);
         let wanted = rules::build(&facts, config.cluster_cidr);
@@ -75,6 +77,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
                     tracing::debug!(operations = count, services = facts.len(), "service rules applied");
                 }
                 applied = Some(wanted);
+                flows.follow(conntrack::Frontends::of(&facts)).await;
                 false
             }
             Err(error) => {
@@ -102,8 +105,87 @@ async fn apply(ops: Vec<Op>) -> anyhow::Result<usize> {
     Ok(count)
 }
 
+/// Which frontends the kernel's table of flows agrees with.
+struct Flows {
+    delete: fn(&conntrack::Frontends) -> std::io::Result<usize>,
+    agreed: Option<Arc<conntrack::Frontends>>,
+    warned: bool,
+}
+
+impl Flows {
+    fn new(delete: fn(&conntrack::Frontends) -> std::io::Result<usize>) -> Flows {
+        Flows {
+            delete,
+            agreed: None,
+            warned: false,
+        }
+    }
+
+    /// Ends the flows that the rules now in force would not have begun. A kernel that can't do this costs UDP clients their
+    /// time-out, nothing else: said once, and tried again at the next change.
+    async fn follow(&mut self, frontends: conntrack::Frontends) {
+        if !frontends.changed(self.agreed.as_deref()) {
+            return;
+        }
+        let frontends = Arc::new(frontends);
+        self.agreed = Some(frontends.clone());
+        let delete = self.delete;
+        let deleted = tokio::task::spawn_blocking(move || delete(&frontends)).await;
+        match deleted.map_err(std::io::Error::other).flatten() {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "stale UDP flows ended"),
+            Err(error) if !self.warned => {
+                self.warned = true;
+                tracing::warn!(
+                    %error,
+                    "stale UDP flows can't be ended (is nf_conntrack_netlink there?): clients that keep sending may miss changed endpoints"
+                );
+            }
+            Err(error) => tracing::debug!(%error, "stale UDP flows can't be ended"),
+        }
+    }
+}
+
 /// Removes the table: for `keelson uninstall`.
 pub fn remove() -> anyhow::Result<()> {
     keelson_sys::nft::apply(Family::Ip, TABLE, &[Op::AddTable, Op::DeleteTable])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn frontends(serving: &str) -> conntrack::Frontends {
+        let ip = std::net::Ipv4Addr::new(10, 96, 0, 10);
+        conntrack::Frontends::of(&[model::ServicePort {
+            identity: "kube-system/kube-dns/dns/udp".into(),
+            protocol: conntrack::UDP,
+            port: 53,
+            cluster_ip: ip,
+            external_ips: Vec::new(),
+            node_port: None,
+            affinity: None,
+            internal_local: false,
+            external_local: false,
+            endpoints: Default::default(),
+            local_endpoints: Default::default(),
+            serving: [(serving.parse().unwrap(), 53)].into(),
+        }])
+    }
+
+    #[tokio::test]
+    async fn a_kernel_without_a_table_of_flows_is_asked_once_a_change_and_nothing_fails() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let mut flows = Flows::new(|_| {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            Err(std::io::Error::from_raw_os_error(22))
+        });
+        for serving in ["10.244.0.5", "10.244.0.5", "10.244.0.6"] {
+            flows.follow(frontends(serving)).await;
+        }
+        assert!(flows.warned);
+        assert_eq!(ASKED.load(Ordering::SeqCst), 2);
+    }
 }

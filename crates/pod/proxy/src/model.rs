@@ -29,6 +29,8 @@ pub struct ServicePort {
     pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
     /// Usable endpoints of this node.
     pub local_endpoints: BTreeSet<(Ipv4Addr, u16)>,
+    /// All that serve, chosen for new connections or not: those that are under way may stay with them.
+    pub serving: BTreeSet<(Ipv4Addr, u16)>,
 }
 
 fn protocol(name: Option<&str>) -> u8 {
@@ -114,7 +116,7 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
     let one = |p: &ApiPort| {
         let port_name = p.name.as_deref().unwrap_or_default();
         let proto = p.protocol.as_deref().unwrap_or("TCP");
-        let usable = |local: bool| usable(slices, port_name, protocol(Some(proto)), local.then_some(node));
+        let candidates = candidates(slices, port_name, protocol(Some(proto)), node);
         Some(ServicePort {
             identity: format!("{namespace}/{name}/{port_name}/{}", proto.to_lowercase()),
             protocol: protocol(Some(proto)),
@@ -125,53 +127,100 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
             affinity,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
-            endpoints: usable(false),
-            local_endpoints: usable(true),
+            endpoints: usable(candidates.iter()),
+            local_endpoints: usable(candidates.iter().filter(|c| c.local)),
+            serving: candidates.iter().filter(|c| c.serving).map(|c| c.target).collect(),
         })
     };
     spec.ports.iter().flatten().filter_map(one).collect()
 }
 
-/// Ready endpoints; when there are none, those that still serve while they terminate.
-fn usable(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: Option<&str>) -> BTreeSet<(Ipv4Addr, u16)> {
-    let mut ready = BTreeSet::new();
-    let mut terminating = BTreeSet::new();
+/// An endpoint of one port, whatever its state.
+struct Candidate {
+    target: (Ipv4Addr, u16),
+    local: bool,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+}
+
+fn candidates(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: &str) -> Vec<Candidate> {
+    let mut found = Vec::new();
     for slice in slices {
-        let found =
+        let named =
             slice.ports.iter().flatten().find(|p| {
                 p.name.as_deref().unwrap_or_default() == port_name && protocol(p.protocol.as_deref()) == proto
             });
-        let Some(number) = found.and_then(|p| port(p.port?)) else {
+        let Some(number) = named.and_then(|p| port(p.port?)) else {
             continue;
         };
-        for endpoint in slice.endpoints.iter().flatten() {
-            if node.is_some() && endpoint.node_name.as_deref() != node {
-                continue;
-            }
-            let ips = endpoint.addresses.iter().filter_map(|a| a.parse::<Ipv4Addr>().ok());
-            match state(endpoint) {
-                State::Ready => ready.extend(ips.map(|ip| (ip, number))),
-                State::Terminating => terminating.extend(ips.map(|ip| (ip, number))),
-                State::Unusable => {}
-            }
-        }
+        let of = |endpoint: &Endpoint| candidate(endpoint, number, node);
+        found.extend(slice.endpoints.iter().flatten().filter_map(of));
     }
-    if ready.is_empty() { terminating } else { ready }
+    found
 }
 
-enum State {
-    Ready,
-    Terminating,
-    Unusable,
+/// The API promises that all addresses of an endpoint are one place: the first stands for it.
+fn candidate(endpoint: &Endpoint, port: u16, node: &str) -> Option<Candidate> {
+    let ip: Ipv4Addr = endpoint.addresses.first()?.parse().ok()?;
+    let conditions = endpoint.conditions.as_ref();
+    Some(Candidate {
+        target: (ip, port),
+        local: endpoint.node_name.as_deref() == Some(node),
+        ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+        serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+        terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+    })
 }
 
-fn state(e: &Endpoint) -> State {
-    let Some(c) = &e.conditions else { return State::Ready };
-    if c.ready.unwrap_or(true) {
-        State::Ready
-    } else if c.serving.unwrap_or(false) && c.terminating.unwrap_or(false) {
-        State::Terminating
-    } else {
-        State::Unusable
+/// Ready endpoints; when there are none, those that still serve while they terminate.
+fn usable<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeSet<(Ipv4Addr, u16)> {
+    let ready: BTreeSet<_> = candidates.clone().filter(|c| c.ready).map(|c| c.target).collect();
+    if !ready.is_empty() {
+        return ready;
+    }
+    candidates
+        .filter(|c| c.serving && c.terminating)
+        .map(|c| c.target)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read_one(endpoints: serde_json::Value) -> ServicePort {
+        let service = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 53, "protocol": "UDP"}]}});
+        let slice = json!({"metadata": {"namespace": "shop", "name": "web-1", "labels": {SERVICE_NAME: "web"}},
+            "addressType": "IPv4", "ports": [{"name": "", "port": 5353, "protocol": "UDP"}], "endpoints": endpoints});
+        let service: Service = serde_json::from_value(service).unwrap();
+        let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+        read(&[Arc::new(service)], &[Arc::new(slice)], "here").remove(0)
+    }
+
+    fn at(ip: &str) -> BTreeSet<(Ipv4Addr, u16)> {
+        BTreeSet::from([(ip.parse().unwrap(), 5353)])
+    }
+
+    #[test]
+    fn an_endpoint_that_terminates_serves_on_but_is_not_chosen_beside_a_ready_one() {
+        let facts = read_one(json!([
+            {"addresses": ["10.244.0.5"], "conditions": {"ready": true}},
+            {"addresses": ["10.244.0.6"], "nodeName": "here",
+             "conditions": {"ready": false, "serving": true, "terminating": true}},
+            {"addresses": ["10.244.0.7"], "conditions": {"ready": false, "serving": false}},
+        ]));
+        assert_eq!(facts.endpoints, at("10.244.0.5"));
+        assert_eq!(facts.local_endpoints, at("10.244.0.6"));
+        assert_eq!(facts.serving, &at("10.244.0.5") | &at("10.244.0.6"));
+    }
+
+    #[test]
+    fn what_is_not_said_about_an_endpoint_is_taken_as_serving() {
+        let facts = read_one(json!([{"addresses": ["10.244.0.6", "10.244.0.9"],
+            "conditions": {"ready": false, "terminating": true}}]));
+        assert_eq!(facts.endpoints, at("10.244.0.6"));
     }
 }

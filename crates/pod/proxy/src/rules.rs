@@ -67,11 +67,10 @@ impl Ruleset {
     fn element(&mut self, set: &str, key: Vec<Datum>, verdict: Option<Verdict>) {
         if let Some(state) = self.sets.get_mut(set) {
             // Of two services that claim one address, the first in order of identity has it.
-            if !state.elements.iter().any(|e| e.key == key) {
-                state.elements.insert(Element {
-                    key,
-                    data: verdict.map(ElementData::Verdict),
-                });
+            let least = Element { key, data: None };
+            if state.elements.range(&least..).next().is_none_or(|e| e.key != least.key) {
+                let data = verdict.map(ElementData::Verdict);
+                state.elements.insert(Element { data, ..least });
             }
         }
     }
@@ -161,10 +160,11 @@ fn skeleton(r: &mut Ruleset) {
         ("filter-forward", Hook::Forward),
         ("filter-output", Hook::Output),
     ] {
-        // Before translation, so that the address still is the service's.
-        r.base(chain, ChainKind::Filter, hook, -110);
+        // After translation: what still has its service's address found no endpoint. A client of this node may have been
+        // sent on where others are dropped. And before `cluster-ips`, which would refuse what is to be dropped.
+        r.base(chain, ChainKind::Filter, hook, -10);
         r.rule(chain, vec![Expr::StateNew, jump("endpoint-check")]);
-        // A node port's packet to a working service was translated before it came here; on its way out it was not yet.
+        // What this node sends to its own ports comes in again by the loopback.
         if hook == Hook::Input {
             r.rule(chain, vec![Expr::StateNew, jump("nodeport-check")]);
         }
@@ -207,8 +207,11 @@ fn skeleton(r: &mut Ruleset) {
     );
 }
 
+fn at(s: &ServicePort, ip: Ipv4Addr) -> Vec<Datum> {
+    vec![Datum::Addr(ip.into()), Datum::Proto(s.protocol), Datum::Port(s.port)]
+}
+
 fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
-    let at = |ip: Ipv4Addr| vec![Datum::Addr(ip.into()), Datum::Proto(s.protocol), Datum::Port(s.port)];
     let node_port = s.node_port.map(|p| vec![Datum::Proto(s.protocol), Datum::Port(p)]);
     r.element(CLUSTER_IPS, vec![Datum::Addr(s.cluster_ip.into())], None);
 
@@ -229,7 +232,7 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
         } else {
             goto("drop")
         };
-        r.element(NO_ENDPOINTS, at(s.cluster_ip), Some(verdict));
+        r.element(NO_ENDPOINTS, at(s, s.cluster_ip), Some(verdict));
     } else {
         let entry = name("internal", &s.identity);
         r.rule(
@@ -245,13 +248,13 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
             ],
         );
         r.rule(&entry, vec![Expr::Verdict(goto(&internal_chain))]);
-        r.element(SERVICE_IPS, at(s.cluster_ip), Some(goto(&entry)));
+        r.element(SERVICE_IPS, at(s, s.cluster_ip), Some(goto(&entry)));
     }
 
     let exposed = node_port.is_some() || !s.external_ips.is_empty();
     if exposed && s.endpoints.is_empty() {
         for ip in &s.external_ips {
-            r.element(NO_ENDPOINTS, at(*ip), Some(goto("reject")));
+            r.element(NO_ENDPOINTS, at(s, *ip), Some(goto("reject")));
         }
         if let Some(key) = node_port.clone() {
             r.element(NO_ENDPOINT_NODE_PORTS, key, Some(goto("reject")));
@@ -260,7 +263,7 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
         let entry = name("external", &s.identity);
         external(r, s, &entry, cluster_cidr);
         for ip in &s.external_ips {
-            r.element(SERVICE_IPS, at(*ip), Some(goto(&entry)));
+            r.element(SERVICE_IPS, at(s, *ip), Some(goto(&entry)));
         }
         if let Some(key) = node_port {
             r.element(NODE_PORTS, key, Some(goto(&entry)));
@@ -274,7 +277,8 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
         if !s.local_endpoints.is_empty() && (s.internal_local || (exposed && s.external_local)) {
             balance(r, s, &name("local", &s.identity), "local-endpoints", &s.local_endpoints);
         }
-        for endpoint in &s.endpoints {
+        // One that terminates may be all this node has, while others elsewhere are ready.
+        for endpoint in s.endpoints.union(&s.local_endpoints) {
             endpoint_chain(r, s, *endpoint);
         }
     }
@@ -307,6 +311,9 @@ fn external(r: &mut Ruleset, s: &ServicePort, entry: &str, cluster_cidr: Ipv4Net
         vec![Expr::SourceLocal(Cmp::Eq), Expr::Verdict(goto(&everywhere))],
     );
     if s.local_endpoints.is_empty() {
+        for ip in &s.external_ips {
+            r.element(NO_ENDPOINTS, at(s, *ip), Some(goto("drop")));
+        }
         if let Some(port) = s.node_port {
             let key = vec![Datum::Proto(s.protocol), Datum::Port(port)];
             r.element(NO_ENDPOINT_NODE_PORTS, key, Some(goto("drop")));

@@ -26,6 +26,7 @@ fn web() -> ServicePort {
         external_local: false,
         endpoints: set(&["10.244.0.5", "10.244.0.6"]),
         local_endpoints: set(&["10.244.0.5"]),
+        serving: set(&[]),
     }
 }
 
@@ -84,6 +85,36 @@ fn local_policies_and_affinity() {
     );
 }
 
+#[test]
+fn external_traffic_that_finds_no_local_endpoint_is_dropped_at_every_address() {
+    let mut local = web();
+    local.external_local = true;
+    local.external_ips = vec!["192.0.2.1".parse().unwrap()];
+    local.local_endpoints = set(&[]);
+    let all = text(&delta::replace(&build(&[local])));
+    assert!(
+        all.contains("add element no-endpoint-services { 192.0.2.1 . tcp . 80 : goto drop }"),
+        "{all}"
+    );
+    assert!(
+        all.contains("add element no-endpoint-nodeports { tcp . 30080 : goto drop }"),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_local_endpoint_that_terminates_has_a_chain_though_others_are_ready_elsewhere() {
+    let mut local = web();
+    local.internal_local = true;
+    local.endpoints = set(&["10.244.0.6"]);
+    local.local_endpoints = set(&["10.244.0.5"]);
+    let all = text(&delta::replace(&build(&[local])));
+    for ip in ["10.244.0.5", "10.244.0.6"] {
+        let made = |l: &str| l.starts_with("add chain endpoint-") && l.ends_with(&format!("{ip}/8080"));
+        assert!(all.lines().any(made), "{ip}: {all}");
+    }
+}
+
 /// Walks through states at random; the kernel must accept each delta, and end with an empty table's worth of names.
 #[test]
 fn the_kernel_accepts_every_delta() {
@@ -108,7 +139,9 @@ fn the_kernel_accepts_every_delta() {
                 .map(|i| {
                     let ips: Vec<String> = (0..random(5)).map(|k| format!("10.244.0.{}", 5 + k)).collect();
                     let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+                    // Some are local only: they terminate, while others are ready.
                     let local = random(ips.len() as u64 + 1) as usize;
+                    let ready = (random(local as u64 + 1) as usize).min(ips.len().saturating_sub(1));
                     ServicePort {
                         identity: format!("shop/web-{i}/http/tcp"),
                         cluster_ip: Ipv4Addr::from(0x0a60_0101 + i as u32),
@@ -121,7 +154,7 @@ fn the_kernel_accepts_every_delta() {
                         affinity: (random(3) == 0).then_some(60 + random(2) as u32),
                         internal_local: random(3) == 0,
                         external_local: random(2) == 0,
-                        endpoints: set(&ips),
+                        endpoints: set(&ips[ready..]),
                         local_endpoints: set(&ips[..local]),
                         ..web()
                     }

@@ -170,7 +170,7 @@ impl Binder {
         let mut status = json!({"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
             "observedGeneration": pod.pod.metadata.generation,
-            "lastProbeTime": null, "lastTransitionTime": seconds(since.unwrap_or_else(Timestamp::now)),
+            "lastProbeTime": null, "lastTransitionTime": seconds(since.unwrap_or_else(keelson_clock::now)),
         }]});
         if let Some(node) = nominated {
             status["nominatedNodeName"] = json!(node);
@@ -189,7 +189,7 @@ impl Binder {
             );
             let status = json!({"conditions": [{
                 "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message,
-                "observedGeneration": victim.pod.metadata.generation, "lastTransitionTime": seconds(Timestamp::now()),
+                "observedGeneration": victim.pod.metadata.generation, "lastTransitionTime": seconds(keelson_clock::now()),
             }]});
             self.patch_pod_status(victim, status, "the victim couldn't be marked")
                 .await;

@@ -40,6 +40,7 @@ use plugins::volume_binding::Decision;
 use pod::PodInfo;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -162,7 +163,16 @@ impl Scheduler {
     }
 
     fn decide(&mut self, pod: Arc<PodInfo>, snapshot: Snapshot) {
-        match plan(&self.plugins, &pod, &snapshot, &mut self.rng) {
+        let plan = || plan(&self.plugins, &pod, &snapshot, &mut self.rng);
+        let Ok(plan) = std::panic::catch_unwind(AssertUnwindSafe(plan)) else {
+            // Said by the panic itself. It must cost no more than this pod's turn.
+            tracing::error!(pod = %pod.key, "planning panicked; the pod is tried again later");
+            return self.core.with(|state, now| {
+                let attempts = state.queue.attempts(pod.uid());
+                state.queue.failed(pod.clone(), attempts, now);
+            });
+        };
+        match plan {
             Plan::Bind { node, volumes } => self.bind(pod, node, volumes),
             Plan::Wait(why) => {
                 let why = Arc::new(why);

@@ -66,8 +66,8 @@ impl NodeInfo {
 
     pub fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
-        self.assumed.0 += pod.assumed.0;
-        self.assumed.1 += pod.assumed.1;
+        self.assumed.0 = self.assumed.0.wrapping_add(pod.assumed.0);
+        self.assumed.1 = self.assumed.1.wrapping_add(pod.assumed.1);
         self.pods.push(pod);
     }
 
@@ -75,8 +75,8 @@ impl NodeInfo {
         let at = self.pods.iter().position(|p| p.uid() == uid)?;
         let pod = self.pods.remove(at);
         self.requested.sub(&pod.requests);
-        self.assumed.0 -= pod.assumed.0;
-        self.assumed.1 -= pod.assumed.1;
+        self.assumed.0 = self.assumed.0.wrapping_sub(pod.assumed.0);
+        self.assumed.1 = self.assumed.1.wrapping_sub(pod.assumed.1);
         Some(pod)
     }
 

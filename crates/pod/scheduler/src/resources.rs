@@ -49,11 +49,16 @@ impl Resources {
         }
     }
 
+    /// Adds a pod to a node's sum. Even an absurd amount can be taken away again.
     pub fn add(&mut self, other: &Resources) {
-        self.each(other, |mine, theirs| *mine += theirs);
+        self.each(other, |mine, theirs| *mine = mine.wrapping_add(theirs));
     }
     pub fn sub(&mut self, other: &Resources) {
-        self.each(other, |mine, theirs| *mine -= theirs);
+        self.each(other, |mine, theirs| *mine = mine.wrapping_sub(theirs));
+    }
+    /// Adds within a pod, up to the most there can be: containers that ask for more than that together fit nowhere.
+    fn grow(&mut self, other: &Resources) {
+        self.each(other, |mine, theirs| *mine = mine.saturating_add(theirs));
     }
     /// Of each resource the larger amount.
     pub fn max(&mut self, other: &Resources) {
@@ -150,16 +155,16 @@ fn total(pod: &Pod, of_container: impl Fn(&Container) -> Resources) -> Resources
     };
     let mut running = Resources::default();
     for container in &spec.containers {
-        running.add(&of_container(container));
+        running.grow(&of_container(container));
     }
     let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
     for container in spec.init_containers.iter().flatten() {
         let requests = of_container(container);
         let mut needed = sidecars.clone();
-        needed.add(&requests);
+        needed.grow(&requests);
         if container.restart_policy.as_deref() == Some("Always") {
-            running.add(&requests);
-            sidecars.add(&requests);
+            running.grow(&requests);
+            sidecars.grow(&requests);
         }
         starting.max(&needed);
     }
@@ -170,7 +175,7 @@ fn total(pod: &Pod, of_container: impl Fn(&Container) -> Resources) -> Resources
         }
     }
     if let Some(overhead) = &spec.overhead {
-        running.add(&Resources::of(overhead));
+        running.grow(&Resources::of(overhead));
     }
     running
 }
@@ -197,6 +202,13 @@ mod tests {
         })));
         // init with the sidecar beside it (450m) is more than the containers and the sidecar (350m).
         assert_eq!((of.milli_cpu, of.memory), (460, 1 << 20));
+    }
+
+    #[test]
+    fn what_is_too_much_together_is_not_taken_for_little() {
+        let container = |name: &str| json!({"name": name, "resources": {"requests": {"memory": "5Ei"}}});
+        let of = of_pod(&pod(json!({"containers": [container("a"), container("b")]})));
+        assert_eq!(of.memory, i64::MAX);
     }
 
     #[test]

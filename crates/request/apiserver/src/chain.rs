@@ -12,6 +12,7 @@ use crate::{aggregation, connect, handlers, nonresource};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use keelson_api::{ApiError, ApiResult, Reason, Str};
+use keelson_registry::ResourceDef;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +42,31 @@ async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Requ
     let Some(deadline) = context.deadline else {
         return staged(server, context, request).await;
     };
-    match timeout_at(deadline, staged(server, context, request)).await {
-        Ok(answer) => answer,
-        Err(_) => response::error(&ApiError::new(
+    let answer = if context.info.is_read_only() {
+        timeout_at(deadline, staged(server, context, request)).await
+    } else {
+        let server = server.clone();
+        // A client that goes away, or the deadline, drops this future; a write that has begun is completed all the same,
+        // so that what it reserved is kept or given back.
+        let task = tokio::spawn(async move { staged(&server, context, request).await });
+        timeout_at(deadline, task)
+            .await
+            .map(|ended| ended.unwrap_or_else(broken_off))
+    };
+    answer.unwrap_or_else(|_| {
+        response::error(&ApiError::new(
             Reason::Timeout,
             "Timeout: request did not complete within the allotted timeout",
+        ))
+    })
+}
+
+fn broken_off(e: tokio::task::JoinError) -> Response {
+    match e.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => response::error(&ApiError::new(
+            Reason::ServiceUnavailable,
+            "the server is shutting down",
         )),
     }
 }
@@ -58,7 +79,8 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     };
     server.metrics.authenticated(true);
     context.user = user;
-    let open = server.metrics.begin(&context);
+    let resource = resource(server, &context.info);
+    let open = server.metrics.begin(&context, resource.as_deref());
     server.audit.log(&context, "RequestReceived", None, None).await;
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
@@ -90,6 +112,15 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
         _ => answer,
     };
     closed(answer, &class, &context, open)
+}
+
+/// What is served under the request's path.
+fn resource(server: &ServerState, info: &RequestInfo) -> Option<Arc<ResourceDef>> {
+    let table = &server.table;
+    let found = info
+        .is_resource_request
+        .then(|| table.get(&info.api_group, &info.api_version, &info.resource));
+    found.flatten()
 }
 
 /// Impersonation, flow control and authorisation: what a request has to pass.
@@ -214,9 +245,11 @@ fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: c
 
 /// Headers that every response has.
 fn finish(server: &ServerState, context: &RequestContext, answer: &mut Response) {
+    let resource = resource(server, &context.info);
+    let took = context.started.elapsed();
     server
         .metrics
-        .served(context, answer.status(), context.started.elapsed());
+        .served(context, resource.as_deref(), answer.status(), took);
     let headers = answer.headers_mut();
     set(headers, "audit-id", &context.audit_id);
     if !headers.contains_key(header::CACHE_CONTROL) {

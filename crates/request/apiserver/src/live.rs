@@ -7,6 +7,7 @@ use crate::request::Body;
 use crate::serve::Loopback;
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
+use keelson_api::codec::{Strictness, json};
 use keelson_api::{Object, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,10 +119,16 @@ impl Follower {
             };
             buffer.extend_from_slice(&data);
             while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-                let event: Value = serde_json::from_slice(&buffer[..end]).map_err(|e| e.to_string())?;
+                let event = json::decode(&buffer[..end], None, Strictness::Lenient);
                 buffer.advance(end + 1);
-                if let Some(end) = self.take(event, &mut initial) {
-                    return Ok(end);
+                match event {
+                    Ok(event) => {
+                        if let Some(end) = self.take(event.value, &mut initial) {
+                            return Ok(end);
+                        }
+                    }
+                    // One object that can't be read must not keep all others from being followed.
+                    Err(e) => tracing::error!(path = self.path, "an object can't be followed: {e}"),
                 }
             }
             if buffer.len() > MAX_LINE {

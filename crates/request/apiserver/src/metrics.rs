@@ -1,6 +1,8 @@
 //! `/metrics`: counted under upstream's names, written in the Prometheus text format.
 
+use crate::connect;
 use crate::request::RequestContext;
+use keelson_registry::ResourceDef;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -14,8 +16,8 @@ use std::time::Duration;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
-    verb: String,
-    dry_run: String,
+    verb: &'static str,
+    dry_run: &'static str,
     group: String,
     version: String,
     resource: String,
@@ -27,7 +29,7 @@ struct RequestLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DurationLabels {
-    verb: String,
+    verb: &'static str,
     group: String,
     version: String,
     resource: String,
@@ -154,9 +156,10 @@ impl Metrics {
     }
 
     /// Counts a request that is being served, until what is returned is dropped.
-    pub fn begin(&self, context: &RequestContext) -> InFlight {
+    pub fn begin(&self, context: &RequestContext, resource: Option<&ResourceDef>) -> InFlight {
         let gauge = if context.info.is_long_running() {
-            self.long_running.get_or_create_owned(&duration_labels(context))
+            self.long_running
+                .get_or_create_owned(&duration_labels(context, resource))
         } else {
             let request_kind = if context.info.is_read_only() {
                 "readOnly"
@@ -169,18 +172,21 @@ impl Metrics {
         InFlight(gauge)
     }
 
-    pub fn served(&self, context: &RequestContext, code: http::StatusCode, took: Duration) {
-        let d = duration_labels(context);
+    pub fn served(
+        &self,
+        context: &RequestContext,
+        resource: Option<&ResourceDef>,
+        code: http::StatusCode,
+        took: Duration,
+    ) {
+        let d = duration_labels(context, resource);
         let labels = RequestLabels {
-            verb: d.verb.clone(),
-            dry_run: context
-                .info
-                .query
-                .get("dryRun")
-                .unwrap_or_default()
-                .chars()
-                .take(16)
-                .collect(),
+            verb: d.verb,
+            dry_run: match context.info.query.get("dryRun") {
+                None | Some("") => "",
+                Some("All") => "All",
+                Some(_) => "invalid",
+            },
             group: d.group.clone(),
             version: d.version.clone(),
             resource: d.resource.clone(),
@@ -225,38 +231,45 @@ impl Drop for InFlight {
     }
 }
 
-fn duration_labels(context: &RequestContext) -> DurationLabels {
+/// Clients say what they like in paths and methods; they must not make endless series by it. So only what is served is
+/// named.
+fn duration_labels(context: &RequestContext, resource: Option<&ResourceDef>) -> DurationLabels {
     let info = &context.info;
-    let (verb, scope) = if info.is_resource_request {
-        let verb = match info.verb.as_str() {
-            "create" => "POST".to_string(),
-            "update" => "PUT".to_string(),
-            other => other.to_ascii_uppercase(),
-        };
-        let scope = match (info.verb.as_str(), info.name.is_empty(), info.namespace.is_empty()) {
-            ("create", ..) | (_, false, _) => "resource",
-            (_, true, false) => "namespace",
-            (_, true, true) => "cluster",
-        };
-        (verb, scope)
-    } else {
-        (info.verb.to_ascii_uppercase().to_string(), "")
+    let verb = match info.verb.as_str() {
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        "proxy" => "PROXY",
+        "head" => "HEAD",
+        "options" => "OPTIONS",
+        _ => "OTHER",
     };
-    // Paths of unknown clients must not make endless series: only what is no resource's path and known is named.
-    let subresource = if info.is_resource_request {
-        info.subresource.to_string()
-    } else {
-        match info.path.as_str() {
-            "/healthz" | "/livez" | "/readyz" | "/metrics" | "/version" => info.path.to_string(),
-            _ => String::new(),
-        }
+    let scope = match (info.verb.as_str(), info.name.is_empty(), info.namespace.is_empty()) {
+        _ if !info.is_resource_request => "",
+        ("create", ..) | (_, false, _) => "resource",
+        (_, true, false) => "namespace",
+        (_, true, true) => "cluster",
+    };
+    let known = |d: &&ResourceDef| {
+        info.subresource.is_empty() || d.subresource(&info.subresource).is_some() || connect::is_connect(info)
+    };
+    let gvr = resource.filter(known).map(|d| d.gvr.clone()).unwrap_or_default();
+    let subresource = match info.path.as_str() {
+        path @ ("/healthz" | "/livez" | "/readyz" | "/metrics" | "/version") => path,
+        _ if gvr.resource.is_empty() => "",
+        _ => info.subresource.as_str(),
     };
     DurationLabels {
         verb,
-        group: info.api_group.to_string(),
-        version: info.api_version.to_string(),
-        resource: info.resource.to_string(),
-        subresource,
+        group: gvr.group.into(),
+        version: gvr.version.into(),
+        resource: gvr.resource.into(),
+        subresource: subresource.into(),
         scope,
         component: "apiserver",
     }
@@ -288,23 +301,47 @@ mod tests {
     use super::*;
     use crate::request::{RequestInfo, UserInfo};
 
+    fn context(path: &str) -> RequestContext {
+        let info = RequestInfo::parse(&http::Method::GET, &path.parse().unwrap()).unwrap();
+        RequestContext::new(info, UserInfo::anonymous())
+    }
+
     #[test]
     fn requests_are_counted_under_upstreams_names() {
         let metrics = Metrics::new();
-        let info = RequestInfo::parse(&http::Method::GET, &"/api/v1/namespaces/a/pods".parse().unwrap()).unwrap();
-        let context = RequestContext::new(info, UserInfo::anonymous());
+        let context = context("/api/v1/namespaces/a/pods");
+        let pods = keelson_registry::resources::rows()
+            .into_iter()
+            .find(|d| d.is("", "pods"));
         {
-            let _open = metrics.begin(&context);
+            let _open = metrics.begin(&context, pods.as_ref());
             assert!(
                 metrics
                     .text(&[])
                     .contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 1"#)
             );
         }
-        metrics.served(&context, http::StatusCode::OK, Duration::from_millis(3));
+        metrics.served(&context, pods.as_ref(), http::StatusCode::OK, Duration::from_millis(3));
         let page = metrics.text(&[]);
         assert!(page.contains("# TYPE apiserver_request_total counter\n"), "{page}");
         assert!(page.contains(r#"apiserver_request_total{verb="LIST",dry_run="",group="",version="v1",resource="pods",subresource="",scope="namespace",component="apiserver",code="200"} 1"#), "{page}");
         assert!(page.contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 0"#));
+    }
+
+    #[test]
+    fn what_is_not_served_makes_no_series() {
+        let metrics = Metrics::new();
+        let pods = keelson_registry::resources::rows()
+            .into_iter()
+            .find(|d| d.is("", "pods"));
+        for i in 0..3 {
+            let unknown = context(&format!("/apis/g{i}/v{i}/things{i}?dryRun={i}"));
+            metrics.served(&unknown, None, http::StatusCode::NOT_FOUND, Duration::ZERO);
+            let below = context(&format!("/api/v1/namespaces/a/pods/p/sub{i}?dryRun={i}"));
+            metrics.served(&below, pods.as_ref(), http::StatusCode::NOT_FOUND, Duration::ZERO);
+        }
+        let page = metrics.text(&[]);
+        let series = page.lines().filter(|l| l.starts_with("apiserver_request_total{"));
+        assert_eq!(series.count(), 2, "{page}");
     }
 }

@@ -8,6 +8,7 @@ use crate::serve::tls;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
+use keelson_api::codec::{Strictness, json};
 use keelson_api::{Map, Str, Value};
 use rand::Rng;
 use std::sync::Arc;
@@ -156,7 +157,9 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
             ),
         }));
     }
-    serde_json::from_slice(&bytes).map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
+    json::decode(&bytes, None, Strictness::Lenient)
+        .map(|d| d.value)
+        .map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
 }
 
 /// As much of an answer as fits into a message.

@@ -329,3 +329,79 @@ async fn reviews_and_tokens_answer() {
         .await
         .expect(422);
 }
+
+#[tokio::test]
+async fn nodes_ask_for_certificates_of_their_pods_only() {
+    let api = Api::new().await;
+    let node = api
+        .post("/api/v1/nodes", value!({"metadata": {"name": "n1"}}))
+        .await
+        .expect(201);
+    let account = api
+        .post(
+            "/api/v1/namespaces/default/serviceaccounts",
+            value!({"metadata": {"name": "default"}}),
+        )
+        .await
+        .expect(201);
+    let source = value!({"podCertificate": {"signerName": "a.io/b", "keyType": "ED25519", "keyPath": "key"}});
+    let pod = value!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1",
+        "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "projected": {"sources": [source]}}]}});
+    let pod = api.post("/api/v1/namespaces/default/pods", pod).await.expect(201);
+    let uid = |a: &harness::Answer| a.str(&["metadata", "uid"]);
+    let request = value!({"metadata": {"generateName": "r-"}, "spec": {"signerName": "a.io/b",
+        "podName": "p", "podUID": uid(&pod), "nodeName": "n1", "nodeUID": uid(&node),
+        "serviceAccountName": "default", "serviceAccountUID": uid(&account), "stubPKCS10Request": "AAAA"}});
+    let api = api.called_by("system:node:n1", &["system:nodes", "system:authenticated"]);
+    let path = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let with = |key: &str, text: &str| {
+        let mut r = request.clone();
+        r.set_at(&["spec", key], text);
+        r
+    };
+    api.post(path, request.clone()).await.expect(201);
+    let other = api.post(path, with("nodeName", "n2")).await.expect(403);
+    assert!(other.str(&["message"]).contains("which is not the requesting node"));
+    let unasked = api.post(path, with("signerName", "a.io/c")).await.expect(403);
+    assert!(unasked.str(&["message"]).contains("does not mount a podCertificate"));
+    api.post(path, with("podUID", "another")).await.expect(500);
+}
+
+#[tokio::test]
+async fn trust_is_attested_by_who_may() {
+    let api = Api::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let rule =
+        value!({"apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"], "verbs": ["create"]});
+    let role = value!({"metadata": {"name": "r"}, "rules": [rule]});
+    api.post(&format!("{rbac}/clusterroles"), role).await.expect(201);
+    let binding = value!({"metadata": {"name": "b"}, "subjects": [{"kind": "User", "name": "u"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"}});
+    api.post(&format!("{rbac}/clusterrolebindings"), binding)
+        .await
+        .expect(201);
+    let api = api.called_by("u", &["system:authenticated"]);
+    let bundle = |name: &str, signer: &str| {
+        let mut b = value!({"metadata": {"name": name}, "spec": {"trustBundle": "-----BEGIN CERTIFICATE-----"}});
+        if !signer.is_empty() {
+            b.set_at(&["spec", "signerName"], signer);
+        }
+        b
+    };
+    let path = "/apis/certificates.k8s.io/v1/clustertrustbundles";
+    let mut code = 0;
+    for _ in 0..300 {
+        code = api.post(path, bundle("plain", "")).await.code;
+        if code == 201 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(code, 201);
+    let refused = api.post(path, bundle("a.io:b:x", "a.io/b")).await.expect(403);
+    assert!(
+        refused
+            .str(&["message"])
+            .ends_with("user not permitted to attest for signerName \"a.io/b\"")
+    );
+}

@@ -196,7 +196,9 @@ async fn watches_tell_what_happens() {
         .await
         .expect(200);
     api.delete(&format!("{MAPS}/a")).await.expect(200);
-    let events = api.watch(&format!("{MAPS}?watch=1&resourceVersion={rv}"), 2).await;
+    let long = i64::MAX;
+    let path = format!("{MAPS}?watch=1&resourceVersion={rv}&timeoutSeconds={long}");
+    let events = api.watch(&path, 2).await;
     let kinds: Vec<&str> = events.iter().filter_map(|e| e.get("type")?.as_str()).collect();
     assert_eq!(kinds, ["MODIFIED", "DELETED"]);
     assert_eq!(
@@ -386,4 +388,22 @@ async fn namespaces_and_finalizers_end_step_by_step() {
     api.put("/api/v1/namespaces/n/finalize", empty).await.expect(200);
     api.get("/api/v1/namespaces/n").await.expect(404);
     api.delete("/api/v1/namespaces/default").await.expect(403);
+}
+
+#[tokio::test]
+async fn a_write_is_completed_though_nobody_waits_for_it() {
+    let api = Api::new().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = value!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    let request = api.post(services, service);
+    // The client goes as soon as the server has begun.
+    assert!(futures::FutureExt::now_or_never(request).is_none());
+    for _ in 0..300 {
+        if api.get(&format!("{services}/s")).await.code == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the service was never created");
 }

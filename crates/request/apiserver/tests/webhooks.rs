@@ -1,4 +1,4 @@
-//! Admission webhooks through the whole chain: a server on this machine is asked over TLS.
+//! Webhooks of admission and conversion through the whole chain: a server on this machine is asked over TLS.
 
 #![recursion_limit = "256"]
 #![allow(clippy::unwrap_used)]
@@ -48,13 +48,18 @@ async fn hook(ca: &Authority) -> u16 {
 /// Answers as its path says.
 async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_string();
-    assert_eq!(
-        request.uri().query(),
-        Some("timeout=1s").filter(|_| path == "/slow").or(Some("timeout=5s"))
-    );
+    let timeout = match path.as_str() {
+        "/slow" => "timeout=1s",
+        "/convert" => "timeout=30s",
+        _ => "timeout=5s",
+    };
+    assert_eq!(request.uri().query(), Some(timeout));
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     let review: Value = serde_json::from_slice(&bytes).unwrap();
     let request = review.get("request").cloned().unwrap_or_default();
+    if path == "/convert" {
+        return Ok(json(converted(&request)));
+    }
     let mut response = value!({"uid": request.get("uid").cloned().unwrap_or_default(), "allowed": true});
     let patch = |operations: Value| STANDARD.encode(serde_json::to_vec(&operations).unwrap());
     match path.as_str() {
@@ -87,8 +92,34 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<
         _ => {}
     }
     let body = value!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+    Ok(json(body))
+}
+
+fn json(body: Value) -> http::Response<Full<Bytes>> {
     let answer = http::Response::builder().header("content-type", "application/json");
-    Ok(answer.body(Full::from(serde_json::to_vec(&body).unwrap())).unwrap())
+    answer.body(Full::from(serde_json::to_vec(&body).unwrap())).unwrap()
+}
+
+/// `hostPort` is the first version's, `host` and `port` are the second's.
+fn converted(request: &Value) -> Value {
+    let to = request.get("desiredAPIVersion").and_then(Value::as_str).unwrap();
+    let convert = |o: &Value| {
+        let mut o = o.as_object().unwrap().clone();
+        o.insert("apiVersion", to);
+        let text = |v: Option<Value>| v.and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
+        if to.ends_with("/v1") {
+            let whole = [text(o.remove("host")), text(o.remove("port"))].join(":");
+            o.insert("hostPort", whole);
+        } else if let Some((host, port)) = text(o.remove("hostPort")).split_once(':') {
+            o.insert("host", host);
+            o.insert("port", port);
+        }
+        Value::Object(o)
+    };
+    let objects = request.get("objects").and_then(Value::as_array).unwrap();
+    let objects: Vec<Value> = objects.iter().map(convert).collect();
+    value!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": {
+        "uid": request.get("uid").cloned().unwrap(), "result": {"status": "Success"}, "convertedObjects": objects}})
 }
 
 struct Hooks {
@@ -253,4 +284,86 @@ async fn side_effects_bar_dry_runs() {
         .await
         .expect(422);
     assert!(refused.str(&["message"]).contains("sideEffects"));
+}
+
+fn text(name: &str, fields: &[&str]) -> Value {
+    let mut v = value!({"name": name, "served": true, "storage": name == "v1"});
+    let path = |f: &&str| value!({"jsonPath": format!(".{f}")});
+    v.set_at(&["selectableFields"], fields.iter().map(path).collect::<Vec<_>>());
+    v.set_at(&["schema", "openAPIV3Schema", "type"], "object");
+    for f in fields {
+        let schema = ["schema", "openAPIV3Schema", "properties", f];
+        v.set_at(&schema, value!({"type": "string"}));
+    }
+    v
+}
+
+#[tokio::test]
+async fn versions_are_selected_by_their_own_fields() {
+    let hooks = Hooks::new().await;
+    let api = &hooks.api;
+    let mut conversion = value!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"]}});
+    conversion.set_at(
+        &["webhook", "clientConfig"],
+        hooks
+            .webhook("convert", value!({}))
+            .get("clientConfig")
+            .cloned()
+            .unwrap(),
+    );
+    let definition = value!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "spots.x.example.com"}, "spec": {"group": "x.example.com", "scope": "Namespaced",
+            "names": {"plural": "spots", "singular": "spot", "kind": "Spot", "listKind": "SpotList"},
+            "conversion": conversion,
+            "versions": [text("v1", &["hostPort"]), text("v2", &["host", "port"])]}});
+    api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        .await
+        .expect(201);
+    let at = |version: &str, query: &str| format!("/apis/x.example.com/{version}/namespaces/default/spots?{query}");
+    let spot = |name: &str, host: &str, port: &str| value!({"apiVersion": "x.example.com/v2", "kind": "Spot", "metadata": {"name": name}, "host": host, "port": port});
+    for _ in 0..300 {
+        if api.get(&at("v2", "")).await.code == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let watch = format!("{}&watch=true", at("v2", "fieldSelector=host%3Dh1"));
+    let mut watched = api
+        .raw("GET", &watch, "", "application/json", Vec::new())
+        .await
+        .into_body();
+    for (name, host, port) in [("a", "h1", "80"), ("b", "h1", "8080"), ("c", "h2", "80")] {
+        api.post(&at("v2", ""), spot(name, host, port)).await.expect(201);
+    }
+    let names = async |version: &str, query: &str| {
+        let list = api.get(&at(version, query)).await.expect(200).json();
+        let items = list.get("items").and_then(Value::as_array).unwrap();
+        let name = |o: &Value| o.at(&["metadata", "name"]).and_then(Value::as_str).map(String::from);
+        items.iter().filter_map(name).collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(names("v2", "fieldSelector=host%3Dh1").await, "a,b");
+    assert_eq!(names("v2", "fieldSelector=host%3Dh1,port%3D80").await, "a");
+    assert_eq!(names("v1", "fieldSelector=hostPort%3Dh1:8080").await, "b");
+    let refused = api.get(&at("v2", "fieldSelector=hostPort%3Dh1:80")).await.expect(400);
+    assert_eq!(refused.str(&["message"]), "field label not supported: hostPort");
+
+    // An object that ceases to be selected is gone for who watches.
+    let path = at("v2", "").replace("spots?", "spots/b");
+    let moved = value!({"host": "h2"});
+    api.patch(&path, "merge-patch+json", moved).await.expect(200);
+    let mut seen = String::new();
+    while seen.matches('\n').count() < 3 {
+        let frame = tokio::time::timeout(Duration::from_secs(10), watched.frame())
+            .await
+            .unwrap();
+        let data = frame.unwrap().unwrap().into_data().unwrap();
+        seen.push_str(std::str::from_utf8(&data).unwrap());
+    }
+    let event = |line: &str| {
+        let v: Value = serde_json::from_str(line).unwrap();
+        let text = |path: &[&str]| v.at(path).and_then(Value::as_str).unwrap().to_string();
+        format!("{} {}", text(&["type"]), text(&["object", "metadata", "name"]))
+    };
+    let events: Vec<String> = seen.lines().map(event).collect();
+    assert_eq!(events, ["ADDED a", "ADDED b", "DELETED b"]);
 }

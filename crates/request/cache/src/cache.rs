@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     /// The cache's revision once it is ready; 0 before.
     reached: signal::Sender<Revision>,
     pub(crate) progress_wanted: Notify,
+    /// Why it doesn't get on, for those who wait for it.
+    trouble: Mutex<Option<Error>>,
 }
 
 impl Cache {
@@ -104,6 +106,7 @@ impl Cache {
             state,
             reached,
             progress_wanted: Notify::new(),
+            trouble: Mutex::default(),
         });
         let stop = CancellationToken::new();
         let feed = Feed {
@@ -221,7 +224,7 @@ impl Cache {
     pub(crate) async fn fresh(&self, at: At) -> Result<()> {
         self.start();
         if !self.is_ready() && tokio::time::timeout(READY_WITHIN, self.ready()).await.is_err() {
-            return Err(Error::NotReady);
+            return Err(self.inner.trouble().unwrap_or(Error::NotReady));
         }
         let needed = match at {
             At::Any => return Ok(()),
@@ -285,13 +288,23 @@ impl Inner {
         selection
     }
 
+    /// The feed failed, and tries again.
+    pub(crate) fn stuck(&self, error: Error) {
+        *self.trouble.lock() = Some(error);
+    }
+    fn trouble(&self) -> Option<Error> {
+        self.trouble.lock().clone()
+    }
+
     pub(crate) fn reset(&self, snapshot: Snapshot) {
         let revision = snapshot.revision;
+        *self.trouble.lock() = None;
         self.state.lock().reset(snapshot);
         self.reached.send_replace(revision);
     }
 
     pub(crate) fn apply(&self, changes: Vec<Arc<Change>>, synced: Revision) {
+        *self.trouble.lock() = None;
         self.state.lock().apply(changes, synced, &self.indexes, feed::now());
         self.reached.send_replace(synced);
     }
@@ -327,10 +340,10 @@ impl Inner {
         };
         match tokio::time::timeout(FRESH_WITHIN, arrived).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(Error::TooLarge {
+            Err(_) => Err(self.trouble().unwrap_or_else(|| Error::TooLarge {
                 asked: needed,
                 current: self.state.lock().revision(),
-            }),
+            })),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::Entry;
 use crate::cache::Inner;
 use crate::ring::Change;
 use crate::snapshot::Snapshot;
+use crate::{Error, Result};
 use keelson_store::{
     Error as StoreError, EventKind, KeyRange, KeyValue, ListRequest, Revision, WatchBatch, WatchStream,
 };
@@ -37,17 +38,18 @@ async fn feed(inner: &Inner) {
         }
         position = reached;
         match error {
-            StoreError::Closed => return,
-            StoreError::Compacted { .. } => {
+            Error::Store(StoreError::Closed) => return,
+            Error::Store(StoreError::Compacted { .. }) => {
                 tracing::warn!(
                     resource = inner.resource(),
                     "the watch cache lost track; it reads everything again"
                 );
                 position = None;
             }
-            StoreError::SlowWatcher { .. } => {}
+            Error::Store(StoreError::SlowWatcher { .. }) => {}
             error => {
                 tracing::warn!(resource = inner.resource(), %error, "the watch cache can't follow the store; trying again");
+                inner.stuck(error);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MOST_PAUSE);
             }
@@ -56,7 +58,7 @@ async fn feed(inner: &Inner) {
 }
 
 /// Until something goes wrong; tells how far it got.
-async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>, StoreError) {
+async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>, Error) {
     let mut position = match position {
         Some(position) => position,
         None => match read_all(inner).await {
@@ -70,23 +72,25 @@ async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>,
     };
     let mut watch = match inner.store().watch(inner.range(), position).await {
         Ok(watch) => watch,
-        Err(error) => return (Some(position), error),
+        Err(error) => return (Some(position), error.into()),
     };
     // Somebody may have asked the watch before this one.
     watch.request_progress();
     loop {
         match next(inner, &mut watch).await {
-            Ok(batch) => {
-                position = batch.synced;
-                let changes = changes(inner, batch.events);
-                inner.apply(changes, position);
-            }
-            Err(error) => return (Some(position), error),
+            Ok(batch) => match changes(inner, batch.events).await {
+                Ok(changes) => {
+                    position = batch.synced;
+                    inner.apply(changes, position);
+                }
+                Err(error) => return (Some(position), error),
+            },
+            Err(error) => return (Some(position), error.into()),
         }
     }
 }
 
-async fn next(inner: &Inner, watch: &mut WatchStream) -> Result<WatchBatch, StoreError> {
+async fn next(inner: &Inner, watch: &mut WatchStream) -> std::result::Result<WatchBatch, StoreError> {
     loop {
         tokio::select! {
             biased;
@@ -96,7 +100,7 @@ async fn next(inner: &Inner, watch: &mut WatchStream) -> Result<WatchBatch, Stor
     }
 }
 
-async fn read_all(inner: &Inner) -> Result<Snapshot, StoreError> {
+async fn read_all(inner: &Inner) -> Result<Snapshot> {
     let mut range: KeyRange = inner.range();
     let mut snapshot: Option<Snapshot> = None;
     loop {
@@ -107,8 +111,8 @@ async fn read_all(inner: &Inner) -> Result<Snapshot, StoreError> {
         if let Some(last) = page.kvs.last() {
             range = range.after(&last.key);
         }
-        for kv in page.kvs {
-            snapshot.insert(&entry(inner, kv), inner.indexes());
+        for entry in entries(inner, page.kvs).await? {
+            snapshot.insert(&entry, inner.indexes());
         }
         if !page.more {
             return Ok(snapshot.clone());
@@ -116,41 +120,43 @@ async fn read_all(inner: &Inner) -> Result<Snapshot, StoreError> {
     }
 }
 
-pub(crate) fn entry(inner: &Inner, kv: KeyValue) -> Arc<Entry> {
-    let attributes = inner.codec().attributes(&kv.key, &kv.value);
-    if let Err(error) = &attributes {
-        let key = String::from_utf8_lossy(&kv.key);
-        tracing::error!(%key, revision = kv.mod_revision, %error, "a stored object can't be read");
-    }
-    Arc::new(Entry::new(
-        kv.key,
-        kv.value,
-        kv.mod_revision,
-        attributes,
-        inner.prefix().len(),
-    ))
+pub(crate) async fn entries(inner: &Inner, kvs: Vec<KeyValue>) -> Result<Vec<Arc<Entry>>> {
+    let values: Vec<(&[u8], &[u8])> = kvs.iter().map(|kv| (&kv.key[..], &kv.value[..])).collect();
+    let attributes = inner.codec().attributes_of(&values).await?;
+    let entries = kvs.into_iter().zip(attributes).map(|(kv, attributes)| {
+        if let Err(error) = &attributes {
+            let key = String::from_utf8_lossy(&kv.key);
+            tracing::error!(%key, revision = kv.mod_revision, %error, "a stored object can't be read");
+        }
+        let prefix = inner.prefix().len();
+        Arc::new(Entry::new(kv.key, kv.value, kv.mod_revision, attributes, prefix))
+    });
+    Ok(entries.collect())
 }
 
 /// What was before is taken from the cache, where it is decoded already.
-fn changes(inner: &Inner, events: Vec<keelson_store::Event>) -> Vec<Arc<Change>> {
+async fn changes(inner: &Inner, events: Vec<keelson_store::Event>) -> Result<Vec<Arc<Change>>> {
     let present = inner.snapshot();
+    let put = |event: &&keelson_store::Event| event.kind == EventKind::Put;
+    let new = events.iter().filter(put).map(|event| event.kv.clone()).collect();
+    let mut new = entries(inner, new).await?.into_iter();
     let mut within: std::collections::HashMap<bytes::Bytes, Option<Arc<Entry>>> = std::collections::HashMap::new();
     let mut changes = Vec::with_capacity(events.len());
     for event in events {
         let revision = event.revision();
-        let key = event.kv.key.clone();
+        let key = event.kv.key;
         let before = match within.get(&key) {
             Some(before) => before.clone(),
             None => present.get(&key).cloned(),
         };
         let now = match event.kind {
-            EventKind::Put => Some(entry(inner, event.kv)),
+            EventKind::Put => new.next(),
             EventKind::Delete => None,
         };
         within.insert(key, now.clone());
         changes.push(Change::new(revision, now, before));
     }
-    changes
+    Ok(changes)
 }
 
 pub(crate) fn now() -> Instant {

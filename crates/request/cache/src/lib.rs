@@ -52,14 +52,22 @@ pub use forms::{Form, Forms};
 pub use select::{IndexKey, IndexValue, Predicate, Scope, Selection};
 pub use watch::{Start, Watch, WatchEvent, WatchOptions};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use keelson_api::ApiError;
 use keelson_store::Revision;
 
 /// What a resource's bytes mean. The registry has one for each resource.
+#[async_trait]
 pub trait Codec: Send + Sync + 'static {
     /// What selectors and indexes look at in a stored value. Called once for each change.
     fn attributes(&self, key: &[u8], value: &[u8]) -> Result<Attributes, ApiError>;
+
+    /// The same for many values, from whoever has to ask somebody first. An error says that it can't be told now: the
+    /// cache stays where it is, and asks again.
+    async fn attributes_of(&self, values: &[(&[u8], &[u8])]) -> Result<Vec<Result<Attributes, ApiError>>, ApiError> {
+        Ok(values.iter().map(|(key, value)| self.attributes(key, value)).collect())
+    }
 
     /// The bytes of an object for clients, in the content type, version and shape that `form` stands for. They say that
     /// the object is of revision `revision`.

@@ -1,7 +1,7 @@
 //! Lists of a revision that the ring doesn't reach: read from the store, page by page, past the cache.
 
 use crate::cache::{Inner, ListPage, ListQuery};
-use crate::feed::entry;
+use crate::feed::entries;
 use crate::snapshot::scope_range;
 use crate::{Error, Result};
 use keelson_store::{Error as StoreError, ListRequest, Revision};
@@ -30,15 +30,14 @@ pub(crate) async fn list(inner: &Inner, query: &ListQuery, revision: Revision) -
         request.uncounted = query.selection.predicate.is_some();
         let listed = inner.store().list(request).await.map_err(|e| expired(e, revision))?;
         let mut left = listed.count;
-        for kv in listed.kvs {
-            range = range.after(&kv.key);
+        for entry in entries(inner, listed.kvs).await? {
+            range = range.after(entry.key());
             if query.limit != 0 && page.entries.len() == query.limit {
                 page.next = page.entries.last().map(|e| e.key().clone());
                 page.remaining = query.selection.predicate.is_none().then_some(left);
                 return Ok(page);
             }
             left = left.saturating_sub(1);
-            let entry = entry(inner, kv);
             if query.selection.matches(&entry) {
                 page.entries.push(entry);
             }

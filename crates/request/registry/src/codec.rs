@@ -2,6 +2,7 @@
 
 use crate::def::{ResourceDef, StorageCodec, StorageDef};
 use crate::strategy::Strategy;
+use async_trait::async_trait;
 use bytes::Bytes;
 use keelson_api::codec::{Strictness, json, proto};
 use keelson_api::{ApiError, ApiResult, Map, Object, Reason, SchemaRef, Str, Value, builtin};
@@ -160,16 +161,39 @@ impl ObjectCodec {
     }
 }
 
-impl Codec for ObjectCodec {
-    fn attributes(&self, _key: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
-        let object = decode_stored(&self.storage, value)?;
+impl ObjectCodec {
+    fn attributes_in(&self, object: &Object) -> Attributes {
         let labels: Vec<(Str, Str)> = object
             .labels()
             .into_iter()
             .flatten()
             .map(|(k, v)| (k.clone(), Str::from(v.as_str().unwrap_or_default())))
             .collect();
-        Ok(Attributes::new(labels, self.storage.field_values(&object)))
+        Attributes::new(labels, self.storage.field_values(object))
+    }
+}
+
+#[async_trait]
+impl Codec for ObjectCodec {
+    fn attributes(&self, _key: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
+        Ok(self.attributes_in(&decode_stored(&self.storage, value)?))
+    }
+
+    async fn attributes_of(&self, values: &[(&[u8], &[u8])]) -> Result<Vec<Result<Attributes, ApiError>>, ApiError> {
+        let Some(view) = &self.storage.view else {
+            return Ok(values.iter().map(|(key, value)| self.attributes(key, value)).collect());
+        };
+        let decoded: Vec<_> = values.iter().map(|(_, v)| decode_stored(&self.storage, v)).collect();
+        let readable = decoded.iter().flatten().cloned().collect();
+        let mut converted = view.converter.convert(readable, &view.api_version).await?.into_iter();
+        let few = || ApiError::internal("conversion yielded too few objects");
+        decoded
+            .into_iter()
+            .map(|object| match object {
+                Ok(_) => converted.next().map(|o| Ok(self.attributes_in(&o))).ok_or_else(few),
+                Err(unreadable) => Ok(Err(unreadable)),
+            })
+            .collect()
     }
 
     fn encode(&self, value: &[u8], revision: u64, form: Form) -> Result<Bytes, ApiError> {

@@ -16,7 +16,7 @@ pub enum StorageCodec {
 }
 
 /// Where and how the objects of a resource are stored; shared by all its versions (and by `events` of both groups).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StorageDef {
     /// `/registry/pods`, without a trailing slash.
     pub prefix: Str,
@@ -29,6 +29,15 @@ pub struct StorageDef {
     /// Selectable fields besides `metadata.name` and `metadata.namespace`, in the storage version's terms.
     pub selectable: Selectable,
     pub resource: GroupResource,
+    /// Set if selectors don't look at what is stored, but at what it is in another version.
+    pub view: Option<View>,
+}
+
+/// A version that stored objects are brought to before selectors look at them.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub api_version: Str,
+    pub converter: Arc<dyn Converter>,
 }
 
 /// Fields that a field selector may name.
@@ -69,6 +78,18 @@ impl SelectableField {
 }
 
 impl StorageDef {
+    /// Whether selectors find the same in what another definition of the same resource keeps of each object.
+    pub fn selects_like(&self, other: &StorageDef) -> bool {
+        let paths = match (&self.selectable, &other.selectable) {
+            (Selectable::Paths(a), Selectable::Paths(b)) => a == b,
+            _ => true,
+        };
+        let view = match (&self.view, &other.view) {
+            (Some(a), Some(b)) => Arc::ptr_eq(&a.converter, &b.converter),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        paths && view
+    }
     /// The key of an object.
     pub fn key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced {
@@ -123,6 +144,10 @@ pub struct ResourceDef {
     pub schema: SchemaRef,
     /// `None` for virtual resources (reviews).
     pub storage: Option<Arc<StorageDef>>,
+    /// What answers field selectors of a custom resource whose stored objects have to be converted first.
+    pub view: Option<Arc<StorageDef>>,
+    /// The fields that this version of a custom resource may be selected by.
+    pub selectable: Vec<Str>,
     pub subresources: Vec<SubresourceDef>,
     pub strategy: Arc<dyn Strategy>,
     /// Between the versions of the resource; `None` where there is one.

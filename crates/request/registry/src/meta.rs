@@ -1,9 +1,11 @@
 //! What holds for the metadata of every object: system fields, namespaces, generated names, owner references, validation.
 
 use crate::options::check_field_manager;
+use keelson_api::codec::json;
 use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Str, Value};
 use keelson_machinery::names;
 use rand::Rng;
+use std::collections::HashSet;
 
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 const IMMUTABLE: &str = "field is immutable";
@@ -78,15 +80,11 @@ pub fn dedup_owners(obj: &mut Object) -> Vec<String> {
     let Some(refs) = obj.meta().and_then(|m| m.arr("ownerReferences")) else {
         return Vec::new();
     };
-    let mut kept: Vec<Value> = Vec::with_capacity(refs.len());
-    let mut dropped = Vec::new();
-    for r in refs {
-        if kept.contains(r) {
-            dropped.push(r.get("uid").and_then(Value::as_str).unwrap_or_default().to_string());
-        } else {
-            kept.push(r.clone());
-        }
-    }
+    let mut seen = HashSet::with_capacity(refs.len());
+    let (kept, repeated): (Vec<&Value>, Vec<&Value>) = refs.iter().partition(|r| seen.insert(json::encode(r)));
+    let uid = |r: &Value| r.get("uid").and_then(Value::as_str).unwrap_or_default().to_string();
+    let dropped: Vec<String> = repeated.into_iter().map(uid).collect();
+    let kept: Vec<Value> = kept.into_iter().cloned().collect();
     if !dropped.is_empty() {
         obj.meta_mut().insert("ownerReferences", kept);
     }
@@ -113,10 +111,13 @@ fn path_segment_prefix_errors(name: &str) -> Vec<String> {
 
 /// Upstream's trick: a prefix that ends in a dash stands for names that go on.
 pub fn mask_trailing_dash(name: &str) -> String {
-    match name.strip_suffix('-') {
-        Some(rest) if name.len() > 1 => format!("{}a", &rest[..rest.len() - 1]),
-        _ => name.to_string(),
-    }
+    let mut rest = match name.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() => rest.to_string(),
+        _ => return name.to_string(),
+    };
+    rest.pop();
+    rest.push('a');
+    rest
 }
 
 fn strings(meta: &Map, key: &str) -> Vec<Str> {
@@ -386,6 +387,14 @@ mod tests {
         assert_eq!(validate_update(&new, &old).len(), 1);
         new.set_finalizers(vec![]);
         assert!(validate_update(&new, &old).is_empty());
+    }
+
+    #[test]
+    fn prefixes_may_end_in_any_character() {
+        assert_eq!(mask_trailing_dash("web-"), "wea");
+        assert_eq!(mask_trailing_dash("é-"), "a");
+        assert_eq!(mask_trailing_dash("-"), "-");
+        assert_eq!(mask_trailing_dash("web"), "web");
     }
 
     #[test]

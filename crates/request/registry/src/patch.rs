@@ -6,12 +6,10 @@ use crate::engine::{Engine, UpdateSource};
 use crate::managed;
 use crate::strategy::Strategy;
 use async_trait::async_trait;
-use keelson_api::codec::{Strictness, json};
+use keelson_api::codec::{MOST_FINDINGS, Strictness, json};
 use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, SchemaRef, Value};
-use keelson_machinery::patch::{json_patch, merge_patch, strategic};
-
-/// Upstream's bound on the operations of one JSON patch.
-const MAX_OPERATIONS: usize = 10_000;
+use keelson_machinery::patch::json_patch::{self, MAX_OPERATIONS};
+use keelson_machinery::patch::{merge_patch, strategic};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchKind {
@@ -51,13 +49,17 @@ impl Patch {
             }
             (Value::Array(ops), PatchKind::Json) => {
                 findings.iter_mut().for_each(|f| *f = format!("json patch {f}"));
-                for (i, op) in ops.iter().enumerate() {
-                    for key in op.as_object().into_iter().flat_map(|o| o.keys()) {
-                        if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
-                            findings.push(format!("json patch unknown field \"[{i}].{key}\""));
-                        }
-                    }
-                }
+                let keys = ops.iter().enumerate().flat_map(|(i, op)| {
+                    let keys = op.as_object().into_iter().flat_map(|o| o.keys());
+                    keys.map(move |key| (i, key))
+                });
+                let unknown = keys.filter(|(_, key)| !matches!(key.as_str(), "op" | "path" | "from" | "value"));
+                let room = MOST_FINDINGS.saturating_sub(findings.len());
+                findings.extend(
+                    unknown
+                        .map(|(i, key)| format!("json patch unknown field \"[{i}].{key}\""))
+                        .take(room),
+                );
             }
             (Value::Object(_), PatchKind::Merge | PatchKind::Strategic) => {}
             (other, PatchKind::Json) => {

@@ -1,7 +1,7 @@
 //! Selectors of a request, compiled into what the cache asks of each entry.
 
 use crate::def::{ResourceDef, Selectable, StorageDef};
-use keelson_api::{ApiError, ApiResult, Map, Object, Str, Value};
+use keelson_api::{ApiError, ApiResult, Map, Str, Value};
 use keelson_cache::{Entry, IndexKey, Scope, Selection};
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use std::sync::Arc;
@@ -106,12 +106,13 @@ impl Selector {
                 ));
             }
         }
-        let storage = def.storage.as_ref();
+        let storage = def.view.as_ref().or(def.storage.as_ref());
         let mut sources = Vec::with_capacity(fields.requirements.len());
         for r in &fields.requirements {
             let source = match r.field.as_str() {
                 "metadata.name" => Some(Source::Name),
                 "metadata.namespace" => Some(Source::Namespace),
+                other if def.custom && !def.selectable.iter().any(|f| f == other) => None,
                 other => storage
                     .and_then(|s| s.field_index(selectable_name(def, other)))
                     .map(Source::Field),
@@ -149,23 +150,18 @@ impl Selector {
             },
         )
     }
-    pub fn matches_object(&self, def: &ResourceDef, o: &Object) -> bool {
-        let values = def.storage.as_ref().map(|s| s.field_values(o)).unwrap_or_default();
-        self.matches_with(
-            |k| o.labels().and_then(|l| l.str(k)),
-            |s| match s {
-                Source::Name => Some(o.name()),
-                Source::Namespace => Some(o.namespace()),
-                Source::Field(i) => values.get(i).map(Str::as_str),
-            },
-        )
+    /// Whose cache to ask.
+    pub fn storage<'a>(&self, def: &'a ResourceDef) -> ApiResult<&'a Arc<StorageDef>> {
+        let by_fields = self.sources.iter().any(|s| matches!(s, Source::Field(_)));
+        def.view
+            .as_ref()
+            .filter(|_| by_fields)
+            .or(def.storage.as_ref())
+            .ok_or_else(|| ApiError::internal("a virtual resource can't be listed"))
     }
     /// As the cache takes it; a selector for one name or namespace narrows the scope.
     pub fn into_selection(self, def: &ResourceDef, namespace: &str) -> ApiResult<Selection> {
-        let storage = def
-            .storage
-            .as_ref()
-            .ok_or_else(|| ApiError::internal("a virtual resource can't be listed"))?;
+        let storage = self.storage(def)?;
         let namespace = match self.fields.requires_exact_match("metadata.namespace") {
             Some(n) if namespace.is_empty() && def.namespaced => n,
             _ => namespace,

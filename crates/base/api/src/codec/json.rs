@@ -1,11 +1,12 @@
 //! JSON: decoding in one pass, guided by a schema, and encoding.
 
 use super::json_lex::{Lexer, Number};
-use super::{DecodeError, Decoded, MAX_DEPTH, Strictness};
+use super::{DecodeError, Decoded, MAX_DEPTH, MOST_FINDINGS, Strictness};
 use crate::schema::{Field, FieldType, Schema, TypeDef};
 use crate::value::{Map, Str, Value};
 use crate::{Quantity, SchemaRef, Time, duration};
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// Decodes a JSON text. With a schema, values must have its types, unknown fields are dropped and scalars normalised;
 /// without one everything is kept as it stands.
@@ -59,6 +60,22 @@ struct Decoder<'a, 's> {
     members: Vec<(Str, Value)>,
     /// The field numbers of the members of structs; fields are sorted by name, so sorting by number sorts by name.
     order: Vec<u16>,
+}
+
+/// The keys of a map so far: few are looked through, many are indexed.
+#[derive(Default)]
+struct Keys(Option<HashSet<Str>>);
+
+impl Keys {
+    const FEW: usize = 64;
+
+    fn has_twice(&mut self, members: &[(Str, Value)], key: &str) -> bool {
+        if members.len() < Self::FEW {
+            return members.iter().any(|(k, _)| k == key);
+        }
+        let index = || members.iter().map(|(k, _)| k.clone()).collect();
+        !self.0.get_or_insert_with(index).insert(key.into())
+    }
 }
 
 /// The name Go would print for a struct: `v1.PodSpec`.
@@ -123,8 +140,11 @@ impl<'a, 's> Decoder<'a, 's> {
     }
     #[cold]
     fn find(&mut self, what: &str, key: &str) {
+        if self.findings.len() >= MOST_FINDINGS {
+            return;
+        }
         let finding = format!("{what} {:?}", self.path_text(Some(key), true));
-        if self.findings.len() < 100 && !self.findings.contains(&finding) {
+        if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }
     }
@@ -366,6 +386,7 @@ impl<'a, 's> Decoder<'a, 's> {
         self.enter()?;
         self.lex.pos += 1;
         let first = self.members.len();
+        let mut seen = Keys::default();
         let mut open = self.lex.peek() != b'}';
         if !open {
             self.lex.pos += 1;
@@ -373,7 +394,7 @@ impl<'a, 's> Decoder<'a, 's> {
         while open {
             let key = self.key()?;
             if self.report {
-                if self.members[first..].iter().any(|(k, _)| *k == key) {
+                if seen.has_twice(&self.members[first..], &key) {
                     self.find("duplicate field", &key);
                 }
                 self.path.push(Step::Key(key.clone()));

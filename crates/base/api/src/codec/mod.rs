@@ -38,7 +38,7 @@ pub enum Strictness {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
     pub value: Value,
-    /// `unknown field "spec.foo"`, `duplicate field "metadata.name"`; at most 100, in order of appearance.
+    /// `unknown field "spec.foo"`, `duplicate field "metadata.name"`; at most [`MOST_FINDINGS`], in order of appearance.
     pub findings: Vec<String>,
 }
 
@@ -74,6 +74,9 @@ pub fn decode_text(
         Format::Json | Format::Protobuf => json::decode(bytes, schema, strictness),
     }
 }
+
+/// So many complaints of one body are told, as upstream tells: a body can hold hundreds of thousands.
+pub const MOST_FINDINGS: usize = 100;
 
 /// The longest nesting that is read or written.
 pub const MAX_DEPTH: usize = 400;

@@ -106,7 +106,8 @@ impl<'s> Decoder<'s> {
                     Some(Value::Object(map)) => map,
                     _ => Map::new(),
                 };
-                map.push(key, value);
+                // To insert each in its place would take a client's word for the order they come in.
+                map.append(key, value);
                 Ok(Value::Object(map))
             }
             ty => self.scalar(ty, datum, &field.format),
@@ -200,6 +201,7 @@ impl<'s> Decoder<'s> {
     /// What Go's encoder makes of a field that holds `value`, or nothing.
     fn finish(&self, field: &'s Field, value: Option<Value>) -> Option<Value> {
         let value = match value {
+            Some(Value::Object(map)) if matches!(field.ty, FieldType::Map(_)) => Value::Object(map.in_order()),
             Some(v) => v,
             None if field.number == 0 && field.inline_number == 0 => return None,
             None if field.pointer => return (field.omit == Omit::Never).then_some(Value::Null),

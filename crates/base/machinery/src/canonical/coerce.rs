@@ -3,6 +3,7 @@
 use super::defaults::{self, zero_of};
 use super::{Path, Report};
 use crate::go;
+use keelson_api::codec::MOST_FINDINGS;
 use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
 use keelson_api::{Map, Value};
 use std::fmt;
@@ -135,7 +136,9 @@ impl<'a> Walk<'a> {
                     return true;
                 }
                 if !def.preserve_unknown {
-                    self.report.unknown.push(self.path.child(key));
+                    if self.report.unknown.len() < MOST_FINDINGS {
+                        self.report.unknown.push(self.path.child(key));
+                    }
                     return false;
                 }
                 return true;

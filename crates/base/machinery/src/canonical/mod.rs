@@ -23,7 +23,8 @@ use keelson_api::{SchemaRef, Value};
 /// What canonicalising found, besides doing it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Paths of fields that the type doesn't have (`spec.foo`, `spec.containers[0].foo`), in order of appearance.
+    /// Paths of fields that the type doesn't have (`spec.foo`, `spec.containers[0].foo`), in order of appearance; at
+    /// most [`MOST_FINDINGS`](keelson_api::codec::MOST_FINDINGS).
     pub unknown: Vec<String>,
 }
 

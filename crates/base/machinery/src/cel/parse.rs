@@ -3,7 +3,7 @@
 //! The parser is the `cel` crate's; its standard macros come expanded. Macros it doesn't know (two variables, optional
 //! maps) stay calls, which checking and evaluation understand.
 
-use cel::common::ast::{IdedExpr, SourceInfo};
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, SourceInfo};
 use cel::parser::Parser;
 
 /// A parsed expression.
@@ -15,6 +15,13 @@ pub struct Parsed {
 
 /// The longest expression that is parsed.
 const MAX_SOURCE: usize = 100_000;
+/// The deepest tree that is checked and evaluated, both by recursion.
+const MAX_NESTING: usize = 96;
+/// Whoever parses recurs too: with so few marks that can nest, the caller's stack is enough; with more it has one of its
+/// own, that is enough for the most.
+const FEW_MARKS: usize = 24;
+const MOST_MARKS: usize = 10_000;
+const STACK: usize = 128 << 20;
 
 pub fn parse(source: &str) -> Result<Parsed, String> {
     if source.len() > MAX_SOURCE {
@@ -23,10 +30,53 @@ pub fn parse(source: &str) -> Result<Parsed, String> {
             source.chars().count()
         ));
     }
+    let marks = source.bytes().filter(|b| b"([{.+-*/%?!=<>&|".contains(b)).count();
+    match marks {
+        0..=FEW_MARKS => parse_here(source),
+        0..=MOST_MARKS => std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            let parsing = thread.spawn_scoped(scope, || parse_here(source));
+            let parsing =
+                parsing.map_err(|e| format!("ERROR: <input>:-1:0: the expression can't be parsed now: {e}"))?;
+            parsing
+                .join()
+                .unwrap_or_else(|_| Err("ERROR: <input>:-1:0: the parser failed".into()))
+        }),
+        _ => Err(too_deep()),
+    }
+}
+
+fn too_deep() -> String {
+    format!("ERROR: <input>:-1:0: expression recursion limit exceeded: {MAX_NESTING}")
+}
+
+/// How deep the tree goes, as far as it matters.
+fn is_too_deep(e: &IdedExpr, room: usize) -> bool {
+    let Some(room) = room.checked_sub(1) else { return true };
+    let deep = |e: &IdedExpr| is_too_deep(e, room);
+    let entry = |e: &EntryExpr| match e {
+        EntryExpr::StructField(f) => deep(&f.value),
+        EntryExpr::MapEntry(m) => deep(&m.key) || deep(&m.value),
+    };
+    match &e.expr {
+        Expr::Call(c) => c.target.as_deref().is_some_and(deep) || c.args.iter().any(deep),
+        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+            .into_iter()
+            .any(deep),
+        Expr::List(l) => l.elements.iter().any(deep),
+        Expr::Map(m) => m.entries.iter().any(|e| entry(&e.expr)),
+        Expr::Struct(s) => s.entries.iter().any(|e| entry(&e.expr)),
+        Expr::Select(s) => deep(&s.operand),
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => false,
+    }
+}
+
+fn parse_here(source: &str) -> Result<Parsed, String> {
     let parser = Parser::new()
         .enable_optional_syntax(true)
         .enable_ident_escape_syntax(true);
     match parser.parse_with_source_info(source) {
+        Ok((expr, _)) if is_too_deep(&expr, MAX_NESTING) => Err(too_deep()),
         Ok((expr, info)) => Ok(Parsed { expr, info }),
         Err(errors) => {
             let each: Vec<String> = errors

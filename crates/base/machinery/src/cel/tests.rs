@@ -402,3 +402,20 @@ fn rules_within_all_of_are_about_the_same_value() {
         ]
     );
 }
+
+#[test]
+fn deep_expressions_are_refused_and_not_run_into() {
+    for source in [
+        vec!["1"; 3000].join("+"),
+        format!("{{}}{}", ".a".repeat(3000)),
+        format!("{{}}{}", "['a']".repeat(3000)),
+        format!("''{}", ".trim()".repeat(3000)),
+        format!("{}1{}", "(".repeat(3000), ")".repeat(3000)),
+        format!("{}1{}", "[".repeat(40_000), "]".repeat(40_000)),
+    ] {
+        assert!(compile(&source, &Env::default()).is_err());
+    }
+    let sum = vec!["1"; 90].join("+");
+    assert_eq!(run(&format!("{sum} == 90")), Ok(value!(true)));
+    assert_eq!(run(&vec!["true"; 3000].join(" && ")), Ok(value!(true)));
+}

@@ -5,8 +5,10 @@
 //! content type for them before they come here.
 
 use crate::go::go_value;
+use keelson_api::codec::json;
 use keelson_api::schema::{FieldType, PatchStrategy, Schema, SchemaRef, TypeDef};
 use keelson_api::{ApiError, ApiResult, Map, Str, Value};
+use std::collections::HashMap;
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -366,19 +368,25 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, meta: &Meta, deleting: bo
         }
         (original, patch) = list_directives(original, patch, meta.key)?;
         let mut merged = original.clone();
+        let mut places = Places::of(&merged, meta.key);
         for item in &patch {
             let Value::Object(new) = item else {
                 return Err(bad_type("map[string]interface {}", item));
             };
-            let want = new.get(meta.key).ok_or_else(|| no_merge_key(item, meta.key))?;
-            match find(&merged, meta.key, want)? {
+            if !new.contains_key(meta.key) {
+                return Err(no_merge_key(item, meta.key));
+            }
+            match places.get(item) {
                 Some(i) => {
                     let Value::Object(old) = std::mem::take(&mut merged[i]) else {
                         continue;
                     };
                     merged[i] = Value::Object(merge_map(old, new.clone(), meta.node)?);
                 }
-                None => merged.push(item.clone()),
+                None => {
+                    places.add(item, merged.len());
+                    merged.push(item.clone());
+                }
             }
         }
         merged
@@ -455,27 +463,51 @@ fn deduplicate(mut all: Vec<Value>) -> Vec<Value> {
 /// Splits into items that occur in `by` and the others.
 fn partition(list: Vec<Value>, by: &[Value], key: &str) -> Res<(Vec<Value>, Vec<Value>)> {
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    let places = Places::of(by, key);
+    let no_map = by.iter().position(|v| !matches!(v, Value::Object(_)));
     for v in list {
-        let found = if key.is_empty() {
-            by.contains(&v)
-        } else {
+        if !key.is_empty() {
             let Value::Object(m) = &v else {
                 return Err(bad_type("map[string]interface {}", &v));
             };
-            let want = m.get(key).ok_or_else(|| no_merge_key(&v, key))?;
-            find(by, key, want)?.is_some()
-        };
-        if found { inside.push(v) } else { outside.push(v) }
+            if !m.contains_key(key) {
+                return Err(no_merge_key(&v, key));
+            }
+        }
+        match (places.get(&v), no_map) {
+            (Some(_), _) => inside.push(v),
+            (None, Some(i)) if !key.is_empty() => return Err(format!("value for key {i} is not a map")),
+            (None, _) => outside.push(v),
+        }
     }
     Ok((inside, outside))
 }
 
-fn position(order: &[Value], item: &Value, key: &str) -> Option<usize> {
-    if key.is_empty() {
-        return order.iter().position(|v| v == item);
+/// Where the items of a list stand, by their merge keys (or by themselves): lists of a client may be long.
+struct Places<'a> {
+    key: &'a str,
+    first: HashMap<Vec<u8>, usize>,
+}
+
+impl<'a> Places<'a> {
+    fn of(list: &[Value], key: &'a str) -> Self {
+        let first = HashMap::with_capacity(list.len());
+        let mut places = Places { key, first };
+        list.iter().enumerate().for_each(|(i, v)| places.add(v, i));
+        places
     }
-    let want = item.get(key)?;
-    order.iter().position(|v| v.get(key) == Some(want))
+    fn name(&self, item: &Value) -> Option<Vec<u8>> {
+        let by = if self.key.is_empty() { item } else { item.get(self.key)? };
+        Some(json::encode(by))
+    }
+    fn add(&mut self, item: &Value, place: usize) {
+        if let Some(name) = self.name(item) {
+            self.first.entry(name).or_insert(place);
+        }
+    }
+    fn get(&self, item: &Value) -> Option<usize> {
+        self.first.get(&self.name(item)?).copied()
+    }
 }
 
 /// Sorts each part by its order list, then puts the server's own items among the patch's as the live list had them.
@@ -486,9 +518,10 @@ fn normalise(
     live: &[Value],
     key: &str,
 ) -> Vec<Value> {
-    let rank = |order: &[Value], v: &Value| position(order, v, key).unwrap_or(usize::MAX);
-    patch.sort_by_key(|v| rank(patch_order, v));
-    server.sort_by_key(|v| rank(live, v));
+    let (patch_order, live) = (Places::of(patch_order, key), Places::of(live, key));
+    let rank = |order: &Places, v: &Value| order.get(v).unwrap_or(usize::MAX);
+    patch.sort_by_cached_key(|v| rank(&patch_order, v));
+    server.sort_by_cached_key(|v| rank(&live, v));
     let mut out = Vec::with_capacity(patch.len() + server.len());
     let mut patch = patch.into_iter().peekable();
     let mut server = server.into_iter().peekable();
@@ -497,7 +530,7 @@ fn normalise(
             (None, None) => return out,
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(s), Some(p)) => match (position(live, s, key), position(live, p, key)) {
+            (Some(s), Some(p)) => match (live.get(s), live.get(p)) {
                 (Some(s), Some(p)) => s < p,
                 _ => false,
             },

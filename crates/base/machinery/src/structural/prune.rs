@@ -3,13 +3,15 @@
 
 use super::{Additional, Structural};
 use crate::canonical::Path;
+use keelson_api::codec::MOST_FINDINGS;
 use keelson_api::{Map, Value};
 
 fn is_meta(key: &str) -> bool {
     matches!(key, "apiVersion" | "kind" | "metadata")
 }
 
-/// Drops fields that the schema doesn't know; gives back their paths, sorted. The root is a resource.
+/// Drops fields that the schema doesn't know; gives back their paths (at most [`MOST_FINDINGS`]), sorted. The root is a
+/// resource.
 pub fn prune(object: &mut Value, schema: &Structural) -> Vec<String> {
     let mut p = Pruner {
         path: Path::default(),
@@ -75,7 +77,9 @@ impl Pruner {
                     if preserve {
                         return true;
                     }
-                    self.unknown.push(self.path.child(key));
+                    if self.unknown.len() < MOST_FINDINGS {
+                        self.unknown.push(self.path.child(key));
+                    }
                     return false;
                 }
             };
@@ -202,6 +206,14 @@ mod tests {
                 "a": "x", "b": {"anything": {"goes": 1}, "known": {"x": 1}}, "c": [{"k": "1"}, {"k": "2"}],
                 "m": {"q": {"v": 1}}, "e": {"apiVersion": "v1", "kind": "P", "metadata": {"q": 1}, "spec": {}}}})
         );
+    }
+
+    #[test]
+    fn not_every_unknown_field_is_named() {
+        let zip = |i: usize| (format!("zip{i}"), 1i64);
+        let mut v = Value::Object((0..1000).map(zip).collect());
+        assert_eq!(prune(&mut v, &schema()).len(), MOST_FINDINGS);
+        assert_eq!(v, value!({}));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use super::{Additional, Checks, Structural, formats};
 use crate::apply::fieldpath::equal_values;
 use crate::go;
 use crate::names;
-use keelson_api::{Cause, Map, Value};
-use std::collections::BTreeSet;
+use keelson_api::codec::json;
+use keelson_api::{Cause, Map, Str, Value};
+use std::collections::{BTreeSet, HashMap};
 
 /// Everything wrong with an object; `old` is the object before an update.
 pub fn validate(object: &Value, old: Option<&Value>, schema: &Structural) -> Vec<Cause> {
@@ -189,9 +190,9 @@ impl Validator {
 
     fn array(&mut self, a: &[Value], old: Option<&Value>, s: &Structural, path: &str) {
         if let Some(items) = &s.items {
+            let before = OldItems::of(old, s);
             for (i, v) in a.iter().enumerate() {
-                let before = old_item(old, s, v);
-                self.value(v, before, items, &format!("{path}[{i}]"));
+                self.value(v, before.get(v), items, &format!("{path}[{i}]"));
             }
         }
         let n = a.len() as i64;
@@ -304,13 +305,35 @@ fn too_many(path: &str, have: i64, max: i64) -> Cause {
     )
 }
 
-/// The element of the old list that an element stands for: known only in lists with keys.
-fn old_item<'a>(old: Option<&'a Value>, s: &Structural, v: &Value) -> Option<&'a Value> {
-    if s.list_type != "map" {
-        return None;
+/// The elements of an old list, by what elements are told by: known only in lists with keys.
+struct OldItems<'a> {
+    keys: &'a [Str],
+    items: HashMap<Vec<u8>, &'a Value>,
+}
+
+impl<'a> OldItems<'a> {
+    fn of(old: Option<&'a Value>, s: &'a Structural) -> Self {
+        let mut found = OldItems {
+            keys: &s.list_map_keys,
+            items: HashMap::new(),
+        };
+        let list = old.and_then(Value::as_array).filter(|_| s.list_type == "map");
+        for o in list.into_iter().flatten() {
+            found.items.entry(found.name(o)).or_insert(o);
+        }
+        found
     }
-    let same = |o: &&Value| s.list_map_keys.iter().all(|k| o.get(k) == v.get(k));
-    old?.as_array()?.iter().find(same)
+    fn name(&self, item: &Value) -> Vec<u8> {
+        let values = self.keys.iter().map(|k| item.get(k).cloned().unwrap_or_default());
+        json::encode(&Value::Array(values.collect()))
+    }
+    /// The element that `item` stands in the place of.
+    fn get(&self, item: &Value) -> Option<&'a Value> {
+        if self.items.is_empty() {
+            return None;
+        }
+        self.items.get(&self.name(item)).copied()
+    }
 }
 
 /// Uniqueness in lists of type `set` and `map`.

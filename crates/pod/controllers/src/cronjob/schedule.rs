@@ -42,7 +42,7 @@ impl Schedule {
     /// The first start after `time`.
     pub fn next(&self, time: Timestamp) -> Option<Timestamp> {
         match self {
-            Schedule::Every(step) => Some(Timestamp::from_second((time + *step).as_second()).unwrap_or(time)),
+            Schedule::Every(step) => Timestamp::from_second(time.checked_add(*step).ok()?.as_second()).ok(),
             Schedule::Cron(cron, zone) => {
                 let next = cron
                     .find_next_occurrence(&time.to_zoned(zone.clone()), false)
@@ -58,7 +58,8 @@ impl Schedule {
         match self {
             Schedule::Every(step) => {
                 let steps = now.duration_since(since).as_secs().div_euclid(step.as_secs());
-                (steps > 0).then(|| since + SignedDuration::from_secs(step.as_secs() * steps))
+                let whole = SignedDuration::from_secs(step.as_secs() * steps);
+                since.checked_add(whole).ok().filter(|_| steps > 0)
             }
             Schedule::Cron(cron, zone) => {
                 let previous = cron
@@ -73,7 +74,8 @@ impl Schedule {
     /// What is due at `now`, given the last start (or the job's creation) and how late a start may be.
     pub fn due(&self, last: Timestamp, deadline: Option<SignedDuration>, now: Timestamp) -> Due {
         let since = match deadline {
-            Some(deadline) => last.max(now - deadline),
+            // A deadline from before all time is none.
+            Some(deadline) => now.checked_sub(deadline).map_or(last, |earliest| last.max(earliest)),
             None => last,
         };
         let mut missed = 0;
@@ -125,6 +127,13 @@ mod tests {
             hourly.next(at("2026-01-01T10:00:00Z")),
             Some(at("2026-01-01T11:00:00Z"))
         );
+        assert_eq!(
+            due("2026-01-01T10:00:00Z", Some(i64::MAX), "2026-01-01T11:00:00Z").at,
+            Some(at("2026-01-01T11:00:00Z")),
+            "however long a start may be late"
+        );
+        let hardly = Schedule::parse("@every 87600000h", None).expect("valid");
+        assert_eq!(hardly.next(at("2026-01-01T10:00:00Z")), None);
     }
 
     #[test]

@@ -168,7 +168,7 @@ fn deadline_in(job: &Job, now: Timestamp) -> Option<SignedDuration> {
         .as_ref()
         .and_then(|s| s.start_time.as_ref())
         .map_or(now, |t| t.0);
-    Some(allowed - now.duration_since(start))
+    Some(allowed.saturating_sub(now.duration_since(start)))
 }
 
 fn count_indexes(snapshot: &Snapshot, tally: &mut Tally) {

@@ -169,7 +169,7 @@ pub fn finished_at(pod: &Pod) -> Timestamp {
         pod.metadata
             .deletion_timestamp
             .as_ref()
-            .map(|t| t.0 - SignedDuration::from_secs(grace))
+            .and_then(|t| t.0.checked_sub(SignedDuration::from_secs(grace)).ok())
     };
     let created = || {
         pod.metadata
@@ -247,6 +247,19 @@ mod tests {
             [0, 6, 16, 36, 596, 596]
         );
         assert_eq!(backoff(1, Some(at(0)), at(11)), SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn any_grace_period_can_be_taken_off_a_deletion() {
+        let text = r#"{"metadata":{"name":"p","creationTimestamp":"2026-01-01T00:00:00Z",
+            "deletionTimestamp":"2026-01-01T00:01:00Z","deletionGracePeriodSeconds":GRACE},"status":{"containerStatuses":[
+            {"name":"c","image":"","imageID":"","ready":true,"restartCount":0,"state":{"running":{}}}]}}"#;
+        let ended = |grace: i64| {
+            let text = text.replace("GRACE", &grace.to_string());
+            finished_at(&Pod::decode(text.as_bytes()).expect("valid")).to_string()
+        };
+        assert_eq!(ended(30), "2026-01-01T00:00:30Z");
+        assert_eq!(ended(i64::MAX), "2026-01-01T00:00:00Z", "its creation is what is left");
     }
 
     #[test]

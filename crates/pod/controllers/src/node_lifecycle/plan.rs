@@ -28,6 +28,10 @@ pub fn ready(node: &Node) -> &str {
     condition(node, "Ready").map_or("Unknown", |c| c.status.as_str())
 }
 
+pub fn is_ready(node: &Node) -> bool {
+    ready(node) == "True"
+}
+
 /// The node, its conditions marked as unknown; none if they are already.
 pub fn silenced(node: &Node, now: Timestamp) -> Option<Node> {
     let mut node = node.clone();
@@ -61,7 +65,7 @@ pub fn silenced(node: &Node, now: Timestamp) -> Option<Node> {
 }
 
 /// The node's taints as its conditions want them; none if they are so. With `hold`, nothing is evicted: when no node is
-/// heard of, the fault is more likely here.
+/// ready, the fault is more likely elsewhere, and there is no node to go to.
 pub fn taints(node: &Node, hold: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();

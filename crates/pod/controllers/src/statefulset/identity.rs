@@ -30,7 +30,7 @@ pub fn replicas(set: &StatefulSet) -> i32 {
 }
 
 pub fn in_range(set: &StatefulSet, ordinal: i32) -> bool {
-    (start(set)..start(set) + replicas(set)).contains(&ordinal)
+    (start(set)..start(set).saturating_add(replicas(set))).contains(&ordinal)
 }
 
 pub fn revision(pod: &Pod) -> &str {

@@ -1,6 +1,7 @@
 //! The next steps of a stateful set: pods come and go in order, unless the set says otherwise. Pure.
 
 use super::identity::{in_range, ordinal, replicas, revision, start};
+use crate::pod_control::BURST;
 use crate::pods;
 use crate::util::scaled;
 use jiff::{SignedDuration, Timestamp};
@@ -83,16 +84,22 @@ pub fn steps(set: &StatefulSet, all: &[Arc<Pod>], revisions: &Revisions, now: Ti
     let available = |pod: &Pod| pods::is_available(pod, min_ready(set), now);
     let parallel = is_parallel(set);
     let mut steps = Vec::new();
-    for ordinal in start(set)..start(set) + replicas(set) {
+    let mut created = 0;
+    for ordinal in start(set)..start(set).saturating_add(replicas(set)) {
         let Some(pod) = by_ordinal.get(&ordinal) else {
             steps.push(Step::Create {
                 ordinal,
                 updated: is_updated(set, ordinal),
             });
-            if parallel {
-                continue;
+            created += 1;
+            if !parallel {
+                return steps;
             }
-            return steps;
+            // However many are wanted; these will tell when to go on.
+            if created == BURST {
+                break;
+            }
+            continue;
         };
         if pods::is_finished(pod) {
             if !pod.is_deleting() {
@@ -165,19 +172,15 @@ fn update(
         Some(value) => scaled(Some(value), total, false).max(1),
         None => 1,
     };
-    let members: Vec<(i32, Option<&Arc<Pod>>)> = (start(set)..start(set) + total)
-        .rev()
-        .map(|o| (o, by_ordinal.get(&o)))
-        .collect();
-    let works = |pod: Option<&Arc<Pod>>| pod.is_some_and(|p| !p.is_deleting() && available(p));
+    let members = || by_ordinal.iter().rev().filter(|(o, _)| in_range(set, **o));
+    let works = |pod: &Pod| !pod.is_deleting() && available(pod);
     let is_old = |pod: &Pod| revision(pod) != revisions.update && !pod.is_deleting() && !pods::is_finished(pod);
-    let unavailable = members.iter().filter(|(_, pod)| !works(*pod)).count() as i32;
-    let lowest = start(set) + partition(set).unwrap_or(0);
+    let unavailable = total - members().filter(|(_, pod)| works(pod)).count() as i32;
+    let lowest = start(set).saturating_add(partition(set).unwrap_or(0));
     let candidates = || {
-        members
-            .iter()
-            .filter(|(o, _)| *o >= lowest)
-            .filter_map(|(_, pod)| *pod)
+        members()
+            .filter(|(o, _)| **o >= lowest)
+            .map(|(_, pod)| pod)
             .filter(|pod| is_old(pod))
     };
     let room = (most - unavailable).max(0) as usize;
@@ -363,6 +366,18 @@ mod tests {
             ),
             "-1 -2"
         );
+    }
+
+    #[test]
+    fn however_many_are_wanted_they_come_by_and_by() {
+        let s = set(i32::MAX, "Parallel", r#""partition":0"#);
+        let revisions = Revisions {
+            current: "new",
+            update: "new",
+        };
+        let steps = steps(&s, &[good(0, "new"), good(7, "new")], &revisions, Timestamp::UNIX_EPOCH);
+        let creates = steps.iter().filter(|s| matches!(s, Step::Create { .. })).count();
+        assert_eq!(creates, BURST);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::pods;
 use crate::resources::quantity::{self, ResourceList};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
 /// What only the node knows when a field is read.
@@ -103,7 +104,7 @@ pub fn resource(
         .resources
         .as_ref()
         .and_then(|r| r.requests.as_ref()?.get(name));
-    let nonzero = |q: &&k8s_openapi::apimachinery::pkg::api::resource::Quantity| quantity::nanos(q).unwrap_or(0) != 0;
+    let nonzero = |q: &&Quantity| !quantity::amount(q).is_zero();
     let amount = match part {
         "limits" if matches!(name, "cpu" | "memory" | "ephemeral-storage") => {
             limits.filter(nonzero).or_else(|| allocatable.get(name))
@@ -112,15 +113,16 @@ pub fn resource(
         "requests" => requests,
         _ => return Err(format!("Unsupported container resource : {}", selector.resource)),
     };
-    let nanos = amount.and_then(quantity::nanos).unwrap_or(0);
-    let divisor = selector
-        .divisor
-        .as_ref()
-        .and_then(quantity::nanos)
-        .filter(|d| *d > 0)
-        .unwrap_or(1_000_000_000);
+    // CPU is told in thousandths at the finest.
+    let (units, one): (fn(&Quantity) -> i64, i64) = if name == "cpu" {
+        (quantity::milli, 1000)
+    } else {
+        (quantity::value, 1)
+    };
+    let divisor = selector.divisor.as_ref().map(units).filter(|d| *d > 0).unwrap_or(one);
     // Rounded up, as a quota that is cut is a quota exceeded.
-    Ok(((nanos + divisor - 1) / divisor).to_string())
+    let amount = amount.map_or(0, units).max(0);
+    Ok(amount.unsigned_abs().div_ceil(divisor.unsigned_abs()).to_string())
 }
 
 #[cfg(test)]

@@ -439,7 +439,7 @@ fn termination_message(kl: &Kubelet, status: &cri::ContainerStatus) -> Option<St
         .filter(|p| !p.is_empty());
     let mount = path.and_then(|p| status.mounts.iter().find(|m| m.container_path == *p));
     if let Some(mount) = mount {
-        match kl.host.read(mount.host_path.as_ref(), MAX_MESSAGE) {
+        match kl.host.read_end(mount.host_path.as_ref(), MAX_MESSAGE) {
             Ok(data) if !data.is_empty() => return Some(String::from_utf8_lossy(&data).into_owned()),
             Ok(_) => {}
             Err(e) => return Some(format!("Error on reading termination log {}: {e}", mount.host_path)),

@@ -1,5 +1,6 @@
 //! Log rotation: a log that has grown too long gets another name, the runtime opens a new one, and the oldest go.
 
+use crate::host::Host;
 use crate::kubelet::Kubelet;
 use crate::observe;
 use crate::pods;
@@ -73,6 +74,22 @@ async fn rotate(kl: &Kubelet, id: &str, dir: &Path, name: &str) -> Result<(), St
     Ok(())
 }
 
+/// Removes the log of a container that is gone, and what was rotated out of it.
+pub fn remove(host: &dyn Host, log: &Path) -> std::io::Result<()> {
+    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else {
+        return Ok(());
+    };
+    let all = match host.list_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        all => all?,
+    };
+    let rotated = surplus(&all, name, 0);
+    for name in rotated.into_iter().chain([name]) {
+        host.remove_file(&dir.join(name))?;
+    }
+    Ok(())
+}
+
 /// The oldest rotated files beyond those kept: with the current one and the one about to be rotated there are `max`.
 fn surplus<'a>(names: &'a [String], name: &str, max: usize) -> Vec<&'a str> {
     let prefix = format!("{name}.");
@@ -90,6 +107,18 @@ fn surplus<'a>(names: &'a [String], name: &str, max: usize) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn rotated_logs_go_with_their_container() {
+        let host = FakeHost::new(crate::host::Machine::default(), jiff::Timestamp::UNIX_EPOCH);
+        for name in ["0.log", "0.log.20260101-000000", "1.log", "10.log"] {
+            host.write(&Path::new("/logs/c").join(name), b"x", 0o600).unwrap();
+        }
+        remove(&host, Path::new("/logs/c/0.log")).unwrap();
+        assert_eq!(host.list_dir(Path::new("/logs/c")).unwrap(), ["1.log", "10.log"]);
+        remove(&host, Path::new("/logs/gone/0.log")).unwrap();
+    }
 
     #[test]
     fn the_oldest_go() {

@@ -1,7 +1,7 @@
 //! What the kubelet tidies up: long logs and images nobody uses. Dead containers are pruned by their pod's task.
 
 mod images;
-mod logs;
+pub mod logs;
 
 use crate::kubelet::Kubelet;
 use std::sync::Arc;

@@ -125,6 +125,11 @@ impl Host for FakeHost {
         Ok(data[..data.len().min(limit as usize)].to_vec())
     }
 
+    fn read_end(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let all = self.read(path, u64::MAX)?;
+        Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
+    }
+
     fn write(&self, path: &Path, data: &[u8], _mode: u32) -> io::Result<()> {
         let mut state = self.state.lock();
         state.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));

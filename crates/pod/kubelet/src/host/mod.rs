@@ -77,6 +77,8 @@ pub trait Host: Send + Sync + 'static {
     /// The path without links.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// The last bytes of a file.
+    fn read_end(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Writes a whole file in place of the old one.
     fn write(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;
     /// Rewrites a file without giving it a new inode: what is bind-mounted stays the same file.

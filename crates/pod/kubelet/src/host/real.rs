@@ -5,7 +5,7 @@ use crate::resources::cgroup::CgroupLimits;
 use crate::volumes::atomic;
 use keelson_sys::cgroup::{Cgroups, Resources};
 use keelson_sys::{mount, path};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -114,6 +114,15 @@ impl Host for RealHost {
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let mut data = Vec::new();
         std::fs::File::open(path)?.take(limit).read_to_end(&mut data)?;
+        Ok(data)
+    }
+
+    fn read_end(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let from = file.metadata()?.len().saturating_sub(limit);
+        file.seek(io::SeekFrom::Start(from))?;
+        let mut data = Vec::new();
+        file.take(limit).read_to_end(&mut data)?;
         Ok(data)
     }
 
@@ -322,5 +331,21 @@ fn walk(dir: &Path, dev: u64, bytes: &mut u64, inodes: &mut u64, depth: usize) {
         if meta.is_dir() {
             walk(&entry.path(), dev, bytes, inodes, depth + 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_from_either_end() {
+        let path = std::env::temp_dir().join(format!("keelson-ends-{}", std::process::id()));
+        let host = RealHost { cgroups: None };
+        host.write(&path, b"abcdef", 0o600).unwrap();
+        assert_eq!(host.read(&path, 4).unwrap(), b"abcd");
+        assert_eq!(host.read_end(&path, 4).unwrap(), b"cdef");
+        assert_eq!(host.read_end(&path, 40).unwrap(), b"abcdef");
+        host.remove_file(&path).unwrap();
     }
 }

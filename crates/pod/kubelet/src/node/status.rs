@@ -179,7 +179,8 @@ pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
         features: Some(api::NodeFeatures {
             supplemental_groups_policy: Some(f.runtime.supplemental_groups_policy),
         }),
-        images: Some(f.images.clone()),
+        // None where there are none: so it comes back from the API.
+        images: (!f.images.is_empty()).then(|| f.images.clone()),
         node_info: Some(node_info(f)),
         runtime_handlers: Some(
             f.runtime
@@ -419,5 +420,25 @@ mod tests {
             get("Ready").message.unwrap(),
             "container runtime network not ready: NetworkReady=false reason:x message:y"
         );
+    }
+
+    #[test]
+    fn a_status_without_images_comes_back_the_same() {
+        let (cfg, machine, runtime) = (Config::default(), Machine::default(), RuntimeView::default());
+        let f = Facts {
+            cfg: &cfg,
+            machine: &machine,
+            capacity: Default::default(),
+            allocatable: Default::default(),
+            runtime: &runtime,
+            runtime_version: "r://1".into(),
+            pressures: &[],
+            images: vec![],
+            now: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let first = status(&f, &api::NodeStatus::default());
+        // The API leaves empty lists out.
+        assert_eq!(first.images, None);
+        assert!(same(&first, &status(&f, &first)));
     }
 }

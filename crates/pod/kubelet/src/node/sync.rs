@@ -15,6 +15,8 @@ use tokio::time::Instant;
 const LOOK: Duration = Duration::from_secs(10);
 /// How often it reports although nothing changed.
 const REPORT: Duration = Duration::from_secs(300);
+/// Images are listed at most this often: a pull changes them in bursts.
+const IMAGES_APART: Duration = Duration::from_secs(1);
 
 /// Returns when the node is registered.
 pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
@@ -115,6 +117,7 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
     let mut reported: Option<Instant> = None;
     let mut cidr: Option<String> = None;
     let mut images_at = Instant::now();
+    let mut images_due = images_at + REPORT;
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     informer.synced().await;
@@ -122,17 +125,18 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
         tokio::select! {
             () = kl.stop.cancelled() => return,
             _ = tick.tick() => {}
-            () = kl.node.changed.notified() => {
-                if images_at.elapsed() > Duration::from_secs(1) {
-                    images = list_images(&kl).await;
-                    images_at = Instant::now();
-                }
-            }
+            () = kl.node.changed.notified() => images_due = images_due.min(images_at + IMAGES_APART),
+            () = tokio::time::sleep_until(images_due) => {}
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
                 }
             }
+        }
+        if images_due <= Instant::now() {
+            images = list_images(&kl).await;
+            images_at = Instant::now();
+            images_due = images_at + REPORT;
         }
         super::refresh_runtime(&kl).await;
         let Some(node) = informer.store().get("", &kl.cfg.node_name) else {
@@ -146,10 +150,6 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
         note(&kl, &node);
         pass_cidr(&kl, &node, &mut cidr).await;
         let due = reported.is_none_or(|at| at.elapsed() >= REPORT);
-        if due {
-            images = list_images(&kl).await;
-            images_at = Instant::now();
-        }
         match report(&kl, &node, &images, due).await {
             Ok(true) => reported = Some(Instant::now()),
             Ok(false) => {}
@@ -185,6 +185,11 @@ async fn report(
             _ => Some(diff::merge(have.get(key), value)),
         };
         patch.extend(change.map(|c| (key.clone(), c)));
+    }
+    for (key, _) in have.as_object().into_iter().flatten() {
+        if want.get(key).is_none() {
+            patch.insert(key.clone(), Value::Null);
+        }
     }
     if patch.is_empty() {
         return Ok(false);

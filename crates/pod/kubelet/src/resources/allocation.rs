@@ -99,8 +99,7 @@ pub fn wants_resize(pod: &Pod, allocated: &BTreeMap<String, ResourceRequirements
         let Some(have) = allocated.get(name) else { return true };
         let differs = |a: &Option<quantity::ResourceList>, b: &Option<quantity::ResourceList>| {
             ["cpu", "memory"].iter().any(|n| {
-                let get =
-                    |l: &Option<quantity::ResourceList>| l.as_ref().and_then(|l| l.get(*n)).and_then(quantity::nanos);
+                let get = |l: &Option<quantity::ResourceList>| l.as_ref().and_then(|l| l.get(*n)).map(quantity::amount);
                 get(a) != get(b)
             })
         };

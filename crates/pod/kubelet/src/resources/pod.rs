@@ -101,7 +101,7 @@ pub fn effective_limit<'a>(
     c.resources
         .as_ref()
         .and_then(|r| r.limits.as_ref()?.get(name))
-        .filter(|q| quantity::nanos(q).unwrap_or(0) != 0)
+        .filter(|q| !quantity::amount(q).is_zero())
         .or_else(|| pod_level(pod)?.limits.as_ref()?.get(name))
 }
 

@@ -42,7 +42,8 @@ pub fn compute(pod: &Pod) -> Qos {
             .collect(),
     };
     let positive = |l: Option<&quantity::ResourceList>, n: &str| {
-        l.and_then(|l| l.get(n)).and_then(quantity::nanos).filter(|v| *v > 0)
+        let amount = l.and_then(|l| l.get(n)).map(quantity::amount);
+        amount.filter(|a| !a.is_zero() && !a.is_negative())
     };
     let (mut any, mut guaranteed) = (false, true);
     for part in parts {

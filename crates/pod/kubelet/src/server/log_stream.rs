@@ -34,7 +34,7 @@ fn options(q: &Query, now: jiff::Timestamp) -> Result<Options, String> {
         }
     };
     let since = match (number("sinceSeconds")?, first(q, "sinceTime").filter(|v| !v.is_empty())) {
-        (Some(s), _) => Some(now - jiff::SignedDuration::from_secs(s)),
+        (Some(s), _) => now.checked_sub(jiff::SignedDuration::from_secs(s)).ok(),
         (None, Some(t)) => Some(t.parse().map_err(|_| format!("invalid sinceTime: {t}"))?),
         (None, None) => None,
     };

@@ -119,9 +119,17 @@ pub fn tail_start(data: &[u8], lines: usize) -> usize {
     0
 }
 
+/// As much of a log's end as is looked at: more than its last lines can have.
+const END: u64 = 2 << 20;
+
 /// The end of a log as text, bounded by lines and bytes.
 pub fn tail(host: &dyn Host, path: &Path, lines: usize, bytes: usize) -> io::Result<String> {
-    let data = host.read(path, 64 << 20)?;
+    let mut data = host.read_end(path, END)?;
+    if data.len() as u64 == END {
+        // Begun in the middle of a line.
+        let whole = data.iter().position(|b| *b == b'\n').map_or(data.len(), |i| i + 1);
+        data.drain(..whole);
+    }
     let mut writer = Writer::new(Options::default());
     let mut out = Vec::new();
     for line in data[tail_start(&data, lines)..].split(|b| *b == b'\n') {
@@ -142,6 +150,19 @@ mod tests {
         let mut out = Vec::new();
         data.split(|b| *b == b'\n').for_each(|l| w.push(l, &mut out));
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_log_is_looked_at() {
+        use crate::host::fake::FakeHost;
+        let host = FakeHost::new(crate::host::Machine::default(), jiff::Timestamp::UNIX_EPOCH);
+        let line = |i: u32| format!("2026-01-01T00:00:00Z stdout F line {i}\n");
+        let text: String = (0..70_000).map(line).collect();
+        assert!(text.len() as u64 > END);
+        host.write(Path::new("/log"), text.as_bytes(), 0o600).unwrap();
+        let tail = |lines, bytes| tail(&host, Path::new("/log"), lines, bytes).unwrap();
+        assert_eq!(tail(2, 2048), "line 69998\nline 69999\n");
+        assert_eq!(tail(80, 6), "69999\n");
     }
 
     #[test]

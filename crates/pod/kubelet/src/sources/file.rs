@@ -7,7 +7,6 @@ use crate::pods;
 use k8s_openapi::api::core::v1::Pod;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -99,10 +98,7 @@ pub fn parse(text: &[u8], node: &str) -> Result<Pod, String> {
     if value["kind"] != "Pod" {
         return Err("it is not a Pod".into());
     }
-    let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
-    node.hash(&mut hasher);
-    let hash = format!("{:016x}", hasher.finish());
+    let hash = format!("{:016x}", pods::hash(&[&value.to_string(), node]));
     let mut pod: Pod = serde_json::from_value(value).map_err(|e| e.to_string())?;
     let meta = &mut pod.metadata;
     let name = meta.name.clone().filter(|n| !n.is_empty()).ok_or("it has no name")?;
@@ -167,6 +163,8 @@ mod tests {
         assert!(pods::is_static(&pod));
         assert_eq!(pods::containers(&pod)[0].image_pull_policy.as_deref(), Some("Always"));
         assert_eq!(parse(text, "n1").unwrap().metadata.uid, pod.metadata.uid);
+        // A new release must not take it for another pod.
+        assert_eq!(pod.metadata.uid.as_deref(), Some("1584b00c395338e0"));
         assert!(parse(b"kind: Service", "n1").is_err());
     }
 }

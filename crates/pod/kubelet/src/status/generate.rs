@@ -40,6 +40,21 @@ pub struct Input<'a> {
     pub now: jiff::Timestamp,
 }
 
+/// The most that the termination messages of a pod's containers may be together: each gets the same share.
+const MESSAGES: usize = 12 << 10;
+
+fn shorten(status: &mut ContainerStatus, most: usize) {
+    for state in [&mut status.state, &mut status.last_state] {
+        if let Some(message) = state
+            .as_mut()
+            .and_then(|s| s.terminated.as_mut())
+            .and_then(|t| t.message.as_mut())
+        {
+            message.truncate(message.floor_char_boundary(most));
+        }
+    }
+}
+
 pub fn status(input: &Input) -> PodStatus {
     let Input { pod, observed, old, .. } = *input;
     let view = containers::Input {
@@ -63,7 +78,7 @@ pub fn status(input: &Input) -> PodStatus {
         Kind::Init,
     );
     let extra: Vec<Container> = pods::ephemeral_containers(pod).iter().map(pods::as_container).collect();
-    let ephemeral = containers::statuses(
+    let mut ephemeral = containers::statuses(
         &view,
         old.ephemeral_container_statuses.as_ref(),
         &extra,
@@ -74,6 +89,10 @@ pub fn status(input: &Input) -> PodStatus {
     }
     for (s, c) in init.iter_mut().zip(pods::init_containers(pod)) {
         apply_probes(input, s, !pods::is_sidecar(c));
+    }
+    let share = MESSAGES / (main.len() + init.len() + ephemeral.len()).max(1);
+    for s in main.iter_mut().chain(&mut init).chain(&mut ephemeral) {
+        shorten(s, share);
     }
     let computed = {
         let all: Vec<&ContainerStatus> = main.iter().chain(&init).collect();
@@ -291,4 +310,21 @@ pub fn all_stopped(observed: &Observed) -> bool {
         .containers
         .iter()
         .all(|c| !matches!(c.state, State::Running | State::Unknown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        let text = "a".repeat(9) + "é";
+        let mut status: ContainerStatus = serde_json::from_value(json!({"name": "c", "image": "", "imageID": "",
+            "ready": false, "restartCount": 1, "lastState": {"terminated": {"exitCode": 1, "message": text}}}))
+        .unwrap();
+        shorten(&mut status, 10);
+        let cut = status.last_state.and_then(|s| s.terminated?.message);
+        assert_eq!(cut.as_deref(), Some("aaaaaaaaa"));
+    }
 }

@@ -67,13 +67,20 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
     symlink(&fresh, &link)?;
     std::fs::rename(&link, dir.join(DATA))?;
     link_names(dir, payload)?;
-    if let Some(old) = old {
-        match std::fs::remove_dir_all(dir.join(old)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
+    sweep(dir, &fresh)?;
+    Ok(true)
+}
+
+/// Removes sets of files that are not shown: the one before, and what writes that failed or were cut short left.
+fn sweep(dir: &Path, shown: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b"..") && name != shown && entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn own(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
@@ -175,7 +182,10 @@ mod tests {
         assert!(!write(&dir, &payload(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
         assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
         let before = std::fs::read_link(dir.join("..data")).unwrap();
+        let cut_short = dir.join("..2026_01_01_00_00_00.1");
+        std::fs::create_dir(&cut_short).unwrap();
         assert!(write(&dir, &payload(&[("a", "3"), ("c", "4")]), None).unwrap());
+        assert!(!cut_short.exists());
         assert_ne!(std::fs::read_link(dir.join("..data")).unwrap(), before);
         assert!(!dir.join(before).exists());
         let mut names: Vec<_> = std::fs::read_dir(&dir)

@@ -14,6 +14,15 @@ type Key = (String, String, i64);
 struct Token {
     text: String,
     refresh: Timestamp,
+    expires: Timestamp,
+}
+
+impl Token {
+    /// When to ask again after a renewal that failed, if the token serves until then.
+    fn until_retry(&self, now: Timestamp) -> Option<Timestamp> {
+        let retry = now + RETRY;
+        (retry < self.expires).then_some(retry)
+    }
 }
 
 pub struct Tokens {
@@ -23,6 +32,9 @@ pub struct Tokens {
 
 /// A token is replaced after four fifths of its life, and never later than this.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// How soon a renewal that failed is tried again, while the old token serves.
+const RETRY: SignedDuration = SignedDuration::from_secs(30);
 
 /// When a token issued now and valid until `expires` is to be replaced.
 pub fn refresh_at(now: Timestamp, expires: Timestamp) -> Timestamp {
@@ -50,9 +62,27 @@ impl Tokens {
     pub async fn ensure(&self, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Timestamp, String> {
         let key = key(pod, audience, seconds);
         let known = self.cache.lock().get(&key).cloned();
-        if let Some(t) = known.filter(|t| t.refresh > now) {
+        if let Some(t) = known.as_ref().filter(|t| t.refresh > now) {
             return Ok(t.refresh);
         }
+        match self.fetch(pod, audience, seconds, now).await {
+            Ok(token) => {
+                let refresh = token.refresh;
+                self.cache.lock().insert(key, token);
+                Ok(refresh)
+            }
+            // The pod goes on with what it has.
+            Err(e) => match known.and_then(|t| t.until_retry(now)) {
+                Some(retry) => {
+                    tracing::warn!(pod = %pods::describe(pod), "a pod's token can't be renewed yet: {e}");
+                    Ok(retry)
+                }
+                None => Err(e),
+            },
+        }
+    }
+
+    async fn fetch(&self, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Token, String> {
         let account = pods::spec(pod).service_account_name.as_deref().unwrap_or("default");
         let audiences: Vec<&str> = if audience.is_empty() { vec![] } else { vec![audience] };
         let body = serde_json::json!({
@@ -75,15 +105,11 @@ impl Tokens {
             .as_str()
             .and_then(|t| t.parse().ok())
             .unwrap_or(now + SignedDuration::from_secs(seconds));
-        let refresh = refresh_at(now, expires);
-        self.cache.lock().insert(
-            key,
-            Token {
-                text: text.to_owned(),
-                refresh,
-            },
-        );
-        Ok(refresh)
+        Ok(Token {
+            text: text.to_owned(),
+            refresh: refresh_at(now, expires),
+            expires,
+        })
     }
 
     pub fn forget(&self, uid: &str) {
@@ -107,5 +133,17 @@ mod tests {
             now + SignedDuration::from_secs(800)
         );
         assert_eq!(refresh_at(now, now + SignedDuration::from_hours(1000)), now + MAX_AGE);
+    }
+
+    #[test]
+    fn a_token_serves_until_it_expires_when_it_cannot_be_renewed() {
+        let now = Timestamp::UNIX_EPOCH;
+        let token = |left| Token {
+            text: "t".into(),
+            refresh: now,
+            expires: now + SignedDuration::from_secs(left),
+        };
+        assert_eq!(token(600).until_retry(now), Some(now + RETRY));
+        assert_eq!(token(5).until_retry(now), None);
     }
 }

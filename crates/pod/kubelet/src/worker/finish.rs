@@ -3,9 +3,11 @@
 use super::Stage;
 use super::task::{Next, Worker};
 use crate::act::{kill, start};
+use crate::observe::{ContainerView, State};
 use crate::pods;
 use crate::status::generate;
 use keelson_client::EventType;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 impl Worker {
@@ -131,20 +133,11 @@ impl Worker {
     /// Of each container one dead instance is kept, for its log and its last state; older ones go, with their logs. So do
     /// sandboxes that nothing is left of.
     pub(super) async fn prune(&mut self) {
-        let mut kept = std::collections::HashSet::new();
-        let mut old = Vec::new();
-        for c in self
-            .observed
-            .containers
-            .iter()
-            .filter(|c| c.state == crate::observe::State::Exited)
-        {
-            if !kept.insert(c.name.as_str()) {
-                old.push((c.id.clone(), c.log_path.clone()));
-            }
-        }
-        let gone: std::collections::HashSet<&str> = old.iter().map(|(id, _)| id.as_str()).collect();
-        let in_use: std::collections::HashSet<&str> = self
+        let old: Vec<(String, String)> = surplus(&self.observed.containers)
+            .map(|c| (c.id.clone(), c.log_path.clone()))
+            .collect();
+        let gone: HashSet<&str> = old.iter().map(|(id, _)| id.as_str()).collect();
+        let in_use: HashSet<&str> = self
             .observed
             .containers
             .iter()
@@ -165,7 +158,7 @@ impl Worker {
                 return;
             }
             if !log.is_empty()
-                && let Err(e) = self.kl.host.remove_file(log.as_ref())
+                && let Err(e) = crate::gc::logs::remove(&*self.kl.host, log.as_ref())
             {
                 tracing::warn!(
                     uid = self.handle.uid,
@@ -182,7 +175,7 @@ impl Worker {
     }
 
     pub(super) async fn observe(&mut self) -> Result<(), tonic::Status> {
-        let known: std::collections::HashSet<String> = self.ended.keys().cloned().collect();
+        let known: HashSet<String> = self.ended.keys().cloned().collect();
         match start::observe(&self.kl, &self.handle.uid, &mut self.ended).await {
             Ok(observed) => {
                 self.observed = observed;
@@ -197,7 +190,7 @@ impl Worker {
     }
 
     /// Counts containers whose end is news.
-    fn count_ended(&self, known: &std::collections::HashSet<String>) {
+    fn count_ended(&self, known: &HashSet<String>) {
         let pod = self.handle.pod();
         let since = self.kl.started.as_nanosecond();
         for (_, v) in self
@@ -260,6 +253,20 @@ impl Worker {
     }
 }
 
+/// Instances that nobody asks for any more, of a list with the newest first: dead ones but for the last of each container,
+/// and those that a kubelet which died meanwhile has made but not started.
+fn surplus(containers: &[ContainerView]) -> impl Iterator<Item = &ContainerView> {
+    let (mut seen, mut dead) = (HashSet::new(), HashSet::new());
+    containers.iter().filter(move |c| {
+        let newest = seen.insert(c.name.as_str());
+        match c.state {
+            State::Exited => !dead.insert(c.name.as_str()),
+            State::Created => !newest,
+            State::Running | State::Unknown => false,
+        }
+    })
+}
+
 /// The pod as allocated, with the metadata and status of now.
 pub(super) fn with_meta(
     allocated: &k8s_openapi::api::core::v1::Pod,
@@ -269,4 +276,28 @@ pub(super) fn with_meta(
     pod.metadata = now.metadata.clone();
     pod.status = now.status.clone();
     Arc::new(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_cri::v1 as cri;
+
+    #[test]
+    fn one_dead_instance_of_each_container_stays() {
+        let view = |id: &str, name: &str, state: State| {
+            let mut view = crate::observe::container_view(&cri::ContainerStatus::default(), "s", None);
+            (view.id, view.name, view.state) = (id.into(), name.into(), state);
+            view
+        };
+        let all = [
+            view("5", "a", State::Running),
+            view("4", "a", State::Created),
+            view("3", "a", State::Exited),
+            view("2", "b", State::Created),
+            view("1", "a", State::Exited),
+        ];
+        let ids: Vec<&str> = surplus(&all).map(|c| c.id.as_str()).collect();
+        assert_eq!(ids, ["4", "1"]);
+    }
 }

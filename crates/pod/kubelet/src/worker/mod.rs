@@ -229,8 +229,10 @@ impl Workers {
             .filter(|h| h.uid != except)
             .filter_map(|h| {
                 let view = h.view();
+                // After a restart one that ran before counts, although its task hasn't come to it yet.
+                let before = || Some(h.pod()).filter(|p| pods::status(p).start_time.is_some() && !pods::is_terminal(p));
                 matches!(view.stage, Stage::Syncing | Stage::Terminating)
-                    .then_some(view.allocated)
+                    .then(|| view.allocated.or_else(before))
                     .flatten()
             })
             .collect()

@@ -135,7 +135,8 @@ impl Worker {
             .start_time
             .as_ref()
             .or(pods::status(pod).start_time.as_ref())?;
-        Some(self.kl.instant_at(start.0 + jiff::SignedDuration::from_secs(seconds)))
+        let end = start.0.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()?;
+        Some(self.kl.instant_at(end))
     }
 
     fn past_deadline(&mut self, pod: &Pod) -> Option<Next> {

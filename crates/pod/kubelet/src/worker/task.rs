@@ -6,8 +6,10 @@ use crate::observe::{ContainerView, Observed};
 use crate::pods;
 use crate::resources::allocation::Record;
 use crate::status::containers::StartFailures;
+use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -99,7 +101,11 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            next = w.step() => next,
+            next = AssertUnwindSafe(w.step()).catch_unwind() => next.unwrap_or_else(|_| {
+                // Said by the panic itself. It must cost no more than this step.
+                tracing::error!(pod = %pods::describe(&pod), "a step of the pod's task panicked and is tried again");
+                Next::Wait(Some(w.retry.next()))
+            }),
         };
         let until = match next {
             Next::Again => continue,

@@ -116,19 +116,19 @@ impl Layers {
         result
     }
 
-    /// Removes layers that no stack names.
-    pub fn retain(&self, chains: &HashSet<String>) -> io::Result<()> {
+    /// Takes layers that no stack names out of sight, so that a crash leaves no half of one, and returns where they are to
+    /// be removed from.
+    pub fn set_aside(&self, chains: &HashSet<String>) -> io::Result<Vec<PathBuf>> {
         let kept: HashSet<PathBuf> = chains.iter().map(|c| self.entry(c)).collect();
+        let mut doomed = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let path = entry?.path();
             if !kept.contains(&path) {
-                // Out of sight first, so that a crash leaves no half of a layer.
-                let doomed = self.ingest_file();
-                fs::rename(&path, &doomed)?;
-                fs::remove_dir_all(&doomed)?;
+                doomed.push(self.ingest_file());
+                fs::rename(&path, &doomed[doomed.len() - 1])?;
             }
         }
-        Ok(())
+        Ok(doomed)
     }
 
     /// Bytes and number of layers.
@@ -238,7 +238,9 @@ mod tests {
             "one"
         );
         assert_eq!(layers.usage().unwrap(), (3, 1));
-        layers.retain(&HashSet::new()).unwrap();
+        for doomed in layers.set_aside(&HashSet::new()).unwrap() {
+            assert!(doomed.is_dir());
+        }
         assert!(!layers.has(&diff_id));
         fs::remove_dir_all(dir).unwrap();
     }

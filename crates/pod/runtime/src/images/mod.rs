@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -53,8 +52,9 @@ pub struct Images {
     registries: Registries,
     pinned: Vec<String>,
     known: Mutex<BTreeMap<String, Arc<Image>>>,
-    /// Imports and pulls in progress: layers may be there that no image names yet.
-    busy: AtomicUsize,
+    /// Imports and pulls in progress: layers may be there that no image names yet. Held while layers go, so that none
+    /// begins that counts on one of them.
+    busy: Mutex<usize>,
     /// Pulls of the same image wait for each other.
     pulling: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -69,7 +69,7 @@ impl Images {
             registries,
             pinned,
             known: Mutex::new(BTreeMap::new()),
-            busy: AtomicUsize::new(0),
+            busy: Mutex::new(0),
             pulling: Mutex::new(BTreeMap::new()),
         };
         images.load()?;
@@ -196,29 +196,36 @@ impl Images {
 
     /// Removes layers that neither an image nor anything else needs.
     pub fn collect(&self, in_use: &HashSet<String>) -> io::Result<()> {
-        // What stays now goes at the next removal.
-        if self.busy.load(Ordering::SeqCst) > 0 {
-            return Ok(());
+        let doomed = {
+            let busy = self.busy.lock();
+            // What stays now goes at the next removal.
+            if *busy > 0 {
+                return Ok(());
+            }
+            let mut needed = in_use.clone();
+            needed.extend(self.known.lock().values().flat_map(|i| i.chains.iter().cloned()));
+            self.layers.set_aside(&needed)?
+        };
+        for path in doomed {
+            std::fs::remove_dir_all(path)?;
         }
-        let mut needed = in_use.clone();
-        needed.extend(self.known.lock().values().flat_map(|i| i.chains.iter().cloned()));
-        self.layers.retain(&needed)
+        Ok(())
     }
 }
 
 /// Holds back the collection of layers.
-struct Busy<'a>(&'a AtomicUsize);
+struct Busy<'a>(&'a Mutex<usize>);
 
 impl<'a> Busy<'a> {
     fn new(images: &'a Images) -> Busy<'a> {
-        images.busy.fetch_add(1, Ordering::SeqCst);
+        *images.busy.lock() += 1;
         Busy(&images.busy)
     }
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        *self.0.lock() -= 1;
     }
 }
 

@@ -103,6 +103,14 @@ impl Inner {
             sandbox.update(|r| r.state = SandboxState::NotReady)?;
         }
         if !sandbox.is_ready() {
+            // A stop ends all containers first, a loss notes them after: one that still runs on record was lost.
+            if self
+                .containers_of(&sandbox.id)
+                .iter()
+                .any(|c| c.state() == ContainerState::Running)
+            {
+                self.sandbox_lost(sandbox).await;
+            }
             return Ok(());
         }
         match sandbox.shim.subscribe().await {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keelson_cri::v1::ExecSyncResponse;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::shim::protocol::Exec;
@@ -44,7 +45,9 @@ pub async fn exec_sync(
         shim.exec(exec, &streams).await.map_err(exec_error)?
     };
     let deadline = timeout.map(|t| tokio::time::Instant::now() + t);
-    let outputs = tokio::spawn(async move { tokio::join!(read(stdout), read(stderr)) });
+    // Given up with the call: what the command left behind may hold its output open for as long as it lives.
+    let outputs = async move { tokio::join!(read(stdout), read(stderr)) };
+    let mut outputs = AbortOnDropHandle::new(tokio::spawn(outputs));
     let code = match deadline {
         None => session.ended().await,
         Some(deadline) => match tokio::time::timeout_at(deadline, session.ended()).await {
@@ -58,7 +61,7 @@ pub async fn exec_sync(
         d.max(tokio::time::Instant::now() + Duration::from_millis(100))
             .min(drain)
     });
-    let (stdout, stderr) = match tokio::time::timeout_at(until, outputs).await {
+    let (stdout, stderr) = match tokio::time::timeout_at(until, &mut outputs).await {
         Ok(outputs) => outputs.map_err(|e| Status::unknown(e.to_string()))?,
         Err(_) => {
             return Err(Status::deadline_exceeded(

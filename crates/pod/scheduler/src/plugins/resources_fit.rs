@@ -43,7 +43,7 @@ fn fits(requests: &Resources, node: &NodeInfo) -> Result<(), Reject> {
     let others = requests.other.keys().map(String::as_str);
     for name in ["cpu", "memory", "ephemeral-storage"].into_iter().chain(others) {
         let (wanted, there) = (requests.get(name), node.allocatable.get(name));
-        if wanted > 0 && wanted > there - node.requested.get(name) {
+        if wanted > 0 && wanted > there.saturating_sub(node.requested.get(name)) {
             reject.reasons.push(Cow::Owned(format!("Insufficient {name}")));
             reject.is_final |= wanted > there;
         }

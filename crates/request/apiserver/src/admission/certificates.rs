@@ -5,13 +5,15 @@ use crate::authz::Attributes;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keelson_api::{ApiResult, Object};
+use keelson_api::{ApiError, ApiResult, Cause, Object};
 use keelson_registry::Operation;
+use keelson_registry::strategy::same;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 const GROUP: &str = "certificates.k8s.io";
 const RESOURCE: &str = "certificatesigningrequests";
+const POD_RESOURCE: &str = "podcertificaterequests";
 const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 fn signer(csr: &Object) -> &str {
@@ -70,6 +72,9 @@ impl Plugin for CertificateSigning {
         "CertificateSigning"
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        if review.is_sub(GROUP, POD_RESOURCE, "status") {
+            return pod_status(review, new, old);
+        }
         let status = review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "status");
         let (Some(new), Some(old)) = (new.filter(|_| status), old) else {
             return Ok(());
@@ -85,6 +90,54 @@ impl Plugin for CertificateSigning {
             format!("user not permitted to sign requests with signerName {:?}", signer(old)),
         ))
     }
+}
+
+/// The same for what kubelets request; there upstream refuses as validation does.
+fn pod_status(review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+    let (Some(new), Some(old)) = (new, old) else {
+        return Ok(());
+    };
+    if same(new.get("status"), old.get("status")) || may(review, "sign", signer(old)) {
+        return Ok(());
+    }
+    let why = format!(
+        "User {:?} is not permitted to \"sign\" for signer {:?}",
+        review.cx.user.name.as_str(),
+        signer(old)
+    );
+    let cause = Cause::forbidden("spec.signerName", &why);
+    Err(ApiError::invalid(GROUP, &review.cx.def.kind, new.name(), vec![cause]))
+}
+
+/// Who writes a signer's trust bundle says whom to trust in its name.
+pub struct ClusterTrustBundleAttest;
+
+#[async_trait]
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+    async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        let Some(new) = new.filter(|b| review.is(GROUP, "clustertrustbundles") && !signer(b).is_empty()) else {
+            return Ok(());
+        };
+        // The garbage collector and migrations of the store go on without the right.
+        let unchanged = old.is_some_and(|old| bare(new) == bare(old));
+        if unchanged || may(review, "attest", signer(new)) {
+            return Ok(());
+        }
+        let why = format!("user not permitted to attest for signerName {:?}", signer(new));
+        Err(review.forbidden(Some(new), why))
+    }
+}
+
+/// Without what the garbage collector writes, and the engine.
+fn bare(o: &Object) -> Object {
+    let mut o = o.clone();
+    for key in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {
+        o.meta_mut().remove(key);
+    }
+    o
 }
 
 pub struct CertificateSubjectRestriction;

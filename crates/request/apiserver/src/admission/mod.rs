@@ -119,6 +119,7 @@ impl Chain {
             Arc::new(runtime_class::RuntimeClass),
             Arc::new(certificates::CertificateApproval),
             Arc::new(certificates::CertificateSigning),
+            Arc::new(certificates::ClusterTrustBundleAttest),
             Arc::new(certificates::CertificateSubjectRestriction),
             Arc::new(ingress_class::DefaultIngressClass),
             Arc::new(nodes::PodTopologyLabels),

@@ -1,8 +1,9 @@
 //! NodeRestriction: a kubelet changes its own node, its own pods, and what belongs to them.
 
 use super::{Plugin, Review};
+use crate::authz::Attributes;
 use async_trait::async_trait;
-use keelson_api::{ApiResult, Map, Object, Value};
+use keelson_api::{ApiError, ApiResult, Map, Object, Value};
 use keelson_registry::Operation;
 use keelson_registry::strategy::same;
 
@@ -39,6 +40,7 @@ impl Plugin for NodeRestriction {
             }
             ("", "persistentvolumeclaims") => claim_status(review, node, new, old),
             ("", "serviceaccounts") if sub == "token" => token(review, node, new).await,
+            ("certificates.k8s.io", "podcertificaterequests") => pod_certificate(review, node, new).await,
             ("coordination.k8s.io", "leases") => lease(review, node, new),
             ("storage.k8s.io", "csinodes") => named_after(review, node, new, "CSINode"),
             ("resource.k8s.io", "resourceslices") => slice(review, node, new, old),
@@ -106,7 +108,7 @@ async fn mirror_pod(review: &Review<'_>, node: &str, pod: &Object) -> ApiResult<
         ));
     }
     let Some(own) = review.lookup.cached("", "nodes", "", node).await? else {
-        return Err(keelson_api::ApiError::not_found("", "nodes", node));
+        return Err(ApiError::not_found("", "nodes", node));
     };
     let uid = owner.str("uid").unwrap_or_default();
     if uid != own.uid() {
@@ -290,7 +292,7 @@ async fn token(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResu
         .cached("", "pods", &review.cx.namespace, text("name"))
         .await?
     else {
-        return Err(keelson_api::ApiError::not_found("", "pods", text("name")));
+        return Err(ApiError::not_found("", "pods", text("name")));
     };
     if pod.uid() != text("uid") {
         return Err(review.forbidden(new, format!(
@@ -302,6 +304,87 @@ async fn token(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResu
         return Err(review.forbidden(new, "node requested token bound to a pod scheduled on a different node"));
     }
     Ok(())
+}
+
+/// A kubelet asks for certificates of the pods that run on it, and for those that the pods themselves ask for.
+async fn pod_certificate(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResult<()> {
+    let (Operation::Create, Some(request)) = (review.op, new) else {
+        return Err(review.forbidden(new, format!("unexpected operation {}", review.op.as_str())));
+    };
+    let text = |key: &str| request.str_at(&["spec", key]).unwrap_or_default();
+    let refuse = |why: String| Err(review.forbidden(new, why));
+    if text("nodeName") != node {
+        return refuse(format!(
+            "PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {node:?}",
+            text("nodeName")
+        ));
+    }
+    let namespace = review.cx.namespace.as_str();
+    let pod_name = format!("{namespace}/{}", text("podName"));
+    // What isn't there or is another may only be so for now: the kubelet is to try again.
+    let found = async |resource: &str, namespace: &str, what: &str, name: &str, uid: &str| {
+        let object = review.lookup.cached("", resource, namespace, name).await?;
+        match object {
+            Some(o) if o.uid() == uid => Ok(o),
+            Some(o) => Err(ApiError::internal(format!(
+                "PodCertificateRequest for pod {pod_name:?} names {what} UID {uid:?}, inconsistent with {:?}",
+                o.uid()
+            ))),
+            None => Err(ApiError::internal(format!(
+                "while retrieving {what} {name:?} named in the PodCertificateRequest: not found"
+            ))),
+        }
+    };
+    found("nodes", "", "node", node, text("nodeUID")).await?;
+    let pod = found("pods", namespace, "pod", text("podName"), text("podUID")).await?;
+    if node_of(&pod) != node {
+        return refuse(format!(
+            "pod {pod_name:?} is not running on node {node:?} named in the PodCertificateRequest"
+        ));
+    }
+    if pod.annotation(MIRROR).is_some() {
+        return refuse(format!("pod {pod_name:?} is a mirror pod"));
+    }
+    let account = pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default();
+    if text("serviceAccountName") != account {
+        return refuse(format!(
+            "PodCertificateRequest for pod {pod_name:?} contains serviceAccountName ({:?}) that differs from running pod ({account:?})",
+            text("serviceAccountName")
+        ));
+    }
+    let uid = text("serviceAccountUID");
+    found("serviceaccounts", namespace, "service account", account, uid).await?;
+    let signer = text("signerName");
+    if mounts_certificate(&pod, signer) || may_request(review, signer, account) {
+        return Ok(());
+    }
+    refuse(format!(
+        "pod {pod_name:?} does not mount a podCertificate projected volume for signer {signer:?}"
+    ))
+}
+
+fn mounts_certificate(pod: &Object, signer: &str) -> bool {
+    let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
+    list(pod.at(&["spec", "volumes"]))
+        .iter()
+        .flat_map(|v| list(v.at(&["projected", "sources"])))
+        .any(|s| s.at(&["podCertificate", "signerName"]).and_then(Value::as_str) == Some(signer))
+}
+
+/// Nodes may be given a signer for an account. RBAC knows no resources with slashes, hence the colon.
+fn may_request(review: &Review<'_>, signer: &str, account: &str) -> bool {
+    let attributes = Attributes {
+        user: review.cx.user.as_ref().clone(),
+        verb: "request-serviceaccounts-podcertificate-signer".into(),
+        is_resource_request: true,
+        api_group: review.cx.def.gvr.group.clone(),
+        api_version: review.cx.def.gvr.version.clone(),
+        resource: signer.replace('/', ":").into(),
+        namespace: review.cx.namespace.clone(),
+        name: account.into(),
+        ..Attributes::default()
+    };
+    review.allowed(attributes).is_ok()
 }
 
 fn lease(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResult<()> {

@@ -126,7 +126,7 @@ impl TokenAuthenticator for Authenticator {
         if let Some(identity) = self.cache.get(&key) {
             return Ok(Some(identity));
         }
-        let now = jiff::Timestamp::now();
+        let now = keelson_clock::now();
         let mut found = self.tokens.authenticate(token, audiences, &self.reader, now).await?;
         if found.is_none() {
             found = bootstrap::authenticate(token, &self.reader, now).await?;

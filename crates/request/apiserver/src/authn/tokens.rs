@@ -189,7 +189,7 @@ pub struct Issuer(pub Arc<ServiceAccountTokens>);
 impl TokenIssuer for Issuer {
     fn issue(&self, spec: &TokenSpec) -> ApiResult<IssuedToken> {
         let tokens = &self.0;
-        let now = jiff::Timestamp::now().as_second();
+        let now = keelson_clock::now().as_second();
         let audiences = if spec.audiences.is_empty() {
             tokens.audiences.clone()
         } else {

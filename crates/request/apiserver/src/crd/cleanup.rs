@@ -85,9 +85,8 @@ async fn remove_all(all: &CustomResources, def: Arc<ResourceDef>) -> Result<(), 
         };
         match event.map_err(|e| ApiError::internal(format!("watching the resources: {e}")))? {
             WatchEvent::Added(entry) => {
-                let object = all.engine.object(&def, &entry).await?;
                 left.insert(entry.key().to_vec());
-                let one = Cx::new(def.clone(), user.clone(), object.namespace(), object.name());
+                let one = Cx::new(def.clone(), user.clone(), entry.namespace(), entry.name());
                 match all.engine.delete(&one, &AdmitAll, &DeleteOptions::default()).await {
                     Ok(_) => {}
                     Err(e) if e.is(keelson_api::Reason::NotFound) => {}

@@ -11,6 +11,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// So many objects are sent at once: an answer has a bound.
+const PORTION: usize = 500;
 
 /// Versions differ in nothing but their name.
 #[derive(Debug)]
@@ -59,10 +61,12 @@ impl Converter for Webhook {
         if asked.is_empty() {
             return Ok(objects);
         }
-        let converted = self.ask(asked.iter().map(|i| &objects[*i]), api_version).await?;
         let mut out = objects;
-        for (i, new) in asked.into_iter().zip(converted) {
-            out[i] = self.merged(&out[i], new, api_version)?;
+        for portion in asked.chunks(PORTION) {
+            let converted = self.ask(portion.iter().map(|i| &out[*i]), api_version).await?;
+            for (i, new) in portion.iter().zip(converted) {
+                out[*i] = self.merged(&out[*i], new, api_version)?;
+            }
         }
         Ok(out)
     }

@@ -13,7 +13,7 @@ use keelson_machinery::cel::rules::Rules;
 use keelson_machinery::structural::Structural;
 use keelson_machinery::structural::convert::to_schema;
 use keelson_registry::convert::Converter;
-use keelson_registry::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, StorageDef, SubresourceDef};
+use keelson_registry::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, StorageDef, SubresourceDef, View};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -100,8 +100,9 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
             group: group.into(),
             resource: plural.clone(),
         },
+        view: None,
     });
-    let converter = converter(spec, group, &kind, lookup);
+    let (converter, asks) = converter(spec, group, &kind, lookup);
     let siblings: Vec<(GroupVersion, SchemaRef)> = versions
         .iter()
         .map(|v| (GroupVersion::new(group, v.name), v.schema.clone()))
@@ -112,6 +113,19 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
         .filter(|v| v.spec.get("served").and_then(Value::as_bool) == Some(true))
         .map(|v| {
             let status = v.spec.at(&["subresources", "status"]).is_some();
+            let gv = GroupVersion::new(group, v.name);
+            let selectable = selectable_of(v.spec);
+            // Where versions differ in their fields, what is stored says nothing to this one's selectors.
+            let view = (asks && !selectable.is_empty()).then(|| {
+                Arc::new(StorageDef {
+                    selectable: Selectable::Paths(selectable.clone()),
+                    view: Some(View {
+                        api_version: gv.to_string().into(),
+                        converter: converter.clone(),
+                    }),
+                    ..StorageDef::clone(&storage)
+                })
+            });
             ResourceDef {
                 gvr: GroupVersionResource::new(group, v.name, &plural),
                 kind: kind.clone(),
@@ -123,6 +137,8 @@ pub fn of(crd: &Object, lookup: &Arc<Lookup>) -> Vec<ResourceDef> {
                 verbs: VERBS.iter().map(|v| Str::const_new(v)).collect(),
                 schema: v.schema.clone(),
                 storage: Some(storage.clone()),
+                view,
+                selectable,
                 subresources: subresources(v.spec),
                 strategy: Arc::new(CustomStrategy {
                     status,
@@ -181,24 +197,28 @@ fn selectable_of(version: &Value) -> Vec<Str> {
     paths.map(|p| Str::from(p.strip_prefix('.').unwrap_or(p))).collect()
 }
 
-fn converter(spec: &Map, group: &str, kind: &str, lookup: &Arc<Lookup>) -> Arc<dyn Converter> {
+/// What converts, and whether it changes more than the version's name.
+fn converter(spec: &Map, group: &str, kind: &str, lookup: &Arc<Lookup>) -> (Arc<dyn Converter>, bool) {
     let webhook = spec
         .obj("conversion")
         .filter(|c| c.str("strategy") == Some("Webhook"))
         .and_then(|c| c.obj("webhook"));
-    let Some(w) = webhook else { return Arc::new(Renamed) };
+    let Some(w) = webhook else {
+        return (Arc::new(Renamed), false);
+    };
     let known = |v: &&Str| matches!(v.as_str(), "v1" | "v1beta1");
     let review = strings(w.arr("conversionReviewVersions"))
         .iter()
         .find(known)
         .map_or("v1", |v| v.as_str())
         .to_string();
-    Arc::new(Webhook {
+    let converter = Webhook {
         lookup: lookup.clone(),
         config: ClientConfig::parse(w.obj("clientConfig")),
         review,
         of: format!("{group}/, Kind={kind}"),
-    })
+    };
+    (Arc::new(converter), true)
 }
 
 fn subresources(version: &Value) -> Vec<SubresourceDef> {

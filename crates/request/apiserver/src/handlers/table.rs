@@ -25,7 +25,7 @@ pub fn table(
     headers: bool,
 ) -> ApiResult<Value> {
     check_include(include)?;
-    let now = jiff::Timestamp::now();
+    let now = keelson_clock::now();
     let mut rows = Vec::with_capacity(objects.len());
     for object in objects {
         let mut row = Map::new();

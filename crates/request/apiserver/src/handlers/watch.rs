@@ -20,6 +20,8 @@ use tokio::time::Instant;
 
 /// Watches without `timeoutSeconds` last this long, and up to twice so.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// No client waits longer; what is asked for beyond would leave the clock's range.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub async fn serve(call: Call<'_>) -> Served {
     let mut query = call.query();
@@ -34,7 +36,7 @@ pub async fn serve(call: Call<'_>) -> Served {
         .and_then(|s| u64::try_from(s).ok())
         .filter(|s| *s > 0)
     {
-        Some(s) => Duration::from_secs(s),
+        Some(s) => Duration::from_secs(s).min(MAX_TIMEOUT),
         None => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
     };
     let engine = call.state.engine.clone();

@@ -19,6 +19,8 @@ use bytes::Bytes;
 use documents::BuiltIn;
 use flate2::read::MultiGzDecoder;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use keelson_api::codec::Strictness;
+use keelson_api::codec::json::decode;
 use keelson_api::{ApiError, Map, Value, value};
 use keelson_registry::ResourceTable;
 use parking_lot::{Mutex, RwLock};
@@ -266,7 +268,11 @@ impl Inner {
         if let Some(kept) = slot.as_ref().filter(|k| k.hash == json.hash) {
             return kept.clone();
         }
-        let document: Value = serde_json::from_slice(&inflate(&json.gzip)).unwrap_or_default();
+        let document = decode(&inflate(&json.gzip), None, Strictness::Lenient).map(|d| d.value);
+        let document = document.unwrap_or_else(|e| {
+            tracing::error!("the OpenAPI document can't be had in protobuf: {e}");
+            Value::default()
+        });
         let kept = Kept {
             hash: json.hash,
             gzip: documents::gzip(&proto_v2::encode(&document)),

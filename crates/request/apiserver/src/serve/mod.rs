@@ -10,6 +10,7 @@ pub mod tls;
 use crate::request::{Body, Request, Response, UserInfo, response};
 use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
+use keelson_api::codec::{Strictness, json};
 use keelson_api::{ApiError, ApiResult, Object, Reason, Value};
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
@@ -147,9 +148,9 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 pub async fn read_object(answer: Response) -> ApiResult<Object> {
     let status = answer.status();
     let bytes = answer.into_body().collect(MAX_ANSWER).await?;
-    let value: Value = serde_json::from_slice(&bytes)
+    let answer = json::decode(&bytes, None, Strictness::Lenient)
         .map_err(|e| ApiError::internal(format!("reading the answer ({status}): {e}")))?;
-    let object = Object::try_from(value).map_err(|_| ApiError::internal("the answer is no object"))?;
+    let object = Object::try_from(answer.value).map_err(|_| ApiError::internal("the answer is no object"))?;
     if status.is_success() {
         Ok(object)
     } else {

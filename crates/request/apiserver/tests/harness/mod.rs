@@ -52,6 +52,11 @@ impl Api {
         api.server.ready().await;
         api
     }
+    /// The same server, and another who calls.
+    pub fn called_by(self, name: &str, groups: &[&str]) -> Api {
+        let user = UserInfo::new(name, groups);
+        Api { user, ..self }
+    }
     pub async fn raw(
         &self,
         method: &str,

@@ -85,6 +85,50 @@ impl Engine {
         }
     }
 
+    /// For kinds whose deletion somebody else completes: the first request writes what `mark` makes of the object. `Err`
+    /// holds an object that is marked already. `failed` is how the kind's complaint of a precondition begins.
+    pub async fn begin_deletion(
+        &self,
+        cx: &Cx,
+        admit: &dyn Admission,
+        options: &DeleteOptions,
+        failed: &str,
+        mark: impl Fn(&mut Object),
+    ) -> ApiResult<Result<Deleted, Object>> {
+        let mut uid = options.uid.clone();
+        loop {
+            let current = self.current(cx).await?.ok_or_else(|| cx.not_found(&cx.name))?;
+            let old = &current.object;
+            let version = options.resource_version.as_deref();
+            for (what, wanted, has) in [
+                ("UID", uid.as_deref(), old.uid()),
+                ("ResourceVersion", version, old.resource_version()),
+            ] {
+                if let Some(wanted) = wanted.filter(|w| *w != has) {
+                    let why = format!("{failed}: {what} in precondition: {wanted}, {what} in object meta: {has}");
+                    return Err(cx.conflict(&cx.name, why));
+                }
+            }
+            // Another object of the name, should one come meanwhile, is not the one that was to go.
+            uid.get_or_insert_with(|| old.uid().into());
+            if old.deletion_timestamp().is_some() {
+                return Ok(Err(current.object));
+            }
+            admit.mutate(cx, Operation::Delete, None, Some(old)).await?;
+            admit.validate(cx, Operation::Delete, None, Some(old)).await?;
+            let mut new = old.clone();
+            new.set_meta("deletionTimestamp", &meta::timestamp(self.now()));
+            mark(&mut new);
+            if let Some(object) = self.swap(cx, &current, new).await? {
+                return Ok(Ok(Deleted {
+                    object,
+                    gone: false,
+                    show_object: true,
+                }));
+            }
+        }
+    }
+
     async fn gone(&self, cx: &Cx, object: Object) -> Deleted {
         if !cx.dry_run {
             cx.def.strategy.after_delete(self, cx, &object).await;

@@ -34,7 +34,8 @@ pub struct Engine {
     pub table: Arc<ResourceTable>,
     store: Arc<dyn Store>,
     clock: Clock,
-    caches: Mutex<HashMap<Str, Cache>>,
+    /// By key prefix and, for views, version.
+    caches: Mutex<HashMap<(Str, Str), (Arc<StorageDef>, Cache)>>,
     forms: Arc<Forms>,
     service_ranges: ServiceRanges,
     node_ports: NodePorts,
@@ -52,7 +53,7 @@ impl Engine {
         Engine {
             table,
             store,
-            clock: Arc::new(jiff::Timestamp::now),
+            clock: Arc::new(keelson_clock::now),
             caches: Mutex::default(),
             forms: Forms::new(Forms::DEFAULT_LIMIT),
             service_ranges: ServiceRanges::default(),

@@ -119,18 +119,23 @@ pub fn cache_error(cx: &Cx, operation: &str, e: keelson_cache::Error) -> ApiErro
 impl Engine {
     /// The cache of a resource; started by its first use.
     pub fn cache(&self, storage: &Arc<StorageDef>) -> Cache {
+        let start = || {
+            let config = Config {
+                resource: storage.resource.to_string(),
+                prefix: storage.key_prefix("").into(),
+                codec: Arc::new(ObjectCodec::new(storage.clone())),
+                forms: self.forms.clone(),
+            };
+            (storage.clone(), Cache::new(self.store.clone(), config))
+        };
+        let version = storage.view.as_ref().map(|v| v.api_version.clone());
+        let key = (storage.prefix.clone(), version.unwrap_or_default());
         let mut caches = self.caches.lock();
-        let cache = caches.entry(storage.prefix.clone()).or_insert_with(|| {
-            Cache::new(
-                self.store.clone(),
-                Config {
-                    resource: storage.resource.to_string(),
-                    prefix: storage.key_prefix("").into(),
-                    codec: Arc::new(ObjectCodec::new(storage.clone())),
-                    forms: self.forms.clone(),
-                },
-            )
-        });
+        let (of, cache) = caches.entry(key).or_insert_with(start);
+        // A request may come with a definition that has changed since: what the cache keeps for selectors isn't its.
+        if !of.selects_like(storage) {
+            (*of, *cache) = start();
+        }
         cache.clone()
     }
     pub fn cache_of(&self, def: &ResourceDef) -> ApiResult<Cache> {
@@ -142,7 +147,7 @@ impl Engine {
     }
     /// A resource is gone, or its stored form changed: its cache starts anew with the next use.
     pub fn drop_cache(&self, prefix: &str) {
-        self.caches.lock().remove(prefix);
+        self.caches.lock().retain(|(of, _), _| of != prefix);
     }
 
     /// The object of the request. `rv`: empty for the newest, `0` for any, otherwise not older than that.
@@ -195,8 +200,9 @@ impl Engine {
     }
 
     pub async fn list(&self, cx: &Cx, o: &ListOptions) -> Result<Page, ListError> {
-        let storage = storage(cx)?;
+        storage(cx)?;
         let selector = Selector::parse(&cx.def, &o.label_selector, &o.field_selector, &cx.name)?;
+        let storage = selector.storage(&cx.def)?;
         let selection = selector.into_selection(&cx.def, &cx.namespace)?;
         let prefix = storage.key_prefix(&cx.namespace);
         let limit = usize::try_from(o.limit).unwrap_or(0);
@@ -260,8 +266,9 @@ impl Engine {
 
     /// A watch. An error of the cache (410) is the first event's, as upstream sends it.
     pub async fn watch(&self, cx: &Cx, o: &ListOptions, timeout: Duration) -> ApiResult<Result<Watch, ApiError>> {
-        let storage = storage(cx)?;
+        storage(cx)?;
         let selector = Selector::parse(&cx.def, &o.label_selector, &o.field_selector, &cx.name)?;
+        let storage = selector.storage(&cx.def)?;
         let selection = selector.into_selection(&cx.def, &cx.namespace)?;
         let rv = match o.resource_version.as_str() {
             "" => None,

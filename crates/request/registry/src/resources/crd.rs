@@ -2,7 +2,6 @@
 
 use crate::context::Cx;
 use crate::engine::{Deleted, Engine};
-use crate::meta::timestamp;
 use crate::options::DeleteOptions;
 use crate::strategy::{Behaviour, Hooks};
 use async_trait::async_trait;
@@ -77,57 +76,24 @@ async fn begin_cleanup(
     admit: &dyn crate::Admission,
     options: &DeleteOptions,
 ) -> ApiResult<Option<Deleted>> {
-    loop {
-        let current = engine.current(cx).await?.ok_or_else(|| cx.not_found(&cx.name))?;
-        let old = &current.object;
-        let mismatch = |what: &str, wanted: &str, has: &str| {
-            cx.conflict(
-                &cx.name,
-                format!("precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"),
-            )
-        };
-        if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
-            return Err(mismatch("UID", uid, old.uid()));
-        }
-        if let Some(rv) = options
-            .resource_version
-            .as_deref()
-            .filter(|r| *r != old.resource_version())
-        {
-            return Err(mismatch("ResourceVersion", rv, old.resource_version()));
-        }
-        if old.deletion_timestamp().is_some() {
-            return Ok(None);
-        }
-        admit.mutate(cx, crate::Operation::Delete, None, Some(old)).await?;
-        admit.validate(cx, crate::Operation::Delete, None, Some(old)).await?;
-        let now = timestamp(engine.now());
-        let mut new = old.clone();
-        new.set_meta("deletionTimestamp", &now);
-        let mut finalizers: Vec<Str> = old.finalizers().map(Str::from).collect();
+    let mark = |o: &mut Object| {
+        let mut finalizers: Vec<Str> = o.finalizers().map(Str::from).collect();
         if !finalizers.iter().any(|f| f == CLEANUP_FINALIZER) {
             finalizers.push(CLEANUP_FINALIZER.into());
         }
-        new.set_finalizers(finalizers);
-        let mut conditions = old
-            .at(&["status", "conditions"])
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        o.set_finalizers(finalizers);
+        let conditions = o.at(&["status", "conditions"]).and_then(Value::as_array);
+        let mut conditions = conditions.cloned().unwrap_or_default();
         conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some("Terminating"));
         conditions.push(keelson_api::value!({
-            "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending", "lastTransitionTime": now,
+            "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending",
+            "lastTransitionTime": o.deletion_timestamp(),
             "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"
         }));
-        new.set_at(&["status", "conditions"], conditions);
-        if let Some(object) = engine.swap(cx, &current, new).await? {
-            return Ok(Some(Deleted {
-                object,
-                gone: false,
-                show_object: true,
-            }));
-        }
-    }
+        o.set_at(&["status", "conditions"], conditions);
+    };
+    let begun = engine.begin_deletion(cx, admit, options, "precondition failed", mark);
+    Ok(begun.await?.ok())
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ fn row(facts: &'static ResourceFacts, storages: &mut HashMap<String, Arc<Storage
             .collect(),
         schema,
         storage,
+        view: None,
+        selectable: Vec::new(),
         strategy: built_in(complete(facts.group, facts.kind)),
         converter,
         siblings: Vec::new(),
@@ -129,6 +131,7 @@ fn storage(facts: &'static ResourceFacts, prefix: &str, own: &SchemaRef) -> Stor
             group: facts.group.into(),
             resource: facts.resource.into(),
         },
+        view: None,
     }
 }
 

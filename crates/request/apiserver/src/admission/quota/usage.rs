@@ -149,7 +149,7 @@ fn is_over(pod: &Object) -> bool {
     }
     let deleted = pod.deletion_timestamp().and_then(parse_time);
     // `deletionTimestamp` already holds the end of the grace period.
-    matches!((deleted, pod.deletion_grace_period_seconds()), (Some(end), Some(_)) if end < jiff::Timestamp::now())
+    matches!((deleted, pod.deletion_grace_period_seconds()), (Some(end), Some(_)) if end < keelson_clock::now())
 }
 
 fn pod(o: &Object, out: &mut Amounts) {

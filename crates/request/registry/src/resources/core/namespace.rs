@@ -2,7 +2,7 @@
 
 use crate::context::Cx;
 use crate::engine::{Deleted, Engine};
-use crate::meta::{FOREGROUND, ORPHAN, timestamp};
+use crate::meta::{FOREGROUND, ORPHAN};
 use crate::options::DeleteOptions;
 use crate::strategy::{Behaviour, Hooks};
 use async_trait::async_trait;
@@ -83,51 +83,19 @@ async fn begin_termination(
     admit: &dyn crate::Admission,
     options: &DeleteOptions,
 ) -> ApiResult<Option<Deleted>> {
-    loop {
-        let current = engine.current(cx).await?.ok_or_else(|| cx.not_found(&cx.name))?;
-        let old = &current.object;
-        let mismatch = |what: &str, wanted: &str, has: &str| {
-            cx.conflict(
-                &cx.name,
-                format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"),
-            )
-        };
-        if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
-            return Err(mismatch("UID", uid, old.uid()));
-        }
-        if let Some(rv) = options
-            .resource_version
-            .as_deref()
-            .filter(|r| *r != old.resource_version())
-        {
-            return Err(mismatch("ResourceVersion", rv, old.resource_version()));
-        }
-        if old.deletion_timestamp().is_some() {
-            let wait = has_finalizers(old);
-            return Ok(wait.then(|| Deleted {
-                object: old.clone(),
-                gone: false,
-                show_object: true,
-            }));
-        }
-        admit.mutate(cx, crate::Operation::Delete, None, Some(old)).await?;
-        admit.validate(cx, crate::Operation::Delete, None, Some(old)).await?;
-        let mut new = old.clone();
-        new.set_meta("deletionTimestamp", &timestamp(engine.now()));
-        new.set_at(&["status", "phase"], "Terminating");
-        let finalizers = wanted_finalizers(old, options);
-        new.set_finalizers(finalizers);
-        match engine.swap(cx, &current, new).await? {
-            Some(object) => {
-                return Ok(Some(Deleted {
-                    object,
-                    gone: false,
-                    show_object: true,
-                }));
-            }
-            None => continue,
-        }
-    }
+    let mark = |o: &mut Object| {
+        o.set_at(&["status", "phase"], "Terminating");
+        o.set_finalizers(wanted_finalizers(o, options));
+    };
+    let begun = engine.begin_deletion(cx, admit, options, "Precondition failed", mark);
+    Ok(match begun.await? {
+        Ok(marked) => Some(marked),
+        Err(object) => has_finalizers(&object).then_some(Deleted {
+            object,
+            gone: false,
+            show_object: true,
+        }),
+    })
 }
 
 fn wanted_finalizers(old: &Object, options: &DeleteOptions) -> Vec<Str> {

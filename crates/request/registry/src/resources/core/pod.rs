@@ -36,7 +36,7 @@ fn create(_: &Cx, pod: &mut Object) {
             "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates",
             "lastProbeTime": null,
-            "lastTransitionTime": timestamp(jiff::Timestamp::now()).as_str(),
+            "lastTransitionTime": timestamp(keelson_clock::now()).as_str(),
         });
         status.set_at(&["conditions"], vec![condition]);
     }

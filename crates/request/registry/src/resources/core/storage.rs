@@ -28,7 +28,7 @@ const SINCE: [&str; 2] = ["status", "lastPhaseTransitionTime"];
 
 fn volume_create(_: &Cx, o: &mut Object) {
     o.set_at(&["status", "phase"], "Pending");
-    o.set_at(&SINCE, timestamp(jiff::Timestamp::now()));
+    o.set_at(&SINCE, timestamp(keelson_clock::now()));
 }
 
 /// The time of the last change of phase follows the phase.
@@ -42,7 +42,7 @@ fn volume_status(_: &Cx, new: &mut Object, old: &Object) {
             new.set_at(&SINCE, t);
         }
     } else if since(new).is_none() || since(new) == since(old) {
-        new.set_at(&SINCE, timestamp(jiff::Timestamp::now()));
+        new.set_at(&SINCE, timestamp(keelson_clock::now()));
     }
 }
 

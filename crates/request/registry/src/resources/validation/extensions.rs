@@ -1,4 +1,4 @@
-//! What extends the API: webhooks, admission policies, API services; and flow control and certificates.
+//! What extends the API: webhooks, admission policies, API services; and flow control.
 
 mod mutating;
 
@@ -26,10 +26,6 @@ const PRIORITY_LEVEL: Rules = Rules {
     object: |_, o, e| priority_level(o, e),
     ..Rules::SUBDOMAIN
 };
-const CSR: Rules = Rules {
-    object: |_, o, e| csr(o, e),
-    ..Rules::SUBDOMAIN
-};
 const POLICY: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", policy),
     ..Rules::SUBDOMAIN
@@ -49,11 +45,6 @@ pub fn of(kind: &str) -> Rules {
         "APIService" => API_SERVICE,
         "FlowSchema" => FLOW_SCHEMA,
         "PriorityLevelConfiguration" => PRIORITY_LEVEL,
-        "CertificateSigningRequest" => CSR,
-        "ClusterTrustBundle" => Rules {
-            name: crate::meta::path_segment_errors,
-            ..Rules::NONE
-        },
         _ => Rules::SUBDOMAIN,
     }
 }
@@ -645,35 +636,5 @@ fn priority_level(o: &Object, e: &mut Errs) {
         }
         "" => e.required("type", ""),
         other => e.not_supported("type", other, &["Exempt", "Limited"]),
-    });
-}
-
-fn csr(o: &Object, e: &mut Errs) {
-    let empty = Map::new();
-    let spec = o.obj("spec").unwrap_or(&empty);
-    e.within("spec", |e| {
-        if s(spec, "request").is_empty() {
-            e.invalid("request", Value::Null, "PEM block type must be CERTIFICATE REQUEST");
-        }
-        if count(spec, "usages") == 0 {
-            e.required("usages", "usages must be provided");
-        }
-        let signer = s(spec, "signerName");
-        match signer {
-            "" => e.required("signerName", ""),
-            "kubernetes.io/legacy-unknown" => e.invalid(
-                "signerName",
-                signer,
-                "the legacy signerName is not allowed via this API version",
-            ),
-            _ => super::networking::domain_prefixed_path(e, "signerName", signer),
-        }
-        if let Some(n) = spec.int("expirationSeconds").filter(|n| *n < 600) {
-            e.invalid(
-                "expirationSeconds",
-                n,
-                "may not specify a duration less than 600 seconds (10 minutes)",
-            );
-        }
     });
 }

@@ -2,6 +2,7 @@
 //!
 //! Metadata that all kinds share is checked elsewhere; here stand the formats of names and everything below.
 
+mod certificates;
 mod check;
 mod config;
 mod container;
@@ -79,8 +80,8 @@ pub fn of(group: &str, kind: &str) -> Rules {
         "admissionregistration.k8s.io"
         | "apiextensions.k8s.io"
         | "apiregistration.k8s.io"
-        | "flowcontrol.apiserver.k8s.io"
-        | "certificates.k8s.io" => extensions::of(kind),
+        | "flowcontrol.apiserver.k8s.io" => extensions::of(kind),
+        "certificates.k8s.io" => certificates::of(kind),
         _ => groups::of(group, kind),
     }
 }

@@ -432,3 +432,115 @@ fn what_is_stored_reads_back_as_it_was() {
     }
     assert!(seen > 100, "{seen}");
 }
+
+fn projected(source: Value) -> Vec<String> {
+    let mut pod = pod();
+    pod.set_at(
+        &["spec", "volumes"],
+        value!([{"name": "v", "projected": {"sources": [source]}}]),
+    );
+    create("", "Pod", pod)
+}
+
+#[test]
+fn certificates_of_pods_live_an_hour_at_least_and_not_for_ever() {
+    let asked = |signer: &str, seconds: i64| {
+        projected(value!({"podCertificate": {"signerName": signer, "keyType": "ED25519",
+            "credentialBundlePath": "bundle.pem", "maxExpirationSeconds": seconds}}))
+    };
+    let path = "spec.volumes[0].projected.sources[0].podCertificate.maxExpirationSeconds";
+    assert_eq!(asked("example.com/a", 3600).len(), 0);
+    assert_eq!(asked("example.com/a", 91 * 86400).len(), 0);
+    assert_eq!(
+        asked("example.com/a", 3599),
+        [format!(
+            "{path}: Invalid value: 3599: if provided, maxExpirationSeconds must be >= 3600"
+        )]
+    );
+    assert_eq!(
+        asked("example.com/a", 91 * 86400 + 1),
+        [format!(
+            "{path}: Invalid value: 7862401: if provided, maxExpirationSeconds must be <= 7862400"
+        )]
+    );
+    assert_eq!(
+        asked("kubernetes.io/a", 86401),
+        [format!(
+            "{path}: Invalid value: 86401: if provided, maxExpirationSeconds must be <= 86400"
+        )]
+    );
+}
+
+#[test]
+fn certificates_of_pods_say_how_and_where() {
+    let path = "spec.volumes[0].projected.sources[0].podCertificate";
+    assert_eq!(
+        projected(value!({"podCertificate": {"signerName": "a", "keyType": "DSA", "userAnnotations": {"k": "v"}}})),
+        [
+            format!(
+                "{path}.signerName: Invalid value: \"a\": must be a fully qualified domain and path of the form 'example.com/signer-name'"
+            ),
+            format!(
+                "{path}.userAnnotations: Invalid value: \"k\": must be a domain-prefixed key (such as \"acme.io/foo\")"
+            ),
+            format!(
+                "{path}.keyType: Unsupported value: \"DSA\": supported values: \"RSA3072\", \"RSA4096\", \"ECDSAP256\", \"ECDSAP384\", \"ECDSAP521\", \"ED25519\""
+            ),
+            format!(
+                "{path}: Required value: specify at least one of credentialBundlePath, keyPath, and certificateChainPath"
+            ),
+        ]
+    );
+    let twice = value!({"podCertificate": {"signerName": "a.io/b", "keyType": "ED25519", "keyPath": "x", "certificateChainPath": "x"}});
+    assert_eq!(
+        projected(twice),
+        ["spec.volumes[0].projected: Invalid value: \"x\": conflicting duplicate paths"]
+    );
+}
+
+fn pod_request() -> Value {
+    value!({"metadata": {"name": "r"}, "spec": {"signerName": "a.io/b", "podName": "p", "podUID": "1",
+        "serviceAccountName": "s", "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3",
+        "stubPKCS10Request": "AAAA"}})
+}
+
+#[test]
+fn requests_for_pods_name_whom_they_are_for() {
+    let group = "certificates.k8s.io";
+    assert_eq!(create(group, "PodCertificateRequest", pod_request()).len(), 0);
+    let mut bad = pod_request();
+    bad.set_at(&["spec", "podUID"], "");
+    bad.set_at(&["spec", "maxExpirationSeconds"], 60);
+    bad.set_at(&["spec", "stubPKCS10Request"], "");
+    assert_eq!(
+        create(group, "PodCertificateRequest", bad),
+        [
+            "spec.podUID: Invalid value: \"\": must not be empty",
+            "spec.maxExpirationSeconds: Invalid value: 60: must be in the range [3600, 7862400]",
+            "spec: Invalid value: exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set",
+        ]
+    );
+}
+
+#[test]
+fn approval_comes_by_its_own_door() {
+    let csr = value!({"metadata": {"name": "My_request"}, "spec": {"signerName": "a.io/b", "usages": ["client auth"],
+        "request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K"}});
+    let through = |sub: &str| {
+        let mut cx = request("certificates.k8s.io", "CertificateSigningRequest");
+        cx.subresource = sub.into();
+        let mut old = read(&cx, csr.clone());
+        cx.def.strategy.prepare_create(&cx, &mut old);
+        assert_eq!(cx.def.strategy.validate(&cx, &old).len(), 0);
+        let mut new = old.clone();
+        let approved = value!([{"type": "Approved", "status": "True", "reason": "r"}]);
+        new.set_at(&["status", "conditions"], approved);
+        cx.def.strategy.prepare_update(&cx, &mut new, &old);
+        shown(cx.def.strategy.validate_update(&cx, &new, &old))
+    };
+    assert_eq!(through("approval").len(), 0);
+    assert_eq!(
+        through("status"),
+        ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
+    );
+}

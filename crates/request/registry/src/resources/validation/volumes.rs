@@ -2,7 +2,7 @@
 
 use super::check::{Errs, count, quantity, s};
 use super::container_env::{field_ref, resource_field_ref};
-use super::storage;
+use super::{certificates, storage};
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::{HashMap, HashSet};
@@ -334,18 +334,7 @@ fn projections(e: &mut Errs, projected: &Map) {
         }
         if let Some(p) = src.obj("clusterTrustBundle") {
             e.within(&format!("{place}.clusterTrustBundle"), |e| {
-                match (s(p, "name").is_empty(), s(p, "signerName").is_empty()) {
-                    (false, false) => e.invalid("", p.clone(), "only one of name and signerName may be used"),
-                    (true, true) => e.required("", "either name or signerName must be specified"),
-                    (false, true) if p.contains_key("labelSelector") => {
-                        e.invalid(
-                            "labelSelector",
-                            Value::Null,
-                            "labelSelector must be unset if name is specified",
-                        );
-                    }
-                    _ => e.label_selector(p, "labelSelector"),
-                }
+                bundle(e, p);
                 if s(p, "path").is_empty() {
                     e.required("path", "");
                 }
@@ -353,10 +342,73 @@ fn projections(e: &mut Errs, projected: &Map) {
             });
             conflict(e, s(p, "path"), s(p, "path"));
         }
+        if let Some(p) = src.obj("podCertificate") {
+            e.within(&format!("{place}.podCertificate"), |e| pod_certificate(e, p));
+            for key in CERTIFICATE_PATHS {
+                conflict(e, s(p, key), s(p, key));
+            }
+        }
         if src.len() > 1 {
             e.forbidden(&place, "may not specify more than 1 volume type per source");
         }
     }
+}
+
+/// One bundle by its name, or all of a signer.
+fn bundle(e: &mut Errs, p: &Map) {
+    match (p.str("name"), p.str("signerName")) {
+        (Some(_), Some(_)) => e.invalid("", p.clone(), "only one of name and signerName may be used"),
+        (Some(name), None) => {
+            if name.is_empty() {
+                e.required("name", "must be a valid object name");
+            }
+            let signer = name
+                .rsplit_once(':')
+                .map_or(String::new(), |(s, _)| s.replace(':', "/"));
+            certificates::bundle_name(e, "name", name, &signer, "not a valid clustertrustbundlename: ");
+            if p.contains_key("labelSelector") {
+                let why = "labelSelector must be unset if name is specified";
+                e.invalid("labelSelector", Value::Null, why);
+            }
+        }
+        (None, Some(signer)) => {
+            if signer.is_empty() {
+                e.required("signerName", "must be a valid signer name");
+            }
+            certificates::signer_name(e, "signerName", signer);
+            e.label_selector(p, "labelSelector");
+        }
+        (None, None) => e.required("", "either name or signerName must be specified"),
+    }
+}
+
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+const KEY_TYPES: &[&str] = &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+
+fn pod_certificate(e: &mut Errs, p: &Map) {
+    let signer = s(p, "signerName");
+    certificates::signer_name(e, "signerName", signer);
+    certificates::user_annotations(e, p, "userAnnotations");
+    if !KEY_TYPES.contains(&s(p, "keyType")) {
+        e.not_supported("keyType", s(p, "keyType"), KEY_TYPES);
+    }
+    if let Some(n) = p.int("maxExpirationSeconds") {
+        let (least, most) = certificates::lifetimes(signer);
+        if n < least {
+            let why = format!("if provided, maxExpirationSeconds must be >= {least}");
+            e.invalid("maxExpirationSeconds", n, &why);
+        }
+        if n > most {
+            let why = format!("if provided, maxExpirationSeconds must be <= {most}");
+            e.invalid("maxExpirationSeconds", n, &why);
+        }
+    }
+    let mut paths = CERTIFICATE_PATHS.iter().filter(|key| !s(p, key).is_empty()).peekable();
+    if paths.peek().is_none() {
+        let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        e.required("", why);
+    }
+    paths.for_each(|key| e.local_unreserved_path(key, s(p, key)));
 }
 
 /// A template needs an account for projected tokens only once it is a pod.

@@ -1,0 +1,412 @@
+//! The certificates group: requests, trust bundles, and the requests that kubelets make for pods.
+//!
+//! What a request or certificate says inside is the signers' to judge; here stands only what can be told without parsing it.
+
+use super::Rules;
+use super::check::{Errs, IMMUTABLE, count, s};
+use crate::context::Cx;
+use crate::strategy::same;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keelson_api::{Cause, Map, Object, Value};
+use keelson_machinery::names;
+
+const CSR: Rules = Rules {
+    name: crate::meta::path_segment_errors,
+    // The spec never changes, so it is checked once.
+    create: |_, o, e| csr(o, e),
+    update: csr_update,
+    status: csr_update,
+    ..Rules::NONE
+};
+const TRUST_BUNDLE: Rules = Rules {
+    name: crate::meta::path_segment_errors,
+    object: |_, o, e| bundle_signer(o, e),
+    create: |_, o, e| anchors(o, e),
+    update: |_, new, old, e| {
+        let kept = |key: &str| same(new.at(&["spec", key]), old.at(&["spec", key]));
+        if !kept("trustBundle") {
+            anchors(new, e);
+        }
+        if !kept("signerName") {
+            let signer = new.str_at(&["spec", "signerName"]).unwrap_or_default();
+            e.invalid("spec.signerName", signer, IMMUTABLE);
+        }
+    },
+    ..Rules::NONE
+};
+const POD_REQUEST: Rules = Rules {
+    create: |_, o, e| e.child(o, "spec", pod_request),
+    update: |_, new, old, e| e.immutable(new.get("spec"), old.get("spec"), "spec"),
+    status: |_, new, old, e| pod_request_status(new, old, e),
+    ..Rules::SUBDOMAIN
+};
+
+pub fn of(kind: &str) -> Rules {
+    match kind {
+        "CertificateSigningRequest" => CSR,
+        "ClusterTrustBundle" => TRUST_BUNDLE,
+        "PodCertificateRequest" => POD_REQUEST,
+        _ => Rules::SUBDOMAIN,
+    }
+}
+
+const HOUR: i64 = 60 * 60;
+const DAY: i64 = 24 * HOUR;
+const ANNOTATIONS_LIMIT: usize = 256 << 10;
+const REQUEST_LIMIT: usize = 10 << 10;
+const BUNDLE_LIMIT: usize = 1 << 20;
+const UID_LIMIT: usize = 128;
+
+/// How long a pod's certificate may be asked to live, in seconds: the project's own signers are held to a day.
+pub fn lifetimes(signer: &str) -> (i64, i64) {
+    let domain = signer.split('/').next().unwrap_or_default();
+    let projects = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+    (HOUR, if projects { DAY } else { 91 * DAY })
+}
+
+/// `example.com/signer-name`
+pub fn signer_name(e: &mut Errs, key: &str, name: &str) {
+    if name.is_empty() {
+        return e.required(key, "");
+    }
+    let parts: Vec<&str> = name.split('/').collect();
+    let [domain, path] = parts[..] else {
+        let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        return e.invalid(key, name, why);
+    };
+    if domain.len() > 253 {
+        e.too_long(key, 253);
+    }
+    labels(e, key, domain, names::dns1123_label);
+    if !domain.contains('.') {
+        let why = "should be a domain with at least two segments separated by dots";
+        e.invalid(key, domain, why);
+    }
+    labels(e, key, path, names::dns1123_subdomain);
+    // Room for a label and a subdomain in the path.
+    let most = 253 + 1 + 253 + 63 + 1;
+    if name.len() > most {
+        e.too_long(key, most);
+    }
+}
+
+/// The first of the parts between dots that is none; to say more would only repeat it.
+fn labels(e: &mut Errs, key: &str, text: &str, check: fn(&str) -> Vec<String>) {
+    let bad = text
+        .split('.')
+        .map(|l| (l, check(l)))
+        .find(|(_, errs)| !errs.is_empty());
+    let Some((label, errs)) = bad else { return };
+    for why in errs {
+        e.invalid(key, text, &format!("validating label {label:?}: {why}"));
+    }
+}
+
+/// Annotations that a pod passes on to its signer: each under a domain.
+pub fn user_annotations(e: &mut Errs, m: &Map, key: &str) {
+    let mut size = 0;
+    for (k, v) in m.obj(key).into_iter().flatten() {
+        size += k.len() + v.as_str().map_or(0, str::len);
+        let k = k.to_ascii_lowercase();
+        if k.is_empty() {
+            e.required(key, "");
+            continue;
+        }
+        let errs = names::label_key(&k);
+        match errs.is_empty() {
+            true if !k.contains('/') => {
+                e.invalid(key, k, "must be a domain-prefixed key (such as \"acme.io/foo\")");
+            }
+            _ => errs.iter().for_each(|why| e.invalid(key, k.as_str(), why)),
+        }
+    }
+    if size > ANNOTATIONS_LIMIT {
+        e.too_long(key, ANNOTATIONS_LIMIT);
+    }
+}
+
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+fn csr(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let spec = o.obj("spec").unwrap_or(&empty);
+    e.within("spec", |e| {
+        let pem = STANDARD.decode(s(spec, "request")).unwrap_or_default();
+        let begin = b"-----BEGIN CERTIFICATE REQUEST-----";
+        if !pem.windows(begin.len()).any(|w| w == begin) {
+            e.invalid("request", Value::Null, "PEM block type must be CERTIFICATE REQUEST");
+        }
+        if count(spec, "usages") == 0 {
+            e.required("usages", "");
+        }
+        let mut seen = Vec::new();
+        e.each_str(spec, "usages", |e, _, usage| {
+            if !USAGES.contains(&usage) {
+                e.not_supported("", usage, USAGES);
+            }
+            match seen.iter().any(|u| u == usage) {
+                true => e.duplicate("", usage),
+                false => seen.push(usage.to_string()),
+            }
+        });
+        match s(spec, "signerName") {
+            legacy @ "kubernetes.io/legacy-unknown" => {
+                let why = "the legacy signerName is not allowed via this API version";
+                e.invalid("signerName", legacy, why);
+            }
+            signer => signer_name(e, "signerName", signer),
+        }
+        if let Some(n) = spec.int("expirationSeconds").filter(|n| *n < 600) {
+            let why = "may not specify a duration less than 600 seconds (10 minutes)";
+            e.invalid("expirationSeconds", n, why);
+        }
+    });
+}
+
+fn conditions(o: &Object) -> impl Iterator<Item = &Map> {
+    let list = o.at(&["status", "conditions"]).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_object)
+}
+
+fn of_type(o: &Object, kind: &str) -> usize {
+    conditions(o).filter(|c| s(c, "type") == kind).count()
+}
+
+/// Conditions of approval come by `/approval` only, and stay; a certificate once issued stays too.
+fn csr_update(cx: &Cx, new: &Object, old: &Object, e: &mut Errs) {
+    csr_conditions(new, old, e);
+    for kind in ["Approved", "Denied", "Failed"] {
+        let (now, before) = (of_type(new, kind), of_type(old, kind));
+        if now < before {
+            let why = format!("updates may not remove a condition of type {kind:?}");
+            e.forbidden("status.conditions", &why);
+        }
+        if now > before && kind != "Failed" && cx.subresource != "approval" {
+            let why = format!("updates may not add a condition of type {kind:?}");
+            e.forbidden("status.conditions", &why);
+        }
+    }
+    let certificate = |o: &Object| o.str_at(&["status", "certificate"]).unwrap_or_default().to_string();
+    if !certificate(old).is_empty() && certificate(new) != certificate(old) {
+        let why = "updates may not modify existing certificate content";
+        e.forbidden("status.certificate", why);
+    }
+}
+
+/// What stands already is left alone, however it came there.
+fn csr_conditions(new: &Object, old: &Object, e: &mut Errs) {
+    let both = |o: &Object| of_type(o, "Approved") > 0 && of_type(o, "Denied") > 0;
+    let tolerate_both = both(old);
+    let tolerate_empty = of_type(old, "") > 0;
+    let tolerate_twice = conditions(old).any(|c| of_type(old, s(c, "type")) > 1);
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, c) in conditions(new).enumerate() {
+        let kind = s(c, "type");
+        e.within(&format!("status.conditions[{i}]"), |e| {
+            if kind.is_empty() && !tolerate_empty {
+                e.required("type", "");
+            }
+            let statuses: &[&str] = match kind {
+                "Approved" | "Denied" | "Failed" => &["True"],
+                _ => &["False", "True", "Unknown"],
+            };
+            e.one_of(c, "status", statuses);
+        });
+        let other = match kind {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if !other.is_empty() && seen.contains(&other) && !tolerate_both {
+            let why = "Approved and Denied conditions are mutually exclusive";
+            e.invalid("status.conditions", kind, why);
+        }
+        if seen.contains(&kind) && !tolerate_twice {
+            e.duplicate(&format!("status.conditions[{i}].type"), kind);
+        }
+        seen.push(kind);
+    }
+}
+
+fn bundle_signer(o: &Object, e: &mut Errs) {
+    let signer = o.str_at(&["spec", "signerName"]).unwrap_or_default();
+    bundle_name(e, "metadata.name", o.name(), signer, "");
+    if !signer.is_empty() {
+        signer_name(e, "spec.signerName", signer);
+    }
+}
+
+fn anchors(o: &Object, e: &mut Errs) {
+    let bundle = o.str_at(&["spec", "trustBundle"]).unwrap_or_default();
+    if bundle.len() > BUNDLE_LIMIT {
+        e.too_long("spec.trustBundle", BUNDLE_LIMIT);
+    } else if !bundle.contains("-----BEGIN ") {
+        let why = "at least one trust anchor must be provided";
+        e.invalid("spec.trustBundle", "<value omitted>", why);
+    }
+}
+
+/// Bundles are named after their signer, so that its right to attest covers their names.
+pub fn bundle_name(e: &mut Errs, key: &str, name: &str, signer: &str, about: &str) {
+    let prefix = format!("{}:", signer.replace('/', ":"));
+    let errs = match (signer.is_empty(), name.strip_prefix(&prefix)) {
+        (true, _) if name.contains(':') => {
+            vec!["ClusterTrustBundle without signer name must not have \":\" in its name".into()]
+        }
+        (true, _) => names::dns1123_subdomain(name),
+        (false, Some(rest)) => names::dns1123_subdomain(rest),
+        (false, None) => vec![format!(
+            "ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"
+        )],
+    };
+    errs.iter()
+        .for_each(|why| e.invalid(key, name, &format!("{about}{why}")));
+}
+
+fn pod_request(e: &mut Errs, spec: &Map) {
+    let signer = s(spec, "signerName");
+    signer_name(e, "signerName", signer);
+    user_annotations(e, spec, "unverifiedUserAnnotations");
+    for (name, uid) in [
+        ("podName", "podUID"),
+        ("serviceAccountName", "serviceAccountUID"),
+        ("nodeName", "nodeUID"),
+    ] {
+        e.format(name, s(spec, name), names::dns1123_subdomain);
+        match s(spec, uid).len() {
+            0 => e.invalid(uid, "", "must not be empty"),
+            n if n > UID_LIMIT => e.too_long(uid, UID_LIMIT),
+            _ => {}
+        }
+    }
+    let (least, most) = lifetimes(signer);
+    match spec.int("maxExpirationSeconds") {
+        None => return e.required("maxExpirationSeconds", "must be set"),
+        Some(n) if !(least..=most).contains(&n) => {
+            let why = format!("must be in the range [{least}, {most}]");
+            e.invalid("maxExpirationSeconds", n, &why);
+        }
+        Some(_) => {}
+    }
+    let request = STANDARD.decode(s(spec, "stubPKCS10Request")).unwrap_or_default();
+    if request.is_empty() {
+        omitted(
+            e,
+            "",
+            "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set",
+        );
+    } else if request.len() > REQUEST_LIMIT {
+        e.too_long("stubPKCS10Request", REQUEST_LIMIT);
+    }
+}
+
+/// A complaint that doesn't repeat the value.
+fn omitted(e: &mut Errs, key: &str, detail: &str) {
+    let cause = Cause::new("FieldValueInvalid", e.at(key), format!("Invalid value: {detail}"));
+    e.push(cause);
+}
+
+const OUTCOMES: &[&str] = &["Issued", "Denied", "Failed"];
+
+fn outcome(o: &Object) -> Option<&str> {
+    let done = |c: &&Map| OUTCOMES.contains(&s(c, "type")) && s(c, "status") == "True";
+    conditions(o).find(done).map(|c| s(c, "type"))
+}
+
+/// A request comes to one outcome, once.
+fn pod_request_status(new: &Object, old: &Object, e: &mut Errs) {
+    let before = e.list.len();
+    let mut outcomes = 0;
+    for (i, c) in conditions(new).enumerate() {
+        // Upstream's path of these has a dot before the index.
+        e.within(&format!("status.conditions.[{i}]"), |e| {
+            let kind = s(c, "type");
+            if !OUTCOMES.contains(&kind) {
+                return e.not_supported("type", kind, OUTCOMES);
+            }
+            outcomes += 1;
+            if outcomes > 1 {
+                let why = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
+                e.invalid("type", kind, why);
+            }
+            if s(c, "status") != "True" {
+                e.not_supported("status", s(c, "status"), &["True"]);
+            }
+        });
+    }
+    if e.list.len() > before {
+        return;
+    }
+    let same_status = same(new.get("status"), old.get("status"));
+    if outcome(old).is_some() {
+        if !same_status {
+            let why = "immutable after PodCertificateRequest is issued, denied, or failed";
+            omitted(e, "status", why);
+        }
+        return;
+    }
+    match outcome(new) {
+        Some("Issued") => issued(new, e),
+        Some(_) => {
+            let status = new.obj("status").into_iter().flatten();
+            if status
+                .filter(|(k, _)| *k != "conditions")
+                .any(|(_, v)| !same(Some(v), None))
+            {
+                let why = "non-condition status fields must be empty when denying or failing the PodCertificateRequest";
+                omitted(e, "status", why);
+            }
+        }
+        None if !same_status => {
+            let why = "status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
+            omitted(e, "status", why);
+        }
+        None => {}
+    }
+}
+
+fn issued(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    let status = o.obj("status").unwrap_or(&empty);
+    e.within("status", |e| {
+        let chain = s(status, "certificateChain");
+        if !chain.contains("-----BEGIN ") {
+            let why = "issued certificate chain must contain at least one certificate";
+            return e.invalid("certificateChain", chain, why);
+        }
+        for key in ["notBefore", "notAfter"] {
+            if !status.contains_key(key) {
+                e.required(key, "must be present and consistent with the issued certificate");
+            }
+        }
+        if !status.contains_key("beginRefreshAt") {
+            let why = "must be present and in the range [notbefore+10min, notafter-10min]";
+            e.required("beginRefreshAt", why);
+        }
+    });
+}

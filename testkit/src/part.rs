@@ -1,0 +1,80 @@
+//! A component that runs in a cluster and can be killed: the scheduler, the controllers.
+
+use crate::link::Link;
+use keelson_apiserver::{ApiServer, UserInfo};
+use keelson_client::ClientFactory;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub struct Part {
+    /// Its way to the API.
+    pub link: Link,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Gives clients whose requests go over one link.
+struct Linked {
+    api: Arc<ApiServer>,
+    link: Link,
+}
+
+impl ClientFactory for Linked {
+    fn client(&self, identity: &str) -> kube::Client {
+        self.link.client(self.api.service(UserInfo::from_identity(identity)))
+    }
+}
+
+impl Part {
+    /// The controllers. With an identity they run for leadership against others.
+    pub(crate) fn controllers(api: &Arc<ApiServer>, names: &[String], identity: Option<&str>) -> Part {
+        let config = keelson_controllers::Config {
+            root_ca_pem: "the cluster's authority".into(),
+            controllers: names.to_vec(),
+            leader_election: identity.map(str::to_owned),
+            ..keelson_controllers::Config::default()
+        };
+        Part::start(api, |clients, stop| keelson_controllers::run(clients, config, stop))
+    }
+
+    pub(crate) fn scheduler(api: &Arc<ApiServer>, seed: u64) -> Part {
+        let config = keelson_scheduler::Config {
+            seed: Some(seed),
+            ..keelson_scheduler::Config::default()
+        };
+        Part::start(api, |clients, stop| {
+            keelson_scheduler::run(clients.client("system:kube-scheduler"), config, stop)
+        })
+    }
+
+    fn start<F>(api: &Arc<ApiServer>, run: impl FnOnce(Arc<dyn ClientFactory>, CancellationToken) -> F) -> Part
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (link, stop) = (Link::default(), CancellationToken::new());
+        let clients = Linked {
+            api: api.clone(),
+            link: link.clone(),
+        };
+        let task = tokio::spawn(run(Arc::new(clients), stop.clone()));
+        Part { link, stop, task }
+    }
+
+    /// Ends it as a machine's death does: what it would still say, nobody hears.
+    pub fn kill(&self) {
+        self.link.cut();
+        self.stop.cancel();
+    }
+
+    /// Waits until it ends by itself, and tells how.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        (&mut self.task).await.expect("a component doesn't panic")
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,14 @@
+//! What a cluster promises, held against the whole control plane in virtual time.
+
+mod chaos;
+mod crashes;
+mod deployments;
+mod disruption;
+mod garbage;
+mod jobs;
+mod namespaces;
+mod nodes;
+mod scheduling;
+mod services;
+mod storm;
+mod workloads;

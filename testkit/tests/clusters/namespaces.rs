@@ -1,0 +1,113 @@
+//! Namespaces: what each new one has, and how one ends.
+
+use keelson_testkit::objects::{ConfigMap, Namespace, Pod, ServiceAccount, is_ready};
+use keelson_testkit::{Cluster, secs};
+use serde_json::json;
+
+#[tokio::test(start_paused = true)]
+async fn each_namespace_has_an_account_and_the_authority() {
+    let cluster = Cluster::builder().start().await;
+    cluster
+        .apply("{apiVersion: v1, kind: Namespace, metadata: {name: a}}")
+        .await;
+    let complete = |m: &ConfigMap| {
+        m.data
+            .iter()
+            .flatten()
+            .any(|(k, v)| k == "ca.crt" && v == "the cluster's authority")
+    };
+    cluster
+        .until::<ServiceAccount>("a", "default", secs(10), "is there", |_| true)
+        .await;
+    cluster
+        .until("a", "kube-root-ca.crt", secs(10), "is right", complete)
+        .await;
+    cluster.delete::<ServiceAccount>("a", "default", None).await;
+    cluster.delete::<ConfigMap>("a", "kube-root-ca.crt", None).await;
+    cluster
+        .until::<ServiceAccount>("a", "default", secs(10), "is there again", |_| true)
+        .await;
+    cluster
+        .until("a", "kube-root-ca.crt", secs(10), "is right again", complete)
+        .await;
+    let _: ConfigMap = cluster
+        .patch("a", "kube-root-ca.crt", json!({"data": {"ca.crt": "forged"}}))
+        .await;
+    cluster
+        .until("a", "kube-root-ca.crt", secs(10), "is put right", complete)
+        .await;
+}
+
+const CONTENT: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: a}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p, namespace: a, annotations: {fake.keelson.io/stop-seconds: "8"}}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: plain, namespace: a}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: held, namespace: a, finalizers: [example.com/hold]}
+"#;
+
+fn condition(namespace: &Namespace, kind: &str) -> (String, String) {
+    let conditions = namespace.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let found = conditions.into_iter().find(|c| c.type_ == kind);
+    found.map_or_else(Default::default, |c| {
+        (c.status.clone(), c.message.clone().unwrap_or_default())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_ends_pods_first_and_waits_for_finalizers() {
+    let cluster = Cluster::builder().nodes(1).start().await;
+    cluster.apply(CONTENT).await;
+    cluster.until("a", "p", secs(60), "is ready", is_ready).await;
+    let (pods, maps) = (
+        cluster.history::<Pod>("a").await,
+        cluster.history::<ConfigMap>("a").await,
+    );
+    cluster.delete::<Namespace>("", "a", None).await;
+    let refused = cluster
+        .try_apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: late, namespace: a}}")
+        .await;
+    let error = refused.expect_err("nothing new in a namespace that ends").to_string();
+    assert!(error.contains("because it is being terminated"), "{error}");
+    let held = |n: &Namespace| condition(n, "NamespaceFinalizersRemaining").0 == "True";
+    let namespace = cluster.until("", "a", secs(120), "waits for a finalizer", held).await;
+    assert_eq!(
+        namespace.status.as_ref().and_then(|s| s.phase.as_deref()),
+        Some("Terminating")
+    );
+    assert_eq!(
+        condition(&namespace, "NamespaceFinalizersRemaining").1,
+        "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+    );
+    assert_eq!(
+        condition(&namespace, "NamespaceContentRemaining").1,
+        "Some resources are remaining: configmaps. has 1 resource instances"
+    );
+    let of = |name: &str| {
+        let gone = maps.deleted();
+        gone.iter()
+            .find(|(_, m)| m.metadata.name.as_deref() == Some(name))
+            .map(|d| d.0)
+    };
+    let pod_gone = pods.deleted()[0].0;
+    assert!(
+        of("plain").expect("it is gone") > pod_gone,
+        "pods go before what they may need"
+    );
+    assert_eq!(of("held"), None);
+    let _: ConfigMap = cluster
+        .patch("a", "held", json!({"metadata": {"finalizers": null}}))
+        .await;
+    cluster.gone::<Namespace>("", "a", secs(120)).await;
+}
