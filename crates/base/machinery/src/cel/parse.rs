@@ -31,19 +31,20 @@ pub fn parse(source: &str) -> Result<Parsed, String> {
         ));
     }
     let marks = source.bytes().filter(|b| b"([{.+-*/%?!=<>&|".contains(b)).count();
-    match marks {
-        0..=FEW_MARKS => parse_here(source),
-        0..=MOST_MARKS => std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK);
-            let parsing = thread.spawn_scoped(scope, || parse_here(source));
-            let parsing =
-                parsing.map_err(|e| format!("ERROR: <input>:-1:0: the expression can't be parsed now: {e}"))?;
-            parsing
-                .join()
-                .unwrap_or_else(|_| Err("ERROR: <input>:-1:0: the parser failed".into()))
-        }),
-        _ => Err(too_deep()),
+    if marks > MOST_MARKS {
+        return Err(too_deep());
     }
+    if marks <= FEW_MARKS {
+        return parse_here(source);
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let parsing = thread.spawn_scoped(scope, || parse_here(source));
+        let parsing = parsing.map_err(|e| format!("ERROR: <input>:-1:0: the expression can't be parsed now: {e}"))?;
+        parsing
+            .join()
+            .unwrap_or_else(|_| Err("ERROR: <input>:-1:0: the parser failed".into()))
+    })
 }
 
 fn too_deep() -> String {
