@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch as signal};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a read waits for the cache to be as new as it needs (upstream's).
@@ -307,6 +308,11 @@ impl Inner {
         *self.trouble.lock() = None;
         self.state.lock().apply(changes, synced, &self.indexes, feed::now());
         self.reached.send_replace(synced);
+    }
+
+    /// Gives up old events; tells when there will be more of them.
+    pub(crate) fn age(&self) -> Option<Instant> {
+        self.state.lock().ring.age(feed::now())
     }
 
     /// No more events come.

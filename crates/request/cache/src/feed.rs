@@ -76,12 +76,14 @@ async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>,
     };
     // Somebody may have asked the watch before this one.
     watch.request_progress();
+    let mut age_at = None;
     loop {
-        match next(inner, &mut watch).await {
+        match next(inner, &mut watch, &mut age_at).await {
             Ok(batch) => match changes(inner, batch.events).await {
                 Ok(changes) => {
                     position = batch.synced;
                     inner.apply(changes, position);
+                    age_at = age_at.or_else(|| inner.age());
                 }
                 Err(error) => return (Some(position), error),
             },
@@ -90,12 +92,19 @@ async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>,
     }
 }
 
-async fn next(inner: &Inner, watch: &mut WatchStream) -> std::result::Result<WatchBatch, StoreError> {
+/// The next events; meanwhile those that are old are given up, at `age_at`.
+async fn next(
+    inner: &Inner,
+    watch: &mut WatchStream,
+    age_at: &mut Option<Instant>,
+) -> std::result::Result<WatchBatch, StoreError> {
     loop {
+        let aging = tokio::time::sleep_until(age_at.unwrap_or_else(Instant::now));
         tokio::select! {
             biased;
             batch = watch.next() => return batch.unwrap_or(Err(StoreError::Closed)),
             () = inner.progress_wanted.notified() => watch.request_progress(),
+            () = aging, if age_at.is_some() => *age_at = inner.age(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The recent past of a resource.
 //!
 //! It has room for as many events as happen in [`FRESH`], within bounds of number and size: a watcher that comes back
-//! within that time finds what it missed. At a bound the oldest event goes, and who needs it gets 410.
+//! within that time finds what it missed. At a bound the oldest event goes, and who needs it gets 410. When a resource falls
+//! quiet, what is no longer fresh goes too, but for the latest few.
 
 use crate::Entry;
 use keelson_store::Revision;
@@ -13,6 +14,8 @@ use tokio::time::Instant;
 /// Upstream's: clients that were away so long find their events.
 const FRESH: Duration = Duration::from_secs(75);
 const LEAST: usize = 100;
+/// Events that age are given up in portions, not one at a time.
+const AGING_APART: Duration = Duration::from_secs(15);
 const MOST: usize = 10_240;
 const MOST_BYTES: usize = 32 << 20;
 
@@ -86,6 +89,19 @@ impl Ring {
         while self.changes.len() > self.room || (self.bytes > MOST_BYTES && self.changes.len() > 1) {
             self.pop();
         }
+    }
+
+    /// Gives up what is neither fresh nor among the latest; tells when there will be more of that.
+    pub(crate) fn age(&mut self, now: Instant) -> Option<Instant> {
+        while self.changes.len() > LEAST {
+            let stale_at = self.changes.front().map(|(at, _)| *at + FRESH)?;
+            if stale_at > now {
+                return Some(stale_at.max(now + AGING_APART));
+            }
+            self.pop();
+        }
+        self.changes.shrink_to(LEAST);
+        None
     }
 
     /// Room for fewer is enough when a quarter of it holds what is fresh.

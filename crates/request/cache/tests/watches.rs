@@ -156,6 +156,30 @@ async fn too_far_back_is_expired() {
     assert!(error.is_expired());
 }
 
+/// A burst is remembered while it is fresh; when all is quiet, the latest hundred events are.
+#[tokio::test(start_paused = true)]
+async fn old_events_are_given_up_when_all_is_quiet() {
+    let lab = lab();
+    let first = lab.put("a/1", "first").await;
+    lab.cache.ready().await;
+    let mut last = first;
+    for n in 0..500 {
+        last = lab.put("a/1", &n.to_string()).await;
+    }
+    lab.cache.get(b"/texts/a/1", At::Consistent).await.unwrap();
+    let from = |revision| {
+        lab.cache
+            .watch(WatchOptions::new(Selection::all(), Start::After(revision)))
+    };
+    assert!(from(first).await.is_ok());
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert!(from(first).await.is_ok());
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert!(from(first).await.is_err_and(|e| e.is_expired()));
+    assert!(from(last - 101).await.is_err_and(|e| e.is_expired()));
+    assert!(from(last - 100).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_watcher_is_cut() {
     let lab = lab();
