@@ -6,17 +6,22 @@ set -euo pipefail
 cd "$(dirname "$0")"; REPS=${1:-3}; OUT=$PWD/out; mkdir -p "$OUT"; RAW=$OUT/raw.tsv; touch "$RAW"
 export KEELSON=${KEELSON:-$PWD/../target/release/keelson} CLUSTER=klb0 NODE_IP=10.80.0.1
 . ../conformance/lib/env.sh
-K8S=$PWD/peer; IDLE=${IDLE:-60}
+K8S=$PWD/peer; IDLE=${IDLE:-30}
 say() { printf '%s %s\n' "$(date +%T)" "$*"; }
 have() { [ "$(awk -F'\t' -v w="$1" -v f="$2" '$1==w && $2==f' "$RAW" | wc -l)" -ge "$3" ]; }
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" | tee -a "$RAW"; }
 seconds() { awk -v a="$(date +%s.%N)" -v b="$1" 'BEGIN{printf "%.2f", a-b}'; }
-pods() { # run count with namespace tool
+pods() { # count
   for i in $(seq "$1"); do printf '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"idle-%s"},"spec":{"terminationGracePeriodSeconds":0,"containers":[{"name":"c","image":"registry.k8s.io/pause:3.10.2"}]}}\n---\n' "$i"; done; }
 
 ../conformance/build.sh quick; "$K8S/build.sh" >"$OUT/peer-build.log"; ../conformance/images.sh '^registry.k8s.io/pause|coredns' >/dev/null
 kl() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }
 pe() { nsenter --net=/run/netns/pn0 $BIN/kubectl --kubeconfig "$LAB/state/admin.kubeconfig" "$@"; }
+idle() { # who tool selector: memory and CPU with 10 pods that do nothing
+  have "$1" cpu "$REPS" && return
+  pods 10 | "$2" apply -f - >/dev/null; "$2" wait --for=condition=Ready pod --all --timeout=60s >/dev/null; sleep 20
+  for r in $(seq "$REPS"); do note "$1" mem "$(./procs.py mem 0 "$3")"; note "$1" cpu "$(./procs.py cpu "$IDLE" "$3")"; done
+}
 
 say "Keelson: start"
 for r in $(seq "$REPS"); do
@@ -29,8 +34,7 @@ done
 ../conformance/cluster.sh down >/dev/null 2>&1 || true
 NOREGISTRY=1 ../conformance/cluster.sh up
 kl wait --for=create serviceaccount/default --timeout=30s >/dev/null
-have keelson mem 1 || { pods 10 | kl apply -f - >/dev/null; kl wait --for=condition=Ready pod --all --timeout=60s >/dev/null; sleep 20; note keelson mem "$(./procs.py mem 0 exe:$KEELSON)"; }
-have keelson cpu 1 || note keelson cpu "$(./procs.py cpu "$IDLE" exe:$KEELSON)"
+idle keelson kl exe:$KEELSON
 kl delete pod --all --wait=true >/dev/null 2>&1 || true
 have keelson latency 1 || inns $BIN/apibench -kubeconfig $KUBECONFIG_FILE -reps "$REPS" pod-latency deploy-50 | tee "$OUT/keelson-apibench.txt"
 ../conformance/cluster.sh down
@@ -43,8 +47,7 @@ for r in $(seq "$REPS"); do
 done
 "$K8S/down.sh" >/dev/null 2>&1 || true; IMG='*' "$K8S/up.sh" 1 >"$OUT/peer-up.log"
 pe wait --for=create serviceaccount/default --timeout=30s >/dev/null
-have upstream mem 1 || { pods 10 | pe apply -f - >/dev/null; pe wait --for=condition=Ready pod --all --timeout=60s >/dev/null; sleep 20; note upstream mem "$(./procs.py mem 0 tree:$LAB/state/run)"; }
-have upstream cpu 1 || note upstream cpu "$(./procs.py cpu "$IDLE" tree:$LAB/state/run)"
+idle upstream pe tree:$LAB/state/run
 pe delete pod --all --wait=true >/dev/null 2>&1 || true
 have upstream latency 1 || nsenter --net=/run/netns/pn0 $BIN/apibench -kubeconfig "$LAB/state/admin.kubeconfig" -reps "$REPS" pod-latency deploy-50 | tee "$OUT/upstream-apibench.txt"
 "$K8S/down.sh" >/dev/null 2>&1 || true
