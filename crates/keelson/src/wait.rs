@@ -70,6 +70,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 
 /// `Err` says what is still missing.
 async fn look(path: &Path) -> anyhow::Result<()> {
+    if !path.exists() {
+        bail!("the server has not written {} yet", path.display());
+    }
     let client = keelson_client::from_kubeconfig(path, None)
         .await
         .context("no usable kubeconfig yet")?;
