@@ -4,7 +4,7 @@
 //! while old tokens live. Whether the objects a token names still exist is the API server's to find out.
 
 use crate::files;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -107,11 +107,17 @@ pub struct ServiceAccountKeys {
 }
 
 impl ServiceAccountKeys {
-    /// The keys in `<dir>/sa.key` and `sa.pub`, made when missing.
+    /// The keys in `<dir>/sa.key` and `sa.pub`, made when both are missing. The public half alone is an error: with a new
+    /// key every token out there would stop to work.
     pub fn open(dir: &Path) -> Result<Self> {
         let (key_path, pub_path) = (dir.join("sa.key"), dir.join("sa.pub"));
         let key = match files::read(&key_path)? {
             Some(pem) => KeyPair::from_pem(&pem).with_context(|| format!("reading {}", key_path.display()))?,
+            None if pub_path.exists() => bail!(
+                "{} is there but its key {} is not: restore the key, or remove both to make a new one (every service account's token is then issued anew)",
+                pub_path.display(),
+                key_path.display()
+            ),
             None => {
                 let key = KeyPair::generate().context("making the service-account key")?;
                 files::write_secret(&key_path, key.serialize_pem().as_bytes())?;

@@ -208,9 +208,17 @@ mod tests {
             .apiserver([10, 96, 0, 1].into(), "cluster.local", &[San::parse("192.0.2.7")])
             .unwrap();
         assert_ne!(b.cert_pem, c.cert_pem);
-        // An authority without its key is refused with what to do.
-        std::fs::remove_file(dir.join("pki/ca.key")).unwrap();
-        assert!(Pki::open(&dir).err().unwrap().to_string().contains("restore the key"));
+        // A public half without its key is refused with what to do.
+        for key in ["ca.key", "sa.key"] {
+            let (path, aside) = (dir.join("pki").join(key), dir.join(key));
+            std::fs::rename(&path, &aside).unwrap();
+            assert!(
+                Pki::open(&dir).err().unwrap().to_string().contains("restore the key"),
+                "{key}"
+            );
+            std::fs::rename(&aside, &path).unwrap();
+        }
+        Pki::open(&dir).unwrap();
         std::fs::remove_dir_all(dir).unwrap();
     }
 }
