@@ -22,6 +22,11 @@ idle() { # who tool selector: memory and CPU with 10 pods that do nothing
   pods 10 | "$2" apply -f - >/dev/null; "$2" wait --for=condition=Ready pod --all --timeout=60s >/dev/null; sleep 20
   for r in $(seq "$REPS"); do note "$1" mem "$(./procs.py mem 0 "$3")"; note "$1" cpu "$(./procs.py cpu "$IDLE" "$3")"; done
 }
+apibench() { # who namespace kubeconfig: pods' latencies and what the API sustains
+  nsenter --net=/run/netns/$2 "$BIN/apibench" -kubeconfig "$3" -reps "$REPS" pod-latency deploy-50 \
+    create-seq create-16 get-seq get-16 patch-status-seq patch-status-16 list-5000 | tee "$OUT/$1-apibench.part"
+  mv "$OUT/$1-apibench.part" "$OUT/$1-apibench.txt"
+}
 
 say "Keelson: start"
 for r in $(seq "$REPS"); do
@@ -36,7 +41,7 @@ NOREGISTRY=1 ../conformance/cluster.sh up
 kl wait --for=create serviceaccount/default --timeout=30s >/dev/null
 idle keelson kl exe:$KEELSON
 kl delete pod --all --wait=true >/dev/null 2>&1 || true
-have keelson latency 1 || inns $BIN/apibench -kubeconfig $KUBECONFIG_FILE -reps "$REPS" pod-latency deploy-50 | tee "$OUT/keelson-apibench.txt"
+[ -s "$OUT/keelson-apibench.txt" ] || apibench keelson $CLUSTER $KUBECONFIG_FILE
 ../conformance/cluster.sh down
 
 say "upstream: start"
@@ -49,7 +54,7 @@ done
 pe wait --for=create serviceaccount/default --timeout=30s >/dev/null
 idle upstream pe tree:$LAB/state/run
 pe delete pod --all --wait=true >/dev/null 2>&1 || true
-have upstream latency 1 || nsenter --net=/run/netns/pn0 $BIN/apibench -kubeconfig "$LAB/state/admin.kubeconfig" -reps "$REPS" pod-latency deploy-50 | tee "$OUT/upstream-apibench.txt"
+[ -s "$OUT/upstream-apibench.txt" ] || apibench upstream pn0 "$LAB/state/admin.kubeconfig"
 "$K8S/down.sh" >/dev/null 2>&1 || true
 note keelson size "$(awk -v b="$(stat -c %s "$KEELSON")" 'BEGIN{printf "%.1f", b/1048576}')"
 python3 figures.py "$RAW" "$OUT/keelson-apibench.txt" "$OUT/upstream-apibench.txt" | tee "$OUT/figures.md"
