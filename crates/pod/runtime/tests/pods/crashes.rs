@@ -45,6 +45,11 @@ fn endpoint(dir: &Path) -> String {
 }
 
 async fn start(machine: &Machine) -> Result<(Child, CriClients)> {
+    // A shim that the dead server was just forking has the old socket until it executes: not that one is to be met.
+    match std::fs::remove_file(machine.dir.join("cri.sock")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let mut child = Command::new("/proc/self/exe")
         .arg("server")
         .arg(&machine.dir)
