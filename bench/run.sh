@@ -33,7 +33,7 @@ for r in $(seq "$REPS"); do
   have keelson start "$r" && continue
   ../conformance/cluster.sh down >/dev/null 2>&1 || true
   NOIMPORT=1 NOREGISTRY=1 ../conformance/cluster.sh up; ../conformance/cluster.sh stop; sleep 1   # makes the namespace
-  ( . ../conformance/lib/env.sh; inns $KEELSON uninstall --data-dir $STATE/data --yes >/dev/null 2>&1 || true ); rm -f $KUBECONFIG_FILE
+  ( . ../conformance/lib/env.sh; inns $KEELSON uninstall --data-dir $STATE/data --yes >/dev/null ); rm -f $KUBECONFIG_FILE
   t=$(date +%s.%N); NOIMPORT=1 ../conformance/cluster.sh start; note keelson start "$(seconds "$t")"
 done
 ../conformance/cluster.sh down >/dev/null 2>&1 || true
