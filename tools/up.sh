@@ -17,7 +17,11 @@ fi
 say "the node is Ready"
 KUBECTL=$(command -v kubectl || true)
 [ -n "$KUBECTL" ] || { [ -x "${LAB:-$HOME/.cache/keelson-lab}/bin/kubectl" ] && KUBECTL=${LAB:-$HOME/.cache/keelson-lab}/bin/kubectl; } || true
-if [ -z "$KUBECTL" ]; then
+if [ -z "$KUBECTL" ] && ! command -v go >/dev/null; then
+  say "installing Debian's kubectl (an old one; with Go on this machine the current one is built)"
+  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends kubernetes-client >/dev/null
+  KUBECTL=$(command -v kubectl)
+elif [ -z "$KUBECTL" ]; then
   say "building kubectl (once, some minutes)"
   conformance/build.sh kubectl; KUBECTL=${LAB:-$HOME/.cache/keelson-lab}/bin/kubectl
 fi
