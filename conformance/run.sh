@@ -12,7 +12,7 @@ names = [l.strip() for l in open(sys.argv[1]) if l.strip() and not l.startswith(
 print('(' + '|'.join(re.sub(r'([\\.*+?()\[\]{}|^$])', r'\\\1', n) for n in names) + ')$')
 PY
 )
-( [ -z "$PROGRESS" ] && exit; while sleep 60; do printf '… %s tests done\n' "$(grep -cE '^[^ ]*• ' "$OUT/e2e.log" 2>/dev/null)"; done ) & PROGRESS_PID=$!
+( [ -z "$PROGRESS" ] && exit; while sleep 60 >/dev/null 2>&1; do printf '… %s tests done\n' "$(grep -cE '^[^ ]*• ' "$OUT/e2e.log" 2>/dev/null)"; done ) & PROGRESS_PID=$!
 nsenter --net=/run/netns/$NETNS ginkgo -v --procs=${PROCS:-4} --timeout=${TIMEOUT:-3h} --focus="$FOCUS" --no-color --poll-progress-after=300s \
   --junit-report=junit.xml --output-dir="$OUT" --keep-going $BIN/e2e.test -- --kubeconfig="$(realpath "$KC")" --provider=skeleton --report-dir="$OUT" \
   --dump-logs-on-failure=false --disable-log-dump=true --allowed-not-ready-nodes=-1 --num-nodes=-1 $EXTRA >"$OUT/e2e.log" 2>&1

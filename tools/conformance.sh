@@ -20,7 +20,7 @@ for sig in $(grep -o '^\[sig-[a-z-]*\]' "$LIST" | tr -d '[]' | sort -u); do
   grep -F "[$sig]" "$LIST" | sort | comm -23 - <(sort "$dir/passed.txt") >"$dir/todo.txt"
   [ -s "$dir/todo.txt" ] || { say "$sig: all $(wc -l <"$dir/passed.txt") passed already"; continue; }
   say "$sig: $(wc -l <"$dir/todo.txt") tests"
-  conformance/run.sh "$dir/todo.txt" "$dir/run" | tail -1 || failed=1
+  conformance/run.sh "$dir/todo.txt" "$dir/run" | grep --line-buffered -E '^(…|[0-9]+ passed)' || failed=1
   sed -n 's/ \[sig-[a-z-]*, [^]]*\]$//; s/^PASS\t[^\t]*\t//p' "$dir/run/results.tsv" >>"$dir/passed.txt" || true
   cat "$dir/run/failures.txt" "$dir/run/not-run.txt" 2>/dev/null | grep -E '^(FAIL|SKIP|NOT RUN)' || true
 done
