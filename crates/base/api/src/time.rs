@@ -1,7 +1,6 @@
 //! Times as the API writes them: RFC 3339 in UTC, with whole seconds or with six digits.
 //!
-//! Parsing accepts and refuses what Go's `time.Parse` does, and says the same about it. No clock is read here except by
-//! [`Time::now`].
+//! Parsing accepts and refuses what Go's `time.Parse` does, and says the same about it. No clock is read here.
 
 use std::fmt;
 
@@ -24,15 +23,6 @@ const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
 const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
 
 impl Time {
-    pub fn now() -> Time {
-        let since = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        Time {
-            seconds: since.as_secs() as i64,
-            nanos: since.subsec_nanos(),
-        }
-    }
     pub fn from_seconds(seconds: i64) -> Time {
         Time { seconds, nanos: 0 }
     }

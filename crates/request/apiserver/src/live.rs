@@ -142,10 +142,9 @@ impl Follower {
         let Value::Object(mut event) = event else {
             return Some(End::Failed("an event is no object".into()));
         };
-        let object = event
-            .remove("object")
-            .and_then(|o| Object::try_from(o).ok())
-            .unwrap_or_default();
+        let Some(Ok(object)) = event.remove("object").map(Object::try_from) else {
+            return Some(End::Failed("an event has no object".into()));
+        };
         let kind = event.str("type").unwrap_or_default();
         if kind == "ERROR" {
             let expired = object.0.int("code") == Some(410);

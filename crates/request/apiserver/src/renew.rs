@@ -14,6 +14,8 @@ pub async fn run<F>(state: Weak<ServerState>, pki: Arc<Pki>, serving: F, cert: A
 where
     F: Fn(&Pki) -> Result<CertFiles>,
 {
+    // All were found when the server started.
+    tokio::time::sleep(RETRY).await;
     loop {
         let Some(server) = state.upgrade() else { return };
         let pause = match renew(&server, &pki, &serving, &cert) {

@@ -304,15 +304,24 @@ impl Inner {
         self.reached.send_replace(revision);
     }
 
-    pub(crate) fn apply(&self, changes: Vec<Arc<Change>>, synced: Revision) {
+    /// Tells when there will be events to give up.
+    pub(crate) fn apply(&self, changes: Vec<Arc<Change>>, synced: Revision) -> Option<Instant> {
         *self.trouble.lock() = None;
-        self.state.lock().apply(changes, synced, &self.indexes, feed::now());
+        let now = feed::now();
+        let ages_at = {
+            let mut state = self.state.lock();
+            state.apply(changes, synced, &self.indexes, now);
+            state.ring.ages_at(now)
+        };
         self.reached.send_replace(synced);
+        ages_at
     }
 
     /// Gives up old events; tells when there will be more of them.
     pub(crate) fn age(&self) -> Option<Instant> {
-        self.state.lock().ring.age(feed::now())
+        let (mut state, now) = (self.state.lock(), feed::now());
+        state.ring.age(now);
+        state.ring.ages_at(now)
     }
 
     /// No more events come.

@@ -82,8 +82,8 @@ async fn follow(inner: &Inner, position: Option<Revision>) -> (Option<Revision>,
             Ok(batch) => match changes(inner, batch.events).await {
                 Ok(changes) => {
                     position = batch.synced;
-                    inner.apply(changes, position);
-                    age_at = age_at.or_else(|| inner.age());
+                    let ages_at = inner.apply(changes, position);
+                    age_at = age_at.or(ages_at);
                 }
                 Err(error) => return (Some(position), error),
             },

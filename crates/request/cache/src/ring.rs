@@ -91,17 +91,18 @@ impl Ring {
         }
     }
 
-    /// Gives up what is neither fresh nor among the latest; tells when there will be more of that.
-    pub(crate) fn age(&mut self, now: Instant) -> Option<Instant> {
-        while self.changes.len() > LEAST {
-            let stale_at = self.changes.front().map(|(at, _)| *at + FRESH)?;
-            if stale_at > now {
-                return Some(stale_at.max(now + AGING_APART));
-            }
+    /// When there will be events that are neither fresh nor among the latest.
+    pub(crate) fn ages_at(&self, now: Instant) -> Option<Instant> {
+        let (oldest, _) = self.changes.front().filter(|_| self.changes.len() > LEAST)?;
+        Some((*oldest + FRESH).max(now + AGING_APART))
+    }
+
+    /// Gives those up that are that now.
+    pub(crate) fn age(&mut self, now: Instant) {
+        while self.changes.len() > LEAST && self.changes.front().is_some_and(|(at, _)| *at + FRESH <= now) {
             self.pop();
         }
         self.changes.shrink_to(LEAST);
-        None
     }
 
     /// Room for fewer is enough when a quarter of it holds what is fresh.

@@ -56,6 +56,16 @@ pub struct Target<'a> {
     pub kind: &'a str,
 }
 
+impl<'a> Target<'a> {
+    fn of(cx: &'a Cx, api_version: &'a str) -> Target<'a> {
+        Target {
+            schema: &cx.def.schema,
+            api_version,
+            kind: &cx.def.kind,
+        }
+    }
+}
+
 fn with_manager<T>(cx: &Cx, target: &Target, now: jiff::Timestamp, f: impl FnOnce(&FieldManager) -> T) -> T {
     let (now, reset) = (timestamp(now), reset_fields(cx));
     let versions = Versions(cx);
@@ -73,17 +83,7 @@ fn with_manager<T>(cx: &Cx, target: &Target, now: jiff::Timestamp, f: impl FnOnc
 /// Records the request's manager for what differs between `live` and `new`.
 pub fn update(cx: &Cx, live: Option<&Object>, new: &mut Object, now: jiff::Timestamp) {
     let api_version = cx.def.api_version();
-    update_as(
-        cx,
-        &Target {
-            schema: &cx.def.schema,
-            api_version: &api_version,
-            kind: &cx.def.kind,
-        },
-        live,
-        new,
-        now,
-    );
+    update_as(cx, &Target::of(cx, &api_version), live, new, now);
 }
 
 pub fn update_as(cx: &Cx, target: &Target, live: Option<&Object>, new: &mut Object, now: jiff::Timestamp) {
@@ -98,18 +98,7 @@ pub fn update_as(cx: &Cx, target: &Target, live: Option<&Object>, new: &mut Obje
 /// Server-side apply of `config`; the result is neither canonical nor defaulted.
 pub fn apply(cx: &Cx, live: Option<&Object>, config: &Value, force: bool, now: jiff::Timestamp) -> ApiResult<Value> {
     let api_version = cx.def.api_version();
-    apply_as(
-        cx,
-        &Target {
-            schema: &cx.def.schema,
-            api_version: &api_version,
-            kind: &cx.def.kind,
-        },
-        live,
-        config,
-        force,
-        now,
-    )
+    apply_as(cx, &Target::of(cx, &api_version), live, config, force, now)
 }
 
 pub fn apply_as(

@@ -158,7 +158,7 @@ fn set_condition(object: &mut Object, status: &str, reason: &str, message: &str)
         .filter(|c| text(c, "status") == status)
         .map(|c| text(c, "lastTransitionTime"))
         .filter(|t| !t.is_empty())
-        .unwrap_or_else(|| jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        .unwrap_or_else(|| keelson_registry::meta::now().to_string());
     let condition = value!({
         "type": "Available", "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
     });

@@ -187,7 +187,7 @@ pub async fn finish(made: &Object, loopback: &Loopback) -> ApiResult<()> {
         return Ok(());
     }
     let mut object = made.clone();
-    let now = keelson_clock::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = keelson_registry::meta::now();
     object.set_at(
         &["status", "conditions"],
         vec![value!({

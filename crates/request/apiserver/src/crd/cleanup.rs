@@ -1,7 +1,7 @@
 //! The end of a definition: its resources are deleted and waited for, then its finalizer goes.
 
 use super::{CustomResources, names, text};
-use keelson_api::{ApiError, Object, Str, Time, Value};
+use keelson_api::{ApiError, Object, Str, Value};
 use keelson_cache::WatchEvent;
 use keelson_registry::options::{DeleteOptions, ListOptions};
 use keelson_registry::{AdmitAll, Cx, ResourceDef, UserInfo};
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub(super) async fn run(all: &Arc<CustomResources>, name: &Str) -> Result<(), ApiError> {
     let Some(crd) = all.crd(name) else { return Ok(()) };
     let mut crd = Object::clone(&crd);
-    let now = || Time::now().rfc3339();
+    let now = keelson_registry::meta::now;
     let message = "CustomResource deletion is in progress";
     names::set_condition(
         &mut crd,

@@ -17,7 +17,7 @@ use crate::admission::Lookup;
 use crate::live::Sink;
 use crate::openapi::OpenApi;
 use crate::serve::Loopback;
-use keelson_api::{ApiError, Object, Reason, Str, Time, Value};
+use keelson_api::{ApiError, Object, Reason, Str, Value};
 use keelson_registry::Engine;
 use names::Taken;
 use parking_lot::Mutex;
@@ -120,7 +120,7 @@ impl CustomResources {
             return Ok(());
         };
         let group = text(&crd, &["spec", "group"]);
-        let planned = names::plan(&crd, &self.taken(&group, name), &Time::now().rfc3339());
+        let planned = names::plan(&crd, &self.taken(&group, name), &keelson_registry::meta::now());
         if names::is_true(&planned, "Established") {
             self.install(name, &planned);
         }

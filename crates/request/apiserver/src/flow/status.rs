@@ -53,7 +53,7 @@ fn set(object: &mut Object, level: &str, dangling: bool) {
     } else {
         ("False", "Found", format!("{head} and it exists"))
     };
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = keelson_registry::meta::now();
     let condition = value!({
         "type": "Dangling", "status": status, "reason": reason, "message": message, "lastTransitionTime": now,
     });

@@ -2,7 +2,7 @@
 
 use crate::context::Cx;
 use crate::strategy::{Behaviour, Generation, restore};
-use keelson_api::{Object, Time, Value};
+use keelson_api::{Object, Value};
 
 const CREATE_ON_UPDATE: Behaviour = Behaviour {
     create_on_update: true,
@@ -151,7 +151,7 @@ fn conditions_mut(csr: &mut Object) -> impl Iterator<Item = &mut Value> {
 
 /// Conditions have their times, whoever left them out.
 fn stamp_conditions(new: &mut Object, old: &Object) {
-    let now = Time::now().rfc3339();
+    let now = crate::meta::now();
     for c in conditions_mut(new).filter_map(Value::as_object_mut) {
         if c.str("lastUpdateTime").is_none() {
             c.insert("lastUpdateTime", now.as_str());

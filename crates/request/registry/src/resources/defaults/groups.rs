@@ -237,5 +237,5 @@ fn device_requests(spec: &mut Map) {
 }
 
 fn taint(t: &mut Map) {
-    fill_absent(t, "timeAdded", keelson_api::Time::now().rfc3339());
+    fill_absent(t, "timeAdded", crate::meta::now());
 }
