@@ -1,6 +1,6 @@
 #!/bin/bash
 # test-user-path.sh: what a new user does with kubectl, on the cluster of conformance/cluster.sh.
-set -euo pipefail
+set -euo pipefail   # no `grep -q` in pipes: it ends at the first match, and who still writes then fails the pipe
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
 KEELSON=${KEELSON:-$PWD/target/release/keelson}
 k() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }
@@ -8,7 +8,7 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 ok() { echo "ok  $*"; }
 mkdir -p $STATE/images; examples/image.sh $STATE/images >/dev/null
 inns $KEELSON image --data-dir $STATE/data import $STATE/images/web.tar >/dev/null && ok "image imported" || fail "image imported"
-k get nodes | grep -q ' Ready ' && ok "node Ready" || fail "node Ready"
+k get nodes | grep ' Ready ' >/dev/null && ok "node Ready" || fail "node Ready"
 k apply -f examples/web.yaml >/dev/null && ok "apply" || fail "apply"
 k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollout" || fail "rollout"
 k -n web wait --for=condition=complete job/check --timeout=120s >/dev/null && ok "job complete" || fail "job complete"
@@ -25,13 +25,13 @@ k -n web scale deployment/web --replicas=3 >/dev/null; k -n web rollout status d
 k -n web set env deployment/web GENERATION=2 >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rolling update" || fail "rolling update"
 k -n web rollout undo deployment/web >/dev/null; k -n web rollout status deployment/web --timeout=120s >/dev/null && ok "rollback" || fail "rollback"
 POD=$(k -n web get pods -l app=web --field-selector=status.phase=Running --sort-by=.metadata.creationTimestamp -o jsonpath='{.items[-1:].metadata.name}')
-k -n web logs job/check | grep -q "$want" && ok "logs" || fail "logs"
+k -n web logs job/check | grep "$want" >/dev/null && ok "logs" || fail "logs"
 timeout 5 $BIN/kubectl version --client >/dev/null
 echo copied >$STATE/cp.txt; k -n web cp $STATE/cp.txt $POD:/scratch/cp.txt >/dev/null; k -n web cp $POD:/scratch/cp.txt $STATE/cp.back >/dev/null 2>&1
 cmp -s $STATE/cp.txt $STATE/cp.back && ok "cp there and back" || fail "cp"
-k -n web describe pod $POD | grep -q 'Started container\|Container started' && ok "describe with events" || fail "describe with events"
-k -n web get events --field-selector involvedObject.name=$POD -o name | grep -q . && ok "events" || fail "events"
-k explain deployment.spec.strategy | grep -qi 'FIELD: strategy' && ok "explain" || fail "explain"
+k -n web describe pod $POD | grep 'Started container\|Container started' >/dev/null && ok "describe with events" || fail "describe with events"
+k -n web get events --field-selector involvedObject.name=$POD -o name | grep . >/dev/null && ok "events" || fail "events"
+k explain deployment.spec.strategy | grep -i 'FIELD: strategy' >/dev/null && ok "explain" || fail "explain"
 nsenter --net=/run/netns/$CLUSTER $BIN/kubectl --kubeconfig $KUBECONFIG_FILE -n web port-forward $POD 18080:8080 >$STATE/pf.log 2>&1 & PF=$!
 for i in $(seq 50); do grep -q Forwarding $STATE/pf.log && break; sleep 0.1; done
 [ "$(inns curl -s -m 5 http://127.0.0.1:18080/)" = "$want" ] && ok "port-forward" || fail "port-forward: $(cat $STATE/pf.log)"
