@@ -273,7 +273,13 @@ impl Machine {
                 ensure!(left.is_empty(), "left over: {left:?}");
             }
         }
-        let processes = shims(&self.dir)?;
+        // A shim answers that it ends, and then does.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut processes = shims(&self.dir)?;
+        while !processes.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            processes = shims(&self.dir)?;
+        }
         ensure!(processes.is_empty(), "shims still run: {processes:?}");
         for (name, dir) in keelson_sys::cgroup::Cgroups::detect()?.directories(&self.cgroup) {
             let mut groups = Vec::new();
