@@ -7,6 +7,7 @@ use keelson_client::{Change, Informer, InformerOptions, Kind, ObjectKey, Rest};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A change, and when it was seen.
@@ -16,6 +17,17 @@ pub struct Moment<K> {
     pub change: Change<K>,
 }
 
+impl<K: Kind> Moment<K> {
+    /// The store's revision of the change. It orders changes of different kinds too, which may be seen at the same time.
+    pub fn revision(&self) -> u64 {
+        let version = self.change.object().meta().resource_version.as_deref();
+        version
+            .and_then(|v| v.parse().ok())
+            .expect("an object from the API has a revision")
+    }
+}
+
+/// Goes on recording until the cluster ends. What it has so far, [`History::record`] says.
 pub struct History<K: Kind> {
     informer: Informer<K>,
     moments: Arc<Mutex<Vec<Moment<K>>>>,
@@ -41,22 +53,35 @@ impl<K: Kind> History<K> {
         History { informer, moments }
     }
 
-    pub fn moments(&self) -> Vec<Moment<K>> {
-        self.moments.lock().clone()
+    /// All that happened until now. Watchers are told after the answer to a write, so first everybody who has something to
+    /// do does it: a moment of virtual time passes.
+    pub async fn record(&self) -> Record<K> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Record {
+            moments: self.moments.lock().clone(),
+            now: self.informer.store().list(),
+        }
     }
+}
 
+/// What happened, in order.
+pub struct Record<K> {
+    pub moments: Vec<Moment<K>>,
+    now: Vec<Arc<K>>,
+}
+
+impl<K: Kind> Record<K> {
     /// What there is now, by name.
     pub fn now(&self) -> BTreeMap<ObjectKey, Arc<K>> {
-        let objects = self.informer.store().list();
-        objects.into_iter().map(|o| (o.key(), o)).collect()
+        self.now.iter().map(|o| (o.key(), o.clone())).collect()
     }
 
     /// Goes through all states there were, in order: those objects that existed, and since when they looked like that.
     pub fn replay(&self, mut each: impl FnMut(Timestamp, &BTreeMap<ObjectKey, Arc<K>>)) {
         let mut state = BTreeMap::new();
-        for moment in self.moments() {
+        for moment in &self.moments {
             let object = moment.change.object().clone();
-            match moment.change {
+            match &moment.change {
                 Change::Deleted(_) => state.remove(&object.key()),
                 _ => state.insert(object.key(), object),
             };
@@ -66,19 +91,22 @@ impl<K: Kind> History<K> {
 
     /// When objects came, in order.
     pub fn added(&self) -> Vec<(Timestamp, Arc<K>)> {
-        let added = |m: Moment<K>| match m.change {
-            Change::Added(object) => Some((m.at, object)),
-            _ => None,
-        };
-        self.moments().into_iter().filter_map(added).collect()
+        self.which(|change| matches!(change, Change::Added(_)))
     }
 
     /// When objects went, in order.
     pub fn deleted(&self) -> Vec<(Timestamp, Arc<K>)> {
-        let deleted = |m: Moment<K>| match m.change {
-            Change::Deleted(object) => Some((m.at, object)),
-            _ => None,
-        };
-        self.moments().into_iter().filter_map(deleted).collect()
+        self.which(|change| matches!(change, Change::Deleted(_)))
+    }
+
+    /// The revision at which an object was deleted.
+    pub fn deleted_at(&self, name: &str) -> Option<u64> {
+        let is_it = |m: &&Moment<K>| matches!(m.change, Change::Deleted(_)) && m.change.object().key().name == name;
+        self.moments.iter().find(is_it).map(Moment::revision)
+    }
+
+    fn which(&self, is_so: impl Fn(&Change<K>) -> bool) -> Vec<(Timestamp, Arc<K>)> {
+        let of_those = self.moments.iter().filter(|m| is_so(&m.change));
+        of_those.map(|m| (m.at, m.change.object().clone())).collect()
     }
 }

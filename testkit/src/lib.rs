@@ -34,7 +34,7 @@ pub mod part;
 pub mod wait;
 
 pub use cluster::{Builder, Cluster};
-pub use history::History;
+pub use history::{History, Record};
 pub use node::{Node, Size};
 pub use part::Part;
 pub use wait::Seen;

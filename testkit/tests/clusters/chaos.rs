@@ -170,9 +170,9 @@ async fn after_every_storm_all_is_as_wanted() {
         .await;
     // And it stays so: nobody goes on writing.
     let pods = cluster.history::<Pod>("default").await;
-    let begin = pods.moments().len();
+    let begin = pods.record().await.moments.len();
     cluster.sleep(secs(100)).await;
-    let later = &pods.moments()[begin..];
+    let later = &pods.record().await.moments[begin..];
     assert!(later.is_empty(), "{} changes of pods for no reason", later.len());
 }
 

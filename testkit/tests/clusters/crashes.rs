@@ -65,7 +65,7 @@ async fn a_rollout_keeps_its_bounds_while_controllers_die() {
     cluster.apply(&web("one")).await;
     cluster.until("default", "web", secs(60), "is there", rolled_out).await;
     let pods = cluster.history::<Pod>("default").await;
-    let begin = pods.moments().len();
+    let begin = pods.record().await.moments.len();
     cluster.apply(&web("two")).await;
     let deaths = havoc(&mut cluster, secs(12)).await;
     cluster
@@ -73,6 +73,7 @@ async fn a_rollout_keeps_its_bounds_while_controllers_die() {
         .await;
     assert!(deaths > 3);
     let mut moments = 0;
+    let pods = pods.record().await;
     pods.replay(|at, state| {
         moments += 1;
         if moments < begin {
@@ -116,6 +117,7 @@ spec:
     assert_eq!((status.succeeded, status.failed), (Some(12), None));
     let left = status.uncounted_terminated_pods.unwrap_or_default();
     assert_eq!((left.succeeded, left.failed), (None, None));
+    let pods = pods.record().await;
     pods.replay(|at, state| {
         let running = state.values().filter(|p| !is_finished(p)).count();
         assert!(running <= 3, "{running} at {at}");
@@ -152,6 +154,7 @@ spec:
     havoc(&mut cluster, secs(10)).await;
     let full = |s: &StatefulSet| s.status.as_ref().and_then(|s| s.ready_replicas) == Some(4);
     cluster.until("default", "db", secs(120), "is complete", full).await;
+    let pods = pods.record().await;
     pods.replay(|at, state| {
         let unready = state.values().filter(|p| !is_ready(p)).count();
         assert!(unready <= 1, "{unready} not ready at {at}");

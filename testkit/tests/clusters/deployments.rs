@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_testkit::objects::{Deployment, Pod, ReplicaSet, image_of, is_active, is_ready};
-use keelson_testkit::{Builder, Cluster, History, Size, secs};
+use keelson_testkit::{Builder, Cluster, Record, Size, secs};
 use serde_json::json;
 
 const REPLICAS: usize = 6;
@@ -68,7 +68,7 @@ fn is_available(pod: &Pod, at: Timestamp) -> bool {
 }
 
 /// Neither too many nor too few pods at any moment; returns how many moments there were, and the extremes.
-fn check_bounds(pods: &History<Pod>, sets: &History<ReplicaSet>) -> (usize, usize, usize) {
+fn check_bounds(pods: &Record<Pod>, sets: &Record<ReplicaSet>) -> (usize, usize, usize) {
     let (mut moments, mut most, mut fewest) = (0, 0, usize::MAX);
     let begin = pods.added().first().map(|(at, _)| *at);
     pods.replay(|at, state| {
@@ -98,6 +98,7 @@ async fn a_rollout_keeps_its_bounds_at_every_moment() {
     cluster
         .until("default", "web", secs(300), "is rolled out", rolled_out)
         .await;
+    let (pods, sets) = (pods.record().await, sets.record().await);
     let (moments, most, fewest) = check_bounds(&pods, &sets);
     assert!(moments > 30, "only {moments} moments");
     assert_eq!((most, fewest), (MOST, FEWEST), "the bounds are made use of");
@@ -130,7 +131,7 @@ async fn a_rollout_that_fails_keeps_the_old_pods_and_is_rolled_back() {
     cluster
         .until("default", "web", secs(300), "is rolled back", rolled_out)
         .await;
-    check_bounds(&pods, &sets);
+    check_bounds(&pods.record().await, &sets.record().await);
     let after: Vec<ReplicaSet> = cluster.list("default").await;
     let old = &before[0];
     assert_eq!((before.len(), after.len()), (1, 2));
@@ -169,7 +170,7 @@ async fn scaling_down_takes_first_the_pods_that_do_not_run() {
         .until("default", "web", secs(120), "has six pods", rolled_out)
         .await;
     assert_eq!(names(&cluster.list("default").await), running, "those that ran go on");
-    assert!(history.deleted().iter().all(|(_, p)| !is_ready(p)));
+    assert!(history.record().await.deleted().iter().all(|(_, p)| !is_ready(p)));
     scale(0).await;
     cluster
         .until_all("default", secs(120), "no pod is left", |pods: &[Pod]| {
@@ -200,7 +201,7 @@ async fn recreated_pods_never_meet_the_old_ones() {
         .until("default", "web", secs(300), "is rolled out", rolled_out)
         .await;
     let mut both = false;
-    pods.replay(|at, state| {
+    pods.record().await.replay(|at, state| {
         let images: Vec<_> = state.values().map(|p| image_of(p)).collect();
         both |= images.contains(&"two");
         let mixed = images.contains(&"one") && images.contains(&"two");

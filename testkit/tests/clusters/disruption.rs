@@ -84,7 +84,7 @@ async fn evictions_leave_as_many_pods_as_the_budget_says() {
     evict(&cluster, &before[1]).await.expect("one more may go");
     names(&cluster).await;
     let mut full = false;
-    history.replay(|at, state| {
+    history.record().await.replay(|at, state| {
         let ready = state.values().filter(|p| is_active(p) && is_ready(p)).count();
         full |= ready == 3;
         assert!(!full || ready >= 2, "only {ready} at {at}");
@@ -116,7 +116,7 @@ async fn a_node_is_drained_within_the_budget() {
     names(&cluster).await;
     let node = json!({"spec": {"unschedulable": true}});
     let _: keelson_testkit::objects::Node = cluster.patch("", "n0", node).await;
-    let begin = history.moments().len();
+    let begin = history.record().await.moments.len();
     for _ in 0..60 {
         for pod in cluster.list::<Pod>("default").await {
             if node_of(&pod) == "n0" && !pod.is_deleting() {
@@ -129,7 +129,7 @@ async fn a_node_is_drained_within_the_budget() {
     let pods: Vec<Pod> = cluster.list("default").await;
     assert!(pods.len() == 3 && pods.iter().all(|p| node_of(p) == "n1" && is_ready(p)));
     let mut moments = 0;
-    history.replay(|at, state| {
+    history.record().await.replay(|at, state| {
         moments += 1;
         let ready = state.values().filter(|p| is_active(p) && is_ready(p)).count();
         assert!(moments <= begin || ready >= 2, "only {ready} at {at}");

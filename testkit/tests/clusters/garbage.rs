@@ -63,14 +63,19 @@ async fn in_the_foreground_the_owner_goes_last() {
         Some(&["foregroundDeletion".to_string()][..])
     );
     cluster.gone::<Deployment>("default", "web", secs(120)).await;
-    let last = |times: Vec<jiff::Timestamp>| times.into_iter().max().expect("something was deleted");
-    let pods_gone = pods.deleted();
-    assert_eq!(pods_gone.len(), 3);
-    let pod = last(pods_gone.iter().map(|d| d.0).collect());
-    let set = last(sets.deleted().iter().map(|d| d.0).collect());
-    let deployment = last(deployments.deleted().iter().map(|d| d.0).collect());
-    assert!(pod < set && set < deployment, "{pod}, {set}, {deployment}");
-    let stopped = seconds(pods.moments()[0].at, pod);
+    let (pods, sets) = (pods.record().await, sets.record().await);
+    let deployments = deployments.record().await;
+    let gone = pods.deleted();
+    assert_eq!(gone.len(), 3);
+    let at = |name: &str| pods.deleted_at(name).expect("a pod that was deleted");
+    let pod = gone.iter().map(|(_, p)| at(p.name())).max();
+    let [(_, set)] = &sets.deleted()[..] else {
+        panic!("one replica set is deleted: {:?}", sets.deleted());
+    };
+    let set = sets.deleted_at(set.name());
+    let deployment = deployments.deleted_at("web");
+    assert!(pod < set && set < deployment, "{pod:?}, {set:?}, {deployment:?}");
+    let stopped = seconds(pods.moments[0].at, gone[2].0);
     assert!(stopped >= 5, "the pods had their time to stop, not only {stopped} s");
 }
 

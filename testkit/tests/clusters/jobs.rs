@@ -33,7 +33,7 @@ async fn a_job_that_fails_tries_again_ever_more_rarely_and_gives_up() {
     let ended: Job = cluster.until("default", "sum", secs(600), "has failed", failed).await;
     assert_eq!(job_condition(&ended, "Failed").as_deref(), Some("BackoffLimitExceeded"));
     assert_eq!(ended.status.as_ref().and_then(|s| s.failed), Some(4));
-    let created: Vec<Timestamp> = pods.added().iter().map(|(at, _)| *at).collect();
+    let created: Vec<Timestamp> = pods.record().await.added().iter().map(|(at, _)| *at).collect();
     assert_eq!(created.len(), 4, "one try and three more");
     // A pod runs for a second; the wait begins at its end, and ends are told in whole seconds.
     let waited: Vec<i64> = created.windows(2).map(|w| seconds(w[0], w[1]) - 1).collect();
@@ -44,7 +44,7 @@ async fn a_job_that_fails_tries_again_ever_more_rarely_and_gives_up() {
         );
     }
     cluster.sleep(secs(600)).await;
-    assert_eq!(pods.added().len(), 4, "given up is given up");
+    assert_eq!(pods.record().await.added().len(), 4, "given up is given up");
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +93,7 @@ async fn a_finished_job_goes_when_its_time_to_live_is_over() {
         })
         .await;
     cluster.gone::<Job>("default", "brief", secs(5)).await;
-    let after = seconds(end, jobs.deleted()[0].0);
+    let after = seconds(end, jobs.record().await.deleted()[0].0);
     assert!((100..=101).contains(&after), "gone {after} s after its end");
     cluster
         .until_all("default", secs(10), "its pod goes with it", |pods: &[Pod]| {
@@ -130,6 +130,7 @@ async fn a_cron_job_starts_each_minute_and_keeps_as_many_jobs_as_it_is_told() {
         .apply(&cron_job("bad", "failedJobsHistoryLimit: 1", "sleep 5; exit 1"))
         .await;
     cluster.sleep(secs(6 * 60 + 30)).await;
+    let jobs = jobs.record().await;
     for (owner, kept) in [("good", 2), ("bad", 1)] {
         let prefix = format!("{owner}-");
         let of = |job: &Job| job.name().starts_with(&prefix);
@@ -169,6 +170,7 @@ async fn concurrency_policies_hold() {
         .apply(&cron_job("replace", "concurrencyPolicy: Replace", "sleep 90"))
         .await;
     cluster.sleep(secs(5 * 60 + 30)).await;
+    let jobs = jobs.record().await;
     let started = |owner: &str| -> Vec<i64> {
         let added = jobs.added();
         let of = added.iter().filter(|(_, j)| j.name().starts_with(owner));
@@ -197,19 +199,22 @@ async fn a_cron_job_catches_up_with_one_job_only() {
     cluster.kill_controllers();
     cluster.sleep(secs(6 * 60)).await;
     let jobs = cluster.history::<Job>("default").await;
-    let known = jobs.added().len();
+    let known = jobs.record().await.added().len();
     assert_eq!(known, 2, "one each while the controllers lived");
     // It is half past: the last full minute was thirty seconds ago.
     cluster.start_controllers();
     cluster.sleep(secs(20)).await;
-    let caught_up: Vec<String> = jobs.added()[known..].iter().map(|(_, j)| j.name().to_owned()).collect();
+    let caught_up: Vec<String> = jobs.record().await.added()[known..]
+        .iter()
+        .map(|(_, j)| j.name().to_owned())
+        .collect();
     let minute = |minutes: i64| {
         let epoch: Timestamp = keelson_testkit::cluster::EPOCH.parse().expect("a date");
         epoch.as_second() / 60 + minutes
     };
     assert_eq!(caught_up, [format!("late-{}", minute(7))]);
     cluster.sleep(secs(60)).await;
-    let mut next: Vec<String> = jobs.added()[known + 1..]
+    let mut next: Vec<String> = jobs.record().await.added()[known + 1..]
         .iter()
         .map(|(_, j)| j.name().to_owned())
         .collect();
@@ -252,7 +257,7 @@ async fn an_indexed_job_runs_each_index_and_fails_those_that_fail() {
     let status = ended.status.expect("a status");
     assert_eq!(status.completed_indexes.as_deref(), Some("0,1,3"));
     assert_eq!(status.failed_indexes.as_deref(), Some("2"));
-    assert_eq!(pods.added().len(), 5, "four, and one more try");
+    assert_eq!(pods.record().await.added().len(), 5, "four, and one more try");
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,18 +94,11 @@ async fn a_namespace_ends_pods_first_and_waits_for_finalizers() {
         condition(&namespace, "NamespaceContentRemaining").1,
         "Some resources are remaining: configmaps. has 1 resource instances"
     );
-    let of = |name: &str| {
-        let gone = maps.deleted();
-        gone.iter()
-            .find(|(_, m)| m.metadata.name.as_deref() == Some(name))
-            .map(|d| d.0)
-    };
-    let pod_gone = pods.deleted()[0].0;
-    assert!(
-        of("plain").expect("it is gone") > pod_gone,
-        "pods go before what they may need"
-    );
-    assert_eq!(of("held"), None);
+    let (pods, maps) = (pods.record().await, maps.record().await);
+    let pod = pods.deleted_at("p").expect("the pod is gone");
+    let plain = maps.deleted_at("plain").expect("the map is gone");
+    assert!(plain > pod, "pods go before what they may need");
+    assert_eq!(maps.deleted_at("held"), None);
     let _: ConfigMap = cluster
         .patch("a", "held", json!({"metadata": {"finalizers": null}}))
         .await;

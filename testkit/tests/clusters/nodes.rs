@@ -77,7 +77,9 @@ async fn a_silent_node_loses_its_pods_after_their_tolerations() {
         })
         .await;
     let evicted = pods
-        .moments()
+        .record()
+        .await
+        .moments
         .into_iter()
         .find(|m| m.change.object().is_deleting())
         .expect("an eviction")
@@ -188,7 +190,10 @@ async fn a_kubelet_that_is_started_anew_disturbs_no_pod() {
     cluster.sleep(secs(120)).await;
     let now: Pod = cluster.get("default", pod.name()).await;
     assert_eq!((now.uid(), restarts(&now), is_ready(&now)), (pod.uid(), 0, true));
-    history.replay(|at, state| assert!(state.values().all(|p| is_ready(p)), "not ready at {at}"));
+    history
+        .record()
+        .await
+        .replay(|at, state| assert!(state.values().all(|p| is_ready(p)), "not ready at {at}"));
     cluster.node("n0").runtime.crash("c", 3);
     cluster
         .until("default", pod.name(), secs(60), "was started again", |p| {
@@ -244,13 +249,13 @@ async fn tolerations_say_how_long_a_pod_stays() {
             .patch("", "n0", serde_json::json!({"spec": {"taints": taints}}))
             .await;
     };
-    let begin = pods.moments()[0].at;
+    let begin = pods.record().await.moments[0].at;
     taint(serde_json::json!([{"key": "own", "effect": "NoExecute"}])).await;
     cluster.sleep(secs(60)).await;
     taint(serde_json::Value::Null).await;
     cluster.sleep(secs(120)).await;
     let mut doomed: Vec<(String, i64)> = Vec::new();
-    for moment in pods.moments() {
+    for moment in pods.record().await.moments {
         let pod = moment.change.object();
         if pod.is_deleting() && doomed.iter().all(|d| d.0 != pod.name()) {
             doomed.push((pod.name().to_owned(), seconds(begin, moment.at)));

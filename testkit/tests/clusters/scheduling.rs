@@ -119,12 +119,13 @@ async fn the_least_important_pods_make_room_for_a_more_important_one() {
     cluster.apply(&asking("urgent", 2, ", priorityClassName: high")).await;
     let runs = cluster.until("default", "urgent", secs(60), "runs", is_ready).await;
     assert_eq!(node_of(&runs), node_of(&victim));
+    let pods = pods.record().await;
     let gone: Vec<String> = pods.deleted().iter().map(|(_, p)| p.name().to_owned()).collect();
     assert_eq!(gone, ["c"]);
     let last = pods.deleted().remove(0).1;
     assert_eq!(condition(&last, "DisruptionTarget").1, "PreemptionByScheduler");
     let nominated = |p: &Pod| p.status.as_ref().and_then(|s| s.nominated_node_name.clone());
-    let told = pods.moments().iter().any(|m| {
+    let told = pods.moments.iter().any(|m| {
         let pod = m.change.object();
         pod.name() == "urgent" && nominated(pod).as_deref() == Some(node_of(&victim))
     });

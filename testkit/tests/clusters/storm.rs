@@ -54,15 +54,11 @@ async fn no_update_is_lost_and_each_is_seen_once() {
     let map = cluster
         .until("default", "counter", secs(1), "has every write", counted)
         .await;
-    cluster.sleep(secs(1)).await;
-    let seen: Vec<u64> = history
-        .moments()
-        .iter()
-        .map(|m| count(m.change.object(), "n"))
-        .collect();
+    let mut record = history.record().await;
+    let seen: Vec<u64> = record.moments.iter().map(|m| count(m.change.object(), "n")).collect();
     assert_eq!(seen, (0..=all).collect::<Vec<_>>(), "watchers see each write, in order");
     let version = |m: &ConfigMap| m.meta().resource_version.clone();
-    let last = history.moments().pop().expect("a change").change;
+    let last = record.moments.pop().expect("a change").change;
     assert_eq!(version(last.object()), version(&map));
 }
 

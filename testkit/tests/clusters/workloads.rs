@@ -1,7 +1,7 @@
 //! StatefulSets go in order; DaemonSets are everywhere.
 
 use keelson_testkit::objects::{ApiObject, DaemonSet, Node, Pod, StatefulSet, image_of, is_ready, node_of};
-use keelson_testkit::{Cluster, History, secs};
+use keelson_testkit::{Cluster, Record, secs};
 use serde_json::json;
 
 fn db(image: &str, more: &str) -> String {
@@ -40,6 +40,7 @@ async fn running() -> Cluster {
     let pods = cluster.history::<Pod>("default").await;
     cluster.apply(&db("one", "")).await;
     cluster.until("default", "db", secs(120), "is there", is_done).await;
+    let pods = pods.record().await;
     let names: Vec<String> = pods.added().iter().map(|(_, p)| p.name().to_owned()).collect();
     assert_eq!(names, ["db-0", "db-1", "db-2"]);
     each_alone(&pods, |state_before, new| {
@@ -52,7 +53,7 @@ async fn running() -> Cluster {
 }
 
 /// For each pod that came: which others there were, and its name.
-fn each_alone(pods: &History<Pod>, mut each: impl FnMut(&[Pod], &str)) {
+fn each_alone(pods: &Record<Pod>, mut each: impl FnMut(&[Pod], &str)) {
     let mut before: Vec<Pod> = Vec::new();
     pods.replay(|_, state| {
         let now: Vec<Pod> = state.values().map(|p| (**p).clone()).collect();
@@ -74,6 +75,7 @@ async fn a_stateful_set_goes_up_and_down_in_order() {
             p.is_empty().then_some(())
         })
         .await;
+    let pods = pods.record().await;
     let names: Vec<String> = pods.deleted().iter().map(|(_, p)| p.name().to_owned()).collect();
     assert_eq!(names, ["db-2", "db-1", "db-0"]);
     pods.replay(|at, state| {
@@ -85,7 +87,7 @@ async fn a_stateful_set_goes_up_and_down_in_order() {
 #[tokio::test(start_paused = true)]
 async fn a_stateful_set_is_updated_from_the_top_down_to_the_partition() {
     let cluster = running().await;
-    let pods = cluster.history::<Pod>("default").await;
+    let history = cluster.history::<Pod>("default").await;
     let partition = "updateStrategy: {rollingUpdate: {partition: 1}}";
     cluster.apply(&db("two", partition)).await;
     let partly = |s: &StatefulSet| {
@@ -97,7 +99,8 @@ async fn a_stateful_set_is_updated_from_the_top_down_to_the_partition() {
         .until("default", "db", secs(120), "is updated partly", partly)
         .await;
     cluster.sleep(secs(60)).await;
-    let images = |pods: &History<Pod>| pods.now().values().map(|p| image_of(p).to_owned()).collect::<Vec<_>>();
+    let images = |pods: &Record<Pod>| pods.now().values().map(|p| image_of(p).to_owned()).collect::<Vec<_>>();
+    let pods = history.record().await;
     assert_eq!(images(&pods), ["one", "two", "two"]);
     let names: Vec<String> = pods.deleted().iter().map(|(_, p)| p.name().to_owned()).collect();
     assert_eq!(names, ["db-2", "db-1"]);
@@ -113,7 +116,7 @@ async fn a_stateful_set_is_updated_from_the_top_down_to_the_partition() {
         .apply(&db("two", "updateStrategy: {rollingUpdate: {partition: 0}}"))
         .await;
     cluster.until("default", "db", secs(120), "is updated", is_done).await;
-    assert_eq!(images(&pods), ["two", "two", "two"]);
+    assert_eq!(images(&history.record().await), ["two", "two", "two"]);
 }
 
 #[tokio::test(start_paused = true)]
