@@ -123,6 +123,76 @@ async fn a_damaged_directory_is_not_opened() {
     );
 }
 
+/// A store of 100 acknowledged changes, closed, whose journal was changed around the middle; and its revision.
+async fn damaged(damage: impl FnOnce(&mut Vec<u8>, usize)) -> (tempfile::TempDir, u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    for n in 0..100 {
+        put(&*store, "/counter", &format!("value {n}")).await;
+    }
+    let revision = store.current_revision().await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let mut files = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().path());
+    let journal = files.find(|p| p.extension().is_some_and(|e| e == "jnl")).unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let middle = bytes.windows(8).position(|w| w == b"value 50").unwrap();
+    damage(&mut bytes, middle);
+    std::fs::write(&journal, bytes).unwrap();
+    (directory, revision)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_not_taken_for_one_that_was_cut_short() {
+    for (garbage, before) in [(0xEE, 4), (0xEE, 16), (0xEE, 200), (0, 4), (0, 16), (0, 200)] {
+        let (directory, _) = damaged(|bytes, middle| bytes[middle - before..middle].fill(garbage)).await;
+        let Err(error) = Embedded::open(directory.path(), Options::default()).await else {
+            panic!("it opened with {before} bytes of {garbage}")
+        };
+        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    }
+}
+
+/// To the engine it looks like a write that was cut short.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_lost_its_end_is_noticed() {
+    let (directory, revision) = damaged(|bytes, middle| bytes.truncate(middle)).await;
+    // Not at the first try only.
+    for _ in 0..2 {
+        let Err(error) = Embedded::open(directory.path(), Options::default()).await else {
+            panic!("it opened")
+        };
+        let shown = error.to_string();
+        assert!(matches!(error, Error::Corrupt { .. }), "{shown}");
+        assert!(shown.contains(&format!("{revision} was acknowledged")), "{shown}");
+    }
+    // The way out that the message names: go on with what is left.
+    std::fs::remove_file(directory.path().join("acknowledged")).unwrap();
+    let store = open(directory.path()).await;
+    let left = store.current_revision().await.unwrap();
+    assert!(left < revision);
+    put(&*store, "/counter", "again").await;
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(open(directory.path()).await.current_revision().await.unwrap(), left + 1);
+}
+
+/// A mark that isn't one (a power failure can leave it empty) says nothing, and is written anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_noted_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("acknowledged");
+    for torn in ["", "000", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
+        let store = open(directory.path()).await;
+        put(&*store, "/a", "1").await;
+        let revision = store.current_revision().await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        assert_eq!(std::fs::read_to_string(&mark).unwrap(), format!("{revision:020}\n"));
+        std::fs::write(&mark, torn).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writes_until_there_is_space() {
     let directory = tempfile::tempdir().unwrap();

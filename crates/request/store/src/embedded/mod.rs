@@ -7,12 +7,14 @@
 //! * Space: puts are refused ([`Error::NoSpace`]) while less than [`Options::reserve_bytes`] are free on the file system, deletions
 //!   only at a quarter of that; the engine itself should never meet a full disk. It works again when there is space.
 //! * Memory: no index is held. Tables, their caches and the journal have fixed bounds ([`Options`]).
+//! * What was acknowledged is noted beside the engine's files ([`mark`]): a directory that lacks some of it is not opened.
 //! * One process at a time ([`Error::Locked`] names the other). A directory that can't be trusted is not opened
 //!   ([`Error::Corrupt`] says what to do).
 
 mod fault;
 mod group;
 mod layout;
+mod mark;
 mod owner;
 mod scrub;
 mod space;
@@ -29,6 +31,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use group::{Change, Write};
+use mark::Mark;
 use parking_lot::RwLock;
 use scrub::Scrub;
 pub use space::FreeSpace;
@@ -85,6 +88,7 @@ pub(crate) struct Shared {
     /// `None`: closed, or not to be opened after a failure.
     tables: RwLock<Option<Tables>>,
     hub: Arc<Hub>,
+    acknowledged: Mark,
     compacted: AtomicU64,
     clock: Clock,
     earlier: Arc<Notify>,
@@ -171,7 +175,9 @@ impl Drop for Embedded {
 impl Shared {
     fn open(path: PathBuf, options: Options, clock: Clock) -> Result<(Shared, Option<Scrub>)> {
         let tables = Tables::open(&path, &options)?;
-        let hub = Hub::new(tables.revision()?, options.watch_bound);
+        let revision = tables.revision()?;
+        let acknowledged = Mark::open(&path, revision)?;
+        let hub = Hub::new(revision, options.watch_bound);
         let compacted = AtomicU64::new(tables.compacted()?);
         let scrub = Scrub::resume(&tables)?;
         let (tables, earlier) = (RwLock::new(Some(tables)), Arc::new(Notify::new()));
@@ -181,6 +187,7 @@ impl Shared {
                 options,
                 tables,
                 hub,
+                acknowledged,
                 compacted,
                 clock,
                 earlier,
