@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const AFTER_HELP: &str = "Every option of `server` can also stand in a YAML file (--config, same names without dashes in front) and in the \
 environment (KEELSON_ and the name in capitals). The command line wins over the environment, the environment over the file.";

@@ -22,6 +22,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     if config.runs(Component::Agent) {
         doctor::preflight(&config)?;
     }
+    // Memory that nobody uses goes back also while nothing happens. Not in a shim: it has to have one thread.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(%error, "the allocator gives memory back only while it is used");
+    }
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, MOST_THREADS);
