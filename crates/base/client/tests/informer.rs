@@ -104,7 +104,7 @@ fn follow(server: &Server) -> (Informer<ConfigMap>, Arc<Mutex<Vec<String>>>, Can
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..20_000 {
         if condition() {
             return;
         }

@@ -42,7 +42,7 @@ fn tab(name: &str, spec: Value) -> Value {
 
 /// Waits for an answer that satisfies.
 async fn until(api: &Api, path: &str, ok: impl Fn(&harness::Answer) -> bool) -> harness::Answer {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let answer = api.get(path).await;
         if ok(&answer) {
             return answer;

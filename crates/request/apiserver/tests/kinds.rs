@@ -390,7 +390,7 @@ async fn trust_is_attested_by_who_may() {
     };
     let path = "/apis/certificates.k8s.io/v1/clustertrustbundles";
     let mut code = 0;
-    for _ in 0..300 {
+    for _ in 0..3000 {
         code = api.post(path, bundle("plain", "")).await.code;
         if code == 201 {
             break;

@@ -52,7 +52,7 @@ fn deployment(name: &str, replicas: i64) -> Value {
 /// Tries until an answer satisfies; tries are dry runs.
 async fn until(api: &Api, path: &str, body: Value, ok: impl Fn(&Answer) -> bool) -> Answer {
     let path = format!("{path}?dryRun=All");
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let answer = api.post(&path, body.clone()).await;
         if ok(&answer) {
             return answer;

@@ -399,7 +399,7 @@ async fn a_write_is_completed_though_nobody_waits_for_it() {
     let request = api.post(services, service);
     // The client goes as soon as the server has begun.
     assert!(futures::FutureExt::now_or_never(request).is_none());
-    for _ in 0..300 {
+    for _ in 0..3000 {
         if api.get(&format!("{services}/s")).await.code == 200 {
             return;
         }

@@ -162,7 +162,7 @@ impl Hooks {
     /// Tries until an answer satisfies; tries are dry runs.
     async fn until(&self, body: Value, ok: impl Fn(&Answer) -> bool) -> Answer {
         let path = format!("{MAPS}?dryRun=All");
-        for _ in 0..300 {
+        for _ in 0..3000 {
             let answer = self.api.post(&path, body.clone()).await;
             if ok(&answer) {
                 return answer;
@@ -321,7 +321,7 @@ async fn versions_are_selected_by_their_own_fields() {
         .expect(201);
     let at = |version: &str, query: &str| format!("/apis/x.example.com/{version}/namespaces/default/spots?{query}");
     let spot = |name: &str, host: &str, port: &str| value!({"apiVersion": "x.example.com/v2", "kind": "Spot", "metadata": {"name": name}, "host": host, "port": port});
-    for _ in 0..300 {
+    for _ in 0..3000 {
         if api.get(&at("v2", "")).await.code == 200 {
             break;
         }

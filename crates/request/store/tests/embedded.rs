@@ -234,17 +234,21 @@ async fn a_full_disk_refuses_writes_until_there_is_space() {
 async fn writes_that_wait_share_a_commit() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
-    let one_by_one = Instant::now();
-    for n in 0..100 {
-        put(&*store, "/a", &n.to_string()).await;
+    // The best of a few rounds each: any single one may meet a disk that is busy with something else.
+    let (mut one_by_one, mut together) = (Duration::MAX, Duration::MAX);
+    for _ in 0..5 {
+        let begin = Instant::now();
+        for n in 0..100 {
+            put(&*store, "/a", &n.to_string()).await;
+        }
+        one_by_one = one_by_one.min(begin.elapsed());
+        let begin = Instant::now();
+        futures::future::join_all((0..100).map(|n| put(&*store, "/a", if n % 2 == 0 { "even" } else { "odd" }))).await;
+        together = together.min(begin.elapsed());
     }
-    let one_by_one = one_by_one.elapsed();
-    let together = Instant::now();
-    futures::future::join_all((0..100).map(|n| put(&*store, "/a", if n % 2 == 0 { "even" } else { "odd" }))).await;
     assert!(
-        together.elapsed() < one_by_one,
-        "{:?} together, {one_by_one:?} one by one",
-        together.elapsed()
+        together < one_by_one,
+        "{together:?} together, {one_by_one:?} one by one"
     );
 }
 
@@ -268,9 +272,14 @@ async fn a_restart_is_quick() {
     store.close().await.unwrap();
     drop(store);
 
-    let opening = Instant::now();
+    let mut opening = Duration::MAX;
+    for _ in 0..3 {
+        let begin = Instant::now();
+        let store = open(directory.path()).await;
+        opening = opening.min(begin.elapsed());
+        store.close().await.unwrap();
+    }
     let store = open(directory.path()).await;
-    let opening = opening.elapsed();
     let listing = Instant::now();
     let listed = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
     println!(

@@ -91,7 +91,7 @@ async fn logs_are_in_cri_form() -> Result<()> {
         )
         .await?;
     let path = machine.status(&id).await?.log_path;
-    for _ in 0..100 {
+    for _ in 0..1000 {
         if std::fs::read_to_string(&path)?.contains(" a\n") {
             break;
         }

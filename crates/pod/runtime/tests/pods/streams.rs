@@ -160,8 +160,10 @@ async fn exec_with_a_terminal() -> Result<()> {
     let url = machine.cri.runtime.clone().exec(request).await?.into_inner().url;
     let mut client = connect(&url, "v5.channel.k8s.io").await?;
     client.send(on(4, br#"{"Width":123,"Height":45}"#)).await?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    client.send(on(0, b"tty; stty size; exit 5\n")).await?;
+    // The two channels are not ordered among themselves.
+    let shown =
+        b"tty; for i in $(seq 100); do [ \"$(stty size)\" = '45 123' ] && break; sleep 0.05; done; stty size; exit 5\n";
+    client.send(on(0, shown)).await?;
     let got = collect(&mut client).await?;
     ensure!(
         got[1].contains("/dev/pts/0\r\n") && got[1].contains("45 123\r\n"),
@@ -211,8 +213,11 @@ async fn ports_are_forwarded() -> Result<()> {
     let pod = machine.pod("p");
     let sandbox = machine.run_pod(&pod).await?;
     let container = script("c", "while true; do nc -l -p 8080 -e /bin/cat; done");
-    machine.run(&sandbox, &pod, container).await?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let id = machine.run(&sandbox, &pod, container).await?;
+    let listens =
+        "for i in $(seq 200); do grep -q ':1F90 .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.05; done; exit 1";
+    let waited = machine.exec(&id, &["/bin/sh", "-c", listens]).await?;
+    ensure!(waited.exit_code == 0, "nobody listens: {waited:?}");
     let request = PortForwardRequest {
         pod_sandbox_id: sandbox.clone(),
         port: vec![8080, 9],

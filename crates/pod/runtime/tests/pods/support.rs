@@ -274,7 +274,7 @@ impl Machine {
             }
         }
         // A shim answers that it ends, and then does.
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let mut processes = shims(&self.dir)?;
         while !processes.is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
