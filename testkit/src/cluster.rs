@@ -1,19 +1,19 @@
 //! A cluster put together: which component gets what, as in the program, but over the store in memory and fake machines.
 
 use crate::history::History;
+use crate::link::Link;
 use crate::node::{Node, Size};
 use crate::objects::{self, Event, node_ready, taints};
 use crate::part::Part;
 use crate::secs;
+use crate::server::Server;
 use jiff::Timestamp;
-use keelson_apiserver::{ApiServer, UserInfo};
+use keelson_apiserver::UserInfo;
 use keelson_client::discovery::preferred_resources;
 use keelson_client::{ApiObject, Kind, Objects, Patch, ResourceId, Rest};
 use keelson_clock::Simulation;
-use keelson_store::Memory;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -56,15 +56,11 @@ impl Builder {
         let log = logging();
         let epoch: Timestamp = EPOCH.parse().expect("a date");
         let clock = keelson_clock::simulate(epoch);
-        let keys = keelson_pki::ServiceAccountKeys::generate().expect("keys for tokens");
-        let store = Memory::new();
-        let api = Arc::new(ApiServer::new(keelson_apiserver::Config::new(keys), store.clone()).expect("an API server"));
-        api.ready().await;
+        let server = Server::start().await;
         let stop = CancellationToken::new();
-        let rest = Rest::new(api.client(UserInfo::new("tester", &["system:masters"])), "testkit");
+        let rest = tester(&server);
         let mut cluster = Cluster {
-            api,
-            store,
+            server,
             rest,
             names: self.controllers,
             controllers: None,
@@ -95,8 +91,7 @@ impl Builder {
 pub struct Cluster {
     /// Requests of an administrator.
     pub rest: Rest,
-    pub(crate) api: Arc<ApiServer>,
-    pub(crate) store: Arc<Memory>,
+    pub server: Server,
     /// Which controllers run.
     names: Vec<String>,
     /// None while they are dead, or are not to run.
@@ -135,17 +130,17 @@ impl Cluster {
     /// Starts the controllers that the cluster is to have.
     pub fn start_controllers(&mut self) {
         if !self.names.is_empty() {
-            self.controllers = Some(Part::controllers(&self.api, &self.names, None));
+            self.controllers = Some(Part::controllers(&self.server, &self.names, None));
         }
     }
 
     /// Other controllers, which run for leadership.
     pub fn candidate(&self, identity: &str) -> Part {
-        Part::controllers(&self.api, &["*".into()], Some(identity))
+        Part::controllers(&self.server, &["*".into()], Some(identity))
     }
 
     pub fn start_scheduler(&mut self) {
-        self.scheduler = Some(Part::scheduler(&self.api, self.seed));
+        self.scheduler = Some(Part::scheduler(&self.server, self.seed));
     }
 
     pub fn kill_controllers(&mut self) {
@@ -163,7 +158,7 @@ impl Cluster {
     /// Another node, without waiting for it.
     pub fn join(&mut self, name: &str, size: Size, labels: &[(&str, &str)]) {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let node = Node::start(&self.api, name, self.nodes.len(), &size, labels);
+        let node = Node::start(&self.server, name, self.nodes.len(), &size, labels);
         self.nodes.insert(name.to_owned(), node);
     }
 
@@ -190,7 +185,7 @@ impl Cluster {
 
     pub fn resume(&mut self, name: &str) {
         let node = self.nodes.get_mut(name).expect("a node of this name");
-        node.resume(&self.api);
+        node.resume(&self.server);
     }
 
     pub fn kube(&self) -> kube::Client {
@@ -199,7 +194,10 @@ impl Cluster {
 
     /// Requests under another identity, for example `system:serviceaccount:default:default`.
     pub fn rest_as(&self, identity: &str) -> Rest {
-        Rest::new(self.api.client(UserInfo::from_identity(identity)), "testkit")
+        Rest::new(
+            Link::default().client(&self.server, UserInfo::from_identity(identity)),
+            "testkit",
+        )
     }
 
     pub fn objects<K: Kind>(&self) -> Objects<K> {
@@ -266,6 +264,11 @@ impl Cluster {
         History::start(&self.rest, namespace, &self.stop).await
     }
 
+    /// The same as another server's watchers see it: also while the cluster's own is dead.
+    pub async fn history_at<K: Kind>(&self, server: &Server, namespace: &str) -> History<K> {
+        History::start(&tester(server), namespace, &self.stop).await
+    }
+
     /// Events so far, the latest last.
     pub async fn events(&self, namespace: &str) -> Vec<Event> {
         let mut events = self.list::<Event>(namespace).await;
@@ -282,11 +285,17 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.api.shutdown();
+        self.server.kill();
         if std::thread::panicking() {
             eprintln!("to run this again: KEELSON_SEED={}", self.seed);
         }
     }
+}
+
+/// Requests of an administrator.
+fn tester(server: &Server) -> Rest {
+    let user = UserInfo::new("tester", &["system:masters"]);
+    Rest::new(Link::default().client(server, user), "testkit")
 }
 
 /// What the components tell, if it is asked for: `KEELSON_LOG=debug`.

@@ -14,7 +14,8 @@
 //! }
 //! ```
 //!
-//! * [`cluster`]: what runs, and how it is started. [`node`]: one kubelet. [`part`]: another component, which can be killed.
+//! * [`cluster`]: what runs, and how it is started. [`server`]: the API server. [`node`]: one kubelet. [`part`]: another component.
+//!   All but the store can be killed and started anew.
 //!   Each has a [`link`] to the API, which can be cut.
 //! * [`wait`]: waiting for something to come about, or watching that it doesn't. What was seen last stands in the failure.
 //! * [`history`]: every change of a kind of objects as the API's watchers saw it, for invariants that must hold between.
@@ -31,12 +32,14 @@ pub mod link;
 pub mod node;
 pub mod objects;
 pub mod part;
+pub mod server;
 pub mod wait;
 
 pub use cluster::{Builder, Cluster};
 pub use history::{History, Record};
 pub use node::{Node, Size};
 pub use part::Part;
+pub use server::Server;
 pub use wait::Seen;
 
 use jiff::Timestamp;

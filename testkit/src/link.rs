@@ -1,9 +1,10 @@
 //! A component's way to the API, which can be cut like a cable.
 
+use crate::server::Server;
 use futures::{StreamExt, TryStreamExt};
 use http::{Request, Response};
 use http_body_util::{BodyStream, StreamBody};
-use keelson_apiserver::ApiService;
+use keelson_apiserver::UserInfo;
 use kube::client::Body;
 use std::io;
 use std::sync::Arc;
@@ -24,27 +25,40 @@ impl Default for Link {
 }
 
 impl Link {
-    /// A client whose requests go over this link.
-    pub fn client(&self, service: ApiService) -> kube::Client {
-        let cut = self.cut.clone();
+    /// A client whose requests go over this link to the API server that runs at the time.
+    pub(crate) fn client(&self, server: &Server, user: UserInfo) -> kube::Client {
+        let (link, server) = (self.clone(), server.clone());
         let over = tower::service_fn(move |request: Request<Body>| {
-            let (mut service, cut) = (service.clone(), cut.clone());
+            let (service, death) = (server.service(&user), server.death());
+            let (cut, link) = (*link.cut.borrow(), link.clone());
             async move {
-                if *cut.borrow() {
-                    let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "the link to the API is cut");
-                    return Err(BoxError::from(refused));
-                }
-                let (parts, body) = service.call(request).await?.into_parts();
-                let mut state = cut.subscribe();
+                let mut service = match service {
+                    Some(service) if !cut => service,
+                    _ => return Err(broken(io::ErrorKind::ConnectionRefused)),
+                };
+                let mut death = Box::pin(death);
+                let answer = tokio::select! {
+                    biased;
+                    () = &mut death => return Err(broken(io::ErrorKind::ConnectionReset)),
+                    answer = service.call(request) => answer?,
+                };
+                let (parts, body) = answer.into_parts();
                 let end = async move {
-                    // The sender's end is an end, too.
-                    let _ = state.wait_for(|cut| *cut).await;
+                    tokio::select! {
+                        () = death => {}
+                        () = link.is_cut() => {}
+                    }
                 };
                 let frames = BodyStream::new(body).map_err(BoxError::from).take_until(Box::pin(end));
                 Ok(Response::from_parts(parts, StreamBody::new(frames)))
             }
         });
         keelson_client::in_process(over, "default", |body| body)
+    }
+
+    async fn is_cut(&self) {
+        // The sender's end is an end, too.
+        let _ = self.cut.subscribe().wait_for(|cut| *cut).await;
     }
 
     /// From now on requests fail, and what streams ends.
@@ -55,4 +69,8 @@ impl Link {
     pub fn mend(&self) {
         self.cut.send_replace(false);
     }
+}
+
+fn broken(kind: io::ErrorKind) -> BoxError {
+    io::Error::new(kind, "there is no way to the API").into()
 }

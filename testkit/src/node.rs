@@ -1,7 +1,8 @@
 //! One node: the real kubelet over a fake runtime and a fake machine.
 
 use crate::link::Link;
-use keelson_apiserver::{ApiServer, UserInfo};
+use crate::server::Server;
+use keelson_apiserver::UserInfo;
 use keelson_kubelet::fake::FakeRuntime;
 use keelson_kubelet::host::Machine;
 use keelson_kubelet::host::fake::FakeHost;
@@ -43,7 +44,7 @@ pub struct Node {
 impl Node {
     /// The `index`-th node: its addresses follow from that.
     pub(crate) fn start(
-        api: &ApiServer,
+        server: &Server,
         name: &str,
         index: usize,
         size: &Size,
@@ -81,7 +82,7 @@ impl Node {
             stop: CancellationToken::new(),
             kubelet: None,
         };
-        node.resume(api);
+        node.resume(server);
         node
     }
 
@@ -94,9 +95,9 @@ impl Node {
         }
     }
 
-    pub(crate) fn resume(&mut self, api: &ApiServer) {
+    pub(crate) fn resume(&mut self, server: &Server) {
         let identity = UserInfo::from_identity(&format!("system:node:{}", self.name));
-        let client = self.link.client(api.service(identity));
+        let client = self.link.client(server, identity);
         self.stop = CancellationToken::new();
         let (host, runtime) = (self.host.clone(), self.runtime.clients());
         let run = run_on(host, client, runtime, self.config.clone(), self.stop.clone());

@@ -1,7 +1,8 @@
 //! A component that runs in a cluster and can be killed: the scheduler, the controllers.
 
 use crate::link::Link;
-use keelson_apiserver::{ApiServer, UserInfo};
+use crate::server::Server;
+use keelson_apiserver::UserInfo;
 use keelson_client::ClientFactory;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -16,45 +17,45 @@ pub struct Part {
 
 /// Gives clients whose requests go over one link.
 struct Linked {
-    api: Arc<ApiServer>,
+    server: Server,
     link: Link,
 }
 
 impl ClientFactory for Linked {
     fn client(&self, identity: &str) -> kube::Client {
-        self.link.client(self.api.service(UserInfo::from_identity(identity)))
+        self.link.client(&self.server, UserInfo::from_identity(identity))
     }
 }
 
 impl Part {
     /// The controllers. With an identity they run for leadership against others.
-    pub(crate) fn controllers(api: &Arc<ApiServer>, names: &[String], identity: Option<&str>) -> Part {
+    pub(crate) fn controllers(server: &Server, names: &[String], identity: Option<&str>) -> Part {
         let config = keelson_controllers::Config {
             root_ca_pem: "the cluster's authority".into(),
             controllers: names.to_vec(),
             leader_election: identity.map(str::to_owned),
             ..keelson_controllers::Config::default()
         };
-        Part::start(api, |clients, stop| keelson_controllers::run(clients, config, stop))
+        Part::start(server, |clients, stop| keelson_controllers::run(clients, config, stop))
     }
 
-    pub(crate) fn scheduler(api: &Arc<ApiServer>, seed: u64) -> Part {
+    pub(crate) fn scheduler(server: &Server, seed: u64) -> Part {
         let config = keelson_scheduler::Config {
             seed: Some(seed),
             ..keelson_scheduler::Config::default()
         };
-        Part::start(api, |clients, stop| {
+        Part::start(server, |clients, stop| {
             keelson_scheduler::run(clients.client("system:kube-scheduler"), config, stop)
         })
     }
 
-    fn start<F>(api: &Arc<ApiServer>, run: impl FnOnce(Arc<dyn ClientFactory>, CancellationToken) -> F) -> Part
+    fn start<F>(server: &Server, run: impl FnOnce(Arc<dyn ClientFactory>, CancellationToken) -> F) -> Part
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (link, stop) = (Link::default(), CancellationToken::new());
         let clients = Linked {
-            api: api.clone(),
+            server: server.clone(),
             link: link.clone(),
         };
         let task = tokio::spawn(run(Arc::new(clients), stop.clone()));

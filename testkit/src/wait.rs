@@ -104,8 +104,8 @@ impl Cluster {
     }
 
     async fn changes(&self) -> WatchStream {
-        let revision = self.store.current_revision().await.expect("a store in memory");
-        let all = self.store.watch(KeyRange::all(), revision).await;
+        let revision = self.server.store.current_revision().await.expect("a store in memory");
+        let all = self.server.store.watch(KeyRange::all(), revision).await;
         all.expect("a watch from the present")
     }
 

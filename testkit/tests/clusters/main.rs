@@ -8,6 +8,7 @@ mod garbage;
 mod jobs;
 mod namespaces;
 mod nodes;
+mod outages;
 mod scheduling;
 mod services;
 mod storm;

@@ -92,6 +92,7 @@ pub enum TokenError {
 }
 
 /// A public key that tokens are checked with.
+#[derive(Clone)]
 struct PublicKey {
     id: String,
     /// Uncompressed point: 4, x, y.
@@ -100,6 +101,7 @@ struct PublicKey {
 }
 
 /// The keys of service-account tokens.
+#[derive(Clone)]
 pub struct ServiceAccountKeys {
     signing: EncodingKey,
     header: Header,
