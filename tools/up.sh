@@ -35,7 +35,7 @@ cat <<TXT
 It works. Try:
   export KUBECONFIG=$KUBECONFIG PATH=\$PATH:$(dirname "$KUBECTL")
   kubectl get nodes,pods -A
-  curl http://127.0.0.1:30080/ || curl http://$("$KUBECTL" get node -o jsonpath='{.items[0].status.addresses[0].address}'):30080/
+  curl http://$("$KUBECTL" get node -o jsonpath='{.items[0].status.addresses[0].address}'):30080/
   kubectl -n web logs -f deployment/web
   kubectl -n web exec -it deployment/web -- sh
   make down        # removes everything
