@@ -1,10 +1,11 @@
 #!/bin/bash
 # run.sh [REPETITIONS=3]: Keelson beside upstream Kubernetes v1.37.2 (etcd, containerd, runc, kubelet, kube-proxy, CoreDNS) on this
-# machine, in turn, in one run. Writes the table of docs/benchmarks.md to bench/out/figures.md, raw lines to bench/out/raw.tsv;
-# a figure that is there already is not measured again (remove bench/out to start over). Both run in network namespaces.
+# machine, in turn, in one run. Writes the table of docs/benchmarks.md to bench/out/PROGRAM/figures.md, raw lines to raw.tsv beside it; what
+# was measured with this very program is not measured again (remove the directory to start over). Both run in network namespaces.
 set -euo pipefail
-cd "$(dirname "$0")"; REPS=${1:-3}; OUT=$PWD/out; mkdir -p "$OUT"; RAW=$OUT/raw.tsv; touch "$RAW"
+cd "$(dirname "$0")"; REPS=${1:-3}
 export KEELSON=${KEELSON:-$PWD/../target/release/keelson} CLUSTER=klb0 NODE_IP=10.80.0.1
+OUT=$PWD/out/$(sha256sum "$KEELSON" | cut -c1-12); mkdir -p "$OUT"; RAW=$OUT/raw.tsv; touch "$RAW"
 . ../conformance/lib/env.sh
 K8S=$PWD/peer; IDLE=${IDLE:-30}
 say() { printf '%s %s\n' "$(date +%T)" "$*"; }
@@ -56,5 +57,5 @@ idle upstream pe tree:$LAB/state/run
 pe delete pod --all --wait=true >/dev/null 2>&1 || true
 [ -s "$OUT/upstream-apibench.txt" ] || apibench upstream pn0 "$LAB/state/admin.kubeconfig"
 "$K8S/down.sh" >/dev/null 2>&1 || true
-note keelson size "$(awk -v b="$(stat -c %s "$KEELSON")" 'BEGIN{printf "%.1f", b/1048576}')"
+have keelson size 1 || note keelson size "$(awk -v b="$(stat -c %s "$KEELSON")" 'BEGIN{printf "%.1f", b/1048576}')"
 python3 figures.py "$RAW" "$OUT/keelson-apibench.txt" "$OUT/upstream-apibench.txt" | tee "$OUT/figures.md"
