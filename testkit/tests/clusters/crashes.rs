@@ -33,7 +33,8 @@ async fn havoc(cluster: &mut Cluster, during: Duration) -> usize {
     deaths
 }
 
-fn web(image: &str) -> String {
+/// Five pods that become ready after two seconds; one may be too many, one may be missing.
+pub(crate) fn web(image: &str) -> String {
     format!(
         r#"
 apiVersion: apps/v1
@@ -52,7 +53,7 @@ spec:
     )
 }
 
-fn rolled_out(d: &Deployment) -> bool {
+pub(crate) fn rolled_out(d: &Deployment) -> bool {
     let status = d.status.clone().unwrap_or_default();
     let all = Some(5);
     status.observed_generation == d.metadata.generation
@@ -91,13 +92,8 @@ async fn a_rollout_keeps_its_bounds_while_controllers_die() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_job_counts_each_pod_once_while_controllers_die() {
-    let mut cluster = Cluster::builder().nodes(2).start().await;
-    let pods = cluster.history::<Pod>("default").await;
-    cluster
-        .apply(
-            r#"
+/// Twelve pods, three at a time.
+pub(crate) const SUM: &str = r#"
 apiVersion: batch/v1
 kind: Job
 metadata: {name: sum}
@@ -105,9 +101,13 @@ spec:
   completions: 12
   parallelism: 3
   template: {spec: {restartPolicy: Never, containers: [{name: c, image: i, command: [sleep, "2"]}]}}
-"#,
-        )
-        .await;
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_job_counts_each_pod_once_while_controllers_die() {
+    let mut cluster = Cluster::builder().nodes(2).start().await;
+    let pods = cluster.history::<Pod>("default").await;
+    cluster.apply(SUM).await;
     havoc(&mut cluster, secs(12)).await;
     let complete = |j: &Job| job_condition(j, "Complete").is_some();
     let job = cluster

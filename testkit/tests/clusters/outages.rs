@@ -1,9 +1,9 @@
 //! The API server dies and comes back: nothing acknowledged is lost, and what runs is not disturbed.
 
+use crate::crashes::{SUM, rolled_out, web};
 use keelson_client::{Objects, is_conflict};
 use keelson_testkit::objects::{
-    ApiObject, ConfigMap, Deployment, Job, Node, Pod, StatefulSet, is_active, is_ready, job_condition, node_ready,
-    taints,
+    ApiObject, ConfigMap, Job, Node, Pod, StatefulSet, is_active, is_ready, job_condition, node_ready, taints,
 };
 use keelson_testkit::{Cluster, Server, secs};
 use rand::rngs::StdRng;
@@ -107,32 +107,13 @@ async fn no_acknowledged_write_is_lost_and_watchers_never_see_an_older_state() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rollout_keeps_enough_pods() {
-    const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 5
-  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 1}}
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - {name: c, image: one, readinessProbe: {exec: {command: [probe]}, initialDelaySeconds: 2, periodSeconds: 1}}
-"#;
-    let rolled_out = |d: &Deployment| {
-        let status = d.status.clone().unwrap_or_default();
-        status.observed_generation == d.metadata.generation
-            && [status.updated_replicas, status.replicas, status.available_replicas] == [Some(5); 3]
-    };
     let cluster = Cluster::builder().nodes(2).start().await;
-    cluster.apply(WEB).await;
+    cluster.apply(&web("one")).await;
     cluster.until("default", "web", secs(60), "is there", rolled_out).await;
     let witness = cluster.server.twin().await;
     let history = cluster.history_at::<Pod>(&witness, "default").await;
     let begin = history.record().await.moments.len();
-    cluster.apply(&WEB.replace("image: one", "image: two")).await;
+    cluster.apply(&web("two")).await;
     let deaths = deaths(&cluster.server, cluster.seed(), 8);
     cluster
         .until("default", "web", secs(300), "is rolled out", rolled_out)
@@ -156,15 +137,7 @@ async fn a_job_is_done_and_a_stateful_set_never_has_two_of_one_identity() {
     let witness = cluster.server.twin().await;
     let history = cluster.history_at::<Pod>(&witness, "default").await;
     let deaths = deaths(&cluster.server, cluster.seed(), 10);
-    let objects = r#"
-apiVersion: batch/v1
-kind: Job
-metadata: {name: sum}
-spec:
-  completions: 12
-  parallelism: 3
-  template: {spec: {restartPolicy: Never, containers: [{name: c, image: i, command: [sleep, "2"]}]}}
----
+    let set = r#"
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: db}
@@ -175,7 +148,7 @@ spec:
   template: {metadata: {labels: {app: db}}, spec: {containers: [{name: c, image: i}]}}
 "#;
     // Applying is what a person does again when it failed.
-    while cluster.try_apply(objects).await.is_err() {
+    while cluster.try_apply(&format!("{SUM}---{set}")).await.is_err() {
         cluster.sleep(Duration::from_millis(100)).await;
     }
     let complete = |j: &Job| job_condition(j, "Complete").is_some();

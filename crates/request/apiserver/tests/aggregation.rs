@@ -84,18 +84,6 @@ async fn available(api: &Api) -> (String, String) {
     (text("status"), text("reason"))
 }
 
-/// Requests are routed by what the server has seen of APIServices: a moment after their status was written.
-async fn answers(api: &Api, path: &str, code: u16) -> harness::Answer {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        let answer = api.get(path).await;
-        if answer.code == code || tokio::time::Instant::now() > deadline {
-            return answer.expect(code);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 async fn until(api: &Api, status: &str) {
     let wait = async {
         while available(api).await.0 != status {
@@ -126,14 +114,14 @@ async fn an_extension_server_is_found_shown_and_asked() {
     until(&api, "False").await;
     assert_eq!(available(&api).await.1, "ServiceNotFound");
     const FLUNDER: &str = "/apis/wardle.example.com/v1/namespaces/default/flunders/x";
-    answers(&api, FLUNDER, 503).await;
+    api.until(FLUNDER, |a| a.code == 503).await;
     let backend = value!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api", "namespace": "default"},
         "spec": {"type": "ExternalName", "externalName": "localhost"}});
     api.post("/api/v1/namespaces/default/services", backend)
         .await
         .expect(201);
     until(&api, "True").await;
-    let flunder = answers(&api, FLUNDER, 200).await.json();
+    let flunder = api.until(FLUNDER, |a| a.code == 200).await.json();
     let text = |key: &str| flunder.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     assert_eq!(
         (text("user"), text("group")),
@@ -157,7 +145,7 @@ async fn an_extension_server_is_found_shown_and_asked() {
     api.delete("/apis/apiregistration.k8s.io/v1/apiservices/v1.wardle.example.com")
         .await
         .expect(200);
-    answers(&api, "/apis/wardle.example.com/v1", 404).await;
+    api.until("/apis/wardle.example.com/v1", |a| a.code == 404).await;
     // Built-in group versions have APIServices of their own.
     let apps = api
         .get("/apis/apiregistration.k8s.io/v1/apiservices/v1.apps")

@@ -7,7 +7,6 @@ mod harness;
 
 use harness::Api;
 use keelson_api::{Value, value};
-use std::time::Duration;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const TABS: &str = "/apis/x.example.com/v1/namespaces/default/tabs";
@@ -40,23 +39,6 @@ fn tab(name: &str, spec: Value) -> Value {
     v
 }
 
-/// Waits for an answer that satisfies.
-async fn until(api: &Api, path: &str, ok: impl Fn(&harness::Answer) -> bool) -> harness::Answer {
-    for _ in 0..3000 {
-        let answer = api.get(path).await;
-        if ok(&answer) {
-            return answer;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let last = api.get(path).await;
-    panic!(
-        "{path} never came to it: {} {}",
-        last.code,
-        String::from_utf8_lossy(&last.bytes)
-    );
-}
-
 fn condition(crd: &Value, kind: &str) -> String {
     let list = crd.at(&["status", "conditions"]).and_then(Value::as_array);
     let found = list
@@ -73,7 +55,7 @@ fn condition(crd: &Value, kind: &str) -> String {
 async fn with_definition() -> Api {
     let api = Api::new().await;
     api.post(CRDS, definition()).await.expect(201);
-    until(&api, &format!("{CRDS}/tabs.x.example.com"), |a| {
+    api.until(&format!("{CRDS}/tabs.x.example.com"), |a| {
         condition(&a.json(), "Established") == "True"
     })
     .await;
@@ -199,8 +181,9 @@ async fn a_definition_is_served_validated_and_removed() {
     assert_eq!(names, ["tabs", "tabs/scale", "tabs/status"]);
 
     api.delete(&format!("{CRDS}/tabs.x.example.com")).await.expect(200);
-    until(&api, &format!("{CRDS}/tabs.x.example.com"), |a| a.code == 404).await;
-    until(&api, TABS, |a| a.code == 404).await;
+    api.until(&format!("{CRDS}/tabs.x.example.com"), |a| a.code == 404)
+        .await;
+    api.until(TABS, |a| a.code == 404).await;
 }
 
 #[tokio::test]
@@ -213,12 +196,13 @@ async fn names_are_granted_once() {
     second.set_at(&["spec", "names", "shortNames"], Value::Array(vec![]));
     api.post(CRDS, second).await.expect(201);
     let at = format!("{CRDS}/tobs.x.example.com");
-    let refused = until(&api, &at, |a| condition(&a.json(), "NamesAccepted") == "False")
+    let refused = api
+        .until(&at, |a| condition(&a.json(), "NamesAccepted") == "False")
         .await
         .json();
     assert_eq!(condition(&refused, "Established"), "False");
     api.delete(&format!("{CRDS}/tabs.x.example.com")).await.expect(200);
-    until(&api, &at, |a| condition(&a.json(), "Established") == "True").await;
+    api.until(&at, |a| condition(&a.json(), "Established") == "True").await;
 }
 
 #[tokio::test]

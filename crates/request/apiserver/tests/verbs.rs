@@ -399,11 +399,5 @@ async fn a_write_is_completed_though_nobody_waits_for_it() {
     let request = api.post(services, service);
     // The client goes as soon as the server has begun.
     assert!(futures::FutureExt::now_or_never(request).is_none());
-    for _ in 0..3000 {
-        if api.get(&format!("{services}/s")).await.code == 200 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    panic!("the service was never created");
+    api.until(&format!("{services}/s"), |a| a.code == 200).await;
 }

@@ -321,12 +321,7 @@ async fn versions_are_selected_by_their_own_fields() {
         .expect(201);
     let at = |version: &str, query: &str| format!("/apis/x.example.com/{version}/namespaces/default/spots?{query}");
     let spot = |name: &str, host: &str, port: &str| value!({"apiVersion": "x.example.com/v2", "kind": "Spot", "metadata": {"name": name}, "host": host, "port": port});
-    for _ in 0..3000 {
-        if api.get(&at("v2", "")).await.code == 200 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    api.until(&at("v2", ""), |a| a.code == 200).await;
     let watch = format!("{}&watch=true", at("v2", "fieldSelector=host%3Dh1"));
     let mut watched = api
         .raw("GET", &watch, "", "application/json", Vec::new())

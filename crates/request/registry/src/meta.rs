@@ -13,12 +13,12 @@ const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub const ORPHAN: &str = "orphan";
 pub const FOREGROUND: &str = "foregroundDeletion";
 
-/// RFC 3339 with whole seconds, as objects carry times.
 /// The present, as the API writes it.
 pub fn now() -> Str {
     timestamp(keelson_clock::now())
 }
 
+/// RFC 3339 with whole seconds, as objects carry times.
 pub fn timestamp(t: jiff::Timestamp) -> Str {
     t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()
 }

@@ -93,6 +93,19 @@ impl Api {
     pub async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, "", "application/json", Vec::new()).await
     }
+    /// Asks until the answer satisfies: what follows an object is a moment behind the answer to its write.
+    pub async fn until(&self, path: &str, ok: impl Fn(&Answer) -> bool) -> Answer {
+        for _ in 0..3000 {
+            let answer = self.get(path).await;
+            if ok(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let last = self.get(path).await;
+        let shown = String::from_utf8_lossy(&last.bytes);
+        panic!("{path} never came to it: {} {shown}", last.code);
+    }
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.call(
             "POST",

@@ -29,13 +29,10 @@ impl Mark {
         let mut options = OpenOptions::new();
         let opened = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(|e| fault::io(store, &e))?;
-        let mut text = String::new();
-        let read = (&mut file).take(DIGITS as u64 + 1).read_to_string(&mut text);
-        let noted = match read {
-            Ok(_) => parse(&text),
-            Err(_) => None,
-        };
-        match noted {
+        let mut text = Vec::new();
+        let read = (&mut file).take(DIGITS as u64 + 1).read_to_end(&mut text);
+        read.map_err(|e| fault::io(store, &e))?;
+        match parse(&text) {
             Some(noted) if noted > revision => return Err(lost(store, &path, revision, noted)),
             Some(_) => {}
             None if text.is_empty() => tracing::debug!("no revision was noted as acknowledged"),
@@ -63,8 +60,8 @@ impl Mark {
     }
 }
 
-fn parse(text: &str) -> Option<Revision> {
-    let digits = text.strip_suffix('\n')?;
+fn parse(text: &[u8]) -> Option<Revision> {
+    let digits = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
     (digits.len() == DIGITS).then(|| digits.parse().ok())?
 }
 

@@ -199,7 +199,9 @@ impl Writer {
         };
         match error {
             None => {
-                shared.acknowledged.set(committed.revision);
+                if committed.revision > before {
+                    shared.acknowledged.set(committed.revision);
+                }
                 // After a reopening these have been published already.
                 if committed.revision > shared.hub.published() {
                     shared.hub.publish(&committed.events, committed.revision);
