@@ -9,4 +9,5 @@ pub mod net;
 pub mod nft;
 pub mod path;
 pub mod process;
+pub mod seccomp;
 pub mod tty;

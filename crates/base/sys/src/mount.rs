@@ -116,6 +116,43 @@ pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
     mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(io::Error::from)
 }
 
+/// Leaves everything that is mounted for a read-only root with nothing but one executable file in it. For a process
+/// that is alone in its mount namespace; the file can be executed and not read, so what it becomes cannot be traced by
+/// those who run as it does.
+pub fn enter_root_of_one(name: &str, program: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    // Any directory serves that is sure to exist: what it was goes with the rest.
+    let root = Path::new("/proc");
+    set_propagation(Path::new("/"), Propagation::Private)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("none"),
+        root,
+        Some("tmpfs"),
+        flags,
+        Some("mode=0555,size=64k,nr_inodes=8"),
+    )?;
+    nix::unistd::chdir(root)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o700)
+        .open(name)?;
+    std::io::Write::write_all(&mut file, program)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o111))?;
+    drop(file);
+    mount(
+        None::<&str>,
+        ".",
+        None::<&str>,
+        MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags,
+        Some("mode=0555,size=64k,nr_inodes=8"),
+    )?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/").map_err(io::Error::from)
+}
+
 /// How mounts made below a mount point spread between namespaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Propagation {

@@ -200,6 +200,38 @@ pub fn close_from(first: u32) -> io::Result<()> {
     }
 }
 
+/// Closes every descriptor but these. For a forked child, whose copies of the parent's objects are never dropped.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep.into_iter().chain(std::iter::once(u32::MAX)) {
+        if first < fd {
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: plain system call; the caller gives up everything over these descriptors.
+            if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    Ok(())
+}
+
+/// Others of the same user cannot look into this process or trace it. What it forks inherits that; exec ends it.
+pub fn make_undumpable() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
+}
+
+/// Children that end leave nothing to be reaped, also after an exec.
+pub fn ignore_children() -> io::Result<()> {
+    // SAFETY: an ignored signal runs no code of ours.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Makes `fd` the standard descriptor `target` (0, 1 or 2).
 pub fn dup_to(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     if !(0..=2).contains(&target) {

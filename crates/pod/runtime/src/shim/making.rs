@@ -12,7 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::connection::Role;
 use super::container::{ChildStreams, Container};
-use super::launch::{MAX_OUTCOME, Outcome};
+use super::launch::{self, MAX_OUTCOME, Outcome};
 use super::protocol::{Exec, Reply, Start};
 use super::server::{Server, nanoseconds};
 use super::{create, exec};
@@ -44,7 +44,9 @@ impl Server {
         let (container, streams) = Container::prepare(start)?;
         let dir = self.dir.clone();
         let start = container.start.clone();
-        let report = child(move |report| create::run(&dir, &start, streams, report))?;
+        let report = child(streams, move |streams, report| {
+            create::run(&dir, &start, streams, report)
+        })?;
         self.push(report, fd, Making::Container(Box::new(container)));
         Ok(())
     }
@@ -62,7 +64,7 @@ impl Server {
             Some(three.map_err(|_| io::Error::other("exec without terminal needs three descriptors"))?)
         };
         let dir = self.dir.clone();
-        let report = child(move |report| {
+        let report = child(streams, move |streams, report| {
             let target = exec::Target {
                 pid,
                 bundle: Path::new(&start.bundle),
@@ -189,11 +191,23 @@ impl Server {
     }
 }
 
-/// Forks a child that reports on the returned socket.
-fn child(body: impl FnOnce(OwnedFd) -> i32) -> io::Result<OwnedFd> {
+/// Forks a child that reports on the returned socket. It has no descriptors but this, its streams, and the shim's own
+/// standard ones: containers can look into it as soon as it, or what it clones, is in a namespace of theirs.
+fn child(
+    streams: Option<ChildStreams>,
+    body: impl FnOnce(Option<ChildStreams>, OwnedFd) -> i32,
+) -> io::Result<OwnedFd> {
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(io::Error::from)?;
     super::container::set_nonblocking(ours.as_fd())?;
-    process::fork(Parent::Caller, CloneFlags::empty(), move || body(theirs))?;
+    process::fork(Parent::Caller, CloneFlags::empty(), move || {
+        let own = streams.iter().flatten().map(AsRawFd::as_raw_fd);
+        let keep: Vec<RawFd> = (0..=2).chain(own).chain([theirs.as_raw_fd()]).collect();
+        if let Err(error) = process::close_all_but(&keep).and_then(|()| process::make_undumpable()) {
+            launch::report_error(theirs.as_fd(), error.to_string());
+            return 1;
+        }
+        body(streams, theirs)
+    })?;
     Ok(ours)
 }

@@ -14,6 +14,7 @@ mod launch;
 mod log;
 mod making;
 mod namespaces;
+mod pause;
 pub mod protocol;
 mod server;
 

@@ -2,7 +2,8 @@
 //!
 //! A short-lived child makes them and the shim keeps them open by descriptor, so the shim itself stays in the host's
 //! namespaces and no pause container is needed. Containers join through links in the sandbox's `ns` directory, which
-//! lead to the shim's descriptors. When processes are shared, the child stays as the first process of their namespace.
+//! lead to the shim's descriptors. When processes are shared, the child stays as the first process of their namespace,
+//! as a program of its own in a root of its own (`pause`): the containers see it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,8 +13,8 @@ use std::path::Path;
 
 use keelson_sys::process::{self, Parent};
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, Signal};
 
+use super::pause;
 use super::protocol::{IdMapping, ShimConfig};
 
 /// Names in the `ns` directory.
@@ -40,7 +41,12 @@ pub fn create(dir: &Path, config: &ShimConfig) -> io::Result<Held> {
         let _ = nix::unistd::close(shim_end);
         inside(theirs, config)
     })?;
-    let held = hold(dir, config, pid, &mut ours);
+    let held = hold(dir, config, pid, &mut ours).and_then(|held| {
+        if config.shared_pid {
+            pause::wait_for_pause(&mut ours)?;
+        }
+        Ok(held)
+    });
     match held {
         Ok(mut held) => {
             if config.shared_pid {
@@ -65,6 +71,9 @@ fn flags(config: &ShimConfig) -> CloneFlags {
     flags.set(CloneFlags::CLONE_NEWIPC, config.own_ipc);
     flags.set(CloneFlags::CLONE_NEWUTS, config.own_uts);
     flags.set(CloneFlags::CLONE_NEWPID, config.shared_pid);
+    // The first process of the pod has its own of what a container could reach through it.
+    flags.set(CloneFlags::CLONE_NEWNS, config.shared_pid);
+    flags.set(CloneFlags::CLONE_NEWCGROUP, config.shared_pid);
     flags.set(CloneFlags::CLONE_NEWUSER, !config.uid_mappings.is_empty());
     flags
 }
@@ -125,17 +134,26 @@ fn inside(mut shim: UnixStream, config: &ShimConfig) -> i32 {
     if shim.read_exact(&mut go).is_err() {
         return 1;
     }
-    if let Err(error) = prepare(config) {
+    let last = process::last_capability();
+    let prepared = prepare(config).and_then(|()| {
+        if config.shared_pid {
+            pause::leave_the_host()
+        } else {
+            Ok(())
+        }
+    });
+    if let Err(error) = prepared {
         let _nobody_listens = shim.write_all(format!("?{error}").as_bytes());
         return 1;
     }
-    if shim.write_all(b"!").is_err() || !config.shared_pid {
-        // Stays until the shim has opened the namespaces and ends it.
-        let _ended_by_the_shim = shim.read_exact(&mut go);
-        return 0;
+    // Then the shim opens the namespaces; it ends the child, or lets it become the pod's first process.
+    let told = shim.write_all(b"!").and_then(|()| shim.read_exact(&mut go));
+    if told.is_err() || !config.shared_pid {
+        return 1;
     }
-    drop(shim);
-    reap_for_ever()
+    let Err(error) = pause::become_pause(&mut shim, config, last);
+    let _nobody_listens = shim.write_all(error.to_string().as_bytes());
+    1
 }
 
 fn prepare(config: &ShimConfig) -> io::Result<()> {
@@ -157,21 +175,4 @@ fn prepare(config: &ShimConfig) -> io::Result<()> {
             .map_err(|e| io::Error::new(e.kind(), format!("cannot set sysctl {name} to {value:?}: {e}")))?;
     }
     Ok(())
-}
-
-/// What the first process of a process namespace is for. Ends with the shim.
-fn reap_for_ever() -> i32 {
-    let wait = || -> io::Result<()> {
-        nix::sys::prctl::set_name(c"pause")?;
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        process::close_from(3)?;
-        let mut children = SigSet::empty();
-        children.add(Signal::SIGCHLD);
-        children.thread_block()?;
-        loop {
-            while process::reap()?.is_some() {}
-            children.wait()?;
-        }
-    };
-    i32::from(wait().is_err())
 }

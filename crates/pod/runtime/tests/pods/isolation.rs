@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use keelson_cri::v1::*;
 
-use crate::support::{IMAGE, Machine, command, script, security};
+use crate::support::{IMAGE, Machine, command, pid_mode, script, security, with_pid};
 use crate::tests;
 
 tests![
@@ -209,20 +209,6 @@ async fn privileged_containers_see_everything() -> Result<()> {
         "{error:#}"
     );
     Ok(())
-}
-
-fn with_pid(machine: &Machine, name: &str, mode: NamespaceMode) -> PodSandboxConfig {
-    let mut pod = machine.pod(name);
-    let context = pod.linux.as_mut().and_then(|l| l.security_context.as_mut());
-    if let Some(options) = context.and_then(|c| c.namespace_options.as_mut()) {
-        options.pid = mode as i32;
-    }
-    pod
-}
-
-fn pid_mode(container: &mut ContainerConfig, mode: NamespaceMode, target: &str) {
-    let options = security(container).namespace_options.get_or_insert_default();
-    (options.pid, options.target_id) = (mode as i32, target.to_owned());
 }
 
 async fn process_namespaces_are_own_shared_or_another_ones() -> Result<()> {

@@ -4,6 +4,7 @@
 //! The program is its own shim, so it has no test harness: `cargo test -p keelson-runtime --test pods [-- name…]`.
 
 mod basics;
+mod beside;
 mod crashes;
 mod isolation;
 mod registry;
@@ -40,7 +41,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = runtime.block_on(support::run_all(
-        &[basics::ALL, isolation::ALL, streams::ALL, registry::ALL, crashes::ALL].concat(),
+        &[
+            basics::ALL,
+            isolation::ALL,
+            beside::ALL,
+            streams::ALL,
+            registry::ALL,
+            crashes::ALL,
+        ]
+        .concat(),
         &args,
     ));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

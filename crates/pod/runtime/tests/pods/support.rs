@@ -387,6 +387,21 @@ pub fn command(name: &str, args: &[&str]) -> ContainerConfig {
     }
 }
 
+/// A pod whose containers have the process namespace that `mode` says.
+pub fn with_pid(machine: &Machine, name: &str, mode: NamespaceMode) -> PodSandboxConfig {
+    let mut pod = machine.pod(name);
+    let context = pod.linux.as_mut().and_then(|l| l.security_context.as_mut());
+    if let Some(options) = context.and_then(|c| c.namespace_options.as_mut()) {
+        options.pid = mode as i32;
+    }
+    pod
+}
+
+pub fn pid_mode(container: &mut ContainerConfig, mode: NamespaceMode, target: &str) {
+    let options = security(container).namespace_options.get_or_insert_default();
+    (options.pid, options.target_id) = (mode as i32, target.to_owned());
+}
+
 /// The security part of a container's configuration, to change it.
 pub fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     container
