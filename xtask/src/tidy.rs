@@ -22,6 +22,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-api",
             "keelson-clock",
             "keelson-machinery",
+            "keelson-pki",
             "keelson-store",
             "keelson-cache",
         ],
@@ -46,7 +47,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-scheduler", &["keelson-api", "keelson-client", "keelson-clock"]),
     (
         "keelson-kubelet",
-        &["keelson-api", "keelson-client", "keelson-cri", "keelson-sys"],
+        &[
+            "keelson-api",
+            "keelson-client",
+            "keelson-cri",
+            "keelson-pki",
+            "keelson-sys",
+        ],
     ),
     ("keelson-network", &["keelson-sys"]),
     ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),

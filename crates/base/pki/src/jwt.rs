@@ -4,6 +4,7 @@
 //! while old tokens live. Whether the objects a token names still exist is the API server's to find out.
 
 use crate::files;
+use crate::x509::key::{Curve, PublicKey as Key};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -239,13 +240,9 @@ use rustls_pki_types::pem::PemObject;
 
 /// A key from its DER; its id is the hash of that, as upstream derives it.
 fn public_key(spki: &[u8]) -> Result<PublicKey> {
-    use x509_parser::prelude::*;
-    let (_, info) = SubjectPublicKeyInfo::from_der(spki).map_err(|e| anyhow::anyhow!("no public key: {e}"))?;
-    let point = info.subject_public_key.data.to_vec();
-    anyhow::ensure!(
-        point.len() == 65 && point[0] == 4,
-        "service-account keys have to be ECDSA P-256"
-    );
+    let Some(Key::Ecdsa(Curve::P256, point)) = Key::parse(spki).context("no public key")? else {
+        anyhow::bail!("service-account keys have to be ECDSA P-256");
+    };
     let id = URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(spki));
     Ok(PublicKey {
         id,

@@ -6,6 +6,7 @@
 //! * [`jwt`]: service-account tokens and the keys that check them.
 //! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
 //! * [`kubeconfig`]: kubeconfig files.
+//! * [`x509`]: the one reading of requests and certificates, and the one writing.
 //!
 //! Every private key is ECDSA P-256, in a file of mode 0600. Nothing here knows HTTP or the API.
 
@@ -15,6 +16,7 @@ pub mod files;
 pub mod jwt;
 pub mod kubeconfig;
 pub mod layout;
+pub mod x509;
 
 pub use authority::{Authority, CertSpec, Issued, San, Usage};
 pub use bootstrap::{BootstrapToken, JoinToken};

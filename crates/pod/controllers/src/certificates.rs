@@ -16,7 +16,9 @@ use keelson_client::rest::JSON;
 use keelson_client::{
     ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Rest, delete_options, is_not_found,
 };
-use keelson_pki::{Authority, Usage};
+use keelson_pki::Authority;
+use keelson_pki::authority::Policy;
+use keelson_pki::x509::Request as Asked;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -95,6 +97,11 @@ fn is_issued(request: &Request) -> bool {
         .is_some_and(|c| !c.0.is_empty())
 }
 
+/// The one reading of a request, by which it is approved, checked and signed.
+fn parse(found: &Request) -> anyhow::Result<Asked> {
+    Asked::from_pem(&found.spec.request.0).context("unable to parse a certificate request")
+}
+
 struct Approver {
     requests: Informer<Request>,
     objects: Objects<Request>,
@@ -114,14 +121,12 @@ impl Reconcile for Approver {
         {
             return Ok(Outcome::Done);
         }
-        let Ok(asked) = request::read(&found.spec.request.0) else {
-            return Ok(Outcome::Done);
-        };
+        let asked = parse(&found)?;
         let usages = found.spec.usages.clone().unwrap_or_default();
         if request::is_kubelet_client(&asked, &usages).is_err() {
             return Ok(Outcome::Done);
         }
-        let own = found.spec.username.as_deref() == Some(&asked.common_name);
+        let own = found.spec.username.as_deref() == Some(&asked.subject.common_name);
         let ways = [
             (
                 own,
@@ -211,25 +216,21 @@ impl Reconcile for Signer {
         let Some(found) = self.requests.store().get_key(key) else {
             return Ok(Outcome::Done);
         };
-        let ours = [
-            request::KUBELET_CLIENT,
-            request::KUBELET_SERVING,
-            request::API_CLIENT,
-            request::LEGACY,
-        ];
-        let signer = found.spec.signer_name.as_str();
-        if !ours.contains(&signer)
-            || is_issued(&found)
-            || !is(&found, "Approved")
-            || is(&found, "Denied")
-            || is(&found, "Failed")
-        {
+        if is_issued(&found) || !is(&found, "Approved") || is(&found, "Denied") || is(&found, "Failed") {
             return Ok(Outcome::Done);
         }
+        let usages = found.spec.usages.as_deref().unwrap_or_default();
+        let asked = parse(&found)?;
+        let Some(checked) = request::check(&found.spec.signer_name, &asked, usages) else {
+            return Ok(Outcome::Done);
+        };
         let mut changed = (*found).clone();
         let status = changed.status.get_or_insert_default();
-        match self.sign(&found) {
-            Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
+        match checked {
+            Ok(()) => {
+                let certificate = self.sign(&asked, usages, found.spec.expiration_seconds)?;
+                status.certificate = Some(ByteString(certificate.into_bytes()));
+            }
             Err(error) => {
                 let failed = condition("Failed", "SignerValidationFailure", &format!("{error:#}"));
                 status.conditions.get_or_insert_default().push(failed);
@@ -243,24 +244,18 @@ impl Reconcile for Signer {
 }
 
 impl Signer {
-    fn sign(&self, found: &Request) -> anyhow::Result<String> {
-        let usages = found.spec.usages.clone().unwrap_or_default();
-        let asked = request::read(&found.spec.request.0)?;
-        request::check(&found.spec.signer_name, &asked, &usages)?;
-        let extended: Vec<Usage> = usages
-            .iter()
-            .filter_map(|u| match u.as_str() {
-                "client auth" => Some(Usage::Client),
-                "server auth" => Some(Usage::Server),
-                _ => None,
-            })
-            .collect();
-        let wanted = found
-            .spec
-            .expiration_seconds
-            .map(|s| Duration::from_secs(s.max(0) as u64));
-        let lifetime = wanted.map_or(self.longest, |w| w.clamp(SHORTEST.min(self.longest), self.longest));
-        self.authority.sign_request(&found.spec.request.0, &extended, lifetime)
+    fn sign(&self, asked: &Asked, usages: &[String], seconds: Option<i32>) -> anyhow::Result<String> {
+        let (key_usage, ext_key_usage) = request::usages(usages)?;
+        let wanted = seconds.map(|s| Duration::from_secs(s.max(0) as u64));
+        let policy = Policy {
+            key_usage,
+            ext_key_usage,
+            lifetime: wanted.map_or(self.longest, |w| w.clamp(SHORTEST.min(self.longest), self.longest)),
+            now: now(),
+        };
+        self.authority
+            .sign_request(asked, &policy)
+            .context("signing a certificate request")
     }
 }
 

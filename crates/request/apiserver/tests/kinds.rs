@@ -349,9 +349,12 @@ async fn nodes_ask_for_certificates_of_their_pods_only() {
         "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "projected": {"sources": [source]}}]}});
     let pod = api.post("/api/v1/namespaces/default/pods", pod).await.expect(201);
     let uid = |a: &harness::Answer| a.str(&["metadata", "uid"]);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let stub = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let stub = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, stub.der());
     let request = value!({"metadata": {"generateName": "r-"}, "spec": {"signerName": "a.io/b",
         "podName": "p", "podUID": uid(&pod), "nodeName": "n1", "nodeUID": uid(&node),
-        "serviceAccountName": "default", "serviceAccountUID": uid(&account), "stubPKCS10Request": "AAAA"}});
+        "serviceAccountName": "default", "serviceAccountUID": uid(&account), "stubPKCS10Request": stub}});
     let api = api.called_by("system:node:n1", &["system:nodes", "system:authenticated"]);
     let path = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
     let with = |key: &str, text: &str| {
@@ -365,6 +368,49 @@ async fn nodes_ask_for_certificates_of_their_pods_only() {
     let unasked = api.post(path, with("signerName", "a.io/c")).await.expect(403);
     assert!(unasked.str(&["message"]).contains("does not mount a podCertificate"));
     api.post(path, with("podUID", "another")).await.expect(500);
+}
+
+#[tokio::test]
+async fn nobody_asks_for_another_name_than_is_their_own() {
+    let api = Api::new().await;
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let ask = |names: &[(rcgen::DnType, &str)], signer: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (kind, text) in names {
+            params.distinguished_name.push(kind.clone(), *text);
+        }
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        value!({"metadata": {"generateName": "r-"}, "spec": {"signerName": signer, "usages": ["client auth", "digital signature"],
+            "request": (base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem))}})
+    };
+    let (cn, o) = (rcgen::DnType::CommonName, rcgen::DnType::OrganizationName);
+    let (clients, nodes) = (
+        "kubernetes.io/kube-apiserver-client",
+        "kubernetes.io/kube-apiserver-client-kubelet",
+    );
+    let masters = ask(&[(cn.clone(), "u"), (o.clone(), "system:masters")], clients);
+    let refused = api.post(path, masters).await.expect(403);
+    assert!(
+        refused
+            .str(&["message"])
+            .ends_with("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed")
+    );
+    let api = api.called_by("system:node:n1", &["system:nodes", "system:authenticated"]);
+    for signer in [nodes, "kubernetes.io/kubelet-serving"] {
+        let own = [(o.clone(), "system:nodes"), (cn.clone(), "system:node:n1")];
+        api.post(path, ask(&own, signer)).await.expect(201);
+        for other in ["system:node:n2", "system:kube-controller-manager", ""] {
+            let names = [(o.clone(), "system:nodes"), (cn.clone(), other)];
+            let refused = api.post(path, ask(&names, signer)).await.expect(403);
+            let why = "can only create a node CSR with CN=system:node:n1";
+            assert!(refused.str(&["message"]).ends_with(why), "{other}");
+        }
+    }
+    api.post(path, ask(&[(cn, "anyone")], "example.com/x"))
+        .await
+        .expect(201);
 }
 
 #[tokio::test]

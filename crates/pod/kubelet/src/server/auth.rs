@@ -3,6 +3,7 @@
 use crate::node;
 use http::{Method, Request};
 use keelson_client::Rest;
+use keelson_pki::x509::Certificate;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -18,15 +19,10 @@ pub struct User {
 
 /// The subject of a client certificate that TLS has verified.
 pub fn user_of(cert: &CertificateDer<'_>) -> Option<User> {
-    let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
-    let subject = cert.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject
-        .iter_organization()
-        .filter_map(|o| o.as_str().ok())
-        .map(str::to_owned);
+    let subject = Certificate::from_der(cert).ok()?.subject;
+    let groups = subject.organization.into_iter();
     Some(User {
-        name,
+        name: Some(subject.common_name).filter(|name| !name.is_empty())?,
         groups: groups.chain(["system:authenticated".to_owned()]).collect(),
     })
 }

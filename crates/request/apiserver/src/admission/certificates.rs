@@ -6,10 +6,9 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::{ApiError, ApiResult, Cause, Object};
+use keelson_pki::x509::Request;
 use keelson_registry::Operation;
 use keelson_registry::strategy::same;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
 
 const GROUP: &str = "certificates.k8s.io";
 const RESOURCE: &str = "certificatesigningrequests";
@@ -152,9 +151,9 @@ impl Plugin for CertificateSubjectRestriction {
         let Some(csr) = new.filter(|c| create && signer(c) == API_CLIENT) else {
             return Ok(());
         };
-        match organisations(csr.str_at(&["spec", "request"]).unwrap_or_default()) {
+        match request(csr) {
             Err(e) => Err(review.forbidden(Some(csr), format!("failed to parse CSR: {e}"))),
-            Ok(list) if list.iter().any(|o| o == "system:masters") => Err(review.forbidden(
+            Ok(asked) if asked.subject.organization.iter().any(|o| o == "system:masters") => Err(review.forbidden(
                 Some(csr),
                 format!("use of {API_CLIENT} signer with system:masters group is not allowed"),
             )),
@@ -163,18 +162,9 @@ impl Plugin for CertificateSubjectRestriction {
     }
 }
 
-/// The organisations in the subject of a PEM request in base64.
-fn organisations(request: &str) -> Result<Vec<String>, String> {
-    let pem = STANDARD.decode(request).map_err(|e| e.to_string())?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(|e| e.to_string())?;
-    if block.label != "CERTIFICATE REQUEST" {
-        return Err("PEM block type must be CERTIFICATE REQUEST".into());
-    }
-    let (_, csr) = X509CertificationRequest::from_der(&block.contents).map_err(|e| e.to_string())?;
-    let subject = &csr.certification_request_info.subject;
-    Ok(subject
-        .iter_organization()
-        .filter_map(|o| o.as_str().ok())
-        .map(String::from)
-        .collect())
+/// What a request object asks for.
+pub fn request(csr: &Object) -> Result<Request, String> {
+    let text = csr.str_at(&["spec", "request"]).unwrap_or_default();
+    let pem = STANDARD.decode(text).map_err(|e| e.to_string())?;
+    Request::from_pem(&pem).map_err(|e| e.to_string())
 }

@@ -40,12 +40,34 @@ impl Plugin for NodeRestriction {
             }
             ("", "persistentvolumeclaims") => claim_status(review, node, new, old),
             ("", "serviceaccounts") if sub == "token" => token(review, node, new).await,
+            ("certificates.k8s.io", "certificatesigningrequests") => request(review, node, new),
             ("certificates.k8s.io", "podcertificaterequests") => pod_certificate(review, node, new).await,
             ("coordination.k8s.io", "leases") => lease(review, node, new),
             ("storage.k8s.io", "csinodes") => named_after(review, node, new, "CSINode"),
             ("resource.k8s.io", "resourceslices") => slice(review, node, new, old),
             _ => Ok(()),
         }
+    }
+}
+
+/// Of the two signers that make nodes known, a node gets certificates only in its own name.
+fn request(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResult<()> {
+    let Some(csr) = new.filter(|_| review.op == Operation::Create) else {
+        return Ok(());
+    };
+    let signer = csr.str_at(&["spec", "signerName"]).unwrap_or_default();
+    if !matches!(
+        signer,
+        "kubernetes.io/kubelet-serving" | "kubernetes.io/kube-apiserver-client-kubelet"
+    ) {
+        return Ok(());
+    }
+    match super::certificates::request(csr) {
+        Err(e) => Err(review.forbidden(new, format!("unable to parse csr: {e}"))),
+        Ok(asked) if asked.subject.common_name != format!("system:node:{node}") => {
+            Err(review.forbidden(new, format!("can only create a node CSR with CN=system:node:{node}")))
+        }
+        Ok(_) => Ok(()),
     }
 }
 

@@ -4,17 +4,15 @@ use crate::request::UserInfo;
 use crate::serve::tls;
 use anyhow::{Context, Result};
 use keelson_api::Str;
+use keelson_pki::x509::{Certificate, oid};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use sha2::Digest;
 use std::sync::Arc;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
-/// `1.3.6.1.4.1.57683.2`: the user's UID within a name.
-const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 
 /// Knows the authorities of clients and of front proxies.
 pub struct CertificateAuthenticator {
@@ -58,8 +56,8 @@ impl CertificateAuthenticator {
                 not_after: 0,
             };
         };
-        let parsed = X509Certificate::from_der(leaf).map(|(_, cert)| cert);
-        let not_after = parsed.as_ref().map_or(0, |c| c.validity().not_after.timestamp());
+        let parsed = Certificate::from_der(leaf);
+        let not_after = parsed.as_ref().map_or(0, |c| c.not_after.as_second());
         let verify = |v: &Arc<dyn ClientCertVerifier>| {
             v.verify_client_cert(leaf, intermediates, UnixTime::now())
                 .map_err(|e| e.to_string())
@@ -69,7 +67,7 @@ impl CertificateAuthenticator {
             Ok(cert) => verify(&self.clients).and_then(|_| user_of(cert, leaf)),
         };
         let front_proxy = match (&self.front_proxies, &parsed) {
-            (Some(v), Ok(cert)) if verify(v).is_ok() => common_name(cert),
+            (Some(v), Ok(cert)) if verify(v).is_ok() => Some(cert.subject.common_name.as_str().into()),
             _ => None,
         };
         PeerCertificate {
@@ -84,30 +82,28 @@ fn verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>> {
     Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build()?)
 }
 
-fn common_name(cert: &X509Certificate) -> Option<Str> {
-    cert.subject()
-        .iter_common_name()
-        .filter_map(|a| a.as_str().ok())
-        .last()
-        .map(Str::from)
-}
-
-fn user_of(cert: &X509Certificate, der: &[u8]) -> Result<UserInfo, String> {
-    let name = common_name(cert)
-        .filter(|n| !n.is_empty())
-        .ok_or("the certificate has no common name")?;
+fn user_of(cert: &Certificate, der: &[u8]) -> Result<UserInfo, String> {
+    let subject = &cert.subject;
+    if subject.common_name.is_empty() {
+        return Err("the certificate has no common name".into());
+    }
+    let uids = subject
+        .attributes
+        .iter()
+        .filter(|(kind, _)| kind == oid::KUBERNETES_UID);
+    let uids: Vec<&str> = uids.map(|(_, uid)| uid.as_str()).collect();
+    let uid = match uids[..] {
+        [] => "",
+        [""] => return Err("UID cannot be an empty string".into()),
+        [uid] => uid,
+        _ => return Err(format!("expected 1 UID, but found multiple: [{}]", uids.join(" "))),
+    };
     let mut user = UserInfo {
-        name,
+        name: subject.common_name.as_str().into(),
+        uid: uid.into(),
+        groups: subject.organization.iter().map(|g| g.as_str().into()).collect(),
         ..UserInfo::default()
     };
-    for attribute in cert.subject().iter_attributes() {
-        let Ok(text) = attribute.as_str() else { continue };
-        if *attribute.attr_type() == x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME {
-            user.groups.push(text.into());
-        } else if attribute.attr_type().to_id_string() == UID_OID {
-            user.uid = text.into();
-        }
-    }
     let id = format!("X509SHA256={}", hex::encode(sha2::Sha256::digest(der)));
     user.extra.insert(CREDENTIAL_ID.into(), vec![id.into()]);
     Ok(user)

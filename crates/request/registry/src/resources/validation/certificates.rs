@@ -1,6 +1,6 @@
 //! The certificates group: requests, trust bundles, and the requests that kubelets make for pods.
 //!
-//! What a request or certificate says inside is the signers' to judge; here stands only what can be told without parsing it.
+//! A request must be one, signed by its own key. What it asks for is the signers' to judge.
 
 use super::Rules;
 use super::check::{Errs, IMMUTABLE, count, s};
@@ -10,6 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::{Cause, Map, Object, Value};
 use keelson_machinery::names;
+use keelson_pki::x509::{Certificate, PublicKey, Request, key, pem};
+
+#[cfg(test)]
+mod tests;
 
 const CSR: Rules = Rules {
     name: crate::meta::path_segment_errors,
@@ -157,9 +161,8 @@ fn csr(o: &Object, e: &mut Errs) {
     let spec = o.obj("spec").unwrap_or(&empty);
     e.within("spec", |e| {
         let pem = STANDARD.decode(s(spec, "request")).unwrap_or_default();
-        let begin = b"-----BEGIN CERTIFICATE REQUEST-----";
-        if !pem.windows(begin.len()).any(|w| w == begin) {
-            e.invalid("request", Value::Null, "PEM block type must be CERTIFICATE REQUEST");
+        if let Err(why) = Request::from_pem(&pem).and_then(|r| r.check_signature()) {
+            e.invalid("request", s(spec, "request"), &why.to_string());
         }
         if count(spec, "usages") == 0 {
             e.required("usages", "");
@@ -200,6 +203,7 @@ fn of_type(o: &Object, kind: &str) -> usize {
 /// Conditions of approval come by `/approval` only, and stay; a certificate once issued stays too.
 fn csr_update(cx: &Cx, new: &Object, old: &Object, e: &mut Errs) {
     csr_conditions(new, old, e);
+    issued_certificate(new, old, e);
     for kind in ["Approved", "Denied", "Failed"] {
         let (now, before) = (of_type(new, kind), of_type(old, kind));
         if now < before {
@@ -216,6 +220,43 @@ fn csr_update(cx: &Cx, new: &Object, old: &Object, e: &mut Errs) {
         let why = "updates may not modify existing certificate content";
         e.forbidden("status.certificate", why);
     }
+}
+
+/// What a signer writes must be certificates and nothing else.
+fn issued_certificate(new: &Object, old: &Object, e: &mut Errs) {
+    let text = |o: &Object| STANDARD.decode(o.str_at(&["status", "certificate"]).unwrap_or_default());
+    let (new, old) = (text(new).unwrap_or_default(), text(old).unwrap_or_default());
+    let refused = |text: &[u8]| if text.is_empty() { None } else { no_certificates(text) };
+    if refused(&old).is_some() {
+        return;
+    }
+    if let Some(why) = refused(&new) {
+        e.invalid("status.certificate", "<certificate data>", &why);
+    }
+}
+
+/// Why a PEM text is not one or more certificates.
+fn no_certificates(text: &[u8]) -> Option<String> {
+    let mut blocks = 0;
+    for block in pem::blocks(text) {
+        if block.label != pem::CERTIFICATE {
+            return Some(format!(
+                "only CERTIFICATE PEM blocks are allowed, found {:?}",
+                block.label
+            ));
+        }
+        if block.has_headers {
+            return Some("no PEM block headers are permitted".into());
+        }
+        if block.bytes.is_empty() {
+            return Some("found CERTIFICATE PEM block containing 0 certificates".into());
+        }
+        if let Err(why) = Certificate::from_der(&block.bytes) {
+            return Some(why.to_string());
+        }
+        blocks += 1;
+    }
+    (blocks == 0).then(|| "must contain at least one CERTIFICATE PEM block".into())
 }
 
 /// What stands already is left alone, however it came there.
@@ -322,7 +363,25 @@ fn pod_request(e: &mut Errs, spec: &Map) {
         );
     } else if request.len() > REQUEST_LIMIT {
         e.too_long("stubPKCS10Request", REQUEST_LIMIT);
+    } else if let Err(why) = stub(&request) {
+        omitted(e, "stubPKCS10Request", why);
     }
+}
+
+/// The request of a kubelet shows that it holds a key of a good kind; what it says beside that nobody reads.
+fn stub(request: &[u8]) -> Result<(), &'static str> {
+    let request = Request::from_der(request).map_err(|_| "must be a valid PKCS#10 CSR")?;
+    match &request.key {
+        Some(PublicKey::Ed25519(_)) => {}
+        Some(PublicKey::Ecdsa(key::Curve::P224, _)) => {
+            return Err("elliptic public keys must use curve P256, P384, or P521");
+        }
+        Some(PublicKey::Ecdsa(..)) => {}
+        Some(PublicKey::Rsa { modulus, .. }) if matches!(modulus.len() * 8, 3072 | 4096) => {}
+        Some(PublicKey::Rsa { .. }) => return Err("RSA keys must have modulus size 3072 or 4096"),
+        _ => return Err("unknown public key type; supported types are Ed25519, ECDSA, and RSA"),
+    }
+    request.check_signature().map_err(|_| "invalid signature")
 }
 
 /// A complaint that doesn't repeat the value.

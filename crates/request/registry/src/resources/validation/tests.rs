@@ -25,11 +25,11 @@ pub(super) fn read(cx: &Cx, v: Value) -> Object {
     o
 }
 
-fn shown(causes: Vec<keelson_api::Cause>) -> Vec<String> {
+pub(super) fn shown(causes: Vec<keelson_api::Cause>) -> Vec<String> {
     causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
 }
 
-fn create(group: &str, kind: &str, v: Value) -> Vec<String> {
+pub(super) fn create(group: &str, kind: &str, v: Value) -> Vec<String> {
     let cx = request(group, kind);
     let mut o = read(&cx, v);
     cx.def.strategy.prepare_create(&cx, &mut o);
@@ -495,52 +495,5 @@ fn certificates_of_pods_say_how_and_where() {
     assert_eq!(
         projected(twice),
         ["spec.volumes[0].projected: Invalid value: \"x\": conflicting duplicate paths"]
-    );
-}
-
-fn pod_request() -> Value {
-    value!({"metadata": {"name": "r"}, "spec": {"signerName": "a.io/b", "podName": "p", "podUID": "1",
-        "serviceAccountName": "s", "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3",
-        "stubPKCS10Request": "AAAA"}})
-}
-
-#[test]
-fn requests_for_pods_name_whom_they_are_for() {
-    let group = "certificates.k8s.io";
-    assert_eq!(create(group, "PodCertificateRequest", pod_request()).len(), 0);
-    let mut bad = pod_request();
-    bad.set_at(&["spec", "podUID"], "");
-    bad.set_at(&["spec", "maxExpirationSeconds"], 60);
-    bad.set_at(&["spec", "stubPKCS10Request"], "");
-    assert_eq!(
-        create(group, "PodCertificateRequest", bad),
-        [
-            "spec.podUID: Invalid value: \"\": must not be empty",
-            "spec.maxExpirationSeconds: Invalid value: 60: must be in the range [3600, 7862400]",
-            "spec: Invalid value: exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set",
-        ]
-    );
-}
-
-#[test]
-fn approval_comes_by_its_own_door() {
-    let csr = value!({"metadata": {"name": "My_request"}, "spec": {"signerName": "a.io/b", "usages": ["client auth"],
-        "request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K"}});
-    let through = |sub: &str| {
-        let mut cx = request("certificates.k8s.io", "CertificateSigningRequest");
-        cx.subresource = sub.into();
-        let mut old = read(&cx, csr.clone());
-        cx.def.strategy.prepare_create(&cx, &mut old);
-        assert_eq!(cx.def.strategy.validate(&cx, &old).len(), 0);
-        let mut new = old.clone();
-        let approved = value!([{"type": "Approved", "status": "True", "reason": "r"}]);
-        new.set_at(&["status", "conditions"], approved);
-        cx.def.strategy.prepare_update(&cx, &mut new, &old);
-        shown(cx.def.strategy.validate_update(&cx, &new, &old))
-    };
-    assert_eq!(through("approval").len(), 0);
-    assert_eq!(
-        through("status"),
-        ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
     );
 }
