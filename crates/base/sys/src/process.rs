@@ -45,7 +45,12 @@ pub fn fork_single_threaded(parent: Parent, namespaces: CloneFlags, child: impl 
     }
     // SAFETY: clone3 with a zeroed stack behaves like fork; `args` is a valid clone_args of 64 bytes. The process has
     // one thread (checked or promised by the caller), so the child may use everything the parent may.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), std::mem::size_of_val(&args)) };
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), std::mem::size_of_val(&args)) };
+    if pid == -1 && Errno::last() == Errno::ENOSYS {
+        // What a container's filter answers, which cannot see this call's flags. The older one has the same meaning.
+        // SAFETY: as above; no stack, no thread-local storage, nowhere to write ids to.
+        pid = unsafe { libc::syscall(libc::SYS_clone, args[0] | args[4], 0, 0, 0, 0) };
+    }
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
@@ -147,6 +152,17 @@ pub fn reap() -> io::Result<Option<Ended>> {
             _ => continue,
         };
     }
+}
+
+/// Whether a process is a child of this one, running or not reaped yet.
+pub fn is_child(pid: i32) -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: a zeroed siginfo_t is a valid place for the result.
+    pid > 0
+        && unsafe {
+            let mut information: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, pid as libc::id_t, &mut information, flags) == 0
+        }
 }
 
 /// Waits for one child to end.
@@ -411,6 +427,20 @@ pub fn receive_with_fds(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result
 /// Reads a namespace file such as `/proc/<pid>/ns/net` into a descriptor.
 pub fn open_namespace(path: &std::path::Path) -> io::Result<OwnedFd> {
     Ok(std::fs::File::open(path)?.into())
+}
+
+/// Runs `work` in the mount namespace of another process, for a program of one thread, and comes back.
+pub fn in_mount_namespace<T>(of: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (own, root) = (std::fs::File::open("/proc/self/ns/mnt")?, std::fs::File::open("/")?);
+    let directory = std::fs::File::open(".")?;
+    nix::sched::setns(of, CloneFlags::CLONE_NEWNS)?;
+    let result = work();
+    nix::sched::setns(&own, CloneFlags::CLONE_NEWNS)?;
+    // Entering a mount namespace makes its root the process's, which need not be what it was.
+    nix::unistd::fchdir(&root)?;
+    nix::unistd::chroot(".")?;
+    nix::unistd::fchdir(&directory)?;
+    result
 }
 
 /// Runs `work` in a thread of its own that has entered a network namespace, and returns its result.

@@ -12,6 +12,18 @@ pub fn set_controlling_terminal(tty: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up the controlling terminal `tty`, without the hang-up that this would mean for this process.
+pub fn release_controlling_terminal(tty: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an ignored signal runs no code of ours; the ioctl takes nothing.
+    unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        if libc::ioctl(tty.as_raw_fd(), libc::TIOCNOTTY) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Tells a terminal its size; processes in the foreground get SIGWINCH.
 pub fn resize(tty: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
     let size = libc::winsize {

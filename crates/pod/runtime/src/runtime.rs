@@ -1,6 +1,7 @@
 //! The runtime: everything it knows, and how it comes back after its own death.
 
 use std::collections::{BTreeMap, HashSet};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub struct Inner {
     /// Capabilities that containers can be given.
     pub grantable: u64,
     pub recursive_read_only: bool,
+    /// What shims run from: containers can reach it, so nobody can write to it.
+    sealed: OwnedFd,
 }
 
 impl Runtime {
@@ -65,6 +68,10 @@ impl Runtime {
                 config.streaming
             )
         })?;
+        let empty = config.state.join("empty");
+        std::fs::create_dir_all(&empty)?;
+        let sealed = keelson_sys::detached::sealed_program(&config.program, &empty)
+            .with_context(|| format!("cannot protect {} from the pods it serves", config.program.display()))?;
         let imported = import(&images, config.images.clone());
         let runtime = Runtime(Arc::new(Inner {
             cgroups: Cgroups::detect().context("this machine has no usable control groups")?,
@@ -76,6 +83,7 @@ impl Runtime {
             imported,
             grantable: keelson_sys::process::own_bounding_set(),
             recursive_read_only: kernel_at_least(5, 12),
+            sealed,
             network,
             config,
         }));
@@ -185,6 +193,11 @@ impl Inner {
         let mut imported = self.imported.clone();
         // The importing task is gone: then it has said what it had to say.
         let _done = imported.wait_for(|done| *done).await;
+    }
+
+    /// The program that shims are started from.
+    pub fn program(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.sealed.as_raw_fd()))
     }
 
     /// The sandbox's directory for what a reboot may take.

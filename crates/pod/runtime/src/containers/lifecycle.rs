@@ -12,7 +12,7 @@ use crate::records::{ContainerRecord, ContainerState};
 use crate::runtime::{Inner, now};
 use crate::sandbox::Sandbox;
 use crate::shim::ShimError;
-use crate::shim::protocol::{Exited, Start};
+use crate::shim::protocol::{Exited, Joins, Start};
 
 /// As upstream's kubelet and its peers report a container that never ran.
 const START_ERROR: (i32, &str) = (128, "StartError");
@@ -92,6 +92,7 @@ impl Inner {
             gid: record.user.gid,
             oom_score_adj: i32::try_from(record.resources.oom_score_adj).ok(),
             own_pid_namespace: super::spec::pid_mode(&record.config) == v1::NamespaceMode::Container,
+            joins: self.joins(sandbox, record)?,
             propagation: extras.propagation,
             external,
         };
@@ -102,6 +103,22 @@ impl Inner {
                  unable to start container process: {why}"
             ),
             error => error.into(),
+        })
+    }
+
+    /// Whose process namespace the container is to be in, if there is one already.
+    fn joins(&self, sandbox: &Sandbox, record: &ContainerRecord) -> anyhow::Result<Option<Joins>> {
+        let shared = super::namespace_options(&sandbox.config()).pid() == v1::NamespaceMode::Pod;
+        Ok(match super::spec::pid_mode(&record.config) {
+            v1::NamespaceMode::Pod if shared => Some(Joins::Pods),
+            v1::NamespaceMode::Target => {
+                let options = super::spec::security(&record.config).namespace_options.as_ref();
+                let target = options.map_or("", |n| n.target_id.as_str());
+                let found = self.container(target);
+                let found = found.with_context(|| format!("invalid target container: \"{target}\" not found"))?;
+                Some(Joins::Container(found.id.clone()))
+            }
+            _ => None,
         })
     }
 

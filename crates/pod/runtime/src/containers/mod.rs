@@ -17,6 +17,10 @@ use keelson_cri::v1;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub use seccomp::default_profile;
+#[cfg(test)]
+pub use spec::for_built_in;
 pub use spec::namespace_options;
 pub use user::User;
 

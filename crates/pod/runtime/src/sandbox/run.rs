@@ -106,7 +106,7 @@ impl Inner {
             .create(&record.config, &record.hostname, options.ipc())
             .context("cannot make the sandbox's files")?;
         let config = shim_config(&record, &options)?;
-        Shim::launch(state, &self.config.program, &config)
+        Shim::launch(state, &self.program(), &config)
             .await
             .context("failed to start the sandbox's shim")?;
         if record.own_network {

@@ -46,9 +46,14 @@ impl Inner {
             .shutdown()
             .await
             .context("failed to end the sandbox's shim")?;
-        let shm =
-            crate::records::directory::<crate::records::SandboxRecord>(&self.config.root, &sandbox.id).join("shm");
-        keelson_sys::mount::unmount(&shm).with_context(|| format!("cannot unmount {}", shm.display()))
+        let directory = crate::records::directory::<crate::records::SandboxRecord>(&self.config.root, &sandbox.id);
+        for mounted in [
+            directory.join("shm"),
+            self.state_dir(&sandbox.id).join(crate::shim::PROC),
+        ] {
+            keelson_sys::mount::unmount(&mounted).with_context(|| format!("cannot unmount {}", mounted.display()))?;
+        }
+        Ok(())
     }
 
     /// Forgets a sandbox with its containers, ending what still runs.

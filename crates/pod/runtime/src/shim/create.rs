@@ -4,33 +4,63 @@
 //! a throw-away child keeps all of that out of the shim. With `as_sibling` the container's first process becomes a
 //! child of the shim nevertheless.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use keelson_sys::cgroup::Cgroups;
+use keelson_sys::detached;
 use keelson_sys::mount::{Propagation, set_propagation};
 use keelson_sys::process;
+use keelson_sys::tty;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::notify_socket::NOTIFY_FILE;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::sched::CloneFlags;
 use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
 
 use super::launch;
+use super::program::{self, Plan};
 use super::protocol::{MountPropagation, Start};
 
 /// `libcontainer`'s and external runtimes' own state, in the sandbox's state directory.
 pub const OCI_ROOT: &str = "oci";
+/// The specification in a bundle.
+const SPEC: &str = "config.json";
+
+/// A process namespace that the container joins.
+pub struct Joined {
+    pub namespace: OwnedFd,
+    pub proc: Proc,
+}
+
+/// Where there is a /proc of the namespace.
+pub enum Proc {
+    /// Mounted at a path.
+    At(PathBuf),
+    /// In the mount namespace of a container, where that has it.
+    In(OwnedFd),
+}
+
+impl Joined {
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let of_proc = match &self.proc {
+            Proc::At(_) => None,
+            Proc::In(namespace) => Some(namespace.as_raw_fd()),
+        };
+        of_proc.into_iter().chain([self.namespace.as_raw_fd()]).collect()
+    }
+}
 
 /// The body of the child. `streams` are the container's standard streams unless it has a terminal.
-pub fn run(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: OwnedFd) -> i32 {
+pub fn run(dir: &Path, start: &Start, joined: Option<Joined>, streams: Option<[OwnedFd; 3]>, report: OwnedFd) -> i32 {
     let result = match &start.external {
-        None => built_in(dir, start, streams, &report),
+        None => built_in(dir, start, joined, streams, &report),
         Some(program) => external(dir, start, streams, &report, program),
     };
     match result {
@@ -42,8 +72,26 @@ pub fn run(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: Own
     }
 }
 
-fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &OwnedFd) -> Result<(), String> {
+fn built_in(
+    dir: &Path,
+    start: &Start,
+    joined: Option<Joined>,
+    streams: Option<[OwnedFd; 3]>,
+    report: &OwnedFd,
+) -> Result<(), String> {
     set_oom_score(start.oom_score_adj);
+    let mut bundle = PathBuf::from(&start.bundle);
+    let mut late = None;
+    if let Some(joined) = &joined {
+        let proc = proc_of(joined, &bundle).map_err(|e| format!("cannot find /proc of the joined namespace: {e}"))?;
+        let spec = Spec::load(bundle.join(SPEC)).map_err(chain)?;
+        late = Some(Late {
+            plan: Arc::new(Plan::of(&spec)?),
+            namespace: joined.namespace.as_raw_fd(),
+            terminal: start.terminal,
+        });
+        bundle = setup_bundle(&bundle, &proc).map_err(text)?;
+    }
     let root = dir.join(OCI_ROOT);
     let console = start
         .terminal
@@ -53,7 +101,7 @@ fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &O
     let mut builder = ContainerBuilder::new(start.container.clone(), SyscallType::Linux)
         .with_executor(Payload {
             report: report.as_raw_fd(),
-            program: None,
+            late,
         })
         .with_root_path(&root)
         .map_err(chain)?
@@ -62,7 +110,7 @@ fn built_in(dir: &Path, start: &Start, streams: Option<[OwnedFd; 3]>, report: &O
         builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
     }
     let container = builder
-        .as_init(&start.bundle)
+        .as_init(&bundle)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
@@ -133,11 +181,90 @@ pub fn set_oom_score(score: Option<i32>) {
     }
 }
 
+/// /proc of a namespace that the container joins, where it can be bound from.
+fn proc_of(joined: &Joined, bundle: &Path) -> io::Result<PathBuf> {
+    let Proc::In(namespace) = &joined.proc else {
+        let Proc::At(path) = &joined.proc else { unreachable!() };
+        return Ok(path.clone());
+    };
+    let proc = process::in_mount_namespace(namespace.as_fd(), || detached::clone_of(c"/proc"))?;
+    // The other container may have put anything there.
+    let is_proc = nix::sys::statfs::fstatfs(&proc)?.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC;
+    let of = nix::fcntl::readlinkat(&proc, "1/ns/pid")?;
+    let wanted = std::fs::read_link(format!("/proc/self/fd/{}", joined.namespace.as_raw_fd()))?;
+    if !is_proc || of != wanted.as_os_str() {
+        return Err(io::Error::other("the container has something else there"));
+    }
+    let at = bundle.join("proc");
+    std::fs::create_dir_all(&at)?;
+    detached::attach(proc.as_fd(), &at)?;
+    Ok(at)
+}
+
+/// A bundle whose process stays outside of the process namespace, with full capabilities and without a filter: what
+/// has to be set up is, and the process namespace is entered as the last thing. See [`program`].
+fn setup_bundle(bundle: &Path, proc: &Path) -> io::Result<PathBuf> {
+    let spec: Value = serde_json::from_slice(&std::fs::read(bundle.join(SPEC))?)?;
+    let setup = bundle.join("setup");
+    std::fs::create_dir_all(&setup)?;
+    std::fs::write(setup.join(SPEC), serde_json::to_vec(&outside(spec, proc))?)?;
+    Ok(setup)
+}
+
+fn outside(mut spec: Value, proc: &Path) -> Value {
+    if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+        namespaces.retain(|n| n["type"] != "pid");
+    }
+    for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+        if mount["type"] == "proc" {
+            mount["type"] = json!("bind");
+            mount["source"] = json!(proc);
+            if let Some(options) = mount["options"].as_array_mut() {
+                options.push(json!("bind"));
+            }
+        }
+    }
+    if let Some(linux) = spec["linux"].as_object_mut() {
+        linux.remove("seccomp");
+    }
+    if let Some(process) = spec["process"].as_object_mut() {
+        process.remove("noNewPrivileges");
+        process.remove("capabilities");
+        process.insert("user".to_owned(), json!({"uid": 0, "gid": 0}));
+    }
+    spec
+}
+
 /// Runs in the container's first process.
 #[derive(Clone)]
 struct Payload {
     report: RawFd,
-    program: Option<CString>,
+    /// For a container that joins a process namespace.
+    late: Option<Late>,
+}
+
+/// What is left to do when everything but the process itself is set up.
+#[derive(Clone)]
+struct Late {
+    plan: Arc<Plan>,
+    namespace: RawFd,
+    terminal: bool,
+}
+
+impl Late {
+    /// Enters the namespace, which is for children, and makes the program one. Returns only the reason why not.
+    fn start(&self, report: RawFd) -> Result<std::convert::Infallible, String> {
+        let step = |what: &'static str| move |e: io::Error| format!("cannot {what}: {}", launch::lower(&e));
+        let namespace = process::duplicate(self.namespace).map_err(step("find the process namespace"))?;
+        let report = process::duplicate(report).map_err(step("find the shim"))?;
+        nix::sched::setns(&namespace, CloneFlags::CLONE_NEWPID)
+            .map_err(|e| step("enter the process namespace")(e.into()))?;
+        if self.terminal {
+            let stdin = process::duplicate(0).map_err(step("find the terminal"))?;
+            tty::release_controlling_terminal(stdin.as_fd()).map_err(step("pass on the terminal"))?;
+        }
+        program::start(&self.plan, self.terminal, report.as_fd())
+    }
 }
 
 impl Payload {
@@ -151,13 +278,14 @@ impl Payload {
 
 impl Executor for Payload {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Some(late) = &self.late {
+            let Err(error) = late.start(self.report);
+            return Err(ExecutorError::Other(self.fail(error)));
+        }
         let (args, env) = arguments(spec).map_err(ExecutorError::Other)?;
-        let error = match &self.program {
-            Some(program) => launch::exec(program, &args, &env),
-            None => match launch::find_program(&args[0], &env) {
-                Ok(program) => launch::exec(&program, &args, &env),
-                Err(error) => error,
-            },
+        let error = match launch::find_program(&args[0], &env) {
+            Ok(program) => launch::exec(&program, &args, &env),
+            Err(error) => error,
         };
         Err(ExecutorError::Other(self.fail(error)))
     }

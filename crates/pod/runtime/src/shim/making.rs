@@ -2,6 +2,7 @@
 //!
 //! A child of the shim makes each one and reports on a socket; the shim serves others meanwhile.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -12,10 +13,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::connection::Role;
 use super::container::{ChildStreams, Container};
+use super::create::{Joined, Proc};
 use super::launch::{self, MAX_OUTCOME, Outcome};
-use super::protocol::{Exec, Reply, Start};
+use super::protocol::{Exec, Joins, Reply, Start};
 use super::server::{Server, nanoseconds};
-use super::{create, exec};
+use super::{create, exec, namespaces};
 
 /// A process being made by a child.
 pub(super) struct Pending {
@@ -41,11 +43,13 @@ impl Server {
                 format!("container {id} was started before"),
             ));
         }
+        let joined = start.joins.clone().map(|joins| self.joined(joins)).transpose()?;
         let (container, streams) = Container::prepare(start)?;
         let dir = self.dir.clone();
         let start = container.start.clone();
-        let report = child(streams, move |streams, report| {
-            create::run(&dir, &start, streams, report)
+        let kept = joined.iter().flat_map(Joined::descriptors).collect();
+        let report = child(streams, kept, move |streams, report| {
+            create::run(&dir, &start, joined, streams, report)
         })?;
         self.push(report, fd, Making::Container(Box::new(container)));
         Ok(())
@@ -56,7 +60,9 @@ impl Server {
         if container.exited.is_some() {
             return Err(io::Error::other(format!("container {} is not running", exec.container)));
         }
-        let (pid, start) = (container.pid, container.start.clone());
+        // Here, where nobody else reaps it: the number cannot have become another process's.
+        let process = process::pidfd_open(container.pid)?;
+        let start = container.start.clone();
         let streams: Option<ChildStreams> = if exec.terminal {
             None
         } else {
@@ -64,9 +70,10 @@ impl Server {
             Some(three.map_err(|_| io::Error::other("exec without terminal needs three descriptors"))?)
         };
         let dir = self.dir.clone();
-        let report = child(streams, move |streams, report| {
+        let kept = vec![process.as_raw_fd()];
+        let report = child(streams, kept, move |streams, report| {
             let target = exec::Target {
-                pid,
+                process,
                 bundle: Path::new(&start.bundle),
                 cgroup: &start.cgroup,
                 oom_score_adj: start.oom_score_adj,
@@ -76,6 +83,28 @@ impl Server {
         })?;
         self.push(report, fd, Making::Exec);
         Ok(())
+    }
+
+    /// The namespace by descriptors, opened while the process that stands for it cannot be another one.
+    fn joined(&mut self, joins: Joins) -> io::Result<Joined> {
+        match joins {
+            Joins::Pods => Ok(Joined {
+                namespace: self.held.open("pid")?,
+                proc: Proc::At(self.dir.join(namespaces::PROC)),
+            }),
+            Joins::Container(id) => {
+                let container = self.container(&id)?;
+                if container.exited.is_some() {
+                    return Err(io::Error::other(format!("container {id} is not running")));
+                }
+                let pid = container.pid;
+                let open = |name: &str| File::open(format!("/proc/{pid}/ns/{name}")).map(OwnedFd::from);
+                Ok(Joined {
+                    namespace: open("pid")?,
+                    proc: Proc::In(open("mnt")?),
+                })
+            }
+        }
     }
 
     fn push(&mut self, report: OwnedFd, connection: RawFd, what: Making) {
@@ -101,7 +130,11 @@ impl Server {
                 pending.terminal = fds.pop().or(pending.terminal.take());
                 match serde_json::from_slice::<Outcome>(&message[..n]) {
                     Ok(news) => {
-                        pending.outcome.pid = news.pid.or(pending.outcome.pid);
+                        // Who reports may be in a container's hands; signals go to our own children only.
+                        let ours = news
+                            .pid
+                            .filter(|pid| process::is_child(*pid) || self.unclaimed.contains_key(pid));
+                        pending.outcome.pid = ours.or(pending.outcome.pid);
                         pending.outcome.error = pending.outcome.error.take().or(news.error);
                     }
                     Err(error) => pending.outcome.error = Some(error.to_string()),
@@ -191,10 +224,11 @@ impl Server {
     }
 }
 
-/// Forks a child that reports on the returned socket. It has no descriptors but this, its streams, and the shim's own
-/// standard ones: containers can look into it as soon as it, or what it clones, is in a namespace of theirs.
+/// Forks a child that reports on the returned socket. It has no descriptors but this, its streams, those named, and the
+/// shim's own standard ones.
 fn child(
     streams: Option<ChildStreams>,
+    kept: Vec<RawFd>,
     body: impl FnOnce(Option<ChildStreams>, OwnedFd) -> i32,
 ) -> io::Result<OwnedFd> {
     let (ours, theirs) =
@@ -202,7 +236,7 @@ fn child(
     super::container::set_nonblocking(ours.as_fd())?;
     process::fork(Parent::Caller, CloneFlags::empty(), move || {
         let own = streams.iter().flatten().map(AsRawFd::as_raw_fd);
-        let keep: Vec<RawFd> = (0..=2).chain(own).chain([theirs.as_raw_fd()]).collect();
+        let keep: Vec<RawFd> = (0..=2).chain(own).chain(kept).chain([theirs.as_raw_fd()]).collect();
         if let Err(error) = process::close_all_but(&keep).and_then(|()| process::make_undumpable()) {
             launch::report_error(theirs.as_fd(), error.to_string());
             return 1;

@@ -15,6 +15,7 @@ mod log;
 mod making;
 mod namespaces;
 mod pause;
+mod program;
 pub mod protocol;
 mod server;
 
@@ -30,7 +31,7 @@ use nix::sched::CloneFlags;
 
 pub use client::{Events, ExecSession, Shim, ShimError};
 pub use create::OCI_ROOT;
-pub use namespaces::DIRECTORY as NAMESPACES;
+pub use namespaces::{DIRECTORY as NAMESPACES, PROC};
 
 use protocol::ShimConfig;
 

@@ -7,10 +7,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use keelson_sys::detached;
 use keelson_sys::process::{self, Parent};
 use nix::sched::CloneFlags;
 
@@ -20,18 +21,30 @@ use super::protocol::{IdMapping, ShimConfig};
 /// Names in the `ns` directory.
 pub const DIRECTORY: &str = "ns";
 
+/// Where /proc of the shared process namespace is mounted, in the sandbox's state directory. It cannot be made later:
+/// that takes a process in the namespace with CAP_SYS_ADMIN, which containers could take over.
+pub const PROC: &str = "proc";
+
 pub struct Held {
-    /// Never read: being open is what they are for.
-    _descriptors: Vec<OwnedFd>,
+    /// By name. Being open is what they are for.
+    descriptors: Vec<(&'static str, OwnedFd)>,
     /// The first process of the shared process namespace.
     pub reaper: Option<i32>,
+}
+
+impl Held {
+    pub fn open(&self, name: &str) -> io::Result<OwnedFd> {
+        let held = self.descriptors.iter().find(|(held, _)| *held == name);
+        let (_, descriptor) = held.ok_or_else(|| io::Error::other(format!("the pod has no {name} namespace")))?;
+        descriptor.try_clone()
+    }
 }
 
 pub fn create(dir: &Path, config: &ShimConfig) -> io::Result<Held> {
     let flags = flags(config);
     if flags.is_empty() {
         return Ok(Held {
-            _descriptors: Vec::new(),
+            descriptors: Vec::new(),
             reaper: None,
         });
     }
@@ -85,12 +98,17 @@ fn hold(dir: &Path, config: &ShimConfig, pid: i32, child: &mut UnixStream) -> io
         std::fs::write(format!("/proc/{pid}/gid_map"), map(&config.gid_mappings))?;
     }
     child.write_all(b"!")?;
-    let mut answer = String::new();
     let mut first = [0];
-    child.read_exact(&mut first)?;
-    if first[0] != b'!' {
+    let (read, mounts) = process::receive_with_fds(child.as_fd(), &mut first)?;
+    if read == 0 || first[0] != b'!' {
+        let mut answer = String::new();
         child.read_to_string(&mut answer)?;
         return Err(io::Error::other(answer));
+    }
+    if let Some(proc) = mounts.first() {
+        let at = dir.join(PROC);
+        std::fs::create_dir_all(&at)?;
+        detached::attach(proc.as_fd(), &at)?;
     }
     let ns = dir.join(DIRECTORY);
     std::fs::create_dir_all(&ns)?;
@@ -113,10 +131,10 @@ fn hold(dir: &Path, config: &ShimConfig, pid: i32, child: &mut UnixStream) -> io
             format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()),
             link,
         )?;
-        descriptors.push(descriptor);
+        descriptors.push((*name, descriptor));
     }
     Ok(Held {
-        _descriptors: descriptors,
+        descriptors,
         reaper: None,
     })
 }
@@ -136,18 +154,22 @@ fn inside(mut shim: UnixStream, config: &ShimConfig) -> i32 {
     }
     let last = process::last_capability();
     let prepared = prepare(config).and_then(|()| {
+        let proc = config.shared_pid.then(detached::proc).transpose()?;
         if config.shared_pid {
-            pause::leave_the_host()
-        } else {
-            Ok(())
+            pause::leave_the_host()?;
         }
+        Ok(proc)
     });
-    if let Err(error) = prepared {
-        let _nobody_listens = shim.write_all(format!("?{error}").as_bytes());
-        return 1;
-    }
+    let proc = match prepared {
+        Ok(proc) => proc,
+        Err(error) => {
+            let _nobody_listens = shim.write_all(format!("?{error}").as_bytes());
+            return 1;
+        }
+    };
+    let mounts: Vec<RawFd> = proc.iter().map(AsRawFd::as_raw_fd).collect();
     // Then the shim opens the namespaces; it ends the child, or lets it become the pod's first process.
-    let told = shim.write_all(b"!").and_then(|()| shim.read_exact(&mut go));
+    let told = process::send_with_fds(shim.as_fd(), b"!", &mounts).and_then(|_| shim.read_exact(&mut go));
     if told.is_err() || !config.shared_pid {
         return 1;
     }

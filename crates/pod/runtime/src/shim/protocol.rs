@@ -97,10 +97,23 @@ pub struct Start {
     pub oom_score_adj: Option<i32>,
     /// Whether the container's processes end with its first one by themselves.
     pub own_pid_namespace: bool,
+    /// Whose process namespace it joins; the specification names it too.
+    #[serde(default)]
+    pub joins: Option<Joins>,
     /// Mount targets in the container and how mounts below them spread.
     pub propagation: Vec<(String, MountPropagation)>,
     /// An OCI runtime to use instead of the built-in one.
     pub external: Option<String>,
+}
+
+/// A process namespace that exists before the container does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Joins {
+    /// The one that all containers of the pod share.
+    Pods,
+    /// That of another container.
+    Container(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

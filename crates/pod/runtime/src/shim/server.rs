@@ -24,7 +24,7 @@ const MAX_CONNECTIONS: usize = 512;
 
 pub struct Server {
     pub(super) dir: PathBuf,
-    held: Held,
+    pub(super) held: Held,
     listener: UnixListener,
     deaths: SignalFd,
     pub(super) cgroups: Cgroups,
