@@ -13,6 +13,7 @@ mod cri;
 mod events;
 pub mod images;
 mod records;
+mod restore;
 mod runtime;
 mod sandbox;
 pub mod shim;

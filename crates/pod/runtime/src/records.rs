@@ -1,5 +1,8 @@
 //! What the runtime remembers of sandboxes and containers, on disk before anything on the host is changed for them:
 //! whoever finds a record knows what may have to be undone.
+//!
+//! Records outlive versions: one that an older or a newer server wrote is read, with defaults for what it lacks and
+//! without what is not known. So fields are added and never change their meaning.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,12 +19,16 @@ pub struct SandboxRecord {
     pub id: String,
     #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
     pub config: PodSandboxConfig,
+    #[serde(default)]
     pub handler: String,
     /// The program of an external handler.
+    #[serde(default)]
     pub external: Option<String>,
+    #[serde(default)]
     pub created_at: i64,
     pub state: SandboxState,
     pub own_network: bool,
+    #[serde(default)]
     pub ips: Vec<String>,
     #[serde(default)]
     pub hostname: String,
@@ -46,21 +53,35 @@ pub struct ContainerRecord {
     #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
     pub resources: LinuxContainerResources,
     /// ID of the image.
+    #[serde(default)]
     pub image: String,
     /// Layers that the container needs, also when its image is gone.
     pub chains: Vec<String>,
     pub cgroup: String,
     pub user: User,
+    #[serde(default = "default_stop_signal")]
     pub stop_signal: i32,
+    #[serde(default)]
     pub log: Option<String>,
     pub state: ContainerState,
+    #[serde(default)]
     pub created_at: i64,
+    #[serde(default)]
     pub started_at: i64,
+    #[serde(default)]
     pub finished_at: i64,
+    #[serde(default)]
     pub pid: i32,
+    #[serde(default)]
     pub exit_code: i32,
+    #[serde(default)]
     pub reason: String,
+    #[serde(default)]
     pub message: String,
+}
+
+fn default_stop_signal() -> i32 {
+    nix::libc::SIGTERM
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -87,7 +87,7 @@ impl Runtime {
             network,
             config,
         }));
-        runtime.restore().await?;
+        runtime.0.restore().await?;
         runtime.0.streaming.serve(Arc::downgrade(&runtime.0));
         Ok(runtime)
     }
@@ -100,65 +100,6 @@ impl Runtime {
     /// The image store, for commands that work on it directly.
     pub fn images(&self) -> &Arc<Images> {
         &self.0.images
-    }
-
-    async fn restore(&self) -> anyhow::Result<()> {
-        let inner = &self.0;
-        let root = &inner.config.root;
-        let (sandboxes, broken) = records::load::<SandboxRecord>(root)?;
-        for id in broken {
-            crate::shim::Shim::new(inner.state_dir(&id)).shutdown().await?;
-            inner
-                .clear_sandbox_directories(&id)
-                .with_context(|| format!("cannot clear away sandbox {id}"))?;
-        }
-        let (containers, broken) = records::load::<ContainerRecord>(root)?;
-        for id in broken {
-            inner
-                .clear_container_directory(&id)
-                .with_context(|| format!("cannot clear away container {id}"))?;
-        }
-        let known: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
-        for id in inner.state_directories()?.iter().filter(|id| !known.contains(*id)) {
-            // Removed in between: first the record, then this.
-            crate::shim::Shim::new(inner.state_dir(id)).shutdown().await?;
-            inner.clear_sandbox_directories(id)?;
-        }
-        for record in containers {
-            if known.contains(&record.sandbox) {
-                inner
-                    .containers
-                    .lock()
-                    .insert(record.id.clone(), Arc::new(Container::new(inner, record)));
-            } else {
-                // Its sandbox was being removed.
-                inner.clear_container(&record)?;
-            }
-        }
-        for record in sandboxes {
-            let sandbox = Arc::new(Sandbox::new(inner, record));
-            inner.sandboxes.lock().insert(sandbox.id.clone(), sandbox.clone());
-            inner
-                .readopt(&sandbox)
-                .await
-                .with_context(|| format!("sandbox {}", sandbox.id))?;
-        }
-        let live: Vec<String> = inner
-            .sandboxes
-            .lock()
-            .values()
-            .filter(|s| s.record.lock().state == records::SandboxState::Ready)
-            .map(|s| s.id.clone())
-            .collect();
-        inner
-            .network
-            .gc(&live)
-            .await
-            .context("cannot clear away the network of pods that are gone")?;
-        inner
-            .images
-            .collect(&inner.layers_in_use())
-            .context("cannot collect layers")
     }
 }
 
@@ -205,7 +146,7 @@ impl Inner {
         self.config.state.join("sandboxes").join(sandbox)
     }
 
-    fn state_directories(&self) -> anyhow::Result<Vec<String>> {
+    pub fn state_directories(&self) -> anyhow::Result<Vec<String>> {
         let entries = match std::fs::read_dir(self.config.state.join("sandboxes")) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,

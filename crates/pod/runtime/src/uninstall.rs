@@ -12,7 +12,7 @@ use keelson_sys::process;
 use crate::config::Config;
 use crate::records::{self, ContainerRecord};
 use crate::runtime::remove_with_mounts;
-use crate::shim::Shim;
+use crate::shim::{self, Shim};
 
 /// How long processes may take to go after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ pub async fn uninstall(config: &Config, network: &dyn PodNetwork) -> anyhow::Res
 async fn end_shims(states: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let left = shims(states)?;
+        let left = shim::running(states)?;
         if left.is_empty() {
             return Ok(());
         }
@@ -72,7 +72,7 @@ async fn end_shims(states: &Path) -> anyhow::Result<()> {
         // Those that were asked are given a moment to end by themselves.
         tokio::time::sleep(Duration::from_millis(50)).await;
         if Instant::now() + PATIENCE > deadline + Duration::from_secs(2) {
-            for pid in shims(states)? {
+            for pid in shim::running(states)? {
                 match process::kill(pid, nix::libc::SIGKILL) {
                     Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),
                     _ => {}
@@ -80,25 +80,6 @@ async fn end_shims(states: &Path) -> anyhow::Result<()> {
             }
         }
     }
-}
-
-fn shims(states: &Path) -> anyhow::Result<Vec<i32>> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut prefix = states.as_os_str().as_bytes().to_vec();
-    prefix.push(b'/');
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
-            continue;
-        };
-        // It may have ended since.
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let args: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        if args.get(1) == Some(&&b"shim"[..]) && args.get(2).is_some_and(|dir| dir.starts_with(&prefix)) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
 }
 
 fn names(dir: &Path) -> anyhow::Result<Vec<String>> {

@@ -119,7 +119,7 @@ impl Inner {
         }
         let (_, events) = sandbox.shim.subscribe().await?;
         sandbox.update(|r| r.state = SandboxState::Ready)?;
-        self.listen(sandbox.clone(), events);
+        self.follow(sandbox.clone(), Some(events), None);
         Ok(())
     }
 }

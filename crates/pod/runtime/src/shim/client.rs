@@ -84,13 +84,17 @@ impl Shim {
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_none() {
-                found.push(serde_json::from_slice(&std::fs::read(path)?)?);
+                // One that cannot be read must not take the others with it.
+                match std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                    Ok(exited) => found.push(exited),
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "a note of a shim cannot be read"),
+                }
             }
         }
         Ok(found)
     }
 
-    /// The containers now, and a stream of those that end.
+    /// The containers now, and a stream of those that end. Shims of other versions are as good: see [`protocol`].
     pub async fn subscribe(&self) -> Result<(Vec<ContainerState>, Events)> {
         let mut connection = self.connect().await?;
         connection.send(&Request::Subscribe, &[]).await?;
@@ -100,11 +104,25 @@ impl Shim {
                     version, containers, ..
                 },
                 _,
-            ) if version == protocol::VERSION => Ok((containers, Events(connection))),
-            (Reply::State { version, .. }, _) => Err(ShimError::Refused(format!(
-                "it speaks version {version} of the protocol"
-            ))),
+            ) => {
+                if version != protocol::VERSION {
+                    tracing::info!(dir = %self.dir.display(), version, "a shim of another version");
+                }
+                Ok((containers, Events(connection)))
+            }
             (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Whether the shim is proven to have ended. One that cannot be reached for another reason may be alive.
+    pub async fn has_ended(&self) -> bool {
+        match self.connect().await {
+            // It listens from its first moment to its last.
+            Err(ShimError::Gone(e)) if e.kind() == io::ErrorKind::ConnectionRefused => true,
+            Err(ShimError::Gone(e)) if e.kind() == io::ErrorKind::NotFound => {
+                running(&self.dir).is_ok_and(|pids| pids.is_empty())
+            }
+            _ => false,
         }
     }
 
@@ -182,19 +200,31 @@ impl Shim {
     /// Ends the shim and what runs under it. One that is gone is fine; one that does not answer is killed.
     pub async fn shutdown(&self) -> Result<()> {
         match tokio::time::timeout(SHUTDOWN, self.simple(Request::Shutdown)).await {
-            Ok(Err(ShimError::Gone(_)) | Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error),
-            Err(_) => {
-                tracing::warn!(dir = %self.dir.display(), "a shim that does not answer is killed");
-                let connection = self.connect().await?;
-                let pid = connection
-                    .stream
-                    .peer_cred()?
-                    .pid()
-                    .ok_or(io::Error::other("its process is not known"))?;
-                Ok(process::kill(pid, nix::libc::SIGKILL)?)
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ShimError::Gone(_))) if self.has_ended().await => Ok(()),
+            // It takes its socket away as the last thing it does, and is then given the moment it needs.
+            Ok(Err(ShimError::Gone(e))) if e.kind() == io::ErrorKind::NotFound && self.goes().await => Ok(()),
+            why => {
+                tracing::warn!(dir = %self.dir.display(), ?why, "a shim that does not end by itself is killed");
+                for pid in running(&self.dir)? {
+                    match process::kill(pid, nix::libc::SIGKILL) {
+                        Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),
+                        _ => {}
+                    }
+                }
+                Ok(())
             }
         }
+    }
+
+    /// Waits for the process to end, and not for ever.
+    async fn goes(&self) -> bool {
+        let ended = async {
+            while !self.has_ended().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SHUTDOWN, ended).await.is_ok()
     }
 
     async fn simple(&self, request: Request) -> Result<()> {
@@ -220,6 +250,25 @@ impl Shim {
             descriptors: Vec::new(),
         })
     }
+}
+
+/// Processes that were started as shims of a directory, or of directories in it.
+pub fn running(dir: &Path) -> io::Result<Vec<i32>> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        // It may have ended since.
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let args: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+        let below = |arg: &&[u8]| Path::new(std::ffi::OsStr::from_bytes(arg)).starts_with(dir);
+        if args.get(1) == Some(&&b"shim"[..]) && args.get(2).is_some_and(below) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 fn unexpected(reply: Reply) -> ShimError {

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use keelson_sys::process::{self, Parent};
 use nix::sched::CloneFlags;
 
-pub use client::{Events, ExecSession, Shim, ShimError};
+pub use client::{Events, ExecSession, Shim, ShimError, running};
 pub use create::OCI_ROOT;
 pub use namespaces::{DIRECTORY as NAMESPACES, PROC};
 

@@ -1,13 +1,17 @@
 //! What a server and a shim say to each other: JSON messages behind a length, with descriptors alongside.
 //!
 //! A connection carries one request and its replies. `Subscribe` and `Exec` have replies that come later.
+//!
+//! Shims outlive servers, so either side may be older. What is said only grows: fields that one side does not know are
+//! passed over, those it misses have defaults that mean what was so before there were any, messages it does not
+//! know are refused or passed over. Nothing is renamed, removed or given another meaning.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// Raised when an old shim could not understand a new server; a server refuses shims of other versions.
-pub const VERSION: u32 = 1;
+/// Raised with each addition. Told by a shim, for whoever reads logs: nothing is decided by it.
+pub const VERSION: u32 = 2;
 
 /// The shim's socket, in the sandbox's state directory.
 pub const SOCKET: &str = "s";
@@ -21,6 +25,7 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 
 /// How a sandbox's shim is to be set up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ShimConfig {
     pub sandbox_id: String,
     pub hostname: String,
@@ -79,10 +84,14 @@ pub enum Request {
     },
     /// Kills what still runs and ends the shim.
     Shutdown,
+    /// Of a newer server.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Starts a container from its bundle.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Start {
     pub container: String,
     pub bundle: String,
@@ -98,7 +107,6 @@ pub struct Start {
     /// Whether the container's processes end with its first one by themselves.
     pub own_pid_namespace: bool,
     /// Whose process namespace it joins; the specification names it too.
-    #[serde(default)]
     pub joins: Option<Joins>,
     /// Mount targets in the container and how mounts below them spread.
     pub propagation: Vec<(String, MountPropagation)>,
@@ -125,7 +133,8 @@ pub enum MountPropagation {
 }
 
 /// Runs a process in a container, with the container's identity and restrictions.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Exec {
     pub container: String,
     pub args: Vec<String>,
@@ -157,9 +166,13 @@ pub enum Reply {
     Failed {
         error: String,
     },
+    /// Of a newer shim.
+    #[serde(other)]
+    Unknown,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerState {
     pub container: String,
     /// 0 while it is being created.
@@ -169,7 +182,8 @@ pub struct ContainerState {
 }
 
 /// How a container ended; also the content of the notes in [`EXITS`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Exited {
     pub container: String,
     pub pid: i32,
@@ -215,6 +229,36 @@ pub fn decode<T: for<'a> Deserialize<'a>>(buffer: &mut Vec<u8>) -> io::Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn from<T: for<'a> Deserialize<'a>>(text: &str) -> T {
+        let mut bytes = (text.len() as u32).to_be_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        decode(&mut bytes).unwrap().unwrap()
+    }
+
+    /// What a server of the first version sent, and what one of a later version might.
+    #[test]
+    fn older_and_newer_sides_are_understood() {
+        let start = r#"{"do": "start", "container": "c", "bundle": "/b", "cgroup": "/g", "terminal": false,
+            "stdin": false, "stdin_once": false, "log": null, "uid": 0, "gid": 0, "oom_score_adj": 5,
+            "own_pid_namespace": true, "propagation": [["/v", "slave"]], "external": null}"#;
+        let Request::Start(start) = from(start) else { panic!() };
+        assert_eq!((start.container.as_str(), start.joins), ("c", None));
+        assert!(matches!(
+            from(r#"{"do": "freeze", "container": "c"}"#),
+            Request::Unknown
+        ));
+        assert!(matches!(from(r#"{"reply": "frozen", "for": 1}"#), Reply::Unknown));
+        let state = r#"{"reply": "state", "version": 99, "pid": 4, "mood": "good",
+            "containers": [{"container": "c", "pid": 5, "cgroup": "/g"}]}"#;
+        let Reply::State {
+            version, containers, ..
+        } = from(state)
+        else {
+            panic!()
+        };
+        assert_eq!((version, containers[0].pid, &containers[0].exited), (99, 5, &None));
+    }
 
     #[test]
     fn messages_survive_being_cut() {

@@ -212,6 +212,7 @@ impl Server {
             }
             Request::CloseStdin { container } => self.container(&container)?.stdin = None,
             Request::Delete { container } => self.delete(&container)?,
+            Request::Unknown => return Err(io::Error::other("the shim is older than this request")),
             Request::Shutdown => {
                 self.reply(fd, &Reply::Done, Vec::new());
                 self.shutdown = true;

@@ -160,10 +160,7 @@ async fn pods_outlive_the_server() -> Result<()> {
     let pid = pid_of(&machine, &stays).await?;
 
     // While no server listens, one container ends.
-    machine.runtime = None;
-    machine.cri = keelson_runtime::Runtime::new(other(&machine), std::sync::Arc::new(keelson_network::HostOnly))
-        .await?
-        .clients();
+    machine.die().await?;
     std::fs::create_dir_all(upper.parent().context("a parent")?)?;
     let rootfs = machine.dir.join("root/containers").join(&ends).join("rootfs/tmp/go");
     std::fs::write(rootfs, "")?;
@@ -199,17 +196,6 @@ async fn pods_outlive_the_server() -> Result<()> {
     ensure!(machine.status(&stays).await?.exit_code == 137);
     machine.remove(&sandbox).await?;
     machine.assert_clean()
-}
-
-/// A runtime of another machine, so that clients have somewhere to point while there is no server.
-fn other(machine: &Machine) -> keelson_runtime::Config {
-    let config = machine.config();
-    keelson_runtime::Config {
-        root: machine.dir.join("other-root"),
-        state: machine.dir.join("other-state"),
-        images: None,
-        ..config
-    }
 }
 
 async fn pid_of(machine: &Machine, id: &str) -> Result<String> {
@@ -465,10 +451,7 @@ async fn uninstalling_takes_everything_back() -> Result<()> {
     keelson_sys::process::kill(shims(&machine.dir)?[0], nix::libc::SIGSTOP)?;
     let config = machine.config();
     let dir = machine.dir.clone();
-    machine.runtime = None;
-    machine.cri = keelson_runtime::Runtime::new(other(&machine), std::sync::Arc::new(keelson_network::HostOnly))
-        .await?
-        .clients();
+    machine.die().await?;
     let removed = keelson_runtime::uninstall(&config, &keelson_network::HostOnly).await?;
     ensure!((removed.sandboxes, removed.containers) == (2, 2), "{removed:?}");
     ensure!(!config.root.exists() && !config.state.exists());

@@ -10,6 +10,7 @@ mod isolation;
 mod registry;
 mod streams;
 mod support;
+mod upgrades;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             beside::ALL,
             streams::ALL,
             registry::ALL,
+            upgrades::ALL,
             crashes::ALL,
         ]
         .concat(),

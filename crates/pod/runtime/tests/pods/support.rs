@@ -116,9 +116,19 @@ impl Machine {
         config(&self.dir, &self.cgroup)
     }
 
+    /// The server dies. What it was doing goes on as long as there is a client of it, so clients become another one's.
+    pub async fn die(&mut self) -> Result<()> {
+        self.runtime = None;
+        let elsewhere = self.dir.join("elsewhere");
+        let config = config(&elsewhere, &self.cgroup);
+        let config = Config { images: None, ..config };
+        self.cri = Runtime::new(config, Arc::new(HostOnly)).await?.clients();
+        Ok(())
+    }
+
     /// The server dies and another takes its place.
     pub async fn restart(&mut self) -> Result<()> {
-        self.runtime = None;
+        self.die().await?;
         let runtime = start(&self.dir, &self.cgroup).await?;
         self.cri = runtime.clients();
         self.runtime = Some(runtime);
