@@ -13,6 +13,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-sys", &[]),
     ("keelson-cri", &[]),
     ("keelson-clock", &[]),
+    ("keelson-listen", &[]),
     ("keelson-client", &["keelson-clock"]),
     ("keelson-store", &[]),
     ("keelson-cache", &["keelson-api", "keelson-store"]),
@@ -38,6 +39,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-registry",
             "keelson-client",
             "keelson-clock",
+            "keelson-listen",
         ],
     ),
     (
@@ -51,6 +53,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-api",
             "keelson-client",
             "keelson-cri",
+            "keelson-listen",
             "keelson-pki",
             "keelson-sys",
         ],

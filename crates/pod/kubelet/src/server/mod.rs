@@ -14,21 +14,16 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(crate) type Reply = Response<Body>;
-
-/// Connections at the same time; more wait in the kernel.
-const MAX_CONNECTIONS: usize = 1024;
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Reply {
     reply(status, "text/plain; charset=utf-8", body.into().into())
@@ -59,14 +54,45 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let auth = Arc::new(auth::Auth::new(
-        kl.rest.clone(),
-        kl.cfg.node_name.clone(),
-        kl.cfg.anonymous,
-    ));
-    tokio::spawn(accept(kl.clone(), listener, acceptor, auth));
+    let server = Server {
+        auth: auth::Auth::new(kl.rest.clone(), kl.cfg.node_name.clone(), kl.cfg.anonymous),
+        kl: kl.clone(),
+    };
+    let stop = kl.stop.clone();
+    tokio::spawn(async move {
+        if let Err(e) = keelson_listen::run(listener, Arc::new(config), Arc::new(server), limits(), stop).await {
+            tracing::error!("the kubelet's server ended: {e:#}");
+        }
+    });
     Ok(())
+}
+
+/// Fewer connections than the API server has, and upstream's time for an answer: logs and streams last.
+fn limits() -> keelson_listen::Limits {
+    keelson_listen::Limits {
+        connections: 1024,
+        answer: Some(Duration::from_secs(4 * 60 * 60)),
+        drain: Duration::ZERO,
+        ..keelson_listen::Limits::default()
+    }
+}
+
+struct Server {
+    kl: Arc<Kubelet>,
+    auth: auth::Auth,
+}
+
+impl keelson_listen::Server for Server {
+    /// Whom the client's certificate names.
+    type Peer = Option<auth::User>;
+    type Body = Body;
+
+    fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
+        certificates.and_then(|c| c.first()).and_then(|c| auth::user_of(c))
+    }
+    async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {
+        routes::handle(&self.kl, &self.auth, (**peer).clone(), request).await
+    }
 }
 
 fn tls_config(tls: &crate::config::ServingTls) -> anyhow::Result<rustls::ServerConfig> {
@@ -91,63 +117,4 @@ fn tls_config(tls: &crate::config::ServingTls) -> anyhow::Result<rustls::ServerC
     // Upgrades (exec, attach, port-forward) are of HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
-}
-
-async fn accept(kl: Arc<Kubelet>, listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, auth: Arc<auth::Auth>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let socket = tokio::select! {
-            () = kl.stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => socket,
-                Err(e) => {
-                    tracing::warn!("a connection to the kubelet's server could not be taken: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let (kl, acceptor, auth) = (kl.clone(), acceptor.clone(), auth.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            let stop = kl.stop.clone();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = serve(kl, socket, acceptor, auth) => {}
-            }
-        });
-    }
-}
-
-async fn serve(
-    kl: Arc<Kubelet>,
-    socket: tokio::net::TcpStream,
-    acceptor: tokio_rustls::TlsAcceptor,
-    auth: Arc<auth::Auth>,
-) {
-    let tls = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(e)) => {
-            tracing::debug!("a TLS handshake with the kubelet's server failed: {e}");
-            return;
-        }
-        Err(_) => return,
-    };
-    let peer = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|c| c.first())
-        .and_then(|c| auth::user_of(c));
-    let service = service_fn(move |request| {
-        let (kl, auth, peer) = (kl.clone(), auth.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(routes::handle(&kl, &auth, peer, request).await) }
-    });
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    if let Err(e) = builder.serve_connection_with_upgrades(TokioIo::new(tls), service).await {
-        tracing::debug!("a connection to the kubelet's server ended: {e}");
-    }
 }

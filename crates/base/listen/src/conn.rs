@@ -1,0 +1,270 @@
+//! One connection: what is under way on it, and what it is waited for until when.
+
+use crate::answer::{Outgoing, Slot, WriteBy};
+use crate::io::Watched;
+use crate::peers::Place;
+use crate::{Limits, Server};
+use anyhow::Result;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+/// How long a client has to take notice that its connection ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What is known of a connection from outside.
+pub struct Conn {
+    state: Mutex<State>,
+    changed: Notify,
+    ended: CancellationToken,
+}
+
+struct State {
+    /// Requests whose last byte hasn't gone out.
+    open: usize,
+    /// Since when there are none.
+    quiet_since: Instant,
+    /// When the first byte came after that.
+    first_byte: Option<Instant>,
+    requests: u64,
+    next: u64,
+    /// Answers by when they have to be read; late ones have lost their bodies, and their time is the connection's.
+    answers: BTreeMap<(Instant, u64), Option<Arc<Slot>>>,
+}
+
+/// A request under way.
+pub struct Open {
+    conn: Arc<Conn>,
+    answer: Option<(Instant, u64)>,
+}
+
+impl Open {
+    pub(crate) fn timed(&mut self, key: (Instant, u64)) {
+        self.answer = Some(key);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut state = self.conn.state.lock();
+        state.open -= 1;
+        if state.open == 0 {
+            state.quiet_since = Instant::now();
+            state.first_byte = None;
+        }
+        if let Some(key) = self.answer.take()
+            && state.answers.remove(&key).is_none()
+        {
+            let late = state.answers.keys().find(|(_, id)| *id == key.1).copied();
+            late.map(|key| state.answers.remove(&key));
+        }
+        drop(state);
+        self.conn.changed.notify_one();
+    }
+}
+
+impl Conn {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            open: 0,
+            quiet_since: Instant::now(),
+            first_byte: None,
+            requests: 0,
+            next: 0,
+            answers: BTreeMap::new(),
+        };
+        Conn {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+    /// Since when no request is under way; `None`: one is.
+    pub fn quiet_since(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        (state.open == 0).then_some(state.quiet_since)
+    }
+
+    pub fn begin(self: &Arc<Self>) -> Open {
+        let mut state = self.state.lock();
+        state.open += 1;
+        state.requests += 1;
+        Open {
+            conn: self.clone(),
+            answer: None,
+        }
+    }
+    /// From now on nobody tells of requests.
+    fn upgraded(&self) {
+        self.state.lock().open += 1;
+    }
+    pub(crate) fn arrived(&self) {
+        let mut state = self.state.lock();
+        if state.open == 0 && state.first_byte.is_none() {
+            state.first_byte = Some(Instant::now());
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+    pub(crate) fn answer(&self, by: Instant, slot: &Arc<Slot>) -> (Instant, u64) {
+        let mut state = self.state.lock();
+        let key = (by, state.next);
+        state.next += 1;
+        state.answers.insert(key, Some(slot.clone()));
+        drop(state);
+        self.changed.notify_one();
+        key
+    }
+
+    /// When something has to happen next.
+    fn next_time(&self, limits: &Limits, http2: bool) -> Option<Instant> {
+        let state = self.state.lock();
+        let answer = state.answers.first_key_value().map(|((by, _), _)| *by);
+        if state.open > 0 {
+            return answer;
+        }
+        let patience = if state.requests == 0 { limits.head } else { limits.idle };
+        let quiet = state.quiet_since + patience;
+        // HTTP/2 has frames between requests, too.
+        let head = state.first_byte.filter(|_| !http2).map(|at| at + limits.head);
+        [answer, Some(quiet), head].into_iter().flatten().min()
+    }
+
+    /// Does what is due; an error says why the connection can't go on.
+    fn due(&self, limits: &Limits, http2: bool, now: Instant) -> Result<(), Overdue> {
+        let mut cleared = Vec::new();
+        {
+            let mut state = self.state.lock();
+            while let Some(((by, id), _)) = state.answers.first_key_value().filter(|((by, _), _)| *by <= now) {
+                let key = (*by, *id);
+                match state.answers.remove(&key).flatten() {
+                    Some(slot) => {
+                        cleared.push(slot);
+                        state.answers.insert((now + limits.late, key.1), None);
+                    }
+                    None => return Err(Overdue::Answer),
+                }
+            }
+        }
+        cleared.iter().for_each(|slot| slot.clear());
+        let state = self.state.lock();
+        if state.open > 0 {
+            return Ok(());
+        }
+        let over = |since: Instant, patience| now >= since + patience;
+        match (state.requests, state.first_byte) {
+            (_, Some(at)) if !http2 && over(at, limits.head) => Err(Overdue::Head),
+            (0, _) if over(state.quiet_since, limits.head) => Err(Overdue::Head),
+            (1.., _) if over(state.quiet_since, limits.idle) => Err(Overdue::Idle),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Overdue {
+    Answer,
+    Head,
+    Idle,
+}
+
+/// Returns when the connection can't go on.
+async fn watch(conn: &Conn, limits: &Limits, http2: bool) -> Overdue {
+    loop {
+        let next = conn.next_time(limits, http2);
+        tokio::select! {
+            () = conn.changed.notified() => {}
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                if let Err(why) = conn.due(limits, http2, Instant::now()) {
+                    return why;
+                }
+            }
+        }
+    }
+}
+
+pub struct Connection<S> {
+    pub server: Arc<S>,
+    pub limits: Arc<Limits>,
+    pub stop: CancellationToken,
+    pub remote: SocketAddr,
+    pub place: Place,
+}
+
+impl<S: Server> Connection<S> {
+    pub async fn serve(self, tls: TlsStream<TcpStream>) -> Result<()> {
+        let session = tls.get_ref().1;
+        let peer = Arc::new(self.server.connected(self.remote, session.peer_certificates()));
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let (conn, limits) = (self.place.conn().clone(), self.limits);
+        let (server, ours, default) = (self.server, conn.clone(), limits.answer);
+        let service = service_fn(move |request| {
+            let open = ours.begin();
+            let (server, peer, conn) = (server.clone(), peer.clone(), ours.clone());
+            async move {
+                let answer = server.answer(&peer, request).await;
+                let by = answer.extensions().get::<WriteBy>().map(|by| by.0);
+                let by = by.or_else(|| default.map(|time| Instant::now() + time));
+                Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, by, &conn, open)))
+            }
+        });
+        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(limits.head_bytes)
+            .half_close(false);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(64 * 1024)
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(4 * 1024 * 1024)
+            .keep_alive_interval(limits.ping.0)
+            .keep_alive_timeout(limits.ping.1);
+        let io = TokioIo::new(Watched::new(tls, self.place));
+        let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
+        let mut watching = pin!(watch(&conn, &limits, http2));
+        let why = tokio::select! {
+            served = serving.as_mut() => {
+                // An upgraded one lives on, and is nobody's idle connection.
+                conn.upgraded();
+                return served.map_err(|e| anyhow::anyhow!(e));
+            }
+            why = watching.as_mut() => why,
+            () = self.stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = serving.as_mut() => return served.map_err(|e| anyhow::anyhow!(e)),
+                    why = watching.as_mut() => why,
+                }
+            }
+        };
+        if why == Overdue::Idle {
+            serving.as_mut().graceful_shutdown();
+            let ended = tokio::time::timeout(GOODBYE, serving).await;
+            return ended.unwrap_or(Ok(())).map_err(|e| anyhow::anyhow!(e));
+        }
+        anyhow::bail!("the client is too slow: {why:?}")
+    }
+}

@@ -1,0 +1,162 @@
+//! How servers of this program listen: TLS, HTTP/1.1 and HTTP/2, upgrades, and what a connection may cost.
+//!
+//! A connection is bounded from its first byte to its last: in the time it takes to shake hands, to send a head and to be
+//! idle ([`conn`]), in the time a client takes to read an answer ([`answer`]), and in its number ([`peers`]). It knows
+//! nothing of what is served, nor who asks: that is a [`Server`]'s.
+//!
+//! What happens at each bound: [`Limits`].
+
+mod answer;
+mod conn;
+mod io;
+mod peers;
+
+pub use answer::WriteBy;
+pub use peers::Peers;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use rustls_pki_types::CertificateDer;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What answers requests.
+pub trait Server: Send + Sync + 'static {
+    /// What is known of a connection.
+    type Peer: Send + Sync + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    /// A connection has been made; `certificates` are those that the client showed, not verified here.
+    fn connected(&self, remote: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer;
+    fn answer(
+        &self,
+        peer: &Arc<Self::Peer>,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = http::Response<Self::Body>> + Send;
+}
+
+/// What a listener allows, and what happens beyond.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once. One more takes the place of an idle one of the peer that has most, or is closed at once: see
+    /// [`peers`].
+    pub connections: usize,
+    /// Requests at once on an HTTP/2 connection; more wait at the client (upstream: 100).
+    pub streams: u32,
+    /// The longest head; a longer one is 431.
+    pub head_bytes: usize,
+    /// A TLS handshake that takes longer is closed.
+    pub handshake: Duration,
+    /// A head that takes longer from its first byte on is closed, and so is a new connection without a request
+    /// (upstream: 32 s).
+    pub head: Duration,
+    /// A connection without requests for so long is closed (upstream: 90 s).
+    pub idle: Duration,
+    /// HTTP/2 clients are asked for a sign of life after so long without one, and closed without an answer to that.
+    pub ping: (Duration, Duration),
+    /// By when an answer has to be read unless it says otherwise ([`WriteBy`]); `None`: whenever. What is late loses its
+    /// body at once, with all that hangs on it, and its connection after `late`.
+    pub answer: Option<Duration>,
+    pub late: Duration,
+    /// How long open requests may go on after the stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 8192,
+            streams: 100,
+            head_bytes: 1024 * 1024,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(32),
+            idle: Duration::from_secs(90),
+            ping: (Duration::from_secs(30), Duration::from_secs(15)),
+            answer: None,
+            late: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Upstream's; finds peers that have vanished without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(180);
+
+/// Serves `socket` until `stop`, then lets open requests end.
+pub async fn run<S: Server>(
+    socket: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    server: Arc<S>,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<()> {
+    let acceptor = TlsAcceptor::from(tls);
+    let peers = Peers::new(limits.connections);
+    let limits = Arc::new(limits);
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // Out of descriptors or memory: a pause lets connections end.
+                tracing::warn!("accepting a connection failed: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(place) = peers.admit(remote.ip()) else {
+            tracing::debug!(%remote, "no place for a connection");
+            continue;
+        };
+        let connection = conn::Connection {
+            server: server.clone(),
+            limits: limits.clone(),
+            stop: stop.clone(),
+            remote,
+            place,
+        };
+        let acceptor = acceptor.clone();
+        tasks.spawn(async move {
+            if let Err(e) = serve(connection, stream, acceptor).await {
+                tracing::debug!(%remote, "a connection ended: {e:#}");
+            }
+        });
+    }
+    drop(socket);
+    tasks.close();
+    if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
+        tracing::info!("some requests were still open at the end of the grace period");
+        peers.end_all();
+    }
+    Ok(())
+}
+
+async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let keep_alive = socket2::TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(KEEP_ALIVE);
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
+    let ended = connection.place.conn().ended();
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(connection.limits.handshake, acceptor.accept(stream)) => shaken,
+        () = ended.cancelled() => anyhow::bail!("its place was needed"),
+        () = connection.stop.cancelled() => return Ok(()),
+    };
+    let tls = shaken
+        .context("the TLS handshake took too long")?
+        .context("the TLS handshake failed")?;
+    connection.serve(tls).await
+}

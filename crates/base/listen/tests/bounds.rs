@@ -1,0 +1,291 @@
+//! Slow, greedy and silent clients, each against a listener whose times are short.
+
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use keelson_listen::{Limits, Server, WriteBy, run};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Counts what is held for answers.
+#[derive(Default)]
+struct Held(AtomicUsize);
+
+struct Guard(Arc<Held>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct Echo {
+    held: Arc<Held>,
+}
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+impl Server for Echo {
+    type Peer = ();
+    type Body = Body;
+    fn connected(&self, _: SocketAddr, _: Option<&[CertificateDer<'_>]>) {}
+    async fn answer(&self, _: &Arc<()>, mut request: http::Request<Incoming>) -> http::Response<Body> {
+        if request.headers().contains_key("upgrade") {
+            let upgraded = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut io = TokioIo::new(upgraded.await.unwrap());
+                let (mut read, mut write) = tokio::io::split(&mut io);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+            let answer = http::Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", "echo");
+            return answer
+                .body(Full::default().map_err(|e| match e {}).boxed_unsync())
+                .unwrap();
+        }
+        if request.uri().path() == "/small" {
+            return http::Response::new(Full::from("small").map_err(|e| match e {}).boxed_unsync());
+        }
+        // More than any window or buffer takes, by when it says.
+        self.held.0.fetch_add(1, Ordering::SeqCst);
+        let guard = Guard(self.held.clone());
+        let chunks = futures_chunks(guard);
+        let mut answer = http::Response::new(StreamBody::new(chunks).boxed_unsync());
+        if request.uri().path() == "/timed" {
+            answer.extensions_mut().insert(WriteBy(Instant::now() + SHORT));
+        }
+        answer
+    }
+}
+
+/// Chunks without end.
+fn futures_chunks(guard: Guard) -> impl futures::Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send {
+    futures::stream::unfold(guard, |guard| async move {
+        Some((Ok(Frame::data(Bytes::from_static(&[b'x'; 64 * 1024]))), guard))
+    })
+}
+
+struct Started {
+    address: SocketAddr,
+    held: Arc<Held>,
+    roots: Arc<rustls::RootCertStore>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+async fn start(limits: Limits) -> Started {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let cert = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert).unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop, held) = (
+        socket.local_addr().unwrap(),
+        CancellationToken::new(),
+        Arc::<Held>::default(),
+    );
+    let server = Arc::new(Echo { held: held.clone() });
+    tokio::spawn(run(socket, Arc::new(config), server, limits, stop.clone()));
+    Started {
+        address,
+        held,
+        roots: Arc::new(roots),
+        _stop: stop.drop_guard(),
+    }
+}
+
+impl Started {
+    async fn connect(&self, protocol: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+}
+
+/// How long until the server ended the connection.
+async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Duration {
+    let began = Instant::now();
+    let mut buffer = [0; 4096];
+    let read = async { while let Ok(1..) = stream.read(&mut buffer).await {} };
+    timeout(Duration::from_secs(10), read)
+        .await
+        .expect("the server ends the connection");
+    began.elapsed()
+}
+
+fn short() -> Limits {
+    Limits {
+        handshake: SHORT,
+        head: SHORT,
+        idle: SHORT * 3,
+        late: SHORT,
+        ..Limits::default()
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_or_says_it_slowly_is_closed() {
+    let server = start(short()).await;
+    // No handshake.
+    let mut bare = TcpStream::connect(server.address).await.unwrap();
+    assert!(ended(&mut bare).await >= SHORT / 2);
+    for protocol in ["http/1.1", "h2"] {
+        // No request: not even what tells the version of HTTP.
+        let mut silent = server.connect(protocol).await.unwrap();
+        let took = ended(&mut silent).await;
+        assert!(took >= SHORT / 2 && took < SHORT * 2, "{protocol}: {took:?}");
+    }
+    // A head, byte by byte: each comes in time, all of them don't.
+    let mut slow = server.connect("http/1.1").await.unwrap();
+    let (mut read, mut write) = tokio::io::split(&mut slow);
+    let writing = async {
+        for byte in b"GET /small HTTP/1.1\r\nhost: localhost\r\nx-more: and more\r\n"
+            .iter()
+            .cycle()
+        {
+            if write.write_all(&[*byte]).await.is_err() || write.flush().await.is_err() {
+                break;
+            }
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    tokio::select! {
+        took = ended(&mut read) => assert!(took >= SHORT / 2 && took < SHORT * 2, "{took:?}"),
+        () = writing => {}
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_a_busy_or_upgraded_one_is_not() {
+    let server = start(short()).await;
+    let mut idle = server.connect("http/1.1").await.unwrap();
+    idle.write_all(b"GET /small HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let took = ended(&mut idle).await;
+    assert!(took >= SHORT * 2 && took < SHORT * 6, "{took:?}");
+
+    let mut upgraded = server.connect("http/1.1").await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    upgraded.write_all(request).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(upgraded.read_u8().await.unwrap());
+    }
+    tokio::time::sleep(SHORT * 5).await;
+    upgraded.write_all(b"still here").await.unwrap();
+    let mut echoed = [0; 10];
+    timeout(SHORT * 5, upgraded.read_exact(&mut echoed))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&echoed, b"still here");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_loses_its_body_and_then_its_connection() {
+    let server = start(short()).await;
+    // HTTP/2: the client never opens a window for the answer.
+    let stream = server.connect("h2").await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1024)
+        .handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let ending = tokio::spawn(connection);
+    let request = http::Request::get("https://localhost/timed")
+        .body(Full::default())
+        .unwrap();
+    let unread = sender.send_request(request).await.unwrap();
+    assert_eq!(server.held.0.load(Ordering::SeqCst), 1);
+    let began = Instant::now();
+    while server.held.0.load(Ordering::SeqCst) > 0 {
+        assert!(
+            began.elapsed() < SHORT * 10,
+            "what is held for the answer is given back"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(began.elapsed() >= SHORT / 2);
+    drop(timeout(SHORT * 10, ending).await.expect("the connection ends"));
+    drop(unread);
+    // HTTP/1.1: it never reads.
+    let mut deaf = server.connect("http/1.1").await.unwrap();
+    deaf.write_all(b"GET /timed HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let began = Instant::now();
+    tokio::time::sleep(SHORT / 3).await;
+    assert_eq!(server.held.0.load(Ordering::SeqCst), 1);
+    while server.held.0.load(Ordering::SeqCst) > 0 {
+        assert!(began.elapsed() < SHORT * 10);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ended(&mut deaf).await;
+    // Without a time it goes on: reading it is the client's business.
+    let mut reading = server.connect("http/1.1").await.unwrap();
+    reading
+        .write_all(b"GET /untimed HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::sleep(SHORT * 5).await;
+    assert_eq!(server.held.0.load(Ordering::SeqCst), 1);
+    drop(reading);
+}
+
+#[tokio::test]
+async fn a_full_listener_has_a_place_for_who_comes_from_elsewhere() {
+    let limits = Limits {
+        connections: 4,
+        ..Limits::default()
+    };
+    let server = start(limits).await;
+    let request = b"GET /untimed HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut greedy = Vec::new();
+    for _ in 0..4 {
+        let mut stream = server.connect("http/1.1").await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        greedy.push(stream);
+    }
+    // All places are taken by one peer, with requests on all: it gets no fifth.
+    assert!(server.connect("http/1.1").await.is_err());
+    // Another one (another address of this machine) gets one of its.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(server.address).await.unwrap();
+    let refused = timeout(SHORT, other.read_u8()).await;
+    assert!(refused.is_err(), "the server waits for its handshake");
+}
