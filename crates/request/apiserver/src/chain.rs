@@ -3,18 +3,21 @@
 use crate::authn::impersonation;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::{Attributes, Decision};
-use crate::flow::{Class, Permit};
-use crate::request::{Body, Request, RequestContext, RequestInfo, Response, UserInfo, response};
+use crate::flow::{Class, Classed, TooMany};
+use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken, UserInfo, response};
 use crate::serve::listener::{RemoteAddr, Stopping};
 use crate::serve::user_agent;
 use crate::state::ServerState;
 use crate::{aggregation, connect, handlers, nonresource};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body::Body as _;
 use keelson_api::{ApiError, ApiResult, Reason, Str};
+use keelson_listen::WriteBy;
 use keelson_registry::ResourceDef;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -35,6 +38,9 @@ pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
         Err(_) => panicked(&context),
     };
     finish(server, &context, &mut answer);
+    if let Some(deadline) = context.deadline {
+        answer.extensions_mut().insert(WriteBy(deadline));
+    }
     answer
 }
 
@@ -53,12 +59,7 @@ async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Requ
             .await
             .map(|ended| ended.unwrap_or_else(broken_off))
     };
-    answer.unwrap_or_else(|_| {
-        response::error(&ApiError::new(
-            Reason::Timeout,
-            "Timeout: request did not complete within the allotted timeout",
-        ))
-    })
+    answer.unwrap_or_else(|_| response::error(&timed_out()))
 }
 
 fn broken_off(e: tokio::task::JoinError) -> Response {
@@ -85,14 +86,12 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
     let mut class = Class::default();
-    let answer = match admitted(server, &mut context, &mut request, &mut class).await {
-        Ok(seat) => {
-            let answer = route(server, context.clone(), request).await;
-            drop(seat);
-            answer
-        }
-        Err(e) => response::error(&e),
+    let answer = match served(server, &mut context, request, &mut class).await {
+        Ok(answer) => answer,
+        Err(Stopped::Error(e)) => response::error(&e),
+        Err(Stopped::TooMany) => too_many(),
     };
+    let answer = seated(answer, &context);
     let impersonated = (asked != context.user).then(|| context.user.clone());
     let logged = RequestContext {
         user: asked,
@@ -123,21 +122,117 @@ fn resource(server: &ServerState, info: &RequestInfo) -> Option<Arc<ResourceDef>
     found.flatten()
 }
 
-/// Impersonation, flow control and authorisation: what a request has to pass.
-async fn admitted(
-    server: &ServerState,
+/// Why a request comes to no handler.
+enum Stopped {
+    Error(ApiError),
+    TooMany,
+}
+
+impl From<ApiError> for Stopped {
+    fn from(e: ApiError) -> Self {
+        Stopped::Error(e)
+    }
+}
+impl From<TooMany> for Stopped {
+    fn from(_: TooMany) -> Self {
+        Stopped::TooMany
+    }
+}
+
+/// Impersonation, flow control and authorisation, what a request has to pass; its body; then who serves it.
+async fn served(
+    server: &Arc<ServerState>,
     context: &mut RequestContext,
-    request: &mut Request,
+    mut request: Request,
     class: &mut Class,
-) -> ApiResult<Option<Permit>> {
+) -> Result<Response, Stopped> {
     if let Some(user) = impersonation::impersonate(&context.user, request.headers_mut(), server.authorizer.as_ref())? {
         tracing::debug!("{} is impersonating {}", context.user.name, user.name);
         context.user = Arc::new(user);
     }
-    let (classed, seat) = server.flow.admit(&context.user, &context.info).await?;
-    *class = classed;
+    let classed = server.flow.classify(&context.user, &context.info)?;
+    *class = classed.class.clone();
+    take_seats(server, context, &classed).await?;
     authorize(server, context).await?;
-    Ok(seat)
+    let (request, _taken) = arrived(server, context, request, &classed).await?;
+    Ok(route(server, context.clone(), request).await)
+}
+
+async fn take_seats(server: &ServerState, context: &RequestContext, classed: &Classed) -> Result<(), TooMany> {
+    let info = &context.info;
+    let def = resource(server, info);
+    let storage = def.as_ref().and_then(|d| d.storage.as_ref());
+    let usage = storage.and_then(|s| server.engine.usage(s, &info.namespace, &info.name));
+    context.seat.set(classed.seats(info, context.deadline, usage).await?);
+    Ok(())
+}
+
+/// The request with its body in memory. While the body is on its way the seat is another's: a client that sends none costs
+/// nobody anything but its own connection.
+async fn arrived(
+    server: &ServerState,
+    context: &RequestContext,
+    request: Request,
+    classed: &Classed,
+) -> Result<(Request, Option<Taken>), Stopped> {
+    let info = &context.info;
+    let writes = matches!(
+        info.verb.as_str(),
+        "create" | "update" | "patch" | "delete" | "deletecollection"
+    );
+    let streams = connect::is_connect(info) || aggregation::route(server, info).is_some();
+    let Some(deadline) = context
+        .deadline
+        .filter(|_| writes && info.is_resource_request && !streams)
+    else {
+        return Ok((request, None));
+    };
+    let (parts, body) = request.into_parts();
+    let mut reading = std::pin::pin!(server.intake.read(&context.user.name, body));
+    let read = match futures::poll!(&mut reading) {
+        Poll::Ready(read) => read,
+        Poll::Pending => {
+            context.seat.give_back();
+            let read = timeout_at(deadline, reading).await.map_err(|_| timed_out())?;
+            take_seats(server, context, classed).await?;
+            read
+        }
+    };
+    let (bytes, taken) = read?;
+    Ok((Request::from_parts(parts, bytes.into()), Some(taken)))
+}
+
+/// As upstream answers: text.
+fn too_many() -> Response {
+    let mut answer = response::text(
+        StatusCode::TOO_MANY_REQUESTS,
+        "Too many requests, please try again later.\n",
+    );
+    answer
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+fn timed_out() -> ApiError {
+    ApiError::new(
+        Reason::Timeout,
+        "Timeout: request did not complete within the allotted timeout",
+    )
+}
+
+/// Answers that fit into the buffers on their way are as good as sent.
+const SENT_AT_ONCE: u64 = 16 * 1024;
+
+/// The seat stays with the request until its answer's last byte, and no longer than its deadline.
+fn seated(answer: Response, context: &RequestContext) -> Response {
+    // A watch that has begun took it along.
+    let seat = context.seat.take();
+    let small = answer.body().size_hint().exact().is_some_and(|n| n <= SENT_AT_ONCE);
+    match seat {
+        Some(seat) if !small && !context.info.is_long_running() => answer.map(|body| Body::guarded(body, seat)),
+        _ => answer,
+    }
 }
 
 async fn authorize(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
@@ -173,7 +268,14 @@ async fn decide(server: &ServerState, attributes: &Attributes) -> Decision {
 /// To whom the request is for.
 async fn route(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
     if let Some(service) = aggregation::route(server, &context.info) {
-        return aggregation::proxy(server, &service, &context, request).await;
+        let proxied = aggregation::proxy(server, &service, &context, request);
+        // Nothing of it is to be completed here: what is late is dropped, whoever waits for it.
+        return match context.deadline {
+            Some(deadline) => timeout_at(deadline, proxied)
+                .await
+                .unwrap_or_else(|_| response::error(&timed_out())),
+            None => proxied.await,
+        };
     }
     if !context.info.is_resource_request {
         return nonresource::serve(server, &context, request).await;

@@ -20,12 +20,14 @@ mod health;
 pub mod live;
 mod metrics;
 mod nonresource;
+mod nowhere;
 pub mod openapi;
 mod renew;
 pub mod request;
 pub mod serve;
 mod server;
 pub mod state;
+pub mod sync;
 pub mod version;
 pub mod webhook;
 

@@ -1,5 +1,6 @@
 //! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, the index.
 
+use crate::nowhere::{self, Nowhere};
 use crate::request::{Request, RequestContext, Response, response};
 use crate::state::ServerState;
 use crate::version;
@@ -11,17 +12,24 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     if let Some(answer) = server.health.serve(&context.info).await {
         return answer;
     }
+    let reading = matches!(*request.method(), Method::GET | Method::HEAD);
+    let nowhere = |nowhere: Nowhere| nowhere.answer(request.headers(), context);
     if let Some(answer) = server.discovery.serve(context, &request) {
-        return answer;
+        // Documents of other groups are another server's upstream, which asks for no method.
+        return if reading || !nowhere::below_built_in(&context.info.path) {
+            answer
+        } else {
+            nowhere(Nowhere::method())
+        };
     }
     if let Some(answer) = server.openapi.serve(server, context, &request).await {
         return answer;
     }
-    let reading = matches!(*request.method(), Method::GET | Method::HEAD);
     match context.info.path.trim_end_matches('/') {
-        _ if !reading => not_found(server),
-        "/version" => response::json(StatusCode::OK, &version::version()),
         "/metrics" | "/metrics/slis" => metrics(server),
+        "" | "/index.html" => index(server),
+        "/version" | "/.well-known/openid-configuration" | "/openid/v1/jwks" if !reading => nowhere(Nowhere::method()),
+        "/version" => response::indented(StatusCode::OK, &version::version()),
         "/.well-known/openid-configuration" => {
             let config = &server.config;
             issuer_document(
@@ -30,8 +38,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
             )
         }
         "/openid/v1/jwks" => issuer_document(server.tokens.keys.jwks(), "application/jwk-set+json"),
-        "" => index(server, StatusCode::OK),
-        _ => not_found(server),
+        _ => nowhere(Nowhere::path(server, &context.info)),
     }
 }
 
@@ -48,12 +55,8 @@ fn issuer_document(document: serde_json::Value, content_type: &'static str) -> R
     answer
 }
 
-fn not_found(server: &ServerState) -> Response {
-    index(server, StatusCode::NOT_FOUND)
-}
-
 /// The paths that are served.
-fn index(server: &ServerState, code: StatusCode) -> Response {
+fn index(server: &ServerState) -> Response {
     let table = server.table.snapshot();
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
@@ -81,5 +84,5 @@ fn index(server: &ServerState, code: StatusCode) -> Response {
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
     }
     paths.sort();
-    response::json(code, &value!({ "paths": paths }))
+    response::indented(StatusCode::OK, &value!({ "paths": paths }))
 }

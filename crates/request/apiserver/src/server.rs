@@ -22,11 +22,12 @@ use crate::live::{self, Sink};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::renew;
-use crate::request::UserInfo;
+use crate::request::{Intake, UserInfo};
 use crate::serve::listener::{Limits, Listener};
 use crate::serve::tls::ServingCert;
 use crate::serve::{ApiService, Handle, Loopback};
 use crate::state::ServerState;
+use crate::sync::Following;
 use anyhow::{Context, Result};
 use keelson_api::Str;
 use keelson_pki::{CertFiles, Pki};
@@ -114,7 +115,8 @@ impl ApiServer {
 
     fn start(&self, ready: watch::Sender<bool>) {
         let (state, stop) = (&self.state, &self.stop);
-        let follow = |path: &'static str, sink: Arc<dyn Sink>| live::follow(&state.loopback, path, sink, stop.clone());
+        let follow =
+            |path: &'static str, sink: Arc<dyn Sink>| (path, live::follow(&state.loopback, path, sink, stop.clone()));
         let mut synced = vec![
             follow("/apis/rbac.authorization.k8s.io/v1/roles", state.rbac.role_sink()),
             follow(
@@ -137,7 +139,7 @@ impl ApiServer {
                 "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
                 state.flow.level_sink(),
             ),
-            follow("/apis/apiregistration.k8s.io/v1/apiservices", state.services.sink()),
+            follow(aggregation::SERVICES_PATH, state.services.sink()),
         ];
         let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone(), state.openapi.clone());
         synced.push(follow(crd::PATH, custom.sink()));
@@ -159,16 +161,14 @@ impl ApiServer {
                 .into_iter()
                 .map(|(path, sink)| follow(path, sink)),
         );
-        let (loopback, rbac) = (state.loopback.clone(), state.rbac.clone());
+        state.sync.started(synced);
+        let (loopback, rbac, sync) = (state.loopback.clone(), state.rbac.clone(), state.sync.clone());
         let spec = bootstrap::Spec::of(&state.config);
         let (table, stopped) = (state.table.clone(), stop.clone());
         tokio::spawn(async move {
             let work = async {
                 bootstrap::run(&spec, &loopback).await;
-                for mut receiver in synced {
-                    // An end of the follower is the server's end.
-                    let _ = receiver.wait_for(|synced| *synced).await;
-                }
+                sync.wait_for_all().await;
                 rbac.wait_for_bootstrap(&bootstrap::objects()).await;
                 ready.send_replace(true);
                 aggregation::register::run(table, loopback, stopped.clone()).await;
@@ -178,6 +178,7 @@ impl ApiServer {
                 () = stopped.cancelled() => {}
             }
         });
+        tokio::spawn(state.flow.clone().run(stop.clone()));
         tokio::spawn(flow::status::run(
             state.flow.clone(),
             state.loopback.clone(),
@@ -241,11 +242,13 @@ fn assemble(
         names,
     ));
     let services = Arc::new(Services::default());
-    let configured = admission::Configured::new();
+    let sync = Arc::new(Following::default());
+    let configured = admission::Configured::new(sync.clone());
     let mut extensions = configured.plugins();
     extensions.push(Arc::new(EscalationCheck(rbac.clone())));
     ServerState {
         flow: FlowControl::new(config.max_requests_in_flight),
+        intake: Intake::new(),
         admission: Arc::new(admission::Chain::new(engine.clone(), authorizer.clone(), extensions)),
         configured,
         token_authenticator: authenticator.clone(),
@@ -258,6 +261,7 @@ fn assemble(
         health: health(store, ready),
         metrics: Metrics::new(),
         audit: made.audit,
+        sync,
         engine,
         table,
         authorizer,

@@ -16,8 +16,9 @@ use crate::flow::FlowControl;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
-use crate::request::{Request, Response};
+use crate::request::{Intake, Request, Response};
 use crate::serve::{Handle, Loopback};
+use crate::sync::Following;
 use futures::future::BoxFuture;
 use keelson_registry::{Admission, Engine, ResourceTable};
 use parking_lot::RwLock;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 /// Handed to handlers with each request.
 pub struct ServerState {
     pub config: Config,
+    /// What it follows of its own resources.
+    pub sync: Arc<Following>,
     pub engine: Arc<Engine>,
     pub table: Arc<ResourceTable>,
     pub admission: Arc<dyn Admission>,
@@ -41,6 +44,8 @@ pub struct ServerState {
     pub rbac: Arc<Rbac>,
     pub node_authorizer: Arc<NodeAuthorizer>,
     pub flow: Arc<FlowControl>,
+    /// What bodies hold on their way in.
+    pub intake: Arc<Intake>,
     pub audit: Audit,
     pub metrics: Metrics,
     pub health: Health,

@@ -204,6 +204,14 @@ impl Cache {
     pub fn len(&self) -> usize {
         self.inner.state.lock().snapshot.len()
     }
+    /// How many bytes all their values have.
+    pub fn bytes(&self) -> usize {
+        self.inner.state.lock().snapshot.bytes()
+    }
+    /// How many watchers would be told of a change of this key, as far as that can be told before.
+    pub fn interested(&self, namespace: &str, key: &Bytes) -> usize {
+        self.inner.state.lock().interested(namespace, key)
+    }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -16,6 +16,8 @@ type Entries = RedBlackTreeSetSync<ByKey>;
 pub(crate) struct Snapshot {
     pub(crate) revision: Revision,
     entries: Entries,
+    /// Of all values together.
+    bytes: usize,
     indexed: HashTrieMapSync<IndexValue, Entries>,
 }
 
@@ -24,12 +26,17 @@ impl Snapshot {
         Snapshot {
             revision,
             entries: Entries::new_sync(),
+            bytes: 0,
             indexed: HashTrieMapSync::new_sync(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.size()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Entry>> {
@@ -39,6 +46,7 @@ impl Snapshot {
     /// Puts an entry in the place of the one with its key, if there is one, and returns that one.
     pub(crate) fn insert(&mut self, entry: &Arc<Entry>, indexes: &Indexes) -> Option<Arc<Entry>> {
         let old = self.remove(entry.key(), indexes);
+        self.bytes += entry.value().len();
         self.entries.insert_mut(ByKey(entry.clone()));
         for value in indexes.values(entry) {
             let mut set = self.indexed.get(&value).cloned().unwrap_or_else(Entries::new_sync);
@@ -50,6 +58,7 @@ impl Snapshot {
 
     pub(crate) fn remove(&mut self, key: &[u8], indexes: &Indexes) -> Option<Arc<Entry>> {
         let old = self.get(key)?.clone();
+        self.bytes -= old.value().len();
         self.entries.remove_mut(key);
         for value in indexes.values(&old) {
             let Some(mut set) = self.indexed.get(&value).cloned() else {

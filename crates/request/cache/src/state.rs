@@ -5,6 +5,7 @@ use crate::ring::{Change, Ring};
 use crate::select::Indexes;
 use crate::snapshot::Snapshot;
 use crate::{Error, IndexValue, Result, Scope, Selection, WatchEvent};
+use bytes::Bytes;
 use keelson_store::Revision;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -114,6 +115,13 @@ impl State {
             },
         );
         id
+    }
+
+    /// How many watchers would be told of a change of this key; those that follow an index are not known before.
+    pub(crate) fn interested(&self, namespace: &str, key: &Bytes) -> usize {
+        let scopes = [Scope::All, Scope::Namespace(namespace.into()), Scope::Key(key.clone())];
+        let of = |scope| self.triggers.get(&Trigger::Scope(scope)).map_or(0, BTreeSet::len);
+        scopes.into_iter().map(of).sum()
     }
 
     pub(crate) fn remove_watcher(&mut self, id: u64) {

@@ -166,6 +166,11 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
 }
 
 impl Watch {
+    /// Whether what it begins with hasn't all been handed out.
+    pub fn is_beginning(&self) -> bool {
+        self.initial.is_some() || !self.first.is_empty() || !self.missed.is_empty()
+    }
+
     /// The next event. After an error the watch is over. Dropping the future before it is done loses nothing.
     pub async fn next(&mut self) -> Option<Result<WatchEvent>> {
         if self.over {

@@ -9,13 +9,17 @@ mod services;
 pub use availability::run as watch_availability;
 pub use services::{Remote, Services};
 
-use crate::connect::{ClientTls, Target, forward};
+use crate::authn::take_identity;
+use crate::connect::{ClientTls, Target, forward, hop};
 use crate::request::{Request, RequestContext, RequestInfo, Response, UserInfo, response};
 use crate::state::ServerState;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use keelson_api::{ApiError, ApiResult, Object, Reason, Value};
 use rand::Rng;
 use std::sync::Arc;
+
+/// Where APIServices are followed.
+pub const SERVICES_PATH: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
 /// The extension server that a path is for.
 pub fn route(server: &ServerState, info: &RequestInfo) -> Option<Arc<Remote>> {
@@ -34,6 +38,8 @@ pub async fn proxy(server: &ServerState, service: &Remote, context: &RequestCont
         Ok(target) => target,
         Err(e) => return response::error(&e),
     };
+    // The hop ends before the identity is set: the client's `Connection` header may name what it likes.
+    hop::pass_on(request.headers_mut());
     set_identity(request.headers_mut(), &context.user);
     let path = request
         .uri()
@@ -48,8 +54,9 @@ pub async fn proxy(server: &ServerState, service: &Remote, context: &RequestCont
     }
 }
 
-/// The headers of a front proxy.
+/// The headers of a front proxy, in place of any that came with the request.
 fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
+    take_identity(headers);
     let value = |s: &str| HeaderValue::from_str(s).ok();
     if let Some(v) = value(&user.name) {
         headers.insert("x-remote-user", v);
@@ -147,4 +154,39 @@ fn ready_addresses(slices: &Object, port_name: &str) -> Vec<String> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_neither_names_nor_removes_the_identity() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "connection",
+            "x-remote-user, x-remote-group, x-remote-uid, upgrade".parse().unwrap(),
+        );
+        headers.insert("upgrade", "SPDY/3.1".parse().unwrap());
+        headers.insert("x-remote-group", "system:masters".parse().unwrap());
+        headers.insert("x-remote-extra-scopes", "all".parse().unwrap());
+        hop::pass_on(&mut headers);
+        set_identity(&mut headers, &UserInfo::new("bob", &["people"]));
+        // Once more, as it is sent.
+        hop::pass_on(&mut headers);
+        let mut shown: Vec<_> = headers
+            .iter()
+            .map(|(k, v)| format!("{k}: {}", v.to_str().unwrap()))
+            .collect();
+        shown.sort();
+        assert_eq!(
+            shown,
+            [
+                "connection: Upgrade",
+                "upgrade: SPDY/3.1",
+                "x-remote-group: people",
+                "x-remote-user: bob"
+            ]
+        );
+    }
 }

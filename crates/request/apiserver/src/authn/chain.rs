@@ -188,6 +188,11 @@ fn hide_websocket_token(headers: &mut HeaderMap) {
 /// What proves an identity goes no further.
 fn strip(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
+    take_identity(headers);
+}
+
+/// Takes off the headers by which a front proxy says who asks.
+pub fn take_identity(headers: &mut HeaderMap) {
     let remote: Vec<HeaderName> = headers
         .keys()
         .filter(|k| {

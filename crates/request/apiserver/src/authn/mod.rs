@@ -7,7 +7,7 @@ pub mod impersonation;
 pub mod tokens;
 pub mod x509;
 
-pub use chain::Authenticator;
+pub use chain::{Authenticator, take_identity};
 
 use crate::request::UserInfo;
 use async_trait::async_trait;

@@ -1,7 +1,7 @@
 //! Passing a request on to a backend and its answer back; after `101 Switching Protocols`, bytes both ways.
 
 use super::dial::Target;
-use super::html;
+use super::{hop, html};
 use crate::request::{Body, Request, Response};
 use anyhow::Result;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -21,17 +21,6 @@ pub struct Rewrite {
     pub backend: String,
 }
 
-/// Headers that belong to one connection only.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 const PIPE: usize = 32 * 1024;
 /// The longest page whose links are rewritten.
 const LONGEST_PAGE: usize = 16 * 1024 * 1024;
@@ -44,7 +33,6 @@ pub async fn forward(
     remote: Option<SocketAddr>,
     rewrite: Option<&Rewrite>,
 ) -> Result<Response> {
-    let upgrade = request.headers().get(header::UPGRADE).cloned();
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let (mut head, body) = request.into_parts();
     let original_host = head
@@ -55,12 +43,7 @@ pub async fn forward(
     let original_host = original_host
         .or_else(|| head.uri.authority().map(|a| a.to_string()))
         .unwrap_or_default();
-    strip(&mut head.headers);
-    if let Some(protocol) = &upgrade {
-        head.headers
-            .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        head.headers.insert(header::UPGRADE, protocol.clone());
-    }
+    hop::pass_on(&mut head.headers);
     head.uri = Uri::try_from(path)?;
     if let Some(remote) = remote {
         append_forwarded(&mut head.headers, remote);
@@ -88,7 +71,7 @@ pub async fn forward(
         anyhow::bail!("the backend answered {}", answer.status());
     }
     let mut answer = answer.map(Body::new);
-    strip(answer.headers_mut());
+    hop::strip(answer.headers_mut());
     if let Some(rewrite) = rewrite {
         rewrite_location(answer.headers_mut(), rewrite, &original_host);
         if is_page(answer.headers()) {
@@ -117,19 +100,6 @@ fn switch(answer: Response, client: Option<OnUpgrade>, backend: Option<OnUpgrade
         }
     });
     answer
-}
-
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect();
-    for name in named.iter().chain(HOP_BY_HOP.iter()) {
-        headers.remove(name);
-    }
 }
 
 fn append_forwarded(headers: &mut HeaderMap, remote: SocketAddr) {
@@ -223,16 +193,5 @@ mod tests {
         ] {
             assert_eq!(rewritten(given, &r, "api:6443"), expected, "{given}");
         }
-    }
-
-    #[test]
-    fn headers_of_a_hop_are_not_passed_on() {
-        let mut headers = HeaderMap::new();
-        headers.insert("connection", "X-Own, close".parse().unwrap());
-        headers.insert("x-own", "1".parse().unwrap());
-        headers.insert("te", "trailers".parse().unwrap());
-        headers.insert("accept", "*/*".parse().unwrap());
-        strip(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
     }
 }

@@ -11,7 +11,6 @@ const MAX_ERROR: usize = 50_000;
 
 pub async fn serve(server: &ServerState, context: &RequestContext, mut request: Request) -> ApiResult<Response> {
     let info = &context.info;
-    super::allow_methods(&request, info, &["GET", "HEAD"])?;
     let query = log_query(&info.query)?;
     let pod = pod(server, &info.namespace, &info.name).await?;
     let container = container(&pod, info.query.get("container").unwrap_or_default())?;

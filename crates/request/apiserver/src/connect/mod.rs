@@ -4,6 +4,7 @@
 
 mod dial;
 mod forward;
+pub mod hop;
 mod html;
 mod kubelet;
 mod log;
@@ -16,6 +17,7 @@ pub use forward::{Rewrite, forward};
 pub use kubelet::KubeletClient;
 
 use crate::authz::Attributes;
+use crate::handlers;
 use crate::request::{Request, RequestContext, RequestInfo, Response, response};
 use crate::state::ServerState;
 use keelson_api::{ApiError, ApiResult, Object, Reason, Str, Value, value};
@@ -33,6 +35,9 @@ pub fn is_connect(info: &RequestInfo) -> bool {
 }
 
 pub async fn serve(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
+    if let Err(nowhere) = handlers::place::find(server, &context.info, request.method()) {
+        return nowhere.answer(request.headers(), &context);
+    }
     match connect(server, &context, request).await {
         Ok(answer) => answer,
         Err(e) => response::error(&e),
@@ -44,7 +49,6 @@ async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: R
     match (info.resource.as_str(), info.subresource.as_str()) {
         ("pods", "log") => log::serve(server, context, request).await,
         ("pods", "exec" | "attach" | "portforward") => {
-            allow_methods(&request, info, &["GET", "POST"])?;
             may_create(server, context)?;
             admit(server, context, stream::options(info)).await?;
             stream::serve(server, context, request).await
@@ -65,17 +69,6 @@ async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: R
             proxy::serve(server, context, request).await
         }
     }
-}
-
-fn allow_methods(request: &Request, info: &RequestInfo, methods: &[&str]) -> ApiResult<()> {
-    if methods.contains(&request.method().as_str()) {
-        return Ok(());
-    }
-    Err(ApiError::method_not_allowed(
-        &info.api_group,
-        &info.resource_with_sub(),
-        &info.verb,
-    ))
 }
 
 /// A WebSocket comes as GET; who may only read must not run commands by it.

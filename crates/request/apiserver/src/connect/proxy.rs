@@ -2,7 +2,7 @@
 
 use super::dial::{ClientTls, Target};
 use super::kubelet::{endpoint, join};
-use super::{Rewrite, forward, pod, unreachable};
+use super::{Rewrite, forward, hop, pod, unreachable};
 use crate::request::{Body, Request, RequestContext, RequestInfo, Response};
 use crate::state::ServerState;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -55,7 +55,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
 }
 
 fn is_upgrade(request: &Request) -> bool {
-    request.headers().contains_key(header::UPGRADE)
+    hop::upgrade(request.headers()).is_some()
 }
 
 /// A page's relative links need its path to end in a slash.

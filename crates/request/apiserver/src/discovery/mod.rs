@@ -11,9 +11,9 @@ pub use plain::local_priority;
 use crate::aggregation::Services;
 use crate::request::{Body, Request, RequestContext, Response, response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use keelson_api::codec::proto;
-use keelson_api::{ApiError, Map, Reason, Value, builtin};
+use keelson_api::{Map, Value, builtin};
 use keelson_registry::ResourceTable;
 use keelson_registry::table::Snapshot;
 use parking_lot::Mutex;
@@ -68,12 +68,6 @@ impl Discovery {
         );
         if !known {
             return None;
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Some(response::error(&ApiError::new(
-                Reason::MethodNotAllowed,
-                "the server does not allow this method on the requested resource",
-            )));
         }
         let table = self.table.snapshot();
         match parts.as_slice() {

@@ -1,12 +1,21 @@
 //! The seats of a priority level and the queues before them.
 //!
-//! A flow is dealt a hand of queues and joins the shortest; queues are served in turn, so that a flood of one flow
-//! leaves room for the others.
+//! A flow is dealt a hand of queues and joins the least loaded. Queues are served by the work they have had: what a request
+//! took, seats times seconds, is put to its queue's account when it ends, and the queue with the least on it comes next. So
+//! a flood of one flow, or few but wide or slow requests of it, leaves room for the others.
+//!
+//! A request may be wider than one seat. When it is its turn it waits for as many, and nobody goes past it.
 
+use super::demand::Demand;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// What a request is taken to cost before it is known (upstream's 3 ms), so that those that wait don't all look free.
+const GUESS: f64 = 0.003;
 
 /// The queues of a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +34,37 @@ impl Shape {
     };
 }
 
+/// What a request takes of a level: so many seats, and for `linger` after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Width {
+    pub seats: usize,
+    pub linger: Duration,
+}
+
+impl Width {
+    pub const ONE: Width = Width {
+        seats: 1,
+        linger: Duration::ZERO,
+    };
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     Full,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiter>,
+    /// Seats that its requests have or wait for.
+    load: usize,
+    /// Seat-seconds it has had, as far as they count.
+    account: f64,
+}
+
+struct Waiter {
+    sender: oneshot::Sender<Permit>,
+    width: Width,
 }
 
 #[derive(Default)]
@@ -35,22 +72,39 @@ struct State {
     seats: usize,
     in_use: usize,
     waiting: usize,
-    queues: Vec<VecDeque<oneshot::Sender<Permit>>>,
+    waiting_seats: usize,
+    queues: Vec<Queue>,
     hand: usize,
     length: usize,
-    /// The queue to be served next.
-    next: usize,
+    /// The account of the queue that was served last: one that comes new begins there, not with what it never asked for.
+    served: f64,
+    /// Changes with the queues: accounts of earlier ones are nobody's.
+    generation: u64,
+    demand: Demand,
 }
 
 #[derive(Default)]
 pub struct Gate(Mutex<State>);
 
-/// A seat; given back when dropped.
-pub struct Permit(Arc<Gate>);
+/// Seats; given back when dropped.
+pub struct Permit {
+    gate: Arc<Gate>,
+    width: Width,
+    since: Instant,
+    queue: Option<(usize, u64)>,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.release();
+        let (gate, seats, linger) = (self.gate.clone(), self.width.seats, self.width.linger);
+        let (queue, took) = (self.queue, self.since.elapsed() + linger);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !linger.is_zero() => drop(runtime.spawn(async move {
+                tokio::time::sleep(linger).await;
+                gate.release(seats, queue, took);
+            })),
+            _ => gate.release(seats, queue, took),
+        }
     }
 }
 
@@ -64,55 +118,97 @@ impl Gate {
     pub fn waiting(&self) -> usize {
         self.0.lock().waiting
     }
-
-    /// Takes on a new configuration. Who waits in a queue that goes moves to another.
-    pub fn resize(self: &Arc<Self>, seats: usize, shape: Shape) {
+    pub fn seats(&self) -> usize {
+        self.0.lock().seats
+    }
+    /// What was asked for since the last time.
+    pub fn demand(&self) -> super::demand::Seen {
         let mut state = self.0.lock();
-        state.seats = seats.max(1);
+        state.note();
+        state.demand.take()
+    }
+
+    /// Takes on how many seats there are now.
+    pub fn resize(self: &Arc<Self>, seats: usize) {
+        self.0.lock().seats = seats;
+        self.dispatch();
+    }
+
+    /// Takes on other queues. Who waits in one that goes moves to another.
+    pub fn reshape(self: &Arc<Self>, shape: Shape) {
+        let mut state = self.0.lock();
         state.hand = shape.hand;
         state.length = shape.length;
-        let mut homeless = VecDeque::new();
-        while state.queues.len() > shape.queues.max(1) {
-            homeless.extend(state.queues.pop().into_iter().flatten());
+        if state.queues.len() != shape.queues {
+            let homeless: Vec<Waiter> = state.queues.drain(..).flat_map(|q| q.waiting).collect();
+            state.queues.resize_with(shape.queues, Queue::default);
+            state.generation += 1;
+            (state.waiting, state.waiting_seats, state.served) = (0, 0, 0.0);
+            // Without queues waiters are refused, by the drop of their senders.
+            if !state.queues.is_empty() {
+                for (i, waiter) in homeless.into_iter().enumerate() {
+                    let queue = i % shape.queues;
+                    state.push(queue, waiter);
+                }
+            }
+            state.note();
         }
-        state.queues.resize_with(shape.queues, VecDeque::new);
-        if let Some(first) = state.queues.first_mut() {
-            first.append(&mut homeless);
-        } else {
-            // No queues any more: waiters are refused by the drop of their senders.
-            state.waiting = 0;
-        }
-        state.next = 0;
         drop(state);
         self.dispatch();
     }
 
-    pub async fn enter(self: &Arc<Self>, flow: u64) -> Result<Permit, Refusal> {
+    /// Seats that aren't asked for: of an exempt level.
+    pub fn pass(self: &Arc<Self>, width: Width) -> Permit {
+        let mut state = self.0.lock();
+        state.in_use += width.seats;
+        state.note();
+        self.permit(width, None)
+    }
+
+    pub async fn enter(self: &Arc<Self>, flow: u64, width: Width) -> Result<Permit, Refusal> {
         let receiver = {
             let mut state = self.0.lock();
-            if state.in_use < state.seats && state.waiting == 0 {
-                state.in_use += 1;
-                return Ok(Permit(self.clone()));
+            let chosen = state.least_of_hand(flow);
+            if state.waiting == 0 && state.fits(width) {
+                state.take(width, chosen);
+                let queue = chosen.map(|q| (q, state.generation));
+                return Ok(self.permit(width, queue));
             }
-            let chosen = state.shortest_of_hand(flow).ok_or(Refusal::Full)?;
-            let (sender, receiver) = oneshot::channel();
-            state.queues[chosen].retain(|s| !s.is_closed());
-            state.waiting = state.queues.iter().map(VecDeque::len).sum();
-            if state.queues[chosen].len() >= state.length {
+            let chosen = chosen.ok_or(Refusal::Full)?;
+            state.forget_the_gone(chosen);
+            if state.queues[chosen].waiting.len() >= state.length {
                 return Err(Refusal::Full);
             }
-            state.queues[chosen].push_back(sender);
-            state.waiting += 1;
+            let (sender, receiver) = oneshot::channel();
+            state.push(chosen, Waiter { sender, width });
+            state.note();
             receiver
         };
         self.dispatch();
         receiver.await.map_err(|_| Refusal::Full)
     }
 
-    fn release(self: &Arc<Self>) {
+    fn permit(self: &Arc<Self>, width: Width, queue: Option<(usize, u64)>) -> Permit {
+        Permit {
+            gate: self.clone(),
+            width,
+            since: Instant::now(),
+            queue,
+        }
+    }
+
+    fn release(self: &Arc<Self>, seats: usize, queue: Option<(usize, u64)>, took: Duration) {
         {
             let mut state = self.0.lock();
-            state.in_use = state.in_use.saturating_sub(1);
+            state.in_use = state.in_use.saturating_sub(seats);
+            if let Some((queue, generation)) = queue
+                && generation == state.generation
+            {
+                let queue = &mut state.queues[queue];
+                queue.load = queue.load.saturating_sub(seats);
+                queue.account += seats as f64 * (took.as_secs_f64() - GUESS);
+            }
+            state.note();
         }
         self.dispatch();
     }
@@ -120,26 +216,80 @@ impl Gate {
     /// Gives free seats to who waits. A permit whose waiter has gone comes back by its drop.
     fn dispatch(self: &Arc<Self>) {
         loop {
-            let sender = {
+            let (sender, permit) = {
                 let mut state = self.0.lock();
-                if state.in_use >= state.seats {
+                let Some(queue) = state.next() else { return };
+                let width = state.queues[queue].waiting.front().map_or(Width::ONE, |w| w.width);
+                if !state.fits(width) {
                     return;
                 }
-                let Some(sender) = state.pop() else { return };
-                if sender.is_closed() {
-                    continue;
-                }
-                state.in_use += 1;
-                sender
+                let Some(waiter) = state.pop(queue) else { return };
+                state.take(width, Some(queue));
+                let queue = Some((queue, state.generation));
+                (waiter.sender, self.permit(width, queue))
             };
             // The lock is free here: a returned permit drops, and its drop takes the lock.
-            drop(sender.send(Permit(self.clone())));
+            drop(sender.send(permit));
         }
     }
 }
 
 impl State {
-    fn shortest_of_hand(&self, flow: u64) -> Option<usize> {
+    /// Who is wider than the level gets all of it.
+    fn fits(&self, width: Width) -> bool {
+        self.in_use + width.seats <= self.seats || (self.in_use == 0 && self.seats > 0)
+    }
+    fn take(&mut self, width: Width, queue: Option<usize>) {
+        self.in_use += width.seats;
+        if let Some(queue) = queue {
+            let served = self.served;
+            let queue = &mut self.queues[queue];
+            if queue.load == 0 {
+                queue.account = queue.account.max(served);
+            }
+            queue.load += width.seats;
+            queue.account += width.seats as f64 * GUESS;
+        }
+        self.note();
+    }
+    fn push(&mut self, queue: usize, waiter: Waiter) {
+        self.waiting += 1;
+        self.waiting_seats += waiter.width.seats;
+        let served = self.served;
+        let queue = &mut self.queues[queue];
+        if queue.load == 0 {
+            queue.account = queue.account.max(served);
+        }
+        queue.load += waiter.width.seats;
+        queue.waiting.push_back(waiter);
+    }
+    fn pop(&mut self, queue: usize) -> Option<Waiter> {
+        let waiter = self.queues[queue].waiting.pop_front()?;
+        self.gone(queue, waiter.width.seats);
+        Some(waiter)
+    }
+    fn gone(&mut self, queue: usize, seats: usize) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.waiting_seats = self.waiting_seats.saturating_sub(seats);
+        let load = &mut self.queues[queue].load;
+        *load = load.saturating_sub(seats);
+    }
+    fn forget_the_gone(&mut self, queue: usize) {
+        let mut waiting = std::mem::take(&mut self.queues[queue].waiting);
+        waiting.retain(|w| {
+            let gone = w.sender.is_closed();
+            if gone {
+                self.gone(queue, w.width.seats);
+            }
+            !gone
+        });
+        self.queues[queue].waiting = waiting;
+    }
+    fn note(&mut self) {
+        self.demand.set(self.in_use + self.waiting_seats, Instant::now());
+    }
+
+    fn least_of_hand(&self, flow: u64) -> Option<usize> {
         let n = self.queues.len() as u64;
         if n == 0 {
             return None;
@@ -152,19 +302,24 @@ impl State {
                 hash = (hash ^ (hash >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 queue
             })
-            .min_by_key(|q| self.queues[*q].len())
+            .min_by_key(|q| self.queues[*q].load)
     }
-    fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
-        let n = self.queues.len();
-        for i in 0..n {
-            let queue = (self.next + i) % n;
-            if let Some(sender) = self.queues[queue].pop_front() {
-                self.next = (queue + 1) % n;
-                self.waiting = self.waiting.saturating_sub(1);
-                return Some(sender);
+
+    /// The queue to be served next.
+    fn next(&mut self) -> Option<usize> {
+        if self.waiting == 0 {
+            return None;
+        }
+        for queue in 0..self.queues.len() {
+            while self.queues[queue].waiting.front().is_some_and(|w| w.sender.is_closed()) {
+                self.pop(queue);
             }
         }
-        None
+        let least = (0..self.queues.len())
+            .filter(|q| !self.queues[*q].waiting.is_empty())
+            .min_by(|a, b| self.queues[*a].account.total_cmp(&self.queues[*b].account))?;
+        self.served = self.served.max(self.queues[least].account);
+        Some(least)
     }
 }
 
@@ -172,26 +327,30 @@ impl State {
 mod tests {
     use super::*;
 
+    const THREE: Width = Width {
+        seats: 3,
+        linger: Duration::ZERO,
+    };
+
+    fn gate(seats: usize, queues: usize, hand: usize, length: usize) -> Arc<Gate> {
+        let gate = Gate::new();
+        gate.reshape(Shape { queues, hand, length });
+        gate.resize(seats);
+        gate
+    }
+
     #[tokio::test]
     async fn seats_are_bounded_waiters_served_and_the_rest_refused() {
-        let gate = Gate::new();
-        gate.resize(
-            1,
-            Shape {
-                queues: 2,
-                hand: 1,
-                length: 1,
-            },
-        );
-        let first = gate.enter(0).await.unwrap();
+        let gate = gate(1, 2, 1, 1);
+        let first = gate.enter(0, Width::ONE).await.unwrap();
         let waiting = tokio::spawn({
             let gate = gate.clone();
-            async move { gate.enter(0).await.is_ok() }
+            async move { gate.enter(0, Width::ONE).await.is_ok() }
         });
         while gate.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(gate.enter(0).await.err(), Some(Refusal::Full));
+        assert_eq!(gate.enter(0, Width::ONE).await.err(), Some(Refusal::Full));
         drop(first);
         assert!(waiting.await.unwrap());
         assert_eq!((gate.in_use(), gate.waiting()), (0, 0));
@@ -199,28 +358,85 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiter_that_leaves_costs_no_seat() {
-        let gate = Gate::new();
-        gate.resize(
-            1,
-            Shape {
-                queues: 1,
-                hand: 1,
-                length: 5,
-            },
-        );
-        let first = gate.enter(0).await.unwrap();
-        let left = tokio::time::timeout(std::time::Duration::from_millis(5), gate.enter(0)).await;
+        let gate = gate(1, 1, 1, 5);
+        let first = gate.enter(0, Width::ONE).await.unwrap();
+        let left = tokio::time::timeout(Duration::from_millis(5), gate.enter(0, Width::ONE)).await;
         assert!(left.is_err());
         drop(first);
         assert_eq!(gate.in_use(), 0);
-        assert!(gate.enter(0).await.is_ok());
+        assert!(gate.enter(0, Width::ONE).await.is_ok());
     }
 
     #[tokio::test]
     async fn without_queues_what_finds_no_seat_is_refused() {
-        let gate = Gate::new();
-        gate.resize(1, Shape::REJECT);
-        let _first = gate.enter(0).await.unwrap();
-        assert_eq!(gate.enter(1).await.err(), Some(Refusal::Full));
+        let gate = gate(1, 0, 0, 0);
+        let _first = gate.enter(0, Width::ONE).await.unwrap();
+        assert_eq!(gate.enter(1, Width::ONE).await.err(), Some(Refusal::Full));
+    }
+
+    #[tokio::test]
+    async fn a_wide_request_waits_for_all_its_seats_and_nobody_passes_it() {
+        let gate = gate(3, 4, 1, 5);
+        let small = gate.enter(0, Width::ONE).await.unwrap();
+        let entering = |flow, width| {
+            let gate = gate.clone();
+            tokio::spawn(async move { gate.enter(flow, width).await.unwrap() })
+        };
+        let wide = entering(1, THREE);
+        while gate.waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+        let after = entering(2, Width::ONE);
+        while gate.waiting() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gate.in_use(), 1);
+        drop(small);
+        let wide = wide.await.unwrap();
+        assert_eq!((gate.in_use(), gate.waiting()), (3, 1));
+        drop(wide);
+        drop(after.await.unwrap());
+        // One that is wider than all seats gets all of them.
+        gate.resize(2);
+        drop(gate.enter(0, THREE).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn seats_linger_and_slow_flows_wait_for_fast_ones() {
+        let gate = gate(1, 2, 1, 50);
+        let linger = Width {
+            seats: 1,
+            linger: Duration::from_secs(1),
+        };
+        drop(gate.enter(0, linger).await.unwrap());
+        assert_eq!(gate.in_use(), 1);
+        let began = Instant::now();
+        drop(gate.enter(0, Width::ONE).await.unwrap());
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        // Flow 0 keeps its seat for a second each time, flow 1 for a hundredth: the fast one doesn't wait for ten slow ones.
+        let held = gate.enter(0, Width::ONE).await.unwrap();
+        let run = |flow: u64, time: Duration| {
+            let gate = gate.clone();
+            tokio::spawn(async move {
+                let permit = gate.enter(flow, Width::ONE).await.unwrap();
+                tokio::time::sleep(time).await;
+                drop(permit);
+                Instant::now()
+            })
+        };
+        let slow: Vec<_> = (0..10).map(|_| run(0, Duration::from_secs(1))).collect();
+        let fast: Vec<_> = (0..10).map(|_| run(1, Duration::from_millis(10))).collect();
+        while gate.waiting() < 20 {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        drop(held);
+        for task in fast {
+            let took = task.await.unwrap() - began;
+            assert!(took < Duration::from_millis(2200), "{took:?}");
+        }
+        for task in slow {
+            task.await.unwrap();
+        }
     }
 }

@@ -1,34 +1,86 @@
-//! Priority and fairness: each request is classed by the live FlowSchemas, and waits for a seat of its priority level.
+//! Priority and fairness: each request is classed by the live FlowSchemas, and waits for seats of its priority level.
+//!
+//! A request has its seats until its answer has been written ([`Seat`]); a watch, until what it begins with has been sent.
+//! Other long-running requests are classed but take none. Levels lend one another what they don't need ([`borrow`]).
 //!
 //! Bounds: seats a level, queues a level, requests a queue, and the time a request waits; past them it is refused with
-//! 429 and told when to come back. Long-running requests are classed but take no seat.
+//! 429 and told when to come back.
 
+mod borrow;
 mod classify;
+mod demand;
 mod gate;
+mod seat;
 pub mod status;
+mod width;
 
-pub use gate::Permit;
+pub use gate::{Permit, Width};
+pub use seat::Seat;
 
+use crate::bootstrap;
 use crate::live::Sink;
 use crate::request::{RequestInfo, UserInfo};
+use borrow::{Bounds, Want};
 use classify::FlowSchema;
 use gate::{Gate, Refusal, Shape};
-use keelson_api::{ApiError, Map, Object, Reason, Str};
+use keelson_api::{ApiError, Map, Object, Str};
+use keelson_registry::engine::Usage;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-/// As upstream: a request waits at most a quarter of what it may take.
+/// What has no deadline waits so long at most; what has one, a quarter of what is left (as upstream).
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+const A_MINUTE: Duration = Duration::from_secs(60);
+/// No request of a level takes more than this part of its nominal seats.
+const MOST_OF_LEVEL: f64 = 0.15;
 
 struct Level {
     uid: Str,
     exempt: bool,
     shares: i64,
+    lendable: i64,
+    borrowing: Option<i64>,
     shape: Shape,
+    bounds: Bounds,
+    want: Want,
     gate: Arc<Gate>,
+}
+
+impl Level {
+    /// The widest that a request may be; `None`: the level says nothing.
+    fn widest(&self) -> Option<usize> {
+        let hand = (self.shape.queues > 0).then_some(self.shape.hand.max(1))?;
+        let part = (self.bounds.nominal as f64 * MOST_OF_LEVEL).ceil() as usize;
+        Some(part.min(self.bounds.nominal / hand).max(1))
+    }
+}
+
+impl Tables {
+    /// Puts in mandatory objects that are missing.
+    fn supply_mandatory(&mut self) {
+        let has_schema = |name: &str| self.schemas.keys().any(|(_, n)| n == name);
+        if MANDATORY.iter().all(|m| has_schema(m) && self.levels.contains_key(*m)) {
+            return;
+        }
+        for object in bootstrap::objects().iter().filter(|o| MANDATORY.contains(&o.name())) {
+            match object.kind() {
+                "PriorityLevelConfiguration" if !self.levels.contains_key(object.name()) => {
+                    LevelSink::put(&mut self.levels, object);
+                }
+                "FlowSchema" if !self.schemas.keys().any(|(_, n)| n == object.name()) => {
+                    let schema = Arc::new(FlowSchema::read(object));
+                    self.schemas
+                        .insert((classify::precedence(object), schema.name.clone()), schema);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -55,48 +107,81 @@ pub struct Class {
     pub level_uid: Str,
 }
 
+/// What stands even where nobody made it, or it isn't read yet: no request is without a level.
+const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
+
+/// A classed request that may ask for its seats.
+pub struct Classed {
+    pub class: Class,
+    exempt: bool,
+    widest: Option<usize>,
+    gate: Arc<Gate>,
+    flow: u64,
+}
+
+/// There was no seat in time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl Classed {
+    /// Waits for the request's seats. `usage` tells what it will load, and whom it will tell.
+    pub async fn seats(
+        &self,
+        info: &RequestInfo,
+        deadline: Option<Instant>,
+        usage: Option<Usage>,
+    ) -> Result<Option<Permit>, TooMany> {
+        if info.is_long_running() && info.verb != "watch" {
+            return Ok(None);
+        }
+        let width = width::of(info, usage, self.widest);
+        if self.exempt {
+            return Ok(Some(self.gate.pass(width)));
+        }
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()) / 4);
+        let patience = left.unwrap_or(LONGEST_WAIT).min(A_MINUTE);
+        match tokio::time::timeout(patience, self.gate.enter(self.flow, width)).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(Refusal::Full)) | Err(_) => Err(TooMany),
+        }
+    }
+}
+
 impl FlowControl {
     pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(FlowControl {
+        let flow = FlowControl {
             total,
             tables: RwLock::default(),
             changes: watch::Sender::new(0),
-        })
-    }
-
-    /// Classes a request and waits for its seat.
-    pub async fn admit(&self, user: &UserInfo, info: &RequestInfo) -> Result<(Class, Option<Permit>), ApiError> {
-        let Some((class, exempt, gate, hash)) = self.classify(user, info) else {
-            // Before the configuration has arrived, and that is only while the server starts.
-            return Ok((Class::default(), None));
         };
-        if exempt || info.is_long_running() {
-            return Ok((class, None));
-        }
-        match tokio::time::timeout(LONGEST_WAIT, gate.enter(hash)).await {
-            Ok(Ok(permit)) => Ok((class, Some(permit))),
-            Ok(Err(Refusal::Full)) | Err(_) => Err(ApiError::new(
-                Reason::TooManyRequests,
-                "Too many requests, please try again later.",
-            )
-            .with_retry_after(1)),
-        }
+        let mut tables = Tables::default();
+        tables.supply_mandatory();
+        flow.share_out(&mut tables);
+        *flow.tables.write() = tables;
+        Arc::new(flow)
     }
 
-    fn classify(&self, user: &UserInfo, info: &RequestInfo) -> Option<(Class, bool, Arc<Gate>, u64)> {
+    /// What a request is classed as.
+    pub fn classify(&self, user: &UserInfo, info: &RequestInfo) -> Result<Classed, ApiError> {
         let tables = self.tables.read();
-        let schema = tables
-            .schemas
-            .values()
-            .find(|s| s.matches(user, info) && tables.levels.contains_key(&s.level))?;
-        let level = tables.levels.get(&schema.level)?;
-        let class = Class {
-            schema: schema.name.clone(),
-            schema_uid: schema.uid.clone(),
-            level: schema.level.clone(),
-            level_uid: level.uid.clone(),
-        };
-        Some((class, level.exempt, level.gate.clone(), schema.flow(user, info)))
+        let found = tables.schemas.values().find_map(|schema| {
+            let level = tables.levels.get(&schema.level)?;
+            schema.matches(user, info).then_some((schema, level))
+        });
+        // The mandatory schema takes all that the others leave.
+        let (schema, level) = found.ok_or_else(|| ApiError::internal("no FlowSchema takes the request"))?;
+        Ok(Classed {
+            class: Class {
+                schema: schema.name.clone(),
+                schema_uid: schema.uid.clone(),
+                level: schema.level.clone(),
+                level_uid: level.uid.clone(),
+            },
+            exempt: level.exempt,
+            widest: level.widest(),
+            gate: level.gate.clone(),
+            flow: schema.flow(user, info),
+        })
     }
 
     /// Requests that have a seat, and that wait for one, by level: for metrics.
@@ -128,19 +213,44 @@ impl FlowControl {
     }
 
     /// Gives each level its part of the seats.
-    fn share_out(&self, tables: &Tables) {
-        let sum: i64 = tables
+    fn share_out(&self, tables: &mut Tables) {
+        let sum: i64 = tables.levels.values().map(|l| l.shares.max(0)).sum();
+        for level in tables.levels.values_mut() {
+            level.bounds = Bounds::of(self.total, level.shares, sum, level.lendable, level.borrowing);
+            level.gate.reshape(level.shape);
+            if level.gate.seats() == 0 && !level.exempt {
+                level.gate.resize(level.bounds.initial());
+            }
+        }
+        Self::adjust(tables);
+    }
+
+    /// Sets all levels' seats by what was asked of them lately.
+    fn adjust(tables: &mut Tables) {
+        for level in tables.levels.values_mut() {
+            level.want.update(level.gate.demand());
+        }
+        let levels: Vec<borrow::Level> = tables
             .levels
             .values()
-            .filter(|l| !l.exempt)
-            .map(|l| l.shares)
-            .sum::<i64>()
-            .max(1);
-        for level in tables.levels.values() {
-            let seats = (self.total as u64 * level.shares.max(0) as u64).div_ceil(sum as u64);
-            level
-                .gate
-                .resize(usize::try_from(seats).unwrap_or(usize::MAX), level.shape);
+            .map(|l| borrow::Level {
+                bounds: l.bounds,
+                want: l.want,
+                exempt: l.exempt,
+            })
+            .collect();
+        for (level, seats) in tables.levels.values().zip(borrow::limits(&levels)) {
+            level.gate.resize(seats.max(1));
+        }
+    }
+
+    /// Lends and borrows until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(borrow::PERIOD) => Self::adjust(&mut self.tables.write()),
+                () = stop.cancelled() => return,
+            }
         }
     }
 
@@ -160,24 +270,29 @@ impl Sink for SchemaSink {
         let read = objects
             .iter()
             .map(|o| (classify::precedence(o), Arc::new(FlowSchema::read(o))));
-        self.0.tables.write().schemas = read.map(|(p, s)| ((p, s.name.clone()), s)).collect();
-        self.0.changed();
+        let schemas = read.map(|(p, s)| ((p, s.name.clone()), s)).collect();
+        self.change(|all| *all = schemas);
     }
     fn set(&self, object: Object) {
         let schema = Arc::new(FlowSchema::read(&object));
-        {
-            let schemas = &mut self.0.tables.write().schemas;
+        self.change(|schemas| {
             schemas.retain(|(_, name), _| *name != schema.name);
             schemas.insert((classify::precedence(&object), schema.name.clone()), schema);
-        }
-        self.0.changed();
+        });
     }
     fn delete(&self, object: Object) {
-        self.0
-            .tables
-            .write()
-            .schemas
-            .retain(|(_, name), _| name != object.name());
+        self.change(|schemas| schemas.retain(|(_, name), _| name != object.name()));
+    }
+}
+
+impl SchemaSink {
+    fn change(&self, f: impl FnOnce(&mut BTreeMap<(i64, Str), Arc<FlowSchema>>)) {
+        {
+            let mut tables = self.0.tables.write();
+            f(&mut tables.schemas);
+            tables.supply_mandatory();
+        }
+        self.0.changed();
     }
 }
 
@@ -189,14 +304,20 @@ impl LevelSink {
             .obj(if exempt { "exempt" } else { "limited" })
             .cloned()
             .unwrap_or_default();
-        let gate = levels.remove(o.name()).map_or_else(Gate::new, |old| old.gate);
+        let (gate, want) = levels
+            .remove(o.name())
+            .map_or_else(|| (Gate::new(), Want::default()), |old| (old.gate, old.want));
         let level = Level {
             uid: o.uid().into(),
             exempt,
             shares: part
                 .int("nominalConcurrencyShares")
                 .unwrap_or(if exempt { 0 } else { 30 }),
+            lendable: part.int("lendablePercent").unwrap_or(0),
+            borrowing: part.int("borrowingLimitPercent").filter(|_| !exempt),
             shape: shape(&part),
+            bounds: Bounds::default(),
+            want,
             gate,
         };
         levels.insert(o.name().into(), level);
@@ -222,7 +343,8 @@ impl LevelSink {
         {
             let mut tables = self.0.tables.write();
             f(&mut tables);
-            self.0.share_out(&tables);
+            tables.supply_mandatory();
+            self.0.share_out(&mut tables);
         }
         self.0.changed();
     }
@@ -246,7 +368,6 @@ impl Sink for LevelSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bootstrap;
 
     #[test]
     fn default_configuration_classes_as_upstream_does() {
@@ -328,7 +449,7 @@ mod tests {
         ];
         for (user, groups, method, path, schema, level) in table {
             let info = RequestInfo::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap();
-            let (class, ..) = flow.classify(&UserInfo::new(user, &groups), &info).unwrap();
+            let class = flow.classify(&UserInfo::new(user, &groups), &info).unwrap().class;
             assert_eq!(
                 (class.schema.as_str(), class.level.as_str()),
                 (schema, level),

@@ -8,18 +8,19 @@ mod create;
 mod delete;
 mod get;
 mod list;
-mod negotiate;
+pub mod negotiate;
 mod patch;
-mod respond;
+pub mod place;
+pub mod respond;
 mod sub;
 mod table;
 mod update;
 mod watch;
 
-use crate::request::{MAX_REQUEST_BODY, Request, RequestContext, Response, response};
+use crate::request::{MAX_REQUEST_BODY, Request, RequestContext, Response};
 use crate::state::ServerState;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
 use keelson_api::{ApiError, ApiResult, Reason, Str};
 use keelson_registry::engine::ListError;
 use keelson_registry::options::WriteOptions;
@@ -65,12 +66,9 @@ pub struct Call<'a> {
 /// Serves a request for a resource that was authenticated and authorised.
 pub async fn serve(state: &ServerState, context: RequestContext, request: Request) -> Response {
     let info = &context.info;
-    let Some(def) = state
-        .engine
-        .table
-        .get(&info.api_group, &info.api_version, &info.resource)
-    else {
-        return not_found();
+    let def = match place::find(state, info, request.method()) {
+        Ok(def) => def,
+        Err(nowhere) => return nowhere.answer(request.headers(), &context),
     };
     if let Some(text) = &def.deprecation {
         context.warnings.add(text.as_str());
@@ -87,14 +85,7 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
         tables,
         watch: watching,
     };
-    let accept = request
-        .headers()
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .collect::<Vec<_>>()
-        .join(",");
-    let out = match negotiate::output(Some(&accept), &context, offers) {
+    let out = match negotiate::output(negotiate::accept(request.headers()).as_deref(), &context, offers) {
         Ok(out) => out,
         Err(e) => return respond::error(&e, None, None),
     };
@@ -123,37 +114,11 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
     }
 }
 
-/// Nothing is served there.
-fn not_found() -> Response {
-    response::text(StatusCode::NOT_FOUND, "404 page not found\n")
-}
-
 async fn route(call: Call<'_>) -> Served {
     let info = &call.context.info;
     let def = &call.def;
-    let misplaced = !def.namespaced && !info.namespace.is_empty() && !def.is("", "namespaces");
-    if misplaced {
-        return Ok(not_found());
-    }
     if !info.subresource.is_empty() {
-        let Some(sub) = def.subresource(&info.subresource) else {
-            return Ok(not_found());
-        };
-        let verb = info.verb.as_str();
-        if !sub.verbs.iter().any(|v| v == verb) {
-            return Err(method_not_allowed(&call).into());
-        }
         return sub::serve(call).await;
-    }
-    let allowed = match info.verb.as_str() {
-        // A watch of one object by its path.
-        "watch" => def.allows("watch"),
-        verb => def.allows(verb),
-    };
-    let needs_namespace =
-        def.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
-    if !allowed || needs_namespace {
-        return Err(method_not_allowed(&call).into());
     }
     if def.storage.is_none() {
         return sub::virtual_resource(call).await;
@@ -171,6 +136,7 @@ async fn route(call: Call<'_>) -> Served {
     }
 }
 
+/// A row of the table says more than there is code for.
 fn method_not_allowed(call: &Call) -> ApiError {
     let gr = call.def.gvr.group_resource();
     let mut e = ApiError::new(

@@ -1,6 +1,7 @@
 //! Content types: what a client accepts, what a body is, and which transformation of the object was asked for.
 
 use crate::request::RequestContext;
+use http::{HeaderMap, header};
 use keelson_api::codec::Format;
 use keelson_api::{ApiError, ApiResult, Reason};
 
@@ -58,6 +59,16 @@ impl Output {
             "meta.k8s.io/v1"
         }
     }
+}
+
+/// What a request says it accepts, in all its `Accept` headers.
+pub fn accept(headers: &HeaderMap) -> Option<String> {
+    let all: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect();
+    (!all.is_empty()).then(|| all.join(","))
 }
 
 /// One clause of an `Accept` header.

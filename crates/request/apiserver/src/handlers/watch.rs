@@ -2,6 +2,7 @@
 
 use super::negotiate::{Output, Shape};
 use super::{Call, Served, respond, table};
+use crate::flow::Seat;
 use crate::request::{Body, Response};
 use bytes::Bytes;
 use futures::stream;
@@ -9,6 +10,7 @@ use http::{HeaderValue, header};
 use keelson_api::codec::{Format, json, proto, yaml};
 use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
 use keelson_cache::{Cache, Watch, WatchEvent};
+use keelson_listen::WriteBy;
 use keelson_registry::codec::{self, partial_metadata};
 use keelson_registry::engine::{Engine, cache_error};
 use keelson_registry::options::ListOptions;
@@ -22,6 +24,11 @@ use tokio::time::Instant;
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// No client waits longer; what is asked for beyond would leave the clock's range.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A client that doesn't take what a watch begins with has a seat no longer than any request.
+const LONGEST_BEGINNING: Duration = crate::chain::REQUEST_TIMEOUT;
+/// How long after a watch's end its last bytes may take.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 pub async fn serve(call: Call<'_>) -> Served {
     let mut query = call.query();
@@ -44,8 +51,15 @@ pub async fn serve(call: Call<'_>) -> Served {
         Ok(watch) => Source::Watch(watch),
         Err(e) => Source::Failed(e),
     };
+    // The seat is the watch's until what it begins with has been taken.
+    let seat = Seat::default();
+    if matches!(&source, Source::Watch(watch) if watch.is_beginning()) {
+        seat.set(call.context.seat.take());
+        seat.bound(LONGEST_BEGINNING);
+    }
     let stream = Stream {
         source,
+        seat,
         cache: engine.cache_of(&call.def)?,
         engine,
         def: call.def.clone(),
@@ -63,6 +77,9 @@ pub async fn serve(call: Call<'_>) -> Served {
         header::CONTENT_TYPE,
         HeaderValue::from_static(call.out.stream_content_type()),
     );
+    response
+        .extensions_mut()
+        .insert(WriteBy(Instant::now() + timeout + LAST_WORDS));
     Ok(response)
 }
 
@@ -74,6 +91,7 @@ enum Source {
 
 struct Stream {
     source: Source,
+    seat: Seat,
     cache: Cache,
     engine: Arc<Engine>,
     def: Arc<ResourceDef>,
@@ -87,6 +105,9 @@ struct Stream {
 
 impl Stream {
     async fn next(&mut self) -> Option<Bytes> {
+        if matches!(&self.source, Source::Watch(watch) if !watch.is_beginning()) && self.seat.is_held() {
+            self.seat.give_back();
+        }
         let event = match &mut self.source {
             Source::Over => return None,
             Source::Failed(e) => Err(e.clone()),

@@ -56,6 +56,14 @@ impl Body {
     }
     /// The whole body, at most `limit` bytes of it; more is upstream's 413.
     pub async fn collect(self, limit: usize) -> Result<Bytes, ApiError> {
+        self.collect_noting(limit, |_| Ok(())).await
+    }
+    /// The same; each piece is told of before it is kept, and may be refused.
+    pub async fn collect_noting(
+        self,
+        limit: usize,
+        mut note: impl FnMut(usize) -> Result<(), ApiError>,
+    ) -> Result<Bytes, ApiError> {
         let mut body = self;
         let mut first = Bytes::new();
         let mut more: Option<BytesMut> = None;
@@ -70,6 +78,7 @@ impl Body {
                     format!("Request entity too large: limit is {limit}"),
                 ));
             }
+            note(data.len())?;
             match &mut more {
                 Some(more) => more.extend_from_slice(&data),
                 None if first.is_empty() => first = data,

@@ -1,6 +1,7 @@
 //! What travels with a request through the chain. Cloning shares the collectors.
 
 use super::{RequestInfo, UserInfo};
+use crate::flow::Seat;
 use keelson_api::Str;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ pub struct RequestContext {
     pub started: Instant,
     /// When the request is given up; `None` for long-running ones.
     pub deadline: Option<Instant>,
+    /// What it has of flow control while it is served.
+    pub seat: Seat,
     pub user_agent: Str,
     /// The client's address; `None` for calls within the process.
     pub remote: Option<SocketAddr>,
@@ -38,6 +41,7 @@ impl RequestContext {
             received: jiff::Timestamp::now(),
             started: Instant::now(),
             deadline: None,
+            seat: Seat::default(),
             user_agent: Str::default(),
             remote: None,
             warnings: Warnings::default(),

@@ -4,12 +4,14 @@
 mod body;
 mod context;
 mod info;
+mod intake;
 mod query;
 pub mod response;
 
 pub use body::{Body, BoxError, MAX_REQUEST_BODY};
 pub use context::{AuditAnnotations, RequestContext, Warnings};
 pub use info::RequestInfo;
+pub use intake::{Intake, Taken};
 pub use keelson_registry::user::{self, UserInfo};
 pub use query::Query;
 

@@ -16,6 +16,14 @@ pub fn json(code: StatusCode, value: &Value) -> Response {
     }
 }
 
+/// JSON as upstream writes documents that people read: indented by two.
+pub fn indented(code: StatusCode, value: &Value) -> Response {
+    match serde_json::to_vec_pretty(value) {
+        Ok(bytes) => bytes_of(code, "application/json", bytes.into()),
+        Err(e) => error(&ApiError::internal(e)),
+    }
+}
+
 /// A failure as `metav1.Status` in JSON, with `Retry-After` where the error carries it.
 pub fn error(e: &ApiError) -> Response {
     let code = StatusCode::from_u16(e.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

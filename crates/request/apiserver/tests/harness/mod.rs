@@ -7,7 +7,8 @@ use http_body_util::BodyExt;
 use keelson_api::Value;
 use keelson_apiserver::request::{Body, UserInfo};
 use keelson_apiserver::{ApiServer, Config};
-use keelson_store::Memory;
+use keelson_store::{Memory, Store};
+use std::sync::Arc;
 use tower::ServiceExt;
 
 pub struct Api {
@@ -41,16 +42,22 @@ impl Answer {
 
 impl Api {
     pub async fn new() -> Api {
+        let api = Self::starting(Memory::new());
+        api.server.ready().await;
+        api
+    }
+    /// A server over a store, at the first moment of its start.
+    pub fn starting(store: Arc<dyn Store>) -> Api {
+        Self::starting_with(store, |_| {})
+    }
+    pub fn starting_with(store: Arc<dyn Store>, configure: impl FnOnce(&mut Config)) -> Api {
         let keys = keelson_pki::ServiceAccountKeys::generate().expect("keys");
         let mut config = Config::new(keys);
         config.publish_kubernetes_service = false;
-        let server = ApiServer::new(config, Memory::new()).expect("a server");
-        let api = Api {
-            server,
-            user: UserInfo::new("tester", &["system:masters"]),
-        };
-        api.server.ready().await;
-        api
+        configure(&mut config);
+        let server = ApiServer::new(config, store).expect("a server");
+        let user = UserInfo::new("tester", &["system:masters"]);
+        Api { server, user }
     }
     /// The same server, and another who calls.
     pub fn called_by(self, name: &str, groups: &[&str]) -> Api {

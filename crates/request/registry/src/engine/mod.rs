@@ -10,7 +10,7 @@ mod update;
 
 pub use create::warn_owners;
 pub use delete::Deleted;
-pub use read::{ListError, Page, cache_error};
+pub use read::{ListError, Page, Usage, cache_error};
 pub use update::{Replace, UpdateSource};
 
 use crate::codec;

@@ -9,7 +9,7 @@ use crate::selection::Selector;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use keelson_api::{ApiError, ApiResult, Cause, Object, Reason};
+use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, Str};
 use keelson_cache::{At, Cache, Config, Entry, ListQuery, Start, Watch, WatchOptions};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -26,6 +26,15 @@ pub struct Page {
     /// Empty on the last page.
     pub continue_token: String,
     pub remaining: Option<u64>,
+}
+
+/// What a resource's cache holds, for those who estimate what a request costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub objects: usize,
+    pub bytes: usize,
+    /// Watchers that would be told of a change.
+    pub interested: usize,
 }
 
 /// A list that could not be served; an expired token comes with one that goes on at the present.
@@ -144,6 +153,20 @@ impl Engine {
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no cache"))?;
         Ok(self.cache(storage))
+    }
+    /// What the cache of a resource holds; `None` if it hasn't been used.
+    pub fn usage(&self, storage: &StorageDef, namespace: &str, name: &str) -> Option<Usage> {
+        let cache = {
+            let caches = self.caches.lock();
+            let (_, cache) = caches.get(&(storage.prefix.clone(), Str::default()))?;
+            cache.clone()
+        };
+        let key = storage.key(namespace, name);
+        Some(Usage {
+            objects: cache.len(),
+            bytes: cache.bytes(),
+            interested: cache.interested(namespace, &Bytes::from(key)),
+        })
     }
     /// A resource is gone, or its stored form changed: its cache starts anew with the next use.
     pub fn drop_cache(&self, prefix: &str) {

@@ -1,0 +1,146 @@
+//! A server at the first moment of its start: what isn't read yet refuses or is waited for, and nothing slips through.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use futures::future::join_all;
+use harness::Api;
+use keelson_api::{Value, value};
+use keelson_store::Memory;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
+const THINGS: &str = "/apis/x.example.com/v1/namespaces/default/things";
+
+fn map(name: &str) -> Value {
+    value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
+}
+
+/// Nobody may make config maps: the webhook's server is nowhere, and without it nothing is admitted.
+fn deny_by_webhook() -> Value {
+    value!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "deny"},
+        "webhooks": [{
+            "name": "deny.example.com", "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://127.0.0.1:1/"}, "timeoutSeconds": 1,
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+        }],
+    })
+}
+
+fn deny_by_policy() -> [Value; 2] {
+    let policy = value!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "deny"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"],
+            }], "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}},
+            "validations": [{"expression": "false", "message": "nobody"}],
+        },
+    });
+    let binding = value!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "deny"}, "spec": {"policyName": "deny", "validationActions": ["Deny"]},
+    });
+    [policy, binding]
+}
+
+/// A hundred writes within the start of a server over what `prepare` left in the store.
+async fn none_is_admitted(prepare: impl AsyncFnOnce(&Api)) {
+    let store = Memory::new();
+    let before = Api::starting(store.clone());
+    before.server.ready().await;
+    prepare(&before).await;
+    drop(before);
+    for round in 0..5 {
+        let api = Api::starting(store.clone());
+        let names: Vec<String> = (0..20).map(|n| format!("m{round}-{n}")).collect();
+        let answers = join_all(names.iter().map(|name| api.post(MAPS, map(name)))).await;
+        for answer in answers {
+            let refused = matches!(answer.code, 403 | 422 | 500);
+            assert!(refused, "{} {}", answer.code, String::from_utf8_lossy(&answer.bytes));
+        }
+    }
+}
+
+#[tokio::test]
+async fn webhooks_hold_from_the_first_request_on() {
+    none_is_admitted(async |api| {
+        drop(
+            api.post(
+                &format!("{REGISTRATION}/validatingwebhookconfigurations"),
+                deny_by_webhook(),
+            )
+            .await
+            .expect(201),
+        )
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn policies_hold_from_the_first_request_on() {
+    none_is_admitted(async |api| {
+        let [policy, binding] = deny_by_policy();
+        api.post(&format!("{REGISTRATION}/validatingadmissionpolicies"), policy)
+            .await
+            .expect(201);
+        api.post(&format!("{REGISTRATION}/validatingadmissionpolicybindings"), binding)
+            .await
+            .expect(201);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_custom_resource_that_exists_is_never_said_not_to() {
+    let store = Memory::new();
+    let before = Api::starting(store.clone());
+    before.server.ready().await;
+    let definition = value!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.x.example.com"},
+        "spec": {
+            "group": "x.example.com", "scope": "Namespaced",
+            "names": {"kind": "Thing", "plural": "things"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}],
+        },
+    });
+    before
+        .post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        .await
+        .expect(201);
+    before.until(THINGS, |a| a.code == 200).await;
+    let thing = value!({"apiVersion": "x.example.com/v1", "kind": "Thing", "metadata": {"name": "t"}});
+    before.post(THINGS, thing).await.expect(201);
+    drop(before);
+
+    let api = Api::starting(store);
+    let mut early = 0;
+    for path in [
+        format!("{THINGS}/t"),
+        THINGS.into(),
+        "/apis/x.example.com/v1".into(),
+        "/apis/x.example.com".into(),
+    ] {
+        loop {
+            let answer = api.get(&path).await;
+            if answer.code == 200 {
+                break;
+            }
+            early += 1;
+            answer.expect(503);
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(early > 0, "the first request is faster than the definitions");
+    api.server.ready().await;
+    // Now what isn't there isn't there.
+    api.get("/apis/y.example.com/v1/things").await.expect(404);
+}
