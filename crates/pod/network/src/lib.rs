@@ -3,7 +3,7 @@
 //! [`PodNetwork`] is what the container runtime asks for. [`Routed`] is the built-in implementation: one veth pair a
 //! pod, a /32 route to it on the host, no bridge. Every packet of a pod passes the host's IP layer, so service
 //! translation and connection tracking see both directions without the `br_netfilter` module.
-//! [`HostOnly`] gives pods a loopback and nothing else.
+//! [`HostOnly`] gives pods a loopback and nothing else. [`underlay`] connects the pods of different nodes.
 //!
 //! The crate knows sandboxes and addresses; it knows no pod object, no service and no API.
 
@@ -12,6 +12,7 @@ mod ipam;
 mod link;
 mod ports;
 mod routed;
+pub mod underlay;
 
 pub use config::Config;
 pub use ipam::Ipam;

@@ -1,0 +1,407 @@
+//! Reads what the kernel has of a [`Plan`], and applies single [`Step`]s, by rtnetlink.
+
+use super::TUNNEL;
+use super::plan::{Device, Mac, Plan, Route, Step, Tunnel, Uplink};
+use crate::link;
+use anyhow::{Context, anyhow, bail};
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{Handle, LinkVxlan, MulticastGroup, RouteMessageBuilder};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// By this protocol number our routes are known from all others (`k`).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(b'k');
+
+pub struct Kernel {
+    handle: Handle,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// What the kernel tells of links, addresses, routes and neighbours. The queue is emptied as fast as it fills; if the
+/// kernel's own overflows, it says so, and that counts as a notice.
+pub struct Notices(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+
+impl Notices {
+    /// Returns some time after something that may concern the underlay has happened.
+    pub async fn wait(&mut self, quiet: Duration) {
+        loop {
+            match self.0.next().await {
+                Some((message, _)) if concerns(&message.payload) => break,
+                Some(_) => {}
+                // The socket is gone; the caller has its other reasons to look.
+                None => std::future::pending().await,
+            }
+        }
+        while tokio::time::timeout(quiet, self.0.next())
+            .await
+            .is_ok_and(|m| m.is_some())
+        {}
+    }
+}
+
+/// Pods that come and go change links, addresses and routes of theirs; those say nothing of other nodes.
+fn concerns(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    let link = |m: &LinkMessage| link_name(m).is_some_and(|n| !n.starts_with(crate::ports::LINK_PREFIX));
+    let route = |m: &RouteMessage| {
+        let single = if m.header.address_family == AddressFamily::Inet {
+            32
+        } else {
+            128
+        };
+        m.header.protocol == PROTOCOL || m.header.destination_prefix_length != single
+    };
+    match payload {
+        NetlinkPayload::Overrun(_) => true,
+        NetlinkPayload::InnerMessage(inner) => match inner {
+            RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m) => link(m),
+            RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) => route(m),
+            RouteNetlinkMessage::NewAddress(m) | RouteNetlinkMessage::DelAddress(m) => {
+                !attribute(&m.attributes, |a| match a {
+                    AddressAttribute::Label(label) => Some(label.starts_with(crate::ports::LINK_PREFIX)),
+                    _ => None,
+                })
+                .unwrap_or(false)
+            }
+            RouteNetlinkMessage::DelNeighbour(m) => m.header.family == AddressFamily::Bridge || permanent(m),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn permanent(m: &NeighbourMessage) -> bool {
+    m.header.state == rtnetlink::packet_route::neighbour::NeighbourState::Permanent
+}
+
+fn attribute<A, T>(all: &[A], pick: impl Fn(&A) -> Option<T>) -> Option<T> {
+    all.iter().find_map(pick)
+}
+
+fn link_name(m: &LinkMessage) -> Option<&str> {
+    m.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn address(m: &AddressMessage) -> Option<IpNet> {
+    let local = attribute(&m.attributes, |a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let any = || {
+        attribute(&m.attributes, |a| match a {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    };
+    IpNet::new(local.or_else(any)?, m.header.prefix_len).ok()
+}
+
+fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+/// A link or an entry that is not there any more was to go anyway.
+fn unless_gone(result: Result<(), rtnetlink::Error>) -> anyhow::Result<()> {
+    const GONE: [i32; 4] = [2, 3, 19, 99]; // ENOENT, ESRCH, ENODEV, EADDRNOTAVAIL
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e)) if GONE.contains(&-e.raw_code()) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+impl Kernel {
+    /// Of the network namespace in which this is called.
+    pub fn open() -> anyhow::Result<Kernel> {
+        let (handle, driver) = link::here().context("no netlink socket")?;
+        Ok(Kernel { handle, driver })
+    }
+
+    /// The same, and what the kernel tells from now on.
+    pub fn listen() -> anyhow::Result<(Kernel, Notices)> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (connection, handle, notices) =
+            rtnetlink::new_multicast_connection(&groups).context("no netlink socket")?;
+        let driver = tokio::spawn(connection);
+        Ok((Kernel { handle, driver }, Notices(notices)))
+    }
+
+    async fn links(&self) -> anyhow::Result<Vec<LinkMessage>> {
+        Ok(self.handle.link().get().execute().try_collect().await?)
+    }
+
+    async fn addresses(&self) -> anyhow::Result<Vec<(u32, IpNet, AddressScope)>> {
+        let all: Vec<AddressMessage> = self.handle.address().get().execute().try_collect().await?;
+        let of = |m: &AddressMessage| Some((m.header.index, address(m)?, m.header.scope));
+        Ok(all.iter().filter_map(of).collect())
+    }
+
+    pub async fn uplink(&self, node: IpAddr) -> anyhow::Result<Uplink> {
+        let addresses = self.addresses().await?;
+        let carrier = addresses.iter().find(|(_, net, _)| net.addr() == node);
+        let index = carrier
+            .map(|(index, ..)| *index)
+            .with_context(|| format!("no link of this machine has the node's address {node} (--node-ip)"))?;
+        let links = self.links().await?;
+        let link = links.iter().find(|l| l.header.index == index);
+        let link = link.with_context(|| format!("the link of {node} has gone"))?;
+        let mtu = attribute(&link.attributes, |a| match a {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        Ok(Uplink {
+            index,
+            name: link_name(link).unwrap_or_default().to_string(),
+            mtu: mtu.unwrap_or(1500),
+            address: node,
+            networks: addresses
+                .iter()
+                .filter(|(i, ..)| *i == index)
+                .map(|(_, n, _)| n.trunc())
+                .collect(),
+        })
+    }
+
+    /// What is ours.
+    pub async fn read(&self) -> anyhow::Result<Plan> {
+        let mut plan = Plan::default();
+        let links = self.links().await?;
+        let found = links.iter().find(|l| link_name(l) == Some(TUNNEL));
+        let index = found.map(|l| l.header.index);
+        if let Some(found) = found {
+            plan.tunnel = Some(tunnel(found));
+            for (_, net, scope) in self.addresses().await?.into_iter().filter(|(i, ..)| Some(*i) == index) {
+                // The kernel gives every link an IPv6 address for the link itself.
+                if scope != AddressScope::Link || net.addr().is_ipv4() {
+                    plan.addresses.insert(net);
+                }
+            }
+            for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
+                let get = self.handle.neighbours().get().set_address_family(family);
+                let all: Vec<NeighbourMessage> = get.execute().try_collect().await?;
+                all.iter()
+                    .filter(|n| Some(n.header.ifindex) == index && permanent(n))
+                    .for_each(|n| neighbour(&mut plan, n));
+            }
+        }
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let query = match family {
+                AddressFamily::Inet => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+                _ => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+            };
+            let all: Vec<RouteMessage> = self.handle.route().get(query).execute().try_collect().await?;
+            let ours = all.iter().filter(|r| r.header.protocol == PROTOCOL);
+            plan.routes.extend(ours.filter_map(|r| route(r, index)));
+        }
+        Ok(plan)
+    }
+
+    async fn tunnel_index(&self) -> anyhow::Result<u32> {
+        let index = link::index_of(&self.handle, TUNNEL).await?;
+        index.with_context(|| format!("the link {TUNNEL} has gone"))
+    }
+
+    pub async fn apply(&self, step: &Step) -> anyhow::Result<()> {
+        let handle = &self.handle;
+        match step {
+            Step::DeleteRoute(range, route) => {
+                let message = self.route_message(*range, route).await;
+                match message {
+                    Ok(message) => unless_gone(handle.route().del(message).execute().await),
+                    // Its link has gone, and the route with it.
+                    Err(_) => Ok(()),
+                }
+            }
+            Step::DeleteNeighbour(ip) => {
+                let mut add = handle.neighbours().add(self.tunnel_index().await?, *ip);
+                let message = add.message_mut().clone();
+                unless_gone(handle.neighbours().del(message).execute().await)
+            }
+            Step::DeleteForwarding(mac, at) => {
+                let add = handle.neighbours().add_bridge(self.tunnel_index().await?, &mac.0);
+                let message = add.destination(*at).flags(NeighbourFlags::Own).message_mut().clone();
+                unless_gone(handle.neighbours().del(message).execute().await)
+            }
+            Step::DeleteAddress(net) => {
+                let mut add = handle
+                    .address()
+                    .add(self.tunnel_index().await?, net.addr(), net.prefix_len());
+                let message = add.message_mut().clone();
+                unless_gone(handle.address().del(message).execute().await)
+            }
+            Step::DeleteTunnel => link::delete(handle, TUNNEL).await,
+            Step::AddTunnel(t) => {
+                let link = LinkVxlan::new(TUNNEL, t.vni).dev(t.over).port(t.port).learning(false);
+                let link = match t.local {
+                    IpAddr::V4(ip) => link.local(ip),
+                    IpAddr::V6(ip) => link.local6(ip),
+                };
+                let link = link.address(t.mac.0.to_vec()).mtu(t.mtu).up().build();
+                let added = handle.link().add(link).execute().await;
+                added.context("is the kernel's vxlan module there? another program may also use the port")
+            }
+            Step::AddAddress(net) => {
+                let add = handle
+                    .address()
+                    .add(self.tunnel_index().await?, net.addr(), net.prefix_len());
+                Ok(add.replace().execute().await?)
+            }
+            Step::AddForwarding(mac, at) => {
+                let add = handle.neighbours().add_bridge(self.tunnel_index().await?, &mac.0);
+                Ok(add
+                    .destination(*at)
+                    .flags(NeighbourFlags::Own)
+                    .replace()
+                    .execute()
+                    .await?)
+            }
+            Step::AddNeighbour(ip, mac) => {
+                let add = handle.neighbours().add(self.tunnel_index().await?, *ip);
+                Ok(add.link_layer_address(&mac.0).replace().execute().await?)
+            }
+            Step::AddRoute(range, route) => {
+                let message = self.route_message(*range, route).await?;
+                Ok(handle.route().add(message).replace().execute().await?)
+            }
+        }
+    }
+
+    async fn route_message(&self, range: IpNet, route: &Route) -> anyhow::Result<RouteMessage> {
+        let (index, onlink) = match route.device {
+            Device::Tunnel => (self.tunnel_index().await?, true),
+            Device::Link(index) => (index, false),
+        };
+        let mut builder = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(range.addr(), range.prefix_len())
+            .map_err(|e| anyhow!("{e}"))?
+            .gateway(route.via)
+            .map_err(|e| anyhow!("{e}"))?
+            .output_interface(index)
+            .protocol(PROTOCOL);
+        if onlink {
+            builder = builder.onlink();
+        }
+        if let Some(source) = route.source {
+            if source.is_ipv4() != range.addr().is_ipv4() {
+                bail!("{source} can't be the source towards {range}");
+            }
+            builder = builder.pref_source(source).map_err(|e| anyhow!("{e}"))?;
+        }
+        Ok(builder.build())
+    }
+}
+
+fn tunnel(m: &LinkMessage) -> Tunnel {
+    let mut found = Tunnel {
+        vni: 0,
+        port: 0,
+        mac: Mac([0; 6]),
+        mtu: 0,
+        local: Ipv4Addr::UNSPECIFIED.into(),
+        over: 0,
+        up: m.header.flags.contains(LinkFlags::Up),
+    };
+    for a in &m.attributes {
+        match a {
+            LinkAttribute::Address(mac) => found.mac = Mac(mac.as_slice().try_into().unwrap_or_default()),
+            LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => {
+                let data = infos.iter().find_map(|i| match i {
+                    LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+                    _ => None,
+                });
+                for info in data.into_iter().flatten() {
+                    match info {
+                        InfoVxlan::Id(id) => found.vni = *id,
+                        InfoVxlan::Port(port) => found.port = *port,
+                        InfoVxlan::Link(index) => found.over = *index,
+                        InfoVxlan::Local(ip) => found.local = (*ip).into(),
+                        InfoVxlan::Local6(ip) => found.local = (*ip).into(),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn neighbour(plan: &mut Plan, m: &NeighbourMessage) {
+    let mac = attribute(&m.attributes, |a| match a {
+        NeighbourAttribute::LinkLayerAddress(mac) => Some(Mac(mac.as_slice().try_into().ok()?)),
+        _ => None,
+    });
+    let to = attribute(&m.attributes, |a| match a {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+        // The destination of a forwarding entry is parsed without knowing its family.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => match bytes.len() {
+            4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes.as_slice()).ok()?)),
+            16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?)),
+            _ => None,
+        },
+        _ => None,
+    });
+    let (Some(mac), Some(to)) = (mac, to) else { return };
+    if m.header.family == AddressFamily::Bridge {
+        plan.forwarding.insert(mac, to);
+    } else {
+        plan.neighbours.insert(to, mac);
+    }
+}
+
+fn route(m: &RouteMessage, tunnel: Option<u32>) -> Option<(IpNet, Route)> {
+    let pick = |f: fn(&RouteAttribute) -> Option<&RouteAddress>| m.attributes.iter().find_map(f).and_then(route_ip);
+    let to = pick(|a| match a {
+        RouteAttribute::Destination(ip) => Some(ip),
+        _ => None,
+    })?;
+    let via = pick(|a| match a {
+        RouteAttribute::Gateway(ip) => Some(ip),
+        _ => None,
+    });
+    let source = pick(|a| match a {
+        RouteAttribute::PrefSource(ip) => Some(ip),
+        _ => None,
+    });
+    let index = attribute(&m.attributes, |a| match a {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })?;
+    let device = if Some(index) == tunnel {
+        Device::Tunnel
+    } else {
+        Device::Link(index)
+    };
+    let via = via.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let range = IpNet::new(to, m.header.destination_prefix_length).ok()?;
+    Some((range, Route { via, device, source }))
+}

@@ -1,0 +1,439 @@
+//! What has to stand in the kernel so that other nodes' pods are reached: plain data, made from facts, compared with
+//! what stands. Pure.
+//!
+//! * A peer's pods are reached by a route for its range: through the tunnel, or directly by way of the peer.
+//! * In the tunnel nobody is asked where somebody is: a peer's hardware address is a function of its node address, so
+//!   neighbour and forwarding entries follow from the Node alone, and no node has to publish anything.
+//! * The tunnel has this node's gateway address (every pod link has it too). With it as the source the host's own
+//!   connections to other nodes' pods are answered through the tunnel, so that reverse-path filters see one way.
+
+use super::{Mode, PORT, TUNNEL, VNI};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// A node as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub name: String,
+    /// Where it is reached, the main address first.
+    pub addresses: Vec<IpAddr>,
+    /// Of its pods.
+    pub ranges: Vec<IpNet>,
+}
+
+/// The link by which this node reaches others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    /// This node's address on it.
+    pub address: IpAddr,
+    /// What is reached on it without a router.
+    pub networks: Vec<IpNet>,
+}
+
+/// This node.
+#[derive(Clone, Debug)]
+pub struct Here {
+    pub uplink: Uplink,
+    /// Of its pods; none until it was given one.
+    pub ranges: Vec<IpNet>,
+}
+
+/// A hardware address in the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The address that the node at `ip` has in the tunnel: locally administered, `k`, and the IPv4 address; of an IPv6
+    /// address a hash.
+    pub fn of(ip: IpAddr) -> Mac {
+        let tail = match ip {
+            IpAddr::V4(ip) => ip.octets(),
+            IpAddr::V6(ip) => {
+                let fnv = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+                ip.octets().iter().fold(0x811c_9dc5, fnv).to_be_bytes()
+            }
+        };
+        Mac([0x02, b'k', tail[0], tail[1], tail[2], tail[3]])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let parts: Vec<String> = self.0.iter().map(|b| format!("{b:02x}")).collect();
+        f.write_str(&parts.join(":"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Device {
+    Tunnel,
+    /// Another link, by index.
+    Link(u32),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub vni: u32,
+    pub port: u16,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub local: IpAddr,
+    /// The link below it, by index.
+    pub over: u32,
+    pub up: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub via: IpAddr,
+    pub device: Device,
+    pub source: Option<IpAddr>,
+}
+
+/// All that is ours in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub tunnel: Option<Tunnel>,
+    /// On the tunnel.
+    pub addresses: BTreeSet<IpNet>,
+    /// Which hardware address a node has in the tunnel, and at which node address it is.
+    pub forwarding: BTreeMap<Mac, IpAddr>,
+    pub neighbours: BTreeMap<IpAddr, Mac>,
+    pub routes: BTreeMap<IpNet, Route>,
+    /// Whom no route leads to, and why.
+    pub unreachable: Vec<String>,
+}
+
+/// The first address of a node's range: the host's end of its pod links, and the node's address in the tunnel.
+fn gateway(range: &IpNet) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(ip) => IpAddr::V4(u32::from(ip).saturating_add(1).into()),
+        IpAddr::V6(ip) => IpAddr::V6(u128::from(ip).saturating_add(1).into()),
+    }
+}
+
+pub fn plan(mode: Mode, here: &Here, peers: &[Peer]) -> Plan {
+    let mut plan = Plan::default();
+    if mode == Mode::None || here.ranges.is_empty() {
+        return plan;
+    }
+    let uplink = &here.uplink;
+    for peer in peers {
+        for range in &peer.ranges {
+            if let Some(own) = here.ranges.iter().find(|r| r.contains(range) || range.contains(*r)) {
+                plan.unreachable.push(format!(
+                    "the pods of node {} ({range}) can't be reached: the range is part of this node's own, {own}",
+                    peer.name
+                ));
+                continue;
+            }
+            let of_family = |v4: bool| peer.addresses.iter().copied().find(|a| a.is_ipv4() == v4);
+            let on_link = of_family(range.addr().is_ipv4()).filter(|a| uplink.networks.iter().any(|n| n.contains(a)));
+            let direct = on_link.filter(|_| matches!(mode, Mode::VxlanDirect | Mode::HostGateway));
+            if let Some(via) = direct {
+                let (device, source) = (Device::Link(uplink.index), None);
+                plan.routes.insert(*range, Route { via, device, source });
+            } else if mode == Mode::HostGateway {
+                plan.unreachable.push(format!(
+                    "the pods of node {} ({range}) can't be reached: it is not on the link {} (with --network vxlan it need not be)",
+                    peer.name, uplink.name
+                ));
+            } else if let Some(node) = of_family(uplink.address.is_ipv4()) {
+                through_tunnel(&mut plan, here, range, node);
+            } else {
+                plan.unreachable.push(format!(
+                    "the pods of node {} ({range}) can't be reached: it has no address of this node's family ({})",
+                    peer.name, uplink.address
+                ));
+            }
+        }
+    }
+    if !plan.forwarding.is_empty() {
+        plan.tunnel = Some(Tunnel {
+            vni: VNI,
+            port: PORT,
+            mac: Mac::of(uplink.address),
+            mtu: mode.mtu(uplink),
+            local: uplink.address,
+            over: uplink.index,
+            up: true,
+        });
+        plan.addresses = here.ranges.iter().map(|r| IpNet::from(gateway(r))).collect();
+    }
+    plan
+}
+
+fn through_tunnel(plan: &mut Plan, here: &Here, range: &IpNet, node: IpAddr) {
+    let own = here
+        .ranges
+        .iter()
+        .find(|r| r.addr().is_ipv4() == range.addr().is_ipv4());
+    let (via, device) = (gateway(range), Device::Tunnel);
+    let source = own.map(gateway);
+    plan.routes.insert(*range, Route { via, device, source });
+    plan.neighbours.insert(via, Mac::of(node));
+    plan.forwarding.insert(Mac::of(node), node);
+}
+
+/// One change in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    DeleteRoute(IpNet, Route),
+    DeleteNeighbour(IpAddr),
+    DeleteForwarding(Mac, IpAddr),
+    DeleteAddress(IpNet),
+    DeleteTunnel,
+    AddTunnel(Tunnel),
+    AddAddress(IpNet),
+    AddForwarding(Mac, IpAddr),
+    AddNeighbour(IpAddr, Mac),
+    /// Takes the place of another route to the same range.
+    AddRoute(IpNet, Route),
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "via {}", self.via)?;
+        match self.device {
+            Device::Tunnel => write!(f, " dev {TUNNEL} onlink")?,
+            Device::Link(index) => write!(f, " dev #{index}")?,
+        }
+        self.source.map_or(Ok(()), |source| write!(f, " src {source}"))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Step::DeleteRoute(range, _) => write!(f, "delete route {range}"),
+            Step::DeleteNeighbour(ip) => write!(f, "delete neighbour {ip}"),
+            Step::DeleteForwarding(mac, at) => write!(f, "delete forwarding {mac} to {at}"),
+            Step::DeleteAddress(address) => write!(f, "delete address {address}"),
+            Step::DeleteTunnel => write!(f, "delete link {TUNNEL}"),
+            Step::AddTunnel(t) => write!(
+                f,
+                "add link {TUNNEL} address {} mtu {} vxlan id {} port {} local {} over #{}",
+                t.mac, t.mtu, t.vni, t.port, t.local, t.over
+            ),
+            Step::AddAddress(address) => write!(f, "add address {address}"),
+            Step::AddForwarding(mac, at) => write!(f, "add forwarding {mac} to {at}"),
+            Step::AddNeighbour(ip, mac) => write!(f, "add neighbour {ip} at {mac}"),
+            Step::AddRoute(range, route) => write!(f, "add route {range} {route}"),
+        }
+    }
+}
+
+/// What leads from the one to the other: what goes first, then what comes, each thing after what it stands on.
+pub fn difference(now: &Plan, wanted: &Plan) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let renewed = now.tunnel != wanted.tunnel;
+    let mut now = now.clone();
+    let gone = |range: &IpNet| !wanted.routes.contains_key(range);
+    steps.extend(
+        now.routes
+            .iter()
+            .filter(|(range, _)| gone(range))
+            .map(|(range, route)| Step::DeleteRoute(*range, route.clone())),
+    );
+    if renewed {
+        // All that stands on the link goes with it.
+        steps.extend(now.tunnel.take().map(|_| Step::DeleteTunnel));
+        now.addresses.clear();
+        now.neighbours.clear();
+        now.forwarding.clear();
+        now.routes.retain(|_, route| route.device != Device::Tunnel);
+    }
+    for ip in now.neighbours.keys().filter(|ip| !wanted.neighbours.contains_key(ip)) {
+        steps.push(Step::DeleteNeighbour(*ip));
+    }
+    for (mac, at) in now
+        .forwarding
+        .iter()
+        .filter(|(mac, _)| !wanted.forwarding.contains_key(mac))
+    {
+        steps.push(Step::DeleteForwarding(*mac, *at));
+    }
+    steps.extend(
+        now.addresses
+            .difference(&wanted.addresses)
+            .map(|a| Step::DeleteAddress(*a)),
+    );
+    if renewed {
+        steps.extend(wanted.tunnel.clone().map(Step::AddTunnel));
+    }
+    steps.extend(
+        wanted
+            .addresses
+            .difference(&now.addresses)
+            .map(|a| Step::AddAddress(*a)),
+    );
+    for (mac, at) in &wanted.forwarding {
+        if now.forwarding.get(mac) != Some(at) {
+            steps.push(Step::AddForwarding(*mac, *at));
+        }
+    }
+    for (ip, mac) in &wanted.neighbours {
+        if now.neighbours.get(ip) != Some(mac) {
+            steps.push(Step::AddNeighbour(*ip, *mac));
+        }
+    }
+    for (range, route) in &wanted.routes {
+        if now.routes.get(range) != Some(route) {
+            steps.push(Step::AddRoute(*range, route.clone()));
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> Here {
+        Here {
+            uplink: Uplink {
+                index: 2,
+                name: "eth0".into(),
+                mtu: 1500,
+                address: "10.0.0.1".parse().unwrap(),
+                networks: vec!["10.0.0.0/24".parse().unwrap()],
+            },
+            ranges: vec!["10.244.0.0/24".parse().unwrap()],
+        }
+    }
+
+    fn peer(name: &str, address: &str, range: &str) -> Peer {
+        Peer {
+            name: name.into(),
+            addresses: vec![address.parse().unwrap()],
+            ranges: vec![range.parse().unwrap()],
+        }
+    }
+
+    fn near_and_far() -> Vec<Peer> {
+        vec![
+            peer("near", "10.0.0.2", "10.244.1.0/24"),
+            peer("far", "192.0.2.7", "10.244.2.0/24"),
+        ]
+    }
+
+    fn text(steps: &[Step]) -> Vec<String> {
+        steps.iter().map(Step::to_string).collect()
+    }
+
+    #[test]
+    fn a_tunnel_to_every_peer() {
+        let plan = plan(Mode::Vxlan, &here(), &near_and_far());
+        assert_eq!(
+            text(&difference(&Plan::default(), &plan)),
+            [
+                "add link keelson.1 address 02:6b:0a:00:00:01 mtu 1450 vxlan id 1 port 8472 local 10.0.0.1 over #2",
+                "add address 10.244.0.1/32",
+                "add forwarding 02:6b:0a:00:00:02 to 10.0.0.2",
+                "add forwarding 02:6b:c0:00:02:07 to 192.0.2.7",
+                "add neighbour 10.244.1.1 at 02:6b:0a:00:00:02",
+                "add neighbour 10.244.2.1 at 02:6b:c0:00:02:07",
+                "add route 10.244.1.0/24 via 10.244.1.1 dev keelson.1 onlink src 10.244.0.1",
+                "add route 10.244.2.0/24 via 10.244.2.1 dev keelson.1 onlink src 10.244.0.1",
+            ]
+        );
+        assert!(difference(&plan, &plan).is_empty());
+    }
+
+    #[test]
+    fn directly_where_the_peer_is_on_the_link() {
+        let direct = plan(Mode::VxlanDirect, &here(), &near_and_far());
+        let routes: Vec<String> = direct.routes.iter().map(|(r, route)| format!("{r} {route}")).collect();
+        assert_eq!(
+            routes,
+            [
+                "10.244.1.0/24 via 10.0.0.2 dev #2",
+                "10.244.2.0/24 via 10.244.2.1 dev keelson.1 onlink src 10.244.0.1"
+            ]
+        );
+        let gateway = plan(Mode::HostGateway, &here(), &near_and_far());
+        assert_eq!((gateway.routes.len(), &gateway.tunnel), (1, &None));
+        assert_eq!(
+            gateway.unreachable,
+            [
+                "the pods of node far (10.244.2.0/24) can't be reached: it is not on the link eth0 (with --network vxlan it need not be)"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_node_that_goes_leaves_no_trace_and_the_last_one_takes_the_tunnel_along() {
+        let both = plan(Mode::Vxlan, &here(), &near_and_far());
+        let one = plan(Mode::Vxlan, &here(), &near_and_far()[..1]);
+        assert_eq!(
+            text(&difference(&both, &one)),
+            [
+                "delete route 10.244.2.0/24",
+                "delete neighbour 10.244.2.1",
+                "delete forwarding 02:6b:c0:00:02:07 to 192.0.2.7"
+            ]
+        );
+        assert_eq!(
+            text(&difference(&one, &plan(Mode::Vxlan, &here(), &[]))),
+            ["delete route 10.244.1.0/24", "delete link keelson.1"]
+        );
+    }
+
+    #[test]
+    fn an_address_or_mtu_that_changed_renews_the_tunnel_and_all_on_it() {
+        let before = plan(Mode::Vxlan, &here(), &near_and_far()[..1]);
+        let mut moved = here();
+        moved.uplink.address = "10.0.0.9".parse().unwrap();
+        moved.uplink.mtu = 9000;
+        let steps = text(&difference(&before, &plan(Mode::Vxlan, &moved, &near_and_far()[..1])));
+        assert_eq!(
+            steps[..2],
+            [
+                "delete link keelson.1",
+                "add link keelson.1 address 02:6b:0a:00:00:09 mtu 8950 vxlan id 1 port 8472 local 10.0.0.9 over #2"
+            ]
+        );
+        assert_eq!(steps.len(), 6);
+        // A peer that moved: its hardware address goes with it, its route stays.
+        let peer_moved = plan(Mode::Vxlan, &here(), &[peer("near", "10.0.0.3", "10.244.1.0/24")]);
+        assert_eq!(
+            text(&difference(&before, &peer_moved)),
+            [
+                "delete forwarding 02:6b:0a:00:00:02 to 10.0.0.2",
+                "add forwarding 02:6b:0a:00:00:03 to 10.0.0.3",
+                "add neighbour 10.244.1.1 at 02:6b:0a:00:00:03"
+            ]
+        );
+    }
+
+    #[test]
+    fn both_families_go_through_one_tunnel() {
+        let mut here = here();
+        here.ranges.push("fd00:0:0:0::/64".parse().unwrap());
+        let mut near = peer("near", "10.0.0.2", "10.244.1.0/24");
+        near.ranges.push("fd00:0:0:1::/64".parse().unwrap());
+        let plan = plan(Mode::Vxlan, &here, &[near]);
+        assert_eq!(plan.forwarding.len(), 1);
+        assert_eq!(plan.addresses.len(), 2);
+        let six = &plan.routes[&"fd00:0:0:1::/64".parse().unwrap()];
+        assert_eq!(six.to_string(), "via fd00:0:0:1::1 dev keelson.1 onlink src fd00::1");
+    }
+
+    #[test]
+    fn nothing_is_made_before_this_node_has_a_range_nor_over_its_own() {
+        let mut new = here();
+        new.ranges.clear();
+        assert_eq!(plan(Mode::Vxlan, &new, &near_and_far()), Plan::default());
+        assert_eq!(plan(Mode::None, &here(), &near_and_far()), Plan::default());
+        let same = plan(Mode::Vxlan, &here(), &[peer("twin", "10.0.0.5", "10.244.0.0/24")]);
+        assert!(
+            same.routes.is_empty() && same.unreachable[0].contains("this node's own"),
+            "{same:?}"
+        );
+    }
+}
