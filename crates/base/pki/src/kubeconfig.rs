@@ -83,6 +83,14 @@ impl Kubeconfig {
         Self::parse(&text, base).with_context(|| format!("reading the kubeconfig {}", path.display()))
     }
 
+    /// The authority in a `cluster-info`, as an unknown server tells it: what stands in the text itself, no file is read.
+    pub fn authority_in(cluster_info: &str) -> Result<String> {
+        let file: ConfigFile = serde_saphyr::from_str(cluster_info).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let cluster = file.clusters.into_iter().next().context("no cluster is named")?.cluster;
+        let data = cluster.ca_data.context("no certificate-authority-data is given")?;
+        text_of(Some(&data), None, Path::new(""))
+    }
+
     /// Reads the current context; relative file names are looked up in `base`.
     pub fn parse(text: &str, base: &Path) -> Result<Self> {
         let file: ConfigFile = serde_saphyr::from_str(text).map_err(|e| anyhow::anyhow!("{e}"))?;

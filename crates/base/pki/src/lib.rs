@@ -7,6 +7,7 @@
 //! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
 //! * [`kubeconfig`]: kubeconfig files.
 //! * [`x509`]: the one reading of requests and certificates, and the one writing.
+//! * [`request`]: requests for certificates, for machines whose authority is elsewhere.
 //!
 //! Every private key is ECDSA P-256, in a file of mode 0600. Nothing here knows HTTP or the API.
 
@@ -16,6 +17,7 @@ pub mod files;
 pub mod jwt;
 pub mod kubeconfig;
 pub mod layout;
+pub mod request;
 pub mod x509;
 
 pub use authority::{Authority, CertSpec, Issued, San, Usage};

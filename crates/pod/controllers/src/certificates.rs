@@ -1,5 +1,6 @@
-//! Approves nodes' requests for client certificates, signs what was approved, and clears away old requests.
+//! Approves nodes' requests for certificates, signs what was approved, and clears away old requests.
 
+pub mod nodes;
 mod request;
 
 use crate::context::{Context, now};
@@ -11,6 +12,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest as Request, CertificateSigningRequestCondition as Condition,
 };
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::rest::JSON;
 use keelson_client::{
@@ -37,10 +39,13 @@ fn requests(context: &Context, name: &'static str) -> (Informer<Request>, Contro
 pub fn start_approving(context: &Context) {
     let (requests, controller) = requests(context, "certificate-approver");
     let rest = context.rest("certificate-controller");
+    let nodes = context.informer::<Node>();
+    let controller = controller.input(&nodes);
     context.run(
         controller,
         Approver {
             requests,
+            nodes,
             objects: Objects::new(&rest),
             rest,
         },
@@ -104,6 +109,7 @@ fn parse(found: &Request) -> anyhow::Result<Asked> {
 
 struct Approver {
     requests: Informer<Request>,
+    nodes: Informer<Node>,
     objects: Objects<Request>,
     rest: Rest,
 }
@@ -141,7 +147,19 @@ impl Reconcile for Approver {
         ];
         for (applies, subresource, message) in ways {
             if applies && self.may(&found, subresource).await? {
-                return self.approve(&found, message).await;
+                let name = asked
+                    .subject
+                    .common_name
+                    .strip_prefix("system:node:")
+                    .unwrap_or_default();
+                let node = self.nodes.store().get("", name).filter(|_| !own);
+                return match nodes::taken(node.as_deref()) {
+                    None => {
+                        self.decide(&found, condition("Approved", "AutoApproved", message))
+                            .await
+                    }
+                    Some(why) => self.decide(&found, condition("Denied", "NodeNameTaken", &why)).await,
+                };
             }
         }
         Ok(Outcome::Done)
@@ -177,16 +195,12 @@ impl Approver {
             .unwrap_or(false))
     }
 
-    async fn approve(&self, found: &Request, message: &str) -> anyhow::Result<Outcome> {
+    async fn decide(&self, found: &Request, decision: Condition) -> anyhow::Result<Outcome> {
         let mut changed = found.clone();
-        changed
-            .status
-            .get_or_insert_default()
-            .conditions
-            .get_or_insert_default()
-            .push(condition("Approved", "AutoApproved", message));
+        let status = changed.status.get_or_insert_default();
+        status.conditions.get_or_insert_default().push(decision);
         match self.objects.update_sub(&changed, "approval").await {
-            Err(error) if !is_not_found(&error) => Err(error).context("approving a certificate request"),
+            Err(error) if !is_not_found(&error) => Err(error).context("deciding on a certificate request"),
             _ => Ok(Outcome::Done),
         }
     }

@@ -32,6 +32,7 @@ mod service_pods;
 mod serviceaccount;
 mod statefulset;
 pub mod taint_eviction;
+mod token_cleaner;
 mod ttl;
 mod util;
 mod volumes;
@@ -70,8 +71,10 @@ const CONTROLLERS: &[Entry] = &[
     ("ephemeral-volume", volumes::start_ephemeral),
     ("clusterrole-aggregation", cluster_roles::start),
     ("certificate-approver", certificates::start_approving),
+    ("kubelet-serving-approver", certificates::nodes::start),
     ("certificate-signer", certificates::start_signing),
     ("certificate-cleaner", certificates::start_cleaning),
+    ("token-cleaner-controller", token_cleaner::start),
     ("service-cidr", service_cidr::start),
     ("node-ipam", node_ipam::start),
     ("nodelifecycle", node_lifecycle::start),
