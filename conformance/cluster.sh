@@ -1,29 +1,48 @@
 #!/bin/bash
-# cluster.sh up|down|stop|start|kubectl …: a Keelson server in a network namespace of its own ($CLUSTER, $NODE_IP), for the suite.
+# cluster.sh up|down|stop|start|kubectl …: a Keelson server in a network namespace of its own ($CLUSTER, $NODE_IP), for the suite;
+# with NODES=2 an agent in another (${CLUSTER}b, the next address), joined by a cable.
 # env: KEELSON=path of the program (default: target/release/keelson), EXTRA=more flags of `keelson server`, NOIMPORT=1
 . "$(dirname "$0")/lib/env.sh"; set -e
-KEELSON=${KEELSON:-$ROOT/target/release/keelson}
+KEELSON=${KEELSON:-$ROOT/target/release/keelson} NODES=${NODES:-1} SECOND=${CLUSTER}b SECOND_IP=${NODE_IP%.*}.$((${NODE_IP##*.} + 1))
+EVICT="nodefs.available<1%,nodefs.inodesFree<1%"
+machine() { # namespace, address
+  local on="nsenter --net=/run/netns/$1"
+  $on ip link set lo up; $on ip link set eth0 up
+  $on ip addr replace $2/24 dev eth0
+  $on ip route replace default via ${2%.*}.254   # nobody is there: it only gives service addresses a route
+  $on sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+}
 network() {
   [ -e /run/netns/$CLUSTER ] || ip netns add $CLUSTER
+  if [ $NODES = 2 ]; then
+    [ -e /run/netns/$SECOND ] || { ip netns add $SECOND; inns ip link add eth0 type veth peer name eth0 netns $SECOND; }
+    machine $SECOND $SECOND_IP
+  fi
   inns ip link show eth0 >/dev/null 2>&1 || { inns ip link add eth0 type veth peer name eth0-far; inns ip link set eth0-far up; }
-  inns ip link set lo up; inns ip link set eth0 up
-  inns ip addr replace $NODE_IP/24 dev eth0
-  inns ip route replace default via ${NODE_IP%.*}.254   # nobody is there: it only gives service addresses a route
-  inns sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+  machine $CLUSTER $NODE_IP
   sysctl -qw fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288
 }
 start() {
   ulimit -n "$(ulimit -Hn)"
   local images=(); [ -n "$NOIMPORT" ] || images=(--images $LAB/images)
   setsid nsenter --net=/run/netns/$CLUSTER $KEELSON server --data-dir $STATE/data --kubeconfig $KUBECONFIG_FILE --node-name $CLUSTER --node-ip $NODE_IP \
-    --registries $STATE/registries.yaml --eviction-hard "nodefs.available<1%,nodefs.inodesFree<1%" "${images[@]}" $EXTRA >>$STATE/server.log 2>&1 </dev/null & echo $! >$STATE/server.pid
+    --registries $STATE/registries.yaml --eviction-hard "$EVICT" "${images[@]}" $EXTRA >>$STATE/server.log 2>&1 </dev/null & echo $! >$STATE/server.pid
   inns $KEELSON wait --kubeconfig $KUBECONFIG_FILE --timeout ${WAIT:-120s} || { tail -40 $STATE/server.log >&2; exit 1; }
+  [ $NODES = 2 ] || return 0
+  local token; token=$(inns $KEELSON token create --kubeconfig $KUBECONFIG_FILE)
+  setsid nsenter --net=/run/netns/$SECOND $KEELSON agent --server https://$NODE_IP:6443 --token $token --data-dir $STATE/agent --node-name $SECOND --node-ip $SECOND_IP \
+    --registries $STATE/registries.yaml --eviction-hard "$EVICT" "${images[@]}" >>$STATE/agent.log 2>&1 </dev/null & echo $! >$STATE/agent.pid
+  for j in $(seq 300); do inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE get node $SECOND >/dev/null 2>&1 && break; sleep 0.1; done
+  inns $KEELSON wait --kubeconfig $KUBECONFIG_FILE --timeout ${WAIT:-120s} || { tail -40 $STATE/agent.log >&2; exit 1; }
 }
 stop() { # signal
-  local p; p=$(cat $STATE/server.pid 2>/dev/null) || return 0
-  kill -${1:-TERM} $p 2>/dev/null || true
-  for j in $(seq 300); do kill -0 $p 2>/dev/null || break; sleep 0.1; done
-  rm -f $STATE/server.pid
+  local p name
+  for name in agent server; do
+    p=$(cat $STATE/$name.pid 2>/dev/null) || continue
+    kill -${1:-TERM} $p 2>/dev/null || true
+    for j in $(seq 300); do kill -0 $p 2>/dev/null || break; sleep 0.1; done
+    rm -f $STATE/$name.pid
+  done
 }
 case ${1:-} in
 up)
@@ -35,7 +54,9 @@ start) start ;;
 stop) stop ${2:-TERM} ;;
 down)
   stop; "$HERE/lib/registry.sh" down
+  [ -d $STATE/agent ] && nsenter --net=/run/netns/$SECOND $KEELSON uninstall --data-dir $STATE/agent --yes
   [ -d $STATE/data ] && inns $KEELSON uninstall --data-dir $STATE/data --yes
+  ip netns del $SECOND 2>/dev/null || true
   ip netns del $CLUSTER 2>/dev/null || true
   rm -rf "$STATE" ;;
 kubectl) shift; inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@" ;;

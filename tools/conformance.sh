@@ -1,11 +1,11 @@
 #!/bin/bash
 # conformance.sh [LIST=conformance/lists/passing.txt]: the suite's tests named in LIST against a cluster in a network namespace.
 # What has passed with this very program is not run again: it stands in conformance/out/PROGRAM/passed.txt, also after an
-# interruption; remove that directory to start over. env: KEELSON=program, PROCS=10
+# interruption; remove that directory to start over. On two nodes. env: KEELSON=program, PROCS=10, NODES=1|2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LIST=$(realpath "${1:-conformance/lists/passing.txt}")
-export KEELSON=${KEELSON:-$PWD/target/release/keelson} CLUSTER=${CLUSTER:-klc0} NODE_IP=${NODE_IP:-10.79.1.1} PROCS=${PROCS:-10} PROGRESS=1
+export KEELSON=${KEELSON:-$PWD/target/release/keelson} CLUSTER=${CLUSTER:-klc0} NODE_IP=${NODE_IP:-10.79.1.1} PROCS=${PROCS:-10} NODES=${NODES:-2} PROGRESS=1
 . conformance/lib/env.sh
 OUT=$PWD/conformance/out/$(sha256sum "$KEELSON" | cut -c1-12); mkdir -p "$OUT"
 say() { printf '%s %s\n' "$(date +%T)" "$*"; }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# test-cluster.sh: a real cluster in a network namespace: the new user's path with kubectl, kill -9 under load, the quick
-# conformance list, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
+# test-cluster.sh: two machines that become a cluster; then a real cluster in a network namespace: the new user's path with
+# kubectl, kill -9 under load, the quick conformance list, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."; PROFILE=${PROFILE:-release}
 export KEELSON=$PWD/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson
@@ -9,6 +9,7 @@ export CLUSTER=${CLUSTER:-klt0} NODE_IP=${NODE_IP:-10.79.0.1}
 step() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
 step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p keelson
 step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
+step "two machines"; tools/test-nodes.sh
 step "starting a cluster"
 conformance/cluster.sh down >/dev/null 2>&1 || true
 trap 'status=$?; [ $status = 0 ] || { echo "=== failed; the end of the server log:"; tail -60 $STATE/server.log; conformance/cluster.sh kubectl get pods,events -A 2>/dev/null | tail -60; }; conformance/cluster.sh down >/dev/null 2>&1 || true; exit $status' EXIT

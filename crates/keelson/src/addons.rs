@@ -1,45 +1,218 @@
-//! Objects that this program brings along: what its own components may do.
+//! Objects that this program brings along: what its own components may do, and what agents are told.
+//!
+//! Agents hold one credential, their node's certificate. Their network, proxy and DNS act under the same names as on a
+//! server, by impersonation; so what these names may do is what any node can come by, and it is kept to reading.
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use crate::cluster::{self, Cluster};
+use crate::config::Config;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// Who cluster DNS is.
+/// Who cluster DNS is: it answers from services and endpoints.
 pub const DNS_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns";
-const DNS_ROLE: &str = "system:keelson:dns";
+/// Who says where cluster DNS is reached.
+pub const DNS_PUBLISHER_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns-endpoints";
+/// Who connects nodes, and finds the servers.
+pub const NETWORK_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-network";
+/// Who the proxy is; upstream's roles know it.
+pub const PROXY_IDENTITY: &str = "system:kube-proxy";
+
+/// Where a grant holds.
+#[derive(Clone, Copy)]
+enum Scope {
+    Cluster,
+    In(&'static str),
+}
+
+/// A role and to whom it is bound.
+struct Grant {
+    name: &'static str,
+    scope: Scope,
+    to: Subject,
+    rules: Value,
+}
+
+fn account(name: &str) -> Subject {
+    Subject {
+        kind: "ServiceAccount".into(),
+        namespace: Some("kube-system".into()),
+        name: name.into(),
+        ..Subject::default()
+    }
+}
+
+fn nodes() -> Subject {
+    Subject {
+        kind: "Group".into(),
+        api_group: Some("rbac.authorization.k8s.io".into()),
+        name: keelson_pki::layout::NODES_GROUP.into(),
+        ..Subject::default()
+    }
+}
+
+fn grants() -> Vec<Grant> {
+    let dns = json!([
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+    ]);
+    let publisher = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]);
+    let publisher_writes = json!([
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+         "verbs": ["get", "list", "create", "update", "delete"]},
+    ]);
+    let network = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]);
+    let servers = json!([
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+    ]);
+    let as_proxy = json!([
+        {"apiGroups": [""], "resources": ["users"], "resourceNames": [PROXY_IDENTITY], "verbs": ["impersonate"]},
+    ]);
+    let agent = json!([
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-network"],
+         "verbs": ["impersonate"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [cluster::NAME], "verbs": ["get"]},
+    ]);
+    let approver = json!([
+        {"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update"]},
+        {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"],
+         "resourceNames": ["kubernetes.io/kubelet-serving"], "verbs": ["approve"]},
+    ]);
+    let grant = |name, scope, to, rules| Grant { name, scope, to, rules };
+    vec![
+        grant(
+            "system:keelson:kubelet-serving-approver",
+            Scope::Cluster,
+            account("kubelet-serving-approver"),
+            approver,
+        ),
+        grant("system:keelson:dns", Scope::Cluster, account("keelson-dns"), dns),
+        grant(
+            "system:keelson:dns-endpoints",
+            Scope::Cluster,
+            account("keelson-dns-endpoints"),
+            publisher,
+        ),
+        grant(
+            "system:keelson:dns-endpoints",
+            Scope::In("kube-system"),
+            account("keelson-dns-endpoints"),
+            publisher_writes,
+        ),
+        grant(
+            "system:keelson:network",
+            Scope::Cluster,
+            account("keelson-network"),
+            network,
+        ),
+        grant(
+            "system:keelson:servers",
+            Scope::In("default"),
+            account("keelson-network"),
+            servers,
+        ),
+        grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
+        grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
+    ]
+}
 
 /// Writes them; existing ones are brought back to what is needed.
-pub async fn apply(client: kube::Client) -> anyhow::Result<()> {
+pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson");
-    let role: ClusterRole = serde_json::from_value(json!({
-        "metadata": {"name": DNS_ROLE},
-        "rules": [
-            {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch", "create"]},
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
-             "verbs": ["get", "list", "watch", "create", "update"]},
-        ],
-    }))?;
-    let binding: ClusterRoleBinding = serde_json::from_value(json!({
-        "metadata": {"name": DNS_ROLE},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": DNS_ROLE},
-        "subjects": [{"kind": "ServiceAccount", "namespace": "kube-system", "name": "keelson-dns"}],
-    }))?;
-    let roles: Objects<ClusterRole> = Objects::new(&rest);
-    roles
-        .create_or_update(&role, |live| {
-            let same = live.rules == role.rules;
-            live.rules = role.rules.clone();
+    for grant in grants() {
+        give(&rest, grant).await?;
+    }
+    let wanted = Cluster::of(config).config_map()?;
+    Objects::<ConfigMap>::new(&rest)
+        .create_or_update(&wanted, |live| {
+            let same = live.data == wanted.data;
+            live.data = wanted.data.clone();
             !same
         })
         .await?;
-    let bindings: Objects<ClusterRoleBinding> = Objects::new(&rest);
-    bindings
-        .create_or_update(&binding, |live| {
-            let same = live.subjects == binding.subjects;
-            live.subjects = binding.subjects.clone();
-            !same
-        })
-        .await?;
+    Ok(())
+}
+
+/// Brings one part of an object to what is wanted.
+macro_rules! bring {
+    ($rest:expr, $kind:ty, $field:ident, $wanted:expr) => {{
+        let wanted: $kind = $wanted;
+        Objects::<$kind>::new($rest)
+            .create_or_update(&wanted, |live| {
+                let same = live.$field == wanted.$field;
+                live.$field = wanted.$field.clone();
+                !same
+            })
+            .await?;
+    }};
+}
+
+async fn give(rest: &Rest, grant: Grant) -> anyhow::Result<()> {
+    let rules: Option<Vec<PolicyRule>> = serde_json::from_value(grant.rules)?;
+    let subjects = Some(vec![grant.to]);
+    let (namespace, kind) = match grant.scope {
+        Scope::Cluster => (None, "ClusterRole"),
+        Scope::In(namespace) => (Some(namespace.to_string()), "Role"),
+    };
+    let metadata = ObjectMeta {
+        name: Some(grant.name.into()),
+        namespace,
+        ..ObjectMeta::default()
+    };
+    let role_ref = RoleRef {
+        api_group: Some("rbac.authorization.k8s.io".into()),
+        kind: kind.into(),
+        name: grant.name.into(),
+    };
+    match grant.scope {
+        Scope::Cluster => {
+            let metadata_of_role = metadata.clone();
+            bring!(
+                rest,
+                ClusterRole,
+                rules,
+                ClusterRole {
+                    metadata: metadata_of_role,
+                    rules,
+                    aggregation_rule: None
+                }
+            );
+            bring!(
+                rest,
+                ClusterRoleBinding,
+                subjects,
+                ClusterRoleBinding {
+                    metadata,
+                    role_ref,
+                    subjects
+                }
+            );
+        }
+        Scope::In(_) => {
+            bring!(
+                rest,
+                Role,
+                rules,
+                Role {
+                    metadata: metadata.clone(),
+                    rules
+                }
+            );
+            bring!(
+                rest,
+                RoleBinding,
+                subjects,
+                RoleBinding {
+                    metadata,
+                    role_ref,
+                    subjects
+                }
+            );
+        }
+    }
     Ok(())
 }

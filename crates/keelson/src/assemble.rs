@@ -3,8 +3,8 @@
 //! Store, API server and its listener come first; everything else waits for the API to be ready and then starts at
 //! once, since components wait for what they need by watching for it.
 
-use crate::agent::Agent;
 use crate::config::{Component, Config};
+use crate::node::{self, Access};
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use keelson_apiserver::serve::tls::ServingCert;
@@ -17,7 +17,7 @@ use keelson_store::{Embedded, Store};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// A running cluster of one machine.
@@ -47,7 +47,7 @@ impl Cluster {
         write_kubeconfigs(config, &pki)?;
         api.ready().await;
         tracing::info!(%address, "the API is ready");
-        crate::addons::apply(api.client(identity("system:apiserver")))
+        crate::addons::apply(api.client(identity("system:apiserver")), config)
             .await
             .context("the components' own roles")?;
         let mut components = Supervisor::default();
@@ -59,22 +59,24 @@ impl Cluster {
                 keelson_scheduler::run(client.clone(), keelson_scheduler::Config::default(), stop)
             });
         }
+        let clients: Arc<dyn ClientFactory> = api.clone();
         if config.runs(Component::Agent) {
-            Agent::start(&mut components, config, &pki, &api).await?;
-        }
-        if config.runs(Component::Proxy) {
-            let proxy = keelson_proxy::Config {
-                node_name: config.node_name.clone(),
-                cluster_cidr: config.cluster_cidr,
+            let access = Access {
+                clients: clients.clone(),
+                serving: serving_certificate(&mut components, config, &pki)?,
+                client_ca_pem: pki.ca.cert_pem().to_string(),
             };
-            let client = api.client(identity("system:kube-proxy"));
-            components.spawn("proxy", move |stop| {
-                keelson_proxy::run(client.clone(), proxy.clone(), stop)
-            });
+            node::start(&mut components, config, access).await?;
+        }
+        // Also without a node here: the API server reaches webhooks and extension servers that are pods.
+        node::network(&mut components, config, clients.as_ref());
+        if config.runs(Component::Proxy) {
+            node::proxy(&mut components, config, clients.as_ref());
         }
         if config.runs(Component::Dns) {
-            dns(&mut components, config, &api);
+            node::dns(&mut components, config, clients.as_ref());
         }
+        publish_dns(&mut components, config, &api);
         Ok(Cluster {
             api,
             store,
@@ -121,7 +123,6 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
         api_audiences: vec![issuer.clone()],
         issuer,
         kubelet_ca_pem: Some(ca),
-        audit: config.audit.clone(),
         ..keelson_apiserver::Config::from_pki(pki)?
     })
 }
@@ -186,16 +187,43 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
     });
 }
 
-fn dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
-    let settings = keelson_dns::Config {
-        listen: SocketAddr::new(config.node_ip.into(), config.dns_port),
+/// Service `kube-dns` leads to the DNS servers of all nodes, this one's too if it is none.
+fn publish_dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
+    let no_node = config.runs(Component::Dns) && !config.runs(Component::Agent);
+    let settings = keelson_dns::publish::Config {
         cluster_ip: config.cluster_dns.into(),
-        domain: config.cluster_domain.clone(),
-        ..keelson_dns::Config::default()
+        also: no_node.then(|| SocketAddr::new(config.node_ip.into(), config.dns_port)),
     };
-    let client = api.client(identity(crate::addons::DNS_IDENTITY));
-    let ready = Arc::new(Notify::new());
-    components.spawn("dns", move |stop| {
-        keelson_dns::run(client.clone(), settings.clone(), ready.clone(), stop)
+    let client = api.client(identity(crate::addons::DNS_PUBLISHER_IDENTITY));
+    components.spawn("dns-endpoints", move |stop| {
+        keelson_dns::publish::run(client.clone(), settings, stop)
     });
+}
+
+/// The kubelet's serving certificate, renewed before it ends.
+fn serving_certificate(
+    components: &mut Supervisor,
+    config: &Config,
+    pki: &Arc<Pki>,
+) -> anyhow::Result<Arc<ServingCert>> {
+    let (pki, name, address) = (pki.clone(), config.node_name.clone(), config.node_ip);
+    let find = move || pki.kubelet_server(&name, &[address.into()]);
+    let first = find()?;
+    let cert = ServingCert::new(&first.cert_pem, &first.key_pem)?;
+    let (kept, find) = (cert.clone(), Arc::new(find));
+    components.spawn("kubelet-certificate", move |stop| {
+        let (cert, find, mut due) = (kept.clone(), find.clone(), first.renew_at);
+        async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(keelson_pki::until(due)) => {}
+                }
+                let own = find()?;
+                cert.replace(&own.cert_pem, &own.key_pem)?;
+                due = own.renew_at;
+            }
+        }
+    });
+    Ok(cert)
 }

@@ -1,13 +1,12 @@
-//! What `keelson server` is told: command line, environment, file, defaults, in this order.
+//! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::Ipv4Net;
-use keelson_apiserver::audit::{self, Policy};
+use keelson_network::underlay::Mode;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The version of Kubernetes that this is.
 pub const KUBERNETES_VERSION: &str = "1.37.2";
@@ -29,9 +28,16 @@ pub struct Options {
     /// This node's name [default: the host name]
     #[arg(long, env = "KEELSON_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// This node's address [default: the source address of the default route]
+    /// This node's address [default: that of --network-interface, or the source address of the default route]
     #[arg(long, env = "KEELSON_NODE_IP", value_name = "IP")]
     pub node_ip: Option<Ipv4Addr>,
+    /// The interface by which other nodes are reached
+    #[arg(long, env = "KEELSON_NETWORK_INTERFACE", value_name = "NAME")]
+    pub network_interface: Option<String>,
+    /// How pods of different nodes reach each other: vxlan, vxlan-direct (without tunnel on the same link), host-gw or none
+    /// [default: vxlan]
+    #[arg(long, env = "KEELSON_NETWORK", value_name = "MODE")]
+    pub network: Option<String>,
     /// Directory of image archives (OCI layout or docker save) that are imported at start
     #[arg(long, env = "KEELSON_IMAGES", value_name = "DIR")]
     pub images: Option<PathBuf>,
@@ -81,21 +87,6 @@ pub struct Options {
     /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
     #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
     pub eviction_hard: Option<Vec<String>>,
-    /// Where the audit log is; "none": there is none [default: DATA_DIR/audit/audit.log]
-    #[arg(long, env = "KEELSON_AUDIT_LOG_PATH", value_name = "FILE")]
-    pub audit_log_path: Option<PathBuf>,
-    /// YAML file with the audit policy, audit.k8s.io/v1 [default: who changed what, entered a pod, read a secret]
-    #[arg(long, env = "KEELSON_AUDIT_POLICY_FILE", value_name = "FILE")]
-    pub audit_policy_file: Option<PathBuf>,
-    /// Megabytes after which the audit log is put aside [default: 100]
-    #[arg(long, env = "KEELSON_AUDIT_LOG_MAXSIZE", value_name = "N")]
-    pub audit_log_maxsize: Option<u64>,
-    /// Audit logs put aside that are kept; 0: all [default: 9]
-    #[arg(long, env = "KEELSON_AUDIT_LOG_MAXBACKUP", value_name = "N")]
-    pub audit_log_maxbackup: Option<usize>,
-    /// Days after which an audit log put aside is removed; 0: never [default: 0]
-    #[arg(long, env = "KEELSON_AUDIT_LOG_MAXAGE", value_name = "N")]
-    pub audit_log_maxage: Option<u32>,
     /// What to log: error, warn, info, debug, trace, or per module [default: info, the store's engine only its warnings]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -130,6 +121,7 @@ pub struct Config {
     pub kubeconfig: PathBuf,
     pub node_name: String,
     pub node_ip: Ipv4Addr,
+    pub network: Mode,
     pub images: Option<PathBuf>,
     pub registries: Option<PathBuf>,
     pub disable: Vec<Component>,
@@ -146,7 +138,6 @@ pub struct Config {
     pub manifests: PathBuf,
     pub cgroup_root: String,
     pub eviction: Vec<Threshold>,
-    pub audit: Option<(Policy, audit::Settings)>,
     pub log: String,
     pub log_json: bool,
 }
@@ -155,25 +146,31 @@ pub struct Config {
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/keelson";
 
+/// Takes over from another list of options what the first one leaves open.
 macro_rules! fill {
     ($into:ident from $other:ident: $($field:ident),* $(,)?) => {$( if $into.$field.is_none() { $into.$field = $other.$field; } )*};
+}
+pub(crate) use fill;
+
+/// The options in a file, if one is named.
+pub fn read_file<T: serde::de::DeserializeOwned>(file: Option<&Path>) -> anyhow::Result<Option<T>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
+    let options = serde_saphyr::from_str(&text)
+        .with_context(|| format!("the configuration file {} is not valid", file.display()))?;
+    Ok(Some(options))
 }
 
 impl Options {
     /// Reads the file, if one is named, and decides everything.
     pub fn resolve(mut self) -> anyhow::Result<Config> {
-        if let Some(file) = &self.config {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
-            let other: Options = serde_saphyr::from_str(&text)
-                .with_context(|| format!("the configuration file {} is not valid", file.display()))?;
-            fill!(self from other: data_dir, kubeconfig, node_name, node_ip, images, registries, disable, bind_address,
+        if let Some(other) = read_file::<Options>(self.config.as_deref())? {
+            fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
-                max_pods, manifests, cgroup_root, eviction_hard, audit_log_path, audit_policy_file, audit_log_maxsize,
-                audit_log_maxbackup, audit_log_maxage, log, log_format);
+                max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
         }
-        let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
-        let audit = self.audit(&data_dir)?;
+        let data_dir = absolute(self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         let service_cidr = self
             .service_cidr
             .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
@@ -188,10 +185,13 @@ impl Options {
                 Some(name) => name,
                 None => host_name()?,
             },
-            node_ip: match self.node_ip {
-                Some(ip) => ip,
-                None => default_address()?,
+            node_ip: match (self.node_ip, &self.network_interface) {
+                (Some(ip), None) => ip,
+                (Some(ip), Some(link)) => on_interface(link, Some(ip))?,
+                (None, Some(link)) => on_interface(link, None)?,
+                (None, None) => default_address()?,
             },
+            network: self.network.as_deref().unwrap_or("vxlan").parse()?,
             images: self.images,
             registries: self.registries,
             disable: self
@@ -220,39 +220,10 @@ impl Options {
                 .iter()
                 .map(|s| threshold(s))
                 .collect::<anyhow::Result<_>>()?,
-            audit,
             log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
             log_json,
             data_dir,
         })
-    }
-
-    /// What is audited, and where to.
-    fn audit(&self, data_dir: &Path) -> anyhow::Result<Option<(Policy, audit::Settings)>> {
-        let path = self.audit_log_path.clone();
-        if path.as_deref() == Some(Path::new("none")) {
-            anyhow::ensure!(
-                self.audit_policy_file.is_none(),
-                "--audit-policy-file says what to log, and --audit-log-path none that there is no log: leave one out"
-            );
-            return Ok(None);
-        }
-        let policy = match &self.audit_policy_file {
-            Some(file) => Policy::read(file)?,
-            None => Policy::standard()?,
-        };
-        let mut settings = audit::Settings::at(path.unwrap_or_else(|| data_dir.join("audit/audit.log")));
-        if let Some(megabytes) = self.audit_log_maxsize {
-            anyhow::ensure!(
-                megabytes > 0,
-                "--audit-log-maxsize 0: a log that may not grow holds nothing"
-            );
-            settings.max_size = megabytes.saturating_mul(1 << 20);
-        }
-        settings.max_backups = self.audit_log_maxbackup.unwrap_or(settings.max_backups);
-        let days = self.audit_log_maxage.filter(|days| *days > 0);
-        settings.max_age = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
-        Ok(Some((policy, settings)))
     }
 }
 
@@ -355,6 +326,21 @@ fn default_address() -> anyhow::Result<Ipv4Addr> {
     }
 }
 
+/// An interface's IPv4 address: the given one, which has to be among its addresses, or its first.
+fn on_interface(name: &str, given: Option<Ipv4Addr>) -> anyhow::Result<Ipv4Addr> {
+    let all: Vec<Ipv4Addr> = nix::ifaddrs::getifaddrs()?
+        .filter(|i| i.interface_name == name)
+        .filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip()))
+        .collect();
+    match given {
+        Some(ip) if all.contains(&ip) => Ok(ip),
+        Some(ip) => bail!("--node-ip {ip} is no address of --network-interface {name}, which has {all:?}"),
+        None => all.first().copied().with_context(|| {
+            format!("--network-interface {name}: there is no such interface with an IPv4 address (ip -4 addr)")
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +370,16 @@ mod tests {
         );
         assert_eq!(threshold("nodefs.available<1%").unwrap(), Threshold::DiskPercent(1));
         assert!(threshold("nodefs.available<1").is_err() && threshold("disk<1%").is_err());
+        let on = |name: &str, ip: Option<Ipv4Addr>| {
+            let options = Options {
+                network_interface: Some(name.into()),
+                node_ip: ip,
+                ..Options::default()
+            };
+            options.resolve().map(|c| (c.node_ip, c.network))
+        };
+        assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST, Mode::Vxlan));
+        assert!(on("lo", Some(Ipv4Addr::new(192, 0, 2, 1))).is_err() && on("none", None).is_err());
         std::fs::write(&file, "nodename: typo\n").unwrap();
         let wrong = Options {
             config: Some(file.clone()),

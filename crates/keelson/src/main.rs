@@ -4,12 +4,16 @@ mod addons;
 mod agent;
 mod assemble;
 mod client;
+mod cluster;
 mod config;
 mod doctor;
 mod image;
 mod lock;
 mod logging;
+mod node;
 mod notify;
+mod peers;
+mod process;
 mod server;
 mod supervise;
 mod token;
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const AFTER_HELP: &str = "Every option of `server` can also stand in a YAML file (--config, same names without dashes in front) and in the \
+const AFTER_HELP: &str = "Every option of `server` and `agent` can also stand in a YAML file (--config, same names without dashes in front) and in the \
 environment (KEELSON_ and the name in capitals). The command line wins over the environment, the environment over the file.";
 
 #[derive(Parser)]
@@ -37,11 +41,14 @@ enum Command {
     /// Run a cluster on this machine: API server, store, scheduler, controllers, kubelet, runtime, network, proxy, DNS
     #[command(after_help = AFTER_HELP)]
     Server(Box<config::Options>),
+    /// Join a cluster with this machine: kubelet, runtime, network, proxy, DNS
+    #[command(after_help = AFTER_HELP)]
+    Agent(Box<agent::Options>),
     /// Wait until the node and the system services of a cluster are ready
     Wait(wait::Options),
     /// List, import, pull or remove container images of this machine
     Image(image::Options),
-    /// Create a token with which machines or people join
+    /// Create, list or delete tokens with which machines join
     Token(token::Options),
     /// Say what this machine lacks for running Keelson, and how to mend it
     Doctor(doctor::Options),
@@ -69,6 +76,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server(options) => server::main(*options),
+        Command::Agent(options) => agent::main(*options),
         Command::Wait(options) => wait::main(options),
         Command::Image(options) => image::main(options),
         Command::Token(options) => token::main(options),

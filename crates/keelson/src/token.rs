@@ -1,62 +1,154 @@
-//! `keelson token create`: a bootstrap token, kept as a Secret, with the hash of the cluster's authority.
+//! `keelson token`: bootstrap tokens, kept as Secrets. What a machine is given is one of them with the hash of the cluster's
+//! authority behind it. A token that has expired is refused, and removed by a controller.
 
 use crate::client::{block_on, kubeconfig};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::{SignedDuration, SignedDurationRound, Timestamp, Unit};
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
+use keelson_client::{delete_options, is_not_found};
 use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+const NAMESPACE: &str = "kube-system";
+const TYPE: &str = "bootstrap.kubernetes.io/token";
 
 #[derive(Args)]
 pub struct Options {
     #[command(subcommand)]
     command: Command,
+    /// Kubeconfig of the cluster [default: $KUBECONFIG, or /var/lib/keelson/admin.kubeconfig]
+    #[arg(long, value_name = "FILE", global = true)]
+    kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a token with which a machine joins
+    /// Make a token with which machines join
     Create {
-        /// Kubeconfig of the cluster [default: $KUBECONFIG, or /var/lib/keelson/admin.kubeconfig]
-        #[arg(long, value_name = "FILE")]
-        kubeconfig: Option<PathBuf>,
-        /// Hours for which the token is good
+        /// Hours for which the token is good; 0: until it is deleted
         #[arg(long, default_value_t = 24, value_name = "HOURS")]
         ttl: u32,
+        /// What the token is for, to be shown in lists
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// Print the whole command for the other machine
+        #[arg(long)]
+        print_join_command: bool,
+    },
+    /// List the tokens there are: their ids, not their secrets
+    List,
+    /// Delete tokens: nobody joins with them any more
+    Delete {
+        /// Ids (or whole tokens)
+        #[arg(required = true, value_name = "TOKEN")]
+        tokens: Vec<String>,
     },
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
-    let Command::Create { kubeconfig: path, ttl } = options.command;
-    let path = kubeconfig(path);
-    let ca = Kubeconfig::read(&path)?.ca_pem;
-    let ca_hash = keelson_pki::authority::fingerprint(&ca).context("the kubeconfig names no certificate authority")?;
-    let token = BootstrapToken::generate();
+    let path = kubeconfig(options.kubeconfig);
     block_on(async {
         let client = keelson_client::from_kubeconfig(&path, None).await?;
         let secrets: Objects<Secret> = Objects::new(&Rest::new(client, "keelson-token"));
-        secrets
-            .create(&secret(&token, ttl))
-            .await
-            .context("the token could not be stored")?;
-        println!("{}", JoinToken { token, ca_hash });
-        Ok(ExitCode::SUCCESS)
-    })
+        match options.command {
+            Command::Create {
+                ttl,
+                description,
+                print_join_command,
+            } => create(&secrets, &path, ttl, description, print_join_command).await,
+            Command::List => list(&secrets).await,
+            Command::Delete { tokens } => delete(&secrets, &tokens).await,
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn secret(token: &BootstrapToken, hours: u32) -> Secret {
-    let now = k8s_openapi::jiff::Timestamp::now();
-    let expires = now
-        .saturating_add(k8s_openapi::jiff::SignedDuration::from_hours(hours.into()))
-        .unwrap_or(now);
-    let data = [
+async fn create(
+    secrets: &Objects<Secret>,
+    path: &Path,
+    ttl: u32,
+    description: Option<String>,
+    whole_command: bool,
+) -> anyhow::Result<()> {
+    let cluster = Kubeconfig::read(path)?;
+    let ca_hash = keelson_pki::authority::fingerprint(&cluster.ca_pem)
+        .context("the kubeconfig names no certificate authority")?;
+    let token = BootstrapToken::generate();
+    secrets
+        .create(&secret(&token, ttl, description))
+        .await
+        .context("the token could not be stored")?;
+    let token = JoinToken { token, ca_hash };
+    match whole_command {
+        true => println!("keelson agent --server {} --token {token}", cluster.server),
+        false => println!("{token}"),
+    }
+    Ok(())
+}
+
+async fn list(secrets: &Objects<Secret>) -> anyhow::Result<()> {
+    let found = secrets.list(NAMESPACE, "", &format!("type={TYPE}")).await;
+    println!("{:<8} {:<10} {:<22} DESCRIPTION", "ID", "TTL", "EXPIRES");
+    for secret in found.context("the tokens can't be listed")? {
+        let text = |key: &str| {
+            let bytes = secret.data.as_ref().and_then(|d| d.get(key));
+            bytes
+                .map(|b| String::from_utf8_lossy(&b.0).into_owned())
+                .unwrap_or_default()
+        };
+        let expires = text("expiration");
+        let left = left(&expires, Timestamp::now());
+        println!(
+            "{:<8} {left:<10} {expires:<22} {}",
+            text("token-id"),
+            text("description")
+        );
+    }
+    Ok(())
+}
+
+fn left(expires: &str, now: Timestamp) -> String {
+    match expires.parse::<Timestamp>() {
+        _ if expires.is_empty() => "<forever>".into(),
+        Ok(at) if at <= now => "<expired>".into(),
+        Ok(at) => {
+            let round = SignedDurationRound::new().smallest(Unit::Minute);
+            let left = at.duration_since(now);
+            format!("{:#}", left.round(round).unwrap_or(left))
+        }
+        Err(_) => "<invalid>".into(),
+    }
+}
+
+async fn delete(secrets: &Objects<Secret>, tokens: &[String]) -> anyhow::Result<()> {
+    for given in tokens {
+        let id = given.split('.').next().unwrap_or(given);
+        // An id is checked before it becomes part of a name.
+        if id.len() != 6 || !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+            bail!("{id:?} is no token's id: it has six letters or digits (keelson token list)");
+        }
+        let name = format!("bootstrap-token-{id}");
+        match secrets
+            .delete(NAMESPACE, &name, &delete_options(None, None, None))
+            .await
+        {
+            Ok(()) => println!("token {id} deleted"),
+            Err(error) if is_not_found(&error) => bail!("there is no token {id} (keelson token list)"),
+            Err(error) => return Err(error).with_context(|| format!("the token {id} could not be deleted")),
+        }
+    }
+    Ok(())
+}
+
+fn secret(token: &BootstrapToken, hours: u32, description: Option<String>) -> Secret {
+    let mut data = vec![
         ("token-id", token.id.clone()),
         ("token-secret", token.secret.clone()),
-        ("expiration", format!("{expires:.0}")),
         ("usage-bootstrap-authentication", "true".into()),
         ("usage-bootstrap-signing", "true".into()),
         (
@@ -64,14 +156,42 @@ fn secret(token: &BootstrapToken, hours: u32) -> Secret {
             "system:bootstrappers:keelson:default-node-token".into(),
         ),
     ];
+    if hours > 0 {
+        let now = Timestamp::now();
+        let expires = now
+            .saturating_add(SignedDuration::from_hours(hours.into()))
+            .unwrap_or(now);
+        data.push(("expiration", format!("{expires:.0}")));
+    }
+    data.extend(description.map(|text| ("description", text)));
     Secret {
         metadata: ObjectMeta {
             name: Some(token.secret_name()),
-            namespace: Some("kube-system".into()),
+            namespace: Some(NAMESPACE.into()),
             ..ObjectMeta::default()
         },
-        type_: Some("bootstrap.kubernetes.io/token".into()),
-        string_data: Some(data.map(|(k, v)| (k.to_string(), v)).into()),
+        type_: Some(TYPE.into()),
+        string_data: Some(data.into_iter().map(|(k, v)| (k.to_string(), v)).collect()),
         ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_token() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(left("2026-01-01T23:59:58Z", now), "24h");
+        assert_eq!(left("2025-12-31T00:00:00Z", now), "<expired>");
+        assert_eq!(left("", now), "<forever>");
+        assert_eq!(left("soon", now), "<invalid>");
+        assert!(
+            !secret(&BootstrapToken::generate(), 0, None)
+                .string_data
+                .unwrap()
+                .contains_key("expiration")
+        );
     }
 }

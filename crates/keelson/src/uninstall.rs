@@ -58,16 +58,18 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let config = server.resolve()?;
     block_on(async {
         let network: Box<dyn PodNetwork> = if config.network_dir().exists() {
-            Box::new(Routed::new(crate::agent::network_config(&config))?)
+            Box::new(Routed::new(crate::node::network_config(&config, 0))?)
         } else {
             Box::new(HostOnly)
         };
-        let removed = keelson_runtime::uninstall(&crate::agent::runtime_config(&config), network.as_ref()).await?;
+        let removed = keelson_runtime::uninstall(&crate::node::runtime_config(&config), network.as_ref()).await?;
         println!(
             "ended {} pods with {} containers",
             removed.sandboxes, removed.containers
         );
-        Ok(())
+        keelson_network::underlay::remove()
+            .await
+            .context("the ways to other nodes")
     })?;
     keelson_proxy::remove().context("the proxy's rules")?;
     keelson_network::remove_table().context("the rules of host ports")?;

@@ -2,17 +2,16 @@
 //! name is forwarded.
 //!
 //! [`zone`] holds the facts (a pure function of Services and EndpointSlices), [`answer`] makes a response from a query
-//! and the facts, [`server`] moves bytes. [`publish`] makes the server reachable at the cluster's DNS address: a Service
-//! without selector whose EndpointSlice names this server. The crate knows no pods and no nodes.
+//! and the facts, [`server`] moves bytes. [`publish`] makes the servers reachable at the cluster's DNS address: a Service
+//! without selector whose EndpointSlice names every node's. The crate knows no pods, and of nodes where their server is.
 
 pub mod answer;
 mod forward;
-mod publish;
+pub mod publish;
 mod server;
 pub mod zone;
 
 pub use forward::upstreams;
-pub use publish::{Address, publish};
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Service;
@@ -20,7 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
 use keelson_client::{Informer, InformerOptions};
 use parking_lot::RwLock;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -29,10 +28,8 @@ use zone::Zone;
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where queries are answered (UDP and TCP), and the address that the endpoints of `kube-dns` get.
+    /// Where queries are answered (UDP and TCP).
     pub listen: SocketAddr,
-    /// The address of Service `kube-system/kube-dns`.
-    pub cluster_ip: IpAddr,
     /// `cluster.local`
     pub domain: String,
     /// Names the servers for all other domains; read once, at start.
@@ -43,20 +40,14 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 10053)),
-            cluster_ip: IpAddr::from([10, 96, 0, 10]),
             domain: "cluster.local".into(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
         }
     }
 }
 
-/// Serves until `stop` fires. `ready` is told once queries are answered from a complete picture.
-pub async fn run(
-    client: kube::Client,
-    config: Config,
-    ready: Arc<Notify>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+/// Serves until `stop` fires, from a complete picture.
+pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson-dns");
     let services: Informer<Service> = Informer::start(&rest, InformerOptions::default(), &stop);
     let slices: Informer<EndpointSlice> = Informer::start(&rest, InformerOptions::default(), &stop);
@@ -76,11 +67,6 @@ pub async fn run(
     let zone = Arc::new(RwLock::new(Arc::new(read())));
     let upstreams = forward::upstreams(&config.resolv_conf, config.listen.ip());
     let serving = tokio::spawn(server::serve(sockets, zone.clone(), upstreams, stop.clone()));
-    let address = Address {
-        cluster_ip: config.cluster_ip,
-        target: config.listen,
-    };
-    let publishing = tokio::spawn(publish(rest.clone(), address, ready, stop.clone()));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -91,6 +77,5 @@ pub async fn run(
         }
     }
     serving.await.context("the DNS server died")?;
-    publishing.await.context("publishing the DNS service died")?;
     Ok(())
 }

@@ -1,12 +1,20 @@
-//! Service `kube-system/kube-dns` and its EndpointSlice: how pods reach this server at the cluster's DNS address.
+//! Service `kube-system/kube-dns` and its EndpointSlice: how pods reach a DNS server at the cluster's DNS address.
+//!
+//! Every node answers queries; a node says at which port by a label ([`LABEL`]) of its Node. One publisher a cluster
+//! writes them all, so that nodes need no right to write endpoints. The endpoint of a node is ready as the node is, and
+//! the service asks for endpoints on the client's own node first: another node's server steps in when the own one
+//! doesn't answer for long enough to be noticed. At most [`MOST`] endpoints are published, those of ready nodes first.
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
-use std::collections::BTreeMap;
+use keelson_client::{ApiObject, Informer, InformerOptions, is_not_found};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +24,47 @@ use tokio_util::sync::CancellationToken;
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "kube-dns";
 const RETRY: Duration = Duration::from_secs(1);
+/// What the API lets stand in one slice.
+const MOST: usize = 1000;
 
-/// The cluster's DNS address, and where its traffic goes.
+/// The port of a node's DNS server; any other value: it has none.
+pub const LABEL: &str = "keelson.io/dns";
+
 #[derive(Clone, Copy, Debug)]
-pub struct Address {
+pub struct Config {
+    /// The address of the service.
     pub cluster_ip: IpAddr,
-    pub target: SocketAddr,
+    /// A server on a machine that is no node.
+    pub also: Option<SocketAddr>,
 }
 
-/// Creates or corrects both objects, then tells `ready`. Tries until it succeeds or `stop` fires.
-pub async fn publish(rest: Rest, address: Address, ready: Arc<Notify>, stop: CancellationToken) {
+/// Keeps both objects in step with the nodes until `stop` fires. The service belongs to the administrator once it
+/// exists: only its absence is mended.
+pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let rest = Rest::new(client, "keelson-dns");
+    let changed = Arc::new(Notify::new());
+    let nodes: Informer<Node> = Informer::start(&rest, InformerOptions::default(), &stop);
+    let note = changed.clone();
+    nodes.on_change(move |_| note.notify_one());
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = nodes.synced() => {}
+    }
+    // Which slices were there is asked once; afterwards they are known from what was written.
+    let mut written: BTreeMap<u16, EndpointSlice> = existing(&rest).await?;
     loop {
-        match attempt(&rest, address).await {
-            Ok(()) => return ready.notify_one(),
-            Err(error) => tracing::warn!(%error, "the service kube-system/kube-dns can't be published yet"),
-        }
+        let wanted = slices(&nodes.store().list(), config.also);
+        let failed = match write(&rest, config.cluster_ip, &wanted, &mut written).await {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the service kube-system/kube-dns can't be published yet");
+                true
+            }
+        };
         tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
+            () = stop.cancelled() => return Ok(()),
+            () = changed.notified() => {}
+            () = tokio::time::sleep(RETRY), if failed => {}
         }
     }
 }
@@ -48,7 +79,7 @@ fn labels() -> BTreeMap<String, String> {
     .into()
 }
 
-fn service(address: Address) -> Service {
+fn service(cluster_ip: IpAddr) -> Service {
     let port = |name: &str, protocol: &str| ServicePort {
         name: Some(name.into()),
         protocol: Some(protocol.into()),
@@ -64,59 +95,190 @@ fn service(address: Address) -> Service {
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
-            cluster_ip: Some(address.cluster_ip.to_string()),
+            cluster_ip: Some(cluster_ip.to_string()),
             ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            traffic_distribution: Some("PreferSameNode".into()),
             ..ServiceSpec::default()
         }),
         ..Service::default()
     }
 }
 
-fn slice(address: Address) -> EndpointSlice {
+/// A server, as a slice tells of it.
+struct Server {
+    address: IpAddr,
+    node: Option<String>,
+    ready: bool,
+}
+
+fn server(node: &Node) -> Option<(u16, Server)> {
+    let port = node.metadata.labels.as_ref()?.get(LABEL)?.parse().ok()?;
+    let status = node.status.as_ref()?;
+    let address = status.addresses.iter().flatten().find(|a| a.type_ == "InternalIP")?;
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True");
+    let server = Server {
+        address: address.address.parse().ok()?,
+        node: Some(node.name().to_string()),
+        ready: ready && !node.is_deleting(),
+    };
+    Some((port, server))
+}
+
+/// One slice a port; nodes have the same one unless they were told otherwise.
+fn slices(nodes: &[Arc<Node>], also: Option<SocketAddr>) -> BTreeMap<u16, EndpointSlice> {
+    let mut by_port: BTreeMap<u16, Vec<Server>> = BTreeMap::new();
+    for (port, server) in nodes.iter().filter_map(|n| server(n)) {
+        by_port.entry(port).or_default().push(server);
+    }
+    if let Some(also) = also {
+        by_port.entry(also.port()).or_default().push(Server {
+            address: also.ip(),
+            node: None,
+            ready: true,
+        });
+    }
+    by_port
+        .into_iter()
+        .map(|(port, servers)| (port, slice(port, servers)))
+        .collect()
+}
+
+fn slice(number: u16, mut servers: Vec<Server>) -> EndpointSlice {
     let port = |name: &str, protocol: &str| EndpointPort {
         name: Some(name.into()),
         protocol: Some(protocol.into()),
-        port: Some(address.target.port().into()),
+        port: Some(number.into()),
         ..EndpointPort::default()
     };
     let mut labels = labels();
     labels.insert("kubernetes.io/service-name".into(), NAME.into());
     labels.insert("endpointslice.kubernetes.io/managed-by".into(), "keelson-dns".into());
+    let v4 = servers.iter().any(|s| s.address.is_ipv4());
+    servers.retain(|s| s.address.is_ipv4() == v4);
+    servers.sort_by_key(|s| (!s.ready, s.address));
+    servers.truncate(MOST);
+    let endpoint = |s: Server| Endpoint {
+        addresses: vec![s.address.to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(s.ready),
+            ..EndpointConditions::default()
+        }),
+        hints: s.node.clone().map(|name| EndpointHints {
+            for_nodes: Some(vec![ForNode { name }]),
+            ..EndpointHints::default()
+        }),
+        node_name: s.node,
+        ..Endpoint::default()
+    };
     EndpointSlice {
         metadata: ObjectMeta {
-            name: Some(format!("{NAME}-keelson")),
+            name: Some(format!("{NAME}-keelson-{number}")),
             namespace: Some(NAMESPACE.into()),
             labels: Some(labels),
             ..ObjectMeta::default()
         },
-        address_type: if address.target.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
-        endpoints: Some(vec![Endpoint {
-            addresses: vec![address.target.ip().to_string()],
-            conditions: Some(EndpointConditions {
-                ready: Some(true),
-                ..EndpointConditions::default()
-            }),
-            ..Endpoint::default()
-        }]),
+        address_type: if v4 { "IPv4" } else { "IPv6" }.into(),
+        endpoints: Some(servers.into_iter().map(endpoint).collect()),
         ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
     }
 }
 
-async fn attempt(rest: &Rest, address: Address) -> keelson_client::Result<()> {
-    // The service belongs to the administrator once it exists: only its absence is mended.
+/// What an earlier publisher left.
+async fn existing(rest: &Rest) -> keelson_client::Result<BTreeMap<u16, EndpointSlice>> {
+    let selector = "endpointslice.kubernetes.io/managed-by=keelson-dns";
+    let all: Vec<EndpointSlice> = Objects::new(rest).list(NAMESPACE, selector, "").await?;
+    let port = |s: &EndpointSlice| s.name().rsplit('-').next()?.parse().ok();
+    // One of another form (of an older version) is under the port 0, which is never wanted.
+    Ok(all.into_iter().map(|s| (port(&s).unwrap_or(0), s)).collect())
+}
+
+async fn write(
+    rest: &Rest,
+    cluster_ip: IpAddr,
+    wanted: &BTreeMap<u16, EndpointSlice>,
+    written: &mut BTreeMap<u16, EndpointSlice>,
+) -> keelson_client::Result<()> {
     let services: Objects<Service> = Objects::new(rest);
     if services.find(NAMESPACE, NAME).await?.is_none() {
-        services.create(&service(address)).await?;
+        services.create(&service(cluster_ip)).await?;
     }
-    let wanted = slice(address);
-    let slices: Objects<EndpointSlice> = Objects::new(rest);
-    slices
-        .create_or_update(&wanted, |live| {
-            let same = live.endpoints == wanted.endpoints && live.ports == wanted.ports;
-            live.endpoints = wanted.endpoints.clone();
-            live.ports = wanted.ports.clone();
-            !same
-        })
-        .await?;
+    let objects: Objects<EndpointSlice> = Objects::new(rest);
+    for (port, wanted) in wanted {
+        let same = |live: &EndpointSlice| live.endpoints == wanted.endpoints && live.ports == wanted.ports;
+        if written.get(port).is_some_and(same) {
+            continue;
+        }
+        let live = objects
+            .create_or_update(wanted, |live| {
+                let differs = !same(live);
+                live.endpoints = wanted.endpoints.clone();
+                live.ports = wanted.ports.clone();
+                differs
+            })
+            .await?;
+        written.insert(*port, live);
+    }
+    let gone: BTreeSet<u16> = written.keys().filter(|p| !wanted.contains_key(p)).copied().collect();
+    for port in gone {
+        let name = written.get(&port).map(|s| s.name().to_string()).unwrap_or_default();
+        match objects
+            .delete(NAMESPACE, &name, &keelson_client::delete_options(None, None, None))
+            .await
+        {
+            Err(error) if !is_not_found(&error) => return Err(error),
+            _ => written.remove(&port),
+        };
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::net::Ipv4Addr;
+
+    fn node(name: &str, ip: &str, dns: &str, ready: &str) -> Arc<Node> {
+        let node = json!({"metadata": {"name": name, "labels": {LABEL: dns}}, "status": {
+            "addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": ip}],
+            "conditions": [{"type": "Ready", "status": ready}]}});
+        Arc::new(serde_json::from_value(node).unwrap())
+    }
+
+    #[test]
+    fn every_node_with_a_server_is_an_endpoint_ready_as_the_node_is() {
+        let nodes = [
+            node("n1", "10.0.0.1", "10053", "True"),
+            node("n2", "10.0.0.2", "10053", "Unknown"),
+            node("n3", "10.0.0.3", "none", "True"),
+            node("n4", "10.0.0.4", "53", "True"),
+        ];
+        let slices = slices(&nodes, Some(SocketAddr::new(Ipv4Addr::new(10, 0, 0, 9).into(), 53)));
+        let text: Vec<String> = slices
+            .iter()
+            .flat_map(|(port, s)| s.endpoints.iter().flatten().map(move |e| (port, e)))
+            .map(|(port, e)| {
+                let ready = e.conditions.as_ref().and_then(|c| c.ready);
+                let hint = e
+                    .hints
+                    .iter()
+                    .flat_map(|h| h.for_nodes.iter().flatten())
+                    .map(|n| n.name.as_str());
+                format!("{}:{port} {ready:?} for {:?}", e.addresses[0], hint.collect::<Vec<_>>())
+            })
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "10.0.0.4:53 Some(true) for [\"n4\"]",
+                "10.0.0.9:53 Some(true) for []",
+                "10.0.0.1:10053 Some(true) for [\"n1\"]",
+                "10.0.0.2:10053 Some(false) for [\"n2\"]",
+            ]
+        );
+    }
 }

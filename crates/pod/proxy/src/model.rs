@@ -127,7 +127,7 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
             affinity,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
-            endpoints: usable(candidates.iter()),
+            endpoints: usable(candidates.iter().filter(near(&candidates))),
             local_endpoints: usable(candidates.iter().filter(|c| c.local)),
             serving: candidates.iter().filter(|c| c.serving).map(|c| c.target).collect(),
         })
@@ -139,6 +139,8 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
 struct Candidate {
     target: (Ipv4Addr, u16),
     local: bool,
+    /// Whether it is meant for this node; `None`: it doesn't say for which it is.
+    hinted: Option<bool>,
     ready: bool,
     serving: bool,
     terminating: bool,
@@ -164,13 +166,24 @@ fn candidates(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: &str)
 fn candidate(endpoint: &Endpoint, port: u16, node: &str) -> Option<Candidate> {
     let ip: Ipv4Addr = endpoint.addresses.first()?.parse().ok()?;
     let conditions = endpoint.conditions.as_ref();
+    let nodes = endpoint.hints.as_ref().and_then(|h| h.for_nodes.as_ref());
     Some(Candidate {
         target: (ip, port),
+        hinted: nodes
+            .filter(|n| !n.is_empty())
+            .map(|n| n.iter().any(|n| n.name == node)),
         local: endpoint.node_name.as_deref() == Some(node),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
     })
+}
+
+/// Only what is meant for this node, if all ready endpoints say for which nodes they are, and one is for this; else all.
+fn near(all: &[Candidate]) -> impl Fn(&&Candidate) -> bool + Clone + use<> {
+    let mut ready = all.iter().filter(|c| c.ready);
+    let prefer = ready.clone().all(|c| c.hinted.is_some()) && ready.any(|c| c.hinted == Some(true));
+    move |c| !prefer || c.hinted == Some(true)
 }
 
 /// Ready endpoints; when there are none, those that still serve while they terminate.
@@ -222,5 +235,20 @@ mod tests {
         let facts = read_one(json!([{"addresses": ["10.244.0.6", "10.244.0.9"],
             "conditions": {"ready": false, "terminating": true}}]));
         assert_eq!(facts.endpoints, at("10.244.0.6"));
+    }
+
+    #[test]
+    fn an_endpoint_on_the_own_node_is_preferred_as_long_as_it_is_ready() {
+        let pair = |own_ready: bool, hints: serde_json::Value| {
+            read_one(json!([
+                {"addresses": ["10.0.0.1"], "conditions": {"ready": own_ready}, "hints": {"forNodes": [{"name": "here"}]}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": true}, "hints": hints},
+            ]))
+            .endpoints
+        };
+        let there = json!({"forNodes": [{"name": "there"}]});
+        assert_eq!(pair(true, there.clone()), at("10.0.0.1"));
+        assert_eq!(pair(false, there), at("10.0.0.2"));
+        assert_eq!(pair(true, json!(null)), &at("10.0.0.1") | &at("10.0.0.2"));
     }
 }

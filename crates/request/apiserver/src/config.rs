@@ -1,8 +1,9 @@
 //! What an API server is told at its start.
 
-use crate::audit::{self, Policy};
+use crate::audit::Policy;
 use keelson_pki::ServiceAccountKeys;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The configuration of an [`crate::ApiServer`].
@@ -31,8 +32,8 @@ pub struct Config {
     pub anonymous_auth: bool,
     /// Requests served at once (upstream: 400 reading and 200 writing).
     pub max_requests_in_flight: usize,
-    /// What the audit log takes in, and where it is; `None`: there is none.
-    pub audit: Option<(Policy, audit::Settings)>,
+    pub audit_policy: Option<Policy>,
+    pub audit_log: Option<PathBuf>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
 }
@@ -71,7 +72,8 @@ impl Config {
             kubelet_ca_pem: None,
             anonymous_auth: true,
             max_requests_in_flight: 600,
-            audit: None,
+            audit_policy: None,
+            audit_log: None,
             publish_kubernetes_service: true,
         }
     }

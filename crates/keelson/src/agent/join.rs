@@ -1,0 +1,201 @@
+//! How a machine becomes a node: from a token to a client certificate.
+//!
+//! Nothing is trusted on first use. The authority is read without trust and taken only if its hash is the token's; the
+//! token's secret is sent only after that, over a connection that this authority vouches for.
+
+use super::keys::{Purpose, Slot, Wanted};
+use super::servers::{Link, Servers};
+use anyhow::{Context, bail};
+use http::{HeaderMap, HeaderValue, Method, header};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use keelson_apiserver::serve::tls;
+use keelson_client::rest::{JSON, Rest};
+use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig, authority, files};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What an unknown server may send at most.
+const MOST: usize = 1 << 20;
+/// How far the server's minor version may be behind this program's, and before it: a kubelet may be older than its server
+/// by three (upstream's rule), and newer by one while a cluster is upgraded nodes first.
+const BEHIND: u32 = 1;
+const AHEAD: u32 = 3;
+
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+
+fn client_config() -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    Ok(ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&versions)?)
+}
+
+/// TLS towards servers that the authority vouches for, proving this machine by `identity` if it has one already.
+pub fn trusting(ca_pem: &str, identity: Option<Arc<Slot>>) -> anyhow::Result<ClientConfig> {
+    let builder = client_config()?.with_root_certificates(tls::roots(ca_pem)?);
+    Ok(match identity {
+        Some(slot) => builder.with_client_cert_resolver(slot),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// The cluster's authority: from the file, or from the cluster if the token's hash says that it is the right one.
+pub async fn authority(file: &Path, servers: &Arc<Servers>, token: Option<&JoinToken>) -> anyhow::Result<String> {
+    if let Some(ca) = files::read(file)? {
+        if let Some(token) = token
+            && authority::fingerprint(&ca)? != token.ca_hash
+        {
+            bail!(
+                "the token is another cluster's than {}, which this machine has joined: keelson uninstall forgets that one",
+                file.display()
+            );
+        }
+        return Ok(ca);
+    }
+    let token = token.context("this machine has not joined a cluster yet: give --token (keelson token create)")?;
+    let config = client_config()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unverified))
+        .with_no_client_auth();
+    let rest = Rest::new(
+        Link::new(servers.clone(), config, "")?.with(HeaderMap::new()),
+        "keelson-agent",
+    );
+    let body = rest
+        .stream(CLUSTER_INFO, JSON)
+        .await
+        .context("asking for the cluster's authority")?;
+    let body = http_body_util::Limited::new(body, MOST).collect().await;
+    let body = body
+        .map_err(|e| anyhow::anyhow!("reading the cluster's authority: {e}"))?
+        .to_bytes();
+    let info: ConfigMap = serde_json::from_slice(&body).context("what the server sent is no cluster-info")?;
+    let text = info.data.and_then(|mut d| d.remove("kubeconfig"));
+    let text = text.context("the server's cluster-info names no authority")?;
+    let ca = Kubeconfig::authority_in(&text).context("the server's cluster-info")?;
+    let hash = authority::fingerprint(&ca)?;
+    if hash != token.ca_hash {
+        return Err(anyhow::Error::new(WrongCluster(format!(
+            "the server's authority has the hash {hash}, the token says {}: this is not the server of the token, or somebody stands between",
+            token.ca_hash
+        ))));
+    }
+    files::write_public(file, ca.as_bytes())?;
+    Ok(ca)
+}
+
+/// The first client certificate, by the token.
+pub async fn certificate(
+    servers: &Arc<Servers>,
+    token: &BootstrapToken,
+    slot: &Slot,
+    wanted: &Wanted,
+) -> anyhow::Result<()> {
+    let link = Link::new(servers.clone(), trusting(&wanted.ca_pem, None)?, "")?;
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).context("the token is no header value")?;
+    bearer.set_sensitive(true);
+    let rest = Rest::new(
+        link.with([(header::AUTHORIZATION, bearer)].into_iter().collect()),
+        "keelson-agent",
+    );
+    check_version(&rest).await?;
+    slot.request(&rest, Purpose::Client, wanted).await?;
+    Ok(())
+}
+
+/// Whether this program may be a node of that server's cluster.
+async fn check_version(rest: &Rest) -> anyhow::Result<()> {
+    let answer = rest
+        .call(Method::GET, "/version", JSON, Vec::new())
+        .await
+        .context("asking for the server's version")?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer)?;
+    let version = answer["gitVersion"].as_str().unwrap_or_default();
+    match skew(version, crate::config::KUBERNETES_VERSION) {
+        Some(true) => Ok(()),
+        Some(false) => Err(anyhow::Error::new(WrongCluster(format!(
+            "the server is Kubernetes {version}, this program v{}: a node may be {AHEAD} minor versions older than its server and {BEHIND} newer",
+            crate::config::KUBERNETES_VERSION
+        )))),
+        None => bail!("the server's version {version:?} can't be read"),
+    }
+}
+
+/// Whether a node of the one version goes with a server of the other; `None` for what is no version.
+fn skew(server: &str, node: &str) -> Option<bool> {
+    let parts = |text: &str| {
+        let mut parts = text.trim_start_matches('v').split('.');
+        Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
+    };
+    let (server, node) = (parts(server)?, parts(node)?);
+    Some(server.0 == node.0 && server.1 + BEHIND >= node.1 && server.1 <= node.1 + AHEAD)
+}
+
+/// Trying again leads nowhere.
+#[derive(Debug)]
+pub struct WrongCluster(String);
+
+impl std::fmt::Display for WrongCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for WrongCluster {}
+
+/// Takes any certificate: only for reading what is then checked against the token's hash. Nothing secret is sent.
+#[derive(Debug)]
+struct Unverified;
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        tls::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_may_be_older_than_its_server_and_a_little_newer() {
+        for (server, node, goes) in [
+            ("v1.37.2", "1.37.2", true),
+            ("v1.36.0", "1.37.2", true),
+            ("v1.35.0", "1.37.2", false),
+            ("v1.40.1", "1.37.2", true),
+            ("v1.41.0", "1.37.2", false),
+            ("v2.37.0", "1.37.2", false),
+        ] {
+            assert_eq!(skew(server, node), Some(goes), "{server} with {node}");
+        }
+        assert_eq!(skew("", "1.37.2"), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! A node's two certificates: by which it is known to the API, and by which its kubelet is known to others. Each stands
+//! with its key in one file that is replaced whole, is requested from the cluster when it nears its end, and is swapped
+//! while all goes on.
+
+use anyhow::{Context, bail};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_apiserver::serve::tls;
+use keelson_client::objects::Objects;
+use keelson_client::rest::Rest;
+use keelson_client::{ApiObject, Informer, InformerOptions};
+use keelson_pki::authority::{self, CertFacts};
+use keelson_pki::{San, files};
+use parking_lot::RwLock;
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long the cluster may take to decide about a request.
+const DECISION: Duration = Duration::from_secs(60);
+
+/// What a certificate of a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Client,
+    Serving,
+}
+
+impl Purpose {
+    fn signer(self) -> &'static str {
+        match self {
+            Purpose::Client => "kubernetes.io/kube-apiserver-client-kubelet",
+            Purpose::Serving => "kubernetes.io/kubelet-serving",
+        }
+    }
+    fn usages(self) -> [&'static str; 2] {
+        match self {
+            Purpose::Client => ["digital signature", "client auth"],
+            Purpose::Serving => ["digital signature", "server auth"],
+        }
+    }
+}
+
+/// A certificate in its file, and in use.
+#[derive(Debug)]
+pub struct Slot {
+    file: PathBuf,
+    used: RwLock<Option<Arc<CertifiedKey>>>,
+}
+
+impl ResolvesServerCert for Slot {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.used.read().clone()
+    }
+}
+
+impl ResolvesClientCert for Slot {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.used.read().clone()
+    }
+    fn has_certs(&self) -> bool {
+        self.used.read().is_some()
+    }
+}
+
+/// What a certificate has to say.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub node: String,
+    pub sans: Vec<San>,
+    pub ca_pem: String,
+}
+
+impl Wanted {
+    fn common_name(&self) -> String {
+        format!("system:node:{}", self.node)
+    }
+    fn is(&self, facts: &CertFacts, pem: &str) -> bool {
+        let sorted = |sans: &[San]| {
+            let mut all = sans.to_vec();
+            all.sort();
+            all
+        };
+        facts.common_name == self.common_name()
+            && sorted(&facts.sans) == sorted(&self.sans)
+            && authority::signed_by(pem, &self.ca_pem)
+    }
+}
+
+impl Slot {
+    pub fn new(file: PathBuf) -> Arc<Slot> {
+        Arc::new(Slot {
+            file,
+            used: RwLock::default(),
+        })
+    }
+
+    /// Takes the file into use, if its certificate is what is wanted and still good; tells when to renew it.
+    pub fn load(&self, wanted: &Wanted) -> anyhow::Result<Option<i64>> {
+        let Some(pem) = files::read(&self.file)? else {
+            return Ok(None);
+        };
+        let Ok(facts) = authority::read_certificate(&pem) else {
+            return Ok(None);
+        };
+        if facts.not_after <= k8s_openapi::jiff::Timestamp::now().as_second() || !wanted.is(&facts, &pem) {
+            return Ok(None);
+        }
+        self.put_to_use(&pem)?;
+        Ok(Some(facts.renew_at()))
+    }
+
+    fn put_to_use(&self, pem: &str) -> anyhow::Result<()> {
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| anyhow::anyhow!("no PEM key: {e}"))?;
+        let provider = tls::provider();
+        let pair = CertifiedKey::from_der(tls::certificates(pem)?, key, &provider);
+        *self.used.write() = Some(Arc::new(
+            pair.with_context(|| format!("using {}", self.file.display()))?,
+        ));
+        Ok(())
+    }
+
+    /// Gets a new certificate from the cluster, keeps it and takes it into use; tells when to renew it.
+    pub async fn request(&self, rest: &Rest, purpose: Purpose, wanted: &Wanted) -> anyhow::Result<i64> {
+        let made =
+            keelson_pki::request::request(&wanted.common_name(), keelson_pki::layout::NODES_GROUP, &wanted.sans)?;
+        let cert = issued(rest, purpose, made.request_pem).await?;
+        let facts = authority::read_certificate(&cert)?;
+        if !wanted.is(&facts, &cert) || !authority::pairs(&cert, &made.key_pem) {
+            bail!("the cluster issued another certificate than the one that was requested: {facts:?}");
+        }
+        let pem = format!("{}\n{}", cert.trim_end(), made.key_pem);
+        files::write_secret(&self.file, pem.as_bytes())?;
+        self.put_to_use(&pem)?;
+        Ok(facts.renew_at())
+    }
+
+    /// Keeps the certificate good until `stop` fires. `renewed` is called after each new one.
+    pub async fn keep(
+        &self,
+        rest: &Rest,
+        purpose: Purpose,
+        wanted: &Wanted,
+        renewed: impl Fn(),
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let due = match self.load(wanted)? {
+                Some(due) if due > k8s_openapi::jiff::Timestamp::now().as_second() => due,
+                _ => {
+                    let due = tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
+                        due = self.request(rest, purpose, wanted) => due.with_context(|| format!("the {purpose:?} certificate"))?,
+                    };
+                    tracing::info!(file = %self.file.display(), "got a new certificate");
+                    renewed();
+                    due
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(keelson_pki::until(due)) => {}
+            }
+        }
+    }
+}
+
+/// Asks for a certificate and waits for the decision.
+async fn issued(rest: &Rest, purpose: Purpose, request_pem: String) -> anyhow::Result<String> {
+    let asked = CertificateSigningRequest {
+        metadata: ObjectMeta {
+            generate_name: Some("node-csr-".into()),
+            ..ObjectMeta::default()
+        },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(request_pem.into_bytes()),
+            signer_name: purpose.signer().into(),
+            usages: Some(purpose.usages().map(String::from).into()),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    };
+    let made = Objects::<CertificateSigningRequest>::new(rest).create(&asked).await;
+    let name = made.context("the request for a certificate")?.name().to_string();
+    let stop = CancellationToken::new();
+    let _done = stop.clone().drop_guard();
+    let options = InformerOptions {
+        fields: format!("metadata.name={name}"),
+        ..InformerOptions::default()
+    };
+    let informer: Informer<CertificateSigningRequest> = Informer::start(rest, options, &stop);
+    let mut changes = informer.store().changes();
+    let decided = async {
+        loop {
+            if let Some(found) = informer.store().get("", &name)
+                && let Some(decision) = decision(&found)
+            {
+                return decision;
+            }
+            changes
+                .changed()
+                .await
+                .context("the watch on a certificate request ended")?;
+        }
+    };
+    match tokio::time::timeout(DECISION, decided).await {
+        Ok(decision) => decision,
+        Err(_) => bail!("nobody decided on certificate request {name} within {DECISION:?} (kubectl get csr)"),
+    }
+}
+
+fn decision(found: &CertificateSigningRequest) -> Option<anyhow::Result<String>> {
+    let status = found.status.as_ref()?;
+    for condition in status.conditions.iter().flatten() {
+        if matches!(condition.type_.as_str(), "Denied" | "Failed") {
+            let message = condition.message.clone().unwrap_or_default();
+            let reason = condition.reason.clone().unwrap_or_default();
+            return Some(Err(anyhow::Error::new(Refused(format!("{message} ({reason})")))));
+        }
+    }
+    let certificate = status.certificate.as_ref().filter(|c| !c.0.is_empty())?;
+    Some(String::from_utf8(certificate.0.clone()).context("a certificate that is no text"))
+}
+
+/// The cluster decided against it: asking again changes nothing.
+#[derive(Debug)]
+pub struct Refused(String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "the cluster refused the certificate: {}", self.0)
+    }
+}
+impl std::error::Error for Refused {}
+
+/// A directory's two slots.
+pub fn slots(pki: &Path) -> (Arc<Slot>, Arc<Slot>) {
+    (
+        Slot::new(pki.join("kubelet-client.pem")),
+        Slot::new(pki.join("kubelet-server.pem")),
+    )
+}

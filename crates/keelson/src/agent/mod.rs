@@ -1,0 +1,236 @@
+//! `keelson agent`: this machine as a node of a cluster whose servers are elsewhere.
+//!
+//! [`join`] turns a token into a certificate, once. [`servers`] is the way to the API: all servers, whichever answers.
+//! [`keys`] keeps the node's certificates good. What then runs is what runs on a server's own node (`crate::node`).
+//!
+//! **Whose rights.** The node's certificate is the only credential on the machine. The kubelet acts as the node. Network,
+//! proxy and DNS act each under the name that they have on a server, by impersonation, which nodes may for these three
+//! names only: so each has its own few rights, and the audit log tells them apart. A stolen node certificate can do what
+//! the node can and these three can: read services, endpoints and nodes.
+
+mod join;
+mod keys;
+mod options;
+mod servers;
+
+pub use options::Options;
+
+use crate::cluster::Cluster;
+use crate::config::{Component, Config};
+use crate::node::{self, Access};
+use crate::supervise::Supervisor;
+use crate::{doctor, process};
+use anyhow::{Context, bail};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_client::rest::Rest;
+use keelson_client::{ClientFactory, Informer, InformerOptions};
+use keelson_pki::{JoinToken, San};
+use keys::{Purpose, Refused, Wanted};
+use servers::{Link, Servers};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Between two attempts to join or to read the cluster's settings, while no server can be reached.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    let options = options.read_file()?;
+    let alone = options.resolve(None)?;
+    if alone.data_dir.join("pki/ca.key").exists() {
+        bail!(
+            "{} is the data directory of a server, whose machine is a node already: give another --data-dir",
+            alone.data_dir.display()
+        );
+    }
+    process::run(&alone, async |mut stopping| {
+        let began = std::time::Instant::now();
+        let started = tokio::select! {
+            started = start(&options, &alone) => started?,
+            () = stopping.wait() => return Ok(()),
+        };
+        tracing::info!(after = ?began.elapsed(), "all components are started");
+        crate::notify::ready();
+        stopping.wait().await;
+        tracing::info!("stopping; pods go on running");
+        crate::notify::stopping();
+        started.stop().await;
+        Ok(())
+    })
+}
+
+async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = alone.node_name,
+        address = %alone.node_ip,
+        data = %alone.data_dir.display(),
+        "starting"
+    );
+    doctor::preflight(alone)?;
+    let token: Option<JoinToken> = options
+        .token
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(anyhow::Error::msg)?;
+    let pki = alone.data_dir.join("pki");
+    let servers = Servers::open(&alone.data_dir.join("servers.json"), options.server.as_deref())?;
+    let (client, serving) = keys::slots(&pki);
+    let wanted = until_done(|| joined(&servers, token.as_ref(), alone, &client)).await?;
+    let own = format!("system:node:{}", alone.node_name);
+    let link = Link::new(
+        servers.clone(),
+        join::trusting(&wanted.ca_pem, Some(client.clone()))?,
+        &own,
+    )?;
+    let node = Rest::new(link.client(&own), "keelson-agent");
+    let file = alone.data_dir.join("cluster.json");
+    let cluster = until_done(|| Cluster::fetch(&node, &file)).await?;
+    let config = options.resolve(Some(&cluster))?;
+
+    let mut components = Supervisor::default();
+    let clients: Arc<dyn ClientFactory> = Arc::new(link.clone());
+    let access = Access {
+        clients: clients.clone(),
+        serving: serving.clone(),
+        client_ca_pem: wanted.ca_pem.clone(),
+    };
+    node::start(&mut components, &config, access).await?;
+    node::network(&mut components, &config, clients.as_ref());
+    if config.runs(Component::Proxy) {
+        node::proxy(&mut components, &config, clients.as_ref());
+    }
+    if config.runs(Component::Dns) {
+        node::dns(&mut components, &config, clients.as_ref());
+    }
+    let (rest, asked) = (node.clone(), wanted.clone());
+    components.spawn("client-certificate", move |stop| {
+        let (slot, link, rest, wanted) = (client.clone(), link.clone(), rest.clone(), asked.clone());
+        async move { slot.keep(&rest, Purpose::Client, &wanted, || link.renew(), stop).await }
+    });
+    let wanted = Wanted {
+        sans: vec![San::Dns(config.node_name.clone()), San::Ip(config.node_ip.into())],
+        ..wanted
+    };
+    components.spawn("serving-certificate", move |stop| {
+        let (slot, rest, wanted) = (serving.clone(), node.clone(), wanted.clone());
+        async move { slot.keep(&rest, Purpose::Serving, &wanted, || (), stop).await }
+    });
+    let learner = clients.client(crate::addons::NETWORK_IDENTITY);
+    components.spawn("servers", move |stop| learn(learner.clone(), servers.clone(), stop));
+    Ok(components)
+}
+
+/// The authority and a client certificate: from disk, or by the token.
+async fn joined(
+    servers: &Arc<Servers>,
+    token: Option<&JoinToken>,
+    config: &Config,
+    slot: &keys::Slot,
+) -> anyhow::Result<Wanted> {
+    let ca_pem = join::authority(&config.data_dir.join("pki/ca.crt"), servers, token).await?;
+    let wanted = Wanted {
+        node: config.node_name.clone(),
+        sans: Vec::new(),
+        ca_pem,
+    };
+    if slot.load(&wanted)?.is_some() {
+        return Ok(wanted);
+    }
+    let Some(token) = token else {
+        bail!(
+            "this machine has no valid certificate for the node {} any more: give a new --token (keelson token create)",
+            config.node_name
+        );
+    };
+    let made = join::certificate(servers, &token.token, slot, &wanted).await;
+    made.map_err(|error| match status(&error) {
+        Some(401) => error.context("the token is not valid: it has expired, was deleted, or is another cluster's"),
+        _ => error,
+    })?;
+    tracing::info!(node = config.node_name, "joined the cluster");
+    Ok(wanted)
+}
+
+/// Again as long as the reason may pass: no server can be reached, or it isn't ready.
+async fn until_done<T, F: Future<Output = anyhow::Result<T>>>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T> {
+    loop {
+        match attempt().await {
+            Err(error) if passes(&error) => {
+                tracing::warn!(error = format!("{error:#}"), "trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn status(error: &anyhow::Error) -> Option<u16> {
+    error
+        .chain()
+        .find_map(|e| match e.downcast_ref::<keelson_client::Error>() {
+            Some(keelson_client::Error::Api(status)) => Some(status.code),
+            _ => None,
+        })
+}
+
+fn passes(error: &anyhow::Error) -> bool {
+    if error.chain().any(|e| e.is::<Refused>() || e.is::<join::WrongCluster>()) {
+        return false;
+    }
+    match status(error) {
+        Some(code) => code == 429 || code >= 500,
+        None => error.chain().any(|e| e.is::<keelson_client::Error>()),
+    }
+}
+
+/// Follows the endpoints of the service `kubernetes`.
+async fn learn(client: kube::Client, servers: Arc<Servers>, stop: CancellationToken) -> anyhow::Result<()> {
+    let rest = Rest::new(client, "keelson-agent");
+    let options = InformerOptions {
+        namespace: "default".into(),
+        labels: "kubernetes.io/service-name=kubernetes".into(),
+        ..InformerOptions::default()
+    };
+    let slices: Informer<EndpointSlice> = Informer::start(&rest, options, &stop);
+    let changed = Arc::new(Notify::new());
+    let note = changed.clone();
+    slices.on_change(move |_| note.notify_one());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = changed.notified() => {}
+        }
+        let found = addresses(&slices.store().list());
+        servers.learn(found).context("remembering the servers")?;
+    }
+}
+
+fn addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
+    let mut all: Vec<String> = slices
+        .iter()
+        .flat_map(|slice| {
+            let port = slice.ports.iter().flatten().find_map(|p| p.port).unwrap_or(6443);
+            let ready = slice
+                .endpoints
+                .iter()
+                .flatten()
+                .filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+            ready.flat_map(move |e| e.addresses.iter().map(move |a| joined_port(a, port)))
+        })
+        .collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn joined_port(address: &str, port: i32) -> String {
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}

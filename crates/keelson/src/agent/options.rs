@@ -1,0 +1,122 @@
+//! What `keelson agent` is told, by the same ways as a server. What has to be the same on all nodes (address ranges, domain,
+//! network) is not asked for: the cluster tells it.
+
+use crate::cluster::Cluster;
+use crate::config::{self, Config, Options as ServerOptions, fill};
+use clap::Args;
+use serde::Deserialize;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// YAML file with any of these options
+    #[arg(long, env = "KEELSON_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Any server of the cluster, as https://HOST:6443 [needed once; then the servers are known]
+    #[arg(long, env = "KEELSON_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Token of `keelson token create` [needed once; then this node has a certificate]
+    #[arg(long, env = "KEELSON_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Directory of everything that is kept [default: /var/lib/keelson]
+    #[arg(long, env = "KEELSON_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// This node's name [default: the host name]
+    #[arg(long, env = "KEELSON_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// This node's address [default: that of --network-interface, or the source address of the default route]
+    #[arg(long, env = "KEELSON_NODE_IP", value_name = "IP")]
+    pub node_ip: Option<Ipv4Addr>,
+    /// The interface by which other nodes are reached
+    #[arg(long, env = "KEELSON_NETWORK_INTERFACE", value_name = "NAME")]
+    pub network_interface: Option<String>,
+    /// Directory of image archives (OCI layout or docker save) that are imported at start
+    #[arg(long, env = "KEELSON_IMAGES", value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// YAML file with registry mirrors and credentials
+    #[arg(long, env = "KEELSON_REGISTRIES", value_name = "FILE")]
+    pub registries: Option<PathBuf>,
+    /// Components not to run: dns, proxy
+    #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
+    pub disable: Option<Vec<String>>,
+    /// Address on which the kubelet's API is served [default: 0.0.0.0]
+    #[arg(long, env = "KEELSON_BIND_ADDRESS", value_name = "IP")]
+    pub bind_address: Option<IpAddr>,
+    /// Port of the kubelet's API [default: 10250]
+    #[arg(long, env = "KEELSON_KUBELET_PORT", value_name = "PORT")]
+    pub kubelet_port: Option<u16>,
+    /// Port of the DNS server on the node's address [default: 10053]
+    #[arg(long, env = "KEELSON_DNS_PORT", value_name = "PORT")]
+    pub dns_port: Option<u16>,
+    /// Most pods on this node [default: 110]
+    #[arg(long, env = "KEELSON_MAX_PODS", value_name = "N")]
+    pub max_pods: Option<u32>,
+    /// Directory of static pod manifests [default: DATA_DIR/manifests]
+    #[arg(long, env = "KEELSON_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// cgroup below which everything of this node lives [default: /keelson-<hash of the data directory>, or /keelson for
+    /// the default one]
+    #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
+    pub cgroup_root: Option<String>,
+    /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
+    #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
+    pub eviction_hard: Option<Vec<String>>,
+    /// What to log: error, warn, info, debug, trace, or per module [default: info]
+    #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Form of the log: text or json [default: text]
+    #[arg(long, env = "KEELSON_LOG_FORMAT", value_name = "FORM")]
+    pub log_format: Option<String>,
+}
+
+impl Options {
+    /// With what the file says.
+    pub fn read_file(mut self) -> anyhow::Result<Options> {
+        if let Some(other) = config::read_file::<Options>(self.config.as_deref())? {
+            fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries, disable,
+                bind_address, kubelet_port, dns_port, max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
+        }
+        if let Some(other) = self
+            .disable
+            .iter()
+            .flatten()
+            .find(|c| !matches!(c.trim(), "dns" | "proxy"))
+        {
+            anyhow::bail!("--disable {other}: an agent can leave out dns and proxy");
+        }
+        Ok(self)
+    }
+
+    /// Everything decided. Without the cluster's settings only what this machine decides alone is meaningful.
+    pub fn resolve(&self, cluster: Option<&Cluster>) -> anyhow::Result<Config> {
+        let this = self.clone();
+        let server = ServerOptions {
+            data_dir: this.data_dir,
+            node_name: this.node_name,
+            node_ip: this.node_ip,
+            network_interface: this.network_interface,
+            images: this.images,
+            registries: this.registries,
+            disable: this.disable,
+            bind_address: this.bind_address,
+            kubelet_port: this.kubelet_port,
+            dns_port: this.dns_port,
+            max_pods: this.max_pods,
+            manifests: this.manifests,
+            cgroup_root: this.cgroup_root,
+            eviction_hard: this.eviction_hard,
+            log: this.log,
+            log_format: this.log_format,
+            cluster_cidr: cluster.map(|c| c.cluster_cidr),
+            service_cidr: cluster.map(|c| c.service_cidr),
+            cluster_dns: cluster.map(|c| c.cluster_dns),
+            cluster_domain: cluster.map(|c| c.cluster_domain.clone()),
+            network: cluster.map(|c| c.network.clone()),
+            ..ServerOptions::default()
+        };
+        server.resolve()
+    }
+}

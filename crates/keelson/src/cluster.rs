@@ -1,0 +1,90 @@
+//! What has to be the same on all nodes, as the cluster tells it: ConfigMap `kube-system/keelson-cluster`, written by the
+//! server at its start from its own options, read by agents at theirs.
+
+use crate::config::Config;
+use anyhow::Context;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_client::objects::Objects;
+use keelson_client::rest::Rest;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+pub const NAMESPACE: &str = "kube-system";
+pub const NAME: &str = "keelson-cluster";
+
+/// Every value is text in JSON too, as a ConfigMap's are.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Cluster {
+    pub cluster_cidr: Ipv4Net,
+    pub service_cidr: Ipv4Net,
+    pub cluster_dns: Ipv4Addr,
+    pub cluster_domain: String,
+    pub network: String,
+}
+
+impl Cluster {
+    pub fn of(config: &Config) -> Cluster {
+        Cluster {
+            cluster_cidr: config.cluster_cidr,
+            service_cidr: config.service_cidr,
+            cluster_dns: config.cluster_dns,
+            cluster_domain: config.cluster_domain.clone(),
+            network: config.network.to_string(),
+        }
+    }
+
+    pub fn config_map(&self) -> anyhow::Result<ConfigMap> {
+        Ok(ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(NAME.into()),
+                namespace: Some(NAMESPACE.into()),
+                ..ObjectMeta::default()
+            },
+            data: Some(serde_json::from_value(serde_json::to_value(self)?)?),
+            ..ConfigMap::default()
+        })
+    }
+
+    /// From the cluster, or as it was when it was last read: a node starts its pods while no server answers.
+    pub async fn fetch(rest: &Rest, remembered: &Path) -> anyhow::Result<Cluster> {
+        let map = Objects::<ConfigMap>::new(rest).get(NAMESPACE, NAME).await;
+        let map = match map {
+            Ok(map) => map,
+            Err(error) => {
+                let text = keelson_pki::files::read(remembered)?;
+                let text = text.ok_or(error).context("reading the cluster's settings")?;
+                tracing::warn!("no server answers: going on with the cluster's settings as they last were");
+                return serde_json::from_str(&text).with_context(|| format!("reading {}", remembered.display()));
+            }
+        };
+        let data = serde_json::to_value(map.data.unwrap_or_default())?;
+        let cluster: Cluster = serde_json::from_value(data)
+            .with_context(|| format!("the cluster's settings ({NAMESPACE}/{NAME}) are not those of this version"))?;
+        keelson_pki::files::write_public(remembered, &serde_json::to_vec(&cluster)?)?;
+        Ok(cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_writes_an_agent_reads() {
+        let cluster = Cluster {
+            cluster_cidr: "10.1.0.0/16".parse().unwrap(),
+            service_cidr: "10.2.0.0/16".parse().unwrap(),
+            cluster_dns: "10.2.0.10".parse().unwrap(),
+            cluster_domain: "example.local".into(),
+            network: "host-gw".into(),
+        };
+        let data = cluster.config_map().unwrap().data.unwrap();
+        assert_eq!(data["cluster-cidr"], "10.1.0.0/16");
+        let read: Cluster = serde_json::from_value(serde_json::to_value(data).unwrap()).unwrap();
+        assert_eq!(read, cluster);
+    }
+}
