@@ -123,6 +123,7 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
         api_audiences: vec![issuer.clone()],
         issuer,
         kubelet_ca_pem: Some(ca),
+        audit: config.audit.clone(),
         ..keelson_apiserver::Config::from_pki(pki)?
     })
 }

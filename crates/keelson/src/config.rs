@@ -3,10 +3,12 @@
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::Ipv4Net;
+use keelson_apiserver::audit::{self, Policy};
 use keelson_network::underlay::Mode;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The version of Kubernetes that this is.
 pub const KUBERNETES_VERSION: &str = "1.37.2";
@@ -87,6 +89,21 @@ pub struct Options {
     /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
     #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
     pub eviction_hard: Option<Vec<String>>,
+    /// Where the audit log is; "none": there is none [default: DATA_DIR/audit/audit.log]
+    #[arg(long, env = "KEELSON_AUDIT_LOG_PATH", value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// YAML file with the audit policy, audit.k8s.io/v1 [default: who changed what, entered a pod, read a secret]
+    #[arg(long, env = "KEELSON_AUDIT_POLICY_FILE", value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Megabytes after which the audit log is put aside [default: 100]
+    #[arg(long, env = "KEELSON_AUDIT_LOG_MAXSIZE", value_name = "N")]
+    pub audit_log_maxsize: Option<u64>,
+    /// Audit logs put aside that are kept; 0: all [default: 9]
+    #[arg(long, env = "KEELSON_AUDIT_LOG_MAXBACKUP", value_name = "N")]
+    pub audit_log_maxbackup: Option<usize>,
+    /// Days after which an audit log put aside is removed; 0: never [default: 0]
+    #[arg(long, env = "KEELSON_AUDIT_LOG_MAXAGE", value_name = "N")]
+    pub audit_log_maxage: Option<u32>,
     /// What to log: error, warn, info, debug, trace, or per module [default: info, the store's engine only its warnings]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -138,6 +155,7 @@ pub struct Config {
     pub manifests: PathBuf,
     pub cgroup_root: String,
     pub eviction: Vec<Threshold>,
+    pub audit: Option<(Policy, audit::Settings)>,
     pub log: String,
     pub log_json: bool,
 }
@@ -168,9 +186,11 @@ impl Options {
         if let Some(other) = read_file::<Options>(self.config.as_deref())? {
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
-                max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
+                max_pods, manifests, cgroup_root, eviction_hard, audit_log_path, audit_policy_file, audit_log_maxsize,
+                audit_log_maxbackup, audit_log_maxage, log, log_format);
         }
-        let data_dir = absolute(self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
+        let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
+        let audit = self.audit(&data_dir)?;
         let service_cidr = self
             .service_cidr
             .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
@@ -220,10 +240,39 @@ impl Options {
                 .iter()
                 .map(|s| threshold(s))
                 .collect::<anyhow::Result<_>>()?,
+            audit,
             log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
             log_json,
             data_dir,
         })
+    }
+
+    /// What is audited, and where to.
+    fn audit(&self, data_dir: &Path) -> anyhow::Result<Option<(Policy, audit::Settings)>> {
+        let path = self.audit_log_path.clone();
+        if path.as_deref() == Some(Path::new("none")) {
+            anyhow::ensure!(
+                self.audit_policy_file.is_none(),
+                "--audit-policy-file says what to log, and --audit-log-path none that there is no log: leave one out"
+            );
+            return Ok(None);
+        }
+        let policy = match &self.audit_policy_file {
+            Some(file) => Policy::read(file)?,
+            None => Policy::standard()?,
+        };
+        let mut settings = audit::Settings::at(path.unwrap_or_else(|| data_dir.join("audit/audit.log")));
+        if let Some(megabytes) = self.audit_log_maxsize {
+            anyhow::ensure!(
+                megabytes > 0,
+                "--audit-log-maxsize 0: a log that may not grow holds nothing"
+            );
+            settings.max_size = megabytes.saturating_mul(1 << 20);
+        }
+        settings.max_backups = self.audit_log_maxbackup.unwrap_or(settings.max_backups);
+        let days = self.audit_log_maxage.filter(|days| *days > 0);
+        settings.max_age = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
+        Ok(Some((policy, settings)))
     }
 }
 

@@ -78,11 +78,7 @@ impl Inner {
             .filter(|s| s.record.lock().state == SandboxState::Ready)
             .map(|s| s.id.clone())
             .collect();
-        said(
-            "-",
-            "the network of pods that are gone",
-            self.network.gc(&live).await.map_err(Into::into),
-        );
+        said("-", "the network of pods that are gone", self.network.gc(&live).await);
         said(
             "-",
             "layers that nobody needs",

@@ -1,6 +1,6 @@
 //! The way of every request, in order. A line a stage; each stage stands in its own module.
 
-use crate::authn::impersonation;
+use crate::authn::{self, impersonation};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::{Attributes, Decision};
 use crate::flow::{Class, Classed, TooMany};
@@ -74,15 +74,18 @@ fn broken_off(e: tokio::task::JoinError) -> Response {
 
 /// The stages proper.
 async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut request: Request) -> Response {
+    let attempted = authn::attempted(&request);
     let Some(user) = server.authenticator.authenticate(&mut request).await else {
         server.metrics.authenticated(false);
+        server.audit.open(&context, None).refused(&attempted).await;
         return response::error(&ApiError::new(Reason::Unauthorized, "Unauthorized"));
     };
     server.metrics.authenticated(true);
     context.user = user;
     let resource = resource(server, &context.info);
     let open = server.metrics.begin(&context, resource.as_deref());
-    server.audit.log(&context, "RequestReceived", None, None).await;
+    let mut trail = server.audit.open(&context, Some(&context.user));
+    trail.received(&mut request).await;
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
     let mut class = Class::default();
@@ -92,20 +95,10 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
         Err(Stopped::TooMany) => too_many(),
     };
     let answer = seated(answer, &context);
-    let impersonated = (asked != context.user).then(|| context.user.clone());
-    let logged = RequestContext {
-        user: asked,
-        ..context.clone()
-    };
-    let stage = if context.info.is_long_running() {
-        "ResponseStarted"
-    } else {
-        "ResponseComplete"
-    };
-    server
-        .audit
-        .log(&logged, stage, impersonated.as_deref(), Some(answer.status().as_u16()))
-        .await;
+    if asked != context.user {
+        trail.impersonates(&context.user);
+    }
+    let answer = trail.answered(answer).await;
     let answer = match stopping {
         Some(Stopping(stop)) if context.info.verb == "watch" => answer.map(|body| Body::until(body, stop)),
         _ => answer,

@@ -1,9 +1,8 @@
 //! What an API server is told at its start.
 
-use crate::audit::Policy;
+use crate::audit::{self, Policy};
 use keelson_pki::ServiceAccountKeys;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The configuration of an [`crate::ApiServer`].
@@ -32,8 +31,8 @@ pub struct Config {
     pub anonymous_auth: bool,
     /// Requests served at once (upstream: 400 reading and 200 writing).
     pub max_requests_in_flight: usize,
-    pub audit_policy: Option<Policy>,
-    pub audit_log: Option<PathBuf>,
+    /// What the audit log takes in, and where it is; `None`: there is none.
+    pub audit: Option<(Policy, audit::Settings)>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
 }
@@ -72,8 +71,7 @@ impl Config {
             kubelet_ca_pem: None,
             anonymous_auth: true,
             max_requests_in_flight: 600,
-            audit_policy: None,
-            audit_log: None,
+            audit: None,
             publish_kubernetes_service: true,
         }
     }

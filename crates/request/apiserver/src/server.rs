@@ -199,8 +199,8 @@ impl Made {
     fn new(config: &Config) -> Result<Self> {
         let kubelet = config.kubelet_client.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
         let kubelet_tls = ClientTls::config(config.kubelet_ca_pem.as_deref(), kubelet).context("the kubelet client")?;
-        let audit = match &config.audit_log {
-            Some(path) => Audit::to_file(config.audit_policy.clone().unwrap_or_default(), path)?,
+        let audit = match &config.audit {
+            Some((policy, settings)) => Audit::to_file(policy.clone(), settings.clone())?,
             None => Audit::off(),
         };
         Ok(Made {

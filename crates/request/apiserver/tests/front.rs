@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use keelson_api::{Value, value};
+use keelson_apiserver::audit::{Policy, Settings};
 use keelson_apiserver::connect::{ClientTls, Target};
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, Body, Config};
@@ -46,6 +47,7 @@ impl Front {
         let ca = pki.ca.cert_pem().to_string();
         let config = Config {
             kubelet_ca_pem: Some(ca),
+            audit: Some((Policy::standard().unwrap(), Settings::at(dir.join("audit.log")))),
             ..Config::from_pki(Pki::open(&dir).unwrap()).unwrap()
         };
         let api = Arc::new(ApiServer::new(config, Memory::new()).unwrap());
@@ -74,6 +76,18 @@ impl Front {
             address,
             tls: Some(ClientTls::to(config, "127.0.0.1").unwrap()),
         }
+    }
+    /// The audit log, once it has the text: it is written a moment after the answer.
+    async fn audited(&self, wanted: &str) -> String {
+        let mut text = String::new();
+        for _ in 0..3000 {
+            text = std::fs::read_to_string(self.dir.join("audit.log")).unwrap();
+            if text.contains(wanted) {
+                return text;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{wanted} is not in the audit log: {text}");
     }
     fn admin(&self) -> Target {
         self.target(Some(&CertSpec::client("admin", Some("system:masters"))))
@@ -198,6 +212,12 @@ async fn who_asks_is_known_by_certificate_token_or_not_at_all() {
         .0,
         401
     );
+    let audited = std::fs::read_to_string(front.dir.join("audit.log")).unwrap();
+    assert!(
+        audited.contains("Authentication failed, attempted: bearer"),
+        "{audited}"
+    );
+    assert!(!audited.contains("wrong"), "the token itself is a secret");
     // Headers of a front proxy count only with its certificate.
     let posing = [("x-remote-user", "admin"), ("x-remote-group", "system:masters")];
     assert_eq!(send(&nobody, "GET", "/api/v1/pods", &posing, vec![]).await.0, 403);

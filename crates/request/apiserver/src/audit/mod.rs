@@ -1,117 +1,206 @@
 //! The audit log: who did what, when and how it ended, as `audit.k8s.io/v1` events in JSON lines.
 //!
-//! A policy says which requests are logged; without a policy file, and without a log, nothing is. Events are logged with
-//! metadata (no bodies). A full queue makes requests wait: no event is dropped while the disk keeps up.
+//! A policy says which requests are logged, at which stages and with how much of them. A [`Trail`] follows one request:
+//! opened when its user is known, or known to be nobody, told of the answer, and ended with its body.
 
+mod capture;
+mod event;
+mod file;
 mod policy;
 
-pub use policy::{Level, Policy};
+pub use event::Outcome;
+pub use file::Settings;
+pub use policy::{Level, Policy, Stage};
 
-use crate::request::{RequestContext, UserInfo};
-use anyhow::{Context, Result};
-use keelson_api::{Value, value};
-use std::path::Path;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use crate::request::{Body, Request, RequestContext, Response, UserInfo};
+use capture::{Captured, Copy};
+use event::Facts;
+use file::LogFile;
+use policy::Verdict;
+use std::sync::Arc;
 
-const QUEUE: usize = 1024;
+/// What upstream's truncating backend marks an event with that lacks its bodies.
+const TRUNCATED: &str = "audit.k8s.io/truncated";
 
-/// Where events go.
-pub struct Audit {
+/// The log, and what goes into it.
+#[derive(Clone)]
+pub struct Audit(Option<Arc<Log>>);
+
+struct Log {
     policy: Policy,
-    sink: Option<mpsc::Sender<Vec<u8>>>,
+    file: LogFile,
 }
 
 impl Audit {
     pub fn off() -> Self {
-        Audit {
-            policy: Policy::default(),
-            sink: None,
-        }
+        Audit(None)
     }
-    /// Appends to a file. Has to be called within a runtime.
-    pub fn to_file(policy: Policy, path: &Path) -> Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("opening the audit log {}", path.display()))?;
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(write(tokio::fs::File::from_std(file), receiver));
-        Ok(Audit {
-            policy,
-            sink: Some(sender),
-        })
+    pub fn to_file(policy: Policy, settings: Settings) -> anyhow::Result<Self> {
+        let file = LogFile::open(settings)?;
+        Ok(Audit(Some(Arc::new(Log { policy, file }))))
     }
 
-    /// Logs a stage of a request, where the policy wants it.
-    pub async fn log(&self, context: &RequestContext, stage: &str, impersonated: Option<&UserInfo>, code: Option<u16>) {
-        let Some(sink) = &self.sink else { return };
-        let level = self.policy.level(&context.user, &context.info);
-        if level == Level::None || self.policy.omits(stage) {
+    /// Follows a request, if the policy wants any of it logged. `user` is nobody where authentication failed.
+    pub fn open(&self, context: &RequestContext, user: Option<&Arc<UserInfo>>) -> Trail {
+        let log = self.0.clone().filter(|log| {
+            let verdict = log.policy.verdict(user.map(AsRef::as_ref), &context.info);
+            verdict.level > Level::None
+        });
+        Trail(log.map(|log| Following {
+            log,
+            context: context.clone(),
+            user: user.cloned(),
+            impersonated: None,
+            request: None,
+            response: None,
+        }))
+    }
+}
+
+/// A request on its way; empty if none of it is logged.
+pub struct Trail(Option<Following>);
+
+struct Following {
+    log: Arc<Log>,
+    context: RequestContext,
+    user: Option<Arc<UserInfo>>,
+    impersonated: Option<Arc<UserInfo>>,
+    request: Option<Copy>,
+    response: Option<Copy>,
+}
+
+impl Following {
+    fn verdict(&self) -> Verdict<'_> {
+        self.log.policy.verdict(self.user.as_deref(), &self.context.info)
+    }
+
+    /// Writes an event, where the policy wants one at this stage.
+    async fn log(&self, stage: Stage, outcome: Option<Outcome<'_>>, last: bool) {
+        let verdict = self.verdict();
+        if verdict.omits(stage) {
             return;
         }
-        let mut line = serde_json::to_vec(&event(context, stage, impersonated, code)).unwrap_or_default();
-        line.push(b'\n');
-        if sink.send(line).await.is_err() {
-            tracing::error!("the audit log has ended: an event is lost");
-        }
-    }
-}
-
-async fn write(mut file: tokio::fs::File, mut receiver: mpsc::Receiver<Vec<u8>>) {
-    let mut batch = Vec::with_capacity(QUEUE);
-    while receiver.recv_many(&mut batch, QUEUE).await > 0 {
-        let bytes = batch.concat();
-        batch.clear();
-        let written = async {
-            file.write_all(&bytes).await?;
-            file.flush().await
+        let read = |copy: &Option<Copy>| match (last, copy) {
+            (true, Some(copy)) => copy.read(verdict.omit_managed_fields),
+            _ => Captured::None,
         };
-        if let Err(e) = written.await {
-            tracing::error!("writing the audit log failed: {e}");
+        let (request, response) = (read(&self.request), read(&self.response));
+        let mut annotations = self.context.audit.snapshot();
+        if matches!(request, Captured::TooLarge) || matches!(response, Captured::TooLarge) {
+            annotations.insert(TRUNCATED.into(), "true".into());
         }
-    }
-}
-
-fn event(context: &RequestContext, stage: &str, impersonated: Option<&UserInfo>, code: Option<u16>) -> Value {
-    let info = &context.info;
-    let stamp = |t: jiff::Timestamp| t.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-    let mut event = value!({
-        "kind": "Event",
-        "apiVersion": "audit.k8s.io/v1",
-        "level": "Metadata",
-        "auditID": context.audit_id.as_str(),
-        "stage": stage,
-        "requestURI": context.uri.as_str(),
-        "verb": info.verb.as_str(),
-        "userAgent": context.user_agent.as_str(),
-        "requestReceivedTimestamp": stamp(context.received),
-        "stageTimestamp": stamp(jiff::Timestamp::now()),
-    });
-    event.set_at(&["user"], context.user.to_value());
-    if let Some(user) = impersonated {
-        event.set_at(&["impersonatedUser"], user.to_value());
-    }
-    if let Some(remote) = context.remote {
-        event.set_at(&["sourceIPs"], vec![Value::from(remote.ip().to_string())]);
-    }
-    if info.is_resource_request {
-        for (key, text) in [
-            ("resource", &info.resource),
-            ("namespace", &info.namespace),
-            ("name", &info.name),
-            ("apiGroup", &info.api_group),
-            ("apiVersion", &info.api_version),
-            ("subresource", &info.subresource),
-        ] {
-            if !text.is_empty() {
-                event.set_at(&["objectRef", key], text.clone());
+        fn object(captured: &Captured) -> Option<&serde_json::value::RawValue> {
+            match captured {
+                Captured::Object(object) => Some(object),
+                _ => None,
             }
         }
+        let facts = Facts {
+            user: self.user.as_deref(),
+            impersonated: self.impersonated.as_deref(),
+            outcome,
+            request_object: object(&request),
+            response_object: object(&response),
+            annotations,
+        };
+        match event::line(&self.context, verdict.level, stage, facts) {
+            Ok(line) => self.log.file.append(line).await,
+            Err(e) => tracing::error!("an event of the audit log is lost: {e}"),
+        }
     }
-    if let Some(code) = code {
-        event.set_at(&["responseStatus", "code"], i64::from(code));
+}
+
+impl Trail {
+    /// The request has come; its body is copied from now on where the policy wants that.
+    pub async fn received(&mut self, request: &mut Request) {
+        let Some(following) = &mut self.0 else { return };
+        following.log(Stage::RequestReceived, None, false).await;
+        if following.verdict().level >= Level::Request {
+            let body = std::mem::take(request.body_mut());
+            let (body, copy) = Copy::of(body, request.headers());
+            *request.body_mut() = body;
+            following.request = Some(copy);
+        }
     }
-    for (key, text) in context.audit.snapshot() {
-        event.set_at(&["annotations", &key], text);
+
+    /// The request acts as somebody else.
+    pub fn impersonates(&mut self, user: &Arc<UserInfo>) {
+        if let Some(following) = &mut self.0 {
+            following.impersonated = Some(user.clone());
+        }
     }
-    event
+
+    /// Authentication has failed: what was tried is all there is to tell.
+    pub async fn refused(mut self, message: &str) {
+        if let Some(following) = self.0.take() {
+            let outcome = Outcome::failure(401, message);
+            following.log(Stage::ResponseStarted, Some(outcome), true).await;
+        }
+    }
+
+    /// The head of the answer is there. The end is logged at once where nothing more is to be seen, else with the last
+    /// of the body.
+    pub async fn answered(mut self, answer: Response) -> Response {
+        let Some(mut following) = self.0.take() else {
+            return answer;
+        };
+        let code = answer.status().as_u16();
+        let long_running = following.context.info.is_long_running();
+        if long_running {
+            let outcome = Outcome::code(code);
+            following.log(Stage::ResponseStarted, Some(outcome), false).await;
+        }
+        let whole = !long_running && following.verdict().level == Level::RequestResponse;
+        if !long_running && !whole {
+            let outcome = Outcome::code(code);
+            following.log(Stage::ResponseComplete, Some(outcome), true).await;
+            return answer;
+        }
+        let (head, mut body) = answer.into_parts();
+        if whole {
+            let (copied, copy) = Copy::of(body, &head.headers);
+            body = copied;
+            following.response = Some(copy);
+        }
+        let end = End {
+            code,
+            following: Some(following),
+        };
+        Response::from_parts(head, Body::guarded(body, end))
+    }
+}
+
+impl Drop for Trail {
+    /// Nobody came to tell of an answer: the handler panicked, or the request was given up.
+    fn drop(&mut self) {
+        let Some(following) = self.0.take() else { return };
+        if std::thread::panicking() {
+            later(following, Stage::Panic, Outcome::failure(500, "APIServer panic'd"));
+        } else {
+            let why = "the request was given up before it was answered";
+            later(following, Stage::ResponseComplete, Outcome::failure(504, why));
+        }
+    }
+}
+
+/// Logs the end of a request when its response's body ends, or is given up.
+struct End {
+    code: u16,
+    following: Option<Following>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(following) = self.following.take() {
+            later(following, Stage::ResponseComplete, Outcome::code(self.code));
+        }
+    }
+}
+
+/// Logs the last of a request from where nothing can wait.
+fn later(following: Following, stage: Stage, outcome: Outcome<'static>) {
+    // Without a runtime the program is ending, and with it every connection.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { following.log(stage, Some(outcome), true).await });
+    }
 }

@@ -9,9 +9,33 @@ pub mod x509;
 
 pub use chain::{Authenticator, take_identity};
 
-use crate::request::UserInfo;
+use crate::request::{Request, UserInfo};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Str};
+
+/// How a request tries to prove who sent it, in the words of the audit log.
+pub fn attempted(request: &Request) -> String {
+    let header = request.headers().get(http::header::AUTHORIZATION);
+    let credentials = header
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.trim().split_once(' '));
+    let scheme = credentials.map(|(scheme, _)| scheme).unwrap_or_default();
+    let mut tried: Vec<&str> = ["basic", "bearer"]
+        .into_iter()
+        .filter(|known| scheme.eq_ignore_ascii_case(known))
+        .collect();
+    if request
+        .extensions()
+        .get::<std::sync::Arc<x509::PeerCertificate>>()
+        .is_some()
+    {
+        tried.push("x509");
+    }
+    if tried.is_empty() {
+        return "Authentication failed, no credentials provided".into();
+    }
+    format!("Authentication failed, attempted: {}", tried.join(", "))
+}
 
 /// A token that was accepted, and the audiences it was accepted for.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ mod intake;
 mod query;
 pub mod response;
 
-pub use body::{Body, BoxError, MAX_REQUEST_BODY};
+pub use body::{Body, BodyError, BoxError, MAX_REQUEST_BODY};
 pub use context::{AuditAnnotations, RequestContext, Warnings};
 pub use info::RequestInfo;
 pub use intake::{Intake, Taken};
