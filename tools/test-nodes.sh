@@ -1,7 +1,7 @@
 #!/bin/bash
 # test-nodes.sh: two machines (network namespaces joined by a bridge) become one cluster, and come apart again: join, pods
 # and services across nodes, DNS, logs and exec, silence, rejoin, a name that is taken, removal without a trace. A minute.
-# env: KEELSON=program, NET=first three numbers of the machines' network, KUBECTL=kubectl
+# env: KEELSON=program, NETWORK=vxlan|vxlan-direct|host-gw, NET=first three numbers of the machines' network, KUBECTL=kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.7} LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
@@ -31,21 +31,24 @@ stop() { # pid file, signal
 }
 cleanup() {
   status=$?
-  [ $status = 0 ] || { echo "=== failed; server:"; tail -25 "$S/0.log"; echo "=== agent:"; tail -25 "$S/1.log"; }
+  [ $status = 0 ] || { echo "=== failed; server:"; tail -25 "$S/0.log" || true; echo "=== agent:"; tail -25 "$S/1.log" || true; }
   stop "$S/0.pid"; stop "$S/1.pid"; stop "$S/2.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || nsenter --net=/run/netns/kln$n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  ip netns del kln0 2>/dev/null || true; ip netns del kln1 2>/dev/null || true; ip link del $BRIDGE 2>/dev/null || true
+  # The cables by name: a namespace goes some time after its name.
+  for n in 0 1; do ip link del kln$n-port 2>/dev/null || true; ip netns del kln$n 2>/dev/null || true; done
+  ip link del $BRIDGE 2>/dev/null || true
   rm -rf "$S"; exit $status
 }
 trap cleanup EXIT
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 machine 0; machine 1
+in0 ip addr add $NET.20/24 dev eth0 # another way to the server, which will be gone
 EVICT="nodefs.available<1%,nodefs.inodesFree<1%"
 server() {
-  setsid nsenter --net=/run/netns/kln0 "$KEELSON" server --data-dir "$S/0" --kubeconfig "$S/admin" --node-name kln0 --node-ip $NET.10 --eviction-hard "$EVICT" ${IMAGES:+--images "$IMAGES"} ${NETWORK:+--network "$NETWORK"} >>"$S/0.log" 2>&1 </dev/null & echo $! >"$S/0.pid"
+  setsid nsenter --net=/run/netns/kln0 "$KEELSON" server --data-dir "$S/0" --kubeconfig "$S/admin" --node-name kln0 --node-ip $NET.10 --eviction-hard "$EVICT" ${IMAGES:+--images "$IMAGES"} ${NETWORK:+--network "$NETWORK"} >>"$S/0.log" 2>&1 </dev/null & echo $! >"$S/0.pid"; disown
 }
 agent() { # more flags
-  setsid nsenter --net=/run/netns/kln1 "$KEELSON" agent --data-dir "$S/1" --node-name kln1 --network-interface eth0 --eviction-hard "$EVICT" ${IMAGES:+--images "$IMAGES"} "$@" >>"$S/1.log" 2>&1 </dev/null & echo $! >"$S/1.pid"
+  setsid nsenter --net=/run/netns/kln1 "$KEELSON" agent --data-dir "$S/1" --node-name kln1 --network-interface eth0 --eviction-hard "$EVICT" ${IMAGES:+--images "$IMAGES"} "$@" >>"$S/1.log" 2>&1 </dev/null & echo $! >"$S/1.pid"; disown
 }
 ready() { [ "$(k get node kln1 -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}')" = "${1:-True}" ]; }
 pods() { # a pod on each node, and a service over both
@@ -81,7 +84,7 @@ for _ in $(seq 100); do kill -0 "$(cat "$S/1.pid")" 2>/dev/null || break; sleep 
 grep -q 'this is not the server of the token' "$S/1.log" && [ ! -e "$S/1/pki/ca.crt" ] || fail "a token of another cluster is refused"
 ok "a token of another cluster is refused, and nothing of that server is kept"
 
-before=$(date +%s%N); agent --server https://$NET.10:6443 --token "$TOKEN"
+before=$(date +%s%N); agent --server https://$NET.20:6443 --token "$TOKEN"
 within 30 "the agent's node is Ready" ready
 echo "         $((($(date +%s%N) - before) / 1000000)) ms from exec to Ready, as kubectl sees it"
 k get node kln1 -o jsonpath='{.spec.podCIDR}' | grep -q / || fail "no pod range"
@@ -101,16 +104,20 @@ within 10 "policy Local: where the pod is" says on-kln1 in0 curl -fsS -m 5 http:
 ok "cluster DNS leads to both nodes"
 within 10 "logs of the agent's pod" says serving k logs web1
 within 10 "exec in the agent's pod" says kln1-pod k exec web1 -- echo kln1-pod
-in1 ip -o link show keelson.1 | grep 'mtu 1450 ' >/dev/null || fail "the tunnel's MTU"
-k exec web1 -- ip -o link show eth0 | grep 'mtu 1450 ' >/dev/null || fail "the pod's MTU"; ok "MTU"
+case ${NETWORK:-vxlan} in vxlan) mtu=1450 ;; vxlan-direct) mtu=1450 ;; *) mtu=1500 ;; esac
+[ ${NETWORK:-vxlan} != vxlan ] || in1 ip -o link show keelson.1 | grep "mtu $mtu " >/dev/null || fail "the tunnel's MTU"
+k exec web1 -- ip -o link show eth0 | grep "mtu $mtu " >/dev/null || fail "the pod's MTU"; ok "MTU $mtu"
+in1 ip route flush proto 107
+within 5 "routes that somebody removes come back" says on-kln0 get 1 "http://$(ip_of 0):8080/"
 
 in1 "$KEELSON" agent --data-dir "$S/2" --node-name kln1 --node-ip $NET.11 --server https://$NET.10:6443 --token "$TOKEN" >"$S/2.log" 2>&1 && fail "a second node of the same name" || true
 grep -q 'already exists in the cluster' "$S/2.log" || { cat "$S/2.log"; fail "the reason for refusing a second node of the same name"; }
 ok "a second node of the same name is refused"
 
 started=$(k get pod web1 -o jsonpath='{.status.containerStatuses[0].containerID}')
+in0 ip addr del $NET.20/24 dev eth0
 stop "$S/1.pid" -KILL; mv "$S/1.log" "$S/1-first.log"; agent
-within 20 "kill -9, and a start without server and token" grep -q 'all components are started' "$S/1.log"
+within 20 "kill -9, and a start without token, the server by which it joined being gone" grep -q 'all components are started' "$S/1.log"
 within 10 "its pod goes on" says on-kln1 get 0 "http://$(ip_of 1):8080/"
 [ "$(k get pod web1 -o jsonpath='{.status.containerStatuses[0].containerID}')" = "$started" ] || fail "the pod was started anew"
 uid() { k get node kln1 -o jsonpath='{.metadata.uid}'; }
