@@ -32,6 +32,9 @@ pub fn run(config: &Config, work: impl AsyncFnOnce(Stopping) -> anyhow::Result<(
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    // A connection is a file. Containers have limits of their own, whatever these are.
+    let files = keelson_sys::process::raise_file_limit()?;
+    tracing::debug!(files, "files that may be open");
     let _lock = Lock::take(&config.data_dir)?;
     // Memory that nobody uses goes back also while nothing happens. Not in a shim: it has to have one thread.
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {

@@ -110,6 +110,38 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Signals every process of the group that `leader` leads, or has led.
+pub fn kill_group(leader: i32, signal: i32) -> io::Result<()> {
+    if leader <= 1 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: plain system call.
+    if unsafe { libc::kill(-leader, signal) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Sets how many files this process, and what comes of it, may have open: `soft`, which programs can raise to `hard`.
+/// Where that takes a privilege that is lacking, the present hard limit is the bound.
+pub fn set_file_limits(soft: u64, hard: u64) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, now) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    match setrlimit(Resource::RLIMIT_NOFILE, soft, hard) {
+        Err(Errno::EPERM) => Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(now), hard.min(now))?),
+        done => Ok(done?),
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns it.
+pub fn raise_file_limit() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
 /// Enters the namespaces named by `which` of the process behind a pidfd.
 pub fn enter_namespaces(pidfd: BorrowedFd<'_>, which: CloneFlags) -> io::Result<()> {
     nix::sched::setns(pidfd, which).map_err(io::Error::from)

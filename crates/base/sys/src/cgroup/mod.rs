@@ -152,6 +152,19 @@ impl Cgroups {
             .try_for_each(|dir| write(&dir, "cgroup.procs", &pid.to_string()))
     }
 
+    /// Moves `pid` to where `first`, a process of the group, is. The same place, until the group has groups in it that
+    /// controllers are handed on to: then no process may be in the group itself.
+    pub fn attach_beside(&self, group: &str, pid: i32, first: i32) -> io::Result<()> {
+        match self.attach(group, pid) {
+            Err(e) if self.version == Version::V2 && is_busy(&e) => {
+                let text = std::fs::read_to_string(format!("/proc/{first}/cgroup"))?;
+                let inner = inside(group, &text).ok_or(e)?;
+                self.attach(inner, pid)
+            }
+            done => done,
+        }
+    }
+
     /// Processes in the group and the groups in it.
     pub fn processes(&self, group: &str) -> io::Result<Vec<i32>> {
         let dir = match self.version {
@@ -232,6 +245,17 @@ impl Cgroups {
     }
 }
 
+/// The kernel's EBUSY, wherever it was worded.
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
+}
+
+/// The group of a process by its /proc/<pid>/cgroup, if it is in `group`.
+fn inside<'a>(group: &str, cgroups: &'a str) -> Option<&'a str> {
+    let found = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Path::new(found).starts_with(group).then_some(found)
+}
+
 fn below(root: &Path, group: &str) -> PathBuf {
     root.join(group.trim_start_matches('/'))
 }
@@ -288,5 +312,27 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
             }
             Err(e) => return Err(io::Error::new(e.kind(), format!("removing {}: {e}", dir.display()))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_inside_of_its_group_only() {
+        assert_eq!(inside("/kubepods/c", "0::/kubepods/c/init\n"), Some("/kubepods/c/init"));
+        assert_eq!(inside("/kubepods/c", "1:cpu:/x\n0::/kubepods/c\n"), Some("/kubepods/c"));
+        assert_eq!(inside("/kubepods/c", "0::/kubepods/cd\n"), None);
+        assert_eq!(inside("/kubepods/c", "0::/\n"), None);
+        assert_eq!(inside("/kubepods/c", "1:cpu:/kubepods/c\n"), None);
+    }
+
+    #[test]
+    fn busy_is_known_behind_our_words() {
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        let worded = io::Error::new(busy.kind(), format!("writing: {busy}"));
+        assert!(is_busy(&busy) && is_busy(&worded));
+        assert!(!is_busy(&io::ErrorKind::NotFound.into()));
     }
 }

@@ -20,8 +20,9 @@ use super::protocol::Exec;
 
 /// The container that a process is to run in.
 pub struct Target<'a> {
-    /// Its first process.
+    /// Its first process, which the shim has not reaped.
     pub process: OwnedFd,
+    pub pid: i32,
     pub bundle: &'a Path,
     pub cgroup: &'a str,
     pub oom_score_adj: Option<i32>,
@@ -51,7 +52,7 @@ fn built_in(exec: &Exec, target: &Target<'_>, streams: Option<[OwnedFd; 3]>, rep
     set_oom_score(target.oom_score_adj);
     let own = std::process::id() as i32;
     Cgroups::detect()
-        .and_then(|c| c.attach(target.cgroup, own))
+        .and_then(|c| c.attach_beside(target.cgroup, own, target.pid))
         .map_err(|e| e.to_string())?;
     process::enter_namespaces(target.process.as_fd(), plan.namespaces).map_err(step("enter the container"))?;
     match streams {

@@ -8,6 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use keelson_sys::process;
 use serde::{Deserialize, Serialize};
 
+/// Open files a process of a container may have, and may raise that to: what systemd gives services, and so containerd
+/// its containers. Whoever started the server has no say in it.
+pub const FILES: (u64, u64) = (1024, 524_288);
+
 /// What the processes between the shim and a program report, on one socket that exec closes: the pid, or an error,
 /// and then its end.
 #[derive(Debug, Default, Serialize, Deserialize)]

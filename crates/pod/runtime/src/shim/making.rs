@@ -61,7 +61,7 @@ impl Server {
             return Err(io::Error::other(format!("container {} is not running", exec.container)));
         }
         // Here, where nobody else reaps it: the number cannot have become another process's.
-        let process = process::pidfd_open(container.pid)?;
+        let (pid, process) = (container.pid, process::pidfd_open(container.pid)?);
         let start = container.start.clone();
         let streams: Option<ChildStreams> = if exec.terminal {
             None
@@ -74,6 +74,7 @@ impl Server {
         let report = child(streams, kept, move |streams, report| {
             let target = exec::Target {
                 process,
+                pid,
                 bundle: Path::new(&start.bundle),
                 cgroup: &start.cgroup,
                 oom_score_adj: start.oom_score_adj,
@@ -237,7 +238,10 @@ fn child(
     process::fork(Parent::Caller, CloneFlags::empty(), move || {
         let own = streams.iter().flatten().map(AsRawFd::as_raw_fd);
         let keep: Vec<RawFd> = (0..=2).chain(own).chain(kept).chain([theirs.as_raw_fd()]).collect();
-        if let Err(error) = process::close_all_but(&keep).and_then(|()| process::make_undumpable()) {
+        if let Err(error) = process::close_all_but(&keep)
+            .and_then(|()| process::make_undumpable())
+            .and_then(|()| process::set_file_limits(launch::FILES.0, launch::FILES.1))
+        {
             launch::report_error(theirs.as_fd(), error.to_string());
             return 1;
         }

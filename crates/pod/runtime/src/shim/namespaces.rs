@@ -178,12 +178,35 @@ fn inside(mut shim: UnixStream, config: &ShimConfig) -> i32 {
     1
 }
 
+/// What pods with a network of their own find set, as with containerd 2: any user may listen on any port and send echo
+/// requests, for nobody else is in there. The pod's own settings come later.
+fn usual(config: &ShimConfig) -> Vec<(&'static str, &'static str)> {
+    let mut settings = Vec::new();
+    if config.own_network {
+        settings.push(("net.ipv4.ip_unprivileged_port_start", "0"));
+        // A range of groups that a user namespace need not have.
+        if config.gid_mappings.is_empty() {
+            settings.push(("net.ipv4.ping_group_range", "0 2147483647"));
+        }
+    }
+    settings
+}
+
 fn prepare(config: &ShimConfig) -> io::Result<()> {
     if !config.uid_mappings.is_empty() {
         process::set_ids(0, 0, &[])?;
     }
     if config.own_uts && !config.hostname.is_empty() {
         nix::unistd::sethostname(&config.hostname)?;
+    }
+    for (name, value) in usual(config) {
+        match std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value) {
+            // A kernel without it has nothing to open.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => {
+                done.map_err(|e| io::Error::new(e.kind(), format!("cannot set sysctl {name} to {value:?}: {e}")))?
+            }
+        }
     }
     for (name, value) in &config.sysctls {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -197,4 +220,30 @@ fn prepare(config: &ShimConfig) -> io::Result<()> {
             .map_err(|e| io::Error::new(e.kind(), format!("cannot set sysctl {name} to {value:?}: {e}")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_settings_need_a_network_of_the_pods_own() {
+        let names = |own_network, mapped| {
+            let mapping = IdMapping {
+                container: 0,
+                host: 100_000,
+                length: 65_536,
+            };
+            let config = ShimConfig {
+                own_network,
+                gid_mappings: if mapped { vec![mapping] } else { Vec::new() },
+                ..ShimConfig::default()
+            };
+            usual(&config).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let (ports, ping) = ("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range");
+        assert_eq!(names(true, false), [ports, ping]);
+        assert_eq!(names(true, true), [ports]);
+        assert!(names(false, false).is_empty());
+    }
 }

@@ -55,7 +55,7 @@ pub enum Request {
     Subscribe,
     Start(Start),
     Exec(Exec),
-    /// On the connection of a running `Exec` only: signals that process.
+    /// On the connection of a running `Exec` only: signals that process and its process group.
     KillExec {
         signal: i32,
     },

@@ -195,7 +195,8 @@ impl Server {
             }
             Request::KillExec { signal } => match self.connections.get(&fd).map(|c| c.role) {
                 Some(Role::Exec { pid }) => {
-                    process::kill(pid, signal)?;
+                    // What it started goes with it. Those that an external runtime made need not lead a group.
+                    process::kill_group(pid, signal).or_else(|_| process::kill(pid, signal))?;
                     return Ok(None);
                 }
                 _ => return Err(io::Error::other("no process belongs to this connection")),

@@ -22,6 +22,9 @@ use crate::shim::protocol::Exec;
 /// How long after the command's end somebody may still hold its output open.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long after the end of a client's input its attachment goes on, if the container's input stays open.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Runs a command, and tells how it ended.
 pub async fn exec(runtime: &Arc<Inner>, request: ExecRequest, streams: Streams) {
     let shim = match shim_of(runtime, &request.container_id) {
@@ -149,10 +152,17 @@ async fn attach_streams(runtime: &Arc<Inner>, request: AttachRequest, streams: S
         .await
         .map_err(text)?;
     let mut tasks = Vec::new();
+    let has_stdin = streams.stdin.is_some();
+    // Whoever attached to write, and has written all, leaves, unless the container's input ends with his.
+    let (leaving, left) = tokio::sync::oneshot::channel::<()>();
     if tty {
         if let Some(master) = input {
             let terminal = Arc::new(Terminal::new(master).map_err(text)?);
-            tasks.push(tokio::spawn(feed_terminal(terminal.clone(), streams.stdin)));
+            let (feeding, stdin) = (terminal.clone(), streams.stdin);
+            tasks.push(tokio::spawn(async move {
+                feed_terminal(feeding, stdin).await;
+                drop(leaving);
+            }));
             tasks.push(tokio::spawn(resize(terminal, streams.resize)));
         }
     } else if let Some(mut stdin) = streams.stdin {
@@ -162,9 +172,16 @@ async fn attach_streams(runtime: &Arc<Inner>, request: AttachRequest, streams: S
             if let Some(mut input) = input {
                 copy_in(&mut stdin, &mut input).await;
             }
-            if stdin_once && let Err(error) = shim.close_stdin(&id).await {
+            if !stdin_once {
+                drop(leaving);
+                return;
+            }
+            if let Err(error) = shim.close_stdin(&id).await {
                 tracing::debug!(container = id, %error, "standard input not closed");
             }
+            // Held until the attachment ends.
+            std::future::pending::<()>().await;
+            drop(leaving);
         }));
     }
     let outputs = async {
@@ -183,8 +200,16 @@ async fn attach_streams(runtime: &Arc<Inner>, request: AttachRequest, streams: S
     };
     // The output ends with the container, or with the client.
     let error = streams.error;
+    let detached = async {
+        if !has_stdin || left.await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+        // What answers the last of the input is likely on its way.
+        tokio::time::sleep(LAST_WORDS).await;
+    };
     tokio::select! {
         () = async { tokio::join!(outputs, container.ended()); } => {}
+        () = detached => {}
         () = error.gone() => {}
     }
     tasks.iter().for_each(|t| t.abort());

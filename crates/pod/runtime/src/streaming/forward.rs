@@ -19,6 +19,8 @@ use crate::runtime::Inner;
 /// As upstream: a client that opens half of a pair of streams loses it.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// As upstream: how long a direction goes on after the other has ended on the server's side.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
 /// Half pairs at a time.
 const MAX_HALVES: usize = 256;
 
@@ -87,20 +89,26 @@ pub async fn websocket(runtime: Arc<Inner>, sandbox: String, ports: Vec<i32>, mu
 }
 
 async fn forward(runtime: &Arc<Inner>, sandbox: &str, port: u16, receiver: Incoming, data: Sender, error: Sender) {
-    if let Err(why) = join(runtime, sandbox, port, receiver, &data).await {
+    let result = match connect(runtime, sandbox, port).await {
+        Ok(stream) => carry(stream, receiver, &data).await,
+        Err(why) => {
+            data.end().await;
+            Err(why)
+        }
+    };
+    if let Err(why) = result {
         // A client that is gone does not want to know.
         let _ = error
             .send(format!("error forwarding port {port} to pod {sandbox}: {why}"))
             .await;
     }
-    data.end().await;
     error.end().await;
 }
 
-async fn join(runtime: &Arc<Inner>, sandbox: &str, port: u16, mut receiver: Incoming, data: &Sender) -> io::Result<()> {
-    let stream = connect(runtime, sandbox, port).await?;
+/// Carries both directions until the server has ended the connection, and ends the client's stream.
+async fn carry(stream: TcpStream, mut receiver: Incoming, data: &Sender) -> io::Result<()> {
     let (mut read, mut write) = stream.into_split();
-    let upload = tokio::spawn(async move {
+    let mut upload = tokio::spawn(async move {
         while let Some(piece) = receiver.recv().await {
             if write.write_all(&piece).await.is_err() {
                 return;
@@ -122,9 +130,14 @@ async fn join(runtime: &Arc<Inner>, sandbox: &str, port: u16, mut receiver: Inco
                     break Ok(());
                 }
             }
+            // How servers end connections that they have read enough of: this one ends, the forwarding does not.
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => break Ok(()),
             Err(e) => break Err(e),
         }
     };
+    // A server that has said all may still be listening.
+    data.end().await;
+    let _ended_or_not = tokio::time::timeout(HALF_CLOSED, &mut upload).await;
     upload.abort();
     result
 }

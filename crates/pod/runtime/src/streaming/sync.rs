@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cri::v1::ExecSyncResponse;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,8 +17,11 @@ use crate::shim::{ExecSession, Shim, ShimError};
 
 /// More output of a stream is dropped, as upstream's runtimes do.
 const MAX_OUTPUT: usize = 16 << 20;
-/// How long after the command's end somebody may still hold its output open.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long after the command's end its output is waited for. What it wrote itself is there by then; children that
+/// hold it open may live for ever, and are not what the call is about.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How long after SIGKILL the command's end is waited for.
+const KILLED: Duration = Duration::from_secs(1);
 
 pub async fn exec_sync(
     shim: &Shim,
@@ -45,9 +50,7 @@ pub async fn exec_sync(
         shim.exec(exec, &streams).await.map_err(exec_error)?
     };
     let deadline = timeout.map(|t| tokio::time::Instant::now() + t);
-    // Given up with the call: what the command left behind may hold its output open for as long as it lives.
-    let outputs = async move { tokio::join!(read(stdout), read(stderr)) };
-    let mut outputs = AbortOnDropHandle::new(tokio::spawn(outputs));
+    let (stdout, stderr) = (Output::read(stdout), Output::read(stderr));
     let code = match deadline {
         None => session.ended().await,
         Some(deadline) => match tokio::time::timeout_at(deadline, session.ended()).await {
@@ -56,22 +59,10 @@ pub async fn exec_sync(
         },
     };
     let code = code.map_err(|e| Status::unknown(format!("failed to exec in container: {e}")))?;
-    let drain = tokio::time::Instant::now() + DRAIN;
-    let until = deadline.map_or(drain, |d| {
-        d.max(tokio::time::Instant::now() + Duration::from_millis(100))
-            .min(drain)
-    });
-    let (stdout, stderr) = match tokio::time::timeout_at(until, &mut outputs).await {
-        Ok(outputs) => outputs.map_err(|e| Status::unknown(e.to_string()))?,
-        Err(_) => {
-            return Err(Status::deadline_exceeded(
-                "the command ended, but its output is still held open",
-            ));
-        }
-    };
+    let drained = tokio::time::Instant::now() + DRAIN;
     Ok(ExecSyncResponse {
-        stdout: stdout.into(),
-        stderr: stderr.into(),
+        stdout: stdout.until(drained).await.into(),
+        stderr: stderr.until(drained).await.into(),
         exit_code: code,
     })
 }
@@ -80,7 +71,7 @@ async fn timed_out(session: &mut ExecSession, timeout: Duration) -> Status {
     if let Err(error) = session.kill(nix::libc::SIGKILL).await {
         return Status::unknown(format!("cannot kill the command after its timeout: {error}"));
     }
-    let gone = tokio::time::timeout(DRAIN, session.ended()).await;
+    let gone = tokio::time::timeout(KILLED, session.ended()).await;
     if gone.is_err() {
         tracing::warn!("a command outlives SIGKILL");
     }
@@ -99,14 +90,35 @@ pub fn exec_error(error: ShimError) -> Status {
     }
 }
 
-/// Everything up to the bound; the rest is read and dropped, so that the command is not held up.
-async fn read(mut from: pipe::Receiver) -> Vec<u8> {
-    let mut output = Vec::new();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return output,
-            Ok(n) => output.extend_from_slice(&buffer[..n.min(MAX_OUTPUT - output.len())]),
+/// A stream's output as far as it has come. Reading ends with the call: what the command left behind may hold it open
+/// for as long as it lives.
+struct Output {
+    come: Arc<Mutex<Vec<u8>>>,
+    reading: AbortOnDropHandle<()>,
+}
+
+impl Output {
+    /// Everything up to the bound; the rest is read and dropped, so that the command is not held up.
+    fn read(mut from: pipe::Receiver) -> Output {
+        let come = Arc::new(Mutex::new(Vec::new()));
+        let to = come.clone();
+        let reading = tokio::spawn(async move {
+            let mut buffer = vec![0; 16 << 10];
+            while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                let mut to = to.lock();
+                let room = MAX_OUTPUT - to.len();
+                to.extend_from_slice(&buffer[..n.min(room)]);
+            }
+        });
+        Output {
+            come,
+            reading: AbortOnDropHandle::new(reading),
         }
+    }
+
+    async fn until(self, instant: tokio::time::Instant) -> Vec<u8> {
+        // Whether its end has come or not, what has come is what there is.
+        let _ = tokio::time::timeout_at(instant, self.reading).await;
+        std::mem::take(&mut *self.come.lock())
     }
 }

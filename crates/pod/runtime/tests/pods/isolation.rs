@@ -20,6 +20,7 @@ tests![
     images_can_be_volumes,
     limits_are_set_updated_and_enforced,
     sysctls_and_the_hosts_network,
+    pods_are_the_same_however_the_server_was_started,
     an_external_runtime_runs_containers,
 ];
 
@@ -493,6 +494,47 @@ async fn sysctls_and_the_hosts_network() -> Result<()> {
         .map(|ns| std::fs::read_link(format!("/proc/self/ns/{ns}")).map(|l| format!("{}\n", l.display())))
         .collect::<std::io::Result<_>>()?;
     ensure!(log == own, "{log} {own}");
+    machine.assert_clean()
+}
+
+async fn pods_are_the_same_however_the_server_was_started() -> Result<()> {
+    let machine = Machine::new().await?;
+    let text = "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ping_group_range; ulimit -Sn; ulimit -Hn";
+    let mut pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    // More than the machine gives the server takes CAP_SYS_RESOURCE.
+    let (_, own) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+    let can_raise = keelson_sys::process::own_bounding_set() & 1 << 24 != 0;
+    let hard = if can_raise { 524_288 } else { own.min(524_288) };
+    let usual = format!("0\n0\t2147483647\n1024\n{hard}\n");
+    let id = machine
+        .run(&sandbox, &pod, script("c", &format!("{text}; sleep 1000")))
+        .await?;
+    let answer = machine.exec(&id, &["/bin/sh", "-c", text]).await?;
+    ensure!(answer.stdout == usual, "{answer:?}");
+    let log = machine.log(&machine.status(&id).await?)?;
+    ensure!(log == usual, "{log}");
+    // Any user may listen on any port.
+    let mut user = script(
+        "user",
+        "nc -l -p 80 < /dev/null & sleep 0.3; grep -c ':0050 .* 0A ' /proc/net/tcp6 /proc/net/tcp",
+    );
+    security(&mut user).run_as_user = Some(Int64Value { value: 1000 });
+    security(&mut user).capabilities = Some(Capability {
+        drop_capabilities: vec!["ALL".into()],
+        ..Capability::default()
+    });
+    let user = machine.run(&sandbox, &pod, user).await?;
+    let log = machine.log(&machine.ended(&user).await?)?;
+    ensure!(log.contains(":1\n"), "{log}");
+    machine.remove(&sandbox).await?;
+
+    // What the pod asks for wins.
+    pod = machine.pod("own");
+    pod.linux.get_or_insert_default().sysctls =
+        [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1000".to_owned())].into();
+    let (log, _) = machine.shell(&pod, script("c", text)).await?;
+    ensure!(log.starts_with("1000\n0\t2147483647\n"), "{log}");
     machine.assert_clean()
 }
 

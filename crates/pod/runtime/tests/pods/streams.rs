@@ -1,6 +1,6 @@
 //! Exec, attach and port-forward as clients use them, over WebSocket.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
@@ -11,14 +11,18 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::support::{Machine, command, script};
+use crate::support::{Machine, command, runs, script};
 use crate::tests;
 
 tests![
     exec_streams_and_tells_the_exit_code,
     exec_with_a_terminal,
+    a_command_ends_with_its_own_status_whatever_it_leaves_behind,
+    a_timeout_ends_what_the_command_started,
     attach_joins_a_container,
+    who_attached_to_write_leaves_when_he_has,
     ports_are_forwarded,
+    a_connection_that_is_reset_is_no_failure,
     tokens_work_once,
 ];
 
@@ -208,16 +212,139 @@ async fn attach_joins_a_container() -> Result<()> {
     machine.assert_clean()
 }
 
+async fn exec_sync(machine: &Machine, id: &str, text: &str, timeout: i64) -> Result<ExecSyncResponse, tonic::Status> {
+    let request = ExecSyncRequest {
+        container_id: id.to_owned(),
+        cmd: ["/bin/sh", "-c", text].map(str::to_owned).into(),
+        timeout,
+    };
+    Ok(machine.cri.runtime.clone().exec_sync(request).await?.into_inner())
+}
+
+async fn a_command_ends_with_its_own_status_whatever_it_leaves_behind() -> Result<()> {
+    let machine = Machine::new().await?;
+    let (sandbox, id) = sleeping(&machine).await?;
+    for timeout in [0, 3] {
+        let started = Instant::now();
+        let answer = exec_sync(&machine, &id, "echo out; echo err >&2; sleep 300 & exit 3", timeout).await?;
+        ensure!(
+            answer.exit_code == 3 && answer.stdout == "out\n" && answer.stderr == "err\n",
+            "{answer:?}"
+        );
+        ensure!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn a_timeout_ends_what_the_command_started() -> Result<()> {
+    let machine = Machine::new().await?;
+    let (sandbox, id) = sleeping(&machine).await?;
+    for text in ["sleep 4748; true", "sleep 4748 & sleep 4748 & wait"] {
+        let started = Instant::now();
+        let error = exec_sync(&machine, &id, text, 1).await.err().context("it ended")?;
+        ensure!(error.code() == tonic::Code::DeadlineExceeded, "{error}");
+        ensure!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+    // The last one is killed before the answer, and may take a moment to be gone.
+    for _ in 0..100 {
+        if !runs("4748")? {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ensure!(!runs("4748")?, "left behind");
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn who_attached_to_write_leaves_when_he_has() -> Result<()> {
+    let machine = Machine::new().await?;
+    let pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    let mut container = script("c", "cat && echo input closed; sleep 1000");
+    (container.stdin, container.stdin_once) = (true, false);
+    let id = machine.run(&sandbox, &pod, container).await?;
+    for _ in 0..2 {
+        let request = AttachRequest {
+            container_id: id.clone(),
+            stdin: true,
+            stdout: true,
+            stderr: true,
+            tty: false,
+        };
+        let url = machine.cri.runtime.clone().attach(request).await?.into_inner().url;
+        let mut client = connect(&url, "v5.channel.k8s.io").await?;
+        client.next().await.context("closed")??;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        client.send(on(0, b"abcd\n")).await?;
+        client.send(on(255, &[0])).await?;
+        let got = tokio::time::timeout(Duration::from_secs(10), collect(&mut client)).await??;
+        ensure!(got[1] == "abcd\n", "{got:?}");
+    }
+    let status = machine.status(&id).await?;
+    ensure!(status.state() == ContainerState::ContainerRunning, "{status:?}");
+    ensure!(machine.log(&status)? == "abcd\nabcd\n", "{}", machine.log(&status)?);
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn a_connection_that_is_reset_is_no_failure() -> Result<()> {
+    let machine = Machine::new().await?;
+    let pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    // Ends with what it was sent unread: the kernel resets the connection.
+    let id = machine
+        .run(
+            &sandbox,
+            &pod,
+            command("c", &["nc", "-l", "-p", "8080", "-e", "/bin/sleep", "1"]),
+        )
+        .await?;
+    listens(&machine, &id).await?;
+    let request = PortForwardRequest {
+        pod_sandbox_id: sandbox.clone(),
+        port: vec![8080],
+    };
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .port_forward(request)
+        .await?
+        .into_inner()
+        .url;
+    let mut client = connect(&url, "v4.channel.k8s.io").await?;
+    client.send(on(0, b"ping")).await?;
+    let mut error = Vec::new();
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(Duration::from_secs(20), client.next()).await {
+        match message {
+            Message::Binary(bytes) if bytes[0] == 1 => error.extend_from_slice(&bytes[1..]),
+            Message::Close(_) => break,
+            _ => {}
+        }
+    }
+    // The port's number comes first.
+    ensure!(error == 8080u16.to_le_bytes(), "{}", String::from_utf8_lossy(&error));
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn listens(machine: &Machine, id: &str) -> Result<()> {
+    let text =
+        "for i in $(seq 200); do grep -q ':1F90 .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.05; done; exit 1";
+    let waited = machine.exec(id, &["/bin/sh", "-c", text]).await?;
+    ensure!(waited.exit_code == 0, "nobody listens: {waited:?}");
+    Ok(())
+}
+
 async fn ports_are_forwarded() -> Result<()> {
     let machine = Machine::new().await?;
     let pod = machine.pod("p");
     let sandbox = machine.run_pod(&pod).await?;
     let container = script("c", "while true; do nc -l -p 8080 -e /bin/cat; done");
     let id = machine.run(&sandbox, &pod, container).await?;
-    let listens =
-        "for i in $(seq 200); do grep -q ':1F90 .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.05; done; exit 1";
-    let waited = machine.exec(&id, &["/bin/sh", "-c", listens]).await?;
-    ensure!(waited.exit_code == 0, "nobody listens: {waited:?}");
+    listens(&machine, &id).await?;
     let request = PortForwardRequest {
         pod_sandbox_id: sandbox.clone(),
         port: vec![8080, 9],

@@ -329,6 +329,16 @@ fn leaves(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Whether a process of the machine has this argument.
+pub fn runs(argument: &str) -> Result<bool> {
+    let lines = std::fs::read_dir("/proc")?
+        .flatten()
+        .map(|e| std::fs::read(e.path().join("cmdline")));
+    Ok(lines
+        .flatten()
+        .any(|line| line.split(|b| *b == 0).any(|arg| arg == argument.as_bytes())))
+}
+
 /// Processes that were started as shims below a directory.
 pub fn shims(dir: &Path) -> Result<Vec<i32>> {
     let mut found = Vec::new();

@@ -13,7 +13,7 @@ use keelson_sys::process;
 use nix::libc;
 use serde_json::{Value, json};
 
-use crate::support::{Machine, command, script, shims};
+use crate::support::{Machine, command, runs, script, shims};
 use crate::tests;
 
 tests![
@@ -190,13 +190,4 @@ async fn a_bad_record_degrades_its_pod_only() -> Result<()> {
         std::fs::remove_file(file)?;
     }
     Ok(())
-}
-
-fn runs(argument: &str) -> Result<bool> {
-    let lines = std::fs::read_dir("/proc")?
-        .flatten()
-        .map(|e| std::fs::read(e.path().join("cmdline")));
-    Ok(lines
-        .flatten()
-        .any(|line| line.split(|b| *b == 0).any(|arg| arg == argument.as_bytes())))
 }
