@@ -32,6 +32,8 @@ impl Part {
     pub(crate) fn controllers(server: &Server, names: &[String], identity: Option<&str>) -> Part {
         let config = keelson_controllers::Config {
             root_ca_pem: "the cluster's authority".into(),
+            signing_cert_pem: server.authority.cert_pem().into(),
+            signing_key_pem: server.authority.key_pem(),
             controllers: names.to_vec(),
             leader_election: identity.map(str::to_owned),
             ..keelson_controllers::Config::default()

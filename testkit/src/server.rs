@@ -1,7 +1,7 @@
 //! The API server of a cluster, which can be killed and started anew over the same store.
 
 use keelson_apiserver::{ApiServer, ApiService, Config, UserInfo};
-use keelson_pki::ServiceAccountKeys;
+use keelson_pki::{Authority, ServiceAccountKeys};
 use keelson_store::Memory;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -10,19 +10,23 @@ use tokio::sync::watch;
 pub struct Server {
     pub(crate) store: Arc<Memory>,
     keys: ServiceAccountKeys,
+    /// Signs certificate requests.
+    pub(crate) authority: Arc<Authority>,
     running: Arc<watch::Sender<Option<Arc<ApiServer>>>>,
 }
 
 impl Server {
     pub(crate) async fn start() -> Server {
         let keys = ServiceAccountKeys::generate().expect("keys for tokens");
-        Server::over(Memory::new(), keys).await
+        let authority = Authority::generate("kubernetes").expect("an authority");
+        Server::over(Memory::new(), keys, Arc::new(authority)).await
     }
 
-    async fn over(store: Arc<Memory>, keys: ServiceAccountKeys) -> Server {
+    async fn over(store: Arc<Memory>, keys: ServiceAccountKeys, authority: Arc<Authority>) -> Server {
         let server = Server {
             store,
             keys,
+            authority,
             running: Arc::default(),
         };
         server.resume().await;
@@ -31,7 +35,7 @@ impl Server {
 
     /// Another server over the same store, as with several control planes. It lives on when this one dies.
     pub async fn twin(&self) -> Server {
-        Server::over(self.store.clone(), self.keys.clone()).await
+        Server::over(self.store.clone(), self.keys.clone(), self.authority.clone()).await
     }
 
     /// Ends it as the process's death does: answers that were still to come never come, and what streams breaks off.

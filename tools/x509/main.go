@@ -3,7 +3,6 @@
 package main
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -53,11 +52,10 @@ var (
 	otherP256 = must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 )
 
-var _ crypto.Signer = p256
-
 func main() {
 	if err := os.MkdirAll(os.Args[1], 0o755); err != nil {
 		log.Fatal(err)
 	}
 	write("requests.json", requests())
+	write("certificates.json", chains())
 }

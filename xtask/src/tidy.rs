@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-api", &[]),
     ("keelson-machinery", &["keelson-api"]),
-    ("keelson-pki", &[]),
+    ("keelson-pki", &["keelson-clock"]),
     ("keelson-sys", &[]),
     ("keelson-cri", &[]),
     ("keelson-clock", &[]),

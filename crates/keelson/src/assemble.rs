@@ -218,7 +218,7 @@ fn serving_certificate(
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(keelson_pki::until(due)) => {}
+                    () = keelson_pki::due(due) => {}
                 }
                 let own = find()?;
                 cert.replace(&own.cert_pem, &own.key_pem)?;

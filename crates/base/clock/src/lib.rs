@@ -1,11 +1,14 @@
 //! The calendar's time: what goes into timestamps and is compared with them.
 //!
-//! Durations and timers are tokio's business. Where a date is needed, everyone asks [`now`]: it reads the machine's clock,
+//! Durations and timers are tokio's business; waiting for a date is [`sleep_until`]'s. Where a date is needed, everyone asks [`now`]: it reads the machine's clock,
 //! unless the calling thread [simulates](simulate) one. A simulated clock shows a given date and goes on with tokio's
 //! clock, so that dates and timers agree when that clock is paused and jumps.
 //!
 //! A simulation is one thread: what other threads ask for is the machine's time.
 
+mod calendar;
+
+pub use calendar::sleep_until;
 use jiff::{SignedDuration, Timestamp};
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -33,6 +36,11 @@ pub fn now() -> Timestamp {
             last
         }
     })
+}
+
+/// Whether this thread's clock is a simulated one.
+fn is_simulated() -> bool {
+    SIMULATED.get().is_some()
 }
 
 impl Simulated {

@@ -16,6 +16,8 @@ use std::time::Duration;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an authority lives.
 pub const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// 2026-01-01: no clock that shows less is right.
+const PROJECT_BEGAN: i64 = 1_767_225_600;
 /// How long a certificate lives.
 pub const CERT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Clocks of other machines may run behind.
@@ -99,6 +101,7 @@ pub struct Authority {
     /// Its subject, as it stands in its certificate.
     subject: Vec<u8>,
     key_id: Option<Vec<u8>>,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -107,8 +110,23 @@ impl Authority {
     pub fn open(dir: &Path, name: &str, common_name: &str) -> Result<Self> {
         let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         match (files::read(&cert)?, files::read(&key)?) {
-            (Some(c), Some(k)) => Self::from_pem(&c, &k)
-                .with_context(|| format!("loading the authority {} with {}", cert.display(), key.display())),
+            (Some(c), Some(k)) => {
+                let found = Self::from_pem(&c, &k)
+                    .with_context(|| format!("loading the authority {} with {}", cert.display(), key.display()))?;
+                if found.not_before <= keelson_clock::now() {
+                    return Ok(found);
+                }
+                // From a clock that was ahead. Nobody can verify by it; by one of the same name and key everybody can.
+                let again = Self::self_signed(common_name, found.key)?;
+                ensure!(
+                    again.subject == found.subject,
+                    "the authority {} begins on {}, which is still to come: set the clock right, or replace it",
+                    cert.display(),
+                    found.not_before
+                );
+                files::write_public(&cert, again.cert_pem.as_bytes())?;
+                Ok(again)
+            }
             (None, None) => {
                 let made = Self::generate(common_name)?;
                 files::write_secret(&key, made.key_pem().as_bytes())?;
@@ -143,7 +161,11 @@ impl Authority {
             KeyUsagePurpose::KeyCertSign,
         ];
         params.subject_alt_names = vec![SanType::DnsName(common_name.try_into()?)];
-        set_validity(&mut params, CA_LIFETIME);
+        // A clock that is ahead when the cluster is made, and then set right, leaves no authority from the future; one that
+        // is years behind (boards without a battery) leaves none that has ended. Its key is as secret before as after.
+        let made = keelson_clock::now().as_second().max(PROJECT_BEGAN);
+        params.not_before = std::time::UNIX_EPOCH.into();
+        params.not_after = (std::time::UNIX_EPOCH + Duration::from_secs(made.unsigned_abs()) + CA_LIFETIME).into();
         let cert_pem = params.self_signed(&key)?.pem();
         Self::with_key(&cert_pem, key)
     }
@@ -157,8 +179,9 @@ impl Authority {
         ensure!(cert.key == public(&key)?, "the key is not the certificate's");
         Ok(Authority {
             cert_pem: cert_pem.to_string(),
-            key_id: cert.subject_key_id().map(<[u8]>::to_vec),
+            key_id: Some(cert.says.subject_key_id).filter(|id| !id.is_empty()),
             subject: cert.raw_subject,
+            not_before: cert.not_before,
             not_after: cert.not_after,
             key,
         })
@@ -176,7 +199,12 @@ impl Authority {
     pub fn issue(&self, spec: &CertSpec) -> Result<Issued> {
         let key = KeyPair::generate().context("making a key")?;
         let public = public(&key)?.context("a key of an unknown kind")?;
-        let now = Timestamp::now();
+        let now = keelson_clock::now();
+        ensure!(
+            now < self.not_after,
+            "the authority ended on {}: set the clock right, or replace its certificate",
+            self.not_after
+        );
         let mut names = AltNames::default();
         for san in &spec.sans {
             match san {
@@ -192,7 +220,7 @@ impl Authority {
             names: &names,
             key: &public,
             not_before: now - SignedDuration::try_from(BACKDATE)?,
-            not_after: now + SignedDuration::try_from(spec.lifetime)?,
+            not_after: (now + SignedDuration::try_from(spec.lifetime)?).min(self.not_after),
             key_usage: key_usage::DIGITAL_SIGNATURE | key_usage::KEY_ENCIPHERMENT,
             ext_key_usage: spec.usages.iter().map(|u| u.extended()).collect(),
         })?;
@@ -284,12 +312,6 @@ fn distinguished_name(common_name: &str) -> DistinguishedName {
     dn
 }
 
-fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
-    let now = std::time::SystemTime::now();
-    params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + lifetime).into();
-}
-
 /// What a certificate says of itself.
 #[derive(Clone, Debug)]
 pub struct CertFacts {
@@ -315,10 +337,7 @@ fn public(key: &KeyPair) -> Result<Option<PublicKey>> {
 /// Reads the first certificate of a PEM text.
 pub fn read_certificate(pem: &str) -> Result<CertFacts> {
     let cert = first_certificate(pem)?;
-    let names = match cert.extension(oid::SUBJECT_ALT_NAME) {
-        Some(found) => AltNames::parse(&found.value)?,
-        None => AltNames::default(),
-    };
+    let names = cert.says.names.unwrap_or_default();
     let dns = names.dns.into_iter().map(San::Dns);
     Ok(CertFacts {
         sans: dns.chain(names.ips.into_iter().map(San::Ip)).collect(),
@@ -330,6 +349,11 @@ pub fn read_certificate(pem: &str) -> Result<CertFacts> {
 }
 
 impl CertFacts {
+    /// Whether the certificate is valid now and will be for a while.
+    pub fn is_fresh(&self) -> bool {
+        let now = keelson_clock::now().as_second();
+        self.not_before <= now && now < self.renew_at()
+    }
     /// When less than 30 % of the lifetime is left it is time for a new one.
     pub fn renew_at(&self) -> i64 {
         self.not_after - (self.not_after - self.not_before) * 3 / 10

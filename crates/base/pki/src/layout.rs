@@ -1,6 +1,6 @@
 //! Which certificates a cluster has and where they stand: `<data-dir>/pki`, named as kubeadm names them.
 //!
-//! A certificate is issued when it is missing, nears its end, says something else than wanted, or is of another
+//! A certificate is issued when it is missing, nears its end, is from the future (the clock was set back), says something else than wanted, or is of another
 //! authority. Whoever uses one asks again at [`CertFiles::renew_at`].
 
 use crate::authority::{self, Authority, CertSpec, San};
@@ -36,14 +36,14 @@ pub struct CertFiles {
     pub renew_at: i64,
 }
 
-/// The clock may be set, and machines sleep: the calendar is looked at again at least so often.
-const LONGEST_SLEEP: Duration = Duration::from_secs(12 * 60 * 60);
+/// How often a certificate is asked for at most, whatever the clock does.
+const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// How long to wait before asking for a certificate again whose [`CertFiles::renew_at`] is given: until then, but at
-/// least a second and at most twelve hours.
-pub fn until(renew_at: i64) -> Duration {
-    let left = renew_at - jiff::Timestamp::now().as_second();
-    Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1)).min(LONGEST_SLEEP)
+/// Waits until a certificate is to be asked for again whose [`CertFiles::renew_at`] is given: until then, or until somebody
+/// sets the clock.
+pub async fn due(renew_at: i64) {
+    let date = jiff::Timestamp::from_second(renew_at).unwrap_or(jiff::Timestamp::MAX);
+    tokio::join!(tokio::time::sleep(SHORTEST_SLEEP), keelson_clock::sleep_until(date));
 }
 
 impl Pki {
@@ -145,7 +145,7 @@ fn ensure(dir: &Path, name: &str, ca: &Authority, spec: &CertSpec) -> Result<Cer
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert)?, files::read(&key)?)
         && let Ok(facts) = authority::read_certificate(&cert_pem)
-        && facts.renew_at() > jiff::Timestamp::now().as_second()
+        && facts.is_fresh()
         && authority::says(&facts, spec)
         && authority::pairs(&cert_pem, &key_pem)
         && authority::signed_by(&cert_pem, ca.cert_pem())
@@ -180,6 +180,38 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("keelson-pki-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         dir
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clocks_that_were_wrong_leave_nothing_behind() {
+        let at = |date: &str| keelson_clock::simulate(date.parse().unwrap());
+        let valid = |pki: &Pki| {
+            let own = pki.apiserver_kubelet_client().unwrap();
+            let (leaf, ca) = (
+                authority::read_certificate(&own.cert_pem).unwrap(),
+                authority::read_certificate(pki.ca.cert_pem()).unwrap(),
+            );
+            let now = keelson_clock::now().as_second();
+            assert!(leaf.not_before <= now && now < leaf.not_after, "{leaf:?}");
+            assert!(ca.not_before <= now && now < ca.not_after, "{ca:?}");
+            assert!(authority::signed_by(&own.cert_pem, pki.ca.cert_pem()));
+            own.cert_pem
+        };
+        // Ahead at the first start, far behind at the first start, a year switched off; then the right time.
+        for wrong in ["2027-03-04T00:00:00Z", "1970-01-01T00:00:10Z", "2025-10-01T00:00:00Z"] {
+            let dir = scratch(&format!("clock-{}", &wrong[..4]));
+            let clock = at(wrong);
+            let pki = Pki::open(&dir).unwrap();
+            let first = valid(&pki);
+            drop(clock);
+            let _clock = at("2026-11-28T00:00:00Z");
+            let again = Pki::open(&dir).unwrap();
+            assert_eq!(pki.ca.cert_pem(), again.ca.cert_pem(), "authorities outlive clocks");
+            assert_ne!(first, valid(&again), "{wrong}");
+            // The running server's timer finds the same without a restart.
+            assert_eq!(valid(&pki), valid(&again));
+            std::fs::remove_dir_all(dir).unwrap();
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! * [`jwt`]: service-account tokens and the keys that check them.
 //! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
 //! * [`kubeconfig`]: kubeconfig files.
+//! * [`verify`]: whether a certificate is to be trusted, with Go's verdicts.
 //! * [`x509`]: the one reading of requests and certificates, and the one writing.
 //! * [`request`]: requests for certificates, for machines whose authority is elsewhere.
 //!
@@ -18,10 +19,11 @@ pub mod jwt;
 pub mod kubeconfig;
 pub mod layout;
 pub mod request;
+pub mod verify;
 pub mod x509;
 
 pub use authority::{Authority, CertSpec, Issued, San, Usage};
 pub use bootstrap::{BootstrapToken, JoinToken};
 pub use jwt::{Claims, ServiceAccountKeys};
 pub use kubeconfig::Kubeconfig;
-pub use layout::{CertFiles, Pki, until};
+pub use layout::{CertFiles, Pki, due};

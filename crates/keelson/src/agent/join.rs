@@ -11,10 +11,9 @@ use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use keelson_apiserver::serve::tls;
 use keelson_client::rest::{JSON, Rest};
+use keelson_pki::verify::tls::Servers as Trusted;
 use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig, authority, files};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,14 +26,17 @@ const AHEAD: u32 = 3;
 
 const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
 
-fn client_config() -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
+fn client_config(
+    trusted: Arc<Trusted>,
+) -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-    Ok(ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&versions)?)
+    let builder = ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&versions)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(trusted))
 }
 
 /// TLS towards servers that the authority vouches for, proving this machine by `identity` if it has one already.
 pub fn trusting(ca_pem: &str, identity: Option<Arc<Slot>>) -> anyhow::Result<ClientConfig> {
-    let builder = client_config()?.with_root_certificates(tls::roots(ca_pem)?);
+    let builder = client_config(Trusted::trusting(Arc::new(tls::roots(ca_pem)?)))?;
     Ok(match identity {
         Some(slot) => builder.with_client_cert_resolver(slot),
         None => builder.with_no_client_auth(),
@@ -55,10 +57,8 @@ pub async fn authority(file: &Path, servers: &Arc<Servers>, token: Option<&JoinT
         return Ok(ca);
     }
     let token = token.context("this machine has not joined a cluster yet: give --token (keelson token create)")?;
-    let config = client_config()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified))
-        .with_no_client_auth();
+    // Only for reading what is then checked against the token's hash: nothing secret is sent.
+    let config = client_config(Trusted::anyone())?.with_no_client_auth();
     let rest = Rest::new(
         Link::new(servers.clone(), config, "")?.with(HeaderMap::new()),
         "keelson-agent",
@@ -143,42 +143,6 @@ impl std::fmt::Display for WrongCluster {
     }
 }
 impl std::error::Error for WrongCluster {}
-
-/// Takes any certificate: only for reading what is then checked against the token's hash. Nothing secret is sent.
-#[derive(Debug)]
-struct Unverified;
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
-    }
-}
 
 #[cfg(test)]
 mod tests {

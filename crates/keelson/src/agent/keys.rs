@@ -166,7 +166,7 @@ impl Slot {
             };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(keelson_pki::until(due)) => {}
+                () = keelson_pki::due(due) => {}
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Certificates of a running server, renewed before they end: serving, kubelet client, front-proxy client.
 
-use crate::connect::ClientTls;
+use crate::connect::{ClientTls, Trust};
 use crate::serve::tls::ServingCert;
 use crate::state::ServerState;
 use anyhow::Result;
@@ -18,15 +18,15 @@ where
     tokio::time::sleep(RETRY).await;
     loop {
         let Some(server) = state.upgrade() else { return };
-        let pause = match renew(&server, &pki, &serving, &cert) {
-            Ok(next) => keelson_pki::until(next),
+        let found = renew(&server, &pki, &serving, &cert);
+        drop(server);
+        match found {
+            Ok(next) => keelson_pki::due(next).await,
             Err(e) => {
                 tracing::error!("renewing certificates failed, trying again: {e:#}");
-                RETRY
+                tokio::time::sleep(RETRY).await;
             }
-        };
-        drop(server);
-        tokio::time::sleep(pause).await;
+        }
     }
 }
 
@@ -42,7 +42,7 @@ where
         let client = pki.apiserver_kubelet_client()?;
         let identity = (client.cert_pem.as_str(), client.key_pem.as_str());
         server.kubelet.replace(ClientTls::config(
-            server.config.kubelet_ca_pem.as_deref(),
+            Trust::of_kubelets(server.config.kubelet_ca_pem.as_deref()),
             Some(identity),
         )?);
         next = next.min(client.renew_at);

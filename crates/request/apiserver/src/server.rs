@@ -13,7 +13,7 @@ use crate::authz::rule::Rule;
 use crate::authz::{Authorizer, AuthorizerChain};
 use crate::bootstrap;
 use crate::config::Config;
-use crate::connect::{ClientTls, KubeletClient};
+use crate::connect::{ClientTls, KubeletClient, Trust};
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::flow::{self, FlowControl};
@@ -198,14 +198,15 @@ struct Made {
 impl Made {
     fn new(config: &Config) -> Result<Self> {
         let kubelet = config.kubelet_client.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
-        let kubelet_tls = ClientTls::config(config.kubelet_ca_pem.as_deref(), kubelet).context("the kubelet client")?;
+        let kubelet_tls = ClientTls::config(Trust::of_kubelets(config.kubelet_ca_pem.as_deref()), kubelet)
+            .context("the kubelet client")?;
         let audit = match &config.audit {
             Some((policy, settings)) => Audit::to_file(policy.clone(), settings.clone())?,
             None => Audit::off(),
         };
         Ok(Made {
             kubelet_tls,
-            proxy_tls: ClientTls::config(None, None)?,
+            proxy_tls: ClientTls::config(Trust::Anyone, None)?,
             audit,
         })
     }

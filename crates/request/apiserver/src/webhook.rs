@@ -1,17 +1,15 @@
 //! Calling webhooks: admission's and conversion's. A service is resolved to one of its ready endpoints, the certificate
-//! is judged by the configured bundle, and the whole call is bounded by its timeout.
+//! is judged by the configured bundle or else the machine's, and the whole call is bounded by its timeout.
 
 use crate::admission::Lookup;
-use crate::connect::{ClientTls, Target};
+use crate::connect::{ClientTls, Target, Trust};
 use crate::request::Body;
-use crate::serve::tls;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
 use keelson_api::codec::{Strictness, json};
 use keelson_api::{Map, Str, Value};
 use rand::Rng;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The most that a webhook may answer.
@@ -199,20 +197,7 @@ async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, Stri
 
 fn trust(config: &ClientConfig, host: &str) -> Result<ClientTls, String> {
     let said = |e: anyhow::Error| format!("tls: {e:#}");
-    let built = match &config.ca_pem {
-        Some(pem) => ClientTls::config(Some(pem), None).map_err(said)?,
-        None => {
-            // Without a bundle the machine's own roots would be asked; this server trusts none by itself.
-            let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
-                .with_safe_default_protocol_versions()
-                .map_err(|e| e.to_string())?;
-            Arc::new(
-                builder
-                    .with_root_certificates(rustls::RootCertStore::empty())
-                    .with_no_client_auth(),
-            )
-        }
-    };
+    let built = ClientTls::config(Trust::bundle(config.ca_pem.as_deref()), None).map_err(said)?;
     ClientTls::to(built, host).map_err(said)
 }
 

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use keelson_api::{Value, value};
 use keelson_apiserver::audit::{Policy, Settings};
-use keelson_apiserver::connect::{ClientTls, Target};
+use keelson_apiserver::connect::{ClientTls, Target, Trust};
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, Body, Config};
 use keelson_pki::{CertSpec, Pki, San};
@@ -69,7 +69,7 @@ impl Front {
     fn target(&self, identity: Option<&CertSpec>) -> Target {
         let issued = identity.map(|spec| self.pki.ca.issue(spec).unwrap());
         let identity = issued.as_ref().map(|i| (i.cert_pem.as_str(), i.key_pem.as_str()));
-        let config = ClientTls::config(Some(self.pki.ca.cert_pem()), identity).unwrap();
+        let config = ClientTls::config(Trust::Bundle(self.pki.ca.cert_pem()), identity).unwrap();
         let address = format!("127.0.0.1:{}", self.port);
         Target {
             host: address.clone(),

@@ -274,6 +274,43 @@ async fn failures_follow_the_policy() {
     assert_eq!(failed.str(&["reason"]), "InternalError");
 }
 
+/// Whom to trust is said by the bundle, or by the machine; why not is said as upstream says it.
+#[tokio::test]
+async fn certificates_are_judged_in_upstreams_words() {
+    let hooks = Hooks::new().await;
+    let other = Authority::generate("other").unwrap();
+    let bundle = |ca: &Authority| STANDARD.encode(ca.cert_pem());
+    let unknown = "x509: certificate signed by unknown authority";
+    for (host, ca, why) in [
+        ("127.0.0.1", Some(bundle(&other)), unknown),
+        ("127.0.0.1", None, unknown),
+        (
+            "localhost",
+            Some(bundle(&hooks.ca)),
+            "x509: certificate is not valid for any names, but wanted to match localhost",
+        ),
+    ] {
+        let url = format!("https://{host}:{}/any", hooks.port);
+        let mut config = value!({"url": (url.clone())});
+        if let Some(ca) = ca {
+            config.set_at(&["caBundle"], Value::from(ca));
+        }
+        let webhook = hooks.webhook("any", value!({"clientConfig": config}));
+        let configured = hooks.configure("ValidatingWebhookConfiguration", vec![webhook]).await;
+        configured.expect(201);
+        let refused = hooks.until(map("a"), |a| a.code == 500).await;
+        assert_eq!(
+            refused.str(&["message"]),
+            format!(
+                "Internal error occurred: failed calling webhook \"any.hooks.example.com\": failed to call webhook: Post \"{url}?timeout=5s\": tls: failed to verify certificate: {why}"
+            )
+        );
+        let path = format!("{GROUP}/validatingwebhookconfigurations/hooks");
+        hooks.api.delete(&path).await.expect(200);
+        hooks.until(map("a"), |a| a.code == 201).await;
+    }
+}
+
 #[tokio::test]
 async fn side_effects_bar_dry_runs() {
     let hooks = Hooks::new().await;

@@ -1,6 +1,7 @@
 //! Certificates, read as Go's `ParseCertificate` does: what it refuses is refused, in its words.
 
 use super::der::{self, Reader};
+use super::extensions::Extensions;
 use super::key::PublicKey;
 use super::name::{Name, Values};
 use super::signature::{self, Algorithm, Sha1Use};
@@ -32,6 +33,9 @@ pub struct Certificate {
     /// 1, 2 or 3.
     pub version: i64,
     pub extensions: Vec<Extension>,
+    /// What the extensions say.
+    pub says: Extensions,
+    pub serial: Vec<u8>,
     pub algorithm: Algorithm,
     signed: Vec<u8>,
     signature: Vec<u8>,
@@ -102,7 +106,9 @@ impl Certificate {
             not_after,
             key,
             version: version + 1,
+            says: Extensions::parse(&extensions)?,
             extensions,
+            serial: serial.to_vec(),
             algorithm,
             signed: body.raw.to_vec(),
             signature: der::right_align(bits, unused),
@@ -112,15 +118,6 @@ impl Certificate {
     /// Whether the key signed this certificate.
     pub fn check_signature(&self, key: Option<&PublicKey>) -> Result<()> {
         signature::check(self.algorithm, key, &self.signed, &self.signature, Sha1Use::Refused)
-    }
-
-    pub fn extension(&self, kind: &[u8]) -> Option<&Extension> {
-        self.extensions.iter().find(|e| e.kind == kind)
-    }
-
-    /// The identifier that it gives its own key.
-    pub fn subject_key_id(&self) -> Option<&[u8]> {
-        Reader(&self.extension(oid::SUBJECT_KEY_ID)?.value).read(der::OCTET_STRING)
     }
 }
 
@@ -218,7 +215,10 @@ fn instant(text: &[u8], short: bool) -> Option<Timestamp> {
         return None;
     }
     let civil = DateTime::new(year, part(0)?, part(2)?, part(4)?, part(6)?, seconds, 0).ok()?;
-    let utc = civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+    // The last day of 9999 stands for "never", and is a little past what a timestamp holds.
+    let Ok(utc) = jiff::tz::TimeZone::UTC.to_timestamp(civil) else {
+        return (year == 9999).then_some(Timestamp::MAX);
+    };
     Timestamp::from_second(utc.as_second() - offset).ok()
 }
 
@@ -242,6 +242,7 @@ mod tests {
             ("2601010000Z", true, Some("2026-01-01T00:00:00Z")),
             ("260101010000+0100", true, Some("2026-01-01T00:00:00Z")),
             ("20500101000000Z", false, Some("2050-01-01T00:00:00Z")),
+            ("99991231235959Z", false, Some("9999-12-30T22:00:00.999999999Z")),
             ("260101000000+0000", true, None),
             ("260132000000Z", true, None),
             ("260101000060Z", true, None),

@@ -7,13 +7,16 @@
 //!
 //! * [`der`]: the bytes. * [`pem`]: the text around them. * [`oid`]: what things are called.
 //! * [`name`]: subjects. * [`names`]: alternative names. * [`key`]: public keys. * [`signature`]: checking signatures.
-//! * [`request`]: certificate requests. * [`certificate`]: certificates. * [`template`]: writing certificates.
+//! * [`mailbox`]: addresses for mail. * [`request`]: certificate requests. * [`certificate`]: certificates.
+//! * [`extensions`]: what their extensions say. * [`template`]: writing certificates.
 //!
 //! Messages are Go's too: users search for them.
 
 pub mod certificate;
 pub mod der;
+pub mod extensions;
 pub mod key;
+pub mod mailbox;
 pub mod name;
 pub mod names;
 pub mod oid;

@@ -16,6 +16,14 @@ pub const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 14];
 pub const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
 pub const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
 pub const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+pub const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 30];
+pub const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x55, 0x1d, 31];
+pub const CERTIFICATE_POLICIES: &[u8] = &[0x55, 0x1d, 32];
+pub const ANY_POLICY: &[u8] = &[0x55, 0x1d, 32, 0];
+pub const POLICY_MAPPINGS: &[u8] = &[0x55, 0x1d, 33];
+pub const POLICY_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 36];
+pub const INHIBIT_ANY_POLICY: &[u8] = &[0x55, 0x1d, 54];
+pub const AUTHORITY_INFO_ACCESS: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 1, 1];
 pub const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 35];
 pub const EXT_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
 /// The attribute of a request that holds the extensions it asks for.

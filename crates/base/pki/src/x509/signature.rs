@@ -146,6 +146,9 @@ pub enum Sha1Use {
     Refused,
 }
 
+/// What is said of keys and signatures of an unknown kind.
+pub const UNSUPPORTED: &str = "x509: cannot verify signature: algorithm unimplemented";
+
 /// Whether the signature is the key's over the message.
 pub fn check(
     algorithm: Algorithm,
@@ -154,7 +157,7 @@ pub fn check(
     signature: &[u8],
     sha1: Sha1Use,
 ) -> Result<()> {
-    let unsupported = || Error::new("x509: cannot verify signature: algorithm unimplemented");
+    let unsupported = || Error::new(UNSUPPORTED);
     let (hash, kind) = match algorithm {
         Algorithm::Rsa(h) | Algorithm::RsaPss(h) => (Some(h), "RSA"),
         Algorithm::Dsa(h) => (Some(h), "DSA"),

@@ -5,7 +5,6 @@ use http::{Method, Request};
 use keelson_client::Rest;
 use keelson_pki::x509::Certificate;
 use parking_lot::Mutex;
-use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,9 +16,9 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
-/// The subject of a client certificate that TLS has verified.
-pub fn user_of(cert: &CertificateDer<'_>) -> Option<User> {
-    let subject = Certificate::from_der(cert).ok()?.subject;
+/// The subject of a client's certificate that was verified.
+pub fn user_of(cert: Certificate) -> Option<User> {
+    let subject = cert.subject;
     let groups = subject.organization.into_iter();
     Some(User {
         name: Some(subject.common_name).filter(|name| !name.is_empty())?,

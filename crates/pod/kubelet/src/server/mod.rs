@@ -15,8 +15,9 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
+use keelson_pki::verify::tls::AnyClient;
+use keelson_pki::verify::{self, Roots};
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,13 +51,18 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         .tls
         .clone()
         .context("the kubelet's server needs a certificate and a key")?;
-    let config = tls_config(&tls)?;
+    let clients = match tls.client_ca.is_empty() {
+        true => Roots::default(),
+        false => Roots::from_pem(&tls.client_ca).context("reading the authority of client certificates")?,
+    };
+    let config = tls_config(&tls, &clients)?;
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
     let server = Server {
         auth: auth::Auth::new(kl.rest.clone(), kl.cfg.node_name.clone(), kl.cfg.anonymous),
         kl: kl.clone(),
+        clients,
     };
     let stop = kl.stop.clone();
     tokio::spawn(async move {
@@ -80,6 +86,8 @@ fn limits() -> keelson_listen::Limits {
 struct Server {
     kl: Arc<Kubelet>,
     auth: auth::Auth,
+    /// The authorities of clients' certificates.
+    clients: Roots,
 }
 
 impl keelson_listen::Server for Server {
@@ -88,31 +96,21 @@ impl keelson_listen::Server for Server {
     type Body = Body;
 
     fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
-        certificates.and_then(|c| c.first()).and_then(|c| auth::user_of(c))
+        // A certificate that nobody vouches for is none: the request may still bring a token.
+        let judged = verify::tls::client(certificates?, &self.clients);
+        judged.ok().and_then(auth::user_of)
     }
     async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {
         routes::handle(&self.kl, &self.auth, (**peer).clone(), request).await
     }
 }
 
-fn tls_config(tls: &crate::config::ServingTls) -> anyhow::Result<rustls::ServerConfig> {
+fn tls_config(tls: &crate::config::ServingTls, clients: &Roots) -> anyhow::Result<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+    let builder = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("choosing TLS versions")?;
-    let mut roots = rustls::RootCertStore::empty();
-    for ca in CertificateDer::pem_slice_iter(&tls.client_ca) {
-        roots.add(ca.context("reading the authority of client certificates")?)?;
-    }
-    let builder = if roots.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()
-            .context("building the verifier of client certificates")?;
-        builder.with_client_cert_verifier(verifier)
-    };
+    let builder = builder.with_client_cert_verifier(AnyClient::hinting(clients));
     let mut config = builder.with_cert_resolver(tls.identity.clone());
     // Upgrades (exec, attach, port-forward) are of HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

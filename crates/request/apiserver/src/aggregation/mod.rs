@@ -10,7 +10,7 @@ pub use availability::run as watch_availability;
 pub use services::{Remote, Services};
 
 use crate::authn::take_identity;
-use crate::connect::{ClientTls, Target, forward, hop};
+use crate::connect::{ClientTls, Target, Trust, forward, hop};
 use crate::request::{Request, RequestContext, RequestInfo, Response, UserInfo, response};
 use crate::state::ServerState;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -116,13 +116,12 @@ pub async fn target(server: &ServerState, service: &Remote) -> ApiResult<Target>
     };
     let host = format!("{name}.{namespace}.svc");
     let front_proxy = server.front_proxy_identity();
-    let ca = if service.insecure {
-        None
-    } else {
-        Some(service.ca_pem.as_str())
+    let trust = match service.insecure {
+        true => Trust::Anyone,
+        false => Trust::bundle(Some(&service.ca_pem)),
     };
     let identity = front_proxy.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
-    let config = ClientTls::config(ca, identity).map_err(ApiError::internal)?;
+    let config = ClientTls::config(trust, identity).map_err(ApiError::internal)?;
     let tls = ClientTls::to(config, &host).map_err(ApiError::internal)?;
     Ok(Target {
         address,

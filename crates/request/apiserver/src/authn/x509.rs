@@ -4,21 +4,17 @@ use crate::request::UserInfo;
 use crate::serve::tls;
 use anyhow::{Context, Result};
 use keelson_api::Str;
+use keelson_pki::verify::{self, Roots};
 use keelson_pki::x509::{Certificate, oid};
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
+use rustls::pki_types::CertificateDer;
 use sha2::Digest;
-use std::sync::Arc;
 
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// Knows the authorities of clients and of front proxies.
 pub struct CertificateAuthenticator {
-    clients: Arc<dyn ClientCertVerifier>,
-    front_proxies: Option<Arc<dyn ClientCertVerifier>>,
-    roots: RootCertStore,
+    clients: Roots,
+    front_proxies: Option<Roots>,
 }
 
 /// What a connection's client certificate was found to be; read once a connection.
@@ -34,55 +30,36 @@ pub struct PeerCertificate {
 
 impl CertificateAuthenticator {
     pub fn new(client_ca_pem: &str, front_proxy_ca_pem: Option<&str>) -> Result<Self> {
-        let roots = tls::roots(client_ca_pem).context("the client authority")?;
         Ok(CertificateAuthenticator {
-            clients: verifier(roots.clone())?,
+            clients: tls::roots(client_ca_pem).context("the client authority")?,
             front_proxies: front_proxy_ca_pem
-                .map(|pem| verifier(tls::roots(pem).context("the front-proxy authority")?))
+                .map(|pem| tls::roots(pem).context("the front-proxy authority"))
                 .transpose()?,
-            roots,
         })
     }
-    pub fn roots(&self) -> &RootCertStore {
-        &self.roots
+    pub fn roots(&self) -> &Roots {
+        &self.clients
     }
 
     /// Reads the chain that a client presented.
     pub fn read(&self, chain: &[CertificateDer<'_>]) -> PeerCertificate {
-        let Some((leaf, intermediates)) = chain.split_first() else {
-            return PeerCertificate {
-                client: Err("no certificate".into()),
-                front_proxy: None,
-                not_after: 0,
-            };
-        };
-        let parsed = Certificate::from_der(leaf);
-        let not_after = parsed.as_ref().map_or(0, |c| c.not_after.as_second());
-        let verify = |v: &Arc<dyn ClientCertVerifier>| {
-            v.verify_client_cert(leaf, intermediates, UnixTime::now())
-                .map_err(|e| e.to_string())
-        };
-        let client = match &parsed {
-            Err(e) => Err(e.to_string()),
-            Ok(cert) => verify(&self.clients).and_then(|_| user_of(cert, leaf)),
-        };
-        let front_proxy = match (&self.front_proxies, &parsed) {
-            (Some(v), Ok(cert)) if verify(v).is_ok() => Some(cert.subject.common_name.as_str().into()),
-            _ => None,
-        };
+        let judged = |roots| verify::tls::client(chain, roots);
+        let client = judged(&self.clients);
+        let front_proxy = self.front_proxies.as_ref().and_then(|roots| judged(roots).ok());
+        let not_after = client
+            .as_ref()
+            .ok()
+            .or(front_proxy.as_ref())
+            .map(|c| c.not_after.as_second());
         PeerCertificate {
-            client,
-            front_proxy,
-            not_after,
+            client: client.map_err(|e| e.to_string()).and_then(|cert| user_of(&cert)),
+            front_proxy: front_proxy.map(|cert| cert.subject.common_name.as_str().into()),
+            not_after: not_after.unwrap_or(i64::MAX),
         }
     }
 }
 
-fn verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>> {
-    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build()?)
-}
-
-fn user_of(cert: &Certificate, der: &[u8]) -> Result<UserInfo, String> {
+fn user_of(cert: &Certificate) -> Result<UserInfo, String> {
     let subject = &cert.subject;
     if subject.common_name.is_empty() {
         return Err("the certificate has no common name".into());
@@ -104,7 +81,7 @@ fn user_of(cert: &Certificate, der: &[u8]) -> Result<UserInfo, String> {
         groups: subject.organization.iter().map(|g| g.as_str().into()).collect(),
         ..UserInfo::default()
     };
-    let id = format!("X509SHA256={}", hex::encode(sha2::Sha256::digest(der)));
+    let id = format!("X509SHA256={}", hex::encode(sha2::Sha256::digest(&cert.raw)));
     user.extra.insert(CREDENTIAL_ID.into(), vec![id.into()]);
     Ok(user)
 }

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use keelson_pki::verify::Roots;
+use keelson_pki::verify::tls::{Servers, explain};
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,17 +37,39 @@ pub struct ClientTls {
     pub server_name: ServerName<'static>,
 }
 
+/// Whose word on a backend's certificate is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust<'a> {
+    /// Nobody vouches for it: pods behind `https:` proxies and what users exempt, as upstream takes them.
+    Anyone,
+    /// The machine's own list of authorities.
+    Machine,
+    /// A bundle in PEM.
+    Bundle(&'a str),
+}
+
+impl<'a> Trust<'a> {
+    /// Kubelets make their own certificates unless somebody says who signs them.
+    pub fn of_kubelets(ca_pem: Option<&'a str>) -> Trust<'a> {
+        ca_pem.map_or(Trust::Anyone, Trust::Bundle)
+    }
+    /// A bundle that may be absent or empty: then the machine's list counts.
+    pub fn bundle(pem: Option<&'a str>) -> Trust<'a> {
+        pem.filter(|pem| !pem.is_empty()).map_or(Trust::Machine, Trust::Bundle)
+    }
+}
+
 impl ClientTls {
-    /// A configuration that trusts `ca_pem` (`None`: anyone), and proves itself by the certificate given.
-    pub fn config(ca_pem: Option<&str>, identity: Option<(&str, &str)>) -> Result<Arc<ClientConfig>> {
+    /// A configuration that trusts as given, and proves itself by the certificate given.
+    pub fn config(trust: Trust, identity: Option<(&str, &str)>) -> Result<Arc<ClientConfig>> {
         let builder = ClientConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-        let builder = match ca_pem {
-            Some(pem) => builder.with_root_certificates(tls::roots(pem)?),
-            None => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyServer)),
+        let verifier = match trust {
+            Trust::Anyone => Servers::anyone(),
+            Trust::Machine => Servers::trusting(Roots::of_machine()),
+            Trust::Bundle(pem) => Servers::trusting(Arc::new(tls::roots(pem)?)),
         };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match identity {
             Some((cert, key)) => {
                 let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -77,7 +100,11 @@ impl Target {
                 Some(tls) => {
                     let connector = TlsConnector::from(tls.config.clone());
                     let stream = connector.connect(tls.server_name.clone(), stream).await;
-                    Stream::Tls(Box::new(stream.with_context(|| format!("TLS with {}", self.address))?))
+                    let stream = stream.map_err(|e| match explain(&e) {
+                        Some(why) => anyhow::anyhow!(why),
+                        None => anyhow::Error::new(e).context(format!("TLS with {}", self.address)),
+                    })?;
+                    Stream::Tls(Box::new(stream))
                 }
             })
         };
@@ -114,44 +141,4 @@ impl Target {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
-
-/// For backends whose certificate nobody vouches for: pods behind `https:` proxies, as upstream takes them.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

@@ -12,7 +12,7 @@ mod proxy;
 mod socket;
 mod stream;
 
-pub use dial::{ClientTls, Target};
+pub use dial::{ClientTls, Target, Trust};
 pub use forward::{Rewrite, forward};
 pub use kubelet::KubeletClient;
 

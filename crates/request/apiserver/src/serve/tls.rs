@@ -4,15 +4,15 @@
 //! is known, is authentication's to decide: an unknown certificate with a good token is fine.
 
 use anyhow::{Context, Result};
+use keelson_pki::verify::Roots;
+use keelson_pki::verify::tls::AnyClient;
 use parking_lot::RwLock;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use std::sync::Arc;
 
 /// The provider of all TLS here.
@@ -57,69 +57,18 @@ fn certified(cert_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>> {
 }
 
 /// Certificates of authorities.
-pub fn roots(pem: &str) -> Result<RootCertStore> {
-    let mut store = RootCertStore::empty();
-    for cert in certificates(pem)? {
-        store.add(cert).context("adding an authority")?;
-    }
-    Ok(store)
+pub fn roots(pem: &str) -> Result<Roots> {
+    Roots::from_pem(pem.as_bytes()).context("unable to load root certificates: unable to parse bytes as PEM block")
 }
 
 /// The listener's configuration. `hints` are the authorities that clients are told of.
-pub fn server_config(cert: Arc<ServingCert>, hints: &RootCertStore) -> Result<Arc<ServerConfig>> {
-    let provider = provider();
-    let verifier = AnyClientCert {
-        hints: hints.subjects(),
-        provider: provider.clone(),
-    };
-    let mut config = ServerConfig::builder_with_provider(provider)
+pub fn server_config(cert: Arc<ServingCert>, hints: &Roots) -> Result<Arc<ServerConfig>> {
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_client_cert_verifier(Arc::new(verifier))
+        .with_client_cert_verifier(AnyClient::hinting(hints))
         .with_cert_resolver(cert);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Sessions are resumed by tickets only; nothing is kept here for connections that have gone.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct AnyClientCert {
-    hints: Vec<DistinguishedName>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ClientCertVerifier for AnyClientCert {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
-    }
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -1,0 +1,244 @@
+//! The verifier as `rustls` asks for it: of servers when we are the client, and of the key that a client holds when we are
+//! the server. Suites with CBC are not among what `rustls` speaks; everything else that Go's TLS takes is.
+
+use super::chain::{Purpose, verify};
+use super::roots::Roots;
+use crate::x509::key::{Curve, PublicKey, bit_length};
+use crate::x509::signature::{self, Algorithm, Hash, Sha1Use};
+use crate::x509::{self, Certificate};
+use jiff::Timestamp;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::sync::Arc;
+
+/// Checking a signature by a larger RSA key would take too long for a handshake.
+const MOST_RSA_BITS: usize = 8192;
+
+/// In the order of preference. Those with SHA-1 are gone, as in Go.
+const SCHEMES: &[SignatureScheme] = &[
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ED25519,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA512,
+];
+
+/// Checks the chains that a peer shows. Without roots everyone is trusted, who only has to hold the key.
+#[derive(Debug)]
+pub struct Servers(Option<Arc<Roots>>);
+
+impl Servers {
+    pub fn trusting(roots: Arc<Roots>) -> Arc<Servers> {
+        Arc::new(Servers(Some(roots)))
+    }
+    /// For whom the user asked not to be checked.
+    pub fn anyone() -> Arc<Servers> {
+        Arc::new(Servers(None))
+    }
+}
+
+fn read(leaf: &CertificateDer, others: &[CertificateDer]) -> x509::Result<(Certificate, Roots)> {
+    let others: Vec<Certificate> = others
+        .iter()
+        .map(|der| Certificate::from_der(der))
+        .collect::<x509::Result<_>>()?;
+    Ok((Certificate::from_der(leaf)?, Roots::of(others)))
+}
+
+/// The certificate of a peer that showed this chain, judged.
+pub fn check(chain: &[CertificateDer], roots: &Roots, purpose: Purpose, now: Timestamp) -> x509::Result<Certificate> {
+    let (leaf, others) = chain.split_first().ok_or_else(|| x509::Error::new("no certificate"))?;
+    let (leaf, others) = read(leaf, others)?;
+    verify(&leaf, &others, roots, purpose, now)?;
+    Ok(leaf)
+}
+
+/// The certificate of a client that showed this chain, if it is good now.
+pub fn client(chain: &[CertificateDer], roots: &Roots) -> x509::Result<Certificate> {
+    check(chain, roots, Purpose::Client, keelson_clock::now())
+}
+
+/// The whole of what Go's TLS would say.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for Refusal {}
+
+fn refused(said: &str, why: &x509::Error) -> Error {
+    let refusal = Refusal(format!("tls: {said}: {why}"));
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+}
+const UNREADABLE: &str = "failed to parse certificate from server";
+
+/// What Go says where a handshake failed: its verdict on the certificate, if it was that.
+pub fn explain(failure: &std::io::Error) -> Option<String> {
+    let inner = failure.get_ref()?.downcast_ref::<Error>()?;
+    let Error::InvalidCertificate(CertificateError::Other(OtherError(why))) = inner else {
+        return None;
+    };
+    why.downcast_ref::<Refusal>().map(ToString::to_string)
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(roots) = &self.0 {
+            let host = name.to_str();
+            let (leaf, others) = read(leaf, others).map_err(|why| refused(UNREADABLE, &why))?;
+            verify(&leaf, &others, roots, Purpose::Server(&host), keelson_clock::now())
+                .map_err(|why| refused("failed to verify certificate", &why))?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake(message, cert, dss, Version::Tls12)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake(message, cert, dss, Version::Tls13)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SCHEMES.to_vec()
+    }
+}
+
+/// Takes any certificate of a client that holds its key, or none: whose it is, and whether that is good enough, is for
+/// authentication to say, which can still take a token.
+#[derive(Debug)]
+pub struct AnyClient {
+    hints: Vec<DistinguishedName>,
+}
+
+impl AnyClient {
+    /// Clients are told of these authorities.
+    pub fn hinting(roots: &Roots) -> Arc<AnyClient> {
+        let subjects = roots.iter().map(|c| DistinguishedName::from(c.raw_subject.clone()));
+        Arc::new(AnyClient {
+            hints: subjects.collect(),
+        })
+    }
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake(message, cert, dss, Version::Tls12)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        handshake(message, cert, dss, Version::Tls13)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SCHEMES.to_vec()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Tls12,
+    Tls13,
+}
+
+/// Whether the peer holds the key of its certificate.
+fn handshake(
+    message: &[u8],
+    cert: &CertificateDer,
+    signed: &DigitallySignedStruct,
+    version: Version,
+) -> Result<HandshakeSignatureValid, Error> {
+    let cert = Certificate::from_der(cert).map_err(|why| refused(UNREADABLE, &why))?;
+    let wrong = || Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme);
+    let (algorithm, curve) = algorithm(signed.scheme).ok_or_else(wrong)?;
+    if version == Version::Tls13 && matches!(algorithm, Algorithm::Rsa(_)) {
+        return Err(wrong());
+    }
+    match &cert.key {
+        Some(PublicKey::Rsa { modulus, .. }) if bit_length(modulus) > MOST_RSA_BITS => {
+            let why = format!("RSA key larger than {MOST_RSA_BITS} bits");
+            return Err(refused(
+                "peer sent a certificate that takes too long to check",
+                &x509::Error(why),
+            ));
+        }
+        // From TLS 1.3 on the scheme names the curve.
+        Some(PublicKey::Ecdsa(own, _)) if version == Version::Tls13 && curve != Some(*own) => return Err(wrong()),
+        _ => {}
+    }
+    signature::check(
+        algorithm,
+        cert.key.as_ref(),
+        message,
+        signed.signature(),
+        Sha1Use::Refused,
+    )
+    .map_err(|_| Error::InvalidCertificate(CertificateError::BadSignature))?;
+    Ok(HandshakeSignatureValid::assertion())
+}
+
+fn algorithm(scheme: SignatureScheme) -> Option<(Algorithm, Option<Curve>)> {
+    use Hash::{Sha256, Sha384, Sha512};
+    Some(match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => (Algorithm::Ecdsa(Sha256), Some(Curve::P256)),
+        SignatureScheme::ECDSA_NISTP384_SHA384 => (Algorithm::Ecdsa(Sha384), Some(Curve::P384)),
+        SignatureScheme::ECDSA_NISTP521_SHA512 => (Algorithm::Ecdsa(Sha512), Some(Curve::P521)),
+        SignatureScheme::ED25519 => (Algorithm::Ed25519, None),
+        SignatureScheme::RSA_PSS_SHA256 => (Algorithm::RsaPss(Sha256), None),
+        SignatureScheme::RSA_PSS_SHA384 => (Algorithm::RsaPss(Sha384), None),
+        SignatureScheme::RSA_PSS_SHA512 => (Algorithm::RsaPss(Sha512), None),
+        SignatureScheme::RSA_PKCS1_SHA256 => (Algorithm::Rsa(Sha256), None),
+        SignatureScheme::RSA_PKCS1_SHA384 => (Algorithm::Rsa(Sha384), None),
+        SignatureScheme::RSA_PKCS1_SHA512 => (Algorithm::Rsa(Sha512), None),
+        _ => return None,
+    })
+}
