@@ -427,8 +427,9 @@ async fn trust_is_attested_by_who_may() {
         .await
         .expect(201);
     let api = api.called_by("u", &["system:authenticated"]);
+    let ca = keelson_pki::Authority::generate("a").unwrap();
     let bundle = |name: &str, signer: &str| {
-        let mut b = value!({"metadata": {"name": name}, "spec": {"trustBundle": "-----BEGIN CERTIFICATE-----"}});
+        let mut b = value!({"metadata": {"name": name}, "spec": {"trustBundle": (ca.cert_pem())}});
         if !signer.is_empty() {
             b.set_at(&["spec", "signerName"], signer);
         }

@@ -8,10 +8,12 @@ use crate::context::Cx;
 use crate::strategy::same;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keelson_api::{Cause, Map, Object, Value};
+use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
-use keelson_pki::x509::{Certificate, PublicKey, Request, key, pem};
+use keelson_pki::x509::{Certificate, Request, pem};
+use std::collections::BTreeMap;
 
+mod pods;
 #[cfg(test)]
 mod tests;
 
@@ -40,9 +42,9 @@ const TRUST_BUNDLE: Rules = Rules {
     ..Rules::NONE
 };
 const POD_REQUEST: Rules = Rules {
-    create: |_, o, e| e.child(o, "spec", pod_request),
+    create: |_, o, e| e.child(o, "spec", pods::pod_request),
     update: |_, new, old, e| e.immutable(new.get("spec"), old.get("spec"), "spec"),
-    status: |_, new, old, e| pod_request_status(new, old, e),
+    status: |_, new, old, e| pods::pod_request_status(new, old, e),
     ..Rules::SUBDOMAIN
 };
 
@@ -58,9 +60,7 @@ pub fn of(kind: &str) -> Rules {
 const HOUR: i64 = 60 * 60;
 const DAY: i64 = 24 * HOUR;
 const ANNOTATIONS_LIMIT: usize = 256 << 10;
-const REQUEST_LIMIT: usize = 10 << 10;
 const BUNDLE_LIMIT: usize = 1 << 20;
-const UID_LIMIT: usize = 128;
 
 /// How long a pod's certificate may be asked to live, in seconds: the project's own signers are held to a day.
 pub fn lifetimes(signer: &str) -> (i64, i64) {
@@ -306,9 +306,47 @@ fn anchors(o: &Object, e: &mut Errs) {
     let bundle = o.str_at(&["spec", "trustBundle"]).unwrap_or_default();
     if bundle.len() > BUNDLE_LIMIT {
         e.too_long("spec.trustBundle", BUNDLE_LIMIT);
-    } else if !bundle.contains("-----BEGIN ") {
-        let why = "at least one trust anchor must be provided";
-        e.invalid("spec.trustBundle", "<value omitted>", why);
+        return;
+    }
+    let before = e.list.len();
+    let mut places: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
+    for (at, block) in pem::blocks(bundle.as_bytes()).enumerate() {
+        match no_anchor(&block) {
+            Some(why) => e.invalid("spec.trustBundle", OMITTED, &format!("entry {at} {why}")),
+            None => places.entry(block.bytes).or_default().push(at.to_string()),
+        }
+    }
+    if e.list.len() > before {
+        return;
+    }
+    if places.is_empty() {
+        e.invalid(
+            "spec.trustBundle",
+            OMITTED,
+            "at least one trust anchor must be provided",
+        );
+    }
+    for twice in places.values().filter(|places| places.len() > 1) {
+        let why = format!("duplicate trust anchor (indices [{}])", twice.join(" "));
+        e.invalid("spec.trustBundle", OMITTED, &why);
+    }
+}
+
+/// Shown in place of a bundle, which may be large.
+const OMITTED: &str = "<value omitted>";
+
+/// Why a block is no certificate of an authority.
+fn no_anchor(block: &pem::Block) -> Option<String> {
+    if block.label != pem::CERTIFICATE {
+        return Some(format!("has bad block type: {}", block.label));
+    }
+    if block.has_headers {
+        return Some("has PEM block headers".into());
+    }
+    match Certificate::from_der(&block.bytes) {
+        Err(_) => Some("does not parse as X.509".into()),
+        Ok(cert) if !cert.says.is_ca() => Some("does not have the CA bit set".into()),
+        Ok(_) => None,
     }
 }
 
@@ -327,145 +365,4 @@ pub fn bundle_name(e: &mut Errs, key: &str, name: &str, signer: &str, about: &st
     };
     errs.iter()
         .for_each(|why| e.invalid(key, name, &format!("{about}{why}")));
-}
-
-fn pod_request(e: &mut Errs, spec: &Map) {
-    let signer = s(spec, "signerName");
-    signer_name(e, "signerName", signer);
-    user_annotations(e, spec, "unverifiedUserAnnotations");
-    for (name, uid) in [
-        ("podName", "podUID"),
-        ("serviceAccountName", "serviceAccountUID"),
-        ("nodeName", "nodeUID"),
-    ] {
-        e.format(name, s(spec, name), names::dns1123_subdomain);
-        match s(spec, uid).len() {
-            0 => e.invalid(uid, "", "must not be empty"),
-            n if n > UID_LIMIT => e.too_long(uid, UID_LIMIT),
-            _ => {}
-        }
-    }
-    let (least, most) = lifetimes(signer);
-    match spec.int("maxExpirationSeconds") {
-        None => return e.required("maxExpirationSeconds", "must be set"),
-        Some(n) if !(least..=most).contains(&n) => {
-            let why = format!("must be in the range [{least}, {most}]");
-            e.invalid("maxExpirationSeconds", n, &why);
-        }
-        Some(_) => {}
-    }
-    let request = STANDARD.decode(s(spec, "stubPKCS10Request")).unwrap_or_default();
-    if request.is_empty() {
-        omitted(
-            e,
-            "",
-            "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set",
-        );
-    } else if request.len() > REQUEST_LIMIT {
-        e.too_long("stubPKCS10Request", REQUEST_LIMIT);
-    } else if let Err(why) = stub(&request) {
-        omitted(e, "stubPKCS10Request", why);
-    }
-}
-
-/// The request of a kubelet shows that it holds a key of a good kind; what it says beside that nobody reads.
-fn stub(request: &[u8]) -> Result<(), &'static str> {
-    let request = Request::from_der(request).map_err(|_| "must be a valid PKCS#10 CSR")?;
-    match &request.key {
-        Some(PublicKey::Ed25519(_)) => {}
-        Some(PublicKey::Ecdsa(key::Curve::P224, _)) => {
-            return Err("elliptic public keys must use curve P256, P384, or P521");
-        }
-        Some(PublicKey::Ecdsa(..)) => {}
-        Some(PublicKey::Rsa { modulus, .. }) if matches!(modulus.len() * 8, 3072 | 4096) => {}
-        Some(PublicKey::Rsa { .. }) => return Err("RSA keys must have modulus size 3072 or 4096"),
-        _ => return Err("unknown public key type; supported types are Ed25519, ECDSA, and RSA"),
-    }
-    request.check_signature().map_err(|_| "invalid signature")
-}
-
-/// A complaint that doesn't repeat the value.
-fn omitted(e: &mut Errs, key: &str, detail: &str) {
-    let cause = Cause::new("FieldValueInvalid", e.at(key), format!("Invalid value: {detail}"));
-    e.push(cause);
-}
-
-const OUTCOMES: &[&str] = &["Issued", "Denied", "Failed"];
-
-fn outcome(o: &Object) -> Option<&str> {
-    let done = |c: &&Map| OUTCOMES.contains(&s(c, "type")) && s(c, "status") == "True";
-    conditions(o).find(done).map(|c| s(c, "type"))
-}
-
-/// A request comes to one outcome, once.
-fn pod_request_status(new: &Object, old: &Object, e: &mut Errs) {
-    let before = e.list.len();
-    let mut outcomes = 0;
-    for (i, c) in conditions(new).enumerate() {
-        // Upstream's path of these has a dot before the index.
-        e.within(&format!("status.conditions.[{i}]"), |e| {
-            let kind = s(c, "type");
-            if !OUTCOMES.contains(&kind) {
-                return e.not_supported("type", kind, OUTCOMES);
-            }
-            outcomes += 1;
-            if outcomes > 1 {
-                let why = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
-                e.invalid("type", kind, why);
-            }
-            if s(c, "status") != "True" {
-                e.not_supported("status", s(c, "status"), &["True"]);
-            }
-        });
-    }
-    if e.list.len() > before {
-        return;
-    }
-    let same_status = same(new.get("status"), old.get("status"));
-    if outcome(old).is_some() {
-        if !same_status {
-            let why = "immutable after PodCertificateRequest is issued, denied, or failed";
-            omitted(e, "status", why);
-        }
-        return;
-    }
-    match outcome(new) {
-        Some("Issued") => issued(new, e),
-        Some(_) => {
-            let status = new.obj("status").into_iter().flatten();
-            if status
-                .filter(|(k, _)| *k != "conditions")
-                .any(|(_, v)| !same(Some(v), None))
-            {
-                let why = "non-condition status fields must be empty when denying or failing the PodCertificateRequest";
-                omitted(e, "status", why);
-            }
-        }
-        None if !same_status => {
-            let why = "status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
-            omitted(e, "status", why);
-        }
-        None => {}
-    }
-}
-
-fn issued(o: &Object, e: &mut Errs) {
-    let empty = Map::new();
-    let status = o.obj("status").unwrap_or(&empty);
-    e.within("status", |e| {
-        let chain = s(status, "certificateChain");
-        if !chain.contains("-----BEGIN ") {
-            let why = "issued certificate chain must contain at least one certificate";
-            return e.invalid("certificateChain", chain, why);
-        }
-        for key in ["notBefore", "notAfter"] {
-            if !status.contains_key(key) {
-                e.required(key, "must be present and consistent with the issued certificate");
-            }
-        }
-        if !status.contains_key("beginRefreshAt") {
-            let why = "must be present and in the range [notbefore+10min, notafter-10min]";
-            e.required("beginRefreshAt", why);
-        }
-    });
 }

@@ -162,3 +162,123 @@ fn pod_request() -> Value {
         "serviceAccountName": "s", "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3", 
         "stubPKCS10Request": (STANDARD.encode(der_of("P-256")))}})
 }
+
+#[test]
+fn trust_bundles_hold_authorities_only() {
+    let (ca, other) = (
+        keelson_pki::Authority::generate("a").unwrap(),
+        keelson_pki::Authority::generate("b").unwrap(),
+    );
+    let spec = keelson_pki::CertSpec::client("leaf", None);
+    let leaf = ca.issue(&spec).unwrap();
+    let bundle = |text: String| {
+        let bundle = value!({"metadata": {"name": "b"}, "spec": {"trustBundle": text}});
+        create("certificates.k8s.io", "ClusterTrustBundle", bundle)
+    };
+    let (a, b) = (ca.cert_pem(), other.cert_pem());
+    assert_eq!(bundle(format!("about\n{a}{b}")), Vec::<String>::new());
+    for (text, why) in [
+        ("nothing".to_string(), "at least one trust anchor must be provided"),
+        (format!("{a}{b}{a}"), "duplicate trust anchor (indices [0 2])"),
+        (format!("{a}{}", leaf.cert_pem), "entry 1 does not have the CA bit set"),
+        (
+            format!("{}{a}", leaf.key_pem),
+            "entry 0 has bad block type: PRIVATE KEY",
+        ),
+        (
+            a.replacen("-----\n", "-----\nA: b\n\n", 1),
+            "entry 0 has PEM block headers",
+        ),
+        (a.replacen("\nM", "\nN", 1), "entry 0 does not parse as X.509"),
+    ] {
+        let wanted = format!("spec.trustBundle: Invalid value: \"<value omitted>\": {why}");
+        assert_eq!(bundle(text), [wanted]);
+    }
+}
+
+/// What a signer answers a kubelet is a certificate for the key that was shown, of now, and for as long as was asked.
+#[test]
+fn pods_get_certificates_for_their_keys() {
+    let ca = keelson_pki::Authority::generate("a").unwrap();
+    // The certificate begins five minutes before this, which must not be five minutes ago.
+    let now = jiff::Timestamp::from_second(keelson_clock::now().as_second() + 120).unwrap();
+    let sign = |name: &str, hours: u64| {
+        let policy = keelson_pki::authority::Policy {
+            key_usage: 1,
+            ext_key_usage: vec![],
+            lifetime: std::time::Duration::from_secs(hours * 3600),
+            now,
+        };
+        let asked = keelson_pki::x509::Request::from_der(&der_of(name)).unwrap();
+        ca.sign_request(&asked, &policy).unwrap()
+    };
+    let answer = |chain: &str, changes: &[(&str, &str)]| {
+        let mut cx = request("certificates.k8s.io", "PodCertificateRequest");
+        cx.subresource = "status".into();
+        let mut old = read(&cx, pod_request());
+        old.set_at(&["spec", "maxExpirationSeconds"], 7200);
+        cx.def.strategy.prepare_create(&cx, &mut old);
+        let mut new = old.clone();
+        let at = |seconds: i64| {
+            jiff::Timestamp::from_second(now.as_second() + seconds)
+                .unwrap()
+                .to_string()
+        };
+        new.set_at(
+            &["status"],
+            value!({"certificateChain": chain, "notBefore": at(-300), "notAfter": at(3600), "beginRefreshAt": at(1800),
+                "conditions": [{"type": "Issued", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": at(0)}]}),
+        );
+        for (key, seconds) in changes {
+            new.set_at(&["status", key], Value::from(at(seconds.parse().unwrap())));
+        }
+        cx.def.strategy.prepare_update(&cx, &mut new, &old);
+        shown(cx.def.strategy.validate_update(&cx, &new, &old))
+    };
+    let good = sign("P-256", 1);
+    assert_eq!(answer(&good, &[]), Vec::<String>::new());
+    assert_eq!(answer(&format!("{good}{}", ca.cert_pem()), &[]), Vec::<String>::new());
+    let long = sign("P-256", 3);
+    let own = sign("P-384", 1);
+    for (chain, changes, why) in [
+        ("nothing", &[][..], "must contain at least one certificate"),
+        (
+            ca.key_pem().as_str(),
+            &[],
+            "must consist entirely of CERTIFICATE PEM blocks",
+        ),
+        (
+            own.as_str(),
+            &[],
+            "leaf certificate was not issued to the requested public key",
+        ),
+        (
+            &good,
+            &[("notBefore", "-299")],
+            "must be set to the NotBefore time encoded in the leaf certificate",
+        ),
+        (
+            &good,
+            &[("notAfter", "3601")],
+            "must be set to the NotAfter time encoded in the leaf certificate",
+        ),
+        (
+            &good,
+            &[("beginRefreshAt", "299")],
+            "must be at least 10 minutes after status.notBefore",
+        ),
+        (
+            &good,
+            &[("beginRefreshAt", "3001")],
+            "must be at least 10 minutes before status.notAfter",
+        ),
+        (
+            &long,
+            &[("notAfter", "10800")],
+            "leaf certificate lifetime must be <= spec.maxExpirationSeconds (7200)",
+        ),
+    ] {
+        let errors = answer(chain, changes);
+        assert!(errors.len() == 1 && errors[0].ends_with(why), "{why}: {errors:?}");
+    }
+}
