@@ -434,4 +434,26 @@ mod tests {
             "a key of another authority"
         );
     }
+
+    /// An authority of an older version, made while the clock was ahead.
+    #[test]
+    fn authorities_from_the_future_are_made_anew_with_their_key() {
+        let dir = std::env::temp_dir().join(format!("keelson-pki-future-{}", std::process::id()));
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = distinguished_name("kubernetes");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = (std::time::SystemTime::now() + days(3)).into();
+        let future = params.self_signed(&key).unwrap().pem();
+        files::write_secret(&dir.join("ca.key"), key.serialize_pem().as_bytes()).unwrap();
+        files::write_public(&dir.join("ca.crt"), future.as_bytes()).unwrap();
+        let why = Authority::open(&dir, "ca", "another name").err().unwrap().to_string();
+        assert!(why.contains("still to come: set the clock right"), "{why}");
+        let opened = Authority::open(&dir, "ca", "kubernetes").unwrap();
+        assert_ne!(opened.cert_pem(), future);
+        assert!(opened.not_before < keelson_clock::now() && opened.key_pem() == key.serialize_pem());
+        let again = Authority::open(&dir, "ca", "kubernetes").unwrap();
+        assert_eq!(again.cert_pem(), opened.cert_pem());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
