@@ -1,14 +1,23 @@
-//! Sockets: queries in, answers out. Bounds: [`IN_FLIGHT`] queries at a time (one more waits in the kernel's buffer),
-//! [`CONNECTIONS`] TCP connections, each closed when [`IDLE`] passes without a whole query from the client, or when it
-//! takes as long to read an answer.
+//! Sockets: queries in, answers out.
+//!
+//! Names of the cluster, and outside ones that are known, are answered at once, by whoever read the query; only a question
+//! to other servers becomes a task, and those have a budget of their own ([`crate::outside`]). So no number of outside
+//! names keeps one of the cluster waiting. Bounds: [`CONNECTIONS`] TCP connections, each closed when [`IDLE`] passes
+//! without a whole query from the client, or when it takes as long to read an answer.
+//!
+//! Only the cluster is answered: its pods, its nodes, this machine. Everybody else is refused, whatever he asks, so that
+//! this is no open resolver.
 
-use crate::answer::{answer, question};
-use crate::forward::forward;
+use crate::answer::answer;
+use crate::cache::Key;
+use crate::outside::Outside;
 use crate::zone::Zone;
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Name;
+use ipnet::IpNet;
 use parking_lot::RwLock;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,12 +26,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const IN_FLIGHT: usize = 1000;
 const CONNECTIONS: usize = 200;
 const IDLE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What fits into an answer over UDP when the client doesn't say.
+/// What fits into an answer over UDP when the client doesn't say, and the most that is sent if it does.
 const CLASSIC_LIMIT: u16 = 512;
+const LARGEST: u16 = 4096;
 
 pub struct Sockets {
     udp: Arc<UdpSocket>,
@@ -31,30 +40,44 @@ pub struct Sockets {
 
 impl Sockets {
     pub async fn bind(address: SocketAddr) -> std::io::Result<Sockets> {
+        let tcp = TcpListener::bind(address).await?;
         Ok(Sockets {
-            udp: Arc::new(UdpSocket::bind(address).await?),
-            tcp: TcpListener::bind(address).await?,
+            // The same port, also when the system chose it.
+            udp: Arc::new(UdpSocket::bind(tcp.local_addr()?).await?),
+            tcp,
         })
+    }
+
+    #[cfg(test)]
+    pub fn address(&self) -> SocketAddr {
+        self.tcp.local_addr().unwrap()
     }
 }
 
-#[derive(Clone)]
-struct Shared {
-    zone: Arc<RwLock<Arc<Zone>>>,
-    upstreams: Arc<[SocketAddr]>,
+/// Who is answered.
+#[derive(Default)]
+pub struct Clients {
+    /// The pods' ranges.
+    pub ranges: Vec<IpNet>,
+    /// Addresses of nodes: what their pods ask leaves with them, if it leaves.
+    pub nodes: RwLock<BTreeSet<IpAddr>>,
+}
+
+impl Clients {
+    fn has(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.ranges.iter().any(|r| r.contains(&ip)) || self.nodes.read().contains(&ip)
+    }
+}
+
+#[derive(Default)]
+pub struct Shared {
+    pub zone: RwLock<Zone>,
+    pub outside: Outside,
+    pub clients: Clients,
 }
 
 /// Answers until `stop` fires.
-pub async fn serve(
-    sockets: Sockets,
-    zone: Arc<RwLock<Arc<Zone>>>,
-    upstreams: Vec<SocketAddr>,
-    stop: CancellationToken,
-) {
-    let shared = Shared {
-        zone,
-        upstreams: upstreams.into(),
-    };
+pub async fn serve(sockets: Sockets, shared: Arc<Shared>, stop: CancellationToken) {
     let tasks = TaskTracker::new();
     tokio::join!(
         udp(sockets.udp, shared.clone(), tasks.clone(), stop.clone()),
@@ -64,13 +87,16 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-async fn udp(socket: Arc<UdpSocket>, shared: Shared, tasks: TaskTracker, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+async fn udp(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
     let mut buffer = vec![0u8; 4096];
+    let send = async |socket: &UdpSocket, reply: Option<Vec<u8>>, client| {
+        if let Some(reply) = reply
+            && let Err(error) = socket.send_to(&reply, client).await
+        {
+            tracing::debug!(%error, %client, "DNS send");
+        }
+    };
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else {
-            return;
-        };
         let (n, client) = tokio::select! {
             () = stop.cancelled() => return,
             received = socket.recv_from(&mut buffer) => match received {
@@ -79,29 +105,30 @@ async fn udp(socket: Arc<UdpSocket>, shared: Shared, tasks: TaskTracker, stop: C
                 Err(error) => { tracing::debug!(%error, "DNS receive"); continue }
             },
         };
-        let query = buffer[..n].to_vec();
-        let (socket, shared) = (socket.clone(), shared.clone());
-        tasks.spawn(async move {
-            if let Some(reply) = reply(&query, &shared, false).await
-                && let Err(error) = socket.send_to(&reply, client).await
-            {
-                tracing::debug!(%error, %client, "DNS send");
+        match at_once(&buffer[..n], client.ip(), &shared) {
+            Step::Ignore => {}
+            Step::Done(reply) => send(&socket, reply.encode(true), client).await,
+            Step::Ask(question) => {
+                let (socket, shared) = (socket.clone(), shared.clone());
+                tasks.spawn(async move {
+                    let reply = question.finish(&shared.outside).await.encode(true);
+                    send(&socket, reply, client).await;
+                });
             }
-            drop(place);
-        });
+        }
     }
 }
 
-async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: CancellationToken) {
+async fn tcp(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
             return;
         };
-        let stream = tokio::select! {
+        let (stream, client) = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "DNS connection not accepted");
                     // Without descriptors to give it fails again at once.
@@ -114,7 +141,7 @@ async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: Ca
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                result = connection(stream, shared) => if let Err(error) = result {
+                result = connection(stream, client.ip(), shared) => if let Err(error) = result {
                     tracing::debug!(%error, "DNS connection");
                 }
             }
@@ -123,12 +150,21 @@ async fn tcp(listener: TcpListener, shared: Shared, tasks: TaskTracker, stop: Ca
     }
 }
 
-async fn connection(mut stream: TcpStream, shared: Shared) -> std::io::Result<()> {
+async fn connection(mut stream: TcpStream, client: IpAddr, shared: Arc<Shared>) -> std::io::Result<()> {
+    // A stranger gets no connection to hold.
+    if !shared.clients.has(client) {
+        return Ok(());
+    }
     loop {
         let Ok(query) = tokio::time::timeout(IDLE, receive(&mut stream)).await else {
             return Ok(());
         };
-        let Some(reply) = reply(&query?, &shared, true).await else {
+        let reply = match at_once(&query?, client, &shared) {
+            Step::Ignore => return Ok(()),
+            Step::Done(reply) => reply,
+            Step::Ask(question) => question.finish(&shared.outside).await,
+        };
+        let Some(reply) = reply.encode(false) else {
             return Ok(());
         };
         let mut framed = u16::try_from(reply.len())
@@ -147,57 +183,135 @@ async fn receive(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(query)
 }
 
-/// The answer's bytes; `None` for what is no query at all.
-async fn reply(bytes: &[u8], shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
-    let request = Message::from_vec(bytes).ok()?;
-    let zone = shared.zone.read().clone();
-    let Some(mut ours) = answer(&zone, &request) else {
-        return match forward(bytes, &shared.upstreams, tcp).await {
-            Ok(answer) => Some(answer),
-            Err(error) => {
-                tracing::debug!(error = format!("{error:#}"), "DNS forward");
-                let mut failed =
-                    Message::error_msg(request.metadata.id, request.metadata.op_code, ResponseCode::ServFail);
-                failed.metadata.recursion_desired = request.metadata.recursion_desired;
-                failed.metadata.recursion_available = true;
-                failed.add_queries(request.queries.iter().cloned());
-                failed.to_vec().ok()
-            }
-        };
-    };
-    if let Some(target) = &ours.follow {
-        append(&mut ours.message, target, &request, shared).await;
-    }
-    if let Some(edns) = &request.edns {
-        let mut own = hickory_proto::op::Edns::new();
-        own.set_max_payload(edns.max_payload().max(CLASSIC_LIMIT));
-        ours.message.set_edns(own);
-    }
-    let bytes = ours.message.to_vec().ok()?;
-    let limit = request
-        .edns
-        .as_ref()
-        .map_or(CLASSIC_LIMIT, |e| e.max_payload().max(CLASSIC_LIMIT));
-    if !tcp && bytes.len() > limit.into() {
-        return ours.message.truncate().to_vec().ok();
-    }
-    Some(bytes)
+enum Step {
+    /// No query at all.
+    Ignore,
+    Done(Reply),
+    Ask(Question),
 }
 
-/// Adds what the target of an alias stands for; without an answer the alias alone is given.
-async fn append(message: &mut Message, target: &Name, request: &Message, shared: &Shared) {
-    let Some(kind) = request.queries.first().map(|q| q.query_type()) else {
-        return;
+/// An answer on its way out.
+struct Reply {
+    message: Message,
+    /// What the client takes over UDP.
+    limit: u16,
+}
+
+/// One that others have to answer: wholly, or for the target of an alias.
+struct Question {
+    request: Message,
+    query: Query,
+    /// Our part: the alias.
+    ours: Option<Message>,
+}
+
+fn dnssec(request: &Message) -> bool {
+    request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok)
+}
+
+fn limit(request: &Message) -> u16 {
+    let said = request.edns.as_ref().map_or(CLASSIC_LIMIT, |e| e.max_payload());
+    said.clamp(CLASSIC_LIMIT, LARGEST)
+}
+
+/// All that needs nobody else.
+fn at_once(bytes: &[u8], client: IpAddr, shared: &Shared) -> Step {
+    let Ok(request) = Message::from_vec(bytes) else {
+        return Step::Ignore;
     };
-    let Ok(query) = question(target, kind).to_vec() else {
-        return;
+    // An answer to an answer would go on for ever.
+    if request.metadata.message_type != MessageType::Query {
+        return Step::Ignore;
+    }
+    let refuse = |request: &Message, code| Step::Done(reply(request, status(request, code)));
+    if !shared.clients.has(client) {
+        return refuse(&request, ResponseCode::Refused);
+    }
+    if request.metadata.op_code != OpCode::Query {
+        return refuse(&request, ResponseCode::NotImp);
+    }
+    let [query] = request.queries.as_slice() else {
+        return refuse(&request, ResponseCode::FormErr);
     };
-    match forward(&query, &shared.upstreams, false).await {
-        Ok(bytes) => {
-            if let Ok(answer) = Message::from_vec(&bytes) {
-                message.add_answers(answer.answers);
-            }
-        }
-        Err(error) => tracing::debug!(error = format!("{error:#}"), %target, "DNS alias"),
+    let query = query.clone();
+    match answer(&shared.zone.read(), &request) {
+        Some(ours) => match ours.follow {
+            None => Step::Done(reply(&request, ours.message)),
+            Some(target) => step_outside(request, alias(&query, target), Some(ours.message), shared),
+        },
+        None => step_outside(request, query, None, shared),
     }
 }
+
+fn alias(query: &Query, target: Name) -> Query {
+    Query::query(target, query.query_type())
+}
+
+fn step_outside(request: Message, query: Query, ours: Option<Message>, shared: &Shared) -> Step {
+    let key = Key::of(&query, dnssec(&request), request.metadata.checking_disabled);
+    let question = Question { request, query, ours };
+    match shared.outside.known(&key) {
+        Some(found) => Step::Done(question.with(found)),
+        None => Step::Ask(question),
+    }
+}
+
+impl Question {
+    async fn finish(self, outside: &Outside) -> Reply {
+        let checking_disabled = self.request.metadata.checking_disabled;
+        let found = outside.ask(&self.query, dnssec(&self.request), checking_disabled).await;
+        self.with(found)
+    }
+
+    /// The answer as the client asked for it. What the target of an alias is, the alias is: also no such name, or a failure.
+    fn with(self, found: Message) -> Reply {
+        let mut message = status(&self.request, found.metadata.response_code);
+        message.metadata.authentic_data = found.metadata.authentic_data && self.ours.is_none();
+        message.add_answers(self.ours.into_iter().flat_map(|ours| ours.answers));
+        message.add_answers(found.answers);
+        message.add_authorities(found.authorities);
+        message.add_additionals(found.additionals);
+        reply(&self.request, message)
+    }
+}
+
+/// An answer without content.
+fn status(request: &Message, code: ResponseCode) -> Message {
+    let mut message = Message::response(request.metadata.id, request.metadata.op_code);
+    message.metadata.recursion_desired = request.metadata.recursion_desired;
+    message.metadata.recursion_available = true;
+    message.metadata.checking_disabled = request.metadata.checking_disabled;
+    message.metadata.response_code = code;
+    message.add_queries(request.queries.iter().cloned());
+    message
+}
+
+fn reply(request: &Message, mut message: Message) -> Reply {
+    if request.edns.is_some() {
+        let mut own = Edns::new();
+        own.set_max_payload(LARGEST);
+        own.set_dnssec_ok(dnssec(request));
+        message.set_edns(own);
+    }
+    Reply {
+        message,
+        limit: limit(request),
+    }
+}
+
+impl Reply {
+    /// Over UDP what doesn't fit is left out wholly, and said to be: the client asks again by TCP.
+    fn encode(self, udp: bool) -> Option<Vec<u8>> {
+        match self.message.to_vec() {
+            Ok(bytes) if !udp || bytes.len() <= self.limit.into() => Some(bytes),
+            Ok(_) => self.message.truncate().to_vec().ok(),
+            Err(error) => {
+                tracing::debug!(%error, "a DNS answer that can't be written");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A service as DNS sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,21 +32,19 @@ pub struct Endpoint {
     pub ports: Vec<Port>,
 }
 
-/// All names of one cluster domain. Built anew when anything changes; never modified.
-#[derive(Clone, Debug, Default)]
+/// All names of one cluster domain. A service that changes is taken out and put in again; the rest stays.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Zone {
     /// Lower case, without a trailing dot.
     pub domain: String,
-    services: BTreeMap<String, BTreeMap<String, ServiceFacts>>,
+    /// `None`: a service without names of its own, which still makes its namespace known.
+    services: BTreeMap<String, BTreeMap<String, Option<ServiceFacts>>>,
     reverse: HashMap<IpAddr, Vec<String>>,
 }
 
 impl Zone {
     pub fn build(domain: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Zone {
-        let mut zone = Zone {
-            domain: domain.trim_end_matches('.').to_lowercase(),
-            ..Zone::default()
-        };
+        let mut zone = Zone::empty(domain);
         let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
         for slice in slices {
             if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME)) {
@@ -61,42 +59,63 @@ impl Zone {
                 .get(&(namespace, name))
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            if let Some(facts) = facts(service, slices) {
-                zone.note_reverse(namespace, name, &facts);
-                zone.services
-                    .entry(namespace.into())
-                    .or_default()
-                    .insert(name.into(), facts);
-            } else {
-                zone.services.entry(namespace.into()).or_default();
-            }
+            zone.set(namespace, name, Some(service), slices);
         }
-        zone.reverse.values_mut().for_each(|names| names.sort());
         zone
     }
 
-    fn note_reverse(&mut self, namespace: &str, name: &str, facts: &ServiceFacts) {
+    pub fn empty(domain: &str) -> Zone {
+        Zone {
+            domain: domain.trim_end_matches('.').to_lowercase(),
+            ..Zone::default()
+        }
+    }
+
+    /// The service as it is now; `None`: gone.
+    pub fn set(&mut self, namespace: &str, name: &str, service: Option<&Service>, slices: &[&EndpointSlice]) {
+        let here = self.services.entry(namespace.into()).or_default();
+        if let Some(Some(old)) = here.remove(name) {
+            for (ip, gone) in self.pointers(namespace, name, &old) {
+                if let Some(names) = self.reverse.get_mut(&ip) {
+                    names.retain(|n| *n != gone);
+                    if names.is_empty() {
+                        self.reverse.remove(&ip);
+                    }
+                }
+            }
+        }
+        if let Some(service) = service {
+            let facts = facts(service, slices);
+            let pointers = facts.as_ref().map(|f| self.pointers(namespace, name, f));
+            for (ip, pointer) in pointers.into_iter().flatten() {
+                let names = self.reverse.entry(ip).or_default();
+                let at = names.partition_point(|n| *n < pointer);
+                names.insert(at, pointer);
+            }
+            self.services
+                .entry(namespace.into())
+                .or_default()
+                .insert(name.into(), facts);
+        } else if self.services.get(namespace).is_some_and(BTreeMap::is_empty) {
+            self.services.remove(namespace);
+        }
+    }
+
+    /// What addresses point back to.
+    fn pointers(&self, namespace: &str, name: &str, facts: &ServiceFacts) -> Vec<(IpAddr, String)> {
         let base = format!("{name}.{namespace}.svc.{}", self.domain);
         match facts {
-            ServiceFacts::ClusterIp { ips, .. } => {
-                for ip in ips {
-                    self.reverse.entry(*ip).or_default().push(base.clone());
-                }
-            }
-            ServiceFacts::Headless { endpoints } => {
-                for e in endpoints {
-                    self.reverse
-                        .entry(e.ip)
-                        .or_default()
-                        .push(format!("{}.{base}", e.label));
-                }
-            }
-            ServiceFacts::External { .. } => {}
+            ServiceFacts::ClusterIp { ips, .. } => ips.iter().map(|ip| (*ip, base.clone())).collect(),
+            ServiceFacts::Headless { endpoints } => endpoints
+                .iter()
+                .map(|e| (e.ip, format!("{}.{base}", e.label)))
+                .collect(),
+            ServiceFacts::External { .. } => Vec::new(),
         }
     }
 
     pub fn service(&self, namespace: &str, name: &str) -> Option<&ServiceFacts> {
-        self.services.get(namespace)?.get(name)
+        self.services.get(namespace)?.get(name)?.as_ref()
     }
     /// A namespace that has services.
     pub fn has_namespace(&self, namespace: &str) -> bool {
