@@ -60,6 +60,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
     ("keelson-network", &["keelson-sys"]),
     ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),
+    ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
     ("keelson-proxy", &["keelson-client", "keelson-sys"]),
     ("keelson-dns", &["keelson-client"]),
     // Puts components together as the program does, but over a store in memory and fake machines: no runtime, no network.

@@ -18,6 +18,8 @@ pub const DNS_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns";
 pub const DNS_PUBLISHER_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns-endpoints";
 /// Who connects nodes, and finds the servers.
 pub const NETWORK_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-network";
+/// Who enforces network policies.
+pub const POLICY_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-policy";
 /// Who the proxy is; upstream's roles know it.
 pub const PROXY_IDENTITY: &str = "system:kube-proxy";
 
@@ -58,6 +60,12 @@ fn grants() -> Vec<Grant> {
     let dns = json!([
         {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        // Nodes are answered, strangers aren't.
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+    ]);
+    let policy = json!([
+        {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
     ]);
     let publisher = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]);
     let publisher_writes = json!([
@@ -73,7 +81,7 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["users"], "resourceNames": [PROXY_IDENTITY], "verbs": ["impersonate"]},
     ]);
     let agent = json!([
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-network"],
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-network", "keelson-policy"],
          "verbs": ["impersonate"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [cluster::NAME], "verbs": ["get"]},
     ]);
@@ -102,6 +110,12 @@ fn grants() -> Vec<Grant> {
             Scope::In("kube-system"),
             account("keelson-dns-endpoints"),
             publisher_writes,
+        ),
+        grant(
+            "system:keelson:policy",
+            Scope::Cluster,
+            account("keelson-policy"),
+            policy,
         ),
         grant(
             "system:keelson:network",

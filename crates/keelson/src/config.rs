@@ -46,7 +46,7 @@ pub struct Options {
     /// YAML file with registry mirrors and credentials
     #[arg(long, env = "KEELSON_REGISTRIES", value_name = "FILE")]
     pub registries: Option<PathBuf>,
-    /// Components not to run: agent, dns, proxy, scheduler, controllers
+    /// Components not to run: agent, dns, policy, proxy, scheduler, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Address on which the API is served [default: 0.0.0.0]
@@ -117,6 +117,7 @@ pub struct Options {
 pub enum Component {
     Agent,
     Dns,
+    Policy,
     Proxy,
     Scheduler,
     Controllers,
@@ -316,10 +317,11 @@ fn component(name: &str) -> anyhow::Result<Component> {
     Ok(match name.trim() {
         "agent" => Component::Agent,
         "dns" => Component::Dns,
+        "policy" => Component::Policy,
         "proxy" => Component::Proxy,
         "scheduler" => Component::Scheduler,
         "controllers" => Component::Controllers,
-        other => bail!("--disable {other}: known are agent, dns, proxy, scheduler and controllers"),
+        other => bail!("--disable {other}: known are agent, dns, policy, proxy, scheduler and controllers"),
     })
 }
 

@@ -1,16 +1,18 @@
 //! A node's half of a machine: container runtime, kubelet, network, proxy, DNS. The same on a server and on an agent; how
 //! the API is reached, and by which certificate the kubelet is known, is told by [`Access`].
 
-use crate::addons::{DNS_IDENTITY, NETWORK_IDENTITY, PROXY_IDENTITY};
+use crate::addons::{DNS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY};
 use crate::config::{Component, Config, Threshold};
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use keelson_client::ClientFactory;
 use keelson_kubelet::ServingTls;
-use keelson_network::{PodNetwork, Routed, underlay};
+use keelson_network::{LocalPods, PodNetwork, Routed, underlay};
 use keelson_runtime::{Handler, Runtime};
 use rustls::server::ResolvesServerCert;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A handler that some workloads ask for by a RuntimeClass; it is the built-in one under another name.
@@ -24,11 +26,24 @@ pub struct Access {
     pub client_ca_pem: String,
 }
 
-/// Runtime and kubelet.
+/// Pod network with its policies, runtime and kubelet.
 pub async fn start(components: &mut Supervisor, config: &Config, access: Access) -> anyhow::Result<()> {
     let mtu = mtu(config).await;
-    let network = Routed::new(network_config(config, mtu)).context("the pod network")?;
-    let network: Arc<dyn PodNetwork> = Arc::new(network);
+    if config.runs(Component::Policy) {
+        keelson_policy::close()?;
+    } else {
+        keelson_policy::remove().context("the rules of network policies")?;
+    }
+    let network = Arc::new(Routed::new(network_config(config, mtu)).context("the pod network")?);
+    let watched = network.clone();
+    components.spawn("network-rules", move |stop| {
+        let network = watched.clone();
+        async move { stop.run_until_cancelled(network.watch()).await.unwrap_or(Ok(())) }
+    });
+    if config.runs(Component::Policy) {
+        policy(components, config, access.clients.as_ref(), network.local_pods());
+    }
+    let network: Arc<dyn PodNetwork> = network;
     let runtime = Runtime::new(runtime_config(config), network)
         .await
         .context("the container runtime")?;
@@ -48,6 +63,18 @@ pub async fn start(components: &mut Supervisor, config: &Config, access: Access)
         keelson_kubelet::run(client.clone(), clients.clone(), kubelet.clone(), stop)
     });
     Ok(())
+}
+
+fn policy(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory, pods: Arc<LocalPods>) {
+    let settings = keelson_policy::Config {
+        node_name: config.node_name.clone(),
+    };
+    // Before the first judgement too, pods wait for theirs.
+    pods.judged(BTreeSet::new());
+    let client = clients.client(POLICY_IDENTITY);
+    components.spawn("policy", move |stop| {
+        keelson_policy::run(client.clone(), settings.clone(), pods.clone(), stop)
+    });
 }
 
 /// What lies under the pod network.
@@ -81,6 +108,7 @@ pub fn dns(components: &mut Supervisor, config: &Config, clients: &dyn ClientFac
     let settings = keelson_dns::Config {
         listen: SocketAddr::new(config.node_ip.into(), config.dns_port),
         domain: config.cluster_domain.clone(),
+        clients: vec![config.cluster_cidr.into()],
         ..keelson_dns::Config::default()
     };
     let client = clients.client(DNS_IDENTITY);
@@ -151,6 +179,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         cluster_domain: config.cluster_domain.clone(),
         static_pod_path: Some(config.manifests.clone()),
         max_pods: config.max_pods,
+        resolv_conf: keelson_dns::resolv::real(Path::new("/etc/resolv.conf")),
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
         tls: Some(ServingTls {

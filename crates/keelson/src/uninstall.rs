@@ -72,7 +72,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             .context("the ways to other nodes")
     })?;
     keelson_proxy::remove().context("the proxy's rules")?;
-    keelson_network::remove_table().context("the rules of host ports")?;
+    keelson_policy::remove().context("the rules of network policies")?;
+    keelson_network::remove(&config.network_dir()).context("what the pod network changed on this machine")?;
     let cgroups = keelson_sys::cgroup::Cgroups::detect().context("this machine's control groups")?;
     if cgroups.exists(&config.cgroup_root) {
         cgroups.kill(&config.cgroup_root)?;

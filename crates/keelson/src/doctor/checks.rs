@@ -1,7 +1,7 @@
 //! The checks. Each reads the machine and judges what it read.
 
 use super::{Finding, Verdict};
-use keelson_sys::nft::{Family, Op};
+use keelson_sys::nft::{Family, FoundChain, Hook, Op};
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -34,6 +34,10 @@ pub fn all(data_dir: &Path, ports: &[u16]) -> Vec<Finding> {
         Finding {
             name: "nftables",
             verdict: nftables(),
+        },
+        Finding {
+            name: "firewall",
+            verdict: firewall(),
         },
         Finding {
             name: "seccomp",
@@ -167,6 +171,53 @@ fn nftables() -> Verdict {
     }
 }
 
+/// Other programs' chains that drop what pods send. Forwarded packets are accepted in iptables' own chain by the server.
+fn firewall() -> Verdict {
+    // Its rules are outside of nf_tables, so nothing here can read them.
+    let legacy = read("/proc/net/ip_tables_names");
+    if legacy.lines().any(|table| table == "filter") {
+        return warning(
+            "iptables-legacy filters packets",
+            "If pods reach nothing: iptables-legacy -I FORWARD -i kls+ -j ACCEPT; iptables-legacy -I FORWARD -o kls+ -j ACCEPT; iptables-legacy -I INPUT -i kls+ -j ACCEPT",
+        );
+    }
+    match keelson_sys::nft::chains() {
+        Ok(chains) => judge_firewall(&chains),
+        Err(error) => warning(
+            format!("the machine's chains can't be read: {error}"),
+            "Run keelson doctor as root.",
+        ),
+    }
+}
+
+fn judge_firewall(chains: &[FoundChain]) -> Verdict {
+    let dropping = |hook| {
+        chains.iter().find(move |c| {
+            let ours = c.table.starts_with("keelson-");
+            let mended = hook == Hook::Forward && c.family == Family::Ip && c.table == "filter" && c.name == "FORWARD";
+            c.hook == hook && c.drops && c.family != Family::Ip6 && !ours && !mended
+        })
+    };
+    let family = |c: &FoundChain| if c.family == Family::Inet { "inet" } else { "ip" };
+    let accept = |c: &FoundChain, rule: &str| format!("nft insert rule {} {} {} {rule}", family(c), c.table, c.name);
+    let (input, forward) = (dropping(Hook::Input), dropping(Hook::Forward));
+    let mut fixes: Vec<String> = Vec::new();
+    // Cluster DNS, the API and the kubelet are the node's own.
+    fixes.extend(input.map(|c| accept(c, "iifname \"kls*\" accept")));
+    fixes.extend(forward.map(|c| accept(c, "iifname \"kls*\" accept")));
+    fixes.extend(forward.map(|c| accept(c, "oifname \"kls*\" accept")));
+    match input.or(forward) {
+        None => Verdict::Fine("no chain drops by default what pods send".into()),
+        Some(c) => warning(
+            format!("chain {} of table {} {} drops by default", c.name, family(c), c.table),
+            format!(
+                "Unless its rules accept pods already (links kls*): {}",
+                fixes.join("; ")
+            ),
+        ),
+    }
+}
+
 fn seccomp() -> Verdict {
     if read("/proc/sys/kernel/seccomp/actions_avail").contains("errno") {
         Verdict::Fine("filters are available".into())
@@ -241,6 +292,30 @@ fn port(port: u16) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn firewalls_that_drop_are_named_with_the_rules_that_help() {
+        let chain = |family, table: &str, name: &str, hook| FoundChain {
+            family,
+            table: table.into(),
+            name: name.into(),
+            hook,
+            drops: true,
+        };
+        let docker = chain(Family::Ip, "filter", "FORWARD", Hook::Forward);
+        assert!(
+            matches!(judge_firewall(&[docker]), Verdict::Fine(_)),
+            "the server sees to that one"
+        );
+        let Verdict::Warning { fix, .. } = judge_firewall(&[chain(Family::Inet, "hostfw", "input", Hook::Input)])
+        else {
+            panic!("nothing found");
+        };
+        assert!(
+            fix.ends_with("nft insert rule inet hostfw input iifname \"kls*\" accept"),
+            "{fix}"
+        );
+    }
 
     #[test]
     fn old_kernels_missing_controllers_and_full_disks_fail_with_a_fix() {

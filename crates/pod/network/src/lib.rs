@@ -5,22 +5,29 @@
 //! translation and connection tracking see both directions without the `br_netfilter` module.
 //! [`HostOnly`] gives pods a loopback and nothing else. [`underlay`] connects the pods of different nodes.
 //!
-//! The crate knows sandboxes and addresses; it knows no pod object, no service and no API.
+//! [`Routed::watch`] mends what other programs do to its rules, and has pods accepted beside other firewalls.
+//! The crate knows sandboxes and addresses; it knows no pod object, no service and no API. [`LocalPods`] tells who is here
+//! to those who do.
 
 mod config;
+mod guard;
 mod ipam;
 mod link;
+mod local;
+mod neighbours;
 mod ports;
 mod routed;
 pub mod underlay;
 
 pub use config::Config;
 pub use ipam::Ipam;
+pub use local::{LocalPod, LocalPods};
+pub use ports::LINK_PREFIX;
 pub use routed::Routed;
 
 use async_trait::async_trait;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the runtime asks for a new sandbox.
 #[derive(Clone, Debug, Default)]
@@ -89,11 +96,13 @@ pub trait PodNetwork: Send + Sync {
     async fn ready(&self) -> Result<(), String>;
 }
 
-/// Removes the nftables table of host ports and masquerading: for a node that goes away.
-pub fn remove_table() -> anyhow::Result<()> {
+/// Takes back what the network changed on the machine, for a node that goes away: its table, its rules in other programs'
+/// chains, and forwarding, if that was off before.
+pub fn remove(state_dir: &Path) -> anyhow::Result<()> {
     use keelson_sys::nft::{Family, Op};
+    neighbours::remove()?;
     keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[Op::AddTable, Op::DeleteTable])?;
-    Ok(())
+    routed::restore_forwarding(state_dir)
 }
 
 /// A network in which pods reach only themselves.

@@ -100,11 +100,11 @@ pub async fn delete(handle: &Handle, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a veth pair: `host` here, `eth0` in the namespace that `netns` refers to.
+/// Makes a veth pair: `host` here, still down, and `eth0` in the namespace that `netns` refers to.
 pub async fn veth(handle: &Handle, host: &str, netns: &OwnedFd, mtu: u32) -> anyhow::Result<()> {
     // The peer is named at once in its own namespace: no moment in which an `eth0` stands on the host.
     let mut peer = LinkUnspec::new_with_name("eth0").setns_by_fd(netns.as_raw_fd());
-    let mut link = LinkVeth::new(host, "eth0").up();
+    let mut link = LinkVeth::new(host, "eth0");
     if mtu > 0 {
         peer = peer.mtu(mtu);
         link = link.mtu(mtu);
@@ -120,7 +120,7 @@ pub async fn veth(handle: &Handle, host: &str, netns: &OwnedFd, mtu: u32) -> any
         .with_context(|| format!("create the veth pair {host}"))
 }
 
-/// The host's end of a pod link: the gateway address on it and the way to the pod.
+/// The host's end of a pod link: the gateway address on it, up, and the way to the pod.
 pub async fn host_side(handle: &Handle, host: &str, gateway: Ipv4Addr, pod: Ipv4Addr) -> anyhow::Result<()> {
     let index = must_index(handle, host).await?;
     handle
@@ -130,6 +130,12 @@ pub async fn host_side(handle: &Handle, host: &str, gateway: Ipv4Addr, pod: Ipv4
         .execute()
         .await
         .context("gateway address")?;
+    handle
+        .link()
+        .set(LinkUnspec::new_with_index(index).up().build())
+        .execute()
+        .await
+        .with_context(|| format!("{host} up"))?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(pod, 32)
         .output_interface(index)

@@ -22,6 +22,7 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
             name: name.into(),
             key,
             data: target(),
+            intervals: false,
             dynamic_timeout_ms: None,
         })
     };
@@ -93,6 +94,7 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
             name: "hairpin".into(),
             key: vec![KeyType::Ipv4, KeyType::Ipv4],
             data: None,
+            intervals: false,
             dynamic_timeout_ms: None,
         }),
         Op::AddRule {
@@ -126,10 +128,7 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
 }
 
 fn hairpin(pod: Ipv4Addr) -> Element {
-    Element {
-        key: vec![Datum::Addr(pod.into()), Datum::Addr(pod.into())],
-        data: None,
-    }
+    Element::of(vec![Datum::Addr(pod.into()), Datum::Addr(pod.into())])
 }
 
 fn element(pod: Ipv4Addr, m: &PortMapping) -> (&'static str, Element) {
@@ -145,7 +144,13 @@ fn element(pod: Ipv4Addr, m: &PortMapping) -> (&'static str, Element) {
         Datum::Addr(pod.into()),
         Datum::Port(m.container_port),
     ]));
-    (set, Element { key, data })
+    (
+        set,
+        Element {
+            data,
+            ..Element::of(key)
+        },
+    )
 }
 
 /// What one pod's host ports add.

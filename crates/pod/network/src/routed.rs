@@ -3,24 +3,38 @@
 //! Invariants: a pod's address is reserved on disk before its link exists and freed after the link is gone; the link's
 //! name is a function of the sandbox's id, so that a repeated or half-done call finds what stands.
 
-use crate::{Config, Ipam, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, link, ports};
+use crate::{
+    Config, Ipam, LocalPod, LocalPods, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, guard, link,
+    neighbours, ports,
+};
 use anyhow::Context;
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
-use keelson_sys::nft::{Family, Op};
+use keelson_sys::nft::{Family, Monitor, Notice, Op};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a new pod waits for its rules. After that it starts closed, and opens when they are there.
+const JUDGEMENT: Duration = Duration::from_secs(5);
+/// How long nothing changes before what another program did is mended: it may have more to do.
+const QUIET: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_secs(5);
 
 pub struct Routed {
     config: Config,
+    local: Arc<LocalPods>,
     ipam: Ipam,
     pod_cidr: Mutex<Option<Ipv4Net>>,
     netlink: tokio::sync::OnceCell<rtnetlink::Handle>,
     records: PathBuf,
+    /// Held while host ports and their record come to agree, and while the table is written from the records.
+    writing: Mutex<()>,
     ready: Mutex<Result<(), String>>,
 }
 
@@ -34,10 +48,12 @@ impl Routed {
         let remembered = fs::read_to_string(cidr_file).ok().and_then(|s| s.trim().parse().ok());
         let this = Routed {
             pod_cidr: Mutex::new(config.pod_cidr.or(remembered)),
+            local: Arc::new(LocalPods::open(&config.state_dir.join("pods"))?),
             config,
             ipam,
             netlink: tokio::sync::OnceCell::new(),
             records,
+            writing: Mutex::new(()),
             ready: Mutex::new(Ok(())),
         };
         *this.ready.lock() = this.prepare_host().map_err(|e| format!("{e:#}"));
@@ -45,7 +61,67 @@ impl Routed {
     }
 
     fn prepare_host(&self) -> anyhow::Result<()> {
-        set_sysctl("net/ipv4/ip_forward", "1")?;
+        self.switch_forwarding_on()?;
+        self.write_table()?;
+        neighbours::accept_pods()
+    }
+
+    fn switch_forwarding_on(&self) -> anyhow::Result<()> {
+        let before = fs::read_to_string(format!("/proc/sys/{FORWARDING}")).context("is forwarding on?")?;
+        if before.trim() == "0" {
+            // Noted before it is so: a crash between the two leaves a note that is still true.
+            fs::write(self.config.state_dir.join(FORWARDING_WAS_OFF), "")?;
+        }
+        set_sysctl(FORWARDING, "1")
+    }
+
+    /// The pods of this node.
+    pub fn local_pods(&self) -> Arc<LocalPods> {
+        self.local.clone()
+    }
+
+    /// Mends what other programs do to the table, and keeps pods accepted in their chains, for ever.
+    pub async fn watch(&self) -> anyhow::Result<()> {
+        let monitor = Monitor::open().context("the kernel's notices of changed rules")?;
+        // What happened before the monitor listened.
+        let mut notices = vec![Notice::Overrun];
+        let mut wait = QUIET;
+        loop {
+            let ours = |n: &Notice| match n {
+                Notice::Overrun => true,
+                Notice::Changed { family, table } => {
+                    *family == Family::Ip && [ports::TABLE, neighbours::TABLE].contains(&table.as_str())
+                }
+            };
+            if notices.iter().any(ours) {
+                while let Ok(more) = tokio::time::timeout(wait, monitor.next()).await {
+                    notices.extend(more?);
+                }
+                let table = notices
+                    .iter()
+                    .any(|n| !matches!(n, Notice::Changed { table, .. } if table != ports::TABLE));
+                let mended = match table {
+                    true => self.write_table(),
+                    false => Ok(()),
+                };
+                wait = QUIET;
+                if let Err(error) = mended.and_then(|()| neighbours::accept_pods()) {
+                    tracing::error!(error = format!("{error:#}"), "the pod network's rules can't be mended");
+                    wait = RETRY;
+                    continue;
+                }
+                let changed = |n: &Notice| matches!(n, Notice::Changed { table, .. } if table == ports::TABLE);
+                if notices.iter().any(changed) {
+                    tracing::warn!("another program changed the pod network's rules; they are written anew");
+                }
+            }
+            notices = monitor.next().await?;
+        }
+    }
+
+    /// The whole table, with what the reservations and records say.
+    fn write_table(&self) -> anyhow::Result<()> {
+        let _alone = self.writing.lock();
         let mut mappings = Vec::new();
         let owners: HashMap<String, Ipv4Addr> = self
             .ipam
@@ -58,7 +134,13 @@ impl Routed {
                 mappings.push((*ip, recorded));
             }
         }
-        let ops = ports::initial(self.config.cluster_cidr, &mappings);
+        let mut ops = ports::initial(self.config.cluster_cidr, &mappings);
+        ops.extend(guard::initial());
+        ops.extend(
+            owners
+                .iter()
+                .map(|(sandbox, ip)| guard::admit(&link_name(sandbox), *ip)),
+        );
         keelson_sys::nft::apply(Family::Ip, ports::TABLE, &ops)
             .context("the kernel refused the nftables table for host ports (is nf_tables available?)")
     }
@@ -74,6 +156,18 @@ impl Routed {
             }
         }
         Ok(all)
+    }
+
+    /// Lets the link send with this address, and no other do so.
+    fn admit(&self, link: &str, pod: Ipv4Addr) -> anyhow::Result<()> {
+        keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[guard::admit(link, pod)]).context("the guard of the link")
+    }
+
+    fn dismiss(&self, sandbox_id: &str, pod: Ipv4Addr) {
+        let op = guard::dismiss(&link_name(sandbox_id), pod);
+        if let Err(error) = keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[op]) {
+            tracing::debug!(%error, sandbox_id, "the link was already dismissed");
+        }
     }
 
     async fn handle(&self) -> anyhow::Result<&rtnetlink::Handle> {
@@ -101,6 +195,19 @@ impl Routed {
     }
 }
 
+const FORWARDING: &str = "net/ipv4/ip_forward";
+/// The file that says that forwarding was off when the network came.
+const FORWARDING_WAS_OFF: &str = "forwarding-was-off";
+
+pub fn restore_forwarding(state_dir: &Path) -> anyhow::Result<()> {
+    let note = state_dir.join(FORWARDING_WAS_OFF);
+    if note.exists() {
+        set_sysctl(FORWARDING, "0")?;
+        fs::remove_file(&note)?;
+    }
+    Ok(())
+}
+
 /// The host's end of a pod's link: 15 characters at most.
 fn link_name(sandbox_id: &str) -> String {
     let short: String = sandbox_id
@@ -119,6 +226,17 @@ fn set_sysctl(key: &str, value: &str) -> anyhow::Result<()> {
     fs::write(&path, value).with_context(|| format!("cannot set {path} to {value}"))
 }
 
+/// Pods have IPv4 addresses; what comes by IPv6 over their links (a router advertisement would become the host's default
+/// route) is not for this host.
+fn no_ipv6(link: &str) -> anyhow::Result<()> {
+    let dir = format!("net/ipv6/conf/{link}");
+    if !Path::new("/proc/sys").join(&dir).exists() {
+        return Ok(());
+    }
+    set_sysctl(&format!("{dir}/accept_ra"), "0")?;
+    set_sysctl(&format!("{dir}/disable_ipv6"), "1")
+}
+
 #[async_trait]
 impl PodNetwork for Routed {
     async fn setup(&self, request: &PodNetworkRequest) -> anyhow::Result<PodNetworkResult> {
@@ -131,7 +249,16 @@ impl PodNetwork for Routed {
         let netns: OwnedFd = fs::File::open(&request.netns)
             .with_context(|| format!("the network namespace {} is gone", request.netns.display()))?
             .into();
+        self.local.put(LocalPod {
+            sandbox: request.sandbox_id.clone(),
+            namespace: request.namespace.clone(),
+            name: request.name.clone(),
+            uid: request.uid.clone(),
+            address: pod.into(),
+        })?;
         link::veth(handle, &host, &netns, self.config.mtu).await?;
+        self.admit(&host, pod)?;
+        no_ipv6(&host)?;
         link::host_side(handle, &host, gateway, pod).await?;
         link::in_namespace(request.netns.clone(), move |h| link::pod_side(h, gateway, pod)).await?;
         let mappings: Vec<PortMapping> = request
@@ -142,6 +269,7 @@ impl PodNetwork for Routed {
             .collect();
         if !mappings.is_empty() {
             set_sysctl(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
+            let _alone = self.writing.lock();
             self.release_ports(&request.sandbox_id, Some(pod))?;
             // Recorded once they are ours: teardown takes back what is recorded, and a port that was refused is another's.
             self.change_ports(ports::add(pod, &mappings))?;
@@ -151,6 +279,13 @@ impl PodNetwork for Routed {
                 self.change_ports(ports::remove(pod, &mappings))?;
                 return Err(error.context("remember host ports"));
             }
+        }
+        if !self.local.wait(&request.sandbox_id, JUDGEMENT).await {
+            tracing::warn!(
+                namespace = request.namespace,
+                pod = request.name,
+                "no rules for the pod after {JUDGEMENT:?}; it is closed until they are in force"
+            );
         }
         Ok(PodNetworkResult {
             ips: vec![pod.into()],
@@ -165,9 +300,17 @@ impl PodNetwork for Routed {
             .into_iter()
             .find(|(_, o)| o == sandbox_id)
             .map(|(ip, _)| ip);
-        self.release_ports(sandbox_id, ip)?;
+        {
+            let _alone = self.writing.lock();
+            self.release_ports(sandbox_id, ip)?;
+        }
         link::delete(self.handle().await?, &link_name(sandbox_id)).await?;
-        self.ipam.release_unless(|owner| owner != sandbox_id)
+        self.local.retain(|sandbox| sandbox != sandbox_id)?;
+        self.ipam.release_unless(|owner| owner != sandbox_id)?;
+        if let Some(ip) = ip {
+            self.dismiss(sandbox_id, ip);
+        }
+        Ok(())
     }
 
     async fn gc(&self, live_sandboxes: &[String]) -> anyhow::Result<()> {
@@ -184,7 +327,13 @@ impl PodNetwork for Routed {
                 link::delete(handle, &name).await?;
             }
         }
-        self.ipam.release_unless(live)
+        self.local.retain(live)?;
+        let reserved = self.ipam.reservations()?;
+        self.ipam.release_unless(live)?;
+        for (ip, owner) in reserved.into_iter().filter(|(_, owner)| !live(owner)) {
+            self.dismiss(&owner, ip);
+        }
+        Ok(())
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> anyhow::Result<()> {

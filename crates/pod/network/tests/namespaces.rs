@@ -5,74 +5,16 @@
 
 use keelson_network::underlay::{self, Mode, Peer, Settings};
 use keelson_network::{Config, PodNetwork, PodNetworkRequest, PortMapping, Protocol, Routed};
+use keelson_sys::nft::{self, Base, ChainKind, Family, Hook, Op};
 use rtnetlink::{LinkUnspec, LinkVeth};
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+use support::{Namespace, block_on, datagram};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A thread in a network namespace of its own that runs what it is given.
-struct Namespace {
-    path: PathBuf,
-    jobs: Sender<Job>,
-}
-
-impl Namespace {
-    fn new() -> Namespace {
-        let (jobs, inbox): (Sender<Job>, Receiver<Job>) = channel();
-        let (tell, told) = channel();
-        std::thread::spawn(move || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
-            let tid = nix::unistd::gettid();
-            tell.send(PathBuf::from(format!("/proc/{}/task/{tid}/ns/net", std::process::id())))
-                .unwrap();
-            inbox.into_iter().for_each(|job| job());
-        });
-        Namespace {
-            path: told.recv().unwrap(),
-            jobs,
-        }
-    }
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tx, rx) = channel();
-        self.jobs.send(Box::new(move || tx.send(job()).unwrap())).unwrap();
-        rx.recv_timeout(Duration::from_secs(20)).expect("the job answered")
-    }
-    /// Answers each connection with the caller's address, from a thread in the namespace.
-    fn serve(&self, port: u16) {
-        self.run(move || {
-            let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
-            std::thread::spawn(move || {
-                for stream in listener.incoming().take(16) {
-                    let mut stream = stream.unwrap();
-                    let peer = stream.peer_addr().unwrap().ip().to_string();
-                    stream.write_all(peer.as_bytes()).unwrap();
-                }
-            });
-        });
-    }
-    fn ask(&self, to: SocketAddr) -> Result<String, String> {
-        self.run(move || {
-            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3)).map_err(|e| e.to_string())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
-            Ok(answer)
-        })
-    }
-}
-
-fn block_on<T>(f: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(f)
-}
+mod support;
 
 #[test]
 fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
@@ -153,6 +95,218 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
     assert!(!links.contains("kls"), "{links}");
     assert_eq!(std::fs::read_dir(dir.join("addresses")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(dir.join("ports")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(dir.join("pods")).unwrap().count(), 0);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A pod can't send with another's address, nor to the host's loopback, though the link's host ports make that routable;
+/// its link takes no IPv6 from it, and has the uplink's MTU.
+#[test]
+fn a_pod_can_neither_spoof_nor_reach_the_hosts_loopback() {
+    let dir = std::env::temp_dir().join(format!("keelson-guard-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let (host, a) = (Namespace::new(), Namespace::new());
+    let config = Config {
+        state_dir: dir.clone(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        mtu: 1400,
+    };
+    let request = PodNetworkRequest {
+        sandbox_id: "sandbox-a".into(),
+        netns: a.path.clone(),
+        port_mappings: vec![PortMapping {
+            protocol: Protocol::Udp,
+            container_port: 80,
+            host_port: 8080,
+            host_ip: None,
+        }],
+        ..PodNetworkRequest::default()
+    };
+    let c = config.clone();
+    let ip = host.run(move || {
+        block_on(async {
+            let network = Routed::new(c).unwrap();
+            network.setup(&request).await.unwrap().ips[0]
+        })
+    });
+    let gateway: IpAddr = "10.244.3.1".parse().unwrap();
+    assert_eq!(
+        datagram(&a, (ip, 700).into(), &host, (gateway, 500).into()),
+        Some((ip, 700).into()),
+        "its own address"
+    );
+    let other: IpAddr = "10.244.3.77".parse().unwrap();
+    assert_eq!(
+        datagram(&a, (other, 700).into(), &host, (gateway, 501).into()),
+        None,
+        "another's address"
+    );
+    let link = host.run(|| {
+        let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        links
+            .lines()
+            .find_map(|l| {
+                l.trim()
+                    .split(':')
+                    .next()
+                    .filter(|n| n.starts_with("kls"))
+                    .map(String::from)
+            })
+            .unwrap()
+    });
+    let name = link.clone();
+    host.run(move || {
+        let read = |key: &str| std::fs::read_to_string(format!("/proc/sys/net/{key}")).map(|s| s.trim().to_string());
+        assert_eq!(read(&format!("ipv4/conf/{name}/route_localnet")).unwrap(), "1");
+        assert_eq!(read(&format!("ipv6/conf/{name}/mtu")).unwrap_or("1400".into()), "1400");
+        for (key, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
+            assert_eq!(read(&format!("ipv6/conf/{name}/{key}")).unwrap_or(value.into()), value);
+        }
+    });
+    // The pod routes the host's loopback to the host, as a pod with NET_ADMIN can.
+    a.run(|| {
+        for key in ["all", "eth0"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{key}/route_localnet"), "1").unwrap();
+        }
+        let run = |args: &str| {
+            let status = std::process::Command::new("ip").args(args.split(' ')).status();
+            assert!(status.expect("the ip program, for this test").success(), "ip {args}");
+        };
+        run("rule add pref 1 lookup local");
+        run("rule del pref 0");
+        run("route add 127.0.0.0/8 via 10.244.3.1 dev eth0 table 100");
+        run("rule add pref 0 lookup 100");
+    });
+    host.run(|| {
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+    });
+    let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+    assert_eq!(
+        datagram(&a, (ip, 700).into(), &host, (loopback, 502).into()),
+        None,
+        "the host's loopback is out of reach"
+    );
+    host.run(|| nft::apply(Family::Ip, "keelson-network", &[Op::AddTable, Op::DeleteTable]).unwrap());
+    assert_eq!(
+        datagram(&a, (ip, 700).into(), &host, (loopback, 503).into()),
+        Some((ip, 700).into()),
+        "without the guard it isn't: the test means something"
+    );
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Docker's way: whatever is forwarded is dropped by iptables' table. Pods are accepted there, also when the table comes
+/// later or loses the rules, and a flush of everything is mended.
+#[test]
+fn other_firewalls_and_a_flush_do_not_cut_pods_off() {
+    let dir = std::env::temp_dir().join(format!("keelson-beside-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let config = Config {
+        state_dir: dir.clone(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        mtu: 0,
+    };
+    let request = |ns: &Namespace, id: &str| PodNetworkRequest {
+        sandbox_id: id.into(),
+        netns: ns.path.clone(),
+        ..PodNetworkRequest::default()
+    };
+    let (ra, rb) = (request(&a, "sandbox-a"), request(&b, "sandbox-b"));
+    let docker = || {
+        let forward = Op::AddChain {
+            name: "FORWARD".into(),
+            base: Some(Base {
+                kind: ChainKind::Filter,
+                hook: Hook::Forward,
+                priority: 0,
+            }),
+        };
+        let drop = Op::AddRule {
+            chain: "FORWARD".into(),
+            exprs: vec![nft::Expr::Verdict(nft::Verdict::Drop)],
+        };
+        nft::apply(Family::Ip, "filter", &[Op::AddTable, forward, drop]).unwrap();
+    };
+    let ours = || nft::rules(Family::Ip, "filter", "FORWARD").unwrap().len() == 3;
+    let state = dir.clone();
+    let ip_b = host.run(move || {
+        block_on(async {
+            let network = Arc::new(Routed::new(config).unwrap());
+            network.setup(&ra).await.unwrap();
+            network.setup(&rb).await.unwrap().ips[0]
+        })
+    });
+    b.serve(80);
+    assert!(a.ask((ip_b, 80).into()).is_ok());
+    host.run(docker);
+    assert!(a.ask((ip_b, 80).into()).is_err(), "the test's firewall drops");
+    let config = Config {
+        state_dir: dir.clone(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        pod_cidr: None,
+        mtu: 0,
+    };
+    host.run(move || {
+        block_on(async {
+            let network = Arc::new(Routed::new(config).unwrap());
+            assert!(ours(), "accepted at start");
+            let watched = network.clone();
+            let watching = tokio::spawn(async move { watched.watch().await });
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let eventually = async |holds: &dyn Fn() -> bool, what: &str| {
+                for _ in 0..100 {
+                    if holds() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                panic!("not within 5 s: {what}");
+            };
+            let other = |table: &'static str, docker_again: bool| {
+                std::thread::scope(|s| {
+                    // Another program: not by way of this process's netlink ports.
+                    s.spawn(|| {
+                        let status = std::process::Command::new("nft").args(table.split(' ')).status();
+                        assert!(status.expect("the nft program, for this test").success());
+                    });
+                });
+                if docker_again {
+                    docker();
+                }
+            };
+            let standing = || nft::chains().unwrap().iter().any(|c| c.table == "keelson-network");
+            other("flush ruleset", true);
+            eventually(
+                &|| standing() && ours(),
+                "a flush is mended, and the chain that came accepts",
+            )
+            .await;
+            other("delete table ip keelson-network", false);
+            eventually(&standing, "the table comes back").await;
+            watching.abort();
+        })
+    });
+    assert!(a.ask((ip_b, 80).into()).is_ok(), "pods reach each other again");
+    host.run(move || {
+        keelson_network::remove(&state).unwrap();
+        let left: Vec<_> = nft::chains()
+            .unwrap()
+            .into_iter()
+            .filter(|c| c.table.starts_with("keelson"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(
+            nft::rules(Family::Ip, "filter", "FORWARD").unwrap().len(),
+            1,
+            "only the firewall's own rule stays"
+        );
+    });
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

@@ -1,17 +1,19 @@
 //! The service proxy of one node: Services and EndpointSlices become nftables rules.
 //!
-//! [`model`] reads API objects into plain facts, [`rules`] turns facts into a [`rules::Ruleset`] of plain data, [`delta`]
+//! [`model`] reads API objects into plain facts, [`rules`] turns facts into a [`nft::Ruleset`] of plain data, [`nft::between`]
 //! finds the operations that lead from one rule set to the next, and [`run`] applies them in one atomic batch whenever
 //! something changed. The first batch replaces the whole table, so a restart needs no knowledge of the past and leaves
-//! no moment without rules. Flows that go on past changed rules are [`conntrack`]'s matter.
+//! no moment without rules; so does the one after another program changed the table, of which the kernel tells. Flows that go on past changed rules are [`conntrack`]'s
+//! matter, load balancers' questions [`health`]'s.
 //!
 //! The crate knows nothing of pods, of how they are linked, or of nodes other than its own.
 
 pub mod conntrack;
-pub mod delta;
+pub mod health;
 pub mod model;
-pub mod names;
 pub mod rules;
+
+pub use keelson_sys::nft::names;
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
@@ -19,7 +21,9 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
 use keelson_client::{Informer, InformerOptions};
-use keelson_sys::nft::{Family, Op};
+use keelson_sys::nft::{self, Family, Op};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -62,14 +66,16 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         () = stop.cancelled() => return Ok(()),
         () = async { services.synced().await; slices.synced().await } => {}
     }
-    let mut applied: Option<rules::Ruleset> = None;
+    let monitor = nft::Monitor::open().context("the kernel's notices of changed rules")?;
+    let mut applied: Option<nft::Ruleset> = None;
+    let mut health = health::Health::default();
     let mut flows = Flows::new(|frontends| conntrack::table::delete(|flow| frontends.stale(flow)));
     loop {
         let facts = model::read(&services.store().list(), &slices.store().list(), &config.node_name);
         let wanted = rules::build(&facts, config.cluster_cidr);
         let ops = match &applied {
-            Some(old) => delta::between(old, &wanted),
-            None => delta::replace(&wanted),
+            Some(old) => nft::between(old, &wanted),
+            None => nft::replace(&wanted),
         };
         let retry = match apply(ops).await {
             Ok(count) => {
@@ -77,6 +83,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
                     tracing::debug!(operations = count, services = facts.len(), "service rules applied");
                 }
                 applied = Some(wanted);
+                health.follow(checks(&facts));
                 flows.follow(conntrack::Frontends::of(&facts)).await;
                 false
             }
@@ -92,14 +99,40 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = changed.notified() => {}
+            interfered = monitor.changed(Family::Ip, TABLE) => {
+                interfered.context("the kernel's notices of changed rules")?;
+                tracing::warn!("another program changed the rules of services; they are written anew");
+                applied = None;
+            }
             () = tokio::time::sleep(RETRY), if retry => {}
         }
     }
 }
 
+/// Which services' health is asked for, and what their endpoints here are: pods, each once however many ports it serves.
+fn checks(facts: &[model::ServicePort]) -> BTreeMap<u16, health::Check> {
+    let mut found: BTreeMap<u16, (health::Check, BTreeSet<Ipv4Addr>)> = BTreeMap::new();
+    for s in facts {
+        let Some(port) = s.health_port else { continue };
+        let mut names = s.identity.split('/').map(String::from);
+        let (namespace, name) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+        let (check, local) = found.entry(port).or_insert_with(|| {
+            let check = health::Check {
+                namespace,
+                name,
+                local: 0,
+            };
+            (check, BTreeSet::new())
+        });
+        local.extend(s.local_endpoints.iter().map(|(ip, _)| *ip));
+        check.local = local.len();
+    }
+    found.into_iter().map(|(port, (check, _))| (port, check)).collect()
+}
+
 async fn apply(ops: Vec<Op>) -> anyhow::Result<usize> {
     let count = ops.len();
-    tokio::task::spawn_blocking(move || keelson_sys::nft::apply(Family::Ip, TABLE, &ops))
+    tokio::task::spawn_blocking(move || nft::apply(Family::Ip, TABLE, &ops))
         .await
         .context("the rule writer died")??;
     Ok(count)
@@ -148,7 +181,7 @@ impl Flows {
 
 /// Removes the table: for `keelson uninstall`.
 pub fn remove() -> anyhow::Result<()> {
-    keelson_sys::nft::apply(Family::Ip, TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    nft::apply(Family::Ip, TABLE, &[Op::AddTable, Op::DeleteTable])?;
     Ok(())
 }
 
@@ -165,10 +198,13 @@ mod tests {
             port: 53,
             cluster_ip: ip,
             external_ips: Vec::new(),
+            balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
             node_port: None,
             affinity: None,
             internal_local: false,
             external_local: false,
+            health_port: None,
             endpoints: Default::default(),
             local_endpoints: Default::default(),
             serving: [(serving.parse().unwrap(), 53)].into(),

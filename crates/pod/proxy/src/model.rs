@@ -1,5 +1,6 @@
 //! API objects as the plain facts that rules are made from.
 
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +9,8 @@ use std::sync::Arc;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Said to be reached without a proxy, though it may have a cluster IP.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
 /// One port of one service, with where its traffic may go.
@@ -20,11 +23,17 @@ pub struct ServicePort {
     pub cluster_ip: Ipv4Addr,
     /// External addresses and load-balancer addresses.
     pub external_ips: Vec<Ipv4Addr>,
+    /// Those of them that a load balancer has.
+    pub balancer_ips: Vec<Ipv4Addr>,
+    /// Who may use the load balancer's addresses; empty: everybody.
+    pub source_ranges: Vec<Ipv4Net>,
     pub node_port: Option<u16>,
     /// Seconds a client keeps its endpoint.
     pub affinity: Option<u32>,
     pub internal_local: bool,
     pub external_local: bool,
+    /// Where a load balancer asks whether this node has an endpoint.
+    pub health_port: Option<u16>,
     /// Usable endpoints anywhere.
     pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
     /// Usable endpoints of this node.
@@ -64,7 +73,11 @@ pub fn read(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str
     }
     let mut facts: Vec<ServicePort> = services
         .iter()
-        .filter(|s| !s.metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME)))
+        .filter(|s| {
+            let foreign = [PROXY_NAME, HEADLESS];
+            let labels = s.metadata.labels.as_ref();
+            !labels.is_some_and(|l| foreign.iter().any(|f| l.contains_key(*f)))
+        })
         .flat_map(|s| {
             let namespace = s.metadata.namespace.as_deref().unwrap_or_default();
             let name = s.metadata.name.as_deref().unwrap_or_default();
@@ -97,15 +110,22 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
         .as_ref()
         .and_then(|st| st.load_balancer.as_ref())
         .and_then(|lb| lb.ingress.as_ref());
-    external_ips.extend(
-        ingress
-            .into_iter()
-            .flatten()
-            .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
-            .filter_map(|i| i.ip.as_ref()?.parse::<Ipv4Addr>().ok()),
-    );
+    let mut balancer_ips: Vec<Ipv4Addr> = ingress
+        .into_iter()
+        .flatten()
+        .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|i| i.ip.as_ref()?.parse().ok())
+        .collect();
+    balancer_ips.sort();
+    balancer_ips.dedup();
+    let source_ranges = spec.load_balancer_source_ranges.iter().flatten();
+    let mut source_ranges: Vec<Ipv4Net> = source_ranges.filter_map(|r| r.trim().parse().ok()).collect();
+    source_ranges.sort();
+    source_ranges.dedup();
+    external_ips.extend(&balancer_ips);
     external_ips.sort();
     external_ips.dedup();
+    let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let configured = spec
             .session_affinity_config
@@ -123,10 +143,13 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
             port: port(p.port)?,
             cluster_ip,
             external_ips: external_ips.clone(),
+            balancer_ips: balancer_ips.clone(),
+            source_ranges: source_ranges.clone(),
             node_port: p.node_port.and_then(port),
             affinity,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            external_local,
+            health_port: spec.health_check_node_port.and_then(port).filter(|_| external_local),
             endpoints: usable(candidates.iter().filter(near(&candidates))),
             local_endpoints: usable(candidates.iter().filter(|c| c.local)),
             serving: candidates.iter().filter(|c| c.serving).map(|c| c.target).collect(),
@@ -228,6 +251,29 @@ mod tests {
         assert_eq!(facts.endpoints, at("10.244.0.5"));
         assert_eq!(facts.local_endpoints, at("10.244.0.6"));
         assert_eq!(facts.serving, &at("10.244.0.5") | &at("10.244.0.6"));
+    }
+
+    #[test]
+    fn services_of_others_and_headless_ones_are_left_alone() {
+        for label in [PROXY_NAME, HEADLESS] {
+            let service = json!({"metadata": {"namespace": "shop", "name": "web", "labels": {label: ""}},
+                "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 53}]}});
+            let service: Service = serde_json::from_value(service).unwrap();
+            assert!(read(&[Arc::new(service)], &[], "here").is_empty(), "{label}");
+        }
+    }
+
+    #[test]
+    fn source_ranges_are_for_the_load_balancers_addresses() {
+        let service = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIP": "10.96.1.1", "externalIPs": ["198.51.100.1"], "ports": [{"port": 53}],
+                "loadBalancerSourceRanges": [" 203.0.113.0/24", "2001:db8::/32"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+        let service: Service = serde_json::from_value(service).unwrap();
+        let facts = read(&[Arc::new(service)], &[], "here").remove(0);
+        assert_eq!(facts.balancer_ips, ["192.0.2.1".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(facts.source_ranges, ["203.0.113.0/24".parse::<Ipv4Net>().unwrap()]);
+        assert_eq!(facts.external_ips.len(), 2);
     }
 
     #[test]

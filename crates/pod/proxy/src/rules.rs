@@ -7,9 +7,10 @@ use crate::model::ServicePort;
 use crate::names::name;
 use ipnet::Ipv4Net;
 use keelson_sys::nft::{
-    Base, ChainKind, Cmp, DataType, Datum, Element, ElementData, Expr, Family, Hook, KeyType, Load, Nat, Set, Verdict,
+    Base, ChainKind, Cmp, DataType, Datum, Element, ElementData, Expr, Family, Hook, KeyType, Load, Nat, Ruleset, Set,
+    SetState, Verdict,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// The mark of packets that leave with the node's address.
@@ -19,27 +20,20 @@ const NODE_PORTS: &str = "service-nodeports";
 const NO_ENDPOINTS: &str = "no-endpoint-services";
 const NO_ENDPOINT_NODE_PORTS: &str = "no-endpoint-nodeports";
 const CLUSTER_IPS: &str = "cluster-ips";
+const FIREWALL_IPS: &str = "firewall-ips";
+/// Before translation, which would hide the load balancer's address.
+const BEFORE_TRANSLATION: i32 = -110;
 
-/// The whole table. Equal facts give equal rule sets.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ruleset {
-    pub chains: BTreeMap<String, Chain>,
-    pub sets: BTreeMap<String, SetState>,
+/// A rule set in the making.
+trait Making {
+    fn rule(&mut self, chain: &str, exprs: Vec<Expr>);
+    fn chain(&mut self, chain: &str);
+    fn base(&mut self, chain: &str, kind: ChainKind, hook: Hook, priority: i32);
+    fn set(&mut self, name: &str, key: Vec<KeyType>, data: Option<DataType>, dynamic_timeout_ms: Option<u64>);
+    fn element(&mut self, set: &str, key: Vec<Datum>, verdict: Option<Verdict>);
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Chain {
-    pub base: Option<Base>,
-    pub rules: Vec<Vec<Expr>>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct SetState {
-    pub set: Set,
-    pub elements: BTreeSet<Element>,
-}
-
-impl Ruleset {
+impl Making for Ruleset {
     fn rule(&mut self, chain: &str, exprs: Vec<Expr>) {
         self.chains.entry(chain.to_string()).or_default().rules.push(exprs);
     }
@@ -54,20 +48,15 @@ impl Ruleset {
             name: name.to_string(),
             key,
             data,
+            intervals: false,
             dynamic_timeout_ms,
         };
-        self.sets.insert(
-            name.to_string(),
-            SetState {
-                set,
-                elements: BTreeSet::new(),
-            },
-        );
+        self.sets.insert(name.to_string(), SetState::empty(set));
     }
     fn element(&mut self, set: &str, key: Vec<Datum>, verdict: Option<Verdict>) {
         if let Some(state) = self.sets.get_mut(set) {
             // Of two services that claim one address, the first in order of identity has it.
-            let least = Element { key, data: None };
+            let least = Element::of(key);
             if state.elements.range(&least..).next().is_none_or(|e| e.key != least.key) {
                 let data = verdict.map(ElementData::Verdict);
                 state.elements.insert(Element { data, ..least });
@@ -106,6 +95,7 @@ fn skeleton(r: &mut Ruleset) {
     r.set(NO_ENDPOINTS, vec![Ipv4, Proto, Port], verdict(), None);
     r.set(NO_ENDPOINT_NODE_PORTS, vec![Proto, Port], verdict(), None);
     r.set(CLUSTER_IPS, vec![Ipv4], None, None);
+    r.set(FIREWALL_IPS, vec![Ipv4, Proto, Port], verdict(), None);
 
     let by_ip = vec![DADDR, Load::L4Proto, Load::DestinationPort];
     let by_port = vec![Load::L4Proto, Load::DestinationPort];
@@ -133,6 +123,17 @@ fn skeleton(r: &mut Ruleset) {
             },
         ],
     );
+    for (chain, hook) in [
+        ("firewall-prerouting", Hook::Prerouting),
+        ("firewall-output", Hook::Output),
+    ] {
+        r.base(chain, ChainKind::Filter, hook, BEFORE_TRANSLATION);
+        let look_up = Expr::LookupVerdict {
+            load: by_ip.clone(),
+            map: FIREWALL_IPS.into(),
+        };
+        r.rule(chain, vec![Expr::StateNew, look_up]);
+    }
     r.rule(
         "endpoint-check",
         vec![Expr::LookupVerdict {
@@ -251,6 +252,7 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
         r.element(SERVICE_IPS, at(s, s.cluster_ip), Some(goto(&entry)));
     }
 
+    firewall(r, s);
     let exposed = node_port.is_some() || !s.external_ips.is_empty();
     if exposed && s.endpoints.is_empty() {
         for ip in &s.external_ips {
@@ -281,6 +283,29 @@ fn service(r: &mut Ruleset, s: &ServicePort, cluster_cidr: Ipv4Net) {
         for endpoint in s.endpoints.union(&s.local_endpoints) {
             endpoint_chain(r, s, *endpoint);
         }
+    }
+}
+
+/// Who may use a load balancer's addresses.
+fn firewall(r: &mut Ruleset, s: &ServicePort) {
+    if s.source_ranges.is_empty() || s.balancer_ips.is_empty() {
+        return;
+    }
+    let chain = name("firewall", &s.identity);
+    // The balancer's own address: where it is an address of this node, its clients here have it as their source.
+    let own = s.balancer_ips.iter().map(|ip| Ipv4Net::from(*ip));
+    for range in s.source_ranges.iter().copied().chain(own) {
+        let matches = Expr::MatchPrefix {
+            load: SADDR,
+            cmp: Cmp::Eq,
+            addr: range.network().into(),
+            prefix: range.prefix_len(),
+        };
+        r.rule(&chain, vec![matches, Expr::Verdict(Verdict::Return)]);
+    }
+    r.rule(&chain, vec![Expr::Verdict(Verdict::Drop)]);
+    for ip in &s.balancer_ips {
+        r.element(FIREWALL_IPS, at(s, *ip), Some(goto(&chain)));
     }
 }
 

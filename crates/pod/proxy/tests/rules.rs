@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use keelson_proxy::model::ServicePort;
-use keelson_proxy::{delta, rules};
-use keelson_sys::nft::{Family, Op};
+use keelson_proxy::rules;
+use keelson_sys::nft::{self, Family, Op, Ruleset};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -20,17 +20,20 @@ fn web() -> ServicePort {
         port: 80,
         cluster_ip: "10.96.1.1".parse().unwrap(),
         external_ips: vec![],
+        balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
         node_port: Some(30080),
         affinity: None,
         internal_local: false,
         external_local: false,
+        health_port: None,
         endpoints: set(&["10.244.0.5", "10.244.0.6"]),
         local_endpoints: set(&["10.244.0.5"]),
         serving: set(&[]),
     }
 }
 
-fn build(facts: &[ServicePort]) -> rules::Ruleset {
+fn build(facts: &[ServicePort]) -> Ruleset {
     rules::build(facts, "10.244.0.0/16".parse().unwrap())
 }
 
@@ -49,7 +52,7 @@ fn golden(name: &str, got: &str) {
 
 #[test]
 fn the_whole_table() {
-    golden("whole.txt", &text(&delta::replace(&build(&[web()]))));
+    golden("whole.txt", &text(&nft::replace(&build(&[web()]))));
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn one_endpoint_more_is_a_small_change() {
     more.endpoints = set(&["10.244.0.5", "10.244.0.6", "10.244.0.7"]);
     golden(
         "one-endpoint-more.txt",
-        &text(&delta::between(&build(&[web()]), &build(&[more]))),
+        &text(&nft::between(&build(&[web()]), &build(&[more]))),
     );
 }
 
@@ -69,7 +72,7 @@ fn a_service_without_endpoints_is_refused() {
     none.local_endpoints = set(&[]);
     golden(
         "no-endpoints.txt",
-        &text(&delta::between(&build(&[web()]), &build(&[none]))),
+        &text(&nft::between(&build(&[web()]), &build(&[none]))),
     );
 }
 
@@ -81,7 +84,7 @@ fn local_policies_and_affinity() {
     local.affinity = Some(10_800);
     golden(
         "local-affinity.txt",
-        &text(&delta::between(&build(&[]), &build(&[local]))),
+        &text(&nft::between(&build(&[]), &build(&[local]))),
     );
 }
 
@@ -91,7 +94,7 @@ fn external_traffic_that_finds_no_local_endpoint_is_dropped_at_every_address() {
     local.external_local = true;
     local.external_ips = vec!["192.0.2.1".parse().unwrap()];
     local.local_endpoints = set(&[]);
-    let all = text(&delta::replace(&build(&[local])));
+    let all = text(&nft::replace(&build(&[local])));
     assert!(
         all.contains("add element no-endpoint-services { 192.0.2.1 . tcp . 80 : goto drop }"),
         "{all}"
@@ -103,12 +106,26 @@ fn external_traffic_that_finds_no_local_endpoint_is_dropped_at_every_address() {
 }
 
 #[test]
+fn a_load_balancers_address_is_for_its_source_ranges_only() {
+    let mut guarded = web();
+    guarded.external_ips = vec!["192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap()];
+    guarded.balancer_ips = vec!["192.0.2.1".parse().unwrap()];
+    guarded.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    let mut free = guarded.clone();
+    free.source_ranges.clear();
+    golden(
+        "source-ranges.txt",
+        &text(&nft::between(&build(&[free]), &build(&[guarded]))),
+    );
+}
+
+#[test]
 fn a_local_endpoint_that_terminates_has_a_chain_though_others_are_ready_elsewhere() {
     let mut local = web();
     local.internal_local = true;
     local.endpoints = set(&["10.244.0.6"]);
     local.local_endpoints = set(&["10.244.0.5"]);
-    let all = text(&delta::replace(&build(&[local])));
+    let all = text(&nft::replace(&build(&[local])));
     for ip in ["10.244.0.5", "10.244.0.6"] {
         let made = |l: &str| l.starts_with("add chain endpoint-") && l.ends_with(&format!("{ip}/8080"));
         assert!(all.lines().any(made), "{ip}: {all}");
@@ -133,7 +150,7 @@ fn the_kernel_accepts_every_delta() {
             (state >> 33) % n
         };
         let mut old = build(&[]);
-        keelson_sys::nft::apply(Family::Ip, "keelson-proxy", &delta::replace(&old)).unwrap();
+        nft::apply(Family::Ip, "keelson-proxy", &nft::replace(&old)).unwrap();
         for _ in 0..60 {
             let facts: Vec<ServicePort> = (0..random(4))
                 .map(|i| {
@@ -151,6 +168,12 @@ fn the_kernel_accepts_every_delta() {
                         } else {
                             vec![]
                         },
+                        balancer_ips: vec!["192.0.2.1".parse().unwrap()],
+                        source_ranges: if random(2) == 0 {
+                            vec!["203.0.113.0/24".parse().unwrap()]
+                        } else {
+                            vec![]
+                        },
                         affinity: (random(3) == 0).then_some(60 + random(2) as u32),
                         internal_local: random(3) == 0,
                         external_local: random(2) == 0,
@@ -161,8 +184,8 @@ fn the_kernel_accepts_every_delta() {
                 })
                 .collect();
             let new = build(&facts);
-            let ops = delta::between(&old, &new);
-            if let Err(e) = keelson_sys::nft::apply(Family::Ip, "keelson-proxy", &ops) {
+            let ops = nft::between(&old, &new);
+            if let Err(e) = nft::apply(Family::Ip, "keelson-proxy", &ops) {
                 panic!("{e}\nSEED={seed}\n{}", text(&ops));
             }
             old = new;

@@ -24,6 +24,11 @@ mod msg {
     pub const DEL_ELEMENT: u16 = 14;
 }
 
+/// Bytes of an interface's name, with the zeros after it.
+const INTERFACE_NAME: usize = 16;
+/// A comment in a rule's user data, as the `nft` program writes it.
+const UDATA_COMMENT: u8 = 0;
+
 /// Register of the verdict, and the first of the data registers.
 const REG_VERDICT: u32 = 0;
 const REG_1: u32 = 1;
@@ -106,6 +111,8 @@ fn encode(buf: &mut Buf, family: Family, table: &str, op: &Op, seq: u32, ack: u1
         Op::FlushChain { .. } => (msg::DEL_RULE, 0),
         Op::DeleteChain { .. } => (msg::DEL_CHAIN, 0),
         Op::AddRule { .. } => (msg::NEW_RULE, NLM_F_CREATE | NLM_F_APPEND),
+        Op::InsertRule { .. } => (msg::NEW_RULE, NLM_F_CREATE),
+        Op::DeleteRule { .. } => (msg::DEL_RULE, 0),
         Op::AddSet(_) => (msg::NEW_SET, NLM_F_CREATE),
         Op::DeleteSet { .. } => (msg::DEL_SET, 0),
         Op::AddElement { .. } => (msg::NEW_ELEMENT, NLM_F_CREATE),
@@ -124,14 +131,55 @@ fn encode(buf: &mut Buf, family: Family, table: &str, op: &Op, seq: u32, ack: u1
                 b.text(2, chain);
                 b.nest(4, |b| exprs.iter().for_each(|e| expression(b, e)));
             }
+            Op::InsertRule { chain, exprs, comment } => {
+                b.text(2, chain);
+                b.nest(4, |b| exprs.iter().for_each(|e| expression(b, e)));
+                b.attr(7, &comment_data(comment));
+            }
+            Op::DeleteRule { chain, handle } => {
+                b.text(2, chain);
+                b.be64(3, *handle);
+            }
             Op::AddSet(set) => define_set(b, set, seq),
             Op::DeleteSet { name } => b.text(2, name),
             Op::AddElement { set, element } | Op::DeleteElement { set, element } => {
                 b.text(2, set);
-                b.nest(3, |b| b.nest(1, |b| self::element(b, element)));
+                b.nest(3, |b| elements(b, element));
             }
         }
     });
+}
+
+/// Requests that read.
+pub(super) mod get {
+    use super::*;
+
+    const NLM_F_DUMP: u16 = 0x300;
+    const GET_CHAIN: u16 = 4;
+    const GET_RULE: u16 = 7;
+
+    pub fn chains() -> Vec<u8> {
+        let mut buf = Buf::default();
+        buf.message(
+            SUBSYS_NFTABLES << 8 | GET_CHAIN,
+            NLM_F_REQUEST | NLM_F_DUMP,
+            0,
+            0,
+            1,
+            |_| {},
+        );
+        buf.0
+    }
+
+    pub fn rules(family: Family, table: &str, chain: &str) -> Vec<u8> {
+        let mut buf = Buf::default();
+        let kind = SUBSYS_NFTABLES << 8 | GET_RULE;
+        buf.message(kind, NLM_F_REQUEST | NLM_F_DUMP, family as u8, 0, 1, |b| {
+            b.text(1, table);
+            b.text(2, chain);
+        });
+        buf.0
+    }
 }
 
 fn chain(b: &mut Buf, name: &str, base: Option<&Base>) {
@@ -161,6 +209,7 @@ impl KeyType {
             KeyType::Ipv6 => (8, 16),
             KeyType::Proto => (12, 1),
             KeyType::Port => (13, 2),
+            KeyType::Interface => (41, INTERFACE_NAME as u32),
         }
     }
 }
@@ -185,6 +234,13 @@ fn define_set(b: &mut Buf, set: &Set, id: u32) {
     if set.dynamic_timeout_ms.is_some() {
         flags |= 0x10 | 0x20;
     }
+    let ranges_of_parts = set.intervals && set.key.len() > 1;
+    if set.intervals {
+        flags |= 0x4;
+    }
+    if ranges_of_parts {
+        flags |= 0x80;
+    }
     b.text(2, &set.name);
     b.be32(3, flags);
     b.be32(4, key_type);
@@ -201,6 +257,16 @@ fn define_set(b: &mut Buf, set: &Set, id: u32) {
             b.be32(7, len);
         }
     }
+    if ranges_of_parts {
+        // The kernel searches each part on its own, and has to be told how wide they are.
+        b.nest(9, |b| {
+            b.nest(2, |b| {
+                for part in &set.key {
+                    b.nest(1, |b| b.be32(1, part.facts().1));
+                }
+            });
+        });
+    }
     b.be32(10, id);
     if let Some(ms) = set.dynamic_timeout_ms {
         b.be64(11, ms);
@@ -215,6 +281,11 @@ fn datum(d: &Datum) -> Vec<u8> {
         Datum::Port(p) => p.to_be_bytes().to_vec(),
         // numgen writes host order.
         Datum::Integer(i) => i.to_ne_bytes().to_vec(),
+        Datum::Interface(name) => {
+            let mut bytes = name.as_bytes().to_vec();
+            bytes.resize(INTERFACE_NAME, 0);
+            bytes
+        }
     }
 }
 
@@ -232,9 +303,57 @@ fn concat(data: &[Datum]) -> Vec<u8> {
     }
 }
 
+/// A range of one part is two elements, where it begins and where what is no longer in it begins; a range of several parts is
+/// one element with two keys.
+fn elements(b: &mut Buf, e: &Element) {
+    match &e.last {
+        Some(last) if e.key.len() == 1 => {
+            b.nest(1, |b| {
+                element(
+                    b,
+                    &Element {
+                        last: None,
+                        ..e.clone()
+                    },
+                )
+            });
+            if let Some(after) = successor(concat(last)) {
+                b.nest(1, |b| {
+                    b.nest(1, |b| b.attr(1, &after));
+                    b.be32(3, 1); // the end of an interval
+                });
+            }
+        }
+        _ => b.nest(1, |b| element(b, e)),
+    }
+}
+
+/// The next larger number of as many bytes.
+fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    for byte in bytes.iter_mut().rev() {
+        let (next, over) = byte.overflowing_add(1);
+        *byte = next;
+        if !over {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+fn comment_data(comment: &str) -> Vec<u8> {
+    let mut data = vec![UDATA_COMMENT, comment.len() as u8 + 1];
+    data.extend_from_slice(comment.as_bytes());
+    data.push(0);
+    data
+}
+
 fn element(b: &mut Buf, e: &Element) {
     let key = concat(&e.key);
     b.nest(1, |b| b.attr(1, &key));
+    if let Some(last) = &e.last {
+        let last = concat(last);
+        b.nest(10, |b| b.attr(1, &last));
+    }
     match &e.data {
         None => {}
         Some(ElementData::Verdict(v)) => b.nest(2, |b| verdict(b, v)),
@@ -285,6 +404,7 @@ fn load(b: &mut Buf, l: Load, reg: u32) {
         Load::SourcePort => payload(b, 2, 0, 2),
         Load::DestinationPort => payload(b, 2, 2, 2),
         Load::L4Proto => meta(b, 16, reg),
+        Load::InputInterface => meta(b, 6, reg),
         Load::Random(modulus) => expr(b, "numgen", |b| {
             b.be32(1, reg);
             b.be32(2, modulus);
@@ -300,7 +420,7 @@ fn loads(b: &mut Buf, list: &[Load]) -> u32 {
     for l in list {
         load(b, *l, reg);
         reg += match l {
-            Load::SourceAddr(Family::Ip6) | Load::DestinationAddr(Family::Ip6) => 4,
+            Load::SourceAddr(Family::Ip6) | Load::DestinationAddr(Family::Ip6) | Load::InputInterface => 4,
             _ => 1,
         };
     }
@@ -417,6 +537,14 @@ fn expression(b: &mut Buf, e: &Expr) {
         Expr::MarkXor(m) => mark(b, u32::MAX, *m),
         Expr::StateInvalid => conntrack(b, 0, 1),
         Expr::StateNew => conntrack(b, 0, 8),
+        Expr::StateRelated => conntrack(b, 0, 4),
+        Expr::Reply => {
+            expr(b, "ct", |b| {
+                b.be32(2, 1);
+                b.be32(1, REG_1);
+            });
+            compare(b, REG_1, Cmp::Eq, &[1]);
+        }
         Expr::Dnatted => conntrack(b, 2, 0x20),
         Expr::InSet { load, set, negate } => {
             let reg = loads(b, load);

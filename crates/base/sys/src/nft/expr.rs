@@ -21,6 +21,8 @@ pub enum Load {
     L4Proto,
     SourcePort,
     DestinationPort,
+    /// The name of the interface by which the packet came.
+    InputInterface,
     /// A random number below the modulus.
     Random(u32),
 }
@@ -87,6 +89,10 @@ pub enum Expr {
     StateNew,
     /// An invalid packet of a tracked connection.
     StateInvalid,
+    /// Belongs to another connection: an ICMP error, or what a helper expected.
+    StateRelated,
+    /// Goes against the direction of its connection's first packet.
+    Reply,
     /// The connection's destination was translated.
     Dnatted,
     InSet {

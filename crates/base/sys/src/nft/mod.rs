@@ -2,14 +2,25 @@
 //!
 //! [`Op`] is the vocabulary: tables, chains, sets, maps, elements, rules made of [`Expr`]. Their `Display` is close to
 //! the `nft` program's language, so that rule sets can be golden-tested and read. [`apply`] sends a batch and reports
-//! the first operation that the kernel refused. Nothing here knows what the rules are for.
+//! the first operation that the kernel refused. A [`Ruleset`] is a whole table as data, [`between`] leads from one to the
+//! next, a [`Table`] also remembers what changed since it was last applied. [`Monitor`] tells when another program
+//! changed a table. Nothing here knows what the rules are for.
 
+mod delta;
 mod encode;
 mod expr;
+mod monitor;
+pub mod names;
+mod query;
+mod ruleset;
 mod show;
 mod socket;
 
+pub use delta::{between, replace};
 pub use expr::{Cmp, Expr, Load, Nat, Verdict};
+pub use monitor::{Monitor, Notice};
+pub use query::{FoundChain, FoundRule, chains, rules};
+pub use ruleset::{Chain, Ruleset, SetState, Table};
 pub use socket::{NftError, apply};
 
 use std::net::IpAddr;
@@ -41,6 +52,16 @@ pub enum Op {
     AddRule {
         chain: String,
         exprs: Vec<Expr>,
+    },
+    /// At the head of a chain, with a comment by which it is found again: for chains that belong to another program.
+    InsertRule {
+        chain: String,
+        exprs: Vec<Expr>,
+        comment: String,
+    },
+    DeleteRule {
+        chain: String,
+        handle: u64,
     },
     AddSet(Set),
     DeleteSet {
@@ -85,6 +106,8 @@ pub struct Set {
     pub name: String,
     pub key: Vec<KeyType>,
     pub data: Option<DataType>,
+    /// Elements may stand for ranges. Those of one set must not overlap.
+    pub intervals: bool,
     /// Elements come from rules and expire after this many milliseconds.
     pub dynamic_timeout_ms: Option<u64>,
 }
@@ -96,6 +119,8 @@ pub enum KeyType {
     Proto,
     Port,
     Integer,
+    /// The name of an interface.
+    Interface,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +133,8 @@ pub enum DataType {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Element {
     pub key: Vec<Datum>,
+    /// The last key of a range, in sets with intervals.
+    pub last: Option<Vec<Datum>>,
     pub data: Option<ElementData>,
 }
 
@@ -124,6 +151,26 @@ pub enum Datum {
     Proto(u8),
     Port(u16),
     Integer(u32),
+    Interface(String),
+}
+
+impl Element {
+    /// An element of a set.
+    pub fn of(key: Vec<Datum>) -> Element {
+        Element {
+            key,
+            last: None,
+            data: None,
+        }
+    }
+
+    /// An element of a map of verdicts.
+    pub fn to(key: Vec<Datum>, verdict: Verdict) -> Element {
+        Element {
+            data: Some(ElementData::Verdict(verdict)),
+            ..Element::of(key)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +183,7 @@ mod tests {
             name: "service-ips".into(),
             key: vec![KeyType::Ipv4, KeyType::Proto, KeyType::Port],
             data: Some(DataType::Verdict),
+            intervals: false,
             dynamic_timeout_ms: None,
         });
         assert_eq!(
@@ -150,6 +198,7 @@ mod tests {
                     Datum::Proto(17),
                     Datum::Port(53),
                 ],
+                last: None,
                 data: Some(ElementData::Verdict(Verdict::Goto("svc-a".into()))),
             },
         };

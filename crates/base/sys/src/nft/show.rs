@@ -15,6 +15,7 @@ impl Display for KeyType {
             KeyType::Proto => "inet_proto",
             KeyType::Port => "inet_service",
             KeyType::Integer => "integer",
+            KeyType::Interface => "ifname",
         })
     }
 }
@@ -28,6 +29,7 @@ impl Display for Datum {
             Datum::Proto(p) => p.fmt(f),
             Datum::Port(p) => p.fmt(f),
             Datum::Integer(i) => i.fmt(f),
+            Datum::Interface(name) => write!(f, "\"{name}\""),
         }
     }
 }
@@ -57,6 +59,7 @@ impl Display for Load {
             Load::L4Proto => f.write_str("meta l4proto"),
             Load::SourcePort => f.write_str("th sport"),
             Load::DestinationPort => f.write_str("th dport"),
+            Load::InputInterface => f.write_str("iifname"),
             Load::Random(n) => write!(f, "numgen random mod {n}"),
         }
     }
@@ -94,6 +97,8 @@ impl Display for Expr {
             Expr::MarkXor(m) => write!(f, "meta mark set mark xor {m:#x}"),
             Expr::StateNew => f.write_str("ct state new"),
             Expr::StateInvalid => f.write_str("ct state invalid"),
+            Expr::StateRelated => f.write_str("ct state related"),
+            Expr::Reply => f.write_str("ct direction reply"),
             Expr::Dnatted => f.write_str("ct status dnat"),
             Expr::InSet { load, set, negate } => {
                 write!(f, "{} {}@{set}", joined(load), if *negate { "!= " } else { "" })
@@ -116,7 +121,17 @@ impl Display for Expr {
 }
 impl Display for Element {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        f.write_str(&joined(&self.key))?;
+        match &self.last {
+            None => f.write_str(&joined(&self.key))?,
+            Some(last) => {
+                let range = |(from, to): (&Datum, &Datum)| match from == to {
+                    true => from.to_string(),
+                    false => format!("{from}-{to}"),
+                };
+                let parts: Vec<String> = self.key.iter().zip(last).map(range).collect();
+                f.write_str(&parts.join(" . "))?;
+            }
+        }
         match &self.data {
             None => Ok(()),
             Some(ElementData::Verdict(v)) => write!(f, " : {v}"),
@@ -132,6 +147,9 @@ impl Display for Set {
             None => {}
             Some(DataType::Verdict) => f.write_str(" : verdict")?,
             Some(DataType::Concat(d)) => write!(f, " : {}", joined(d))?,
+        }
+        if self.intervals {
+            f.write_str("; flags interval")?;
         }
         if let Some(ms) = self.dynamic_timeout_ms {
             write!(f, "; flags dynamic,timeout; timeout {}s", ms / 1000)?;
@@ -158,6 +176,12 @@ impl Display for Op {
                 write!(f, "add rule {chain}")?;
                 exprs.iter().try_for_each(|e| write!(f, " {e}"))
             }
+            Op::InsertRule { chain, exprs, comment } => {
+                write!(f, "insert rule {chain}")?;
+                exprs.iter().try_for_each(|e| write!(f, " {e}"))?;
+                write!(f, " comment \"{comment}\"")
+            }
+            Op::DeleteRule { chain, handle } => write!(f, "delete rule {chain} handle {handle}"),
             Op::AddSet(set) => write!(f, "add {set}"),
             Op::DeleteSet { name } => write!(f, "delete set {name}"),
             Op::AddElement { set, element } => write!(f, "add element {set} {{ {element} }}"),

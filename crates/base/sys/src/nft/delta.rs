@@ -2,8 +2,7 @@
 //!
 //! First what is new (sets, chains), then rules of changed chains, then elements, last what nothing refers to any more.
 
-use crate::rules::{Ruleset, SetState};
-use keelson_sys::nft::{Element, Op};
+use super::{Element, Op, Ruleset, SetState};
 
 /// The whole table anew, whatever stands there.
 pub fn replace(new: &Ruleset) -> Vec<Op> {

@@ -1,0 +1,219 @@
+//! Random pods, policies and packets: what the rules do with a packet, read by a small interpreter of them, is what a
+//! reference evaluator says from the API objects; what many changes led to is what the last state gives from nothing; and
+//! the kernel accepts every change. `SEED` repeats a run.
+
+#![allow(clippy::unwrap_used)]
+
+mod interpret;
+mod random;
+mod reference;
+
+use interpret::{Packet, passes};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use keelson_policy::facts;
+use keelson_policy::plan::Planner;
+use keelson_sys::nft::{self, Family, Op};
+use random::Random;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// This node's name; pods of it are judged.
+const NODE: &str = "here";
+
+#[derive(Default)]
+pub struct World {
+    pub namespaces: BTreeMap<String, Namespace>,
+    pub pods: BTreeMap<(String, String), Pod>,
+    pub policies: BTreeMap<(String, String), NetworkPolicy>,
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
+    let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SEED={seed}");
+    seed
+}
+
+fn tell_pod(planner: &mut Planner, key: &(String, String), pod: Option<&Pod>) {
+    let facts = pod.and_then(|p| facts::pod(p, &[], NODE, |_| false));
+    planner.set_pod((key.0.clone(), key.1.clone(), String::new()), facts);
+}
+
+fn tell_policy(planner: &mut Planner, key: &(String, String), policy: Option<&NetworkPolicy>) {
+    planner.set_policy(key.clone(), policy.and_then(facts::policy));
+}
+
+fn tell_namespace(planner: &mut Planner, name: &str, namespace: Option<&Namespace>) {
+    planner.set_namespace(name, namespace.map(|n| n.metadata.labels.clone().unwrap_or_default()));
+}
+
+fn anew(world: &World) -> Planner {
+    let mut planner = Planner::new(Family::Ip);
+    // Another order than things came in: it must not matter.
+    for (key, policy) in world.policies.iter().rev() {
+        tell_policy(&mut planner, key, Some(policy));
+    }
+    for (key, pod) in &world.pods {
+        tell_pod(&mut planner, key, Some(pod));
+    }
+    for (name, namespace) in &world.namespaces {
+        tell_namespace(&mut planner, name, Some(namespace));
+    }
+    planner
+}
+
+/// Changes one thing of the world, and tells the planner.
+fn step(world: &mut World, random: &mut Random, planner: &mut Planner) {
+    match random.below(10) {
+        0 => {
+            let name = random.namespace();
+            match random.below(4) {
+                0 => drop(world.namespaces.remove(&name)),
+                _ => drop(world.namespaces.insert(name.clone(), random.namespace_object(&name))),
+            }
+            tell_namespace(planner, &name, world.namespaces.get(&name));
+        }
+        1..=5 => {
+            let key = (random.namespace(), format!("pod-{}", random.below(6)));
+            match random.below(4) {
+                0 => drop(world.pods.remove(&key)),
+                _ => drop(world.pods.insert(key.clone(), random.pod(&key))),
+            }
+            tell_pod(planner, &key, world.pods.get(&key));
+        }
+        _ => {
+            let key = (random.namespace(), format!("policy-{}", random.below(3)));
+            match random.below(3) {
+                0 => drop(world.policies.remove(&key)),
+                _ => drop(world.policies.insert(key.clone(), random.policy(&key))),
+            }
+            tell_policy(planner, &key, world.policies.get(&key));
+        }
+    }
+}
+
+#[test]
+fn rules_judge_as_the_reference_does() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let (mut packets, mut passed) = (0, 0);
+    for _ in 0..12 {
+        let mut world = World::default();
+        let mut planner = Planner::new(Family::Ip);
+        for _ in 0..60 {
+            step(&mut world, &mut random, &mut planner);
+            for _ in 0..40 {
+                let packet: Packet = random.packet(&world);
+                let wanted = reference::allowed(&world, &packet);
+                let got = passes(planner.wanted(), &packet);
+                assert_eq!(
+                    got,
+                    wanted,
+                    "SEED={seed} {packet:?}\n{}\n{}",
+                    reference::describe(&world),
+                    nft::replace(planner.wanted())
+                        .iter()
+                        .map(|op| format!("{op}\n"))
+                        .collect::<String>()
+                );
+                packets += 1;
+                passed += usize::from(got);
+            }
+        }
+    }
+    assert!(
+        passed * 10 > packets && passed * 10 < packets * 9,
+        "{passed} of {packets} passed: too one-sided to say anything, SEED={seed}"
+    );
+}
+
+#[test]
+fn many_changes_lead_where_the_last_state_does() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let mut world = World::default();
+    let mut planner = Planner::new(Family::Ip);
+    for i in 0..600 {
+        step(&mut world, &mut random, &mut planner);
+        if i % 20 == 0 {
+            assert!(
+                planner.wanted() == anew(&world).wanted(),
+                "SEED={seed} after {i} changes"
+            );
+        }
+    }
+    for key in world.policies.keys() {
+        tell_policy(&mut planner, key, None);
+    }
+    for key in world.pods.keys() {
+        tell_pod(&mut planner, key, None);
+    }
+    assert!(
+        *planner.wanted() == keelson_policy::plan::closed(Family::Ip),
+        "SEED={seed}: something stays behind"
+    );
+}
+
+#[test]
+fn the_kernel_accepts_every_change() {
+    let seed = seed();
+    let walk = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
+        let mut random = Random::new(seed);
+        let mut world = World::default();
+        let mut planner = Planner::new(Family::Ip);
+        nft::apply(Family::Ip, "keelson-policy", &planner.take_whole()).unwrap();
+        for _ in 0..300 {
+            for _ in 0..=random.below(3) {
+                step(&mut world, &mut random, &mut planner);
+            }
+            let ops = planner.take();
+            if let Err(error) = nft::apply(Family::Ip, "keelson-policy", &ops) {
+                panic!(
+                    "{error}\nSEED={seed}\n{}",
+                    ops.iter().map(|op| format!("{op}\n")).collect::<String>()
+                );
+            }
+        }
+        nft::apply(Family::Ip, "keelson-policy", &planner.take_whole()).unwrap();
+        nft::apply(Family::Ip, "keelson-policy", &[Op::DeleteTable]).unwrap();
+    };
+    std::thread::spawn(walk).join().unwrap();
+}
+
+/// 10,000 pods of 100 namespaces under 200 policies: a pod that joins costs its own elements. The bound on time is for a
+/// debug build on a busy machine; what it is really is printed.
+#[test]
+fn a_pod_that_joins_a_large_cluster_is_a_small_change() {
+    let mut random = Random::new(7);
+    let mut planner = Planner::new(Family::Ip);
+    for n in 0..100 {
+        let name = format!("ns-{n}");
+        tell_namespace(&mut planner, &name, Some(&random.namespace_object(&name)));
+    }
+    for n in 0..200 {
+        let key = (format!("ns-{}", n % 100), format!("policy-{n}"));
+        let policy = random.policy(&key);
+        tell_policy(&mut planner, &key, Some(&policy));
+    }
+    for n in 0..10_000u32 {
+        let key = (format!("ns-{}", n % 100), format!("pod-{n}"));
+        let pod = random.pod_at(&key, [10, 244, (n >> 8) as u8, n as u8].into(), n % 100 == 0);
+        tell_pod(&mut planner, &key, Some(&pod));
+    }
+    planner.take();
+    let (mut most, mut longest) = (0, Duration::ZERO);
+    for n in 0..200u8 {
+        let key = (format!("ns-{}", n % 100), format!("late-{n}"));
+        let pod = random.pod_at(&key, [10, 245, 0, n].into(), true);
+        let began = Instant::now();
+        tell_pod(&mut planner, &key, Some(&pod));
+        let ops = planner.take();
+        longest = longest.max(began.elapsed());
+        most = most.max(ops.len());
+    }
+    println!("a joining pod: at most {most} operations, {longest:?}");
+    assert!(most < 200, "{most} operations");
+    assert!(longest < Duration::from_millis(50), "{longest:?}");
+}
