@@ -12,7 +12,7 @@ use keelson_sys::path::Root;
 use super::mounts::{self, Bind, CgroupView};
 use super::spec::{self, Input, Namespaces, PidNamespace};
 use super::user::{self, Accounts, User};
-use super::{Container, devices, resources, signals};
+use super::{Container, apparmor, devices, resources, signals};
 use crate::images::Image;
 use crate::images::manifest::Execution;
 use crate::records::{self, ContainerRecord, ContainerState, SandboxRecord};
@@ -145,6 +145,8 @@ impl Inner {
             devices.extend(devices::of_host().context("cannot list the host's devices")?);
         }
         let rules = devices::rules(&devices, context.privileged);
+        let confined = apparmor::profile(context.apparmor.as_ref(), context.privileged, &apparmor::Kernel)
+            .map_err(|e| anyhow!("failed to generate apparmor spec opts: {e}"))?;
         let unified = self.cgroups.version() == Version::V2;
         let sandbox_record = sandbox.record.lock().clone();
         let mut spec = spec::build(&Input {
@@ -161,6 +163,7 @@ impl Inner {
             cgroups: &self.cgroup_view(&record.cgroup, context.privileged),
             devices: &devices,
             rules: &rules,
+            apparmor: confined.as_deref(),
             grantable: self.grantable,
         })
         .map_err(|e| anyhow!(e))?;

@@ -1,5 +1,6 @@
 //! Containers.
 
+mod apparmor;
 mod create;
 mod devices;
 mod lifecycle;

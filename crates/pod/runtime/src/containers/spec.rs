@@ -30,6 +30,8 @@ pub struct Input<'a> {
     pub cgroups: &'a CgroupView,
     pub devices: &'a [Device],
     pub rules: &'a [DeviceRule],
+    /// The AppArmor profile, which is loaded.
+    pub apparmor: Option<&'a str>,
     /// Capabilities this runtime can hand on.
     pub grantable: u64,
 }
@@ -77,6 +79,9 @@ pub fn build(input: &Input<'_>) -> Result<Value, String> {
     // Said only when it is set: to `libcontainer`, saying `false` means that the filter comes last, when it is too late.
     if context.no_new_privs {
         process["noNewPrivileges"] = json!(true);
+    }
+    if let Some(profile) = input.apparmor {
+        process["apparmorProfile"] = json!(profile);
     }
     let list = |paths: &[String]| if privileged { json!([]) } else { json!(paths) };
     let mut linux = json!({
@@ -327,6 +332,7 @@ mod tests {
             cgroups: &CgroupView::Own { writable: false },
             devices: &[],
             rules: &[],
+            apparmor: None,
             grantable: u64::MAX >> 23,
         })
     }

@@ -229,6 +229,7 @@ fn outside(mut spec: Value, proc: &Path) -> Value {
     }
     if let Some(process) = spec["process"].as_object_mut() {
         process.remove("noNewPrivileges");
+        process.remove("apparmorProfile");
         process.remove("capabilities");
         process.insert("user".to_owned(), json!({"uid": 0, "gid": 0}));
     }

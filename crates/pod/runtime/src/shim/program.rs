@@ -31,6 +31,7 @@ pub struct Plan {
     last_capability: u32,
     no_new_privileges: bool,
     seccomp: Option<LinuxSeccomp>,
+    apparmor: Option<String>,
 }
 
 impl Plan {
@@ -77,6 +78,7 @@ impl Plan {
             last_capability: process::last_capability(),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             seccomp: linux.seccomp().clone(),
+            apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
         })
     }
 
@@ -188,9 +190,24 @@ fn become_program(plan: &Plan, filter: Filter, terminal: bool) -> Result<std::co
     if filter == Filter::Last {
         load(plan)?;
     }
+    if let Some(profile) = &plan.apparmor {
+        confine(profile).map_err(step("confine by the apparmor profile"))?;
+    }
     let program = launch::find_program(plan.args.first().map_or("", String::as_str), &plan.env)?;
     process::close_on_exec_from(3).map_err(step("close descriptors"))?;
     Err(launch::exec(&program, &plan.args, &plan.env))
+}
+
+/// From the exec that comes next. Only the process itself can ask for that, in a /proc that is one: what a container has
+/// mounted there may be anything.
+fn confine(profile: &str) -> io::Result<()> {
+    let open = |path: &str| std::fs::File::options().write(true).open(path);
+    // The second is what kernels before 5.8 have.
+    let mut file = open("/proc/thread-self/attr/apparmor/exec").or_else(|_| open("/proc/thread-self/attr/exec"))?;
+    if nix::sys::statfs::fstatfs(&file)?.filesystem_type() != nix::sys::statfs::PROC_SUPER_MAGIC {
+        return Err(io::Error::other("/proc is something else"));
+    }
+    io::Write::write_all(&mut file, format!("exec {profile}").as_bytes())
 }
 
 /// A change of user empties the effective set.

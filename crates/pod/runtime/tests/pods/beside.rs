@@ -80,12 +80,13 @@ const WATCHED: usize = 12;
 
 /// Looks, as often as a shell can, whether any process leads to a file that only the host has, or is the program.
 fn watcher(machine: &Machine, own: &[&str]) -> String {
-    let marker = machine.dir.join("marker").display().to_string();
+    let host = machine.dir.display().to_string();
+    let marker = format!("{host}/marker");
     let known: String = own.iter().map(|program| format!("{program}|")).collect();
     format!(
         "while [ ! -e /tmp/enough ]; do for p in /proc/[0-9]*; do \
          for l in root cwd; do [ -e $p/$l{marker} ] && echo LEAK $p/$l; done; \
-         for f in $p/fd/*; do [ -f $f ] && [ ! -e /proc/self/root$f ] && echo LEAK $f; done; \
+         for f in $p/fd/*; do case $(readlink $f) in {host}/*) echo LEAK $f;; esac; done; \
          case $(readlink $p/exe) in {known}/bin/busybox|'') ;; *) echo PROGRAM $(readlink $p/exe);; esac; \
          done; done; echo done"
     )

@@ -21,6 +21,7 @@ tests![
     limits_are_set_updated_and_enforced,
     sysctls_and_the_hosts_network,
     pods_are_the_same_however_the_server_was_started,
+    an_apparmor_profile_that_is_not_there_is_refused,
     an_external_runtime_runs_containers,
 ];
 
@@ -536,6 +537,27 @@ async fn pods_are_the_same_however_the_server_was_started() -> Result<()> {
     let (log, _) = machine.shell(&pod, script("c", text)).await?;
     ensure!(log.starts_with("1000\n0\t2147483647\n"), "{log}");
     machine.assert_clean()
+}
+
+async fn an_apparmor_profile_that_is_not_there_is_refused() -> Result<()> {
+    let machine = Machine::new().await?;
+    let mut container = command("c", &["true"]);
+    security(&mut container).apparmor = Some(SecurityProfile {
+        profile_type: security_profile::ProfileType::Localhost as i32,
+        localhost_ref: "localhost/no-such-profile".into(),
+    });
+    let error = machine
+        .shell(&machine.pod("p"), container)
+        .await
+        .err()
+        .context("it ran")?;
+    // Without AppArmor in the kernel, or with it.
+    let text = format!("{error:#}");
+    ensure!(
+        text.contains("apparmor is not supported") || text.contains("apparmor profile not found no-such-profile"),
+        "{text}"
+    );
+    Ok(())
 }
 
 async fn an_external_runtime_runs_containers() -> Result<()> {
