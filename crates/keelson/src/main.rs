@@ -59,10 +59,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // A pod's shim is this program again, before any thread or runtime exists.
+    // A pod's shim and a layer's cell are this program again, before any thread or runtime exists.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|a| a == "shim") {
-        keelson_runtime::shim::main(arguments);
+    match arguments.next() {
+        Some(first) if first == "shim" => keelson_runtime::shim::main(arguments),
+        Some(first) if first == "cell" => keelson_runtime::cell::main(arguments),
+        _ => {}
     }
     match run(Arguments::parse().command) {
         Ok(code) => code,

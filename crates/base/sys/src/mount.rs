@@ -1,96 +1,15 @@
-//! Mounts: overlays, binds, temporary file systems, propagation; and the list of what is mounted.
+//! Mounts: overlays ([`overlay`]), binds, temporary file systems, propagation; and the list of what is mounted.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Option strings of mount(2) must fit a page.
-const MAX_OPTIONS: usize = 4000;
+mod overlay;
 
-/// Mounts an overlay of `lowers` (topmost first) at `target`; without `upper` it is read-only.
-///
-/// `base` is a directory that all lowers lie in: names relative to it are used when the full paths don't fit.
-pub fn overlay(
-    base: &Path,
-    lowers: &[PathBuf],
-    upper: Option<(&Path, &Path)>,
-    extra: &str,
-    target: &Path,
-) -> io::Result<()> {
-    let full = overlay_options(lowers.iter().map(PathBuf::as_path), upper, extra)?;
-    if full.len() <= MAX_OPTIONS {
-        return mount_overlay(&full, upper.is_none(), target);
-    }
-    let relative = overlay_options(lowers.iter().map(|l| l.strip_prefix(base).unwrap_or(l)), upper, extra)?;
-    if relative.len() > MAX_OPTIONS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many layers for one overlay mount",
-        ));
-    }
-    // The working directory of a thread is its own after unshare(CLONE_FS); the thread ends here.
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
-                nix::unistd::chdir(base)?;
-                mount_overlay(&relative, upper.is_none(), target)
-            })
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
-    })
-}
-
-fn overlay_options<'a>(
-    lowers: impl Iterator<Item = &'a Path>,
-    upper: Option<(&Path, &Path)>,
-    extra: &str,
-) -> io::Result<Vec<u8>> {
-    let mut options = b"lowerdir=".to_vec();
-    for (i, lower) in lowers.enumerate() {
-        if i > 0 {
-            options.push(b':');
-        }
-        options.extend(escaped(lower)?);
-    }
-    if let Some((upper, work)) = upper {
-        options.extend_from_slice(b",upperdir=");
-        options.extend(escaped(upper)?);
-        options.extend_from_slice(b",workdir=");
-        options.extend(escaped(work)?);
-    }
-    options.extend_from_slice(extra.as_bytes());
-    Ok(options)
-}
-
-fn escaped(path: &Path) -> io::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(path.as_os_str().len());
-    for &b in path.as_os_str().as_bytes() {
-        match b {
-            b':' | b'\\' => out.extend_from_slice(&[b'\\', b]),
-            b',' => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "a comma in an overlay path",
-                ));
-            }
-            b => out.push(b),
-        }
-    }
-    Ok(out)
-}
-
-fn mount_overlay(options: &[u8], read_only: bool, target: &Path) -> io::Result<()> {
-    let flags = if read_only {
-        MsFlags::MS_RDONLY
-    } else {
-        MsFlags::empty()
-    };
-    mount(Some("overlay"), target, Some("overlay"), flags, Some(options)).map_err(io::Error::from)
-}
+pub use overlay::{MOST_LAYERS, Way, overlay, overlay_by};
 
 /// A temporary file system.
 pub fn tmpfs(target: &Path, flags: MsFlags, options: &str) -> io::Result<()> {
@@ -278,13 +197,5 @@ mod tests {
         assert_eq!((m.fs_type.as_str(), m.shared, m.slave), ("ext3", true, true));
         assert_eq!(m.root, Path::new("/mnt1"));
         assert!(parse_line(b"").is_none());
-    }
-
-    #[test]
-    fn overlay_options_are_escaped() {
-        let lowers = [PathBuf::from("/a:b"), PathBuf::from("/c")];
-        let options = overlay_options(lowers.iter().map(PathBuf::as_path), None, "").unwrap();
-        assert_eq!(options, b"lowerdir=/a\\:b:/c");
-        assert!(escaped(Path::new("/a,b")).is_err());
     }
 }

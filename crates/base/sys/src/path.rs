@@ -115,6 +115,25 @@ pub fn set_xattr(path: &Path, name: &OsStr, value: &[u8]) -> io::Result<()> {
     }
 }
 
+/// An extended attribute of the file itself, if it has it.
+pub fn xattr(path: &Path, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    let (path, name) = (c_string(path.as_os_str())?, c_string(name)?);
+    // The kernel's own bound.
+    let mut value = vec![0; 64 << 10];
+    // SAFETY: both are C strings and `value` is valid for its length.
+    let got = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    match usize::try_from(got) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(_) => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ENODATA) => Ok(None),
+            e => Err(e),
+        },
+    }
+}
+
 /// Makes a directory in a directory.
 pub fn make_dir_at(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<()> {
     let name = c_string(name)?;

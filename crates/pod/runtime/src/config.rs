@@ -18,6 +18,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// Mirrors and credentials; see [`crate::images::registries`]. A missing file is an empty one.
     pub registries: Option<PathBuf>,
+    /// Registries that have mirrors are not asked themselves.
+    pub mirrors_only: bool,
     /// A directory of archives to import at start.
     pub images: Option<PathBuf>,
     /// Images that must not be collected, by name.
@@ -26,7 +28,7 @@ pub struct Config {
     pub handlers: BTreeMap<String, Handler>,
     /// Where exec, attach and port-forward are served; loopback only.
     pub streaming: SocketAddr,
-    /// The program whose first argument `shim` leads to [`crate::shim::main`].
+    /// The program whose first argument `shim` leads to [`crate::shim::main`], and `cell` to [`crate::cell::main`].
     pub program: PathBuf,
 }
 
@@ -45,6 +47,7 @@ impl Default for Config {
             state: PathBuf::from("/run/keelson/runtime"),
             cgroup_root: "/keelson".to_owned(),
             registries: None,
+            mirrors_only: false,
             images: None,
             pinned_images: Vec::new(),
             handlers: BTreeMap::new(),

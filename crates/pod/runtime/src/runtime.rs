@@ -58,8 +58,9 @@ impl Runtime {
         let registries = config
             .registries
             .as_deref()
-            .map_or_else(|| Ok(Registries::default()), Registries::load)?;
-        let images = Images::open(&config.root, registries, config.pinned_images.clone())
+            .map_or_else(|| Ok(Registries::default()), Registries::load)?
+            .mirrors_only(config.mirrors_only);
+        let images = Images::open(&config.root, registries, config.pinned_images.clone(), &config.program)
             .with_context(|| format!("cannot open the image store in {}", config.root.display()))?;
         let images = Arc::new(images);
         let streaming = Streaming::bind(config.streaming).await.with_context(|| {

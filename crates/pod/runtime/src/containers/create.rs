@@ -201,7 +201,7 @@ impl Inner {
             std::fs::create_dir_all(&empty)?;
             lowers.push(empty);
         }
-        mount::overlay(self.images.layers.root(), &lowers, Some((&upper, &work)), "", &rootfs)
+        mount::overlay(&lowers, Some((&upper, &work)), &rootfs)
             .with_context(|| format!("cannot mount the root file system at {}", rootfs.display()))?;
         Ok(rootfs)
     }
@@ -258,7 +258,7 @@ impl Inner {
         match lowers.as_slice() {
             [] => {}
             [one] => mount::bind_read_only(one, at)?,
-            lowers => mount::overlay(self.images.layers.root(), lowers, None, "", at)?,
+            lowers => mount::overlay(lowers, None, at)?,
         }
         if sub_path.is_empty() {
             return Ok(at.to_path_buf());

@@ -99,13 +99,14 @@ impl keelson_cri::ImageService for Runtime {
         let request = request.into_inner();
         let name = required(request.image, "image")?.image;
         let auth = request.auth.unwrap_or_default();
-        let token = if auth.registry_token.is_empty() {
-            &auth.identity_token
-        } else {
-            &auth.registry_token
-        };
-        let credentials = Credentials::from_parts(&auth.username, &auth.password, &auth.auth, token)
-            .map_err(|e| Status::invalid_argument(format!("failed to parse auth config: {e:#}")))?;
+        let credentials = Credentials::from_parts(
+            &auth.username,
+            &auth.password,
+            &auth.identity_token,
+            &auth.auth,
+            &auth.registry_token,
+        )
+        .map_err(|e| Status::invalid_argument(format!("failed to parse auth config: {e:#}")))?;
         self.0.images_ready().await;
         let image = self
             .0

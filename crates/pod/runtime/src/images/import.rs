@@ -1,9 +1,10 @@
 //! Images from archives: an OCI layout or what `docker save` writes, in an uncompressed tar. Archives that are both are
-//! read as both. Layers are read in place; nothing is copied but their files.
+//! read as both. Layers are read in place; nothing is copied but their files. The table of contents is read here, with
+//! fixed bounds; layers are unpacked in cells.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Expected, verify};
-use super::manifest::{Descriptor, DockerArchive, ImageConfig, Manifest};
+use super::manifest::{Descriptor, DockerArchive, ImageConfig, MAX_DOCUMENT, Manifest};
 use super::reference::Reference;
+use super::unpack::{self, Kind};
 use super::{Busy, Image, Images, Name, digest, replace_file};
 
-/// Documents longer than this are refused.
-const MAX_DOCUMENT: u64 = 16 << 20;
+/// Entries of an archive; one with more is refused.
+const MAX_ENTRIES: usize = 1 << 16;
 
 /// An archive as it was when it was imported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +129,7 @@ impl Images {
             let Some(chosen) = manifest.for_this_machine().cloned() else {
                 return Ok(None);
             };
-            size += chosen.size;
+            size = size.saturating_add(chosen.size);
             manifest = archive.blob_json(&chosen.digest)?;
         }
         let Some(config) = &manifest.config else {
@@ -135,49 +137,42 @@ impl Images {
         };
         let bytes = archive.blob(&config.digest)?;
         let parsed: ImageConfig = serde_json::from_slice(&bytes).context("image configuration")?;
-        if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-            bail!(
-                "an image with {} layers and {} diff_ids",
-                manifest.layers.len(),
-                parsed.rootfs.diff_ids.len()
-            );
-        }
+        parsed.check_layers(manifest.layers.len())?;
         let chains = digest::chain(&parsed.rootfs.diff_ids);
         for (i, (layer, diff_id)) in manifest.layers.iter().zip(&parsed.rootfs.diff_ids).enumerate() {
-            size += layer.size;
+            size = size.saturating_add(layer.size);
             if !self.layers.has(&chains[i]) {
                 let expected = Expected {
                     digest: (layer.digest != *diff_id).then_some(&layer.digest),
                     diff_id,
                 };
-                let reader = archive.reader(&blob_path(&layer.digest)?)?;
+                let (file, length) = archive.file(&blob_path(&layer.digest)?)?;
                 self.layers
-                    .add(&chains[..=i], reader, &expected)
+                    .add(&chains[..=i], file, length, &expected)
                     .with_context(|| format!("layer {}", layer.digest))?;
             }
         }
-        Ok(Some(self.add(&bytes, parsed, size + config.size, &names)?))
+        Ok(Some(self.add(
+            &bytes,
+            parsed,
+            size.saturating_add(config.size),
+            &names,
+        )?))
     }
 
     fn import_docker(&self, archive: &Archive, entry: &DockerArchive) -> anyhow::Result<Arc<Image>> {
         let bytes = archive.document(&entry.config)?;
         let parsed: ImageConfig = serde_json::from_slice(&bytes).context("image configuration")?;
-        if parsed.rootfs.diff_ids.len() != entry.layers.len() {
-            bail!(
-                "an image with {} layers and {} diff_ids",
-                entry.layers.len(),
-                parsed.rootfs.diff_ids.len()
-            );
-        }
+        parsed.check_layers(entry.layers.len())?;
         let chains = digest::chain(&parsed.rootfs.diff_ids);
         let mut size = bytes.len() as u64;
         for (i, (layer, diff_id)) in entry.layers.iter().zip(&parsed.rootfs.diff_ids).enumerate() {
             size += archive.size(layer)?;
             if !self.layers.has(&chains[i]) {
                 let expected = Expected { digest: None, diff_id };
-                let reader = archive.reader(layer)?;
+                let (file, length) = archive.file(layer)?;
                 self.layers
-                    .add(&chains[..=i], reader, &expected)
+                    .add(&chains[..=i], file, length, &expected)
                     .with_context(|| format!("layer {layer}"))?;
             }
         }
@@ -204,17 +199,21 @@ struct Archive {
 
 impl Archive {
     fn open(path: &Path) -> io::Result<Archive> {
-        let mut tar = tar::Archive::new(File::open(path)?);
+        let mut archive = unpack::Archive::new(File::open(path)?);
         let mut entries: HashMap<String, (u64, u64)> = HashMap::new();
-        for entry in tar.entries_with_seek()? {
-            let entry = entry?;
-            let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
-            let place = match entry.header().entry_type() {
-                tar::EntryType::Regular => (entry.raw_file_position(), entry.size()),
+        while let Some(entry) = archive.next_entry()? {
+            if entries.len() >= MAX_ENTRIES {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "an archive of too many files",
+                ));
+            }
+            let name = entry.path.to_string_lossy().trim_start_matches("./").to_owned();
+            let place = match entry.kind {
+                Kind::File if entry.extents.is_none() => (archive.position(), entry.size),
                 // `docker save` writes a layer that occurs twice as a link.
-                tar::EntryType::Symlink | tar::EntryType::Link => {
-                    let target = entry.link_name()?.unwrap_or_default().to_string_lossy().into_owned();
-                    match entries.get(target.trim_start_matches("../")) {
+                Kind::Symlink | Kind::Link => {
+                    match entries.get(entry.link.to_string_lossy().trim_start_matches("../")) {
                         Some(place) => *place,
                         None => continue,
                     }
@@ -240,19 +239,21 @@ impl Archive {
             .with_context(|| format!("{name} is missing"))
     }
 
-    fn reader(&self, name: &str) -> anyhow::Result<Take<File>> {
+    /// The archive's file, standing where the entry's content begins, and the content's length.
+    fn file(&self, name: &str) -> anyhow::Result<(File, u64)> {
         let (position, size) = self.entries.get(name).with_context(|| format!("{name} is missing"))?;
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(*position))?;
-        Ok(file.take(*size))
+        Ok((file, *size))
     }
 
     fn document(&self, name: &str) -> anyhow::Result<Vec<u8>> {
-        if self.size(name)? > MAX_DOCUMENT {
-            bail!("{name} is too long");
+        let (file, size) = self.file(name)?;
+        if size > MAX_DOCUMENT {
+            bail!("{name} is longer than {MAX_DOCUMENT} bytes");
         }
         let mut bytes = Vec::new();
-        self.reader(name)?.read_to_end(&mut bytes)?;
+        file.take(size).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

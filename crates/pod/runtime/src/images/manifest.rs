@@ -4,6 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::reference::is_digest;
+
+/// Longest manifest: registries take no more.
+pub const MAX_MANIFEST: u64 = 4 << 20;
+/// Longest document of any kind.
+pub const MAX_DOCUMENT: u64 = 8 << 20;
+
 /// Anything a registry or an archive can call a manifest.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -72,6 +79,27 @@ pub struct ImageConfig {
     pub rootfs: Rootfs,
 }
 
+impl ImageConfig {
+    /// Refuses what a manifest with so many layers does not fit, what no kernel can stack, and names of layers that are
+    /// no digests: directories are called by them.
+    pub fn check_layers(&self, layers: usize) -> anyhow::Result<()> {
+        let diff_ids = self.rootfs.diff_ids.len();
+        if let Some(bad) = self.rootfs.diff_ids.iter().find(|d| !is_digest(d)) {
+            anyhow::bail!("an image with a diff_id that is no digest: {bad:?}");
+        }
+        if diff_ids != layers {
+            anyhow::bail!("an image with {layers} layers and {diff_ids} diff_ids");
+        }
+        if layers > keelson_sys::mount::MOST_LAYERS {
+            anyhow::bail!(
+                "an image of {layers} layers; the kernel stacks {} at most",
+                keelson_sys::mount::MOST_LAYERS
+            );
+        }
+        Ok(())
+    }
+}
+
 /// How containers of the image run unless they say otherwise.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -123,6 +151,22 @@ mod tests {
         let config: ImageConfig = serde_json::from_str(text).unwrap();
         assert!(config.config.entrypoint.is_empty());
         assert_eq!(config.rootfs.diff_ids, ["a"]);
+    }
+
+    #[test]
+    fn layers_are_called_by_digests() {
+        let of = |diff_ids: &[&str]| ImageConfig {
+            rootfs: Rootfs {
+                diff_ids: diff_ids.iter().map(|d| d.to_string()).collect(),
+            },
+            ..ImageConfig::default()
+        };
+        let good = format!("sha256:{}", "a".repeat(64));
+        of(&[&good]).check_layers(1).unwrap();
+        assert!(of(&[&good]).check_layers(2).is_err());
+        for bad in ["../../../../../../proc", "sha256:../../../../../../sys", "", "sha256:"] {
+            assert!(of(&[bad]).check_layers(1).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Images: what is known of them on disk and in memory.
 //!
 //! An image is its configuration (whose digest is its ID), the names it goes by and a stack of unpacked layers. Archives
-//! of layers are not kept: they are verified while they are unpacked. This module knows nothing of CRI or containers;
+//! of layers are not kept: they are verified while they are unpacked, in a cell (`crate::cell`). This module knows nothing of CRI or containers;
 //! who uses a layer beyond images is told to it.
 
 pub mod digest;
@@ -11,6 +11,7 @@ pub mod manifest;
 mod pull;
 pub mod reference;
 pub mod registries;
+mod registry;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,8 +22,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-pub use layers::Layers;
+pub use layers::{Expected, Layers};
 pub use pull::PullError;
+pub(crate) use unpack::{Limits, TARGET, Unpacked, unpack};
 
 use manifest::{Execution, ImageConfig};
 use reference::Reference;
@@ -60,12 +62,13 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn open(root: &Path, registries: Registries, pinned: Vec<String>) -> io::Result<Images> {
+    /// `program` unpacks layers, called with `cell`.
+    pub fn open(root: &Path, registries: Registries, pinned: Vec<String>, program: &Path) -> io::Result<Images> {
         std::fs::create_dir_all(root.join("images"))?;
         std::fs::create_dir_all(root.join("configs"))?;
         let images = Images {
             root: root.to_path_buf(),
-            layers: Layers::open(root)?,
+            layers: Layers::open(root, program)?,
             registries,
             pinned,
             known: Mutex::new(BTreeMap::new()),

@@ -1,35 +1,21 @@
-//! Images from registries.
+//! Images from registries: which endpoints are asked, and what is made of their answers.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Reference as OciReference, RegistryOperation};
 
 use super::layers::{Expected, verify};
-use super::manifest::{Descriptor, ImageConfig, Manifest};
+use super::manifest::{Descriptor, ImageConfig, MAX_DOCUMENT, MAX_MANIFEST, Manifest};
 use super::reference::Reference;
 use super::registries::{Credentials, Endpoint};
+use super::registry::{Registry, RegistryError};
 use super::{Busy, Image, Images, Name, digest};
 
 /// Layers downloaded at once.
 const CONCURRENT: usize = 3;
-/// A registry that sends nothing for this long is given up.
-const SILENCE: Duration = Duration::from_secs(60);
-const MAX_DOCUMENT: usize = 16 << 20;
-
-const ACCEPTED: [&str; 4] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
 
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
@@ -68,102 +54,68 @@ impl Images {
     ) -> Result<Arc<Image>, PullError> {
         let endpoints = self
             .registries
-            .endpoints(&reference.registry)
+            .endpoints(&reference.registry, &reference.repository)
             .map_err(|e| PullError::Invalid(format!("{e:#}")))?;
-        let mut failure = None;
+        let mut failures: Vec<(String, PullError)> = Vec::new();
         for endpoint in endpoints {
-            let attempt = Attempt::new(endpoint, reference, given)?;
-            match attempt.pull(self).await {
+            let host = endpoint.host.clone();
+            let pulled = match Attempt::new(endpoint, reference, given) {
+                Ok(attempt) => attempt.pull(self).await,
+                Err(error) => Err(error),
+            };
+            match pulled {
                 Ok(image) => return Ok(image),
                 Err(error) => {
-                    tracing::info!(image = %reference, endpoint = attempt.endpoint.host, %error, "pull failed");
-                    // The registry itself comes last and decides, unless a mirror knows that we may not.
-                    failure = match (failure, error) {
-                        (Some(PullError::Unauthorized(m)), PullError::Failed(_)) => Some(PullError::Unauthorized(m)),
-                        (Some(PullError::NotFound(m)), PullError::Failed(_)) => Some(PullError::NotFound(m)),
-                        (_, error) => Some(error),
-                    };
+                    tracing::info!(image = %reference, endpoint = host, %error, "pull failed");
+                    failures.push((host, error));
                 }
             }
         }
-        let prefix = format!("failed to pull and unpack image \"{reference}\"");
-        Err(match failure {
-            Some(PullError::NotFound(m)) => PullError::NotFound(format!("{prefix}: {m}")),
-            Some(PullError::Unauthorized(m)) => PullError::Unauthorized(format!("{prefix}: {m}")),
-            Some(PullError::Invalid(m) | PullError::Failed(m)) => PullError::Failed(format!("{prefix}: {m}")),
-            None => PullError::Failed(format!("{prefix}: no registry to ask")),
-        })
+        Err(verdict(reference, failures))
+    }
+}
+
+/// One error of those of all endpoints. What the last one says decides, for it is the registry itself; but one that
+/// only could not be reached leaves it to those before.
+fn verdict(reference: &Reference, failures: Vec<(String, PullError)>) -> PullError {
+    let text = match failures.as_slice() {
+        [] => "no registry to ask".to_owned(),
+        [(_, only)] => only.to_string(),
+        several => {
+            let told: Vec<String> = several.iter().map(|(host, error)| format!("{host}: {error}")).collect();
+            told.join("; ")
+        }
+    };
+    let text = format!("failed to pull and unpack image \"{reference}\": {text}");
+    let decisive = failures.into_iter().rev().map(|(_, error)| error);
+    match decisive.into_iter().find(|e| !matches!(e, PullError::Failed(_))) {
+        Some(PullError::NotFound(_)) => PullError::NotFound(text),
+        Some(PullError::Unauthorized(_)) => PullError::Unauthorized(text),
+        _ => PullError::Failed(text),
     }
 }
 
 /// Asking one endpoint.
 struct Attempt {
-    endpoint: Endpoint,
-    client: Client,
-    auth: RegistryAuth,
+    registry: Registry,
     reference: Reference,
 }
 
 impl Attempt {
     fn new(endpoint: Endpoint, reference: &Reference, given: &Credentials) -> Result<Attempt, PullError> {
-        // The HTTP client takes the process's provider; a program that has chosen one keeps it.
-        let _already_chosen = rustls::crypto::ring::default_provider().install_default();
-        let config = ClientConfig {
-            protocol: if endpoint.plain_http {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            accept_invalid_certificates: endpoint.skip_verify,
-            extra_root_certificates: endpoint
-                .ca
-                .iter()
-                .map(|pem| Certificate {
-                    encoding: CertificateEncoding::Pem,
-                    data: pem.clone(),
-                })
-                .collect(),
-            connect_timeout: Some(Duration::from_secs(15)),
-            read_timeout: Some(SILENCE),
-            user_agent: concat!("keelson/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(|e| PullError::Failed(e.to_string()))?;
-        // A pull secret is for the registry that the image names, and for mirrors of it that have none of their own.
-        let credentials = if *given == Credentials::None {
-            &endpoint.credentials
+        // What comes with a pull is meant for the registry that the image names, and nobody who stands for it.
+        let credentials = if *given == Credentials::None || endpoint.stands_for.is_some() {
+            endpoint.credentials.clone()
         } else {
-            given
-        };
-        let auth = match credentials {
-            Credentials::None => RegistryAuth::Anonymous,
-            Credentials::Basic(user, password) => RegistryAuth::Basic(user.clone(), password.clone()),
-            Credentials::Bearer(token) => RegistryAuth::Bearer(token.clone()),
+            given.clone()
         };
         Ok(Attempt {
-            client,
-            auth,
+            registry: Registry::new(endpoint, credentials).map_err(failed)?,
             reference: reference.clone(),
-            endpoint,
         })
     }
 
-    fn at(&self, digest: Option<&str>) -> OciReference {
-        let (host, repository) = (self.endpoint.host.clone(), self.reference.repository.clone());
-        match digest.or(self.reference.digest.as_deref()) {
-            Some(digest) => OciReference::with_digest(host, repository, digest.to_owned()),
-            None => {
-                let tag = self.reference.tag.clone().unwrap_or_else(|| "latest".to_owned());
-                OciReference::with_tag(host, repository, tag)
-            }
-        }
-    }
-
     async fn pull(&self, images: &Arc<Images>) -> Result<Arc<Image>, PullError> {
-        self.client
-            .auth(&self.at(None), &self.auth, RegistryOperation::Pull)
-            .await
-            .map_err(failed)?;
         let (top, mut manifest) = self.manifest(None).await?;
         let mut size = 0;
         if manifest.is_index() {
@@ -171,7 +123,7 @@ impl Attempt {
                 .for_this_machine()
                 .cloned()
                 .ok_or_else(|| PullError::NotFound("no match for platform in manifest: not found".to_owned()))?;
-            size += chosen.size;
+            size = chosen.size;
             manifest = self.manifest(Some(&chosen.digest)).await?.1;
         }
         let descriptor = manifest
@@ -180,10 +132,12 @@ impl Attempt {
             .ok_or_else(|| PullError::Failed("the manifest names no configuration".into()))?;
         let config = self.config(descriptor).await?;
         let parsed: ImageConfig = serde_json::from_slice(&config).map_err(|e| PullError::Failed(e.to_string()))?;
-        if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-            return Err(PullError::Failed("the image has not as many layers as diff_ids".into()));
-        }
-        size += descriptor.size + manifest.layers.iter().map(|l| l.size).sum::<u64>();
+        parsed
+            .check_layers(manifest.layers.len())
+            .map_err(|e| PullError::Failed(e.to_string()))?;
+        // A manifest may say anything of sizes.
+        let sizes = manifest.layers.iter().map(|l| l.size).chain([descriptor.size]);
+        size = sizes.fold(size, u64::saturating_add);
         self.layers(images, &manifest.layers, &parsed).await?;
         let mut names = vec![Name::Digest(self.reference.with_digest(&top))];
         if self.reference.tag.is_some() {
@@ -195,14 +149,11 @@ impl Attempt {
 
     /// A manifest with its digest, which is verified when it was asked for by digest.
     async fn manifest(&self, digest: Option<&str>) -> Result<(String, Manifest), PullError> {
-        let at = self.at(digest);
-        let (bytes, _) = self
-            .client
-            .pull_manifest_raw(&at, &self.auth, &ACCEPTED)
-            .await
-            .map_err(failed)?;
+        let wanted = digest.or(self.reference.digest.as_deref());
+        let name = wanted.or(self.reference.tag.as_deref()).unwrap_or("latest");
+        let bytes = self.registry.manifest(name, MAX_MANIFEST).await.map_err(failed)?;
         let got = digest::of(&bytes);
-        if let Some(wanted) = at.digest() {
+        if let Some(wanted) = wanted {
             verify(wanted, &got, "manifest").map_err(|e| PullError::Failed(e.to_string()))?;
         }
         let manifest = serde_json::from_slice(&bytes).map_err(|e| PullError::Failed(format!("manifest: {e}")))?;
@@ -210,18 +161,11 @@ impl Attempt {
     }
 
     async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.at(None), descriptor.digest.as_str())
+        let bytes = self
+            .registry
+            .document(&descriptor.digest, MAX_DOCUMENT)
             .await
             .map_err(failed)?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = stream.stream.try_next().await.map_err(io_failed)? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() > MAX_DOCUMENT {
-                return Err(PullError::Failed("the image's configuration is too long".into()));
-            }
-        }
         verify(&descriptor.digest, &digest::of(&bytes), "image configuration").map_err(io_failed)?;
         Ok(bytes)
     }
@@ -229,6 +173,12 @@ impl Attempt {
     /// Downloads what is missing, several at once, and unpacks in order as soon as possible.
     async fn layers(&self, images: &Arc<Images>, layers: &[Descriptor], config: &ImageConfig) -> Result<(), PullError> {
         let chains = digest::chain(&config.rootfs.diff_ids);
+        let missing = layers
+            .iter()
+            .zip(&chains)
+            .filter(|(_, chain)| !images.layers.has(chain));
+        let needed = missing.fold(0, |sum: u64, (layer, _)| sum.saturating_add(layer.size));
+        images.layers.check_room(needed).map_err(io_failed)?;
         let mut waiting: Vec<BoxFuture<'_, Result<(usize, Download), PullError>>> = Vec::new();
         for (i, layer) in layers.iter().enumerate() {
             if !images.layers.has(&chains[i]) {
@@ -248,7 +198,9 @@ impl Attempt {
                     digest: Some(&digest),
                     diff_id: &diff_id,
                 };
-                images.layers.add(&chains, File::open(&file.0)?, &expected)
+                let archive = File::open(&file.0)?;
+                let length = archive.metadata()?.len();
+                images.layers.add(&chains, archive, length, &expected)
             })
             .await?;
         }
@@ -256,14 +208,10 @@ impl Attempt {
     }
 
     async fn download(&self, layer: &Descriptor, to: &std::path::Path) -> Result<(), PullError> {
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.at(None), layer.digest.as_str())
-            .await
-            .map_err(failed)?;
+        let mut stream = self.registry.blob(&layer.digest).await.map_err(failed)?;
         let mut file = File::create(to).map_err(io_failed)?;
         let (mut hasher, mut length) = (digest::Hasher::default(), 0);
-        while let Some(piece) = stream.stream.try_next().await.map_err(io_failed)? {
+        while let Some(piece) = stream.try_next().await.map_err(failed)? {
             length += piece.len() as u64;
             if length > layer.size {
                 return Err(PullError::Failed(format!(
@@ -303,31 +251,37 @@ fn io_failed(error: io::Error) -> PullError {
     PullError::Failed(error.to_string())
 }
 
-fn failed(error: OciDistributionError) -> PullError {
-    match &error {
-        OciDistributionError::ImageManifestNotFoundError(_) => PullError::NotFound(format!("{error}: not found")),
-        OciDistributionError::ServerError { code: 404, .. } => PullError::NotFound(format!("{error}: not found")),
-        OciDistributionError::RegistryError { envelope, .. }
-            if envelope
-                .errors
-                .iter()
-                .any(|e| format!("{:?}", e.code).contains("Unknown")) =>
-        {
-            PullError::NotFound(format!("{error}: not found"))
-        }
-        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-            PullError::Unauthorized(error.to_string())
-        }
-        OciDistributionError::RequestError(request) => {
-            // The outermost words name only the address; the cause says what is wrong with it.
-            let mut message = request.to_string();
-            let mut cause = std::error::Error::source(request);
-            while let Some(error) = cause {
-                message = format!("{message}: {error}");
-                cause = error.source();
-            }
-            PullError::Failed(message)
-        }
-        _ => PullError::Failed(error.to_string()),
+fn failed(error: RegistryError) -> PullError {
+    match error {
+        RegistryError::NotFound(text) => PullError::NotFound(format!("{text}: not found")),
+        RegistryError::Unauthorized(text) => PullError::Unauthorized(text),
+        RegistryError::Failed(text) => PullError::Failed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_itself_decides() {
+        let reference = Reference::parse("quay.io/a/b:1").unwrap();
+        let at = |host: &str, error: PullError| (host.to_owned(), error);
+        let text = |t: &str| t.to_owned();
+        let verdict = |failures| verdict(&reference, failures);
+        let found = verdict(vec![
+            at("m", PullError::NotFound(text("none"))),
+            at("quay.io", PullError::Unauthorized(text("denied"))),
+        ]);
+        assert!(
+            matches!(&found, PullError::Unauthorized(t) if t.contains("m: none; quay.io: denied")),
+            "{found}"
+        );
+        let found = verdict(vec![
+            at("m", PullError::NotFound(text("none"))),
+            at("quay.io", PullError::Failed(text("away"))),
+        ]);
+        assert!(matches!(found, PullError::NotFound(_)));
+        assert!(matches!(verdict(Vec::new()), PullError::Failed(_)));
     }
 }

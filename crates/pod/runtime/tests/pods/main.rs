@@ -1,12 +1,15 @@
 //! Pods on this machine, through CRI: a busybox image made from the machine's own, real namespaces, control groups and
 //! overlays, and shims that outlive the server. Needs root and `busybox` (statically linked); says so if it lacks them.
 //!
-//! The program is its own shim, so it has no test harness: `cargo test -p keelson-runtime --test pods [-- name…]`.
+//! The program is its own shim and its own cell, so it has no test harness: `cargo test -p keelson-runtime --test pods [-- name…]`.
 
+mod archives;
 mod basics;
 mod beside;
+mod cells;
 mod crashes;
 mod isolation;
+mod layers;
 mod registry;
 mod streams;
 mod support;
@@ -21,6 +24,9 @@ fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|a| a == "shim") {
         keelson_runtime::shim::main(args.into_iter().skip(1));
+    }
+    if args.first().is_some_and(|a| a == "cell") {
+        keelson_runtime::cell::main(args.into_iter().skip(1));
     }
     if let [first, dir, cgroup] = args.as_slice()
         && first == "server"
@@ -47,6 +53,8 @@ fn main() -> ExitCode {
             isolation::ALL,
             beside::ALL,
             streams::ALL,
+            layers::ALL,
+            cells::ALL,
             registry::ALL,
             upgrades::ALL,
             crashes::ALL,

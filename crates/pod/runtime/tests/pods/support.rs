@@ -431,15 +431,15 @@ pub fn security(container: &mut ContainerConfig) -> &mut LinuxContainerSecurityC
         .get_or_insert_default()
 }
 
-/// An archive as images.sh of the lab writes it: OCI layout and docker-save at once, two layers.
-fn archive() -> Result<Vec<u8>> {
-    use keelson_runtime::images::digest;
-    let own = |header: &mut tar::Header, mode: u32| {
-        header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-    };
+fn own(header: &mut tar::Header, mode: u32) {
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+}
+
+/// The lowest layer of the test image: a busybox and files to change.
+pub fn base_layer() -> Result<Vec<u8>> {
     let mut base = tar::Builder::new(Vec::new());
     for dir in ["bin", "etc", "tmp", "home/bob"] {
         let mut header = tar::Header::new_gnu();
@@ -473,7 +473,12 @@ fn archive() -> Result<Vec<u8>> {
         own(&mut header, 0o777);
         base.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
     }
-    let base = base.into_inner()?;
+    Ok(base.into_inner()?)
+}
+
+/// An archive of one image: OCI layout and docker-save at once, two layers.
+fn archive() -> Result<Vec<u8>> {
+    let base = base_layer()?;
     let mut top = tar::Builder::new(Vec::new());
     for (path, content) in [("etc/.wh.doomed", &b""[..]), ("etc/changed", b"new\n")] {
         let mut header = tar::Header::new_gnu();
@@ -481,8 +486,12 @@ fn archive() -> Result<Vec<u8>> {
         own(&mut header, 0o600);
         top.append_data(&mut header, path, content)?;
     }
-    let top = top.into_inner()?;
-    let layers = [base, top];
+    image_archive(IMAGE, &[base, top.into_inner()?])
+}
+
+/// An archive of an image of these layers.
+pub fn image_archive(name: &str, layers: &[Vec<u8>]) -> Result<Vec<u8>> {
+    use keelson_runtime::images::digest;
     let digests: Vec<String> = layers.iter().map(|l| digest::of(l)).collect();
     let config = serde_json::to_vec(&serde_json::json!({
         "architecture": keelson_runtime::images::manifest::ARCHITECTURE, "os": "linux",
@@ -496,11 +505,11 @@ fn archive() -> Result<Vec<u8>> {
         "layers": layers.iter().map(|l| descriptor("application/vnd.oci.image.layer.v1.tar", l)).collect::<Vec<_>>(),
     }))?;
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    entry["annotations"] = serde_json::json!({"io.containerd.image.name": IMAGE});
+    entry["annotations"] = serde_json::json!({"io.containerd.image.name": name});
     let index = serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": [entry]}))?;
     let blob = |bytes: &[u8]| format!("blobs/{}", digest::of(bytes).replace(':', "/"));
     let docker = serde_json::to_vec(&serde_json::json!([{
-        "Config": blob(&config), "RepoTags": [IMAGE], "Layers": layers.iter().map(|l| blob(l)).collect::<Vec<_>>(),
+        "Config": blob(&config), "RepoTags": [name], "Layers": layers.iter().map(|l| blob(l)).collect::<Vec<_>>(),
     }]))?;
     let mut whole = tar::Builder::new(Vec::new());
     let mut add = |name: &str, bytes: &[u8]| -> Result<()> {
@@ -512,7 +521,7 @@ fn archive() -> Result<Vec<u8>> {
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", &index)?;
     add("manifest.json", &docker)?;
-    for bytes in [&config, &manifest, &layers[0], &layers[1]] {
+    for bytes in [&config, &manifest].into_iter().chain(layers) {
         add(&blob(bytes), bytes)?;
     }
     Ok(whole.into_inner()?)
