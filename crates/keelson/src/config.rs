@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::Ipv4Net;
 use keelson_apiserver::audit::{self, Policy};
+use keelson_kubelet::Verification;
 use keelson_network::underlay::Mode;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
@@ -46,6 +47,26 @@ pub struct Options {
     /// YAML file with registry mirrors and credentials
     #[arg(long, env = "KEELSON_REGISTRIES", value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Pull from mirrors only where a registry has any
+    #[arg(long, env = "KEELSON_DISABLE_DEFAULT_REGISTRY_ENDPOINT", num_args = 0..=1, default_missing_value = "true")]
+    pub disable_default_registry_endpoint: Option<bool>,
+    /// Whose use of images that are there wants credentials: NeverVerify, NeverVerifyPreloadedImages,
+    /// NeverVerifyAllowlistedImages, AlwaysVerify [default: NeverVerifyPreloadedImages]
+    #[arg(
+        long,
+        env = "KEELSON_IMAGE_PULL_CREDENTIALS_VERIFICATION_POLICY",
+        value_name = "POLICY"
+    )]
+    pub image_pull_credentials_verification_policy: Option<String>,
+    /// Images for everybody, under the policy NeverVerifyAllowlistedImages: names of repositories, or beginnings of them
+    /// that end with /*
+    #[arg(
+        long,
+        env = "KEELSON_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub preloaded_images_verification_allowlist: Option<Vec<String>>,
     /// Components not to run: agent, dns, policy, proxy, scheduler, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
@@ -142,6 +163,8 @@ pub struct Config {
     pub network: Mode,
     pub images: Option<PathBuf>,
     pub registries: Option<PathBuf>,
+    pub mirrors_only: bool,
+    pub image_pull_verification: Verification,
     pub disable: Vec<Component>,
     pub bind_address: IpAddr,
     pub api_port: u16,
@@ -185,7 +208,9 @@ impl Options {
     /// Reads the file, if one is named, and decides everything.
     pub fn resolve(mut self) -> anyhow::Result<Config> {
         if let Some(other) = read_file::<Options>(self.config.as_deref())? {
-            fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries, disable, bind_address,
+            fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
+                disable_default_registry_endpoint, image_pull_credentials_verification_policy,
+                preloaded_images_verification_allowlist, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
                 max_pods, manifests, cgroup_root, eviction_hard, audit_log_path, audit_policy_file, audit_log_maxsize,
                 audit_log_maxbackup, audit_log_maxage, log, log_format);
@@ -215,6 +240,12 @@ impl Options {
             network: self.network.as_deref().unwrap_or("vxlan").parse()?,
             images: self.images,
             registries: self.registries,
+            mirrors_only: self.disable_default_registry_endpoint.unwrap_or(false),
+            image_pull_verification: Verification::parse(
+                &self.image_pull_credentials_verification_policy.unwrap_or_default(),
+                &self.preloaded_images_verification_allowlist.unwrap_or_default(),
+            )
+            .map_err(|e| anyhow::anyhow!("image-pull-credentials-verification-policy: {e}"))?,
             disable: self
                 .disable
                 .unwrap_or_default()

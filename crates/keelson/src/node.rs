@@ -143,6 +143,7 @@ pub fn runtime_config(config: &Config) -> keelson_runtime::Config {
         state: config.data_dir.join("state"),
         cgroup_root: config.cgroup_root.clone(),
         registries: config.registries.clone(),
+        mirrors_only: config.mirrors_only,
         images: config.images.clone(),
         handlers: [(TEST_HANDLER.to_string(), Handler::BuiltIn)].into(),
         ..keelson_runtime::Config::default()
@@ -180,6 +181,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         static_pod_path: Some(config.manifests.clone()),
         max_pods: config.max_pods,
         resolv_conf: keelson_dns::resolv::real(Path::new("/etc/resolv.conf")),
+        image_pull_verification: config.image_pull_verification.clone(),
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
         tls: Some(ServingTls {

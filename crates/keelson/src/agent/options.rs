@@ -39,6 +39,26 @@ pub struct Options {
     /// YAML file with registry mirrors and credentials
     #[arg(long, env = "KEELSON_REGISTRIES", value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Pull from mirrors only where a registry has any
+    #[arg(long, env = "KEELSON_DISABLE_DEFAULT_REGISTRY_ENDPOINT", num_args = 0..=1, default_missing_value = "true")]
+    pub disable_default_registry_endpoint: Option<bool>,
+    /// Whose use of images that are there wants credentials: NeverVerify, NeverVerifyPreloadedImages,
+    /// NeverVerifyAllowlistedImages, AlwaysVerify [default: NeverVerifyPreloadedImages]
+    #[arg(
+        long,
+        env = "KEELSON_IMAGE_PULL_CREDENTIALS_VERIFICATION_POLICY",
+        value_name = "POLICY"
+    )]
+    pub image_pull_credentials_verification_policy: Option<String>,
+    /// Images for everybody, under the policy NeverVerifyAllowlistedImages: names of repositories, or beginnings of them
+    /// that end with /*
+    #[arg(
+        long,
+        env = "KEELSON_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub preloaded_images_verification_allowlist: Option<Vec<String>>,
     /// Components not to run: dns, proxy
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
@@ -76,7 +96,9 @@ impl Options {
     /// With what the file says.
     pub fn read_file(mut self) -> anyhow::Result<Options> {
         if let Some(other) = config::read_file::<Options>(self.config.as_deref())? {
-            fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries, disable,
+            fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
+                disable_default_registry_endpoint, image_pull_credentials_verification_policy,
+                preloaded_images_verification_allowlist, disable,
                 bind_address, kubelet_port, dns_port, max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
         }
         if let Some(other) = self
@@ -100,6 +122,9 @@ impl Options {
             network_interface: this.network_interface,
             images: this.images,
             registries: this.registries,
+            disable_default_registry_endpoint: this.disable_default_registry_endpoint,
+            image_pull_credentials_verification_policy: this.image_pull_credentials_verification_policy,
+            preloaded_images_verification_allowlist: this.preloaded_images_verification_allowlist,
             disable: this.disable,
             bind_address: this.bind_address,
             kubelet_port: this.kubelet_port,

@@ -105,6 +105,10 @@ pub struct Config {
     pub image_gc_high_percent: u64,
     pub image_gc_low_percent: u64,
     pub image_min_age: Duration,
+    /// Images unused for longer are removed whatever the disk has; zero keeps them.
+    pub image_max_age: Duration,
+    /// Whose use of images that are there wants credentials.
+    pub image_pull_verification: crate::act::pulled::Verification,
     /// Longest wait of a container that keeps failing.
     pub crash_backoff_max: Duration,
 }
@@ -140,6 +144,8 @@ impl Default for Config {
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_min_age: Duration::from_secs(120),
+            image_max_age: Duration::ZERO,
+            image_pull_verification: Default::default(),
             crash_backoff_max: Duration::from_secs(300),
         }
     }

@@ -36,6 +36,8 @@ pub struct Kubelet {
     pub recorder: Recorder,
     pub volumes: Volumes,
     pub images: Images,
+    /// What is known of images' use. Held while images are removed.
+    pub image_gc: tokio::sync::Mutex<crate::gc::images::Seen>,
     pub probes: Probes,
     pub status: StatusManager,
     pub node: NodeState,

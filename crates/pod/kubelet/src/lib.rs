@@ -34,6 +34,7 @@ pub mod userns;
 pub mod volumes;
 pub mod worker;
 
+pub use act::pulled::Verification;
 pub use config::{Config, Eviction, ServingTls};
 pub use host::Host;
 pub use run::{run, run_on};

@@ -47,6 +47,10 @@ pub async fn run_on(
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
     tokio::spawn(pleg::end_orphans(kl.clone()));
+    match gc::images::list(&kl).await {
+        Ok(images) => kl.images.pulled.take_up(crate::act::images::place(&kl), &images),
+        Err(error) => tracing::error!(error, "images can't be listed: pulls that were cut off stay unfinished"),
+    }
     gc::start(&kl);
     eviction::start(&kl);
     tracing::info!(node = kl.cfg.node_name, "the kubelet runs");
@@ -92,6 +96,7 @@ async fn build(
         node: NodeState::new(capacity, allocatable),
         crash: Mutex::new(Backoff::new(Duration::from_secs(10), cfg.crash_backoff_max)),
         images: Default::default(),
+        image_gc: Default::default(),
         probes: Default::default(),
         userns: Default::default(),
         admission: Default::default(),

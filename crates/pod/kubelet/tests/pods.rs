@@ -1,6 +1,7 @@
 //! The whole kubelet over a fake runtime, a fake machine and virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod images;
 mod support;
 
 use serde_json::json;

@@ -1,13 +1,22 @@
-//! Which credentials of a pod's pull secrets fit a repository. Pure.
+//! Which credentials of a pod's pull secrets fit a repository, and what secret each is of. Pure.
 
+use super::pulled;
 use base64::Engine;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_cri::v1::AuthConfig;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// Credentials, and the secret that they are of.
+#[derive(Clone, Debug)]
+pub struct Tracked {
+    pub auth: AuthConfig,
+    pub source: pulled::Secret,
+}
 
 /// All credentials that match, the most specific first.
-pub fn matching(secrets: &[std::sync::Arc<Secret>], repository: &str) -> Vec<AuthConfig> {
-    let mut found: Vec<(String, AuthConfig)> = Vec::new();
+pub fn matching(secrets: &[std::sync::Arc<Secret>], repository: &str) -> Vec<Tracked> {
+    let mut found: Vec<(String, Tracked)> = Vec::new();
     for secret in secrets {
         let data = |key: &str| secret.data.as_ref()?.get(key).map(|b| b.0.clone());
         let (bytes, nested) = match secret.type_.as_deref() {
@@ -30,7 +39,15 @@ pub fn matching(secrets: &[std::sync::Arc<Secret>], repository: &str) -> Vec<Aut
         for (registry, entry) in entries.as_object().into_iter().flatten() {
             let prefix = normalize(registry);
             if fits(&prefix, repository) {
-                found.push((prefix, auth(registry, entry)));
+                let auth = auth(registry, entry);
+                let text = |field: &Option<String>| field.clone().unwrap_or_default();
+                let source = pulled::Secret {
+                    namespace: text(&secret.metadata.namespace),
+                    name: text(&secret.metadata.name),
+                    uid: text(&secret.metadata.uid),
+                    credential_hash: hash(&auth, entry),
+                };
+                found.push((prefix, Tracked { auth, source }));
             }
         }
     }
@@ -69,6 +86,34 @@ fn part_fits(want: &str, have: &str) -> bool {
     }
 }
 
+/// Upstream's hash: of the JSON that Go makes of what it takes from a secret.
+fn hash(auth: &AuthConfig, entry: &Value) -> String {
+    let email = entry.get("email").and_then(Value::as_str).unwrap_or_default();
+    let fields = [
+        ("username", auth.username.as_str()),
+        ("password", auth.password.as_str()),
+        ("email", email),
+    ];
+    let mut json: Vec<String> = Vec::new();
+    for (key, value) in fields {
+        if !value.is_empty() {
+            json.push(format!("\"{key}\":{}", Value::from(value)));
+        }
+    }
+    // Go's encoder writes these for the sake of HTML.
+    let mut text = format!("{{{}}}", json.join(","));
+    for (plain, escaped) in [
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("&", "\\u0026"),
+        ("\u{2028}", "\\u2028"),
+        ("\u{2029}", "\\u2029"),
+    ] {
+        text = text.replace(plain, escaped);
+    }
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+
 fn auth(registry: &str, entry: &Value) -> AuthConfig {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut auth = AuthConfig {
@@ -94,6 +139,8 @@ fn auth(registry: &str, entry: &Value) -> AuthConfig {
 mod tests {
     use super::*;
 
+    const HASH: &str = "edbd57ca9372e64eb1c9070ecf3a049ac553596b0529acf034c7a71d4e618e88";
+
     #[test]
     fn hosts_and_paths_are_matched() {
         for (prefix, repository, want) in [
@@ -115,6 +162,9 @@ mod tests {
                 r#"{"auths":{"r.io":{"auth":"dTpw"}}}"#)}}))
         .unwrap();
         let found = matching(&[std::sync::Arc::new(s)], "r.io/x");
-        assert_eq!((found[0].username.as_str(), found[0].password.as_str()), ("u", "p"));
+        let auth = &found[0].auth;
+        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("u", "p"));
+        // Of {"username":"u","password":"p"}.
+        assert_eq!(found[0].source.credential_hash, HASH);
     }
 }

@@ -107,6 +107,15 @@ pub fn parse(image: &str) -> Result<ImageName, String> {
     })
 }
 
+/// The name as it was written, without tag and digest.
+pub fn without_tag(image: &str) -> &str {
+    let rest = image.split_once('@').map_or(image, |(rest, _)| rest);
+    match rest.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => rest,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

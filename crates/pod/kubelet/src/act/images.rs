@@ -1,7 +1,8 @@
 //! Makes sure that an image is there: by the pull policy, with the pod's credentials, with back-off after failures.
 
-use super::credentials;
+use super::credentials::{self, Tracked};
 use super::image_name::{self, ImageName};
+use super::pulled::{Place, Pulled};
 use crate::backoff::Backoff;
 use crate::kubelet::Kubelet;
 use crate::pods;
@@ -38,6 +39,7 @@ pub struct Images {
     backoff: Mutex<Backoff>,
     last_error: Mutex<HashMap<String, String>>,
     pulls: Semaphore,
+    pub pulled: Pulled,
 }
 
 impl Default for Images {
@@ -46,6 +48,7 @@ impl Default for Images {
             backoff: Mutex::new(Backoff::new(Duration::from_secs(10), Duration::from_secs(300))),
             last_error: Mutex::default(),
             pulls: Semaphore::new(PARALLEL),
+            pulled: Pulled::default(),
         }
     }
 }
@@ -72,6 +75,16 @@ impl Images {
             warn("InspectFailed", &message);
             Failure::new("InvalidImageName", message)
         })?;
+        let credentials = credentials::matching(w.secrets, &name.repository);
+        // An image that a pod may not use looks like one that is not there.
+        let never = || {
+            let message = format!(
+                "Container image \"{}\" is not present with pull policy of Never",
+                w.image
+            );
+            warn("ErrImageNeverPull", &message);
+            Err(Failure::new("ErrImageNeverPull", message))
+        };
         let policy = w
             .policy
             .unwrap_or(if name.is_latest { "Always" } else { "IfNotPresent" });
@@ -81,7 +94,7 @@ impl Images {
                 warn("InspectFailed", &message);
                 Failure::new("ImageInspectError", message)
             })?;
-            if let Some(reference) = found {
+            if let Some(reference) = found.filter(|reference| !self.must_pull(kl, w, reference, &credentials)) {
                 let message = format!(
                     "Container image \"{}\" already present on machine and can be accessed by the pod",
                     w.image
@@ -90,18 +103,44 @@ impl Images {
                 return Ok(reference);
             }
             if policy == "Never" {
-                let message = format!(
-                    "Container image \"{}\" is not present with pull policy of Never",
-                    w.image
-                );
-                warn("ErrImageNeverPull", &message);
-                return Err(Failure::new("ErrImageNeverPull", message));
+                return never();
             }
         }
-        self.pull(kl, w, &name).await
+        let place = place(kl);
+        self.pulled.begin(place, w.image).map_err(|e| {
+            let message = format!(
+                "Failed to record image pull intent for container image \"{}\": {e}",
+                w.image
+            );
+            Failure::new("ErrImagePull", message)
+        })?;
+        match self.pull(kl, w, &name, &credentials).await {
+            Ok((reference, used)) => {
+                let source = used.as_ref().map(|t| &t.source);
+                self.pulled.succeeded(place, w.image, &reference, source);
+                Ok(reference)
+            }
+            Err(failure) => {
+                self.pulled.failed(place, w.image);
+                Err(failure)
+            }
+        }
     }
 
-    async fn pull(&self, kl: &Kubelet, w: &Wanted<'_>, name: &ImageName) -> Result<String, Failure> {
+    fn must_pull(&self, kl: &Kubelet, w: &Wanted<'_>, reference: &str, credentials: &[Tracked]) -> bool {
+        let secrets: Vec<_> = credentials.iter().map(|t| t.source.clone()).collect();
+        let policy = &kl.cfg.image_pull_verification;
+        self.pulled.must_pull(place(kl), policy, w.image, reference, &secrets)
+    }
+
+    /// The image's reference, and the credentials that it came with.
+    async fn pull(
+        &self,
+        kl: &Kubelet,
+        w: &Wanted<'_>,
+        name: &ImageName,
+        credentials: &[Tracked],
+    ) -> Result<(String, Option<Tracked>), Failure> {
         let key = format!("{}_{}", pods::uid(w.pod), w.image);
         let normal =
             |reason: &str, message: String| kl.event(w.pod, Some(w.container), EventType::Normal, reason, message);
@@ -121,8 +160,8 @@ impl Images {
             .await
             .map_err(|_| Failure::new("ErrImagePull", "the kubelet is stopping"))?;
         let began = Instant::now();
-        match try_all(kl, w, name).await {
-            Ok(reference) => {
+        match try_all(kl, w, name, credentials).await {
+            Ok((reference, used)) => {
                 let size = size_of(kl, &reference).await;
                 normal(
                     "Pulled",
@@ -135,7 +174,7 @@ impl Images {
                 );
                 self.backoff.lock().reset(&key);
                 self.last_error.lock().remove(&key);
-                Ok(reference)
+                Ok((reference, used))
             }
             Err(status) => {
                 let text = crate::rpc_text(&status);
@@ -202,16 +241,27 @@ async fn size_of(kl: &Kubelet, reference: &str) -> u64 {
     }
 }
 
+pub fn place(kl: &Kubelet) -> Place<'_> {
+    Place {
+        host: &*kl.host,
+        layout: &kl.layout,
+    }
+}
+
 /// Tries each credential that fits, or none at all where there is none.
-async fn try_all(kl: &Kubelet, w: &Wanted<'_>, name: &ImageName) -> Result<String, tonic::Status> {
-    let found = credentials::matching(w.secrets, &name.repository);
-    let tries: Vec<Option<cri::AuthConfig>> = if found.is_empty() {
+async fn try_all(
+    kl: &Kubelet,
+    w: &Wanted<'_>,
+    name: &ImageName,
+    credentials: &[Tracked],
+) -> Result<(String, Option<Tracked>), tonic::Status> {
+    let tries: Vec<Option<&Tracked>> = if credentials.is_empty() {
         vec![None]
     } else {
-        found.into_iter().map(Some).collect()
+        credentials.iter().map(Some).collect()
     };
     let mut last = tonic::Status::unknown("no pull was tried");
-    for auth in tries {
+    for used in tries {
         let mut image = spec(name, w.handler);
         image.user_specified_image = w.image.to_owned();
         image.annotations = w
@@ -224,11 +274,11 @@ async fn try_all(kl: &Kubelet, w: &Wanted<'_>, name: &ImageName) -> Result<Strin
             .collect();
         let request = cri::PullImageRequest {
             image: Some(image),
-            auth,
+            auth: used.map(|t| t.auth.clone()),
             sandbox_config: Some(w.sandbox.clone()),
         };
         match kl.cri.image.clone().pull_image(request).await {
-            Ok(answer) => return Ok(answer.into_inner().image_ref),
+            Ok(answer) => return Ok((answer.into_inner().image_ref, used.cloned())),
             Err(status) => last = status,
         }
     }

@@ -11,6 +11,7 @@ pub mod image_name;
 pub mod images;
 pub mod kill;
 pub mod mounts;
+pub mod pulled;
 pub mod sandbox;
 pub mod security;
 pub mod start;

@@ -1,7 +1,9 @@
 //! Ends pods before the machine runs out of memory, disk or processes. What to do is decided by `rank` (pure); this file
-//! looks at the machine every ten seconds, as upstream does, and acts on one pod at a time.
+//! looks at the machine every ten seconds, as upstream does, and acts on one pod at a time, after what can be had without
+//! ending any ([`reclaim`]).
 
 mod rank;
+mod reclaim;
 
 use crate::kubelet::Kubelet;
 use crate::pods;
@@ -27,49 +29,72 @@ pub fn start(kl: &Arc<Kubelet>) {
                 () = tokio::time::sleep(LOOK) => {}
             }
             let layers = layers(&kl).await;
-            // Measuring walks trees on the disk, which no other task should wait for.
-            let (measured, met) = (kl.clone(), std::mem::take(&mut last_met));
-            let looked = tokio::task::spawn_blocking(move || {
-                let mut met = met;
-                look(&measured, &layers, &mut met);
-                met
-            });
-            match looked.await {
-                Ok(met) => last_met = met,
-                Err(e) => tracing::error!("measuring the machine failed: {e}"),
+            if let Err(e) = turn(&kl, layers, &mut last_met).await {
+                tracing::error!("measuring the machine failed: {e}");
             }
         }
     });
 }
 
-fn look(kl: &Kubelet, layers: &Layers, last_met: &mut BTreeMap<Signal, Instant>) {
+/// One look at the machine, and what follows from it. Measuring walks trees on the disk, which no other task should wait
+/// for.
+async fn turn(
+    kl: &Arc<Kubelet>,
+    layers: Layers,
+    last_met: &mut BTreeMap<Signal, Instant>,
+) -> Result<(), tokio::task::JoinError> {
+    let layers = Arc::new(layers);
+    let (looking, measured) = (kl.clone(), layers.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        local_limits(&looking, &measured);
+        met(&looking)
+    });
+    let Some(met_now) = looked.await? else { return Ok(()) };
     let now = Instant::now();
-    local_limits(kl, layers);
-    let sample = match sample(kl) {
-        Ok(s) => s,
-        Err(e) => {
-            tracing::warn!("the machine's resources can't be measured: {e}");
-            return;
-        }
-    };
-    let met = rank::met(&sample, &kl.cfg.eviction);
-    for signal in &met {
+    for signal in &met_now {
         last_met.insert(*signal, now);
     }
     // A condition outlives its cause for a while, so that it doesn't flap.
     let conditions: BTreeSet<&'static str> = last_met
         .iter()
-        .filter(|(signal, at)| met.contains(signal) || now.duration_since(**at) < kl.cfg.eviction.transition)
+        .filter(|(signal, at)| met_now.contains(signal) || now.duration_since(**at) < kl.cfg.eviction.transition)
         .map(|(signal, _)| signal.condition())
         .collect();
     kl.node.set_pressures(conditions);
-    let Some(signal) = met.first() else { return };
+    let Some(signal) = met_now.first().copied() else {
+        return Ok(());
+    };
     tracing::warn!(?signal, "the node is short of a resource");
+    if matches!(signal, Signal::Disk | Signal::Inodes) {
+        reclaim::all(kl).await;
+        let looking = kl.clone();
+        let left = tokio::task::spawn_blocking(move || met(&looking)).await?;
+        if left.is_some_and(|left| left.is_empty()) {
+            tracing::info!(?signal, "no pod has to end for it");
+            return Ok(());
+        }
+    }
+    let choosing = kl.clone();
+    tokio::task::spawn_blocking(move || end_one(&choosing, signal, &layers)).await
+}
+
+/// The thresholds that are met; `None`: the machine can't be measured.
+fn met(kl: &Kubelet) -> Option<Vec<Signal>> {
+    match sample(kl) {
+        Ok(sample) => Some(rank::met(&sample, &kl.cfg.eviction)),
+        Err(e) => {
+            tracing::warn!("the machine's resources can't be measured: {e}");
+            None
+        }
+    }
+}
+
+fn end_one(kl: &Kubelet, signal: Signal, layers: &Layers) {
     let candidates: Vec<Candidate> = kl
         .workers
         .all()
         .iter()
-        .filter_map(|h| candidate(kl, h, *signal))
+        .filter_map(|h| candidate(kl, h, signal, layers))
         .collect();
     if candidates.iter().any(|c| c.ending) {
         // One is on its way out; what it frees is seen first.
@@ -96,7 +121,7 @@ fn sample(kl: &Kubelet) -> std::io::Result<rank::Sample> {
     })
 }
 
-fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal) -> Option<Candidate> {
+fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal, layers: &Layers) -> Option<Candidate> {
     let view = handle.view();
     if !matches!(view.stage, Stage::Syncing | Stage::Terminating) {
         return None;
@@ -117,17 +142,16 @@ fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal) -> Option<Candidate>
                 quantity::value_of(Some(&crate::resources::pod::pod_requests(&pod)), "memory") as u64,
             )
         }
-        Signal::Disk | Signal::Inodes => {
-            let used = kl
-                .host
-                .disk_usage(&kl.layout.pod(&handle.uid))
-                .map(|u| u.0)
-                .unwrap_or(0);
+        // What the signal measures: volumes, logs and writable layers, in bytes or in inodes. Nobody asks for inodes.
+        Signal::Disk => {
+            let written: u64 = layers.get(&handle.uid).map_or(0, |l| l.values().sum());
+            let requests = crate::resources::pod::pod_requests(&pod);
             (
-                used,
-                quantity::value_of(Some(&crate::resources::pod::pod_requests(&pod)), "ephemeral-storage") as u64,
+                on_disk(kl, &pod, &handle.uid).0 + written,
+                quantity::value_of(Some(&requests), STORAGE) as u64,
             )
         }
+        Signal::Inodes => (on_disk(kl, &pod, &handle.uid).1, 0),
         Signal::Pids => (
             kl.host.cgroup_usage(&kl.cgroup_of(&pod)).map(|u| u.pids).unwrap_or(0),
             0,
@@ -140,6 +164,15 @@ fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal) -> Option<Candidate>
         priority: pods::spec(&pod).priority.unwrap_or(0),
         ending: view.stage == Stage::Terminating,
     })
+}
+
+/// Bytes and inodes of a pod's volumes and logs. What can't be measured counts as nothing.
+fn on_disk(kl: &Kubelet, pod: &Pod, uid: &str) -> (u64, u64) {
+    let logs = kl.layout.pod_logs(pods::namespace(pod), pods::name(pod), uid);
+    [kl.layout.pod(uid), logs]
+        .iter()
+        .filter_map(|dir| kl.host.disk_usage(dir).ok())
+        .fold((0, 0), |sum, used| (sum.0 + used.0, sum.1 + used.1))
 }
 
 fn evict(kl: &Kubelet, uid: &str, message: String) {
@@ -167,14 +200,16 @@ fn evict(kl: &Kubelet, uid: &str, message: String) {
 /// Bytes that containers have written into their own layers, by pod uid and container.
 type Layers = BTreeMap<String, BTreeMap<String, u64>>;
 
-/// Asked of the runtime only where some pod has a limit.
+/// Asked of the runtime only where some pod has a limit, or the disk is short.
 async fn layers(kl: &Kubelet) -> Layers {
+    let short = met(kl).is_some_and(|met| met.contains(&Signal::Disk));
     let limited = |pod: &Pod| crate::resources::pod::pod_limits(pod).contains_key(STORAGE);
-    if !kl
-        .workers
-        .all()
-        .iter()
-        .any(|h| h.stage() == Stage::Syncing && limited(&h.pod()))
+    if !short
+        && !kl
+            .workers
+            .all()
+            .iter()
+            .any(|h| h.stage() == Stage::Syncing && limited(&h.pod()))
     {
         return Layers::new();
     }

@@ -1,4 +1,5 @@
-//! Images of the fake runtime: every pull succeeds at once, unless the name says otherwise (`missing/...` isn't there).
+//! Images of the fake runtime: every pull succeeds at once, unless the name says otherwise: `missing/...` isn't there,
+//! `private/...` wants the user `u`.
 
 use super::FakeRuntime;
 use futures::stream::BoxStream;
@@ -50,9 +51,15 @@ impl ImageService for FakeRuntime {
         &self,
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
-        let name = request.into_inner().image.unwrap_or_default().image;
+        let request = request.into_inner();
+        let name = request.image.unwrap_or_default().image;
         if name.starts_with("missing/") {
             return Err(Status::not_found(format!("failed to pull image \"{name}\": not found")));
+        }
+        if name.starts_with("private/") && request.auth.unwrap_or_default().username != "u" {
+            return Err(Status::permission_denied(format!(
+                "failed to pull image \"{name}\": unauthorized"
+            )));
         }
         self.0.state.lock().images.insert(name.clone());
         Ok(Response::new(cri::PullImageResponse { image_ref: name }))

@@ -138,6 +138,16 @@ impl FakeRuntime {
         CriClients::in_process(self.clone(), self.clone())
     }
 
+    /// The images that are there.
+    pub fn images(&self) -> Vec<String> {
+        self.0.state.lock().images.iter().cloned().collect()
+    }
+
+    /// Puts an image there that no kubelet pulled.
+    pub fn bring_image(&self, name: &str) {
+        self.0.state.lock().images.insert(name.to_owned());
+    }
+
     /// Whether the runtime and its network say that they are ready.
     pub fn set_down(&self, down: bool) {
         self.0.state.lock().down = down;

@@ -1,6 +1,6 @@
 //! What the kubelet tidies up: long logs and images nobody uses. Dead containers are pruned by their pod's task.
 
-mod images;
+pub mod images;
 pub mod logs;
 
 use crate::kubelet::Kubelet;
@@ -20,9 +20,8 @@ pub fn start(kl: &Arc<Kubelet>) {
     });
     let image_keeper = kl.clone();
     tokio::spawn(async move {
-        let mut seen = images::Seen::default();
         while pause(&image_keeper, IMAGES).await {
-            if let Err(e) = images::collect(&image_keeper, &mut seen).await {
+            if let Err(e) = images::collect(&image_keeper).await {
                 tracing::warn!("removing unused images failed: {e}");
             }
         }

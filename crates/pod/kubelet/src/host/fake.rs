@@ -15,12 +15,16 @@ struct State {
     cgroups: BTreeMap<String, CgroupLimits>,
 }
 
+/// The disk as it is at the moment.
+type Disk = Box<dyn Fn() -> FsStats + Send + Sync>;
+
 pub struct FakeHost {
     machine: Machine,
     epoch: jiff::Timestamp,
     start: tokio::time::Instant,
     state: Mutex<State>,
     usage: Mutex<Usage>,
+    disk: Mutex<Disk>,
 }
 
 impl FakeHost {
@@ -32,6 +36,7 @@ impl FakeHost {
             start: tokio::time::Instant::now(),
             state: Mutex::default(),
             usage: Mutex::default(),
+            disk: Mutex::new(Box::new(|| Self::disk_with(80))),
         }
     }
 
@@ -51,6 +56,21 @@ impl FakeHost {
             ..Machine::default()
         };
         Self::new(machine, epoch)
+    }
+
+    /// A disk of which so many percent are left.
+    pub fn disk_with(percent: u64) -> FsStats {
+        FsStats {
+            capacity: 100 << 30,
+            available: percent << 30,
+            inodes: 1 << 22,
+            inodes_free: 1 << 21,
+        }
+    }
+
+    /// How full the disk is from now on, asked whenever it is measured.
+    pub fn set_disk(&self, disk: impl Fn() -> FsStats + Send + Sync + 'static) {
+        *self.disk.lock() = Box::new(disk);
     }
 
     /// What every cgroup uses from now on.
@@ -246,12 +266,7 @@ impl Host for FakeHost {
     }
 
     fn fs_stats(&self, _path: &Path) -> io::Result<FsStats> {
-        Ok(FsStats {
-            capacity: 100 << 30,
-            available: 80 << 30,
-            inodes: 1 << 22,
-            inodes_free: 1 << 21,
-        })
+        Ok((*self.disk.lock())())
     }
 
     fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)> {
