@@ -7,7 +7,7 @@ TEST_PROFILE ?= fast
 OUT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON := $(CURDIR)/$(OUT)/keelson
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick bench schema lists
+.PHONY: help deps build up down test check unit cluster-test conformance quick bench schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -51,3 +51,7 @@ bench: build
 ## make schema      write the schema table anew from the published API modules (needs Go)
 schema:
 	tools/schema/run.sh
+
+## make proto       write the Rust of CRI and other protocols anew from their .proto files
+proto:
+	tools/proto/run.sh

@@ -7,10 +7,10 @@
 mod clients;
 mod serve;
 
-/// The generated messages, clients and servers of `runtime.v1`.
+/// Messages, clients and servers of `runtime.v1`, written by `tools/proto/run.sh`.
 #[allow(clippy::all, clippy::unwrap_used, missing_docs)]
 pub mod v1 {
-    tonic::include_proto!("runtime.v1");
+    include!("../proto/runtime.v1.rs");
 }
 
 pub use clients::{CriClients, CriService};

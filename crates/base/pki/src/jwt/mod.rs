@@ -3,6 +3,10 @@
 //! The key in `sa.key` signs; every key in `sa.pub` (a PEM may hold several) is accepted, so that a key can be replaced
 //! while old tokens live. Whether the objects a token names still exist is the API server's to find out.
 
+mod provider;
+
+pub use provider::install as install_provider;
+
 use crate::files;
 use crate::x509::key::{Curve, PublicKey as Key};
 use anyhow::{Context, Result, bail};
@@ -144,6 +148,7 @@ impl ServiceAccountKeys {
     }
 
     fn new(key: &KeyPair, published: &str) -> Result<Self> {
+        provider::install();
         anyhow::ensure!(
             key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256),
             "service-account keys have to be ECDSA P-256"
