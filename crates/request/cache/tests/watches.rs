@@ -265,6 +265,9 @@ impl Store for Breaking {
     async fn status(&self) -> keelson_store::Result<StoreStatus> {
         self.store.status().await
     }
+    async fn health(&self) -> keelson_store::Result<()> {
+        self.store.health().await
+    }
 }
 
 fn breaking() -> (Lab, Arc<AtomicBool>) {

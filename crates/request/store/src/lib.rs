@@ -185,6 +185,10 @@ pub trait Store: Send + Sync + 'static {
     async fn current_revision(&self) -> Result<Revision>;
 
     async fn status(&self) -> Result<StoreStatus>;
+
+    /// Whether a write would be carried out now, by what is so: `Ok`, or why it wouldn't. With [`Error::NoSpace`] reads and
+    /// deletions may still work. Answers within about two seconds.
+    async fn health(&self) -> Result<()>;
 }
 
 /// Longer keys fit in no engine's index; the registry's are far shorter.

@@ -3,11 +3,12 @@
 //! Each sees what those before it in the group did. Nothing is visible, and nobody is answered, before all is on disk.
 
 use super::layout;
+use super::mark::Mark;
 use super::tables::{Due, Tables, gone};
 use crate::{Error, Event, EventKind, Expect, KeyValue, Outcome, Result, Revision};
 use bytes::Bytes;
 use std::collections::HashMap;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -17,6 +18,8 @@ pub(super) struct Write {
     pub(super) change: Change,
     pub(super) expected: Expect,
     pub(super) reply: Option<Reply<Outcome>>,
+    /// Of the bytes that may queue; given back when the write is taken.
+    pub(super) _share: OwnedSemaphorePermit,
 }
 
 pub(super) enum Change {
@@ -24,12 +27,18 @@ pub(super) enum Change {
     Delete,
 }
 
+impl Change {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Change::Put { value, .. } => value.len(),
+            Change::Delete => 0,
+        }
+    }
+}
+
 impl Write {
     pub(super) fn bytes(&self) -> usize {
-        match &self.change {
-            Change::Put { value, .. } => self.key.len() + value.len(),
-            Change::Delete => self.key.len(),
-        }
+        self.key.len() + self.change.bytes()
     }
 }
 
@@ -57,8 +66,9 @@ impl<'a> Group<'a> {
         }
     }
 
-    pub(super) fn revision(&self) -> Revision {
-        self.revision
+    /// Nothing is to be written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
     }
 
     pub(super) fn add(&mut self, write: Write) {
@@ -140,7 +150,7 @@ impl<'a> Group<'a> {
     }
 
     /// To disk. What is left can be published and answered, once it is known how this went.
-    pub(super) fn commit(self) -> (Result<()>, Committed) {
+    pub(super) fn commit(self, acknowledged: &Mark) -> (Result<()>, Committed) {
         let (tables, batch) = (self.tables, self.batch);
         let committed = Committed {
             events: self.events,
@@ -148,14 +158,11 @@ impl<'a> Group<'a> {
             replies: self.replies,
             has_deadlines: self.has_deadlines,
         };
-        let result = match batch.is_empty() {
-            true => Ok(()),
-            false => batch.commit().map_err(|e| tables.fail(e)),
-        };
-        (result, committed)
+        acknowledged.doubt();
+        (batch.commit().map_err(|e| tables.fail(e)), committed)
     }
 
-    /// Not to disk: there is no way to it.
+    /// Not to disk: there is nothing to write, or no way to it.
     pub(super) fn abandon(self) -> Committed {
         Committed {
             events: self.events,
@@ -182,14 +189,11 @@ impl Committed {
             }
         }
     }
-    /// None of the group's changes happened. Compares that failed did fail.
+    /// None of the group's changes happened. A compare that failed may have met one of them: it decides nothing either.
     pub(super) fn answer_failed(self, error: &Error) {
         for (reply, outcome) in self.replies {
             let Some(reply) = reply else { continue };
-            let _ = reply.send(match outcome {
-                Ok(Outcome::Done { .. }) => Err(error.clone()),
-                outcome => outcome,
-            });
+            let _ = reply.send(Err(outcome.err().unwrap_or_else(|| error.clone())));
         }
     }
 }

@@ -3,6 +3,9 @@
 //! A journal that ends too early reads like one whose last write was cut short by a kill: the engine can't tell whether what
 //! is missing had been acknowledged. This mark can. It is written after each commit and before its answers, without a sync of
 //! its own: a kill loses nothing of it, and after a power failure it is at most older than the journal, never newer.
+//!
+//! While something is being written the mark says so: whoever opens the store then knows that what it reads at the journal's end
+//! may be in memory only, be it that the sync failed or that nobody was left to see how it went.
 
 use super::fault;
 use crate::{Error, Result, Revision};
@@ -15,11 +18,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const NAME: &str = "acknowledged";
 /// As many digits as the largest revision has.
 const DIGITS: usize = 20;
+/// What follows the digits.
+const SYNCED: u8 = b'\n';
+const IN_DOUBT: u8 = b'!';
 
 pub(super) struct Mark {
     path: PathBuf,
     file: File,
     has_failed: AtomicBool,
+}
+
+/// Whether the last sync is not known to have succeeded.
+pub(super) fn is_in_doubt(store: &Path) -> Result<bool> {
+    match std::fs::read(store.join(NAME)) {
+        Ok(text) => Ok(text.get(DIGITS) == Some(&IN_DOUBT)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(fault::io(store, &e)),
+    }
 }
 
 impl Mark {
@@ -49,10 +64,21 @@ impl Mark {
         Ok(mark)
     }
 
-    /// A mark that can't be written stays behind, and notices less: no reason to refuse what is on disk.
+    /// Something is about to be written.
+    pub(super) fn doubt(&self) {
+        self.write(&[IN_DOUBT], DIGITS as u64);
+    }
+
+    /// Everything up to `revision` is on disk, and nothing else was written.
     pub(super) fn set(&self, revision: Revision) {
-        let line = format!("{revision:0DIGITS$}\n");
-        if let Err(error) = self.file.write_all_at(line.as_bytes(), 0)
+        let mut line = format!("{revision:0DIGITS$}").into_bytes();
+        line.push(SYNCED);
+        self.write(&line, 0);
+    }
+
+    /// A mark that can't be written stays behind, and notices less: no reason to refuse what is on disk.
+    fn write(&self, text: &[u8], at: u64) {
+        if let Err(error) = self.file.write_all_at(text, at)
             && !self.has_failed.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(path = %self.path.display(), %error, "what was acknowledged couldn't be noted");
@@ -61,7 +87,9 @@ impl Mark {
 }
 
 fn parse(text: &[u8]) -> Option<Revision> {
-    let digits = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
+    let digits = std::str::from_utf8(text)
+        .ok()?
+        .strip_suffix([char::from(SYNCED), char::from(IN_DOUBT)])?;
     (digits.len() == DIGITS).then(|| digits.parse().ok())?
 }
 

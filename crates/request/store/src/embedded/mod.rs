@@ -2,8 +2,12 @@
 //!
 //! * One thread writes. It commits whatever has queued in one transaction and one `fdatasync`; a write is acknowledged, visible
 //!   and published only after that. So a kill at any moment loses nothing acknowledged and leaves nothing half done.
-//! * Bounds: 1,024 writes may queue. When the queue is full a caller waits for 5 s, then gets [`Error::Unavailable`]; a
-//!   write that isn't answered within 30 s ends as [`Error::Stalled`]. Reads go on meanwhile, each on a blocking thread.
+//! * Bounds: 1,024 writes, of 64 MiB together, may queue. When the queue is full a caller waits for 5 s, then gets
+//!   [`Error::Unavailable`]; a write that isn't answered within 30 s ends as [`Error::Stalled`]. Reads go on meanwhile, each on a
+//!   blocking thread.
+//! * A disk that fails: a write whose sync failed has not happened, and can't be read, not even after a restart
+//!   ([`writer`], [`journal`]). Writes are refused until the store could be brought back to what was acknowledged.
+//!   [`Store::health`] tells.
 //! * Space: puts are refused ([`Error::NoSpace`]) while less than [`Options::reserve_bytes`] are free on the file system, deletions
 //!   only at a quarter of that; the engine itself should never meet a full disk. It works again when there is space.
 //! * Memory: no index is held. Tables, their caches and the journal have fixed bounds ([`Options`]).
@@ -13,6 +17,8 @@
 
 mod fault;
 mod group;
+mod health;
+mod journal;
 mod layout;
 mod mark;
 mod owner;
@@ -31,6 +37,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use group::{Change, Write};
+use health::Health;
 use mark::Mark;
 use parking_lot::RwLock;
 use scrub::Scrub;
@@ -40,10 +47,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tables::Tables;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use writer::{Command, Writer};
 
 const QUEUE: usize = 1024;
+const QUEUE_BYTES: usize = 64 << 20;
 const QUEUE_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const EXPIRE_AGAIN_MS: u64 = 1000;
@@ -80,6 +88,8 @@ impl Default for Options {
 pub struct Embedded {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
+    /// Bytes that may still queue.
+    bytes: Arc<Semaphore>,
 }
 
 pub(crate) struct Shared {
@@ -89,6 +99,7 @@ pub(crate) struct Shared {
     tables: RwLock<Option<Tables>>,
     hub: Arc<Hub>,
     acknowledged: Mark,
+    health: Health,
     compacted: AtomicU64,
     clock: Clock,
     earlier: Arc<Notify>,
@@ -110,6 +121,7 @@ impl Embedded {
         let store = Arc::new(Embedded {
             shared: shared.clone(),
             commands,
+            bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
         });
         tokio::spawn(reap(Arc::downgrade(&store), clock, shared.earlier.clone()));
         Ok(store)
@@ -129,11 +141,7 @@ impl Embedded {
         match tokio::time::timeout(QUEUE_WITHIN, self.commands.reserve()).await {
             Ok(Ok(place)) => place.send(command(reply)),
             Ok(Err(_)) => return Err(Error::Closed),
-            Err(_) => {
-                return Err(Error::Unavailable {
-                    what: "too many writes wait: its disk doesn't keep up".into(),
-                });
-            }
+            Err(_) => return Err(too_many()),
         }
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => answer,
@@ -146,12 +154,21 @@ impl Embedded {
 
     async fn write(&self, key: Bytes, change: Change, expected: Expect) -> Result<Outcome> {
         crate::check_key(&key)?;
+        let bytes = key.len() + change.bytes();
+        // One that is larger than the bound takes all of it.
+        let share = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let share = match tokio::time::timeout(QUEUE_WITHIN, self.bytes.clone().acquire_many_owned(share)).await {
+            Ok(Ok(share)) => share,
+            Ok(Err(_)) => return Err(Error::Closed),
+            Err(_) => return Err(too_many()),
+        };
         self.submit(|reply| {
             Command::Write(Write {
                 key,
                 change,
                 expected,
                 reply: Some(reply),
+                _share: share,
             })
         })
         .await
@@ -188,6 +205,7 @@ impl Shared {
                 tables,
                 hub,
                 acknowledged,
+                health: Health::new(),
                 compacted,
                 clock,
                 earlier,
@@ -221,6 +239,12 @@ impl Shared {
             Some(asked) if asked > current => Err(Error::FutureRevision { asked, current }),
             Some(asked) => Ok(asked),
         }
+    }
+}
+
+fn too_many() -> Error {
+    Error::Unavailable {
+        what: "too many writes wait: its disk doesn't keep up".into(),
     }
 }
 
@@ -307,6 +331,21 @@ impl Store for Embedded {
 
     async fn current_revision(&self) -> Result<Revision> {
         Ok(self.shared.hub.published())
+    }
+
+    async fn health(&self) -> Result<()> {
+        let wanted = 1 + self.shared.options.reserve_bytes;
+        if let Some(error) = self.shared.refusal(wanted) {
+            return Err(error);
+        }
+        if let Some(known) = self.shared.health.known() {
+            return known;
+        }
+        let probe = self.submit(|reply| Command::Probe { reply });
+        let late = |_| Error::Stalled {
+            what: format!("its disk took more than {:?} for a small write", health::WITHIN),
+        };
+        tokio::time::timeout(health::WITHIN, probe).await.map_err(late)?
     }
 
     async fn status(&self) -> Result<StoreStatus> {

@@ -39,6 +39,19 @@ pub(super) fn prepare(path: &Path) -> Result<()> {
 
 /// The first start was cut short before anything could be written: begin again.
 fn sweep(path: &Path) -> Result<()> {
+    with_lock(path, || {
+        for name in [VERSION, "0.jnl"] {
+            match fs::remove_file(path.join(name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fault::io(path, &e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Changes the engine's files while the engine isn't open, neither here nor elsewhere.
+pub(super) fn with_lock(path: &Path, change: impl FnOnce() -> Result<()>) -> Result<()> {
     let lock = fs::OpenOptions::new()
         .write(true)
         .open(path.join(LOCK))
@@ -49,13 +62,7 @@ fn sweep(path: &Path) -> Result<()> {
             fix: locked_fix(path),
         });
     }
-    for name in [VERSION, "0.jnl"] {
-        match fs::remove_file(path.join(name)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fault::io(path, &e)),
-            _ => {}
-        }
-    }
-    Ok(())
+    change()
 }
 
 /// The lock is held: says by whom.

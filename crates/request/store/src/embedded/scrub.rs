@@ -36,7 +36,8 @@ impl Scrub {
     /// Looks at the next changes: each makes the versions before it unreachable, and a deletion also itself.
     pub(super) fn portion(mut self, tables: &Tables) -> Result<Option<Scrub>> {
         let fail = |e| tables.fail(e);
-        let mut batch = tables.db.batch().durability(None);
+        // Synced as everything is: of the journal's batches only the last may be in doubt.
+        let mut batch = tables.db.batch().durability(Some(fjall::PersistMode::SyncData));
         let mut seen = 0;
         for found in tables
             .log

@@ -39,6 +39,14 @@ impl Shared {
     /// For a commit of `bytes`.
     pub(super) fn room(&self, bytes: u64) -> Room {
         let reserve = self.options.reserve_bytes;
+        Room {
+            puts: self.refusal(reserve.saturating_add(bytes)),
+            deletions: self.refusal(reserve / 4),
+        }
+    }
+
+    /// Unless so much is free.
+    pub(super) fn refusal(&self, needed: u64) -> Option<Error> {
         let free = match (self.options.free_space.0)(&self.path) {
             Ok(free) => free,
             Err(error) => {
@@ -46,19 +54,13 @@ impl Shared {
                 u64::MAX
             }
         };
-        let refusal = |needed: u64| {
-            (free < needed).then(|| Error::NoSpace {
-                path: self.path.clone(),
-                what: format!(
-                    "{} MiB are free on its file system, {} MiB have to stay free. Free some space there",
-                    free >> 20,
-                    reserve >> 20
-                ),
-            })
-        };
-        Room {
-            puts: refusal(reserve.saturating_add(bytes)),
-            deletions: refusal(reserve / 4),
-        }
+        (free < needed).then(|| Error::NoSpace {
+            path: self.path.clone(),
+            what: format!(
+                "{} MiB are free on its file system, {} MiB have to stay free. Free some space there",
+                free >> 20,
+                self.options.reserve_bytes >> 20
+            ),
+        })
     }
 }

@@ -3,7 +3,7 @@
 //! Every read goes by one snapshot, and looks at versions up to a given revision only; what is written meanwhile, or given
 //! up by a compaction that began meanwhile, doesn't touch it.
 
-use super::{Options, fault, layout, owner};
+use super::{Options, fault, journal, layout, mark, owner};
 use crate::{Error, Event, EventKind, KeyRange, KeyValue, ListRequest, Listed, Result, Revision, WatchBatch};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
@@ -25,35 +25,48 @@ pub(super) struct Tables {
 impl Tables {
     pub(super) fn open(path: &Path, options: &Options) -> Result<Tables> {
         owner::prepare(path)?;
-        // The engine checks some of what it reads by assertions. A directory it can't stand must not end the process.
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::open_engine(path, options)));
-        let tables = opened.unwrap_or_else(|_| Err(fault::corrupt(path, "its files contradict each other")))?;
+        let is_in_doubt = mark::is_in_doubt(path)?;
+        if is_in_doubt {
+            owner::with_lock(path, || journal::renew(path, None))?;
+        }
+        let opened = match Self::open_engine(path, options) {
+            // It may be the end of a write that the power failed in: to the engine any damage is the same.
+            Some(Err(fjall::Error::JournalRecovery(_))) if !is_in_doubt => {
+                owner::with_lock(path, || journal::renew(path, None))?;
+                Self::open_engine(path, options)
+            }
+            opened => opened,
+        };
+        let tables = opened
+            .ok_or_else(|| fault::corrupt(path, "its files contradict each other"))?
+            .map_err(|e| fault::engine(path, e))?;
         owner::claim(path);
         tables.check_format()?;
         Ok(tables)
     }
 
-    fn open_engine(path: &Path, options: &Options) -> Result<Tables> {
-        let fail = |e| fault::engine(path, e);
-        let db = Database::builder(path)
-            .cache_size(options.cache_bytes)
-            .max_journaling_size(options.journal_bytes)
-            .worker_threads(1)
-            .manual_journal_persist(true)
-            .open()
-            .map_err(fail)?;
-        let table = |name: &str, memory: u64| {
-            db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory))
-                .map_err(fail)
+    /// `None`: the engine checks some of what it reads by assertions. A directory it can't stand must not end the process.
+    fn open_engine(path: &Path, options: &Options) -> Option<Result<Tables, fjall::Error>> {
+        let open = || {
+            let db = Database::builder(path)
+                .cache_size(options.cache_bytes)
+                .max_journaling_size(options.journal_bytes)
+                .worker_threads(1)
+                .manual_journal_persist(true)
+                .open()?;
+            let table = |name: &str, memory: u64| {
+                db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory))
+            };
+            Ok(Tables {
+                path: path.into(),
+                data: table("data", options.memtable_bytes)?,
+                log: table("log", options.memtable_bytes / 4)?,
+                expiry: table("expiry", options.memtable_bytes / 8)?,
+                meta: table("meta", options.memtable_bytes / 8)?,
+                db,
+            })
         };
-        Ok(Tables {
-            path: path.into(),
-            data: table("data", options.memtable_bytes)?,
-            log: table("log", options.memtable_bytes / 4)?,
-            expiry: table("expiry", options.memtable_bytes / 8)?,
-            meta: table("meta", options.memtable_bytes / 8)?,
-            db,
-        })
+        std::panic::catch_unwind(AssertUnwindSafe(open)).ok()
     }
 
     fn check_format(&self) -> Result<()> {
@@ -88,6 +101,13 @@ impl Tables {
                 format!("what revision {revision} wrote is missing"),
             )),
         }
+    }
+
+    /// Writes something that nobody reads.
+    pub(super) fn probe(&self) -> Result<()> {
+        let mut batch = self.db.batch().durability(Some(fjall::PersistMode::SyncData));
+        batch.insert(&self.meta, "probe", "");
+        batch.commit().map_err(|e| self.fail(e))
     }
 
     /// The engine takes no more writes after one has failed, be it in the background.

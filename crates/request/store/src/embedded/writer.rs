@@ -1,15 +1,17 @@
 //! The one thread that writes: takes what has queued, commits it in one go, publishes it, answers. Between groups it gives
 //! up compacted versions, a portion at a time.
 //!
-//! When the disk fails, the engine is closed and opened again: only what is then on disk counts. A group that turns out to
-//! be there is a success; one that isn't has not happened. Until it opens, writes are refused and reads fail as unavailable;
-//! each write tries again, at most once a second.
+//! When the disk fails in a commit, that commit has not happened, whatever can be read back: after a failed sync the kernel shows
+//! pages that it will never write. The engine is closed, its journal is written anew without the commit ([`journal`]), and it
+//! is opened again; then the group is told that nothing was written. Until that has succeeded writes are refused, and the group
+//! was told that the outcome isn't known. Reads go on from what the engine has in memory, as long as the disk takes nothing at
+//! all; each write tries again, at most once a second.
 
 use super::group::{Group, Reply, Write};
 use super::scrub::Scrub;
 use super::tables::Tables;
-use super::{Shared, fault};
-use crate::{Error, KeyRange, Result, Revision};
+use super::{Shared, fault, journal};
+use crate::{Error, Result, Revision};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -34,6 +36,10 @@ pub(super) enum Command {
         revision: Revision,
         reply: Reply<()>,
     },
+    /// Writes something that nobody reads.
+    Probe {
+        reply: Reply<()>,
+    },
     Close {
         reply: Reply<()>,
     },
@@ -44,15 +50,19 @@ pub(super) struct Writer {
     commands: mpsc::Receiver<Command>,
     scrub: Option<Scrub>,
     failed_at: Option<Instant>,
+    /// The engine's batches of smaller sequence numbers are on disk.
+    synced: u64,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>, scrub: Option<Scrub>) -> Self {
+        let synced = shared.tables.read().as_ref().map_or(0, |tables| tables.db.seqno());
         Writer {
             shared,
             commands,
             scrub,
             failed_at: None,
+            synced,
         }
     }
 
@@ -67,6 +77,7 @@ impl Writer {
                 Command::Write(write) => held = self.writes(write),
                 Command::Expire { now_ms, reply } => drop(reply.send(self.expire(now_ms))),
                 Command::Compact { revision, reply } => drop(reply.send(self.compact(revision))),
+                Command::Probe { reply } => drop(reply.send(self.probe())),
                 Command::Close { reply } => break Some(reply),
             }
         };
@@ -93,10 +104,10 @@ impl Writer {
     }
 
     fn scrub_on(&mut self, scrub: Scrub) {
-        let advanced = self.with_tables(|tables| scrub.portion(tables));
+        let advanced = self.durably(|tables| scrub.portion(tables));
         match advanced {
             Ok(left) => self.scrub = left,
-            // What is left is known to the tables; the next start, or the next compaction, goes on with it.
+            // What is left is known to the tables; whoever opens them next, or compacts next, goes on with it.
             Err(error) => tracing::warn!(%error, "giving up compacted versions stopped"),
         }
     }
@@ -161,11 +172,16 @@ impl Writer {
         if to > current {
             return Err(Error::FutureRevision { asked: to, current });
         }
-        let scrub = self.with_tables(|tables| Scrub::begin(tables, to))?;
+        let scrub = self.durably(|tables| Scrub::begin(tables, to))?;
         // Readers that take their snapshot from now on check this after it: no reader misses what is being given up.
         self.shared.set_compacted(to);
         self.scrub = Some(scrub);
         Ok(())
+    }
+
+    fn probe(&mut self) -> Result<()> {
+        self.usable()?;
+        self.durably(Tables::probe)
     }
 
     /// Fills a group, writes it, publishes it and answers.
@@ -178,45 +194,68 @@ impl Writer {
         };
         let mut group = Group::new(tables, before);
         fill(&mut group);
-        let wanted = group.revision();
+        if group.is_empty() {
+            group.abandon().answer();
+            return Ok(());
+        }
+        shared.health.begins();
         let (result, committed) = match wait_for_flushes(tables) {
-            Ok(()) => group.commit(),
+            Ok(()) => group.commit(&shared.acknowledged),
             Err(error) => (Err(error), group.abandon()),
         };
         drop(guard);
-        let error = match result {
-            Ok(()) => None,
-            Err(error) => match self.reopen() {
-                Ok(revision) if revision >= wanted => None,
-                Ok(_) => Some(error),
-                Err(reopening) => {
-                    tracing::error!(%error, %reopening, "the store failed, and can't be opened again");
-                    Some(Error::Stalled {
-                        what: format!("{error}; whether it was written isn't known"),
-                    })
-                }
-            },
+        let settled = self.settle(result, committed.revision);
+        if let Err(error) = settled {
+            committed.answer_failed(&error);
+            return Err(error);
+        }
+        if committed.revision > before {
+            shared.hub.publish(&committed.events, committed.revision);
+        }
+        if committed.has_deadlines {
+            shared.earlier.notify_one();
+        }
+        committed.answer();
+        Ok(())
+    }
+
+    /// Writes something other than changes.
+    fn durably<T>(&mut self, write: impl FnOnce(&Tables) -> Result<T>) -> Result<T> {
+        let shared = self.shared.clone();
+        shared.health.begins();
+        shared.acknowledged.doubt();
+        let written = self.with_tables(write);
+        let (value, result) = match written {
+            Ok(value) => (Some(value), Ok(())),
+            Err(error) => (None, Err(error)),
         };
-        match error {
-            None => {
-                if committed.revision > before {
-                    shared.acknowledged.set(committed.revision);
-                }
-                // After a reopening these have been published already.
-                if committed.revision > shared.hub.published() {
-                    shared.hub.publish(&committed.events, committed.revision);
-                }
-                if committed.has_deadlines {
-                    shared.earlier.notify_one();
-                }
-                committed.answer();
+        self.settle(result, shared.hub.published())?;
+        value.ok_or_else(closed)
+    }
+
+    /// Takes note of how writing went. After a failure the store is as it was before, or nothing can be told of it.
+    fn settle(&mut self, result: Result<()>, revision: Revision) -> Result<()> {
+        let settled = match result {
+            Ok(()) => {
+                self.synced = self.with_tables(|tables| Ok(tables.db.seqno()))?;
+                self.shared.acknowledged.set(revision);
                 Ok(())
             }
-            Some(error) => {
-                committed.answer_failed(&error);
-                Err(error)
+            Err(error) => {
+                tracing::error!(%error, "the store's disk failed: what was being written did not happen");
+                match self.mend() {
+                    Ok(()) => Err(error),
+                    Err(mending) => {
+                        tracing::error!(error = %mending, "the store can't be mended yet; it takes no writes");
+                        Err(Error::Stalled {
+                            what: format!("{error}; whether it was written isn't known"),
+                        })
+                    }
+                }
             }
-        }
+        };
+        self.shared.health.ends(&settled);
+        settled
     }
 
     fn with_tables<T>(&self, f: impl FnOnce(&Tables) -> Result<T>) -> Result<T> {
@@ -231,30 +270,34 @@ impl Writer {
         if self.failed_at.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
             return Err(closed());
         }
-        self.reopen().map(drop)
+        self.shared.health.begins();
+        let mended = self.mend();
+        self.shared.health.ends(&mended);
+        mended
     }
 
-    /// Only what is on disk counts: what got there unnoticed is published now. Tells the newest revision.
-    fn reopen(&mut self) -> Result<Revision> {
-        let mut slot = self.shared.tables.write();
-        drop(slot.take());
+    /// Brings the store back to what was acknowledged: all of that is on disk then, and nothing else.
+    fn mend(&mut self) -> Result<()> {
         self.failed_at = Some(Instant::now());
-        let tables = Tables::open(&self.shared.path, &self.shared.options)?;
-        let revision = tables.revision()?;
-        let mut position = self.shared.hub.published();
-        if revision < position {
-            let what = format!("it stands at revision {revision}, but {position} was acknowledged");
-            return Err(fault::corrupt(&self.shared.path, what));
+        let shared = self.shared.clone();
+        // While the disk takes nothing the engine is left alone: it can still be read.
+        journal::try_disk(&shared.path)?;
+        let mut slot = shared.tables.write();
+        drop(slot.take());
+        journal::renew(&shared.path, Some(self.synced))?;
+        let tables = Tables::open(&shared.path, &shared.options)?;
+        let (revision, published) = (tables.revision()?, shared.hub.published());
+        if revision != published {
+            let what = format!("it stands at revision {revision}, but {published} was acknowledged");
+            return Err(fault::corrupt(&shared.path, what));
         }
-        while position < revision {
-            let batch = tables.history(&tables.snapshot(), &KeyRange::all(), position, revision, GROUP_WRITES)?;
-            self.shared.hub.publish(&batch.events, batch.synced);
-            position = batch.synced;
-        }
+        self.scrub = Scrub::resume(&tables)?;
+        self.synced = tables.db.seqno();
         *slot = Some(tables);
+        shared.acknowledged.set(revision);
         self.failed_at = None;
         tracing::warn!(revision, "the store was opened again after a failure");
-        Ok(revision)
+        Ok(())
     }
 }
 
