@@ -219,3 +219,60 @@ async fn broken_definitions_are_refused() {
         refused.str(&["message"])
     );
 }
+
+/// Reads a watch to its end, or for as long as a test waits.
+async fn to_the_end(body: keelson_apiserver::Body) -> String {
+    let all = tokio::time::timeout(std::time::Duration::from_secs(10), body.collect(1 << 20));
+    String::from_utf8(all.await.expect("the watch ends").unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn watches_end_when_their_definition_changes_or_goes() {
+    let api = with_definition().await;
+    api.post(TABS, tab("a", value!({"color": "red"}))).await.expect(201);
+    let watch = async || {
+        let answer = api
+            .raw("GET", &format!("{TABS}?watch=true"), "", "application/json", Vec::new())
+            .await;
+        assert_eq!(answer.status(), 200);
+        answer.into_body()
+    };
+    // Another schema: what is told by the old one is over, and what is read afterwards is by the new one.
+    let changing = watch().await;
+    let path = format!("{CRDS}/tabs.x.example.com");
+    let mut definition = api.get(&path).await.expect(200).json();
+    let versions = definition
+        .at(&["spec", "versions"])
+        .and_then(Value::as_array)
+        .unwrap()
+        .clone();
+    let mut fewer = versions.clone();
+    fewer.retain(|v| v.get("storage").and_then(Value::as_bool) == Some(true));
+    for v in &mut fewer {
+        v.set_at(
+            &["schema", "openAPIV3Schema", "properties", "spec", "properties", "more"],
+            value!({"type": "string"}),
+        );
+    }
+    let unserved: Vec<Value> = versions
+        .into_iter()
+        .filter(|v| v.get("storage").and_then(Value::as_bool) != Some(true))
+        .map(|mut v| {
+            v.set_at(&["served"], false);
+            v
+        })
+        .collect();
+    definition.set_at(&["spec", "versions"], [fewer, unserved].concat());
+    api.put(&path, definition).await.expect(200);
+    let told = to_the_end(changing).await;
+    assert!(told.contains("\"ADDED\"") && !told.contains("\"ERROR\""), "{told}");
+    api.until(&TABS.replace("/v1/", "/v2/"), |a| a.code == 404).await;
+
+    // Gone: its resources are told of, then the watch ends; a new one finds nothing.
+    let going = watch().await;
+    api.delete(&path).await.expect(200);
+    let told = to_the_end(going).await;
+    let last = told.lines().last().unwrap();
+    assert!(last.contains("\"DELETED\"") && last.contains("\"a\""), "{told}");
+    api.until(&format!("{TABS}?watch=true"), |a| a.code == 404).await;
+}

@@ -191,6 +191,11 @@ impl Cache {
         watch::open(self, options).await
     }
 
+    /// The resource is gone, or is another now: watches end, without an error, and none begins. Reads under way go on.
+    pub fn close(&self) {
+        self.inner.state.lock().close();
+    }
+
     /// The entry's bytes in `form`: encoded once, as long as there is room to keep them.
     pub fn encoded(&self, entry: &Arc<Entry>, form: Form) -> Result<Bytes> {
         Ok(self

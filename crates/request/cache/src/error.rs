@@ -22,6 +22,10 @@ pub enum Error {
     /// The watch ends because the cache lost track and started anew. 410 Expired.
     #[error("the watch cache was started anew at revision {revision}")]
     Restarted { revision: Revision },
+    /// The cache was [closed](crate::Cache::close): its resource is gone, or is another now. A watch just ends; who comes
+    /// later tries again.
+    #[error("storage is (re)initializing")]
+    Ended,
     /// 429 TooManyRequests, retry after 1 s: the cache is (re-)reading the store.
     #[error("storage is (re)initializing")]
     NotReady,

@@ -15,6 +15,8 @@ pub(crate) struct State {
     pub(crate) snapshot: Snapshot,
     pub(crate) ring: Ring,
     pub(crate) ready: bool,
+    /// No watch begins any more.
+    pub(crate) closed: bool,
     watchers: BTreeMap<u64, Watcher>,
     /// Who is to be offered an event, by the one thing that all events he wants have in common.
     triggers: HashMap<Trigger, BTreeSet<u64>>,
@@ -39,6 +41,7 @@ impl State {
             snapshot: Snapshot::empty(0),
             ring: Ring::new(0),
             ready: false,
+            closed: false,
             watchers: BTreeMap::new(),
             triggers: HashMap::new(),
             next_id: 0,
@@ -59,9 +62,19 @@ impl State {
         self.ring = Ring::new(revision);
         self.snapshot = snapshot;
         self.ready = true;
+        self.end_watchers(Error::Restarted { revision });
+    }
+
+    /// Ends all watches, after what they have been told, and lets none begin.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.end_watchers(Error::Ended);
+    }
+
+    fn end_watchers(&mut self, why: Error) {
         self.triggers.clear();
         for watcher in std::mem::take(&mut self.watchers).into_values() {
-            watcher.queue.end(Error::Restarted { revision });
+            watcher.queue.end(why.clone());
         }
     }
 

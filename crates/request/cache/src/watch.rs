@@ -5,7 +5,7 @@ use crate::queue::Queue;
 use crate::ring::Change;
 use crate::snapshot::Snapshot;
 use crate::state::seen_by;
-use crate::{Entry, Result, Selection};
+use crate::{Entry, Error, Result, Selection};
 use bytes::Bytes;
 use keelson_store::Revision;
 use std::collections::VecDeque;
@@ -124,6 +124,9 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
     let mut missed = VecDeque::new();
     let mut initial = None;
     let mut state = inner.state().lock();
+    if state.closed {
+        return Err(Error::Ended);
+    }
     match options.start {
         Start::State(_) => {
             let (snapshot, selection) = (state.snapshot.clone(), selection.clone());
@@ -171,14 +174,17 @@ impl Watch {
         self.initial.is_some() || !self.first.is_empty() || !self.missed.is_empty()
     }
 
-    /// The next event. After an error the watch is over. Dropping the future before it is done loses nothing.
+    /// The next event; `None` when the cache was closed. After an error the watch is over. Dropping the future before it is done loses nothing.
     pub async fn next(&mut self) -> Option<Result<WatchEvent>> {
         if self.over {
             return None;
         }
         let event = self.step().await;
         self.over = event.is_err();
-        Some(event)
+        match event {
+            Err(Error::Ended) => None,
+            event => Some(event),
+        }
     }
 
     async fn step(&mut self) -> Result<WatchEvent> {

@@ -78,18 +78,6 @@ impl SelectableField {
 }
 
 impl StorageDef {
-    /// Whether selectors find the same in what another definition of the same resource keeps of each object.
-    pub fn selects_like(&self, other: &StorageDef) -> bool {
-        let paths = match (&self.selectable, &other.selectable) {
-            (Selectable::Paths(a), Selectable::Paths(b)) => a == b,
-            _ => true,
-        };
-        let view = match (&self.view, &other.view) {
-            (Some(a), Some(b)) => Arc::ptr_eq(&a.converter, &b.converter),
-            (a, b) => a.is_none() && b.is_none(),
-        };
-        paths && view
-    }
     /// The key of an object.
     pub fn key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced {

@@ -18,7 +18,7 @@ use crate::live::Sink;
 use crate::openapi::OpenApi;
 use crate::serve::Loopback;
 use keelson_api::{ApiError, Object, Reason, Str, Value};
-use keelson_registry::Engine;
+use keelson_registry::{Engine, ResourceDef};
 use names::Taken;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,7 @@ struct Installed {
     plural: Str,
     /// What the rows were made from.
     basis: Value,
+    terminating: bool,
 }
 
 pub struct CustomResources {
@@ -153,26 +154,44 @@ impl CustomResources {
         let basis = Value::Array(vec![
             crd.get("spec").cloned().unwrap_or_default(),
             crd.at(&["status", "acceptedNames"]).cloned().unwrap_or_default(),
-            Value::Bool(crd.deletion_timestamp().is_some()),
         ]);
         let new = Installed {
             group: text(crd, &["spec", "group"]).into(),
             plural: text(crd, &["status", "acceptedNames", "plural"]).into(),
             basis,
+            terminating: crd.deletion_timestamp().is_some(),
         };
         let mut installed = self.installed.lock();
         if installed.get(name) == Some(&new) {
             return;
         }
-        let rows = rows::of(crd, &self.lookup);
-        // What the cache keeps of each entry follows the definition: it starts anew with a changed one.
-        if installed.contains_key(name) {
+        let mut rows = rows::of(crd, &self.lookup);
+        let before = installed.get(name);
+        // That a definition is going changes nothing of what is stored: watches see its resources go, and then end.
+        let same = before.is_some_and(|old| old.basis == new.basis);
+        if same {
+            self.keep_storage(&mut rows);
+        }
+        self.engine.table.replace(&new.group, &new.plural, rows);
+        // What the cache keeps of each entry follows the definition: with a changed one it starts anew, and so do
+        // watches. The rows change first: whoever makes the next cache makes it by them.
+        if before.is_some() && !same {
             self.engine
                 .drop_cache(&format!("/registry/{}/{}", new.group, new.plural));
         }
-        self.engine.table.replace(&new.group, &new.plural, rows);
         self.openapi.publish(name, rows::described(crd));
         installed.insert(name.clone(), new);
+    }
+
+    /// Lets rows store as the ones they replace do.
+    fn keep_storage(&self, rows: &mut [ResourceDef]) {
+        for row in rows {
+            let gvr = &row.gvr;
+            if let Some(old) = self.engine.table.get(&gvr.group, &gvr.version, &gvr.resource) {
+                row.storage.clone_from(&old.storage);
+                row.view.clone_from(&old.view);
+            }
+        }
     }
 
     /// Takes a definition's rows away; its names are free for others.

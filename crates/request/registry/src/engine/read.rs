@@ -3,7 +3,7 @@
 use super::{Engine, storage, too_large};
 use crate::codec::ObjectCodec;
 use crate::context::Cx;
-use crate::def::{ResourceDef, StorageDef};
+use crate::def::{ResourceDef, StorageCodec, StorageDef};
 use crate::options::ListOptions;
 use crate::selection::Selector;
 use base64::Engine as _;
@@ -119,7 +119,9 @@ pub fn cache_error(cx: &Cx, operation: &str, e: keelson_cache::Error) -> ApiErro
         Error::Compacted { .. } => ApiError::expired(LIST_EXPIRED),
         Error::Slow { .. } | Error::Restarted { .. } => ApiError::expired(e.to_string()),
         Error::TooLarge { asked, current } => too_large(asked, current),
-        Error::NotReady => ApiError::new(Reason::TooManyRequests, "storage is (re)initializing").with_retry_after(1),
+        Error::NotReady | Error::Ended => {
+            ApiError::new(Reason::TooManyRequests, "storage is (re)initializing").with_retry_after(1)
+        }
         Error::Store(e) => super::store_error(cx, operation, &e),
         Error::Codec(e) => e,
     }
@@ -141,10 +143,26 @@ impl Engine {
         let key = (storage.prefix.clone(), version.unwrap_or_default());
         let mut caches = self.caches.lock();
         let (of, cache) = caches.entry(key).or_insert_with(start);
-        // A request may come with a definition that has changed since: what the cache keeps for selectors isn't its.
-        if !of.selects_like(storage) {
-            (*of, *cache) = start();
+        // Built-in kinds are stored in one way for ever, whichever of their versions asks.
+        if Arc::ptr_eq(of, storage) || !matches!(storage.codec, StorageCodec::Json) {
+            return cache.clone();
         }
+        // One of the two is of a definition that has changed since, and reads objects as nobody does any more.
+        let current = self
+            .table
+            .by_resource(&storage.resource.group, &storage.resource.resource);
+        let ours = |d: &ResourceDef| {
+            [&d.storage, &d.view]
+                .into_iter()
+                .flatten()
+                .any(|s| Arc::ptr_eq(s, storage))
+        };
+        if current.is_some() && !self.table.snapshot().iter().any(|d| ours(d)) {
+            // The request's: it gets a cache of its own, which ends with it.
+            return start().1;
+        }
+        cache.close();
+        (*of, *cache) = start();
         cache.clone()
     }
     pub fn cache_of(&self, def: &ResourceDef) -> ApiResult<Cache> {
@@ -153,6 +171,12 @@ impl Engine {
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no cache"))?;
         Ok(self.cache(storage))
+    }
+    /// Caches in use that have not been filled yet, by their resources.
+    pub fn unready(&self) -> Vec<String> {
+        let caches = self.caches.lock();
+        let unready = caches.values().filter(|(_, cache)| !cache.is_ready());
+        unready.map(|(of, _)| of.resource.to_string()).collect()
     }
     /// What the cache of a resource holds; `None` if it hasn't been used.
     pub fn usage(&self, storage: &StorageDef, namespace: &str, name: &str) -> Option<Usage> {
@@ -168,9 +192,15 @@ impl Engine {
             interested: cache.interested(namespace, &Bytes::from(key)),
         })
     }
-    /// A resource is gone, or its stored form changed: its cache starts anew with the next use.
+    /// A resource is gone, or its stored form changed: its watches end, and its cache starts anew with the next use.
     pub fn drop_cache(&self, prefix: &str) {
-        self.caches.lock().retain(|(of, _), _| of != prefix);
+        self.caches.lock().retain(|(of, _), (_, cache)| {
+            let stays = of != prefix;
+            if !stays {
+                cache.close();
+            }
+            stays
+        });
     }
 
     /// The object of the request. `rv`: empty for the newest, `0` for any, otherwise not older than that.
