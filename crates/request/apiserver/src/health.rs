@@ -1,11 +1,26 @@
-//! `/healthz`, `/livez` and `/readyz`: named checks, with `verbose` and `exclude`.
+//! `/healthz`, `/livez` and `/readyz`: named checks, each of what is so, with `verbose` and `exclude`.
+//!
+//! What has to be done at a start is a *hook* by upstream's name: its check fails until it has been done once. Everything
+//! else is measured when it is asked for.
+
+mod hooks;
+mod log;
+
+pub use hooks::{Hook, Hooks};
 
 use crate::request::{RequestInfo, Response, response};
 use futures::future::BoxFuture;
 use http::StatusCode;
+use keelson_store::Store;
 use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// Upstream's patience with its store.
+const STORE_WITHIN: Duration = Duration::from_secs(2);
 
 struct Named {
     name: &'static str,
@@ -19,6 +34,56 @@ struct Named {
 pub struct Health(Vec<Named>);
 
 impl Health {
+    /// What every server checks. `missing` tells what it follows and has not read yet; `ending` that it takes its leave.
+    pub fn of(
+        store: &Arc<dyn Store>,
+        hooks: &Arc<Hooks>,
+        missing: impl Fn() -> Vec<&'static str> + Clone + Send + Sync + 'static,
+        ending: &CancellationToken,
+    ) -> Self {
+        let mut health = Health::default();
+        health.add("ping", false, || async { Ok(()) });
+        let written = log::Log::default();
+        health.add("log", false, move || std::future::ready(written.check()));
+        for (name, ready_only) in [("etcd", false), ("etcd-readiness", true)] {
+            let store = store.clone();
+            health.add(name, ready_only, move || {
+                let store = store.clone();
+                async move {
+                    match tokio::time::timeout(STORE_WITHIN, store.status()).await {
+                        Ok(status) => status.map(drop).map_err(|e| e.to_string()),
+                        Err(_) => Err(format!("the store didn't answer within {STORE_WITHIN:?}")),
+                    }
+                }
+            });
+        }
+        health.add("informer-sync", true, move || {
+            let missing = missing();
+            async move {
+                if missing.is_empty() {
+                    return Ok(());
+                }
+                Err(format!("{} informers not started yet: {missing:?}", missing.len()))
+            }
+        });
+        for (index, name) in hooks::CHECKS.iter().enumerate() {
+            let hooks = hooks.clone();
+            health.add(name, false, move || std::future::ready(hooks.check(index)));
+        }
+        let ending = ending.clone();
+        health.add("shutdown", true, move || {
+            let over = ending.is_cancelled();
+            async move {
+                if over {
+                    Err("process is shutting down".into())
+                } else {
+                    Ok(())
+                }
+            }
+        });
+        health
+    }
+
     pub fn add<F, R>(&mut self, name: &'static str, ready_only: bool, check: F)
     where
         F: Fn() -> R + Send + Sync + 'static,

@@ -1,6 +1,6 @@
 //! The API server put together: parts, followers, bootstrap, readiness, end.
 
-use crate::admission::{self, policy::PolicyStatus};
+use crate::admission::{self, Configured, policy::PolicyStatus};
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
 use crate::authn::Authenticator;
@@ -17,7 +17,7 @@ use crate::connect::{ClientTls, KubeletClient, Trust};
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::flow::{self, FlowControl};
-use crate::health::Health;
+use crate::health::{Health, Hook, Hooks};
 use crate::live::{self, Sink};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -34,9 +34,13 @@ use keelson_pki::{CertFiles, Pki};
 use keelson_registry::{Engine, ResourceTable, resources};
 use keelson_store::Store;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+const FLOW_SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
+const PRIORITY_LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
 
 /// The API server. Its tasks end when it is dropped or [shut down](Self::shutdown).
 pub struct ApiServer {
@@ -51,8 +55,7 @@ impl ApiServer {
         let stop = CancellationToken::new();
         let (ready_sender, ready) = watch::channel(false);
         let made = Made::new(&config)?;
-        let is_ready = ready.clone();
-        let state = Arc::new_cyclic(|weak: &Weak<ServerState>| assemble(config, store, made, weak.clone(), is_ready));
+        let state = Arc::new_cyclic(|weak: &Weak<ServerState>| assemble(config, store, made, weak.clone()));
         let server = ApiServer { state, ready, stop };
         server.start(ready_sender);
         Ok(server)
@@ -90,7 +93,17 @@ impl ApiServer {
             certificates: Arc::new(certificates),
             limits: Limits::default(),
         };
-        listener.run(self.handle(), stop).await
+        let ending = &self.state.ending;
+        let leave = async {
+            stop.cancelled().await;
+            ending.cancel();
+        };
+        let served = listener.run(self.handle(), stop.clone());
+        tokio::pin!(served);
+        tokio::select! {
+            served = &mut served => served,
+            () = leave => served.await,
+        }
     }
 
     /// Renews the server's certificates before they end, until the server's end. `serving` issues (or finds) the serving
@@ -110,6 +123,7 @@ impl ApiServer {
 
     /// Ends the server's tasks. Requests that are open go on.
     pub fn shutdown(&self) {
+        self.state.ending.cancel();
         self.stop.cancel();
     }
 
@@ -131,19 +145,14 @@ impl ApiServer {
                 "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
                 state.rbac.cluster_binding_sink(),
             ),
-            follow(
-                "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
-                state.flow.schema_sink(),
-            ),
-            follow(
-                "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
-                state.flow.level_sink(),
-            ),
+            follow(FLOW_SCHEMAS, state.flow.schema_sink()),
+            follow(PRIORITY_LEVELS, state.flow.level_sink()),
             follow(aggregation::SERVICES_PATH, state.services.sink()),
         ];
         let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone(), state.openapi.clone());
         synced.push(follow(crd::PATH, custom.sink()));
         tokio::spawn(custom.run(stop.clone()));
+        state.hooks.done(&[Hook::ExtensionControllers]);
         synced.extend(
             state
                 .configured
@@ -162,16 +171,23 @@ impl ApiServer {
                 .map(|(path, sink)| follow(path, sink)),
         );
         state.sync.started(synced);
+        state.hooks.done(&[Hook::GenericInformers, Hook::ExtensionInformers]);
         let (loopback, rbac, sync) = (state.loopback.clone(), state.rbac.clone(), state.sync.clone());
+        let (hooks, engine) = (state.hooks.clone(), state.engine.clone());
         let spec = bootstrap::Spec::of(&state.config);
         let (table, stopped) = (state.table.clone(), stop.clone());
         tokio::spawn(async move {
             let work = async {
-                bootstrap::run(&spec, &loopback).await;
-                sync.wait_for_all().await;
+                tokio::join!(bootstrap::run(&spec, &loopback, &hooks), follow_hooks(&sync, &hooks));
                 rbac.wait_for_bootstrap(&bootstrap::objects()).await;
+                hooks.done(&[Hook::BootstrapRoles]);
+                until_filled(&engine).await;
+                hooks.done(&[Hook::StorageReadiness]);
                 ready.send_replace(true);
-                aggregation::register::run(table, loopback, stopped.clone()).await;
+                tokio::join!(
+                    aggregation::register::run(table, loopback, stopped.clone(), &hooks),
+                    repair_services(&engine, &hooks),
+                );
             };
             tokio::select! {
                 () = work => {}
@@ -179,12 +195,66 @@ impl ApiServer {
             }
         });
         tokio::spawn(state.flow.clone().run(stop.clone()));
+        state.hooks.done(&[Hook::FlowFilter]);
         tokio::spawn(flow::status::run(
             state.flow.clone(),
             state.loopback.clone(),
             stop.clone(),
         ));
         tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
+    }
+}
+
+/// Tells the hooks of what the server follows when it has been read.
+async fn follow_hooks(sync: &Following, hooks: &Hooks) {
+    const CONFIGURED: &[Hook] = &[Hook::AdmissionInitializer];
+    let configured = Configured::PATHS;
+    let flow = [FLOW_SCHEMAS, PRIORITY_LEVELS];
+    let services = [
+        Hook::AggregatorInformers,
+        Hook::ServiceRegistration,
+        Hook::ServiceOpenApi,
+        Hook::ServiceOpenApiV3,
+    ];
+    let read = async |paths: &[&str], done: &[Hook]| {
+        sync.wait_for(paths).await;
+        hooks.done(done);
+    };
+    tokio::join!(
+        read(&configured, CONFIGURED),
+        read(&flow, &[Hook::FlowConsumer]),
+        read(&[crd::PATH], &[Hook::CrdsSynced]),
+        read(&[aggregation::SERVICES_PATH], &services),
+    );
+    sync.wait_for_all().await;
+}
+
+/// Waits until the caches that a start has begun can be read.
+async fn until_filled(engine: &Engine) {
+    let mut pause = Duration::from_millis(5);
+    while !engine.unready().is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Upstream's interval.
+const REPAIR_AGAIN: Duration = Duration::from_secs(180);
+
+/// Mends what crashes left of services' addresses and ports, for as long as it is polled.
+async fn repair_services(engine: &Engine, hooks: &Hooks) {
+    loop {
+        let again = match engine.repair_services().await {
+            Ok(_) => {
+                hooks.done(&[Hook::ServiceIpRepair]);
+                REPAIR_AGAIN
+            }
+            Err(e) => {
+                tracing::warn!("comparing services with their addresses failed, trying again: {e}");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::time::sleep(again).await;
     }
 }
 
@@ -212,13 +282,7 @@ impl Made {
     }
 }
 
-fn assemble(
-    config: Config,
-    store: Arc<dyn Store>,
-    made: Made,
-    weak: Weak<ServerState>,
-    ready: watch::Receiver<bool>,
-) -> ServerState {
+fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<ServerState>) -> ServerState {
     let keys = config.service_account_keys.clone();
     let loopback = Loopback::new(weak);
     let table = Arc::new(ResourceTable::new(resources::rows()));
@@ -244,6 +308,7 @@ fn assemble(
     ));
     let services = Arc::new(Services::default());
     let sync = Arc::new(Following::default());
+    let (missing, hooks, ending) = (sync.clone(), Arc::new(Hooks::default()), CancellationToken::new());
     let configured = admission::Configured::new(sync.clone());
     let mut extensions = configured.plugins();
     extensions.push(Arc::new(EscalationCheck(rbac.clone())));
@@ -259,7 +324,9 @@ fn assemble(
         kubelet: KubeletClient::new(made.kubelet_tls, loopback.clone()),
         front_proxy_client: parking_lot::RwLock::new(config.front_proxy_client.clone()),
         proxy_tls: made.proxy_tls,
-        health: health(store, ready),
+        health: Health::of(&store, &hooks, move || missing.missing(), &ending),
+        hooks,
+        ending,
         metrics: Metrics::new(),
         audit: made.audit,
         sync,
@@ -282,33 +349,6 @@ fn node_rules() -> Vec<Rule> {
         .into_iter()
         .find(|o| o.kind() == "ClusterRole" && o.name() == "system:node");
     found.map(|role| Rule::list_of(&role)).unwrap_or_default()
-}
-
-fn health(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Health {
-    let mut health = Health::default();
-    health.add("ping", false, || async { Ok(()) });
-    health.add("log", false, || async { Ok(()) });
-    let asked = store.clone();
-    health.add("etcd", false, move || {
-        let store = asked.clone();
-        async move { store.current_revision().await.map(drop).map_err(|e| e.to_string()) }
-    });
-    health.add("etcd-readiness", true, move || {
-        let store = store.clone();
-        async move { store.current_revision().await.map(drop).map_err(|e| e.to_string()) }
-    });
-    for name in [
-        "informer-sync",
-        "poststarthook/rbac/bootstrap-roles",
-        "poststarthook/start-service-ip-repair-controllers",
-    ] {
-        let ready = ready.clone();
-        health.add(name, true, move || {
-            let ready = *ready.borrow();
-            async move { if ready { Ok(()) } else { Err("not finished".to_string()) } }
-        });
-    }
-    health
 }
 
 impl Drop for ApiServer {

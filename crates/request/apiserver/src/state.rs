@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::connect::KubeletClient;
 use crate::discovery::Discovery;
 use crate::flow::FlowControl;
-use crate::health::Health;
+use crate::health::{Health, Hooks};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::request::{Intake, Request, Response};
@@ -23,6 +23,7 @@ use futures::future::BoxFuture;
 use keelson_registry::{Admission, Engine, ResourceTable};
 use parking_lot::RwLock;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Handed to handlers with each request.
 pub struct ServerState {
@@ -49,6 +50,10 @@ pub struct ServerState {
     pub audit: Audit,
     pub metrics: Metrics,
     pub health: Health,
+    /// What of the start is done.
+    pub hooks: Arc<Hooks>,
+    /// Cancelled when the server takes its leave.
+    pub ending: CancellationToken,
     pub discovery: Discovery,
     pub openapi: OpenApi,
     pub services: Arc<Services>,

@@ -50,6 +50,13 @@ impl Following {
         }
         self.has(paths)
     }
+    /// Waits for these paths, however long it takes.
+    pub async fn wait_for(&self, paths: &[&str]) {
+        for synced in self.of(paths) {
+            // An end of the follower is the server's end.
+            let _ = synced.clone().wait_for(|s| *s).await;
+        }
+    }
     /// Waits for everything that is followed, however long it takes.
     pub async fn wait_for_all(&self) {
         for (_, synced) in self.followers.get().into_iter().flatten() {

@@ -57,6 +57,14 @@ impl Front {
         let (serve, until) = (api.clone(), stop.clone());
         tokio::spawn(async move { serve.serve(socket, cert, until).await.unwrap() });
         api.ready().await;
+        let health = api.handle();
+        for _ in 0..1000 {
+            let ask = http::Request::get("/readyz").body(Body::empty()).unwrap();
+            if health.clone().handle(ask).await.status() == 200 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
         Front {
             api,
             pki,

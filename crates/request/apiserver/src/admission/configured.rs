@@ -36,6 +36,16 @@ pub struct Configured {
 }
 
 impl Configured {
+    /// What is followed for it.
+    pub const PATHS: [&str; 6] = [
+        MUTATING_WEBHOOKS,
+        VALIDATING_WEBHOOKS,
+        MUTATING_POLICIES,
+        MUTATING_BINDINGS,
+        VALIDATING_POLICIES,
+        VALIDATING_BINDINGS,
+    ];
+
     pub fn new(sync: Arc<Following>) -> Arc<Configured> {
         Arc::new(Configured {
             sync,

@@ -4,6 +4,7 @@
 use super::{Remote, target};
 use crate::connect::forward;
 use crate::discovery::parse_group_list;
+use crate::health::Hook;
 use crate::request::{Body, UserInfo};
 use crate::serve::Loopback;
 use crate::state::ServerState;
@@ -23,6 +24,13 @@ pub async fn run(server: Weak<ServerState>, stop: CancellationToken) {
     let Some(mut changes) = server.upgrade().map(|s| s.services.subscribe()) else {
         return;
     };
+    let Some(sync) = server.upgrade().map(|s| s.sync.clone()) else {
+        return;
+    };
+    tokio::select! {
+        () = sync.wait_for(&[super::SERVICES_PATH]) => {}
+        () = stop.cancelled() => return,
+    }
     let mut pause = SOON;
     loop {
         changes.mark_unchanged();
@@ -32,6 +40,7 @@ pub async fn run(server: Weak<ServerState>, stop: CancellationToken) {
         for service in &remote {
             all_up &= check(&state, service).await;
         }
+        state.hooks.done(&[Hook::RemoteAvailability, Hook::ServiceDiscovery]);
         drop(state);
         pause = if all_up { SELDOM } else { pause };
         tokio::select! {

@@ -1,6 +1,7 @@
 //! APIServices of what is served here: one a group version, made and removed as resources come and go.
 
 use crate::discovery::local_priority;
+use crate::health::{Hook, Hooks};
 use crate::serve::Loopback;
 use http::Method;
 use keelson_api::{ApiResult, Object, Reason, Str, Value, resources, value};
@@ -15,7 +16,7 @@ const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps the APIServices current until `stop`.
-pub async fn run(table: Arc<ResourceTable>, loopback: Loopback, stop: CancellationToken) {
+pub async fn run(table: Arc<ResourceTable>, loopback: Loopback, stop: CancellationToken, hooks: &Hooks) {
     let mut changes = table.subscribe();
     loop {
         changes.mark_unchanged();
@@ -23,6 +24,12 @@ pub async fn run(table: Arc<ResourceTable>, loopback: Loopback, stop: Cancellati
         let failed = reconcile(&wanted, &loopback).await.err();
         if let Some(e) = &failed {
             tracing::warn!("registering APIServices failed, trying again: {e}");
+        } else {
+            hooks.done(&[
+                Hook::LocalAvailability,
+                Hook::Autoregistration,
+                Hook::AutoregisterCompletion,
+            ]);
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },

@@ -9,6 +9,7 @@ mod cluster;
 mod merge;
 
 use crate::config::Config;
+use crate::health::{Hook, Hooks};
 use crate::serve::Loopback;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
@@ -24,14 +25,18 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What is to be made.
 pub struct Spec {
-    /// In steps: each is done before the next begins.
-    steps: Vec<Vec<Object>>,
+    /// In steps, each with the hooks that are done by it: each is done before the next begins.
+    steps: Vec<(Vec<Object>, &'static [Hook])>,
 }
 
 impl Spec {
     pub fn of(config: &Config) -> Self {
         Spec {
-            steps: vec![cluster::namespaces(), objects(), cluster::objects(config)],
+            steps: vec![
+                (cluster::namespaces(), &[Hook::SystemNamespaces]),
+                (objects(), &[Hook::PriorityClasses, Hook::FlowProducer]),
+                (cluster::objects(config), &[Hook::AuthenticationInfo, Hook::Bootstrap]),
+            ],
         }
     }
 }
@@ -47,14 +52,15 @@ pub fn objects() -> Vec<Object> {
 }
 
 /// Makes everything; goes on until all is there.
-pub async fn run(spec: &Spec, loopback: &Loopback) {
-    for step in &spec.steps {
+pub async fn run(spec: &Spec, loopback: &Loopback, hooks: &Hooks) {
+    for (step, done) in &spec.steps {
         let mut wait = RETRY;
         while let Err(e) = reconcile_all(step, loopback).await {
             tracing::warn!("making the objects every cluster has failed, trying again: {e}");
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RETRY);
         }
+        hooks.done(done);
     }
 }
 

@@ -187,7 +187,7 @@ async fn this(engine: &Engine, cx: &Cx, svc: &Object, ip: &str, ranges: &Ranges)
     }
 }
 
-async fn is_held_for(engine: &Engine, svc: &Object, ip: &str) -> ApiResult<bool> {
+pub(super) async fn is_held_for(engine: &Engine, svc: &Object, ip: &str) -> ApiResult<bool> {
     let address = engine.current(&cx(engine, "ipaddresses", ip)?).await?;
     Ok(address.is_some_and(|a| {
         let parent = |key: &str| {
@@ -284,6 +284,20 @@ async fn hold(engine: &Engine, cx: &Cx, svc: &Object, ip: &str) -> ApiResult<()>
     let parent = value!({"group": "", "resource": "services", "namespace": svc.namespace(), "name": svc.name()});
     address.set_at(&["spec", "parentRef"], parent);
     engine.create(&own, &AdmitAll, address).await.map(drop)
+}
+
+/// Holds an address for a service that has it already.
+pub(super) async fn hold_for(engine: &Engine, svc: &Object, ip: &str) -> ApiResult<()> {
+    hold(engine, &cx(engine, "ipaddresses", "")?, svc, ip).await
+}
+
+/// The addresses that are held for services.
+pub(super) async fn held(engine: &Engine) -> ApiResult<Vec<Object>> {
+    let list = ListOptions {
+        label_selector: "ipaddress.kubernetes.io/managed-by=ipallocator.k8s.io".into(),
+        ..ListOptions::default()
+    };
+    engine.list_objects(&cx(engine, "ipaddresses", "")?, &list).await
 }
 
 /// Gives an address back. What fails here is found by whoever compares addresses with services.

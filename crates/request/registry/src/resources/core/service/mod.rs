@@ -4,6 +4,7 @@ mod families;
 mod fields;
 mod ips;
 mod ports;
+mod repair;
 
 use crate::admission::Operation;
 use crate::context::Cx;

@@ -149,7 +149,8 @@ impl NodePorts {
         }
         Err(ApiError::internal("the node ports are changing too fast"))
     }
-    async fn repair(&self, engine: &Engine) -> ApiResult<()> {
+    /// Compares the bitmap with the services there are, once.
+    pub(super) async fn repair(&self, engine: &Engine) -> ApiResult<()> {
         self.repaired
             .get_or_try_init(|| async {
                 let used = used(engine).await?;

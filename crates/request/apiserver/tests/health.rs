@@ -1,0 +1,170 @@
+//! Health endpoints tell what is so: hooks by upstream's names, the store as it is, who takes its leave.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use harness::Api;
+use keelson_api::{Value, value};
+use keelson_store::{
+    Error, Expect, Got, KeyRange, ListRequest, Listed, Memory, Outcome, Result, Revision, Store, StoreStatus,
+    WatchStream,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What upstream's e2e test "health handlers should contain necessary checks" asks for in all three.
+const NECESSARY: &[&str] = &[
+    "[+]ping ok",
+    "[+]log ok",
+    "[+]etcd ok",
+    "[+]poststarthook/start-apiserver-admission-initializer ok",
+    "[+]poststarthook/generic-apiserver-start-informers ok",
+    "[+]poststarthook/start-apiextensions-informers ok",
+    "[+]poststarthook/start-apiextensions-controllers ok",
+    "[+]poststarthook/crd-informer-synced ok",
+    "[+]poststarthook/bootstrap-controller ok",
+    "[+]poststarthook/start-system-namespaces-controller ok",
+    "[+]poststarthook/start-service-ip-repair-controllers ok",
+    "[+]poststarthook/scheduling/bootstrap-system-priority-classes ok",
+    "[+]poststarthook/start-cluster-authentication-info-controller ok",
+    "[+]poststarthook/start-kube-aggregator-informers ok",
+    "[+]poststarthook/apiservice-registration-controller ok",
+    "[+]poststarthook/apiservice-status-local-available-controller ok",
+    "[+]poststarthook/apiservice-status-remote-available-controller ok",
+    "[+]poststarthook/kube-apiserver-autoregistration ok",
+    "[+]autoregister-completion ok",
+    "[+]poststarthook/apiservice-openapi-controller ok",
+    "[+]poststarthook/storage-readiness ok",
+];
+
+/// A store whose disk can fail.
+struct Disk {
+    inner: Arc<Memory>,
+    failed: AtomicBool,
+}
+
+#[async_trait]
+impl Store for Disk {
+    async fn get(&self, key: &[u8], revision: Option<Revision>) -> Result<Got> {
+        self.inner.get(key, revision).await
+    }
+    async fn list(&self, request: ListRequest) -> Result<Listed> {
+        self.inner.list(request).await
+    }
+    async fn put(&self, key: Bytes, value: Bytes, expected: Expect, ttl: Option<Duration>) -> Result<Outcome> {
+        self.inner.put(key, value, expected, ttl).await
+    }
+    async fn delete(&self, key: Bytes, expected: Expect) -> Result<Outcome> {
+        self.inner.delete(key, expected).await
+    }
+    async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream> {
+        self.inner.watch(range, after).await
+    }
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.inner.compact(revision).await
+    }
+    async fn current_revision(&self) -> Result<Revision> {
+        self.inner.current_revision().await
+    }
+    async fn status(&self) -> Result<StoreStatus> {
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable {
+                what: "its disk failed".into(),
+            });
+        }
+        self.inner.status().await
+    }
+}
+
+fn text(answer: &harness::Answer) -> String {
+    String::from_utf8_lossy(&answer.bytes).into_owned()
+}
+
+#[tokio::test]
+async fn checks_are_upstreams_and_each_tells_what_is_so() {
+    let disk = Arc::new(Disk {
+        inner: Memory::new(),
+        failed: AtomicBool::new(false),
+    });
+    let api = Api::starting(disk.clone());
+    // At the first moment nothing has been done.
+    let early = api.get("/livez?verbose").await.expect(500);
+    assert!(text(&early).contains("[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\n"));
+    assert!(text(&early).contains("[+]ping ok\n") && text(&early).ends_with("livez check failed\n"));
+    api.get("/livez/poststarthook/crd-informer-synced").await.expect(500);
+
+    for endpoint in ["readyz", "livez", "healthz"] {
+        let answer = api.until(&format!("/{endpoint}?verbose=1"), |a| a.code == 200).await;
+        let shown = text(&answer);
+        for check in NECESSARY {
+            assert!(shown.lines().any(|l| l == *check), "{endpoint}: {check} in {shown}");
+        }
+        for ready in ["[+]informer-sync ok", "[+]etcd-readiness ok", "[+]shutdown ok"] {
+            assert_eq!(
+                shown.lines().any(|l| l == ready),
+                endpoint == "readyz",
+                "{ready} in {shown}"
+            );
+        }
+    }
+    assert_eq!(
+        api.get("/livez/poststarthook/rbac/bootstrap-roles")
+            .await
+            .expect(200)
+            .bytes,
+        "ok"
+    );
+    api.get("/livez/informer-sync").await.expect(404);
+
+    disk.failed.store(true, Ordering::SeqCst);
+    for endpoint in ["readyz", "livez", "healthz"] {
+        let failed = api.get(&format!("/{endpoint}")).await.expect(500);
+        assert!(
+            text(&failed).contains("[-]etcd failed: reason withheld\n"),
+            "{}",
+            text(&failed)
+        );
+    }
+    assert!(text(&api.get("/livez/etcd").await.expect(500)).contains("its disk failed"));
+    let rest = api.get("/livez?exclude=etcd&exclude=nothing&verbose").await.expect(200);
+    assert!(text(&rest).contains("[+]etcd excluded: ok\n"));
+    assert!(text(&rest).contains("warn: some health checks cannot be excluded: no matches for \"nothing\"\n"));
+    disk.failed.store(false, Ordering::SeqCst);
+
+    api.server.shutdown();
+    let leaving = api.get("/readyz").await.expect(500);
+    assert!(text(&leaving).contains("[-]shutdown failed: reason withheld\n"));
+    api.get("/livez").await.expect(200);
+}
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+
+#[tokio::test]
+async fn addresses_that_nobody_holds_are_held_again() {
+    let api = Api::new().await;
+    let service = |name: &str| -> Value { value!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}}) };
+    let made = api.post(SERVICES, service("a")).await.expect(201);
+    let ip = made.str(&["spec", "clusterIP"]);
+    let engine = &api.server.state().engine;
+    let sound = engine.repair_services().await.unwrap();
+    assert_eq!((sound.held, sound.freed, sound.disputed), (0, 0, 0));
+
+    api.delete(&format!("{ADDRESSES}/{ip}")).await.expect(200);
+    assert_eq!(engine.repair_services().await.unwrap().held, 1);
+    let held = api.get(&format!("{ADDRESSES}/{ip}")).await.expect(200);
+    assert_eq!(held.str(&["spec", "parentRef", "name"]), "a");
+
+    // Another's: people have to decide.
+    api.delete(&format!("{ADDRESSES}/{ip}")).await.expect(200);
+    let other = value!({"metadata": {"name": ip.as_str()}, "spec": {"parentRef": {
+        "resource": "services", "namespace": "default", "name": "b",
+    }}});
+    api.post(ADDRESSES, other).await.expect(201);
+    let disputed = engine.repair_services().await.unwrap();
+    assert_eq!((disputed.held, disputed.disputed), (0, 1));
+}
