@@ -14,6 +14,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-cri", &[]),
     ("keelson-clock", &[]),
     ("keelson-listen", &[]),
+    ("keelson-cron", &["keelson-api"]),
     ("keelson-client", &["keelson-clock"]),
     ("keelson-store", &[]),
     ("keelson-cache", &["keelson-api", "keelson-store"]),
@@ -22,6 +23,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &[
             "keelson-api",
             "keelson-clock",
+            "keelson-cron",
             "keelson-machinery",
             "keelson-pki",
             "keelson-store",
@@ -44,7 +46,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "keelson-controllers",
-        &["keelson-api", "keelson-client", "keelson-clock", "keelson-pki"],
+        &[
+            "keelson-api",
+            "keelson-client",
+            "keelson-clock",
+            "keelson-cron",
+            "keelson-pki",
+        ],
     ),
     ("keelson-scheduler", &["keelson-api", "keelson-client", "keelson-clock"]),
     (

@@ -291,3 +291,59 @@ async fn a_suspended_job_has_no_pods_and_its_time_does_not_run() {
         .until("default", "slow", secs(49), "is complete", complete)
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_schedule_that_is_accepted_runs_or_says_why_not() {
+    let cluster = Cluster::builder().nodes(1).start().await;
+    let jobs = cluster.history::<Job>("default").await;
+    let schedules = [
+        ("step", "0/15 * * * *"),
+        ("marks", "30 ? * * ?"),
+        ("midnight", "@midnight"),
+        ("every", "@every 45m"),
+        ("never", "59 23 31 2 *"),
+    ];
+    for (name, schedule) in schedules {
+        let yaml = cron_job(name, "suspend: false", "exit 0").replace("* * * * *", schedule);
+        cluster.apply(&yaml).await;
+    }
+    cluster.sleep(secs(30)).await;
+    // Events are kept for an hour only.
+    let events = cluster.events("default").await;
+    let told = events
+        .iter()
+        .find(|e| e.reason.as_deref() == Some("InvalidSchedule"))
+        .expect("an event");
+    assert_eq!(
+        told.message.as_deref(),
+        Some("invalid schedule: 59 23 31 2 * : time difference between two schedules is less than 1 second")
+    );
+    cluster.sleep(secs(24 * 3600)).await;
+    let jobs = jobs.record().await;
+    let count = |owner: &str| {
+        let prefix = format!("{owner}-");
+        let added = jobs.added();
+        added.iter().filter(|(_, j)| j.name().starts_with(&prefix)).count()
+    };
+    assert_eq!(count("step"), 24 * 4);
+    assert_eq!(count("marks"), 24);
+    assert_eq!(count("midnight"), 1);
+    assert_eq!(count("every"), 24 * 60 / 45);
+    assert_eq!(count("never"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edited_schedule_waits_for_its_next_start() {
+    let cluster = Cluster::builder().nodes(1).start().await;
+    let jobs = cluster.history::<Job>("default").await;
+    cluster
+        .apply(&cron_job("edit", "suspend: false", "exit 0").replace("* * * * *", "0 3 * * *"))
+        .await;
+    cluster.sleep(secs(7200 + 600)).await;
+    // 01:00 lies between the creation and now, but wasn't meant when it passed.
+    cluster
+        .apply(&cron_job("edit", "suspend: false", "exit 0").replace("* * * * *", "0 1 * * *"))
+        .await;
+    cluster.sleep(secs(300)).await;
+    assert!(jobs.record().await.added().is_empty(), "an edit starts nothing");
+}

@@ -1,5 +1,6 @@
 //! What a cluster promises, held against the whole control plane in virtual time.
 
+mod autoscaling;
 mod certificates;
 mod chaos;
 mod crashes;
@@ -13,4 +14,5 @@ mod outages;
 mod scheduling;
 mod services;
 mod storm;
+mod tokens;
 mod workloads;

@@ -1,6 +1,7 @@
 //! Namespaces: what each new one has, and how one ends.
 
-use keelson_testkit::objects::{ConfigMap, Namespace, Pod, ServiceAccount, is_ready};
+use keelson_client::{ResourceId, delete_options};
+use keelson_testkit::objects::{ApiObject, ConfigMap, Namespace, Pod, ServiceAccount, is_ready};
 use keelson_testkit::{Cluster, secs};
 use serde_json::json;
 
@@ -103,4 +104,59 @@ async fn a_namespace_ends_pods_first_and_waits_for_finalizers() {
         .patch("a", "held", json!({"metadata": {"finalizers": null}}))
         .await;
     cluster.gone::<Namespace>("", "a", secs(120)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_systems_namespaces_come_back() {
+    let cluster = Cluster::builder().start().await;
+    let old: Namespace = cluster.get("", "kube-node-lease").await;
+    cluster.delete::<Namespace>("", "kube-node-lease", None).await;
+    let again = |n: &Namespace| n.uid() != old.uid() && !n.is_deleting();
+    cluster
+        .until("", "kube-node-lease", secs(60), "is there again", again)
+        .await;
+}
+
+const DEAD: &str = r#"
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.dead.example.com}
+spec:
+  group: dead.example.com
+  version: v1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: {namespace: default, name: nobody, port: 443}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: a}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: plain, namespace: a}
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_goes_when_the_dead_group_that_held_it_goes() {
+    let cluster = Cluster::builder().start().await;
+    cluster.apply(DEAD).await;
+    cluster.sleep(secs(10)).await;
+    cluster.delete::<Namespace>("", "a", None).await;
+    cluster
+        .until("", "a", secs(60), "waits", |n: &Namespace| {
+            condition(n, "NamespaceDeletionDiscoveryFailure").0 == "True"
+        })
+        .await;
+    // Long enough for the pauses between tries to have grown.
+    cluster.sleep(secs(1200)).await;
+    cluster.get::<Namespace>("", "a").await;
+    let services = ResourceId::fixed("apiregistration.k8s.io", "v1", "APIService", "apiservices", false);
+    let rest = cluster.objects::<Namespace>().rest().clone();
+    let options = delete_options(None, None, None);
+    rest.delete_raw(&services, "", "v1.dead.example.com", &options)
+        .await
+        .expect("deleted");
+    cluster.gone::<Namespace>("", "a", secs(5)).await;
 }

@@ -263,3 +263,59 @@ async fn tolerations_say_how_long_a_pod_stays() {
     }
     assert_eq!(doomed, [("none".to_owned(), 0), ("brief".to_owned(), 30)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_greeted_told_how_long_to_remember_and_seen_off() {
+    let cluster = Cluster::builder().nodes(1).start().await;
+    let ttl = |n: &Node| {
+        n.metadata
+            .annotations
+            .as_ref()?
+            .get("node.alpha.kubernetes.io/ttl")
+            .cloned()
+    };
+    cluster
+        .until("", "n0", secs(10), "has its time", |n: &Node| {
+            ttl(n).as_deref() == Some("0")
+        })
+        .await;
+    let told = async |reason: &str| {
+        let events = cluster.events("default").await;
+        let found = events.into_iter().find(|e| e.reason.as_deref() == Some(reason));
+        found.and_then(|e| e.message)
+    };
+    let text = "Node n0 event: Registered Node n0 in Controller";
+    assert_eq!(told("RegisteredNode").await.as_deref(), Some(text));
+    cluster.node("n0").cut();
+    cluster.delete::<Node>("", "n0", None).await;
+    cluster.sleep(secs(5)).await;
+    let text = "Node n0 event: Removing Node n0 from Controller";
+    assert_eq!(told("RemovingNode").await.as_deref(), Some(text));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_zone_that_mostly_fell_silent_is_not_given_up() {
+    let cluster = Cluster::builder().nodes(5).start().await;
+    let zone = |name: &str| serde_json::json!({"metadata": {"labels": {"topology.kubernetes.io/zone": name}}});
+    for name in ["n0", "n1", "n2", "n3"] {
+        cluster.patch::<Node>("", name, zone("a")).await;
+    }
+    cluster.patch::<Node>("", "n4", zone("b")).await;
+    for name in ["n1", "n2", "n3"] {
+        cluster.node(name).cut();
+    }
+    cluster.sleep(secs(300)).await;
+    let given_up = async || {
+        let nodes: Vec<Node> = cluster.list("").await;
+        nodes.iter().filter(|n| is_lost(n)).count()
+    };
+    let silent: Vec<Node> = cluster.list("").await;
+    assert_eq!(silent.iter().filter(|n| node_ready(n) == "Unknown").count(), 3);
+    // While only one was silent, that one was like any; with the third the zone counts as disrupted, and nobody follows.
+    assert!(given_up().await <= 1, "a disrupted zone is not given up");
+    // With two of three back it was the nodes' fault after all: the third is given up.
+    cluster.node("n1").mend();
+    cluster.node("n2").mend();
+    cluster.until("", "n3", secs(60), "is lost", is_lost).await;
+    assert_eq!(given_up().await, 1);
+}

@@ -200,3 +200,49 @@ async fn a_daemon_set_is_on_every_node() {
     let _: DaemonSet = cluster.patch("default", "agent", selector).await;
     on_nodes(&cluster, &["n0"]).await;
 }
+
+const TIGHT: &str = r#"
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: tight}
+spec: {hard: {pods: "2"}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: first}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: second}
+spec: {containers: [{name: c, image: i}]}
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn who_was_refused_by_a_quota_is_served_when_there_is_room() {
+    let cluster = Cluster::builder().nodes(1).start().await;
+    cluster.apply(TIGHT).await;
+    cluster.sleep(secs(60)).await;
+    cluster
+        .apply(
+            r#"
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: late}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: late}}
+  template: {metadata: {labels: {app: late}}, spec: {containers: [{name: c, image: i}]}}
+"#,
+        )
+        .await;
+    // Refused again and again, ever less often: the next try would be minutes away.
+    cluster.sleep(secs(900)).await;
+    cluster.delete::<Pod>("default", "first", None).await;
+    cluster.gone::<Pod>("default", "first", secs(60)).await;
+    cluster
+        .until_all("default", secs(15), "the late one is there", |pods: &[Pod]| {
+            pods.iter().any(|p| p.name().starts_with("late-")).then_some(())
+        })
+        .await;
+}

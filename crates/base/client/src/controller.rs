@@ -10,6 +10,7 @@ use crate::queue::WorkQueue;
 use crate::rest::{Error, is_conflict};
 use async_trait::async_trait;
 use futures::FutureExt;
+use jiff::Timestamp;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub enum Outcome {
     Done,
     /// The same key again after this time, if nothing changes earlier.
     After(Duration),
+    /// The same key again when the calendar shows this date.
+    At(Timestamp),
     /// The same key again, later each time: what was waited for isn't there yet, and no event will tell.
     Retry,
 }
@@ -73,6 +76,12 @@ impl Controller {
         self
     }
 
+    /// Failed keys come again at the latest after this time.
+    pub fn longest_delay(self, longest: Duration) -> Self {
+        self.queue.set_longest_delay(longest);
+        self
+    }
+
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -117,6 +126,10 @@ async fn work(name: &'static str, queue: Arc<WorkQueue<ObjectKey>>, reconcile: A
             Ok(Outcome::After(delay)) => {
                 queue.forget(&key);
                 queue.add_after(key.clone(), delay);
+            }
+            Ok(Outcome::At(date)) => {
+                queue.forget(&key);
+                queue.add_at(key.clone(), date);
             }
             Ok(Outcome::Retry) => queue.add_rate_limited(key.clone()),
             Err(error) => {

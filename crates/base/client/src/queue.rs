@@ -1,9 +1,11 @@
 //! A queue of keys to work on.
 //!
 //! A key is in the queue once, however often it is added; while it is being worked on, adding it makes it run again
-//! afterwards, never twice at once. Of several delays for a key the earliest wins. Bounded by the number of keys.
-//! Time is tokio's, so tests may pause it.
+//! afterwards, never twice at once. Of several delays for a key the earliest wins, and so of several dates. Bounded by the
+//! number of keys. Delays are tokio's, so tests may pause them; dates are the calendar's and follow it when the clock is
+//! set or the machine sleeps.
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -21,9 +23,12 @@ struct State<T> {
     working: HashSet<T>,
     delayed: BTreeMap<(Instant, u64), T>,
     due: HashMap<T, (Instant, u64)>,
+    dated: BTreeMap<(Timestamp, u64), T>,
+    dates: HashMap<T, (Timestamp, u64)>,
     failures: HashMap<T, u32>,
     sequence: u64,
     closed: bool,
+    longest: Duration,
 }
 
 impl<T: Eq + Hash + Clone> State<T> {
@@ -43,6 +48,18 @@ impl<T: Eq + Hash + Clone> State<T> {
             }
             let key = entry.remove();
             self.due.remove(&key);
+            self.push(key);
+        }
+        if self.dated.is_empty() {
+            return;
+        }
+        let date = keelson_clock::now();
+        while let Some(entry) = self.dated.first_entry() {
+            if entry.key().0 > date {
+                break;
+            }
+            let key = entry.remove();
+            self.dates.remove(&key);
             self.push(key);
         }
     }
@@ -68,12 +85,20 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
                 working: HashSet::new(),
                 delayed: BTreeMap::new(),
                 due: HashMap::new(),
+                dated: BTreeMap::new(),
+                dates: HashMap::new(),
                 failures: HashMap::new(),
                 sequence: 0,
                 closed: false,
+                longest: LAST_DELAY,
             }),
             wake: Notify::new(),
         }
+    }
+
+    /// Failed work is tried again at the latest after this time.
+    pub fn set_longest_delay(&self, longest: Duration) {
+        self.state.lock().longest = longest;
     }
 
     pub fn add(&self, key: T) {
@@ -108,14 +133,37 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         }
     }
 
+    /// Adds a key when the calendar shows this date.
+    pub fn add_at(&self, key: T, date: Timestamp) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        if let Some(&known) = state.dates.get(&key) {
+            if known.0 <= date {
+                return;
+            }
+            state.dated.remove(&known);
+        }
+        state.sequence += 1;
+        let slot = (date, state.sequence);
+        let earliest = state.dated.first_key_value().is_none_or(|(first, _)| slot < *first);
+        state.dates.insert(key.clone(), slot);
+        state.dated.insert(slot, key);
+        drop(state);
+        if earliest {
+            self.wake.notify_one();
+        }
+    }
+
     /// Adds a key whose work failed: at once the first time, then ever later, until [`WorkQueue::forget`].
     pub fn add_rate_limited(&self, key: T) {
         let delay = {
             let mut state = self.state.lock();
             let failures = state.failures.entry(key.clone()).or_default();
-            let delay = FIRST_DELAY.saturating_mul(1 << (*failures).min(20)).min(LAST_DELAY);
+            let factor = 1 << (*failures).min(20);
             *failures += 1;
-            delay
+            FIRST_DELAY.saturating_mul(factor).min(state.longest)
         };
         self.add_after(key, delay);
     }
@@ -125,6 +173,21 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         self.state.lock().failures.remove(key);
     }
 
+    /// What made work fail may be gone: those keys of it that wait to be tried again are tried now.
+    pub fn retry_now(&self, concerned: impl Fn(&T) -> bool) {
+        let mut state = self.state.lock();
+        let keys: Vec<T> = state.failures.keys().filter(|key| concerned(key)).cloned().collect();
+        for key in keys {
+            state.failures.remove(&key);
+            if let Some(slot) = state.due.remove(&key) {
+                state.delayed.remove(&slot);
+            }
+            state.push(key);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
     pub fn failures(&self, key: &T) -> u32 {
         self.state.lock().failures.get(key).copied().unwrap_or(0)
     }
@@ -132,7 +195,7 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
     /// The next key to work on; [`WorkQueue::done`] must follow. `None` once the queue is closed and empty.
     pub async fn next(&self) -> Option<T> {
         loop {
-            let (more, until) = {
+            let (more, until, date) = {
                 let mut state = self.state.lock();
                 if !state.closed {
                     state.release(Instant::now());
@@ -142,10 +205,13 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
                         state.dirty.remove(&key);
                         state.working.insert(key.clone());
                         let more = !state.ready.is_empty();
-                        (Some((key, more)), None)
+                        (Some((key, more)), None, None)
                     }
                     None if state.closed => return None,
-                    None => (None, state.delayed.first_key_value().map(|(slot, _)| slot.0)),
+                    None => {
+                        let until = state.delayed.first_key_value().map(|(slot, _)| slot.0);
+                        (None, until, state.dated.first_key_value().map(|(slot, _)| slot.0))
+                    }
                 }
             };
             if let Some((key, more)) = more {
@@ -154,14 +220,10 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
                 }
                 return Some(key);
             }
-            match until {
-                Some(at) => {
-                    tokio::select! {
-                        () = self.wake.notified() => {}
-                        () = tokio::time::sleep_until(at) => {}
-                    }
-                }
-                None => self.wake.notified().await,
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = async { tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {}
+                () = async { keelson_clock::sleep_until(date.unwrap_or_default()).await }, if date.is_some() => {}
             }
         }
     }
@@ -183,6 +245,8 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         state.closed = true;
         state.delayed.clear();
         state.due.clear();
+        state.dated.clear();
+        state.dates.clear();
         state.ready.clear();
         drop(state);
         self.wake.notify_waiters();
@@ -252,6 +316,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_key_comes_at_its_date() {
+        let epoch: Timestamp = "2030-01-01T00:00:00Z".parse().expect("a date");
+        let _simulation = keelson_clock::simulate(epoch);
+        let queue = WorkQueue::new();
+        let hours = |n| epoch + jiff::SignedDuration::from_hours(n);
+        queue.add_at("a", hours(5));
+        queue.add_at("a", hours(2));
+        queue.add_at("a", hours(3));
+        queue.add_after("b", Duration::from_secs(3600));
+        assert_eq!(queue.next().await, Some("b"));
+        assert_eq!(queue.next().await, Some("a"));
+        assert_eq!(keelson_clock::now().duration_since(hours(2)).as_secs(), 0);
+        queue.done(&"a");
+        let more = tokio::time::timeout(Duration::from_secs(24 * 3600), queue.next()).await;
+        assert!(more.is_err(), "only once");
+    }
+
+    // Tokio's clock stands still, as it does while the machine sleeps: the date comes all the same.
+    #[tokio::test]
+    async fn dates_are_not_tokios() {
+        tokio::time::pause();
+        let queue = WorkQueue::new();
+        let date = Timestamp::now() + jiff::SignedDuration::from_millis(50);
+        queue.add_at(1, date);
+        assert_eq!(queue.next().await, Some(1));
+        assert!(Timestamp::now() >= date);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn failures_wait_longer_each_time() {
         let queue = WorkQueue::new();
         let mut waits = Vec::new();
@@ -265,6 +358,32 @@ mod tests {
         assert_eq!(waits, [5, 10, 20, 40]);
         queue.forget(&1);
         assert_eq!(queue.failures(&1), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_tried_at_once_when_their_cause_is_gone() {
+        let queue = WorkQueue::new();
+        queue.set_longest_delay(Duration::from_secs(60));
+        for _ in 0..20 {
+            queue.add_rate_limited("a1");
+            assert_eq!(queue.next().await, Some("a1"));
+            queue.done(&"a1");
+        }
+        let start = Instant::now();
+        queue.add_rate_limited("a1");
+        queue.next().await;
+        queue.done(&"a1");
+        assert_eq!(start.elapsed().as_secs(), 60, "never longer than said");
+        queue.add_rate_limited("a1");
+        queue.add_rate_limited("b1");
+        queue.next().await;
+        queue.done(&"b1");
+        queue.add_after("a2", Duration::from_secs(30));
+        let start = Instant::now();
+        queue.retry_now(|key| key.starts_with('a'));
+        assert_eq!(queue.next().await, Some("a1"), "what failed, not what has its time");
+        assert!(start.elapsed().is_zero());
+        assert_eq!(queue.failures(&"a1"), 0);
     }
 
     #[tokio::test]

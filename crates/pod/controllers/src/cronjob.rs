@@ -20,9 +20,8 @@ use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder,
     delete_options, is_already_exists, is_not_found,
 };
-use schedule::Schedule;
+use keelson_cron::zone;
 use std::sync::Arc;
-use std::time::Duration;
 
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// A little later than due, so that the clock has surely passed it.
@@ -38,10 +37,14 @@ pub fn start(context: &Context) {
         .output(Job::RESOURCE)
         .output(CronJob::RESOURCE);
     let queue = controller.queue();
-    wire::own(&crons, &queue);
-    wire::owned(&jobs, &queue, "CronJob", "batch", |_, _| {});
     let rest = context.rest("cronjob-controller");
     let recorder = context.recorder(&rest, "cronjob-controller");
+    {
+        let (queue, recorder) = (queue.clone(), recorder.clone());
+        crons.on_change(move |change| changed(change.old().map(|old| &**old), change.object(), &queue, &recorder));
+    }
+    wire::quota_release(&context.informer(), &queue);
+    wire::owned(&jobs, &queue, "CronJob", "batch", |_, _| {});
     let (objects, job_objects) = (Objects::new(&rest), Objects::new(&rest));
     context.run(
         controller,
@@ -65,6 +68,36 @@ struct Crons {
     recorder: Recorder,
     own: Expectations,
     written: Expectations,
+}
+
+/// A changed object is looked at now. A changed schedule isn't: its next start is waited for, so that an edit by itself
+/// starts nothing.
+fn changed(old: Option<&CronJob>, cron: &CronJob, queue: &wire::Queue, recorder: &Recorder) {
+    let same = |old: &CronJob| old.spec.schedule == cron.spec.schedule && old.spec.time_zone == cron.spec.time_zone;
+    if old.is_none_or(same) {
+        return queue.add(cron.key());
+    }
+    match schedule::of(cron) {
+        Ok(schedule) => {
+            let now = now();
+            let next = schedule::next(&schedule, last_start(cron, now), now);
+            // One that never comes is looked at once, and told of.
+            queue.add_at(
+                cron.key(),
+                next.and_then(|next| next.checked_add(MARGIN).ok()).unwrap_or(now),
+            );
+        }
+        Err(_) => {
+            let text = format!("unparseable schedule for cronjob: {}", cron.spec.schedule);
+            recorder.event(cron, Warning, "UnParseableCronJobSchedule", text);
+        }
+    }
+}
+
+/// From when on starts count: the last one, else the creation.
+fn last_start(cron: &CronJob, now: Timestamp) -> Timestamp {
+    let last = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref());
+    last.or(cron.metadata.creation_timestamp.as_ref()).map_or(now, |t| t.0)
 }
 
 fn ended(job: &Job) -> Option<&str> {
@@ -158,43 +191,59 @@ impl Crons {
     }
 
     async fn run(&self, key: &ObjectKey, cron: &mut CronJob) -> anyhow::Result<Outcome> {
-        let schedule = match Schedule::parse(&cron.spec.schedule, cron.spec.time_zone.as_deref()) {
-            Ok(schedule) => schedule,
-            Err(error) => {
-                let reason = if cron
-                    .spec
-                    .time_zone
-                    .as_deref()
-                    .is_some_and(|z| TimeZone::get(z).is_err())
-                {
-                    "UnknownTimeZone"
-                } else {
-                    "UnparseableSchedule"
-                };
-                self.recorder.event(cron, Warning, reason, format!("{error:#}"));
-                return Ok(Outcome::Done);
-            }
-        };
+        if let (Some(name), Err(error)) = (&cron.spec.time_zone, schedule::zone_of(cron)) {
+            let text = format!("invalid timeZone: {name:?}: {error}");
+            self.recorder.event(cron, Warning, "UnknownTimeZone", text);
+            return Ok(Outcome::Done);
+        }
         if cron.spec.suspend.unwrap_or(false) {
             return Ok(Outcome::Done);
         }
+        if schedule::has_own_zone(cron) {
+            let text = format!(
+                "CRON_TZ or TZ used in schedule {:?} is not officially supported, see \
+                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+                cron.spec.schedule
+            );
+            self.recorder.event(cron, Warning, "UnsupportedSchedule", text);
+        }
+        let schedule = match schedule::of(cron) {
+            Ok(schedule) => schedule,
+            Err(error) => {
+                let text = format!("unparseable schedule: {:?} : {error}", cron.spec.schedule);
+                self.recorder.event(cron, Warning, "UnparseableSchedule", text);
+                return Ok(Outcome::Done);
+            }
+        };
         let now = now();
         let status = cron.status.clone().unwrap_or_default();
-        let created = cron.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
-        let last = status.last_schedule_time.as_ref().map_or(created, |t| t.0);
+        let last = last_start(cron, now);
         let deadline = cron.spec.starting_deadline_seconds.map(SignedDuration::from_secs);
-        let due = schedule.due(last, deadline, now);
-        if due.many_missed {
+        let due = match schedule::due(&schedule, last, deadline, now) {
+            Ok(due) => due,
+            Err(why) => {
+                let text = format!("invalid schedule: {} : {why}", cron.spec.schedule);
+                self.recorder.event(cron, Warning, "InvalidSchedule", text);
+                return Ok(Outcome::Done);
+            }
+        };
+        if due.many_missed && due.at.is_some() {
             let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
             self.recorder.event(cron, Warning, "TooManyMissedTimes", text);
         }
-        let again = match schedule.next(now) {
-            Some(next) => Outcome::After(Duration::from_millis(
-                (next.duration_since(now) + MARGIN).as_millis().max(1) as u64,
-            )),
+        let again = match schedule::next(&schedule, last, now).and_then(|next| next.checked_add(MARGIN).ok()) {
+            Some(next) => Outcome::At(next),
             None => Outcome::Done,
         };
         let Some(at) = due.at else { return Ok(again) };
+        if deadline.is_some_and(|deadline| at.saturating_add(deadline).unwrap_or(Timestamp::MAX) < now) {
+            let text = format!(
+                "Missed scheduled time to start a job: {}",
+                at.strftime("%a, %d %b %Y %H:%M:%S +0000")
+            );
+            self.recorder.event(cron, Warning, "MissSchedule", text);
+            return Ok(again);
+        }
         let name = job_name(cron, at);
         let active = status.active.unwrap_or_default();
         if active.iter().any(|r| r.name.as_deref() == Some(&name))
@@ -331,7 +380,7 @@ fn new_job(cron: &CronJob, at: Timestamp, name: String) -> anyhow::Result<Job> {
     let template = &cron.spec.job_template;
     let meta = template.metadata.clone().unwrap_or_default();
     let zone = match cron.spec.time_zone.as_deref() {
-        Some(zone) => TimeZone::get(zone)?,
+        Some(zone) => zone::load(zone)?,
         None => TimeZone::UTC,
     };
     let local = at.to_zoned(zone);

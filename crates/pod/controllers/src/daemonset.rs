@@ -46,6 +46,7 @@ pub fn start(context: &Context) {
         .output(DaemonSet::RESOURCE);
     let queue = controller.queue();
     wire::own(&sets, &queue);
+    wire::quota_release(&context.informer(), &queue);
     {
         let queue = queue.clone();
         revisions.on_change(move |change| {

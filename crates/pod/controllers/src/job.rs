@@ -29,7 +29,6 @@ use parking_lot::Mutex;
 use plan::{Action, NewPod};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tally::{Snapshot, Tally};
 use view::{Backoff, JobView};
 
@@ -49,6 +48,7 @@ pub fn start(context: &Context) {
         .output(Job::RESOURCE);
     let queue = controller.queue();
     wire::own(&jobs, &queue);
+    wire::quota_release(&context.informer(), &queue);
     let known = jobs.clone();
     wire::owned(&pods, &queue, "Job", "batch", move |pod: &Pod, queue| {
         for job in known.store().list_namespace(pod.namespace()) {
@@ -198,9 +198,8 @@ impl Jobs {
             anyhow::bail!("{}", message(&failure));
         }
         Ok(match wait {
-            Some(wait) => Outcome::After(Duration::from_millis(
-                wait.max(SignedDuration::from_millis(1)).as_millis() as u64,
-            )),
+            // Deadlines and delays are dates here, and follow the calendar's clock.
+            Some(wait) => Outcome::At(now.saturating_add(wait.max(SignedDuration::from_millis(1)))?),
             None => Outcome::Done,
         })
     }

@@ -4,6 +4,8 @@
 //! I/O, and writes under its own identity. [`wire`] turns changes into keys, [`claim`] decides whose object is whose.
 //! Nothing here polls or resyncs: a controller with nothing to do does nothing.
 
+mod autoscaler;
+mod bootstrap_tokens;
 mod certificates;
 pub mod claim;
 mod cluster_roles;
@@ -21,6 +23,8 @@ mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod node_ttl;
+mod pod_certificates;
 mod pod_control;
 mod pod_gc;
 pub mod pods;
@@ -33,6 +37,7 @@ mod serviceaccount;
 mod statefulset;
 pub mod taint_eviction;
 mod token_cleaner;
+mod trust_bundle;
 mod ttl;
 mod util;
 mod volumes;
@@ -61,6 +66,7 @@ const CONTROLLERS: &[Entry] = &[
     ("statefulset", statefulset::start),
     ("daemonset", daemonset::start),
     ("cronjob", cronjob::start),
+    ("horizontal-pod-autoscaler", autoscaler::start),
     ("ttl-after-finished", ttl::start),
     ("resourcequota", quota::start),
     ("disruption", disruption::start),
@@ -75,8 +81,12 @@ const CONTROLLERS: &[Entry] = &[
     ("certificate-signer", certificates::start_signing),
     ("certificate-cleaner", certificates::start_cleaning),
     ("token-cleaner-controller", token_cleaner::start),
+    ("podcertificaterequest-cleaner", pod_certificates::start),
+    ("clustertrustbundle-publisher", trust_bundle::start),
     ("service-cidr", service_cidr::start),
     ("node-ipam", node_ipam::start),
+    ("ttl", node_ttl::start),
+    ("bootstrap-signer", bootstrap_tokens::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),
     ("pod-garbage-collector", pod_gc::start),

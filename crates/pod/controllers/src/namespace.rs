@@ -15,8 +15,8 @@ use keelson_client::discovery::{Discovered, preferred_resources};
 use keelson_client::partial::PARTIAL_ACCEPT;
 use keelson_client::rest::JSON;
 use keelson_client::{
-    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, PartialObject, Reconcile, Rest, delete_options,
-    is_conflict, is_not_found,
+    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, PartialObject, Reconcile, ResourceId, Rest,
+    delete_options, is_conflict, is_not_found,
 };
 use plan::{Findings, Remaining};
 use std::time::Duration;
@@ -24,6 +24,9 @@ use std::time::Duration;
 const FINALIZER: &str = "kubernetes";
 /// How long finalizers of others are given before the next look.
 const FINALIZERS_TAKE: i64 = 15;
+/// A namespace that can't be emptied is tried again at the latest after this time.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const SERVICES: ResourceId = ResourceId::fixed("apiregistration.k8s.io", "v1", "APIService", "apiservices", false);
 
 pub fn start(context: &Context) {
     let namespaces = context.informer::<Namespace>();
@@ -32,8 +35,13 @@ pub fn start(context: &Context) {
         .input(&namespaces)
         .input(&pods)
         .output(Namespace::RESOURCE)
-        .workers(10);
+        .workers(10)
+        .longest_delay(LONGEST_DELAY);
     let queue = controller.queue();
+    // A group that couldn't be discovered holds namespaces back. When it goes, or is there again, they go on.
+    let services = Informer::metadata(&context.reader(), SERVICES, |_| {}, &context.stop);
+    let woken = queue.clone();
+    services.on_change(move |_| woken.retry_now(|_| true));
     {
         let queue = queue.clone();
         namespaces.on_change(move |change| {
@@ -54,6 +62,7 @@ pub fn start(context: &Context) {
     context.run(
         controller,
         Deleter {
+            _services: services,
             objects: Objects::new(&rest),
             rest,
             pods,
@@ -62,6 +71,7 @@ pub fn start(context: &Context) {
 }
 
 struct Deleter {
+    _services: Informer<PartialObject>,
     rest: Rest,
     objects: Objects<Namespace>,
     pods: Informer<Pod>,

@@ -1,15 +1,17 @@
 //! Notices nodes that fall silent, and keeps the taints that follow from nodes' conditions.
 //!
 //! A node is alive as long as its lease or its status changes. Ages are measured by this process' own clock from when a
-//! change was seen, so clocks need not agree. One timer a node; nothing else runs while all is well.
+//! change was seen, so clocks need not agree. One timer a node; nothing else runs while all is well. How fast silent
+//! nodes are given up is [`zones`]' business.
 
 mod plan;
+mod zones;
 
 use crate::context::{Context, now};
 use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::{
@@ -22,6 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use zones::Turn;
 
 const LEASES: &str = "kube-node-lease";
 
@@ -77,6 +80,31 @@ pub fn start(context: &Context) {
     }
     let rest = context.rest("node-controller");
     let recorder = context.recorder(&rest, "node-controller");
+    {
+        let recorder = recorder.clone();
+        nodes.on_change(move |change| {
+            let node = change.object();
+            let tell = |reason: &str, text: String| {
+                let about = ObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Node".into()),
+                    name: node.metadata.name.clone(),
+                    uid: node.metadata.uid.clone(),
+                    ..Default::default()
+                };
+                let text = format!("Node {} event: {text}", node.name());
+                recorder.event_for(&about, Normal, reason, text);
+            };
+            if change.is_deleted() {
+                tell("RemovingNode", format!("Removing Node {} from Controller", node.name()));
+            } else if change.old().is_none_or(|old| old.uid() != node.uid()) {
+                tell(
+                    "RegisteredNode",
+                    format!("Registered Node {} in Controller", node.name()),
+                );
+            }
+        });
+    }
     let config = &context.config;
     let grace = (config.node_grace, config.node_startup_grace);
     let (objects, pod_objects) = (Objects::new(&rest), Objects::new(&rest));
@@ -91,6 +119,7 @@ pub fn start(context: &Context) {
             pod_objects,
             recorder,
             grace,
+            turns: Mutex::default(),
         },
     );
 }
@@ -110,6 +139,7 @@ struct Lifecycle {
     pod_objects: Objects<Pod>,
     recorder: Recorder,
     grace: (Duration, Duration),
+    turns: Mutex<zones::Turns>,
 }
 
 #[async_trait]
@@ -136,8 +166,8 @@ impl Reconcile for Lifecycle {
                 self.recorder.event(&node, Normal, "NodeNotReady", text);
             }
         }
-        let hold = self.none_ready(&node);
-        if let Some(taints) = plan::taints(&node, hold, now()) {
+        let turn = self.turn(&node);
+        if let Some(taints) = plan::taints(&node, turn != Turn::Now, now()) {
             let body =
                 json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
             match self.objects.patch("", &key.name, Patch::Merge(&body)).await {
@@ -148,19 +178,33 @@ impl Reconcile for Lifecycle {
         if !plan::is_ready(&node) && plan::condition(&node, "Ready").is_some() {
             self.mark_pods(&key.name).await?;
         }
-        Ok(if left.is_zero() {
-            Outcome::Done
-        } else {
-            Outcome::After(left)
+        Ok(match turn {
+            Turn::In(wait) => Outcome::After(wait),
+            _ if left.is_zero() => Outcome::Done,
+            _ => Outcome::After(left),
         })
     }
 }
 
 impl Lifecycle {
-    /// Whether no node at all is ready.
-    fn none_ready(&self, node: &Node) -> bool {
+    /// Whether a node that isn't ready may be given up now. What changes the answer, others' readiness, wakes it.
+    fn turn(&self, node: &Node) -> Turn {
+        if plan::is_ready(node) {
+            return Turn::Now;
+        }
         let others = self.nodes.store().list();
-        !plan::is_ready(node) && others.iter().all(|n| n.name() == node.name() || !plan::is_ready(n))
+        let is_ready = |n: &Arc<Node>| n.name() != node.name() && plan::is_ready(n);
+        if !others.iter().any(is_ready) {
+            return Turn::Never;
+        }
+        if plan::is_given_up(node) || plan::condition(node, "Ready").is_none() {
+            return Turn::Now;
+        }
+        let zone = zones::of(node);
+        let peers = others.iter().filter(|n| zones::of(n) == zone);
+        let (ready, silent): (Vec<_>, Vec<_>) = peers.partition(|n| is_ready(n));
+        let pace = zones::pace(ready.len(), silent.len());
+        self.turns.lock().take(&zone, pace, Instant::now())
     }
 
     /// Pods on a node that isn't ready aren't either: services must not send to them.

@@ -5,6 +5,8 @@
 
 mod amounts;
 
+pub use amounts::{read as read_amounts, requests as pod_requests};
+
 use crate::context::{Context, now};
 use crate::wire::Queue;
 use amounts::Amounts;

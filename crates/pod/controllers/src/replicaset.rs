@@ -38,6 +38,7 @@ fn start<K: Replicated>(context: &Context, name: &'static str, account: &'static
         .output(K::RESOURCE);
     let queue = controller.queue();
     wire::own(&sets, &queue);
+    wire::quota_release(&context.informer(), &queue);
     let known = sets.clone();
     wire::owned(&pods, &queue, K::KIND, K::GROUP, move |pod, queue| {
         for set in known.store().list_namespace(pod.namespace()) {

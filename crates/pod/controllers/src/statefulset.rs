@@ -41,6 +41,7 @@ pub fn start(context: &Context) {
         .output(StatefulSet::RESOURCE);
     let queue = controller.queue();
     wire::own(&sets, &queue);
+    wire::quota_release(&context.informer(), &queue);
     let known = sets.clone();
     wire::owned(&pods, &queue, "StatefulSet", "apps", move |pod: &Pod, queue| {
         for set in known.store().list_namespace(pod.namespace()) {

@@ -4,13 +4,12 @@
 use crate::context::{Context, now};
 use crate::wire;
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_client::{
     ApiObject, Controller, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Reconcile, delete_options,
     is_not_found,
 };
-use std::time::Duration;
 
 pub fn start(context: &Context) {
     let rest = context.rest("token-cleaner");
@@ -49,9 +48,8 @@ impl Reconcile for Cleaner {
         let Some(at) = expires(&token) else {
             return Ok(Outcome::Done);
         };
-        let left = at.duration_since(now());
-        if left > SignedDuration::ZERO {
-            return Ok(Outcome::After(Duration::from_millis(left.as_millis() as u64 + 1)));
+        if at > now() {
+            return Ok(Outcome::At(at));
         }
         let options = delete_options(None, Some(token.uid()), None);
         match self.objects.delete(&key.namespace, &key.name, &options).await {

@@ -8,7 +8,6 @@ use k8s_openapi::api::batch::v1::Job;
 use keelson_client::{
     ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, delete_options, is_not_found,
 };
-use std::time::Duration;
 
 pub fn start(context: &Context) {
     let jobs = context.informer::<Job>();
@@ -42,9 +41,8 @@ impl Reconcile for Ttl {
         let Some(at) = expires(&job) else {
             return Ok(Outcome::Done);
         };
-        let left = at.duration_since(now());
-        if left > SignedDuration::ZERO {
-            return Ok(Outcome::After(Duration::from_millis(left.as_millis() as u64 + 1)));
+        if at > now() {
+            return Ok(Outcome::At(at));
         }
         // The time to live may have been raised meanwhile: what counts is the server's word.
         let Some(latest) = self.objects.find(&key.namespace, &key.name).await? else {

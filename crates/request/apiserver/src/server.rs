@@ -163,6 +163,9 @@ impl ApiServer {
         let policies = PolicyStatus::new(state.table.clone(), state.loopback.clone());
         synced.push(follow(PolicyStatus::PATH, policies.sink()));
         tokio::spawn(policies.run(stop.clone()));
+        let namespaces = bootstrap::KeptNamespaces::new(state.loopback.clone());
+        synced.push(follow(bootstrap::KeptNamespaces::PATH, namespaces.sink()));
+        tokio::spawn(namespaces.run(stop.clone()));
         synced.extend(
             state
                 .node_authorizer

@@ -1,97 +1,95 @@
-//! When a cron job is due. Pure.
+//! When a cron job is due, as upstream counts it. Pure.
 
-use anyhow::{Context, bail};
-use croner::Cron;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use std::str::FromStr;
+use k8s_openapi::api::batch::v1::CronJob;
+use keelson_cron::zone::ZoneError;
+use keelson_cron::{Schedule, ScheduleError, zone};
 
 /// More missed starts than this are a reason to warn.
-const MANY: usize = 100;
+const MANY: i64 = 100;
 
-pub enum Schedule {
-    Cron(Box<Cron>, TimeZone),
-    Every(SignedDuration),
-}
+/// A schedule whose starts are no second apart: one that has none within five years.
+pub const NEVER: &str = "time difference between two schedules is less than 1 second";
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Due {
-    /// The latest time at which a job should have started, if any is not yet past the deadline.
+    /// The latest start that was missed since, if any.
     pub at: Option<Timestamp>,
+    /// From where starts were looked for.
+    since: Timestamp,
     /// Starts were missed in large number: the clock jumped, or nobody was there for long.
     pub many_missed: bool,
+    any_missed: bool,
 }
 
-impl Schedule {
-    pub fn parse(text: &str, zone: Option<&str>) -> anyhow::Result<Self> {
-        let zone = match zone {
-            None => TimeZone::system(),
-            Some(name) => TimeZone::get(name).with_context(|| format!("unknown time zone {name}"))?,
-        };
-        if let Some(every) = text.strip_prefix("@every ") {
-            let every: SignedDuration = every.trim().parse().context("not a duration")?;
-            if every < SignedDuration::from_secs(1) {
-                bail!("a job can't be started more often than every second");
-            }
-            return Ok(Schedule::Every(SignedDuration::from_secs(every.as_secs())));
-        }
-        let cron = Cron::from_str(text).map_err(|error| anyhow::anyhow!("unparseable schedule {text:?}: {error}"))?;
-        Ok(Schedule::Cron(Box::new(cron), zone))
-    }
+/// Whether the schedule has a zone in its text, as objects from before that was refused may have.
+pub fn has_own_zone(cron: &CronJob) -> bool {
+    cron.spec.schedule.contains("TZ")
+}
 
-    /// The first start after `time`.
-    pub fn next(&self, time: Timestamp) -> Option<Timestamp> {
-        match self {
-            Schedule::Every(step) => Timestamp::from_second(time.checked_add(*step).ok()?.as_second()).ok(),
-            Schedule::Cron(cron, zone) => {
-                let next = cron
-                    .find_next_occurrence(&time.to_zoned(zone.clone()), false)
-                    .ok()?
-                    .timestamp();
-                (next > time).then_some(next)
-            }
-        }
+pub fn zone_of(cron: &CronJob) -> Result<TimeZone, ZoneError> {
+    match cron.spec.time_zone.as_deref() {
+        Some(name) => zone::load(name),
+        None => Ok(TimeZone::system()),
     }
+}
 
-    /// The last start not after `now`.
-    fn previous(&self, since: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        match self {
-            Schedule::Every(step) => {
-                let steps = now.duration_since(since).as_secs().div_euclid(step.as_secs());
-                let whole = SignedDuration::from_secs(step.as_secs() * steps);
-                since.checked_add(whole).ok().filter(|_| steps > 0)
-            }
-            Schedule::Cron(cron, zone) => {
-                let previous = cron
-                    .find_previous_occurrence(&now.to_zoned(zone.clone()), true)
-                    .ok()?
-                    .timestamp();
-                (previous > since && previous <= now).then_some(previous)
-            }
-        }
-    }
+/// The schedule in its zone. A zone that can't be found counts for nothing: it is told of elsewhere.
+pub fn of(cron: &CronJob) -> Result<Schedule, ScheduleError> {
+    let zone = if has_own_zone(cron) { None } else { zone_of(cron).ok() };
+    Schedule::parse(&cron.spec.schedule, zone.unwrap_or_else(TimeZone::system))
+}
 
-    /// What is due at `now`, given the last start (or the job's creation) and how late a start may be.
-    pub fn due(&self, last: Timestamp, deadline: Option<SignedDuration>, now: Timestamp) -> Due {
-        let since = match deadline {
-            // A deadline from before all time is none.
-            Some(deadline) => now.checked_sub(deadline).map_or(last, |earliest| last.max(earliest)),
-            None => last,
-        };
-        let mut missed = 0;
-        let mut time = since;
-        while let Some(next) = self.next(time).filter(|next| *next <= now) {
-            time = next;
-            missed += 1;
-            if missed > MANY {
-                break;
-            }
-        }
-        Due {
-            at: self.previous(since, now),
-            many_missed: missed > MANY,
-        }
+/// What is due at `now`, given the last start (or the job's creation) and how late a start may be.
+pub fn due(
+    schedule: &Schedule,
+    last: Timestamp,
+    deadline: Option<SignedDuration>,
+    now: Timestamp,
+) -> Result<Due, &'static str> {
+    let since = match deadline {
+        // A deadline from before all time is none.
+        Some(deadline) => now.checked_sub(deadline).map_or(last, |earliest| last.max(earliest)),
+        None => last,
+    };
+    let found = |at, missed| Due {
+        at,
+        since,
+        many_missed: missed > MANY,
+        any_missed: missed > 0,
+    };
+    let first = schedule.next(since).ok_or(NEVER)?;
+    if now < first {
+        return Ok(found(None, 0));
     }
+    let second = schedule.next(first).ok_or(NEVER)?;
+    if now < second {
+        return Ok(found(Some(first), 0));
+    }
+    // About as many starts fit in as the first two are apart; from shortly before there on, they are looked up.
+    let step = second.duration_since(first).as_secs();
+    if step < 1 {
+        return Err(NEVER);
+    }
+    let missed = now.duration_since(first).as_secs() / step + 1;
+    let mut time = first + SignedDuration::from_secs((missed - 2) * step);
+    let mut latest = None;
+    while let Some(next) = schedule.next(time).filter(|next| *next <= now) {
+        latest = Some(next);
+        time = next;
+    }
+    Ok(found(latest, missed))
+}
+
+/// The first start that is still to come. Counted from the last one, so that intervals keep their beat.
+pub fn next(schedule: &Schedule, last: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let from = match due(schedule, last, None, now) {
+        Ok(Due { at: Some(at), .. }) => at,
+        Ok(due) if !due.any_missed => due.since,
+        _ => now,
+    };
+    schedule.next(from)
 }
 
 #[cfg(test)]
@@ -102,11 +100,16 @@ mod tests {
         text.parse().expect("a time")
     }
 
+    fn parse(text: &str, zone: &str) -> Schedule {
+        Schedule::parse(text, zone::load(zone).expect("a zone")).expect("a schedule")
+    }
+
     #[test]
     fn the_latest_missed_start_is_due() {
-        let hourly = Schedule::parse("0 * * * *", Some("Etc/UTC")).expect("valid");
-        let due =
-            |last, deadline: Option<i64>, now| hourly.due(at(last), deadline.map(SignedDuration::from_secs), at(now));
+        let hourly = parse("0 * * * *", "Etc/UTC");
+        let due = |last, deadline: Option<i64>, now| {
+            due(&hourly, at(last), deadline.map(SignedDuration::from_secs), at(now)).expect("a date")
+        };
         assert_eq!(due("2026-01-01T10:00:00Z", None, "2026-01-01T10:59:59Z").at, None);
         assert_eq!(
             due("2026-01-01T10:00:00Z", None, "2026-01-01T11:00:00Z").at,
@@ -124,38 +127,55 @@ mod tests {
         assert!(!due("2026-01-01T10:00:00Z", None, "2026-01-03T13:30:00Z").many_missed);
         assert!(due("2026-01-01T10:00:00Z", None, "2026-02-01T13:30:00Z").many_missed);
         assert_eq!(
-            hourly.next(at("2026-01-01T10:00:00Z")),
-            Some(at("2026-01-01T11:00:00Z"))
-        );
-        assert_eq!(
             due("2026-01-01T10:00:00Z", Some(i64::MAX), "2026-01-01T11:00:00Z").at,
             Some(at("2026-01-01T11:00:00Z")),
             "however long a start may be late"
         );
-        let hardly = Schedule::parse("@every 87600000h", None).expect("valid");
-        assert_eq!(hardly.next(at("2026-01-01T10:00:00Z")), None);
+        assert_eq!(
+            next(&hourly, at("2026-01-01T10:00:00Z"), at("2026-01-01T13:30:00Z")),
+            Some(at("2026-01-01T14:00:00Z"))
+        );
     }
 
     #[test]
-    fn zones_and_intervals() {
-        let berlin = Schedule::parse("30 6 * * *", Some("Europe/Berlin")).expect("valid");
+    fn starts_of_irregular_schedules_are_found() {
+        let working = parse("30 6-16/4 * * 1-5", "UTC");
+        let due = |now| {
+            due(&working, at("2026-06-05T14:30:00Z"), None, at(now))
+                .expect("a date")
+                .at
+        };
         assert_eq!(
-            berlin.next(at("2026-07-01T00:00:00Z")),
-            Some(at("2026-07-01T04:30:00Z"))
+            due("2026-06-08T15:00:00Z"),
+            Some(at("2026-06-08T14:30:00Z")),
+            "Friday to Monday"
         );
+        // Upstream's estimate takes the first gap for all: longer away, and a start is passed over, not made up for.
+        assert_eq!(due("2026-06-09T03:00:00Z"), None);
+    }
+
+    #[test]
+    fn intervals_keep_their_beat() {
+        let every = parse("@every 90m", "UTC");
+        let start = at("2026-01-01T10:00:00Z");
         assert_eq!(
-            berlin.next(at("2026-12-01T00:00:00Z")),
-            Some(at("2026-12-01T05:30:00Z"))
-        );
-        let every = Schedule::parse("@every 90m", None).expect("valid");
-        assert_eq!(
-            every
-                .due(at("2026-01-01T10:00:00Z"), None, at("2026-01-01T13:10:00Z"))
-                .at,
+            due(&every, start, None, at("2026-01-01T13:10:00Z")).expect("a date").at,
             Some(at("2026-01-01T13:00:00Z"))
         );
-        assert!(Schedule::parse("0 0 * *", None).is_err());
-        assert!(Schedule::parse("0 0 * * *", Some("Mars/Olympus")).is_err());
-        assert!(Schedule::parse("@hourly", None).is_ok() && Schedule::parse("*/1 * * * *", None).is_ok());
+        assert_eq!(
+            next(&every, start, at("2026-01-01T10:40:00Z")),
+            Some(at("2026-01-01T11:30:00Z")),
+            "asked in between"
+        );
+        let hardly = parse("@every 2562047h", "UTC");
+        assert!(next(&hardly, start, start).is_some());
+    }
+
+    #[test]
+    fn a_date_that_never_comes_is_an_error() {
+        let never = parse("59 23 31 2 *", "UTC");
+        let start = at("2026-01-01T10:00:00Z");
+        assert_eq!(due(&never, start, None, start), Err(NEVER));
+        assert_eq!(next(&never, start, start), None);
     }
 }

@@ -32,6 +32,14 @@ pub fn is_ready(node: &Node) -> bool {
     ready(node) == "True"
 }
 
+/// Whether pods are being evicted from the node already.
+pub fn is_given_up(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    taints
+        .into_iter()
+        .any(|t| t.effect == "NoExecute" && (t.key == NOT_READY || t.key == UNREACHABLE))
+}
+
 /// The node, its conditions marked as unknown; none if they are already.
 pub fn silenced(node: &Node, now: Timestamp) -> Option<Node> {
     let mut node = node.clone();

@@ -93,6 +93,11 @@ fn total(pod: &Pod, which: Side) -> Amounts {
     running
 }
 
+/// What a pod asks for.
+pub fn requests(pod: &Pod) -> Amounts {
+    total(pod, Side::Requests)
+}
+
 /// A pod that has ended, or whose time to end has run out, uses nothing.
 fn is_over(pod: &Pod, now: Timestamp) -> bool {
     let overdue = pod.metadata.deletion_grace_period_seconds.is_some()

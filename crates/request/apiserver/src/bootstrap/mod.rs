@@ -6,6 +6,7 @@
 //! of roles that update themselves are added again.
 
 mod cluster;
+mod kept;
 mod merge;
 
 use crate::config::Config;
@@ -15,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use http::Method;
 use keelson_api::{ApiResult, Object, Reason, Value};
+pub use kept::KeptNamespaces;
 use std::time::Duration;
 
 /// How many objects are made at once: the store commits what has queued in one go.

@@ -7,7 +7,6 @@ mod batch;
 mod columns;
 mod core;
 pub mod crd;
-mod cron;
 mod defaults;
 pub mod expressions;
 mod misc;

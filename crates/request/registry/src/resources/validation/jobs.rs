@@ -5,7 +5,9 @@ use super::check::{Errs, count, is_true, s};
 use super::pod_spec::template;
 use super::workloads::{matches_template, shown_labels, spec_of, template_labels};
 use crate::strategy::restore;
+use jiff::tz::TimeZone;
 use keelson_api::{Map, Object, Value};
+use keelson_cron::{Schedule, zone};
 use keelson_machinery::names;
 use keelson_machinery::selector::LabelSelector;
 
@@ -21,7 +23,9 @@ pub const CRON_JOB: Rules = Rules {
         if o.name().len() > 52 {
             e.invalid("metadata.name", o.name(), "must be no more than 52 characters");
         }
+        spec_of(o, e, |e, spec| zones(e, spec, None));
     },
+    update: |_, new, old, e| spec_of(new, e, |e, spec| zones(e, spec, old.obj("spec"))),
     ..Rules::SUBDOMAIN
 };
 
@@ -336,29 +340,12 @@ fn cron_job(e: &mut Errs, spec: &Map) {
     match s(spec, "schedule") {
         "" => e.required("schedule", ""),
         schedule => {
-            if let Err(why) = crate::resources::cron::check(schedule) {
-                e.invalid("schedule", schedule, &why);
-            }
-            if schedule.contains("TZ") {
-                e.invalid(
-                    "schedule",
-                    schedule,
-                    "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-                );
+            if let Err(why) = Schedule::parse(schedule, TimeZone::UTC) {
+                e.invalid("schedule", schedule, &why.0);
             }
         }
     }
     e.non_negative(spec, "startingDeadlineSeconds");
-    if let Some(zone) = spec.str("timeZone") {
-        if zone.is_empty() {
-            e.invalid("timeZone", zone, "timeZone must be nil or non-empty string");
-        } else if zone.eq_ignore_ascii_case("local") {
-            let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
-            e.invalid("timeZone", zone, why);
-        } else if jiff::tz::TimeZone::get(zone).is_err() {
-            e.invalid("timeZone", zone, &format!("unknown time zone {zone}"));
-        }
-    }
     e.one_of(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"]);
     e.child(spec, "jobTemplate", |e, t| {
         let empty = Map::new();
@@ -375,4 +362,88 @@ fn cron_job(e: &mut Errs, spec: &Map) {
     });
     e.non_negative(spec, "successfulJobsHistoryLimit");
     e.non_negative(spec, "failedJobsHistoryLimit");
+}
+
+/// A cron job's zone stands in a field of its own. What an object has of old it may keep.
+fn zones(e: &mut Errs, spec: &Map, old: Option<&Map>) {
+    let schedule = s(spec, "schedule");
+    if schedule.contains("TZ") {
+        if !old.is_some_and(|old| s(old, "schedule").contains("TZ")) {
+            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            e.invalid("schedule", schedule, why);
+        } else if spec.contains_key("timeZone") {
+            let why = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+            e.invalid("schedule", schedule, why);
+        }
+    }
+    let Some(name) = spec
+        .str("timeZone")
+        .filter(|name| old.is_none_or(|old| old.str("timeZone") != Some(name)))
+    else {
+        return;
+    };
+    if name.is_empty() {
+        return e.invalid("timeZone", name, "timeZone must be nil or non-empty string");
+    }
+    let well_formed = |part: &str| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        !matches!(part, "." | "..")
+            && !part.starts_with('-')
+            && (1..=14).contains(&part.len())
+            && part.bytes().all(known)
+    };
+    if !name.split('/').all(well_formed) {
+        return e.invalid("timeZone", name, &format!("unknown time zone {name}"));
+    }
+    if name.eq_ignore_ascii_case("local") {
+        let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        e.invalid("timeZone", name, why);
+    }
+    // Go takes this one name for the machine's own zone.
+    if name != "Local"
+        && let Err(why) = zone::load(name)
+    {
+        e.invalid("timeZone", name, &why.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(spec: &str, old: Option<&str>) -> Vec<String> {
+        let map = |text: &str| match serde_json::from_str::<Value>(text) {
+            Ok(Value::Object(map)) => map,
+            other => panic!("no object: {other:?}"),
+        };
+        let mut e = Errs::default();
+        zones(&mut e, &map(spec), old.map(map).as_ref());
+        e.list.iter().map(|c| c.message.clone()).collect()
+    }
+
+    #[test]
+    fn zones_are_named_exactly_and_in_their_own_field() {
+        for good in ["Europe/Berlin", "UTC", "Etc/UTC"] {
+            assert!(
+                said(&format!(r#"{{"schedule":"* * * * *","timeZone":"{good}"}}"#), None).is_empty(),
+                "{good}"
+            );
+        }
+        for bad in ["europe/berlin", "utc", "Mars/Olympus", "Europe//Berlin", "../UTC"] {
+            let said = said(&format!(r#"{{"schedule":"* * * * *","timeZone":"{bad}"}}"#), None);
+            assert!(said[0].ends_with(&format!("unknown time zone {bad}")), "{said:?}");
+        }
+        assert_eq!(said(r#"{"schedule":"* * * * *","timeZone":"local"}"#, None).len(), 2);
+        assert_eq!(said(r#"{"schedule":"* * * * *","timeZone":"Local"}"#, None).len(), 1);
+        let own = r#"{"schedule":"TZ=UTC 0 0 * * *"}"#;
+        assert_eq!(said(own, None).len(), 1);
+        assert!(said(own, Some(own)).is_empty(), "what is there may stay");
+        let both = r#"{"schedule":"TZ=UTC 0 0 * * *","timeZone":"UTC"}"#;
+        assert!(said(both, Some(own))[0].contains("cannot use both"));
+        let lost = r#"{"schedule":"* * * * *","timeZone":"Lost/Zone"}"#;
+        assert!(
+            said(lost, Some(lost)).is_empty(),
+            "an unchanged zone isn't looked up again"
+        );
+    }
 }
