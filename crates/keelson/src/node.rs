@@ -86,6 +86,7 @@ pub fn network(components: &mut Supervisor, config: &Config, clients: &dyn Clien
         node_name: config.node_name.clone(),
         node_ip: config.node_ip.into(),
         mode: config.network,
+        cluster: vec![config.cluster_cidr.into()],
     };
     let client = clients.client(NETWORK_IDENTITY);
     components.spawn("network", move |stop| {

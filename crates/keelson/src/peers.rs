@@ -52,10 +52,16 @@ fn only_what_counts(node: &mut Node) {
     }
 }
 
+/// The oldest first: a range that is claimed twice is the older node's.
 fn peers(nodes: &[Arc<Node>]) -> Vec<Peer> {
-    let mut all: Vec<Peer> = nodes.iter().map(|n| peer(n)).collect();
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    all
+    let mut all: Vec<&Arc<Node>> = nodes.iter().collect();
+    all.sort_by_key(|n| {
+        (
+            n.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            n.name().to_string(),
+        )
+    });
+    all.into_iter().map(|n| peer(n)).collect()
 }
 
 fn peer(node: &Node) -> Peer {

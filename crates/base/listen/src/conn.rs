@@ -212,6 +212,7 @@ impl<S: Server> Connection<S> {
     pub async fn serve(self, tls: TlsStream<TcpStream>) -> Result<()> {
         let session = tls.get_ref().1;
         let peer = Arc::new(self.server.connected(self.remote, session.peer_certificates()));
+        let streams = self.server.streams(&peer).unwrap_or(self.limits.streams);
         let http2 = session.alpn_protocol() == Some(b"h2");
         let (conn, limits) = (self.place.conn().clone(), self.limits);
         let (server, ours, default) = (self.server, conn.clone(), limits.answer);
@@ -235,7 +236,7 @@ impl<S: Server> Connection<S> {
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.streams)
+            .max_concurrent_streams(streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(64 * 1024)
             .initial_stream_window_size(256 * 1024)

@@ -36,6 +36,10 @@ pub trait Server: Send + Sync + 'static {
 
     /// A connection has been made; `certificates` are those that the client showed, not verified here.
     fn connected(&self, remote: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer;
+    /// Requests at once on this peer's HTTP/2 connection, where that is another number than [`Limits::streams`].
+    fn streams(&self, _peer: &Self::Peer) -> Option<u32> {
+        None
+    }
     fn answer(
         &self,
         peer: &Arc<Self::Peer>,

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long the cluster may take to decide about a request.
-const DECISION: Duration = Duration::from_secs(60);
+/// How long the cluster may take to decide about a request: as long as upstream's kubelets wait, so that a person can.
+const DECISION: Duration = Duration::from_secs(15 * 60);
 
 /// What a certificate of a node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -148,7 +148,7 @@ mod tests {
             "abcdef",
             &format!(r#"{sign},"expiration":"MjAyMC0wMS0wMVQwMDowMDowMFo=""#),
         );
-        let none = signed(Some(&new), &[over.clone()], now)
+        let none = signed(Some(&new), std::slice::from_ref(&over), now)
             .expect("signed")
             .expect("changed");
         assert_eq!(none.len(), 1, "an expired token signs nothing");

@@ -36,7 +36,7 @@ pub fn start(context: &Context) {
         .workers(1);
     let queue = controller.queue();
     // All there is to do is one piece of work: its key is the wanted bundle's.
-    let key = ObjectKey::cluster(&name_of(&pem));
+    let key = ObjectKey::cluster(name_of(&pem));
     queue.add(key.clone());
     bundles.on_change(move |change| {
         if is_ours(change.object()) {

@@ -111,8 +111,9 @@ struct Server {
     ready: bool,
 }
 
+/// What a node says of itself counts only if it can be so: one that can't be published would keep all others from it.
 fn server(node: &Node) -> Option<(u16, Server)> {
-    let port = node.metadata.labels.as_ref()?.get(LABEL)?.parse().ok()?;
+    let port: u16 = node.metadata.labels.as_ref()?.get(LABEL)?.parse().ok()?;
     let status = node.status.as_ref()?;
     let address = status.addresses.iter().flatten().find(|a| a.type_ == "InternalIP")?;
     let ready = status
@@ -120,8 +121,15 @@ fn server(node: &Node) -> Option<(u16, Server)> {
         .iter()
         .flatten()
         .any(|c| c.type_ == "Ready" && c.status == "True");
+    let address: IpAddr = address.address.parse().ok()?;
+    let of_no_machine = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+    let link_local = matches!(address, IpAddr::V4(v4) if v4.is_link_local())
+        || matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if port == 0 || of_no_machine || link_local {
+        return None;
+    }
     let server = Server {
-        address: address.address.parse().ok()?,
+        address,
         node: Some(node.name().to_string()),
         ready: ready && !node.is_deleting(),
     };

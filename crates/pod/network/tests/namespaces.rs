@@ -352,6 +352,7 @@ fn connected(machine: &Namespace, name: &str, ip: &str, nodes: watch::Receiver<V
         node_name: name.into(),
         node_ip: ip.parse().unwrap(),
         mode: Mode::Vxlan,
+        cluster: vec!["10.244.0.0/16".parse().unwrap()],
     };
     machine.run(move || {
         std::thread::spawn(move || block_on(underlay::run(settings, nodes, stop)).unwrap());

@@ -162,10 +162,10 @@ fn pods_are_closed_until_judged_and_then_as_policies_say() {
     let mut near = c.pods[client].0.run(move || TcpStream::connect(address).unwrap());
     let (mut far, _) = listener.accept().unwrap();
     near.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    far.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut byte = [0];
     near.write_all(b"x").unwrap();
     far.read_exact(&mut byte).unwrap();
+    far.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     c.policy("in", None);
     near.write_all(b"y").unwrap();
     assert!(

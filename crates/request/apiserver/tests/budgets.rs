@@ -167,7 +167,7 @@ async fn who_finds_no_seat_is_told_when_to_come_back() {
     fill(&api, 10).await;
     // Lists that nobody reads, until there is no seat left and none to borrow.
     let mut unread = Vec::new();
-    let path = format!("{MAPS}?timeout=1s");
+    let path = format!("{MAPS}?timeout=20s");
     let refused = loop {
         let answer = ask(&api, "greedy", "GET", &path, Body::empty()).await;
         if answer.status() != 200 {

@@ -71,12 +71,15 @@ impl Store for Disk {
         self.inner.current_revision().await
     }
     async fn status(&self) -> Result<StoreStatus> {
+        self.inner.status().await
+    }
+    async fn health(&self) -> Result<()> {
         if self.failed.load(Ordering::SeqCst) {
             return Err(Error::Unavailable {
                 what: "its disk failed".into(),
             });
         }
-        self.inner.status().await
+        self.inner.health().await
     }
 }
 

@@ -51,9 +51,10 @@ impl AltNames {
                     }
                     names.uris.push(text);
                 }
+                // One form of each address: whoever compares must not take 10.0.0.1 in sixteen bytes for another one.
                 IP => names.ips.push(match name.value.len() {
                     4 => <[u8; 4]>::try_from(name.value).unwrap_or_default().into(),
-                    16 => <[u8; 16]>::try_from(name.value).unwrap_or_default().into(),
+                    16 => IpAddr::from(<[u8; 16]>::try_from(name.value).unwrap_or_default()).to_canonical(),
                     n => return Err(Error(format!("x509: cannot parse IP address of length {n}"))),
                 }),
                 _ => {}

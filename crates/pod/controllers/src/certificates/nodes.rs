@@ -162,6 +162,7 @@ struct Facts {
 fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
     let all = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
     all.filter_map(|a| a.address.parse().ok())
+        .map(|ip: IpAddr| ip.to_canonical())
 }
 
 /// `Err` says which name isn't the node's.
@@ -179,7 +180,8 @@ fn own_names(found: &Request, asked: &Asked, cluster: &Facts) -> Result<(), Stri
     if let Some(Err(why)) = request::check(request::KUBELET_SERVING, asked, usages) {
         return Err(why.to_string());
     }
-    let is_api = |dns: &str| API.contains(&dns) || dns.starts_with("kubernetes.default.svc.");
+    // Services are called by such names; a node that has one is not to answer for them.
+    let is_api = |dns: &str| API.contains(&dns) || dns.ends_with(".svc") || dns.contains(".svc.");
     if let Some(dns) = asked.names.dns.iter().find(|d| *d != name || is_api(d)) {
         return Err(format!("{dns:?} is not the name of node {name}"));
     }
@@ -232,6 +234,8 @@ mod tests {
                 node("kubernetes.default.svc.any", "10.0.0.3", "True"),
                 node("api", "10.0.0.9", "True"),
                 node("service", "10.96.0.1", "True"),
+                node("mapped", "::ffff:10.96.0.1", "True"),
+                node("web.shop.svc", "10.0.0.4", "True"),
             ],
             service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
             api: vec!["10.0.0.9".parse().expect("an address")],
@@ -252,6 +256,16 @@ mod tests {
             ("n1", &["n2", "10.0.0.1"], "\"n2\" is not the name of node n1"),
             ("n2", &["n2", "10.0.0.2"], "10.0.0.2 is an address of node twin too"),
             ("new", &["new", "10.0.0.7"], "there is no node new yet"),
+            (
+                "mapped",
+                &["::ffff:10.96.0.1"],
+                "10.96.0.1 is where the API or a service is reached",
+            ),
+            (
+                "web.shop.svc",
+                &["web.shop.svc"],
+                "\"web.shop.svc\" is not the name of node web.shop.svc",
+            ),
             (
                 "api",
                 &["10.0.0.9"],

@@ -16,6 +16,7 @@ pub mod plan;
 pub use plan::{Here, Mac, Peer, Plan, Uplink};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub node_name: String,
     pub node_ip: IpAddr,
     pub mode: Mode,
+    /// Of all pods of the cluster.
+    pub cluster: Vec<IpNet>,
 }
 
 /// A refused step is tried again after this, in a new round.
@@ -137,6 +140,7 @@ async fn round(
     let here = Here {
         uplink: kernel.uplink(settings.node_ip).await?,
         ranges: own.into_iter().flat_map(|n| n.ranges).collect(),
+        cluster: settings.cluster.clone(),
     };
     let wanted = plan::plan(settings.mode, &here, &peers);
     if *warned != wanted.unreachable {
@@ -148,13 +152,16 @@ async fn round(
     apply(kernel, &wanted).await
 }
 
+/// Every step is tried: one that the kernel refuses keeps no other node's pods from being reached.
 async fn apply(kernel: &kernel::Kernel, wanted: &Plan) -> anyhow::Result<()> {
     let steps = plan::difference(&kernel.read().await?, wanted);
+    let mut refused = Ok(());
     for step in &steps {
         tracing::debug!(%step, "underlay");
-        kernel.apply(step).await.with_context(|| step.to_string())?;
+        let done = kernel.apply(step).await.with_context(|| step.to_string());
+        refused = refused.and(done);
     }
-    Ok(())
+    refused
 }
 
 /// Takes back everything: for a node that goes away.

@@ -41,6 +41,8 @@ pub struct Here {
     pub uplink: Uplink,
     /// Of its pods; none until it was given one.
     pub ranges: Vec<IpNet>,
+    /// Of all pods of the cluster: nobody else's addresses are routed, whatever a node says its pods have.
+    pub cluster: Vec<IpNet>,
 }
 
 /// A hardware address in the tunnel.
@@ -117,21 +119,37 @@ fn gateway(range: &IpNet) -> IpAddr {
     }
 }
 
+/// Why a range that a node claims is not routed to it.
+fn refused(range: &IpNet, here: &Here, taken: &BTreeMap<IpNet, &str>) -> Option<String> {
+    let overlaps = |other: &IpNet| other.contains(range) || range.contains(other);
+    if let Some(own) = here.ranges.iter().find(|own| overlaps(own)) {
+        return Some(format!("the range is part of this node's own, {own}"));
+    }
+    if !here.cluster.iter().any(|all| all.contains(range)) {
+        return Some("the range is none of the cluster's pods".to_string());
+    }
+    let (other, node) = taken.iter().find(|(other, _)| overlaps(other))?;
+    Some(format!("the range is part of node {node}'s, {other}"))
+}
+
+/// Peers in the order of their precedence: of two that claim a range it is the first one's.
 pub fn plan(mode: Mode, here: &Here, peers: &[Peer]) -> Plan {
     let mut plan = Plan::default();
     if mode == Mode::None || here.ranges.is_empty() {
         return plan;
     }
     let uplink = &here.uplink;
+    let mut taken: BTreeMap<IpNet, &str> = BTreeMap::new();
     for peer in peers {
         for range in &peer.ranges {
-            if let Some(own) = here.ranges.iter().find(|r| r.contains(range) || range.contains(*r)) {
+            if let Some(why) = refused(range, here, &taken) {
                 plan.unreachable.push(format!(
-                    "the pods of node {} ({range}) can't be reached: the range is part of this node's own, {own}",
+                    "the pods of node {} ({range}) can't be reached: {why}",
                     peer.name
                 ));
                 continue;
             }
+            taken.insert(*range, &peer.name);
             let of_family = |v4: bool| peer.addresses.iter().copied().find(|a| a.is_ipv4() == v4);
             let on_link = of_family(range.addr().is_ipv4()).filter(|a| uplink.networks.iter().any(|n| n.contains(a)));
             let direct = on_link.filter(|_| matches!(mode, Mode::VxlanDirect | Mode::HostGateway));
@@ -304,6 +322,7 @@ mod tests {
                 networks: vec!["10.0.0.0/24".parse().unwrap()],
             },
             ranges: vec!["10.244.0.0/24".parse().unwrap()],
+            cluster: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()],
         }
     }
 
@@ -409,6 +428,27 @@ mod tests {
                 "add neighbour 10.244.1.1 at 02:6b:0a:00:00:03"
             ]
         );
+    }
+
+    #[test]
+    fn a_node_gets_no_addresses_but_those_of_its_own_pods() {
+        for (range, why) in [
+            ("10.244.0.0/25", "part of this node's own, 10.244.0.0/24"),
+            ("128.0.0.0/1", "none of the cluster's pods"),
+            ("10.0.0.0/8", "part of this node's own, 10.244.0.0/24"),
+            ("10.0.0.0/24", "none of the cluster's pods"),
+            ("10.244.1.128/25", "part of node near's, 10.244.1.0/24"),
+        ] {
+            let greedy = peer("greedy", "10.0.0.5", range);
+            let plan = plan(
+                Mode::Vxlan,
+                &here(),
+                &[peer("near", "10.0.0.2", "10.244.1.0/24"), greedy],
+            );
+            assert_eq!(plan.routes.len(), 1, "{range}");
+            assert_eq!(plan.forwarding.len(), 1, "{range}");
+            assert!(plan.unreachable[0].ends_with(why), "{:?}", plan.unreachable);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use keelson_cri::v1::ExecSyncResponse;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -94,31 +95,61 @@ pub fn exec_error(error: ShimError) -> Status {
 /// for as long as it lives.
 struct Output {
     come: Arc<Mutex<Vec<u8>>>,
+    last: CancellationToken,
     reading: AbortOnDropHandle<()>,
 }
+
+/// What is read of a pipe that somebody still writes to, when its time is over: what it can hold at most.
+const LEFT: usize = 1 << 20;
 
 impl Output {
     /// Everything up to the bound; the rest is read and dropped, so that the command is not held up.
     fn read(mut from: pipe::Receiver) -> Output {
         let come = Arc::new(Mutex::new(Vec::new()));
         let to = come.clone();
+        let last = CancellationToken::new();
+        let over = last.clone();
         let reading = tokio::spawn(async move {
             let mut buffer = vec![0; 16 << 10];
-            while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            let keep = |bytes: &[u8]| {
                 let mut to = to.lock();
                 let room = MAX_OUTPUT - to.len();
-                to.extend_from_slice(&buffer[..n.min(room)]);
+                to.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            };
+            loop {
+                tokio::select! {
+                    read = from.read(&mut buffer) => match read {
+                        Ok(n @ 1..) => keep(&buffer[..n]),
+                        _ => return,
+                    },
+                    () = over.cancelled() => break,
+                }
+            }
+            // What the command wrote before it ended is in the pipe, however late this task comes to it.
+            let mut left = LEFT;
+            while let Ok(n @ 1..) = from.try_read(&mut buffer) {
+                keep(&buffer[..n]);
+                left = left.saturating_sub(n);
+                if left == 0 {
+                    return;
+                }
             }
         });
         Output {
+            last,
             come,
             reading: AbortOnDropHandle::new(reading),
         }
     }
 
     async fn until(self, instant: tokio::time::Instant) -> Vec<u8> {
-        // Whether its end has come or not, what has come is what there is.
-        let _ = tokio::time::timeout_at(instant, self.reading).await;
+        let mut reading = self.reading;
+        if tokio::time::timeout_at(instant, &mut reading).await.is_err() {
+            self.last.cancel();
+            if let Err(panic) = reading.await {
+                tracing::error!("reading a command's output ended early: {panic}");
+            }
+        }
         std::mem::take(&mut *self.come.lock())
     }
 }

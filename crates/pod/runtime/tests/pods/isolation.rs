@@ -518,7 +518,7 @@ async fn pods_are_the_same_however_the_server_was_started() -> Result<()> {
     // Any user may listen on any port.
     let mut user = script(
         "user",
-        "nc -l -p 80 < /dev/null & sleep 0.3; grep -c ':0050 .* 0A ' /proc/net/tcp6 /proc/net/tcp",
+        "nc -l -p 80 < /dev/null & for i in $(seq 100); do grep -q ':0050 .* 0A ' /proc/net/tcp6 /proc/net/tcp && break; sleep 0.1; done; grep -c ':0050 .* 0A ' /proc/net/tcp6 /proc/net/tcp",
     );
     security(&mut user).run_as_user = Some(Int64Value { value: 1000 });
     security(&mut user).capabilities = Some(Capability {

@@ -121,6 +121,13 @@ pub struct Facts<'a> {
     pub annotations: BTreeMap<Str, String>,
 }
 
+/// The most that a client can say of itself, or of what it wants without being somebody. Bytes, as upstream's user agents.
+const LONGEST: usize = 1024;
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST)]
+}
+
 /// One line of the log, with its line break.
 pub fn line(context: &RequestContext, level: Level, stage: Stage, facts: Facts<'_>) -> serde_json::Result<Vec<u8>> {
     let info = &context.info;
@@ -132,12 +139,12 @@ pub fn line(context: &RequestContext, level: Level, stage: Stage, facts: Facts<'
         level,
         audit_id: &context.audit_id,
         stage,
-        request_uri: &context.uri,
+        request_uri: facts.user.map_or_else(|| cut(&context.uri), |_| &context.uri),
         verb: &info.verb,
         user: facts.user.unwrap_or(&nobody).into(),
         impersonated_user: facts.impersonated.map(User::from),
         source_ips: context.remote.map(|r| [r.ip().to_string()]),
-        user_agent: &context.user_agent,
+        user_agent: cut(&context.user_agent),
         object_ref: info.is_resource_request.then(|| ObjectRef {
             resource: &info.resource,
             namespace: &info.namespace,

@@ -120,8 +120,12 @@ impl Rotating {
 
     fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
         let length = line.len() as u64;
-        if self.size > 0 && self.size + length > self.settings.max_size {
-            self.rotate()?;
+        if self.size > 0
+            && self.size + length > self.settings.max_size
+            && let Err(e) = self.rotate()
+        {
+            // Too large a file is better than a lost event.
+            tracing::error!("the audit log {} can't be put aside: {e}", self.settings.path.display());
         }
         self.file.write_all(line)?;
         self.size += length;
@@ -130,7 +134,11 @@ impl Rotating {
 
     fn rotate(&mut self) -> std::io::Result<()> {
         let now = keelson_clock::now();
-        std::fs::rename(&self.settings.path, aside(&self.settings.path, now))?;
+        match std::fs::rename(&self.settings.path, aside(&self.settings.path, now)) {
+            // Somebody else has put it aside.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            moved => moved?,
+        }
         self.file = open(&self.settings.path)?;
         self.size = 0;
         let mut kept = backups(&self.settings.path)?;
@@ -230,6 +238,13 @@ mod tests {
         let texts: Vec<String> = kept.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
         assert_eq!(texts, ["line 2\n", "line 3\n"]);
         assert!(dir.0.join("audit-notes.log").exists());
+        std::fs::remove_file(&path).unwrap();
+        log.write(b"line 5\n").unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "line 5\n",
+            "a new file in place of a lost one"
+        );
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }

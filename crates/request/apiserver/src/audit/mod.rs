@@ -16,6 +16,7 @@ use crate::request::{Body, Request, RequestContext, Response, UserInfo};
 use capture::{Captured, Copy};
 use event::Facts;
 use file::LogFile;
+use parking_lot::Mutex;
 use policy::Verdict;
 use std::sync::Arc;
 
@@ -29,6 +30,35 @@ pub struct Audit(Option<Arc<Log>>);
 struct Log {
     policy: Policy,
     file: LogFile,
+    refusals: Mutex<Refusals>,
+}
+
+/// Whoever has no identity could otherwise fill the log until what others did is rotated away.
+#[derive(Default)]
+struct Refusals {
+    second: i64,
+    logged: u32,
+    left_out: u64,
+}
+
+/// Refused authentications that are logged in a second.
+const REFUSALS: u32 = 50;
+/// How many were not logged before the event that has this annotation.
+const LEFT_OUT: &str = "keelson.dev/refusals-left-out";
+
+impl Refusals {
+    /// Whether one more is logged now; with how many before it were not.
+    fn admit(&mut self, second: i64) -> Option<u64> {
+        if self.second != second {
+            (self.second, self.logged) = (second, 0);
+        }
+        if self.logged == REFUSALS {
+            self.left_out += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Audit {
@@ -37,7 +67,8 @@ impl Audit {
     }
     pub fn to_file(policy: Policy, settings: Settings) -> anyhow::Result<Self> {
         let file = LogFile::open(settings)?;
-        Ok(Audit(Some(Arc::new(Log { policy, file }))))
+        let refusals = Mutex::default();
+        Ok(Audit(Some(Arc::new(Log { policy, file, refusals }))))
     }
 
     /// Follows a request, if the policy wants any of it logged. `user` is nobody where authentication failed.
@@ -48,7 +79,11 @@ impl Audit {
         });
         Trail(log.map(|log| Following {
             log,
-            context: context.clone(),
+            // Its seat is given back when the request has ended, not when that is written.
+            context: RequestContext {
+                seat: Default::default(),
+                ..context.clone()
+            },
             user: user.cloned(),
             impersonated: None,
             request: None,
@@ -133,6 +168,13 @@ impl Trail {
     /// Authentication has failed: what was tried is all there is to tell.
     pub async fn refused(mut self, message: &str) {
         if let Some(following) = self.0.take() {
+            let second = keelson_clock::now().as_second();
+            let Some(left_out) = following.log.refusals.lock().admit(second) else {
+                return;
+            };
+            if left_out > 0 {
+                following.context.audit.add(LEFT_OUT, left_out.to_string());
+            }
             let outcome = Outcome::failure(401, message);
             following.log(Stage::ResponseStarted, Some(outcome), true).await;
         }
@@ -202,5 +244,18 @@ fn later(following: Following, stage: Stage, outcome: Outcome<'static>) {
     // Without a runtime the program is ending, and with it every connection.
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move { following.log(stage, Some(outcome), true).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_counted_rather_than_logged() {
+        let mut refusals = Refusals::default();
+        let logged = (0..REFUSALS + 7).filter_map(|_| refusals.admit(1)).count();
+        assert_eq!(logged, REFUSALS as usize);
+        assert_eq!((refusals.admit(2), refusals.admit(2)), (Some(7), Some(0)));
     }
 }

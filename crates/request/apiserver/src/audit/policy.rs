@@ -304,5 +304,8 @@ mod tests {
             of(Method::POST, "/api/v1/namespaces/a/pods/p/eviction", &kubelet),
             Level::Metadata
         );
+        let token = "/api/v1/namespaces/a/serviceaccounts/s/token";
+        assert_eq!(of(Method::POST, token, &kubelet), Level::None);
+        assert_eq!(of(Method::POST, token, &ana), Level::Metadata);
     }
 }

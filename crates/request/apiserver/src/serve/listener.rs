@@ -58,6 +58,9 @@ struct Peer {
     certificate: Option<Arc<PeerCertificate>>,
 }
 
+/// Requests at once of a node, watches among them: more than the pods of a large one mount.
+const STREAMS_OF_A_NODE: u32 = 4096;
+
 impl keelson_listen::Server for Front {
     type Peer = Peer;
     type Body = Body;
@@ -65,6 +68,11 @@ impl keelson_listen::Server for Front {
     fn connected(&self, remote: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Peer {
         let certificate = certificates.map(|chain| Arc::new(self.certificates.read(chain)));
         Peer { remote, certificate }
+    }
+    /// A node has a watch for each ConfigMap and Secret of its pods, and all on one connection.
+    fn streams(&self, peer: &Peer) -> Option<u32> {
+        let user = peer.certificate.as_ref()?.client.as_ref().ok()?;
+        user.in_group("system:nodes").then_some(STREAMS_OF_A_NODE)
     }
     async fn answer(&self, peer: &Arc<Peer>, request: http::Request<Incoming>) -> Response {
         let mut request = prepare(request, peer);
