@@ -1,7 +1,7 @@
 //! Objects that this program brings along: what its own components may do, and what agents are told.
 //!
 //! Agents hold one credential, their node's certificate. Their network, proxy and DNS act under the same names as on a
-//! server, by impersonation; so what these names may do is what any node can come by, and it is kept to reading.
+//! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events.
 
 use crate::cluster::{self, Cluster};
 use crate::config::Config;

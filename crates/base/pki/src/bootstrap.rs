@@ -39,6 +39,7 @@ impl BootstrapToken {
         let header = URL_SAFE_NO_PAD.encode(header);
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
         let key = EncodingKey::from_secret(self.secret.as_bytes());
+        crate::jwt::install_provider();
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256)?;
         Ok(format!("{header}..{signature}"))
     }

@@ -4,9 +4,10 @@
 //! [`keys`] keeps the node's certificates good. What then runs is what runs on a server's own node (`crate::node`).
 //!
 //! **Whose rights.** The node's certificate is the only credential on the machine. The kubelet acts as the node. Network,
-//! proxy and DNS act each under the name that they have on a server, by impersonation, which nodes may for these three
-//! names only: so each has its own few rights, and the audit log tells them apart. A stolen node certificate can do what
-//! the node can and these three can: read services, endpoints and nodes.
+//! policy, proxy and DNS act each under the name that they have on a server, by impersonation, which nodes may for these
+//! four names only: so each has its own few rights, and the audit log tells them apart. A stolen node certificate can do
+//! what the node can and these four can: read nodes, services, endpoints, namespaces, network policies and all pods, and
+//! write events.
 
 mod join;
 mod keys;

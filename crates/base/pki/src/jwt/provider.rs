@@ -1,7 +1,8 @@
 //! The cryptography of JWTs, by ring: the library that TLS uses anyway, in place of a second set of curves and hashes.
 //!
-//! Verifies what issuers of OpenID Connect sign with (RSA, RSA-PSS, P-256, P-384, Ed25519); signs with P-256 only, which
-//! is what service-account keys are. Other algorithms are refused, symmetric ones too: nobody shares a secret with us.
+//! Verifies what issuers of OpenID Connect sign with (RSA, RSA-PSS, P-256, P-384, Ed25519). Signs with P-256, which is
+//! what service-account keys are, and with HMAC-SHA256, by which bootstrap tokens vouch for the cluster's address. A
+//! secret that is shared verifies nothing here.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -89,10 +90,29 @@ impl JwtVerifier for RingVerifier {
 struct P256Signer(EncodingKey);
 
 fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
-    if *algorithm != Algorithm::ES256 || key.family() != algorithm.family() {
-        return Err(ErrorKind::InvalidAlgorithm.into());
+    if key.family() != algorithm.family() {
+        return Err(ErrorKind::InvalidKeyFormat.into());
     }
-    Ok(Box::new(P256Signer(key.clone())))
+    match algorithm {
+        Algorithm::ES256 => Ok(Box::new(P256Signer(key.clone()))),
+        Algorithm::HS256 => Ok(Box::new(HmacSigner(key.clone()))),
+        _ => Err(ErrorKind::InvalidAlgorithm.into()),
+    }
+}
+
+struct HmacSigner(EncodingKey);
+
+impl Signer<Vec<u8>> for HmacSigner {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.0.as_bytes());
+        Ok(ring::hmac::sign(&key, message).as_ref().to_vec())
+    }
+}
+
+impl JwtSigner for HmacSigner {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
 }
 
 impl Signer<Vec<u8>> for P256Signer {
@@ -147,10 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_secret_is_no_key() {
+    fn a_shared_secret_signs_and_verifies_nothing() {
         install();
-        let secret = EncodingKey::from_secret(b"secret");
-        assert!(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &1, &secret).is_err());
+        // RFC 4231, test case 2.
+        let key = EncodingKey::from_secret(b"Jefe");
+        let signed = signer(&Algorithm::HS256, &key)
+            .unwrap()
+            .sign(b"what do ya want for nothing?");
+        let wanted = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(hex::encode(signed), wanted);
+        assert!(signer(&Algorithm::ES256, &key).is_err());
         assert!(verifier(&Algorithm::HS256, &DecodingKey::from_secret(b"secret")).is_err());
     }
 }

@@ -234,7 +234,7 @@ mod tests {
                 node("kubernetes.default.svc.any", "10.0.0.3", "True"),
                 node("api", "10.0.0.9", "True"),
                 node("service", "10.96.0.1", "True"),
-                node("mapped", "::ffff:10.96.0.1", "True"),
+                node("mapped", "::ffff:10.96.0.2", "True"),
                 node("web.shop.svc", "10.0.0.4", "True"),
             ],
             service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
@@ -258,8 +258,8 @@ mod tests {
             ("new", &["new", "10.0.0.7"], "there is no node new yet"),
             (
                 "mapped",
-                &["::ffff:10.96.0.1"],
-                "10.96.0.1 is where the API or a service is reached",
+                &["::ffff:10.96.0.2"],
+                "10.96.0.2 is where the API or a service is reached",
             ),
             (
                 "web.shop.svc",
