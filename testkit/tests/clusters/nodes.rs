@@ -317,5 +317,11 @@ async fn a_small_zone_that_mostly_fell_silent_is_not_given_up() {
     cluster.node("n1").mend();
     cluster.node("n2").mend();
     cluster.until("", "n3", secs(60), "is lost", is_lost).await;
+    // Whichever had been given up alone is taken back.
+    for name in ["n1", "n2"] {
+        cluster
+            .until("", name, secs(60), "is taken back", |n: &Node| !is_lost(n))
+            .await;
+    }
     assert_eq!(given_up().await, 1);
 }
