@@ -30,7 +30,7 @@ other() { # output module version package
 export CGO_ENABLED=0
 I=k8s.io/kubernetes/test/images
 ( module $LAB/build/kubernetes; build kubectl k8s.io/kubernetes/cmd/kubectl
-  [ $WHAT = kubectl ] && exit; build agnhost $I/agnhost; [ $WHAT = quick ] || { build img-nnp $I/nonewprivs; build img-regression-issue-74839 $I/regression-issue-74839
+  [ $WHAT = kubectl ] && exit; build agnhost $I/agnhost; build img-nnp $I/nonewprivs; [ $WHAT = quick ] || { build img-regression-issue-74839 $I/regression-issue-74839
     build img-consumer $I/resource-consumer; build img-consume-cpu $I/resource-consumer/consume-cpu; } )
 [ $WHAT = kubectl ] && exit
 ( [ -x $BIN/e2e.test ] && [ -x $BIN/ginkgo ] && exit
