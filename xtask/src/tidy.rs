@@ -17,6 +17,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-cron", &["keelson-api"]),
     ("keelson-client", &["keelson-clock"]),
     ("keelson-store", &[]),
+    ("keelson-seal", &["keelson-store"]),
     ("keelson-cache", &["keelson-api", "keelson-store"]),
     (
         "keelson-registry",
