@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/go/bin:$(HOME)/.cargo/bin
 PROFILE ?= release
-# What the gate builds: optimised less, and quicker.
+# What the gate builds: optimised less, not linked as a whole.
 TEST_PROFILE ?= fast
 OUT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON := $(CURDIR)/$(OUT)/keelson

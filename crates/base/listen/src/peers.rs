@@ -3,7 +3,7 @@
 //! There is no bound for one peer: behind one address may be a proxy with all of a cluster's nodes. But when all places
 //! are taken, a newcomer gets one of the peer that has most, unless that is itself: first a connection without requests,
 //! the one that has been so for longest; failing that, the youngest. So whoever takes all places loses them to those who
-//! come, and never costs another peer one.
+//! come. Where every peer has a single one, the newcomer's takes the place of one of those.
 
 use crate::conn::Conn;
 use parking_lot::Mutex;

@@ -1,8 +1,9 @@
 //! The file that events go to, kept small by rotation, with the names and limits that kube-apiserver's has.
 //!
-//! One thread writes; requests only queue. The queue has a bound in bytes: where the disk can't keep up requests wait, and
-//! no event is dropped. What a write error loses is counted in the log of the server. An event is in the kernel's hands
-//! a moment after its request was answered: a crash of the machine may lose the last of them.
+//! One thread writes; requests only queue. The queue has a bound in bytes: where the disk can't keep up requests wait with
+//! their event, outside of that bound. An event is lost where the disk refuses it, which the server's log says each
+//! time. It is in the kernel's hands a moment after its request was answered: a crash of the server or the machine may
+//! lose the last ones.
 
 use anyhow::{Context, Result};
 use std::fs::File;
