@@ -4,13 +4,9 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use anyhow::Context as _;
 use tonic::body::Body;
-use tonic::transport::{Endpoint, Uri};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
@@ -73,16 +69,9 @@ impl CriClients {
     /// Fails when nobody answers there; a later loss of the connection is repaired at the next call.
     pub async fn connect(endpoint: &str) -> anyhow::Result<Self> {
         let path = socket_path(endpoint)?;
-        let shown = path.display().to_string();
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_timeout(Duration::from_secs(10))
-            .connect_with_connector(connector)
+        let channel = keelson_grpc::connect(&path)
             .await
-            .with_context(|| format!("no container runtime answers on {shown}"))?;
+            .with_context(|| format!("no container runtime answers on {}", path.display()))?;
         Ok(CriClients::new(
             CriService::new(channel.clone()),
             CriService::new(channel),
@@ -101,14 +90,7 @@ impl CriClients {
     }
 }
 
-/// The path in `unix:///path`, `unix:/path` or a bare absolute path.
+/// The path that `endpoint` names.
 pub(crate) fn socket_path(endpoint: &str) -> anyhow::Result<PathBuf> {
-    let path = endpoint
-        .strip_prefix("unix://")
-        .or_else(|| endpoint.strip_prefix("unix:"))
-        .unwrap_or(endpoint);
-    if !path.starts_with('/') {
-        bail!("container runtime endpoint {endpoint:?} is not of the form unix:///absolute/path");
-    }
-    Ok(PathBuf::from(path))
+    keelson_grpc::socket_path("container runtime", endpoint)
 }

@@ -1,13 +1,8 @@
 //! A CRI server on a unix socket, for kubelets of other processes and for crictl.
 
 use std::future::Future;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use anyhow::Context;
-use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::MAX_MESSAGE_BYTES;
 use crate::clients::socket_path;
@@ -24,37 +19,14 @@ pub async fn serve<R: RuntimeService, I: ImageService>(
     stop: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let path = socket_path(endpoint)?;
-    let listener = bind(&path).await?;
+    let listener = keelson_grpc::bind(&path).await?;
     let served = tonic::transport::Server::builder()
         .add_service(limited_runtime(RuntimeServiceServer::new(runtime)))
         .add_service(limited_image(ImageServiceServer::new(image)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(listener, stop)
         .await;
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("cannot remove {}", path.display()));
-        }
-        _ => {}
-    }
+    keelson_grpc::unbind(&path)?;
     served.with_context(|| format!("CRI server on {}", path.display()))
-}
-
-async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    }
-    match UnixStream::connect(path).await {
-        Ok(_) => anyhow::bail!("another server is already listening on {}", path.display()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove stale {}", path.display()))?;
-        }
-        Err(e) => return Err(e).with_context(|| format!("cannot use {}", path.display())),
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot protect {}", path.display()))?;
-    Ok(listener)
 }
 
 pub(crate) fn limited_runtime<R: RuntimeService>(server: RuntimeServiceServer<R>) -> RuntimeServiceServer<R> {

@@ -1,0 +1,63 @@
+//! Channels to a socket, and calls that end.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::service::Interceptor;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+use tower::Service;
+
+/// How long a socket may take to accept.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A channel that connects at the first call, and again after a loss. To be made inside of a tokio runtime.
+pub fn channel(path: &Path) -> Channel {
+    endpoint().connect_with_connector_lazy(connector(path.to_path_buf()))
+}
+
+/// A channel to whoever answers at `path` now; a later loss of the connection is repaired at the next call.
+pub async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    endpoint().connect_with_connector(connector(path.to_path_buf())).await
+}
+
+fn endpoint() -> Endpoint {
+    // Nobody resolves this name: the connector goes to its own path. Servers see it as `:authority`.
+    Endpoint::from_static("http://localhost").connect_timeout(CONNECT)
+}
+
+fn connector(
+    path: PathBuf,
+) -> impl Service<Uri, Response = TokioIo<UnixStream>, Error = std::io::Error, Future: Send> + Clone + Send + Sync + 'static
+{
+    tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    })
+}
+
+/// The path in `unix:///path`, `unix:/path` or a bare absolute path; anything else is an error that names `what`.
+pub fn socket_path(what: &str, endpoint: &str) -> anyhow::Result<PathBuf> {
+    let path = endpoint
+        .strip_prefix("unix://")
+        .or_else(|| endpoint.strip_prefix("unix:"))
+        .unwrap_or(endpoint);
+    if !path.starts_with('/') {
+        bail!("{what} endpoint {endpoint:?} is not of the form unix:///absolute/path");
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// Gives every call the same time: the server is told, and the client doesn't wait longer whatever the server does.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(pub Duration);
+
+impl Interceptor for Deadline {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.set_timeout(self.0);
+        Ok(request)
+    }
+}

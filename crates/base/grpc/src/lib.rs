@@ -1,0 +1,9 @@
+//! gRPC over unix sockets: how the node's programs (runtimes, drivers, plug-ins) are reached and served.
+//!
+//! Knows no protocol. A socket that another live server holds is never taken from it; a stale one is replaced.
+
+mod client;
+mod server;
+
+pub use client::{Deadline, channel, connect, socket_path};
+pub use server::{bind, unbind};
