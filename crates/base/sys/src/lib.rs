@@ -11,4 +11,5 @@ pub mod nft;
 pub mod path;
 pub mod process;
 pub mod seccomp;
+pub mod tree;
 pub mod tty;

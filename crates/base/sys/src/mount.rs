@@ -16,6 +16,19 @@ pub fn tmpfs(target: &Path, flags: MsFlags, options: &str) -> io::Result<()> {
     mount(Some("shm"), target, Some("tmpfs"), flags, Some(options)).map_err(io::Error::from)
 }
 
+/// Memory in pages of `page` bytes, as a file system.
+pub fn huge_pages(target: &Path, page: u64) -> io::Result<()> {
+    let options = format!("pagesize={page}");
+    mount(
+        Some("nodev"),
+        target,
+        Some("hugetlbfs"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .map_err(io::Error::from)
+}
+
 /// Makes `source` (a file or a directory with what is mounted in it) appear at `target`.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(

@@ -1,6 +1,6 @@
 //! Files inside a directory that somebody else controls: every path is resolved by the kernel, confined to a root.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,10 @@ struct OpenHow {
 /// Links are followed as if the root were `/`.
 const RESOLVE_IN_ROOT: u64 = 0x10;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+/// Nothing is followed that leads to another mount, one of the same file system included.
+pub(crate) const RESOLVE_NO_XDEV: u64 = 0x01;
+pub(crate) const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+pub(crate) const RESOLVE_BENEATH: u64 = 0x08;
 
 /// A directory that paths are confined to.
 #[derive(Debug)]
@@ -37,28 +41,13 @@ impl Root {
         } else {
             c_string(relative.as_os_str())?
         };
-        let how = OpenHow {
-            flags: (flags | libc::O_CLOEXEC) as u64,
-            mode: mode.into(),
-            resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-        };
-        loop {
-            // SAFETY: `name` is a C string and `how` a valid open_how of the given size.
-            let fd = unsafe {
-                libc::syscall(
-                    libc::SYS_openat2,
-                    self.0.as_raw_fd(),
-                    name.as_ptr(),
-                    &how,
-                    std::mem::size_of::<OpenHow>(),
-                )
-            };
-            // EAGAIN: something was renamed meanwhile and the kernel could not be sure.
-            if fd < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN) {
-                continue;
-            }
-            return owned(fd);
-        }
+        openat2(
+            self.0.as_fd(),
+            &name,
+            flags,
+            mode,
+            RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+        )
     }
 
     /// Reads a file of at most `limit` bytes inside the root; only regular files.
@@ -100,6 +89,51 @@ impl Root {
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+/// Opens a name in a directory, resolved as `resolve` says.
+pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &OsStr, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+    openat2(dir, &c_string(name)?, flags, mode, resolve)
+}
+
+fn openat2(dir: BorrowedFd<'_>, name: &CStr, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: mode.into(),
+        resolve,
+    };
+    loop {
+        // SAFETY: `name` is a C string and `how` a valid open_how of the given size.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                &how,
+                std::mem::size_of::<OpenHow>(),
+            )
+        };
+        // EAGAIN: something was renamed meanwhile and the kernel could not be sure.
+        if fd < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN) {
+            continue;
+        }
+        return owned(fd);
+    }
+}
+
+/// Removes a name from a directory: an empty directory's, or anything else's.
+pub(crate) fn unlink_at(dir: BorrowedFd<'_>, name: &OsStr, is_dir: bool) -> io::Result<()> {
+    let name = c_string(name)?;
+    let flags = if is_dir { libc::AT_REMOVEDIR } else { 0 };
+    // SAFETY: `name` is a C string.
+    if unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Sets an extended attribute of the file itself, not of what a link points to. `path` must not be attacker-controlled
@@ -144,7 +178,7 @@ pub fn make_dir_at(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<(
     Ok(())
 }
 
-fn c_string(text: &OsStr) -> io::Result<CString> {
+pub(crate) fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 

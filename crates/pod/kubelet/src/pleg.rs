@@ -129,7 +129,7 @@ async fn try_end(kl: &Arc<Kubelet>, uid: &str) -> Result<(), String> {
     pod.metadata.uid = Some(uid.to_owned());
     kill::pod(kl, &pod, &observed, None).await?;
     kill::remove(kl, &observed).await?;
-    kl.volumes.tear_down(uid)?;
+    kl.volumes.tear_down(uid).await?;
     for name in kl.host.list_dir(&kl.layout.logs).unwrap_or_default() {
         if name.ends_with(&format!("_{uid}")) {
             kl.host

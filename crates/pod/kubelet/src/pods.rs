@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, ContainerStatus, EphemeralContainer, Pod, PodCondition, PodSpec, PodStatus,
 };
+use std::collections::BTreeSet;
 
 /// Where the kubelet found a pod: `api` or `file`.
 pub const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -62,6 +63,26 @@ pub fn init_containers(pod: &Pod) -> &[Container] {
 
 pub fn ephemeral_containers(pod: &Pod) -> &[EphemeralContainer] {
     spec(pod).ephemeral_containers.as_deref().unwrap_or_default()
+}
+
+/// The volumes that containers of any sort use: as files, and as devices.
+pub fn used_volumes(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
+    let ephemeral: Vec<Container> = ephemeral_containers(pod).iter().map(as_container).collect();
+    let all = || containers(pod).iter().chain(init_containers(pod)).chain(&ephemeral);
+    let mounts = all().flat_map(|c| c.volume_mounts.iter().flatten().map(|m| m.name.clone()));
+    // A volume that variables are read from is used although nobody sees it.
+    let read = all().flat_map(|c| c.env.iter().flatten()).filter_map(|e| {
+        let file = e.value_from.as_ref()?.file_key_ref.as_ref()?;
+        Some(file.volume_name.clone())
+    });
+    let devices = all().flat_map(|c| c.volume_devices.iter().flatten().map(|d| d.name.clone()));
+    (mounts.chain(read).collect(), devices.collect())
+}
+
+/// The group that a pod's own volumes are given to.
+pub fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = spec(pod).security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
 }
 
 /// An init container that keeps running beside the main ones.

@@ -8,7 +8,7 @@ use crate::kubelet::Kubelet;
 use crate::node::{self, NodeState};
 use crate::sources;
 use crate::status::manager::StatusManager;
-use crate::volumes::Volumes;
+use crate::volumes::{Tools, Volumes};
 use crate::worker::Workers;
 use crate::{eviction, gc, pleg, server};
 use anyhow::Context;
@@ -87,9 +87,18 @@ async fn build(
         let workers = workers.clone();
         Arc::new(move |uid: &str| workers.wake(uid))
     };
+    let recorder = Recorder::start(&rest, "kubelet", &cfg.node_name, &stop);
+    let tools = Tools::new(
+        host.clone(),
+        layout.clone(),
+        rest.clone(),
+        recorder.clone(),
+        wake,
+        stop.clone(),
+    );
     Ok(Arc::new(Kubelet {
-        volumes: Volumes::new(host.clone(), layout.clone(), rest.clone(), wake, stop.clone()),
-        recorder: Recorder::start(&rest, "kubelet", &cfg.node_name, &stop),
+        volumes: Volumes::new(tools, stop.clone()),
+        recorder,
         status: StatusManager::new(rest.clone(), stop.clone()),
         services: Informer::start(&rest, InformerOptions::default(), &stop),
         classes: Informer::start(&rest, InformerOptions::default(), &stop),

@@ -3,6 +3,7 @@
 
 mod images;
 mod support;
+mod volumes;
 
 use serde_json::json;
 use std::time::Duration;

@@ -21,7 +21,7 @@ pub fn config(kl: &Kubelet, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxCo
         cgroup_parent: kl.cgroup_of(pod),
         log_directory: logs.to_string_lossy().into_owned(),
         userns: kl.userns.mapping(kl, pod)?,
-        volume_groups: &[],
+        volume_groups: &kl.volumes.groups(pod),
     })
 }
 

@@ -161,7 +161,7 @@ impl Context<'_> {
             user: &user,
             userns: kl.userns.mapping(kl, pod)?,
             target,
-            volume_groups: &[],
+            volume_groups: &kl.volumes.groups(pod),
             seccomp_root: &kl.layout.root.join("seccomp"),
             seccomp_default: kl.cfg.seccomp_default,
             memory_capacity: kl.machine.memory as i64,
@@ -307,11 +307,11 @@ struct PodLookup<'a> {
 
 impl Lookup for PodLookup<'_> {
     fn config_map(&self, name: &str) -> Result<Option<Arc<ConfigMap>>, String> {
-        self.kl.volumes.config_maps.get(pods::namespace(self.pod), name)
+        self.kl.volumes.tools.config_maps.get(pods::namespace(self.pod), name)
     }
 
     fn secret(&self, name: &str) -> Result<Option<Arc<Secret>>, String> {
-        self.kl.volumes.secrets.get(pods::namespace(self.pod), name)
+        self.kl.volumes.tools.secrets.get(pods::namespace(self.pod), name)
     }
 
     fn file_key(&self, volume: &str, path: &str, key: &str) -> Result<Option<String>, String> {

@@ -113,6 +113,7 @@ mod tests {
         let good = Sample {
             memory_available: 1 << 30,
             fs: FsStats {
+                free: 0,
                 capacity: 100,
                 available: 50,
                 inodes: 100,

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 #[derive(Default)]
 struct State {
@@ -13,6 +14,7 @@ struct State {
     dirs: BTreeSet<PathBuf>,
     mounts: BTreeSet<PathBuf>,
     cgroups: BTreeMap<String, CgroupLimits>,
+    owned: Vec<(PathBuf, Ownership)>,
 }
 
 /// The disk as it is at the moment.
@@ -62,6 +64,7 @@ impl FakeHost {
     pub fn disk_with(percent: u64) -> FsStats {
         FsStats {
             capacity: 100 << 30,
+            free: percent << 30,
             available: percent << 30,
             inodes: 1 << 22,
             inodes_free: 1 << 21,
@@ -81,6 +84,23 @@ impl FakeHost {
     /// The limits of a cgroup, if it exists.
     pub fn cgroup(&self, path: &str) -> Option<CgroupLimits> {
         self.state.lock().cgroups.get(path).cloned()
+    }
+
+    /// Whose the trees became, in order.
+    pub fn owned(&self) -> Vec<(PathBuf, Ownership)> {
+        self.state.lock().owned.clone()
+    }
+
+    /// What is mounted, as a driver would do it that runs on this machine.
+    pub fn mounted(&self) -> Vec<PathBuf> {
+        self.state.lock().mounts.iter().cloned().collect()
+    }
+
+    /// Mounts something, as a driver would do it that runs on this machine.
+    pub fn mount(&self, path: &Path) {
+        let mut state = self.state.lock();
+        state.dirs.extend(path.ancestors().map(Path::to_path_buf));
+        state.mounts.insert(path.to_owned());
     }
 
     fn missing(path: &Path) -> io::Error {
@@ -108,6 +128,19 @@ impl Host for FakeHost {
         state.files.retain(|p, _| !p.starts_with(path));
         state.dirs.retain(|p| !p.starts_with(path));
         state.mounts.retain(|p| !p.starts_with(path));
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let inside = |p: &PathBuf| p != path && p.starts_with(path);
+        if state.files.keys().any(inside) || state.dirs.iter().any(inside) {
+            return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "not empty"));
+        }
+        if state.mounts.contains(path) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "mounted"));
+        }
+        state.dirs.remove(path);
         Ok(())
     }
 
@@ -197,7 +230,8 @@ impl Host for FakeHost {
         Ok(changed)
     }
 
-    fn set_ownership(&self, _dir: &Path, _ownership: Ownership) -> io::Result<()> {
+    fn set_ownership(&self, dir: &Path, ownership: Ownership, _done: &AtomicU64) -> io::Result<()> {
+        self.state.lock().owned.push((dir.to_owned(), ownership));
         Ok(())
     }
 
@@ -215,12 +249,22 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn mount_huge_pages(&self, path: &Path, _page: u64) -> io::Result<()> {
+        self.state.lock().mounts.insert(path.to_owned());
+        Ok(())
+    }
+
     fn is_mounted(&self, path: &Path) -> io::Result<bool> {
         Ok(self.state.lock().mounts.contains(path))
     }
 
     fn unmount(&self, path: &Path) -> io::Result<()> {
         self.state.lock().mounts.remove(path);
+        Ok(())
+    }
+
+    fn unmount_below(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().mounts.retain(|p| !p.starts_with(path));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::resources::cgroup::CgroupLimits;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 pub use machine::Machine;
 
@@ -26,6 +27,9 @@ pub enum FileKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsStats {
     pub capacity: u64,
+    /// What is not in use; part of it may be kept for root.
+    pub free: u64,
+    /// What others than root can have.
     pub available: u64,
     pub inodes: u64,
     pub inodes_free: u64,
@@ -69,8 +73,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// Makes a directory with its parents and gives it exactly this mode.
     fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()>;
-    /// Removes a tree; what is mounted in it is unmounted first, never followed.
+    /// Removes a tree; what is mounted in it is unmounted first. Fails, and removes nothing of what is mounted, where the
+    /// kernel says that something is mounted still.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory; one that is missing is fine.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     fn list_dir(&self, path: &Path) -> io::Result<Vec<String>>;
     /// What `path` is, links followed; `None` when nothing is there.
     fn kind(&self, path: &Path) -> io::Result<Option<FileKind>>;
@@ -89,16 +96,22 @@ pub trait Host: Send + Sync + 'static {
 
     /// Brings a directory to exactly this content in one step. Returns whether anything changed.
     fn write_payload(&self, dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool>;
-    fn set_ownership(&self, dir: &Path, ownership: Ownership) -> io::Result<()>;
+    /// Changes the owners of a whole tree, counting the files in `done` meanwhile.
+    fn set_ownership(&self, dir: &Path, ownership: Ownership, done: &AtomicU64) -> io::Result<()>;
     /// A path below `volume` that is safe to mount: resolved inside the volume, made as a directory if missing,
     /// and held by a bind mount at `target`.
     fn bind_sub_path(&self, volume: &Path, sub: &str, target: &Path) -> io::Result<()>;
     /// Reads a file inside a directory that a pod controls.
     fn read_inside(&self, dir: &Path, path: &str, limit: u64) -> io::Result<Vec<u8>>;
 
+    /// A file system in memory that isn't swapped out, where the kernel can.
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()>;
+    /// Memory in pages of this size, as a file system.
+    fn mount_huge_pages(&self, path: &Path, page: u64) -> io::Result<()>;
     fn is_mounted(&self, path: &Path) -> io::Result<bool>;
     fn unmount(&self, path: &Path) -> io::Result<()>;
+    /// Unmounts everything at and below a path, the innermost first.
+    fn unmount_below(&self, path: &Path) -> io::Result<()>;
 
     fn create_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()>;
     fn update_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()>;
@@ -142,6 +155,15 @@ impl Layout {
     }
     pub fn volume(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
         self.volumes(uid).join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+    /// What the kubelet keeps beside a volume.
+    pub fn volume_meta(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
+        let plugin = format!("kubernetes.io~{plugin}");
+        self.pod(uid).join("plugins").join(plugin).join(name)
+    }
+    /// Where a pod's block volumes are.
+    pub fn volume_devices(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("volumeDevices")
     }
     pub fn sub_paths(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("volume-subpaths")

@@ -2,13 +2,13 @@
 
 use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
 use crate::resources::cgroup::CgroupLimits;
-use crate::volumes::atomic;
 use keelson_sys::cgroup::{Cgroups, Resources};
-use keelson_sys::{mount, path};
+use keelson_sys::{mount, path, tree};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 pub struct RealHost {
     cgroups: Option<Cgroups>,
@@ -68,10 +68,12 @@ impl Host for RealHost {
     }
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        for target in mount::below(path)? {
-            mount::unmount(&target)?;
-        }
-        match std::fs::remove_dir_all(path) {
+        self.unmount_below(path)?;
+        tree::remove(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_dir(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -166,11 +168,11 @@ impl Host for RealHost {
     }
 
     fn write_payload(&self, dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool> {
-        atomic::write(dir, payload, group)
+        crate::volumes::write_files(dir, payload, group)
     }
 
-    fn set_ownership(&self, dir: &Path, ownership: Ownership) -> io::Result<()> {
-        crate::volumes::ownership::apply(dir, ownership)
+    fn set_ownership(&self, dir: &Path, ownership: Ownership, done: &AtomicU64) -> io::Result<()> {
+        crate::volumes::apply_ownership(dir, ownership, done)
     }
 
     fn bind_sub_path(&self, volume: &Path, sub: &str, target: &Path) -> io::Result<()> {
@@ -205,8 +207,15 @@ impl Host for RealHost {
     }
 
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()> {
-        let options = size.map(|s| format!("size={s}")).unwrap_or_default();
-        mount::tmpfs(path, nix::mount::MsFlags::empty(), &options)
+        let size = size.map(|s| format!(",size={s}")).unwrap_or_default();
+        let flags = nix::mount::MsFlags::empty();
+        // Kernels before 6.4, and those of user namespaces, don't know how to keep a file system out of the swap.
+        mount::tmpfs(path, flags, &format!("noswap{size}"))
+            .or_else(|_| mount::tmpfs(path, flags, size.trim_start_matches(',')))
+    }
+
+    fn mount_huge_pages(&self, path: &Path, page: u64) -> io::Result<()> {
+        mount::huge_pages(path, page)
     }
 
     fn is_mounted(&self, path: &Path) -> io::Result<bool> {
@@ -215,6 +224,13 @@ impl Host for RealHost {
 
     fn unmount(&self, path: &Path) -> io::Result<()> {
         mount::unmount(path)
+    }
+
+    fn unmount_below(&self, path: &Path) -> io::Result<()> {
+        for target in mount::below(path)? {
+            mount::unmount(&target)?;
+        }
+        Ok(())
     }
 
     fn create_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
@@ -284,6 +300,7 @@ impl Host for RealHost {
         let unit = s.fragment_size() as u64;
         Ok(FsStats {
             capacity: s.blocks() as u64 * unit,
+            free: s.blocks_free() as u64 * unit,
             available: s.blocks_available() as u64 * unit,
             inodes: s.files() as u64,
             inodes_free: s.files_free() as u64,
@@ -291,10 +308,15 @@ impl Host for RealHost {
     }
 
     fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)> {
-        let top = std::fs::symlink_metadata(path)?;
-        let (mut bytes, mut inodes) = (top.blocks() * 512, 1);
+        let top = tree::handle(path)?;
+        let (mut bytes, mut inodes) = (top.stat.st_blocks as u64 * 512, 1);
         if top.is_dir() {
-            walk(path, top.dev(), &mut bytes, &mut inodes, 0);
+            // Pods change the tree meanwhile: only what is in it counts, not what its links lead to.
+            tree::visit(path, &mut |found| {
+                bytes += found.stat.st_blocks as u64 * 512;
+                inodes += 1;
+                Ok(())
+            })?;
         }
         Ok((bytes, inodes))
     }
@@ -311,26 +333,6 @@ impl Host for RealHost {
             })
             .filter(|(name, ..)| name != "lo")
             .collect())
-    }
-}
-
-/// Sums a tree without leaving its file system; what vanishes meanwhile isn't counted.
-fn walk(dir: &Path, dev: u64, bytes: &mut u64, inodes: &mut u64, depth: usize) {
-    if depth > 256 {
-        return;
-    }
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else {
-            continue;
-        };
-        if meta.dev() != dev {
-            continue;
-        }
-        *bytes += meta.blocks() * 512;
-        *inodes += 1;
-        if meta.is_dir() {
-            walk(&entry.path(), dev, bytes, inodes, depth + 1);
-        }
     }
 }
 

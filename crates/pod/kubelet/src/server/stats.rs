@@ -4,6 +4,8 @@ use crate::host::{FsStats, Usage};
 use crate::kubelet::Kubelet;
 use crate::observe;
 use crate::pods;
+use crate::volumes::{Mounted, Stats};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Volume};
 use keelson_cri::v1 as cri;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -106,7 +108,12 @@ pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
         .host
         .fs_stats(&kl.layout.root)
         .map_err(|e| format!("reading the node's file system: {e}"))?;
-    // Measuring volumes walks trees on the disk, which no other task should wait for.
+    let held = futures::future::join_all(kl.workers.all().into_iter().map(|h| async move {
+        let volumes = kl.volumes.stats(&h.uid).await;
+        (h.uid.clone(), volumes)
+    }));
+    let mut held: BTreeMap<String, BTreeMap<String, (Mounted, Stats)>> = held.await.into_iter().collect();
+    // Measuring logs walks trees on the disk, which no other task should wait for.
     let measured = kl.clone();
     let list = tokio::task::spawn_blocking(move || {
         let mut list = Vec::new();
@@ -120,7 +127,16 @@ pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
                     .and_then(|a| a.metadata.as_ref())
                     .is_some_and(|m| m.uid == handle.uid)
             });
-            list.push(pod(&measured, &handle.pod(), own_stats, sandbox, &node_fs, now));
+            let volumes = held.remove(&handle.uid).unwrap_or_default();
+            list.push(pod(
+                &measured,
+                &handle.pod(),
+                own_stats,
+                sandbox,
+                volumes,
+                &node_fs,
+                now,
+            ));
         }
         list
     })
@@ -178,6 +194,7 @@ fn pod(
     pod: &k8s_openapi::api::core::v1::Pod,
     stats: &[cri::ContainerStats],
     sandbox: Option<&cri::PodSandboxStats>,
+    volumes: BTreeMap<String, (Mounted, Stats)>,
     node_fs: &FsStats,
     now: jiff::Timestamp,
 ) -> Value {
@@ -203,20 +220,19 @@ fn pod(
                 "logs": fs(node_fs, Some(log_bytes), Some(log_inodes), now)})
         })
         .collect();
-    let volumes: Vec<Value> = kl
-        .volumes
-        .mounted(uid)
+    let namespace = pods::namespace(pod);
+    let volumes: Vec<Value> = volumes
         .into_iter()
-        .filter_map(|(name, m)| {
-            let path = m.path?;
-            let (bytes, inodes) = kl.host.disk_usage(&path).ok()?;
-            let stats = kl.host.fs_stats(&path).unwrap_or(*node_fs);
-            if path.to_string_lossy().contains("kubernetes.io~empty-dir") {
-                ephemeral += bytes;
+        .map(|(name, (mounted, stats))| {
+            if pods::spec(pod)
+                .volumes
+                .iter()
+                .flatten()
+                .any(|v| v.name == name && is_local_ephemeral(v))
+            {
+                ephemeral += stats.used;
             }
-            let mut v = fs(&stats, Some(bytes), Some(inodes), now);
-            v["name"] = name.into();
-            Some(v)
+            volume(&name, namespace, &mounted, &stats, now)
         })
         .collect();
     let usage = kl.host.cgroup_usage(&kl.cgroup_of(pod)).unwrap_or_default();
@@ -231,4 +247,19 @@ fn pod(
         "volume": volumes, "ephemeral-storage": fs(node_fs, Some(ephemeral), None, now),
         "process_stats": {"process_count": usage.pids},
     })
+}
+
+fn volume(name: &str, namespace: &str, mounted: &Mounted, stats: &Stats, now: jiff::Timestamp) -> Value {
+    let mut v = fs(&stats.fs, Some(stats.used), Some(stats.inodes_used), now);
+    v["name"] = name.into();
+    if let Some(claim) = &mounted.claim {
+        v["pvcRef"] = json!({"name": claim, "namespace": namespace});
+    }
+    v
+}
+
+/// What the pod writes there is on the node's own disk, and counts as the pod's.
+fn is_local_ephemeral(v: &Volume) -> bool {
+    let on_disk = |e: &EmptyDirVolumeSource| e.medium.as_deref().unwrap_or_default().is_empty();
+    v.empty_dir.as_ref().is_some_and(on_disk) || v.config_map.is_some()
 }

@@ -1,395 +1,285 @@
-//! The volumes of the pods of this node: made before a pod's sandbox, kept up to date, removed after its containers.
+//! The volumes of the pods of this node: made before a pod's sandbox, kept up to date, given back after its containers.
 //!
-//! What is on disk is under `pods/<uid>/volumes`, so a restart finds it; what is known here can be rebuilt from the pod.
+//! A kind of volume is one [`Kind`], and this file knows the table of them and nothing else about any. What is on disk is
+//! under `pods/<uid>`, so a restart finds it; what is known here can be rebuilt from the pod. A pod's volumes are made side
+//! by side, and nothing here is held while one is.
 
-pub mod atomic;
-pub mod certificates;
-pub mod claims;
-pub mod host_path;
-pub mod ownership;
-pub mod payload;
-pub mod token;
-pub mod trust;
+mod atomic;
+mod certificates;
+mod claims;
+mod empty_dir;
+mod files;
+mod host_path;
+mod image;
+pub mod kind;
+mod local;
+mod operations;
+mod ownership;
+mod payload;
+mod remains;
+mod token;
+mod tools;
+mod trust;
+mod usage;
 
-use crate::act::fields::NodeFacts;
-use crate::host::{Host, Layout, Ownership};
-use crate::objects::Objects;
+pub(crate) use atomic::write as write_files;
+pub use kind::{Ask, Bound, Failure, Group, Kind, Mounted, NodeView, Remains, Stats};
+pub(crate) use ownership::apply as apply_ownership;
+pub use tools::Tools;
+
+use crate::host::Ownership;
 use crate::pods;
-use crate::resources::quantity;
+use futures::FutureExt;
+use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ClusterTrustBundleProjection, ConfigMap, Pod, Secret, Volume};
-use keelson_client::Rest;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// A volume that is ready to be mounted into containers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    /// `None` for an image volume: the runtime mounts it.
-    pub path: Option<PathBuf>,
-    pub read_only: bool,
-    pub block: bool,
-}
-
-#[derive(Default)]
-struct PodVolumes {
-    mounted: BTreeMap<String, Mounted>,
-    /// Hash of the files last written, by volume.
-    written: HashMap<String, u64>,
-}
+/// What a pod has, by the volume's name in the pod.
+type Known = HashMap<String, BTreeMap<String, (Mounted, Option<Bound>)>>;
 
 pub struct Volumes {
-    host: Arc<dyn Host>,
-    layout: Layout,
-    rest: Rest,
-    pub tokens: token::Tokens,
-    pub config_maps: Objects<ConfigMap>,
-    pub secrets: Objects<Secret>,
-    pub trust: trust::TrustBundles,
-    pub certificates: certificates::PodCertificates,
-    state: Mutex<HashMap<String, PodVolumes>>,
+    pub tools: Arc<Tools>,
+    kinds: Vec<Arc<dyn Kind>>,
+    known: Arc<Mutex<Known>>,
+    operations: operations::Operations,
+    measured: usage::Measured,
 }
 
-/// Why a volume isn't there: its name and what went wrong.
+/// Why a pod's volumes aren't all there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeError {
-    pub volume: String,
-    pub message: String,
+pub enum Problem {
+    /// What is meant can't be told: the volume's name in the pod, and why.
+    Unclear { volume: String, message: String },
+    /// Something was tried and failed: the volume's name in the pod, its own, and what.
+    Failed {
+        volume: String,
+        name: String,
+        failure: Failure,
+    },
 }
 
 impl Volumes {
-    /// `wake` tells a pod's task that something its volumes show has changed.
-    pub fn new(
-        host: Arc<dyn Host>,
-        layout: Layout,
-        rest: Rest,
-        wake: Arc<dyn Fn(&str) + Send + Sync>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(tools: Tools, stop: CancellationToken) -> Self {
         Volumes {
-            host,
-            layout,
-            tokens: token::Tokens::new(rest.clone()),
-            config_maps: Objects::new(rest.clone(), stop.clone(), wake.clone()),
-            secrets: Objects::new(rest.clone(), stop.clone(), wake.clone()),
-            trust: trust::TrustBundles::new(rest.clone(), stop.clone(), wake.clone()),
-            certificates: certificates::PodCertificates::new(rest.clone(), stop, wake),
-            rest,
-            state: Mutex::default(),
+            tools: Arc::new(tools),
+            kinds: vec![
+                Arc::new(empty_dir::EmptyDir),
+                files::Files::config_map().into(),
+                files::Files::secret().into(),
+                files::Files::downward_api().into(),
+                files::Files::projected().into(),
+                Arc::new(host_path::HostPath),
+                Arc::new(image::Image),
+                Arc::new(local::Local),
+            ],
+            known: Arc::default(),
+            operations: operations::Operations::new(stop),
+            measured: usage::Measured::default(),
         }
     }
 
-    /// Makes all volumes of the pod, and brings the files of those there are up to date. Returns them by name, and when
-    /// the next token has to be replaced.
+    fn kind(&self, name: &str) -> Option<&Arc<dyn Kind>> {
+        self.kinds.iter().find(|k| k.name() == name)
+    }
+
+    /// Makes all volumes that the pod's containers use, and brings those there are up to date. Returns them by name, and
+    /// when the next of them has to be looked after.
     pub async fn ensure(
         &self,
-        pod: &Pod,
-        facts: &NodeFacts<'_>,
-        asker: &certificates::Asker<'_>,
-    ) -> Result<(BTreeMap<String, Mounted>, Option<Timestamp>), VolumeError> {
-        let uid = pods::uid(pod);
-        let mut refresh: Option<Timestamp> = None;
-        for volume in pods::spec(pod).volumes.iter().flatten() {
-            let fail = |message: String| VolumeError {
-                volume: volume.name.clone(),
-                message,
-            };
-            let token = self.tokens_for(pod, volume).await.map_err(fail)?;
-            let certificate = self
-                .certificates
-                .ensure(pod, volume, asker, self.host.now())
-                .await
-                .map_err(fail)?;
-            if volume
-                .projected
-                .iter()
-                .flat_map(|p| p.sources.iter().flatten())
-                .any(|s| s.cluster_trust_bundle.is_some())
-            {
-                self.trust.need(uid).await.map_err(fail)?;
-            }
-            refresh = refresh.into_iter().chain(token).chain(certificate).min();
-            let known = self
-                .state
-                .lock()
-                .get(uid)
-                .is_some_and(|s| s.mounted.contains_key(&volume.name));
-            if !known {
-                let mounted = self.make(pod, volume).await.map_err(fail)?;
-                self.state
-                    .lock()
-                    .entry(uid.into())
-                    .or_default()
-                    .mounted
-                    .insert(volume.name.clone(), mounted);
-            }
-            self.write_files(pod, volume, facts, !known).map_err(fail)?;
-            if !known {
-                self.own(pod, volume).await.map_err(fail)?;
+        pod: &Arc<Pod>,
+        node: &Arc<NodeView>,
+    ) -> Result<(BTreeMap<String, Mounted>, Option<Timestamp>), Vec<Problem>> {
+        let (mounts, devices) = pods::used_volumes(pod);
+        let all = pods::spec(pod).volumes.iter().flatten();
+        let used = all.filter(|v| mounts.contains(&v.name) || devices.contains(&v.name));
+        let results = join_all(used.map(|v| async {
+            let as_device = devices.contains(&v.name);
+            let as_files = mounts.contains(&v.name);
+            self.one(pod, v, node, (as_files, as_device)).await
+        }));
+        let (mut next, mut problems): (Option<Timestamp>, _) = (None, Vec::new());
+        for result in results.await {
+            match result {
+                Ok(at) => next = next.into_iter().chain(at).min(),
+                Err(problem) => problems.push(problem),
             }
         }
-        let mounted = self
-            .state
-            .lock()
-            .get(uid)
-            .map(|s| s.mounted.clone())
-            .unwrap_or_default();
-        Ok((mounted, refresh))
-    }
-
-    async fn tokens_for(&self, pod: &Pod, volume: &Volume) -> Result<Option<Timestamp>, String> {
-        let mut first: Option<Timestamp> = None;
-        for p in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
-            let Some(t) = &p.service_account_token else { continue };
-            let audience = t.audience.as_deref().unwrap_or_default();
-            let seconds = t.expiration_seconds.unwrap_or(3600);
-            let at = self.tokens.ensure(pod, audience, seconds, self.host.now()).await?;
-            first = first.into_iter().chain([at]).min();
-        }
-        Ok(first)
-    }
-
-    fn write_files(&self, pod: &Pod, volume: &Volume, facts: &NodeFacts<'_>, fresh: bool) -> Result<(), String> {
-        let sources = PodSources { volumes: self, pod };
-        let facts = NodeFacts {
-            host_ips: facts.host_ips,
-            pod_ips: facts.pod_ips,
-            allocatable: facts.allocatable,
-        };
-        let cx = payload::Context {
-            pod,
-            facts,
-            sources: &sources,
-        };
-        let Some(files) = payload::build(volume, &cx)? else {
-            return Ok(());
-        };
-        let mut hasher = DefaultHasher::new();
-        for (name, f) in &files {
-            (name, &f.data, f.mode, f.user).hash(&mut hasher);
-        }
-        let hash = hasher.finish();
-        let uid = pods::uid(pod);
-        let path = {
-            let state = self.state.lock();
-            let Some(pod) = state.get(uid) else { return Ok(()) };
-            if !fresh && pod.written.get(&volume.name) == Some(&hash) {
-                return Ok(());
-            }
-            pod.mounted.get(&volume.name).and_then(|m| m.path.clone())
-        };
-        let Some(path) = path else { return Ok(()) };
-        self.host
-            .write_payload(&path, &files, fs_group(pod))
-            .map_err(|e| e.to_string())?;
-        if let Some(state) = self.state.lock().get_mut(uid) {
-            state.written.insert(volume.name.clone(), hash);
-        }
-        Ok(())
-    }
-
-    async fn make(&self, pod: &Pod, volume: &Volume) -> Result<Mounted, String> {
-        let uid = pods::uid(pod);
-        let io = |e: std::io::Error| e.to_string();
-        if let Some(e) = &volume.empty_dir {
-            let path = self.layout.volume(uid, "empty-dir", &volume.name);
-            match e.medium.as_deref().unwrap_or_default() {
-                "" => {
-                    if self.host.kind(&path).map_err(io)?.is_none() {
-                        self.host.make_dir(&path, 0o777).map_err(io)?;
-                    }
-                }
-                "Memory" => self.tmpfs(
-                    &path,
-                    self.memory_limit(pod, e.size_limit.as_ref().map(quantity::value)),
-                    0o1777,
-                )?,
-                other => return Err(format!("storage medium \"{other}\" is not supported")),
-            }
-            return Ok(Mounted {
-                path: Some(path),
-                read_only: false,
-                block: false,
-            });
-        }
-        let plugin = if volume.config_map.is_some() {
-            Some(("configmap", false))
-        } else if volume.secret.is_some() {
-            Some(("secret", true))
-        } else if volume.downward_api.is_some() {
-            Some(("downward-api", true))
-        } else if volume.projected.is_some() {
-            Some(("projected", true))
+        if problems.is_empty() {
+            Ok((self.mounted(pods::uid(pod)), next))
         } else {
-            None
+            Err(problems)
+        }
+    }
+
+    async fn one(
+        &self,
+        pod: &Arc<Pod>,
+        volume: &Volume,
+        node: &Arc<NodeView>,
+        used: (bool, bool),
+    ) -> Result<Option<Timestamp>, Problem> {
+        let uid = pods::uid(pod);
+        let known = self.known.lock().get(uid).and_then(|p| p.get(&volume.name).cloned());
+        let unclear = |message: String| Problem::Unclear {
+            volume: volume.name.clone(),
+            message,
         };
-        if let Some((plugin, in_memory)) = plugin {
-            let path = self.layout.volume(uid, plugin, &volume.name);
-            if in_memory {
-                self.tmpfs(&path, None, 0o1777)?;
-            } else {
-                self.host.make_dir(&path, 0o777).map_err(io)?;
+        let bound = match (&known, claims::named(pod, volume)) {
+            (Some((_, bound)), _) => bound.clone(),
+            (None, Some(named)) => {
+                let bound = claims::resolve(&self.tools.rest, pod, &named).await.map_err(unclear)?;
+                Some(bound)
             }
-            return Ok(Mounted {
-                path: Some(path),
-                read_only: true,
-                block: false,
-            });
-        }
-        if let Some(h) = &volume.host_path {
-            host_path::check(&*self.host, &h.path, h.type_.as_deref().unwrap_or_default())?;
-            return Ok(Mounted {
-                path: Some(h.path.clone().into()),
-                read_only: false,
-                block: false,
-            });
-        }
-        if volume.image.is_some() {
-            return Ok(Mounted {
-                path: None,
-                read_only: true,
-                block: false,
-            });
-        }
-        if let Some((claim, own, read_only)) = claims::claim_of(pod, volume) {
-            let place = claims::resolve(&self.rest, pod, &claim, own).await?;
-            host_path::check(&*self.host, &place.path, &place.check)?;
-            let path = match self.host.kind(place.path.as_ref()).map_err(io)? {
-                // The directory itself, not a link to it: ownership is of the directory.
-                Some(_) => self.host.resolve(place.path.as_ref()).map_err(io)?,
-                None if place.must_exist => return Err(format!("path \"{}\" does not exist", place.path)),
-                None => place.path.into(),
-            };
-            return Ok(Mounted {
-                path: Some(path),
-                read_only,
-                block: place.block,
-            });
-        }
-        Err("no volume plugin matched".into())
-    }
-
-    /// A file system in memory, unless it is mounted already (by this kubelet before a restart).
-    fn tmpfs(&self, path: &std::path::Path, size: Option<u64>, mode: u32) -> Result<(), String> {
-        let io = |e: std::io::Error| e.to_string();
-        if self.host.is_mounted(path).map_err(io)? {
-            return Ok(());
-        }
-        self.host.make_dir(path, 0o777).map_err(io)?;
-        self.host.mount_tmpfs(path, size).map_err(io)?;
-        self.host.make_dir(path, mode).map_err(io)
-    }
-
-    /// A memory volume is bounded by its own limit and by what the pod may use.
-    fn memory_limit(&self, pod: &Pod, own: Option<i64>) -> Option<u64> {
-        let pod_limit = crate::resources::cgroup::pod_limits(pod, None).memory;
-        [own, pod_limit]
-            .into_iter()
-            .flatten()
-            .filter(|v| *v > 0)
-            .min()
-            .map(|v| v as u64)
-    }
-
-    /// The pod's group gets the volume, where volumes of this kind are the pod's own.
-    async fn own(&self, pod: &Pod, volume: &Volume) -> Result<(), String> {
-        let Some(group) = fs_group(pod) else { return Ok(()) };
-        let claimed = volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
-        if volume.empty_dir.is_none() && !claimed {
-            return Ok(());
-        }
-        let mounted = self
-            .state
-            .lock()
-            .get(pods::uid(pod))
-            .and_then(|s| s.mounted.get(&volume.name).cloned());
-        let Some(Mounted {
-            path: Some(path),
-            read_only: false,
-            block: false,
-        }) = mounted
-        else {
-            return Ok(());
+            (None, None) => None,
         };
-        let policy = pods::spec(pod)
-            .security_context
-            .as_ref()
-            .and_then(|s| s.fs_group_change_policy.as_deref());
-        let ownership = Ownership {
-            group,
-            read_only: false,
-            only_if_root_differs: claimed && policy == Some("OnRootMismatch"),
+        let ask = Ask {
+            pod: pod.clone(),
+            volume: volume.clone(),
+            bound,
+            node: node.clone(),
         };
-        // A large volume takes a while.
-        let host = self.host.clone();
-        let done = tokio::task::spawn_blocking(move || host.set_ownership(&path, ownership)).await;
-        done.map_err(|e| e.to_string())?
-            .map_err(|e| format!("applying fsGroup: {e}"))
+        check_mode(&ask, used).map_err(unclear)?;
+        let kind = self.kinds.iter().find(|k| k.serves(&ask)).cloned();
+        let kind = kind.ok_or_else(|| unclear("no volume plugin matched".into()))?;
+        let failed = |failure: Failure| Problem::Failed {
+            volume: volume.name.clone(),
+            name: ask.name().to_owned(),
+            failure,
+        };
+        let next = kind.prepare(&self.tools, &ask).await.map_err(failed)?;
+        let mounted = match known {
+            Some((mounted, _)) => mounted,
+            None => self.mount(&kind, &ask).await.map_err(failed)?,
+        };
+        kind.refresh(&self.tools, &ask, &mounted).await.map_err(failed)?;
+        Ok(next)
+    }
+
+    async fn mount(&self, kind: &Arc<dyn Kind>, ask: &Ask) -> Result<Mounted, Failure> {
+        let begin = || {
+            let (tools, kind, ask, known) = (self.tools.clone(), kind.clone(), ask.clone(), self.known.clone());
+            async move {
+                let mounted = kind.mount(&tools, &ask).await?;
+                give_to_group(&tools, &ask, &mounted).await?;
+                let entry = (mounted.clone(), ask.bound.clone());
+                let mut known = known.lock();
+                let of_pod = known.entry(ask.uid().to_owned()).or_default();
+                of_pod.insert(ask.volume.name.clone(), entry);
+                Ok(mounted)
+            }
+            .boxed()
+        };
+        self.operations.join(ask.uid(), &ask.volume.name, begin).await
     }
 
     /// The volumes known of a pod.
     pub fn mounted(&self, uid: &str) -> BTreeMap<String, Mounted> {
-        self.state
-            .lock()
-            .get(uid)
-            .map(|s| s.mounted.clone())
-            .unwrap_or_default()
+        let known = self.known.lock();
+        let of_pod = known.get(uid).into_iter().flatten();
+        of_pod
+            .map(|(name, (mounted, _))| (name.clone(), mounted.clone()))
+            .collect()
     }
 
-    /// Removes everything the pod left on this node. What a hostPath or claim points to stays.
-    pub fn tear_down(&self, uid: &str) -> Result<(), String> {
-        self.config_maps.set(uid, Default::default());
-        self.secrets.set(uid, Default::default());
-        self.tokens.forget(uid);
-        self.trust.forget(uid);
-        self.certificates.forget(uid);
-        self.host
-            .remove_tree(&self.layout.pod(uid))
-            .map_err(|e| format!("removing the pod's volumes: {e}"))?;
-        self.state.lock().remove(uid);
+    /// Groups that volumes say they want their users to have, beyond those the pod names itself.
+    pub fn groups(&self, pod: &Pod) -> Vec<i64> {
+        const GROUP: &str = "pv.beta.kubernetes.io/gid";
+        let context = pods::spec(pod).security_context.as_ref();
+        let named = context
+            .and_then(|c| c.supplemental_groups.as_deref())
+            .unwrap_or_default();
+        let known = self.known.lock();
+        let bound = known.get(pods::uid(pod)).into_iter().flatten();
+        let mut groups: Vec<i64> = bound
+            .filter_map(|(_, (_, bound))| bound.as_ref()?.volume.metadata.annotations.as_ref()?.get(GROUP))
+            .filter_map(|text| text.parse().ok())
+            .filter(|gid| !named.contains(gid))
+            .collect();
+        groups.dedup();
+        groups
+    }
+
+    /// What the volumes of a pod hold, by name; those that nobody counts are left out.
+    pub async fn stats(&self, uid: &str) -> BTreeMap<String, (Mounted, Stats)> {
+        let mounted = self.mounted(uid);
+        let measured = join_all(mounted.into_iter().map(|(name, mounted)| async {
+            let kind = self.kind(mounted.kind)?;
+            let stats = self.measured.of(&self.tools, kind, uid, &name, &mounted).await?;
+            Some((name, (mounted, stats)))
+        }));
+        measured.await.into_iter().flatten().collect()
+    }
+
+    /// Gives back everything that the pod has on this node: what was begun for it is waited for, each volume is unmounted by
+    /// its kind, and then the pod's directory goes. What a hostPath or a claim leads to stays.
+    pub async fn tear_down(&self, uid: &str) -> Result<(), String> {
+        let tools = &self.tools;
+        self.operations.settled(uid).await;
+        tools.config_maps.set(uid, Default::default());
+        tools.secrets.set(uid, Default::default());
+        let (pod, sub_paths) = (tools.layout.pod(uid), tools.layout.sub_paths(uid));
+        // Parts of volumes that are mounted elsewhere would keep the volumes in use.
+        let released = tools.blocking(move |host| host.unmount_below(&sub_paths)).await;
+        released.map_err(|e| format!("error cleaning subPath mounts: {e}"))?;
+        let left = remains::find(&*tools.host, &tools.layout, uid).map_err(|e| format!("looking for volumes: {e}"))?;
+        let given_back = join_all(left.iter().map(|(kind, remains)| async move {
+            // Of a kind that is unknown here, what is mounted is unmounted with the directory.
+            let Some(kind) = self.kind(kind) else { return Ok(()) };
+            let done = kind.unmount(tools, remains).await;
+            done.map_err(|e| format!("UnmountVolume.TearDown failed for volume \"{}\" : {e}", remains.name))
+        }));
+        let errors: Vec<String> = given_back.await.into_iter().filter_map(Result::err).collect();
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        let removed = tools.blocking(move |host| host.remove_tree(&pod)).await;
+        removed.map_err(|e| format!("removing the pod's volumes: {e}"))?;
+        tools.tokens.forget(uid);
+        tools.trust.forget(uid);
+        tools.certificates.forget(uid);
+        self.measured.forget(uid);
+        self.known.lock().remove(uid);
         Ok(())
     }
 }
 
-fn fs_group(pod: &Pod) -> Option<u32> {
-    pods::spec(pod)
-        .security_context
-        .as_ref()
-        .and_then(|s| s.fs_group)
-        .map(|g| g as u32)
+/// A claim's volume is files or a device, and has to be used as what it is.
+fn check_mode(ask: &Ask, (as_files, as_device): (bool, bool)) -> Result<(), String> {
+    let wrong = |mode: &str, place: &str| {
+        let name = &ask.volume.name;
+        Err(format!(
+            "volume {name} has volumeMode {mode}, but is specified in {place}"
+        ))
+    };
+    match (ask.bound.is_some(), ask.is_block()) {
+        (true, true) if as_files => wrong("Block", "volumeMounts"),
+        (true, false) if as_device => wrong("Filesystem", "volumeDevices"),
+        _ => Ok(()),
+    }
 }
 
-struct PodSources<'a> {
-    volumes: &'a Volumes,
-    pod: &'a Pod,
-}
-
-impl payload::Sources for PodSources<'_> {
-    fn config_map(&self, name: &str) -> Result<Option<Arc<ConfigMap>>, String> {
-        self.volumes.config_maps.get(pods::namespace(self.pod), name)
+/// The pod's group gets the files, where they are the pod's own; once, not again after a restart.
+async fn give_to_group(tools: &Tools, ask: &Ask, mounted: &Mounted) -> Result<(), Failure> {
+    let (Some(path), false, false) = (&mounted.path, mounted.block, mounted.group == Group::Never) else {
+        return Ok(());
+    };
+    if tools.is_ready(ask.uid(), mounted.kind, &mounted.name) {
+        return Ok(());
     }
-
-    fn secret(&self, name: &str) -> Result<Option<Arc<Secret>>, String> {
-        self.volumes.secrets.get(pods::namespace(self.pod), name)
+    if let Some(group) = pods::fs_group(&ask.pod).filter(|_| !mounted.read_only) {
+        let context = pods::spec(&ask.pod).security_context.as_ref();
+        let policy = context.and_then(|s| s.fs_group_change_policy.as_deref());
+        let ownership = Ownership {
+            group,
+            read_only: false,
+            only_if_root_differs: mounted.group == Group::ByPolicy && policy == Some("OnRootMismatch"),
+        };
+        tools.give_to(&ask.pod, path, ownership).await?;
     }
-
-    fn token(&self, audience: &str, seconds: i64) -> Result<String, String> {
-        self.volumes
-            .tokens
-            .known(self.pod, audience, seconds)
-            .ok_or_else(|| "no token was fetched".into())
-    }
-
-    fn trust_bundle(&self, p: &ClusterTrustBundleProjection) -> Result<Option<String>, String> {
-        self.volumes.trust.project(p)
-    }
-
-    fn certificate(&self, volume: &str, index: usize) -> Result<certificates::Bundle, String> {
-        let found = self.volumes.certificates.bundle(self.pod, volume, index);
-        found.ok_or_else(|| "credential bundle is not issued yet".into())
-    }
+    tools.set_ready(ask.uid(), mounted.kind, &mounted.name)?;
+    Ok(())
 }

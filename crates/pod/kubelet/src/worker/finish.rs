@@ -79,14 +79,15 @@ impl Worker {
         let uid = self.handle.uid.clone();
         let kl = self.kl.clone();
         let cgroup = kl.cgroup_of(&pod);
-        let work = tokio::task::spawn_blocking(move || {
-            kl.volumes.tear_down(&uid)?;
-            kl.host
-                .remove_cgroup(&cgroup)
+        let result = async {
+            kl.volumes.tear_down(&uid).await?;
+            let host = kl.host.clone();
+            tokio::task::spawn_blocking(move || host.remove_cgroup(&cgroup))
+                .await
+                .map_err(|e| e.to_string())?
                 .map_err(|e| format!("removing the pod's cgroup: {e}"))
-        });
-        let result = work.await.map_err(|e| e.to_string()).and_then(|r| r);
-        if let Err(e) = result {
+        };
+        if let Err(e) = result.await {
             tracing::warn!(pod = %pods::describe(&pod), "cleaning up failed and is tried again: {e}");
             return Next::Wait(Some(self.retry.next()));
         }

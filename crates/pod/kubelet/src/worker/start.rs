@@ -189,7 +189,7 @@ impl Worker {
     fn pull_secrets(&self, pod: &Pod) -> Vec<Arc<Secret>> {
         let ns = pods::namespace(pod);
         let list = pods::spec(pod).image_pull_secrets.iter().flatten();
-        list.filter_map(|r| match self.kl.volumes.secrets.get(ns, &r.name) {
+        list.filter_map(|r| match self.kl.volumes.tools.secrets.get(ns, &r.name) {
             Ok(Some(secret)) => Some(secret),
             _ => {
                 let message = format!(

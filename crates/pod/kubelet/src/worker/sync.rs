@@ -3,7 +3,6 @@
 use super::start::RETRY_START;
 use super::task::{Next, Worker};
 use super::{Stage, finish};
-use crate::act::fields::NodeFacts;
 use crate::act::kill::{self, Kill};
 use crate::objects;
 use crate::plan::{self, Actions};
@@ -11,8 +10,7 @@ use crate::pods;
 use crate::resources::{admit, allocation, cgroup};
 #[cfg(test)]
 use crate::status::conditions;
-use crate::volumes::Mounted;
-use crate::volumes::certificates::Asker;
+use crate::volumes::{Mounted, NodeView, Problem};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -152,7 +150,10 @@ impl Worker {
     }
 
     /// The cgroup, the directories, the objects and the volumes that containers need.
-    async fn prepare(&mut self, pod: &Pod) -> Result<(BTreeMap<String, Mounted>, Option<jiff::Timestamp>), String> {
+    async fn prepare(
+        &mut self,
+        pod: &Arc<Pod>,
+    ) -> Result<(BTreeMap<String, Mounted>, Option<jiff::Timestamp>), String> {
         let kl = self.kl.clone();
         let uid = &self.handle.uid.clone();
         if !self.cgroup_made {
@@ -185,32 +186,55 @@ impl Worker {
             self.save_record()?;
         }
         let (maps, secrets) = objects::references(pod);
-        kl.volumes.config_maps.set(uid, maps);
-        kl.volumes.secrets.set(uid, secrets);
-        kl.volumes.config_maps.ready(uid).await?;
-        kl.volumes.secrets.ready(uid).await?;
-        let allocatable = kl.allocatable();
-        let ips = kl.sorted_ips(self.observed.ips());
-        let facts = NodeFacts {
-            host_ips: &kl.cfg.node_ips,
-            pod_ips: &ips,
-            allocatable: &allocatable,
-        };
-        let asker = Asker {
-            node: &kl.cfg.node_name,
-            node_uid: kl.node.uid(),
-        };
-        match kl.volumes.ensure(pod, &facts, &asker).await {
+        let tools = &kl.volumes.tools;
+        tools.config_maps.set(uid, maps);
+        tools.secrets.set(uid, secrets);
+        tools.config_maps.ready(uid).await?;
+        tools.secrets.ready(uid).await?;
+        let node = Arc::new(NodeView {
+            name: kl.cfg.node_name.clone(),
+            uid: kl.node.uid(),
+            host_ips: kl.cfg.node_ips.clone(),
+            pod_ips: kl.sorted_ips(self.observed.ips()),
+            allocatable: kl.allocatable(),
+        });
+        match kl.volumes.ensure(pod, &node).await {
             Ok(done) => {
                 self.retry.reset();
                 Ok(done)
             }
-            Err(e) => {
-                let message = format!("MountVolume.SetUp failed for volume \"{}\" : {}", e.volume, e.message);
-                kl.warn(pod, None, "FailedMount", message.clone());
-                Err(message)
+            Err(problems) => Err(self.tell(pod, &problems)),
+        }
+    }
+
+    /// Tells of volumes that aren't there, and sums it up.
+    fn tell(&self, pod: &Pod, problems: &[Problem]) -> String {
+        let (mut missing, mut unclear, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+        for problem in problems {
+            match problem {
+                Problem::Unclear { volume, message } => {
+                    missing.push(volume.as_str());
+                    unclear.push(volume.as_str());
+                    messages.push(message.clone());
+                }
+                Problem::Failed { volume, name, failure } => {
+                    missing.push(volume.as_str());
+                    let text = format!("{} failed for volume \"{name}\" : {}", failure.step, failure.message);
+                    self.kl.warn(pod, None, failure.reason, text.clone());
+                    messages.push(text);
+                }
             }
         }
+        let all = messages.join("; ");
+        if !unclear.is_empty() {
+            let (missing, unclear) = (missing.join(" "), unclear.join(" "));
+            let text = format!(
+                "Unable to attach or mount volumes: unmounted volumes=[{missing}], unattached volumes=[], failed to process \
+                 volumes=[{unclear}]: {all}"
+            );
+            self.kl.warn(pod, None, "FailedMount", text);
+        }
+        all
     }
 
     /// Carries out the plan; an error says when to try again.

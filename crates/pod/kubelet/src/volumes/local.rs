@@ -1,0 +1,57 @@
+//! Local persistent volumes: a directory or a block device of this machine that an administrator prepared.
+
+use super::Tools;
+use super::kind::{Ask, Failure, Group, Kind, Mounted, Stats};
+use k8s_openapi::api::core::v1::LocalVolumeSource;
+use std::path::Path;
+
+pub struct Local;
+
+const NAME: &str = "local-volume";
+
+fn source(ask: &Ask) -> Option<&LocalVolumeSource> {
+    ask.bound.as_ref()?.volume.spec.as_ref()?.local.as_ref()
+}
+
+#[tonic::async_trait]
+impl Kind for Local {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn serves(&self, ask: &Ask) -> bool {
+        source(ask).is_some()
+    }
+
+    async fn mount(&self, tools: &Tools, ask: &Ask) -> Result<Mounted, Failure> {
+        let Some(local) = source(ask) else {
+            return Err(Failure::set_up("the volume has no local path"));
+        };
+        let path = Path::new(&local.path);
+        if tools.host.kind(path)?.is_none() {
+            return Err(format!("path \"{}\" does not exist", local.path).into());
+        }
+        // The directory itself, not a link to it: ownership is of the directory.
+        let path = tools.host.resolve(path)?;
+        Ok(Mounted {
+            read_only: ask.bound.as_ref().is_some_and(|b| b.read_only),
+            block: ask.is_block(),
+            group: Group::ByPolicy,
+            ..Mounted::at(NAME, ask, path)
+        })
+    }
+
+    async fn stats(&self, tools: &Tools, mounted: &Mounted) -> Result<Option<Stats>, String> {
+        match &mounted.path {
+            Some(path) if !mounted.block => {
+                let fs = tools.host.fs_stats(path).map_err(|e| e.to_string())?;
+                Ok(Some(Stats {
+                    fs,
+                    used: fs.capacity.saturating_sub(fs.free),
+                    inodes_used: fs.inodes.saturating_sub(fs.inodes_free),
+                }))
+            }
+            _ => Ok(None),
+        }
+    }
+}

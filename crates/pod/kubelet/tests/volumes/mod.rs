@@ -1,0 +1,108 @@
+//! Volumes of a node: which are made, whose they become, and what is left of them.
+
+mod support;
+
+use crate::support::Node;
+use keelson_kubelet::Host;
+use serde_json::{Value, json};
+use std::time::Duration;
+pub use support::bound_claim;
+
+fn uses(names: &[&str]) -> Value {
+    let mounts: Vec<Value> = names
+        .iter()
+        .map(|n| json!({"name": n, "mountPath": format!("/{n}")}))
+        .collect();
+    json!([{"name": "c", "volumeMounts": mounts}])
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_volumes_of_the_pods_own_go_to_its_group() {
+    let mut node = Node::start().await;
+    bound_claim(&node, "host", json!({"hostPath": {"path": "/srv/host"}}));
+    bound_claim(&node, "disk", json!({"local": {"path": "/srv/disk"}}));
+    for dir in ["/srv/host", "/srv/disk"] {
+        node.host.make_dir(dir.as_ref(), 0o755).unwrap();
+    }
+    let path = node.pod(json!({
+        "securityContext": {"fsGroup": 1234, "fsGroupChangePolicy": "OnRootMismatch"},
+        "containers": uses(&["scratch", "plain", "host", "disk"]),
+        "volumes": [
+            {"name": "scratch", "emptyDir": {}},
+            {"name": "plain", "hostPath": {"path": "/srv/host"}},
+            {"name": "host", "persistentVolumeClaim": {"claimName": "host"}},
+            {"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}]}));
+    node.ready(&path).await;
+    let mut owned = node.host.owned();
+    owned.sort_by_key(|(p, _)| p.file_name().unwrap().to_owned());
+    let seen: Vec<(String, u32, bool)> = owned
+        .iter()
+        .map(|(p, o)| {
+            let name = p.file_name().unwrap().to_string_lossy().into_owned();
+            (name, o.group, o.only_if_root_differs)
+        })
+        .collect();
+    // The host's files stay the host's, whether a claim leads to them or the pod. Of an emptyDir all go to the group.
+    assert_eq!(seen, [("disk".into(), 1234, true), ("scratch".into(), 1234, false)]);
+    node.halt().await;
+    node.resume();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.ready(&path).await;
+    assert_eq!(node.host.owned().len(), 2, "a restart gives nothing away again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_no_container_uses_holds_nobody_up() {
+    let node = Node::start().await;
+    let path = node.pod(json!({
+        "containers": uses(&["used"]),
+        "volumes": [{"name": "used", "emptyDir": {}}, {"name": "unused", "configMap": {"name": "missing"}}]}));
+    node.ready(&path).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_claims_is_told_as_upstream_does() {
+    let node = Node::start().await;
+    node.api.create(
+        "namespaces/default/persistentvolumeclaims",
+        json!({"metadata": {"name": "open", "namespace": "default"}, "spec": {}, "status": {"phase": "Pending"}}),
+    );
+    bound_claim(&node, "disk", json!({"local": {"path": "/srv/disk"}}));
+    node.host.make_dir("/srv/disk".as_ref(), 0o755).unwrap();
+    node.pod(json!({
+        "containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}], "volumeDevices": [{"name": "b", "devicePath": "/b"}]}],
+        "volumes": [
+            {"name": "a", "persistentVolumeClaim": {"claimName": "open"}},
+            {"name": "b", "persistentVolumeClaim": {"claimName": "disk"}}]}));
+    let message = node
+        .until("the mount has failed", |n| {
+            let events = n.events();
+            events.into_iter().find(|(r, _)| r == "FailedMount").map(|(_, m)| m)
+        })
+        .await;
+    assert_eq!(
+        message,
+        "Unable to attach or mount volumes: unmounted volumes=[a b], unattached volumes=[], failed to process volumes=[a b]: \
+         error processing PVC default/open: PVC is not bound; volume b has volumeMode Filesystem, but is specified in \
+         volumeDevices"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_leaves_nothing() {
+    let node = Node::start().await;
+    let path = node.pod(json!({
+        "terminationGracePeriodSeconds": 1,
+        "containers": uses(&["memory", "scratch"]),
+        "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}, {"name": "scratch", "emptyDir": {}}]}));
+    let pod = node.ready(&path).await;
+    let dir = format!("/var/lib/kubelet/pods/{}", pod["metadata"]["uid"].as_str().unwrap());
+    assert_eq!(
+        node.host.mounted(),
+        [format!("{dir}/volumes/kubernetes.io~empty-dir/memory")].map(std::path::PathBuf::from)
+    );
+    node.api.delete_pod(&path, 1);
+    node.gone(&path).await;
+    assert!(node.host.mounted().is_empty());
+    assert_eq!(node.host.kind(dir.as_ref()).unwrap(), None);
+}
