@@ -133,12 +133,58 @@ pub fn list() -> io::Result<Vec<MountPoint>> {
         .collect())
 }
 
+/// Whether something is mounted at exactly this place. The kernel is asked about the place itself: neither links on the way
+/// to it nor the spelling of the path matter, and nothing is waited for that a dead server would have to say.
+pub fn is_mounted(path: &Path) -> io::Result<bool> {
+    let name = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `name` is a C string and `found` room for what the kernel writes.
+    let done = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            name.as_ptr(),
+            flags,
+            libc::STATX_TYPE,
+            found.as_mut_ptr(),
+        )
+    };
+    if done < 0 {
+        return match io::Error::last_os_error() {
+            e if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            e => Err(e),
+        };
+    }
+    // SAFETY: zeroed, and then written by the kernel.
+    let found = unsafe { found.assume_init() };
+    let root = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    if found.stx_attributes_mask & root != 0 {
+        return Ok(found.stx_attributes & root != 0);
+    }
+    // Kernels before 5.8 don't say.
+    let place = real(path)?;
+    Ok(list()?.iter().any(|m| m.target == place))
+}
+
+/// The path as the list of mounts has it: no links but for the last part.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(std::fs::canonicalize(parent)?.join(name)),
+        _ => Ok(path.to_owned()),
+    }
+}
+
 /// Mount points at or below `dir`, the innermost first.
 pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let dir = match real(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
     let mut found: Vec<PathBuf> = list()?
         .into_iter()
         .map(|m| m.target)
-        .filter(|t| t.starts_with(dir))
+        .filter(|t| t.starts_with(&dir))
         .collect();
     found.sort_by_key(|t| std::cmp::Reverse(t.components().count()));
     Ok(found)

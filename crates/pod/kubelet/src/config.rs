@@ -70,6 +70,9 @@ pub struct Config {
     /// Host name to tell; empty takes the machine's.
     pub hostname: String,
     pub root_dir: PathBuf,
+    /// What drivers of volumes call the same directory: they are often written for `/var/lib/kubelet`, and see it in their own
+    /// file system at whatever place it was mounted. `None` if they know it by its own name.
+    pub known_as: Option<PathBuf>,
     /// Where containers' logs are kept.
     pub pod_logs_dir: PathBuf,
     /// Parent of `kubepods` among the cgroups, e.g. `/` or `/keelson`.
@@ -120,6 +123,7 @@ impl Default for Config {
             node_ips: Vec::new(),
             hostname: String::new(),
             root_dir: "/var/lib/kubelet".into(),
+            known_as: None,
             pod_logs_dir: "/var/log/pods".into(),
             cgroup_root: "/".into(),
             cluster_dns: Vec::new(),

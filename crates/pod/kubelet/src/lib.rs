@@ -49,7 +49,12 @@ pub fn error_text(error: &keelson_client::Error) -> String {
 
 /// A CRI error as upstream writes it.
 pub fn rpc_text(status: &tonic::Status) -> String {
-    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+    let code = match status.code() {
+        tonic::Code::Ok => "OK".to_owned(),
+        tonic::Code::Cancelled => "Canceled".to_owned(),
+        other => format!("{other:?}"),
+    };
+    format!("rpc error: code = {code} desc = {}", status.message())
 }
 
 /// A duration as Go prints it, cut to milliseconds.

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 const FIRST_READ: Duration = Duration::from_secs(30);
 
 type Key = (String, String);
-type Wake = Arc<dyn Fn(&str) + Send + Sync>;
+/// Tells the task of the pod with this uid.
+pub type Wake = Arc<dyn Fn(&str) + Send + Sync>;
 
 struct Entry<K> {
     informer: Informer<K>,

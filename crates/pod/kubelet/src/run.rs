@@ -8,7 +8,7 @@ use crate::kubelet::Kubelet;
 use crate::node::{self, NodeState};
 use crate::sources;
 use crate::status::manager::StatusManager;
-use crate::volumes::{Tools, Volumes};
+use crate::volumes::{Csi, Tools, Volumes};
 use crate::worker::Workers;
 use crate::{eviction, gc, pleg, server};
 use anyhow::Context;
@@ -88,21 +88,30 @@ async fn build(
         Arc::new(move |uid: &str| workers.wake(uid))
     };
     let recorder = Recorder::start(&rest, "kubelet", &cfg.node_name, &stop);
-    let tools = Tools::new(
+    let node = NodeState::new(capacity, allocatable);
+    let tools = Arc::new(Tools::new(
         host.clone(),
         layout.clone(),
         rest.clone(),
         recorder.clone(),
         wake,
         stop.clone(),
+    ));
+    let changed = node.changed.clone();
+    let csi = Csi::new(
+        tools.clone(),
+        cfg.node_name.clone(),
+        cfg.known_as.clone().unwrap_or_else(|| layout.root.clone()),
+        Box::new(move || changed.notify_one()),
+        stop.clone(),
     );
     Ok(Arc::new(Kubelet {
-        volumes: Volumes::new(tools, stop.clone()),
+        volumes: Volumes::new(tools, csi, stop.clone()),
         recorder,
         status: StatusManager::new(rest.clone(), stop.clone()),
         services: Informer::start(&rest, InformerOptions::default(), &stop),
         classes: Informer::start(&rest, InformerOptions::default(), &stop),
-        node: NodeState::new(capacity, allocatable),
+        node,
         crash: Mutex::new(Backoff::new(Duration::from_secs(10), cfg.crash_backoff_max)),
         images: Default::default(),
         image_gc: Default::default(),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use tokio::sync::watch;
 
 #[derive(Default)]
 struct State {
@@ -15,6 +16,14 @@ struct State {
     mounts: BTreeSet<PathBuf>,
     cgroups: BTreeMap<String, CgroupLimits>,
     owned: Vec<(PathBuf, Ownership)>,
+    /// Which write made each socket.
+    written: BTreeMap<PathBuf, u64>,
+    writes: u64,
+}
+
+/// Files of this name stand for sockets.
+fn is_socket(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "sock")
 }
 
 /// The disk as it is at the moment.
@@ -27,6 +36,8 @@ pub struct FakeHost {
     state: Mutex<State>,
     usage: Mutex<Usage>,
     disk: Mutex<Disk>,
+    /// Counts changes of sockets.
+    changes: watch::Sender<u64>,
 }
 
 impl FakeHost {
@@ -39,6 +50,7 @@ impl FakeHost {
             state: Mutex::default(),
             usage: Mutex::default(),
             disk: Mutex::new(Box::new(|| Self::disk_with(80))),
+            changes: watch::Sender::default(),
         }
     }
 
@@ -94,6 +106,13 @@ impl FakeHost {
     /// What is mounted, as a driver would do it that runs on this machine.
     pub fn mounted(&self) -> Vec<PathBuf> {
         self.state.lock().mounts.iter().cloned().collect()
+    }
+
+    /// What a driver does that takes a mount away.
+    pub fn unmounted(&self, path: &Path) {
+        let mut state = self.state.lock();
+        state.mounts.remove(path);
+        state.dirs.remove(path);
     }
 
     /// Mounts something, as a driver would do it that runs on this machine.
@@ -162,7 +181,11 @@ impl Host for FakeHost {
     fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
         let state = self.state.lock();
         Ok(if state.files.contains_key(path) {
-            Some(FileKind::File)
+            Some(if is_socket(path) {
+                FileKind::Socket
+            } else {
+                FileKind::File
+            })
         } else {
             state.dirs.contains(path).then_some(FileKind::Directory)
         })
@@ -187,6 +210,12 @@ impl Host for FakeHost {
         let mut state = self.state.lock();
         state.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));
         state.files.insert(path.to_owned(), data.to_vec());
+        if is_socket(path) {
+            state.writes += 1;
+            let writes = state.writes;
+            state.written.insert(path.to_owned(), writes);
+            self.changes.send_modify(|n| *n += 1);
+        }
         Ok(())
     }
 
@@ -203,7 +232,24 @@ impl Host for FakeHost {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.state.lock().files.remove(path);
+        if is_socket(path) {
+            self.changes.send_modify(|n| *n += 1);
+        }
         Ok(())
+    }
+
+    fn link(&self, target: &Path, link: &Path) -> io::Result<()> {
+        self.write(link, target.as_os_str().as_encoded_bytes(), 0o777)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let state = self.state.lock();
+        let written = state.written.get(path).ok_or_else(|| Self::missing(path))?;
+        Ok((0, *written))
+    }
+
+    fn follow(&self, _dir: &Path) -> io::Result<watch::Receiver<u64>> {
+        Ok(self.changes.subscribe())
     }
 
     fn file_size(&self, path: &Path) -> io::Result<u64> {

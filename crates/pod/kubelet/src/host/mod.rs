@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use tokio::sync::watch;
 
 pub use machine::Machine;
 
@@ -92,6 +93,12 @@ pub trait Host: Send + Sync + 'static {
     fn write_in_place(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Makes a link, in place of one that is there.
+    fn link(&self, target: &Path, link: &Path) -> io::Result<()>;
+    /// What tells a file from another that had its name before.
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// Tells of changes in a directory and below it.
+    fn follow(&self, dir: &Path) -> io::Result<watch::Receiver<u64>>;
     fn file_size(&self, path: &Path) -> io::Result<u64>;
 
     /// Brings a directory to exactly this content in one step. Returns whether anything changed.
@@ -108,6 +115,7 @@ pub trait Host: Send + Sync + 'static {
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()>;
     /// Memory in pages of this size, as a file system.
     fn mount_huge_pages(&self, path: &Path, page: u64) -> io::Result<()>;
+    /// Whether something is mounted at exactly this place, as the kernel has it.
     fn is_mounted(&self, path: &Path) -> io::Result<bool>;
     fn unmount(&self, path: &Path) -> io::Result<()>;
     /// Unmounts everything at and below a path, the innermost first.

@@ -4,14 +4,19 @@ use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
 use crate::resources::cgroup::CgroupLimits;
 use keelson_sys::cgroup::{Cgroups, Resources};
 use keelson_sys::{mount, path, tree};
+use notify::{RecommendedWatcher, Watcher};
+use parking_lot::Mutex;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use tokio::sync::watch;
 
 pub struct RealHost {
     cgroups: Option<Cgroups>,
+    /// What follows directories, for as long as this is there.
+    watchers: Mutex<Vec<RecommendedWatcher>>,
 }
 
 impl RealHost {
@@ -20,7 +25,10 @@ impl RealHost {
         let cgroups = Cgroups::detect()
             .inspect_err(|e| tracing::warn!("no cgroups can be used, so pods run without limits: {e}"))
             .ok();
-        RealHost { cgroups }
+        RealHost {
+            cgroups,
+            watchers: Mutex::default(),
+        }
     }
 
     fn cgroups(&self) -> io::Result<&Cgroups> {
@@ -163,6 +171,40 @@ impl Host for RealHost {
         }
     }
 
+    fn link(&self, target: &Path, link: &Path) -> io::Result<()> {
+        if let Some(dir) = link.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        let fresh = temp_name(link);
+        self.remove_file(&fresh)?;
+        std::os::unix::fs::symlink(target, &fresh)?;
+        std::fs::rename(&fresh, link)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let meta = std::fs::symlink_metadata(path)?;
+        let changed = (meta.ctime() as u64).wrapping_mul(1_000_000_000);
+        Ok((meta.ino(), changed.wrapping_add(meta.ctime_nsec() as u64)))
+    }
+
+    fn follow(&self, dir: &Path) -> io::Result<watch::Receiver<u64>> {
+        let (sender, receiver) = watch::channel(0);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            match event {
+                Ok(e) if e.kind.is_access() => return,
+                Ok(_) => {}
+                Err(e) => tracing::warn!("changes in a directory may have been missed: {e}"),
+            }
+            sender.send_modify(|n| *n += 1);
+        })
+        .map_err(io::Error::other)?;
+        watcher
+            .watch(dir, notify::RecursiveMode::Recursive)
+            .map_err(io::Error::other)?;
+        self.watchers.lock().push(watcher);
+        Ok(receiver)
+    }
+
     fn file_size(&self, path: &Path) -> io::Result<u64> {
         std::fs::metadata(path).map(|m| m.len())
     }
@@ -219,7 +261,7 @@ impl Host for RealHost {
     }
 
     fn is_mounted(&self, path: &Path) -> io::Result<bool> {
-        Ok(mount::list()?.iter().any(|m| m.target == path))
+        mount::is_mounted(path)
     }
 
     fn unmount(&self, path: &Path) -> io::Result<()> {
@@ -343,7 +385,10 @@ mod tests {
     #[test]
     fn files_are_read_from_either_end() {
         let path = std::env::temp_dir().join(format!("keelson-ends-{}", std::process::id()));
-        let host = RealHost { cgroups: None };
+        let host = RealHost {
+            cgroups: None,
+            watchers: Mutex::default(),
+        };
         host.write(&path, b"abcdef", 0o600).unwrap();
         assert_eq!(host.read(&path, 4).unwrap(), b"abcd");
         assert_eq!(host.read_end(&path, 4).unwrap(), b"cdef");

@@ -29,6 +29,8 @@ struct Inner {
     labels: BTreeMap<String, String>,
     uid: String,
     pressures: BTreeSet<&'static str>,
+    /// Why volumes of drivers can't be used yet.
+    storage_problem: Option<String>,
     runtime: RuntimeView,
 }
 
@@ -37,7 +39,7 @@ struct Inner {
 pub struct NodeState {
     inner: Mutex<Inner>,
     /// Something that stands in the node's status may have changed.
-    pub changed: Notify,
+    pub changed: Arc<Notify>,
 }
 
 impl NodeState {
@@ -87,6 +89,17 @@ impl NodeState {
         let mut inner = self.inner.lock();
         if inner.pressures != now {
             inner.pressures = now;
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn storage_problem(&self) -> Option<String> {
+        self.inner.lock().storage_problem.clone()
+    }
+
+    pub fn set_storage_problem(&self, problem: Option<String>) {
+        let before = std::mem::replace(&mut self.inner.lock().storage_problem, problem.clone());
+        if before != problem {
             self.changed.notify_one();
         }
     }
@@ -175,7 +188,17 @@ fn view(answer: cri::StatusResponse) -> RuntimeView {
 /// Starts everything about the node; returns once it is registered.
 pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
     refresh_runtime(kl).await;
+    kl.node
+        .set_storage_problem(Some("CSINode is not yet initialized".into()));
     sync::start(kl).await?;
+    let ready = kl.clone();
+    tokio::spawn(async move {
+        let stop = ready.stop.clone();
+        let started = stop.run_until_cancelled(ready.volumes.csi.start()).await;
+        if started.is_some() {
+            ready.node.set_storage_problem(None);
+        }
+    });
     tokio::spawn(lease::run(kl.clone()));
     Ok(())
 }

@@ -148,6 +148,9 @@ pub(crate) struct Facts<'a> {
     /// `name://version`.
     pub runtime_version: String,
     pub pressures: &'a [&'static str],
+    pub storage_problem: Option<String>,
+    /// What controllers may not take away, sorted.
+    pub volumes_in_use: Vec<String>,
     pub images: Vec<api::ContainerImage>,
     pub now: jiff::Timestamp,
 }
@@ -197,7 +200,7 @@ pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
         ),
         phase: old.phase.clone(),
         volumes_attached: old.volumes_attached.clone(),
-        volumes_in_use: old.volumes_in_use.clone(),
+        volumes_in_use: (!f.volumes_in_use.is_empty()).then(|| f.volumes_in_use.clone()),
         config: old.config.clone(),
         declared_features: Some(DECLARED.iter().map(|f| (*f).to_owned()).collect()),
     }
@@ -248,6 +251,7 @@ fn conditions(f: &Facts, old: &api::NodeStatus) -> Vec<api::NodeCondition> {
             .network_problem
             .as_ref()
             .map(|p| format!("container runtime network not ready: {p}")),
+        f.storage_problem.clone(),
     ]
     .into_iter()
     .flatten()
@@ -399,6 +403,8 @@ mod tests {
             runtime: &down,
             runtime_version: "r://1".into(),
             pressures: &["MemoryPressure"],
+            storage_problem: None,
+            volumes_in_use: vec![],
             images: vec![],
             now: jiff::Timestamp::UNIX_EPOCH,
         };
@@ -433,6 +439,8 @@ mod tests {
             runtime: &runtime,
             runtime_version: "r://1".into(),
             pressures: &[],
+            storage_problem: None,
+            volumes_in_use: vec![],
             images: vec![],
             now: jiff::Timestamp::UNIX_EPOCH,
         };

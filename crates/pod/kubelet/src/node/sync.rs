@@ -63,6 +63,8 @@ fn facts<'a>(
         runtime,
         runtime_version: format!("{}://{}", kl.runtime_name, kl.runtime_version),
         pressures,
+        storage_problem: kl.node.storage_problem(),
+        volumes_in_use: kl.volumes.csi.in_use(),
         images,
         now: kl.host.now(),
     }
@@ -106,6 +108,9 @@ async fn register(kl: &Arc<Kubelet>, images: &[ContainerImage]) -> Result<Node, 
 }
 
 fn note(kl: &Kubelet, node: &Node) {
+    kl.volumes
+        .csi
+        .see(node.status.as_ref().unwrap_or(&NodeStatus::default()));
     kl.node.set_object(
         node.metadata.labels.clone().unwrap_or_default(),
         node.metadata.uid.clone().unwrap_or_default(),

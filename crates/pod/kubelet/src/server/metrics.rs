@@ -3,15 +3,58 @@
 use super::stats;
 use crate::kubelet::Kubelet;
 use crate::pods;
+use crate::volumes::Stats;
 use crate::worker::Stage;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
+/// What claims' volumes hold, in upstream's order: name, help and where it stands.
+type Held = (&'static str, &'static str, fn(&Stats) -> u64);
+const HELD: [Held; 6] = [
+    ("available_bytes", "Number of available bytes in the volume", |s| {
+        s.fs.available
+    }),
+    ("capacity_bytes", "Capacity in bytes of the volume", |s| s.fs.capacity),
+    ("inodes", "Maximum number of inodes in the volume", |s| s.fs.inodes),
+    ("inodes_free", "Number of free inodes in the volume", |s| {
+        s.fs.inodes_free
+    }),
+    ("inodes_used", "Number of used inodes in the volume", |s| s.inodes_used),
+    ("used_bytes", "Number of used bytes in the volume", |s| s.used),
+];
+
+async fn volumes(kl: &Kubelet, out: &mut String) {
+    let mut claims: BTreeMap<(String, String), Stats> = BTreeMap::new();
+    let measured = futures::future::join_all(kl.workers.all().into_iter().map(|h| async move {
+        let pod = h.pod();
+        (pods::namespace(&pod).to_owned(), kl.volumes.stats(&h.uid).await)
+    }));
+    for (namespace, held) in measured.await {
+        for (mounted, stats) in held.into_values() {
+            if let Some(claim) = mounted.claim {
+                claims.insert((namespace.clone(), claim), stats);
+            }
+        }
+    }
+    for (name, help, value) in HELD.iter().filter(|_| !claims.is_empty()) {
+        let name = format!("kubelet_volume_stats_{name}");
+        head(out, &name, "gauge", help);
+        for ((namespace, claim), stats) in &claims {
+            let value = value(stats);
+            let _ = writeln!(
+                out,
+                "{name}{{namespace=\"{namespace}\",persistentvolumeclaim=\"{claim}\"}} {value}"
+            );
+        }
+    }
+}
+
 /// The kubelet's own.
-pub fn kubelet(kl: &Kubelet) -> String {
+pub async fn kubelet(kl: &Kubelet) -> String {
     let mut out = String::new();
     let all = kl.workers.all();
     let running = all.iter().filter(|h| h.stage() == Stage::Syncing).count();
@@ -50,6 +93,7 @@ pub fn kubelet(kl: &Kubelet) -> String {
         "kubernetes_build_info{{git_version=\"{}\"}} 1",
         crate::node::status::VERSION
     );
+    volumes(kl, &mut out).await;
     out
 }
 

@@ -86,7 +86,7 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
             Ok(summary) => json(&summary),
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {e}")),
         },
-        ["metrics"] if get => text(StatusCode::OK, metrics::kubelet(kl)),
+        ["metrics"] if get => text(StatusCode::OK, metrics::kubelet(kl).await),
         ["metrics", "resource"] if get => plain(metrics::resource(kl).await),
         ["metrics", "cadvisor"] if get => plain(metrics::cadvisor(kl).await),
         ["metrics", "probes"] if get => text(StatusCode::OK, ""),

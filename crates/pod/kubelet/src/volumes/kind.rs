@@ -127,9 +127,9 @@ pub struct Remains {
 /// Why a volume isn't there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The event's reason.
-    pub reason: &'static str,
-    /// What failed, as upstream calls it.
+    /// The event's reason; `None` if it is nothing to tell the pod's owner, because others do.
+    pub reason: Option<&'static str>,
+    /// That something failed, in upstream's words.
     pub step: &'static str,
     pub message: String,
 }
@@ -137,10 +137,28 @@ pub struct Failure {
 impl Failure {
     /// Setting the volume up for the pod failed: what most failures are.
     pub fn set_up(message: impl Into<String>) -> Failure {
+        Failure::step(false, "MountVolume.SetUp failed", "", message.into())
+    }
+
+    /// A step failed that upstream calls otherwise for block volumes than for those of files.
+    pub fn step(block: bool, of_files: &'static str, of_block: &'static str, message: String) -> Failure {
+        let (reason, step) = match block {
+            true => ("FailedMapVolume", of_block),
+            false => ("FailedMount", of_files),
+        };
         Failure {
-            reason: "FailedMount",
-            step: "MountVolume.SetUp",
-            message: message.into(),
+            reason: Some(reason),
+            step,
+            message,
+        }
+    }
+
+    /// A failure that is tried again without a word.
+    pub fn quiet(step: &'static str) -> Failure {
+        Failure {
+            reason: None,
+            step,
+            message: String::new(),
         }
     }
 }

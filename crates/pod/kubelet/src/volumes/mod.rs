@@ -7,6 +7,7 @@
 mod atomic;
 mod certificates;
 mod claims;
+mod csi;
 mod empty_dir;
 mod files;
 mod host_path;
@@ -23,6 +24,7 @@ mod trust;
 mod usage;
 
 pub(crate) use atomic::write as write_files;
+pub use csi::Csi;
 pub use kind::{Ask, Bound, Failure, Group, Kind, Mounted, NodeView, Remains, Stats};
 pub(crate) use ownership::apply as apply_ownership;
 pub use tools::Tools;
@@ -44,6 +46,7 @@ type Known = HashMap<String, BTreeMap<String, (Mounted, Option<Bound>)>>;
 pub struct Volumes {
     pub tools: Arc<Tools>,
     kinds: Vec<Arc<dyn Kind>>,
+    pub csi: Arc<Csi>,
     known: Arc<Mutex<Known>>,
     operations: operations::Operations,
     measured: usage::Measured,
@@ -63,9 +66,9 @@ pub enum Problem {
 }
 
 impl Volumes {
-    pub fn new(tools: Tools, stop: CancellationToken) -> Self {
+    pub fn new(tools: Arc<Tools>, csi: Arc<Csi>, stop: CancellationToken) -> Self {
         Volumes {
-            tools: Arc::new(tools),
+            tools,
             kinds: vec![
                 Arc::new(empty_dir::EmptyDir),
                 files::Files::config_map().into(),
@@ -75,7 +78,9 @@ impl Volumes {
                 Arc::new(host_path::HostPath),
                 Arc::new(image::Image),
                 Arc::new(local::Local),
+                Arc::new(csi::CsiKind(csi.clone())),
             ],
+            csi,
             known: Arc::default(),
             operations: operations::Operations::new(stop),
             measured: usage::Measured::default(),

@@ -58,6 +58,13 @@ impl Tokens {
             .map(|t| t.text.clone())
     }
 
+    /// The token, and until when it is valid.
+    pub fn known_until(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<(String, Timestamp)> {
+        let cache = self.cache.lock();
+        let token = cache.get(&key(pod, audience, seconds))?;
+        Some((token.text.clone(), token.expires))
+    }
+
     /// Makes sure a fresh token is known; returns when it is to be replaced.
     pub async fn ensure(&self, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Timestamp, String> {
         let key = key(pod, audience, seconds);

@@ -3,7 +3,7 @@
 use super::kind::{Failure, Stats};
 use super::{certificates, token, trust};
 use crate::host::{Host, Layout, Ownership};
-use crate::objects::Objects;
+use crate::objects::{Objects, Wake};
 use crate::pods;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use keelson_client::{EventType, Recorder, Rest};
@@ -19,6 +19,8 @@ pub struct Tools {
     pub layout: Layout,
     pub rest: Rest,
     pub recorder: Recorder,
+    /// Tells a pod's task to look again.
+    pub wake: Wake,
     pub tokens: token::Tokens,
     pub config_maps: Objects<ConfigMap>,
     pub secrets: Objects<Secret>,
@@ -33,7 +35,7 @@ impl Tools {
         layout: Layout,
         rest: Rest,
         recorder: Recorder,
-        wake: Arc<dyn Fn(&str) + Send + Sync>,
+        wake: Wake,
         stop: CancellationToken,
     ) -> Self {
         Tools {
@@ -43,7 +45,8 @@ impl Tools {
             config_maps: Objects::new(rest.clone(), stop.clone(), wake.clone()),
             secrets: Objects::new(rest.clone(), stop.clone(), wake.clone()),
             trust: trust::TrustBundles::new(rest.clone(), stop.clone(), wake.clone()),
-            certificates: certificates::PodCertificates::new(rest.clone(), stop, wake),
+            certificates: certificates::PodCertificates::new(rest.clone(), stop, wake.clone()),
+            wake,
             rest,
             recorder,
         }

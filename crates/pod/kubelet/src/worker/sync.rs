@@ -219,8 +219,10 @@ impl Worker {
                 }
                 Problem::Failed { volume, name, failure } => {
                     missing.push(volume.as_str());
-                    let text = format!("{} failed for volume \"{name}\" : {}", failure.step, failure.message);
-                    self.kl.warn(pod, None, failure.reason, text.clone());
+                    let text = format!("{} for volume \"{name}\" : {}", failure.step, failure.message);
+                    if let Some(reason) = failure.reason {
+                        self.kl.warn(pod, None, reason, text.clone());
+                    }
                     messages.push(text);
                 }
             }

@@ -13,6 +13,7 @@ use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -308,6 +309,7 @@ pub struct Node {
     pub api: Api,
     pub runtime: FakeRuntime,
     pub host: Arc<FakeHost>,
+    root: PathBuf,
     stop: CancellationToken,
     task: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
 }
@@ -318,6 +320,11 @@ pub fn epoch() -> jiff::Timestamp {
 
 impl Node {
     pub async fn start() -> Self {
+        Self::start_in(Path::new("/var/lib/kubelet")).await
+    }
+
+    /// With another directory for the kubelet.
+    pub async fn start_in(root: &Path) -> Self {
         let api = Api::new();
         api.create(
             "namespaces/default/services",
@@ -328,6 +335,7 @@ impl Node {
             api,
             runtime: FakeRuntime::new(epoch(), "10.244.0"),
             host: Arc::new(FakeHost::small("n1", epoch())),
+            root: root.to_owned(),
             stop: CancellationToken::new(),
             task: None,
         };
@@ -340,7 +348,7 @@ impl Node {
         let cfg = Config {
             node_name: "n1".into(),
             node_ips: vec!["192.168.0.1".into()],
-            root_dir: "/var/lib/kubelet".into(),
+            root_dir: self.root.clone(),
             cluster_dns: vec!["10.96.0.10".into()],
             listen: None,
             ..Config::default()

@@ -1,5 +1,7 @@
 //! Volumes of a node: which are made, whose they become, and what is left of them.
 
+mod csi;
+mod driver;
 mod support;
 
 use crate::support::Node;

@@ -1,0 +1,208 @@
+//! Volumes staged on the node, each for all of its pods. Who uses one is told by the pods' directories alone, so it is the
+//! same before and after a restart. Staging and unstaging a volume never go on at the same time.
+
+use super::super::kind::{Ask, Failure};
+use super::data::VolumeData;
+use super::drivers::{capabilities, in_time};
+use super::source::{self, Capabilities, Source};
+use super::{Csi, paths};
+use crate::host::{Host, Layout};
+use keelson_csi::v1::node_service_capability::rpc::Type as Capability;
+use keelson_csi::{Driver, ended, v1 as csi};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::OwnedMutexGuard;
+
+/// One lock a volume, for as long as somebody holds it.
+#[derive(Default)]
+pub struct Devices(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Devices {
+    fn lock_of(&self, driver: &str, handle: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock();
+        all.retain(|_, lock| Arc::strong_count(lock) > 1);
+        all.entry(paths::unique_name(driver, handle)).or_default().clone()
+    }
+
+    pub async fn lock(&self, driver: &str, handle: &str) -> OwnedMutexGuard<()> {
+        self.lock_of(driver, handle).lock_owned().await
+    }
+
+    /// `None` while somebody else is at it.
+    pub fn try_lock(&self, driver: &str, handle: &str) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(driver, handle).try_lock_owned().ok()
+    }
+}
+
+/// The data of all volumes that pods have on disk, with the pod's uid.
+pub fn of_pods(host: &dyn Host, layout: &Layout) -> Vec<(String, VolumeData)> {
+    let mut found = Vec::new();
+    for uid in host.list_dir(&layout.pods()).unwrap_or_default() {
+        let files = layout.volume(&uid, paths::NAME, "");
+        for name in host.list_dir(&files).unwrap_or_default() {
+            let dir = paths::of_pod(layout, &uid, &name);
+            found.extend(load(host, dir).map(|d| (uid.clone(), d)));
+        }
+        let links = paths::block_link(layout, &uid, "");
+        for name in host.list_dir(&links).unwrap_or_default() {
+            let dir = paths::block_data(layout, &name);
+            found.extend(load(host, dir).map(|d| (uid.clone(), d)));
+        }
+    }
+    found
+}
+
+fn load(host: &dyn Host, dir: PathBuf) -> Option<VolumeData> {
+    VolumeData::load(host, &dir).unwrap_or_else(|e| {
+        tracing::error!("what is known of a volume can't be read: {e}");
+        None
+    })
+}
+
+/// Volumes of a driver that are staged and that no pod has.
+pub fn unused(host: &dyn Host, layout: &Layout, driver: &str) -> Vec<VolumeData> {
+    let used = of_pods(host, layout);
+    let dir = paths::root(layout).join(driver);
+    let staged = host.list_dir(&dir).unwrap_or_default();
+    let all = staged.into_iter().filter_map(|name| load(host, dir.join(name)));
+    all.filter(|d| !used.iter().any(|(_, u)| u.driver == d.driver && u.handle == d.handle))
+        .collect()
+}
+
+impl Csi {
+    /// Where a volume is staged, if its driver does that.
+    pub fn staged(&self, ask: &Ask, source: &Source, capabilities: &Capabilities) -> Option<PathBuf> {
+        let layout = &self.tools.layout;
+        source::can(capabilities, Capability::StageUnstageVolume).then(|| match source.block {
+            true => paths::block_staged(layout, ask.name()),
+            false => paths::staged(&paths::device(layout, &source.driver, &source.handle)),
+        })
+    }
+
+    /// Stages a volume, if its driver does that. Returns where.
+    pub async fn stage(
+        &self,
+        ask: &Ask,
+        source: &Source,
+        driver: &Driver,
+        capabilities: &Capabilities,
+        attached: &HashMap<String, String>,
+    ) -> Result<Option<PathBuf>, Failure> {
+        let fail = |m: String| {
+            Failure::step(
+                source.block,
+                "MountVolume.MountDevice failed",
+                "MapVolume.SetUpDevice failed",
+                m,
+            )
+        };
+        let Some(path) = self.staged(ask, source, capabilities) else {
+            return Ok(None);
+        };
+        let (host, layout) = (&*self.tools.host, &self.tools.layout);
+        let secrets = self
+            .secrets(source.stage_secret.as_ref(), "NodeStageSecretRef")
+            .await
+            .map_err(fail)?;
+        let device = paths::device(layout, &source.driver, &source.handle);
+        let io = |e: std::io::Error| {
+            fail(format!(
+                "kubernetes.io/csi: attacher.MountDevice failed to create dir {:?}:  {e}",
+                path.display()
+            ))
+        };
+        if !source.block {
+            let data = VolumeData {
+                driver: source.driver.clone(),
+                handle: source.handle.clone(),
+                ..VolumeData::default()
+            };
+            data.save(host, &device).map_err(io)?;
+        }
+        // Whatever is mounted there is the driver's: its mode is not ours to change.
+        if host.kind(&path).map_err(io)?.is_none() {
+            host.make_dir(&path, 0o750).map_err(io)?;
+        }
+        let request = csi::NodeStageVolumeRequest {
+            volume_id: source.handle.clone(),
+            publish_context: attached.clone(),
+            staging_target_path: self.told(&path),
+            volume_capability: Some(source.capability(capabilities, crate::pods::fs_group(&ask.pod))),
+            secrets,
+            volume_context: source.attributes.clone(),
+        };
+        if let Err(e) = in_time(driver.node().node_stage_volume(request)).await {
+            if ended(&e)
+                && !source.block
+                && let Err(e) = self.forget_device(&source.driver, &source.handle)
+            {
+                tracing::warn!(volume = source.handle, "what was to be staged can't be removed: {e}");
+            }
+            return Err(fail(crate::rpc_text(&e)));
+        }
+        Ok(Some(path))
+    }
+
+    /// Unstages a volume that no pod but `except` has. `only_idle` leaves one alone that somebody is at.
+    pub async fn unstage(&self, driver: &str, handle: &str, except: &str, only_idle: bool) -> Result<(), String> {
+        let _held = match only_idle {
+            true => match self.devices.try_lock(driver, handle) {
+                Some(held) => held,
+                None => return Ok(()),
+            },
+            false => self.devices.lock(driver, handle).await,
+        };
+        let (host, layout) = (&*self.tools.host, &self.tools.layout);
+        let others = of_pods(host, layout);
+        if others
+            .iter()
+            .any(|(uid, d)| uid != except && d.driver == driver && d.handle == handle)
+        {
+            return Ok(());
+        }
+        let device = paths::device(layout, driver, handle);
+        let known = VolumeData::load(host, &device).map_err(|e| e.to_string())?;
+        if known.is_none() {
+            return Ok(());
+        }
+        let client = self.drivers.wanted(driver, except);
+        let client = client.map_err(|e| {
+            format!("kubernetes.io/csi: attacher.UnmountDevice failed to create newCsiDriverClient: {e}")
+        })?;
+        let able = capabilities(&client).await.map_err(|e| {
+            let e = crate::rpc_text(&e);
+            format!("kubernetes.io/csi: attacher.UnmountDevice failed to check whether STAGE_UNSTAGE_VOLUME set: {e}")
+        })?;
+        if source::can(&able, Capability::StageUnstageVolume) {
+            let request = csi::NodeUnstageVolumeRequest {
+                volume_id: handle.to_owned(),
+                staging_target_path: self.told(&paths::staged(&device)),
+            };
+            in_time(client.node().node_unstage_volume(request)).await.map_err(|e| {
+                format!(
+                    "kubernetes.io/csi: attacher.UnmountDevice failed: {}",
+                    crate::rpc_text(&e)
+                )
+            })?;
+        }
+        self.forget_device(driver, handle).map_err(|e| {
+            format!(
+                "kubernetes.io/csi: failed to clean up global mount {}: {e}",
+                device.display()
+            )
+        })
+    }
+
+    /// Removes what was kept of a staged volume, unless it is mounted still.
+    fn forget_device(&self, driver: &str, handle: &str) -> std::io::Result<()> {
+        let (host, device) = (&*self.tools.host, paths::device(&self.tools.layout, driver, handle));
+        let staged = paths::staged(&device);
+        if host.is_mounted(&staged)? {
+            return Ok(());
+        }
+        host.remove_dir(&staged)?;
+        VolumeData::remove(host, &device)
+    }
+}
