@@ -113,14 +113,19 @@ fn identity(name: &str) -> UserInfo {
 fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::Config> {
     let pki = Pki::open(pki.dir.parent().unwrap_or(&pki.dir))?;
     let ca = pki.ca.cert_pem().to_string();
-    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let issuer = crate::config::issuer(&config.cluster_domain);
+    let api_audiences = match config.access.api_audiences.as_slice() {
+        [] => vec![issuer.clone()],
+        given => given.to_vec(),
+    };
     Ok(keelson_apiserver::Config {
         advertise_address: config.node_ip.into(),
         advertise_port: config.api_port,
         service_cidr: config.service_cidr.into(),
         cluster_domain: config.cluster_domain.clone(),
         jwks_uri: format!("https://{}:{}/openid/v1/jwks", config.node_ip, config.api_port),
-        api_audiences: vec![issuer.clone()],
+        api_audiences,
+        authentication: config.access.authentication.clone(),
         issuer,
         kubelet_ca_pem: Some(ca),
         audit: config.audit.clone(),

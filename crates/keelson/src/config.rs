@@ -1,5 +1,6 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
+use crate::access::{self, Access};
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::Ipv4Net;
@@ -125,6 +126,9 @@ pub struct Options {
     /// Days after which an audit log put aside is removed; 0: never [default: 0]
     #[arg(long, env = "KEELSON_AUDIT_LOG_MAXAGE", value_name = "N")]
     pub audit_log_maxage: Option<u32>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub access: Access,
     /// What to log: error, warn, info, debug, trace, or per module [default: info, the store's engine only its warnings]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -180,6 +184,7 @@ pub struct Config {
     pub cgroup_root: String,
     pub eviction: Vec<Threshold>,
     pub audit: Option<(Policy, audit::Settings)>,
+    pub access: access::Settings,
     pub log: String,
     pub log_json: bool,
 }
@@ -204,10 +209,29 @@ pub fn read_file<T: serde::de::DeserializeOwned>(file: Option<&Path>) -> anyhow:
     Ok(Some(options))
 }
 
+/// The options of a server's file: those about access have a list of their own.
+fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
+    let Some(mut all) = read_file::<serde_json::Map<String, serde_json::Value>>(file)? else {
+        return Ok(None);
+    };
+    let access = Access::names();
+    let access = access.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
+    let invalid = || {
+        format!(
+            "the configuration file {} is not valid",
+            file.unwrap_or(Path::new("")).display()
+        )
+    };
+    let access = serde_json::from_value(serde_json::Value::Object(access)).with_context(invalid)?;
+    let options: Options = serde_json::from_value(serde_json::Value::Object(all)).with_context(invalid)?;
+    Ok(Some(Options { access, ..options }))
+}
+
 impl Options {
     /// Reads the file, if one is named, and decides everything.
     pub fn resolve(mut self) -> anyhow::Result<Config> {
-        if let Some(other) = read_file::<Options>(self.config.as_deref())? {
+        if let Some(mut other) = read_options(self.config.as_deref())? {
+            self.access.fill(std::mem::take(&mut other.access));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable, bind_address,
@@ -220,6 +244,8 @@ impl Options {
         let service_cidr = self
             .service_cidr
             .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
+        let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
+        let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
         let log_json = match self.log_format.as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -262,7 +288,7 @@ impl Options {
                 .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
             cluster_dns: self.cluster_dns.unwrap_or_else(|| nth(service_cidr, 10)),
             service_cidr,
-            cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
+            cluster_domain,
             max_pods: self.max_pods.unwrap_or(110),
             manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
             cgroup_root: self.cgroup_root.unwrap_or_else(|| cgroup_root(&data_dir)),
@@ -273,6 +299,7 @@ impl Options {
                 .map(|s| threshold(s))
                 .collect::<anyhow::Result<_>>()?,
             audit,
+            access,
             log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
             log_json,
             data_dir,
@@ -325,6 +352,11 @@ impl Config {
     pub fn cri_socket(&self) -> PathBuf {
         self.data_dir.join("runtime/cri.sock")
     }
+}
+
+/// Who issues the tokens of a cluster's service accounts.
+pub fn issuer(cluster_domain: &str) -> String {
+    format!("https://kubernetes.default.svc.{cluster_domain}")
 }
 
 /// Two clusters of different data directories share nothing, cgroups included.
@@ -432,7 +464,7 @@ mod tests {
         let file = std::env::temp_dir().join(format!("keelson-config-{}.yaml", std::process::id()));
         std::fs::write(
             &file,
-            "node-name: from-file\napi-port: 7443\ndisable: [dns, proxy]\nservice-cidr: 10.50.0.0/16\n",
+            "node-name: from-file\napi-port: 7443\ndisable: [dns, proxy]\nservice-cidr: 10.50.0.0/16\nanonymous-auth: false\napi-audiences: [a, b]\n",
         )
         .unwrap();
         let options = Options {
@@ -444,6 +476,8 @@ mod tests {
         let config = options.resolve().unwrap();
         assert_eq!(config.node_name, "from-flag");
         assert_eq!(config.api_port, 7443);
+        assert!(!config.access.authentication.anonymous.enabled);
+        assert_eq!(config.access.api_audiences, ["a", "b"]);
         assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
         assert_eq!(config.cluster_dns.to_string(), "10.50.0.10");
         assert_eq!(

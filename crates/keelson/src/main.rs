@@ -1,5 +1,6 @@
 //! Keelson: Kubernetes as one program. The command line; everything else is in the modules.
 
+mod access;
 mod addons;
 mod agent;
 mod assemble;

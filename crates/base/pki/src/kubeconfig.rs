@@ -13,6 +13,10 @@ use std::path::Path;
 pub struct Kubeconfig {
     pub server: String,
     pub ca_pem: String,
+    /// The name that the server's certificate has to have, if not that of its address.
+    pub server_name: String,
+    /// The server's certificate is not to be checked.
+    pub insecure: bool,
     pub user: String,
     pub auth: Auth,
 }
@@ -27,6 +31,10 @@ pub enum Auth {
         key_pem: String,
     },
     Token(String),
+    Basic {
+        username: String,
+        password: String,
+    },
 }
 
 impl Kubeconfig {
@@ -39,6 +47,7 @@ impl Kubeconfig {
                 cert_pem: cert_pem.into(),
                 key_pem: key_pem.into(),
             },
+            ..Kubeconfig::default()
         }
     }
     pub fn with_token(server: &str, ca_pem: &str, user: &str, token: &str) -> Self {
@@ -47,6 +56,7 @@ impl Kubeconfig {
             ca_pem: ca_pem.into(),
             user: user.into(),
             auth: Auth::Token(token.into()),
+            ..Kubeconfig::default()
         }
     }
 
@@ -63,9 +73,19 @@ impl Kubeconfig {
                 STANDARD.encode(key_pem)
             ),
             Auth::Token(token) => write!(user, "    token: {}", q(token)),
+            Auth::Basic { username, password } => {
+                write!(user, "    username: {}\n    password: {}", q(username), q(password))
+            }
         };
+        let mut cluster = String::new();
+        if self.insecure {
+            cluster.push_str("    insecure-skip-tls-verify: true\n");
+        }
+        if !self.server_name.is_empty() {
+            cluster.push_str(&format!("    tls-server-name: {}\n", q(&self.server_name)));
+        }
         format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: keelson\n  cluster:\n    server: {server}\n    certificate-authority-data: {ca}\nusers:\n- name: {name}\n  user:\n{user}\ncontexts:\n- name: keelson\n  context:\n    cluster: keelson\n    user: {name}\ncurrent-context: keelson\n",
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: keelson\n  cluster:\n    server: {server}\n    certificate-authority-data: {ca}\n{cluster}users:\n- name: {name}\n  user:\n{user}\ncontexts:\n- name: keelson\n  context:\n    cluster: keelson\n    user: {name}\ncurrent-context: keelson\n",
             server = q(&self.server),
             ca = STANDARD.encode(&self.ca_pem),
             name = q(&self.user),
@@ -109,10 +129,16 @@ impl Kubeconfig {
             .with_context(|| format!("no user named {:?}", context.user))?
             .user
             .unwrap_or_default();
-        let auth = match (&user.token, &user.token_file) {
-            (Some(token), _) => Auth::Token(token.clone()),
-            (None, Some(file)) => Auth::Token(text_of(None, Some(file), base)?.trim().to_string()),
-            (None, None) => {
+        cluster.refuse_unknown()?;
+        user.refuse_unknown()?;
+        let auth = match (&user.token, &user.token_file, &user.username) {
+            (Some(token), ..) => Auth::Token(token.clone()),
+            (None, Some(file), _) => Auth::Token(text_of(None, Some(file), base)?.trim().to_string()),
+            (None, None, Some(username)) => Auth::Basic {
+                username: username.clone(),
+                password: user.password.clone().unwrap_or_default(),
+            },
+            (None, None, None) => {
                 let cert_pem = text_of(user.cert_data.as_deref(), user.cert.as_deref(), base)?;
                 let key_pem = text_of(user.key_data.as_deref(), user.key.as_deref(), base)?;
                 if cert_pem.is_empty() {
@@ -124,6 +150,8 @@ impl Kubeconfig {
         };
         Ok(Kubeconfig {
             ca_pem: text_of(cluster.ca_data.as_deref(), cluster.ca.as_deref(), base)?,
+            insecure: cluster.insecure,
+            server_name: cluster.server_name.unwrap_or_default(),
             server: cluster.server,
             user: context.user,
             auth,
@@ -165,6 +193,28 @@ struct Cluster {
     ca_data: Option<String>,
     #[serde(rename = "certificate-authority")]
     ca: Option<String>,
+    #[serde(rename = "insecure-skip-tls-verify", default)]
+    insecure: bool,
+    #[serde(rename = "tls-server-name")]
+    server_name: Option<String>,
+    #[serde(rename = "proxy-url")]
+    proxy: Option<String>,
+}
+
+impl Cluster {
+    /// What isn't done here is said, not passed over.
+    fn refuse_unknown(&self) -> Result<()> {
+        let none = self.proxy.as_deref().unwrap_or_default().is_empty();
+        anyhow::ensure!(none, "proxy-url of a cluster is not supported");
+        anyhow::ensure!(
+            !self.insecure
+                || [&self.ca_data, &self.ca]
+                    .iter()
+                    .all(|ca| ca.as_deref().unwrap_or_default().is_empty()),
+            "specifying a root certificates file with the insecure flag is not allowed"
+        );
+        Ok(())
+    }
 }
 #[derive(Deserialize)]
 struct NamedUser {
@@ -184,6 +234,26 @@ struct User {
     token: Option<String>,
     #[serde(rename = "tokenFile")]
     token_file: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    exec: Option<serde_json::Value>,
+    #[serde(rename = "auth-provider")]
+    auth_provider: Option<serde_json::Value>,
+    #[serde(rename = "as")]
+    impersonate: Option<String>,
+}
+
+impl User {
+    fn refuse_unknown(&self) -> Result<()> {
+        for (given, name) in [
+            (self.exec.is_some(), "exec"),
+            (self.auth_provider.is_some(), "auth-provider"),
+            (self.impersonate.is_some(), "as"),
+        ] {
+            anyhow::ensure!(!given, "{name} of a user is not supported");
+        }
+        Ok(())
+    }
 }
 #[derive(Deserialize)]
 struct NamedContext {
@@ -212,6 +282,22 @@ mod tests {
         ] {
             assert_eq!(Kubeconfig::parse(&config.to_yaml(), Path::new(".")).unwrap(), config);
         }
+        let basic = Kubeconfig {
+            insecure: true,
+            server_name: "other".into(),
+            auth: Auth::Basic {
+                username: "u".into(),
+                password: "p".into(),
+            },
+            ..Kubeconfig::with_token("https://x", "", "u", "t")
+        };
+        assert_eq!(Kubeconfig::parse(&basic.to_yaml(), Path::new(".")).unwrap(), basic);
+        let with = |user: &str| {
+            let text = Kubeconfig::with_token("https://x", "", "u", "t").to_yaml();
+            Kubeconfig::parse(&text.replace("    token: \"t\"", user), Path::new(".")).unwrap_err()
+        };
+        assert!(with("    exec: {command: x}").to_string().contains("exec of a user"));
+        assert!(with("    as: x").to_string().contains("as of a user"));
         assert!(Kubeconfig::parse("current-context: gone", Path::new(".")).is_err());
     }
 }

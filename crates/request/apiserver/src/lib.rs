@@ -22,6 +22,7 @@ mod metrics;
 mod nonresource;
 mod nowhere;
 pub mod openapi;
+mod remote;
 mod renew;
 pub mod request;
 pub mod serve;

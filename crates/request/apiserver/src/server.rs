@@ -3,9 +3,10 @@
 use crate::admission::{self, Configured, policy::PolicyStatus};
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
-use crate::authn::Authenticator;
+use crate::authn::oidc::Issuers;
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
 use crate::authn::x509::CertificateAuthenticator;
+use crate::authn::{self, Authenticator};
 use crate::authz::escalation::EscalationCheck;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
@@ -13,6 +14,7 @@ use crate::authz::rule::Rule;
 use crate::authz::{Authorizer, AuthorizerChain};
 use crate::bootstrap;
 use crate::config::Config;
+use crate::config::file::{self, Reloads};
 use crate::connect::{ClientTls, KubeletClient, Trust};
 use crate::crd;
 use crate::discovery::Discovery;
@@ -55,9 +57,11 @@ impl ApiServer {
         let stop = CancellationToken::new();
         let (ready_sender, ready) = watch::channel(false);
         let made = Made::new(&config)?;
+        let issuers = made.issuers.clone();
         let state = Arc::new_cyclic(|weak: &Weak<ServerState>| assemble(config, store, made, weak.clone()));
         let server = ApiServer { state, ready, stop };
         server.start(ready_sender);
+        server.follow_files(issuers);
         Ok(server)
     }
 
@@ -125,6 +129,23 @@ impl ApiServer {
     pub fn shutdown(&self) {
         self.state.ending.cancel();
         self.stop.cancel();
+    }
+
+    /// Configuration in files is followed while the server runs.
+    fn follow_files(&self, issuers: Option<Arc<Issuers>>) {
+        let (config, metrics) = (&self.state.config, &self.state.metrics);
+        if let (Some(issuers), Some(source)) = (issuers, &config.authentication.file) {
+            let reloads = Reloads::new("authentication_config_controller", &config.id(), &source.text);
+            let counted = reloads.clone();
+            metrics.add(move |page| counted.write(page));
+            let into = authn::reload::Reload {
+                issuers,
+                anonymous: source.anonymous.clone(),
+                own: vec![config.issuer.clone()],
+            };
+            let (path, text) = (source.path.clone(), source.text.clone());
+            tokio::spawn(file::follow(path, text, reloads, self.stop.clone(), into));
+        }
     }
 
     fn start(&self, ready: watch::Sender<bool>) {
@@ -266,6 +287,7 @@ struct Made {
     kubelet_tls: Arc<rustls::ClientConfig>,
     proxy_tls: Arc<rustls::ClientConfig>,
     audit: Audit,
+    issuers: Option<Arc<Issuers>>,
 }
 
 impl Made {
@@ -277,7 +299,11 @@ impl Made {
             Some((policy, settings)) => Audit::to_file(policy.clone(), settings.clone())?,
             None => Audit::off(),
         };
+        let authentication = &config.authentication;
+        let any = authentication.file.is_some() || !authentication.trusted.is_empty();
+        let issuers = any.then(|| Issuers::new(&authentication.trusted, authentication.algorithms.clone()));
         Ok(Made {
+            issuers: issuers.transpose()?.map(Arc::new),
             kubelet_tls,
             proxy_tls: ClientTls::config(Trust::Anyone, None)?,
             audit,
@@ -303,10 +329,15 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         audiences: config.api_audiences.iter().map(Str::from).collect(),
     });
     let names = config.front_proxy_names.iter().map(Str::from).collect();
+    let chain = authn::Tokens {
+        service_accounts: tokens.clone(),
+        reader: loopback.clone(),
+        issuers: made.issuers.clone(),
+        webhook: config.authentication.webhook.clone(),
+    };
     let authenticator = Arc::new(Authenticator::new(
-        tokens.clone(),
-        loopback.clone(),
-        config.anonymous_auth,
+        chain,
+        config.authentication.anonymous.clone(),
         names,
     ));
     let services = Arc::new(Services::default());

@@ -142,22 +142,33 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
         .map_err(|e| Failure::Transport(e.to_string()))?
         .to_bytes();
     if !status.is_success() {
-        let text = String::from_utf8_lossy(&bytes);
-        return Err(Failure::Answer(match text.trim() {
-            "" => format!(
-                "the server responded with the status code {} but did not return more information",
-                status.as_u16()
-            ),
-            _ if status == http::StatusCode::NOT_FOUND => "the server could not find the requested resource".into(),
-            text => format!(
-                "an error on the server ({}) has prevented the request from succeeding",
-                shortened(text)
-            ),
-        }));
+        return Err(Failure::Answer(refusal(status, &bytes)));
     }
     json::decode(&bytes, None, Strictness::Lenient)
         .map(|d| d.value)
         .map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
+}
+
+/// What a client says of an answer that is no success: the status that it is, or its text.
+pub fn refusal(status: http::StatusCode, body: &[u8]) -> String {
+    let told: Option<Value> = serde_json::from_slice(body).ok();
+    if let Some(told) = told.filter(|v| v.get("kind").and_then(Value::as_str) == Some("Status"))
+        && let Some(message) = told.get("message").and_then(Value::as_str).filter(|m| !m.is_empty())
+    {
+        return message.to_string();
+    }
+    let text = String::from_utf8_lossy(body);
+    match text.trim() {
+        "" => format!(
+            "the server responded with the status code {} but did not return more information",
+            status.as_u16()
+        ),
+        _ if status == http::StatusCode::NOT_FOUND => "the server could not find the requested resource".into(),
+        text => format!(
+            "an error on the server ({}) has prevented the request from succeeding",
+            shortened(text)
+        ),
+    }
 }
 
 /// As much of an answer as fits into a message.

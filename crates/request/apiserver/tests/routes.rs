@@ -104,7 +104,7 @@ async fn stranger(api: &Api, method: &str, path: &str) -> u16 {
 #[tokio::test]
 async fn every_route_is_refused_without_identity_and_without_permission() {
     let api = Api::new().await;
-    let closed = Api::starting_with(Memory::new(), |config| config.anonymous_auth = false);
+    let closed = Api::starting_with(Memory::new(), |config| config.authentication.anonymous.enabled = false);
     closed.server.ready().await;
     let table = api.server.state().table.snapshot();
     let routes: BTreeSet<_> = table.iter().flat_map(|def| routes_of(def)).collect();
@@ -140,7 +140,7 @@ async fn every_route_is_refused_without_identity_and_without_permission() {
 #[tokio::test]
 async fn every_other_path_is_refused_too() {
     let api = Api::new().await;
-    let closed = Api::starting_with(Memory::new(), |config| config.anonymous_auth = false);
+    let closed = Api::starting_with(Memory::new(), |config| config.authentication.anonymous.enabled = false);
     closed.server.ready().await;
     let index = api.get("/").await.expect(200).json();
     let listed = index

@@ -124,10 +124,8 @@ fn join(a: &Ty, b: &Ty) -> Option<Ty> {
 
 fn substitute(ty: &Ty, bound: &Bindings) -> Ty {
     match ty {
-        Ty::Param(c) => bound
-            .get(c)
-            .cloned()
-            .unwrap_or(if *c == OPEN { Ty::Param(OPEN) } else { Ty::Dyn }),
+        // What nothing has bound stays open for who uses the result.
+        Ty::Param(c) => bound.get(c).cloned().unwrap_or(Ty::Param(OPEN)),
         Ty::List(t) => Ty::list(substitute(t, bound)),
         Ty::Map(k, v) => Ty::map(substitute(k, bound), substitute(v, bound)),
         Ty::Optional(t) => Ty::optional(substitute(t, bound)),

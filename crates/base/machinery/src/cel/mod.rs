@@ -17,6 +17,7 @@ mod parse;
 pub mod rules;
 pub mod types;
 mod value;
+mod walk;
 
 pub use check::is_named;
 pub use decls::opaque;
@@ -80,33 +81,22 @@ impl Program {
 
     /// Whether the expression names a variable.
     pub fn uses(&self, variable: &str) -> bool {
-        uses(&self.parsed.expr, variable)
+        walk::any(&self.parsed.expr, &|e| matches!(e, Expr::Ident(n) if n == variable))
+    }
+
+    /// Whether the expression selects a field by name, of that variable if one is given: `x.f`, `x.?f`, `has(x.f)`.
+    pub fn selects(&self, of: Option<&str>, field: &str) -> bool {
+        walk::any(&self.parsed.expr, &|e| walk::selects(e, of, field))
+    }
+
+    /// Names that the expression selects or looks up are escaped ones: `x.a__dot__b` is `x["a.b"]`.
+    pub fn with_escaped_names(mut self) -> Program {
+        walk::unescape_names(&mut self.parsed.expr);
+        self
     }
 
     pub(crate) fn expr(&self) -> &IdedExpr {
         &self.parsed.expr
-    }
-}
-
-fn uses(e: &IdedExpr, name: &str) -> bool {
-    use cel::common::ast::EntryExpr;
-    match &e.expr {
-        Expr::Unspecified | Expr::Literal(_) => false,
-        Expr::Ident(n) => n == name,
-        Expr::Select(s) => uses(&s.operand, name),
-        Expr::Call(c) => c.target.as_ref().is_some_and(|t| uses(t, name)) || c.args.iter().any(|a| uses(a, name)),
-        Expr::List(l) => l.elements.iter().any(|e| uses(e, name)),
-        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
-            .iter()
-            .any(|e| uses(e, name)),
-        Expr::Map(m) => m.entries.iter().any(|e| match &e.expr {
-            EntryExpr::MapEntry(m) => uses(&m.key, name) || uses(&m.value, name),
-            EntryExpr::StructField(f) => uses(&f.value, name),
-        }),
-        Expr::Struct(s) => s.entries.iter().any(|e| match &e.expr {
-            EntryExpr::MapEntry(m) => uses(&m.key, name) || uses(&m.value, name),
-            EntryExpr::StructField(f) => uses(&f.value, name),
-        }),
     }
 }
 

@@ -419,3 +419,18 @@ fn deep_expressions_are_refused_and_not_run_into() {
     assert_eq!(run(&format!("{sum} == 90")), Ok(value!(true)));
     assert_eq!(run(&vec!["true"; 3000].join(" && ")), Ok(value!(true)));
 }
+
+#[test]
+fn types_that_nothing_has_bound_are_those_of_their_first_use() {
+    let env = Env::default().with("claims", Ty::map(Ty::String, Ty::Dyn));
+    for (source, ty) in [
+        ("claims[?'a']['b'].orValue(true)", "bool"),
+        ("optional.none().orValue(1)", "int"),
+        ("claims.?a.orValue(true)", "dyn"),
+        ("claims.a.b", "dyn"),
+        ("claims.?a.?b.orValue('x')", "dyn"),
+        ("true ? claims.a : true", "dyn"),
+    ] {
+        assert_eq!(compile(source, &env).unwrap().ty.to_string(), ty, "{source}");
+    }
+}

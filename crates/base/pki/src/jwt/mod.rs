@@ -3,6 +3,7 @@
 //! The key in `sa.key` signs; every key in `sa.pub` (a PEM may hold several) is accepted, so that a key can be replaced
 //! while old tokens live. Whether the objects a token names still exist is the API server's to find out.
 
+pub mod keyset;
 mod provider;
 
 pub use provider::install as install_provider;

@@ -1,6 +1,6 @@
 //! Certificates that are trusted, or offered as steps on the way to one that is.
 
-use crate::x509::{Certificate, pem};
+use crate::x509::{self, Certificate, pem};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -12,6 +12,18 @@ impl Roots {
     pub fn from_pem(bundle: &[u8]) -> Option<Roots> {
         let read = pem::certificates(bundle).filter_map(|der| Certificate::from_der(&der).ok());
         Some(Roots(read.collect())).filter(|roots| !roots.0.is_empty())
+    }
+
+    /// Those of a bundle in which every certificate has to be readable.
+    pub fn strictly(bundle: &[u8]) -> Result<Roots, String> {
+        let read: x509::Result<Vec<_>> = pem::certificates(bundle)
+            .map(|der| Certificate::from_der(&der))
+            .collect();
+        match read {
+            Ok(none) if none.is_empty() => Err("data does not contain any valid RSA or ECDSA certificates".into()),
+            Ok(all) => Ok(Roots(all)),
+            Err(why) => Err(why.to_string()),
+        }
     }
 
     pub fn of(certificates: Vec<Certificate>) -> Roots {

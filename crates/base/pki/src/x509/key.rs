@@ -40,7 +40,7 @@ impl Curve {
         }
     }
     /// Whether an uncompressed point lies on the curve.
-    fn has(self, point: &[u8]) -> bool {
+    pub fn has(self, point: &[u8]) -> bool {
         macro_rules! on {
             ($curve:ident) => {
                 $curve::EncodedPoint::from_bytes(point)

@@ -249,6 +249,12 @@ fn rsa_holds(
     holds.map_err(|_| failed())
 }
 
+/// A signature of two numbers of one length, as tokens have it, in the form that certificates have.
+pub fn of_halves(signature: &[u8]) -> Vec<u8> {
+    let (r, s) = signature.split_at(signature.len() / 2);
+    der::wrap(der::SEQUENCE, [der::unsigned(r), der::unsigned(s)])
+}
+
 fn ecdsa_holds(curve: Curve, point: &[u8], hash: Hash, message: &[u8], signature: &[u8]) -> bool {
     let algorithm: Option<&'static dyn fast::VerificationAlgorithm> = match (curve, hash) {
         (Curve::P256, Sha256) => Some(&fast::ECDSA_P256_SHA256_ASN1),

@@ -1,10 +1,14 @@
 //! The authenticators in upstream's order: within the process, front proxy, client certificate, bearer token; nobody
 //! known is anonymous, but who proves something wrong is refused.
 
-use super::cache::TokenCache;
+use super::cache::{Found, TokenCache};
+use super::oidc::Issuers;
+use super::structured::Anonymous;
 use super::tokens::ServiceAccountTokens;
+use super::webhook::Webhook;
 use super::x509::PeerCertificate;
 use super::{TokenAuthenticator, TokenIdentity, bootstrap};
+use crate::config::file::together;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use crate::request::{Request, UserInfo};
 use crate::serve::{InProcessIdentity, Loopback};
@@ -14,29 +18,34 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use keelson_api::Str;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct Authenticator {
-    tokens: Arc<ServiceAccountTokens>,
-    cache: TokenCache,
-    reader: Loopback,
-    anonymous: bool,
+    chain: Arc<Tokens>,
+    cache: Arc<TokenCache>,
+    anonymous: Anonymous,
     /// Common names of front proxies; empty: any that their authority signed.
     front_proxy_names: Vec<Str>,
 }
 
+/// Those who know tokens: the server itself first, then others, who may have to be asked.
+pub struct Tokens {
+    pub service_accounts: Arc<ServiceAccountTokens>,
+    pub reader: Loopback,
+    pub issuers: Option<Arc<Issuers>>,
+    pub webhook: Option<Arc<Webhook>>,
+}
+
+/// How long a token counts as good without being looked at, as upstream has it. What isn't good is not remembered here.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+
 const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
 impl Authenticator {
-    pub fn new(
-        tokens: Arc<ServiceAccountTokens>,
-        reader: Loopback,
-        anonymous: bool,
-        front_proxy_names: Vec<Str>,
-    ) -> Self {
+    pub fn new(chain: Tokens, anonymous: Anonymous, front_proxy_names: Vec<Str>) -> Self {
         Authenticator {
-            tokens,
-            cache: TokenCache::default(),
-            reader,
+            chain: Arc::new(chain),
+            cache: TokenCache::new(GOOD_FOR, Duration::ZERO),
             anonymous,
             front_proxy_names,
         }
@@ -54,7 +63,7 @@ impl Authenticator {
                 add_authenticated(&mut user);
                 Some(Arc::new(user))
             }
-            Ok(None) if self.anonymous => Some(Arc::new(UserInfo::anonymous())),
+            Ok(None) if self.anonymous.takes(request.uri().path()) => Some(Arc::new(UserInfo::anonymous())),
             Ok(None) => None,
             Err(why) => {
                 tracing::debug!("unable to authenticate the request: {why}");
@@ -91,7 +100,7 @@ impl Authenticator {
         if errors.is_empty() {
             Ok(None)
         } else {
-            Err(errors.join(", "))
+            Err(together(errors))
         }
     }
 
@@ -122,29 +131,54 @@ impl Authenticator {
 #[async_trait]
 impl TokenAuthenticator for Authenticator {
     async fn authenticate_token(&self, token: &str, audiences: &[Str]) -> Result<Option<TokenIdentity>, String> {
-        let key = TokenCache::key(token, audiences);
-        if let Some(identity) = self.cache.get(&key) {
-            return Ok(Some(identity));
-        }
+        let ask = || {
+            let (chain, token, audiences) = (self.chain.clone(), token.to_string(), audiences.to_vec());
+            async move { chain.ask(&token, &audiences).await }
+        };
+        self.cache.through(token, audiences, ask).await
+    }
+}
+
+impl Tokens {
+    /// All are asked until one knows the token; if none does, what they had against it is told together.
+    async fn ask(&self, token: &str, audiences: &[Str]) -> Found {
+        let own = &self.service_accounts.audiences;
+        let wanted = if audiences.is_empty() { own } else { audiences };
+        // Who knows nothing of audiences vouches for this server's only.
+        let common: Vec<Str> = own.iter().filter(|a| wanted.contains(a)).cloned().collect();
+        let for_us = |user| TokenIdentity {
+            user,
+            audiences: common.clone(),
+        };
         let now = keelson_clock::now();
-        let mut found = self.tokens.authenticate(token, audiences, &self.reader, now).await?;
-        if found.is_none() {
-            found = bootstrap::authenticate(token, &self.reader, now).await?;
-            if let Some(identity) = &mut found {
-                // Such a token is good for the API server only.
-                let own = &self.tokens.audiences;
-                let wanted = if audiences.is_empty() { own } else { audiences };
-                identity.audiences = own.iter().filter(|a| wanted.contains(a)).cloned().collect();
-                if identity.audiences.is_empty() {
-                    return Ok(None);
-                }
+        let mut errors = Vec::new();
+        let mut take = |found: Found| match found {
+            Ok(found) => found,
+            Err(why) => {
+                errors.push(why);
+                None
             }
+        };
+        let accounts = &self.service_accounts;
+        let mut found = take(accounts.authenticate(token, audiences, &self.reader, now).await);
+        if found.is_none() && !common.is_empty() {
+            let bootstrap = bootstrap::authenticate(token, &self.reader, now).await;
+            found = take(bootstrap.map(|f| f.map(|identity| for_us(identity.user))));
         }
-        if let Some(identity) = &mut found {
-            add_authenticated(&mut identity.user);
-            self.cache.put(key, identity.clone());
+        if let (None, Some(issuers), false) = (&found, &self.issuers, common.is_empty()) {
+            found = take(issuers.authenticate(token).await.map(|user| user.map(for_us)));
         }
-        Ok(found)
+        if let (None, Some(webhook)) = (&found, &self.webhook) {
+            found = take(webhook.authenticate(token, wanted, own).await);
+        }
+        match found {
+            Some(mut identity) => {
+                add_authenticated(&mut identity.user);
+                Ok(Some(identity))
+            }
+            None if errors.is_empty() => Ok(None),
+            None => Err(together(errors)),
+        }
     }
 }
 

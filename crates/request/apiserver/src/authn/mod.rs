@@ -4,10 +4,16 @@ pub mod bootstrap;
 mod cache;
 mod chain;
 pub mod impersonation;
+pub mod oidc;
+pub mod options;
+pub mod reload;
+pub mod structured;
 pub mod tokens;
+pub mod webhook;
 pub mod x509;
 
-pub use chain::{Authenticator, take_identity};
+pub use chain::{Authenticator, Tokens, take_identity};
+pub use options::{Options, Settings};
 
 use crate::request::{Request, UserInfo};
 use async_trait::async_trait;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod outside;
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use keelson_api::Value;

@@ -60,6 +60,7 @@ async fn token(call: &Call<'_>, review: &mut Object) -> ApiResult<()> {
         }
         Ok(None) => {
             status.insert("user", Map::new());
+            status.insert("error", "invalid bearer token");
         }
         Err(why) => {
             status.insert("user", Map::new());

@@ -1,6 +1,9 @@
 //! What an API server is told at its start.
 
+pub mod file;
+
 use crate::audit::{self, Policy};
+use crate::authn;
 use keelson_pki::ServiceAccountKeys;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -28,7 +31,8 @@ pub struct Config {
     /// The certificate by which kubelets know this server, and the authority of theirs (`None`: any is taken).
     pub kubelet_client: Option<(String, String)>,
     pub kubelet_ca_pem: Option<String>,
-    pub anonymous_auth: bool,
+    /// Who else is believed, and who may come unknown.
+    pub authentication: authn::Settings,
     /// Requests served at once (upstream: 400 reading and 200 writing).
     pub max_requests_in_flight: usize,
     /// What the audit log takes in, and where it is; `None`: there is none.
@@ -69,11 +73,16 @@ impl Config {
             front_proxy_names: vec!["front-proxy-client".into()],
             kubelet_client: None,
             kubelet_ca_pem: None,
-            anonymous_auth: true,
+            authentication: authn::Settings::default(),
             max_requests_in_flight: 600,
             audit: None,
             publish_kubernetes_service: true,
         }
+    }
+
+    /// By what metrics tell servers apart.
+    pub fn id(&self) -> String {
+        format!("apiserver-{}:{}", self.advertise_address, self.advertise_port)
     }
 
     /// The address of the service `kubernetes`.
