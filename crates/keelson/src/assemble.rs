@@ -10,6 +10,8 @@ use anyhow::Context;
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
 use keelson_client::ClientFactory;
+use keelson_controllers::{Port, Reserved};
+use keelson_network::underlay;
 use keelson_pki::{Pki, San};
 use keelson_store::compactor::{INTERVAL, auto_compact};
 use keelson_store::embedded::Options as StoreOptions;
@@ -185,12 +187,25 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
         cluster_cidrs: vec![config.cluster_cidr.to_string()],
+        load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };
     let clients: Arc<dyn ClientFactory> = api.clone();
     components.spawn("controllers", move |stop| {
         keelson_controllers::run(clients.clone(), settings.clone(), stop)
     });
+}
+
+/// What this program listens on at the nodes' addresses, so that no service of type LoadBalancer can have it there.
+fn node_ports(config: &Config) -> Reserved {
+    let mut ports = vec![(Port::new("TCP", config.api_port.into()), "the API server's")];
+    if config.runs(Component::Dns) {
+        ports.extend(["TCP", "UDP"].map(|p| (Port::new(p, config.dns_port.into()), "the cluster's DNS server's")));
+    }
+    if matches!(config.network, underlay::Mode::Vxlan | underlay::Mode::VxlanDirect) {
+        ports.push((Port::new("UDP", underlay::PORT.into()), "the pod network's"));
+    }
+    ports
 }
 
 /// Service `kube-dns` leads to the DNS servers of all nodes, this one's too if it is none.

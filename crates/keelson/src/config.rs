@@ -68,7 +68,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: agent, dns, policy, proxy, scheduler, controllers
+    /// Components not to run: agent, dns, load-balancer, policy, proxy, scheduler, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Address on which the API is served [default: 0.0.0.0]
@@ -142,6 +142,7 @@ pub struct Options {
 pub enum Component {
     Agent,
     Dns,
+    LoadBalancer,
     Policy,
     Proxy,
     Scheduler,
@@ -380,11 +381,14 @@ fn component(name: &str) -> anyhow::Result<Component> {
     Ok(match name.trim() {
         "agent" => Component::Agent,
         "dns" => Component::Dns,
+        "load-balancer" => Component::LoadBalancer,
         "policy" => Component::Policy,
         "proxy" => Component::Proxy,
         "scheduler" => Component::Scheduler,
         "controllers" => Component::Controllers,
-        other => bail!("--disable {other}: known are agent, dns, policy, proxy, scheduler and controllers"),
+        other => {
+            bail!("--disable {other}: known are agent, dns, load-balancer, policy, proxy, scheduler and controllers")
+        }
     })
 }
 

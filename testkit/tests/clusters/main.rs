@@ -8,6 +8,7 @@ mod deployments;
 mod disruption;
 mod garbage;
 mod jobs;
+mod load_balancers;
 mod namespaces;
 mod nodes;
 mod outages;

@@ -1,6 +1,6 @@
 //! Services: their endpoints follow what pods say of themselves, and what nodes don't say any more.
 
-use keelson_testkit::objects::{ApiObject, EndpointSlice, Endpoints, Pod, is_ready, node_of};
+use keelson_testkit::objects::{ApiObject, EndpointSlice, Endpoints, Pod, Service, is_ready, node_of};
 use keelson_testkit::{Cluster, secs};
 
 const WEB: &str = r#"
@@ -134,4 +134,66 @@ async fn endpoints_on_a_silent_node_are_not_ready() {
     cluster.node(node_of(&pods[0])).cut();
     let (a, b) = (address(&pods[0]), address(&pods[1]));
     wait_for(&cluster, 55, vec![(a, AWAY), (b, READY)]).await;
+}
+
+/// Of each endpoint: the zones and the nodes that it is meant for.
+fn hints(slices: &[EndpointSlice]) -> Vec<(Vec<String>, Vec<String>)> {
+    let ours = slices.iter().filter(|s| s.name().starts_with("web-"));
+    let mut all: Vec<_> = ours
+        .flat_map(|s| s.endpoints.iter().flatten())
+        .map(|e| {
+            let hints = e.hints.clone().unwrap_or_default();
+            let zones = hints.for_zones.unwrap_or_default().into_iter().map(|z| z.name);
+            let nodes = hints.for_nodes.unwrap_or_default().into_iter().map(|n| n.name);
+            (zones.collect(), nodes.collect())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_say_for_whom_they_are() {
+    let mut cluster = Cluster::builder().start().await;
+    for (node, zone) in [("a", "east"), ("b", "west")] {
+        cluster.join(node, Default::default(), &[("topology.kubernetes.io/zone", zone)]);
+        cluster.node_is_up(node).await;
+    }
+    cluster.apply(WEB).await;
+    let own = |words: &[&str]| words.iter().map(|w| w.to_string()).collect::<Vec<_>>();
+    let hinted = async |cluster: &Cluster, what: &str, wanted: [(&[&str], &[&str]); 2]| {
+        let wanted: Vec<_> = wanted.iter().map(|(z, n)| (own(z), own(n))).collect();
+        cluster
+            .eventually(what, secs(60), async || {
+                let found = hints(&cluster.list::<EndpointSlice>("default").await);
+                if found == wanted {
+                    Ok(())
+                } else {
+                    Err(format!("{found:?}"))
+                }
+            })
+            .await;
+    };
+    hinted(&cluster, "no hints", [(&[], &[]), (&[], &[])]).await;
+    let prefer = |how: serde_json::Value| serde_json::json!({"spec": {"trafficDistribution": how}});
+    cluster
+        .patch::<Service>("default", "web", prefer("PreferClose".into()))
+        .await;
+    hinted(&cluster, "by zone", [(&["east"], &[]), (&["west"], &[])]).await;
+    cluster
+        .patch::<Service>("default", "web", prefer("PreferSameNode".into()))
+        .await;
+    hinted(&cluster, "by node", [(&["east"], &["a"]), (&["west"], &["b"])]).await;
+    cluster
+        .patch::<Service>("default", "web", prefer(serde_json::Value::Null))
+        .await;
+    hinted(&cluster, "none any more", [(&[], &[]), (&[], &[])]).await;
+    let auto = serde_json::json!({"metadata": {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}}});
+    cluster.patch::<Service>("default", "web", auto).await;
+    hinted(&cluster, "shared out", [(&["east"], &[]), (&["west"], &[])]).await;
+    let told = cluster.events("default").await;
+    let enabled = told
+        .iter()
+        .filter(|e| e.reason.as_deref() == Some("TopologyAwareHintsEnabled"));
+    assert_eq!(enabled.count(), 1);
 }

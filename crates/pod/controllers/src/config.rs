@@ -21,6 +21,9 @@ pub struct Config {
     pub node_grace: Duration,
     /// The same for a node that never reported.
     pub node_startup_grace: Duration,
+    /// Ports that no service of type LoadBalancer can have on the nodes, and whose they are. None: such services get no
+    /// addresses from here.
+    pub load_balancer: Option<crate::Reserved>,
     /// Finished pods beyond this number are deleted, the oldest first.
     pub terminated_pods: usize,
     /// `*` for all, a name, or `-name` for all but it.
@@ -41,6 +44,7 @@ impl Default for Config {
             node_mask_v6: 64,
             node_grace: Duration::from_secs(50),
             node_startup_grace: Duration::from_secs(60),
+            load_balancer: Some(Vec::new()),
             terminated_pods: 12500,
             controllers: vec!["*".into()],
             leader_election: None,

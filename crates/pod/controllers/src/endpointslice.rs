@@ -1,6 +1,7 @@
 //! Endpoint slices: the addresses behind each service with a selector; and mirrors of hand-made Endpoints.
 
 mod fit;
+mod hints;
 mod mirror;
 
 use crate::claim::Owner;
@@ -10,6 +11,7 @@ use crate::service_pods::{self, Family};
 use crate::{pods, wire};
 use async_trait::async_trait;
 use fit::{Changes, Frame, Group, fit};
+use hints::{Mode, Topology};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -81,6 +83,8 @@ pub fn start(context: &Context) {
     wire::own(&services, &queue);
     service_pods::watch_pods(&pods, &services, &queue);
     watch_slices(&slices, &queue, MANAGER);
+    let topology = Arc::new(Topology::default());
+    watch_nodes(&nodes, &topology, &services, &queue);
     let rest = context.rest("endpointslice-controller");
     let writer = Writer {
         recorder: context.recorder(&rest, "endpoint-slice-controller"),
@@ -94,9 +98,27 @@ pub fn start(context: &Context) {
             services,
             pods,
             nodes,
+            topology,
             writer,
         },
     );
+}
+
+/// What zones can bear follows their nodes; whom that leaves with too little is looked at again. So is, when a node comes,
+/// whoever may have a pod there: what its node is unknown of was left out.
+fn watch_nodes(nodes: &Informer<Node>, topology: &Arc<Topology>, services: &Informer<Service>, queue: &wire::Queue) {
+    let (known, topology, services, queue) = (nodes.clone(), topology.clone(), services.clone(), queue.clone());
+    nodes.on_change(move |change| {
+        let node = change.object();
+        if change.old().is_some_and(|old| hints::place(old) == hints::place(node)) {
+            return;
+        }
+        let overloaded = topology.set_nodes(&known.store().list());
+        overloaded.into_iter().for_each(|key| queue.add(key));
+        if change.old().is_none() && !change.is_deleted() {
+            services.store().keys().into_iter().for_each(|key| queue.add(key));
+        }
+    });
 }
 
 /// Writes slices; shared with the mirror.
@@ -165,6 +187,7 @@ struct Slices {
     services: Informer<Service>,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
+    topology: Arc<Topology>,
     writer: Writer,
 }
 
@@ -175,6 +198,7 @@ impl Reconcile for Slices {
         let Some(service) = self.services.store().get_key(key) else {
             // The garbage collector removes the slices with their owner.
             self.writer.written.forget(key);
+            self.topology.gone(key);
             return Ok(Outcome::Done);
         };
         if !service_pods::has_selector(&service) {
@@ -184,14 +208,22 @@ impl Reconcile for Slices {
         let existing = self.writer.existing(key, MANAGER);
         let families = service_pods::families(&service);
         let mut changes = Changes::default();
+        let mode = hints::mode(&service);
+        let mut told = Vec::new();
         for family in &families {
-            let groups = groups(&service, &pods, *family, |node| self.zone(node));
+            let groups = groups(&service, &pods, *family, |node| self.nodes.store().get("", node));
             let of_family: Vec<_> = existing
                 .iter()
                 .filter(|s| s.address_type == family.address_type())
                 .cloned()
                 .collect();
-            let part = fit(&frame(&service, *family), groups, &of_family, true);
+            let mut frame = frame(&service, *family);
+            frame.hinted_later = mode == Mode::Auto;
+            let mut part = fit(&frame, groups, &of_family, true);
+            told.extend(match mode {
+                Mode::Auto => self.topology.hint(key, *family, &mut part),
+                _ => self.topology.forget(key, *family),
+            });
             changes.create.extend(part.create);
             changes.update.extend(part.update);
             changes.delete.extend(part.delete);
@@ -201,19 +233,12 @@ impl Reconcile for Slices {
             .filter(|s| !families.iter().any(|f| f.address_type() == s.address_type));
         changes.delete.extend(other);
         self.writer.apply(key, &*service, changes).await?;
+        for event in told {
+            self.writer
+                .recorder
+                .event(&*service, event.kind, event.reason, event.message);
+        }
         Ok(Outcome::Done)
-    }
-}
-
-impl Slices {
-    fn zone(&self, node: &str) -> Option<String> {
-        let node = self.nodes.store().get("", node)?;
-        node.metadata
-            .labels
-            .as_ref()?
-            .get("topology.kubernetes.io/zone")
-            .filter(|z| !z.is_empty())
-            .cloned()
     }
 }
 
@@ -237,13 +262,24 @@ fn frame(service: &Service, family: Family) -> Frame {
         },
         address_type: family.address_type().into(),
         capacity: CAPACITY,
+        hinted_later: false,
     }
 }
 
-/// The endpoints of a service, by the ports they have.
-fn groups(service: &Service, pods: &[Arc<Pod>], family: Family, zone: impl Fn(&str) -> Option<String>) -> Vec<Group> {
+/// The endpoints of a service, by the ports they have. A pod whose node is unknown is none, unless the service wants all of
+/// its pods published.
+fn groups(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    family: Family,
+    node: impl Fn(&str) -> Option<Arc<Node>>,
+) -> Vec<Group> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| service_pods::is_candidate(pod, true)) {
+        let node = pods::node(pod).and_then(&node);
+        if node.is_none() && !service_pods::publishes_not_ready(service) {
+            continue;
+        }
         let addresses = service_pods::addresses(pod, family);
         if addresses.is_empty() {
             continue;
@@ -254,7 +290,7 @@ fn groups(service: &Service, pods: &[Arc<Pod>], family: Family, zone: impl Fn(&s
             .entry(key)
             .or_insert_with(|| (ports, Vec::new()))
             .1
-            .push(endpoint(service, pod, addresses, &zone));
+            .push(endpoint(service, pod, addresses, node.as_deref()));
     }
     groups.into_values().collect()
 }
@@ -273,10 +309,11 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: impl Fn(&str) -> Option<String>) -> Endpoint {
+fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, node: Option<&Node>) -> Endpoint {
     let serving = pods::is_ready(pod);
     let terminating = pod.is_deleting();
-    Endpoint {
+    let zone = node.and_then(|n| hints::place(n).1).filter(|z| !z.is_empty());
+    let mut endpoint = Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
             ready: Some(service_pods::publishes_not_ready(service) || (serving && !terminating)),
@@ -285,7 +322,7 @@ fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: impl Fn(
         }),
         hostname: service_pods::host_name(pod, service),
         node_name: pods::node(pod).map(Into::into),
-        zone: pods::node(pod).and_then(zone),
+        zone: zone.cloned(),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
             namespace: pod.metadata.namespace.clone(),
@@ -294,7 +331,9 @@ fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: impl Fn(
             ..Default::default()
         }),
         ..Default::default()
-    }
+    };
+    endpoint.hints = hints::close(hints::mode(service), &endpoint);
+    endpoint
 }
 
 #[cfg(test)]
@@ -355,7 +394,7 @@ mod tests {
                 pod("fd00::1", 1, true),
             ],
             Family::V4,
-            |_| Some("z".into()),
+            |_| Some(Arc::new(Node::default())),
         );
         let shown: Vec<(Option<i32>, Vec<(&str, Option<bool>)>)> = groups
             .iter()

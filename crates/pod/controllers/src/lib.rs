@@ -20,6 +20,7 @@ mod endpointslice;
 mod gc;
 mod history;
 mod job;
+mod load_balancer;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -47,6 +48,7 @@ pub use config::Config;
 use context::Context;
 use keelson_client::leader::{Election, acquire};
 use keelson_client::{ClientFactory, Rest};
+pub use load_balancer::{Port, Reserved};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +95,7 @@ const CONTROLLERS: &[Entry] = &[
     ("endpointslice", endpointslice::start),
     ("endpointslice-mirroring", endpointslice::start_mirroring),
     ("endpoints", endpoints::start),
+    ("service-lb", load_balancer::start),
 ];
 
 /// The names that [`Config::controllers`] may contain.

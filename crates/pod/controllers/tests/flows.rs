@@ -202,3 +202,35 @@ async fn a_stateful_set_starts_in_order_and_ends_from_the_top() {
     assert_eq!(api.all("persistentvolumeclaims").len(), 3, "claims are kept");
     stop.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn balancers_that_are_switched_off_give_back_what_they_gave_and_nothing_else() {
+    let finalizer = "service.kubernetes.io/load-balancer-cleanup";
+    let service = |name: &str, conditions: Value| {
+        json!({"metadata": {"name": name, "namespace": "ns", "finalizers": [finalizer]},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}, "conditions": conditions}})
+    };
+    let api = Api::new(|_, _| ());
+    let ours = json!([{"type": "keelson.dev/LoadBalancer", "status": "True", "reason": "Ensured", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    api.create("/api/v1/namespaces/ns/services", service("ours", ours));
+    api.create("/api/v1/namespaces/ns/services", service("theirs", json!([])));
+    let before = api.all("services");
+    let config = Config {
+        controllers: vec!["service-lb".into()],
+        load_balancer: None,
+        ..Default::default()
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn(keelson_controllers::run(Arc::new(api.client()), config, stop.clone()));
+    until("its own is plain", || {
+        let all = api.all("services");
+        all[0]["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)
+            && all[0]["status"]["loadBalancer"] == json!({})
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(api.all("services")[1], before[1]);
+    stop.cancel();
+}

@@ -16,6 +16,8 @@ pub struct Frame {
     pub meta: ObjectMeta,
     pub address_type: String,
     pub capacity: usize,
+    /// Hints are given afterwards: what differs in them only is the same.
+    pub hinted_later: bool,
 }
 
 /// Endpoints with the same ports.
@@ -26,6 +28,8 @@ pub struct Changes {
     pub create: Vec<EndpointSlice>,
     pub update: Vec<EndpointSlice>,
     pub delete: Vec<Arc<EndpointSlice>>,
+    /// Slices that stay as they are.
+    pub unchanged: Vec<Arc<EndpointSlice>>,
 }
 
 /// Ports are equal whatever their order.
@@ -130,7 +134,7 @@ fn fit_group(
         for old in slice.endpoints.iter().flatten() {
             match wanted.remove(&identity(old)) {
                 Some(new) => {
-                    changed |= !same(old, &new);
+                    changed |= !same(old, &new, frame.hinted_later);
                     kept.push(new);
                 }
                 None => changed = true,
@@ -191,6 +195,7 @@ fn fit_group(
         written.push(updated(&slice, frame, new.endpoints.unwrap_or_default()));
     }
     changes.update.extend(written);
+    changes.unchanged.extend(untouched);
 }
 
 fn has_annotations(slice: &EndpointSlice, frame: &Frame) -> bool {
@@ -218,10 +223,11 @@ fn updated(slice: &EndpointSlice, frame: &Frame, endpoints: Vec<Endpoint>) -> En
     slice
 }
 
-/// Equal but for hints, which aren't given here, and the target's revision.
-fn same(old: &Endpoint, new: &Endpoint) -> bool {
+/// Equal but for the target's revision, and for hints if they are given later.
+fn same(old: &Endpoint, new: &Endpoint, hinted_later: bool) -> bool {
     let bare = |e: &Endpoint| {
         let mut e = e.clone();
+        e.hints = e.hints.filter(|_| !hinted_later);
         if let Some(target) = &mut e.target_ref {
             target.resource_version = None;
         }
@@ -242,6 +248,7 @@ mod tests {
             },
             address_type: "IPv4".into(),
             capacity: 3,
+            hinted_later: false,
         }
     }
 

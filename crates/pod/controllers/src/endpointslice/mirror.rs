@@ -125,6 +125,7 @@ fn frame(endpoints: &Endpoints, family: Family) -> Frame {
         },
         address_type: family.address_type().into(),
         capacity: CAPACITY,
+        hinted_later: false,
     }
 }
 

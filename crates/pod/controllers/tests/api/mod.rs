@@ -231,6 +231,9 @@ impl Api {
             }
             _ => {
                 let mut new = if sub == "status" { old.clone() } else { given.clone() };
+                if sub == "status" {
+                    new["metadata"] = given["metadata"].clone();
+                }
                 new["status"] = if sub == "status" {
                     given["status"].clone()
                 } else {
