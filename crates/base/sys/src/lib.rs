@@ -4,6 +4,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod cgroup;
+pub mod conntrack;
 pub mod detached;
 pub mod mount;
 pub mod net;

@@ -1,6 +1,8 @@
 //! Small helpers around sockets and network namespaces.
 
+use std::collections::HashSet;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
@@ -13,6 +15,12 @@ pub fn grow_send_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
         setsockopt(&fd, sockopt::SndBuf, &bytes)?;
     }
     Ok(())
+}
+
+/// The IPv4 addresses of this thread's network namespace.
+pub fn own_addresses() -> io::Result<HashSet<Ipv4Addr>> {
+    let all = nix::ifaddrs::getifaddrs()?;
+    Ok(all.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip())).collect())
 }
 
 /// Moves the calling thread into the network namespace at `path`. Call it only in a thread made for this.

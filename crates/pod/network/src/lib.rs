@@ -10,6 +10,7 @@
 //! to those who do.
 
 mod config;
+mod flows;
 mod guard;
 mod ipam;
 mod link;

@@ -4,8 +4,8 @@
 //! name is a function of the sandbox's id, so that a repeated or half-done call finds what stands.
 
 use crate::{
-    Config, Ipam, LocalPod, LocalPods, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, guard, link,
-    neighbours, ports,
+    Config, Ipam, LocalPod, LocalPods, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, flows, guard,
+    link, neighbours, ports,
 };
 use anyhow::Context;
 use async_trait::async_trait;
@@ -178,12 +178,29 @@ impl Routed {
         keelson_sys::nft::apply(Family::Ip, ports::TABLE, &ops).context("host ports")
     }
 
-    fn release_ports(&self, sandbox_id: &str, ip: Option<Ipv4Addr>) -> anyhow::Result<()> {
+    fn take_ports(&self, sandbox_id: &str, pod: Ipv4Addr, mappings: &[PortMapping]) -> anyhow::Result<()> {
+        let _alone = self.writing.lock();
+        self.release_ports(sandbox_id, Some(pod))?;
+        // Recorded once they are ours: teardown takes back what is recorded, and a port that was refused is another's.
+        self.change_ports(ports::add(pod, mappings))?;
+        let record = serde_json::to_vec(mappings).map_err(anyhow::Error::from);
+        let record = record.and_then(|r| Ok(fs::write(self.records.join(sandbox_id), r)?));
+        if let Err(error) = record {
+            self.change_ports(ports::remove(pod, mappings))?;
+            return Err(error.context("remember host ports"));
+        }
+        Ok(())
+    }
+
+    /// Which ports the sandbox had.
+    fn release_ports(&self, sandbox_id: &str, ip: Option<Ipv4Addr>) -> anyhow::Result<Vec<PortMapping>> {
         let path = self.records.join(sandbox_id);
         let Ok(text) = fs::read_to_string(&path) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
-        if let (Some(ip), Ok(mappings)) = (ip, serde_json::from_str::<Vec<PortMapping>>(&text)) {
+        // A record cut short by a crash belongs to a sandbox whose setup will be repeated or torn down.
+        let mappings = serde_json::from_str::<Vec<PortMapping>>(&text).unwrap_or_default();
+        if let Some(ip) = ip {
             for op in ports::remove(ip, &mappings) {
                 // One at a time: an element that a crash left out must not keep the others in.
                 if let Err(error) = self.change_ports(vec![op]) {
@@ -191,7 +208,8 @@ impl Routed {
                 }
             }
         }
-        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        Ok(mappings)
     }
 }
 
@@ -269,16 +287,8 @@ impl PodNetwork for Routed {
             .collect();
         if !mappings.is_empty() {
             set_sysctl(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
-            let _alone = self.writing.lock();
-            self.release_ports(&request.sandbox_id, Some(pod))?;
-            // Recorded once they are ours: teardown takes back what is recorded, and a port that was refused is another's.
-            self.change_ports(ports::add(pod, &mappings))?;
-            let record = serde_json::to_vec(&mappings).map_err(anyhow::Error::from);
-            let record = record.and_then(|r| Ok(fs::write(self.records.join(&request.sandbox_id), r)?));
-            if let Err(error) = record {
-                self.change_ports(ports::remove(pod, &mappings))?;
-                return Err(error.context("remember host ports"));
-            }
+            self.take_ports(&request.sandbox_id, pod, &mappings)?;
+            flows::begun(pod, &mappings).await;
         }
         if !self.local.wait(&request.sandbox_id, JUDGEMENT).await {
             tracing::warn!(
@@ -300,9 +310,12 @@ impl PodNetwork for Routed {
             .into_iter()
             .find(|(_, o)| o == sandbox_id)
             .map(|(ip, _)| ip);
-        {
+        let had = {
             let _alone = self.writing.lock();
-            self.release_ports(sandbox_id, ip)?;
+            self.release_ports(sandbox_id, ip)?
+        };
+        if let Some(ip) = ip {
+            flows::over(ip, &had).await;
         }
         link::delete(self.handle().await?, &link_name(sandbox_id)).await?;
         self.local.retain(|sandbox| sandbox != sandbox_id)?;

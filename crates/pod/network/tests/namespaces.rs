@@ -99,6 +99,47 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+/// A client that goes on sending from one port reaches whoever has the host port now: the host, a pod, the host again.
+#[test]
+fn udp_flows_follow_a_host_port_from_hand_to_hand() {
+    let dir = std::env::temp_dir().join(format!("keelson-flows-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let config = Config {
+        state_dir: dir.clone(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        mtu: 0,
+    };
+    let request = |ns: &Namespace, id: &str, port_mappings: Vec<PortMapping>| PodNetworkRequest {
+        sandbox_id: id.into(),
+        netns: ns.path.clone(),
+        port_mappings,
+        ..PodNetworkRequest::default()
+    };
+    let port = PortMapping {
+        protocol: Protocol::Udp,
+        container_port: 8080,
+        host_port: 8080,
+        host_ip: None,
+    };
+    let (server, client) = (request(&a, "server", vec![port]), request(&b, "client", vec![]));
+    let setup = |request: PodNetworkRequest| {
+        let config = config.clone();
+        host.run(move || block_on(async { Routed::new(config).unwrap().setup(&request).await.unwrap().ips[0] }))
+    };
+    let ip = setup(client);
+    let to: std::net::SocketAddr = ("10.244.3.1".parse::<IpAddr>().unwrap(), 8080).into();
+    let from = (ip, 700).into();
+    assert_eq!(datagram(&b, from, &host, to), Some(from), "nobody has it: the host");
+    setup(server);
+    assert_eq!(datagram(&b, from, &a, to), Some(from), "the pod");
+    let c = config.clone();
+    host.run(move || block_on(async { Routed::new(c).unwrap().teardown("server").await.unwrap() }));
+    assert_eq!(datagram(&b, from, &host, to), Some(from), "the host again");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 /// A pod can't send with another's address, nor to the host's loopback, though the link's host ports make that routable;
 /// its link takes no IPv6 from it, and has the uplink's MTU.
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! Bounds: [`CONNECTIONS`] at a time over all ports, each for at most [`PATIENCE`]: what asks here asks once and goes.
 
+use crate::model::ServicePort;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -10,8 +11,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use keelson_client::ObjectKey;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -37,6 +39,22 @@ pub struct Check {
     pub local: usize,
 }
 
+impl Check {
+    /// Whether the service asks for one, on which port, and what it says.
+    pub fn of(service: &ObjectKey, facts: &[ServicePort]) -> Option<(u16, Check)> {
+        let port = facts.iter().find_map(|s| s.health_port)?;
+        // Pods, each once however many ports it serves.
+        let local = facts.iter().flat_map(|s| s.local_endpoints.iter().map(|(ip, _)| *ip));
+        let local: BTreeSet<Ipv4Addr> = local.collect();
+        let check = Check {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            local: local.len(),
+        };
+        Some((port, check))
+    }
+}
+
 struct Listening {
     check: Arc<Mutex<Check>>,
     _stop: DropGuard,
@@ -45,6 +63,7 @@ struct Listening {
 /// The listeners, by port.
 pub struct Health {
     listening: BTreeMap<u16, Listening>,
+    ports: BTreeMap<ObjectKey, u16>,
     room: Arc<Semaphore>,
 }
 
@@ -52,25 +71,31 @@ impl Default for Health {
     fn default() -> Self {
         Health {
             listening: BTreeMap::new(),
+            ports: BTreeMap::new(),
             room: Arc::new(Semaphore::new(CONNECTIONS)),
         }
     }
 }
 
 impl Health {
-    /// Listens on exactly these ports.
-    pub fn follow(&mut self, checks: BTreeMap<u16, Check>) {
-        self.listening.retain(|port, _| checks.contains_key(port));
-        for (port, check) in checks {
-            match self.listening.get(&port) {
-                Some(known) => *known.check.lock() = check,
-                None => {
-                    let check = Arc::new(Mutex::new(check));
-                    let stop = CancellationToken::new();
-                    tokio::spawn(listen(port, check.clone(), self.room.clone(), stop.clone()));
-                    let _stop = stop.drop_guard();
-                    self.listening.insert(port, Listening { check, _stop });
-                }
+    /// Listens for this service on its port, if it has one, and on no other. No two services have the same: the API sees to it.
+    pub fn follow(&mut self, service: &ObjectKey, check: Option<(u16, Check)>) {
+        if let Some(old) = self.ports.remove(service)
+            && check.as_ref().is_none_or(|(port, _)| *port != old)
+            && !self.ports.values().any(|port| *port == old)
+        {
+            self.listening.remove(&old);
+        }
+        let Some((port, check)) = check else { return };
+        self.ports.insert(service.clone(), port);
+        match self.listening.get(&port) {
+            Some(known) => *known.check.lock() = check,
+            None => {
+                let check = Arc::new(Mutex::new(check));
+                let stop = CancellationToken::new();
+                tokio::spawn(listen(port, check.clone(), self.room.clone(), stop.clone()));
+                let _stop = stop.drop_guard();
+                self.listening.insert(port, Listening { check, _stop });
             }
         }
     }
@@ -175,7 +200,8 @@ mod tests {
             local,
         };
         let mut health = Health::default();
-        health.follow([(port, check(2))].into());
+        let web = ObjectKey::new("shop", "web");
+        health.follow(&web, Some((port, check(2))));
         let well = ask(port).await.unwrap();
         assert!(
             well.starts_with("HTTP/1.1 200 OK") && well.contains("x-load-balancing-endpoint-weight: 2"),
@@ -187,9 +213,9 @@ mod tests {
             ),
             "{well}"
         );
-        health.follow([(port, check(0))].into());
+        health.follow(&web, Some((port, check(0))));
         assert!(ask(port).await.unwrap().starts_with("HTTP/1.1 503"), "nothing here");
-        health.follow(BTreeMap::new());
+        health.follow(&web, None);
         for _ in 0..1000 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 return;

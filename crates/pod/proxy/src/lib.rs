@@ -1,32 +1,36 @@
 //! The service proxy of one node: Services and EndpointSlices become nftables rules.
 //!
-//! [`model`] reads API objects into plain facts, [`rules`] turns facts into a [`nft::Ruleset`] of plain data, [`nft::between`]
-//! finds the operations that lead from one rule set to the next, and [`run`] applies them in one atomic batch whenever
-//! something changed. The first batch replaces the whole table, so a restart needs no knowledge of the past and leaves
-//! no moment without rules; so does the one after another program changed the table, of which the kernel tells. Flows that go on past changed rules are [`conntrack`]'s
-//! matter, load balancers' questions [`health`]'s.
+//! [`model`] reads API objects into plain facts, [`rules`] says what the rules of one service are, [`plan`] keeps the facts
+//! and finds the operations that lead from one state of a service to the next, and [`run`] applies them in one atomic batch
+//! whenever something changed: at once, and together with all that changed while the last batch was on its way. The first
+//! batch replaces the whole table, so a restart needs no knowledge of the past and leaves no moment without rules; so does
+//! the one after another program changed the table, of which the kernel tells. Flows that go on past changed rules are
+//! [`conntrack`]'s matter, load balancers' questions [`health`]'s.
 //!
-//! The crate knows nothing of pods, of how they are linked, or of nodes other than its own.
+//! A change costs what its service has, not what all have. The crate knows nothing of pods, of how they are linked, or of
+//! nodes other than its own.
 
 pub mod conntrack;
 pub mod health;
 pub mod model;
+pub mod plan;
 pub mod rules;
+mod sources;
 
 pub use keelson_sys::nft::names;
 
 use anyhow::Context;
+use conntrack::Frontends;
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_client::ObjectKey;
 use keelson_client::rest::Rest;
-use keelson_client::{Informer, InformerOptions};
 use keelson_sys::nft::{self, Family, Op};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use parking_lot::RwLock;
+use plan::Planner;
+use sources::Sources;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The table that this component owns.
@@ -55,36 +59,44 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Keeps the rules in step with the API until `stop` fires. Rules stay when it returns: connections go on.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson-proxy");
-    let changed = Arc::new(Notify::new());
-    let services: Informer<Service> = Informer::start(&rest, InformerOptions::default(), &stop);
-    let slices: Informer<EndpointSlice> = Informer::start(&rest, InformerOptions::default(), &stop);
-    let note = changed.clone();
-    services.on_change(move |_| note.notify_one());
-    let note = changed.clone();
-    slices.on_change(move |_| note.notify_one());
+    let mut sources = Sources::start(&rest, &config.node_name, &stop);
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = async { services.synced().await; slices.synced().await } => {}
+        () = sources.synced() => {}
     }
     let monitor = nft::Monitor::open().context("the kernel's notices of changed rules")?;
-    let mut applied: Option<nft::Ruleset> = None;
+    let mut planner = Planner::new(config.cluster_cidr);
     let mut health = health::Health::default();
-    let mut flows = Flows::new(|frontends| conntrack::table::delete(|flow| frontends.stale(flow)));
+    let mut flows = Flows::new(|frontends| keelson_sys::conntrack::delete(|flow| frontends.stale(flow)));
+    let mut whole = true;
+    // Whose rules have changed and are not in force yet.
+    let mut pending: BTreeSet<ObjectKey> = BTreeSet::new();
     loop {
-        let facts = model::read(&services.store().list(), &slices.store().list(), &config.node_name);
-        let wanted = rules::build(&facts, config.cluster_cidr);
-        let ops = match &applied {
-            Some(old) => nft::between(old, &wanted),
-            None => nft::replace(&wanted),
+        let begin = Instant::now();
+        pending.extend(sources.take_in(&mut planner));
+        let ops = match whole {
+            true => planner.take_whole(),
+            false => planner.take(),
         };
-        let retry = match apply(ops).await {
-            Ok(count) => {
-                if count > 0 {
-                    tracing::debug!(operations = count, services = facts.len(), "service rules applied");
+        whole = match apply(ops).await {
+            Ok(operations) => {
+                if operations > 0 {
+                    let (services, micros) = (planner.services(), begin.elapsed().as_micros());
+                    tracing::debug!(
+                        operations,
+                        changed = pending.len(),
+                        services,
+                        micros,
+                        "service rules applied"
+                    );
                 }
-                applied = Some(wanted);
-                health.follow(checks(&facts));
-                flows.follow(conntrack::Frontends::of(&facts)).await;
+                let mut changed = false;
+                for service in std::mem::take(&mut pending) {
+                    let facts = planner.facts(&service);
+                    health.follow(&service, health::Check::of(&service, facts));
+                    changed |= flows.frontends.write().set(&service, facts);
+                }
+                flows.follow(changed).await;
                 false
             }
             Err(error) => {
@@ -92,42 +104,20 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
                     error = format!("{error:#}"),
                     "service rules were refused; replacing the whole table"
                 );
-                applied = None;
                 true
             }
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = changed.notified() => {}
+            () = sources.changed() => {}
             interfered = monitor.changed(Family::Ip, TABLE) => {
                 interfered.context("the kernel's notices of changed rules")?;
                 tracing::warn!("another program changed the rules of services; they are written anew");
-                applied = None;
+                whole = true;
             }
-            () = tokio::time::sleep(RETRY), if retry => {}
+            () = tokio::time::sleep(RETRY), if whole => {}
         }
     }
-}
-
-/// Which services' health is asked for, and what their endpoints here are: pods, each once however many ports it serves.
-fn checks(facts: &[model::ServicePort]) -> BTreeMap<u16, health::Check> {
-    let mut found: BTreeMap<u16, (health::Check, BTreeSet<Ipv4Addr>)> = BTreeMap::new();
-    for s in facts {
-        let Some(port) = s.health_port else { continue };
-        let mut names = s.identity.split('/').map(String::from);
-        let (namespace, name) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
-        let (check, local) = found.entry(port).or_insert_with(|| {
-            let check = health::Check {
-                namespace,
-                name,
-                local: 0,
-            };
-            (check, BTreeSet::new())
-        });
-        local.extend(s.local_endpoints.iter().map(|(ip, _)| *ip));
-        check.local = local.len();
-    }
-    found.into_iter().map(|(port, (check, _))| (port, check)).collect()
 }
 
 async fn apply(ops: Vec<Op>) -> anyhow::Result<usize> {
@@ -138,32 +128,30 @@ async fn apply(ops: Vec<Op>) -> anyhow::Result<usize> {
     Ok(count)
 }
 
-/// Which frontends the kernel's table of flows agrees with.
+/// Whether the kernel's table of flows agrees with what serves.
 struct Flows {
-    delete: fn(&conntrack::Frontends) -> std::io::Result<usize>,
-    agreed: Option<Arc<conntrack::Frontends>>,
+    delete: fn(&Frontends) -> std::io::Result<usize>,
+    frontends: Arc<RwLock<Frontends>>,
     warned: bool,
 }
 
 impl Flows {
-    fn new(delete: fn(&conntrack::Frontends) -> std::io::Result<usize>) -> Flows {
+    fn new(delete: fn(&Frontends) -> std::io::Result<usize>) -> Flows {
         Flows {
             delete,
-            agreed: None,
+            frontends: Arc::default(),
             warned: false,
         }
     }
 
     /// Ends the flows that the rules now in force would not have begun. A kernel that can't do this costs UDP clients their
     /// time-out, nothing else: said once, and tried again at the next change.
-    async fn follow(&mut self, frontends: conntrack::Frontends) {
-        if !frontends.changed(self.agreed.as_deref()) {
+    async fn follow(&mut self, changed: bool) {
+        if !changed {
             return;
         }
-        let frontends = Arc::new(frontends);
-        self.agreed = Some(frontends.clone());
-        let delete = self.delete;
-        let deleted = tokio::task::spawn_blocking(move || delete(&frontends)).await;
+        let (frontends, delete) = (self.frontends.clone(), self.delete);
+        let deleted = tokio::task::spawn_blocking(move || delete(&frontends.read())).await;
         match deleted.map_err(std::io::Error::other).flatten() {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "stale UDP flows ended"),
@@ -190,25 +178,13 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn frontends(serving: &str) -> conntrack::Frontends {
-        let ip = std::net::Ipv4Addr::new(10, 96, 0, 10);
-        conntrack::Frontends::of(&[model::ServicePort {
-            identity: "kube-system/kube-dns/dns/udp".into(),
+    fn dns(serving: &str) -> Vec<model::ServicePort> {
+        vec![model::ServicePort {
             protocol: conntrack::UDP,
             port: 53,
-            cluster_ip: ip,
-            external_ips: Vec::new(),
-            balancer_ips: Vec::new(),
-            source_ranges: Vec::new(),
-            node_port: None,
-            affinity: None,
-            internal_local: false,
-            external_local: false,
-            health_port: None,
-            endpoints: Default::default(),
-            local_endpoints: Default::default(),
             serving: [(serving.parse().unwrap(), 53)].into(),
-        }])
+            ..model::ServicePort::at("kube-system/kube-dns/dns/udp", "10.96.0.10".parse().unwrap())
+        }]
     }
 
     #[tokio::test]
@@ -218,8 +194,10 @@ mod tests {
             ASKED.fetch_add(1, Ordering::SeqCst);
             Err(std::io::Error::from_raw_os_error(22))
         });
+        let service = ObjectKey::new("kube-system", "kube-dns");
         for serving in ["10.244.0.5", "10.244.0.5", "10.244.0.6"] {
-            flows.follow(frontends(serving)).await;
+            let changed = flows.frontends.write().set(&service, &dns(serving));
+            flows.follow(changed).await;
         }
         assert!(flows.warned);
         assert_eq!(ASKED.load(Ordering::SeqCst), 2);

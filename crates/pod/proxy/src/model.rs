@@ -1,17 +1,46 @@
 //! API objects as the plain facts that rules are made from.
 
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort as ApiPort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Said to be reached without a proxy, though it may have a cluster IP.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+const ZONE: &str = "topology.kubernetes.io/zone";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
+
+/// What of a node decides where its traffic may go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// Its name, to tell local endpoints.
+    pub node: String,
+    pub zone: String,
+    pub internal: Vec<Ipv4Addr>,
+    /// Addresses that others translate to an internal one before packets arrive.
+    pub external: Vec<Ipv4Addr>,
+}
+
+impl Here {
+    pub fn of(name: &str, node: Option<&Node>) -> Here {
+        let labels = node.and_then(|n| n.metadata.labels.as_ref());
+        let addresses = |kind: &str| {
+            let all = node.and_then(|n| n.status.as_ref()?.addresses.as_ref());
+            let of_kind = all.into_iter().flatten().filter(|a| a.type_ == kind);
+            of_kind.filter_map(|a| a.address.parse().ok()).collect()
+        };
+        Here {
+            node: name.into(),
+            zone: labels.and_then(|l| l.get(ZONE)).cloned().unwrap_or_default(),
+            internal: addresses("InternalIP"),
+            external: addresses("ExternalIP"),
+        }
+    }
+}
 
 /// One port of one service, with where its traffic may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +71,29 @@ pub struct ServicePort {
     pub serving: BTreeSet<(Ipv4Addr, u16)>,
 }
 
+impl ServicePort {
+    /// A port 80 of TCP at this address, with no endpoint and no wish.
+    pub fn at(identity: &str, cluster_ip: Ipv4Addr) -> ServicePort {
+        ServicePort {
+            identity: identity.into(),
+            protocol: 6,
+            port: 80,
+            cluster_ip,
+            external_ips: Vec::new(),
+            balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            node_port: None,
+            affinity: None,
+            internal_local: false,
+            external_local: false,
+            health_port: None,
+            endpoints: BTreeSet::new(),
+            local_endpoints: BTreeSet::new(),
+            serving: BTreeSet::new(),
+        }
+    }
+}
+
 fn protocol(name: Option<&str>) -> u8 {
     match name {
         Some("UDP") => 17,
@@ -61,38 +113,25 @@ fn addresses(list: Option<&[String]>) -> Vec<Ipv4Addr> {
         .collect()
 }
 
-/// Facts of all services that have a cluster IP, in a defined order.
-pub fn read(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str) -> Vec<ServicePort> {
-    let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in slices {
-        let labels = slice.metadata.labels.as_ref();
-        if let (Some(name), "IPv4") = (labels.and_then(|l| l.get(SERVICE_NAME)), slice.address_type.as_str()) {
-            let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-            by_service.entry((namespace, name)).or_default().push(slice);
-        }
+/// Facts of one service, a port each, in a defined order: none unless it has a cluster IP and is ours to serve.
+pub fn read(service: &Service, slices: &[Arc<EndpointSlice>], here: &Here) -> Vec<ServicePort> {
+    let labels = service.metadata.labels.as_ref();
+    if labels.is_some_and(|l| [PROXY_NAME, HEADLESS].iter().any(|other| l.contains_key(*other))) {
+        return Vec::new();
     }
-    let mut facts: Vec<ServicePort> = services
+    let slices: Vec<&EndpointSlice> = slices
         .iter()
-        .filter(|s| {
-            let foreign = [PROXY_NAME, HEADLESS];
-            let labels = s.metadata.labels.as_ref();
-            !labels.is_some_and(|l| foreign.iter().any(|f| l.contains_key(*f)))
-        })
-        .flat_map(|s| {
-            let namespace = s.metadata.namespace.as_deref().unwrap_or_default();
-            let name = s.metadata.name.as_deref().unwrap_or_default();
-            let slices = by_service
-                .get(&(namespace, name))
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            service_ports(s, namespace, name, slices, node)
-        })
+        .map(Arc::as_ref)
+        .filter(|s| s.address_type == "IPv4")
         .collect();
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    let mut facts = service_ports(service, namespace, name, &slices, here);
     facts.sort_by(|a, b| a.identity.cmp(&b.identity));
     facts
 }
 
-fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSlice], node: &str) -> Vec<ServicePort> {
+fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSlice], here: &Here) -> Vec<ServicePort> {
     let Some(spec) = &s.spec else { return Vec::new() };
     if spec.type_.as_deref() == Some("ExternalName") {
         return Vec::new();
@@ -116,12 +155,25 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
         .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|i| i.ip.as_ref()?.parse().ok())
         .collect();
+    // What is sent to an outer address of this node arrives at an inner one.
+    if balancer_ips.iter().any(|ip| here.external.contains(ip)) {
+        balancer_ips.extend(&here.internal);
+    }
     balancer_ips.sort();
     balancer_ips.dedup();
     let source_ranges = spec.load_balancer_source_ranges.iter().flatten();
     let mut source_ranges: Vec<Ipv4Net> = source_ranges.filter_map(|r| r.trim().parse().ok()).collect();
     source_ranges.sort();
     source_ranges.dedup();
+    // Where a balancer's address is one of this machine, its clients here have that as their source: they may use it if the
+    // node may.
+    if here
+        .internal
+        .iter()
+        .any(|ip| source_ranges.iter().any(|r| r.contains(ip)))
+    {
+        source_ranges.extend(balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
+    }
     external_ips.extend(&balancer_ips);
     external_ips.sort();
     external_ips.dedup();
@@ -136,7 +188,7 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
     let one = |p: &ApiPort| {
         let port_name = p.name.as_deref().unwrap_or_default();
         let proto = p.protocol.as_deref().unwrap_or("TCP");
-        let candidates = candidates(slices, port_name, protocol(Some(proto)), node);
+        let candidates = candidates(slices, port_name, protocol(Some(proto)), here);
         Some(ServicePort {
             identity: format!("{namespace}/{name}/{port_name}/{}", proto.to_lowercase()),
             protocol: protocol(Some(proto)),
@@ -162,14 +214,15 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
 struct Candidate {
     target: (Ipv4Addr, u16),
     local: bool,
-    /// Whether it is meant for this node; `None`: it doesn't say for which it is.
-    hinted: Option<bool>,
+    /// Whether it is meant for this node, and for its zone; `None`: it doesn't say for which it is.
+    for_node: Option<bool>,
+    for_zone: Option<bool>,
     ready: bool,
     serving: bool,
     terminating: bool,
 }
 
-fn candidates(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: &str) -> Vec<Candidate> {
+fn candidates(slices: &[&EndpointSlice], port_name: &str, proto: u8, here: &Here) -> Vec<Candidate> {
     let mut found = Vec::new();
     for slice in slices {
         let named =
@@ -179,34 +232,46 @@ fn candidates(slices: &[&EndpointSlice], port_name: &str, proto: u8, node: &str)
         let Some(number) = named.and_then(|p| port(p.port?)) else {
             continue;
         };
-        let of = |endpoint: &Endpoint| candidate(endpoint, number, node);
+        let of = |endpoint: &Endpoint| candidate(endpoint, number, here);
         found.extend(slice.endpoints.iter().flatten().filter_map(of));
     }
     found
 }
 
 /// The API promises that all addresses of an endpoint are one place: the first stands for it.
-fn candidate(endpoint: &Endpoint, port: u16, node: &str) -> Option<Candidate> {
+fn candidate(endpoint: &Endpoint, port: u16, here: &Here) -> Option<Candidate> {
     let ip: Ipv4Addr = endpoint.addresses.first()?.parse().ok()?;
     let conditions = endpoint.conditions.as_ref();
     let nodes = endpoint.hints.as_ref().and_then(|h| h.for_nodes.as_ref());
+    let zones = endpoint.hints.as_ref().and_then(|h| h.for_zones.as_ref());
     Some(Candidate {
         target: (ip, port),
-        hinted: nodes
+        for_node: nodes
             .filter(|n| !n.is_empty())
-            .map(|n| n.iter().any(|n| n.name == node)),
-        local: endpoint.node_name.as_deref() == Some(node),
+            .map(|n| n.iter().any(|n| n.name == here.node)),
+        for_zone: zones
+            .filter(|z| !z.is_empty())
+            .map(|z| z.iter().any(|z| z.name == here.zone)),
+        local: endpoint.node_name.as_deref() == Some(&here.node),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
     })
 }
 
-/// Only what is meant for this node, if all ready endpoints say for which nodes they are, and one is for this; else all.
+/// Only what is meant for this node, if all ready endpoints say for which nodes they are, and one is for this; else the same
+/// of its zone; else all.
 fn near(all: &[Candidate]) -> impl Fn(&&Candidate) -> bool + Clone + use<> {
-    let mut ready = all.iter().filter(|c| c.ready);
-    let prefer = ready.clone().all(|c| c.hinted.is_some()) && ready.any(|c| c.hinted == Some(true));
-    move |c| !prefer || c.hinted == Some(true)
+    let prefer = |hint: fn(&Candidate) -> Option<bool>| {
+        let mut ready = all.iter().filter(|c| c.ready);
+        ready.clone().all(|c| hint(c).is_some()) && ready.any(|c| hint(c) == Some(true))
+    };
+    let (node, zone) = (prefer(|c| c.for_node), prefer(|c| c.for_zone));
+    move |c| match (node, zone) {
+        (true, _) => c.for_node == Some(true),
+        (_, true) => c.for_zone == Some(true),
+        _ => true,
+    }
 }
 
 /// Ready endpoints; when there are none, those that still serve while they terminate.
@@ -233,7 +298,16 @@ mod tests {
             "addressType": "IPv4", "ports": [{"name": "", "port": 5353, "protocol": "UDP"}], "endpoints": endpoints});
         let service: Service = serde_json::from_value(service).unwrap();
         let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
-        read(&[Arc::new(service)], &[Arc::new(slice)], "here").remove(0)
+        read(&service, &[Arc::new(slice)], &here()).remove(0)
+    }
+
+    fn here() -> Here {
+        Here {
+            node: "here".into(),
+            zone: "west".into(),
+            internal: vec!["10.0.0.1".parse().unwrap()],
+            external: vec!["203.0.113.7".parse().unwrap()],
+        }
     }
 
     fn at(ip: &str) -> BTreeSet<(Ipv4Addr, u16)> {
@@ -259,7 +333,7 @@ mod tests {
             let service = json!({"metadata": {"namespace": "shop", "name": "web", "labels": {label: ""}},
                 "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 53}]}});
             let service: Service = serde_json::from_value(service).unwrap();
-            assert!(read(&[Arc::new(service)], &[], "here").is_empty(), "{label}");
+            assert!(read(&service, &[], &here()).is_empty(), "{label}");
         }
     }
 
@@ -270,7 +344,7 @@ mod tests {
                 "loadBalancerSourceRanges": [" 203.0.113.0/24", "2001:db8::/32"]},
             "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
         let service: Service = serde_json::from_value(service).unwrap();
-        let facts = read(&[Arc::new(service)], &[], "here").remove(0);
+        let facts = read(&service, &[], &here()).remove(0);
         assert_eq!(facts.balancer_ips, ["192.0.2.1".parse::<Ipv4Addr>().unwrap()]);
         assert_eq!(facts.source_ranges, ["203.0.113.0/24".parse::<Ipv4Net>().unwrap()]);
         assert_eq!(facts.external_ips.len(), 2);
@@ -296,5 +370,54 @@ mod tests {
         assert_eq!(pair(true, there.clone()), at("10.0.0.1"));
         assert_eq!(pair(false, there), at("10.0.0.2"));
         assert_eq!(pair(true, json!(null)), &at("10.0.0.1") | &at("10.0.0.2"));
+    }
+
+    #[test]
+    fn the_own_zone_is_preferred_as_long_as_it_has_a_ready_endpoint() {
+        let three = |own_ready: bool, hints: serde_json::Value| {
+            read_one(json!([
+                {"addresses": ["10.0.0.1"], "conditions": {"ready": own_ready}, "hints": {"forZones": [{"name": "west"}]}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": true}, "hints": hints},
+                {"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+            ]))
+            .endpoints
+        };
+        let east = json!({"forZones": [{"name": "east"}]});
+        assert_eq!(three(true, east.clone()), at("10.0.0.1"));
+        assert_eq!(three(false, east), at("10.0.0.2"), "nothing is ready in the zone");
+        assert_eq!(
+            three(true, json!(null)),
+            &at("10.0.0.1") | &at("10.0.0.2"),
+            "one does not say"
+        );
+        let here = json!({"forZones": [{"name": "east"}], "forNodes": [{"name": "here"}]});
+        assert_eq!(three(false, here), at("10.0.0.2"), "the node before the zone");
+    }
+
+    fn balanced(address: &str, ranges: serde_json::Value) -> ServicePort {
+        let service = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 53}], "loadBalancerSourceRanges": ranges},
+            "status": {"loadBalancer": {"ingress": [{"ip": address}]}}});
+        read(&serde_json::from_value(service).unwrap(), &[], &here()).remove(0)
+    }
+
+    #[test]
+    fn what_is_sent_to_an_outer_address_arrives_at_an_inner_one() {
+        let ips = |address: &str| -> Vec<String> {
+            let facts = balanced(address, json!(null));
+            facts.balancer_ips.iter().map(Ipv4Addr::to_string).collect()
+        };
+        assert_eq!(ips("203.0.113.7"), ["10.0.0.1", "203.0.113.7"]);
+        assert_eq!(ips("203.0.113.8"), ["203.0.113.8"]);
+    }
+
+    #[test]
+    fn a_balancers_own_address_may_use_it_where_the_node_may() {
+        let ranges = |range: &str| -> Vec<String> {
+            let facts = balanced("192.0.2.1", json!([range]));
+            facts.source_ranges.iter().map(Ipv4Net::to_string).collect()
+        };
+        assert_eq!(ranges("10.0.0.0/8"), ["10.0.0.0/8", "192.0.2.1/32"]);
+        assert_eq!(ranges("10.1.0.0/16"), ["10.1.0.0/16"]);
     }
 }

@@ -11,22 +11,14 @@ pub fn replace(new: &Ruleset) -> Vec<Op> {
     ops
 }
 
+/// A set's name stands for its definition: whoever needs another definition takes another name.
 pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
     let mut ops = Vec::new();
-    // A set or chain whose definition changed is deleted and made anew under the same name: never needed in practice,
-    // as names and definitions go together, except for affinity timeouts, which are part of the definition.
-    let same_set = |name: &str| match (old.sets.get(name), new.sets.get(name)) {
-        (Some(a), Some(b)) => a.set == b.set,
-        _ => false,
-    };
-    let rewritten: Vec<&String> = new
-        .sets
-        .keys()
-        .filter(|n| old.sets.contains_key(*n) && !same_set(n))
-        .collect();
-    if !rewritten.is_empty() {
-        return replace(new);
-    }
+    let redefined = |(name, state): (&String, &SetState)| old.sets.get(name).is_some_and(|o| o.set != state.set);
+    debug_assert!(
+        !new.sets.iter().any(redefined),
+        "a set's name stands for its definition"
+    );
     for (name, state) in &new.sets {
         if !old.sets.contains_key(name) {
             ops.push(Op::AddSet(state.set.clone()));

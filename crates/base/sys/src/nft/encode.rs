@@ -24,10 +24,21 @@ mod msg {
     pub const DEL_ELEMENT: u16 = 14;
 }
 
+/// Bytes of a share: its owner, and a number.
+const SHARE: u32 = 12;
 /// Bytes of an interface's name, with the zeros after it.
 const INTERFACE_NAME: usize = 16;
 /// A comment in a rule's user data, as the `nft` program writes it.
 const UDATA_COMMENT: u8 = 0;
+
+/// A set's user data by which the `nft` program knows that keys are in network order: kind, length, number in host order.
+const NETWORK_ORDER: [u8; 6] = {
+    let order = 2u32.to_ne_bytes();
+    [0, 4, order[0], order[1], order[2], order[3]]
+};
+
+/// Elements of one set that are sent as one message: a nest's length has 16 bits, and an element at most some 200 bytes.
+const ELEMENTS: usize = 128;
 
 /// Register of the verdict, and the first of the data registers.
 const REG_VERDICT: u32 = 0;
@@ -84,13 +95,22 @@ impl Buf {
     }
 }
 
-/// The whole batch; operation `i` has sequence number `i + 1`, and the last asks for an acknowledgement.
-pub(super) fn batch(family: Family, table: &str, ops: &[Op]) -> Vec<u8> {
+/// The whole batch; operation `i` has sequence number `i + 1`, elements of one set in a row have their last one's, and the
+/// last of all asks for an acknowledgement. With a generation the kernel takes it only as the successor of that one.
+pub(super) fn batch(family: Family, table: &str, ops: &[Op], generation: Option<u32>) -> Vec<u8> {
     let mut buf = Buf::default();
-    buf.message(BATCH_BEGIN, NLM_F_REQUEST, 0, SUBSYS_NFTABLES, 0, |_| {});
-    for (i, op) in ops.iter().enumerate() {
-        let ack = if i + 1 == ops.len() { NLM_F_ACK } else { 0 };
-        encode(&mut buf, family, table, op, i as u32 + 1, ack);
+    buf.message(BATCH_BEGIN, NLM_F_REQUEST, 0, SUBSYS_NFTABLES, 0, |b| {
+        if let Some(generation) = generation {
+            b.be32(1, generation);
+        }
+    });
+    let mut done = 0;
+    for run in ops.chunk_by(goes_with) {
+        for part in run.chunks(ELEMENTS) {
+            done += part.len();
+            let ack = if done == ops.len() { NLM_F_ACK } else { 0 };
+            encode(&mut buf, family, table, part, done as u32, ack);
+        }
     }
     buf.message(
         BATCH_END,
@@ -103,7 +123,18 @@ pub(super) fn batch(family: Family, table: &str, ops: &[Op]) -> Vec<u8> {
     buf.0
 }
 
-fn encode(buf: &mut Buf, family: Family, table: &str, op: &Op, seq: u32, ack: u16) {
+/// Whether two operations can be one message.
+fn goes_with(a: &Op, b: &Op) -> bool {
+    match (a, b) {
+        (Op::AddElement { set: a, .. }, Op::AddElement { set: b, .. }) => a == b,
+        (Op::DeleteElement { set: a, .. }, Op::DeleteElement { set: b, .. }) => a == b,
+        _ => false,
+    }
+}
+
+/// One message, of one operation or of several elements.
+fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack: u16) {
+    let Some(op) = ops.first() else { return };
     let (kind, flags) = match op {
         Op::AddTable => (msg::NEW_TABLE, NLM_F_CREATE),
         Op::DeleteTable => (msg::DEL_TABLE, 0),
@@ -142,9 +173,15 @@ fn encode(buf: &mut Buf, family: Family, table: &str, op: &Op, seq: u32, ack: u1
             }
             Op::AddSet(set) => define_set(b, set, seq),
             Op::DeleteSet { name } => b.text(2, name),
-            Op::AddElement { set, element } | Op::DeleteElement { set, element } => {
+            Op::AddElement { set, .. } | Op::DeleteElement { set, .. } => {
                 b.text(2, set);
-                b.nest(3, |b| elements(b, element));
+                b.nest(3, |b| {
+                    for op in ops {
+                        if let Op::AddElement { element, .. } | Op::DeleteElement { element, .. } = op {
+                            elements(b, element);
+                        }
+                    }
+                });
             }
         }
     });
@@ -157,6 +194,13 @@ pub(super) mod get {
     const NLM_F_DUMP: u16 = 0x300;
     const GET_CHAIN: u16 = 4;
     const GET_RULE: u16 = 7;
+    const GET_GENERATION: u16 = 16;
+
+    pub fn generation() -> Vec<u8> {
+        let mut buf = Buf::default();
+        buf.message(SUBSYS_NFTABLES << 8 | GET_GENERATION, NLM_F_REQUEST, 0, 0, 1, |_| {});
+        buf.0
+    }
 
     pub fn chains() -> Vec<u8> {
         let mut buf = Buf::default();
@@ -205,6 +249,8 @@ impl KeyType {
     fn facts(self) -> (u32, u32) {
         match self {
             KeyType::Integer => (4, 4),
+            // An integer of so many bytes.
+            KeyType::Share => (4, SHARE),
             KeyType::Ipv4 => (7, 4),
             KeyType::Ipv6 => (8, 16),
             KeyType::Proto => (12, 1),
@@ -268,6 +314,9 @@ fn define_set(b: &mut Buf, set: &Set, id: u32) {
         });
     }
     b.be32(10, id);
+    if set.key.first() == Some(&KeyType::Share) {
+        b.attr(13, &NETWORK_ORDER);
+    }
     if let Some(ms) = set.dynamic_timeout_ms {
         b.be64(11, ms);
     }
@@ -281,6 +330,8 @@ fn datum(d: &Datum) -> Vec<u8> {
         Datum::Port(p) => p.to_be_bytes().to_vec(),
         // numgen writes host order.
         Datum::Integer(i) => i.to_ne_bytes().to_vec(),
+        // In network order: ranges are compared byte by byte.
+        Datum::Share(owner, i) => [&owner.to_be_bytes()[..], &i.to_be_bytes()].concat(),
         Datum::Interface(name) => {
             let mut bytes = name.as_bytes().to_vec();
             bytes.resize(INTERFACE_NAME, 0);
@@ -405,13 +456,28 @@ fn load(b: &mut Buf, l: Load, reg: u32) {
         Load::DestinationPort => payload(b, 2, 2, 2),
         Load::L4Proto => meta(b, 16, reg),
         Load::InputInterface => meta(b, 6, reg),
-        Load::Random(modulus) => expr(b, "numgen", |b| {
-            b.be32(1, reg);
-            b.be32(2, modulus);
-            b.be32(3, 1);
-            b.be32(4, 0);
-        }),
+        Load::Random(modulus) => random(b, modulus, reg),
+        Load::Share(owner, modulus) => {
+            immediate(b, reg, &owner.to_be_bytes());
+            random(b, modulus, reg + 2);
+            expr(b, "byteorder", |b| {
+                b.be32(1, reg + 2);
+                b.be32(2, reg + 2);
+                b.be32(3, 1); // to network order
+                b.be32(4, 4);
+                b.be32(5, 4);
+            });
+        }
     }
+}
+
+fn random(b: &mut Buf, modulus: u32, reg: u32) {
+    expr(b, "numgen", |b| {
+        b.be32(1, reg);
+        b.be32(2, modulus);
+        b.be32(3, 1);
+        b.be32(4, 0);
+    });
 }
 
 /// Loads a concatenation into consecutive 4-byte registers; returns the register to look up by.
@@ -421,6 +487,7 @@ fn loads(b: &mut Buf, list: &[Load]) -> u32 {
         load(b, *l, reg);
         reg += match l {
             Load::SourceAddr(Family::Ip6) | Load::DestinationAddr(Family::Ip6) | Load::InputInterface => 4,
+            Load::Share(..) => 3,
             _ => 1,
         };
     }

@@ -25,6 +25,8 @@ pub enum Load {
     InputInterface,
     /// A random number below the modulus.
     Random(u32),
+    /// A random number below the modulus as a [`super::KeyType::Share`] of this owner.
+    Share(u64, u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! [`Op`] is the vocabulary: tables, chains, sets, maps, elements, rules made of [`Expr`]. Their `Display` is close to
 //! the `nft` program's language, so that rule sets can be golden-tested and read. [`apply`] sends a batch and reports
-//! the first operation that the kernel refused. A [`Ruleset`] is a whole table as data, [`between`] leads from one to the
+//! the operation that the kernel refused (of elements that were sent together, the last). A [`Ruleset`] is a whole table as data, [`between`] leads from one to the
 //! next, a [`Table`] also remembers what changed since it was last applied. [`Monitor`] tells when another program
 //! changed a table. Nothing here knows what the rules are for.
 
@@ -119,6 +119,9 @@ pub enum KeyType {
     Proto,
     Port,
     Integer,
+    /// An owner and a number of it: one key, in the order of which the numbers of an owner are next to each other. So one
+    /// set holds ranges of many owners, where a concatenation would be searched part by part.
+    Share,
     /// The name of an interface.
     Interface,
 }
@@ -151,6 +154,7 @@ pub enum Datum {
     Proto(u8),
     Port(u16),
     Integer(u32),
+    Share(u64, u32),
     Interface(String),
 }
 

@@ -42,6 +42,14 @@ pub fn rules(family: Family, table: &str, chain: &str) -> io::Result<Vec<FoundRu
     }
 }
 
+/// What a message about generations tells.
+pub(super) fn generation_of(payload: &[u8]) -> Option<u32> {
+    let mut parts = attributes(payload.get(4..)?);
+    parts
+        .find(|(kind, _)| *kind == 1)
+        .and_then(|(_, content)| be32(content))
+}
+
 fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;

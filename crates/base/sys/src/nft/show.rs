@@ -15,6 +15,7 @@ impl Display for KeyType {
             KeyType::Proto => "inet_proto",
             KeyType::Port => "inet_service",
             KeyType::Integer => "integer",
+            KeyType::Share => "share",
             KeyType::Interface => "ifname",
         })
     }
@@ -29,6 +30,7 @@ impl Display for Datum {
             Datum::Proto(p) => p.fmt(f),
             Datum::Port(p) => p.fmt(f),
             Datum::Integer(i) => i.fmt(f),
+            Datum::Share(owner, i) => write!(f, "{owner:016x}/{i}"),
             Datum::Interface(name) => write!(f, "\"{name}\""),
         }
     }
@@ -60,6 +62,7 @@ impl Display for Load {
             Load::SourcePort => f.write_str("th sport"),
             Load::DestinationPort => f.write_str("th dport"),
             Load::InputInterface => f.write_str("iifname"),
+            Load::Share(owner, n) => write!(f, "{owner:016x}/numgen random mod {n}"),
             Load::Random(n) => write!(f, "numgen random mod {n}"),
         }
     }

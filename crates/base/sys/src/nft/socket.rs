@@ -1,11 +1,14 @@
 //! One batch over one netlink socket, answered before this returns.
 
-use super::encode::batch;
+use super::encode::{batch, get};
+use super::monitor::spared;
+use super::query::generation_of;
 use super::{Family, Op};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
@@ -18,22 +21,52 @@ pub enum NftError {
 pub(super) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 
-/// The ports of this program's latest batches, by which [`super::Monitor`] knows its own changes. Bounded: what is
-/// forgotten would be taken for another program's change, which costs one more look.
-static OWN_PORTS: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
-const PORTS_KEPT: usize = 4096;
-
-pub(super) fn is_own(port: u32) -> bool {
-    OWN_PORTS.lock().unwrap_or_else(PoisonError::into_inner).contains(&port)
+/// This program's latest batches, by which [`super::Monitor`] knows its own changes: the ports they were sent from, and the
+/// generations they made. Bounded: what is forgotten would be taken for another program's change, which costs one more look.
+#[derive(Default)]
+struct Own {
+    ports: VecDeque<u32>,
+    generations: VecDeque<u32>,
 }
 
-fn remember(port: u32) {
-    let mut ports = OWN_PORTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !ports.contains(&port) {
-        if ports.len() == PORTS_KEPT {
-            ports.pop_front();
+static OWN: Mutex<Own> = Mutex::new(Own {
+    ports: VecDeque::new(),
+    generations: VecDeque::new(),
+});
+const KEPT: usize = 4096;
+
+/// Tries to be the next generation, while other programs are faster.
+const TRIES: usize = 16;
+/// What a batch is refused with that isn't.
+const ERESTART: i32 = 85;
+
+fn own() -> MutexGuard<'static, Own> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn is_own(port: u32) -> bool {
+    own().ports.contains(&port)
+}
+
+/// Whether all generations after `since` up to `now` were made by this program.
+pub(super) fn all_own(since: u32, now: u32) -> bool {
+    let own = own();
+    let made = now.wrapping_sub(since);
+    made as usize <= KEPT && (1..=made).all(|n| own.generations.contains(&since.wrapping_add(n)))
+}
+
+/// As if another program had done it.
+#[cfg(test)]
+pub(super) fn forget() {
+    *own() = Own::default();
+}
+
+fn remember(list: &mut VecDeque<u32>, number: u32) {
+    if !list.contains(&number) {
+        if list.len() == KEPT {
+            list.pop_front();
         }
-        ports.push_back(port);
+        list.push_back(number);
     }
 }
 
@@ -80,30 +113,135 @@ pub(super) fn failure(payload: &[u8]) -> Option<io::Error> {
     (code != 0).then(|| io::Error::from_raw_os_error(-code))
 }
 
+/// Sockets for batches, kept for the next one: closing one waits until the kernel has freed what the last batch removed,
+/// which is a matter of many milliseconds. Each belongs to the network namespace it was opened in. Bounded: so many batches
+/// at a time don't wait for closing.
+static SOCKETS: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+const SOCKETS_KEPT: usize = 8;
+/// Operations from which on a batch is not told to this program's monitors.
+const LARGE: usize = 4096;
+
+struct Kept {
+    namespace: (u64, u64),
+    socket: Socket,
+    port: u32,
+}
+
+fn sockets() -> MutexGuard<'static, Vec<Kept>> {
+    SOCKETS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which network namespace the calling thread is in.
+pub(super) fn namespace() -> io::Result<(u64, u64)> {
+    let here = std::fs::metadata("/proc/thread-self/ns/net")?;
+    Ok((here.dev(), here.ino()))
+}
+
+impl Kept {
+    fn take() -> io::Result<Kept> {
+        let namespace = namespace()?;
+        {
+            let mut sockets = sockets();
+            if let Some(at) = sockets.iter().position(|kept| kept.namespace == namespace) {
+                return Ok(sockets.swap_remove(at));
+            }
+        }
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        let port = socket.bind_auto()?.port_number();
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Kept {
+            namespace,
+            socket,
+            port,
+        })
+    }
+
+    /// For one on which nothing is under way.
+    fn keep(self) {
+        let mut sockets = sockets();
+        if sockets.len() < SOCKETS_KEPT {
+            sockets.push(self);
+        }
+    }
+
+    /// The number of the rule set that is in force: each batch, of whichever program, is the next one.
+    fn generation(&self) -> io::Result<u32> {
+        self.socket.send(&get::generation(), 0)?;
+        let (answer, _) = self.socket.recv_from_full()?;
+        for message in messages(&answer) {
+            if message.kind == NLMSG_ERROR
+                && let Some(error) = failure(message.payload)
+            {
+                return Err(error);
+            }
+            if let Some(generation) = generation_of(message.payload) {
+                return Ok(generation);
+            }
+        }
+        Err(io::Error::other("the kernel does not tell its rules' generation"))
+    }
+
+    fn send(&self, family: Family, table: &str, ops: &[Op], generation: Option<u32>) -> Result<(), NftError> {
+        let bytes = batch(family, table, ops, generation);
+        remember(&mut own().ports, self.port);
+        crate::net::grow_send_buffer(&self.socket, bytes.len() + 4096)?;
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full()?;
+            for message in messages(&answer).filter(|m| m.kind == NLMSG_ERROR) {
+                let seq = message.seq as usize;
+                if let Some(error) = failure(message.payload) {
+                    if error.raw_os_error() == Some(ERESTART) {
+                        return Err(error.into());
+                    }
+                    let op = seq.checked_sub(1).and_then(|i| ops.get(i));
+                    let op = op.map_or_else(|| "the batch".to_string(), Op::to_string);
+                    return Err(NftError::Refused { op, error });
+                }
+                if seq == ops.len() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The number of the rule set that is in force in this thread's network namespace.
+pub(super) fn generation() -> io::Result<u32> {
+    let kept = Kept::take()?;
+    let generation = kept.generation()?;
+    kept.keep();
+    Ok(generation)
+}
+
 /// Applies all of `ops` to `table`, or none. Blocks for as long as the kernel works (well under a millisecond for
 /// ordinary changes); acts on the network namespace of the calling thread.
 pub fn apply(family: Family, table: &str, ops: &[Op]) -> Result<(), NftError> {
     if ops.is_empty() {
         return Ok(());
     }
-    let bytes = batch(family, table, ops);
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    remember(socket.bind_auto()?.port_number());
-    socket.connect(&SocketAddr::new(0, 0))?;
-    crate::net::grow_send_buffer(&socket, bytes.len() + 4096)?;
-    socket.send(&bytes, 0)?;
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        for message in messages(&answer).filter(|m| m.kind == NLMSG_ERROR) {
-            let seq = message.seq as usize;
-            if let Some(error) = failure(message.payload) {
-                let op = seq.checked_sub(1).and_then(|i| ops.get(i));
-                let op = op.map_or_else(|| "the batch".to_string(), Op::to_string);
-                return Err(NftError::Refused { op, error });
+    for tries in 1.. {
+        let kept = Kept::take()?;
+        // While others write all the time, whose change was whose is told by the ports only.
+        let before = match tries <= TRIES {
+            true => Some(kept.generation()?),
+            false => None,
+        };
+        let sent = match ops.len() > LARGE {
+            true => spared(kept.namespace, || kept.send(family, table, ops, before)),
+            false => kept.send(family, table, ops, before),
+        };
+        match sent {
+            Err(NftError::Socket(error)) if error.raw_os_error() == Some(ERESTART) => {}
+            Ok(()) => {
+                if let Some(before) = before {
+                    remember(&mut own().generations, before.wrapping_add(1));
+                }
+                kept.keep();
+                break;
             }
-            if seq == ops.len() {
-                return Ok(());
-            }
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }

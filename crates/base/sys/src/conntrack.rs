@@ -1,7 +1,6 @@
 //! The kernel's table of flows, by netlink: read, and delete from it. Both block for as long as the kernel works and act on
-//! the network namespace of the calling thread.
+//! the network namespace of the calling thread. Which flows are stale is for others to say.
 
-use super::Flow;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla};
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -12,6 +11,16 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Numbers of `linux/netfilter/nfnetlink_conntrack.h` that the message crate has no names for.
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+
+pub const UDP: u8 = 17;
+
+/// A flow as its first packet was sent, and who answers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub protocol: u8,
+    pub destination: (Ipv4Addr, u16),
+    pub answers_from: (Ipv4Addr, u16),
+}
 
 type Message = NetlinkMessage<NetfilterMessage>;
 
@@ -155,7 +164,6 @@ fn ends(tuple: &[Tuple]) -> Ends {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conntrack::UDP;
     use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
     use netlink_packet_netfilter::conntrack::Protocol;
 

@@ -1,0 +1,230 @@
+//! What stands whatever services there are: hooks, their order, and the maps that services share.
+
+use super::{DADDR, SADDR, jump, plain, rule};
+use ipnet::Ipv4Net;
+use keelson_sys::nft::{Base, ChainKind, Cmp, DataType, Expr, Hook, KeyType, Load, Ruleset, Set, SetState, Verdict};
+use std::net::Ipv4Addr;
+
+/// The mark of packets that leave with the node's address.
+const MASQUERADE: u32 = 0x4000;
+pub(super) const SERVICE_IPS: &str = "service-ips";
+pub(super) const NODE_PORTS: &str = "service-nodeports";
+pub(super) const NO_ENDPOINTS: &str = "no-endpoint-services";
+pub(super) const NO_ENDPOINT_NODE_PORTS: &str = "no-endpoint-nodeports";
+pub(super) const CLUSTER_IPS: &str = "cluster-ips";
+pub(super) const FIREWALL_IPS: &str = "firewall-ips";
+/// Endpoints of this node, as source and destination of what they send to themselves.
+pub(super) const HAIRPIN: &str = "hairpin";
+/// The ranges of service addresses.
+pub const RANGES: &str = "service-ranges";
+/// The endpoints of all services, by a hash of whose they are.
+#[rustfmt::skip]
+pub const ENDPOINTS: [&str; 64] = [
+    "endpoints-00", "endpoints-01", "endpoints-02", "endpoints-03", "endpoints-04", "endpoints-05", "endpoints-06", "endpoints-07",
+    "endpoints-08", "endpoints-09", "endpoints-0a", "endpoints-0b", "endpoints-0c", "endpoints-0d", "endpoints-0e", "endpoints-0f",
+    "endpoints-10", "endpoints-11", "endpoints-12", "endpoints-13", "endpoints-14", "endpoints-15", "endpoints-16", "endpoints-17",
+    "endpoints-18", "endpoints-19", "endpoints-1a", "endpoints-1b", "endpoints-1c", "endpoints-1d", "endpoints-1e", "endpoints-1f",
+    "endpoints-20", "endpoints-21", "endpoints-22", "endpoints-23", "endpoints-24", "endpoints-25", "endpoints-26", "endpoints-27",
+    "endpoints-28", "endpoints-29", "endpoints-2a", "endpoints-2b", "endpoints-2c", "endpoints-2d", "endpoints-2e", "endpoints-2f",
+    "endpoints-30", "endpoints-31", "endpoints-32", "endpoints-33", "endpoints-34", "endpoints-35", "endpoints-36", "endpoints-37",
+    "endpoints-38", "endpoints-39", "endpoints-3a", "endpoints-3b", "endpoints-3c", "endpoints-3d", "endpoints-3e", "endpoints-3f",
+];
+/// Before translation, which would hide the load balancer's address.
+const BEFORE_TRANSLATION: i32 = -110;
+
+fn base(r: &mut Ruleset, chain: &str, kind: ChainKind, hook: Hook, priority: i32) {
+    r.chains.entry(chain.to_string()).or_default().base = Some(Base { kind, hook, priority });
+}
+
+/// The maps and sets that services share, and the ranges in which their addresses are.
+pub const SHARED: [&str; 8] = [
+    SERVICE_IPS,
+    NODE_PORTS,
+    NO_ENDPOINTS,
+    NO_ENDPOINT_NODE_PORTS,
+    CLUSTER_IPS,
+    FIREWALL_IPS,
+    HAIRPIN,
+    RANGES,
+];
+
+/// What one of them is, or one of [`ENDPOINTS`].
+pub fn shared_set(name: &str) -> Set {
+    use KeyType::{Ipv4, Port, Proto};
+    if name.starts_with("endpoints-") {
+        let target = DataType::Concat(vec![Ipv4, Port]);
+        let mut set = plain(name, vec![KeyType::Share], Some(target));
+        set.intervals = true;
+        return set;
+    }
+    let (key, verdicts) = match name {
+        NODE_PORTS | NO_ENDPOINT_NODE_PORTS => (vec![Proto, Port], true),
+        CLUSTER_IPS | RANGES => (vec![Ipv4], false),
+        HAIRPIN => (vec![Ipv4, Ipv4, Proto, Port], false),
+        _ => (vec![Ipv4, Proto, Port], true),
+    };
+    let mut set = plain(name, key, verdicts.then_some(DataType::Verdict));
+    set.intervals = name == RANGES;
+    set
+}
+
+/// What stands whatever services there are.
+pub fn skeleton(cluster_cidr: Ipv4Net) -> Ruleset {
+    let mut skeleton = Ruleset::default();
+    let r = &mut skeleton;
+    for name in SHARED.into_iter().chain(ENDPOINTS) {
+        r.sets.insert(name.into(), SetState::empty(shared_set(name)));
+    }
+    let by_ip = vec![DADDR, Load::L4Proto, Load::DestinationPort];
+    let by_port = vec![Load::L4Proto, Load::DestinationPort];
+    let not_loopback = || Expr::MatchPrefix {
+        load: DADDR,
+        cmp: Cmp::Neq,
+        addr: Ipv4Addr::LOCALHOST.into(),
+        prefix: 8,
+    };
+    // Who isn't a pod may be answered past this node.
+    rule(
+        r,
+        "services",
+        vec![
+            cluster_ip(),
+            Expr::MatchPrefix {
+                load: SADDR,
+                cmp: Cmp::Neq,
+                addr: cluster_cidr.network().into(),
+                prefix: cluster_cidr.prefix_len(),
+            },
+            jump("masquerade"),
+        ],
+    );
+    rule(
+        r,
+        "services",
+        vec![Expr::LookupVerdict {
+            load: by_ip.clone(),
+            map: SERVICE_IPS.into(),
+        }],
+    );
+    rule(
+        r,
+        "services",
+        vec![
+            Expr::DestinationLocal(Cmp::Eq),
+            not_loopback(),
+            Expr::LookupVerdict {
+                load: by_port.clone(),
+                map: NODE_PORTS.into(),
+            },
+        ],
+    );
+    for (chain, hook) in [
+        ("firewall-prerouting", Hook::Prerouting),
+        ("firewall-output", Hook::Output),
+    ] {
+        base(r, chain, ChainKind::Filter, hook, BEFORE_TRANSLATION);
+        let look_up = Expr::LookupVerdict {
+            load: by_ip.clone(),
+            map: FIREWALL_IPS.into(),
+        };
+        rule(r, chain, vec![Expr::StateNew, look_up]);
+    }
+    rule(
+        r,
+        "endpoint-check",
+        vec![Expr::LookupVerdict {
+            load: by_ip,
+            map: NO_ENDPOINTS.into(),
+        }],
+    );
+    rule(
+        r,
+        "nodeport-check",
+        vec![
+            Expr::DestinationLocal(Cmp::Eq),
+            not_loopback(),
+            Expr::LookupVerdict {
+                load: by_port,
+                map: NO_ENDPOINT_NODE_PORTS.into(),
+            },
+        ],
+    );
+    rule(r, "reject", vec![Expr::Reject { tcp_reset: false }]);
+    rule(r, "drop", vec![Expr::Verdict(Verdict::Drop)]);
+    rule(r, "masquerade", vec![Expr::MarkOr(MASQUERADE)]);
+
+    for (chain, hook) in [
+        ("filter-input", Hook::Input),
+        ("filter-forward", Hook::Forward),
+        ("filter-output", Hook::Output),
+    ] {
+        // After translation: what still has its service's address found no endpoint. A client of this node may have been
+        // sent on where others are dropped. And before `cluster-ips`, which would refuse what is to be dropped.
+        base(r, chain, ChainKind::Filter, hook, -10);
+        rule(r, chain, vec![Expr::StateNew, jump("endpoint-check")]);
+        // What this node sends to its own ports comes in again by the loopback.
+        if hook == Hook::Input {
+            rule(r, chain, vec![Expr::StateNew, jump("nodeport-check")]);
+        }
+    }
+    for (chain, hook) in [
+        ("cluster-ips-forward", Hook::Forward),
+        ("cluster-ips-output", Hook::Output),
+    ] {
+        // After translation: what still goes to a service's address goes to a port that it doesn't have, and what goes to no
+        // service's address but into their range would leave the cluster.
+        base(r, chain, ChainKind::Filter, hook, 0);
+        rule(
+            r,
+            chain,
+            vec![Expr::StateNew, cluster_ip(), Expr::Reject { tcp_reset: false }],
+        );
+        let unused = Expr::InSet {
+            load: vec![DADDR],
+            set: RANGES.into(),
+            negate: false,
+        };
+        rule(r, chain, vec![Expr::StateNew, unused, Expr::Verdict(Verdict::Drop)]);
+    }
+    base(r, "nat-prerouting", ChainKind::Nat, Hook::Prerouting, -100);
+    rule(r, "nat-prerouting", vec![jump("services")]);
+    base(r, "nat-output", ChainKind::Nat, Hook::Output, -100);
+    rule(r, "nat-output", vec![jump("services")]);
+    base(r, "nat-postrouting", ChainKind::Nat, Hook::Postrouting, 100);
+    rule(
+        r,
+        "nat-postrouting",
+        vec![
+            Expr::MarkIs {
+                mask: MASQUERADE,
+                cmp: Cmp::Neq,
+                value: 0,
+            },
+            Expr::MarkXor(MASQUERADE),
+            Expr::Masquerade,
+        ],
+    );
+    // A pod that reaches itself through its service must get the answer by way of the node.
+    rule(
+        r,
+        "nat-postrouting",
+        vec![
+            Expr::Dnatted,
+            Expr::InSet {
+                load: vec![SADDR, DADDR, Load::L4Proto, Load::DestinationPort],
+                set: HAIRPIN.into(),
+                negate: false,
+            },
+            Expr::Masquerade,
+        ],
+    );
+    skeleton
+}
+
+fn cluster_ip() -> Expr {
+    Expr::InSet {
+        load: vec![DADDR],
+        set: CLUSTER_IPS.into(),
+        negate: false,
+    }
+}

@@ -1,0 +1,126 @@
+//! What the API tells, and which services a change of it is about.
+
+use crate::model::{self, Here, SERVICE_NAME};
+use crate::plan::Planner;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use keelson_client::rest::Rest;
+use keelson_client::{ApiObject, Informer, InformerOptions, ObjectKey};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The index of slices by namespace and service.
+const BY_SERVICE: &str = "service";
+
+/// What changed and is yet to be looked at. Bounded by the number of services.
+#[derive(Default)]
+struct Pending {
+    services: BTreeSet<ObjectKey>,
+    node: bool,
+    ranges: bool,
+}
+
+pub struct Sources {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    node: Informer<Node>,
+    ranges: Informer<ServiceCIDR>,
+    here: Here,
+    pending: Arc<Mutex<Pending>>,
+    changed: Arc<Notify>,
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(ObjectKey::new(slice.namespace(), name.clone()))
+}
+
+impl Sources {
+    pub fn start(rest: &Rest, node: &str, stop: &CancellationToken) -> Sources {
+        let own_node = InformerOptions {
+            fields: format!("metadata.name={node}"),
+            ..InformerOptions::default()
+        };
+        let sources = Sources {
+            services: Informer::start(rest, InformerOptions::default(), stop),
+            slices: Informer::start(rest, InformerOptions::default(), stop),
+            node: Informer::start(rest, own_node, stop),
+            ranges: Informer::start(rest, InformerOptions::default(), stop),
+            here: Here::of(node, None),
+            pending: Arc::default(),
+            changed: Arc::default(),
+        };
+        sources.slices.store().add_index(BY_SERVICE, |slice| {
+            service_of(slice).map(|key| key.to_string()).into_iter().collect()
+        });
+        sources.note(&sources.services, |pending, service| {
+            pending.services.insert(service.key());
+        });
+        sources.note(&sources.slices, |pending, slice| {
+            pending.services.extend(service_of(slice))
+        });
+        sources.note(&sources.node, |pending, _| pending.node = true);
+        sources.note(&sources.ranges, |pending, _| pending.ranges = true);
+        sources
+    }
+
+    fn note<K: ApiObject>(&self, informer: &Informer<K>, note: fn(&mut Pending, &K)) {
+        let (pending, changed) = (self.pending.clone(), self.changed.clone());
+        informer.on_change(move |change| {
+            let mut pending = pending.lock();
+            note(&mut pending, change.object());
+            if let Some(old) = change.old() {
+                note(&mut pending, old);
+            }
+            changed.notify_one();
+        });
+    }
+
+    pub async fn synced(&self) {
+        self.services.synced().await;
+        self.slices.synced().await;
+        self.node.synced().await;
+        self.ranges.synced().await;
+    }
+
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Tells the planner all that is new; which services it changed.
+    pub fn take_in(&mut self, planner: &mut Planner) -> Vec<ObjectKey> {
+        let mut pending = std::mem::take(&mut *self.pending.lock());
+        if pending.node {
+            let node = self.node.store().get("", &self.here.node);
+            let here = Here::of(&self.here.node, node.as_deref());
+            if here != self.here {
+                self.here = here;
+                pending.services.extend(self.services.store().keys());
+            }
+        }
+        if pending.ranges {
+            let all = self.ranges.store().list();
+            let ranges = all
+                .iter()
+                .flat_map(|r| r.spec.iter().flat_map(|s| s.cidrs.iter().flatten()));
+            planner.set_ranges(ranges.filter_map(|r| r.parse::<Ipv4Net>().ok()).collect());
+        }
+        let mut changed = Vec::new();
+        for key in pending.services {
+            let service = self.services.store().get_key(&key);
+            let facts = service.map(|service| {
+                let slices = self.slices.store().by_index(BY_SERVICE, &key.to_string());
+                model::read(&service, &slices, &self.here)
+            });
+            if planner.set(&key, facts.unwrap_or_default()) {
+                changed.push(key);
+            }
+        }
+        changed
+    }
+}

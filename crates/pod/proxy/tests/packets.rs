@@ -1,0 +1,230 @@
+//! Services with real packets: pods of one node, the node itself, and a client beside it on a link.
+//! Needs root; every namespace is made here and dies with its thread.
+
+#![allow(clippy::unwrap_used)]
+
+use keelson_client::ObjectKey;
+use keelson_network::{Config, PodNetwork, PodNetworkRequest, Routed};
+use keelson_proxy::model::ServicePort;
+use keelson_proxy::plan::Planner;
+use keelson_sys::nft::{self, Family};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+use support::{Namespace, block_on};
+
+#[path = "../../network/tests/support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 1, 1);
+
+async fn netlink<T>(job: impl AsyncFnOnce(rtnetlink::Handle) -> T) -> T {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    let connection = tokio::spawn(connection);
+    let result = job(handle).await;
+    connection.abort();
+    result
+}
+
+/// Gives the end of the cable its address.
+fn plugged(space: &Namespace, address: Ipv4Addr, gateway: Option<Ipv4Addr>) {
+    space.run(move || {
+        block_on(netlink(async |h| {
+            for (name, address) in [("lo", None), ("eth0", Some(address))] {
+                let index = nix::net::if_::if_nametoindex(name).unwrap();
+                if let Some(address) = address {
+                    h.address().add(index, address.into(), 24).execute().await.unwrap();
+                }
+                let up = LinkUnspec::new_with_index(index).up().build();
+                h.link().change(up).execute().await.unwrap();
+            }
+            if let Some(gateway) = gateway {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+                h.route().add(route).execute().await.unwrap();
+            }
+        }));
+    });
+}
+
+struct World {
+    node: Namespace,
+    client: Namespace,
+    pods: Vec<(Namespace, Ipv4Addr)>,
+    planner: Arc<Mutex<Planner>>,
+}
+
+impl World {
+    fn new(dir: &std::path::Path) -> World {
+        let (node, client) = (Namespace::new(), Namespace::new());
+        let far = client.path.clone();
+        node.run(move || {
+            block_on(netlink(async |h| {
+                let far = std::fs::File::open(far).unwrap();
+                let fd = std::os::fd::AsRawFd::as_raw_fd(&far);
+                let peer = LinkUnspec::new_with_name("eth0").setns_by_fd(fd).build();
+                let cable = LinkVeth::new("eth0", "eth0").set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+                h.link().add(cable.build()).execute().await.unwrap();
+            }));
+        });
+        plugged(&node, NODE, None);
+        plugged(&client, CLIENT, Some(NODE));
+        let config = Config {
+            state_dir: dir.to_path_buf(),
+            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+            mtu: 0,
+        };
+        let spaces = [Namespace::new(), Namespace::new()];
+        let paths = spaces.each_ref().map(|n| n.path.clone());
+        let addresses = node.run(move || {
+            block_on(async {
+                let network = Routed::new(config).unwrap();
+                network.ready().await.unwrap();
+                let mut addresses = Vec::new();
+                for (i, netns) in paths.into_iter().enumerate() {
+                    let request = PodNetworkRequest {
+                        sandbox_id: format!("sandbox-{i}"),
+                        netns,
+                        ..PodNetworkRequest::default()
+                    };
+                    addresses.push(network.setup(&request).await.unwrap().ips[0]);
+                }
+                addresses
+            })
+        });
+        let v4 = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(_) => panic!("an IPv4 address"),
+        };
+        let pods: Vec<_> = spaces.into_iter().zip(addresses.into_iter().map(v4)).collect();
+        pods.iter().for_each(|(space, _)| space.serve(80));
+        let mut planner = Planner::new("10.244.0.0/16".parse().unwrap());
+        planner.set_ranges(["10.96.0.0/16".parse().unwrap()].into());
+        let first = planner.take_whole();
+        node.run(move || nft::apply(Family::Ip, keelson_proxy::TABLE, &first).unwrap());
+        World {
+            node,
+            client,
+            pods,
+            planner: Arc::new(Mutex::new(planner)),
+        }
+    }
+
+    /// A service on port 8000 of the node's address, whose endpoints are these pods.
+    fn balanced(&self, pods: &[usize]) -> ServicePort {
+        let targets: Vec<_> = pods.iter().map(|p| (self.pods[*p].1, 80)).collect();
+        ServicePort {
+            port: 8000,
+            external_ips: vec![NODE],
+            balancer_ips: vec![NODE],
+            endpoints: targets.iter().copied().collect(),
+            local_endpoints: targets.iter().copied().collect(),
+            ..ServicePort::at("shop/web/http/tcp", CLUSTER_IP)
+        }
+    }
+
+    fn serve(&self, facts: Vec<ServicePort>) {
+        let planner = self.planner.clone();
+        self.node.run(move || {
+            let mut planner = planner.lock().unwrap();
+            planner.set(&ObjectKey::new("shop", "web"), facts);
+            nft::apply(Family::Ip, keelson_proxy::TABLE, &planner.take()).unwrap();
+        });
+    }
+}
+
+fn world(name: &str, test: impl FnOnce(World)) {
+    let dir = std::env::temp_dir().join(format!("keelson-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    test(World::new(&dir));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_nodes_address_balances_for_everybody() {
+    world("balancer", |w| {
+        let at = (IpAddr::from(NODE), 8000).into();
+        assert!(w.client.ask(at).is_err(), "no service yet");
+        w.serve(vec![w.balanced(&[0])]);
+        let seen = w.client.ask(at).unwrap();
+        assert_ne!(
+            seen,
+            CLIENT.to_string(),
+            "sent on with the node's address, as it may go to another node"
+        );
+        assert!(w.node.ask(at).is_ok(), "the node itself");
+        assert!(w.pods[1].0.ask(at).is_ok(), "another pod");
+        assert!(w.pods[0].0.ask(at).is_ok(), "the endpoint itself");
+        assert!(
+            w.pods[0].0.ask((IpAddr::from(CLUSTER_IP), 8000).into()).is_ok(),
+            "by the cluster IP too"
+        );
+
+        let mut local = w.balanced(&[0]);
+        local.external_local = true;
+        w.serve(vec![local.clone()]);
+        assert_eq!(w.client.ask(at), Ok(CLIENT.to_string()), "the client's own address");
+        assert!(w.node.ask(at).is_ok() && w.pods[0].0.ask(at).is_ok() && w.pods[1].0.ask(at).is_ok());
+        local.local_endpoints.clear();
+        w.serve(vec![local]);
+        assert!(w.client.ask(at).is_err(), "its endpoints are elsewhere");
+        assert!(w.pods[1].0.ask(at).is_ok(), "who is inside isn't bound to local ones");
+
+        let mut guarded = w.balanced(&[0]);
+        guarded.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+        w.serve(vec![guarded.clone()]);
+        assert!(w.client.ask(at).is_err(), "not in the source ranges");
+        guarded.source_ranges = vec!["192.0.2.0/24".parse().unwrap()];
+        w.serve(vec![guarded]);
+        assert!(w.client.ask(at).is_ok() && w.node.ask(at).is_ok());
+        w.serve(Vec::new());
+        assert!(w.client.ask(at).is_err(), "the service is gone");
+    });
+}
+
+#[test]
+fn every_connection_finds_an_endpoint_as_they_come_and_go() {
+    world("endpoints", |w| {
+        let at = (IpAddr::from(CLUSTER_IP), 8000).into();
+        for pods in [vec![0, 1], vec![1], vec![0], vec![0, 1]] {
+            w.serve(vec![w.balanced(&pods)]);
+            for n in 0..3 {
+                assert!(w.client.ask(at).is_ok(), "{pods:?}, {n}");
+            }
+        }
+        let mut half = w.balanced(&[0]);
+        half.endpoints.insert((w.pods[0].1, 81));
+        w.serve(vec![half]);
+        let served = (0..20).filter(|_| w.client.ask(at).is_ok()).count();
+        assert!(
+            (1..20).contains(&served),
+            "{served} of 20: new connections are shared out"
+        );
+        // A pod here answers 32 times: the other one has some left.
+        let dead = (w.pods[1].1, 81);
+        let mut half = w.balanced(&[1]);
+        half.endpoints.insert(dead);
+        half.affinity = Some(60);
+        w.serve(vec![half.clone()]);
+        let first = w.client.ask(at).is_ok();
+        assert!(
+            (0..8).all(|_| w.client.ask(at).is_ok() == first),
+            "a client keeps its endpoint"
+        );
+        half.affinity = Some(30);
+        half.endpoints.remove(&dead);
+        w.serve(vec![half]);
+        assert!(w.client.ask(at).is_ok(), "what it kept is gone");
+        w.serve(vec![w.balanced(&[])]);
+        let begin = std::time::Instant::now();
+        assert!(w.client.ask(at).is_err());
+        assert!(
+            begin.elapsed() < std::time::Duration::from_secs(1),
+            "refused, not dropped"
+        );
+    });
+}
