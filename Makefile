@@ -31,6 +31,7 @@ test: deps check unit quick
 check: deps
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p keelson-store --test etcd -- -D warnings
 	cargo xtask tidy
 	cargo xtask lists
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# test-cluster.sh: two machines that become a cluster; then a real cluster in a network namespace: the new user's path with
+# test-cluster.sh: the store over a real etcd; two machines that become a cluster; then a real cluster in a network namespace: the new user's path with
 # kubectl, kill -9 under load, the quick conformance list, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."; PROFILE=${PROFILE:-release}
@@ -9,6 +9,7 @@ export CLUSTER=${CLUSTER:-klt0} NODE_IP=${NODE_IP:-10.79.0.1}
 step() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
 step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p keelson
 step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
+step "the store over etcd"; tools/test-etcd.sh
 step "two machines"; tools/test-nodes.sh
 step "starting a cluster"
 conformance/cluster.sh down >/dev/null 2>&1 || true

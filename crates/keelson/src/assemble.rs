@@ -5,6 +5,7 @@
 
 use crate::config::{Component, Config};
 use crate::node::{self, Access};
+use crate::store::Opened;
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use keelson_apiserver::serve::tls::ServingCert;
@@ -13,11 +14,11 @@ use keelson_client::ClientFactory;
 use keelson_controllers::{Port, Reserved};
 use keelson_network::underlay;
 use keelson_pki::{Pki, San};
-use keelson_store::compactor::{INTERVAL, auto_compact};
-use keelson_store::embedded::Options as StoreOptions;
-use keelson_store::{Embedded, Store};
+use keelson_store::Store;
+use keelson_store::compactor::auto_compact;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 /// A running cluster of one machine.
 pub struct Cluster {
     api: Arc<ApiServer>,
-    store: Arc<Embedded>,
+    store: Opened,
     components: Supervisor,
     listening: CancellationToken,
     serving: tokio::sync::Mutex<oneshot::Receiver<anyhow::Error>>,
@@ -39,11 +40,8 @@ impl Cluster {
             format!("the API cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --api-port")
         })?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
-        let store = Embedded::open(config.data_dir.join("store"), StoreOptions::default()).await?;
-        let api = Arc::new(ApiServer::new(
-            api_config(config, &pki)?,
-            store.clone() as Arc<dyn Store>,
-        )?);
+        let store = Opened::open(&config.store).await?;
+        let api = Arc::new(ApiServer::new(api_config(config, &pki)?, store.store())?);
         let listening = CancellationToken::new();
         let serving = serve(config, &pki, api.clone(), socket, listening.clone())?;
         write_kubeconfigs(config, &pki)?;
@@ -53,7 +51,9 @@ impl Cluster {
             .await
             .context("the components' own roles")?;
         let mut components = Supervisor::default();
-        compaction(&mut components, store.clone());
+        if let Some(interval) = config.compaction {
+            compaction(&mut components, store.store(), interval);
+        }
         controllers(&mut components, config, &pki, &api);
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));
@@ -102,9 +102,7 @@ impl Cluster {
         self.listening.cancel();
         self.api.shutdown();
         drop(self.api);
-        if let Err(error) = self.store.close().await {
-            tracing::warn!(%error, "the store could not be closed; what was acknowledged is on disk");
-        }
+        self.store.close().await;
     }
 }
 
@@ -168,11 +166,11 @@ fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
 }
 
 /// Old revisions are given up, so that the store doesn't grow for ever.
-fn compaction(components: &mut Supervisor, store: Arc<dyn Store>) {
+fn compaction(components: &mut Supervisor, store: Arc<dyn Store>, interval: Duration) {
     components.spawn("compaction", move |stop| {
         let store = store.clone();
         async move {
-            auto_compact(store, INTERVAL, stop).await;
+            auto_compact(store, interval, stop).await;
             Ok(())
         }
     });

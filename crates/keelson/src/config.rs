@@ -1,6 +1,7 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use crate::access::{self, Access};
+use crate::store;
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::Ipv4Net;
@@ -129,6 +130,24 @@ pub struct Options {
     #[command(flatten)]
     #[serde(skip)]
     pub access: Access,
+    /// etcd servers (http://HOST:PORT or https://HOST:PORT) to keep the cluster's objects in [default: a store in DATA_DIR]
+    #[arg(long, env = "KEELSON_ETCD_SERVERS", value_name = "LIST", value_delimiter = ',')]
+    pub etcd_servers: Option<Vec<String>>,
+    /// Authority of the etcd servers' certificates [default: the machine's own list]
+    #[arg(long, env = "KEELSON_ETCD_CAFILE", value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate by which the etcd servers know this one
+    #[arg(long, env = "KEELSON_ETCD_CERTFILE", value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, env = "KEELSON_ETCD_KEYFILE", value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// After so long without an answer etcd counts as ill [default: 2s]
+    #[arg(long, env = "KEELSON_ETCD_HEALTHCHECK_TIMEOUT", value_name = "DURATION")]
+    pub etcd_healthcheck_timeout: Option<String>,
+    /// How long the past is kept, in either store; 0: this server gives up nothing [default: 5m]
+    #[arg(long, env = "KEELSON_ETCD_COMPACTION_INTERVAL", value_name = "DURATION")]
+    pub etcd_compaction_interval: Option<String>,
     /// What to log: error, warn, info, debug, trace, or per module [default: info, the store's engine only its warnings]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -186,6 +205,9 @@ pub struct Config {
     pub eviction: Vec<Threshold>,
     pub audit: Option<(Policy, audit::Settings)>,
     pub access: access::Settings,
+    pub store: store::Choice,
+    /// How often the past is given up, if by this server.
+    pub compaction: Option<Duration>,
     pub log: String,
     pub log_json: bool,
 }
@@ -238,10 +260,12 @@ impl Options {
                 preloaded_images_verification_allowlist, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
                 max_pods, manifests, cgroup_root, eviction_hard, audit_log_path, audit_policy_file, audit_log_maxsize,
-                audit_log_maxbackup, audit_log_maxage, log, log_format);
+                audit_log_maxbackup, audit_log_maxage, etcd_servers, etcd_cafile, etcd_certfile, etcd_keyfile,
+                etcd_healthcheck_timeout, etcd_compaction_interval, log, log_format);
         }
         let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         let audit = self.audit(&data_dir)?;
+        let (store, compaction) = (store::Choice::of(&self, &data_dir)?, store::compaction_interval(&self)?);
         let service_cidr = self
             .service_cidr
             .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
@@ -301,6 +325,8 @@ impl Options {
                 .collect::<anyhow::Result<_>>()?,
             audit,
             access,
+            store,
+            compaction,
             log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
             log_json,
             data_dir,

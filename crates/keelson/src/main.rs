@@ -16,6 +16,7 @@ mod notify;
 mod peers;
 mod process;
 mod server;
+mod store;
 mod supervise;
 mod token;
 mod uninstall;

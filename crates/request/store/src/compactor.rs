@@ -37,44 +37,39 @@ struct Seen {
     store: Revision,
 }
 
-/// Whoever manages to write the key, unchanged since its own last look, compacts to what it saw then.
+/// Whoever manages to write the key, unchanged since its own last look, compacts to what it saw then. The key is the clock
+/// that the servers share: each write of it is a tick, whether by one of ours or by kube-apiserver, which looks at its
+/// version instead. What stands under it is the revision that is being compacted to, 0 at first.
 async fn step(store: &dyn Store, seen: &mut Seen) -> Result<Option<Revision>> {
-    let current = store.current_revision().await?;
     let expected = if seen.key == 0 {
         Expect::Absent
     } else {
         Expect::ModRevision(seen.key)
     };
-    let value = Bytes::from(current.to_string());
-    match store
-        .put(Bytes::from_static(KEY.as_bytes()), value, expected, None)
-        .await?
-    {
-        Outcome::Conflict { current: kv, .. } => {
+    let to = seen.store;
+    let (key, value) = (Bytes::from_static(KEY.as_bytes()), Bytes::from(to.to_string()));
+    match store.put(key, value, expected, None).await? {
+        Outcome::Conflict { revision, current } => {
             *seen = Seen {
-                key: kv.map_or(0, |kv| kv.mod_revision),
-                store: current,
+                key: current.map_or(0, |kv| kv.mod_revision),
+                store: revision,
             };
-            Ok(None)
+            return Ok(None);
         }
         Outcome::Done { revision, .. } => {
-            let to = std::mem::replace(
-                seen,
-                Seen {
-                    key: revision,
-                    store: current,
-                },
-            )
-            .store;
-            if to == 0 {
-                return Ok(None);
-            }
-            match store.compact(to).await {
-                Ok(()) => Ok(Some(to)),
-                Err(e) if e.is_compacted() => Ok(None),
-                Err(e) => Err(e),
-            }
+            *seen = Seen {
+                key: revision,
+                store: revision,
+            };
         }
+    }
+    if to == 0 {
+        return Ok(None);
+    }
+    match store.compact(to).await {
+        Ok(()) => Ok(Some(to)),
+        Err(e) if e.is_compacted() => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -105,5 +100,33 @@ mod tests {
         assert!(store.get(b"/a", Some(before - 1)).await.unwrap_err().is_compacted());
         assert_eq!(store.get(b"/a", None).await.unwrap().kv.unwrap().value, "2");
         stop.cancel();
+    }
+
+    /// What kube-apiserver, and whoever looks for the oldest revision kept, reads there.
+    #[tokio::test]
+    async fn the_key_holds_what_was_compacted_to_and_one_tick_has_one_winner() {
+        let store = Memory::new();
+        let written = async || {
+            let kv = store.get(KEY.as_bytes(), None).await.unwrap().kv.unwrap();
+            (String::from_utf8(kv.value.to_vec()).unwrap(), kv.version)
+        };
+        let put = async || store.put("/a".into(), "1".into(), Expect::Any, None).await.unwrap();
+        let (mut one, mut other) = (Seen::default(), Seen::default());
+        put().await;
+        assert_eq!(step(&*store, &mut one).await, Ok(None));
+        assert_eq!(written().await, ("0".into(), 1), "nothing is compacted at a start");
+        assert_eq!(step(&*store, &mut other).await, Ok(None), "the other was first");
+        assert_eq!(written().await.1, 1);
+        for _ in 0..3 {
+            put().await;
+        }
+        assert_eq!(step(&*store, &mut one).await, Ok(Some(3)));
+        assert_eq!(written().await, ("3".into(), 2));
+        assert_eq!(step(&*store, &mut other).await, Ok(None), "the other was first again");
+        // The first is gone: the other goes on from what it saw.
+        put().await;
+        assert_eq!(step(&*store, &mut other).await, Ok(Some(7)));
+        assert_eq!(written().await, ("7".into(), 3));
+        assert_eq!(store.status().await.unwrap().compact_revision, 7);
     }
 }

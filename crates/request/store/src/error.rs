@@ -22,6 +22,9 @@ pub enum Error {
     /// Whether it was written is unknown: the answer didn't come in time.
     #[error("the store didn't answer in time: {what}")]
     Stalled { what: String },
+    /// What etcd said, in its own words. After a write it may be open whether it was written.
+    #[error("{what}")]
+    Answered { what: String },
     /// Nothing was written. Writes work again by themselves when there is space.
     #[error("no space left for the store at {path}: {what}")]
     NoSpace { path: PathBuf, what: String },

@@ -6,16 +6,18 @@
 //!   ([`Outcome::Conflict`]), so that a caller can decide again without a second read.
 //! * The past stays readable, and watchable, until [`Store::compact`] gives it up.
 //! * A watch yields every change of its range exactly once and in order, or ends with an error that says why.
-//!   A watcher that doesn't keep up is cut ([`Error::SlowWatcher`]); no writer ever waits for one.
+//!   No writer ever waits for a watcher: one that doesn't keep up is cut ([`Error::SlowWatcher`]), or reads the past later.
 //!
 //! The store knows bytes only: no kinds, no namespaces, no objects. What a key or a value means is the registry's business.
 //!
-//! Implementations: [`embedded`] (one machine; on disk), [`memory`] (tests and simulations). Each passes [`contract`].
+//! Implementations: [`embedded`] (one machine; on disk), [`etcd`] (a client of it), [`memory`] (tests and simulations).
+//! Each passes [`contract`].
 
 pub mod compactor;
 pub mod contract;
 pub mod embedded;
 mod error;
+pub mod etcd;
 mod expiry;
 mod follow;
 mod hub;
@@ -25,6 +27,7 @@ mod watch;
 
 pub use embedded::Embedded;
 pub use error::{Error, Result};
+pub use etcd::Etcd;
 pub use memory::Memory;
 pub use range::KeyRange;
 pub use watch::{Event, EventKind, WatchBatch, WatchSource, WatchStream};
@@ -167,7 +170,7 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, request: ListRequest) -> Result<Listed>;
 
     /// Writes a key if `expected` holds. With `ttl` the key is deleted (by an ordinary delete event) when so much time
-    /// has passed; without, it stays, even if an earlier write of the key had one.
+    /// has passed, or a little later; without, it stays, even if an earlier write of the key had one.
     async fn put(&self, key: Bytes, value: Bytes, expected: Expect, ttl: Option<Duration>) -> Result<Outcome>;
 
     /// Removes a key if `expected` holds. A key that isn't there is a [`Outcome::Conflict`] with nothing in it.
@@ -180,8 +183,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Compacted`] from now on.
     async fn compact(&self, revision: Revision) -> Result<()>;
 
-    /// The revision of the last change. Its event is under way to every watcher: a progress report
-    /// asked for from now on ([`WatchSource::request_progress`]) comes after it and is not below it.
+    /// The revision of the last change. Its event is under way to every watcher: a progress report asked for from now on
+    /// ([`WatchSource::request_progress`]) comes after it and is not below it, unless a member of etcd that lags behind the
+    /// others makes it; one asked for later is, then.
     async fn current_revision(&self) -> Result<Revision>;
 
     async fn status(&self) -> Result<StoreStatus>;

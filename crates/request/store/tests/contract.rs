@@ -1,4 +1,4 @@
-//! Both implementations keep the contract.
+//! The stores that need no other program keep the contract; `etcd.rs` holds the one over etcd to it.
 #![allow(clippy::unwrap_used)]
 
 use keelson_store::{Embedded, Memory, Store};
@@ -7,6 +7,11 @@ use std::sync::Arc;
 mod memory {
     use super::*;
     keelson_store::contract!(async { Memory::new() as Arc<dyn Store> });
+
+    #[tokio::test]
+    async fn a_slow_watcher_is_cut() {
+        keelson_store::contract::a_slow_watcher_is_cut(&*Memory::new()).await;
+    }
 }
 
 mod embedded {
@@ -36,4 +41,9 @@ mod embedded {
     }
 
     keelson_store::contract!(open());
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_slow_watcher_is_cut() {
+        keelson_store::contract::a_slow_watcher_is_cut(&*open().await).await;
+    }
 }

@@ -163,6 +163,11 @@ pub fn store_error(cx: &Cx, operation: &str, e: &keelson_store::Error) -> ApiErr
             }));
             error
         }
+        // As kube-apiserver, which hands on what etcd says: no reason, no hint to try again, for it may have been written.
+        Error::Answered { what } => {
+            tracing::warn!(%gr, operation, error = %e, "the store failed");
+            ApiError::new(Reason::Unknown, what)
+        }
         Error::Locked { .. } | Error::Corrupt { .. } | Error::Denied { .. } | Error::Invalid { .. } => {
             tracing::error!(%gr, operation, error = %e, "the store failed");
             ApiError::internal(e)

@@ -33,7 +33,7 @@ macro_rules! contract {
             the_past_stays_readable, the_future_is_refused, lists_are_in_order, lists_come_in_pages_of_one_revision,
             lists_of_the_past, a_watch_sees_everything_once_and_in_order, a_watch_begins_in_the_past,
             a_watch_sees_only_its_range, progress_is_told_in_order, a_watch_sees_what_happens_while_it_catches_up,
-            a_dropped_next_loses_nothing, a_slow_watcher_is_cut,
+            a_dropped_next_loses_nothing, a_slow_watcher_holds_nobody_up,
             compaction_gives_up_the_past, compaction_keeps_the_present, compaction_of_nonsense_is_refused,
             compaction_in_steps, keys_expire, a_later_write_outlives_the_deadline,
             random_operations_match_a_model, random_writers_never_lose_an_update,

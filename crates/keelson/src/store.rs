@@ -1,0 +1,215 @@
+//! Where the cluster's objects are kept: in the data directory, or in an etcd that somebody else runs.
+//!
+//! The options have kube-apiserver's names and meanings, so that a cluster's flags can be taken over as they are.
+
+use crate::config::{Options, absolute};
+use anyhow::{Context, ensure};
+use keelson_apiserver::connect::{ClientTls, Trust};
+use keelson_store::{Embedded, Etcd, Store, compactor, embedded, etcd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Which store it is to be.
+#[derive(Clone, Debug)]
+pub enum Choice {
+    /// In this directory.
+    Embedded(PathBuf),
+    Etcd(EtcdChoice),
+}
+
+#[derive(Clone, Debug)]
+pub struct EtcdChoice {
+    servers: Vec<String>,
+    ca_file: Option<PathBuf>,
+    /// This server's certificate and key.
+    identity: Option<(PathBuf, PathBuf)>,
+    health_within: Duration,
+}
+
+impl Choice {
+    pub fn of(options: &Options, data_dir: &Path) -> anyhow::Result<Choice> {
+        let file = |path: &Option<PathBuf>| path.clone().map(absolute).transpose();
+        let (cert, key) = (file(&options.etcd_certfile)?, file(&options.etcd_keyfile)?);
+        let Some(servers) = options.etcd_servers.clone().filter(|servers| !servers.is_empty()) else {
+            ensure!(
+                cert.is_none()
+                    && key.is_none()
+                    && options.etcd_cafile.is_none()
+                    && options.etcd_healthcheck_timeout.is_none(),
+                "--etcd-cafile, --etcd-certfile, --etcd-keyfile and --etcd-healthcheck-timeout say how etcd is reached: \
+                 say with --etcd-servers where it is"
+            );
+            return Ok(Choice::Embedded(data_dir.join("store")));
+        };
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => anyhow::bail!("--etcd-certfile and --etcd-keyfile belong together: give both or neither"),
+        };
+        let health = options.etcd_healthcheck_timeout.as_deref();
+        let health_within = duration("--etcd-healthcheck-timeout", health)?.unwrap_or(Duration::from_secs(2));
+        ensure!(
+            !health_within.is_zero(),
+            "--etcd-healthcheck-timeout 0: no etcd answers in no time"
+        );
+        Ok(Choice::Etcd(EtcdChoice {
+            servers: servers.iter().map(|s| s.trim().to_string()).collect(),
+            ca_file: file(&options.etcd_cafile)?,
+            identity,
+            health_within,
+        }))
+    }
+}
+
+/// `--etcd-compaction-interval`; `None`: this server gives up no past.
+pub fn compaction_interval(options: &Options) -> anyhow::Result<Option<Duration>> {
+    let given = duration(
+        "--etcd-compaction-interval",
+        options.etcd_compaction_interval.as_deref(),
+    )?;
+    Ok(Some(given.unwrap_or(compactor::INTERVAL)).filter(|interval| !interval.is_zero()))
+}
+
+/// As Go writes durations: `5m`, `1h30m`, `2s`, `0`.
+fn duration(flag: &str, text: Option<&str>) -> anyhow::Result<Option<Duration>> {
+    let Some(text) = text else { return Ok(None) };
+    let wrong = || format!("{flag} {text}: a duration is written 5m or 1h30m or 2s");
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest == "0" {
+        return Ok(Some(total));
+    }
+    ensure!(!rest.is_empty(), wrong());
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .with_context(wrong)?;
+        let (number, after) = rest.split_at(digits);
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        let unit = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            _ => anyhow::bail!(wrong()),
+        };
+        let seconds = number.parse::<f64>().ok().with_context(wrong)? * unit;
+        total += Duration::try_from_secs_f64(seconds).ok().with_context(wrong)?;
+        rest = next;
+    }
+    Ok(Some(total))
+}
+
+/// The store that is open.
+pub enum Opened {
+    Embedded(Arc<Embedded>),
+    Etcd(Arc<Etcd>),
+}
+
+impl Opened {
+    pub async fn open(choice: &Choice) -> anyhow::Result<Opened> {
+        Ok(match choice {
+            Choice::Embedded(directory) => {
+                Opened::Embedded(Embedded::open(directory, embedded::Options::default()).await?)
+            }
+            Choice::Etcd(choice) => Opened::Etcd(Etcd::open(choice.options()?).await.context("the store in etcd")?),
+        })
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Opened::Embedded(store) => store.clone(),
+            Opened::Etcd(store) => store.clone(),
+        }
+    }
+
+    /// Nobody writes any more.
+    pub async fn close(self) {
+        match self {
+            Opened::Embedded(store) => {
+                if let Err(error) = store.close().await {
+                    tracing::warn!(%error, "the store could not be closed; what was acknowledged is on disk");
+                }
+            }
+            // The connections go with the last holder.
+            Opened::Etcd(_) => {}
+        }
+    }
+}
+
+impl EtcdChoice {
+    fn options(&self) -> anyhow::Result<etcd::Options> {
+        let read =
+            |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        let ca = self.ca_file.as_deref().map(read).transpose()?;
+        let identity = match &self.identity {
+            Some((cert, key)) => Some((read(cert)?, read(key)?)),
+            None => None,
+        };
+        let encrypted = self.servers.iter().any(|s| s.starts_with("https://")) || ca.is_some() || identity.is_some();
+        let tls = encrypted.then(|| {
+            let identity = identity.as_ref().map(|(cert, key)| (cert.as_str(), key.as_str()));
+            ClientTls::config(Trust::bundle(ca.as_deref()), identity)
+        });
+        Ok(etcd::Options {
+            tls: tls
+                .transpose()
+                .context("--etcd-cafile, --etcd-certfile, --etcd-keyfile")?,
+            health_within: self.health_within,
+            ..etcd::Options::new(self.servers.clone())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        let read = |text| duration("--x", Some(text)).ok().flatten().map(|d| d.as_millis());
+        assert_eq!(read("5m0s"), Some(300_000));
+        assert_eq!(read("1h30m"), Some(5_400_000));
+        assert_eq!(read("1.5s"), Some(1500));
+        assert_eq!(read("150ms"), Some(150));
+        assert_eq!(read("0"), Some(0));
+        for wrong in ["", "5", "m", "5 minutes", "-1s", "1x", "1..2s"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn options_of_etcd_are_all_honoured_or_refused() {
+        let choice = |options: Options| Choice::of(&options, Path::new("/data"));
+        assert!(
+            matches!(choice(Options::default()).unwrap(), Choice::Embedded(path) if path == Path::new("/data/store"))
+        );
+        let etcd = Options {
+            etcd_servers: Some(vec!["http://127.0.0.1:2379".into()]),
+            ..Options::default()
+        };
+        assert!(matches!(choice(etcd.clone()).unwrap(), Choice::Etcd(_)));
+        let half = Options {
+            etcd_certfile: Some("/a".into()),
+            ..etcd
+        };
+        assert!(choice(half).is_err());
+        let nowhere = Options {
+            etcd_cafile: Some("/a".into()),
+            ..Options::default()
+        };
+        assert!(choice(nowhere).is_err());
+        let interval = |text: Option<&str>| {
+            let etcd_compaction_interval = text.map(Into::into);
+            compaction_interval(&Options {
+                etcd_compaction_interval,
+                ..Options::default()
+            })
+            .unwrap()
+        };
+        assert_eq!(interval(None), Some(Duration::from_secs(300)));
+        assert_eq!(interval(Some("0s")), None);
+    }
+}
