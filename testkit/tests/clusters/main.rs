@@ -1,5 +1,6 @@
 //! What a cluster promises, held against the whole control plane in virtual time.
 
+mod attaching;
 mod autoscaling;
 mod certificates;
 mod chaos;

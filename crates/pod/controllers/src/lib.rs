@@ -73,6 +73,8 @@ const CONTROLLERS: &[Entry] = &[
     ("resourcequota", quota::start),
     ("disruption", disruption::start),
     ("persistentvolume-binder", volumes::start),
+    ("persistentvolume-attach-detach", volumes::start_attaching),
+    ("persistentvolume-expander", volumes::start_expanding),
     ("persistentvolumeclaim-protection", volumes::start_claim_protection),
     ("persistentvolume-protection", volumes::start_volume_protection),
     ("volumeattributesclass-protection", volumes::start_class_protection),

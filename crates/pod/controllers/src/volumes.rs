@@ -4,16 +4,22 @@
 //! reference, its phase. Each turn takes up where the last ended. Volumes are made and destroyed by provisioners; here
 //! they are only asked for, and marked as released.
 
+mod attach;
 mod bond;
+mod classes;
 mod ephemeral;
+mod expand;
 mod matching;
 mod protect;
+mod reclaim;
 
 use crate::context::{Context, now};
 use async_trait::async_trait;
+pub use attach::start as start_attaching;
 use bond::{claim_status, with_claim, with_volume};
 pub use ephemeral::start as start_ephemeral;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus};
+pub use expand::start as start_expanding;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::events::EventType::{Normal, Warning};
@@ -31,8 +37,9 @@ const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// The provisioner of classes whose volumes are only ever made by hand.
-const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+/// Provisioners of this prefix were part of Kubernetes, and none is left: `kubernetes.io/no-provisioner` marks classes whose
+/// volumes are only ever made by hand.
+const IN_TREE: &str = "kubernetes.io/";
 
 pub fn annotation<'a>(object: &'a impl ApiObject, name: &str) -> Option<&'a str> {
     object.meta().annotations.as_ref()?.get(name).map(String::as_str)
@@ -46,10 +53,13 @@ pub fn start(context: &Context) {
     let claims = context.informer::<PersistentVolumeClaim>();
     let volumes = context.informer::<PersistentVolume>();
     let classes = context.informer::<StorageClass>();
+    let pods = context.informer::<Pod>();
+    attach::world::by_claim(&pods);
     let controller = Controller::new("persistentvolume-binder")
         .input(&claims)
         .input(&volumes)
         .input(&classes)
+        .input(&pods)
         .output(PersistentVolume::RESOURCE)
         .output(PersistentVolumeClaim::RESOURCE)
         // Two claims must not choose the same volume at the same time.
@@ -89,12 +99,31 @@ pub fn start(context: &Context) {
         }
     });
     let waiting = claims.clone();
+    let take = queue.clone();
     classes.on_change(move |change| {
         let name = change.object().name();
+        let concerned = |c: &PersistentVolumeClaim| matching::claim_class(c) == name || !classes::is_chosen(c);
         let unbound = waiting
             .store()
-            .filter(|c| !has_annotation(c, BIND_COMPLETED) && matching::claim_class(c) == name);
-        unbound.iter().for_each(|claim| queue.add(claim.key()));
+            .filter(|c| !has_annotation(c, BIND_COMPLETED) && concerned(c));
+        unbound.iter().for_each(|claim| take.add(claim.key()));
+    });
+    let waiting = claims.clone();
+    pods.on_change(move |change| {
+        // A claim that waits for pods tells which ones it waits for.
+        let pod = change.object();
+        if change.old().is_none() && !change.is_deleted() && crate::pods::node(pod).is_none() {
+            let names = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+            let names = names.filter_map(|v| protect::claim_of(pod.name(), v));
+            let keys = names.map(|name| ObjectKey::new(pod.namespace(), name));
+            let unbound = |k: &ObjectKey| {
+                waiting
+                    .store()
+                    .get_key(k)
+                    .is_some_and(|c| !has_annotation(&*c, BIND_COMPLETED))
+            };
+            keys.filter(unbound).for_each(|key| queue.add(key));
+        }
     });
     let rest = context.rest("persistent-volume-binder");
     let recorder = context.recorder(&rest, "persistentvolume-controller");
@@ -104,6 +133,7 @@ pub fn start(context: &Context) {
             claims,
             volumes,
             classes,
+            pods,
             claim_objects: Objects::new(&rest),
             volume_objects: Objects::new(&rest),
             recorder,
@@ -117,6 +147,7 @@ struct Binder {
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
+    pods: Informer<Pod>,
     claim_objects: Objects<PersistentVolumeClaim>,
     volume_objects: Objects<PersistentVolume>,
     recorder: Recorder,
@@ -162,46 +193,69 @@ impl Binder {
         if claim.is_deleting() {
             return self.write_claim_phase(claim, "Pending", None).await;
         }
-        let class = self.classes.store().get("", matching::claim_class(claim));
-        let delayed = class
-            .as_ref()
-            .is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
-            && !has_annotation(claim, SELECTED_NODE);
+        let wanted = matching::claim_class(claim);
+        let class = self.classes.store().get("", wanted).filter(|_| !wanted.is_empty());
+        let delayed = class.as_ref().is_some_and(|c| classes::waits_for_pods(c));
         if let Some(volume) = matching::best(claim, &self.volumes.store().list(), delayed) {
             return self.bind(&volume, claim).await;
         }
-        self.write_claim_phase(claim, "Pending", None).await?;
-        match class {
-            _ if delayed => {
-                let text = "waiting for first consumer to be created before binding";
-                self.recorder.event(claim, Normal, "WaitForFirstConsumer", text);
-            }
-            Some(class) if class.provisioner != NO_PROVISIONER => self.ask(claim, &class).await?,
-            Some(_) => {
-                self.recorder.event(
-                    claim,
-                    Normal,
-                    "FailedBinding",
-                    "no persistent volumes available for this claim and no storage class is set",
-                );
-            }
-            None if matching::claim_class(claim).is_empty() => {
-                self.recorder.event(
-                    claim,
-                    Normal,
-                    "FailedBinding",
-                    "no persistent volumes available for this claim and no storage class is set",
-                );
-            }
-            None => {
-                let text = format!(
-                    "storageclass.storage.k8s.io {:?} not found",
-                    matching::claim_class(claim)
-                );
-                self.recorder.event(claim, Warning, "ProvisioningFailed", text);
-            }
+        if !classes::is_chosen(claim)
+            && let Some(default) = classes::default(&self.classes.store().list())
+        {
+            return self.choose(claim, default).await;
         }
+        self.write_claim_phase(claim, "Pending", None).await?;
+        if delayed && !has_annotation(claim, SELECTED_NODE) {
+            let (reason, text) = self.what_for(claim);
+            self.recorder.event(claim, Normal, reason, text);
+            return Ok(());
+        }
+        let failed = match class {
+            Some(class) if class.provisioner.starts_with(IN_TREE) => {
+                format!("no volume plugin matched name: {}", class.provisioner)
+            }
+            Some(class) => return self.ask(claim, &class).await,
+            None if wanted.is_empty() => {
+                let text = "no persistent volumes available for this claim and no storage class is set";
+                self.recorder.event(claim, Normal, "FailedBinding", text);
+                return Ok(());
+            }
+            None => format!("storageclass.storage.k8s.io {wanted:?} not found"),
+        };
+        self.recorder.event(claim, Warning, "ProvisioningFailed", failed);
         Ok(())
+    }
+
+    /// Gives a claim that doesn't say which class it wants the default one, also if that came later than the claim.
+    async fn choose(&self, claim: &PersistentVolumeClaim, class: &str) -> anyhow::Result<()> {
+        let mut changed = claim.clone();
+        changed.spec.get_or_insert_default().storage_class_name = Some(class.into());
+        let written = self.claim_objects.update(&changed).await?;
+        self.claims_written.wrote(&all(), written.meta());
+        Ok(())
+    }
+
+    /// What a claim of a class that waits for pods waits for.
+    fn what_for(&self, claim: &PersistentVolumeClaim) -> (&'static str, String) {
+        let users = self
+            .pods
+            .store()
+            .by_index(attach::world::BY_CLAIM, &claim.key().to_string());
+        let unplaced = users
+            .iter()
+            .filter(|p| crate::pods::node(p).is_none() && !attach::world::is_terminated(p));
+        let names: Vec<_> = unplaced.map(|p| p.name()).collect();
+        match names.as_slice() {
+            [] => (
+                "WaitForFirstConsumer",
+                "waiting for first consumer to be created before binding".into(),
+            ),
+            [one] => ("WaitForPodScheduled", format!("waiting for pod {one} to be scheduled")),
+            many => (
+                "WaitForPodScheduled",
+                format!("waiting for pods {} to be scheduled", many.join(",")),
+            ),
+        }
     }
 
     /// Asks the class' provisioner for a volume.
@@ -238,6 +292,11 @@ impl Binder {
         if matching::is_claimed(&volume) {
             let text = format!("volume {name:?} already bound to a different claim.");
             self.recorder.event(claim, Warning, "FailedBinding", text);
+            // Somebody took the mark of its bond from a claim: upstream tries again, which mends it if the other gives up.
+            anyhow::ensure!(
+                !has_annotation(claim, BOUND_BY_CONTROLLER),
+                "invalid binding of the claim to volume {name:?}: already claimed"
+            );
             return self.write_claim_phase(claim, "Pending", None).await;
         }
         if let Some(why) = matching::mismatch(&volume, claim) {
@@ -272,7 +331,8 @@ impl Binder {
                 )
                 .await;
         };
-        if !matching::is_claimed(&volume) || matching::is_reserved_for(&volume, claim) {
+        let holder = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        if holder.is_none_or(|r| r.uid.as_deref() == Some(claim.uid())) {
             return self.bind(&volume, claim).await;
         }
         let text = "Two claims are bound to the same volume, this one is bound incorrectly";
@@ -326,15 +386,7 @@ impl Binder {
                 .map(Arc::new),
         };
         let Some(claim) = claim else {
-            let phase = volume
-                .status
-                .as_ref()
-                .and_then(|s| s.phase.as_deref())
-                .unwrap_or_default();
-            if phase != "Released" && phase != "Failed" {
-                self.write_volume_phase(volume, "Released", None).await?;
-            }
-            return Ok(());
+            return self.release(volume).await;
         };
         let chosen = claim
             .spec
@@ -344,22 +396,59 @@ impl Binder {
         if chosen == volume.name() {
             return self.write_volume_phase(volume, "Bound", None).await;
         }
-        if !chosen.is_empty() {
-            // The claim has another volume.
-            let mut free = volume.clone();
+        if chosen.is_empty() {
+            // The claim's own turn completes the bond, unless it can't be.
+            if !matching::has_same_mode(volume, &claim) {
+                let text = format!(
+                    "Cannot bind PersistentVolume to requested PersistentVolumeClaim {:?} due to incompatible volumeMode.",
+                    claim.name()
+                );
+                self.recorder.event(volume, Warning, "VolumeMismatch", text);
+                let text = format!(
+                    "Cannot bind PersistentVolume {:?} to requested PersistentVolumeClaim due to incompatible volumeMode.",
+                    volume.name()
+                );
+                self.recorder.event(&*claim, Warning, "VolumeMismatch", text);
+            }
+            return Ok(());
+        }
+        // The claim has another volume.
+        if reclaim::goes_with_claim(volume) {
+            return self.release(volume).await;
+        }
+        let mut free = volume.clone();
+        let spec = free.spec.get_or_insert_default();
+        if matching::is_bound_by_controller(volume) {
+            spec.claim_ref = None;
             if let Some(annotations) = &mut free.metadata.annotations {
                 annotations.remove(BOUND_BY_CONTROLLER);
             }
-            let spec = free.spec.get_or_insert_default();
-            if matching::is_bound_by_controller(volume) {
-                spec.claim_ref = None;
-            } else if let Some(reference) = &mut spec.claim_ref {
-                reference.uid = None;
-                reference.resource_version = None;
-            }
-            let written = self.volume_objects.update(&free).await?;
-            self.volumes_written.wrote(&all(), written.meta());
-            self.write_volume_phase(&written, "Available", None).await?;
+        } else if let Some(reference) = &mut spec.claim_ref {
+            reference.uid = None;
+        }
+        let written = self.volume_objects.update(&free).await?;
+        self.volumes_written.wrote(&all(), written.meta());
+        self.write_volume_phase(&written, "Available", None).await
+    }
+
+    /// The claim of a volume has gone, or has another. A volume that has failed remains so.
+    async fn release(&self, volume: &PersistentVolume) -> anyhow::Result<()> {
+        let phase = volume
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .unwrap_or_default();
+        if phase == "Failed" {
+            return Ok(());
+        }
+        if phase != "Released" {
+            self.write_volume_phase(volume, "Released", None).await?;
+            // What becomes of it is decided when the change comes back.
+            return Ok(());
+        }
+        if let Some((reason, text)) = reclaim::failure(volume) {
+            self.write_volume_phase(volume, "Failed", Some(&text)).await?;
+            self.recorder.event(volume, Warning, reason, text);
         }
         Ok(())
     }

@@ -1,10 +1,15 @@
 //! What a bond between a claim and a volume looks like in each of them. Pure.
 
-use super::BIND_COMPLETED;
 use super::matching::{self, BOUND_BY_CONTROLLER};
+use super::{BIND_COMPLETED, annotation};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use keelson_api::Quantity;
 use keelson_client::events::reference;
 use keelson_client::{ApiObject, Kind};
+
+/// What a volume had before it was enlarged, while its file system hasn't been.
+pub const BEFORE_RESIZE: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 
 pub fn claim_status(
     old: &PersistentVolumeClaimStatus,
@@ -13,19 +18,24 @@ pub fn claim_status(
 ) -> PersistentVolumeClaimStatus {
     let mut status = old.clone();
     let was_bound = old.phase.as_deref() == Some("Bound");
+    let was_pending = old.phase.as_deref().is_none_or(|p| p == "Pending");
     status.phase = Some(phase.into());
-    let Some(spec) = volume.and_then(|v| v.spec.as_ref()) else {
+    let Some((volume, spec)) = volume.and_then(|v| Some((v, v.spec.as_ref()?))) else {
         status.access_modes = None;
         status.capacity = None;
+        status.current_volume_attributes_class_name = None;
         return status;
     };
     status.access_modes = spec.access_modes.clone();
     // Once bound, the capacity is the kubelet's and the resizer's to tell.
     if !was_bound || status.capacity.is_none() {
-        let storage = spec.capacity.iter().flatten().filter(|(name, _)| *name == "storage");
-        status.capacity = Some(storage.map(|(n, q)| (n.clone(), q.clone())).collect());
+        status.capacity = spec.capacity.clone();
+        if let Some(before) = annotation(volume, BEFORE_RESIZE).filter(|q| Quantity::parse(q).is_ok()) {
+            let capacity = status.capacity.get_or_insert_default();
+            capacity.insert("storage".into(), Text(before.into()));
+        }
     }
-    if !was_bound {
+    if was_pending {
         status.current_volume_attributes_class_name =
             spec.volume_attributes_class_name.clone().filter(|n| !n.is_empty());
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 
-fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
+pub fn storage(list: Option<&BTreeMap<String, Text>>) -> Quantity {
     list.and_then(|l| l.get("storage"))
         .and_then(|q| Quantity::parse(&q.0).ok())
         .unwrap_or(Quantity::ZERO)
@@ -68,45 +68,90 @@ pub fn is_claimed(volume: &PersistentVolume) -> bool {
 }
 
 /// Why a volume can't serve a claim that names it.
-pub fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<&'static str> {
-    let (volume_spec, claim_spec) = (volume.spec.as_ref()?, claim.spec.as_ref()?);
-    if capacity(volume) < requested(claim) {
-        return Some("requested PV is too small");
+pub fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<String> {
+    if volume.is_deleting() {
+        return Some(format!("the volume is marked for deletion {:?}", volume.name()));
     }
-    if volume_class(volume) != claim_class(claim) {
-        return Some("storageClassName does not match");
-    }
-    if mode(volume_spec.volume_mode.as_ref()) != mode(claim_spec.volume_mode.as_ref()) {
-        return Some("incompatible volumeMode");
-    }
-    let offers = volume_spec.access_modes.as_deref().unwrap_or_default();
-    let lacks = claim_spec.access_modes.iter().flatten().any(|m| !offers.contains(m));
-    lacks.then_some("incompatible accessMode")
+    let text = if capacity(volume) < requested(claim) {
+        "requested PV is too small"
+    } else if volume_class(volume) != claim_class(claim) {
+        "storageClassName does not match"
+    } else if !has_same_attributes(volume, claim) {
+        "volumeAttributesClassName does not match"
+    } else if !has_same_mode(volume, claim) {
+        "incompatible volumeMode"
+    } else if !offers_modes(volume, claim) {
+        "incompatible accessMode"
+    } else {
+        return None;
+    };
+    Some(text.into())
 }
 
-/// The best volume for a claim: one reserved for it, else the smallest that is free and fits.
+fn has_same_attributes(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let offered = volume
+        .spec
+        .as_ref()
+        .and_then(|s| s.volume_attributes_class_name.as_deref());
+    let wanted = claim
+        .spec
+        .as_ref()
+        .and_then(|s| s.volume_attributes_class_name.as_deref());
+    offered.unwrap_or_default() == wanted.unwrap_or_default()
+}
+
+pub fn has_same_mode(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let offered = volume.spec.as_ref().and_then(|s| s.volume_mode.as_ref());
+    mode(offered) == mode(claim.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
+}
+
+fn offers_modes(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let offered = volume
+        .spec
+        .as_ref()
+        .and_then(|s| s.access_modes.as_deref())
+        .unwrap_or_default();
+    let mut wanted = claim.spec.iter().flat_map(|s| s.access_modes.iter().flatten());
+    wanted.all(|m| offered.contains(m))
+}
+
+/// The best volume for a claim: one reserved for it, whatever its class, else of those that are free and fit the one with the
+/// fewest access modes, and of these the smallest.
 pub fn best(
     claim: &PersistentVolumeClaim,
     volumes: &[Arc<PersistentVolume>],
     reserved_only: bool,
 ) -> Option<Arc<PersistentVolume>> {
     let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
-    let reserved = volumes
-        .iter()
-        .find(|v| is_reserved_for(v, claim) && mismatch(v, claim).is_none());
+    let serves = |v: &PersistentVolume| {
+        !v.is_deleting()
+            && capacity(v) >= requested(claim)
+            && has_same_mode(v, claim)
+            && has_same_attributes(v, claim)
+            && offers_modes(v, claim)
+    };
+    let reserved = volumes.iter().find(|v| is_reserved_for(v, claim) && serves(v));
     if reserved.is_some() || reserved_only {
         return reserved.cloned();
     }
     let free = volumes.iter().filter(|v| {
-        let phase = v.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
         !is_claimed(v)
-            && !v.is_deleting()
-            && matches!(phase, "Available" | "Pending" | "")
-            && mismatch(v, claim).is_none()
+            && v.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Available")
+            && serves(v)
+            && volume_class(v) == claim_class(claim)
             && selector.is_none_or(|s| labels::matches(Some(s), v.metadata.labels.as_ref()))
     });
-    free.min_by(|a, b| capacity(a).cmp(&capacity(b)).then_with(|| a.name().cmp(b.name())))
-        .cloned()
+    let modes = |v: &PersistentVolume| {
+        v.spec
+            .as_ref()
+            .and_then(|s| s.access_modes.as_ref())
+            .map_or(0, Vec::len)
+    };
+    free.min_by(|a, b| {
+        let sizes = capacity(a).cmp(&capacity(b));
+        modes(a).cmp(&modes(b)).then(sizes).then_with(|| a.name().cmp(b.name()))
+    })
+    .cloned()
 }
 
 /// The claim reference was made by a controller, and may be undone by it.
@@ -120,7 +165,7 @@ mod tests {
 
     fn volume(name: &str, size: &str, class: &str, more: &str) -> Arc<PersistentVolume> {
         let text = format!(
-            r#"{{"metadata":{{"name":"{name}","labels":{{"n":"{name}"}}}},"spec":{{"capacity":{{"storage":"{size}"}},"accessModes":["ReadWriteOnce"],"storageClassName":"{class}"{more}}}}}"#
+            r#"{{"metadata":{{"name":"{name}","labels":{{"n":"{name}"}}}},"spec":{{"capacity":{{"storage":"{size}"}},"accessModes":["ReadWriteOnce"],"storageClassName":"{class}"{more}}},"status":{{"phase":"Available"}}}}"#
         );
         Arc::new(PersistentVolume::decode(text.as_bytes()).expect("valid"))
     }
@@ -163,7 +208,26 @@ mod tests {
                 &volume("b", "5Gi", "", r#","volumeMode":"Block""#),
                 &claim("1Gi", "", "")
             ),
-            Some("incompatible volumeMode")
+            Some("incompatible volumeMode".into())
+        );
+        let gold = r#","volumeAttributesClassName":"gold""#;
+        let all = [volume("a", "1Gi", "", gold), volume("b", "9Gi", "", "")];
+        assert_eq!(pick(&claim("1Gi", "", ""), &all).as_deref(), Some("b"));
+        assert_eq!(pick(&claim("1Gi", "", gold), &all).as_deref(), Some("a"));
+        let mut modes = (*volume("c", "1Gi", "", "")).clone();
+        let spec = modes.spec.get_or_insert_default();
+        spec.access_modes.get_or_insert_default().push("ReadOnlyMany".into());
+        let all = [Arc::new(modes), volume("b", "9Gi", "", "")];
+        assert_eq!(
+            pick(&claim("1Gi", "", ""), &all).as_deref(),
+            Some("b"),
+            "the fewest modes come first"
+        );
+        let other = volume("r", "1Gi", "slow", mine);
+        assert_eq!(
+            pick(&claim("1Gi", "fast", ""), &[other]).as_deref(),
+            Some("r"),
+            "a reservation needs no class"
         );
     }
 }
