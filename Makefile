@@ -4,8 +4,8 @@ export PATH := $(PATH):/usr/local/go/bin:$(HOME)/.cargo/bin
 PROFILE ?= release
 # What the gate builds: optimised less, not linked as a whole.
 TEST_PROFILE ?= fast
-OUT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
-KEELSON := $(CURDIR)/$(OUT)/keelson
+OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+KEELSON = $(CURDIR)/$(OUT)/keelson
 
 .PHONY: help deps build up down test check unit cluster-test conformance quick bench schema proto lists
 help:
@@ -17,6 +17,8 @@ deps:
 build: deps
 	cargo build --profile $(PROFILE) --locked -p keelson
 
+# What is tried on this machine is built sooner; PROFILE=release gives what is measured.
+up down: PROFILE = up
 ## make up          build, start a cluster on this machine, deploy the example, say what to try
 up: build
 	@KEELSON=$(KEELSON) tools/up.sh

@@ -2,7 +2,7 @@
 # up.sh: starts a cluster on this machine with the data directory $DATA, and deploys the example.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-KEELSON=${KEELSON:-$PWD/target/release/keelson}; DATA=${DATA:-$PWD/.keelson}; KUBECONFIG=$DATA/admin.kubeconfig
+KEELSON=${KEELSON:-$PWD/target/up/keelson}; DATA=${DATA:-$PWD/.keelson}; KUBECONFIG=$DATA/admin.kubeconfig
 mkdir -p "$DATA/images"
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 [ -f "$DATA/images/web.tar" ] || examples/image.sh "$DATA/images" >/dev/null
@@ -10,6 +10,7 @@ if [ -f "$DATA/server.pid" ] && kill -0 "$(cat "$DATA/server.pid")" 2>/dev/null;
   say "the server runs already (process $(cat "$DATA/server.pid"))"
 else
   say "starting keelson server (log: $DATA/server.log)"
+  echo "$KEELSON" >"$DATA/program"
   ulimit -n "$(ulimit -Hn)"
   setsid "$KEELSON" server --data-dir "$DATA" --kubeconfig "$KUBECONFIG" --images "$DATA/images" ${EXTRA:-} >>"$DATA/server.log" 2>&1 </dev/null &
 fi

@@ -6,6 +6,7 @@ use anyhow::Context;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_client::Error;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,7 @@ impl Cluster {
         let map = Objects::<ConfigMap>::new(rest).get(NAMESPACE, NAME).await;
         let map = match map {
             Ok(map) => map,
+            Err(error) if !unanswered(&error) => return Err(error).context("reading the cluster's settings"),
             Err(error) => {
                 let text = keelson_pki::files::read(remembered)?;
                 let text = text.ok_or(error).context("reading the cluster's settings")?;
@@ -69,9 +71,37 @@ impl Cluster {
     }
 }
 
+/// Nobody answered, or somebody who couldn't. An answer that says no is one: a node that was taken out of the cluster, or
+/// meets another one, doesn't go on by what it remembers.
+fn unanswered(error: &Error) -> bool {
+    match error {
+        Error::Api(status) => status.code == 429 || status.code >= 500,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_an_answer() {
+        let said = |code: u16| {
+            let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code});
+            Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+        };
+        for (code, nobody) in [
+            (401, false),
+            (403, false),
+            (404, false),
+            (429, true),
+            (500, true),
+            (503, true),
+        ] {
+            assert_eq!(unanswered(&said(code)), nobody, "{code}");
+        }
+        assert!(unanswered(&Error::LinesCodecMaxLineLengthExceeded));
+    }
 
     #[test]
     fn what_a_server_writes_an_agent_reads() {

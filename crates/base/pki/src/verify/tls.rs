@@ -54,10 +54,25 @@ fn read(leaf: &CertificateDer, others: &[CertificateDer]) -> x509::Result<(Certi
     Ok((Certificate::from_der(leaf)?, Roots::of(others)))
 }
 
+/// Each of a chain, since any of them may be the one whose key a signature is checked with.
+fn is_bounded(leaf: &Certificate, others: &Roots) -> bool {
+    let mut all = std::iter::once(leaf).chain(others.iter());
+    all.all(|c| !matches!(&c.key, Some(PublicKey::Rsa { modulus, .. }) if bit_length(modulus) > MOST_RSA_BITS))
+}
+
+fn too_large(peer: &str) -> Refusal {
+    Refusal(format!(
+        "tls: {peer} sent certificate containing RSA key larger than {MOST_RSA_BITS} bits"
+    ))
+}
+
 /// The certificate of a peer that showed this chain, judged.
 pub fn check(chain: &[CertificateDer], roots: &Roots, purpose: Purpose, now: Timestamp) -> x509::Result<Certificate> {
     let (leaf, others) = chain.split_first().ok_or_else(|| x509::Error::new("no certificate"))?;
     let (leaf, others) = read(leaf, others)?;
+    if !is_bounded(&leaf, &others) {
+        return Err(x509::Error(too_large("client").0));
+    }
     verify(&leaf, &others, roots, purpose, now)?;
     Ok(leaf)
 }
@@ -79,8 +94,13 @@ impl std::fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 fn refused(said: &str, why: &x509::Error) -> Error {
-    let refusal = Refusal(format!("tls: {said}: {why}"));
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+    Refusal(format!("tls: {said}: {why}")).into()
+}
+
+impl From<Refusal> for Error {
+    fn from(why: Refusal) -> Error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+    }
 }
 const UNREADABLE: &str = "failed to parse certificate from server";
 
@@ -105,6 +125,9 @@ impl ServerCertVerifier for Servers {
         if let Some(roots) = &self.0 {
             let host = name.to_str();
             let (leaf, others) = read(leaf, others).map_err(|why| refused(UNREADABLE, &why))?;
+            if !is_bounded(&leaf, &others) {
+                return Err(too_large("server").into());
+            }
             verify(&leaf, &others, roots, Purpose::Server(&host), keelson_clock::now())
                 .map_err(|why| refused("failed to verify certificate", &why))?;
         }
@@ -205,11 +228,7 @@ fn handshake(
     }
     match &cert.key {
         Some(PublicKey::Rsa { modulus, .. }) if bit_length(modulus) > MOST_RSA_BITS => {
-            let why = format!("RSA key larger than {MOST_RSA_BITS} bits");
-            return Err(refused(
-                "peer sent a certificate that takes too long to check",
-                &x509::Error(why),
-            ));
+            return Err(too_large("peer").into());
         }
         // From TLS 1.3 on the scheme names the curve.
         Some(PublicKey::Ecdsa(own, _)) if version == Version::Tls13 && curve != Some(*own) => return Err(wrong()),

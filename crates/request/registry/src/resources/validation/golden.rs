@@ -129,7 +129,7 @@ fn change(v: &mut Value, pointer: &str, new: Option<Value>) {
 }
 
 /// How many cases still differ; this number only falls.
-const KNOWN_DIFFERENCES: usize = 28;
+const KNOWN_DIFFERENCES: usize = 24;
 
 #[test]
 fn objects_are_judged_as_upstream_judges_them() {

@@ -57,6 +57,8 @@ const BUDGET: Rules = Rules {
 };
 const AUTOSCALER: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", autoscaler),
+    create: |_, o, e| autoscaler_versions(e, o, None),
+    update: |_, new, old, e| autoscaler_versions(e, new, Some(old)),
     ..Rules::SUBDOMAIN
 };
 const PRIORITY: Rules = Rules {
@@ -325,10 +327,65 @@ fn reference(e: &mut Errs, target: &Map) {
     }
 }
 
+/// What is wrong with a reference's group and version; those of the core have no group.
+fn version_error(target: &Map, without_group: bool) -> Option<String> {
+    let version = s(target, "apiVersion");
+    match version.matches('/').count() {
+        0 | 1 if without_group => None,
+        0 | 1 => {
+            let group = version.split_once('/').map_or("", |(group, _)| group);
+            group.is_empty().then(|| "apiVersion must specify API group".into())
+        }
+        _ => Some(format!("unexpected GroupVersion string: {version}")),
+    }
+}
+
+/// Older servers took any; an update that leaves such a version is taken too.
+fn autoscaler_versions(e: &mut Errs, new: &Object, old: Option<&Object>) {
+    let empty = Map::default();
+    let target_of = |o: &Object| {
+        o.obj("spec")
+            .and_then(|s| s.obj("scaleTargetRef"))
+            .cloned()
+            .unwrap_or_default()
+    };
+    let described = |o: &Object| -> Vec<(usize, Map)> {
+        let metrics = o
+            .obj("spec")
+            .and_then(|s| s.arr("metrics"))
+            .into_iter()
+            .flatten()
+            .enumerate();
+        let objects = metrics.filter(|(_, m)| m.as_object().is_some_and(|m| s(m, "type") == "Object"));
+        let object = |m: &Value| m.as_object()?.obj("object").cloned();
+        let targets = objects.filter_map(|(i, m)| Some((i, object(m)?)));
+        targets
+            .map(|(i, o)| (i, o.obj("describedObject").unwrap_or(&empty).clone()))
+            .collect()
+    };
+    let target = target_of(new);
+    let as_before = old
+        .map(target_of)
+        .is_some_and(|old| s(&old, "apiVersion") == s(&target, "apiVersion") && s(&old, "kind") == s(&target, "kind"));
+    let wrong = version_error(&target, s(&target, "kind") == "ReplicationController");
+    if let Some(why) = wrong.filter(|_| !as_before) {
+        e.invalid("spec.scaleTargetRef.apiVersion", s(&target, "apiVersion"), &why);
+    }
+    if old.is_some_and(|old| described(old).iter().any(|(_, o)| version_error(o, true).is_some())) {
+        return;
+    }
+    for (i, object) in described(new) {
+        if let Some(why) = version_error(&object, true) {
+            let at = format!("spec.metrics[{i}].object.describedObject.apiVersion");
+            e.invalid(&at, s(&object, "apiVersion"), &why);
+        }
+    }
+}
+
 fn autoscaler(e: &mut Errs, spec: &Map) {
     let (min, max) = (spec.int("minReplicas"), spec.int("maxReplicas").unwrap_or(0));
-    if let Some(n) = min.filter(|n| *n < 1) {
-        e.invalid("minReplicas", n, "must be greater than or equal to 1");
+    if let Some(n) = min.filter(|n| *n < 0) {
+        e.invalid("minReplicas", n, "must be greater than or equal to 0");
     }
     if max == 0 {
         e.required("maxReplicas", "");
@@ -348,6 +405,14 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
     });
     e.positive(spec, "targetCPUUtilizationPercentage");
     e.each(spec, "metrics", |e, _, m| metric(e, m));
+    // A pod that isn't there has no usage by which it could come back.
+    let mut metrics = spec.arr("metrics").into_iter().flatten().filter_map(Value::as_object);
+    if min == Some(0) && !metrics.any(|m| matches!(s(m, "type"), "Object" | "External")) {
+        e.forbidden(
+            "metrics",
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
+    }
     e.child(spec, "behavior", |e, behavior| {
         for way in ["scaleUp", "scaleDown"] {
             e.child(behavior, way, |e, rules| {

@@ -190,7 +190,7 @@ fn plain_objects_are_sound() {
         (
             "autoscaling",
             "HorizontalPodAutoscaler",
-            value!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "a"}}}),
+            value!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}}}),
         ),
         (
             "rbac.authorization.k8s.io",
