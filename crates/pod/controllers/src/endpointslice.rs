@@ -22,6 +22,7 @@ use keelson_client::{
     delete_options, is_not_found,
 };
 pub use mirror::start as start_mirroring;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ pub fn start(context: &Context) {
     service_pods::watch_pods(&pods, &services, &queue);
     watch_slices(&slices, &queue, MANAGER);
     let topology = Arc::new(Topology::default());
-    watch_nodes(&nodes, &topology, &services, &queue);
+    watch_nodes(&nodes, &topology, &queue);
     let rest = context.rest("endpointslice-controller");
     let writer = Writer {
         recorder: context.recorder(&rest, "endpoint-slice-controller"),
@@ -104,19 +105,14 @@ pub fn start(context: &Context) {
     );
 }
 
-/// What zones can bear follows their nodes; whom that leaves with too little is looked at again. So is, when a node comes,
-/// whoever may have a pod there: what its node is unknown of was left out.
-fn watch_nodes(nodes: &Informer<Node>, topology: &Arc<Topology>, services: &Informer<Service>, queue: &wire::Queue) {
-    let (known, topology, services, queue) = (nodes.clone(), topology.clone(), services.clone(), queue.clone());
+/// What zones can bear follows their nodes; whom that leaves with too little is looked at again.
+fn watch_nodes(nodes: &Informer<Node>, topology: &Arc<Topology>, queue: &wire::Queue) {
+    let (known, topology, queue) = (nodes.clone(), topology.clone(), queue.clone());
     nodes.on_change(move |change| {
-        let node = change.object();
-        if change.old().is_some_and(|old| hints::place(old) == hints::place(node)) {
-            return;
-        }
-        let overloaded = topology.set_nodes(&known.store().list());
-        overloaded.into_iter().for_each(|key| queue.add(key));
-        if change.old().is_none() && !change.is_deleted() {
-            services.store().keys().into_iter().for_each(|key| queue.add(key));
+        let place = hints::place(change.object());
+        if change.old().is_none_or(|old| hints::place(old) != place) {
+            let overloaded = topology.nodes_changed(|| known.store().list());
+            overloaded.into_iter().for_each(|key| queue.add(key));
         }
     });
 }
@@ -210,8 +206,13 @@ impl Reconcile for Slices {
         let mut changes = Changes::default();
         let mode = hints::mode(&service);
         let mut told = Vec::new();
+        let unknown = Cell::new(false);
         for family in &families {
-            let groups = groups(&service, &pods, *family, |node| self.nodes.store().get("", node));
+            let groups = groups(&service, &pods, *family, |name| {
+                let node = self.nodes.store().get("", name);
+                unknown.set(unknown.get() || node.is_none());
+                node
+            });
             let of_family: Vec<_> = existing
                 .iter()
                 .filter(|s| s.address_type == family.address_type())
@@ -221,7 +222,10 @@ impl Reconcile for Slices {
             frame.hinted_later = mode == Mode::Auto;
             let mut part = fit(&frame, groups, &of_family, true);
             told.extend(match mode {
-                Mode::Auto => self.topology.hint(key, *family, &mut part),
+                Mode::Auto => {
+                    let nodes = || self.nodes.store().list();
+                    self.topology.hint(key, *family, &mut part, nodes)
+                }
                 _ => self.topology.forget(key, *family),
             });
             changes.create.extend(part.create);

@@ -16,7 +16,7 @@ mod ports;
 pub use ports::{Port, Reserved};
 
 use crate::context::{Context, now};
-use crate::pods;
+use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -63,12 +63,11 @@ pub fn start(context: &Context) {
         .workers(1);
     ports::watch(&services, &pods, &controller.queue());
     {
-        let (queue, services) = (controller.queue(), services.clone());
+        let queue = controller.queue();
         nodes.on_change(move |change| {
             let new = plan::place(change.object());
             if change.old().is_none_or(|old| plan::place(old) != new) {
-                let all = services.store().by_index(OURS, "");
-                all.iter().for_each(|s| queue.add(s.key()));
+                queue.add(ObjectKey::default());
             }
         });
     }
@@ -86,9 +85,11 @@ pub fn start(context: &Context) {
         });
     }
     let rest = context.rest("service-controller");
+    let queue = controller.queue();
     context.run(
         controller,
         Balancer {
+            queue,
             services,
             nodes,
             pods,
@@ -119,6 +120,7 @@ fn condition(service: &Service) -> Option<&Condition> {
 }
 
 struct Balancer {
+    queue: wire::Queue,
     services: Informer<Service>,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
@@ -135,6 +137,12 @@ impl Reconcile for Balancer {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
         // Of every service, not of this one: a choice must know all earlier ones.
         let all = ObjectKey::default();
+        if *key == all {
+            // Nodes changed, once for however many did.
+            let ours = self.services.store().by_index(OURS, "");
+            ours.iter().for_each(|s| self.queue.add(s.key()));
+            return Ok(Outcome::Done);
+        }
         self.written.settle(&all, self.services.store()).await?;
         let Some(service) = self.services.store().get_key(key) else {
             return Ok(Outcome::Done);

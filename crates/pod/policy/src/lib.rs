@@ -159,7 +159,7 @@ pub async fn run(
             () = sources.changed.notified() => {}
             changed = here.changed() => changed.context("the pod network is gone")?,
             changed = monitor.changed(Family::Ip, TABLE) => {
-                changed.context("the kernel's notices of changed rules")?;
+                changed.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
                 tracing::warn!("another program changed the rules of network policies; they are written anew");
                 whole = true;
             }

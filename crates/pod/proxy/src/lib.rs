@@ -111,7 +111,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             () = stop.cancelled() => return Ok(()),
             () = sources.changed() => {}
             interfered = monitor.changed(Family::Ip, TABLE) => {
-                interfered.context("the kernel's notices of changed rules")?;
+                interfered.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
                 tracing::warn!("another program changed the rules of services; they are written anew");
                 whole = true;
             }

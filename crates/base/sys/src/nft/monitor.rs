@@ -172,6 +172,19 @@ impl Monitor {
         Ok(())
     }
 
+    /// Takes in what has been told and not read: one change of another program is many notices, and whoever mends a whole
+    /// table does it once for all of them.
+    pub fn drain(&self) -> io::Result<()> {
+        loop {
+            match self.socket.get_ref().0.recv_from_full() {
+                Ok((datagram, _)) => drop(self.notices(&datagram)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn notices(&self, datagram: &[u8]) -> Vec<Notice> {
         for message in messages(datagram) {
             if message.kind == SUBSYSTEM << 8 | NEW_GENERATION

@@ -86,8 +86,8 @@ pub struct Topology {
 
 #[derive(Default)]
 struct State {
-    /// Each zone's part of all processors; `None`: nodes don't say enough.
-    parts: Option<BTreeMap<String, f64>>,
+    /// Each zone's part of all processors; within, `None`: nodes don't say enough. Without: nobody asked since they changed.
+    parts: Option<Option<BTreeMap<String, f64>>>,
     given: HashMap<ObjectKey, BTreeMap<Family, Zones>>,
     hinted: HashSet<ObjectKey>,
 }
@@ -230,36 +230,44 @@ fn remove(changes: &mut Changes) {
 }
 
 impl Topology {
-    /// The nodes as they are now; which services this leaves with an overloaded zone.
-    pub fn set_nodes(&self, nodes: &[Arc<Node>]) -> Vec<ObjectKey> {
+    /// Nodes changed: which services that leaves with an overloaded zone. Costs nothing while no service is hinted here.
+    pub fn nodes_changed(&self, nodes: impl FnOnce() -> Vec<Arc<Node>>) -> Vec<ObjectKey> {
         let mut state = self.state.lock();
-        state.parts = parts(nodes);
-        let overloaded =
-            |families: &BTreeMap<Family, Zones>| families.values().any(|z| overloaded(z, state.parts.as_ref()));
+        state.parts = None;
+        if state.given.is_empty() {
+            return Vec::new();
+        }
+        let parts = parts(&nodes());
+        let overloaded = |families: &BTreeMap<Family, Zones>| families.values().any(|z| overloaded(z, parts.as_ref()));
         let all = state.given.iter().filter(|(_, families)| overloaded(families));
-        all.map(|(service, _)| service.clone()).collect()
+        let found = all.map(|(service, _)| service.clone()).collect();
+        state.parts = Some(parts);
+        found
     }
 
     /// Hints the endpoints of a service's slices, and tells of it.
-    pub fn hint(&self, service: &ObjectKey, family: Family, changes: &mut Changes) -> Option<Told> {
+    pub fn hint(
+        &self,
+        service: &ObjectKey,
+        family: Family,
+        changes: &mut Changes,
+        nodes: impl FnOnce() -> Vec<Arc<Node>>,
+    ) -> Option<Told> {
         let mut state = self.state.lock();
-        match given(changes, state.parts.as_ref()) {
+        let given = given(changes, state.parts.get_or_insert_with(|| parts(&nodes())).as_ref());
+        match given {
             Ok(zones) => {
-                state.given.entry(service.clone()).or_default().insert(family, zones);
+                let families = state.given.entry(service.clone()).or_default();
+                families.insert(family, zones);
+                let text = "Topology Aware Hints has been enabled";
                 let new = state.hinted.insert(service.clone());
-                new.then(|| {
-                    told(
-                        EventType::Normal,
-                        "TopologyAwareHintsEnabled",
-                        "Topology Aware Hints has been enabled",
-                        family,
-                    )
-                })
+                new.then(|| told(EventType::Normal, "TopologyAwareHintsEnabled", text, family))
             }
             Err(why) => {
                 state.forget(service, family);
                 remove(changes);
-                Some(told(EventType::Warning, "TopologyAwareHintsDisabled", &why, family))
+                let warning = told(EventType::Warning, "TopologyAwareHintsDisabled", &why, family);
+                Some(warning)
             }
         }
     }
@@ -409,6 +417,10 @@ mod tests {
         slice.endpoints.iter().flatten().map(one).collect::<Vec<_>>().join(" ")
     }
 
+    fn hint(nodes: &[Arc<Node>], topology: &Topology, changes: &mut Changes) -> Option<Told> {
+        topology.hint(&web(), Family::V4, changes, || nodes.to_vec())
+    }
+
     fn web() -> ObjectKey {
         ObjectKey::new("shop", "web")
     }
@@ -416,33 +428,33 @@ mod tests {
     #[test]
     fn endpoints_are_shared_out_by_what_zones_can_bear() {
         let topology = Topology::default();
-        topology.set_nodes(&[node("a", "2"), node("b", "2")]);
+        let equal = [node("a", "2"), node("b", "2")];
         let mut changes = Changes {
             create: vec![slice(&[("a", ""), ("a", ""), ("a", ""), ("b", "")])],
             ..Changes::default()
         };
-        let told = topology.hint(&web(), Family::V4, &mut changes).unwrap();
+        let told = hint(&equal, &topology, &mut changes).unwrap();
         assert_eq!(hints(&changes.create[0]), "b a a b");
         assert_eq!(
             (told.reason, told.kind),
             ("TopologyAwareHintsEnabled", EventType::Normal)
         );
         assert_eq!(told.message, "Topology Aware Hints has been enabled, addressType: IPv4");
-        assert_eq!(topology.hint(&web(), Family::V4, &mut changes), None, "said once");
-        assert!(topology.set_nodes(&[node("a", "2"), node("b", "2")]).is_empty());
-        assert_eq!(topology.set_nodes(&[node("a", "6"), node("b", "1")]), [web()]);
+        assert_eq!(hint(&equal, &topology, &mut changes), None, "said once");
+        assert!(topology.nodes_changed(|| equal.to_vec()).is_empty());
+        assert_eq!(topology.nodes_changed(|| vec![node("a", "6"), node("b", "1")]), [web()]);
     }
 
     #[test]
     fn slices_whose_hints_still_fit_stay_as_they_are() {
         let topology = Topology::default();
-        topology.set_nodes(&[node("a", "1"), node("b", "1")]);
+        let nodes = [node("a", "1"), node("b", "1")];
         let kept = Arc::new(slice(&[("a", "a"), ("b", "b")]));
         let mut changes = Changes {
             unchanged: vec![kept.clone(), Arc::new(slice(&[("a", "a"), ("b", "c")]))],
             ..Changes::default()
         };
-        topology.hint(&web(), Family::V4, &mut changes);
+        hint(&nodes, &topology, &mut changes);
         assert_eq!(changes.unchanged, [kept]);
         assert_eq!(hints(&changes.update[0]), "a b");
     }
@@ -451,12 +463,11 @@ mod tests {
     fn where_hints_can_t_be_given_they_are_taken_away_and_it_is_said_why() {
         let why = |nodes: &[Arc<Node>], endpoints: &[(&str, &str)]| {
             let topology = Topology::default();
-            topology.set_nodes(nodes);
             let mut changes = Changes {
                 unchanged: vec![Arc::new(slice(endpoints))],
                 ..Changes::default()
             };
-            let told = topology.hint(&web(), Family::V4, &mut changes).unwrap();
+            let told = hint(nodes, &topology, &mut changes).unwrap();
             assert!(changes.update.iter().all(|s| !hints(s).contains(['a', 'b'])));
             assert_eq!(changes.update.len(), 1);
             told.message.trim_end_matches(", addressType: IPv4").to_string()
