@@ -5,7 +5,7 @@
 
 use crate::config::{Component, Config};
 use crate::node::{self, Access};
-use crate::store::Opened;
+use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use keelson_apiserver::serve::tls::ServingCert;
@@ -57,8 +57,12 @@ impl Cluster {
         controllers(&mut components, config, &pki, &api);
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));
+            let settings = keelson_scheduler::Config {
+                leader_election: candidate(config),
+                ..keelson_scheduler::Config::default()
+            };
             components.spawn("scheduler", move |stop| {
-                keelson_scheduler::run(client.clone(), keelson_scheduler::Config::default(), stop)
+                keelson_scheduler::run(client.clone(), settings.clone(), stop)
             });
         }
         let clients: Arc<dyn ClientFactory> = api.clone();
@@ -96,13 +100,23 @@ impl Cluster {
         }
     }
 
-    /// Components first, then the listener, then the store.
+    /// Clients are sent elsewhere; components first, then the listener, then the store.
     pub async fn stop(self) {
+        self.api.leave().await;
         self.components.stop().await;
         self.listening.cancel();
         self.api.shutdown();
         drop(self.api);
         self.store.close().await;
+    }
+}
+
+/// Who this server's controllers and scheduler are among those of other servers. Over a store of its own it has no others,
+/// and would only wait for a lease that an earlier run of it held. No two runs are one candidate.
+fn candidate(config: &Config) -> Option<String> {
+    match config.store {
+        Choice::Embedded(_) => None,
+        Choice::Etcd(_) => Some(format!("{}_{}", config.node_name, uuid::Uuid::new_v4())),
     }
 }
 
@@ -185,6 +199,7 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
         cluster_cidrs: vec![config.cluster_cidr.to_string()],
+        leader_election: candidate(config),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };

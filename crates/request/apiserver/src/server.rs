@@ -12,7 +12,7 @@ use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::authz::rule::Rule;
 use crate::authz::{Authorizer, AuthorizerChain};
-use crate::bootstrap;
+use crate::bootstrap::{self, Servers};
 use crate::config::Config;
 use crate::config::file::{self, Reloads};
 use crate::connect::{ClientTls, KubeletClient, Trust};
@@ -31,6 +31,7 @@ use crate::serve::{ApiService, Handle, Loopback};
 use crate::state::ServerState;
 use crate::sync::Following;
 use anyhow::{Context, Result};
+use futures::future::OptionFuture;
 use keelson_api::Str;
 use keelson_pki::{CertFiles, Pki};
 use keelson_registry::{Engine, ResourceTable, resources};
@@ -49,6 +50,8 @@ pub struct ApiServer {
     state: Arc<ServerState>,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
+    /// `None`: nobody but this machine reaches it.
+    servers: Option<Arc<Servers>>,
 }
 
 impl ApiServer {
@@ -59,7 +62,17 @@ impl ApiServer {
         let made = Made::new(&config)?;
         let issuers = made.issuers.clone();
         let state = Arc::new_cyclic(|weak: &Weak<ServerState>| assemble(config, store, made, weak.clone()));
-        let server = ApiServer { state, ready, stop };
+        let config = &state.config;
+        // A server that only this machine reaches (a test) is of no use to others.
+        let reachable = config.publish_kubernetes_service && !config.advertise_address.is_loopback();
+        let (store, loopback) = (state.engine.store().clone(), state.loopback.clone());
+        let servers = reachable.then(|| Servers::new(store, loopback, config.advertise_address, config.advertise_port));
+        let server = ApiServer {
+            state,
+            ready,
+            stop,
+            servers,
+        };
         server.start(ready_sender);
         server.follow_files(issuers);
         Ok(server)
@@ -123,6 +136,16 @@ impl ApiServer {
                 () = stop.cancelled() => {}
             }
         });
+    }
+
+    /// Tells the cluster that this server is about to stop; new connections go to others from now on, if there are any.
+    pub async fn leave(&self) {
+        let Some(servers) = &self.servers else { return };
+        match tokio::time::timeout(LEAVE_WITHIN, servers.leave()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!("taking this server out of the service kubernetes failed: {e}"),
+            Err(_) => tracing::warn!("taking this server out of the service kubernetes took too long"),
+        }
     }
 
     /// Ends the server's tasks. Requests that are open go on.
@@ -199,10 +222,23 @@ impl ApiServer {
         let (loopback, rbac, sync) = (state.loopback.clone(), state.rbac.clone(), state.sync.clone());
         let (hooks, engine) = (state.hooks.clone(), state.engine.clone());
         let spec = bootstrap::Spec::of(&state.config);
-        let (table, stopped) = (state.table.clone(), stop.clone());
+        let (table, stopped, servers) = (state.table.clone(), stop.clone(), self.servers.clone());
         tokio::spawn(async move {
             let work = async {
-                tokio::join!(bootstrap::run(&spec, &loopback, &hooks), follow_hooks(&sync, &hooks));
+                let absent = async {
+                    if let Some(servers) = &servers
+                        && let Err(e) = servers.not_yet().await
+                    {
+                        tracing::warn!(
+                            "an earlier run of this server could not be taken out of the service kubernetes: {e}"
+                        );
+                    }
+                };
+                tokio::join!(
+                    bootstrap::run(&spec, &loopback, &hooks),
+                    follow_hooks(&sync, &hooks),
+                    absent
+                );
                 rbac.wait_for_bootstrap(&bootstrap::objects()).await;
                 hooks.done(&[Hook::BootstrapRoles]);
                 until_filled(&engine).await;
@@ -211,6 +247,7 @@ impl ApiServer {
                 tokio::join!(
                     aggregation::register::run(table, loopback, stopped.clone(), &hooks),
                     repair_services(&engine, &hooks),
+                    OptionFuture::from(servers.as_ref().map(|servers| servers.run())),
                 );
             };
             tokio::select! {
@@ -261,6 +298,9 @@ async fn until_filled(engine: &Engine) {
         pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
+
+/// A store that doesn't answer must not keep a server from stopping; its announcement goes by itself.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Upstream's interval.
 const REPAIR_AGAIN: Duration = Duration::from_secs(180);

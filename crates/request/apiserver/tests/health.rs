@@ -171,3 +171,22 @@ async fn addresses_that_nobody_holds_are_held_again() {
     let disputed = engine.repair_services().await.unwrap();
     assert_eq!((disputed.held, disputed.disputed), (0, 1));
 }
+
+/// Another server may be about to write the service that it took the port for: nothing is freed at the first look.
+#[tokio::test]
+async fn a_node_port_without_a_service_is_free_after_some_looks() {
+    let api = Api::new().await;
+    let service = |name: &str| value!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30500}]}});
+    api.post(SERVICES, service("a")).await.expect(201);
+    let engine = &api.server.state().engine;
+    // As if the server had ended between the two writes.
+    let key = bytes::Bytes::from_static(b"/registry/services/specs/default/a");
+    let removed = engine.store().delete(key, keelson_store::Expect::Any).await.unwrap();
+    assert!(removed.done().is_some());
+    for _ in 0..3 {
+        engine.repair_services().await.unwrap();
+        api.post(SERVICES, service("b")).await.expect(422);
+    }
+    engine.repair_services().await.unwrap();
+    api.post(SERVICES, service("b")).await.expect(201);
+}

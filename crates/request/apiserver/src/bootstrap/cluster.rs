@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::serve::Loopback;
 use http::Method;
 use keelson_api::{ApiResult, Object, Value, value};
+use std::collections::BTreeSet;
 
 pub fn namespaces() -> Vec<Object> {
     ["default", "kube-system", "kube-public", "kube-node-lease"]
@@ -18,10 +19,6 @@ pub fn objects(config: &Config) -> Vec<Object> {
     all.push(service(config));
     all.push(cluster_info(config));
     all.extend(joining());
-    // A server that only this machine reaches (a test) has no endpoint that others could use.
-    if config.publish_kubernetes_service && !config.advertise_address.is_loopback() {
-        all.extend([endpoints(config), endpoint_slice(config)]);
-    }
     all.into_iter().filter_map(object).collect()
 }
 
@@ -60,7 +57,13 @@ fn service(config: &Config) -> Value {
     })
 }
 
-fn endpoints(config: &Config) -> Value {
+/// Where the service `kubernetes` leads to.
+pub fn endpoints(addresses: &BTreeSet<String>, port: u16) -> Value {
+    let each: Vec<Value> = addresses.iter().map(|ip| value!({"ip": ip.as_str()})).collect();
+    let subsets = match addresses.is_empty() {
+        true => Vec::new(),
+        false => vec![value!({"addresses": each, "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})],
+    };
     value!({
         "apiVersion": "v1",
         "kind": "Endpoints",
@@ -69,15 +72,13 @@ fn endpoints(config: &Config) -> Value {
             "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
-        "subsets": [{
-            "addresses": [{"ip": config.advertise_address.to_string()}],
-            "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
-        }],
+        "subsets": subsets,
     })
 }
 
-fn endpoint_slice(config: &Config) -> Value {
-    let ip = config.advertise_address;
+pub fn endpoint_slice(addresses: &BTreeSet<String>, ipv4: bool, port: u16) -> Value {
+    let each = |ip: &String| value!({"addresses": [ip.as_str()], "conditions": {"ready": true}});
+    let endpoints: Vec<Value> = addresses.iter().map(each).collect();
     value!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -86,9 +87,9 @@ fn endpoint_slice(config: &Config) -> Value {
             "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
+        "addressType": if ipv4 { "IPv4" } else { "IPv6" },
+        "endpoints": endpoints,
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     })
 }
 

@@ -8,6 +8,7 @@
 mod cluster;
 mod kept;
 mod merge;
+mod servers;
 
 use crate::config::Config;
 use crate::health::{Hook, Hooks};
@@ -17,6 +18,7 @@ use futures::{FutureExt, StreamExt, stream};
 use http::Method;
 use keelson_api::{ApiResult, Object, Reason, Value};
 pub use kept::KeptNamespaces;
+pub use servers::Servers;
 use std::time::Duration;
 
 /// How many objects are made at once: the store commits what has queued in one go.

@@ -1,7 +1,8 @@
 //! Node ports: one bitmap for all services, where upstream keeps it, changed by compare-and-set.
 //!
-//! At its first use the bitmap is compared with the services there are: ports in use are marked, and ports that a crash
-//! left marked are free again.
+//! The bitmap is compared with the services there are, at its first use and now and then: ports in use are marked at once; a
+//! port that a crash left marked is free again when no service had it in several looks, for another server may be about to
+//! write the service that it took the port for.
 
 use super::Reserved;
 use super::fields::{
@@ -14,12 +15,16 @@ use base64::engine::general_purpose::STANDARD;
 use keelson_api::codec::proto;
 use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Value, builtin};
 use keelson_store::{Expect, KeyValue, Outcome};
+use parking_lot::Mutex;
 use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use tokio::sync::OnceCell;
 
 const KEY: &[u8] = b"/registry/ranges/servicenodeports";
 const ATTEMPTS: usize = 50;
+/// Upstream's: so many looks a port stays taken for a service that isn't there.
+const LOOKS: u32 = 3;
 
 /// Which ports of the range are taken.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +122,9 @@ fn schema() -> ApiResult<keelson_api::SchemaRef> {
 /// The node ports of the cluster.
 #[derive(Debug, Default)]
 pub struct NodePorts {
-    repaired: OnceCell<()>,
+    marked: OnceCell<()>,
+    /// Ports that are marked and that no service has, and how many looks in a row found them so.
+    unused: Mutex<BTreeMap<u16, u32>>,
 }
 
 impl NodePorts {
@@ -149,24 +156,43 @@ impl NodePorts {
         }
         Err(ApiError::internal("the node ports are changing too fast"))
     }
-    /// Compares the bitmap with the services there are, once.
-    pub(super) async fn repair(&self, engine: &Engine) -> ApiResult<()> {
-        self.repaired
-            .get_or_try_init(|| async {
-                let used = used(engine).await?;
-                Self::change(engine, |map| {
-                    *map = Bitmap::new(&map.range);
-                    used.iter().for_each(|p| map.set(*p, true));
-                    Ok(())
-                })
-                .await
+    /// Marks the ports of the services there are, once.
+    async fn mark(&self, engine: &Engine) -> ApiResult<()> {
+        let marked = self.marked.get_or_try_init(|| async {
+            let used = used(engine).await?;
+            Self::change(engine, |map| {
+                used.iter().for_each(|p| map.set(*p, true));
+                Ok(())
             })
             .await
-            .map(drop)
+        });
+        marked.await.map(drop)
+    }
+    /// Compares the bitmap with the services there are: one look.
+    pub(super) async fn repair(&self, engine: &Engine) -> ApiResult<()> {
+        let used = used(engine).await?;
+        let before = self.unused.lock().clone();
+        let unused = Self::change(engine, |map| {
+            used.iter().for_each(|p| map.set(*p, true));
+            let mut unused = BTreeMap::new();
+            for port in map.range.clone().filter(|p| !used.contains(p)) {
+                let looks = before.get(&port).copied().unwrap_or_default();
+                if map.has(port) && looks >= LOOKS {
+                    tracing::warn!(port, "a node port was taken for no service");
+                    map.set(port, false);
+                } else if map.has(port) {
+                    unused.insert(port, looks + 1);
+                }
+            }
+            Ok(unused)
+        })
+        .await?;
+        *self.unused.lock() = unused;
+        Ok(())
     }
     /// Takes the ports that are asked for (0: any), all or none.
     async fn take(&self, engine: &Engine, asked: &[u16], dry_run: bool) -> Result<Vec<u16>, Refusal> {
-        self.repair(engine).await.map_err(Refusal::Failed)?;
+        self.mark(engine).await.map_err(Refusal::Failed)?;
         let mut refusal = None;
         let result = Self::change(engine, |map| {
             refusal = None;
@@ -233,7 +259,7 @@ enum Refusal {
 }
 
 /// The ports of all services.
-async fn used(engine: &Engine) -> ApiResult<Vec<u16>> {
+async fn used(engine: &Engine) -> ApiResult<BTreeSet<u16>> {
     let def = engine
         .table
         .get("", "v1", "services")

@@ -1,0 +1,110 @@
+//! Several servers over one store: they find each other, and what one gives away no other does.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use futures::future::join_all;
+use harness::{Answer, Api};
+use keelson_api::{Value, value};
+use keelson_store::{Memory, Store};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
+const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+async fn server(store: &Arc<Memory>, address: &str) -> Api {
+    let api = Api::starting_with(store.clone(), |config| {
+        config.publish_kubernetes_service = true;
+        config.advertise_address = address.parse().unwrap();
+    });
+    api.server.ready().await;
+    api
+}
+
+/// The addresses in Endpoints or EndpointSlice.
+fn addresses(answer: &Answer) -> Vec<String> {
+    let object = answer.json();
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_string();
+    let subsets = list(object.at(&["subsets"]));
+    let of_subset = |subset: &Value| list(subset.get("addresses"));
+    let from_endpoints = subsets.iter().flat_map(of_subset).map(|a| text(a.get("ip")));
+    let endpoints = list(object.at(&["endpoints"]));
+    let from_slice = endpoints.iter().map(|e| text(list(e.get("addresses")).first()));
+    from_endpoints.chain(from_slice).collect()
+}
+
+async fn lead_to(api: &Api, wanted: &[&str]) {
+    for path in [ENDPOINTS, SLICE] {
+        api.until(path, |answer| answer.code == 200 && addresses(answer) == wanted)
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_service_leads_to_those_that_are_there() {
+    let store = Memory::new();
+    let first = server(&store, "10.0.0.1").await;
+    lead_to(&first, &["10.0.0.1"]).await;
+    let second = server(&store, "10.0.0.2").await;
+    let third = server(&store, "10.0.0.3").await;
+    lead_to(&first, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+    let slice = first.get(SLICE).await.json();
+    assert_eq!(slice.at(&["ports"]).and_then(Value::as_array).unwrap().len(), 1);
+
+    // One takes its leave: at once.
+    second.server.leave().await;
+    assert_eq!(addresses(&first.get(ENDPOINTS).await), ["10.0.0.1", "10.0.0.3"]);
+    assert_eq!(addresses(&first.get(SLICE).await), ["10.0.0.1", "10.0.0.3"]);
+    // It doesn't come back by itself.
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    lead_to(&first, &["10.0.0.1", "10.0.0.3"]).await;
+
+    // Another ends without a word: when its announcement has run out.
+    drop(third);
+    assert_eq!(addresses(&first.get(ENDPOINTS).await).len(), 2);
+    lead_to(&first, &["10.0.0.1"]).await;
+
+    // What an earlier run left counts for nothing until the server is ready again.
+    drop(first);
+    let again = Api::starting_with(store.clone(), |config| {
+        config.publish_kubernetes_service = true;
+        config.advertise_address = "10.0.0.1".parse().unwrap();
+    });
+    again.server.ready().await;
+    lead_to(&again, &["10.0.0.1"]).await;
+    assert!(
+        store
+            .get(b"/registry/masterleases/10.0.0.1", None)
+            .await
+            .unwrap()
+            .kv
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn no_address_and_no_port_is_given_away_twice() {
+    let store = Memory::new();
+    let servers = [server(&store, "10.0.0.1").await, server(&store, "10.0.0.2").await];
+    let service = |n: usize| value!({"metadata": {"name": format!("s{n}")}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    let made = join_all((0..120).map(|n| servers[n % 2].post(SERVICES, service(n)))).await;
+    let mut addresses = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    for answer in made {
+        let service = answer.expect(201).json();
+        let port = service.at(&["spec", "ports"]).and_then(Value::as_array).unwrap()[0].clone();
+        addresses.insert(
+            service
+                .at(&["spec", "clusterIP"])
+                .and_then(Value::as_str)
+                .unwrap()
+                .to_string(),
+        );
+        ports.insert(port.get("nodePort").and_then(Value::as_i64).unwrap());
+    }
+    assert_eq!((addresses.len(), ports.len()), (120, 120));
+}
