@@ -105,6 +105,9 @@ pub struct Options {
     /// Directory of static pod manifests [default: DATA_DIR/manifests]
     #[arg(long, env = "KEELSON_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// Where drivers of volumes find the kubelet's directory: a link to it; "none": there is none [default: /var/lib/kubelet]
+    #[arg(long, env = "KEELSON_KUBELET_LINK", value_name = "PATH")]
+    pub kubelet_link: Option<PathBuf>,
     /// cgroup below which everything of this cluster lives [default: /keelson-<hash of the data directory>, or
     /// /keelson for the default one]
     #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
@@ -201,6 +204,8 @@ pub struct Config {
     pub cluster_domain: String,
     pub max_pods: u32,
     pub manifests: PathBuf,
+    /// Where the link to the kubelet's directory is to be.
+    pub kubelet_link: Option<PathBuf>,
     pub cgroup_root: String,
     pub eviction: Vec<Threshold>,
     pub audit: Option<(Policy, audit::Settings)>,
@@ -259,8 +264,8 @@ impl Options {
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
-                max_pods, manifests, cgroup_root, eviction_hard, audit_log_path, audit_policy_file, audit_log_maxsize,
-                audit_log_maxbackup, audit_log_maxage, etcd_servers, etcd_cafile, etcd_certfile, etcd_keyfile,
+                max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, audit_log_path, audit_policy_file,
+                audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, etcd_servers, etcd_cafile, etcd_certfile, etcd_keyfile,
                 etcd_healthcheck_timeout, etcd_compaction_interval, log, log_format);
         }
         let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
@@ -316,6 +321,11 @@ impl Options {
             cluster_domain,
             max_pods: self.max_pods.unwrap_or(110),
             manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
+            kubelet_link: match self.kubelet_link {
+                Some(none) if none == Path::new("none") => None,
+                Some(path) => Some(absolute(path)?),
+                None => Some(crate::kubelet_link::DEFAULT.into()),
+            },
             cgroup_root: self.cgroup_root.unwrap_or_else(|| cgroup_root(&data_dir)),
             eviction: self
                 .eviction_hard

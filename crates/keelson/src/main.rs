@@ -9,6 +9,7 @@ mod cluster;
 mod config;
 mod doctor;
 mod image;
+mod kubelet_link;
 mod lock;
 mod logging;
 mod node;

@@ -163,6 +163,11 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
             Threshold::ProcessesPercent(n) => eviction.pid_available_percent = n,
         }
     }
+    let root = config.data_dir.join("kubelet");
+    let known_as = match &config.kubelet_link {
+        Some(link) => crate::kubelet_link::make(link, &root, &config.data_dir)?,
+        None => None,
+    };
     // Set either way: a label that was set stays.
     let dns = match config.runs(Component::Dns) {
         true => config.dns_port.to_string(),
@@ -174,7 +179,8 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         node_ips: vec![config.node_ip.to_string()],
         hostname: config.node_name.clone(),
         node_labels: [(keelson_dns::publish::LABEL.to_string(), dns)].into(),
-        root_dir: config.data_dir.join("kubelet"),
+        known_as,
+        root_dir: root,
         pod_logs_dir: config.data_dir.join("logs/pods"),
         cgroup_root: config.cgroup_root.clone(),
         cluster_dns: vec![config.cluster_dns.to_string()],

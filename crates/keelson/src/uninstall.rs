@@ -7,6 +7,7 @@ use crate::lock::Lock;
 use anyhow::{Context, bail};
 use clap::Args;
 use keelson_network::{HostOnly, PodNetwork, Routed};
+use keelson_sys::mount;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -81,9 +82,14 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             .remove(&config.cgroup_root)
             .with_context(|| format!("cannot remove the control group {}", config.cgroup_root))?;
     }
-    unmount_below(&data_dir)?;
+    crate::kubelet_link::remove(&data_dir)?;
+    keelson_kubelet::unshare(&data_dir.join("kubelet")).context("mounts that were made shared")?;
+    // Volumes of pods that were mounted below the directory.
+    for path in mount::below(&data_dir)? {
+        mount::unmount(&path).with_context(|| format!("cannot unmount {}", path.display()))?;
+    }
     drop(lock);
-    std::fs::remove_dir_all(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
+    keelson_sys::tree::remove(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
     println!("removed {}", data_dir.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -108,19 +114,4 @@ fn stop_server(data_dir: &Path) -> anyhow::Result<()> {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
         .with_context(|| format!("cannot stop process {pid}"))?;
     Lock::wait(data_dir, STOPPING)
-}
-
-/// Volumes of pods that were mounted below the directory.
-fn unmount_below(dir: &Path) -> anyhow::Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mounts")?;
-    let inside = |line: &str| -> Option<PathBuf> {
-        let path = PathBuf::from(line.split(' ').nth(1)?.replace("\\040", " "));
-        path.starts_with(dir).then_some(path)
-    };
-    // Later mounts may stand on earlier ones.
-    for path in table.lines().filter_map(inside).collect::<Vec<_>>().into_iter().rev() {
-        nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)
-            .with_context(|| format!("cannot unmount {}", path.display()))?;
-    }
-    Ok(())
 }

@@ -103,6 +103,16 @@ pub fn set_propagation(target: &Path, propagation: Propagation) -> io::Result<()
     mount(None::<&str>, target, None::<&str>, flag | MsFlags::MS_REC, None::<&str>).map_err(io::Error::from)
 }
 
+/// Makes one mount shared, or private again, and nothing that is mounted in it.
+pub fn set_shared(target: &Path, shared: bool) -> io::Result<()> {
+    let flag = if shared {
+        MsFlags::MS_SHARED
+    } else {
+        MsFlags::MS_PRIVATE
+    };
+    mount(None::<&str>, target, None::<&str>, flag, None::<&str>).map_err(io::Error::from)
+}
+
 /// Unmounts everything stacked at `target`; nothing there is fine.
 pub fn unmount(target: &Path) -> io::Result<()> {
     loop {

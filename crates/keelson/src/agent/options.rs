@@ -77,6 +77,9 @@ pub struct Options {
     /// Directory of static pod manifests [default: DATA_DIR/manifests]
     #[arg(long, env = "KEELSON_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// Where drivers of volumes find the kubelet's directory: a link to it; "none": there is none [default: /var/lib/kubelet]
+    #[arg(long, env = "KEELSON_KUBELET_LINK", value_name = "PATH")]
+    pub kubelet_link: Option<PathBuf>,
     /// cgroup below which everything of this node lives [default: /keelson-<hash of the data directory>, or /keelson for
     /// the default one]
     #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
@@ -99,7 +102,7 @@ impl Options {
             fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable,
-                bind_address, kubelet_port, dns_port, max_pods, manifests, cgroup_root, eviction_hard, log, log_format);
+                bind_address, kubelet_port, dns_port, max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, log, log_format);
         }
         if let Some(other) = self
             .disable
@@ -131,6 +134,7 @@ impl Options {
             dns_port: this.dns_port,
             max_pods: this.max_pods,
             manifests: this.manifests,
+            kubelet_link: this.kubelet_link,
             cgroup_root: this.cgroup_root,
             eviction_hard: this.eviction_hard,
             log: this.log,

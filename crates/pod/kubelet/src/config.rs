@@ -70,8 +70,8 @@ pub struct Config {
     /// Host name to tell; empty takes the machine's.
     pub hostname: String,
     pub root_dir: PathBuf,
-    /// What drivers of volumes call the same directory: they are often written for `/var/lib/kubelet`, and see it in their own
-    /// file system at whatever place it was mounted. `None` if they know it by its own name.
+    /// Another name of the same directory, a link to it: drivers of volumes are often written for `/var/lib/kubelet`. One that
+    /// says by this name where its socket is gets its paths by it.
     pub known_as: Option<PathBuf>,
     /// Where containers' logs are kept.
     pub pod_logs_dir: PathBuf,

@@ -28,6 +28,7 @@ pub mod probes;
 pub mod resources;
 pub mod run;
 pub mod server;
+mod shared;
 pub mod sources;
 pub mod status;
 pub mod userns;
@@ -38,6 +39,7 @@ pub use act::pulled::Verification;
 pub use config::{Config, Eviction, ServingTls};
 pub use host::Host;
 pub use run::{run, run_on};
+pub use shared::unshare;
 
 /// An API error as a client reads it: the server's message where there is one.
 pub fn error_text(error: &keelson_client::Error) -> String {

@@ -101,7 +101,7 @@ async fn build(
     let csi = Csi::new(
         tools.clone(),
         cfg.node_name.clone(),
-        cfg.known_as.clone().unwrap_or_else(|| layout.root.clone()),
+        cfg.known_as.clone(),
         Box::new(move || changed.notify_one()),
         stop.clone(),
     );

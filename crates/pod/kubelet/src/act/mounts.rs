@@ -110,6 +110,9 @@ fn one(kl: &Kubelet, input: &Input, index: usize, m: &VolumeMount) -> Result<cri
         None | Some("None") => cri::MountPropagation::PropagationPrivate,
         Some(other) => return Err(format!("invalid MountPropagation mode: \"{other}\"")),
     };
+    if propagation != cri::MountPropagation::PropagationPrivate && image.is_none() {
+        crate::shared::share(&*kl.host, &kl.layout, Path::new(&host_path));
+    }
     let recursive = match m.recursive_read_only.as_deref() {
         None | Some("Disabled") => false,
         Some(_) if !read_only => {

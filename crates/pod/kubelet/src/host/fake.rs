@@ -300,6 +300,10 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn share(&self, _path: &Path) -> io::Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
     fn is_mounted(&self, path: &Path) -> io::Result<bool> {
         Ok(self.state.lock().mounts.contains(path))
     }

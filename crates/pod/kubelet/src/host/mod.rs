@@ -115,6 +115,9 @@ pub trait Host: Send + Sync + 'static {
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()>;
     /// Memory in pages of this size, as a file system.
     fn mount_huge_pages(&self, path: &Path, page: u64) -> io::Result<()>;
+    /// Has mounts made at a path seen by containers that have it, where they weren't. Returns the mount that was changed for
+    /// that.
+    fn share(&self, path: &Path) -> io::Result<Option<PathBuf>>;
     /// Whether something is mounted at exactly this place, as the kernel has it.
     fn is_mounted(&self, path: &Path) -> io::Result<bool>;
     fn unmount(&self, path: &Path) -> io::Result<()>;

@@ -260,6 +260,27 @@ impl Host for RealHost {
         mount::huge_pages(path, page)
     }
 
+    fn share(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        // One that isn't there yet will be made on the mount of what is above it.
+        let mut there = path;
+        let place = loop {
+            match std::fs::canonicalize(there) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => match there.parent() {
+                    Some(above) => there = above,
+                    None => return Err(e),
+                },
+                other => break other?,
+            }
+        };
+        match mount::mount_of(&place)? {
+            Some(m) if !m.shared => {
+                mount::set_shared(&m.target, true)?;
+                Ok(Some(m.target))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn is_mounted(&self, path: &Path) -> io::Result<bool> {
         mount::is_mounted(path)
     }

@@ -2,7 +2,7 @@
 //! What the files are is decided in [`payload`](super::payload).
 
 use super::certificates::{Asker, Bundle};
-use super::kind::{Ask, Failure, Kind, Mounted, Remains, Stats};
+use super::kind::{Ask, Failure, Kind, Mounted, Stats};
 use super::{Tools, payload};
 use crate::pods;
 use jiff::Timestamp;
@@ -113,10 +113,8 @@ impl Kind for Files {
         Ok(())
     }
 
-    async fn unmount(&self, _: &Tools, remains: &Remains) -> Result<(), String> {
-        let key = (remains.uid.clone(), remains.name.clone());
-        self.written.lock().remove(&key);
-        Ok(())
+    fn forget(&self, uid: &str) {
+        self.written.lock().retain(|k, _| k.0 != uid);
     }
 
     async fn stats(&self, tools: &Tools, mounted: &Mounted) -> Result<Option<Stats>, String> {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The node and the pod's addresses as they are at one moment.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,8 @@ pub struct Ask {
     pub volume: Volume,
     pub bound: Option<Bound>,
     pub node: Arc<NodeView>,
+    /// Fires when the pod leaves the node.
+    pub leaving: CancellationToken,
 }
 
 impl Ask {
@@ -211,6 +214,9 @@ pub trait Kind: Send + Sync {
     async fn unmount(&self, _: &Tools, _: &Remains) -> Result<(), String> {
         Ok(())
     }
+
+    /// The pod has nothing of this kind on the node any more.
+    fn forget(&self, _uid: &str) {}
 
     /// What it holds; `None` where nobody counts.
     async fn stats(&self, _: &Tools, _: &Mounted) -> Result<Option<Stats>, String> {

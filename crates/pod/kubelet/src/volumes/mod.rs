@@ -146,6 +146,7 @@ impl Volumes {
             volume: volume.clone(),
             bound,
             node: node.clone(),
+            leaving: self.operations.leaving(uid),
         };
         check_mode(&ask, used).map_err(unclear)?;
         let kind = self.kinds.iter().find(|k| k.serves(&ask)).cloned();
@@ -247,6 +248,8 @@ impl Volumes {
         tools.trust.forget(uid);
         tools.certificates.forget(uid);
         self.measured.forget(uid);
+        self.operations.forget(uid);
+        self.kinds.iter().for_each(|k| k.forget(uid));
         self.known.lock().remove(uid);
         Ok(())
     }

@@ -17,6 +17,8 @@ type Outcome = Result<Mounted, Failure>;
 #[derive(Clone)]
 pub struct Operations {
     running: Arc<Mutex<HashMap<Key, Shared<BoxFuture<'static, Outcome>>>>>,
+    /// By pod: that it is leaving.
+    leaving: Arc<Mutex<HashMap<String, CancellationToken>>>,
     stop: CancellationToken,
 }
 
@@ -24,6 +26,7 @@ impl Operations {
     pub fn new(stop: CancellationToken) -> Self {
         Operations {
             running: Arc::default(),
+            leaving: Arc::default(),
             stop,
         }
     }
@@ -56,8 +59,19 @@ impl Operations {
         work.boxed().shared()
     }
 
-    /// Waits until nothing goes on for a pod.
+    /// Fires when the pod leaves: who only waits for others then needs to wait no longer.
+    pub fn leaving(&self, uid: &str) -> CancellationToken {
+        self.leaving.lock().entry(uid.to_owned()).or_default().clone()
+    }
+
+    /// The pod has left: nothing goes on for it any more.
+    pub fn forget(&self, uid: &str) {
+        self.leaving.lock().remove(uid);
+    }
+
+    /// The pod is leaving. Waits until nothing goes on for it.
     pub async fn settled(&self, uid: &str) {
+        self.leaving(uid).cancel();
         let of_pod: Vec<_> = {
             let running = self.running.lock();
             let of_pod = running.iter().filter(|(k, _)| k.0 == uid);

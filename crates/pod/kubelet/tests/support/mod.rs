@@ -310,6 +310,8 @@ pub struct Node {
     pub runtime: FakeRuntime,
     pub host: Arc<FakeHost>,
     root: PathBuf,
+    /// Another name of the kubelet's directory.
+    pub known_as: Option<PathBuf>,
     stop: CancellationToken,
     task: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
 }
@@ -336,6 +338,7 @@ impl Node {
             runtime: FakeRuntime::new(epoch(), "10.244.0"),
             host: Arc::new(FakeHost::small("n1", epoch())),
             root: root.to_owned(),
+            known_as: None,
             stop: CancellationToken::new(),
             task: None,
         };
@@ -349,6 +352,7 @@ impl Node {
             node_name: "n1".into(),
             node_ips: vec!["192.168.0.1".into()],
             root_dir: self.root.clone(),
+            known_as: self.known_as.clone(),
             cluster_dns: vec!["10.96.0.10".into()],
             listen: None,
             ..Config::default()

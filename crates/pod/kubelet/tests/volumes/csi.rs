@@ -194,6 +194,58 @@ async fn an_attached_volume_waits_for_its_controller() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_ends_while_it_waits_keeps_nothing() {
+    let home = Home::new("waits");
+    let node = Node::start_in(home.path()).await;
+    let driver = Driver::new(&node.host, home.path(), "d.test");
+    let _running = driver.run().await;
+    registered(&node, "d.test").await;
+    let mut disk = csi("d.test", "disk");
+    disk["volumeMode"] = "Block".into();
+    bound_claim(&node, "disk", disk);
+    bound_claim(&node, "data", csi("d.test", "data"));
+    let path = node.pod(json!({
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "c", "volumeMounts": [{"name": "data", "mountPath": "/d"}],
+            "volumeDevices": [{"name": "disk", "devicePath": "/dev/x"}]}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}]}));
+    let in_use = |n: &Node| n.api.get("nodes/n1").unwrap()["status"]["volumesInUse"].clone();
+    node.until("both are in use", |n| (in_use(n).as_array()?.len() == 2).then_some(()))
+        .await;
+    let begin = tokio::time::Instant::now();
+    node.api.delete_pod(&path, 1);
+    node.gone(&path).await;
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    node.until("nothing is in use", |n| in_use(n).is_null().then_some(()))
+        .await;
+    assert!(driver.deeds().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_was_staged_in_vain_is_unstaged() {
+    let home = Home::new("in-vain");
+    let (node, driver, _running) = with_driver(&home, "d.test").await;
+    bound_claim(&node, "data", csi("d.test", "vol"));
+    // It may have been done: only the driver knows.
+    driver
+        .state
+        .lock()
+        .fails
+        .insert("stage", vec![Status::aborted("busy"); 100]);
+    let (meta, spec) = claims("p", "data");
+    let path = node.pod_with(meta, spec);
+    node.until("staging fails", |_| driver.deeds().contains(&"stage").then_some(()))
+        .await;
+    node.api.delete_pod(&path, 1);
+    node.gone(&path).await;
+    assert_eq!(driver.deeds().last(), Some(&"unstage"));
+    assert!(!driver.deeds().contains(&"unpublish"));
+    let left = home.path().join("plugins/kubernetes.io/csi/d.test").join(hash("vol"));
+    assert_eq!(node.host.kind(&left).unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_loses_no_volume_and_gives_back_what_nobody_has() {
     let home = Home::new("restarts");
     let (mut node, driver, _running) = with_driver(&home, "d.test").await;
@@ -326,6 +378,32 @@ async fn a_driver_that_dies_is_waited_for() {
         begin.elapsed()
     );
     assert!(node.host.mounted().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_is_told_paths_by_the_name_that_it_uses() {
+    let home = Home::new("names");
+    let (root, link) = (home.path().join("data"), home.path().join("known"));
+    std::fs::create_dir_all(&root).unwrap();
+    std::os::unix::fs::symlink(&root, &link).unwrap();
+    let mut node = Node::start_in(&root).await;
+    node.halt().await;
+    node.known_as = Some(link.clone());
+    node.resume();
+    for (name, called) in [("own.test", &root), ("usual.test", &link)] {
+        driver_object(&node, name, json!({"attachRequired": false}));
+        let driver = Driver::new(&node.host, called, name).registering_in(&root);
+        let _running = driver.run().await;
+        registered(&node, name).await;
+        bound_claim(&node, name, csi(name, name));
+        let (meta, spec) = claims(name, name);
+        let path = node.pod_with(meta, spec);
+        node.ready(&path).await;
+        let request = driver.state.lock().published[0].clone();
+        for path in [&request.target_path, &request.staging_target_path] {
+            assert!(path.starts_with(&*called.to_string_lossy()), "{name}: {path}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,6 +41,7 @@ pub struct Driver {
     pub state: Arc<Mutex<State>>,
     host: Arc<FakeHost>,
     socket: PathBuf,
+    registration: PathBuf,
 }
 
 pub struct Running(Vec<JoinHandle<()>>);
@@ -68,22 +69,23 @@ impl Driver {
             state: Arc::new(Mutex::new(state)),
             host: host.clone(),
             socket: root.join(format!("plugins/{name}.sock")),
+            registration: root.join(format!("plugins_registry/{name}-reg.sock")),
         }
     }
 
-    fn registration(&self) -> PathBuf {
-        let root = self.socket.parent().unwrap().parent().unwrap();
-        root.join(format!("plugins_registry/{}-reg.sock", self.name))
+    /// Registers in a directory of another name than that by which it calls its own socket.
+    pub fn registering_in(mut self, root: &Path) -> Self {
+        self.registration = root.join(format!("plugins_registry/{}-reg.sock", self.name));
+        self
     }
 
     /// Serves, and leaves its registration socket for the kubelet.
     pub async fn run(&self) -> Running {
-        let registration = self.registration();
         let tasks = vec![
             self.serve(&self.socket, false).await,
-            self.serve(&registration, true).await,
+            self.serve(&self.registration, true).await,
         ];
-        self.host.write(&registration, b"", 0o600).unwrap();
+        self.host.write(&self.registration, b"", 0o600).unwrap();
         Running(tasks)
     }
 
@@ -108,8 +110,8 @@ impl Driver {
 
     /// Takes the registration socket away.
     pub fn leave(&self) {
-        std::fs::remove_file(self.registration()).unwrap();
-        self.host.remove_file(&self.registration()).unwrap();
+        std::fs::remove_file(&self.registration).unwrap();
+        self.host.remove_file(&self.registration).unwrap();
     }
 
     pub fn calls(&self) -> Vec<Call> {

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// What the node's status says in the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,16 +55,16 @@ impl Attachments {
         entry.pods.insert(uid.to_owned());
     }
 
-    /// The pod is done with the volume. `staged` keeps it in use for all that.
-    pub fn release(&self, driver: &str, handle: &str, uid: &str) {
-        let name = paths::unique_name(driver, handle);
+    /// The pod has no volume any more: all that it had, or waited for, is given back.
+    pub fn release(&self, uid: &str) {
         let gone = {
             let mut used = self.used.lock();
-            let empty = used.get_mut(&name).is_some_and(|u| {
+            let before = used.len();
+            used.retain(|_, u| {
                 u.pods.remove(uid);
-                u.pods.is_empty()
+                !u.pods.is_empty()
             });
-            empty && used.remove(&name).is_some()
+            used.len() != before
         };
         if gone {
             (self.tell)();
@@ -96,13 +97,13 @@ impl Attachments {
     }
 
     /// Waits until the volume is there, as both sides say. Failing that is no event: whose fault it is, the controller tells.
-    pub async fn wait(&self, source: &Source) -> Result<(), Failure> {
+    pub async fn wait(&self, source: &Source, leaving: &CancellationToken) -> Result<(), Failure> {
         let name = paths::unique_name(&source.driver, &source.handle);
         (self.tell)();
         let mut seen = self.seen.subscribe();
         let there = seen.wait_for(|s| s.in_use.contains(&name) && s.attached.contains(&name));
-        match tokio::time::timeout(DEADLINE, there).await {
-            Ok(Ok(_)) => Ok(()),
+        match tokio::time::timeout(DEADLINE, leaving.run_until_cancelled(there)).await {
+            Ok(Some(Ok(_))) => Ok(()),
             _ => Err(Failure::quiet("Volume not attached according to node status")),
         }
     }

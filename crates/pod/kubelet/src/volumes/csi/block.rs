@@ -34,8 +34,8 @@ impl Csi {
             volume_id: source.handle.clone(),
             publish_context: ready.attached,
             // Said even if nothing was staged, as upstream does.
-            staging_target_path: self.told(&paths::block_staged(layout, ask.name())),
-            target_path: self.told(&target),
+            staging_target_path: self.told(&source.driver, &paths::block_staged(layout, ask.name())),
+            target_path: self.told(&source.driver, &target),
             volume_capability: Some(source.capability(&ready.able, None)),
             readonly: source.read_only,
             secrets,
@@ -62,7 +62,7 @@ impl Csi {
         let target = paths::block_published(layout, &remains.name, &remains.uid);
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: data.handle.clone(),
-            target_path: self.told(&target),
+            target_path: self.told(&data.driver, &target),
         };
         in_time(driver.node().node_unpublish_volume(request))
             .await
@@ -78,7 +78,6 @@ impl Csi {
         if !others {
             self.release_block(&remains.name, &data, &driver).await?;
         }
-        self.attachments.release(&data.driver, &data.handle, &remains.uid);
         host.remove_file(&remains.dir).map_err(text)
     }
 
@@ -95,7 +94,7 @@ impl Csi {
         if there && source::can(&able, Capability::StageUnstageVolume) {
             let request = csi::NodeUnstageVolumeRequest {
                 volume_id: data.handle.clone(),
-                staging_target_path: self.told(&staged),
+                staging_target_path: self.told(&data.driver, &staged),
             };
             in_time(driver.node().node_unstage_volume(request)).await.map_err(|e| {
                 let e = crate::rpc_text(&e);

@@ -128,7 +128,7 @@ impl Csi {
         let request = csi::NodeStageVolumeRequest {
             volume_id: source.handle.clone(),
             publish_context: attached.clone(),
-            staging_target_path: self.told(&path),
+            staging_target_path: self.told(&source.driver, &path),
             volume_capability: Some(source.capability(capabilities, crate::pods::fs_group(&ask.pod))),
             secrets,
             volume_context: source.attributes.clone(),
@@ -178,7 +178,7 @@ impl Csi {
         if source::can(&able, Capability::StageUnstageVolume) {
             let request = csi::NodeUnstageVolumeRequest {
                 volume_id: handle.to_owned(),
-                staging_target_path: self.told(&paths::staged(&device)),
+                staging_target_path: self.told(driver, &paths::staged(&device)),
             };
             in_time(client.node().node_unstage_volume(request)).await.map_err(|e| {
                 format!(

@@ -255,8 +255,8 @@ impl Csi {
         };
         let request = csi::NodeExpandVolumeRequest {
             volume_id: source.handle.clone(),
-            volume_path: self.told(&path),
-            staging_target_path: self.told(&staged),
+            volume_path: self.told(&source.driver, &path),
+            staging_target_path: self.told(&source.driver, &staged),
             capacity_range: Some(csi::CapacityRange {
                 required_bytes: quantity::value(to),
                 ..Default::default()

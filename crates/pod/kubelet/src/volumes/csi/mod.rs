@@ -43,8 +43,8 @@ pub struct Csi {
     tools: Arc<Tools>,
     stop: CancellationToken,
     node: String,
-    /// The kubelet's directory as drivers know it.
-    known_as: PathBuf,
+    /// Another name of the kubelet's directory.
+    known_as: Option<PathBuf>,
     drivers: Arc<Drivers>,
     attachments: Attachments,
     nodes: NodeInfo,
@@ -55,11 +55,11 @@ pub struct Csi {
 }
 
 impl Csi {
-    /// `known_as` is what drivers call the kubelet's directory, `tell` has the node's status written.
+    /// `known_as` is what drivers may call the kubelet's directory, `tell` has the node's status written.
     pub fn new(
         tools: Arc<Tools>,
         node: String,
-        known_as: PathBuf,
+        known_as: Option<PathBuf>,
         tell: Box<dyn Fn() + Send + Sync>,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -109,13 +109,16 @@ impl Csi {
         self.attachments.see(status);
     }
 
-    /// A path of the kubelet's in the words of drivers.
-    fn told(&self, path: &Path) -> String {
-        let told = match path.strip_prefix(&self.tools.layout.root) {
-            Ok(rest) => self.known_as.join(rest),
-            Err(_) => path.to_owned(),
-        };
-        told.to_string_lossy().into_owned()
+    /// A path of the kubelet's in the words of a driver: it said itself where its socket is, and by that how it calls the
+    /// kubelet's directory.
+    fn told(&self, driver: &str, path: &Path) -> String {
+        let registered = self.drivers.get(driver);
+        let as_known = self
+            .known_as
+            .as_ref()
+            .filter(|k| registered.is_some_and(|r| r.endpoint.starts_with(k)));
+        let told = as_known.and_then(|known| Some(known.join(path.strip_prefix(&self.tools.layout.root).ok()?)));
+        told.as_deref().unwrap_or(path).to_string_lossy().into_owned()
     }
 
     fn data(&self, ask: &Ask, source: &Source) -> VolumeData {
@@ -204,7 +207,11 @@ impl Kind for CsiKind {
         csi.look(ask);
         let object = csi.drivers.object(&source.driver).await?;
         if !source.block && object.as_ref().is_some_and(|d| d.spec.requires_republish == Some(true)) {
-            csi.publish(ask, &source, object.as_deref(), false).await?;
+            // The pod goes on with what it has.
+            if let Err(e) = csi.publish(ask, &source, object.as_deref(), false).await {
+                let message = format!("{} for volume {:?} : {}", e.step, ask.name(), e.message);
+                csi.tools.warn(&ask.pod, e.reason.unwrap_or("FailedMount"), message);
+            }
         }
         csi.expand_in_use(ask, &source, mounted).await;
         Ok(())
@@ -212,12 +219,16 @@ impl Kind for CsiKind {
 
     async fn unmount(&self, _: &Tools, remains: &Remains) -> Result<(), String> {
         let csi = &self.0;
-        csi.looked.lock().remove(&(remains.uid.clone(), remains.name.clone()));
         if remains.block {
             csi.unmap(remains).await
         } else {
             csi.tear_down(remains).await
         }
+    }
+
+    fn forget(&self, uid: &str) {
+        self.0.looked.lock().retain(|k, _| k.0 != uid);
+        self.0.attachments.release(uid);
     }
 
     async fn stats(&self, tools: &Tools, mounted: &Mounted) -> Result<Option<Stats>, String> {
@@ -239,8 +250,8 @@ impl Kind for CsiKind {
             return Ok(None);
         }
         let request = csi::NodeGetVolumeStatsRequest {
+            volume_path: csi.told(&data.driver, path),
             volume_id: data.handle,
-            volume_path: csi.told(path),
             ..Default::default()
         };
         let answer = in_time(driver.node().node_get_volume_stats(request))

@@ -14,6 +14,7 @@ use keelson_csi::v1 as csi;
 use keelson_csi::v1::node_service_capability::rpc::Type as Capability;
 use serde_json::{Map, json};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
@@ -51,7 +52,7 @@ impl Csi {
                 let (files, block) = ("MountVolume.WaitForAttach failed", "MapVolume.WaitForAttach failed");
                 let wait = |m| Failure::step(source.block, files, block, m);
                 if fresh {
-                    self.attachments.wait(source).await?;
+                    self.attachments.wait(source, &ask.leaving).await?;
                 }
                 attached = attach::context(&self.tools.rest, source, &self.node)
                     .await
@@ -77,10 +78,16 @@ impl Csi {
             (false, false) => self.staged(ask, source, &able),
             (false, true) => {
                 let _held = self.devices.lock(&source.driver, &source.handle).await;
-                let staged = self.stage(ask, source, &driver, &able, &attached).await?;
-                // Before anybody else may look whether the staged volume is used.
-                self.note(ask, source)?;
-                staged
+                // A block volume is known by nothing else; one of files is noted as the device that it is, and as the pod's
+                // before anybody else may look whether it is used.
+                if source.block {
+                    self.note(ask, source)?;
+                    self.stage(ask, source, &driver, &able, &attached).await?
+                } else {
+                    let staged = self.stage(ask, source, &driver, &able, &attached).await?;
+                    self.note(ask, source)?;
+                    staged
+                }
             }
         };
         Ok(Ready {
@@ -149,8 +156,8 @@ impl Csi {
         let request = csi::NodePublishVolumeRequest {
             volume_id: source.handle.clone(),
             publish_context: ready.attached,
-            staging_target_path: ready.staged.map(|p| self.told(&p)).unwrap_or_default(),
-            target_path: self.told(&target),
+            staging_target_path: ready.staged.map(|p| self.told(&source.driver, &p)).unwrap_or_default(),
+            target_path: self.told(&source.driver, &target),
             volume_capability: Some(source.capability(&ready.able, pods::fs_group(&ask.pod))),
             readonly: source.read_only,
             secrets,
@@ -163,7 +170,21 @@ impl Csi {
 
     pub async fn tear_down(&self, remains: &Remains) -> Result<(), String> {
         let host = &*self.tools.host;
-        let Some(data) = VolumeData::load(host, &remains.dir).map_err(|e| e.to_string())? else {
+        let data = match VolumeData::load(host, &remains.dir) {
+            // Damaged, and nothing is there that it could be needed for.
+            Err(e)
+                if e.kind() == ErrorKind::InvalidData
+                    && matches!(host.is_mounted(&paths::published(&remains.dir)), Ok(false)) =>
+            {
+                tracing::error!(
+                    volume = remains.name,
+                    "what is known of a volume that isn't mounted can't be read: {e}"
+                );
+                None
+            }
+            other => other.map_err(|e| e.to_string())?,
+        };
+        let Some(data) = data else {
             // It never came so far as to be published. It may have been staged, and stays so if another pod has it.
             let drivers = host.list_dir(&paths::root(&self.tools.layout)).unwrap_or_default();
             for driver in drivers.iter().filter(|d| *d != "volumeDevices") {
@@ -177,7 +198,7 @@ impl Csi {
         let target = paths::published(&remains.dir);
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: data.handle.clone(),
-            target_path: self.told(&target),
+            target_path: self.told(&data.driver, &target),
         };
         in_time(driver.node().node_unpublish_volume(request))
             .await
@@ -203,7 +224,6 @@ impl Csi {
         host.remove_dir(&target).map_err(clean)?;
         if data.is_persistent() {
             self.unstage(&data.driver, &data.handle, &remains.uid, false).await?;
-            self.attachments.release(&data.driver, &data.handle, &remains.uid);
         }
         VolumeData::remove(host, &remains.dir).map_err(clean)
     }
