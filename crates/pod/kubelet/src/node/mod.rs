@@ -10,6 +10,7 @@ use keelson_cri::v1 as cri;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 #[derive(Clone, Debug, Default)]
@@ -185,19 +186,35 @@ fn view(answer: cri::StatusResponse) -> RuntimeView {
     }
 }
 
+/// Makes sure that the node has the object that says which drivers it has. A node that hasn't isn't ready.
+async fn initialize_drivers(kl: &Kubelet) -> bool {
+    let problem = match kl.volumes.csi.initialize().await {
+        Ok(()) => None,
+        Err(e) => Some(format!("failed to initialize CSINode: {e}")),
+    };
+    kl.node.set_storage_problem(problem.clone());
+    problem.is_none()
+}
+
+async fn start_drivers(kl: &Kubelet) {
+    let mut delay = Duration::from_millis(30);
+    while kl.node.storage_problem().is_some() && !initialize_drivers(kl).await {
+        tokio::time::sleep(delay).await;
+        delay = (delay * 8).min(Duration::from_secs(60));
+    }
+    kl.volumes.csi.start();
+}
+
 /// Starts everything about the node; returns once it is registered.
 pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
     refresh_runtime(kl).await;
     kl.node
         .set_storage_problem(Some("CSINode is not yet initialized".into()));
     sync::start(kl).await?;
-    let ready = kl.clone();
+    let drivers = kl.clone();
     tokio::spawn(async move {
-        let stop = ready.stop.clone();
-        let started = stop.run_until_cancelled(ready.volumes.csi.start()).await;
-        if started.is_some() {
-            ready.node.set_storage_problem(None);
-        }
+        let stop = drivers.stop.clone();
+        stop.run_until_cancelled(start_drivers(&drivers)).await;
     });
     tokio::spawn(lease::run(kl.clone()));
     Ok(())

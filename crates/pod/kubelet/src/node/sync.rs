@@ -40,6 +40,8 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         }
     };
     note(kl, &node);
+    // Before the first report: a node that was ready stays so when its kubelet is started anew.
+    super::initialize_drivers(kl).await;
     let options = InformerOptions {
         fields: format!("metadata.name={}", kl.cfg.node_name),
         ..InformerOptions::default()

@@ -80,14 +80,13 @@ impl Csi {
         Arc::new(csi)
     }
 
-    /// Follows the drivers that register, once the node has the object that says which it has.
-    pub async fn start(self: &Arc<Self>) {
-        let mut delay = std::time::Duration::from_millis(30);
-        while let Err(e) = self.nodes.initialize().await {
-            tracing::warn!("failed to initialize CSINode: {e}");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 8).min(std::time::Duration::from_secs(60));
-        }
+    /// Makes sure that the node has the object that says which drivers it has.
+    pub async fn initialize(&self) -> Result<(), String> {
+        self.nodes.initialize().await
+    }
+
+    /// Follows the drivers that register.
+    pub fn start(self: &Arc<Self>) {
         tokio::spawn(register::follow(self.clone(), self.stop.clone()));
     }
 
