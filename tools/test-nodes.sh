@@ -1,6 +1,6 @@
 #!/bin/bash
 # test-nodes.sh: two machines (network namespaces joined by a bridge) become one cluster, and come apart again: join, pods
-# and services across nodes, DNS, logs and exec, silence, rejoin, a name that is taken, removal without a trace. A minute.
+# and services across nodes, load balancers, DNS, logs and exec, silence, rejoin, a name that is taken, removal without a trace. A minute.
 # env: KEELSON=program, NETWORK=vxlan|vxlan-direct|host-gw, NET=first three numbers of the machines' network, KUBECTL=kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,6 +9,7 @@ export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KUBECTL=${KUBECTL:-kubectl} S=$(mktemp -d /tmp/keelson-nodes.XXXXXX) BRIDGE=kln-bridge
 in0() { nsenter --net=/run/netns/kln0 "$@"; }
 in1() { nsenter --net=/run/netns/kln1 "$@"; }
+in2() { nsenter --net=/run/netns/kln2 "$@"; } # a machine that is no node
 k() { in0 "$KUBECTL" --kubeconfig "$S/admin" "$@"; }
 ok() { printf '%s ok   %s\n' "$(date +%T)" "$*"; }
 fail() { echo "FAIL $*"; exit 1; }
@@ -35,13 +36,13 @@ cleanup() {
   stop "$S/0.pid"; stop "$S/1.pid"; stop "$S/2.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || nsenter --net=/run/netns/kln$n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
   # The cables by name: a namespace goes some time after its name.
-  for n in 0 1; do ip link del kln$n-port 2>/dev/null || true; ip netns del kln$n 2>/dev/null || true; done
+  for n in 0 1 2; do ip link del kln$n-port 2>/dev/null || true; ip netns del kln$n 2>/dev/null || true; done
   ip link del $BRIDGE 2>/dev/null || true
   rm -rf "$S"; exit $status
 }
 trap cleanup EXIT
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
-machine 0; machine 1
+machine 0; machine 1; machine 2
 in0 ip addr add $NET.20/24 dev eth0 # another way to the server, which will be gone
 EVICT="nodefs.available<1%,nodefs.inodesFree<1%"
 server() {
@@ -100,6 +101,17 @@ within 10 "node port of the server, pod of the agent" says on-kln1 in1 curl -fsS
 k patch svc web1 -p '{"spec":{"externalTrafficPolicy":"Local"}}' >/dev/null
 within 10 "policy Local: not by way of another node" bash -c "! nsenter --net=/run/netns/kln1 curl -fsS -m 1 http://$NET.10:30081/"
 within 10 "policy Local: where the pod is" says on-kln1 in0 curl -fsS -m 5 http://$NET.11:30081/
+balancer() { # name, port, selector, policy
+  echo "{apiVersion: v1, kind: Service, metadata: {name: $1}, spec: {type: LoadBalancer, externalTrafficPolicy: $4, selector: {$3}, ports: [{port: $2, targetPort: 8080}]}}"
+}
+addresses() { k get svc "$1" -o jsonpath='{.status.loadBalancer.ingress[*].ip}'; }
+balancer all 80 "app: web" Cluster | k apply -f - >/dev/null
+balancer near 81 'on: "1"' Local | k apply -f - >/dev/null
+within 10 "a load balancer has both nodes' addresses" says "$NET.10 $NET.11" addresses all
+for n in 0 1; do within 10 "and is reached at kln$n from outside" in2 curl -fsS -m 5 http://$NET.1$n/; done
+within 10 "policy Local: the address of the pod's node" says "$NET.11" addresses near
+within 10 "and is reached there from outside" says on-kln1 in2 curl -fsS -m 5 http://$NET.11:81/
+k delete svc all near --timeout=10s >/dev/null; ok "load balancers go"
 [ "$(k get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns -o jsonpath='{.items[*].endpoints[*].nodeName}')" = "kln0 kln1" ] || fail "DNS of both nodes"
 ok "cluster DNS leads to both nodes"
 within 10 "logs of the agent's pod" says serving k logs web1

@@ -56,11 +56,10 @@ pub fn place(node: &Node) -> Place {
 
 fn is_usable(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let ready = conditions.filter(|c| c.type_ == "Ready").all(|c| c.status == "True");
-    let known = node.status.iter().any(|s| s.conditions.is_some());
+    let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let excluded = node.metadata.labels.as_ref().and_then(|l| l.get(EXCLUDE));
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-    ready && known && !node.is_deleting() && !excludes(excluded) && !taints.into_iter().any(|t| t.key == GOING)
+    ready && !node.is_deleting() && !excludes(excluded) && !taints.into_iter().any(|t| t.key == GOING)
 }
 
 /// The label excludes unless it is a word that Go reads as false.
@@ -216,6 +215,7 @@ mod tests {
                 n["spec"]["taints"] = json!([{"key": GOING, "effect": "NoSchedule"}])
             }),
             node("n6", |n| n["status"]["conditions"] = json!(null)),
+            node("n7", |n| n["status"]["conditions"][0]["type"] = json!("DiskPressure")),
         ];
         let got = addresses(json!({}), &nodes, None, &Takers::default());
         assert_eq!(got, ("192.0.2.1 192.0.2.4".into(), String::new()));
