@@ -1,5 +1,6 @@
 //! The core group.
 
+mod label_keys;
 mod namespace;
 mod node;
 mod pod;

@@ -1,7 +1,7 @@
 //! Pods: grace, quality of service, and what each of their subresources may change.
 
 use super::super::defaults::hugepages_and_requests;
-use super::qos;
+use super::{label_keys, qos};
 use crate::context::Cx;
 use crate::meta::timestamp;
 use crate::options::DeleteOptions;
@@ -25,6 +25,7 @@ fn create(_: &Cx, pod: &mut Object) {
         hugepages_and_requests(spec);
     }
     let mut status = value!({"phase": "Pending", "qosClass": qos::class(pod)});
+    label_keys::merge(pod);
     let gated = pod
         .at(&["spec", "schedulingGates"])
         .and_then(Value::as_array)

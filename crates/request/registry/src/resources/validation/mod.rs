@@ -14,6 +14,8 @@ mod extensions;
 mod golden;
 mod groups;
 mod jobs;
+#[cfg(test)]
+mod label_keys;
 mod networking;
 mod pod;
 mod pod_spec;

@@ -100,15 +100,39 @@ fn match_label_keys(e: &mut Errs, term: &Map) {
     for list in ["matchLabelKeys", "mismatchLabelKeys"] {
         if count(term, list) > 0 && !term.contains_key("labelSelector") {
             e.forbidden(list, "must not be specified when labelSelector is not set");
+        } else {
+            e.each_str(term, list, |e, _, key| e.format("", key, names::label_key));
         }
-        e.each_str(term, list, |e, _, key| e.format("", key, names::label_key));
     }
-    let others: Vec<&Value> = term.arr("mismatchLabelKeys").into_iter().flatten().collect();
+    let keys = |list: &str| -> Vec<String> {
+        let keys = term.arr(list).into_iter().flatten().filter_map(Value::as_str);
+        keys.map(str::to_owned).collect()
+    };
+    selected_twice(e, term, &keys("matchLabelKeys"));
+    let others = keys("mismatchLabelKeys");
     e.each_str(term, "matchLabelKeys", |e, _, key| {
-        if others.iter().any(|o| o.as_str() == Some(key)) {
+        if others.iter().any(|other| other == key) {
             e.invalid("", key, "exists in both matchLabelKeys and mismatchLabelKeys");
         }
     });
+}
+
+/// A key of `matchLabelKeys` that the selector has more than once: a new pod's own label has been added to it already.
+/// Upstream names the term with the key's place in the list, not the list.
+fn selected_twice(e: &mut Errs, term: &Map, keys: &[String]) {
+    let Some(selector) = term.obj("labelSelector") else {
+        return;
+    };
+    let labels = selector.obj("matchLabels").into_iter().flat_map(Map::keys);
+    let mut seen: Vec<&str> = labels.map(|key| key.as_ref()).collect();
+    let rules = selector.arr("matchExpressions").into_iter().flatten();
+    for key in rules.filter_map(|rule| rule.get("key")?.as_str()) {
+        if let Some(i) = keys.iter().rposition(|k| k == key).filter(|_| seen.contains(&key)) {
+            let why = "exists in both matchLabelKeys and labelSelector";
+            e.within(&format!("[{i}]"), |e| e.invalid("", key, why));
+        }
+        seen.push(key);
+    }
 }
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];

@@ -46,7 +46,7 @@ fn update(group: &str, kind: &str, before: Value, change: impl FnOnce(&mut Objec
     shown(cx.def.strategy.validate_update(&cx, &new, &old))
 }
 
-fn pod() -> Value {
+pub(super) fn pod() -> Value {
     value!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}})
 }
 
