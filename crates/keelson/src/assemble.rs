@@ -59,7 +59,7 @@ impl Cluster {
             let client = api.client(identity("system:kube-scheduler"));
             let settings = keelson_scheduler::Config {
                 leader_election: candidate(config),
-                ..keelson_scheduler::Config::default()
+                ..config.scheduler.clone()
             };
             components.spawn("scheduler", move |stop| {
                 keelson_scheduler::run(client.clone(), settings.clone(), stop)

@@ -151,6 +151,9 @@ pub struct Options {
     /// How long the past is kept, in either store; 0: this server gives up nothing [default: 5m]
     #[arg(long, env = "KEELSON_ETCD_COMPACTION_INTERVAL", value_name = "DURATION")]
     pub etcd_compaction_interval: Option<String>,
+    /// YAML file that says how pods are scheduled: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1
+    #[arg(long, env = "KEELSON_SCHEDULER_CONFIG", value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or per module [default: info, the store's engine only its warnings]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -213,6 +216,7 @@ pub struct Config {
     pub store: store::Choice,
     /// How often the past is given up, if by this server.
     pub compaction: Option<Duration>,
+    pub scheduler: keelson_scheduler::Config,
     pub log: String,
     pub log_json: bool,
 }
@@ -266,7 +270,7 @@ impl Options {
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
                 max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, audit_log_path, audit_policy_file,
                 audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, etcd_servers, etcd_cafile, etcd_certfile, etcd_keyfile,
-                etcd_healthcheck_timeout, etcd_compaction_interval, log, log_format);
+                etcd_healthcheck_timeout, etcd_compaction_interval, scheduler_config, log, log_format);
         }
         let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         let audit = self.audit(&data_dir)?;
@@ -337,6 +341,10 @@ impl Options {
             access,
             store,
             compaction,
+            scheduler: match read_file(self.scheduler_config.as_deref())? {
+                Some(content) => keelson_scheduler::configuration::read(content).context("--scheduler-config")?,
+                None => keelson_scheduler::Config::default(),
+            },
             log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
             log_json,
             data_dir,

@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::plan::Why;
 use crate::plugins::volume_binding::{Decision, SELECTED_NODE};
 use crate::pod::PodInfo;
+use crate::profile::Profile;
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -13,30 +14,43 @@ use keelson_client::{
 };
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-/// How long a pod's volumes may take to be bound (upstream's).
-const VOLUMES_WITHIN: Duration = Duration::from_secs(600);
+/// How many writes are under way.
+pub struct Writes(Semaphore);
+
+impl Writes {
+    pub fn new(most: usize) -> Writes {
+        Writes(Semaphore::new(most))
+    }
+    pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.0.acquire().await.ok()
+    }
+    pub async fn has_place(&self) {
+        drop(self.place().await);
+    }
+}
 
 #[derive(Clone)]
 pub struct Binder {
     pub rest: Rest,
     pub events: Recorder,
-    pub scheduler_name: String,
+    pub profile: Arc<Profile>,
     /// Told when claims or volumes change.
     pub volumes_changed: Arc<Notify>,
 }
 
 impl Binder {
-    pub async fn bind(&self, pod: &PodInfo, node: &str, volumes: &Decision) -> anyhow::Result<()> {
+    pub async fn bind(&self, pod: &PodInfo, node: &str, volumes: &Decision, writes: &Writes) -> anyhow::Result<()> {
         if !volumes.is_empty() {
             let bound = self.bind_volumes(node, volumes);
-            match tokio::time::timeout(VOLUMES_WITHIN, bound).await {
+            match tokio::time::timeout(self.profile.volumes_within, bound).await {
                 Ok(result) => result.context("binding volumes")?,
                 Err(_) => bail!("binding volumes: context deadline exceeded"),
             }
         }
+        let _place = writes.place().await;
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);
         let body = json!({
             "apiVersion": "v1", "kind": "Binding",
@@ -154,6 +168,13 @@ impl Binder {
         self.set_status(pod, "SchedulerError", &message, None).await;
     }
 
+    /// The room that was made for the pod is another's now.
+    pub async fn isnt_nominated(&self, pod: &PodInfo) {
+        let status = json!({"nominatedNodeName": null});
+        self.patch_pod_status(pod, status, "the nomination couldn't be taken back")
+            .await;
+    }
+
     async fn set_status(&self, pod: &PodInfo, reason: &str, message: &str, nominated: Option<Option<&str>>) {
         let conditions = pod.pod.status.as_ref().and_then(|s| s.conditions.as_ref());
         let old = conditions.into_iter().flatten().find(|c| c.type_ == "PodScheduled");
@@ -185,7 +206,7 @@ impl Binder {
             let (namespace, name) = (&victim.key.namespace, &victim.key.name);
             let message = format!(
                 "{}: preempting to accommodate a higher priority pod",
-                self.scheduler_name
+                self.profile.scheduler_name
             );
             let status = json!({"conditions": [{
                 "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message,

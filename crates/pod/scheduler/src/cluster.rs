@@ -1,101 +1,115 @@
-//! What is known of nodes and the pods on them, and a picture of it for one scheduling cycle.
+//! What is known of nodes and the pods on them.
 //!
 //! A pod is *assumed* to be on its node from the decision on, until the API shows it there: the next decision already
-//! counts it. A picture shares everything with what it was taken from; whichever changes later copies what it changes.
+//! counts it. Decisions are made on a [`Snapshot`], which shares the nodes with the cluster; whoever changes a node that is
+//! shared copies it. Which nodes have changed is noted until a snapshot takes it over: at most all of them.
 
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
 use crate::world::World;
 use k8s_openapi::api::core::v1::Node;
 use keelson_client::{ApiObject, ObjectKey};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 #[derive(Default)]
 pub struct Cluster {
-    nodes: BTreeMap<String, Arc<NodeInfo>>,
+    slots: Vec<Arc<NodeInfo>>,
+    names: HashMap<String, u32>,
+    free: Vec<u32>,
     /// Which node each pod is on, by uid.
     places: HashMap<String, Place>,
-    /// Pods that wait for victims to leave a node, by the pods' uid.
-    nominated: HashMap<String, (String, Arc<PodInfo>)>,
+    /// Which node pods wait for victims to leave, by the pods' uid.
+    nominated: HashMap<String, u32>,
     /// Volumes that are promised to claims, until the API shows it.
-    promised: BTreeMap<String, ObjectKey>,
+    promised: Arc<BTreeMap<String, ObjectKey>>,
+    changed: BTreeSet<u32>,
+    namespaces_changed: bool,
 }
 
 struct Place {
-    node: String,
+    node: u32,
     is_assumed: bool,
 }
 
-/// The cluster as one scheduling cycle sees it.
-#[derive(Clone)]
-pub struct Snapshot {
-    /// Only nodes that exist.
-    pub nodes: BTreeMap<String, Arc<NodeInfo>>,
-    /// By node.
-    pub nominated: BTreeMap<String, Vec<Arc<PodInfo>>>,
-    pub promised: BTreeMap<String, ObjectKey>,
-    pub world: Arc<dyn World>,
-}
-
 impl Cluster {
+    /// A picture made from nothing.
     pub fn snapshot(&self, world: Arc<dyn World>) -> Snapshot {
-        let known = self.nodes.iter().filter(|(_, n)| n.is_known());
-        let mut nominated: BTreeMap<String, Vec<Arc<PodInfo>>> = BTreeMap::new();
-        for (node, pod) in self.nominated.values() {
-            nominated.entry(node.clone()).or_default().push(pod.clone());
+        let mut snapshot = Snapshot::new(world);
+        for (index, node) in self.slots.iter().enumerate() {
+            snapshot.set(index as u32, Some(node.clone()));
         }
-        for pods in nominated.values_mut() {
-            pods.sort_by(|a, b| a.key.cmp(&b.key));
+        snapshot.promised = self.promised.clone();
+        snapshot.settle();
+        snapshot
+    }
+
+    /// Brings up to date the one picture that is kept of this cluster.
+    pub fn update(&mut self, snapshot: &mut Snapshot) {
+        if std::mem::take(&mut self.namespaces_changed) {
+            snapshot.namespaces_changed();
         }
-        Snapshot {
-            nodes: known.map(|(name, node)| (name.clone(), node.clone())).collect(),
-            nominated,
-            promised: self.promised.clone(),
-            world,
+        for index in std::mem::take(&mut self.changed) {
+            snapshot.set(index, self.slots.get(index as usize).cloned());
         }
+        snapshot.promised = self.promised.clone();
+        snapshot.settle();
+    }
+
+    fn slot(&mut self, name: &str) -> u32 {
+        if let Some(index) = self.names.get(name) {
+            return *index;
+        }
+        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let node = Arc::new(NodeInfo::new(index, name));
+        match self.slots.get_mut(index as usize) {
+            Some(slot) => *slot = node,
+            None => self.slots.push(node),
+        }
+        self.names.insert(name.to_owned(), index);
+        index
+    }
+
+    fn edit<T>(&mut self, index: u32, f: impl FnOnce(&mut NodeInfo) -> T) -> Option<T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        self.changed.insert(index);
+        let result = f(Arc::make_mut(slot));
+        if slot.is_empty() {
+            self.names.remove(slot.name());
+            self.free.push(index);
+        }
+        Some(result)
     }
 
     pub fn set_node(&mut self, node: Arc<Node>) {
-        let slot = self.nodes.entry(node.name().to_owned()).or_default();
-        Arc::make_mut(slot).set_node(Some(node));
+        let index = self.slot(node.name());
+        self.edit(index, |slot| slot.set_node(Some(node)));
     }
 
     pub fn remove_node(&mut self, name: &str) {
-        let Some(slot) = self.nodes.get_mut(name) else { return };
-        Arc::make_mut(slot).set_node(None);
-        if slot.pods().is_empty() {
-            self.nodes.remove(name);
+        if let Some(index) = self.names.get(name) {
+            self.edit(*index, |slot| slot.set_node(None));
         }
     }
 
     /// The API shows the pod on its node.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
-        let Some(node) = pod.node_name().map(str::to_owned) else {
-            return;
-        };
         self.remove_pod(pod.uid());
-        self.place(node, pod, false);
+        self.place(pod, false);
     }
 
     pub fn assume(&mut self, pod: Arc<PodInfo>) {
-        let Some(node) = pod.node_name().map(str::to_owned) else {
-            return;
-        };
         self.remove_pod(pod.uid());
-        self.nominated.remove(pod.uid());
-        self.place(node, pod, true);
+        self.clear_nomination(pod.uid());
+        self.place(pod, true);
     }
 
-    fn place(&mut self, node: String, pod: Arc<PodInfo>, is_assumed: bool) {
-        self.places.insert(
-            pod.uid().to_owned(),
-            Place {
-                node: node.clone(),
-                is_assumed,
-            },
-        );
-        Arc::make_mut(self.nodes.entry(node).or_default()).add(pod);
+    fn place(&mut self, pod: Arc<PodInfo>, is_assumed: bool) {
+        let Some(name) = pod.node_name() else { return };
+        let node = self.slot(name);
+        self.places.insert(pod.uid().to_owned(), Place { node, is_assumed });
+        self.edit(node, |slot| slot.add(pod));
     }
 
     /// The binding failed. What the API has shown meanwhile stays.
@@ -111,25 +125,39 @@ impl Cluster {
 
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let place = self.places.remove(uid)?;
-        let slot = self.nodes.get_mut(&place.node)?;
-        let removed = Arc::make_mut(slot).remove(uid);
-        if !slot.is_known() && slot.pods().is_empty() {
-            self.nodes.remove(&place.node);
-        }
-        removed
+        self.edit(place.node, |slot| slot.remove(uid))?
     }
 
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
-        self.nominated.insert(pod.uid().to_owned(), (node.to_owned(), pod));
+        self.clear_nomination(pod.uid());
+        let index = self.slot(node);
+        self.nominated.insert(pod.uid().to_owned(), index);
+        self.edit(index, |slot| {
+            slot.nominated.push(pod);
+            slot.nominated.sort_by(|a, b| a.key.cmp(&b.key));
+        });
     }
     pub fn clear_nomination(&mut self, uid: &str) {
-        self.nominated.remove(uid);
+        if let Some(index) = self.nominated.remove(uid) {
+            self.edit(index, |slot| slot.nominated.retain(|p| p.uid() != uid));
+        }
+    }
+
+    /// Less important pods than this that wait for the node have to be decided anew.
+    pub fn nominated_on(&self, node: &str) -> &[Arc<PodInfo>] {
+        let slot = self.names.get(node).and_then(|index| self.slots.get(*index as usize));
+        slot.map(|slot| slot.nominated.as_slice()).unwrap_or_default()
     }
 
     pub fn promise(&mut self, volume: &str, claim: ObjectKey) {
-        self.promised.insert(volume.to_owned(), claim);
+        Arc::make_mut(&mut self.promised).insert(volume.to_owned(), claim);
     }
     pub fn release(&mut self, volume: &str) {
-        self.promised.remove(volume);
+        Arc::make_mut(&mut self.promised).remove(volume);
+    }
+
+    /// What was found by namespaces' labels isn't so any more.
+    pub fn namespaces_changed(&mut self) {
+        self.namespaces_changed = true;
     }
 }

@@ -1,10 +1,11 @@
 //! Cluster and queue under one lock, and the word that there is something to do.
 
-use crate::cluster::{Cluster, Snapshot};
+use crate::cluster::Cluster;
 use crate::events::ClusterEvent;
-use crate::framework::Plugin;
 use crate::pod::PodInfo;
-use crate::queue::Queue;
+use crate::profile::Profile;
+use crate::queue::{Backoffs, Queue};
+use crate::snapshot::Snapshot;
 use crate::world::World;
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// Who decides whose pods, by scheduler name. There are few.
+pub type Profiles = Arc<Vec<Arc<Profile>>>;
+
 pub struct Core {
-    scheduler_name: String,
-    world: Arc<dyn World>,
+    profiles: Profiles,
     state: Mutex<State>,
     pub changed: Notify,
 }
@@ -26,19 +29,21 @@ pub struct State {
 }
 
 impl Core {
-    pub fn new(scheduler_name: &str, world: Arc<dyn World>, plugins: Arc<Vec<Box<dyn Plugin>>>) -> Arc<Core> {
+    pub fn new(profiles: Profiles, world: Arc<dyn World>, backoffs: Backoffs) -> Arc<Core> {
+        let asked = profiles.clone();
         let helps = move |event: &ClusterEvent, pod: &PodInfo, by: &BTreeSet<&'static str>| {
+            let profile = asked.iter().find(|p| p.scheduler_name == pod.scheduler_name());
+            let plugins = profile.into_iter().flat_map(|p| &p.plugins);
             plugins
-                .iter()
-                .any(|plugin| by.contains(plugin.name()) && plugin.helps(event, pod))
+                .filter(|e| by.contains(e.plugin.name()))
+                .any(|e| e.plugin.helps(event, pod, &*world))
         };
         let state = State {
             cluster: Cluster::default(),
-            queue: Queue::new(Box::new(helps)),
+            queue: Queue::new(Box::new(helps), backoffs),
         };
         Arc::new(Core {
-            scheduler_name: scheduler_name.into(),
-            world,
+            profiles,
             state: Mutex::new(state),
             changed: Notify::new(),
         })
@@ -51,7 +56,12 @@ impl Core {
     }
 
     pub fn happened(&self, event: ClusterEvent) {
-        self.change(|state, now| state.queue.happened(event, now));
+        self.change(|state, now| {
+            if matches!(event, ClusterEvent::Namespace) {
+                state.cluster.namespaces_changed();
+            }
+            state.queue.happened(event, now);
+        });
     }
 
     pub fn node_seen(&self, node: Arc<Node>, matters: bool) {
@@ -64,7 +74,10 @@ impl Core {
     }
 
     pub fn node_gone(&self, name: &str) {
-        self.change(|state, _| state.cluster.remove_node(name));
+        self.change(|state, now| {
+            state.cluster.remove_node(name);
+            state.queue.happened(ClusterEvent::NodeGone, now);
+        });
     }
 
     pub fn pod_seen(&self, pod: Arc<PodInfo>) {
@@ -94,15 +107,17 @@ impl Core {
     }
 
     fn is_ours(&self, pod: &PodInfo) -> bool {
-        let name = pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
-        name.unwrap_or("default-scheduler") == self.scheduler_name
+        self.profiles.iter().any(|p| p.scheduler_name == pod.scheduler_name())
     }
 
-    /// The next pod to try, with a picture of the cluster; `Err`: when to look again.
-    pub fn next(&self) -> Result<(Arc<PodInfo>, Snapshot), Option<Instant>> {
+    /// The next pod to try; the picture of the cluster is brought up to date. `Err`: when to look again.
+    pub fn next(&self, snapshot: &mut Snapshot) -> Result<Arc<PodInfo>, Option<Instant>> {
         let mut state = self.state.lock();
         match state.queue.pop(Instant::now()) {
-            Some(pod) => Ok((pod, state.cluster.snapshot(self.world.clone()))),
+            Some(pod) => {
+                state.cluster.update(snapshot);
+                Ok(pod)
+            }
             None => Err(state.queue.next_time()),
         }
     }
@@ -125,10 +140,11 @@ impl State {
         let mut freed = old.requests.clone();
         freed.sub(&pod.requests);
         let needs_less = freed.milli_cpu > 0 || freed.memory > 0 || freed.ephemeral_storage > 0;
-        if old.labels != pod.labels {
+        let is_other = old.labels() != pod.labels();
+        if is_other {
             self.queue.happened(ClusterEvent::PodPlaced(pod.clone()), now);
         }
-        if needs_less || old.is_deleting() != pod.is_deleting() {
+        if needs_less || is_other || old.is_deleting() != pod.is_deleting() {
             self.queue.happened(ClusterEvent::PodLeft(old), now);
         }
     }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 pub enum ClusterEvent {
     /// New, or changed in what matters to scheduling.
     Node(Arc<Node>),
-    /// A pod came to a node, or one there changed its labels.
+    NodeGone,
+    /// A pod came to a node, or one there has labels that it hadn't.
     PodPlaced(Arc<PodInfo>),
-    /// A pod left its node, or needs less there.
+    /// A pod left its node, needs less there, or hasn't the labels any more that it had.
     PodLeft(Arc<PodInfo>),
     Volumes,
     Namespace,

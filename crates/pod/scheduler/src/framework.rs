@@ -3,10 +3,11 @@
 //! A plug-in is a pure function of a pod and a picture of the cluster. What it works out for one pod lives in the filter or
 //! scorer it makes for that pod's cycle; preemption tries what would be by adding pods to, and removing them from, copies.
 
-use crate::cluster::Snapshot;
 use crate::events::ClusterEvent;
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
+use crate::world::World;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,18 +25,15 @@ pub struct Cycle<'a> {
 pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
     /// Before nodes are looked at.
-    fn prepare<'a>(&self, _cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, _cycle: Cycle<'a>) -> Prepared<'a> {
         Prepared::Skip
     }
-    fn weight(&self) -> i64 {
-        1
-    }
     /// `None`: no preference.
-    fn scorer<'a>(&self, _cycle: Cycle<'a>, _feasible: &[Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
+    fn scorer<'a>(&'a self, _cycle: Cycle<'a>, _feasible: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
         None
     }
     /// Whether a pod that this plug-in kept off may fit after the event.
-    fn helps(&self, _event: &ClusterEvent, _pod: &PodInfo) -> bool {
+    fn helps(&self, _event: &ClusterEvent, _pod: &PodInfo, _world: &dyn World) -> bool {
         false
     }
 }
@@ -58,23 +56,29 @@ pub trait NodeFilter: Send + Sync {
     fn add(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
     /// As if it weren't.
     fn remove(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
-    fn copy<'a>(&self) -> Box<dyn NodeFilter + 'a>
+    /// For whoever wants to add and remove; `None`: it remembers nothing, and is shared.
+    fn copy<'a>(&self) -> Option<Box<dyn NodeFilter + 'a>>
     where
-        Self: 'a;
+        Self: 'a,
+    {
+        None
+    }
 }
 
 pub trait Scorer {
     fn score(&self, node: &NodeInfo) -> i64;
     /// To 0..=[`MAX_SCORE`], over all nodes.
-    fn normalize(&self, _nodes: &[Arc<NodeInfo>], _scores: &mut [i64]) {}
+    fn normalize(&self, _nodes: &[&Arc<NodeInfo>], _scores: &mut [i64]) {}
 }
 
-/// Why a node, or all of them, won't do.
+/// Why a node, or all of them, won't do. There are thousands of them if a pod fits nowhere: one reason, which is the rule,
+/// allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     /// Removing pods can't help.
     pub is_final: bool,
-    pub reasons: Vec<Cow<'static, str>>,
+    reason: Cow<'static, str>,
+    more: Vec<Cow<'static, str>>,
 }
 
 impl Reject {
@@ -82,14 +86,25 @@ impl Reject {
     pub fn for_now(reason: impl Into<Cow<'static, str>>) -> Reject {
         Reject {
             is_final: false,
-            reasons: vec![reason.into()],
+            reason: reason.into(),
+            more: Vec::new(),
         }
     }
     pub fn for_good(reason: impl Into<Cow<'static, str>>) -> Reject {
         Reject {
             is_final: true,
-            reasons: vec![reason.into()],
+            ..Reject::for_now(reason)
         }
+    }
+    pub fn push(&mut self, reason: impl Into<Cow<'static, str>>) {
+        self.more.push(reason.into());
+    }
+    pub fn reasons(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.reason).chain(&self.more).map(|r| r.as_ref())
+    }
+    /// All reasons as one text.
+    pub fn text(&self) -> String {
+        self.reasons().collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -6,15 +6,18 @@
 //!                └───────────── waits, with the reasons ←──────────────┘
 //! ```
 //!
-//! One pod is decided at a time, on a picture of the cluster, by pure functions ([`plan`]); binding goes on beside the next
-//! decision, which already counts the pod as being on its node. A pod that fits nowhere waits for an event that may help it,
+//! One pod is decided at a time, on a picture of the cluster, by pure functions ([`plan`]). The picture is kept, and brought up to
+//! date by what has changed ([`snapshot`]); what plug-ins count in it is kept with it ([`tally`], [`residents`]). Binding goes on
+//! beside the next decision, which already counts the pod as being on its node. A pod that fits nowhere waits for an event that may help it,
 //! as the plug-ins that refused it tell ([`framework::Plugin::helps`]), and says in its condition what each node lacks.
 //!
 //! Knows the API only by its client: pods and nodes it watches, bindings and conditions it writes.
 
 mod bind;
 pub mod cluster;
+pub mod configuration;
 mod core;
+mod counts;
 pub mod events;
 pub mod framework;
 mod inputs;
@@ -23,23 +26,32 @@ pub mod plan;
 pub mod plugins;
 pub mod pod;
 mod preempt;
+pub mod profile;
 pub mod queue;
+pub mod residents;
 pub mod resources;
 pub mod select;
+pub mod selector;
+pub mod snapshot;
+pub mod spread;
+pub mod tally;
+pub mod term;
+pub mod topology;
 pub mod world;
 
-use crate::core::Core;
-use bind::Binder;
-use cluster::Snapshot;
-use framework::Plugin;
+use crate::core::{Core, Profiles};
+use bind::{Binder, Writes};
 use inputs::Inputs;
 use keelson_client::leader::{Election, acquire};
 use keelson_client::{Recorder, Rest};
-use plan::{Plan, plan};
+use plan::{Plan, Turn, Why, plan};
 use plugins::volume_binding::Decision;
 use pod::PodInfo;
+use profile::Profile;
+use queue::Backoffs;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use snapshot::Snapshot;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,12 +62,17 @@ use tokio_util::sync::CancellationToken;
 /// How long a stop waits for bindings under way.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
+/// So many bindings, conditions and evictions are under way at once. The next decision waits for a place; who waits for volumes
+/// holds none.
+const MOST_WRITES: usize = 256;
+
 pub const DEFAULT_NAME: &str = "default-scheduler";
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Pods that name it in `schedulerName` are its business.
-    pub scheduler_name: String,
+    /// How pods are decided, by the name they have in `schedulerName`; others are somebody else's business.
+    pub profiles: Vec<Profile>,
+    pub backoffs: Backoffs,
     /// Who this is among several schedulers, of which one works; `None`: it is the only one.
     pub leader_election: Option<String>,
     /// For the choice between equally good nodes; `None`: a new one each time.
@@ -65,7 +82,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            scheduler_name: DEFAULT_NAME.into(),
+            profiles: vec![Profile::default()],
+            backoffs: Backoffs::default(),
             leader_election: None,
             seed: None,
         }
@@ -91,9 +109,12 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
 struct Scheduler {
     core: Arc<Core>,
     inputs: Inputs,
-    plugins: Arc<Vec<Box<dyn Plugin>>>,
-    binder: Binder,
-    rng: StdRng,
+    profiles: Profiles,
+    /// One for each profile.
+    binders: Vec<Binder>,
+    snapshot: Snapshot,
+    turn: Turn<StdRng>,
+    writes: Arc<Writes>,
     /// Writes under way.
     tasks: JoinSet<()>,
 }
@@ -101,25 +122,26 @@ struct Scheduler {
 impl Scheduler {
     fn start(rest: Rest, config: &Config, stop: &CancellationToken) -> Scheduler {
         let inputs = Inputs::start(&rest, stop);
-        let plugins = Arc::new(plugins::all());
-        let core = Core::new(&config.scheduler_name, inputs.world.clone(), plugins.clone());
+        let profiles: Profiles = Arc::new(config.profiles.iter().cloned().map(Arc::new).collect());
+        let core = Core::new(profiles.clone(), inputs.world.clone(), config.backoffs);
         let volumes_changed = Arc::new(Notify::new());
         inputs.feed(&core);
         inputs.world.on_volume_change(&volumes_changed);
-        let events = Recorder::start(&rest, &config.scheduler_name, "", stop);
-        let binder = Binder {
-            rest,
-            events,
-            scheduler_name: config.scheduler_name.clone(),
-            volumes_changed,
+        let writes = Arc::new(Writes::new(MOST_WRITES));
+        let binder = |profile: &Arc<Profile>| Binder {
+            rest: rest.clone(),
+            events: Recorder::start(&rest, &profile.scheduler_name, "", stop),
+            profile: profile.clone(),
+            volumes_changed: volumes_changed.clone(),
         };
-        let rng = StdRng::seed_from_u64(config.seed.unwrap_or_else(rand::random));
         Scheduler {
             core,
+            snapshot: Snapshot::new(inputs.world.clone()),
             inputs,
-            plugins,
-            binder,
-            rng,
+            binders: profiles.iter().map(binder).collect(),
+            profiles,
+            turn: Turn::new(StdRng::seed_from_u64(config.seed.unwrap_or_else(rand::random))),
+            writes,
             tasks: JoinSet::new(),
         }
     }
@@ -131,11 +153,15 @@ impl Scheduler {
         }
         tracing::debug!("the scheduler's inputs are synced");
         while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.writes.has_place() => {}
+            }
             let changed = self.core.changed.notified();
-            match self.core.next() {
-                Ok((pod, snapshot)) => {
+            match self.core.next(&mut self.snapshot) {
+                Ok(pod) => {
                     drop(changed);
-                    self.decide(pod, snapshot);
+                    self.decide(pod);
                     // Let what was decided go out, and events in.
                     tokio::task::yield_now().await;
                 }
@@ -162,8 +188,12 @@ impl Scheduler {
         }
     }
 
-    fn decide(&mut self, pod: Arc<PodInfo>, snapshot: Snapshot) {
-        let plan = || plan(&self.plugins, &pod, &snapshot, &mut self.rng);
+    fn decide(&mut self, pod: Arc<PodInfo>) {
+        let of = |profile: &Arc<Profile>| profile.scheduler_name == pod.scheduler_name();
+        let Some(at) = self.profiles.iter().position(of) else {
+            return self.core.with(|state, _| state.queue.done(pod.uid()));
+        };
+        let plan = || plan(&self.profiles[at], &pod, &self.snapshot, &mut self.turn);
         let Ok(plan) = std::panic::catch_unwind(AssertUnwindSafe(plan)) else {
             // Said by the panic itself. It must cost no more than this pod's turn.
             tracing::error!(pod = %pod.key, "planning panicked; the pod is tried again later");
@@ -172,35 +202,55 @@ impl Scheduler {
                 state.queue.failed(pod.clone(), attempts, now);
             });
         };
+        let binder = self.binders[at].clone();
         match plan {
-            Plan::Bind { node, volumes } => self.bind(pod, node, volumes),
-            Plan::Wait(why) => {
-                let why = Arc::new(why);
-                for (node, (plugin, reject)) in &why.nodes {
-                    tracing::debug!(pod = %pod.key, node, plugin, reasons = reject.reasons.join(", "), "doesn't fit");
-                }
-                let target = why.preemption.as_ref().and_then(|p| p.target.clone());
-                self.core.with(|state, now| {
-                    if let Some((node, _)) = &target {
-                        state.cluster.nominate(pod.clone(), node);
-                    }
-                    state.queue.refused(pod.uid(), why.clone(), now);
-                });
-                let (binder, core) = (self.binder.clone(), self.core.clone());
-                self.tasks.spawn(async move {
-                    binder.waits(&pod, &why).await;
-                    if let Some((node, victims)) = target
-                        && let Err(error) = binder.evict(&pod, &node, &victims).await
-                    {
-                        tracing::warn!(pod = %pod.key, error = format!("{error:#}"), "preemption failed");
-                        core.happened(events::ClusterEvent::Anything);
-                    }
-                });
-            }
+            Plan::Bind { node, volumes } => self.bind(binder, pod, node, volumes),
+            Plan::Wait(why) => self.wait(binder, pod, why),
         }
     }
 
-    fn bind(&mut self, pod: Arc<PodInfo>, node: String, volumes: Decision) {
+    fn wait(&mut self, binder: Binder, pod: Arc<PodInfo>, why: Why) {
+        let why = Arc::new(why);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            for refused in &why.nodes {
+                let node = self.snapshot.at(refused.node).map(|n| n.name()).unwrap_or_default();
+                let (plugin, reasons) = (refused.plugin, refused.reject.text());
+                tracing::debug!(pod = %pod.key, node, plugin, reasons, "doesn't fit");
+            }
+        }
+        let target = why.preemption.as_ref().and_then(|p| p.target.clone());
+        let displaced = self.core.with(|state, now| {
+            let mut displaced = Vec::new();
+            if let Some((node, _)) = &target {
+                // Room that was made for somebody less important is taken: he has to be decided anew.
+                let waiting = state.cluster.nominated_on(node).iter();
+                displaced.extend(waiting.filter(|p| p.priority < pod.priority).cloned());
+                state.cluster.nominate(pod.clone(), node);
+            }
+            for pod in &displaced {
+                state.cluster.clear_nomination(pod.uid());
+                state.queue.wake(pod.uid(), now);
+            }
+            state.queue.refused(pod.uid(), why.clone(), now);
+            displaced
+        });
+        let (core, writes) = (self.core.clone(), self.writes.clone());
+        self.tasks.spawn(async move {
+            let _place = writes.place().await;
+            for pod in displaced {
+                binder.isnt_nominated(&pod).await;
+            }
+            binder.waits(&pod, &why).await;
+            if let Some((node, victims)) = target
+                && let Err(error) = binder.evict(&pod, &node, &victims).await
+            {
+                tracing::warn!(pod = %pod.key, error = format!("{error:#}"), "preemption failed");
+                core.happened(events::ClusterEvent::Anything);
+            }
+        });
+    }
+
+    fn bind(&mut self, binder: Binder, pod: Arc<PodInfo>, node: String, volumes: Decision) {
         let attempts = self.core.with(|state, _| {
             let attempts = state.queue.attempts(pod.uid());
             state.queue.done(pod.uid());
@@ -208,9 +258,9 @@ impl Scheduler {
             attempts
         });
         bind::promise(&self.core, &volumes);
-        let (binder, core) = (self.binder.clone(), self.core.clone());
+        let (core, writes) = (self.core.clone(), self.writes.clone());
         self.tasks.spawn(async move {
-            let bound = binder.bind(&pod, &node, &volumes).await;
+            let bound = binder.bind(&pod, &node, &volumes, &writes).await;
             bind::release(&core, &volumes);
             let Err(error) = bound else { return };
             let chain = || error.chain().filter_map(|e| e.downcast_ref::<keelson_client::Error>());

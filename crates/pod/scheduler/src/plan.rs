@@ -1,16 +1,18 @@
 //! Where a pod goes: from a picture of the cluster to a plan, without I/O.
 //!
-//! All nodes are tried; of those that fit, the one with the highest weighted score is taken, one of them at random if several
-//! have it. If none fits, preemption looks for a node where removing less important pods would help.
+//! Nodes are tried in turn, from where the last decision stopped, until enough of them fit ([`Profile::enough`]); of those the one
+//! with the highest weighted score is taken, one of them at random if several have it. If none fits, preemption looks for a
+//! node where removing less important pods would help.
 
-use crate::cluster::Snapshot;
-use crate::framework::{Cycle, NodeFilter, Plugin, Prepared, Reject};
+use crate::framework::{Cycle, NodeFilter, Prepared, Reject};
 use crate::node::NodeInfo;
 use crate::plugins::volume_binding::{self, Decision};
 use crate::pod::PodInfo;
 use crate::preempt::{self, Preemption};
+use crate::profile::Profile;
+use crate::snapshot::Snapshot;
 use rand::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -19,12 +21,24 @@ pub enum Plan {
     Wait(Why),
 }
 
+/// What one decision leaves to the next.
+pub struct Turn<R> {
+    pub rng: R,
+    /// The place in the order of nodes where the search goes on.
+    pub start: usize,
+}
+
+impl<R: Rng> Turn<R> {
+    pub fn new(rng: R) -> Turn<R> {
+        Turn { rng, start: 0 }
+    }
+}
+
 /// Why a pod fits nowhere, node by node.
 #[derive(Debug, Default)]
 pub struct Why {
     pub total: usize,
-    /// The plug-in and its reasons.
-    pub nodes: BTreeMap<String, (&'static str, Reject)>,
+    pub nodes: Vec<Refused>,
     /// A plug-in refused all nodes before they were looked at.
     pub outright: Option<Reject>,
     /// What nodes that weren't looked at lack.
@@ -35,39 +49,39 @@ pub struct Why {
     pub preemption: Option<Preemption>,
 }
 
-pub fn plan(plugins: &[Box<dyn Plugin>], pod: &PodInfo, snapshot: &Snapshot, rng: &mut impl Rng) -> Plan {
+/// A node that won't do.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its index in the picture.
+    pub node: u32,
+    pub plugin: &'static str,
+    pub reject: Reject,
+}
+
+pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Turn<impl Rng>) -> Plan {
     let cycle = Cycle { pod, snapshot };
     let mut why = Why {
-        total: snapshot.nodes.len(),
+        total: snapshot.len(),
         ..Why::default()
     };
-    if snapshot.nodes.is_empty() {
+    if snapshot.is_empty() {
         return Plan::Wait(why);
     }
-    let (filters, only) = match Filters::prepare(plugins, cycle, &mut why) {
+    let (filters, only) = match Filters::prepare(profile, cycle, &mut why) {
         Ok(prepared) => prepared,
         Err(reject) => {
             why.outright = Some(reject);
-            why.preemption = Some(preempt::outright(&why));
+            why.preemption = profile.preemption.map(|_| preempt::outright(&why));
             return Plan::Wait(why);
         }
     };
-    let mut feasible = Vec::new();
-    for (name, node) in snapshot
-        .nodes
-        .iter()
-        .filter(|(name, _)| only.as_ref().is_none_or(|only| only.contains(*name)))
-    {
-        match filters.check_with_nominated(cycle, node) {
-            None => feasible.push(node.clone()),
-            Some((plugin, reject)) => {
-                why.plugins.insert(plugin);
-                why.nodes.insert(name.clone(), (plugin, reject));
-            }
-        }
-    }
-    let Some(node) = choose(plugins, cycle, &feasible, rng) else {
-        why.preemption = Some(preempt::find(cycle, &filters, &why));
+    let feasible = match nominated(cycle, &filters) {
+        Some(node) => vec![node],
+        None => search(profile, cycle, &filters, only, turn, &mut why),
+    };
+    let Some(node) = choose(profile, cycle, &feasible, &mut turn.rng) else {
+        let preempting = profile.preemption;
+        why.preemption = preempting.map(|limits| preempt::find(cycle, &filters, &why, limits, &mut turn.rng));
         return Plan::Wait(why);
     };
     // It was decided once to filter; what came of it is needed now.
@@ -77,29 +91,84 @@ pub fn plan(plugins: &[Box<dyn Plugin>], pod: &PodInfo, snapshot: &Snapshot, rng
             volumes,
         },
         Err(reject) => {
-            why.nodes.insert(node.name().to_owned(), ("VolumeBinding", reject));
+            why.nodes.push(Refused {
+                node: node.index,
+                plugin: "VolumeBinding",
+                reject,
+            });
             Plan::Wait(why)
         }
     }
 }
 
+/// The node where room was made for the pod, if it fits there: hardly another will do.
+fn nominated<'a>(cycle: Cycle<'a>, filters: &Filters<'a>) -> Option<&'a Arc<NodeInfo>> {
+    let node = cycle.snapshot.node(cycle.pod.nominated_node()?)?;
+    filters.check_with_nominated(cycle, node).is_none().then_some(node)
+}
+
+/// Enough nodes that fit; of the others that were looked at, why they don't.
+fn search<'a>(
+    profile: &Profile,
+    cycle: Cycle<'a>,
+    filters: &Filters<'a>,
+    only: Option<BTreeSet<String>>,
+    turn: &mut Turn<impl Rng>,
+    why: &mut Why,
+) -> Vec<&'a Arc<NodeInfo>> {
+    let named: Option<Vec<u32>> = only.map(|names| {
+        let nodes = names.iter().filter_map(|name| cycle.snapshot.node(name));
+        nodes.map(|node| node.index).collect()
+    });
+    let all = cycle.snapshot.order();
+    let nodes = named.as_deref().unwrap_or(all);
+    let enough = profile.enough(nodes.len());
+    let mut feasible = Vec::with_capacity(enough);
+    let start = if nodes.is_empty() { 0 } else { turn.start % nodes.len() };
+    for index in nodes[start..].iter().chain(&nodes[..start]) {
+        let Some(node) = cycle.snapshot.at(*index) else {
+            continue;
+        };
+        match filters.check_with_nominated(cycle, node) {
+            None => feasible.push(node),
+            Some((plugin, reject)) => why.nodes.push(Refused {
+                node: *index,
+                plugin,
+                reject,
+            }),
+        }
+        if feasible.len() >= enough {
+            break;
+        }
+    }
+    turn.start = (turn.start + feasible.len() + why.nodes.len()) % all.len();
+    let mut last = "";
+    for refused in &why.nodes {
+        if refused.plugin != last {
+            last = refused.plugin;
+            why.plugins.insert(last);
+        }
+    }
+    feasible
+}
+
 /// The filters made for one pod.
-pub(crate) struct Filters<'a>(Vec<(&'static str, Box<dyn NodeFilter + 'a>)>);
+pub(crate) struct Filters<'a>(Vec<(&'static str, Arc<dyn NodeFilter + 'a>)>);
 
 type Prepare<'a> = (Filters<'a>, Option<BTreeSet<String>>);
 
 impl<'a> Filters<'a> {
-    fn prepare(plugins: &[Box<dyn Plugin>], cycle: Cycle<'a>, why: &mut Why) -> Result<Prepare<'a>, Reject> {
+    fn prepare(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<Prepare<'a>, Reject> {
         let mut filters = Vec::new();
         let mut only: Option<BTreeSet<String>> = None;
-        for plugin in plugins {
+        let mut naming = Vec::new();
+        for plugin in profile.filters() {
             match plugin.prepare(cycle) {
                 Prepared::Skip => {}
-                Prepared::Filter(filter) => filters.push((plugin.name(), filter)),
+                Prepared::Filter(filter) => filters.push((plugin.name(), filter.into())),
                 Prepared::Only(filter, names) => {
-                    filters.push((plugin.name(), filter));
-                    why.plugins.insert(plugin.name());
-                    why.rest = Some(format!("node(s) didn't satisfy plugin(s) [{}]", plugin.name()));
+                    filters.push((plugin.name(), filter.into()));
+                    naming.push(plugin.name());
                     only = Some(match only {
                         Some(others) => others.intersection(&names).cloned().collect(),
                         None => names,
@@ -110,6 +179,11 @@ impl<'a> Filters<'a> {
                     return Err(reject);
                 }
             }
+        }
+        if !naming.is_empty() {
+            naming.sort();
+            why.rest = Some(format!("node(s) didn't satisfy plugin(s) [{}]", naming.join(" ")));
+            why.plugins.extend(naming);
         }
         Ok((Filters(filters), only))
     }
@@ -123,19 +197,10 @@ impl<'a> Filters<'a> {
 
     /// The pod must fit with the more important pods that are to come to the node, and also if they don't come.
     pub(crate) fn check_with_nominated(&self, cycle: Cycle<'a>, node: &NodeInfo) -> Option<(&'static str, Reject)> {
-        let nominated = cycle
-            .snapshot
-            .nominated
-            .get(node.name())
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let coming: Vec<_> = nominated
-            .iter()
-            .filter(|p| p.priority >= cycle.pod.priority && p.uid() != cycle.pod.uid())
-            .collect();
-        if !coming.is_empty() {
+        let is_ahead = |p: &&Arc<PodInfo>| p.priority >= cycle.pod.priority && p.uid() != cycle.pod.uid();
+        if node.nominated.iter().any(|p| is_ahead(&p)) {
             let (mut filters, mut crowded) = (self.copy(), node.clone());
-            for pod in coming {
+            for pod in node.nominated.iter().filter(is_ahead) {
                 filters.add(pod, &crowded);
                 crowded.add(pod.clone());
             }
@@ -147,44 +212,52 @@ impl<'a> Filters<'a> {
     }
 
     pub(crate) fn copy(&self) -> Filters<'a> {
-        Filters(self.0.iter().map(|(name, filter)| (*name, filter.copy())).collect())
+        let copy = |filter: &Arc<dyn NodeFilter + 'a>| filter.copy().map_or_else(|| filter.clone(), Arc::from);
+        Filters(self.0.iter().map(|(name, filter)| (*name, copy(filter))).collect())
     }
+    /// Only on a copy.
     pub(crate) fn add(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.0.iter_mut().for_each(|(_, filter)| filter.add(pod, node));
+        self.each(|filter| filter.add(pod, node));
     }
+    /// Only on a copy.
     pub(crate) fn remove(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.0.iter_mut().for_each(|(_, filter)| filter.remove(pod, node));
+        self.each(|filter| filter.remove(pod, node));
+    }
+    fn each(&mut self, f: impl FnMut(&mut (dyn NodeFilter + 'a))) {
+        // What is shared remembers nothing.
+        self.0
+            .iter_mut()
+            .filter_map(|(_, filter)| Arc::get_mut(filter))
+            .for_each(f);
     }
 }
 
 fn choose<'a>(
-    plugins: &[Box<dyn Plugin>],
+    profile: &Profile,
     cycle: Cycle<'_>,
-    feasible: &'a [Arc<NodeInfo>],
+    feasible: &[&'a Arc<NodeInfo>],
     rng: &mut impl Rng,
 ) -> Option<&'a Arc<NodeInfo>> {
     if feasible.len() < 2 {
-        return feasible.first();
+        return feasible.first().copied();
     }
     let mut totals = vec![0; feasible.len()];
-    for plugin in plugins {
+    let mut scores = Vec::with_capacity(feasible.len());
+    for (plugin, weight) in profile.scorers() {
         let Some(scorer) = plugin.scorer(cycle, feasible) else {
             continue;
         };
-        let mut scores: Vec<i64> = feasible.iter().map(|node| scorer.score(node)).collect();
+        scores.clear();
+        scores.extend(feasible.iter().map(|node| scorer.score(node)));
         scorer.normalize(feasible, &mut scores);
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * plugin.weight();
+        for (total, score) in totals.iter_mut().zip(&scores) {
+            *total += score * weight;
         }
     }
     let best = totals.iter().copied().max()?;
-    let best: Vec<_> = feasible
-        .iter()
-        .zip(totals)
-        .filter(|(_, total)| *total == best)
-        .map(|(node, _)| node)
-        .collect();
-    Some(best[rng.random_range(0..best.len())])
+    let count = totals.iter().filter(|total| **total == best).count();
+    let mut candidates = feasible.iter().zip(&totals).filter(|(_, total)| **total == best);
+    candidates.nth(rng.random_range(0..count)).map(|(node, _)| *node)
 }
 
 impl Why {
@@ -195,16 +268,13 @@ impl Why {
         }
         let mut text = format!("0/{} nodes are available:", self.total);
         match &self.outright {
-            Some(reject) => text.push_str(&format!(" {}.", reject.reasons.join(", "))),
+            Some(reject) => text.push_str(&format!(" {}.", reject.text())),
             None => {
-                let reasons = self
-                    .nodes
-                    .values()
-                    .flat_map(|(_, reject)| reject.reasons.iter().map(|r| r.as_ref()));
+                let reasons = self.nodes.iter().flat_map(|refused| refused.reject.reasons());
                 let rest = self
                     .rest
                     .as_deref()
-                    .map(|reason| (reason, self.total - self.nodes.len()));
+                    .map(|reason| (reason, self.total.saturating_sub(self.nodes.len())));
                 text.push_str(&histogram(reasons, rest));
             }
         }
@@ -215,14 +285,15 @@ impl Why {
     }
 }
 
-/// ` 1 this, 2 that.`
+/// ` 1 this, 2 that.` There are few reasons, and thousands of nodes that have them.
 pub(crate) fn histogram<'a>(reasons: impl Iterator<Item = &'a str>, rest: Option<(&'a str, usize)>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in reasons {
-        *counts.entry(reason).or_default() += 1;
-    }
-    if let Some((reason, count)) = rest.filter(|(_, count)| *count > 0) {
-        *counts.entry(reason).or_default() += count;
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    let rest = rest.filter(|(_, count)| *count > 0);
+    for (reason, n) in reasons.map(|reason| (reason, 1)).chain(rest) {
+        match counts.iter_mut().find(|(other, _)| *other == reason) {
+            Some((_, count)) => *count += n,
+            None => counts.push((reason, n)),
+        }
     }
     let mut texts: Vec<String> = counts
         .into_iter()

@@ -1,17 +1,33 @@
 //! A pod as the scheduler sees it: read once, looked at often.
 
 use crate::resources::{self, Resources};
-use crate::select::Term;
+use crate::spread::Spread;
+use crate::term::Term;
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 use keelson_client::labels::Labels;
 use keelson_client::{ApiObject, ObjectKey};
+use std::ops::Deref;
 use std::sync::Arc;
 
+/// A pod, and where it is. What doesn't depend on where stands in [`Facts`], so that to think of a pod on a node costs little.
 #[derive(Clone, Debug)]
 pub struct PodInfo {
+    facts: Arc<Facts>,
+    /// The node that was decided, before the API shows it.
+    node: Option<Arc<str>>,
+}
+
+impl Deref for PodInfo {
+    type Target = Facts;
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+#[derive(Debug)]
+pub struct Facts {
     pub pod: Arc<Pod>,
     pub key: ObjectKey,
-    pub labels: Labels,
     pub priority: i32,
     pub requests: Resources,
     /// Milli CPU and memory for scoring.
@@ -19,14 +35,17 @@ pub struct PodInfo {
     pub ports: Vec<HostPort>,
     pub near: Terms,
     pub apart: Terms,
+    /// How the pod says it is to be spread.
+    pub spread: Spread,
     /// The claims the pod's volumes use, by name.
     pub claims: Vec<Claim>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
-    pub required: Vec<Term>,
-    pub preferred: Vec<Term>,
+    pub required: Vec<Arc<Term>>,
+    /// With their weights.
+    pub preferred: Vec<(Arc<Term>, i64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,22 +62,25 @@ pub struct Claim {
     pub is_ephemeral: bool,
 }
 
+static NO_LABELS: Labels = Labels::new();
+
 impl PodInfo {
     pub fn of(pod: Arc<Pod>) -> PodInfo {
         let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
         let near = affinity.and_then(|a| a.pod_affinity.as_ref());
         let apart = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
-        let terms = |required: Option<&Vec<PodAffinityTerm>>, preferred: Option<&Vec<WeightedPodAffinityTerm>>| Terms {
-            required: required.into_iter().flatten().map(|t| Term::of(&pod, t, 1)).collect(),
-            preferred: preferred
-                .into_iter()
-                .flatten()
-                .map(|w| Term::of(&pod, &w.pod_affinity_term, w.weight.into()))
-                .collect(),
+        let terms = |required: Option<&Vec<PodAffinityTerm>>, preferred: Option<&Vec<WeightedPodAffinityTerm>>| {
+            let term = |term: &PodAffinityTerm| Arc::new(Term::of(&pod, term));
+            let preferred = preferred.into_iter().flatten();
+            Terms {
+                required: required.into_iter().flatten().map(term).collect(),
+                preferred: preferred
+                    .map(|w| (term(&w.pod_affinity_term), w.weight.into()))
+                    .collect(),
+            }
         };
-        PodInfo {
+        let facts = Facts {
             key: pod.key(),
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
             priority: pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
             requests: resources::of_pod(&pod),
             assumed: resources::assumed(&pod),
@@ -71,17 +93,40 @@ impl PodInfo {
                 apart.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
                 apart.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()),
             ),
+            spread: Spread::of(&pod),
             claims: claims(&pod),
             pod,
+        };
+        PodInfo {
+            facts: Arc::new(facts),
+            node: None,
         }
     }
 
+    /// Where it runs, or is bound to run.
+    pub fn node_name(&self) -> Option<&str> {
+        let written = || self.pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty());
+        self.node.as_deref().or_else(written)
+    }
+    /// The same pod on a node.
+    pub fn on_node(&self, node: &str) -> PodInfo {
+        PodInfo {
+            facts: self.facts.clone(),
+            node: Some(node.into()),
+        }
+    }
+}
+
+impl Facts {
     pub fn uid(&self) -> &str {
         self.pod.uid()
     }
-    /// Where it runs, or is bound to run.
-    pub fn node_name(&self) -> Option<&str> {
-        self.pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    pub fn labels(&self) -> &Labels {
+        self.pod.metadata.labels.as_ref().unwrap_or(&NO_LABELS)
+    }
+    pub fn scheduler_name(&self) -> &str {
+        let name = self.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
+        name.filter(|n| !n.is_empty()).unwrap_or(crate::DEFAULT_NAME)
     }
     pub fn nominated_node(&self) -> Option<&str> {
         self.pod
@@ -102,15 +147,6 @@ impl PodInfo {
         [&self.near, &self.apart]
             .iter()
             .any(|t| !t.required.is_empty() || !t.preferred.is_empty())
-    }
-    /// The same pod on a node.
-    pub fn on_node(&self, node: &str) -> PodInfo {
-        let mut pod = (*self.pod).clone();
-        pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
-        PodInfo {
-            pod: Arc::new(pod),
-            ..self.clone()
-        }
     }
 }
 

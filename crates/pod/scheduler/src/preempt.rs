@@ -3,17 +3,21 @@
 //! On each node where that can help, all less important pods are taken away in thought; then as many as possible are put back, the
 //! most important first, and those first whose disruption budget would be violated. Of the nodes, the one is taken where the
 //! fewest budgets are violated, then where the most important victim is the least important, and so on.
+//!
+//! Not all nodes are tried: from a random one on, until there are enough where it would work ([`Preempting`]).
 
-use crate::cluster::Snapshot;
 use crate::framework::{Cycle, Reject};
 use crate::node::NodeInfo;
 use crate::plan::{Filters, Why, histogram};
 use crate::pod::PodInfo;
+use crate::profile::Preempting;
+use crate::snapshot::Snapshot;
 use jiff::Timestamp;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use keelson_client::{ApiObject, labels};
+use rand::Rng;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
@@ -41,27 +45,38 @@ impl Preemption {
 
 /// No node was even looked at: removing pods doesn't change that.
 pub(crate) fn outright(why: &Why) -> Preemption {
-    Preemption::none(not_available(why.total, BTreeMap::new()), true)
+    Preemption::none(not_available(why.total, &[]), true)
 }
 
-pub(crate) fn find(cycle: Cycle<'_>, filters: &Filters<'_>, why: &Why) -> Preemption {
+pub(crate) fn find(
+    cycle: Cycle<'_>,
+    filters: &Filters<'_>,
+    why: &Why,
+    limits: Preempting,
+    rng: &mut impl Rng,
+) -> Preemption {
     if let Some(reason) = ineligible(cycle, why) {
         return Preemption::none(reason, false);
     }
-    let helpable = why
-        .nodes
-        .iter()
-        .filter(|(_, (_, reject))| !reject.is_final)
-        .map(|(name, _)| name);
-    let mut refused = BTreeMap::new();
-    let mut candidates = Vec::new();
-    for name in helpable {
-        let Some(node) = cycle.snapshot.nodes.get(name) else {
-            continue;
-        };
-        match victims(cycle, filters, node) {
+    let helpable = why.nodes.iter().filter(|refused| !refused.reject.is_final);
+    let helpable: Vec<_> = helpable.filter_map(|refused| cycle.snapshot.at(refused.node)).collect();
+    let mut refused = Vec::new();
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let enough = limits.enough(helpable.len());
+    let mut budgets = Budgets::default();
+    let start = if helpable.is_empty() {
+        0
+    } else {
+        rng.random_range(0..helpable.len())
+    };
+    for node in helpable[start..].iter().chain(&helpable[..start]) {
+        match victims(cycle, filters, node, &mut budgets) {
             Ok(candidate) => candidates.push(candidate),
-            Err(reject) => drop(refused.insert(name.clone(), reject)),
+            Err(reject) => refused.push(reject),
+        }
+        // One that violates no budget has to be among them.
+        if candidates.len() >= enough && candidates.iter().any(|c| c.violations == 0) {
+            break;
         }
     }
     match candidates.into_iter().min_by_key(Candidate::cost) {
@@ -74,17 +89,23 @@ pub(crate) fn find(cycle: Cycle<'_>, filters: &Filters<'_>, why: &Why) -> Preemp
             target: Some((best.node, best.victims)),
             clear_nomination: false,
         },
-        None => Preemption::none(not_available(why.total, refused), true),
+        None => Preemption::none(not_available(why.total, &refused), true),
     }
 }
 
-fn not_available(total: usize, refused: BTreeMap<String, Reject>) -> String {
-    let reasons = refused
-        .values()
-        .flat_map(|reject| reject.reasons.iter().map(|r| r.as_ref()));
+impl Preempting {
+    /// How many candidates are enough, of so many nodes.
+    fn enough(&self, nodes: usize) -> usize {
+        let share = nodes * self.percentage as usize / 100;
+        share.max(self.absolute as usize).min(nodes)
+    }
+}
+
+fn not_available(total: usize, refused: &[Reject]) -> String {
+    let reasons = refused.iter().flat_map(|reject| reject.reasons());
     format!(
         "0/{total} nodes are available:{}",
-        histogram(reasons, Some((NOT_HELPFUL, total - refused.len())))
+        histogram(reasons, Some((NOT_HELPFUL, total.saturating_sub(refused.len()))))
     )
 }
 
@@ -94,10 +115,14 @@ fn ineligible(cycle: Cycle<'_>, why: &Why) -> Option<&'static str> {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
     let nominated = pod.nominated_node()?;
-    if why.nodes.get(nominated).is_some_and(|(_, reject)| reject.is_final) {
+    let node = cycle.snapshot.node(nominated)?;
+    if why
+        .nodes
+        .iter()
+        .any(|refused| refused.node == node.index && refused.reject.is_final)
+    {
         return None;
     }
-    let node = cycle.snapshot.nodes.get(nominated)?;
     let is_leaving = |p: &&Arc<PodInfo>| p.priority < pod.priority && p.is_deleting() && was_preempted(p);
     node.pods()
         .iter()
@@ -121,7 +146,7 @@ struct Candidate {
 
 impl Candidate {
     /// Less is better.
-    fn cost(&self) -> (usize, i32, i64, usize, Reverse<Option<Timestamp>>) {
+    fn cost(&self) -> (usize, i32, i64, usize, Reverse<Timestamp>) {
         let highest = self.victims.iter().map(|p| p.priority).max().unwrap_or(i32::MIN);
         // Shifted, so that many pods of negative priority weigh more than one.
         let sum = self
@@ -130,14 +155,15 @@ impl Candidate {
             .map(|p| i64::from(p.priority) + i64::from(i32::MAX) + 1)
             .sum();
         let most_important = self.victims.iter().filter(|p| p.priority == highest);
-        let earliest = most_important.map(|p| started(p)).min().flatten();
+        let earliest = most_important.map(|p| started(p)).min().unwrap_or(Timestamp::MAX);
         (self.violations, highest, sum, self.victims.len(), Reverse(earliest))
     }
 }
 
-fn started(pod: &PodInfo) -> Option<Timestamp> {
+/// A pod that hasn't started would start now: later than all others.
+fn started(pod: &PodInfo) -> Timestamp {
     let start = pod.pod.status.as_ref().and_then(|s| s.start_time.as_ref());
-    start.or(pod.pod.metadata.creation_timestamp.as_ref()).map(|t| t.0)
+    start.map_or(Timestamp::MAX, |t| t.0)
 }
 
 /// The most important first: by priority, then the longest running.
@@ -145,7 +171,12 @@ fn by_importance(pods: &mut [Arc<PodInfo>]) {
     pods.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| started(a).cmp(&started(b))));
 }
 
-fn victims(cycle: Cycle<'_>, filters: &Filters<'_>, node: &NodeInfo) -> Result<Candidate, Reject> {
+fn victims(
+    cycle: Cycle<'_>,
+    filters: &Filters<'_>,
+    node: &NodeInfo,
+    budgets: &mut Budgets,
+) -> Result<Candidate, Reject> {
     let mut less: Vec<_> = node
         .pods()
         .iter()
@@ -167,7 +198,7 @@ fn victims(cycle: Cycle<'_>, filters: &Filters<'_>, node: &NodeInfo) -> Result<C
         return Err(reject);
     }
     by_importance(&mut less);
-    let (violating, others) = split_by_budgets(cycle.snapshot, less);
+    let (violating, others) = budgets.split(cycle.snapshot, less);
     let mut candidate = Candidate {
         node: node.name().to_owned(),
         victims: Vec::new(),
@@ -184,7 +215,9 @@ fn victims(cycle: Cycle<'_>, filters: &Filters<'_>, node: &NodeInfo) -> Result<C
             candidate.victims.push(pod);
         }
     }
-    by_importance(&mut candidate.victims);
+    if candidate.violations > 0 {
+        by_importance(&mut candidate.victims);
+    }
     match candidate.victims.is_empty() {
         true => Err(Reject::for_good(NO_VICTIMS)),
         false => Ok(candidate),
@@ -217,32 +250,41 @@ impl Trial<'_> {
     }
 }
 
-/// Which of the pods could go only against a budget, if they went in this order.
-fn split_by_budgets(snapshot: &Snapshot, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
-    let mut allowed: BTreeMap<String, (Arc<PodDisruptionBudget>, i32)> = BTreeMap::new();
-    for pod in &pods {
-        for budget in snapshot.world.budgets(&pod.key.namespace) {
-            let left = budget.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0);
-            allowed.entry(budget.uid().to_owned()).or_insert((budget, left));
-        }
-    }
-    pods.into_iter().partition(|pod| {
-        let mut violates = false;
-        for (budget, left) in allowed.values_mut().filter(|(budget, _)| covers(budget, pod)) {
-            let disrupted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
-            if disrupted.is_some_and(|pods| pods.contains_key(&pod.key.name)) {
-                continue;
+/// The disruption budgets of the namespaces that were asked for, which are the same for all nodes of a decision.
+#[derive(Default)]
+struct Budgets(HashMap<String, Vec<Arc<PodDisruptionBudget>>>);
+
+impl Budgets {
+    /// Which of the pods could go only against a budget, if they went in this order.
+    fn split(&mut self, snapshot: &Snapshot, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+        for pod in &pods {
+            if !self.0.contains_key(&pod.key.namespace) {
+                let budgets = snapshot.world.budgets(&pod.key.namespace);
+                self.0.insert(pod.key.namespace.clone(), budgets);
             }
-            *left -= 1;
-            violates |= *left < 0;
         }
-        violates
-    })
+        let mut used: HashMap<&str, i32> = HashMap::new();
+        pods.into_iter().partition(|pod| {
+            let mut violates = false;
+            let budgets = self.0.get(&pod.key.namespace).into_iter().flatten();
+            for budget in budgets.filter(|budget| covers(budget, pod)) {
+                let status = budget.status.as_ref();
+                let disrupted = status.and_then(|s| s.disrupted_pods.as_ref());
+                if disrupted.is_some_and(|pods| pods.contains_key(&pod.key.name)) {
+                    continue;
+                }
+                let used = used.entry(budget.uid()).or_default();
+                *used += 1;
+                violates |= *used > status.and_then(|s| s.disruptions_allowed).unwrap_or(0);
+            }
+            violates
+        })
+    }
 }
 
 fn covers(budget: &PodDisruptionBudget, pod: &PodInfo) -> bool {
     let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
     budget.namespace() == pod.key.namespace
-        && !pod.labels.is_empty()
-        && selector.is_some_and(|s| !labels::is_empty(s) && labels::matches(Some(s), Some(&pod.labels)))
+        && !pod.labels().is_empty()
+        && selector.is_some_and(|s| !labels::is_empty(s) && labels::matches(Some(s), Some(pod.labels())))
 }

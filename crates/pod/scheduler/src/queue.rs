@@ -17,8 +17,32 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const MOST_BACKOFF: Duration = Duration::from_secs(10);
+/// How long a pod that was tried isn't tried again: at first, and at most. Each try doubles it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoffs {
+    pub first: Duration,
+    pub most: Duration,
+}
+
+impl Default for Backoffs {
+    fn default() -> Self {
+        Backoffs {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Backoffs {
+    fn after(&self, attempts: u32) -> Duration {
+        let doubled = |n: u32| self.first.checked_mul(2u32.checked_pow(n - 1)?);
+        match attempts {
+            0 => Duration::ZERO,
+            n => doubled(n).map_or(self.most, |backoff| backoff.min(self.most)),
+        }
+    }
+}
+
 /// So long a pod waits for an event at most.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -34,6 +58,7 @@ pub struct Queue {
     in_flight: Option<(String, Vec<ClusterEvent>)>,
     next: u64,
     helps: Box<Helps>,
+    backoffs: Backoffs,
 }
 
 type Rank = (Reverse<i32>, Instant, u64);
@@ -58,7 +83,7 @@ enum State {
 }
 
 impl Queue {
-    pub fn new(helps: Box<Helps>) -> Queue {
+    pub fn new(helps: Box<Helps>, backoffs: Backoffs) -> Queue {
         Queue {
             pods: HashMap::new(),
             active: BTreeMap::new(),
@@ -67,6 +92,7 @@ impl Queue {
             in_flight: None,
             next: 0,
             helps,
+            backoffs,
         }
     }
 
@@ -177,7 +203,7 @@ impl Queue {
         let uid = pod.uid().to_owned();
         self.landed(&uid);
         self.leave(&uid);
-        let until = now + backoff(attempts.max(1));
+        let until = now + self.backoffs.after(attempts.max(1));
         let state = State::BackingOff {
             until,
             after_error: true,
@@ -216,6 +242,17 @@ impl Queue {
         }
     }
 
+    /// Something has changed for this one pod.
+    pub fn wake(&mut self, uid: &str, now: Instant) {
+        if self
+            .pods
+            .get(uid)
+            .is_some_and(|w| matches!(w.state, State::Unschedulable { .. }))
+        {
+            self.move_on(uid, now);
+        }
+    }
+
     /// Pods that the event may help are tried again.
     pub fn happened(&mut self, event: ClusterEvent, now: Instant) {
         let helped: Vec<String> = self
@@ -234,7 +271,7 @@ impl Queue {
 
     fn move_on(&mut self, uid: &str, now: Instant) {
         let Some(waiting) = self.pods.get(uid) else { return };
-        let until = waiting.tried + backoff(waiting.attempts);
+        let until = waiting.tried + self.backoffs.after(waiting.attempts);
         if until <= now {
             return self.activate(uid);
         }
@@ -287,16 +324,9 @@ fn helps(helps: &Helps, waiting: &Waiting, event: &ClusterEvent) -> bool {
     matches!(event, ClusterEvent::Anything) || by.is_none_or(|by| helps(event, &waiting.pod, by))
 }
 
-fn backoff(attempts: u32) -> Duration {
-    match attempts {
-        0 => Duration::ZERO,
-        n => (FIRST_BACKOFF * 2u32.saturating_pow((n - 1).min(4))).min(MOST_BACKOFF),
-    }
-}
-
 /// Whether the pod asks for something else than before. Its status, for one, the scheduler itself writes.
 fn matters(old: &PodInfo, new: &PodInfo) -> bool {
-    old.pod.spec != new.pod.spec || old.labels != new.labels
+    old.pod.spec != new.pod.spec || old.labels() != new.labels()
 }
 
 #[cfg(test)]
@@ -315,9 +345,10 @@ mod tests {
     }
 
     fn queue() -> Queue {
-        Queue::new(Box::new(|event, _, by| {
-            matches!(event, ClusterEvent::Volumes) && by.contains("volumes")
-        }))
+        Queue::new(
+            Box::new(|event, _, by| matches!(event, ClusterEvent::Volumes) && by.contains("volumes")),
+            Backoffs::default(),
+        )
     }
 
     fn volumes() -> Arc<Why> {

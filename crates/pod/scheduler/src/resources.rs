@@ -28,6 +28,7 @@ impl Resources {
             *resources.slot(name) = amount(name, text);
         }
         resources.other.remove("pods");
+        resources.other.retain(|_, amount| *amount != 0);
         resources
     }
 

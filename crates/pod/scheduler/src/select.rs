@@ -1,11 +1,9 @@
-//! Node selectors, tolerations, and selectors of pods across namespaces.
+//! Node selectors and tolerations.
 
-use crate::world::World;
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use keelson_client::labels::{self, Labels};
+use keelson_client::labels;
 use std::collections::BTreeSet;
 
 /// `nodeSelector` and the required node affinity.
@@ -108,44 +106,4 @@ pub fn tolerations(pod: &Pod) -> &[Toleration] {
 
 pub fn taints(node: &Node) -> &[Taint] {
     node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
-}
-
-/// A term of pod (anti-)affinity: which pods, and what "near" means.
-#[derive(Clone, Debug)]
-pub struct Term {
-    namespaces: BTreeSet<String>,
-    namespace_selector: Option<LabelSelector>,
-    selector: Option<LabelSelector>,
-    pub topology_key: String,
-    pub weight: i64,
-}
-
-impl Term {
-    pub fn of(owner: &Pod, term: &PodAffinityTerm, weight: i64) -> Term {
-        let mut namespaces: BTreeSet<String> = term.namespaces.iter().flatten().cloned().collect();
-        if namespaces.is_empty() && term.namespace_selector.is_none() {
-            namespaces.extend(owner.metadata.namespace.clone());
-        }
-        Term {
-            namespaces,
-            namespace_selector: term.namespace_selector.clone(),
-            selector: term.label_selector.clone(),
-            topology_key: term.topology_key.clone(),
-            weight,
-        }
-    }
-
-    pub fn matches(&self, namespace: &str, pod_labels: &Labels, world: &dyn World) -> bool {
-        self.covers(namespace, world) && labels::matches(self.selector.as_ref(), Some(pod_labels))
-    }
-
-    fn covers(&self, namespace: &str, world: &dyn World) -> bool {
-        self.namespaces.contains(namespace)
-            || self.namespace_selector.as_ref().is_some_and(|selector| {
-                labels::is_empty(selector)
-                    || world
-                        .namespace_labels(namespace)
-                        .is_some_and(|l| labels::matches(Some(selector), Some(&l)))
-            })
-    }
 }

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use keelson_scheduler::cluster::{Cluster, Snapshot};
-use keelson_scheduler::plan::{Plan, Why, plan};
-use keelson_scheduler::plugins;
+use keelson_scheduler::cluster::Cluster;
+use keelson_scheduler::plan::{Plan, Turn, Why, plan};
 use keelson_scheduler::pod::PodInfo;
+use keelson_scheduler::profile::Profile;
+use keelson_scheduler::snapshot::Snapshot;
 use keelson_scheduler::world::Fixed;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -71,7 +72,8 @@ impl Lab {
         self.cluster.snapshot(Arc::new(self.world.clone()))
     }
     fn plan(&self, pod: &PodInfo) -> Plan {
-        plan(&plugins::all(), pod, &self.snapshot(), &mut StdRng::seed_from_u64(1))
+        let mut turn = Turn::new(StdRng::seed_from_u64(1));
+        plan(&Profile::default(), pod, &self.snapshot(), &mut turn)
     }
     fn node(&self, pod: &PodInfo) -> String {
         match self.plan(pod) {

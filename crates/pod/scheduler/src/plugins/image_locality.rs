@@ -2,7 +2,6 @@
 
 use crate::framework::{Cycle, MAX_SCORE, Plugin, Scorer};
 use crate::node::NodeInfo;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 const MIB: i64 = 1 << 20;
@@ -16,7 +15,7 @@ impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
     }
-    fn scorer<'a>(&self, cycle: Cycle<'a>, _: &[Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
+    fn scorer<'a>(&'a self, cycle: Cycle<'a>, _: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
         let spec = cycle.pod.pod.spec.as_ref()?;
         let containers = spec
             .init_containers
@@ -30,35 +29,34 @@ impl Plugin for ImageLocality {
             .flatten()
             .filter_map(|v| v.image.as_ref()?.reference.as_deref());
         let wanted: Vec<String> = containers.chain(volumes).map(full_name).collect();
-        let mut spread = HashMap::new();
-        for node in cycle.snapshot.nodes.values() {
-            for name in wanted.iter().filter(|name| node.images.contains_key(*name)) {
-                *spread.entry(name.clone()).or_insert(0) += 1;
-            }
-        }
-        (!wanted.is_empty()).then(|| {
+        // How many nodes have it. An image that none has is no reason for any.
+        let spread = wanted.iter().map(|name| cycle.snapshot.nodes_with_image(name));
+        let spread: Vec<usize> = spread.collect();
+        let is_anywhere = spread.iter().any(|n| *n > 0);
+        is_anywhere.then(|| {
             Box::new(Images {
-                wanted,
-                spread,
-                nodes: cycle.snapshot.nodes.len(),
+                wanted: wanted.into_iter().zip(spread).collect(),
+                nodes: cycle.snapshot.len(),
             }) as Box<dyn Scorer>
         })
     }
 }
 
 struct Images {
-    wanted: Vec<String>,
-    /// How many nodes have it.
-    spread: HashMap<String, usize>,
+    /// With the number of nodes that have it.
+    wanted: Vec<(String, usize)>,
     nodes: usize,
 }
 
 impl Scorer for Images {
     fn score(&self, node: &NodeInfo) -> i64 {
+        if node.images.is_empty() {
+            return 0;
+        }
         let here = self
             .wanted
             .iter()
-            .filter_map(|name| Some((node.images.get(name)?, self.spread.get(name)?)));
+            .filter_map(|(name, on)| Some((node.images.get(name)?, on)));
         let sum: i64 = here
             .map(|(size, on)| (*size as f64 * (*on as f64 / self.nodes as f64)) as i64)
             .sum();

@@ -1,61 +1,74 @@
 //! The plug-ins, one file each, in the order in which they look at a node. The first that refuses it gives the reason.
 
-mod balanced_allocation;
+pub mod balanced_allocation;
 mod image_locality;
-mod inter_pod_affinity;
-mod node_affinity;
+pub mod inter_pod_affinity;
+pub mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
 mod resource_claims;
-mod resources_fit;
+pub mod resources_fit;
 mod taint_toleration;
-mod topology_spread;
-pub(crate) mod volume_binding;
+pub mod topology_spread;
+pub mod volume_binding;
 mod volume_limits;
 mod volume_restrictions;
 mod volume_zone;
 
 use crate::framework::{NodeFilter, Plugin, Prepared, Reject};
 use crate::node::NodeInfo;
+use crate::profile::Enabled;
+use std::sync::Arc;
 
-/// All of them.
-pub fn all() -> Vec<Box<dyn Plugin>> {
+/// All of them, with upstream's weights.
+pub fn all() -> Vec<Enabled> {
     vec![
-        Box::new(node_name::NodeName),
-        Box::new(node_unschedulable::NodeUnschedulable),
-        Box::new(taint_toleration::TaintToleration),
-        Box::new(node_affinity::NodeAffinity),
-        Box::new(node_ports::NodePorts),
-        Box::new(resources_fit::ResourcesFit),
-        Box::new(volume_restrictions::VolumeRestrictions),
-        Box::new(volume_limits::VolumeLimits),
-        Box::new(volume_binding::VolumeBinding),
-        Box::new(volume_zone::VolumeZone),
-        Box::new(topology_spread::TopologySpread),
-        Box::new(inter_pod_affinity::InterPodAffinity),
-        Box::new(resource_claims::ResourceClaims),
-        Box::new(balanced_allocation::BalancedAllocation),
-        Box::new(image_locality::ImageLocality),
+        filter(node_name::NodeName),
+        filter(node_unschedulable::NodeUnschedulable),
+        both(taint_toleration::TaintToleration, 3),
+        both(node_affinity::NodeAffinity::default(), 2),
+        filter(node_ports::NodePorts),
+        both(resources_fit::ResourcesFit::default(), 1),
+        filter(volume_restrictions::VolumeRestrictions),
+        filter(volume_limits::VolumeLimits),
+        filter(volume_binding::VolumeBinding),
+        filter(volume_zone::VolumeZone),
+        both(topology_spread::TopologySpread::default(), 2),
+        both(inter_pod_affinity::InterPodAffinity::default(), 2),
+        filter(resource_claims::ResourceClaims),
+        Enabled {
+            filters: false,
+            ..both(balanced_allocation::BalancedAllocation::default(), 1)
+        },
+        Enabled {
+            filters: false,
+            ..both(image_locality::ImageLocality, 1)
+        },
     ]
 }
 
+fn filter(plugin: impl Plugin + 'static) -> Enabled {
+    both(plugin, 0)
+}
+
+fn both(plugin: impl Plugin + 'static, weight: i64) -> Enabled {
+    Enabled {
+        plugin: Arc::new(plugin),
+        filters: true,
+        weight,
+    }
+}
+
 /// A filter that needs to remember nothing.
-fn check<'a>(f: impl Fn(&NodeInfo) -> Result<(), Reject> + Clone + Send + Sync + 'a) -> Prepared<'a> {
+fn check<'a>(f: impl Fn(&NodeInfo) -> Result<(), Reject> + Send + Sync + 'a) -> Prepared<'a> {
     Prepared::Filter(Box::new(Check(f)))
 }
 
-#[derive(Clone)]
 struct Check<F>(F);
 
-impl<F: Fn(&NodeInfo) -> Result<(), Reject> + Clone + Send + Sync> NodeFilter for Check<F> {
+impl<F: Fn(&NodeInfo) -> Result<(), Reject> + Send + Sync> NodeFilter for Check<F> {
     fn filter(&self, node: &NodeInfo) -> Result<(), Reject> {
         self.0(node)
-    }
-    fn copy<'a>(&self) -> Box<dyn NodeFilter + 'a>
-    where
-        Self: 'a,
-    {
-        Box::new(self.clone())
     }
 }

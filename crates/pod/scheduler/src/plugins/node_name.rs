@@ -4,6 +4,7 @@ use super::check;
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
 use crate::pod::PodInfo;
+use crate::world::World;
 use keelson_client::ApiObject;
 
 pub struct NodeName;
@@ -12,7 +13,7 @@ impl Plugin for NodeName {
     fn name(&self) -> &'static str {
         "NodeName"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let Some(wanted) = cycle.pod.node_name() else {
             return Prepared::Skip;
         };
@@ -21,7 +22,7 @@ impl Plugin for NodeName {
             false => Err(Reject::for_good("node(s) didn't match the requested node name")),
         })
     }
-    fn helps(&self, event: &ClusterEvent, pod: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(node) if pod.node_name() == Some(node.name()))
     }
 }

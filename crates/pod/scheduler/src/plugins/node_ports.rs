@@ -5,6 +5,7 @@ use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
 use crate::node::conflict;
 use crate::pod::PodInfo;
+use crate::world::World;
 
 pub struct NodePorts;
 
@@ -12,7 +13,7 @@ impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let wanted = &cycle.pod.ports;
         if wanted.is_empty() {
             return Prepared::Skip;
@@ -24,7 +25,7 @@ impl Plugin for NodePorts {
             false => Ok(()),
         })
     }
-    fn helps(&self, event: &ClusterEvent, pod: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         match event {
             ClusterEvent::Node(_) => true,
             ClusterEvent::PodLeft(gone) => gone.ports.iter().any(|a| pod.ports.iter().any(|b| conflict(a, b))),

@@ -5,6 +5,7 @@ use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
 use crate::pod::PodInfo;
 use crate::select::{tolerates, tolerations};
+use crate::world::World;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
 pub struct NodeUnschedulable;
@@ -13,16 +14,16 @@ impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         if is_tolerated(cycle.pod) {
             return Prepared::Skip;
         }
-        check(|node| match is_cordoned(node.node()) {
+        check(|node| match node.is_cordoned {
             true => Err(Reject::for_good("node(s) were unschedulable")),
             false => Ok(()),
         })
     }
-    fn helps(&self, event: &ClusterEvent, pod: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(node) if !is_cordoned(node) || is_tolerated(pod))
     }
 }

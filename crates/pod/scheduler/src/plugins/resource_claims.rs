@@ -8,7 +8,7 @@ impl Plugin for ResourceClaims {
     fn name(&self) -> &'static str {
         "DynamicResources"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let claims = cycle
             .pod
             .pod

@@ -4,12 +4,13 @@
 //! [`decide`] says which volume each waiting claim of a pod gets on a node; binding carries that out.
 
 use super::check;
-use crate::cluster::Snapshot;
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
 use crate::node::NodeInfo;
 use crate::pod::{Claim, PodInfo};
 use crate::select::matches_any;
+use crate::snapshot::Snapshot;
+use crate::world::World;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use keelson_api::quantity::Quantity;
@@ -31,7 +32,7 @@ impl Plugin for VolumeBinding {
     fn name(&self) -> &'static str {
         "VolumeBinding"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         if cycle.pod.claims.is_empty() {
             return Prepared::Skip;
         }
@@ -40,7 +41,7 @@ impl Plugin for VolumeBinding {
             Ok(claims) => check(move |node| claims.on(cycle.snapshot, node).map(drop)),
         }
     }
-    fn helps(&self, event: &ClusterEvent, _: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
     }
 }

@@ -1,10 +1,11 @@
 //! How many volumes of a CSI driver can be attached to a node.
 
 use super::check;
-use crate::cluster::Snapshot;
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
 use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
+use crate::world::World;
 use std::collections::BTreeSet;
 
 pub struct VolumeLimits;
@@ -13,7 +14,7 @@ impl Plugin for VolumeLimits {
     fn name(&self) -> &'static str {
         "NodeVolumeLimits"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let wanted = volumes(cycle.pod, cycle.snapshot);
         if wanted.is_empty() {
             return Prepared::Skip;
@@ -35,7 +36,7 @@ impl Plugin for VolumeLimits {
             Ok(())
         })
     }
-    fn helps(&self, event: &ClusterEvent, _: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
         matches!(
             event,
             ClusterEvent::Node(_) | ClusterEvent::Volumes | ClusterEvent::PodLeft(_)

@@ -4,6 +4,8 @@ use crate::events::ClusterEvent;
 use crate::framework::{Cycle, NodeFilter, Plugin, Prepared, Reject};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::world::World;
+use keelson_client::ObjectKey;
 
 const IN_USE: &str =
     "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
@@ -14,33 +16,26 @@ impl Plugin for VolumeRestrictions {
     fn name(&self) -> &'static str {
         "VolumeRestrictions"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let namespace = &cycle.pod.key.namespace;
         let for_one = |name: &&str| {
             let claim = cycle.snapshot.world.claim(namespace, name);
             let modes = claim.as_ref().and_then(|c| c.spec.as_ref()?.access_modes.as_ref());
             modes.is_some_and(|modes| modes.iter().any(|m| m == "ReadWriteOncePod"))
         };
-        let claims: Vec<&str> = cycle
-            .pod
-            .claims
-            .iter()
-            .map(|c| c.name.as_str())
-            .filter(for_one)
-            .collect();
+        let claims = cycle.pod.claims.iter().map(|c| c.name.as_str());
+        let claims: Vec<&str> = claims.filter(for_one).collect();
         if claims.is_empty() {
             return Prepared::Skip;
         }
-        let mut alone = Alone {
+        let uses = |name: &&str| cycle.snapshot.uses_of_claim(&ObjectKey::new(namespace.as_str(), *name));
+        Prepared::Filter(Box::new(Alone {
             namespace,
+            uses: claims.iter().map(uses).sum(),
             claims,
-            uses: 0,
-        };
-        let pods = cycle.snapshot.nodes.values().flat_map(|node| node.pods());
-        alone.uses = pods.map(|pod| alone.uses_of(pod)).sum();
-        Prepared::Filter(Box::new(alone))
+        }))
     }
-    fn helps(&self, event: &ClusterEvent, pod: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         match event {
             ClusterEvent::PodLeft(gone) => gone.claims.iter().any(|c| pod.claims.contains(c)),
             ClusterEvent::Volumes | ClusterEvent::Node(_) => true,
@@ -85,10 +80,10 @@ impl NodeFilter for Alone<'_> {
     fn remove(&mut self, pod: &PodInfo, _: &NodeInfo) {
         self.uses = self.uses.saturating_sub(self.uses_of(pod));
     }
-    fn copy<'a>(&self) -> Box<dyn NodeFilter + 'a>
+    fn copy<'a>(&self) -> Option<Box<dyn NodeFilter + 'a>>
     where
         Self: 'a,
     {
-        Box::new(self.clone())
+        Some(Box::new(self.clone()))
     }
 }

@@ -4,6 +4,7 @@ use super::check;
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
 use crate::pod::PodInfo;
+use crate::world::World;
 
 /// With the older names that mean the same.
 const TOPOLOGY: &[(&str, &str)] = &[
@@ -20,7 +21,7 @@ impl Plugin for VolumeZone {
     fn name(&self) -> &'static str {
         "VolumeZone"
     }
-    fn prepare<'a>(&self, cycle: Cycle<'a>) -> Prepared<'a> {
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let bound = cycle.pod.claims.iter().filter_map(|claim| {
             let claim = cycle.snapshot.world.claim(&cycle.pod.key.namespace, &claim.name)?;
             let volume = claim
@@ -56,7 +57,7 @@ impl Plugin for VolumeZone {
             }
         })
     }
-    fn helps(&self, event: &ClusterEvent, _: &PodInfo) -> bool {
+    fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
     }
 }
