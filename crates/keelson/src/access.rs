@@ -5,7 +5,7 @@
 use crate::config::fill;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser};
-use keelson_apiserver::authn;
+use keelson_apiserver::{authn, authz};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,12 +68,39 @@ pub struct Access {
         value_name = "DURATION"
     )]
     pub authentication_token_webhook_cache_ttl: Option<String>,
+    /// YAML file with an AuthorizationConfiguration: who decides what users may do; followed while the server runs
+    #[arg(long, env = "KEELSON_AUTHORIZATION_CONFIG", value_name = "FILE")]
+    pub authorization_config: Option<PathBuf>,
+    /// Who decides what users may do, in this order: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny [default: Node,RBAC]
+    #[arg(long, env = "KEELSON_AUTHORIZATION_MODE", value_name = "LIST", value_delimiter = ',')]
+    pub authorization_mode: Option<Vec<String>>,
+    /// kubeconfig of a webhook that decides
+    #[arg(long, env = "KEELSON_AUTHORIZATION_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// Version of the SubjectAccessReviews that it is sent: v1 or v1beta1 [default: v1beta1]
+    #[arg(long, env = "KEELSON_AUTHORIZATION_WEBHOOK_VERSION", value_name = "VERSION")]
+    pub authorization_webhook_version: Option<String>,
+    /// How long it is remembered what it allows [default: 5m]
+    #[arg(
+        long,
+        env = "KEELSON_AUTHORIZATION_WEBHOOK_CACHE_AUTHORIZED_TTL",
+        value_name = "DURATION"
+    )]
+    pub authorization_webhook_cache_authorized_ttl: Option<String>,
+    /// How long it is remembered what it doesn't allow [default: 30s]
+    #[arg(
+        long,
+        env = "KEELSON_AUTHORIZATION_WEBHOOK_CACHE_UNAUTHORIZED_TTL",
+        value_name = "DURATION"
+    )]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<String>,
 }
 
 /// What follows from it.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub authentication: authn::Settings,
+    pub authorization: authz::Settings,
     /// Empty: the issuer of this server's service accounts.
     pub api_audiences: Vec<String>,
 }
@@ -97,7 +124,9 @@ impl Access {
         fill!(self from other: authentication_config, anonymous_auth, oidc_issuer_url, oidc_client_id, oidc_ca_file,
             oidc_username_claim, oidc_username_prefix, oidc_groups_claim, oidc_groups_prefix, oidc_signing_algs,
             oidc_required_claim, api_audiences, authentication_token_webhook_config_file,
-            authentication_token_webhook_version, authentication_token_webhook_cache_ttl);
+            authentication_token_webhook_version, authentication_token_webhook_cache_ttl, authorization_config,
+            authorization_mode, authorization_webhook_config_file, authorization_webhook_version,
+            authorization_webhook_cache_authorized_ttl, authorization_webhook_cache_unauthorized_ttl);
     }
 
     /// Decides everything. `issuer`: of this server's service accounts.
@@ -126,8 +155,30 @@ impl Access {
                 )?,
             },
         };
+        let authorization = authz::Options {
+            config: self.authorization_config,
+            modes: self.authorization_mode,
+            webhook_config_file: self.authorization_webhook_config_file,
+            webhook_version: self.authorization_webhook_version,
+            authorized_ttl: duration(
+                "authorization-webhook-cache-authorized-ttl",
+                self.authorization_webhook_cache_authorized_ttl.as_deref(),
+            )?,
+            unauthorized_ttl: duration(
+                "authorization-webhook-cache-unauthorized-ttl",
+                self.authorization_webhook_cache_unauthorized_ttl.as_deref(),
+            )?,
+        };
+        let authorization = authorization.resolve()?;
+        let mut authentication = authentication.resolve(&own)?;
+        let in_file = authentication.file.as_ref().is_some_and(|f| f.anonymous.is_some());
+        if authorization.allows_all && !in_file {
+            // Upstream's rule: who may do everything has to be somebody.
+            authentication.anonymous.enabled = false;
+        }
         Ok(Settings {
-            authentication: authentication.resolve(&own)?,
+            authentication,
+            authorization,
             api_audiences: self.api_audiences.unwrap_or_default(),
         })
     }

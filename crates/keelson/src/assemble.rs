@@ -140,6 +140,7 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
         jwks_uri: format!("https://{}:{}/openid/v1/jwks", config.node_ip, config.api_port),
         api_audiences,
         authentication: config.access.authentication.clone(),
+        authorization: config.access.authorization.clone(),
         issuer,
         kubelet_ca_pem: Some(ca),
         audit: config.audit.clone(),

@@ -2,7 +2,7 @@
 
 use crate::authn::{self, impersonation};
 use crate::authz::node::NodeAuthorizer;
-use crate::authz::{Attributes, Decision};
+use crate::authz::{Attributes, Verdict};
 use crate::flow::{Class, Classed, TooMany};
 use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken, UserInfo, response};
 use crate::serve::listener::{RemoteAddr, Stopping};
@@ -139,7 +139,9 @@ async fn served(
     mut request: Request,
     class: &mut Class,
 ) -> Result<Response, Stopped> {
-    if let Some(user) = impersonation::impersonate(&context.user, request.headers_mut(), server.authorizer.as_ref())? {
+    if let Some(user) =
+        impersonation::impersonate(&context.user, request.headers_mut(), server.authorizer.as_ref()).await?
+    {
         tracing::debug!("{} is impersonating {}", context.user.name, user.name);
         context.user = Arc::new(user);
     }
@@ -232,24 +234,28 @@ async fn authorize(server: &ServerState, context: &RequestContext) -> ApiResult<
     let attributes = Attributes::of(&context.user, &context.info);
     let decision = decide(server, &attributes).await;
     server.metrics.authorized(decision.is_allowed());
-    let word = if decision.is_allowed() { "allow" } else { "forbid" };
-    context.audit.add("authorization.k8s.io/decision", word);
-    context.audit.add("authorization.k8s.io/reason", decision.reason());
-    if decision.is_allowed() {
-        Ok(())
+    if !decision.is_allowed() && decision.error.is_some() {
+        context.audit.add("authorization.k8s.io/reason", "internal error");
     } else {
-        Err(attributes.forbidden(decision.reason()))
+        let word = if decision.is_allowed() { "allow" } else { "forbid" };
+        context.audit.add("authorization.k8s.io/decision", word);
+        context.audit.add("authorization.k8s.io/reason", decision.reason());
+    }
+    match (decision.is_allowed(), &decision.error) {
+        (true, _) => Ok(()),
+        (false, Some(error)) => Err(ApiError::internal(error)),
+        (false, None) => Err(attributes.forbidden(decision.reason())),
     }
 }
 
 /// A kubelet may hear of its pod a moment before the node authorizer does; then the decision waits for that.
-async fn decide(server: &ServerState, attributes: &Attributes) -> Decision {
+async fn decide(server: &ServerState, attributes: &Attributes) -> Verdict {
     let mut changes = server.node_authorizer.changes();
     let until = Instant::now() + BINDING_PATIENCE;
     loop {
         changes.mark_unchanged();
-        let decision = server.authorizer.authorize(attributes);
-        if attributes.user.node_name().is_none() || !NodeAuthorizer::may_resolve(&decision) {
+        let decision = server.authorizer.authorize(attributes).await;
+        if attributes.user.node_name().is_none() || !NodeAuthorizer::may_resolve(&decision.decision) {
             return decision;
         }
         if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {

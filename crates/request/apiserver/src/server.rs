@@ -11,7 +11,7 @@ use crate::authz::escalation::EscalationCheck;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::authz::rule::Rule;
-use crate::authz::{Authorizer, AuthorizerChain};
+use crate::authz::{self, Authorizers};
 use crate::bootstrap::{self, Servers};
 use crate::config::Config;
 use crate::config::file::{self, Reloads};
@@ -169,6 +169,15 @@ impl ApiServer {
             let (path, text) = (source.path.clone(), source.text.clone());
             tokio::spawn(file::follow(path, text, reloads, self.stop.clone(), into));
         }
+        let authorizer = self.state.authorizer.clone();
+        metrics.add(move |page| authorizer.write(page));
+        if let Some((path, text)) = config.authorization.file.clone() {
+            let reloads = Reloads::new("authorization_config_controller", &config.id(), &text);
+            let counted = reloads.clone();
+            metrics.add(move |page| counted.write(page));
+            let into = authz::reload::Reload(self.state.authorizer.clone());
+            tokio::spawn(file::follow(path, text, reloads, self.stop.clone(), into));
+        }
     }
 
     fn start(&self, ready: watch::Sender<bool>) {
@@ -323,11 +332,15 @@ async fn repair_services(engine: &Engine, hooks: &Hooks) {
 }
 
 /// What can fail to be made.
+#[derive(Clone)]
 struct Made {
     kubelet_tls: Arc<rustls::ClientConfig>,
     proxy_tls: Arc<rustls::ClientConfig>,
     audit: Audit,
     issuers: Option<Arc<Issuers>>,
+    rbac: Arc<Rbac>,
+    node_authorizer: Arc<NodeAuthorizer>,
+    authorizer: Arc<Authorizers>,
 }
 
 impl Made {
@@ -342,7 +355,13 @@ impl Made {
         let authentication = &config.authentication;
         let any = authentication.file.is_some() || !authentication.trusted.is_empty();
         let issuers = any.then(|| Issuers::new(&authentication.trusted, authentication.algorithms.clone()));
+        let (rbac, node_authorizer) = (Rbac::new(), NodeAuthorizer::new(node_rules()));
+        let members = &config.authorization.members;
+        let authorizer = Authorizers::new(members, node_authorizer.clone(), rbac.clone()).context("authorization")?;
         Ok(Made {
+            rbac,
+            node_authorizer,
+            authorizer: Arc::new(authorizer),
             issuers: issuers.transpose()?.map(Arc::new),
             kubelet_tls,
             proxy_tls: ClientTls::config(Trust::Anyone, None)?,
@@ -360,9 +379,12 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         ..Default::default()
     };
     let engine = Arc::new(Engine::new(table.clone(), store.clone()).with_service_ranges(ranges));
-    let rbac = Rbac::new();
-    let node_authorizer = NodeAuthorizer::new(node_rules());
-    let authorizer: Arc<dyn Authorizer> = Arc::new(AuthorizerChain(vec![node_authorizer.clone(), rbac.clone()]));
+    let Made {
+        rbac,
+        node_authorizer,
+        authorizer,
+        ..
+    } = made.clone();
     let tokens = Arc::new(ServiceAccountTokens {
         keys,
         issuers: vec![config.issuer.clone()],

@@ -5,7 +5,7 @@ use crate::aggregation::Services;
 use crate::audit::Audit;
 use crate::authn::tokens::ServiceAccountTokens;
 use crate::authn::{Authenticator, TokenAuthenticator, TokenIssuer};
-use crate::authz::Authorizer;
+use crate::authz::Authorizers;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::chain;
@@ -35,7 +35,7 @@ pub struct ServerState {
     pub admission: Arc<dyn Admission>,
     /// The webhooks and policies among it.
     pub configured: Arc<Configured>,
-    pub authorizer: Arc<dyn Authorizer>,
+    pub authorizer: Arc<Authorizers>,
     pub token_authenticator: Arc<dyn TokenAuthenticator>,
     pub token_issuer: Arc<dyn TokenIssuer>,
     /// The server's calls to itself.

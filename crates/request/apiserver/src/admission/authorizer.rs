@@ -1,7 +1,7 @@
 //! `authorizer` in expressions: what somebody may do, asked of the server's authorisers.
 
 use super::{Review, matching::Subject};
-use crate::authz::{Attributes, Authorizer, Decision};
+use crate::authz::{Attributes, Authorizers, Verdict};
 use crate::request::UserInfo;
 use keelson_api::Str;
 use keelson_machinery::cel::{CelError, Dynamic, Val};
@@ -38,7 +38,7 @@ fn dynamic<'a>(d: impl Dynamic<'a> + 'a) -> Val<'a> {
 /// Whose rights are asked for, and of whom.
 #[derive(Clone)]
 struct Whose<'a> {
-    authorizer: &'a dyn Authorizer,
+    authorizer: &'a Authorizers,
     user: Arc<UserInfo>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Whose<'a> {
             verb: verb.into(),
             ..attributes.clone()
         };
-        dynamic(Answer(self.authorizer.authorize(&attributes)))
+        dynamic(Answer(self.authorizer.authorize_blocking(&attributes)))
     }
 }
 
@@ -60,7 +60,7 @@ struct ResourceCheck<'a> {
     whose: Whose<'a>,
     attributes: Attributes,
 }
-struct Answer(Decision);
+struct Answer(Verdict);
 
 macro_rules! shown_by_type {
     ($($ty:ty),*) => {$(
@@ -195,8 +195,8 @@ impl<'a> Dynamic<'a> for Answer {
         let value = match (method, args) {
             ("allowed", []) => Val::Bool(self.0.is_allowed()),
             ("reason", []) => Val::str(self.0.reason()),
-            ("errored", []) => Val::Bool(false),
-            ("error", []) => Val::str(""),
+            ("errored", []) => Val::Bool(self.0.error.is_some()),
+            ("error", []) => Val::str(self.0.error.as_deref().unwrap_or_default()),
             _ => return None,
         };
         Some(Ok(value))

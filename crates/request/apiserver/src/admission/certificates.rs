@@ -20,22 +20,24 @@ fn signer(csr: &Object) -> &str {
 }
 
 /// Whether the user may do `verb` for the signer, by its own name or by its domain's wildcard.
-fn may(review: &Review, verb: &str, signer: &str) -> bool {
+async fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or(signer);
-    [signer.to_string(), format!("{domain}/*")].into_iter().any(|name| {
-        review
-            .allowed(Attributes {
-                user: review.cx.user.as_ref().clone(),
-                verb: verb.into(),
-                is_resource_request: true,
-                api_group: GROUP.into(),
-                api_version: "*".into(),
-                resource: "signers".into(),
-                name: name.into(),
-                ..Attributes::default()
-            })
-            .is_ok()
-    })
+    for name in [signer.to_string(), format!("{domain}/*")] {
+        let attributes = Attributes {
+            user: review.cx.user.as_ref().clone(),
+            verb: verb.into(),
+            is_resource_request: true,
+            api_group: GROUP.into(),
+            api_version: "*".into(),
+            resource: "signers".into(),
+            name: name.into(),
+            ..Attributes::default()
+        };
+        if review.allowed(attributes).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 pub struct CertificateApproval;
@@ -50,7 +52,7 @@ impl Plugin for CertificateApproval {
         else {
             return Ok(());
         };
-        if may(review, "approve", signer(csr)) {
+        if may(review, "approve", signer(csr)).await {
             return Ok(());
         }
         Err(review.forbidden(
@@ -72,7 +74,7 @@ impl Plugin for CertificateSigning {
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         if review.is_sub(GROUP, POD_RESOURCE, "status") {
-            return pod_status(review, new, old);
+            return pod_status(review, new, old).await;
         }
         let status = review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "status");
         let (Some(new), Some(old)) = (new.filter(|_| status), old) else {
@@ -81,7 +83,7 @@ impl Plugin for CertificateSigning {
         let unchanged = ["certificate", "conditions"]
             .iter()
             .all(|k| new.at(&["status", k]) == old.at(&["status", k]));
-        if unchanged || may(review, "sign", signer(old)) {
+        if unchanged || may(review, "sign", signer(old)).await {
             return Ok(());
         }
         Err(review.forbidden(
@@ -92,11 +94,11 @@ impl Plugin for CertificateSigning {
 }
 
 /// The same for what kubelets request; there upstream refuses as validation does.
-fn pod_status(review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+async fn pod_status(review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
     let (Some(new), Some(old)) = (new, old) else {
         return Ok(());
     };
-    if same(new.get("status"), old.get("status")) || may(review, "sign", signer(old)) {
+    if same(new.get("status"), old.get("status")) || may(review, "sign", signer(old)).await {
         return Ok(());
     }
     let why = format!(
@@ -122,7 +124,7 @@ impl Plugin for ClusterTrustBundleAttest {
         };
         // The garbage collector and migrations of the store go on without the right.
         let unchanged = old.is_some_and(|old| bare(new) == bare(old));
-        if unchanged || may(review, "attest", signer(new)) {
+        if unchanged || may(review, "attest", signer(new)).await {
             return Ok(());
         }
         let why = format!("user not permitted to attest for signerName {:?}", signer(new));

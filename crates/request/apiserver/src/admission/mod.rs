@@ -33,7 +33,7 @@ pub mod webhook;
 pub use configured::Configured;
 pub use lookup::Lookup;
 
-use crate::authz::{Attributes, Authorizer};
+use crate::authz::{Attributes, Authorizers};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Str};
 use keelson_registry::{Admission, Cx, Engine, Operation};
@@ -45,7 +45,7 @@ pub struct Review<'a> {
     pub cx: &'a Cx,
     pub op: Operation,
     pub lookup: &'a Lookup,
-    pub authorizer: &'a dyn Authorizer,
+    pub authorizer: &'a Authorizers,
     /// Of mutation: the second one lets those that ran before a change see it.
     pub rounds: &'a Rounds,
 }
@@ -71,8 +71,8 @@ impl Review<'_> {
         self.cx.forbidden(name, why)
     }
     /// Whether the user may do this; the reason if not.
-    pub fn allowed(&self, attributes: Attributes) -> Result<(), String> {
-        match self.authorizer.authorize(&attributes) {
+    pub async fn allowed(&self, attributes: Attributes) -> Result<(), String> {
+        match self.authorizer.authorize(&attributes).await {
             d if d.is_allowed() => Ok(()),
             d => Err(d.reason().to_string()),
         }
@@ -99,11 +99,11 @@ pub type Extensions = Vec<Arc<dyn Plugin>>;
 pub struct Chain {
     plugins: Vec<Arc<dyn Plugin>>,
     lookup: Lookup,
-    authorizer: Arc<dyn Authorizer>,
+    authorizer: Arc<Authorizers>,
 }
 
 impl Chain {
-    pub fn new(engine: Arc<Engine>, authorizer: Arc<dyn Authorizer>, extensions: Extensions) -> Self {
+    pub fn new(engine: Arc<Engine>, authorizer: Arc<Authorizers>, extensions: Extensions) -> Self {
         let mut plugins: Vec<Arc<dyn Plugin>> = vec![
             Arc::new(namespace::NamespaceLifecycle),
             Arc::new(limit_ranger::LimitRanger),
@@ -187,7 +187,7 @@ impl Admission for Chain {
             name: cx.name.clone(),
             ..Attributes::default()
         };
-        match self.authorizer.authorize(&attributes) {
+        match self.authorizer.authorize(&attributes).await {
             d if d.is_allowed() => Ok(()),
             d => Err(attributes.forbidden(d.reason())),
         }

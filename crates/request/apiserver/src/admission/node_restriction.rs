@@ -377,7 +377,7 @@ async fn pod_certificate(review: &Review<'_>, node: &str, new: Option<&Object>) 
     let uid = text("serviceAccountUID");
     found("serviceaccounts", namespace, "service account", account, uid).await?;
     let signer = text("signerName");
-    if mounts_certificate(&pod, signer) || may_request(review, signer, account) {
+    if mounts_certificate(&pod, signer) || may_request(review, signer, account).await {
         return Ok(());
     }
     refuse(format!(
@@ -394,7 +394,7 @@ fn mounts_certificate(pod: &Object, signer: &str) -> bool {
 }
 
 /// Nodes may be given a signer for an account. RBAC knows no resources with slashes, hence the colon.
-fn may_request(review: &Review<'_>, signer: &str, account: &str) -> bool {
+async fn may_request(review: &Review<'_>, signer: &str, account: &str) -> bool {
     let attributes = Attributes {
         user: review.cx.user.as_ref().clone(),
         verb: "request-serviceaccounts-podcertificate-signer".into(),
@@ -406,7 +406,7 @@ fn may_request(review: &Review<'_>, signer: &str, account: &str) -> bool {
         name: account.into(),
         ..Attributes::default()
     };
-    review.allowed(attributes).is_ok()
+    review.allowed(attributes).await.is_ok()
 }
 
 fn lease(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResult<()> {

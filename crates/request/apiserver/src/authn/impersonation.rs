@@ -1,7 +1,7 @@
 //! Impersonation: a user acts as another, if it may. Each part that is asked for (user, groups, extra, UID) is
 //! authorised by itself.
 
-use crate::authz::{Attributes, Authorizer};
+use crate::authz::{Attributes, Authorizers};
 use crate::request::UserInfo;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, SERVICE_ACCOUNTS, UNAUTHENTICATED};
 use http::{HeaderMap, HeaderName};
@@ -13,10 +13,10 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user to act as; `None` when none is asked for. The headers are taken off.
-pub fn impersonate(
+pub async fn impersonate(
     requestor: &UserInfo,
     headers: &mut HeaderMap,
-    authorizer: &dyn Authorizer,
+    authorizer: &Authorizers,
 ) -> ApiResult<Option<UserInfo>> {
     let asked: Vec<HeaderName> = headers
         .keys()
@@ -53,7 +53,7 @@ pub fn impersonate(
         name: name.as_str().into(),
         ..UserInfo::default()
     };
-    let may = |group: &str, version: &str, resource: &str, sub: &str, namespace: &str, name: &str| {
+    let may = async |group: &str, version: &str, resource: &str, sub: &str, namespace: &str, name: &str| {
         let a = Attributes {
             user: requestor.clone(),
             verb: "impersonate".into(),
@@ -66,7 +66,7 @@ pub fn impersonate(
             name: name.into(),
             ..Attributes::default()
         };
-        let decision = authorizer.authorize(&a);
+        let decision = authorizer.authorize(&a).await;
         if decision.is_allowed() {
             Ok(())
         } else {
@@ -79,7 +79,7 @@ pub fn impersonate(
         .map(|(ns, n)| (Str::from(ns), Str::from(n)));
     match &account {
         Some((namespace, account)) => {
-            may("", "v1", "serviceaccounts", "", namespace, account)?;
+            may("", "v1", "serviceaccounts", "", namespace, account).await?;
             if !groups_given {
                 target.groups = vec![
                     SERVICE_ACCOUNTS.into(),
@@ -87,12 +87,12 @@ pub fn impersonate(
                 ];
             }
         }
-        None => may("", "v1", "users", "", "", &name)?,
+        None => may("", "v1", "users", "", "", &name).await?,
     }
     for key in &asked {
         if key == GROUP {
             for group in all(key) {
-                may("", "v1", "groups", "", "", &group)?;
+                may("", "v1", "groups", "", "", &group).await?;
                 target.groups.push(group);
             }
         } else if let Some(field) = key.as_str().strip_prefix(EXTRA) {
@@ -100,14 +100,14 @@ pub fn impersonate(
                 .decode_utf8_lossy()
                 .to_string();
             for value in all(key) {
-                may("authentication.k8s.io", "v1", "userextras", &field, "", &value)?;
+                may("authentication.k8s.io", "v1", "userextras", &field, "", &value).await?;
                 target.extra.entry(field.as_str().into()).or_default().push(value);
             }
         }
     }
     let uid = one(UID);
     if !uid.is_empty() {
-        may("authentication.k8s.io", "v1", "uids", "", "", &uid)?;
+        may("authentication.k8s.io", "v1", "uids", "", "", &uid).await?;
         target.uid = uid.into();
     }
     if target.name == ANONYMOUS {

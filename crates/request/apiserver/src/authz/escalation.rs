@@ -3,7 +3,7 @@
 
 use super::rbac::Rbac;
 use super::rule::Rule;
-use super::{Attributes, Authorizer};
+use super::{Attributes, Authorizers};
 use crate::admission::{Plugin, Review};
 use crate::request::user::SYSTEM_MASTERS;
 use async_trait::async_trait;
@@ -31,18 +31,18 @@ impl Plugin for EscalationCheck {
             return Ok(());
         }
         match cx.def.gvr.resource.as_str() {
-            "roles" | "clusterroles" => self.role(cx, review.authorizer, new, old),
-            "rolebindings" | "clusterrolebindings" => self.binding(cx, review.authorizer, new, old),
+            "roles" | "clusterroles" => self.role(cx, review.authorizer, new, old).await,
+            "rolebindings" | "clusterrolebindings" => self.binding(cx, review.authorizer, new, old).await,
             _ => Ok(()),
         }
     }
 }
 
 impl EscalationCheck {
-    fn role(&self, cx: &Cx, authorizer: &dyn Authorizer, new: &Object, old: Option<&Object>) -> ApiResult<()> {
+    async fn role(&self, cx: &Cx, authorizer: &Authorizers, new: &Object, old: Option<&Object>) -> ApiResult<()> {
         let same = |key: &str| old.is_some_and(|o| o.get(key) == new.get(key));
         if (same("rules") && same("aggregationRule"))
-            || may(cx, authorizer, "escalate", &cx.def.gvr.resource, new.name())
+            || may(cx, authorizer, "escalate", &cx.def.gvr.resource, new.name()).await
         {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl EscalationCheck {
         Ok(())
     }
 
-    fn binding(&self, cx: &Cx, authorizer: &dyn Authorizer, new: &Object, old: Option<&Object>) -> ApiResult<()> {
+    async fn binding(&self, cx: &Cx, authorizer: &Authorizers, new: &Object, old: Option<&Object>) -> ApiResult<()> {
         let same = |key: &str| old.is_some_and(|o| o.get(key) == new.get(key));
         if same("roleRef") && same("subjects") {
             return Ok(());
@@ -70,7 +70,7 @@ impl EscalationCheck {
         let kind = new.str_at(&["roleRef", "kind"]).unwrap_or_default();
         let name = new.str_at(&["roleRef", "name"]).unwrap_or_default();
         let resource = if kind == "Role" { "roles" } else { "clusterroles" };
-        if may(cx, authorizer, "bind", resource, name) {
+        if may(cx, authorizer, "bind", resource, name).await {
             return Ok(());
         }
         let rules = self.0.role_rules(kind, name, &cx.namespace);
@@ -82,7 +82,7 @@ impl EscalationCheck {
 }
 
 /// Whether the user has the verb that allows it after all.
-fn may(cx: &Cx, authorizer: &dyn Authorizer, verb: &str, resource: &str, name: &str) -> bool {
+async fn may(cx: &Cx, authorizer: &Authorizers, verb: &str, resource: &str, name: &str) -> bool {
     let attributes = Attributes {
         user: cx.user.as_ref().clone(),
         verb: verb.into(),
@@ -94,7 +94,7 @@ fn may(cx: &Cx, authorizer: &dyn Authorizer, verb: &str, resource: &str, name: &
         name: name.into(),
         ..Attributes::default()
     };
-    authorizer.authorize(&attributes).is_allowed()
+    authorizer.authorize(&attributes).await.is_allowed()
 }
 
 fn everything() -> [Rule; 2] {

@@ -1,14 +1,20 @@
-//! May this user do this? Node authorizer, then RBAC; the first that allows decides.
+//! May this user do this? Those who are configured are asked in their order; the first with an opinion decides.
 //!
-//! Everything is answered from memory: roles and bindings are followed by watches, never read on a request.
+//! Nodes' rules and RBAC answer from memory: roles and bindings are followed by watches, never read on a request. Webhooks
+//! are asked.
 
 mod chain;
 pub mod escalation;
 pub mod node;
+pub mod options;
 pub mod rbac;
+pub mod reload;
 pub mod rule;
+pub mod structured;
+pub mod webhook;
 
-pub use chain::AuthorizerChain;
+pub use chain::Authorizers;
+pub use options::{Options, Settings};
 
 use crate::request::{RequestInfo, UserInfo};
 use keelson_api::status::Details;
@@ -112,6 +118,28 @@ impl Decision {
     }
 }
 
+/// A decision, and what went wrong on the way to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    pub error: Option<String>,
+}
+
+impl Verdict {
+    pub fn is_allowed(&self) -> bool {
+        self.decision.is_allowed()
+    }
+    pub fn reason(&self) -> &str {
+        self.decision.reason()
+    }
+}
+
+impl From<Decision> for Verdict {
+    fn from(decision: Decision) -> Self {
+        Verdict { decision, error: None }
+    }
+}
+
 /// What a user may do in a namespace (`SelfSubjectRulesReview.status`).
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
@@ -123,7 +151,7 @@ pub struct Rules {
     pub evaluation_error: String,
 }
 
-/// Decides what users may do.
+/// Decides from memory what users may do.
 pub trait Authorizer: Send + Sync {
     fn authorize(&self, a: &Attributes) -> Decision;
     fn rules(&self, user: &UserInfo, namespace: &str) -> Rules;

@@ -49,7 +49,7 @@ async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: R
     match (info.resource.as_str(), info.subresource.as_str()) {
         ("pods", "log") => log::serve(server, context, request).await,
         ("pods", "exec" | "attach" | "portforward") => {
-            may_create(server, context)?;
+            may_create(server, context).await?;
             admit(server, context, stream::options(info)).await?;
             stream::serve(server, context, request).await
         }
@@ -72,7 +72,7 @@ async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: R
 }
 
 /// A WebSocket comes as GET; who may only read must not run commands by it.
-fn may_create(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
+async fn may_create(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
     if context.info.verb == "create" {
         return Ok(());
     }
@@ -80,7 +80,7 @@ fn may_create(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
         verb: "create".into(),
         ..Attributes::of(&context.user, &context.info)
     };
-    let decision = server.authorizer.authorize(&attributes);
+    let decision = server.authorizer.authorize(&attributes).await;
     if decision.is_allowed() {
         Ok(())
     } else {

@@ -6,6 +6,7 @@ use crate::handlers::{Call, Served};
 use crate::request::UserInfo;
 use http::StatusCode;
 use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Str, Value, value};
+use keelson_machinery::selector::escape_value;
 use keelson_registry::meta::timestamp;
 use keelson_registry::{Cx, Operation};
 
@@ -25,7 +26,7 @@ pub async fn serve(call: Call<'_>) -> Served {
         "TokenReview" => token(&call, &mut review).await?,
         "SelfSubjectReview" => me(&call, &mut review),
         "SelfSubjectRulesReview" => rules(&call, &mut review)?,
-        _ => access(&call, &cx, &mut review)?,
+        _ => access(&call, &cx, &mut review).await?,
     }
     own_answer(&call, StatusCode::CREATED, review, &schema)
 }
@@ -88,7 +89,7 @@ fn rules(call: &Call, review: &mut Object) -> ApiResult<()> {
     Ok(())
 }
 
-fn access(call: &Call, cx: &Cx, review: &mut Object) -> ApiResult<()> {
+async fn access(call: &Call<'_>, cx: &Cx, review: &mut Object) -> ApiResult<()> {
     let kind = review.kind().to_string();
     let errs = validate(cx, review, &kind);
     if !errs.is_empty() {
@@ -103,13 +104,16 @@ fn access(call: &Call, cx: &Cx, review: &mut Object) -> ApiResult<()> {
             ..UserInfo::from_value(&spec)
         }
     };
-    let decision = call.state.authorizer.authorize(&attributes(user, review));
+    let decision = call.state.authorizer.authorize(&attributes(user, review)).await;
     let mut status = value!({"allowed": decision.is_allowed()});
-    if matches!(decision, Decision::Deny(_)) {
+    if matches!(decision.decision, Decision::Deny(_)) {
         status.set_at(&["denied"], true);
     }
     if !decision.reason().is_empty() {
         status.set_at(&["reason"], decision.reason());
+    }
+    if let Some(error) = &decision.error {
+        status.set_at(&["evaluationError"], error.as_str());
     }
     review.insert("status", status);
     Ok(())
@@ -129,8 +133,8 @@ fn attributes(user: UserInfo, review: &Object) -> Attributes {
             subresource: text(r, "subresource"),
             namespace: text(r, "namespace"),
             name: text(r, "name"),
-            field_selector: raw_selector(r, "fieldSelector"),
-            label_selector: raw_selector(r, "labelSelector"),
+            field_selector: selector(r, "fieldSelector"),
+            label_selector: selector(r, "labelSelector"),
             ..Attributes::default()
         };
     }
@@ -147,8 +151,35 @@ fn attributes(user: UserInfo, review: &Object) -> Attributes {
     }
 }
 
-fn raw_selector(r: &Map, key: &str) -> Str {
-    r.obj(key).and_then(|s| s.str("rawSelector")).unwrap_or_default().into()
+/// A selector as requests write it; requirements that can't be written so are left out, which asks for more.
+fn selector(r: &Map, key: &str) -> Str {
+    let Some(selector) = r.obj(key) else {
+        return Str::default();
+    };
+    if let Some(raw) = selector.str("rawSelector").filter(|raw| !raw.is_empty()) {
+        return raw.into();
+    }
+    let list = selector.arr("requirements").into_iter().flatten();
+    let written: Vec<String> = list.filter_map(|r| requirement(r, key == "fieldSelector")).collect();
+    written.join(",").into()
+}
+
+fn requirement(r: &Value, of_field: bool) -> Option<String> {
+    let text = |key: &str| r.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (key, values) = (text("key"), strings(r.get("values")));
+    match (text("operator"), of_field) {
+        ("In" | "NotIn", true) => {
+            let [value] = values.as_slice() else { return None };
+            let sign = if text("operator") == "In" { "=" } else { "!=" };
+            Some(format!("{key}{sign}{}", escape_value(value)))
+        }
+        (_, true) => None,
+        ("In", false) => Some(format!("{key} in ({})", values.join(","))),
+        ("NotIn", false) => Some(format!("{key} notin ({})", values.join(","))),
+        ("Exists", false) => Some(key.to_string()),
+        ("DoesNotExist", false) => Some(format!("!{key}")),
+        _ => None,
+    }
 }
 
 fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
