@@ -5,7 +5,7 @@
 use crate::config::fill;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser};
-use keelson_apiserver::{authn, authz};
+use keelson_apiserver::{admission, authn, authz};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,6 +94,25 @@ pub struct Access {
         value_name = "DURATION"
     )]
     pub authorization_webhook_cache_unauthorized_ttl: Option<String>,
+    /// YAML file with an AdmissionConfiguration: defaults and exemptions of PodSecurity
+    #[arg(long, env = "KEELSON_ADMISSION_CONTROL_CONFIG_FILE", value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// Plug-ins of admission that have to run; all that are here do unless they are disabled
+    #[arg(
+        long,
+        env = "KEELSON_ENABLE_ADMISSION_PLUGINS",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub enable_admission_plugins: Option<Vec<String>>,
+    /// Plug-ins of admission that don't run
+    #[arg(
+        long,
+        env = "KEELSON_DISABLE_ADMISSION_PLUGINS",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub disable_admission_plugins: Option<Vec<String>>,
 }
 
 /// What follows from it.
@@ -101,6 +120,7 @@ pub struct Access {
 pub struct Settings {
     pub authentication: authn::Settings,
     pub authorization: authz::Settings,
+    pub admission: admission::Settings,
     /// Empty: the issuer of this server's service accounts.
     pub api_audiences: Vec<String>,
 }
@@ -126,7 +146,8 @@ impl Access {
             oidc_required_claim, api_audiences, authentication_token_webhook_config_file,
             authentication_token_webhook_version, authentication_token_webhook_cache_ttl, authorization_config,
             authorization_mode, authorization_webhook_config_file, authorization_webhook_version,
-            authorization_webhook_cache_authorized_ttl, authorization_webhook_cache_unauthorized_ttl);
+            authorization_webhook_cache_authorized_ttl, authorization_webhook_cache_unauthorized_ttl,
+            admission_control_config_file, enable_admission_plugins, disable_admission_plugins);
     }
 
     /// Decides everything. `issuer`: of this server's service accounts.
@@ -176,9 +197,15 @@ impl Access {
             // Upstream's rule: who may do everything has to be somebody.
             authentication.anonymous.enabled = false;
         }
+        let admission = admission::Options {
+            config: self.admission_control_config_file,
+            enable: self.enable_admission_plugins.unwrap_or_default(),
+            disable: self.disable_admission_plugins.unwrap_or_default(),
+        };
         Ok(Settings {
             authentication,
             authorization,
+            admission: admission.resolve()?,
             api_audiences: self.api_audiences.unwrap_or_default(),
         })
     }

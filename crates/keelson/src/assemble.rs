@@ -141,6 +141,7 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
         api_audiences,
         authentication: config.access.authentication.clone(),
         authorization: config.access.authorization.clone(),
+        admission: config.access.admission.clone(),
         issuer,
         kubelet_ca_pem: Some(ca),
         audit: config.audit.clone(),

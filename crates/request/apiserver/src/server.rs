@@ -411,7 +411,12 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     ServerState {
         flow: FlowControl::new(config.max_requests_in_flight),
         intake: Intake::new(),
-        admission: Arc::new(admission::Chain::new(engine.clone(), authorizer.clone(), extensions)),
+        admission: Arc::new(admission::Chain::new(
+            engine.clone(),
+            authorizer.clone(),
+            extensions,
+            &config.admission,
+        )),
         configured,
         token_authenticator: authenticator.clone(),
         token_issuer: Arc::new(Issuer(tokens.clone())),

@@ -19,7 +19,8 @@ mod matching;
 mod namespace;
 mod node_restriction;
 mod nodes;
-mod pod_security;
+pub mod options;
+pub mod pod_security;
 pub mod policy;
 mod priority;
 mod quota;
@@ -32,6 +33,7 @@ pub mod webhook;
 
 pub use configured::Configured;
 pub use lookup::Lookup;
+pub use options::{Options, Settings};
 
 use crate::authz::{Attributes, Authorizers};
 use async_trait::async_trait;
@@ -103,14 +105,14 @@ pub struct Chain {
 }
 
 impl Chain {
-    pub fn new(engine: Arc<Engine>, authorizer: Arc<Authorizers>, extensions: Extensions) -> Self {
+    pub fn new(engine: Arc<Engine>, authorizer: Arc<Authorizers>, extensions: Extensions, settings: &Settings) -> Self {
         let mut plugins: Vec<Arc<dyn Plugin>> = vec![
             Arc::new(namespace::NamespaceLifecycle),
             Arc::new(limit_ranger::LimitRanger),
             Arc::new(service_account::ServiceAccount),
             Arc::new(node_restriction::NodeRestriction),
             Arc::new(nodes::TaintNodesByCondition),
-            Arc::new(pod_security::PodSecurity),
+            Arc::new(pod_security::PodSecurity(settings.pod_security.clone())),
             Arc::new(priority::Priority),
             Arc::new(tolerations::DefaultTolerationSeconds),
             Arc::new(storage::DefaultStorageClass),
@@ -126,6 +128,7 @@ impl Chain {
         ];
         plugins.extend(extensions);
         plugins.push(Arc::new(quota::ResourceQuota::default()));
+        plugins.retain(|p| !settings.disabled.iter().any(|d| d == p.name()));
         Chain {
             plugins,
             lookup: Lookup::new(engine),

@@ -3,7 +3,7 @@
 pub mod file;
 
 use crate::audit::{self, Policy};
-use crate::{authn, authz};
+use crate::{admission, authn, authz};
 use keelson_pki::ServiceAccountKeys;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct Config {
     pub authentication: authn::Settings,
     /// Who decides what users may do.
     pub authorization: authz::Settings,
+    /// Which plug-ins of admission run, and how.
+    pub admission: admission::Settings,
     /// Requests served at once (upstream: 400 reading and 200 writing).
     pub max_requests_in_flight: usize,
     /// What the audit log takes in, and where it is; `None`: there is none.
@@ -77,6 +79,7 @@ impl Config {
             kubelet_ca_pem: None,
             authentication: authn::Settings::default(),
             authorization: authz::Settings::default(),
+            admission: admission::Settings::default(),
             max_requests_in_flight: 600,
             audit: None,
             publish_kubernetes_service: true,

@@ -2,6 +2,9 @@
 //! warnings and audit annotations for pods and for what makes pods.
 
 mod checks;
+mod settings;
+
+pub use settings::Settings;
 
 use super::{Plugin, Review};
 use async_trait::async_trait;
@@ -9,6 +12,7 @@ use keelson_api::{ApiResult, Map, Object, Value};
 use keelson_registry::Operation;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// So many pods are looked at when a namespace's level rises.
 const MAX_PODS: usize = 3000;
@@ -29,6 +33,17 @@ pub enum Level {
     Privileged,
     Baseline,
     Restricted,
+}
+
+impl Level {
+    fn parse(text: &str) -> Option<Level> {
+        Some(match text {
+            "privileged" => Level::Privileged,
+            "baseline" => Level::Baseline,
+            "restricted" => Level::Restricted,
+            _ => return None,
+        })
+    }
 }
 
 /// A level of the standards as of a minor version; `None`: the latest.
@@ -77,6 +92,7 @@ fn details(list: &[checks::Violation]) -> String {
 }
 
 /// The three policies of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Policies {
     enforce: Policy,
     audit: Policy,
@@ -84,26 +100,20 @@ struct Policies {
 }
 
 impl Policies {
-    /// A label that can't be read asks for the strictest when enforcing, for nothing otherwise.
-    fn of(labels: Option<&Map>) -> Self {
+    /// A label that can't be read asks for the strictest when enforcing, for nothing otherwise; where there is none the
+    /// defaults hold.
+    fn of(labels: Option<&Map>, defaults: &Policies) -> Self {
         let label = |mode: &str, suffix: &str| {
             labels.and_then(|l| l.str(&format!("pod-security.kubernetes.io/{mode}{suffix}")))
         };
-        let level = |text: &str| match text {
-            "privileged" => Some(Level::Privileged),
-            "baseline" => Some(Level::Baseline),
-            "restricted" => Some(Level::Restricted),
-            _ => None,
-        };
-        let policy = |mode: &str, on_error: Level| Policy {
-            level: label(mode, "").map_or(Level::Privileged, |text| level(text).unwrap_or(on_error)),
+        let policy = |mode: &str, default: Policy, on_error: Level| Policy {
+            level: label(mode, "").map_or(default.level, |text| Level::parse(text).unwrap_or(on_error)),
             minor: label(mode, "-version")
-                .and_then(|v| v.strip_prefix("v1."))
-                .and_then(|n| n.parse().ok()),
+                .map_or(default.minor, |v| v.strip_prefix("v1.").and_then(|n| n.parse().ok())),
         };
-        let enforce = policy("enforce", Level::Restricted);
-        let mut warn = policy("warn", Level::Privileged);
-        let enforces = label("enforce", "").and_then(level).is_some();
+        let enforce = policy("enforce", defaults.enforce, Level::Restricted);
+        let mut warn = policy("warn", defaults.warn, Level::Privileged);
+        let enforces = label("enforce", "").and_then(Level::parse).is_some();
         if label("warn", "").is_none() && enforces && enforce.level > warn.level {
             warn.level = enforce.level;
             if label("warn", "-version").is_none() {
@@ -112,13 +122,19 @@ impl Policies {
         }
         Policies {
             enforce,
-            audit: policy("audit", Level::Privileged),
+            audit: policy("audit", defaults.audit, Level::Privileged),
             warn,
         }
     }
+
+    fn are_privileged(&self) -> bool {
+        [self.enforce, self.audit, self.warn]
+            .iter()
+            .all(|p| p.level == Level::Privileged)
+    }
 }
 
-pub struct PodSecurity;
+pub struct PodSecurity(pub Arc<Settings>);
 
 #[async_trait]
 impl Plugin for PodSecurity {
@@ -132,14 +148,17 @@ impl Plugin for PodSecurity {
         let def = &review.cx.def;
         let sub = review.cx.subresource.as_str();
         if def.is("", "namespaces") && sub.is_empty() {
-            return namespace(review, new, old).await;
+            return self.namespace(review, new, old).await;
         }
         if def.is("", "pods") && !IGNORED.contains(&sub) {
+            if self.exempts(review) {
+                return Ok(());
+            }
             if old.is_some_and(|old| !is_significant(new, old)) {
                 return Ok(());
             }
             let Some(spec) = new.obj("spec") else { return Ok(()) };
-            return evaluate(review, new, new.meta(), spec, true).await;
+            return self.evaluate(review, new, new.meta(), spec, true).await;
         }
         let template: &[&str] = match (def.gvr.group.as_str(), def.gvr.resource.as_str(), sub) {
             ("", "podtemplates", "") => &["template"],
@@ -149,15 +168,20 @@ impl Plugin for PodSecurity {
             ("batch", "cronjobs", "") => &["spec", "jobTemplate", "spec", "template"],
             _ => return Ok(()),
         };
+        if self.exempts(review) {
+            return Ok(());
+        }
         let Some(template) = new.at(template).and_then(Value::as_object) else {
             return Ok(());
         };
         let Some(spec) = template.obj("spec") else {
             return Ok(());
         };
-        evaluate(review, new, template.obj("metadata"), spec, false).await
+        self.evaluate(review, new, template.obj("metadata"), spec, false).await
     }
 }
+
+const EXEMPT: &str = "pod-security.kubernetes.io/exempt";
 
 /// Only images can change in a way that matters, and ephemeral containers can come.
 fn is_significant(new: &Object, old: &Object) -> bool {
@@ -180,93 +204,155 @@ fn is_significant(new: &Object, old: &Object) -> bool {
     images(new) != images(old)
 }
 
-async fn evaluate(
-    review: &Review<'_>,
-    object: &Object,
-    meta: Option<&Map>,
-    spec: &Map,
-    enforce: bool,
-) -> ApiResult<()> {
-    let cx = review.cx;
-    let Some(namespace) = review.lookup.cached("", "namespaces", "", &cx.namespace).await? else {
-        return Ok(());
-    };
-    let policies = Policies::of(namespace.labels());
-    let empty = Map::new();
-    let meta = meta.unwrap_or(&empty);
-    if enforce {
-        cx.annotate(
-            "pod-security.kubernetes.io/enforce-policy",
-            policies.enforce.to_string(),
-        );
-        let found = policies.enforce.violations(meta, spec);
+impl PodSecurity {
+    /// Whether the namespace or the user is exempt; the audit log is told.
+    fn exempts(&self, review: &Review<'_>) -> bool {
+        let cx = review.cx;
+        let why = if self.0.exempts_namespace(&cx.namespace) {
+            "namespace"
+        } else if self.0.exempts_user(&cx.user.name) {
+            "user"
+        } else {
+            return false;
+        };
+        cx.annotate(EXEMPT, why.to_string());
+        true
+    }
+
+    /// Who labels a namespace that is exempt is told that it has no effect.
+    fn ignored(&self, review: &Review<'_>, namespace: &Object, policies: &Policies) {
+        if policies.are_privileged() || *policies == self.0.defaults {
+            return;
+        }
+        let labels = namespace.labels();
+        let has = |label: String| labels.is_some_and(|l| l.get(&label).is_some());
+        let modes = [
+            ("enforce", policies.enforce),
+            ("audit", policies.audit),
+            ("warn", policies.warn),
+        ];
+        let said: Vec<String> = modes
+            .iter()
+            .filter(|(mode, policy)| {
+                let label = format!("pod-security.kubernetes.io/{mode}");
+                policy.level != Level::Privileged && (has(label.clone()) || has(format!("{label}-version")))
+            })
+            .map(|(mode, policy)| format!("{mode}={policy}"))
+            .collect();
+        review.cx.warn(format!(
+            "namespace {:?} is exempt from Pod Security, and the policy ({}) will be ignored",
+            namespace.name(),
+            said.join(", ")
+        ));
+    }
+
+    async fn evaluate(
+        &self,
+        review: &Review<'_>,
+        object: &Object,
+        meta: Option<&Map>,
+        spec: &Map,
+        enforce: bool,
+    ) -> ApiResult<()> {
+        let cx = review.cx;
+        if self.0.exempts_class(spec.str("runtimeClassName")) {
+            cx.annotate(EXEMPT, "runtimeClass".to_string());
+            return Ok(());
+        }
+        let Some(namespace) = review.lookup.cached("", "namespaces", "", &cx.namespace).await? else {
+            return Ok(());
+        };
+        let policies = Policies::of(namespace.labels(), &self.0.defaults);
+        let empty = Map::new();
+        let meta = meta.unwrap_or(&empty);
+        if enforce {
+            cx.annotate(
+                "pod-security.kubernetes.io/enforce-policy",
+                policies.enforce.to_string(),
+            );
+            let found = policies.enforce.violations(meta, spec);
+            if !found.is_empty() {
+                return Err(review.forbidden(
+                    Some(object),
+                    format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found)),
+                ));
+            }
+        }
+        let found = policies.audit.violations(meta, spec);
         if !found.is_empty() {
-            return Err(review.forbidden(
-                Some(object),
-                format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found)),
+            let text = format!("would violate PodSecurity \"{}\": {}", policies.audit, details(&found));
+            cx.annotate("pod-security.kubernetes.io/audit-violations", text);
+        }
+        let found = policies.warn.violations(meta, spec);
+        if !found.is_empty() {
+            cx.warn(format!(
+                "would violate PodSecurity \"{}\": {}",
+                policies.warn,
+                details(&found)
             ));
         }
+        Ok(())
     }
-    let found = policies.audit.violations(meta, spec);
-    if !found.is_empty() {
-        let text = format!("would violate PodSecurity \"{}\": {}", policies.audit, details(&found));
-        cx.annotate("pod-security.kubernetes.io/audit-violations", text);
-    }
-    let found = policies.warn.violations(meta, spec);
-    if !found.is_empty() {
-        cx.warn(format!(
-            "would violate PodSecurity \"{}\": {}",
-            policies.warn,
-            details(&found)
-        ));
-    }
-    Ok(())
-}
 
-/// A namespace that enforces more than before: tells which of its pods would not be let in any more.
-async fn namespace(review: &Review<'_>, new: &Object, old: Option<&Object>) -> ApiResult<()> {
-    let Some(old) = old else { return Ok(()) };
-    let (after, before) = (Policies::of(new.labels()).enforce, Policies::of(old.labels()).enforce);
-    if after == before || after.level == Level::Privileged || after.level < before.level {
-        return Ok(());
-    }
-    let pods = review.lookup.list("", "pods", new.name()).await?;
-    let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for pod in pods.iter().take(MAX_PODS) {
-        let (Some(meta), Some(spec)) = (pod.meta(), pod.obj("spec")) else {
-            continue;
-        };
-        let found = after.violations(meta, spec);
-        if !found.is_empty() {
-            let reason = found.iter().map(|v| v.reason.as_str()).collect::<Vec<_>>().join(", ");
-            by_reason.entry(reason).or_default().push(pod.name());
-        }
-    }
-    if pods.len() > MAX_PODS {
-        review.cx.warn(format!(
-            "new PodSecurity enforce level only checked against the first {MAX_PODS} of {} existing pods",
-            pods.len()
-        ));
-    }
-    if by_reason.is_empty() {
-        return Ok(());
-    }
-    review.cx.warn(format!(
-        "existing pods in namespace {:?} violate the new PodSecurity enforce level \"{after}\"",
-        new.name()
-    ));
-    let mut lines: Vec<String> = by_reason
-        .into_iter()
-        .map(|(reason, mut names)| {
-            names.sort_unstable();
-            match names.len() - 1 {
-                0 => format!("{}: {reason}", names[0]),
-                1 => format!("{} (and 1 other pod): {reason}", names[0]),
-                n => format!("{} (and {n} other pods): {reason}", names[0]),
+    /// A namespace that enforces more than before: tells which of its pods would not be let in any more.
+    async fn namespace(&self, review: &Review<'_>, new: &Object, old: Option<&Object>) -> ApiResult<()> {
+        let of = |o: &Object| Policies::of(o.labels(), &self.0.defaults);
+        let is_exempt = self.0.exempts_namespace(new.name());
+        let Some(old) = old else {
+            if is_exempt {
+                self.ignored(review, new, &of(new));
             }
-        })
-        .collect();
-    lines.sort();
-    lines.into_iter().for_each(|l| review.cx.warn(l));
-    Ok(())
+            return Ok(());
+        };
+        let (after, before) = (of(new).enforce, of(old).enforce);
+        if after == before || after.level == Level::Privileged || after.level < before.level {
+            return Ok(());
+        }
+        if is_exempt {
+            self.ignored(review, new, &of(new));
+            return Ok(());
+        }
+        let pods = review.lookup.list("", "pods", new.name()).await?;
+        let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for pod in pods.iter().take(MAX_PODS) {
+            let (Some(meta), Some(spec)) = (pod.meta(), pod.obj("spec")) else {
+                continue;
+            };
+            if self.0.exempts_class(spec.str("runtimeClassName")) {
+                continue;
+            }
+            let found = after.violations(meta, spec);
+            if !found.is_empty() {
+                let reason = found.iter().map(|v| v.reason.as_str()).collect::<Vec<_>>().join(", ");
+                by_reason.entry(reason).or_default().push(pod.name());
+            }
+        }
+        if pods.len() > MAX_PODS {
+            review.cx.warn(format!(
+                "new PodSecurity enforce level only checked against the first {MAX_PODS} of {} existing pods",
+                pods.len()
+            ));
+        }
+        if by_reason.is_empty() {
+            return Ok(());
+        }
+        review.cx.warn(format!(
+            "existing pods in namespace {:?} violate the new PodSecurity enforce level \"{after}\"",
+            new.name()
+        ));
+        let mut lines: Vec<String> = by_reason
+            .into_iter()
+            .map(|(reason, mut names)| {
+                names.sort_unstable();
+                match names.len() - 1 {
+                    0 => format!("{}: {reason}", names[0]),
+                    1 => format!("{} (and 1 other pod): {reason}", names[0]),
+                    n => format!("{} (and {n} other pods): {reason}", names[0]),
+                }
+            })
+            .collect();
+        lines.sort();
+        lines.into_iter().for_each(|l| review.cx.warn(l));
+        Ok(())
+    }
 }

@@ -1,0 +1,282 @@
+//! What the server is told about admission, in upstream's options: which plug-ins run, and how they are configured.
+//!
+//! A plug-in of upstream's that isn't here can be switched off, which it is, but not on; and nothing is configured that
+//! wouldn't follow it.
+
+use super::pod_security;
+use crate::config::file::{self, together};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// As given: nothing is decided yet.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--admission-control-config-file`
+    pub config: Option<PathBuf>,
+    /// `--enable-admission-plugins`
+    pub enable: Vec<String>,
+    /// `--disable-admission-plugins`
+    pub disable: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Plug-ins that don't run.
+    pub disabled: Vec<String>,
+    pub pod_security: Arc<pod_security::Settings>,
+}
+
+/// Upstream's plug-ins, by name.
+const KNOWN: [&str; 39] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "AlwaysPullImages",
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "ClusterTrustBundleAttest",
+    "DefaultIngressClass",
+    "DefaultStorageClass",
+    "DefaultTolerationSeconds",
+    "DenyServiceExternalIPs",
+    "EventRateLimit",
+    "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
+    "LimitPodHardAntiAffinityTopology",
+    "LimitRanger",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "NamespaceLifecycle",
+    "NodeDeclaredFeatureValidator",
+    "NodeRestriction",
+    "OwnerReferencesPermissionEnforcement",
+    "PersistentVolumeClaimResize",
+    "PodGroupProtection",
+    "PodNodeSelector",
+    "PodResizeValidator",
+    "PodSecurity",
+    "PodTolerationRestriction",
+    "PodTopologyLabels",
+    "Priority",
+    "ResourceQuota",
+    "RuntimeClass",
+    "ServiceAccount",
+    "StorageObjectInUseProtection",
+    "TaintNodesByCondition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+];
+
+/// Those that are here; all of them run unless they are switched off.
+const HERE: [&str; 23] = [
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "ClusterTrustBundleAttest",
+    "DefaultIngressClass",
+    "DefaultStorageClass",
+    "DefaultTolerationSeconds",
+    "LimitRanger",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "NamespaceLifecycle",
+    "NodeRestriction",
+    "PersistentVolumeClaimResize",
+    "PodSecurity",
+    "PodTopologyLabels",
+    "Priority",
+    "ResourceQuota",
+    "RuntimeClass",
+    "ServiceAccount",
+    "StorageObjectInUseProtection",
+    "TaintNodesByCondition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+];
+
+/// `AdmissionConfiguration`
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Written {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    plugins: Option<Vec<PluginConfiguration>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Default)]
+struct PluginConfiguration {
+    name: String,
+    path: String,
+    configuration: Option<serde_json::Value>,
+}
+
+impl Options {
+    pub fn resolve(&self) -> Result<Settings> {
+        self.check()?;
+        let mut settings = Settings {
+            disabled: self.disable.clone(),
+            ..Settings::default()
+        };
+        if let Some(path) = &self.config {
+            let text = file::read(path)?;
+            let base = path.parent().unwrap_or(Path::new("."));
+            settings.pod_security = Arc::new(
+                configured(&text, base).with_context(|| format!("failed to read plugin config: {}", path.display()))?,
+            );
+        }
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        for (option, list) in [
+            ("enable-admission-plugins", &self.enable),
+            ("disable-admission-plugins", &self.disable),
+        ] {
+            for name in list.iter().filter(|n| !KNOWN.contains(&n.as_str())) {
+                wrong.push(format!("{option} plugin {name:?} is unknown"));
+            }
+        }
+        let mut both: Vec<&str> = self.enable.iter().map(String::as_str).collect();
+        both.retain(|name| self.disable.iter().any(|d| d == name));
+        both.sort_unstable();
+        if !both.is_empty() {
+            let both = both.join(" ");
+            wrong.push(format!(
+                "[{both}] in enable-admission-plugins and disable-admission-plugins overlapped"
+            ));
+        }
+        let absent = |name: &&String| KNOWN.contains(&name.as_str()) && !HERE.contains(&name.as_str());
+        for name in self.enable.iter().filter(absent) {
+            wrong.push(format!(
+                "enable-admission-plugins plugin {name:?} is not part of Keelson"
+            ));
+        }
+        ensure!(wrong.is_empty(), "{}", together(wrong));
+        Ok(())
+    }
+}
+
+/// Relative paths in the file are relative to where it stands.
+fn configured(text: &str, base: &Path) -> Result<pod_security::Settings> {
+    let written: Written = serde_saphyr::from_str(text)?;
+    let known = [
+        "apiserver.config.k8s.io/v1",
+        "apiserver.config.k8s.io/v1alpha1",
+        "apiserver.k8s.io/v1alpha1",
+    ];
+    ensure!(
+        known.contains(&written.api_version.as_str()) && written.kind == "AdmissionConfiguration",
+        "no kind \"{}\" is registered for version \"{}\"",
+        written.kind,
+        written.api_version
+    );
+    let mut settings = None;
+    for (i, plugin) in written.plugins.into_iter().flatten().enumerate() {
+        ensure!(
+            plugin.name == "PodSecurity",
+            "plugins[{i}].name: Unsupported value: {:?}: Keelson configures by this file: \"PodSecurity\"",
+            plugin.name
+        );
+        ensure!(
+            settings.is_none(),
+            "plugins[{i}].name: Duplicate value: {:?}",
+            plugin.name
+        );
+        let text = match (&plugin.configuration, plugin.path.as_str()) {
+            (Some(nested), _) => nested.to_string(),
+            (None, "") => continue,
+            (None, path) => file::read(&base.join(path))?,
+        };
+        settings = Some(pod_security::Settings::parse(&text).context("PodSecurity")?);
+    }
+    Ok(settings.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(enable: &[&str], disable: &[&str]) -> String {
+        let list = |names: &[&str]| names.iter().map(|n| (*n).to_string()).collect();
+        let options = Options {
+            config: None,
+            enable: list(enable),
+            disable: list(disable),
+        };
+        options.resolve().map_or_else(|e| format!("{e:#}"), |_| String::new())
+    }
+
+    #[test]
+    fn plug_ins_go_by_upstreams_names() {
+        assert_eq!(
+            refusal(&["NodeRestriction"], &["DefaultStorageClass", "PodGroupProtection"]),
+            ""
+        );
+        assert_eq!(
+            refusal(&["Foo"], &[]),
+            "enable-admission-plugins plugin \"Foo\" is unknown"
+        );
+        assert_eq!(
+            refusal(&[], &["Foo"]),
+            "disable-admission-plugins plugin \"Foo\" is unknown"
+        );
+        assert!(refusal(&["Priority"], &["Priority"]).contains("[Priority] in enable-admission-plugins and"));
+        assert!(refusal(&["EventRateLimit"], &[]).contains("\"EventRateLimit\" is not part of Keelson"));
+        assert!(HERE.iter().all(|name| KNOWN.contains(name)));
+    }
+
+    #[test]
+    fn files_configure_what_is_here_and_nothing_else() {
+        let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n";
+        let read = |rest: &str| configured(&format!("{head}{rest}"), Path::new(".")).map_err(|e| format!("{e:#}"));
+        let pod_security = |rest: &str| {
+            read(&format!(
+                "- name: PodSecurity\n  configuration: {{apiVersion: pod-security.admission.config.k8s.io/v1, kind: PodSecurityConfiguration, {rest}}}\n"
+            ))
+        };
+        assert!(pod_security("defaults: {enforce: baseline, enforce-version: v1.30}").is_ok());
+        for (rest, why) in [
+            (
+                "defaults: {enforce: high}",
+                "defaults.enforce: Invalid value: \"high\": must be one of privileged, baseline, restricted",
+            ),
+            (
+                "defaults: {warn-version: '1.30'}",
+                "defaults.warn-version: Invalid value: \"1.30\": must be \"latest\" or \"v1.x\"",
+            ),
+            (
+                "exemptions: {namespaces: [a, a]}",
+                "exemptions.namespaces[1]: Duplicate value: \"a\"",
+            ),
+            (
+                "exemptions: {namespaces: [A]}",
+                "exemptions.namespaces[0]: Invalid value: \"A\"",
+            ),
+            (
+                "exemptions: {usernames: ['']}",
+                "exemptions.usernames[0]: Invalid value: \"\": username must not be empty",
+            ),
+            (
+                "exemptions: {runtimeClasses: [a/b]}",
+                "exemptions.runtimeClasses[0]: Invalid value: \"a/b\"",
+            ),
+            ("default: {}", "default"),
+        ] {
+            let said = pod_security(rest).unwrap_err();
+            assert!(said.contains(why), "{rest}: {said}");
+        }
+        let other = read("- {name: EventRateLimit, path: x}\n").unwrap_err();
+        assert!(other.contains("Unsupported value: \"EventRateLimit\""), "{other}");
+        assert!(read("- {name: PodSecurity, path: /nowhere/at/all}\n").is_err());
+        let wrong = configured("apiVersion: v1\nkind: AdmissionConfiguration\n", Path::new("."));
+        assert!(format!("{:#}", wrong.unwrap_err()).contains("no kind"));
+    }
+}
