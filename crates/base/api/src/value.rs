@@ -1,13 +1,14 @@
 //! The dynamic value that objects in the server are made of.
 //!
-//! Maps are vectors sorted by key: one allocation a map, binary search, a defined iteration order, and a canonical
-//! form for free. Strings up to 24 bytes (nearly every field name and most values) live inline.
+//! Maps are vectors sorted by key: binary search, a defined iteration order, and a canonical form for free. Clones share them,
+//! copied on write. Strings up to 24 bytes (nearly every field name and most values) live inline.
 //! Numbers are `i64` where they fit and `f64` otherwise, as in upstream's unstructured objects.
 
 use compact_str::CompactString;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::fmt;
+use std::sync::Arc;
 
 /// A string of the server: inline up to 24 bytes.
 pub type Str = CompactString;
@@ -26,25 +27,50 @@ pub enum Value {
 }
 
 /// A map from strings to values, sorted by key.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Map(Vec<(Str, Value)>);
+///
+/// A clone shares its members with the original until one of the two is changed, and then only the maps on the way to the change
+/// become two. So keeping the old version of an object costs what differs, and what is the same by address needs no comparing.
+#[derive(Clone, Default)]
+pub struct Map(Option<Arc<Members>>);
+
+type Members = Vec<(Str, Value)>;
 
 impl Map {
     pub const fn new() -> Self {
-        Map(Vec::new())
+        Map(None)
     }
     pub fn with_capacity(n: usize) -> Self {
-        Map(Vec::with_capacity(n))
+        Map(Some(Arc::new(Vec::with_capacity(n))))
+    }
+    fn of(members: Members) -> Self {
+        Map((!members.is_empty()).then(|| Arc::new(members)))
+    }
+    fn members(&self) -> &[(Str, Value)] {
+        self.0.as_ref().map_or(&[], |members| members)
+    }
+    /// The members, this map's own from now on.
+    fn own(&mut self) -> &mut Members {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+    fn into_members(self) -> Members {
+        self.0.map_or_else(Vec::new, Arc::unwrap_or_clone)
     }
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(k, _)| k.as_str().cmp(key))
+        self.members().binary_search_by(|(k, _)| k.as_str().cmp(key))
+    }
+    /// Whether both are the same members at the same place in memory: then they are equal, and so is all below.
+    pub fn is_shared_with(&self, other: &Map) -> bool {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => self.is_empty() && other.is_empty(),
+        }
     }
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().map(|i| &self.0[i].1)
+        self.find(key).ok().map(|i| &self.members()[i].1)
     }
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
         match self.find(key) {
-            Ok(i) => Some(&mut self.0[i].1),
+            Ok(i) => Some(&mut self.own()[i].1),
             Err(_) => None,
         }
     }
@@ -55,26 +81,26 @@ impl Map {
     pub fn insert(&mut self, key: impl Into<Str>, value: impl Into<Value>) -> Option<Value> {
         let key = key.into();
         match self.find(&key) {
-            Ok(i) => Some(std::mem::replace(&mut self.0[i].1, value.into())),
+            Ok(i) => Some(std::mem::replace(&mut self.own()[i].1, value.into())),
             Err(i) => {
-                self.0.insert(i, (key, value.into()));
+                self.own().insert(i, (key, value.into()));
                 None
             }
         }
     }
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        self.find(key).ok().map(|i| self.0.remove(i).1)
+        self.find(key).ok().map(|i| self.own().remove(i).1)
     }
     /// The value at `key`, made by `default` when absent.
     pub fn entry_or_insert_with(&mut self, key: &str, default: impl FnOnce() -> Value) -> &mut Value {
         let i = match self.find(key) {
             Ok(i) => i,
             Err(i) => {
-                self.0.insert(i, (Str::from(key), default()));
+                self.own().insert(i, (Str::from(key), default()));
                 i
             }
         };
-        &mut self.0[i].1
+        &mut self.own()[i].1
     }
     /// The map at `key`, made empty when absent or not a map.
     pub fn object_mut(&mut self, key: &str) -> &mut Map {
@@ -88,31 +114,37 @@ impl Map {
         }
     }
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.members().len()
     }
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.members().is_empty()
     }
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Str, &Value)> + ExactSizeIterator {
-        self.0.iter().map(|(k, v)| (k, v))
+        self.members().iter().map(|(k, v)| (k, v))
     }
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Str, &mut Value)> {
-        self.0.iter_mut().map(|(k, v)| (&*k, v))
+        let members = match self.is_empty() {
+            true => None,
+            false => Some(self.own()),
+        };
+        members.into_iter().flatten().map(|(k, v)| (&*k, v))
     }
     pub fn keys(&self) -> impl Iterator<Item = &Str> {
-        self.0.iter().map(|(k, _)| k)
+        self.members().iter().map(|(k, _)| k)
     }
     pub fn values(&self) -> impl Iterator<Item = &Value> {
-        self.0.iter().map(|(_, v)| v)
+        self.members().iter().map(|(_, v)| v)
     }
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
-        self.0.iter_mut().map(|(_, v)| v)
+        self.iter_mut().map(|(_, v)| v)
     }
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut Value) -> bool) {
-        self.0.retain_mut(|(k, v)| keep(k, v));
+        if !self.is_empty() {
+            self.own().retain_mut(|(k, v)| keep(k, v));
+        }
     }
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.0 = None;
     }
     /// Takes pairs in any order; of equal keys the last wins.
     pub fn from_pairs(mut pairs: Vec<(Str, Value)>) -> Self {
@@ -122,37 +154,39 @@ impl Map {
             pairs.dedup_by(|a, b| a.0 == b.0);
             pairs.reverse();
         }
-        Map(pairs)
+        Map::of(pairs)
     }
     /// The value at a place in the order of keys.
     pub(crate) fn nth(&self, place: usize) -> Option<&Value> {
-        self.0.get(place).map(|(_, v)| v)
+        self.members().get(place).map(|(_, v)| v)
     }
     /// Takes pairs that are known to be sorted, without duplicates.
     pub(crate) fn from_sorted(pairs: Vec<(Str, Value)>) -> Self {
         debug_assert!(pairs.is_sorted_by(|a, b| a.0 < b.0));
-        Map(pairs)
+        Map::of(pairs)
     }
     /// Appends a pair whose key is known to sort after all present ones; falls back to `insert`.
     pub fn push(&mut self, key: impl Into<Str>, value: impl Into<Value>) {
         let key = key.into();
-        match self.0.last() {
+        match self.members().last() {
             Some((last, _)) if *last >= key => {
                 self.insert(key, value);
             }
-            _ => self.0.push((key, value.into())),
+            _ => self.own().push((key, value.into())),
         }
     }
     /// Appends a pair wherever its key belongs; the map is none until it is [put in order](Self::in_order).
     pub(crate) fn append(&mut self, key: Str, value: Value) {
-        self.0.push((key, value));
+        self.own().push((key, value));
     }
     /// Of equal keys the last wins.
     pub(crate) fn in_order(self) -> Self {
-        Map::from_pairs(self.0)
+        Map::from_pairs(self.into_members())
     }
     pub fn shrink_to_fit(&mut self) {
-        self.0.shrink_to_fit();
+        if let Some(members) = self.0.as_mut().and_then(Arc::get_mut) {
+            members.shrink_to_fit();
+        }
     }
 
     pub fn str(&self, key: &str) -> Option<&str> {
@@ -172,18 +206,29 @@ impl Map {
     }
 }
 
+impl PartialEq for Map {
+    fn eq(&self, other: &Map) -> bool {
+        self.is_shared_with(other) || self.members() == other.members()
+    }
+}
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
 impl IntoIterator for Map {
     type Item = (Str, Value);
     type IntoIter = std::vec::IntoIter<(Str, Value)>;
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.into_members().into_iter()
     }
 }
 impl<'a> IntoIterator for &'a Map {
     type Item = (&'a Str, &'a Value);
     type IntoIter = std::iter::Map<std::slice::Iter<'a, (Str, Value)>, fn(&'a (Str, Value)) -> (&'a Str, &'a Value)>;
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter().map(|(k, v)| (k, v))
+        self.members().iter().map(|(k, v)| (k, v))
     }
 }
 impl<K: Into<Str>, V: Into<Value>> FromIterator<(K, V)> for Map {
@@ -478,6 +523,29 @@ mod tests {
         assert_eq!(v.at(&["spec", "nodeName"]).and_then(Value::as_str), Some("n1"));
         assert_eq!(v.remove_at(&["spec", "nodeName"]), Some("n1".into()));
         assert_eq!(v.at(&["spec", "nodeName"]), None);
+    }
+
+    #[test]
+    fn clones_share_what_neither_has_changed() {
+        let first: Value = serde_json::from_str(r#"{"a":{"b":{"c":1}},"d":{"e":2},"f":{}}"#).unwrap();
+        let mut second = first.clone();
+        second.set_at(&["a", "b", "c"], 3i64);
+        assert_eq!(first.at(&["a", "b", "c"]), Some(&Value::Int(1)));
+        assert_eq!(second.at(&["a", "b", "c"]), Some(&Value::Int(3)));
+        assert_ne!(first, second);
+        let shared = |key: &str| match (first.get(key), second.get(key)) {
+            (Some(Value::Object(a)), Some(Value::Object(b))) => a.is_shared_with(b),
+            _ => false,
+        };
+        assert!(!shared("a") && shared("d") && shared("f"));
+        // Reading what isn't there, and going through an empty map, makes none its own.
+        let mut third = first.clone();
+        assert_eq!(third.get_mut("nothing"), None);
+        assert_eq!(third.remove_at(&["d", "nothing"]), None);
+        let (Value::Object(a), Value::Object(b)) = (&first, &third) else {
+            unreachable!("both are objects")
+        };
+        assert!(a.iter().zip(b.iter()).filter(|(a, b)| a == b).count() == 3);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::select::Indexes;
 use crate::snapshot::Snapshot;
 use crate::state::{State, undo};
 use crate::watch::{self, Watch, WatchOptions};
+use crate::watchers::Watchers;
 use crate::{Codec, Entry, Error, Form, Result, Selection, feed};
 use bytes::Bytes;
 use keelson_store::{KeyRange, Revision, Store};
@@ -88,6 +89,8 @@ pub(crate) struct Inner {
     store: Arc<dyn Store>,
     config: Config,
     indexes: Indexes,
+    /// Taken before `state` where both are.
+    watchers: Mutex<Watchers>,
     state: Mutex<State>,
     /// The cache's revision once it is ready; 0 before.
     reached: signal::Sender<Revision>,
@@ -104,6 +107,7 @@ impl Cache {
             store,
             config,
             indexes,
+            watchers: Mutex::default(),
             state,
             reached,
             progress_wanted: Notify::new(),
@@ -145,6 +149,11 @@ impl Cache {
         self.fresh(at).await?;
         let state = self.inner.state.lock();
         Ok((state.snapshot.get(key).cloned(), state.revision()))
+    }
+
+    /// One object as the cache has it at this moment, if it is in use.
+    pub fn peek(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        self.inner.state.lock().snapshot.get(key).cloned()
     }
 
     pub async fn list(&self, query: ListQuery) -> Result<ListPage> {
@@ -193,16 +202,28 @@ impl Cache {
 
     /// The resource is gone, or is another now: watches end, without an error, and none begins. Reads under way go on.
     pub fn close(&self) {
-        self.inner.state.lock().close();
+        self.inner.watchers.lock().close();
     }
 
-    /// The entry's bytes in `form`: encoded once, as long as there is room to keep them.
+    /// The entry's bytes in `form`, for many readers: encoded once.
     pub fn encoded(&self, entry: &Arc<Entry>, form: Form) -> Result<Bytes> {
-        Ok(self
-            .inner
-            .config
-            .forms
-            .encoded(entry, form, &*self.inner.config.codec)?)
+        let Config { forms, codec, .. } = &self.inner.config;
+        Ok(forms.encoded(entry, form, &**codec)?)
+    }
+
+    /// Appends the entry's bytes in `form`, for one reader; after an error `out` is as it was.
+    pub fn append(&self, entry: &Arc<Entry>, form: Form, out: &mut Vec<u8>) -> Result<()> {
+        let Config { forms, codec, .. } = &self.inner.config;
+        Ok(forms.append(entry, form, &**codec, out)?)
+    }
+
+    /// How many bytes the entry has in `form`.
+    pub fn length(&self, entry: &Entry, form: Form) -> Result<usize> {
+        if let Some(error) = entry.unreadable() {
+            return Err(error.clone().into());
+        }
+        let codec = &self.inner.config.codec;
+        Ok(codec.length(entry.value(), entry.revision(), form)?)
     }
 
     /// How many objects there are, as far as the cache knows.
@@ -215,13 +236,13 @@ impl Cache {
     }
     /// How many watchers would be told of a change of this key, as far as that can be told before.
     pub fn interested(&self, namespace: &str, key: &Bytes) -> usize {
-        self.inner.state.lock().interested(namespace, key)
+        self.inner.watchers.lock().interested(namespace, key)
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
     pub fn watchers(&self) -> usize {
-        self.inner.state.lock().watchers()
+        self.inner.watchers.lock().count()
     }
     /// All events up to it are applied.
     pub fn revision(&self) -> Revision {
@@ -291,6 +312,9 @@ impl Inner {
     pub(crate) fn state(&self) -> &Mutex<State> {
         &self.state
     }
+    pub(crate) fn watchers(&self) -> &Mutex<Watchers> {
+        &self.watchers
+    }
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.state.lock().snapshot.clone()
     }
@@ -313,7 +337,11 @@ impl Inner {
     pub(crate) fn reset(&self, snapshot: Snapshot) {
         let revision = snapshot.revision;
         *self.trouble.lock() = None;
+        let mut watchers = self.watchers.lock();
         self.state.lock().reset(snapshot);
+        // What happened in between is not known.
+        watchers.end(Error::Restarted { revision });
+        drop(watchers);
         self.reached.send_replace(revision);
     }
 
@@ -321,12 +349,15 @@ impl Inner {
     pub(crate) fn apply(&self, changes: Vec<Arc<Change>>, synced: Revision) -> Option<Instant> {
         *self.trouble.lock() = None;
         let now = feed::now();
+        let mut watchers = self.watchers.lock();
         let ages_at = {
             let mut state = self.state.lock();
-            state.apply(changes, synced, &self.indexes, now);
+            state.apply(&changes, synced, &self.indexes, now);
             state.ring.ages_at(now)
         };
+        // Reads need not wait until everybody has been told.
         self.reached.send_replace(synced);
+        changes.iter().for_each(|change| watchers.tell(change, &self.indexes));
         ages_at
     }
 
@@ -339,9 +370,12 @@ impl Inner {
 
     /// No more events come.
     pub(crate) fn end(&self) {
+        let mut watchers = self.watchers.lock();
         let mut state = self.state.lock();
         let snapshot = state.snapshot.clone();
+        let revision = snapshot.revision;
         state.reset(snapshot);
+        watchers.end(Error::Restarted { revision });
     }
 
     /// Comes as close to the store's revision as it gets in a moment; for bookmarks, which have to be true but not new.

@@ -1,10 +1,9 @@
 //! An object as the cache holds it: bytes, and the strings that selectors look at.
 
-use crate::Form;
+use crate::forms::Written;
 use bytes::Bytes;
 use keelson_api::{ApiError, Str};
 use keelson_store::Revision;
-use parking_lot::Mutex;
 
 /// What selectors look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub struct Entry {
     name_at: u16,
     namespace_at: u16,
     unreadable: Option<Box<ApiError>>,
-    pub(crate) forms: Mutex<Vec<(Form, Bytes)>>,
+    pub(crate) written: Written,
 }
 
 impl Entry {
@@ -71,7 +70,7 @@ impl Entry {
             name_at,
             namespace_at,
             unreadable,
-            forms: Mutex::default(),
+            written: Written::default(),
         }
     }
 
@@ -85,7 +84,7 @@ impl Entry {
             name_at: self.name_at,
             namespace_at: self.namespace_at,
             unreadable: self.unreadable.clone(),
-            forms: Mutex::default(),
+            written: Written::default(),
         }
     }
 

@@ -44,6 +44,7 @@ mod select;
 mod snapshot;
 mod state;
 mod watch;
+mod watchers;
 
 pub use cache::{At, Cache, Config, ListPage, ListQuery};
 pub use entry::{Attributes, Entry};
@@ -72,6 +73,22 @@ pub trait Codec: Send + Sync + 'static {
     /// The bytes of an object for clients, in the content type, version and shape that `form` stands for. They say that
     /// the object is of revision `revision`.
     fn encode(&self, value: &[u8], revision: Revision, form: Form) -> Result<Bytes, ApiError>;
+
+    /// The same, appended. After an error `out` is as it was.
+    fn write(&self, value: &[u8], revision: Revision, form: Form, out: &mut Vec<u8>) -> Result<(), ApiError> {
+        out.extend_from_slice(&self.encode(value, revision, form)?);
+        Ok(())
+    }
+
+    /// How many bytes that makes.
+    fn length(&self, value: &[u8], revision: Revision, form: Form) -> Result<usize, ApiError> {
+        Ok(self.encode(value, revision, form)?.len())
+    }
+
+    /// Whether a form is worth memory: not if it is as good as what is stored.
+    fn keeps(&self, _form: Form) -> bool {
+        true
+    }
 
     /// The names of [`Attributes::fields`], in their order.
     fn fields(&self) -> &[&'static str] {

@@ -4,7 +4,7 @@ use crate::cache::{At, Cache, Inner};
 use crate::queue::Queue;
 use crate::ring::Change;
 use crate::snapshot::Snapshot;
-use crate::state::seen_by;
+use crate::watchers::seen_by;
 use crate::{Entry, Error, Result, Selection};
 use bytes::Bytes;
 use keelson_store::Revision;
@@ -123,10 +123,11 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
     let mut first = VecDeque::new();
     let mut missed = VecDeque::new();
     let mut initial = None;
-    let mut state = inner.state().lock();
-    if state.closed {
+    let mut watchers = inner.watchers().lock();
+    if watchers.closed {
         return Err(Error::Ended);
     }
+    let state = inner.state().lock();
     match options.start {
         Start::State(_) => {
             let (snapshot, selection) = (state.snapshot.clone(), selection.clone());
@@ -146,8 +147,9 @@ pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> 
         }
         Start::Now(_) => {}
     }
-    let id = state.add_watcher(selection.clone(), queue.clone());
     drop(state);
+    let id = watchers.add(selection.clone(), queue.clone());
+    drop(watchers);
     let bookmarks = options.bookmarks.then(|| Bookmarks::new(options.timeout));
     let after = if let Start::After(revision) = options.start {
         revision
@@ -187,16 +189,38 @@ impl Watch {
         }
     }
 
-    async fn step(&mut self) -> Result<WatchEvent> {
+    /// The next event, if it is there already.
+    pub fn next_ready(&mut self) -> Option<Result<WatchEvent>> {
+        if self.over {
+            return None;
+        }
+        match self.ready()? {
+            // It stays where it is, for `next`.
+            Err(Error::Ended) => None,
+            event => {
+                self.over = event.is_err();
+                Some(event)
+            }
+        }
+    }
+
+    fn ready(&mut self) -> Option<Result<WatchEvent>> {
         loop {
             self.fill();
             if let Some(event) = self.first.pop_front() {
-                return Ok(event);
+                return Some(Ok(event));
             }
             match self.queue.take() {
                 Some(Ok(event)) if event.revision() <= self.after => continue,
-                Some(event) => return event,
-                None => {}
+                event => return event,
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<WatchEvent> {
+        loop {
+            if let Some(event) = self.ready() {
+                return event;
             }
             match &mut self.bookmarks {
                 None => self.queue.changed().await,
@@ -248,8 +272,9 @@ impl Watch {
 /// As new as the store, if that can be told soon. Events that wait go first: then there is no bookmark yet.
 async fn bookmark(inner: &Inner, queue: &Queue) -> Option<WatchEvent> {
     inner.catch_up().await;
-    let state = inner.state().lock();
-    let revision = state.revision();
+    // Nobody is told of anything meanwhile.
+    let _watchers = inner.watchers().lock();
+    let revision = inner.state().lock().revision();
     queue.is_empty().then_some(WatchEvent::Bookmark {
         revision,
         initial_events_end: false,
@@ -280,6 +305,6 @@ impl Bookmarks {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.cache.inner().state().lock().remove_watcher(self.id);
+        self.cache.inner().watchers().lock().remove(self.id);
     }
 }

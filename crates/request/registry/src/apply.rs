@@ -1,6 +1,6 @@
 //! Server-side apply as the source of an update: what is there, and what the applier says of it.
 
-use crate::codec::complete;
+use crate::codec::complete_from;
 use crate::context::{Cx, FieldValidation};
 use crate::engine::{Engine, UpdateSource};
 use crate::managed;
@@ -54,8 +54,9 @@ impl Apply {
 impl UpdateSource for Apply {
     async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object> {
         let merged = managed::apply(cx, existing, &self.config, self.force, engine.now())?;
-        let (object, _) =
-            complete(&cx.def.schema, Some(cx.def.strategy.as_ref()), merged).map_err(ApiError::bad_request)?;
+        let known = existing.filter(|_| cx.def.converter.is_none());
+        let (object, _) = complete_from(&cx.def.schema, Some(cx.def.strategy.as_ref()), merged, known)
+            .map_err(ApiError::bad_request)?;
         if existing.is_none() && !object.uid().is_empty() {
             return Err(cx.conflict(
                 &cx.name,

@@ -10,11 +10,11 @@ use keelson_cache::{Attributes, Codec, Form, IndexKey};
 use keelson_machinery::canonical;
 use std::sync::Arc;
 
-/// The whole object in JSON: `apiVersion` and `kind` first.
+/// The members of the object in JSON, each with a comma before it, but for `kind` and `apiVersion`.
 pub const JSON: Form = Form(0);
 /// The protobuf message of the object, without an envelope.
 pub const PROTO: Form = Form(1);
-/// `PartialObjectMetadata` in JSON.
+/// The members of `PartialObjectMetadata`, in the same way.
 pub const META_JSON: Form = Form(2);
 /// The message of `PartialObjectMetadata`.
 pub const META_PROTO: Form = Form(3);
@@ -46,9 +46,11 @@ pub fn decode_stored(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
 
 /// Fills in what a custom resource's schema has gained since the object was written.
 pub fn complete_stored(def: &ResourceDef, object: &mut Object) {
-    object.0 = with_value(std::mem::take(&mut object.0), |v| {
-        canonical::apply_defaults(v, &def.schema)
-    });
+    complete_by(&def.schema, object);
+}
+
+fn complete_by(schema: &SchemaRef, object: &mut Object) {
+    object.0 = with_value(std::mem::take(&mut object.0), |v| canonical::apply_defaults(v, schema));
 }
 
 /// Lets `f` change a map that it wants as a value.
@@ -65,9 +67,20 @@ pub fn with_value(map: Map, f: impl FnOnce(&mut Value)) -> Map {
 pub fn complete(
     schema: &SchemaRef,
     strategy: Option<&dyn Strategy>,
-    mut value: Value,
+    value: Value,
 ) -> Result<(Object, Vec<String>), String> {
-    let report = canonical::canonicalize(&mut value, schema).map_err(|e| e.0)?;
+    complete_from(schema, strategy, value, None)
+}
+
+/// The same of what was made of an object that the server holds.
+pub fn complete_from(
+    schema: &SchemaRef,
+    strategy: Option<&dyn Strategy>,
+    mut value: Value,
+    known: Option<&Object>,
+) -> Result<(Object, Vec<String>), String> {
+    let known = known.map(|object| &object.0);
+    let report = canonical::canonicalize_from(&mut value, schema, known).map_err(|e| e.0)?;
     canonical::apply_defaults(&mut value, schema);
     let mut object =
         Object::try_from(value).map_err(|v| format!("json: cannot unmarshal {} into an object", v.type_name()))?;
@@ -103,20 +116,14 @@ pub fn to_json(object: &Object) -> Bytes {
     out.into()
 }
 
-/// An object's JSON as an item of a typed list: without `kind` and `apiVersion`.
-pub fn without_kind(object: &Bytes) -> ApiResult<Vec<u8>> {
-    // `to_json` wrote the two first; their values hold no quotes.
-    let text = &object[..];
-    let mut at = 0;
-    for _ in 0..8 {
-        at += text[at..]
-            .iter()
-            .position(|b| *b == b'"')
-            .ok_or_else(|| ApiError::internal("an encoded object lacks its kind"))?
-            + 1;
+/// The members of an object in JSON, as [`JSON`] has them.
+fn members(object: &Map, out: &mut Vec<u8>) {
+    for (key, value) in object.iter().filter(|(key, _)| *key != "kind" && *key != "apiVersion") {
+        out.push(b',');
+        json::encode_into(&Value::String(key.clone()), out);
+        out.push(b':');
+        json::encode_into(value, out);
     }
-    let rest = text[at..].strip_prefix(b",").unwrap_or(&text[at..]);
-    Ok([b"{", rest].concat())
 }
 
 /// The metadata of an object as a `PartialObjectMetadata`.
@@ -136,46 +143,134 @@ pub fn partial_schema() -> ApiResult<SchemaRef> {
 }
 
 /// An object of `schema` in one of the forms.
-pub fn encode_form(schema: &SchemaRef, object: &Object, form: Form) -> ApiResult<Bytes> {
-    let message = |map: &Map, schema: &SchemaRef| {
-        proto::encode_message(map, schema)
-            .map(Bytes::from)
-            .map_err(ApiError::internal)
+fn write_form(schema: &SchemaRef, object: &Object, form: Form, out: &mut Vec<u8>) -> ApiResult<()> {
+    let mut message = |map: &Map, schema: &SchemaRef| {
+        let bytes = proto::encode_message(map, schema).map_err(ApiError::internal)?;
+        out.extend_from_slice(&bytes);
+        Ok(())
     };
     match form {
         PROTO => message(object, schema),
-        META_JSON => Ok(to_json(&partial_metadata(object, "meta.k8s.io/v1"))),
         META_PROTO => message(&partial_metadata(object, "meta.k8s.io/v1"), &partial_schema()?),
-        _ => Ok(to_json(object)),
+        META_JSON => {
+            members(&partial_metadata(object, "meta.k8s.io/v1"), out);
+            Ok(())
+        }
+        _ => {
+            members(object, out);
+            Ok(())
+        }
     }
 }
 
+/// A stored object without its managed fields: for those who look at everything else.
+pub fn decode_unmanaged(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
+    if let Ok(envelope) = proto::open(bytes)
+        && let Ok(object) = envelope.decode_without_managed_fields(&storage.schema)
+    {
+        return Ok(object);
+    }
+    let mut object = decode_stored(storage, bytes)?;
+    object.meta_mut().remove("managedFields");
+    Ok(object)
+}
+
 /// What the cache asks about a resource's bytes.
+///
+/// Forms are of the version that is stored. Built-in kinds are protobuf there, written by upstream's rules, so that both wire
+/// forms are made of the stored bytes without values between; what isn't in that form is decoded.
 pub struct ObjectCodec {
     storage: Arc<StorageDef>,
+    api_version: String,
 }
 
 impl ObjectCodec {
     pub fn new(storage: Arc<StorageDef>) -> Self {
-        ObjectCodec { storage }
+        ObjectCodec {
+            api_version: storage.version.api_version(),
+            storage,
+        }
+    }
+
+    fn attributes_in(&self, object: &Object) -> Attributes {
+        Attributes::new(labels_in(object.labels()), self.storage.field_values(object))
+    }
+
+    /// The stored message, if it is one of the version and kind that forms are of.
+    fn message<'a>(&self, value: &'a [u8]) -> Option<&'a [u8]> {
+        let envelope = proto::open(value).ok()?;
+        let version = &self.storage.version;
+        let ours = envelope.api_version == self.api_version && envelope.kind == version.kind;
+        (ours && self.storage.codec == StorageCodec::Protobuf).then_some(envelope.raw)
+    }
+
+    /// Attributes read from a message that all forms can be made of.
+    fn attributes_of_message(&self, message: &[u8]) -> Option<Attributes> {
+        let schema = &self.storage.schema;
+        let mut whole = Vec::with_capacity(message.len() * 2);
+        proto::json_members(message, schema, 0, &mut whole).ok()?;
+        let labels = proto::field_at(message, schema, &["metadata", "labels"]).ok()?;
+        let fields = self
+            .storage
+            .field_values_by(&mut |path| proto::field_at(message, schema, path).ok().flatten());
+        let labels = labels.as_ref().and_then(Value::as_object);
+        Some(Attributes::new(labels_in(labels), fields))
+    }
+
+    /// A form made of the stored message; false: it can't be, and nothing was written.
+    fn write_message(&self, message: &[u8], revision: u64, form: Form, out: &mut Vec<u8>) -> bool {
+        const METADATA: &[u8] = b",\"metadata\":";
+        let schema = &self.storage.schema;
+        let revised = match form {
+            JSON => return proto::json_members(message, schema, revision, out).is_ok(),
+            META_JSON => {
+                let start = out.len();
+                out.extend_from_slice(METADATA);
+                let written = proto::json_metadata(message, schema, revision, out).is_ok();
+                if !written {
+                    out.truncate(start);
+                }
+                return written;
+            }
+            PROTO => proto::revised(message, revision),
+            _ => proto::revised_metadata(message, revision),
+        };
+        let Some(revised) = revised else { return false };
+        out.extend_from_slice(&revised.head);
+        out.extend_from_slice(revised.rest);
+        true
+    }
+
+    /// The stored object in the version that forms are of.
+    fn decoded(&self, value: &[u8], revision: u64) -> ApiResult<Object> {
+        let mut object = decode_stored(&self.storage, value)?;
+        if object.api_version() != self.api_version {
+            let why = format!("{} is stored, not {}", object.api_version(), self.api_version);
+            return Err(ApiError::internal(why));
+        }
+        if self.storage.codec == StorageCodec::Json {
+            complete_by(&self.storage.schema, &mut object);
+        }
+        object.set_meta("resourceVersion", &revision.to_string());
+        Ok(object)
     }
 }
 
-impl ObjectCodec {
-    fn attributes_in(&self, object: &Object) -> Attributes {
-        let labels: Vec<(Str, Str)> = object
-            .labels()
-            .into_iter()
-            .flatten()
-            .map(|(k, v)| (k.clone(), Str::from(v.as_str().unwrap_or_default())))
-            .collect();
-        Attributes::new(labels, self.storage.field_values(object))
-    }
+fn labels_in(labels: Option<&Map>) -> Vec<(Str, Str)> {
+    let text = |v: &Value| Str::from(v.as_str().unwrap_or_default());
+    labels
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), text(v)))
+        .collect()
 }
 
 #[async_trait]
 impl Codec for ObjectCodec {
     fn attributes(&self, _key: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
+        if let Some(attributes) = self.message(value).and_then(|m| self.attributes_of_message(m)) {
+            return Ok(attributes);
+        }
         Ok(self.attributes_in(&decode_stored(&self.storage, value)?))
     }
 
@@ -197,9 +292,34 @@ impl Codec for ObjectCodec {
     }
 
     fn encode(&self, value: &[u8], revision: u64, form: Form) -> Result<Bytes, ApiError> {
-        let mut object = decode_stored(&self.storage, value)?;
-        object.set_meta("resourceVersion", &revision.to_string());
-        encode_form(&self.storage.schema, &object, form)
+        let mut out = Vec::with_capacity(value.len() + value.len() / 2);
+        self.write(value, revision, form, &mut out)?;
+        out.shrink_to_fit();
+        Ok(out.into())
+    }
+
+    fn write(&self, value: &[u8], revision: u64, form: Form, out: &mut Vec<u8>) -> Result<(), ApiError> {
+        match self.message(value) {
+            Some(message) if self.write_message(message, revision, form, out) => Ok(()),
+            _ => write_form(&self.storage.schema, &self.decoded(value, revision)?, form, out),
+        }
+    }
+
+    fn length(&self, value: &[u8], revision: u64, form: Form) -> Result<usize, ApiError> {
+        let revised = self.message(value).and_then(|message| match form {
+            PROTO => proto::revised(message, revision),
+            META_PROTO => proto::revised_metadata(message, revision),
+            _ => None,
+        });
+        match revised {
+            Some(revised) => Ok(revised.len()),
+            None => Ok(self.encode(value, revision, form)?.len()),
+        }
+    }
+
+    /// Protobuf is what is stored, but for a few bytes.
+    fn keeps(&self, form: Form) -> bool {
+        self.storage.codec == StorageCodec::Json || matches!(form, JSON | META_JSON)
     }
 
     fn indexes(&self) -> Vec<IndexKey> {
@@ -213,16 +333,14 @@ mod tests {
     use keelson_api::value;
 
     #[test]
-    fn items_of_lists_lose_their_kind_only() {
+    fn members_lack_kind_and_version_only() {
         let o = Object::try_from(
             value!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"kind": "x"}, "metadata": {"name": "a"}}),
         )
         .unwrap();
-        let json = to_json(&o);
-        assert!(json.starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","data""#));
-        assert_eq!(
-            without_kind(&json).unwrap(),
-            br#"{"data":{"kind":"x"},"metadata":{"name":"a"}}"#
-        );
+        let mut out = Vec::new();
+        members(&o, &mut out);
+        assert_eq!(out, br#","data":{"kind":"x"},"metadata":{"name":"a"}"#);
+        assert!(to_json(&o).starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","data""#));
     }
 }

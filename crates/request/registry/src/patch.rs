@@ -1,6 +1,6 @@
 //! PATCH: what a JSON, merge or strategic merge patch makes of the object that is there.
 
-use crate::codec::complete;
+use crate::codec::complete_from;
 use crate::context::{Cx, FieldValidation};
 use crate::engine::{Engine, UpdateSource};
 use crate::managed;
@@ -90,7 +90,10 @@ impl Patch {
 
     /// The patched object, complete and checked for unknown fields.
     pub fn apply_to(&self, cx: &Cx, existing: &Object) -> ApiResult<Object> {
-        self.apply_as(cx, &cx.def.schema, Some(cx.def.strategy.as_ref()), existing)
+        // What the store holds is canonical, and so is what is left of it; a converted object needn't be.
+        let known = cx.def.converter.is_none().then_some(existing);
+        let strategy = Some(cx.def.strategy.as_ref());
+        self.apply_with(cx, &cx.def.schema, strategy, existing, known)
     }
 
     /// The same for an object of another kind than the resource's (Scale).
@@ -101,18 +104,31 @@ impl Patch {
         strategy: Option<&dyn Strategy>,
         existing: &Object,
     ) -> ApiResult<Object> {
+        self.apply_with(cx, schema, strategy, existing, None)
+    }
+
+    fn apply_with(
+        &self,
+        cx: &Cx,
+        schema: &SchemaRef,
+        strategy: Option<&dyn Strategy>,
+        existing: &Object,
+        known: Option<&Object>,
+    ) -> ApiResult<Object> {
         let original = Value::Object(existing.0.clone());
-        let patched = match self.kind {
-            PatchKind::Json => json_patch::apply(&original, &self.patch)?,
-            PatchKind::Merge => merge_patch::apply(&original, &self.patch)?,
-            PatchKind::Strategic => strategic::apply(&original, &self.patch, schema)?,
+        let patch = || match self.kind {
+            PatchKind::Json => json_patch::apply(&original, &self.patch),
+            PatchKind::Merge => merge_patch::apply(&original, &self.patch),
+            PatchKind::Strategic => strategic::apply(&original, &self.patch, schema),
         };
-        let shown = patched.clone();
+        let patched = patch()?;
         let invalid = |why: String| {
+            // What is shown is the patched object as it was before it was completed.
+            let shown = patch().unwrap_or_default();
             let text = String::from_utf8_lossy(&json::encode(&shown)).into_owned();
             ApiError::invalid("", "", "", vec![Cause::invalid("patch", &text.into(), &why)])
         };
-        let (mut object, unknown) = complete(schema, strategy, patched).map_err(&invalid)?;
+        let (mut object, unknown) = complete_from(schema, strategy, patched, known).map_err(&invalid)?;
         let findings: Vec<String> = self.findings.iter().cloned().chain(unknown).collect();
         match cx.field_validation {
             FieldValidation::Strict if !findings.is_empty() => {

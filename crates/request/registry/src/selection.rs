@@ -24,21 +24,21 @@ impl StorageDef {
     }
     /// The values of the selectable fields, in their order.
     pub fn field_values(&self, object: &Map) -> Vec<Str> {
+        self.field_values_by(&mut |path| at(object, path.iter().copied()).cloned())
+    }
+    /// The same of an object whose fields are read by `read`.
+    pub fn field_values_by(&self, read: &mut dyn FnMut(&[&str]) -> Option<Value>) -> Vec<Str> {
+        let mut text = |path: &[&str]| read(path).as_ref().map(shown).unwrap_or_default();
         match &self.selectable {
             Selectable::Fields(list) => list
                 .iter()
-                .map(|f| {
-                    let look = |path: &[&str]| at(object, path.iter().copied()).map(shown).filter(|s| !s.is_empty());
-                    look(f.path).or_else(|| look(f.or)).unwrap_or_else(|| f.absent.into())
-                })
+                .map(|f| [f.path, f.or].into_iter().map(&mut text).find(|s| !s.is_empty()))
+                .zip(list.iter())
+                .map(|(found, f)| found.unwrap_or_else(|| f.absent.into()))
                 .collect(),
             Selectable::Paths(list) => list
                 .iter()
-                .map(|p| {
-                    at(object, p.split('.').filter(|s| !s.is_empty()))
-                        .map(shown)
-                        .unwrap_or_default()
-                })
+                .map(|p| text(&p.split('.').filter(|s| !s.is_empty()).collect::<Vec<_>>()))
                 .collect(),
         }
     }

@@ -523,7 +523,7 @@ fn write_map(map: &Map, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-fn write_int(i: i64, out: &mut Vec<u8>) {
+pub(super) fn write_int(i: i64, out: &mut Vec<u8>) {
     let mut buffer = [0u8; 20];
     let (mut at, mut n) = (buffer.len(), i.unsigned_abs());
     loop {
@@ -557,7 +557,7 @@ fn write_float(f: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn write_string(s: &str, out: &mut Vec<u8>) {
+pub(super) fn write_string(s: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = s.as_bytes();
     let mut start = 0;

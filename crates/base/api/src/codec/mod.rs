@@ -6,9 +6,12 @@
 
 pub mod json;
 mod json_lex;
+mod json_written;
 pub mod proto;
 mod proto_decode;
 mod proto_encode;
+mod proto_json;
+mod proto_parts;
 mod proto_schema_props;
 mod wire;
 pub mod yaml;

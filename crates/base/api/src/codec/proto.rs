@@ -4,6 +4,8 @@
 
 use super::proto_decode::Decoder;
 use super::proto_encode::Encoder;
+use super::proto_json::Transcoder;
+pub use super::proto_parts::{Revised, field_at, revised, revised_metadata};
 use super::wire::{Reader, Writer};
 use super::{DecodeError, EncodeError};
 use crate::value::Map;
@@ -61,7 +63,16 @@ pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, DecodeError> {
 impl Envelope<'_> {
     /// Decodes the message in the envelope by the schema of its kind.
     pub fn decode(&self, schema: &SchemaRef) -> Result<Object, DecodeError> {
-        let mut map = decode_message(self.raw, schema)?;
+        self.object(decode_message(self.raw, schema)?)
+    }
+
+    /// The same without `metadata.managedFields`, which is half of many objects.
+    pub fn decode_without_managed_fields(&self, schema: &SchemaRef) -> Result<Object, DecodeError> {
+        let mut decoder = Decoder::new(&schema.schema).without_managed_fields(schema.ty);
+        self.object(decoder.message(schema.ty, self.raw)?)
+    }
+
+    fn object(&self, mut map: Map) -> Result<Object, DecodeError> {
         if !self.kind.is_empty() {
             map.insert("kind", self.kind);
         }
@@ -75,6 +86,49 @@ impl Envelope<'_> {
 /// Decodes a message without an envelope.
 pub fn decode_message(bytes: &[u8], schema: &SchemaRef) -> Result<Map, DecodeError> {
     Decoder::new(&schema.schema).message(schema.ty, bytes)
+}
+
+/// Writes a message's members as JSON, each with a comma before it and all but `kind` and `apiVersion`, which no message has.
+/// The object says that it is of `revision`. After an error `out` is as it was.
+pub fn json_members(bytes: &[u8], schema: &SchemaRef, revision: u64, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let start = out.len();
+    let written = Transcoder::new(&schema.schema, out).object(schema.ty, bytes, revision);
+    if written.is_err() {
+        out.truncate(start);
+    }
+    written
+}
+
+/// The same of an object's `metadata` alone, an object.
+pub fn json_metadata(bytes: &[u8], schema: &SchemaRef, revision: u64, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let start = out.len();
+    let written = Transcoder::new(&schema.schema, out).metadata(schema.ty, bytes, revision);
+    if written.is_err() {
+        out.truncate(start);
+    }
+    written
+}
+
+/// What [`envelope`] puts before and after a message of `length` bytes.
+pub fn envelope_around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, &'static [u8]) {
+    let mut w = Writer {
+        out: Vec::with_capacity(64),
+    };
+    w.out.extend_from_slice(MAGIC);
+    write_type_meta(api_version, kind, &mut w);
+    w.key(2, 2);
+    w.varint(length as u64);
+    (w.out, b"\x1a\0\x22\0")
+}
+
+/// Begins a field of `length` bytes.
+pub fn begin_field(number: u32, length: usize, out: &mut Vec<u8>) {
+    let mut w = Writer {
+        out: std::mem::take(out),
+    };
+    w.key(number, 2);
+    w.varint(length as u64);
+    *out = w.out;
 }
 
 /// Encodes a message without an envelope.
@@ -101,15 +155,8 @@ pub fn encode(map: &Map, schema: &SchemaRef) -> Result<Vec<u8>, EncodeError> {
 
 /// Puts an encoded message into an envelope.
 pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let mut w = Writer {
-        out: Vec::with_capacity(message.len() + 64),
-    };
-    w.out.extend_from_slice(MAGIC);
-    write_type_meta(api_version, kind, &mut w);
-    w.field_bytes(2, message);
-    w.field_bytes(3, b"");
-    w.field_bytes(4, b"");
-    w.out
+    let (head, tail) = envelope_around(api_version, kind, message.len());
+    [&head, message, tail].concat()
 }
 
 fn write_type_meta(api_version: &str, kind: &str, w: &mut Writer) {

@@ -16,6 +16,8 @@ pub(super) struct Decoder<'s> {
     pub depth: usize,
     /// The fields of the messages being read, innermost last.
     slots: Vec<Option<Value>>,
+    /// A field of the outermost message's members that is left out, by its message and number.
+    skipped: Option<(&'s TypeDef, u32)>,
 }
 
 impl<'s> Decoder<'s> {
@@ -24,7 +26,21 @@ impl<'s> Decoder<'s> {
             schema,
             depth: 0,
             slots: Vec::with_capacity(128),
+            skipped: None,
         }
+    }
+
+    /// Leaves out what an object of this type says of who owns its fields.
+    pub fn without_managed_fields(self, id: TypeId) -> Self {
+        let metadata = self.schema.get(id).field("metadata").map(|field| &field.ty);
+        let skipped = match metadata {
+            Some(FieldType::Struct(id)) => {
+                let def = self.schema.get(*id);
+                def.field("managedFields").map(|field| (def, field.number))
+            }
+            _ => None,
+        };
+        Decoder { skipped, ..self }
     }
 
     pub fn message(&mut self, id: TypeId, bytes: &[u8]) -> Result<Map, DecodeError> {
@@ -55,6 +71,12 @@ impl<'s> Decoder<'s> {
         // Fields come in rising order, so the next is most often found at once.
         let mut at = 0;
         while let Some((number, datum)) = reader.next()? {
+            if self
+                .skipped
+                .is_some_and(|(of, n)| n == number && self.depth == 2 && std::ptr::eq(of, def))
+            {
+                continue;
+            }
             if def.wire.get(at).is_none_or(|(n, _)| *n != number) {
                 match def.wire.binary_search_by_key(&number, |(n, _)| *n) {
                     Ok(found) => at = found,
@@ -81,7 +103,7 @@ impl<'s> Decoder<'s> {
     }
 
     /// The value of a field after one more occurrence of it.
-    fn field(&mut self, field: &'s Field, datum: Datum, so_far: Option<Value>) -> Result<Value, DecodeError> {
+    pub fn field(&mut self, field: &'s Field, datum: Datum, so_far: Option<Value>) -> Result<Value, DecodeError> {
         match &field.ty {
             FieldType::List(element) if field.format == "itemsMessage" => self.items_message(element, datum.bytes()?),
             FieldType::List(element) => {
@@ -181,7 +203,7 @@ impl<'s> Decoder<'s> {
     }
 
     /// The content of a RawExtension: JSON, or an enveloped object.
-    fn raw(&mut self, raw: &[u8]) -> Result<Value, DecodeError> {
+    pub fn raw(&mut self, raw: &[u8]) -> Result<Value, DecodeError> {
         if raw.starts_with(proto::MAGIC) {
             let envelope = proto::open(raw)?;
             return match crate::builtin::builtin_kind_at(envelope.api_version, envelope.kind) {
@@ -199,7 +221,7 @@ impl<'s> Decoder<'s> {
     }
 
     /// What Go's encoder makes of a field that holds `value`, or nothing.
-    fn finish(&self, field: &'s Field, value: Option<Value>) -> Option<Value> {
+    pub fn finish(&self, field: &'s Field, value: Option<Value>) -> Option<Value> {
         let value = match value {
             Some(Value::Object(map)) if matches!(field.ty, FieldType::Map(_)) => Value::Object(map.in_order()),
             Some(v) => v,
@@ -246,7 +268,7 @@ impl<'s> Decoder<'s> {
     }
 }
 
-fn is_basic(ty: &FieldType) -> bool {
+pub(super) fn is_basic(ty: &FieldType) -> bool {
     matches!(
         ty,
         FieldType::Bool
@@ -260,7 +282,7 @@ fn is_basic(ty: &FieldType) -> bool {
     )
 }
 
-fn is_zero(value: &Value) -> bool {
+pub(super) fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(b) => !b,
@@ -272,7 +294,7 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-fn first_bytes(message: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
+pub(super) fn first_bytes(message: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
     let mut reader = Reader::new(message);
     let mut out = None;
     while let Some((number, datum)) = reader.next()? {
@@ -283,7 +305,7 @@ fn first_bytes(message: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
     Ok(out)
 }
 
-fn first_varint(message: &[u8]) -> Result<u64, DecodeError> {
+pub(super) fn first_varint(message: &[u8]) -> Result<u64, DecodeError> {
     let mut reader = Reader::new(message);
     let mut out = 0;
     while let Some((number, datum)) = reader.next()? {
@@ -294,7 +316,7 @@ fn first_varint(message: &[u8]) -> Result<u64, DecodeError> {
     Ok(out)
 }
 
-fn quantity(message: &[u8]) -> Result<Value, DecodeError> {
+pub(super) fn quantity(message: &[u8]) -> Result<Value, DecodeError> {
     let text = match first_bytes(message)? {
         Some(b) => std::str::from_utf8(b).map_err(|_| malformed("string is not valid UTF-8"))?,
         None => "0",
@@ -306,7 +328,7 @@ fn quantity(message: &[u8]) -> Result<Value, DecodeError> {
         .map_err(|e| DecodeError(e.to_string()))
 }
 
-fn time(ty: &FieldType, message: &[u8]) -> Result<Value, DecodeError> {
+pub(super) fn time(ty: &FieldType, message: &[u8]) -> Result<Value, DecodeError> {
     if message.is_empty() {
         return Ok(Value::Null);
     }
@@ -334,7 +356,7 @@ fn time(ty: &FieldType, message: &[u8]) -> Result<Value, DecodeError> {
     Ok(Value::String(text.into()))
 }
 
-fn int_or_string(message: &[u8]) -> Result<Value, DecodeError> {
+pub(super) fn int_or_string(message: &[u8]) -> Result<Value, DecodeError> {
     let (mut is_string, mut int, mut string) = (false, 0, "");
     let mut reader = Reader::new(message);
     while let Some((number, datum)) = reader.next()? {

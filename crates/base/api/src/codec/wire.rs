@@ -42,6 +42,10 @@ impl<'a> Reader<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         Reader { bytes }
     }
+    /// What hasn't been read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
     fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for (i, b) in self.bytes.iter().enumerate().take(10) {

@@ -30,9 +30,9 @@ struct Walk<'a> {
     report: Report,
 }
 
-pub(super) fn object(object: &mut Value, schema: &SchemaRef) -> Res<Report> {
+pub(super) fn object(object: &mut Value, schema: &SchemaRef, known: Option<&Map>) -> Res<Report> {
     let mut w = Walk::new(&schema.schema);
-    w.root(object, schema.def())?;
+    w.root(object, schema.def(), known)?;
     Ok(w.report)
 }
 
@@ -48,7 +48,7 @@ pub(super) fn metadata(object: &mut Value, schema: &SchemaRef) -> Res<()> {
             *m = Value::Object(Map::new());
         }
         w.names.push("metadata".into());
-        w.root(m, def)?;
+        w.root(m, def, None)?;
     }
     Ok(())
 }
@@ -64,9 +64,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn root(&mut self, v: &mut Value, def: &'a TypeDef) -> Res<()> {
+    fn root(&mut self, v: &mut Value, def: &'a TypeDef, known: Option<&Map>) -> Res<()> {
         match v {
-            Value::Object(m) => self.fields(m, def),
+            Value::Object(m) => self.fields(m, def, known),
             Value::Null => {
                 *v = Value::Object(Map::new());
                 Ok(())
@@ -120,18 +120,22 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A struct's members, in place.
-    fn fields(&mut self, m: &mut Map, def: &'a TypeDef) -> Res<()> {
+    /// A struct's members, in place. `known`: the same struct in an object that is canonical.
+    fn fields(&mut self, m: &mut Map, def: &'a TypeDef, known: Option<&Map>) -> Res<()> {
         self.structs.push(go_name(def));
         let mut error = None;
         m.retain(|key, v| {
             if error.is_some() {
                 return true;
             }
+            let known = known.and_then(|known| known.get(key));
+            if known.is_some_and(|known| known == v) {
+                return true;
+            }
             let Some(field) = def.field(key) else {
                 if let Some(ty) = &def.additional {
                     self.path.key(key);
-                    error = self.value(v, ty).err();
+                    error = self.value(v, ty, known).err();
                     self.path.pop();
                     return true;
                 }
@@ -145,7 +149,7 @@ impl<'a> Walk<'a> {
             };
             self.path.key(key);
             self.names.push(key.to_string());
-            let keep = self.member(v, field);
+            let keep = self.member(v, field, known);
             self.names.pop();
             self.path.pop();
             match keep {
@@ -165,15 +169,15 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether the member stays.
-    fn member(&mut self, v: &mut Value, field: &'a Field) -> Res<bool> {
+    fn member(&mut self, v: &mut Value, field: &'a Field, known: Option<&Value>) -> Res<bool> {
         if v.is_null() {
             return Ok(false);
         }
-        self.value(v, &field.ty)?;
+        self.value(v, &field.ty, known)?;
         Ok(!omitted(v, field, self.schema))
     }
 
-    fn value(&mut self, v: &mut Value, ty: &'a FieldType) -> Res<()> {
+    fn value(&mut self, v: &mut Value, ty: &'a FieldType, known: Option<&Value>) -> Res<()> {
         match (ty, &mut *v) {
             (FieldType::Bool, Value::Bool(_)) => Ok(()),
             (FieldType::Int32, Value::Int(i)) if i32::try_from(*i).is_ok() => Ok(()),
@@ -211,9 +215,11 @@ impl<'a> Walk<'a> {
             (FieldType::MicroTime, Value::String(s)) => super::scalars::micro_time(s).map_err(DecodeError),
             (FieldType::Duration, Value::String(s)) => super::scalars::duration(s).map_err(DecodeError),
             (FieldType::RawExtension | FieldType::Any | FieldType::FieldsV1, _) => Ok(()),
-            (FieldType::Struct(id), Value::Object(m)) => self.fields(m, self.schema.get(*id)),
-            (FieldType::List(el), Value::Array(a)) => self.elements(a, el),
-            (FieldType::ListOf(def), Value::Array(a)) => self.elements(a, &def.element),
+            (FieldType::Struct(id), Value::Object(m)) => {
+                self.fields(m, self.schema.get(*id), known.and_then(Value::as_object))
+            }
+            (FieldType::List(el), Value::Array(a)) => self.elements(a, el, known),
+            (FieldType::ListOf(def), Value::Array(a)) => self.elements(a, &def.element, known),
             (FieldType::Map(el), Value::Object(m)) => {
                 for (key, v) in m.iter_mut() {
                     if v.is_null() {
@@ -221,7 +227,7 @@ impl<'a> Walk<'a> {
                         continue;
                     }
                     self.path.key(key);
-                    self.value(v, el)?;
+                    self.value(v, el, known.and_then(|known| known.get(key)))?;
                     self.path.pop();
                 }
                 Ok(())
@@ -230,14 +236,19 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn elements(&mut self, a: &mut [Value], el: &'a FieldType) -> Res<()> {
+    fn elements(&mut self, a: &mut [Value], el: &'a FieldType, known: Option<&Value>) -> Res<()> {
+        let known = known.and_then(Value::as_array);
         for (i, v) in a.iter_mut().enumerate() {
+            let known = known.and_then(|known| known.get(i));
+            if known.is_some_and(|known| known == v) {
+                continue;
+            }
             if v.is_null() {
                 *v = zero_of(el, self.schema);
                 continue;
             }
             self.path.index(i);
-            self.value(v, el)?;
+            self.value(v, el, known)?;
             self.path.pop();
         }
         Ok(())

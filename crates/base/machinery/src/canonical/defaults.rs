@@ -1,7 +1,7 @@
 //! Zero values that are always written, and constant defaults.
 
 use crate::structural::prune;
-use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
+use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef, TypeId};
 use keelson_api::{Map, Value};
 
 /// Fills a struct with what Go's encoder always writes: zero values of fields without `omitempty`, and structs that
@@ -106,17 +106,19 @@ pub fn apply_defaults(object: &mut Value, schema: &SchemaRef) {
 
 fn defaults(m: &mut Map, def: &TypeDef, schema: &Schema) {
     for field in &def.fields {
-        if let Some(default) = &field.default {
-            let absent = match m.get(&field.name) {
-                None | Some(Value::Null) => true,
-                Some(v) => !field.pointer && plain_zero(v),
-            };
-            if absent {
-                m.insert(field.name.clone(), default.clone());
-            }
+        if let Some(default) = &field.default
+            && is_absent(m, field)
+        {
+            m.insert(field.name.clone(), default.clone());
         }
-        match m.get_mut(&field.name) {
-            Some(v) => descend(v, &field.ty, schema),
+        match m.get(&field.name) {
+            // What lacks nothing may be shared with another object, and stays so.
+            Some(v) if lacks(v, &field.ty, schema) => {
+                if let Some(v) = m.get_mut(&field.name) {
+                    descend(v, &field.ty, schema);
+                }
+            }
+            Some(_) => {}
             None => {
                 // An absent struct that isn't a pointer exists all the same.
                 if let (FieldType::Struct(id), false) = (&field.ty, field.pointer) {
@@ -139,6 +141,43 @@ fn descend(v: &mut Value, ty: &FieldType, schema: &Schema) {
         (FieldType::ListOf(def), Value::Array(a)) => a.iter_mut().for_each(|v| descend(v, &def.element, schema)),
         (FieldType::Map(el), Value::Object(m)) => m.values_mut().for_each(|v| descend(v, el, schema)),
         _ => {}
+    }
+}
+
+/// Whether a default belongs somewhere in the value.
+fn lacks(v: &Value, ty: &FieldType, schema: &Schema) -> bool {
+    match (ty, v) {
+        (FieldType::Struct(id), Value::Object(m)) => {
+            let mut fields = schema.get(*id).fields.iter();
+            fields.any(|field| {
+                (field.default.is_some() && is_absent(m, field))
+                    || match (m.get(&field.name), &field.ty) {
+                        (Some(v), ty) => lacks(v, ty, schema),
+                        (None, FieldType::Struct(id)) => !field.pointer && has_defaults(*id, schema),
+                        (None, _) => false,
+                    }
+            })
+        }
+        (FieldType::List(el), Value::Array(a)) => a.iter().any(|v| lacks(v, el, schema)),
+        (FieldType::ListOf(def), Value::Array(a)) => a.iter().any(|v| lacks(v, &def.element, schema)),
+        (FieldType::Map(el), Value::Object(m)) => m.values().any(|v| lacks(v, el, schema)),
+        _ => false,
+    }
+}
+
+/// Whether an empty struct of the type gets defaults.
+fn has_defaults(id: TypeId, schema: &Schema) -> bool {
+    schema.get(id).fields.iter().any(|field| match field.ty {
+        _ if field.default.is_some() => true,
+        FieldType::Struct(id) => !field.pointer && has_defaults(id, schema),
+        _ => false,
+    })
+}
+
+fn is_absent(m: &Map, field: &Field) -> bool {
+    match m.get(&field.name) {
+        None | Some(Value::Null) => true,
+        Some(v) => !field.pointer && plain_zero(v),
     }
 }
 

@@ -18,7 +18,7 @@ pub use defaults::{apply_defaults, fill_zero};
 pub use path::Path;
 
 use crate::structural::{Structural, prune};
-use keelson_api::{SchemaRef, Value};
+use keelson_api::{Map, SchemaRef, Value};
 
 /// What canonicalising found, besides doing it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,12 +42,17 @@ pub fn structural(schema: &SchemaRef) -> Option<&Structural> {
 
 /// Brings an object into canonical form.
 pub fn canonicalize(object: &mut Value, schema: &SchemaRef) -> Result<Report, DecodeError> {
+    canonicalize_from(object, schema, None)
+}
+
+/// The same of an object that was made of one that is canonical: what they have in common needs no second look.
+pub fn canonicalize_from(object: &mut Value, schema: &SchemaRef, known: Option<&Map>) -> Result<Report, DecodeError> {
     if let Some(s) = structural(schema) {
         let unknown = prune::prune(object, s);
         coerce::metadata(object, schema)?;
         return Ok(Report { unknown });
     }
-    coerce::object(object, schema)
+    coerce::object(object, schema, known)
 }
 
 /// The message of a failed strict decoding.

@@ -1,7 +1,7 @@
 //! Bodies of writes, decoded: which kind they are, which fields are unknown, and what their defaults are.
 
 use super::negotiate::PROTOBUF;
-use keelson_api::codec::{Format, Strictness, decode_text, proto, strict_error};
+use keelson_api::codec::{Decoded, Format, Strictness, decode_text, proto, strict_error};
 use keelson_api::{ApiError, ApiResult, GroupVersion, GroupVersionKind, Object, SchemaRef, Value};
 use keelson_registry::codec::complete;
 use keelson_registry::strategy::Strategy;
@@ -35,20 +35,12 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
             Value::from(envelope.decode(expected.schema).map_err(|e| cannot_handle(want, &e))?.0)
         }
         Format::Json | Format::Yaml => {
-            // The kind is read first: a body of another kind must not be judged by this one's fields.
-            let any =
-                decode_text(bytes, format, None, strictness).map_err(|e| unrecognized(want, &json_error(&e), bytes))?;
-            let text = |key: &str| any.value.get(key).and_then(Value::as_str).unwrap_or_default();
-            check_kind(text("apiVersion"), text("kind"), want)?;
-            if expected.custom {
-                findings = any.findings;
-                any.value
-            } else {
-                let typed = decode_text(bytes, format, Some(expected.schema), strictness)
-                    .map_err(|e| cannot_handle(want, &e))?;
-                findings = typed.findings;
-                typed.value
-            }
+            let decoded = match as_expected(bytes, format, expected, strictness) {
+                Some(decoded) => decoded,
+                None => in_two_steps(bytes, format, expected, strictness)?,
+            };
+            findings = decoded.findings;
+            decoded.value
         }
     };
     let (mut object, unknown) =
@@ -61,6 +53,30 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
     report(cx, want, findings)?;
     object.set_gvk(&want.api_version(), &want.kind);
     Ok(object)
+}
+
+fn check_kind_of(value: &Value, want: &GroupVersionKind) -> ApiResult<()> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    check_kind(text("apiVersion"), text("kind"), want)
+}
+
+/// A text that is of the expected type and says so is read once.
+fn as_expected(bytes: &[u8], format: Format, expected: &Expected, strictness: Strictness) -> Option<Decoded> {
+    let schema = (!expected.custom).then_some(expected.schema)?;
+    let typed = decode_text(bytes, format, Some(schema), strictness).ok()?;
+    check_kind_of(&typed.value, expected.kind).ok()?;
+    Some(typed)
+}
+
+/// The kind is read first: a body of another kind must not be judged by this one's fields.
+fn in_two_steps(bytes: &[u8], format: Format, expected: &Expected, strictness: Strictness) -> ApiResult<Decoded> {
+    let want = expected.kind;
+    let any = decode_text(bytes, format, None, strictness).map_err(|e| unrecognized(want, &json_error(&e), bytes))?;
+    check_kind_of(&any.value, want)?;
+    if expected.custom {
+        return Ok(any);
+    }
+    decode_text(bytes, format, Some(expected.schema), strictness).map_err(|e| cannot_handle(want, &e))
 }
 
 /// Unknown and duplicate fields: warned of or refused.

@@ -1,7 +1,7 @@
 //! DELETE of one object and of a collection.
 
 use super::negotiate::Output;
-use super::{Call, Served, negotiate, respond};
+use super::{Call, Served, listing, negotiate, respond};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::StatusCode;
@@ -142,5 +142,5 @@ pub async fn collection(call: Call<'_>) -> Served {
         return Err(e.into());
     }
     let cache = engine.cache_of(&call.def)?;
-    Ok(respond::list(engine, cache, call.out, &call.def, page, call.include_object()).await?)
+    Ok(listing::list(engine, cache, call.out, &call.def, page, call.include_object()).await?)
 }

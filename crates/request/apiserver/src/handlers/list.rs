@@ -1,6 +1,6 @@
 //! GET of a collection.
 
-use super::{Call, Served, respond, watch};
+use super::{Call, Served, listing, watch};
 use keelson_registry::options::ListOptions;
 
 pub async fn serve(call: Call<'_>) -> Served {
@@ -13,5 +13,5 @@ pub async fn serve(call: Call<'_>) -> Served {
     let engine = &call.state.engine;
     let page = engine.list(&cx, &options).await?;
     let cache = engine.cache_of(&call.def)?;
-    Ok(respond::list(engine, cache, call.out, &call.def, page, call.include_object()).await?)
+    Ok(listing::list(engine, cache, call.out, &call.def, page, call.include_object()).await?)
 }

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod get;
 mod list;
+mod listing;
 pub mod negotiate;
 mod patch;
 pub mod place;

@@ -1,28 +1,24 @@
-//! Answers: objects, lists, tables and statuses in the negotiated format.
+//! Answers: objects and statuses in the negotiated format. Lists stand in [`listing`](super::listing).
 
 use super::negotiate::{Output, Shape};
 use super::table;
-use crate::request::{Body, Response};
+use crate::request::Response;
 use bytes::Bytes;
-use futures::stream;
 use http::{HeaderValue, StatusCode, header};
 use keelson_api::codec::{Format, json, proto, yaml};
-use keelson_api::{ApiError, ApiResult, Map, Object, SchemaRef, Value, builtin};
-use keelson_cache::{Cache, Entry};
+use keelson_api::{ApiError, ApiResult, Object, SchemaRef, Value, builtin};
+use keelson_cache::{Cache, Entry, Form};
 use keelson_registry::ResourceDef;
 use keelson_registry::codec::{self, partial_metadata};
-use keelson_registry::engine::{Engine, Page};
+use keelson_registry::engine::Engine;
 use std::sync::Arc;
-
-/// So many objects go into one chunk of a list.
-const CHUNK: usize = 64;
 
 pub fn with_body(code: StatusCode, content_type: &'static str, body: Bytes) -> Response {
     crate::request::response::bytes_of(code, content_type, body)
 }
 
 /// A value without a schema of its own concern, as JSON or YAML.
-fn text(code: StatusCode, out: Output, value: Value) -> ApiResult<Response> {
+pub(super) fn text(code: StatusCode, out: Output, value: Value) -> ApiResult<Response> {
     let bytes: Bytes = match out.format {
         Format::Yaml => yaml::encode(&value).into(),
         _ if out.pretty => pretty(&value)?,
@@ -132,9 +128,9 @@ pub fn object(
     }
 }
 
-/// Whether cached bytes can be sent as they are.
-pub fn cached_form(def: &ResourceDef, out: Output) -> Option<keelson_cache::Form> {
-    if def.custom || !def.is_storage_version() || out.beta {
+/// The form of the cache's bytes that the answer is made of, if it can be.
+pub fn cached_form(def: &ResourceDef, out: Output) -> Option<Form> {
+    if !def.is_storage_version() || out.beta {
         return None;
     }
     match (out.shape, out.format) {
@@ -144,6 +140,34 @@ pub fn cached_form(def: &ResourceDef, out: Output) -> Option<keelson_cache::Form
         (Shape::Metadata | Shape::MetadataList, Format::Protobuf) => Some(codec::META_PROTO),
         _ => None,
     }
+}
+
+/// The beginning of an object in JSON; the members that a cache has follow, and a brace.
+pub fn json_start(def: &ResourceDef, out: Output) -> String {
+    let (api_version, kind) = shown_kind(def, out);
+    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\"")
+}
+
+/// Appends an object in protobuf and its envelope. False: the cache's bytes don't serve, and nothing was written.
+pub fn append_enveloped(
+    cache: &Cache,
+    form: Form,
+    kind: (&str, &str),
+    entry: &Arc<Entry>,
+    bytes: &mut Vec<u8>,
+) -> bool {
+    let Ok(length) = cache.length(entry, form) else {
+        return false;
+    };
+    let start = bytes.len();
+    let (mut head, tail) = proto::envelope_around(kind.0, kind.1, length);
+    bytes.append(&mut head);
+    let written = cache.append(entry, form, bytes).is_ok();
+    match written {
+        true => bytes.extend_from_slice(tail),
+        false => bytes.truncate(start),
+    }
+    written
 }
 
 /// An entry of the cache, by its cached bytes where that is possible.
@@ -156,15 +180,22 @@ pub async fn entry(
     include: &str,
 ) -> ApiResult<Response> {
     if let Some(form) = cached_form(def, out).filter(|_| !out.pretty && out.shape != Shape::MetadataList) {
-        let bytes = cache.encoded(entry, form).map_err(ApiError::internal)?;
-        let body = match out.format {
+        let mut bytes = Vec::with_capacity(entry.value().len() + entry.value().len() / 2 + 64);
+        let written = match out.format {
             Format::Protobuf => {
                 let (api_version, kind) = shown_kind(def, out);
-                proto::envelope(&api_version, &kind, &bytes).into()
+                append_enveloped(cache, form, (&api_version, &kind), entry, &mut bytes)
             }
-            _ => Bytes::from([&bytes[..], b"\n"].concat()),
+            _ => {
+                bytes.extend_from_slice(json_start(def, out).as_bytes());
+                let written = cache.append(entry, form, &mut bytes).is_ok();
+                bytes.extend_from_slice(b"}\n");
+                written
+            }
         };
-        return Ok(with_body(StatusCode::OK, out.content_type(), body));
+        if written {
+            return Ok(with_body(StatusCode::OK, out.content_type(), bytes.into()));
+        }
     }
     let o = engine.object(def, entry).await?;
     object(StatusCode::OK, out, def, &def.schema, o, include)
@@ -175,176 +206,5 @@ pub fn shown_kind(def: &ResourceDef, out: Output) -> (String, String) {
     match out.shape {
         Shape::Object => (def.api_version(), def.kind.to_string()),
         _ => (out.meta_version().to_string(), "PartialObjectMetadata".to_string()),
-    }
-}
-
-fn list_meta(page: &Page) -> Map {
-    let mut meta = Map::new();
-    if !page.continue_token.is_empty() {
-        meta.insert("continue", page.continue_token.as_str());
-    }
-    if let Some(n) = page.remaining {
-        meta.insert("remainingItemCount", i64::try_from(n).unwrap_or(i64::MAX));
-    }
-    meta.insert("resourceVersion", page.revision.to_string());
-    meta
-}
-
-/// A list, streamed chunk by chunk from the entries of a snapshot.
-pub async fn list(
-    engine: &Engine,
-    cache: Cache,
-    out: Output,
-    def: &Arc<ResourceDef>,
-    page: Page,
-    include: &str,
-) -> ApiResult<Response> {
-    if let Some(error) = page.entries.iter().find_map(|e| e.unreadable()) {
-        return Err(error.clone());
-    }
-    if out.shape == Shape::Metadata {
-        return Err(ApiError::new(
-            keelson_api::Reason::NotAcceptable,
-            format!(
-                "you requested PartialObjectMetadata, but the requested object is a list (*{}.{})",
-                def.gvr.version, def.list_kind
-            ),
-        ));
-    }
-    if out.shape == Shape::Table {
-        let objects = engine.objects(def, &page.entries).await?;
-        let mut table = table::table(def, objects, out, include, &page.revision.to_string(), true)?;
-        table.set_at(&["metadata"], list_meta(&page));
-        return text(StatusCode::OK, out, table);
-    }
-    match (cached_form(def, out), out.format) {
-        (Some(form), Format::Json) if !out.pretty => Ok(json_list(cache, form, out, def, page)),
-        (Some(form), Format::Protobuf) => protobuf_list(&cache, form, out, def, &page),
-        _ => whole_list(engine, out, def, page).await,
-    }
-}
-
-fn list_kind(def: &ResourceDef, out: Output) -> (String, String) {
-    match out.shape {
-        Shape::Object => (def.api_version(), def.list_kind.to_string()),
-        _ => (out.meta_version().to_string(), "PartialObjectMetadataList".to_string()),
-    }
-}
-
-fn json_list(cache: Cache, form: keelson_cache::Form, out: Output, def: &ResourceDef, page: Page) -> Response {
-    let (api_version, kind) = list_kind(def, out);
-    let meta = String::from_utf8_lossy(&json::encode_map(&list_meta(&page))).into_owned();
-    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
-    let whole_items = out.shape != Shape::Object;
-    let step = move |mut state: (std::vec::IntoIter<Arc<Entry>>, Option<String>, bool)| {
-        let (entries, head, first) = (&mut state.0, state.1.take(), state.2);
-        let mut chunk = head.clone().map(String::into_bytes).unwrap_or_default();
-        let mut first_item = first;
-        let mut encode = || -> ApiResult<bool> {
-            for _ in 0..CHUNK {
-                let Some(entry) = entries.next() else {
-                    return Ok(true);
-                };
-                let bytes = cache.encoded(&entry, form).map_err(ApiError::internal)?;
-                if !std::mem::take(&mut first_item) {
-                    chunk.push(b',');
-                }
-                if whole_items {
-                    chunk.extend_from_slice(&bytes);
-                } else {
-                    chunk.extend_from_slice(&codec::without_kind(&bytes)?);
-                }
-            }
-            Ok(false)
-        };
-        match encode() {
-            Ok(done) => {
-                if done {
-                    chunk.extend_from_slice(b"]}\n");
-                }
-                state.2 = first_item;
-                Ok((Bytes::from(chunk), state, done))
-            }
-            Err(e) => Err(e),
-        }
-    };
-    let start = Some((page.entries.into_iter(), Some(head), true));
-    let body = stream::unfold(start, move |state| {
-        let next = state.map(&step);
-        async move {
-            match next? {
-                Ok((chunk, state, done)) => Some((Ok::<_, ApiError>(chunk), (!done).then_some(state))),
-                Err(e) => Some((Err(e), None)),
-            }
-        }
-    });
-    let mut response = Response::new(Body::from_stream(body));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(out.content_type()));
-    response
-}
-
-/// The envelope names the length of what it holds, so all items are encoded before the first byte is sent.
-fn protobuf_list(
-    cache: &Cache,
-    form: keelson_cache::Form,
-    out: Output,
-    def: &ResourceDef,
-    page: &Page,
-) -> ApiResult<Response> {
-    let (api_version, kind) = list_kind(def, out);
-    let meta_schema = builtin::builtin_type("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
-        .ok_or_else(|| ApiError::internal("no schema of ListMeta"))?;
-    let meta = proto::encode_message(&list_meta(page), &meta_schema).map_err(ApiError::internal)?;
-    let mut message = Vec::with_capacity(page.entries.len() * 512 + 64);
-    field(&mut message, 1, &meta);
-    for entry in &page.entries {
-        field(
-            &mut message,
-            2,
-            &cache.encoded(entry, form).map_err(ApiError::internal)?,
-        );
-    }
-    let body = proto::envelope(&api_version, &kind, &message);
-    Ok(with_body(StatusCode::OK, out.content_type(), body.into()))
-}
-
-/// A length-delimited field of a protobuf message.
-fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    out.push(number << 3 | 2);
-    let mut len = bytes.len();
-    while len >= 0x80 {
-        out.push(len as u8 | 0x80);
-        len >>= 7;
-    }
-    out.push(len as u8);
-    out.extend_from_slice(bytes);
-}
-
-/// Lists that are decoded: other versions, custom resources, YAML.
-async fn whole_list(engine: &Engine, out: Output, def: &ResourceDef, page: Page) -> ApiResult<Response> {
-    let meta = list_meta(&page);
-    let mut objects = engine.objects(def, &page.entries).await?;
-    let (api_version, kind) = list_kind(def, out);
-    for o in &mut objects {
-        if out.shape == Shape::MetadataList {
-            *o = partial_metadata(o, out.meta_version());
-        } else if !def.custom {
-            o.remove("apiVersion");
-            o.remove("kind");
-        }
-    }
-    let mut list = Object::new();
-    list.set_gvk(&api_version, &kind);
-    list.insert("metadata", meta);
-    list.insert("items", objects.into_iter().map(Value::from).collect::<Vec<_>>());
-    match out.format {
-        Format::Protobuf => {
-            let schema = builtin::builtin_kind_at(&api_version, &kind)
-                .ok_or_else(|| ApiError::internal(format!("no schema of {kind}")))?;
-            typed(StatusCode::OK, out, list, &schema)
-        }
-        _ => text(StatusCode::OK, out, list.into()),
     }
 }

@@ -26,31 +26,44 @@ pub fn table(
 ) -> ApiResult<Value> {
     check_include(include)?;
     let now = keelson_clock::now();
-    let mut rows = Vec::with_capacity(objects.len());
-    for object in objects {
-        let mut row = Map::new();
-        row.push("cells", def.columns.cells.cells(&object, now));
-        let conditions = def.columns.cells.conditions(&object);
-        if !conditions.is_empty() {
-            row.push("conditions", conditions);
-        }
-        let shown = match include {
-            "Object" => Value::from(object),
-            "None" => Value::Null,
-            _ => partial_metadata(&object, out.meta_version()).into(),
-        };
-        row.push("object", shown);
-        rows.push(Value::from(row));
-    }
+    let rows: Vec<Value> = objects.into_iter().map(|o| row(def, o, out, include, now)).collect();
     let mut table = Map::new();
     table.push("apiVersion", out.meta_version());
-    let columns = || def.columns.columns.iter().map(|c| c.to_value()).collect::<Vec<_>>();
-    table.push(
-        "columnDefinitions",
-        if headers { columns().into() } else { Value::Null },
-    );
+    table.push("columnDefinitions", if headers { columns(def) } else { Value::Null });
     table.push("kind", "Table");
     table.push("metadata", [("resourceVersion", version)].into_iter().collect::<Map>());
     table.push("rows", rows);
     Ok(table.into())
+}
+
+/// The columns' definitions.
+pub fn columns(def: &ResourceDef) -> Value {
+    def.columns
+        .columns
+        .iter()
+        .map(|c| c.to_value())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// A row without its object. Cells don't look at managed fields.
+pub fn cells(def: &ResourceDef, object: &Object, now: jiff::Timestamp) -> Map {
+    let mut row = Map::new();
+    row.push("cells", def.columns.cells.cells(object, now));
+    let conditions = def.columns.cells.conditions(object);
+    if !conditions.is_empty() {
+        row.push("conditions", conditions);
+    }
+    row
+}
+
+pub fn row(def: &ResourceDef, object: Object, out: Output, include: &str, now: jiff::Timestamp) -> Value {
+    let mut row = cells(def, &object, now);
+    let shown = match include {
+        "Object" => Value::from(object),
+        "None" => Value::Null,
+        _ => partial_metadata(&object, out.meta_version()).into(),
+    };
+    row.push("object", shown);
+    row.into()
 }

@@ -9,7 +9,7 @@ use futures::stream;
 use http::{HeaderValue, header};
 use keelson_api::codec::{Format, json, proto, yaml};
 use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
-use keelson_cache::{Cache, Watch, WatchEvent};
+use keelson_cache::{Cache, Entry, Form, Watch, WatchEvent};
 use keelson_listen::WriteBy;
 use keelson_registry::codec::{self, partial_metadata};
 use keelson_registry::engine::{Engine, cache_error};
@@ -29,6 +29,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const LONGEST_BEGINNING: Duration = crate::chain::REQUEST_TIMEOUT;
 /// How long after a watch's end its last bytes may take.
 const LAST_WORDS: Duration = Duration::from_secs(30);
+
+/// About so many bytes of events that wait are sent at once.
+const PIECE: usize = 64 * 1024;
 
 pub async fn serve(call: Call<'_>) -> Served {
     let mut query = call.query();
@@ -68,6 +71,7 @@ pub async fn serve(call: Call<'_>) -> Served {
         cx,
         deadline: Instant::now() + timeout,
         headers_sent: false,
+        alone: false,
     };
     let body = stream::unfold(stream, |mut s| async move {
         s.next().await.map(|bytes| (Ok::<_, ApiError>(bytes), s))
@@ -101,6 +105,8 @@ struct Stream {
     deadline: Instant,
     /// A table's columns are told once.
     headers_sent: bool,
+    /// The event goes to nobody else.
+    alone: bool,
 }
 
 impl Stream {
@@ -108,6 +114,7 @@ impl Stream {
         if matches!(&self.source, Source::Watch(watch) if !watch.is_beginning()) && self.seat.is_held() {
             self.seat.give_back();
         }
+        let is_beginning = matches!(&self.source, Source::Watch(watch) if watch.is_beginning());
         let event = match &mut self.source {
             Source::Over => return None,
             Source::Failed(e) => Err(e.clone()),
@@ -116,14 +123,44 @@ impl Stream {
                 Ok(Some(event)) => event.map_err(|e| cache_error(&self.cx, "watch", e)),
             },
         };
+        self.alone = is_beginning || self.cache.watchers() < 2;
+        let first = self.framed(event).await;
+        let Some(mut event) = self.ready() else {
+            return Some(first);
+        };
+        // What is there already goes along.
+        let mut piece = Vec::with_capacity(PIECE + first.len());
+        piece.extend_from_slice(&first);
+        loop {
+            piece.extend_from_slice(&self.framed(event).await);
+            if piece.len() >= PIECE {
+                break;
+            }
+            match self.ready() {
+                Some(next) => event = next,
+                None => break,
+            }
+        }
+        Some(piece.into())
+    }
+
+    fn ready(&mut self) -> Option<ApiResult<WatchEvent>> {
+        let Source::Watch(watch) = &mut self.source else {
+            return None;
+        };
+        let event = watch.next_ready()?;
+        Some(event.map_err(|e| cache_error(&self.cx, "watch", e)))
+    }
+
+    async fn framed(&mut self, event: ApiResult<WatchEvent>) -> Bytes {
         let framed = match event {
             Ok(event) => self.frame(event).await,
             Err(e) => Err(e),
         };
-        Some(framed.unwrap_or_else(|e| {
+        framed.unwrap_or_else(|e| {
             self.source = Source::Over;
             self.error(&e)
-        }))
+        })
     }
 
     fn error(&self, e: &ApiError) -> Bytes {
@@ -152,6 +189,28 @@ impl Stream {
         [b"---\n", &yaml::encode(&event)[..]].concat().into()
     }
 
+    /// An event's line, of the members that the cache has.
+    fn line(&self, kind: &str, entry: &Arc<Entry>, form: Form) -> Option<Bytes> {
+        let start = respond::json_start(&self.def, self.out);
+        let mut line = Vec::with_capacity(entry.value().len() + entry.value().len() / 2 + 128);
+        for part in ["{\"type\":\"", kind, "\",\"object\":", &start] {
+            line.extend_from_slice(part.as_bytes());
+        }
+        match self.alone {
+            true => self.cache.append(entry, form, &mut line).ok()?,
+            false => line.extend_from_slice(&self.cache.encoded(entry, form).ok()?),
+        }
+        line.extend_from_slice(b"}}\n");
+        Some(line.into())
+    }
+
+    fn message(&self, kind: &str, entry: &Arc<Entry>, form: Form) -> Option<Bytes> {
+        let (api_version, name) = respond::shown_kind(&self.def, self.out);
+        let mut object = Vec::with_capacity(entry.value().len() + 64);
+        let written = respond::append_enveloped(&self.cache, form, (&api_version, &name), entry, &mut object);
+        written.then(|| proto::watch_frame(kind, &object).into())
+    }
+
     async fn frame(&mut self, event: WatchEvent) -> ApiResult<Bytes> {
         let kind = match &event {
             WatchEvent::Added(_) => "ADDED",
@@ -161,14 +220,13 @@ impl Stream {
         };
         let out = self.out;
         if let (Some(entry), Some(form)) = (event.entry(), respond::cached_form(&self.def, out)) {
-            let bytes = self.cache.encoded(entry, form).map_err(ApiError::internal)?;
-            return Ok(match out.format {
-                Format::Protobuf => {
-                    let (api_version, name) = respond::shown_kind(&self.def, out);
-                    proto::watch_frame(kind, &proto::envelope(&api_version, &name, &bytes)).into()
-                }
-                _ => self.text(kind, &bytes),
-            });
+            let framed = match out.format {
+                Format::Protobuf => self.message(kind, entry, form),
+                _ => self.line(kind, entry, form),
+            };
+            if let Some(framed) = framed {
+                return Ok(framed);
+            }
         }
         let object = match &event {
             WatchEvent::Bookmark {

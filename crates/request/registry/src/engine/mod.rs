@@ -97,6 +97,17 @@ impl Engine {
         }
     }
 
+    /// The object of the request as the cache has it: perhaps not the newest. `None` if it isn't there, or not readable.
+    async fn cached(&self, cx: &Cx) -> ApiResult<Option<Current>> {
+        let storage = storage(cx)?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let entry = self.cache(storage).peek(key.as_bytes());
+        match entry.filter(|entry| entry.unreadable().is_none()) {
+            Some(entry) => Ok(self.decode_bytes(&cx.def, entry.value(), entry.revision()).await.ok()),
+            None => Ok(None),
+        }
+    }
+
     /// A stored value as the definition's version has it.
     pub async fn decode(&self, def: &ResourceDef, kv: &KeyValue) -> ApiResult<Current> {
         self.decode_bytes(def, &kv.value, kv.mod_revision).await

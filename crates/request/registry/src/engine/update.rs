@@ -43,8 +43,12 @@ impl UpdateSource for Replace {
 /// How one attempt ended.
 enum Attempt {
     Done(Object, bool),
+    /// There was nothing to write.
+    Same(Object),
     /// Somebody else was faster; what stands there now.
     Lost(Option<Current>),
+    /// The store failed. What was asked of it may have happened all the same, so it isn't asked again.
+    Failed(ApiError),
 }
 
 impl Engine {
@@ -57,22 +61,53 @@ impl Engine {
         force_create: bool,
     ) -> ApiResult<(Object, bool)> {
         let may_create = force_create || (cx.subresource.is_empty() && cx.def.strategy.allow_create_on_update());
-        let mut existing = self.current(cx).await?;
+        // What the cache has is nearly always the newest, and costs no read of the store. Whatever comes of it but a write,
+        // which is compared, counts only if it was.
+        let mut existing = if cx.dry_run { None } else { self.cached(cx).await? };
+        let mut is_certain = existing.is_none();
+        if is_certain {
+            existing = self.current(cx).await?;
+        }
         for _ in 0..MAX_ATTEMPTS {
-            if existing.is_none() && !may_create {
-                return Err(cx.not_found(&cx.name));
-            }
-            self.check_uid(cx, source.uid(), existing.as_ref())?;
-            let attempt = match &existing {
-                Some(current) => self.update_once(cx, admit, source, current).await?,
-                None => self.create_by_update(cx, admit, source).await?,
+            let attempt = self.attempt(cx, admit, source, may_create, existing.as_ref()).await;
+            let attempt = match attempt {
+                Ok(Attempt::Done(object, created)) => return Ok((object, created)),
+                Ok(Attempt::Lost(now)) => {
+                    (existing, is_certain) = (now, true);
+                    continue;
+                }
+                Ok(Attempt::Failed(e)) => return Err(e),
+                Ok(Attempt::Same(object)) => Ok((object, false)),
+                Err(e) => Err(e),
             };
-            match attempt {
-                Attempt::Done(object, created) => return Ok((object, created)),
-                Attempt::Lost(now) => existing = now,
+            if is_certain {
+                return attempt;
             }
+            let now = self.current(cx).await?;
+            if now.as_ref().map(|c| c.revision) == existing.as_ref().map(|c| c.revision) {
+                return attempt;
+            }
+            (existing, is_certain) = (now, true);
         }
         Err(cx.conflict(&cx.name, MODIFIED))
+    }
+
+    async fn attempt(
+        &self,
+        cx: &Cx,
+        admit: &dyn Admission,
+        source: &dyn UpdateSource,
+        may_create: bool,
+        existing: Option<&Current>,
+    ) -> ApiResult<Attempt> {
+        if existing.is_none() && !may_create {
+            return Err(cx.not_found(&cx.name));
+        }
+        self.check_uid(cx, source.uid(), existing)?;
+        match existing {
+            Some(current) => self.update_once(cx, admit, source, current).await,
+            None => self.create_by_update(cx, admit, source).await,
+        }
     }
 
     fn check_uid(&self, cx: &Cx, wanted: Option<&str>, existing: Option<&Current>) -> ApiResult<()> {
@@ -151,7 +186,7 @@ impl Engine {
             .begin(self, cx, Operation::Update, &mut new, Some(old))
             .await?;
         let result = self.commit_update(cx, admit, new, current).await;
-        let kept = matches!(result, Ok(Attempt::Done(..))) && !cx.dry_run;
+        let kept = matches!(result, Ok(Attempt::Done(..) | Attempt::Same(_))) && !cx.dry_run;
         self.finish(finish, kept).await;
         result
     }
@@ -209,7 +244,7 @@ impl Engine {
         }
         if new == *old {
             // Nothing changed: nothing is written, and the revision stays.
-            return Ok(Attempt::Done(new, false));
+            return Ok(Attempt::Same(new));
         }
         let storage = storage(cx)?;
         let value = self.encode(&cx.def, storage, &new).await?;
@@ -218,11 +253,11 @@ impl Engine {
         }
         let key = storage.key(&cx.namespace, &cx.name);
         let ttl = cx.def.strategy.ttl(&new).map(Duration::from_secs);
-        let outcome = self
-            .store
-            .put(key.into(), value, Expect::ModRevision(current.revision), ttl)
-            .await
-            .map_err(|e| store_error(cx, "update", &e))?;
+        let expect = Expect::ModRevision(current.revision);
+        let outcome = match self.store.put(key.into(), value, expect, ttl).await {
+            Ok(outcome) => outcome,
+            Err(e) => return Ok(Attempt::Failed(store_error(cx, "update", &e))),
+        };
         match outcome {
             Outcome::Done { revision, .. } => {
                 new.set_meta("resourceVersion", &revision.to_string());
@@ -290,15 +325,22 @@ impl Engine {
     async fn delete_emptied(&self, cx: &Cx, new: Object, current: &Current) -> ApiResult<Attempt> {
         if !cx.dry_run {
             let key = storage(cx)?.key(&cx.namespace, &cx.name);
-            let outcome = self
+            let outcome = match self
                 .store
                 .delete(key.into(), Expect::ModRevision(current.revision))
                 .await
-                .map_err(|e| store_error(cx, "delete", &e))?;
-            if let Outcome::Conflict { current: Some(kv), .. } = outcome {
-                return Ok(Attempt::Lost(Some(self.decode(&cx.def, &kv).await?)));
+            {
+                Ok(outcome) => outcome,
+                Err(e) => return Ok(Attempt::Failed(store_error(cx, "delete", &e))),
+            };
+            match outcome {
+                Outcome::Done { .. } => cx.def.strategy.after_delete(self, cx, &current.object).await,
+                Outcome::Conflict { current: Some(kv), .. } => {
+                    return Ok(Attempt::Lost(Some(self.decode(&cx.def, &kv).await?)));
+                }
+                // Somebody else has deleted it, and seen to what follows.
+                Outcome::Conflict { current: None, .. } => {}
             }
-            cx.def.strategy.after_delete(self, cx, &current.object).await;
         }
         Ok(Attempt::Done(new, false))
     }

@@ -48,6 +48,10 @@ impl Walker {
         if l.is_none() && r.is_none() {
             return TypedErrors::one("at least one of lhs and rhs must be provided");
         }
+        // Most of an object is as it was, and often the very same in memory.
+        if l == r {
+            return TypedErrors::default();
+        }
         let (al, ar) = (atom.deduce(l), atom.deduce(r));
         let mut leaf = false;
         let mut errs = TypedErrors::default();
