@@ -1,14 +1,16 @@
 //! Follows a resource by one watch of the server's own, so that stages of the chain have it in memory.
 //!
 //! The watch passes the whole chain like any other client's. A [`Sink`] gets a first complete list, then each change;
-//! after a gap it gets a complete list again. Nothing is dropped and nothing polled.
+//! after a gap it gets a complete list again. Nothing is dropped and nothing polled. Objects come without their managed
+//! fields: no stage looks at them, and they are half of many objects. Only built-in kinds can be followed.
 
 use crate::request::Body;
 use crate::serve::Loopback;
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
-use keelson_api::codec::{Strictness, json};
-use keelson_api::{Object, Value};
+use keelson_api::Object;
+use keelson_api::builtin::builtin_kind_at;
+use keelson_api::codec::{DecodeError, proto};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -21,8 +23,9 @@ pub trait Sink: Send + Sync {
     fn delete(&self, object: Object);
 }
 
-/// A line of a watch never gets longer than an object may be, with room for its encoding.
-const MAX_LINE: usize = 16 * 1024 * 1024;
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// An event never gets longer than an object may be, with room for its encoding.
+const MAX_EVENT: usize = 16 * 1024 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -95,7 +98,7 @@ impl Follower {
         } else {
             format!("watch=true&allowWatchBookmarks=true&resourceVersion={}", self.version)
         };
-        let response = match self.loopback.get(&format!("{}?{query}", self.path)).await {
+        let response = match self.loopback.get(&format!("{}?{query}", self.path), PROTOBUF).await {
             Ok(response) => response,
             Err(e) => return End::Failed(e.to_string()),
         };
@@ -118,12 +121,10 @@ impl Follower {
                 continue;
             };
             buffer.extend_from_slice(&data);
-            while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-                let event = json::decode(&buffer[..end], None, Strictness::Lenient);
-                buffer.advance(end + 1);
-                match event {
-                    Ok(event) => {
-                        if let Some(end) = self.take(event.value, &mut initial) {
+            while let Some(frame) = take_frame(&mut buffer) {
+                match read_event(&frame) {
+                    Ok((kind, object)) => {
+                        if let Some(end) = self.take(kind, object, &mut initial) {
                             return Ok(end);
                         }
                     }
@@ -131,21 +132,14 @@ impl Follower {
                     Err(e) => tracing::error!(path = self.path, "an object can't be followed: {e}"),
                 }
             }
-            if buffer.len() > MAX_LINE {
-                return Ok(End::Failed(format!("an event is longer than {MAX_LINE} bytes")));
+            if buffer.len() > MAX_EVENT {
+                return Ok(End::Failed(format!("an event is longer than {MAX_EVENT} bytes")));
             }
         }
         Ok(End::Closed)
     }
 
-    fn take(&mut self, event: Value, initial: &mut Option<Vec<Object>>) -> Option<End> {
-        let Value::Object(mut event) = event else {
-            return Some(End::Failed("an event is no object".into()));
-        };
-        let Some(Ok(object)) = event.remove("object").map(Object::try_from) else {
-            return Some(End::Failed("an event has no object".into()));
-        };
-        let kind = event.str("type").unwrap_or_default();
+    fn take(&mut self, kind: &str, object: Object, initial: &mut Option<Vec<Object>>) -> Option<End> {
         if kind == "ERROR" {
             let expired = object.0.int("code") == Some(410);
             return Some(if expired {
@@ -179,4 +173,22 @@ impl Follower {
         }
         None
     }
+}
+
+/// An event's bytes, once all of them are there.
+fn take_frame(buffer: &mut BytesMut) -> Option<BytesMut> {
+    let length = u32::from_be_bytes(*buffer.first_chunk::<4>()?) as usize;
+    if buffer.len() - 4 < length {
+        return None;
+    }
+    buffer.advance(4);
+    Some(buffer.split_to(length))
+}
+
+fn read_event(frame: &[u8]) -> Result<(&str, Object), DecodeError> {
+    let (kind, object) = proto::open_watch_event(frame)?;
+    let envelope = proto::open(object)?;
+    let schema = builtin_kind_at(envelope.api_version, envelope.kind)
+        .ok_or_else(|| DecodeError(format!("{} is no built-in kind", envelope.kind)))?;
+    Ok((kind, envelope.decode_without_managed_fields(&schema)?))
 }

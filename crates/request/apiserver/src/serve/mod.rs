@@ -94,9 +94,9 @@ impl Loopback {
         request.extensions_mut().insert(InProcessIdentity(self.user.clone()));
         Ok(target.handle(request).await)
     }
-    pub async fn get(&self, path: &str) -> Result<Response, http::Error> {
+    pub async fn get(&self, path: &str, accept: &str) -> Result<Response, http::Error> {
         let request = http::Request::get(path)
-            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::ACCEPT, accept)
             .body(Body::empty())?;
         match self.call(request).await {
             Ok(response) => Ok(response),
