@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::labels::{Labels, includes};
 use keelson_client::{ApiObject, Change, Informer, InformerOptions, Informers, Kind, Rest};
@@ -32,6 +32,9 @@ pub struct Watched {
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
     csi_nodes: Informer<CSINode>,
+    csi_drivers: Informer<CSIDriver>,
+    capacities: Informer<CSIStorageCapacity>,
+    attachments: Informer<VolumeAttachment>,
     budgets: Informer<PodDisruptionBudget>,
     services: Informer<Service>,
     controllers: Informer<ReplicationController>,
@@ -55,6 +58,9 @@ impl Inputs {
                 volumes: informers.get(),
                 classes: informers.get(),
                 csi_nodes: informers.get(),
+                csi_drivers: informers.get(),
+                capacities: informers.get(),
+                attachments: informers.get(),
                 budgets: informers.get(),
                 services: informers.get(),
                 controllers: informers.get(),
@@ -74,6 +80,9 @@ impl Inputs {
         notify(&self.world.volumes, core, ClusterEvent::Volumes);
         notify(&self.world.classes, core, ClusterEvent::Volumes);
         notify(&self.world.csi_nodes, core, ClusterEvent::Volumes);
+        notify(&self.world.csi_drivers, core, ClusterEvent::Volumes);
+        notify(&self.world.capacities, core, ClusterEvent::Volumes);
+        notify(&self.world.attachments, core, ClusterEvent::Volumes);
         notify(&self.world.namespaces, core, ClusterEvent::Namespace);
     }
 
@@ -86,6 +95,9 @@ impl Inputs {
         world.volumes.synced().await;
         world.classes.synced().await;
         world.csi_nodes.synced().await;
+        world.csi_drivers.synced().await;
+        world.capacities.synced().await;
+        world.attachments.synced().await;
         world.budgets.synced().await;
         world.services.synced().await;
         world.controllers.synced().await;
@@ -151,6 +163,15 @@ impl World for Watched {
     }
     fn csi_node(&self, name: &str) -> Option<Arc<CSINode>> {
         self.csi_nodes.store().get("", name)
+    }
+    fn csi_driver(&self, name: &str) -> Option<Arc<CSIDriver>> {
+        self.csi_drivers.store().get("", name)
+    }
+    fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
+        self.capacities.store().list()
+    }
+    fn attachments(&self) -> Vec<Arc<VolumeAttachment>> {
+        self.attachments.store().list()
     }
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
         self.budgets.store().list_namespace(namespace)

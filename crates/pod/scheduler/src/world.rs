@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::labels::Labels;
 use std::collections::BTreeMap;
@@ -15,6 +15,11 @@ pub trait World: Send + Sync {
     fn volumes(&self) -> Vec<Arc<PersistentVolume>>;
     fn class(&self, name: &str) -> Option<Arc<StorageClass>>;
     fn csi_node(&self, name: &str) -> Option<Arc<CSINode>>;
+    fn csi_driver(&self, name: &str) -> Option<Arc<CSIDriver>>;
+    /// How much room there is for volumes, of all classes.
+    fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>>;
+    /// Of all nodes.
+    fn attachments(&self) -> Vec<Arc<VolumeAttachment>>;
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>>;
     /// The selectors of the services and the owner that the pod belongs to: its like are spread by them.
     fn belongs_to(&self, pod: &Pod) -> Vec<LabelSelector>;
@@ -28,6 +33,9 @@ pub struct Fixed {
     pub volumes: Vec<Arc<PersistentVolume>>,
     pub classes: Vec<Arc<StorageClass>>,
     pub csi_nodes: Vec<Arc<CSINode>>,
+    pub csi_drivers: Vec<Arc<CSIDriver>>,
+    pub capacities: Vec<Arc<CSIStorageCapacity>>,
+    pub attachments: Vec<Arc<VolumeAttachment>>,
     pub budgets: Vec<Arc<PodDisruptionBudget>>,
     pub selectors: Vec<LabelSelector>,
 }
@@ -62,6 +70,18 @@ impl World for Fixed {
             .iter()
             .find(|c| c.metadata.name.as_deref() == Some(name))
             .cloned()
+    }
+    fn csi_driver(&self, name: &str) -> Option<Arc<CSIDriver>> {
+        self.csi_drivers
+            .iter()
+            .find(|d| d.metadata.name.as_deref() == Some(name))
+            .cloned()
+    }
+    fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
+        self.capacities.clone()
+    }
+    fn attachments(&self) -> Vec<Arc<VolumeAttachment>> {
+        self.attachments.clone()
     }
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
         self.budgets

@@ -414,3 +414,92 @@ fn claims_and_volumes() {
     ));
     assert_eq!(lab.node(&uses("bound")), "a");
 }
+
+#[test]
+fn volumes_are_made_where_there_is_room() {
+    let mut lab = lab([
+        node("a", json!({"metadata": {"labels": {"rack": "1"}}})),
+        node("b", json!({"metadata": {"labels": {"rack": "2"}}})),
+    ]);
+    let made = json!({"metadata": {"name": "made"}, "provisioner": "disk.example.com", "volumeBindingMode": "WaitForFirstConsumer"});
+    lab.world.classes.push(Arc::new(serde_json::from_value(made).unwrap()));
+    let wanted = claim(
+        "new",
+        "made",
+        json!({"spec": {"resources": {"requests": {"storage": "5Gi"}}}}),
+    );
+    lab.world.claims.push(Arc::new(serde_json::from_value(wanted).unwrap()));
+    assert!(
+        matches!(lab.plan(&uses("new")), Plan::Bind { .. }),
+        "nobody tells how much room there is"
+    );
+
+    let driver = json!({"metadata": {"name": "disk.example.com"}, "spec": {"storageCapacity": true}});
+    lab.world
+        .csi_drivers
+        .push(Arc::new(serde_json::from_value(driver).unwrap()));
+    let none = lab.why(&uses("new")).message();
+    assert!(none.contains("2 node(s) did not have enough free storage."), "{none}");
+
+    let room = |name: &str, rack: &str, more: Value| {
+        let mut capacity = json!({"metadata": {"name": name, "namespace": "kube-system"}, "storageClassName": "made",
+            "nodeTopology": {"matchLabels": {"rack": rack}}});
+        merge(&mut capacity, more);
+        Arc::new(serde_json::from_value(capacity).unwrap())
+    };
+    lab.world
+        .capacities
+        .push(room("a", "1", json!({"capacity": "9Gi", "maximumVolumeSize": "4Gi"})));
+    lab.world.capacities.push(room("b", "2", json!({"capacity": "6Gi"})));
+    let Plan::Bind { node, volumes } = lab.plan(&uses("new")) else {
+        panic!()
+    };
+    assert_eq!((node.as_str(), volumes.provision.len()), ("b", 1));
+}
+
+#[test]
+fn a_node_takes_as_many_volumes_as_its_driver_says() {
+    let mut lab = lab([node("a", json!({}))]);
+    let csi_node = json!({"metadata": {"name": "a"}, "spec": {"drivers": [
+        {"name": "disk.example.com", "nodeID": "a", "allocatable": {"count": 2}}]}});
+    lab.world
+        .csi_nodes
+        .push(Arc::new(serde_json::from_value(csi_node).unwrap()));
+    for name in ["one", "two", "three"] {
+        let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": name}});
+        lab.world
+            .claims
+            .push(Arc::new(serde_json::from_value(claim(name, "made", bound)).unwrap()));
+        let volume = json!({"metadata": {"name": name}, "spec": {"capacity": {"storage": "1Gi"},
+            "csi": {"driver": "disk.example.com", "volumeHandle": name}}});
+        lab.world
+            .volumes
+            .push(Arc::new(serde_json::from_value(volume).unwrap()));
+    }
+    let with = |pod_name: &str, claim: &str| {
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+        pod(pod_name, json!({"spec": {"volumes": volumes}}))
+    };
+    lab.put("a", with("p1", "one"));
+    assert_eq!(lab.node(&with("p2", "two")), "a");
+    // One that nobody uses any more is still attached.
+    let attachment = json!({"metadata": {"name": "x"}, "spec": {"attacher": "disk.example.com", "nodeName": "a",
+        "source": {"persistentVolumeName": "three"}}});
+    lab.world
+        .attachments
+        .push(Arc::new(serde_json::from_value(attachment).unwrap()));
+    let full = lab.why(&with("p2", "two")).message();
+    assert!(full.contains("1 node(s) exceed max volume count."), "{full}");
+    assert_eq!(lab.node(&with("p3", "one")), "a", "it is there already");
+
+    let insisting = json!({"metadata": {"name": "disk.example.com"}, "spec": {"preventPodSchedulingIfMissing": true}});
+    lab.world
+        .csi_drivers
+        .push(Arc::new(serde_json::from_value(insisting).unwrap()));
+    lab.world.csi_nodes.clear();
+    let missing = lab.why(&with("p2", "two")).message();
+    assert!(
+        missing.contains("1 disk.example.com CSI driver is not installed on the node."),
+        "{missing}"
+    );
+}

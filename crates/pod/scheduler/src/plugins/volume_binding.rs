@@ -12,6 +12,7 @@ use crate::select::matches_any;
 use crate::snapshot::Snapshot;
 use crate::world::World;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
+use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use keelson_api::quantity::Quantity;
 use keelson_client::{ApiObject, labels};
@@ -24,6 +25,7 @@ const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
 const NOT_REACHABLE: &str = "node(s) didn't match PersistentVolume's node affinity";
 const NONE_TO_BIND: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_ROOM: &str = "node(s) did not have enough free storage";
 const NO_SUCH_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
 pub struct VolumeBinding;
@@ -73,7 +75,8 @@ pub fn decide(cycle: Cycle<'_>, node: &NodeInfo) -> Result<Decision, Reject> {
 #[derive(Clone)]
 struct Claims {
     bound: Vec<Arc<PersistentVolumeClaim>>,
-    waiting: Vec<Arc<PersistentVolumeClaim>>,
+    /// With the volumes that would do wherever they are reachable.
+    waiting: Vec<(Arc<PersistentVolumeClaim>, Vec<Arc<PersistentVolume>>)>,
 }
 
 impl Claims {
@@ -87,12 +90,21 @@ impl Claims {
             match (is_bound(&claim), waits_for_consumer(&claim, cycle.snapshot)?) {
                 (true, _) => claims.bound.push(claim),
                 // A volume that somebody has chosen is for the controller to bind.
-                (false, true) if volume_name(&claim).is_none() => claims.waiting.push(claim),
+                (false, true) if volume_name(&claim).is_none() => {
+                    let suitable = suitable(&claim, cycle.snapshot);
+                    claims.waiting.push((claim, suitable));
+                }
                 (false, _) => {
                     return Err(Reject::for_good("pod has unbound immediate PersistentVolumeClaims"));
                 }
             }
         }
+        // The smallest first, so that each gets the smallest volume that will do.
+        let wanted = |claim: &PersistentVolumeClaim| {
+            let resources = claim.spec.as_ref().and_then(|s| s.resources.as_ref());
+            storage(resources.and_then(|r| r.requests.as_ref()))
+        };
+        claims.waiting.sort_by_key(|(claim, _)| wanted(claim));
         Ok(claims)
     }
 
@@ -107,19 +119,19 @@ impl Claims {
         }
         let mut decision = Decision::default();
         let mut taken = BTreeSet::new();
-        for claim in &self.waiting {
+        for (claim, suitable) in &self.waiting {
             if let Some(selected) = claim.metadata.annotations.as_ref().and_then(|a| a.get(SELECTED_NODE)) {
                 if selected != node.name() {
                     return Err(Reject::for_good(NONE_TO_BIND));
                 }
+                can_provision(claim, snapshot, node)?;
                 decision.await_volume.push(claim.clone());
-            } else if let Some(volume) = match_volume(claim, snapshot, node, &taken) {
+            } else if let Some(volume) = match_volume(claim, suitable, node, &taken) {
                 taken.insert(volume.name().to_owned());
                 decision.bind.push((volume, claim.clone()));
-            } else if can_provision(claim, snapshot, node) {
-                decision.provision.push(claim.clone());
             } else {
-                return Err(Reject::for_good(NONE_TO_BIND));
+                can_provision(claim, snapshot, node)?;
+                decision.provision.push(claim.clone());
             }
         }
         Ok(decision)
@@ -198,36 +210,34 @@ fn is_reachable(volume: &PersistentVolume, node: &NodeInfo) -> bool {
         .is_none_or(|required| matches_any(required, node.node()))
 }
 
-/// The smallest volume that is free, large enough, of the right kind and reachable; before it one that is reserved for the claim.
+/// Volumes that are free or reserved for the claim, large enough and of the right kind: asked once, for all nodes.
+fn suitable(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Vec<Arc<PersistentVolume>> {
+    let would_do = |volume: &Arc<PersistentVolume>| {
+        let promised = snapshot.promised.get(volume.name());
+        promised.is_none_or(|to| *to == claim.key())
+            && !volume.is_deleting()
+            && suits(volume, claim)
+            && match is_reserved_for(volume, claim) {
+                None => volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Available"),
+                Some(is_for_us) => is_for_us,
+            }
+    };
+    snapshot.world.volumes().into_iter().filter(would_do).collect()
+}
+
+/// The smallest that is reachable; before it one that is reserved for the claim.
 fn match_volume(
     claim: &PersistentVolumeClaim,
-    snapshot: &Snapshot,
+    suitable: &[Arc<PersistentVolume>],
     node: &NodeInfo,
     taken: &BTreeSet<String>,
 ) -> Option<Arc<PersistentVolume>> {
-    let mut best: Option<(i64, Arc<PersistentVolume>)> = None;
-    for volume in snapshot.world.volumes() {
-        let is_for_us = is_reserved_for(&volume, claim);
-        let promised = snapshot
-            .promised
-            .get(volume.name())
-            .is_some_and(|to| *to != claim.key());
-        if taken.contains(volume.name()) || promised || volume.is_deleting() || !suits(&volume, claim) {
-            continue;
-        }
-        if is_for_us == Some(false) || !is_reachable(&volume, node) {
-            continue;
-        }
-        if is_for_us == Some(true) {
-            return Some(volume);
-        }
-        let is_available = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Available");
-        let capacity = storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
-        if is_available && best.as_ref().is_none_or(|(smallest, _)| capacity < *smallest) {
-            best = Some((capacity, volume));
-        }
-    }
-    best.map(|(_, volume)| volume)
+    let free = suitable
+        .iter()
+        .filter(|v| !taken.contains(v.name()) && is_reachable(v, node));
+    let size = |volume: &PersistentVolume| storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
+    let best = free.min_by_key(|v| (is_reserved_for(v, claim).is_none(), size(v)));
+    best.cloned()
 }
 
 /// `None`: for nobody in particular.
@@ -267,12 +277,39 @@ fn storage(list: Option<&BTreeMap<String, Text>>) -> i64 {
     text.and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.value())
 }
 
-fn can_provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, node: &NodeInfo) -> bool {
-    let Some(class) = snapshot.world.class(class_name(claim)) else {
-        return false;
-    };
+/// Whether the claim's class makes volumes for the node, and there is room for one as large.
+fn can_provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, node: &NodeInfo) -> Result<(), Reject> {
+    let class = snapshot.world.class(class_name(claim));
+    let class = class.ok_or_else(|| Reject::for_good(NONE_TO_BIND))?;
     let allowed = class.allowed_topologies.as_deref().unwrap_or_default();
-    class.provisioner != NO_PROVISIONER && !class.provisioner.is_empty() && is_allowed(allowed, node)
+    if class.provisioner == NO_PROVISIONER || class.provisioner.is_empty() || !is_allowed(allowed, node) {
+        return Err(Reject::for_good(NONE_TO_BIND));
+    }
+    let driver = snapshot.world.csi_driver(&class.provisioner);
+    // Only of drivers that tell how much room there is.
+    if driver.is_none_or(|d| d.spec.storage_capacity != Some(true)) {
+        return Ok(());
+    }
+    let requests = claim
+        .spec
+        .as_ref()
+        .and_then(|s| s.resources.as_ref()?.requests.as_ref());
+    if requests.is_none_or(|r| !r.contains_key("storage")) {
+        return Ok(());
+    }
+    let size = storage(requests);
+    let has_room = |capacity: &Arc<CSIStorageCapacity>| {
+        // The largest volume there can be tells more than how much is left in all.
+        let limit = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref());
+        let limit = limit.and_then(|q| Quantity::parse(&q.0).ok()).map(|q| q.value());
+        capacity.storage_class_name == class.name()
+            && limit.is_some_and(|limit| limit >= size)
+            && labels::matches(capacity.node_topology.as_ref(), node.labels())
+    };
+    match snapshot.world.capacities().iter().any(has_room) {
+        true => Ok(()),
+        false => Err(Reject::for_good(NO_ROOM)),
+    }
 }
 
 fn is_allowed(terms: &[TopologySelectorTerm], node: &NodeInfo) -> bool {

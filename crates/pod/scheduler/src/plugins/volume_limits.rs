@@ -3,12 +3,19 @@
 use super::check;
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject};
+use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use crate::world::World;
-use std::collections::BTreeSet;
+use k8s_openapi::api::storage::v1::CSINode;
+use std::collections::{BTreeMap, BTreeSet};
+
+const TOO_MANY: &str = "node(s) exceed max volume count";
 
 pub struct VolumeLimits;
+
+/// Driver and handle.
+type Volume = (String, String);
 
 impl Plugin for VolumeLimits {
     fn name(&self) -> &'static str {
@@ -19,21 +26,23 @@ impl Plugin for VolumeLimits {
         if wanted.is_empty() {
             return Prepared::Skip;
         }
+        let insisting = insisting(&wanted, cycle.snapshot);
+        let attached = attached(cycle.snapshot);
         check(move |node| {
             let csi_node = cycle.snapshot.world.csi_node(node.name());
-            let drivers = csi_node.iter().flat_map(|c| &c.spec.drivers);
-            let limits = drivers.filter_map(|d| Some((d.name.as_str(), d.allocatable.as_ref()?.count?)));
-            for (driver, limit) in limits.filter(|(driver, _)| wanted.iter().any(|(d, _)| d == driver)) {
-                let there = node.pods().iter().flat_map(|pod| volumes(pod, cycle.snapshot));
-                let all: BTreeSet<_> = there
-                    .chain(wanted.iter().cloned())
-                    .filter(|(d, _)| d == driver)
-                    .collect();
-                if all.len() as i64 > i64::from(limit) {
-                    return Err(Reject::for_now("node(s) exceed max volume count"));
-                }
+            let drivers = csi_node.as_ref().map(|c| c.spec.drivers.as_slice()).unwrap_or_default();
+            if let Some(missing) = insisting.iter().find(|name| drivers.iter().all(|d| d.name != **name)) {
+                return Err(Reject::for_now(format!(
+                    "{missing} CSI driver is not installed on the node"
+                )));
             }
-            Ok(())
+            fits(
+                &wanted,
+                node,
+                csi_node.as_deref(),
+                attached.get(node.name()),
+                cycle.snapshot,
+            )
         })
     }
     fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
@@ -44,8 +53,70 @@ impl Plugin for VolumeLimits {
     }
 }
 
+fn fits(
+    wanted: &BTreeSet<Volume>,
+    node: &NodeInfo,
+    csi_node: Option<&CSINode>,
+    attached: Option<&BTreeSet<Volume>>,
+    snapshot: &Snapshot,
+) -> Result<(), Reject> {
+    let drivers = csi_node.iter().flat_map(|c| &c.spec.drivers);
+    let limits = drivers.filter_map(|d| Some((d.name.as_str(), d.allocatable.as_ref()?.count?)));
+    let limits: Vec<_> = limits
+        .filter(|(name, _)| wanted.iter().any(|(d, _)| d == name))
+        .collect();
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let used: BTreeSet<Volume> = node.pods().iter().flat_map(|pod| volumes(pod, snapshot)).collect();
+    // What is still attached takes its place, used or not.
+    let there = || {
+        used.iter()
+            .chain(attached.into_iter().flatten())
+            .collect::<BTreeSet<_>>()
+    };
+    for (driver, limit) in limits {
+        let is_of = |volume: &&Volume| volume.0 == driver;
+        let new = wanted
+            .iter()
+            .filter(is_of)
+            .filter(|volume| !used.contains(*volume))
+            .count();
+        if new > 0 && (there().into_iter().filter(is_of).count() + new) as i64 > i64::from(limit) {
+            return Err(Reject::for_now(TOO_MANY));
+        }
+    }
+    Ok(())
+}
+
+/// Drivers of the volumes whose pods may not go where they aren't installed.
+fn insisting<'a>(wanted: &'a BTreeSet<Volume>, snapshot: &Snapshot) -> Vec<String> {
+    let drivers: BTreeSet<&'a str> = wanted.iter().map(|(driver, _)| driver.as_str()).collect();
+    let insists = |name: &&str| {
+        let driver = snapshot.world.csi_driver(name);
+        driver.is_some_and(|d| d.spec.prevent_pod_scheduling_if_missing == Some(true))
+    };
+    drivers.into_iter().filter(insists).map(str::to_owned).collect()
+}
+
+/// The CSI volumes that are attached, by node.
+fn attached(snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<Volume>> {
+    let mut nodes: BTreeMap<String, BTreeSet<Volume>> = BTreeMap::new();
+    for attachment in snapshot.world.attachments() {
+        let spec = &attachment.spec;
+        let volume = spec.source.persistent_volume_name.as_deref();
+        let volume = volume.and_then(|name| snapshot.world.volume(name));
+        let csi = volume.as_ref().and_then(|v| v.spec.as_ref()?.csi.as_ref());
+        if let Some(csi) = csi {
+            let volumes = nodes.entry(spec.node_name.clone()).or_default();
+            volumes.insert((csi.driver.clone(), csi.volume_handle.clone()));
+        }
+    }
+    nodes
+}
+
 /// Driver and handle of each CSI volume of a pod. A claim that has no volume yet stands for one of its class's driver.
-fn volumes(pod: &PodInfo, snapshot: &Snapshot) -> BTreeSet<(String, String)> {
+fn volumes(pod: &PodInfo, snapshot: &Snapshot) -> BTreeSet<Volume> {
     let namespace = &pod.key.namespace;
     let of_claim = |name: &str| {
         let claim = snapshot.world.claim(namespace, name)?;
