@@ -216,6 +216,15 @@ impl Bench {
     }
 
     async fn lists(&self) -> Result<()> {
+        for (name, accept) in [
+            ("list, JSON, the first time", JSON),
+            ("list, metadata, the first time", METADATA),
+        ] {
+            let before = cpu();
+            let bytes = self.client.get(PODS, accept).await?;
+            let spent = (cpu() - before) as f64 / 1000.0;
+            println!("{name:<44} {spent:>12.1} µs {bytes:>10} bytes");
+        }
         for (name, accept, query) in [
             ("list, JSON", JSON, ""),
             ("list, JSON, any revision", JSON, "?resourceVersion=0"),

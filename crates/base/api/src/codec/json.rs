@@ -557,13 +557,29 @@ fn write_float(f: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// Bytes that stand in a string as they are. Line separators begin with 0xe2, and so do many others.
+const PLAIN: [bool; 256] = {
+    let mut plain = [true; 256];
+    let mut b = 0;
+    while b < 0x20 {
+        plain[b] = false;
+        b += 1;
+    }
+    let special = [b'"', b'\\', b'<', b'>', b'&', 0xe2];
+    let mut i = 0;
+    while i < special.len() {
+        plain[special[i] as usize] = false;
+        i += 1;
+    }
+    plain
+};
+
 pub(super) fn write_string(s: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = s.as_bytes();
     let mut start = 0;
     for (i, &b) in bytes.iter().enumerate() {
-        let plain = b >= 0x20 && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
-        if plain {
+        if PLAIN[usize::from(b)] {
             continue;
         }
         // The line and paragraph separators are E2 80 A8 and E2 80 A9.

@@ -121,17 +121,27 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Whether two keys, as written, are certainly in order.
+/// Whether two keys, as written, are in order by what they mean.
 fn stands_before(a: &[u8], b: &[u8]) -> bool {
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    match (a.get(same), b.get(same)) {
+    // They may differ in the second half of an escape.
+    let escapes = a[..same].iter().rev().take_while(|b| **b == b'\\').count();
+    let at = same - escapes % 2;
+    match (meant(&a[at..]), meant(&b[at..])) {
         (None, Some(_)) => true,
-        (Some(x), Some(y)) => {
-            // Where an escape differs, or is met by something else, the written order needn't be that of what is meant.
-            let escapes = a[..same].iter().rev().take_while(|b| **b == b'\\').count();
-            escapes % 2 == 0 && *x != b'\\' && *y != b'\\' && x < y
-        }
+        (Some(x), Some(y)) => x < y,
         _ => false,
+    }
+}
+
+/// The first byte that is meant. Only escapes that [`Scan::string`] takes come here.
+fn meant(text: &[u8]) -> Option<u8> {
+    match text {
+        [b'\\', b'n', ..] => Some(b'\n'),
+        [b'\\', b'r', ..] => Some(b'\r'),
+        [b'\\', b't', ..] => Some(b'\t'),
+        [b'\\', other, ..] => Some(*other),
+        text => text.first().copied(),
     }
 }
 
@@ -147,6 +157,8 @@ mod tests {
             r#"{}"#,
             r#"{"f:metadata":{"f:labels":{".":{},"f:app":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{".":{}},"k:{\"name\":\"b\"}":{}}}}"#,
             r#"{"a":[1,-20,0,"x\n\\",true,null],"b":999999999999999,"é":"ü"}"#,
+            r#"{"a\n":1,"a\"":1,"a\"b":1,"a#":1,"a[":1,"a\\":1,"a]":1}"#,
+            r#"{"k:{\"name\":\"V_1\"}":{},"k:{\"name\":\"V_10\"}":{},"k:{\"name\":\"V_2\"}":{}}"#,
             "null",
             r#""""#,
         ];
@@ -171,7 +183,9 @@ mod tests {
             r#"{"a":"\/"}"#,
             "{\"a\":\"\u{2028}\"}",
             r#"{"a":1}x"#,
-            r#"{"a\"":1,"a#":1}"#,
+            r#"{"a#":1,"a\"":1}"#,
+            r#"{"a\\":1,"a\"":1}"#,
+            r#"{"aX":1,"a\n":1}"#,
             r#"{"a":1"#,
             r#"{"a":1,}"#,
             "",
