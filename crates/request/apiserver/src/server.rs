@@ -266,11 +266,15 @@ impl ApiServer {
         });
         tokio::spawn(state.flow.clone().run(stop.clone()));
         state.hooks.done(&[Hook::FlowFilter]);
-        tokio::spawn(flow::status::run(
-            state.flow.clone(),
-            state.loopback.clone(),
-            stop.clone(),
-        ));
+        let statuses = flow::status::run(state.flow.clone(), state.loopback.clone(), stop.clone());
+        let (sync, stopped) = (state.sync.clone(), stop.clone());
+        tokio::spawn(async move {
+            // What isn't read yet is not missing.
+            tokio::select! {
+                () = sync.wait_for(&[FLOW_SCHEMAS, PRIORITY_LEVELS]) => statuses.await,
+                () = stopped.cancelled() => {}
+            }
+        });
         tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
     }
 }

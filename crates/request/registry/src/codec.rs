@@ -1,6 +1,7 @@
 //! Stored bytes, and the bytes that clients get: JSON and protobuf, whole objects or their metadata alone.
 
 use crate::def::{ResourceDef, StorageCodec, StorageDef};
+use crate::resources::crd_v1beta1;
 use crate::strategy::Strategy;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,8 +41,18 @@ pub fn decode_stored(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
         return envelope.decode(&storage.schema).map_err(|e| unreadable(&e));
     }
     let schema = (storage.codec == StorageCodec::Protobuf).then_some(&storage.schema);
-    let decoded = json::decode(bytes, schema, Strictness::Lenient).map_err(|e| unreadable(&e))?;
-    Object::try_from(decoded.value).map_err(|_| unreadable(&"not an object"))
+    let read = |bytes: &[u8], schema| {
+        let decoded = json::decode(bytes, schema, Strictness::Lenient).map_err(|e| unreadable(&e))?;
+        Object::try_from(decoded.value).map_err(|_| unreadable(&"not an object"))
+    };
+    // kube-apiserver's definitions of custom resources have fields that the schema doesn't know.
+    if storage.version.kind == "CustomResourceDefinition" && &*storage.resource.group == "apiextensions.k8s.io" {
+        let found = read(bytes, None)?;
+        if found.api_version() == crd_v1beta1::API_VERSION {
+            return read(&json::encode_map(&crd_v1beta1::to_v1(found)), schema);
+        }
+    }
+    read(bytes, schema)
 }
 
 /// Fills in what a custom resource's schema has gained since the object was written.

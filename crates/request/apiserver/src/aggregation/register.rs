@@ -39,10 +39,12 @@ pub async fn run(table: Arc<ResourceTable>, loopback: Loopback, stop: Cancellati
     }
 }
 
+/// The group of APIServices themselves has none: it is what the others stand behind.
 fn wanted(table: &ResourceTable) -> BTreeSet<(Str, Str)> {
     table
         .snapshot()
         .iter()
+        .filter(|d| d.gvr.group != "apiregistration.k8s.io")
         .map(|d| (d.gvr.group.clone(), d.gvr.version.clone()))
         .collect()
 }

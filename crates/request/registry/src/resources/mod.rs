@@ -7,6 +7,7 @@ mod batch;
 mod columns;
 mod core;
 pub mod crd;
+pub(crate) mod crd_v1beta1;
 mod defaults;
 pub mod expressions;
 mod misc;
