@@ -75,6 +75,17 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
     ("keelson-proxy", &["keelson-client", "keelson-sys"]),
     ("keelson-dns", &["keelson-client"]),
+    (
+        "keelson-local",
+        &[
+            "keelson-api",
+            "keelson-client",
+            "keelson-clock",
+            "keelson-csi",
+            "keelson-grpc",
+            "keelson-sys",
+        ],
+    ),
     // Puts components together as the program does, but over a store in memory and fake machines: no runtime, no network.
     (
         "keelson-testkit",

@@ -20,6 +20,8 @@ pub const DNS_PUBLISHER_IDENTITY: &str = "system:serviceaccount:kube-system:keel
 pub const NETWORK_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-network";
 /// Who enforces network policies.
 pub const POLICY_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-policy";
+/// Who makes volumes of this machine's disk.
+pub const STORAGE_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-local-storage";
 /// Who the proxy is; upstream's roles know it.
 pub const PROXY_IDENTITY: &str = "system:kube-proxy";
 
@@ -90,6 +92,20 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"],
          "resourceNames": ["kubernetes.io/kubelet-serving"], "verbs": ["approve"]},
     ]);
+    // Only servers act under this name.
+    let storage = json!([
+        {"apiGroups": [""], "resources": ["persistentvolumes"],
+         "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"]},
+        {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch", "update"]},
+        {"apiGroups": [""], "resources": ["persistentvolumeclaims/status"], "verbs": ["update"]},
+        {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
+    ]);
+    let room = json!([
+        {"apiGroups": ["storage.k8s.io"], "resources": ["csistoragecapacities"],
+         "verbs": ["get", "list", "create", "update", "delete"]},
+    ]);
     let grant = |name, scope, to, rules| Grant { name, scope, to, rules };
     vec![
         grant(
@@ -129,6 +145,18 @@ fn grants() -> Vec<Grant> {
             account("keelson-network"),
             servers,
         ),
+        grant(
+            "system:keelson:local-storage",
+            Scope::Cluster,
+            account("keelson-local-storage"),
+            storage,
+        ),
+        grant(
+            "system:keelson:local-storage",
+            Scope::In("kube-system"),
+            account("keelson-local-storage"),
+            room,
+        ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
     ]
@@ -140,6 +168,7 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
     for grant in grants() {
         give(&rest, grant).await?;
     }
+    crate::storage::apply(&rest, config).await?;
     let wanted = Cluster::of(config).config_map()?;
     Objects::<ConfigMap>::new(&rest)
         .create_or_update(&wanted, |live| {

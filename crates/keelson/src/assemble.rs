@@ -73,6 +73,7 @@ impl Cluster {
                 client_ca_pem: pki.ca.cert_pem().to_string(),
             };
             node::start(&mut components, config, access).await?;
+            crate::storage::start(&mut components, config, clients.as_ref())?;
         }
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
         node::network(&mut components, config, clients.as_ref());

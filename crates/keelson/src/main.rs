@@ -17,6 +17,7 @@ mod notify;
 mod peers;
 mod process;
 mod server;
+mod storage;
 mod store;
 mod supervise;
 mod token;

@@ -88,6 +88,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     for path in mount::below(&data_dir)? {
         mount::unmount(&path).with_context(|| format!("cannot unmount {}", path.display()))?;
     }
+    keelson_sys::block::detach_below(&data_dir).context("devices of volumes")?;
     drop(lock);
     keelson_sys::tree::remove(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
     println!("removed {}", data_dir.display());

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod block;
 pub mod cgroup;
 pub mod conntrack;
 pub mod detached;

@@ -129,6 +129,8 @@ pub fn unmount(target: &Path) -> io::Result<()> {
 pub struct MountPoint {
     pub target: PathBuf,
     pub fs_type: String,
+    /// The device, or what the file system says in its place.
+    pub source: String,
     /// The directory of the file system that is mounted.
     pub root: PathBuf,
     pub shared: bool,
@@ -224,9 +226,11 @@ fn parse_line(line: &[u8]) -> Option<MountPoint> {
         }
     }
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
+    let source = unescape(fields.next()?).to_string_lossy().into_owned();
     Some(MountPoint {
         target,
         fs_type,
+        source,
         root,
         shared,
         slave,

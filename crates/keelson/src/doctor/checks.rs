@@ -55,6 +55,10 @@ pub fn all(data_dir: &Path, ports: &[u16]) -> Vec<Finding> {
             name: "room",
             verdict: room(data_dir),
         },
+        Finding {
+            name: "volumes",
+            verdict: volumes(),
+        },
     ];
     findings.extend(ports.iter().map(|p| Finding {
         name: "port",
@@ -261,6 +265,30 @@ fn room(data_dir: &Path) -> Verdict {
         ),
         Err(error) => failure(error.to_string(), format!("{} cannot be read.", existing.display())),
     }
+}
+
+/// What claims of the class `local` need. Their size is enforced by a file of that size with a file system in it.
+fn volumes() -> Verdict {
+    let tools = [keelson_local::pool::data::MKFS, "e2fsck", "resize2fs"];
+    let missing: Vec<_> = tools.into_iter().filter(|t| !has_tool(t)).collect();
+    if !missing.is_empty() {
+        return warning(
+            format!("{} not found", missing.join(", ")),
+            "Claims of the storage class \"local\" get no volumes: install e2fsprogs, or start with --disable local-storage.",
+        );
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return warning(
+            "no loop devices",
+            "Claims of the storage class \"local\" get no volumes: modprobe loop, or start with --disable local-storage.",
+        );
+    }
+    Verdict::Fine("sizes are enforced by files with ext4 in them".into())
+}
+
+fn has_tool(name: &str) -> bool {
+    let dirs = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    dirs.iter().any(|dir| Path::new(dir).join(name).exists())
 }
 
 fn judge_room(free: u64, place: &str) -> Verdict {
