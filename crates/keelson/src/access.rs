@@ -97,7 +97,7 @@ pub struct Access {
     /// YAML file with an AdmissionConfiguration: defaults and exemptions of PodSecurity
     #[arg(long, env = "KEELSON_ADMISSION_CONTROL_CONFIG_FILE", value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
-    /// Plug-ins of admission that have to run; all that are here do unless they are disabled
+    /// Plug-ins of admission that run besides the usual ones: AlwaysPullImages, DenyServiceExternalIPs
     #[arg(
         long,
         env = "KEELSON_ENABLE_ADMISSION_PLUGINS",

@@ -244,9 +244,11 @@ pub fn read_file<T: serde::de::DeserializeOwned>(file: Option<&Path>) -> anyhow:
 
 /// The options of a server's file: those about access have a list of their own.
 fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
-    let Some(mut all) = read_file::<serde_json::Map<String, serde_json::Value>>(file)? else {
+    // A file may have nothing but remarks.
+    let Some(all) = read_file::<Option<serde_json::Map<String, serde_json::Value>>>(file)? else {
         return Ok(None);
     };
+    let mut all = all.unwrap_or_default();
     let access = Access::names();
     let access = access.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
     let invalid = || {

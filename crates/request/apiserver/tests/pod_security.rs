@@ -1,4 +1,4 @@
-//! Admission by configuration: PodSecurity's defaults and exemptions, plug-ins switched off.
+//! Admission by configuration: PodSecurity's defaults and exemptions, plug-ins switched off and on.
 
 #![recursion_limit = "256"]
 #![allow(clippy::unwrap_used)]
@@ -29,7 +29,9 @@ async fn serving(configuration: &str, disable: &[&str]) -> Api {
     std::fs::write(&file, configuration).unwrap();
     let options = admission::Options {
         config: Some(file.clone()),
-        enable: vec!["NodeRestriction".into()],
+        enable: ["NodeRestriction", "AlwaysPullImages", "DenyServiceExternalIPs"]
+            .map(String::from)
+            .to_vec(),
         disable: disable.iter().map(|d| (*d).to_string()).collect(),
     };
     let settings = options.resolve().unwrap();
@@ -104,6 +106,45 @@ async fn what_holds_without_labels_and_for_whom_it_does_not() {
     api.post(&pods("kept"), pod("e", None)).await.expect(403);
     let builder = api.called_by("builder", &["system:masters"]);
     builder.post(&pods("kept"), pod("e", None)).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_is_enabled_besides_runs() {
+    let api = serving(CONFIGURATION, &["Priority"]).await;
+    let mut own = pod("a", Some("own"));
+    own.set_at(
+        &["spec", "containers"],
+        value!([{"name": "c", "image": "i:v1", "imagePullPolicy": "IfNotPresent"}]),
+    );
+    own.set_at(
+        &["spec", "volumes"],
+        value!([{"name": "v", "image": {"reference": "r:v1"}}]),
+    );
+    let pod = api.post("/api/v1/namespaces/exempt/pods", own).await.expect(201).json();
+    let first = pod.at(&["spec", "containers"]).and_then(Value::as_array).unwrap()[0].clone();
+    assert_eq!(first.get("imagePullPolicy"), Some(&"Always".into()));
+    let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array).unwrap();
+    assert!(
+        volumes
+            .iter()
+            .any(|v| v.at(&["image", "pullPolicy"]) == Some(&"Always".into())),
+        "{volumes:?}"
+    );
+    let services = "/api/v1/namespaces/kept/services";
+    let mut service =
+        value!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    api.post(services, service.clone()).await.expect(201);
+    service.set_at(&["metadata", "name"], "t");
+    service.set_at(&["spec", "externalIPs"], value!(["192.0.2.1"]));
+    let said = api.post(services, service).await.expect(403).str(&["message"]);
+    assert!(
+        said.ends_with("Use of external IPs is denied by admission control"),
+        "{said}"
+    );
+    let change = value!({"spec": {"externalIPs": ["192.0.2.1"]}});
+    api.patch(&format!("{services}/s"), "merge-patch+json", change)
+        .await
+        .expect(403);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod matching;
 mod namespace;
 mod node_restriction;
 mod nodes;
+mod optional;
 pub mod options;
 pub mod pod_security;
 pub mod policy;
@@ -112,6 +113,7 @@ impl Chain {
             Arc::new(service_account::ServiceAccount),
             Arc::new(node_restriction::NodeRestriction),
             Arc::new(nodes::TaintNodesByCondition),
+            Arc::new(optional::AlwaysPullImages),
             Arc::new(pod_security::PodSecurity(settings.pod_security.clone())),
             Arc::new(priority::Priority),
             Arc::new(tolerations::DefaultTolerationSeconds),
@@ -124,11 +126,12 @@ impl Chain {
             Arc::new(certificates::ClusterTrustBundleAttest),
             Arc::new(certificates::CertificateSubjectRestriction),
             Arc::new(ingress_class::DefaultIngressClass),
+            Arc::new(optional::DenyServiceExternalIPs),
             Arc::new(nodes::PodTopologyLabels),
         ];
         plugins.extend(extensions);
         plugins.push(Arc::new(quota::ResourceQuota::default()));
-        plugins.retain(|p| !settings.disabled.iter().any(|d| d == p.name()));
+        plugins.retain(|p| settings.runs(p.name()));
         Chain {
             plugins,
             lookup: Lookup::new(engine),

@@ -1,7 +1,7 @@
 //! What the server is told about admission, in upstream's options: which plug-ins run, and how they are configured.
 //!
-//! A plug-in of upstream's that isn't here can be switched off, which it is, but not on; and nothing is configured that
-//! wouldn't follow it.
+//! A plug-in of upstream's that isn't here can be switched off, for it doesn't run, but not on; and nothing is configured
+//! that wouldn't follow it.
 
 use super::pod_security;
 use crate::config::file::{self, together};
@@ -23,7 +23,8 @@ pub struct Options {
 
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Plug-ins that don't run.
+    /// Plug-ins that run besides the usual ones, and those that don't run.
+    pub enabled: Vec<String>,
     pub disabled: Vec<String>,
     pub pod_security: Arc<pod_security::Settings>,
 }
@@ -71,7 +72,10 @@ const KNOWN: [&str; 39] = [
     "ValidatingAdmissionWebhook",
 ];
 
-/// Those that are here; all of them run unless they are switched off.
+/// Those that run when they are switched on.
+pub const OPTIONAL: [&str; 2] = ["AlwaysPullImages", "DenyServiceExternalIPs"];
+
+/// Those that run unless they are switched off.
 const HERE: [&str; 23] = [
     "CertificateApproval",
     "CertificateSigning",
@@ -117,10 +121,18 @@ struct PluginConfiguration {
     configuration: Option<serde_json::Value>,
 }
 
+impl Settings {
+    pub fn runs(&self, plugin: &str) -> bool {
+        let named = |list: &[String]| list.iter().any(|name| name == plugin);
+        !named(&self.disabled) && (!OPTIONAL.contains(&plugin) || named(&self.enabled))
+    }
+}
+
 impl Options {
     pub fn resolve(&self) -> Result<Settings> {
         self.check()?;
         let mut settings = Settings {
+            enabled: self.enable.clone(),
             disabled: self.disable.clone(),
             ..Settings::default()
         };
@@ -153,7 +165,8 @@ impl Options {
                 "[{both}] in enable-admission-plugins and disable-admission-plugins overlapped"
             ));
         }
-        let absent = |name: &&String| KNOWN.contains(&name.as_str()) && !HERE.contains(&name.as_str());
+        let is_in = |list: &[&str], name: &str| list.contains(&name);
+        let absent = |name: &&String| is_in(&KNOWN, name) && !is_in(&HERE, name) && !is_in(&OPTIONAL, name);
         for name in self.enable.iter().filter(absent) {
             wrong.push(format!(
                 "enable-admission-plugins plugin {name:?} is not part of Keelson"
@@ -230,7 +243,8 @@ mod tests {
         );
         assert!(refusal(&["Priority"], &["Priority"]).contains("[Priority] in enable-admission-plugins and"));
         assert!(refusal(&["EventRateLimit"], &[]).contains("\"EventRateLimit\" is not part of Keelson"));
-        assert!(HERE.iter().all(|name| KNOWN.contains(name)));
+        assert!(HERE.iter().chain(&OPTIONAL).all(|name| KNOWN.contains(name)));
+        assert_eq!(refusal(&["AlwaysPullImages", "DenyServiceExternalIPs"], &[]), "");
     }
 
     #[test]
