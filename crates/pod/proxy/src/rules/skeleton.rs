@@ -17,9 +17,10 @@ pub(super) const FIREWALL_IPS: &str = "firewall-ips";
 pub(super) const HAIRPIN: &str = "hairpin";
 /// The ranges of service addresses.
 pub const RANGES: &str = "service-ranges";
-/// The endpoints of all services, by a hash of whose they are.
+/// The endpoints of all services, by a hash of whose they are. The kernel goes through the whole of such a map once a second if
+/// it changes, which is what makes each of them small.
 #[rustfmt::skip]
-pub const ENDPOINTS: [&str; 64] = [
+pub const ENDPOINTS: [&str; 256] = [
     "endpoints-00", "endpoints-01", "endpoints-02", "endpoints-03", "endpoints-04", "endpoints-05", "endpoints-06", "endpoints-07",
     "endpoints-08", "endpoints-09", "endpoints-0a", "endpoints-0b", "endpoints-0c", "endpoints-0d", "endpoints-0e", "endpoints-0f",
     "endpoints-10", "endpoints-11", "endpoints-12", "endpoints-13", "endpoints-14", "endpoints-15", "endpoints-16", "endpoints-17",
@@ -28,6 +29,30 @@ pub const ENDPOINTS: [&str; 64] = [
     "endpoints-28", "endpoints-29", "endpoints-2a", "endpoints-2b", "endpoints-2c", "endpoints-2d", "endpoints-2e", "endpoints-2f",
     "endpoints-30", "endpoints-31", "endpoints-32", "endpoints-33", "endpoints-34", "endpoints-35", "endpoints-36", "endpoints-37",
     "endpoints-38", "endpoints-39", "endpoints-3a", "endpoints-3b", "endpoints-3c", "endpoints-3d", "endpoints-3e", "endpoints-3f",
+    "endpoints-40", "endpoints-41", "endpoints-42", "endpoints-43", "endpoints-44", "endpoints-45", "endpoints-46", "endpoints-47",
+    "endpoints-48", "endpoints-49", "endpoints-4a", "endpoints-4b", "endpoints-4c", "endpoints-4d", "endpoints-4e", "endpoints-4f",
+    "endpoints-50", "endpoints-51", "endpoints-52", "endpoints-53", "endpoints-54", "endpoints-55", "endpoints-56", "endpoints-57",
+    "endpoints-58", "endpoints-59", "endpoints-5a", "endpoints-5b", "endpoints-5c", "endpoints-5d", "endpoints-5e", "endpoints-5f",
+    "endpoints-60", "endpoints-61", "endpoints-62", "endpoints-63", "endpoints-64", "endpoints-65", "endpoints-66", "endpoints-67",
+    "endpoints-68", "endpoints-69", "endpoints-6a", "endpoints-6b", "endpoints-6c", "endpoints-6d", "endpoints-6e", "endpoints-6f",
+    "endpoints-70", "endpoints-71", "endpoints-72", "endpoints-73", "endpoints-74", "endpoints-75", "endpoints-76", "endpoints-77",
+    "endpoints-78", "endpoints-79", "endpoints-7a", "endpoints-7b", "endpoints-7c", "endpoints-7d", "endpoints-7e", "endpoints-7f",
+    "endpoints-80", "endpoints-81", "endpoints-82", "endpoints-83", "endpoints-84", "endpoints-85", "endpoints-86", "endpoints-87",
+    "endpoints-88", "endpoints-89", "endpoints-8a", "endpoints-8b", "endpoints-8c", "endpoints-8d", "endpoints-8e", "endpoints-8f",
+    "endpoints-90", "endpoints-91", "endpoints-92", "endpoints-93", "endpoints-94", "endpoints-95", "endpoints-96", "endpoints-97",
+    "endpoints-98", "endpoints-99", "endpoints-9a", "endpoints-9b", "endpoints-9c", "endpoints-9d", "endpoints-9e", "endpoints-9f",
+    "endpoints-a0", "endpoints-a1", "endpoints-a2", "endpoints-a3", "endpoints-a4", "endpoints-a5", "endpoints-a6", "endpoints-a7",
+    "endpoints-a8", "endpoints-a9", "endpoints-aa", "endpoints-ab", "endpoints-ac", "endpoints-ad", "endpoints-ae", "endpoints-af",
+    "endpoints-b0", "endpoints-b1", "endpoints-b2", "endpoints-b3", "endpoints-b4", "endpoints-b5", "endpoints-b6", "endpoints-b7",
+    "endpoints-b8", "endpoints-b9", "endpoints-ba", "endpoints-bb", "endpoints-bc", "endpoints-bd", "endpoints-be", "endpoints-bf",
+    "endpoints-c0", "endpoints-c1", "endpoints-c2", "endpoints-c3", "endpoints-c4", "endpoints-c5", "endpoints-c6", "endpoints-c7",
+    "endpoints-c8", "endpoints-c9", "endpoints-ca", "endpoints-cb", "endpoints-cc", "endpoints-cd", "endpoints-ce", "endpoints-cf",
+    "endpoints-d0", "endpoints-d1", "endpoints-d2", "endpoints-d3", "endpoints-d4", "endpoints-d5", "endpoints-d6", "endpoints-d7",
+    "endpoints-d8", "endpoints-d9", "endpoints-da", "endpoints-db", "endpoints-dc", "endpoints-dd", "endpoints-de", "endpoints-df",
+    "endpoints-e0", "endpoints-e1", "endpoints-e2", "endpoints-e3", "endpoints-e4", "endpoints-e5", "endpoints-e6", "endpoints-e7",
+    "endpoints-e8", "endpoints-e9", "endpoints-ea", "endpoints-eb", "endpoints-ec", "endpoints-ed", "endpoints-ee", "endpoints-ef",
+    "endpoints-f0", "endpoints-f1", "endpoints-f2", "endpoints-f3", "endpoints-f4", "endpoints-f5", "endpoints-f6", "endpoints-f7",
+    "endpoints-f8", "endpoints-f9", "endpoints-fa", "endpoints-fb", "endpoints-fc", "endpoints-fd", "endpoints-fe", "endpoints-ff",
 ];
 /// Before translation, which would hide the load balancer's address.
 const BEFORE_TRANSLATION: i32 = -110;
