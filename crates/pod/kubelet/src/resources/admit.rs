@@ -3,7 +3,7 @@
 use super::{pod as amounts, quantity};
 use crate::kubelet::Kubelet;
 use crate::pods;
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -219,7 +219,7 @@ pub fn affinity(pod: &Pod, labels: &BTreeMap<String, String>, node: &str) -> Res
             .required_during_scheduling_ignored_during_execution
             .as_ref()
     });
-    let wanted = terms.is_none_or(|s| s.node_selector_terms.iter().any(|t| term(t, labels, node)));
+    let wanted = terms.is_none_or(|s| selects(s, labels, node));
     if selected && wanted {
         Ok(())
     } else {
@@ -228,6 +228,11 @@ pub fn affinity(pod: &Pod, labels: &BTreeMap<String, String>, node: &str) -> Res
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
         ))
     }
+}
+
+/// Whether a selector takes this node.
+pub fn selects(selector: &NodeSelector, labels: &BTreeMap<String, String>, node: &str) -> bool {
+    selector.node_selector_terms.iter().any(|t| term(t, labels, node))
 }
 
 fn term(t: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: &str) -> bool {

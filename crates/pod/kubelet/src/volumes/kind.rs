@@ -8,6 +8,7 @@ use crate::pods;
 use crate::resources::quantity::ResourceList;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub struct NodeView {
     pub name: String,
     pub uid: String,
+    pub labels: BTreeMap<String, String>,
     pub host_ips: Vec<String>,
     pub pod_ips: Vec<String>,
     pub allocatable: ResourceList,

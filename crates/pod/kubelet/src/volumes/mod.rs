@@ -31,6 +31,7 @@ pub use tools::Tools;
 
 use crate::host::Ownership;
 use crate::pods;
+use crate::resources::admit;
 use futures::FutureExt;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -159,7 +160,10 @@ impl Volumes {
         let next = kind.prepare(&self.tools, &ask).await.map_err(failed)?;
         let mounted = match known {
             Some((mounted, _)) => mounted,
-            None => self.mount(&kind, &ask).await.map_err(failed)?,
+            None => {
+                check_place(&ask).map_err(failed)?;
+                self.mount(&kind, &ask).await.map_err(failed)?
+            }
         };
         kind.refresh(&self.tools, &ask, &mounted).await.map_err(failed)?;
         Ok(next)
@@ -266,6 +270,26 @@ fn check_mode(ask: &Ask, (as_files, as_device): (bool, bool)) -> Result<(), Stri
     match (ask.bound.is_some(), ask.is_block()) {
         (true, true) if as_files => wrong("Block", "volumeMounts"),
         (true, false) if as_device => wrong("Filesystem", "volumeDevices"),
+        _ => Ok(()),
+    }
+}
+
+/// A volume may be on some nodes only, and a pod that names its node itself has asked no scheduler.
+fn check_place(ask: &Ask) -> Result<(), Failure> {
+    let spec = ask.bound.as_ref().and_then(|b| b.volume.spec.as_ref());
+    let required = spec.and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
+    match required {
+        Some(selector) if !admit::selects(selector, &ask.node.labels, &ask.node.name) => {
+            let (files, block) = (
+                "MountVolume.NodeAffinity check failed",
+                "MapVolume.NodeAffinity check failed",
+            );
+            let failure = Failure::step(ask.is_block(), files, block, "no matching NodeSelectorTerms".into());
+            Err(Failure {
+                reason: Some("FailedMount"),
+                ..failure
+            })
+        }
         _ => Ok(()),
     }
 }

@@ -194,6 +194,7 @@ impl Worker {
         let node = Arc::new(NodeView {
             name: kl.cfg.node_name.clone(),
             uid: kl.node.uid(),
+            labels: kl.node.labels(),
             host_ips: kl.cfg.node_ips.clone(),
             pod_ips: kl.sorted_ips(self.observed.ips()),
             allocatable: kl.allocatable(),

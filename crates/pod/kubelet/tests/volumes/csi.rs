@@ -75,6 +75,21 @@ async fn a_driver_registers_and_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_many_volumes_a_node_can_have_is_asked_again() {
+    let home = Home::new("limits");
+    let (node, driver, _running) = with_driver(&home, "d.test").await;
+    driver.state.lock().limit = 3;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let count = |entry: &Value| entry["allocatable"]["count"].clone();
+    assert_eq!(count(&registered(&node, "d.test").await), 8, "nobody asked for that");
+    node.api.change("storage.k8s.io/v1/csidrivers/d.test", |d| {
+        d["spec"]["nodeAllocatableUpdatePeriodSeconds"] = 10.into();
+    });
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(count(&registered(&node, "d.test").await), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_volume_is_staged_once_and_published_to_each_pod() {
     let home = Home::new("publishes");
     let (node, driver, _running) = with_driver(&home, "d.test").await;

@@ -31,6 +31,8 @@ pub struct State {
     pub fails: BTreeMap<&'static str, Vec<Status>>,
     /// Calls that are never answered.
     pub hangs: BTreeSet<&'static str>,
+    /// How many volumes the node can have.
+    pub limit: i64,
     /// What the kubelet said of registrations.
     pub told: Vec<(bool, String)>,
 }
@@ -61,6 +63,7 @@ impl Driver {
             Capability::GetVolumeStats,
         ];
         let state = State {
+            limit: 8,
             can: can.iter().map(|c| *c as i32).collect(),
             ..State::default()
         };
@@ -261,7 +264,7 @@ impl Node for Driver {
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
         Ok(Response::new(csi::NodeGetInfoResponse {
             node_id: format!("id-of-{}", self.name),
-            max_volumes_per_node: 8,
+            max_volumes_per_node: self.state.lock().limit,
             accessible_topology: Some(csi::Topology {
                 segments: HashMap::from([(format!("topology.{}/zone", self.name), "z1".into())]),
             }),

@@ -91,6 +91,33 @@ async fn what_is_wrong_with_claims_is_told_as_upstream_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_volume_of_other_nodes_is_not_mounted() {
+    let node = Node::start().await;
+    node.host.make_dir("/srv/disk".as_ref(), 0o755).unwrap();
+    let only = |zone: &str| {
+        let term = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [zone]}]});
+        json!({"local": {"path": "/srv/disk"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}})
+    };
+    bound_claim(&node, "here", only("n1"));
+    bound_claim(&node, "there", only("n2"));
+    for name in ["here", "there"] {
+        node.pod_with(
+            json!({"name": name}),
+            json!({"containers": uses(&["v"]), "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}]}),
+        );
+    }
+    node.ready("namespaces/default/pods/here").await;
+    node.until("the other is refused", |n| {
+        let wanted = "MountVolume.NodeAffinity check failed for volume \"pv-there\" : no matching NodeSelectorTerms";
+        n.events()
+            .iter()
+            .any(|(r, m)| r == "FailedMount" && m == wanted)
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_pod_leaves_nothing() {
     let node = Node::start().await;
     let path = node.pod(json!({

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
@@ -123,6 +124,11 @@ impl Drivers {
             .await
             .map_err(|_| "timed out waiting for the CSIDriver lister to sync".to_owned())?;
         Ok(informer.store().get("", name))
+    }
+
+    /// Tells of changes of what the cluster says of drivers.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.informer().store().changes()
     }
 
     /// Whether a driver's volumes are to be attached, as far as is known now.

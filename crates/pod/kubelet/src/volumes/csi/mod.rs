@@ -11,6 +11,7 @@ mod data;
 mod devices;
 mod drivers;
 mod expand;
+mod limits;
 mod node_info;
 mod paths;
 mod publish;

@@ -1,10 +1,12 @@
 //! What the cluster is told of a node's drivers: the node's own id with each (an annotation), where it is for them (labels),
 //! and the CSINode object, by which the scheduler counts and places volumes.
 
+use super::drivers::in_time;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::{Error, Objects, Patch, Rest, delete_options, is_already_exists, is_conflict, is_not_found};
+use keelson_csi::{Driver, v1 as csi};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +33,21 @@ enum Change<'a> {
     Node(&'a str, Option<&'a Facts>),
     Put(&'a str, &'a Facts),
     Drop(&'a str),
+}
+
+impl Facts {
+    /// As the driver says now.
+    pub async fn ask(driver: &Driver) -> Result<Facts, String> {
+        let mut node = driver.node();
+        let answer = in_time(node.node_get_info(csi::NodeGetInfoRequest {})).await;
+        let answer = answer.map_err(|e| crate::rpc_text(&e))?;
+        let topology = answer.accessible_topology.map(|t| t.segments.into_iter().collect());
+        Ok(Facts {
+            node_id: answer.node_id,
+            limit: answer.max_volumes_per_node,
+            topology: topology.unwrap_or_default(),
+        })
+    }
 }
 
 pub struct NodeInfo {
@@ -60,6 +77,11 @@ impl NodeInfo {
         }
         let node = self.again(Change::Node(driver, Some(facts))).await;
         node.map_err(|e| format!("error updating Node object with CSI driver node info: {e}"))?;
+        self.update(driver, facts).await
+    }
+
+    /// Brings what stands in the CSINode of a driver up to date.
+    pub async fn update(&self, driver: &str, facts: &Facts) -> Result<(), String> {
         let object = self.again(Change::Put(driver, facts)).await;
         object.map_err(|e| format!("error updating CSINode object with CSI driver node info: {e}"))
     }

@@ -3,12 +3,11 @@
 //!
 //! One task a socket: a plug-in that doesn't answer delays no other. A failed one is tried again with growing delay.
 
-use super::Csi;
-use super::drivers::in_time;
 use super::node_info::Facts;
+use super::{Csi, limits};
 use crate::host::{FileKind, Host};
 use keelson_csi::registration::{InfoRequest, PluginInfo, RegistrationStatus};
-use keelson_csi::{CSI_PLUGIN, Driver, v1 as csi};
+use keelson_csi::{CSI_PLUGIN, Driver};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,7 +111,7 @@ async fn plug(csi: Arc<Csi>, socket: PathBuf, gone: CancellationToken, before: O
         delay = (delay * 2).min(MAX_DELAY);
     };
     tracing::info!(driver = name, "a CSI driver has registered");
-    gone.cancelled().await;
+    limits::keep(&csi, &name, &gone).await;
     if csi.stop.is_cancelled() {
         // The kubelet goes, not the driver.
         return;
@@ -191,15 +190,7 @@ async fn take(csi: &Csi, socket: &Path, info: &PluginInfo, endpoint: &Path) -> R
     })?;
     let driver = csi.drivers.add(name, endpoint, version);
     let installed = async {
-        let mut node = driver.node();
-        let answer = in_time(node.node_get_info(csi::NodeGetInfoRequest {})).await;
-        let answer = answer.map_err(|e| crate::rpc_text(&e))?;
-        let topology = answer.accessible_topology.map(|t| t.segments.into_iter().collect());
-        let facts = Facts {
-            node_id: answer.node_id,
-            limit: answer.max_volumes_per_node,
-            topology: topology.unwrap_or_default(),
-        };
+        let facts = Facts::ask(&driver).await?;
         csi.nodes.install(name, &facts).await
     };
     installed.await.map_err(|e| {
