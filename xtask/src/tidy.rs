@@ -19,7 +19,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-cron", &["keelson-api"]),
     ("keelson-client", &["keelson-clock"]),
     ("keelson-store", &[]),
-    ("keelson-seal", &["keelson-store"]),
+    (
+        "keelson-seal",
+        &["keelson-api", "keelson-clock", "keelson-pki", "keelson-store"],
+    ),
     ("keelson-cache", &["keelson-api", "keelson-store"]),
     (
         "keelson-registry",
@@ -40,6 +43,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-machinery",
             "keelson-pki",
             "keelson-store",
+            "keelson-seal",
             "keelson-cache",
             "keelson-registry",
             "keelson-client",

@@ -41,7 +41,12 @@ impl Cluster {
         })?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
         let store = Opened::open(&config.store).await?;
-        let api = Arc::new(ApiServer::new(api_config(config, &pki)?, store.store())?);
+        let sealing = crate::secrets::open(config, store.store()).await?;
+        let api_config = keelson_apiserver::Config {
+            sealing: Some(sealing.clone()),
+            ..api_config(config, &pki)?
+        };
+        let api = Arc::new(ApiServer::new(api_config, sealing.store())?);
         let listening = CancellationToken::new();
         let serving = serve(config, &pki, api.clone(), socket, listening.clone())?;
         write_kubeconfigs(config, &pki)?;

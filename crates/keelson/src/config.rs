@@ -115,6 +115,13 @@ pub struct Options {
     /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
     #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
     pub eviction_hard: Option<Vec<String>>,
+    /// YAML file that says which resources are sealed in the store, and how (EncryptionConfiguration); "none": none are
+    /// [default: secrets, by a key in DATA_DIR/pki; with --etcd-servers none]
+    #[arg(long, env = "KEELSON_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Follow that file: what changes in it is in force without a restart
+    #[arg(long, env = "KEELSON_ENCRYPTION_PROVIDER_CONFIG_AUTOMATIC_RELOAD", num_args = 0..=1, default_missing_value = "true")]
+    pub encryption_provider_config_automatic_reload: Option<bool>,
     /// Where the audit log is; "none": there is none [default: DATA_DIR/audit/audit.log]
     #[arg(long, env = "KEELSON_AUDIT_LOG_PATH", value_name = "FILE")]
     pub audit_log_path: Option<PathBuf>,
@@ -212,6 +219,7 @@ pub struct Config {
     pub kubelet_link: Option<PathBuf>,
     pub cgroup_root: String,
     pub eviction: Vec<Threshold>,
+    pub encryption: keelson_seal::Source,
     pub audit: Option<(Policy, audit::Settings)>,
     pub access: access::Settings,
     pub store: store::Choice,
@@ -271,11 +279,17 @@ impl Options {
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
-                max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, audit_log_path, audit_policy_file,
+                max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, encryption_provider_config,
+                encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
                 audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, etcd_servers, etcd_cafile, etcd_certfile, etcd_keyfile,
                 etcd_healthcheck_timeout, etcd_compaction_interval, scheduler_config, log, log_format);
         }
         let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
+        let encryption = crate::secrets::source(
+            self.encryption_provider_config.as_deref(),
+            self.encryption_provider_config_automatic_reload.unwrap_or(false),
+            self.etcd_servers.as_ref().is_some_and(|servers| !servers.is_empty()),
+        )?;
         let audit = self.audit(&data_dir)?;
         let (store, compaction) = (store::Choice::of(&self, &data_dir)?, store::compaction_interval(&self)?);
         let service_cidr = self
@@ -340,6 +354,7 @@ impl Options {
                 .iter()
                 .map(|s| threshold(s))
                 .collect::<anyhow::Result<_>>()?,
+            encryption,
             audit,
             access,
             store,

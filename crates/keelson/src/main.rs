@@ -16,6 +16,7 @@ mod node;
 mod notify;
 mod peers;
 mod process;
+mod secrets;
 mod server;
 mod storage;
 mod store;
@@ -54,6 +55,8 @@ enum Command {
     Image(image::Options),
     /// Create, list or delete tokens with which machines join
     Token(token::Options),
+    /// Show or rotate the keys that seal secrets in the store
+    Secrets(secrets::Options),
     /// Say what this machine lacks for running Keelson, and how to mend it
     Doctor(doctor::Options),
     /// Stop all pods of a data directory and remove every trace of it from this machine
@@ -86,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wait(options) => wait::main(options),
         Command::Image(options) => image::main(options),
         Command::Token(options) => token::main(options),
+        Command::Secrets(options) => secrets::main(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {

@@ -11,6 +11,7 @@ pub use hooks::{Hook, Hooks};
 use crate::request::{RequestInfo, Response, response};
 use futures::future::BoxFuture;
 use http::StatusCode;
+use keelson_seal::Sealing;
 use keelson_store::Store;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -22,10 +23,29 @@ type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Syn
 /// The store's own look at itself takes up to two seconds.
 const STORE_WITHIN: Duration = Duration::from_secs(4);
 
+/// Which endpoints a check counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    All,
+    /// `/readyz`.
+    Ready,
+    /// All but `/livez`: what a restart wouldn't mend.
+    NotLive,
+}
+
+impl On {
+    fn counts(self, endpoint: &str) -> bool {
+        match self {
+            On::All => true,
+            On::Ready => endpoint == "readyz",
+            On::NotLive => endpoint != "livez",
+        }
+    }
+}
+
 struct Named {
     name: &'static str,
-    /// Counts for readiness only.
-    ready_only: bool,
+    on: On,
     check: Check,
 }
 
@@ -86,14 +106,38 @@ impl Health {
         health
     }
 
+    /// The plug-ins of key management, and the following of the file that names them, by upstream's names.
+    pub fn add_sealing(&mut self, sealing: &Arc<Sealing>) {
+        if sealing.reloads() {
+            let name = "poststarthook/start-encryption-provider-config-automatic-reload";
+            // It begins with the server.
+            self.add(name, false, || std::future::ready(Ok(())));
+        }
+        if sealing.has_check() {
+            let sealing = sealing.clone();
+            self.add_on("kms-providers", On::NotLive, move || {
+                let sealing = sealing.clone();
+                async move { sealing.check().await }
+            });
+        }
+    }
+
     pub fn add<F, R>(&mut self, name: &'static str, ready_only: bool, check: F)
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.add_on(name, if ready_only { On::Ready } else { On::All }, check);
+    }
+
+    fn add_on<F, R>(&mut self, name: &'static str, on: On, check: F)
     where
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), String>> + Send + 'static,
     {
         self.0.push(Named {
             name,
-            ready_only,
+            on,
             check: Box::new(move || Box::pin(check())),
         });
     }
@@ -105,7 +149,7 @@ impl Health {
         if !matches!(endpoint, "healthz" | "livez" | "readyz") {
             return None;
         }
-        let mut checks = self.0.iter().filter(|c| endpoint == "readyz" || !c.ready_only);
+        let mut checks = self.0.iter().filter(|c| c.on.counts(endpoint));
         if rest.is_empty() {
             return Some(self.all(endpoint, info).await);
         }
@@ -125,7 +169,7 @@ impl Health {
     async fn all(&self, endpoint: &str, info: &RequestInfo) -> Response {
         let mut unknown: Vec<&str> = info.query.all("exclude").collect();
         let (mut lines, mut failed) = (String::new(), false);
-        for c in self.0.iter().filter(|c| endpoint == "readyz" || !c.ready_only) {
+        for c in self.0.iter().filter(|c| c.on.counts(endpoint)) {
             if info.query.all("exclude").any(|e| e == c.name) {
                 unknown.retain(|e| *e != c.name);
                 let _ = writeln!(lines, "[+]{} excluded: ok", c.name);

@@ -14,6 +14,7 @@ pub mod config;
 pub mod connect;
 pub mod crd;
 pub mod discovery;
+pub mod encryption;
 pub mod flow;
 pub mod handlers;
 mod health;

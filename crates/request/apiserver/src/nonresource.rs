@@ -1,5 +1,6 @@
 //! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, the index.
 
+use crate::encryption;
 use crate::nowhere::{self, Nowhere};
 use crate::request::{Request, RequestContext, Response, response};
 use crate::state::ServerState;
@@ -23,6 +24,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         };
     }
     if let Some(answer) = server.openapi.serve(server, context, &request).await {
+        return answer;
+    }
+    if let Some(answer) = encryption::serve(server, context, &request).await {
         return answer;
     }
     match context.info.path.trim_end_matches('/') {

@@ -275,6 +275,10 @@ impl ApiServer {
                 () = stopped.cancelled() => {}
             }
         });
+        if let Some(sealing) = state.config.sealing.clone() {
+            let stop = stop.clone();
+            tokio::spawn(async move { sealing.run(stop).await });
+        }
         tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
     }
 }
@@ -410,6 +414,15 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     let sync = Arc::new(Following::default());
     let (missing, hooks, ending) = (sync.clone(), Arc::new(Hooks::default()), CancellationToken::new());
     let configured = admission::Configured::new(sync.clone());
+    let (mut health, metrics) = (
+        Health::of(&store, &hooks, move || missing.missing(), &ending),
+        Metrics::new(),
+    );
+    if let Some(sealing) = &config.sealing {
+        let counted = sealing.metrics();
+        metrics.add(move |page| counted.write(page));
+        health.add_sealing(sealing);
+    }
     let mut extensions = configured.plugins();
     extensions.push(Arc::new(EscalationCheck(rbac.clone())));
     ServerState {
@@ -429,10 +442,10 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         kubelet: KubeletClient::new(made.kubelet_tls, loopback.clone()),
         front_proxy_client: parking_lot::RwLock::new(config.front_proxy_client.clone()),
         proxy_tls: made.proxy_tls,
-        health: Health::of(&store, &hooks, move || missing.missing(), &ending),
+        health,
         hooks,
         ending,
-        metrics: Metrics::new(),
+        metrics,
         audit: made.audit,
         sync,
         engine,

@@ -164,6 +164,9 @@ async fn every_other_path_is_refused_too() {
             "/openapi/v3/api/v1",
             "/logs",
             "/debug/pprof/",
+            "/keelson/secrets",
+            "/keelson/secrets/rotate",
+            "/keelson/secrets/rewrite",
             "/api/v1/nothing",
             "/apis/x.example.com",
         ]

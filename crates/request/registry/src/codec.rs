@@ -6,9 +6,11 @@ use crate::strategy::Strategy;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keelson_api::codec::{Strictness, json, proto};
-use keelson_api::{ApiError, ApiResult, Map, Object, Reason, SchemaRef, Str, Value, builtin};
-use keelson_cache::{Attributes, Codec, Form, IndexKey};
+use keelson_api::status::Details;
+use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Reason, SchemaRef, Str, Value, builtin};
+use keelson_cache::{Attributes, Codec, Entry, Form, IndexKey};
 use keelson_machinery::canonical;
+use keelson_store::{Revision, unopened};
 use std::sync::Arc;
 
 /// The members of the object in JSON, each with a comma before it, but for `kind` and `apiVersion`.
@@ -29,13 +31,29 @@ pub fn encode_stored(storage: &StorageDef, object: &Object) -> ApiResult<Bytes> 
     }
 }
 
+/// Why a stored value is no object for anybody here.
+#[derive(Clone, Debug)]
+pub struct Unreadable(String);
+
+impl Unreadable {
+    /// As upstream tells it of a key.
+    fn told(&self, key: &[u8]) -> String {
+        format!(
+            "StorageError: corrupt object, Code: 7, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: {}",
+            String::from_utf8_lossy(key),
+            self.0
+        )
+    }
+}
+
 /// Reads either form: what a store holds may have been written by another server.
-pub fn decode_stored(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
-    let unreadable = |e: &dyn std::fmt::Display| {
-        let mut error = ApiError::internal(format!("stored object of {} is unreadable: {e}", storage.resource));
-        error.reason = Reason::StoreReadError;
-        error
-    };
+pub fn read_stored(storage: &StorageDef, bytes: &[u8], revision: Revision) -> Result<Object, Unreadable> {
+    if let Some(why) = unopened::reason(bytes) {
+        return Err(Unreadable(format!(
+            "data from the storage is not transformable revision=0: {why}"
+        )));
+    }
+    let unreadable = |e: &dyn std::fmt::Display| Unreadable(format!("object not decodable revision={revision}: {e}"));
     if bytes.starts_with(proto::MAGIC) {
         let envelope = proto::open(bytes).map_err(|e| unreadable(&e))?;
         return envelope.decode(&storage.schema).map_err(|e| unreadable(&e));
@@ -53,6 +71,50 @@ pub fn decode_stored(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
         }
     }
     read(bytes, schema)
+}
+
+/// The same for whoever asked for the one object.
+pub fn decode_stored(storage: &StorageDef, key: &[u8], bytes: &[u8], revision: Revision) -> ApiResult<Object> {
+    // Below the root that the store has for all.
+    let shown = key.strip_prefix(b"/registry").unwrap_or(key);
+    read_stored(storage, bytes, revision).map_err(|e| ApiError::internal(e.told(shown)))
+}
+
+/// So many objects that can't be read are told of in one answer.
+const MOST_TOLD: usize = 100;
+
+/// Upstream's answer to a list with objects among it that can't be read.
+pub fn unreadable_list(storage: &StorageDef, entries: &[Arc<Entry>]) -> Option<ApiError> {
+    let mut causes: Vec<Cause> = entries
+        .iter()
+        .filter(|e| e.unreadable().is_some())
+        .filter_map(|e| Some((e, read_stored(storage, e.value(), e.revision()).err()?)))
+        .take(MOST_TOLD)
+        .map(|(e, why)| {
+            let field = String::from_utf8_lossy(e.key()).into_owned();
+            Cause::new("UnexpectedServerResponse", field, why.told(e.key()))
+        })
+        .collect();
+    let (first, others) = (causes.first()?.message.clone(), causes.len() - 1);
+    if causes.len() == MOST_TOLD {
+        causes.push(Cause::new(
+            "FieldValueTooMany",
+            "",
+            "too many errors, the list is truncated",
+        ));
+    }
+    let resource = &storage.resource;
+    let mut message = format!("failed to read one or more {resource} from the storage: {first}");
+    if others > 0 {
+        message += &format!(" (and {others} more)");
+    }
+    Some(ApiError::new(Reason::StorageReadError, message).with_details(Details {
+        name: "list".into(),
+        group: resource.group.clone(),
+        kind: resource.resource.clone(),
+        causes,
+        ..Details::default()
+    }))
 }
 
 /// Fills in what a custom resource's schema has gained since the object was written.
@@ -175,13 +237,13 @@ fn write_form(schema: &SchemaRef, object: &Object, form: Form, out: &mut Vec<u8>
 }
 
 /// A stored object without its managed fields: for those who look at everything else.
-pub fn decode_unmanaged(storage: &StorageDef, bytes: &[u8]) -> ApiResult<Object> {
-    if let Ok(envelope) = proto::open(bytes)
+pub fn decode_unmanaged(storage: &StorageDef, entry: &Entry) -> ApiResult<Object> {
+    if let Ok(envelope) = proto::open(entry.value())
         && let Ok(object) = envelope.decode_without_managed_fields(&storage.schema)
     {
         return Ok(object);
     }
-    let mut object = decode_stored(storage, bytes)?;
+    let mut object = decode_stored(storage, entry.key(), entry.value(), entry.revision())?;
     object.meta_mut().remove("managedFields");
     Ok(object)
 }
@@ -254,7 +316,7 @@ impl ObjectCodec {
 
     /// The stored object in the version that forms are of.
     fn decoded(&self, value: &[u8], revision: u64) -> ApiResult<Object> {
-        let mut object = decode_stored(&self.storage, value)?;
+        let mut object = decode_stored(&self.storage, b"", value, revision)?;
         if object.api_version() != self.api_version {
             let why = format!("{} is stored, not {}", object.api_version(), self.api_version);
             return Err(ApiError::internal(why));
@@ -278,18 +340,19 @@ fn labels_in(labels: Option<&Map>) -> Vec<(Str, Str)> {
 
 #[async_trait]
 impl Codec for ObjectCodec {
-    fn attributes(&self, _key: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
+    fn attributes(&self, key: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
         if let Some(attributes) = self.message(value).and_then(|m| self.attributes_of_message(m)) {
             return Ok(attributes);
         }
-        Ok(self.attributes_in(&decode_stored(&self.storage, value)?))
+        Ok(self.attributes_in(&decode_stored(&self.storage, key, value, 0)?))
     }
 
     async fn attributes_of(&self, values: &[(&[u8], &[u8])]) -> Result<Vec<Result<Attributes, ApiError>>, ApiError> {
         let Some(view) = &self.storage.view else {
             return Ok(values.iter().map(|(key, value)| self.attributes(key, value)).collect());
         };
-        let decoded: Vec<_> = values.iter().map(|(_, v)| decode_stored(&self.storage, v)).collect();
+        let decode = |(key, value): &(&[u8], &[u8])| decode_stored(&self.storage, key, value, 0);
+        let decoded: Vec<_> = values.iter().map(decode).collect();
         let readable = decoded.iter().flatten().cloned().collect();
         let mut converted = view.converter.convert(readable, &view.api_version).await?.into_iter();
         let few = || ApiError::internal("conversion yielded too few objects");

@@ -246,7 +246,11 @@ pub struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub propagation_policy: Option<Str>,
     pub dry_run: Vec<Str>,
+    /// `ignoreStoreReadErrorWithClusterBreakingPotential`: removes what can't be read, and only that.
+    pub ignore_read_error: bool,
 }
+
+const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 impl DeleteOptions {
     pub fn grace(seconds: i64) -> Self {
@@ -261,6 +265,7 @@ impl DeleteOptions {
             orphan_dependents: flag(q, "orphanDependents"),
             propagation_policy: first(q, "propagationPolicy").map(Str::from),
             dry_run: all(q, "dryRun"),
+            ignore_read_error: flag(q, IGNORE_READ_ERROR) == Some(true),
             ..Self::default()
         };
         o.check()?;
@@ -297,6 +302,10 @@ impl DeleteOptions {
                 .filter_map(Value::as_str)
                 .map(Str::from)
                 .collect(),
+            ignore_read_error: match o.get(IGNORE_READ_ERROR) {
+                None | Some(Value::Null) => false,
+                Some(v) => v.as_bool().ok_or_else(|| wrong(IGNORE_READ_ERROR))?,
+            },
         };
         options.check()?;
         Ok(options)
@@ -318,6 +327,27 @@ impl DeleteOptions {
             }
         }
         check_dry_run(&self.dry_run, &mut errs);
+        if self.ignore_read_error {
+            let given = [
+                (self.propagation_policy.is_some(), "propagationPolicy"),
+                (self.orphan_dependents.is_some(), "orphanDependents"),
+                (self.grace_period_seconds.is_some(), "gracePeriodSeconds"),
+                (self.uid.is_some() || self.resource_version.is_some(), "preconditions"),
+            ];
+            for (_, other) in given.iter().filter(|(given, _)| *given) {
+                let why = format!("cannot be set together with .{other}");
+                errs.push(Cause::invalid(IGNORE_READ_ERROR, &true.into(), &why));
+            }
+        }
+        invalid("DeleteOptions", errs)
+    }
+    /// A collection's objects can't be removed unread.
+    pub fn check_collection(&self) -> ApiResult<()> {
+        let mut errs = Vec::new();
+        if self.ignore_read_error {
+            let why = "is not allowed with DELETECOLLECTION, try again after removing the option";
+            errs.push(Cause::invalid(IGNORE_READ_ERROR, &true.into(), why));
+        }
         invalid("DeleteOptions", errs)
     }
     pub fn is_dry_run(&self) -> bool {
@@ -327,6 +357,9 @@ impl DeleteOptions {
         let mut v = value!({"apiVersion": "meta.k8s.io/v1", "kind": "DeleteOptions"});
         if let Some(s) = self.grace_period_seconds {
             v.set_at(&["gracePeriodSeconds"], s);
+        }
+        if self.ignore_read_error {
+            v.set_at(&[IGNORE_READ_ERROR], true);
         }
         if let Some(b) = self.orphan_dependents {
             v.set_at(&["orphanDependents"], b);

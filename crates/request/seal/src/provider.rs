@@ -6,10 +6,12 @@
 //! | aescbc    | `k8s:enc:aescbc:v1:KEY:`      | initial vector (16) · ciphertext, padded by PKCS#7 |
 //! | secretbox | `k8s:enc:secretbox:v1:KEY:`   | nonce (24) · tag · ciphertext (NaCl)              |
 //! | identity  | none                          | the value                                         |
+//! | kms (v2)  | `k8s:enc:kms:v2:PROVIDER:`    | see [`crate::kms`]                                |
 //!
 //! The first provider writes; each reads what has its prefix. What another than the first, or another than its first key, has
 //! written is *stale*: to be written anew.
 
+use crate::kms::Kms;
 use aes::cipher::{BlockDecryptMut, BlockEncryptMut, KeyIvInit, block_padding::Pkcs7};
 use aes_gcm::aead::consts::U12;
 use aes_gcm::aead::{Aead, KeyInit, Payload};
@@ -30,7 +32,25 @@ const SECRETBOX_NONCE: usize = 24;
 const SECRETBOX_TAG: usize = 16;
 
 /// Why a value could not be sealed or opened. Never says anything of keys or values.
-pub type Refusal = String;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub why: String,
+    /// It may be opened later: whoever has to be asked doesn't answer.
+    pub later: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        let later = false;
+        Refusal { why, later }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        why.to_string().into()
+    }
+}
 
 /// A value that was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +58,8 @@ pub struct Opened {
     pub value: Bytes,
     /// To be written anew.
     pub stale: bool,
+    /// The provider and the key that had sealed it: `secretbox/key1`.
+    pub by: Arc<str>,
 }
 
 /// AES-GCM with a key of any of AES's lengths.
@@ -59,7 +81,7 @@ impl Gcm {
         }))
     }
 
-    fn open(&self, data: &[u8], context: &[u8]) -> Result<Bytes, Refusal> {
+    pub(crate) fn open(&self, data: &[u8], context: &[u8]) -> Result<Bytes, Refusal> {
         let (nonce, msg) = data.split_first_chunk::<GCM_NONCE>().ok_or_else(too_short)?;
         let (nonce, payload): (&Nonce<U12>, _) = (nonce.into(), Payload { msg, aad: context });
         let opened = match &self.0 {
@@ -72,7 +94,7 @@ impl Gcm {
             .map_err(|_| "cipher: message authentication failed".into())
     }
 
-    fn seal(&self, value: &[u8], context: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub(crate) fn seal(&self, value: &[u8], context: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         let nonce: [u8; GCM_NONCE] = random()?;
         let payload = Payload {
             msg: value,
@@ -96,7 +118,7 @@ impl Cbc {
     pub fn new(key: &[u8]) -> Result<Cbc, Refusal> {
         match key.len() {
             16 | 24 | 32 => Ok(Cbc(key.to_vec())),
-            n => Err(format!("crypto/aes: invalid key size {n}")),
+            n => Err(format!("crypto/aes: invalid key size {n}").into()),
         }
     }
 
@@ -198,52 +220,71 @@ impl Cipher {
     }
 }
 
+/// A key under the name it has in the configuration.
+pub struct NamedKey {
+    pub name: String,
+    pub cipher: Cipher,
+    by: Arc<str>,
+}
+
+impl NamedKey {
+    pub fn new(prefix: &'static [u8], name: &str, cipher: Cipher) -> NamedKey {
+        let kind = String::from_utf8_lossy(prefix.strip_prefix(ANY).unwrap_or(prefix));
+        let by = format!("{}/{name}", kind.split(':').next().unwrap_or_default()).into();
+        let name = name.into();
+        NamedKey { name, cipher, by }
+    }
+}
+
 pub enum Provider {
     /// Keys by name, under one prefix; never empty.
     Keys {
         prefix: &'static [u8],
-        keys: Vec<(String, Cipher)>,
+        keys: Vec<NamedKey>,
     },
+    Kms(Arc<Kms>),
     Identity,
 }
 
 impl Provider {
+    /// What it writes begins so, as metrics name it.
+    fn prefix(&self) -> &[u8] {
+        match self {
+            Provider::Keys { prefix, .. } => prefix,
+            Provider::Kms(kms) => kms.prefix(),
+            Provider::Identity => b"",
+        }
+    }
+
     /// `None`: not this provider's.
-    fn open(&self, data: &[u8], context: &[u8]) -> Option<Result<Opened, Refusal>> {
+    async fn open(&self, data: &[u8], context: &[u8]) -> Option<Result<Opened, Refusal>> {
         match self {
             Provider::Identity if data.starts_with(ANY) => None,
             Provider::Identity => Some(Ok(Opened {
                 value: Bytes::copy_from_slice(data),
                 stale: false,
+                by: IDENTITY.into(),
             })),
             Provider::Keys { prefix, keys } => {
                 let rest = data.strip_prefix(*prefix)?;
-                // Names may begin alike, and one name may stand for two keys.
-                let mut refusal = None;
-                for (at, (name, cipher)) in keys.iter().enumerate() {
-                    let Some(rest) = rest.strip_prefix(name.as_bytes()).and_then(|r| r.strip_prefix(b":")) else {
-                        continue;
-                    };
-                    match cipher.open(rest, context) {
-                        Ok(value) => return Some(Ok(Opened { value, stale: at > 0 })),
-                        Err(error) => refusal = Some(error),
-                    }
-                }
-                Some(Err(refusal.unwrap_or_else(|| {
-                    "no matching key was found for the provided transformer".into()
-                })))
+                let kind = if *prefix == SECRETBOX { "Secretbox" } else { "AES" };
+                Some(opened_by(keys, rest, context).unwrap_or_else(|| {
+                    Err(format!("no matching key was found for the provided {kind} transformer").into())
+                }))
             }
+            Provider::Kms(kms) => Some(kms.open(data.strip_prefix(kms.prefix())?, context).await),
         }
     }
 
     fn seal(&self, value: &[u8], context: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         match self {
             Provider::Identity => Ok(None),
+            Provider::Kms(kms) => kms.seal(value, context).map(Some),
             Provider::Keys { prefix, keys } => {
-                let (name, cipher) = keys.first().ok_or("there is no key")?;
-                let mut out = [prefix, name.as_bytes(), b":"].concat();
+                let key = keys.first().ok_or("there is no key")?;
+                let mut out = [prefix, key.name.as_bytes(), b":"].concat();
                 out.reserve(value.len() + 64);
-                cipher.seal(value, context, &mut out)?;
+                key.cipher.seal(value, context, &mut out)?;
                 Ok(Some(out))
             }
         }
@@ -252,14 +293,34 @@ impl Provider {
     /// `secretbox/key1`
     pub fn shown(&self) -> String {
         match self {
-            Provider::Identity => "identity".into(),
-            Provider::Keys { prefix, keys } => {
-                let kind = String::from_utf8_lossy(prefix.strip_prefix(ANY).unwrap_or(prefix));
-                let kind = kind.split(':').next().unwrap_or_default().to_owned();
-                format!("{kind}/{}", keys.first().map_or("", |(name, _)| name))
-            }
+            Provider::Identity => IDENTITY.into(),
+            Provider::Kms(kms) => kms.shown(),
+            Provider::Keys { keys, .. } => keys.first().map(|key| key.by.to_string()).unwrap_or_default(),
         }
     }
+}
+
+const IDENTITY: &str = "identity";
+
+/// `None`: no key has the name. Names may begin alike, and one name may stand for two keys.
+fn opened_by(keys: &[NamedKey], data: &[u8], context: &[u8]) -> Option<Result<Opened, Refusal>> {
+    let mut refusal = None;
+    for (at, key) in keys.iter().enumerate() {
+        let Some(rest) = data
+            .strip_prefix(key.name.as_bytes())
+            .and_then(|r| r.strip_prefix(b":"))
+        else {
+            continue;
+        };
+        match key.cipher.open(rest, context) {
+            Ok(value) => {
+                let (stale, by) = (at > 0, key.by.clone());
+                return Some(Ok(Opened { value, stale, by }));
+            }
+            Err(error) => refusal = Some(Err(error)),
+        }
+    }
+    refusal
 }
 
 /// A resource's providers, in their order.
@@ -267,21 +328,26 @@ pub struct Providers(pub Vec<Arc<Provider>>);
 
 impl Providers {
     /// `context`: the value's key in the store.
-    pub fn open(&self, data: &[u8], context: &[u8]) -> Result<Opened, Refusal> {
-        let mut refusal = None;
+    pub async fn open(&self, data: &[u8], context: &[u8]) -> Result<Opened, Refusal> {
+        let mut refusals: Vec<Refusal> = Vec::new();
         for (at, provider) in self.0.iter().enumerate() {
-            match provider.open(data, context) {
+            match provider.open(data, context).await {
                 None => {}
                 Some(Ok(opened)) => {
-                    return Ok(Opened {
-                        stale: opened.stale || at > 0,
-                        ..opened
-                    });
+                    let stale = opened.stale || at > 0;
+                    return Ok(Opened { stale, ..opened });
                 }
-                Some(Err(error)) => refusal = Some(error),
+                Some(Err(refusal)) => refusals.push(refusal),
             }
         }
-        Err(refusal.unwrap_or_else(|| "no matching prefix found".into()))
+        if refusals.len() < 2 {
+            return Err(refusals.pop().unwrap_or_else(|| "no matching prefix found".into()));
+        }
+        let all: Vec<&str> = refusals.iter().map(|r| r.why.as_str()).collect();
+        Err(Refusal {
+            why: format!("[{}]", all.join(", ")),
+            later: refusals.iter().any(|r| r.later),
+        })
     }
 
     /// What is to be stored; `None`: the value as it is.
@@ -292,7 +358,21 @@ impl Providers {
         }
     }
 
+    /// The prefix of the provider that has sealed this, as upstream's metrics name it.
+    pub(crate) fn prefix_of(&self, data: &[u8]) -> &str {
+        let found = self
+            .0
+            .iter()
+            .map(|p| p.prefix())
+            .find(|p| !p.is_empty() && data.starts_with(p));
+        match found {
+            Some(prefix) => std::str::from_utf8(prefix).unwrap_or("unknown"),
+            None if data.starts_with(ANY) => "unknown",
+            None => IDENTITY,
+        }
+    }
+
     pub fn writes_by(&self) -> String {
-        self.0.first().map_or_else(|| "identity".into(), |p| p.shown())
+        self.0.first().map_or_else(|| IDENTITY.into(), |p| p.shown())
     }
 }

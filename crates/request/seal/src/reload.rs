@@ -1,115 +1,86 @@
-//! Follows the file of a configuration: what changes in it is in force within a few seconds.
+//! Follows the file of a configuration: what changes in it is in force at once.
 //!
-//! A file that can't be read, or isn't valid, leaves what is in force as it is; it is said once for each change.
+//! A file that can't be read, isn't valid, or names a plug-in that isn't well leaves what is in force as it is; it is said once
+//! for each change, and tried again.
 
 use crate::config::{build, read};
-use crate::reseal::Tally;
-use crate::sealed::Sealed;
-use keelson_store::KeyRange;
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use crate::keep::Sealing;
+use anyhow::Context;
+use notify::{RecursiveMode, Watcher};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
-/// Upstream looks once a minute; a rotation that somebody waits for should not take so long.
-const EVERY: Duration = Duration::from_secs(5);
-/// A pass that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(30);
+/// Upstream looks so often; here only where the kernel doesn't tell (file systems of networks).
+const EVERY: Duration = Duration::from_secs(60);
+const EVERY_WHEN_REFUSED: Duration = Duration::from_secs(5);
+/// Whoever writes a file in several goes may do so.
+const SETTLING: Duration = Duration::from_millis(100);
+/// How long plug-ins of a new configuration may take to be well.
+const WELL_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is written beside the file of our own: how far the last pass came.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Of the file it is about.
-    pub hash: String,
-    pub writes_by: String,
-    pub current: u64,
-    pub rewritten: u64,
-    pub unreadable: u64,
-}
-
-pub fn report_path(config: &Path) -> PathBuf {
-    config.with_file_name("status.yaml")
-}
-
-/// What to do besides following the file.
-#[derive(Clone)]
-pub enum Then {
-    /// The user's configuration: when to write anew what is stored is the user's to say, as with upstream.
-    Nothing,
-    /// Our own: writes anew what these ranges hold, and reports.
-    Reseal(Vec<KeyRange>),
-}
-
-/// Until `stop`.
-pub async fn follow(sealed: Arc<Sealed>, file: PathBuf, reload: bool, then: Then, stop: CancellationToken) {
+pub(crate) async fn follow(sealing: &Sealing, file: &Path) {
+    let changed = Arc::new(Notify::new());
+    let watcher = watch(file, changed.clone());
+    if let Err(error) = &watcher {
+        tracing::warn!(%error, "changes of the encryption configuration are seen once a minute only");
+    }
     let mut told = String::new();
-    let mut done = None;
     loop {
-        if reload && let Err(error) = take(&sealed, &file).await {
-            let text = format!("{error:#}");
-            if text != told {
-                tracing::error!(
-                    error = text,
-                    "the encryption configuration can't be taken; the one before stays in force"
-                );
-                told = text;
-            }
+        let taken = take(sealing, file).await;
+        let refused = taken.as_ref().err().map(|e| format!("{e:#}")).unwrap_or_default();
+        if refused != told && !refused.is_empty() {
+            tracing::error!(
+                error = refused,
+                "the encryption configuration can't be taken; the one before stays in force"
+            );
         }
-        let mut pause = EVERY;
-        let hash = sealed.rules().hash().to_owned();
-        if let Then::Reseal(ranges) = &then
-            && done.as_ref() != Some(&hash)
-        {
-            match pass(&sealed, &file, ranges, &hash).await {
-                Ok(()) => done = Some(hash),
-                Err(error) => {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "what is stored couldn't be sealed anew; trying again"
-                    );
-                    pause = AGAIN;
-                }
-            }
+        match &taken {
+            Ok(false) => {}
+            taken => sealing.metrics.reloaded(taken.is_ok()),
         }
+        told = refused;
+        let pause = if taken.is_err() { EVERY_WHEN_REFUSED } else { EVERY };
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = changed.notified() => tokio::time::sleep(SETTLING).await,
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-async fn take(sealed: &Sealed, file: &Path) -> anyhow::Result<()> {
+/// Tells whether there was anything new.
+async fn take(sealing: &Sealing, file: &Path) -> anyhow::Result<bool> {
     let (config, hash) = read(file)?;
-    if hash == sealed.rules().hash() {
-        return Ok(());
+    if hash == sealing.sealed().rules().hash() {
+        return Ok(false);
     }
-    let rules = build(&config, hash.clone())?;
-    sealed.set(rules);
+    let rules = build(&config, hash.clone(), &sealing.metrics).await?;
+    let well = async {
+        while let Err(error) = rules.check().await {
+            tracing::debug!(error, "a plug-in of the new configuration isn't well yet");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    if tokio::time::timeout(WELL_WITHIN, well).await.is_err() {
+        let error = rules.check().await.err().unwrap_or_default();
+        anyhow::bail!("health check for new transformers failed: {error}");
+    }
+    sealing.sealed().set(rules).await;
+    sealing.metrics.config(&hash);
     tracing::info!(hash, "the encryption configuration has changed and is in force");
-    Ok(())
+    Ok(true)
 }
 
-async fn pass(sealed: &Sealed, file: &Path, ranges: &[KeyRange], hash: &str) -> anyhow::Result<()> {
-    let Tally {
-        current,
-        rewritten,
-        unreadable,
-    } = sealed.reseal(ranges).await?;
-    if rewritten + unreadable > 0 {
-        tracing::info!(current, rewritten, unreadable, "what is stored was sealed anew");
-    }
-    let report = Report {
-        hash: hash.into(),
-        writes_by: sealed.writes_by("secrets"),
-        current,
-        rewritten,
-        unreadable,
-    };
-    let path = report_path(file);
-    let fresh = path.with_extension("fresh");
-    tokio::fs::write(&fresh, serde_saphyr::to_string(&report)?).await?;
-    tokio::fs::rename(&fresh, &path).await?;
-    Ok(())
+/// The directory is watched: files are replaced rather than written, and links are set to others.
+fn watch(file: &Path, changed: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading it is an event too, and would be answered by reading.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })?;
+    let directory = file.parent().context("a file stands in a directory")?;
+    watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
 }

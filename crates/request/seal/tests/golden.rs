@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use keelson_seal::{GroupResource, Resources, Sealed, config};
-use keelson_store::{Expect, Memory, Store};
+use keelson_store::{Expect, Memory, Store, unopened};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,14 +36,13 @@ fn golden() -> Vec<Golden> {
 fn resources() -> Resources {
     Arc::new(|key| {
         let text = std::str::from_utf8(key).ok()?;
-        Some(GroupResource::parse(
-            text.strip_prefix("/registry/")?.split('/').next()?,
-        ))
+        let resource = text.strip_prefix("/registry/")?.split('/').next()?;
+        Some(Arc::new(GroupResource::parse(resource)))
     })
 }
 
 /// A store that seals by the golden configuration, and the one beneath. `change` is made to the configuration first.
-fn stores(change: impl Fn(&mut String)) -> (Arc<Sealed>, Arc<dyn Store>) {
+async fn stores(change: impl Fn(&mut String)) -> (Arc<Sealed>, Arc<dyn Store>) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/config.yaml");
     let mut text = std::fs::read_to_string(file).unwrap();
     change(&mut text);
@@ -51,8 +50,9 @@ fn stores(change: impl Fn(&mut String)) -> (Arc<Sealed>, Arc<dyn Store>) {
     std::fs::write(changed.path(), text).unwrap();
     let (read, hash) = config::read(changed.path()).unwrap();
     let beneath: Arc<dyn Store> = Memory::new();
-    let rules = config::build(&read, hash).unwrap();
-    (Sealed::new(beneath.clone(), rules, resources()), beneath)
+    let metrics = Arc::default();
+    let rules = config::build(&read, hash, &metrics).await.unwrap();
+    (Sealed::new(beneath.clone(), rules, resources(), metrics), beneath)
 }
 
 async fn put(store: &dyn Store, key: &str, value: &[u8]) {
@@ -73,7 +73,7 @@ async fn get(store: &dyn Store, key: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_upstream_sealed_is_opened() {
-    let (sealed, beneath) = stores(|_| {});
+    let (sealed, beneath) = stores(|_| {}).await;
     for g in golden() {
         put(&*beneath, &g.key, &g.sealed).await;
         assert_eq!(get(&*sealed, &g.key).await, g.value, "{}", g.key);
@@ -82,7 +82,7 @@ async fn what_upstream_sealed_is_opened() {
 
 #[tokio::test]
 async fn what_is_sealed_here_has_upstreams_form_and_is_opened_again() {
-    let (sealed, beneath) = stores(|_| {});
+    let (sealed, beneath) = stores(|_| {}).await;
     // For upstream's code to open: `tools/seal-golden`.
     let mut here = String::new();
     for g in golden() {
@@ -109,23 +109,23 @@ async fn what_is_sealed_here_has_upstreams_form_and_is_opened_again() {
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("sealed-here.txt"), here).unwrap();
 }
 
-/// Handed on as it is: not opened.
+/// A mark is handed on in its place.
 async fn refused(sealed: &Sealed, beneath: &dyn Store, key: &str, stored: &[u8], why: &str) {
     put(beneath, key, stored).await;
-    assert_eq!(get(sealed, key).await, stored, "{key}: {why}");
+    assert!(unopened::reason(&get(sealed, key).await).is_some(), "{key}: {why}");
 }
 
 #[tokio::test]
 async fn another_key_another_place_and_a_cut_are_refused() {
-    let (sealed, beneath) = stores(|_| {});
-    let (others, beneath_others) = stores(|text| *text = text.replace("secret: AAEC", "secret: AQEC"));
+    let (sealed, beneath) = stores(|_| {}).await;
+    let (others, beneath_others) = stores(|text| *text = text.replace("secret: AAEC", "secret: AQEC")).await;
     for g in golden() {
         // Nothing authenticates CBC: another key's result is refused by its padding only, but never is the value.
         put(&*beneath_others, &g.key, &g.sealed).await;
         let opened = get(&*others, &g.key).await;
         match g.resource.starts_with("cbc") {
             true => assert_ne!(opened, g.value, "{}: another key", g.key),
-            false => assert_eq!(opened, g.sealed, "{}: another key", g.key),
+            false => assert!(unopened::reason(&opened).is_some(), "{}: another key", g.key),
         }
         if g.resource.starts_with("gcm") {
             refused(
@@ -160,7 +160,7 @@ async fn another_key_another_place_and_a_cut_are_refused() {
 
 #[tokio::test]
 async fn a_flipped_bit_is_refused() {
-    let (sealed, beneath) = stores(|_| {});
+    let (sealed, beneath) = stores(|_| {}).await;
     for g in golden() {
         let prefix = g.sealed.len() - body(&g).len();
         for at in prefix..g.sealed.len() {
@@ -170,7 +170,7 @@ async fn a_flipped_bit_is_refused() {
             let opened = get(&*sealed, &g.key).await;
             match g.resource.starts_with("cbc") {
                 true => assert_ne!(opened, g.value, "{} at {at}", g.key),
-                false => assert_eq!(opened, flipped, "{} at {at}", g.key),
+                false => assert!(unopened::reason(&opened).is_some(), "{} at {at}", g.key),
             }
         }
     }

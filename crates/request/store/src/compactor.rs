@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The key and the interval are upstream's: servers of both kinds may share a store.
-const KEY: &str = "compact_rev_key";
+pub const KEY: &str = "compact_rev_key";
 pub const INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// Runs until `stop`. A failure is said and the next interval tries again.

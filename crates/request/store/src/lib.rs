@@ -23,6 +23,7 @@ mod follow;
 mod hub;
 pub mod memory;
 mod range;
+pub mod unopened;
 mod watch;
 
 pub use embedded::Embedded;

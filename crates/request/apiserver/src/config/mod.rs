@@ -5,6 +5,7 @@ pub mod file;
 use crate::audit::{self, Policy};
 use crate::{admission, authn, authz};
 use keelson_pki::ServiceAccountKeys;
+use keelson_seal::Sealing;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub max_requests_in_flight: usize,
     /// What the audit log takes in, and where it is; `None`: there is none.
     pub audit: Option<(Policy, audit::Settings)>,
+    /// What seals the values of the server's store, which is [`Sealing::store`] then.
+    pub sealing: Option<Arc<Sealing>>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
 }
@@ -82,6 +85,7 @@ impl Config {
             admission: admission::Settings::default(),
             max_requests_in_flight: 600,
             audit: None,
+            sealing: None,
             publish_kubernetes_service: true,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::negotiate::Output;
 use super::{Call, Served, listing, negotiate, respond};
+use crate::authz::Attributes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::StatusCode;
@@ -20,6 +21,9 @@ pub async fn one(call: Call<'_>) -> Served {
     let options = options(&call)?;
     cx.dry_run = options.is_dry_run();
     cx.options = options.to_value();
+    if options.ignore_read_error {
+        return unreadable(&call, &cx).await;
+    }
     let result = call
         .state
         .engine
@@ -51,6 +55,37 @@ pub async fn one(call: Call<'_>) -> Served {
         },
         status,
     )?)
+}
+
+/// Removes an object that can't be read, for whoever may do that.
+async fn unreadable(call: &Call<'_>, cx: &Cx) -> Served {
+    const VERB: &str = "unsafe-delete-ignore-read-errors";
+    let audit = &call.context.audit;
+    audit.add("apiserver.k8s.io/unsafe-delete-ignore-read-error", "");
+    let info = &call.context.info;
+    if !info.subresource.is_empty() {
+        let why = "ignoreStoreReadErrorWithClusterBreakingPotential delete option is not allowed on a subresource or non-resource request";
+        return Err(cx.forbidden(&cx.name, why).into());
+    }
+    let attributes = Attributes {
+        verb: VERB.into(),
+        ..Attributes::of(&call.context.user, info)
+    };
+    let decision = call.state.authorizer.authorize(&attributes).await;
+    if !decision.is_allowed() {
+        let why = format!("not permitted to do {VERB:?}, reason: {}", decision.reason());
+        return Err(cx.forbidden(&cx.name, why).into());
+    }
+    call.state.engine.delete_unreadable(cx).await?;
+    let mut status = Object::new();
+    status.set_gvk("v1", "Status");
+    let details = value!({"name": cx.name.as_str(), "kind": cx.def.kind.as_str()});
+    status.insert("metadata", keelson_api::Map::new());
+    status.insert("status", "Success");
+    status.insert("details", details);
+    status.insert("code", 200);
+    let shape = negotiate::Shape::Object;
+    Ok(respond::built_in(StatusCode::OK, Output { shape, ..call.out }, status)?)
 }
 
 /// The Status that says what was deleted: enough to tell it from an object of the same name that comes after.
@@ -118,9 +153,11 @@ async fn delete_entry(
 pub async fn collection(call: Call<'_>) -> Served {
     let list = ListOptions::from_query(&call.query())?;
     let options = options(&call)?;
+    options.check_collection()?;
     let mut cx = call.cx();
     let engine = &call.state.engine;
     let page = engine.list(&cx, &list).await?;
+    listing::readable(&call.def, &page)?;
     cx.dry_run = options.is_dry_run();
     cx.options = options.to_value();
     let admission = call.state.admission.as_ref();

@@ -26,6 +26,13 @@ const PIECE: usize = 64 * 1024;
 /// So many objects are decoded, or converted, at once.
 const BATCH: usize = 32;
 
+/// Refuses a list with an object among it that can't be read.
+pub fn readable(def: &ResourceDef, page: &Page) -> ApiResult<()> {
+    let storage = def.storage.as_ref();
+    let error = storage.and_then(|storage| codec::unreadable_list(storage, &page.entries));
+    error.map_or(Ok(()), Err)
+}
+
 /// A list in the format and shape asked for.
 pub async fn list(
     engine: &Arc<Engine>,
@@ -35,9 +42,7 @@ pub async fn list(
     page: Page,
     include: &str,
 ) -> ApiResult<Response> {
-    if let Some(error) = page.entries.iter().find_map(|e| e.unreadable()) {
-        return Err(error.clone());
-    }
+    readable(def, &page)?;
     if out.shape == Shape::Metadata {
         return Err(ApiError::new(
             Reason::NotAcceptable,
@@ -226,7 +231,7 @@ impl Objects {
         if self.def.custom || !self.def.is_storage_version() || self.include == "Object" {
             return None;
         }
-        let object = codec::decode_unmanaged(storage, entry.value()).ok()?;
+        let object = codec::decode_unmanaged(storage, entry).ok()?;
         let mut row = json::encode_map(&table::cells(&self.def, &object, self.now));
         row.pop();
         out.append(&mut row);

@@ -2,6 +2,7 @@
 
 use super::{Current, Engine, storage, store_error};
 use crate::admission::{Admission, Operation};
+use crate::codec;
 use crate::context::Cx;
 use crate::meta::{self, FOREGROUND, ORPHAN};
 use crate::options::DeleteOptions;
@@ -39,6 +40,33 @@ impl Engine {
             return result;
         }
         self.delete_generic(cx, admit, options).await
+    }
+
+    /// Removes what can't be read, and nothing else: what would have to be known of it (finalizers, owners, preconditions) is
+    /// not, so nothing of it is heeded.
+    pub async fn delete_unreadable(&self, cx: &Cx) -> ApiResult<()> {
+        let storage = storage(cx)?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let failed = |e| store_error(cx, "delete", &e);
+        loop {
+            let got = self.store.get(key.as_bytes(), None).await.map_err(failed)?;
+            let kv = got.kv.ok_or_else(|| cx.not_found(&cx.name))?;
+            if codec::read_stored(storage, &kv.value, kv.mod_revision).is_ok() {
+                return Err(cx.conflict(
+                    &cx.name,
+                    format!(
+                        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"
+                    ),
+                ));
+            }
+            if cx.dry_run {
+                return Ok(());
+            }
+            let expected = Expect::ModRevision(kv.mod_revision);
+            if let Outcome::Done { .. } = self.store.delete(kv.key, expected).await.map_err(failed)? {
+                return Ok(());
+            }
+        }
     }
 
     /// The engine's own deletion, also for kinds that do something first.

@@ -103,22 +103,31 @@ impl Engine {
         let key = storage.key(&cx.namespace, &cx.name);
         let entry = self.cache(storage).peek(key.as_bytes());
         match entry.filter(|entry| entry.unreadable().is_none()) {
-            Some(entry) => Ok(self.decode_bytes(&cx.def, entry.value(), entry.revision()).await.ok()),
+            Some(entry) => Ok(self
+                .decode_bytes(&cx.def, entry.key(), entry.value(), entry.revision())
+                .await
+                .ok()),
             None => Ok(None),
         }
     }
 
     /// A stored value as the definition's version has it.
     pub async fn decode(&self, def: &ResourceDef, kv: &KeyValue) -> ApiResult<Current> {
-        self.decode_bytes(def, &kv.value, kv.mod_revision).await
+        self.decode_bytes(def, &kv.key, &kv.value, kv.mod_revision).await
     }
 
-    pub async fn decode_bytes(&self, def: &ResourceDef, bytes: &[u8], revision: Revision) -> ApiResult<Current> {
+    pub async fn decode_bytes(
+        &self,
+        def: &ResourceDef,
+        key: &[u8],
+        bytes: &[u8],
+        revision: Revision,
+    ) -> ApiResult<Current> {
         let storage = def
             .storage
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
-        let mut object = codec::decode_stored(storage, bytes)?;
+        let mut object = codec::decode_stored(storage, key, bytes, revision)?;
         if let Some(c) = &def.converter {
             object = convert_one(c.as_ref(), object, &def.api_version()).await?;
         }

@@ -228,7 +228,8 @@ impl Engine {
 
     /// An entry of the cache as an object of the definition's version.
     pub async fn object(&self, def: &ResourceDef, entry: &Entry) -> ApiResult<Object> {
-        Ok(self.decode_bytes(def, entry.value(), entry.revision()).await?.object)
+        let decoded = self.decode_bytes(def, entry.key(), entry.value(), entry.revision());
+        Ok(decoded.await?.object)
     }
 
     /// Entries as objects of the definition's version; those of other versions are converted together.
@@ -239,7 +240,7 @@ impl Engine {
             .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
         let mut objects = Vec::with_capacity(entries.len());
         for entry in entries {
-            let mut object = crate::codec::decode_stored(storage, entry.value())?;
+            let mut object = crate::codec::decode_stored(storage, entry.key(), entry.value(), entry.revision())?;
             object.set_meta("resourceVersion", &entry.revision().to_string());
             objects.push(object);
         }

@@ -22,7 +22,7 @@ use crate::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, StorageDef, 
 use crate::strategy::{Behaviour, built_in};
 use keelson_api::resources::{self, ResourceFacts};
 use keelson_api::{GroupResource, GroupVersionKind, SchemaRef, Str, builtin};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 /// Rows for every built-in resource.
@@ -107,6 +107,21 @@ fn prefix(group: &str, resource: &str) -> String {
         ("apiextensions.k8s.io" | "apiregistration.k8s.io", r) => format!("/registry/{group}/{r}"),
         (_, r) => format!("/registry/{r}"),
     }
+}
+
+/// Where what is stored stands: the beginning of its keys, with the slash, and whose they are. Custom resources are below
+/// `/registry/GROUP/RESOURCE/`, and in none of these.
+pub fn places() -> Vec<(String, GroupResource)> {
+    let rows = rows();
+    let stored = rows.iter().filter_map(|row| row.storage.as_ref());
+    let mut places: BTreeMap<String, GroupResource> = stored.map(|s| (s.key_prefix(""), s.resource.clone())).collect();
+    // What services have to be given is theirs.
+    let services = GroupResource {
+        group: "".into(),
+        resource: "services".into(),
+    };
+    places.insert("/registry/ranges/".into(), services);
+    places.into_iter().collect()
 }
 
 /// The version objects are stored in, where it isn't the only one.
@@ -209,6 +224,10 @@ mod tests {
             let def = rows.iter().find(|d| d.gvr.resource == resource).unwrap();
             assert_eq!(def.storage.as_ref().unwrap().prefix, place);
         }
+        let place = |at: &str| places().into_iter().find(|(p, _)| p == at).unwrap().1.to_string();
+        assert_eq!(place("/registry/events/"), "events");
+        assert_eq!(place("/registry/ingress/"), "ingresses.networking.k8s.io");
+        assert_eq!(place("/registry/services/endpoints/"), "endpoints");
         let events: Vec<_> = rows.iter().filter(|d| d.kind == "Event").collect();
         assert_eq!(events.len(), 2);
         assert!(Arc::ptr_eq(
