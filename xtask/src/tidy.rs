@@ -79,6 +79,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
     ("keelson-proxy", &["keelson-client", "keelson-sys"]),
     ("keelson-dns", &["keelson-client"]),
+    ("keelson-metrics", &["keelson-client", "keelson-clock"]),
     (
         "keelson-local",
         &[

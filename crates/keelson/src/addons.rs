@@ -75,6 +75,11 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
          "verbs": ["get", "list", "create", "update", "delete"]},
     ]);
+    // Kubelets are reached through the API.
+    let metrics = json!([
+        {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": ["get"]},
+    ]);
     let network = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]);
     let servers = json!([
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
@@ -126,6 +131,12 @@ fn grants() -> Vec<Grant> {
             Scope::In("kube-system"),
             account("keelson-dns-endpoints"),
             publisher_writes,
+        ),
+        grant(
+            "system:keelson:metrics",
+            Scope::Cluster,
+            account("keelson-metrics"),
+            metrics,
         ),
         grant(
             "system:keelson:policy",

@@ -55,6 +55,9 @@ impl Cluster {
         crate::addons::apply(api.client(identity("system:apiserver")), config)
             .await
             .context("the components' own roles")?;
+        crate::metrics::apply(&api, config.runs(Component::Metrics))
+            .await
+            .context("the resource metrics API")?;
         let mut components = Supervisor::default();
         if let Some(interval) = config.compaction {
             compaction(&mut components, store.store(), interval);

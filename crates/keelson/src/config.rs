@@ -69,7 +69,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: agent, dns, load-balancer, local-storage, policy, proxy, scheduler, controllers
+    /// Components not to run: agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Address on which the API is served [default: 0.0.0.0]
@@ -175,6 +175,7 @@ pub enum Component {
     Agent,
     Dns,
     LoadBalancer,
+    Metrics,
     Policy,
     Proxy,
     Scheduler,
@@ -444,6 +445,7 @@ fn component(name: &str) -> anyhow::Result<Component> {
         "agent" => Component::Agent,
         "dns" => Component::Dns,
         "load-balancer" => Component::LoadBalancer,
+        "metrics" => Component::Metrics,
         "policy" => Component::Policy,
         "proxy" => Component::Proxy,
         "scheduler" => Component::Scheduler,
@@ -451,7 +453,7 @@ fn component(name: &str) -> anyhow::Result<Component> {
         "controllers" => Component::Controllers,
         other => {
             bail!(
-                "--disable {other}: known are agent, dns, load-balancer, local-storage, policy, proxy, scheduler and controllers"
+                "--disable {other}: known are agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler and controllers"
             )
         }
     })

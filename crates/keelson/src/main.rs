@@ -12,6 +12,7 @@ mod image;
 mod kubelet_link;
 mod lock;
 mod logging;
+mod metrics;
 mod node;
 mod notify;
 mod peers;

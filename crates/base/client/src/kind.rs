@@ -182,6 +182,7 @@ kinds! {
     api::node::v1::RuntimeClass, "node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false;
     api::networking::v1::NetworkPolicy, "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true;
     api::networking::v1::ServiceCIDR, "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", false;
+    k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService, "apiregistration.k8s.io", "v1", "APIService", "apiservices", false;
     api::networking::v1::IPAddress, "networking.k8s.io", "v1", "IPAddress", "ipaddresses", false;
     api::resource::v1::ResourceClaim, "resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", true;
     api::resource::v1::ResourceClaimTemplate, "resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", true;

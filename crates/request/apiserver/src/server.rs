@@ -89,6 +89,10 @@ impl ApiServer {
     pub fn client(&self, user: UserInfo) -> kube::Client {
         self.service(user).client()
     }
+    /// Requests that APIServices send to this service go to a server within the process. They have been authorised.
+    pub fn run_here(&self, namespace: &str, service: &str, server: Arc<dyn Handle>) {
+        self.state.services.run_here(namespace, service, server);
+    }
     /// The chain for a listener: without an identity.
     pub fn handle(&self) -> Arc<dyn Handle> {
         self.state.clone()

@@ -6,15 +6,19 @@
 mod harness;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use harness::Api;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use keelson_api::{Value, value};
+use keelson_apiserver::request::{Body, Request, Response};
+use keelson_apiserver::serve::Handle;
 use keelson_apiserver::serve::tls::{ServingCert, roots, server_config};
 use keelson_pki::{Authority, CertSpec, San};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -40,6 +44,22 @@ async fn extension(ca: &Authority) -> u16 {
 }
 
 async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let answer = http::Response::builder().header("content-type", "application/json");
+    Ok(answer.body(Full::from(body(&request))).unwrap())
+}
+
+/// The same server within the process.
+struct Here;
+
+impl Handle for Here {
+    fn handle(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response> {
+        let answer = http::Response::builder().header("content-type", "application/json");
+        let answer = answer.body(Body::from(body(&request))).unwrap();
+        Box::pin(async { answer })
+    }
+}
+
+fn body<B>(request: &http::Request<B>) -> Vec<u8> {
     let header = |name: &str| {
         request
             .headers()
@@ -60,8 +80,7 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<
             value!({"kind": "Flunder", "path": path, "user": header("x-remote-user"), "group": header("x-remote-group")})
         }
     };
-    let answer = http::Response::builder().header("content-type", "application/json");
-    Ok(answer.body(Full::from(serde_json::to_vec(&body).unwrap())).unwrap())
+    serde_json::to_vec(&body).unwrap()
 }
 
 async fn available(api: &Api) -> (String, String) {
@@ -157,4 +176,31 @@ async fn an_extension_server_is_found_shown_and_asked() {
             .and_then(Value::as_str),
         Some("onstart")
     );
+}
+
+/// No Service, no certificate, no socket; who replaces it leads the APIService elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_server_may_run_within_the_process() {
+    const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+    const FLUNDER: &str = "/apis/wardle.example.com/v1/namespaces/default/flunders/x";
+    let api = Api::new().await;
+    api.server.run_here("kube-system", "wardle", Arc::new(Here));
+    let service = value!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+        "metadata": {"name": "v1.wardle.example.com"},
+        "spec": {"group": "wardle.example.com", "version": "v1", "groupPriorityMinimum": 2000, "versionPriority": 200,
+            "insecureSkipTLSVerify": true, "service": {"namespace": "kube-system", "name": "wardle"}}});
+    api.post(SERVICES, service).await.expect(201);
+    until(&api, "True").await;
+    let flunder = api.until(FLUNDER, |a| a.code == 200).await;
+    assert_eq!(
+        (flunder.str(&["user"]), flunder.str(&["path"])),
+        ("tester".into(), FLUNDER.into())
+    );
+    let resources = api.get("/apis/wardle.example.com/v1").await.expect(200);
+    assert_eq!(resources.str(&["kind"]), "APIResourceList");
+    let elsewhere = value!({"spec": {"service": {"name": "other"}}});
+    let path = format!("{SERVICES}/v1.wardle.example.com");
+    api.patch(&path, "merge-patch+json", elsewhere).await.expect(200);
+    until(&api, "False").await;
+    api.until(FLUNDER, |a| a.code == 503).await;
 }

@@ -5,7 +5,7 @@ use super::{Remote, target};
 use crate::connect::forward;
 use crate::discovery::parse_group_list;
 use crate::health::Hook;
-use crate::request::{Body, UserInfo};
+use crate::request::{Body, Response, UserInfo};
 use crate::serve::Loopback;
 use crate::state::ServerState;
 use http::Method;
@@ -84,6 +84,14 @@ async fn check(server: &ServerState, service: &Remote) -> bool {
 }
 
 async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'static str, String)> {
+    let path = format!("/apis/{}/{}", service.group, service.version);
+    if let Some(here) = server.services.here(service) {
+        let request = http::Request::get(&path).body(Body::empty());
+        let request = request.map_err(|e| ("FailedDiscoveryCheck", e.to_string()))?;
+        return listed(service, here.handle(request).await)
+            .await
+            .map_err(|why| ("FailedDiscoveryCheck", why));
+    }
     let target = target(server, service).await.map_err(|e| {
         let reason = if e.message.contains("not found") {
             "ServiceNotFound"
@@ -103,7 +111,6 @@ async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'st
             format!("failing or missing response from {url}: {why}"),
         )
     };
-    let path = format!("/apis/{}/{}", service.group, service.version);
     let mut request = http::Request::get("/")
         .body(Body::empty())
         .map_err(|e| failed(e.to_string()))?;
@@ -116,16 +123,21 @@ async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'st
     let answer = asked
         .map_err(|_| failed("context deadline exceeded".into()))?
         .map_err(|e| failed(format!("{e:#}")))?;
+    listed(service, answer).await.map_err(failed)
+}
+
+/// The resources that a server told of.
+async fn listed(service: &Remote, answer: Response) -> Result<Value, String> {
     let status = answer.status();
     let bytes = answer
         .into_body()
         .collect(16 * 1024 * 1024)
         .await
-        .map_err(|e| failed(e.message))?;
+        .map_err(|e| e.message)?;
     if !status.is_success() {
-        return Err(failed(format!("bad status from {}: {status}", service.name)));
+        return Err(format!("bad status from {}: {status}", service.name));
     }
-    let list: Value = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
+    let list: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     Ok(parse_group_list(&service.version, &list))
 }
 

@@ -34,13 +34,16 @@ pub async fn proxy(server: &ServerState, service: &Remote, context: &RequestCont
     if !service.available {
         return response::error(&ApiError::new(Reason::ServiceUnavailable, "service unavailable"));
     }
+    // The hop ends before the identity is set: the client's `Connection` header may name what it likes.
+    hop::pass_on(request.headers_mut());
+    set_identity(request.headers_mut(), &context.user);
+    if let Some(here) = server.services.here(service) {
+        return here.handle(request).await;
+    }
     let target = match target(server, service).await {
         Ok(target) => target,
         Err(e) => return response::error(&e),
     };
-    // The hop ends before the identity is set: the client's `Connection` header may name what it likes.
-    hop::pass_on(request.headers_mut());
-    set_identity(request.headers_mut(), &context.user);
     let path = request
         .uri()
         .path_and_query()

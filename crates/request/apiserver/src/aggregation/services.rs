@@ -1,6 +1,8 @@
-//! The APIServices that name a service, and what their servers told of their resources.
+//! The APIServices that name a service, what their servers told of their resources, and those servers that run within this
+//! process: they are asked directly, whatever the cluster has under their service's name.
 
 use crate::live::Sink;
+use crate::serve::Handle;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::{Object, Str, Value, value};
@@ -36,6 +38,8 @@ struct Tables {
 #[derive(Default)]
 pub struct Services {
     tables: RwLock<Tables>,
+    /// By namespace and name of the service.
+    here: RwLock<BTreeMap<(Str, Str), Arc<dyn Handle>>>,
     changed: watch::Sender<u64>,
 }
 
@@ -46,6 +50,15 @@ impl Services {
             return None;
         }
         tables.remote.get(&(Str::from(group), Str::from(version))).cloned()
+    }
+    /// The server behind a service runs here.
+    pub fn run_here(&self, namespace: &str, service: &str, server: Arc<dyn Handle>) {
+        self.here.write().insert((namespace.into(), service.into()), server);
+        self.change(|_| ());
+    }
+    pub fn here(&self, remote: &Remote) -> Option<Arc<dyn Handle>> {
+        let key = (remote.namespace.clone(), remote.service.clone());
+        self.here.read().get(&key).cloned()
     }
     pub fn remote(&self) -> Vec<Arc<Remote>> {
         self.tables.read().remote.values().cloned().collect()
