@@ -42,7 +42,7 @@ fn the_same_name_is_the_same_volume() {
     );
     drop(pool);
     let pool = Pool::open(dir.path()).expect("opened again");
-    assert_eq!(pool.volumes().expect("listed"), [first.clone()]);
+    assert_eq!(pool.volumes().expect("listed"), std::slice::from_ref(&first));
     pool.delete(&first.id).expect("removed");
     pool.delete(&first.id).expect("removed before");
     assert!(pool.volumes().expect("listed").is_empty());
