@@ -1,6 +1,6 @@
 // Values sealed by kube-apiserver's own code, for the tests of crates/request/seal, and the other direction: values that were
 // sealed there, opened by it. `go run . make` writes the one; `go run . check FILE` reads the other, which the crate's tests leave
-// in target/tmp/sealed-here.txt.
+// in target/tmp/sealed-here.txt. `go run . kms make` and `go run . kms FILE` (kms-sealed-here.bin) do the same with a plug-in.
 package main
 
 import (
@@ -34,6 +34,8 @@ func main() {
 	names := []string{"gcm16", "gcm24", "gcm32", "cbc16", "cbc24", "cbc32", "secretbox"}
 	values := []string{"", "x", "sixteen bytes!!!", strings.Repeat("k8s\x00 a longer value \xff", 100)}
 	switch os.Args[1] {
+	case "kms":
+		kms(ctx, os.Args[2])
 	case "make":
 		out := must(os.Create(dir + "upstream.txt"))
 		defer out.Close()

@@ -1,4 +1,5 @@
-//! A plug-in of key management, played by a server of the test's own on a unix socket.
+//! A plug-in of key management, played by a server of the test's own on a unix socket; and what upstream's own code made with
+//! such a one (`tools/seal-golden`).
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -121,9 +122,10 @@ async fn values_are_sealed_by_seeds_that_the_plug_in_seals() {
         (1, 0),
         "one seed, and it is known"
     );
+    // For upstream's code to open: `tools/seal-golden`.
+    let here = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kms-sealed-here.bin");
+    std::fs::write(here, get(&*beneath, "/a").await).unwrap();
     // Its place is part of it.
-    let stored = String::from_utf8_lossy(&get(&*beneath, "/a").await).len();
-    assert!(stored > 0);
     let moved = get(&*beneath, "/a").await;
     beneath
         .put("/c".into(), moved, keelson_store::Expect::Any, None)
@@ -162,6 +164,26 @@ async fn values_are_sealed_by_seeds_that_the_plug_in_seals() {
     let mut page = String::new();
     reader.metrics().write(&mut page);
     assert!(page.contains("apiserver_envelope_encryption_kms_operations_latency_seconds_count{grpc_status_code=\"InvalidArgument\",method_name=\"/v2.KeyManagementService/Decrypt\",provider_name=\"vault\"} 1"), "{page}");
+}
+
+#[tokio::test]
+async fn what_upstream_sealed_by_a_plug_in_is_opened() {
+    use base64::Engine;
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, file) = (directory.path().join("kms.sock"), directory.path().join("config.yaml"));
+    let plugin = Arc::new(Plugin::default());
+    let _serving = serve(&plugin, &socket);
+    std::fs::write(&file, config(&format!("[{}]", kms(&socket)))).unwrap();
+    // By a derived key, and by a key itself, as before 1.29: that one is to be written anew.
+    for (at, line) in include_str!("../golden/kms.txt").lines().enumerate() {
+        let beneath: Arc<dyn Store> = Memory::new();
+        let sealed = base64::engine::general_purpose::STANDARD.decode(line).unwrap();
+        let any = keelson_store::Expect::Any;
+        beneath.put("/a".into(), sealed.into(), any, None).await.unwrap();
+        let sealing = by_file(&beneath, &file, false).await.unwrap();
+        assert_eq!(get(&*sealing.store(), "/a").await, "value");
+        assert_eq!(sealing.report().await.unwrap().stored.stale, at as u64);
+    }
 }
 
 #[tokio::test]
