@@ -215,7 +215,7 @@ impl MetricsServer {
                     }
                     Err(why) => {
                         tracing::debug!(node = name, why, "a kubelet does not tell what its pods use");
-                        looks.remove(&name);
+                        looks.entry(name).or_default().fail(Instant::now());
                     }
                 }
             }

@@ -139,6 +139,38 @@ async fn usage_comes_of_two_looks_and_many_who_ask_share_them() {
     );
 }
 
+/// Two nodes, of which one says more than anyone has to say.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_floods_is_left_out_and_left_alone() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let (inner, floods) = (api(asked.clone()), Arc::new(AtomicU64::new(0)));
+    let counted = floods.clone();
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (inner, counted) = (inner.clone(), counted.clone());
+        async move {
+            let body = match request.uri().path() {
+                "/api/v1/nodes" => {
+                    let node = |name: &str| json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+                    json!({"items": [node("a"), node("flood")]}).to_string()
+                }
+                "/api/v1/nodes/flood/proxy/metrics/resource" => {
+                    counted.fetch_add(1, SeqCst);
+                    "node_cpu_usage_seconds_total 1\n".repeat(scrape::MOST_BYTES / 20)
+                }
+                _ => return inner.send(request).await,
+            };
+            Ok(http::Response::new(kube::client::Body::from(body.into_bytes())))
+        }
+    });
+    let server = MetricsServer::new(kube::Client::new(service, "default"));
+    for _ in 0..3 {
+        let (_, list) = get(&server, "/nodes", "application/json").await;
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    assert_eq!(floods.load(SeqCst), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_not_known_is_not_found_and_refusals_are_the_apis() {
     let server = MetricsServer::new(api(Arc::default()));

@@ -5,6 +5,8 @@
 //! looks at the kubelets' `/metrics/resource`, of which the second is at most [`FRESH`] old. Who asks for the first time in a
 //! while waits for the second look.
 //!
+//! A kubelet is trusted with what it says of pods, as by metrics-server, and with little of this program's memory and time.
+//!
 //! It knows the cluster by the API only. Who may read is decided before a request gets here.
 
 mod api;
@@ -12,5 +14,5 @@ mod scrape;
 mod usage;
 
 pub use api::MetricsServer;
-pub use scrape::{AT_ONCE, PATIENCE};
-pub use usage::{FRESH, LONGEST, SHORTEST};
+pub use scrape::{AT_ONCE, MOST_BYTES, PATIENCE};
+pub use usage::{AFTER_FAILURE, FRESH, LONGEST, SHORTEST};

@@ -1,7 +1,9 @@
 //! A look at one kubelet: its resource metrics, in the text form of Prometheus.
 
 use crate::usage::{Counted, Look, Name};
-use keelson_client::{Error, Rest};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use keelson_client::Rest;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -11,13 +13,13 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Kubelets that are asked at once.
 pub const AT_ONCE: usize = 32;
 
+/// The most that a kubelet may say, some 25,000 containers: a node is not trusted with more of this program's memory.
+pub const MOST_BYTES: usize = 8 << 20;
+
 pub async fn look(rest: &Rest, node: &str) -> Result<Look, String> {
     let path = format!("/api/v1/nodes/{node}/proxy/metrics/resource");
-    let asked = tokio::time::timeout(PATIENCE, rest.get(&path, "text/plain"));
-    let text = asked
-        .await
-        .map_err(|_| format!("no answer in {PATIENCE:?}"))?
-        .map_err(|e: Error| e.to_string())?;
+    let asked = tokio::time::timeout(PATIENCE, said(rest, &path));
+    let text = asked.await.map_err(|_| format!("no answer in {PATIENCE:?}"))??;
     let text = std::str::from_utf8(&text).map_err(|e| e.to_string())?;
     let (node, containers) = read(text);
     Ok(Look {
@@ -26,6 +28,12 @@ pub async fn look(rest: &Rest, node: &str) -> Result<Look, String> {
         node: node.ok_or("the kubelet says nothing of its node")?,
         containers,
     })
+}
+
+async fn said(rest: &Rest, path: &str) -> Result<Bytes, String> {
+    let body = rest.stream(path, "text/plain").await.map_err(|e| e.to_string())?;
+    let whole = Limited::new(body, MOST_BYTES).collect().await;
+    Ok(whole.map_err(|e| e.to_string())?.to_bytes())
 }
 
 /// Lines of other metrics are skipped, as is what can't be read.

@@ -27,6 +27,9 @@ pub struct Counted {
     pub start: Option<f64>,
 }
 
+/// A kubelet that didn't answer is left alone for so long: whoever asks waits for the slowest.
+pub const AFTER_FAILURE: Duration = Duration::from_secs(30);
+
 /// Namespace, pod and container.
 pub type Name = (String, String, String);
 
@@ -44,6 +47,7 @@ pub struct Look {
 pub struct Looks {
     base: Option<Look>,
     last: Option<Look>,
+    failed: Option<Instant>,
 }
 
 /// What was used on average over `window` until `at`.
@@ -66,10 +70,22 @@ impl Looks {
         }
         self.base = self.base.take().filter(|b| old(b) <= LONGEST);
         self.last = Some(look);
+        self.failed = None;
     }
 
-    /// Whether there is an answer that is fresh enough.
+    /// Nothing is known any more.
+    pub fn fail(&mut self, now: Instant) {
+        *self = Looks {
+            failed: Some(now),
+            ..Looks::default()
+        };
+    }
+
+    /// Whether there is an answer that is fresh enough, or none to be had.
     pub fn suffice(&self, now: Instant) -> bool {
+        if self.failed.is_some_and(|at| now.duration_since(at) < AFTER_FAILURE) {
+            return true;
+        }
         self.pair().is_some() && self.last.as_ref().is_some_and(|l| now.duration_since(l.taken) <= FRESH)
     }
 
@@ -208,6 +224,16 @@ mod tests {
         let cpu: Vec<_> = pods[&("ns", "pod")].iter().map(|(n, u)| (*n, u.cpu)).collect();
         // A half second says too little.
         assert_eq!(cpu, [("again", 0.5), ("old", 0.1)]);
+    }
+
+    #[test]
+    fn a_kubelet_that_failed_is_asked_again_later() {
+        let mut all = looks([look(0, 0.0, &[]), look(10, 1.0, &[])]);
+        let failed = look(11, 0.0, &[]).taken;
+        all.fail(failed);
+        assert!(all.node().is_none());
+        assert!(all.suffice(failed + Duration::from_secs(29)));
+        assert!(!all.suffice(failed + AFTER_FAILURE));
     }
 
     #[test]
