@@ -2,13 +2,13 @@
 //! to write its name into the claim makes the volume.
 
 use super::request::{self, class_of, requested, volume_name};
+use super::source::{self, Refused, Wish};
 use super::{Shared, annotation, resize, told};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use keelson_client::EventType::{Normal, Warning};
 use keelson_client::{ApiObject, ObjectKey, Outcome, Reconcile, is_already_exists};
-use keelson_csi::v1::controller_service_capability::rpc::Type as Can;
 use keelson_csi::v1::{self as csi};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -59,6 +59,11 @@ impl Reconcile for Claims {
         let Some(class) = class.filter(|c| Some(c.provisioner.as_str()) == name) else {
             return Ok(Outcome::Done);
         };
+        if let Ok(Wish::Foreign(_)) = source::wish(&claim) {
+            let text = "Assuming an external populator will provision the volume";
+            self.shared.recorder.event(&*claim, Normal, "Provisioning", text);
+            return Ok(Outcome::Done);
+        }
         match annotation(&*claim, SELECTED_NODE) {
             Some(node) if node == self.shared.facts.node => self.provision(&claim, &class).await,
             Some(_) => Ok(Outcome::Done),
@@ -89,15 +94,18 @@ impl Claims {
 
     /// Offers this node for a claim that may be anywhere.
     async fn volunteer(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> anyhow::Result<Outcome> {
-        let asked = match request::create(&self.shared.facts, claim, class, None) {
+        let facts = &self.shared.facts;
+        let source = self.source(claim);
+        let asked = match source.and_then(|source| Ok(request::create(facts, claim, class, source)?)) {
             Ok(asked) => csi::GetCapacityRequest {
                 volume_capabilities: asked.volume_capabilities,
                 parameters: asked.parameters,
                 accessible_topology: Some(self.shared.facts.topology()),
             },
+            Err(why) if why.elsewhere => return Ok(Outcome::Done),
             Err(why) => {
-                self.fail(claim, class, &why);
-                return Ok(Outcome::Done);
+                self.fail(claim, class, &why.text);
+                return Ok(Outcome::Retry);
             }
         };
         let room = self.shared.driver.controller().get_capacity(asked).await?.into_inner();
@@ -117,65 +125,29 @@ impl Claims {
         self.shared.recorder.event(claim, Warning, "ProvisioningFailed", text);
     }
 
-    /// The driver's name of the volume that a claim wants a copy of.
-    fn source(&self, claim: &PersistentVolumeClaim) -> Result<Option<String>, String> {
-        let spec = claim.spec.as_ref();
-        let by_reference = spec.and_then(|s| s.data_source_ref.as_ref());
-        let named = by_reference.map(|r| (r.kind.as_str(), r.name.as_str(), r.namespace.as_deref()));
-        let named = named.or_else(|| {
-            let source = spec?.data_source.as_ref()?;
-            Some((source.kind.as_str(), source.name.as_str(), None))
-        });
-        let Some((kind, name, namespace)) = named else {
+    /// The driver's name of the volume that is to be copied.
+    fn source(&self, claim: &PersistentVolumeClaim) -> Result<Option<String>, Refused> {
+        let shared = &self.shared;
+        let Wish::Claim(name) = source::wish(claim)? else {
             return Ok(None);
         };
-        if kind != "PersistentVolumeClaim" || namespace.is_some_and(|n| n != claim.namespace()) {
-            return Err(format!(
-                "a data source of kind {kind} is not supported by this provisioner"
-            ));
-        }
-        if !self.shared.facts.can(Can::CloneVolume) {
-            return Err("CSI driver does not support clone operations".into());
-        }
-        let missing = || {
-            format!(
-                "error getting PVC {name} (namespace {:?}) from api server",
-                claim.namespace()
-            )
-        };
-        let source = self
-            .shared
-            .claims
-            .store()
-            .get(claim.namespace(), name)
-            .ok_or_else(missing)?;
-        let volume = source
-            .spec
-            .as_ref()
-            .and_then(|s| s.volume_name.as_deref())
-            .unwrap_or_default();
-        let volume = self.shared.volumes.store().get("", volume);
-        let volume = volume.ok_or_else(|| format!("the source PVC {name} is not bound"))?;
-        if !self.shared.facts.owns(&volume) {
-            return Err(format!(
-                "the volume of PVC {name} is not on node {}",
-                self.shared.facts.node
-            ));
-        }
-        let csi = volume.spec.as_ref().and_then(|s| s.csi.as_ref());
-        Ok(csi.map(|c| c.volume_handle.clone()))
+        let find = |name: &str| shared.claims.store().get(claim.namespace(), name);
+        let volume = |name: &str| shared.volumes.store().get("", name);
+        source::of_claim(&shared.facts, claim, name, find, volume).map(Some)
     }
 
     async fn provision(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> anyhow::Result<Outcome> {
         let shared = &self.shared;
-        let asked = self
-            .source(claim)
-            .and_then(|source| request::create(&shared.facts, claim, class, source));
+        let source = self.source(claim);
+        let asked = source.and_then(|source| Ok(request::create(&shared.facts, claim, class, source)?));
         let asked = match asked {
             Ok(asked) => asked,
             Err(why) => {
-                self.fail(claim, class, &why);
-                return Ok(Outcome::Retry);
+                self.fail(claim, class, &why.text);
+                return match why.elsewhere {
+                    true => self.give_back(claim).await,
+                    false => Ok(Outcome::Retry),
+                };
             }
         };
         let text = format!(

@@ -2,12 +2,14 @@
 //! each node makes, enlarges and removes the volumes that belong to it, and tells the scheduler how much room it has.
 //!
 //! Names, annotations, finalizers, conditions and events are the sidecars': kubectl, the scheduler and the kubelet see no difference.
-//! The driver is known by CSI alone. What isn't done is refused by an event: secrets of classes, sources that are snapshots.
+//! The driver is known by CSI alone. What isn't done is refused by an event: secrets of classes; what is filled by others (populators) is left to
+//! them.
 
 mod capacity;
 mod claims;
 mod request;
 mod resize;
+mod source;
 mod volumes;
 
 use anyhow::Context;

@@ -2,6 +2,7 @@
 //! it begins, so that whoever comes after a crash goes on from there.
 
 use super::request::{bytes, quantity, requested};
+use super::source::is_of;
 use super::{Shared, told};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -55,7 +56,7 @@ pub async fn see_to(shared: &Shared, claim: &PersistentVolumeClaim) -> anyhow::R
         .volumes
         .store()
         .get("", name)
-        .filter(|v| bound && shared.facts.owns(v));
+        .filter(|v| bound && is_of(v, claim) && shared.facts.owns(v));
     let Some(volume) = volume.filter(|_| shared.facts.can(Can::ExpandVolume)) else {
         return Ok(Outcome::Done);
     };
