@@ -122,3 +122,19 @@ fn sizes_only_grow_and_never_beyond_the_disk() {
     assert!(matches!(pool.expand(&made.id, all, None), Err(Fault::Full { .. })));
     assert_eq!(names(&dir.path().join("volumes")), [made.id]);
 }
+
+#[test]
+fn a_copy_smaller_than_its_source_is_refused() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let pool = Pool::open(dir.path()).expect("a pool");
+    let made = pool.create(&wanted("a", 32 * MIB)).expect("made");
+    let copy = |name: &str, bytes: u64| {
+        pool.create(&Wanted {
+            origin: Some(Origin::Volume(made.id.clone())),
+            ..wanted(name, bytes)
+        })
+    };
+    assert!(matches!(copy("small", 16 * MIB), Err(Fault::Smaller { .. })));
+    assert_eq!(copy("unsaid", 0).expect("as its source").bytes, 32 * MIB);
+    assert_eq!(pool.volumes().expect("listed").len(), 2);
+}

@@ -59,6 +59,7 @@ fn status(fault: Fault) -> Status {
     match fault {
         Fault::NotFound(_) => Status::not_found(text),
         Fault::Exists(_) => Status::already_exists(text),
+        Fault::Smaller { .. } => Status::out_of_range(text),
         Fault::Invalid(_) => Status::invalid_argument(text),
         Fault::Full { .. } | Fault::DiskFull(_) => Status::resource_exhausted(text),
         Fault::InUse(_) => Status::failed_precondition(text),

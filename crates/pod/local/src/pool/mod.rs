@@ -34,6 +34,8 @@ pub enum Fault {
     Exists(String),
     #[error("{0}")]
     Invalid(String),
+    #[error("{asked} bytes are less than the {source_bytes} of what is copied")]
+    Smaller { asked: u64, source_bytes: u64 },
     #[error("there is no room for {wanted} bytes: {free} are free")]
     Full { wanted: u64, free: u64 },
     #[error("{0}: the disk is full")]
@@ -211,6 +213,13 @@ impl Pool {
             ));
         }
         let least = origin.as_ref().map_or(0, |(_, _, bytes)| *bytes);
+        // No size at all means the source's.
+        if wanted.bytes != 0 && rounded(wanted.bytes) < least {
+            return Err(Fault::Smaller {
+                asked: wanted.bytes,
+                source_bytes: least,
+            });
+        }
         let bytes = rounded(wanted.bytes.max(least));
         if !fits(bytes) {
             return Err(Fault::Invalid(format!(
