@@ -260,6 +260,94 @@ async fn a_volume_that_was_staged_in_vain_is_unstaged() {
     assert_eq!(node.host.kind(&left).unwrap(), None);
 }
 
+/// Says that a volume is attached, as its controller does.
+fn attach(node: &Node, handle: &str) {
+    let attachment = format!("csi-{}", hash(&format!("{handle}d.testn1")));
+    node.api.create(
+        "storage.k8s.io/v1/volumeattachments",
+        json!({"metadata": {"name": attachment}, "spec": {"attacher": "d.test", "nodeName": "n1", "source": {}},
+            "status": {"attached": true}}),
+    );
+    node.api.change("nodes/n1", |n| {
+        n["status"]["volumesAttached"] =
+            json!([{"name": format!("kubernetes.io/csi/d.test^{handle}"), "devicePath": ""}])
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_staged_is_in_use_until_the_driver_has_unstaged_it() {
+    let home = Home::new("stays");
+    let mut node = Node::start_in(home.path()).await;
+    let driver = Driver::new(&node.host, home.path(), "d.test");
+    let _running = driver.run().await;
+    registered(&node, "d.test").await;
+    bound_claim(&node, "data", csi("d.test", "vol"));
+    driver.state.lock().hangs.insert("stage");
+    let (meta, spec) = claims("p", "data");
+    let path = node.pod_with(meta, spec);
+    let in_use = |n: &Node| n.api.get("nodes/n1").unwrap()["status"]["volumesInUse"].clone();
+    node.until("it is in use", |n| (!in_use(n).is_null()).then_some(()))
+        .await;
+    attach(&node, "vol");
+    node.until("the driver stages", |_| driver.deeds().contains(&"stage").then_some(()))
+        .await;
+    // The kubelet is killed, the driver goes on.
+    node.halt().await;
+    let global = home
+        .path()
+        .join("plugins/kubernetes.io/csi/d.test")
+        .join(hash("vol"))
+        .join("globalmount");
+    node.host.mount(&global);
+    driver.state.lock().hangs.clear();
+    let fails = vec![Status::internal("not now"); 3];
+    driver.state.lock().fails.insert("unstage", fails);
+    node.api.change(&path, |p| p["spec"]["nodeName"] = "elsewhere".into());
+    node.resume();
+    let times = |name: &str| driver.deeds().iter().filter(|d| **d == name).count();
+    node.until("unstaging fails", |n| {
+        if times("unstage") < 4 {
+            assert!(!in_use(n).is_null(), "it is staged, and told to be free");
+        }
+        (times("unstage") == 2).then_some(())
+    })
+    .await;
+    node.until("it is told to be free", |n| in_use(n).is_null().then_some(()))
+        .await;
+    assert_eq!((times("unstage"), times("unpublish")), (4, 0));
+    assert!(node.host.mounted().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_pod_that_cannot_have_a_volume_takes_nothing_from_the_first() {
+    let home = Home::new("second");
+    let (node, driver, _running) = with_driver(&home, "d.test").await;
+    bound_claim(&node, "data", csi("d.test", "vol"));
+    let (meta, spec) = claims("first", "data");
+    let first = node.pod_with(meta, spec);
+    node.ready(&first).await;
+    let device = home.path().join("plugins/kubernetes.io/csi/d.test").join(hash("vol"));
+    // A driver that keeps files of its own where it stages, and mounts nothing there.
+    node.host.unmounted(&device.join("globalmount"));
+    node.host.make_dir(&device.join("globalmount"), 0o750).unwrap();
+    let refuse = vec![Status::invalid_argument("one pod only"); 100];
+    driver.state.lock().fails.insert("stage", refuse);
+    let (meta, spec) = claims("second", "data");
+    let second = node.pod_with(meta, spec);
+    node.until("staging for the second fails", |_| {
+        (driver.deeds().iter().filter(|d| **d == "stage").count() >= 2).then_some(())
+    })
+    .await;
+    node.api.delete_pod(&second, 1);
+    node.gone(&second).await;
+    assert!(node.host.kind(&device.join("vol_data.json")).unwrap().is_some());
+    assert!(!driver.deeds().contains(&"unstage"));
+    node.api.delete_pod(&first, 1);
+    node.gone(&first).await;
+    assert_eq!(driver.deeds().last(), Some(&"unstage"));
+    assert_eq!(node.host.kind(&device).unwrap(), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_restart_loses_no_volume_and_gives_back_what_nobody_has() {
     let home = Home::new("restarts");

@@ -22,11 +22,13 @@ struct Seen {
     attached: BTreeSet<String>,
 }
 
-/// A volume in use: by which driver, and for which pods.
+/// A volume in use: by which driver, and why.
 #[derive(Clone, Debug, Default)]
 struct Use {
     driver: String,
     pods: BTreeSet<String>,
+    /// It is staged, or may be, whoever's it is.
+    staged: bool,
 }
 
 pub struct Attachments {
@@ -62,9 +64,24 @@ impl Attachments {
             let before = used.len();
             used.retain(|_, u| {
                 u.pods.remove(uid);
-                !u.pods.is_empty()
+                u.staged || !u.pods.is_empty()
             });
             used.len() != before
+        };
+        if gone {
+            (self.tell)();
+        }
+    }
+
+    /// The volume is staged from now on, or isn't any more. One that is stays in use even if no pod has it.
+    pub fn set_staged(&self, driver: &str, handle: &str, staged: bool) {
+        let gone = {
+            let mut used = self.used.lock();
+            let name = paths::unique_name(driver, handle);
+            let entry = used.entry(name.clone()).or_default();
+            (entry.driver, entry.staged) = (driver.to_owned(), staged);
+            let unused = !staged && entry.pods.is_empty();
+            unused && used.remove(&name).is_some()
         };
         if gone {
             (self.tell)();

@@ -23,6 +23,9 @@ pub struct VolumeData {
     /// `Persistent` or `Ephemeral`.
     #[serde(rename = "volumeLifecycleMode", skip_serializing_if = "String::is_empty")]
     pub lifecycle: String,
+    /// Not empty: staged at most, the driver wasn't asked to publish it yet. Not upstream's: it asks for what never was to be undone.
+    #[serde(rename = "keelson.dev/unpublished", skip_serializing_if = "String::is_empty")]
+    pub unpublished: String,
 }
 
 /// More than any driver's handle needs.
@@ -32,6 +35,10 @@ impl VolumeData {
     /// Whether the volume lives longer than the pod.
     pub fn is_persistent(&self) -> bool {
         self.lifecycle != "Ephemeral"
+    }
+
+    pub fn is_published(&self) -> bool {
+        self.unpublished.is_empty()
     }
 
     pub fn save(&self, host: &dyn Host, dir: &Path) -> io::Result<()> {

@@ -61,12 +61,33 @@ fn load(host: &dyn Host, dir: PathBuf) -> Option<VolumeData> {
     })
 }
 
+/// Volumes of a driver that are staged, or may be.
+fn of_driver(host: &dyn Host, layout: &Layout, driver: &str) -> Vec<VolumeData> {
+    let dir = paths::root(layout).join(driver);
+    let staged = host.list_dir(&dir).unwrap_or_default();
+    staged
+        .into_iter()
+        .filter_map(|name| load(host, dir.join(name)))
+        .collect()
+}
+
+/// Names of drivers that have, or had, volumes staged.
+pub fn drivers(host: &dyn Host, layout: &Layout) -> Vec<String> {
+    let mut all = host.list_dir(&paths::root(layout)).unwrap_or_default();
+    all.retain(|d| d != "volumeDevices");
+    all
+}
+
+/// All volumes that are staged on the node, or may be.
+pub fn of_node(host: &dyn Host, layout: &Layout) -> Vec<VolumeData> {
+    let drivers = drivers(host, layout).into_iter();
+    drivers.flat_map(|d| of_driver(host, layout, &d)).collect()
+}
+
 /// Volumes of a driver that are staged and that no pod has.
 pub fn unused(host: &dyn Host, layout: &Layout, driver: &str) -> Vec<VolumeData> {
     let used = of_pods(host, layout);
-    let dir = paths::root(layout).join(driver);
-    let staged = host.list_dir(&dir).unwrap_or_default();
-    let all = staged.into_iter().filter_map(|name| load(host, dir.join(name)));
+    let all = of_driver(host, layout, driver).into_iter();
     all.filter(|d| !used.iter().any(|(_, u)| u.driver == d.driver && u.handle == d.handle))
         .collect()
 }
@@ -119,6 +140,7 @@ impl Csi {
                 handle: source.handle.clone(),
                 ..VolumeData::default()
             };
+            self.attachments.set_staged(&source.driver, &source.handle, true);
             data.save(host, &device).map_err(io)?;
         }
         // Whatever is mounted there is the driver's: its mode is not ours to change.
@@ -136,6 +158,7 @@ impl Csi {
         if let Err(e) = in_time(driver.node().node_stage_volume(request)).await {
             if ended(&e)
                 && !source.block
+                && !self.is_staged_for(ask, source)
                 && let Err(e) = self.forget_device(&source.driver, &source.handle)
             {
                 tracing::warn!(volume = source.handle, "what was to be staged can't be removed: {e}");
@@ -143,6 +166,15 @@ impl Csi {
             return Err(fail(crate::rpc_text(&e)));
         }
         Ok(Some(path))
+    }
+
+    /// Whether the volume was staged before, for another pod or for this one: then it still is, whatever became of staging it again.
+    fn is_staged_for(&self, ask: &Ask, source: &Source) -> bool {
+        let all = of_pods(&*self.tools.host, &self.tools.layout);
+        all.iter().any(|(uid, d)| {
+            let is_it = d.driver == source.driver && d.handle == source.handle;
+            is_it && (uid != ask.uid() || d.is_published())
+        })
     }
 
     /// Unstages a volume that no pod but `except` has. `only_idle` leaves one alone that somebody is at.
@@ -165,6 +197,7 @@ impl Csi {
         let device = paths::device(layout, driver, handle);
         let known = VolumeData::load(host, &device).map_err(|e| e.to_string())?;
         if known.is_none() {
+            self.attachments.set_staged(driver, handle, false);
             return Ok(());
         }
         let client = self.drivers.wanted(driver, except);
@@ -203,6 +236,8 @@ impl Csi {
             return Ok(());
         }
         host.remove_dir(&staged)?;
-        VolumeData::remove(host, &device)
+        VolumeData::remove(host, &device)?;
+        self.attachments.set_staged(driver, handle, false);
+        Ok(())
     }
 }

@@ -25,6 +25,13 @@ const STORAGE: &str = "storage";
 #[derive(Default)]
 pub struct Sizes(Mutex<HashMap<String, Size>>);
 
+impl Sizes {
+    /// Forgets volumes that nothing has to be known of any more.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|name, _| keep(name));
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     /// What it was grown to here, in bytes.

@@ -98,6 +98,9 @@ impl Csi {
                 self.attachments.hold(&data.driver, &data.handle, &uid);
             }
         }
+        for data in devices::of_node(&*self.tools.host, &self.tools.layout) {
+            self.attachments.set_staged(&data.driver, &data.handle, true);
+        }
     }
 
     pub fn in_use(&self) -> Vec<String> {
@@ -129,6 +132,7 @@ impl Csi {
             name: ask.name().to_owned(),
             handle: source.handle.clone(),
             lifecycle: if source.inline { "Ephemeral" } else { "Persistent" }.into(),
+            unpublished: String::new(),
         }
     }
 
@@ -145,16 +149,17 @@ impl Csi {
     }
 
     /// Gives back what was staged and nobody uses any more: left by a kubelet that was killed in between, or by a pod that
-    /// ended before its volume was there.
-    pub(super) async fn sweep(&self, driver: &str) {
+    /// ended before its volume was there. What can't be given back stays in use.
+    pub(super) async fn sweep(&self, driver: &str) -> Result<(), String> {
+        let mut errors = Vec::new();
         for left in devices::unused(&*self.tools.host, &self.tools.layout, driver) {
             if let Err(e) = self.unstage(&left.driver, &left.handle, "", true).await {
-                tracing::warn!(
-                    driver,
-                    volume = left.handle,
-                    "a volume that nobody uses can't be unstaged: {e}"
-                );
+                errors.push(format!("volume {} of {driver}: {e}", left.handle));
             }
+        }
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(errors.join("; ")),
         }
     }
 }
@@ -194,8 +199,9 @@ impl Kind for CsiKind {
         } else {
             csi.set_up(ask, &source).await?
         };
-        csi.expand_at_mount(ask, &source, &mounted).await?;
+        // First: what is known of a volume's size is kept for those that somebody looks at.
         csi.look(ask);
+        csi.expand_at_mount(ask, &source, &mounted).await?;
         Ok(mounted)
     }
 
@@ -227,7 +233,10 @@ impl Kind for CsiKind {
     }
 
     fn forget(&self, uid: &str) {
-        self.0.looked.lock().retain(|k, _| k.0 != uid);
+        let mut looked = self.0.looked.lock();
+        looked.retain(|k, _| k.0 != uid);
+        self.0.sizes.retain(|name| looked.keys().any(|k| k.1 == name));
+        drop(looked);
         self.0.attachments.release(uid);
     }
 

@@ -4,7 +4,7 @@ use super::super::kind::{Ask, Failure, Mounted, Remains};
 use super::data::VolumeData;
 use super::drivers::{capabilities, in_time};
 use super::source::{self, Source};
-use super::{Csi, attach, group, paths};
+use super::{Csi, attach, devices, group, paths};
 use crate::pods;
 use k8s_openapi::api::core::v1::{Secret, SecretReference};
 use k8s_openapi::api::storage::v1::CSIDriver;
@@ -78,16 +78,10 @@ impl Csi {
             (false, false) => self.staged(ask, source, &able),
             (false, true) => {
                 let _held = self.devices.lock(&source.driver, &source.handle).await;
-                // A block volume is known by nothing else; one of files is noted as the device that it is, and as the pod's
-                // before anybody else may look whether it is used.
-                if source.block {
-                    self.note(ask, source)?;
-                    self.stage(ask, source, &driver, &able, &attached).await?
-                } else {
-                    let staged = self.stage(ask, source, &driver, &able, &attached).await?;
-                    self.note(ask, source)?;
-                    staged
-                }
+                // What may be staged is known as the pod's beforehand: to a kubelet after this one, and to whoever looks whether
+                // the volume is used.
+                self.note_stage(ask, source)?;
+                self.stage(ask, source, &driver, &able, &attached).await?
             }
         };
         Ok(Ready {
@@ -95,6 +89,30 @@ impl Csi {
             able,
             staged,
             attached,
+        })
+    }
+
+    /// Writes down that the pod is about to have the volume, unless it is known to have it.
+    fn note_stage(&self, ask: &Ask, source: &Source) -> Result<(), Failure> {
+        let host = &*self.tools.host;
+        let dir = paths::of_pod(&self.tools.layout, ask.uid(), ask.name());
+        if source.block {
+            return self.note(ask, source);
+        }
+        if matches!(VolumeData::load(host, &dir), Ok(Some(_))) {
+            return Ok(());
+        }
+        let data = VolumeData {
+            unpublished: "true".into(),
+            ..self.data(ask, source)
+        };
+        data.save(host, &dir).map_err(|e| {
+            Failure::step(
+                false,
+                "MountVolume.MountDevice failed",
+                "",
+                format!("kubernetes.io/csi: attacher.MountDevice failed to save volume info data: {e}"),
+            )
         })
     }
 
@@ -149,7 +167,7 @@ impl Csi {
             let into = if into_secrets { &mut secrets } else { &mut context };
             into.insert(TOKENS.into(), tokens);
         }
-        if source.inline {
+        if fresh {
             self.note(ask, source)?;
         }
         let target = paths::published(&paths::of_pod(&self.tools.layout, ask.uid(), ask.name()));
@@ -171,7 +189,7 @@ impl Csi {
     pub async fn tear_down(&self, remains: &Remains) -> Result<(), String> {
         let host = &*self.tools.host;
         let data = match VolumeData::load(host, &remains.dir) {
-            // Damaged, and nothing is there that it could be needed for.
+            // Damaged, and nothing is there that it could be needed for: whatever nobody has is given back.
             Err(e)
                 if e.kind() == ErrorKind::InvalidData
                     && matches!(host.is_mounted(&paths::published(&remains.dir)), Ok(false)) =>
@@ -180,18 +198,32 @@ impl Csi {
                     volume = remains.name,
                     "what is known of a volume that isn't mounted can't be read: {e}"
                 );
-                None
+                for driver in devices::drivers(host, &self.tools.layout) {
+                    self.sweep(&driver).await?;
+                }
+                return Ok(());
             }
             other => other.map_err(|e| e.to_string())?,
         };
-        let Some(data) = data else {
-            // It never came so far as to be published. It may have been staged, and stays so if another pod has it.
-            let drivers = host.list_dir(&paths::root(&self.tools.layout)).unwrap_or_default();
-            for driver in drivers.iter().filter(|d| *d != "volumeDevices") {
-                self.sweep(driver).await;
-            }
-            return Ok(());
+        // It never came so far as to be staged.
+        let Some(data) = data else { return Ok(()) };
+        if data.is_published() {
+            self.unpublish(&data, remains).await?;
+        }
+        if data.is_persistent() {
+            self.unstage(&data.driver, &data.handle, &remains.uid, false).await?;
+        }
+        let clean = |e: std::io::Error| {
+            format!(
+                "kubernetes.io/csi: Unmounter.TearDownAt failed to clean mount dir [{}]: {e}",
+                remains.dir.display()
+            )
         };
+        VolumeData::remove(host, &remains.dir).map_err(clean)
+    }
+
+    async fn unpublish(&self, data: &VolumeData, remains: &Remains) -> Result<(), String> {
+        let host = &*self.tools.host;
         let driver = self.drivers.wanted(&data.driver, &remains.uid);
         let driver =
             driver.map_err(|e| format!("kubernetes.io/csi: Unmounter.TearDownAt failed to get CSI client: {e}"))?;
@@ -221,11 +253,7 @@ impl Csi {
                 target.display()
             )
         };
-        host.remove_dir(&target).map_err(clean)?;
-        if data.is_persistent() {
-            self.unstage(&data.driver, &data.handle, &remains.uid, false).await?;
-        }
-        VolumeData::remove(host, &remains.dir).map_err(clean)
+        host.remove_dir(&target).map_err(clean)
     }
 
     /// The content of a secret that a driver is to be given. It is read each time, and kept nowhere.

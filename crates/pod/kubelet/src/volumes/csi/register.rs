@@ -158,7 +158,9 @@ async fn register(csi: &Csi, socket: &Path) -> Result<(String, PathBuf), String>
     match (taken, told) {
         (Ok(()), Ok(_)) => {
             csi.drivers.announce(&info.name);
-            csi.sweep(&info.name).await;
+            if let Err(e) = csi.sweep(&info.name).await {
+                tracing::warn!("volumes that nobody uses can't be unstaged and stay in use: {e}");
+            }
             Ok((info.name, endpoint))
         }
         (Ok(()), Err(e)) => {
