@@ -41,11 +41,33 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     .map_err(io::Error::from)
 }
 
-/// As [`bind`], and read-only.
+/// As [`bind`], and read-only. What else the source's mount forbids (set-user-id, devices, programs) stays forbidden.
 pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
     bind(source, target)?;
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    make_read_only(target)
+}
+
+/// Makes one mount read-only, and changes nothing else of it.
+pub fn make_read_only(target: &Path) -> io::Result<()> {
+    // A remount sets all flags anew: those that stand have to be said again.
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | standing(target)?;
     mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(io::Error::from)
+}
+
+/// The flags of the mount that `path` lies on, as far as they are the mount's own and not its file system's.
+fn standing(path: &Path) -> io::Result<MsFlags> {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    let found = statvfs(path)?.flags();
+    let all = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    let stand = all.into_iter().filter(|(there, _)| found.contains(*there));
+    Ok(stand.fold(MsFlags::empty(), |flags, (_, flag)| flags | flag))
 }
 
 /// Leaves everything that is mounted for a read-only root with nothing but one executable file in it. For a process
@@ -270,5 +292,27 @@ mod tests {
         assert_eq!((m.fs_type.as_str(), m.shared, m.slave), ("ext3", true, true));
         assert_eq!(m.root, Path::new("/mnt1"));
         assert!(parse_line(b"").is_none());
+    }
+
+    #[test]
+    fn what_a_mount_forbids_stays_forbidden_read_only() {
+        let dir = std::env::temp_dir().join(format!("keelson-sys-{}-flags", std::process::id()));
+        let (source, target) = (dir.join("source"), dir.join("target"));
+        std::fs::create_dir_all(&source).unwrap();
+        std::fs::create_dir_all(&target).unwrap();
+        // In a mount namespace that is this thread's alone.
+        let done = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("this test needs root");
+            set_propagation(Path::new("/"), Propagation::Private).unwrap();
+            let strict = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
+            tmpfs(&source, strict, "size=64k").unwrap();
+            bind_read_only(&source, &target).unwrap();
+            assert_eq!(standing(&target).unwrap(), strict);
+            let refused = std::fs::write(target.join("file"), "x").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            std::fs::write(source.join("file"), "x").expect("the source stays as it is");
+        });
+        done.join().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

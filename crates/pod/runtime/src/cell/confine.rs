@@ -78,8 +78,7 @@ fn enter(task: &Task) -> io::Result<Inside> {
     nix::unistd::pivot_root(".", ".")?;
     nix::mount::umount2(".", MntFlags::MNT_DETACH)?;
     nix::unistd::chdir("/")?;
-    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    nix::mount::mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)?;
+    mount::make_read_only(Path::new("/"))?;
     Ok(Inside {
         target: Path::new(TARGET),
         upper: (!task.below.is_empty()).then_some(Path::new(UPPER)),
