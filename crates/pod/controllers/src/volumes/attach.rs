@@ -260,11 +260,11 @@ impl Attacher {
         }
     }
 
-    /// False: the node has it in use after all.
+    /// False: the node has it in use after all, or hasn't been told yet that it will be gone. What is known here of both may be old.
     async fn detach(&self, node: &str, detach: &Detach) -> anyhow::Result<bool> {
         if detach.asks
             && let Some(live) = self.nodes.find("", node).await?
-            && in_use(&live).contains(&detach.name)
+            && plan::keeps(&live, &detach.name)
         {
             tracing::debug!(node, volume = detach.name, "is in use: not detached");
             return Ok(false);

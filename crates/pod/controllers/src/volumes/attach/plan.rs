@@ -78,6 +78,15 @@ fn is_out_of_service(node: &Node) -> bool {
     taints.into_iter().any(|t| t.key == OUT_OF_SERVICE)
 }
 
+/// Whether a node, as it stands in the API now, keeps a volume from being detached: it says that it has it in use, or it is told still
+/// that it has it and may begin to use it.
+pub fn keeps(node: &Node, volume: &str) -> bool {
+    let status = node.status.as_ref();
+    let used = status.and_then(|s| s.volumes_in_use.as_ref());
+    let told = status.and_then(|s| s.volumes_attached.as_ref());
+    used.into_iter().flatten().any(|name| name == volume) || told.into_iter().flatten().any(|v| v.name == volume)
+}
+
 pub fn plan(facts: &Facts) -> Plan {
     let mut plan = Plan::default();
     let healthy = facts.node.is_some_and(is_healthy);
@@ -103,7 +112,7 @@ pub fn plan(facts: &Facts) -> Plan {
             name: name.clone(),
             attachment: attachment.name().into(),
             uid: attachment.uid().into(),
-            asks: !late && !out,
+            asks: !out && (healthy || !late),
         });
     }
     for (name, wanted) in facts.wanted {
@@ -192,12 +201,28 @@ mod tests {
             None,
             "a healthy node keeps it"
         );
+        assert_eq!(
+            asks(&judge(Some(&ready), Some(&free), 3600)),
+            Some(true),
+            "what it said is old by now"
+        );
         assert_eq!(asks(&judge(Some(&silent), Some(&used), 359)), None);
         assert_eq!(asks(&judge(Some(&silent), Some(&used), 360)), Some(false));
         assert_eq!(asks(&judge(Some(&out), Some(&used), 0)), Some(false));
         assert_eq!(asks(&judge(None, None, 10)), None, "it may be mounted");
         assert_eq!(asks(&judge(None, Some(&free), 10)), Some(true));
         assert_eq!(asks(&judge(None, None, 360)), Some(false));
+    }
+
+    #[test]
+    fn a_node_that_is_told_that_it_has_a_volume_may_use_it() {
+        let told = |status: &str| keeps(&node(&format!(r#","status":{{{status}}}"#)), "v");
+        assert!(told(r#""volumesInUse":["v"]"#));
+        assert!(told(r#""volumesAttached":[{"name":"v","devicePath":""}]"#));
+        assert!(!told(
+            r#""volumesInUse":["w"],"volumesAttached":[{"name":"w","devicePath":""}]"#
+        ));
+        assert!(!told(""));
     }
 
     #[test]
