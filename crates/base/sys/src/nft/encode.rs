@@ -5,6 +5,7 @@ use super::*;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_ECHO: u16 = 0x8;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const SUBSYS_NFTABLES: u16 = 10;
@@ -96,20 +97,18 @@ impl Buf {
 }
 
 /// The whole batch; operation `i` has sequence number `i + 1`, elements of one set in a row have their last one's, and the
-/// last of all asks for an acknowledgement. With a generation the kernel takes it only as the successor of that one.
-pub(super) fn batch(family: Family, table: &str, ops: &[Op], generation: Option<u32>) -> Vec<u8> {
+/// last of all asks for an acknowledgement. The first asks for an echo: its own notice, and that of the generation which the
+/// batch made, if it made one.
+pub(super) fn batch(family: Family, table: &str, ops: &[Op]) -> Vec<u8> {
     let mut buf = Buf::default();
-    buf.message(BATCH_BEGIN, NLM_F_REQUEST, 0, SUBSYS_NFTABLES, 0, |b| {
-        if let Some(generation) = generation {
-            b.be32(1, generation);
-        }
-    });
+    buf.message(BATCH_BEGIN, NLM_F_REQUEST, 0, SUBSYS_NFTABLES, 0, |_| {});
     let mut done = 0;
     for run in ops.chunk_by(goes_with) {
         for part in run.chunks(ELEMENTS) {
+            let echo = if done == 0 { NLM_F_ECHO } else { 0 };
             done += part.len();
             let ack = if done == ops.len() { NLM_F_ACK } else { 0 };
-            encode(&mut buf, family, table, part, done as u32, ack);
+            encode(&mut buf, family, table, part, done as u32, ack | echo);
         }
     }
     buf.message(
@@ -160,11 +159,11 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
             Op::FlushChain { name } => b.text(2, name),
             Op::AddRule { chain, exprs } => {
                 b.text(2, chain);
-                b.nest(4, |b| exprs.iter().for_each(|e| expression(b, e)));
+                b.nest(4, |b| exprs.iter().for_each(|e| expression(b, family, e)));
             }
             Op::InsertRule { chain, exprs, comment } => {
                 b.text(2, chain);
-                b.nest(4, |b| exprs.iter().for_each(|e| expression(b, e)));
+                b.nest(4, |b| exprs.iter().for_each(|e| expression(b, family, e)));
                 b.attr(7, &comment_data(comment));
             }
             Op::DeleteRule { chain, handle } => {
@@ -454,6 +453,7 @@ fn load(b: &mut Buf, l: Load, reg: u32) {
         Load::DestinationAddr(_) => payload(b, 1, 16, 4),
         Load::SourcePort => payload(b, 2, 0, 2),
         Load::DestinationPort => payload(b, 2, 2, 2),
+        Load::IcmpType => payload(b, 2, 0, 1),
         Load::L4Proto => meta(b, 16, reg),
         Load::InputInterface => meta(b, 6, reg),
         Load::Random(modulus) => random(b, modulus, reg),
@@ -565,7 +565,7 @@ fn dnat(b: &mut Buf, family: Family, addr_reg: u32, port_reg: u32) {
     });
 }
 
-fn expression(b: &mut Buf, e: &Expr) {
+fn expression(b: &mut Buf, family: Family, e: &Expr) {
     match e {
         Expr::Match { load: l, cmp, value } => {
             load(b, *l, REG_1);
@@ -656,9 +656,15 @@ fn expression(b: &mut Buf, e: &Expr) {
         }
         Expr::Masquerade => expr(b, "masq", |b| b.be32(1, 16)),
         Expr::Reject { tcp_reset } => expr(b, "reject", |b| {
-            b.be32(1, u32::from(*tcp_reset));
+            // Port unreachable has a number in each family, and one in a table of both.
+            let (kind, code) = match family {
+                Family::Ip => (0, 3),
+                Family::Ip6 => (0, 4),
+                Family::Inet => (2, 1),
+            };
+            b.be32(1, if *tcp_reset { 1 } else { kind });
             if !tcp_reset {
-                b.attr(2, &[3]); // port unreachable
+                b.attr(2, &[code]);
             }
         }),
         Expr::Verdict(v) => expr(b, "immediate", |b| {

@@ -21,6 +21,8 @@ pub enum Load {
     L4Proto,
     SourcePort,
     DestinationPort,
+    /// The type of an ICMP message, of either family's.
+    IcmpType,
     /// The name of the interface by which the packet came.
     InputInterface,
     /// A random number below the modulus.

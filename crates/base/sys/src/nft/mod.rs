@@ -11,6 +11,7 @@ mod encode;
 mod expr;
 mod monitor;
 pub mod names;
+mod own;
 mod query;
 mod ruleset;
 mod show;
@@ -31,6 +32,23 @@ pub enum Family {
     Inet = 1,
     Ip = 2,
     Ip6 = 10,
+}
+
+impl Family {
+    pub fn of(ip: IpAddr) -> Family {
+        match ip {
+            IpAddr::V4(_) => Family::Ip,
+            IpAddr::V6(_) => Family::Ip6,
+        }
+    }
+
+    /// What keys of this family's addresses are made of.
+    pub fn address(self) -> KeyType {
+        match self {
+            Family::Ip6 => KeyType::Ipv6,
+            Family::Ip | Family::Inet => KeyType::Ipv4,
+        }
+    }
 }
 
 /// One change of the rule set. `table` names are given once, to [`apply`].

@@ -61,6 +61,7 @@ impl Display for Load {
             Load::L4Proto => f.write_str("meta l4proto"),
             Load::SourcePort => f.write_str("th sport"),
             Load::DestinationPort => f.write_str("th dport"),
+            Load::IcmpType => f.write_str("icmp type"),
             Load::InputInterface => f.write_str("iifname"),
             Load::Share(owner, n) => write!(f, "{owner:016x}/numgen random mod {n}"),
             Load::Random(n) => write!(f, "numgen random mod {n}"),

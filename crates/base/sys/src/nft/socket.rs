@@ -2,10 +2,10 @@
 
 use super::encode::{batch, get};
 use super::monitor::spared;
+use super::own::{self, Namespace};
 use super::query::generation_of;
 use super::{Family, Op};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,61 +21,13 @@ pub enum NftError {
 pub(super) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 
-/// This program's latest batches, by which [`super::Monitor`] knows its own changes: the ports they were sent from, and the
-/// generations they made. Bounded: what is forgotten would be taken for another program's change, which costs one more look.
-#[derive(Default)]
-struct Own {
-    ports: VecDeque<u32>,
-    generations: VecDeque<u32>,
-}
-
-static OWN: Mutex<Own> = Mutex::new(Own {
-    ports: VecDeque::new(),
-    generations: VecDeque::new(),
-});
-const KEPT: usize = 4096;
-
-/// Tries to be the next generation, while other programs are faster.
-const TRIES: usize = 16;
-/// What a batch is refused with that isn't.
-const ERESTART: i32 = 85;
-
-fn own() -> MutexGuard<'static, Own> {
-    OWN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(super) fn is_own(port: u32) -> bool {
-    own().ports.contains(&port)
-}
-
-/// Whether all generations after `since` up to `now` were made by this program.
-pub(super) fn all_own(since: u32, now: u32) -> bool {
-    let own = own();
-    let made = now.wrapping_sub(since);
-    made as usize <= KEPT && (1..=made).all(|n| own.generations.contains(&since.wrapping_add(n)))
-}
-
-/// As if another program had done it.
-#[cfg(test)]
-pub(super) fn forget() {
-    *own() = Own::default();
-}
-
-fn remember(list: &mut VecDeque<u32>, number: u32) {
-    if !list.contains(&number) {
-        if list.len() == KEPT {
-            list.pop_front();
-        }
-        list.push_back(number);
-    }
-}
+/// A notice, and an echo: the number of the rule set that a batch made.
+pub(super) const NEW_GENERATION: u16 = 10 << 8 | 15;
 
 /// A netlink message as it came.
 pub(super) struct Received<'a> {
     pub kind: u16,
     pub seq: u32,
-    /// Whose request it answers, or tells of.
-    pub port: u32,
     pub payload: &'a [u8],
 }
 
@@ -88,7 +40,6 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>
         let message = Received {
             kind: u16::from_ne_bytes([head[4], head[5]]),
             seq: number(8),
-            port: number(12),
             payload: datagram.get(16..length)?,
         };
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -122,9 +73,8 @@ const SOCKETS_KEPT: usize = 8;
 const LARGE: usize = 4096;
 
 struct Kept {
-    namespace: (u64, u64),
+    namespace: Namespace,
     socket: Socket,
-    port: u32,
 }
 
 fn sockets() -> MutexGuard<'static, Vec<Kept>> {
@@ -132,7 +82,7 @@ fn sockets() -> MutexGuard<'static, Vec<Kept>> {
 }
 
 /// Which network namespace the calling thread is in.
-pub(super) fn namespace() -> io::Result<(u64, u64)> {
+pub(super) fn namespace() -> io::Result<Namespace> {
     let here = std::fs::metadata("/proc/thread-self/ns/net")?;
     Ok((here.dev(), here.ino()))
 }
@@ -147,13 +97,9 @@ impl Kept {
             }
         }
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        let port = socket.bind_auto()?.port_number();
+        socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Kept {
-            namespace,
-            socket,
-            port,
-        })
+        Ok(Kept { namespace, socket })
     }
 
     /// For one on which nothing is under way.
@@ -181,25 +127,29 @@ impl Kept {
         Err(io::Error::other("the kernel does not tell its rules' generation"))
     }
 
-    fn send(&self, family: Family, table: &str, ops: &[Op], generation: Option<u32>) -> Result<(), NftError> {
-        let bytes = batch(family, table, ops, generation);
-        remember(&mut own().ports, self.port);
+    /// Sends a batch and gives the generation that it made; one that changes nothing makes none.
+    fn send(&self, family: Family, table: &str, ops: &[Op]) -> Result<Option<u32>, NftError> {
+        let bytes = batch(family, table, ops);
         crate::net::grow_send_buffer(&self.socket, bytes.len() + 4096)?;
         self.socket.send(&bytes, 0)?;
+        let mut made = None;
         loop {
             let (answer, _) = self.socket.recv_from_full()?;
-            for message in messages(&answer).filter(|m| m.kind == NLMSG_ERROR) {
+            for message in messages(&answer) {
+                if message.kind == NEW_GENERATION {
+                    made = generation_of(message.payload);
+                }
+                if message.kind != NLMSG_ERROR {
+                    continue;
+                }
                 let seq = message.seq as usize;
                 if let Some(error) = failure(message.payload) {
-                    if error.raw_os_error() == Some(ERESTART) {
-                        return Err(error.into());
-                    }
                     let op = seq.checked_sub(1).and_then(|i| ops.get(i));
                     let op = op.map_or_else(|| "the batch".to_string(), Op::to_string);
                     return Err(NftError::Refused { op, error });
                 }
                 if seq == ops.len() {
-                    return Ok(());
+                    return Ok(made);
                 }
             }
         }
@@ -220,28 +170,31 @@ pub fn apply(family: Family, table: &str, ops: &[Op]) -> Result<(), NftError> {
     if ops.is_empty() {
         return Ok(());
     }
-    for tries in 1.. {
-        let kept = Kept::take()?;
-        // While others write all the time, whose change was whose is told by the ports only.
-        let before = match tries <= TRIES {
-            true => Some(kept.generation()?),
-            false => None,
-        };
-        let sent = match ops.len() > LARGE {
-            true => spared(kept.namespace, || kept.send(family, table, ops, before)),
-            false => kept.send(family, table, ops, before),
-        };
-        match sent {
-            Err(NftError::Socket(error)) if error.raw_os_error() == Some(ERESTART) => {}
-            Ok(()) => {
-                if let Some(before) = before {
-                    remember(&mut own().generations, before.wrapping_add(1));
-                }
-                kept.keep();
-                break;
-            }
-            Err(error) => return Err(error),
+    let kept = Kept::take()?;
+    let under_way = own::begin(kept.namespace);
+    let send = || {
+        let made = kept.send(family, table, ops)?;
+        // Before a monitor is told, that it may know.
+        if let Some(generation) = made {
+            under_way.made(generation);
         }
+        Ok(())
+    };
+    let sent = match ops.len() > LARGE {
+        true => spared(kept.namespace, send),
+        false => send(),
+    };
+    if sent.is_ok() {
+        kept.keep();
     }
-    Ok(())
+    sent
+}
+
+/// Closes the socket that is kept for this thread's namespace, and gives its port, which is free then.
+#[cfg(test)]
+pub(super) fn port_of_one() -> u32 {
+    let kept = Kept::take().expect("a socket");
+    let mut addr = SocketAddr::new(0, 0);
+    kept.socket.get_address(&mut addr).expect("its address");
+    addr.port_number()
 }
