@@ -91,6 +91,11 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-sys",
         ],
     ),
+    // What people do to a cluster: by the API alone, and by the components' pure parts.
+    (
+        "keelson-why",
+        &["keelson-api", "keelson-client", "keelson-policy", "keelson-scheduler"],
+    ),
     // Puts components together as the program does, but over a store in memory and fake machines: no runtime, no network.
     (
         "keelson-testkit",

@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 pub fn kubeconfig(given: Option<PathBuf>) -> PathBuf {
     given
         .or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from))
-        .unwrap_or_else(|| Path::new(crate::config::DEFAULT_DATA_DIR).join("admin.kubeconfig"))
+        .unwrap_or_else(admin_kubeconfig)
+}
+
+/// The administrator's, as a server writes it.
+pub fn admin_kubeconfig() -> PathBuf {
+    Path::new(crate::config::DEFAULT_DATA_DIR).join("admin.kubeconfig")
 }
 
 /// Runs a command's future on a small runtime.

@@ -4,11 +4,14 @@ mod access;
 mod addons;
 mod agent;
 mod assemble;
+mod certificate;
 mod client;
 mod cluster;
 mod config;
 mod doctor;
 mod image;
+mod issue;
+mod kubeconfig;
 mod kubelet_link;
 mod lock;
 mod logging;
@@ -24,7 +27,9 @@ mod store;
 mod supervise;
 mod token;
 mod uninstall;
+mod user;
 mod wait;
+mod why;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -56,8 +61,17 @@ enum Command {
     Image(image::Options),
     /// Create, list or delete tokens with which machines join
     Token(token::Options),
+    /// Add, list or remove users: certificates, and what they may do
+    User(user::Options),
+    /// Print the administrator's kubeconfig, or merge it into yours
+    Kubeconfig(kubeconfig::Options),
+    /// List this machine's certificates, or have them made anew
+    Certificate(certificate::Options),
     /// Show or rotate the keys that seal secrets in the store
     Secrets(secrets::Options),
+    /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
+    #[command(after_help = why::AFTER_HELP)]
+    Why(why::Options),
     /// Say what this machine lacks for running Keelson, and how to mend it
     Doctor(doctor::Options),
     /// Stop all pods of a data directory and remove every trace of it from this machine
@@ -74,12 +88,26 @@ fn main() -> ExitCode {
         Some(first) if first == "cell" => keelson_runtime::cell::main(arguments),
         _ => {}
     }
-    match run(Arguments::parse().command) {
+    match run(arguments_as_named().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keelson: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The command line. Under the name of the plug-in it is the one command.
+fn arguments_as_named() -> Arguments {
+    let given: Vec<_> = std::env::args_os().collect();
+    let name = given.first().and_then(|a| std::path::Path::new(a).file_name());
+    match name.is_some_and(|name| name == why::PLUGIN) {
+        true => Arguments::parse_from(
+            ["keelson".into(), "why".into()]
+                .into_iter()
+                .chain(given.into_iter().skip(1)),
+        ),
+        false => Arguments::parse(),
     }
 }
 
@@ -90,7 +118,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wait(options) => wait::main(options),
         Command::Image(options) => image::main(options),
         Command::Token(options) => token::main(options),
+        Command::User(options) => user::main(options),
+        Command::Kubeconfig(options) => kubeconfig::main(options),
+        Command::Certificate(options) => certificate::main(options),
         Command::Secrets(options) => secrets::main(options),
+        Command::Why(options) => why::main(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {

@@ -10,11 +10,13 @@ pub struct KeyAndRequest {
     pub request_pem: String,
 }
 
-pub fn request(common_name: &str, organization: &str, sans: &[San]) -> Result<KeyAndRequest> {
+pub fn request(common_name: &str, organizations: &[&str], sans: &[San]) -> Result<KeyAndRequest> {
     let key = KeyPair::generate().context("making a key")?;
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
-    subject.push(DnType::OrganizationName, organization);
+    for organization in organizations {
+        subject.push(DnType::OrganizationName, *organization);
+    }
     subject.push(DnType::CommonName, common_name);
     params.distinguished_name = subject;
     for san in sans {

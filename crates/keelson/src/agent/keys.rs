@@ -2,14 +2,10 @@
 //! with its key in one file that is replaced whole, is requested from the cluster when it nears its end, and is swapped
 //! while all goes on.
 
+use crate::issue;
 use anyhow::{Context, bail};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_apiserver::serve::tls;
-use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
-use keelson_client::{ApiObject, Informer, InformerOptions};
 use keelson_pki::authority::{self, CertFacts};
 use keelson_pki::{San, files};
 use parking_lot::RwLock;
@@ -130,8 +126,15 @@ impl Slot {
     /// Gets a new certificate from the cluster, keeps it and takes it into use; tells when to renew it.
     pub async fn request(&self, rest: &Rest, purpose: Purpose, wanted: &Wanted) -> anyhow::Result<i64> {
         let made =
-            keelson_pki::request::request(&wanted.common_name(), keelson_pki::layout::NODES_GROUP, &wanted.sans)?;
-        let cert = issued(rest, purpose, made.request_pem).await?;
+            keelson_pki::request::request(&wanted.common_name(), &[keelson_pki::layout::NODES_GROUP], &wanted.sans)?;
+        let asked = issue::Asked {
+            prefix: "node-csr-",
+            signer: purpose.signer(),
+            usages: purpose.usages(),
+            seconds: None,
+        };
+        let name = issue::submit(rest, &asked, made.request_pem).await?;
+        let cert = issue::decided(rest, &name, DECISION).await?;
         let facts = authority::read_certificate(&cert)?;
         if !wanted.is(&facts, &cert) || !authority::pairs(&cert, &made.key_pem) {
             bail!("the cluster issued another certificate than the one that was requested: {facts:?}");
@@ -171,74 +174,6 @@ impl Slot {
         }
     }
 }
-
-/// Asks for a certificate and waits for the decision.
-async fn issued(rest: &Rest, purpose: Purpose, request_pem: String) -> anyhow::Result<String> {
-    let asked = CertificateSigningRequest {
-        metadata: ObjectMeta {
-            generate_name: Some("node-csr-".into()),
-            ..ObjectMeta::default()
-        },
-        spec: CertificateSigningRequestSpec {
-            request: ByteString(request_pem.into_bytes()),
-            signer_name: purpose.signer().into(),
-            usages: Some(purpose.usages().map(String::from).into()),
-            ..CertificateSigningRequestSpec::default()
-        },
-        status: None,
-    };
-    let made = Objects::<CertificateSigningRequest>::new(rest).create(&asked).await;
-    let name = made.context("the request for a certificate")?.name().to_string();
-    let stop = CancellationToken::new();
-    let _done = stop.clone().drop_guard();
-    let options = InformerOptions {
-        fields: format!("metadata.name={name}"),
-        ..InformerOptions::default()
-    };
-    let informer: Informer<CertificateSigningRequest> = Informer::start(rest, options, &stop);
-    let mut changes = informer.store().changes();
-    let decided = async {
-        loop {
-            if let Some(found) = informer.store().get("", &name)
-                && let Some(decision) = decision(&found)
-            {
-                return decision;
-            }
-            changes
-                .changed()
-                .await
-                .context("the watch on a certificate request ended")?;
-        }
-    };
-    match tokio::time::timeout(DECISION, decided).await {
-        Ok(decision) => decision,
-        Err(_) => bail!("nobody decided on certificate request {name} within {DECISION:?} (kubectl get csr)"),
-    }
-}
-
-fn decision(found: &CertificateSigningRequest) -> Option<anyhow::Result<String>> {
-    let status = found.status.as_ref()?;
-    for condition in status.conditions.iter().flatten() {
-        if matches!(condition.type_.as_str(), "Denied" | "Failed") {
-            let message = condition.message.clone().unwrap_or_default();
-            let reason = condition.reason.clone().unwrap_or_default();
-            return Some(Err(anyhow::Error::new(Refused(format!("{message} ({reason})")))));
-        }
-    }
-    let certificate = status.certificate.as_ref().filter(|c| !c.0.is_empty())?;
-    Some(String::from_utf8(certificate.0.clone()).context("a certificate that is no text"))
-}
-
-/// The cluster decided against it: asking again changes nothing.
-#[derive(Debug)]
-pub struct Refused(String);
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "the cluster refused the certificate: {}", self.0)
-    }
-}
-impl std::error::Error for Refused {}
 
 /// A directory's two slots.
 pub fn slots(pki: &Path) -> (Arc<Slot>, Arc<Slot>) {

@@ -18,6 +18,7 @@ pub use options::Options;
 
 use crate::cluster::Cluster;
 use crate::config::{Component, Config};
+use crate::issue::Refused;
 use crate::node::{self, Access};
 use crate::supervise::Supervisor;
 use crate::{doctor, process};
@@ -26,7 +27,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
 use keelson_client::{ClientFactory, Informer, InformerOptions};
 use keelson_pki::{JoinToken, San};
-use keys::{Purpose, Refused, Wanted};
+use keys::{Purpose, Wanted};
 use servers::{Link, Servers};
 use std::process::ExitCode;
 use std::sync::Arc;

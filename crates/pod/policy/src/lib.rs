@@ -1,7 +1,7 @@
 //! NetworkPolicy on one node: policies, pods and namespaces become nftables rules that every packet between a pod's link
 //! and the world passes.
 //!
-//! [`facts`] reads API objects, [`plan`] keeps the rules as plain data and says what a change costs, [`run`] applies it in
+//! [`judge`] says of one connection what the rules do with it. [`facts`] reads API objects, [`plan`] keeps the rules as plain data and says what a change costs, [`run`] applies it in
 //! one atomic batch. Until that has happened for a pod it is closed: [`close`] puts up the table before the first pod's
 //! link can stand, and rules stay when this component ends. Pods of this node are known from the network itself
 //! ([`LocalPods`]), so that a pod's rules are in force before its first packet, not when the API has its address.
@@ -12,6 +12,7 @@
 //! The crate knows no services: their addresses have been translated before packets come here.
 
 pub mod facts;
+pub mod judge;
 pub mod plan;
 mod ranges;
 

@@ -221,7 +221,7 @@ mod tests {
 
     fn verdict(user: &str, common_name: &str, sans: &[&str]) -> String {
         let sans: Vec<San> = sans.iter().map(|s| San::parse(s)).collect();
-        let made = keelson_pki::request::request(common_name, "system:nodes", &sans).expect("a request");
+        let made = keelson_pki::request::request(common_name, &["system:nodes"], &sans).expect("a request");
         let found: Request = serde_json::from_value(json!({"metadata": {"name": "csr"}, "spec": {
             "request": "", "signerName": request::KUBELET_SERVING, "username": user,
             "groups": ["system:nodes", "system:authenticated"], "usages": ["digital signature", "server auth"]}}))

@@ -11,7 +11,8 @@ mod reference;
 use interpret::{Packet, passes};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use keelson_policy::facts;
+use keelson_policy::facts::{self, Policy};
+use keelson_policy::judge::{self, Connection, Direction, End};
 use keelson_policy::plan::Planner;
 use keelson_sys::nft::{self, Family, Op};
 use random::Random;
@@ -93,6 +94,39 @@ fn step(world: &mut World, random: &mut Random, planner: &mut Planner) {
     }
 }
 
+/// What [`judge`] says of a packet, as the reference has it: pods of other nodes never come to this one's links.
+fn judged(world: &World, packet: &Packet) -> bool {
+    let facts_of = |ip| {
+        let found = world.pods.values().find(|p| reference::address(p) == Some(ip));
+        found.and_then(|p| facts::pod(p, &[], NODE, |_| false))
+    };
+    let (from, to) = (facts_of(packet.source), facts_of(packet.destination));
+    let connection = Connection {
+        from: End {
+            address: packet.source,
+            pod: from.as_ref(),
+        },
+        to: End {
+            address: packet.destination,
+            pod: to.as_ref(),
+        },
+        protocol: packet.protocol,
+        port: packet.port,
+    };
+    let policies: Vec<Policy> = world.policies.values().filter_map(facts::policy).collect();
+    let labels = |n: &Namespace| n.metadata.labels.clone().unwrap_or_default();
+    let namespaces = world
+        .namespaces
+        .iter()
+        .map(|(name, n)| (name.clone(), labels(n)))
+        .collect();
+    let says = |direction| judge::judge(&connection, direction, &policies, &namespaces).is_allowed();
+    let here = |pod: &Option<facts::Pod>| pod.as_ref().is_some_and(|p| p.local);
+    let out = !packet.from_link || (here(&from) && says(Direction::Egress));
+    let into = !packet.to_link || (here(&to) && says(Direction::Ingress));
+    packet.reply || (out && into)
+}
+
 #[test]
 fn rules_judge_as_the_reference_does() {
     let seed = seed();
@@ -116,6 +150,12 @@ fn rules_judge_as_the_reference_does() {
                         .iter()
                         .map(|op| format!("{op}\n"))
                         .collect::<String>()
+                );
+                assert_eq!(
+                    judged(&world, &packet),
+                    wanted,
+                    "SEED={seed} {packet:?}\n{}",
+                    reference::describe(&world)
                 );
                 packets += 1;
                 passed += usize::from(got);

@@ -1,0 +1,288 @@
+//! `keelson user`: people with certificates of their own, and bindings that say what they may do.
+//!
+//! A user is whoever has a certificate of the cluster's authority; what is known of users are the bindings made here, by their
+//! label. Removing a user removes its bindings: its certificate still proves who it is until it ends, and lets it do nothing.
+
+use crate::client::{block_on, kubeconfig};
+use crate::issue;
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_client::objects::{Objects, delete_options};
+use keelson_client::rest::Rest;
+use keelson_client::{ApiObject, is_already_exists};
+use keelson_pki::{Kubeconfig, authority};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const LABEL: &str = "keelson.dev/user";
+/// When the certificate ends, beside the binding that it goes with.
+const EXPIRES: &str = "keelson.dev/certificate-expires";
+const RBAC: &str = "rbac.authorization.k8s.io";
+/// The signer and the approval are the cluster's own and answer at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What signers take at least.
+const SHORTEST: u64 = 10 * 60;
+
+#[derive(Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+    /// Kubeconfig of the cluster's administrator [default: $KUBECONFIG, or /var/lib/keelson/admin.kubeconfig]
+    #[arg(long, value_name = "FILE", global = true)]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a certificate and a binding for a user, and print its kubeconfig
+    Add(Add),
+    /// List the users that were made here
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Take away what a user may do
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names of users
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Add {
+    name: String,
+    /// What the user may do
+    #[arg(long, value_enum, default_value_t = Role::View)]
+    role: Role,
+    /// Only in this namespace [default: in all]
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// A group of the user; may be given several times
+    #[arg(long = "group")]
+    groups: Vec<String>,
+    /// How long the certificate is good: 12h, 90d
+    #[arg(long, default_value = "365d", value_parser = expiry)]
+    expiry: Duration,
+    /// The API's address in the kubeconfig [default: as in the administrator's]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    View,
+    Edit,
+    Admin,
+    ClusterAdmin,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::View => "view",
+            Role::Edit => "edit",
+            Role::Admin => "admin",
+            Role::ClusterAdmin => "cluster-admin",
+        }
+    }
+}
+
+fn expiry(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time (12h, 90d)"))?;
+    let seconds = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(format!("{text:?}: units are m, h and d")),
+    };
+    let seconds = number.checked_mul(seconds).filter(|s| i32::try_from(*s).is_ok());
+    let seconds = seconds.ok_or_else(|| format!("{text:?} is too long"))?;
+    match seconds >= SHORTEST {
+        true => Ok(Duration::from_secs(seconds)),
+        false => Err("a certificate is good for 10m at least".into()),
+    }
+}
+
+pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    let path = kubeconfig(options.kubeconfig);
+    block_on(async {
+        let client = keelson_client::from_kubeconfig(&path, None).await?;
+        let rest = Rest::new(client, "keelson-user");
+        match options.command {
+            Command::Add(add) => self::add(&rest, &path, &add).await,
+            Command::Ls => list(&rest).await,
+            Command::Rm { names } => remove(&rest, &names).await,
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Names that also go into labels and objects' names.
+fn check(name: &str) -> anyhow::Result<()> {
+    let is_end = |c: Option<u8>| c.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let is_part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let good = name.len() <= 50 && name.bytes().all(is_part);
+    if !good || !is_end(name.bytes().next()) || !is_end(name.bytes().last()) {
+        bail!("{name:?}: a user's name has small letters, digits, - and ., 50 at most");
+    }
+    Ok(())
+}
+
+async fn add(rest: &Rest, path: &Path, add: &Add) -> anyhow::Result<()> {
+    check(&add.name)?;
+    if let Some(group) = add.groups.iter().find(|g| g.starts_with("system:") || g.is_empty()) {
+        bail!("{group:?}: groups that begin with system: are the cluster's own");
+    }
+    let cluster = Kubeconfig::read(path)?;
+    let groups: Vec<&str> = add.groups.iter().map(String::as_str).collect();
+    let made = keelson_pki::request::request(&add.name, &groups, &[])?;
+    let asked = issue::Asked {
+        prefix: "keelson-user-",
+        signer: "kubernetes.io/kube-apiserver-client",
+        usages: ["digital signature", "client auth"],
+        seconds: i32::try_from(add.expiry.as_secs()).ok(),
+    };
+    let name = issue::submit(rest, &asked, made.request_pem).await?;
+    issue::approve(rest, &name, &format!("keelson user add {}", add.name)).await?;
+    let certificate = issue::decided(rest, &name, PATIENCE).await?;
+    let facts = authority::read_certificate(&certificate)?;
+    let ends = k8s_openapi::jiff::Timestamp::from_second(facts.not_after)?;
+    bind(rest, add, &format!("{ends:.0}")).await?;
+    let server = add.server.clone().unwrap_or(cluster.server);
+    let config = Kubeconfig::with_certificate(&server, &cluster.ca_pem, &add.name, &certificate, &made.key_pem);
+    print!("{}", config.to_yaml());
+    Ok(())
+}
+
+async fn bind(rest: &Rest, add: &Add, ends: &str) -> anyhow::Result<()> {
+    let metadata = ObjectMeta {
+        name: Some(format!("keelson-user-{}-{}", add.name, add.role.name())),
+        namespace: add.namespace.clone(),
+        labels: Some(BTreeMap::from([(LABEL.to_string(), add.name.clone())])),
+        annotations: Some(BTreeMap::from([(EXPIRES.to_string(), ends.to_string())])),
+        ..ObjectMeta::default()
+    };
+    let role_ref = RoleRef {
+        api_group: Some(RBAC.into()),
+        kind: "ClusterRole".into(),
+        name: add.role.name().into(),
+    };
+    let subjects = Some(vec![Subject {
+        api_group: Some(RBAC.into()),
+        kind: "User".into(),
+        name: add.name.clone(),
+        namespace: None,
+    }]);
+    let note = |live: &mut ObjectMeta| {
+        let annotations = live.annotations.get_or_insert_default();
+        annotations.insert(EXPIRES.into(), ends.into()).as_deref() != Some(ends)
+    };
+    let result = match &add.namespace {
+        Some(_) => {
+            let wanted = RoleBinding {
+                metadata,
+                role_ref,
+                subjects,
+            };
+            let bindings = Objects::<RoleBinding>::new(rest);
+            bindings
+                .create_or_update(&wanted, |live| note(&mut live.metadata))
+                .await
+                .map(drop)
+        }
+        None => {
+            let wanted = ClusterRoleBinding {
+                metadata,
+                role_ref,
+                subjects,
+            };
+            let bindings = Objects::<ClusterRoleBinding>::new(rest);
+            bindings
+                .create_or_update(&wanted, |live| note(&mut live.metadata))
+                .await
+                .map(drop)
+        }
+    };
+    match result {
+        Err(error) if !is_already_exists(&error) => Err(error).context("the user's binding"),
+        _ => Ok(()),
+    }
+}
+
+async fn found(rest: &Rest, selector: &str) -> anyhow::Result<(Vec<ClusterRoleBinding>, Vec<RoleBinding>)> {
+    let everywhere = Objects::<ClusterRoleBinding>::new(rest).list("", selector, "").await;
+    let somewhere = Objects::<RoleBinding>::new(rest).list("", selector, "").await;
+    Ok((
+        everywhere.context("the bindings can't be listed")?,
+        somewhere.context("the bindings can't be listed")?,
+    ))
+}
+
+async fn list(rest: &Rest) -> anyhow::Result<()> {
+    let (everywhere, somewhere) = found(rest, LABEL).await?;
+    println!("{:<20} {:<14} {:<16} CERTIFICATE ENDS", "USER", "ROLE", "NAMESPACE");
+    let row = |meta: &ObjectMeta, role: &RoleRef| {
+        let of = |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
+        println!(
+            "{:<20} {:<14} {:<16} {}",
+            of(&meta.labels, LABEL).unwrap_or_default(),
+            role.name,
+            meta.namespace.as_deref().unwrap_or("<all>"),
+            of(&meta.annotations, EXPIRES).unwrap_or_default()
+        );
+    };
+    everywhere.iter().for_each(|b| row(&b.metadata, &b.role_ref));
+    somewhere.iter().for_each(|b| row(&b.metadata, &b.role_ref));
+    Ok(())
+}
+
+async fn remove(rest: &Rest, names: &[String]) -> anyhow::Result<()> {
+    for name in names {
+        check(name)?;
+        let (everywhere, somewhere) = found(rest, &format!("{LABEL}={name}")).await?;
+        if everywhere.is_empty() && somewhere.is_empty() {
+            bail!("there is no user {name} (keelson user ls)");
+        }
+        let options = delete_options(None, None, None);
+        for binding in &everywhere {
+            let bindings = Objects::<ClusterRoleBinding>::new(rest);
+            bindings
+                .delete("", binding.name(), &options)
+                .await
+                .context("removing a binding")?;
+        }
+        for binding in &somewhere {
+            let namespace = binding.metadata.namespace.as_deref().unwrap_or_default();
+            let bindings = Objects::<RoleBinding>::new(rest);
+            bindings
+                .delete(namespace, binding.name(), &options)
+                .await
+                .context("removing a binding")?;
+        }
+        println!("user {name} removed: {} bindings", everywhere.len() + somewhere.len());
+        println!("its certificate proves its name until it ends; bindings made otherwise still hold");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_times_are_checked() {
+        assert!(check("ana").is_ok() && check("ana.b-2").is_ok());
+        for bad in ["", "Ana", "-a", "a-", "system:masters", "a/b", &"a".repeat(51)] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        assert_eq!(expiry("90d"), Ok(Duration::from_secs(90 * 24 * 3600)));
+        for bad in ["5m", "1y", "d", "99999999d"] {
+            assert!(expiry(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Services, ingresses, and the way from a pod to another.
+
+pub mod ingress;
+pub mod reach;
+pub mod service;

@@ -1,0 +1,298 @@
+//! Whether a pod reaches another pod or a service, step by step: the service and its port, a pod behind it that is ready,
+//! and what network policies say at both ends. Nothing is sent; rules are asked.
+
+use super::service;
+use crate::finding::{Finding, Report};
+use crate::object::{Fields, port_text};
+use crate::picture::{Lookup, Need, Picture, labels_of};
+use crate::pod;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use keelson_client::labels::Labels;
+use keelson_policy::facts::{self, Policy};
+use keelson_policy::judge::{Connection, Direction, End, Verdict, judge};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// From where to where: pods by their names, `to` a pod or a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub from: (String, String),
+    pub to_kind: &'static str,
+    pub to: (String, String),
+    /// A number or a name; empty: the only one there is.
+    pub port: String,
+}
+
+struct Rules {
+    policies: Vec<Policy>,
+    namespaces: BTreeMap<String, Labels>,
+}
+
+pub fn diagnose(way: &Way, picture: &Picture, report: &mut Report) {
+    let Some(from) = found("Pod", &way.from, picture, report) else {
+        return;
+    };
+    let Some(to) = found(way.to_kind, &way.to, picture, report) else {
+        return;
+    };
+    let trouble = |pod: &Value| pod.text("/status/podIP").is_empty() || pod.text("/status/phase") != "Running";
+    if trouble(from) {
+        report.add(
+            Finding::certain(
+                "source-not-running",
+                from.shown(),
+                "it doesn't run, so it reaches nobody",
+            )
+            .mended_by(format!("keelson why {} -n {}", from.shown(), from.namespace())),
+        );
+        return;
+    }
+    let rules = Rules::of(picture);
+    if way.to_kind == "Pod" {
+        if trouble(to) {
+            report.add(
+                Finding::certain("target-not-running", to.shown(), "it doesn't run, so nobody reaches it")
+                    .mended_by(format!("keelson why {} -n {}", to.shown(), to.namespace())),
+            );
+            return;
+        }
+        return to_pod(from, to, &way.port, &rules, picture, report);
+    }
+    to_service(from, to, &way.port, &rules, picture, report);
+}
+
+fn found<'a>(
+    kind: &'static str,
+    (namespace, name): &(String, String),
+    picture: &'a Picture,
+    report: &mut Report,
+) -> Option<&'a Value> {
+    match picture.find(kind, namespace, name) {
+        Lookup::Found(object) => Some(object),
+        Lookup::Missing => {
+            report.add(Finding::certain(
+                "does-not-exist",
+                format!("{}/{name}", kind.to_lowercase()),
+                format!("it doesn't exist in namespace {namespace}"),
+            ));
+            None
+        }
+        Lookup::Unknown => None,
+    }
+}
+
+fn to_service(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Picture, report: &mut Report) {
+    if to.text("/spec/type") == "ExternalName" {
+        return service::diagnose(to, picture, report);
+    }
+    let ports = to.list("/spec/ports");
+    let is_it = |p: &&Value| port.is_empty() || p.text("/name") == port || port_text(p.pointer("/port")) == port;
+    let Some(chosen) = ports.iter().find(is_it) else {
+        let has: Vec<String> = ports.iter().map(|p| port_text(p.pointer("/port"))).collect();
+        report.add(
+            Finding::certain("service-port-missing", to.shown(), format!("it has no port {port}"))
+                .shown_by(format!("its ports: {}", has.join(", ")))
+                .mended_by("Ask for a port of the service: its own port, not the pods' (targetPort)."),
+        );
+        return;
+    };
+    let before = report.findings.len();
+    service::diagnose(to, picture, report);
+    report.findings.retain(|f| f.cause != "load-balancer-pending");
+    if report.findings.len() > before && !report.findings.iter().any(|f| f.cause == "port-not-declared") {
+        return;
+    }
+    let behind = service::selected(to, picture);
+    let ready: Vec<&&Value> = behind.iter().filter(|p| pod::is_ready(p)).collect();
+    let mut blocked = Vec::new();
+    for target in &ready {
+        let mut own = Report::default();
+        let number = target_port(chosen, target);
+        to_pod(from, target, &number, rules, picture, &mut own);
+        match own.findings.is_empty() {
+            true => {}
+            false => blocked.extend(own.findings),
+        }
+    }
+    let count = blocked
+        .iter()
+        .map(|f| &f.object)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len();
+    report.add_all(
+        blocked
+            .into_iter()
+            .map(|f| f.shown_by(format!("{} leads to {} pods", to.shown(), ready.len()))),
+    );
+    if count == 0 {
+        report.notes.push(format!(
+            "{} may reach all {} ready pods of {} on port {}",
+            from.shown(),
+            ready.len(),
+            to.shown(),
+            port_text(chosen.pointer("/port"))
+        ));
+    }
+}
+
+/// The number of the pod's port to which a service's port leads.
+fn target_port(port: &Value, pod: &Value) -> String {
+    let target = port.pointer("/targetPort").or(port.pointer("/port"));
+    match target {
+        Some(Value::String(name)) => {
+            let declared = pod.list("/spec/containers").iter().flat_map(|c| c.list("/ports"));
+            let mut named = declared.filter(|p| p.text("/name") == name);
+            named
+                .next()
+                .map(|p| port_text(p.pointer("/containerPort")))
+                .unwrap_or_default()
+        }
+        other => port_text(other),
+    }
+}
+
+fn to_pod(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Picture, report: &mut Report) {
+    let declared = to
+        .list("/spec/containers")
+        .iter()
+        .flat_map(|c| c.list("/ports"))
+        .collect::<Vec<_>>();
+    let number = match port {
+        "" => declared
+            .first()
+            .and_then(|p| p.number("/containerPort"))
+            .unwrap_or(0)
+            .to_string(),
+        port => port.to_string(),
+    };
+    let number = number.parse::<u16>().ok().or_else(|| {
+        let named = declared.iter().find(|p| p.text("/name") == number)?;
+        u16::try_from(named.number("/containerPort")?).ok()
+    });
+    let Some(number) = number else {
+        report.add(Finding::certain(
+            "port-name-wrong",
+            to.shown(),
+            format!("it has no port {port}"),
+        ));
+        return;
+    };
+    for (direction, own, other, word) in [
+        (Direction::Egress, from, to, "leave"),
+        (Direction::Ingress, to, from, "come to"),
+    ] {
+        report.add_all(denied(direction, (from, to), number, rules, own, other, word));
+    }
+    for end in [from, to] {
+        let node = picture.find("Node", "", end.text("/spec/nodeName"));
+        if let Some(node) = node.found()
+            && node.condition_is("Ready", "True").is_none()
+        {
+            report.add(
+                Finding::certain(
+                    "node-silent",
+                    end.shown(),
+                    format!("its node {} isn't ready", node.name()),
+                )
+                .mended_by(format!("keelson why node/{}", node.name())),
+            );
+        }
+    }
+}
+
+fn denied(
+    direction: Direction,
+    (from, to): (&Value, &Value),
+    port: u16,
+    rules: &Rules,
+    own: &Value,
+    other: &Value,
+    word: &str,
+) -> Option<Finding> {
+    let (source, target) = (facts_of(from), facts_of(to));
+    let end = |object: &Value, pod: &Option<facts::Pod>| address(object).map(|a| (a, pod.is_some()));
+    let ((a, _), (b, _)) = (end(from, &source)?, end(to, &target)?);
+    let connection = Connection {
+        from: End {
+            address: a,
+            pod: source.as_ref(),
+        },
+        to: End {
+            address: b,
+            pod: target.as_ref(),
+        },
+        protocol: facts::TCP,
+        port,
+    };
+    let Verdict::Denied(by) = judge(&connection, direction, &rules.policies, &rules.namespaces) else {
+        return None;
+    };
+    let names: Vec<String> = by.iter().map(|p| format!("{}/{}", p.namespace, p.name)).collect();
+    let (cause, way) = match direction {
+        Direction::Ingress => ("ingress-policy", "from"),
+        Direction::Egress => ("egress-policy", "to"),
+    };
+    Some(
+        Finding::certain(
+            cause,
+            own.shown(),
+            format!("network policies don't let TCP port {port} {word} it {way} {}", other.shown()),
+        )
+        .shown_by(format!("policies that select it, of which none allows this: {}", names.join(", ")))
+        .shown_by(format!("labels of {}: {}", other.shown(), shown_labels(other)))
+        .mended_by(format!(
+            "Let one of them allow it (a rule with the labels above, namespace {} and port {port}), or add a NetworkPolicy that does.",
+            other.namespace()
+        )),
+    )
+}
+
+fn shown_labels(object: &Value) -> String {
+    let labels: Vec<String> = labels_of(object).iter().map(|(k, v)| format!("{k}={v}")).collect();
+    if labels.is_empty() {
+        "none".into()
+    } else {
+        labels.join(", ")
+    }
+}
+
+fn address(pod: &Value) -> Option<IpAddr> {
+    pod.text("/status/podIP").parse().ok()
+}
+
+fn facts_of(pod: &Value) -> Option<facts::Pod> {
+    let typed: Pod = serde_json::from_value(pod.clone()).ok()?;
+    facts::pod(&typed, &[], pod.text("/spec/nodeName"), |_| false)
+}
+
+impl Rules {
+    fn of(picture: &Picture) -> Rules {
+        let typed = |p: &Value| serde_json::from_value::<NetworkPolicy>(p.clone()).ok();
+        let policies = picture.all("NetworkPolicy", "").filter_map(typed);
+        let namespaces = picture
+            .all("Namespace", "")
+            .map(|n| (n.name().to_string(), labels_of(n)));
+        Rules {
+            policies: policies.filter_map(|p| facts::policy(&p)).collect(),
+            namespaces: namespaces.collect(),
+        }
+    }
+}
+
+pub fn needs(way: &Way) -> Vec<Need> {
+    let mut needs = vec![
+        Need::One("Pod", way.from.0.clone(), way.from.1.clone()),
+        Need::One(way.to_kind, way.to.0.clone(), way.to.1.clone()),
+        Need::All("Namespace", String::new()),
+        Need::All("Node", String::new()),
+    ];
+    for namespace in [&way.from.0, &way.to.0] {
+        needs.push(Need::All("NetworkPolicy", namespace.clone()));
+    }
+    if way.to_kind == "Service" {
+        needs.extend(["Pod", "EndpointSlice", "Event"].map(|kind| Need::All(kind, way.to.0.clone())));
+    }
+    needs
+}

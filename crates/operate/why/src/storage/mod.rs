@@ -1,0 +1,4 @@
+//! Claims and volumes.
+
+pub mod claim;
+pub mod volume;
