@@ -119,6 +119,34 @@ within 10 "exec in the agent's pod" says kln1-pod k exec web1 -- echo kln1-pod
 case ${NETWORK:-vxlan} in vxlan) mtu=1450 ;; vxlan-direct) mtu=1450 ;; *) mtu=1500 ;; esac
 [ ${NETWORK:-vxlan} != vxlan ] || in1 ip -o link show keelson.1 | grep "mtu $mtu " >/dev/null || fail "the tunnel's MTU"
 k exec web1 -- ip -o link show eth0 | grep "mtu $mtu " >/dev/null || fail "the pod's MTU"; ok "MTU $mtu"
+cat <<YAML | k apply -f - >/dev/null
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  nodeSelector: {kubernetes.io/hostname: kln1}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: "example.local/web:1", imagePullPolicy: Never, command: [sleep, "100000"], volumeMounts: [{name: data, mountPath: /data}]}
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+YAML
+k wait --for=condition=Ready pod/keeper --timeout=60s >/dev/null || { k describe pod keeper; k describe pvc data; fail "a volume of the agent's disk"; }
+ok "a volume of the agent's disk"
+k exec keeper -- sh -c 'echo kept >/data/file && [ "$(df -m /data | tail -1 | awk "{print \$2}")" -lt 65 ]' || fail "its size is enforced"
+[ "$(k get pv -o jsonpath='{.items[*].spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*].values[*]}')" = kln1 ] || fail "it belongs to the agent's node"
+[ "$(ls "$S/1/volumes/volumes" | wc -l) $(ls "$S/0/volumes/volumes" | wc -l)" = "1 0" ] || fail "it is on the agent's disk"
+as_node() { in0 "$KUBECTL" --kubeconfig "$S/admin" --as "system:keelson:local-storage:$1" --as-group system:keelson:local-storage "${@:2}"; }
+as_node kln0 delete pv --all --wait=false >/dev/null 2>&1 && fail "another node deletes it" || ok "another node may not delete it"
+rooms() { k -n kube-system get csistoragecapacities -o jsonpath='{.items[*].nodeTopology.matchLabels.*}' | tr ' ' '\n' | sort -u | tr '\n' ' '; }
+within 20 "room of both nodes is published" says "kln0 kln1 " rooms
+k delete pod keeper >/dev/null; k delete pvc data >/dev/null
+within 20 "the volume goes with its claim" says "" k get pv -o name
+[ -z "$(ls "$S/1/volumes/volumes")" ] || fail "its file is left"
 in1 ip route flush proto 107
 within 5 "routes that somebody removes come back" says on-kln0 get 1 "http://$(ip_of 0):8080/"
 

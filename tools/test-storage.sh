@@ -1,6 +1,6 @@
 #!/bin/bash
 # test-storage.sh: claims of the default class on the cluster of conformance/cluster.sh, as a chart's StatefulSet has them: bound, kept over the
-# death of pod and server, enlarged, copied, gone with the claim. Needs root and e2fsprogs. Removes what it made.
+# death of pod and server, enlarged, copied, snapped and restored, gone with the claim. Needs root and e2fsprogs. Removes what it made.
 set -euo pipefail
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
 KEELSON=${KEELSON:-$PWD/target/release/keelson}
@@ -77,6 +77,47 @@ Y
 k -n storage wait --for=condition=Ready pod/reader --timeout=120s >/dev/null && ok "a copy and a device for one pod" || fail "a copy and a device for one pod"
 is "the copy has the data" kept k -n storage exec reader -- cat /data/file
 is "the device has its size" 16777216 k -n storage exec reader -- sh -c 'wc -c < /dev/raw'
+k get volumesnapshotclass local -o jsonpath='{.metadata.annotations}' | grep '"snapshot.storage.kubernetes.io/is-default-class":"true"' >/dev/null && ok "a default class of snapshots" || fail "a default class of snapshots"
+k -n storage apply -f - >/dev/null <<Y
+{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshot, metadata: {name: before}, spec: {source: {persistentVolumeClaimName: data-db-0}}}
+Y
+is "a snapshot is ready" true k -n storage get volumesnapshot before -o jsonpath='{.status.readyToUse}'
+k -n storage exec db-0 -- sh -c 'echo later > /data/file && sync'
+k -n storage apply -f - >/dev/null <<Y
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: restored}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 128Mi}}, dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: before}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: small}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}, dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: before}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: restorer}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: $IMAGE, command: [sleep, "1000000"], volumeMounts: [{name: d, mountPath: /data}]}]
+  volumes: [{name: d, persistentVolumeClaim: {claimName: restored}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: squeezer}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: $IMAGE, command: [sleep, "1000000"], volumeMounts: [{name: d, mountPath: /data}]}]
+  volumes: [{name: d, persistentVolumeClaim: {claimName: small}}]
+Y
+k -n storage wait --for=condition=Ready pod/restorer --timeout=120s >/dev/null && ok "a claim is filled from it" || fail "a claim is filled from it"
+is "with the data of its moment" kept k -n storage exec restorer -- cat /data/file
+for i in $(seq 100); do k -n storage get events | grep 'is less than the size' >/dev/null && break; sleep 0.2; done
+k -n storage get events | grep 'is less than the size' >/dev/null && ok "a claim that is too small is told why" || fail "a claim that is too small is told why"
+k -n storage delete pod squeezer >/dev/null; k -n storage delete pvc small >/dev/null
+k -n storage delete volumesnapshot before --timeout=60s >/dev/null && ok "the snapshot goes" || fail "the snapshot goes"
+is "its content with it" "" k get volumesnapshotcontents -o name
+is "and its file" "" ls "$STATE/data/volumes/snapshots"
 k delete namespace storage --timeout=120s >/dev/null && ok "the namespace goes" || fail "the namespace goes"
 is "the volumes go with their claims" "" k get pv -o name
 is "and their files" "" ls "$STATE/data/volumes/volumes"

@@ -36,6 +36,8 @@ impl Part {
             signing_key_pem: server.authority.key_pem(),
             controllers: names.to_vec(),
             leader_election: identity.map(str::to_owned),
+            // Only where it is asked for: the definitions are the test's to bring.
+            snapshots: names.iter().any(|n| n == "volumesnapshot"),
             ..keelson_controllers::Config::default()
         };
         Part::start(server, |clients, stop| keelson_controllers::run(clients, config, stop))

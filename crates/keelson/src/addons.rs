@@ -1,7 +1,8 @@
 //! Objects that this program brings along: what its own components may do, and what agents are told.
 //!
 //! Agents hold one credential, their node's certificate. Their network, proxy and DNS act under the same names as on a
-//! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events.
+//! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events. Who makes
+//! volumes of a node's disk has a name with the node's in it, which no other node can take, and writes only what is that node's.
 
 use crate::cluster::{self, Cluster};
 use crate::config::Config;
@@ -20,8 +21,6 @@ pub const DNS_PUBLISHER_IDENTITY: &str = "system:serviceaccount:kube-system:keel
 pub const NETWORK_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-network";
 /// Who enforces network policies.
 pub const POLICY_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-policy";
-/// Who makes volumes of this machine's disk.
-pub const STORAGE_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-local-storage";
 /// Who the proxy is; upstream's roles know it.
 pub const PROXY_IDENTITY: &str = "system:kube-proxy";
 
@@ -55,6 +54,14 @@ fn nodes() -> Subject {
         api_group: Some("rbac.authorization.k8s.io".into()),
         name: keelson_pki::layout::NODES_GROUP.into(),
         ..Subject::default()
+    }
+}
+
+/// Who makes volumes of nodes' disks. Which of them is whose, the NodeRestriction admission plug-in sees to.
+fn makers() -> Subject {
+    Subject {
+        name: keelson_apiserver::LOCAL_STORAGE.into(),
+        ..nodes()
     }
 }
 
@@ -97,19 +104,29 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"],
          "resourceNames": ["kubernetes.io/kubelet-serving"], "verbs": ["approve"]},
     ]);
-    // Only servers act under this name.
     let storage = json!([
         {"apiGroups": [""], "resources": ["persistentvolumes"],
          "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch", "update"]},
         {"apiGroups": [""], "resources": ["persistentvolumeclaims/status"], "verbs": ["update"]},
         {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["snapshot.storage.k8s.io"], "resources": ["volumesnapshots", "volumesnapshotclasses"], "verbs": ["get"]},
+        {"apiGroups": ["snapshot.storage.k8s.io"], "resources": ["volumesnapshotcontents"],
+         "verbs": ["get", "list", "watch", "patch"]},
+        {"apiGroups": ["snapshot.storage.k8s.io"], "resources": ["volumesnapshotcontents/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
     ]);
     let room = json!([
         {"apiGroups": ["storage.k8s.io"], "resources": ["csistoragecapacities"],
          "verbs": ["get", "list", "create", "update", "delete"]},
+    ]);
+    let snapshots = json!([
+        {"apiGroups": ["snapshot.storage.k8s.io"], "resources": ["volumesnapshots", "volumesnapshots/status"], "verbs": ["patch"]},
+        {"apiGroups": ["snapshot.storage.k8s.io"], "resources": ["volumesnapshotcontents"],
+         "verbs": ["create", "patch", "delete"]},
+        {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["patch"]},
+        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
     ]);
     let grant = |name, scope, to, rules| Grant { name, scope, to, rules };
     vec![
@@ -156,17 +173,13 @@ fn grants() -> Vec<Grant> {
             account("keelson-network"),
             servers,
         ),
+        grant("system:keelson:local-storage", Scope::Cluster, makers(), storage),
+        grant("system:keelson:local-storage", Scope::In("kube-system"), makers(), room),
         grant(
-            "system:keelson:local-storage",
+            "system:keelson:snapshot-controller",
             Scope::Cluster,
-            account("keelson-local-storage"),
-            storage,
-        ),
-        grant(
-            "system:keelson:local-storage",
-            Scope::In("kube-system"),
-            account("keelson-local-storage"),
-            room,
+            account("keelson-snapshot-controller"),
+            snapshots,
         ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
@@ -180,6 +193,7 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
         give(&rest, grant).await?;
     }
     crate::storage::apply(&rest, config).await?;
+    crate::snapshots::apply(&rest, config).await?;
     let wanted = Cluster::of(config).config_map()?;
     Objects::<ConfigMap>::new(&rest)
         .create_or_update(&wanted, |live| {

@@ -211,6 +211,7 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         signing_key_pem: pki.ca.key_pem().to_string(),
         cluster_cidrs: vec![config.cluster_cidr.to_string()],
         leader_election: candidate(config),
+        snapshots: config.runs(Component::Snapshots),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };

@@ -69,7 +69,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, controllers
+    /// Components not to run: agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Address on which the API is served [default: 0.0.0.0]
@@ -179,6 +179,7 @@ pub enum Component {
     Policy,
     Proxy,
     Scheduler,
+    Snapshots,
     Storage,
     Controllers,
 }
@@ -449,11 +450,12 @@ fn component(name: &str) -> anyhow::Result<Component> {
         "policy" => Component::Policy,
         "proxy" => Component::Proxy,
         "scheduler" => Component::Scheduler,
+        "snapshots" => Component::Snapshots,
         "local-storage" => Component::Storage,
         "controllers" => Component::Controllers,
         other => {
             bail!(
-                "--disable {other}: known are agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler and controllers"
+                "--disable {other}: known are agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
             )
         }
     })

@@ -22,6 +22,7 @@ mod peers;
 mod process;
 mod secrets;
 mod server;
+mod snapshots;
 mod storage;
 mod store;
 mod supervise;

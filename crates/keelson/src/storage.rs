@@ -1,14 +1,14 @@
 //! Storage of the node's own disk: the driver and its provisioner on this machine, and the objects by which claims come to it.
 //!
-//! Runs on machines with a server. What the provisioner may do (volumes of the whole cluster, claims) is more than what any node may
-//! come by, so agents don't run it: claims of class `local` are for the servers' own nodes, and the scheduler knows.
+//! Runs on every node, of servers and agents alike. Each node's provisioner has a name of its own, and may write that node's volumes and the
+//! claims that are to get one of them, no others.
 
-use crate::addons::STORAGE_IDENTITY;
 use crate::config::{Component, Config};
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_apiserver::UserInfo;
 use keelson_client::{ApiObject, ClientFactory, Objects, Rest, delete_options, is_already_exists, is_not_found};
 use keelson_local::driver::NAME;
 use keelson_local::pool::Pool;
@@ -48,8 +48,9 @@ pub fn start(components: &mut Supervisor, config: &Config, clients: &dyn ClientF
         socket,
         node: config.node_name.clone(),
         namespace: "kube-system".into(),
+        snapshots: config.runs(Component::Snapshots),
     };
-    let client = clients.client(STORAGE_IDENTITY);
+    let client = clients.client(&UserInfo::local_storage_of(&config.node_name));
     components.spawn("storage-provisioner", move |stop| {
         provision::run(client.clone(), settings.clone(), stop)
     });

@@ -15,6 +15,7 @@ mod nodes;
 mod outages;
 mod scheduling;
 mod services;
+mod snapshots;
 mod storm;
 mod tokens;
 mod workloads;

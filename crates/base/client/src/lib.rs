@@ -6,6 +6,7 @@
 //! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
 //! * [`queue`] and [`controller`]: keys to work on; one key never runs twice at once, the earliest time wins.
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
+//! * [`snapshots`]: the kinds of volumes' snapshots, which are custom resources.
 //! * [`labels`] and [`discovery`]: selectors, and which resources there are.
 //! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
 //!
@@ -27,6 +28,7 @@ pub mod partial;
 pub mod queue;
 pub mod reflector;
 pub mod rest;
+pub mod snapshots;
 pub mod store;
 
 pub use controller::{Controller, Outcome, Reconcile};

@@ -5,9 +5,10 @@
 //!
 //! **Whose rights.** The node's certificate is the only credential on the machine. The kubelet acts as the node. Network,
 //! policy, proxy and DNS act each under the name that they have on a server, by impersonation, which nodes may for these
-//! four names only: so each has its own few rights, and the audit log tells them apart. A stolen node certificate can do
-//! what the node can and these four can: read nodes, services, endpoints, namespaces, network policies and all pods, and
-//! write events.
+//! four names only, and who makes volumes of the disk under a name with the node's in it: so each has its own few rights, and the
+//! audit log tells them apart. A stolen node certificate can do what the node can and these five can: read nodes, services, endpoints,
+//! namespaces, network policies, claims, volumes and all pods, write events, and write the volumes of that node's own disk and the claims
+//! that wait for one.
 
 mod join;
 mod keys;
@@ -101,6 +102,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
         client_ca_pem: wanted.ca_pem.clone(),
     };
     node::start(&mut components, &config, access).await?;
+    crate::storage::start(&mut components, &config, clients.as_ref())?;
     node::network(&mut components, &config, clients.as_ref());
     if config.runs(Component::Proxy) {
         node::proxy(&mut components, &config, clients.as_ref());

@@ -7,11 +7,12 @@
 //! * The list is kept in a file: the server by which the machine joined may be gone for good at the next start.
 
 use anyhow::{Context as _, bail};
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use keelson_apiserver::{LOCAL_STORAGE, UserInfo};
 use keelson_client::ClientFactory;
 use kube::client::Body;
 use parking_lot::Mutex;
@@ -209,6 +210,10 @@ impl ClientFactory for Link {
                 Ok(value) => _ = headers.insert("impersonate-user", value),
                 // Without the header it would act as the node, which may do less: nothing is gained by going on.
                 Err(_) => tracing::error!(identity, "no name that a header can carry"),
+            }
+            // A service account has its groups by its name; others are given theirs.
+            if UserInfo::from_identity(identity).local_storage_node().is_some() {
+                headers.insert("impersonate-group", HeaderValue::from_static(LOCAL_STORAGE));
             }
         }
         self.with(headers)

@@ -24,6 +24,8 @@ pub struct Config {
     /// Ports that no service of type LoadBalancer can have on the nodes, and whose they are. None: such services get no
     /// addresses from here.
     pub load_balancer: Option<crate::Reserved>,
+    /// Snapshots of volumes are made; their definitions are in the cluster.
+    pub snapshots: bool,
     /// Finished pods beyond this number are deleted, the oldest first.
     pub terminated_pods: usize,
     /// `*` for all, a name, or `-name` for all but it.
@@ -45,6 +47,7 @@ impl Default for Config {
             node_grace: Duration::from_secs(50),
             node_startup_grace: Duration::from_secs(60),
             load_balancer: Some(Vec::new()),
+            snapshots: false,
             terminated_pods: 12500,
             controllers: vec!["*".into()],
             leader_election: None,

@@ -19,6 +19,7 @@ use keelson_client::{
 };
 use parking_lot::Mutex;
 use place::place;
+pub use place::selects as selects_node;
 use plan::{Plan, Snapshot};
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -51,6 +51,7 @@ use keelson_client::{ClientFactory, Rest};
 pub use load_balancer::{Port, Reserved};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+pub use volumes::snapshot_definitions;
 
 /// A controller's name, and how it is started.
 type Entry = (&'static str, fn(&Context));
@@ -79,6 +80,7 @@ const CONTROLLERS: &[Entry] = &[
     ("persistentvolume-protection", volumes::start_volume_protection),
     ("volumeattributesclass-protection", volumes::start_class_protection),
     ("ephemeral-volume", volumes::start_ephemeral),
+    ("volumesnapshot", volumes::start_snapshots),
     ("clusterrole-aggregation", cluster_roles::start),
     ("certificate-approver", certificates::start_approving),
     ("kubelet-serving-approver", certificates::nodes::start),

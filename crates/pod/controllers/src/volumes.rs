@@ -12,6 +12,7 @@ mod expand;
 mod matching;
 mod protect;
 mod reclaim;
+mod snapshots;
 
 use crate::context::{Context, now};
 use async_trait::async_trait;
@@ -31,6 +32,7 @@ pub use protect::{
     start_claims as start_claim_protection, start_classes as start_class_protection,
     start_volumes as start_volume_protection,
 };
+pub use snapshots::{definitions as snapshot_definitions, start as start_snapshots};
 use std::sync::Arc;
 
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";

@@ -34,6 +34,7 @@ pub mod version;
 pub mod webhook;
 
 pub use config::Config;
+pub use request::user::LOCAL_STORAGE;
 pub use request::{Body, RequestContext, RequestInfo, UserInfo};
 pub use serve::{ApiService, InProcessIdentity, Loopback};
 pub use server::ApiServer;

@@ -11,6 +11,9 @@ pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 pub const NODES: &str = "system:nodes";
 pub const NODE_PREFIX: &str = "system:node:";
+/// Who makes volumes of a node's own disk: one name a node, all in one group.
+pub const LOCAL_STORAGE: &str = "system:keelson:local-storage";
+const LOCAL_STORAGE_PREFIX: &str = "system:keelson:local-storage:";
 
 /// An authenticated identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +62,9 @@ impl UserInfo {
         if identity.starts_with(NODE_PREFIX) {
             user.groups.push(NODES.into());
         }
+        if identity.starts_with(LOCAL_STORAGE_PREFIX) {
+            user.groups.push(LOCAL_STORAGE.into());
+        }
         if identity == "system:apiserver" || identity == "kubernetes-admin" {
             user.groups.push(SYSTEM_MASTERS.into());
         }
@@ -74,6 +80,15 @@ impl UserInfo {
     /// The name of the node, for a kubelet.
     pub fn node_name(&self) -> Option<&str> {
         self.name.strip_prefix(NODE_PREFIX).filter(|_| self.in_group(NODES))
+    }
+    /// The name of the node, for who makes volumes of its disk.
+    pub fn local_storage_node(&self) -> Option<&str> {
+        let node = self.name.strip_prefix(LOCAL_STORAGE_PREFIX);
+        node.filter(|n| !n.is_empty() && self.in_group(LOCAL_STORAGE))
+    }
+    /// The name of who makes volumes of a node's disk.
+    pub fn local_storage_of(node: &str) -> String {
+        format!("{LOCAL_STORAGE_PREFIX}{node}")
     }
     /// Namespace and name, for a service account.
     pub fn service_account_name(&self) -> Option<(&str, &str)> {

@@ -83,6 +83,13 @@ fn fits(spec: &PodSpec, node: &Node) -> bool {
     let Some(required) = required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) else {
         return true;
     };
+    selects(required, node)
+}
+
+/// Whether a node is one of those that are meant.
+pub fn selects(required: &NodeSelector, node: &Node) -> bool {
+    let none = Labels::new();
+    let have = node.metadata.labels.as_ref().unwrap_or(&none);
     required.node_selector_terms.iter().any(|term| {
         let expressions = term.match_expressions.as_deref().unwrap_or_default();
         let fields = term.match_fields.as_deref().unwrap_or_default();

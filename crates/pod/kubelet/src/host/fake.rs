@@ -14,6 +14,7 @@ struct State {
     files: BTreeMap<PathBuf, Vec<u8>>,
     dirs: BTreeSet<PathBuf>,
     mounts: BTreeSet<PathBuf>,
+    programs: Vec<String>,
     cgroups: BTreeMap<String, CgroupLimits>,
     owned: Vec<(PathBuf, Ownership)>,
     /// Which write made each socket.
@@ -101,6 +102,11 @@ impl FakeHost {
     /// Whose the trees became, in order.
     pub fn owned(&self) -> Vec<(PathBuf, Ownership)> {
         self.state.lock().owned.clone()
+    }
+
+    /// What programs were asked to mount: kind, source and options. The server `down` never answers.
+    pub fn mounted_by_programs(&self) -> Vec<String> {
+        self.state.lock().programs.clone()
     }
 
     /// What is mounted, as a driver would do it that runs on this machine.
@@ -297,6 +303,16 @@ impl Host for FakeHost {
 
     fn mount_huge_pages(&self, path: &Path, _page: u64) -> io::Result<()> {
         self.state.lock().mounts.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn mount_by_program(&self, kind: &str, source: &str, target: &Path, options: &[String]) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.programs.push(format!("{kind} {source} {}", options.join(",")));
+        if source.starts_with("down:") {
+            return Err(io::Error::other("mount failed: exit status 32"));
+        }
+        state.mounts.insert(target.to_owned());
         Ok(())
     }
 

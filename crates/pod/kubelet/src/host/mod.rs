@@ -3,6 +3,7 @@
 
 pub mod fake;
 pub mod machine;
+mod program;
 pub mod real;
 
 use crate::resources::cgroup::CgroupLimits;
@@ -115,6 +116,8 @@ pub trait Host: Send + Sync + 'static {
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()>;
     /// Memory in pages of this size, as a file system.
     fn mount_huge_pages(&self, path: &Path, page: u64) -> io::Result<()>;
+    /// A file system that a program of its own mounts, as mount(8) finds it; `source` in that program's words. The error has its output.
+    fn mount_by_program(&self, kind: &str, source: &str, target: &Path, options: &[String]) -> io::Result<()>;
     /// Has mounts made at a path seen by containers that have it, where they weren't. Returns the mount that was changed for
     /// that.
     fn share(&self, path: &Path) -> io::Result<Option<PathBuf>>;

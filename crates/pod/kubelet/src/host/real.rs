@@ -260,6 +260,10 @@ impl Host for RealHost {
         mount::huge_pages(path, page)
     }
 
+    fn mount_by_program(&self, kind: &str, source: &str, target: &Path, options: &[String]) -> io::Result<()> {
+        super::program::mount(kind, source, target, options)
+    }
+
     fn share(&self, path: &Path) -> io::Result<Option<PathBuf>> {
         // One that isn't there yet will be made on the mount of what is above it.
         let mut there = path;

@@ -14,6 +14,7 @@ mod host_path;
 mod image;
 pub mod kind;
 mod local;
+mod nfs;
 mod operations;
 mod ownership;
 mod payload;
@@ -79,6 +80,7 @@ impl Volumes {
                 Arc::new(host_path::HostPath),
                 Arc::new(image::Image),
                 Arc::new(local::Local),
+                Arc::new(nfs::Nfs),
                 Arc::new(csi::CsiKind(csi.clone())),
             ],
             csi,
@@ -151,7 +153,7 @@ impl Volumes {
         };
         check_mode(&ask, used).map_err(unclear)?;
         let kind = self.kinds.iter().find(|k| k.serves(&ask)).cloned();
-        let kind = kind.ok_or_else(|| unclear("no volume plugin matched".into()))?;
+        let kind = kind.ok_or_else(|| unclear(unserved(&ask)))?;
         let failed = |failure: Failure| Problem::Failed {
             volume: volume.name.clone(),
             name: ask.name().to_owned(),
@@ -256,6 +258,22 @@ impl Volumes {
         self.kinds.iter().for_each(|k| k.forget(uid));
         self.known.lock().remove(uid);
         Ok(())
+    }
+}
+
+/// Why there is no kind for a volume.
+fn unserved(ask: &Ask) -> String {
+    let of_claim = ask.bound.as_ref().and_then(|b| b.volume.spec.as_ref());
+    let (iscsi, fc) = match of_claim {
+        Some(spec) => (spec.iscsi.is_some(), spec.fc.is_some()),
+        None => (ask.volume.iscsi.is_some(), ask.volume.fc.is_some()),
+    };
+    match (iscsi, fc) {
+        (true, _) => {
+            "no volume plugin matched: iscsi volumes are not supported by this kubelet, use a CSI driver".into()
+        }
+        (_, true) => "no volume plugin matched: fc volumes are not supported by this kubelet, use a CSI driver".into(),
+        _ => "no volume plugin matched".into(),
     }
 }
 

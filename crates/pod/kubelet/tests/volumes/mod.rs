@@ -135,3 +135,58 @@ async fn a_deleted_pod_leaves_nothing() {
     assert!(node.host.mounted().is_empty());
     assert_eq!(node.host.kind(dir.as_ref()).unwrap(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn directories_of_servers_are_mounted_by_their_program() {
+    let mut node = Node::start().await;
+    let mut share = json!({"nfs": {"server": "files", "path": "/share"}});
+    share["mountOptions"] = json!(["nfsvers=4.1"]);
+    bound_claim(&node, "share", share);
+    let path = node.pod(json!({
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {"fsGroup": 7},
+        "containers": uses(&["inline", "share"]),
+        "volumes": [
+            {"name": "inline", "nfs": {"server": "fd00::1", "path": "/", "readOnly": true}},
+            {"name": "share", "persistentVolumeClaim": {"claimName": "share"}}]}));
+    node.ready(&path).await;
+    let mut asked = node.host.mounted_by_programs();
+    asked.sort();
+    assert_eq!(asked, ["nfs [fd00::1]:/ ro", "nfs files:/share nfsvers=4.1"]);
+    assert!(
+        node.host.owned().is_empty(),
+        "whose the files are is the server's matter"
+    );
+    node.halt().await;
+    node.resume();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.ready(&path).await;
+    assert_eq!(node.host.mounted_by_programs().len(), 2, "a restart finds them");
+    node.api.delete_pod(&path, 1);
+    node.gone(&path).await;
+    assert!(node.host.mounted().is_empty());
+    node.pod(json!({"containers": uses(&["v"]), "volumes": [{"name": "v", "nfs": {"server": "down", "path": "/x"}}]}));
+    node.until("the program's words are told", |n| {
+        let wanted = "MountVolume.SetUp failed for volume \"v\" : mount failed: exit status 32";
+        n.events()
+            .iter()
+            .any(|(r, m)| r == "FailedMount" && m == wanted)
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_that_are_not_served_are_named() {
+    let node = Node::start().await;
+    let source = json!({"targetPortal": "192.0.2.1:3260", "iqn": "iqn.2026-01.example:a", "lun": 0});
+    node.pod(json!({"containers": uses(&["v"]), "volumes": [{"name": "v", "iscsi": source}]}));
+    node.until("it is refused", |n| {
+        let wanted = "iscsi volumes are not supported by this kubelet, use a CSI driver";
+        n.events()
+            .iter()
+            .any(|(r, m)| r == "FailedMount" && m.contains(wanted))
+            .then_some(())
+    })
+    .await;
+}

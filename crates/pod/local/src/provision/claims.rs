@@ -1,7 +1,7 @@
 //! Claims get volumes. Where the class waits for pods the scheduler has chosen the node; otherwise the node that has room and is first
 //! to write its name into the claim makes the volume.
 
-use super::request::{self, class_of, requested, volume_name};
+use super::request::{self, Source, class_of, requested, volume_name};
 use super::source::{self, Refused, Wish};
 use super::{Shared, annotation, resize, told};
 use async_trait::async_trait;
@@ -95,7 +95,7 @@ impl Claims {
     /// Offers this node for a claim that may be anywhere.
     async fn volunteer(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> anyhow::Result<Outcome> {
         let facts = &self.shared.facts;
-        let source = self.source(claim);
+        let source = self.source(claim).await?;
         let asked = match source.and_then(|source| Ok(request::create(facts, claim, class, source)?)) {
             Ok(asked) => csi::GetCapacityRequest {
                 volume_capabilities: asked.volume_capabilities,
@@ -125,20 +125,36 @@ impl Claims {
         self.shared.recorder.event(claim, Warning, "ProvisioningFailed", text);
     }
 
-    /// The driver's name of the volume that is to be copied.
-    fn source(&self, claim: &PersistentVolumeClaim) -> Result<Option<String>, Refused> {
+    /// What the claim's volume is to begin with.
+    async fn source(&self, claim: &PersistentVolumeClaim) -> anyhow::Result<Result<Option<Source>, Refused>> {
         let shared = &self.shared;
-        let Wish::Claim(name) = source::wish(claim)? else {
-            return Ok(None);
+        let (facts, namespace) = (&shared.facts, claim.namespace());
+        let wish = match source::wish(claim) {
+            Ok(wish) => wish,
+            Err(why) => return Ok(Err(why.into())),
         };
-        let find = |name: &str| shared.claims.store().get(claim.namespace(), name);
-        let volume = |name: &str| shared.volumes.store().get("", name);
-        source::of_claim(&shared.facts, claim, name, find, volume).map(Some)
+        Ok(match wish {
+            Wish::Nothing | Wish::Foreign(_) => Ok(None),
+            Wish::Claim(name) => {
+                let find = |name: &str| shared.claims.store().get(namespace, name);
+                let volume = |name: &str| shared.volumes.store().get("", name);
+                source::of_claim(facts, claim, name, find, volume).map(|handle| Some(Source::Volume(handle)))
+            }
+            Wish::Snapshot(name) => {
+                let snapshot = shared.snapshot_objects.find(namespace, name).await?;
+                let content = match snapshot.as_ref().and_then(|s| s.bound()) {
+                    Some(content) => shared.content_objects.find("", content).await?,
+                    None => None,
+                };
+                let found = snapshot.as_ref().map(|s| (s, content.as_ref()));
+                source::of_snapshot(facts, claim, name, found).map(|handle| Some(Source::Snapshot(handle)))
+            }
+        })
     }
 
     async fn provision(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> anyhow::Result<Outcome> {
         let shared = &self.shared;
-        let source = self.source(claim);
+        let source = self.source(claim).await?;
         let asked = source.and_then(|source| Ok(request::create(&shared.facts, claim, class, source)?));
         let asked = match asked {
             Ok(asked) => asked,

@@ -1,4 +1,4 @@
-//! What upstream's sidecars (external-provisioner, external-resizer) do for a driver, for the driver behind a socket on this node:
+//! What upstream's sidecars (external-provisioner, external-resizer, external-snapshotter) do for a driver, for the driver behind a socket on this node:
 //! each node makes, enlarges and removes the volumes that belong to it, and tells the scheduler how much room it has.
 //!
 //! Names, annotations, finalizers, conditions and events are the sidecars': kubectl, the scheduler and the kubelet see no difference.
@@ -9,12 +9,14 @@ mod capacity;
 mod claims;
 mod request;
 mod resize;
+mod snapshots;
 mod source;
 mod volumes;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use keelson_client::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
 use keelson_client::{ApiObject, Controller, Informer, Informers, Kind, ObjectKey, Objects, Recorder, Rest};
 use keelson_csi::Driver;
 use keelson_csi::v1::controller_service_capability::{Type as Capability, rpc::Type as Can};
@@ -42,6 +44,8 @@ pub struct Settings {
     pub node: String,
     /// Where the objects are kept that tell how much room there is.
     pub namespace: String,
+    /// The cluster has snapshots.
+    pub snapshots: bool,
 }
 
 /// The driver, as it describes itself.
@@ -112,6 +116,8 @@ struct Shared {
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
     claim_objects: Objects<PersistentVolumeClaim>,
+    snapshot_objects: Objects<VolumeSnapshot>,
+    content_objects: Objects<VolumeSnapshotContent>,
     volume_objects: Objects<PersistentVolume>,
     recorder: Recorder,
     /// Room was taken or given back.
@@ -145,6 +151,8 @@ pub async fn run(client: kube::Client, settings: Settings, stop: CancellationTok
         volumes: informers.get(),
         classes: informers.get(),
         claim_objects: Objects::new(&rest),
+        snapshot_objects: Objects::new(&rest),
+        content_objects: Objects::new(&rest),
         volume_objects: Objects::new(&rest),
         recorder: Recorder::start(&rest, &component, &settings.node, &stop),
         changed: Notify::new(),
@@ -153,6 +161,9 @@ pub async fn run(client: kube::Client, settings: Settings, stop: CancellationTok
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(of_claims(&shared).run(Arc::new(claims::Claims::new(shared.clone())), stop.clone()));
     tasks.spawn(of_volumes(&shared).run(Arc::new(volumes::Volumes(shared.clone())), stop.clone()));
+    if shared.facts.can(Can::CreateDeleteSnapshot) && settings.snapshots {
+        tasks.spawn(snapshots::run(shared.clone(), rest.clone(), stop.clone()));
+    }
     tasks.spawn(capacity::publish(shared, rest, settings.namespace, stop.clone()));
     while let Some(ended) = tasks.join_next().await {
         ended.context("a part of the provisioner ended badly")?;

@@ -13,7 +13,7 @@ use keelson_client::{ApiObject, Kind, events};
 use keelson_csi::v1::controller_service_capability::rpc::Type as Can;
 use keelson_csi::v1::volume_capability::access_mode::Mode;
 use keelson_csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-use keelson_csi::v1::volume_content_source::{Type as SourceType, VolumeSource};
+use keelson_csi::v1::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource};
 use keelson_csi::v1::{self as csi};
 use std::collections::BTreeMap;
 
@@ -91,12 +91,19 @@ fn capabilities(facts: &Facts, claim: &PersistentVolumeClaim, class: &StorageCla
         .collect()
 }
 
-/// The request, or why there can't be one. `source` is the driver's name of the volume that is to be copied.
+/// The driver's name of what a volume begins with.
+#[derive(Debug)]
+pub enum Source {
+    Volume(String),
+    Snapshot(String),
+}
+
+/// The request, or why there can't be one.
 pub fn create(
     facts: &Facts,
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
-    source: Option<String>,
+    source: Option<Source>,
 ) -> Result<csi::CreateVolumeRequest, String> {
     if let Some((name, _)) = parameters(class).find(|(n, _)| n.starts_with(RESERVED) && *n != FS_TYPE) {
         return Err(format!(
@@ -126,8 +133,11 @@ pub fn create(
             .filter(|(name, _)| !name.starts_with(RESERVED))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
-        volume_content_source: source.map(|volume_id| csi::VolumeContentSource {
-            r#type: Some(SourceType::Volume(VolumeSource { volume_id })),
+        volume_content_source: source.map(|source| csi::VolumeContentSource {
+            r#type: Some(match source {
+                Source::Volume(volume_id) => SourceType::Volume(VolumeSource { volume_id }),
+                Source::Snapshot(snapshot_id) => SourceType::Snapshot(SnapshotSource { snapshot_id }),
+            }),
         }),
         accessibility_requirements: Some(csi::TopologyRequirement {
             requisite: vec![facts.topology()],

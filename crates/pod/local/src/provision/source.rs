@@ -1,14 +1,19 @@
-//! What a claim's volume begins with: another claim's content, if the claim may have it. Pure.
+//! What a claim's volume begins with: another claim's content or a snapshot, if the claim may have it. Pure.
 //!
 //! A claim's own word for which volume it has proves nothing: anybody who may make a claim may write any volume's name into it. The
 //! volume has to name that claim too, by its uid, which only the binder writes.
 
-use super::Facts;
 use super::request::{bytes, requested};
+use super::snapshots::MANAGED_BY;
+use super::{Facts, annotation};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use keelson_client::ApiObject;
+use keelson_client::snapshots::{GROUP, VolumeSnapshot, VolumeSnapshotContent};
 use keelson_csi::v1::controller_service_capability::rpc::Type as Can;
 use std::sync::Arc;
+
+/// Lets a file system's picture become a device, or the other way round.
+const ALLOW_MODE_CHANGE: &str = "snapshot.storage.kubernetes.io/allow-volume-mode-change";
 
 /// What a claim says that it is to begin with.
 #[derive(Debug, PartialEq)]
@@ -16,6 +21,8 @@ pub enum Wish<'a> {
     Nothing,
     /// Another claim of its namespace.
     Claim(&'a str),
+    /// A snapshot of its namespace.
+    Snapshot(&'a str),
     /// A kind that others fill volumes from.
     Foreign(&'a str),
 }
@@ -47,11 +54,7 @@ pub fn wish(claim: &PersistentVolumeClaim) -> Result<Wish<'_>, String> {
     }
     Ok(match (group.unwrap_or_default(), kind) {
         ("", "PersistentVolumeClaim") => Wish::Claim(name),
-        ("snapshot.storage.k8s.io", "VolumeSnapshot") => {
-            return Err(format!(
-                "a data source of kind {kind} is not supported by this provisioner"
-            ));
-        }
+        (GROUP, "VolumeSnapshot") => Wish::Snapshot(name),
         _ => Wish::Foreign(kind),
     })
 }
@@ -135,6 +138,82 @@ pub fn of_claim(
         ).into());
     }
     Ok(csi.volume_handle.clone())
+}
+
+/// The driver's name of the picture that a claim's volume is to begin with.
+pub fn of_snapshot(
+    facts: &Facts,
+    claim: &PersistentVolumeClaim,
+    name: &str,
+    found: Option<(&VolumeSnapshot, Option<&VolumeSnapshotContent>)>,
+) -> Result<String, Refused> {
+    let refuse = |why: String| {
+        Err(Refused::from(format!(
+            "error getting handle for DataSource Type VolumeSnapshot by Name {name}: {why}"
+        )))
+    };
+    let Some((snapshot, content)) = found else {
+        return refuse(format!(
+            "error getting snapshot {name} from api server: volumesnapshots.{GROUP} {name:?} not found"
+        ));
+    };
+    if snapshot.is_deleting() {
+        return refuse(format!("snapshot source {name} is currently being deleted"));
+    }
+    let Some(content) = content else {
+        return refuse(format!("snapshot {name} not bound"));
+    };
+    // Both have to name each other: anybody may name any content in a snapshot of their own.
+    if !content.is_of(snapshot) || snapshot.bound() != Some(content.name()) {
+        return refuse(format!(
+            "snapshotcontent {} is bound to a different snapshot than {name}",
+            content.name()
+        ));
+    }
+    if content.spec.driver != facts.name {
+        return refuse(format!(
+            "the snapshot {name} is of another driver ({}) than the class",
+            content.spec.driver
+        ));
+    }
+    let status = content.status.as_ref();
+    if !snapshot.is_ready() {
+        return refuse(format!("snapshot {name} is not Ready"));
+    }
+    let Some(handle) = status.and_then(|s| s.snapshot_handle.clone()) else {
+        return refuse(format!("snapshot handle is not available for snapshot {name}"));
+    };
+    let (has, wants) = (
+        status.and_then(|s| s.restore_size).unwrap_or_default(),
+        requested(claim),
+    );
+    if wants < has {
+        return refuse(format!(
+            "requested volume size {wants} is less than the size {has} for the source snapshot {name}"
+        ));
+    }
+    let mode = claim.spec.as_ref().and_then(|s| s.volume_mode.as_deref());
+    let mode = mode.unwrap_or("Filesystem");
+    let other = content.spec.source_volume_mode.as_deref().is_some_and(|m| m != mode);
+    if other && annotation(content, ALLOW_MODE_CHANGE) != Some("true") {
+        return refuse(format!(
+            "requested volume {}/{} modifies the mode of the source volume but does not have permission to do so. {ALLOW_MODE_CHANGE} annotation is not present on snapshotcontent {}",
+            claim.namespace(),
+            claim.name(),
+            content.name()
+        ));
+    }
+    if node_of(content) != Some(&facts.node) {
+        return Err(Refused {
+            text: format!("the snapshot {name} is not on node {}", facts.node),
+            elsewhere: true,
+        });
+    }
+    Ok(handle)
+}
+
+fn node_of(content: &VolumeSnapshotContent) -> Option<&String> {
+    content.metadata.labels.as_ref()?.get(MANAGED_BY)
 }
 
 /// Whether a volume is bound to this very claim.
@@ -230,6 +309,42 @@ mod tests {
         let from = source("", "Bound");
         assert!(judge(&from, &of, &copy("1Gi", "")).is_err(), "smaller than its source");
         assert!(judge(&from, &of, &copy("2Gi", r#","volumeMode":"Block""#)).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_and_its_content_name_each_other() {
+        let snapshot = |uid: &str, more: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"snap","namespace":"ns","uid":"{uid}"{more}}},
+                    "status":{{"boundVolumeSnapshotContentName":"c","readyToUse":true}}}}"#
+            );
+            VolumeSnapshot::decode(text.as_bytes()).expect("a snapshot")
+        };
+        let content = |uid: &str, node: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"c","labels":{{"{MANAGED_BY}":"{node}"}}}},"spec":{{"driver":"d","sourceVolumeMode":"Filesystem",
+                    "volumeSnapshotRef":{{"name":"snap","namespace":"ns","uid":"{uid}"}}}},
+                    "status":{{"snapshotHandle":"h","restoreSize":2147483648,"readyToUse":true}}}}"#
+            );
+            VolumeSnapshotContent::decode(text.as_bytes()).expect("a content")
+        };
+        let of = |s: &VolumeSnapshot, c: &VolumeSnapshotContent, to: &PersistentVolumeClaim| {
+            of_snapshot(&facts(), to, "snap", Some((s, Some(c))))
+        };
+        let (mine, to) = (snapshot("u", ""), copy("2Gi", ""));
+        assert_eq!(of(&mine, &content("u", "n"), &to), Ok("h".to_string()));
+        let foreign = of(&mine, &content("somebody-elses", "n"), &to).expect_err("refused");
+        assert!(
+            foreign.text.contains("bound to a different snapshot"),
+            "{}",
+            foreign.text
+        );
+        assert!(of(&mine, &content("u", "other"), &to).expect_err("refused").elsewhere);
+        assert!(of(&mine, &content("u", "n"), &copy("1Gi", "")).is_err(), "smaller");
+        assert!(of(&mine, &content("u", "n"), &copy("2Gi", r#","volumeMode":"Block""#)).is_err());
+        let going = snapshot("u", r#","deletionTimestamp":"2026-01-01T00:00:00Z""#);
+        assert!(of(&going, &content("u", "n"), &to).is_err());
+        assert!(of_snapshot(&facts(), &to, "snap", None).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod configured;
 mod expressions;
 mod ingress_class;
 mod limit_ranger;
+mod local_storage;
 mod lookup;
 mod matching;
 mod namespace;

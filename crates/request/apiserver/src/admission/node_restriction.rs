@@ -2,6 +2,7 @@
 
 use super::{Plugin, Review};
 use crate::authz::Attributes;
+use crate::request::user::LOCAL_STORAGE;
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Map, Object, Value};
 use keelson_registry::Operation;
@@ -18,6 +19,9 @@ impl Plugin for NodeRestriction {
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let user = review.cx.user.clone();
+        if user.in_group(LOCAL_STORAGE) {
+            return super::local_storage::check(review, new.as_deref(), old).await;
+        }
         let Some(node) = user.node_name() else { return Ok(()) };
         let new = new.as_deref();
         let def = &review.cx.def;

@@ -8,6 +8,7 @@ use super::rule::Rule;
 use super::{Attributes, Authorizer, Decision, Rules};
 use crate::live::Sink;
 use crate::request::UserInfo;
+use crate::request::user::LOCAL_STORAGE;
 use graph::{Graph, Kind};
 use keelson_api::Object;
 use parking_lot::RwLock;
@@ -154,6 +155,11 @@ impl Authorizer for NodeAuthorizer {
                 ("", "nodes") => return own_node(node, a),
                 ("", "pods") => return self.pod(node, a),
                 ("certificates.k8s.io", "podcertificaterequests") => return self.certificate_request(node, a),
+                // As who makes volumes of its own disk. The NodeRestriction admission plug-in checks which volumes they are.
+                ("", "users") if a.verb == "impersonate" && UserInfo::local_storage_of(node) == *a.name => {
+                    return allow();
+                }
+                ("", "groups") if a.verb == "impersonate" && a.name == LOCAL_STORAGE => return allow(),
                 _ => {}
             }
         }
@@ -343,6 +349,23 @@ mod tests {
             .delete(Object::try_from(value!({"metadata": {"name": "p", "namespace": "ns"}})).unwrap());
         assert!(!node.authorize(&ask("get", "secrets", "ns", "vol")).is_allowed());
         assert!(!node.authorize(&ask("get", "persistentvolumes", "", "pv")).is_allowed());
+    }
+
+    #[test]
+    fn a_node_acts_as_the_maker_of_its_own_volumes_only() {
+        let node = NodeAuthorizer::new(vec![]);
+        let may = |resource: &str, name: &str| node.authorize(&ask("impersonate", resource, "", name)).is_allowed();
+        assert!(may("users", "system:keelson:local-storage:n1"));
+        assert!(may("groups", "system:keelson:local-storage"));
+        for other in [
+            "system:keelson:local-storage:n2",
+            "system:keelson:local-storage:",
+            "system:node:n2",
+            "admin",
+        ] {
+            assert!(!may("users", other), "{other}");
+        }
+        assert!(!may("groups", "system:masters"));
     }
 
     #[test]
