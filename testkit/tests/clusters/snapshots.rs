@@ -31,7 +31,11 @@ subjects: [{kind: ServiceAccount, namespace: kube-system, name: keelson-snapshot
 
 /// A cluster with snapshots, a default class, and the bound claim `c`.
 async fn cluster() -> Cluster {
-    let names = ["persistentvolume-binder", "volumesnapshot"];
+    let names = [
+        "persistentvolume-binder",
+        "persistentvolumeclaim-protection",
+        "volumesnapshot",
+    ];
     let cluster = Cluster::builder()
         .nodes(0)
         .controllers(&names)

@@ -80,7 +80,7 @@ async fn a_node_makes_volumes_of_its_own_disk_for_claims_that_wait_for_it() {
         "can only write volumes of its own disk",
     );
     let own = path(&volume(&mine, "n1"));
-    let kind = "application/merge-patch+json";
+    let kind = "merge-patch+json";
     let grown = value!({"metadata": {"finalizers": ["a.io/b"]}, "spec": {"capacity": {"storage": "2Gi"}}});
     api.patch(&own, kind, grown).await.expect(200);
     let other = value!({"spec": {"claimRef": {"name": "theirs", "uid": (text(&theirs, &["metadata", "uid"]))}}});
@@ -106,7 +106,7 @@ async fn a_node_offers_itself_only_where_any_node_will_do() {
     claim(&api, "now", "now", None).await;
     claim(&api, "theirs", "local", Some("n2")).await;
     let api = acting(api, "n1");
-    let kind = "application/merge-patch+json";
+    let kind = "merge-patch+json";
     let select = |node: Value| value!({"metadata": {"annotations": {SELECTED: node}}});
     let patch = async |name: &str, body: Value| api.patch(&format!("{CLAIMS}/{name}"), kind, body).await;
     refused(
