@@ -3,8 +3,9 @@
 //!
 //! * The user's own configuration ([`Source::File`]): what is stored is written anew when the user says so, as upstream.
 //! * Ours ([`Source::Own`]): a pass at each start, and after each rotation, writes anew what isn't sealed by the newest key. A
-//!   pass that was cut short is made again by the next start. Older keys stay until a pass has found nothing that needs them,
-//!   and the store has given up the revisions before it: then nothing anywhere is sealed by them.
+//!   pass that was cut short is made again by the next start. Keys older than the one a pass began with stay until it has found
+//!   nothing that needs them, and the store has given up the revisions before it: then nothing anywhere is sealed by them. A
+//!   rotation meanwhile leaves it all to its own pass.
 //! * None ([`Source::Plain`]): what our own key had sealed is opened, and written plainly again.
 //!
 //! A key is never made for a store that holds sealed values: the one that opens them would be thought to be lost for ever.
@@ -70,6 +71,12 @@ pub struct Report {
     /// Why the last pass failed; it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// What a pass has made sure of: from the revision on everything is sealed by the key, or by newer ones.
+struct Passed {
+    at: Revision,
+    key: String,
 }
 
 #[derive(Default)]
@@ -174,10 +181,10 @@ impl Sealing {
             progress.done = progress.asked;
         }
         if let Some(passed) = passed
-            && self.has_older().await
+            && self.has_older(&passed).await
         {
-            self.sealed.inner.compact(passed).await?;
-            self.forget_older().await?;
+            self.sealed.inner.compact(passed.at).await?;
+            self.forget_older(&passed).await?;
         }
         Ok(())
     }
@@ -252,7 +259,7 @@ impl Sealing {
     }
 
     /// A pass, made again until none fails.
-    async fn passed(&self) -> Option<Revision> {
+    async fn passed(&self) -> Option<Passed> {
         loop {
             let asked = self.progress.lock().asked;
             let passed = self.pass().await;
@@ -269,8 +276,10 @@ impl Sealing {
         }
     }
 
-    /// A revision at which nothing is stale any more; none if there is something that can't be opened.
-    async fn pass(&self) -> anyhow::Result<Option<Revision>> {
+    /// Writes anew what is stale. None if there is something that can't be opened, or if it isn't a key of ours that seals.
+    async fn pass(&self) -> anyhow::Result<Option<Passed>> {
+        // Before anything is looked at: what a rotation meanwhile leaves behind is sealed by this one.
+        let key = self.in_force();
         let tally = self.sealed.tally(&self.ranges(), true).await?;
         if tally.rewritten > 0 {
             tracing::info!(rewritten = tally.rewritten, "what is stored was sealed anew");
@@ -284,26 +293,43 @@ impl Sealing {
             // Whatever it is that they lack: nothing is given up meanwhile.
             return Ok(None);
         }
-        Ok(Some(self.sealed.inner.current_revision().await?))
+        let Some(key) = key else { return Ok(None) };
+        let at = self.sealed.inner.current_revision().await?;
+        Ok(Some(Passed { at, key }))
     }
 
-    async fn has_older(&self) -> bool {
-        self.own.lock().await.as_ref().is_some_and(|own| own.names().len() > 1)
+    /// The name of the key of ours by which values are sealed now.
+    fn in_force(&self) -> Option<String> {
+        if self.source != Source::Own {
+            return None;
+        }
+        let writes_by = self.sealed.rules().writes_by();
+        let (_, by) = writes_by.first()?;
+        by.strip_prefix("secretbox/").map(str::to_owned)
     }
 
-    /// Gives up older keys, if there are any, when the store has given up the revisions before `passed`.
-    async fn until_given_up(&self, passed: Option<Revision>) {
+    async fn has_older(&self, passed: &Passed) -> bool {
+        self.own
+            .lock()
+            .await
+            .as_ref()
+            .is_some_and(|own| own.has_older(&passed.key))
+    }
+
+    /// Gives up the keys before the pass's, if there are any, when the store has given up the revisions before it. Ends without
+    /// where another pass is asked for: that one sees to it.
+    async fn until_given_up(&self, passed: Option<Passed>) {
         let Some(passed) = passed else { return };
-        while self.has_older().await {
+        while self.has_older(&passed).await && !self.another_is_asked() {
             let given_up = async {
                 let store = &self.sealed.inner;
                 // A compaction begins by a write of this key, and is over by the next one.
                 let key = KeyRange::key(compactor::KEY.as_bytes().to_vec());
                 let mut watch = store.watch(key, store.current_revision().await?).await?;
-                while store.status().await?.compact_revision < passed {
+                while store.status().await?.compact_revision < passed.at {
                     watch.next().await.context("the store is closed")??;
                 }
-                self.forget_older().await
+                self.forget_older(&passed).await
             };
             if let Err(error) = given_up.await {
                 tracing::warn!(error = format!("{error:#}"), "older keys are kept for now");
@@ -312,10 +338,19 @@ impl Sealing {
         }
     }
 
-    async fn forget_older(&self) -> anyhow::Result<()> {
+    fn another_is_asked(&self) -> bool {
+        let progress = self.progress.lock();
+        progress.done < progress.asked
+    }
+
+    async fn forget_older(&self, passed: &Passed) -> anyhow::Result<()> {
         let mut own = self.own.lock().await;
+        // Rotations hold the same lock: what is in front now stays there until the end.
+        if self.another_is_asked() {
+            return Ok(());
+        }
         if let Some(keys) = own.as_mut() {
-            keys.forget_older()?;
+            keys.forget_older(&passed.key)?;
             tracing::info!(keys = ?keys.names(), "older keys are given up: nothing is sealed by them any more");
         }
         self.sealed
@@ -361,4 +396,57 @@ fn lost(key: &[u8], value: &[u8], file: &Path, directory: &Path) -> String {
         file.display(),
         directory.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::GroupResource;
+    use keelson_store::{Expect, Memory};
+
+    /// A first rotation's pass is over and waits for the store to give up the past; then comes a second rotation, and only
+    /// then what was waited for.
+    #[tokio::test]
+    async fn a_key_that_still_seals_everything_outlives_a_rotation_while_older_ones_are_given_up() {
+        let keys = tempfile::tempdir().unwrap();
+        let beneath: Arc<dyn Store> = Memory::new();
+        let secrets = Arc::new(GroupResource::parse("secrets"));
+        let place = Place {
+            resources: Arc::new(move |_| Some(secrets.clone())),
+            all: KeyRange::all(),
+            secrets: KeyRange::all(),
+            keys: keys.path().into(),
+        };
+        let sealing = Sealing::open(beneath.clone(), Source::Own, place).await.unwrap();
+        let store = sealing.store();
+        store
+            .put(b"/a".to_vec().into(), b"one".to_vec().into(), Expect::Any, None)
+            .await
+            .unwrap();
+        sealing.rotate().await.unwrap();
+        let first = sealing.passed().await;
+        let at = first.as_ref().unwrap().at;
+
+        sealing.rotate().await.unwrap();
+        beneath.compact(at).await.unwrap();
+        sealing.until_given_up(first).await;
+        let named = |sealing: Arc<Sealing>| async move { sealing.report().await.unwrap().keys };
+        assert_eq!(named(sealing.clone()).await, ["key3", "key2", "key1"]);
+        assert_eq!(store.get(b"/a", None).await.unwrap().kv.unwrap().value, "one");
+
+        // And with the lock alone: the first pass's waiting may be over before it hears of the second rotation.
+        {
+            let mut progress = sealing.progress.lock();
+            progress.done = progress.asked;
+        }
+        let first = Passed { at, key: "key2".into() };
+        sealing.forget_older(&first).await.unwrap();
+        assert_eq!(named(sealing.clone()).await, ["key3", "key2"]);
+        assert_eq!(store.get(b"/a", None).await.unwrap().kv.unwrap().value, "one");
+
+        sealing.rewrite();
+        sealing.settle().await.unwrap();
+        assert_eq!(named(sealing.clone()).await, ["key3"]);
+        assert_eq!(store.get(b"/a", None).await.unwrap().kv.unwrap().value, "one");
+    }
 }

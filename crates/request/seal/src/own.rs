@@ -74,9 +74,20 @@ impl Own {
         self.write(std::iter::once(new).chain(self.keys.iter().cloned()).collect())
     }
 
-    /// Only the newest stays: for when nothing in the store is sealed by another.
-    pub fn forget_older(&mut self) -> anyhow::Result<()> {
-        self.write(self.keys.iter().take(1).cloned().collect())
+    /// Whether there are keys older than this one.
+    pub fn has_older(&self, than: &str) -> bool {
+        self.up_to(than) < self.keys.len()
+    }
+
+    /// This one stays, and those that are newer: for when nothing in the store is sealed by another. Of a name that isn't
+    /// known, all stay.
+    pub fn forget_older(&mut self, than: &str) -> anyhow::Result<()> {
+        self.write(self.keys[..self.up_to(than)].to_vec())
+    }
+
+    fn up_to(&self, name: &str) -> usize {
+        let at = self.keys.iter().position(|key| key.name == name);
+        at.map_or(self.keys.len(), |at| at + 1)
     }
 
     /// Secrets sealed by the newest key; `plain`: what is sealed is opened, and written as it is.
@@ -144,8 +155,12 @@ mod tests {
             Own::open(directory.path()).unwrap().unwrap().names(),
             ["key3", "key2", "key1"]
         );
-        own.forget_older().unwrap();
-        assert_eq!(Own::open(directory.path()).unwrap().unwrap().names(), ["key3"]);
+        own.forget_older("key9").unwrap();
+        assert!(own.has_older("key2") && !own.has_older("key1"));
+        for (than, left) in [("key2", ["key3", "key2"].as_slice()), ("key3", &["key3"])] {
+            own.forget_older(than).unwrap();
+            assert_eq!(Own::open(directory.path()).unwrap().unwrap().names(), left);
+        }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         let refused = Own::open(directory.path()).err().unwrap().to_string();
         assert!(refused.contains("chmod 600"), "{refused}");
