@@ -175,6 +175,11 @@ impl Signed {
         })
     }
 
+    /// Bytes of what is signed.
+    pub fn length(&self) -> usize {
+        self.message.len()
+    }
+
     fn is_by(&self, key: &PublicKey) -> bool {
         use Hash::{Sha256, Sha384, Sha512};
         let (algorithm, curve) = match self.algorithm.as_str() {

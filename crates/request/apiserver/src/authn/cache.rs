@@ -1,8 +1,10 @@
 //! What was found out about tokens, remembered for a moment; and found out once for all who ask meanwhile.
 //!
-//! Good tokens have room of their own, so that a flood of bad ones doesn't push them out.
+//! Good tokens have room of their own, so that a flood of bad ones doesn't push them out. What is being found out is bounded
+//! where somebody else has to be asked for it ([`Waiting`]); what this server finds out by itself takes no time.
 
 use super::TokenIdentity;
+use super::waiting::Waiting;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use keelson_api::Str;
@@ -11,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// The most of each that is remembered. At the bound what is outdated is dropped, and if that doesn't help, everything:
@@ -30,16 +33,28 @@ pub struct TokenCache {
     /// Tokens that nobody knows, until when.
     bad: Mutex<HashMap<Key, Instant>>,
     flights: Mutex<HashMap<Key, Flight>>,
+    waiting: Option<Waiting>,
     good_for: Duration,
     bad_for: Duration,
 }
 
 impl TokenCache {
+    /// For tokens that this server knows, or that are bounded where they wait.
     pub fn new(good_for: Duration, bad_for: Duration) -> Arc<TokenCache> {
+        TokenCache::with(None, good_for, bad_for)
+    }
+
+    /// For tokens that somebody else is asked about.
+    pub fn of_others(good_for: Duration, bad_for: Duration) -> Arc<TokenCache> {
+        TokenCache::with(Some(Waiting::default()), good_for, bad_for)
+    }
+
+    fn with(waiting: Option<Waiting>, good_for: Duration, bad_for: Duration) -> Arc<TokenCache> {
         Arc::new(TokenCache {
             good: Mutex::default(),
             bad: Mutex::default(),
             flights: Mutex::default(),
+            waiting,
             good_for,
             bad_for,
         })
@@ -61,7 +76,11 @@ impl TokenCache {
             } else if let Some(found) = self.get(&key) {
                 return Ok(found);
             } else {
-                let flight = self.start(key, ask());
+                let place = match &self.waiting {
+                    Some(waiting) => Some(waiting.enter(token.len())?),
+                    None => None,
+                };
+                let flight = self.start(key, ask(), place);
                 flights.insert(key, flight.clone());
                 flight
             }
@@ -70,10 +89,16 @@ impl TokenCache {
     }
 
     /// Who asked first may go away; others wait for the same answer.
-    fn start(self: &Arc<Self>, key: Key, asked: impl Future<Output = Found> + Send + 'static) -> Flight {
+    fn start(
+        self: &Arc<Self>,
+        key: Key,
+        asked: impl Future<Output = Found> + Send + 'static,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Flight {
         let landing = Landing {
             cache: self.clone(),
             key,
+            _place: place,
         };
         let task = tokio::spawn(async move {
             let found = match tokio::time::timeout(TIMEOUT, asked).await {
@@ -133,6 +158,7 @@ fn make_room<V>(map: &mut HashMap<Key, V>, lasts: impl Fn(&V) -> bool) {
 struct Landing {
     cache: Arc<TokenCache>,
     key: Key,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Landing {
@@ -154,6 +180,7 @@ fn key(token: &str, audiences: &[Str]) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use super::super::waiting::{LONGEST, PLACES};
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -198,6 +225,35 @@ mod tests {
         tokio::time::advance(Duration::from_secs(121)).await;
         assert!(matches!(ask("good".into()).await, Ok(Some(_))));
         assert_eq!(asked.load(Ordering::Relaxed), before + 1);
+    }
+
+    /// Somebody who doesn't answer is asked about more tokens than there are places.
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_tokens_waits_within_bounds_and_refuses_nobody_who_is_known() {
+        let cache = TokenCache::of_others(Duration::from_secs(120), Duration::from_secs(120));
+        let good = async || Ok(Some(TokenIdentity::default()));
+        let never = || futures::future::pending::<Found>();
+        assert!(matches!(cache.through("known", &[], || good()).await, Ok(Some(_))));
+        let flood: Vec<_> = (0..3 * PLACES)
+            .map(|i| {
+                let cache = cache.clone();
+                tokio::spawn(async move { cache.through(&format!("flood {i}"), &[], never).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(cache.flights.lock().len(), PLACES);
+        assert_eq!(flood.iter().filter(|f| f.is_finished()).count(), 2 * PLACES);
+        let full = cache.through("new", &[], || good()).await.unwrap_err();
+        assert!(full.contains("too many tokens"), "{full}");
+        assert!(matches!(cache.through("known", &[], never).await, Ok(Some(_))));
+        // Their time is over.
+        for waited in flood {
+            assert!(waited.await.unwrap().is_err());
+        }
+        assert!(cache.flights.lock().is_empty());
+        assert!(matches!(cache.through("new", &[], || good()).await, Ok(Some(_))));
+        let long = "x".repeat(LONGEST + 1);
+        assert!(cache.through(&long, &[], || good()).await.is_err());
     }
 
     #[test]

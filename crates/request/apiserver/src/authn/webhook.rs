@@ -57,7 +57,7 @@ impl Options {
         Ok(Some(Webhook {
             remote: Arc::new(Remote::open(file, TIMEOUT)?),
             api_version,
-            cache: TokenCache::new(ttl, ttl),
+            cache: TokenCache::of_others(ttl, ttl),
         }))
     }
 }
@@ -65,21 +65,24 @@ impl Options {
 impl Webhook {
     /// `wanted`: audiences of which the token has to have one; `own`: those of a token that names none.
     pub async fn authenticate(&self, token: &str, wanted: &[Str], own: &[Str]) -> Found {
-        let review = value!({
-            "apiVersion": self.api_version, "kind": "TokenReview", "metadata": {},
-            "spec": {"token": token, "audiences": texts_of(wanted)}, "status": {"user": {}},
-        });
-        let (remote, wanted_then, own) = (self.remote.clone(), wanted.to_vec(), own.to_vec());
-        let ask = || async move {
-            match remote.ask(&review, |_, _| {}).await {
-                Ok(answer) => judged(&answer, &wanted_then, &own),
-                Err(failure) => {
-                    tracing::error!(
-                        result = failure.result,
-                        "Failed to make webhook authenticator request: {}",
-                        failure.said
-                    );
-                    Err(failure.said)
+        let ask = || {
+            // Only now: what is remembered, or has no place, costs no copy.
+            let review = value!({
+                "apiVersion": self.api_version, "kind": "TokenReview", "metadata": {},
+                "spec": {"token": token, "audiences": texts_of(wanted)}, "status": {"user": {}},
+            });
+            let (remote, wanted, own) = (self.remote.clone(), wanted.to_vec(), own.to_vec());
+            async move {
+                match remote.ask(&review, |_, _| {}).await {
+                    Ok(answer) => judged(&answer, &wanted, &own),
+                    Err(failure) => {
+                        tracing::error!(
+                            result = failure.result,
+                            "Failed to make webhook authenticator request: {}",
+                            failure.said
+                        );
+                        Err(failure.said)
+                    }
                 }
             }
         };
@@ -107,7 +110,11 @@ fn judged(answer: &Map, wanted: &[Str], own: &[Str]) -> Found {
         };
     }
     let user = status.get("user").map(UserInfo::from_value).unwrap_or_default();
-    Ok(Some(TokenIdentity { user, audiences }))
+    Ok(Some(TokenIdentity {
+        user,
+        audiences,
+        ..TokenIdentity::default()
+    }))
 }
 
 fn texts(list: Option<&Value>) -> Vec<Str> {

@@ -1,8 +1,10 @@
 //! An issuer's keys, kept as long as the issuer says, and fetched anew when a token isn't signed by any of them.
 //!
 //! That is where strangers could make this server ask an issuer without end: a token needs no good signature to be looked
-//! at. So one fetch serves all who wait, and what was fetched within the last second, or failed to be, is not asked again.
+//! at. So one fetch serves all who wait, what was fetched within the last second, or failed to be, is not asked again, and
+//! those who wait are bounded ([`Waiting`]). A token that a known key signed never waits.
 
+use super::super::waiting::Waiting;
 use super::fetch::Client;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -24,6 +26,7 @@ pub struct RemoteKeys {
     client: Client,
     url: String,
     state: Mutex<State>,
+    waiting: Waiting,
 }
 
 #[derive(Default)]
@@ -41,6 +44,7 @@ impl RemoteKeys {
             client,
             url,
             state: Mutex::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -57,6 +61,7 @@ impl RemoteKeys {
         if until.is_some_and(|until| Instant::now() + EARLY < until) {
             return Err(FAILED.into());
         }
+        let _place = self.waiting.enter(token.length())?;
         let keys = self.anew().await.map_err(|why| format!("fetching keys {why}"))?;
         match keys.signed(token) {
             true => Ok(()),
