@@ -55,7 +55,7 @@ impl Cluster {
         crate::addons::apply(api.client(identity("system:apiserver")), config)
             .await
             .context("the components' own roles")?;
-        crate::metrics::apply(&api, config.runs(Component::Metrics))
+        crate::metrics::apply(&api, &pki, config.runs(Component::Metrics))
             .await
             .context("the resource metrics API")?;
         let mut components = Supervisor::default();
@@ -209,6 +209,7 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         root_ca_pem: pki.ca.cert_pem().to_string(),
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
+        account_keys: Some(Arc::new(pki.service_account.clone())),
         cluster_cidrs: vec![config.cluster_cidr.to_string()],
         leader_election: candidate(config),
         snapshots: config.runs(Component::Snapshots),

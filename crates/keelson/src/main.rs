@@ -13,6 +13,7 @@ mod image;
 mod issue;
 mod kubeconfig;
 mod kubelet_link;
+mod kubelets;
 mod lock;
 mod logging;
 mod metrics;

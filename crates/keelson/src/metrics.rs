@@ -3,6 +3,7 @@
 //! Whoever installs another server for it, metrics-server say, changes the APIService, and has its place: an APIService that
 //! leads elsewhere is never touched.
 
+use crate::kubelets::AsSomebody;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::ACCEPT;
@@ -15,6 +16,7 @@ use keelson_client::objects::{Objects, delete_options};
 use keelson_client::rest::Rest;
 use keelson_client::{is_already_exists, is_not_found};
 use keelson_metrics::MetricsServer;
+use keelson_pki::Pki;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -40,7 +42,7 @@ impl Handle for Front {
 }
 
 /// Brings the server into the API, or takes what is left of it out.
-pub async fn apply(api: &ApiServer, wanted: bool) -> anyhow::Result<()> {
+pub async fn apply(api: &ApiServer, pki: &Arc<Pki>, wanted: bool) -> anyhow::Result<()> {
     let rest = Rest::new(api.client(UserInfo::from_identity("system:apiserver")), "keelson");
     let services = Objects::<APIService>::new(&rest);
     let ours = |s: &APIService| {
@@ -60,7 +62,8 @@ pub async fn apply(api: &ApiServer, wanted: bool) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let server = MetricsServer::new(api.client(UserInfo::from_identity(IDENTITY)));
+    let kubelets = Arc::new(AsSomebody::new(pki.clone(), IDENTITY));
+    let server = MetricsServer::new(api.client(UserInfo::from_identity(IDENTITY)), kubelets);
     api.run_here(NAMESPACE, SERVICE, Arc::new(Front(server)));
     readers(&rest).await?;
     if found.is_some() {

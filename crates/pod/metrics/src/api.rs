@@ -2,7 +2,8 @@
 //!
 //! Which pods and nodes there are, and which of them selectors mean, the API server says.
 
-use crate::scrape::{self, AT_ONCE};
+use crate::cluster::{self, Metadata, Node, Nodes, Pod};
+use crate::scrape::{self, AT_ONCE, Address, Kubelets};
 use crate::usage::{Look, Looks, SHORTEST, Usage};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -11,55 +12,24 @@ use keelson_client::rest::{JSON, with_query};
 use keelson_client::{Error, Rest};
 use kube::core::Status;
 use percent_encoding::percent_decode_str;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 const BASE: &str = "/apis/metrics.k8s.io/v1beta1";
 const VERSION: &str = "metrics.k8s.io/v1beta1";
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
 
-/// Serves the group; its client has to be one that may list pods and nodes, and reach the kubelets through the API.
+/// Serves the group; its client has to be one that may list pods and nodes.
 pub struct MetricsServer {
     rest: Rest,
+    kubelets: Arc<dyn Kubelets>,
     /// By node. Held while kubelets are asked, so that one asks for all who want to know.
     looks: Mutex<HashMap<String, Looks>>,
-}
-
-#[derive(Deserialize)]
-struct List {
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    metadata: Metadata,
-    #[serde(default)]
-    status: NodeStatus,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: String,
-    labels: Option<Map<String, Value>>,
-}
-
-#[derive(Default, Deserialize)]
-struct NodeStatus {
-    #[serde(default)]
-    conditions: Vec<Condition>,
-}
-
-#[derive(Deserialize)]
-struct Condition {
-    r#type: String,
-    status: String,
 }
 
 /// What a path names.
@@ -86,9 +56,10 @@ fn asked(path: &str) -> Option<Asked<'_>> {
 }
 
 impl MetricsServer {
-    pub fn new(client: kube::Client) -> MetricsServer {
+    pub fn new(client: kube::Client, kubelets: Arc<dyn Kubelets>) -> MetricsServer {
         MetricsServer {
             rest: Rest::new(client, "keelson-metrics"),
+            kubelets,
             looks: Mutex::default(),
         }
     }
@@ -128,11 +99,11 @@ impl MetricsServer {
         match asked {
             Asked::Resources => Ok(Found::Resources),
             Asked::Nodes(None) => {
-                let list: List = self.read(&with_query("/api/v1/nodes", &selectors), JSON).await?;
+                let list: Nodes = self.read(&with_query("/api/v1/nodes", &selectors)).await?;
                 Ok(Found::List("NodeMetrics", self.nodes(list.items).await))
             }
             Asked::Nodes(Some(name)) => {
-                let node: Item = self.read(&format!("/api/v1/nodes/{name}"), JSON).await?;
+                let node: Node = self.read(&format!("/api/v1/nodes/{name}")).await?;
                 let mut of_it = self.nodes(vec![node]).await;
                 of_it.pop().map(Found::One).ok_or_else(|| missing("nodes", name))
             }
@@ -141,69 +112,71 @@ impl MetricsServer {
                     None => "/api/v1/pods".to_string(),
                     Some(namespace) => format!("/api/v1/namespaces/{namespace}/pods"),
                 };
-                let list: List = self.read(&with_query(&path, &selectors), METADATA_ONLY).await?;
-                Ok(Found::List("PodMetrics", self.pods(list.items).await?))
+                let pods = self.table(&with_query(&path, &selectors)).await?;
+                Ok(Found::List("PodMetrics", self.pods(pods).await?))
             }
             Asked::Pods(namespace, Some(name)) => {
                 let namespace = namespace.unwrap_or_default();
-                let pod: Item = self
-                    .read(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), JSON)
+                let pod = self
+                    .table(&format!("/api/v1/namespaces/{namespace}/pods/{name}"))
                     .await?;
-                let mut of_it = self.pods(vec![pod]).await?;
+                let mut of_it = self.pods(pod).await?;
                 let whole = format!("{namespace}/{name}");
                 of_it.pop().map(Found::One).ok_or_else(|| missing("pods", &whole))
             }
         }
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str, accept: &str) -> Result<T, Box<Status>> {
-        let bytes = self.rest.get(path, accept).await.map_err(refused)?;
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Box<Status>> {
+        let bytes = self.rest.get(path, JSON).await.map_err(refused)?;
         serde_json::from_slice(&bytes).map_err(|e| internal(&e.to_string()))
     }
 
-    async fn nodes(&self, nodes: Vec<Item>) -> Vec<Shown> {
+    async fn table(&self, path: &str) -> Result<Vec<Pod>, Box<Status>> {
+        let bytes = self.rest.get(path, TABLE).await.map_err(refused)?;
+        cluster::pods(&bytes).map_err(|e| internal(&e))
+    }
+
+    async fn nodes(&self, nodes: Vec<Node>) -> Vec<Shown> {
         let looks = self.refreshed(&nodes).await;
-        let of = |node: Item| {
+        let of = |node: Node| {
             let usage = looks.get(&node.metadata.name)?.node()?;
             Some(Shown::node(&node.metadata, usage))
         };
         nodes.into_iter().filter_map(of).collect()
     }
 
-    async fn pods(&self, pods: Vec<Item>) -> Result<Vec<Shown>, Box<Status>> {
-        let nodes: List = self.read("/api/v1/nodes", JSON).await?;
+    async fn pods(&self, pods: Vec<Pod>) -> Result<Vec<Shown>, Box<Status>> {
+        let nodes: Nodes = self.read("/api/v1/nodes").await?;
         let mut looks = self.refreshed(&nodes.items).await;
         let known: HashSet<&str> = nodes.items.iter().map(|n| n.metadata.name.as_str()).collect();
         looks.retain(|name, _| known.contains(name.as_str()));
-        let mut used = HashMap::new();
-        for looks in looks.values() {
-            used.extend(looks.pods());
-        }
-        let of = |pod: Item| {
-            let containers = used.get(&(pod.metadata.namespace.as_str(), pod.metadata.name.as_str()))?;
+        // Of pods that are bound to other nodes a node has nothing to say.
+        let used: HashMap<&str, _> = looks
+            .iter()
+            .map(|(node, looks)| (node.as_str(), looks.pods()))
+            .collect();
+        let of = |pod: Pod| {
+            let Metadata { namespace, name, .. } = &pod.metadata;
+            let containers = used.get(pod.node.as_str())?.get(&(namespace.as_str(), name.as_str()))?;
             Some(Shown::pod(&pod.metadata, containers))
         };
         Ok(pods.into_iter().filter_map(of).collect())
     }
 
     /// Asks those of the nodes' kubelets that haven't been asked just now; of new ones twice.
-    async fn refreshed(&self, nodes: &[Item]) -> tokio::sync::MutexGuard<'_, HashMap<String, Looks>> {
+    async fn refreshed(&self, nodes: &[Node]) -> tokio::sync::MutexGuard<'_, HashMap<String, Looks>> {
         let mut looks = self.looks.lock().await;
-        let ready = |n: &&Item| {
-            n.status
-                .conditions
-                .iter()
-                .any(|c| c.r#type == "Ready" && c.status == "True")
-        };
-        let mut names: Vec<&str> = nodes.iter().filter(ready).map(|n| n.metadata.name.as_str()).collect();
+        let ready = nodes.iter().filter(|n| n.is_ready());
+        let mut wanted: Vec<(&str, Option<Address>)> = ready.map(|n| (n.metadata.name.as_str(), n.kubelet())).collect();
         for wait in [None, Some(SHORTEST)] {
             let now = Instant::now();
-            names.retain(|name| !looks.get(*name).is_some_and(|l| l.suffice(now)));
-            if names.is_empty() {
+            wanted.retain(|(name, _)| !looks.get(*name).is_some_and(|l| l.suffice(now)));
+            if wanted.is_empty() {
                 break;
             }
             tokio::time::sleep(wait.unwrap_or(Duration::ZERO)).await;
-            let asked = names.iter().map(|name| self.look(name.to_string()));
+            let asked = wanted.iter().map(|(name, at)| self.look(name.to_string(), at.clone()));
             let asked = futures::stream::iter(asked.collect::<Vec<_>>());
             let answers: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
             let mut again = HashSet::new();
@@ -219,13 +192,13 @@ impl MetricsServer {
                     }
                 }
             }
-            names.retain(|name| again.contains(*name));
+            wanted.retain(|(name, _)| again.contains(*name));
         }
         looks
     }
 
-    async fn look(&self, node: String) -> (String, Result<Look, String>) {
-        let look = scrape::look(&self.rest, &node).await;
+    async fn look(&self, node: String, kubelet: Option<Address>) -> (String, Result<Look, String>) {
+        let look = scrape::look(&*self.kubelets, kubelet).await;
         (node, look)
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
-use std::sync::Arc;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 #[test]
@@ -44,47 +45,65 @@ fn paths() {
     }
 }
 
-/// An API with two nodes, of which one is silent, and a pod; each look finds another second of processor time.
-fn api(asked: Arc<AtomicU64>) -> kube::Client {
+/// Kubelets by host: what they say to whoever asks for the nth time.
+struct Fake<F>(F, Arc<AtomicU64>);
+
+impl<F: Fn(&str, u64) -> String + Send + Sync> Kubelets for Fake<F> {
+    fn get(&self, kubelet: Address, path: &'static str) -> BoxFuture<'_, Result<Bytes, String>> {
+        assert_eq!((kubelet.port, path), (10250, scrape::PATH));
+        let text = (self.0)(&kubelet.host, self.1.fetch_add(1, SeqCst));
+        async move { Ok(Bytes::from(text)) }.boxed()
+    }
+}
+
+/// Each look finds another second of processor time.
+fn busy(pods: &[&str], n: u64) -> String {
+    let mut text = format!(
+        "node_cpu_usage_seconds_total {}\nnode_memory_working_set_bytes 1048576\n",
+        2 * n
+    );
+    for pod in pods {
+        let labels = format!("container=\"c\",namespace=\"n\",pod=\"{pod}\"");
+        text += &format!(
+            "container_cpu_usage_seconds_total{{{labels}}} {n}\ncontainer_memory_working_set_bytes{{{labels}}} 4096\n"
+        );
+    }
+    text
+}
+
+fn server(asked: &Arc<AtomicU64>) -> MetricsServer {
+    MetricsServer::new(api(), Arc::new(Fake(|_: &str, n| busy(&["p"], n), asked.clone())))
+}
+
+fn node(name: &str, ready: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"kept": "yes"}},
+        "status": {"conditions": [{"type": "Ready", "status": ready}], "addresses": [{"type": "InternalIP", "address": name}]}})
+}
+
+/// A table of pods, as the API server makes it of those that are bound to nodes.
+fn table(pods: &[(&str, &str)]) -> String {
+    let rows = pods.iter().map(|(pod, node)| {
+        json!({"cells": [pod, "1/1", node],
+            "object": {"kind": "PartialObjectMetadata", "metadata": {"name": pod, "namespace": "n"}}})
+    });
+    json!({"kind": "Table", "columnDefinitions": [{"name": "Name"}, {"name": "Ready"}, {"name": "Node"}],
+        "rows": rows.collect::<Vec<_>>()})
+    .to_string()
+}
+
+/// An API of what `answer` has for a path.
+fn api_of(answer: impl Fn(&str) -> Option<String> + Clone + Send + 'static) -> kube::Client {
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let asked = asked.clone();
+        let answer = answer.clone();
         async move {
-            let node = |name: &str, ready: &str| {
-                json!({"metadata": {"name": name, "labels": {"kept": "yes"}},
-                "status": {"conditions": [{"type": "Ready", "status": ready}]}})
-            };
-            let pod = json!({"metadata": {"name": "p", "namespace": "n"}});
-            let path = request
-                .uri()
-                .path_and_query()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            let (code, body) = match path.as_str() {
-                "/api/v1/nodes" => (
-                    200,
-                    json!({"items": [node("a", "True"), node("b", "Unknown")]}).to_string(),
-                ),
-                "/api/v1/nodes/b" => (200, node("b", "Unknown").to_string()),
-                "/api/v1/pods" | "/api/v1/namespaces/n/pods?labelSelector=app%3Dweb" => (
-                    200,
-                    json!({"items": [pod, {"metadata": {"name": "unborn", "namespace": "n"}}]}).to_string(),
-                ),
-                "/api/v1/namespaces/n/pods/p" => (200, pod.to_string()),
-                "/api/v1/nodes/a/proxy/metrics/resource" => {
-                    let n = asked.fetch_add(1, SeqCst);
-                    let labels = "container=\"c\",namespace=\"n\",pod=\"p\"";
-                    let text = format!(
-                        "node_cpu_usage_seconds_total {}\nnode_memory_working_set_bytes 1048576\n\
-                         container_cpu_usage_seconds_total{{{labels}}} {n}\ncontainer_memory_working_set_bytes{{{labels}}} 4096\n",
-                        2 * n
-                    );
-                    (200, text)
+            let path = request.uri().path_and_query().map(ToString::to_string);
+            let path = path.unwrap_or_default();
+            let (code, body) = match answer(&path) {
+                Some(body) => (200, body),
+                None => {
+                    let status = json!({"kind": "Status", "status": "Failure", "message": path, "reason": "Forbidden", "code": 403});
+                    (403, status.to_string())
                 }
-                _ => (
-                    403,
-                    json!({"kind": "Status", "status": "Failure", "message": path, "reason": "Forbidden", "code": 403})
-                        .to_string(),
-                ),
             };
             let response = http::Response::builder()
                 .status(code)
@@ -93,6 +112,21 @@ fn api(asked: Arc<AtomicU64>) -> kube::Client {
         }
     });
     kube::Client::new(service, "default")
+}
+
+/// An API with two nodes, of which one is silent, and a pod.
+fn api() -> kube::Client {
+    api_of(|path| {
+        Some(match path {
+            "/api/v1/nodes" => json!({"items": [node("a", "True"), node("b", "Unknown")]}).to_string(),
+            "/api/v1/nodes/b" => node("b", "Unknown").to_string(),
+            "/api/v1/pods" | "/api/v1/namespaces/n/pods?labelSelector=app%3Dweb" => {
+                table(&[("p", "a"), ("unborn", "<none>")])
+            }
+            "/api/v1/namespaces/n/pods/p" => table(&[("p", "a")]),
+            _ => return None,
+        })
+    })
 }
 
 async fn get(server: &MetricsServer, path: &str, accept: &str) -> (u16, Value) {
@@ -107,7 +141,7 @@ async fn get(server: &MetricsServer, path: &str, accept: &str) -> (u16, Value) {
 #[tokio::test(start_paused = true)]
 async fn usage_comes_of_two_looks_and_many_who_ask_share_them() {
     let asked = Arc::new(AtomicU64::new(0));
-    let server = MetricsServer::new(api(asked.clone()));
+    let server = server(&asked);
     let all = (0..20).map(|_| get(&server, "/nodes", "application/json"));
     let answers = futures::future::join_all(all).await;
     assert_eq!(asked.load(SeqCst), 2);
@@ -139,41 +173,65 @@ async fn usage_comes_of_two_looks_and_many_who_ask_share_them() {
     );
 }
 
-/// Two nodes, of which one says more than anyone has to say.
+/// Two nodes, of which one says what isn't its to say.
 #[tokio::test(start_paused = true)]
-async fn a_node_that_floods_is_left_out_and_left_alone() {
-    let asked = Arc::new(AtomicU64::new(0));
-    let (inner, floods) = (api(asked.clone()), Arc::new(AtomicU64::new(0)));
-    let counted = floods.clone();
-    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let (inner, counted) = (inner.clone(), counted.clone());
-        async move {
-            let body = match request.uri().path() {
-                "/api/v1/nodes" => {
-                    let node = |name: &str| json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-                    json!({"items": [node("a"), node("flood")]}).to_string()
-                }
-                "/api/v1/nodes/flood/proxy/metrics/resource" => {
-                    counted.fetch_add(1, SeqCst);
-                    "node_cpu_usage_seconds_total 1\n".repeat(scrape::MOST_BYTES / 20)
-                }
-                _ => return inner.send(request).await,
-            };
-            Ok(http::Response::new(kube::client::Body::from(body.into_bytes())))
-        }
+async fn of_pods_on_other_nodes_a_node_is_not_believed() {
+    let client = api_of(|path| {
+        Some(match path {
+            "/api/v1/nodes" => json!({"items": [node("honest", "True"), node("liar", "True")]}).to_string(),
+            "/api/v1/pods" => table(&[("p", "honest"), ("q", "liar"), ("r", "gone")]),
+            "/api/v1/namespaces/n/pods/r" => table(&[("r", "gone")]),
+            _ => return None,
+        })
     });
-    let server = MetricsServer::new(kube::Client::new(service, "default"));
+    let says = |host: &str, n: u64| match host {
+        "honest" => busy(&["p"], n / 2),
+        _ => busy(&["p", "q", "r"], n * 1000),
+    };
+    let server = MetricsServer::new(client, Arc::new(Fake(says, Arc::default())));
+    let (_, list) = get(&server, "/pods", "application/json").await;
+    let cpu = |i: usize| {
+        (
+            &list["items"][i]["metadata"]["name"],
+            &list["items"][i]["containers"][0]["usage"]["cpu"],
+        )
+    };
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(2), "{list}");
+    assert_eq!(cpu(0), (&json!("p"), &json!("1")));
+    assert_eq!(cpu(1).0, &json!("q"));
+    assert_eq!(get(&server, "/namespaces/n/pods/r", "application/json").await.0, 404);
+}
+
+/// Of two nodes one answers with an error.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_fails_is_left_out_and_left_alone() {
+    struct Half(AtomicU64);
+    impl Kubelets for Half {
+        fn get(&self, kubelet: Address, _: &'static str) -> BoxFuture<'_, Result<Bytes, String>> {
+            let n = self.0.fetch_add(1, SeqCst);
+            let answer = match kubelet.host.as_str() {
+                "a" => Ok(Bytes::from(busy(&[], n))),
+                _ => Err(self.0.fetch_add(1000, SeqCst).to_string()),
+            };
+            async move { answer }.boxed()
+        }
+    }
+    let client = api_of(|path| {
+        (path == "/api/v1/nodes").then(|| json!({"items": [node("a", "True"), node("flood", "True")]}).to_string())
+    });
+    let kubelets = Arc::new(Half(AtomicU64::new(0)));
+    let server = MetricsServer::new(client, kubelets.clone());
     for _ in 0..3 {
         let (_, list) = get(&server, "/nodes", "application/json").await;
         assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
-    assert_eq!(floods.load(SeqCst), 1);
+    assert_eq!(kubelets.0.load(SeqCst) / 1000, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_known_is_not_found_and_refusals_are_the_apis() {
-    let server = MetricsServer::new(api(Arc::default()));
+    let server = server(&Arc::default());
     let (code, status) = get(&server, "/nodes/b", "application/json").await;
     assert_eq!(
         (code, status["message"].as_str()),
@@ -187,7 +245,7 @@ async fn what_is_not_known_is_not_found_and_refusals_are_the_apis() {
 
 #[tokio::test(start_paused = true)]
 async fn tables_and_single_objects() {
-    let server = MetricsServer::new(api(Arc::default()));
+    let server = server(&Arc::default());
     let (_, table) = get(
         &server,
         "/pods",

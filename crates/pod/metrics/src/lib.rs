@@ -5,14 +5,17 @@
 //! looks at the kubelets' `/metrics/resource`, of which the second is at most [`FRESH`] old. Who asks for the first time in a
 //! while waits for the second look.
 //!
-//! A kubelet is trusted with what it says of pods, as by metrics-server, and with little of this program's memory and time.
+//! Kubelets are asked directly, as metrics-server asks them: who may reach them through the API by `nodes/proxy` may run
+//! commands in every pod. A kubelet is trusted with what it says of the pods that are bound to its node, and with little of this
+//! program's memory and time.
 //!
 //! It knows the cluster by the API only. Who may read is decided before a request gets here.
 
 mod api;
+mod cluster;
 mod scrape;
 mod usage;
 
 pub use api::MetricsServer;
-pub use scrape::{AT_ONCE, MOST_BYTES, PATIENCE};
+pub use scrape::{AT_ONCE, Address, Kubelets, MOST_BYTES, PATH, PATIENCE};
 pub use usage::{AFTER_FAILURE, FRESH, LONGEST, SHORTEST};

@@ -2,8 +2,7 @@
 
 use crate::usage::{Counted, Look, Name};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
-use keelson_client::Rest;
+use futures::future::BoxFuture;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,9 +15,25 @@ pub const AT_ONCE: usize = 32;
 /// The most that a kubelet may say, some 25,000 containers: a node is not trusted with more of this program's memory.
 pub const MOST_BYTES: usize = 8 << 20;
 
-pub async fn look(rest: &Rest, node: &str) -> Result<Look, String> {
-    let path = format!("/api/v1/nodes/{node}/proxy/metrics/resource");
-    let asked = tokio::time::timeout(PATIENCE, said(rest, &path));
+/// Where kubelets tell it.
+pub const PATH: &str = "/metrics/resource";
+
+/// A kubelet's host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+/// The way to kubelets: as somebody who may get `nodes/metrics`, which is no more than to read.
+pub trait Kubelets: Send + Sync {
+    /// What the kubelet answers to a GET, if it is not an error, and no more than [`MOST_BYTES`].
+    fn get(&self, kubelet: Address, path: &'static str) -> BoxFuture<'_, Result<Bytes, String>>;
+}
+
+pub async fn look(kubelets: &dyn Kubelets, kubelet: Option<Address>) -> Result<Look, String> {
+    let kubelet = kubelet.ok_or("no preferred addresses found; known addresses: []")?;
+    let asked = tokio::time::timeout(PATIENCE, kubelets.get(kubelet, PATH));
     let text = asked.await.map_err(|_| format!("no answer in {PATIENCE:?}"))??;
     let text = std::str::from_utf8(&text).map_err(|e| e.to_string())?;
     let (node, containers) = read(text);
@@ -28,12 +43,6 @@ pub async fn look(rest: &Rest, node: &str) -> Result<Look, String> {
         node: node.ok_or("the kubelet says nothing of its node")?,
         containers,
     })
-}
-
-async fn said(rest: &Rest, path: &str) -> Result<Bytes, String> {
-    let body = rest.stream(path, "text/plain").await.map_err(|e| e.to_string())?;
-    let whole = Limited::new(body, MOST_BYTES).collect().await;
-    Ok(whole.map_err(|e| e.to_string())?.to_bytes())
 }
 
 /// Lines of other metrics are skipped, as is what can't be read.
