@@ -1,24 +1,34 @@
 //! The file that events go to, kept small by rotation, with the names and limits that kube-apiserver's has.
 //!
 //! One thread writes; requests only queue. The queue has a bound in bytes: where the disk can't keep up requests wait with
-//! their event, outside of that bound. An event is lost where the disk refuses it, which the server's log says each
-//! time. It is in the kernel's hands a moment after its request was answered: a crash of the server or the machine may
-//! lose the last ones.
+//! their event, outside of that bound, as they do for upstream's log by its default mode, `blocking`; their seats bound how
+//! many. The end of a watch, or of a request that was given up, has nobody who could wait: its event waits by itself, and there is a
+//! bound for these too. At that one events are lost, as in upstream's mode `batch`, and so they are where the disk refuses them.
+//! How many is counted (`apiserver_audit_error_total`), and the server's log says it. An event is in the kernel's hands a
+//! moment after its request was answered: a crash of the server or the machine may lose the last ones.
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Bytes of events that may wait for the disk.
 const QUEUE_BYTES: usize = 16 << 20;
 /// Events that may wait.
 const QUEUE: usize = 4096;
+/// Bytes of events that may wait for the queue with nobody waiting for them.
+const LATE_BYTES: usize = 16 << 20;
+/// What such an event takes of that at least: it has a task.
+const LATE: usize = 4096;
+/// The server's log tells of lost events so often at most.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the log is, and how much of it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,52 +58,129 @@ type Line = (Vec<u8>, OwnedSemaphorePermit);
 
 /// The open log.
 pub struct LogFile {
-    lines: Option<mpsc::Sender<Line>>,
-    room: Arc<Semaphore>,
+    queue: Option<Queue>,
+    late: Arc<Semaphore>,
+    account: Arc<Account>,
     writer: Option<JoinHandle<()>>,
+}
+
+/// The way to the thread that writes.
+struct Queue {
+    lines: mpsc::Sender<Line>,
+    room: Arc<Semaphore>,
+}
+
+/// What became of events.
+#[derive(Default)]
+struct Account {
+    written: AtomicU64,
+    lost: AtomicU64,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Account {
+    fn lose(&self, why: &dyn std::fmt::Display) {
+        let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+            *told = Some(Instant::now());
+            tracing::error!("events of the audit log are lost, {lost} by now: {why}");
+        }
+    }
+}
+
+impl Queue {
+    /// Waits for room. `false`: the log has ended.
+    async fn send(&self, line: Vec<u8>) -> bool {
+        let Ok(room) = self.room.clone().acquire_many_owned(size(&line)).await else {
+            return false;
+        };
+        self.lines.send((line, room)).await.is_ok()
+    }
+
+    /// Gives the line back where there is no room.
+    fn try_send(&self, line: Vec<u8>) -> Result<(), Vec<u8>> {
+        let Ok(room) = self.room.clone().try_acquire_many_owned(size(&line)) else {
+            return Err(line);
+        };
+        self.lines.try_send((line, room)).map_err(|e| e.into_inner().0)
+    }
+}
+
+/// What a line takes of the queue's bytes; one that is longer than all of them takes all.
+fn size(line: &[u8]) -> u32 {
+    u32::try_from(line.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX)
 }
 
 impl LogFile {
     pub fn open(settings: Settings) -> Result<Self> {
         let mut file = Rotating::open(settings)?;
         let (lines, mut queue) = mpsc::channel::<Line>(QUEUE);
+        let account = Arc::new(Account::default());
+        let counted = account.clone();
         let writer = std::thread::Builder::new().name("audit".into()).spawn(move || {
             let mut batch = Vec::new();
             while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
                 for (line, _room) in batch.drain(..) {
-                    if let Err(e) = file.write(&line) {
-                        tracing::error!(
-                            "an event of the audit log is lost: {}: {e}",
-                            file.settings.path.display()
-                        );
+                    match file.write(&line) {
+                        Ok(()) => {
+                            counted.written.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(e) => counted.lose(&format!("{}: {e}", file.settings.path.display())),
                     }
                 }
             }
         })?;
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES));
         Ok(LogFile {
-            lines: Some(lines),
-            room: Arc::new(Semaphore::new(QUEUE_BYTES)),
+            queue: Some(Queue { lines, room }),
+            late: Arc::new(Semaphore::new(LATE_BYTES)),
+            account,
             writer: Some(writer),
         })
     }
 
     /// Queues a line, waiting for room.
     pub async fn append(&self, line: Vec<u8>) {
-        let size = u32::try_from(line.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        let sent = async {
-            let room = self.room.clone().acquire_many_owned(size).await.ok()?;
-            self.lines.as_ref()?.send((line, room)).await.ok()
-        };
-        if sent.await.is_none() {
-            tracing::error!("the audit log has ended: an event is lost");
+        let Some(queue) = &self.queue else { return };
+        if !queue.send(line).await {
+            self.lose(&"it has ended");
         }
+    }
+
+    /// Queues a line from where nothing can wait; within a runtime.
+    pub fn append_later(self: &Arc<Self>, line: Vec<u8>) {
+        let Some(queue) = &self.queue else { return };
+        let Err(line) = queue.try_send(line) else { return };
+        let takes = u32::try_from(line.len().clamp(LATE, LATE_BYTES)).unwrap_or(u32::MAX);
+        match self.late.clone().try_acquire_many_owned(takes) {
+            Err(_) => self.lose(&"the disk doesn't keep up"),
+            Ok(place) => {
+                let log = self.clone();
+                tokio::spawn(async move {
+                    log.append(line).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+
+    /// An event didn't get as far as the queue.
+    pub fn lose(&self, why: &dyn std::fmt::Display) {
+        self.account.lose(why);
+    }
+
+    /// Events written and lost.
+    pub fn counted(&self) -> (u64, u64) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (of(&self.account.written), of(&self.account.lost))
     }
 }
 
 impl Drop for LogFile {
     /// What is queued is written before the program ends.
     fn drop(&mut self) {
-        self.lines = None;
+        self.queue = None;
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
@@ -262,5 +349,55 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1000);
         assert!(text.ends_with("999\n"));
+    }
+
+    /// A disk that takes nothing for a while: a pipe that nobody reads.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn while_the_disk_stalls_events_that_nobody_waits_for_are_bounded_and_counted() {
+        use std::io::Read;
+        let dir = Dir::new("stall");
+        let path = dir.0.join("audit.log");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let opened = std::thread::spawn({
+            let path = path.clone();
+            move || File::open(path).unwrap()
+        });
+        let settings = Settings {
+            max_size: u64::MAX,
+            ..Settings::at(path)
+        };
+        let log = Arc::new(LogFile::open(settings).unwrap());
+        let mut pipe = opened.join().unwrap();
+
+        let line = |of: usize| [vec![b'x'; of - 1], vec![b'\n']].concat();
+        // The queue fills, and then the room beside it: twice as much is left over.
+        let events = 4 * (QUEUE_BYTES + LATE_BYTES) / (1 << 20);
+        for _ in 0..events {
+            log.append_later(line(1 << 20));
+        }
+        assert_eq!(log.late.available_permits(), 0);
+        let lost = log.counted().1;
+        assert!(lost > 0 && lost <= events as u64, "{lost}");
+        // A request waits, and loses nothing.
+        let waits = tokio::spawn({
+            let log = log.clone();
+            async move { log.append(line(100)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waits.is_finished());
+
+        let reader = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            pipe.read_to_end(&mut text).unwrap();
+            text.iter().filter(|b| **b == b'\n').count() as u64
+        });
+        waits.await.unwrap();
+        while log.counted().0 < events as u64 - lost + 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(log.late.available_permits(), LATE_BYTES);
+        drop(log);
+        assert_eq!(reader.join().unwrap(), events as u64 - lost + 1);
     }
 }

@@ -29,7 +29,7 @@ pub struct Audit(Option<Arc<Log>>);
 
 struct Log {
     policy: Policy,
-    file: LogFile,
+    file: Arc<LogFile>,
     refusals: Mutex<Refusals>,
 }
 
@@ -66,9 +66,33 @@ impl Audit {
         Audit(None)
     }
     pub fn to_file(policy: Policy, settings: Settings) -> anyhow::Result<Self> {
-        let file = LogFile::open(settings)?;
+        let file = Arc::new(LogFile::open(settings)?);
         let refusals = Mutex::default();
         Ok(Audit(Some(Arc::new(Log { policy, file, refusals }))))
+    }
+
+    /// Adds to a page of metrics, under upstream's names.
+    pub fn metrics(&self, page: &mut String) {
+        let Some(log) = &self.0 else { return };
+        let (written, lost) = log.file.counted();
+        for (name, help, value) in [
+            (
+                "event",
+                "Counter of audit events generated and sent to the audit backend.",
+                written,
+            ),
+            (
+                "error",
+                "Counter of audit events that failed to be audited properly.",
+                lost,
+            ),
+        ] {
+            let labels = if name == "error" { "{plugin=\"log\"}" } else { "" };
+            let name = format!("apiserver_audit_{name}_total");
+            page.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} counter\n{name}{labels} {value}\n"
+            ));
+        }
     }
 
     /// Follows a request, if the policy wants any of it logged. `user` is nobody where authentication failed.
@@ -111,9 +135,15 @@ impl Following {
 
     /// Writes an event, where the policy wants one at this stage.
     async fn log(&self, stage: Stage, outcome: Option<Outcome<'_>>, last: bool) {
+        if let Some(line) = self.line(stage, outcome, last) {
+            self.log.file.append(line).await;
+        }
+    }
+
+    fn line(&self, stage: Stage, outcome: Option<Outcome<'_>>, last: bool) -> Option<Vec<u8>> {
         let verdict = self.verdict();
         if verdict.omits(stage) {
-            return;
+            return None;
         }
         let read = |copy: &Option<Copy>| match (last, copy) {
             (true, Some(copy)) => copy.read(verdict.omit_managed_fields),
@@ -139,8 +169,11 @@ impl Following {
             annotations,
         };
         match event::line(&self.context, verdict.level, stage, facts) {
-            Ok(line) => self.log.file.append(line).await,
-            Err(e) => tracing::error!("an event of the audit log is lost: {e}"),
+            Ok(line) => Some(line),
+            Err(e) => {
+                self.log.file.lose(&e);
+                None
+            }
         }
     }
 }
@@ -242,8 +275,10 @@ impl Drop for End {
 /// Logs the last of a request from where nothing can wait.
 fn later(following: Following, stage: Stage, outcome: Outcome<'static>) {
     // Without a runtime the program is ending, and with it every connection.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move { following.log(stage, Some(outcome), true).await });
+    if tokio::runtime::Handle::try_current().is_ok()
+        && let Some(line) = following.line(stage, Some(outcome), true)
+    {
+        following.log.file.append_later(line);
     }
 }
 
