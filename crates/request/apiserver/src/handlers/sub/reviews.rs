@@ -1,12 +1,13 @@
 //! Reviews: who is this token, may that user do this, what may I do, who am I.
 
+mod selectors;
+
 use super::{own_answer, own_body};
 use crate::authz::{Attributes, Decision};
 use crate::handlers::{Call, Served};
 use crate::request::UserInfo;
 use http::StatusCode;
 use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Str, Value, value};
-use keelson_machinery::selector::escape_value;
 use keelson_registry::meta::timestamp;
 use keelson_registry::{Cx, Operation};
 
@@ -112,8 +113,13 @@ async fn access(call: &Call<'_>, cx: &Cx, review: &mut Object) -> ApiResult<()> 
     if !decision.reason().is_empty() {
         status.set_at(&["reason"], decision.reason());
     }
-    if let Some(error) = &decision.error {
-        status.set_at(&["evaluationError"], error.as_str());
+    let mut errors: Vec<&str> = decision.error.as_deref().into_iter().collect();
+    if let Some(r) = review.at(&["spec", "resourceAttributes"]).and_then(Value::as_object) {
+        let both = ["fieldSelector", "labelSelector"].map(|key| selectors::read(r, key).ignored);
+        errors.extend(both.into_iter().flatten());
+    }
+    if !errors.is_empty() {
+        status.set_at(&["evaluationError"], errors.join("; "));
     }
     review.insert("status", status);
     Ok(())
@@ -133,8 +139,8 @@ fn attributes(user: UserInfo, review: &Object) -> Attributes {
             subresource: text(r, "subresource"),
             namespace: text(r, "namespace"),
             name: text(r, "name"),
-            field_selector: selector(r, "fieldSelector"),
-            label_selector: selector(r, "labelSelector"),
+            field_selector: selectors::read(r, "fieldSelector").text,
+            label_selector: selectors::read(r, "labelSelector").text,
             ..Attributes::default()
         };
     }
@@ -148,37 +154,6 @@ fn attributes(user: UserInfo, review: &Object) -> Attributes {
         verb: text(r, "verb"),
         path: text(r, "path"),
         ..Attributes::default()
-    }
-}
-
-/// A selector as requests write it; requirements that can't be written so are left out, which asks for more.
-fn selector(r: &Map, key: &str) -> Str {
-    let Some(selector) = r.obj(key) else {
-        return Str::default();
-    };
-    if let Some(raw) = selector.str("rawSelector").filter(|raw| !raw.is_empty()) {
-        return raw.into();
-    }
-    let list = selector.arr("requirements").into_iter().flatten();
-    let written: Vec<String> = list.filter_map(|r| requirement(r, key == "fieldSelector")).collect();
-    written.join(",").into()
-}
-
-fn requirement(r: &Value, of_field: bool) -> Option<String> {
-    let text = |key: &str| r.get(key).and_then(Value::as_str).unwrap_or_default();
-    let (key, values) = (text("key"), strings(r.get("values")));
-    match (text("operator"), of_field) {
-        ("In" | "NotIn", true) => {
-            let [value] = values.as_slice() else { return None };
-            let sign = if text("operator") == "In" { "=" } else { "!=" };
-            Some(format!("{key}{sign}{}", escape_value(value)))
-        }
-        (_, true) => None,
-        ("In", false) => Some(format!("{key} in ({})", values.join(","))),
-        ("NotIn", false) => Some(format!("{key} notin ({})", values.join(","))),
-        ("Exists", false) => Some(key.to_string()),
-        ("DoesNotExist", false) => Some(format!("!{key}")),
-        _ => None,
     }
 }
 
@@ -202,6 +177,9 @@ fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
                 "at least one of user or group must be specified",
             ));
         }
+    }
+    if let Some(attributes) = resource.and_then(Value::as_object) {
+        selectors::validate(attributes, &mut errs);
     }
     let local = kind == "LocalSubjectAccessReview";
     let foreign = review.meta().into_iter().flatten().any(|(k, v)| {
