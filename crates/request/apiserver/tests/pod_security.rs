@@ -158,3 +158,76 @@ async fn what_is_disabled_does_not_run() {
     assert_eq!(answer.at(&["spec", "serviceAccountName"]), None);
     assert_eq!(answer.at(&["spec", "volumes"]), None);
 }
+
+#[tokio::test]
+async fn labels_that_cannot_be_read_are_refused_where_they_are_new() {
+    let store = Memory::new();
+    let namespace = |name: &str, labels: Value| value!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+    let wrong = || value!({"pod-security.kubernetes.io/enforce": "restrictive", "pod-security.kubernetes.io/warn-version": "v1.01"});
+    let unchecked = Api::starting_with(store.clone(), |config| {
+        let options = admission::Options {
+            disable: vec!["PodSecurity".into()],
+            ..admission::Options::default()
+        };
+        config.admission = options.resolve().unwrap();
+    });
+    unchecked.server.ready().await;
+    unchecked
+        .post("/api/v1/namespaces", namespace("old", wrong()))
+        .await
+        .expect(201);
+
+    let api = Api::starting_with(store, |_| ());
+    api.server.ready().await;
+    let refused = api
+        .post("/api/v1/namespaces", namespace("new", wrong()))
+        .await
+        .expect(422)
+        .str(&["message"]);
+    assert_eq!(
+        refused,
+        "Namespace \"new\" is invalid: [metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \"restrictive\": must be one of privileged, baseline, restricted, metadata.labels[pod-security.kubernetes.io/warn-version]: Invalid value: \"v1.01\": must be \"latest\" or \"v1.x\"]"
+    );
+    let fine = value!({"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "v1.30"});
+    api.post("/api/v1/namespaces", namespace("new", fine)).await.expect(201);
+    let label = |key: &str, value: &str| {
+        let mut patch = value!({});
+        patch.set_at(&["metadata", "labels", key], value);
+        patch
+    };
+    // What was no better before may stay, but not get worse; and a pod there is held to the strictest meanwhile.
+    for (namespace, key, value, code) in [
+        ("old", "team", "a", 200),
+        ("old", "pod-security.kubernetes.io/audit", "strict", 422),
+        ("new", "team", "a", 200),
+        ("new", "pod-security.kubernetes.io/enforce", "Baseline", 422),
+        ("new", "pod-security.kubernetes.io/enforce-version", "1.30", 422),
+    ] {
+        let path = format!("/api/v1/namespaces/{namespace}");
+        api.patch(&path, "merge-patch+json", label(key, value))
+            .await
+            .expect(code);
+    }
+}
+
+#[tokio::test]
+async fn containers_that_come_later_are_judged_too() {
+    let api = serving(CONFIGURATION, &[]).await;
+    let plain = value!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    api.post("/api/v1/namespaces/kept/pods", plain).await.expect(201);
+    let path = "/api/v1/namespaces/kept/pods/p/ephemeralcontainers";
+    let later = |context: Value| value!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i", "securityContext": context}]}});
+    let privileged = later(value!({"privileged": true}));
+    let said = api
+        .patch(path, "strategic-merge-patch+json", privileged)
+        .await
+        .expect(403)
+        .str(&["message"]);
+    assert!(
+        said.contains("privileged (container \"e\" must not set securityContext.privileged=true)"),
+        "{said}"
+    );
+    api.patch(path, "strategic-merge-patch+json", later(value!({})))
+        .await
+        .expect(200);
+}

@@ -8,7 +8,7 @@ pub use settings::Settings;
 
 use super::{Plugin, Review};
 use async_trait::async_trait;
-use keelson_api::{ApiResult, Map, Object, Value};
+use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Value};
 use keelson_registry::Operation;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,7 +35,22 @@ pub enum Level {
     Restricted,
 }
 
+const MINOR: &str = "must be \"latest\" or \"v1.x\"";
+
+/// The minor version that a text names, of which `None` is the latest.
+fn minor(text: &str) -> Option<Option<u32>> {
+    if text == "latest" {
+        return Some(None);
+    }
+    let digits = text.strip_prefix("v1.")?;
+    let plain = digits == "0" || !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+    let minor: i64 = digits.parse().ok().filter(|_| plain)?;
+    Some(Some(u32::try_from(minor).unwrap_or(u32::MAX)))
+}
+
 impl Level {
+    const ONE_OF: &str = "must be one of privileged, baseline, restricted";
+
     fn parse(text: &str) -> Option<Level> {
         Some(match text {
             "privileged" => Level::Privileged,
@@ -101,17 +116,34 @@ struct Policies {
 
 impl Policies {
     /// A label that can't be read asks for the strictest when enforcing, for nothing otherwise; where there is none the
-    /// defaults hold.
-    fn of(labels: Option<&Map>, defaults: &Policies) -> Self {
+    /// defaults hold. With what is wrong with labels, in upstream's order.
+    fn of(labels: Option<&Map>, defaults: &Policies) -> (Self, Vec<Cause>) {
         let label = |mode: &str, suffix: &str| {
             labels.and_then(|l| l.str(&format!("pod-security.kubernetes.io/{mode}{suffix}")))
         };
-        let policy = |mode: &str, default: Policy, on_error: Level| Policy {
-            level: label(mode, "").map_or(default.level, |text| Level::parse(text).unwrap_or(on_error)),
-            minor: label(mode, "-version")
-                .map_or(default.minor, |v| v.strip_prefix("v1.").and_then(|n| n.parse().ok())),
+        let mut wrong = Vec::new();
+        let mut refuse = |mode: &str, suffix: &str, text: &str, why: &str| {
+            let at = format!("metadata.labels[pod-security.kubernetes.io/{mode}{suffix}]");
+            wrong.push(Cause::invalid(at, &text.into(), why));
+        };
+        let mut policy = |mode: &str, default: Policy, on_error: Level| {
+            let mut policy = default;
+            if let Some(text) = label(mode, "") {
+                policy.level = Level::parse(text).unwrap_or_else(|| {
+                    refuse(mode, "", text, Level::ONE_OF);
+                    on_error
+                });
+            }
+            if let Some(text) = label(mode, "-version") {
+                policy.minor = minor(text).unwrap_or_else(|| {
+                    refuse(mode, "-version", text, MINOR);
+                    None
+                });
+            }
+            policy
         };
         let enforce = policy("enforce", defaults.enforce, Level::Restricted);
+        let audit = policy("audit", defaults.audit, Level::Privileged);
         let mut warn = policy("warn", defaults.warn, Level::Privileged);
         let enforces = label("enforce", "").and_then(Level::parse).is_some();
         if label("warn", "").is_none() && enforces && enforce.level > warn.level {
@@ -120,11 +152,7 @@ impl Policies {
                 warn.minor = enforce.minor;
             }
         }
-        Policies {
-            enforce,
-            audit: policy("audit", defaults.audit, Level::Privileged),
-            warn,
-        }
+        (Policies { enforce, audit, warn }, wrong)
     }
 
     fn are_privileged(&self) -> bool {
@@ -262,7 +290,7 @@ impl PodSecurity {
         let Some(namespace) = review.lookup.cached("", "namespaces", "", &cx.namespace).await? else {
             return Ok(());
         };
-        let policies = Policies::of(namespace.labels(), &self.0.defaults);
+        let (policies, _) = Policies::of(namespace.labels(), &self.0.defaults);
         let empty = Map::new();
         let meta = meta.unwrap_or(&empty);
         if enforce {
@@ -294,22 +322,29 @@ impl PodSecurity {
         Ok(())
     }
 
-    /// A namespace that enforces more than before: tells which of its pods would not be let in any more.
+    /// Labels have to be readable, but for those that were no better before. A namespace that enforces more than before: tells
+    /// which of its pods would not be let in any more.
     async fn namespace(&self, review: &Review<'_>, new: &Object, old: Option<&Object>) -> ApiResult<()> {
         let of = |o: &Object| Policies::of(o.labels(), &self.0.defaults);
         let is_exempt = self.0.exempts_namespace(new.name());
-        let Some(old) = old else {
+        let (policies, wrong) = of(new);
+        let before = old.map(of);
+        if !wrong.is_empty() && before.as_ref().is_none_or(|(_, before)| wrong != *before) {
+            return Err(ApiError::invalid("", "Namespace", new.name(), wrong));
+        }
+        let Some((before, _)) = before else {
             if is_exempt {
-                self.ignored(review, new, &of(new));
+                self.ignored(review, new, &policies);
             }
             return Ok(());
         };
-        let (after, before) = (of(new).enforce, of(old).enforce);
-        if after == before || after.level == Level::Privileged || after.level < before.level {
+        let (after, before) = (policies.enforce, before.enforce);
+        let relaxed = after.minor == before.minor && after.level <= before.level;
+        if after == before || after.level == Level::Privileged || relaxed {
             return Ok(());
         }
         if is_exempt {
-            self.ignored(review, new, &of(new));
+            self.ignored(review, new, &policies);
             return Ok(());
         }
         let pods = review.lookup.list("", "pods", new.name()).await?;

@@ -1,6 +1,6 @@
 //! What holds where a namespace's labels say nothing, and who is exempt (`PodSecurityConfiguration`).
 
-use super::{Level, Policies, Policy};
+use super::{Level, MINOR, Policies, Policy, minor};
 use crate::config::file::aggregate;
 use anyhow::{Result, ensure};
 use keelson_api::Cause;
@@ -130,21 +130,18 @@ fn policy(mode: &str, level: &str, version: &str, wrong: &mut Vec<Cause>) -> Pol
         level => Level::parse(level),
     };
     if found.is_none() {
-        let why = "must be one of privileged, baseline, restricted";
-        wrong.push(Cause::invalid(format!("defaults.{mode}"), &level.into(), why));
+        wrong.push(Cause::invalid(format!("defaults.{mode}"), &level.into(), Level::ONE_OF));
     }
     let minor = match version {
-        "" | "latest" => None,
-        version => {
-            let digits = version.strip_prefix("v1.").unwrap_or_default();
-            let plain = digits == "0" || !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
-            let minor = digits.parse().ok().filter(|_| plain);
-            if minor.is_none() {
-                let why = "must be \"latest\" or \"v1.x\"";
-                wrong.push(Cause::invalid(format!("defaults.{mode}-version"), &version.into(), why));
-            }
-            minor
-        }
+        "" => None,
+        version => minor(version).unwrap_or_else(|| {
+            wrong.push(Cause::invalid(
+                format!("defaults.{mode}-version"),
+                &version.into(),
+                MINOR,
+            ));
+            None
+        }),
     };
     Policy {
         level: found.unwrap_or(Level::Privileged),
