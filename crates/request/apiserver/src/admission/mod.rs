@@ -26,6 +26,7 @@ pub mod pod_security;
 pub mod policy;
 mod priority;
 mod quota;
+mod references;
 mod rounds;
 mod runtime_class;
 mod service_account;

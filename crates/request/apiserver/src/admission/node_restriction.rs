@@ -1,6 +1,8 @@
 //! NodeRestriction: a kubelet changes its own node, its own pods, and what belongs to them.
 
-use super::{Plugin, Review};
+mod audiences;
+
+use super::{Plugin, Review, references};
 use crate::authz::Attributes;
 use crate::request::user::LOCAL_STORAGE;
 use async_trait::async_trait;
@@ -140,6 +142,9 @@ async fn mirror_pod(review: &Review<'_>, node: &str, pod: &Object) -> ApiResult<
     if uid != own.uid() {
         return refuse(format!("node {node} UID mismatch: expected {uid} got {}", own.uid()));
     }
+    if let Some(resource) = references::first(pod) {
+        return refuse(format!("node {node:?} can not create pods that reference {resource}"));
+    }
     Ok(())
 }
 
@@ -167,6 +172,12 @@ fn pod_status(review: &Review<'_>, node: &str, new: Option<&Object>, old: Option
         return Err(review.forbidden(
             Some(new),
             format!("node {node:?} cannot update extended resource claim status"),
+        ));
+    }
+    if !kept(&["status", "nodeAllocatableResourceClaimStatuses"]) {
+        return Err(review.forbidden(
+            Some(new),
+            format!("node {node:?} cannot update node allocatable resource claim statuses"),
         ));
     }
     Ok(())
@@ -329,7 +340,8 @@ async fn token(review: &Review<'_>, node: &str, new: Option<&Object>) -> ApiResu
     if node_of(&pod) != node {
         return Err(review.forbidden(new, "node requested token bound to a pod scheduled on a different node"));
     }
-    Ok(())
+    let audience = audiences::check(review, request, &pod).await;
+    audience.map_err(|why| review.forbidden(new, why))
 }
 
 /// A kubelet asks for certificates of the pods that run on it, and for those that the pods themselves ask for.

@@ -1,10 +1,13 @@
 //! ServiceAccount: every pod has one, and gets its token as a projected volume.
 
-use super::{Plugin, Review};
+mod mountable;
+
+use super::{Plugin, Review, references};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Object, Value, value};
 use keelson_registry::Operation;
 use keelson_registry::meta::generate_name;
+use mountable::Part;
 use std::time::Duration;
 
 const DEFAULT: &str = "default";
@@ -84,26 +87,33 @@ impl Plugin for ServiceAccount {
         Ok(())
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
-        let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else {
+        let Some(pod) = new else { return Ok(()) };
+        if review.is_sub("", "pods", "ephemeralcontainers") && review.op == Operation::Update {
+            return check_secrets(review, pod, Part::Ephemeral).await;
+        }
+        if !review.is("", "pods") || review.op != Operation::Create {
             return Ok(());
-        };
+        }
         if pod.annotation(MIRROR).is_some() {
             return check_mirror(review, pod);
         }
-        if pod
-            .str_at(&["spec", "serviceAccountName"])
-            .unwrap_or_default()
-            .is_empty()
-        {
-            let why = format!(
-                "no service account specified for pod {}/{}",
-                review.cx.namespace,
-                pod.name()
-            );
-            return Err(review.forbidden(Some(pod), why));
-        }
-        account_of(review, pod).await.map(drop)
+        check_secrets(review, pod, Part::Pod).await
     }
+}
+
+/// Every pod has an account, which may say what secrets it refers to.
+async fn check_secrets(review: &Review<'_>, pod: &Object, part: Part) -> ApiResult<()> {
+    if pod
+        .str_at(&["spec", "serviceAccountName"])
+        .unwrap_or_default()
+        .is_empty()
+    {
+        let namespace = &review.cx.namespace;
+        let why = format!("no service account specified for pod {namespace}/{}", pod.name());
+        return Err(review.forbidden(Some(pod), why));
+    }
+    let account = account_of(review, pod).await?;
+    mountable::check(&account, pod, part).map_err(|why| review.forbidden(Some(pod), why))
 }
 
 /// Mirror pods show what a node runs by itself: they can't have what only the API grants.
@@ -117,40 +127,19 @@ fn check_mirror(review: &Review<'_>, pod: &Object) -> ApiResult<()> {
         return refuse("a mirror pod may not reference service accounts");
     }
     let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array);
+    let secret_volume = volumes.into_iter().flatten().any(|v| v.get("secret").is_some());
+    if secret_volume || !references::secrets(pod).is_empty() {
+        return refuse("a mirror pod may not reference secrets");
+    }
     for volume in volumes.into_iter().flatten() {
-        if volume.get("secret").is_some() {
-            return refuse("a mirror pod may not reference secrets");
-        }
-        for source in volume
-            .at(&["projected", "sources"])
-            .and_then(Value::as_array)
+        let sources = volume.at(&["projected", "sources"]).and_then(Value::as_array);
+        if sources
             .into_iter()
             .flatten()
+            .any(|s| s.get("serviceAccountToken").is_some())
         {
-            if source.get("secret").is_some() {
-                return refuse("a mirror pod may not reference secrets");
-            }
-            if source.get("serviceAccountToken").is_some() {
-                return refuse("a mirror pod may not use ServiceAccountToken volume projections");
-            }
+            return refuse("a mirror pod may not use ServiceAccountToken volume projections");
         }
-    }
-    let containers = ["initContainers", "containers", "ephemeralContainers"]
-        .into_iter()
-        .flat_map(|l| pod.at(&["spec", l]).and_then(Value::as_array).into_iter().flatten());
-    for c in containers {
-        let list = |key: &str| c.get(key).and_then(Value::as_array).into_iter().flatten();
-        let by_env = list("env").any(|e| e.at(&["valueFrom", "secretKeyRef"]).is_some());
-        if by_env || list("envFrom").any(|e| e.get("secretRef").is_some()) {
-            return refuse("a mirror pod may not reference secrets");
-        }
-    }
-    if pod
-        .at(&["spec", "imagePullSecrets"])
-        .and_then(Value::as_array)
-        .is_some_and(|l| !l.is_empty())
-    {
-        return refuse("a mirror pod may not reference secrets");
     }
     Ok(())
 }
