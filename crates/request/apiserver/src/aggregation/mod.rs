@@ -11,9 +11,9 @@ pub use services::{Remote, Services};
 
 use crate::authn::take_identity;
 use crate::connect::{ClientTls, Target, Trust, forward, hop};
-use crate::request::{Request, RequestContext, RequestInfo, Response, UserInfo, response};
+use crate::request::{Body, Request, RequestContext, RequestInfo, Response, UserInfo, response};
 use crate::state::ServerState;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use keelson_api::{ApiError, ApiResult, Object, Reason, Value};
 use rand::Rng;
 use std::sync::Arc;
@@ -49,12 +49,23 @@ pub async fn proxy(server: &ServerState, service: &Remote, context: &RequestCont
         .path_and_query()
         .map_or_else(|| "/".to_string(), ToString::to_string);
     match forward(&target, &path, request, context.remote, None).await {
-        Ok(answer) => answer,
+        Ok(answer) => unredirected(answer),
         Err(e) => response::error(&ApiError::new(
             Reason::ServiceUnavailable,
             format!("error trying to reach service: {e:#}"),
         )),
     }
+}
+
+/// A server that is asked on somebody's behalf must not send him elsewhere: clients follow with their credentials.
+fn unredirected(answer: Response) -> Response {
+    if !answer.status().is_redirection() || !answer.headers().contains_key(header::LOCATION) {
+        return answer;
+    }
+    let why = "the backend attempted to redirect this request, which is not permitted";
+    let mut refused = Response::new(Body::from(why));
+    *refused.status_mut() = StatusCode::BAD_GATEWAY;
+    refused
 }
 
 /// The headers of a front proxy, in place of any that came with the request.
@@ -161,6 +172,29 @@ fn ready_addresses(slices: &Object, port_name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_is_sent_elsewhere_by_a_server_that_is_asked_for_him() {
+        let answer = |status: StatusCode, location: Option<&'static str>| {
+            let mut answer = Response::new(Body::empty());
+            *answer.status_mut() = status;
+            if let Some(location) = location {
+                answer
+                    .headers_mut()
+                    .insert(header::LOCATION, HeaderValue::from_static(location));
+            }
+            unredirected(answer)
+        };
+        let elsewhere = Some("https://example.org/");
+        for status in [StatusCode::FOUND, StatusCode::PERMANENT_REDIRECT, StatusCode::SEE_OTHER] {
+            let refused = answer(status, elsewhere);
+            assert_eq!(refused.status(), StatusCode::BAD_GATEWAY);
+            assert!(!refused.headers().contains_key(header::LOCATION));
+        }
+        for (status, location) in [(StatusCode::CREATED, elsewhere), (StatusCode::NOT_MODIFIED, None)] {
+            assert_eq!(answer(status, location).status(), status);
+        }
+    }
 
     #[test]
     fn a_client_neither_names_nor_removes_the_identity() {
