@@ -16,8 +16,33 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
+/// What a client's certificate was found to be when it connected. Connections outlast certificates: whether it still counts is
+/// judged with each request, as upstream judges it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// None: nobody vouches for it.
+    user: Option<User>,
+    /// Unix seconds.
+    not_after: i64,
+}
+
+impl Shown {
+    /// `None`: it was not accepted.
+    pub fn of(cert: Option<Certificate>) -> Shown {
+        let not_after = cert.as_ref().map_or(i64::MAX, |c| c.not_after.as_second());
+        Shown {
+            user: cert.and_then(user_of),
+            not_after,
+        }
+    }
+
+    fn user_at(&self, now: i64) -> Option<User> {
+        self.user.clone().filter(|_| now <= self.not_after)
+    }
+}
+
 /// The subject of a client's certificate that was verified.
-pub fn user_of(cert: Certificate) -> Option<User> {
+fn user_of(cert: Certificate) -> Option<User> {
     let subject = cert.subject;
     let groups = subject.organization.into_iter();
     Some(User {
@@ -69,10 +94,12 @@ impl Auth {
         }
     }
 
-    /// The user behind a request; `None` when there is none.
-    pub async fn authenticate<B>(&self, peer: Option<User>, request: &Request<B>) -> Result<Option<User>, String> {
-        if peer.is_some() {
-            return Ok(peer);
+    /// The user behind a request; `None` when there is none. Who shows a certificate that isn't accepted may still bring a
+    /// token, but is not anonymous.
+    pub async fn authenticate<B>(&self, peer: Option<&Shown>, request: &Request<B>) -> Result<Option<User>, String> {
+        let now = jiff::Timestamp::now().as_second();
+        if let Some(user) = peer.and_then(|shown| shown.user_at(now)) {
+            return Ok(Some(user));
         }
         let header = request
             .headers()
@@ -81,7 +108,7 @@ impl Auth {
         if let Some(token) = header.and_then(|h| h.strip_prefix("Bearer ")) {
             return self.review_token(token.trim()).await;
         }
-        Ok(self.anonymous.then(|| User {
+        Ok((self.anonymous && peer.is_none()).then(|| User {
             name: "system:anonymous".into(),
             groups: vec!["system:unauthenticated".into()],
         }))
@@ -205,6 +232,35 @@ pub fn version() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_ends_while_its_connection_lasts_is_nobodys() {
+        let silent = tower::service_fn(|_: Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is asked"))
+        });
+        let rest = Rest::new(kube::Client::new(silent, "default"), "test");
+        let auth = Auth::new(rest, "n1".into(), true);
+        let now = jiff::Timestamp::now().as_second();
+        let shown = |user: Option<&str>, not_after| Shown {
+            user: user.map(|name| User {
+                name: name.into(),
+                groups: Vec::new(),
+            }),
+            not_after,
+        };
+        let request = Request::new(());
+        let name = async |shown: Option<Shown>| {
+            let user = auth.authenticate(shown.as_ref(), &request).await.expect("an answer");
+            user.map(|user| user.name)
+        };
+        assert_eq!(
+            name(Some(shown(Some("admin"), now + 60))).await.as_deref(),
+            Some("admin")
+        );
+        assert_eq!(name(Some(shown(Some("admin"), now - 1))).await, None);
+        assert_eq!(name(Some(shown(None, i64::MAX))).await, None);
+        assert_eq!(name(None).await.as_deref(), Some("system:anonymous"));
+    }
 
     #[test]
     fn paths_map_to_subresources() {

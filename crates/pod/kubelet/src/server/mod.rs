@@ -91,17 +91,16 @@ struct Server {
 }
 
 impl keelson_listen::Server for Server {
-    /// Whom the client's certificate names.
-    type Peer = Option<auth::User>;
+    /// The client's certificate, if it shows one.
+    type Peer = Option<auth::Shown>;
     type Body = Body;
 
     fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
-        // A certificate that nobody vouches for is none: the request may still bring a token.
         let judged = verify::tls::client(certificates?, &self.clients);
-        judged.ok().and_then(auth::user_of)
+        Some(auth::Shown::of(judged.ok()))
     }
     async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {
-        routes::handle(&self.kl, &self.auth, (**peer).clone(), request).await
+        routes::handle(&self.kl, &self.auth, peer.as_ref().as_ref(), request).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a path to what answers it.
 
-use super::auth::{Auth, User};
+use super::auth::{Auth, Shown};
 use super::{Reply, json, log_stream, metrics, stats, stream, text};
 use crate::kubelet::Kubelet;
 use crate::observe::State;
@@ -42,7 +42,7 @@ pub(super) fn flag(q: &Query, name: &str) -> bool {
     first(q, name).is_some_and(|v| matches!(v, "1" | "true" | "True" | "t" | "T" | "TRUE"))
 }
 
-pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<User>, request: Request<Incoming>) -> Reply {
+pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: Request<Incoming>) -> Reply {
     let user = match auth.authenticate(peer, &request).await {
         Ok(Some(user)) => user,
         Ok(None) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
