@@ -34,6 +34,7 @@ impl Part {
             root_ca_pem: "the cluster's authority".into(),
             signing_cert_pem: server.authority.cert_pem().into(),
             signing_key_pem: server.authority.key_pem(),
+            account_keys: Some(std::sync::Arc::new(server.keys.clone())),
             controllers: names.to_vec(),
             leader_election: identity.map(str::to_owned),
             // Only where it is asked for: the definitions are the test's to bring.

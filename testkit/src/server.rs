@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Server {
     pub(crate) store: Arc<Memory>,
-    keys: ServiceAccountKeys,
+    pub(crate) keys: ServiceAccountKeys,
     /// Signs certificate requests.
     pub(crate) authority: Arc<Authority>,
     running: Arc<watch::Sender<Option<Arc<ApiServer>>>>,

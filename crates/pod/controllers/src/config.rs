@@ -1,15 +1,19 @@
 //! What the controllers are told from outside.
 
 use anyhow::bail;
+use keelson_pki::ServiceAccountKeys;
+use std::sync::Arc;
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The certificate that verifies the API server, for `kube-root-ca.crt`. Empty: not published.
     pub root_ca_pem: String,
     /// The CA that signs certificate requests. Empty: nothing is signed.
     pub signing_cert_pem: String,
     pub signing_key_pem: String,
+    /// The key that signs service accounts' tokens. None: Secrets for such aren't filled.
+    pub account_keys: Option<Arc<ServiceAccountKeys>>,
     /// How long signed certificates are valid at most.
     pub signing_duration: Duration,
     /// The address ranges of pods, at most one a family. Empty: nodes get none from here.
@@ -40,6 +44,7 @@ impl Default for Config {
             root_ca_pem: String::new(),
             signing_cert_pem: String::new(),
             signing_key_pem: String::new(),
+            account_keys: None,
             signing_duration: Duration::from_secs(365 * 24 * 3600),
             cluster_cidrs: vec!["10.244.0.0/16".into()],
             node_mask_v4: 24,

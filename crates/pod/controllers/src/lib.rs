@@ -4,6 +4,7 @@
 //! I/O, and writes under its own identity. [`wire`] turns changes into keys, [`claim`] decides whose object is whose.
 //! Nothing here polls or resyncs: a controller with nothing to do does nothing.
 
+mod account_tokens;
 mod autoscaler;
 mod bootstrap_tokens;
 mod certificates;
@@ -60,6 +61,8 @@ type Entry = (&'static str, fn(&Context));
 const CONTROLLERS: &[Entry] = &[
     ("namespace", namespace::start),
     ("serviceaccount", serviceaccount::start),
+    ("serviceaccount-token", account_tokens::start),
+    ("legacy-serviceaccount-token-cleaner", account_tokens::start_cleaning),
     ("root-ca-certificate-publisher", root_ca::start),
     ("deployment", deployment::start),
     ("replicaset", replicaset::start_replica_sets),

@@ -75,7 +75,7 @@ fn broken_off(e: tokio::task::JoinError) -> Response {
 /// The stages proper.
 async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut request: Request) -> Response {
     let attempted = authn::attempted(&request);
-    let Some(user) = server.authenticator.authenticate(&mut request).await else {
+    let Some(user) = server.authenticator.authenticate(&mut request, &context).await else {
         server.metrics.authenticated(false);
         server.audit.open(&context, None).refused(&attempted).await;
         return response::error(&ApiError::new(Reason::Unauthorized, "Unauthorized"));

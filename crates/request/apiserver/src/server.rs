@@ -223,6 +223,10 @@ impl ApiServer {
         let namespaces = bootstrap::KeptNamespaces::new(state.loopback.clone());
         synced.push(follow(bootstrap::KeptNamespaces::PATH, namespaces.sink()));
         tokio::spawn(namespaces.run(stop.clone()));
+        let tracking = bootstrap::TokenTracking::new(state.loopback.clone());
+        synced.push(follow(bootstrap::TokenTracking::PATH, tracking.sink()));
+        tokio::spawn(tracking.run(stop.clone()));
+        state.hooks.done(&[Hook::LegacyTokenTracking]);
         synced.extend(
             state
                 .node_authorizer
@@ -401,6 +405,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         keys,
         issuers: vec![config.issuer.clone()],
         audiences: config.api_audiences.iter().map(Str::from).collect(),
+        uses: authn::tokens::Uses::default(),
     });
     let names = config.front_proxy_names.iter().map(Str::from).collect();
     let chain = authn::Tokens {
@@ -427,6 +432,10 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         metrics.add(move |page| counted.write(page));
         health.add_sealing(sealing);
     }
+    let counted = tokens.clone();
+    metrics.add(move |page| counted.uses.write(page));
+    let audit = made.audit.clone();
+    metrics.add(move |page| audit.metrics(page));
     let mut extensions = configured.plugins();
     extensions.push(Arc::new(EscalationCheck(rbac.clone())));
     ServerState {

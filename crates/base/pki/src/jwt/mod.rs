@@ -4,8 +4,10 @@
 //! while old tokens live. Whether the objects a token names still exist is the API server's to find out.
 
 pub mod keyset;
+mod legacy;
 mod provider;
 
+pub use legacy::{LEGACY_ISSUER, LegacyClaims};
 pub use provider::install as install_provider;
 
 use crate::files;
@@ -15,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rcgen::{KeyPair, PublicKeyData};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use std::path::Path;
@@ -176,6 +179,10 @@ impl ServiceAccountKeys {
         jsonwebtoken::encode(&self.header, claims, &self.signing).context("signing a token")
     }
 
+    pub fn sign_legacy(&self, claims: &LegacyClaims) -> Result<String> {
+        jsonwebtoken::encode(&self.header, claims, &self.signing).context("signing a token")
+    }
+
     /// The issuer that a token claims, unverified: tells whose token it is.
     pub fn claimed_issuer(token: &str) -> Option<String> {
         #[derive(Deserialize)]
@@ -194,6 +201,15 @@ impl ServiceAccountKeys {
 
     /// The claims of a token with a good signature.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        self.verified(token)
+    }
+
+    /// The same for a token of [`LEGACY_ISSUER`].
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, TokenError> {
+        self.verified(token)
+    }
+
+    fn verified<T: DeserializeOwned + Clone>(&self, token: &str) -> Result<T, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(|e| TokenError::Invalid(e.to_string()))?;
         let mut candidates = self
             .public
@@ -210,7 +226,7 @@ impl ServiceAccountKeys {
         validation.validate_aud = false;
         let mut last = TokenError::UnknownKey;
         for key in candidates {
-            match jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation) {
+            match jsonwebtoken::decode::<T>(token, &key.decoding, &validation) {
                 Ok(data) => return Ok(data.claims),
                 Err(e) => last = TokenError::Invalid(e.to_string()),
             }

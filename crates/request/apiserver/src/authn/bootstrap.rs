@@ -61,11 +61,12 @@ pub async fn authenticate(
     };
     Ok(Some(TokenIdentity {
         user,
-        audiences: Vec::new(),
+        ..TokenIdentity::default()
     }))
 }
 
-fn data(secret: &Object, key: &str) -> Option<String> {
+/// The text of a secret's value.
+pub(super) fn data(secret: &Object, key: &str) -> Option<String> {
     let encoded = secret.obj("data")?.str(key)?;
     String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
 }
@@ -81,6 +82,6 @@ fn is_bootstrap_group(group: &str) -> bool {
 }
 
 /// Compares in a time that doesn't tell where texts differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
 }

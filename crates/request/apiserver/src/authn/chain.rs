@@ -7,10 +7,10 @@ use super::structured::Anonymous;
 use super::tokens::ServiceAccountTokens;
 use super::webhook::Webhook;
 use super::x509::PeerCertificate;
-use super::{TokenAuthenticator, TokenIdentity, bootstrap};
+use super::{Remarks, TokenAuthenticator, TokenIdentity, bootstrap};
 use crate::config::file::together;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
-use crate::request::{Request, UserInfo};
+use crate::request::{Request, RequestContext, UserInfo};
 use crate::serve::{InProcessIdentity, Loopback};
 use async_trait::async_trait;
 use base64::Engine;
@@ -52,11 +52,11 @@ impl Authenticator {
     }
 
     /// Who sent a request; what proved it is taken off. `None`: refused.
-    pub async fn authenticate(&self, request: &mut Request) -> Option<Arc<UserInfo>> {
+    pub async fn authenticate(&self, request: &mut Request, context: &RequestContext) -> Option<Arc<UserInfo>> {
         if let Some(InProcessIdentity(user)) = request.extensions_mut().remove() {
             return Some(user);
         }
-        let found = self.known(request).await;
+        let found = self.known(request, context).await;
         strip(request.headers_mut());
         match found {
             Ok(Some(mut user)) => {
@@ -72,10 +72,10 @@ impl Authenticator {
         }
     }
 
-    async fn known(&self, request: &mut Request) -> Result<Option<UserInfo>, String> {
+    async fn known(&self, request: &mut Request, context: &RequestContext) -> Result<Option<UserInfo>, String> {
         let mut errors = Vec::new();
         if let Some(peer) = request.extensions().get::<Arc<PeerCertificate>>() {
-            if jiff::Timestamp::now().as_second() > peer.not_after {
+            if keelson_clock::now().as_second() > peer.not_after {
                 errors.push("the client certificate has expired".to_string());
             } else {
                 if let Some(user) = self.front_proxy(peer, request.headers()) {
@@ -91,6 +91,9 @@ impl Authenticator {
             match self.authenticate_token(&token, &[]).await {
                 Ok(Some(identity)) => {
                     hide_websocket_token(request.headers_mut());
+                    let Remarks { warnings, annotations } = identity.remarks;
+                    warnings.into_iter().for_each(|w| context.warnings.add(w));
+                    annotations.into_iter().for_each(|(k, v)| context.audit.add(k, v));
                     return Ok(Some(identity.user));
                 }
                 Ok(None) => errors.push("invalid bearer token".into()),
@@ -149,6 +152,7 @@ impl Tokens {
         let for_us = |user| TokenIdentity {
             user,
             audiences: common.clone(),
+            ..TokenIdentity::default()
         };
         let now = keelson_clock::now();
         let mut errors = Vec::new();

@@ -4,11 +4,13 @@ pub mod bootstrap;
 mod cache;
 mod chain;
 pub mod impersonation;
+mod legacy;
 pub mod oidc;
 pub mod options;
 pub mod reload;
 pub mod structured;
 pub mod tokens;
+mod waiting;
 pub mod webhook;
 pub mod x509;
 
@@ -48,6 +50,14 @@ pub fn attempted(request: &Request) -> String {
 pub struct TokenIdentity {
     pub user: UserInfo,
     pub audiences: Vec<Str>,
+    pub remarks: Remarks,
+}
+
+/// What is told of how somebody has proved who he is: to himself, and in the audit log.
+#[derive(Clone, Debug, Default)]
+pub struct Remarks {
+    pub warnings: Vec<Str>,
+    pub annotations: Vec<(&'static str, String)>,
 }
 
 /// Checks bearer tokens, for the chain and for TokenReviews.

@@ -1,13 +1,15 @@
 //! Service-account tokens: checked by signature, time, audience and the objects they name; and issued.
 //!
-//! Accepted tokens are remembered for ten seconds, as upstream remembers them, so that a busy client costs no reads.
+//! Tokens in secrets have a form of their own ([`legacy`]). Accepted tokens are remembered for ten seconds, as upstream remembers them, so that a busy client costs no reads.
 
+use super::legacy;
+pub use super::legacy::Uses;
 use super::x509::CREDENTIAL_ID;
 use super::{IssuedToken, TokenIdentity, TokenIssuer, TokenSpec};
 use crate::request::UserInfo;
 use crate::serve::Loopback;
 use keelson_api::{ApiError, ApiResult, Object, Str};
-use keelson_pki::jwt::{Claims, KubernetesClaims, LEEWAY_SECONDS, Ref, ServiceAccountKeys};
+use keelson_pki::jwt::{Claims, KubernetesClaims, LEEWAY_SECONDS, LEGACY_ISSUER, Ref, ServiceAccountKeys};
 use std::sync::Arc;
 
 /// What a kubelet asks for, to mark the token as one that gets renewed.
@@ -21,6 +23,8 @@ pub struct ServiceAccountTokens {
     pub issuers: Vec<String>,
     /// The API server's audiences.
     pub audiences: Vec<Str>,
+    /// Of tokens in secrets.
+    pub uses: Uses,
 }
 
 impl ServiceAccountTokens {
@@ -33,6 +37,11 @@ impl ServiceAccountTokens {
         now: jiff::Timestamp,
     ) -> Result<Option<TokenIdentity>, String> {
         match ServiceAccountKeys::claimed_issuer(token) {
+            Some(issuer) if issuer == LEGACY_ISSUER => {
+                return legacy::authenticate(self, token, audiences, reader, now)
+                    .await
+                    .map(Some);
+            }
             Some(issuer) if self.issuers.contains(&issuer) => {}
             _ => return Ok(None),
         }
@@ -40,21 +49,23 @@ impl ServiceAccountTokens {
         if !self.issuers.contains(&claims.iss) {
             return Err(format!("token issuer {:?} is invalid", claims.iss));
         }
-        let accepted = self.common_audiences(&claims, audiences)?;
+        let accepted = self.common_audiences(&claims.aud, audiences)?;
         let now = now.as_second();
         claims.check_time(now).map_err(|e| e.to_string())?;
         check_objects(&claims.kubernetes, reader, now - LEEWAY_SECONDS).await?;
         Ok(Some(TokenIdentity {
             user: user_of(&claims),
             audiences: accepted,
+            ..TokenIdentity::default()
         }))
     }
 
-    fn common_audiences(&self, claims: &Claims, wanted: &[Str]) -> Result<Vec<Str>, String> {
-        let of_token: Vec<Str> = if claims.aud.is_empty() {
+    /// Of a token's audiences those that are wanted; one that names none is for this server.
+    pub(super) fn common_audiences(&self, named: &[String], wanted: &[Str]) -> Result<Vec<Str>, String> {
+        let of_token: Vec<Str> = if named.is_empty() {
             self.audiences.clone()
         } else {
-            claims.aud.iter().map(Str::from).collect()
+            named.iter().map(Str::from).collect()
         };
         let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
         let common: Vec<Str> = of_token.iter().filter(|a| wanted.contains(a)).cloned().collect();

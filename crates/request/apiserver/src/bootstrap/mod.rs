@@ -9,6 +9,7 @@ mod cluster;
 mod kept;
 mod merge;
 mod servers;
+mod tracking;
 
 use crate::config::Config;
 use crate::health::{Hook, Hooks};
@@ -20,6 +21,7 @@ use keelson_api::{ApiResult, Object, Reason, Value};
 pub use kept::KeptNamespaces;
 pub use servers::Servers;
 use std::time::Duration;
+pub use tracking::TokenTracking;
 
 /// How many objects are made at once: the store commits what has queued in one go.
 const AT_ONCE: usize = 32;
