@@ -231,9 +231,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_tokens_waits_within_bounds_and_refuses_nobody_who_is_known() {
         let cache = TokenCache::of_others(Duration::from_secs(120), Duration::from_secs(120));
-        let good = async || Ok(Some(TokenIdentity::default()));
+        let good = || std::future::ready::<Found>(Ok(Some(TokenIdentity::default())));
         let never = || futures::future::pending::<Found>();
-        assert!(matches!(cache.through("known", &[], || good()).await, Ok(Some(_))));
+        assert!(matches!(cache.through("known", &[], good).await, Ok(Some(_))));
         let flood: Vec<_> = (0..3 * PLACES)
             .map(|i| {
                 let cache = cache.clone();
@@ -243,7 +243,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(cache.flights.lock().len(), PLACES);
         assert_eq!(flood.iter().filter(|f| f.is_finished()).count(), 2 * PLACES);
-        let full = cache.through("new", &[], || good()).await.unwrap_err();
+        let full = cache.through("new", &[], good).await.unwrap_err();
         assert!(full.contains("too many tokens"), "{full}");
         assert!(matches!(cache.through("known", &[], never).await, Ok(Some(_))));
         // Their time is over.
@@ -251,9 +251,9 @@ mod tests {
             assert!(waited.await.unwrap().is_err());
         }
         assert!(cache.flights.lock().is_empty());
-        assert!(matches!(cache.through("new", &[], || good()).await, Ok(Some(_))));
+        assert!(matches!(cache.through("new", &[], good).await, Ok(Some(_))));
         let long = "x".repeat(LONGEST + 1);
-        assert!(cache.through(&long, &[], || good()).await.is_err());
+        assert!(cache.through(&long, &[], good).await.is_err());
     }
 
     #[test]
