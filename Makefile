@@ -7,7 +7,7 @@ TEST_PROFILE ?= fast
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick bench schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance quick bench fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -50,6 +50,10 @@ conformance: build
 ## make bench       figures beside upstream's, in one run
 bench: build
 	@KEELSON=$(KEELSON) bench/run.sh
+
+## make fuzz        damage what decoders read, MINUTES (10) for each of them; seeds are drawn, and told
+fuzz:
+	KEELSON_FUZZ_SECONDS=$$(( $${MINUTES:-10} * 60 )) cargo test --locked --profile $(TEST_PROFILE) -p keelson-testkit --test hostile -- --nocapture --test-threads 1
 
 ## make schema      write the schema table anew from the published API modules (needs Go)
 schema:

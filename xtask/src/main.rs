@@ -1,6 +1,7 @@
 //! What developers run: `cargo xtask tidy`, `cargo xtask lists`.
 
 mod lists;
+mod security;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -15,7 +16,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Checks the architecture: directions between crates, unsafe code, unfinished code, sizes of files.
+    /// Checks the architecture: directions between crates, unsafe code, unfinished code, sizes of files; and that the tests
+    /// named by docs/security.md exist.
     Tidy,
     /// Checks the conformance lists: known names, sorted, nothing twice, nothing lost since the last commit.
     Lists,
@@ -24,7 +26,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     let problems = match Arguments::parse().command {
-        Command::Tidy => tidy::check(&root)?,
+        Command::Tidy => [tidy::check(&root)?, security::check(&root)?].concat(),
         Command::Lists => lists::check(&root)?,
     };
     for problem in &problems {
