@@ -6,6 +6,7 @@ KEELSON=${KEELSON:-$PWD/target/release/keelson}
 k() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 ok() { echo "ok  $*"; }
+inns $KEELSON doctor --security --data-dir $STATE/data --kubeconfig $KUBECONFIG_FILE >$STATE/doctor.log && ok "doctor --security: $(tail -1 $STATE/doctor.log)" || fail "doctor --security: $(grep -E '^(FAIL|unknown)' $STATE/doctor.log || cat $STATE/doctor.log)"
 mkdir -p $STATE/images; examples/image.sh $STATE/images >/dev/null
 inns $KEELSON image --data-dir $STATE/data import $STATE/images/web.tar >/dev/null && ok "image imported" || fail "image imported"
 k get nodes | grep ' Ready ' >/dev/null && ok "node Ready" || fail "node Ready"

@@ -1,6 +1,8 @@
-//! `keelson doctor`: what this machine lacks, and the fix. The server runs the same checks before it starts.
+//! `keelson doctor`: what this machine lacks, and the fix. The server runs the same checks before it starts. With `--security`:
+//! how a running server stands ([`security`]).
 
 mod checks;
+mod security;
 
 use crate::config::Config;
 use clap::Args;
@@ -18,6 +20,15 @@ pub struct Options {
     /// Port that the kubelet is to be served on
     #[arg(long, default_value_t = 10250)]
     kubelet_port: u16,
+    /// Measure how a running server of this machine stands against intruders, point by point
+    #[arg(long)]
+    security: bool,
+    /// Kubeconfig by which a running server is asked [default: DATA_DIR/admin.kubeconfig]
+    #[arg(long, value_name = "FILE", requires = "security")]
+    kubeconfig: Option<PathBuf>,
+    /// Write the points as JSON
+    #[arg(long, requires = "security")]
+    json: bool,
 }
 
 /// How a check ended.
@@ -39,6 +50,9 @@ pub struct Finding {
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    if options.security {
+        return measured(&options);
+    }
     let findings = checks::all(&options.data_dir, &[options.api_port, options.kubelet_port]);
     let mut failed = 0;
     for finding in &findings {
@@ -56,6 +70,20 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+fn measured(options: &Options) -> anyhow::Result<ExitCode> {
+    let data_dir = crate::config::absolute(options.data_dir.clone())?;
+    let measuring = security::measure(&data_dir, options.kubeconfig.as_deref(), options.kubelet_port);
+    let points = crate::client::block_on(measuring)?;
+    match options.json {
+        true => println!("{}", security::json(&points)?),
+        false => security::print(&points),
+    }
+    Ok(match security::is_sound(&points) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
 }
 
