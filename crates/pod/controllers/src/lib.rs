@@ -114,8 +114,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// whoever started this decides whether to start it anew.
 pub async fn run(clients: Arc<dyn ClientFactory>, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     config.check()?;
-    let leading = match &config.leader_election {
-        None => stop.child_token(),
+    let election = match &config.leader_election {
+        None => None,
         Some(identity) => {
             let rest = Rest::new(
                 clients.client("system:kube-controller-manager"),
@@ -123,11 +123,14 @@ pub async fn run(clients: Arc<dyn ClientFactory>, config: Config, stop: Cancella
             );
             let election = Election::new("kube-controller-manager", identity);
             match acquire(&rest, election, &stop).await {
-                Some(leading) => leading,
+                Some(leading) => Some(leading),
                 None => return Ok(()),
             }
         }
     };
+    let leading = election
+        .as_ref()
+        .map_or_else(|| stop.child_token(), |l| l.token().clone());
     let config = Arc::new(config);
     let context = Context::new(clients, config.clone(), leading.clone());
     for (name, start) in CONTROLLERS {
@@ -137,6 +140,9 @@ pub async fn run(clients: Arc<dyn ClientFactory>, config: Config, stop: Cancella
     }
     leading.cancelled().await;
     context.finish().await;
+    if let Some(election) = election {
+        election.finish().await;
+    }
     anyhow::ensure!(stop.is_cancelled(), "the controllers' leadership was lost");
     Ok(())
 }

@@ -93,15 +93,21 @@ impl Default for Config {
 /// Runs until `stop`; bindings under way are finished.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let rest = Rest::new(client, "kube-scheduler");
-    let leading = match &config.leader_election {
-        None => stop.child_token(),
+    let election = match &config.leader_election {
+        None => None,
         Some(identity) => match acquire(&rest, Election::new("kube-scheduler", identity), &stop).await {
-            Some(leading) => leading,
+            Some(leading) => Some(leading),
             None => return Ok(()),
         },
     };
+    let leading = election
+        .as_ref()
+        .map_or_else(|| stop.child_token(), |l| l.token().clone());
     let scheduler = Scheduler::start(rest, &config, &leading);
     scheduler.run(&leading).await;
+    if let Some(election) = election {
+        election.finish().await;
+    }
     anyhow::ensure!(stop.is_cancelled(), "the scheduler's leadership was lost");
     Ok(())
 }
