@@ -48,21 +48,22 @@ fn account(name: &str) -> Subject {
     }
 }
 
-fn nodes() -> Subject {
+fn group(name: &str) -> Subject {
     Subject {
         kind: "Group".into(),
         api_group: Some("rbac.authorization.k8s.io".into()),
-        name: keelson_pki::layout::NODES_GROUP.into(),
+        name: name.into(),
         ..Subject::default()
     }
 }
 
+fn nodes() -> Subject {
+    group(keelson_pki::layout::NODES_GROUP)
+}
+
 /// Who makes volumes of nodes' disks. Which of them is whose, the NodeRestriction admission plug-in sees to.
 fn makers() -> Subject {
-    Subject {
-        name: keelson_apiserver::LOCAL_STORAGE.into(),
-        ..nodes()
-    }
+    group(keelson_apiserver::LOCAL_STORAGE)
 }
 
 fn grants() -> Vec<Grant> {
@@ -128,6 +129,8 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["patch"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
     ]);
+    // Who is to become a server asks one where the datastore is.
+    let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
     let grant = |name, scope, to, rules| Grant { name, scope, to, rules };
     vec![
         grant(
@@ -180,6 +183,12 @@ fn grants() -> Vec<Grant> {
             Scope::Cluster,
             account("keelson-snapshot-controller"),
             snapshots,
+        ),
+        grant(
+            "system:keelson:server",
+            Scope::Cluster,
+            group(keelson_apiserver::joining::GROUP),
+            joining,
         ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),

@@ -3,8 +3,9 @@
 //! Store, API server and its listener come first; everything else waits for the API to be ready and then starts at
 //! once, since components wait for what they need by watching for it.
 
-use crate::config::{Component, Config};
+use crate::config::{Component, Config, Options};
 use crate::node::{self, Access};
+use crate::servers::{self, Beside};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
 use anyhow::Context;
@@ -27,26 +28,36 @@ use tokio_util::sync::CancellationToken;
 pub struct Cluster {
     api: Arc<ApiServer>,
     store: Opened,
+    beside: Option<Beside>,
     components: Supervisor,
     listening: CancellationToken,
     serving: tokio::sync::Mutex<oneshot::Receiver<anyhow::Error>>,
 }
 
 impl Cluster {
-    pub async fn start(config: &Config) -> anyhow::Result<Cluster> {
+    pub async fn start(options: Options, alone: &Config) -> anyhow::Result<Cluster> {
+        let (config, store, joining, beside) = match servers::meet(options, alone).await? {
+            Some(met) => (met.config, Some(met.store), Some(met.joining), met.beside),
+            None => (alone.clone(), None, None, None),
+        };
+        let config = &config;
         // The port first: it is what most often is taken, and nothing has to be undone then.
         let address = SocketAddr::new(config.bind_address, config.api_port);
         let socket = TcpListener::bind(address).await.with_context(|| {
             format!("the API cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --api-port")
         })?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
-        let store = Opened::open(&config.store).await?;
+        let store = match store {
+            Some(store) => store,
+            None => Opened::open(&config.store).await?,
+        };
         let sealing = crate::secrets::open(config, store.store()).await?;
         let api_config = keelson_apiserver::Config {
             sealing: Some(sealing.clone()),
+            joining,
             ..api_config(config, &pki)?
         };
-        let api = Arc::new(ApiServer::new(api_config, sealing.store())?);
+        let api = Arc::new(ApiServer::new(api_config, config.store.seen(sealing.store()))?);
         let listening = CancellationToken::new();
         let serving = serve(config, &pki, api.clone(), socket, listening.clone())?;
         write_kubeconfigs(config, &pki)?;
@@ -61,6 +72,12 @@ impl Cluster {
         let mut components = Supervisor::default();
         if let Some(interval) = config.compaction {
             compaction(&mut components, store.store(), interval);
+        }
+        if let Some(upkeep) = beside.as_ref().map(Beside::upkeep) {
+            components.spawn("etcd-upkeep", move |stop| {
+                let upkeep = upkeep.clone();
+                async move { upkeep.run(stop).await }
+            });
         }
         controllers(&mut components, config, &pki, &api);
         if config.runs(Component::Scheduler) {
@@ -95,6 +112,7 @@ impl Cluster {
         Ok(Cluster {
             api,
             store,
+            beside,
             components,
             listening,
             serving: tokio::sync::Mutex::new(serving),
@@ -109,7 +127,7 @@ impl Cluster {
         }
     }
 
-    /// Clients are sent elsewhere; components first, then the listener, then the store.
+    /// Clients are sent elsewhere; components first, then the listener, then the store, then what runs it.
     pub async fn stop(self) {
         self.api.leave().await;
         self.components.stop().await;
@@ -117,6 +135,9 @@ impl Cluster {
         self.api.shutdown();
         drop(self.api);
         self.store.close().await;
+        if let Some(beside) = self.beside {
+            beside.stop().await;
+        }
     }
 }
 

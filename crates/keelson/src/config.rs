@@ -140,6 +140,19 @@ pub struct Options {
     #[command(flatten)]
     #[serde(skip)]
     pub access: Access,
+    /// Another server of the cluster, as https://HOST:6443, by which this one becomes a server too [needed once]
+    #[arg(long, env = "KEELSON_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// The token of the cluster's servers: pki/server-token in the data directory of any of them, or for the first one a secret of
+    /// your own [default: the one this server knows; a new one for a new cluster]
+    #[arg(long, env = "KEELSON_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Begin a cluster of several servers: run an etcd beside this one, which others join by --server
+    #[arg(long, env = "KEELSON_CLUSTER_INIT", num_args = 0..=1, default_missing_value = "true")]
+    pub cluster_init: Option<bool>,
+    /// The etcd program that runs beside this server [default: the one on PATH]
+    #[arg(long, env = "KEELSON_ETCD_PROGRAM", value_name = "FILE")]
+    pub etcd_program: Option<PathBuf>,
     /// etcd servers (http://HOST:PORT or https://HOST:PORT) to keep the cluster's objects in [default: a store in DATA_DIR]
     #[arg(long, env = "KEELSON_ETCD_SERVERS", value_name = "LIST", value_delimiter = ',')]
     pub etcd_servers: Option<Vec<String>>,
@@ -152,6 +165,9 @@ pub struct Options {
     /// Key of that certificate
     #[arg(long, env = "KEELSON_ETCD_KEYFILE", value_name = "FILE")]
     pub etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with [default: /registry]
+    #[arg(long, env = "KEELSON_ETCD_PREFIX", value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
     /// After so long without an answer etcd counts as ill [default: 2s]
     #[arg(long, env = "KEELSON_ETCD_HEALTHCHECK_TIMEOUT", value_name = "DURATION")]
     pub etcd_healthcheck_timeout: Option<String>,
@@ -273,8 +289,8 @@ fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
 }
 
 impl Options {
-    /// Reads the file, if one is named, and decides everything.
-    pub fn resolve(mut self) -> anyhow::Result<Config> {
+    /// With what the file says, if one is named.
+    pub fn read_file(mut self) -> anyhow::Result<Options> {
         if let Some(mut other) = read_options(self.config.as_deref())? {
             self.access.fill(std::mem::take(&mut other.access));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
@@ -283,9 +299,20 @@ impl Options {
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
                 max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, encryption_provider_config,
                 encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
-                audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, etcd_servers, etcd_cafile, etcd_certfile, etcd_keyfile,
+                audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers, etcd_cafile,
+                etcd_certfile, etcd_keyfile, etcd_prefix,
                 etcd_healthcheck_timeout, etcd_compaction_interval, scheduler_config, log, log_format);
+            self.config = None;
         }
+        Ok(self)
+    }
+
+    /// Reads the file, if one is named, and decides everything.
+    pub fn resolve(self) -> anyhow::Result<Config> {
+        self.read_file()?.decide()
+    }
+
+    fn decide(mut self) -> anyhow::Result<Config> {
         let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         let encryption = crate::secrets::source(
             self.encryption_provider_config.as_deref(),

@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod config;
 mod doctor;
+mod etcd;
 mod image;
 mod issue;
 mod kubeconfig;
@@ -23,6 +24,7 @@ mod peers;
 mod process;
 mod secrets;
 mod server;
+mod servers;
 mod snapshots;
 mod storage;
 mod store;
@@ -69,6 +71,8 @@ enum Command {
     Kubeconfig(kubeconfig::Options),
     /// List this machine's certificates, or have them made anew
     Certificate(certificate::Options),
+    /// Look after the etcd that servers run (--cluster-init): its members, their files
+    Etcd(etcd::command::Options),
     /// Show or rotate the keys that seal secrets in the store
     Secrets(secrets::Options),
     /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
@@ -123,6 +127,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::User(options) => user::main(options),
         Command::Kubeconfig(options) => kubeconfig::main(options),
         Command::Certificate(options) => certificate::main(options),
+        Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),
         Command::Doctor(options) => doctor::main(options),

@@ -74,7 +74,7 @@ pub fn source(file: Option<&Path>, reload: bool, shared: bool) -> anyhow::Result
 
 /// What stands between the server and its store.
 pub async fn open(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Arc<Sealing>> {
-    let place = encryption::place(config.data_dir.join("pki"));
+    let place = encryption::place(config.data_dir.join("pki"), config.store.root());
     let opened = Sealing::open(store, config.encryption.clone(), place).await;
     opened.context("encryption at rest")
 }
@@ -141,7 +141,7 @@ async fn by_ourselves(options: &Options, data_dir: &Path) -> anyhow::Result<Repo
 }
 
 async fn offline(store: Arc<Embedded>, source: Source, keys: PathBuf, command: Command) -> anyhow::Result<Report> {
-    let sealing = Sealing::open(store, source, encryption::place(keys)).await?;
+    let sealing = Sealing::open(store, source, encryption::place(keys, encryption::ROOT)).await?;
     let mut before = sealing.report().await?;
     // Nobody is at it.
     before.under_way = false;

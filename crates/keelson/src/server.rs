@@ -7,11 +7,12 @@ use crate::{doctor, process};
 use std::process::ExitCode;
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
-    let config = options.resolve()?;
-    process::run(&config, async |stopping| run(&config, stopping).await)
+    let options = options.read_file()?;
+    let config = options.clone().resolve()?;
+    process::run(&config, async |stopping| run(options, &config, stopping).await)
 }
 
-async fn run(config: &Config, mut stopping: Stopping) -> anyhow::Result<()> {
+async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyhow::Result<()> {
     if config.runs(Component::Agent) {
         doctor::preflight(config)?;
     }
@@ -24,8 +25,8 @@ async fn run(config: &Config, mut stopping: Stopping) -> anyhow::Result<()> {
         "starting"
     );
     let started = tokio::select! {
-        started = Cluster::start(config) => started?,
-        () = stopping.wait() => return Ok(()),
+        started = Cluster::start(options, config) => started?,
+        () = stopping.wait() => return crate::etcd::program::end(&config.data_dir).await,
     };
     tracing::info!(after = ?began.elapsed(), kubeconfig = %config.kubeconfig.display(), "all components are started");
     crate::notify::ready();

@@ -5,7 +5,8 @@
 use crate::config::{Options, absolute};
 use anyhow::{Context, ensure};
 use keelson_apiserver::connect::{ClientTls, Trust};
-use keelson_store::{Embedded, Etcd, Store, compactor, embedded, etcd};
+use keelson_apiserver::encryption::ROOT;
+use keelson_store::{Embedded, Etcd, Rooted, Store, compactor, embedded, etcd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,13 @@ pub enum Choice {
 
 #[derive(Clone, Debug)]
 pub struct EtcdChoice {
-    servers: Vec<String>,
-    ca_file: Option<PathBuf>,
+    pub servers: Vec<String>,
+    pub ca_file: Option<PathBuf>,
     /// This server's certificate and key.
-    identity: Option<(PathBuf, PathBuf)>,
+    pub identity: Option<(PathBuf, PathBuf)>,
     health_within: Duration,
+    /// What all keys begin with, without a slash at its end.
+    pub root: String,
 }
 
 impl Choice {
@@ -36,8 +39,9 @@ impl Choice {
                 cert.is_none()
                     && key.is_none()
                     && options.etcd_cafile.is_none()
-                    && options.etcd_healthcheck_timeout.is_none(),
-                "--etcd-cafile, --etcd-certfile, --etcd-keyfile and --etcd-healthcheck-timeout say how etcd is reached: \
+                    && options.etcd_healthcheck_timeout.is_none()
+                    && options.etcd_prefix.is_none(),
+                "--etcd-cafile, --etcd-certfile, --etcd-keyfile, --etcd-prefix and --etcd-healthcheck-timeout say how etcd is reached: \
                  say with --etcd-servers where it is"
             );
             return Ok(Choice::Embedded(data_dir.join("store")));
@@ -58,8 +62,38 @@ impl Choice {
             ca_file: file(&options.etcd_cafile)?,
             identity,
             health_within,
+            root: root(options.etcd_prefix.as_deref().unwrap_or(ROOT)),
         }))
     }
+
+    /// What the store's keys begin with, without a slash at its end.
+    pub fn root(&self) -> &str {
+        match self {
+            Choice::Embedded(_) => ROOT,
+            Choice::Etcd(choice) => &choice.root,
+        }
+    }
+
+    /// The store as the API server sees it: under the usual root, whatever the real one is.
+    pub fn seen(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match self.root() {
+            ROOT => store,
+            other => Rooted::new(store, ROOT, other.to_string()),
+        }
+    }
+}
+
+/// A prefix as upstream reads it: a path from the root, cleaned. The root itself is nothing.
+fn root(prefix: &str) -> String {
+    let mut parts = Vec::new();
+    for part in prefix.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.iter().flat_map(|part| ["/", part]).collect()
 }
 
 /// `--etcd-compaction-interval`; `None`: this server gives up no past.
@@ -158,6 +192,7 @@ impl EtcdChoice {
                 .transpose()
                 .context("--etcd-cafile, --etcd-certfile, --etcd-keyfile")?,
             health_within: self.health_within,
+            health_key: format!("{}/health", self.root).into(),
             ..etcd::Options::new(self.servers.clone())
         })
     }
@@ -191,6 +226,23 @@ mod tests {
             ..Options::default()
         };
         assert!(matches!(choice(etcd.clone()).unwrap(), Choice::Etcd(_)));
+        for (prefix, is) in [
+            ("/registry", "/registry"),
+            ("a//b/", "/a/b"),
+            ("/", ""),
+            ("../x/./y/..", "/x"),
+        ] {
+            let elsewhere = Options {
+                etcd_prefix: Some(prefix.into()),
+                ..etcd.clone()
+            };
+            assert_eq!(choice(elsewhere).unwrap().root(), is, "{prefix}");
+        }
+        let prefix_of_nothing = Options {
+            etcd_prefix: Some("/a".into()),
+            ..Options::default()
+        };
+        assert!(choice(prefix_of_nothing).is_err());
         let half = Options {
             etcd_certfile: Some("/a".into()),
             ..etcd

@@ -58,6 +58,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     };
     let config = server.resolve()?;
     block_on(async {
+        // The others count it as a member that is away: who doesn't want that has it leave before (keelson etcd leave).
+        crate::etcd::program::end(&data_dir).await?;
         let network: Box<dyn PodNetwork> = if config.network_dir().exists() {
             Box::new(Routed::new(crate::node::network_config(&config, 0))?)
         } else {

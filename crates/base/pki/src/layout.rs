@@ -141,7 +141,8 @@ impl Pki {
     }
 }
 
-fn ensure(dir: &Path, name: &str, ca: &Authority, spec: &CertSpec) -> Result<CertFiles> {
+/// The certificate in `<dir>/<name>.crt` of this authority; issued when there is none, or another is wanted.
+pub fn ensure(dir: &Path, name: &str, ca: &Authority, spec: &CertSpec) -> Result<CertFiles> {
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert)?, files::read(&key)?)
         && let Ok(facts) = authority::read_certificate(&cert_pem)

@@ -6,6 +6,7 @@
 //! * [`jwt`]: service-account tokens and the keys that check them.
 //! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
 //! * [`kubeconfig`]: kubeconfig files.
+//! * [`sharing`]: what the servers of a cluster have alike, and the token that seals it.
 //! * [`verify`]: whether a certificate is to be trusted, with Go's verdicts.
 //! * [`x509`]: the one reading of requests and certificates, and the one writing.
 //! * [`request`]: requests for certificates, for machines whose authority is elsewhere.
@@ -19,6 +20,7 @@ pub mod jwt;
 pub mod kubeconfig;
 pub mod layout;
 pub mod request;
+pub mod sharing;
 pub mod verify;
 pub mod x509;
 
@@ -27,3 +29,4 @@ pub use bootstrap::{BootstrapToken, JoinToken};
 pub use jwt::{Claims, ServiceAccountKeys};
 pub use kubeconfig::Kubeconfig;
 pub use layout::{CertFiles, Pki, due};
+pub use sharing::ServerToken;

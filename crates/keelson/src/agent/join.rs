@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use keelson_apiserver::serve::tls;
 use keelson_client::rest::{JSON, Rest};
 use keelson_pki::verify::tls::Servers as Trusted;
-use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig, authority, files};
+use keelson_pki::{BootstrapToken, Kubeconfig, authority, files};
 use rustls::ClientConfig;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,11 +43,11 @@ pub fn trusting(ca_pem: &str, identity: Option<Arc<Slot>>) -> anyhow::Result<Cli
     })
 }
 
-/// The cluster's authority: from the file, or from the cluster if the token's hash says that it is the right one.
-pub async fn authority(file: &Path, servers: &Arc<Servers>, token: Option<&JoinToken>) -> anyhow::Result<String> {
+/// The cluster's authority: from the file, or from the cluster if the token's `hash` says that it is the right one.
+pub async fn authority(file: &Path, servers: &Arc<Servers>, hash: Option<&str>) -> anyhow::Result<String> {
     if let Some(ca) = files::read(file)? {
-        if let Some(token) = token
-            && authority::fingerprint(&ca)? != token.ca_hash
+        if let Some(hash) = hash
+            && authority::fingerprint(&ca)? != hash
         {
             bail!(
                 "the token is another cluster's than {}, which this machine has joined: keelson uninstall forgets that one",
@@ -56,7 +56,7 @@ pub async fn authority(file: &Path, servers: &Arc<Servers>, token: Option<&JoinT
         }
         return Ok(ca);
     }
-    let token = token.context("this machine has not joined a cluster yet: give --token (keelson token create)")?;
+    let wanted = hash.context("this machine has not joined a cluster yet: give --token (keelson token create)")?;
     // Only for reading what is then checked against the token's hash: nothing secret is sent.
     let config = client_config(Trusted::anyone())?.with_no_client_auth();
     let rest = Rest::new(
@@ -76,10 +76,9 @@ pub async fn authority(file: &Path, servers: &Arc<Servers>, token: Option<&JoinT
     let text = text.context("the server's cluster-info names no authority")?;
     let ca = Kubeconfig::authority_in(&text).context("the server's cluster-info")?;
     let hash = authority::fingerprint(&ca)?;
-    if hash != token.ca_hash {
+    if hash != wanted {
         return Err(anyhow::Error::new(WrongCluster(format!(
-            "the server's authority has the hash {hash}, the token says {}: this is not the server of the token, or somebody stands between",
-            token.ca_hash
+            "the server's authority has the hash {hash}, the token says {wanted}: this is not the server of the token, or somebody stands between"
         ))));
     }
     files::write_public(file, ca.as_bytes())?;

@@ -10,10 +10,10 @@
 //! namespaces, network policies, claims, volumes and all pods, write events, and write the volumes of that node's own disk and the claims
 //! that wait for one.
 
-mod join;
+pub(crate) mod join;
 mod keys;
 mod options;
-mod servers;
+pub(crate) mod servers;
 
 pub use options::Options;
 
@@ -135,7 +135,12 @@ async fn joined(
     config: &Config,
     slot: &keys::Slot,
 ) -> anyhow::Result<Wanted> {
-    let ca_pem = join::authority(&config.data_dir.join("pki/ca.crt"), servers, token).await?;
+    let ca_pem = join::authority(
+        &config.data_dir.join("pki/ca.crt"),
+        servers,
+        token.map(|t| t.ca_hash.as_str()),
+    )
+    .await?;
     let wanted = Wanted {
         node: config.node_name.clone(),
         sans: Vec::new(),
@@ -160,7 +165,9 @@ async fn joined(
 }
 
 /// Again as long as the reason may pass: no server can be reached, or it isn't ready.
-async fn until_done<T, F: Future<Output = anyhow::Result<T>>>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T> {
+pub(crate) async fn until_done<T, F: Future<Output = anyhow::Result<T>>>(
+    mut attempt: impl FnMut() -> F,
+) -> anyhow::Result<T> {
     loop {
         match attempt().await {
             Err(error) if passes(&error) => {
@@ -172,7 +179,7 @@ async fn until_done<T, F: Future<Output = anyhow::Result<T>>>(mut attempt: impl 
     }
 }
 
-fn status(error: &anyhow::Error) -> Option<u16> {
+pub(crate) fn status(error: &anyhow::Error) -> Option<u16> {
     error
         .chain()
         .find_map(|e| match e.downcast_ref::<keelson_client::Error>() {

@@ -34,7 +34,7 @@ async fn main() {
         let mut store: Arc<dyn Store> = Memory::new();
         if sealed {
             let directory = tempfile::tempdir_in(keys.path()).unwrap().keep();
-            let sealing = Sealing::open(store, Source::Own, encryption::place(directory))
+            let sealing = Sealing::open(store, Source::Own, encryption::place(directory, encryption::ROOT))
                 .await
                 .unwrap();
             store = sealing.store();

@@ -19,31 +19,34 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const ROOT: &str = "/registry/";
+/// What the keys of everything begin with, where nobody says otherwise.
+pub const ROOT: &str = "/registry";
 const PATH: &str = "/keelson/secrets";
 
-/// What the store's keys mean. `keys`: the directory of the cluster's keys.
-pub fn place(keys: PathBuf) -> Place {
+/// What the store's keys mean. `keys`: the directory of the cluster's keys. `root`: what the store's keys begin with, without a
+/// slash at its end; values are bound to these, as upstream's are, and not to those that the registry knows.
+pub fn place(keys: PathBuf, root: &str) -> Place {
     Place {
-        resources: resources(),
-        all: KeyRange::prefix(ROOT),
-        secrets: KeyRange::prefix("/registry/secrets/"),
+        resources: resources(root),
+        all: KeyRange::prefix(format!("{root}/")),
+        secrets: KeyRange::prefix(format!("{root}/secrets/")),
         keys,
     }
 }
 
 /// Asked for each value that is read or written: kinds that are built in cost a look-up or two and no copies.
-fn resources() -> Resources {
+fn resources(root: &str) -> Resources {
+    let root = format!("{root}/");
     let known: HashMap<String, Arc<GroupResource>> = resources::places()
         .into_iter()
         .filter_map(|(prefix, resource)| {
-            let below = prefix.strip_prefix(ROOT)?.trim_end_matches('/').to_owned();
+            let below = prefix.strip_prefix(ROOT)?.trim_matches('/').to_owned();
             let (group, resource) = (resource.group.to_string(), resource.resource.to_string());
             Some((below, Arc::new(GroupResource { group, resource })))
         })
         .collect();
     Arc::new(move |key| {
-        let text = std::str::from_utf8(key).ok()?.strip_prefix(ROOT)?;
+        let text = std::str::from_utf8(key).ok()?.strip_prefix(&root)?;
         let (first, rest) = text.split_once('/')?;
         if let Some(found) = known.get(first) {
             return Some(found.clone());
@@ -87,7 +90,7 @@ mod tests {
 
     #[test]
     fn keys_are_their_resources() {
-        let of = resources();
+        let of = resources(ROOT);
         for (key, resource) in [
             ("/registry/secrets/default/a", "secrets"),
             ("/registry/secrets/", "secrets"),
@@ -111,6 +114,11 @@ mod tests {
         }
         for nobodys in ["compact_rev_key", "/registry/unknown/a", "/registry/", ""] {
             assert!(of(nobodys.as_bytes()).is_none(), "{nobodys}");
+        }
+        for (root, secret) in [("/a/b", "/a/b/secrets/default/a"), ("", "/secrets/default/a")] {
+            let of = resources(root);
+            assert_eq!(of(secret.as_bytes()).unwrap().shown(), "secrets");
+            assert!(of(b"/registry/secrets/default/a").is_none());
         }
     }
 }

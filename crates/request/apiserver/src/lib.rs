@@ -18,6 +18,7 @@ pub mod encryption;
 pub mod flow;
 pub mod handlers;
 mod health;
+pub mod joining;
 pub mod live;
 mod metrics;
 mod nonresource;

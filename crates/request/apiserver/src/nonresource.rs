@@ -1,6 +1,7 @@
 //! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, the index.
 
 use crate::encryption;
+use crate::joining;
 use crate::nowhere::{self, Nowhere};
 use crate::request::{Request, RequestContext, Response, response};
 use crate::state::ServerState;
@@ -27,6 +28,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         return answer;
     }
     if let Some(answer) = encryption::serve(server, context, &request).await {
+        return answer;
+    }
+    if let Some(answer) = joining::serve(server, context, &request).await {
         return answer;
     }
     match context.info.path.trim_end_matches('/') {

@@ -411,6 +411,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     let chain = authn::Tokens {
         service_accounts: tokens.clone(),
         reader: loopback.clone(),
+        joining: config.joining.clone(),
         issuers: made.issuers.clone(),
         webhook: config.authentication.webhook.clone(),
     };

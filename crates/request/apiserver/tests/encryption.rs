@@ -5,7 +5,7 @@ mod harness;
 
 use harness::Api;
 use keelson_api::{Value, value};
-use keelson_apiserver::encryption::place;
+use keelson_apiserver::encryption::{ROOT, place};
 use keelson_seal::{Sealing, Source};
 use keelson_store::{Expect, Memory, Store};
 use std::path::Path;
@@ -15,7 +15,9 @@ const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 async fn server(store: &Arc<dyn Store>, source: Source, keys: &Path) -> Api {
-    let sealing = Sealing::open(store.clone(), source, place(keys.into())).await.unwrap();
+    let sealing = Sealing::open(store.clone(), source, place(keys.into(), ROOT))
+        .await
+        .unwrap();
     let sealed = sealing.store();
     let api = Api::starting_with(sealed, |config| config.sealing = Some(sealing));
     api.server.ready().await;
@@ -254,7 +256,7 @@ async fn custom_resources_are_sealed_as_configured_and_a_provider_comes_without_
         path: other.clone(),
         reload: false,
     };
-    let theirs = Sealing::open(store.clone(), theirs, place(directory.path().into()))
+    let theirs = Sealing::open(store.clone(), theirs, place(directory.path().into(), ROOT))
         .await
         .unwrap();
     let text = serde_json::to_vec(&tab("b")).unwrap();

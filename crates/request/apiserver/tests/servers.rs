@@ -108,3 +108,59 @@ async fn no_address_and_no_port_is_given_away_twice() {
     }
     assert_eq!((addresses.len(), ports.len()), (120, 120));
 }
+
+/// Only the servers' token lets a machine ask where the datastore is; and it lets it do nothing else.
+#[tokio::test]
+async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() {
+    use keelson_apiserver::Body;
+    use keelson_apiserver::joining::{GROUP, Joining, PATH};
+    use keelson_pki::{BootstrapToken, ServerToken};
+    let token = ServerToken::generate();
+    let joining = Joining {
+        token: token.clone(),
+        offer: Arc::new(|| Box::pin(async { Ok(serde_json::json!({"etcd-servers": ["https://10.0.0.9:2379"]})) })),
+    };
+    let api = Api::starting_with(Memory::new(), |config| config.joining = Some(joining));
+    api.server.ready().await;
+    let agents = BootstrapToken::generate();
+    let secret = value!({"apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": {"name": agents.secret_name()},
+        "stringData": {"token-id": agents.id.as_str(), "token-secret": agents.secret.as_str(), "usage-bootstrap-authentication": "true"}});
+    api.post("/api/v1/namespaces/kube-system/secrets", secret)
+        .await
+        .expect(201);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = value!({"metadata": {"name": "joining"}, "rules": [{"nonResourceURLs": [PATH], "verbs": ["get"]}]});
+    api.post(&format!("{rbac}/clusterroles"), role).await.expect(201);
+    let binding = value!({"metadata": {"name": "joining"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "joining"},
+        "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": GROUP}]});
+    api.post(&format!("{rbac}/clusterrolebindings"), binding)
+        .await
+        .expect(201);
+    let ask = async |bearer: Option<String>, path: &str| {
+        let mut request = http::Request::get(path);
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        let answer = api.server.handle().handle(request.body(Body::empty()).unwrap()).await;
+        answer.status().as_u16()
+    };
+    // The role has to be read first.
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while ask(Some(token.bearer()), PATH).await != 200 {
+        assert!(tokio::time::Instant::now() < until, "the token is not taken");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        ask(Some(token.bearer()), "/api/v1/namespaces/kube-system/secrets").await,
+        403
+    );
+    assert_eq!(ask(Some(agents.to_string()), PATH).await, 403);
+    assert_eq!(ask(None, PATH).await, 403);
+    assert_eq!(ask(Some(ServerToken::generate().bearer()), PATH).await, 401);
+    // Where no server can join there is nothing of the kind.
+    let alone = Api::starting_with(Memory::new(), |_| {});
+    alone.server.ready().await;
+    alone.get(PATH).await.expect(404);
+}

@@ -27,7 +27,7 @@ pub struct Sealed {
 /// What seals and opens.
 pub(crate) struct Seal {
     rules: RwLock<Arc<Rules>>,
-    resources: Resources,
+    pub(crate) resources: Resources,
     /// Grows with every change of the rules.
     generation: watch::Sender<u64>,
     /// Resources of which a value was handed on unopened, and the generation it was told to watchers in. No more than there

@@ -10,7 +10,8 @@
 //!
 //! The store knows bytes only: no kinds, no namespaces, no objects. What a key or a value means is the registry's business.
 //!
-//! Implementations: [`embedded`] (one machine; on disk), [`etcd`] (a client of it), [`memory`] (tests and simulations).
+//! Implementations: [`embedded`] (one machine; on disk), [`etcd`] (a client of it), [`memory`] (tests and simulations);
+//! [`Rooted`] shows any of them with its keys below another root.
 //! Each passes [`contract`].
 
 pub mod compactor;
@@ -23,6 +24,7 @@ mod follow;
 mod hub;
 pub mod memory;
 mod range;
+mod rooted;
 pub mod unopened;
 mod watch;
 
@@ -31,6 +33,7 @@ pub use error::{Error, Result};
 pub use etcd::Etcd;
 pub use memory::Memory;
 pub use range::KeyRange;
+pub use rooted::Rooted;
 pub use watch::{Event, EventKind, WatchBatch, WatchSource, WatchStream};
 
 use async_trait::async_trait;

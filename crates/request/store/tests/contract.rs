@@ -14,6 +14,12 @@ mod memory {
     }
 }
 
+mod rooted {
+    use super::*;
+    // Keys of the cases are any bytes, so the root that they see is empty.
+    keelson_store::contract!(async { keelson_store::Rooted::new(Memory::new(), "", "/elsewhere/") as Arc<dyn Store> });
+}
+
 mod embedded {
     use super::*;
     use keelson_store::embedded::Options;

@@ -9,6 +9,7 @@ use super::webhook::Webhook;
 use super::x509::PeerCertificate;
 use super::{Remarks, TokenAuthenticator, TokenIdentity, bootstrap};
 use crate::config::file::together;
+use crate::joining::Joining;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use crate::request::{Request, RequestContext, UserInfo};
 use crate::serve::{InProcessIdentity, Loopback};
@@ -32,6 +33,7 @@ pub struct Authenticator {
 pub struct Tokens {
     pub service_accounts: Arc<ServiceAccountTokens>,
     pub reader: Loopback,
+    pub joining: Option<Joining>,
     pub issuers: Option<Arc<Issuers>>,
     pub webhook: Option<Arc<Webhook>>,
 }
@@ -163,6 +165,12 @@ impl Tokens {
                 None
             }
         };
+        let server = self.joining.as_ref().filter(|_| !common.is_empty());
+        if let Some(user) = server.and_then(|joining| joining.authenticate(token)) {
+            let mut identity = for_us(user);
+            add_authenticated(&mut identity.user);
+            return Ok(Some(identity));
+        }
         let accounts = &self.service_accounts;
         let mut found = take(accounts.authenticate(token, audiences, &self.reader, now).await);
         if found.is_none() && !common.is_empty() {

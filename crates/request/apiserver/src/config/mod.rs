@@ -3,6 +3,7 @@
 pub mod file;
 
 use crate::audit::{self, Policy};
+use crate::joining::Joining;
 use crate::{admission, authn, authz};
 use keelson_pki::ServiceAccountKeys;
 use keelson_seal::Sealing;
@@ -44,6 +45,8 @@ pub struct Config {
     pub audit: Option<(Policy, audit::Settings)>,
     /// What seals the values of the server's store, which is [`Sealing::store`] then.
     pub sealing: Option<Arc<Sealing>>,
+    /// How other machines become servers of the cluster; `None`: they don't.
+    pub joining: Option<Joining>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
 }
@@ -86,6 +89,7 @@ impl Config {
             max_requests_in_flight: 600,
             audit: None,
             sealing: None,
+            joining: None,
             publish_kubernetes_service: true,
         }
     }

@@ -8,7 +8,7 @@
 use crate::{Error, Result};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,13 +18,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Upstream's times: how long a connection may take, and when a silent one is asked whether it is alive.
+/// Upstream's time: how long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(20);
-const ALIVE_AFTER: Duration = Duration::from_secs(30);
-const ALIVE_WITHIN: Duration = Duration::from_secs(10);
+/// When a silent connection is asked whether it is alive, and for how long. Upstream's 30 s and 10 s would leave a server that long
+/// with watches at a member that is cut off. etcd takes what comes more often than each 5 s for an attack.
+const ALIVE_AFTER: Duration = Duration::from_secs(6);
+const ALIVE_WITHIN: Duration = Duration::from_secs(3);
 /// Bytes of one answer or watch that may be on their way unread.
 const STREAM_WINDOW: u32 = 256 << 10;
 /// The most that HTTP/2 allows.
@@ -36,11 +38,11 @@ const MOST_PAUSE: Duration = Duration::from_secs(5);
 const SHUNNED: Duration = Duration::from_secs(5);
 
 pub(super) struct Members {
-    members: Vec<Arc<Member>>,
+    members: RwLock<Vec<Arc<Member>>>,
+    tls: Option<Arc<ClientConfig>>,
     next: AtomicUsize,
     /// Counts connections made, so that who waits for one hears of it.
     connected: watch::Sender<u64>,
-    _stop: DropGuard,
 }
 
 pub(super) struct Member {
@@ -49,6 +51,8 @@ pub(super) struct Member {
     /// The newest connection that somebody found broken.
     broken: AtomicU64,
     lost: Notify,
+    /// Ends its connection, when nobody goes to it any more.
+    stop: CancellationToken,
 }
 
 #[derive(Default)]
@@ -95,33 +99,57 @@ impl Members {
         if endpoints.is_empty() {
             return Err(invalid("no etcd server is named"));
         }
-        let stop = CancellationToken::new();
-        let connected = watch::Sender::new(0);
-        let mut members = Vec::with_capacity(endpoints.len());
-        for given in endpoints {
-            let place = Place::parse(given, tls)?;
-            let endpoint = endpoint(&place)?;
+        let members = Members {
+            members: RwLock::default(),
+            tls: tls.cloned(),
+            next: AtomicUsize::new(0),
+            connected: watch::Sender::new(0),
+        };
+        members.replace(endpoints)?;
+        Ok(members)
+    }
+
+    /// Goes to these from now on; connections to those that stay, stay. Needs a tokio runtime.
+    pub fn replace(&self, endpoints: &[String]) -> Result<()> {
+        if endpoints.is_empty() {
+            return Err(invalid("no etcd server is named"));
+        }
+        // All are read before any is gone to.
+        let places: Vec<(Place, Endpoint)> = endpoints
+            .iter()
+            .map(|given| {
+                let place = Place::parse(given, self.tls.as_ref())?;
+                let endpoint = endpoint(&place)?;
+                Ok((place, endpoint))
+            })
+            .collect::<Result<_>>()?;
+        let mut members = self.members.write();
+        let before = std::mem::take(&mut *members);
+        for (given, (place, endpoint)) in endpoints.iter().zip(places) {
+            if let Some(known) = before.iter().find(|m| m.name == *given) {
+                members.push(known.clone());
+                continue;
+            }
             let member = Arc::new(Member {
                 name: given.clone(),
                 state: Mutex::default(),
                 broken: AtomicU64::new(0),
                 lost: Notify::new(),
+                stop: CancellationToken::new(),
             });
             members.push(member.clone());
-            let (stopped, connected) = (stop.clone(), connected.clone());
+            let connected = self.connected.clone();
             tokio::spawn(async move {
                 tokio::select! {
-                    () = stopped.cancelled() => {}
+                    () = member.stop.cancelled() => {}
                     () = keep(&member, &endpoint, place, &connected) => {}
                 }
             });
         }
-        Ok(Members {
-            members,
-            next: AtomicUsize::new(0),
-            connected,
-            _stop: stop.drop_guard(),
-        })
+        for gone in before.iter().filter(|m| !endpoints.contains(&m.name)) {
+            gone.stop.cancel();
+        }
+        Ok(())
     }
 
     /// A connected member, the next in turn; waits for one until then.
@@ -142,8 +170,9 @@ impl Members {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let mut shunned = None;
-        for at in 0..self.members.len() {
-            let member = &self.members[(first.wrapping_add(at)) % self.members.len()];
+        let members = self.members.read();
+        for at in 0..members.len() {
+            let member = &members[(first.wrapping_add(at)) % members.len()];
             let state = member.state.lock();
             let Some(channel) = &state.channel else { continue };
             let picked = Picked {
@@ -161,8 +190,14 @@ impl Members {
 
     fn trouble(&self) -> String {
         let of = |member: &Arc<Member>| format!("{}: {}", member.name, member.state.lock().trouble);
-        let each: Vec<String> = self.members.iter().map(of).collect();
+        let each: Vec<String> = self.members.read().iter().map(of).collect();
         format!("no etcd server is connected ({})", each.join("; "))
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        self.members.read().iter().for_each(|member| member.stop.cancel());
     }
 }
 

@@ -7,9 +7,10 @@
 //! * Reads are linearizable, so that any member may be asked.
 //! * What etcd refuses it refuses in its own words ([`Error::Answered`]), which the API passes on.
 //!
-//! Knows nothing of members being added, of alarms being disarmed or of disks: whoever runs etcd does.
+//! The store knows nothing of members being added, of alarms or of disks: that is for whoever runs etcd ([`Cluster`]).
 
 mod call;
+mod cluster;
 mod lease;
 mod members;
 mod reconcile;
@@ -36,6 +37,8 @@ use wire::etcdserverpb::kv_client::KvClient;
 use wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use wire::etcdserverpb::{CompactionRequest, RangeRequest, RangeResponse, StatusRequest, StatusResponse, TxnRequest};
 use wire::{at, bounds, key_value, number};
+
+pub use cluster::{Alarm, Cluster, Member, Standing};
 
 /// How etcd is reached.
 #[derive(Clone)]

@@ -1,0 +1,188 @@
+//! What all servers have to be told alike: `<prefix>/keelson/settings` in the datastore. A server that isn't told takes it from
+//! there; one that is told something else is refused as long as others run. The only one may change it for all.
+
+use crate::cluster::Cluster;
+use crate::config::{Config, Options};
+use anyhow::{Context, bail};
+use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    #[serde(flatten)]
+    pub cluster: Cluster,
+    /// All servers are behind one service, which has one port.
+    pub api_port: String,
+}
+
+impl Settings {
+    pub fn of(config: &Config) -> Settings {
+        Settings {
+            cluster: Cluster::of(config),
+            api_port: config.api_port.to_string(),
+        }
+    }
+
+    /// As the others have it, but for what this server is told.
+    fn with(&self, own: &Settings, options: &Options) -> Settings {
+        let (theirs, mut all) = (self, own.clone());
+        let Options {
+            cluster_cidr,
+            service_cidr,
+            cluster_dns,
+            cluster_domain,
+            network,
+            api_port,
+            ..
+        } = options;
+        if cluster_cidr.is_none() {
+            all.cluster.cluster_cidr = theirs.cluster.cluster_cidr;
+        }
+        if service_cidr.is_none() {
+            all.cluster.service_cidr = theirs.cluster.service_cidr;
+        }
+        // Follows from the range of services, if that is told.
+        if cluster_dns.is_none() && all.cluster.service_cidr == theirs.cluster.service_cidr {
+            all.cluster.cluster_dns = theirs.cluster.cluster_dns;
+        }
+        if cluster_domain.is_none() {
+            all.cluster.cluster_domain.clone_from(&theirs.cluster.cluster_domain);
+        }
+        if network.is_none() {
+            all.cluster.network.clone_from(&theirs.cluster.network);
+        }
+        if api_port.is_none() {
+            all.api_port.clone_from(&theirs.api_port);
+        }
+        all
+    }
+
+    /// `--option mine (the cluster has theirs)`, for what differs.
+    fn differences(&self, theirs: &Settings) -> anyhow::Result<Vec<String>> {
+        let (Value::Object(mine), Value::Object(theirs)) = (serde_json::to_value(self)?, serde_json::to_value(theirs)?)
+        else {
+            bail!("settings are no map");
+        };
+        let differing = mine.iter().filter(|(name, value)| theirs.get(*name) != Some(value));
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_string();
+        let shown = differing.map(|(name, value)| {
+            let theirs = text(theirs.get(name));
+            format!("--{name} {} (the cluster has {theirs})", text(Some(value)))
+        });
+        Ok(shown.collect())
+    }
+}
+
+/// What all servers have from now on. `own`: as this server would have it alone; `address`: its address.
+pub async fn agree(
+    store: &dyn Store,
+    root: &str,
+    address: &str,
+    options: &Options,
+    own: Settings,
+) -> anyhow::Result<Settings> {
+    let key = format!("{root}/keelson/settings");
+    loop {
+        let stored = store
+            .get(key.as_bytes(), None)
+            .await
+            .context("the servers' settings")?
+            .kv;
+        let (wanted, expected) = match &stored {
+            None => (own.clone(), Expect::Absent),
+            Some(kv) => {
+                let theirs: Settings = serde_json::from_slice(&kv.value).with_context(|| {
+                    format!("the servers' settings ({key} in the store) are not those of this version")
+                })?;
+                let wanted = theirs.with(&own, options);
+                if wanted == theirs {
+                    return Ok(theirs);
+                }
+                let others = others(store, root, address).await?;
+                let differences = wanted.differences(&theirs)?.join(", ");
+                if !others.is_empty() {
+                    bail!(
+                        "{differences}: all servers of a cluster have to be told the same, and {} run. Leave it out, or stop the others to change it",
+                        others.join(", ")
+                    );
+                }
+                tracing::warn!(differences, "changing the cluster's settings");
+                (wanted, Expect::ModRevision(kv.mod_revision))
+            }
+        };
+        let value = serde_json::to_vec(&wanted)?;
+        let put = store.put(key.clone().into(), value.into(), expected, None);
+        match put.await.context("the servers' settings")? {
+            Outcome::Done { .. } => return Ok(wanted),
+            Outcome::Conflict { .. } => tracing::debug!("another server has just said what the settings are"),
+        }
+    }
+}
+
+/// The servers that are announced, but for this one.
+async fn others(store: &dyn Store, root: &str, address: &str) -> anyhow::Result<Vec<String>> {
+    let place = format!("{root}/masterleases/");
+    let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await?;
+    let addresses = listed.kvs.iter().filter_map(|kv| {
+        let address = kv.key.strip_prefix(place.as_bytes())?;
+        Some(String::from_utf8_lossy(address).into_owned())
+    });
+    Ok(addresses.filter(|other| other != address).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_store::Memory;
+
+    fn settings(network: &str) -> Settings {
+        Settings {
+            cluster: Cluster {
+                cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+                service_cidr: "10.96.0.0/16".parse().unwrap(),
+                cluster_dns: "10.96.0.10".parse().unwrap(),
+                cluster_domain: "cluster.local".into(),
+                network: network.into(),
+            },
+            api_port: "6443".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_decides_and_others_follow_or_are_refused() {
+        let store = Memory::new();
+        let agree = |address: &'static str, options: Options, own: Settings| {
+            let store = store.clone();
+            async move { agree(&*store, "/registry", address, &options, own).await }
+        };
+        let told = |network: &str| Options {
+            network: Some(network.into()),
+            ..Options::default()
+        };
+        let first = agree("10.0.0.1", told("host-gw"), settings("host-gw")).await.unwrap();
+        store
+            .put("/registry/masterleases/10.0.0.1".into(), "".into(), Expect::Any, None)
+            .await
+            .unwrap();
+        // Who isn't told has a default, which doesn't count.
+        let second = agree("10.0.0.2", Options::default(), settings("vxlan")).await.unwrap();
+        assert_eq!(first, second);
+        let refused = agree("10.0.0.2", told("vxlan"), settings("vxlan"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("--network vxlan (the cluster has host-gw)") && refused.contains("10.0.0.1"),
+            "{refused}"
+        );
+        // The only one may change it, and its own announcement is none of another's.
+        let changed = agree("10.0.0.1", told("vxlan"), settings("vxlan")).await.unwrap();
+        assert_eq!(changed.cluster.network, "vxlan");
+        let kept = agree("10.0.0.1", Options::default(), settings("host-gw"))
+            .await
+            .unwrap();
+        assert_eq!(kept, changed);
+    }
+}

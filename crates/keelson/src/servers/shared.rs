@@ -1,0 +1,242 @@
+//! Authorities and keys, shared by way of the datastore: `<prefix>/keelson/shared/<item>`, each sealed by the servers' token and
+//! written once, by whoever comes first. What is there is never overwritten, nor is what a machine had before it came: where the
+//! two differ, the server doesn't start and says so.
+
+use anyhow::{Context, bail, ensure};
+use keelson_pki::sharing::{Item, Sealer, TOKEN_FILE};
+use keelson_pki::{Pki, ServerToken, authority, files};
+use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Below the store's root, where no resource can be.
+const PLACE: &str = "/keelson/shared/";
+
+pub(super) fn key(root: &str, item: &str) -> String {
+    format!("{root}{PLACE}{item}")
+}
+
+/// Makes `<data-dir>/pki` what the other servers have, or what they will have. Returns their token.
+pub async fn settle(
+    store: &dyn Store,
+    root: &str,
+    data_dir: &Path,
+    items: &[&Item],
+    given: Option<ServerToken>,
+) -> anyhow::Result<ServerToken> {
+    let pki = data_dir.join("pki");
+    let place = format!("{root}{PLACE}");
+    let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await;
+    let listed = listed.context("what the cluster's servers share")?;
+    let named = |kv: keelson_store::KeyValue| {
+        let name = kv.key.strip_prefix(place.as_bytes()).map(<[u8]>::to_vec)?;
+        Some((String::from_utf8(name).ok()?, kv.value))
+    };
+    let stored: BTreeMap<String, bytes::Bytes> = listed.kvs.into_iter().filter_map(named).collect();
+    let token = token(&pki, given, items.iter().any(|item| stored.contains_key(item.name)))?;
+    let mut sealer = Sealer::new(token.clone());
+    let before: Vec<Option<Vec<u8>>> = items
+        .iter()
+        .map(|item| item.read(&pki))
+        .collect::<anyhow::Result<_>>()?;
+    for (item, own) in items.iter().zip(&before) {
+        if let Some(value) = stored.get(item.name) {
+            adopt(item, &pki, own.as_deref(), &sealer.open(item.name, value)?)?;
+        }
+    }
+    // Makes what nobody has yet.
+    Pki::open(data_dir).context("the cluster's certificates")?;
+    for (item, before) in items.iter().zip(&before) {
+        if stored.contains_key(item.name) {
+            continue;
+        }
+        let own = item
+            .read(&pki)?
+            .with_context(|| format!("{} is not there", item.name))?;
+        let value = sealer.seal(item.name, &own)?;
+        let put = store.put(key(root, item.name).into(), value.into(), Expect::Absent, None);
+        match put
+            .await
+            .with_context(|| format!("sharing {} with other servers", item.name))?
+        {
+            Outcome::Done { .. } => tracing::info!(item = item.name, "shared with the cluster's servers"),
+            // Another server came first. What this one has just made for itself nothing depends on.
+            Outcome::Conflict { current, .. } => {
+                let theirs = current.with_context(|| format!("{} came and went", item.name))?;
+                adopt(item, &pki, before.as_deref(), &sealer.open(item.name, &theirs.value)?)?;
+            }
+        }
+    }
+    keep(&pki, token)
+}
+
+/// What this machine has becomes what the others have, unless it had something else before.
+fn adopt(item: &Item, pki: &Path, own: Option<&[u8]>, theirs: &[u8]) -> anyhow::Result<()> {
+    match own {
+        Some(own) if own == theirs => Ok(()),
+        Some(_) => {
+            let files: Vec<String> = item.paths(pki).iter().map(|p| p.display().to_string()).collect();
+            bail!(
+                "{} are not what the other servers of the cluster have: this data directory was made for another cluster, or somebody \
+                 replaced them, here or there. To take what the others have, move them away and start again",
+                files.join(" and ")
+            )
+        }
+        None => {
+            item.write(pki, theirs)?;
+            tracing::info!(item = item.name, "taken from the cluster's servers");
+            Ok(())
+        }
+    }
+}
+
+/// The token that was given, or that this server has, or a new one.
+fn token(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result<ServerToken> {
+    let file = pki.join(TOKEN_FILE);
+    let own = files::read(&file)?;
+    let own: Option<ServerToken> = match own {
+        Some(text) => Some(
+            text.parse()
+                .map_err(|why: String| anyhow::anyhow!("{}: {why}", file.display()))?,
+        ),
+        None => None,
+    };
+    match (given, own) {
+        (Some(given), _) => Ok(given),
+        (None, Some(own)) => Ok(own),
+        (None, None) => {
+            ensure!(
+                !shared,
+                "this datastore has a cluster with servers already. To be one of them, this one needs their --token: pki/server-token in the \
+                 data directory of any of them"
+            );
+            Ok(ServerToken::generate())
+        }
+    }
+}
+
+/// Remembers the token, with the authority's hash, once it has proved right.
+fn keep(pki: &Path, token: ServerToken) -> anyhow::Result<ServerToken> {
+    let ca = files::read(&pki.join("ca.crt"))?.context("the cluster's authority")?;
+    let hash = authority::fingerprint(&ca)?;
+    ensure!(
+        token.ca_hash().is_none_or(|wanted| wanted == hash),
+        "--token is another cluster's: its last part is not the hash of this one's authority, {hash}"
+    );
+    let (file, whole) = (pki.join(TOKEN_FILE), token.with_ca_hash(hash));
+    if files::read(&file)?.as_deref().map(str::trim) != Some(&whole.reveal()) {
+        files::write_secret(&file, format!("{}\n", whole.reveal()).as_bytes())?;
+        tracing::info!(file = %file.display(), "the token by which other machines become servers");
+    }
+    Ok(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_pki::sharing::ITEMS;
+    use keelson_store::Memory;
+    use std::path::PathBuf;
+
+    struct Machine(PathBuf);
+
+    impl Machine {
+        fn new(name: &str) -> Machine {
+            let dir = std::env::temp_dir().join(format!("keelson-shared-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            Machine(dir)
+        }
+        async fn settle(&self, store: &dyn Store, token: Option<&str>) -> anyhow::Result<ServerToken> {
+            let items: Vec<&Item> = ITEMS.iter().collect();
+            settle(store, "/registry", &self.0, &items, token.map(|t| t.parse().unwrap())).await
+        }
+        fn has(&self) -> Vec<Option<Vec<u8>>> {
+            ITEMS
+                .iter()
+                .map(|item| item.read(&self.0.join("pki")).unwrap())
+                .collect()
+        }
+    }
+
+    impl Drop for Machine {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_server_has_what_the_first_one_made() {
+        let store = Memory::new();
+        let [first, second, third] = ["first", "second", "third"].map(Machine::new);
+        let token = first.settle(&*store, None).await.unwrap();
+        let stored = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
+        assert_eq!(stored.kvs.len(), ITEMS.len());
+        assert!(
+            stored
+                .kvs
+                .iter()
+                .all(|kv| !String::from_utf8_lossy(&kv.value).contains("PRIVATE"))
+        );
+
+        // Without the token nothing is made and nothing is taken.
+        let refused = second.settle(&*store, None).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("needs their --token"), "{refused:#}");
+        let refused = second.settle(&*store, Some("another-servers-token")).await.unwrap_err();
+        assert!(
+            format!("{refused:#}").contains("not the one of the servers"),
+            "{refused:#}"
+        );
+        let other_cluster = format!("server.{}.{}", token.secret(), "ab".repeat(32));
+        let refused = third.settle(&*store, Some(&other_cluster)).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("another cluster's"), "{refused:#}");
+        assert!(second.has().iter().all(Option::is_none));
+
+        second.settle(&*store, Some(&token.reveal())).await.unwrap();
+        assert_eq!(first.has(), second.has());
+        let revision = store.current_revision().await.unwrap();
+        // Each knows the token from now on, and nothing is written again.
+        for machine in [&first, &second] {
+            assert!(machine.settle(&*store, None).await.unwrap() == token);
+        }
+        assert_eq!(store.current_revision().await.unwrap(), revision);
+
+        // Whose files are others is told which, and they are left as they are.
+        let own = second.0.join("pki/sa.key");
+        let foreign = Machine::new("foreign");
+        Pki::open(&foreign.0).unwrap();
+        std::fs::copy(foreign.0.join("pki/sa.key"), &own).unwrap();
+        let before = second.has();
+        let refused = second.settle(&*store, None).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("sa.key"), "{refused:#}");
+        assert_eq!(second.has(), before);
+    }
+
+    #[tokio::test]
+    async fn of_two_that_come_at_once_one_makes_each_thing() {
+        let store = Memory::new();
+        let machines: Vec<Machine> = (0..4).map(|n| Machine::new(&format!("race{n}"))).collect();
+        let all = machines
+            .iter()
+            .map(|m| m.settle(&*store, Some("the-servers-token-of-all")));
+        for done in futures::future::join_all(all).await {
+            done.unwrap();
+        }
+        assert!(machines.iter().all(|m| m.has() == machines[0].has()));
+        assert_eq!(
+            store.list(ListRequest::new(KeyRange::all())).await.unwrap().kvs.len(),
+            ITEMS.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_was_there_before_is_shared_as_it_is() {
+        let store = Memory::new();
+        let [first, second] = ["before", "after"].map(Machine::new);
+        Pki::open(&first.0).unwrap();
+        let before = first.has();
+        let token = first.settle(&*store, None).await.unwrap();
+        assert_eq!(first.has(), before);
+        second.settle(&*store, Some(&token.reveal())).await.unwrap();
+        assert_eq!(second.has(), before);
+    }
+}
