@@ -383,10 +383,13 @@ pub fn says(facts: &CertFacts, spec: &CertSpec) -> bool {
 
 /// Whether a key is the certificate's.
 pub fn pairs(cert_pem: &str, key_pem: &str) -> bool {
-    match (first_certificate(cert_pem), KeyPair::from_pem(key_pem)) {
-        (Ok(cert), Ok(key)) => cert.key.is_some() && public(&key).is_ok_and(|k| k == cert.key),
-        _ => false,
-    }
+    fit(cert_pem, key_pem) == Some(true)
+}
+
+/// The same; `None` if one of the two isn't in a form that can be read here.
+pub fn fit(cert_pem: &str, key_pem: &str) -> Option<bool> {
+    let (cert, key) = (first_certificate(cert_pem).ok()?, KeyPair::from_pem(key_pem).ok()?);
+    Some(cert.key.is_some() && public(&key).is_ok_and(|k| k == cert.key))
 }
 
 /// Whether the authority's certificate verifies the other.

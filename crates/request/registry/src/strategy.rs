@@ -359,11 +359,7 @@ impl Strategy for BuiltIn {
         }
     }
     fn warnings(&self, cx: &Cx, new: &Object, old: Option<&Object>) -> Vec<String> {
-        if cx.subresource == "status" {
-            Vec::new()
-        } else {
-            (self.0.warnings)(cx, new, old)
-        }
+        (self.0.warnings)(cx, new, old)
     }
     fn canonicalize(&self, obj: &mut Object) {
         (self.0.canonicalize)(obj);

@@ -46,7 +46,10 @@ fn validate(new: &Object, old: Option<&Object>) -> Vec<Cause> {
     definition::validate(&Value::Object(new.0.clone()), old.as_ref())
 }
 
-fn warnings(_: &Cx, new: &Object, old: Option<&Object>) -> Vec<String> {
+fn warnings(cx: &Cx, new: &Object, old: Option<&Object>) -> Vec<String> {
+    if cx.subresource == "status" {
+        return Vec::new();
+    }
     let old = old.map(|o| Value::Object(o.0.clone()));
     definition::warnings(&Value::Object(new.0.clone()), old.as_ref())
 }

@@ -16,6 +16,7 @@ mod selectable;
 
 pub use self::core::service::{NodePorts, ServiceRanges};
 mod validation;
+mod warnings;
 
 use crate::convert::Converter;
 use crate::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, StorageDef, SubresourceDef};
@@ -183,6 +184,7 @@ fn complete(group: &'static str, kind: &'static str) -> &'static Behaviour {
                         validate: validation::create,
                         validate_update: validation::update,
                         validate_status: validation::status,
+                        warnings: warnings::of,
                         ..b
                     },
                 };

@@ -2,8 +2,9 @@
 //!
 //! Metadata that all kinds share is checked elsewhere; here stand the formats of names and everything below.
 
+pub(super) mod addresses;
 mod certificates;
-mod check;
+pub(super) mod check;
 mod config;
 mod container;
 mod container_env;
