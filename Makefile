@@ -7,7 +7,7 @@ TEST_PROFILE ?= fast
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick bench fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance quick differential bench fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -46,6 +46,10 @@ quick: deps
 ## make conformance every test of conformance/lists/passing.txt, about 30 minutes; goes on where it was interrupted
 conformance: build
 	@KEELSON=$(KEELSON) tools/conformance.sh
+
+## make differential  the same 100,000 requests to kube-apiserver and to ours: what differs and has no reason; goes on where it was interrupted
+differential: deps
+	@tools/differential.sh
 
 ## make bench       figures beside upstream's, in one run
 bench: build

@@ -110,6 +110,17 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-store",
         ],
     ),
+    // Asks an API server from outside, as any client does.
+    (
+        "keelson-differential",
+        &[
+            "keelson-api",
+            "keelson-apiserver",
+            "keelson-client",
+            "keelson-pki",
+            "keelson-store",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -121,7 +132,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     directions(root, &mut problems)?;
     let mut files = Vec::new();
-    for top in ["crates", "testkit", "xtask"] {
+    for top in ["crates", "testkit", "tests", "xtask"] {
         rust_files(&root.join(top), &mut files)?;
     }
     anyhow::ensure!(
