@@ -4,6 +4,7 @@ mod access;
 mod addons;
 mod agent;
 mod assemble;
+mod audit;
 mod certificate;
 mod client;
 mod cluster;
@@ -35,7 +36,7 @@ mod user;
 mod wait;
 mod why;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -78,6 +79,13 @@ enum Command {
     /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
     #[command(after_help = why::AFTER_HELP)]
     Why(why::Options),
+    /// Ask this server's audit log who did something
+    Audit(audit::Options),
+    /// Print what completes commands in a shell: source it, or put it where the shell looks
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Say what this machine lacks for running Keelson, and how to mend it
     Doctor(doctor::Options),
     /// Stop all pods of a data directory and remove every trace of it from this machine
@@ -130,6 +138,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),
+        Command::Audit(options) => audit::main(options),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "keelson", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Doctor(options) => doctor::main(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {
@@ -139,6 +152,27 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 config::KUBERNETES_VERSION
             );
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names and options that are there twice, and the like.
+    #[test]
+    fn the_command_line_is_sound_and_shells_complete_it() {
+        Arguments::command().debug_assert();
+        for shell in [
+            clap_complete::Shell::Bash,
+            clap_complete::Shell::Zsh,
+            clap_complete::Shell::Fish,
+        ] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "keelson", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("kubeconfig") && script.contains("why"), "{shell}");
         }
     }
 }

@@ -158,7 +158,10 @@ async fn take_seats(server: &ServerState, context: &RequestContext, classed: &Cl
     let def = resource(server, info);
     let storage = def.as_ref().and_then(|d| d.storage.as_ref());
     let usage = storage.and_then(|s| server.engine.usage(s, &info.namespace, &info.name));
-    context.seat.set(classed.seats(info, context.deadline, usage).await?);
+    let began = Instant::now();
+    let seats = classed.seats(info, context.deadline, usage).await;
+    context.seat.has_waited(began.elapsed());
+    context.seat.set(seats?);
     Ok(())
 }
 
@@ -303,6 +306,8 @@ fn begin(request: &Request) -> ApiResult<RequestContext> {
         .path_and_query()
         .map_or_else(|| "/".into(), |p| Str::from(p.as_str()));
     context.user_agent = user_agent(headers).into();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    context.applies = context.info.verb == "patch" && kind.is_some_and(|k| k.starts_with("application/apply-patch+"));
     context.remote = request.extensions().get::<RemoteAddr>().map(|r| r.0);
     if !context.info.is_long_running() {
         context.deadline = Some(context.started + allotted(&context.info)?);

@@ -1,6 +1,10 @@
 //! `/metrics`: counted under upstream's names, written in the Prometheus text format.
 
+mod format;
+mod process;
+
 use crate::connect;
+use crate::flow::LevelUsage;
 use crate::request::RequestContext;
 use keelson_registry::ResourceDef;
 use parking_lot::Mutex;
@@ -39,6 +43,18 @@ struct DurationLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DryRunLabels {
+    verb: &'static str,
+    dry_run: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    component: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabels {
     request_kind: &'static str,
 }
@@ -53,8 +69,18 @@ struct ResultLabels {
     result: &'static str,
 }
 
-fn histogram() -> Histogram {
-    Histogram::new([0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0])
+/// Seconds, as upstream's histograms of requests have them.
+const SECONDS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0,
+];
+
+fn whole() -> Histogram {
+    Histogram::new(SECONDS)
+}
+/// What service levels are counted by begins at 50 ms.
+fn level() -> Histogram {
+    Histogram::new(SECONDS[2..].iter().copied())
 }
 
 /// What other parts add to the page when it is asked for.
@@ -63,13 +89,16 @@ type Extra = Box<dyn Fn(&mut String) + Send + Sync>;
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
-    durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
+    durations: Family<DryRunLabels, Histogram, fn() -> Histogram>,
+    service_levels: Family<DurationLabels, Histogram, fn() -> Histogram>,
     inflight: Family<KindLabels, Gauge>,
     long_running: Family<DurationLabels, Gauge>,
     authentication: Family<ResultLabels, Counter>,
     authorization: Family<ResultLabels, Counter>,
     seats: Family<LevelLabels, Gauge>,
     waiting: Family<LevelLabels, Gauge>,
+    nominal: Family<LevelLabels, Gauge>,
+    limit: Family<LevelLabels, Gauge>,
     extra: Mutex<Vec<Extra>>,
 }
 
@@ -82,10 +111,12 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let durations = Family::<DurationLabels, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
+        let durations = Family::<DryRunLabels, Histogram, fn() -> Histogram>::new_with_constructor(whole);
+        let service_levels = Family::<DurationLabels, Histogram, fn() -> Histogram>::new_with_constructor(level);
         let (requests, inflight, long_running) = (Family::default(), Family::default(), Family::default());
         let (authentication, authorization) = (Family::default(), Family::default());
         let (seats, waiting) = (Family::default(), Family::default());
+        let (nominal, limit) = (Family::default(), Family::default());
         let r = &mut registry;
         r.register(
             "apiserver_request",
@@ -96,6 +127,21 @@ impl Metrics {
             "apiserver_request_duration_seconds",
             "Time until the response began",
             durations.clone(),
+        );
+        r.register(
+            "apiserver_request_sli_duration_seconds",
+            "Time until the response began, without waiting for a seat",
+            service_levels.clone(),
+        );
+        r.register(
+            "apiserver_flowcontrol_nominal_limit_seats",
+            "Seats of a priority level by its shares",
+            Clone::clone(&nominal),
+        );
+        r.register(
+            "apiserver_flowcontrol_current_limit_seats",
+            "Seats of a priority level with what is lent and borrowed",
+            Clone::clone(&limit),
         );
         r.register(
             "apiserver_current_inflight_requests",
@@ -131,12 +177,15 @@ impl Metrics {
             registry,
             requests,
             durations,
+            service_levels,
             inflight,
             long_running,
             authentication,
             authorization,
             seats,
             waiting,
+            nominal,
+            limit,
             extra: Mutex::default(),
         }
     }
@@ -180,13 +229,14 @@ impl Metrics {
         took: Duration,
     ) {
         let d = duration_labels(context, resource);
+        let dry_run = match context.info.query.get("dryRun") {
+            None | Some("") => "",
+            Some("All") => "All",
+            Some(_) => "invalid",
+        };
         let labels = RequestLabels {
             verb: d.verb,
-            dry_run: match context.info.query.get("dryRun") {
-                None | Some("") => "",
-                Some("All") => "All",
-                Some(_) => "invalid",
-            },
+            dry_run,
             group: d.group.clone(),
             version: d.version.clone(),
             resource: d.resource.clone(),
@@ -197,24 +247,45 @@ impl Metrics {
         };
         self.requests.get_or_create(&labels).inc();
         if !context.info.is_long_running() {
-            self.durations.get_or_create(&d).observe(took.as_secs_f64());
+            let own = took.saturating_sub(context.seat.waited());
+            self.service_levels.get_or_create(&d).observe(own.as_secs_f64());
+            let labels = DryRunLabels {
+                verb: d.verb,
+                dry_run,
+                group: d.group,
+                version: d.version,
+                resource: d.resource,
+                subresource: d.subresource,
+                scope: d.scope,
+                component: d.component,
+            };
+            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
         }
     }
 
-    /// The page.
-    pub fn text(&self, usage: &[(keelson_api::Str, usize, usize)]) -> String {
-        for (level, seats, waiting) in usage {
+    /// The page. `objects`: how many there are, by group and resource.
+    pub fn text(&self, usage: &[LevelUsage], objects: &[(keelson_api::Str, keelson_api::Str, usize)]) -> String {
+        for level in usage {
             let labels = LevelLabels {
-                priority_level: level.to_string(),
+                priority_level: level.level.to_string(),
             };
-            self.seats.get_or_create(&labels).set(*seats as i64);
-            self.waiting.get_or_create(&labels).set(*waiting as i64);
+            let figures = [
+                (&self.seats, level.executing),
+                (&self.waiting, level.waiting),
+                (&self.nominal, level.nominal),
+                (&self.limit, level.limit),
+            ];
+            for (family, figure) in figures {
+                family.get_or_create(&labels).set(figure as i64);
+            }
         }
         let mut open_metrics = String::new();
         if let Err(e) = encode(&mut open_metrics, &self.registry) {
             tracing::error!("encoding the metrics failed: {e}");
         }
-        let mut page = as_prometheus(&open_metrics);
+        let mut page = format::as_prometheus(&open_metrics);
+        held(&mut page, objects);
+        process::write(&mut page);
         for extra in self.extra.lock().iter() {
             extra(&mut page);
         }
@@ -241,6 +312,7 @@ fn duration_labels(context: &RequestContext, resource: Option<&ResourceDef>) -> 
         "get" => "GET",
         "list" => "LIST",
         "watch" => "WATCH",
+        "patch" if context.applies => "APPLY",
         "patch" => "PATCH",
         "delete" => "DELETE",
         "deletecollection" => "DELETECOLLECTION",
@@ -275,25 +347,17 @@ fn duration_labels(context: &RequestContext, resource: Option<&ResourceDef>) -> 
     }
 }
 
-/// OpenMetrics names the family of a counter without `_total`, and the Prometheus text format with it.
-fn as_prometheus(open_metrics: &str) -> String {
-    let mut out = String::with_capacity(open_metrics.len());
-    let mut help: Option<(&str, &str)> = None;
-    for line in open_metrics.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            help = rest.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            let suffix = if kind == "counter" { "_total" } else { "" };
-            if let Some((_, text)) = help.take() {
-                let _ = writeln!(out, "# HELP {name}{suffix} {text}");
-            }
-            let _ = writeln!(out, "# TYPE {name}{suffix} {kind}");
-        } else if line != "# EOF" {
-            out.push_str(line);
-            out.push('\n');
-        }
+/// How many objects there are, as the caches have them: each resource that somebody has asked for.
+fn held(page: &mut String, objects: &[(keelson_api::Str, keelson_api::Str, usize)]) {
+    page.push_str(
+        "# HELP apiserver_resource_objects Objects that are stored\n# TYPE apiserver_resource_objects gauge\n",
+    );
+    for (group, resource, count) in objects {
+        let _ = writeln!(
+            page,
+            "apiserver_resource_objects{{group=\"{group}\",resource=\"{resource}\"}} {count}"
+        );
     }
-    out
 }
 
 #[cfg(test)]
@@ -317,12 +381,12 @@ mod tests {
             let _open = metrics.begin(&context, pods.as_ref());
             assert!(
                 metrics
-                    .text(&[])
+                    .text(&[], &[])
                     .contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 1"#)
             );
         }
         metrics.served(&context, pods.as_ref(), http::StatusCode::OK, Duration::from_millis(3));
-        let page = metrics.text(&[]);
+        let page = metrics.text(&[], &[]);
         assert!(page.contains("# TYPE apiserver_request_total counter\n"), "{page}");
         assert!(page.contains(r#"apiserver_request_total{verb="LIST",dry_run="",group="",version="v1",resource="pods",subresource="",scope="namespace",component="apiserver",code="200"} 1"#), "{page}");
         assert!(page.contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 0"#));
@@ -340,8 +404,77 @@ mod tests {
             let below = context(&format!("/api/v1/namespaces/a/pods/p/sub{i}?dryRun={i}"));
             metrics.served(&below, pods.as_ref(), http::StatusCode::NOT_FOUND, Duration::ZERO);
         }
-        let page = metrics.text(&[]);
+        let page = metrics.text(&[], &[]);
         let series = page.lines().filter(|l| l.starts_with("apiserver_request_total{"));
         assert_eq!(series.count(), 2, "{page}");
+    }
+
+    /// Family, type, labels and bounds of buckets, as kube-apiserver 1.37.2 wrote them on its page.
+    const UPSTREAM: &str = include_str!("metrics/upstream.txt");
+
+    fn part<'a>(sample: &'a str, before: &str, after: &str) -> Option<&'a str> {
+        sample.split_once(before)?.1.split_once(after).map(|(found, _)| found)
+    }
+
+    #[test]
+    fn families_types_labels_and_bounds_are_upstreams() {
+        let metrics = Metrics::new();
+        let rows = keelson_registry::resources::rows();
+        let pods = rows.iter().find(|d| d.is("", "pods"));
+        let mut request = context("/api/v1/namespaces/a/pods/p");
+        request.seat.has_waited(Duration::from_secs(3));
+        metrics.served(&request, pods, http::StatusCode::OK, Duration::from_secs(4));
+        let info = RequestInfo::parse(&http::Method::PATCH, &"/api/v1/namespaces/a/pods/p".parse().unwrap()).unwrap();
+        request = RequestContext::new(info, UserInfo::anonymous());
+        request.applies = true;
+        metrics.served(&request, pods, http::StatusCode::OK, Duration::from_millis(3));
+        let _open = metrics.begin(&request, pods);
+        let _watch = metrics.begin(&context("/api/v1/pods?watch=1"), pods);
+        let level = LevelUsage {
+            level: "system".into(),
+            executing: 1,
+            waiting: 2,
+            nominal: 3,
+            limit: 4,
+        };
+        let page = metrics.text(&[level], &[("".into(), "pods".into(), 5)]);
+        for line in UPSTREAM.lines() {
+            let mut columns = line.split('|').map(str::trim);
+            let mut next = || columns.next().unwrap_or_default();
+            let (name, kind, labels, bounds) = (next(), next(), next(), next());
+            assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind}");
+            let prefix = if kind == "histogram" {
+                format!("{name}_bucket")
+            } else {
+                name.to_string()
+            };
+            let of_it = |l: &&str| l.starts_with(&format!("{prefix}{{")) || l.starts_with(&format!("{prefix} "));
+            let samples: Vec<&str> = page.lines().filter(of_it).collect();
+            let first = samples.first().unwrap_or_else(|| panic!("{name} has no sample"));
+            let given = part(first, "{", "} ").unwrap_or_default();
+            let mut names: Vec<&str> = given
+                .split(',')
+                .filter_map(|l| l.split_once('='))
+                .map(|(n, _)| n)
+                .collect();
+            names.retain(|n| *n != "le");
+            names.sort();
+            assert_eq!(names.join(" "), labels, "{name}");
+            if !bounds.is_empty() {
+                let count = bounds.split(' ').count();
+                let found: Vec<&str> = samples
+                    .iter()
+                    .take(count)
+                    .filter_map(|l| part(l, "le=\"", "\""))
+                    .collect();
+                assert_eq!(found.join(" "), bounds, "{name}");
+            }
+        }
+        assert!(page.contains("verb=\"APPLY\""), "an apply is told from other patches");
+        let of_get =
+            |l: &&str| l.starts_with("apiserver_request_sli_duration_seconds_bucket") && l.contains("verb=\"GET\"");
+        let at_one = page.lines().filter(of_get).find(|l| l.contains("le=\"1\""));
+        let at_one = at_one.and_then(|l| l.rsplit_once(' ')).map(|(_, count)| count);
+        assert_eq!(at_one, Some("1"), "waiting for a seat doesn't count");
     }
 }

@@ -51,7 +51,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
 }
 
 fn metrics(server: &ServerState) -> Response {
-    let text = server.metrics.text(&server.flow.usage());
+    let text = server.metrics.text(&server.flow.usage(), &server.engine.counts());
     response::bytes_of(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 

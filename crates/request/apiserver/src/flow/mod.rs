@@ -147,6 +147,17 @@ impl Classed {
     }
 }
 
+/// A priority level as it is used at the moment.
+#[derive(Clone, Debug)]
+pub struct LevelUsage {
+    pub level: Str,
+    pub executing: usize,
+    pub waiting: usize,
+    /// Seats by its shares, and those it has now, with what is lent and borrowed.
+    pub nominal: usize,
+    pub limit: usize,
+}
+
 impl FlowControl {
     pub fn new(total: usize) -> Arc<Self> {
         let flow = FlowControl {
@@ -184,14 +195,17 @@ impl FlowControl {
         })
     }
 
-    /// Requests that have a seat, and that wait for one, by level: for metrics.
-    pub fn usage(&self) -> Vec<(Str, usize, usize)> {
-        self.tables
-            .read()
-            .levels
-            .iter()
-            .map(|(name, l)| (name.clone(), l.gate.in_use(), l.gate.waiting()))
-            .collect()
+    /// Each level as it is used: for metrics.
+    pub fn usage(&self) -> Vec<LevelUsage> {
+        let tables = self.tables.read();
+        let usage = |(name, level): (&Str, &Level)| LevelUsage {
+            level: name.clone(),
+            executing: level.gate.in_use(),
+            waiting: level.gate.waiting(),
+            nominal: level.bounds.nominal,
+            limit: level.gate.seats(),
+        };
+        tables.levels.iter().map(usage).collect()
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {

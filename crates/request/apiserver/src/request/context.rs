@@ -24,6 +24,8 @@ pub struct RequestContext {
     pub deadline: Option<Instant>,
     /// What it has of flow control while it is served.
     pub seat: Seat,
+    /// A patch that is an apply: metrics tell it from others.
+    pub applies: bool,
     pub user_agent: Str,
     /// The client's address; `None` for calls within the process.
     pub remote: Option<SocketAddr>,
@@ -42,6 +44,7 @@ impl RequestContext {
             started: Instant::now(),
             deadline: None,
             seat: Seat::default(),
+            applies: false,
             user_agent: Str::default(),
             remote: None,
             warnings: Warnings::default(),

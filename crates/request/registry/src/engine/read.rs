@@ -178,6 +178,16 @@ impl Engine {
         let unready = caches.values().filter(|(_, cache)| !cache.is_ready());
         unready.map(|(of, _)| of.resource.to_string()).collect()
     }
+    /// How many objects each cache in use holds, by group and resource. A resource seen in several versions counts once.
+    pub fn counts(&self) -> Vec<(Str, Str, usize)> {
+        let caches = self.caches.lock();
+        let whole = caches
+            .iter()
+            .filter(|((_, view), (_, cache))| view.is_empty() && cache.is_ready());
+        whole
+            .map(|(_, (of, cache))| (of.resource.group.clone(), of.resource.resource.clone(), cache.len()))
+            .collect()
+    }
     /// What the cache of a resource holds; `None` if it hasn't been used.
     pub fn usage(&self, storage: &StorageDef, namespace: &str, name: &str) -> Option<Usage> {
         let cache = {
