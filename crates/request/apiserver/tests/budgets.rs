@@ -51,7 +51,7 @@ async fn ask(api: &Api, account: &str, method: &str, path: &str, body: Body) -> 
 /// Seats taken at the service accounts' level.
 fn seats(api: &Api) -> usize {
     let usage = api.server.state().flow.usage();
-    usage.iter().find(|(name, ..)| name == "workload-low").unwrap().1
+    usage.iter().find(|l| l.level == "workload-low").unwrap().executing
 }
 
 async fn until(what: &str, ok: impl Fn() -> bool) {
