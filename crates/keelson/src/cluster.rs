@@ -1,7 +1,7 @@
 //! What has to be the same on all nodes, as the cluster tells it: ConfigMap `kube-system/keelson-cluster`, written by the
 //! server at its start from its own options, read by agents at theirs.
 
-use crate::config::Config;
+use crate::config::{Component, Config};
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -25,7 +25,16 @@ pub struct Cluster {
     pub cluster_dns: Ipv4Addr,
     pub cluster_domain: String,
     pub network: String,
+    /// Components that run on every node, if they do in this cluster: those that don't, divided by commas.
+    #[serde(default)]
+    pub disabled: String,
 }
+
+/// What agents leave out if the servers do.
+const EVERYWHERE: [(Component, &str); 2] = [
+    (Component::Storage, "local-storage"),
+    (Component::Snapshots, "snapshots"),
+];
 
 impl Cluster {
     pub fn of(config: &Config) -> Cluster {
@@ -35,7 +44,13 @@ impl Cluster {
             cluster_dns: config.cluster_dns,
             cluster_domain: config.cluster_domain.clone(),
             network: config.network.to_string(),
+            disabled: disabled(|component| config.runs(component)),
         }
+    }
+
+    /// Names of components that this cluster does without.
+    pub fn disabled(&self) -> impl Iterator<Item = &str> {
+        self.disabled.split(',').filter(|name| !name.is_empty())
     }
 
     pub fn config_map(&self) -> anyhow::Result<ConfigMap> {
@@ -69,6 +84,11 @@ impl Cluster {
         keelson_pki::files::write_public(remembered, &serde_json::to_vec(&cluster)?)?;
         Ok(cluster)
     }
+}
+
+fn disabled(runs: impl Fn(Component) -> bool) -> String {
+    let left_out = EVERYWHERE.into_iter().filter(|(component, _)| !runs(*component));
+    left_out.map(|(_, name)| name).collect::<Vec<_>>().join(",")
 }
 
 /// Nobody answered, or somebody who couldn't. An answer that says no is one: a node that was taken out of the cluster, or
@@ -111,10 +131,12 @@ mod tests {
             cluster_dns: "10.2.0.10".parse().unwrap(),
             cluster_domain: "example.local".into(),
             network: "host-gw".into(),
+            disabled: disabled(|component| component != Component::Snapshots),
         };
         let data = cluster.config_map().unwrap().data.unwrap();
         assert_eq!(data["cluster-cidr"], "10.1.0.0/16");
         let read: Cluster = serde_json::from_value(serde_json::to_value(data).unwrap()).unwrap();
         assert_eq!(read, cluster);
+        assert_eq!(read.disabled().collect::<Vec<_>>(), ["snapshots"]);
     }
 }

@@ -46,8 +46,14 @@ pub async fn apply(rest: &Rest, config: &Config) -> anyhow::Result<()> {
         };
         rest.patch_raw(&DEFINITIONS, "", name, "", &patch).await?;
     }
-    if config.runs(Component::Storage) {
-        class(rest).await?;
+    // The cluster runs without it: definitions that somebody else brought may serve another version.
+    if config.runs(Component::Storage)
+        && let Err(error) = class(rest).await
+    {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "there is no class of snapshots of local volumes"
+        );
     }
     Ok(())
 }

@@ -118,6 +118,8 @@ impl Options {
     /// Everything decided. Without the cluster's settings only what this machine decides alone is meaningful.
     pub fn resolve(&self, cluster: Option<&Cluster>) -> anyhow::Result<Config> {
         let this = self.clone();
+        let left_out = cluster.into_iter().flat_map(Cluster::disabled).map(str::to_owned);
+        let disable: Vec<String> = this.disable.into_iter().flatten().chain(left_out).collect();
         let server = ServerOptions {
             data_dir: this.data_dir,
             node_name: this.node_name,
@@ -128,7 +130,7 @@ impl Options {
             disable_default_registry_endpoint: this.disable_default_registry_endpoint,
             image_pull_credentials_verification_policy: this.image_pull_credentials_verification_policy,
             preloaded_images_verification_allowlist: this.preloaded_images_verification_allowlist,
-            disable: this.disable,
+            disable: Some(disable),
             bind_address: this.bind_address,
             kubelet_port: this.kubelet_port,
             dns_port: this.dns_port,

@@ -92,6 +92,7 @@ fn of_snapshots(world: &Arc<World>) -> Controller {
         .input(&world.classes)
         .input(&world.claims)
         .input(&world.volumes)
+        .input(&world.nodes)
         .output(VolumeSnapshot::RESOURCE)
         .output(VolumeSnapshotContent::RESOURCE)
         .output(PersistentVolumeClaim::RESOURCE);
@@ -117,6 +118,17 @@ fn of_snapshots(world: &Arc<World>) -> Controller {
         world.classes.on_change(move |_| {
             let waiting = snapshots.store().filter(|s| !s.is_ready());
             waiting.iter().for_each(|s| queue.add(s.key()));
+        });
+    }
+    {
+        let (queue, snapshots) = (queue.clone(), world.snapshots.clone());
+        // Whose a volume is may be told by its node's labels only.
+        world.nodes.on_change(move |change| {
+            let labels = |n: &Node| n.metadata.labels.clone();
+            if change.old().is_none_or(|old| labels(old) != labels(change.object())) {
+                let waiting = snapshots.store().filter(|s| !s.is_ready());
+                waiting.iter().for_each(|s| queue.add(s.key()));
+            }
         });
     }
     let snapshots = world.snapshots.clone();
@@ -296,6 +308,13 @@ impl Snapshots {
                     return Err(error);
                 }
             },
+            Step::Label(node) => {
+                let Some(content) = content else {
+                    return Ok(Outcome::Retry);
+                };
+                let body = json!({"metadata": {"uid": content.uid(), "labels": {plan::MANAGED_BY: node}}});
+                self.contents.patch("", content.name(), Patch::Merge(&body)).await?;
+            }
             Step::Bind => {
                 let Some(content) = content else {
                     return Ok(Outcome::Retry);

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const DEFAULT: &str = "snapshot.storage.kubernetes.io/is-default-class";
-const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
+pub const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
 const SECRET_NAME: &str = "snapshot.storage.kubernetes.io/deletion-secret-name";
 const SECRET_NAMESPACE: &str = "snapshot.storage.kubernetes.io/deletion-secret-namespace";
 const SECRET_NAME_OF_CLASS: &str = "csi.storage.k8s.io/snapshotter-secret-name";
@@ -51,6 +51,8 @@ pub enum Step {
     /// Keeps the claim while its picture is being taken.
     HoldClaim,
     Create(Box<VolumeSnapshotContent>),
+    /// Says which node's sidecar the content is for: that wasn't known when it was made.
+    Label(String),
     /// Makes a content that was there before this snapshot's.
     Bind,
     Tell(Box<SnapshotStatus>),
@@ -174,9 +176,17 @@ fn unready(view: &View) -> Step {
                 false => Step::Bind,
             }
         }
-        (Some(_), Some(content)) => tell(snapshot, content),
+        (Some(_), Some(content)) => match view.node {
+            Some(node) if !content.is_ready() && !is_labelled(content) => Step::Label(node.into()),
+            _ => tell(snapshot, content),
+        },
         (Some(claim), None) => make(view, claim, class.flatten()),
     }
+}
+
+fn is_labelled(content: &VolumeSnapshotContent) -> bool {
+    let labels = content.metadata.labels.as_ref();
+    labels.is_some_and(|l| l.contains_key(MANAGED_BY))
 }
 
 /// The volume that is to be snapped, and its driver's names for itself and for it.

@@ -15,7 +15,7 @@ fn snapshot(meta: &str, spec: &str, status: &str) -> VolumeSnapshot {
 
 fn content(meta: &str, source: &str, uid: &str, policy: &str, status: &str) -> VolumeSnapshotContent {
     let text = format!(
-        r#"{{"metadata":{{"name":"snapcontent-u","uid":"c"{meta}}},"spec":{{"volumeSnapshotRef":{{"name":"s","namespace":"ns","uid":"{uid}"}},
+        r#"{{"metadata":{{"name":"snapcontent-u","uid":"c","labels":{{"{MANAGED_BY}":"n1"}}{meta}}},"spec":{{"volumeSnapshotRef":{{"name":"s","namespace":"ns","uid":"{uid}"}},
             "deletionPolicy":"{policy}","driver":"d","source":{{{source}}}}},"status":{{{status}}}}}"#
     );
     VolumeSnapshotContent::decode(text.as_bytes()).expect("a content")
@@ -129,6 +129,13 @@ fn a_snapshot_gets_its_class_its_claim_its_content_and_is_told_of_it() {
     assert_eq!(
         status.creation_time.as_ref().map(|t| t.0.as_second()),
         Some(1_700_000_000)
+    );
+    let mut lost = content("", r#""volumeHandle":"h""#, "u", "Delete", r#""readyToUse":false"#);
+    lost.metadata.labels = None;
+    assert_eq!(
+        next(&protected, Some(&lost), Some(&kept), Some(&of), &classes),
+        Step::Label("n1".into()),
+        "nobody would act on it"
     );
     let mut ready = protected;
     ready.status = Some(*status);
