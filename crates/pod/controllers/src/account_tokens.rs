@@ -56,7 +56,6 @@ pub fn start(context: &Context) {
         .output(ServiceAccount::RESOURCE)
         .longest_delay(LONGEST_DELAY);
     let queue = controller.queue();
-    wire::own(&secrets, &queue);
     let gone = Gone::default();
     let notes = gone.clone();
     secrets.on_change(move |change| {
@@ -66,6 +65,8 @@ pub fn start(context: &Context) {
             _ => notes.lock().remove(&secret.key()),
         };
     });
+    // After the note: whoever gets the key finds it.
+    wire::own(&secrets, &queue);
     let of_account = secrets.clone();
     accounts.on_change(move |change| {
         if change.is_deleted() {

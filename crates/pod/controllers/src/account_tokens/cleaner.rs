@@ -143,7 +143,7 @@ impl Cleaner {
         let Some(since) = since else { return Ok(None) };
         let begun = since.to_zoned(jiff::tz::TimeZone::UTC)?.timestamp();
         // The whole of the day after.
-        Ok(Some(begun + DAY + UNUSED_FOR))
+        Ok(Some(begun.checked_add(DAY + UNUSED_FOR)?))
     }
 
     fn is_listed(&self, secret: &Secret) -> bool {

@@ -6,6 +6,7 @@ use keelson_client::Rest;
 use keelson_pki::x509::Certificate;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use sha2::Digest;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -54,7 +55,8 @@ fn user_of(cert: Certificate) -> Option<User> {
 const TOKEN_TTL: Duration = Duration::from_secs(120);
 const ALLOW_TTL: Duration = Duration::from_secs(300);
 const DENY_TTL: Duration = Duration::from_secs(30);
-/// Decisions remembered at most; at that many all are forgotten.
+/// Decisions remembered at most; at that many all are forgotten. Of tokens only their hashes are kept: strangers send them, as
+/// long as they like.
 const MAX_CACHE: usize = 4096;
 
 type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
@@ -63,7 +65,7 @@ pub struct Auth {
     rest: Rest,
     node: String,
     anonymous: bool,
-    tokens: Cache<String, Option<User>>,
+    tokens: Cache<[u8; 32], Option<User>>,
     decisions: Cache<(User, String, String), bool>,
 }
 
@@ -115,7 +117,7 @@ impl Auth {
     }
 
     async fn review_token(&self, token: &str) -> Result<Option<User>, String> {
-        let key = token.to_owned();
+        let key: [u8; 32] = sha2::Sha256::digest(token).into();
         if let Some(user) = recall(&self.tokens, &key) {
             return Ok(user);
         }
@@ -260,6 +262,26 @@ mod tests {
         assert_eq!(name(Some(shown(Some("admin"), now - 1))).await, None);
         assert_eq!(name(Some(shown(None, i64::MAX))).await, None);
         assert_eq!(name(None).await.as_deref(), Some("system:anonymous"));
+    }
+
+    /// Nobody knows any of them, and each is remembered.
+    #[tokio::test]
+    async fn tokens_that_nobody_knows_cost_little() {
+        let api = tower::service_fn(|_: Request<kube::client::Body>| async {
+            let answer = json!({"status": {"authenticated": false}}).to_string();
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(answer.into_bytes())))
+        });
+        let rest = Rest::new(kube::Client::new(api, "default"), "test");
+        let auth = Auth::new(rest, "n1".into(), false);
+        for n in 0..3 {
+            let token = format!("{n}{}", "x".repeat(1 << 20));
+            let request = Request::builder().header("authorization", format!("Bearer {token}"));
+            let request = request.body(()).expect("a request");
+            assert_eq!(auth.authenticate(None, &request).await, Ok(None));
+        }
+        let kept = auth.tokens.lock();
+        assert_eq!(kept.len(), 3);
+        assert!(kept.keys().all(|key| std::mem::size_of_val(key) == 32));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use keelson_api::{Map, Object, Value};
 
 /// Volumes that need nothing of the API; of those that may name a Secret only if they do.
-const PLAIN: [&str; 27] = [
+const PLAIN: [&str; 24] = [
     "awsElasticBlockStore",
     "azureDisk",
     "cephfs",
@@ -28,11 +28,7 @@ const PLAIN: [&str; 27] = [
     "scaleIO",
     "storageos",
     "vsphereVolume",
-    // Of projected volumes.
-    "clusterTrustBundle",
-    "podCertificate",
     "projected",
-    "serviceAccountToken",
 ];
 
 fn list<'a>(of: &'a Map, key: &str) -> impl Iterator<Item = &'a Map> {
