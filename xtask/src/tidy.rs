@@ -61,7 +61,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-pki",
         ],
     ),
-    ("keelson-scheduler", &["keelson-api", "keelson-client", "keelson-clock"]),
+    (
+        "keelson-scheduler",
+        &["keelson-api", "keelson-client", "keelson-clock", "keelson-machinery"],
+    ),
     (
         "keelson-kubelet",
         &[

@@ -6,6 +6,7 @@ mod certificates;
 mod chaos;
 mod crashes;
 mod deployments;
+mod devices;
 mod disruption;
 mod garbage;
 mod jobs;

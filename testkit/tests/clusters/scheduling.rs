@@ -1,5 +1,8 @@
 //! Scheduling: what is told of a pod that fits nowhere, when it is tried again, and who has to make room.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use keelson_client::Kind;
 use keelson_testkit::objects::{ApiObject, Pod, condition, is_active, is_ready, node_of};
 use keelson_testkit::{Cluster, Size, secs};
 use serde_json::json;
@@ -227,4 +230,89 @@ spec:
         *on.entry(node_of(pod)).or_default() += 1;
     }
     assert!(on.len() == 30 && on.values().all(|n| *n == 2), "{on:?}");
+}
+
+const SLOW: &str = r#"
+{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: slow}, provisioner: a.b/c, volumeBindingMode: WaitForFirstConsumer}
+"#;
+const CLAIM: &str = r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {storageClassName: slow, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"#;
+const USES_CLAIM: &str =
+    "containers: [{name: c, image: i}], volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]";
+
+/// The scheduler has chosen a node for the pod, and waits for the claim's volume.
+async fn awaits_its_volume(cluster: &Cluster) {
+    let is_noted = |claim: &PersistentVolumeClaim| {
+        let notes = claim.metadata.annotations.as_ref();
+        notes.is_some_and(|a| a.contains_key("volume.kubernetes.io/selected-node"))
+    };
+    cluster
+        .until("default", "data", secs(60), "a node is noted", is_noted)
+        .await;
+}
+
+async fn delete<K: Kind>(cluster: &Cluster, name: &str) {
+    let options = DeleteOptions {
+        grace_period_seconds: Some(0),
+        ..DeleteOptions::default()
+    };
+    let deleted = cluster.objects::<K>().delete("default", name, &options).await;
+    deleted.expect("it goes");
+}
+
+async fn failures(cluster: &Cluster) -> usize {
+    let events = cluster.events("default").await;
+    let failed = events
+        .iter()
+        .filter(|e| e.reason.as_deref() == Some("FailedScheduling"));
+    failed
+        .map(|e| e.series.as_ref().map_or(1, |s| s.count.unwrap_or(1)) as usize)
+        .sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_goes_while_its_pod_is_bound_costs_the_pod_a_try_only() {
+    let cluster = Cluster::builder()
+        .nodes(1)
+        .controllers(&["serviceaccount", "nodelifecycle"])
+        .start()
+        .await;
+    cluster.apply(SLOW).await;
+    cluster.apply(CLAIM).await;
+    cluster.apply(&pod("p", USES_CLAIM)).await;
+    awaits_its_volume(&cluster).await;
+    delete::<PersistentVolumeClaim>(&cluster, "data").await;
+    // Nothing protects it here.
+    let unprotected = json!({"metadata": {"finalizers": null}});
+    let _: PersistentVolumeClaim = cluster.patch("default", "data", unprotected).await;
+    cluster.sleep(secs(30)).await;
+    cluster.apply(CLAIM).await;
+    awaits_its_volume(&cluster).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_goes_while_it_is_bound_isnt_tried_again() {
+    let cluster = Cluster::builder()
+        .nodes(1)
+        .controllers(&["serviceaccount", "nodelifecycle"])
+        .start()
+        .await;
+    cluster.apply(SLOW).await;
+    cluster.apply(CLAIM).await;
+    cluster.apply(&pod("p", USES_CLAIM)).await;
+    awaits_its_volume(&cluster).await;
+    delete::<Pod>(&cluster, "p").await;
+    cluster.sleep(secs(1)).await;
+    // Another program has another node in mind: the binding that waits fails.
+    let other = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": null}}});
+    let _: PersistentVolumeClaim = cluster.patch("default", "data", other).await;
+    cluster.sleep(secs(400)).await;
+    assert_eq!(failures(&cluster).await, 0, "nobody asks for it any more");
+    let claim: PersistentVolumeClaim = cluster.get("default", "data").await;
+    let notes = claim.metadata.annotations.unwrap_or_default();
+    assert!(!notes.contains_key("volume.kubernetes.io/selected-node"), "{notes:?}");
 }

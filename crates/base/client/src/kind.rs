@@ -187,6 +187,7 @@ kinds! {
     api::resource::v1::ResourceClaim, "resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", true;
     api::resource::v1::ResourceClaimTemplate, "resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", true;
     api::resource::v1::ResourceSlice, "resource.k8s.io", "v1", "ResourceSlice", "resourceslices", false;
+    api::resource::v1::DeviceTaintRule, "resource.k8s.io", "v1", "DeviceTaintRule", "devicetaintrules", false;
     api::resource::v1::DeviceClass, "resource.k8s.io", "v1", "DeviceClass", "deviceclasses", false;
 }
 

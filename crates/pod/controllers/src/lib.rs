@@ -15,6 +15,7 @@ pub mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taints;
 mod disruption;
 mod endpoints;
 mod endpointslice;
@@ -32,6 +33,7 @@ mod pod_gc;
 pub mod pods;
 mod quota;
 mod replicaset;
+mod resource_claims;
 mod root_ca;
 mod service_cidr;
 mod service_pods;
@@ -84,6 +86,7 @@ const CONTROLLERS: &[Entry] = &[
     ("volumeattributesclass-protection", volumes::start_class_protection),
     ("ephemeral-volume", volumes::start_ephemeral),
     ("volumesnapshot", volumes::start_snapshots),
+    ("resourceclaim", resource_claims::start),
     ("clusterrole-aggregation", cluster_roles::start),
     ("certificate-approver", certificates::start_approving),
     ("kubelet-serving-approver", certificates::nodes::start),
@@ -98,6 +101,7 @@ const CONTROLLERS: &[Entry] = &[
     ("bootstrap-signer", bootstrap_tokens::start),
     ("nodelifecycle", node_lifecycle::start),
     ("taint-eviction", taint_eviction::start),
+    ("device-taint-eviction", device_taints::start),
     ("pod-garbage-collector", pod_gc::start),
     ("endpointslice", endpointslice::start),
     ("endpointslice-mirroring", endpointslice::start_mirroring),

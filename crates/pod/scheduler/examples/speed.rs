@@ -127,7 +127,7 @@ fn run(workload: &Workload, nodes: usize, pods: usize) -> Vec<Duration> {
             cluster.update(&mut snapshot);
             match plan(&profile, &pod, &snapshot, &mut turn) {
                 Plan::Bind { node, .. } => {
-                    queue.done(pod.uid());
+                    queue.remove(pod.uid());
                     cluster.assume(Arc::new(pod.on_node(&node)));
                     break;
                 }

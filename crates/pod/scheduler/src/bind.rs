@@ -1,7 +1,11 @@
-//! Carries plans out: volumes and binding, conditions, nominations, victims.
+//! Carries plans out: volumes, devices ([`devices`]) and binding, conditions, nominations, victims.
+
+mod devices;
 
 use crate::core::Core;
+use crate::ledger::Ledger;
 use crate::plan::Why;
+use crate::plugins::dynamic_resources::Decision as Devices;
 use crate::plugins::volume_binding::{Decision, SELECTED_NODE};
 use crate::pod::PodInfo;
 use crate::profile::Profile;
@@ -39,16 +43,26 @@ pub struct Binder {
     pub profile: Arc<Profile>,
     /// Told when claims or volumes change.
     pub volumes_changed: Arc<Notify>,
+    pub ledger: Arc<Ledger>,
 }
 
 impl Binder {
-    pub async fn bind(&self, pod: &PodInfo, node: &str, volumes: &Decision, writes: &Writes) -> anyhow::Result<()> {
+    pub async fn bind(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        (volumes, devices): (&Decision, &Devices),
+        writes: &Writes,
+    ) -> anyhow::Result<()> {
         if !volumes.is_empty() {
             let bound = self.bind_volumes(node, volumes);
             match tokio::time::timeout(self.profile.volumes_within, bound).await {
                 Ok(result) => result.context("binding volumes")?,
                 Err(_) => bail!("binding volumes: context deadline exceeded"),
             }
+        }
+        if !devices.claims.is_empty() {
+            self.bind_devices(pod, node, devices).await?;
         }
         let _place = writes.place().await;
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);

@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::events::ClusterEvent;
+use crate::plugins::dynamic_resources;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
 use crate::queue::{Backoffs, Queue};
@@ -31,6 +32,12 @@ pub struct State {
 impl Core {
     pub fn new(profiles: Profiles, world: Arc<dyn World>, backoffs: Backoffs) -> Arc<Core> {
         let asked = profiles.clone();
+        let (deciding, ledger) = (profiles.clone(), world.devices());
+        let held = move |pod: &PodInfo| {
+            let profile = deciding.iter().find(|p| p.scheduler_name == pod.scheduler_name());
+            let waits = || dynamic_resources::claims(&pod.pod, &ledger).is_err();
+            !dynamic_resources::asked(&pod.pod).is_empty() && profile.is_some_and(|p| p.allocates()) && waits()
+        };
         let helps = move |event: &ClusterEvent, pod: &PodInfo, by: &BTreeSet<&'static str>| {
             let profile = asked.iter().find(|p| p.scheduler_name == pod.scheduler_name());
             let plugins = profile.into_iter().flat_map(|p| &p.plugins);
@@ -40,7 +47,7 @@ impl Core {
         };
         let state = State {
             cluster: Cluster::default(),
-            queue: Queue::new(Box::new(helps), backoffs),
+            queue: Queue::new(Box::new(helps), backoffs).held_by(Box::new(held)),
         };
         Arc::new(Core {
             profiles,
@@ -59,6 +66,9 @@ impl Core {
         self.change(|state, now| {
             if matches!(event, ClusterEvent::Namespace) {
                 state.cluster.namespaces_changed();
+            }
+            if matches!(event, ClusterEvent::Claim { .. }) {
+                state.queue.look_at_held();
             }
             state.queue.happened(event, now);
         });
@@ -83,12 +93,26 @@ impl Core {
     pub fn pod_seen(&self, pod: Arc<PodInfo>) {
         self.change(|state, now| match pod.node_name() {
             Some(_) => state.placed(pod, now),
-            None if pod.is_deleting() || !self.is_ours(&pod) => state.queue.remove(pod.uid()),
+            None if pod.is_deleting() || !self.is_ours(&pod) => {
+                state.queue.remove(pod.uid());
+                state.cluster.clear_nomination(pod.uid());
+            }
             // Its binding is under way; the API is behind.
-            None if state.cluster.is_placed(pod.uid()) => {}
+            None if state.cluster.is_placed(pod.uid()) => {
+                if state.queue.pod(pod.uid()).is_some() {
+                    state.queue.set(pod, now);
+                }
+            }
             None => {
+                let was_written = state
+                    .queue
+                    .pod(pod.uid())
+                    .and_then(|old| old.nominated_node())
+                    .is_some();
                 match pod.nominated_node().map(str::to_owned) {
                     Some(node) => state.cluster.nominate(pod.clone(), &node),
+                    // One that isn't written yet stays.
+                    None if !was_written => {}
                     None => state.cluster.clear_nomination(pod.uid()),
                 }
                 state.queue.set(pod, now);

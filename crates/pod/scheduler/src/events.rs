@@ -1,5 +1,6 @@
 //! What happens in the cluster that may make room for a pod that had none.
 
+use crate::ledger::Effect;
 use crate::pod::PodInfo;
 use k8s_openapi::api::core::v1::Node;
 use std::sync::Arc;
@@ -14,6 +15,14 @@ pub enum ClusterEvent {
     /// A pod left its node, needs less there, or hasn't the labels any more that it had.
     PodLeft(Arc<PodInfo>),
     Volumes,
+    /// A claim of devices.
+    Claim {
+        namespace: String,
+        name: String,
+        effect: Effect,
+    },
+    /// There are others, or other classes of them.
+    Devices,
     Namespace,
     /// Nothing in particular: time has passed.
     Anything,

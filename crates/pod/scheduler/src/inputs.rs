@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::events::ClusterEvent;
+use crate::ledger::Ledger;
 use crate::pod::PodInfo;
 use crate::world::World;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -9,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::labels::{Labels, includes};
@@ -40,6 +42,11 @@ pub struct Watched {
     controllers: Informer<ReplicationController>,
     replica_sets: Informer<ReplicaSet>,
     stateful_sets: Informer<StatefulSet>,
+    resource_claims: Informer<ResourceClaim>,
+    resource_slices: Informer<ResourceSlice>,
+    device_classes: Informer<DeviceClass>,
+    taint_rules: Informer<DeviceTaintRule>,
+    devices: Arc<Ledger>,
 }
 
 impl Inputs {
@@ -66,6 +73,11 @@ impl Inputs {
                 controllers: informers.get(),
                 replica_sets: informers.get(),
                 stateful_sets: informers.get(),
+                resource_claims: informers.get(),
+                resource_slices: informers.get(),
+                device_classes: informers.get(),
+                taint_rules: informers.get(),
+                devices: Arc::default(),
             }),
         }
     }
@@ -84,6 +96,7 @@ impl Inputs {
         notify(&self.world.capacities, core, ClusterEvent::Volumes);
         notify(&self.world.attachments, core, ClusterEvent::Volumes);
         notify(&self.world.namespaces, core, ClusterEvent::Namespace);
+        self.world.feed_devices(core);
     }
 
     pub async fn synced(&self) {
@@ -103,6 +116,10 @@ impl Inputs {
         world.controllers.synced().await;
         world.replica_sets.synced().await;
         world.stateful_sets.synced().await;
+        world.resource_claims.synced().await;
+        world.resource_slices.synced().await;
+        world.device_classes.synced().await;
+        world.taint_rules.synced().await;
     }
 }
 
@@ -212,9 +229,52 @@ impl World for Watched {
         }
         selectors
     }
+
+    fn devices(&self) -> Arc<Ledger> {
+        self.devices.clone()
+    }
 }
 
 impl Watched {
+    /// The ledger first, then whoever waits for it.
+    fn feed_devices(&self, core: &Arc<Core>) {
+        let (ledger, told) = (self.devices.clone(), core.clone());
+        self.resource_claims.on_change(move |change| {
+            let claim = change.object();
+            let effect = match change {
+                Change::Deleted(_) => ledger.claim_gone(claim),
+                _ => ledger.claim_seen(claim),
+            };
+            told.happened(ClusterEvent::Claim {
+                namespace: claim.namespace().to_owned(),
+                name: claim.name().to_owned(),
+                effect,
+            });
+        });
+        let (ledger, told) = (self.devices.clone(), core.clone());
+        self.resource_slices.on_change(move |change| {
+            match change {
+                Change::Deleted(slice) => ledger.slice_gone(slice.name()),
+                _ => ledger.slice_seen(change.object()),
+            }
+            told.happened(ClusterEvent::Devices);
+        });
+        let (ledger, told) = (self.devices.clone(), core.clone());
+        self.device_classes.on_change(move |change| {
+            match change {
+                Change::Deleted(class) => ledger.class_gone(class.name()),
+                _ => ledger.class_seen(change.object()),
+            }
+            told.happened(ClusterEvent::Devices);
+        });
+        let (ledger, told) = (self.devices.clone(), core.clone());
+        self.taint_rules.on_change(move |change| {
+            let rule = change.object();
+            ledger.rule_seen(rule.name(), (!change.is_deleted()).then(|| rule.clone()));
+            told.happened(ClusterEvent::Devices);
+        });
+    }
+
     /// Whoever waits for a claim to be bound is woken.
     pub fn on_volume_change(&self, changed: &Arc<tokio::sync::Notify>) {
         let told = changed.clone();

@@ -18,9 +18,11 @@ pub mod cluster;
 pub mod configuration;
 mod core;
 mod counts;
+pub mod devices;
 pub mod events;
 pub mod framework;
 mod inputs;
+pub mod ledger;
 pub mod node;
 pub mod plan;
 pub mod plugins;
@@ -45,6 +47,7 @@ use inputs::Inputs;
 use keelson_client::leader::{Election, acquire};
 use keelson_client::{Recorder, Rest};
 use plan::{Plan, Turn, Why, plan};
+use plugins::dynamic_resources::Decision as Devices;
 use plugins::volume_binding::Decision;
 use pod::PodInfo;
 use profile::Profile;
@@ -58,6 +61,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use world::World;
 
 /// How long a stop waits for bindings under way.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
@@ -134,11 +138,13 @@ impl Scheduler {
         inputs.feed(&core);
         inputs.world.on_volume_change(&volumes_changed);
         let writes = Arc::new(Writes::new(MOST_WRITES));
+        let ledger = inputs.world.devices();
         let binder = |profile: &Arc<Profile>| Binder {
             rest: rest.clone(),
             events: Recorder::start(&rest, &profile.scheduler_name, "", stop),
             profile: profile.clone(),
             volumes_changed: volumes_changed.clone(),
+            ledger: ledger.clone(),
         };
         Scheduler {
             core,
@@ -197,20 +203,17 @@ impl Scheduler {
     fn decide(&mut self, pod: Arc<PodInfo>) {
         let of = |profile: &Arc<Profile>| profile.scheduler_name == pod.scheduler_name();
         let Some(at) = self.profiles.iter().position(of) else {
-            return self.core.with(|state, _| state.queue.done(pod.uid()));
+            return self.core.with(|state, _| state.queue.remove(pod.uid()));
         };
         let plan = || plan(&self.profiles[at], &pod, &self.snapshot, &mut self.turn);
         let Ok(plan) = std::panic::catch_unwind(AssertUnwindSafe(plan)) else {
             // Said by the panic itself. It must cost no more than this pod's turn.
             tracing::error!(pod = %pod.key, "planning panicked; the pod is tried again later");
-            return self.core.with(|state, now| {
-                let attempts = state.queue.attempts(pod.uid());
-                state.queue.failed(pod.clone(), attempts, now);
-            });
+            return self.core.with(|state, now| drop(state.queue.failed(pod.uid(), now)));
         };
         let binder = self.binders[at].clone();
         match plan {
-            Plan::Bind { node, volumes } => self.bind(binder, pod, node, volumes),
+            Plan::Bind { node, volumes, devices } => self.bind(binder, pod, node, volumes, devices),
             Plan::Wait(why) => self.wait(binder, pod, why),
         }
     }
@@ -225,61 +228,80 @@ impl Scheduler {
             }
         }
         let target = why.preemption.as_ref().and_then(|p| p.target.clone());
-        let displaced = self.core.with(|state, now| {
+        let (is_there, displaced) = self.core.with(|state, now| {
             let mut displaced = Vec::new();
+            // Whoever has gone meanwhile makes no room, and takes none.
+            if state.queue.pod(pod.uid()).is_none() {
+                return (false, displaced);
+            }
             if let Some((node, _)) = &target {
                 // Room that was made for somebody less important is taken: he has to be decided anew.
                 let waiting = state.cluster.nominated_on(node).iter();
                 displaced.extend(waiting.filter(|p| p.priority < pod.priority).cloned());
                 state.cluster.nominate(pod.clone(), node);
+            } else if why.preemption.as_ref().is_some_and(|p| p.clear_nomination) {
+                state.cluster.clear_nomination(pod.uid());
             }
             for pod in &displaced {
                 state.cluster.clear_nomination(pod.uid());
                 state.queue.wake(pod.uid(), now);
             }
             state.queue.refused(pod.uid(), why.clone(), now);
-            displaced
+            (true, displaced)
         });
+        if !is_there {
+            return;
+        }
         let (core, writes) = (self.core.clone(), self.writes.clone());
         self.tasks.spawn(async move {
             let _place = writes.place().await;
             for pod in displaced {
                 binder.isnt_nominated(&pod).await;
             }
+            if let Some(claim) = &why.to_free {
+                binder.free(claim).await;
+            }
             binder.waits(&pod, &why).await;
             if let Some((node, victims)) = target
                 && let Err(error) = binder.evict(&pod, &node, &victims).await
             {
                 tracing::warn!(pod = %pod.key, error = format!("{error:#}"), "preemption failed");
-                core.happened(events::ClusterEvent::Anything);
+                core.with(|state, now| {
+                    state.cluster.clear_nomination(pod.uid());
+                    state.queue.happened(events::ClusterEvent::Anything, now);
+                });
+                binder.isnt_nominated(&pod).await;
             }
         });
     }
 
-    fn bind(&mut self, binder: Binder, pod: Arc<PodInfo>, node: String, volumes: Decision) {
-        let attempts = self.core.with(|state, _| {
-            let attempts = state.queue.attempts(pod.uid());
-            state.queue.done(pod.uid());
-            state.cluster.assume(Arc::new(pod.on_node(&node)));
-            attempts
+    fn bind(&mut self, binder: Binder, pod: Arc<PodInfo>, node: String, volumes: Decision, devices: Devices) {
+        let is_there = self.core.with(|state, _| {
+            let is_there = state.queue.binds(pod.uid());
+            if is_there {
+                state.cluster.assume(Arc::new(pod.on_node(&node)));
+            }
+            is_there
         });
+        if !is_there {
+            return;
+        }
         bind::promise(&self.core, &volumes);
+        binder.promise_devices(&devices);
         let (core, writes) = (self.core.clone(), self.writes.clone());
         self.tasks.spawn(async move {
-            let bound = binder.bind(&pod, &node, &volumes, &writes).await;
+            let bound = binder.bind(&pod, &node, (&volumes, &devices), &writes).await;
             bind::release(&core, &volumes);
+            binder.release_devices(&pod, &devices, bound.is_ok()).await;
             let Err(error) = bound else { return };
-            let chain = || error.chain().filter_map(|e| e.downcast_ref::<keelson_client::Error>());
-            let is_gone = chain().any(keelson_client::is_not_found);
-            core.with(|state, now| {
+            // Whether the pod is still there is what was seen of it, not what this or that request was answered.
+            let waits = core.with(|state, now| {
                 state.cluster.forget(pod.uid());
                 // What would have been there is free for others.
                 state.queue.happened(events::ClusterEvent::PodLeft(pod.clone()), now);
-                if !is_gone && !state.cluster.is_placed(pod.uid()) {
-                    state.queue.failed(pod.clone(), attempts, now);
-                }
+                state.queue.failed(pod.uid(), now)
             });
-            if !is_gone {
+            if let Some(pod) = waits {
                 tracing::warn!(pod = %pod.key, node, error = format!("{error:#}"), "binding failed; will retry");
                 binder.failed(&pod, &error).await;
             }

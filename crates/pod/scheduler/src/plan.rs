@@ -6,18 +6,24 @@
 
 use crate::framework::{Cycle, NodeFilter, Prepared, Reject};
 use crate::node::NodeInfo;
+use crate::plugins::dynamic_resources;
 use crate::plugins::volume_binding::{self, Decision};
 use crate::pod::PodInfo;
 use crate::preempt::{self, Preemption};
 use crate::profile::Profile;
 use crate::snapshot::Snapshot;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use rand::Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Debug)]
 pub enum Plan {
-    Bind { node: String, volumes: Decision },
+    Bind {
+        node: String,
+        volumes: Decision,
+        devices: dynamic_resources::Decision,
+    },
     Wait(Why),
 }
 
@@ -45,6 +51,8 @@ pub struct Why {
     pub rest: Option<String>,
     /// Who refused.
     pub plugins: BTreeSet<&'static str>,
+    /// A claim that is allocated where the pod can't be: it can be allocated anew.
+    pub to_free: Option<Arc<ResourceClaim>>,
     /// What preemption can do about it.
     pub preemption: Option<Preemption>,
 }
@@ -80,24 +88,38 @@ pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Tu
         None => search(profile, cycle, &filters, only, turn, &mut why),
     };
     let Some(node) = choose(profile, cycle, &feasible, &mut turn.rng) else {
+        if profile.allocates() {
+            why.to_free = dynamic_resources::to_free(pod, snapshot, &why.nodes);
+        }
         let preempting = profile.preemption;
         why.preemption = preempting.map(|limits| preempt::find(cycle, &filters, &why, limits, &mut turn.rng));
         return Plan::Wait(why);
     };
     // It was decided once to filter; what came of it is needed now.
-    match volume_binding::decide(cycle, node) {
-        Ok(volumes) => Plan::Bind {
+    let refused = |plugin, reject| {
+        why.plugins.insert(plugin);
+        why.nodes.push(Refused {
+            node: node.index,
+            plugin,
+            reject,
+        });
+        Plan::Wait(why)
+    };
+    let volumes = match volume_binding::decide(cycle, node) {
+        Ok(volumes) => volumes,
+        Err(reject) => return refused("VolumeBinding", reject),
+    };
+    let devices = match profile.allocates() {
+        true => dynamic_resources::decide(&profile.devices, pod, snapshot, node),
+        false => Ok(dynamic_resources::Decision::default()),
+    };
+    match devices {
+        Ok(devices) => Plan::Bind {
             node: node.name().to_owned(),
             volumes,
+            devices,
         },
-        Err(reject) => {
-            why.nodes.push(Refused {
-                node: node.index,
-                plugin: "VolumeBinding",
-                reject,
-            });
-            Plan::Wait(why)
-        }
+        Err(reject) => refused(dynamic_resources::NAME, reject),
     }
 }
 
@@ -278,8 +300,14 @@ impl Why {
                 text.push_str(&histogram(reasons, rest));
             }
         }
-        if let Some(preemption) = &self.preemption {
-            text.push_str(&format!(" preemption: {}", preemption.message));
+        let freed = self
+            .to_free
+            .as_ref()
+            .map(|_| "deallocation of ResourceClaim completed".to_owned());
+        let preemption = self.preemption.as_ref().map(|p| format!("preemption: {}", p.message));
+        let after: Vec<String> = freed.into_iter().chain(preemption).collect();
+        if !after.is_empty() {
+            text.push_str(&format!(" {}", after.join(", ")));
         }
         text
     }

@@ -2,6 +2,7 @@
 
 use crate::framework::Plugin;
 use crate::plugins;
+use crate::plugins::dynamic_resources::{self, DynamicResources};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub struct Profile {
     pub preemption: Option<Preempting>,
     /// How long a pod's volumes may take to be bound.
     pub volumes_within: Duration,
+    /// How long allocating devices may take, and what has to be done about them.
+    pub devices: DynamicResources,
 }
 
 #[derive(Clone)]
@@ -58,6 +61,7 @@ impl Default for Profile {
             percentage: 0,
             preemption: Some(Preempting::default()),
             volumes_within: Duration::from_secs(600),
+            devices: DynamicResources::default(),
         }
     }
 }
@@ -69,6 +73,10 @@ const LEAST_PERCENTAGE: usize = 5;
 impl Profile {
     pub fn filters(&self) -> impl Iterator<Item = &dyn Plugin> {
         self.plugins.iter().filter(|e| e.filters).map(|e| &*e.plugin)
+    }
+    /// Whether claims of devices are looked at.
+    pub fn allocates(&self) -> bool {
+        self.filters().any(|plugin| plugin.name() == dynamic_resources::NAME)
     }
     pub fn scorers(&self) -> impl Iterator<Item = (&dyn Plugin, i64)> {
         self.plugins

@@ -5,6 +5,7 @@
 //!   are tried early, unless it was an error that they back off from.
 //! * *unschedulable*: tried in vain; they wait for an event that may help, as the plug-ins that refused them tell, or five minutes.
 //! * *gated*: not to be tried yet.
+//! * *binding*: a node was found. Until the API shows the pod there, it may yet come back; whoever was deleted meanwhile doesn't.
 //!
 //! Events that come while a pod is being tried are kept until it is back, so that none is missed.
 
@@ -46,6 +47,9 @@ impl Backoffs {
 /// So long a pod waits for an event at most.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Whether a pod can't be tried yet: something that it names isn't there.
+pub type Held = dyn Fn(&PodInfo) -> bool + Send + Sync;
+
 /// Whether an event may help a pod that these plug-ins refused.
 pub type Helps = dyn Fn(&ClusterEvent, &PodInfo, &BTreeSet<&'static str>) -> bool + Send + Sync;
 
@@ -54,10 +58,12 @@ pub struct Queue {
     active: BTreeMap<Rank, String>,
     backing_off: BTreeSet<(Instant, String)>,
     unschedulable: BTreeSet<(Instant, String)>,
+    gated: BTreeSet<String>,
     /// The pod being tried, and what has happened since.
     in_flight: Option<(String, Vec<ClusterEvent>)>,
     next: u64,
     helps: Box<Helps>,
+    is_held: Box<Held>,
     backoffs: Backoffs,
 }
 
@@ -80,6 +86,7 @@ enum State {
     Unschedulable { until: Instant },
     Gated,
     InFlight,
+    Binding,
 }
 
 impl Queue {
@@ -89,11 +96,18 @@ impl Queue {
             active: BTreeMap::new(),
             backing_off: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
+            gated: BTreeSet::new(),
             in_flight: None,
             next: 0,
             helps,
+            is_held: Box::new(|_| false),
             backoffs,
         }
+    }
+
+    /// Pods are gated, too, for as long as this says so.
+    pub fn held_by(self, is_held: Box<Held>) -> Queue {
+        Queue { is_held, ..self }
     }
 
     pub fn len(&self) -> usize {
@@ -106,7 +120,7 @@ impl Queue {
     /// A pod that has no node yet is new, or has changed.
     pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let uid = pod.uid().to_owned();
-        let is_gated = pod.gates().next().is_some();
+        let is_gated = pod.gates().next().is_some() || (self.is_held)(&pod);
         let Some(waiting) = self.pods.get_mut(&uid) else {
             let (attempts, why) = (0, None);
             let waiting = Waiting {
@@ -118,8 +132,9 @@ impl Queue {
                 state: State::Gated,
             };
             self.pods.insert(uid.clone(), waiting);
-            if !is_gated {
-                self.activate(&uid);
+            match is_gated {
+                true => drop(self.gated.insert(uid)),
+                false => self.activate(&uid),
             }
             return;
         };
@@ -180,9 +195,20 @@ impl Queue {
             .min()
     }
 
-    /// The pod that was popped has a node.
-    pub fn done(&mut self, uid: &str) {
-        self.remove(uid);
+    /// The pod that was popped has a node, and is being bound to it. `false`: it has gone while it was decided.
+    pub fn binds(&mut self, uid: &str) -> bool {
+        self.landed(uid);
+        self.leave(uid);
+        let Some(waiting) = self.pods.get_mut(uid) else {
+            return false;
+        };
+        waiting.state = State::Binding;
+        true
+    }
+
+    /// The pod as it was seen last, unless it has gone or has its node.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.pods.get(uid).map(|waiting| &waiting.pod)
     }
 
     /// The pod that was popped fits nowhere.
@@ -198,39 +224,26 @@ impl Queue {
         self.unschedulable.insert((until, uid.to_owned()));
     }
 
-    /// Something went wrong with the pod that was popped, or with its binding: again, after a while.
-    pub fn failed(&mut self, pod: Arc<PodInfo>, attempts: u32, now: Instant) {
-        let uid = pod.uid().to_owned();
-        self.landed(&uid);
-        self.leave(&uid);
-        let until = now + self.backoffs.after(attempts.max(1));
-        let state = State::BackingOff {
+    /// Something went wrong with the pod that was popped, or with its binding: again, after a while. `None`: it isn't waiting any
+    /// more, for it has gone or has its node.
+    pub fn failed(&mut self, uid: &str, now: Instant) -> Option<Arc<PodInfo>> {
+        self.landed(uid);
+        self.leave(uid);
+        let waiting = self.pods.get_mut(uid)?;
+        let until = now + self.backoffs.after(waiting.attempts.max(1));
+        waiting.tried = now;
+        waiting.why = None;
+        waiting.state = State::BackingOff {
             until,
             after_error: true,
         };
-        let why = None;
-        let since = self.pods.get(&uid).map_or(now, |w| w.since);
-        self.pods.insert(
-            uid.clone(),
-            Waiting {
-                pod,
-                since,
-                attempts,
-                tried: now,
-                why,
-                state,
-            },
-        );
-        self.backing_off.insert((until, uid));
+        self.backing_off.insert((until, uid.to_owned()));
+        Some(waiting.pod.clone())
     }
 
     /// Why a pod that waits fits nowhere, as the last try found.
     pub fn why(&self, uid: &str) -> Option<Arc<Why>> {
         self.pods.get(uid)?.why.clone()
-    }
-
-    pub fn attempts(&self, uid: &str) -> u32 {
-        self.pods.get(uid).map_or(0, |w| w.attempts)
     }
 
     fn landed(&mut self, uid: &str) -> Option<Vec<ClusterEvent>> {
@@ -240,6 +253,16 @@ impl Queue {
         } else {
             None
         }
+    }
+
+    /// What pods were held for may be there now.
+    pub fn look_at_held(&mut self) {
+        let is_free = |uid: &&String| {
+            let pod = self.pods.get(*uid).map(|w| &w.pod);
+            pod.is_some_and(|pod| pod.gates().next().is_none() && !(self.is_held)(pod))
+        };
+        let free: Vec<String> = self.gated.iter().filter(is_free).cloned().collect();
+        free.iter().for_each(|uid| self.activate(uid));
     }
 
     /// Something has changed for this one pod.
@@ -300,7 +323,8 @@ impl Queue {
             State::Active(rank) => drop(self.active.remove(&rank)),
             State::BackingOff { until, .. } => drop(self.backing_off.remove(&(until, uid.to_owned()))),
             State::Unschedulable { until } => drop(self.unschedulable.remove(&(until, uid.to_owned()))),
-            State::Gated | State::InFlight => {}
+            State::Gated => drop(self.gated.remove(uid)),
+            State::InFlight | State::Binding => {}
         }
     }
 
@@ -326,7 +350,8 @@ fn helps(helps: &Helps, waiting: &Waiting, event: &ClusterEvent) -> bool {
 
 /// Whether the pod asks for something else than before. Its status, for one, the scheduler itself writes.
 fn matters(old: &PodInfo, new: &PodInfo) -> bool {
-    old.pod.spec != new.pod.spec || old.labels() != new.labels()
+    let claims = |pod: &PodInfo| pod.pod.status.as_ref().and_then(|s| s.resource_claim_statuses.clone());
+    old.pod.spec != new.pod.spec || old.labels() != new.labels() || claims(old) != claims(new)
 }
 
 #[cfg(test)]
@@ -397,8 +422,13 @@ mod tests {
     async fn errors_back_off() {
         let mut queue = queue();
         queue.set(pod("a", 0), Instant::now());
-        let tried = queue.pop(Instant::now()).unwrap();
-        queue.failed(tried, 2, Instant::now());
+        for wait in [1, 2] {
+            assert_eq!(popped(&mut queue), "a");
+            assert!(queue.failed("a", Instant::now()).is_some());
+            if wait == 1 {
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+        }
         assert_eq!(popped(&mut queue), "-");
         tokio::time::advance(Duration::from_millis(1999)).await;
         assert_eq!(popped(&mut queue), "-");
@@ -416,5 +446,56 @@ mod tests {
         queue.remove("b");
         queue.refused("b", Arc::default(), Instant::now());
         assert!(queue.is_empty() && queue.next_time().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_binding_that_failed_brings_back_whoever_is_still_there() {
+        let mut queue = queue();
+        queue.set(pod("a", 0), Instant::now());
+        assert_eq!(popped(&mut queue), "a");
+        assert!(queue.binds("a"));
+        assert_eq!(popped(&mut queue), "-");
+        queue.set(pod("a", 7), Instant::now());
+        assert_eq!(
+            popped(&mut queue),
+            "-",
+            "what is seen of it meanwhile doesn't start another try"
+        );
+        let back = queue.failed("a", Instant::now()).unwrap();
+        assert_eq!(back.priority, 7, "as it was seen last");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(popped(&mut queue), "a");
+        assert!(queue.binds("a"));
+        queue.remove("a");
+        assert!(queue.failed("a", Instant::now()).is_none());
+        assert!(queue.is_empty() && queue.next_time().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_is_held_until_what_it_names_is_there() {
+        let is_there = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let asked = is_there.clone();
+        let held = move |_: &PodInfo| !asked.load(std::sync::atomic::Ordering::Relaxed);
+        let mut queue = queue().held_by(Box::new(held));
+        queue.set(pod("a", 0), Instant::now());
+        queue.set(pod("gone", 0), Instant::now());
+        queue.look_at_held();
+        assert_eq!(popped(&mut queue), "-");
+        queue.remove("gone");
+        is_there.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(popped(&mut queue), "-", "nobody has looked yet");
+        queue.look_at_held();
+        assert_eq!(popped(&mut queue), "a");
+        assert_eq!(popped(&mut queue), "-");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_while_being_decided_isnt_bound() {
+        let mut queue = queue();
+        queue.set(pod("a", 0), Instant::now());
+        assert_eq!(popped(&mut queue), "a");
+        queue.remove("a");
+        assert!(!queue.binds("a"));
+        assert!(queue.is_empty());
     }
 }

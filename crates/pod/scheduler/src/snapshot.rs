@@ -86,7 +86,10 @@ impl Snapshot {
         };
         if has_moved {
             self.is_reordered = true;
-            if let Some(old) = &old {
+            // A place is used again: the name may have moved to another one already.
+            if let Some(old) = &old
+                && self.names.get(old.name()) == Some(&index)
+            {
                 self.names.remove(old.name());
             }
             if let Some(new) = &new {

@@ -253,3 +253,46 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Domains with these counts, by their numbers.
+    fn tally(counts: &[u32]) -> Tally {
+        let question = Question {
+            who: Who::Matched(Vec::new()),
+            nodes: Nodes::default(),
+            keys: Vec::new(),
+            is_ranked: true,
+        };
+        let mut tally = Tally::new(Arc::new(question));
+        tally.counts = vec![counts.to_vec()];
+        tally.nodes = vec![1; counts.len()];
+        counts.iter().for_each(|count| tally.rank(*count, 1));
+        tally
+    }
+
+    #[test]
+    fn the_least_count_follows_what_is_tried() {
+        type Case<'a> = (&'a [u32], &'a [(usize, i64)], i64);
+        let cases: [Case; 9] = [
+            (&[], &[], 0),
+            (&[3, 1, 2], &[], 1),
+            // The least goes up: another is the least now, or it still is.
+            (&[3, 1, 2], &[(1, 5)], 2),
+            (&[3, 1, 4], &[(1, 2)], 2),
+            // Another one of the same count stays.
+            (&[1, 1, 2], &[(1, 5)], 1),
+            (&[1, 1, 2], &[(0, 5), (1, 5)], 2),
+            // One goes below all others.
+            (&[3, 1, 2], &[(0, 0)], 0),
+            // All are changed.
+            (&[3, 1], &[(0, 7), (1, 6)], 6),
+            (&[2], &[(0, 3)], 3),
+        ];
+        for (counts, changed, least) in cases {
+            assert_eq!(tally(counts).least(changed), least, "{counts:?} with {changed:?}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
-//! What else the scheduler reads: namespaces, volumes, budgets, and the objects that own pods.
+//! What else the scheduler reads: namespaces, volumes, budgets, devices, and the objects that own pods.
 
+use crate::ledger::Ledger;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
@@ -23,6 +24,7 @@ pub trait World: Send + Sync {
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>>;
     /// The selectors of the services and the owner that the pod belongs to: its like are spread by them.
     fn belongs_to(&self, pod: &Pod) -> Vec<LabelSelector>;
+    fn devices(&self) -> Arc<Ledger>;
 }
 
 /// A world that is written down, for tests and simulations.
@@ -38,6 +40,7 @@ pub struct Fixed {
     pub attachments: Vec<Arc<VolumeAttachment>>,
     pub budgets: Vec<Arc<PodDisruptionBudget>>,
     pub selectors: Vec<LabelSelector>,
+    pub devices: Arc<Ledger>,
 }
 
 impl World for Fixed {
@@ -92,5 +95,8 @@ impl World for Fixed {
     }
     fn belongs_to(&self, _: &Pod) -> Vec<LabelSelector> {
         self.selectors.clone()
+    }
+    fn devices(&self) -> Arc<Ledger> {
+        self.devices.clone()
     }
 }

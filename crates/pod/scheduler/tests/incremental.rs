@@ -192,6 +192,26 @@ fn decision(pod: &PodInfo, snapshot: &Snapshot, seed: u64, start: usize) -> (Str
 }
 
 #[test]
+fn a_name_that_moved_to_another_place_is_found() {
+    let mut random = Random {
+        rng: StdRng::seed_from_u64(1),
+        made: 0,
+    };
+    let mut cluster = Cluster::default();
+    for name in ["a", "b"] {
+        cluster.set_node(random.node(name));
+    }
+    let mut kept = cluster.snapshot(Arc::new(world()));
+    cluster.remove_node("b");
+    cluster.remove_node("a");
+    // In a's place, while the one it had before is looked at later.
+    cluster.set_node(random.node("b"));
+    cluster.update(&mut kept);
+    assert_eq!(kept.node("b").map(|node| node.index), Some(0));
+    assert!(kept.node("a").is_none());
+}
+
+#[test]
 fn what_is_kept_up_to_date_is_as_if_made_anew() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
     let seed: u64 = seed.unwrap_or_else(rand::random);
@@ -206,12 +226,16 @@ fn what_is_kept_up_to_date_is_as_if_made_anew() {
         let mut kept = cluster.snapshot(world.clone());
         let mut asking: Vec<_> = (0..12).map(|_| random.pod()).collect();
         for step in 0..60 {
-            for _ in 0..random.rng.random_range(1..4) {
+            for _ in 0..random.rng.random_range(1..=10) {
                 happen(&mut random, &mut cluster, &mut placed);
             }
             cluster.update(&mut kept);
             let anew = cluster.snapshot(world.clone());
             assert_eq!(kept.order(), anew.order(), "SEED={seed}, step {step}");
+            for name in (0..12).map(|n| format!("n{n}")) {
+                let index = |snapshot: &Snapshot| snapshot.node(&name).map(|node| (node.index, node.name().to_owned()));
+                assert_eq!(index(&kept), index(&anew), "SEED={seed}, step {step}: {name}");
+            }
             let at = random.rng.random_range(0..asking.len());
             asking[at] = random.pod();
             for pod in &asking {

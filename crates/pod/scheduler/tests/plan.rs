@@ -396,7 +396,7 @@ fn claims_and_volumes() {
             .volumes
             .push(Arc::new(serde_json::from_value(volume).unwrap()));
     }
-    let Plan::Bind { node, volumes } = lab.plan(&uses("disk")) else {
+    let Plan::Bind { node, volumes, .. } = lab.plan(&uses("disk")) else {
         panic!()
     };
     assert_eq!(
@@ -451,7 +451,7 @@ fn volumes_are_made_where_there_is_room() {
         .capacities
         .push(room("a", "1", json!({"capacity": "9Gi", "maximumVolumeSize": "4Gi"})));
     lab.world.capacities.push(room("b", "2", json!({"capacity": "6Gi"})));
-    let Plan::Bind { node, volumes } = lab.plan(&uses("new")) else {
+    let Plan::Bind { node, volumes, .. } = lab.plan(&uses("new")) else {
         panic!()
     };
     assert_eq!((node.as_str(), volumes.provision.len()), ("b", 1));

@@ -1,5 +1,6 @@
 //! The type checker: every expression gets a type, or an error with its place.
 
+use super::Env;
 use super::decls::{self, Overload};
 use super::library;
 use super::parse::{Parsed, located, position};
@@ -13,11 +14,12 @@ use std::sync::Arc;
 const OPEN: char = '_';
 
 /// Checks an expression; the messages of all errors, or its type.
-pub fn check(parsed: &Parsed, variables: &BTreeMap<String, Ty>, source: &str) -> Result<Ty, String> {
+pub fn check(parsed: &Parsed, env: &Env, source: &str) -> Result<Ty, String> {
     let mut c = Checker {
         parsed,
         source,
-        variables,
+        variables: &env.variables,
+        binds: env.binds,
         scopes: Vec::new(),
         errors: Vec::new(),
         literals: Vec::new(),
@@ -57,6 +59,8 @@ struct Checker<'a> {
     parsed: &'a Parsed,
     source: &'a str,
     variables: &'a BTreeMap<String, Ty>,
+    /// Whether `cel.bind` is there.
+    binds: bool,
     scopes: Vec<(String, Ty)>,
     errors: Vec<(usize, String)>,
     /// Constant arguments whose text has to be well-formed, by their function.
@@ -154,8 +158,14 @@ pub(super) fn is_lambda(call: &CallExpr) -> bool {
             ("all" | "exists" | "existsOne" | "exists_one", 3) => ident(0) && ident(1),
             ("transformList" | "transformMap" | "transformMapEntry", 3 | 4) => ident(0) && ident(1),
             ("optMap" | "optFlatMap" | "sortBy", 2) => ident(0),
-            _ => false,
+            _ => is_bind(call),
         }
+}
+
+/// `cel.bind(name, value, expression)`: the expression may use the value by the name.
+pub(super) fn is_bind(call: &CallExpr) -> bool {
+    let on_cel = call.target.as_ref().is_some_and(|t| ident(t) == "cel");
+    on_cel && call.func_name == "bind" && call.args.len() == 3 && !ident(&call.args[0]).is_empty()
 }
 
 pub(super) fn ident(e: &IdedExpr) -> String {
@@ -455,6 +465,13 @@ impl<'a> Checker<'a> {
 
     fn lambda(&mut self, e: &'a IdedExpr, call: &'a CallExpr) -> Ty {
         let Some(target) = &call.target else { return Ty::Error };
+        if is_bind(call) && self.binds {
+            let value = self.expr(&call.args[1]);
+            self.scopes.push((ident(&call.args[0]), value));
+            let ty = self.expr(&call.args[2]);
+            self.scopes.pop();
+            return ty;
+        }
         let range = self.expr(target);
         let depth = self.scopes.len();
         let name = call.func_name.as_str();

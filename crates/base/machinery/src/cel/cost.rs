@@ -13,10 +13,19 @@ pub const RULE_LIMIT: f64 = 10_000_000.0;
 /// The most that all rules of a version may be estimated to cost.
 pub const TOTAL_LIMIT: f64 = 100_000_000.0;
 
+/// `cel.bind`: a list without elements to run over, and a loop that never turns.
+const BINDING: f64 = 10.0;
+
 /// The cost of one evaluation of the program with `self` (and `oldSelf`) of the declared type.
 pub fn estimate(program: &Program, declared: &Arc<Declared>) -> f64 {
+    estimate_of(program, &["self", "oldSelf"], declared)
+}
+
+/// The same with other names for the variables of that type.
+pub fn estimate_of(program: &Program, variables: &'static [&'static str], declared: &Arc<Declared>) -> f64 {
     let mut e = Estimator {
         root: declared.clone(),
+        variables,
         scopes: Vec::new(),
     };
     e.expr(program.expr()).cost
@@ -62,6 +71,8 @@ struct Estimate {
 
 struct Estimator {
     root: Arc<Declared>,
+    /// The names of what has the declared type.
+    variables: &'static [&'static str],
     scopes: Vec<(String, Shape)>,
 }
 
@@ -80,9 +91,9 @@ impl Estimator {
             .rev()
             .find(|(n, _)| n == name)
             .map(|(_, s)| s.clone());
-        local.unwrap_or_else(|| match name {
-            "self" | "oldSelf" => Shape::Node(self.root.clone()),
-            _ => Shape::Unknown,
+        local.unwrap_or_else(|| match self.variables.contains(&name) {
+            true => Shape::Node(self.root.clone()),
+            false => Shape::Unknown,
         })
     }
 
@@ -239,6 +250,16 @@ impl Estimator {
 
     fn lambda(&mut self, c: &CallExpr) -> Estimate {
         let Some(target) = &c.target else { return known(0.0) };
+        if super::check::is_bind(c) {
+            let value = self.expr(&c.args[1]);
+            self.scopes.push((super::check::ident(&c.args[0]), value.shape));
+            let body = self.expr(&c.args[2]);
+            self.scopes.pop();
+            return Estimate {
+                cost: value.cost + body.cost + BINDING,
+                shape: body.shape,
+            };
+        }
         let range = self.expr(target);
         let depth = self.scopes.len();
         let (n, vars) = match c.func_name.as_str() {

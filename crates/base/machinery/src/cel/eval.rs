@@ -3,7 +3,7 @@
 //! Costs follow upstream's: one unit a name, a field, a call; more for what grows with its input. Whoever runs an
 //! expression sets the limit; beyond it evaluation ends with an error that no logical operator hides.
 
-use super::check::{ident, is_lambda, qualified};
+use super::check::{ident, is_bind, is_lambda, qualified};
 use super::decls;
 use super::library;
 use super::types::TYPE_NAMES;
@@ -220,7 +220,7 @@ impl<'a> Evaluator<'a, '_> {
         let init = self.expr(&c.accu_init);
         let depth = self.scopes.len();
         self.scopes.push((&c.accu_var, init));
-        let keyed = matches!(range, Val::Map(_) | Val::JsonMap(..));
+        let keyed = matches!(range, Val::Map(_) | Val::Domains(_) | Val::JsonMap(..));
         for (i, item) in items.into_iter().enumerate() {
             match &c.iter_var2 {
                 Some(second) => {
@@ -313,11 +313,15 @@ impl<'a> Evaluator<'a, '_> {
         let Some(target) = &call.target else {
             return Err(CelError::no_overload());
         };
-        let target = self.expr(target)?;
         let name = |i: usize| match &call.args[i].expr {
             Expr::Ident(n) => n.as_str(),
             _ => "",
         };
+        if is_bind(call) {
+            let value = self.expr(&call.args[1])?;
+            return self.with(vec![(name(0), value)], |s| s.expr(&call.args[2]));
+        }
+        let target = self.expr(target)?;
         match call.func_name.as_str() {
             "optMap" | "optFlatMap" => {
                 let Val::Optional(of) = target else {
@@ -346,7 +350,7 @@ impl<'a> Evaluator<'a, '_> {
 
     fn two_variables(&mut self, call: &'a CallExpr, target: Val<'a>, first: &'a str, second: &'a str) -> Res<Val<'a>> {
         let items = target.range().ok_or_else(CelError::no_overload)?;
-        let keyed = matches!(target, Val::Map(_) | Val::JsonMap(..));
+        let keyed = matches!(target, Val::Map(_) | Val::Domains(_) | Val::JsonMap(..));
         let rest = &call.args[2..];
         let (filter, body) = match rest {
             [filter, body] => (Some(filter), body),

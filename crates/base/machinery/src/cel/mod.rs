@@ -2,6 +2,7 @@
 //!
 //! * [`compile`]: text to a checked [`Program`]; errors point into the text as upstream's do.
 //! * [`Program::eval`]: evaluation within a cost limit.
+//! * [`device`]: the selectors of devices.
 //! * [`rules`]: `x-kubernetes-validations` of custom resources.
 //! * [`types`]: the static types, from the server's schema or a custom resource's.
 //!
@@ -10,6 +11,7 @@
 mod check;
 pub mod cost;
 mod decls;
+pub mod device;
 mod eval;
 mod library;
 pub mod mutation;
@@ -42,6 +44,8 @@ pub const MAX_MESSAGE_BYTES: usize = 5 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     pub variables: BTreeMap<String, Ty>,
+    /// Whether expressions may name parts of themselves by `cel.bind`: those that select devices may.
+    pub binds: bool,
 }
 
 impl Env {
@@ -62,7 +66,7 @@ pub struct Program {
 /// Compiles an expression; the error lists everything wrong with it.
 pub fn compile(source: &str, env: &Env) -> Result<Program, String> {
     let parsed = parse::parse(source)?;
-    let ty = check::check(&parsed, &env.variables, source)?;
+    let ty = check::check(&parsed, env, source)?;
     Ok(Program { parsed, ty })
 }
 

@@ -73,6 +73,8 @@ pub enum Val<'a> {
     Duration(i64),
     List(Arc<Vec<Val<'a>>>),
     Map(Arc<BTreeMap<Key, Val<'a>>>),
+    /// Maps by domain: one that isn't there is empty.
+    Domains(Arc<BTreeMap<Key, Val<'a>>>),
     JsonList(&'a [Value], Hint<'a>),
     /// What two lists of such a node were united to.
     United(Arc<Vec<Val<'a>>>, &'a Structural),
@@ -207,7 +209,7 @@ impl<'a> Val<'a> {
             Val::Timestamp(_) => "google.protobuf.Timestamp",
             Val::Duration(_) => "google.protobuf.Duration",
             Val::List(_) | Val::JsonList(..) | Val::United(..) => "list",
-            Val::Map(_) | Val::JsonMap(..) => "map",
+            Val::Map(_) | Val::Domains(_) | Val::JsonMap(..) => "map",
             Val::Optional(_) => "optional_type",
             Val::Type(_) => "type",
             Val::Struct(name, _) => return Cow::Owned(name.to_string()),
@@ -249,7 +251,7 @@ impl<'a> Val<'a> {
         match self {
             Val::List(l) | Val::United(l, _) => Some(l.len()),
             Val::JsonList(l, _) => Some(l.len()),
-            Val::Map(m) => Some(m.len()),
+            Val::Map(m) | Val::Domains(m) => Some(m.len()),
             Val::JsonMap(m, _) => Some(m.len()),
             Val::Str(s) => Some(s.chars().count()),
             Val::Bytes(b) => Some(b.len()),
@@ -274,7 +276,7 @@ impl<'a> Val<'a> {
     /// The keys of a map, or the elements of a list: what a comprehension runs over.
     pub fn range(&self) -> Option<Vec<Val<'a>>> {
         match self {
-            Val::Map(m) => Some(m.keys().map(Key::to_val).collect()),
+            Val::Map(m) | Val::Domains(m) => Some(m.keys().map(Key::to_val).collect()),
             Val::JsonMap(m, hint) => Some(
                 m.keys()
                     .map(|k| match hint {
@@ -292,6 +294,10 @@ impl<'a> Val<'a> {
     pub fn member(&self, key: &Val<'a>) -> Res<Option<Val<'a>>> {
         match self {
             Val::Map(m) => Ok(m.get(&Key::of(key)?).cloned()),
+            Val::Domains(m) => {
+                let domain = m.get(&Key::of(key)?).cloned();
+                Ok(Some(domain.unwrap_or_else(|| Val::Map(Arc::default()))))
+            }
             Val::JsonMap(m, hint) => match key.as_str() {
                 Some(k) => Ok(json_member(m, *hint, k)),
                 None => Ok(None),
@@ -334,7 +340,7 @@ impl<'a> Val<'a> {
                 self.compare(other).is_some_and(Ordering::is_eq)
             }
             (List(_) | JsonList(..) | United(..), List(_) | JsonList(..) | United(..)) => self.lists_equal(other),
-            (Map(_) | JsonMap(..), Map(_) | JsonMap(..)) => {
+            (Map(_) | Domains(_) | JsonMap(..), Map(_) | Domains(_) | JsonMap(..)) => {
                 let (Some(keys), true) = (self.range(), self.len() == other.len()) else {
                     return false;
                 };
@@ -432,7 +438,7 @@ impl<'a> Val<'a> {
                 let items = l.iter().filter(|v| !matches!(v, Val::Optional(None)));
                 Value::Array(items.map(Val::to_json).collect::<Res<_>>()?)
             }
-            Val::Map(m) => {
+            Val::Map(m) | Val::Domains(m) => {
                 let mut out = Map::new();
                 for (k, v) in m.iter() {
                     let key = match k {

@@ -31,6 +31,12 @@ impl Worker {
         let soon = Instant::now() + RETRY_START;
         let mut sandbox_id = actions.sandbox_id.clone().unwrap_or_default();
         let mut ips = kl.sorted_ips(self.observed.ips());
+        if actions.create_sandbox && uses_devices(pod) {
+            let why = "prepare dynamic resources: no DRA driver is registered with this kubelet";
+            let text = format!("Failed to prepare dynamic resources: {why}");
+            kl.warn(pod, None, "FailedPrepareDynamicResources", text);
+            return Err(soon);
+        }
         if actions.create_sandbox {
             match sandbox::create(&kl, &self.inflight, pod, actions.attempt).await {
                 Ok(view) => {
@@ -202,6 +208,13 @@ impl Worker {
         })
         .collect()
     }
+}
+
+/// Whether the pod has claims of devices. Drivers can't register here yet, so it must not start without what it asks for.
+fn uses_devices(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    pods::spec(pod).resource_claims.iter().flatten().next().is_some()
+        || status.is_some_and(|s| s.extended_resource_claim_status.is_some())
 }
 
 /// Pulls the images that volumes are made of.

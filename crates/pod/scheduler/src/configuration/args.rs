@@ -3,6 +3,7 @@
 use super::errors::Errors;
 use crate::framework::Plugin;
 use crate::plugins::balanced_allocation::BalancedAllocation;
+use crate::plugins::dynamic_resources::{self, DynamicResources};
 use crate::plugins::inter_pod_affinity::InterPodAffinity;
 use crate::plugins::node_affinity::{Added, NodeAffinity};
 use crate::plugins::resources_fit::{Kind, ResourcesFit, Strategy};
@@ -28,6 +29,7 @@ pub struct Args {
     made: Vec<Arc<dyn Plugin>>,
     pub preempting: Preempting,
     pub volumes_within: Duration,
+    pub devices: DynamicResources,
 }
 
 impl Args {
@@ -41,6 +43,7 @@ impl Args {
             made: Vec::new(),
             preempting: Preempting::default(),
             volumes_within: Duration::from_secs(600),
+            devices: DynamicResources::default(),
         };
         for (i, config) in configs.iter().enumerate() {
             let at = format!("{path}[{i}]");
@@ -68,6 +71,10 @@ impl Args {
                 .made
                 .push(Arc::new(node_affinity(path, args(config, errors)?, errors))),
             "DefaultPreemption" => self.preempting = preempting(path, args(config, errors)?, errors),
+            dynamic_resources::NAME => {
+                self.devices = devices(path, args(config, errors)?, errors);
+                self.made.push(Arc::new(self.devices));
+            }
             "VolumeBinding" => {
                 let args: VolumeBindingArgs = args(config, errors)?;
                 let seconds = args.bind_timeout_seconds.unwrap_or(600);
@@ -110,6 +117,40 @@ fn args<T: DeserializeOwned + Default>(config: &PluginConfig, errors: &mut Error
         }
     }
     serde_json::from_value(args)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DynamicResourcesArgs {
+    filter_timeout: Option<String>,
+    binding_timeout: Option<String>,
+}
+
+/// 0 for the filter: as long as it takes. What is done before a pod starts has a second at least.
+fn devices(path: &str, args: DynamicResourcesArgs, errors: &mut Errors) -> DynamicResources {
+    let mut devices = DynamicResources::default();
+    let mut read = |name: &str, text: &Option<String>, least: i64, why: &str| {
+        let text = text.as_ref()?;
+        let nanos = keelson_api::duration::parse(text).unwrap_or(-1);
+        if nanos < least {
+            errors.invalid(&format!("{path}.{name}"), text.as_str(), why);
+            return None;
+        }
+        Some(Duration::from_nanos(nanos.unsigned_abs()))
+    };
+    if let Some(within) = read("filterTimeout", &args.filter_timeout, 0, "must be zero or positive") {
+        devices.filter_within = (!within.is_zero()).then_some(within);
+    }
+    let second = 1_000_000_000;
+    if let Some(within) = read(
+        "bindingTimeout",
+        &args.binding_timeout,
+        second,
+        "must be at least 1 second",
+    ) {
+        devices.binding_within = within;
+    }
+    devices
 }
 
 #[derive(Default, Deserialize)]

@@ -175,6 +175,7 @@ impl FileProfile {
             percentage: u32::try_from(share).unwrap_or_default(),
             preemption: chosen.preempts.then_some(args.preempting),
             volumes_within: args.volumes_within,
+            devices: args.devices,
             plugins: chosen
                 .plugins
                 .into_iter()

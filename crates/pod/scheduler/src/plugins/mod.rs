@@ -1,13 +1,13 @@
 //! The plug-ins, one file each, in the order in which they look at a node. The first that refuses it gives the reason.
 
 pub mod balanced_allocation;
+pub mod dynamic_resources;
 mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
-mod resource_claims;
 pub mod resources_fit;
 mod taint_toleration;
 pub mod topology_spread;
@@ -36,7 +36,7 @@ pub fn all() -> Vec<Enabled> {
         filter(volume_zone::VolumeZone),
         both(topology_spread::TopologySpread::default(), 2),
         both(inter_pod_affinity::InterPodAffinity::default(), 2),
-        filter(resource_claims::ResourceClaims),
+        both(dynamic_resources::DynamicResources::default(), 2),
         Enabled {
             filters: false,
             ..both(balanced_allocation::BalancedAllocation::default(), 1)

@@ -11,6 +11,7 @@ mod authorizer;
 mod certificates;
 mod changed;
 mod configured;
+mod device_access;
 mod expressions;
 mod ingress_class;
 mod limit_ranger;
@@ -134,6 +135,8 @@ impl Chain {
         plugins.extend(extensions);
         plugins.push(Arc::new(quota::ResourceQuota::default()));
         plugins.retain(|p| settings.runs(p.name()));
+        // What upstream checks with the object's fields can't be switched off.
+        plugins.insert(0, Arc::new(device_access::DeviceAccess));
         Chain {
             plugins,
             lookup: Lookup::new(engine),

@@ -57,7 +57,7 @@ fn member<'a>(name: &str, target: &Val<'a>, args: &[Val<'a>]) -> Found<'a> {
     match target {
         Val::Str(s) => strings::member(name, s, args),
         Val::List(_) | Val::JsonList(..) | Val::United(..) => lists::member(name, target, args),
-        Val::Map(_) | Val::JsonMap(..) | Val::Bytes(_) if name == "size" => ops::size(target),
+        Val::Map(_) | Val::Domains(_) | Val::JsonMap(..) | Val::Bytes(_) if name == "size" => ops::size(target),
         Val::Timestamp(t) => time::of_timestamp(name, t, args),
         Val::Duration(d) => time::of_duration(name, *d, args),
         Val::Optional(o) => optional::member(name, o, args),

@@ -1,7 +1,7 @@
 //! Operators: arithmetic, comparison, membership, indexing, size.
 
 use super::super::eval::optional_member;
-use super::super::value::{CelError, Res, Val};
+use super::super::value::{CelError, Key, Res, Val};
 use super::Found;
 use keelson_api::Time;
 use std::borrow::Cow;
@@ -138,6 +138,9 @@ fn subtract<'a>(a: &Val<'a>, b: &Val<'a>) -> Res<Val<'a>> {
 fn contains<'a>(container: &Val<'a>, item: &Val<'a>) -> Res<Val<'a>> {
     if let Some(items) = container.items() {
         return Ok(Val::Bool(items.iter().any(|v| v.equals(item))));
+    }
+    if let Val::Domains(m) = container {
+        return Ok(Val::Bool(m.contains_key(&Key::of(item)?)));
     }
     container.member(item).map(|v| Val::Bool(v.is_some()))
 }

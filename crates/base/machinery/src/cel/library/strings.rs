@@ -200,7 +200,7 @@ fn shown(v: &Val) -> String {
                     .join(", ")
             )
         }
-        Val::Map(_) | Val::JsonMap(..) => {
+        Val::Map(_) | Val::Domains(_) | Val::JsonMap(..) => {
             let mut pairs: Vec<String> = v
                 .range()
                 .unwrap_or_default()

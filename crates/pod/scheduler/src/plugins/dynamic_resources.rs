@@ -1,0 +1,397 @@
+//! Claims of devices: one that is allocated is good for some nodes; one that isn't gets devices that the node can reach.
+//!
+//! [`decide`] says which devices a pod's claims get on a node; binding carries that out. A claim that keeps its pod off all nodes, and
+//! that nobody else uses, is to be freed ([`to_free`]), so that it can be allocated elsewhere.
+
+use super::check;
+use crate::devices::{Allocator, Failure};
+use crate::events::ClusterEvent;
+use crate::framework::{Cycle, Plugin, Prepared, Reject, Scorer, normalize_by_max};
+use crate::ledger::{Ledger, View};
+use crate::node::NodeInfo;
+use crate::plan::Refused;
+use crate::pod::PodInfo;
+use crate::select::matches_any;
+use crate::snapshot::Snapshot;
+use crate::world::World;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaim};
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceRequest, DeviceRequestAllocationResult, ResourceClaim};
+use keelson_client::ApiObject;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const NAME: &str = "DynamicResources";
+/// On one node allocation may take so long.
+pub const FILTER_WITHIN: Duration = Duration::from_secs(10);
+/// What has to be done about devices before a pod starts may take so long.
+pub const BINDING_WITHIN: Duration = Duration::from_secs(600);
+/// Alternatives of one request at most.
+const MOST_WAYS: i64 = 8;
+const NOT_HERE: &str = "resourceclaim not available on the node";
+
+#[derive(Clone, Copy, Debug)]
+pub struct DynamicResources {
+    /// `None`: as long as it takes.
+    pub filter_within: Option<Duration>,
+    pub binding_within: Duration,
+}
+
+impl Default for DynamicResources {
+    fn default() -> Self {
+        DynamicResources {
+            filter_within: Some(FILTER_WITHIN),
+            binding_within: BINDING_WITHIN,
+        }
+    }
+}
+
+impl Plugin for DynamicResources {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
+        if asked(&cycle.pod.pod).is_empty() {
+            return Prepared::Skip;
+        }
+        match Claims::of(cycle.pod, &cycle.snapshot.world.devices(), self) {
+            Err(reject) => Prepared::Reject(reject),
+            Ok(claims) if claims.all.is_empty() => Prepared::Skip,
+            Ok(claims) => check(move |node| claims.on(node.node()).map(drop)),
+        }
+    }
+    fn scorer<'a>(&'a self, cycle: Cycle<'a>, feasible: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
+        let claims = Claims::of(cycle.pod, &cycle.snapshot.world.devices(), self).ok()?;
+        let has_ways = |claim: &Arc<ResourceClaim>| requests(claim).any(|r| r.first_available.is_some());
+        if !claims.all.iter().any(has_ways) {
+            return None;
+        }
+        let score = |node: &Arc<NodeInfo>| Some((node.index, claims.score(&claims.on(node.node()).ok()?)));
+        Some(Box::new(Preferred(
+            feasible.iter().filter_map(|node| score(node)).collect(),
+        )))
+    }
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, world: &dyn World) -> bool {
+        match event {
+            ClusterEvent::Node(_) | ClusterEvent::Devices => true,
+            ClusterEvent::Claim { effect, .. } if effect.is_freed => true,
+            ClusterEvent::Claim {
+                namespace,
+                name,
+                effect,
+            } => {
+                let uses = |claim: &ResourceClaim| claim.namespace() == namespace && claim.name() == name;
+                let claims = claims(&pod.pod, &world.devices());
+                effect.matters && claims.is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What claims get on the node that was chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// `None`: it is allocated already.
+    pub claims: Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>,
+}
+
+/// Of a profile that has the plug-in.
+pub fn decide(
+    plugin: &DynamicResources,
+    pod: &PodInfo,
+    snapshot: &Snapshot,
+    node: &NodeInfo,
+) -> Result<Decision, Reject> {
+    if asked(&pod.pod).is_empty() {
+        return Ok(Decision::default());
+    }
+    let claims = Claims::of(pod, &snapshot.world.devices(), plugin)?;
+    let allocations = claims.on(node.node())?;
+    Ok(Decision {
+        claims: claims.all.into_iter().zip(allocations).collect(),
+    })
+}
+
+/// The first of the pod's claims that is allocated where the pod can't be, and that nobody else uses.
+pub fn to_free(pod: &PodInfo, snapshot: &Snapshot, refused: &[Refused]) -> Option<Arc<ResourceClaim>> {
+    let mut refused = refused
+        .iter()
+        .filter(|r| r.plugin == NAME && r.reject.reasons().any(|text| text == NOT_HERE))
+        .peekable();
+    refused.peek()?;
+    let claims = claims(&pod.pod, &snapshot.world.devices()).ok()?;
+    let nodes: Vec<&Node> = refused.filter_map(|r| snapshot.at(r.node)).map(|n| n.node()).collect();
+    let is_ours = |claim: &ResourceClaim| {
+        let users = claim
+            .status
+            .as_ref()
+            .and_then(|s| s.reserved_for.as_deref())
+            .unwrap_or_default();
+        users.iter().all(|user| user.uid == pod.uid()) && users.len() < 2
+    };
+    let is_in_the_way = |claim: &ResourceClaim| {
+        allocation(claim).is_some_and(|a| nodes.iter().any(|node| !is_good_for(claim, a, node, BINDING_WITHIN)))
+    };
+    claims.into_iter().find(|claim| is_in_the_way(claim) && is_ours(claim))
+}
+
+/// What the pod asks for in its specification.
+pub fn asked(pod: &Pod) -> &[PodResourceClaim] {
+    let claims = pod.spec.as_ref().and_then(|s| s.resource_claims.as_deref());
+    claims.unwrap_or_default()
+}
+
+/// The pod's claims; the error says which isn't there yet, or can't be used.
+pub fn claims(pod: &Pod, ledger: &Ledger) -> Result<Vec<Arc<ResourceClaim>>, String> {
+    let mut found = Vec::new();
+    for claim in asked(pod) {
+        let (name, is_made) = match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
+            (Some(name), _) => (name, false),
+            (None, Some(_)) => {
+                let mut statuses = pod
+                    .status
+                    .iter()
+                    .flat_map(|s| s.resource_claim_statuses.iter().flatten());
+                let Some(status) = statuses.find(|s| s.name == claim.name) else {
+                    return Err(format!("pod \"{}\": ResourceClaim not created yet", pod.key()));
+                };
+                let Some(name) = &status.resource_claim_name else {
+                    continue;
+                };
+                (name, true)
+            }
+            (None, None) => {
+                return Err(format!(
+                    "pod \"{}\", spec.resourceClaim {:?}: none of the supported fields are set",
+                    pod.key(),
+                    claim.name
+                ));
+            }
+        };
+        let Some(known) = ledger.claim(pod.namespace(), name) else {
+            return Err(format!("resourceclaim.resource.k8s.io {name:?} not found"));
+        };
+        if known.is_deleting() {
+            return Err(format!("resourceclaim {name:?} is being deleted"));
+        }
+        let mut owners = known.metadata.owner_references.iter().flatten();
+        if is_made && !owners.any(|o| o.controller == Some(true) && o.uid == pod.uid()) {
+            return Err(format!(
+                "ResourceClaim {} was not created for Pod {} (Pod is not owner)",
+                known.key(),
+                pod.key()
+            ));
+        }
+        found.push(known);
+    }
+    Ok(found)
+}
+
+pub fn allocation(claim: &ResourceClaim) -> Option<&AllocationResult> {
+    claim.status.as_ref()?.allocation.as_ref()
+}
+
+pub fn results(allocation: &AllocationResult) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
+    allocation.devices.iter().flat_map(|d| d.results.iter().flatten())
+}
+
+fn requests(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequest> {
+    let devices = claim.spec.as_ref().and_then(|s| s.devices.as_ref());
+    devices.into_iter().flat_map(|d| d.requests.iter().flatten())
+}
+
+/// Whether an allocated claim can be used on the node.
+fn is_good_for(claim: &ResourceClaim, allocation: &AllocationResult, node: &Node, within: Duration) -> bool {
+    if allocation.node_selector.as_ref().is_some_and(|s| !matches_any(s, node)) {
+        return false;
+    }
+    // What this node doesn't say that it can do without.
+    let skips = results(allocation).any(|r| r.skip_node_operations.as_ref().is_some_and(|s| !s.is_empty()));
+    let declared = node.status.as_ref().and_then(|s| s.declared_features.as_ref());
+    if skips && !declared.into_iter().flatten().any(|f| f == "DRAOptionalNodeOperations") {
+        return false;
+    }
+    match readiness(claim) {
+        Ok(is_ready) => is_ready || !is_overdue(allocation, within, keelson_clock::now()),
+        Err(_) => false,
+    }
+}
+
+/// Whether all is done that the devices need before a pod starts; an error: it has failed.
+pub fn readiness(claim: &ResourceClaim) -> Result<bool, String> {
+    let Some(allocation) = allocation(claim) else {
+        return Ok(false);
+    };
+    let devices = claim
+        .status
+        .as_ref()
+        .and_then(|s| s.devices.as_deref())
+        .unwrap_or_default();
+    for result in results(allocation) {
+        let Some(needed) = result.binding_conditions.as_ref().filter(|c| !c.is_empty()) else {
+            continue;
+        };
+        let is_it = |d: &&k8s_openapi::api::resource::v1::AllocatedDeviceStatus| {
+            d.driver == result.driver && d.pool == result.pool && d.device == result.device
+        };
+        let Some(device) = devices.iter().find(is_it) else {
+            return Ok(false);
+        };
+        let find = |kind: &String| {
+            device
+                .conditions
+                .iter()
+                .flatten()
+                .find(|c| c.type_ == *kind && c.status == "True")
+        };
+        if let Some(failed) = result.binding_failure_conditions.iter().flatten().find_map(find) {
+            return Err(format!(
+                "device binding failed: claim={}, reason={}, message={:?}",
+                claim.name(),
+                failed.reason,
+                failed.message
+            ));
+        }
+        if !needed.iter().all(|kind| find(kind).is_some()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// It was allocated so long ago that its devices should be ready.
+pub fn is_overdue(allocation: &AllocationResult, within: Duration, now: Timestamp) -> bool {
+    let waits = results(allocation).any(|r| r.binding_conditions.is_some());
+    let within = SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX);
+    let since = allocation.allocation_timestamp.as_ref();
+    waits && since.is_some_and(|since| now.duration_since(since.0) > within)
+}
+
+/// A pod's claims, for one decision.
+struct Claims {
+    all: Vec<Arc<ResourceClaim>>,
+    ledger: Arc<Ledger>,
+    view: View,
+    filter_within: Option<Duration>,
+    binding_within: Duration,
+}
+
+impl Claims {
+    fn of(pod: &PodInfo, ledger: &Arc<Ledger>, plugin: &DynamicResources) -> Result<Claims, Reject> {
+        let all = claims(&pod.pod, ledger).map_err(Reject::for_good)?;
+        for claim in all.iter().filter(|claim| allocation(claim).is_none()) {
+            if ledger.is_promised(claim.uid()) {
+                let text = format!("resource claim {} is in the process of being allocated", claim.key());
+                return Err(Reject::for_good(text));
+            }
+            for request in requests(claim) {
+                has_classes(request, claim, ledger).map_err(Reject::for_good)?;
+            }
+        }
+        Ok(Claims {
+            all,
+            ledger: ledger.clone(),
+            view: ledger.view(),
+            filter_within: plugin.filter_within,
+            binding_within: plugin.binding_within,
+        })
+    }
+
+    /// What each claim gets on the node.
+    fn on(&self, node: &Node) -> Result<Vec<Option<AllocationResult>>, Reject> {
+        let is_good = |claim: &Arc<ResourceClaim>| {
+            allocation(claim).is_none_or(|a| is_good_for(claim, a, node, self.binding_within))
+        };
+        if !self.all.iter().all(is_good) {
+            return Err(Reject::for_good(NOT_HERE));
+        }
+        let open: Vec<_> = self.all.iter().filter(|c| allocation(c).is_none()).cloned().collect();
+        if open.is_empty() {
+            return Ok(vec![None; self.all.len()]);
+        }
+        let allocator = Allocator {
+            reach: &self.view.reach,
+            classes: &|name| self.ledger.class(name),
+            state: &self.view.state,
+            selectors: &self.ledger.selectors,
+        };
+        let until = self.filter_within.and_then(|within| Instant::now().checked_add(within));
+        let found = allocator.allocate(node, &open, until, &mut new_id);
+        let found = found.map_err(|failure| {
+            Reject::for_good(match failure {
+                Failure::Fatal(text) | Failure::Here(text) => text,
+                Failure::Late => format!("node {}: timed out trying to allocate devices", node.name()),
+            })
+        })?;
+        let Some(found) = found else {
+            return Err(Reject::for_good("cannot allocate all claims"));
+        };
+        let mut found = found.into_iter();
+        let each = self
+            .all
+            .iter()
+            .map(|claim| allocation(claim).is_none().then(|| found.next()).flatten());
+        Ok(each.collect())
+    }
+
+    /// The more a request's first ways were taken, the better.
+    fn score(&self, allocations: &[Option<AllocationResult>]) -> i64 {
+        let each = self.all.iter().zip(allocations).map(|(claim, new)| {
+            let Some(allocation) = new.as_ref().or(allocation(claim)) else {
+                return 0;
+            };
+            let ways = requests(claim).flat_map(|request| {
+                let ways = request.first_available.iter().flatten().zip(0i64..);
+                ways.map(|(way, i)| (format!("{}/{}", request.name, way.name), i))
+            });
+            let taken = ways.filter(|(name, _)| results(allocation).any(|r| r.request == *name));
+            taken.map(|(_, i)| MOST_WAYS - i).sum()
+        });
+        each.sum()
+    }
+}
+
+fn has_classes(request: &DeviceRequest, claim: &ResourceClaim, ledger: &Ledger) -> Result<(), String> {
+    let ways = request.first_available.iter().flatten();
+    let mut classes: Vec<(String, &str)> = ways
+        .map(|way| (format!("{}/{}", request.name, way.name), way.device_class_name.as_str()))
+        .collect();
+    if let Some(exactly) = &request.exactly {
+        classes = vec![(request.name.clone(), &exactly.device_class_name)];
+    }
+    if classes.is_empty() {
+        let (claim, name) = (claim.key(), &request.name);
+        return Err(format!("resource claim {claim}, request {name}: unknown request type"));
+    }
+    for (request, class) in classes {
+        if class.is_empty() {
+            return Err(format!("request {request}: unsupported request type"));
+        }
+        if ledger.class(class).is_none() {
+            return Err(format!("request {request}: device class {class} does not exist"));
+        }
+    }
+    Ok(())
+}
+
+/// A random id, as uids are written.
+fn new_id() -> String {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+struct Preferred(HashMap<u32, i64>);
+
+impl Scorer for Preferred {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        self.0.get(&node.index).copied().unwrap_or(0)
+    }
+    fn normalize(&self, _: &[&Arc<NodeInfo>], scores: &mut [i64]) {
+        normalize_by_max(scores, false);
+    }
+}
