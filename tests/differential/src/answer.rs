@@ -152,10 +152,12 @@ impl Mask<'_> {
             Value::Object(map) => self.object(map),
             Value::Array(items) => items.iter_mut().for_each(|v| self.value(key, v)),
             Value::String(text) if !text.is_empty() => *text = self.scalar(key, text),
-            Value::Number(n) if matches!(key, "nodePort" | "healthCheckNodePort") => {
-                if !self.sent(&n.to_string()) && n.as_i64() != Some(0) {
-                    *value = Value::String("<allocated>".into());
-                }
+            Value::Number(n)
+                if matches!(key, "nodePort" | "healthCheckNodePort")
+                    && !self.sent(&n.to_string())
+                    && n.as_i64() != Some(0) =>
+            {
+                *value = Value::String("<allocated>".into());
             }
             _ => {}
         }

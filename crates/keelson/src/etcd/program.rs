@@ -251,6 +251,8 @@ fn start(place: &Place, program: &Path, begin: &Begin) -> anyhow::Result<Running
 }
 
 /// One that an earlier server process has left running.
+// `AsyncFd::new` is deprecated for types whose descriptor may change; an owned one's does not, and the replacement is `unsafe`.
+#[expect(deprecated)]
 fn found(data_dir: &Path) -> anyhow::Result<Option<Found>> {
     let Some(text) = keelson_pki::files::read(&pid_file(data_dir))? else {
         return Ok(None);
@@ -265,7 +267,7 @@ fn found(data_dir: &Path) -> anyhow::Result<Option<Found>> {
     }
     Ok(Some(Found {
         pid,
-        fd: AsyncFd::register(fd)?,
+        fd: AsyncFd::new(fd)?,
     }))
 }
 

@@ -114,13 +114,17 @@ impl Options {
             cluster_dns,
             cluster_domain,
             network,
+            disabled: _,
         } = agreed.cluster.clone();
+        let left_out = agreed.cluster.disabled().map(str::to_owned);
+        let disable: Vec<String> = self.disable.iter().flatten().cloned().chain(left_out).collect();
         let options = Options {
             cluster_cidr: Some(cluster_cidr),
             service_cidr: Some(service_cidr),
             cluster_dns: Some(cluster_dns),
             cluster_domain: Some(cluster_domain),
             network: Some(network),
+            disable: Some(disable),
             api_port: Some(agreed.api_port.parse().context("the servers' API port")?),
             ..self
         };

@@ -34,6 +34,7 @@ impl Settings {
             cluster_dns,
             cluster_domain,
             network,
+            disable,
             api_port,
             ..
         } = options;
@@ -53,6 +54,9 @@ impl Settings {
         if network.is_none() {
             all.cluster.network.clone_from(&theirs.cluster.network);
         }
+        if disable.is_none() {
+            all.cluster.disabled.clone_from(&theirs.cluster.disabled);
+        }
         if api_port.is_none() {
             all.api_port.clone_from(&theirs.api_port);
         }
@@ -69,7 +73,8 @@ impl Settings {
         let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_string();
         let shown = differing.map(|(name, value)| {
             let theirs = text(theirs.get(name));
-            format!("--{name} {} (the cluster has {theirs})", text(Some(value)))
+            let option = if name == "disabled" { "disable" } else { name };
+            format!("--{option} {} (the cluster has {theirs})", text(Some(value)))
         });
         Ok(shown.collect())
     }
@@ -145,6 +150,7 @@ mod tests {
                 cluster_dns: "10.96.0.10".parse().unwrap(),
                 cluster_domain: "cluster.local".into(),
                 network: network.into(),
+                disabled: String::new(),
             },
             api_port: "6443".into(),
         }

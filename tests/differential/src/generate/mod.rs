@@ -53,7 +53,7 @@ fn case(seed: &Seed, what: impl Into<String>, request: Request) -> Case {
 
 /// Creates with one thing changed.
 fn creates(seed: &Seed) -> Vec<Case> {
-    let mut out = vec![case(seed, "create", post(seed, &seed.whole()))];
+    let mut out = vec![case(seed, "create", post(seed, seed.whole()))];
     for mode in ["Strict", "Ignore", "Warn", "Sometimes"] {
         let mut request = post(seed, places::with_unknown_fields(&seed.whole()));
         request.path += &format!("&fieldValidation={mode}");
