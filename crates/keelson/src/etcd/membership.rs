@@ -144,7 +144,7 @@ mod tests {
             learner: false,
         };
         let first = member(1, "n1", 1);
-        assert_eq!(step(&[first.clone()], &place), Step::Add);
+        assert_eq!(step(std::slice::from_ref(&first), &place), Step::Add);
         assert_eq!(step(&[first.clone(), member(2, "n2", 2)], &place), Step::Forget(2));
         assert_eq!(
             step(&[first.clone(), member(3, "n2", 3)], &place),
