@@ -5,11 +5,11 @@
 
 use super::{CLIENT_PORT, Place};
 use anyhow::{Context, bail, ensure};
-use keelson_sys::process::pidfd_open;
+use keelson_sys::process::{pidfd_open, pidfd_send_signal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -165,19 +165,24 @@ impl Running {
         }
     }
 
-    fn pid(&self) -> Option<i32> {
-        match self {
-            Running::Ours(child) => child.id().and_then(|id| i32::try_from(id).ok()),
-            Running::Found(found) => Some(found.pid),
+    /// To this process and no other: ours keeps its number until it is waited for, the other one is held by its descriptor.
+    fn signal(&self, signal: Signal) {
+        let sent = match self {
+            Running::Ours(child) => match child.id().and_then(|id| i32::try_from(id).ok()) {
+                Some(pid) => kill(Pid::from_raw(pid), signal).map_err(std::io::Error::from),
+                None => Ok(()),
+            },
+            Running::Found(found) => pidfd_send_signal(found.fd.get_ref().as_fd(), signal as i32),
+        };
+        // It may just have ended.
+        if let Err(error) = sent {
+            tracing::debug!(%error, "etcd got no {signal}");
         }
     }
 
     async fn stop(mut self) {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            if let Some(pid) = self.pid() {
-                // It may just have ended.
-                let _ = kill(Pid::from_raw(pid), signal);
-            }
+            self.signal(signal);
             if tokio::time::timeout(END_WITHIN, self.ended()).await.is_ok() {
                 return;
             }
@@ -281,9 +286,7 @@ fn is_ours(data_dir: &Path, pid: i32) -> bool {
 pub async fn end(data_dir: &Path) -> anyhow::Result<()> {
     if let Some(found) = found(data_dir)? {
         let mut running = Running::Found(found);
-        if let Some(pid) = running.pid() {
-            kill(Pid::from_raw(pid), Signal::SIGTERM)?;
-        }
+        running.signal(Signal::SIGTERM);
         if tokio::time::timeout(END_WITHIN, running.ended()).await.is_err() {
             bail!("etcd has not ended within {END_WITHIN:?}");
         }

@@ -183,6 +183,15 @@ mod tests {
             refused.contains("--network vxlan (the cluster has host-gw)") && refused.contains("10.0.0.1"),
             "{refused}"
         );
+        // Components that run everywhere are one of the things to agree on, by the name of their option.
+        let without = Options {
+            disable: Some(vec!["snapshots".into()]),
+            ..Options::default()
+        };
+        let mut own = settings("host-gw");
+        own.cluster.disabled = "snapshots".into();
+        let refused = agree("10.0.0.2", without, own).await.unwrap_err().to_string();
+        assert!(refused.contains("--disable snapshots (the cluster has "), "{refused}");
         // The only one may change it, and its own announcement is none of another's.
         let changed = agree("10.0.0.1", told("vxlan"), settings("vxlan")).await.unwrap();
         assert_eq!(changed.cluster.network, "vxlan");

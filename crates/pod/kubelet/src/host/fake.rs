@@ -17,6 +17,7 @@ struct State {
     programs: Vec<String>,
     cgroups: BTreeMap<String, CgroupLimits>,
     owned: Vec<(PathBuf, Ownership)>,
+    unreadable: BTreeSet<PathBuf>,
     /// Which write made each socket.
     written: BTreeMap<PathBuf, u64>,
     writes: u64,
@@ -53,6 +54,15 @@ impl FakeHost {
             disk: Mutex::new(Box::new(|| Self::disk_with(80))),
             changes: watch::Sender::default(),
         }
+    }
+
+    /// From now on, and until it is said again, the disk gives errors where this directory is.
+    pub fn spoil(&self, dir: &Path, spoiled: bool) {
+        let unreadable = &mut self.state.lock().unreadable;
+        match spoiled {
+            true => unreadable.insert(dir.to_owned()),
+            false => unreadable.remove(dir),
+        };
     }
 
     /// A machine of plain size.
@@ -171,6 +181,9 @@ impl Host for FakeHost {
 
     fn list_dir(&self, path: &Path) -> io::Result<Vec<String>> {
         let state = self.state.lock();
+        if state.unreadable.contains(path) {
+            return Err(io::Error::from(nix::Error::EIO));
+        }
         if !state.dirs.contains(path) {
             return Err(Self::missing(path));
         }

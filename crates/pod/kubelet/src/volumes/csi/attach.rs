@@ -12,6 +12,7 @@ use keelson_client::{Objects, Rest};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ pub struct Attachments {
     drivers: Arc<Drivers>,
     seen: watch::Sender<Seen>,
     used: Mutex<BTreeMap<String, Use>>,
+    /// What was in use before isn't known: what the node's status says stays in it.
+    keeps_all: AtomicBool,
     /// Has the node's status written.
     tell: Box<dyn Fn() + Send + Sync>,
 }
@@ -45,8 +48,14 @@ impl Attachments {
             drivers,
             seen: watch::Sender::default(),
             used: Mutex::default(),
+            keeps_all: AtomicBool::new(false),
             tell,
         }
+    }
+
+    /// From now on nothing leaves the status.
+    pub fn keep_all(&self) {
+        self.keeps_all.store(true, Ordering::Relaxed);
     }
 
     /// From now on the volume may not be taken away.
@@ -92,7 +101,11 @@ impl Attachments {
     pub fn in_use(&self) -> Vec<String> {
         let used = self.used.lock().clone();
         let attachable = used.into_iter().filter(|(_, u)| self.drivers.needs_attach(&u.driver));
-        attachable.map(|(name, _)| name).collect()
+        let mut names: BTreeSet<String> = attachable.map(|(name, _)| name).collect();
+        if self.keeps_all.load(Ordering::Relaxed) {
+            names.extend(self.seen.borrow().in_use.iter().cloned());
+        }
+        names.into_iter().collect()
     }
 
     /// The node's status as it stands in the API now.

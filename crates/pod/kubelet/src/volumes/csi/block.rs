@@ -71,7 +71,7 @@ impl Csi {
                 format!("kubernetes.io/csi: blockMapper.unpublishVolumeForBlock failed: {e}")
             })?;
         let _held = self.devices.lock(&data.driver, &data.handle).await;
-        let all = devices::of_pods(host, layout);
+        let all = devices::of_pods(host, layout).map_err(text)?;
         let others = all
             .iter()
             .any(|(uid, d)| *uid != remains.uid && d.driver == data.driver && d.handle == data.handle);

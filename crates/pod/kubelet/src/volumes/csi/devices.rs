@@ -11,7 +11,8 @@ use keelson_csi::v1::node_service_capability::rpc::Type as Capability;
 use keelson_csi::{Driver, ended, v1 as csi};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
@@ -36,60 +37,83 @@ impl Devices {
     }
 }
 
-/// The data of all volumes that pods have on disk, with the pod's uid.
-pub fn of_pods(host: &dyn Host, layout: &Layout) -> Vec<(String, VolumeData)> {
+/// The data of all volumes that pods have on disk, with the pod's uid. What can't be read is an error: whoever isn't seen here
+/// loses the volume.
+pub fn of_pods(host: &dyn Host, layout: &Layout) -> io::Result<Vec<(String, VolumeData)>> {
     let mut found = Vec::new();
-    for uid in host.list_dir(&layout.pods()).unwrap_or_default() {
+    for uid in names(host, &layout.pods())? {
         let files = layout.volume(&uid, paths::NAME, "");
-        for name in host.list_dir(&files).unwrap_or_default() {
+        for name in names(host, &files)? {
             let dir = paths::of_pod(layout, &uid, &name);
-            found.extend(load(host, dir).map(|d| (uid.clone(), d)));
+            let data = load(host, &dir, &paths::published(&dir))?;
+            found.extend(data.map(|d| (uid.clone(), d)));
         }
         let links = paths::block_link(layout, &uid, "");
-        for name in host.list_dir(&links).unwrap_or_default() {
+        for name in names(host, &links)? {
             let dir = paths::block_data(layout, &name);
-            found.extend(load(host, dir).map(|d| (uid.clone(), d)));
+            let data = load(host, &dir, &paths::block_published(layout, &name, &uid))?;
+            found.extend(data.map(|d| (uid.clone(), d)));
         }
     }
-    found
+    Ok(found)
 }
 
-fn load(host: &dyn Host, dir: PathBuf) -> Option<VolumeData> {
-    VolumeData::load(host, &dir).unwrap_or_else(|e| {
-        tracing::error!("what is known of a volume can't be read: {e}");
-        None
-    })
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What is in a directory, which need not be there.
+fn names(host: &dyn Host, dir: &Path) -> io::Result<Vec<String>> {
+    match host.list_dir(dir) {
+        Err(e) if is_absent(&e) => Ok(Vec::new()),
+        other => other.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
+    }
+}
+
+/// Damaged data of a volume that isn't mounted are as none; of any other they are an error.
+fn load(host: &dyn Host, dir: &Path, mounted: &Path) -> io::Result<Option<VolumeData>> {
+    match VolumeData::load(host, dir) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidData && !host.is_mounted(mounted)? => {
+            tracing::error!("what is known of a volume that isn't mounted can't be read: {e}");
+            Ok(None)
+        }
+        other => other,
+    }
 }
 
 /// Volumes of a driver that are staged, or may be.
-fn of_driver(host: &dyn Host, layout: &Layout, driver: &str) -> Vec<VolumeData> {
+fn of_driver(host: &dyn Host, layout: &Layout, driver: &str) -> io::Result<Vec<VolumeData>> {
     let dir = paths::root(layout).join(driver);
-    let staged = host.list_dir(&dir).unwrap_or_default();
-    staged
-        .into_iter()
-        .filter_map(|name| load(host, dir.join(name)))
-        .collect()
+    let mut found = Vec::new();
+    for name in names(host, &dir)? {
+        let device = dir.join(name);
+        found.extend(load(host, &device, &paths::staged(&device))?);
+    }
+    Ok(found)
 }
 
 /// Names of drivers that have, or had, volumes staged.
-pub fn drivers(host: &dyn Host, layout: &Layout) -> Vec<String> {
-    let mut all = host.list_dir(&paths::root(layout)).unwrap_or_default();
+pub fn drivers(host: &dyn Host, layout: &Layout) -> io::Result<Vec<String>> {
+    let mut all = names(host, &paths::root(layout))?;
     all.retain(|d| d != "volumeDevices");
-    all
+    Ok(all)
 }
 
 /// All volumes that are staged on the node, or may be.
-pub fn of_node(host: &dyn Host, layout: &Layout) -> Vec<VolumeData> {
-    let drivers = drivers(host, layout).into_iter();
-    drivers.flat_map(|d| of_driver(host, layout, &d)).collect()
+pub fn of_node(host: &dyn Host, layout: &Layout) -> io::Result<Vec<VolumeData>> {
+    let mut found = Vec::new();
+    for driver in drivers(host, layout)? {
+        found.extend(of_driver(host, layout, &driver)?);
+    }
+    Ok(found)
 }
 
 /// Volumes of a driver that are staged and that no pod has.
-pub fn unused(host: &dyn Host, layout: &Layout, driver: &str) -> Vec<VolumeData> {
-    let used = of_pods(host, layout);
-    let all = of_driver(host, layout, driver).into_iter();
-    all.filter(|d| !used.iter().any(|(_, u)| u.driver == d.driver && u.handle == d.handle))
-        .collect()
+pub fn unused(host: &dyn Host, layout: &Layout, driver: &str) -> io::Result<Vec<VolumeData>> {
+    let used = of_pods(host, layout)?;
+    let mut all = of_driver(host, layout, driver)?;
+    all.retain(|d| !used.iter().any(|(_, u)| u.driver == d.driver && u.handle == d.handle));
+    Ok(all)
 }
 
 impl Csi {
@@ -158,7 +182,8 @@ impl Csi {
         if let Err(e) = in_time(driver.node().node_stage_volume(request)).await {
             if ended(&e)
                 && !source.block
-                && !self.is_staged_for(ask, source)
+                // Unknown is as staged.
+                && matches!(self.is_staged_for(ask, source), Ok(false))
                 && let Err(e) = self.forget_device(&source.driver, &source.handle)
             {
                 tracing::warn!(volume = source.handle, "what was to be staged can't be removed: {e}");
@@ -169,12 +194,12 @@ impl Csi {
     }
 
     /// Whether the volume was staged before, for another pod or for this one: then it still is, whatever became of staging it again.
-    fn is_staged_for(&self, ask: &Ask, source: &Source) -> bool {
-        let all = of_pods(&*self.tools.host, &self.tools.layout);
-        all.iter().any(|(uid, d)| {
+    fn is_staged_for(&self, ask: &Ask, source: &Source) -> io::Result<bool> {
+        let all = of_pods(&*self.tools.host, &self.tools.layout)?;
+        Ok(all.iter().any(|(uid, d)| {
             let is_it = d.driver == source.driver && d.handle == source.handle;
             is_it && (uid != ask.uid() || d.is_published())
-        })
+        }))
     }
 
     /// Unstages a volume that no pod but `except` has. `only_idle` leaves one alone that somebody is at.
@@ -187,7 +212,7 @@ impl Csi {
             false => self.devices.lock(driver, handle).await,
         };
         let (host, layout) = (&*self.tools.host, &self.tools.layout);
-        let others = of_pods(host, layout);
+        let others = of_pods(host, layout).map_err(|e| e.to_string())?;
         if others
             .iter()
             .any(|(uid, d)| uid != except && d.driver == driver && d.handle == handle)
@@ -239,5 +264,52 @@ impl Csi {
         VolumeData::remove(host, &device)?;
         self.attachments.set_staged(driver, handle, false);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_absent() {
+        let host = FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH);
+        let layout = Layout {
+            root: "/kubelet".into(),
+            logs: "/logs".into(),
+        };
+        let data = |handle: &str| VolumeData {
+            driver: "d.test".into(),
+            handle: handle.into(),
+            ..VolumeData::default()
+        };
+        assert_eq!(unused(&host, &layout, "d.test").unwrap(), [], "nothing is there yet");
+        for handle in ["used", "left"] {
+            let device = paths::device(&layout, "d.test", handle);
+            data(handle).save(&host, &device).unwrap();
+        }
+        let of_pod = paths::of_pod(&layout, "uid", "data");
+        data("used").save(&host, &of_pod).unwrap();
+        assert_eq!(unused(&host, &layout, "d.test").unwrap(), [data("left")]);
+
+        let root = paths::root(&layout);
+        let dirs = [
+            layout.pods(),
+            layout.volume("uid", paths::NAME, ""),
+            root.clone(),
+            root.join("d.test"),
+        ];
+        for dir in dirs {
+            host.spoil(&dir, true);
+            let all = of_node(&host, &layout).and(unused(&host, &layout, "d.test"));
+            assert!(all.is_err(), "{}", dir.display());
+            host.spoil(&dir, false);
+        }
+        // Damaged: as none where nothing is mounted, unknown where something is.
+        host.write(&of_pod.join(paths::DATA), b"{", 0o600).unwrap();
+        assert_eq!(of_pods(&host, &layout).unwrap(), []);
+        host.mount(&paths::published(&of_pod));
+        assert!(of_pods(&host, &layout).is_err());
     }
 }

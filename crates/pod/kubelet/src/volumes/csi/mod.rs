@@ -77,7 +77,10 @@ impl Csi {
             stop,
             tools,
         };
-        csi.restore();
+        if let Err(e) = csi.restore() {
+            tracing::error!("which volumes are in use can't be read; until the next start none is given up: {e}");
+            csi.attachments.keep_all();
+        }
         Arc::new(csi)
     }
 
@@ -92,15 +95,16 @@ impl Csi {
     }
 
     /// What was in use when this kubelet started still is, until its pods are seen to have gone.
-    fn restore(&self) {
-        for (uid, data) in devices::of_pods(&*self.tools.host, &self.tools.layout) {
+    fn restore(&self) -> std::io::Result<()> {
+        for (uid, data) in devices::of_pods(&*self.tools.host, &self.tools.layout)? {
             if data.is_persistent() {
                 self.attachments.hold(&data.driver, &data.handle, &uid);
             }
         }
-        for data in devices::of_node(&*self.tools.host, &self.tools.layout) {
+        for data in devices::of_node(&*self.tools.host, &self.tools.layout)? {
             self.attachments.set_staged(&data.driver, &data.handle, true);
         }
+        Ok(())
     }
 
     pub fn in_use(&self) -> Vec<String> {
@@ -152,7 +156,8 @@ impl Csi {
     /// ended before its volume was there. What can't be given back stays in use.
     pub(super) async fn sweep(&self, driver: &str) -> Result<(), String> {
         let mut errors = Vec::new();
-        for left in devices::unused(&*self.tools.host, &self.tools.layout, driver) {
+        let unused = devices::unused(&*self.tools.host, &self.tools.layout, driver);
+        for left in unused.map_err(|e| format!("volumes of {driver}: {e}"))? {
             if let Err(e) = self.unstage(&left.driver, &left.handle, "", true).await {
                 errors.push(format!("volume {} of {driver}: {e}", left.handle));
             }

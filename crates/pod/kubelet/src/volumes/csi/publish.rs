@@ -198,7 +198,7 @@ impl Csi {
                     volume = remains.name,
                     "what is known of a volume that isn't mounted can't be read: {e}"
                 );
-                for driver in devices::drivers(host, &self.tools.layout) {
+                for driver in devices::drivers(host, &self.tools.layout).map_err(|e| e.to_string())? {
                     self.sweep(&driver).await?;
                 }
                 return Ok(());
