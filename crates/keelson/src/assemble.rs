@@ -4,11 +4,13 @@
 //! once, since components wait for what they need by watching for it.
 
 use crate::config::{Component, Config, Options};
+use crate::etcd::upkeep::Upkeep;
 use crate::node::{self, Access};
 use crate::servers::{self, Beside};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
 use anyhow::Context;
+use keelson_apiserver::joining::Joining;
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
 use keelson_client::ClientFactory;
@@ -40,8 +42,25 @@ impl Cluster {
             Some(met) => (met.config, Some(met.store), Some(met.joining), met.beside),
             None => (alone.clone(), None, None, None),
         };
-        let config = &config;
-        // The port first: it is what most often is taken, and nothing has to be undone then.
+        match Cluster::begin(&config, store, joining, beside.as_ref().map(Beside::upkeep)).await {
+            Ok(cluster) => Ok(Cluster { beside, ..cluster }),
+            Err(error) => {
+                // Nobody would look after it.
+                if let Some(beside) = beside {
+                    beside.stop().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(
+        config: &Config,
+        store: Option<Opened>,
+        joining: Option<Joining>,
+        upkeep: Option<Arc<Upkeep>>,
+    ) -> anyhow::Result<Cluster> {
+        // The port first: it is what most often is taken, and little has to be undone then.
         let address = SocketAddr::new(config.bind_address, config.api_port);
         let socket = TcpListener::bind(address).await.with_context(|| {
             format!("the API cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --api-port")
@@ -73,7 +92,7 @@ impl Cluster {
         if let Some(interval) = config.compaction {
             compaction(&mut components, store.store(), interval);
         }
-        if let Some(upkeep) = beside.as_ref().map(Beside::upkeep) {
+        if let Some(upkeep) = upkeep {
             components.spawn("etcd-upkeep", move |stop| {
                 let upkeep = upkeep.clone();
                 async move { upkeep.run(stop).await }
@@ -112,7 +131,7 @@ impl Cluster {
         Ok(Cluster {
             api,
             store,
-            beside,
+            beside: None,
             components,
             listening,
             serving: tokio::sync::Mutex::new(serving),

@@ -35,12 +35,14 @@ impl Choice {
         let file = |path: &Option<PathBuf>| path.clone().map(absolute).transpose();
         let (cert, key) = (file(&options.etcd_certfile)?, file(&options.etcd_keyfile)?);
         let Some(servers) = options.etcd_servers.clone().filter(|servers| !servers.is_empty()) else {
+            // Of servers that run etcd themselves the rest is known later.
+            let rooted = options.cluster_init == Some(true) || options.server.is_some();
             ensure!(
                 cert.is_none()
                     && key.is_none()
                     && options.etcd_cafile.is_none()
                     && options.etcd_healthcheck_timeout.is_none()
-                    && options.etcd_prefix.is_none(),
+                    && (rooted || options.etcd_prefix.is_none()),
                 "--etcd-cafile, --etcd-certfile, --etcd-keyfile, --etcd-prefix and --etcd-healthcheck-timeout say how etcd is reached: \
                  say with --etcd-servers where it is"
             );

@@ -194,7 +194,10 @@ async fn leave(data_dir: &Path) -> anyhow::Result<()> {
     let members = cluster
         .members()
         .await
-        .context("the other members don't answer, or are no majority")?;
+        .context(
+            "the other members don't answer, or are no majority without this one: if they run, keelson etcd remove of this machine's name \
+             on one of them first, while this server runs",
+        )?;
     if let Some(own) = members.iter().find(|m| m.name == name) {
         let standings = standings(&cluster, &members).await;
         let up: Vec<bool> = standings.iter().map(Result::is_ok).collect();
@@ -207,6 +210,7 @@ async fn leave(data_dir: &Path) -> anyhow::Result<()> {
         _ => Err(error),
     })?;
     Remembered::forget(data_dir)?;
+    crate::servers::forget_what_was_told(data_dir)?;
     println!("{name} is no member of etcd any more. keelson uninstall removes what else it has here");
     Ok(())
 }

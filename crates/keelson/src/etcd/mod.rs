@@ -48,9 +48,19 @@ impl Place {
     pub fn pki(&self) -> PathBuf {
         pki(&self.data_dir)
     }
-    /// Whether this machine has been a member before.
-    pub fn has_data(&self) -> bool {
-        self.directory().join("member").exists()
+    /// Whether this machine is a member that knows its cluster, which is so once etcd's log is there. Its directory alone says nothing: etcd
+    /// makes that before it asks the others, and may end in between.
+    pub fn has_data(&self) -> std::io::Result<bool> {
+        let entries = match std::fs::read_dir(self.directory().join("member/wal")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        for entry in entries {
+            if entry?.path().extension().is_some_and(|extension| extension == "wal") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

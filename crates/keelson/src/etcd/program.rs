@@ -134,7 +134,8 @@ pub fn arguments(place: &Place, begin: &Begin) -> Vec<OsString> {
             option("initial-cluster", with(members).into());
             option("initial-cluster-state", "existing".into());
         }
-        Begin::Again => {}
+        // Who has lost its data in between is refused by the others. By default it would be the first of a new cluster.
+        Begin::Again => option("initial-cluster-state", "existing".into()),
     }
     all
 }
@@ -206,7 +207,7 @@ pub async fn run(place: Place, program: PathBuf, begin: Begin, stop: Cancellatio
             ended = running.ended() => ended,
         };
         tracing::error!(ended, said = last_words(&place), "etcd ended; starting it again");
-        if place.has_data() {
+        if place.has_data().context("etcd's directory")? {
             begin = Begin::Again;
         }
         if began.elapsed() > LONGEST_PAUSE {
@@ -351,7 +352,29 @@ mod tests {
         let join = text(Begin::Join(others));
         assert!(join.contains(&"--initial-cluster=n0=https://10.0.0.9:2380,n1=https://10.0.0.1:2380".to_string()));
         assert!(join.contains(&"--initial-cluster-state=existing".to_string()));
-        assert!(!text(Begin::Again).iter().any(|a| a.starts_with("--initial-cluster")));
+        let again = text(Begin::Again);
+        assert!(
+            again.contains(&"--initial-cluster-state=existing".to_string()),
+            "{again:?}"
+        );
+        assert!(!again.iter().any(|a| a.starts_with("--initial-cluster=")));
+    }
+
+    #[test]
+    fn a_member_has_data_once_its_log_is_there() {
+        let place = place("data");
+        assert!(!place.has_data().unwrap());
+        // What an etcd leaves that ended before it had asked the others.
+        std::fs::create_dir_all(place.directory().join("member/snap")).unwrap();
+        std::fs::create_dir_all(place.directory().join("member/wal")).unwrap();
+        std::fs::write(place.directory().join("member/wal/0.tmp"), "").unwrap();
+        assert!(!place.has_data().unwrap());
+        std::fs::write(place.directory().join("member/wal/0-0.wal"), "").unwrap();
+        assert!(place.has_data().unwrap());
+        std::fs::remove_dir_all(place.directory().join("member/wal")).unwrap();
+        std::fs::write(place.directory().join("member/wal"), "").unwrap();
+        assert!(place.has_data().is_err(), "what can't be read is not taken for absent");
+        std::fs::remove_dir_all(&place.data_dir).unwrap();
     }
 
     #[tokio::test]

@@ -42,9 +42,7 @@ impl Upkeep {
                     if alarms != complaints && !alarms.is_empty() {
                         tracing::error!(?alarms, "etcd complains: keelson etcd status");
                     }
-                    for alarm in &alarms {
-                        self.mend(*alarm).await;
-                    }
+                    self.mend(&alarms).await;
                     complaints = alarms;
                 }
                 Err(error) => tracing::debug!(%error, "what etcd complains about can't be told now"),
@@ -74,18 +72,25 @@ impl Upkeep {
         Ok(())
     }
 
-    /// No space, and yet most of the file is unused: it is written anew, and may be written to again.
-    async fn mend(&self, alarm: Alarm) {
-        let Alarm::NoSpace { member } = alarm else { return };
+    /// No space, and yet enough of the file is unused: it is written anew, and may be written to again. One member at a time, in the
+    /// order of their numbers: who has no space can't be told by a key whose turn it is.
+    async fn mend(&self, alarms: &[Alarm]) {
+        let Some(member) = next_without_space(alarms) else {
+            return;
+        };
         let mended = async {
-            let standing = self.cluster.standing(&self.place.client_url()).await?;
+            let url = self.place.client_url();
+            let mut standing = self.cluster.standing(&url).await?;
             if standing.id != member {
                 return anyhow::Ok(());
             }
-            if unused(&standing) > 0 {
-                self.cluster.defragment(&self.place.client_url()).await?;
+            if !has_room(&standing) {
+                if !would_have_room(&standing) {
+                    return Ok(());
+                }
+                self.cluster.defragment(&url).await?;
+                standing = self.cluster.standing(&url).await?;
             }
-            let standing = self.cluster.standing(&self.place.client_url()).await?;
             if has_room(&standing) {
                 self.cluster.clear_no_space(member).await?;
                 tracing::info!("etcd has room again");
@@ -114,11 +119,11 @@ impl Upkeep {
             .await?;
         let Some(revision) = taken.done() else { return Ok(()) };
         let before = standing.size;
-        let done = self.cluster.defragment(&url).await;
+        // Without an answer the member may still be at it: then the turn runs out by itself.
+        self.cluster.defragment(&url).await?;
         self.store
             .delete(self.turn.clone().into(), Expect::ModRevision(revision))
             .await?;
-        done?;
         let after = self.cluster.standing(&url).await?.size;
         tracing::info!(before, after, "etcd's file was written anew");
         Ok(())
@@ -142,9 +147,27 @@ fn worth_it(standing: &Standing) -> bool {
     unused(standing) >= LEAST_UNUSED && unused(standing) > standing.size / 2
 }
 
-/// A tenth is free.
+fn next_without_space(alarms: &[Alarm]) -> Option<u64> {
+    let members = alarms.iter().filter_map(|alarm| match alarm {
+        Alarm::NoSpace { member } => Some(*member),
+        Alarm::Corrupt { .. } => None,
+    });
+    members.min()
+}
+
+/// How large the file may be for a tenth to be free. etcd before 3.6 doesn't tell its quota: then its default counts.
+fn roomy(standing: &Standing) -> u64 {
+    let quota = if standing.quota > 0 { standing.quota } else { 2 << 30 };
+    quota - quota / 10
+}
+
 fn has_room(standing: &Standing) -> bool {
-    standing.quota > 0 && standing.size < standing.quota - standing.quota / 10
+    standing.size < roomy(standing)
+}
+
+/// Once its file is written anew.
+fn would_have_room(standing: &Standing) -> bool {
+    standing.used < roomy(standing)
 }
 
 #[cfg(test)]
@@ -188,5 +211,17 @@ mod tests {
         assert!(!worth_it(&standing(60, 1)), "too small");
         assert!(!worth_it(&standing(500, 300)), "mostly used");
         assert!(has_room(&standing(800, 1)) && !has_room(&standing(950, 1)));
+        assert!(would_have_room(&standing(950, 800)) && !would_have_room(&standing(950, 940)));
+        let silent = Standing {
+            quota: 0,
+            ..standing(1000, 1)
+        };
+        assert!(has_room(&silent), "of etcd's default of 2 GiB");
+        let alarms = [
+            Alarm::Corrupt { member: 1 },
+            Alarm::NoSpace { member: 3 },
+            Alarm::NoSpace { member: 2 },
+        ];
+        assert_eq!(next_without_space(&alarms), Some(2));
     }
 }

@@ -73,7 +73,10 @@ pub async fn begin(options: Options, alone: &Config, given: Option<ServerToken>)
         etcd_prefix: options.etcd_prefix.clone().unwrap_or_else(|| "/registry".into()),
         member: Some(place.name.clone()),
     };
-    let how = if place.has_data() { Begin::Again } else { Begin::New };
+    let how = match place.has_data().context("etcd's directory")? {
+        true => Begin::Again,
+        false => Begin::New,
+    };
     let program = find(&place).await?;
     let running = run(&place, program, how)?;
     met(options, place, known, running, given).await
@@ -94,11 +97,14 @@ pub async fn again(
         );
     }
     let program = find(&place).await?;
-    let running = match place.has_data() {
+    let running = match place.has_data().context("etcd's directory")? {
         true => run(&place, program, Begin::Again)?,
         false => {
-            // As a client of those that are there, by what the other server has told.
-            let told = join::reaching(options.clone(), &place.data_dir, known.clone());
+            // As a client of those that are there: by the certificate of a member that this machine was, or what another server has told.
+            let told = match place.pki().join("client.crt").exists() {
+                true => reaching(&options, &place, &known),
+                false => join::reaching(options.clone(), &place.data_dir, known.clone()),
+            };
             let there = told.clone().resolve()?;
             let store = Opened::open(&there.store).await?;
             agree(&told, &there, &store, &items(true), given.clone()).await?;
@@ -148,6 +154,38 @@ async fn met(
     running: Supervisor,
     given: Option<ServerToken>,
 ) -> anyhow::Result<Met> {
+    match reach(options, place, known, given).await {
+        Ok(reached) => Ok(Met {
+            beside: Some(Beside {
+                running,
+                upkeep: reached.upkeep,
+            }),
+            config: reached.config,
+            store: reached.store,
+            joining: reached.joining,
+        }),
+        // Nobody would look after it.
+        Err(error) => {
+            running.stop().await;
+            Err(error)
+        }
+    }
+}
+
+/// What a server knows once its own member has a vote.
+struct Reached {
+    config: Config,
+    store: Opened,
+    joining: Joining,
+    upkeep: Arc<Upkeep>,
+}
+
+async fn reach(
+    options: Options,
+    place: Place,
+    known: Remembered,
+    given: Option<ServerToken>,
+) -> anyhow::Result<Reached> {
     let options = reaching(&options, &place, &known);
     let alone = options.clone().resolve()?;
     let endpoints = options.etcd_servers.clone().unwrap_or_default();
@@ -174,17 +212,14 @@ async fn met(
         learned: Box::new(move |servers| remember(&data_dir, &remembered, servers)),
         place: place.clone(),
     };
-    Ok(Met {
+    Ok(Reached {
         joining: Joining {
             token,
             offer: offer::of_members(&place, &store, alone.store.root()),
         },
         config,
         store: opened,
-        beside: Some(Beside {
-            running,
-            upkeep: Arc::new(upkeep),
-        }),
+        upkeep: Arc::new(upkeep),
     })
 }
 

@@ -85,6 +85,14 @@ async fn ask(link: Link, token: &ServerToken) -> anyhow::Result<Datastore> {
     Ok(told)
 }
 
+/// Removes what was told: the key among it outlives the machine's membership.
+pub fn forget_what_was_told(data_dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(place(data_dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The options that reach it, by the certificate that was told.
 pub fn reaching(options: Options, data_dir: &Path, known: Remembered) -> Options {
     let place = place(data_dir);

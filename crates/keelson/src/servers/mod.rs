@@ -13,6 +13,7 @@ mod settings;
 mod shared;
 
 pub use beside::Beside;
+pub use join::forget_what_was_told;
 pub use remembered::Remembered;
 
 use crate::cluster::Cluster;
@@ -58,7 +59,13 @@ pub async fn meet(options: Options, alone: &Config) -> anyhow::Result<Option<Met
             .map(Some),
         Some(known) => beside::again(options, alone, known, given).await.map(Some),
         None if options.cluster_init == Some(true) => beside::begin(options, alone, given).await.map(Some),
-        None => Ok(None),
+        None => {
+            ensure!(
+                options.token.is_none() && options.etcd_program.is_none(),
+                "--token and --etcd-program are for several servers: give --server, --etcd-servers or --cluster-init too, or leave them out"
+            );
+            Ok(None)
+        }
     }
 }
 

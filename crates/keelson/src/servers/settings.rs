@@ -7,6 +7,13 @@ use anyhow::{Context, bail};
 use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Servers that start, by address, below the store's root.
+const STARTING: &str = "/keelson/starting/";
+/// How long one may take from its settings to its announcement.
+const START: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -89,6 +96,10 @@ pub async fn agree(
     own: Settings,
 ) -> anyhow::Result<Settings> {
     let key = format!("{root}/keelson/settings");
+    // Who has read the settings and isn't announced yet counts, too.
+    let place = format!("{root}{STARTING}{address}");
+    let starting = store.put(place.into(), "".into(), Expect::Any, Some(START));
+    starting.await.context("the servers that start")?;
     loop {
         let stored = store
             .get(key.as_bytes(), None)
@@ -126,15 +137,16 @@ pub async fn agree(
     }
 }
 
-/// The servers that are announced, but for this one.
+/// The servers that are announced, or start, but for this one.
 async fn others(store: &dyn Store, root: &str, address: &str) -> anyhow::Result<Vec<String>> {
-    let place = format!("{root}/masterleases/");
-    let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await?;
-    let addresses = listed.kvs.iter().filter_map(|kv| {
-        let address = kv.key.strip_prefix(place.as_bytes())?;
-        Some(String::from_utf8_lossy(address).into_owned())
-    });
-    Ok(addresses.filter(|other| other != address).collect())
+    let mut all = BTreeSet::new();
+    for place in [format!("{root}/masterleases/"), format!("{root}{STARTING}")] {
+        let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await?;
+        let addresses = listed.kvs.iter().filter_map(|kv| kv.key.strip_prefix(place.as_bytes()));
+        all.extend(addresses.map(|address| String::from_utf8_lossy(address).into_owned()));
+    }
+    all.remove(address);
+    Ok(all.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -192,6 +204,13 @@ mod tests {
         own.cluster.disabled = "snapshots".into();
         let refused = agree("10.0.0.2", without, own).await.unwrap_err().to_string();
         assert!(refused.contains("--disable snapshots (the cluster has "), "{refused}");
+        // The other one has read the settings, and may be about to run by them.
+        let refused = agree("10.0.0.1", told("vxlan"), settings("vxlan")).await.unwrap_err();
+        assert!(refused.to_string().contains("10.0.0.2"), "{refused}");
+        store
+            .delete("/registry/keelson/starting/10.0.0.2".into(), Expect::Any)
+            .await
+            .unwrap();
         // The only one may change it, and its own announcement is none of another's.
         let changed = agree("10.0.0.1", told("vxlan"), settings("vxlan")).await.unwrap();
         assert_eq!(changed.cluster.network, "vxlan");

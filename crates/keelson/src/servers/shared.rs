@@ -33,19 +33,29 @@ pub async fn settle(
         Some((String::from_utf8(name).ok()?, kv.value))
     };
     let stored: BTreeMap<String, bytes::Bytes> = listed.kvs.into_iter().filter_map(named).collect();
-    let token = token(&pki, given, items.iter().any(|item| stored.contains_key(item.name)))?;
+    let (token, is_new) = token(&pki, given, items.iter().any(|item| stored.contains_key(item.name)))?;
     let mut sealer = Sealer::new(token.clone());
     let before: Vec<Option<Vec<u8>>> = items
         .iter()
         .map(|item| item.read(&pki))
         .collect::<anyhow::Result<_>>()?;
-    for (item, own) in items.iter().zip(&before) {
+    let mut theirs = BTreeMap::new();
+    for item in items {
         if let Some(value) = stored.get(item.name) {
-            adopt(item, &pki, own.as_deref(), &sealer.open(item.name, value)?)?;
+            theirs.insert(item.name, sealer.open(item.name, value)?);
+        }
+    }
+    // Before anything is made or written, here or there.
+    check_cluster(&token, theirs.get("ca").map(Vec::as_slice), &pki)?;
+    for (item, own) in items.iter().zip(&before) {
+        if let Some(theirs) = theirs.get(item.name) {
+            adopt(item, &pki, own.as_deref(), theirs)?;
         }
     }
     // Makes what nobody has yet.
     Pki::open(data_dir).context("the cluster's certificates")?;
+    // Before anything is sealed by it: what nobody can open again would shut everybody out.
+    keep(&pki, token.clone())?;
     for (item, before) in items.iter().zip(&before) {
         if stored.contains_key(item.name) {
             continue;
@@ -63,7 +73,12 @@ pub async fn settle(
             // Another server came first. What this one has just made for itself nothing depends on.
             Outcome::Conflict { current, .. } => {
                 let theirs = current.with_context(|| format!("{} came and went", item.name))?;
-                adopt(item, &pki, before.as_deref(), &sealer.open(item.name, &theirs.value)?)?;
+                let opened = sealer.open(item.name, &theirs.value);
+                if opened.is_err() && is_new {
+                    // Theirs is the cluster, and its token another one.
+                    std::fs::remove_file(pki.join(TOKEN_FILE)).context("giving up the token made here")?;
+                }
+                adopt(item, &pki, before.as_deref(), &opened?)?;
             }
         }
     }
@@ -90,8 +105,30 @@ fn adopt(item: &Item, pki: &Path, own: Option<&[u8]>, theirs: &[u8]) -> anyhow::
     }
 }
 
-/// The token that was given, or that this server has, or a new one.
-fn token(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result<ServerToken> {
+/// Whether a token that names its cluster's authority names this one: the servers', or the one that this machine has.
+fn check_cluster(token: &ServerToken, theirs: Option<&[u8]>, pki: &Path) -> anyhow::Result<()> {
+    let Some(wanted) = token.ca_hash() else { return Ok(()) };
+    let ca = match theirs {
+        Some(item) => {
+            let files: BTreeMap<String, String> = serde_json::from_slice(item).context("the servers' ca")?;
+            files.get("ca.crt").cloned()
+        }
+        None => files::read(&pki.join("ca.crt"))?,
+    };
+    let ca = ca.context(
+        "the cluster of --token is not in this datastore: --etcd-servers or --etcd-prefix lead elsewhere; a first server takes a secret \
+         alone, without a hash",
+    )?;
+    let hash = authority::fingerprint(&ca)?;
+    ensure!(
+        wanted == hash,
+        "--token is another cluster's: its last part is not the hash of this one's authority, {hash}"
+    );
+    Ok(())
+}
+
+/// The token that was given, or that this server has, or a new one; and whether it is new.
+fn token(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result<(ServerToken, bool)> {
     let file = pki.join(TOKEN_FILE);
     let own = files::read(&file)?;
     let own: Option<ServerToken> = match own {
@@ -102,15 +139,15 @@ fn token(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result
         None => None,
     };
     match (given, own) {
-        (Some(given), _) => Ok(given),
-        (None, Some(own)) => Ok(own),
+        (Some(given), _) => Ok((given, false)),
+        (None, Some(own)) => Ok((own, false)),
         (None, None) => {
             ensure!(
                 !shared,
                 "this datastore has a cluster with servers already. To be one of them, this one needs their --token: pki/server-token in the \
                  data directory of any of them"
             );
-            Ok(ServerToken::generate())
+            Ok((ServerToken::generate(), true))
         }
     }
 }
@@ -189,7 +226,15 @@ mod tests {
         let other_cluster = format!("server.{}.{}", token.secret(), "ab".repeat(32));
         let refused = third.settle(&*store, Some(&other_cluster)).await.unwrap_err();
         assert!(format!("{refused:#}").contains("another cluster's"), "{refused:#}");
-        assert!(second.has().iter().all(Option::is_none));
+        assert!(second.has().iter().all(Option::is_none) && third.has().iter().all(Option::is_none));
+
+        // The right token, and a place where its cluster isn't: nothing is made there.
+        let elsewhere = Memory::new();
+        let refused = third.settle(&*elsewhere, Some(&token.reveal())).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("not in this datastore"), "{refused:#}");
+        assert!(third.has().iter().all(Option::is_none));
+        let there = elsewhere.list(ListRequest::new(KeyRange::all())).await.unwrap();
+        assert!(there.kvs.is_empty());
 
         second.settle(&*store, Some(&token.reveal())).await.unwrap();
         assert_eq!(first.has(), second.has());
@@ -209,6 +254,30 @@ mod tests {
         let refused = second.settle(&*store, None).await.unwrap_err();
         assert!(format!("{refused:#}").contains("sa.key"), "{refused:#}");
         assert_eq!(second.has(), before);
+    }
+
+    /// What was sealed can be opened after the server died at the first of its writes.
+    #[tokio::test]
+    async fn a_first_start_that_breaks_off_shuts_nobody_out() {
+        let store = Memory::new();
+        let first = Machine::new("broken-off");
+        let token = first.settle(&*store, None).await.unwrap();
+        for item in &ITEMS[1..] {
+            store
+                .delete(key("/registry", item.name).into(), Expect::Any)
+                .await
+                .unwrap();
+        }
+        let kept = std::fs::read_to_string(first.0.join("pki").join(TOKEN_FILE)).unwrap();
+        assert_eq!(kept.trim(), token.reveal());
+        assert!(first.settle(&*store, None).await.unwrap() == token);
+
+        // A disk that can't keep the token: nothing is sealed by it.
+        let (empty, second) = (Memory::new(), Machine::new("no-place"));
+        std::fs::create_dir_all(second.0.join("pki").join(TOKEN_FILE).join("in-the-way")).unwrap();
+        second.settle(&*empty, None).await.unwrap_err();
+        let there = empty.list(ListRequest::new(KeyRange::all())).await.unwrap();
+        assert!(there.kvs.is_empty());
     }
 
     #[tokio::test]

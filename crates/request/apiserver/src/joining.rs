@@ -12,7 +12,7 @@ use crate::request::{Request, RequestContext, Response, UserInfo, response};
 use crate::state::ServerState;
 use futures::future::BoxFuture;
 use http::{Method, StatusCode};
-use keelson_api::ApiError;
+use keelson_api::{ApiError, Reason};
 use keelson_pki::ServerToken;
 use std::sync::Arc;
 
@@ -49,6 +49,12 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: &Req
     }
     if *request.method() != Method::GET {
         return Some(Nowhere::method().answer(request.headers(), context));
+    }
+    // What is told leads past every rule of access: a grant for all paths is not enough for it.
+    let groups = &context.user.groups;
+    if !groups.iter().any(|group| group == GROUP || group == "system:masters") {
+        let why = format!("only the groups {GROUP} and system:masters may ask where the datastore is");
+        return Some(response::error(&ApiError::new(Reason::Forbidden, why)));
     }
     let told = (joining.offer)()
         .await

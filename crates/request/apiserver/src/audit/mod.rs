@@ -225,7 +225,9 @@ impl Trail {
             let outcome = Outcome::code(code);
             following.log(Stage::ResponseStarted, Some(outcome), false).await;
         }
-        let whole = !long_running && following.verdict().level == Level::RequestResponse;
+        // A key to the datastore is no matter for a log.
+        let is_secret = following.context.info.path.trim_end_matches('/') == crate::joining::PATH;
+        let whole = !long_running && !is_secret && following.verdict().level == Level::RequestResponse;
         if !long_running && !whole {
             let outcome = Outcome::code(code);
             following.log(Stage::ResponseComplete, Some(outcome), true).await;
