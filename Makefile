@@ -56,7 +56,7 @@ bench: build
 	@KEELSON=$(KEELSON) bench/run.sh
 
 ## make fuzz        damage what decoders read, MINUTES (10) for each of them; seeds are drawn, and told
-fuzz:
+fuzz: deps
 	KEELSON_FUZZ_SECONDS=$$(( $${MINUTES:-10} * 60 )) cargo test --locked --profile $(TEST_PROFILE) -p keelson-testkit --test hostile -- --nocapture --test-threads 1
 
 ## make schema      write the schema table anew from the published API modules (needs Go)

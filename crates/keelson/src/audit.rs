@@ -60,9 +60,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let mut found = 0;
     for file in files(&who.log)? {
         let reader = BufReader::new(File::open(&file).with_context(|| format!("reading {}", file.display()))?);
-        for line in reader.lines() {
-            // The last line may be half written, and a crash may have cut another.
-            let Ok(event) = serde_json::from_str::<Value>(&line?) else {
+        for line in reader.split(b'\n') {
+            // The last line may be half written, and a crash may have cut another, within a character too.
+            let Ok(event) = serde_json::from_slice::<Value>(&line?) else {
                 continue;
             };
             if is_it(&event, &asked) {
@@ -122,10 +122,12 @@ fn code(event: &Value) -> i64 {
 fn is_it(event: &Value, asked: &Asked) -> bool {
     let (verb, below) = (text(event, "/verb"), text(event, "/objectRef/subresource"));
     let name = text(event, "/objectRef/name");
+    // By applying, or putting, what wasn't there.
+    let made = matches!(verb, "patch" | "update") && code(event) == 201;
     let did = match asked.did {
         "touched" => true,
-        "created" => verb == "create" && below.is_empty(),
-        "changed" => matches!(verb, "update" | "patch") && below != "status",
+        "created" => (verb == "create" || made) && below.is_empty(),
+        "changed" => matches!(verb, "update" | "patch") && below != "status" && !made,
         "deleted" => matches!(verb, "delete" | "deletecollection") && below.is_empty(),
         "evicted" => verb == "create" && below == "eviction",
         "entered" => matches!(below, "exec" | "attach" | "portforward" | "ephemeralcontainers"),

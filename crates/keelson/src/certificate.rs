@@ -1,5 +1,6 @@
 //! `keelson certificate`: what stands in a machine's `pki` directory, and new leaves on demand. A running server renews its own
-//! in time; to rotate is for whoever doesn't trust a key any more.
+//! in time; to rotate is for whoever wants new keys now. A key that somebody else has goes on until its certificate ends: there is no
+//! revocation. An etcd that runs beside the server has certificates of its own (`pki/etcd`), which aren't looked at here.
 
 use crate::lock::Lock;
 use anyhow::{Context, bail};
@@ -45,7 +46,12 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                     options.data_dir.display()
                 );
             }
-            for name in rotate(&dir, &names)? {
+            let _held = Lock::take(&options.data_dir)?;
+            let rotated = rotate(&dir, &names)?;
+            if rotated.is_empty() {
+                bail!("there is no certificate here that can be rotated");
+            }
+            for name in rotated {
                 println!("{name}: a new one is made at the next start");
             }
         }

@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use keelson_pki::{Kubeconfig, files};
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +17,9 @@ pub struct Options {
     /// The name of cluster, user and context in the file
     #[arg(long, default_value = "keelson")]
     name: String,
+    /// Write it to this file, for its owner only [default: print it]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "merge")]
+    output: Option<PathBuf>,
     /// The API's address [default: as in the administrator's]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
@@ -32,20 +36,28 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         config.server = server;
     }
     let Some(into) = options.merge else {
-        print!("{}", config.to_yaml());
+        match &options.output {
+            Some(file) => files::write_secret(file, config.to_yaml().as_bytes())?,
+            None => print!("{}", config.to_yaml()),
+        }
         return Ok(ExitCode::SUCCESS);
     };
     let into = match into {
         Some(into) => into,
         None => home()?.join(".kube/config"),
     };
+    // Behind a link is where the file is.
+    let into = std::fs::canonicalize(&into).unwrap_or(into);
     let before = files::read(&into)?;
     let merged = merge(before.as_deref().unwrap_or_default(), &config, &options.name)
         .with_context(|| format!("merging into {}", into.display()))?;
-    if let Some(dir) = into.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
+    // With sudo it stays the user's.
+    let owner = std::fs::metadata(&into).ok().map(|was| (was.uid(), was.gid()));
     files::write_secret(&into, merged.as_bytes())?;
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(&into, Some(user), Some(group))
+            .with_context(|| format!("giving {} back to its owner", into.display()))?;
+    }
     println!("{}: the context {} is the current one", into.display(), options.name);
     Ok(ExitCode::SUCCESS)
 }

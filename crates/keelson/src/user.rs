@@ -9,9 +9,9 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_client::ApiObject;
 use keelson_client::objects::{Objects, delete_options};
 use keelson_client::rest::Rest;
-use keelson_client::{ApiObject, is_already_exists};
 use keelson_pki::{Kubeconfig, authority};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,9 @@ struct Add {
     /// The API's address in the kubeconfig [default: as in the administrator's]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// Write the kubeconfig to this file, for its owner only [default: print it]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -155,13 +158,17 @@ async fn add(rest: &Rest, path: &Path, add: &Add) -> anyhow::Result<()> {
     bind(rest, add, &format!("{ends:.0}")).await?;
     let server = add.server.clone().unwrap_or(cluster.server);
     let config = Kubeconfig::with_certificate(&server, &cluster.ca_pem, &add.name, &certificate, &made.key_pem);
-    print!("{}", config.to_yaml());
+    match &add.output {
+        Some(file) => keelson_pki::files::write_secret(file, config.to_yaml().as_bytes())?,
+        None => print!("{}", config.to_yaml()),
+    }
     Ok(())
 }
 
 async fn bind(rest: &Rest, add: &Add, ends: &str) -> anyhow::Result<()> {
     let metadata = ObjectMeta {
-        name: Some(format!("keelson-user-{}-{}", add.name, add.role.name())),
+        // A colon is in no name of a user: of two users and roles no two have one binding.
+        name: Some(format!("keelson-user:{}:{}", add.name, add.role.name())),
         namespace: add.namespace.clone(),
         labels: Some(BTreeMap::from([(LABEL.to_string(), add.name.clone())])),
         annotations: Some(BTreeMap::from([(EXPIRES.to_string(), ends.to_string())])),
@@ -193,7 +200,7 @@ async fn bind(rest: &Rest, add: &Add, ends: &str) -> anyhow::Result<()> {
             bindings
                 .create_or_update(&wanted, |live| note(&mut live.metadata))
                 .await
-                .map(drop)
+                .map(|live| live.role_ref == wanted.role_ref && live.subjects == wanted.subjects)
         }
         None => {
             let wanted = ClusterRoleBinding {
@@ -205,12 +212,17 @@ async fn bind(rest: &Rest, add: &Add, ends: &str) -> anyhow::Result<()> {
             bindings
                 .create_or_update(&wanted, |live| note(&mut live.metadata))
                 .await
-                .map(drop)
+                .map(|live| live.role_ref == wanted.role_ref && live.subjects == wanted.subjects)
         }
     };
     match result {
-        Err(error) if !is_already_exists(&error) => Err(error).context("the user's binding"),
-        _ => Ok(()),
+        Ok(true) => Ok(()),
+        Ok(false) => bail!(
+            "the binding keelson-user:{}:{} gives something else to somebody else: remove it first",
+            add.name,
+            add.role.name()
+        ),
+        Err(error) => Err(error).context("the user's binding"),
     }
 }
 

@@ -77,7 +77,10 @@ async fn main() -> Result<ExitCode> {
             true => groups.unknown(&known).iter().for_each(|f| println!("{}", f.group)),
             false => println!("{}", groups.text(&known, &BTreeMap::new())),
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(match groups.unknown(&known).is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        });
     }
     let peer = Peer::start(&cli.bin).await?;
     match cli.command {

@@ -99,6 +99,9 @@ fn is_subject(subject: &Value, asked: &Asked) -> bool {
     }
 }
 
+/// The kinds that say who may do what.
+const RULES: [&str; 4] = ["ClusterRoleBinding", "RoleBinding", "ClusterRole", "Role"];
+
 fn bindings<'a>(asked: &Asked, picture: &'a Picture) -> Vec<Bound<'a>> {
     let all = picture
         .all("ClusterRoleBinding", "")
@@ -155,8 +158,15 @@ fn refusal(
 ) -> Finding {
     let shown = format!("user/{}", asked.user);
     let what = format!("{} {} {}", asked.verb, asked.what(), asked.place());
-    let sure =
-        |cause: &str, says: String| Finding::certain(cause, shown.clone(), says).mended_by(remedy(asked, picture));
+    // Of rules that could not be read nobody knows what they allow.
+    let is_whole = RULES.iter().all(|kind| picture.knows(kind, ""));
+    let sure = |cause: &str, says: String| {
+        let finding = match is_whole {
+            true => Finding::certain(cause, shown.clone(), says),
+            false => Finding::likely(cause, shown.clone(), says),
+        };
+        finding.mended_by(remedy(asked, picture))
+    };
     if let Some(other) = bound.iter().filter(|b| !here(b)).find(allows) {
         return sure(
             "other-namespace",

@@ -2,7 +2,7 @@
 //! and what network policies say at both ends. Nothing is sent; rules are asked.
 
 use super::service;
-use crate::finding::{Finding, Report};
+use crate::finding::{Confidence, Finding, Report};
 use crate::object::{Fields, port_text};
 use crate::picture::{Lookup, Need, Picture, labels_of};
 use crate::pod;
@@ -58,7 +58,7 @@ pub fn diagnose(way: &Way, picture: &Picture, report: &mut Report) {
             );
             return;
         }
-        return to_pod(from, to, &way.port, &rules, picture, report);
+        return to_pod(from, to, (&way.port, ""), &rules, picture, report);
     }
     to_service(from, to, &way.port, &rules, picture, report);
 }
@@ -110,12 +110,14 @@ fn to_service(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Pic
     for target in &ready {
         let mut own = Report::default();
         let number = target_port(chosen, target);
-        to_pod(from, target, &number, rules, picture, &mut own);
+        let way = (number.as_str(), chosen.text("/protocol"));
+        to_pod(from, target, way, rules, picture, &mut own);
         match own.findings.is_empty() {
             true => {}
             false => blocked.extend(own.findings),
         }
     }
+    let is_known = rules.is_known(from, picture) && ready.iter().all(|target| rules.is_known(target, picture));
     let count = blocked
         .iter()
         .map(|f| &f.object)
@@ -126,7 +128,7 @@ fn to_service(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Pic
             .into_iter()
             .map(|f| f.shown_by(format!("{} leads to {} pods", to.shown(), ready.len()))),
     );
-    if count == 0 {
+    if count == 0 && is_known {
         report.notes.push(format!(
             "{} may reach all {} ready pods of {} on port {}",
             from.shown(),
@@ -153,7 +155,15 @@ fn target_port(port: &Value, pod: &Value) -> String {
     }
 }
 
-fn to_pod(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Picture, report: &mut Report) {
+/// `protocol`: as a service has it; empty: as the pod declares the port, or TCP.
+fn to_pod(
+    from: &Value,
+    to: &Value,
+    (port, protocol): (&str, &str),
+    rules: &Rules,
+    picture: &Picture,
+    report: &mut Report,
+) {
     let declared = to
         .list("/spec/containers")
         .iter()
@@ -179,11 +189,26 @@ fn to_pod(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Picture
         ));
         return;
     };
+    let of_port = |p: &&&Value| p.number("/containerPort") == Some(i64::from(number));
+    let declared_as = declared.iter().find(of_port).map_or("", |p| p.text("/protocol"));
+    let protocol = match (protocol, declared_as) {
+        ("", "UDP") | ("UDP", _) => ("UDP", facts::UDP),
+        ("", "SCTP") | ("SCTP", _) => ("SCTP", facts::SCTP),
+        _ => ("TCP", facts::TCP),
+    };
     for (direction, own, other, word) in [
         (Direction::Egress, from, to, "leave"),
         (Direction::Ingress, to, from, "come to"),
     ] {
-        report.add_all(denied(direction, (from, to), number, rules, own, other, word));
+        let found = denied(direction, (from, to), (number, protocol), rules, own, other, word);
+        // What other policies, or namespaces' labels, say of it isn't known.
+        report.add_all(found.map(|finding| match rules.is_known(own, picture) {
+            true => finding,
+            false => Finding {
+                confidence: Confidence::Likely,
+                ..finding
+            },
+        }));
     }
     for end in [from, to] {
         let node = picture.find("Node", "", end.text("/spec/nodeName"));
@@ -205,7 +230,7 @@ fn to_pod(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Picture
 fn denied(
     direction: Direction,
     (from, to): (&Value, &Value),
-    port: u16,
+    (port, (protocol, number)): (u16, (&str, u8)),
     rules: &Rules,
     own: &Value,
     other: &Value,
@@ -223,7 +248,7 @@ fn denied(
             address: b,
             pod: target.as_ref(),
         },
-        protocol: facts::TCP,
+        protocol: number,
         port,
     };
     let Verdict::Denied(by) = judge(&connection, direction, &rules.policies, &rules.namespaces) else {
@@ -238,7 +263,7 @@ fn denied(
         Finding::certain(
             cause,
             own.shown(),
-            format!("network policies don't let TCP port {port} {word} it {way} {}", other.shown()),
+            format!("network policies don't let {protocol} port {port} {word} it {way} {}", other.shown()),
         )
         .shown_by(format!("policies that select it, of which none allows this: {}", names.join(", ")))
         .shown_by(format!("labels of {}: {}", other.shown(), shown_labels(other)))
@@ -268,6 +293,11 @@ fn facts_of(pod: &Value) -> Option<facts::Pod> {
 }
 
 impl Rules {
+    /// Whether all policies that could select a pod have been read, and what they select by.
+    fn is_known(&self, pod: &Value, picture: &Picture) -> bool {
+        picture.knows("NetworkPolicy", pod.namespace()) && picture.knows("Namespace", "")
+    }
+
     fn of(picture: &Picture) -> Rules {
         let typed = |p: &Value| serde_json::from_value::<NetworkPolicy>(p.clone()).ok();
         let policies = picture.all("NetworkPolicy", "").filter_map(typed);

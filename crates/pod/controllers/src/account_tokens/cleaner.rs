@@ -27,6 +27,7 @@ const UNUSED_FOR: SignedDuration = SignedDuration::from_hours(365 * 24);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// What a year is waited for, is looked at once a day; upstream's interval.
 const EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const SOON: Duration = Duration::from_secs(600);
 
 pub fn start(context: &Context) {
     let rest = context.rest("legacy-service-account-token-cleaner");
@@ -210,7 +211,8 @@ impl Reconcile for Cleaner {
                 Ok(Outcome::After(EVERY))
             }
             Some(from) => Ok(Outcome::At(from)),
-            None => Ok(Outcome::After(EVERY)),
+            // The API server makes the note when it starts.
+            None => Ok(Outcome::After(SOON)),
         }
     }
 }

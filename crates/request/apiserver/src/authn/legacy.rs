@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// How long the note of a use may take; a token is asked about once in ten seconds at most.
+const NOTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 const INVALIDATED: &str = "Token has been invalidated";
 const AUTO: &str = "Use tokens from the TokenRequest API or manually created secret-based tokens instead of auto-generated secret-based tokens.";
 
@@ -76,7 +78,9 @@ pub async fn authenticate(
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
     let secret = match reader.object(&path).await {
         Ok(Some(secret)) if secret.deletion_timestamp().is_none() => secret,
-        _ => return Err(INVALIDATED.into()),
+        Ok(_) => return Err(INVALIDATED.into()),
+        // Whether it counts isn't known.
+        Err(e) => return Err(e.message),
     };
     if !same(data(&secret, "token").unwrap_or_default().as_bytes(), token.as_bytes()) {
         return Err("Token does not match server's copy".into());
@@ -84,7 +88,7 @@ pub async fn authenticate(
     let account = account(&claims, reader).await?;
     if !label(&secret, INVALID_SINCE).is_empty() {
         count(&tokens.uses.invalid);
-        mark(&secret, &path, reader, now).await;
+        mark(&secret, path, reader, now);
         return Err(format!(
             "the token in secret {namespace}/{name} for service account {namespace}/{} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token",
             claims.account
@@ -106,7 +110,7 @@ pub async fn authenticate(
     remarks.annotations.push((kind, name.clone()));
     let (subject, legacy) = (claims.sub.clone(), "authentication.k8s.io/legacy-token");
     remarks.annotations.push((legacy, subject));
-    mark(&secret, &path, reader, now).await;
+    mark(&secret, path, reader, now);
     let mut user = UserInfo::service_account(namespace, &claims.account, &claims.account_uid);
     // The chain adds this group to whoever is authenticated.
     user.groups.retain(|g| g != crate::request::user::AUTHENTICATED);
@@ -139,8 +143,9 @@ async fn account(claims: &LegacyClaims, reader: &Loopback) -> Result<Object, Str
     Ok(account)
 }
 
-/// Notes the day of the use in the secret. Another server's day may be one ahead. That it can't be noted keeps nobody out.
-async fn mark(secret: &Object, path: &str, reader: &Loopback, now: jiff::Timestamp) {
+/// Notes the day of the use in the secret. Another server's day may be one ahead. That it can't be noted, or not soon, keeps nobody
+/// out: it goes through all of admission, which may wait for somebody who shows this token.
+fn mark(secret: &Object, path: String, reader: &Loopback, now: jiff::Timestamp) {
     let day = |at: jiff::Timestamp| at.strftime("%Y-%m-%d").to_string();
     let today = day(now);
     let tomorrow = now.checked_add(jiff::SignedDuration::from_hours(24)).map(day);
@@ -150,8 +155,14 @@ async fn mark(secret: &Object, path: &str, reader: &Loopback, now: jiff::Timesta
     }
     let mut patch = value!({"metadata": {"uid": secret.uid()}});
     patch.set_at(&["metadata", "labels", LAST_USED], today);
-    let sent = reader.send_as(Method::PATCH, path, "application/merge-patch+json", Some(&patch));
-    if let Err(e) = sent.await {
-        tracing::error!("Failed to label legacy service account token {path} with last-used date, err: {e}");
-    }
+    let reader = reader.clone();
+    tokio::spawn(async move {
+        let sent = reader.send_as(Method::PATCH, &path, "application/merge-patch+json", Some(&patch));
+        let why = match tokio::time::timeout(NOTED_WITHIN, sent).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "no answer in time".into(),
+        };
+        tracing::error!("Failed to label legacy service account token {path} with last-used date, err: {why}");
+    });
 }

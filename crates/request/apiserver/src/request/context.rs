@@ -67,11 +67,13 @@ pub struct Warnings(Arc<Mutex<Vec<String>>>);
 impl Warnings {
     const MAX_TOTAL: usize = 4 * 1024;
     const MAX_EACH: usize = 256;
+    /// Of as many at least one byte each is shown.
+    const MAX_COUNT: usize = Self::MAX_TOTAL;
 
     pub fn add(&self, text: impl Into<String>) {
         let text = text.into();
         let mut list = self.0.lock();
-        if !text.is_empty() && !list.contains(&text) {
+        if !text.is_empty() && list.len() < Self::MAX_COUNT && !list.contains(&text) {
             list.push(text);
         }
     }

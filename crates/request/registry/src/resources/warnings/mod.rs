@@ -34,15 +34,23 @@ fn shown(cause: Cause) -> String {
     }
 }
 
+/// Warnings of an object at most, more than a client is ever shown; and how many of a list's members are compared with each other. An
+/// object may have a hundred thousand of either.
+const MOST: usize = 1024;
+
 impl Errs {
     /// A warning about a member.
     pub(super) fn warn(&mut self, key: &str, text: impl Into<String>) {
-        let cause = Cause::new("", self.at(key), text.into());
-        self.push(cause);
+        if self.list.len() < MOST {
+            let cause = Cause::new("", self.at(key), text.into());
+            self.push(cause);
+        }
     }
     /// A warning that names no place.
     pub(super) fn remark(&mut self, text: impl Into<String>) {
-        self.push(Cause::new("", "", text.into()));
+        if self.list.len() < MOST {
+            self.push(Cause::new("", "", text.into()));
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Files of volumes that would be written over each other.
 
-use super::{Errs, s};
+use super::{Errs, MOST, s};
 use keelson_api::Map;
 
 /// A file, and what it comes from.
 #[derive(Clone, PartialEq)]
 struct File {
+    /// With a slash at its end.
     path: String,
     source: String,
 }
@@ -13,20 +14,23 @@ struct File {
 impl File {
     fn new(path: &str, source: &str) -> File {
         File {
-            path: path.trim_end_matches('/').into(),
+            path: format!("{}/", path.trim_end_matches('/')),
             source: source.into(),
         }
     }
+    fn is_named(&self) -> bool {
+        self.path != "/"
+    }
     fn shown(&self) -> String {
+        let path = self.path.trim_end_matches('/');
         match self.source.is_empty() {
-            true => format!("{:?}", self.path),
-            false => format!("{:?} ({})", self.path, self.source),
+            true => format!("{path:?}"),
+            false => format!("{path:?} ({})", self.source),
         }
     }
     /// Whether one is the other, or lies in it.
     fn overlaps(&self, other: &File) -> bool {
-        let (a, b) = (format!("{}/", self.path), format!("{}/", other.path));
-        !other.path.is_empty() && (a.starts_with(&b) || b.starts_with(&a))
+        other.is_named() && (self.path.starts_with(&other.path) || other.path.starts_with(&self.path))
     }
 }
 
@@ -36,7 +40,10 @@ struct Files(Vec<File>);
 
 impl Files {
     fn add(&mut self, e: &mut Errs, volume: &str, of: &str, file: File) {
-        if !file.path.is_empty() {
+        if self.0.len() >= MOST {
+            return;
+        }
+        if file.is_named() {
             for other in self.0.iter().filter(|other| file.overlaps(other)) {
                 e.remark(format!(
                     "volume {volume:?} ({of}): overlapping paths: {} with {}",
@@ -116,5 +123,41 @@ fn projection(e: &mut Errs, name: &str, source: &Map, files: &mut Files) {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_api::{Value, value};
+
+    fn warnings(items: Vec<Value>) -> Vec<String> {
+        let volume = value!({"name": "v", "configMap": {"name": "m", "items": Value::Array(items)}});
+        let mut e = Errs::default();
+        overlaps(&mut e, volume.as_object().expect("a map"));
+        e.list.into_iter().map(super::super::shown).collect()
+    }
+
+    #[test]
+    fn files_that_lie_in_each_other_are_told_by_their_paths() {
+        let item = |path: &str| value!({"key": "k", "path": path});
+        assert_eq!(
+            warnings(vec![item("a"), item("b"), item("a/c/"), item("ab")]),
+            [r#"volume "v" (ConfigMap "m"): overlapping paths: "a/c" with "a""#]
+        );
+    }
+
+    #[test]
+    fn a_request_full_of_files_costs_little() {
+        let began = std::time::Instant::now();
+        let same = warnings(vec![value!({"key": "k", "path": "a"}); 60_000]);
+        assert_eq!(same.len(), MOST);
+        let others = (0..60_000).map(|n| value!({"key": "k", "path": n.to_string()}));
+        assert_eq!(warnings(others.collect()), [] as [String; 0]);
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
     }
 }

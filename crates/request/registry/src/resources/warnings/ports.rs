@@ -1,7 +1,7 @@
 //! Ports of a pod's containers that get in each other's way.
 
 use super::pod::containers;
-use super::{Errs, s};
+use super::{Errs, MOST, s};
 use keelson_api::Map;
 
 struct Port<'a> {
@@ -38,13 +38,18 @@ pub fn of(e: &mut Errs, spec: &Map) {
     let mut ports: Vec<Port> = Vec::new();
     containers(e, spec, |e, container| {
         for (i, port) in container.arr("ports").into_iter().flatten().enumerate() {
-            if let Some(port) = port.as_object() {
+            if let Some(port) = port.as_object()
+                && ports.len() < MOST
+            {
                 let path = e.at(&format!("ports[{i}]"));
                 ports.push(Port { path, port });
             }
         }
     });
     for (i, port) in ports.iter().enumerate() {
+        if e.list.len() >= MOST {
+            return;
+        }
         let mut warn = |text: String| e.remark(format!("{}: {text}", port.path));
         if !port.host_ip().is_empty() && port.host_port() == 0 {
             warn(format!("hostIP set without hostPort: {}", port.shown()));
@@ -72,5 +77,26 @@ pub fn of(e: &mut Errs, spec: &Map) {
                 other = other.path
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_api::value;
+
+    #[test]
+    fn a_request_full_of_ports_costs_little() {
+        let port = value!({"containerPort": 80, "protocol": "TCP"});
+        let ports = keelson_api::Value::Array(vec![port; 40_000]);
+        let spec = value!({"containers": [{"name": "c", "ports": ports}]});
+        let (mut e, began) = (Errs::default(), std::time::Instant::now());
+        of(&mut e, spec.as_object().expect("a map"));
+        assert_eq!(e.list.len(), MOST);
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
     }
 }
