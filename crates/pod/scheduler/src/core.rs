@@ -35,8 +35,7 @@ impl Core {
         let (deciding, ledger) = (profiles.clone(), world.devices());
         let held = move |pod: &PodInfo| {
             let profile = deciding.iter().find(|p| p.scheduler_name == pod.scheduler_name());
-            let waits = || dynamic_resources::claims(&pod.pod, &ledger).is_err();
-            !dynamic_resources::asked(&pod.pod).is_empty() && profile.is_some_and(|p| p.allocates()) && waits()
+            profile.is_some_and(|p| p.allocates()) && dynamic_resources::waits(&pod.pod, &ledger)
         };
         let helps = move |event: &ClusterEvent, pod: &PodInfo, by: &BTreeSet<&'static str>| {
             let profile = asked.iter().find(|p| p.scheduler_name == pod.scheduler_name());

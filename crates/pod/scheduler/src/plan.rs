@@ -89,7 +89,7 @@ pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Tu
     };
     let Some(node) = choose(profile, cycle, &feasible, &mut turn.rng) else {
         if profile.allocates() {
-            why.to_free = dynamic_resources::to_free(pod, snapshot, &why.nodes);
+            why.to_free = dynamic_resources::to_free(&profile.devices, pod, snapshot, &why.nodes);
         }
         let preempting = profile.preemption;
         why.preemption = preempting.map(|limits| preempt::find(cycle, &filters, &why, limits, &mut turn.rng));

@@ -144,3 +144,42 @@ fn a_search_ends_when_its_time_is_over() {
     );
     assert!(start.elapsed() < Duration::from_secs(20));
 }
+
+/// So many claims of one shared device, by so many requests.
+fn shared(claims: usize, requests: usize, count: i64) -> Value {
+    let mut case = in_vain(1, 1);
+    let exactly = json!({"deviceClassName": "class", "allocationMode": "ExactCount", "count": count});
+    let requests: Vec<_> = (0..requests)
+        .map(|n| json!({"name": format!("r{n}"), "exactly": exactly}))
+        .collect();
+    let claim = |n| json!({"metadata": {"name": format!("claim-{n}")}, "spec": {"devices": {"requests": requests}}});
+    case["claims"] = (0..claims).map(claim).collect();
+    case["slices"][0]["spec"]["devices"][0]["allowMultipleAllocations"] = true.into();
+    case
+}
+
+#[test]
+fn what_is_asked_for_is_bounded() {
+    assert!(matches!(allocate(&shared(8, 32, 1), None), Ok(Some(_))));
+    for (case, expected) in [
+        (shared(1, 33, 1), "claim claim-0: it has more than 32 requests"),
+        (
+            shared(1, 5_000, -1),
+            "claim claim-0, request r0: -1 devices can't be asked for",
+        ),
+        (
+            shared(1, 1, 0),
+            "claim claim-0, request r0: 0 devices can't be asked for",
+        ),
+        (
+            shared(9, 32, 1),
+            "claims of a pod can't have more than 256 devices in all",
+        ),
+        (
+            shared(256, 32, 1),
+            "claims of a pod can't have more than 256 devices in all",
+        ),
+    ] {
+        assert_eq!(allocate(&case, None), Err(Failure::Fatal(expected.into())));
+    }
+}

@@ -48,10 +48,18 @@ pub struct Selector(Program);
 impl Selector {
     /// The error is what is wrong with the expression, as upstream tells it.
     pub fn compile(expression: &str) -> Result<Selector, String> {
+        if expression.len() > LONGEST {
+            return Err(format!("must be no more than {LONGEST} bytes"));
+        }
         let program = compile(expression, &ENV).map_err(|e| format!("compilation failed: {e}"))?;
-        match &program.ty {
-            Ty::Bool | Ty::Dyn => Ok(Selector(program)),
-            other => Err(format!("must evaluate to bool or the unknown type, not {other}")),
+        if !matches!(program.ty, Ty::Bool | Ty::Dyn) {
+            let other = &program.ty;
+            return Err(format!("must evaluate to bool or the unknown type, not {other}"));
+        }
+        let selector = Selector(program);
+        match selector.most_cost() > MOST_COST as f64 {
+            true => Err("too complex, exceeds cost limit".into()),
+            false => Ok(selector),
         }
     }
 

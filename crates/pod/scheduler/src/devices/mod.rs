@@ -37,6 +37,8 @@ use std::time::Instant;
 
 /// Devices of one claim at most.
 pub const MOST_RESULTS: usize = 32;
+/// Devices of all claims of a pod at most: the search is as deep as there are devices.
+pub const MOST_IN_ALL: usize = 256;
 
 /// Why a node gets none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +68,11 @@ impl Allocator<'_> {
         until: Option<Instant>,
         new_id: &mut dyn FnMut() -> String,
     ) -> Result<Option<Vec<AllocationResult>>, Failure> {
+        if is_over(until) {
+            return Err(Failure::Late);
+        }
         let pools = self.reach.pools(node);
-        let requests = request::read(self, node, claims, &pools)?;
+        let requests = request::read(self, node, claims, &pools, until)?;
         let mut search = search::Search::new(self, node, claims, &pools, requests, until);
         if !search.run()? {
             if pools.iter().any(|pool| pool.fault.is_some()) {
@@ -77,6 +82,11 @@ impl Allocator<'_> {
         }
         result::all(&search, new_id).map(Some)
     }
+}
+
+/// Whether there is no time left.
+fn is_over(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
 }
 
 /// The devices of a slice, all slices read.

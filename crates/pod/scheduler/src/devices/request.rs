@@ -4,12 +4,16 @@ use super::constraint::Constraint;
 use super::pool::Pool;
 use super::search::Place;
 use super::slice::{Amounts, quantity};
-use super::{Allocator, Failure, MOST_RESULTS, capacity, named};
+use super::{Allocator, Failure, MOST_RESULTS, capacity, is_over, named};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{
     CapacityRequirements, DeviceClass, DeviceRequest, DeviceSelector, DeviceToleration, ResourceClaim,
 };
 use std::sync::Arc;
+use std::time::Instant;
+
+/// Of one claim: upstream's bound. The search is as deep as there are requests.
+const MOST_REQUESTS: usize = 32;
 
 /// One way in which a request can be satisfied.
 #[derive(Debug)]
@@ -58,31 +62,43 @@ pub fn read<'c>(
     node: &Node,
     claims: &'c [Arc<ResourceClaim>],
     pools: &[Pool],
+    until: Option<Instant>,
 ) -> Result<Vec<Claim<'c>>, Failure> {
-    let reader = Reader { allocator, node, pools };
-    let read = claims.iter().map(|claim| reader.claim(claim).map_err(Failure::Fatal));
-    read.collect()
+    let reader = Reader {
+        allocator,
+        node,
+        pools,
+        until,
+    };
+    claims.iter().map(|claim| reader.claim(claim)).collect()
 }
 
 struct Reader<'a> {
     allocator: &'a Allocator<'a>,
     node: &'a Node,
     pools: &'a [Pool],
+    until: Option<Instant>,
 }
 
 impl Reader<'_> {
-    fn claim<'c>(&self, claim: &'c ResourceClaim) -> Result<Claim<'c>, String> {
+    fn claim<'c>(&self, claim: &'c ResourceClaim) -> Result<Claim<'c>, Failure> {
         let devices = claim.spec.as_ref().and_then(|s| s.devices.as_ref());
         let (mut requests, mut fewest) = (Vec::new(), 0);
         for request in devices.iter().flat_map(|d| d.requests.iter().flatten()) {
+            if requests.len() >= MOST_REQUESTS {
+                return Err(Failure::Fatal(format!(
+                    "claim {}: it has more than {MOST_REQUESTS} requests",
+                    named(claim)
+                )));
+            }
             let ways = self.ways(claim, request)?;
             let least = ways.iter().map(|way| way.count).min().unwrap_or(0);
             if least > MOST_RESULTS - fewest {
-                return Err(format!(
+                return Err(Failure::Fatal(format!(
                     "claim {}, request {}: adding {least} devices exceeds the claim limit of {MOST_RESULTS}, with {fewest} already accounted for",
                     named(claim),
                     request.name
-                ));
+                )));
             }
             fewest += least;
             requests.push(Wanted { ways, chosen: 0 });
@@ -95,16 +111,16 @@ impl Reader<'_> {
                 (None, Some(attribute)) => Constraint::new(requests, attribute, true),
                 (None, None) => {
                     let name = named(claim);
-                    return Err(format!(
+                    return Err(Failure::Fatal(format!(
                         "claim {name}, constraint #{i}: empty constraint (unsupported constraint type?)"
-                    ));
+                    )));
                 }
             });
         }
         Ok(Claim { requests, constraints })
     }
 
-    fn ways<'c>(&self, claim: &ResourceClaim, request: &'c DeviceRequest) -> Result<Vec<Way<'c>>, String> {
+    fn ways<'c>(&self, claim: &ResourceClaim, request: &'c DeviceRequest) -> Result<Vec<Way<'c>>, Failure> {
         let alternatives = request.first_available.as_deref().unwrap_or_default();
         if !alternatives.is_empty() {
             let ways = alternatives.iter().map(|sub| {
@@ -125,11 +141,11 @@ impl Reader<'_> {
         }
         let exactly = request.exactly.as_ref();
         let Some(exactly) = exactly else {
-            return Err(format!(
+            return Err(Failure::Fatal(format!(
                 "claim {}, request {}: missing device class name (unsupported request type?)",
                 named(claim),
                 request.name
-            ));
+            )));
         };
         let asked = Asked {
             name: &request.name,
@@ -151,33 +167,33 @@ impl Reader<'_> {
         asked: Asked<'c>,
         mode: Option<&str>,
         count: Option<i64>,
-    ) -> Result<Way<'c>, String> {
+    ) -> Result<Way<'c>, Failure> {
         let here = || format!("claim {}, request {}", named(claim), asked.name);
         if asked.is_derived {
-            return Err(format!(
+            return Err(Failure::Fatal(format!(
                 "{}: cannot handle request with derived attributes, the feature is disabled",
                 here()
-            ));
+            )));
         }
         let selectors = asked.selectors.unwrap_or_default();
         if let Some(i) = selectors.iter().position(|s| s.cel.is_none()) {
-            return Err(format!(
+            return Err(Failure::Fatal(format!(
                 "{}, selector #{i}: CEL expression empty (unsupported selector type?)",
                 here()
-            ));
+            )));
         }
         if asked.class.is_empty() {
-            return Err(format!(
+            return Err(Failure::Fatal(format!(
                 "{}: missing device class name (unsupported request type?)",
                 here()
-            ));
+            )));
         }
         let Some(class) = (self.allocator.classes)(asked.class) else {
             let class = asked.class;
-            return Err(format!(
+            return Err(Failure::Fatal(format!(
                 "{}: could not retrieve device class {class}: deviceclass.resource.k8s.io {class:?} not found",
                 here()
-            ));
+            )));
         };
         let requests = asked.capacity.and_then(|c| c.requests.as_ref()).into_iter().flatten();
         let mut way = Way {
@@ -194,21 +210,32 @@ impl Reader<'_> {
             all: None,
         };
         match mode {
-            Some("ExactCount") => way.count = usize::try_from(count.unwrap_or(0)).unwrap_or(0),
+            Some("ExactCount") => {
+                let count = count.unwrap_or(0);
+                way.count = usize::try_from(count).unwrap_or(0);
+                // The search goes on from a request by its devices: one that has none is no request.
+                if way.count == 0 {
+                    return Err(Failure::Fatal(format!(
+                        "{}: {count} devices can't be asked for",
+                        here()
+                    )));
+                }
+            }
             Some("All") => {
                 let all = self.all(claim, &way).map_err(|error| match error {
-                    Wrong::Pool(text) => format!("{}: {text}", here()),
-                    Wrong::Selector(text) => text,
+                    Wrong::Pool(text) => Failure::Fatal(format!("{}: {text}", here())),
+                    Wrong::Selector(text) => Failure::Fatal(text),
+                    Wrong::Late => Failure::Late,
                 })?;
                 way.count = all.len();
                 way.all = Some(all);
             }
             other => {
-                return Err(format!(
+                return Err(Failure::Fatal(format!(
                     "{}: unsupported count mode {}",
                     here(),
                     other.unwrap_or_default()
-                ));
+                )));
             }
         }
         Ok(way)
@@ -231,6 +258,9 @@ impl Reader<'_> {
             }
             for (s, slice) in pool.slices.iter().enumerate() {
                 for (d, device) in slice.devices.iter().enumerate() {
+                    if is_over(self.until) {
+                        return Err(Wrong::Late);
+                    }
                     let is_it = selected(self.allocator, claim, way, device).map_err(Wrong::Selector)?;
                     if !is_it || !slice.offers(device, self.node) {
                         continue;
@@ -255,6 +285,7 @@ impl Reader<'_> {
 enum Wrong {
     Pool(String),
     Selector(String),
+    Late,
 }
 
 struct Asked<'c> {

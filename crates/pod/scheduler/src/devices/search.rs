@@ -7,7 +7,7 @@ use super::counters::Counters;
 use super::pool::Pool;
 use super::request::{Claim, Way, selected};
 use super::slice::{Amounts, Device, DeviceId, Slice};
-use super::{Allocator, Failure, MOST_RESULTS, capacity, named};
+use super::{Allocator, Failure, MOST_IN_ALL, MOST_RESULTS, capacity, is_over, named};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{DeviceTaint, DeviceToleration, ResourceClaim};
 use std::collections::HashMap;
@@ -112,7 +112,7 @@ impl<'a> Search<'a> {
     }
 
     fn is_late(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() >= until)
+        is_over(self.until)
     }
 
     /// The request, and all that come after it.
@@ -204,6 +204,10 @@ impl<'a> Search<'a> {
 
     /// Whether the device is free, selected, and large enough.
     fn may_take(&mut self, at: At, place: Place) -> Found {
+        // A selector may cost much, and there are many devices.
+        if self.is_late() {
+            return Err(Failure::Late.into());
+        }
         let (slice, device) = self.device(place);
         let is_admin = self.way(at).is_admin;
         if self.is_in_use(at.claim, device, is_admin) {
@@ -250,6 +254,10 @@ impl<'a> Search<'a> {
 
     /// Takes the device and goes on to the next one. `None`: it can't be taken.
     fn descend(&mut self, at: At, place: Place, must: bool) -> Result<Option<bool>, Stop> {
+        if self.chosen.iter().map(Vec::len).sum::<usize>() >= MOST_IN_ALL {
+            let text = format!("claims of a pod can't have more than {MOST_IN_ALL} devices in all");
+            return Err(Failure::Fatal(text).into());
+        }
         if !self.take(at, place, must)? {
             return Ok(None);
         }

@@ -18,15 +18,17 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceRequest, DeviceRequestAllocationResult, ResourceClaim};
 use keelson_client::ApiObject;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub const NAME: &str = "DynamicResources";
-/// On one node allocation may take so long.
+/// Allocation may take so long, on all nodes together that are looked at.
 pub const FILTER_WITHIN: Duration = Duration::from_secs(10);
 /// What has to be done about devices before a pod starts may take so long.
 pub const BINDING_WITHIN: Duration = Duration::from_secs(600);
+/// Claims that one pod may name. The API has no bound of its own; whoever names more gets no node, and is told so.
+const MOST_CLAIMS: usize = 256;
 /// Alternatives of one request at most.
 const MOST_WAYS: i64 = 8;
 const NOT_HERE: &str = "resourceclaim not available on the node";
@@ -62,6 +64,9 @@ impl Plugin for DynamicResources {
         }
     }
     fn scorer<'a>(&'a self, cycle: Cycle<'a>, feasible: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
+        if asked(&cycle.pod.pod).is_empty() {
+            return None;
+        }
         let claims = Claims::of(cycle.pod, &cycle.snapshot.world.devices(), self).ok()?;
         let has_ways = |claim: &Arc<ResourceClaim>| requests(claim).any(|r| r.first_available.is_some());
         if !claims.all.iter().any(has_ways) {
@@ -80,10 +85,10 @@ impl Plugin for DynamicResources {
                 namespace,
                 name,
                 effect,
-            } => {
+            } if effect.matters && *namespace == pod.key.namespace => {
                 let uses = |claim: &ResourceClaim| claim.namespace() == namespace && claim.name() == name;
-                let claims = claims(&pod.pod, &world.devices());
-                effect.matters && claims.is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
+                let claims = || claims(&pod.pod, &world.devices());
+                claims().is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
             }
             _ => false,
         }
@@ -115,7 +120,15 @@ pub fn decide(
 }
 
 /// The first of the pod's claims that is allocated where the pod can't be, and that nobody else uses.
-pub fn to_free(pod: &PodInfo, snapshot: &Snapshot, refused: &[Refused]) -> Option<Arc<ResourceClaim>> {
+pub fn to_free(
+    plugin: &DynamicResources,
+    pod: &PodInfo,
+    snapshot: &Snapshot,
+    refused: &[Refused],
+) -> Option<Arc<ResourceClaim>> {
+    if asked(&pod.pod).is_empty() {
+        return None;
+    }
     let mut refused = refused
         .iter()
         .filter(|r| r.plugin == NAME && r.reject.reasons().any(|text| text == NOT_HERE))
@@ -132,7 +145,8 @@ pub fn to_free(pod: &PodInfo, snapshot: &Snapshot, refused: &[Refused]) -> Optio
         users.iter().all(|user| user.uid == pod.uid()) && users.len() < 2
     };
     let is_in_the_way = |claim: &ResourceClaim| {
-        allocation(claim).is_some_and(|a| nodes.iter().any(|node| !is_good_for(claim, a, node, BINDING_WITHIN)))
+        let is_here = |a, node: &&Node| is_good_for(claim, a, node, plugin.binding_within);
+        allocation(claim).is_some_and(|a| nodes.iter().any(|node| !is_here(a, node)))
     };
     claims.into_iter().find(|claim| is_in_the_way(claim) && is_ours(claim))
 }
@@ -143,9 +157,21 @@ pub fn asked(pod: &Pod) -> &[PodResourceClaim] {
     claims.unwrap_or_default()
 }
 
-/// The pod's claims; the error says which isn't there yet, or can't be used.
+/// Whether a pod isn't tried before its claims have changed. One that names too many is, so that it is told.
+pub fn waits(pod: &Pod, ledger: &Ledger) -> bool {
+    let asked = asked(pod).len();
+    (1..=MOST_CLAIMS).contains(&asked) && claims(pod, ledger).is_err()
+}
+
+/// The pod's claims, each once; the error says which isn't there yet, or can't be used.
 pub fn claims(pod: &Pod, ledger: &Ledger) -> Result<Vec<Arc<ResourceClaim>>, String> {
-    let mut found = Vec::new();
+    if asked(pod).len() > MOST_CLAIMS {
+        return Err(format!(
+            "pod {:?} names more than {MOST_CLAIMS} resource claims",
+            pod.key().to_string()
+        ));
+    }
+    let (mut found, mut uids) = (Vec::new(), HashSet::new());
     for claim in asked(pod) {
         let (name, is_made) = match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
             (Some(name), _) => (name, false),
@@ -184,7 +210,10 @@ pub fn claims(pod: &Pod, ledger: &Ledger) -> Result<Vec<Arc<ResourceClaim>>, Str
                 pod.key()
             ));
         }
-        found.push(known);
+        // Two names of one claim get its devices once.
+        if uids.insert(known.uid().to_owned()) {
+            found.push(known);
+        }
     }
     Ok(found)
 }
@@ -274,7 +303,8 @@ struct Claims {
     all: Vec<Arc<ResourceClaim>>,
     ledger: Arc<Ledger>,
     view: View,
-    filter_within: Option<Duration>,
+    /// For all nodes that are looked at.
+    until: Option<Instant>,
     binding_within: Duration,
 }
 
@@ -294,7 +324,9 @@ impl Claims {
             all,
             ledger: ledger.clone(),
             view: ledger.view(),
-            filter_within: plugin.filter_within,
+            until: plugin
+                .filter_within
+                .and_then(|within| Instant::now().checked_add(within)),
             binding_within: plugin.binding_within,
         })
     }
@@ -317,8 +349,7 @@ impl Claims {
             state: &self.view.state,
             selectors: &self.ledger.selectors,
         };
-        let until = self.filter_within.and_then(|within| Instant::now().checked_add(within));
-        let found = allocator.allocate(node, &open, until, &mut new_id);
+        let found = allocator.allocate(node, &open, self.until, &mut new_id);
         let found = found.map_err(|failure| {
             Reject::for_good(match failure {
                 Failure::Fatal(text) | Failure::Here(text) => text,

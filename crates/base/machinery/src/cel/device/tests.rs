@@ -137,5 +137,14 @@ fn what_a_selector_costs_at_worst_is_known() {
     assert!(cost(r#"device.attributes["dra.example.com"].name == "fish""#) < 10.0);
     let inner = r#"device.attributes["a"].all(y, device.attributes["a"].all(z, device.attributes["a"].all(u, x + y + z + u == "")))"#;
     let expensive = format!(r#"device.attributes["a"].all(x, {inner})"#);
-    assert!(cost(&expensive) > MOST_COST as f64);
+    assert_eq!(
+        Selector::compile(&expensive).unwrap_err(),
+        "too complex, exceeds cost limit"
+    );
+    let padded = |length: usize| format!("{}true", " ".repeat(length - 4));
+    assert!(Selector::compile(&padded(LONGEST)).is_ok());
+    assert_eq!(
+        Selector::compile(&padded(LONGEST + 1)).unwrap_err(),
+        "must be no more than 10240 bytes"
+    );
 }
