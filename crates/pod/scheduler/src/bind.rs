@@ -62,7 +62,7 @@ impl Binder {
             }
         }
         if !devices.claims.is_empty() {
-            self.bind_devices(pod, node, devices).await?;
+            self.bind_devices(pod, node, devices, writes).await?;
         }
         let _place = writes.place().await;
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);

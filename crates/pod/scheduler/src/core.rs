@@ -66,8 +66,10 @@ impl Core {
             if matches!(event, ClusterEvent::Namespace) {
                 state.cluster.namespaces_changed();
             }
-            if matches!(event, ClusterEvent::Claim { .. }) {
-                state.queue.look_at_held();
+            if let ClusterEvent::Claim { namespace, effect, .. } = &event
+                && effect.matters
+            {
+                state.queue.look_at_held(namespace);
             }
             state.queue.happened(event, now);
         });

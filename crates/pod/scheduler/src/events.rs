@@ -21,7 +21,7 @@ pub enum ClusterEvent {
         name: String,
         effect: Effect,
     },
-    /// There are others, or other classes of them.
+    /// There are others, or other classes of them; or what was promised is free again.
     Devices,
     Namespace,
     /// Nothing in particular: time has passed.

@@ -2,7 +2,8 @@
 
 use crate::core::Core;
 use crate::events::ClusterEvent;
-use crate::ledger::Ledger;
+use crate::ledger::{Effect, Ledger};
+use crate::plugins::dynamic_resources::allocation;
 use crate::pod::PodInfo;
 use crate::world::World;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -144,6 +145,22 @@ fn node_changed(core: &Core, change: &Change<Node>) {
     }
 }
 
+/// What a change of a claim means for others, as the watch shows it: to the ledger it may be no news, by the answer to a write of
+/// ours, of which nobody was told.
+fn effect(ledger: &Ledger, change: &Change<ResourceClaim>) -> Effect {
+    let claim = change.object();
+    let known = match change {
+        Change::Deleted(_) => ledger.claim_gone(claim),
+        _ => ledger.claim_seen(claim),
+    };
+    let Some(old) = change.old() else { return known };
+    let is_other = old.status != claim.status || old.metadata.owner_references != claim.metadata.owner_references;
+    Effect {
+        is_freed: known.is_freed || allocation(old).is_some() && allocation(claim).is_none(),
+        matters: known.matters || is_other,
+    }
+}
+
 /// Heartbeats don't.
 fn matters(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
@@ -241,14 +258,10 @@ impl Watched {
         let (ledger, told) = (self.devices.clone(), core.clone());
         self.resource_claims.on_change(move |change| {
             let claim = change.object();
-            let effect = match change {
-                Change::Deleted(_) => ledger.claim_gone(claim),
-                _ => ledger.claim_seen(claim),
-            };
             told.happened(ClusterEvent::Claim {
                 namespace: claim.namespace().to_owned(),
                 name: claim.name().to_owned(),
-                effect,
+                effect: effect(&ledger, change),
             });
         });
         let (ledger, told) = (self.devices.clone(), core.clone());
@@ -270,8 +283,9 @@ impl Watched {
         let (ledger, told) = (self.devices.clone(), core.clone());
         self.taint_rules.on_change(move |change| {
             let rule = change.object();
-            ledger.rule_seen(rule.name(), (!change.is_deleted()).then(|| rule.clone()));
-            told.happened(ClusterEvent::Devices);
+            if ledger.rule_seen(rule.name(), (!change.is_deleted()).then(|| rule.clone())) {
+                told.happened(ClusterEvent::Devices);
+            }
         });
     }
 
@@ -281,5 +295,39 @@ impl Watched {
         self.claims.on_change(move |_| told.notify_waiters());
         let told = changed.clone();
         self.volumes.on_change(move |_| told.notify_waiters());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn claim(revision: &str, is_allocated: bool) -> Arc<ResourceClaim> {
+        let status = match is_allocated {
+            true => json!({"allocation": {}}),
+            false => json!({}),
+        };
+        let metadata = json!({"name": "c", "namespace": "n", "uid": "u", "resourceVersion": revision});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": {}, "status": status})).unwrap())
+    }
+
+    #[test]
+    fn what_an_answer_told_the_ledger_is_told_to_pods_by_the_watch() {
+        let ledger = Ledger::default();
+        let (allocated, freed) = (claim("1", true), claim("2", false));
+        effect(&ledger, &Change::Added(allocated.clone()));
+        ledger.claim_answered(&freed);
+        let shown = |old: &Arc<ResourceClaim>, new: &Arc<ResourceClaim>| Change::Updated {
+            old: old.clone(),
+            new: new.clone(),
+        };
+        let seen = effect(&ledger, &shown(&allocated, &freed));
+        assert!(seen.is_freed && seen.matters);
+        let taken = claim("3", true);
+        ledger.claim_answered(&taken);
+        let seen = effect(&ledger, &shown(&freed, &taken));
+        assert!(!seen.is_freed && seen.matters);
+        assert!(!effect(&ledger, &shown(&taken, &claim("4", true))).matters);
     }
 }

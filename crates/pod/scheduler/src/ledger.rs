@@ -67,9 +67,12 @@ impl Ledger {
         entries.reach = None;
     }
 
-    /// A rule that taints devices is new or another (`None`: it has gone).
-    pub fn rule_seen(&self, name: &str, rule: Option<Arc<DeviceTaintRule>>) {
+    /// A rule that taints devices is new or another (`None`: it has gone). `false`: it says what it said before.
+    pub fn rule_seen(&self, name: &str, rule: Option<Arc<DeviceTaintRule>>) -> bool {
         let mut entries = self.entries.lock();
+        if entries.rules.get(name).map(|known| &known.spec) == rule.as_ref().map(|rule| &rule.spec) {
+            return false;
+        }
         match rule {
             Some(rule) => drop(entries.rules.insert(name.to_owned(), rule)),
             None => drop(entries.rules.remove(name)),
@@ -80,6 +83,7 @@ impl Ledger {
             entries.slices.insert(slice.name().to_owned(), (slice, read));
         }
         entries.reach = None;
+        true
     }
 
     pub fn class_seen(&self, class: &Arc<DeviceClass>) {
@@ -95,32 +99,20 @@ impl Ledger {
         self.entries.lock().classes.get(name).cloned()
     }
 
-    /// The API shows the claim, or answered so. What is older than what is known changes nothing.
+    /// The API shows the claim. What is older than what is known changes nothing.
     pub fn claim_seen(&self, claim: &Arc<ResourceClaim>) -> Effect {
-        let mut entries = self.entries.lock();
-        let key = claim.key();
-        let old = entries.claims.get(&key).cloned();
-        let revision =
-            |claim: &ResourceClaim| parse_revision(claim.metadata.resource_version.as_deref().unwrap_or_default());
-        if old
-            .as_ref()
-            .is_some_and(|old| old.uid() == claim.uid() && revision(old) > revision(claim))
-        {
-            return Effect {
-                is_freed: false,
-                matters: false,
-            };
-        }
-        let is_allocated = |claim: &ResourceClaim| claim.status.as_ref().is_some_and(|s| s.allocation.is_some());
-        entries.claims.insert(key, claim.clone());
-        if let Some(replaced) = old.as_ref().filter(|old| old.uid() != claim.uid()) {
-            entries.settle(replaced.uid(), None);
-        }
-        entries.settle(claim.uid(), Some(claim));
+        let effect = self.entries.lock().see(claim);
         self.changed.notify_waiters();
-        Effect {
-            is_freed: old.as_ref().is_some_and(|old| is_allocated(old)) && !is_allocated(claim),
-            matters: old.is_none_or(|old| old.status != claim.status || old.uid() != claim.uid()),
+        effect
+    }
+
+    /// The API answered so. A claim that has gone meanwhile doesn't come back by it.
+    pub fn claim_answered(&self, claim: &Arc<ResourceClaim>) {
+        let mut entries = self.entries.lock();
+        let known = entries.claims.get(&claim.key());
+        if known.is_some_and(|known| known.uid() == claim.uid()) {
+            entries.see(claim);
+            self.changed.notify_waiters();
         }
     }
 
@@ -193,6 +185,32 @@ impl Entries {
             device.taints.extend(rules.map(|rule| rule.spec.taint.clone()));
         }
         Arc::new(read)
+    }
+
+    fn see(&mut self, claim: &Arc<ResourceClaim>) -> Effect {
+        let key = claim.key();
+        let old = self.claims.get(&key).cloned();
+        let revision =
+            |claim: &ResourceClaim| parse_revision(claim.metadata.resource_version.as_deref().unwrap_or_default());
+        if old
+            .as_ref()
+            .is_some_and(|old| old.uid() == claim.uid() && revision(old) > revision(claim))
+        {
+            return Effect {
+                is_freed: false,
+                matters: false,
+            };
+        }
+        let is_allocated = |claim: &ResourceClaim| claim.status.as_ref().is_some_and(|s| s.allocation.is_some());
+        self.claims.insert(key, claim.clone());
+        if let Some(replaced) = old.as_ref().filter(|old| old.uid() != claim.uid()) {
+            self.settle(replaced.uid(), None);
+        }
+        self.settle(claim.uid(), Some(claim));
+        Effect {
+            is_freed: old.as_ref().is_some_and(|old| is_allocated(old)) && !is_allocated(claim),
+            matters: old.is_none_or(|old| old.status != claim.status || old.uid() != claim.uid()),
+        }
     }
 
     /// What the claim has counts, instead of what it had.
@@ -285,6 +303,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_brings_no_claim_back_that_has_gone() {
+        let ledger = Ledger::default();
+        let written = claim("3", Some("a"));
+        ledger.claim_seen(&claim("1", None));
+        ledger.claim_answered(&written);
+        assert_eq!(amount(&ledger, "a"), Some(1));
+        ledger.claim_gone(&written);
+        ledger.claim_answered(&written);
+        assert!(ledger.claim("n", "c").is_none());
+        assert_eq!(amount(&ledger, "a"), None);
+    }
+
+    #[test]
     fn rules_taint_what_they_select() {
         let ledger = Ledger::default();
         let slice = json!({"metadata": {"name": "s"}, "spec": {
@@ -311,7 +342,9 @@ mod tests {
         ] {
             let taint = json!({"key": "k", "effect": "NoSchedule"});
             let rule = json!({"metadata": {"name": "r"}, "spec": {"deviceSelector": selector, "taint": taint}});
-            ledger.rule_seen("r", Some(Arc::new(serde_json::from_value(rule).unwrap())));
+            let rule: Arc<DeviceTaintRule> = Arc::new(serde_json::from_value(rule).unwrap());
+            assert!(ledger.rule_seen("r", Some(rule.clone())));
+            assert!(!ledger.rule_seen("r", Some(rule)), "nothing else is said");
             assert_eq!(tainted(), expected, "{selector}");
         }
         ledger.rule_seen("r", None);

@@ -292,13 +292,16 @@ impl Scheduler {
         self.tasks.spawn(async move {
             let bound = binder.bind(&pod, &node, (&volumes, &devices), &writes).await;
             bind::release(&core, &volumes);
-            binder.release_devices(&pod, &devices, bound.is_ok()).await;
+            binder.release_devices(&pod, &devices, bound.is_ok(), &writes).await;
             let Err(error) = bound else { return };
             // Whether the pod is still there is what was seen of it, not what this or that request was answered.
             let waits = core.with(|state, now| {
                 state.cluster.forget(pod.uid());
                 // What would have been there is free for others.
                 state.queue.happened(events::ClusterEvent::PodLeft(pod.clone()), now);
+                if !devices.claims.is_empty() {
+                    state.queue.happened(events::ClusterEvent::Devices, now);
+                }
                 state.queue.failed(pod.uid(), now)
             });
             if let Some(pod) = waits {

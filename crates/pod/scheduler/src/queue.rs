@@ -255,11 +255,12 @@ impl Queue {
         }
     }
 
-    /// What pods were held for may be there now.
-    pub fn look_at_held(&mut self) {
+    /// What pods of the namespace were held for may be there now.
+    pub fn look_at_held(&mut self, namespace: &str) {
         let is_free = |uid: &&String| {
             let pod = self.pods.get(*uid).map(|w| &w.pod);
-            pod.is_some_and(|pod| pod.gates().next().is_none() && !(self.is_held)(pod))
+            let is_free = |pod: &PodInfo| pod.gates().next().is_none() && !(self.is_held)(pod);
+            pod.is_some_and(|pod| pod.key.namespace == namespace && is_free(pod))
         };
         let free: Vec<String> = self.gated.iter().filter(is_free).cloned().collect();
         free.iter().for_each(|uid| self.activate(uid));
@@ -479,12 +480,14 @@ mod tests {
         let mut queue = queue().held_by(Box::new(held));
         queue.set(pod("a", 0), Instant::now());
         queue.set(pod("gone", 0), Instant::now());
-        queue.look_at_held();
+        queue.look_at_held("default");
         assert_eq!(popped(&mut queue), "-");
         queue.remove("gone");
         is_there.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(popped(&mut queue), "-", "nobody has looked yet");
-        queue.look_at_held();
+        queue.look_at_held("elsewhere");
+        assert_eq!(popped(&mut queue), "-");
+        queue.look_at_held("default");
         assert_eq!(popped(&mut queue), "a");
         assert_eq!(popped(&mut queue), "-");
     }

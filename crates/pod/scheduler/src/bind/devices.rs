@@ -1,6 +1,6 @@
 //! Claims of devices: what was decided is written to them, and what has to be done about the devices is waited for.
 
-use super::Binder;
+use super::{Binder, Writes};
 use crate::plugins::dynamic_resources::{Decision, allocation, is_overdue, readiness, results};
 use crate::pod::PodInfo;
 use anyhow::{Context, bail, ensure};
@@ -27,9 +27,16 @@ impl Binder {
     }
 
     /// What was promised stands in the claims now, or nobody has it. Of a pod that wasn't bound no reservation stays.
-    pub async fn release_devices(&self, pod: &PodInfo, devices: &Decision, is_bound: bool) {
+    pub async fn release_devices(&self, pod: &PodInfo, devices: &Decision, is_bound: bool, writes: &Writes) {
+        let _place = match is_bound || devices.claims.is_empty() {
+            true => None,
+            false => writes.place().await,
+        };
         for (claim, new) in &devices.claims {
             if new.is_some() {
+                if !is_bound {
+                    self.look_again(claim).await;
+                }
                 self.ledger.release(claim);
             }
             if !is_bound && let Err(error) = self.unreserve(pod, claim).await {
@@ -38,11 +45,37 @@ impl Binder {
         }
     }
 
-    pub async fn bind_devices(&self, pod: &PodInfo, node: &str, devices: &Decision) -> anyhow::Result<()> {
+    /// A write whose answer was lost may be done all the same: what the claim says is known before its promise goes.
+    async fn look_again(&self, claim: &ResourceClaim) {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1..=TRIES {
+            let claims = self.objects::<ResourceClaim>();
+            match claims.find(claim.namespace(), claim.name()).await {
+                Ok(Some(found)) => return self.ledger.claim_answered(&Arc::new(found)),
+                Ok(None) => return,
+                Err(error) if attempt == TRIES => {
+                    tracing::warn!(claim = %claim.key(), %error, "what a claim says isn't known");
+                }
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause *= 2;
+        }
+    }
+
+    pub async fn bind_devices(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        devices: &Decision,
+        writes: &Writes,
+    ) -> anyhow::Result<()> {
         let mut bound = Vec::new();
+        let place = writes.place().await;
         for (claim, new) in &devices.claims {
             bound.push(self.reserve(pod, claim, new.as_ref()).await?);
         }
+        // Whoever waits holds none.
+        drop(place);
         let waits = |claim: &Arc<ResourceClaim>| {
             allocation(claim)
                 .is_some_and(|a| results(a).any(|r| r.binding_conditions.iter().flatten().next().is_some()))
@@ -146,7 +179,7 @@ impl Binder {
         };
         let written = self.write_status(claim, &body).await;
         let written = Arc::new(written.with_context(|| format!("add {what} to claim {key}"))?);
-        self.ledger.claim_seen(&written);
+        self.ledger.claim_answered(&written);
         Ok(written)
     }
 
@@ -206,14 +239,14 @@ impl Binder {
                 "status": {"reservedFor": users},
             });
             match self.write_status(&now, &body).await {
-                Ok(written) => drop(self.ledger.claim_seen(&Arc::new(written))),
+                Ok(written) => self.ledger.claim_answered(&Arc::new(written)),
                 Err(error) if is_conflict(&error) => {
                     let found = self
                         .objects::<ResourceClaim>()
                         .find(now.namespace(), now.name())
                         .await?;
                     let Some(found) = found else { return Ok(()) };
-                    self.ledger.claim_seen(&Arc::new(found));
+                    self.ledger.claim_answered(&Arc::new(found));
                 }
                 Err(error) => return Err(error.into()),
             }
