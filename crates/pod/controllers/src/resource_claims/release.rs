@@ -93,8 +93,9 @@ impl Releaser {
         if user.resource != "pods" || user.api_group.as_deref().is_some_and(|g| !g.is_empty()) {
             return Ok(false);
         }
-        if let Some(pod) = self.known.store().get(&claim.namespace, &user.name) {
-            return Ok(pod.uid() != user.uid || is_done(&pod));
+        let known = self.known.store().get(&claim.namespace, &user.name);
+        if let Some(is_done) = known.and_then(|pod| is_known_done(&pod, &user.uid)) {
+            return Ok(is_done);
         }
         // The claim may be ahead of what is known of pods.
         let pod = self.pods.find(&claim.namespace, &user.name).await?;
@@ -106,10 +107,8 @@ impl Releaser {
         let Some(owner) = wire::controller_of(claim.meta()).filter(|o| wire::is_kind(o, "Pod", "")) else {
             return Ok(());
         };
-        let Some(pod) = self.known.store().get(claim.namespace(), &owner.name) else {
-            return Ok(());
-        };
-        if pod.uid() == owner.uid && !is_done(&pod) {
+        let known = self.known.store().get(claim.namespace(), &owner.name);
+        if known.and_then(|pod| is_known_done(&pod, &owner.uid)) != Some(true) {
             return Ok(());
         }
         let options = delete_options(None, Some(claim.uid()), None);
@@ -120,6 +119,11 @@ impl Releaser {
             _ => Ok(()),
         }
     }
+}
+
+/// `None`: it is another pod of that name, an earlier or a later one, and says nothing of the one that is meant.
+fn is_known_done(known: &Pod, uid: &str) -> Option<bool> {
+    (known.uid() == uid).then(|| is_done(known))
 }
 
 #[cfg(test)]
@@ -180,5 +184,18 @@ mod tests {
             planned(&claim(&["a"], true, true, true), &["a"]),
             ("-".into(), false, false)
         );
+    }
+
+    #[test]
+    fn another_pod_of_that_name_says_nothing() {
+        let pod = |uid: &str, phase: &str| -> Pod {
+            let pod =
+                json!({"metadata": {"name": "p", "uid": uid}, "spec": {"containers": []}, "status": {"phase": phase}});
+            serde_json::from_value(pod).unwrap()
+        };
+        assert_eq!(is_known_done(&pod("new", "Running"), "new"), Some(false));
+        assert_eq!(is_known_done(&pod("new", "Succeeded"), "new"), Some(true));
+        assert_eq!(is_known_done(&pod("old", "Running"), "new"), None);
+        assert_eq!(is_known_done(&pod("old", "Succeeded"), "new"), None);
     }
 }
