@@ -113,9 +113,27 @@ fn patches(bytes: &[u8]) {
 }
 
 fn expressions(bytes: &[u8]) {
-    if let Ok(program) = cel::compile(&text(bytes), &cel::Env::default()) {
+    let text = text(bytes);
+    if let Ok(program) = cel::compile(&text, &cel::Env::default()) {
         let none: BTreeMap<&str, cel::Val> = BTreeMap::new();
         let _ = program.eval(&none, 100_000);
+    }
+    if let Ok(selector) = cel::device::Selector::compile(&text) {
+        let device = cel::device::Device {
+            driver: "d.example.com",
+            is_shared: true,
+            attributes: &BTreeMap::from([
+                ("name".to_owned(), cel::device::Attribute::Text("a".into())),
+                (
+                    "x.example.com/v".to_owned(),
+                    cel::device::Attribute::Version("1.2.3".into()),
+                ),
+            ]),
+            capacity: &Quantity::parse("1Gi")
+                .map(|memory| BTreeMap::from([("memory".to_owned(), memory)]))
+                .unwrap(),
+        };
+        let _ = selector.matches(device);
     }
 }
 

@@ -49,6 +49,9 @@ pub fn expressions() -> Vec<Vec<u8>> {
         "[1, 2, 3].map(x, x * 2).exists(y, y > 3) && 'abc'.matches('^a.c$') ? size({'a': 1}) : 2u + 3u",
         "'%s has %d (%.2f)'.format(['a', 3, 1.5]) + b'\\xff' == timestamp('2026-01-01T00:00:00Z').getFullYear()",
         "quantity('1.5Gi').isGreaterThan(quantity('1')) || ip('10.0.0.1').family() == 4 || cidr('10.0.0.0/8').containsIP('10.1.1.1') || optional.of(1).orValue(2) in [1]",
+        "device.driver == 'd.example.com' && device.attributes['d.example.com'].name.matches('^a') && device.allowMultipleAllocations",
+        "cel.bind(x, device.attributes['x.example.com'], x.?v.orValue(semver('1.0.0')).isGreaterThan(semver('1.2.0')))",
+        "device.capacity['d.example.com'].memory.compareTo(quantity('1Gi')) >= 0 || device.attributes.all(d, size(d) > 1)",
     ])
 }
 
