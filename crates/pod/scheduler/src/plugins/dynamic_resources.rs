@@ -87,8 +87,8 @@ impl Plugin for DynamicResources {
                 effect,
             } if effect.matters && *namespace == pod.key.namespace => {
                 let uses = |claim: &ResourceClaim| claim.namespace() == namespace && claim.name() == name;
-                let claims = || claims(&pod.pod, &world.devices());
-                claims().is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
+                let claims = claims(&pod.pod, &world.devices());
+                claims.is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
             }
             _ => false,
         }
