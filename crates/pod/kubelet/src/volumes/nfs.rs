@@ -3,8 +3,14 @@
 use super::Tools;
 use super::kind::{Ask, Failure, Kind, Mounted, Remains, Stats};
 use k8s_openapi::api::core::v1::NFSVolumeSource;
+use tokio::sync::Semaphore;
 
 pub struct Nfs;
+
+/// Threads that may wait for servers at a time, which may be gone: to mount for two minutes, to measure for ever. The program has few,
+/// for everything that waits.
+static MOUNTING: Semaphore = Semaphore::const_new(8);
+static MEASURING: Semaphore = Semaphore::const_new(8);
 
 const NAME: &str = "nfs";
 /// Mount options as they were once written.
@@ -70,8 +76,12 @@ impl Kind for Nfs {
         if !tools.host.is_mounted(&path)? {
             tools.host.make_dir(&path, 0o750)?;
             let (remote, options, target) = (remote(&nfs), options(&nfs, given), path.clone());
+            let place = MOUNTING.acquire().await.map_err(std::io::Error::other)?;
             tools
-                .blocking(move |host| host.mount_by_program(NAME, &remote, &target, &options))
+                .blocking(move |host| {
+                    let _held = place;
+                    host.mount_by_program(NAME, &remote, &target, &options)
+                })
                 .await?;
         }
         Ok(Mounted {
@@ -96,7 +106,16 @@ impl Kind for Nfs {
         let Some(path) = mounted.path.clone() else {
             return Ok(None);
         };
-        let fs = tools.blocking(move |host| host.fs_stats(&path)).await;
+        // Not measured this time.
+        let Ok(place) = MEASURING.try_acquire() else {
+            return Ok(None);
+        };
+        let fs = tools
+            .blocking(move |host| {
+                let _held = place;
+                host.fs_stats(&path)
+            })
+            .await;
         let fs = fs.map_err(|e| e.to_string())?;
         Ok(Some(Stats {
             fs,

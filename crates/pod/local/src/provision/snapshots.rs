@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use keelson_client::EventType::Warning;
 use keelson_client::snapshots::{SnapshotError, VolumeSnapshotClass, VolumeSnapshotContent};
 use keelson_client::{
-    ApiObject, Controller, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Rest,
-    is_conflict, is_not_found,
+    ApiObject, Change, Controller, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile,
+    Rest, is_conflict, is_not_found,
 };
 use keelson_csi::v1::{self as csi};
 use serde_json::{Value, json};
@@ -35,7 +35,12 @@ pub async fn run(shared: Arc<Shared>, rest: Rest, stop: CancellationToken) {
         .output(VolumeSnapshotContent::RESOURCE)
         .longest_delay(super::LONGEST_DELAY);
     let queue = controller.queue();
-    contents.on_change(move |change| queue.add(change.object().key()));
+    contents.on_change(move |change| {
+        // What is written here is no reason to ask the driver again: that waits its time.
+        if !matches!(change, Change::Updated { old, new } if is_own_writing(old, new)) {
+            queue.add(change.object().key());
+        }
+    });
     let snapshots = Snapshots {
         shared,
         contents,
@@ -89,6 +94,22 @@ fn decide(content: &VolumeSnapshotContent) -> Step {
         (None, Some(_)) => Step::Look,
         _ => Step::Nothing,
     }
+}
+
+/// Whether two forms of a content differ in no more than its status and in whether the driver is being asked.
+fn is_own_writing(old: &VolumeSnapshotContent, new: &VolumeSnapshotContent) -> bool {
+    let bare = |content: &VolumeSnapshotContent| {
+        let mut content = content.clone();
+        content.status = None;
+        content.metadata.resource_version = None;
+        content.metadata.managed_fields = None;
+        content.metadata.generation = None;
+        let mut annotations = content.metadata.annotations.take().unwrap_or_default();
+        annotations.remove(BEING_CREATED);
+        content.metadata.annotations = Some(annotations);
+        content
+    };
+    bare(old) == bare(new)
 }
 
 struct Snapshots {
@@ -192,10 +213,9 @@ impl Snapshots {
             return self.fail(content, REASON, failed(why)).await;
         }
         if annotation(content, BEING_CREATED).is_none() {
-            // Seen by the next turn, which asks.
+            // Before the driver is asked: whoever deletes the content waits for its answer.
             let body = json!({"metadata": {"annotations": {BEING_CREATED: "yes"}}});
             self.patch(content, body).await?;
-            return Ok(Outcome::Done);
         }
         let handle = content.spec.source.volume_handle.clone().unwrap_or_default();
         let uid = content.spec.volume_snapshot_ref.uid.clone().unwrap_or_default();
@@ -300,6 +320,29 @@ mod tests {
                 "deletionPolicy":"{policy}","driver":"d","source":{{{source}}}}}{status}}}"#
         );
         VolumeSnapshotContent::decode(text.as_bytes()).expect("a content")
+    }
+
+    #[test]
+    fn what_is_written_here_calls_nobody() {
+        let source = r#""volumeHandle":"v""#;
+        let before = content("", source, "Delete", "");
+        let own = content(
+            &format!(r#","annotations":{{"{BEING_CREATED}":"yes"}},"resourceVersion":"2""#),
+            source,
+            "Delete",
+            r#","status":{"readyToUse":false}"#,
+        );
+        assert!(is_own_writing(&before, &own) && is_own_writing(&own, &before));
+        let marked = content(
+            &format!(r#","annotations":{{"{BEING_DELETED}":"yes"}}"#),
+            source,
+            "Delete",
+            "",
+        );
+        let going = content(r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, source, "Delete", "");
+        for other in [marked, going, content("", source, "Retain", "")] {
+            assert!(!is_own_writing(&before, &other));
+        }
     }
 
     #[test]

@@ -56,6 +56,13 @@ fn is_volume_of(volume: &Object, node: &str) -> bool {
         && matches!(values.as_slice(), [only] if only.as_str() == Some(node))
 }
 
+/// Whether a volume says no more than who makes them writes. A node may read the secrets that volumes of its pods name.
+fn is_plain(volume: &Object) -> bool {
+    const KNOWN: [&str; 4] = ["driver", "volumeHandle", "fsType", "volumeAttributes"];
+    let csi = volume.at(&["spec", "csi"]).and_then(Value::as_object);
+    csi.is_some_and(|csi| csi.keys().all(|key| KNOWN.contains(&key.as_str())))
+}
+
 fn is_room_of(room: &Object, node: &str) -> bool {
     let labels = room.at(&["nodeTopology", "matchLabels"]).and_then(Value::as_object);
     let only = labels.is_some_and(|l| l.len() == 1 && l.str(TOPOLOGY) == Some(node));
@@ -121,6 +128,9 @@ async fn made_for(review: &Review<'_>, node: &str, volume: &Object) -> ApiResult
     let text = |key: &str| volume.str_at(&["spec", "claimRef", key]).unwrap_or_default();
     if volume.name() != format!("pvc-{}", text("uid")) {
         return Ok(Err("can only create volumes that are named after their claims"));
+    }
+    if !is_plain(volume) {
+        return Ok(Err("can only create volumes that name no secrets"));
     }
     let found = review
         .lookup
@@ -240,6 +250,9 @@ mod tests {
         assert!(!is_volume_of(&volume(DRIVER, value!([])), "n1"), "anybody's");
         let both = value!([{"matchExpressions": [{"key": TOPOLOGY, "operator": "In", "values": ["n1", "n2"]}]}]);
         assert!(!is_volume_of(&volume(DRIVER, both), "n1"));
+        assert!(is_plain(&volume(DRIVER, value!([]))));
+        let reads = value!({"spec": {"csi": {"driver": DRIVER, "nodePublishSecretRef": {"namespace": "kube-system", "name": "s"}}}});
+        assert!(!is_plain(&object(reads)) && !is_plain(&object(value!({"spec": {}}))));
         let room = |labels: Value| object(value!({"metadata": {"name": "r"}, "nodeTopology": {"matchLabels": labels}}));
         assert!(is_room_of(&room(value!({TOPOLOGY: "n1"})), "n1"));
         assert!(!is_room_of(&room(value!({TOPOLOGY: "n2"})), "n1"));

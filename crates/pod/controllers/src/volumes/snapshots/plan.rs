@@ -180,6 +180,10 @@ fn unready(view: &View) -> Step {
             Some(node) if !content.is_ready() && !is_labelled(content) => Step::Label(node.into()),
             _ => tell(snapshot, content),
         },
+        // It had one, of another moment: what is taken now would be another snapshot.
+        (Some(_), None) if snapshot.bound().is_some() => {
+            refuse("SnapshotContentMissing", "VolumeSnapshotContent is missing")
+        }
         (Some(claim), None) => make(view, claim, class.flatten()),
     }
 }

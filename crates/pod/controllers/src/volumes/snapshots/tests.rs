@@ -196,6 +196,13 @@ fn contents_that_are_somebody_elses_are_not_taken() {
     assert_eq!(of(&before, handle, ""), Step::Bind);
     assert!(matches!(of(&before, handle, "u"), Step::Tell(_)));
     assert_eq!(reason(next(&before, None, None, None, &[])).0, "SnapshotContentMissing");
+    // One that had a content isn't given another, of another moment, in its place.
+    let lost = snapshot(
+        "",
+        OF_CLAIM,
+        r#""boundVolumeSnapshotContentName":"snapcontent-u","readyToUse":false"#,
+    );
+    assert_eq!(reason(next(&lost, None, None, None, &[])).0, "SnapshotContentMissing");
 }
 
 #[test]

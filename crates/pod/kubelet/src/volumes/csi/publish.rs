@@ -99,21 +99,26 @@ impl Csi {
         if source.block {
             return self.note(ask, source);
         }
-        if matches!(VolumeData::load(host, &dir), Ok(Some(_))) {
-            return Ok(());
+        let failed = |e: std::io::Error| {
+            let message = format!("kubernetes.io/csi: attacher.MountDevice failed to save volume info data: {e}");
+            Failure::step(false, "MountVolume.MountDevice failed", "", message)
+        };
+        match VolumeData::load(host, &dir) {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => {}
+            // Damaged data of a volume that the pod has say that it has one.
+            Err(e) if e.kind() == ErrorKind::InvalidData => {
+                if host.is_mounted(&paths::published(&dir)).map_err(failed)? {
+                    return Err(failed(e));
+                }
+            }
+            Err(e) => return Err(failed(e)),
         }
         let data = VolumeData {
             unpublished: "true".into(),
             ..self.data(ask, source)
         };
-        data.save(host, &dir).map_err(|e| {
-            Failure::step(
-                false,
-                "MountVolume.MountDevice failed",
-                "",
-                format!("kubernetes.io/csi: attacher.MountDevice failed to save volume info data: {e}"),
-            )
-        })
+        data.save(host, &dir).map_err(failed)
     }
 
     /// Writes down that the pod has the volume.
@@ -199,7 +204,10 @@ impl Csi {
                     "what is known of a volume that isn't mounted can't be read: {e}"
                 );
                 for driver in devices::drivers(host, &self.tools.layout).map_err(|e| e.to_string())? {
-                    self.sweep(&driver).await?;
+                    // Whatever can't be given back stays in use, and is no matter of this pod's.
+                    if let Err(e) = self.sweep(&driver).await {
+                        tracing::warn!("{e}");
+                    }
                 }
                 return Ok(());
             }
