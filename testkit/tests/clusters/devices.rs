@@ -179,3 +179,32 @@ async fn access_to_others_devices_is_for_labelled_namespaces() {
         .await
         .expect("it is allowed now");
 }
+
+#[tokio::test(start_paused = true)]
+async fn devices_that_a_failed_binding_leaves_go_to_who_waits_for_them() {
+    let cluster = cluster().await;
+    let policy = r#"
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: kept}, spec: {
+  matchConstraints: {resourceRules: [{apiGroups: [resource.k8s.io], apiVersions: [v1], operations: [UPDATE], resources: [resourceclaims/status]}]},
+  validations: [{expression: '!object.metadata.name.startsWith("first")'}]}}
+"#;
+    let binding = r#"
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: kept}, spec: {
+  policyName: kept, validationActions: [Deny]}}
+"#;
+    cluster.apply(policy).await;
+    cluster.apply(binding).await;
+    cluster.sleep(secs(2)).await;
+    pod(&cluster, "first").await;
+    pod(&cluster, "second").await;
+    let refused = |p: &Pod| condition(p, "PodScheduled").0 == "False";
+    for name in ["first", "second"] {
+        cluster.until("default", name, secs(60), "is refused", refused).await;
+    }
+    // Both are tried at once: the first one's promise keeps the second off, until it can't be kept.
+    publish(&cluster, &["gpu-0"]).await;
+    let is_bound = |p: &Pod| !node_of(p).is_empty();
+    cluster
+        .until("default", "second", secs(60), "has a node", is_bound)
+        .await;
+}
