@@ -198,7 +198,7 @@ fn contents_that_are_somebody_elses_are_not_taken() {
     assert_eq!(reason(next(&before, None, None, None, &[])).0, "SnapshotContentMissing");
     // One that had a content isn't given another, of another moment, in its place.
     let lost = snapshot(
-        "",
+        &held(),
         OF_CLAIM,
         r#""boundVolumeSnapshotContentName":"snapcontent-u","readyToUse":false"#,
     );
