@@ -4,6 +4,7 @@ mod lists;
 mod security;
 mod tidy;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -24,7 +25,9 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    // Where it is run, which need not be where it was built.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").context("run it by `cargo xtask`")?;
+    let root = PathBuf::from(package).join("..").canonicalize()?;
     let problems = match Arguments::parse().command {
         Command::Tidy => [tidy::check(&root)?, security::check(&root)?].concat(),
         Command::Lists => lists::check(&root)?,

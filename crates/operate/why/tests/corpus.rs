@@ -39,7 +39,7 @@ struct Case {
 }
 
 fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+    "tests".into()
 }
 
 fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> T {

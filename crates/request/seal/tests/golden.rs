@@ -43,7 +43,7 @@ fn resources() -> Resources {
 
 /// A store that seals by the golden configuration, and the one beneath. `change` is made to the configuration first.
 async fn stores(change: impl Fn(&mut String)) -> (Arc<Sealed>, Arc<dyn Store>) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/config.yaml");
+    let file = Path::new("golden/config.yaml");
     let mut text = std::fs::read_to_string(file).unwrap();
     change(&mut text);
     let changed = tempfile::NamedTempFile::new().unwrap();
