@@ -35,7 +35,10 @@ end() { # pid file, signal
 }
 cleanup() {
   status=$?
-  [ $status = 0 ] || for n in 0 1 2 3; do echo "=== machine $n:"; tail -15 "$S/$n.log" 2>/dev/null || true; done
+  [ $status = 0 ] || {
+    echo "=== the client was told:"; cat "$S/said" 2>/dev/null || true
+    for n in 0 1 2 3; do echo "=== machine $n:"; tail -15 "$S/$n.log" "$S/$n/etcd.log" 2>/dev/null || true; done
+  }
   [ -z "${WRITER:-}" ] || kill "$WRITER" 2>/dev/null || true
   for n in 3 2 1 0; do end "$S/$n.pid"; end "$S/$n/etcd.pid"; done
   for n in 0 1 2 3; do [ ! -d "$S/$n" ] || on $n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
