@@ -96,8 +96,10 @@ fn decide(content: &VolumeSnapshotContent) -> Step {
     }
 }
 
-/// Whether two forms of a content differ in no more than its status and in whether the driver is being asked.
+/// Whether two forms of a content differ in no more than its status and in whether the driver is being asked. A picture that is there, or
+/// is gone, is more: what comes next depends on it.
 fn is_own_writing(old: &VolumeSnapshotContent, new: &VolumeSnapshotContent) -> bool {
+    let picture = |content: &VolumeSnapshotContent| content.status.as_ref().and_then(|s| s.snapshot_handle.clone());
     let bare = |content: &VolumeSnapshotContent| {
         let mut content = content.clone();
         content.status = None;
@@ -109,7 +111,7 @@ fn is_own_writing(old: &VolumeSnapshotContent, new: &VolumeSnapshotContent) -> b
         content.metadata.annotations = Some(annotations);
         content
     };
-    bare(old) == bare(new)
+    picture(old) == picture(new) && bare(old) == bare(new)
 }
 
 struct Snapshots {
@@ -340,7 +342,12 @@ mod tests {
             "",
         );
         let going = content(r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, source, "Delete", "");
-        for other in [marked, going, content("", source, "Retain", "")] {
+        let taken = content("", source, "Delete", r#","status":{"snapshotHandle":"s"}"#);
+        assert!(
+            !is_own_writing(&taken, &before),
+            "a picture that has been removed lets the content go"
+        );
+        for other in [marked, going, taken, content("", source, "Retain", "")] {
             assert!(!is_own_writing(&before, &other));
         }
     }
