@@ -97,7 +97,7 @@ fn decide(content: &VolumeSnapshotContent) -> Step {
 }
 
 /// Whether two forms of a content differ in no more than its status and in whether the driver is being asked. A picture that is there, or
-/// is gone, is more: what comes next depends on it.
+/// is gone, is more: what comes next depends on it; so it does on the driver's answer, once the content is to go.
 fn is_own_writing(old: &VolumeSnapshotContent, new: &VolumeSnapshotContent) -> bool {
     let picture = |content: &VolumeSnapshotContent| content.status.as_ref().and_then(|s| s.snapshot_handle.clone());
     let bare = |content: &VolumeSnapshotContent| {
@@ -107,7 +107,9 @@ fn is_own_writing(old: &VolumeSnapshotContent, new: &VolumeSnapshotContent) -> b
         content.metadata.managed_fields = None;
         content.metadata.generation = None;
         let mut annotations = content.metadata.annotations.take().unwrap_or_default();
-        annotations.remove(BEING_CREATED);
+        if !new.is_deleting() {
+            annotations.remove(BEING_CREATED);
+        }
         content.metadata.annotations = Some(annotations);
         content
     };
@@ -347,6 +349,19 @@ mod tests {
             !is_own_writing(&taken, &before),
             "a picture that has been removed lets the content go"
         );
+        let gone = r#","deletionTimestamp":"2026-01-01T00:00:00Z""#;
+        let asked = content(
+            &format!(r#"{gone},"annotations":{{"{BEING_CREATED}":"yes"}}"#),
+            source,
+            "Delete",
+            "",
+        );
+        assert!(
+            !is_own_writing(&asked, &going),
+            "the driver's answer lets a content go that was deleted meanwhile"
+        );
+        let failed = content(gone, source, "Delete", r#","status":{"readyToUse":false}"#);
+        assert!(is_own_writing(&going, &failed));
         for other in [marked, going, taken, content("", source, "Retain", "")] {
             assert!(!is_own_writing(&before, &other));
         }

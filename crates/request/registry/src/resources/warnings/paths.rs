@@ -154,8 +154,9 @@ mod tests {
         assert_eq!(same.len(), MOST);
         let others = (0..60_000).map(|n| value!({"key": "k", "path": n.to_string()}));
         assert_eq!(warnings(others.collect()), [] as [String; 0]);
+        // Compared each with each it would be minutes; a busy machine is slow, too.
         assert!(
-            began.elapsed() < std::time::Duration::from_secs(3),
+            began.elapsed() < std::time::Duration::from_secs(30),
             "{:?}",
             began.elapsed()
         );

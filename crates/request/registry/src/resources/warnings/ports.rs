@@ -93,8 +93,9 @@ mod tests {
         let (mut e, began) = (Errs::default(), std::time::Instant::now());
         of(&mut e, spec.as_object().expect("a map"));
         assert_eq!(e.list.len(), MOST);
+        // Compared each with each it would be minutes; a busy machine is slow, too.
         assert!(
-            began.elapsed() < std::time::Duration::from_secs(2),
+            began.elapsed() < std::time::Duration::from_secs(30),
             "{:?}",
             began.elapsed()
         );
