@@ -6,6 +6,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 /// A difference, by which others of the same cause are known.
@@ -16,9 +17,21 @@ pub struct Group {
     pub sort: String,
 }
 
+/// One line, as a list of them has it, whatever stands in the texts.
 impl std::fmt::Display for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} | {} | {}", self.kind, self.field, self.sort)
+        for (n, part) in [&self.kind, &self.field, &self.sort].into_iter().enumerate() {
+            if n > 0 {
+                f.write_str(" | ")?;
+            }
+            for c in part.chars() {
+                match c.is_control() {
+                    true => write!(f, "{}", c.escape_default())?,
+                    false => f.write_char(c)?,
+                }
+            }
+        }
+        Ok(())
     }
 }
 

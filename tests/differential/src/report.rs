@@ -170,5 +170,13 @@ mod tests {
         assert_eq!(known.reason(&group("v1 Pod", "values")), None);
         assert_eq!(known.reason(&group("v1 Pods", "value")), None);
         assert!(Known::parse("x").is_err(), "without a reason");
+        let lines = Known::parse("# why\nv1 Pod | spec.a | a\\nb")
+            .ok()
+            .unwrap_or(Known(Vec::new()));
+        assert_eq!(
+            lines.reason(&group("v1 Pod", "a\nb")),
+            Some("why"),
+            "a text of lines is one"
+        );
     }
 }
