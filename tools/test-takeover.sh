@@ -81,7 +81,8 @@ snapshot() { # directory
 }
 # What a server writes for itself when it starts or runs: its identity, its address, its default roles and flow rules.
 OWN=('leases.coordination.k8s.io kube-system/apiserver-.*' 'endpoints default/kubernetes' 'endpointslices.discovery.k8s.io default/kubernetes'
-  'configmaps kube-system/kube-apiserver-legacy-service-account-token-tracking' 'events.events.k8s.io .*')
+  'configmaps kube-system/kube-apiserver-legacy-service-account-token-tracking' 'events.events.k8s.io .*'
+  'apiservices.apiregistration.k8s.io /v1beta1.metrics.k8s.io') # served within ours: not there under kube-apiserver
 compare() { python3 tools/takeover/compare.py "$S/$1" "$S/$2" "${OWN[@]}" "${@:3}"; }
 lives() { # the containers of the pods and how often they were started
   k -n takeover get pods -o jsonpath='{range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort
