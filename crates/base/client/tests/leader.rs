@@ -72,8 +72,10 @@ impl Server {
                     answer
                 };
                 tokio::select! {
-                    answer = answered => Ok::<_, Infallible>(answer),
+                    // What is cut answers nothing, however soon an answer would be there.
+                    biased;
                     () = cut.cancelled() => std::future::pending().await,
+                    answer = answered => Ok::<_, Infallible>(answer),
                 }
             }
         });
