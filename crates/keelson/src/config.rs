@@ -4,10 +4,11 @@ use crate::access::{self, Access};
 use crate::store;
 use anyhow::{Context, bail};
 use clap::Args;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use keelson_apiserver::audit::{self, Policy};
 use keelson_kubelet::Verification;
 use keelson_network::underlay::Mode;
+use keelson_sys::nft::Family;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -434,6 +435,13 @@ impl Config {
     /// The first address of the service range: the API's own service.
     pub fn api_service_ip(&self) -> Ipv4Addr {
         nth(self.service_cidr, 1)
+    }
+    /// The ranges of pods, one a family.
+    pub fn cluster_cidrs(&self) -> Vec<IpNet> {
+        vec![self.cluster_cidr.into()]
+    }
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.cluster_cidrs().into_iter().map(|range| Family::of(range.addr()))
     }
     pub fn runtime_dir(&self) -> PathBuf {
         self.data_dir.join("runtime")

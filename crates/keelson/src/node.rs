@@ -30,7 +30,7 @@ pub struct Access {
 pub async fn start(components: &mut Supervisor, config: &Config, access: Access) -> anyhow::Result<()> {
     let mtu = mtu(config).await;
     if config.runs(Component::Policy) {
-        keelson_policy::close()?;
+        keelson_policy::close(config.families())?;
     } else {
         keelson_policy::remove().context("the rules of network policies")?;
     }
@@ -68,6 +68,7 @@ pub async fn start(components: &mut Supervisor, config: &Config, access: Access)
 fn policy(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory, pods: Arc<LocalPods>) {
     let settings = keelson_policy::Config {
         node_name: config.node_name.clone(),
+        families: config.families().collect(),
     };
     // Before the first judgement too, pods wait for theirs.
     pods.judged(BTreeSet::new());
@@ -86,7 +87,7 @@ pub fn network(components: &mut Supervisor, config: &Config, clients: &dyn Clien
         node_name: config.node_name.clone(),
         node_ip: config.node_ip.into(),
         mode: config.network,
-        cluster: vec![config.cluster_cidr.into()],
+        cluster: config.cluster_cidrs(),
     };
     let client = clients.client(NETWORK_IDENTITY);
     components.spawn("network", move |stop| {
@@ -97,7 +98,7 @@ pub fn network(components: &mut Supervisor, config: &Config, clients: &dyn Clien
 pub fn proxy(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
     let settings = keelson_proxy::Config {
         node_name: config.node_name.clone(),
-        cluster_cidr: config.cluster_cidr,
+        cluster_cidrs: config.cluster_cidrs(),
     };
     let client = clients.client(PROXY_IDENTITY);
     components.spawn("proxy", move |stop| {
@@ -109,7 +110,7 @@ pub fn dns(components: &mut Supervisor, config: &Config, clients: &dyn ClientFac
     let settings = keelson_dns::Config {
         listen: SocketAddr::new(config.node_ip.into(), config.dns_port),
         domain: config.cluster_domain.clone(),
-        clients: vec![config.cluster_cidr.into()],
+        clients: config.cluster_cidrs(),
         ..keelson_dns::Config::default()
     };
     let client = clients.client(DNS_IDENTITY);
@@ -132,8 +133,8 @@ async fn mtu(config: &Config) -> u32 {
 pub fn network_config(config: &Config, mtu: u32) -> keelson_network::Config {
     keelson_network::Config {
         state_dir: config.network_dir(),
-        cluster_cidr: config.cluster_cidr,
-        pod_cidr: None,
+        cluster_cidrs: config.cluster_cidrs(),
+        pod_cidrs: Vec::new(),
         mtu,
     }
 }

@@ -6,7 +6,7 @@ use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, 
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// Numbers of `linux/netfilter/nfnetlink_conntrack.h` that the message crate has no names for.
 const CTA_ID: u16 = 12;
@@ -18,8 +18,8 @@ pub const UDP: u8 = 17;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     pub protocol: u8,
-    pub destination: (Ipv4Addr, u16),
-    pub answers_from: (Ipv4Addr, u16),
+    pub destination: (IpAddr, u16),
+    pub answers_from: (IpAddr, u16),
 }
 
 type Message = NetlinkMessage<NetfilterMessage>;
@@ -34,12 +34,12 @@ pub fn delete(stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
         if let Some((flow, handle)) = read(message)
             && stale(&flow)
         {
-            picked.push(handle);
+            picked.push((family(flow.destination.0), handle));
         }
     })?;
     let mut deleted = 0;
-    for handle in picked {
-        match exchange(&socket, &removal(handle), |_| {}) {
+    for (family, handle) in picked {
+        match exchange(&socket, &removal(family, handle), |_| {}) {
             Ok(()) => deleted += 1,
             // It ended on its own, or another flow has its addresses by now.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -49,24 +49,36 @@ pub fn delete(stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     Ok(deleted)
 }
 
-fn request(flags: u16, message: ConntrackMessage) -> Vec<u8> {
+fn request(flags: u16, family: NetfilterProtoFamily, message: ConntrackMessage) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
-    let ipv4 = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(NetfilterMessage::new(ipv4, message)));
+    let family = NetfilterHeader::new(family, 0, 0);
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(NetfilterMessage::new(family, message)));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
 }
 
+/// Flows of every family.
 fn dump() -> Vec<u8> {
-    request(NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))
+    request(
+        NLM_F_DUMP,
+        NetfilterProtoFamily::Unspec,
+        ConntrackMessage::Get(Vec::new()),
+    )
+}
+
+fn family(ip: IpAddr) -> NetfilterProtoFamily {
+    match ip {
+        IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
+        IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
+    }
 }
 
 /// `handle` must have the flow's addresses: a removal without any empties the whole table.
-fn removal(handle: Vec<ConntrackAttribute>) -> Vec<u8> {
-    request(NLM_F_ACK, ConntrackMessage::Delete(handle))
+fn removal(family: NetfilterProtoFamily, handle: Vec<ConntrackAttribute>) -> Vec<u8> {
+    request(NLM_F_ACK, family, ConntrackMessage::Delete(handle))
 }
 
 /// Sends one request and reads to the end of its answer.
@@ -124,8 +136,8 @@ fn read(message: Message) -> Option<(Flow, Vec<ConntrackAttribute>)> {
 
 struct Ends {
     protocol: Option<u8>,
-    source: Option<(Ipv4Addr, u16)>,
-    destination: Option<(Ipv4Addr, u16)>,
+    source: Option<(IpAddr, u16)>,
+    destination: Option<(IpAddr, u16)>,
 }
 
 fn ends(tuple: &[Tuple]) -> Ends {
@@ -135,8 +147,8 @@ fn ends(tuple: &[Tuple]) -> Ends {
             Tuple::Ip(addresses) => {
                 for address in addresses {
                     match address {
-                        IPTuple::SourceAddress(IpAddr::V4(ip)) => from = Some(*ip),
-                        IPTuple::DestinationAddress(IpAddr::V4(ip)) => to = Some(*ip),
+                        IPTuple::SourceAddress(ip) => from = Some(*ip),
+                        IPTuple::DestinationAddress(ip) => to = Some(*ip),
                         _ => {}
                     }
                 }
@@ -167,17 +179,14 @@ mod tests {
     use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
     use netlink_packet_netfilter::conntrack::Protocol;
 
-    fn at(text: &str) -> (Ipv4Addr, u16) {
-        let address: std::net::SocketAddrV4 = text.parse().unwrap();
-        (*address.ip(), address.port())
+    fn at(text: &str) -> (IpAddr, u16) {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        (address.ip(), address.port())
     }
 
-    fn tuple(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<Tuple> {
+    fn tuple(from: (IpAddr, u16), to: (IpAddr, u16)) -> Vec<Tuple> {
         vec![
-            Tuple::Ip(vec![
-                IPTuple::SourceAddress(from.0.into()),
-                IPTuple::DestinationAddress(to.0.into()),
-            ]),
+            Tuple::Ip(vec![IPTuple::SourceAddress(from.0), IPTuple::DestinationAddress(to.0)]),
             Tuple::Proto(vec![
                 ProtoTuple::Protocol(Protocol::Udp),
                 ProtoTuple::SourcePort(from.1),
@@ -188,8 +197,12 @@ mod tests {
 
     /// A client's flow to the address of a DNS service, translated to `endpoint`.
     fn translated(client: &str, endpoint: &str) -> Vec<ConntrackAttribute> {
+        let service = match at(client).0 {
+            IpAddr::V4(_) => "10.96.0.10:53",
+            IpAddr::V6(_) => "[fd00:96::a]:53",
+        };
         vec![
-            ConntrackAttribute::CtaTupleOrig(tuple(at(client), at("10.96.0.10:53"))),
+            ConntrackAttribute::CtaTupleOrig(tuple(at(client), at(service))),
             ConntrackAttribute::CtaTupleReply(tuple(at(endpoint), at(client))),
             ConntrackAttribute::CtaTimeout(120),
         ]
@@ -205,7 +218,7 @@ mod tests {
         // Length, type (subsystem 1, message 1), flags (request, dump), sequence, port; family, version, resource.
         assert_eq!(
             hex(&dump()),
-            "14000000010101030000000000000000".to_string() + "02000000"
+            "14000000010101030000000000000000".to_string() + "00000000"
         );
         let handle = vec![ConntrackAttribute::CtaTupleOrig(tuple(
             at("10.244.0.7:4000"),
@@ -223,7 +236,7 @@ mod tests {
             "060002000fa00000",
             "0600030000350000",
         ];
-        assert_eq!(hex(&removal(handle)), expected.concat());
+        assert_eq!(hex(&removal(NetfilterProtoFamily::IPv4, handle)), expected.concat());
     }
 
     #[test]
@@ -231,7 +244,7 @@ mod tests {
         let mut attributes = translated("10.244.0.7:4000", "10.244.0.5:5353");
         let id = netlink_packet_core::DefaultNla::new(CTA_ID, vec![1, 2, 3, 4]);
         attributes.push(ConntrackAttribute::Other(id));
-        let one = request(0, ConntrackMessage::New(attributes.clone()));
+        let one = request(0, NetfilterProtoFamily::IPv4, ConntrackMessage::New(attributes.clone()));
         let mut datagram = one.clone();
         datagram.extend_from_slice(&one);
         datagram.extend_from_slice(&[9; 7]);
@@ -246,7 +259,8 @@ mod tests {
 
     #[test]
     fn what_has_no_addresses_is_no_flow() {
-        let empty = request(0, ConntrackMessage::New(vec![ConntrackAttribute::CtaTimeout(1)]));
+        let timeout = ConntrackMessage::New(vec![ConntrackAttribute::CtaTimeout(1)]);
+        let empty = request(0, NetfilterProtoFamily::IPv4, timeout);
         assert!(read(Message::deserialize(&empty).unwrap()).is_none());
     }
 
@@ -261,9 +275,13 @@ mod tests {
                 ("10.244.0.7:4000", "10.244.0.5:53"),
                 ("10.244.0.7:4001", "10.244.0.6:53"),
                 ("10.244.0.8:4000", "10.244.0.5:53"),
+                ("[fd00:244::7]:4000", "[fd00:244::5]:53"),
+                ("[fd00:244::7]:4001", "[fd00:244::6]:53"),
             ] {
                 let new = ConntrackMessage::New(translated(client, endpoint));
-                if let Err(error) = exchange(&socket, &request(NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, new), |_| {}) {
+                let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+                let new = request(flags, family(at(client).0), new);
+                if let Err(error) = exchange(&socket, &new, |_| {}) {
                     println!("no connection tracking here: {error}");
                     assert!(delete(|_| true).is_err());
                     return;
@@ -271,7 +289,8 @@ mod tests {
             }
             assert_eq!(delete(|f| f.answers_from == at("10.244.0.5:53")).unwrap(), 2);
             assert_eq!(delete(|f| f.answers_from == at("10.244.0.5:53")).unwrap(), 0);
-            assert_eq!(delete(|_| true).unwrap(), 1);
+            assert_eq!(delete(|f| f.answers_from == at("[fd00:244::5]:53")).unwrap(), 1);
+            assert_eq!(delete(|_| true).unwrap(), 2, "one of each family is left");
         };
         std::thread::spawn(walk).join().unwrap();
     }

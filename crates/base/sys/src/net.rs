@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
@@ -17,10 +17,14 @@ pub fn grow_send_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The IPv4 addresses of this thread's network namespace.
-pub fn own_addresses() -> io::Result<HashSet<Ipv4Addr>> {
+/// The addresses of this thread's network namespace.
+pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     let all = nix::ifaddrs::getifaddrs()?;
-    Ok(all.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip())).collect())
+    let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
+        let v4 = address.as_sockaddr_in().map(|a| a.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
+    };
+    Ok(all.filter_map(|i| ip(i.address?)).collect())
 }
 
 /// Moves the calling thread into the network namespace at `path`. Call it only in a thread made for this.

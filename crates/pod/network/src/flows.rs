@@ -8,14 +8,14 @@ use crate::{PortMapping, Protocol};
 use anyhow::Context;
 use keelson_sys::conntrack::{self, Flow, UDP};
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// Host ports of one pod, and the addresses at which they are reached.
 #[derive(Clone, Debug)]
 struct Ports {
-    pod: Ipv4Addr,
+    pod: IpAddr,
     mappings: Vec<PortMapping>,
-    host: HashSet<Ipv4Addr>,
+    host: HashSet<IpAddr>,
 }
 
 impl Ports {
@@ -24,18 +24,18 @@ impl Ports {
         let (ip, port) = flow.destination;
         let of_host = ip.is_loopback() || self.host.contains(&ip);
         let reached = |m: &&PortMapping| match m.host_ip {
-            Some(IpAddr::V4(own)) if !own.is_unspecified() => own == ip,
+            Some(own) if !own.is_unspecified() => own == ip,
             _ => true,
         };
         let mut mappings = self.mappings.iter().filter(|m| m.host_port == port).filter(reached);
         let answers = |m: &PortMapping| flow.answers_from == (self.pod, m.container_port);
-        flow.protocol == UDP && of_host && mappings.any(|m| answers(m) == to_pod)
+        flow.protocol == UDP && ip.is_ipv4() == self.pod.is_ipv4() && of_host && mappings.any(|m| answers(m) == to_pod)
     }
 }
 
 /// Ends the flows to these host ports: those that the pod doesn't answer when it gets them, or those that it does when it
 /// gives them up.
-async fn end(pod: Ipv4Addr, mappings: &[PortMapping], to_pod: bool) {
+async fn end(pod: IpAddr, mappings: &[PortMapping], to_pod: bool) {
     let udp = mappings.iter().filter(|m| m.protocol == Protocol::Udp);
     let mut ports = Ports {
         pod,
@@ -60,12 +60,12 @@ async fn end(pod: Ipv4Addr, mappings: &[PortMapping], to_pod: bool) {
 }
 
 /// The pod has these host ports from now on.
-pub async fn begun(pod: Ipv4Addr, mappings: &[PortMapping]) {
+pub async fn begun(pod: IpAddr, mappings: &[PortMapping]) {
     end(pod, mappings, false).await;
 }
 
 /// The pod had these.
-pub async fn over(pod: Ipv4Addr, mappings: &[PortMapping]) {
+pub async fn over(pod: IpAddr, mappings: &[PortMapping]) {
     end(pod, mappings, true).await;
 }
 
@@ -75,8 +75,8 @@ mod tests {
 
     fn flow(destination: &str, answers_from: &str) -> Flow {
         let at = |text: &str| {
-            let address: std::net::SocketAddrV4 = text.parse().unwrap();
-            (*address.ip(), address.port())
+            let address: std::net::SocketAddr = text.parse().unwrap();
+            (address.ip(), address.port())
         };
         Flow {
             protocol: UDP,

@@ -1,7 +1,7 @@
 //! The pod network of one node: addresses, links, routes, host ports.
 //!
 //! [`PodNetwork`] is what the container runtime asks for. [`Routed`] is the built-in implementation: one veth pair a
-//! pod, a /32 route to it on the host, no bridge. Every packet of a pod passes the host's IP layer, so service
+//! pod, a route to each of its addresses on the host, no bridge. Every packet of a pod passes the host's IP layer, so service
 //! translation and connection tracking see both directions without the `br_netfilter` module.
 //! [`HostOnly`] gives pods a loopback and nothing else. [`underlay`] connects the pods of different nodes.
 //!
@@ -18,6 +18,7 @@ mod local;
 mod neighbours;
 mod ports;
 mod routed;
+mod sysctl;
 pub mod underlay;
 
 pub use config::Config;
@@ -91,7 +92,7 @@ pub trait PodNetwork: Send + Sync {
     async fn teardown(&self, sandbox_id: &str) -> anyhow::Result<()>;
     /// Gives up what belongs to none of these sandboxes.
     async fn gc(&self, live_sandboxes: &[String]) -> anyhow::Result<()>;
-    /// The node's pod range was assigned or changed. Existing pods keep their addresses.
+    /// The node's pod range was assigned or changed; with a comma between them, those of both families. Existing pods keep their addresses.
     async fn set_pod_cidr(&self, cidr: &str) -> anyhow::Result<()>;
     /// `Err` says what is missing; becomes the runtime condition `NetworkReady`.
     async fn ready(&self) -> Result<(), String>;
@@ -102,8 +103,10 @@ pub trait PodNetwork: Send + Sync {
 pub fn remove(state_dir: &Path) -> anyhow::Result<()> {
     use keelson_sys::nft::{Family, Op};
     neighbours::remove()?;
-    keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[Op::AddTable, Op::DeleteTable])?;
-    routed::restore_forwarding(state_dir)
+    for family in [Family::Ip, Family::Ip6] {
+        keelson_sys::nft::apply(family, ports::TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    }
+    sysctl::restore_forwarding(state_dir)
 }
 
 /// A network in which pods reach only themselves.

@@ -2,11 +2,12 @@
 
 use anyhow::{Context, anyhow};
 use futures::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -120,75 +121,98 @@ pub async fn veth(handle: &Handle, host: &str, netns: &OwnedFd, mtu: u32) -> any
         .with_context(|| format!("create the veth pair {host}"))
 }
 
-/// The host's end of a pod link: the gateway address on it, up, and the way to the pod.
-pub async fn host_side(handle: &Handle, host: &str, gateway: Ipv4Addr, pod: Ipv4Addr) -> anyhow::Result<()> {
-    let index = must_index(handle, host).await?;
-    handle
-        .address()
-        .add(index, gateway.into(), 32)
-        .replace()
-        .execute()
-        .await
-        .context("gateway address")?;
-    handle
-        .link()
-        .set(LinkUnspec::new_with_index(index).up().build())
-        .execute()
-        .await
-        .with_context(|| format!("{host} up"))?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(pod, 32)
-        .output_interface(index)
-        .pref_source(gateway)
-        .scope(RouteScope::Link)
-        .build();
-    handle
-        .route()
-        .add(route)
-        .replace()
-        .execute()
-        .await
-        .with_context(|| format!("route to {pod}"))
+/// Addresses of one family: of the host's end of a pod link, and of the pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub gateway: IpAddr,
+    pub pod: IpAddr,
 }
 
-/// The pod's end: its address, the gateway on the link, everything else by the gateway.
-pub async fn pod_side(handle: Handle, gateway: Ipv4Addr, pod: Ipv4Addr) -> anyhow::Result<()> {
-    loopback_up(&handle).await?;
-    let index = must_index(&handle, "eth0").await?;
-    handle
-        .address()
-        .add(index, pod.into(), 32)
-        .replace()
-        .execute()
-        .await
-        .context("pod address")?;
-    handle
+fn width(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+/// Nobody else can have it: an IPv6 address is used at once, not when it has been asked for in vain.
+async fn add_address(handle: &Handle, index: u32, ip: IpAddr) -> anyhow::Result<()> {
+    let mut request = handle.address().add(index, ip, width(ip)).replace();
+    if ip.is_ipv6() {
+        let message = request.message_mut();
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    request.execute().await.with_context(|| format!("address {ip}"))
+}
+
+fn single(to: IpAddr, index: u32, source: Option<IpAddr>) -> anyhow::Result<RouteMessage> {
+    let mut route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(to, width(to))
+        .map_err(|e| anyhow!("{e}"))?
+        .output_interface(index);
+    // IPv6 knows no scopes of routes.
+    if to.is_ipv4() {
+        route = route.scope(RouteScope::Link);
+    }
+    if let Some(source) = source {
+        route = route.pref_source(source).map_err(|e| anyhow!("{e}"))?;
+    }
+    Ok(route.build())
+}
+
+async fn up(handle: &Handle, index: u32) -> anyhow::Result<()> {
+    Ok(handle
         .link()
         .set(LinkUnspec::new_with_index(index).up().build())
         .execute()
-        .await
-        .context("eth0 up")?;
-    let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(gateway, 32)
-        .output_interface(index)
-        .scope(RouteScope::Link)
-        .build();
-    handle
-        .route()
-        .add(to_gateway)
-        .replace()
-        .execute()
-        .await
-        .context("route to the gateway")?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new()
-        .gateway(gateway)
-        .output_interface(index)
-        .build();
-    handle
-        .route()
-        .add(default)
-        .replace()
-        .execute()
-        .await
-        .context("default route")
+        .await?)
+}
+
+/// The host's end of a pod link: the gateways' addresses on it, up, and the way to the pod.
+pub async fn host_side(handle: &Handle, host: &str, pairs: &[Pair]) -> anyhow::Result<()> {
+    let index = must_index(handle, host).await?;
+    for pair in pairs {
+        add_address(handle, index, pair.gateway).await?;
+    }
+    up(handle, index).await.with_context(|| format!("{host} up"))?;
+    for pair in pairs {
+        let route = single(pair.pod, index, Some(pair.gateway))?;
+        let added = handle.route().add(route).replace().execute().await;
+        added.with_context(|| format!("route to {}", pair.pod))?;
+    }
+    Ok(())
+}
+
+/// The pod's end: its addresses, the gateways on the link, everything else by the gateways.
+pub async fn pod_side(handle: Handle, pairs: Vec<Pair>) -> anyhow::Result<()> {
+    if pairs.iter().any(|p| p.pod.is_ipv6()) {
+        // This thread is in the pod's namespace. It takes addresses and routes from nobody on its link.
+        for (link, key, value) in [
+            ("all", "disable_ipv6", "0"),
+            ("lo", "disable_ipv6", "0"),
+            ("eth0", "disable_ipv6", "0"),
+            ("eth0", "accept_ra", "0"),
+            ("eth0", "accept_redirects", "0"),
+            ("eth0", "accept_dad", "0"),
+        ] {
+            crate::sysctl::set(&format!("net/ipv6/conf/{link}/{key}"), value)?;
+        }
+    }
+    loopback_up(&handle).await?;
+    let index = must_index(&handle, "eth0").await?;
+    for pair in &pairs {
+        add_address(&handle, index, pair.pod).await.context("of the pod")?;
+    }
+    up(&handle, index).await.context("eth0 up")?;
+    for pair in &pairs {
+        let to_gateway = single(pair.gateway, index, None)?;
+        let added = handle.route().add(to_gateway).replace().execute().await;
+        added.context("route to the gateway")?;
+        let default = RouteMessageBuilder::<IpAddr>::new()
+            .gateway(pair.gateway)
+            .map_err(|e| anyhow!("{e}"))?
+            .output_interface(index)
+            .build();
+        let added = handle.route().add(default).replace().execute().await;
+        added.context("default route")?;
+    }
+    Ok(())
 }

@@ -19,7 +19,17 @@ pub struct LocalPod {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    /// The primary one.
     pub address: IpAddr,
+    /// That of the other family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<IpAddr>,
+}
+
+impl LocalPod {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [self.address].into_iter().chain(self.second)
+    }
 }
 
 /// All of them. Bounded by the node's range of addresses.
@@ -114,6 +124,7 @@ mod tests {
             name: "p".into(),
             uid: "u".into(),
             address: [10, 0, 0, 2].into(),
+            second: Some("fd00::2".parse().unwrap()),
         };
         pods.put(pod.clone()).unwrap();
         let second = Duration::from_secs(1);

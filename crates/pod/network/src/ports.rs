@@ -1,11 +1,11 @@
 //! Host ports and masquerading, as one nftables table of fixed rules whose maps hold the changing facts.
 
 use crate::PortMapping;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use keelson_sys::nft::{
     Base, ChainKind, Cmp, DataType, Datum, Element, ElementData, Expr, Family, Hook, KeyType, Load, Nat, Op, Set,
 };
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const TABLE: &str = "keelson-network";
 /// Every host end of a pod link is named so.
@@ -15,8 +15,13 @@ const ANY: &str = "hostports";
 const BY_ADDRESS: &str = "hostports-by-address";
 
 /// The table from nothing: what must hold whatever pods there are, and the mappings of the pods that live.
-pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)]) -> Vec<Op> {
-    let target = || Some(DataType::Concat(vec![KeyType::Ipv4, KeyType::Port]));
+pub fn initial(cluster_cidr: IpNet, mappings: &[(IpAddr, Vec<PortMapping>)]) -> Vec<Op> {
+    let family = Family::of(cluster_cidr.addr());
+    let (loopback, loopback_prefix) = match family {
+        Family::Ip6 => (IpAddr::from(Ipv6Addr::LOCALHOST), 128),
+        _ => (Ipv4Addr::LOCALHOST.into(), 8),
+    };
+    let target = || Some(DataType::Concat(vec![family.address(), KeyType::Port]));
     let set = |name: &str, key: Vec<KeyType>| {
         Op::AddSet(Set {
             name: name.into(),
@@ -36,18 +41,28 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
     };
     let jump = |chain: &str| Op::AddRule {
         chain: chain.into(),
-        exprs: vec![
-            Expr::DestinationLocal(Cmp::Eq),
-            Expr::Verdict(keelson_sys::nft::Verdict::Jump("hostports".into())),
-        ],
+        exprs: [
+            Some(Expr::DestinationLocal(Cmp::Eq)),
+            // There is no way from ::1 to a pod: the kernel lets it leave by no link.
+            (family == Family::Ip6).then(|| Expr::MatchPrefix {
+                load: Load::DestinationAddr(family),
+                cmp: Cmp::Neq,
+                addr: loopback,
+                prefix: loopback_prefix,
+            }),
+            Some(Expr::Verdict(keelson_sys::nft::Verdict::Jump("hostports".into()))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     };
     let proto_port = vec![Load::L4Proto, Load::DestinationPort];
-    let mut addr_proto_port = vec![Load::DestinationAddr(Family::Ip)];
+    let mut addr_proto_port = vec![Load::DestinationAddr(family)];
     addr_proto_port.extend(&proto_port);
     let map = |load: Vec<Load>, map: &str| Op::AddRule {
         chain: "hostports".into(),
         exprs: vec![Expr::Dnat(Nat::Map {
-            family: Family::Ip,
+            family,
             load,
             map: map.into(),
         })],
@@ -55,7 +70,7 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
     let range = |load, cmp| Expr::MatchPrefix {
         load,
         cmp,
-        addr: cluster_cidr.network().into(),
+        addr: cluster_cidr.network(),
         prefix: cluster_cidr.prefix_len(),
     };
     let mut ops = vec![
@@ -63,7 +78,7 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
         Op::DeleteTable,
         Op::AddTable,
         set(ANY, vec![KeyType::Proto, KeyType::Port]),
-        set(BY_ADDRESS, vec![KeyType::Ipv4, KeyType::Proto, KeyType::Port]),
+        set(BY_ADDRESS, vec![family.address(), KeyType::Proto, KeyType::Port]),
         Op::AddChain {
             name: "hostports".into(),
             base: None,
@@ -82,17 +97,17 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
             exprs: vec![
                 Expr::Dnatted,
                 Expr::MatchPrefix {
-                    load: Load::SourceAddr(Family::Ip),
+                    load: Load::SourceAddr(family),
                     cmp: Cmp::Eq,
-                    addr: Ipv4Addr::LOCALHOST.into(),
-                    prefix: 8,
+                    addr: loopback,
+                    prefix: loopback_prefix,
                 },
                 Expr::Masquerade,
             ],
         },
         Op::AddSet(Set {
             name: "hairpin".into(),
-            key: vec![KeyType::Ipv4, KeyType::Ipv4],
+            key: vec![family.address(), family.address()],
             data: None,
             intervals: false,
             dynamic_timeout_ms: None,
@@ -102,7 +117,7 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
             exprs: vec![
                 Expr::Dnatted,
                 Expr::InSet {
-                    load: vec![Load::SourceAddr(Family::Ip), Load::DestinationAddr(Family::Ip)],
+                    load: vec![Load::SourceAddr(family), Load::DestinationAddr(family)],
                     set: "hairpin".into(),
                     negate: false,
                 },
@@ -113,8 +128,8 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
         Op::AddRule {
             chain: "postrouting".into(),
             exprs: vec![
-                range(Load::SourceAddr(Family::Ip), Cmp::Eq),
-                range(Load::DestinationAddr(Family::Ip), Cmp::Neq),
+                range(Load::SourceAddr(family), Cmp::Eq),
+                range(Load::DestinationAddr(family), Cmp::Neq),
                 Expr::OutputName {
                     cmp: Cmp::Neq,
                     prefix: LINK_PREFIX.into(),
@@ -123,25 +138,26 @@ pub fn initial(cluster_cidr: Ipv4Net, mappings: &[(Ipv4Addr, Vec<PortMapping>)])
             ],
         },
     ];
-    ops.extend(mappings.iter().flat_map(|(ip, m)| add(*ip, m)));
+    let of_family = mappings.iter().filter(|(ip, _)| Family::of(*ip) == family);
+    ops.extend(of_family.flat_map(|(ip, m)| add(*ip, m)));
     ops
 }
 
-fn hairpin(pod: Ipv4Addr) -> Element {
-    Element::of(vec![Datum::Addr(pod.into()), Datum::Addr(pod.into())])
+fn hairpin(pod: IpAddr) -> Element {
+    Element::of(vec![Datum::Addr(pod), Datum::Addr(pod)])
 }
 
-fn element(pod: Ipv4Addr, m: &PortMapping) -> (&'static str, Element) {
+fn element(pod: IpAddr, m: &PortMapping) -> (&'static str, Element) {
     let mut key = vec![Datum::Proto(m.protocol.number()), Datum::Port(m.host_port)];
     let set = match m.host_ip {
-        Some(IpAddr::V4(ip)) if !ip.is_unspecified() => {
-            key.insert(0, Datum::Addr(ip.into()));
+        Some(ip) if !ip.is_unspecified() => {
+            key.insert(0, Datum::Addr(ip));
             BY_ADDRESS
         }
         _ => ANY,
     };
     let data = Some(ElementData::Concat(vec![
-        Datum::Addr(pod.into()),
+        Datum::Addr(pod),
         Datum::Port(m.container_port),
     ]));
     (
@@ -154,7 +170,8 @@ fn element(pod: Ipv4Addr, m: &PortMapping) -> (&'static str, Element) {
 }
 
 /// What one pod's host ports add.
-pub fn add(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
+pub fn add(pod: IpAddr, mappings: &[PortMapping]) -> Vec<Op> {
+    let mappings: Vec<&PortMapping> = mappings.iter().filter(|m| applies(m, pod)).collect();
     if mappings.is_empty() {
         return Vec::new();
     }
@@ -176,7 +193,8 @@ pub fn add(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
 }
 
 /// What one pod's host ports take back.
-pub fn remove(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
+pub fn remove(pod: IpAddr, mappings: &[PortMapping]) -> Vec<Op> {
+    let mappings: Vec<&PortMapping> = mappings.iter().filter(|m| applies(m, pod)).collect();
     if mappings.is_empty() {
         return Vec::new();
     }
@@ -197,9 +215,10 @@ pub fn remove(pod: Ipv4Addr, mappings: &[PortMapping]) -> Vec<Op> {
     ops
 }
 
-/// Every rule is for IPv4: a port of one IPv6 address is not to be open on all others.
-pub fn supported(m: &PortMapping) -> bool {
-    m.host_port != 0 && m.host_ip.is_none_or(|ip| ip.is_ipv4() || ip.is_unspecified())
+/// Whether a mapping is for a pod's address of this family: a port of one address is not to be open on those of the other.
+pub fn applies(m: &PortMapping, pod: IpAddr) -> bool {
+    let of_family = |ip: IpAddr| ip.is_ipv4() == pod.is_ipv4() || ip.is_unspecified();
+    m.host_port != 0 && m.host_ip.is_none_or(of_family)
 }
 
 #[cfg(test)]
@@ -215,8 +234,16 @@ mod tests {
             host_port: 8080,
             host_ip: host_ip.map(|s| s.parse().unwrap()),
         };
-        assert!(supported(&m(Protocol::Tcp, None)) && supported(&m(Protocol::Tcp, Some("::"))));
-        assert!(!supported(&m(Protocol::Tcp, Some("2001:db8::1"))));
+        let (four, six) = ("10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap());
+        for (ip, for_four, for_six) in [
+            (None, true, true),
+            (Some("::"), true, true),
+            (Some("2001:db8::1"), false, true),
+            (Some("10.0.0.1"), true, false),
+        ] {
+            let m = m(Protocol::Tcp, ip);
+            assert_eq!((applies(&m, four), applies(&m, six)), (for_four, for_six), "{ip:?}");
+        }
         let ops = add(
             "10.244.0.5".parse().unwrap(),
             &[m(Protocol::Tcp, None), m(Protocol::Udp, Some("10.0.0.1"))],

@@ -1,22 +1,21 @@
-//! The built-in pod network: a veth pair and a /32 route a pod.
+//! The built-in pod network: a veth pair a pod, and a route to each of its addresses.
 //!
 //! Invariants: a pod's address is reserved on disk before its link exists and freed after the link is gone; the link's
 //! name is a function of the sandbox's id, so that a repeated or half-done call finds what stands.
 
 use crate::{
     Config, Ipam, LocalPod, LocalPods, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, flows, guard,
-    link, neighbours, ports,
+    link, neighbours, ports, sysctl,
 };
 use anyhow::Context;
 use async_trait::async_trait;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use keelson_sys::nft::{Family, Monitor, Notice, Op};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ pub struct Routed {
     config: Config,
     local: Arc<LocalPods>,
     ipam: Ipam,
-    pod_cidr: Mutex<Option<Ipv4Net>>,
+    pod_cidrs: Mutex<Vec<IpNet>>,
     netlink: tokio::sync::OnceCell<rtnetlink::Handle>,
     records: PathBuf,
     /// Held while host ports and their record come to agree, and while the table is written from the records.
@@ -45,9 +44,13 @@ impl Routed {
         let records = config.state_dir.join("ports");
         fs::create_dir_all(&records)?;
         let cidr_file = config.state_dir.join("pod-cidr");
-        let remembered = fs::read_to_string(cidr_file).ok().and_then(|s| s.trim().parse().ok());
+        let remembered = || fs::read_to_string(cidr_file).ok().and_then(|s| ranges(&s).ok());
+        let pod_cidrs = match config.pod_cidrs.as_slice() {
+            [] => remembered().unwrap_or_default(),
+            given => given.to_vec(),
+        };
         let this = Routed {
-            pod_cidr: Mutex::new(config.pod_cidr.or(remembered)),
+            pod_cidrs: Mutex::new(pod_cidrs),
             local: Arc::new(LocalPods::open(&config.state_dir.join("pods"))?),
             config,
             ipam,
@@ -60,19 +63,20 @@ impl Routed {
         Ok(this)
     }
 
-    fn prepare_host(&self) -> anyhow::Result<()> {
-        self.switch_forwarding_on()?;
-        self.write_table()?;
-        neighbours::accept_pods()
+    fn families(&self) -> impl Iterator<Item = Family> {
+        self.config.cluster_cidrs.iter().map(|range| Family::of(range.addr()))
     }
 
-    fn switch_forwarding_on(&self) -> anyhow::Result<()> {
-        let before = fs::read_to_string(format!("/proc/sys/{FORWARDING}")).context("is forwarding on?")?;
-        if before.trim() == "0" {
-            // Noted before it is so: a crash between the two leaves a note that is still true.
-            fs::write(self.config.state_dir.join(FORWARDING_WAS_OFF), "")?;
+    fn has_ipv6(&self) -> bool {
+        self.families().any(|f| f == Family::Ip6)
+    }
+
+    fn prepare_host(&self) -> anyhow::Result<()> {
+        for family in self.families() {
+            sysctl::switch_forwarding_on(&self.config.state_dir, family)?;
         }
-        set_sysctl(FORWARDING, "1")
+        self.write_tables()?;
+        neighbours::accept_pods(self.families())
     }
 
     /// The pods of this node.
@@ -90,7 +94,8 @@ impl Routed {
             let ours = |n: &Notice| match n {
                 Notice::Overrun => true,
                 Notice::Changed { family, table } => {
-                    *family == Family::Ip && [ports::TABLE, neighbours::TABLE].contains(&table.as_str())
+                    let here = self.families().any(|f| f == *family);
+                    here && [ports::TABLE, neighbours::TABLE].contains(&table.as_str())
                 }
             };
             if notices.iter().any(ours) {
@@ -101,11 +106,11 @@ impl Routed {
                     .iter()
                     .any(|n| !matches!(n, Notice::Changed { table, .. } if table != ports::TABLE));
                 let mended = match table {
-                    true => self.write_table(),
+                    true => self.write_tables(),
                     false => Ok(()),
                 };
                 wait = QUIET;
-                if let Err(error) = mended.and_then(|()| neighbours::accept_pods()) {
+                if let Err(error) = mended.and_then(|()| neighbours::accept_pods(self.families())) {
                     tracing::error!(error = format!("{error:#}"), "the pod network's rules can't be mended");
                     wait = RETRY;
                     continue;
@@ -119,30 +124,25 @@ impl Routed {
         }
     }
 
-    /// The whole table, with what the reservations and records say.
-    fn write_table(&self) -> anyhow::Result<()> {
+    /// The whole table of each family, with what the reservations and records say.
+    fn write_tables(&self) -> anyhow::Result<()> {
         let _alone = self.writing.lock();
+        let reserved = self.ipam.reservations()?;
         let mut mappings = Vec::new();
-        let owners: HashMap<String, Ipv4Addr> = self
-            .ipam
-            .reservations()?
-            .into_iter()
-            .map(|(ip, owner)| (owner, ip))
-            .collect();
         for (sandbox, recorded) in self.recorded_ports()? {
-            if let Some(ip) = owners.get(&sandbox) {
-                mappings.push((*ip, recorded));
-            }
+            let own = reserved.iter().filter(|(_, owner)| *owner == sandbox);
+            mappings.extend(own.map(|(ip, _)| (*ip, recorded.clone())));
         }
-        let mut ops = ports::initial(self.config.cluster_cidr, &mappings);
-        ops.extend(guard::initial());
-        ops.extend(
-            owners
-                .iter()
-                .map(|(sandbox, ip)| guard::admit(&link_name(sandbox), *ip)),
-        );
-        keelson_sys::nft::apply(Family::Ip, ports::TABLE, &ops)
-            .context("the kernel refused the nftables table for host ports (is nf_tables available?)")
+        for range in &self.config.cluster_cidrs {
+            let family = Family::of(range.addr());
+            let mut ops = ports::initial(*range, &mappings);
+            ops.extend(guard::initial(family));
+            let of_family = reserved.iter().filter(|(ip, _)| Family::of(*ip) == family);
+            ops.extend(of_family.map(|(ip, sandbox)| guard::admit(&link_name(sandbox), *ip)));
+            keelson_sys::nft::apply(family, ports::TABLE, &ops)
+                .context("the kernel refused the nftables table for host ports (is nf_tables available?)")?;
+        }
+        Ok(())
     }
 
     fn recorded_ports(&self) -> anyhow::Result<Vec<(String, Vec<PortMapping>)>> {
@@ -159,13 +159,14 @@ impl Routed {
     }
 
     /// Lets the link send with this address, and no other do so.
-    fn admit(&self, link: &str, pod: Ipv4Addr) -> anyhow::Result<()> {
-        keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[guard::admit(link, pod)]).context("the guard of the link")
+    fn admit(&self, link: &str, pod: IpAddr) -> anyhow::Result<()> {
+        keelson_sys::nft::apply(Family::of(pod), ports::TABLE, &[guard::admit(link, pod)])
+            .context("the guard of the link")
     }
 
-    fn dismiss(&self, sandbox_id: &str, pod: Ipv4Addr) {
+    fn dismiss(&self, sandbox_id: &str, pod: IpAddr) {
         let op = guard::dismiss(&link_name(sandbox_id), pod);
-        if let Err(error) = keelson_sys::nft::apply(Family::Ip, ports::TABLE, &[op]) {
+        if let Err(error) = keelson_sys::nft::apply(Family::of(pod), ports::TABLE, &[op]) {
             tracing::debug!(%error, sandbox_id, "the link was already dismissed");
         }
     }
@@ -174,36 +175,46 @@ impl Routed {
         self.netlink.get_or_try_init(|| async { Ok(link::here()?.0) }).await
     }
 
-    fn change_ports(&self, ops: Vec<Op>) -> anyhow::Result<()> {
-        keelson_sys::nft::apply(Family::Ip, ports::TABLE, &ops).context("host ports")
+    fn change_ports(&self, family: Family, ops: Vec<Op>) -> anyhow::Result<()> {
+        keelson_sys::nft::apply(family, ports::TABLE, &ops).context("host ports")
     }
 
-    fn take_ports(&self, sandbox_id: &str, pod: Ipv4Addr, mappings: &[PortMapping]) -> anyhow::Result<()> {
+    fn take_ports(&self, sandbox_id: &str, pods: &[IpAddr], mappings: &[PortMapping]) -> anyhow::Result<()> {
         let _alone = self.writing.lock();
-        self.release_ports(sandbox_id, Some(pod))?;
+        self.release_ports(sandbox_id, pods)?;
         // Recorded once they are ours: teardown takes back what is recorded, and a port that was refused is another's.
-        self.change_ports(ports::add(pod, mappings))?;
-        let record = serde_json::to_vec(mappings).map_err(anyhow::Error::from);
-        let record = record.and_then(|r| Ok(fs::write(self.records.join(sandbox_id), r)?));
-        if let Err(error) = record {
-            self.change_ports(ports::remove(pod, mappings))?;
-            return Err(error.context("remember host ports"));
+        let mut taken = Vec::new();
+        let mut done = Ok(());
+        for pod in pods {
+            done = self.change_ports(Family::of(*pod), ports::add(*pod, mappings));
+            if done.is_err() {
+                break;
+            }
+            taken.push(*pod);
         }
-        Ok(())
+        let record =
+            || -> anyhow::Result<()> { Ok(fs::write(self.records.join(sandbox_id), serde_json::to_vec(mappings)?)?) };
+        let done = done.and_then(|()| record().context("remember host ports"));
+        if done.is_err() {
+            for pod in taken {
+                self.change_ports(Family::of(pod), ports::remove(pod, mappings))?;
+            }
+        }
+        done
     }
 
     /// Which ports the sandbox had.
-    fn release_ports(&self, sandbox_id: &str, ip: Option<Ipv4Addr>) -> anyhow::Result<Vec<PortMapping>> {
+    fn release_ports(&self, sandbox_id: &str, pods: &[IpAddr]) -> anyhow::Result<Vec<PortMapping>> {
         let path = self.records.join(sandbox_id);
         let Ok(text) = fs::read_to_string(&path) else {
             return Ok(Vec::new());
         };
         // A record cut short by a crash belongs to a sandbox whose setup will be repeated or torn down.
         let mappings = serde_json::from_str::<Vec<PortMapping>>(&text).unwrap_or_default();
-        if let Some(ip) = ip {
-            for op in ports::remove(ip, &mappings) {
+        for pod in pods {
+            for op in ports::remove(*pod, &mappings) {
                 // One at a time: an element that a crash left out must not keep the others in.
-                if let Err(error) = self.change_ports(vec![op]) {
+                if let Err(error) = self.change_ports(Family::of(*pod), vec![op]) {
                     tracing::debug!(%error, sandbox_id, "host port was already gone");
                 }
             }
@@ -213,17 +224,14 @@ impl Routed {
     }
 }
 
-const FORWARDING: &str = "net/ipv4/ip_forward";
-/// The file that says that forwarding was off when the network came.
-const FORWARDING_WAS_OFF: &str = "forwarding-was-off";
-
-pub fn restore_forwarding(state_dir: &Path) -> anyhow::Result<()> {
-    let note = state_dir.join(FORWARDING_WAS_OFF);
-    if note.exists() {
-        set_sysctl(FORWARDING, "0")?;
-        fs::remove_file(&note)?;
-    }
-    Ok(())
+/// One range, or one of each family, with commas between them.
+fn ranges(text: &str) -> anyhow::Result<Vec<IpNet>> {
+    let parse = |part: &str| {
+        part.trim()
+            .parse()
+            .with_context(|| format!("{part:?} is no address range"))
+    };
+    text.split(',').map(parse).collect()
 }
 
 /// The host's end of a pod's link: 15 characters at most.
@@ -236,31 +244,19 @@ fn link_name(sandbox_id: &str) -> String {
     format!("{}{short}", ports::LINK_PREFIX)
 }
 
-fn set_sysctl(key: &str, value: &str) -> anyhow::Result<()> {
-    let path = format!("/proc/sys/{key}");
-    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
-        return Ok(());
-    }
-    fs::write(&path, value).with_context(|| format!("cannot set {path} to {value}"))
-}
-
-/// Pods have IPv4 addresses; what comes by IPv6 over their links (a router advertisement would become the host's default
-/// route) is not for this host.
-fn no_ipv6(link: &str) -> anyhow::Result<()> {
-    let dir = format!("net/ipv6/conf/{link}");
-    if !Path::new("/proc/sys").join(&dir).exists() {
-        return Ok(());
-    }
-    set_sysctl(&format!("{dir}/accept_ra"), "0")?;
-    set_sysctl(&format!("{dir}/disable_ipv6"), "1")
-}
-
 #[async_trait]
 impl PodNetwork for Routed {
     async fn setup(&self, request: &PodNetworkRequest) -> anyhow::Result<PodNetworkResult> {
-        let range = (*self.pod_cidr.lock()).context("the node has no pod range yet (spec.podCIDR)")?;
-        let pod = self.ipam.reserve(range, &request.sandbox_id)?;
-        let gateway = Ipam::gateway(range);
+        let ranges = self.pod_cidrs.lock().clone();
+        let mut pairs = Vec::new();
+        for range in &ranges {
+            pairs.push(link::Pair {
+                gateway: Ipam::gateway(*range),
+                pod: self.ipam.reserve(*range, &request.sandbox_id)?,
+            });
+        }
+        let primary = *pairs.first().context("the node has no pod range yet (spec.podCIDR)")?;
+        let pods: Vec<IpAddr> = pairs.iter().map(|p| p.pod).collect();
         let handle = self.handle().await?;
         let host = link_name(&request.sandbox_id);
         link::delete(handle, &host).await?;
@@ -272,23 +268,28 @@ impl PodNetwork for Routed {
             namespace: request.namespace.clone(),
             name: request.name.clone(),
             uid: request.uid.clone(),
-            address: pod.into(),
+            address: primary.pod,
+            second: pods.get(1).copied(),
         })?;
         link::veth(handle, &host, &netns, self.config.mtu).await?;
-        self.admit(&host, pod)?;
-        no_ipv6(&host)?;
-        link::host_side(handle, &host, gateway, pod).await?;
-        link::in_namespace(request.netns.clone(), move |h| link::pod_side(h, gateway, pod)).await?;
+        for pod in &pods {
+            self.admit(&host, *pod)?;
+        }
+        sysctl::host_link(&host, self.has_ipv6())?;
+        link::host_side(handle, &host, &pairs).await?;
+        link::in_namespace(request.netns.clone(), move |h| link::pod_side(h, pairs)).await?;
         let mappings: Vec<PortMapping> = request
             .port_mappings
             .iter()
-            .filter(|m| ports::supported(m))
+            .filter(|m| pods.iter().any(|pod| ports::applies(m, *pod)))
             .cloned()
             .collect();
         if !mappings.is_empty() {
-            set_sysctl(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
-            self.take_ports(&request.sandbox_id, pod, &mappings)?;
-            flows::begun(pod, &mappings).await;
+            sysctl::set(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
+            self.take_ports(&request.sandbox_id, &pods, &mappings)?;
+            for pod in &pods {
+                flows::begun(*pod, &mappings).await;
+            }
         }
         if !self.local.wait(&request.sandbox_id, JUDGEMENT).await {
             tracing::warn!(
@@ -298,31 +299,25 @@ impl PodNetwork for Routed {
             );
         }
         Ok(PodNetworkResult {
-            ips: vec![pod.into()],
-            gateway: Some(gateway.into()),
+            ips: pods,
+            gateway: Some(primary.gateway),
         })
     }
 
     async fn teardown(&self, sandbox_id: &str) -> anyhow::Result<()> {
-        let ip = self
-            .ipam
-            .reservations()?
-            .into_iter()
-            .find(|(_, o)| o == sandbox_id)
-            .map(|(ip, _)| ip);
+        let reserved = self.ipam.reservations()?.into_iter();
+        let pods: Vec<IpAddr> = reserved.filter(|(_, o)| o == sandbox_id).map(|(ip, _)| ip).collect();
         let had = {
             let _alone = self.writing.lock();
-            self.release_ports(sandbox_id, ip)?
+            self.release_ports(sandbox_id, &pods)?
         };
-        if let Some(ip) = ip {
-            flows::over(ip, &had).await;
+        for pod in &pods {
+            flows::over(*pod, &had).await;
         }
         link::delete(self.handle().await?, &link_name(sandbox_id)).await?;
         self.local.retain(|sandbox| sandbox != sandbox_id)?;
         self.ipam.release_unless(|owner| owner != sandbox_id)?;
-        if let Some(ip) = ip {
-            self.dismiss(sandbox_id, ip);
-        }
+        pods.iter().for_each(|pod| self.dismiss(sandbox_id, *pod));
         Ok(())
     }
 
@@ -350,17 +345,17 @@ impl PodNetwork for Routed {
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> anyhow::Result<()> {
-        let range: Ipv4Net = cidr.parse().with_context(|| format!("{cidr:?} is no IPv4 range"))?;
+        let ranges = ranges(cidr)?;
         fs::write(self.config.state_dir.join("pod-cidr"), cidr)?;
-        *self.pod_cidr.lock() = Some(range);
+        *self.pod_cidrs.lock() = ranges;
         Ok(())
     }
 
     async fn ready(&self) -> Result<(), String> {
         self.ready.lock().clone()?;
-        match *self.pod_cidr.lock() {
-            Some(_) => Ok(()),
-            None => Err("the node has no pod range yet (spec.podCIDR)".into()),
+        match self.pod_cidrs.lock().is_empty() {
+            false => Ok(()),
+            true => Err("the node has no pod range yet (spec.podCIDR)".into()),
         }
     }
 }

@@ -23,8 +23,8 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
     let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
     let config = Config {
         state_dir: dir.clone(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()],
         mtu: 0,
     };
     let request = |ns: &Namespace, id: &str, ports: Vec<PortMapping>| PodNetworkRequest {
@@ -99,6 +99,150 @@ fn pods_reach_each_other_and_host_ports_and_teardown_leaves_nothing() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+/// Two families a pod: links, routes, host ports, the way out with the node's address, and nobody speaks for another.
+#[test]
+fn pods_of_two_families_reach_each_other_and_host_ports_by_both() {
+    let dir = std::env::temp_dir().join(format!("keelson-families-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let (host, a, b, world) = (Namespace::new(), Namespace::new(), Namespace::new(), Namespace::new());
+    let config = Config {
+        state_dir: dir.clone(),
+        cluster_cidrs: vec!["fd00:244::/48".parse().unwrap(), "10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["fd00:244:0:3::/64".parse().unwrap(), "10.244.3.0/24".parse().unwrap()],
+        mtu: 0,
+    };
+    let far = world.path.clone();
+    host.run(move || {
+        block_on(netlink(async |h| {
+            let far = std::fs::File::open(far).unwrap();
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&far);
+            let peer = LinkUnspec::new_with_name("eth0").setns_by_fd(fd).build();
+            let cable = LinkVeth::new("eth0", "eth0").set_info_data(rtnetlink::packet_route::link::InfoData::Veth(
+                rtnetlink::packet_route::link::InfoVeth::Peer(peer),
+            ));
+            h.link().add(cable.build()).execute().await.unwrap();
+        }));
+        // As a host that listens to routers has it.
+        std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "1").unwrap();
+    });
+    for (machine, address) in [(&host, "2001:db8::1/64"), (&world, "2001:db8::2/64")] {
+        machine.run(move || {
+            for args in [
+                "link set lo up".to_string(),
+                format!("address add {address} dev eth0 nodad"),
+                "link set eth0 up".to_string(),
+            ] {
+                let status = std::process::Command::new("ip").args(args.split(' ')).status();
+                assert!(status.expect("the ip program, for this test").success(), "ip {args}");
+            }
+        });
+    }
+    let request = |ns: &Namespace, id: &str, port_mappings: Vec<PortMapping>| PodNetworkRequest {
+        sandbox_id: id.into(),
+        netns: ns.path.clone(),
+        port_mappings,
+        ..PodNetworkRequest::default()
+    };
+    let port = PortMapping {
+        protocol: Protocol::Tcp,
+        container_port: 80,
+        host_port: 8080,
+        host_ip: None,
+    };
+    let (ra, rb) = (request(&a, "sandbox-a", vec![port]), request(&b, "sandbox-b", vec![]));
+    let c = config.clone();
+    let (ips_a, ips_b) = host.run(move || {
+        block_on(async {
+            let network = Routed::new(c).unwrap();
+            network.ready().await.unwrap();
+            let first = network.setup(&ra).await.unwrap();
+            assert_eq!(
+                network.setup(&ra).await.unwrap(),
+                first,
+                "a repeated setup gives the same"
+            );
+            (first.ips, network.setup(&rb).await.unwrap().ips)
+        })
+    });
+    assert_eq!(ips_a[0].to_string(), "fd00:244:0:3::2", "the primary family first");
+    assert_eq!(ips_a[1].to_string(), "10.244.3.2");
+    [&a, &b, &world].iter().for_each(|space| space.serve_both(80));
+    for (from, to) in ips_a.iter().zip(&ips_b) {
+        assert_eq!(
+            a.ask((*to, 80).into()),
+            Ok(from.to_string()),
+            "pod to pod keeps the source"
+        );
+        assert!(host.ask((*to, 80).into()).is_ok(), "host to pod: {to}");
+    }
+    let node: IpAddr = "2001:db8::1".parse().unwrap();
+    let outside: IpAddr = "2001:db8::2".parse().unwrap();
+    assert_eq!(
+        a.ask((outside, 80).into()),
+        Ok(node.to_string()),
+        "pods speak to the world with the node's address"
+    );
+    assert_eq!(
+        world.ask((node, 8080).into()),
+        Ok(outside.to_string()),
+        "a host port, from elsewhere"
+    );
+    assert!(b.ask((node, 8080).into()).is_ok(), "from a pod");
+    assert!(a.ask((node, 8080).into()).is_ok(), "from its own pod");
+    assert!(
+        b.ask(("10.244.3.1".parse::<IpAddr>().unwrap(), 8080).into()).is_ok(),
+        "by IPv4"
+    );
+    // Another's address, and what only routers say.
+    let spoofed: IpAddr = "fd00:244:0:3::77".parse().unwrap();
+    let gateway: IpAddr = "fd00:244:0:3::1".parse().unwrap();
+    a.run(move || {
+        let args = format!("address add {spoofed}/128 dev lo nodad");
+        let status = std::process::Command::new("ip").args(args.split(' ')).status();
+        assert!(status.unwrap().success());
+    });
+    let own = (ips_a[0], 700).into();
+    assert_eq!(datagram(&a, own, &host, (gateway, 500).into()), Some(own));
+    assert_eq!(datagram(&a, (spoofed, 700).into(), &host, (gateway, 501).into()), None);
+    host.run(|| {
+        let read = |key: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).unwrap();
+        assert_eq!(
+            read("eth0/accept_ra").trim(),
+            "2",
+            "the host goes on listening to its routers"
+        );
+        let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let pods = links.lines().filter_map(|l| l.trim().split(':').next());
+        let pods: Vec<&str> = pods.filter(|n| n.starts_with("kls")).collect();
+        assert_eq!(pods.len(), 2);
+        for link in pods {
+            assert_eq!(read(&format!("{link}/accept_ra")).trim(), "0");
+        }
+    });
+    host.run(move || {
+        block_on(async {
+            // A new process takes all back.
+            let network = Routed::new(config).unwrap();
+            network.teardown("sandbox-a").await.unwrap();
+            network.gc(&[]).await.unwrap();
+        })
+    });
+    assert!(world.ask((node, 8080).into()).is_err(), "the host port is gone");
+    for kept in ["addresses", "ports", "pods"] {
+        assert_eq!(std::fs::read_dir(dir.join(kept)).unwrap().count(), 0, "{kept}");
+    }
+    let state = dir.clone();
+    host.run(move || {
+        keelson_network::remove(&state).unwrap();
+        let read = |key: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{key}")).unwrap();
+        assert_eq!(
+            (read("all/forwarding").trim(), read("eth0/accept_ra").trim()),
+            ("0", "1")
+        );
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 /// A client that goes on sending from one port reaches whoever has the host port now: the host, a pod, the host again.
 #[test]
 fn udp_flows_follow_a_host_port_from_hand_to_hand() {
@@ -107,8 +251,8 @@ fn udp_flows_follow_a_host_port_from_hand_to_hand() {
     let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
     let config = Config {
         state_dir: dir.clone(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()],
         mtu: 0,
     };
     let request = |ns: &Namespace, id: &str, port_mappings: Vec<PortMapping>| PodNetworkRequest {
@@ -149,8 +293,8 @@ fn a_pod_can_neither_spoof_nor_reach_the_hosts_loopback() {
     let (host, a) = (Namespace::new(), Namespace::new());
     let config = Config {
         state_dir: dir.clone(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()],
         mtu: 1400,
     };
     let request = PodNetworkRequest {
@@ -249,8 +393,8 @@ fn other_firewalls_and_a_flush_do_not_cut_pods_off() {
     let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
     let config = Config {
         state_dir: dir.clone(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()],
         mtu: 0,
     };
     let request = |ns: &Namespace, id: &str| PodNetworkRequest {
@@ -289,8 +433,8 @@ fn other_firewalls_and_a_flush_do_not_cut_pods_off() {
     assert!(a.ask((ip_b, 80).into()).is_err(), "the test's firewall drops");
     let config = Config {
         state_dir: dir.clone(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        pod_cidr: None,
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: Vec::new(),
         mtu: 0,
     };
     host.run(move || {
@@ -432,8 +576,8 @@ fn pods_of_two_machines_reach_each_other_through_the_tunnel_and_it_goes_with_the
     let pod = |machine: &Namespace, pod: &Namespace, name: &str, range: &str| -> IpAddr {
         let config = Config {
             state_dir: dir.join(name),
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-            pod_cidr: Some(range.parse().unwrap()),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            pod_cidrs: vec![range.parse().unwrap()],
             mtu: 1450,
         };
         let request = PodNetworkRequest {

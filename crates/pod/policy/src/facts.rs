@@ -250,7 +250,7 @@ pub fn pod(pod: &core::Pod, here: &[&LocalPod], node: &str, taken: impl Fn(IpAdd
         all.retain(|ip| !taken(*ip));
         all
     } else {
-        here.iter().map(|l| l.address).collect()
+        here.iter().flat_map(|l| l.addresses()).collect()
     };
     let containers = spec.containers.iter();
     let sidecars = spec.init_containers.iter().flatten();

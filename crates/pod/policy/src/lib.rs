@@ -34,7 +34,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The table that this component owns.
+/// The table that this component owns, in each family of the cluster.
 pub const TABLE: &str = "keelson-policy";
 
 /// Longest wait before a refused batch is tried again as a whole.
@@ -43,20 +43,27 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub node_name: String,
+    /// Those that pods have addresses of.
+    pub families: Vec<Family>,
 }
 
-/// Puts up the closed table unless one stands already: that one has rules of pods that live.
-pub fn close() -> anyhow::Result<()> {
-    let ours = |c: &nft::FoundChain| c.family == Family::Ip && c.table == TABLE;
-    if nft::chains().context("reading the machine's chains")?.iter().any(ours) {
-        return Ok(());
+/// Puts up the closed tables of these families unless they stand already: those have rules of pods that live.
+pub fn close(families: impl IntoIterator<Item = Family>) -> anyhow::Result<()> {
+    let chains = nft::chains().context("reading the machine's chains")?;
+    for family in families {
+        if !chains.iter().any(|c| c.family == family && c.table == TABLE) {
+            let closed = nft::replace(&plan::closed(family));
+            nft::apply(family, TABLE, &closed).context("the table of network policies")?;
+        }
     }
-    nft::apply(Family::Ip, TABLE, &nft::replace(&plan::closed(Family::Ip))).context("the table of network policies")
+    Ok(())
 }
 
 /// Removes the table: for `keelson uninstall`.
 pub fn remove() -> anyhow::Result<()> {
-    nft::apply(Family::Ip, TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    for family in [Family::Ip, Family::Ip6] {
+        nft::apply(family, TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    }
     Ok(())
 }
 
@@ -125,21 +132,25 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
         () = sources.synced() => {}
     }
-    let mut planner = Planner::new(Family::Ip);
+    let mut planners: Vec<Planner> = config.families.iter().map(|f| Planner::new(*f)).collect();
     let mut known: BTreeMap<String, LocalPod> = BTreeMap::new();
     let mut whole = true;
     loop {
         let now = here.borrow_and_update().clone();
-        take_in(&mut planner, &sources, &config, &known, &now);
+        take_in(&mut planners, &sources, &config, &known, &now);
         known = now;
-        let ops = match whole {
-            true => planner.take_whole(),
-            false => planner.take(),
+        let take = |planner: &mut Planner| {
+            let ops = match whole {
+                true => planner.take_whole(),
+                false => planner.take(),
+            };
+            (planner.family(), ops)
         };
-        let retry = match apply(ops).await {
+        let retry = match apply(planners.iter_mut().map(take).collect()).await {
             Ok(0) => false,
             Ok(operations) => {
-                tracing::debug!(operations, policies = planner.policies(), "network policies applied");
+                let policies = planners.iter().map(Planner::policies).max();
+                tracing::debug!(operations, policies, "network policies applied");
                 false
             }
             Err(error) => {
@@ -152,14 +163,15 @@ pub async fn run(
         };
         whole = retry;
         if !retry {
-            let open = known.values().filter(|p| planner.is_open(p.address));
+            let is_open = |ip: IpAddr| planners.iter().any(|p| p.family() == Family::of(ip) && p.is_open(ip));
+            let open = known.values().filter(|p| p.addresses().all(is_open));
             local.judged(open.map(|p| p.sandbox.clone()).collect());
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sources.changed.notified() => {}
             changed = here.changed() => changed.context("the pod network is gone")?,
-            changed = monitor.changed(Family::Ip, TABLE) => {
+            changed = monitor.changed_any(|family, table| table == TABLE && config.families.contains(&family)) => {
                 changed.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
                 tracing::warn!("another program changed the rules of network policies; they are written anew");
                 whole = true;
@@ -169,9 +181,9 @@ pub async fn run(
     }
 }
 
-/// Tells the planner all that is new.
+/// Tells the planners, one a family, all that is new.
 fn take_in(
-    planner: &mut Planner,
+    planners: &mut [Planner],
     sources: &Sources,
     config: &Config,
     before: &BTreeMap<String, LocalPod>,
@@ -185,17 +197,21 @@ fn take_in(
     }
     for name in pending.namespaces {
         let namespace = sources.namespaces.store().get("", &name);
-        planner.set_namespace(&name, namespace.map(|n| n.metadata.labels.clone().unwrap_or_default()));
+        let labels = namespace.map(|n| n.metadata.labels.clone().unwrap_or_default());
+        planners.iter_mut().for_each(|p| p.set_namespace(&name, labels.clone()));
     }
     for key in pending.policies {
         let policy = sources.policies.store().get_key(&key);
-        planner.set_policy((key.namespace, key.name), policy.and_then(|p| facts::policy(&p)));
+        let (key, facts) = ((key.namespace, key.name), policy.and_then(|p| facts::policy(&p)));
+        planners
+            .iter_mut()
+            .for_each(|p| p.set_policy(key.clone(), facts.clone()));
     }
     let mut by_name: BTreeMap<(&str, &str), Vec<&LocalPod>> = BTreeMap::new();
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
     for pod in now.values() {
         by_name.entry((&pod.namespace, &pod.name)).or_default().push(pod);
-        taken.insert(pod.address);
+        taken.extend(pod.addresses());
     }
     for key in pending.pods {
         let here = by_name.get(&(key.namespace.as_str(), key.name.as_str()));
@@ -207,13 +223,15 @@ fn take_in(
             config,
             &taken,
         );
-        for gone in planner.pod_keys(&key.namespace, &key.name) {
-            if !wanted.contains_key(&gone) {
-                planner.set_pod(gone, None);
+        for planner in planners.iter_mut() {
+            for gone in planner.pod_keys(&key.namespace, &key.name) {
+                if !wanted.contains_key(&gone) {
+                    planner.set_pod(gone, None);
+                }
             }
-        }
-        for (key, pod) in wanted {
-            planner.set_pod(key, Some(pod));
+            for (key, pod) in &wanted {
+                planner.set_pod(key.clone(), Some(pod.clone()));
+            }
         }
     }
 }
@@ -239,7 +257,7 @@ fn pod_facts(
         let pod = facts::Pod {
             namespace: key.namespace.clone(),
             labels: None,
-            addresses: vec![local.address],
+            addresses: local.addresses().collect(),
             ports: Vec::new(),
             local: true,
         };
@@ -248,10 +266,17 @@ fn pod_facts(
     found
 }
 
-async fn apply(ops: Vec<Op>) -> anyhow::Result<usize> {
-    let count = ops.len();
-    tokio::task::spawn_blocking(move || nft::apply(Family::Ip, TABLE, &ops))
+/// Each family's operations in one batch; all are tried.
+async fn apply(batches: Vec<(Family, Vec<Op>)>) -> anyhow::Result<usize> {
+    let work = move || {
+        let (mut count, mut refused) = (0, Ok(()));
+        for (family, ops) in &batches {
+            count += ops.len();
+            refused = refused.and(nft::apply(*family, TABLE, ops));
+        }
+        refused.map(|()| count)
+    };
+    Ok(tokio::task::spawn_blocking(work)
         .await
-        .context("the rule writer died")??;
-    Ok(count)
+        .context("the rule writer died")??)
 }

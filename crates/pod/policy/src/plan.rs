@@ -117,7 +117,7 @@ pub fn closed(family: Family) -> Ruleset {
         let map = direction.word();
         let set = Set {
             name: map.into(),
-            key: vec![address_type(family)],
+            key: vec![family.address()],
             data: Some(DataType::Verdict),
             intervals: false,
             dynamic_timeout_ms: None,
@@ -155,13 +155,6 @@ pub fn closed(family: Family) -> Ruleset {
         );
     }
     rules
-}
-
-fn address_type(family: Family) -> KeyType {
-    match family {
-        Family::Ip6 => KeyType::Ipv6,
-        _ => KeyType::Ipv4,
-    }
 }
 
 fn pod_chain(direction: Direction, ip: IpAddr) -> String {
@@ -211,6 +204,10 @@ impl Planner {
 
     pub fn policies(&self) -> usize {
         self.policies.len()
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Whether rules let this pod of the node through, be it only to its policies.
@@ -413,7 +410,7 @@ impl Planner {
             last: Some(vec![Datum::Addr(last)]),
             ..Element::of(vec![Datum::Addr(first)])
         });
-        self.constant("block", vec![address_type(self.family)], elements.collect(), sets)
+        self.constant("block", vec![self.family.address()], elements.collect(), sets)
     }
 
     /// A set of protocols and port ranges.
@@ -464,11 +461,11 @@ impl Planner {
     /// The set of this scope's pods, made when the first rule asks for it.
     fn members(&mut self, scope: Scope, what: What, sets: &mut Vec<String>) -> String {
         let (kind, text, key) = match &what {
-            What::Addresses => ("pods", scope.text(), vec![address_type(self.family)]),
+            What::Addresses => ("pods", scope.text(), vec![self.family.address()]),
             What::Named { protocol, name } => (
                 "named",
                 format!("{name}/{protocol}@{}", scope.text()),
-                vec![address_type(self.family), KeyType::Proto, KeyType::Port],
+                vec![self.family.address(), KeyType::Proto, KeyType::Port],
             ),
         };
         let set = name(kind, &text);

@@ -55,15 +55,15 @@ fn cluster(dir: &std::path::Path) -> Cluster {
     let host = Namespace::new();
     let config = Config {
         state_dir: dir.to_path_buf(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()],
         mtu: 0,
     };
     let spaces: Vec<Namespace> = PODS.iter().map(|_| Namespace::new()).collect();
     let paths: Vec<_> = spaces.iter().map(|n| n.path.clone()).collect();
     let addresses = host.run(move || {
-        keelson_policy::close().unwrap();
-        keelson_policy::close().unwrap();
+        keelson_policy::close([Family::Ip, Family::Ip6]).unwrap();
+        keelson_policy::close([Family::Ip, Family::Ip6]).unwrap();
         block_on(async {
             let network = Routed::new(config).unwrap();
             let mut addresses = Vec::new();

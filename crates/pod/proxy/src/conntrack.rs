@@ -10,12 +10,12 @@
 use crate::model::ServicePort;
 use keelson_client::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use keelson_sys::conntrack::{Flow, UDP};
 
-type Target = (Ipv4Addr, u16);
+type Target = (IpAddr, u16);
 
 /// By identity, what serves at a place. Of several services that claim one place the first has it, as in the rules.
 type Claims = BTreeMap<String, Arc<BTreeSet<Target>>>;
@@ -24,7 +24,8 @@ type Claims = BTreeMap<String, Arc<BTreeSet<Target>>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
     addresses: BTreeMap<Target, Claims>,
-    node_ports: BTreeMap<u16, Claims>,
+    /// By family too: IPv4, or not.
+    node_ports: BTreeMap<(bool, u16), Claims>,
     services: BTreeMap<ObjectKey, Vec<Claim>>,
 }
 
@@ -33,7 +34,7 @@ pub struct Frontends {
 struct Claim {
     identity: String,
     addresses: BTreeSet<Target>,
-    node_port: Option<u16>,
+    node_port: Option<(bool, u16)>,
     serving: Arc<BTreeSet<Target>>,
 }
 
@@ -49,7 +50,10 @@ impl Claim {
                 .collect(),
             // A node port is known by its number only, which flows to elsewhere have too: without an endpoint there is
             // nothing to tell them apart from, so they are left alone.
-            node_port: s.node_port.filter(|_| !s.serving.is_empty()),
+            node_port: s
+                .node_port
+                .filter(|_| !s.serving.is_empty())
+                .map(|port| (s.cluster_ip.is_ipv4(), port)),
             serving: Arc::new(s.serving.clone()),
         }
     }
@@ -91,7 +95,8 @@ impl Frontends {
     pub fn stale(&self, flow: &Flow) -> bool {
         let serving = || {
             let by_address = self.addresses.get(&flow.destination);
-            let claims = by_address.or_else(|| self.node_ports.get(&flow.destination.1));
+            let claims =
+                by_address.or_else(|| self.node_ports.get(&(flow.destination.0.is_ipv4(), flow.destination.1)));
             claims.and_then(|c| c.first_key_value()).map(|(_, serving)| serving)
         };
         flow.protocol == UDP && serving().is_some_and(|s| !s.contains(&flow.answers_from))
@@ -112,8 +117,8 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Target {
-        let address: std::net::SocketAddrV4 = text.parse().unwrap();
-        (*address.ip(), address.port())
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        (address.ip(), address.port())
     }
 
     fn dns(serving: &[&str]) -> ServicePort {

@@ -15,7 +15,7 @@ use keelson_client::ObjectKey;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -43,13 +43,13 @@ impl Check {
     /// Whether the service asks for one, on which port, and what it says.
     pub fn of(service: &ObjectKey, facts: &[ServicePort]) -> Option<(u16, Check)> {
         let port = facts.iter().find_map(|s| s.health_port)?;
-        // Pods, each once however many ports it serves.
+        // Pods, each once however many ports it serves and addresses it has.
         let local = facts.iter().flat_map(|s| s.local_endpoints.iter().map(|(ip, _)| *ip));
-        let local: BTreeSet<Ipv4Addr> = local.collect();
+        let (four, six): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = local.partition(IpAddr::is_ipv4);
         let check = Check {
             namespace: service.namespace.clone(),
             name: service.name.clone(),
-            local: local.len(),
+            local: four.len().max(six.len()),
         };
         Some((port, check))
     }
@@ -101,9 +101,19 @@ impl Health {
     }
 }
 
+/// On every address of both families, or of IPv4 where there is no other.
+async fn bind(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        bound => bound,
+    }
+}
+
 async fn listen(port: u16, check: Arc<Mutex<Check>>, room: Arc<Semaphore>, stop: CancellationToken) {
     let listener = loop {
-        match TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await {
+        match bind(port).await {
             Ok(listener) => break listener,
             Err(error) => tracing::warn!(%error, port, "the health check's node port can't be opened yet"),
         }

@@ -21,7 +21,7 @@ pub use keelson_sys::nft::names;
 
 use anyhow::Context;
 use conntrack::Frontends;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use keelson_client::ObjectKey;
 use keelson_client::rest::Rest;
 use keelson_sys::nft::{self, Family, Op};
@@ -33,22 +33,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// The table that this component owns.
+/// The table that this component owns, in each family of the cluster.
 pub const TABLE: &str = "keelson-proxy";
 
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node's name, to tell local endpoints.
     pub node_name: String,
-    /// The range of all pods: traffic to services from elsewhere is masqueraded.
-    pub cluster_cidr: Ipv4Net,
+    /// The ranges of all pods, one a family: traffic to services from elsewhere is masqueraded. Services are served in these
+    /// families.
+    pub cluster_cidrs: Vec<IpNet>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Config {
             node_name: String::new(),
-            cluster_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 244, 0, 0), 16),
+            cluster_cidrs: vec![IpNet::new_assert([10, 244, 0, 0].into(), 16)],
         }
     }
 }
@@ -65,7 +66,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         () = sources.synced() => {}
     }
     let monitor = nft::Monitor::open().context("the kernel's notices of changed rules")?;
-    let mut planner = Planner::new(config.cluster_cidr);
+    let mut planners: Vec<Planner> = config.cluster_cidrs.iter().map(|range| Planner::new(*range)).collect();
     let mut health = health::Health::default();
     let mut flows = Flows::new(|frontends| keelson_sys::conntrack::delete(|flow| frontends.stale(flow)));
     let mut whole = true;
@@ -73,15 +74,19 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let mut pending: BTreeSet<ObjectKey> = BTreeSet::new();
     loop {
         let begin = Instant::now();
-        pending.extend(sources.take_in(&mut planner));
-        let ops = match whole {
-            true => planner.take_whole(),
-            false => planner.take(),
+        pending.extend(sources.take_in(&mut planners));
+        let take = |planner: &mut Planner| {
+            let ops = match whole {
+                true => planner.take_whole(),
+                false => planner.take(),
+            };
+            (planner.family(), ops)
         };
-        whole = match apply(ops).await {
+        whole = match apply(planners.iter_mut().map(take).collect()).await {
             Ok(operations) => {
                 if operations > 0 {
-                    let (services, micros) = (planner.services(), begin.elapsed().as_micros());
+                    let services = planners.iter().map(Planner::services).max();
+                    let micros = begin.elapsed().as_micros();
                     tracing::debug!(
                         operations,
                         changed = pending.len(),
@@ -92,9 +97,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
                 }
                 let mut changed = false;
                 for service in std::mem::take(&mut pending) {
-                    let facts = planner.facts(&service);
-                    health.follow(&service, health::Check::of(&service, facts));
-                    changed |= flows.frontends.write().set(&service, facts);
+                    let of = |planner: &Planner| planner.facts(&service).to_vec();
+                    let facts: Vec<model::ServicePort> = planners.iter().flat_map(of).collect();
+                    health.follow(&service, health::Check::of(&service, &facts));
+                    changed |= flows.frontends.write().set(&service, &facts);
                 }
                 flows.follow(changed).await;
                 false
@@ -110,7 +116,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sources.changed() => {}
-            interfered = monitor.changed(Family::Ip, TABLE) => {
+            interfered = changed(&monitor, &planners) => {
                 interfered.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
                 tracing::warn!("another program changed the rules of services; they are written anew");
                 whole = true;
@@ -120,12 +126,27 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     }
 }
 
-async fn apply(ops: Vec<Op>) -> anyhow::Result<usize> {
-    let count = ops.len();
-    tokio::task::spawn_blocking(move || nft::apply(Family::Ip, TABLE, &ops))
+/// Waits until another program changed one of the tables, or may have.
+async fn changed(monitor: &nft::Monitor, planners: &[Planner]) -> std::io::Result<()> {
+    let ours = |family: Family| planners.iter().any(|planner| planner.family() == family);
+    monitor
+        .changed_any(|family, table| table == TABLE && ours(family))
         .await
-        .context("the rule writer died")??;
-    Ok(count)
+}
+
+/// Each family's operations in one batch; all are tried.
+async fn apply(batches: Vec<(Family, Vec<Op>)>) -> anyhow::Result<usize> {
+    let work = move || {
+        let (mut count, mut refused) = (0, Ok(()));
+        for (family, ops) in &batches {
+            count += ops.len();
+            refused = refused.and(nft::apply(*family, TABLE, ops));
+        }
+        refused.map(|()| count)
+    };
+    Ok(tokio::task::spawn_blocking(work)
+        .await
+        .context("the rule writer died")??)
 }
 
 /// Whether the kernel's table of flows agrees with what serves.
@@ -169,7 +190,9 @@ impl Flows {
 
 /// Removes the table: for `keelson uninstall`.
 pub fn remove() -> anyhow::Result<()> {
-    nft::apply(Family::Ip, TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    for family in [Family::Ip, Family::Ip6] {
+        nft::apply(family, TABLE, &[Op::AddTable, Op::DeleteTable])?;
+    }
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! API objects as the plain facts that rules are made from.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort as ApiPort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use keelson_sys::nft::Family;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -15,26 +16,29 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
 /// What of a node decides where its traffic may go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Here {
     /// Its name, to tell local endpoints.
     pub node: String,
+    /// Of which family the facts are: a service of two has them twice.
+    pub family: Family,
     pub zone: String,
-    pub internal: Vec<Ipv4Addr>,
+    pub internal: Vec<IpAddr>,
     /// Addresses that others translate to an internal one before packets arrive.
-    pub external: Vec<Ipv4Addr>,
+    pub external: Vec<IpAddr>,
 }
 
 impl Here {
-    pub fn of(name: &str, node: Option<&Node>) -> Here {
+    pub fn of(name: &str, family: Family, node: Option<&Node>) -> Here {
         let labels = node.and_then(|n| n.metadata.labels.as_ref());
         let addresses = |kind: &str| {
             let all = node.and_then(|n| n.status.as_ref()?.addresses.as_ref());
             let of_kind = all.into_iter().flatten().filter(|a| a.type_ == kind);
-            of_kind.filter_map(|a| a.address.parse().ok()).collect()
+            of_kind.filter_map(|a| ip(&a.address, family)).collect()
         };
         Here {
             node: name.into(),
+            family,
             zone: labels.and_then(|l| l.get(ZONE)).cloned().unwrap_or_default(),
             internal: addresses("InternalIP"),
             external: addresses("ExternalIP"),
@@ -49,13 +53,15 @@ pub struct ServicePort {
     pub identity: String,
     pub protocol: u8,
     pub port: u16,
-    pub cluster_ip: Ipv4Addr,
+    pub cluster_ip: IpAddr,
     /// External addresses and load-balancer addresses.
-    pub external_ips: Vec<Ipv4Addr>,
+    pub external_ips: Vec<IpAddr>,
     /// Those of them that a load balancer has.
-    pub balancer_ips: Vec<Ipv4Addr>,
-    /// Who may use the load balancer's addresses; empty: everybody.
-    pub source_ranges: Vec<Ipv4Net>,
+    pub balancer_ips: Vec<IpAddr>,
+    /// Who may use the load balancer's addresses, if not everybody.
+    pub source_ranges: Vec<IpNet>,
+    /// Whether there are any, be it of the other family.
+    pub guarded: bool,
     pub node_port: Option<u16>,
     /// Seconds a client keeps its endpoint.
     pub affinity: Option<u32>,
@@ -64,16 +70,16 @@ pub struct ServicePort {
     /// Where a load balancer asks whether this node has an endpoint.
     pub health_port: Option<u16>,
     /// Usable endpoints anywhere.
-    pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
+    pub endpoints: BTreeSet<(IpAddr, u16)>,
     /// Usable endpoints of this node.
-    pub local_endpoints: BTreeSet<(Ipv4Addr, u16)>,
+    pub local_endpoints: BTreeSet<(IpAddr, u16)>,
     /// All that serve, chosen for new connections or not: those that are under way may stay with them.
-    pub serving: BTreeSet<(Ipv4Addr, u16)>,
+    pub serving: BTreeSet<(IpAddr, u16)>,
 }
 
 impl ServicePort {
     /// A port 80 of TCP at this address, with no endpoint and no wish.
-    pub fn at(identity: &str, cluster_ip: Ipv4Addr) -> ServicePort {
+    pub fn at(identity: &str, cluster_ip: IpAddr) -> ServicePort {
         ServicePort {
             identity: identity.into(),
             protocol: 6,
@@ -82,6 +88,7 @@ impl ServicePort {
             external_ips: Vec::new(),
             balancer_ips: Vec::new(),
             source_ranges: Vec::new(),
+            guarded: false,
             node_port: None,
             affinity: None,
             internal_local: false,
@@ -91,6 +98,14 @@ impl ServicePort {
             local_endpoints: BTreeSet::new(),
             serving: BTreeSet::new(),
         }
+    }
+}
+
+/// What an EndpointSlice calls its family.
+fn address_type(family: Family) -> &'static str {
+    match family {
+        Family::Ip6 => "IPv6",
+        _ => "IPv4",
     }
 }
 
@@ -106,11 +121,9 @@ fn port(n: i32) -> Option<u16> {
     u16::try_from(n).ok().filter(|p| *p != 0)
 }
 
-fn addresses(list: Option<&[String]>) -> Vec<Ipv4Addr> {
-    list.unwrap_or_default()
-        .iter()
-        .filter_map(|ip| ip.parse().ok())
-        .collect()
+/// An address of this family.
+fn ip(text: &str, family: Family) -> Option<IpAddr> {
+    text.parse().ok().filter(|ip| Family::of(*ip) == family)
 }
 
 /// Facts of one service, a port each, in a defined order: none unless it has a cluster IP and is ours to serve.
@@ -122,7 +135,7 @@ pub fn read(service: &Service, slices: &[Arc<EndpointSlice>], here: &Here) -> Ve
     let slices: Vec<&EndpointSlice> = slices
         .iter()
         .map(Arc::as_ref)
-        .filter(|s| s.address_type == "IPv4")
+        .filter(|s| s.address_type == address_type(here.family))
         .collect();
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let name = service.metadata.name.as_deref().unwrap_or_default();
@@ -140,20 +153,21 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
         .cluster_ips
         .clone()
         .unwrap_or_else(|| spec.cluster_ip.iter().cloned().collect());
-    let Some(cluster_ip) = all_ips.iter().find_map(|ip| ip.parse::<Ipv4Addr>().ok()) else {
+    let Some(cluster_ip) = all_ips.iter().find_map(|text| ip(text, here.family)) else {
         return Vec::new();
     };
-    let mut external_ips = addresses(spec.external_ips.as_deref());
+    let external_ips = spec.external_ips.iter().flatten();
+    let mut external_ips: Vec<IpAddr> = external_ips.filter_map(|text| ip(text, here.family)).collect();
     let ingress = s
         .status
         .as_ref()
         .and_then(|st| st.load_balancer.as_ref())
         .and_then(|lb| lb.ingress.as_ref());
-    let mut balancer_ips: Vec<Ipv4Addr> = ingress
+    let mut balancer_ips: Vec<IpAddr> = ingress
         .into_iter()
         .flatten()
         .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|i| i.ip.as_ref()?.parse().ok())
+        .filter_map(|i| ip(i.ip.as_ref()?, here.family))
         .collect();
     // What is sent to an outer address of this node arrives at an inner one.
     if balancer_ips.iter().any(|ip| here.external.contains(ip)) {
@@ -162,7 +176,12 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
     balancer_ips.sort();
     balancer_ips.dedup();
     let source_ranges = spec.load_balancer_source_ranges.iter().flatten();
-    let mut source_ranges: Vec<Ipv4Net> = source_ranges.filter_map(|r| r.trim().parse().ok()).collect();
+    let mut source_ranges: Vec<IpNet> = source_ranges
+        .filter_map(|r| r.trim().parse::<IpNet>().ok())
+        .filter(|r| Family::of(r.addr()) == here.family)
+        .collect();
+    // Ranges of the other family only: nobody of this one may.
+    let guarded = spec.load_balancer_source_ranges.iter().flatten().next().is_some();
     source_ranges.sort();
     source_ranges.dedup();
     // Where a balancer's address is one of this machine, its clients here have that as their source: they may use it if the
@@ -172,7 +191,7 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
         .iter()
         .any(|ip| source_ranges.iter().any(|r| r.contains(ip)))
     {
-        source_ranges.extend(balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
+        source_ranges.extend(balancer_ips.iter().map(|ip| IpNet::from(*ip)));
     }
     external_ips.extend(&balancer_ips);
     external_ips.sort();
@@ -197,6 +216,7 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
             external_ips: external_ips.clone(),
             balancer_ips: balancer_ips.clone(),
             source_ranges: source_ranges.clone(),
+            guarded,
             node_port: p.node_port.and_then(port),
             affinity,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -212,7 +232,7 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
 
 /// An endpoint of one port, whatever its state.
 struct Candidate {
-    target: (Ipv4Addr, u16),
+    target: (IpAddr, u16),
     local: bool,
     /// Whether it is meant for this node, and for its zone; `None`: it doesn't say for which it is.
     for_node: Option<bool>,
@@ -240,7 +260,7 @@ fn candidates(slices: &[&EndpointSlice], port_name: &str, proto: u8, here: &Here
 
 /// The API promises that all addresses of an endpoint are one place: the first stands for it.
 fn candidate(endpoint: &Endpoint, port: u16, here: &Here) -> Option<Candidate> {
-    let ip: Ipv4Addr = endpoint.addresses.first()?.parse().ok()?;
+    let ip = ip(endpoint.addresses.first()?, here.family)?;
     let conditions = endpoint.conditions.as_ref();
     let nodes = endpoint.hints.as_ref().and_then(|h| h.for_nodes.as_ref());
     let zones = endpoint.hints.as_ref().and_then(|h| h.for_zones.as_ref());
@@ -275,7 +295,7 @@ fn near(all: &[Candidate]) -> impl Fn(&&Candidate) -> bool + Clone + use<> {
 }
 
 /// Ready endpoints; when there are none, those that still serve while they terminate.
-fn usable<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeSet<(Ipv4Addr, u16)> {
+fn usable<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeSet<(IpAddr, u16)> {
     let ready: BTreeSet<_> = candidates.clone().filter(|c| c.ready).map(|c| c.target).collect();
     if !ready.is_empty() {
         return ready;
@@ -304,13 +324,14 @@ mod tests {
     fn here() -> Here {
         Here {
             node: "here".into(),
+            family: Family::Ip,
             zone: "west".into(),
             internal: vec!["10.0.0.1".parse().unwrap()],
             external: vec!["203.0.113.7".parse().unwrap()],
         }
     }
 
-    fn at(ip: &str) -> BTreeSet<(Ipv4Addr, u16)> {
+    fn at(ip: &str) -> BTreeSet<(IpAddr, u16)> {
         BTreeSet::from([(ip.parse().unwrap(), 5353)])
     }
 
@@ -345,9 +366,33 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
         let service: Service = serde_json::from_value(service).unwrap();
         let facts = read(&service, &[], &here()).remove(0);
-        assert_eq!(facts.balancer_ips, ["192.0.2.1".parse::<Ipv4Addr>().unwrap()]);
-        assert_eq!(facts.source_ranges, ["203.0.113.0/24".parse::<Ipv4Net>().unwrap()]);
+        assert_eq!(facts.balancer_ips, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(facts.source_ranges, ["203.0.113.0/24".parse::<IpNet>().unwrap()]);
         assert_eq!(facts.external_ips.len(), 2);
+    }
+
+    #[test]
+    fn each_family_has_its_addresses_and_a_range_of_the_other_lets_nobody_in() {
+        let service = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.1", "fd00:96::1"], "ports": [{"port": 53}],
+                "externalIPs": ["198.51.100.1", "2001:db8::7"], "loadBalancerSourceRanges": ["203.0.113.0/24"]}});
+        let service: Service = serde_json::from_value(service).unwrap();
+        let slice = |kind: &str, ip: &str| {
+            let slice = json!({"metadata": {"namespace": "shop", "name": kind, "labels": {SERVICE_NAME: "web"}},
+                "addressType": kind, "ports": [{"name": "", "port": 5353}], "endpoints": [{"addresses": [ip]}]});
+            Arc::new(serde_json::from_value::<EndpointSlice>(slice).unwrap())
+        };
+        let slices = [slice("IPv4", "10.244.0.5"), slice("IPv6", "fd00:244::5")];
+        let six = Here {
+            family: Family::Ip6,
+            ..here()
+        };
+        let facts = read(&service, &slices, &six).remove(0);
+        assert_eq!(facts.cluster_ip.to_string(), "fd00:96::1");
+        assert_eq!(facts.endpoints, at("fd00:244::5"));
+        assert_eq!(facts.external_ips, ["2001:db8::7".parse::<IpAddr>().unwrap()]);
+        assert!(facts.guarded && facts.source_ranges.is_empty());
+        assert_eq!(read(&service, &slices, &here()).remove(0).endpoints, at("10.244.0.5"));
     }
 
     #[test]
@@ -405,7 +450,7 @@ mod tests {
     fn what_is_sent_to_an_outer_address_arrives_at_an_inner_one() {
         let ips = |address: &str| -> Vec<String> {
             let facts = balanced(address, json!(null));
-            facts.balancer_ips.iter().map(Ipv4Addr::to_string).collect()
+            facts.balancer_ips.iter().map(IpAddr::to_string).collect()
         };
         assert_eq!(ips("203.0.113.7"), ["10.0.0.1", "203.0.113.7"]);
         assert_eq!(ips("203.0.113.8"), ["203.0.113.8"]);
@@ -415,7 +460,7 @@ mod tests {
     fn a_balancers_own_address_may_use_it_where_the_node_may() {
         let ranges = |range: &str| -> Vec<String> {
             let facts = balanced("192.0.2.1", json!([range]));
-            facts.source_ranges.iter().map(Ipv4Net::to_string).collect()
+            facts.source_ranges.iter().map(IpNet::to_string).collect()
         };
         assert_eq!(ranges("10.0.0.0/8"), ["10.0.0.0/8", "192.0.2.1/32"]);
         assert_eq!(ranges("10.1.0.0/16"), ["10.1.0.0/16"]);

@@ -8,25 +8,25 @@
 
 use crate::model::ServicePort;
 use crate::rules::{self, Shared};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use keelson_client::ObjectKey;
-use keelson_sys::nft::{self, Datum, Element, Op, Ruleset, SetState, Verdict};
+use keelson_sys::nft::{self, Datum, Element, Family, Op, Ruleset, SetState, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 pub struct Planner {
-    cluster_cidr: Ipv4Net,
+    cluster_cidr: IpNet,
     services: BTreeMap<ObjectKey, Vec<ServicePort>>,
     /// In which ranges the addresses of services are.
-    ranges: BTreeSet<Ipv4Net>,
+    ranges: BTreeSet<IpNet>,
     claims: HashMap<Shared, Vec<(String, Option<Verdict>)>>,
     /// As they were when the rules were last taken.
     touched: BTreeMap<ObjectKey, Vec<ServicePort>>,
-    touched_ranges: Option<BTreeSet<Ipv4Net>>,
+    touched_ranges: Option<BTreeSet<IpNet>>,
 }
 
 impl Planner {
-    pub fn new(cluster_cidr: Ipv4Net) -> Planner {
+    pub fn new(cluster_cidr: IpNet) -> Planner {
         Planner {
             cluster_cidr,
             services: BTreeMap::new(),
@@ -35,6 +35,11 @@ impl Planner {
             touched: BTreeMap::new(),
             touched_ranges: None,
         }
+    }
+
+    /// Whose addresses the rules are about.
+    pub fn family(&self) -> Family {
+        Family::of(self.cluster_cidr.addr())
     }
 
     pub fn services(&self) -> usize {
@@ -58,10 +63,13 @@ impl Planner {
         true
     }
 
-    pub fn set_ranges(&mut self, ranges: BTreeSet<Ipv4Net>) {
+    /// The ranges of services; those of the other family are not this one's matter.
+    pub fn set_ranges(&mut self, ranges: BTreeSet<IpNet>) {
+        let family = self.family();
+        let ranges: BTreeSet<IpNet> = ranges.into_iter().filter(|r| Family::of(r.addr()) == family).collect();
         // What is in another is said by that one: elements of a set must not overlap.
-        let outer = |r: &Ipv4Net| !ranges.iter().any(|other| other != r && other.contains(r));
-        let ranges: BTreeSet<Ipv4Net> = ranges.iter().copied().filter(outer).collect();
+        let outer = |r: &IpNet| !ranges.iter().any(|other| other != r && other.contains(r));
+        let ranges: BTreeSet<IpNet> = ranges.iter().copied().filter(outer).collect();
         let old = std::mem::replace(&mut self.ranges, ranges);
         self.touched_ranges.get_or_insert(old);
     }
@@ -69,6 +77,7 @@ impl Planner {
     /// The operations that lead here from where the last call left off.
     pub fn take(&mut self) -> Vec<Op> {
         let (mut before, mut after) = (Ruleset::default(), Ruleset::default());
+        let family = self.family();
         let mut winners: BTreeMap<Shared, Option<Element>> = BTreeMap::new();
         for (service, old) in std::mem::take(&mut self.touched) {
             for port in &old {
@@ -93,18 +102,18 @@ impl Planner {
         for (key, had) in winners {
             let has = self.winner(&key);
             for (side, element) in [(&mut before, had), (&mut after, has)] {
-                touch(side, key.0).extend(element);
+                touch(side, key.0, family).extend(element);
             }
         }
         for map in rules::ENDPOINTS {
             if before.sets.contains_key(map) || after.sets.contains_key(map) {
-                touch(&mut before, map);
-                touch(&mut after, map);
+                touch(&mut before, map, family);
+                touch(&mut after, map, family);
             }
         }
         if let Some(old) = self.touched_ranges.take() {
-            touch(&mut before, rules::RANGES).extend(old.iter().map(range));
-            touch(&mut after, rules::RANGES).extend(self.ranges.iter().map(range));
+            touch(&mut before, rules::RANGES, family).extend(old.iter().map(range));
+            touch(&mut after, rules::RANGES, family).extend(self.ranges.iter().map(range));
         }
         nft::between(&before, &after)
     }
@@ -153,8 +162,8 @@ impl Planner {
 }
 
 /// The elements of a shared map in a partial rule set.
-fn touch<'a>(side: &'a mut Ruleset, map: &'static str) -> &'a mut BTreeSet<Element> {
-    let set = || SetState::empty(rules::shared_set(map));
+fn touch<'a>(side: &'a mut Ruleset, map: &'static str, family: Family) -> &'a mut BTreeSet<Element> {
+    let set = || SetState::empty(rules::shared_set(map, family));
     &mut side.sets.entry(map.into()).or_insert_with(set).elements
 }
 
@@ -178,8 +187,8 @@ fn winner(claims: Option<&Vec<(String, Option<Verdict>)>>, key: &Shared) -> Opti
     Some(rules::element(key.1.clone(), verdict.clone()))
 }
 
-fn range(range: &Ipv4Net) -> Element {
-    let datum = |ip: Ipv4Addr| vec![Datum::Addr(ip.into())];
+fn range(range: &IpNet) -> Element {
+    let datum = |ip: IpAddr| vec![Datum::Addr(ip)];
     Element {
         last: Some(datum(range.broadcast())),
         ..Element::of(datum(range.network()))

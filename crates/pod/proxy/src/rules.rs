@@ -11,13 +11,13 @@ pub use skeleton::{ENDPOINTS, RANGES, SHARED, shared_set, skeleton};
 
 use crate::model::ServicePort;
 use crate::names::name;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use keelson_sys::nft::{
     Cmp, DataType, Datum, Element, ElementData, Expr, Family, KeyType, Load, Ruleset, Set, SetState, Verdict,
 };
 use skeleton::{CLUSTER_IPS, FIREWALL_IPS, NO_ENDPOINT_NODE_PORTS, NO_ENDPOINTS, NODE_PORTS, SERVICE_IPS};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// What a service puts into a map of all services.
 pub type Shared = (&'static str, Vec<Datum>);
@@ -65,8 +65,19 @@ pub fn element(key: Vec<Datum>, verdict: Option<Verdict>) -> Element {
     }
 }
 
-const DADDR: Load = Load::DestinationAddr(Family::Ip);
-const SADDR: Load = Load::SourceAddr(Family::Ip);
+fn daddr(family: Family) -> Load {
+    Load::DestinationAddr(family)
+}
+
+fn saddr(family: Family) -> Load {
+    Load::SourceAddr(family)
+}
+
+impl ServicePort {
+    fn family(&self) -> Family {
+        Family::of(self.cluster_ip)
+    }
+}
 
 fn goto(chain: &str) -> Verdict {
     Verdict::Goto(chain.into())
@@ -76,16 +87,16 @@ fn jump(chain: &str) -> Expr {
     Expr::Verdict(Verdict::Jump(chain.into()))
 }
 
-fn at(s: &ServicePort, ip: Ipv4Addr) -> Vec<Datum> {
-    vec![Datum::Addr(ip.into()), Datum::Proto(s.protocol), Datum::Port(s.port)]
+fn at(s: &ServicePort, ip: IpAddr) -> Vec<Datum> {
+    vec![Datum::Addr(ip), Datum::Proto(s.protocol), Datum::Port(s.port)]
 }
 
 /// The rules of one port of a service.
-pub fn piece(s: &ServicePort, cluster_cidr: Ipv4Net) -> Piece {
+pub fn piece(s: &ServicePort, cluster_cidr: IpNet) -> Piece {
     let mut piece = Piece::default();
     let p = &mut piece;
     let node_port = s.node_port.map(|n| vec![Datum::Proto(s.protocol), Datum::Port(n)]);
-    p.share(CLUSTER_IPS, vec![Datum::Addr(s.cluster_ip.into())], None);
+    p.share(CLUSTER_IPS, vec![Datum::Addr(s.cluster_ip)], None);
     let (everywhere, here) = (name("service", &s.identity), name("local", &s.identity));
     let (internal, internal_chain) = match s.internal_local {
         true => (&s.local_endpoints, &here),
@@ -145,15 +156,15 @@ pub fn piece(s: &ServicePort, cluster_cidr: Ipv4Net) -> Piece {
 
 /// Who may use a load balancer's addresses.
 fn firewall(p: &mut Piece, s: &ServicePort) {
-    if s.source_ranges.is_empty() || s.balancer_ips.is_empty() {
+    if !s.guarded || s.balancer_ips.is_empty() {
         return;
     }
     let chain = name("firewall", &s.identity);
     for range in &s.source_ranges {
         let matches = Expr::MatchPrefix {
-            load: SADDR,
+            load: saddr(s.family()),
             cmp: Cmp::Eq,
-            addr: range.network().into(),
+            addr: range.network(),
             prefix: range.prefix_len(),
         };
         p.rule(&chain, vec![matches, Expr::Verdict(Verdict::Return)]);
@@ -165,7 +176,7 @@ fn firewall(p: &mut Piece, s: &ServicePort) {
 }
 
 /// Traffic from outside the cluster.
-fn external(p: &mut Piece, s: &ServicePort, entry: &str, cluster_cidr: Ipv4Net) {
+fn external(p: &mut Piece, s: &ServicePort, entry: &str, cluster_cidr: IpNet) {
     let everywhere = name("service", &s.identity);
     if !s.external_local {
         p.rule(entry, vec![jump("masquerade")]);
@@ -177,9 +188,9 @@ fn external(p: &mut Piece, s: &ServicePort, entry: &str, cluster_cidr: Ipv4Net) 
         entry,
         vec![
             Expr::MatchPrefix {
-                load: SADDR,
+                load: saddr(s.family()),
                 cmp: Cmp::Eq,
-                addr: cluster_cidr.network().into(),
+                addr: cluster_cidr.network(),
                 prefix: cluster_cidr.prefix_len(),
             },
             Expr::Verdict(goto(&everywhere)),

@@ -2,7 +2,7 @@
 
 use crate::model::{self, Here, SERVICE_NAME};
 use crate::plan::Planner;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -30,7 +30,9 @@ pub struct Sources {
     slices: Informer<EndpointSlice>,
     node: Informer<Node>,
     ranges: Informer<ServiceCIDR>,
-    here: Here,
+    node_name: String,
+    /// One for each planner.
+    here: Vec<Here>,
     pending: Arc<Mutex<Pending>>,
     changed: Arc<Notify>,
 }
@@ -51,7 +53,8 @@ impl Sources {
             slices: Informer::start(rest, InformerOptions::default(), stop),
             node: Informer::start(rest, own_node, stop),
             ranges: Informer::start(rest, InformerOptions::default(), stop),
-            here: Here::of(node, None),
+            node_name: node.into(),
+            here: Vec::new(),
             pending: Arc::default(),
             changed: Arc::default(),
         };
@@ -92,12 +95,13 @@ impl Sources {
         self.changed.notified().await;
     }
 
-    /// Tells the planner all that is new; which services it changed.
-    pub fn take_in(&mut self, planner: &mut Planner) -> Vec<ObjectKey> {
+    /// Tells the planners, one a family, all that is new; which services it changed.
+    pub fn take_in(&mut self, planners: &mut [Planner]) -> Vec<ObjectKey> {
         let mut pending = std::mem::take(&mut *self.pending.lock());
-        if pending.node {
-            let node = self.node.store().get("", &self.here.node);
-            let here = Here::of(&self.here.node, node.as_deref());
+        if pending.node || self.here.len() != planners.len() {
+            let node = self.node.store().get("", &self.node_name);
+            let of = |planner: &Planner| Here::of(&self.node_name, planner.family(), node.as_deref());
+            let here: Vec<Here> = planners.iter().map(of).collect();
             if here != self.here {
                 self.here = here;
                 pending.services.extend(self.services.store().keys());
@@ -108,16 +112,21 @@ impl Sources {
             let ranges = all
                 .iter()
                 .flat_map(|r| r.spec.iter().flat_map(|s| s.cidrs.iter().flatten()));
-            planner.set_ranges(ranges.filter_map(|r| r.parse::<Ipv4Net>().ok()).collect());
+            let ranges: BTreeSet<IpNet> = ranges.filter_map(|r| r.parse().ok()).collect();
+            planners
+                .iter_mut()
+                .for_each(|planner| planner.set_ranges(ranges.clone()));
         }
         let mut changed = Vec::new();
         for key in pending.services {
             let service = self.services.store().get_key(&key);
-            let facts = service.map(|service| {
-                let slices = self.slices.store().by_index(BY_SERVICE, &key.to_string());
-                model::read(&service, &slices, &self.here)
-            });
-            if planner.set(&key, facts.unwrap_or_default()) {
+            let slices = self.slices.store().by_index(BY_SERVICE, &key.to_string());
+            let mut news = false;
+            for (planner, here) in planners.iter_mut().zip(&self.here) {
+                let facts = service.as_ref().map(|service| model::read(service, &slices, here));
+                news |= planner.set(&key, facts.unwrap_or_default());
+            }
+            if news {
                 changed.push(key);
             }
         }

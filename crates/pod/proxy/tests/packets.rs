@@ -53,7 +53,7 @@ fn plugged(space: &Namespace, address: Ipv4Addr, gateway: Option<Ipv4Addr>) {
 struct World {
     node: Namespace,
     client: Namespace,
-    pods: Vec<(Namespace, Ipv4Addr)>,
+    pods: Vec<(Namespace, IpAddr)>,
     planner: Arc<Mutex<Planner>>,
 }
 
@@ -74,8 +74,8 @@ impl World {
         plugged(&client, CLIENT, Some(NODE));
         let config = Config {
             state_dir: dir.to_path_buf(),
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-            pod_cidr: Some("10.244.3.0/24".parse().unwrap()),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()],
             mtu: 0,
         };
         let spaces = [Namespace::new(), Namespace::new()];
@@ -96,11 +96,7 @@ impl World {
                 addresses
             })
         });
-        let v4 = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => ip,
-            IpAddr::V6(_) => panic!("an IPv4 address"),
-        };
-        let pods: Vec<_> = spaces.into_iter().zip(addresses.into_iter().map(v4)).collect();
+        let pods: Vec<_> = spaces.into_iter().zip(addresses).collect();
         pods.iter().for_each(|(space, _)| space.serve(80));
         let mut planner = Planner::new("10.244.0.0/16".parse().unwrap());
         planner.set_ranges(["10.96.0.0/16".parse().unwrap()].into());
@@ -119,11 +115,11 @@ impl World {
         let targets: Vec<_> = pods.iter().map(|p| (self.pods[*p].1, 80)).collect();
         ServicePort {
             port: 8000,
-            external_ips: vec![NODE],
-            balancer_ips: vec![NODE],
+            external_ips: vec![NODE.into()],
+            balancer_ips: vec![NODE.into()],
             endpoints: targets.iter().copied().collect(),
             local_endpoints: targets.iter().copied().collect(),
-            ..ServicePort::at("shop/web/http/tcp", CLUSTER_IP)
+            ..ServicePort::at("shop/web/http/tcp", CLUSTER_IP.into())
         }
     }
 
@@ -176,6 +172,7 @@ fn a_nodes_address_balances_for_everybody() {
 
         let mut guarded = w.balanced(&[0]);
         guarded.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+        guarded.guarded = true;
         w.serve(vec![guarded.clone()]);
         assert!(w.client.ask(at).is_err(), "not in the source ranges");
         guarded.source_ranges = vec!["192.0.2.0/24".parse().unwrap()];

@@ -8,9 +8,9 @@ use keelson_proxy::model::ServicePort;
 use keelson_proxy::plan::Planner;
 use keelson_sys::nft::{self, Chain, Family, Op, Ruleset, SetState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-fn set(list: &[&str]) -> BTreeSet<(Ipv4Addr, u16)> {
+fn set(list: &[&str]) -> BTreeSet<(IpAddr, u16)> {
     list.iter().map(|s| (s.parse().unwrap(), 8080)).collect()
 }
 
@@ -119,8 +119,9 @@ fn a_load_balancers_address_is_for_its_source_ranges_only() {
     guarded.external_ips = vec!["192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap()];
     guarded.balancer_ips = vec!["192.0.2.1".parse().unwrap()];
     guarded.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    guarded.guarded = true;
     let mut free = guarded.clone();
-    free.source_ranges.clear();
+    free.guarded = false;
     golden("source-ranges.txt", &text(&change(&[free], &[guarded])));
 }
 
@@ -286,15 +287,13 @@ fn random_service(i: u64, random: &mut impl FnMut(u64) -> u64) -> ServicePort {
     // Some are local only: they terminate, while others are ready.
     let local = random(ips.len() as u64 + 1) as usize;
     let ready = (random(local as u64 + 1) as usize).min(ips.len().saturating_sub(1));
-    let ip: Ipv4Addr = "192.0.2.1".parse().unwrap();
+    let ip: IpAddr = "192.0.2.1".parse().unwrap();
     ServicePort {
         node_port: (random(2) == 0).then_some(30_080 + i as u16),
         external_ips: if random(3) == 0 { vec![ip] } else { vec![] },
         balancer_ips: vec![ip],
-        source_ranges: match random(2) {
-            0 => vec!["203.0.113.0/24".parse().unwrap()],
-            _ => vec![],
-        },
+        source_ranges: vec!["203.0.113.0/24".parse().unwrap()],
+        guarded: random(2) == 0,
         affinity: (random(3) == 0).then_some(60 + random(2) as u32),
         internal_local: random(3) == 0,
         external_local: random(2) == 0,
@@ -302,7 +301,7 @@ fn random_service(i: u64, random: &mut impl FnMut(u64) -> u64) -> ServicePort {
         local_endpoints: set(&ips[..local]),
         ..ServicePort::at(
             &format!("shop/web-{i}/http/tcp"),
-            Ipv4Addr::from(0x0a60_0101 + i as u32),
+            Ipv4Addr::from(0x0a60_0101 + i as u32).into(),
         )
     }
 }

@@ -215,9 +215,14 @@ impl Monitor {
 
     /// Waits until another program changed the table, or may have.
     pub async fn changed(&self, family: Family, table: &str) -> io::Result<()> {
+        self.changed_any(|f, t| f == family && t == table).await
+    }
+
+    /// The same of any table that is one of these.
+    pub async fn changed_any(&self, of: impl Fn(Family, &str) -> bool) -> io::Result<()> {
         let about = |n: &Notice| match n {
             Notice::Overrun => true,
-            Notice::Changed { family: f, table: t } => *f == family && t == table,
+            Notice::Changed { family, table } => of(*family, table),
         };
         while !self.next().await?.iter().any(about) {}
         Ok(())

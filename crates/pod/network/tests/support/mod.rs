@@ -37,12 +37,19 @@ impl Namespace {
     }
     /// Answers each connection with the caller's address, from a thread in the namespace.
     pub fn serve(&self, port: u16) {
+        self.serve_on("0.0.0.0", port);
+    }
+    /// The same by both families.
+    pub fn serve_both(&self, port: u16) {
+        self.serve_on("::", port);
+    }
+    fn serve_on(&self, address: &'static str, port: u16) {
         self.run(move || {
-            let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+            let listener = TcpListener::bind((address, port)).unwrap();
             std::thread::spawn(move || {
                 for stream in listener.incoming().take(32) {
                     let mut stream = stream.unwrap();
-                    let peer = stream.peer_addr().unwrap().ip().to_string();
+                    let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
                     stream.write_all(peer.as_bytes()).unwrap();
                 }
             });
@@ -70,7 +77,8 @@ pub fn block_on<T>(f: impl Future<Output = T>) -> T {
 pub fn datagram(from: &Namespace, source: SocketAddr, at: &Namespace, to: SocketAddr) -> Option<SocketAddr> {
     let listener = at.run(move || {
         // On any address, so that what should never come is seen when it does.
-        let socket = UdpSocket::bind(("0.0.0.0", to.port())).unwrap();
+        let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
+        let socket = UdpSocket::bind((any, to.port())).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         socket
     });
@@ -78,9 +86,18 @@ pub fn datagram(from: &Namespace, source: SocketAddr, at: &Namespace, to: Socket
         use nix::sys::socket::{
             AddressFamily, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket, sockopt,
         };
-        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None).unwrap();
-        setsockopt(&socket, sockopt::IpTransparent, &true).unwrap();
+        let family = if source.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let socket = socket(family, SockType::Datagram, SockFlag::empty(), None).unwrap();
         use std::os::fd::AsRawFd;
+        match source {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::IpTransparent, &true).unwrap(),
+            // Whoever would send with another's address has given it to a link.
+            SocketAddr::V6(_) => {}
+        }
         bind(socket.as_raw_fd(), &SockaddrStorage::from(source)).unwrap();
         let flags = nix::sys::socket::MsgFlags::empty();
         sendto(socket.as_raw_fd(), b"x", &SockaddrStorage::from(to), flags).unwrap();

@@ -1,12 +1,12 @@
 //! Which endpoint a connection gets.
 
 use super::skeleton::{ENDPOINTS, HAIRPIN, shared_set};
-use super::{Piece, SADDR, goto, merge, plain};
+use super::{Piece, goto, merge, plain, saddr};
 use crate::model::ServicePort;
 use crate::names::{self, name};
-use keelson_sys::nft::{DataType, Datum, Element, ElementData, Expr, Family, KeyType, Load, Nat, SetState};
+use keelson_sys::nft::{DataType, Datum, Element, ElementData, Expr, KeyType, Load, Nat, SetState};
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// How finely new connections are shared out.
 const SPAN: u32 = 1 << 31;
@@ -16,7 +16,7 @@ const SPAN: u32 = 1 << 31;
 /// Without affinity that is one rule that never changes, over elements that share the numbers below [`SPAN`] out among the
 /// endpoints. So an endpoint that comes or goes is a change of elements only: the kernel checks all jumps of a table anew
 /// when a rule or a verdict of it changes, which with many services takes longer than all else.
-pub(super) fn balance(p: &mut Piece, s: &ServicePort, chain: &str, kind: &str, endpoints: &BTreeSet<(Ipv4Addr, u16)>) {
+pub(super) fn balance(p: &mut Piece, s: &ServicePort, chain: &str, kind: &str, endpoints: &BTreeSet<(IpAddr, u16)>) {
     if s.affinity.is_some() {
         return stick(p, s, chain, kind, endpoints);
     }
@@ -27,17 +27,17 @@ pub(super) fn balance(p: &mut Piece, s: &ServicePort, chain: &str, kind: &str, e
         .map(|((first, last), (ip, port))| Element {
             key: vec![Datum::Share(owner, first)],
             last: Some(vec![Datum::Share(owner, last)]),
-            data: Some(ElementData::Concat(vec![Datum::Addr((*ip).into()), Datum::Port(*port)])),
+            data: Some(ElementData::Concat(vec![Datum::Addr(*ip), Datum::Port(*port)])),
         });
     let state = SetState {
         elements: elements.collect(),
-        ..SetState::empty(shared_set(map))
+        ..SetState::empty(shared_set(map, s.family()))
     };
     merge(&mut p.own.sets, map, state);
     p.rule(
         chain,
         vec![Expr::Dnat(Nat::Map {
-            family: Family::Ip,
+            family: s.family(),
             load: vec![Load::Share(owner, SPAN)],
             map: map.into(),
         })],
@@ -57,10 +57,10 @@ fn shares(count: usize) -> impl Iterator<Item = (u32, u32)> {
 }
 
 /// The same for clients that keep their endpoint: each has a chain of its own, which notes who came.
-fn stick(p: &mut Piece, s: &ServicePort, chain: &str, kind: &str, endpoints: &BTreeSet<(Ipv4Addr, u16)>) {
+fn stick(p: &mut Piece, s: &ServicePort, chain: &str, kind: &str, endpoints: &BTreeSet<(IpAddr, u16)>) {
     for e in endpoints {
         let known = Expr::InSet {
-            load: vec![SADDR],
+            load: vec![saddr(s.family())],
             set: affinity_set(s, *e),
             negate: false,
         };
@@ -86,38 +86,38 @@ fn stick(p: &mut Piece, s: &ServicePort, chain: &str, kind: &str, endpoints: &BT
     );
 }
 
-fn endpoint_identity(s: &ServicePort, (ip, port): (Ipv4Addr, u16)) -> String {
+fn endpoint_identity(s: &ServicePort, (ip, port): (IpAddr, u16)) -> String {
     format!("{}__{ip}/{port}", s.identity)
 }
 
-fn endpoint_name(s: &ServicePort, endpoint: (Ipv4Addr, u16)) -> String {
+fn endpoint_name(s: &ServicePort, endpoint: (IpAddr, u16)) -> String {
     name("endpoint", &endpoint_identity(s, endpoint))
 }
 
 /// The time is part of the name: sets of the same name are the same.
-fn affinity_set(s: &ServicePort, endpoint: (Ipv4Addr, u16)) -> String {
+fn affinity_set(s: &ServicePort, endpoint: (IpAddr, u16)) -> String {
     let seconds = s.affinity.unwrap_or_default();
     name(&format!("affinity-{seconds}"), &endpoint_identity(s, endpoint))
 }
 
-pub(super) fn endpoint_chain(p: &mut Piece, s: &ServicePort, endpoint: (Ipv4Addr, u16), seconds: u32) {
+pub(super) fn endpoint_chain(p: &mut Piece, s: &ServicePort, endpoint: (IpAddr, u16), seconds: u32) {
     let chain = endpoint_name(s, endpoint);
     let timeout_ms = u64::from(seconds) * 1000;
-    let mut set = plain(&affinity_set(s, endpoint), vec![KeyType::Ipv4], None);
+    let mut set = plain(&affinity_set(s, endpoint), vec![s.family().address()], None);
     set.dynamic_timeout_ms = Some(timeout_ms);
     let update = Expr::Update {
-        load: vec![SADDR],
+        load: vec![saddr(s.family())],
         set: set.name.clone(),
         timeout_ms,
     };
     p.own.sets.insert(set.name.clone(), SetState::empty(set));
     p.rule(&chain, vec![update]);
     let (ip, port) = endpoint;
-    p.rule(&chain, vec![Expr::Dnat(Nat::To { addr: ip.into(), port })]);
+    p.rule(&chain, vec![Expr::Dnat(Nat::To { addr: ip, port })]);
 }
 
-pub(super) fn hairpin(p: &mut Piece, s: &ServicePort, (ip, port): (Ipv4Addr, u16)) {
-    let ip = Datum::Addr(ip.into());
+pub(super) fn hairpin(p: &mut Piece, s: &ServicePort, (ip, port): (IpAddr, u16)) {
+    let ip = Datum::Addr(ip);
     let key = vec![ip.clone(), ip, Datum::Proto(s.protocol), Datum::Port(port)];
     p.share(HAIRPIN, key, None);
 }

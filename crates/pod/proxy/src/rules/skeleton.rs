@@ -1,9 +1,11 @@
 //! What stands whatever services there are: hooks, their order, and the maps that services share.
 
-use super::{DADDR, SADDR, jump, plain, rule};
-use ipnet::Ipv4Net;
-use keelson_sys::nft::{Base, ChainKind, Cmp, DataType, Expr, Hook, KeyType, Load, Ruleset, Set, SetState, Verdict};
-use std::net::Ipv4Addr;
+use super::{daddr, jump, plain, rule, saddr};
+use ipnet::IpNet;
+use keelson_sys::nft::{
+    Base, ChainKind, Cmp, DataType, Expr, Family, Hook, KeyType, Load, Ruleset, Set, SetState, Verdict,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The mark of packets that leave with the node's address.
 const MASQUERADE: u32 = 0x4000;
@@ -74,19 +76,20 @@ pub const SHARED: [&str; 8] = [
 ];
 
 /// What one of them is, or one of [`ENDPOINTS`].
-pub fn shared_set(name: &str) -> Set {
-    use KeyType::{Ipv4, Port, Proto};
+pub fn shared_set(name: &str, family: Family) -> Set {
+    use KeyType::{Port, Proto};
+    let address = family.address();
     if name.starts_with("endpoints-") {
-        let target = DataType::Concat(vec![Ipv4, Port]);
+        let target = DataType::Concat(vec![address, Port]);
         let mut set = plain(name, vec![KeyType::Share], Some(target));
         set.intervals = true;
         return set;
     }
     let (key, verdicts) = match name {
         NODE_PORTS | NO_ENDPOINT_NODE_PORTS => (vec![Proto, Port], true),
-        CLUSTER_IPS | RANGES => (vec![Ipv4], false),
-        HAIRPIN => (vec![Ipv4, Ipv4, Proto, Port], false),
-        _ => (vec![Ipv4, Proto, Port], true),
+        CLUSTER_IPS | RANGES => (vec![address], false),
+        HAIRPIN => (vec![address, address, Proto, Port], false),
+        _ => (vec![address, Proto, Port], true),
     };
     let mut set = plain(name, key, verdicts.then_some(DataType::Verdict));
     set.intervals = name == RANGES;
@@ -94,30 +97,35 @@ pub fn shared_set(name: &str) -> Set {
 }
 
 /// What stands whatever services there are.
-pub fn skeleton(cluster_cidr: Ipv4Net) -> Ruleset {
+pub fn skeleton(cluster_cidr: IpNet) -> Ruleset {
     let mut skeleton = Ruleset::default();
     let r = &mut skeleton;
+    let family = Family::of(cluster_cidr.addr());
     for name in SHARED.into_iter().chain(ENDPOINTS) {
-        r.sets.insert(name.into(), SetState::empty(shared_set(name)));
+        r.sets.insert(name.into(), SetState::empty(shared_set(name, family)));
     }
-    let by_ip = vec![DADDR, Load::L4Proto, Load::DestinationPort];
+    let by_ip = vec![daddr(family), Load::L4Proto, Load::DestinationPort];
     let by_port = vec![Load::L4Proto, Load::DestinationPort];
+    let (loopback, loopback_prefix) = match family {
+        Family::Ip6 => (IpAddr::from(Ipv6Addr::LOCALHOST), 128),
+        _ => (Ipv4Addr::LOCALHOST.into(), 8),
+    };
     let not_loopback = || Expr::MatchPrefix {
-        load: DADDR,
+        load: daddr(family),
         cmp: Cmp::Neq,
-        addr: Ipv4Addr::LOCALHOST.into(),
-        prefix: 8,
+        addr: loopback,
+        prefix: loopback_prefix,
     };
     // Who isn't a pod may be answered past this node.
     rule(
         r,
         "services",
         vec![
-            cluster_ip(),
+            cluster_ip(family),
             Expr::MatchPrefix {
-                load: SADDR,
+                load: saddr(family),
                 cmp: Cmp::Neq,
-                addr: cluster_cidr.network().into(),
+                addr: cluster_cidr.network(),
                 prefix: cluster_cidr.prefix_len(),
             },
             jump("masquerade"),
@@ -202,10 +210,10 @@ pub fn skeleton(cluster_cidr: Ipv4Net) -> Ruleset {
         rule(
             r,
             chain,
-            vec![Expr::StateNew, cluster_ip(), Expr::Reject { tcp_reset: false }],
+            vec![Expr::StateNew, cluster_ip(family), Expr::Reject { tcp_reset: false }],
         );
         let unused = Expr::InSet {
-            load: vec![DADDR],
+            load: vec![daddr(family)],
             set: RANGES.into(),
             negate: false,
         };
@@ -236,7 +244,7 @@ pub fn skeleton(cluster_cidr: Ipv4Net) -> Ruleset {
         vec![
             Expr::Dnatted,
             Expr::InSet {
-                load: vec![SADDR, DADDR, Load::L4Proto, Load::DestinationPort],
+                load: vec![saddr(family), daddr(family), Load::L4Proto, Load::DestinationPort],
                 set: HAIRPIN.into(),
                 negate: false,
             },
@@ -246,9 +254,9 @@ pub fn skeleton(cluster_cidr: Ipv4Net) -> Ruleset {
     skeleton
 }
 
-fn cluster_ip() -> Expr {
+fn cluster_ip(family: Family) -> Expr {
     Expr::InSet {
-        load: vec![DADDR],
+        load: vec![daddr(family)],
         set: CLUSTER_IPS.into(),
         negate: false,
     }

@@ -1,7 +1,10 @@
 //! What rules do with the first packet of a connection: the part of nftables that the proxy uses.
 
-use keelson_sys::nft::{Cmp, Datum, Element, ElementData, Expr, Hook, Load, Nat, Op, Ruleset, SetState, Verdict};
-use std::net::{IpAddr, Ipv4Addr};
+use ipnet::{IpNet, Ipv4Net};
+use keelson_sys::nft::{
+    Cmp, Datum, Element, ElementData, Expr, Family, Hook, Load, Nat, Op, Ruleset, SetState, Verdict,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[derive(Clone, Debug)]
 pub struct Packet {
@@ -21,6 +24,27 @@ pub enum Outcome {
     To(Ipv4Addr, u16, bool),
     Drop,
     Reject,
+}
+
+/// The world is told in IPv4; in a world of IPv6 these are the addresses.
+pub fn told(ip: Ipv4Addr, family: Family) -> IpAddr {
+    let [a, b] = [u32::from(ip) >> 16, u32::from(ip) & 0xffff].map(|half| half as u16);
+    match family {
+        Family::Ip6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, a, b).into(),
+        _ => ip.into(),
+    }
+}
+
+pub fn told_range(range: Ipv4Net, family: Family) -> IpNet {
+    let prefix = if family == Family::Ip6 { 96 } else { 0 } + range.prefix_len();
+    IpNet::new(told(range.network(), family), prefix).unwrap()
+}
+
+fn meant(ip: IpAddr) -> Ipv4Addr {
+    match ip {
+        IpAddr::V4(ip) => ip,
+        IpAddr::V6(ip) => Ipv4Addr::from((u128::from(ip) & u128::from(u32::MAX)) as u32),
+    }
 }
 
 /// Addresses of the node itself.
@@ -47,6 +71,7 @@ pub fn table(ops: &[Op]) -> Ruleset {
 }
 
 struct Run<'a> {
+    family: Family,
     rules: &'a Ruleset,
     packet: Packet,
     /// The random number, of a million.
@@ -64,8 +89,9 @@ enum End {
 }
 
 /// The packet's way through all hooks; `random` says which endpoint is drawn, of a million.
-pub fn run(rules: &Ruleset, packet: &Packet, random: u64) -> Outcome {
+pub fn run(family: Family, rules: &Ruleset, packet: &Packet, random: u64) -> Outcome {
     let mut run = Run {
+        family,
         rules,
         packet: packet.clone(),
         random,
@@ -176,7 +202,10 @@ impl Run<'_> {
             },
         };
         match concat[..] {
-            [Datum::Addr(IpAddr::V4(ip)), Datum::Port(port)] => Some((ip, port)),
+            [Datum::Addr(ip), Datum::Port(port)] => {
+                assert_eq!(Family::of(ip), self.family);
+                Some((meant(ip), port))
+            }
             _ => panic!("{concat:?} is no target"),
         }
     }
@@ -208,8 +237,10 @@ impl Run<'_> {
     fn load(&self, load: &Load) -> Datum {
         let drawn = |modulus: u32| (u64::from(modulus) * self.random / 1_000_000) as u32;
         match load {
-            Load::SourceAddr(_) => Datum::Addr(self.packet.source.into()),
-            Load::DestinationAddr(_) => Datum::Addr(self.packet.destination.into()),
+            Load::SourceAddr(family) if *family == self.family => Datum::Addr(told(self.packet.source, *family)),
+            Load::DestinationAddr(family) if *family == self.family => {
+                Datum::Addr(told(self.packet.destination, *family))
+            }
             Load::L4Proto => Datum::Proto(self.packet.protocol),
             Load::DestinationPort => Datum::Port(self.packet.port),
             Load::Random(modulus) => Datum::Integer(drawn(*modulus)),

@@ -10,6 +10,7 @@ mod reference;
 use keelson_client::ObjectKey;
 use keelson_proxy::model::{self, Here};
 use keelson_proxy::plan::Planner;
+use keelson_sys::nft::Family;
 use random::Random;
 use std::collections::BTreeSet;
 
@@ -24,31 +25,35 @@ fn rules_send_packets_where_the_reference_does() {
     let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     let mut random = Random(seed.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(3_037_000_493));
-    let here = Here {
+    let here = |family| Here {
         node: reference::HERE.into(),
+        family,
         zone: reference::ZONE.into(),
-        internal: vec![interpret::NODE[0]],
+        internal: vec![interpret::told(interpret::NODE[0], family)],
         external: Vec::new(),
     };
     let mut seen: BTreeSet<&'static str> = BTreeSet::new();
-    for _ in 0..WORLDS {
+    for n in 0..WORLDS {
+        let family = if n % 2 == 0 { Family::Ip } else { Family::Ip6 };
+        let here = here(family);
+        let range = |text: &str| interpret::told_range(text.parse().unwrap(), family);
         let world = random::world(&mut random);
-        let mut planner = Planner::new("10.244.0.0/16".parse().unwrap());
-        planner.set_ranges(["10.96.0.0/16".parse().unwrap()].into());
+        let mut planner = Planner::new(range("10.244.0.0/16"));
+        planner.set_ranges([range("10.96.0.0/16")].into());
         for service in &world.services {
-            let facts = model::read(&service.object(), &[service.slice()], &here);
+            let facts = model::read(&service.object(family), &[service.slice(family)], &here);
             planner.set(&ObjectKey::new("shop", service.name.clone()), facts);
         }
         let rules = interpret::table(&planner.take_whole());
         for _ in 0..PACKETS {
             let packet = random::packet(&mut random, &world);
-            let draws = (0..DRAWS).map(|n| interpret::run(&rules, &packet, n * 1_000_000 / DRAWS));
+            let draws = (0..DRAWS).map(|n| interpret::run(family, &rules, &packet, n * 1_000_000 / DRAWS));
             let got: BTreeSet<_> = draws.collect();
             let wanted = reference::outcomes(&world, &packet);
             let objects = || {
                 let all = world.services.iter();
                 let all: Vec<_> = all
-                    .map(|s| serde_json::json!([s.object(), s.slice().endpoints]))
+                    .map(|s| serde_json::json!([s.object(family), s.slice(family).endpoints]))
                     .collect();
                 serde_json::to_string_pretty(&all).unwrap()
             };

@@ -1,9 +1,10 @@
 //! Random services, endpoints and packets, and the API objects that say the same.
 
-use crate::interpret::{NODE, Packet};
+use crate::interpret::{NODE, Packet, told, told_range};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service as ApiService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_sys::nft::Family;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -149,48 +150,48 @@ impl Service {
         }
     }
 
-    pub fn object(&self) -> ApiService {
+    pub fn object(&self, family: Family) -> ApiService {
         let policy = |local: bool| if local { "Local" } else { "Cluster" };
         let ingress: Vec<Value> = self
             .balancer
             .iter()
-            .map(|ip| json!({"ip": ip, "ipMode": "VIP"}))
+            .map(|ip| json!({"ip": told(*ip, family), "ipMode": "VIP"}))
             .collect();
         // A proxying balancer's address is not the proxy's matter.
         let ingress: Vec<Value> = ingress
             .into_iter()
             .chain([json!({"ip": "8.8.8.8", "ipMode": "Proxy"})])
             .collect();
-        let ranges: Vec<String> = self.ranges.iter().map(Ipv4Net::to_string).collect();
+        let ranges: Vec<String> = self.ranges.iter().map(|r| told_range(*r, family).to_string()).collect();
         let mut object = json!({
             "metadata": {"namespace": "shop", "name": self.name},
             "spec": {
-                "type": "LoadBalancer", "clusterIP": self.cluster_ip,
+                "type": "LoadBalancer", "clusterIP": told(self.cluster_ip, family),
                 "loadBalancerSourceRanges": ranges,
                 "externalTrafficPolicy": policy(self.external_local), "internalTrafficPolicy": policy(self.internal_local),
                 "ports": [{"port": self.port, "protocol": self.protocol_name(), "nodePort": self.node_port}],
             },
             "status": {"loadBalancer": {"ingress": ingress}},
         });
-        object["spec"]["externalIPs"] = json!(self.external.into_iter().collect::<Vec<_>>());
+        object["spec"]["externalIPs"] = json!(self.external.into_iter().map(|ip| told(ip, family)).collect::<Vec<_>>());
         if self.sticky {
             object["spec"]["sessionAffinity"] = json!("ClientIP");
         }
         serde_json::from_value(object).unwrap()
     }
 
-    pub fn slice(&self) -> Arc<EndpointSlice> {
+    pub fn slice(&self, family: Family) -> Arc<EndpointSlice> {
         let names = |list: &[String]| list.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
         let one = |e: &Endpoint| {
             json!({
-                "addresses": [e.ip], "nodeName": if e.here { "here" } else { "there" },
+                "addresses": [told(e.ip, family)], "nodeName": if e.here { "here" } else { "there" },
                 "conditions": {"ready": e.ready, "serving": e.serving, "terminating": e.terminating},
                 "hints": {"forZones": names(&e.zones), "forNodes": names(&e.nodes)},
             })
         };
         let endpoints: Vec<Value> = self.endpoints.iter().map(one).collect();
         let slice = json!({
-            "metadata": {"namespace": "shop", "name": format!("{}-1", self.name)}, "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": format!("{}-1", self.name)}, "addressType": if family == Family::Ip6 { "IPv6" } else { "IPv4" },
             "ports": [{"name": "", "port": 8080, "protocol": self.protocol_name()}], "endpoints": endpoints,
         });
         Arc::new(serde_json::from_value(slice).unwrap())
