@@ -5,6 +5,7 @@
 
 use crate::config::{Component, Config, Options};
 use crate::etcd::upkeep::Upkeep;
+use crate::families::{self, host};
 use crate::node::{self, Access};
 use crate::servers::{self, Beside};
 use crate::store::{Choice, Opened};
@@ -182,11 +183,11 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
         given => given.to_vec(),
     };
     Ok(keelson_apiserver::Config {
-        advertise_address: config.node_ip.into(),
+        advertise_address: config.node_ip(),
         advertise_port: config.api_port,
-        service_cidr: config.service_cidr.into(),
+        service_cidrs: config.service_cidrs.clone(),
         cluster_domain: config.cluster_domain.clone(),
-        jwks_uri: format!("https://{}:{}/openid/v1/jwks", config.node_ip, config.api_port),
+        jwks_uri: format!("https://{}:{}/openid/v1/jwks", host(config.node_ip()), config.api_port),
         api_audiences,
         authentication: config.access.authentication.clone(),
         authorization: config.access.authorization.clone(),
@@ -206,10 +207,12 @@ fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Error>> {
     let mut names: Vec<San> = config.tls_san.iter().map(|s| San::parse(s)).collect();
-    names.push(San::Ip(config.node_ip.into()));
+    names.extend(config.node_ips.iter().copied().map(San::Ip));
+    names.extend(config.api_service_ips().into_iter().skip(1).map(San::Ip));
     names.push(San::Dns(config.node_name.clone()));
-    let (service_ip, domain) = (config.api_service_ip(), config.cluster_domain.clone());
-    let find = move |pki: &Pki| pki.apiserver(service_ip.into(), &domain, &names);
+    let service_ip = config.api_service_ips().first().copied().unwrap_or(config.node_ip());
+    let domain = config.cluster_domain.clone();
+    let find = move |pki: &Pki| pki.apiserver(service_ip, &domain, &names);
     let files = find(pki)?;
     let cert = ServingCert::new(&files.cert_pem, &files.key_pem)?;
     api.keep_certificates(pki.clone(), find, cert.clone());
@@ -224,7 +227,7 @@ fn serve(
 }
 
 fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
-    let server = format!("https://{}:{}", config.node_ip, config.api_port);
+    let server = format!("https://{}:{}", host(config.node_ip()), config.api_port);
     pki.admin_kubeconfig(&config.kubeconfig, &server)
         .with_context(|| format!("cannot write the kubeconfig {}", config.kubeconfig.display()))?;
     Ok(())
@@ -250,7 +253,9 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
         account_keys: Some(Arc::new(pki.service_account.clone())),
-        cluster_cidrs: vec![config.cluster_cidr.to_string()],
+        cluster_cidrs: config.cluster_cidrs.iter().map(ToString::to_string).collect(),
+        node_mask_v4: families::NODE_MASKS.0,
+        node_mask_v6: families::NODE_MASKS.1,
         leader_election: candidate(config),
         snapshots: config.runs(Component::Snapshots),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
@@ -278,12 +283,19 @@ fn node_ports(config: &Config) -> Reserved {
 fn publish_dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
     let no_node = config.runs(Component::Dns) && !config.runs(Component::Agent);
     let settings = keelson_dns::publish::Config {
-        cluster_ip: config.cluster_dns.into(),
-        also: no_node.then(|| SocketAddr::new(config.node_ip.into(), config.dns_port)),
+        cluster_ips: config.cluster_dns.clone(),
+        also: match no_node {
+            true => config
+                .node_ips
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, config.dns_port))
+                .collect(),
+            false => Vec::new(),
+        },
     };
     let client = api.client(identity(crate::addons::DNS_PUBLISHER_IDENTITY));
     components.spawn("dns-endpoints", move |stop| {
-        keelson_dns::publish::run(client.clone(), settings, stop)
+        keelson_dns::publish::run(client.clone(), settings.clone(), stop)
     });
 }
 
@@ -293,8 +305,8 @@ fn serving_certificate(
     config: &Config,
     pki: &Arc<Pki>,
 ) -> anyhow::Result<Arc<ServingCert>> {
-    let (pki, name, address) = (pki.clone(), config.node_name.clone(), config.node_ip);
-    let find = move || pki.kubelet_server(&name, &[address.into()]);
+    let (pki, name, addresses) = (pki.clone(), config.node_name.clone(), config.node_ips.clone());
+    let find = move || pki.kubelet_server(&name, &addresses);
     let first = find()?;
     let cert = ServingCert::new(&first.cert_pem, &first.key_pem)?;
     let (kept, find) = (cert.clone(), Arc::new(find));

@@ -3,14 +3,12 @@
 
 use crate::config::{Component, Config};
 use anyhow::Context;
-use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::Error;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 pub const NAMESPACE: &str = "kube-system";
@@ -20,9 +18,10 @@ pub const NAME: &str = "keelson-cluster";
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Cluster {
-    pub cluster_cidr: Ipv4Net,
-    pub service_cidr: Ipv4Net,
-    pub cluster_dns: Ipv4Addr,
+    /// One value, or one of each family with a comma between them.
+    pub cluster_cidr: String,
+    pub service_cidr: String,
+    pub cluster_dns: String,
     pub cluster_domain: String,
     pub network: String,
     /// Components that run on every node, if they do in this cluster: those that don't, divided by commas.
@@ -36,12 +35,21 @@ const EVERYWHERE: [(Component, &str); 2] = [
     (Component::Snapshots, "snapshots"),
 ];
 
+fn joined<T: ToString>(list: &[T]) -> String {
+    list.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What such a value stands for.
+pub fn parts(text: &str) -> Vec<String> {
+    text.split(',').map(String::from).collect()
+}
+
 impl Cluster {
     pub fn of(config: &Config) -> Cluster {
         Cluster {
-            cluster_cidr: config.cluster_cidr,
-            service_cidr: config.service_cidr,
-            cluster_dns: config.cluster_dns,
+            cluster_cidr: joined(&config.cluster_cidrs),
+            service_cidr: joined(&config.service_cidrs),
+            cluster_dns: joined(&config.cluster_dns),
             cluster_domain: config.cluster_domain.clone(),
             network: config.network.to_string(),
             disabled: disabled(|component| config.runs(component)),
@@ -126,15 +134,15 @@ mod tests {
     #[test]
     fn what_a_server_writes_an_agent_reads() {
         let cluster = Cluster {
-            cluster_cidr: "10.1.0.0/16".parse().unwrap(),
-            service_cidr: "10.2.0.0/16".parse().unwrap(),
-            cluster_dns: "10.2.0.10".parse().unwrap(),
+            cluster_cidr: "10.1.0.0/16,fd00:1::/48".into(),
+            service_cidr: "10.2.0.0/16,fd00:2::/112".into(),
+            cluster_dns: "10.2.0.10".into(),
             cluster_domain: "example.local".into(),
             network: "host-gw".into(),
             disabled: disabled(|component| component != Component::Snapshots),
         };
         let data = cluster.config_map().unwrap().data.unwrap();
-        assert_eq!(data["cluster-cidr"], "10.1.0.0/16");
+        assert_eq!(data["cluster-cidr"], "10.1.0.0/16,fd00:1::/48");
         let read: Cluster = serde_json::from_value(serde_json::to_value(data).unwrap()).unwrap();
         assert_eq!(read, cluster);
         assert_eq!(read.disabled().collect::<Vec<_>>(), ["snapshots"]);

@@ -1,16 +1,16 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use crate::access::{self, Access};
-use crate::store;
+use crate::{families, store};
 use anyhow::{Context, bail};
 use clap::Args;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use keelson_apiserver::audit::{self, Policy};
 use keelson_kubelet::Verification;
 use keelson_network::underlay::Mode;
 use keelson_sys::nft::Family;
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,9 +34,11 @@ pub struct Options {
     /// This node's name [default: the host name]
     #[arg(long, env = "KEELSON_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// This node's address [default: that of --network-interface, or the source address of the default route]
-    #[arg(long, env = "KEELSON_NODE_IP", value_name = "IP")]
-    pub node_ip: Option<Ipv4Addr>,
+    /// This node's address, or one of each family [default: those of --network-interface, or the source addresses of the default
+    /// routes]
+    #[arg(long, env = "KEELSON_NODE_IP", value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "crate::families::list")]
+    pub node_ip: Option<Vec<String>>,
     /// The interface by which other nodes are reached
     #[arg(long, env = "KEELSON_NETWORK_INTERFACE", value_name = "NAME")]
     pub network_interface: Option<String>,
@@ -88,15 +90,18 @@ pub struct Options {
     /// More names and addresses for the API's certificate
     #[arg(long, env = "KEELSON_TLS_SAN", value_name = "LIST", value_delimiter = ',')]
     pub tls_san: Option<Vec<String>>,
-    /// Range of pod addresses [default: 10.244.0.0/16]
-    #[arg(long, env = "KEELSON_CLUSTER_CIDR", value_name = "CIDR")]
-    pub cluster_cidr: Option<Ipv4Net>,
-    /// Range of service addresses [default: 10.96.0.0/16]
-    #[arg(long, env = "KEELSON_SERVICE_CIDR", value_name = "CIDR")]
-    pub service_cidr: Option<Ipv4Net>,
-    /// Address of the cluster's DNS service [default: the tenth of the service range]
-    #[arg(long, env = "KEELSON_CLUSTER_DNS", value_name = "IP")]
-    pub cluster_dns: Option<Ipv4Addr>,
+    /// Range of pod addresses, or one of each family, the primary one first [default: 10.244.0.0/16]
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "crate::families::list")]
+    pub cluster_cidr: Option<Vec<String>>,
+    /// Range of service addresses, or one of each family, the primary one first [default: 10.96.0.0/16]
+    #[arg(long, env = "KEELSON_SERVICE_CIDR", value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "crate::families::list")]
+    pub service_cidr: Option<Vec<String>>,
+    /// Address of the cluster's DNS service, or one of each family [default: the tenth of each service range]
+    #[arg(long, env = "KEELSON_CLUSTER_DNS", value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "crate::families::list")]
+    pub cluster_dns: Option<Vec<String>>,
     /// Domain of the cluster [default: cluster.local]
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
@@ -216,7 +221,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub kubeconfig: PathBuf,
     pub node_name: String,
-    pub node_ip: Ipv4Addr,
+    /// The primary family's first; one of each that pods have.
+    pub node_ips: Vec<IpAddr>,
     pub network: Mode,
     pub images: Option<PathBuf>,
     pub registries: Option<PathBuf>,
@@ -228,9 +234,10 @@ pub struct Config {
     pub kubelet_port: u16,
     pub dns_port: u16,
     pub tls_san: Vec<String>,
-    pub cluster_cidr: Ipv4Net,
-    pub service_cidr: Ipv4Net,
-    pub cluster_dns: Ipv4Addr,
+    /// One a family, the primary one first.
+    pub cluster_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
     pub max_pods: u32,
     pub manifests: PathBuf,
@@ -322,9 +329,21 @@ impl Options {
         )?;
         let audit = self.audit(&data_dir)?;
         let (store, compaction) = (store::Choice::of(&self, &data_dir)?, store::compaction_interval(&self)?);
-        let service_cidr = self
-            .service_cidr
-            .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16));
+        let given = |list: Option<Vec<String>>, default: &str| list.unwrap_or_else(|| vec![default.into()]);
+        let service_cidrs = families::service_cidrs(&given(self.service_cidr.take(), "10.96.0.0/16"))?;
+        let cluster_cidrs = families::cluster_cidrs(&given(self.cluster_cidr.take(), "10.244.0.0/16"))?;
+        let node_ips = self.node_ips(&cluster_cidrs)?;
+        families::agree(&cluster_cidrs, &service_cidrs, &node_ips)?;
+        let cluster_dns = match self.cluster_dns.take() {
+            Some(given) => families::addresses("--cluster-dns", &given)?,
+            None => service_cidrs.iter().map(|range| families::nth(*range, 10)).collect(),
+        };
+        for dns in &cluster_dns {
+            anyhow::ensure!(
+                service_cidrs.iter().any(|range| range.contains(dns)),
+                "--cluster-dns {dns}: it is in none of the ranges of services (--service-cidr)"
+            );
+        }
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
         let log_json = match self.log_format.as_deref() {
@@ -338,12 +357,7 @@ impl Options {
                 Some(name) => name,
                 None => host_name()?,
             },
-            node_ip: match (self.node_ip, &self.network_interface) {
-                (Some(ip), None) => ip,
-                (Some(ip), Some(link)) => on_interface(link, Some(ip))?,
-                (None, Some(link)) => on_interface(link, None)?,
-                (None, None) => default_address()?,
-            },
+            node_ips,
             network: self.network.as_deref().unwrap_or("vxlan").parse()?,
             images: self.images,
             registries: self.registries,
@@ -359,16 +373,18 @@ impl Options {
                 .iter()
                 .map(|s| component(s))
                 .collect::<anyhow::Result<_>>()?,
-            bind_address: self.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            bind_address: self.bind_address.unwrap_or_else(|| match cluster_cidrs.as_slice() {
+                // Both families' addresses, where there are both.
+                [IpNet::V4(_)] => Ipv4Addr::UNSPECIFIED.into(),
+                _ => Ipv6Addr::UNSPECIFIED.into(),
+            }),
             api_port: self.api_port.unwrap_or(6443),
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             dns_port: self.dns_port.unwrap_or(10053),
             tls_san: self.tls_san.unwrap_or_default(),
-            cluster_cidr: self
-                .cluster_cidr
-                .unwrap_or_else(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
-            cluster_dns: self.cluster_dns.unwrap_or_else(|| nth(service_cidr, 10)),
-            service_cidr,
+            cluster_cidrs,
+            service_cidrs,
+            cluster_dns,
             cluster_domain,
             max_pods: self.max_pods.unwrap_or(110),
             manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
@@ -397,6 +413,29 @@ impl Options {
             log_json,
             data_dir,
         })
+    }
+
+    /// An address of each family that pods have: as given, of the given link, or by which the world is reached.
+    fn node_ips(&self, cluster_cidrs: &[IpNet]) -> anyhow::Result<Vec<IpAddr>> {
+        let given = match &self.node_ip {
+            Some(list) => families::addresses("--node-ip", list)?,
+            None => Vec::new(),
+        };
+        let of_family = |range: &IpNet| {
+            let ipv4 = range.addr().is_ipv4();
+            let given = given.iter().copied().find(|ip| ip.is_ipv4() == ipv4);
+            match (given, &self.network_interface) {
+                (Some(ip), None) => Ok(ip),
+                (given, Some(link)) => on_interface(link, given, ipv4),
+                // Who names one address means that one.
+                (None, None) if !given_nothing(&self.node_ip) => {
+                    let family = if ipv4 { "IPv4" } else { "IPv6" };
+                    bail!("--node-ip has no {family} address, and pods have (--cluster-cidr {range})")
+                }
+                (None, None) => families::default_address(ipv4),
+            }
+        };
+        cluster_cidrs.iter().map(of_family).collect()
     }
 
     /// What is audited, and where to.
@@ -432,16 +471,19 @@ impl Config {
     pub fn runs(&self, component: Component) -> bool {
         !self.disable.contains(&component)
     }
-    /// The first address of the service range: the API's own service.
-    pub fn api_service_ip(&self) -> Ipv4Addr {
-        nth(self.service_cidr, 1)
+    /// The first addresses of the service ranges: the primary one is that of the API's own service.
+    pub fn api_service_ips(&self) -> Vec<IpAddr> {
+        self.service_cidrs
+            .iter()
+            .map(|range| families::nth(*range, 1))
+            .collect()
     }
-    /// The ranges of pods, one a family.
-    pub fn cluster_cidrs(&self) -> Vec<IpNet> {
-        vec![self.cluster_cidr.into()]
+    /// The primary address of this node.
+    pub fn node_ip(&self) -> IpAddr {
+        self.node_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
     pub fn families(&self) -> impl Iterator<Item = Family> {
-        self.cluster_cidrs().into_iter().map(|range| Family::of(range.addr()))
+        self.cluster_cidrs.iter().map(|range| Family::of(range.addr()))
     }
     pub fn runtime_dir(&self) -> PathBuf {
         self.data_dir.join("runtime")
@@ -472,8 +514,8 @@ pub fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
     std::path::absolute(&path).with_context(|| format!("{} is no path", path.display()))
 }
 
-fn nth(range: Ipv4Net, n: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(range.network()).saturating_add(n))
+fn given_nothing(list: &Option<Vec<String>>) -> bool {
+    list.as_ref().is_none_or(Vec::is_empty)
 }
 
 fn component(name: &str) -> anyhow::Result<Component> {
@@ -536,29 +578,27 @@ fn host_name() -> anyhow::Result<String> {
     Ok(name.trim().to_lowercase())
 }
 
-/// The address that this machine would use towards the world. Nothing is sent.
-fn default_address() -> anyhow::Result<Ipv4Addr> {
-    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
-    socket
-        .connect(("192.0.2.1", 9))
-        .context("this machine has no default route: give its address with --node-ip")?;
-    match socket.local_addr()?.ip() {
-        IpAddr::V4(ip) => Ok(ip),
-        IpAddr::V6(_) => bail!("the default route is IPv6 only: give an IPv4 address with --node-ip"),
-    }
-}
-
-/// An interface's IPv4 address: the given one, which has to be among its addresses, or its first.
-fn on_interface(name: &str, given: Option<Ipv4Addr>) -> anyhow::Result<Ipv4Addr> {
-    let all: Vec<Ipv4Addr> = nix::ifaddrs::getifaddrs()?
+/// An interface's address of a family: the given one, which has to be among its addresses, or its first that isn't the link's
+/// own.
+fn on_interface(name: &str, given: Option<IpAddr>, ipv4: bool) -> anyhow::Result<IpAddr> {
+    let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
+        match ipv4 {
+            true => Some(address.as_sockaddr_in()?.ip().into()),
+            false => Some(address.as_sockaddr_in6()?.ip())
+                .filter(|ip| !ip.is_unicast_link_local())
+                .map(IpAddr::V6),
+        }
+    };
+    let all: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
         .filter(|i| i.interface_name == name)
-        .filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip()))
+        .filter_map(|i| ip(i.address?))
         .collect();
+    let (family, flag) = if ipv4 { ("IPv4", "-4") } else { ("IPv6", "-6") };
     match given {
         Some(ip) if all.contains(&ip) => Ok(ip),
         Some(ip) => bail!("--node-ip {ip} is no address of --network-interface {name}, which has {all:?}"),
         None => all.first().copied().with_context(|| {
-            format!("--network-interface {name}: there is no such interface with an IPv4 address (ip -4 addr)")
+            format!("--network-interface {name}: there is no such interface with an {family} address (ip {flag} addr)")
         }),
     }
 }
@@ -578,7 +618,7 @@ mod tests {
         let options = Options {
             config: Some(file.clone()),
             node_name: Some("from-flag".into()),
-            node_ip: Some(Ipv4Addr::LOCALHOST),
+            node_ip: Some(vec!["127.0.0.1".into()]),
             ..Options::default()
         };
         let config = options.resolve().unwrap();
@@ -587,23 +627,23 @@ mod tests {
         assert!(!config.access.authentication.anonymous.enabled);
         assert_eq!(config.access.api_audiences, ["a", "b"]);
         assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
-        assert_eq!(config.cluster_dns.to_string(), "10.50.0.10");
+        assert_eq!(config.cluster_dns, ["10.50.0.10".parse::<IpAddr>().unwrap()]);
         assert_eq!(
             threshold("memory.available<100Mi").unwrap(),
             Threshold::MemoryBytes(100 << 20)
         );
         assert_eq!(threshold("nodefs.available<1%").unwrap(), Threshold::DiskPercent(1));
         assert!(threshold("nodefs.available<1").is_err() && threshold("disk<1%").is_err());
-        let on = |name: &str, ip: Option<Ipv4Addr>| {
+        let on = |name: &str, ip: Option<&str>| {
             let options = Options {
                 network_interface: Some(name.into()),
-                node_ip: ip,
+                node_ip: ip.map(|ip| vec![ip.into()]),
                 ..Options::default()
             };
-            options.resolve().map(|c| (c.node_ip, c.network))
+            options.resolve().map(|c| (c.node_ip(), c.network))
         };
-        assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST, Mode::Vxlan));
-        assert!(on("lo", Some(Ipv4Addr::new(192, 0, 2, 1))).is_err() && on("none", None).is_err());
+        assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST.into(), Mode::Vxlan));
+        assert!(on("lo", Some("192.0.2.1")).is_err() && on("none", None).is_err());
         std::fs::write(&file, "nodename: typo\n").unwrap();
         let wrong = Options {
             config: Some(file.clone()),

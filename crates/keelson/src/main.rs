@@ -11,6 +11,7 @@ mod cluster;
 mod config;
 mod doctor;
 mod etcd;
+mod families;
 mod image;
 mod issue;
 mod kubeconfig;

@@ -85,9 +85,9 @@ pub fn network(components: &mut Supervisor, config: &Config, clients: &dyn Clien
     }
     let settings = underlay::Settings {
         node_name: config.node_name.clone(),
-        node_ip: config.node_ip.into(),
+        node_ip: config.node_ip(),
         mode: config.network,
-        cluster: config.cluster_cidrs(),
+        cluster: config.cluster_cidrs.clone(),
     };
     let client = clients.client(NETWORK_IDENTITY);
     components.spawn("network", move |stop| {
@@ -98,7 +98,7 @@ pub fn network(components: &mut Supervisor, config: &Config, clients: &dyn Clien
 pub fn proxy(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
     let settings = keelson_proxy::Config {
         node_name: config.node_name.clone(),
-        cluster_cidrs: config.cluster_cidrs(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
     };
     let client = clients.client(PROXY_IDENTITY);
     components.spawn("proxy", move |stop| {
@@ -108,9 +108,13 @@ pub fn proxy(components: &mut Supervisor, config: &Config, clients: &dyn ClientF
 
 pub fn dns(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
     let settings = keelson_dns::Config {
-        listen: SocketAddr::new(config.node_ip.into(), config.dns_port),
+        listen: config
+            .node_ips
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, config.dns_port))
+            .collect(),
         domain: config.cluster_domain.clone(),
-        clients: config.cluster_cidrs(),
+        clients: config.cluster_cidrs.clone(),
         ..keelson_dns::Config::default()
     };
     let client = clients.client(DNS_IDENTITY);
@@ -121,7 +125,7 @@ pub fn dns(components: &mut Supervisor, config: &Config, clients: &dyn ClientFac
 
 /// What the uplink leaves to pods; 0 (the kernel's default) if it can't be told.
 async fn mtu(config: &Config) -> u32 {
-    match underlay::uplink(config.node_ip.into()).await {
+    match underlay::uplink(config.node_ip()).await {
         Ok(uplink) => config.network.mtu(&uplink),
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "pods get the kernel's default MTU");
@@ -133,7 +137,7 @@ async fn mtu(config: &Config) -> u32 {
 pub fn network_config(config: &Config, mtu: u32) -> keelson_network::Config {
     keelson_network::Config {
         state_dir: config.network_dir(),
-        cluster_cidrs: config.cluster_cidrs(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
         pod_cidrs: Vec::new(),
         mtu,
     }
@@ -177,14 +181,14 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
     Ok(keelson_kubelet::Config {
         eviction,
         node_name: config.node_name.clone(),
-        node_ips: vec![config.node_ip.to_string()],
+        node_ips: config.node_ips.iter().map(ToString::to_string).collect(),
         hostname: config.node_name.clone(),
         node_labels: [(keelson_dns::publish::LABEL.to_string(), dns)].into(),
         known_as,
         root_dir: root,
         pod_logs_dir: config.data_dir.join("logs/pods"),
         cgroup_root: config.cgroup_root.clone(),
-        cluster_dns: vec![config.cluster_dns.to_string()],
+        cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: config.cluster_domain.clone(),
         static_pod_path: Some(config.manifests.clone()),
         max_pods: config.max_pods,

@@ -9,7 +9,6 @@ use clap::Args;
 use keelson_network::{HostOnly, PodNetwork, Routed};
 use keelson_sys::mount;
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -53,7 +52,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         cgroup_root: options.cgroup_root,
         // Neither name nor address matters for what is removed.
         node_name: Some("none".into()),
-        node_ip: Some(Ipv4Addr::LOCALHOST),
+        node_ip: Some(vec!["127.0.0.1".into()]),
         ..ServerOptions::default()
     };
     let config = server.resolve()?;

@@ -112,7 +112,8 @@ pub async fn run<S: Server>(
             () = stop.cancelled() => break,
         };
         let (stream, remote) = match accepted {
-            Ok(accepted) => accepted,
+            // A socket for both families tells of IPv4 addresses in the form that IPv6 has for them.
+            Ok((stream, remote)) => (stream, SocketAddr::new(remote.ip().to_canonical(), remote.port())),
             Err(e) => {
                 // Out of descriptors or memory: a pause lets connections end.
                 tracing::warn!("accepting a connection failed: {e}");

@@ -40,10 +40,12 @@ struct Echo {
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 impl Server for Echo {
-    type Peer = ();
+    type Peer = SocketAddr;
     type Body = Body;
-    fn connected(&self, _: SocketAddr, _: Option<&[CertificateDer<'_>]>) {}
-    async fn answer(&self, _: &Arc<()>, mut request: http::Request<Incoming>) -> http::Response<Body> {
+    fn connected(&self, remote: SocketAddr, _: Option<&[CertificateDer<'_>]>) -> SocketAddr {
+        remote
+    }
+    async fn answer(&self, peer: &Arc<SocketAddr>, mut request: http::Request<Incoming>) -> http::Response<Body> {
         if request.headers().contains_key("upgrade") {
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
@@ -58,6 +60,10 @@ impl Server for Echo {
             return answer
                 .body(Full::default().map_err(|e| match e {}).boxed_unsync())
                 .unwrap();
+        }
+        if request.uri().path() == "/whoami" {
+            let who = peer.ip().to_string();
+            return http::Response::new(Full::from(who).map_err(|e| match e {}).boxed_unsync());
         }
         if request.uri().path() == "/small" {
             return http::Response::new(Full::from("small").map_err(|e| match e {}).boxed_unsync());
@@ -89,6 +95,10 @@ struct Started {
 }
 
 async fn start(limits: Limits) -> Started {
+    start_at("127.0.0.1:0", limits).await
+}
+
+async fn start_at(address: &str, limits: Limits) -> Started {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
     let cert = made.cert.der().clone();
@@ -102,7 +112,7 @@ async fn start(limits: Limits) -> Started {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert).unwrap();
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpListener::bind(address).await.unwrap();
     let (address, stop, held) = (
         socket.local_addr().unwrap(),
         CancellationToken::new(),
@@ -186,6 +196,21 @@ async fn a_client_that_says_nothing_or_says_it_slowly_is_closed() {
     tokio::select! {
         _ = ended(&mut read) => {}
         () = writing => {}
+    }
+}
+
+/// A socket for both families has IPv4 clients in a form of IPv6.
+#[tokio::test]
+async fn a_client_has_its_own_address_whatever_the_socket() {
+    let mut server = start_at("[::]:0", short()).await;
+    for (through, seen) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+        server.address.set_ip(through.parse().unwrap());
+        let mut stream = server.connect("http/1.1").await.unwrap();
+        let request = b"GET /whoami HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(answer.ends_with(&format!("\r\n{seen}")), "{answer}");
     }
 }
 

@@ -68,7 +68,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = alone.node_name,
-        address = %alone.node_ip,
+        address = %alone.node_ip(),
         data = %alone.data_dir.display(),
         "starting"
     );
@@ -116,7 +116,10 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
         async move { slot.keep(&rest, Purpose::Client, &wanted, || link.renew(), stop).await }
     });
     let wanted = Wanted {
-        sans: vec![San::Dns(config.node_name.clone()), San::Ip(config.node_ip.into())],
+        sans: [San::Dns(config.node_name.clone())]
+            .into_iter()
+            .chain(config.node_ips.iter().copied().map(San::Ip))
+            .collect(),
         ..wanted
     };
     components.spawn("serving-certificate", move |stop| {

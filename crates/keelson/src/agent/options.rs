@@ -1,11 +1,11 @@
 //! What `keelson agent` is told, by the same ways as a server. What has to be the same on all nodes (address ranges, domain,
 //! network) is not asked for: the cluster tells it.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, parts};
 use crate::config::{self, Config, Options as ServerOptions, fill};
 use clap::Args;
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -28,8 +28,9 @@ pub struct Options {
     #[arg(long, env = "KEELSON_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// This node's address [default: that of --network-interface, or the source address of the default route]
-    #[arg(long, env = "KEELSON_NODE_IP", value_name = "IP")]
-    pub node_ip: Option<Ipv4Addr>,
+    #[arg(long, env = "KEELSON_NODE_IP", value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "crate::families::list")]
+    pub node_ip: Option<Vec<String>>,
     /// The interface by which other nodes are reached
     #[arg(long, env = "KEELSON_NETWORK_INTERFACE", value_name = "NAME")]
     pub network_interface: Option<String>,
@@ -141,9 +142,9 @@ impl Options {
             eviction_hard: this.eviction_hard,
             log: this.log,
             log_format: this.log_format,
-            cluster_cidr: cluster.map(|c| c.cluster_cidr),
-            service_cidr: cluster.map(|c| c.service_cidr),
-            cluster_dns: cluster.map(|c| c.cluster_dns),
+            cluster_cidr: cluster.map(|c| parts(&c.cluster_cidr)),
+            service_cidr: cluster.map(|c| parts(&c.service_cidr)),
+            cluster_dns: cluster.map(|c| parts(&c.cluster_dns)),
             cluster_domain: cluster.map(|c| c.cluster_domain.clone()),
             network: cluster.map(|c| c.network.clone()),
             ..ServerOptions::default()

@@ -22,7 +22,7 @@ impl Certificates {
             San::Dns("localhost".into()),
             San::Dns(place.name.clone()),
             San::Ip([127, 0, 0, 1].into()),
-            San::Ip(place.ip.into()),
+            San::Ip(place.ip),
         ];
         names.sort();
         names.dedup();

@@ -15,7 +15,7 @@ pub mod membership;
 pub mod program;
 pub mod upkeep;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where members listen for clients, and for each other. etcd's own numbers.
@@ -29,17 +29,17 @@ pub struct Place {
     pub data_dir: PathBuf,
     /// The node's name; of two members of one name etcd would know only one.
     pub name: String,
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     /// `None`: the one on PATH.
     pub program: Option<PathBuf>,
 }
 
 impl Place {
     pub fn client_url(&self) -> String {
-        format!("https://{}:{CLIENT_PORT}", self.ip)
+        format!("https://{}", SocketAddr::new(self.ip, CLIENT_PORT))
     }
     pub fn peer_url(&self) -> String {
-        format!("https://{}:{PEER_PORT}", self.ip)
+        format!("https://{}", SocketAddr::new(self.ip, PEER_PORT))
     }
     /// etcd's own directory.
     pub fn directory(&self) -> PathBuf {

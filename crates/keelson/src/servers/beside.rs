@@ -40,7 +40,7 @@ fn place(options: &Options, alone: &Config) -> Place {
     Place {
         data_dir: alone.data_dir.clone(),
         name: alone.node_name.clone(),
-        ip: alone.node_ip,
+        ip: alone.node_ip(),
         program: options.etcd_program.clone(),
     }
 }

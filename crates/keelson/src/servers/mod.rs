@@ -16,7 +16,7 @@ pub use beside::Beside;
 pub use join::forget_what_was_told;
 pub use remembered::Remembered;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, parts};
 use crate::config::{Config, Options};
 use crate::store::{Choice, Opened};
 use anyhow::{Context, bail, ensure};
@@ -103,7 +103,7 @@ async fn agree(
 ) -> anyhow::Result<(Config, ServerToken)> {
     let (store, root) = (store.store(), alone.store.root());
     let token = shared::settle(store.as_ref(), root, &alone.data_dir, items, given).await?;
-    let (address, own) = (alone.node_ip.to_string(), settings::Settings::of(alone));
+    let (address, own) = (alone.node_ip().to_string(), settings::Settings::of(alone));
     let agreed = settings::agree(store.as_ref(), root, &address, options, own).await?;
     Ok((options.clone().resolve_among(&agreed)?, token))
 }
@@ -126,9 +126,9 @@ impl Options {
         let left_out = agreed.cluster.disabled().map(str::to_owned);
         let disable: Vec<String> = self.disable.iter().flatten().cloned().chain(left_out).collect();
         let options = Options {
-            cluster_cidr: Some(cluster_cidr),
-            service_cidr: Some(service_cidr),
-            cluster_dns: Some(cluster_dns),
+            cluster_cidr: Some(parts(&cluster_cidr)),
+            service_cidr: Some(parts(&service_cidr)),
+            cluster_dns: Some(parts(&cluster_dns)),
             cluster_domain: Some(cluster_domain),
             network: Some(network),
             disable: Some(disable),

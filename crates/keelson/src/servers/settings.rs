@@ -46,14 +46,14 @@ impl Settings {
             ..
         } = options;
         if cluster_cidr.is_none() {
-            all.cluster.cluster_cidr = theirs.cluster.cluster_cidr;
+            all.cluster.cluster_cidr.clone_from(&theirs.cluster.cluster_cidr);
         }
         if service_cidr.is_none() {
-            all.cluster.service_cidr = theirs.cluster.service_cidr;
+            all.cluster.service_cidr.clone_from(&theirs.cluster.service_cidr);
         }
         // Follows from the range of services, if that is told.
         if cluster_dns.is_none() && all.cluster.service_cidr == theirs.cluster.service_cidr {
-            all.cluster.cluster_dns = theirs.cluster.cluster_dns;
+            all.cluster.cluster_dns.clone_from(&theirs.cluster.cluster_dns);
         }
         if cluster_domain.is_none() {
             all.cluster.cluster_domain.clone_from(&theirs.cluster.cluster_domain);
@@ -157,9 +157,9 @@ mod tests {
     fn settings(network: &str) -> Settings {
         Settings {
             cluster: Cluster {
-                cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-                service_cidr: "10.96.0.0/16".parse().unwrap(),
-                cluster_dns: "10.96.0.10".parse().unwrap(),
+                cluster_cidr: "10.244.0.0/16".into(),
+                service_cidr: "10.96.0.0/16".into(),
+                cluster_dns: "10.96.0.10".into(),
                 cluster_domain: "cluster.local".into(),
                 network: network.into(),
                 disabled: String::new(),

@@ -35,8 +35,8 @@ use zone::Zone;
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where queries are answered (UDP and TCP).
-    pub listen: SocketAddr,
+    /// Where queries are answered (UDP and TCP): one address a family.
+    pub listen: Vec<SocketAddr>,
     /// `cluster.local`
     pub domain: String,
     /// Names the servers for all other domains; followed when it changes.
@@ -48,7 +48,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            listen: SocketAddr::from(([127, 0, 0, 1], 10053)),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 10053))],
             domain: "cluster.local".into(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             clients: Vec::new(),
@@ -71,14 +71,16 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             .into_iter()
             .collect()
     });
-    let sockets = server::Sockets::bind(config.listen)
-        .await
-        .with_context(|| format!("cluster DNS cannot listen on {}: is the port taken?", config.listen))?;
+    let mut sockets = Vec::new();
+    for at in &config.listen {
+        let bound = server::Sockets::bind(*at).await;
+        sockets.push(bound.with_context(|| format!("cluster DNS cannot listen on {at}: is the port taken?"))?);
+    }
     let shared = Arc::new(Shared {
         zone: RwLock::new(Zone::empty(&config.domain)),
         clients: server::Clients {
             ranges: config.clients.clone(),
-            nodes: RwLock::new([config.listen.ip()].into()),
+            nodes: RwLock::new(config.listen.iter().map(SocketAddr::ip).collect()),
         },
         ..Shared::default()
     });
@@ -112,12 +114,12 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let take_in = || pending.take_in(&shared.zone, &services, &slices);
     let take_nodes = || {
         let mut known: BTreeSet<IpAddr> = nodes.store().list().iter().flat_map(|n| node_addresses(n)).collect();
-        known.insert(config.listen.ip());
+        known.extend(config.listen.iter().map(SocketAddr::ip));
         *shared.clients.nodes.write() = known;
     };
     let take_servers = || {
         let file = resolv::real(&config.resolv_conf);
-        let servers = upstreams(&file, config.listen);
+        let servers = upstreams(&file, &config.listen);
         if servers.is_empty() {
             tracing::warn!(file = %file.display(), "no name server there: names outside the cluster can't be resolved");
         }
@@ -126,7 +128,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     take_in();
     take_nodes();
     take_servers();
-    let serving = tokio::spawn(server::serve(sockets, shared.clone(), stop.clone()));
+    let mut serving = tokio::task::JoinSet::new();
+    for sockets in sockets {
+        serving.spawn(server::serve(sockets, shared.clone(), stop.clone()));
+    }
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -135,16 +140,18 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             () = resolv_changed.notified() => take_servers(),
         }
     }
-    serving.await.context("the DNS server died")?;
+    while let Some(served) = serving.join_next().await {
+        served.context("the DNS server died")?;
+    }
     Ok(())
 }
 
-/// Where outside names are asked for. Only our own socket would be a loop: another server on this address is as good as any.
-fn upstreams(resolv_conf: &Path, listen: SocketAddr) -> Vec<SocketAddr> {
+/// Where outside names are asked for. Only our own sockets would be a loop: another server on this address is as good as any.
+fn upstreams(resolv_conf: &Path, listen: &[SocketAddr]) -> Vec<SocketAddr> {
     let servers = resolv::servers(resolv_conf)
         .into_iter()
         .map(|ip| SocketAddr::new(ip, 53));
-    servers.filter(|s| *s != listen).collect()
+    servers.filter(|s| !listen.contains(s)).collect()
 }
 
 fn node_addresses(node: &Node) -> Vec<IpAddr> {

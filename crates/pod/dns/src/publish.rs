@@ -30,12 +30,12 @@ const MOST: usize = 1000;
 /// The port of a node's DNS server; any other value: it has none.
 pub const LABEL: &str = "keelson.io/dns";
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
-    /// The address of the service.
-    pub cluster_ip: IpAddr,
-    /// A server on a machine that is no node.
-    pub also: Option<SocketAddr>,
+    /// The addresses of the service, one a family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// A server on a machine that is no node, by its addresses.
+    pub also: Vec<SocketAddr>,
 }
 
 /// Keeps both objects in step with the nodes until `stop` fires. The service belongs to the administrator once it
@@ -51,10 +51,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         () = nodes.synced() => {}
     }
     // Which slices were there is asked once; afterwards they are known from what was written.
-    let mut written: BTreeMap<u16, EndpointSlice> = existing(&rest).await?;
+    let mut written: BTreeMap<Key, EndpointSlice> = existing(&rest).await?;
     loop {
-        let wanted = slices(&nodes.store().list(), config.also);
-        let failed = match write(&rest, config.cluster_ip, &wanted, &mut written).await {
+        let wanted = slices(&nodes.store().list(), &config.also);
+        let failed = match write(&rest, &config.cluster_ips, &wanted, &mut written).await {
             Ok(()) => false,
             Err(error) => {
                 tracing::warn!(%error, "the service kube-system/kube-dns can't be published yet");
@@ -79,7 +79,7 @@ fn labels() -> BTreeMap<String, String> {
     .into()
 }
 
-fn service(cluster_ip: IpAddr) -> Service {
+fn service(cluster_ips: &[IpAddr]) -> Service {
     let port = |name: &str, protocol: &str| ServicePort {
         name: Some(name.into()),
         protocol: Some(protocol.into()),
@@ -95,7 +95,9 @@ fn service(cluster_ip: IpAddr) -> Service {
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
-            cluster_ip: Some(cluster_ip.to_string()),
+            cluster_ip: cluster_ips.first().map(IpAddr::to_string),
+            cluster_ips: Some(cluster_ips.iter().map(IpAddr::to_string).collect()),
+            ip_family_policy: (cluster_ips.len() > 1).then(|| "PreferDualStack".into()),
             ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
             traffic_distribution: Some("PreferSameNode".into()),
             ..ServiceSpec::default()
@@ -103,6 +105,9 @@ fn service(cluster_ip: IpAddr) -> Service {
         ..Service::default()
     }
 }
+
+/// Servers of one slice: their port, and whether their addresses are IPv6.
+type Key = (u16, bool);
 
 /// A server, as a slice tells of it.
 struct Server {
@@ -112,50 +117,69 @@ struct Server {
 }
 
 /// What a node says of itself counts only if it can be so: one that can't be published would keep all others from it.
-fn server(node: &Node) -> Option<(u16, Server)> {
-    let port: u16 = node.metadata.labels.as_ref()?.get(LABEL)?.parse().ok()?;
+fn servers(node: &Node) -> Vec<(u16, Server)> {
+    let label = node.metadata.labels.as_ref().and_then(|l| l.get(LABEL));
+    let Some(port) = label.and_then(|l| l.parse().ok()).filter(|port| *port != 0) else {
+        return Vec::new();
+    };
+    let listed = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let internal = listed.filter(|a| a.type_ == "InternalIP");
+    let mut found: Vec<(u16, Server)> = Vec::new();
+    for server in internal.filter_map(|a| server(node, &a.address)) {
+        // The first of each family.
+        if found
+            .iter()
+            .all(|(_, s)| s.address.is_ipv4() != server.address.is_ipv4())
+        {
+            found.push((port, server));
+        }
+    }
+    found
+}
+
+fn server(node: &Node, address: &str) -> Option<Server> {
     let status = node.status.as_ref()?;
-    let address = status.addresses.iter().flatten().find(|a| a.type_ == "InternalIP")?;
     let ready = status
         .conditions
         .iter()
         .flatten()
         .any(|c| c.type_ == "Ready" && c.status == "True");
-    let address: IpAddr = address.address.parse().ok()?;
+    let address: IpAddr = address.parse().ok()?;
     let of_no_machine = address.is_loopback() || address.is_unspecified() || address.is_multicast();
     let link_local = matches!(address, IpAddr::V4(v4) if v4.is_link_local())
         || matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    if port == 0 || of_no_machine || link_local {
+    if of_no_machine || link_local {
         return None;
     }
-    let server = Server {
+    Some(Server {
         address,
         node: Some(node.name().to_string()),
         ready: ready && !node.is_deleting(),
-    };
-    Some((port, server))
+    })
 }
 
-/// One slice a port; nodes have the same one unless they were told otherwise.
-fn slices(nodes: &[Arc<Node>], also: Option<SocketAddr>) -> BTreeMap<u16, EndpointSlice> {
-    let mut by_port: BTreeMap<u16, Vec<Server>> = BTreeMap::new();
-    for (port, server) in nodes.iter().filter_map(|n| server(n)) {
-        by_port.entry(port).or_default().push(server);
-    }
-    if let Some(also) = also {
-        by_port.entry(also.port()).or_default().push(Server {
+/// One slice a port and family; nodes have the same port unless they were told otherwise.
+fn slices(nodes: &[Arc<Node>], also: &[SocketAddr]) -> BTreeMap<Key, EndpointSlice> {
+    let mut by_port: BTreeMap<Key, Vec<Server>> = BTreeMap::new();
+    let also = also.iter().map(|also| {
+        let server = Server {
             address: also.ip(),
             node: None,
             ready: true,
-        });
+        };
+        (also.port(), server)
+    });
+    for (port, server) in nodes.iter().flat_map(|n| servers(n)).chain(also) {
+        let key = (port, server.address.is_ipv6());
+        by_port.entry(key).or_default().push(server);
     }
     by_port
         .into_iter()
-        .map(|(port, servers)| (port, slice(port, servers)))
+        .map(|(key, servers)| (key, slice(key, servers)))
         .collect()
 }
 
-fn slice(number: u16, mut servers: Vec<Server>) -> EndpointSlice {
+fn slice((number, v6): Key, mut servers: Vec<Server>) -> EndpointSlice {
     let port = |name: &str, protocol: &str| EndpointPort {
         name: Some(name.into()),
         protocol: Some(protocol.into()),
@@ -165,8 +189,6 @@ fn slice(number: u16, mut servers: Vec<Server>) -> EndpointSlice {
     let mut labels = labels();
     labels.insert("kubernetes.io/service-name".into(), NAME.into());
     labels.insert("endpointslice.kubernetes.io/managed-by".into(), "keelson-dns".into());
-    let v4 = servers.iter().any(|s| s.address.is_ipv4());
-    servers.retain(|s| s.address.is_ipv4() == v4);
     servers.sort_by_key(|s| (!s.ready, s.address));
     servers.truncate(MOST);
     let endpoint = |s: Server| Endpoint {
@@ -184,35 +206,41 @@ fn slice(number: u16, mut servers: Vec<Server>) -> EndpointSlice {
     };
     EndpointSlice {
         metadata: ObjectMeta {
-            name: Some(format!("{NAME}-keelson-{number}")),
+            name: Some(match v6 {
+                false => format!("{NAME}-keelson-{number}"),
+                true => format!("{NAME}-keelson-ipv6-{number}"),
+            }),
             namespace: Some(NAMESPACE.into()),
             labels: Some(labels),
             ..ObjectMeta::default()
         },
-        address_type: if v4 { "IPv4" } else { "IPv6" }.into(),
+        address_type: if v6 { "IPv6" } else { "IPv4" }.into(),
         endpoints: Some(servers.into_iter().map(endpoint).collect()),
         ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
     }
 }
 
 /// What an earlier publisher left.
-async fn existing(rest: &Rest) -> keelson_client::Result<BTreeMap<u16, EndpointSlice>> {
+async fn existing(rest: &Rest) -> keelson_client::Result<BTreeMap<Key, EndpointSlice>> {
     let selector = "endpointslice.kubernetes.io/managed-by=keelson-dns";
     let all: Vec<EndpointSlice> = Objects::new(rest).list(NAMESPACE, selector, "").await?;
     let port = |s: &EndpointSlice| s.name().rsplit('-').next()?.parse().ok();
     // One of another form (of an older version) is under the port 0, which is never wanted.
-    Ok(all.into_iter().map(|s| (port(&s).unwrap_or(0), s)).collect())
+    Ok(all
+        .into_iter()
+        .map(|s| ((port(&s).unwrap_or(0), s.address_type == "IPv6"), s))
+        .collect())
 }
 
 async fn write(
     rest: &Rest,
-    cluster_ip: IpAddr,
-    wanted: &BTreeMap<u16, EndpointSlice>,
-    written: &mut BTreeMap<u16, EndpointSlice>,
+    cluster_ips: &[IpAddr],
+    wanted: &BTreeMap<Key, EndpointSlice>,
+    written: &mut BTreeMap<Key, EndpointSlice>,
 ) -> keelson_client::Result<()> {
     let services: Objects<Service> = Objects::new(rest);
     if services.find(NAMESPACE, NAME).await?.is_none() {
-        services.create(&service(cluster_ip)).await?;
+        services.create(&service(cluster_ips)).await?;
     }
     let objects: Objects<EndpointSlice> = Objects::new(rest);
     for (port, wanted) in wanted {
@@ -230,7 +258,7 @@ async fn write(
             .await?;
         written.insert(*port, live);
     }
-    let gone: BTreeSet<u16> = written.keys().filter(|p| !wanted.contains_key(p)).copied().collect();
+    let gone: BTreeSet<Key> = written.keys().filter(|p| !wanted.contains_key(p)).copied().collect();
     for port in gone {
         let name = written.get(&port).map(|s| s.name().to_string()).unwrap_or_default();
         match objects
@@ -250,9 +278,14 @@ mod tests {
     use serde_json::json;
     use std::net::Ipv4Addr;
 
-    fn node(name: &str, ip: &str, dns: &str, ready: &str) -> Arc<Node> {
+    fn node(name: &str, ips: &[&str], dns: &str, ready: &str) -> Arc<Node> {
+        let internal = ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip}));
+        let addresses: Vec<_> = [json!({"type": "Hostname", "address": name})]
+            .into_iter()
+            .chain(internal)
+            .collect();
         let node = json!({"metadata": {"name": name, "labels": {LABEL: dns}}, "status": {
-            "addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": ip}],
+            "addresses": addresses,
             "conditions": [{"type": "Ready", "status": ready}]}});
         Arc::new(serde_json::from_value(node).unwrap())
     }
@@ -260,16 +293,16 @@ mod tests {
     #[test]
     fn every_node_with_a_server_is_an_endpoint_ready_as_the_node_is() {
         let nodes = [
-            node("n1", "10.0.0.1", "10053", "True"),
-            node("n2", "10.0.0.2", "10053", "Unknown"),
-            node("n3", "10.0.0.3", "none", "True"),
-            node("n4", "10.0.0.4", "53", "True"),
+            node("n1", &["10.0.0.1", "2001:db8::1"], "10053", "True"),
+            node("n2", &["10.0.0.2"], "10053", "Unknown"),
+            node("n3", &["10.0.0.3"], "none", "True"),
+            node("n4", &["10.0.0.4", "fe80::4"], "53", "True"),
         ];
-        let slices = slices(&nodes, Some(SocketAddr::new(Ipv4Addr::new(10, 0, 0, 9).into(), 53)));
+        let slices = slices(&nodes, &[SocketAddr::new(Ipv4Addr::new(10, 0, 0, 9).into(), 53)]);
         let text: Vec<String> = slices
             .iter()
             .flat_map(|(port, s)| s.endpoints.iter().flatten().map(move |e| (port, e)))
-            .map(|(port, e)| {
+            .map(|((port, _), e)| {
                 let ready = e.conditions.as_ref().and_then(|c| c.ready);
                 let hint = e
                     .hints
@@ -286,6 +319,7 @@ mod tests {
                 "10.0.0.9:53 Some(true) for []",
                 "10.0.0.1:10053 Some(true) for [\"n1\"]",
                 "10.0.0.2:10053 Some(false) for [\"n2\"]",
+                "2001:db8::1:10053 Some(true) for [\"n1\"]",
             ]
         );
     }

@@ -2,12 +2,13 @@
 
 use anyhow::{Context, anyhow};
 use futures::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -132,15 +133,23 @@ fn width(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 32 } else { 128 }
 }
 
+/// Where a default route leads, in an address's family.
+fn anywhere(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// Nobody else can have it: an IPv6 address is used at once, not when it has been asked for in vain.
-async fn add_address(handle: &Handle, index: u32, ip: IpAddr) -> anyhow::Result<()> {
-    let mut request = handle.address().add(index, ip, width(ip)).replace();
-    if ip.is_ipv6() {
+pub async fn add_address(handle: &Handle, index: u32, net: IpNet) -> anyhow::Result<()> {
+    let mut request = handle.address().add(index, net.addr(), net.prefix_len()).replace();
+    if net.addr().is_ipv6() {
         let message = request.message_mut();
         message.header.flags |= AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
-    request.execute().await.with_context(|| format!("address {ip}"))
+    request.execute().await.with_context(|| format!("address {net}"))
 }
 
 fn single(to: IpAddr, index: u32, source: Option<IpAddr>) -> anyhow::Result<RouteMessage> {
@@ -170,7 +179,7 @@ async fn up(handle: &Handle, index: u32) -> anyhow::Result<()> {
 pub async fn host_side(handle: &Handle, host: &str, pairs: &[Pair]) -> anyhow::Result<()> {
     let index = must_index(handle, host).await?;
     for pair in pairs {
-        add_address(handle, index, pair.gateway).await?;
+        add_address(handle, index, pair.gateway.into()).await?;
     }
     up(handle, index).await.with_context(|| format!("{host} up"))?;
     for pair in pairs {
@@ -199,7 +208,9 @@ pub async fn pod_side(handle: Handle, pairs: Vec<Pair>) -> anyhow::Result<()> {
     loopback_up(&handle).await?;
     let index = must_index(&handle, "eth0").await?;
     for pair in &pairs {
-        add_address(&handle, index, pair.pod).await.context("of the pod")?;
+        add_address(&handle, index, pair.pod.into())
+            .await
+            .context("of the pod")?;
     }
     up(&handle, index).await.context("eth0 up")?;
     for pair in &pairs {
@@ -207,6 +218,8 @@ pub async fn pod_side(handle: Handle, pairs: Vec<Pair>) -> anyhow::Result<()> {
         let added = handle.route().add(to_gateway).replace().execute().await;
         added.context("route to the gateway")?;
         let default = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(anywhere(pair.gateway), 0)
+            .map_err(|e| anyhow!("{e}"))?
             .gateway(pair.gateway)
             .map_err(|e| anyhow!("{e}"))?
             .output_interface(index)

@@ -93,5 +93,7 @@ pub fn host_link(link: &str, ipv6: bool) -> anyhow::Result<()> {
     }
     set(&format!("{dir}/accept_ra"), "0")?;
     set(&format!("{dir}/accept_redirects"), "0")?;
+    // Nobody else is on it: without an address of its own at once it couldn't ask for the pod's, for a second or two.
+    set(&format!("{dir}/accept_dad"), "0")?;
     set(&format!("{dir}/disable_ipv6"), if ipv6 { "0" } else { "1" })
 }

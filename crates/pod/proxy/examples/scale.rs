@@ -52,10 +52,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _guard = runtime.enter();
     let monitor = Monitor::open()?;
-    let here = Here {
-        node: "here".into(),
-        ..Here::default()
-    };
+    let here = Here::of("here", Family::Ip, None);
     let key = |n: usize| ObjectKey::new("shop", format!("web-{n}"));
     let mut planner = Planner::new("10.244.0.0/16".parse()?);
     let objects: Vec<(Service, Arc<EndpointSlice>)> = (0..services)

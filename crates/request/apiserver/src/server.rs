@@ -391,7 +391,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     let loopback = Loopback::new(weak);
     let table = Arc::new(ResourceTable::new(resources::rows()));
     let ranges = resources::ServiceRanges {
-        cidrs: vec![config.service_cidr],
+        cidrs: config.service_cidrs.clone(),
         ..Default::default()
     };
     let engine = Arc::new(Engine::new(table.clone(), store.clone()).with_service_ranges(ranges));

@@ -267,12 +267,7 @@ impl Kernel {
                 let added = handle.link().add(link).execute().await;
                 added.context("is the kernel's vxlan module there? another program may also use the port")
             }
-            Step::AddAddress(net) => {
-                let add = handle
-                    .address()
-                    .add(self.tunnel_index().await?, net.addr(), net.prefix_len());
-                Ok(add.replace().execute().await?)
-            }
+            Step::AddAddress(net) => link::add_address(handle, self.tunnel_index().await?, *net).await,
             Step::AddForwarding(mac, at) => {
                 let add = handle.neighbours().add_bridge(self.tunnel_index().await?, &mac.0);
                 Ok(add

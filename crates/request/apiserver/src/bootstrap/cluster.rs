@@ -27,11 +27,16 @@ fn object(v: Value) -> Option<Object> {
 }
 
 fn service_cidr(config: &Config) -> Value {
+    let cidrs: Vec<Value> = config
+        .service_cidrs
+        .iter()
+        .map(|range| range.to_string().into())
+        .collect();
     value!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [config.service_cidr.to_string()]},
+        "spec": {"cidrs": cidrs},
     })
 }
 

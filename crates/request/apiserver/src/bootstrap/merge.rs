@@ -15,9 +15,17 @@ pub fn update(found: &mut Object, wanted: &Object) -> bool {
         }
         "Endpoints" => replace(found, wanted, &["subsets"]),
         "EndpointSlice" => replace(found, wanted, &["endpoints"]) | replace(found, wanted, &["ports"]),
+        "ServiceCIDR" if gains_family(found, wanted) => replace(found, wanted, &["spec"]),
         "ConfigMap" => replace(found, wanted, &["data"]),
         _ => false,
     }
+}
+
+/// A cluster of one family that is told to have two. Everything else about its ranges stays.
+fn gains_family(found: &Object, wanted: &Object) -> bool {
+    let cidrs = |object: &Object| object.at(&["spec", "cidrs"]).and_then(Value::as_array).cloned();
+    let (now, then) = (cidrs(found).unwrap_or_default(), cidrs(wanted).unwrap_or_default());
+    now.len() == 1 && then.len() == 2 && now[0] == then[0]
 }
 
 fn updates_itself(found: &Object) -> bool {
@@ -127,5 +135,20 @@ mod tests {
         assert!(!update(&mut found, &wanted));
         found.set_at(&["subsets"], Vec::<Value>::new());
         assert!(update(&mut found, &wanted));
+    }
+
+    #[test]
+    fn the_range_of_services_gains_a_family_and_changes_in_nothing_else() {
+        let range = |cidrs: &[&str]| {
+            let cidrs: Vec<Value> = cidrs.iter().map(|cidr| (*cidr).into()).collect();
+            object(value!({"kind": "ServiceCIDR", "spec": {"cidrs": cidrs}}))
+        };
+        let both = range(&["10.96.0.0/16", "fd00:96::/112"]);
+        let mut found = range(&["10.96.0.0/16"]);
+        assert!(update(&mut found, &both));
+        assert!(found == both && !update(&mut found, &both));
+        assert!(!update(&mut found, &range(&["10.96.0.0/16"])), "it never loses one");
+        assert!(!update(&mut range(&["10.97.0.0/16"]), &both));
+        assert!(!update(&mut range(&["fd00:96::/112"]), &both), "nor another first one");
     }
 }

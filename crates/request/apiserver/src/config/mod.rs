@@ -15,8 +15,8 @@ pub struct Config {
     /// The address clients and pods reach the server at; stands in the Endpoints of the service `kubernetes`.
     pub advertise_address: IpAddr,
     pub advertise_port: u16,
-    /// The address of the service `kubernetes`: the first of the service range.
-    pub service_cidr: ipnet::IpNet,
+    /// The ranges of services, one a family, the primary one first, whose first address is that of the service `kubernetes`.
+    pub service_cidrs: Vec<ipnet::IpNet>,
     /// `ServiceCIDR`'s and the service's further ranges come from the API.
     pub cluster_domain: String,
     /// Issuer and audience of service-account tokens.
@@ -71,7 +71,7 @@ impl Config {
         Config {
             advertise_address: Ipv4Addr::LOCALHOST.into(),
             advertise_port: 6443,
-            service_cidr: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16).into(),
+            service_cidrs: vec![ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16).into()],
             cluster_domain: "cluster.local".into(),
             issuer: issuer.into(),
             api_audiences: vec![issuer.into()],
@@ -101,6 +101,11 @@ impl Config {
 
     /// The address of the service `kubernetes`.
     pub fn kubernetes_service_ip(&self) -> IpAddr {
-        self.service_cidr.hosts().next().unwrap_or(self.advertise_address)
+        // The first address of an IPv6 range is no host's either, though it could be.
+        let first = |range: &ipnet::IpNet| range.hosts().find(|ip| *ip != range.network());
+        self.service_cidrs
+            .first()
+            .and_then(first)
+            .unwrap_or(self.advertise_address)
     }
 }

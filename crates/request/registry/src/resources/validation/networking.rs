@@ -78,32 +78,7 @@ const IP_ADDRESS: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const SERVICE_CIDR: Rules = Rules {
-    create: |_, o, e| {
-        let empty = Map::new();
-        e.within("spec", |e| {
-            let spec = o.obj("spec").unwrap_or(&empty);
-            match count(spec, "cidrs") {
-                0 => e.required("cidrs", "at least one CIDR required"),
-                n if n > 2 => {
-                    let shown = spec.get("cidrs").cloned().unwrap_or(Value::Null);
-                    e.invalid("cidrs", shown, "may only hold up to 2 values");
-                }
-                _ => {}
-            }
-            let families: Vec<bool> = spec
-                .arr("cidrs")
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(|c| c.contains(':'))
-                .collect();
-            if families.len() == 2 && families[0] == families[1] {
-                let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-                e.invalid("cidrs", spec.get("cidrs").cloned().unwrap_or(Value::Null), why);
-            }
-            e.each_str(spec, "cidrs", |e, _, c| e.format("", c, cidr));
-        });
-    },
+    create: |_, o, e| service_cidrs(o, e),
     update: |_, new, old, e| {
         let list = |o: &Object| {
             o.at(&["spec", "cidrs"])
@@ -119,6 +94,9 @@ const SERVICE_CIDR: Rules = Rules {
         for (i, (n, _)) in now.iter().zip(&was).enumerate().filter(|(_, (n, w))| n != w) {
             e.invalid(&format!("spec.cidrs[{i}]"), n.clone(), super::check::IMMUTABLE);
         }
+        if grows {
+            service_cidrs(new, e);
+        }
     },
     ..Rules::SUBDOMAIN
 };
@@ -127,6 +105,33 @@ const SLICE: Rules = Rules {
     update: |_, new, old, e| e.immutable(new.get("addressType"), old.get("addressType"), "addressType"),
     ..Rules::SUBDOMAIN
 };
+
+fn service_cidrs(o: &Object, e: &mut Errs) {
+    let empty = Map::new();
+    e.within("spec", |e| {
+        let spec = o.obj("spec").unwrap_or(&empty);
+        match count(spec, "cidrs") {
+            0 => e.required("cidrs", "at least one CIDR required"),
+            n if n > 2 => {
+                let shown = spec.get("cidrs").cloned().unwrap_or(Value::Null);
+                e.invalid("cidrs", shown, "may only hold up to 2 values");
+            }
+            _ => {}
+        }
+        let families: Vec<bool> = spec
+            .arr("cidrs")
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(|c| c.contains(':'))
+            .collect();
+        if families.len() == 2 && families[0] == families[1] {
+            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            e.invalid("cidrs", spec.get("cidrs").cloned().unwrap_or(Value::Null), why);
+        }
+        e.each_str(spec, "cidrs", |e, _, c| e.format("", c, cidr));
+    });
+}
 
 pub fn of(kind: &str) -> Rules {
     match kind {
