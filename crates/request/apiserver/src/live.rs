@@ -10,8 +10,9 @@ use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use keelson_api::Object;
 use keelson_api::builtin::builtin_kind_at;
+use keelson_api::codec::proto::Only;
 use keelson_api::codec::{DecodeError, proto};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,20 @@ pub trait Sink: Send + Sync {
     fn replace(&self, objects: Vec<Object>);
     fn set(&self, object: Object);
     fn delete(&self, object: Object);
+    /// The fields that it looks at, by type; what isn't among them may be absent. Of other types it looks at all.
+    fn looks_at(&self) -> Fields {
+        &[]
+    }
 }
+
+/// Fields by the full names of their types.
+pub type Fields = &'static [(&'static str, &'static [&'static str])];
+
+/// What every follower needs of an object.
+pub const METADATA: (&str, &[&str]) = (
+    "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+    &["name", "namespace", "annotations", "resourceVersion"],
+);
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// An event never gets longer than an object may be, with room for its encoding.
@@ -43,6 +57,7 @@ pub fn follow(
         sink,
         synced,
         version: String::new(),
+        only: OnceLock::new(),
     };
     tokio::spawn(async move {
         tokio::select! {
@@ -60,6 +75,8 @@ struct Follower {
     synced: watch::Sender<bool>,
     /// Where to go on; empty: from a complete list.
     version: String,
+    /// By the type of what is followed.
+    only: OnceLock<Option<Only>>,
 }
 
 /// Why a watch ended.
@@ -122,7 +139,7 @@ impl Follower {
             };
             buffer.extend_from_slice(&data);
             while let Some(frame) = take_frame(&mut buffer) {
-                match read_event(&frame) {
+                match self.read_event(&frame) {
                     Ok((kind, object)) => {
                         if let Some(end) = self.take(kind, object, &mut initial) {
                             return Ok(end);
@@ -173,6 +190,23 @@ impl Follower {
         }
         None
     }
+
+    fn read_event<'a>(&self, frame: &'a [u8]) -> Result<(&'a str, Object), DecodeError> {
+        let (kind, object) = proto::open_watch_event(frame)?;
+        let envelope = proto::open(object)?;
+        let schema = builtin_kind_at(envelope.api_version, envelope.kind)
+            .ok_or_else(|| DecodeError(format!("{} is no built-in kind", envelope.kind)))?;
+        let looks_at = self.sink.looks_at();
+        if looks_at.is_empty() || kind == "ERROR" {
+            return Ok((kind, envelope.decode_without_managed_fields(&schema)?));
+        }
+        let only = self.only.get_or_init(|| Only::new(&schema, looks_at));
+        let object = match only {
+            Some(only) => envelope.decode_only(only)?,
+            None => envelope.decode_without_managed_fields(&schema)?,
+        };
+        Ok((kind, object))
+    }
 }
 
 /// An event's bytes, once all of them are there.
@@ -183,12 +217,4 @@ fn take_frame(buffer: &mut BytesMut) -> Option<BytesMut> {
     }
     buffer.advance(4);
     Some(buffer.split_to(length))
-}
-
-fn read_event(frame: &[u8]) -> Result<(&str, Object), DecodeError> {
-    let (kind, object) = proto::open_watch_event(frame)?;
-    let envelope = proto::open(object)?;
-    let schema = builtin_kind_at(envelope.api_version, envelope.kind)
-        .ok_or_else(|| DecodeError(format!("{} is no built-in kind", envelope.kind)))?;
-    Ok((kind, envelope.decode_without_managed_fields(&schema)?))
 }

@@ -6,7 +6,8 @@ mod harness;
 
 use futures::future::join_all;
 use harness::{Answer, Api};
-use keelson_api::{Value, value};
+use keelson_api::codec::{Strictness, yaml};
+use keelson_api::{Object, Value, resources, value};
 use keelson_store::{Memory, Store};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -163,4 +164,54 @@ async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() 
     let alone = Api::starting_with(Memory::new(), |_| {});
     alone.server.ready().await;
     alone.get(PATH).await.expect(404);
+}
+
+/// A server goes on from what it has just written, another one reads that: neither is to notice.
+#[tokio::test]
+async fn what_was_written_goes_on_as_what_is_read() {
+    let store = Memory::new();
+    let (writer, reader) = (server(&store, "10.0.0.1").await, server(&store, "10.0.0.2").await);
+    let account = value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    writer.post(accounts, account).await.expect(201);
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tools/validation/objects.yaml");
+    let mut compared = BTreeSet::new();
+    for document in std::fs::read_to_string(root).unwrap().split("\n---\n") {
+        let decoded = yaml::decode(document.as_bytes(), None, Strictness::Lenient).unwrap();
+        let mut object = Object::try_from(decoded.value).unwrap();
+        if object.kind() == "Pod" {
+            // Admission would want what they name.
+            for field in ["priorityClassName", "runtimeClassName", "serviceAccountName"] {
+                object.remove_at(&["spec", field]);
+            }
+        }
+        let (api_version, kind) = (object.api_version().to_string(), object.kind().to_string());
+        let Some(facts) = resources::all().find(|f| f.gvk().api_version() == api_version && f.kind == kind) else {
+            continue;
+        };
+        let group = if facts.group.is_empty() { "/api" } else { "/apis" };
+        let namespace = if facts.namespaced { "/namespaces/default" } else { "" };
+        let collection = format!("{group}/{api_version}{namespace}/{}", facts.resource);
+        let path = format!("{collection}/{}", object.name());
+        if writer.post(&collection, object.into()).await.code != 201 {
+            continue;
+        }
+        let nothing = || value!({});
+        let labelled = value!({"metadata": {"labels": {"again": "yes"}}});
+        for step in [nothing(), labelled] {
+            writer.patch(&path, "merge-patch+json", step).await.expect(200);
+            let knows = writer.patch(&path, "merge-patch+json", nothing()).await.expect(200);
+            let reads = reader.patch(&path, "merge-patch+json", nothing()).await.expect(200);
+            assert_eq!(knows.json(), reads.json(), "{path}");
+            assert_eq!(knows.bytes, reader.get(&path).await.expect(200).bytes, "{path}");
+        }
+        let selected = format!("{collection}?labelSelector=again%3Dyes");
+        let lists = [writer.get(&selected).await, reader.get(&selected).await];
+        let items = lists.map(|list| list.expect(200).json().get("items").cloned());
+        assert_eq!(items[0], items[1], "{path}");
+        let found = items[0].as_ref().and_then(Value::as_array);
+        assert!(found.is_some_and(|list| !list.is_empty()), "{path}");
+        compared.insert(kind);
+    }
+    assert!(compared.len() > 30, "only these could be made: {compared:?}");
 }

@@ -1,6 +1,7 @@
 //! Stored bytes, and the bytes that clients get: JSON and protobuf, whole objects or their metadata alone.
 
 use crate::def::{ResourceDef, StorageCodec, StorageDef};
+use crate::recent::Recent;
 use crate::resources::crd_v1beta1;
 use crate::strategy::Strategy;
 use async_trait::async_trait;
@@ -255,18 +256,16 @@ pub fn decode_unmanaged(storage: &StorageDef, entry: &Entry) -> ApiResult<Object
 pub struct ObjectCodec {
     storage: Arc<StorageDef>,
     api_version: String,
+    recent: Arc<Recent>,
 }
 
 impl ObjectCodec {
-    pub fn new(storage: Arc<StorageDef>) -> Self {
+    pub fn new(storage: Arc<StorageDef>, recent: Arc<Recent>) -> Self {
         ObjectCodec {
             api_version: storage.version.api_version(),
             storage,
+            recent,
         }
-    }
-
-    fn attributes_in(&self, object: &Object) -> Attributes {
-        Attributes::new(labels_in(object.labels()), self.storage.field_values(object))
     }
 
     /// The stored message, if it is one of the version and kind that forms are of.
@@ -329,6 +328,11 @@ impl ObjectCodec {
     }
 }
 
+/// What selectors see of an object in the version that is stored.
+pub(crate) fn attributes_in(storage: &StorageDef, object: &Object) -> Attributes {
+    Attributes::new(labels_in(object.labels()), storage.field_values(object))
+}
+
 fn labels_in(labels: Option<&Map>) -> Vec<(Str, Str)> {
     let text = |v: &Value| Str::from(v.as_str().unwrap_or_default());
     labels
@@ -341,10 +345,16 @@ fn labels_in(labels: Option<&Map>) -> Vec<(Str, Str)> {
 #[async_trait]
 impl Codec for ObjectCodec {
     fn attributes(&self, key: &[u8], value: &[u8]) -> Result<Attributes, ApiError> {
+        if let Some(attributes) = self.recent.attributes(value) {
+            return Ok(attributes);
+        }
         if let Some(attributes) = self.message(value).and_then(|m| self.attributes_of_message(m)) {
             return Ok(attributes);
         }
-        Ok(self.attributes_in(&decode_stored(&self.storage, key, value, 0)?))
+        Ok(attributes_in(
+            &self.storage,
+            &decode_stored(&self.storage, key, value, 0)?,
+        ))
     }
 
     async fn attributes_of(&self, values: &[(&[u8], &[u8])]) -> Result<Vec<Result<Attributes, ApiError>>, ApiError> {
@@ -359,7 +369,10 @@ impl Codec for ObjectCodec {
         decoded
             .into_iter()
             .map(|object| match object {
-                Ok(_) => converted.next().map(|o| Ok(self.attributes_in(&o))).ok_or_else(few),
+                Ok(_) => converted
+                    .next()
+                    .map(|o| Ok(attributes_in(&self.storage, &o)))
+                    .ok_or_else(few),
                 Err(unreadable) => Ok(Err(unreadable)),
             })
             .collect()

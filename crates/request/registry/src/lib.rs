@@ -12,6 +12,7 @@ pub mod managed;
 pub mod meta;
 pub mod options;
 pub mod patch;
+mod recent;
 pub mod resources;
 pub mod selection;
 pub mod strategy;

@@ -11,6 +11,7 @@ pub mod proto;
 mod proto_decode;
 mod proto_encode;
 mod proto_json;
+mod proto_only;
 mod proto_parts;
 mod proto_schema_props;
 mod wire;

@@ -5,6 +5,7 @@
 use super::proto_decode::Decoder;
 use super::proto_encode::Encoder;
 use super::proto_json::Transcoder;
+pub use super::proto_only::Only;
 pub use super::proto_parts::{Revised, field_at, revised, revised_metadata};
 use super::wire::{Reader, Writer};
 use super::{DecodeError, EncodeError};
@@ -69,6 +70,13 @@ impl Envelope<'_> {
     /// The same without `metadata.managedFields`, which is half of many objects.
     pub fn decode_without_managed_fields(&self, schema: &SchemaRef) -> Result<Object, DecodeError> {
         let mut decoder = Decoder::new(&schema.schema).without_managed_fields(schema.ty);
+        self.object(decoder.message(schema.ty, self.raw)?)
+    }
+
+    /// Some of the object's fields; others are absent, or zero where they are never absent.
+    pub fn decode_only(&self, only: &Only) -> Result<Object, DecodeError> {
+        let schema = &only.schema;
+        let mut decoder = Decoder::new(&schema.schema).only(only);
         self.object(decoder.message(schema.ty, self.raw)?)
     }
 

@@ -4,6 +4,7 @@
 //! written is null.
 
 use super::json::float;
+use super::proto_only::Only;
 use super::wire::{Datum, Reader, base64_encode, malformed};
 use super::{DecodeError, MAX_DEPTH, proto, proto_schema_props};
 use crate::schema::{Field, FieldType, Omit, Schema, TypeDef, TypeId, Wire};
@@ -18,6 +19,7 @@ pub(super) struct Decoder<'s> {
     slots: Vec<Option<Value>>,
     /// A field of the outermost message's members that is left out, by its message and number.
     skipped: Option<(&'s TypeDef, u32)>,
+    only: Option<&'s Only>,
 }
 
 impl<'s> Decoder<'s> {
@@ -27,6 +29,15 @@ impl<'s> Decoder<'s> {
             depth: 0,
             slots: Vec::with_capacity(128),
             skipped: None,
+            only: None,
+        }
+    }
+
+    /// Reads some fields only.
+    pub fn only(self, only: &'s Only) -> Self {
+        Decoder {
+            only: Some(only),
+            ..self
         }
     }
 
@@ -51,7 +62,7 @@ impl<'s> Decoder<'s> {
         let def = self.schema.get(id);
         let first = self.slots.len();
         self.slots.resize_with(first + def.fields.len(), || None);
-        self.fields(def, def, bytes, first)?;
+        self.fields((id, def), def, bytes, first)?;
         self.depth -= 1;
         let filled = self.slots[first..].iter().flatten().count();
         let mut pairs = Vec::with_capacity(filled + 2);
@@ -66,7 +77,14 @@ impl<'s> Decoder<'s> {
     }
 
     /// Reads the fields of `def` into the slots of `outer`, the type that `def` is or is inlined into.
-    fn fields(&mut self, def: &'s TypeDef, outer: &'s TypeDef, bytes: &[u8], first: usize) -> Result<(), DecodeError> {
+    fn fields(
+        &mut self,
+        (id, def): (TypeId, &'s TypeDef),
+        outer: &'s TypeDef,
+        bytes: &[u8],
+        first: usize,
+    ) -> Result<(), DecodeError> {
+        let only = self.only.and_then(|only| only.of(id));
         let mut reader = Reader::new(bytes);
         // Fields come in rising order, so the next is most often found at once.
         let mut at = 0;
@@ -84,7 +102,8 @@ impl<'s> Decoder<'s> {
                 }
             }
             match def.wire[at].1 {
-                Wire::Inline(id) => self.fields(self.schema.get(id), outer, datum.bytes()?, first)?,
+                Wire::Inline(id) => self.fields((id, self.schema.get(id)), outer, datum.bytes()?, first)?,
+                Wire::Field(_) if only.is_some_and(|only| !only.contains(&number)) => {}
                 Wire::Field(i) => {
                     let field = &def.fields[i];
                     let slot = if std::ptr::eq(def, outer) {

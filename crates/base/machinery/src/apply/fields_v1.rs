@@ -7,20 +7,47 @@ fn json(v: &Value) -> String {
     serde_json::to_string(v).unwrap_or_default()
 }
 
-/// A step in its written form: `f:name`, `k:{…}`, `v:…`, `i:0`.
-pub fn element_to_string(pe: &PathElement) -> String {
-    match pe {
-        PathElement::Field(name) => format!("f:{name}"),
-        PathElement::Key(keys) => {
-            let pairs: Vec<String> = keys
-                .iter()
-                .map(|(k, v)| format!("{}:{}", json(&k.clone().into()), json(v)))
-                .collect();
-            format!("k:{{{}}}", pairs.join(","))
-        }
-        PathElement::Value(v) => format!("v:{}", json(v)),
-        PathElement::Index(i) => format!("i:{i}"),
+fn push_json(v: &Value, out: &mut Str) {
+    match v {
+        Value::String(text) => push_quoted(text, out),
+        other => out.push_str(&json(other)),
     }
+}
+
+fn push_quoted(text: &Str, out: &mut Str) {
+    if text.bytes().any(|c| matches!(c, b'"' | b'\\' | ..=0x1f)) {
+        return out.push_str(&json(&text.clone().into()));
+    }
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
+}
+
+/// A step in its written form: `f:name`, `k:{…}`, `v:…`, `i:0`.
+pub fn element_to_string(pe: &PathElement) -> Str {
+    let mut out = Str::default();
+    match pe {
+        PathElement::Field(name) => {
+            out.push_str("f:");
+            out.push_str(name);
+        }
+        PathElement::Key(keys) => {
+            let mut before = "k:{";
+            for (name, v) in keys {
+                out.push_str(std::mem::replace(&mut before, ","));
+                push_quoted(name, &mut out);
+                out.push(':');
+                push_json(v, &mut out);
+            }
+            out.push_str(if keys.is_empty() { "k:{}" } else { "}" });
+        }
+        PathElement::Value(v) => {
+            out.push_str("v:");
+            push_json(v, &mut out);
+        }
+        PathElement::Index(i) => out.push_str(&format!("i:{i}")),
+    }
+    out
 }
 
 /// Reads a step; `Ok(None)` for kinds of a later version, which are dropped.
@@ -44,6 +71,61 @@ pub fn element_from_str(s: &str) -> Result<Option<PathElement>, String> {
         b'i' => PathElement::Index(rest.parse().map_err(|_| format!("not an index: {rest}"))?),
         _ => return Ok(None),
     }))
+}
+
+/// Whether reading a step and writing it again gives the same.
+pub(super) fn is_as_written(step: &str) -> bool {
+    let plain = match step.split_at_checked(2) {
+        Some(("f:", _)) => true,
+        Some(("k:", keys)) => are_plain_keys(keys),
+        Some(("v:", v)) => plain_scalar(v.as_bytes()) == Some(v.len()),
+        _ => false,
+    };
+    let again = || element_from_str(step).is_ok_and(|pe| pe.is_some_and(|pe| element_to_string(&pe) == step));
+    plain || again()
+}
+
+/// `{"name":"a","port":80}`: names in order, no escapes, no spaces.
+fn are_plain_keys(text: &str) -> bool {
+    let Some(mut rest) = text.as_bytes().strip_prefix(b"{") else {
+        return false;
+    };
+    let mut last: Option<&[u8]> = None;
+    loop {
+        let Some((name, after)) = plain_string(rest).and_then(|n| rest.split_at_checked(n)) else {
+            return false;
+        };
+        let name = &name[1..name.len() - 1];
+        let Some(v) = after.strip_prefix(b":").filter(|_| last < Some(name)) else {
+            return false;
+        };
+        let Some((_, after)) = plain_scalar(v).and_then(|n| v.split_at_checked(n)) else {
+            return false;
+        };
+        match after {
+            b"}" => return true,
+            [b',', more @ ..] => (last, rest) = (Some(name), more),
+            _ => return false,
+        }
+    }
+}
+
+/// The length of a string at the start, quotes included, that is written as it reads.
+fn plain_string(text: &[u8]) -> Option<usize> {
+    let inner = text.strip_prefix(b"\"")?;
+    let end = inner.iter().position(|c| matches!(c, b'"' | b'\\' | ..=0x1f))?;
+    (inner[end] == b'"').then_some(end + 2)
+}
+
+/// The length of a plain string or an integer at the start.
+fn plain_scalar(text: &[u8]) -> Option<usize> {
+    const MOST_DIGITS: usize = 18;
+    if text.first() == Some(&b'"') {
+        return plain_string(text);
+    }
+    let digits = text.iter().take_while(|c| c.is_ascii_digit()).count();
+    let has_zeros = digits > 1 && text[0] == b'0';
+    ((1..=MOST_DIGITS).contains(&digits) && !has_zeros).then_some(digits)
 }
 
 impl Set {
@@ -98,14 +180,17 @@ impl Set {
     fn to_map(&self, include_self: bool) -> Map {
         let mut pairs: Vec<(Str, Value)> = Vec::with_capacity(self.members.len() + self.children.len() + 1);
         if include_self && !(self.members.is_empty() && self.children.is_empty()) {
-            pairs.push((Str::from("."), Map::new().into()));
+            pairs.push((Str::const_new("."), Map::new().into()));
         }
+        let mut members = self.members.iter().peekable();
         for (key, set) in &self.children {
-            pairs.push((element_to_string(key).into(), set.to_map(self.has_member(key)).into()));
+            while let Some(pe) = members.next_if(|pe| *pe < key) {
+                pairs.push((element_to_string(pe), Map::new().into()));
+            }
+            let is_member = members.next_if(|pe| *pe == key).is_some();
+            pairs.push((element_to_string(key), set.to_map(is_member).into()));
         }
-        for pe in self.members.iter().filter(|pe| self.child(pe).is_none()) {
-            pairs.push((element_to_string(pe).into(), Map::new().into()));
-        }
+        pairs.extend(members.map(|pe| (element_to_string(pe), Map::new().into())));
         Map::from_pairs(pairs)
     }
 
@@ -113,9 +198,12 @@ impl Set {
     pub fn from_value(v: &Value) -> Result<Set, String> {
         match v {
             Value::Null => Ok(Set::new()),
-            Value::Object(m) => Ok(read(m)?.0.unwrap_or_default()),
+            Value::Object(m) => Set::from_map(m),
             other => Err(format!("expected a map of fields, found {}", other.type_name())),
         }
+    }
+    pub(super) fn from_map(m: &Map) -> Result<Set, String> {
+        Ok(read(m)?.0.unwrap_or_default())
     }
 }
 

@@ -37,7 +37,7 @@ pub struct FieldManager<'a> {
 }
 
 /// Fields that are never owned.
-static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
+pub(super) static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
     Set::of_fields(&[
         &["apiVersion"],
         &["kind"],
@@ -109,9 +109,30 @@ impl FieldManager<'_> {
 
     /// After a create, update or patch: `new` with its managed fields. `live` is null for a create.
     ///
-    /// Never fails: when ownership can't be computed, the live object's entries are kept.
+    /// Never fails: when ownership can't be computed, the live object's entries are kept. Entries that the update doesn't touch
+    /// stay as they are written, if they are written as we do.
     pub fn update(&self, live: &Value, mut new: Value, manager: &str) -> Value {
-        let asked = entries(&new);
+        let asked = new.remove_at(&["metadata", "managedFields"]);
+        let said = match &asked {
+            asked if self.subresource.is_empty() && is_reset(asked.as_ref()) => None,
+            Some(Value::Array(asked)) if self.subresource.is_empty() => Some(asked),
+            _ => entries(live).and_then(Value::as_array),
+        };
+        let left = said
+            .filter(|_| !live.is_null())
+            .and_then(|said| self.update_written(said, &without_entries(live), &new, manager));
+        match left {
+            Some(left) if left.is_empty() => new,
+            Some(left) => {
+                new.set_at(&["metadata", "managedFields"], left);
+                new
+            }
+            None => self.update_read(live, new, asked.as_ref(), manager),
+        }
+    }
+
+    /// The same by reading all entries and writing them anew. `asked`: those that came with `new`.
+    pub(super) fn update_read(&self, live: &Value, mut new: Value, asked: Option<&Value>, manager: &str) -> Value {
         let from_live = || Managed::decode(entries(live)).unwrap_or_default();
         let mut managed = if !self.subresource.is_empty() {
             from_live()
@@ -123,7 +144,6 @@ impl FieldManager<'_> {
                 _ => from_live(),
             }
         };
-        new.remove_at(&["metadata", "managedFields"]);
         let empty;
         let live_or_empty = if live.is_null() {
             empty = self.empty_object();

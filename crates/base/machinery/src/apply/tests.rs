@@ -198,6 +198,23 @@ fn a_reapply_of_the_same_changes_nothing() {
 }
 
 #[test]
+fn what_others_left_unowned_stays_when_the_same_is_applied_again() {
+    let mut w = World::new();
+    let config = |image: &str| value!({"spec": {"containers": [{"name": "x", "image": image}]}});
+    w.apply("one", config("1"), false).unwrap();
+    // As a default would: owned by nobody.
+    w.live.set_at(
+        &["spec", "containers"],
+        value!([{"name": "x", "image": "1", "command": ["c"]}]),
+    );
+    w.apply("one", config("2"), false).unwrap();
+    assert_eq!(w.containers(), &value!([{"name": "x", "image": "2", "command": ["c"]}]));
+    // One that is left out goes, and what is in it.
+    w.apply("one", value!({"spec": {"replicas": 1}}), false).unwrap();
+    assert_eq!(w.containers(), &Value::Null);
+}
+
+#[test]
 fn untracked_objects_get_a_manager_at_the_first_apply() {
     let mut w = World::new();
     w.live = value!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u"}, "spec": {"replicas": 3, "containers": null, "strategy": {}}, "status": {}});

@@ -173,7 +173,13 @@ impl Updater<'_> {
             applied: true,
         };
         let last = managers.insert(who.clone(), applied);
-        let new = self.prune(merged, managers, last)?;
+        // Who applies the same fields again leaves none out.
+        let is_whole = self.converter.is_none() && last.as_ref().map(|l| &l.set) == managers.get(who).map(|m| &m.set);
+        let new = if is_whole {
+            merged
+        } else {
+            self.prune(merged, managers, last)?
+        };
         self.settle(live, &new, managers, who, force)?;
         Ok((!super::fieldpath::equal_values(live, &new)).then_some(new))
     }

@@ -90,7 +90,7 @@ impl Engine {
     pub(super) async fn insert(&self, cx: &Cx, obj: &Object) -> ApiResult<Option<Revision>> {
         let storage = storage(cx)?;
         let key = storage.key(obj.namespace(), obj.name());
-        let value = self.encode(&cx.def, storage, obj).await?;
+        let value = self.encode(cx, storage, obj).await?;
         if cx.dry_run {
             let there = self
                 .store

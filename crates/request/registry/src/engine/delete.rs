@@ -182,7 +182,7 @@ impl Engine {
             }));
         }
         let storage = storage(cx)?;
-        let value = self.encode(&cx.def, storage, &object).await?;
+        let value = self.encode(cx, storage, &object).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
         match self

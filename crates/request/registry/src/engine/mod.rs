@@ -16,7 +16,8 @@ pub use update::{Replace, UpdateSource};
 use crate::codec;
 use crate::context::Cx;
 use crate::convert::convert_one;
-use crate::def::{ResourceDef, StorageDef};
+use crate::def::{ResourceDef, StorageCodec, StorageDef};
+use crate::recent::Recent;
 use crate::resources::{NodePorts, ServiceRanges};
 use crate::table::ResourceTable;
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub struct Engine {
     /// By key prefix and, for views, version.
     caches: Mutex<HashMap<(Str, Str), (Arc<StorageDef>, Cache)>>,
     forms: Arc<Forms>,
+    recent: Arc<Recent>,
     service_ranges: ServiceRanges,
     node_ports: NodePorts,
 }
@@ -56,6 +58,7 @@ impl Engine {
             clock: Arc::new(keelson_clock::now),
             caches: Mutex::default(),
             forms: Forms::new(Forms::DEFAULT_LIMIT),
+            recent: Arc::default(),
             service_ranges: ServiceRanges::default(),
             node_ports: NodePorts::default(),
         }
@@ -127,7 +130,10 @@ impl Engine {
             .storage
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
-        let mut object = codec::decode_stored(storage, key, bytes, revision)?;
+        let mut object = match self.recent.object(bytes) {
+            Some(object) => object,
+            None => codec::decode_stored(storage, key, bytes, revision)?,
+        };
         if let Some(c) = &def.converter {
             object = convert_one(c.as_ref(), object, &def.api_version()).await?;
         }
@@ -138,15 +144,22 @@ impl Engine {
         Ok(Current { object, revision })
     }
 
-    /// An object as the store keeps it: in the storage version, without its revision.
-    async fn encode(&self, def: &ResourceDef, storage: &StorageDef, object: &Object) -> ApiResult<Bytes> {
+    /// An object as the store keeps it: in the storage version, without its revision. It is about to be written.
+    async fn encode(&self, cx: &Cx, storage: &StorageDef, object: &Object) -> ApiResult<Bytes> {
         let mut stored = object.clone();
         stored.set_meta("resourceVersion", "");
         stored.set_meta("selfLink", "");
-        if let Some(c) = &def.converter {
+        if let Some(c) = &cx.def.converter {
             stored = convert_one(c.as_ref(), stored, &storage.version.api_version()).await?;
         }
-        codec::encode_stored(storage, &stored)
+        let value = codec::encode_stored(storage, &stored)?;
+        // Definitions of custom resources change, and with them what is known of their objects.
+        if !cx.dry_run && storage.codec == StorageCodec::Protobuf {
+            let attributes = codec::attributes_in(storage, &stored);
+            let as_read = cx.def.converter.is_none().then_some(stored);
+            self.recent.note(&value, attributes, as_read);
+        }
+        Ok(value)
     }
 }
 

@@ -134,7 +134,7 @@ impl Engine {
             let config = Config {
                 resource: storage.resource.to_string(),
                 prefix: storage.key_prefix("").into(),
-                codec: Arc::new(ObjectCodec::new(storage.clone())),
+                codec: Arc::new(ObjectCodec::new(storage.clone(), self.recent.clone())),
                 forms: self.forms.clone(),
             };
             (storage.clone(), Cache::new(self.store.clone(), config))

@@ -247,7 +247,7 @@ impl Engine {
             return Ok(Attempt::Same(new));
         }
         let storage = storage(cx)?;
-        let value = self.encode(&cx.def, storage, &new).await?;
+        let value = self.encode(cx, storage, &new).await?;
         if cx.dry_run {
             return Ok(Attempt::Done(new, false));
         }
@@ -307,7 +307,7 @@ impl Engine {
             return Ok(Some(new));
         }
         let storage = storage(cx)?;
-        let value = self.encode(&cx.def, storage, &new).await?;
+        let value = self.encode(cx, storage, &new).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
         let outcome = self

@@ -6,7 +6,7 @@
 use super::super::fieldpath::PathElement;
 use super::validate::check_scalar;
 use super::{Atom, ListAtom, TypedErrors, list_item, root_atom};
-use keelson_api::{Map, SchemaRef, Value};
+use keelson_api::{Map, SchemaRef, Str, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Merges `config` into `live`.
@@ -20,12 +20,35 @@ pub fn merge(live: &Value, config: &Value, schema: &SchemaRef) -> Result<Value, 
 fn walk(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErrors) -> Option<Value> {
     let (al, ar) = (atom.deduce(l), atom.deduce(r));
     if r.is_none() {
-        handle(l, r, al, errs)
+        match l {
+            Some(v) if is_sound(v, al) => Some(v.clone()),
+            _ => handle(l, r, al, errs),
+        }
     } else if l.is_none() || al.kinds() == ar.kinds() {
         handle(l, r, ar, errs)
     } else {
         handle(l, r, al, errs);
         handle(l, r, ar, errs)
+    }
+}
+
+/// Whether there is nothing to complain of in a value: then it comes out as it is where the other side has none.
+fn is_sound(v: &Value, atom: Atom) -> bool {
+    match (v, atom.map, atom.scalar, atom.list) {
+        (Value::Object(m), Some(map), ..) => {
+            let below = |(key, v): (&Str, &Value)| {
+                let atom = map.at(key).map(|t| t.resolve()).unwrap_or_default();
+                is_sound(v, atom.deduce(Some(v)))
+            };
+            map.atomic || m.iter().all(below)
+        }
+        (Value::Array(items), None, None, Some(list)) if list.associative => {
+            let element = list.element.resolve();
+            let is_named = |item| list_item(&list, item).is_ok() && is_sound(item, element.deduce(Some(item)));
+            items.iter().all(is_named)
+        }
+        (_, None, None, None) => false,
+        _ => true,
     }
 }
 
@@ -50,7 +73,7 @@ fn handle(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErro
         let mut out = Map::with_capacity(lm.map_or(0, Map::len).max(rm.map_or(0, Map::len)));
         let nothing = Map::new();
         let (lm, rm) = (lm.unwrap_or(&nothing), rm.unwrap_or(&nothing));
-        let mut keys: Vec<&keelson_api::Str> = lm.keys().chain(rm.keys()).collect();
+        let mut keys: Vec<&Str> = lm.keys().chain(rm.keys()).collect();
         keys.sort_unstable();
         keys.dedup();
         for key in keys {

@@ -9,6 +9,7 @@ mod fieldset;
 mod merge;
 mod reconcile;
 mod remove;
+mod settled;
 mod validate;
 
 pub use atomics::atomics;
@@ -17,6 +18,7 @@ pub use fieldset::{ensure_named_fields, to_field_set};
 pub use merge::merge;
 pub use reconcile::reconcile;
 pub use remove::{extract, remove};
+pub use settled::is_settled;
 pub use validate::validate;
 
 use super::fieldpath::PathElement;

@@ -1,5 +1,6 @@
 //! Which node needs which object, drawn from pods, volumes, attachments and slices.
 
+use crate::live::{Fields, METADATA};
 use keelson_api::{Map, Object, Str, Value};
 use std::collections::{HashMap, HashSet};
 
@@ -170,6 +171,30 @@ impl Graph {
         }
     }
 }
+
+/// The fields of pods that the graph is drawn from: those that [`pod_references`] reads.
+pub const OF_PODS: Fields = &[
+    METADATA,
+    (
+        "io.k8s.api.core.v1.PodSpec",
+        &[
+            "nodeName",
+            "serviceAccountName",
+            "imagePullSecrets",
+            "volumes",
+            "containers",
+            "initContainers",
+            "ephemeralContainers",
+            "resourceClaims",
+        ],
+    ),
+    ("io.k8s.api.core.v1.Container", &["env", "envFrom"]),
+    ("io.k8s.api.core.v1.EnvVar", &["valueFrom"]),
+    (
+        "io.k8s.api.core.v1.PodStatus",
+        &["resourceClaimStatuses", "extendedResourceClaimStatus"],
+    ),
+];
 
 /// What a pod refers to. A mirror pod refers to nothing: a node must not grant itself access by making one.
 fn pod_references(pod: &Object) -> Vec<Vertex> {

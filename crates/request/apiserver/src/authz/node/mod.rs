@@ -6,7 +6,7 @@ mod graph;
 
 use super::rule::Rule;
 use super::{Attributes, Authorizer, Decision, Rules};
-use crate::live::Sink;
+use crate::live::{Fields, Sink};
 use crate::request::UserInfo;
 use crate::request::user::LOCAL_STORAGE;
 use graph::{Graph, Kind};
@@ -287,6 +287,12 @@ impl Sink for GraphSink {
         self.authorizer
             .change(|g| g.remove(self.kind, object.namespace(), object.name()));
     }
+    fn looks_at(&self) -> Fields {
+        match self.kind {
+            Kind::Pod => graph::OF_PODS,
+            _ => &[],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -349,6 +355,12 @@ mod tests {
             .delete(Object::try_from(value!({"metadata": {"name": "p", "namespace": "ns"}})).unwrap());
         assert!(!node.authorize(&ask("get", "secrets", "ns", "vol")).is_allowed());
         assert!(!node.authorize(&ask("get", "persistentvolumes", "", "pv")).is_allowed());
+    }
+
+    #[test]
+    fn what_the_graph_looks_at_of_pods_exists() {
+        let pods = keelson_api::builtin::builtin_kind_at("v1", "Pod").unwrap();
+        assert!(keelson_api::codec::proto::Only::new(&pods, graph::OF_PODS).is_some());
     }
 
     #[test]
