@@ -44,7 +44,7 @@ pub fn initial(cluster_cidr: IpNet, mappings: &[(IpAddr, Vec<PortMapping>)]) -> 
         exprs: [
             Some(Expr::DestinationLocal(Cmp::Eq)),
             // There is no way from ::1 to a pod: the kernel lets it leave by no link.
-            (family == Family::Ip6).then(|| Expr::MatchPrefix {
+            (family == Family::Ip6).then_some(Expr::MatchPrefix {
                 load: Load::DestinationAddr(family),
                 cmp: Cmp::Neq,
                 addr: loopback,
