@@ -7,7 +7,7 @@ TEST_PROFILE ?= fast
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick differential bench fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance quick differential swap bench fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -50,6 +50,10 @@ conformance: build
 ## make differential  the same 100,000 requests to kube-apiserver and to ours: what differs and has no reason; goes on where it was interrupted
 differential: deps
 	@tools/differential.sh
+
+## make swap        our components among upstream's and the other way round, one by one, while a workload runs
+swap: build
+	@KEELSON=$(KEELSON) tools/swap.sh
 
 ## make bench       figures beside upstream's, in one run
 bench: build

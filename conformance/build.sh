@@ -1,13 +1,14 @@
 #!/bin/bash
-# build.sh [kubectl|etcd|apiserver|differential|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
-# programs of the suite's images from published Go modules into $LAB/bin. kubectl, etcd, apiserver: only that; differential: etcd and apiserver; quick: what the gate
+# build.sh [kubectl|etcd|apiserver|components|differential|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
+# programs of the suite's images from published Go modules into $LAB/bin. kubectl, etcd, apiserver: only that; components: kube-scheduler and
+# kube-controller-manager; differential: etcd and apiserver; quick: what the gate
 # needs; all: what all 462 tests need.
 # 10 to 15 minutes on two cores the first time; builds only what is missing.
 . "$(dirname "$0")/lib/env.sh"; set -e
 WHAT=${1:-all}; K=v1.37.2; M=v0.37.2
 mkdir -p $BIN $LAB/build
 command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (golang.org, or your distribution's package)" >&2; exit 1; }
-NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|differential) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
+NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|differential) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
 MISSING=$(for p in $NEED; do dpkg -s $p >/dev/null 2>&1 || echo $p; done)
 [ -z "$MISSING" ] || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $MISSING >/dev/null; }
 V="-X k8s.io/component-base/version.gitVersion=$K -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=$K"
@@ -33,6 +34,7 @@ etcd() { other etcd go.etcd.io/etcd/server/v3 v3.7.3 go.etcd.io/etcd/server/v3; 
 [ $WHAT = etcd ] && { etcd; exit; }
 [ $WHAT = differential ] && etcd
 [[ $WHAT = @(apiserver|differential) ]] && { module $LAB/build/kubernetes; build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver; exit; }
+[ $WHAT = components ] && { module $LAB/build/kubernetes; for c in kube-scheduler kube-controller-manager; do build $c k8s.io/kubernetes/cmd/$c; done; exit; }
 I=k8s.io/kubernetes/test/images
 ( module $LAB/build/kubernetes; build kubectl k8s.io/kubernetes/cmd/kubectl
   [ $WHAT = kubectl ] && exit; build agnhost $I/agnhost; build img-nnp $I/nonewprivs; [ $WHAT = quick ] || { build img-regression-issue-74839 $I/regression-issue-74839

@@ -16,6 +16,7 @@ conformance/cluster.sh down >/dev/null 2>&1 || true
 trap 'status=$?; [ $status = 0 ] || { echo "=== failed; the end of the server log:"; tail -60 $STATE/server.log; conformance/cluster.sh kubectl get pods,events -A 2>/dev/null | tail -60; }; conformance/cluster.sh down >/dev/null 2>&1 || true; exit $status' EXIT
 conformance/cluster.sh up
 step "the new user's path"; tools/test-user-path.sh
+step "a component alone"; tools/test-alone.sh
 step "the quick conformance list"
 PROCS=${PROCS:-4} conformance/run.sh conformance/lists/quick.txt "$STATE/quick" || { cat "$STATE/quick/failures.txt" 2>/dev/null | head -100; exit 1; }
 step "claims of the default class"; tools/test-storage.sh

@@ -3,6 +3,8 @@
 //! Store, API server and its listener come first; everything else waits for the API to be ready and then starts at
 //! once, since components wait for what they need by watching for it.
 
+use crate::components;
+use crate::components::apiserver::{self, Api};
 use crate::config::{Component, Config, Options};
 use crate::etcd::upkeep::Upkeep;
 use crate::families::{self, host};
@@ -24,17 +26,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 /// A running cluster of one machine.
 pub struct Cluster {
-    api: Arc<ApiServer>,
+    api: Api,
     store: Opened,
     beside: Option<Beside>,
     components: Supervisor,
-    listening: CancellationToken,
-    serving: tokio::sync::Mutex<oneshot::Receiver<anyhow::Error>>,
 }
 
 impl Cluster {
@@ -61,11 +59,9 @@ impl Cluster {
         joining: Option<Joining>,
         upkeep: Option<Arc<Upkeep>>,
     ) -> anyhow::Result<Cluster> {
-        // The port first: it is what most often is taken, and little has to be undone then.
+        // The port first: little has to be undone then.
         let address = SocketAddr::new(config.bind_address, config.api_port);
-        let socket = TcpListener::bind(address).await.with_context(|| {
-            format!("the API cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --api-port")
-        })?;
+        let socket = apiserver::bind(address, "--api-port").await?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
         let store = match store {
             Some(store) => store,
@@ -77,9 +73,8 @@ impl Cluster {
             joining,
             ..api_config(config, &pki)?
         };
-        let api = Arc::new(ApiServer::new(api_config, config.store.seen(sealing.store()))?);
-        let listening = CancellationToken::new();
-        let serving = serve(config, &pki, api.clone(), socket, listening.clone())?;
+        let listening = serve(config, &pki, api_config, config.store.seen(sealing.store()), socket)?;
+        let api = listening.server.clone();
         write_kubeconfigs(config, &pki)?;
         api.ready().await;
         tracing::info!(%address, "the API is ready");
@@ -89,71 +84,62 @@ impl Cluster {
         crate::metrics::apply(&api, &pki, config.runs(Component::Metrics))
             .await
             .context("the resource metrics API")?;
-        let mut components = Supervisor::default();
+        let mut running = Supervisor::default();
         if let Some(interval) = config.compaction {
-            compaction(&mut components, store.store(), interval);
+            compaction(&mut running, store.store(), interval);
         }
         if let Some(upkeep) = upkeep {
-            components.spawn("etcd-upkeep", move |stop| {
+            running.spawn("etcd-upkeep", move |stop| {
                 let upkeep = upkeep.clone();
                 async move { upkeep.run(stop).await }
             });
         }
-        controllers(&mut components, config, &pki, &api);
+        controllers(&mut running, config, &pki, &api);
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));
             let settings = keelson_scheduler::Config {
                 leader_election: candidate(config),
                 ..config.scheduler.clone()
             };
-            components.spawn("scheduler", move |stop| {
-                keelson_scheduler::run(client.clone(), settings.clone(), stop)
-            });
+            components::scheduler::spawn(&mut running, client, settings);
         }
         let clients: Arc<dyn ClientFactory> = api.clone();
         if config.runs(Component::Agent) {
             let access = Access {
                 clients: clients.clone(),
-                serving: serving_certificate(&mut components, config, &pki)?,
+                serving: serving_certificate(&mut running, config, &pki)?,
                 client_ca_pem: pki.ca.cert_pem().to_string(),
             };
-            node::start(&mut components, config, access).await?;
-            crate::storage::start(&mut components, config, clients.as_ref())?;
+            node::start(&mut running, config, access).await?;
+            crate::storage::start(&mut running, config, clients.as_ref())?;
         }
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
-        node::network(&mut components, config, clients.as_ref());
+        node::network(&mut running, config, clients.as_ref());
         if config.runs(Component::Proxy) {
-            node::proxy(&mut components, config, clients.as_ref());
+            node::proxy(&mut running, config, clients.as_ref());
         }
         if config.runs(Component::Dns) {
-            node::dns(&mut components, config, clients.as_ref());
+            node::dns(&mut running, config, clients.as_ref());
         }
-        publish_dns(&mut components, config, &api);
+        publish_dns(&mut running, config, &api);
         Ok(Cluster {
-            api,
+            api: listening,
             store,
             beside: None,
-            components,
-            listening,
-            serving: tokio::sync::Mutex::new(serving),
+            components: running,
         })
     }
 
     /// Resolves when the cluster can't go on.
     pub async fn failed(&self) -> anyhow::Error {
-        match (&mut *self.serving.lock().await).await {
-            Ok(error) => error,
-            Err(_) => anyhow::anyhow!("the API's listener ended"),
-        }
+        self.api.failed().await
     }
 
     /// Clients are sent elsewhere; components first, then the listener, then the store, then what runs it.
     pub async fn stop(self) {
-        self.api.leave().await;
+        self.api.server.leave().await;
         self.components.stop().await;
-        self.listening.cancel();
-        self.api.shutdown();
-        drop(self.api);
+        self.api.stop();
         self.store.close().await;
         if let Some(beside) = self.beside {
             beside.stop().await;
@@ -202,10 +188,10 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
 fn serve(
     config: &Config,
     pki: &Arc<Pki>,
-    api: Arc<ApiServer>,
+    api_config: keelson_apiserver::Config,
+    store: Arc<dyn Store>,
     socket: TcpListener,
-    stop: CancellationToken,
-) -> anyhow::Result<oneshot::Receiver<anyhow::Error>> {
+) -> anyhow::Result<Api> {
     let mut names: Vec<San> = config.tls_san.iter().map(|s| San::parse(s)).collect();
     names.extend(config.node_ips.iter().copied().map(San::Ip));
     names.extend(config.api_service_ips().into_iter().skip(1).map(San::Ip));
@@ -215,15 +201,9 @@ fn serve(
     let find = move |pki: &Pki| pki.apiserver(service_ip, &domain, &names);
     let files = find(pki)?;
     let cert = ServingCert::new(&files.cert_pem, &files.key_pem)?;
-    api.keep_certificates(pki.clone(), find, cert.clone());
-    let (tell, told) = oneshot::channel();
-    tokio::spawn(async move {
-        if let Err(error) = api.serve(socket, cert, stop).await {
-            // Nobody listens any more when the server is stopping.
-            let _ = tell.send(error);
-        }
-    });
-    Ok(told)
+    let api = Api::start(api_config, store, cert.clone(), socket)?;
+    api.server.keep_certificates(pki.clone(), find, cert);
+    Ok(api)
 }
 
 fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
@@ -234,8 +214,8 @@ fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
 }
 
 /// Old revisions are given up, so that the store doesn't grow for ever.
-fn compaction(components: &mut Supervisor, store: Arc<dyn Store>, interval: Duration) {
-    components.spawn("compaction", move |stop| {
+pub fn compaction(running: &mut Supervisor, store: Arc<dyn Store>, interval: Duration) {
+    running.spawn("compaction", move |stop| {
         let store = store.clone();
         async move {
             auto_compact(store, interval, stop).await;
@@ -244,7 +224,7 @@ fn compaction(components: &mut Supervisor, store: Arc<dyn Store>, interval: Dura
     });
 }
 
-fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>) {
+fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>) {
     if !config.runs(Component::Controllers) {
         return;
     }
@@ -261,10 +241,7 @@ fn controllers(components: &mut Supervisor, config: &Config, pki: &Pki, api: &Ar
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };
-    let clients: Arc<dyn ClientFactory> = api.clone();
-    components.spawn("controllers", move |stop| {
-        keelson_controllers::run(clients.clone(), settings.clone(), stop)
-    });
+    components::controller_manager::spawn(running, api.clone(), settings);
 }
 
 /// What this program listens on at the nodes' addresses, so that no service of type LoadBalancer can have it there.
@@ -280,7 +257,7 @@ fn node_ports(config: &Config) -> Reserved {
 }
 
 /// Service `kube-dns` leads to the DNS servers of all nodes, this one's too if it is none.
-fn publish_dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
+fn publish_dns(running: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
     let no_node = config.runs(Component::Dns) && !config.runs(Component::Agent);
     let settings = keelson_dns::publish::Config {
         cluster_ips: config.cluster_dns.clone(),
@@ -294,23 +271,19 @@ fn publish_dns(components: &mut Supervisor, config: &Config, api: &Arc<ApiServer
         },
     };
     let client = api.client(identity(crate::addons::DNS_PUBLISHER_IDENTITY));
-    components.spawn("dns-endpoints", move |stop| {
+    running.spawn("dns-endpoints", move |stop| {
         keelson_dns::publish::run(client.clone(), settings.clone(), stop)
     });
 }
 
 /// The kubelet's serving certificate, renewed before it ends.
-fn serving_certificate(
-    components: &mut Supervisor,
-    config: &Config,
-    pki: &Arc<Pki>,
-) -> anyhow::Result<Arc<ServingCert>> {
+fn serving_certificate(running: &mut Supervisor, config: &Config, pki: &Arc<Pki>) -> anyhow::Result<Arc<ServingCert>> {
     let (pki, name, addresses) = (pki.clone(), config.node_name.clone(), config.node_ips.clone());
     let find = move || pki.kubelet_server(&name, &addresses);
     let first = find()?;
     let cert = ServingCert::new(&first.cert_pem, &first.key_pem)?;
     let (kept, find) = (cert.clone(), Arc::new(find));
-    components.spawn("kubelet-certificate", move |stop| {
+    running.spawn("kubelet-certificate", move |stop| {
         let (cert, find, mut due) = (kept.clone(), find.clone(), first.renew_at);
         async move {
             loop {

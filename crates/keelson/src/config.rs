@@ -1,7 +1,8 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use crate::access::{self, Access};
-use crate::{families, store};
+use crate::process::Log;
+use crate::{components, families, store};
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::IpNet;
@@ -252,8 +253,7 @@ pub struct Config {
     /// How often the past is given up, if by this server.
     pub compaction: Option<Duration>,
     pub scheduler: keelson_scheduler::Config,
-    pub log: String,
-    pub log_json: bool,
+    pub log: Log,
 }
 
 /// The store's engine tells of each of its files at level info.
@@ -346,11 +346,7 @@ impl Options {
         }
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
-        let log_json = match self.log_format.as_deref() {
-            None | Some("text") => false,
-            Some("json") => true,
-            Some(other) => bail!("--log-format {other}: it can be text or json"),
-        };
+        let log = log(self.log, self.log_format.as_deref())?;
         Ok(Config {
             kubeconfig: self.kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             node_name: match self.node_name {
@@ -405,12 +401,9 @@ impl Options {
             access,
             store,
             compaction,
-            scheduler: match read_file(self.scheduler_config.as_deref())? {
-                Some(content) => keelson_scheduler::configuration::read(content).context("--scheduler-config")?,
-                None => keelson_scheduler::Config::default(),
-            },
-            log: self.log.unwrap_or_else(|| DEFAULT_LOG.into()),
-            log_json,
+            scheduler: components::scheduler::settings(self.scheduler_config.as_deref())
+                .context("--scheduler-config")?,
+            log,
             data_dir,
         })
     }
@@ -465,6 +458,18 @@ impl Options {
         settings.max_age = days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
         Ok(Some((policy, settings)))
     }
+}
+
+/// `--log` and `--log-format`.
+pub fn log(filter: Option<String>, format: Option<&str>) -> anyhow::Result<Log> {
+    Ok(Log {
+        filter: filter.unwrap_or_else(|| DEFAULT_LOG.into()),
+        json: match format {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => bail!("--log-format {other}: it can be text or json"),
+        },
+    })
 }
 
 impl Config {
@@ -539,7 +544,7 @@ fn component(name: &str) -> anyhow::Result<Component> {
 }
 
 /// `memory.available<100Mi`, `nodefs.available<10%`
-fn threshold(text: &str) -> anyhow::Result<Threshold> {
+pub fn threshold(text: &str) -> anyhow::Result<Threshold> {
     let wrong = || format!("--eviction-hard {text}: the form is memory.available<100Mi or nodefs.available<10%");
     let (signal, value) = text.trim().split_once('<').with_context(wrong)?;
     let percent = || {
@@ -573,7 +578,7 @@ fn threshold(text: &str) -> anyhow::Result<Threshold> {
     })
 }
 
-fn host_name() -> anyhow::Result<String> {
+pub fn host_name() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
     Ok(name.trim().to_lowercase())
 }

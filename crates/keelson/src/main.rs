@@ -8,6 +8,7 @@ mod audit;
 mod certificate;
 mod client;
 mod cluster;
+mod components;
 mod config;
 mod doctor;
 mod etcd;
@@ -38,6 +39,8 @@ mod wait;
 mod why;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -61,6 +64,20 @@ enum Command {
     /// Join a cluster with this machine: kubelet, runtime, network, proxy, DNS
     #[command(after_help = AFTER_HELP)]
     Agent(Box<agent::Options>),
+    /// Run the API server alone, over an etcd
+    Apiserver(Box<components::apiserver::Options>),
+    /// Run the scheduler alone
+    Scheduler(Box<components::scheduler::Options>),
+    /// Run the controllers alone
+    ControllerManager(Box<components::controller_manager::Options>),
+    /// Run the kubelet alone, with any runtime that speaks CRI
+    Kubelet(Box<components::kubelet::Options>),
+    /// Run the container runtime and the pod network alone, for any kubelet
+    Runtime(Box<components::runtime::Options>),
+    /// Run the service proxy alone
+    Proxy(Box<components::proxy::Options>),
+    /// Run the cluster's DNS alone
+    Dns(Box<components::dns::Options>),
     /// Wait until the node and the system services of a cluster are ready
     Wait(wait::Options),
     /// List, import, pull or remove container images of this machine
@@ -103,7 +120,7 @@ fn main() -> ExitCode {
         Some(first) if first == "cell" => keelson_runtime::cell::main(arguments),
         _ => {}
     }
-    match run(arguments_as_named().command) {
+    match run(Arguments::parse_from(words_of(std::env::args_os().collect())).command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keelson: {error:#}");
@@ -112,24 +129,37 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command line. Under the name of the plug-in it is the one command.
-fn arguments_as_named() -> Arguments {
-    let given: Vec<_> = std::env::args_os().collect();
-    let name = given.first().and_then(|a| std::path::Path::new(a).file_name());
-    match name.is_some_and(|name| name == why::PLUGIN) {
-        true => Arguments::parse_from(
-            ["keelson".into(), "why".into()]
-                .into_iter()
-                .chain(given.into_iter().skip(1)),
-        ),
-        false => Arguments::parse(),
+/// By which other names this program is called, and which command each means.
+const NAMES: [(&str, &str); 6] = [
+    (why::PLUGIN, "why"),
+    ("kube-apiserver", "apiserver"),
+    ("kube-controller-manager", "controller-manager"),
+    ("kube-scheduler", "scheduler"),
+    ("kube-proxy", "proxy"),
+    ("kubelet", "kubelet"),
+];
+
+/// The command line, with the command that the program's name means.
+fn words_of(mut given: Vec<OsString>) -> Vec<OsString> {
+    let name = given.first().and_then(|first| Path::new(first).file_name());
+    let meant = NAMES.iter().find(|(other, _)| name.is_some_and(|name| name == *other));
+    if let Some((_, command)) = meant {
+        given.splice(..1, ["keelson".into(), (*command).into()]);
     }
+    given
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server(options) => server::main(*options),
         Command::Agent(options) => agent::main(*options),
+        Command::Apiserver(options) => components::apiserver::main(*options),
+        Command::Scheduler(options) => components::scheduler::main(*options),
+        Command::ControllerManager(options) => components::controller_manager::main(*options),
+        Command::Kubelet(options) => components::kubelet::main(*options),
+        Command::Runtime(options) => components::runtime::main(*options),
+        Command::Proxy(options) => components::proxy::main(*options),
+        Command::Dns(options) => components::dns::main(*options),
         Command::Wait(options) => wait::main(options),
         Command::Image(options) => image::main(options),
         Command::Token(options) => token::main(options),

@@ -2,16 +2,18 @@
 //! the API is reached, and by which certificate the kubelet is known, is told by [`Access`].
 
 use crate::addons::{DNS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY};
-use crate::config::{Component, Config, Threshold};
+use crate::components;
+use crate::config::{Component, Config};
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use keelson_client::ClientFactory;
 use keelson_kubelet::ServingTls;
-use keelson_network::{LocalPods, PodNetwork, Routed, underlay};
-use keelson_runtime::{Handler, Runtime};
+use keelson_network::{LocalPods, underlay};
+use keelson_runtime::Handler;
+use keelson_sys::nft::Family;
 use rustls::server::ResolvesServerCert;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,86 +29,81 @@ pub struct Access {
 }
 
 /// Pod network with its policies, runtime and kubelet.
-pub async fn start(components: &mut Supervisor, config: &Config, access: Access) -> anyhow::Result<()> {
-    let mtu = mtu(config).await;
+pub async fn start(running: &mut Supervisor, config: &Config, access: Access) -> anyhow::Result<()> {
+    let mtu = mtu(config.network, config.node_ip()).await;
     if config.runs(Component::Policy) {
         keelson_policy::close(config.families())?;
     } else {
         keelson_policy::remove().context("the rules of network policies")?;
     }
-    let network = Arc::new(Routed::new(network_config(config, mtu)).context("the pod network")?);
-    let watched = network.clone();
-    components.spawn("network-rules", move |stop| {
-        let network = watched.clone();
-        async move { stop.run_until_cancelled(network.watch()).await.unwrap_or(Ok(())) }
-    });
+    let network = components::runtime::network(running, network_config(config, mtu))?;
     if config.runs(Component::Policy) {
-        policy(components, config, access.clients.as_ref(), network.local_pods());
+        let client = access.clients.client(POLICY_IDENTITY);
+        policy(
+            running,
+            &config.node_name,
+            config.families().collect(),
+            client,
+            network.local_pods(),
+        );
     }
-    let network: Arc<dyn PodNetwork> = network;
-    let runtime = Runtime::new(runtime_config(config), network)
-        .await
-        .context("the container runtime")?;
-    let socket = config.cri_socket();
-    let served = runtime.clone();
-    components.spawn("cri", move |stop| {
-        let (runtime, socket) = (served.clone(), socket.clone());
-        async move {
-            let endpoint = format!("unix://{}", socket.display());
-            keelson_cri::serve(&endpoint, runtime.clone(), runtime, stop.cancelled_owned()).await
-        }
-    });
-    let clients = runtime.clients();
+    let endpoint = format!("unix://{}", config.cri_socket().display());
+    let runtime = components::runtime::spawn(running, runtime_config(config), network, endpoint).await?;
     let client = access.clients.client(&format!("system:node:{}", config.node_name));
     let kubelet = kubelet_config(config, access)?;
-    components.spawn("kubelet", move |stop| {
-        keelson_kubelet::run(client.clone(), clients.clone(), kubelet.clone(), stop)
-    });
+    components::kubelet::spawn(running, client, runtime.clients(), kubelet);
     Ok(())
 }
 
-fn policy(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory, pods: Arc<LocalPods>) {
+/// What enforces network policies on the pods that are here.
+pub fn policy(
+    running: &mut Supervisor,
+    node_name: &str,
+    families: Vec<Family>,
+    client: kube::Client,
+    pods: Arc<LocalPods>,
+) {
     let settings = keelson_policy::Config {
-        node_name: config.node_name.clone(),
-        families: config.families().collect(),
+        node_name: node_name.to_string(),
+        families,
     };
     // Before the first judgement too, pods wait for theirs.
     pods.judged(BTreeSet::new());
-    let client = clients.client(POLICY_IDENTITY);
-    components.spawn("policy", move |stop| {
+    running.spawn("policy", move |stop| {
         keelson_policy::run(client.clone(), settings.clone(), pods.clone(), stop)
     });
 }
 
 /// What lies under the pod network.
-pub fn network(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
-    if config.network == underlay::Mode::None {
-        return;
-    }
+pub fn network(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
     let settings = underlay::Settings {
         node_name: config.node_name.clone(),
         node_ip: config.node_ip(),
         mode: config.network,
         cluster: config.cluster_cidrs.clone(),
     };
-    let client = clients.client(NETWORK_IDENTITY);
-    components.spawn("network", move |stop| {
+    underlay(running, clients.client(NETWORK_IDENTITY), settings);
+}
+
+/// The way to other nodes' pods, if this program is to see to it.
+pub fn underlay(running: &mut Supervisor, client: kube::Client, settings: underlay::Settings) {
+    if settings.mode == underlay::Mode::None {
+        return;
+    }
+    running.spawn("network", move |stop| {
         crate::peers::run(client.clone(), settings.clone(), stop)
     });
 }
 
-pub fn proxy(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+pub fn proxy(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
     let settings = keelson_proxy::Config {
         node_name: config.node_name.clone(),
         cluster_cidrs: config.cluster_cidrs.clone(),
     };
-    let client = clients.client(PROXY_IDENTITY);
-    components.spawn("proxy", move |stop| {
-        keelson_proxy::run(client.clone(), settings.clone(), stop)
-    });
+    components::proxy::spawn(running, clients.client(PROXY_IDENTITY), settings);
 }
 
-pub fn dns(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+pub fn dns(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
     let settings = keelson_dns::Config {
         listen: config
             .node_ips
@@ -117,16 +114,13 @@ pub fn dns(components: &mut Supervisor, config: &Config, clients: &dyn ClientFac
         clients: config.cluster_cidrs.clone(),
         ..keelson_dns::Config::default()
     };
-    let client = clients.client(DNS_IDENTITY);
-    components.spawn("dns", move |stop| {
-        keelson_dns::run(client.clone(), settings.clone(), stop)
-    });
+    components::dns::spawn(running, clients.client(DNS_IDENTITY), settings);
 }
 
 /// What the uplink leaves to pods; 0 (the kernel's default) if it can't be told.
-async fn mtu(config: &Config) -> u32 {
-    match underlay::uplink(config.node_ip()).await {
-        Ok(uplink) => config.network.mtu(&uplink),
+pub async fn mtu(mode: underlay::Mode, node_ip: IpAddr) -> u32 {
+    match underlay::uplink(node_ip).await {
+        Ok(uplink) => mode.mtu(&uplink),
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "pods get the kernel's default MTU");
             0
@@ -159,15 +153,6 @@ pub fn runtime_config(config: &Config) -> keelson_runtime::Config {
 fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kubelet::Config> {
     std::fs::create_dir_all(&config.manifests)
         .with_context(|| format!("cannot create {}", config.manifests.display()))?;
-    let mut eviction = keelson_kubelet::Eviction::default();
-    for threshold in &config.eviction {
-        match *threshold {
-            Threshold::MemoryBytes(n) => eviction.memory_available = n,
-            Threshold::DiskPercent(n) => eviction.nodefs_available_percent = n,
-            Threshold::InodesPercent(n) => eviction.nodefs_inodes_percent = n,
-            Threshold::ProcessesPercent(n) => eviction.pid_available_percent = n,
-        }
-    }
     let root = config.data_dir.join("kubelet");
     let known_as = match &config.kubelet_link {
         Some(link) => crate::kubelet_link::make(link, &root, &config.data_dir)?,
@@ -179,7 +164,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         false => "none".into(),
     };
     Ok(keelson_kubelet::Config {
-        eviction,
+        eviction: components::kubelet::eviction(&config.eviction),
         node_name: config.node_name.clone(),
         node_ips: config.node_ips.iter().map(ToString::to_string).collect(),
         hostname: config.node_name.clone(),

@@ -1,9 +1,10 @@
-//! What a server and an agent have in common as processes: log, lock, allocator, threads, signals.
+//! What all that run long have in common as processes: log, lock, allocator, threads, signals.
 
-use crate::config::Config;
 use crate::lock::Lock;
 use crate::logging;
+use crate::supervise::Supervisor;
 use anyhow::Context;
+use std::path::Path;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -26,16 +27,27 @@ impl Stopping {
     }
 }
 
-/// Runs `work` as the one process of the data directory.
-pub fn run(config: &Config, work: impl AsyncFnOnce(Stopping) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    logging::start(&config.log, config.log_json)?;
+/// What a process logs, and in which form.
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub filter: String,
+    pub json: bool,
+}
+
+/// Runs `work`, as the one process of the data directory if there is one.
+pub fn run(
+    log: &Log,
+    data_dir: Option<&Path>,
+    work: impl AsyncFnOnce(Stopping) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    logging::start(&log.filter, log.json)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
     // A connection is a file. Containers have limits of their own, whatever these are.
     let files = keelson_sys::process::raise_file_limit()?;
     tracing::debug!(files, "files that may be open");
-    let _lock = Lock::take(&config.data_dir)?;
+    let _lock = data_dir.map(Lock::take).transpose()?;
     // Memory that nobody uses goes back also while nothing happens. Not in a shim: it has to have one thread.
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
         tracing::warn!(%error, "the allocator gives memory back only while it is used");
@@ -58,4 +70,23 @@ pub fn run(config: &Config, work: impl AsyncFnOnce(Stopping) -> anyhow::Result<(
             work(stopping).await
         })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs what `start` starts until a signal, and stops it then. A signal while it starts ends that.
+pub async fn until_stopped(
+    mut stopping: Stopping,
+    start: impl Future<Output = anyhow::Result<Supervisor>>,
+) -> anyhow::Result<()> {
+    let began = std::time::Instant::now();
+    let started = tokio::select! {
+        started = start => started?,
+        () = stopping.wait() => return Ok(()),
+    };
+    tracing::info!(after = ?began.elapsed(), "all components are started");
+    crate::notify::ready();
+    stopping.wait().await;
+    tracing::info!("stopping; pods go on running");
+    crate::notify::stopping();
+    started.stop().await;
+    Ok(())
 }

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let options = options.read_file()?;
     let config = options.clone().resolve()?;
-    process::run(&config, async |stopping| run(options, &config, stopping).await)
+    process::run(&config.log, Some(&config.data_dir), async |stopping| {
+        run(options, &config, stopping).await
+    })
 }
 
 async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyhow::Result<()> {

@@ -108,7 +108,7 @@ pub fn compaction_interval(options: &Options) -> anyhow::Result<Option<Duration>
 }
 
 /// As Go writes durations: `5m`, `1h30m`, `2s`, `0`.
-fn duration(flag: &str, text: Option<&str>) -> anyhow::Result<Option<Duration>> {
+pub fn duration(flag: &str, text: Option<&str>) -> anyhow::Result<Option<Duration>> {
     let Some(text) = text else { return Ok(None) };
     let wrong = || format!("{flag} {text}: a duration is written 5m or 1h30m or 2s");
     let mut total = Duration::ZERO;

@@ -1,6 +1,9 @@
 //! Components as tasks: started in order, started again when they end in error, stopped in reverse order.
 
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 /// First wait before a failed component is started again; it doubles up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+/// How long a component has to run after a failure until it counts as well again.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long a component may take to stop.
 const STOPPING: Duration = Duration::from_secs(20);
 
@@ -15,6 +20,17 @@ const STOPPING: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub struct Supervisor {
     running: Vec<Component>,
+    health: Health,
+}
+
+/// Which components have failed and don't run again yet.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Health {
+    pub fn failing(&self) -> Vec<&'static str> {
+        self.0.lock().iter().copied().collect()
+    }
 }
 
 struct Component {
@@ -32,12 +48,20 @@ impl Supervisor {
     {
         let stop = CancellationToken::new();
         let token = stop.clone();
+        let health = self.health.clone();
         let task = tokio::spawn(async move {
             let mut wait = FIRST;
             loop {
                 let attempt = token.child_token();
                 let began = tokio::time::Instant::now();
-                let ended = tokio::spawn(start(attempt.clone())).await;
+                let mut running = tokio::spawn(start(attempt.clone()));
+                let ended = match tokio::time::timeout(SETTLED, &mut running).await {
+                    Ok(ended) => ended,
+                    Err(_) => {
+                        health.0.lock().remove(name);
+                        running.await
+                    }
+                };
                 attempt.cancel();
                 if token.is_cancelled() {
                     return;
@@ -49,6 +73,7 @@ impl Supervisor {
                     }
                     Err(panic) => tracing::error!(component = name, %panic, "component panicked"),
                 }
+                health.0.lock().insert(name);
                 if began.elapsed() > LONGEST {
                     wait = FIRST;
                 }
@@ -61,6 +86,10 @@ impl Supervisor {
         });
         tracing::debug!(component = name, "started");
         self.running.push(Component { name, stop, task });
+    }
+
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Stops all components, the last started first, each within a bounded time.
@@ -98,8 +127,13 @@ mod tests {
                 Ok(())
             }
         });
+        let health = supervisor.health();
+        assert!(health.failing().is_empty());
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(starts.load(Ordering::SeqCst), 3);
+        assert_eq!(health.failing(), ["flaky"], "it has only just begun again");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(health.failing().is_empty());
         supervisor.stop().await;
         assert_eq!(starts.load(Ordering::SeqCst), 3);
     }

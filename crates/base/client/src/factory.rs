@@ -38,7 +38,7 @@ pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> anyhow::Resu
     build(config, path)
 }
 
-async fn load(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Config> {
+pub(crate) async fn load(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Config> {
     let file = Kubeconfig::read_from(path).with_context(|| {
         format!(
             "reading the kubeconfig {} (it names the server and the credentials)",

@@ -1,6 +1,7 @@
 //! How components reach the cluster: clients, typed objects, informers, work queues, leader election and events.
 //!
 //! * [`factory`]: one [`kube::Client`] per identity, in-process or from a kubeconfig. A component can't tell which.
+//! * [`accounts`]: clients that act as service accounts, by tokens that one user asks for.
 //! * [`kind`]: the built-in types components use. Their (de)serialisation is compiled here, once, behind plain functions.
 //! * [`rest`] and [`objects`]: requests as bytes, and the thin typed face of them.
 //! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
@@ -8,11 +9,13 @@
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
 //! * [`snapshots`]: the kinds of volumes' snapshots, which are custom resources.
 //! * [`labels`] and [`discovery`]: selectors, and which resources there are.
+//! * [`reviews`]: who asks a component, and whether they may, as the API server says.
 //! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
 //!
 //! Nothing here knows the server, its store or any rule of a single kind. Nothing polls: a timer stands only for a
 //! back-off, a lease or a delay somebody asked for.
 
+pub mod accounts;
 pub mod controller;
 pub mod discovery;
 pub mod events;
@@ -28,9 +31,11 @@ pub mod partial;
 pub mod queue;
 pub mod reflector;
 pub mod rest;
+pub mod reviews;
 pub mod snapshots;
 pub mod store;
 
+pub use accounts::Accounts;
 pub use controller::{Controller, Outcome, Reconcile};
 pub use events::{EventType, Recorder};
 pub use expect::Expectations;

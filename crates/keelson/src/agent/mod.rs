@@ -48,19 +48,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             alone.data_dir.display()
         );
     }
-    process::run(&alone, async |mut stopping| {
-        let began = std::time::Instant::now();
-        let started = tokio::select! {
-            started = start(&options, &alone) => started?,
-            () = stopping.wait() => return Ok(()),
-        };
-        tracing::info!(after = ?began.elapsed(), "all components are started");
-        crate::notify::ready();
-        stopping.wait().await;
-        tracing::info!("stopping; pods go on running");
-        crate::notify::stopping();
-        started.stop().await;
-        Ok(())
+    process::run(&alone.log, Some(&alone.data_dir), async |stopping| {
+        process::until_stopped(stopping, start(&options, &alone)).await
     })
 }
 

@@ -29,6 +29,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use zone::Zone;
@@ -43,6 +44,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// Ranges of pods, which are answered; so are the cluster's nodes, and nobody else.
     pub clients: Vec<IpNet>,
+    /// Set once names are known and queries are answered.
+    pub ready: Arc<AtomicBool>,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
             domain: "cluster.local".into(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             clients: Vec::new(),
+            ready: Arc::default(),
         }
     }
 }
@@ -128,6 +132,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     take_in();
     take_nodes();
     take_servers();
+    config.ready.store(true, Ordering::Release);
     let mut serving = tokio::task::JoinSet::new();
     for sockets in sockets {
         serving.spawn(server::serve(sockets, shared.clone(), stop.clone()));
@@ -140,6 +145,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             () = resolv_changed.notified() => take_servers(),
         }
     }
+    config.ready.store(false, Ordering::Release);
     while let Some(served) = serving.join_next().await {
         served.context("the DNS server died")?;
     }

@@ -1,7 +1,7 @@
 //! `/metrics`: counted under upstream's names, written in the Prometheus text format.
 
 mod format;
-mod process;
+pub mod process;
 
 use crate::connect;
 use crate::flow::LevelUsage;

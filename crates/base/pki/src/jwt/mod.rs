@@ -12,6 +12,7 @@ pub use provider::install as install_provider;
 
 use crate::files;
 use crate::x509::key::{Curve, PublicKey as Key};
+use crate::x509::{Certificate, pem};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -151,7 +152,28 @@ impl ServiceAccountKeys {
         Self::new(&key, &key.public_key_pem())
     }
 
+    /// With a private key alone, in PEM.
+    pub fn of_key(pem: &str) -> Result<Self> {
+        Self::with(pem, &[])
+    }
+
+    /// With a key that signs, and more by which tokens are taken: public or private keys, or certificates, in PEM.
+    pub fn with(signing: &str, taken: &[String]) -> Result<Self> {
+        let key = KeyPair::from_pem(signing).context("the key has to be ECDSA P-256, in PKCS #8")?;
+        let mut keys = Vec::new();
+        for pem in taken {
+            keys.extend(public_halves(pem)?);
+        }
+        Self::of_halves(&key, keys)
+    }
+
     fn new(key: &KeyPair, published: &str) -> Result<Self> {
+        let keys = rustls_pki_types::SubjectPublicKeyInfoDer::pem_slice_iter(published.as_bytes());
+        let keys: Result<Vec<_>, _> = keys.map(|key| key.map(|key| key.to_vec())).collect();
+        Self::of_halves(key, keys.map_err(|e| anyhow::anyhow!("no PEM public key: {e}"))?)
+    }
+
+    fn of_halves(key: &KeyPair, published: Vec<Vec<u8>>) -> Result<Self> {
         provider::install();
         anyhow::ensure!(
             key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256),
@@ -162,8 +184,8 @@ impl ServiceAccountKeys {
         header.typ = None;
         header.kid = Some(own.id.clone());
         let mut public = vec![own];
-        for other in rustls_pki_types::SubjectPublicKeyInfoDer::pem_slice_iter(published.as_bytes()) {
-            let other = public_key(&other.map_err(|e| anyhow::anyhow!("no PEM public key: {e}"))?)?;
+        for other in published {
+            let other = public_key(&other)?;
             if public.iter().all(|k| k.id != other.id) {
                 public.push(other);
             }
@@ -260,6 +282,31 @@ impl ServiceAccountKeys {
 
 use rustls_pki_types::pem::PemObject;
 
+/// The public keys in a file, which may hold private keys or certificates in their place, as upstream takes them.
+fn public_halves(text: &str) -> Result<Vec<Vec<u8>>> {
+    let mut keys = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((block, after)) = pem::next(rest) {
+        keys.push(match block.label.as_str() {
+            "PUBLIC KEY" => block.bytes,
+            "CERTIFICATE" => {
+                let key = Certificate::from_der(&block.bytes).context("the certificate")?.key;
+                key.and_then(|key| key.to_der())
+                    .context("a certificate's key is of an unknown kind")?
+            }
+            "PRIVATE KEY" | "EC PRIVATE KEY" => {
+                let key = KeyPair::try_from(block.bytes.as_slice());
+                key.context("a private key has to be ECDSA P-256, in PKCS #8")?
+                    .subject_public_key_info()
+            }
+            other => bail!("a {other} is no key that tokens can be checked with"),
+        });
+        rest = after;
+    }
+    anyhow::ensure!(!keys.is_empty(), "there is no key in PEM");
+    Ok(keys)
+}
+
 /// A key from its DER; its id is the hash of that, as upstream derives it.
 fn public_key(spki: &[u8]) -> Result<PublicKey> {
     let Some(Key::Ecdsa(Curve::P256, point)) = Key::parse(spki).context("no public key")? else {
@@ -292,6 +339,7 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Authority;
 
     fn claims() -> Claims {
         Claims {
@@ -328,6 +376,40 @@ mod tests {
             ServiceAccountKeys::generate().unwrap().verify(&token),
             Err(TokenError::UnknownKey)
         ));
+    }
+
+    #[test]
+    fn keys_are_taken_from_certificates_and_private_keys_as_upstream_does_and_others_are_refused() {
+        let (own, other) = (
+            Authority::generate("own").unwrap(),
+            Authority::generate("other").unwrap(),
+        );
+        let token = ServiceAccountKeys::of_key(&own.key_pem())
+            .unwrap()
+            .sign(&claims())
+            .unwrap();
+        let taken = [own.cert_pem().to_string(), other.key_pem()];
+        let keys = ServiceAccountKeys::with(&other.key_pem(), &taken).unwrap();
+        assert_eq!(
+            keys.verify(&token).unwrap(),
+            claims(),
+            "by the certificate of the key that signed"
+        );
+        assert_eq!(keys.jwks()["keys"].as_array().unwrap().len(), 2);
+        assert!(
+            ServiceAccountKeys::of_key(&other.key_pem())
+                .unwrap()
+                .verify(&token)
+                .is_err()
+        );
+        let rsa = "-----BEGIN RSA PRIVATE KEY-----\nMIIB\n-----END RSA PRIVATE KEY-----\n".to_string();
+        for wrong in [rsa, "no key".into()] {
+            assert!(ServiceAccountKeys::of_key(&wrong).is_err(), "{wrong}");
+            assert!(
+                ServiceAccountKeys::with(&own.key_pem(), std::slice::from_ref(&wrong)).is_err(),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl keelson_listen::Server for Server {
 
     fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
         let judged = verify::tls::client(certificates?, &self.clients);
-        Some(auth::Shown::of(judged.ok()))
+        Some(auth::shown(judged.ok()))
     }
     async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {
         routes::handle(&self.kl, &self.auth, peer.as_ref().as_ref(), request).await

@@ -6,6 +6,7 @@ use std::fs;
 /// Parts of a second in `/proc/self/stat`: the kernel's interface to programs has 100 on every architecture.
 const TICKS: f64 = 100.0;
 
+/// Adds the lines of the metrics' page.
 pub fn write(page: &mut String) {
     let mut put = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {

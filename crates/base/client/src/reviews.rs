@@ -1,0 +1,216 @@
+//! Who asks a component, and whether they may: both decided by the API server, remembered for a while.
+
+use crate::rest::{Error, JSON, Rest};
+use http::{HeaderMap, Method};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::Digest;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct User {
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+impl User {
+    /// The subject of a client's certificate that was verified. None: it names nobody.
+    pub fn of_certificate(common_name: String, organizations: Vec<String>) -> Option<User> {
+        let groups = organizations.into_iter();
+        Some(User {
+            name: Some(common_name).filter(|name| !name.is_empty())?,
+            groups: groups.chain(["system:authenticated".to_owned()]).collect(),
+        })
+    }
+}
+
+/// What a client's certificate was found to be when it connected. Connections outlast certificates: whether it still counts is
+/// judged with each request, as upstream judges it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    user: Option<User>,
+    not_after: i64,
+}
+
+impl Shown {
+    /// `user`: None if nobody vouches for the certificate. `not_after`: Unix seconds.
+    pub fn new(user: Option<User>, not_after: i64) -> Shown {
+        Shown { user, not_after }
+    }
+
+    fn user_at(&self, now: i64) -> Option<User> {
+        self.user.clone().filter(|_| now <= self.not_after)
+    }
+}
+
+const TOKEN_TTL: Duration = Duration::from_secs(120);
+const ALLOW_TTL: Duration = Duration::from_secs(300);
+const DENY_TTL: Duration = Duration::from_secs(30);
+/// Decisions remembered at most; at that many all are forgotten. Of tokens only their hashes are kept: strangers send them, as
+/// long as they like.
+const MAX_CACHE: usize = 4096;
+
+type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
+
+/// Asks the API server by TokenReviews and SubjectAccessReviews.
+pub struct Reviews {
+    rest: Rest,
+    anonymous: bool,
+    tokens: Cache<[u8; 32], Option<User>>,
+    decisions: Cache<(User, String), bool>,
+}
+
+fn recall<K: std::hash::Hash + Eq, V: Clone>(cache: &Cache<K, V>, key: &K) -> Option<V> {
+    cache
+        .lock()
+        .get(key)
+        .filter(|(until, _)| *until > Instant::now())
+        .map(|(_, v)| v.clone())
+}
+
+fn remember<K: std::hash::Hash + Eq, V>(cache: &Cache<K, V>, key: K, value: V, ttl: Duration) {
+    let mut cache = cache.lock();
+    if cache.len() >= MAX_CACHE {
+        cache.clear();
+    }
+    cache.insert(key, (Instant::now() + ttl, value));
+}
+
+impl Reviews {
+    /// `anonymous`: who shows nothing is `system:anonymous`, rather than nobody.
+    pub fn new(rest: Rest, anonymous: bool) -> Self {
+        Reviews {
+            rest,
+            anonymous,
+            tokens: Mutex::default(),
+            decisions: Mutex::default(),
+        }
+    }
+
+    /// The user behind a request; `None` when there is none. Who shows a certificate that isn't accepted may still bring a
+    /// token, but is not anonymous.
+    pub async fn authenticate(&self, peer: Option<&Shown>, headers: &HeaderMap) -> Result<Option<User>, String> {
+        let now = keelson_clock::now().as_second();
+        if let Some(user) = peer.and_then(|shown| shown.user_at(now)) {
+            return Ok(Some(user));
+        }
+        let header = headers.get(http::header::AUTHORIZATION).and_then(|h| h.to_str().ok());
+        if let Some(token) = header.and_then(|h| h.strip_prefix("Bearer ")) {
+            return self.review_token(token.trim()).await;
+        }
+        Ok((self.anonymous && peer.is_none()).then(|| User {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+        }))
+    }
+
+    async fn review_token(&self, token: &str) -> Result<Option<User>, String> {
+        let key: [u8; 32] = sha2::Sha256::digest(token).into();
+        if let Some(user) = recall(&self.tokens, &key) {
+            return Ok(user);
+        }
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        let answer = self.post("/apis/authentication.k8s.io/v1/tokenreviews", &body).await?;
+        let status = &answer["status"];
+        let user = (status["authenticated"] == true).then(|| User {
+            name: status["user"]["username"].as_str().unwrap_or_default().to_owned(),
+            groups: strings(&status["user"]["groups"]),
+        });
+        remember(&self.tokens, key, user.clone(), TOKEN_TTL);
+        Ok(user)
+    }
+
+    /// Whether the user may do what `attributes` (`resourceAttributes` or `nonResourceAttributes` of a review) say.
+    pub async fn allowed(&self, user: &User, attributes: &Value) -> Result<bool, String> {
+        let key = (user.clone(), attributes.to_string());
+        if let Some(known) = recall(&self.decisions, &key) {
+            return Ok(known);
+        }
+        let mut spec = attributes.clone();
+        spec["user"] = user.name.as_str().into();
+        spec["groups"] = user.groups.as_slice().into();
+        let body = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec});
+        let answer = self
+            .post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &body)
+            .await?;
+        let allowed = answer["status"]["allowed"] == true;
+        let ttl = if allowed { ALLOW_TTL } else { DENY_TTL };
+        remember(&self.decisions, key, allowed, ttl);
+        Ok(allowed)
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
+        let body = body.to_string().into_bytes();
+        let answer = self.rest.call(Method::POST, path, JSON, body).await;
+        let bytes = answer.map_err(|error| match &error {
+            Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+            other => other.to_string(),
+        })?;
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+    }
+}
+
+fn strings(v: &Value) -> Vec<String> {
+    v.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|s| s.as_str())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_ends_while_its_connection_lasts_is_nobodys() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is asked"))
+        });
+        let rest = Rest::new(kube::Client::new(silent, "default"), "test");
+        let auth = Reviews::new(rest, true);
+        let now = keelson_clock::now().as_second();
+        let shown = |user: Option<&str>, not_after| {
+            let user = user.map(|name| User {
+                name: name.into(),
+                groups: Vec::new(),
+            });
+            Shown::new(user, not_after)
+        };
+        let headers = HeaderMap::new();
+        let name = async |shown: Option<Shown>| {
+            let user = auth.authenticate(shown.as_ref(), &headers).await.expect("an answer");
+            user.map(|user| user.name)
+        };
+        assert_eq!(
+            name(Some(shown(Some("admin"), now + 60))).await.as_deref(),
+            Some("admin")
+        );
+        assert_eq!(name(Some(shown(Some("admin"), now - 1))).await, None);
+        assert_eq!(name(Some(shown(None, i64::MAX))).await, None);
+        assert_eq!(name(None).await.as_deref(), Some("system:anonymous"));
+    }
+
+    /// Nobody knows any of them, and each is remembered.
+    #[tokio::test]
+    async fn tokens_that_nobody_knows_cost_little() {
+        let api = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            let answer = json!({"status": {"authenticated": false}}).to_string();
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(answer.into_bytes())))
+        });
+        let rest = Rest::new(kube::Client::new(api, "default"), "test");
+        let auth = Reviews::new(rest, false);
+        for n in 0..3 {
+            let token = format!("{n}{}", "x".repeat(1 << 20));
+            let header = http::HeaderValue::from_str(&format!("Bearer {token}")).expect("a header");
+            let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, header)]);
+            assert_eq!(auth.authenticate(None, &headers).await, Ok(None));
+        }
+        let kept = auth.tokens.lock();
+        assert_eq!(kept.len(), 3);
+        assert!(kept.keys().all(|key| std::mem::size_of_val(key) == 32));
+    }
+}

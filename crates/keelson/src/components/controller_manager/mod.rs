@@ -1,0 +1,209 @@
+//! The controllers.
+
+mod names;
+
+use super::front::{Front, secure};
+use super::reach::Reach;
+use super::{Elect, LogOptions};
+use crate::store::duration;
+use crate::supervise::Supervisor;
+use anyhow::{Context, ensure};
+use clap::{ArgAction, Args};
+use ipnet::IpNet;
+use keelson_client::{Accounts, ClientFactory};
+use keelson_controllers::Config;
+use keelson_pki::{ServiceAccountKeys, authority};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Upstream's.
+const PORT: u16 = 10257;
+
+pub fn spawn(components: &mut Supervisor, clients: Arc<dyn ClientFactory>, settings: Config) {
+    components.spawn("controllers", move |stop| {
+        keelson_controllers::run(clients.clone(), settings.clone(), stop)
+    });
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    /// Each controller acts as a service account of its own, in kube-system, for whose token the kubeconfig's user asks
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    use_service_account_credentials: bool,
+    /// Which controllers run: * for all, a name, -name for all but it
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
+    controllers: Vec<String>,
+    /// Give nodes shares of --cluster-cidr
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allocate_node_cidrs: bool,
+    /// Ranges of pod addresses, at most one a family
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    cluster_cidr: Vec<IpNet>,
+    /// Ranges of service addresses, which --cluster-cidr must not meet
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    service_cluster_ip_range: Vec<IpNet>,
+    /// How large a node's share is, as the length of its prefix
+    #[arg(long, alias = "node-cidr-mask-size-ipv4", value_name = "N", default_value_t = 24)]
+    node_cidr_mask_size: u8,
+    /// The same for IPv6
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    node_cidr_mask_size_ipv6: u8,
+    /// Authority by which pods know the API server: published in every namespace [default: not published]
+    #[arg(long, value_name = "FILE")]
+    root_ca_file: Option<PathBuf>,
+    /// Key (ECDSA P-256) that signs the tokens of Secrets [default: such Secrets aren't filled]
+    #[arg(long, value_name = "FILE")]
+    service_account_private_key_file: Option<PathBuf>,
+    /// Authority that signs certificate requests [default: none are signed]
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    cluster_signing_key_file: Option<PathBuf>,
+    /// How long what is signed is valid at most
+    #[arg(long, value_name = "DURATION", default_value = "8760h")]
+    cluster_signing_duration: String,
+    /// Finished pods that are kept
+    #[arg(long, value_name = "N", default_value_t = 12500)]
+    terminated_pod_gc_threshold: usize,
+    /// A node that hasn't been heard of for so long isn't ready
+    #[arg(long, value_name = "DURATION", default_value = "50s")]
+    node_monitor_grace_period: String,
+    /// The same for a node that was never heard of
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    node_startup_grace_period: String,
+    #[command(flatten)]
+    elect: Elect,
+    #[command(flatten)]
+    secure: secure::Options,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+impl Options {
+    fn settings(&self) -> anyhow::Result<Config> {
+        let met = |cidr: &&IpNet| {
+            let mut services = self.service_cluster_ip_range.iter();
+            services.any(|s| s.contains(*cidr) || cidr.contains(s))
+        };
+        if let Some(cidr) = self.cluster_cidr.iter().find(met) {
+            anyhow::bail!("--cluster-cidr {cidr} and --service-cluster-ip-range have addresses in common");
+        }
+        ensure!(
+            !self.allocate_node_cidrs || !self.cluster_cidr.is_empty(),
+            "--allocate-node-cidrs gives nodes shares of --cluster-cidr: give that too"
+        );
+        let time = |flag, text: &str| duration(flag, Some(text)).map(Option::unwrap_or_default);
+        let (signing_cert_pem, signing_key_pem) =
+            match (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) {
+                (Some(cert), Some(key)) => {
+                    let (cert, key) = (secure::read(cert)?, secure::read(key)?);
+                    authority::Authority::from_pem(&cert, &key)
+                        .context("--cluster-signing-cert-file, --cluster-signing-key-file")?;
+                    (cert, key)
+                }
+                _ => Default::default(),
+            };
+        let account_keys = match &self.service_account_private_key_file {
+            Some(file) => {
+                let keys = ServiceAccountKeys::of_key(&secure::read(file)?);
+                Some(Arc::new(keys.context("--service-account-private-key-file")?))
+            }
+            None => None,
+        };
+        let settings = Config {
+            root_ca_pem: self
+                .root_ca_file
+                .as_deref()
+                .map(secure::read)
+                .transpose()?
+                .unwrap_or_default(),
+            signing_cert_pem,
+            signing_key_pem,
+            account_keys,
+            signing_duration: time("--cluster-signing-duration", &self.cluster_signing_duration)?,
+            cluster_cidrs: match self.allocate_node_cidrs {
+                true => self.cluster_cidr.iter().map(IpNet::to_string).collect(),
+                false => Vec::new(),
+            },
+            node_mask_v4: self.node_cidr_mask_size,
+            node_mask_v6: self.node_cidr_mask_size_ipv6,
+            node_grace: time("--node-monitor-grace-period", &self.node_monitor_grace_period)?,
+            node_startup_grace: time("--node-startup-grace-period", &self.node_startup_grace_period)?,
+            // Upstream leaves load balancers and snapshots to others.
+            load_balancer: None,
+            snapshots: false,
+            terminated_pods: self.terminated_pod_gc_threshold,
+            controllers: names::ours(&self.controllers)?,
+            leader_election: self.elect.candidate()?,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    let settings = options.settings()?;
+    super::run(&options.log, None, async || {
+        let kubeconfig = &options.reach.kubeconfig;
+        let clients: Arc<dyn ClientFactory> = match options.use_service_account_credentials {
+            true => Arc::new(Accounts::new(kubeconfig).await.context("--kubeconfig")?),
+            false => options.reach.clients().await?,
+        };
+        let mut components = Supervisor::default();
+        let front = Front::whole(components.health());
+        options.secure.start(&mut components, kubeconfig, PORT, front).await?;
+        spawn(&mut components, clients, settings);
+        Ok(components)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn settings(line: &str) -> anyhow::Result<Config> {
+        let words = ["x", "--kubeconfig", "k"].into_iter().chain(line.split_whitespace());
+        Line::try_parse_from(words)?.options.settings()
+    }
+
+    #[test]
+    fn nodes_get_shares_only_when_asked_and_never_of_services_addresses() {
+        assert!(
+            settings("--cluster-cidr 10.244.0.0/16")
+                .unwrap()
+                .cluster_cidrs
+                .is_empty()
+        );
+        let given =
+            settings("--allocate-node-cidrs --cluster-cidr 10.244.0.0/16 --service-cluster-ip-range 10.96.0.0/16");
+        assert_eq!(given.unwrap().cluster_cidrs, ["10.244.0.0/16"]);
+        for wrong in [
+            "--allocate-node-cidrs",
+            "--cluster-cidr 10.96.0.0/12 --service-cluster-ip-range 10.96.0.0/16",
+            "--node-monitor-grace-period soon",
+            "--service-account-private-key-file /nowhere",
+            "--cluster-signing-cert-file /nowhere --cluster-signing-key-file /nowhere",
+        ] {
+            assert!(settings(wrong).is_err(), "{wrong}");
+        }
+        assert!(settings("--leader-elect=false").unwrap().leader_election.is_none());
+        assert!(settings("").unwrap().leader_election.is_some());
+    }
+}

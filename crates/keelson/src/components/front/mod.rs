@@ -1,0 +1,132 @@
+//! How a component alone tells how it is: health and metrics, on upstream's ports and paths.
+//!
+//! [`plain`] serves whoever reaches the address, [`secure`] by TLS who the API server knows and lets. What is told is whether anything
+//! of the component has failed and doesn't run again yet, and what the process uses.
+
+pub mod plain;
+pub mod secure;
+
+use crate::supervise::Health;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub type Reply = Response<Full<Bytes>>;
+
+const HEALTH: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+
+/// What a listener answers.
+#[derive(Clone)]
+pub struct Front {
+    health: Health,
+    /// Paths of health, the same for each unless one is `ready`'s.
+    paths: Vec<&'static str>,
+    /// A path that is well only when this says so, too.
+    ready: Option<(&'static str, Arc<AtomicBool>)>,
+    metrics: bool,
+}
+
+impl Front {
+    /// Health under all its names, and metrics.
+    pub fn whole(health: Health) -> Front {
+        Front {
+            health,
+            paths: HEALTH.to_vec(),
+            ready: None,
+            metrics: true,
+        }
+    }
+
+    pub fn of(health: Health, paths: &[&'static str]) -> Front {
+        Front {
+            paths: paths.to_vec(),
+            metrics: false,
+            ..Front::whole(health)
+        }
+    }
+
+    pub fn with_metrics(self) -> Front {
+        Front { metrics: true, ..self }
+    }
+
+    pub fn with_readiness(self, path: &'static str, ready: Arc<AtomicBool>) -> Front {
+        Front {
+            ready: Some((path, ready)),
+            ..self
+        }
+    }
+
+    pub fn answer(&self, method: &Method, path: &str) -> Reply {
+        if *method != Method::GET && *method != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".into());
+        }
+        if let Some((_, ready)) = self.ready.as_ref().filter(|(own, _)| *own == path) {
+            return match ready.load(Ordering::Acquire) {
+                true => self.healthy(path),
+                false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
+            };
+        }
+        if self.paths.contains(&path) {
+            return self.healthy(path);
+        }
+        if self.metrics && path == "/metrics" {
+            let mut page = String::new();
+            keelson_apiserver::write_process_metrics(&mut page);
+            return text(StatusCode::OK, page);
+        }
+        text(StatusCode::NOT_FOUND, "404 page not found\n".into())
+    }
+
+    fn healthy(&self, path: &str) -> Reply {
+        match self.health.failing().as_slice() {
+            [] => text(StatusCode::OK, "ok".into()),
+            failing => {
+                let mut said: String = failing.iter().map(|name| format!("[-]{name} failed\n")).collect();
+                said.push_str(&format!("{} check failed\n", path.trim_start_matches('/')));
+                text(StatusCode::INTERNAL_SERVER_ERROR, said)
+            }
+        }
+    }
+}
+
+pub fn text(status: StatusCode, body: String) -> Reply {
+    reply(status, "text/plain; charset=utf-8", body)
+}
+
+pub fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::Supervisor;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_told_until_it_runs_again_and_what_is_not_served_is_404() {
+        let mut components = Supervisor::default();
+        let ready = Arc::new(AtomicBool::new(false));
+        let front = Front::whole(components.health()).with_readiness("/ready", ready.clone());
+        let code = |path: &str| front.answer(&Method::GET, path).status().as_u16();
+        assert_eq!(
+            ["/healthz", "/livez", "/readyz", "/metrics", "/x"].map(code),
+            [200, 200, 200, 200, 404]
+        );
+        assert_eq!(code("/ready"), 503);
+        ready.store(true, Ordering::Release);
+        assert_eq!(code("/ready"), 200);
+        components.spawn("scheduler", |_| async { anyhow::bail!("it can't") });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(["/healthz", "/ready", "/metrics"].map(code), [500, 500, 200]);
+        assert_eq!(front.answer(&Method::POST, "/healthz").status(), 405);
+        components.stop().await;
+    }
+}

@@ -1,0 +1,132 @@
+//! Each component: how it is started, beside others in `server` and `agent` or as a program of its own, and what that program is told.
+//!
+//! `spawn` of a component takes a client and its settings; who makes those is no matter of its. The commands take upstream's flags,
+//! under upstream's names, for what they have: another is refused by its name, and so is a value that can't be honoured.
+//! Alone a component reaches the cluster by a kubeconfig ([`reach`]), a runtime by its socket, and tells how it is by
+//! [`front`].
+
+pub mod apiserver;
+pub mod controller_manager;
+pub mod dns;
+mod front;
+pub mod kubelet;
+pub mod proxy;
+mod reach;
+pub mod runtime;
+pub mod scheduler;
+
+use crate::config;
+use crate::process::{self, Log};
+use crate::supervise::Supervisor;
+use clap::{ArgAction, Args};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What a component logs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LogOptions {
+    /// What to log: error, warn, info, debug, trace, or per module [default: info]
+    #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Form of the log: text or json [default: text]
+    #[arg(long, env = "KEELSON_LOG_FORMAT", alias = "logging-format", value_name = "FORM")]
+    log_format: Option<String>,
+    /// How much to log, by upstream's numbers: from 4 on what --log debug does, from 6 on trace
+    #[arg(short = 'v', long = "v", value_name = "N")]
+    verbosity: Option<u8>,
+}
+
+impl LogOptions {
+    pub fn resolve(&self) -> anyhow::Result<Log> {
+        let by_number = self.verbosity.map(|n| match n {
+            0..=3 => "info",
+            4..=5 => "debug",
+            _ => "trace",
+        });
+        config::log(
+            self.log.clone().or(by_number.map(Into::into)),
+            self.log_format.as_deref(),
+        )
+    }
+}
+
+/// Whether one of several that run works at a time.
+#[derive(Args, Clone, Debug)]
+pub struct Elect {
+    /// Work only while this process holds the Lease of its kind in kube-system
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    leader_elect: bool,
+}
+
+impl Elect {
+    /// A name that no other candidate has, or nothing where nobody is elected.
+    pub fn candidate(&self) -> anyhow::Result<Option<String>> {
+        match self.leader_elect {
+            true => Ok(Some(format!("{}_{}", config::host_name()?, uuid::Uuid::new_v4()))),
+            false => Ok(None),
+        }
+    }
+}
+
+/// Runs a component's program until a signal.
+pub fn run(
+    log: &LogOptions,
+    data_dir: Option<&Path>,
+    start: impl AsyncFnOnce() -> anyhow::Result<Supervisor>,
+) -> anyhow::Result<ExitCode> {
+    process::run(&log.resolve()?, data_dir, async |stopping| {
+        process::until_stopped(stopping, start()).await
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Arguments, Command};
+    use clap::Parser;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let words = ["keelson"].into_iter().chain(line.split_whitespace());
+        Arguments::try_parse_from(words)
+            .map(|a| a.command)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn upstreams_flags_are_taken_and_what_cannot_be_honoured_is_refused_by_its_name() {
+        for line in [
+            "scheduler --kubeconfig k --leader-elect=true --bind-address=127.0.0.1 --authentication-kubeconfig=k --authorization-kubeconfig=k",
+            "scheduler --kubeconfig k --leader-elect --secure-port 0 -v 4",
+            "scheduler --kubeconfig k --leader-elect=false --config c --v=2",
+            "controller-manager --kubeconfig=k --use-service-account-credentials=true --allocate-node-cidrs=true --cluster-cidr=10.244.0.0/16 \
+             --service-cluster-ip-range=10.96.0.0/16 --root-ca-file=c --service-account-private-key-file=p --cluster-signing-cert-file=c \
+             --cluster-signing-key-file=k --controllers=*,bootstrap-signer-controller,-ttl-controller --client-ca-file=c",
+            "proxy --kubeconfig k --hostname-override n --cluster-cidr 10.244.0.0/16 --proxy-mode nftables --healthz-bind-address 0.0.0.0:10256",
+            "dns --kubeconfig k --bind-address 127.0.0.1 --port 53",
+            "runtime --container-runtime-endpoint unix:///run/k.sock --cluster-cidr 10.244.0.0/16",
+            "kubelet --kubeconfig k --container-runtime-endpoint unix:///run/k.sock --config c --hostname-override n --node-ip 10.0.0.1",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+        for (line, named) in [
+            (
+                "scheduler --kubeconfig k --leader-elect-resource-lock endpoints",
+                "--leader-elect-resource-lock",
+            ),
+            ("scheduler --kubeconfig k --profiling", "--profiling"),
+            ("scheduler", "--kubeconfig"),
+            (
+                "controller-manager --kubeconfig k --cloud-provider aws",
+                "--cloud-provider",
+            ),
+            ("proxy --kubeconfig k --proxy-mode iptables", "--proxy-mode"),
+            (
+                "kubelet --kubeconfig k --container-runtime-endpoint unix:///r --cgroup-driver systemd",
+                "--cgroup-driver",
+            ),
+            ("dns --kubeconfig k --conf Corefile", "--conf"),
+        ] {
+            let refused = parse(line).err().unwrap_or_else(|| panic!("{line} is taken"));
+            assert!(refused.contains(named), "{line}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! How a component alone reaches the cluster.
+
+use anyhow::Context;
+use clap::Args;
+use keelson_client::{ClientFactory, KubeconfigFactory};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Args, Clone, Debug)]
+pub struct Reach {
+    /// Where the API server is, whose certificate is trusted, and who this is: a client certificate or a token
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+}
+
+impl Reach {
+    /// All act as the file's user. Must be called within a tokio runtime.
+    pub async fn clients(&self) -> anyhow::Result<Arc<dyn ClientFactory>> {
+        let clients = KubeconfigFactory::new(&self.kubeconfig).await.context("--kubeconfig")?;
+        Ok(Arc::new(clients))
+    }
+
+    pub async fn client(&self) -> anyhow::Result<kube::Client> {
+        Ok(self.clients().await?.client(""))
+    }
+}
