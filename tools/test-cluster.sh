@@ -1,6 +1,6 @@
 #!/bin/bash
 # test-cluster.sh: the store over a real etcd; two machines that become a cluster; then a real cluster in a network namespace: the new user's path with
-# kubectl, kill -9 under load, the quick conformance list, storage, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
+# kubectl, kill -9 under load, the quick conformance list, snapshots, storage, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."; PROFILE=${PROFILE:-release}
 export KEELSON=$PWD/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson
@@ -19,6 +19,7 @@ step "the new user's path"; tools/test-user-path.sh
 step "a component alone"; tools/test-alone.sh
 step "the quick conformance list"
 PROCS=${PROCS:-4} conformance/run.sh conformance/lists/quick.txt "$STATE/quick" || { cat "$STATE/quick/failures.txt" 2>/dev/null | head -100; exit 1; }
+step "snapshots of the store"; tools/test-snapshots.sh
 step "claims of the default class"; tools/test-storage.sh
 step "removal"
 conformance/cluster.sh stop

@@ -10,6 +10,7 @@ use crate::etcd::upkeep::Upkeep;
 use crate::families::{self, host};
 use crate::node::{self, Access};
 use crate::servers::{self, Beside};
+use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
 use anyhow::Context;
@@ -67,10 +68,13 @@ impl Cluster {
             Some(store) => store,
             None => Opened::open(&config.store).await?,
         };
+        let snapshots = Snapshots::new(Source::of(&store), config.snapshots.directory.clone());
+        let own = upkeep.is_some() || matches!(config.store, Choice::Embedded(_));
         let sealing = crate::secrets::open(config, store.store()).await?;
         let api_config = keelson_apiserver::Config {
             sealing: Some(sealing.clone()),
             joining,
+            snapshots: Some(snapshots.taker()),
             ..api_config(config, &pki)?
         };
         let listening = serve(config, &pki, api_config, config.store.seen(sealing.store()), socket)?;
@@ -87,6 +91,11 @@ impl Cluster {
         let mut running = Supervisor::default();
         if let Some(interval) = config.compaction {
             compaction(&mut running, store.store(), interval);
+        }
+        if let Some(plan) = config.snapshots.plan(own) {
+            components.spawn("store-snapshots", move |stop| {
+                snapshot::schedule::run(snapshots.clone(), plan.clone(), stop)
+            });
         }
         if let Some(upkeep) = upkeep {
             running.spawn("etcd-upkeep", move |stop| {

@@ -181,6 +181,16 @@ pub struct Options {
     /// How long the past is kept, in either store; 0: this server gives up nothing [default: 5m]
     #[arg(long, env = "KEELSON_ETCD_COMPACTION_INTERVAL", value_name = "DURATION")]
     pub etcd_compaction_interval: Option<String>,
+    /// When snapshots of the store are taken, as cron writes it, in UTC; "none": by themselves never [default: every twelve hours; none of an
+    /// etcd that somebody else runs]
+    #[arg(long, env = "KEELSON_STORE_SNAPSHOT_SCHEDULE", value_name = "CRON")]
+    pub store_snapshot_schedule: Option<String>,
+    /// How many of the schedule's snapshots are kept [default: 5]
+    #[arg(long, env = "KEELSON_STORE_SNAPSHOT_RETENTION", value_name = "N")]
+    pub store_snapshot_retention: Option<usize>,
+    /// Where snapshots of the store are [default: DATA_DIR/snapshots]
+    #[arg(long, env = "KEELSON_STORE_SNAPSHOT_DIR", value_name = "DIR")]
+    pub store_snapshot_dir: Option<PathBuf>,
     /// YAML file that says how pods are scheduled: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1
     #[arg(long, env = "KEELSON_SCHEDULER_CONFIG", value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
@@ -252,6 +262,7 @@ pub struct Config {
     pub store: store::Choice,
     /// How often the past is given up, if by this server.
     pub compaction: Option<Duration>,
+    pub snapshots: store::snapshot::schedule::Settings,
     pub scheduler: keelson_scheduler::Config,
     pub log: Log,
 }
@@ -309,7 +320,8 @@ impl Options {
                 encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
                 audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers, etcd_cafile,
                 etcd_certfile, etcd_keyfile, etcd_prefix,
-                etcd_healthcheck_timeout, etcd_compaction_interval, scheduler_config, log, log_format);
+                etcd_healthcheck_timeout, etcd_compaction_interval, store_snapshot_schedule,
+                store_snapshot_retention, store_snapshot_dir, scheduler_config, log, log_format);
             self.config = None;
         }
         Ok(self)
@@ -344,6 +356,7 @@ impl Options {
                 "--cluster-dns {dns}: it is in none of the ranges of services (--service-cidr)"
             );
         }
+        let snapshots = store::snapshot::schedule::Settings::of(&self, &data_dir)?;
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
         let log = log(self.log, self.log_format.as_deref())?;
@@ -401,6 +414,7 @@ impl Options {
             access,
             store,
             compaction,
+            snapshots,
             scheduler: components::scheduler::settings(self.scheduler_config.as_deref())
                 .context("--scheduler-config")?,
             log,

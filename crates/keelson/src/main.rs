@@ -90,6 +90,8 @@ enum Command {
     Kubeconfig(kubeconfig::Options),
     /// List this machine's certificates, or have them made anew
     Certificate(certificate::Options),
+    /// Take, list and restore snapshots of the store
+    Store(store::snapshot::command::Options),
     /// Look after the etcd that servers run (--cluster-init): its members, their files
     Etcd(etcd::command::Options),
     /// Show or rotate the keys that seal secrets in the store
@@ -166,6 +168,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::User(options) => user::main(options),
         Command::Kubeconfig(options) => kubeconfig::main(options),
         Command::Certificate(options) => certificate::main(options),
+        Command::Store(options) => store::snapshot::command::main(options),
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),

@@ -29,6 +29,7 @@ mod renew;
 pub mod request;
 pub mod serve;
 mod server;
+pub mod snapshots;
 pub mod state;
 pub mod sync;
 pub mod version;

@@ -4,6 +4,7 @@ use crate::encryption;
 use crate::joining;
 use crate::nowhere::{self, Nowhere};
 use crate::request::{Request, RequestContext, Response, response};
+use crate::snapshots;
 use crate::state::ServerState;
 use crate::version;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -31,6 +32,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         return answer;
     }
     if let Some(answer) = joining::serve(server, context, &request).await {
+        return answer;
+    }
+    if let Some(answer) = snapshots::serve(server, context, &request).await {
         return answer;
     }
     match context.info.path.trim_end_matches('/') {

@@ -167,6 +167,7 @@ async fn every_other_path_is_refused_too() {
             "/keelson/secrets",
             "/keelson/secrets/rotate",
             "/keelson/secrets/rewrite",
+            "/keelson/store/snapshots",
             "/api/v1/nothing",
             "/apis/x.example.com",
         ]

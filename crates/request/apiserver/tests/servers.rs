@@ -166,6 +166,34 @@ async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() 
     alone.get(PATH).await.expect(404);
 }
 
+/// Whoever has a snapshot has every secret, and each fills the disk.
+#[tokio::test]
+async fn only_administrators_have_snapshots_taken() {
+    use keelson_apiserver::snapshots::{PATH, Take};
+    let take: Take = Arc::new(|| Box::pin(async { Ok(serde_json::json!({"keys": 7})) }));
+    let api = Api::starting_with(Memory::new(), |config| config.snapshots = Some(take));
+    api.server.ready().await;
+    let taken = api.call("POST", PATH, "", "", Vec::new()).await.expect(201);
+    assert_eq!(taken.json(), value!({"keys": 7}));
+    api.get(PATH).await.expect(405);
+    let all = value!({"metadata": {"name": "all"}, "rules": [{"nonResourceURLs": ["*"], "verbs": ["*"]}]});
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    api.post(&format!("{rbac}/clusterroles"), all).await.expect(201);
+    let binding = value!({"metadata": {"name": "all"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "ana"}]});
+    api.post(&format!("{rbac}/clusterrolebindings"), binding).await.expect(201);
+    let ana = api.called_by("ana", &["system:authenticated"]);
+    ana.until("/metrics", |a| a.code == 200).await;
+    ana.call("POST", PATH, "", "", Vec::new()).await.expect(403);
+
+    let fails: Take = Arc::new(|| Box::pin(async { anyhow::bail!("the disk is full") }));
+    let full = Api::starting_with(Memory::new(), |config| config.snapshots = Some(fails));
+    full.server.ready().await;
+    let refused = full.call("POST", PATH, "", "", Vec::new()).await.expect(503);
+    assert!(refused.str(&["message"]).contains("the disk is full"));
+}
+
 /// A server goes on from what it has just written, another one reads that: neither is to notice.
 #[tokio::test]
 async fn what_was_written_goes_on_as_what_is_read() {

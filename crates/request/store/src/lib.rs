@@ -14,6 +14,7 @@
 //! [`Rooted`] shows any of them with its keys below another root.
 //! Each passes [`contract`].
 
+mod bolt;
 pub mod compactor;
 pub mod contract;
 pub mod embedded;
@@ -25,6 +26,7 @@ mod hub;
 pub mod memory;
 mod range;
 mod rooted;
+pub mod snapshot;
 pub mod unopened;
 mod watch;
 

@@ -4,6 +4,7 @@ pub mod file;
 
 use crate::audit::{self, Policy};
 use crate::joining::Joining;
+use crate::snapshots::Take;
 use crate::{admission, authn, authz};
 use keelson_pki::ServiceAccountKeys;
 use keelson_seal::Sealing;
@@ -47,6 +48,8 @@ pub struct Config {
     pub sealing: Option<Arc<Sealing>>,
     /// How other machines become servers of the cluster; `None`: they don't.
     pub joining: Option<Joining>,
+    /// Takes a snapshot of the store; `None`: none are taken.
+    pub snapshots: Option<Take>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
 }
@@ -90,6 +93,7 @@ impl Config {
             audit: None,
             sealing: None,
             joining: None,
+            snapshots: None,
             publish_kubernetes_service: true,
         }
     }

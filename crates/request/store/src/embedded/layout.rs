@@ -67,6 +67,13 @@ fn unescape(written: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// The key that is written so.
+pub(super) fn key(written: &[u8]) -> Bytes {
+    let mut key = Vec::with_capacity(written.len());
+    unescape(written, &mut key);
+    key.into()
+}
+
 pub(super) fn put(create: Revision, version: u64, value: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + value.len());
     out.push(PUT);

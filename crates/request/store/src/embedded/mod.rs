@@ -22,6 +22,7 @@ mod journal;
 mod layout;
 mod mark;
 mod owner;
+mod picture;
 mod scrub;
 mod space;
 mod tables;
@@ -40,11 +41,12 @@ use group::{Change, Write};
 use health::Health;
 use mark::Mark;
 use parking_lot::RwLock;
+pub use picture::restore;
 use scrub::Scrub;
 pub use space::FreeSpace;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tables::Tables;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -103,6 +105,8 @@ pub(crate) struct Shared {
     compacted: AtomicU64,
     clock: Clock,
     earlier: Arc<Notify>,
+    /// How many wait for those who read the tables.
+    leaving: AtomicUsize,
 }
 
 impl Embedded {
@@ -209,6 +213,7 @@ impl Shared {
                 compacted,
                 clock,
                 earlier,
+                leaving: AtomicUsize::new(0),
             },
             scrub,
         ))

@@ -176,8 +176,30 @@ impl Tables {
             count: 0,
             revision: at,
         };
+        self.each(snapshot, range, at, |key, revision, record| {
+            listed.count += 1;
+            if limit != 0 && listed.kvs.len() == limit {
+                listed.more = true;
+                return Ok(!request.uncounted);
+            }
+            let version =
+                layout::version(key, revision, record).ok_or_else(|| self.corrupt("a version is malformed"))?;
+            listed.kvs.extend(version);
+            Ok(true)
+        })?;
+        Ok(listed)
+    }
+
+    /// What each key of the range is at `at`: the key as it is written, when it got that, and the record; until `f` says that it is enough.
+    pub(super) fn each(
+        &self,
+        snapshot: &Snapshot,
+        range: &KeyRange,
+        at: Revision,
+        mut f: impl FnMut(&[u8], Revision, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
         if range.is_empty() {
-            return Ok(listed);
+            return Ok(());
         }
         let end = if range.end.is_empty() {
             Bound::Unbounded
@@ -195,20 +217,11 @@ impl Tables {
             }
             done.clear();
             done.extend_from_slice(key);
-            if layout::is_deleted(&record) {
-                continue;
+            if !layout::is_deleted(&record) && !f(key, revision, &record)? {
+                break;
             }
-            listed.count += 1;
-            if limit != 0 && listed.kvs.len() == limit {
-                listed.more = true;
-                if request.uncounted {
-                    break;
-                }
-                continue;
-            }
-            listed.kvs.extend(self.version(&place, &record)?);
         }
-        Ok(listed)
+        Ok(())
     }
 
     /// Changes of `range` after `after` and up to `to`; looks at no more than `max` changes.

@@ -8,6 +8,7 @@
 //! all; each write tries again, at most once a second.
 
 use super::group::{Group, Reply, Write};
+use super::picture::Leaving;
 use super::scrub::Scrub;
 use super::tables::Tables;
 use super::{Shared, fault, journal};
@@ -82,7 +83,9 @@ impl Writer {
             }
         };
         self.shared.hub.close();
+        let leaving = Leaving::new(&self.shared.leaving);
         drop(self.shared.tables.write().take());
+        drop(leaving);
         if let Some(reply) = closing {
             let _ = reply.send(Ok(()));
         }
@@ -282,7 +285,9 @@ impl Writer {
         let shared = self.shared.clone();
         // While the disk takes nothing the engine is left alone: it can still be read.
         journal::try_disk(&shared.path)?;
+        let leaving = Leaving::new(&shared.leaving);
         let mut slot = shared.tables.write();
+        drop(leaving);
         drop(slot.take());
         journal::renew(&shared.path, Some(self.synced))?;
         let tables = Tables::open(&shared.path, &shared.options)?;

@@ -13,10 +13,13 @@ mod call;
 mod cluster;
 mod lease;
 mod members;
+mod picture;
 mod reconcile;
 mod txn;
 mod watch;
 mod wire;
+
+pub(crate) use wire::mvccpb;
 
 use crate::{
     Error, Expect, Got, KeyRange, ListRequest, Listed, Outcome, Result, Revision, Store, StoreStatus, WatchStream,

@@ -2,6 +2,8 @@
 //!
 //! The options have kube-apiserver's names and meanings, so that a cluster's flags can be taken over as they are.
 
+pub mod snapshot;
+
 use crate::config::{Options, absolute};
 use anyhow::{Context, ensure};
 use keelson_apiserver::connect::{ClientTls, Trust};

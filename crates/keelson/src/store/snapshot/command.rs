@@ -1,0 +1,185 @@
+//! `keelson store snapshot`: taking one, of a server that runs or of a store that nobody has open; listing them; and making a store of one.
+
+use super::{Snapshots, Source, Taken, Why, list};
+use crate::client::block_on;
+use crate::config;
+use crate::lock::Lock;
+use crate::servers::Remembered;
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use http::Method;
+use jiff::Timestamp;
+use keelson_apiserver::snapshots::PATH;
+use keelson_client::rest::Rest;
+use keelson_store::embedded::{self, Options as StoreOptions};
+use keelson_store::{Embedded, snapshot};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// As far as etcdutl's users are told to go.
+const AHEAD: u64 = 1_000_000_000;
+
+#[derive(Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+    /// Data directory of the server
+    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
+    data_dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take, list and restore snapshots of the store
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+}
+
+#[derive(Subcommand)]
+enum Snapshot {
+    /// Take one now, of the server that runs, or else of its store. etcdutl can read it
+    Save {
+        /// Kubeconfig by which a running server is asked [default: DATA_DIR/admin.kubeconfig]
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// Directory for one that is taken without a server [default: DATA_DIR/snapshots]
+        #[arg(long, value_name = "DIR")]
+        store_snapshot_dir: Option<PathBuf>,
+    },
+    /// List those that are there, the oldest first
+    Ls {
+        /// The server's option of this name [default: DATA_DIR/snapshots]
+        #[arg(long, value_name = "DIR")]
+        store_snapshot_dir: Option<PathBuf>,
+    },
+    /// Say what a file has, and whether it is whole
+    Check { file: PathBuf },
+    /// Make the data directory's store of a snapshot, ours or etcd's. The server must not run; the store that was is kept beside
+    Restore {
+        file: PathBuf,
+        /// Go on with the snapshot's revision: only for a store that nothing was written to since, as when it moves
+        #[arg(long)]
+        keep_revision: bool,
+    },
+}
+
+pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    let data_dir = config::absolute(options.data_dir)?;
+    let directory = |given: Option<PathBuf>| match given {
+        Some(given) => config::absolute(given),
+        None => Ok(data_dir.join("snapshots")),
+    };
+    let Command::Snapshot(command) = options.command;
+    match command {
+        Snapshot::Save {
+            kubeconfig,
+            store_snapshot_dir,
+        } => {
+            let running = Lock::holder(&data_dir)?.is_some() || kubeconfig.is_some();
+            let taken = block_on(async {
+                match running {
+                    true => ask(&kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig"))).await,
+                    false => by_ourselves(&data_dir, directory(store_snapshot_dir)?).await,
+                }
+            })?;
+            let Taken {
+                path,
+                revision,
+                keys,
+                bytes,
+            } = taken;
+            println!("{}: {keys} keys at revision {revision}, {bytes} bytes", path.display());
+            println!(
+                "What is sealed in it needs the keys of {} as well: keep both, apart from this machine.",
+                data_dir.join("pki").display()
+            );
+        }
+        Snapshot::Ls { store_snapshot_dir } => {
+            println!("{:<22} {:<10} {:>12}  FILE", "TAKEN", "WHY", "BYTES");
+            for found in list(&directory(store_snapshot_dir)?)? {
+                let path = found.path.display();
+                println!(
+                    "{:<22} {:<10} {:>12}  {path}",
+                    found.at.to_string(),
+                    found.why.name(),
+                    found.bytes
+                );
+            }
+        }
+        Snapshot::Check { file } => {
+            let snapshot::Summary { revision, keys, bytes } = snapshot::check(&file)?;
+            println!("{}: {keys} keys at revision {revision}, {bytes} bytes", file.display());
+        }
+        Snapshot::Restore { file, keep_revision } => restore(&data_dir, &file, keep_revision)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(kubeconfig: &Path) -> anyhow::Result<Taken> {
+    let client = keelson_client::from_kubeconfig(kubeconfig, None).await?;
+    let rest = Rest::new(client, "keelson-store");
+    let answer = rest.call(Method::POST, PATH, "application/json", Vec::new()).await?;
+    serde_json::from_slice(&answer).context("the server's answer")
+}
+
+async fn by_ourselves(data_dir: &Path, directory: PathBuf) -> anyhow::Result<Taken> {
+    let store = data_dir.join("store");
+    ensure!(
+        store.exists(),
+        "no server runs with the data directory {}, and there is no store in it",
+        data_dir.display()
+    );
+    let _lock = Lock::take(data_dir)?;
+    let store = Embedded::open(store, StoreOptions::default()).await?;
+    let taken = Snapshots::new(Source::Embedded(store.clone()), directory)
+        .take(Why::Asked)
+        .await;
+    store.close().await?;
+    taken
+}
+
+fn restore(data_dir: &Path, file: &Path, keep_revision: bool) -> anyhow::Result<()> {
+    let _lock = Lock::take(data_dir)?;
+    if Remembered::read(data_dir)?.is_some() {
+        bail!(
+            "the store of {} is an etcd: restore it there (etcdutl snapshot restore --bump-revision {AHEAD} --mark-compacted; docs/etcd.md)",
+            data_dir.display()
+        );
+    }
+    let store = data_dir.join("store");
+    // Nothing is touched for a file that is no good.
+    snapshot::check(file)?;
+    let before = store.exists().then(|| aside(&store)).transpose()?;
+    let made = embedded::restore(file, &store, if keep_revision { 0 } else { AHEAD });
+    let summary = match (made, &before) {
+        (Ok(summary), _) => summary,
+        (Err(error), None) => return Err(error.into()),
+        (Err(error), Some(before)) => {
+            std::fs::rename(before, &store)
+                .with_context(|| format!("the store that was is in {}", before.display()))?;
+            return Err(error).context("the store is as it was");
+        }
+    };
+    println!(
+        "{} has {} keys at revision {}",
+        store.display(),
+        summary.keys,
+        summary.revision
+    );
+    if let Some(before) = before {
+        println!(
+            "The store that was is in {}: remove it when you don't need it any more",
+            before.display()
+        );
+    }
+    Ok(())
+}
+
+fn aside(store: &Path) -> anyhow::Result<PathBuf> {
+    let mut aside = store.as_os_str().to_os_string();
+    aside.push(format!(".before-{}", Timestamp::now().as_second()));
+    let aside = PathBuf::from(aside);
+    ensure!(!aside.exists(), "{} is there already", aside.display());
+    std::fs::rename(store, &aside).with_context(|| format!("cannot move {} away", store.display()))?;
+    Ok(aside)
+}

@@ -1,0 +1,44 @@
+//! What an administrator asks about the store as a whole: that a snapshot be taken of it now.
+//!
+//! | path | |
+//! |---|---|
+//! | `POST /keelson/store/snapshots` | takes one, and tells about it |
+//!
+//! This crate knows no store but by its keys: who made the server takes the snapshot.
+
+use crate::nowhere::Nowhere;
+use crate::request::{Request, RequestContext, Response, response};
+use crate::state::ServerState;
+use futures::future::BoxFuture;
+use http::{Method, StatusCode};
+use keelson_api::{ApiError, Reason};
+use std::sync::Arc;
+
+pub const PATH: &str = "/keelson/store/snapshots";
+
+/// Takes a snapshot; tells of it as JSON.
+pub type Take = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<serde_json::Value>> + Send + Sync>;
+
+/// Answers the path of this module; `None` for others, and where none are taken.
+pub async fn serve(server: &ServerState, context: &RequestContext, request: &Request) -> Option<Response> {
+    let take = server.config.snapshots.as_ref()?;
+    if context.info.path.trim_end_matches('/') != PATH {
+        return None;
+    }
+    if *request.method() != Method::POST {
+        return Some(Nowhere::method().answer(request.headers(), context));
+    }
+    // Each fills the disk a little more: a grant for all paths is not enough for it.
+    if !context.user.groups.iter().any(|group| group == "system:masters") {
+        let why = "only the group system:masters may have snapshots taken of the store";
+        return Some(response::error(&ApiError::new(Reason::Forbidden, why)));
+    }
+    // It goes on to its end, whoever waits for it.
+    let taken = tokio::spawn(take()).await;
+    let told = taken.map_err(anyhow::Error::from).flatten();
+    let told = told.and_then(|told| Ok(serde_json::to_vec(&told)?));
+    Some(match told {
+        Ok(json) => response::bytes_of(StatusCode::CREATED, "application/json", json.into()),
+        Err(error) => response::error(&ApiError::new(Reason::ServiceUnavailable, format!("{error:#}"))),
+    })
+}

@@ -1,0 +1,107 @@
+//! A store's content in a file: what each key is at one revision, and no past. The file is a snapshot of etcd's: `etcdutl` restores
+//! it, and what `etcdctl snapshot save` wrote is restored here.
+//!
+//! | bucket | key | value |
+//! |---|---|---|
+//! | `key` | revision · `_` · number within it, and `t` for a deletion | the key and its value, as etcd's API has them |
+//! | `lease` | a lease's number | number, seconds to live, seconds that are left |
+//! | `meta` | `scheduledCompactRev`, `finishedCompactRev` | before it the past is given up |
+//!
+//! Numbers are big-endian, so that they sort; the last 32 bytes of the file are the SHA-256 of those before them. A key that ends by itself
+//! has a lease of its own, with the time that is left: while the file lies around, that time stands still.
+
+mod read;
+mod save;
+
+pub(crate) use read::Content;
+pub(crate) use save::Saver;
+
+use crate::{KeyValue, Revision};
+use std::path::Path;
+
+const KEYS: &str = "key";
+const LEASES: &str = "lease";
+const META: &str = "meta";
+const SCHEDULED: &[u8] = b"scheduledCompactRev";
+const FINISHED: &[u8] = b"finishedCompactRev";
+/// What etcd's servers and tools look for, besides those that hold something.
+const EMPTY: [&str; 7] = [
+    "alarm",
+    "auth",
+    "authRoles",
+    "authUsers",
+    "cluster",
+    "members",
+    "members_removed",
+];
+const SUM: usize = 32;
+
+/// One key in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub kv: KeyValue,
+    /// When it ends by itself, after so many seconds.
+    pub seconds: Option<u64>,
+}
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub revision: Revision,
+    pub keys: u64,
+    /// Of the file.
+    pub bytes: u64,
+}
+
+/// Reads a snapshot through, and tells what it is of. Blocks.
+///
+/// # Errors
+///
+/// [`crate::Error::Corrupt`] if the file isn't what was once written, or isn't a snapshot.
+pub fn check(file: &Path) -> crate::Result<Summary> {
+    let content = Content::open(file)?;
+    content.summary()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Lease {
+    #[prost(int64, tag = "1")]
+    id: i64,
+    #[prost(int64, tag = "2")]
+    seconds: i64,
+    #[prost(int64, tag = "3")]
+    left: i64,
+}
+
+/// A revision as a key.
+fn place(revision: Revision) -> Vec<u8> {
+    let mut place = revision.to_be_bytes().to_vec();
+    place.push(b'_');
+    place.extend([0; 8]);
+    place
+}
+
+fn damaged(path: &Path, what: impl std::fmt::Display) -> crate::Error {
+    crate::Error::Corrupt {
+        path: path.into(),
+        what: what.to_string(),
+        fix: "Take another snapshot".into(),
+    }
+}
+
+pub(crate) fn io(path: &Path, error: &std::io::Error) -> crate::Error {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => crate::Error::NoSpace {
+            path: path.into(),
+            what: format!("{error}. Free some space on its file system"),
+        },
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => damaged(path, error),
+        _ => crate::Error::Unavailable {
+            what: format!("{}: {error}", path.display()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Writes a snapshot: keys in the order in which they were last changed. The file has its name when it is whole.
+
+use super::{EMPTY, Entry, FINISHED, KEYS, LEASES, Lease, META, SCHEDULED, Summary, io, place};
+use crate::bolt::Writer;
+use crate::etcd::mvccpb;
+use crate::{Result, Revision};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+pub(crate) struct Saver {
+    to: PathBuf,
+    fresh: PathBuf,
+}
+
+impl Saver {
+    pub(crate) fn new(to: &Path) -> Saver {
+        let mut fresh = to.as_os_str().to_os_string();
+        fresh.push(".part");
+        Saver {
+            to: to.into(),
+            fresh: fresh.into(),
+        }
+    }
+
+    /// `entries` come by revision. What is in them may be secret: the file is for its owner.
+    pub(crate) fn save(self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<Summary> {
+        let written = self.write(revision, entries);
+        if written.is_err() {
+            let _ = std::fs::remove_file(&self.fresh);
+        }
+        written
+    }
+
+    fn write(&self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<Summary> {
+        let fail = |e: std::io::Error| io(&self.to, &e);
+        // The writer finds the file with its mode.
+        let mut owners = std::fs::OpenOptions::new();
+        owners.write(true).create(true).truncate(true).mode(0o600);
+        owners.open(&self.fresh).map_err(fail)?;
+        let mut file = Writer::create(&self.fresh).map_err(fail)?;
+        for name in EMPTY {
+            file.bucket(name).end().map_err(fail)?;
+        }
+        let mut bucket = file.bucket(KEYS);
+        let (mut keys, mut leases) = (0, Vec::new());
+        for entry in entries {
+            let Entry { kv, seconds } = entry?;
+            let at = kv.mod_revision;
+            let lease = seconds.map_or(0, |_| at as i64);
+            leases.extend(seconds.map(|seconds| (at as i64, seconds as i64)));
+            let value = mvccpb::KeyValue {
+                key: kv.key,
+                create_revision: kv.create_revision as i64,
+                mod_revision: at as i64,
+                version: kv.version as i64,
+                value: kv.value,
+                lease,
+            };
+            bucket.put(&place(at), &value.encode_to_vec()).map_err(fail)?;
+            keys += 1;
+        }
+        bucket.end().map_err(fail)?;
+        let mut bucket = file.bucket(LEASES);
+        for (id, seconds) in leases {
+            let lease = Lease {
+                id,
+                seconds,
+                left: seconds,
+            };
+            bucket.put(&id.to_be_bytes(), &lease.encode_to_vec()).map_err(fail)?;
+        }
+        bucket.end().map_err(fail)?;
+        let mut bucket = file.bucket(META);
+        for name in [FINISHED, SCHEDULED] {
+            bucket.put(name, &place(revision)).map_err(fail)?;
+        }
+        bucket.end().map_err(fail)?;
+        file.finish().map_err(fail)?;
+        let bytes = seal(&self.fresh).map_err(fail)?;
+        std::fs::rename(&self.fresh, &self.to).map_err(fail)?;
+        if let Some(directory) = self.to.parent().filter(|p| !p.as_os_str().is_empty()) {
+            File::open(directory).and_then(|d| d.sync_all()).map_err(fail)?;
+        }
+        Ok(Summary { revision, keys, bytes })
+    }
+}
+
+/// Puts the sum behind what there is.
+fn seal(path: &Path) -> std::io::Result<u64> {
+    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let sum = sum(&mut file, u64::MAX)?;
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(&sum)?;
+    file.sync_all()?;
+    Ok(file.metadata()?.len())
+}
+
+pub(super) fn sum(file: &mut impl Read, len: u64) -> std::io::Result<[u8; super::SUM]> {
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file.take(len), &mut hasher)?;
+    Ok(hasher.finalize().into())
+}
