@@ -76,7 +76,7 @@ pub struct Options {
     /// Components not to run: agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
-    /// Address on which the API is served [default: 0.0.0.0]
+    /// Address on which the API and the kubelet are served [default: 0.0.0.0, or :: in a cluster with IPv6]
     #[arg(long, env = "KEELSON_BIND_ADDRESS", value_name = "IP")]
     pub bind_address: Option<IpAddr>,
     /// Port on which the API is served [default: 6443]
@@ -91,11 +91,13 @@ pub struct Options {
     /// More names and addresses for the API's certificate
     #[arg(long, env = "KEELSON_TLS_SAN", value_name = "LIST", value_delimiter = ',')]
     pub tls_san: Option<Vec<String>>,
-    /// Range of pod addresses, or one of each family, the primary one first [default: 10.244.0.0/16]
+    /// Range of pod addresses, or one of each family, the primary one first [default: 10.244.0.0/16, or fd00:244::/48
+    /// on a machine with IPv6 only]
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "crate::families::list")]
     pub cluster_cidr: Option<Vec<String>>,
-    /// Range of service addresses, or one of each family, the primary one first [default: 10.96.0.0/16]
+    /// Range of service addresses, or one of each family, the primary one first [default: 10.96.0.0/16, or fd00:96::/112
+    /// on a machine with IPv6 only]
     #[arg(long, env = "KEELSON_SERVICE_CIDR", value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "crate::families::list")]
     pub service_cidr: Option<Vec<String>>,
@@ -341,9 +343,14 @@ impl Options {
         )?;
         let audit = self.audit(&data_dir)?;
         let (store, compaction) = (store::Choice::of(&self, &data_dir)?, store::compaction_interval(&self)?);
+        let told = self.cluster_cidr.is_some() || self.service_cidr.is_some();
+        let (pods, services) = match !told && self.only_ipv6() {
+            true => ("fd00:244::/48", "fd00:96::/112"),
+            false => ("10.244.0.0/16", "10.96.0.0/16"),
+        };
         let given = |list: Option<Vec<String>>, default: &str| list.unwrap_or_else(|| vec![default.into()]);
-        let service_cidrs = families::service_cidrs(&given(self.service_cidr.take(), "10.96.0.0/16"))?;
-        let cluster_cidrs = families::cluster_cidrs(&given(self.cluster_cidr.take(), "10.244.0.0/16"))?;
+        let service_cidrs = families::service_cidrs(&given(self.service_cidr.take(), services))?;
+        let cluster_cidrs = families::cluster_cidrs(&given(self.cluster_cidr.take(), pods))?;
         let node_ips = self.node_ips(&cluster_cidrs)?;
         families::agree(&cluster_cidrs, &service_cidrs, &node_ips)?;
         let cluster_dns = match self.cluster_dns.take() {
@@ -422,6 +429,19 @@ impl Options {
         })
     }
 
+    /// Whether this machine's addresses, or those that are given for it, are of IPv6 and none of IPv4.
+    fn only_ipv6(&self) -> bool {
+        let has = |ipv4: bool| match (&self.node_ip, &self.network_interface) {
+            (Some(given), _) if !given.is_empty() => {
+                let mut ips = given.iter().filter_map(|ip| ip.trim().parse::<IpAddr>().ok());
+                ips.any(|ip| ip.is_ipv4() == ipv4)
+            }
+            (_, Some(link)) => families::on_interface(link, None, ipv4).is_ok(),
+            _ => families::default_address(ipv4).is_ok(),
+        };
+        has(false) && !has(true)
+    }
+
     /// An address of each family that pods have: as given, of the given link, or by which the world is reached.
     fn node_ips(&self, cluster_cidrs: &[IpNet]) -> anyhow::Result<Vec<IpAddr>> {
         let given = match &self.node_ip {
@@ -433,7 +453,7 @@ impl Options {
             let given = given.iter().copied().find(|ip| ip.is_ipv4() == ipv4);
             match (given, &self.network_interface) {
                 (Some(ip), None) => Ok(ip),
-                (given, Some(link)) => on_interface(link, given, ipv4),
+                (given, Some(link)) => families::on_interface(link, given, ipv4),
                 // Who names one address means that one.
                 (None, None) if !given_nothing(&self.node_ip) => {
                     let family = if ipv4 { "IPv4" } else { "IPv6" };
@@ -597,31 +617,6 @@ pub fn host_name() -> anyhow::Result<String> {
     Ok(name.trim().to_lowercase())
 }
 
-/// An interface's address of a family: the given one, which has to be among its addresses, or its first that isn't the link's
-/// own.
-fn on_interface(name: &str, given: Option<IpAddr>, ipv4: bool) -> anyhow::Result<IpAddr> {
-    let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
-        match ipv4 {
-            true => Some(address.as_sockaddr_in()?.ip().into()),
-            false => Some(address.as_sockaddr_in6()?.ip())
-                .filter(|ip| !ip.is_unicast_link_local())
-                .map(IpAddr::V6),
-        }
-    };
-    let all: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
-        .filter(|i| i.interface_name == name)
-        .filter_map(|i| ip(i.address?))
-        .collect();
-    let (family, flag) = if ipv4 { ("IPv4", "-4") } else { ("IPv6", "-6") };
-    match given {
-        Some(ip) if all.contains(&ip) => Ok(ip),
-        Some(ip) => bail!("--node-ip {ip} is no address of --network-interface {name}, which has {all:?}"),
-        None => all.first().copied().with_context(|| {
-            format!("--network-interface {name}: there is no such interface with an {family} address (ip {flag} addr)")
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -663,6 +658,36 @@ mod tests {
         };
         assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST.into(), Mode::Vxlan));
         assert!(on("lo", Some("192.0.2.1")).is_err() && on("none", None).is_err());
+        // Without ranges the families are those of the node's addresses; with them each family needs an address.
+        let families = |node: &str, pods: Option<&str>, services: Option<&str>| {
+            let list = |text: &str| text.split(',').map(String::from).collect::<Vec<_>>();
+            let options = Options {
+                node_ip: Some(list(node)),
+                cluster_cidr: pods.map(list),
+                service_cidr: services.map(list),
+                ..Options::default()
+            };
+            let shown = |c: Config| {
+                let pods: Vec<String> = c.cluster_cidrs.iter().map(IpNet::to_string).collect();
+                format!("{} {:?} {}", pods.join(","), c.node_ips, c.bind_address)
+            };
+            options.resolve().map(shown)
+        };
+        assert_eq!(
+            families("2001:db8::1", None, None).unwrap(),
+            "fd00:244::/48 [2001:db8::1] ::"
+        );
+        assert_eq!(
+            families("2001:db8::1,192.0.2.1", None, None).unwrap(),
+            "10.244.0.0/16 [192.0.2.1] 0.0.0.0"
+        );
+        let both = (Some("fd00:244::/48,10.244.0.0/16"), Some("fd00:96::/112,10.96.0.0/16"));
+        assert_eq!(
+            families("192.0.2.1,2001:db8::1", both.0, both.1).unwrap(),
+            "fd00:244::/48,10.244.0.0/16 [2001:db8::1, 192.0.2.1] ::"
+        );
+        let missing = families("2001:db8::1", both.0, both.1).unwrap_err().to_string();
+        assert!(missing.contains("--node-ip has no IPv4 address"), "{missing}");
         std::fs::write(&file, "nodename: typo\n").unwrap();
         let wrong = Options {
             config: Some(file.clone()),

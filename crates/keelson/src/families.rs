@@ -141,6 +141,31 @@ pub fn default_address(ipv4: bool) -> anyhow::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// An interface's address of a family: the given one, which has to be among its addresses, or its first that isn't the link's
+/// own.
+pub fn on_interface(name: &str, given: Option<IpAddr>, ipv4: bool) -> anyhow::Result<IpAddr> {
+    let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
+        match ipv4 {
+            true => Some(address.as_sockaddr_in()?.ip().into()),
+            false => Some(address.as_sockaddr_in6()?.ip())
+                .filter(|ip| !ip.is_unicast_link_local())
+                .map(IpAddr::V6),
+        }
+    };
+    let all: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
+        .filter(|i| i.interface_name == name)
+        .filter_map(|i| ip(i.address?))
+        .collect();
+    let (family, flag) = if ipv4 { ("IPv4", "-4") } else { ("IPv6", "-6") };
+    match given {
+        Some(ip) if all.contains(&ip) => Ok(ip),
+        Some(ip) => bail!("--node-ip {ip} is no address of --network-interface {name}, which has {all:?}"),
+        None => all.first().copied().with_context(|| {
+            format!("--network-interface {name}: there is no such interface with an {family} address (ip {flag} addr)")
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,6 +25,7 @@ mod probes;
 mod scheduling;
 mod security;
 mod service;
+pub(super) mod service_addresses;
 mod storage;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use super::Rules;
 use super::check::{Errs, cidr, count, ip, s};
 use super::networking::endpoint_ip;
+use super::service_addresses::{self, headless};
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 
@@ -28,13 +29,6 @@ pub const SERVICE: Rules = Rules {
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
-fn headless(spec: &Map) -> bool {
-    match spec.arr("clusterIPs").and_then(|l| l.first()).and_then(Value::as_str) {
-        Some(first) => first == "None",
-        None => s(spec, "clusterIP") == "None",
-    }
-}
-
 fn service(o: &Object, e: &mut Errs) {
     let empty = Map::new();
     let spec = o.obj("spec").unwrap_or(&empty);
@@ -57,7 +51,7 @@ fn service(o: &Object, e: &mut Errs) {
         ports(e, spec);
         e.labels(spec, "selector");
         affinity(e, spec);
-        cluster_ips(e, spec);
+        service_addresses::fields(e, spec, &empty);
         e.each_str(spec, "externalIPs", |e, _, address| {
             let msgs = ip(address);
             if msgs.is_empty() {
@@ -155,71 +149,6 @@ fn affinity(e: &mut Errs, spec: &Map) {
     }
 }
 
-fn cluster_ips(e: &mut Errs, spec: &Map) {
-    if s(spec, "type") == "ExternalName" {
-        return;
-    }
-    let list: Vec<&str> = spec
-        .arr("clusterIPs")
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let shown = || spec.get("clusterIPs").cloned().unwrap_or(Value::Null);
-    let first = s(spec, "clusterIP");
-    match (first.is_empty(), list.first()) {
-        (false, None) => e.required("clusterIPs", ""),
-        (false, Some(x)) if *x != first => e.invalid("clusterIPs", shown(), "first value must match `clusterIP`"),
-        (true, Some(_)) => e.invalid("clusterIPs", shown(), "must be empty when `clusterIP` is not specified"),
-        _ => {}
-    }
-    let mut families = Vec::new();
-    e.each_str(spec, "ipFamilies", |e, _, family| {
-        let known = ["IPv4", "IPv6"];
-        if !known.contains(&family) {
-            e.not_supported("", family, &known);
-        }
-        if families.contains(&family.to_string()) {
-            e.duplicate("", family);
-        }
-        families.push(family.to_string());
-    });
-    e.optional_one_of(
-        spec,
-        "ipFamilyPolicy",
-        &["PreferDualStack", "RequireDualStack", "SingleStack"],
-    );
-    for (i, address) in list.iter().enumerate() {
-        let field = format!("clusterIPs[{i}]");
-        if i > 0 && *address == "None" {
-            e.invalid(&field, *address, "'None' must be the first and only value");
-        } else if *address != "None" {
-            e.format(&field, address, ip);
-        }
-        let (v6, family) = (address.contains(':'), families.get(i));
-        if let Some(f) = family.filter(|_| *address != "None")
-            && (f == "IPv6") != v6
-        {
-            e.invalid(
-                &field,
-                *address,
-                &format!("expected an {f} value as indicated by `ipFamilies[{i}]`"),
-            );
-        }
-    }
-    let families: Vec<bool> = list.iter().map(|a| a.contains(':')).collect();
-    if list.len() == 2 && families[0] == families[1] {
-        e.invalid(
-            "clusterIPs",
-            shown(),
-            "may specify no more than one IP for each IP family",
-        );
-    }
-    if list.len() > 2 {
-        e.invalid("clusterIPs", shown(), "may only hold up to 2 values");
-    }
-}
-
 fn balancer(e: &mut Errs, spec: &Map) {
     let is_balancer = s(spec, "type") == "LoadBalancer";
     const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
@@ -286,36 +215,10 @@ fn traffic(e: &mut Errs, spec: &Map) {
 fn update(new: &Object, old: &Object, e: &mut Errs) {
     let empty = Map::new();
     let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
-    if s(n, "type") != "ExternalName" && s(o, "type") != "ExternalName" && !(headless(n) && headless(o)) {
-        let list = |m: &Map| -> Vec<String> {
-            m.arr("clusterIPs")
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(str::to_string)
-                .collect()
-        };
-        let (now, was) = (list(n), list(o));
-        let shown = || n.get("clusterIPs").cloned().unwrap_or(Value::Null);
-        const FIXED: &str = "may not change once set";
-        if now.len() == was.len() {
-            for (i, _) in was.iter().enumerate().filter(|(i, x)| now[*i] != **x) {
-                e.invalid(&format!("spec.clusterIPs[{i}]"), shown(), FIXED);
-            }
-        } else if now.is_empty() {
-            e.invalid("spec.clusterIPs[0]", shown(), "primary clusterIP can not be unset");
-        } else if was.first().is_some_and(|x| now[0] != *x) {
-            e.invalid("spec.clusterIPs[0]", shown(), FIXED);
-        }
-        if now.len() == 1 && was.len() > 1 && s(n, "ipFamilyPolicy") != "SingleStack" {
-            let policy = n.get("ipFamilyPolicy").cloned().unwrap_or(Value::Null);
-            e.invalid(
-                "spec.ipFamilyPolicy",
-                policy,
-                "must be set to 'SingleStack' when releasing the secondary clusterIP",
-            );
-        }
-    }
+    // Said before what else is wrong.
+    let others = std::mem::take(&mut e.list);
+    service_addresses::update(e, n, o);
+    e.list.extend(others);
     let class = |m: &Map| m.str("loadBalancerClass").map(str::to_string);
     if s(n, "type") == "LoadBalancer" && s(o, "type") == "LoadBalancer" && class(n) != class(o) {
         let shown = n.get("loadBalancerClass").cloned().unwrap_or(Value::Null);

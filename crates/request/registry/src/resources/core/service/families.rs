@@ -2,6 +2,7 @@
 
 use super::fields::{cluster_ip, has_selector, is_external_name, is_headless, kind, set_strings, strings};
 use super::ips::Ranges;
+use crate::resources::validation::service_addresses;
 use keelson_api::{ApiError, ApiResult, Cause, Object, Str, Value};
 
 pub const V4: &str = "IPv4";
@@ -50,6 +51,7 @@ pub fn init(new: &mut Object, old: Option<&Object>, ranges: &Ranges) -> ApiResul
             inherited.unwrap_or_else(|| default.to_string()),
         );
     }
+    refuse(new, &mut service_addresses::check(new, old))?;
     let single = policy(new) == Some("SingleStack");
     let shown = Value::from(policy(new).unwrap_or_default());
     let mut errs = Vec::new();

@@ -124,7 +124,8 @@ async fn allocate(
     ranges: &Ranges,
     reserved: &mut Reserved,
 ) -> ApiResult<()> {
-    if is_external_name(svc) || is_headless(svc) {
+    // One that becomes headless while it gets a second family gets an address for that; validation refuses it.
+    if is_external_name(svc) || (is_headless(svc) && from == 0) {
         return Ok(());
     }
     let families = strings(svc, "ipFamilies");
