@@ -12,7 +12,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-pki", &["keelson-clock"]),
     ("keelson-sys", &[]),
     ("keelson-grpc", &[]),
-    ("keelson-cri", &["keelson-grpc"]),
+    ("keelson-cri", &["keelson-grpc", "keelson-sys"]),
     ("keelson-csi", &["keelson-grpc"]),
     ("keelson-clock", &[]),
     ("keelson-listen", &[]),
@@ -49,6 +49,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-client",
             "keelson-clock",
             "keelson-listen",
+            "keelson-sys",
         ],
     ),
     (

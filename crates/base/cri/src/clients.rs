@@ -10,6 +10,7 @@ use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use crate::observed::{Observed, Observer};
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
 use crate::v1::runtime_service_client::RuntimeServiceClient;
@@ -53,6 +54,7 @@ impl Service<http::Request<Body>> for CriService {
 pub struct CriClients {
     pub runtime: RuntimeServiceClient<CriService>,
     pub image: ImageServiceClient<CriService>,
+    transports: [CriService; 2],
 }
 
 impl CriClients {
@@ -78,8 +80,16 @@ impl CriClients {
         ))
     }
 
+    /// The same clients, of whose calls somebody is told.
+    pub fn observed(&self, observer: Observer) -> Self {
+        let [runtime, image] = &self.transports;
+        let observed = |inner: &CriService| CriService::new(Observed::new(inner.clone(), observer.clone()));
+        CriClients::new(observed(runtime), observed(image))
+    }
+
     fn new(runtime: CriService, image: CriService) -> Self {
         CriClients {
+            transports: [runtime.clone(), image.clone()],
             runtime: RuntimeServiceClient::new(runtime)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),

@@ -5,6 +5,8 @@
 //! nothing of how a runtime works.
 
 mod clients;
+pub mod observed;
+pub mod series;
 mod serve;
 
 /// Messages, clients and servers of `runtime.v1`, written by `tools/proto/run.sh`.

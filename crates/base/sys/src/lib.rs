@@ -10,6 +10,8 @@ pub mod detached;
 pub mod mount;
 pub mod net;
 pub mod nft;
+pub mod open;
+pub mod own;
 pub mod path;
 pub mod process;
 pub mod seccomp;

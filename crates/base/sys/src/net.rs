@@ -33,3 +33,67 @@ pub fn enter_network_namespace(path: &Path) -> io::Result<()> {
     nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
     Ok(())
 }
+
+/// What an interface has carried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub name: String,
+    pub received: Traffic,
+    pub sent: Traffic,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub bytes: u64,
+    pub packets: u64,
+    pub errors: u64,
+    pub dropped: u64,
+}
+
+/// What the interfaces of a process's network have carried; without one, those of the caller's. The loopback is left out.
+pub fn carried(pid: Option<i32>) -> std::io::Result<Vec<Carried>> {
+    let of = pid.map_or("self".to_owned(), |p| p.to_string());
+    let text = std::fs::read_to_string(format!("/proc/{of}/net/dev"))?;
+    Ok(text.lines().filter_map(line).collect())
+}
+
+fn line(line: &str) -> Option<Carried> {
+    let (name, rest) = line.split_once(':')?;
+    let name = name.trim();
+    let numbers: Vec<u64> = rest.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    let traffic = |from: usize| match numbers.get(from..from + 4) {
+        Some(&[bytes, packets, errors, dropped]) => Some(Traffic {
+            bytes,
+            packets,
+            errors,
+            dropped,
+        }),
+        _ => None,
+    };
+    (name != "lo").then_some(())?;
+    Some(Carried {
+        name: name.to_owned(),
+        received: traffic(0)?,
+        sent: traffic(8)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_net_dev() {
+        let got = line("  eth0: 1296 16 1 3 0 0 0 0 850 11 2 4 0 0 0 0").unwrap();
+        let (bytes, packets, errors, dropped) = (1296, 16, 1, 3);
+        let received = Traffic {
+            bytes,
+            packets,
+            errors,
+            dropped,
+        };
+        assert_eq!((got.name.as_str(), got.received), ("eth0", received));
+        assert_eq!((got.sent.bytes, got.sent.dropped), (850, 4));
+        assert!(line("Inter-|   Receive").is_none() && line("    lo: 1 2 3 4 0 0 0 0 1 2 3 4 0 0 0 0").is_none());
+    }
+}

@@ -5,6 +5,8 @@ use crate::act::images::Images;
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::host::{Host, Layout, Machine};
+use crate::metrics::Metrics;
+use crate::metrics::rates::Rates;
 use crate::node::NodeState;
 use crate::pods;
 use crate::probes::Probes;
@@ -17,7 +19,6 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_client::{EventType, Informer, Recorder, Rest};
 use keelson_cri::{CriClients, v1 as cri};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -52,8 +53,10 @@ pub struct Kubelet {
     pub started: jiff::Timestamp,
     /// Counts what the runtime tells: whoever waits for the end of a container looks when it changes.
     pub runtime_events: tokio::sync::watch::Sender<u64>,
-    /// Containers that have ended since the start, by kind, exit code and reason.
-    pub terminated: Mutex<BTreeMap<(&'static str, i32, String), u64>>,
+    /// What is counted for whoever watches this kubelet.
+    pub metrics: Arc<Metrics>,
+    /// Use of CPU between two readings.
+    pub rates: Rates,
     pub stop: CancellationToken,
 }
 

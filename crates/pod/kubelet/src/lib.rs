@@ -18,6 +18,7 @@ pub mod fake;
 pub mod gc;
 pub mod host;
 pub mod kubelet;
+pub mod metrics;
 pub mod node;
 pub mod objects;
 pub mod observe;
@@ -38,7 +39,7 @@ pub mod worker;
 pub use act::pulled::Verification;
 pub use config::{Config, Eviction, ServingTls};
 pub use host::Host;
-pub use run::{run, run_on};
+pub use run::{build, run, run_built, run_on};
 pub use shared::unshare;
 
 /// An API error as a client reads it: the server's message where there is one.

@@ -37,13 +37,17 @@ async fn follow(kl: &Arc<Kubelet>, delay: &mut Duration) -> Result<(), tonic::St
         .runtime
         .clone()
         .get_container_events(cri::GetEventsRequest {})
-        .await?
+        .await
+        .inspect_err(|_| kl.metrics.events_failed.inc())?
         .into_inner();
+    kl.metrics.events_connected.inc();
+    seen(kl);
     // What happened before the stream began is seen by looking now.
     kl.workers.all().iter().for_each(|h| h.wake());
     kl.runtime_events.send_modify(|n| *n += 1);
     while let Some(event) = events.message().await? {
         *delay = FIRST_DELAY;
+        seen(kl);
         kl.runtime_events.send_modify(|n| *n += 1);
         let uid = event
             .pod_sandbox_status
@@ -55,6 +59,10 @@ async fn follow(kl: &Arc<Kubelet>, delay: &mut Duration) -> Result<(), tonic::St
         }
     }
     Ok(())
+}
+
+fn seen(kl: &Kubelet) {
+    kl.metrics.last_seen.set(kl.host.now().as_second() as f64);
 }
 
 /// Ends pods that run here although nobody wants them: deleted while this kubelet was away. To be called once all
@@ -73,6 +81,7 @@ pub async fn end_orphans(kl: Arc<Kubelet>) {
 
 async fn find_orphans(kl: &Arc<Kubelet>) -> Result<(), tonic::Status> {
     let mut client = kl.cri.runtime.clone();
+    let listing = kl.metrics.relist.start_timer();
     let sandboxes = client
         .list_pod_sandbox(cri::ListPodSandboxRequest { filter: None })
         .await?
@@ -83,6 +92,7 @@ async fn find_orphans(kl: &Arc<Kubelet>) -> Result<(), tonic::Status> {
         .await?
         .into_inner()
         .containers;
+    listing.observe_duration();
     let label = |l: &HashMap<String, String>| l.get(observe::LABEL_POD_UID).cloned();
     let mut uids: BTreeSet<String> = sandboxes.iter().filter_map(|s| label(&s.labels)).collect();
     uids.extend(containers.iter().filter_map(|c| label(&c.labels)));

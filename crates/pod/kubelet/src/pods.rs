@@ -160,6 +160,15 @@ pub fn find_container(pod: &Pod, name: &str) -> Option<Container> {
         })
 }
 
+/// Of which kind a container is, as metrics call it.
+pub fn container_type(pod: &Pod, name: &str) -> &'static str {
+    match field_path(pod, name) {
+        Some(p) if p.starts_with("spec.init") => "init_container",
+        Some(p) if p.starts_with("spec.eph") => "ephemeral_container",
+        _ => "container",
+    }
+}
+
 /// `spec.containers{name}`: where an event about this container points.
 pub fn field_path(pod: &Pod, container: &str) -> Option<String> {
     let list = if containers(pod).iter().any(|c| c.name == container) {

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::host::real::RealHost;
 use crate::host::{Host, Layout};
 use crate::kubelet::Kubelet;
+use crate::metrics::Metrics;
 use crate::node::{self, NodeState};
 use crate::sources;
 use crate::status::manager::StatusManager;
@@ -32,7 +33,12 @@ pub async fn run_on(
     cfg: Config,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let kl = build(host, client, cri, cfg, stop.clone()).await?;
+    run_built(build(host, client, cri, cfg, stop).await?).await
+}
+
+/// Runs what was put together, until it is told to stop.
+pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
+    let stop = kl.stop.clone();
     kl.userns.restore(&kl);
     let mirrors = Arc::new(sources::Mirrors::default());
     server::start(&kl).await?;
@@ -58,7 +64,8 @@ pub async fn run_on(
     Ok(())
 }
 
-async fn build(
+/// Puts a kubelet together: waits until its runtime answers.
+pub async fn build(
     host: Arc<dyn Host>,
     client: kube::Client,
     cri: CriClients,
@@ -74,6 +81,9 @@ async fn build(
         host.make_dir(dir, 0o755)
             .with_context(|| format!("making the directory {}", dir.display()))?;
     }
+    let metrics = Arc::new(Metrics::default());
+    let counting = metrics.clone();
+    let cri = cri.observed(Arc::new(move |name, took, good| counting.operation(name, took, good)));
     let version = ask_version(&cri, &stop).await?;
     let fs = host
         .fs_stats(&layout.root)
@@ -108,7 +118,7 @@ async fn build(
     Ok(Arc::new(Kubelet {
         volumes: Volumes::new(tools, csi, stop.clone()),
         recorder,
-        status: StatusManager::new(rest.clone(), stop.clone()),
+        status: StatusManager::new(rest.clone(), metrics.status_sync.clone(), stop.clone()),
         services: Informer::start(&rest, InformerOptions::default(), &stop),
         classes: Informer::start(&rest, InformerOptions::default(), &stop),
         node,
@@ -119,7 +129,8 @@ async fn build(
         userns: Default::default(),
         admission: Default::default(),
         runtime_events: Default::default(),
-        terminated: Default::default(),
+        metrics,
+        rates: Default::default(),
         started: host.now(),
         runtime_name: version.runtime_name,
         runtime_version: version.runtime_version,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod images;
+mod metrics;
 mod support;
 mod volumes;
 

@@ -1,6 +1,5 @@
 //! `/metrics`: counted under upstream's names, written in the Prometheus text format.
 
-mod format;
 pub mod process;
 
 use crate::connect;
@@ -8,97 +7,46 @@ use crate::flow::LevelUsage;
 use crate::request::RequestContext;
 use keelson_registry::ResourceDef;
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus::core::Collector;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::fmt::Write;
 use std::time::Duration;
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-    code: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DurationLabels {
-    verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DryRunLabels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct KindLabels {
-    request_kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct LevelLabels {
-    priority_level: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ResultLabels {
-    result: &'static str,
-}
+/// The labels that tell a kind of request.
+const REQUEST: [&str; 7] = [
+    "verb",
+    "group",
+    "version",
+    "resource",
+    "subresource",
+    "scope",
+    "component",
+];
 
 /// Seconds, as upstream's histograms of requests have them.
-const SECONDS: [f64; 23] = [
+const SECONDS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
     45.0, 60.0,
 ];
-
-fn whole() -> Histogram {
-    Histogram::new(SECONDS)
-}
 /// What service levels are counted by begins at 50 ms.
-fn level() -> Histogram {
-    Histogram::new(SECONDS[2..].iter().copied())
-}
+const LEVEL_SECONDS: &[f64] = SECONDS.split_at(2).1;
 
 /// What other parts add to the page when it is asked for.
 type Extra = Box<dyn Fn(&mut String) + Send + Sync>;
 
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<DryRunLabels, Histogram, fn() -> Histogram>,
-    service_levels: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    inflight: Family<KindLabels, Gauge>,
-    long_running: Family<DurationLabels, Gauge>,
-    authentication: Family<ResultLabels, Counter>,
-    authorization: Family<ResultLabels, Counter>,
-    seats: Family<LevelLabels, Gauge>,
-    waiting: Family<LevelLabels, Gauge>,
-    nominal: Family<LevelLabels, Gauge>,
-    limit: Family<LevelLabels, Gauge>,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    service_levels: HistogramVec,
+    inflight: IntGaugeVec,
+    long_running: IntGaugeVec,
+    authentication: IntCounterVec,
+    authorization: IntCounterVec,
+    seats: IntGaugeVec,
+    waiting: IntGaugeVec,
+    nominal: IntGaugeVec,
+    limit: IntGaugeVec,
     extra: Mutex<Vec<Extra>>,
 }
 
@@ -108,85 +56,96 @@ impl Default for Metrics {
     }
 }
 
+/// Registers families. A name that is taken or wrong is a fault of this file, which its tests find.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn keep<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        #[allow(clippy::expect_used)]
+        let made = made.expect("the families of this file are well formed");
+        if let Err(e) = self.0.register(Box::new(made.clone())) {
+            tracing::error!("a family of metrics is there twice: {e}");
+        }
+        made
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+    fn histograms(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.keep(HistogramVec::new(options, labels))
+    }
+}
+
 impl Metrics {
     pub fn new() -> Self {
-        let mut registry = Registry::default();
-        let durations = Family::<DryRunLabels, Histogram, fn() -> Histogram>::new_with_constructor(whole);
-        let service_levels = Family::<DurationLabels, Histogram, fn() -> Histogram>::new_with_constructor(level);
-        let (requests, inflight, long_running) = (Family::default(), Family::default(), Family::default());
-        let (authentication, authorization) = (Family::default(), Family::default());
-        let (seats, waiting) = (Family::default(), Family::default());
-        let (nominal, limit) = (Family::default(), Family::default());
-        let r = &mut registry;
-        r.register(
-            "apiserver_request",
-            "Requests by verb, resource and code",
-            Clone::clone(&requests),
-        );
-        r.register(
-            "apiserver_request_duration_seconds",
-            "Time until the response began",
-            durations.clone(),
-        );
-        r.register(
-            "apiserver_request_sli_duration_seconds",
-            "Time until the response began, without waiting for a seat",
-            service_levels.clone(),
-        );
-        r.register(
-            "apiserver_flowcontrol_nominal_limit_seats",
-            "Seats of a priority level by its shares",
-            Clone::clone(&nominal),
-        );
-        r.register(
-            "apiserver_flowcontrol_current_limit_seats",
-            "Seats of a priority level with what is lent and borrowed",
-            Clone::clone(&limit),
-        );
-        r.register(
-            "apiserver_current_inflight_requests",
-            "Requests being served",
-            Clone::clone(&inflight),
-        );
-        r.register(
-            "apiserver_longrunning_requests",
-            "Watches and streams being served",
-            Clone::clone(&long_running),
-        );
-        r.register(
-            "authentication_attempts",
-            "Authentications by result",
-            Clone::clone(&authentication),
-        );
-        r.register(
-            "apiserver_authorization_decisions",
-            "Authorizations by result",
-            Clone::clone(&authorization),
-        );
-        r.register(
-            "apiserver_flowcontrol_current_executing_requests",
-            "Seats in use",
-            Clone::clone(&seats),
-        );
-        r.register(
-            "apiserver_flowcontrol_current_inqueue_requests",
-            "Requests that wait",
-            Clone::clone(&waiting),
-        );
+        let registry = Registry::new();
+        let m = Maker(&registry);
+        let with = |more: &[&'static str]| [&REQUEST, more].concat();
+        let level = ["priority_level"];
         Metrics {
-            registry,
-            requests,
-            durations,
-            service_levels,
-            inflight,
-            long_running,
-            authentication,
-            authorization,
-            seats,
-            waiting,
-            nominal,
-            limit,
+            requests: m.counters(
+                "apiserver_request_total",
+                "Requests by verb, resource and code",
+                &with(&["dry_run", "code"]),
+            ),
+            durations: m.histograms(
+                "apiserver_request_duration_seconds",
+                "Time until the response began",
+                SECONDS,
+                &with(&["dry_run"]),
+            ),
+            service_levels: m.histograms(
+                "apiserver_request_sli_duration_seconds",
+                "Time until the response began, without waiting for a seat",
+                LEVEL_SECONDS,
+                &REQUEST,
+            ),
+            inflight: m.gauges(
+                "apiserver_current_inflight_requests",
+                "Requests being served",
+                &["request_kind"],
+            ),
+            long_running: m.gauges(
+                "apiserver_longrunning_requests",
+                "Watches and streams being served",
+                &REQUEST,
+            ),
+            authentication: m.counters(
+                "authentication_attempts_total",
+                "Authentications by result",
+                &["result"],
+            ),
+            authorization: m.counters(
+                "apiserver_authorization_decisions_total",
+                "Authorizations by result",
+                &["result"],
+            ),
+            seats: m.gauges(
+                "apiserver_flowcontrol_current_executing_requests",
+                "Seats in use",
+                &level,
+            ),
+            waiting: m.gauges(
+                "apiserver_flowcontrol_current_inqueue_requests",
+                "Requests that wait",
+                &level,
+            ),
+            nominal: m.gauges(
+                "apiserver_flowcontrol_nominal_limit_seats",
+                "Seats of a priority level by its shares",
+                &level,
+            ),
+            limit: m.gauges(
+                "apiserver_flowcontrol_current_limit_seats",
+                "Seats of a priority level with what is lent and borrowed",
+                &level,
+            ),
             extra: Mutex::default(),
+            registry,
         }
     }
 
@@ -197,25 +156,24 @@ impl Metrics {
 
     pub fn authenticated(&self, ok: bool) {
         let result = if ok { "success" } else { "failure" };
-        self.authentication.get_or_create(&ResultLabels { result }).inc();
+        self.authentication.with_label_values(&[result]).inc();
     }
     pub fn authorized(&self, ok: bool) {
         let result = if ok { "allowed" } else { "denied" };
-        self.authorization.get_or_create(&ResultLabels { result }).inc();
+        self.authorization.with_label_values(&[result]).inc();
     }
 
     /// Counts a request that is being served, until what is returned is dropped.
     pub fn begin(&self, context: &RequestContext, resource: Option<&ResourceDef>) -> InFlight {
         let gauge = if context.info.is_long_running() {
-            self.long_running
-                .get_or_create_owned(&duration_labels(context, resource))
+            self.long_running.with_label_values(&labels(context, resource))
         } else {
             let request_kind = if context.info.is_read_only() {
                 "readOnly"
             } else {
                 "mutating"
             };
-            self.inflight.get_or_create_owned(&KindLabels { request_kind })
+            self.inflight.with_label_values(&[request_kind])
         };
         gauge.inc();
         InFlight(gauge)
@@ -228,47 +186,28 @@ impl Metrics {
         code: http::StatusCode,
         took: Duration,
     ) {
-        let d = duration_labels(context, resource);
+        let labels = labels(context, resource);
         let dry_run = match context.info.query.get("dryRun") {
             None | Some("") => "",
             Some("All") => "All",
             Some(_) => "invalid",
         };
-        let labels = RequestLabels {
-            verb: d.verb,
-            dry_run,
-            group: d.group.clone(),
-            version: d.version.clone(),
-            resource: d.resource.clone(),
-            subresource: d.subresource.clone(),
-            scope: d.scope,
-            component: "apiserver",
-            code: code.as_str().to_string(),
-        };
-        self.requests.get_or_create(&labels).inc();
+        let requests = [&labels[..], &[dry_run, code.as_str()]].concat();
+        self.requests.with_label_values(&requests).inc();
         if !context.info.is_long_running() {
             let own = took.saturating_sub(context.seat.waited());
-            self.service_levels.get_or_create(&d).observe(own.as_secs_f64());
-            let labels = DryRunLabels {
-                verb: d.verb,
-                dry_run,
-                group: d.group,
-                version: d.version,
-                resource: d.resource,
-                subresource: d.subresource,
-                scope: d.scope,
-                component: d.component,
-            };
-            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+            self.service_levels
+                .with_label_values(&labels)
+                .observe(own.as_secs_f64());
+            self.durations
+                .with_label_values(&[&labels[..], &[dry_run]].concat())
+                .observe(took.as_secs_f64());
         }
     }
 
     /// The page. `objects`: how many there are, by group and resource.
     pub fn text(&self, usage: &[LevelUsage], objects: &[(keelson_api::Str, keelson_api::Str, usize)]) -> String {
         for level in usage {
-            let labels = LevelLabels {
-                priority_level: level.level.to_string(),
-            };
             let figures = [
                 (&self.seats, level.executing),
                 (&self.waiting, level.waiting),
@@ -276,14 +215,13 @@ impl Metrics {
                 (&self.limit, level.limit),
             ];
             for (family, figure) in figures {
-                family.get_or_create(&labels).set(figure as i64);
+                family.with_label_values(&[&*level.level]).set(figure as i64);
             }
         }
-        let mut open_metrics = String::new();
-        if let Err(e) = encode(&mut open_metrics, &self.registry) {
+        let mut page = String::new();
+        if let Err(e) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {
             tracing::error!("encoding the metrics failed: {e}");
         }
-        let mut page = format::as_prometheus(&open_metrics);
         held(&mut page, objects);
         process::write(&mut page);
         for extra in self.extra.lock().iter() {
@@ -294,7 +232,7 @@ impl Metrics {
 }
 
 /// Counts one request while it lives.
-pub struct InFlight(Gauge);
+pub struct InFlight(IntGauge);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -304,7 +242,7 @@ impl Drop for InFlight {
 
 /// Clients say what they like in paths and methods; they must not make endless series by it. So only what is served is
 /// named.
-fn duration_labels(context: &RequestContext, resource: Option<&ResourceDef>) -> DurationLabels {
+fn labels<'a>(context: &'a RequestContext, resource: Option<&'a ResourceDef>) -> [&'a str; REQUEST.len()] {
     let info = &context.info;
     let verb = match info.verb.as_str() {
         "create" | "post" => "POST",
@@ -330,21 +268,15 @@ fn duration_labels(context: &RequestContext, resource: Option<&ResourceDef>) -> 
     let known = |d: &&ResourceDef| {
         info.subresource.is_empty() || d.subresource(&info.subresource).is_some() || connect::is_connect(info)
     };
-    let gvr = resource.filter(known).map(|d| d.gvr.clone()).unwrap_or_default();
+    let [group, version, resource] = resource
+        .filter(known)
+        .map_or([""; 3], |d| [&*d.gvr.group, &*d.gvr.version, &*d.gvr.resource]);
     let subresource = match info.path.as_str() {
         path @ ("/healthz" | "/livez" | "/readyz" | "/metrics" | "/version") => path,
-        _ if gvr.resource.is_empty() => "",
+        _ if resource.is_empty() => "",
         _ => info.subresource.as_str(),
     };
-    DurationLabels {
-        verb,
-        group: gvr.group.into(),
-        version: gvr.version.into(),
-        resource: gvr.resource.into(),
-        subresource: subresource.into(),
-        scope,
-        component: "apiserver",
-    }
+    [verb, group, version, resource, subresource, scope, "apiserver"]
 }
 
 /// How many objects there are, as the caches have them: each resource that somebody has asked for.
@@ -388,7 +320,7 @@ mod tests {
         metrics.served(&context, pods.as_ref(), http::StatusCode::OK, Duration::from_millis(3));
         let page = metrics.text(&[], &[]);
         assert!(page.contains("# TYPE apiserver_request_total counter\n"), "{page}");
-        assert!(page.contains(r#"apiserver_request_total{verb="LIST",dry_run="",group="",version="v1",resource="pods",subresource="",scope="namespace",component="apiserver",code="200"} 1"#), "{page}");
+        assert!(page.contains(r#"apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1"#), "{page}");
         assert!(page.contains(r#"apiserver_current_inflight_requests{request_kind="readOnly"} 0"#));
     }
 

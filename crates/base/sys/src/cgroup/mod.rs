@@ -3,11 +3,13 @@
 //! A group is named by its path below the hierarchy's root, e.g. `/kubepods/besteffort/pod1/abc`; on version 1 the
 //! same path is used in every hierarchy. Nothing here decides values: it writes what it is given.
 
+mod account;
 mod devices;
 mod read;
 mod v1;
 mod v2;
 
+pub use account::{Account, CpuAccount, DiskAccount, MemoryAccount, Pressure, device_name};
 pub use devices::{DeviceKind, DeviceRule};
 pub use read::{CpuUsage, MemoryUsage, Usage};
 
@@ -231,6 +233,11 @@ impl Cgroups {
     /// What the group uses now.
     pub fn usage(&self, group: &str) -> io::Result<Usage> {
         read::usage(self, group)
+    }
+
+    /// All that the kernel counts of the group. Fails when there is none.
+    pub fn account(&self, group: &str) -> io::Result<Account> {
+        account::account(self, group)
     }
 
     fn v1(&self, controller: &str) -> Option<&Path> {

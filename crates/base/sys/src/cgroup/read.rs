@@ -21,6 +21,8 @@ pub struct MemoryUsage {
     /// `None`: no limit.
     pub limit: Option<u64>,
     pub swap_usage: Option<u64>,
+    /// Swap alone; `None`: no limit of its own.
+    pub swap_limit: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct Usage {
 }
 
 /// "No limit" of version 1 is the largest number of whole pages.
-const UNLIMITED_V1: u64 = 0x7fff_ffff_ffff_0000;
+pub(super) const UNLIMITED_V1: u64 = 0x7fff_ffff_ffff_0000;
 
 pub(super) fn usage(cgroups: &Cgroups, group: &str) -> io::Result<Usage> {
     let dir = |controller: &str| {
@@ -78,6 +80,7 @@ fn memory_v1(dir: &Path) -> io::Result<MemoryUsage> {
         major_page_faults: keyed(&stat, "total_pgmajfault").unwrap_or(0),
         limit: (limit < UNLIMITED_V1).then_some(limit),
         swap_usage: keyed(&stat, "total_swap"),
+        swap_limit: None,
     })
 }
 
@@ -92,10 +95,11 @@ fn memory_v2(dir: &Path) -> io::Result<MemoryUsage> {
         major_page_faults: keyed(&stat, "pgmajfault").unwrap_or(0),
         limit: number(dir, "memory.max").ok(),
         swap_usage: number(dir, "memory.swap.current").ok(),
+        swap_limit: number(dir, "memory.swap.max").ok(),
     })
 }
 
-fn number(dir: &Path, file: &str) -> io::Result<u64> {
+pub(super) fn number(dir: &Path, file: &str) -> io::Result<u64> {
     let path = dir.join(file);
     let text = std::fs::read_to_string(&path)?;
     text.trim().parse().map_err(|_| {

@@ -163,6 +163,7 @@ impl Images {
         match try_all(kl, w, name, credentials).await {
             Ok((reference, used)) => {
                 let size = size_of(kl, &reference).await;
+                kl.metrics.pulled(size, began.elapsed());
                 normal(
                     "Pulled",
                     format!(

@@ -44,12 +44,19 @@ pub async fn create(
     let runtime_handler = kl.runtime_handler(pod)?;
     let mut client = kl.cri.runtime.clone();
     // Once begun it is finished, even if the pod is deleted meanwhile: half a sandbox is nobody's.
+    let metrics = kl.metrics.clone();
     let work = inflight.spawn(async move {
         let request = cri::RunPodSandboxRequest {
             config: Some(config),
-            runtime_handler,
+            runtime_handler: runtime_handler.clone(),
         };
-        let id = client.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+        let running = metrics.run_sandbox.with_label_values(&[&runtime_handler]).start_timer();
+        let made = client.run_pod_sandbox(request).await;
+        running.observe_duration();
+        if made.is_err() {
+            metrics.run_sandbox_errors.with_label_values(&[&runtime_handler]).inc();
+        }
+        let id = made?.into_inner().pod_sandbox_id;
         let request = cri::PodSandboxStatusRequest {
             pod_sandbox_id: id,
             verbose: false,

@@ -105,6 +105,7 @@ fn end_one(kl: &Kubelet, signal: Signal, layers: &Layers) {
             let what = signal.resource();
             let message = format!("The node was low on resource: {what}. ");
             evict(kl, &victim.uid, message);
+            kl.metrics.evictions.with_label_values(&[signal.name()]).inc();
         }
         None => tracing::warn!(?signal, "there is no pod to evict"),
     }
@@ -248,7 +249,8 @@ fn local_limits(kl: &Kubelet, layers: &Layers) {
         if pods::is_critical(&pod) {
             continue;
         }
-        if let Some(message) = over_limit(kl, &pod, layers.get(&handle.uid).unwrap_or(&none)) {
+        if let Some((what, message)) = over_limit(kl, &pod, layers.get(&handle.uid).unwrap_or(&none)) {
+            kl.metrics.evictions.with_label_values(&[what]).inc();
             kl.event(&pod, None, EventType::Warning, "Evicted", message.clone());
             let eviction = Eviction {
                 reason: "Evicted".into(),
@@ -261,7 +263,8 @@ fn local_limits(kl: &Kubelet, layers: &Layers) {
     }
 }
 
-fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option<String> {
+/// Upstream's name of the limit that is passed, and what is told.
+fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option<(&'static str, String)> {
     let uid = pods::uid(pod);
     let limit = crate::resources::pod::pod_limits(pod).get(STORAGE).cloned();
     let mut volumes = 0;
@@ -279,10 +282,11 @@ fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option
             .map_or(0, |u| u.0);
         volumes += used;
         if let Some(own) = own.filter(|l| used > quantity::value(l) as u64) {
-            return Some(format!(
+            let message = format!(
                 "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
                 v.name, own.0
-            ));
+            );
+            return Some(("emptydirfs.limit", message));
         }
     }
     let limit = limit?;
@@ -296,18 +300,20 @@ fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option
     };
     let total = volumes + all().map(|c| used(&c.name)).sum::<u64>();
     if total > quantity::value(&limit) as u64 {
-        return Some(format!(
+        let message = format!(
             "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
             limit.0
-        ));
+        );
+        return Some(("ephemeralpodfs.limit", message));
     }
     for c in all() {
         let own = c.resources.as_ref().and_then(|r| r.limits.as_ref()?.get(STORAGE));
         if let Some(own) = own.filter(|l| used(&c.name) > quantity::value(l) as u64) {
-            return Some(format!(
+            let message = format!(
                 "Container {} exceeded its local ephemeral storage limit \"{}\". ",
                 c.name, own.0
-            ));
+            );
+            return Some(("ephemeralcontainerfs.limit", message));
         }
     }
     None

@@ -21,6 +21,16 @@ impl Signal {
         }
     }
 
+    /// Upstream's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Memory => "memory.available",
+            Signal::Disk => "nodefs.available",
+            Signal::Inodes => "nodefs.inodesFree",
+            Signal::Pids => "pid.available",
+        }
+    }
+
     pub fn resource(self) -> &'static str {
         match self {
             Signal::Memory => "memory",

@@ -50,7 +50,7 @@ pub async fn collect(kl: &Kubelet) -> Result<(), String> {
         let mut kept = Vec::new();
         for image in unused {
             let idle = image.used.map(|used| now.duration_since(used));
-            if idle.is_some_and(|idle| idle <= kl.cfg.image_max_age) || !remove(kl, &image).await {
+            if idle.is_some_and(|idle| idle <= kl.cfg.image_max_age) || !remove(kl, &image, "age").await {
                 kept.push(image);
             }
         }
@@ -135,21 +135,24 @@ async fn free(kl: &Kubelet, unused: Vec<Unused>, need: u64, now: Instant) -> u64
         if freed >= need {
             break;
         }
-        if now.duration_since(image.first) >= kl.cfg.image_min_age && remove(kl, &image).await {
+        if now.duration_since(image.first) >= kl.cfg.image_min_age && remove(kl, &image, "space").await {
             freed += image.size;
         }
     }
     freed
 }
 
-async fn remove(kl: &Kubelet, image: &Unused) -> bool {
+async fn remove(kl: &Kubelet, image: &Unused, reason: &str) -> bool {
     let spec = cri::ImageSpec {
         image: image.id.clone(),
         ..Default::default()
     };
     let request = cri::RemoveImageRequest { image: Some(spec) };
     match kl.cri.image.clone().remove_image(request).await {
-        Ok(_) => true,
+        Ok(_) => {
+            kl.metrics.images_collected.with_label_values(&[reason]).inc();
+            true
+        }
         Err(e) => {
             tracing::warn!("the unused image {} can't be removed: {e}", image.id);
             false

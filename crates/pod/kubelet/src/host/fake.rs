@@ -2,6 +2,9 @@
 
 use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
 use crate::resources::cgroup::CgroupLimits;
+use keelson_cri::series::Group;
+use keelson_sys::net::Carried;
+use keelson_sys::open::OpenFiles;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -398,7 +401,36 @@ impl Host for FakeHost {
         Ok(files.fold((0, 0), |(b, n), (_, d)| (b + d.len() as u64, n + 1)))
     }
 
-    fn interfaces(&self) -> io::Result<Vec<(String, u64, u64)>> {
-        Ok(vec![("eth0".into(), 0, 0)])
+    fn device_of(&self, _: &Path) -> io::Result<String> {
+        Ok("/dev/fake".into())
+    }
+
+    fn carried(&self, _: Option<i32>) -> io::Result<Vec<Carried>> {
+        let (name, received, sent) = ("eth0".into(), Default::default(), Default::default());
+        Ok(vec![Carried { name, received, sent }])
+    }
+
+    fn open_files(&self, pids: &[i32]) -> OpenFiles {
+        OpenFiles {
+            files: 3 * pids.len() as u64,
+            sockets: Some(pids.len() as u64),
+            bound: Some(1024),
+        }
+    }
+
+    fn group(&self, path: &str) -> io::Result<Group> {
+        let usage = self.cgroup_usage(path)?;
+        let mut group = Group {
+            seen: Some(self.now().into()),
+            ..Group::default()
+        };
+        group.account.processes = vec![7];
+        group.account.cpu.quota = Some(50_000);
+        group.account.cpu.throttled_periods = Some(3);
+        group.account.cpu.total = Some(usage.cpu_nanos);
+        group.account.memory.usage = Some(usage.memory);
+        group.account.memory.working_set = Some(usage.working_set);
+        group.account.memory.rss = Some(usage.rss);
+        Ok(group)
     }
 }

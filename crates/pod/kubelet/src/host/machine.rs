@@ -1,12 +1,16 @@
 //! Facts about the machine, read from the kernel and from the files that describe the system. Nothing is invented:
 //! what can't be read is empty.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
+    /// Logical CPUs, physical cores, and the chips they are on.
     pub cpus: i64,
+    pub cores: i64,
+    pub sockets: i64,
     pub memory: u64,
     pub swap: u64,
     /// Page size in the kernel's spelling (`2MB`) and bytes reserved.
@@ -43,7 +47,10 @@ impl Machine {
                 })
                 .unwrap_or(0)
         };
+        let (cores, sockets) = topology(Path::new("/sys/devices/system/cpu"));
         Ok(Machine {
+            cores,
+            sockets,
             cpus: std::thread::available_parallelism()?.get() as i64,
             memory: kib("MemTotal") * 1024,
             swap: kib("SwapTotal") * 1024,
@@ -93,6 +100,7 @@ pub(super) fn usage() -> io::Result<super::Usage> {
         memory: total.saturating_sub(bytes("MemFree")),
         working_set: total.saturating_sub(bytes("MemAvailable")),
         rss: bytes("AnonPages"),
+        swap: Some(bytes("SwapTotal").saturating_sub(bytes("SwapFree"))),
         pids: loadavg
             .split_whitespace()
             .nth(3)
@@ -100,6 +108,24 @@ pub(super) fn usage() -> io::Result<super::Usage> {
             .unwrap_or(0),
         ..super::Usage::default()
     })
+}
+
+/// Physical cores and chips; zero where the kernel doesn't say.
+fn topology(cpus: &Path) -> (i64, i64) {
+    let number = |cpu: &Path, file: &str| -> Option<i64> {
+        let text = std::fs::read_to_string(cpu.join("topology").join(file)).ok()?;
+        text.trim().parse().ok()
+    };
+    let (mut cores, mut sockets) = (BTreeSet::new(), BTreeSet::new());
+    for cpu in std::fs::read_dir(cpus).into_iter().flatten().flatten() {
+        let path = cpu.path();
+        let (Some(socket), Some(core)) = (number(&path, "physical_package_id"), number(&path, "core_id")) else {
+            continue;
+        };
+        sockets.insert(socket);
+        cores.insert((socket, core));
+    }
+    (cores.len() as i64, sockets.len() as i64)
 }
 
 fn os_image(release: &str) -> String {
@@ -161,6 +187,7 @@ mod tests {
     #[test]
     fn this_machine_has_facts() {
         let m = Machine::read().unwrap();
+        assert!(m.sockets <= m.cores && m.cores <= 2 * m.cpus, "{m:?}");
         assert!(m.cpus > 0 && m.memory > 0 && !m.kernel.is_empty());
         assert_eq!(os_image("NAME=\"A\"\nPRETTY_NAME=\"B 1\"\n"), "B 1");
     }

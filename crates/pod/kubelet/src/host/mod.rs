@@ -7,6 +7,9 @@ mod program;
 pub mod real;
 
 use crate::resources::cgroup::CgroupLimits;
+use keelson_cri::series::Group;
+use keelson_sys::net::Carried;
+use keelson_sys::open::OpenFiles;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,6 +50,8 @@ pub struct Usage {
     pub page_faults: u64,
     pub major_page_faults: u64,
     pub pids: u64,
+    /// `None`: there is nothing to swap to.
+    pub swap: Option<u64>,
 }
 
 /// One file of a volume that the kubelet writes.
@@ -146,8 +151,14 @@ pub trait Host: Send + Sync + 'static {
     fn fs_stats(&self, path: &Path) -> io::Result<FsStats>;
     /// Bytes and inodes a tree uses.
     fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)>;
-    /// Network counters of the machine's interfaces: name, received and sent bytes.
-    fn interfaces(&self) -> io::Result<Vec<(String, u64, u64)>>;
+    /// The name of the device that a file system is on, as the kernel's table of mounts has it.
+    fn device_of(&self, path: &Path) -> io::Result<String>;
+    /// What the interfaces of a process's network have carried; without one, the machine's. The loopback is left out.
+    fn carried(&self, pid: Option<i32>) -> io::Result<Vec<Carried>>;
+    /// What processes hold open. Costs a system call for each file.
+    fn open_files(&self, pids: &[i32]) -> OpenFiles;
+    /// All that the kernel counts of a cgroup, without what its processes hold open. Fails when there is none.
+    fn group(&self, path: &str) -> io::Result<Group>;
 }
 
 /// A path below the kubelet's root, as pods' data are laid out.

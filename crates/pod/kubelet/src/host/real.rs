@@ -2,7 +2,10 @@
 
 use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
 use crate::resources::cgroup::CgroupLimits;
+use keelson_cri::series::Group;
 use keelson_sys::cgroup::{Cgroups, Resources};
+use keelson_sys::net::Carried;
+use keelson_sys::open::OpenFiles;
 use keelson_sys::{mount, path, tree};
 use notify::{RecommendedWatcher, Watcher};
 use parking_lot::Mutex;
@@ -329,6 +332,7 @@ impl Host for RealHost {
             page_faults: u.memory.page_faults,
             major_page_faults: u.memory.major_page_faults,
             pids: u.pids,
+            swap: u.memory.swap_usage,
         })
     }
 
@@ -388,18 +392,26 @@ impl Host for RealHost {
         Ok((bytes, inodes))
     }
 
-    fn interfaces(&self) -> io::Result<Vec<(String, u64, u64)>> {
-        let text = std::fs::read_to_string("/proc/net/dev")?;
-        Ok(text
-            .lines()
-            .skip(2)
-            .filter_map(|l| {
-                let (name, rest) = l.split_once(':')?;
-                let fields: Vec<u64> = rest.split_whitespace().filter_map(|f| f.parse().ok()).collect();
-                Some((name.trim().to_owned(), *fields.first()?, *fields.get(8)?))
-            })
-            .filter(|(name, ..)| name != "lo")
-            .collect())
+    fn device_of(&self, path: &Path) -> io::Result<String> {
+        let place = std::fs::canonicalize(path)?;
+        let mount = mount::mount_of(&place)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(mount.source)
+    }
+
+    fn carried(&self, pid: Option<i32>) -> io::Result<Vec<Carried>> {
+        keelson_sys::net::carried(pid)
+    }
+
+    fn group(&self, path: &str) -> io::Result<Group> {
+        Ok(Group {
+            account: self.cgroups()?.account(path)?,
+            seen: Some(std::time::SystemTime::now()),
+            ..Group::default()
+        })
+    }
+
+    fn open_files(&self, pids: &[i32]) -> OpenFiles {
+        keelson_sys::open::open_files(pids)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod http;
 mod runner;
 
 use crate::kubelet::Kubelet;
+use crate::metrics::Metrics;
 use crate::observe::{Observed, State};
 use crate::plan::ProbeResults;
 use crate::pods;
@@ -163,10 +164,12 @@ impl Probes {
         }
     }
 
-    pub fn forget(&self, uid: &str) {
-        for instance in self.pods.lock().remove(uid).into_iter().flat_map(HashMap::into_values) {
+    pub fn forget(&self, metrics: &Metrics, pod: &Pod) {
+        let instances = self.pods.lock().remove(pods::uid(pod));
+        for instance in instances.into_iter().flat_map(HashMap::into_values) {
             instance.stop.cancel();
         }
+        probed(pod).for_each(|c| metrics.forget_probes(pod, &c.name));
     }
 }
 

@@ -123,20 +123,29 @@ impl Run {
 /// One check; `None` when it could not be made.
 async fn attempt(task: &Task, kind: Kind, probe: &Probe) -> Option<bool> {
     let mut error = String::new();
+    let metrics = &task.kl.metrics;
+    let begin = Instant::now();
+    let count = |result| metrics.probe(kind, &task.pod, &task.container.name, result, begin.elapsed());
     for _ in 0..TRIES {
         match check::run(task, probe).await {
-            Ok(check::Outcome::Success) => return Some(true),
+            Ok(check::Outcome::Success) => {
+                count(Some(true));
+                return Some(true);
+            }
             Ok(check::Outcome::Warning(text)) => {
+                count(Some(true));
                 warn(task, "ProbeWarning", format!("{} probe warning: {text}", kind.as_str()));
                 return Some(true);
             }
             Ok(check::Outcome::Failure(text)) => {
+                count(Some(false));
                 warn(task, "Unhealthy", format!("{} probe failed: {text}", kind.as_str()));
                 return Some(false);
             }
             Err(e) => error = e,
         }
     }
+    count(None);
     warn(
         task,
         "Unhealthy",

@@ -46,7 +46,7 @@ impl Auth {
     }
 }
 
-fn verb(method: &Method) -> &'static str {
+pub(super) fn verb(method: &Method) -> &'static str {
     match *method {
         Method::POST => "create",
         Method::PUT => "update",
@@ -56,7 +56,7 @@ fn verb(method: &Method) -> &'static str {
     }
 }
 
-fn subresources(path: &str) -> Vec<&'static str> {
+pub(super) fn subresources(path: &str) -> Vec<&'static str> {
     let below = |base: &str| path == base || path.strip_prefix(base).is_some_and(|r| r.starts_with('/'));
     for (base, sub) in [
         ("/stats", "stats"),

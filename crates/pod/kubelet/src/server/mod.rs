@@ -4,7 +4,7 @@
 mod auth;
 pub mod log_stream;
 pub mod logs;
-mod metrics;
+pub mod metrics;
 mod routes;
 pub(crate) mod stats;
 mod stream;

@@ -43,6 +43,61 @@ pub(super) fn flag(q: &Query, name: &str) -> bool {
 }
 
 pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: Request<Incoming>) -> Reply {
+    let m = kl.metrics.clone();
+    let labels = counted_as(request.method(), request.uri().path());
+    m.requests.with_label_values(&labels).inc();
+    let inflight = Inflight(m.requests_inflight.with_label_values(&labels));
+    inflight.0.inc();
+    let took = m.request_durations.with_label_values(&labels).start_timer();
+    let reply = answer(kl, auth, peer, request).await;
+    took.observe_duration();
+    reply
+}
+
+/// A request that is being answered, also when it is given up.
+struct Inflight(prometheus::IntGauge);
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Method, path, server and whether it may last, as upstream's metrics name them.
+fn counted_as(method: &Method, path: &str) -> [&'static str; 4] {
+    const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+    const PATHS: [&str; 18] = [
+        "attach",
+        "checkpoint",
+        "configz",
+        "containerLogs",
+        "exec",
+        "healthz",
+        "logs",
+        "metrics",
+        "metrics/cadvisor",
+        "metrics/probes",
+        "metrics/resource",
+        "metrics/slis",
+        "pods",
+        "portForward",
+        "run",
+        "runningpods",
+        "stats",
+        "statusz",
+    ];
+    let method = METHODS.into_iter().find(|m| *m == method.as_str()).unwrap_or("other");
+    let path = path.trim_matches('/');
+    let root = path.split('/').next().unwrap_or_default();
+    let exact = PATHS.into_iter().find(|p| *p == path);
+    let path = exact
+        .or_else(|| PATHS.into_iter().find(|p| *p == root))
+        .unwrap_or("other");
+    let lasts = ["exec", "attach", "portForward"].contains(&path);
+    [method, path, "readwrite", if lasts { "true" } else { "false" }]
+}
+
+async fn answer(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: Request<Incoming>) -> Reply {
     let user = match auth.authenticate(peer, &request).await {
         Ok(Some(user)) => user,
         Ok(None) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
@@ -56,9 +111,10 @@ pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>,
         Ok(true) => {}
         Ok(false) => {
             let message = format!(
-                "Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[proxy])",
+                "Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[{}])\n",
                 user.name,
-                method.as_str().to_lowercase()
+                super::auth::verb(&method),
+                super::auth::subresources(&path).join(" "),
             );
             return text(StatusCode::FORBIDDEN, message);
         }
@@ -66,7 +122,7 @@ pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>,
             let message = format!(
                 "Authorization error (user={}, verb={}): {e}",
                 user.name,
-                method.as_str().to_lowercase()
+                super::auth::verb(&method)
             );
             return text(StatusCode::INTERNAL_SERVER_ERROR, message);
         }
@@ -86,10 +142,14 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
             Ok(summary) => json(&summary),
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {e}")),
         },
-        ["metrics"] if get => text(StatusCode::OK, metrics::kubelet(kl).await),
-        ["metrics", "resource"] if get => plain(metrics::resource(kl).await),
-        ["metrics", "cadvisor"] if get => plain(metrics::cadvisor(kl).await),
-        ["metrics", "probes"] if get => text(StatusCode::OK, ""),
+        ["metrics"] if get => exposition(metrics::kubelet(kl).await),
+        ["metrics", "resource"] if get => exposition(metrics::resource::text(kl).await),
+        ["metrics", "cadvisor"] if get => match metrics::cadvisor::text(kl).await {
+            Ok(page) => exposition(page),
+            Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e),
+        },
+        ["metrics", "probes"] if get => exposition(metrics::probes(kl)),
+        ["metrics", "slis"] if get => exposition(metrics::slis()),
         ["containerLogs", ns, pod, container] if get => {
             log_stream::serve(kl, ns, pod, container, &query(request.uri())).await
         }
@@ -108,11 +168,9 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
     }
 }
 
-fn plain(result: Result<String, String>) -> Reply {
-    match result {
-        Ok(body) => text(StatusCode::OK, body),
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e),
-    }
+fn exposition(page: String) -> Reply {
+    let kind = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+    super::reply(StatusCode::OK, kind, page.into())
 }
 
 /// The pod of this name, or the answer that there is none.
@@ -246,5 +304,17 @@ mod tests {
             ["sh", "-c", "echo a b"]
         );
         assert!(flag(&q, "input") && !flag(&q, "tty"));
+    }
+
+    #[test]
+    fn requests_are_counted_under_few_names() {
+        let of = |path| counted_as(&Method::GET, path);
+        assert_eq!(
+            of("/metrics/cadvisor"),
+            ["GET", "metrics/cadvisor", "readwrite", "false"]
+        );
+        assert_eq!(of("/exec/ns/pod/c")[1..], ["exec", "readwrite", "true"]);
+        assert_eq!(of("/stats/summary")[1], "stats");
+        assert_eq!(of("/nothing/here")[1], "other");
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::host::{FsStats, Usage};
 use crate::kubelet::Kubelet;
+use crate::metrics::rates::Rates;
 use crate::observe;
 use crate::pods;
 use crate::volumes::{Mounted, Stats};
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Volume};
 use keelson_cri::v1 as cri;
+use keelson_sys::net::Carried;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,13 +30,21 @@ fn value(v: Option<&cri::UInt64Value>) -> Value {
     v.map_or(Value::Null, |v| v.value.into())
 }
 
-fn cpu(c: Option<&cri::CpuUsage>, now: jiff::Timestamp) -> Value {
-    let Some(c) = c else {
-        return json!({"time": time(now), "usageNanoCores": 0, "usageCoreNanoSeconds": 0});
+/// Of a container, which has this id. What isn't known is left out, as upstream does.
+fn cpu(rates: &Rates, id: &str, c: Option<&cri::CpuUsage>, now: jiff::Timestamp) -> Value {
+    let Some(used) = c.and_then(|c| Some((c.timestamp, c.usage_core_nano_seconds.as_ref()?.value))) else {
+        return json!({"time": time(now)});
     };
-    json!({"time": nanos(c.timestamp, now),
-        "usageNanoCores": c.usage_nano_cores.as_ref().map_or(0, |v| v.value),
-        "usageCoreNanoSeconds": value(c.usage_core_nano_seconds.as_ref())})
+    spent(rates, id, nanos(used.0, now), used)
+}
+
+/// What was used at a time in nanoseconds, and how fast.
+fn spent(rates: &Rates, what: &str, told: String, (at, used): (i64, u64)) -> Value {
+    let mut out = json!({"time": told, "usageCoreNanoSeconds": used});
+    if let Some(rate) = rates.read(what, at, used) {
+        out["usageNanoCores"] = rate.into();
+    }
+    out
 }
 
 fn memory(m: Option<&cri::MemoryUsage>, now: jiff::Timestamp) -> Value {
@@ -45,8 +55,9 @@ fn memory(m: Option<&cri::MemoryUsage>, now: jiff::Timestamp) -> Value {
         "majorPageFaults": value(m.major_page_faults.as_ref())})
 }
 
-fn own(u: &Usage, capacity: Option<u64>, now: jiff::Timestamp) -> (Value, Value) {
-    let cpu = json!({"time": time(now), "usageNanoCores": 0, "usageCoreNanoSeconds": u.cpu_nanos});
+fn own(rates: &Rates, what: &str, u: &Usage, capacity: Option<u64>, now: jiff::Timestamp) -> (Value, Value) {
+    let at = now.as_nanosecond() as i64;
+    let cpu = spent(rates, what, time(now), (at, u.cpu_nanos));
     let mut memory = json!({"time": time(now), "usageBytes": u.memory, "workingSetBytes": u.working_set,
         "rssBytes": u.rss, "pageFaults": u.page_faults, "majorPageFaults": u.major_page_faults});
     if let Some(c) = capacity {
@@ -150,7 +161,7 @@ pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
 
 async fn node(kl: &Kubelet, node_fs: &FsStats, now: jiff::Timestamp) -> Value {
     let usage = kl.host.node_usage().unwrap_or_default();
-    let (cpu, memory) = own(&usage, Some(kl.machine.memory), now);
+    let (cpu, memory) = own(&kl.rates, "/", &usage, Some(kl.machine.memory), now);
     let image_used = match kl.cri.image.clone().image_fs_info(cri::ImageFsInfoRequest {}).await {
         Ok(a) => a
             .into_inner()
@@ -166,10 +177,10 @@ async fn node(kl: &Kubelet, node_fs: &FsStats, now: jiff::Timestamp) -> Value {
             crate::resources::qos::Qos::Guaranteed,
         ))
         .unwrap_or_default();
-    let (pods_cpu, pods_memory) = own(&pods_usage, None, now);
+    let (pods_cpu, pods_memory) = own(&kl.rates, "pods", &pods_usage, None, now);
     json!({
         "nodeName": kl.cfg.node_name, "startTime": time(kl.started), "cpu": cpu, "memory": memory,
-        "network": network(&kl.host.interfaces().unwrap_or_default(), now),
+        "network": network(kl.host.carried(None).unwrap_or_default().iter().map(host_interface), now),
         "fs": fs(node_fs, None, None, now),
         "runtime": {"imageFs": fs(node_fs, image_used, None, now), "containerFs": fs(node_fs, image_used, None, now)},
         "rlimit": {"time": time(now), "maxpid": kl.machine.max_pids, "curproc": usage.pids},
@@ -177,11 +188,19 @@ async fn node(kl: &Kubelet, node_fs: &FsStats, now: jiff::Timestamp) -> Value {
     })
 }
 
-fn network(interfaces: &[(String, u64, u64)], now: jiff::Timestamp) -> Value {
-    let all: Vec<Value> = interfaces
-        .iter()
-        .map(|(name, rx, tx)| json!({"name": name, "rxBytes": rx, "rxErrors": 0, "txBytes": tx, "txErrors": 0}))
-        .collect();
+fn host_interface(i: &Carried) -> Value {
+    json!({"name": i.name, "rxBytes": i.received.bytes, "rxErrors": i.received.errors,
+        "txBytes": i.sent.bytes, "txErrors": i.sent.errors})
+}
+
+fn pod_interface(i: &cri::NetworkInterfaceUsage) -> Value {
+    let counter = |v: Option<&cri::UInt64Value>| v.map_or(0, |v| v.value);
+    json!({"name": i.name, "rxBytes": counter(i.rx_bytes.as_ref()), "rxErrors": counter(i.rx_errors.as_ref()),
+        "txBytes": counter(i.tx_bytes.as_ref()), "txErrors": counter(i.tx_errors.as_ref())})
+}
+
+fn network(interfaces: impl Iterator<Item = Value>, now: jiff::Timestamp) -> Value {
+    let all: Vec<Value> = interfaces.collect();
     let mut out = json!({"time": time(now), "interfaces": all});
     if let (Some(first), Some(map)) = (all.first().and_then(Value::as_object), out.as_object_mut()) {
         map.extend(first.clone());
@@ -210,12 +229,13 @@ fn pod(
         .iter()
         .map(|s| {
             let name = container_name(s);
+            let id = s.attributes.as_ref().map_or("", |a| a.id.as_str());
             let (log_bytes, log_inodes) = kl.host.disk_usage(&logs.join(&name)).unwrap_or_default();
             let layer = s.writable_layer.as_ref();
             let used = layer.and_then(|l| l.used_bytes.as_ref()).map_or(0, |u| u.value);
             let inodes = layer.and_then(|l| l.inodes_used.as_ref()).map_or(0, |u| u.value);
             ephemeral += log_bytes + used;
-            json!({"name": name, "startTime": started(&name), "cpu": cpu(s.cpu.as_ref(), now),
+            json!({"name": name, "startTime": started(&name), "cpu": cpu(&kl.rates, id, s.cpu.as_ref(), now),
                 "memory": memory(s.memory.as_ref(), now), "rootfs": fs(node_fs, Some(used), Some(inodes), now),
                 "logs": fs(node_fs, Some(log_bytes), Some(log_inodes), now)})
         })
@@ -236,14 +256,13 @@ fn pod(
         })
         .collect();
     let usage = kl.host.cgroup_usage(&kl.cgroup_of(pod)).unwrap_or_default();
-    let (pod_cpu, pod_memory) = own(&usage, None, now);
+    let (pod_cpu, pod_memory) = own(&kl.rates, uid, &usage, None, now);
     let start = status.start_time.as_ref().map_or(Value::Null, |t| time(t.0).into());
     let net = sandbox.and_then(|s| s.linux.as_ref()?.network.as_ref()?.default_interface.as_ref());
-    let counter = |v: Option<&cri::UInt64Value>| v.map_or(0, |v| v.value);
     json!({
         "podRef": {"name": pods::name(pod), "namespace": pods::namespace(pod), "uid": uid},
         "startTime": start, "containers": containers, "cpu": pod_cpu, "memory": pod_memory,
-        "network": net.map(|n| network(&[(n.name.clone(), counter(n.rx_bytes.as_ref()), counter(n.tx_bytes.as_ref()))], now)),
+        "network": net.map(|n| network([pod_interface(n)].into_iter(), now)),
         "volume": volumes, "ephemeral-storage": fs(node_fs, Some(ephemeral), None, now),
         "process_stats": {"process_count": usage.pids},
     })

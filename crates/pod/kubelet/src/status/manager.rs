@@ -7,11 +7,13 @@ use crate::pods;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use keelson_client::{Kind, Objects, Patch, Rest, is_not_found};
 use parking_lot::Mutex;
+use prometheus::Histogram;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Statuses sent at the same time.
@@ -27,6 +29,8 @@ struct Entry {
     status: PodStatus,
     version: u64,
     sending: bool,
+    /// When what isn't sent yet became so.
+    since: Instant,
     sent: watch::Sender<u64>,
 }
 
@@ -34,6 +38,8 @@ struct Shared {
     rest: Rest,
     entries: Mutex<HashMap<String, Entry>>,
     slots: Semaphore,
+    /// How long it takes until a status is sent.
+    took: Histogram,
     stop: CancellationToken,
 }
 
@@ -41,11 +47,12 @@ struct Shared {
 pub struct StatusManager(Arc<Shared>);
 
 impl StatusManager {
-    pub fn new(rest: Rest, stop: CancellationToken) -> Self {
+    pub fn new(rest: Rest, took: Histogram, stop: CancellationToken) -> Self {
         StatusManager(Arc::new(Shared {
             rest,
             entries: Mutex::default(),
             slots: Semaphore::new(PARALLEL),
+            took,
             stop,
         }))
     }
@@ -65,6 +72,7 @@ impl StatusManager {
             status: PodStatus::default(),
             version: 0,
             sending: false,
+            since: Instant::now(),
             sent: watch::Sender::new(0),
         });
         if revision(pod) > revision(&entry.pod) {
@@ -77,6 +85,7 @@ impl StatusManager {
         entry.version += 1;
         if !entry.sending {
             entry.sending = true;
+            entry.since = Instant::now();
             tokio::spawn(send_all(self.clone(), uid));
         }
     }
@@ -161,8 +170,10 @@ impl StatusManager {
     }
 
     fn sent(&self, uid: &str, version: u64) {
-        if let Some(e) = self.0.entries.lock().get(uid) {
+        if let Some(e) = self.0.entries.lock().get_mut(uid) {
             e.sent.send_replace(version);
+            self.0.took.observe(e.since.elapsed().as_secs_f64());
+            e.since = Instant::now();
         }
     }
 }

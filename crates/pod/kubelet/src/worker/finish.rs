@@ -44,7 +44,7 @@ impl Worker {
         if !generate::all_stopped(&self.observed) {
             return Next::Wait(Some(self.retry.next()));
         }
-        self.kl.probes.forget(&self.handle.uid);
+        self.kl.probes.forget(&self.kl.metrics, &self.handle.pod());
         self.publish(&pod, true);
         self.set_stage(Stage::Terminated);
         Next::Again
@@ -82,8 +82,10 @@ impl Worker {
         let result = async {
             kl.volumes.tear_down(&uid).await?;
             let host = kl.host.clone();
-            tokio::task::spawn_blocking(move || host.remove_cgroup(&cgroup))
-                .await
+            let removing = kl.metrics.cgroups.with_label_values(&["destroy"]).start_timer();
+            let removed = tokio::task::spawn_blocking(move || host.remove_cgroup(&cgroup)).await;
+            removing.observe_duration();
+            removed
                 .map_err(|e| e.to_string())?
                 .map_err(|e| format!("removing the pod's cgroup: {e}"))
         };
@@ -177,8 +179,10 @@ impl Worker {
 
     pub(super) async fn observe(&mut self) -> Result<(), tonic::Status> {
         let known: HashSet<String> = self.ended.keys().cloned().collect();
+        let looking = self.kl.metrics.pod_relist.start_timer();
         match start::observe(&self.kl, &self.handle.uid, &mut self.ended).await {
             Ok(observed) => {
+                looking.observe_duration();
                 self.observed = observed;
                 self.count_ended(&known);
                 Ok(())
@@ -199,17 +203,9 @@ impl Worker {
             .iter()
             .filter(|(id, v)| !known.contains(*id) && i128::from(v.finished) >= since)
         {
-            let kind = match pods::field_path(&pod, &v.name) {
-                Some(p) if p.starts_with("spec.init") => "init_container",
-                Some(p) if p.starts_with("spec.eph") => "ephemeral_container",
-                _ => "container",
-            };
-            *self
-                .kl
-                .terminated
-                .lock()
-                .entry((kind, v.exit_code, v.reason.clone()))
-                .or_default() += 1;
+            let kind = pods::container_type(&pod, &v.name);
+            let labels = [kind, &v.exit_code.to_string(), &v.reason];
+            self.kl.metrics.terminated.with_label_values(&labels).inc();
         }
     }
 
@@ -241,8 +237,25 @@ impl Worker {
             disruption: self.disruption.clone(),
             now: kl.host.now(),
         });
+        self.count_start(&status);
         self.status = status.clone();
         kl.status.set(pod, status);
+    }
+
+    /// Counts how long it took until the pod runs.
+    fn count_start(&self, status: &k8s_openapi::api::core::v1::PodStatus) {
+        let phase = |s: &k8s_openapi::api::core::v1::PodStatus| s.phase.clone().unwrap_or_default();
+        if phase(status) != "Running" || !matches!(phase(&self.status).as_str(), "" | "Pending") {
+            return;
+        }
+        let (kl, pod) = (&self.kl, self.handle.pod());
+        kl.metrics.pod_start.observe(self.handle.seen.elapsed().as_secs_f64());
+        let made = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        // One from before this kubelet may have run for long.
+        if let Some(made) = made.filter(|t| !pods::is_static(&pod) && *t >= kl.started) {
+            let took = kl.host.now().duration_since(made).as_secs_f64().max(0.0);
+            kl.metrics.pod_start_total.observe(took);
+        }
     }
 
     /// The node gives the pod up.

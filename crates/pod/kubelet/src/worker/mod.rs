@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// How far a pod has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct View {
 
 pub struct Handle {
     pub uid: String,
+    /// When this kubelet saw the pod first.
+    pub seen: Instant,
     desired: Mutex<Desired>,
     wake: Notify,
     /// The grace period with which the pod shall end; the task follows it at once.
@@ -168,6 +171,7 @@ impl Workers {
         };
         let handle = Arc::new(Handle {
             uid: uid.clone(),
+            seen: Instant::now(),
             end: watch::Sender::new(desired.end()),
             desired: Mutex::new(desired),
             wake: Notify::new(),

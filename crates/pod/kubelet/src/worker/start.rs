@@ -38,7 +38,16 @@ impl Worker {
             return Err(soon);
         }
         if actions.create_sandbox {
-            match sandbox::create(&kl, &self.inflight, pod, actions.attempt).await {
+            let made = sandbox::create(&kl, &self.inflight, pod, actions.attempt).await;
+            let own_users = pods::wants_user_namespace(pod);
+            let m = &kl.metrics;
+            let (pods_count, users_count) = match &made {
+                Ok(_) => (&m.started_pods, &m.started_userns_pods),
+                Err(_) => (&m.started_pods_errors, &m.started_userns_pods_errors),
+            };
+            pods_count.inc();
+            users_count.inc_by(u64::from(own_users));
+            match made {
                 Ok(view) => {
                     sandbox_id = view.id.clone();
                     ips = kl.sorted_ips(&view.ips);
@@ -149,8 +158,11 @@ impl Worker {
             tracing::warn!(container = c.name, "{e}");
             return false;
         }
+        let kind = pods::container_type(cx.pod, &c.name);
+        let m = self.kl.metrics.clone();
         match cx.start(c, target).await {
             Ok(()) => {
+                m.started_containers.with_label_values(&[kind]).inc();
                 self.failures.remove(&c.name);
                 self.hold.remove(&c.name);
                 // The pod's other containers may take long to start; this one is told now.
@@ -162,6 +174,10 @@ impl Worker {
                 true
             }
             Err(f) => {
+                // Waiting isn't a try.
+                if !matches!(f.reason.as_str(), "CrashLoopBackOff" | "ImagePullBackOff") {
+                    m.started_containers_errors.with_label_values(&[kind, &f.reason]).inc();
+                }
                 tracing::info!(pod = %pods::describe(cx.pod), container = c.name, reason = f.reason, "{}", f.message);
                 if let Some(until) = self.hold_until(cx.pod, c, &f.reason) {
                     self.hold.insert(c.name.clone(), (generation, until));

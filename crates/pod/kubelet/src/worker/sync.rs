@@ -110,6 +110,7 @@ impl Worker {
             let started = pods::status(api).start_time.is_some() || !self.observed.containers.is_empty();
             if !started && let Err(no) = admit::check(&kl, api, &kl.workers.active(&self.handle.uid)) {
                 drop(one);
+                kl.metrics.rejections.with_label_values(&[&no.reason]).inc();
                 self.fail(&no.reason, &no.message);
                 return Ok(None);
             }
@@ -120,6 +121,9 @@ impl Worker {
             };
             self.save_record()?;
             self.admitted = true;
+            kl.metrics
+                .containers_per_pod
+                .observe(pods::containers(api).len() as f64);
             let view = allocation::apply(api, &self.record.allocated);
             self.handle.view.lock().allocated = Some(Arc::new(view));
         }
@@ -158,7 +162,10 @@ impl Worker {
         let uid = &self.handle.uid.clone();
         if !self.cgroup_made {
             let limits = cgroup::pod_limits(pod, kl.cfg.pod_pids_limit);
-            match kl.host.create_cgroup(&kl.cgroup_of(pod), &limits) {
+            let making = kl.metrics.cgroups.with_label_values(&["create"]).start_timer();
+            let made = kl.host.create_cgroup(&kl.cgroup_of(pod), &limits);
+            making.observe_duration();
+            match made {
                 Err(e) if e.kind() != std::io::ErrorKind::Unsupported => {
                     let message =
                         format!("failed to ensure that the pod: {uid} cgroups exist and are correctly applied: {e}");

@@ -97,7 +97,19 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         retry: Retry::default(),
     };
     w.restore(&pod);
+    let metrics = w.kl.metrics.clone();
+    metrics.pod_worker_start.observe(handle.seen.elapsed().as_secs_f64());
+    let (mut revision, mut first) = (pod.metadata.resource_version.clone(), true);
     loop {
+        let now = handle.pod().metadata.resource_version.clone();
+        let operation = match w.stage {
+            Stage::Syncing if first => "create",
+            Stage::Syncing if now != revision => "update",
+            Stage::Syncing => "sync",
+            _ => "kill",
+        };
+        (revision, first) = (now, false);
+        let took = metrics.pod_worker.with_label_values(&[operation]).start_timer();
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -107,6 +119,7 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
                 Next::Wait(Some(w.retry.next()))
             }),
         };
+        took.observe_duration();
         let until = match next {
             Next::Again => continue,
             Next::Done => break,

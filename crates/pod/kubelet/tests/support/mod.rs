@@ -8,7 +8,8 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use keelson_kubelet::fake::FakeRuntime;
 use keelson_kubelet::host::fake::FakeHost;
-use keelson_kubelet::{Config, run_on};
+use keelson_kubelet::kubelet::Kubelet;
+use keelson_kubelet::{Config, build, run_built};
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -312,6 +313,8 @@ pub struct Node {
     root: PathBuf,
     /// Another name of the kubelet's directory.
     pub known_as: Option<PathBuf>,
+    /// What runs since the last start.
+    kubelet: Arc<Mutex<Option<Arc<Kubelet>>>>,
     stop: CancellationToken,
     task: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
 }
@@ -339,6 +342,7 @@ impl Node {
             host: Arc::new(FakeHost::small("n1", epoch())),
             root: root.to_owned(),
             known_as: None,
+            kubelet: Arc::default(),
             stop: CancellationToken::new(),
             task: None,
         };
@@ -358,14 +362,24 @@ impl Node {
             ..Config::default()
         };
         self.stop = CancellationToken::new();
-        let run = run_on(
+        let building = build(
             self.host.clone(),
             self.api.client(),
             self.runtime.clients(),
             cfg,
             self.stop.clone(),
         );
-        self.task = Some(tokio::spawn(run));
+        let place = self.kubelet.clone();
+        self.task = Some(tokio::spawn(async move {
+            let built = building.await?;
+            *place.lock() = Some(built.clone());
+            run_built(built).await
+        }));
+    }
+
+    /// The kubelet that runs here.
+    pub fn kubelet(&self) -> Arc<Kubelet> {
+        self.kubelet.lock().clone().unwrap()
     }
 
     pub async fn halt(&mut self) {

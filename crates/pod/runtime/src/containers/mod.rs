@@ -3,7 +3,9 @@
 mod apparmor;
 mod create;
 mod devices;
+mod layer;
 mod lifecycle;
+pub mod metrics;
 mod mounts;
 mod resources;
 mod seccomp;
@@ -36,6 +38,7 @@ pub struct Container {
     /// Starting, stopping and removing take turns.
     pub turn: tokio::sync::Mutex<()>,
     state: watch::Sender<ContainerState>,
+    layer: layer::Layer,
     runtime: Weak<Inner>,
 }
 
@@ -47,6 +50,7 @@ impl Container {
             state: watch::channel(record.state).0,
             record: Mutex::new(record),
             turn: tokio::sync::Mutex::new(()),
+            layer: Default::default(),
             runtime: Arc::downgrade(runtime),
         }
     }

@@ -21,7 +21,7 @@ impl Inner {
                 labels: record.config.labels.clone(),
                 annotations: record.config.annotations.clone(),
             }),
-            writable_layer: Some(filesystem(&directory.join("upper"), &self.config.root)),
+            writable_layer: Some(container.layer.usage(&directory.join("upper"), &self.config.root)),
             ..v1::ContainerStats::default()
         };
         if record.state == ContainerState::Running {
@@ -97,7 +97,7 @@ impl Inner {
             }),
             memory.swap_usage.map(|used| v1::SwapUsage {
                 timestamp,
-                swap_available_bytes: None,
+                swap_available_bytes: memory.swap_limit.and_then(|l| value(l.saturating_sub(used))),
                 swap_usage_bytes: value(used),
             }),
             usage.pids,

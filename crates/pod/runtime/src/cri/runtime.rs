@@ -83,6 +83,21 @@ impl Runtime {
             .map_err(unknown)
     }
 
+    async fn metrics_of_sandboxes(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
+        let runtime = self.0.clone();
+        let work = move || {
+            let all: Vec<Arc<Sandbox>> = runtime.sandboxes.lock().values().cloned().collect();
+            let ready = all.iter().filter(|s| s.is_ready());
+            ready
+                .filter_map(|s| runtime.sandbox_metrics(s).transpose())
+                .collect::<anyhow::Result<Vec<_>>>()
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| unknown(e.into()))?
+            .map_err(unknown)
+    }
+
     async fn sandbox_stats_by(&self, filter: Option<PodSandboxStatsFilter>) -> Result<Vec<PodSandboxStats>, Status> {
         let filter = filter.unwrap_or_default();
         let runtime = self.0.clone();
@@ -436,7 +451,7 @@ impl keelson_cri::RuntimeService for Runtime {
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Reply<ListMetricDescriptorsResponse> {
         Ok(Response::new(ListMetricDescriptorsResponse {
-            descriptors: Vec::new(),
+            descriptors: crate::containers::metrics::descriptors(),
         }))
     }
 
@@ -444,9 +459,8 @@ impl keelson_cri::RuntimeService for Runtime {
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Reply<ListPodSandboxMetricsResponse> {
-        Ok(Response::new(ListPodSandboxMetricsResponse {
-            pod_metrics: Vec::new(),
-        }))
+        let pod_metrics = self.metrics_of_sandboxes().await?;
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Answers<StreamPodSandboxMetricsResponse>;
@@ -455,7 +469,10 @@ impl keelson_cri::RuntimeService for Runtime {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        Ok(Response::new(Box::pin(futures::stream::empty())))
+        let all = self.metrics_of_sandboxes().await?;
+        Ok(Response::new(in_pieces(all, |pod_sandbox_metrics| {
+            StreamPodSandboxMetricsResponse { pod_sandbox_metrics }
+        })))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {

@@ -11,6 +11,7 @@ mod crashes;
 mod isolation;
 mod layers;
 mod registry;
+mod series;
 mod streams;
 mod support;
 mod upgrades;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             layers::ALL,
             cells::ALL,
             registry::ALL,
+            series::ALL,
             upgrades::ALL,
             crashes::ALL,
         ]
