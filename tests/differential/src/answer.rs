@@ -165,7 +165,9 @@ impl Mask<'_> {
 
     fn scalar(&self, key: &str, text: &str) -> String {
         let own = match key {
-            "resourceVersion" => "<rv>",
+            // A number may stand anywhere by chance.
+            "resourceVersion" if self.request.body.contains(&format!("\"{text}\"")) => return text.into(),
+            "resourceVersion" => return "<rv>".into(),
             "continue" => "<continue>",
             "token" => "<token>",
             "clusterIP" | "clusterIPs" => "<allocated>",

@@ -83,17 +83,18 @@ impl Side {
         if !request.body.contains("{rv}") {
             return self.ask(request).await;
         }
+        let ask = async |revision: &str| self.ask_shown(&with_revision(request, revision), request).await;
         let place = object_path(&request.path);
         let known = self.revisions.lock().get(&place).cloned();
         let first = match known {
             Some(revision) => revision,
             None => self.revision(&place).await?,
         };
-        let answer = self.ask(&with_revision(request, &first)).await?;
+        let answer = ask(&first).await?;
         // Somebody else wrote, a status perhaps: what is wanted is the newest.
         if answer.code == 409 && answer.text().contains("object has been modified") {
             let newest = self.revision(&place).await?;
-            return self.ask(&with_revision(request, &newest)).await;
+            return ask(&newest).await;
         }
         Ok(answer)
     }
@@ -108,6 +109,11 @@ impl Side {
 
     /// Asks once.
     pub async fn ask(&self, request: &Request) -> Result<Answer> {
+        self.ask_shown(request, request).await
+    }
+
+    /// Asks once; the answer is masked but for what stands in `shown`.
+    async fn ask_shown(&self, request: &Request, shown: &Request) -> Result<Answer> {
         let user = if request.user.is_empty() {
             "admin"
         } else {
@@ -139,7 +145,7 @@ impl Side {
                     bytes.extend_from_slice(&data);
                 }
             }
-            anyhow::Ok(Answer::new(request, parts.status.as_u16(), &parts.headers, bytes))
+            anyhow::Ok(Answer::new(shown, parts.status.as_u16(), &parts.headers, bytes))
         };
         // A handler that panics ends its connection, one that hangs says nothing: these are answers, too.
         let answer = tokio::time::timeout(PATIENCE, asked).await;
@@ -184,7 +190,9 @@ fn with_revision(request: &Request, revision: &str) -> Request {
     }
 }
 
-fn filled(request: &Request, before: Option<&Answer>) -> Request {
+/// The request with what it takes from the answer before; `None` if it takes nothing.
+fn filled(request: &Request, before: Option<&Answer>) -> Option<Request> {
+    let mut found = false;
     let mut request = request.clone();
     for (mark, at) in [("{continue}", "/metadata/continue"), ("{uid}", "/metadata/uid")] {
         if request.path.contains(mark) || request.body.contains(mark) {
@@ -192,11 +200,12 @@ fn filled(request: &Request, before: Option<&Answer>) -> Request {
                 .and_then(|a| a.raw.pointer(at))
                 .and_then(Value::as_str)
                 .unwrap_or("none");
+            found = true;
             request.path = request.path.replace(mark, value);
             request.body = request.body.replace(mark, value);
         }
     }
-    request
+    found.then_some(request)
 }
 
 #[cfg(test)]

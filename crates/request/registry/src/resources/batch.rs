@@ -22,11 +22,22 @@ fn job_create(_: &Cx, job: &mut Object) {
         ("batch.kubernetes.io/controller-uid", &uid),
         ("batch.kubernetes.io/job-name", &name),
     ];
+    // Labels that a job has from its template are the template's own, as they are upstream, where both are one map: what
+    // is added to these is added to those.
+    let inherited = job.meta().and_then(|m| m.obj("labels")).is_some_and(|own| {
+        let template = job
+            .at(&["spec", "template", "metadata", "labels"])
+            .and_then(Value::as_object);
+        !own.is_empty() && template.is_some_and(|t| t.is_shared_with(own))
+    });
     for (key, value) in labels {
         let path = ["spec", "template", "metadata", "labels", key];
         if job.at(&path).is_none() {
             job.set_at(&path, value.as_str());
         }
+    }
+    if inherited && let Some(all) = job.at(&["spec", "template", "metadata", "labels"]).cloned() {
+        job.meta_mut().insert("labels", all);
     }
     let selector = ["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"];
     if job.at(&selector).is_none() {

@@ -114,7 +114,7 @@ mod tests {
                 "imagePullPolicy": "Always",
                 "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
                 "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}},
-                "livenessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP", "protocol": "HTTP1"},
+                "livenessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"},
                     "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
                 "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name", "apiVersion": "v1"}}}]
             }],

@@ -30,12 +30,8 @@ const NAMESPACE: Rules = Rules {
         e.within("spec", |e| {
             for f in spec.arr("finalizers").into_iter().flatten().filter_map(Value::as_str) {
                 e.format("finalizers", f, names::label_key);
-                if !f.contains('/') && f != "kubernetes" {
-                    e.invalid(
-                        "finalizers",
-                        f,
-                        "name is neither a standard finalizer name nor is it fully qualified",
-                    );
+                if !f.contains('/') && !super::STANDARD_FINALIZERS.contains(&f) {
+                    e.invalid("finalizers", f, super::NO_FINALIZER);
                 }
             }
         });

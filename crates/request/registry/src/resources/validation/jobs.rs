@@ -3,6 +3,7 @@
 use super::Rules;
 use super::check::{Errs, count, is_true, s};
 use super::pod_spec::template;
+use super::success;
 use super::workloads::{matches_template, shown_labels, spec_of, template_labels};
 use crate::strategy::restore;
 use jiff::tz::TimeZone;
@@ -107,6 +108,9 @@ fn job_spec(e: &mut Errs, spec: &Map) {
     if failed.is_some() && per_index.is_none() {
         e.required("backoffLimitPerIndex", "when maxFailedIndexes is specified");
     }
+    if let Some(by) = spec.str("managedBy") {
+        managed_by(e, by);
+    }
     let mode = s(spec, "completionMode");
     if spec.contains_key("completionMode") && !matches!(mode, INDEXED | "NonIndexed") {
         e.not_supported("completionMode", mode, &["NonIndexed", INDEXED]);
@@ -139,10 +143,12 @@ fn job_spec(e: &mut Errs, spec: &Map) {
         }
     }
     e.child(spec, "podFailurePolicy", |e, p| failure_policy(e, p, spec));
-    if let Some(p) = spec.get("successPolicy")
-        && mode != INDEXED
-    {
-        e.invalid("successPolicy", p.clone(), "requires indexed completion mode");
+    match (spec.get("successPolicy"), completions) {
+        (Some(policy), _) if mode != INDEXED => {
+            e.invalid("successPolicy", policy.clone(), "requires indexed completion mode");
+        }
+        (Some(_), Some(completions)) => success::policy(e, spec, completions),
+        _ => {}
     }
     replacement_policy(e, spec);
     template(e, spec);
@@ -160,6 +166,32 @@ fn job_spec(e: &mut Errs, spec: &Map) {
         }
         "OnFailure" | "Never" => {}
         other => e.not_supported(key, other, &["OnFailure", "Never"]),
+    }
+}
+
+/// The controller that a job is left to, as a path below its domain.
+fn managed_by(e: &mut Errs, by: &str) {
+    const LONGEST: usize = 63;
+    match by.split_once('/') {
+        _ if by.is_empty() => e.required("managedBy", ""),
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
+            for wrong in names::dns1123_subdomain(host) {
+                e.invalid("managedBy", host, &wrong);
+            }
+            let fine = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+            if !path.bytes().all(fine) {
+                let wrong = names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
+                e.invalid("managedBy", path, &wrong);
+            }
+        }
+        _ => e.invalid(
+            "managedBy",
+            by,
+            "must be a domain-prefixed path (such as \"acme.io/foo\")",
+        ),
+    }
+    if by.len() > LONGEST {
+        e.too_long("managedBy", LONGEST);
     }
 }
 

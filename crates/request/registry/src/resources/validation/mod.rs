@@ -27,6 +27,7 @@ mod security;
 mod service;
 pub(super) mod service_addresses;
 mod storage;
+mod success;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -104,6 +105,34 @@ fn check_name(obj: &Object, rules: &Rules, errs: &mut Errs) {
     }
 }
 
+/// Kinds whose metadata are judged by the rules of the core group: a finalizer has a domain, or is a well-known one.
+fn has_core_metadata(group: &str) -> bool {
+    !matches!(
+        group,
+        "admissionregistration.k8s.io"
+            | "apiextensions.k8s.io"
+            | "apiregistration.k8s.io"
+            | "coordination.k8s.io"
+            | "events.k8s.io"
+            | "policy"
+    )
+}
+
+fn finalizers(cx: &Cx, obj: &Object, errs: &mut Errs) {
+    if !has_core_metadata(&cx.def.gvr.group) || cx.def.kind == "Event" {
+        return;
+    }
+    for (i, name) in obj.finalizers().enumerate() {
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            errs.invalid(&format!("metadata.finalizers[{i}]"), name, NO_FINALIZER);
+        }
+    }
+}
+
+/// Finalizers without a domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+const NO_FINALIZER: &str = "name is neither a standard finalizer name nor is it fully qualified";
+
 fn rules(cx: &Cx) -> Rules {
     of(&cx.def.gvr.group, &cx.def.kind)
 }
@@ -118,6 +147,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
     shared
         .filter(|c| unnamed(c) && c.field != "metadata.generateName")
         .for_each(|c| errs.push(c));
+    finalizers(cx, obj, &mut errs);
     (rules.object)(cx, obj, &mut errs);
     (rules.create)(cx, obj, &mut errs);
     errs.list
@@ -126,6 +156,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
 pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     let rules = rules(cx);
     let mut errs = Errs::default();
+    finalizers(cx, new, &mut errs);
     (rules.object)(cx, new, &mut errs);
     (rules.update)(cx, new, old, &mut errs);
     errs.list

@@ -64,6 +64,9 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
         e.within("overhead", |e| container_resources::resources(e, &limits, None));
     }
     e.child(spec, "os", |e, os| e.one_of(os, "name", &["linux", "windows"]));
+    if spec.obj("os").is_some_and(|os| s(os, "name") == "linux") {
+        linux(e, spec);
+    }
 }
 
 fn names_of(e: &mut Errs, spec: &Map) {
@@ -324,6 +327,21 @@ fn scheduling_gates(e: &mut Errs, spec: &Map) {
             e.duplicate("", s(g, "name"));
         }
     });
+}
+
+/// What a pod that says it is of Linux can't have.
+fn linux(e: &mut Errs, spec: &Map) {
+    let no_windows = |e: &mut Errs, o: &Map| {
+        e.child(o, "securityContext", |e, context| {
+            if context.contains_key("windowsOptions") {
+                e.forbidden("windowsOptions", "windows options cannot be set for a linux pod");
+            }
+        });
+    };
+    no_windows(e, spec);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        e.each(spec, list, |e, _, container| no_windows(e, container));
+    }
 }
 
 fn host_users(e: &mut Errs, spec: &Map) {

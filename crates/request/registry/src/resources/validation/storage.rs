@@ -69,7 +69,7 @@ const ATTACHMENT: Rules = Rules {
                     "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
                 ),
                 (false, name) => e.format("source.persistentVolumeName", name, names::dns1123_subdomain),
-                (true, _) => {}
+                (true, _) => e.within("source", |e| e.child(source, "inlineVolumeSpec", inline_volume)),
             }
             e.format("nodeName", s(spec, "nodeName"), names::dns1123_subdomain);
         });
@@ -452,6 +452,43 @@ const SOURCES: &[&str] = &[
     "csi",
 ];
 
+/// A volume that stands within an attachment: what a driver needs of one that was in a pod, and nothing of where it is from.
+fn inline_volume(e: &mut Errs, spec: &Map) {
+    const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
+    for key in ["claimRef", "capacity"] {
+        if spec.obj(key).is_some_and(|m| key == "claimRef" || !m.is_empty()) {
+            e.forbidden(key, NOT_INLINE);
+        }
+    }
+    if !spec.contains_key("csi") {
+        e.required("csi", "has to be specified in the context of inline volumes");
+    }
+    if count(spec, "accessModes") == 0 {
+        e.required("accessModes", "");
+    }
+    access_modes(e, spec);
+    if !matches!(s(spec, "persistentVolumeReclaimPolicy"), "" | "Retain") {
+        e.forbidden(
+            "persistentVolumeReclaimPolicy",
+            "may only be Retain in the context of inline volumes",
+        );
+    }
+    if spec.contains_key("nodeAffinity") {
+        e.forbidden("nodeAffinity", NOT_INLINE);
+    }
+    e.child(spec, "csi", csi_source);
+    if !s(spec, "storageClassName").is_empty() {
+        e.forbidden("storageClassName", NOT_INLINE);
+    }
+}
+
+fn csi_source(e: &mut Errs, source: &Map) {
+    driver_name(e, "driver", s(source, "driver"));
+    if s(source, "volumeHandle").is_empty() {
+        e.required("volumeHandle", "");
+    }
+}
+
 fn volume_spec(e: &mut Errs, spec: &Map) {
     if count(spec, "accessModes") == 0 {
         e.required("accessModes", "");
@@ -494,12 +531,7 @@ fn volume_spec(e: &mut Errs, spec: &Map) {
         }
         found = true;
         e.child(spec, key, |e, src| match *key {
-            "csi" => {
-                driver_name(e, "driver", s(src, "driver"));
-                if s(src, "volumeHandle").is_empty() {
-                    e.required("volumeHandle", "");
-                }
-            }
+            "csi" => csi_source(e, src),
             "local" => {
                 if s(src, "path").is_empty() {
                     e.required("path", "");
