@@ -49,6 +49,11 @@ var anyJSON = map[reflect.Type]string{
 	reflect.TypeOf(apiextensions.JSONSchemaPropsOrStringArray{}): "JSONSchemaPropsOrStringArray",
 }
 
+// Objects in lists whose kind is set by conversion (pkg/apis/apps/v1).
+var elementKinds = map[string]string{
+	"io.k8s.api.apps.v1.StatefulSetSpec.volumeClaimTemplates": "v1,PersistentVolumeClaim",
+}
+
 // Table is the set of types reachable from its roots.
 type Table struct {
 	openapi map[string]openapiSchema
@@ -59,11 +64,16 @@ type Table struct {
 }
 
 type field struct {
-	name                string
-	typ                 string
-	number              int
-	inlineNumber        int
-	inlineType          string
+	name         string
+	typ          string
+	number       int
+	inlineNumber int
+	inlineType   string
+	elements     string
+	// Where the field stands in the Go type, as its encoder writes it.
+	place int
+	// What Go's decoder calls the type, where that doesn't follow from it, and the structs between that stand inline.
+	goType, embedded    string
 	pointer             bool
 	omitEmpty, omitZero bool
 	format              string
@@ -145,10 +155,12 @@ func (t *Table) walk(typ reflect.Type) {
 	}
 	t.types[typ] = nil
 	fields := []field{}
-	t.collect(typ, &fields, 0, "")
+	t.collect(typ, &fields, 0, "", "")
 	facts := t.openapi[modelName(typ)]
 	for i := range fields {
 		f := &fields[i]
+		f.place = i
+		f.elements = elementKinds[modelName(typ)+"."+f.name]
 		p, known := facts.Properties[f.name]
 		if !known {
 			continue
@@ -176,7 +188,7 @@ func (t *Table) walk(typ reflect.Type) {
 	t.types[typ] = fields
 }
 
-func (t *Table) collect(typ reflect.Type, fields *[]field, inlineNumber int, inlineType string) {
+func (t *Table) collect(typ reflect.Type, fields *[]field, inlineNumber int, inlineType, embedded string) {
 	for i := range typ.NumField() {
 		f := typ.Field(i)
 		tag := strings.Split(f.Tag.Get("json"), ",")
@@ -191,18 +203,19 @@ func (t *Table) collect(typ reflect.Type, fields *[]field, inlineNumber int, inl
 			if inner.Kind() == reflect.Pointer {
 				inner = inner.Elem()
 			}
+			within := strings.TrimPrefix(embedded+"."+f.Name, ".")
 			if number != 0 {
 				// Of messages inlined within inlined ones, the outermost is named: its own fields say the rest.
 				t.walk(inner)
 				if inlineNumber == 0 {
-					t.collect(inner, fields, number, modelName(inner))
+					t.collect(inner, fields, number, modelName(inner), within)
 				} else {
-					t.collect(inner, fields, inlineNumber, inlineType)
+					t.collect(inner, fields, inlineNumber, inlineType, within)
 				}
 			} else {
 				// TypeMeta: in protobuf it stands in the envelope only.
 				from := len(*fields)
-				t.collect(inner, fields, inlineNumber, inlineType)
+				t.collect(inner, fields, inlineNumber, inlineType, within)
 				for j := from; j < len(*fields); j++ {
 					(*fields)[j].number = 0
 				}
@@ -212,7 +225,7 @@ func (t *Table) collect(typ reflect.Type, fields *[]field, inlineNumber int, inl
 		if tag[0] == "" || tag[0] == "-" {
 			continue
 		}
-		x := field{name: tag[0], number: number, inlineNumber: inlineNumber, inlineType: inlineType,
+		x := field{name: tag[0], number: number, inlineNumber: inlineNumber, inlineType: inlineType, embedded: embedded, goType: goType(f.Type),
 			omitEmpty: slices.Contains(tag[1:], "omitempty"), omitZero: slices.Contains(tag[1:], "omitzero"),
 			strategy: f.Tag.Get("patchStrategy"), mergeKey: f.Tag.Get("patchMergeKey")}
 		switch f.Type.Kind() {
@@ -279,6 +292,26 @@ func (t *Table) typeText(typ reflect.Type, x *field) string {
 	return ""
 }
 
+// goType is a type's name in Go if a part of it, not a struct, has a name of its own.
+func goType(typ reflect.Type) string {
+	if typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
+	named := func(t reflect.Type) bool { return t.PkgPath() != "" && t.Kind() != reflect.Struct }
+	for part := typ; ; part = part.Elem() {
+		_, scalar := scalars[part]
+		_, free := anyJSON[part]
+		switch {
+		case scalar || free:
+			return ""
+		case named(part), part.Kind() == reflect.Map && named(part.Key()):
+			return typ.String()
+		case part.Kind() != reflect.Slice && part.Kind() != reflect.Map:
+			return ""
+		}
+	}
+}
+
 func (t *Table) text() string {
 	gvks := map[reflect.Type][]string{}
 	for gvk, typ := range t.kinds {
@@ -320,6 +353,7 @@ func (f field) text() string {
 		}
 	}
 	list := func(values []string) string { return strings.Join(values, ",") }
+	fmt.Fprintf(&b, " at=%d", f.place)
 	flag(f.pointer, "ptr")
 	flag(f.omitEmpty, "omitempty")
 	flag(f.omitZero, "omitzero")
@@ -332,5 +366,8 @@ func (f field) text() string {
 	flag(f.format != "", "format="+f.format)
 	flag(f.def != "", "default="+f.def)
 	flag(len(f.enums) > 0, "enum="+list(f.enums))
+	flag(f.goType != "", "go="+f.goType)
+	flag(f.embedded != "", "embedded="+f.embedded)
+	flag(f.elements != "", "elements="+f.elements)
 	return b.String()
 }

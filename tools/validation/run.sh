@@ -4,3 +4,4 @@
 set -eu
 cd "$(dirname "$0")"
 go run . -out ../../crates/request/registry/src/resources/validation/golden.txt 2>/dev/null
+go run ./internal -out ../../crates/request/registry/src/internal/types.txt

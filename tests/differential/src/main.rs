@@ -62,6 +62,9 @@ enum Command {
         /// Only the groups that differ, a line each, as the list of known differences has them.
         #[arg(long)]
         list: bool,
+        /// Also those that have a reason.
+        #[arg(long)]
+        all: bool,
     },
     /// Asks both the requests of a file, a JSON object a line, over the sound objects.
     Ask { file: PathBuf },
@@ -70,9 +73,9 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    if let Command::Replay { recorded, list } = &cli.command {
+    if let Command::Replay { recorded, list, all } = &cli.command {
         let groups = recorded::replay(&Side::ours().await?, std::fs::File::open(recorded)?).await?;
-        let known = Known::read()?;
+        let known = if *all { Known::none() } else { Known::read()? };
         match list {
             true => groups.unknown(&known).iter().for_each(|f| println!("{}", f.group)),
             false => println!("{}", groups.text(&known, &BTreeMap::new())),

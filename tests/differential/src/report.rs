@@ -97,6 +97,11 @@ impl Known {
         Known::parse(KNOWN)
     }
 
+    /// Nothing has a reason.
+    pub fn none() -> Known {
+        Known(Vec::new())
+    }
+
     fn parse(text: &str) -> Result<Known> {
         let (mut reason, mut out) = (String::new(), Vec::new());
         for line in text.lines().map(str::trim) {

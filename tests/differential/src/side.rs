@@ -69,9 +69,9 @@ impl Side {
     pub async fn case(&self, case: &Case) -> Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = Vec::new();
         for step in &case.steps {
-            let step = filled(step, answers.last());
+            let filled = filled(step, answers.last());
             let answer = self
-                .step(&step)
+                .step(filled.as_ref().unwrap_or(step), step)
                 .await
                 .with_context(|| format!("{} {} of {}", step.method, step.path, case.what))?;
             answers.push(answer);
@@ -79,11 +79,11 @@ impl Side {
         Ok(answers)
     }
 
-    async fn step(&self, request: &Request) -> Result<Answer> {
+    async fn step(&self, request: &Request, shown: &Request) -> Result<Answer> {
         if !request.body.contains("{rv}") {
-            return self.ask(request).await;
+            return self.ask_shown(request, shown).await;
         }
-        let ask = async |revision: &str| self.ask_shown(&with_revision(request, revision), request).await;
+        let ask = async |revision: &str| self.ask_shown(&with_revision(request, revision), shown).await;
         let place = object_path(&request.path);
         let known = self.revisions.lock().get(&place).cloned();
         let first = match known {

@@ -172,6 +172,10 @@ fn parse_field(line: &str, ids: &HashMap<&str, TypeId>) -> Field {
             "format" => field.format = value.into(),
             "default" => field.default = serde_json::from_str(value).ok(),
             "enum" => field.enums = list(),
+            "at" => field.place = value.parse().unwrap_or(0),
+            "go" => field.go_type = value.into(),
+            "embedded" => field.embedded = value.into(),
+            "elements" => field.element_kind = value.split_once(',').map(|(v, k)| (v.into(), k.into())),
             _ => {}
         }
     }

@@ -14,6 +14,7 @@
 pub mod builtin;
 pub mod codec;
 pub mod duration;
+pub mod go_names;
 pub mod gvk;
 pub mod object;
 pub mod quantity;

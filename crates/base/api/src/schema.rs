@@ -105,6 +105,14 @@ pub struct Field {
     /// Allowed values of a string field; empty: any.
     pub enums: Vec<Str>,
     pub format: Str,
+    /// Where Go's encoder writes it among the type's fields.
+    pub place: u16,
+    /// What Go calls the type, where that doesn't follow from it: `types.UID`, `[]v1.FinalizerName`.
+    pub go_type: Str,
+    /// The Go structs between the type and the field, which stand inline: `VolumeSource`, dotted.
+    pub embedded: Str,
+    /// Version and kind that upstream sets on the objects of a list, which has no place for them in protobuf.
+    pub element_kind: Option<(Str, Str)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,6 +205,10 @@ impl Default for Field {
             nullable: false,
             enums: Vec::new(),
             format: Str::default(),
+            place: 0,
+            go_type: Str::default(),
+            embedded: Str::default(),
+            element_kind: None,
         }
     }
 }

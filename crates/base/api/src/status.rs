@@ -217,10 +217,15 @@ impl Cause {
     }
     /// `field.Invalid`; `value` as Go prints it (strings quoted).
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
+        Self::invalid_shown(field, &shown(value), detail)
+    }
+    /// The same for a value that is shown in a form of its own.
+    pub fn invalid_shown(field: impl Into<String>, shown: &str, detail: &str) -> Self {
+        let sep = if detail.is_empty() { "" } else { ": " };
         Self::new(
             "FieldValueInvalid",
             field,
-            format!("Invalid value: {}: {detail}", shown(value)),
+            format!("Invalid value: {shown}{sep}{detail}"),
         )
     }
     /// `field.NotSupported`

@@ -33,7 +33,38 @@ fn type_errors_read_as_gos() {
     );
     assert_eq!(
         error(("v1", "ConfigMap"), r#"{"data":{"a":1}}"#),
-        "json: cannot unmarshal number 1 into Go struct field ConfigMap.data.a of type string"
+        "json: cannot unmarshal number into Go struct field ConfigMap.data of type string"
+    );
+    assert_eq!(
+        error(("v1", "Pod"), r#"{"spec":{"volumes":[{"configMap":{"name":5}}]}}"#),
+        "json: cannot unmarshal number into Go struct field ConfigMapVolumeSource.spec.volumes.VolumeSource.configMap.LocalObjectReference.name of type string"
+    );
+    for (field, of) in [
+        (r#""metadata":{"uid":5}"#, "ObjectMeta.metadata.uid of type types.UID"),
+        (
+            r#""metadata":{"creationTimestamp":5}"#,
+            "ObjectMeta.metadata.creationTimestamp of type string",
+        ),
+        (
+            r#""spec":{"overhead":5}"#,
+            "PodSpec.spec.overhead of type v1.ResourceList",
+        ),
+        (
+            r#""spec":{"restartPolicy":5}"#,
+            "PodSpec.spec.restartPolicy of type v1.RestartPolicy",
+        ),
+        (r#""spec":{"volumes":[5]}"#, "PodSpec.spec.volumes of type v1.Volume"),
+        (
+            r#""spec":{"nodeSelector":5}"#,
+            "PodSpec.spec.nodeSelector of type map[string]string",
+        ),
+    ] {
+        let want = format!("json: cannot unmarshal number into Go struct field {of}");
+        assert_eq!(error(("v1", "Pod"), &format!("{{{field}}}")), want);
+    }
+    assert_eq!(
+        error(("v1", "PersistentVolumeClaim"), r#"{"spec":{"accessModes":[5]}}"#),
+        "json: cannot unmarshal number into Go struct field PersistentVolumeClaimSpec.spec.accessModes of type v1.PersistentVolumeAccessMode"
     );
     assert_eq!(
         error(("v1", "Pod"), r#"{"metadata":{"creationTimestamp":"yesterday"}}"#),

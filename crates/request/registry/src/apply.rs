@@ -7,6 +7,7 @@ use crate::managed;
 use async_trait::async_trait;
 use keelson_api::codec::{Strictness, yaml};
 use keelson_api::{ApiError, ApiResult, Object, Value};
+use keelson_machinery::canonical::Wording;
 
 /// A configuration to apply.
 pub struct Apply {
@@ -55,8 +56,14 @@ impl UpdateSource for Apply {
     async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object> {
         let merged = managed::apply(cx, existing, &self.config, self.force, engine.now())?;
         let known = existing.filter(|_| cx.def.converter.is_none());
-        let (object, _) = complete_from(&cx.def.schema, Some(cx.def.strategy.as_ref()), merged, known)
-            .map_err(ApiError::bad_request)?;
+        let (object, _) = complete_from(
+            &cx.def.schema,
+            Some(cx.def.strategy.as_ref()),
+            merged,
+            known,
+            Wording::Json,
+        )
+        .map_err(ApiError::bad_request)?;
         if existing.is_none() && !object.uid().is_empty() {
             return Err(cx.conflict(
                 &cx.name,

@@ -10,7 +10,7 @@ use keelson_api::codec::{Strictness, json, proto};
 use keelson_api::status::Details;
 use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Reason, SchemaRef, Str, Value, builtin};
 use keelson_cache::{Attributes, Codec, Entry, Form, IndexKey};
-use keelson_machinery::canonical;
+use keelson_machinery::canonical::{self, Wording};
 use keelson_store::{Revision, unopened};
 use std::sync::Arc;
 
@@ -143,7 +143,7 @@ pub fn complete(
     strategy: Option<&dyn Strategy>,
     value: Value,
 ) -> Result<(Object, Vec<String>), String> {
-    complete_from(schema, strategy, value, None)
+    complete_from(schema, strategy, value, None, Wording::Json)
 }
 
 /// The same of what was made of an object that the server holds.
@@ -152,9 +152,10 @@ pub fn complete_from(
     strategy: Option<&dyn Strategy>,
     mut value: Value,
     known: Option<&Object>,
+    wording: Wording,
 ) -> Result<(Object, Vec<String>), String> {
     let known = known.map(|object| &object.0);
-    let report = canonical::canonicalize_from(&mut value, schema, known).map_err(|e| e.0)?;
+    let report = canonical::canonicalize_from(&mut value, schema, known, wording).map_err(|e| e.0)?;
     canonical::apply_defaults(&mut value, schema);
     let mut object =
         Object::try_from(value).map_err(|v| format!("json: cannot unmarshal {} into an object", v.type_name()))?;
@@ -162,6 +163,26 @@ pub fn complete_from(
         s.default(&mut object);
     }
     Ok((object, report.strict_errors()))
+}
+
+/// Why version and kind of a JSON value can't be read, which is done before anything else.
+pub fn kind_error(value: &Value) -> Option<String> {
+    let wrong = |found: &str, rest: &str| {
+        Some(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go {rest}"
+        ))
+    };
+    if !matches!(value, Value::Object(_) | Value::Null) {
+        let ty =
+            r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        return wrong(value.type_name(), &format!("value of type {ty}"));
+    }
+    ["apiVersion", "kind"]
+        .into_iter()
+        .find_map(|key| match value.get(key)? {
+            Value::String(_) | Value::Null => None,
+            other => wrong(other.type_name(), &format!("struct field .{key} of type string")),
+        })
 }
 
 /// The JSON of an object, `apiVersion` and `kind` first, so that a list can leave them out by cutting.

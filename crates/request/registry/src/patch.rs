@@ -1,13 +1,16 @@
 //! PATCH: what a JSON, merge or strategic merge patch makes of the object that is there.
 
-use crate::codec::complete_from;
+use crate::codec::{complete_from, kind_error};
 use crate::context::{Cx, FieldValidation};
 use crate::engine::{Engine, UpdateSource};
 use crate::managed;
+use crate::patched;
 use crate::strategy::Strategy;
 use async_trait::async_trait;
 use keelson_api::codec::{MOST_FINDINGS, Strictness, json};
 use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, SchemaRef, Value};
+use keelson_machinery::canonical::Wording;
+use keelson_machinery::go;
 use keelson_machinery::patch::json_patch::{self, MAX_OPERATIONS};
 use keelson_machinery::patch::{merge_patch, strategic};
 
@@ -123,12 +126,24 @@ impl Patch {
         };
         let patched = patch()?;
         let invalid = |why: String| {
-            // What is shown is the patched object as it was before it was completed.
-            let shown = patch().unwrap_or_default();
-            let text = String::from_utf8_lossy(&json::encode(&shown)).into_owned();
+            let text = match self.kind {
+                PatchKind::Strategic => go::go_value(&self.patch),
+                // The patched object as it was before it was completed.
+                PatchKind::Json => patched::after_json_patch(&patch().unwrap_or_default(), &self.patch, schema),
+                PatchKind::Merge => patched::after_merge_patch(&patch().unwrap_or_default(), &self.patch, schema),
+            };
             ApiError::invalid("", "", "", vec![Cause::invalid("patch", &text.into(), &why)])
         };
-        let (mut object, unknown) = complete_from(schema, strategy, patched, known).map_err(&invalid)?;
+        let wording = match self.kind {
+            PatchKind::Strategic => Wording::Unstructured,
+            _ => Wording::Json,
+        };
+        if wording == Wording::Json
+            && let Some(why) = kind_error(&patched)
+        {
+            return Err(invalid(why));
+        }
+        let (mut object, unknown) = complete_from(schema, strategy, patched, known, wording).map_err(&invalid)?;
         let findings: Vec<String> = self.findings.iter().cloned().chain(unknown).collect();
         match cx.field_validation {
             FieldValidation::Strict if !findings.is_empty() => {

@@ -2,6 +2,7 @@
 
 use super::json_lex::{Lexer, Number};
 use super::{DecodeError, Decoded, MAX_DEPTH, MOST_FINDINGS, Strictness};
+use crate::go_names;
 use crate::schema::{Field, FieldType, Schema, TypeDef};
 use crate::value::{Map, Str, Value};
 use crate::{Quantity, SchemaRef, Time, duration};
@@ -28,7 +29,7 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
         order: Vec::with_capacity(64),
     };
     let value = match schema {
-        Some(s) => d.object_of(s.def())?,
+        Some(s) => d.object_of(s.def(), None)?,
         None => d.any()?,
     };
     if !d.lex.at_end() {
@@ -42,7 +43,7 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
 
 /// One step of the path to the value being read.
 enum Step<'a, 's> {
-    Field(&'s str),
+    Field(&'s Field),
     Key(Cow<'a, str>),
     Index(usize),
 }
@@ -78,36 +79,6 @@ impl Keys {
     }
 }
 
-/// The name Go would print for a struct: `v1.PodSpec`.
-fn go_struct(def: &TypeDef) -> String {
-    let mut parts = def.name.rsplit('.');
-    let (name, package) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    format!("{package}.{name}")
-}
-
-fn go_type(ty: &FieldType, schema: Option<&Schema>) -> String {
-    match ty {
-        FieldType::Bool => "bool".into(),
-        FieldType::Int32 => "int32".into(),
-        FieldType::Int64 => "int64".into(),
-        FieldType::UInt32 => "uint32".into(),
-        FieldType::UInt64 => "uint64".into(),
-        FieldType::Float32 => "float32".into(),
-        FieldType::Float64 => "float64".into(),
-        FieldType::String | FieldType::Time | FieldType::MicroTime | FieldType::Duration => "string".into(),
-        FieldType::Bytes => "[]uint8".into(),
-        FieldType::IntOrString => "int32".into(),
-        FieldType::Quantity => "resource.Quantity".into(),
-        FieldType::RawExtension => "runtime.RawExtension".into(),
-        FieldType::FieldsV1 => "v1.FieldsV1".into(),
-        FieldType::Any => "interface {}".into(),
-        FieldType::Struct(id) => schema.map_or_else(String::new, |s| go_struct(s.get(*id))),
-        FieldType::List(element) => format!("[]{}", go_type(element, schema)),
-        FieldType::ListOf(list) => format!("[]{}", go_type(&list.element, schema)),
-        FieldType::Map(value) => format!("map[string]{}", go_type(value, schema)),
-    }
-}
-
 impl<'a, 's> Decoder<'a, 's> {
     fn enter(&mut self) -> Result<(), DecodeError> {
         self.depth += 1;
@@ -117,14 +88,14 @@ impl<'a, 's> Decoder<'a, 's> {
             Ok(())
         }
     }
-    fn path_text(&self, last: Option<&str>, indexes: bool) -> String {
+    fn path_text(&self, last: &str) -> String {
         let mut out = String::new();
         let keys = self.path.iter().map(|s| match s {
-            Step::Field(name) => (Some(*name), 0),
+            Step::Field(field) => (Some(field.name.as_str()), 0),
             Step::Key(k) => (Some(&**k), 0),
             Step::Index(i) => (None, *i),
         });
-        for step in keys.chain(last.map(|l| (Some(l), 0))) {
+        for step in keys.chain([(Some(last), 0)]) {
             match step {
                 (Some(key), _) => {
                     if !out.is_empty() {
@@ -132,8 +103,7 @@ impl<'a, 's> Decoder<'a, 's> {
                     }
                     out.push_str(key);
                 }
-                (None, i) if indexes => out.push_str(&format!("[{i}]")),
-                _ => {}
+                (None, i) => out.push_str(&format!("[{i}]")),
             }
         }
         out
@@ -143,37 +113,45 @@ impl<'a, 's> Decoder<'a, 's> {
         if self.findings.len() >= MOST_FINDINGS {
             return;
         }
-        let finding = format!("{what} {:?}", self.path_text(Some(key), true));
+        let finding = format!("{what} {:?}", self.path_text(key));
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }
     }
+    /// A value that a type can't hold; `ty` is that of the field being read, or of what stands in it.
     #[cold]
-    fn mismatch<T>(&self, found: &str, wanted: &str) -> Result<T, DecodeError> {
-        let path = self.path_text(None, false);
+    fn mismatch<T>(&self, found: &str, ty: &FieldType) -> Result<T, DecodeError> {
+        let fields = || {
+            self.path.iter().filter_map(|s| match s {
+                Step::Field(field) => Some(*field),
+                _ => None,
+            })
+        };
+        let wanted = go_names::type_name(fields().next_back(), ty, self.schema);
         Err(DecodeError(match self.owner {
-            Some(def) if !path.is_empty() => {
+            Some(def) if !self.path.is_empty() => {
                 let name = def.name.rsplit('.').next().unwrap_or_default();
+                let path = go_names::path(fields());
                 format!("json: cannot unmarshal {found} into Go struct field {name}.{path} of type {wanted}")
             }
             _ => format!("json: cannot unmarshal {found} into Go value of type {wanted}"),
         }))
     }
     /// What Go calls the next value.
-    fn next_kind(&mut self) -> Result<String, DecodeError> {
+    fn next_kind(&mut self) -> Result<&'static str, DecodeError> {
         Ok(match self.lex.peek() {
-            b'{' => "object".into(),
-            b'[' => "array".into(),
-            b'"' => "string".into(),
-            b't' | b'f' => "bool".into(),
-            b'n' => "null".into(),
-            b'-' | b'0'..=b'9' => format!("number {}", self.lex.number()?.text),
+            b'{' => "object",
+            b'[' => "array",
+            b'"' => "string",
+            b't' | b'f' => "bool",
+            b'n' => "null",
+            b'-' | b'0'..=b'9' => "number",
             _ => return self.lex.invalid("looking for beginning of value"),
         })
     }
-    fn unexpected<T>(&mut self, wanted: &str) -> Result<T, DecodeError> {
+    fn unexpected<T>(&mut self, ty: &FieldType) -> Result<T, DecodeError> {
         let found = self.next_kind()?;
-        self.mismatch(&found, wanted)
+        self.mismatch(found, ty)
     }
 
     fn any(&mut self) -> Result<Value, DecodeError> {
@@ -202,47 +180,33 @@ impl<'a, 's> Decoder<'a, 's> {
         match ty {
             FieldType::String => match next {
                 b'"' => Ok(Value::String(self.lex.string()?.into())),
-                _ => self.unexpected("string"),
+                _ => self.unexpected(ty),
             },
             FieldType::Struct(id) => match self.schema {
-                Some(schema) => self.object_of(schema.get(*id)),
+                Some(schema) => self.object_of(schema.get(*id), Some(ty)),
                 None => self.any(),
             },
             FieldType::List(element) => self.list_of_type(ty, element),
             FieldType::ListOf(list) => self.list_of_type(ty, &list.element),
             FieldType::Map(value) => match next {
                 b'{' => self.map_of(Some(value)),
-                _ => self.unexpected(&go_type(ty, self.schema)),
+                _ => self.unexpected(ty),
             },
             FieldType::Bool => match next {
                 b't' => self.lex.literal("true").map(|()| Value::Bool(true)),
                 b'f' => self.lex.literal("false").map(|()| Value::Bool(false)),
-                _ => self.unexpected("bool"),
+                _ => self.unexpected(ty),
             },
-            FieldType::Int32 => self.integer("int32", i32::MIN.into(), i32::MAX.into()),
-            FieldType::Int64 => self.integer("int64", i64::MIN, i64::MAX),
-            FieldType::UInt32 => self.integer("uint32", 0, u32::MAX.into()),
-            FieldType::UInt64 => self.integer("uint64", 0, i64::MAX),
-            FieldType::Float32 | FieldType::Float64 => self.float(),
+            FieldType::Int32 => self.integer(ty, i32::MIN.into(), i32::MAX.into()),
+            FieldType::Int64 => self.integer(ty, i64::MIN, i64::MAX),
+            FieldType::UInt32 => self.integer(ty, 0, u32::MAX.into()),
+            FieldType::UInt64 => self.integer(ty, 0, i64::MAX),
+            FieldType::Float32 | FieldType::Float64 => self.float(ty),
             FieldType::Any | FieldType::RawExtension | FieldType::FieldsV1 => self.any(),
             FieldType::IntOrString => match next {
                 b'"' => Ok(Value::String(self.lex.string()?.into())),
-                _ => {
-                    // It reads itself in Go, so its errors know no path.
-                    let found = match next {
-                        b'-' | b'0'..=b'9' => {
-                            let n = self.lex.number()?;
-                            if let Some(i) = n.integer.filter(|i| i32::try_from(*i).is_ok()) {
-                                return Ok(Value::Int(i));
-                            }
-                            format!("number {}", n.text)
-                        }
-                        _ => self.next_kind()?,
-                    };
-                    Err(DecodeError(format!(
-                        "json: cannot unmarshal {found} into Go value of type int32"
-                    )))
-                }
+                b'-' | b'0'..=b'9' => self.integer(ty, i32::MIN.into(), i32::MAX.into()),
+                _ => self.unexpected(ty),
             },
             FieldType::Quantity => self.quantity(),
             FieldType::Bytes | FieldType::Time | FieldType::MicroTime | FieldType::Duration => match next {
@@ -250,36 +214,30 @@ impl<'a, 's> Decoder<'a, 's> {
                     let text = self.lex.string()?;
                     scalar_text(ty, &text).map(Value::String)
                 }
-                _ if *ty == FieldType::Bytes => self.unexpected("[]uint8"),
-                _ => {
-                    let found = self.next_kind()?;
-                    Err(DecodeError(format!(
-                        "json: cannot unmarshal {found} into Go value of type string"
-                    )))
-                }
+                _ => self.unexpected(ty),
             },
         }
     }
 
-    fn integer(&mut self, name: &str, min: i64, max: i64) -> Result<Value, DecodeError> {
+    fn integer(&mut self, ty: &FieldType, min: i64, max: i64) -> Result<Value, DecodeError> {
         match self.lex.peek() {
             b'-' | b'0'..=b'9' => {
                 let Number { text, integer } = self.lex.number()?;
                 match integer {
                     Some(i) if i >= min && i <= max => Ok(Value::Int(i)),
-                    _ => self.mismatch(&format!("number {text}"), name),
+                    _ => self.mismatch(&format!("number {text}"), ty),
                 }
             }
-            _ => self.unexpected(name),
+            _ => self.unexpected(ty),
         }
     }
-    fn float(&mut self) -> Result<Value, DecodeError> {
+    fn float(&mut self, ty: &FieldType) -> Result<Value, DecodeError> {
         match self.lex.peek() {
             b'-' | b'0'..=b'9' => {
                 let Number { text, integer } = self.lex.number()?;
                 Ok(integer.map_or_else(|| float(text.parse().unwrap_or(f64::NAN)), Value::Int))
             }
-            _ => self.unexpected("float64"),
+            _ => self.unexpected(ty),
         }
     }
     fn quantity(&mut self) -> Result<Value, DecodeError> {
@@ -324,9 +282,16 @@ impl<'a, 's> Decoder<'a, 's> {
         }
     }
 
-    fn object_of(&mut self, def: &'s TypeDef) -> Result<Value, DecodeError> {
+    fn object_of(&mut self, def: &'s TypeDef, ty: Option<&'s FieldType>) -> Result<Value, DecodeError> {
         if self.lex.peek() != b'{' {
-            return self.unexpected(&go_struct(def));
+            let found = self.next_kind()?;
+            return match ty {
+                Some(ty) => self.mismatch(found, ty),
+                None => Err(DecodeError(format!(
+                    "json: cannot unmarshal {found} into Go value of type {}",
+                    go_names::struct_name(def)
+                ))),
+            };
         }
         self.enter()?;
         self.lex.pos += 1;
@@ -359,7 +324,7 @@ impl<'a, 's> Decoder<'a, 's> {
         if twice {
             self.find("duplicate field", &field.name);
         }
-        self.path.push(Step::Field(&field.name));
+        self.path.push(Step::Field(field));
         let value = self.value(&field.ty)?;
         self.path.pop();
         let at = self.order[first_order..]
@@ -416,7 +381,7 @@ impl<'a, 's> Decoder<'a, 's> {
     fn list_of_type(&mut self, ty: &'s FieldType, element: &'s FieldType) -> Result<Value, DecodeError> {
         match self.lex.peek() {
             b'[' => self.list_of(Some(element)),
-            _ => self.unexpected(&go_type(ty, self.schema)),
+            _ => self.unexpected(ty),
         }
     }
     fn list_of(&mut self, ty: Option<&'s FieldType>) -> Result<Value, DecodeError> {

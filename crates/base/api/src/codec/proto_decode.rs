@@ -139,6 +139,10 @@ impl<'s> Decoder<'s> {
                     }
                     _ => list.push(self.scalar(element, datum, &field.format)?),
                 }
+                if let (Some((api_version, kind)), Some(Value::Object(last))) = (&field.element_kind, list.last_mut()) {
+                    last.insert("apiVersion", api_version.clone());
+                    last.insert("kind", kind.clone());
+                }
                 Ok(Value::Array(list))
             }
             FieldType::Map(value) => {

@@ -208,6 +208,9 @@ impl<'s, 'b, 'o> Transcoder<'s, 'b, 'o> {
                         return Ok(());
                     }
                     this.comma(start);
+                    if let (FieldType::Struct(id), Some((api_version, kind))) = (&**element, &field.element_kind) {
+                        return this.object_of_kind(*id, datum.bytes()?, api_version, kind);
+                    }
                     this.scalar(element, datum, &field.format, None).map(drop)
                 })?;
                 let empty = self.out.len() == start;
@@ -217,6 +220,23 @@ impl<'s, 'b, 'o> Transcoder<'s, 'b, 'o> {
             FieldType::Map(value) => self.map(value, found, &field.format),
             ty => self.scalar(ty, found.last, &field.format, revision),
         }
+    }
+
+    /// Writes a message with the kind that it doesn't say itself.
+    fn object_of_kind(
+        &mut self,
+        id: TypeId,
+        bytes: &'b [u8],
+        api_version: &str,
+        kind: &str,
+    ) -> Result<(), DecodeError> {
+        self.text("{\"apiVersion\":", false);
+        self.quoted(api_version);
+        self.text(",\"kind\":", false);
+        self.quoted(kind);
+        self.members(id, bytes, None, b',')?;
+        self.out.push(b'}');
+        Ok(())
     }
 
     fn comma(&mut self, start: usize) {

@@ -4,6 +4,7 @@ use super::defaults::{self, zero_of};
 use super::{Path, Report};
 use crate::go;
 use keelson_api::codec::MOST_FINDINGS;
+use keelson_api::go_names;
 use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
 use keelson_api::{Map, Value};
 use std::fmt;
@@ -21,42 +22,57 @@ impl std::error::Error for DecodeError {}
 
 type Res<T> = Result<T, DecodeError>;
 
-/// Where a value stands, for messages: the innermost struct and the dotted path without indices.
+/// Whose words tell of a value that the type can't hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wording {
+    /// The JSON decoder's.
+    Json,
+    /// Those of upstream's conversion of untyped objects, which strategic patches go through. It also cuts integers to
+    /// their size instead of refusing them.
+    Unstructured,
+}
+
+/// Where a value stands, for messages: the innermost struct and the fields on the way.
 struct Walk<'a> {
     schema: &'a Schema,
+    wording: Wording,
     path: Path,
-    names: Vec<String>,
+    names: Vec<&'a Field>,
     structs: Vec<&'a str>,
     report: Report,
 }
 
-pub(super) fn object(object: &mut Value, schema: &SchemaRef, known: Option<&Map>) -> Res<Report> {
-    let mut w = Walk::new(&schema.schema);
+pub(super) fn object(object: &mut Value, schema: &SchemaRef, known: Option<&Map>, wording: Wording) -> Res<Report> {
+    let mut w = Walk::new(&schema.schema, wording);
     w.root(object, schema.def(), known)?;
     Ok(w.report)
 }
 
 /// Canonicalises only `metadata` (custom resources: their metadata is typed, the rest is not).
 pub(super) fn metadata(object: &mut Value, schema: &SchemaRef) -> Res<()> {
-    let Some(FieldType::Struct(id)) = schema.def().field("metadata").map(|f| &f.ty) else {
+    let Some(field) = schema.def().field("metadata") else {
         return Ok(());
     };
-    let def = schema.schema.get(*id);
-    let mut w = Walk::new(&schema.schema);
+    let FieldType::Struct(id) = field.ty else {
+        return Ok(());
+    };
+    let def = schema.schema.get(id);
+    let mut w = Walk::new(&schema.schema, Wording::Json);
     if let Some(m) = object.get_mut("metadata") {
         if m.is_null() {
             *m = Value::Object(Map::new());
         }
-        w.names.push("metadata".into());
+        w.names.push(field);
         w.root(m, def, None)?;
     }
     Ok(())
 }
 
 impl<'a> Walk<'a> {
-    fn new(schema: &'a Schema) -> Self {
+    fn new(schema: &'a Schema, wording: Wording) -> Self {
         Walk {
             schema,
+            wording,
             path: Path::default(),
             names: Vec::new(),
             structs: Vec::new(),
@@ -80,43 +96,38 @@ impl<'a> Walk<'a> {
     }
 
     fn mismatch(&self, v: &Value, ty: &FieldType) -> DecodeError {
+        let target = go_names::type_name(self.names.last().copied(), ty, Some(self.schema));
+        if self.wording == Wording::Unstructured && !reads_itself(ty) {
+            return DecodeError(unconvertible(v, ty, &target));
+        }
         let shown = match v {
             Value::Int(i) if is_number(ty) => format!("number {i}"),
             Value::Float(f) if is_number(ty) => format!("number {}", go::go_float(*f)),
             other => kind(other).to_string(),
         };
-        let target = self.go_type(ty);
-        match self.structs.last() {
+        match self.structs.last().filter(|_| self.wording == Wording::Json) {
             Some(s) => DecodeError(format!(
                 "json: cannot unmarshal {shown} into Go struct field {s}.{} of type {target}",
-                self.names.join(".")
+                go_names::path(self.names.iter().copied())
             )),
             None => DecodeError(format!("json: cannot unmarshal {shown} into Go value of type {target}")),
         }
     }
 
-    fn go_type(&self, ty: &FieldType) -> String {
-        match ty {
-            FieldType::Bool => "bool".into(),
-            FieldType::Int32 => "int32".into(),
-            FieldType::Int64 => "int64".into(),
-            FieldType::UInt32 => "uint32".into(),
-            FieldType::UInt64 => "uint64".into(),
-            FieldType::Float32 => "float32".into(),
-            FieldType::Float64 => "float64".into(),
-            FieldType::String | FieldType::Quantity | FieldType::IntOrString => "string".into(),
-            FieldType::Bytes => "[]uint8".into(),
-            FieldType::Time | FieldType::MicroTime | FieldType::Duration => "string".into(),
-            FieldType::RawExtension | FieldType::FieldsV1 | FieldType::Any => "interface {}".into(),
-            FieldType::Struct(id) => {
-                let def = self.schema.get(*id);
-                let mut parts = def.name.rsplit('.');
-                let name = parts.next().unwrap_or_default();
-                format!("{}.{name}", parts.next().unwrap_or_default())
-            }
-            FieldType::List(el) => format!("[]{}", self.go_type(el)),
-            FieldType::ListOf(def) => format!("[]{}", self.go_type(&def.element)),
-            FieldType::Map(el) => format!("map[string]{}", self.go_type(el)),
+    /// Makes a number what a conversion, which is no decoding, makes of it.
+    fn convert(&self, v: &mut Value, ty: &FieldType) {
+        if let Value::Float(f) = v
+            && f.fract() == 0.0
+            && f.abs() < 9.0e15
+        {
+            *v = Value::Int(*f as i64);
+        }
+        if let Value::Int(i) = v {
+            *i = match ty {
+                FieldType::Int32 => i64::from(*i as i32),
+                FieldType::UInt32 => i64::from(*i as u32),
+                _ => *i,
+            };
         }
     }
 
@@ -148,7 +159,7 @@ impl<'a> Walk<'a> {
                 return true;
             };
             self.path.key(key);
-            self.names.push(key.to_string());
+            self.names.push(field);
             let keep = self.member(v, field, known);
             self.names.pop();
             self.path.pop();
@@ -178,6 +189,9 @@ impl<'a> Walk<'a> {
     }
 
     fn value(&mut self, v: &mut Value, ty: &'a FieldType, known: Option<&Value>) -> Res<()> {
+        if self.wording == Wording::Unstructured && is_number(ty) {
+            self.convert(v, ty);
+        }
         match (ty, &mut *v) {
             (FieldType::Bool, Value::Bool(_)) => Ok(()),
             (FieldType::Int32, Value::Int(i)) if i32::try_from(*i).is_ok() => Ok(()),
@@ -203,14 +217,6 @@ impl<'a> Walk<'a> {
             }
             (FieldType::IntOrString, Value::String(_)) => Ok(()),
             (FieldType::IntOrString, Value::Int(i)) if i32::try_from(*i).is_ok() => Ok(()),
-            (FieldType::IntOrString, other) => Err(DecodeError(format!(
-                "json: cannot unmarshal {} into Go value of type int32",
-                match other {
-                    Value::Int(i) => format!("number {i}"),
-                    Value::Float(f) => format!("number {}", go::go_float(*f)),
-                    other => kind(other).to_string(),
-                }
-            ))),
             (FieldType::Time, Value::String(s)) => super::scalars::time(s).map_err(DecodeError),
             (FieldType::MicroTime, Value::String(s)) => super::scalars::micro_time(s).map_err(DecodeError),
             (FieldType::Duration, Value::String(s)) => super::scalars::duration(s).map_err(DecodeError),
@@ -264,7 +270,40 @@ fn is_number(ty: &FieldType) -> bool {
             | FieldType::UInt64
             | FieldType::Float32
             | FieldType::Float64
+            | FieldType::IntOrString
     )
+}
+
+/// Types whose own decoder is asked even where objects are converted.
+fn reads_itself(ty: &FieldType) -> bool {
+    matches!(
+        ty,
+        FieldType::IntOrString | FieldType::Time | FieldType::MicroTime | FieldType::Duration | FieldType::Quantity
+    )
+}
+
+/// Why an untyped value doesn't convert to a type.
+fn unconvertible(v: &Value, ty: &FieldType, target: &str) -> String {
+    let from = match v {
+        Value::Null => "invalid",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "int64",
+        Value::Float(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    };
+    match (ty, v) {
+        (FieldType::Struct(_), _) => format!("cannot restore struct from: {from}"),
+        (FieldType::Map(_), _) => format!("cannot restore map from {from}"),
+        (FieldType::List(_) | FieldType::ListOf(_) | FieldType::Bytes, _) => {
+            format!("cannot restore slice from {from}")
+        }
+        // Go could convert these, if JSON did.
+        (FieldType::String, Value::Int(_)) => format!("cannot convert {from} to {target}"),
+        (ty, Value::Int(_) | Value::Float(_)) if is_number(ty) => format!("cannot convert {from} to {target}"),
+        _ => format!("unrecognized type: {}", go_names::kind_name(ty)),
+    }
 }
 
 fn kind(v: &Value) -> &'static str {

@@ -13,7 +13,7 @@ mod defaults;
 mod path;
 mod scalars;
 
-pub use coerce::DecodeError;
+pub use coerce::{DecodeError, Wording};
 pub use defaults::{apply_defaults, fill_zero};
 pub use path::Path;
 
@@ -42,17 +42,22 @@ pub fn structural(schema: &SchemaRef) -> Option<&Structural> {
 
 /// Brings an object into canonical form.
 pub fn canonicalize(object: &mut Value, schema: &SchemaRef) -> Result<Report, DecodeError> {
-    canonicalize_from(object, schema, None)
+    canonicalize_from(object, schema, None, Wording::Json)
 }
 
 /// The same of an object that was made of one that is canonical: what they have in common needs no second look.
-pub fn canonicalize_from(object: &mut Value, schema: &SchemaRef, known: Option<&Map>) -> Result<Report, DecodeError> {
+pub fn canonicalize_from(
+    object: &mut Value,
+    schema: &SchemaRef,
+    known: Option<&Map>,
+    wording: Wording,
+) -> Result<Report, DecodeError> {
     if let Some(s) = structural(schema) {
         let unknown = prune::prune(object, s);
         coerce::metadata(object, schema)?;
         return Ok(Report { unknown });
     }
-    coerce::object(object, schema, known)
+    coerce::object(object, schema, known, wording)
 }
 
 /// The message of a failed strict decoding.

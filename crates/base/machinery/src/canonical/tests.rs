@@ -69,12 +69,40 @@ fn wrong_types_are_refused_in_gos_words() {
         ),
         (
             value!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": true}}}}),
-            "json: cannot unmarshal bool into Go value of type int32",
+            "json: cannot unmarshal bool into Go struct field RollingUpdate.spec.strategy.rollingUpdate.maxSurge of type int32",
         ),
     ] {
         let mut v = v;
         assert_eq!(canonicalize(&mut v, &pod_like()).unwrap_err().0, want);
     }
+}
+
+#[test]
+fn what_does_not_convert_is_told_in_the_converters_words() {
+    let converted = |v: Value| {
+        let mut v = v;
+        canonicalize_from(&mut v, &pod_like(), None, Wording::Unstructured).map(|_| v)
+    };
+    for (v, want) in [
+        (value!({"metadata": {"name": 5}}), "cannot convert int64 to string"),
+        (value!({"metadata": {"name": true}}), "unrecognized type: string"),
+        (value!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
+        (
+            value!({"metadata": {"finalizers": {"a": 1}}}),
+            "cannot restore slice from map",
+        ),
+        (value!({"spec": "text"}), "cannot restore struct from: string"),
+        (value!({"spec": {"replicas": "3"}}), "unrecognized type: int32"),
+        (value!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+        (
+            value!({"metadata": {"creationTimestamp": 5}}),
+            "json: cannot unmarshal number into Go value of type string",
+        ),
+    ] {
+        assert_eq!(converted(v).unwrap_err().0, want);
+    }
+    let cut = converted(value!({"spec": {"replicas": 4294967297_i64}})).unwrap();
+    assert_eq!(cut.at(&["spec", "replicas"]), Some(&Value::from(1)));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Bodies of writes, decoded: which kind they are, which fields are unknown, and what their defaults are.
 
 use super::negotiate::PROTOBUF;
+use keelson_api::builtin::builtin_kind_at;
 use keelson_api::codec::{Decoded, Format, Strictness, decode_text, proto, strict_error};
 use keelson_api::{ApiError, ApiResult, GroupVersion, GroupVersionKind, Object, SchemaRef, Value};
-use keelson_registry::codec::complete;
+use keelson_registry::codec::{complete, kind_error};
 use keelson_registry::strategy::Strategy;
 use keelson_registry::{Cx, FieldValidation};
 
@@ -31,7 +32,7 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
             if !matches!(envelope.content_type, "" | PROTOBUF) {
                 return Err(unrecognized(want, &"the envelope holds no protobuf", bytes));
             }
-            check_kind(envelope.api_version, envelope.kind, want)?;
+            check_kind(envelope.api_version, envelope.kind, expected, bytes)?;
             Value::from(envelope.decode(expected.schema).map_err(|e| cannot_handle(want, &e))?.0)
         }
         Format::Json | Format::Yaml => {
@@ -55,16 +56,19 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
     Ok(object)
 }
 
-fn check_kind_of(value: &Value, want: &GroupVersionKind) -> ApiResult<()> {
+fn check_kind_of(value: &Value, expected: &Expected, bytes: &[u8]) -> ApiResult<()> {
+    if let Some(why) = kind_error(value) {
+        return Err(unrecognized(expected.kind, &why, bytes));
+    }
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-    check_kind(text("apiVersion"), text("kind"), want)
+    check_kind(text("apiVersion"), text("kind"), expected, bytes)
 }
 
 /// A text that is of the expected type and says so is read once.
 fn as_expected(bytes: &[u8], format: Format, expected: &Expected, strictness: Strictness) -> Option<Decoded> {
     let schema = (!expected.custom).then_some(expected.schema)?;
     let typed = decode_text(bytes, format, Some(schema), strictness).ok()?;
-    check_kind_of(&typed.value, expected.kind).ok()?;
+    check_kind_of(&typed.value, expected, bytes).ok()?;
     Some(typed)
 }
 
@@ -72,7 +76,7 @@ fn as_expected(bytes: &[u8], format: Format, expected: &Expected, strictness: St
 fn in_two_steps(bytes: &[u8], format: Format, expected: &Expected, strictness: Strictness) -> ApiResult<Decoded> {
     let want = expected.kind;
     let any = decode_text(bytes, format, None, strictness).map_err(|e| unrecognized(want, &json_error(&e), bytes))?;
-    check_kind_of(&any.value, want)?;
+    check_kind_of(&any.value, expected, bytes)?;
     if expected.custom {
         return Ok(any);
     }
@@ -91,24 +95,57 @@ fn report(cx: &Cx, want: &GroupVersionKind, findings: Vec<String>) -> ApiResult<
     }
 }
 
-fn check_kind(api_version: &str, kind: &str, want: &GroupVersionKind) -> ApiResult<()> {
-    let expected = want.group_version();
-    if !api_version.is_empty() && GroupVersion::parse(api_version) != expected {
-        return Err(ApiError::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
-        )));
+/// What a body says that it is; what it leaves out is as expected.
+fn check_kind(api_version: &str, kind: &str, expected: &Expected, body: &[u8]) -> ApiResult<()> {
+    let want = expected.kind;
+    if api_version.matches('/').count() > 1 {
+        let why = format!("unexpected GroupVersion string: {api_version}");
+        return Err(unrecognized(want, &why, body));
     }
-    if !kind.is_empty() && kind != want.kind {
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {}: converting ({}.{kind}) to ({}.{}): unknown conversion",
-            want.version.as_str(),
-            want.kind,
-            want.version,
-            go_package(&want.group),
-            want.kind
-        )));
+    let mut said = match api_version {
+        "/" => GroupVersion::default(),
+        text => GroupVersion::parse(text),
+    };
+    if said.version.is_empty() && (said.group.is_empty() || said.group == want.group) {
+        said = want.group_version();
     }
-    Ok(())
+    let kind = if kind.is_empty() { want.kind.as_str() } else { kind };
+    let refused = |why: String| {
+        let shown = GroupVersionKind::new(&said.group, &said.version, kind);
+        Err(cannot_handle_as(&shown, want, &why))
+    };
+    let version_differs = || {
+        ApiError::bad_request(format!(
+            "the API version in the data ({said}) does not match the expected API version ({})",
+            want.group_version()
+        ))
+    };
+    if said.version.is_empty() {
+        let shown = String::from_utf8_lossy(body);
+        return refused(format!("Object 'apiVersion' is missing in '{shown}'"));
+    }
+    if said == want.group_version() && kind == want.kind {
+        return Ok(());
+    }
+    if expected.custom && said != want.group_version() {
+        return Err(version_differs());
+    }
+    if !expected.custom && builtin_kind_at(&said.to_string(), kind).is_none() {
+        return refused(format!(
+            "no kind {kind:?} is registered for version {:?} in scheme \"pkg/runtime/scheme.go:111\"",
+            said.to_string()
+        ));
+    }
+    // Events are in two groups.
+    if kind == want.kind && (said.group == want.group || kind == "Event") {
+        return Err(version_differs());
+    }
+    refused(format!(
+        "converting ({}.{kind}) to ({}.{}): unknown conversion",
+        said.version,
+        go_package(&want.group),
+        want.kind
+    ))
 }
 
 /// The last word of upstream's package for a group's internal types.
@@ -120,10 +157,14 @@ fn go_package(group: &str) -> &str {
 }
 
 fn cannot_handle(want: &GroupVersionKind, e: &dyn std::fmt::Display) -> ApiError {
+    cannot_handle_as(want, want, e)
+}
+
+fn cannot_handle_as(said: &GroupVersionKind, want: &GroupVersionKind, e: &dyn std::fmt::Display) -> ApiError {
     ApiError::bad_request(format!(
         "{} in version {:?} cannot be handled as a {}: {e}",
-        want.kind,
-        want.version.as_str(),
+        said.kind,
+        said.version.as_str(),
         want.kind
     ))
 }

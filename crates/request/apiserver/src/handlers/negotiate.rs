@@ -3,6 +3,7 @@
 use crate::request::RequestContext;
 use http::{HeaderMap, header};
 use keelson_api::codec::Format;
+use keelson_api::status::Details;
 use keelson_api::{ApiError, ApiResult, Reason};
 
 pub const JSON: &str = "application/json";
@@ -169,7 +170,11 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
     let mut out = if accept.is_empty() {
         Output::PLAIN
     } else {
-        parse_accept(accept)
+        let clauses = parse_accept(accept);
+        if offers.shapes && !offers.no_protobuf && !clauses.iter().any(is_routed) {
+            return Err(no_representation(&context.info.verb));
+        }
+        clauses
             .iter()
             .find_map(|clause| {
                 FORMATS.iter().find_map(|(format, kind, sub)| {
@@ -202,6 +207,24 @@ fn accepted(no_protobuf: bool, suffix: &str) -> String {
     list.map(|(_, kind, sub)| format!("{kind}/{sub}{suffix}"))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Whether upstream's router finds a handler of a built-in kind for a clause; it knows no `application/*`.
+fn is_routed(clause: &Clause) -> bool {
+    let any = clause.kind == "*" && clause.sub == "*";
+    any || FORMATS
+        .iter()
+        .any(|(_, kind, sub)| clause.kind == *kind && clause.sub == *sub)
+}
+
+/// The router's own refusal, which lists what a request of the verb can be answered with.
+fn no_representation(verb: &str) -> ApiError {
+    let mut list = accepted(false, "");
+    if matches!(verb, "list" | "watch") {
+        list += &format!(", {JSON};stream=watch, {PROTOBUF};stream=watch");
+    }
+    let text = format!("406: Not Acceptable\n\nAvailable representations: {list}");
+    ApiError::new(Reason::NotAcceptable, text).with_details(Details::default())
 }
 
 fn not_acceptable(offers: Offers) -> ApiError {
@@ -280,6 +303,11 @@ mod tests {
         );
         let e = negotiated("text/plain", resource).unwrap_err();
         assert_eq!((e.code, e.reason), (406, Reason::NotAcceptable));
+        assert_eq!(
+            e.message,
+            "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+        );
+        let e = negotiated("application/json;as=Other;v=v1;g=meta.k8s.io", resource).unwrap_err();
         assert_eq!(
             e.message,
             "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"

@@ -18,7 +18,12 @@ impl Engine {
         meta::wipe_system_fields(&mut obj);
         let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
         meta::ensure_namespace(&mut obj, namespace)?;
-        if !obj.resource_version().is_empty() && obj.resource_version() != "0" {
+        // What is no number upstream doesn't look at.
+        if obj
+            .resource_version()
+            .parse::<u64>()
+            .is_ok_and(|revision| revision != 0)
+        {
             return Err(ApiError::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));

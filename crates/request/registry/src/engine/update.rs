@@ -6,7 +6,7 @@ use crate::admission::{Admission, Operation};
 use crate::context::Cx;
 use crate::{managed, meta};
 use async_trait::async_trait;
-use keelson_api::{ApiError, ApiResult, Cause, Object};
+use keelson_api::{ApiError, ApiResult, Cause, Object, Reason};
 use keelson_store::{Expect, Outcome};
 use std::time::Duration;
 
@@ -157,7 +157,7 @@ impl Engine {
                 new.set_meta("resourceVersion", &revision.map(|r| r.to_string()).unwrap_or_default());
                 Ok(Attempt::Done(new, true))
             }
-            Err(e) if e.is(keelson_api::Reason::AlreadyExists) => match self.current(cx).await? {
+            Err(e) if e.is(Reason::AlreadyExists) => match self.current(cx).await? {
                 Some(now) => Ok(Attempt::Lost(Some(now))),
                 None => Err(e),
             },
@@ -196,16 +196,9 @@ impl Engine {
         let asked = match new.resource_version() {
             "" | "0" => 0,
             text => text.parse::<u64>().map_err(|_| {
-                ApiError::invalid(
-                    &cx.def.gvr.group,
-                    &cx.def.kind,
-                    &cx.name,
-                    vec![Cause::invalid(
-                        "metadata.resourceVersion",
-                        &text.into(),
-                        &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-                    )],
-                )
+                // Upstream lets Go's own error through.
+                let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+                ApiError::new(Reason::Unknown, why)
             })?,
         };
         if asked == 0 && !cx.def.strategy.allow_unconditional_update() {

@@ -1,10 +1,35 @@
 //! `batch`: Job and CronJob.
 
+use crate::Admission;
 use crate::context::Cx;
-use crate::strategy::{Behaviour, GcPolicy};
-use keelson_api::{Object, Value};
+use crate::engine::{Deleted, Engine};
+use crate::options::DeleteOptions;
+use crate::strategy::{Behaviour, GcPolicy, Hooks};
+use async_trait::async_trait;
+use keelson_api::{ApiResult, Object, Value};
+
+struct JobHooks;
+
+#[async_trait]
+impl Hooks for JobHooks {
+    async fn delete(
+        &self,
+        _: &Engine,
+        cx: &Cx,
+        _: &dyn Admission,
+        options: &DeleteOptions,
+    ) -> Option<ApiResult<Deleted>> {
+        if options.propagation_policy.is_none() && options.orphan_dependents.is_none() {
+            cx.warn(PODS_STAY);
+        }
+        None
+    }
+}
+
+const PODS_STAY: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 
 const JOB: Behaviour = Behaviour {
+    hooks: Some(&JobHooks),
     gc: GcPolicy::Orphan,
     prepare_create: job_create,
     ..Behaviour::WITH_STATUS

@@ -16,7 +16,12 @@ const SPEC_GENERATION: Behaviour = Behaviour {
     generation: Generation::Follows(&["spec"]),
     ..Behaviour::DEFAULT
 };
+const ADMISSION: Behaviour = Behaviour {
+    unconditional_update: false,
+    ..SPEC_GENERATION
+};
 const WEBHOOKS: Behaviour = Behaviour {
+    unconditional_update: false,
     generation: Generation::Follows(&["webhooks"]),
     ..Behaviour::DEFAULT
 };
@@ -173,7 +178,10 @@ fn stamp_conditions(new: &mut Object, old: &Object) {
 
 const INGRESS: Behaviour = Behaviour::WITH_STATUS;
 /// Policies have a generation that counts changes of what they say.
-const PDB: Behaviour = Behaviour::WITH_STATUS;
+const PDB: Behaviour = Behaviour {
+    unconditional_update: false,
+    ..Behaviour::WITH_STATUS
+};
 const SERVICE_CIDR: Behaviour = STATUS_KEEPS_METADATA;
 
 pub fn behaviour(group: &str, kind: &str) -> Option<&'static Behaviour> {
@@ -205,10 +213,13 @@ pub fn behaviour(group: &str, kind: &str) -> Option<&'static Behaviour> {
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             &WEBHOOKS
         }
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &Behaviour::WITH_STATUS,
-        ("admissionregistration.k8s.io", _) => &SPEC_GENERATION,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &Behaviour {
+            unconditional_update: false,
+            ..Behaviour::WITH_STATUS
+        },
+        ("admissionregistration.k8s.io", _) => &ADMISSION,
         ("apiextensions.k8s.io", _) => &super::crd::CRD,
-        ("apiregistration.k8s.io", _) => &STATUS_KEEPS_METADATA,
+        ("apiregistration.k8s.io", _) => &MIGRATION,
         ("flowcontrol.apiserver.k8s.io", _) => &Behaviour::WITH_STATUS,
         ("resource.k8s.io", "ResourceSlice" | "DeviceClass") => &RESOURCE_SLICE,
         ("resource.k8s.io", "ResourceClaim") => &RESOURCE_CLAIM,

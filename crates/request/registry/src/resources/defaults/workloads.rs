@@ -71,9 +71,8 @@ fn stateful_set(spec: &mut Map) {
     fill_absent(spec, "revisionHistoryLimit", 10i64);
     template(spec);
     each(spec, "volumeClaimTemplates", |claim| {
-        // Protobuf has no place for them, so they would come and go with the way an object was stored.
-        claim.remove("kind");
-        claim.remove("apiVersion");
+        claim.insert("apiVersion", "v1");
+        claim.insert("kind", "PersistentVolumeClaim");
         core::claim(claim);
     });
 }

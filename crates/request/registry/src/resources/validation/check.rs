@@ -1,5 +1,6 @@
 //! Collecting what is wrong, with field paths, and the formats that fields share.
 
+use crate::internal;
 use keelson_api::{Cause, Map, Quantity, Value};
 use keelson_machinery::names::{self, max_len_error, regex_error};
 
@@ -60,6 +61,11 @@ impl Errs {
     }
     pub fn invalid(&mut self, key: &str, value: impl Into<Value>, detail: &str) {
         self.list.push(Cause::invalid(self.at(key), &value.into(), detail));
+    }
+    /// The same for a struct, which is shown as a value of upstream's internal type.
+    pub fn invalid_as(&mut self, ty: &str, key: &str, value: Option<&Value>, detail: &str) {
+        let shown = internal::shown(ty, value);
+        self.list.push(Cause::invalid_shown(self.at(key), &shown, detail));
     }
     pub fn forbidden(&mut self, key: &str, detail: &str) {
         self.list.push(Cause::forbidden(self.at(key), detail));
@@ -181,6 +187,12 @@ impl Errs {
     pub fn immutable(&mut self, new: Option<&Value>, old: Option<&Value>, key: &str) {
         if !crate::strategy::same(new, old) {
             self.invalid(key, new.cloned().unwrap_or(Value::Null), IMMUTABLE);
+        }
+    }
+    /// The same for a struct of an internal type.
+    pub fn immutable_as(&mut self, ty: &str, new: Option<&Value>, old: Option<&Value>, key: &str) {
+        if !crate::strategy::same(new, old) {
+            self.invalid_as(ty, key, new, IMMUTABLE);
         }
     }
     /// A number of replicas or a percentage.

@@ -160,21 +160,21 @@ pub fn resource_field_ref(e: &mut Errs, f: &Map, volume: bool) {
     if matches!(divisor, "" | "0") {
         return;
     }
-    let (allowed, kind): (&[&str], &str) = if resource.ends_with("cpu") {
-        (&["1m", "1"], "cpu")
-    } else {
-        (
-            &[
-                "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
-            ],
-            if resource.ends_with("memory") {
-                "memory"
-            } else if resource.contains("hugepages-") {
-                "hugepages"
-            } else {
-                "local ephemeral storage"
-            },
-        )
+    let amount = resource
+        .strip_prefix("limits.")
+        .or_else(|| resource.strip_prefix("requests."));
+    let kind = match amount {
+        Some("cpu") => "cpu",
+        Some("memory") => "memory",
+        Some("ephemeral-storage") => "local ephemeral storage",
+        Some(size) if size.starts_with("hugepages-") => "hugepages",
+        _ => return,
+    };
+    let allowed: &[&str] = match kind {
+        "cpu" => &["1m", "1"],
+        _ => &[
+            "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
+        ],
     };
     if !allowed.contains(&divisor) {
         let unit = if kind == "cpu" {
@@ -184,7 +184,7 @@ pub fn resource_field_ref(e: &mut Errs, f: &Map, volume: bool) {
         };
         e.invalid(
             "divisor",
-            divisor,
+            resource,
             &format!("only divisor's values {unit} are supported with the {kind} resource"),
         );
     }

@@ -13,13 +13,38 @@ fn overcommits(name: &str) -> bool {
 
 fn resource_name(e: &mut Errs, name: &str) {
     let msgs = names::label_key(name);
-    if !msgs.is_empty() {
-        return msgs.iter().for_each(|m| e.invalid("", name, m));
+    msgs.iter().for_each(|m| e.invalid("", name, m));
+    if name.contains('/') {
+        return;
+    }
+    if msgs.is_empty() && !is_standard(name) {
+        e.invalid("", name, "must be a standard resource type or fully qualified");
     }
     let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-    if !name.contains('/') && !known {
+    if !known {
         e.invalid("", name, "must be a standard resource for containers");
     }
+}
+
+/// Whether the system knows a resource, be it of containers or of quotas.
+fn is_standard(name: &str) -> bool {
+    const COUNTED: [&str; 9] = [
+        "pods",
+        "resourcequotas",
+        "services",
+        "replicationcontrollers",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+        "services.nodeports",
+        "services.loadbalancers",
+    ];
+    let plain = name.strip_prefix("requests.").unwrap_or(name);
+    let limited = name.strip_prefix("limits.").unwrap_or(plain);
+    matches!(limited, "cpu" | "memory" | "ephemeral-storage")
+        || plain == "storage"
+        || plain.starts_with("hugepages-")
+        || COUNTED.contains(&name)
 }
 
 /// Requests and limits.

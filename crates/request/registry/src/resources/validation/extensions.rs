@@ -1,5 +1,6 @@
 //! What extends the API: webhooks, admission policies, API services; and flow control.
 
+mod flow;
 mod mutating;
 
 use super::Rules;
@@ -19,11 +20,11 @@ const API_SERVICE: Rules = Rules {
     ..Rules::NONE
 };
 const FLOW_SCHEMA: Rules = Rules {
-    object: |_, o, e| flow_schema(o, e),
+    object: |_, o, e| flow::schema(o, e),
     ..Rules::SUBDOMAIN
 };
 const PRIORITY_LEVEL: Rules = Rules {
-    object: |_, o, e| priority_level(o, e),
+    object: |_, o, e| flow::priority_level(o, e),
     ..Rules::SUBDOMAIN
 };
 const POLICY: Rules = Rules {
@@ -521,120 +522,5 @@ fn api_service(o: &Object, e: &mut Errs) {
                 }
             }
         }
-    });
-}
-
-fn flow_schema(o: &Object, e: &mut Errs) {
-    e.child(o, "spec", |e, spec| {
-        let n = spec.int("matchingPrecedence").unwrap_or(0);
-        if n <= 0 {
-            e.invalid("matchingPrecedence", n, "must be a positive value");
-        }
-        if n > 10_000 {
-            e.invalid("matchingPrecedence", n, "must not be greater than 10000");
-        }
-        if n == 1 && o.name() != "exempt" {
-            e.invalid(
-                "matchingPrecedence",
-                n,
-                "only the schema named 'exempt' may have matchingPrecedence 1",
-            );
-        }
-        e.child(spec, "distinguisherMethod", |e, m| {
-            if !matches!(s(m, "type"), "ByNamespace" | "ByUser") {
-                e.not_supported("type", m.clone(), &["ByNamespace", "ByUser"]);
-            }
-        });
-        e.child(spec, "priorityLevelConfiguration", |e, p| {
-            if s(p, "name").is_empty() {
-                e.required("name", "must reference a priority level");
-            }
-        });
-        e.each(spec, "rules", |e, _, r| {
-            if count(r, "subjects") == 0 {
-                e.required("subjects", "subjects must contain at least one value");
-            }
-            if count(r, "resourceRules") == 0 && count(r, "nonResourceRules") == 0 {
-                e.required(
-                    "",
-                    "at least one of resourceRules and nonResourceRules has to be non-empty",
-                );
-            }
-            flow_rule(e, r);
-        });
-    });
-}
-
-fn flow_rule(e: &mut Errs, r: &Map) {
-    e.each(r, "subjects", |e, _, subject| {
-        let kinds = [
-            ("User", "user"),
-            ("Group", "group"),
-            ("ServiceAccount", "serviceAccount"),
-        ];
-        let Some((_, own)) = kinds.iter().find(|(kind, _)| *kind == s(subject, "kind")) else {
-            return e.not_supported("kind", s(subject, "kind"), &["Group", "ServiceAccount", "User"]);
-        };
-        match subject.obj(own) {
-            None => e.required(
-                own,
-                &format!("{own} is required when subject kind is '{}'", s(subject, "kind")),
-            ),
-            Some(who) if s(who, "name").is_empty() => e.required(&format!("{own}.name"), ""),
-            Some(_) => {}
-        }
-    });
-    e.each(r, "resourceRules", |e, _, rule| {
-        if count(rule, "verbs") == 0 {
-            e.required("verbs", "verbs must contain at least one value");
-        }
-        for (key, what) in [("apiGroups", "api group"), ("resources", "resource")] {
-            if count(rule, key) == 0 {
-                e.required(key, &format!("resource rules must supply at least one {what}"));
-            }
-        }
-        if count(rule, "namespaces") == 0 && !is_true(rule, "clusterScope") {
-            e.required(
-                "namespaces",
-                "resource rules that are not cluster scoped must supply at least one namespace",
-            );
-        }
-    });
-}
-
-fn priority_level(o: &Object, e: &mut Errs) {
-    e.child(o, "spec", |e, spec| match s(spec, "type") {
-        "Exempt" => {
-            if spec.contains_key("limited") {
-                e.forbidden("limited", "must be nil if the type is not Limited");
-            }
-        }
-        "Limited" => {
-            if spec.contains_key("exempt") {
-                e.forbidden("exempt", "must be nil if the type is Limited");
-            }
-            match spec.obj("limited") {
-                None => e.required("limited", "must not be empty when type is Limited"),
-                Some(l) => e.within("limited", |e| {
-                    e.non_negative(l, "nominalConcurrencyShares");
-                    e.in_range(l, "lendablePercent", 0, 100);
-                    let empty = Map::new();
-                    let response = l.obj("limitResponse").unwrap_or(&empty);
-                    e.within("limitResponse", |e| match s(response, "type") {
-                        "" => e.required("type", ""),
-                        "Queue" if !response.contains_key("queuing") => {
-                            e.required("queuing", "must not be empty if limitResponse.type is Limited")
-                        }
-                        "Reject" if response.contains_key("queuing") => {
-                            e.forbidden("queuing", "must be nil if limited.limitResponse.type is not Limited")
-                        }
-                        "Queue" | "Reject" => {}
-                        other => e.not_supported("type", other, &["Queue", "Reject"]),
-                    });
-                }),
-            }
-        }
-        "" => e.required("type", ""),
-        other => e.not_supported("type", other, &["Exempt", "Limited"]),
     });
 }

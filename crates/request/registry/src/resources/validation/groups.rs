@@ -44,7 +44,7 @@ const CLUSTER_ROLE: Rules = Rules {
 const ROLE_BINDING: Rules = Rules {
     name: path_segment_errors,
     object: |_, o, e| binding(o, &["Role", "ClusterRole"], e),
-    update: |_, new, old, e| e.immutable(new.get("roleRef"), old.get("roleRef"), "roleRef"),
+    update: |_, new, old, e| e.immutable_as("rbac.RoleRef", new.get("roleRef"), old.get("roleRef"), "roleRef"),
     ..Rules::NONE
 };
 const CLUSTER_ROLE_BINDING: Rules = Rules {
@@ -107,11 +107,6 @@ const LEASE: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 
-const CLAIM: Rules = Rules {
-    update: |_, new, old, e| e.immutable(new.get("spec"), old.get("spec"), "spec"),
-    ..Rules::SUBDOMAIN
-};
-
 pub fn of(group: &str, kind: &str) -> Rules {
     match (group, kind) {
         (RBAC, "Role") => ROLE,
@@ -123,7 +118,7 @@ pub fn of(group: &str, kind: &str) -> Rules {
         (_, "PriorityClass") => PRIORITY,
         (_, "RuntimeClass") => RUNTIME_CLASS,
         (_, "Lease") => LEASE,
-        (_, "ResourceClaim" | "ResourceClaimTemplate") => CLAIM,
+        ("resource.k8s.io", kind) => super::devices::of(kind).unwrap_or(Rules::SUBDOMAIN),
         ("authentication.k8s.io" | "authorization.k8s.io", _) => Rules::NONE,
         _ => Rules::SUBDOMAIN,
     }

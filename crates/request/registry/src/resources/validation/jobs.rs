@@ -299,16 +299,16 @@ fn job_update(new: &Object, old: &Object, e: &mut Errs) {
         } else {
             e.immutable(n.get("completions"), o.get("completions"), "completions");
         }
-        e.immutable(n.get("selector"), o.get("selector"), "selector");
+        e.immutable_as("*v1.LabelSelector", n.get("selector"), o.get("selector"), "selector");
         template_update(n, o, old, e);
-        for key in [
-            "completionMode",
-            "podFailurePolicy",
-            "backoffLimitPerIndex",
-            "managedBy",
-            "successPolicy",
+        for (key, ty) in [
+            ("completionMode", "*string"),
+            ("podFailurePolicy", "*batch.PodFailurePolicy"),
+            ("backoffLimitPerIndex", "*int"),
+            ("managedBy", "*string"),
+            ("successPolicy", "*batch.SuccessPolicy"),
         ] {
-            e.immutable(n.get(key), o.get(key), key);
+            e.immutable_as(ty, n.get(key), o.get(key), key);
         }
     });
 }
@@ -360,12 +360,12 @@ fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
             }
         }
     }
-    let (now, before, key) = match suspended {
+    let (now, before) = (Value::Object(now), Value::Object(before));
+    match suspended {
         // Of a suspended job's template only the specification is looked at.
-        true => (now.get("spec").cloned(), before.get("spec").cloned(), "template.spec"),
-        false => (Some(Value::Object(now)), Some(Value::Object(before)), "template"),
-    };
-    e.immutable(now.as_ref(), before.as_ref(), key);
+        true => e.immutable_as("core.PodSpec", now.get("spec"), before.get("spec"), "template.spec"),
+        false => e.immutable_as("core.PodTemplateSpec", Some(&now), Some(&before), "template"),
+    }
 }
 
 fn cron_job(e: &mut Errs, spec: &Map) {

@@ -10,6 +10,7 @@ mod container;
 mod container_env;
 mod container_mounts;
 mod container_resources;
+mod devices;
 mod extensions;
 #[cfg(test)]
 mod golden;

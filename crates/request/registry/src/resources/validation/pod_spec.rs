@@ -115,11 +115,11 @@ fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
         match (c.str("resourceClaimName"), c.str("resourceClaimTemplateName")) {
             (Some(_), Some(_)) => {
                 let why = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                e.invalid("", c.clone(), why);
+                e.invalid_as("core.PodResourceClaim", "", Some(&Value::Object(c.clone())), why);
             }
             (None, None) => {
                 let why = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-                e.invalid("", c.clone(), why);
+                e.invalid_as("core.PodResourceClaim", "", Some(&Value::Object(c.clone())), why);
             }
             (Some(name), None) => e.format("resourceClaimName", name, names::dns1123_subdomain),
             (None, Some(name)) => e.format("resourceClaimTemplateName", name, names::dns1123_subdomain),

@@ -1,6 +1,7 @@
 //! What may not change about a pod, and through which of its subresources what may.
 
 use super::check::{Errs, count, range_error, s};
+use crate::internal;
 use crate::resources::core::qos_class;
 use crate::strategy::{restore, same};
 use keelson_api::{Map, Object, Value};
@@ -63,7 +64,7 @@ pub fn update(new: &Object, old: &Object, e: &mut Errs) {
         gated(&mut munged, &old, e);
     }
     if !same(Some(&Value::Object(munged.clone())), Some(&Value::Object(old.clone()))) {
-        let detail = difference(&old, &munged);
+        let detail = internal::difference("core.PodSpec", &Value::Object(old), &Value::Object(munged));
         e.forbidden(
             "spec",
             &format!("pod updates may not change fields other than {MUTABLE}\n{detail}"),
@@ -73,21 +74,6 @@ pub fn update(new: &Object, old: &Object, e: &mut Errs) {
 
 /// What an update may change, as upstream lists it.
 const MUTABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-
-/// The members that differ, as a diff's lines.
-fn difference(old: &Map, new: &Map) -> String {
-    let mut out = String::new();
-    let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(k)));
-    for key in keys.filter(|k| !same(old.get(k), new.get(k))) {
-        for (sign, side) in [('-', old), ('+', new)] {
-            if let Some(v) = side.get(key) {
-                let text = serde_json::to_string(v).unwrap_or_default();
-                out.push_str(&format!("{sign} {key}: {text}\n"));
-            }
-        }
-    }
-    out
-}
 
 fn tolerations(new: &Map, old: &Map, e: &mut Errs) {
     let list = |m: &Map| m.arr("tolerations").cloned().unwrap_or_default();

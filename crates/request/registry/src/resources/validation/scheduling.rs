@@ -213,7 +213,7 @@ pub fn spread(e: &mut Errs, spec: &Map) {
     e.each(spec, "topologySpreadConstraints", |e, i, c| {
         let skew = c.int("maxSkew").unwrap_or(0);
         if skew <= 0 {
-            e.invalid("maxSkew", skew, "must be greater than 0");
+            e.invalid("maxSkew", skew, "must be greater than zero");
         }
         let (key, action) = (s(c, "topologyKey"), s(c, "whenUnsatisfiable"));
         if key.is_empty() {
@@ -228,13 +228,10 @@ pub fn spread(e: &mut Errs, spec: &Map) {
         }
         if let Some(n) = c.int("minDomains") {
             if n <= 0 {
-                e.invalid("minDomains", n, "must be greater than 0");
+                e.invalid("minDomains", n, "must be greater than zero");
             }
             if action != "DoNotSchedule" {
-                let why = format!(
-                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}",
-                    if action.is_empty() { "\"\"" } else { action }
-                );
+                let why = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
                 e.invalid("minDomains", n, &why);
             }
         }

@@ -37,9 +37,10 @@ pub fn seccomp(e: &mut Errs, p: &Map) {
         ("Localhost", None) => e.required("localhostProfile", "must be set when seccomp type is Localhost"),
         ("Localhost", Some(path)) => e.local_path("localhostProfile", path),
         (_, Some(_)) => {
-            e.invalid(
+            e.invalid_as(
+                "core.SeccompProfile",
                 "localhostProfile",
-                p.clone(),
+                Some(&Value::Object(p.clone())),
                 "can only be set when seccomp type is Localhost",
             );
         }

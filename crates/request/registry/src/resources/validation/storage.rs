@@ -588,10 +588,10 @@ fn volume_update(new: &Object, old: &Object, e: &mut Errs) {
     }
     e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
     if o.contains_key("nodeAffinity") && !same(n.get("nodeAffinity"), o.get("nodeAffinity")) {
-        let shown = n.get("nodeAffinity").cloned().unwrap_or(Value::Null);
-        e.invalid(
+        e.invalid_as(
+            "*core.VolumeNodeAffinity",
             "nodeAffinity",
-            shown,
+            n.get("nodeAffinity"),
             "field is immutable, except for updating from beta label to GA",
         );
     }

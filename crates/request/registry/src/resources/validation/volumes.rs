@@ -91,7 +91,13 @@ fn source(e: &mut Errs, v: &Map, pod_name: &str) {
             continue;
         }
         if found {
-            e.forbidden(key, "may not specify more than 1 volume type");
+            // Two of them upstream spells in its own way.
+            let shown = match *key {
+                "cephfs" => "cephFS",
+                "downwardAPI" => "downwarAPI",
+                key => key,
+            };
+            e.forbidden(shown, "may not specify more than 1 volume type");
             continue;
         }
         found = true;
@@ -237,6 +243,19 @@ pub fn plain_source(e: &mut Errs, key: &str, src: &Map) {
         "photonPersistentDisk" => required(e, &["pdID"]),
         "scaleIO" => required(e, &["gateway", "system", "volumeName"]),
         "quobyte" => required(e, &["registry", "volume"]),
+        "flocker" => {
+            let (name, id) = (s(src, "datasetName"), s(src, "datasetUUID"));
+            if name.is_empty() && id.is_empty() {
+                e.required("", "one of datasetName and datasetUUID is required");
+            }
+            if !name.is_empty() && !id.is_empty() {
+                let why = "datasetName and datasetUUID can not be specified simultaneously";
+                e.invalid("", "resource", why);
+            }
+            if name.contains('/') {
+                e.invalid("datasetName", name, "must not contain '/'");
+            }
+        }
         "fc" if count(src, "targetWWNs") == 0 && count(src, "wwids") == 0 => {
             e.required("targetWWNs", "must specify either targetWWNs or wwids, but not both");
         }
@@ -272,7 +291,7 @@ fn downward_file(e: &mut Errs, file: &Map) {
             }
         }
         (None, Some(r)) => e.within("resourceFieldRef", |e| resource_field_ref(e, r, true)),
-        (None, None) => e.required("fieldRef", "one of fieldRef and resourceFieldRef is required"),
+        (None, None) => e.required("", "one of fieldRef and resourceFieldRef is required"),
     }
     e.file_mode(file, "mode");
 }

@@ -4,8 +4,9 @@ use super::Rules;
 use super::check::{Errs, count, is_zero_number_or_percent, s};
 use super::pod_spec::template;
 use super::{jobs, storage};
+use crate::internal;
 use crate::strategy::same;
-use keelson_api::{Map, Object, Value};
+use keelson_api::{Cause, Map, Object, Value};
 use keelson_machinery::names;
 use keelson_machinery::selector::LabelSelector;
 
@@ -87,7 +88,7 @@ pub fn spec_of(o: &Object, e: &mut Errs, f: impl FnOnce(&mut Errs, &Map)) {
 
 fn selector_immutable(new: &Object, old: &Object, e: &mut Errs) {
     let path = ["spec", "selector"];
-    e.immutable(new.at(&path), old.at(&path), "spec.selector");
+    e.immutable_as("*v1.LabelSelector", new.at(&path), old.at(&path), "spec.selector");
 }
 
 pub fn template_labels(spec: &Map) -> Option<&Map> {
@@ -119,7 +120,7 @@ fn selected_template(e: &mut Errs, spec: &Map, kind: &str, title: &str) {
         } else {
             "invalid label selector"
         };
-        e.invalid("selector", spec.get("selector").cloned().unwrap_or(Value::Null), why);
+        e.invalid_as("*v1.LabelSelector", "selector", spec.get("selector"), why);
     }
     matches_template(e, spec, false);
     template(e, spec);
@@ -193,7 +194,11 @@ fn deployment(e: &mut Errs, spec: &Map) {
                 e.not_more_than_100_percent(r, "maxUnavailable");
             }),
         },
-        _ => e.not_supported("", strategy.clone(), &["Recreate", "RollingUpdate"]),
+        _ => {
+            let shown = internal::shown("apps.DeploymentStrategy", Some(&Value::Object(strategy.clone())));
+            let why = format!("Unsupported value: {shown}: supported values: \"Recreate\", \"RollingUpdate\"");
+            e.push(Cause::new("FieldValueNotSupported", e.at(""), why));
+        }
     });
     for key in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         e.non_negative(spec, key);
@@ -282,9 +287,10 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
                 }
             });
         }),
-        _ => e.invalid(
+        _ => e.invalid_as(
+            "apps.StatefulSetUpdateStrategy",
             "updateStrategy",
-            strategy.clone(),
+            Some(&Value::Object(strategy.clone())),
             "must be 'RollingUpdate' or 'OnDelete'",
         ),
     }
@@ -338,7 +344,12 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
 }
 
 fn stateful_set_update(new: &Object, old: &Object, e: &mut Errs) {
-    const FIXED: [&str; 4] = ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"];
+    const FIXED: [(&str, &str); 4] = [
+        ("selector", "*v1.LabelSelector"),
+        ("volumeClaimTemplates", "[]core.PersistentVolumeClaim"),
+        ("serviceName", "string"),
+        ("podManagementPolicy", "string"),
+    ];
     const MUTABLE: [&str; 8] = [
         "minReadySeconds",
         "ordinals",
@@ -359,8 +370,8 @@ fn stateful_set_update(new: &Object, old: &Object, e: &mut Errs) {
         });
         Value::Object(m)
     };
-    for key in FIXED {
-        e.immutable(n.get(key), o.get(key), &format!("spec.{key}"));
+    for (key, ty) in FIXED {
+        e.immutable_as(ty, n.get(key), o.get(key), &format!("spec.{key}"));
     }
     if e.list.len() == before && !same(Some(&strip(n)), Some(&strip(o))) {
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";

@@ -1,0 +1,108 @@
+//! What kube-apiserver 1.37.2 said of these objects.
+
+use crate::resources::validation::tests::create;
+use keelson_api::{Value, value};
+
+fn refused(kind: &str, spec: Value) -> Vec<String> {
+    create(
+        "resource.k8s.io",
+        kind,
+        value!({"metadata": {"name": "a"}, "spec": spec}),
+    )
+}
+
+fn starts(errs: &[String], wanted: &[&str]) {
+    assert_eq!(errs.len(), wanted.len(), "{errs:#?}");
+    for (err, wanted) in errs.iter().zip(wanted) {
+        assert!(err.starts_with(wanted), "{err}\nis not\n{wanted}");
+    }
+}
+
+fn claim(name: &str, constraint: Value) -> Value {
+    value!({"devices": {
+        "requests": [{"name": name, "exactly": {"deviceClassName": "gpus", "allocationMode": "ExactCount", "count": 1}}],
+        "constraints": [constraint]}})
+}
+
+#[test]
+fn claims() {
+    let matched = |requests: Value| value!({"requests": requests, "matchAttribute": "a.b/c"});
+    assert!(refused("ResourceClaim", claim("one", matched(value!(["one"])))).is_empty());
+    starts(
+        &refused("ResourceClaim", claim("010.0.0.1", matched(value!(["one", "one"])))),
+        &[
+            "spec.devices.requests[0].name: Invalid value: \"010.0.0.1\": must not contain dots",
+            "spec.devices.constraints[0].requests[0]: Invalid value: \"one\": must be the name of a request in the claim",
+            "spec.devices.constraints[0].requests[1]: Invalid value: \"one\": must be the name of a request in the claim",
+            "spec.devices.constraints[0].requests[1]: Duplicate value: \"one\"",
+        ],
+    );
+    starts(
+        &refused("ResourceClaim", claim("one", value!({"matchAttribute": "a b"}))),
+        &[
+            "spec.devices.constraints[0].matchAttribute: Invalid value: \"a b\": a valid C identifier must start with",
+            "spec.devices.constraints[0].matchAttribute: Invalid value: \"a b\": a fully qualified name must be a domain",
+        ],
+    );
+    starts(
+        &refused("ResourceClaim", value!({"devices": {"requests": [{"name": "one"}]}})),
+        &["spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required"],
+    );
+}
+
+#[test]
+fn templates_have_no_metadata_but_labels_and_annotations() {
+    let template = value!({"metadata": {"labels": {"a": "b"}, "finalizers": ["a"]}, "spec": {"devices": {}}});
+    starts(
+        &refused("ResourceClaimTemplate", template),
+        &["spec.metadata.finalizers: Forbidden: cannot be set"],
+    );
+}
+
+#[test]
+fn classes() {
+    starts(
+        &refused("DeviceClass", value!({"extendedResourceName": "a b"})),
+        &[
+            "spec.extendedResourceName: Invalid value: \"a b\": a name must be a domain-prefixed path",
+            "spec.extendedResourceName: Invalid value: \"a b\": name part must consist of alphanumeric characters",
+        ],
+    );
+}
+
+#[test]
+fn slices() {
+    let slice = |device: Value| value!({"driver": "a.b", "nodeName": "n1", "pool": {"name": "n1", "generation": 1, "resourceSliceCount": 1}, "devices": [device]});
+    let attributes = value!({"index": {"int": 1}, "release": {"version": "1.2.3-rc.1"}});
+    assert!(refused("ResourceSlice", slice(value!({"name": "d", "attributes": attributes}))).is_empty());
+    let attributes = value!({"index": {"int": 1, "string": ""}, "model": {}, "release": {"version": "01"}});
+    starts(
+        &refused(
+            "ResourceSlice",
+            slice(value!({"name": "d", "nodeName": "n1", "attributes": attributes})),
+        ),
+        &[
+            "spec.devices[0].attributes[index]: Invalid value: \"{int, string}\": must specify exactly one of: `int`, `bool`",
+            "spec.devices[0].attributes[model]: Invalid value: \"\": must specify one of: `int`, `bool`",
+            "spec.devices[0].attributes[release].version: Invalid value: \"01\": must be a string compatible with semver.org",
+            "spec.devices[0]: Invalid value: null: `nodeName`, `nodeSelector` and `allNodes` can only be set if",
+        ],
+    );
+}
+
+#[test]
+fn taint_rules() {
+    let long = "a".repeat(64);
+    starts(
+        &refused(
+            "DeviceTaintRule",
+            value!({"deviceSelector": {"driver": long}, "taint": {}}),
+        ),
+        &[
+            "spec.deviceSelector.driver: Too long: may not be more than 63 bytes",
+            "spec.taint.key: Invalid value: \"\": name part must be non-empty",
+            "spec.taint.key: Invalid value: \"\": name part must consist of alphanumeric characters",
+            "spec.taint.effect: Required value",
+        ],
+    );
+}
