@@ -1,11 +1,13 @@
-//! What the server has written in the last seconds: the cache, which the store tells of it, and the next update of the same
-//! object needn't read what was known when it was written.
+//! What the server has written in the last seconds: the cache, which the store tells of it, needn't read what was known when
+//! it was written.
 //!
 //! A value is known by its place in memory, which is held meanwhile, so that whoever asks has the very bytes that were written.
 //! Stores that hand out copies (etcd's, sealed values) find nothing here, and read.
+//!
+//! Objects are not kept: what the server itself puts together needn't be in the form that reading gives (an empty text that is
+//! left out when it is written), and the next update begins with that form.
 
 use bytes::Bytes;
-use keelson_api::Object;
 use keelson_cache::Attributes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 
 /// How long something is kept: what follows a write follows soon.
 const KEPT: Duration = Duration::from_secs(5);
-/// The most bytes of values; their objects take some times as much.
+/// The most bytes of values.
 const MOST_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
@@ -33,7 +35,6 @@ type Place = (usize, usize);
 struct Known {
     value: Bytes,
     attributes: Attributes,
-    object: Option<Object>,
 }
 
 fn place(value: &[u8]) -> Place {
@@ -41,13 +42,12 @@ fn place(value: &[u8]) -> Place {
 }
 
 impl Recent {
-    /// Before a value goes to the store. `object`: what reading it would give, without a revision.
-    pub fn note(&self, value: &Bytes, attributes: Attributes, object: Option<Object>) {
+    /// Before a value goes to the store.
+    pub fn note(&self, value: &Bytes, attributes: Attributes) {
         let now = Instant::now();
         let known = Known {
             value: value.clone(),
             attributes,
-            object,
         };
         // What is forgotten is dropped when the lock is free.
         let _forgotten = {
@@ -61,10 +61,6 @@ impl Recent {
     /// What selectors see of a value.
     pub fn attributes(&self, value: &[u8]) -> Option<Attributes> {
         Some(self.0.lock().known.get(&place(value))?.attributes.clone())
-    }
-    /// The object that a value is of, without a revision.
-    pub fn object(&self, value: &[u8]) -> Option<Object> {
-        self.0.lock().known.get(&place(value))?.object.clone()
     }
 }
 
@@ -89,18 +85,17 @@ mod tests {
     use super::*;
 
     fn note(recent: &Recent, value: &Bytes) {
-        recent.note(value, Attributes::default(), Some(Object::new()));
+        recent.note(value, Attributes::default());
     }
 
     #[test]
     fn a_value_is_known_by_its_place_and_no_copy_is() {
         let (recent, value) = (Recent::default(), Bytes::from(vec![1u8; 100]));
         note(&recent, &value);
-        assert!(recent.object(&value.clone()).is_some());
-        assert!(recent.attributes(&value).is_some());
+        assert!(recent.attributes(&value.clone()).is_some());
         let copy = value.to_vec();
-        assert!(recent.object(&copy).is_none());
-        assert!(recent.object(&value[..99]).is_none());
+        assert!(recent.attributes(&copy).is_none());
+        assert!(recent.attributes(&value[..99]).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -108,11 +103,11 @@ mod tests {
         let recent = Recent::default();
         let values: Vec<Bytes> = (0..3).map(|_| Bytes::from(vec![0u8; MOST_BYTES / 2])).collect();
         values.iter().for_each(|v| note(&recent, v));
-        assert!(recent.object(&values[0]).is_none() && recent.object(&values[1]).is_some());
+        assert!(recent.attributes(&values[0]).is_none() && recent.attributes(&values[1]).is_some());
         tokio::time::advance(2 * KEPT).await;
         let last = Bytes::from(vec![1u8]);
         note(&recent, &last);
-        assert!(recent.object(&values[2]).is_none() && recent.object(&last).is_some());
+        assert!(recent.attributes(&values[2]).is_none() && recent.attributes(&last).is_some());
         assert_eq!(recent.0.lock().bytes, 1);
     }
 }

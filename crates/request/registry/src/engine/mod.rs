@@ -130,10 +130,7 @@ impl Engine {
             .storage
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
-        let mut object = match self.recent.object(bytes) {
-            Some(object) => object,
-            None => codec::decode_stored(storage, key, bytes, revision)?,
-        };
+        let mut object = codec::decode_stored(storage, key, bytes, revision)?;
         if let Some(c) = &def.converter {
             object = convert_one(c.as_ref(), object, &def.api_version()).await?;
         }
@@ -155,9 +152,7 @@ impl Engine {
         let value = codec::encode_stored(storage, &stored)?;
         // Definitions of custom resources change, and with them what is known of their objects.
         if !cx.dry_run && storage.codec == StorageCodec::Protobuf {
-            let attributes = codec::attributes_in(storage, &stored);
-            let as_read = cx.def.converter.is_none().then_some(stored);
-            self.recent.note(&value, attributes, as_read);
+            self.recent.note(&value, codec::attributes_in(storage, &stored));
         }
         Ok(value)
     }
