@@ -93,7 +93,7 @@ impl Cluster {
             compaction(&mut running, store.store(), interval);
         }
         if let Some(plan) = config.snapshots.plan(own) {
-            components.spawn("store-snapshots", move |stop| {
+            running.spawn("store-snapshots", move |stop| {
                 snapshot::schedule::run(snapshots.clone(), plan.clone(), stop)
             });
         }
