@@ -11,7 +11,7 @@ ok() { echo "ok  $*"; }
 k create namespace snapped >/dev/null
 k -n snapped create configmap before --from-literal=is=there >/dev/null
 k -n snapped create secret generic sealed --from-literal=is=sealed >/dev/null
-FILE=$(store save | sed -n 's/^\(.*\.db\): .*/\1/p'); [ -f "$FILE" ] && ok "a snapshot of a server that runs" || fail "a snapshot of a server that runs"
+FILE=$(store save --kubeconfig "$KUBECONFIG_FILE" | sed -n 's/^\(.*\.db\): .*/\1/p'); [ -f "$FILE" ] && ok "a snapshot of a server that runs" || fail "a snapshot of a server that runs"
 [ "$(stat -c %a "$FILE")" = 600 ] && ok "it is its owner's" || fail "it is its owner's: $(stat -c %a "$FILE")"
 store ls | grep -F "$FILE" >/dev/null && ok "it is listed" || fail "it is listed"
 store check "$FILE" | grep -E '[0-9]+ keys at revision' >/dev/null && ok "it is whole" || fail "it is whole"

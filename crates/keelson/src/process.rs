@@ -6,11 +6,14 @@ use crate::supervise::Supervisor;
 use anyhow::Context;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads: two suffice for a small node, and each costs memory.
 const MOST_THREADS: usize = 4;
 const STACK_BYTES: usize = 2 << 20;
+/// What threads are in the middle of, when all else has stopped: an image that is unpacked is unpacked anew at the next start.
+const LAST: Duration = Duration::from_secs(2);
 
 /// The signals that ask a process to stop.
 pub struct Stopping {
@@ -55,21 +58,22 @@ pub fn run(
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, MOST_THREADS);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(64)
         .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
-        .block_on(async {
-            let stopping = Stopping {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            };
-            work(stopping).await
-        })?;
-    Ok(ExitCode::SUCCESS)
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(async {
+        let stopping = Stopping {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        work(stopping).await
+    });
+    runtime.shutdown_timeout(LAST);
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// Runs what `start` starts until a signal, and stops it then. A signal while it starts ends that.
