@@ -27,7 +27,7 @@ then=$(k -n snapped get configmap after -o jsonpath='{.metadata.resourceVersion}
 said=$(store restore "$FILE" 2>&1) && fail "a store that is in use is not restored" || true
 [[ $said = *"in use by process"* ]] && ok "a store that is in use is not restored" || fail "a store in use: $said"
 conformance/cluster.sh stop
-head -c 20000 "$FILE" >"$STATE/half"
+head -c 30000 "$FILE" >"$STATE/half"
 said=$(store restore "$STATE/half" 2>&1) && fail "half a file makes no store" || true
 [[ $said = *"cut short"* ]] && ok "half a file makes no store" || fail "half a file: $said"
 store save >/dev/null && ok "a snapshot without a server" || fail "a snapshot without a server"
