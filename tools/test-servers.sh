@@ -1,13 +1,14 @@
 #!/bin/bash
 # test-servers.sh: three machines (network namespaces joined by a bridge) become one cluster of servers by nothing but a token: an etcd that they run,
 # secrets shared, an agent over all of them; servers are killed, the leader among them, members of etcd too, while a client writes and counts. Four minutes.
-# env: KEELSON=program, ETCD=its etcd, NET=first three numbers of the machines' network, KUBECTL=kubectl, ROUNDS=how many failures at random (3), SEED
+# env: KEELSON=program, ETCD=its etcd, NET=first three numbers of the machines' network, KUBECTL=kubectl, ROUNDS=how many failures at random (3), SEED;
+#      FAILURES="link:1 machine:2 member:0 server:0": these in place of random ones
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.9} ETCD=${ETCD:-$(command -v etcd)} KUBECTL=${KUBECTL:-kubectl}
-ROUNDS=${ROUNDS:-3} SEED=${SEED:-$RANDOM} S=$(mktemp -d /tmp/keelson-servers.XXXXXX) BRIDGE=klm-bridge
+ROUNDS=${ROUNDS:-3} FAILURES=${FAILURES:-} SEED=${SEED:-$RANDOM} S=$(mktemp -d /tmp/keelson-servers.XXXXXX) BRIDGE=klm-bridge
 RANDOM=$SEED; echo "seed $SEED"
 on() { local n=$1; shift; nsenter --net=/run/netns/klm$n "$@"; }
 k() { # of the first server that answers
@@ -37,7 +38,7 @@ cleanup() {
   status=$?
   [ $status = 0 ] || {
     echo "=== the client was told:"; cat "$S/said" 2>/dev/null || true
-    for n in 0 1 2 3; do echo "=== machine $n:"; tail -15 "$S/$n.log" "$S/$n/etcd.log" 2>/dev/null || true; done
+    for n in 0 1 2 3; do echo "=== machine $n:"; tail -n 40 "$S/$n.log" "$S/$n/etcd.log" 2>/dev/null || true; done
   }
   [ -z "${WRITER:-}" ] || kill "$WRITER" 2>/dev/null || true
   for n in 3 2 1 0; do end "$S/$n.pid"; end "$S/$n/etcd.pid"; done
@@ -97,7 +98,7 @@ writer() {
   local n=0 at=0 last now
   last=$(date +%s%3N)
   while [ ! -e "$S/enough" ]; do
-    if on 3 timeout 5 "$KUBECTL" --kubeconfig "$S/config" --server https://$NET.1$at:6443 --request-timeout=3s create configmap "w$n" --from-literal=n=$n >/dev/null 2>"$S/said" || grep -q AlreadyExists "$S/said"; then
+    if on 3 timeout 5 "$KUBECTL" --kubeconfig "$S/config" --server https://$NET.1$at:6443 --request-timeout=3s create configmap "w$n" --from-literal=n=$n >/dev/null 2>"$S/said" || grep -q 'already exists' "$S/said"; then
       echo $n >>"$S/acknowledged"; n=$((n + 1)); now=$(date +%s%3N); echo $((now - last)) >>"$S/gaps"; last=$now
     else at=$(((at + 1) % 3)); fi
   done
@@ -131,8 +132,9 @@ n=$(lead); n=${n#klm}
 lose server "$n"; within 25 "the leader was killed: another leads" other
 back "$n"; within 60 "all are back" settled
 KINDS=(server member machine link)
-for round in $(seq "$ROUNDS"); do
-  kind=${KINDS[RANDOM % 4]} n=$((RANDOM % 3)); echo "round $round of $ROUNDS: $kind $n"
+[ -n "$FAILURES" ] || for _ in $(seq "$ROUNDS"); do FAILURES+=" ${KINDS[RANDOM % 4]}:$((RANDOM % 3))"; done
+for failure in $FAILURES; do
+  kind=${failure%:*} n=${failure#*:}; echo "$kind $n, of$FAILURES"
   lose "$kind" "$n"; back "$n"; within 90 "all are back" settled
 done
 touch "$S/enough"; wait "$WRITER" || true; WRITER=
