@@ -1,6 +1,6 @@
 #!/bin/bash
-# test-cluster.sh: the store over a real etcd; two machines that become a cluster; then a real cluster in a network namespace: the new user's path with
-# kubectl, kill -9 under load, the quick conformance list, snapshots, storage, and a removal that leaves no trace. Ends only what it started. About 15 minutes.
+# test-cluster.sh: the store over a real etcd; two machines that become a cluster, of both families too; three servers that fail; then a real cluster in a network namespace: the new user's path with
+# kubectl, kill -9 under load, the quick conformance list, snapshots, storage, and a removal that leaves no trace. Ends only what it started. About 20 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."; PROFILE=${PROFILE:-release}
 export KEELSON=$PWD/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson
@@ -11,6 +11,8 @@ step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p
 step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
 step "the store over etcd"; tools/test-etcd.sh
 step "two machines"; tools/test-nodes.sh
+step "both families"; FAMILIES=64 tools/test-families.sh
+step "three servers"; FAILURES=link:1 tools/test-servers.sh
 step "starting a cluster"
 conformance/cluster.sh down >/dev/null 2>&1 || true
 trap 'status=$?; [ $status = 0 ] || { echo "=== failed; the end of the server log:"; tail -60 $STATE/server.log; conformance/cluster.sh kubectl get pods,events -A 2>/dev/null | tail -60; }; conformance/cluster.sh down >/dev/null 2>&1 || true; exit $status' EXIT

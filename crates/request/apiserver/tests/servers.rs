@@ -182,7 +182,9 @@ async fn only_administrators_have_snapshots_taken() {
     let binding = value!({"metadata": {"name": "all"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"},
         "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "ana"}]});
-    api.post(&format!("{rbac}/clusterrolebindings"), binding).await.expect(201);
+    api.post(&format!("{rbac}/clusterrolebindings"), binding)
+        .await
+        .expect(201);
     let ana = api.called_by("ana", &["system:authenticated"]);
     ana.until("/metrics", |a| a.code == 200).await;
     ana.call("POST", PATH, "", "", Vec::new()).await.expect(403);

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
+use socket2::SockRef;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -302,6 +303,8 @@ impl Place {
         Box::pin(async move {
             let stream = TcpStream::connect(self.authority.as_str()).await?;
             stream.set_nodelay(true)?;
+            // What is sent and not even received ends the connection, without a ping.
+            SockRef::from(&stream).set_tcp_user_timeout(Some(ALIVE_WITHIN))?;
             let io: Box<dyn Io> = match &self.tls {
                 Some((name, connector)) => Box::new(connector.connect(name.clone(), stream).await?),
                 None => Box::new(stream),
