@@ -1,6 +1,7 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use crate::access::{self, Access};
+use crate::kubelet_options::KubeletOptions;
 use crate::process::Log;
 use crate::{components, families, store};
 use anyhow::{Context, bail};
@@ -8,9 +9,11 @@ use clap::Args;
 use ipnet::IpNet;
 use keelson_apiserver::audit::{self, Policy};
 use keelson_kubelet::Verification;
+use keelson_kubelet::configuration::Document;
 use keelson_network::underlay::Mode;
 use keelson_sys::nft::Family;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,9 +111,6 @@ pub struct Options {
     /// Domain of the cluster [default: cluster.local]
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
-    /// Most pods on this node [default: 110]
-    #[arg(long, env = "KEELSON_MAX_PODS", value_name = "N")]
-    pub max_pods: Option<u32>,
     /// Directory of static pod manifests [default: DATA_DIR/manifests]
     #[arg(long, env = "KEELSON_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
@@ -121,9 +121,6 @@ pub struct Options {
     /// /keelson for the default one]
     #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
     pub cgroup_root: Option<String>,
-    /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
-    #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
-    pub eviction_hard: Option<Vec<String>>,
     /// YAML file that says which resources are sealed in the store, and how (EncryptionConfiguration); "none": none are
     /// [default: secrets, by a key in DATA_DIR/pki; with --etcd-servers none]
     #[arg(long, env = "KEELSON_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
@@ -162,6 +159,9 @@ pub struct Options {
     /// The etcd program that runs beside this server [default: the one on PATH]
     #[arg(long, env = "KEELSON_ETCD_PROGRAM", value_name = "FILE")]
     pub etcd_program: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub kubelet: KubeletOptions,
     /// etcd servers (http://HOST:PORT or https://HOST:PORT) to keep the cluster's objects in [default: a store in DATA_DIR]
     #[arg(long, env = "KEELSON_ETCD_SERVERS", value_name = "LIST", value_delimiter = ',')]
     pub etcd_servers: Option<Vec<String>>,
@@ -219,15 +219,6 @@ pub enum Component {
     Controllers,
 }
 
-/// Below this, pods are ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threshold {
-    MemoryBytes(u64),
-    DiskPercent(u64),
-    InodesPercent(u64),
-    ProcessesPercent(u64),
-}
-
 /// Options with everything decided.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -240,7 +231,8 @@ pub struct Config {
     pub images: Option<PathBuf>,
     pub registries: Option<PathBuf>,
     pub mirrors_only: bool,
-    pub image_pull_verification: Verification,
+    /// `None`: the kubelet's configuration decides.
+    pub image_pull_verification: Option<Verification>,
     pub disable: Vec<Component>,
     pub bind_address: IpAddr,
     pub api_port: u16,
@@ -252,12 +244,13 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
-    pub max_pods: u32,
     pub manifests: PathBuf,
     /// Where the link to the kubelet's directory is to be.
     pub kubelet_link: Option<PathBuf>,
     pub cgroup_root: String,
-    pub eviction: Vec<Threshold>,
+    /// What the kubelet is told beyond that, and the node's labels.
+    pub kubelet: Document,
+    pub node_labels: BTreeMap<String, String>,
     pub encryption: keelson_seal::Source,
     pub audit: Option<(Policy, audit::Settings)>,
     pub access: access::Settings,
@@ -289,13 +282,23 @@ pub fn read_file<T: serde::de::DeserializeOwned>(file: Option<&Path>) -> anyhow:
     Ok(Some(options))
 }
 
-/// The options of a server's file: those about access have a list of their own.
-fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
+/// A file's options, with those of these names apart: lists of their own. `None`: there is no file.
+pub type Apart = (serde_json::Map<String, serde_json::Value>, serde_json::Value);
+pub fn read_apart(file: Option<&Path>, names: Vec<String>) -> anyhow::Result<Option<Apart>> {
     // A file may have nothing but remarks.
     let Some(all) = read_file::<Option<serde_json::Map<String, serde_json::Value>>>(file)? else {
         return Ok(None);
     };
     let mut all = all.unwrap_or_default();
+    let apart = names.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
+    Ok(Some((all, serde_json::Value::Object(apart))))
+}
+
+/// The options of a server's file: those about access and the kubelet have lists of their own.
+fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
+    let Some((mut all, kubelet)) = read_apart(file, KubeletOptions::names())? else {
+        return Ok(None);
+    };
     let access = Access::names();
     let access = access.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
     let invalid = || {
@@ -305,8 +308,13 @@ fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
         )
     };
     let access = serde_json::from_value(serde_json::Value::Object(access)).with_context(invalid)?;
+    let kubelet = serde_json::from_value(kubelet).with_context(invalid)?;
     let options: Options = serde_json::from_value(serde_json::Value::Object(all)).with_context(invalid)?;
-    Ok(Some(Options { access, ..options }))
+    Ok(Some(Options {
+        access,
+        kubelet,
+        ..options
+    }))
 }
 
 impl Options {
@@ -314,11 +322,12 @@ impl Options {
     pub fn read_file(mut self) -> anyhow::Result<Options> {
         if let Some(mut other) = read_options(self.config.as_deref())? {
             self.access.fill(std::mem::take(&mut other.access));
+            self.kubelet.fill(std::mem::take(&mut other.kubelet));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
-                max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, encryption_provider_config,
+                manifests, kubelet_link, cgroup_root, encryption_provider_config,
                 encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
                 audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers, etcd_cafile,
                 etcd_certfile, etcd_keyfile, etcd_prefix,
@@ -334,7 +343,21 @@ impl Options {
         self.read_file()?.decide()
     }
 
+    /// What these options say of this node's kubelet, as its flags: that goes before its own files.
+    fn of_kubelet(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("port", self.kubelet_port.map(|p| p.to_string())),
+            ("address", self.bind_address.map(|ip| ip.to_string())),
+            (
+                "pod-manifest-path",
+                self.manifests.as_ref().map(|m| m.display().to_string()),
+            ),
+        ];
+        all.into_iter().filter_map(|(flag, said)| Some((flag, said?))).collect()
+    }
+
     fn decide(mut self) -> anyhow::Result<Config> {
+        let kubelet = self.kubelet.resolve(&self.of_kubelet())?;
         let data_dir = absolute(self.data_dir.take().unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         let encryption = crate::secrets::source(
             self.encryption_provider_config.as_deref(),
@@ -378,11 +401,16 @@ impl Options {
             images: self.images,
             registries: self.registries,
             mirrors_only: self.disable_default_registry_endpoint.unwrap_or(false),
-            image_pull_verification: Verification::parse(
-                &self.image_pull_credentials_verification_policy.unwrap_or_default(),
-                &self.preloaded_images_verification_allowlist.unwrap_or_default(),
-            )
-            .map_err(|e| anyhow::anyhow!("image-pull-credentials-verification-policy: {e}"))?,
+            image_pull_verification: match (
+                self.image_pull_credentials_verification_policy,
+                self.preloaded_images_verification_allowlist,
+            ) {
+                (None, None) => None,
+                (policy, list) => Some(
+                    Verification::parse(&policy.unwrap_or_default(), &list.unwrap_or_default())
+                        .map_err(|e| anyhow::anyhow!("image-pull-credentials-verification-policy: {e}"))?,
+                ),
+            },
             disable: self
                 .disable
                 .unwrap_or_default()
@@ -402,7 +430,6 @@ impl Options {
             service_cidrs,
             cluster_dns,
             cluster_domain,
-            max_pods: self.max_pods.unwrap_or(110),
             manifests: self.manifests.unwrap_or_else(|| data_dir.join("manifests")),
             kubelet_link: match self.kubelet_link {
                 Some(none) if none == Path::new("none") => None,
@@ -410,12 +437,8 @@ impl Options {
                 None => Some(crate::kubelet_link::DEFAULT.into()),
             },
             cgroup_root: self.cgroup_root.unwrap_or_else(|| cgroup_root(&data_dir)),
-            eviction: self
-                .eviction_hard
-                .unwrap_or_default()
-                .iter()
-                .map(|s| threshold(s))
-                .collect::<anyhow::Result<_>>()?,
+            kubelet,
+            node_labels: self.kubelet.labels()?,
             encryption,
             audit,
             access,
@@ -577,41 +600,6 @@ fn component(name: &str) -> anyhow::Result<Component> {
     })
 }
 
-/// `memory.available<100Mi`, `nodefs.available<10%`
-pub fn threshold(text: &str) -> anyhow::Result<Threshold> {
-    let wrong = || format!("--eviction-hard {text}: the form is memory.available<100Mi or nodefs.available<10%");
-    let (signal, value) = text.trim().split_once('<').with_context(wrong)?;
-    let percent = || {
-        value
-            .strip_suffix('%')
-            .and_then(|p| p.parse().ok())
-            .filter(|p| *p <= 100)
-            .with_context(wrong)
-    };
-    Ok(match signal {
-        "memory.available" => {
-            let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("", 1)];
-            let (number, unit) = units
-                .iter()
-                .find_map(|(name, unit)| Some((value.strip_suffix(name)?, *unit)))
-                .with_context(wrong)?;
-            Threshold::MemoryBytes(
-                number
-                    .parse::<u64>()
-                    .ok()
-                    .and_then(|n| n.checked_mul(unit))
-                    .with_context(wrong)?,
-            )
-        }
-        "nodefs.available" => Threshold::DiskPercent(percent()?),
-        "nodefs.inodesFree" => Threshold::InodesPercent(percent()?),
-        "pid.available" => Threshold::ProcessesPercent(percent()?),
-        _ => bail!(
-            "--eviction-hard {signal}: known are memory.available, nodefs.available, nodefs.inodesFree and pid.available"
-        ),
-    })
-}
-
 pub fn host_name() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
     Ok(name.trim().to_lowercase())
@@ -642,12 +630,6 @@ mod tests {
         assert_eq!(config.access.api_audiences, ["a", "b"]);
         assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
         assert_eq!(config.cluster_dns, ["10.50.0.10".parse::<IpAddr>().unwrap()]);
-        assert_eq!(
-            threshold("memory.available<100Mi").unwrap(),
-            Threshold::MemoryBytes(100 << 20)
-        );
-        assert_eq!(threshold("nodefs.available<1%").unwrap(), Threshold::DiskPercent(1));
-        assert!(threshold("nodefs.available<1").is_err() && threshold("disk<1%").is_err());
         let on = |name: &str, ip: Option<&str>| {
             let options = Options {
                 network_interface: Some(name.into()),

@@ -17,6 +17,7 @@ mod image;
 mod issue;
 mod kubeconfig;
 mod kubelet_link;
+mod kubelet_options;
 mod kubelets;
 mod lock;
 mod logging;

@@ -163,12 +163,13 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         true => config.dns_port.to_string(),
         false => "none".into(),
     };
-    Ok(keelson_kubelet::Config {
-        eviction: components::kubelet::eviction(&config.eviction),
+    let mut node_labels = config.node_labels.clone();
+    node_labels.insert(keelson_dns::publish::LABEL.to_string(), dns);
+    let mut kubelet = keelson_kubelet::Config {
         node_name: config.node_name.clone(),
         node_ips: config.node_ips.iter().map(ToString::to_string).collect(),
         hostname: config.node_name.clone(),
-        node_labels: [(keelson_dns::publish::LABEL.to_string(), dns)].into(),
+        node_labels,
         known_as,
         root_dir: root,
         pod_logs_dir: config.data_dir.join("logs/pods"),
@@ -176,9 +177,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: config.cluster_domain.clone(),
         static_pod_path: Some(config.manifests.clone()),
-        max_pods: config.max_pods,
         resolv_conf: keelson_dns::resolv::real(Path::new("/etc/resolv.conf")),
-        image_pull_verification: config.image_pull_verification.clone(),
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
         tls: Some(ServingTls {
@@ -186,5 +185,10 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
             client_ca: access.client_ca_pem.into_bytes(),
         }),
         ..keelson_kubelet::Config::default()
-    })
+    };
+    config.kubelet.apply(&mut kubelet).map_err(anyhow::Error::msg)?;
+    if let Some(policy) = &config.image_pull_verification {
+        kubelet.image_pull_verification = policy.clone();
+    }
+    Ok(kubelet)
 }

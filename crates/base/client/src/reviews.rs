@@ -45,9 +45,27 @@ impl Shown {
     }
 }
 
-const TOKEN_TTL: Duration = Duration::from_secs(120);
-const ALLOW_TTL: Duration = Duration::from_secs(300);
-const DENY_TTL: Duration = Duration::from_secs(30);
+/// How long answers are remembered; zero: not at all. The defaults are upstream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remember {
+    /// Whose a token is, and that it is nobody's.
+    pub tokens: Duration,
+    /// That somebody may do something.
+    pub allowed: Duration,
+    /// That he may not.
+    pub denied: Duration,
+}
+
+impl Default for Remember {
+    fn default() -> Self {
+        Remember {
+            tokens: Duration::from_secs(120),
+            allowed: Duration::from_secs(300),
+            denied: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Decisions remembered at most; at that many all are forgotten. Of tokens only their hashes are kept: strangers send them, as
 /// long as they like.
 const MAX_CACHE: usize = 4096;
@@ -58,6 +76,7 @@ type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
 pub struct Reviews {
     rest: Rest,
     anonymous: bool,
+    times: Remember,
     tokens: Cache<[u8; 32], Option<User>>,
     decisions: Cache<(User, String), bool>,
 }
@@ -81,9 +100,14 @@ fn remember<K: std::hash::Hash + Eq, V>(cache: &Cache<K, V>, key: K, value: V, t
 impl Reviews {
     /// `anonymous`: who shows nothing is `system:anonymous`, rather than nobody.
     pub fn new(rest: Rest, anonymous: bool) -> Self {
+        Self::remembering(rest, anonymous, Remember::default())
+    }
+
+    pub fn remembering(rest: Rest, anonymous: bool, times: Remember) -> Self {
         Reviews {
             rest,
             anonymous,
+            times,
             tokens: Mutex::default(),
             decisions: Mutex::default(),
         }
@@ -118,7 +142,7 @@ impl Reviews {
             name: status["user"]["username"].as_str().unwrap_or_default().to_owned(),
             groups: strings(&status["user"]["groups"]),
         });
-        remember(&self.tokens, key, user.clone(), TOKEN_TTL);
+        remember(&self.tokens, key, user.clone(), self.times.tokens);
         Ok(user)
     }
 
@@ -136,7 +160,7 @@ impl Reviews {
             .post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &body)
             .await?;
         let allowed = answer["status"]["allowed"] == true;
-        let ttl = if allowed { ALLOW_TTL } else { DENY_TTL };
+        let ttl = if allowed { self.times.allowed } else { self.times.denied };
         remember(&self.decisions, key, allowed, ttl);
         Ok(allowed)
     }

@@ -3,6 +3,8 @@
 
 use crate::cluster::{Cluster, parts};
 use crate::config::{self, Config, Options as ServerOptions, fill};
+use crate::kubelet_options::KubeletOptions;
+use anyhow::Context;
 use clap::Args;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -72,9 +74,6 @@ pub struct Options {
     /// Port of the DNS server on the node's address [default: 10053]
     #[arg(long, env = "KEELSON_DNS_PORT", value_name = "PORT")]
     pub dns_port: Option<u16>,
-    /// Most pods on this node [default: 110]
-    #[arg(long, env = "KEELSON_MAX_PODS", value_name = "N")]
-    pub max_pods: Option<u32>,
     /// Directory of static pod manifests [default: DATA_DIR/manifests]
     #[arg(long, env = "KEELSON_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
@@ -85,9 +84,9 @@ pub struct Options {
     /// the default one]
     #[arg(long, env = "KEELSON_CGROUP_ROOT", value_name = "PATH")]
     pub cgroup_root: Option<String>,
-    /// When pods are ended to keep the node alive [default: memory.available<100Mi,nodefs.available<10%]
-    #[arg(long, env = "KEELSON_EVICTION_HARD", value_name = "LIST", value_delimiter = ',')]
-    pub eviction_hard: Option<Vec<String>>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub kubelet: KubeletOptions,
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -99,11 +98,14 @@ pub struct Options {
 impl Options {
     /// With what the file says.
     pub fn read_file(mut self) -> anyhow::Result<Options> {
-        if let Some(other) = config::read_file::<Options>(self.config.as_deref())? {
+        if let Some((all, kubelet)) = config::read_apart(self.config.as_deref(), KubeletOptions::names())? {
+            let invalid = "the configuration file is not valid";
+            let other: Options = serde_json::from_value(serde_json::Value::Object(all)).context(invalid)?;
+            self.kubelet.fill(serde_json::from_value(kubelet).context(invalid)?);
             fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable,
-                bind_address, kubelet_port, dns_port, max_pods, manifests, kubelet_link, cgroup_root, eviction_hard, log, log_format);
+                bind_address, kubelet_port, dns_port, manifests, kubelet_link, cgroup_root, log, log_format);
         }
         if let Some(other) = self
             .disable
@@ -135,11 +137,10 @@ impl Options {
             bind_address: this.bind_address,
             kubelet_port: this.kubelet_port,
             dns_port: this.dns_port,
-            max_pods: this.max_pods,
             manifests: this.manifests,
             kubelet_link: this.kubelet_link,
             cgroup_root: this.cgroup_root,
-            eviction_hard: this.eviction_hard,
+            kubelet: this.kubelet,
             log: this.log,
             log_format: this.log_format,
             cluster_cidr: cluster.map(|c| parts(&c.cluster_cidr)),

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)]
 
 use anyhow::Context;
+use keelson_kubelet::configuration::Document;
 use keelson_kubelet::{Config, ServingTls};
 use std::collections::HashMap;
 use std::path::Path;
@@ -39,7 +40,10 @@ async fn main() -> anyhow::Result<()> {
         image_gc_high_percent: 100,
         ..Config::default()
     };
-    cfg.eviction.nodefs_available_percent = 1;
+    let mut said = Document::default();
+    said.flag("eviction-hard", "nodefs.available<1%,memory.available<100Mi")
+        .and_then(|()| said.apply(&mut cfg))
+        .map_err(anyhow::Error::msg)?;
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     tokio::spawn(async move {

@@ -1,37 +1,59 @@
 //! The kubelet's settings.
 
 use anyhow::Context;
+use keelson_client::reviews::Remember;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Thresholds below which the node ends pods to stay alive.
-#[derive(Clone, Debug)]
-pub struct Eviction {
-    pub memory_available: u64,
-    /// Parts of the file system, in percent.
-    pub nodefs_available_percent: u64,
-    pub nodefs_inodes_percent: u64,
-    /// Processes left, in percent of the machine's.
-    pub pid_available_percent: u64,
-    /// How long a condition stays after the pressure has gone.
-    pub transition: Duration,
+pub use crate::eviction::threshold::Eviction;
+
+/// Whether containers may be swapped out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Swap {
+    #[default]
+    None,
+    /// Burstable pods, in proportion to what they ask of the memory.
+    Limited,
 }
 
-impl Default for Eviction {
+impl Swap {
+    pub fn name(self) -> &'static str {
+        match self {
+            Swap::None => "NoSwap",
+            Swap::Limited => "LimitedSwap",
+        }
+    }
+}
+
+/// What only a kubelet that is a program of its own is told; beside other components the program knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alone {
+    /// The runtime's socket, as `unix:///PATH`; empty: not told.
+    pub runtime: String,
+    /// Where health is told; port 0: nowhere.
+    pub health: SocketAddr,
+    /// By which the kubelet is known: certificate and key. `None`: by one that nobody vouches for.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Authorities of clients' certificates.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Default for Alone {
     fn default() -> Self {
-        Eviction {
-            memory_available: 100 << 20,
-            nodefs_available_percent: 10,
-            nodefs_inodes_percent: 5,
-            pid_available_percent: 5,
-            transition: Duration::from_secs(300),
+        Alone {
+            runtime: String::new(),
+            health: SocketAddr::from((Ipv4Addr::LOCALHOST, 10248)),
+            cert: None,
+            key: None,
+            client_ca: None,
         }
     }
 }
@@ -64,6 +86,7 @@ impl ServingTls {
 
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub alone: Option<Alone>,
     pub node_name: String,
     /// The node's addresses, the main one first; at most one a family.
     pub node_ips: Vec<String>,
@@ -82,17 +105,44 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     pub static_pod_path: Option<PathBuf>,
     pub max_pods: u32,
+    /// Pods for each CPU at most; zero: only `max_pods` counts.
+    pub pods_per_core: u32,
     /// Processes a pod may have; `None` is no limit.
     pub pod_pids_limit: Option<i64>,
     pub eviction: Eviction,
-    /// Amounts kept from pods: `cpu`, `memory`, `ephemeral-storage`.
-    pub reserved: BTreeMap<String, String>,
+    /// Amounts kept from pods, for the machine's own services and for the node's: `cpu`, `memory`, `ephemeral-storage`, `pid`.
+    pub system_reserved: BTreeMap<String, String>,
+    pub kube_reserved: BTreeMap<String, String>,
+    /// CPUs kept from pods, as a list, and how many those are.
+    pub reserved_cpus: Option<(String, i64)>,
+    /// For whom limits hold as a whole: `pods`, `system-reserved`, `kube-reserved`, or those two with `-compressible`.
+    pub enforce: BTreeSet<String>,
+    /// Where the machine's own services run, and the node's.
+    pub system_reserved_cgroup: String,
+    pub kube_reserved_cgroup: String,
     pub node_labels: BTreeMap<String, String>,
+    /// What the cloud calls this machine.
+    pub provider_id: String,
+    /// The kubelet makes its own Node.
+    pub register_node: bool,
+    /// How often the node is looked at, and how often its status is told although nothing has changed.
+    pub status_update: Duration,
+    pub status_report: Duration,
+    /// How many images the status names; `None`: all.
+    pub status_images: Option<usize>,
     /// `key=value:effect`.
     pub register_taints: Vec<String>,
     /// Sysctls allowed beyond the safe ones; a trailing `*` matches a prefix.
     pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
+    pub swap: Swap,
+    /// The kubelet doesn't start where the machine swaps, or has cgroups of version 1.
+    pub fail_swap_on: bool,
+    pub fail_cgroup_v1: bool,
+    /// When memory runs out in a container only one process ends. `None`: as the version of cgroups has it.
+    pub single_process_oom_kill: Option<bool>,
+    /// CPU limits hold.
+    pub cpu_quota: bool,
     /// Where the server listens; `None` runs without a server.
     pub listen: Option<SocketAddr>,
     /// The port told in the node's status.
@@ -100,10 +150,20 @@ pub struct Config {
     pub tls: Option<ServingTls>,
     /// Clients without credentials may not use the server when this is false (the default).
     pub anonymous: bool,
+    /// How long the API server's answers about tokens and rights are remembered.
+    pub reviews: Remember,
+    /// exec, attach, logs and the like are served; the machine's logs are.
+    pub debugging_handlers: bool,
+    pub system_logs: bool,
     pub lease_duration: Duration,
     /// The largest a container's log grows, and how many files are kept.
     pub log_max_size: u64,
     pub log_max_files: usize,
+    /// How often logs are looked at.
+    pub log_monitor: Duration,
+    /// Images are pulled one after the other; several at the same time.
+    pub serialize_pulls: Option<bool>,
+    pub parallel_pulls: Option<usize>,
     /// Images are removed from the first percentage of the disk on, down to the second.
     pub image_gc_high_percent: u64,
     pub image_gc_low_percent: u64,
@@ -119,6 +179,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            alone: None,
             node_name: String::new(),
             node_ips: Vec::new(),
             hostname: String::new(),
@@ -131,20 +192,42 @@ impl Default for Config {
             resolv_conf: "/etc/resolv.conf".into(),
             static_pod_path: None,
             max_pods: 110,
+            pods_per_core: 0,
             pod_pids_limit: None,
             eviction: Eviction::default(),
-            reserved: BTreeMap::new(),
+            system_reserved: BTreeMap::new(),
+            kube_reserved: BTreeMap::new(),
+            reserved_cpus: None,
+            enforce: BTreeSet::from(["pods".into()]),
+            system_reserved_cgroup: String::new(),
+            kube_reserved_cgroup: String::new(),
             node_labels: BTreeMap::new(),
+            provider_id: String::new(),
+            register_node: true,
+            status_update: Duration::from_secs(10),
+            status_report: Duration::from_secs(300),
+            status_images: Some(50),
             register_taints: Vec::new(),
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
+            swap: Swap::None,
+            fail_swap_on: false,
+            fail_cgroup_v1: false,
+            single_process_oom_kill: None,
+            cpu_quota: true,
             listen: Some(SocketAddr::from(([0, 0, 0, 0], 10250))),
             port: 10250,
             tls: None,
             anonymous: false,
+            reviews: Remember::default(),
+            debugging_handlers: true,
+            system_logs: true,
             lease_duration: Duration::from_secs(40),
             log_max_size: 10 << 20,
             log_max_files: 5,
+            log_monitor: Duration::from_secs(10),
+            serialize_pulls: None,
+            parallel_pulls: None,
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_min_age: Duration::from_secs(120),

@@ -10,6 +10,7 @@ use crate::metrics::rates::Rates;
 use crate::node::NodeState;
 use crate::pods;
 use crate::probes::Probes;
+use crate::resources::cgroup;
 use crate::resources::quantity::ResourceList;
 use crate::status::manager::StatusManager;
 use crate::volumes::Volumes;
@@ -122,6 +123,29 @@ impl Kubelet {
 
     pub fn instant_at(&self, at: jiff::Timestamp) -> Instant {
         self.instant_of(at.as_nanosecond() as i64)
+    }
+
+    /// What containers are held to their limits by.
+    pub fn limits(&self) -> cgroup::Node {
+        let unified = self.host.unified_cgroups();
+        cgroup::Node {
+            memory: self.machine.memory as i64,
+            swap: self.machine.swap as i64,
+            hugepage_sizes: self.machine.hugepage_sizes(),
+            unified,
+            cpu_quota: self.cfg.cpu_quota,
+            swap_behaviour: self.cfg.swap,
+            oom_group: unified && !self.cfg.single_process_oom_kill.unwrap_or(false),
+        }
+    }
+
+    /// The limits of a pod's cgroup.
+    pub fn pod_limits(&self, pod: &Pod, pids: Option<i64>) -> cgroup::CgroupLimits {
+        let mut limits = cgroup::pod_limits(pod, pids);
+        if !self.cfg.cpu_quota {
+            limits.cpu_quota = None;
+        }
+        limits
     }
 
     pub fn cgroup_of(&self, pod: &Pod) -> String {

@@ -13,6 +13,7 @@
 pub mod act;
 pub mod backoff;
 pub mod config;
+pub mod configuration;
 pub mod eviction;
 pub mod fake;
 pub mod gc;
@@ -37,7 +38,7 @@ pub mod volumes;
 pub mod worker;
 
 pub use act::pulled::Verification;
-pub use config::{Config, Eviction, ServingTls};
+pub use config::{Alone, Config, Eviction, ServingTls};
 pub use host::Host;
 pub use run::{build, run, run_built, run_on};
 pub use shared::unshare;

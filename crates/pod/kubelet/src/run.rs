@@ -1,18 +1,23 @@
 //! Puts the kubelet together and runs it until it is told to stop.
 
+use crate::act::images::{self, Images};
 use crate::backoff::Backoff;
-use crate::config::Config;
+use crate::config::{Config, Swap};
 use crate::host::real::RealHost;
-use crate::host::{Host, Layout};
+use crate::host::{Host, Layout, Machine};
 use crate::kubelet::Kubelet;
 use crate::metrics::Metrics;
 use crate::node::{self, NodeState};
+use crate::resources::cgroup::{self, CgroupLimits};
+use crate::resources::qos::Qos;
+use crate::resources::quantity::{self, ResourceList};
 use crate::sources;
 use crate::status::manager::StatusManager;
 use crate::volumes::{Csi, Tools, Volumes};
 use crate::worker::Workers;
 use crate::{eviction, gc, pleg, server};
 use anyhow::Context;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_client::{Informer, InformerOptions, Recorder, Rest};
 use keelson_cri::{CriClients, v1 as cri};
 use parking_lot::Mutex;
@@ -88,9 +93,11 @@ pub async fn build(
     let fs = host
         .fs_stats(&layout.root)
         .with_context(|| format!("measuring {}", layout.root.display()))?;
-    let capacity = node::status::capacity(&machine, &fs, cfg.max_pods);
+    let capacity = node::status::capacity(&machine, &fs, &cfg);
     let allocatable = node::status::allocatable(&capacity, &cfg);
-    make_root_cgroups(&*host, &cfg, &allocatable);
+    judge(&*host, &machine, &cfg)?;
+    make_root_cgroups(&*host, &machine, &cfg, &capacity, &allocatable);
+    enforce_reserved(&*host, &cfg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
@@ -123,7 +130,7 @@ pub async fn build(
         classes: Informer::start(&rest, InformerOptions::default(), &stop),
         node,
         crash: Mutex::new(Backoff::new(Duration::from_secs(10), cfg.crash_backoff_max)),
-        images: Default::default(),
+        images: Images::new(parallel_pulls(&cfg)),
         image_gc: Default::default(),
         probes: Default::default(),
         userns: Default::default(),
@@ -175,12 +182,91 @@ async fn ask_version(cri: &CriClients, stop: &CancellationToken) -> anyhow::Resu
     unreachable!("the loop only ends by returning")
 }
 
+/// How many images are pulled at the same time.
+fn parallel_pulls(cfg: &Config) -> usize {
+    match (cfg.serialize_pulls, cfg.parallel_pulls) {
+        (Some(true), _) => 1,
+        (_, Some(n)) => n,
+        (Some(false), None) => tokio::sync::Semaphore::MAX_PERMITS,
+        (None, None) => images::PARALLEL,
+    }
+}
+
+/// A machine that isn't as the settings want it is refused.
+fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()> {
+    if cfg.fail_swap_on && machine.swap > 0 {
+        anyhow::bail!("running with swap on is not supported, please disable swap or set --fail-swap-on flag to false");
+    }
+    if cfg.fail_cgroup_v1 && !host.unified_cgroups() {
+        anyhow::bail!(
+            "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a \
+             future release"
+        );
+    }
+    if cfg.swap == Swap::Limited && !host.unified_cgroups() {
+        anyhow::bail!("swap feature is enabled and LimitedSwap but it is only supported with cgroupv2");
+    }
+    if cfg.single_process_oom_kill == Some(false) && !host.unified_cgroups() {
+        anyhow::bail!(
+            "invalid configuration: singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+        );
+    }
+    Ok(())
+}
+
+/// Holds the machine's own services and the node's to what is reserved for them, where that is wanted. Their cgroups are
+/// made by whoever starts them.
+fn enforce_reserved(host: &dyn Host, cfg: &Config) -> anyhow::Result<()> {
+    for (kind, what, group, list) in [
+        (
+            "system-reserved",
+            "System",
+            &cfg.system_reserved_cgroup,
+            &cfg.system_reserved,
+        ),
+        ("kube-reserved", "Kube", &cfg.kube_reserved_cgroup, &cfg.kube_reserved),
+    ] {
+        let whole = cfg.enforce.contains(kind);
+        if !whole && !cfg.enforce.contains(&format!("{kind}-compressible")) {
+            continue;
+        }
+        let amount = |name: &str| list.get(name).map(|t| Quantity(t.clone()));
+        let bytes = amount("memory").map(|q| quantity::value(&q));
+        let limits = CgroupLimits {
+            cpu_shares: amount("cpu").map(|q| cgroup::shares(quantity::milli(&q))),
+            cpu_quota: None,
+            memory: bytes.filter(|_| whole),
+            pids: amount("pid").map(|q| quantity::value(&q)).filter(|_| whole),
+        };
+        let set = host.group(group).and_then(|_| host.update_cgroup(group, &limits));
+        set.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => anyhow::anyhow!("{group:?} cgroup does not exist"),
+            _ => e.into(),
+        })
+        .with_context(|| format!("Failed to enforce {what} Reserved Cgroup Limits on {group:?}"))?;
+    }
+    Ok(())
+}
+
 /// The cgroups above those of pods: all pods together get what the node gives to pods.
-fn make_root_cgroups(host: &dyn Host, cfg: &Config, allocatable: &crate::resources::quantity::ResourceList) {
-    use crate::resources::cgroup::{self, CgroupLimits};
-    use crate::resources::{qos::Qos, quantity};
+fn make_root_cgroups(
+    host: &dyn Host,
+    machine: &Machine,
+    cfg: &Config,
+    capacity: &ResourceList,
+    allocatable: &ResourceList,
+) {
+    // The margin of evictions is theirs to use: otherwise the kernel would end them before the kubelet does.
+    let reserved = |name| match cfg.enforce.contains("pods") {
+        true => (node::status::reserved(cfg, name) + 999) / 1000,
+        false => 0,
+    };
+    let left = |there_is: i64, name| Some(there_is - reserved(name)).filter(|left| *left > 0);
+    // Without a reserve that is all there is: a limit from before is lifted.
     let all = CgroupLimits {
         cpu_shares: Some(cgroup::shares(quantity::milli_of(Some(allocatable), "cpu"))),
+        memory: left(quantity::value_of(Some(capacity), "memory"), "memory"),
+        pids: left(machine.max_pids, "pid"),
         ..CgroupLimits::default()
     };
     let least = CgroupLimits {

@@ -29,6 +29,25 @@ async fn the_node_registers_and_keeps_its_lease() {
     assert_ne!(node.api.get(lease).unwrap()["spec"]["renewTime"], first);
 }
 
+/// Pods are told of what is left for them, and held to it; the margin of evictions is theirs.
+#[tokio::test(start_paused = true)]
+async fn what_is_reserved_is_kept_from_pods() {
+    use keelson_kubelet::Host;
+    let node = Node::start_with(|c| {
+        let amounts = [("cpu", "200m"), ("memory", "64Mi"), ("pid", "100")];
+        c.kube_reserved = amounts.map(|(k, v)| (k.into(), v.into())).into();
+    })
+    .await;
+    let machine = node.host.machine().unwrap();
+    let all = node.host.cgroup("/kubepods").unwrap();
+    assert_eq!(all.memory, Some(machine.memory as i64 - (64 << 20)));
+    assert_eq!(all.pids, Some(machine.max_pids - 100));
+    let allocatable = node.api.get("nodes/n1").unwrap()["status"]["allocatable"].clone();
+    let left = (machine.memory >> 20) - 64 - 100;
+    assert_eq!(allocatable["memory"], format!("{left}Mi"));
+    assert_eq!(allocatable["cpu"], format!("{}m", machine.cpus * 1000 - 200));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_runs_and_is_deleted() {
     let node = Node::start().await;

@@ -1,21 +1,21 @@
 //! The kubelet. Alone it reaches its runtime by CRI's socket, whoever's that is.
 
-mod file;
+mod flags;
 
 use super::LogOptions;
 use super::front::{Front, plain, secure};
 use super::reach::Reach;
-use crate::config::{self, Threshold};
-use crate::families;
 use crate::supervise::Supervisor;
+use crate::{config, families, kubelet_options};
 use anyhow::{Context, ensure};
 use clap::Args;
-use file::File;
+use flags::Flags;
 use keelson_cri::CriClients;
-use keelson_kubelet::{Config, Eviction, ServingTls};
+use keelson_kubelet::configuration::Document;
+use keelson_kubelet::{Alone, Config, ServingTls};
 use keelson_pki::San;
 use keelson_pki::authority::{Authority, CertSpec};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,30 +25,16 @@ pub fn spawn(components: &mut Supervisor, client: kube::Client, runtime: CriClie
     });
 }
 
-/// Upstream's defaults, but for what is said.
-pub fn eviction(thresholds: &[Threshold]) -> Eviction {
-    let mut eviction = Eviction::default();
-    for threshold in thresholds {
-        match *threshold {
-            Threshold::MemoryBytes(n) => eviction.memory_available = n,
-            Threshold::DiskPercent(n) => eviction.nodefs_available_percent = n,
-            Threshold::InodesPercent(n) => eviction.nodefs_inodes_percent = n,
-            Threshold::ProcessesPercent(n) => eviction.pid_available_percent = n,
-        }
-    }
-    eviction
-}
-
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     #[command(flatten)]
     reach: Reach,
-    /// YAML file with a KubeletConfiguration, kubelet.config.k8s.io/v1beta1; the command line wins
+    /// YAML file with a KubeletConfiguration, kubelet.config.k8s.io/v1beta1; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The runtime's socket: unix:///PATH [needed here or in the file]
-    #[arg(long, value_name = "URL")]
-    container_runtime_endpoint: Option<String>,
+    /// Directory of further ones: those that end in .conf are merged over it, in the order of their names
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
     /// This node's name [default: the host name]
     #[arg(long, value_name = "NAME")]
     hostname_override: Option<String>,
@@ -62,26 +48,25 @@ pub struct Options {
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     node_labels: Vec<String>,
     #[command(flatten)]
-    file: File,
+    flags: Flags,
     #[command(flatten)]
     log: LogOptions,
 }
 
 impl Options {
-    /// What the kubelet is told, where its runtime is, and where health is told.
-    fn settings(mut self) -> anyhow::Result<(Config, String, SocketAddr)> {
-        let file = match &self.config {
-            Some(path) => self.file.or(file::read(path).context("--config")?),
-            None => self.file,
+    /// What the kubelet is told.
+    fn settings(self) -> anyhow::Result<(Config, Alone)> {
+        let mut document = Document::read(self.config.as_deref(), self.config_dir.as_deref())?;
+        self.flags.add_to(&mut document)?;
+        let mut settings = Config {
+            alone: Some(Alone::default()),
+            ..Config::default()
         };
-        let endpoint = self
-            .container_runtime_endpoint
-            .take()
-            .or(file.container_runtime_endpoint.clone());
-        let endpoint = endpoint.context("--container-runtime-endpoint says where the runtime is: give it")?;
+        document.apply(&mut settings).map_err(anyhow::Error::msg)?;
+        let alone = settings.alone.clone().unwrap_or_default();
         ensure!(
-            endpoint.starts_with("unix:///"),
-            "--container-runtime-endpoint {endpoint}: the form is unix:///PATH"
+            !alone.runtime.is_empty(),
+            "--container-runtime-endpoint, or containerRuntimeEndpoint in the file, says where the runtime is: give it"
         );
         let node_name = match self.hostname_override {
             Some(name) => name.trim().to_lowercase(),
@@ -91,60 +76,22 @@ impl Options {
             [] => vec![families::default_address(true)?],
             given => families::addresses("--node-ip", given)?,
         };
-        let labels = self.node_labels.iter().map(|pair| {
-            let (key, value) = pair
-                .split_once('=')
-                .with_context(|| format!("--node-labels {pair}: the form is KEY=VALUE"))?;
-            anyhow::Ok((key.to_string(), value.to_string()))
-        });
-        let root_dir = config::absolute(self.root_dir)?;
-        let defaults = Config::default();
-        let health = SocketAddr::new(
-            file.healthz_bind_address.unwrap_or(Ipv4Addr::LOCALHOST.into()),
-            file.healthz_port.unwrap_or(10248),
-        );
-        let port = file.port.unwrap_or(defaults.port);
-        let thresholds = file.eviction_hard()?;
         let settings = Config {
-            tls: Some(serving(&file, &node_name, &node_ips)?),
-            listen: Some(SocketAddr::new(
-                file.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-                port,
-            )),
-            port,
+            tls: Some(serving(&alone, &node_name, &node_ips)?),
             node_ips: node_ips.iter().map(IpAddr::to_string).collect(),
             hostname: node_name.clone(),
             node_name,
-            node_labels: labels.collect::<anyhow::Result<_>>()?,
-            register_taints: file.register_with_taints.unwrap_or_default(),
-            root_dir,
-            pod_logs_dir: file.pod_logs_dir.unwrap_or(defaults.pod_logs_dir),
-            cgroup_root: file
-                .cgroup_root
-                .filter(|r| !r.is_empty())
-                .unwrap_or(defaults.cgroup_root),
-            cluster_dns: file.cluster_dns.unwrap_or_default(),
-            cluster_domain: file.cluster_domain.unwrap_or(defaults.cluster_domain),
-            resolv_conf: file.resolv_conf.unwrap_or(defaults.resolv_conf),
-            static_pod_path: file.pod_manifest_path,
-            max_pods: file.max_pods.unwrap_or(defaults.max_pods),
-            pod_pids_limit: file.pod_max_pids.filter(|n| *n > 0),
-            eviction: eviction(&thresholds),
-            allowed_unsafe_sysctls: file.allowed_unsafe_sysctls.unwrap_or_default(),
-            seccomp_default: file.seccomp_default.unwrap_or(false),
-            log_max_files: file.container_log_max_files.unwrap_or(defaults.log_max_files),
-            image_gc_high_percent: file.image_gc_high_threshold.unwrap_or(defaults.image_gc_high_percent),
-            image_gc_low_percent: file.image_gc_low_threshold.unwrap_or(defaults.image_gc_low_percent),
-            anonymous: file.anonymous_auth.unwrap_or(false),
-            ..defaults
+            node_labels: kubelet_options::labels(self.node_labels.iter().map(String::as_str))?,
+            root_dir: config::absolute(self.root_dir)?,
+            ..settings
         };
-        Ok((settings, endpoint, health))
+        Ok((settings, alone))
     }
 }
 
 /// By which this kubelet is known, and whose certificates it knows.
-fn serving(file: &File, node: &str, ips: &[IpAddr]) -> anyhow::Result<ServingTls> {
-    let client_ca = match &file.client_ca_file {
+fn serving(alone: &Alone, node: &str, ips: &[IpAddr]) -> anyhow::Result<ServingTls> {
+    let client_ca = match &alone.client_ca {
         Some(path) => {
             let pem = secure::read(path)?;
             secure::roots(&pem).with_context(|| format!("--client-ca-file {}", path.display()))?;
@@ -152,11 +99,11 @@ fn serving(file: &File, node: &str, ips: &[IpAddr]) -> anyhow::Result<ServingTls
         }
         None => Vec::new(),
     };
-    if let (Some(cert), Some(key)) = (&file.tls_cert_file, &file.tls_private_key_file) {
+    if let (Some(cert), Some(key)) = (&alone.cert, &alone.key) {
         return ServingTls::fixed(secure::read(cert)?.as_bytes(), secure::read(key)?.as_bytes(), client_ca);
     }
     ensure!(
-        file.tls_cert_file.is_none() && file.tls_private_key_file.is_none(),
+        alone.cert.is_none() && alone.key.is_none(),
         "--tls-cert-file and --tls-private-key-file belong together: give both or neither"
     );
     let sans = std::iter::once(San::Dns(node.to_string()))
@@ -168,14 +115,14 @@ fn serving(file: &File, node: &str, ips: &[IpAddr]) -> anyhow::Result<ServingTls
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let (log, reach) = (options.log.clone(), options.reach.clone());
-    let (settings, endpoint, health) = options.settings()?;
+    let (settings, alone) = options.settings()?;
     let root_dir = settings.root_dir.clone();
     super::run(&log, Some(&root_dir), async || {
         let client = reach.client().await?;
-        let runtime = CriClients::connect(&endpoint).await?;
+        let runtime = CriClients::connect(&alone.runtime).await?;
         let mut components = Supervisor::default();
         let front = Front::of(components.health(), &["/healthz"]);
-        plain::start(&mut components, "healthz", health, front).await?;
+        plain::start(&mut components, "healthz", alone.health, front).await?;
         spawn(&mut components, client, runtime, settings);
         Ok(components)
     })
@@ -192,7 +139,7 @@ mod tests {
         options: Options,
     }
 
-    fn settings(line: &str) -> anyhow::Result<(Config, String, SocketAddr)> {
+    fn settings(line: &str) -> anyhow::Result<(Config, Alone)> {
         let words = ["x", "--kubeconfig", "k", "--node-ip", "10.0.0.1"].into_iter();
         Line::try_parse_from(words.chain(line.split_whitespace()))?
             .options
@@ -207,19 +154,24 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             settings(&format!("--config {} --port 11250", path.display()))
         };
-        let (config, endpoint, health) = with(
+        let (config, alone) = with(
             "containerRuntimeEndpoint: unix:///r.sock\nport: 10251\nhealthzPort: 0\nclusterDNS: [10.96.0.10]\nmaxPods: 20\n\
              authentication: {anonymous: {enabled: false}, webhook: {cacheTTL: 0s, enabled: true}}\n\
              authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 0s}}\nsyncFrequency: 0s\n\
-             evictionHard: {memory.available: 200Mi}\n",
+             evictionHard: {memory.available: 200Mi}\ncgroupRoot: /k\npodLogsDir: /logs\n",
         )
         .unwrap();
         assert_eq!(
-            (config.port, endpoint.as_str(), health.port()),
+            (config.port, alone.runtime.as_str(), alone.health.port()),
             (11250, "unix:///r.sock", 0)
         );
+        assert_eq!(config.listen.unwrap().to_string(), "0.0.0.0:11250");
         assert_eq!((config.max_pods, config.cluster_dns[0].as_str()), (20, "10.96.0.10"));
-        assert_eq!(config.eviction.memory_available, 200 << 20);
+        assert_eq!(
+            (config.cgroup_root.as_str(), config.pod_logs_dir),
+            ("/k", "/logs".into())
+        );
+        assert_eq!(config.eviction.hard.len(), 1, "what isn't named isn't looked at");
         for (wrong, named) in [
             (
                 "containerRuntimeEndpoint: unix:///r\ncgroupDriver: systemd\n",
@@ -231,7 +183,11 @@ mod tests {
             ),
             (
                 "containerRuntimeEndpoint: unix:///r\nauthorization: {mode: AlwaysAllow}\n",
-                "authorization.mode",
+                "mode AlwaysAllow",
+            ),
+            (
+                "containerRuntimeEndpoint: unix:///r\ntlsCertFile: /c\n",
+                "--tls-private-key-file",
             ),
             ("containerRuntimeEndpoint: tcp://r\n", "unix:///"),
             ("port: 10250\n", "--container-runtime-endpoint"),
@@ -240,5 +196,32 @@ mod tests {
             assert!(refused.contains(named), "{wrong}: {refused}");
         }
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn every_flag_of_the_table_is_taken() {
+        let (config, alone) = settings(
+            "--container-runtime-endpoint unix:///r --max-pods=30 --pod-max-pids -1 --seccomp-default --anonymous-auth=true \
+             --eviction-hard memory.available<1Gi --eviction-hard=nodefs.available<5% --system-reserved cpu=1 --cgroup-driver=cgroupfs \
+             --healthz-port 0 --read-only-port 0 --client-ca-file= --node-labels a=b,c=d --fail-swap-on=false",
+        )
+        .unwrap();
+        assert_eq!(
+            (config.max_pods, config.pod_pids_limit, alone.health.port()),
+            (30, None, 0)
+        );
+        assert!(config.seccomp_default && config.anonymous);
+        assert_eq!((config.eviction.hard.len(), config.node_labels.len()), (2, 2));
+        for (wrong, named) in [
+            ("--cgroup-driver systemd", "systemd isn't asked for cgroups"),
+            ("--max-pods many", "--max-pods"),
+            ("--node-labels node-role.kubernetes.io/x=", "--node-labels"),
+            ("--image-gc-high-threshold 50", "imageGCLowThresholdPercent"),
+            ("--cloud-provider external", "--cloud-provider"),
+        ] {
+            let refused = settings(&format!("--container-runtime-endpoint unix:///r {wrong}")).unwrap_err();
+            let refused = format!("{refused:#}");
+            assert!(refused.contains(named), "{wrong}: {refused}");
+        }
     }
 }

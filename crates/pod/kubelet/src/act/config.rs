@@ -136,8 +136,7 @@ pub struct Config<'a> {
     pub volume_groups: &'a [i64],
     pub seccomp_root: &'a std::path::Path,
     pub seccomp_default: bool,
-    pub memory_capacity: i64,
-    pub hugepage_sizes: &'a [String],
+    pub limits: &'a cgroup::Node,
 }
 
 pub fn container(input: Config) -> Result<cri::ContainerConfig, String> {
@@ -206,12 +205,7 @@ pub fn container(input: Config) -> Result<cri::ContainerConfig, String> {
         stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(cgroup::container_resources(
-                pod,
-                c,
-                input.memory_capacity,
-                input.hugepage_sizes,
-            )),
+            resources: Some(cgroup::container_resources(pod, c, input.limits)),
             security_context: Some(security_context),
         }),
         stop_signal,

@@ -62,7 +62,10 @@ pub fn config(pod: &Pod, cluster: &ClusterDns) -> DnsConfig {
     } else if cluster_first && !cluster.servers.is_empty() {
         let ns = pods::namespace(pod);
         let domain = cluster.domain;
-        let mut searches = vec![format!("{ns}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+        let mut searches = match domain {
+            "" => Vec::new(),
+            _ => vec![format!("{ns}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()],
+        };
         searches.extend(cluster.host.searches.iter().cloned());
         Resolver {
             servers: cluster.servers.to_vec(),

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Pulls at the same time; more wait their turn.
-const PARALLEL: usize = 5;
+pub const PARALLEL: usize = 5;
 
 /// Why a container can't start: the reason that stands in its status, and the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +42,13 @@ pub struct Images {
     pub pulled: Pulled,
 }
 
-impl Default for Images {
-    fn default() -> Self {
+impl Images {
+    /// `parallel`: images pulled at the same time.
+    pub fn new(parallel: usize) -> Self {
         Images {
             backoff: Mutex::new(Backoff::new(Duration::from_secs(10), Duration::from_secs(300))),
             last_error: Mutex::default(),
-            pulls: Semaphore::new(PARALLEL),
+            pulls: Semaphore::new(parallel),
             pulled: Pulled::default(),
         }
     }

@@ -164,8 +164,7 @@ impl Context<'_> {
             volume_groups: &kl.volumes.groups(pod),
             seccomp_root: &kl.layout.root.join("seccomp"),
             seccomp_default: kl.cfg.seccomp_default,
-            memory_capacity: kl.machine.memory as i64,
-            hugepage_sizes: &kl.machine.hugepage_sizes(),
+            limits: &kl.limits(),
         })?;
         config.devices = devices;
         Ok(config)

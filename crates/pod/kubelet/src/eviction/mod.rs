@@ -4,6 +4,7 @@
 
 mod rank;
 mod reclaim;
+pub mod threshold;
 
 use crate::kubelet::Kubelet;
 use crate::pods;
@@ -11,25 +12,36 @@ use crate::resources::quantity;
 use crate::worker::{Eviction, Handle, Stage};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use keelson_client::EventType;
-use rank::{Candidate, Signal};
+use rank::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use threshold::{Sample, Signal, Threshold};
 use tokio::time::Instant;
 
+/// How often the machine is looked at: upstream's own period.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// What was seen at the looks before.
+#[derive(Default)]
+struct Seen {
+    /// When a signal's threshold was met last.
+    last: BTreeMap<Signal, Instant>,
+    /// Since when a threshold is met, hard (`true`) and soft.
+    since: BTreeMap<(Signal, bool), Instant>,
+}
 
 pub fn start(kl: &Arc<Kubelet>) {
     let kl = kl.clone();
     tokio::spawn(async move {
-        let mut last_met: BTreeMap<Signal, Instant> = BTreeMap::new();
+        let mut seen = Seen::default();
         loop {
             tokio::select! {
                 () = kl.stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
             let layers = layers(&kl).await;
-            if let Err(e) = turn(&kl, layers, &mut last_met).await {
+            if let Err(e) = turn(&kl, layers, &mut seen).await {
                 tracing::error!("measuring the machine failed: {e}");
             }
         }
@@ -38,58 +50,81 @@ pub fn start(kl: &Arc<Kubelet>) {
 
 /// One look at the machine, and what follows from it. Measuring walks trees on the disk, which no other task should wait
 /// for.
-async fn turn(
-    kl: &Arc<Kubelet>,
-    layers: Layers,
-    last_met: &mut BTreeMap<Signal, Instant>,
-) -> Result<(), tokio::task::JoinError> {
+async fn turn(kl: &Arc<Kubelet>, layers: Layers, seen: &mut Seen) -> Result<(), tokio::task::JoinError> {
     let layers = Arc::new(layers);
     let (looking, measured) = (kl.clone(), layers.clone());
     let looked = tokio::task::spawn_blocking(move || {
         local_limits(&looking, &measured);
-        met(&looking)
+        sample(&looking)
     });
-    let Some(met_now) = looked.await? else { return Ok(()) };
+    let sample = match looked.await? {
+        Ok(sample) => sample,
+        Err(e) => {
+            tracing::warn!("the machine's resources can't be measured: {e}");
+            return Ok(());
+        }
+    };
     let now = Instant::now();
-    for signal in &met_now {
-        last_met.insert(*signal, now);
-    }
+    let met = seen.look(&kl.cfg.eviction, &sample, now);
     // A condition outlives its cause for a while, so that it doesn't flap.
-    let conditions: BTreeSet<&'static str> = last_met
+    let conditions: BTreeSet<&'static str> = seen
+        .last
         .iter()
-        .filter(|(signal, at)| met_now.contains(signal) || now.duration_since(**at) < kl.cfg.eviction.transition)
+        .filter(|(_, at)| **at == now || now.duration_since(**at) < kl.cfg.eviction.transition)
         .map(|(signal, _)| signal.condition())
         .collect();
     kl.node.set_pressures(conditions);
-    let Some(signal) = met_now.first().copied() else {
+    let Some(first) = met.first().copied() else {
         return Ok(());
     };
-    tracing::warn!(?signal, "the node is short of a resource");
-    if matches!(signal, Signal::Disk | Signal::Inodes) {
+    let signal = first.threshold.signal;
+    tracing::warn!(?signal, hard = first.hard, "the node is short of a resource");
+    if signal.is_disk() {
         reclaim::all(kl).await;
         let looking = kl.clone();
-        let left = tokio::task::spawn_blocking(move || met(&looking)).await?;
-        if left.is_some_and(|left| left.is_empty()) {
+        let left = tokio::task::spawn_blocking(move || self::sample(&looking)).await?;
+        let reclaim = &kl.cfg.eviction.reclaim;
+        if left.is_ok_and(|left| !met.iter().any(|m| left.meets(&m.threshold, reclaim, true))) {
             tracing::info!(?signal, "no pod has to end for it");
             return Ok(());
         }
     }
     let choosing = kl.clone();
-    tokio::task::spawn_blocking(move || end_one(&choosing, signal, &layers)).await
+    tokio::task::spawn_blocking(move || end_one(&choosing, first, &layers)).await
 }
 
-/// The thresholds that are met; `None`: the machine can't be measured.
-fn met(kl: &Kubelet) -> Option<Vec<Signal>> {
-    match sample(kl) {
-        Ok(sample) => Some(rank::met(&sample, &kl.cfg.eviction)),
-        Err(e) => {
-            tracing::warn!("the machine's resources can't be measured: {e}");
-            None
+/// A threshold that is met, and has been for long enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Met {
+    threshold: Threshold,
+    hard: bool,
+}
+
+impl Seen {
+    /// What pods have to end for, the first first: hard thresholds at once, soft ones after their time.
+    fn look(&mut self, wanted: &crate::config::Eviction, sample: &Sample, now: Instant) -> Vec<Met> {
+        let hard = wanted.hard.iter().map(|t| (*t, true, Duration::ZERO));
+        let soft = wanted.soft.iter().map(|(t, grace)| (*t, false, *grace));
+        let mut met = Vec::new();
+        for (threshold, hard, grace) in hard.chain(soft) {
+            let key = (threshold.signal, hard);
+            if !sample.meets(&threshold, &wanted.reclaim, self.since.contains_key(&key)) {
+                self.since.remove(&key);
+                continue;
+            }
+            self.last.insert(threshold.signal, now);
+            let since = *self.since.entry(key).or_insert(now);
+            if now.duration_since(since) >= grace {
+                met.push(Met { threshold, hard });
+            }
         }
+        met.sort_by_key(|m| (m.threshold.signal, !m.hard));
+        met
     }
 }
 
-fn end_one(kl: &Kubelet, signal: Signal, layers: &Layers) {
+fn end_one(kl: &Kubelet, met: Met, layers: &Layers) {
+    let signal = met.threshold.signal;
     let candidates: Vec<Candidate> = kl
         .workers
         .all()
@@ -104,17 +139,20 @@ fn end_one(kl: &Kubelet, signal: Signal, layers: &Layers) {
         Some(victim) => {
             let what = signal.resource();
             let message = format!("The node was low on resource: {what}. ");
-            evict(kl, &victim.uid, message);
+            // Where it isn't pressing pods may end in their own way, for so long.
+            let grace = if met.hard { 0 } else { kl.cfg.eviction.max_pod_grace };
+            evict(kl, &victim.uid, message, grace);
             kl.metrics.evictions.with_label_values(&[signal.name()]).inc();
         }
         None => tracing::warn!(?signal, "there is no pod to evict"),
     }
 }
 
-fn sample(kl: &Kubelet) -> std::io::Result<rank::Sample> {
+fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
     let usage = kl.host.node_usage()?;
     let fs = kl.host.fs_stats(&kl.layout.root)?;
-    Ok(rank::Sample {
+    Ok(Sample {
+        memory: kl.machine.memory,
         memory_available: kl.machine.memory.saturating_sub(usage.working_set),
         fs,
         pids: usage.pids,
@@ -144,7 +182,7 @@ fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal, layers: &Layers) -> 
             )
         }
         // What the signal measures: volumes, logs and writable layers, in bytes or in inodes. Nobody asks for inodes.
-        Signal::Disk => {
+        Signal::Disk | Signal::ImageDisk => {
             let written: u64 = layers.get(&handle.uid).map_or(0, |l| l.values().sum());
             let requests = crate::resources::pod::pod_requests(&pod);
             (
@@ -152,7 +190,7 @@ fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal, layers: &Layers) -> 
                 quantity::value_of(Some(&requests), STORAGE) as u64,
             )
         }
-        Signal::Inodes => (on_disk(kl, &pod, &handle.uid).1, 0),
+        Signal::Inodes | Signal::ImageInodes => (on_disk(kl, &pod, &handle.uid).1, 0),
         Signal::Pids => (
             kl.host.cgroup_usage(&kl.cgroup_of(&pod)).map(|u| u.pids).unwrap_or(0),
             0,
@@ -176,7 +214,7 @@ fn on_disk(kl: &Kubelet, pod: &Pod, uid: &str) -> (u64, u64) {
         .fold((0, 0), |sum, used| (sum.0 + used.0, sum.1 + used.1))
 }
 
-fn evict(kl: &Kubelet, uid: &str, message: String) {
+fn evict(kl: &Kubelet, uid: &str, message: String, grace: i64) {
     let Some(handle) = kl.workers.get(uid) else { return };
     let pod = handle.pod();
     tracing::warn!(pod = %pods::describe(&pod), "evicting: {message}");
@@ -192,7 +230,7 @@ fn evict(kl: &Kubelet, uid: &str, message: String) {
     let eviction = Eviction {
         reason: "Evicted".into(),
         message,
-        grace: Some(0),
+        grace: Some(grace.min(pods::spec(&pod).termination_grace_period_seconds.unwrap_or(30))),
         condition: Some(condition),
     };
     kl.workers.evict(uid, eviction);
@@ -203,7 +241,10 @@ type Layers = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// Asked of the runtime only where some pod has a limit, or the disk is short.
 async fn layers(kl: &Kubelet) -> Layers {
-    let short = met(kl).is_some_and(|met| met.contains(&Signal::Disk));
+    let disk = |t: &&Threshold| matches!(t.signal, Signal::Disk | Signal::ImageDisk);
+    let wanted = &kl.cfg.eviction;
+    let thresholds = wanted.hard.iter().chain(wanted.soft.iter().map(|(t, _)| t));
+    let short = sample(kl).is_ok_and(|s| thresholds.filter(disk).any(|t| s.meets(t, &wanted.reclaim, true)));
     let limited = |pod: &Pod| crate::resources::pod::pod_limits(pod).contains_key(STORAGE);
     if !short
         && !kl
@@ -317,4 +358,40 @@ fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use threshold::{Amount, Eviction};
+
+    #[tokio::test(start_paused = true)]
+    async fn soft_thresholds_are_met_after_their_time() {
+        let t = |mib: u64| Threshold {
+            signal: Signal::Memory,
+            amount: Amount::Number(mib << 20),
+        };
+        let wanted = Eviction {
+            hard: vec![t(100)],
+            soft: vec![(t(500), Duration::from_secs(60))],
+            ..Eviction::default()
+        };
+        let with = |mib: u64| Sample {
+            memory: 4 << 30,
+            memory_available: mib << 20,
+            ..Sample::default()
+        };
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let after = |s: u64| start + Duration::from_secs(s);
+        assert_eq!(seen.look(&wanted, &with(400), start), []);
+        assert!(seen.last.contains_key(&Signal::Memory), "the condition is told at once");
+        assert_eq!(seen.look(&wanted, &with(400), after(50)), []);
+        // Enough again: the time begins anew.
+        assert_eq!(seen.look(&wanted, &with(600), after(55)), []);
+        assert_eq!(seen.look(&wanted, &with(400), after(60)), []);
+        let met = seen.look(&wanted, &with(400), after(120));
+        assert_eq!(met.iter().map(|m| m.hard).collect::<Vec<_>>(), [false]);
+        let met = seen.look(&wanted, &with(50), after(121));
+        assert_eq!(met.iter().map(|m| m.hard).collect::<Vec<_>>(), [true, false]);
+    }
 }

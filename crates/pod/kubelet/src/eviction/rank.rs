@@ -1,73 +1,4 @@
-//! Which thresholds are met, and which pod goes first. Pure.
-
-use crate::config::Eviction;
-use crate::host::FsStats;
-
-/// In the order in which they are relieved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Signal {
-    Memory,
-    Disk,
-    Inodes,
-    Pids,
-}
-
-impl Signal {
-    pub fn condition(self) -> &'static str {
-        match self {
-            Signal::Memory => "MemoryPressure",
-            Signal::Disk | Signal::Inodes => "DiskPressure",
-            Signal::Pids => "PIDPressure",
-        }
-    }
-
-    /// Upstream's name of it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Signal::Memory => "memory.available",
-            Signal::Disk => "nodefs.available",
-            Signal::Inodes => "nodefs.inodesFree",
-            Signal::Pids => "pid.available",
-        }
-    }
-
-    pub fn resource(self) -> &'static str {
-        match self {
-            Signal::Memory => "memory",
-            Signal::Disk => "ephemeral-storage",
-            Signal::Inodes => "inodes",
-            Signal::Pids => "pids",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sample {
-    pub memory_available: u64,
-    pub fs: FsStats,
-    pub pids: u64,
-    pub max_pids: u64,
-}
-
-pub fn met(s: &Sample, t: &Eviction) -> Vec<Signal> {
-    let below = |available: u64, capacity: u64, percent: u64| {
-        capacity > 0 && (available as u128) * 100 < capacity as u128 * percent as u128
-    };
-    let mut list = Vec::new();
-    if s.memory_available < t.memory_available {
-        list.push(Signal::Memory);
-    }
-    if below(s.fs.available, s.fs.capacity, t.nodefs_available_percent) {
-        list.push(Signal::Disk);
-    }
-    if below(s.fs.inodes_free, s.fs.inodes, t.nodefs_inodes_percent) {
-        list.push(Signal::Inodes);
-    }
-    if below(s.max_pids.saturating_sub(s.pids), s.max_pids, t.pid_available_percent) {
-        list.push(Signal::Pids);
-    }
-    list
-}
+//! Which pod goes first. Pure.
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -115,29 +46,5 @@ mod tests {
         ];
         assert_eq!(choose(list).unwrap().uid, "greedier");
         assert_eq!(choose(vec![]), None);
-    }
-
-    #[test]
-    fn thresholds() {
-        let t = Eviction::default();
-        let good = Sample {
-            memory_available: 1 << 30,
-            fs: FsStats {
-                free: 0,
-                capacity: 100,
-                available: 50,
-                inodes: 100,
-                inodes_free: 50,
-            },
-            pids: 10,
-            max_pids: 1000,
-        };
-        assert!(met(&good, &t).is_empty());
-        let bad = Sample {
-            memory_available: 1 << 20,
-            pids: 990,
-            ..good
-        };
-        assert_eq!(met(&bad, &t), [Signal::Memory, Signal::Pids]);
     }
 }

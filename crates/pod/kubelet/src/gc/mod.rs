@@ -7,14 +7,13 @@ use crate::kubelet::Kubelet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often logs are measured and images are judged: upstream's own periods.
-const LOGS: Duration = Duration::from_secs(10);
+/// How often images are judged: upstream's own period.
 const IMAGES: Duration = Duration::from_secs(300);
 
 pub fn start(kl: &Arc<Kubelet>) {
     let log_keeper = kl.clone();
     tokio::spawn(async move {
-        while pause(&log_keeper, LOGS).await {
+        while pause(&log_keeper, log_keeper.cfg.log_monitor).await {
             logs::rotate_all(&log_keeper).await;
         }
     });

@@ -2,6 +2,7 @@
 
 use super::RuntimeView;
 use crate::config::Config;
+use crate::eviction::threshold::Signal;
 use crate::host::{FsStats, Machine};
 use crate::resources::quantity::{self, ResourceList};
 use k8s_openapi::api::core::v1 as api;
@@ -19,14 +20,18 @@ const DECLARED: [&str; 3] = [
     "RestartAllContainersOnContainerExits",
 ];
 
-const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
 
-pub fn capacity(machine: &Machine, fs: &FsStats, max_pods: u32) -> ResourceList {
+pub fn capacity(machine: &Machine, fs: &FsStats, cfg: &Config) -> ResourceList {
+    let by_core = i64::from(cfg.pods_per_core) * machine.cpus;
+    let pods = match by_core {
+        0 => i64::from(cfg.max_pods),
+        _ => by_core.min(i64::from(cfg.max_pods)),
+    };
     let mut list = ResourceList::from([
         ("cpu".to_owned(), quantity::decimal_plain(machine.cpus)),
         ("memory".to_owned(), quantity::bytes(machine.memory as i64)),
-        ("pods".to_owned(), quantity::decimal_plain(i64::from(max_pods))),
+        ("pods".to_owned(), quantity::decimal_plain(pods)),
         ("ephemeral-storage".to_owned(), quantity::bytes(fs.capacity as i64)),
     ]);
     for (size, bytes) in &machine.hugepages {
@@ -43,21 +48,19 @@ pub fn capacity(machine: &Machine, fs: &FsStats, max_pods: u32) -> ResourceList 
 pub fn allocatable(capacity: &ResourceList, cfg: &Config) -> ResourceList {
     let mut list = capacity.clone();
     for (name, q) in &mut list {
-        let reserved = cfg
-            .reserved
-            .get(name)
-            .map(|r| k8s_openapi::apimachinery::pkg::api::resource::Quantity(r.clone()));
+        let reserved = reserved(cfg, name);
         if name == "cpu" {
-            if let Some(r) = &reserved {
-                *q = quantity::from_milli((quantity::milli(q) - quantity::milli(r)).max(0));
+            if reserved != 0 {
+                *q = quantity::from_milli((quantity::milli(q) - reserved).max(0));
             }
             continue;
         }
         let total = quantity::value(q);
-        let mut keep = reserved.as_ref().map_or(0, quantity::value);
+        // Whole units, rounded up.
+        let mut keep = (reserved + 999) / 1000;
         match name.as_str() {
             "memory" => {
-                keep += cfg.eviction.memory_available as i64;
+                keep += cfg.eviction.hard_amount(Signal::Memory, total as u64) as i64;
                 // Huge pages are set aside from the same memory.
                 keep += capacity
                     .iter()
@@ -65,9 +68,7 @@ pub fn allocatable(capacity: &ResourceList, cfg: &Config) -> ResourceList {
                     .map(|(_, v)| quantity::value(v))
                     .sum::<i64>();
             }
-            "ephemeral-storage" => {
-                keep += (total as i128 * i128::from(cfg.eviction.nodefs_available_percent) / 100) as i64
-            }
+            "ephemeral-storage" => keep += cfg.eviction.hard_amount(Signal::Disk, total as u64) as i64,
             _ => {}
         }
         if keep != 0 {
@@ -80,6 +81,23 @@ pub fn allocatable(capacity: &ResourceList, cfg: &Config) -> ResourceList {
         }
     }
     list
+}
+
+/// What is kept from pods of a resource, in thousandths.
+pub fn reserved(cfg: &Config, name: &str) -> i64 {
+    // CPUs that are named are reserved as they are, in place of amounts.
+    if let Some((_, cpus)) = cfg.reserved_cpus.as_ref().filter(|_| name == "cpu") {
+        return cpus * 1000;
+    }
+    let of = |list: &BTreeMap<String, String>| {
+        let text = list.get(name).cloned();
+        text.map_or(0, |t| quantity::milli(&api_quantity(t)))
+    };
+    of(&cfg.system_reserved) + of(&cfg.kube_reserved)
+}
+
+fn api_quantity(text: String) -> k8s_openapi::apimachinery::pkg::api::resource::Quantity {
+    k8s_openapi::apimachinery::pkg::api::resource::Quantity(text)
 }
 
 /// The labels that say what the node is.
@@ -133,6 +151,7 @@ pub fn object(cfg: &Config, machine: &Machine, status: api::NodeStatus) -> api::
         },
         spec: Some(api::NodeSpec {
             taints: (!taints.is_empty()).then_some(taints),
+            provider_id: Some(cfg.provider_id.clone()).filter(|id| !id.is_empty()),
             ..Default::default()
         }),
         status: Some(status),
@@ -325,7 +344,7 @@ fn conditions(f: &Facts, old: &api::NodeStatus) -> Vec<api::NodeCondition> {
 }
 
 /// The largest images, by their names.
-pub fn images(list: &[cri::Image]) -> Vec<api::ContainerImage> {
+pub fn images(list: &[cri::Image], most: Option<usize>) -> Vec<api::ContainerImage> {
     let mut all: Vec<api::ContainerImage> = list
         .iter()
         .map(|i| {
@@ -343,7 +362,7 @@ pub fn images(list: &[cri::Image]) -> Vec<api::ContainerImage> {
         })
         .collect();
     all.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
-    all.truncate(MAX_IMAGES);
+    all.truncate(most.unwrap_or(usize::MAX));
     all
 }
 
@@ -375,17 +394,28 @@ mod tests {
             ..FsStats::default()
         };
         let cfg = Config {
-            reserved: BTreeMap::from([("cpu".into(), "100m".into())]),
+            system_reserved: BTreeMap::from([("cpu".into(), "60m".into()), ("memory".into(), "1Gi".into())]),
+            kube_reserved: BTreeMap::from([("cpu".into(), "40m".into())]),
             ..Config::default()
         };
-        let c = capacity(&machine, &fs, 110);
+        let c = capacity(&machine, &fs, &cfg);
         assert_eq!(
             (c["cpu"].0.as_str(), c["memory"].0.as_str(), c["pods"].0.as_str()),
             ("2", "8Gi", "110")
         );
         let a = allocatable(&c, &cfg);
-        assert_eq!((a["cpu"].0.as_str(), a["memory"].0.as_str()), ("1900m", "8092Mi"));
+        assert_eq!((a["cpu"].0.as_str(), a["memory"].0.as_str()), ("1900m", "7068Mi"));
         assert_eq!(a["ephemeral-storage"].0, (900u64 << 20).to_string());
+        let few = Config {
+            pods_per_core: 5,
+            reserved_cpus: Some(("0".into(), 1)),
+            ..cfg
+        };
+        let c = capacity(&machine, &fs, &few);
+        assert_eq!(
+            (c["pods"].0.as_str(), allocatable(&c, &few)["cpu"].0.as_str()),
+            ("10", "1")
+        );
     }
 
     #[test]

@@ -11,10 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often the node looks at itself.
-const LOOK: Duration = Duration::from_secs(10);
-/// How often it reports although nothing changed.
-const REPORT: Duration = Duration::from_secs(300);
 /// Images are listed at most this often: a pull changes them in bursts.
 const IMAGES_APART: Duration = Duration::from_secs(1);
 
@@ -74,6 +70,9 @@ fn facts<'a>(
 
 async fn register(kl: &Arc<Kubelet>, images: &[ContainerImage]) -> Result<Node, keelson_client::Error> {
     let nodes = Objects::<Node>::new(&kl.rest);
+    if !kl.cfg.register_node {
+        return nodes.get("", &kl.cfg.node_name).await;
+    }
     let (runtime, pressures) = (kl.node.runtime(), kl.node.pressures());
     let first = status::status(
         &facts(kl, &runtime, &pressures, images.to_vec()),
@@ -124,8 +123,8 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
     let mut reported: Option<Instant> = None;
     let mut cidr: Option<String> = None;
     let mut images_at = Instant::now();
-    let mut images_due = images_at + REPORT;
-    let mut tick = tokio::time::interval(LOOK);
+    let mut images_due = images_at + kl.cfg.status_report;
+    let mut tick = tokio::time::interval(kl.cfg.status_update);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     informer.synced().await;
     loop {
@@ -143,7 +142,7 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
         if images_due <= Instant::now() {
             images = list_images(&kl).await;
             images_at = Instant::now();
-            images_due = images_at + REPORT;
+            images_due = images_at + kl.cfg.status_report;
         }
         super::refresh_runtime(&kl).await;
         let Some(node) = informer.store().get("", &kl.cfg.node_name) else {
@@ -156,7 +155,7 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
         };
         note(&kl, &node);
         pass_cidr(&kl, &node, &mut cidr).await;
-        let due = reported.is_none_or(|at| at.elapsed() >= REPORT);
+        let due = reported.is_none_or(|at| at.elapsed() >= kl.cfg.status_report);
         match report(&kl, &node, &images, due).await {
             Ok(true) => reported = Some(Instant::now()),
             Ok(false) => {}
@@ -253,7 +252,7 @@ async fn list_images(kl: &Kubelet) -> Vec<ContainerImage> {
         .list_images(cri::ListImagesRequest { filter: None })
         .await
     {
-        Ok(answer) => status::images(&answer.into_inner().images),
+        Ok(answer) => status::images(&answer.into_inner().images, kl.cfg.status_images),
         Err(e) => {
             tracing::warn!("the runtime's images can't be listed: {e}");
             Vec::new()

@@ -1,9 +1,11 @@
 //! Numbers and names of cgroups: where a pod's cgroup is and which limits it carries. Pure; `host` writes them.
 
 use super::{pod as amounts, qos, quantity};
+use crate::config::Swap;
 use crate::pods;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{self as api, Container, Pod};
 use keelson_cri::v1 as cri;
+use std::collections::HashMap;
 
 pub const CPU_PERIOD: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
@@ -90,13 +92,60 @@ pub fn pod_limits(pod: &Pod, pids: Option<i64>) -> CgroupLimits {
     }
 }
 
+/// What the node has, and how it holds containers to their limits.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub memory: i64,
+    /// Swap for all pods together.
+    pub swap: i64,
+    pub hugepage_sizes: Vec<String>,
+    /// Cgroups are of version 2.
+    pub unified: bool,
+    /// CPU limits hold.
+    pub cpu_quota: bool,
+    pub swap_behaviour: Swap,
+    /// When memory runs out all processes of a container end, not only one.
+    pub oom_group: bool,
+}
+
+impl Node {
+    /// Files of version 2, which has them for what CRI has no fields for.
+    fn unified(&self, pod: &Pod, c: &Container) -> HashMap<String, String> {
+        let mut files = HashMap::new();
+        if !self.unified {
+            return files;
+        }
+        if self.oom_group {
+            files.insert("memory.oom.group".to_owned(), "1".to_owned());
+        }
+        if self.swap > 0 {
+            files.insert("memory.swap.max".to_owned(), self.swap_of(pod, c).to_string());
+        }
+        files
+    }
+
+    /// How much a container may be swapped out: burstable pods share what there is by their requests of memory, where that is
+    /// wanted.
+    fn swap_of(&self, pod: &Pod, c: &Container) -> i64 {
+        let of = |list: fn(&api::ResourceRequirements) -> Option<&quantity::ResourceList>| {
+            quantity::value_of(c.resources.as_ref().and_then(list), "memory")
+        };
+        let (request, limit) = (of(|r| r.requests.as_ref()), of(|r| r.limits.as_ref()));
+        let shared = self.swap_behaviour == Swap::Limited
+            && qos::class(pod) == qos::Qos::Burstable
+            && !pods::is_critical(pod)
+            && request > 0
+            && request != limit
+            && self.memory > 0;
+        if !shared {
+            return 0;
+        }
+        (i128::from(request) * i128::from(self.swap) / i128::from(self.memory)) as i64
+    }
+}
+
 /// A container's limits as CRI takes them.
-pub fn container_resources(
-    pod: &Pod,
-    c: &Container,
-    memory_capacity: i64,
-    hugepage_sizes: &[String],
-) -> cri::LinuxContainerResources {
+pub fn container_resources(pod: &Pod, c: &Container, node: &Node) -> cri::LinuxContainerResources {
     let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
     let cpu_limit = amounts::effective_limit(pod, c, "cpu").map_or(0, quantity::milli);
     let memory_limit = amounts::effective_limit(pod, c, "memory").map_or(0, quantity::value);
@@ -106,11 +155,16 @@ pub fn container_resources(
     };
     cri::LinuxContainerResources {
         cpu_period: CPU_PERIOD,
-        cpu_quota: quota(cpu_limit, CPU_PERIOD),
+        cpu_quota: if node.cpu_quota {
+            quota(cpu_limit, CPU_PERIOD)
+        } else {
+            0
+        },
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit,
-        oom_score_adj: qos::oom_score_adj(pod, c, memory_capacity),
-        hugepage_limits: hugepage_limits(pod, c, hugepage_sizes),
+        oom_score_adj: qos::oom_score_adj(pod, c, node.memory),
+        unified: node.unified(pod, c),
+        hugepage_limits: hugepage_limits(pod, c, &node.hugepage_sizes),
         ..Default::default()
     }
 }

@@ -1,6 +1,6 @@
 //! Whether who asks may: paths as subresources of the node, decided by the API server.
 
-use crate::node;
+use crate::config::Config;
 use http::{Method, Request};
 use keelson_client::Rest;
 use keelson_client::reviews::Reviews;
@@ -21,10 +21,10 @@ pub struct Auth {
 }
 
 impl Auth {
-    pub fn new(rest: Rest, node: String, anonymous: bool) -> Self {
+    pub fn new(rest: Rest, cfg: &Config) -> Self {
         Auth {
-            reviews: Reviews::new(rest, anonymous),
-            node,
+            reviews: Reviews::remembering(rest, cfg.anonymous, cfg.reviews),
+            node: cfg.node_name.clone(),
         }
     }
 
@@ -83,11 +83,6 @@ pub(super) fn subresources(path: &str) -> Vec<&'static str> {
         }
     }
     vec!["proxy"]
-}
-
-/// The version told to those who ask.
-pub fn version() -> &'static str {
-    node::status::VERSION
 }
 
 #[cfg(test)]

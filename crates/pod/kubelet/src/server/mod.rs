@@ -60,7 +60,7 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
     let server = Server {
-        auth: auth::Auth::new(kl.rest.clone(), kl.cfg.node_name.clone(), kl.cfg.anonymous),
+        auth: auth::Auth::new(kl.rest.clone(), &kl.cfg),
         kl: kl.clone(),
         clients,
     };

@@ -134,10 +134,16 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let get = *method == Method::GET;
     match parts.as_slice() {
+        // What upstream leaves out then, with its words where it has some.
+        [
+            "containerLogs" | "exec" | "attach" | "portForward" | "run" | "logs" | "checkpoint" | "runningpods",
+            ..,
+        ] if !kl.cfg.debugging_handlers => text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
+        ["logs", ..] if !kl.cfg.system_logs => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n"),
         ["healthz", ..] if get => text(StatusCode::OK, "ok"),
         ["pods"] if get => json(&pod_list(kl)),
         ["runningpods"] if get => json(&running_pods(kl).await),
-        ["configz"] if get => json(&configz(kl)),
+        ["configz"] if get => json(&crate::configuration::configz(&kl.cfg)),
         ["stats", "summary"] | ["stats"] => match stats::summary(kl).await {
             Ok(summary) => json(&summary),
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {e}")),
@@ -240,23 +246,6 @@ async fn running_pods(kl: &Kubelet) -> Value {
         }
     }
     serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
-}
-
-fn configz(kl: &Kubelet) -> Value {
-    let c = &kl.cfg;
-    serde_json::json!({"kubeletconfig": {
-        "maxPods": c.max_pods, "clusterDomain": c.cluster_domain, "clusterDNS": c.cluster_dns, "port": c.port,
-        "cgroupRoot": c.cgroup_root, "cgroupDriver": "cgroupfs", "podPidsLimit": c.pod_pids_limit.unwrap_or(-1),
-        "nodeLeaseDurationSeconds": c.lease_duration.as_secs(), "nodeStatusUpdateFrequency": "10s",
-        "nodeStatusReportFrequency": "5m0s", "containerLogMaxSize": format!("{}Mi", c.log_max_size >> 20),
-        "containerLogMaxFiles": c.log_max_files, "imageGCHighThresholdPercent": c.image_gc_high_percent,
-        "imageGCLowThresholdPercent": c.image_gc_low_percent,
-        "imagePullCredentialsVerificationPolicy": c.image_pull_verification.name(), "resolvConf": c.resolv_conf,
-        "staticPodPath": c.static_pod_path, "enableServer": true, "failSwapOn": false, "featureGates": {},
-        "evictionHard": {"memory.available": format!("{}Mi", c.eviction.memory_available >> 20),
-            "nodefs.available": format!("{}%", c.eviction.nodefs_available_percent),
-            "nodefs.inodesFree": format!("{}%", c.eviction.nodefs_inodes_percent)},
-        "version": super::auth::version()}})
 }
 
 /// Files below the node's log directory.

@@ -123,7 +123,7 @@ impl Worker {
     }
 
     async fn resize_now(&mut self, pod: &Pod, actions: &Actions) -> Result<(), String> {
-        let limits = cgroup::pod_limits(pod, None);
+        let limits = self.kl.pod_limits(pod, None);
         let before = self.record.actuated_pod.clone().unwrap_or_default();
         let after = allocation::pod_amounts(pod);
         let shrinks = (after.memory_limit != 0 && after.memory_limit < before.memory_limit)
@@ -172,12 +172,7 @@ impl Worker {
         let Some(c) = pods::find_container(pod, &update.name) else {
             return Ok(());
         };
-        let resources = cgroup::container_resources(
-            pod,
-            &c,
-            self.kl.machine.memory as i64,
-            &self.kl.machine.hugepage_sizes(),
-        );
+        let resources = cgroup::container_resources(pod, &c, &self.kl.limits());
         let request = cri::UpdateContainerResourcesRequest {
             container_id: update.id.clone(),
             linux: Some(resources),

@@ -7,7 +7,7 @@ use crate::act::kill::{self, Kill};
 use crate::objects;
 use crate::plan::{self, Actions};
 use crate::pods;
-use crate::resources::{admit, allocation, cgroup};
+use crate::resources::{admit, allocation};
 #[cfg(test)]
 use crate::status::conditions;
 use crate::volumes::{Mounted, NodeView, Problem};
@@ -161,7 +161,7 @@ impl Worker {
         let kl = self.kl.clone();
         let uid = &self.handle.uid.clone();
         if !self.cgroup_made {
-            let limits = cgroup::pod_limits(pod, kl.cfg.pod_pids_limit);
+            let limits = kl.pod_limits(pod, kl.cfg.pod_pids_limit);
             let making = kl.metrics.cgroups.with_label_values(&["create"]).start_timer();
             let made = kl.host.create_cgroup(&kl.cgroup_of(pod), &limits);
             making.observe_duration();

@@ -313,6 +313,8 @@ pub struct Node {
     root: PathBuf,
     /// Another name of the kubelet's directory.
     pub known_as: Option<PathBuf>,
+    /// What its settings have that others don't.
+    settings: fn(&mut Config),
     /// What runs since the last start.
     kubelet: Arc<Mutex<Option<Arc<Kubelet>>>>,
     stop: CancellationToken,
@@ -330,6 +332,14 @@ impl Node {
 
     /// With another directory for the kubelet.
     pub async fn start_in(root: &Path) -> Self {
+        Self::start_as(root, |_| ()).await
+    }
+
+    pub async fn start_with(settings: fn(&mut Config)) -> Self {
+        Self::start_as(Path::new("/var/lib/kubelet"), settings).await
+    }
+
+    async fn start_as(root: &Path, settings: fn(&mut Config)) -> Self {
         let api = Api::new();
         api.create(
             "namespaces/default/services",
@@ -342,6 +352,7 @@ impl Node {
             host: Arc::new(FakeHost::small("n1", epoch())),
             root: root.to_owned(),
             known_as: None,
+            settings,
             kubelet: Arc::default(),
             stop: CancellationToken::new(),
             task: None,
@@ -352,7 +363,7 @@ impl Node {
     }
 
     fn launch(&mut self) {
-        let cfg = Config {
+        let mut cfg = Config {
             node_name: "n1".into(),
             node_ips: vec!["192.168.0.1".into()],
             root_dir: self.root.clone(),
@@ -361,6 +372,7 @@ impl Node {
             listen: None,
             ..Config::default()
         };
+        (self.settings)(&mut cfg);
         self.stop = CancellationToken::new();
         let building = build(
             self.host.clone(),

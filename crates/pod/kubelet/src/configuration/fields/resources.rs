@@ -1,0 +1,270 @@
+//! CPU, memory and processes: what is kept from pods, and what holds containers to their limits.
+
+use super::super::reserved;
+use super::*;
+use crate::config::Swap;
+
+const MANAGERS: &str = "CPUs and memory aren't given to containers exclusively";
+
+pub(super) const FIELDS: &[Field] = &[
+    field("kubeletCgroups", "kubelet-cgroups", Kind::Text, false, only("", GROUPS)),
+    field("systemCgroups", "system-cgroups", Kind::Text, false, only("", GROUPS)),
+    field(
+        "cgroupRoot",
+        "cgroup-root",
+        Kind::Text,
+        false,
+        alone(
+            |c, v| {
+                c.cgroup_root = Some(text(v)).filter(|t| !t.is_empty()).unwrap_or_else(|| "/".into());
+                Ok(())
+            },
+            |c| json!(c.cgroup_root),
+            "",
+            "--cgroup-root of the program says it",
+        ),
+    ),
+    field(
+        "cgroupsPerQOS",
+        "cgroups-per-qos",
+        Kind::Bool,
+        true,
+        only("true", "pods always have cgroups by class"),
+    ),
+    field(
+        "cgroupDriver",
+        "cgroup-driver",
+        Kind::Text,
+        false,
+        only("cgroupfs", "systemd isn't asked for cgroups"),
+    ),
+    field(
+        "cpuManagerPolicy",
+        "cpu-manager-policy",
+        Kind::Text,
+        false,
+        only("none", MANAGERS),
+    ),
+    field(
+        "cpuManagerPolicyOptions",
+        "cpu-manager-policy-options",
+        Kind::Map('='),
+        false,
+        only("{}", MANAGERS),
+    ),
+    field(
+        "cpuManagerReconcilePeriod",
+        "cpu-manager-reconcile-period",
+        Kind::Duration,
+        false,
+        unmet("10s", &[], MANAGERS),
+    ),
+    field(
+        "memoryManagerPolicy",
+        "memory-manager-policy",
+        Kind::Text,
+        false,
+        only("None", MANAGERS),
+    ),
+    field("reservedMemory", "", Kind::List, false, only("[]", MANAGERS)),
+    field(
+        "topologyManagerPolicy",
+        "topology-manager-policy",
+        Kind::Text,
+        false,
+        only("none", MANAGERS),
+    ),
+    field(
+        "topologyManagerScope",
+        "topology-manager-scope",
+        Kind::Text,
+        false,
+        What::Only {
+            default: "container",
+            others: &["pod"],
+            why: "it must be one of container or pod",
+        },
+    ),
+    field(
+        "topologyManagerPolicyOptions",
+        "topology-manager-policy-options",
+        Kind::Map('='),
+        false,
+        only("{}", MANAGERS),
+    ),
+    field(
+        "qosReserved",
+        "qos-reserved",
+        Kind::Map('='),
+        false,
+        only("{}", "requests aren't kept from pods of lower classes"),
+    ),
+    field(
+        "podPidsLimit",
+        "pod-max-pids",
+        Kind::Int,
+        true,
+        set(
+            |c, v| {
+                c.pod_pids_limit = v.as_i64().filter(|n| *n > 0);
+                Ok(())
+            },
+            |c| json!(c.pod_pids_limit.unwrap_or(-1)),
+        ),
+    ),
+    field(
+        "cpuCFSQuota",
+        "cpu-cfs-quota",
+        Kind::Bool,
+        true,
+        set(put!(cpu_quota, |v| Ok::<_, String>(truth(v))), |c| json!(c.cpu_quota)),
+    ),
+    field(
+        "cpuCFSQuotaPeriod",
+        "cpu-cfs-quota-period",
+        Kind::Duration,
+        true,
+        set(
+            |c, v| match time(v)? {
+                d if d < Duration::from_millis(1) || d > Duration::from_secs(1) => {
+                    Err("must be between 1ms and 1sec, inclusive".into())
+                }
+                // Upstream wants a gate for it, which is off.
+                d if d != Duration::from_millis(100) => Err("requires feature gate CustomCPUCFSQuotaPeriod".into()),
+                _ => {
+                    let _ = c;
+                    Ok(())
+                }
+            },
+            |_| json!("100ms"),
+        ),
+    ),
+    field(
+        "singleProcessOOMKill",
+        "",
+        Kind::Bool,
+        true,
+        set(
+            |c, v| {
+                c.single_process_oom_kill = Some(truth(v));
+                Ok(())
+            },
+            |c| json!(c.single_process_oom_kill),
+        ),
+    ),
+    field(
+        "memorySwap",
+        "",
+        Kind::Object,
+        false,
+        set(
+            |c, v| {
+                let only = v.as_object().is_some_and(|m| m.keys().all(|k| k == "swapBehavior"));
+                c.swap = match v["swapBehavior"].as_str().unwrap_or_default() {
+                    _ if !only => return Err("only swapBehavior can be set".into()),
+                    "" | "NoSwap" => Swap::None,
+                    "LimitedSwap" => Swap::Limited,
+                    other => {
+                        return Err(format!(
+                            "swapBehavior {other:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""
+                        ));
+                    }
+                };
+                Ok(())
+            },
+            |c| json!({"swapBehavior": c.swap.name()}),
+        ),
+    ),
+    field(
+        "systemReserved",
+        "system-reserved",
+        Kind::Map('='),
+        false,
+        set(
+            |c, v| {
+                c.system_reserved = reserved::amounts(v)?;
+                Ok(())
+            },
+            |c| json!(c.system_reserved),
+        ),
+    ),
+    field(
+        "kubeReserved",
+        "kube-reserved",
+        Kind::Map('='),
+        false,
+        set(
+            |c, v| {
+                c.kube_reserved = reserved::amounts(v)?;
+                Ok(())
+            },
+            |c| json!(c.kube_reserved),
+        ),
+    ),
+    field(
+        "reservedSystemCPUs",
+        "reserved-cpus",
+        Kind::Text,
+        false,
+        set(
+            |c, v| {
+                let list = text(v);
+                let count = || {
+                    let wrong = || format!("unable to parse reservedSystemCPUs (--reserved-cpus) {list}");
+                    reserved::cpus(&list).ok_or_else(wrong)
+                };
+                c.reserved_cpus = match list.is_empty() {
+                    true => None,
+                    false => Some((list.clone(), count()?)),
+                };
+                Ok(())
+            },
+            |c| json!(c.reserved_cpus.as_ref().map_or("", |(list, _)| list)),
+        ),
+    ),
+    field(
+        "systemReservedCgroup",
+        "system-reserved-cgroup",
+        Kind::Text,
+        false,
+        set(put!(system_reserved_cgroup, |v| Ok::<_, String>(text(v))), |c| {
+            json!(c.system_reserved_cgroup)
+        }),
+    ),
+    field(
+        "kubeReservedCgroup",
+        "kube-reserved-cgroup",
+        Kind::Text,
+        false,
+        set(put!(kube_reserved_cgroup, |v| Ok::<_, String>(text(v))), |c| {
+            json!(c.kube_reserved_cgroup)
+        }),
+    ),
+    field(
+        "enforceNodeAllocatable",
+        "enforce-node-allocatable",
+        Kind::Texts,
+        true,
+        set(
+            |c, v| {
+                c.enforce = reserved::enforced(&kinds::list(Some(v)))?;
+                Ok(())
+            },
+            |c| json!(c.enforce),
+        ),
+    ),
+    field(
+        "memoryThrottlingFactor",
+        "",
+        Kind::Float,
+        true,
+        only("0.9", "it requires feature gate MemoryQoS"),
+    ),
+    field(
+        "memoryReservationPolicy",
+        "",
+        Kind::Text,
+        false,
+        only("None", "it requires feature gate MemoryQoS"),
+    ),
+];

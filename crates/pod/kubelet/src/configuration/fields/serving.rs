@@ -1,0 +1,341 @@
+//! The kubelet's own server, who may use it, and what it tells.
+
+use super::super::show;
+use super::*;
+use std::net::IpAddr;
+
+const TLS: &str = "certificates are the program's business, it renews them by itself";
+const HEALTH: &str = "health is told at /healthz of the kubelet's port";
+
+pub(super) const FIELDS: &[Field] = &[
+    field(
+        "enableServer",
+        "enable-server",
+        Kind::Bool,
+        true,
+        only("true", "the API server reaches pods by it"),
+    ),
+    field(
+        "address",
+        "address",
+        Kind::Text,
+        false,
+        set(
+            |c, v| {
+                let ip = address(v)?;
+                if let Some(at) = &mut c.listen {
+                    at.set_ip(ip);
+                }
+                Ok(())
+            },
+            |c| c.listen.map_or(json!(""), |at| json!(at.ip().to_string())),
+        ),
+    ),
+    field(
+        "port",
+        "port",
+        Kind::Int,
+        false,
+        set(
+            |c, v| {
+                c.port = int(v, 1, 65_535)? as u16;
+                if let Some(at) = &mut c.listen {
+                    at.set_port(c.port);
+                }
+                Ok(())
+            },
+            |c| json!(c.port),
+        ),
+    ),
+    field(
+        "readOnlyPort",
+        "read-only-port",
+        Kind::Int,
+        false,
+        only("0", "nothing is served without identity"),
+    ),
+    field(
+        "tlsCertFile",
+        "tls-cert-file",
+        Kind::Path,
+        false,
+        alone(
+            |c, v| own(c, |alone| alone.cert = path(v)),
+            |c| {
+                json!(
+                    c.alone
+                        .as_ref()
+                        .and_then(|alone| alone.cert.clone())
+                        .unwrap_or_default()
+                )
+            },
+            "",
+            TLS,
+        ),
+    ),
+    field(
+        "tlsPrivateKeyFile",
+        "tls-private-key-file",
+        Kind::Path,
+        false,
+        alone(
+            |c, v| own(c, |alone| alone.key = path(v)),
+            |c| json!(c.alone.as_ref().and_then(|alone| alone.key.clone()).unwrap_or_default()),
+            "",
+            TLS,
+        ),
+    ),
+    field(
+        "tlsCipherSuites",
+        "tls-cipher-suites",
+        Kind::Texts,
+        false,
+        only("[]", "all suites that are spoken are safe ones"),
+    ),
+    field(
+        "tlsCurvePreferences",
+        "",
+        Kind::List,
+        false,
+        only("[]", "all curves that are spoken are safe ones"),
+    ),
+    field(
+        "tlsMinVersion",
+        "tls-min-version",
+        Kind::Text,
+        false,
+        What::Only {
+            default: "",
+            others: &["VersionTLS12"],
+            why: "TLS 1.2 and 1.3 are spoken",
+        },
+    ),
+    field(
+        "rotateCertificates",
+        "rotate-certificates",
+        Kind::Bool,
+        false,
+        set(
+            |c, v| rotated(c, v, "the kubeconfig's certificate is used as it is there"),
+            |c| json!(c.alone.is_none()),
+        ),
+    ),
+    field(
+        "serverTLSBootstrap",
+        "rotate-server-certificates",
+        Kind::Bool,
+        false,
+        set(
+            |c, v| {
+                rotated(
+                    c,
+                    v,
+                    "tlsCertFile and tlsPrivateKeyFile say by which certificate it is known",
+                )
+            },
+            |c| json!(c.alone.is_none()),
+        ),
+    ),
+    field(
+        "authentication",
+        "",
+        Kind::Object,
+        // Parts of it are pointers.
+        true,
+        set(authentication, show::authentication),
+    ),
+    field(
+        "authorization",
+        "",
+        Kind::Object,
+        false,
+        set(authorization, show::authorization),
+    ),
+    field(
+        "enableDebuggingHandlers",
+        "enable-debugging-handlers",
+        Kind::Bool,
+        true,
+        set(put!(debugging_handlers, |v| Ok::<_, String>(truth(v))), |c| {
+            json!(c.debugging_handlers)
+        }),
+    ),
+    field(
+        "enableContentionProfiling",
+        "contention-profiling",
+        Kind::Bool,
+        false,
+        only("false", "profiles aren't served"),
+    ),
+    field(
+        "enableProfilingHandler",
+        "",
+        Kind::Bool,
+        true,
+        unmet("true", &["false"], "profiles and flags aren't served"),
+    ),
+    field(
+        "enableDebugFlagsHandler",
+        "",
+        Kind::Bool,
+        true,
+        unmet("true", &["false"], "profiles and flags aren't served"),
+    ),
+    field(
+        "enableSystemLogHandler",
+        "",
+        Kind::Bool,
+        true,
+        set(put!(system_logs, |v| Ok::<_, String>(truth(v))), |c| {
+            json!(c.system_logs)
+        }),
+    ),
+    field(
+        "enableSystemLogQuery",
+        "",
+        Kind::Bool,
+        true,
+        only("false", "the machine's journal isn't asked"),
+    ),
+    field(
+        "healthzPort",
+        "healthz-port",
+        Kind::Int,
+        true,
+        What::Alone {
+            set: |c, v| {
+                let port = int(v, 0, 65_535)? as u16;
+                own(c, |alone| alone.health.set_port(port))
+            },
+            show: |c| json!(c.alone.as_ref().map_or(0, |alone| alone.health.port())),
+            default: "0",
+            others: &["10248"],
+            why: HEALTH,
+        },
+    ),
+    field(
+        "healthzBindAddress",
+        "healthz-bind-address",
+        Kind::Text,
+        false,
+        alone(
+            |c, v| {
+                let ip = address(v)?;
+                own(c, |alone| alone.health.set_ip(ip))
+            },
+            |c| json!(c.alone.clone().unwrap_or_default().health.ip()),
+            "127.0.0.1",
+            HEALTH,
+        ),
+    ),
+    field(
+        "streamingConnectionIdleTimeout",
+        "streaming-connection-idle-timeout",
+        Kind::Duration,
+        false,
+        unmet("4h0m0s", &[], "a stream is bounded as a whole, not while it is idle"),
+    ),
+    field(
+        "showHiddenMetricsForVersion",
+        "",
+        Kind::Text,
+        false,
+        only("", "there are no hidden metrics"),
+    ),
+    field(
+        "logging",
+        "",
+        Kind::Object,
+        false,
+        set(logging, |_| json!({"format": "text"})),
+    ),
+    field("tracing", "", Kind::Object, true, only("{}", "traces aren't sent")),
+];
+
+fn address(v: &Value) -> Result<IpAddr, String> {
+    let text = text(v);
+    text.parse().map_err(|_| format!("{text} is not an IP address"))
+}
+
+/// Within another program certificates are renewed, wanted or not; alone they aren't.
+fn rotated(c: &mut Config, v: &Value, why: &str) -> Result<(), String> {
+    match truth(v) && c.alone.is_some() {
+        true => Err(format!("true can't be had here: {why}")),
+        false => Ok(()),
+    }
+}
+
+fn ttl(v: &Value, into: &mut Duration) -> Result<(), String> {
+    match v.as_str().map(kinds::duration).transpose()? {
+        Some(d) if !d.is_zero() => *into = d,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn authentication(c: &mut Config, v: &Value) -> Result<(), String> {
+    known(v, "", &["x509", "webhook", "anonymous"])?;
+    known(&v["x509"], "x509.", &["clientCAFile"])?;
+    known(&v["webhook"], "webhook.", &["enabled", "cacheTTL"])?;
+    known(&v["anonymous"], "anonymous.", &["enabled"])?;
+    let authorities = path(&v["x509"]["clientCAFile"]);
+    match (&mut c.alone, &authorities) {
+        (Some(alone), _) => alone.client_ca = authorities,
+        (None, Some(_)) => return Err(format!("x509.clientCAFile can't be had here: {TLS}")),
+        (None, None) => {}
+    }
+    if v["webhook"]["enabled"] == false {
+        return Err("webhook.enabled: false can't be had here: tokens are always asked about".into());
+    }
+    if let Some(anonymous) = v["anonymous"]["enabled"].as_bool() {
+        c.anonymous = anonymous;
+    }
+    ttl(&v["webhook"]["cacheTTL"], &mut c.reviews.tokens)
+}
+
+fn authorization(c: &mut Config, v: &Value) -> Result<(), String> {
+    known(v, "", &["mode", "webhook"])?;
+    known(
+        &v["webhook"],
+        "webhook.",
+        &["cacheAuthorizedTTL", "cacheUnauthorizedTTL"],
+    )?;
+    match v["mode"].as_str().unwrap_or_default() {
+        "" | "Webhook" => {}
+        other => {
+            return Err(format!(
+                "mode {other} can't be had here: the API server is always asked"
+            ));
+        }
+    }
+    ttl(&v["webhook"]["cacheAuthorizedTTL"], &mut c.reviews.allowed)?;
+    ttl(&v["webhook"]["cacheUnauthorizedTTL"], &mut c.reviews.denied)
+}
+
+/// The program writes the log; what is nothing, or upstream's default, is no wish.
+fn logging(_: &mut Config, v: &Value) -> Result<(), String> {
+    known(v, "", &["format", "flushFrequency", "verbosity", "vmodule", "options"])?;
+    for (part, value) in v.as_object().into_iter().flatten() {
+        let usual = match part.as_str() {
+            "format" => value == "text",
+            "flushFrequency" => *value == json!(5_000_000_000_u64) || *value == "5s",
+            _ => false,
+        };
+        match nothing(value) || usual {
+            true => {}
+            false if part == "format" => {
+                return Err(format!("format {} can't be had here: {ELSEWHERE}", kinds::plain(value)));
+            }
+            false => return Err(format!("{part} can't be had here: {ELSEWHERE}")),
+        }
+    }
+    Ok(())
+}
+
+fn nothing(v: &Value) -> bool {
+    match v {
+        Value::Object(m) => m.values().all(nothing),
+        Value::String(s) => ["", "0", "0s"].contains(&s.as_str()),
+        other => Kind::Object.is_zero(other),
+    }
+}

@@ -1,0 +1,158 @@
+//! Fields with forms of their own: amounts that are kept from pods, CPUs, taints, feature gates.
+
+use crate::config::Config;
+use keelson_api::quantity::Quantity;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What may be reserved.
+const RESERVED: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
+
+/// Amounts by resource. One that isn't an amount, or of something that can't be reserved, is refused in upstream's words.
+pub(super) fn amounts(v: &Value) -> Result<BTreeMap<String, String>, String> {
+    let mut all = BTreeMap::new();
+    for (name, text) in v.as_object().into_iter().flatten() {
+        if !RESERVED.contains(&name.as_str()) {
+            return Err(format!("cannot reserve {name:?} resource"));
+        }
+        let text = text.as_str().unwrap_or_default();
+        let amount = Quantity::parse(text).map_err(|_| {
+            format!(
+                "failed to parse quantity {text:?} for {name:?} resource: quantities must match the regular expression \
+                     '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            )
+        })?;
+        if amount.milli_value() < 0 {
+            return Err(format!("resource quantity for {name:?} cannot be negative: {text}"));
+        }
+        all.insert(name.clone(), text.to_owned());
+    }
+    Ok(all)
+}
+
+/// How many CPUs a list such as `0-3,8` names.
+pub(super) fn cpus(list: &str) -> Option<i64> {
+    let mut all = BTreeSet::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if last < first || last > 1 << 16 {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all.len() as i64)
+}
+
+const ENFORCED: [&str; 6] = [
+    "pods",
+    "system-reserved",
+    "system-reserved-compressible",
+    "kube-reserved",
+    "kube-reserved-compressible",
+    "none",
+];
+
+pub(super) fn enforced(list: &[String]) -> Result<BTreeSet<String>, String> {
+    let mut all = BTreeSet::new();
+    for what in list {
+        if !ENFORCED.contains(&what.as_str()) {
+            return Err(format!(
+                "option {what:?} specified for enforceNodeAllocatable (--enforce-node-allocatable). Valid options are {}",
+                ENFORCED.map(|e| format!("{e:?}")).join(", ")
+            ));
+        }
+        if !all.insert(what.clone()) {
+            return Err(format!("duplicated enforcements {what:?}"));
+        }
+    }
+    if all.remove("none") && !all.is_empty() {
+        return Err("may not contain additional enforcements when \"none\" is specified".into());
+    }
+    Ok(all)
+}
+
+/// What is enforced needs a place where it is.
+pub(super) fn check(c: &Config) -> Vec<String> {
+    let mut errors = Vec::new();
+    for (kind, field, flag, group) in [
+        (
+            "system-reserved",
+            "systemReservedCgroup",
+            "system-reserved-cgroup",
+            &c.system_reserved_cgroup,
+        ),
+        (
+            "kube-reserved",
+            "kubeReservedCgroup",
+            "kube-reserved-cgroup",
+            &c.kube_reserved_cgroup,
+        ),
+    ] {
+        let compressible = format!("{kind}-compressible");
+        let (all, weight) = (c.enforce.contains(kind), c.enforce.contains(&compressible));
+        if all && weight {
+            errors.push(format!(
+                "invalid configuration: both {kind:?} and {compressible:?} cannot be specified together in \
+                 enforceNodeAllocatable (--enforce-node-allocatable)"
+            ));
+        }
+        if (all || weight) && group.is_empty() {
+            errors.push(format!(
+                "invalid configuration: {field} (--{flag}) must be specified when {kind:?} or {compressible:?} included in \
+                 enforceNodeAllocatable (--enforce-node-allocatable)"
+            ));
+        }
+    }
+    if c.reserved_cpus.is_some() && !(c.system_reserved_cgroup.is_empty() && c.kube_reserved_cgroup.is_empty()) {
+        errors.push(
+            "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup \
+             (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)"
+                .into(),
+        );
+    }
+    errors
+}
+
+/// As `key=value:effect`.
+pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
+    let mut all = Vec::new();
+    for taint in v.as_array().into_iter().flatten() {
+        let text = |name: &str| taint[name].as_str().unwrap_or_default();
+        let (key, value, effect) = (text("key"), text("value"), text("effect"));
+        if key.is_empty() || !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+            return Err(format!("invalid taint: {key}={value}:{effect}"));
+        }
+        if !taint["timeAdded"].is_null() {
+            return Err("taint.TimeAdded is not nil".into());
+        }
+        all.push(format!("{key}={value}:{effect}"));
+    }
+    Ok(all)
+}
+
+/// Gates that mean something here, and how they stand.
+const GATES: [(&str, bool); 10] = [
+    ("CustomCPUCFSQuotaPeriod", false),
+    ("KubeletCrashLoopBackOffMax", true),
+    ("KubeletPSI", true),
+    ("KubeletEnsureSecretPulledImages", true),
+    ("MemoryQoS", false),
+    ("NodeSwap", true),
+    ("PodAndContainerStatsFromCRI", false),
+    ("PodLevelResources", true),
+    ("UserNamespacesSupport", true),
+    ("EnvFiles", true),
+];
+
+/// A gate that stands as it is said to is no wish; others are refused by name.
+pub(super) fn gates(v: &Value) -> Result<(), String> {
+    for (name, on) in v.as_object().into_iter().flatten() {
+        match GATES.iter().find(|(gate, _)| gate == name) {
+            Some((_, stands)) if on == stands => {}
+            Some((_, stands)) => return Err(format!("{name}={on} can't be had here: it is {stands}")),
+            None => return Err(format!("{name} is not a feature gate that means something here")),
+        }
+    }
+    Ok(())
+}

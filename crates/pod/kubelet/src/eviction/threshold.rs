@@ -1,0 +1,393 @@
+//! Signals, and the amounts below which pods are ended: as `KubeletConfiguration` says them, and judged against a look at the
+//! machine. Pure.
+
+use crate::host::FsStats;
+use keelson_api::quantity::Quantity;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// In the order in which they are relieved. Images and writable layers are on the same file system as everything else here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    Memory,
+    Disk,
+    ImageDisk,
+    Inodes,
+    ImageInodes,
+    Pids,
+}
+
+const NAMES: [(&str, Signal); 6] = [
+    ("memory.available", Signal::Memory),
+    ("nodefs.available", Signal::Disk),
+    ("imagefs.available", Signal::ImageDisk),
+    ("nodefs.inodesFree", Signal::Inodes),
+    ("imagefs.inodesFree", Signal::ImageInodes),
+    ("pid.available", Signal::Pids),
+];
+
+impl Signal {
+    fn parse(name: &str) -> Result<Signal, String> {
+        let found = NAMES.iter().find(|(n, _)| *n == name);
+        found.map(|(_, s)| *s).ok_or_else(|| match name {
+            "containerfs.available" | "containerfs.inodesFree" | "allocatableMemory.available" => {
+                format!("eviction signal {name} can't be set: it follows from the others")
+            }
+            _ => format!("unsupported eviction signal {name}"),
+        })
+    }
+
+    /// Upstream's name of it.
+    pub fn name(self) -> &'static str {
+        let found = NAMES.iter().find(|(_, s)| *s == self);
+        found.map_or("", |(name, _)| name)
+    }
+
+    pub fn condition(self) -> &'static str {
+        match self {
+            Signal::Memory => "MemoryPressure",
+            Signal::Disk | Signal::ImageDisk | Signal::Inodes | Signal::ImageInodes => "DiskPressure",
+            Signal::Pids => "PIDPressure",
+        }
+    }
+
+    pub fn resource(self) -> &'static str {
+        match self {
+            Signal::Memory => "memory",
+            Signal::Disk | Signal::ImageDisk => "ephemeral-storage",
+            Signal::Inodes | Signal::ImageInodes => "inodes",
+            Signal::Pids => "pids",
+        }
+    }
+
+    /// Whether removing what nobody needs may help.
+    pub fn is_disk(self) -> bool {
+        self.condition() == "DiskPressure"
+    }
+}
+
+/// A number of bytes, inodes or processes, or a part of what there is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    Number(u64),
+    Percent(f64),
+}
+
+impl Amount {
+    /// `None`: never.
+    fn parse(signal: Signal, text: &str) -> Result<Option<Amount>, String> {
+        let name = signal.name();
+        let Some(percent) = text.strip_suffix('%') else {
+            let quantity = Quantity::parse(text).map_err(|e| format!("eviction threshold {name}: {text}: {e}"))?;
+            return match u64::try_from(quantity.value()) {
+                Ok(n) if n > 0 => Ok(Some(Amount::Number(n))),
+                _ => Err(format!("eviction threshold {name} must be positive: {text}")),
+            };
+        };
+        match percent.parse::<f64>() {
+            Ok(p) if p < 0.0 => Err(format!("eviction percentage threshold {name} must be >= 0%: {text}")),
+            Ok(p) if p > 100.0 => Err(format!("eviction percentage threshold {name} must be <= 100%: {text}")),
+            Ok(p) if p.is_finite() => Ok((p > 0.0 && p < 100.0).then_some(Amount::Percent(p))),
+            _ => Err(format!("eviction percentage threshold {name}: {text}: invalid syntax")),
+        }
+    }
+
+    pub fn of(self, capacity: u64) -> u64 {
+        match self {
+            Amount::Number(n) => n,
+            Amount::Percent(p) => (capacity as f64 * p / 100.0) as u64,
+        }
+    }
+
+    fn show(self) -> String {
+        match self {
+            Amount::Number(n) if n > 0 && n % (1 << 20) == 0 => format!("{}Mi", n >> 20),
+            Amount::Number(n) => n.to_string(),
+            Amount::Percent(p) => format!("{p}%"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Threshold {
+    pub signal: Signal,
+    pub amount: Amount,
+}
+
+/// When pods are ended to keep the machine alive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eviction {
+    /// At once.
+    pub hard: Vec<Threshold>,
+    /// After so long.
+    pub soft: Vec<(Threshold, Duration)>,
+    /// The most seconds that a pod gets to end when a soft threshold is met.
+    pub max_pod_grace: i64,
+    /// How much more has to be free before it is enough again.
+    pub reclaim: Vec<Threshold>,
+    /// How long a condition stays after the pressure has gone.
+    pub transition: Duration,
+}
+
+/// Upstream's, and one for processes: a node without any left can't end what has taken them.
+impl Default for Eviction {
+    fn default() -> Self {
+        let t = |signal, amount| Threshold { signal, amount };
+        Eviction {
+            hard: vec![
+                t(Signal::Memory, Amount::Number(100 << 20)),
+                t(Signal::Disk, Amount::Percent(10.0)),
+                t(Signal::ImageDisk, Amount::Percent(15.0)),
+                t(Signal::Inodes, Amount::Percent(5.0)),
+                t(Signal::ImageInodes, Amount::Percent(5.0)),
+                t(Signal::Pids, Amount::Percent(5.0)),
+            ],
+            soft: Vec::new(),
+            max_pod_grace: 0,
+            reclaim: Vec::new(),
+            transition: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Texts of amounts by the names of signals.
+pub type Texts = BTreeMap<String, String>;
+
+/// Reads thresholds; one of 0 or 100 percent is none.
+pub fn parse(texts: &Texts) -> Result<Vec<Threshold>, String> {
+    let mut all = Vec::new();
+    for (name, text) in texts {
+        let signal = Signal::parse(name)?;
+        let amount = Amount::parse(signal, text)?;
+        all.extend(amount.map(|amount| Threshold { signal, amount }));
+    }
+    all.sort_by_key(|t| t.signal);
+    Ok(all)
+}
+
+/// After how long soft thresholds count. One for a signal without such a threshold means nothing.
+pub fn graces(texts: &Texts) -> Result<BTreeMap<Signal, Duration>, String> {
+    let all = texts.iter().map(|(name, text)| {
+        let nanos = keelson_api::duration::parse(text).map_err(|e| e.to_string())?;
+        let nanos = u64::try_from(nanos)
+            .map_err(|_| format!("invalid eviction grace period specified: {text}, must be a positive value"))?;
+        Ok((Signal::parse(name)?, Duration::from_nanos(nanos)))
+    });
+    all.collect()
+}
+
+/// Reads how much more has to be free.
+pub fn reclaims(texts: &Texts) -> Result<Vec<Threshold>, String> {
+    let mut all = Vec::new();
+    for (name, text) in texts {
+        let signal = Signal::parse(name)?;
+        let amount = match text.strip_suffix('%') {
+            Some(percent) => match percent.parse::<f64>() {
+                Ok(p) if p > 0.0 && p.is_finite() => Amount::Percent(p),
+                Ok(_) => {
+                    return Err(format!(
+                        "eviction percentage minimum reclaim {name} must be positive: {text}"
+                    ));
+                }
+                Err(_) => return Err(format!("eviction minimum reclaim {name}: {text}: invalid syntax")),
+            },
+            None => {
+                let quantity =
+                    Quantity::parse(text).map_err(|e| format!("eviction minimum reclaim {name}: {text}: {e}"))?;
+                let negative = |_| format!("negative eviction minimum reclaim specified for {name}");
+                Amount::Number(u64::try_from(quantity.value()).map_err(negative)?)
+            }
+        };
+        all.push(Threshold { signal, amount });
+    }
+    all.sort_by_key(|t| t.signal);
+    Ok(all)
+}
+
+pub fn show(all: &[Threshold]) -> Texts {
+    let named = all.iter().map(|t| (t.signal.name().to_owned(), t.amount.show()));
+    named.collect()
+}
+
+impl Eviction {
+    /// The hard threshold of a signal, as an amount.
+    pub fn hard_amount(&self, signal: Signal, capacity: u64) -> u64 {
+        let found = self.hard.iter().filter(|t| t.signal == signal);
+        found.map(|t| t.amount.of(capacity)).max().unwrap_or(0)
+    }
+}
+
+/// A look at the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    pub memory: u64,
+    pub memory_available: u64,
+    pub fs: FsStats,
+    pub pids: u64,
+    pub max_pids: u64,
+}
+
+impl Sample {
+    /// What there is of a resource, and what is left of it. A capacity of zero isn't known.
+    fn of(&self, signal: Signal) -> (u64, u64) {
+        match signal {
+            Signal::Memory => (self.memory, self.memory_available),
+            Signal::Disk | Signal::ImageDisk => (self.fs.capacity, self.fs.available),
+            Signal::Inodes | Signal::ImageInodes => (self.fs.inodes, self.fs.inodes_free),
+            Signal::Pids => (self.max_pids, self.max_pids.saturating_sub(self.pids)),
+        }
+    }
+
+    /// Whether less is left than a threshold says; `again`: it was so before, and is until the margin is free too.
+    pub fn meets(&self, t: &Threshold, reclaim: &[Threshold], again: bool) -> bool {
+        let (capacity, left) = self.of(t.signal);
+        let margin = reclaim.iter().filter(|r| again && r.signal == t.signal);
+        let wanted = t.amount.of(capacity) + margin.map(|r| r.amount.of(capacity)).sum::<u64>();
+        capacity > 0 && left < wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(pairs: &[(&str, &str)]) -> Texts {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn thresholds_are_read_as_upstream_reads_them() {
+        let all = parse(&texts(&[
+            ("nodefs.available", "12.5%"),
+            ("memory.available", "1Gi"),
+            ("imagefs.available", "0%"),
+            ("pid.available", "100%"),
+        ]));
+        let all = all.unwrap();
+        assert_eq!(
+            show(&all),
+            texts(&[("memory.available", "1024Mi"), ("nodefs.available", "12.5%")])
+        );
+        for (name, text, why) in [
+            ("memory.free", "1Gi", "unsupported eviction signal memory.free"),
+            (
+                "memory.available",
+                "0",
+                "eviction threshold memory.available must be positive: 0",
+            ),
+            (
+                "memory.available",
+                "-1Mi",
+                "eviction threshold memory.available must be positive: -1Mi",
+            ),
+            (
+                "nodefs.available",
+                "-3%",
+                "eviction percentage threshold nodefs.available must be >= 0%: -3%",
+            ),
+            (
+                "nodefs.available",
+                "101%",
+                "eviction percentage threshold nodefs.available must be <= 100%: 101%",
+            ),
+            (
+                "nodefs.available",
+                "x%",
+                "eviction percentage threshold nodefs.available: x%: invalid syntax",
+            ),
+            (
+                "containerfs.available",
+                "1%",
+                "eviction signal containerfs.available can't be set: it follows from the others",
+            ),
+        ] {
+            assert_eq!(parse(&texts(&[(name, text)])).unwrap_err(), why);
+        }
+    }
+
+    #[test]
+    fn margins_and_times_are_read_as_upstream_reads_them() {
+        let all = reclaims(&texts(&[("nodefs.available", "0"), ("memory.available", "150%")])).unwrap();
+        assert_eq!(
+            show(&all),
+            texts(&[("memory.available", "150%"), ("nodefs.available", "0")])
+        );
+        for (text, why) in [
+            (
+                "0%",
+                "eviction percentage minimum reclaim pid.available must be positive: 0%",
+            ),
+            ("-1", "negative eviction minimum reclaim specified for pid.available"),
+            ("x%", "eviction minimum reclaim pid.available: x%: invalid syntax"),
+        ] {
+            assert_eq!(reclaims(&texts(&[("pid.available", text)])).unwrap_err(), why);
+        }
+        let all = graces(&texts(&[("pid.available", "1m30s")])).unwrap();
+        assert_eq!(all[&Signal::Pids], Duration::from_secs(90));
+        let negative = graces(&texts(&[("pid.available", "-1s")])).unwrap_err();
+        assert_eq!(
+            negative,
+            "invalid eviction grace period specified: -1s, must be a positive value"
+        );
+        assert!(graces(&texts(&[("pids", "1s")])).is_err());
+    }
+
+    fn sample() -> Sample {
+        let fs = FsStats {
+            capacity: 1000,
+            available: 500,
+            free: 500,
+            inodes: 100,
+            inodes_free: 50,
+        };
+        Sample {
+            memory: 4 << 30,
+            memory_available: 1 << 30,
+            fs,
+            pids: 10,
+            max_pids: 1000,
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_compared() {
+        let met = |s: &Sample| {
+            let hard = Eviction::default().hard.into_iter();
+            hard.filter(|t| s.meets(t, &[], false))
+                .map(|t| t.signal)
+                .collect::<Vec<_>>()
+        };
+        let good = sample();
+        assert_eq!(met(&good), []);
+        let mut s = good;
+        s.memory_available = (100 << 20) - 1;
+        s.pids = 960;
+        assert_eq!(met(&s), [Signal::Memory, Signal::Pids]);
+        s = good;
+        (s.fs.available, s.fs.inodes_free) = (99, 4);
+        assert_eq!(
+            met(&s),
+            [Signal::Disk, Signal::ImageDisk, Signal::Inodes, Signal::ImageInodes]
+        );
+        s.fs.capacity = 0;
+        assert_eq!(
+            met(&s),
+            [Signal::Inodes, Signal::ImageInodes],
+            "what isn't known isn't short"
+        );
+    }
+
+    #[test]
+    fn enough_is_more_than_the_threshold_once_it_was_met() {
+        let t = Threshold {
+            signal: Signal::Memory,
+            amount: Amount::Number(1 << 29),
+        };
+        let more = Threshold {
+            signal: Signal::Memory,
+            amount: Amount::Percent(25.0),
+        };
+        let s = sample();
+        assert!(!s.meets(&t, &[more], false) && s.meets(&t, &[more], true));
+    }
+}
