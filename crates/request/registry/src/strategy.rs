@@ -7,6 +7,7 @@ use crate::admission::{Admission, Operation};
 use crate::context::Cx;
 use crate::engine::Engine;
 use crate::options::DeleteOptions;
+use crate::resources::withheld::{self, Withheld};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Cause, FieldType, Object, Value};
 use keelson_machinery::canonical;
@@ -119,6 +120,8 @@ pub struct Behaviour {
     pub gc: GcPolicy,
     pub returns_deleted: bool,
     pub default: fn(&mut Object),
+    /// What isn't kept of what clients say.
+    pub withheld: Withheld,
     pub prepare_create: fn(&Cx, &mut Object),
     pub prepare_update: fn(&Cx, &mut Object, &Object),
     /// After the generic part of an update through `/status`.
@@ -171,6 +174,7 @@ impl Behaviour {
         gc: GcPolicy::Delete,
         returns_deleted: false,
         default: |_| (),
+        withheld: &[],
         prepare_create: |_, _| (),
         prepare_update: |_, _, _| (),
         prepare_status: |_, _, _| (),
@@ -301,9 +305,11 @@ impl Strategy for BuiltIn {
         if self.0.generation != Generation::Untouched {
             obj.meta_mut().insert("generation", 1i64);
         }
+        withheld::drop(self.0.withheld, obj, None);
         (self.0.prepare_create)(cx, obj);
     }
     fn prepare_update(&self, cx: &Cx, new: &mut Object, old: &Object) {
+        withheld::drop(self.0.withheld, new, Some(old));
         if let Some((_, prepare)) = self
             .0
             .prepare_sub

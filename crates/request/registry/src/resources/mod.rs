@@ -17,6 +17,7 @@ mod selectable;
 pub use self::core::service::{NodePorts, ServiceRanges};
 mod validation;
 mod warnings;
+pub mod withheld;
 
 use crate::convert::Converter;
 use crate::def::{ResourceDef, ScalePaths, Selectable, StorageCodec, StorageDef, SubresourceDef};
@@ -175,6 +176,7 @@ fn complete(group: &'static str, kind: &'static str) -> &'static Behaviour {
             .map(|(group, kind)| {
                 let b = Behaviour {
                     default: defaults::of(group, kind),
+                    withheld: withheld::of(group, kind),
                     ..*behaviour(group, kind)
                 };
                 // Definitions of custom resources are judged by the machinery that reads their schemas.

@@ -26,9 +26,14 @@ fn max(into: &mut Amounts, other: &Amounts) {
     }
 }
 
-/// The total of `requests` or `limits`.
-pub fn total(pod: &Object, key: &str) -> Amounts {
-    let list = |name: &str| pod.at(&["spec", name]).and_then(Value::as_array).into_iter().flatten();
+/// What a resource may be said of for a pod as a whole.
+pub fn for_pods(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+/// The `requests` or `limits` of all containers of a spec.
+pub fn of_containers(spec: &Map, key: &str) -> Amounts {
+    let list = |name: &str| spec.arr(name).into_iter().flatten();
     let of = |c: &Value| amounts(c.at(&["resources", key]).and_then(Value::as_object));
     let mut sum = Amounts::new();
     list("containers").for_each(|c| add(&mut sum, &of(c)));
@@ -45,9 +50,16 @@ pub fn total(pod: &Object, key: &str) -> Amounts {
         max(&mut init, &own);
     }
     max(&mut sum, &init);
+    sum
+}
+
+/// The total of `requests` or `limits`.
+pub fn total(pod: &Object, key: &str) -> Amounts {
+    let spec = pod.get("spec").and_then(Value::as_object);
+    let mut sum = spec.map(|s| of_containers(s, key)).unwrap_or_default();
     let pod_level = amounts(pod.at(&["spec", "resources", key]).and_then(Value::as_object));
     for (k, v) in pod_level {
-        if matches!(k.as_str(), "cpu" | "memory") || k.starts_with("hugepages-") {
+        if for_pods(&k) {
             sum.insert(k, v);
         }
     }

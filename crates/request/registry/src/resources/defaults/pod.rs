@@ -1,7 +1,8 @@
 //! Pods, and the pod templates of everything that makes pods.
 
+use super::super::pod_resources::{for_pods, of_containers};
 use super::{each, fill, fill_absent, fill_zero, has_items, inner, round_resources};
-use keelson_api::{Map, Object, Quantity, Value};
+use keelson_api::{Map, Object, Value};
 
 pub fn pod(pod: &mut Object) {
     let Some(spec) = inner(pod, "spec") else { return };
@@ -69,46 +70,39 @@ fn requests_from_limits(resources: &mut Map) {
     }
 }
 
-/// Pod-level requests and huge-page limits, once all containers are known (at creation, after admission).
+/// Pod-level requests and huge-page limits, once all containers are known (at creation, after admission): of what a pod says
+/// something of for itself.
 pub fn hugepages_and_requests(spec: &mut Map) {
-    let Some(limits) = spec
-        .obj("resources")
-        .and_then(|r| r.obj("limits"))
-        .filter(|l| !l.is_empty())
-        .cloned()
-    else {
-        return;
+    let given = |spec: &Map, key: &str| {
+        let list = spec.obj("resources").and_then(|r| r.obj(key));
+        list.cloned().unwrap_or_default()
     };
-    let mut sums = Map::new();
-    for list in ["containers", "initContainers"] {
-        let sidecars = list == "initContainers";
-        for c in spec.arr(list).into_iter().flatten() {
-            // Of init containers only those that stay count towards the sum.
-            if sidecars && c.get("restartPolicy").and_then(Value::as_str) != Some("Always") {
-                continue;
-            }
-            for (name, amount) in c
-                .at(&["resources", "requests"])
-                .and_then(Value::as_object)
-                .into_iter()
-                .flatten()
-            {
-                let mut sum = sums.str(name).and_then(|s| Quantity::parse(s).ok()).unwrap_or_default();
-                if let Some(q) = amount.as_str().and_then(|s| Quantity::parse(s).ok()) {
-                    sum.add(q);
-                    sums.insert(name.clone(), sum.to_string());
-                }
-            }
+    let (limits, requests) = (given(spec, "limits"), given(spec, "requests"));
+    if limits.is_empty() && requests.is_empty() {
+        return;
+    }
+    let mut limits = limits;
+    for (name, amount) in of_containers(spec, "limits") {
+        if name.starts_with("hugepages-") && !requests.contains_key(&name) {
+            fill_absent(&mut limits, &name, amount.to_string());
         }
     }
-    let requests = spec.object_mut("resources").object_mut("requests");
-    for (name, amount) in sums {
+    if limits.is_empty() {
+        return;
+    }
+    let mut requests = requests;
+    for (name, amount) in of_containers(spec, "requests") {
         if matches!(name.as_str(), "cpu" | "memory") {
-            fill_absent(requests, &name, amount);
+            fill_absent(&mut requests, &name, amount.to_string());
         }
     }
-    for (name, amount) in limits {
-        fill_absent(requests, &name, amount);
+    for (name, amount) in limits.iter().filter(|(name, _)| for_pods(name)) {
+        fill_absent(&mut requests, name, amount.clone());
+    }
+    let resources = spec.object_mut("resources");
+    resources.insert("limits", limits);
+    if !requests.is_empty() {
+        resources.insert("requests", requests);
     }
 }
 
@@ -176,8 +170,6 @@ fn container(c: &mut Map) {
     each_http_get(c, |get| {
         fill(get, "path", "/");
         fill(get, "scheme", "HTTP");
-        // Behind the gate `H2CContainerProbe`, which is off in 1.37.
-        get.remove("protocol");
     });
 }
 
