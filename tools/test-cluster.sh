@@ -11,6 +11,7 @@ step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p
 step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
 step "the store over etcd"; tools/test-etcd.sh
 step "two machines"; tools/test-nodes.sh
+step "a developer's cluster"; tools/test-dev.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh
 step "starting a cluster"

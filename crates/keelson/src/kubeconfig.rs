@@ -44,22 +44,32 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     };
     let into = match into {
         Some(into) => into,
-        None => home()?.join(".kube/config"),
+        None => usual()?,
     };
-    // Behind a link is where the file is.
-    let into = std::fs::canonicalize(&into).unwrap_or(into);
-    let before = files::read(&into)?;
-    let merged = merge(before.as_deref().unwrap_or_default(), &config, &options.name)
-        .with_context(|| format!("merging into {}", into.display()))?;
-    // With sudo it stays the user's.
-    let owner = std::fs::metadata(&into).ok().map(|was| (was.uid(), was.gid()));
-    files::write_secret(&into, merged.as_bytes())?;
-    if let Some((user, group)) = owner {
-        std::os::unix::fs::chown(&into, Some(user), Some(group))
-            .with_context(|| format!("giving {} back to its owner", into.display()))?;
-    }
+    let into = rewrite(&into, |before| merge(before, &config, &options.name))?;
     println!("{}: the context {} is the current one", into.display(), options.name);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where kubectl looks.
+pub fn usual() -> anyhow::Result<PathBuf> {
+    Ok(home()?.join(".kube/config"))
+}
+
+/// Changes a kubeconfig, which stays its owner's (with sudo the user's). Says where it is.
+pub fn rewrite(file: &Path, change: impl FnOnce(&str) -> anyhow::Result<String>) -> anyhow::Result<PathBuf> {
+    // Behind a link is where the file is.
+    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+    let before = files::read(&file)?;
+    let changed =
+        change(before.as_deref().unwrap_or_default()).with_context(|| format!("changing {}", file.display()))?;
+    let owner = std::fs::metadata(&file).ok().map(|was| (was.uid(), was.gid()));
+    files::write_secret(&file, changed.as_bytes())?;
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(&file, Some(user), Some(group))
+            .with_context(|| format!("giving {} back to its owner", file.display()))?;
+    }
+    Ok(file)
 }
 
 /// Of whoever runs it; with sudo that is root.
@@ -69,7 +79,7 @@ fn home() -> anyhow::Result<PathBuf> {
 }
 
 /// The file with the cluster in it. What else it has stays, whoever made it.
-fn merge(text: &str, config: &Kubeconfig, name: &str) -> anyhow::Result<String> {
+pub fn merge(text: &str, config: &Kubeconfig, name: &str) -> anyhow::Result<String> {
     let own: Value = serde_saphyr::from_str(&config.to_yaml()).map_err(|e| anyhow::anyhow!("{e}"))?;
     let mut file: Value = match text.trim() {
         "" => json!({"apiVersion": "v1", "kind": "Config", "preferences": {}}),
@@ -99,6 +109,20 @@ fn merge(text: &str, config: &Kubeconfig, name: &str) -> anyhow::Result<String> 
     serde_saphyr::to_string(&file).map_err(|e| anyhow::anyhow!("{e}"))
 }
 
+/// The file without the cluster that [`merge`] brought into it.
+pub fn unmerge(text: &str, name: &str) -> anyhow::Result<String> {
+    let mut file: Value = serde_saphyr::from_str(text).map_err(|e| anyhow::anyhow!("{e}"))?;
+    for list in ["clusters", "users", "contexts"] {
+        if let Some(all) = file.get_mut(list).and_then(Value::as_array_mut) {
+            all.retain(|entry| entry["name"] != name);
+        }
+    }
+    if file["current-context"] == name {
+        file["current-context"] = "".into();
+    }
+    serde_saphyr::to_string(&file).map_err(|e| anyhow::anyhow!("{e}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +140,12 @@ mod tests {
         assert_eq!(file["users"][0]["user"]["exec"]["args"][0], "eks");
         assert_eq!(file["contexts"][0]["context"]["namespace"], "ns");
         assert_eq!(file["clusters"].as_array().unwrap().len(), 2);
+        let without: Value = serde_saphyr::from_str(&unmerge(&once, "keelson").unwrap()).unwrap();
+        assert_eq!(without["clusters"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            (&without["users"][0]["name"], &without["current-context"]),
+            (&"work".into(), &"".into())
+        );
         assert!(Kubeconfig::parse(&merge("", &config, "home").unwrap(), Path::new("/")).is_ok());
         for bad in ["[]", "clusters: 5", "a: [", "text"] {
             assert!(merge(bad, &config, "keelson").is_err(), "{bad}");

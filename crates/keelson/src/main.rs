@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod components;
 mod config;
+mod dev;
 mod doctor;
 mod etcd;
 mod families;
@@ -81,6 +82,8 @@ enum Command {
     Dns(Box<components::dns::Options>),
     /// Wait until the node and the system services of a cluster are ready
     Wait(wait::Options),
+    /// Make, list or remove clusters of several nodes on this one machine
+    Dev(dev::Options),
     /// List, import, pull or remove container images of this machine
     Image(image::Options),
     /// Create, list or delete tokens with which machines join
@@ -163,6 +166,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Runtime(options) => components::runtime::main(*options),
         Command::Proxy(options) => components::proxy::main(*options),
         Command::Dns(options) => components::dns::main(*options),
+        Command::Dev(options) => dev::main(options),
         Command::Wait(options) => wait::main(options),
         Command::Image(options) => image::main(options),
         Command::Token(options) => token::main(options),

@@ -34,6 +34,32 @@ pub fn enter_network_namespace(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a network namespace and keeps it at `path`, where `ip netns` finds those in `/run/netns`. One that was there goes.
+pub fn keep_new_namespace(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    forget_namespace(path)?;
+    std::fs::File::create(path)?;
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+            crate::mount::bind(Path::new("/proc/thread-self/ns/net"), path)
+        });
+        let made = made.join();
+        made.unwrap_or_else(|_| Err(io::Error::other("the thread of the new network namespace panicked")))
+    })
+}
+
+/// Gives up what [`keep_new_namespace`] made: it goes when nothing runs in it any more.
+pub fn forget_namespace(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    crate::mount::unmount(path)?;
+    std::fs::remove_file(path)
+}
+
 /// What an interface has carried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {

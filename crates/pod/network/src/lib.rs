@@ -9,6 +9,7 @@
 //! The crate knows sandboxes and addresses; it knows no pod object, no service and no API. [`LocalPods`] tells who is here
 //! to those who do.
 
+mod bridge;
 mod config;
 mod flows;
 mod guard;
@@ -21,6 +22,7 @@ mod routed;
 mod sysctl;
 pub mod underlay;
 
+pub use bridge::Bridge;
 pub use config::Config;
 pub use ipam::Ipam;
 pub use local::{LocalPod, LocalPods};

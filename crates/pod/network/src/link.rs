@@ -65,7 +65,7 @@ const fn nix_enodev() -> i32 {
     19
 }
 
-async fn must_index(handle: &Handle, name: &str) -> anyhow::Result<u32> {
+pub async fn must_index(handle: &Handle, name: &str) -> anyhow::Result<u32> {
     index_of(handle, name).await?.with_context(|| format!("no link {name}"))
 }
 
@@ -167,7 +167,7 @@ fn single(to: IpAddr, index: u32, source: Option<IpAddr>) -> anyhow::Result<Rout
     Ok(route.build())
 }
 
-async fn up(handle: &Handle, index: u32) -> anyhow::Result<()> {
+pub async fn up(handle: &Handle, index: u32) -> anyhow::Result<()> {
     Ok(handle
         .link()
         .set(LinkUnspec::new_with_index(index).up().build())
