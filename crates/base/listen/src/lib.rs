@@ -40,6 +40,8 @@ pub trait Server: Send + Sync + 'static {
     fn streams(&self, _peer: &Self::Peer) -> Option<u32> {
         None
     }
+    /// A connection came to no TLS session.
+    fn no_handshake(&self) {}
     fn answer(
         &self,
         peer: &Arc<Self::Peer>,
@@ -160,8 +162,8 @@ async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, ac
         () = ended.cancelled() => anyhow::bail!("its place was needed"),
         () = connection.stop.cancelled() => return Ok(()),
     };
-    let tls = shaken
-        .context("the TLS handshake took too long")?
-        .context("the TLS handshake failed")?;
+    let shaken = shaken.context("the TLS handshake took too long");
+    let shaken = shaken.and_then(|shaken| shaken.context("the TLS handshake failed"));
+    let tls = shaken.inspect_err(|_| connection.server.no_handshake())?;
     connection.serve(tls).await
 }

@@ -1,9 +1,11 @@
 //! The way of every request, in order. A line a stage; each stage stands in its own module.
 
+use crate::authn::x509::PeerCertificate;
 use crate::authn::{self, impersonation};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::{Attributes, Verdict};
 use crate::flow::{Class, Classed, TooMany};
+use crate::metrics::{InFlight, Terminated};
 use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken, UserInfo, response};
 use crate::serve::listener::{RemoteAddr, Stopping};
 use crate::serve::user_agent;
@@ -33,11 +35,11 @@ pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
         Err(e) => return response::error(&e),
     };
     let served = timed(server, context.clone(), request);
-    let mut answer = match AssertUnwindSafe(served).catch_unwind().await {
+    let answer = match AssertUnwindSafe(served).catch_unwind().await {
         Ok(answer) => answer,
         Err(_) => panicked(&context),
     };
-    finish(server, &context, &mut answer);
+    let mut answer = finish(server, &context, answer);
     if let Some(deadline) = context.deadline {
         answer.extensions_mut().insert(WriteBy(deadline));
     }
@@ -59,7 +61,13 @@ async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Requ
             .await
             .map(|ended| ended.unwrap_or_else(broken_off))
     };
-    answer.unwrap_or_else(|_| response::error(&timed_out()))
+    answer.unwrap_or_else(|_| terminated(response::error(&timed_out())))
+}
+
+/// Ended so that the server can go on.
+fn terminated(mut answer: Response) -> Response {
+    answer.extensions_mut().insert(Terminated);
+    answer
 }
 
 fn broken_off(e: tokio::task::JoinError) -> Response {
@@ -75,15 +83,22 @@ fn broken_off(e: tokio::task::JoinError) -> Response {
 /// The stages proper.
 async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut request: Request) -> Response {
     let attempted = authn::attempted(&request);
-    let Some(user) = server.authenticator.authenticate(&mut request, &context).await else {
-        server.metrics.authenticated(false);
+    let began = Instant::now();
+    let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
+    let authenticated = server.authenticator.authenticate(&mut request, &context).await;
+    let name = authenticated.as_ref().map(|user| &*user.name);
+    server.metrics.access.authenticated(name, began.elapsed());
+    let Some(user) = authenticated else {
         server.audit.open(&context, None).refused(&attempted).await;
         return response::error(&ApiError::new(Reason::Unauthorized, "Unauthorized"));
     };
-    server.metrics.authenticated(true);
+    if let Some(certificate) = certificate.filter(|c| c.is_of(&user)) {
+        let left = certificate.not_after - keelson_clock::now().as_second();
+        server.metrics.access.by_certificate(left);
+    }
     context.user = user;
     let resource = resource(server, &context.info);
-    let open = server.metrics.begin(&context, resource.as_deref());
+    let open = server.metrics.requests.begin(&context, resource.as_deref());
     let mut trail = server.audit.open(&context, Some(&context.user));
     trail.received(&mut request).await;
     let asked = context.user.clone();
@@ -92,7 +107,7 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let answer = match served(server, &mut context, request, &mut class).await {
         Ok(answer) => answer,
         Err(Stopped::Error(e)) => response::error(&e),
-        Err(Stopped::TooMany) => too_many(),
+        Err(Stopped::TooMany) => terminated(too_many()),
     };
     let answer = seated(answer, &context);
     if asked != context.user {
@@ -159,9 +174,16 @@ async fn take_seats(server: &ServerState, context: &RequestContext, classed: &Cl
     let storage = def.as_ref().and_then(|d| d.storage.as_ref());
     let usage = storage.and_then(|s| server.engine.usage(s, &info.namespace, &info.name));
     let began = Instant::now();
+    let (told, class) = (&server.metrics.flow, &classed.class);
+    let waiting = told.waits(class);
     let seats = classed.seats(info, context.deadline, usage).await;
-    context.seat.has_waited(began.elapsed());
-    context.seat.set(seats?);
+    drop(waiting);
+    let waited = began.elapsed();
+    context.seat.has_waited(waited);
+    // Streams take none.
+    let told = (!matches!(seats, Ok(None))).then(|| told.waited(class, waited, seats.as_ref().err()));
+    let told = told.flatten().map(InFlight::of);
+    context.seat.set(seats?.map(|permit| permit.telling(told)));
     Ok(())
 }
 
@@ -235,8 +257,9 @@ fn seated(answer: Response, context: &RequestContext) -> Response {
 
 async fn authorize(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
     let attributes = Attributes::of(&context.user, &context.info);
+    let began = Instant::now();
     let decision = decide(server, &attributes).await;
-    server.metrics.authorized(decision.is_allowed());
+    server.metrics.access.authorized(&decision, began.elapsed());
     if !decision.is_allowed() && decision.error.is_some() {
         context.audit.add("authorization.k8s.io/reason", "internal error");
     } else {
@@ -275,7 +298,7 @@ async fn route(server: &Arc<ServerState>, context: RequestContext, request: Requ
         return match context.deadline {
             Some(deadline) => timeout_at(deadline, proxied)
                 .await
-                .unwrap_or_else(|_| response::error(&timed_out())),
+                .unwrap_or_else(|_| terminated(response::error(&timed_out()))),
             None => proxied.await,
         };
     }
@@ -339,7 +362,7 @@ fn panicked(context: &RequestContext) -> Response {
 }
 
 /// Headers that name the flow, and what lives as long as the response's body.
-fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: crate::metrics::InFlight) -> Response {
+fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: InFlight) -> Response {
     let headers = answer.headers_mut();
     set(headers, "x-kubernetes-pf-flowschema-uid", &class.schema_uid);
     set(headers, "x-kubernetes-pf-prioritylevel-uid", &class.level_uid);
@@ -350,12 +373,11 @@ fn closed(mut answer: Response, class: &Class, context: &RequestContext, open: c
 }
 
 /// Headers that every response has.
-fn finish(server: &ServerState, context: &RequestContext, answer: &mut Response) {
+fn finish(server: &ServerState, context: &RequestContext, answer: Response) -> Response {
     let resource = resource(server, &context.info);
     let took = context.started.elapsed();
-    server
-        .metrics
-        .served(context, resource.as_deref(), answer.status(), took);
+    let told = &server.metrics.requests;
+    let mut answer = told.served(context, resource.as_deref(), answer, took);
     let headers = answer.headers_mut();
     set(headers, "audit-id", &context.audit_id);
     if !headers.contains_key(header::CACHE_CONTROL) {
@@ -366,6 +388,7 @@ fn finish(server: &ServerState, context: &RequestContext, answer: &mut Response)
             headers.append(header::WARNING, value);
         }
     }
+    answer
 }
 
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {

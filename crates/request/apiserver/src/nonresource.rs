@@ -10,6 +10,10 @@ use crate::version;
 use http::{HeaderValue, Method, StatusCode, header};
 use keelson_api::value;
 use keelson_pki::ServiceAccountKeys;
+use std::time::Duration;
+
+/// How long the page of metrics waits for the size of the store.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn serve(server: &ServerState, context: &RequestContext, request: Request) -> Response {
     if let Some(answer) = server.health.serve(&context.info).await {
@@ -38,7 +42,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         return answer;
     }
     match context.info.path.trim_end_matches('/') {
-        "/metrics" | "/metrics/slis" => metrics(server),
+        "/metrics" | "/metrics/slis" => metrics(server).await,
         "" | "/index.html" => index(server),
         "/version" | "/.well-known/openid-configuration" | "/openid/v1/jwks" if !reading => nowhere(Nowhere::method()),
         "/version" => response::indented(StatusCode::OK, &version::version()),
@@ -54,8 +58,14 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     }
 }
 
-fn metrics(server: &ServerState) -> Response {
-    let text = server.metrics.text(&server.flow.usage(), &server.engine.counts());
+async fn metrics(server: &ServerState) -> Response {
+    let told = &server.metrics;
+    told.gather(&server.flow.usage(), &server.engine.counts(), &server.services);
+    // A store that doesn't answer must not keep the page.
+    if let Ok(Ok(status)) = tokio::time::timeout(STORE_PATIENCE, server.engine.store().status()).await {
+        told.store.size(status.bytes);
+    }
+    let text = told.page();
     response::bytes_of(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 

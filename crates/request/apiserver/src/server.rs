@@ -113,6 +113,7 @@ impl ApiServer {
             cert,
             certificates: Arc::new(certificates),
             limits: Limits::default(),
+            failed: self.state.metrics.failed_handshakes.clone(),
         };
         let ending = &self.state.ending;
         let leave = async {
@@ -394,7 +395,9 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         cidrs: config.service_cidrs.clone(),
         ..Default::default()
     };
-    let engine = Arc::new(Engine::new(table.clone(), store.clone()).with_service_ranges(ranges));
+    let metrics = Metrics::new(config.measures.clone());
+    let engine = Engine::new(table.clone(), store.clone()).with_observer(metrics.store.clone());
+    let engine = Arc::new(engine.with_service_ranges(ranges));
     let Made {
         rbac,
         node_authorizer,
@@ -424,10 +427,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     let sync = Arc::new(Following::default());
     let (missing, hooks, ending) = (sync.clone(), Arc::new(Hooks::default()), CancellationToken::new());
     let configured = admission::Configured::new(sync.clone());
-    let (mut health, metrics) = (
-        Health::of(&store, &hooks, move || missing.missing(), &ending),
-        Metrics::new(),
-    );
+    let mut health = Health::of(&store, &hooks, move || missing.missing(), &ending);
     if let Some(sealing) = &config.sealing {
         let counted = sealing.metrics();
         metrics.add(move |page| counted.write(page));
@@ -447,6 +447,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
             authorizer.clone(),
             extensions,
             &config.admission,
+            metrics.admission.clone(),
         )),
         configured,
         token_authenticator: authenticator.clone(),

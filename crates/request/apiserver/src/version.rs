@@ -24,3 +24,26 @@ pub fn version() -> Value {
         "platform": if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" },
     })
 }
+
+/// What monitoring shows of the program.
+pub fn tell(measures: &keelson_measure::Measures) {
+    const LABELS: [(&str, &str); 9] = [
+        ("major", "major"),
+        ("minor", "minor"),
+        ("git_version", "gitVersion"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("build_date", "buildDate"),
+        ("go_version", "goVersion"),
+        ("compiler", "compiler"),
+        ("platform", "platform"),
+    ];
+    let version = version();
+    let values = LABELS.map(|(_, field)| version.get(field).and_then(Value::as_str).unwrap_or_default());
+    let info = measures.gauges(
+        "kubernetes_build_info",
+        "Always 1: which version this is, and how it was built",
+        &LABELS.map(|(label, _)| label),
+    );
+    info.with_label_values(&values).set(1);
+}

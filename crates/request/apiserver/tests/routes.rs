@@ -188,3 +188,67 @@ async fn every_other_path_is_refused_too() {
         assert_eq!(stranger(&api, "POST", path).await, 403, "POST {path}");
     }
 }
+
+/// What a server counts while it works is on its page, in upstream's families, and nothing twice.
+#[tokio::test]
+async fn what_happens_is_measured_and_told_once() {
+    let api = Api::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = keelson_api::value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}});
+    api.post(maps, map).await.expect(201);
+    api.get(maps).await.expect(200);
+    assert_eq!(
+        api.watch(&format!("{maps}?watch=1&resourceVersion=0"), 1).await.len(),
+        1
+    );
+    api.delete(&format!("{maps}/one")).await.expect(200);
+    let page = String::from_utf8(api.get("/metrics").await.expect(200).bytes.to_vec()).unwrap();
+    assert_eq!(keelson_measure::golden::repeated(&page), Vec::<String>::new());
+    let counted = |name: &str, labels: &[&str]| {
+        let is_it = |l: &&str| l.starts_with(&format!("{name}{{")) && labels.iter().all(|label| l.contains(label));
+        let line = page.lines().find(is_it);
+        let count = line
+            .and_then(|l| l.rsplit_once(' '))
+            .and_then(|(_, n)| n.parse::<f64>().ok());
+        count.unwrap_or_else(|| panic!("{name} {labels:?} is not in\n{page}"))
+    };
+    let resource = r#"resource="configmaps""#;
+    for (name, labels) in [
+        ("apiserver_watch_events_total", &[resource][..]),
+        ("apiserver_watch_events_sizes_sum", &[resource]),
+        ("apiserver_response_sizes_sum", &[resource, r#"verb="LIST""#]),
+        ("etcd_requests_total", &[resource, r#"operation="create""#]),
+        ("etcd_requests_total", &[resource, r#"operation="delete""#]),
+        (
+            "etcd_request_duration_seconds_count",
+            &[resource, r#"operation="list""#],
+        ),
+        (
+            "apiserver_admission_step_admission_duration_seconds_count",
+            &[r#"type="admit""#],
+        ),
+        (
+            "apiserver_admission_controller_admission_duration_seconds_count",
+            &[
+                r#"name="NamespaceLifecycle""#,
+                r#"operation="CREATE""#,
+                r#"type="admit""#,
+            ],
+        ),
+        (
+            "apiserver_admission_controller_admission_duration_seconds_count",
+            &[r#"name="ResourceQuota""#, r#"operation="CREATE""#, r#"type="validate""#],
+        ),
+        (
+            "apiserver_flowcontrol_dispatched_requests_total",
+            &[r#"priority_level="exempt""#],
+        ),
+        ("authentication_attempts", &[r#"result="success""#]),
+        ("authorization_attempts_total", &[r#"result="allowed""#]),
+        ("apiserver_storage_size_bytes", &[]),
+        ("kubernetes_build_info", &[r#"major="1""#]),
+    ] {
+        assert!(counted(name, labels) > 0.0, "{name}");
+    }
+    assert!(!page.contains(r#"name="ResourceQuota",operation="CREATE",rejected="false",type="admit""#));
+}

@@ -272,6 +272,19 @@ async fn failures_follow_the_policy() {
         )
     );
     assert_eq!(failed.str(&["reason"]), "InternalError");
+    let page = String::from_utf8(hooks.api.get("/metrics").await.expect(200).bytes.to_vec()).unwrap();
+    for (family, labels) in [
+        (
+            "webhook_rejection_count",
+            r#"error_type="calling_webhook_error",name="slow."#,
+        ),
+        ("webhook_fail_open_count", r#"name="wrong."#),
+        ("webhook_request_total", r#"code="503",name="wrong."#),
+        ("webhook_admission_duration_seconds_sum", r#"name="slow."#),
+    ] {
+        let start = format!("apiserver_admission_{family}{{{labels}");
+        assert!(page.lines().any(|l| l.starts_with(&start)), "no {start} in\n{page}");
+    }
 }
 
 /// Whom to trust is said by the bundle, or by the machine; why not is said as upstream says it.

@@ -5,6 +5,8 @@ use crate::user::UserInfo;
 use keelson_api::{ApiError, Str, Value};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// `fieldValidation`: what becomes of unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Cx {
     pub options: Value,
     warnings: Mutex<Vec<String>>,
     audit: Mutex<Vec<(Str, String)>>,
+    /// Nanoseconds that servers outside took.
+    waited: AtomicU64,
 }
 
 impl Cx {
@@ -60,6 +64,7 @@ impl Cx {
             options: Value::Null,
             warnings: Mutex::default(),
             audit: Mutex::default(),
+            waited: AtomicU64::default(),
         }
     }
     pub fn with_subresource(mut self, subresource: &str) -> Self {
@@ -80,6 +85,7 @@ impl Cx {
     pub fn absorb(&self, other: &Cx) {
         self.warnings.lock().append(&mut other.warnings.lock());
         self.audit.lock().append(&mut other.audit.lock());
+        self.waited(other.take_waited());
     }
     pub fn warn(&self, text: impl Into<String>) {
         self.warnings.lock().push(text.into());
@@ -92,6 +98,14 @@ impl Cx {
     }
     pub fn take_annotations(&self) -> Vec<(Str, String)> {
         std::mem::take(&mut *self.audit.lock())
+    }
+    /// The request has waited for somebody outside.
+    pub fn waited(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(nanos, Ordering::Relaxed);
+    }
+    pub fn take_waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.swap(0, Ordering::Relaxed))
     }
     pub fn not_found(&self, name: &str) -> ApiError {
         ApiError::not_found(&self.def.gvr.group, &self.def.gvr.resource, name)

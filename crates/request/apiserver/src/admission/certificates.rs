@@ -1,6 +1,6 @@
 //! Who may approve and sign certificate requests, and which subjects no client certificate gets.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use crate::authz::Attributes;
 use async_trait::async_trait;
 use base64::Engine;
@@ -47,6 +47,9 @@ impl Plugin for CertificateApproval {
     fn name(&self) -> &'static str {
         "CertificateApproval"
     }
+    fn phase(&self) -> Phase {
+        Phase::Validating
+    }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(csr) = old.filter(|_| review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "approval"))
         else {
@@ -71,6 +74,9 @@ pub struct CertificateSigning;
 impl Plugin for CertificateSigning {
     fn name(&self) -> &'static str {
         "CertificateSigning"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         if review.is_sub(GROUP, POD_RESOURCE, "status") {
@@ -118,6 +124,9 @@ impl Plugin for ClusterTrustBundleAttest {
     fn name(&self) -> &'static str {
         "ClusterTrustBundleAttest"
     }
+    fn phase(&self) -> Phase {
+        Phase::Validating
+    }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(new) = new.filter(|b| review.is(GROUP, "clustertrustbundles") && !signer(b).is_empty()) else {
             return Ok(());
@@ -147,6 +156,9 @@ pub struct CertificateSubjectRestriction;
 impl Plugin for CertificateSubjectRestriction {
     fn name(&self) -> &'static str {
         "CertificateSubjectRestriction"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is(GROUP, RESOURCE);

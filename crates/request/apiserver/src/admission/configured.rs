@@ -5,7 +5,7 @@
 use super::matching::is_configuration;
 use super::policy::{MutatingPolicies, Mutations, Policies, ValidatingPolicies, Validations};
 use super::webhook::{Hooks, MutatingWebhooks, ValidatingWebhooks};
-use super::{Extensions, Plugin, Review};
+use super::{Extensions, Phase, Plugin, Review};
 use crate::crd;
 use crate::live::Sink;
 use crate::sync::{Following, PATIENCE};
@@ -125,6 +125,9 @@ impl<P: Plugin> OnceRead<P> {
 impl<P: Plugin> Plugin for OnceRead<P> {
     fn name(&self) -> &'static str {
         self.plugin.name()
+    }
+    fn phase(&self) -> Phase {
+        self.plugin.phase()
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         self.wait(review, new.as_deref()).await?;

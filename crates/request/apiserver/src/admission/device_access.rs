@@ -2,7 +2,7 @@
 //!
 //! Upstream checks this with the object's fields, and nothing switches it off: it is no plug-in by name there.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Cause, Object, Value};
 use keelson_registry::Operation;
@@ -16,6 +16,9 @@ const LABEL: &str = "resource.kubernetes.io/admin-access";
 impl Plugin for DeviceAccess {
     fn name(&self) -> &'static str {
         "DeviceAdminAccess"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some((kind, field)) = new.and_then(|new| asked(review, new, old)) else {

@@ -1,7 +1,7 @@
 //! DefaultIngressClass: an ingress without a class gets the default one.
 
 use super::storage::newest_default;
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object};
 use keelson_registry::Operation;
@@ -12,6 +12,9 @@ pub struct DefaultIngressClass;
 impl Plugin for DefaultIngressClass {
     fn name(&self) -> &'static str {
         "DefaultIngressClass"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is("networking.k8s.io", "ingresses");

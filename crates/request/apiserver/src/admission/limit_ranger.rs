@@ -1,6 +1,6 @@
 //! LimitRanger: default requests and limits of containers, and the bounds that a namespace sets.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::quantity::Quantity;
 use keelson_api::{ApiResult, Map, Object, Value};
@@ -37,6 +37,9 @@ fn limits(range: &Object) -> impl Iterator<Item = &Map> {
 impl Plugin for LimitRanger {
     fn name(&self) -> &'static str {
         "LimitRanger"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.cx.def.is("", "pods") && concerns(review, old)) else {

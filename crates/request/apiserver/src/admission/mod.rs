@@ -35,16 +35,19 @@ mod storage;
 mod tolerations;
 pub mod webhook;
 
+pub use crate::metrics::Phase;
 pub use configured::Configured;
 pub use lookup::Lookup;
 pub use options::{Options, Settings};
 
 use crate::authz::{Attributes, Authorizers};
+use crate::metrics::{AdmissionMetrics, Cells};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Str};
 use keelson_registry::{Admission, Cx, Engine, Operation};
 use rounds::Rounds;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a plug-in is asked about, and by what it finds out more.
 pub struct Review<'a> {
@@ -54,6 +57,7 @@ pub struct Review<'a> {
     pub authorizer: &'a Authorizers,
     /// Of mutation: the second one lets those that ran before a change see it.
     pub rounds: &'a Rounds,
+    pub(crate) told: &'a AdmissionMetrics,
 }
 
 impl Review<'_> {
@@ -85,10 +89,11 @@ impl Review<'_> {
     }
 }
 
-/// One admission plug-in. `new` is `None` for deletions, `old` for creations.
+/// One admission plug-in, of one phase. `new` is `None` for deletions, `old` for creations.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
+    fn phase(&self) -> Phase;
     async fn mutate(&self, _review: &Review<'_>, _new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         Ok(())
     }
@@ -103,13 +108,20 @@ pub type Extensions = Vec<Arc<dyn Plugin>>;
 
 /// All plug-ins in order.
 pub struct Chain {
-    plugins: Vec<Arc<dyn Plugin>>,
+    plugins: Vec<(Arc<dyn Plugin>, Cells)>,
     lookup: Lookup,
     authorizer: Arc<Authorizers>,
+    told: Arc<AdmissionMetrics>,
 }
 
 impl Chain {
-    pub fn new(engine: Arc<Engine>, authorizer: Arc<Authorizers>, extensions: Extensions, settings: &Settings) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        authorizer: Arc<Authorizers>,
+        extensions: Extensions,
+        settings: &Settings,
+        told: Arc<AdmissionMetrics>,
+    ) -> Self {
         let mut plugins: Vec<Arc<dyn Plugin>> = vec![
             Arc::new(namespace::NamespaceLifecycle),
             Arc::new(limit_ranger::LimitRanger),
@@ -138,13 +150,14 @@ impl Chain {
         // What upstream checks with the object's fields can't be switched off.
         plugins.insert(0, Arc::new(device_access::DeviceAccess));
         Chain {
-            plugins,
+            plugins: plugins.into_iter().map(|p| (p, Cells::default())).collect(),
             lookup: Lookup::new(engine),
             authorizer,
+            told,
         }
     }
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.plugins.iter().map(|p| p.name())
+        self.plugins.iter().map(|(p, _)| p.name())
     }
     fn review<'a>(&'a self, cx: &'a Cx, op: Operation, rounds: &'a Rounds) -> Review<'a> {
         Review {
@@ -153,37 +166,52 @@ impl Chain {
             lookup: &self.lookup,
             authorizer: self.authorizer.as_ref(),
             rounds,
+            told: &self.told,
         }
+    }
+    fn of(&self, phase: Phase) -> impl Iterator<Item = &(Arc<dyn Plugin>, Cells)> {
+        self.plugins.iter().filter(move |(p, _)| p.phase() == phase)
+    }
+
+    async fn mutated(&self, review: &Review<'_>, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
+        loop {
+            for (plugin, cells) in self.of(Phase::Mutating) {
+                let began = Instant::now();
+                let done = plugin.mutate(review, new.as_deref_mut(), old).await;
+                let (name, phase, took) = (plugin.name(), plugin.phase(), began.elapsed());
+                self.told.plugin(cells, name, phase, review.op, took, done.is_ok());
+                done?;
+            }
+            if !review.rounds.again() {
+                return Ok(());
+            }
+        }
+    }
+    async fn validated(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
+        for (plugin, cells) in self.of(Phase::Validating) {
+            let began = Instant::now();
+            let done = plugin.validate(review, new, old).await;
+            let (name, phase, took) = (plugin.name(), plugin.phase(), began.elapsed());
+            self.told.plugin(cells, name, phase, review.op, took, done.is_ok());
+            done?;
+        }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Admission for Chain {
-    async fn mutate(
-        &self,
-        cx: &Cx,
-        op: Operation,
-        mut new: Option<&mut Object>,
-        old: Option<&Object>,
-    ) -> ApiResult<()> {
-        let rounds = Rounds::default();
-        let review = self.review(cx, op, &rounds);
-        loop {
-            for plugin in &self.plugins {
-                plugin.mutate(&review, new.as_deref_mut(), old).await?;
-            }
-            if !rounds.again() {
-                return Ok(());
-            }
-        }
+    async fn mutate(&self, cx: &Cx, op: Operation, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
+        let (rounds, began) = (Rounds::default(), Instant::now());
+        let done = self.mutated(&self.review(cx, op, &rounds), new, old).await;
+        self.told.step(Phase::Mutating, op, began.elapsed(), done.is_ok());
+        done
     }
     async fn validate(&self, cx: &Cx, op: Operation, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        let rounds = Rounds::default();
-        let review = self.review(cx, op, &rounds);
-        for plugin in &self.plugins {
-            plugin.validate(&review, new, old).await?;
-        }
-        Ok(())
+        let (rounds, began) = (Rounds::default(), Instant::now());
+        let done = self.validated(&self.review(cx, op, &rounds), new, old).await;
+        self.told.step(Phase::Validating, op, began.elapsed(), done.is_ok());
+        done
     }
     async fn authorize_create(&self, cx: &Cx) -> ApiResult<()> {
         let attributes = Attributes {

@@ -1,6 +1,6 @@
 //! NamespaceLifecycle: nothing is created in a namespace that isn't there or is going, and some namespaces stay.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Cause, Object};
 use keelson_registry::Operation;
@@ -13,6 +13,9 @@ pub struct NamespaceLifecycle;
 impl Plugin for NamespaceLifecycle {
     fn name(&self) -> &'static str {
         "NamespaceLifecycle"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let cx = review.cx;

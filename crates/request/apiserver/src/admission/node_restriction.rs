@@ -2,7 +2,7 @@
 
 mod audiences;
 
-use super::{Plugin, Review, references};
+use super::{Phase, Plugin, Review, references};
 use crate::authz::Attributes;
 use crate::request::user::LOCAL_STORAGE;
 use async_trait::async_trait;
@@ -18,6 +18,9 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let user = review.cx.user.clone();

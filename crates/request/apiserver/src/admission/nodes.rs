@@ -1,6 +1,6 @@
 //! TaintNodesByCondition: nodes begin as not ready. PodTopologyLabels: pods carry their node's zone and region.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Value, value};
 use keelson_registry::Operation;
@@ -13,6 +13,9 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 impl Plugin for TaintNodesByCondition {
     fn name(&self) -> &'static str {
         "TaintNodesByCondition"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let Some(node) = new.filter(|_| review.op == Operation::Create && review.is("", "nodes")) else {
@@ -43,6 +46,9 @@ const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes
 impl Plugin for PodTopologyLabels {
     fn name(&self) -> &'static str {
         "PodTopologyLabels"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let Some(object) = new.filter(|_| review.op == Operation::Create) else {

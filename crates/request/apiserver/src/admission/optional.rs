@@ -1,6 +1,6 @@
 //! Plug-ins that run when they are asked for: images are always pulled, and services get no external addresses.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Cause, Map, Object, Value};
 use keelson_registry::Operation;
@@ -33,6 +33,9 @@ fn concerns(review: &Review<'_>, new: &Object, old: Option<&Object>) -> bool {
 impl Plugin for AlwaysPullImages {
     fn name(&self) -> &'static str {
         "AlwaysPullImages"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new else { return Ok(()) };
@@ -90,6 +93,9 @@ pub struct DenyServiceExternalIPs;
 impl Plugin for DenyServiceExternalIPs {
     fn name(&self) -> &'static str {
         "DenyServiceExternalIPs"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let writes = matches!(review.op, Operation::Create | Operation::Update);

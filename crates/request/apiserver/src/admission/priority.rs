@@ -1,6 +1,6 @@
 //! Priority: a pod's priority is its class's, and there is one default class.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Value};
 use keelson_registry::Operation;
@@ -18,6 +18,9 @@ async fn default_class(review: &Review<'_>) -> ApiResult<Option<Object>> {
 impl Plugin for Priority {
     fn name(&self) -> &'static str {
         "Priority"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.is("", "pods")) else {

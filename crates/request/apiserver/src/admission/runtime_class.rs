@@ -1,6 +1,6 @@
 //! RuntimeClass: the overhead and the node constraints of a pod's runtime.
 
-use super::{Plugin, Review, tolerations};
+use super::{Phase, Plugin, Review, tolerations};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Value};
 use keelson_registry::Operation;
@@ -24,6 +24,9 @@ async fn class_of(review: &Review<'_>, pod: &Object) -> ApiResult<Option<Object>
 impl Plugin for RuntimeClass {
     fn name(&self) -> &'static str {
         "RuntimeClass"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.op == Operation::Create && review.is("", "pods")) else {

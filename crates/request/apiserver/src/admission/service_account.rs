@@ -2,7 +2,7 @@
 
 mod mountable;
 
-use super::{Plugin, Review, references};
+use super::{Phase, Plugin, Review, references};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Object, Value, value};
 use keelson_registry::Operation;
@@ -50,6 +50,9 @@ async fn account_of(review: &Review<'_>, pod: &Object) -> ApiResult<Object> {
 impl Plugin for ServiceAccount {
     fn name(&self) -> &'static str {
         "ServiceAccount"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else {

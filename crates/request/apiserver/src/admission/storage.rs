@@ -1,6 +1,6 @@
 //! Claims and volumes: their default class, the finalizers that hold them while in use, and growing them.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::quantity::Quantity;
 use keelson_api::{ApiResult, Object, Str};
@@ -26,6 +26,9 @@ pub struct DefaultStorageClass;
 impl Plugin for DefaultStorageClass {
     fn name(&self) -> &'static str {
         "DefaultStorageClass"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is("", "persistentvolumeclaims");
@@ -53,6 +56,9 @@ pub struct StorageObjectInUseProtection;
 impl Plugin for StorageObjectInUseProtection {
     fn name(&self) -> &'static str {
         "StorageObjectInUseProtection"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let finalizer = if review.is("", "persistentvolumes") {
@@ -96,6 +102,9 @@ fn class(claim: &Object) -> &str {
 impl Plugin for PersistentVolumeClaimResize {
     fn name(&self) -> &'static str {
         "PersistentVolumeClaimResize"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let update = review.op == Operation::Update && review.is("", "persistentvolumeclaims");

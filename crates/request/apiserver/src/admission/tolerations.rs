@@ -1,6 +1,6 @@
 //! DefaultTolerationSeconds: a pod stays five minutes on a node that stops answering, unless it says otherwise.
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Value, value};
 use keelson_registry::Operation;
@@ -14,6 +14,9 @@ pub struct DefaultTolerationSeconds;
 impl Plugin for DefaultTolerationSeconds {
     fn name(&self) -> &'static str {
         "DefaultTolerationSeconds"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let written = matches!(review.op, Operation::Create | Operation::Update);

@@ -70,6 +70,9 @@ async fn check(server: &ServerState, service: &Remote) -> bool {
         Err((reason, message)) => ("False".to_string(), reason, message),
     };
     let up = condition.0 == "True";
+    if service.available && !up {
+        server.metrics.unavailable(&service.name, condition.1);
+    }
     if let Err(e) = write(
         &server.loopback,
         &service.name,

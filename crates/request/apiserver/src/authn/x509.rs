@@ -28,6 +28,15 @@ pub struct PeerCertificate {
     pub not_after: i64,
 }
 
+impl PeerCertificate {
+    /// Whether it is what a user was known by.
+    pub fn is_of(&self, user: &UserInfo) -> bool {
+        let same =
+            |own: &UserInfo| own.name == user.name && own.extra.get(CREDENTIAL_ID) == user.extra.get(CREDENTIAL_ID);
+        self.client.as_ref().is_ok_and(same)
+    }
+}
+
 impl CertificateAuthenticator {
     pub fn new(client_ca_pem: &str, front_proxy_ca_pem: Option<&str>) -> Result<Self> {
         Ok(CertificateAuthenticator {
@@ -106,6 +115,11 @@ mod tests {
         let user = peer.client.unwrap();
         assert_eq!((user.name.as_str(), user.node_name()), ("system:node:n1", Some("n1")));
         assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
+        assert!(read(&ca, &spec).is_of(&user));
+        assert!(
+            !read(&ca, &spec).is_of(&UserInfo::new("system:node:n1", &[])),
+            "a token's"
+        );
         let proxy = read(&other, &CertSpec::client("front-proxy-client", None));
         assert!(proxy.client.is_err() && proxy.front_proxy.as_deref() == Some("front-proxy-client"));
         let server = read(&ca, &CertSpec::server("kube-apiserver", vec![]));

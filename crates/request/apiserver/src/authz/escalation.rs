@@ -4,7 +4,7 @@
 use super::rbac::Rbac;
 use super::rule::Rule;
 use super::{Attributes, Authorizers};
-use crate::admission::{Plugin, Review};
+use crate::admission::{Phase, Plugin, Review};
 use crate::request::user::SYSTEM_MASTERS;
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Object};
@@ -19,6 +19,9 @@ pub struct EscalationCheck(pub Arc<Rbac>);
 impl Plugin for EscalationCheck {
     fn name(&self) -> &'static str {
         "RBACEscalationCheck"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let (cx, Some(new)) = (review.cx, new) else {

@@ -6,6 +6,7 @@ use crate::audit::{self, Policy};
 use crate::joining::Joining;
 use crate::snapshots::Take;
 use crate::{admission, authn, authz};
+use keelson_measure::Measures;
 use keelson_pki::ServiceAccountKeys;
 use keelson_seal::Sealing;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,6 +53,8 @@ pub struct Config {
     pub snapshots: Option<Take>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
+    /// What is measured, here and by whatever else is told on this server's page.
+    pub measures: Measures,
 }
 
 impl Config {
@@ -95,6 +98,7 @@ impl Config {
             joining: None,
             snapshots: None,
             publish_kubernetes_service: true,
+            measures: Measures::default(),
         }
     }
 

@@ -107,6 +107,7 @@ async fn admit(server: &ServerState, context: &RequestContext, options: Value) -
             .await
     };
     let result = admitted.await;
+    context.seat.has_waited(cx.take_waited());
     cx.take_warnings().into_iter().for_each(|w| context.warnings.add(w));
     cx.take_annotations()
         .into_iter()

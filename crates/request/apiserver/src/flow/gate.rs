@@ -7,6 +7,7 @@
 //! A request may be wider than one seat. When it is its turn it waits for as many, and nobody goes past it.
 
 use super::demand::Demand;
+use crate::metrics::InFlight;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -92,6 +93,15 @@ pub struct Permit {
     width: Width,
     since: Instant,
     queue: Option<(usize, u64)>,
+    told: Option<InFlight>,
+}
+
+impl Permit {
+    /// Who has the seats is counted while they are held.
+    pub fn telling(mut self, told: Option<InFlight>) -> Permit {
+        self.told = told;
+        self
+    }
 }
 
 impl Drop for Permit {
@@ -112,9 +122,11 @@ impl Gate {
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
+    #[cfg(test)]
     pub fn in_use(&self) -> usize {
         self.0.lock().in_use
     }
+    #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.0.lock().waiting
     }
@@ -194,6 +206,7 @@ impl Gate {
             width,
             since: Instant::now(),
             queue,
+            told: None,
         }
     }
 

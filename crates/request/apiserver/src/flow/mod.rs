@@ -114,14 +114,16 @@ const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
 pub struct Classed {
     pub class: Class,
     exempt: bool,
+    /// The level has queues.
+    queued: bool,
     widest: Option<usize>,
     gate: Arc<Gate>,
     flow: u64,
 }
 
-/// There was no seat in time.
+/// There was no seat in time; why, in upstream's words.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TooMany;
+pub struct TooMany(pub &'static str);
 
 impl Classed {
     /// Waits for the request's seats. `usage` tells what it will load, and whom it will tell.
@@ -142,7 +144,9 @@ impl Classed {
         let patience = left.unwrap_or(LONGEST_WAIT).min(A_MINUTE);
         match tokio::time::timeout(patience, self.gate.enter(self.flow, width)).await {
             Ok(Ok(permit)) => Ok(Some(permit)),
-            Ok(Err(Refusal::Full)) | Err(_) => Err(TooMany),
+            Ok(Err(Refusal::Full)) if self.queued => Err(TooMany("queue-full")),
+            Ok(Err(Refusal::Full)) => Err(TooMany("concurrency-limit")),
+            Err(_) => Err(TooMany("time-out")),
         }
     }
 }
@@ -151,8 +155,6 @@ impl Classed {
 #[derive(Clone, Debug)]
 pub struct LevelUsage {
     pub level: Str,
-    pub executing: usize,
-    pub waiting: usize,
     /// Seats by its shares, and those it has now, with what is lent and borrowed.
     pub nominal: usize,
     pub limit: usize,
@@ -189,6 +191,7 @@ impl FlowControl {
                 level_uid: level.uid.clone(),
             },
             exempt: level.exempt,
+            queued: level.shape.queues > 0,
             widest: level.widest(),
             gate: level.gate.clone(),
             flow: schema.flow(user, info),
@@ -200,8 +203,6 @@ impl FlowControl {
         let tables = self.tables.read();
         let usage = |(name, level): (&Str, &Level)| LevelUsage {
             level: name.clone(),
-            executing: level.gate.in_use(),
-            waiting: level.gate.waiting(),
             nominal: level.bounds.nominal,
             limit: level.gate.seats(),
         };

@@ -13,7 +13,7 @@ pub struct Seat(Arc<Place>);
 #[derive(Default)]
 struct Place {
     permit: Mutex<Option<Permit>>,
-    /// Nanoseconds for which the request has waited for seats.
+    /// Nanoseconds for which the request has waited for seats and for webhooks.
     waited: AtomicU64,
 }
 
@@ -31,7 +31,7 @@ impl Seat {
     pub fn is_held(&self) -> bool {
         self.0.permit.lock().is_some()
     }
-    /// The request has waited for a seat.
+    /// The request has waited for what is none of its own work.
     pub fn has_waited(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.0.waited.fetch_add(nanos, Ordering::Relaxed);

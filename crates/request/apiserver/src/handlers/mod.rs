@@ -194,6 +194,7 @@ impl Call<'_> {
     }
     /// Hands warnings and audit annotations on to the chain.
     pub fn gathered(&self, cx: &Cx) {
+        self.context.seat.has_waited(cx.take_waited());
         for w in cx.take_warnings() {
             self.context.warnings.add(w);
         }

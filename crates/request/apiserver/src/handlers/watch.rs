@@ -3,6 +3,7 @@
 use super::negotiate::{Output, Shape};
 use super::{Call, Served, respond, table};
 use crate::flow::Seat;
+use crate::metrics::WatchEvents;
 use crate::request::{Body, Response};
 use bytes::Bytes;
 use futures::stream;
@@ -65,6 +66,7 @@ pub async fn serve(call: Call<'_>) -> Served {
         seat,
         cache: engine.cache_of(&call.def)?,
         engine,
+        told: call.state.metrics.requests.watch(&call.def),
         def: call.def.clone(),
         out: call.out,
         include: call.include_object().to_string(),
@@ -98,6 +100,7 @@ struct Stream {
     seat: Seat,
     cache: Cache,
     engine: Arc<Engine>,
+    told: WatchEvents,
     def: Arc<ResourceDef>,
     out: Output,
     include: String,
@@ -157,10 +160,12 @@ impl Stream {
             Ok(event) => self.frame(event).await,
             Err(e) => Err(e),
         };
-        framed.unwrap_or_else(|e| {
+        let framed = framed.unwrap_or_else(|e| {
             self.source = Source::Over;
             self.error(&e)
-        })
+        });
+        self.told.sent(framed.len());
+        framed
     }
 
     fn error(&self, e: &ApiError) -> Bytes {

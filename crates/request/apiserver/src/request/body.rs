@@ -47,6 +47,10 @@ impl Body {
     pub fn guarded<G: Send + Unpin + 'static>(body: Body, guard: G) -> Self {
         Body::new(Guarded { body, _guard: guard })
     }
+    /// A body that tells how many bytes of it were sent when it ends or is dropped.
+    pub fn counted(body: Body, tell: impl Fn(usize) + Send + Unpin + 'static) -> Self {
+        Body::new(Counted { body, bytes: 0, tell })
+    }
     /// A body that ends early, and cleanly, when `stop` is cancelled.
     pub fn until(body: Body, stop: CancellationToken) -> Self {
         Body::new(Until {
@@ -157,6 +161,36 @@ impl<G: Unpin> HttpBody for Guarded<G> {
     }
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+struct Counted<F: Fn(usize)> {
+    body: Body,
+    bytes: usize,
+    tell: F,
+}
+
+impl<F: Fn(usize) + Unpin> HttpBody for Counted<F> {
+    type Data = Bytes;
+    type Error = BodyError;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+        frame
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<F: Fn(usize)> Drop for Counted<F> {
+    fn drop(&mut self) {
+        (self.tell)(self.bytes);
     }
 }
 

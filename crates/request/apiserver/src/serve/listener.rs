@@ -9,6 +9,7 @@ use crate::authn::x509::{CertificateAuthenticator, PeerCertificate};
 use crate::request::{Body, Request, Response};
 use anyhow::Result;
 use hyper::body::Incoming;
+use keelson_measure::IntCounter;
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Listener {
     pub cert: Arc<ServingCert>,
     pub certificates: Arc<CertificateAuthenticator>,
     pub limits: Limits,
+    /// Connections that came to no TLS session.
+    pub failed: IntCounter,
 }
 
 impl Listener {
@@ -40,6 +43,7 @@ impl Listener {
         let front = Front {
             target,
             certificates: self.certificates,
+            failed: self.failed,
             stopping: Stopping(stop.clone()),
         };
         keelson_listen::run(self.socket, config, Arc::new(front), self.limits, stop).await
@@ -49,6 +53,7 @@ impl Listener {
 struct Front {
     target: Arc<dyn Handle>,
     certificates: Arc<CertificateAuthenticator>,
+    failed: IntCounter,
     stopping: Stopping,
 }
 
@@ -68,6 +73,9 @@ impl keelson_listen::Server for Front {
     fn connected(&self, remote: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Peer {
         let certificate = certificates.map(|chain| Arc::new(self.certificates.read(chain)));
         Peer { remote, certificate }
+    }
+    fn no_handshake(&self) {
+        self.failed.inc();
     }
     /// A node has a watch for each ConfigMap and Secret of its pods, and all on one connection.
     fn streams(&self, peer: &Peer) -> Option<u32> {

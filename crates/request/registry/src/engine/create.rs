@@ -97,11 +97,9 @@ impl Engine {
         let key = storage.key(obj.namespace(), obj.name());
         let value = self.encode(cx, storage, obj).await?;
         if cx.dry_run {
-            let there = self
-                .store
-                .get(key.as_bytes(), None)
-                .await
-                .map_err(|e| store_error(cx, "create", &e))?;
+            let asked = self.store.get(key.as_bytes(), None);
+            let there = self.asked(&storage.resource, "get", asked).await;
+            let there = there.map_err(|e| store_error(cx, "create", &e))?;
             return if there.kv.is_none() {
                 Ok(None)
             } else {
@@ -109,11 +107,9 @@ impl Engine {
             };
         }
         let ttl = cx.def.strategy.ttl(obj).map(Duration::from_secs);
-        let outcome = self
-            .store
-            .put(key.into(), value, Expect::Absent, ttl)
-            .await
-            .map_err(|e| store_error(cx, "create", &e))?;
+        let asked = self.store.put(key.into(), value, Expect::Absent, ttl);
+        let outcome = self.asked(&storage.resource, "create", asked).await;
+        let outcome = outcome.map_err(|e| store_error(cx, "create", &e))?;
         match outcome {
             Outcome::Done { revision, .. } => Ok(Some(revision)),
             Outcome::Conflict { current, .. } => {

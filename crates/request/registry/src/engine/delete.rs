@@ -49,7 +49,8 @@ impl Engine {
         let key = storage.key(&cx.namespace, &cx.name);
         let failed = |e| store_error(cx, "delete", &e);
         loop {
-            let got = self.store.get(key.as_bytes(), None).await.map_err(failed)?;
+            let asked = self.store.get(key.as_bytes(), None);
+            let got = self.asked(&storage.resource, "get", asked).await.map_err(failed)?;
             let kv = got.kv.ok_or_else(|| cx.not_found(&cx.name))?;
             if codec::read_stored(storage, &kv.value, kv.mod_revision).is_ok() {
                 return Err(cx.conflict(
@@ -63,7 +64,9 @@ impl Engine {
                 return Ok(());
             }
             let expected = Expect::ModRevision(kv.mod_revision);
-            if let Outcome::Done { .. } = self.store.delete(kv.key, expected).await.map_err(failed)? {
+            let asked = self.store.delete(kv.key, expected);
+            let outcome = self.asked(&storage.resource, "delete", asked).await;
+            if let Outcome::Done { .. } = outcome.map_err(failed)? {
                 return Ok(());
             }
         }
@@ -185,12 +188,9 @@ impl Engine {
         let value = self.encode(cx, storage, &object).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
-        match self
-            .store
-            .put(key.into(), value, expect, None)
-            .await
-            .map_err(|e| store_error(cx, "delete", &e))?
-        {
+        let asked = self.store.put(key.into(), value, expect, None);
+        let outcome = self.asked(&storage.resource, "update", asked).await;
+        match outcome.map_err(|e| store_error(cx, "delete", &e))? {
             Outcome::Done { revision, .. } => {
                 object.set_meta("resourceVersion", &revision.to_string());
                 Ok(Ok(Current { object, revision }))
@@ -205,14 +205,11 @@ impl Engine {
         if cx.dry_run {
             return Ok(None);
         }
-        let key = storage(cx)?.key(&cx.namespace, &cx.name);
-        let expect = Expect::ModRevision(current.revision);
-        match self
-            .store
-            .delete(key.into(), expect)
-            .await
-            .map_err(|e| store_error(cx, "delete", &e))?
-        {
+        let storage = storage(cx)?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let asked = self.store.delete(key.into(), Expect::ModRevision(current.revision));
+        let outcome = self.asked(&storage.resource, "delete", asked).await;
+        match outcome.map_err(|e| store_error(cx, "delete", &e))? {
             Outcome::Done { .. } => Ok(None),
             Outcome::Conflict { current: Some(kv), .. } => Ok(Some(Some(self.decode(&cx.def, &kv).await?))),
             Outcome::Conflict { current: None, .. } => Ok(Some(None)),

@@ -5,11 +5,13 @@
 
 mod create;
 mod delete;
+mod observed;
 mod read;
 mod update;
 
 pub use create::warn_owners;
 pub use delete::Deleted;
+pub use observed::Observer;
 pub use read::{ListError, Page, Usage, cache_error};
 pub use update::{Replace, UpdateSource};
 
@@ -41,6 +43,7 @@ pub struct Engine {
     recent: Arc<Recent>,
     service_ranges: ServiceRanges,
     node_ports: NodePorts,
+    observer: Arc<dyn Observer>,
 }
 
 /// An object as it stands in the store, and its revision.
@@ -61,6 +64,7 @@ impl Engine {
             recent: Arc::default(),
             service_ranges: ServiceRanges::default(),
             node_ports: NodePorts::default(),
+            observer: Arc::new(observed::Nobody),
         }
     }
     pub fn with_clock(mut self, clock: Clock) -> Self {
@@ -89,11 +93,9 @@ impl Engine {
     pub async fn current(&self, cx: &Cx) -> ApiResult<Option<Current>> {
         let storage = storage(cx)?;
         let key = storage.key(&cx.namespace, &cx.name);
-        let got = self
-            .store
-            .get(key.as_bytes(), None)
-            .await
-            .map_err(|e| store_error(cx, "get", &e))?;
+        let asked = self.store.get(key.as_bytes(), None);
+        let got = self.asked(&storage.resource, "get", asked).await;
+        let got = got.map_err(|e| store_error(cx, "get", &e))?;
         match got.kv {
             Some(kv) => Ok(Some(self.decode(&cx.def, &kv).await?)),
             None => Ok(None),

@@ -137,7 +137,10 @@ impl Engine {
                 codec: Arc::new(ObjectCodec::new(storage.clone(), self.recent.clone())),
                 forms: self.forms.clone(),
             };
-            (storage.clone(), Cache::new(self.store.clone(), config))
+            (
+                storage.clone(),
+                Cache::new(self.observed(storage.resource.clone()), config),
+            )
         };
         let version = storage.view.as_ref().map(|v| v.api_version.clone());
         let key = (storage.prefix.clone(), version.unwrap_or_default());

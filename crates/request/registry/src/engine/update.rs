@@ -247,7 +247,8 @@ impl Engine {
         let key = storage.key(&cx.namespace, &cx.name);
         let ttl = cx.def.strategy.ttl(&new).map(Duration::from_secs);
         let expect = Expect::ModRevision(current.revision);
-        let outcome = match self.store.put(key.into(), value, expect, ttl).await {
+        let asked = self.store.put(key.into(), value, expect, ttl);
+        let outcome = match self.asked(&storage.resource, "update", asked).await {
             Ok(outcome) => outcome,
             Err(e) => return Ok(Attempt::Failed(store_error(cx, "update", &e))),
         };
@@ -303,11 +304,9 @@ impl Engine {
         let value = self.encode(cx, storage, &new).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
-        let outcome = self
-            .store
-            .put(key.into(), value, expect, None)
-            .await
-            .map_err(|e| store_error(cx, "update", &e))?;
+        let asked = self.store.put(key.into(), value, expect, None);
+        let outcome = self.asked(&storage.resource, "update", asked).await;
+        let outcome = outcome.map_err(|e| store_error(cx, "update", &e))?;
         Ok(outcome.done().map(|revision| {
             new.set_meta("resourceVersion", &revision.to_string());
             new
@@ -317,12 +316,10 @@ impl Engine {
     /// The last finalizer is gone and the object was deleted before: now it goes.
     async fn delete_emptied(&self, cx: &Cx, new: Object, current: &Current) -> ApiResult<Attempt> {
         if !cx.dry_run {
-            let key = storage(cx)?.key(&cx.namespace, &cx.name);
-            let outcome = match self
-                .store
-                .delete(key.into(), Expect::ModRevision(current.revision))
-                .await
-            {
+            let storage = storage(cx)?;
+            let key = storage.key(&cx.namespace, &cx.name);
+            let asked = self.store.delete(key.into(), Expect::ModRevision(current.revision));
+            let outcome = match self.asked(&storage.resource, "delete", asked).await {
                 Ok(outcome) => outcome,
                 Err(e) => return Ok(Attempt::Failed(store_error(cx, "delete", &e))),
             };

@@ -6,7 +6,7 @@ mod settings;
 
 pub use settings::Settings;
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Value};
 use keelson_registry::Operation;
@@ -168,6 +168,9 @@ pub struct PodSecurity(pub Arc<Settings>);
 impl Plugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(new) = new.filter(|_| matches!(review.op, Operation::Create | Operation::Update)) else {

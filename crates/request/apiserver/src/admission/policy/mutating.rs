@@ -4,7 +4,7 @@ use super::{Binding, Body, Policies, Policy, Seen, params};
 use crate::admission::changed::{completed, schema_of};
 use crate::admission::expressions::{Budget, Expression, Inputs, Variables};
 use crate::admission::matching::{Target, request_value};
-use crate::admission::{Plugin, Review};
+use crate::admission::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::status::Cause;
 use keelson_api::{ApiResult, Map, Object, Reason, SchemaRef, Value};
@@ -170,6 +170,9 @@ pub struct MutatingPolicies(pub Arc<Policies<Mutations>>);
 impl Plugin for MutatingPolicies {
     fn name(&self) -> &'static str {
         NAME
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
 
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {

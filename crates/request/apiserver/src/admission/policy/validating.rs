@@ -5,7 +5,7 @@ use super::{Binding, Body, Policies, Policy, Seen, params};
 use crate::admission::changed::text_of;
 use crate::admission::expressions::{Budget, Expression, Inputs, Variables};
 use crate::admission::matching::request_value;
-use crate::admission::{Plugin, Review};
+use crate::admission::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::status::Cause;
 use keelson_api::{ApiResult, Map, Object, Reason, Value, value};
@@ -250,6 +250,9 @@ impl Verdict {
 impl Plugin for ValidatingPolicies {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionPolicy"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
 
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {

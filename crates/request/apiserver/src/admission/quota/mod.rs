@@ -7,7 +7,7 @@
 mod scopes;
 mod usage;
 
-use super::{Plugin, Review};
+use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::quantity::Quantity;
 use keelson_api::{ApiResult, Object, Str, Value};
@@ -45,6 +45,9 @@ pub struct ResourceQuota {
 impl Plugin for ResourceQuota {
     fn name(&self) -> &'static str {
         "ResourceQuota"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(new) = new else { return Ok(()) };

@@ -14,6 +14,7 @@ use super::Review;
 use super::expressions::{Conditions, Inputs, env};
 use super::matching::{Criteria, Subject, Target, request_value};
 use crate::live::Sink;
+use crate::metrics::Called;
 use crate::webhook::ClientConfig;
 use keelson_api::{ApiError, ApiResult, Map, Object, Str, Value};
 use parking_lot::{Mutex, RwLock};
@@ -105,18 +106,31 @@ struct Invocation<'h> {
 
 /// Why a webhook gave no permission.
 enum Failure {
-    /// It couldn't be asked, or gave no usable answer: `failurePolicy` decides.
-    Call(String),
-    /// It said no, or the server itself failed.
-    Rejected(ApiError),
+    /// It couldn't be asked, or gave no usable answer: `failurePolicy` decides. With what upstream calls the error.
+    Call(String, u16),
+    /// It said no.
+    Denied(ApiError),
+    /// The server itself failed.
+    Broken(ApiError),
 }
 
 impl Failure {
+    fn called(&self, hook: &Hook) -> Called {
+        match self {
+            Failure::Denied(e) => Called::Denied(e.code),
+            Failure::Broken(_) => Called::Broken,
+            Failure::Call(_, code) => Called::Failed {
+                code: *code,
+                open: hook.fail_open,
+            },
+        }
+    }
+
     /// The error for the client; `None`: the webhook's failure is to be ignored.
     fn into_error(self, hook: &Hook) -> Option<ApiError> {
         match self {
-            Failure::Rejected(e) => Some(e),
-            Failure::Call(why) => {
+            Failure::Denied(e) | Failure::Broken(e) => Some(e),
+            Failure::Call(why, _) => {
                 let text = format!("failed calling webhook \"{}\": {why}", hook.name);
                 tracing::warn!(
                     "{}: {text}",

@@ -3,11 +3,13 @@
 use super::{Failure, Hook, Hooks, Invocation, is_exempt};
 use crate::admission::changed::{completed, text_of};
 use crate::admission::matching::Subject;
-use crate::admission::{Plugin, Review};
+use crate::admission::{Phase, Plugin, Review};
+use crate::metrics::Called;
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Object, Value, value};
 use keelson_machinery::patch::json_patch;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub struct MutatingWebhooks(pub Arc<Hooks>);
 
@@ -17,6 +19,9 @@ const NAME: &str = "MutatingAdmissionWebhook";
 impl Plugin for MutatingWebhooks {
     fn name(&self) -> &'static str {
         NAME
+    }
+    fn phase(&self) -> Phase {
+        Phase::Mutating
     }
 
     async fn mutate(&self, review: &Review<'_>, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
@@ -55,7 +60,17 @@ async fn run(
 ) -> ApiResult<bool> {
     let hook = invocation.hook;
     let place = format!("round_{}_index_{index}", u8::from(review.rounds.is_second()));
-    let changed = match ask(review, invocation, &place, new, old).await {
+    let began = Instant::now();
+    let asked = ask(review, invocation, &place, new, old).await;
+    let (took, called) = (
+        began.elapsed(),
+        asked.as_ref().err().map_or(Called::Allowed, |f| f.called(hook)),
+    );
+    review
+        .told
+        .webhook(&hook.name, Phase::Mutating, review.op, took, called);
+    review.cx.waited(took);
+    let changed = match asked {
         Ok(changed) => changed,
         Err(failure) => match failure.into_error(hook) {
             Some(e) => return Err(e),
@@ -88,13 +103,13 @@ async fn ask(
         .target
         .views(review, new.as_deref(), old)
         .await
-        .map_err(Failure::Rejected)?;
+        .map_err(Failure::Broken)?;
     let answer = invocation
         .ask(review, shown.as_deref(), shown_old.as_deref(), true)
         .await?;
     let Some(patch) = answer.patch else { return Ok(false) };
     let undecodable =
-        |e: &dyn std::fmt::Display| Failure::Call(format!("received undecodable patch in webhook response: {e}"));
+        |e: &dyn std::fmt::Display| Failure::Call(format!("received undecodable patch in webhook response: {e}"), 503);
     let patch: Value = serde_json::from_slice(&patch).map_err(|e| undecodable(&e))?;
     let Value::Array(operations) = &patch else {
         return Err(undecodable(&"a JSON patch is a list"));
@@ -107,8 +122,8 @@ async fn ask(
     };
     let Some(new) = new else { return Err(unpatchable(hook)) };
     let mut patched = Value::Object(shown.0.clone());
-    json_patch::apply_operations(&mut patched, operations).map_err(|e| Failure::Rejected(ApiError::internal(e)))?;
-    let patched = completed(review, &invocation.target, patched).map_err(Failure::Rejected)?;
+    json_patch::apply_operations(&mut patched, operations).map_err(|e| Failure::Broken(ApiError::internal(e)))?;
+    let patched = completed(review, &invocation.target, patched).map_err(Failure::Broken)?;
     let said = value!({
         "configuration": hook.configuration.as_str(),
         "webhook": hook.name.as_str(),
@@ -121,16 +136,12 @@ async fn ask(
     if patched == shown {
         return Ok(false);
     }
-    *new = invocation
-        .target
-        .back(review, patched)
-        .await
-        .map_err(Failure::Rejected)?;
+    *new = invocation.target.back(review, patched).await.map_err(Failure::Broken)?;
     Ok(true)
 }
 
 fn unpatchable(hook: &Hook) -> Failure {
-    Failure::Rejected(ApiError::internal(format!(
+    Failure::Broken(ApiError::internal(format!(
         "admission webhook \"{}\" attempted to modify the object, which is not supported for this operation",
         hook.name
     )))

@@ -31,34 +31,34 @@ impl Invocation<'_> {
         if review.cx.dry_run {
             match hook.side_effects.as_deref() {
                 Some("None" | "NoneOnDryRun") => {}
-                None => return Err(Failure::Call("Webhook SideEffects is nil".into())),
+                None => return Err(Failure::Call("Webhook SideEffects is nil".into(), 400)),
                 Some(_) => {
                     let why = format!("admission webhook \"{}\" does not support dry run", hook.name);
-                    return Err(Failure::Rejected(ApiError::bad_request(why)));
+                    return Err(Failure::Broken(ApiError::bad_request(why)));
                 }
             }
         }
         let Some(version) = hook.versions.iter().find(|v| matches!(v.as_str(), "v1" | "v1beta1")) else {
             let why = "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
-            return Err(Failure::Call(why.into()));
+            return Err(Failure::Call(why.into(), 400));
         };
         let uid = uuid::Uuid::new_v4().to_string();
         let api_version = format!("admission.k8s.io/{version}");
         let body = sent(&uid, &api_version, &self.request, object, old);
         let answer = webhook::call(review.lookup, &hook.client, &body, hook.timeout, true).await;
-        let answer = answer.map_err(|e| Failure::Call(format!("failed to call webhook: {e}")))?;
+        let answer = answer.map_err(|e| Failure::Call(format!("failed to call webhook: {e}"), 500))?;
         let answer = read(&answer, version == "v1", mutating).and_then(|a| match a.uid == uid || version != "v1" {
             true => Ok(a),
             false => Err(format!("expected response.uid={uid:?}, got {:?}", a.uid)),
         });
-        let answer = answer.map_err(|e| Failure::Call(format!("received invalid webhook response: {e}")))?;
+        let answer = answer.map_err(|e| Failure::Call(format!("received invalid webhook response: {e}"), 503))?;
         for (key, text) in &answer.annotations {
             review.cx.annotate(&format!("{}/{key}", hook.name), text.as_str());
         }
         answer.warnings.iter().for_each(|w| review.cx.warn(w.as_str()));
         match answer.allowed {
             true => Ok(answer),
-            false => Err(Failure::Rejected(denied(hook, answer.result.as_ref()))),
+            false => Err(Failure::Denied(denied(hook, answer.result.as_ref()))),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use super::{Hooks, is_exempt};
 use crate::admission::matching::Subject;
-use crate::admission::{Plugin, Review};
+use crate::admission::{Phase, Plugin, Review};
+use crate::metrics::Called;
 use async_trait::async_trait;
 use futures::future::join_all;
 use keelson_api::{ApiResult, Object};
 use std::sync::Arc;
+use std::time::Instant;
 
 pub struct ValidatingWebhooks(pub Arc<Hooks>);
 
@@ -14,6 +16,9 @@ pub struct ValidatingWebhooks(pub Arc<Hooks>);
 impl Plugin for ValidatingWebhooks {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionWebhook"
+    }
+    fn phase(&self) -> Phase {
+        Phase::Validating
     }
 
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
@@ -30,18 +35,26 @@ impl Plugin for ValidatingWebhooks {
         }
         let asked = wanted.iter().enumerate().map(|(index, invocation)| async move {
             let (new, old) = invocation.target.views(review, new, old).await?;
-            let Err(failure) = invocation.ask(review, new.as_deref(), old.as_deref(), false).await else {
+            let (hook, began) = (invocation.hook, Instant::now());
+            let asked = invocation.ask(review, new.as_deref(), old.as_deref(), false).await;
+            let called = asked.as_ref().err().map_or(Called::Allowed, |f| f.called(hook));
+            let told = review.told;
+            told.webhook(&hook.name, Phase::Validating, review.op, began.elapsed(), called);
+            let Err(failure) = asked else {
                 return Ok(());
             };
-            match failure.into_error(invocation.hook) {
+            match failure.into_error(hook) {
                 Some(e) => Err(e),
                 None => {
                     let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
-                    review.cx.annotate(&key, invocation.hook.name.as_str());
+                    review.cx.annotate(&key, hook.name.as_str());
                     Ok(())
                 }
             }
         });
-        join_all(asked).await.into_iter().collect()
+        let began = Instant::now();
+        let answers = join_all(asked).await;
+        review.cx.waited(began.elapsed());
+        answers.into_iter().collect()
     }
 }
