@@ -18,7 +18,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-listen", &[]),
     ("keelson-measure", &[]),
     ("keelson-cron", &["keelson-api"]),
-    ("keelson-client", &["keelson-clock"]),
+    ("keelson-client", &["keelson-clock", "keelson-measure"]),
     ("keelson-store", &[]),
     (
         "keelson-seal",
@@ -66,7 +66,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "keelson-scheduler",
-        &["keelson-api", "keelson-client", "keelson-clock", "keelson-machinery"],
+        &[
+            "keelson-api",
+            "keelson-client",
+            "keelson-clock",
+            "keelson-machinery",
+            "keelson-measure",
+        ],
     ),
     (
         "keelson-kubelet",
@@ -83,8 +89,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-network", &["keelson-sys"]),
     ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),
     ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
-    ("keelson-proxy", &["keelson-client", "keelson-sys"]),
-    ("keelson-dns", &["keelson-client"]),
+    ("keelson-proxy", &["keelson-client", "keelson-measure", "keelson-sys"]),
+    ("keelson-dns", &["keelson-client", "keelson-measure"]),
     ("keelson-metrics", &["keelson-client", "keelson-clock"]),
     (
         "keelson-local",

@@ -17,7 +17,7 @@ use anyhow::Context;
 use keelson_apiserver::joining::Joining;
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
-use keelson_client::ClientFactory;
+use keelson_client::{ClientFactory, Telling};
 use keelson_controllers::{Port, Reserved};
 use keelson_network::underlay;
 use keelson_pki::{Pki, San};
@@ -77,6 +77,9 @@ impl Cluster {
             snapshots: Some(snapshots.taker()),
             ..api_config(config, &pki)?
         };
+        // One page tells what all that run here count.
+        let host = SocketAddr::new(config.node_ip(), config.api_port).to_string();
+        let telling = Telling::new(&api_config.measures, &host);
         let listening = serve(config, &pki, api_config, config.store.seen(sealing.store()), socket)?;
         let api = listening.server.clone();
         write_kubeconfigs(config, &pki)?;
@@ -103,11 +106,12 @@ impl Cluster {
                 async move { upkeep.run(stop).await }
             });
         }
-        controllers(&mut running, config, &pki, &api);
+        controllers(&mut running, config, &pki, &api, &telling);
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));
             let settings = keelson_scheduler::Config {
                 leader_election: candidate(config),
+                telling: telling.clone(),
                 ..config.scheduler.clone()
             };
             components::scheduler::spawn(&mut running, client, settings);
@@ -125,10 +129,10 @@ impl Cluster {
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
         node::network(&mut running, config, clients.as_ref());
         if config.runs(Component::Proxy) {
-            node::proxy(&mut running, config, clients.as_ref());
+            node::proxy(&mut running, config, clients.as_ref(), &telling);
         }
         if config.runs(Component::Dns) {
-            node::dns(&mut running, config, clients.as_ref());
+            node::dns(&mut running, config, clients.as_ref(), &telling);
         }
         publish_dns(&mut running, config, &api);
         Ok(Cluster {
@@ -233,7 +237,7 @@ pub fn compaction(running: &mut Supervisor, store: Arc<dyn Store>, interval: Dur
     });
 }
 
-fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>) {
+fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>, telling: &Telling) {
     if !config.runs(Component::Controllers) {
         return;
     }
@@ -246,6 +250,7 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         node_mask_v4: families::NODE_MASKS.0,
         node_mask_v6: families::NODE_MASKS.1,
         leader_election: candidate(config),
+        telling: telling.clone(),
         snapshots: config.runs(Component::Snapshots),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()

@@ -6,7 +6,7 @@ use crate::components;
 use crate::config::{Component, Config};
 use crate::supervise::Supervisor;
 use anyhow::Context;
-use keelson_client::ClientFactory;
+use keelson_client::{ClientFactory, Telling};
 use keelson_kubelet::ServingTls;
 use keelson_network::{LocalPods, underlay};
 use keelson_runtime::Handler;
@@ -95,15 +95,16 @@ pub fn underlay(running: &mut Supervisor, client: kube::Client, settings: underl
     });
 }
 
-pub fn proxy(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+pub fn proxy(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory, telling: &Telling) {
     let settings = keelson_proxy::Config {
         node_name: config.node_name.clone(),
         cluster_cidrs: config.cluster_cidrs.clone(),
+        telling: telling.clone(),
     };
     components::proxy::spawn(running, clients.client(PROXY_IDENTITY), settings);
 }
 
-pub fn dns(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+pub fn dns(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory, telling: &Telling) {
     let settings = keelson_dns::Config {
         listen: config
             .node_ips
@@ -112,6 +113,7 @@ pub fn dns(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactor
             .collect(),
         domain: config.cluster_domain.clone(),
         clients: config.cluster_cidrs.clone(),
+        telling: telling.clone(),
         ..keelson_dns::Config::default()
     };
     components::dns::spawn(running, clients.client(DNS_IDENTITY), settings);

@@ -11,6 +11,7 @@ use crate::rest::{Error, is_conflict};
 use async_trait::async_trait;
 use futures::FutureExt;
 use jiff::Timestamp;
+use keelson_measure::Measures;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,11 @@ impl Controller {
     pub fn longest_delay(self, longest: Duration) -> Self {
         self.queue.set_longest_delay(longest);
         self
+    }
+
+    /// Tells how its queue goes, under upstream's name of it.
+    pub fn tell(&self, measures: &Measures, queue: &str) {
+        self.queue.tell(measures, queue);
     }
 
     pub fn name(&self) -> &'static str {

@@ -32,6 +32,13 @@ where
     kube::Client::new(service, default_namespace)
 }
 
+/// `host:port` of the API server that a kubeconfig names.
+pub async fn host(path: &Path) -> anyhow::Result<String> {
+    let config = load(path, None).await?;
+    let host = config.cluster_url.authority().map(|a| a.as_str().to_owned());
+    Ok(host.unwrap_or_default())
+}
+
 /// A client from a kubeconfig file: client certificate or token, TLS by rustls with ring.
 pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Client> {
     let config = load(path, context).await?;

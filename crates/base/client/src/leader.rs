@@ -7,6 +7,7 @@
 use crate::informer::{Informer, InformerOptions};
 use crate::objects::{Objects, found};
 use crate::rest::{Rest, Result, is_already_exists, is_conflict};
+use crate::telling::Requests;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use std::sync::Arc;
@@ -53,6 +54,15 @@ struct Candidate {
     leases: Objects<Lease>,
     election: Election,
     seen: Option<Seen>,
+    told: Option<Arc<Requests>>,
+}
+
+impl Candidate {
+    fn leads(&self, so: bool) {
+        if let Some(told) = &self.told {
+            told.leads(&self.election.name, so);
+        }
+    }
 }
 
 /// The lease, held. It is renewed until [`Leading::finish`], or until this is dropped: then it is given back.
@@ -86,7 +96,9 @@ pub async fn acquire(rest: &Rest, election: Election, stop: &CancellationToken) 
         leases: Objects::new(rest),
         election,
         seen: None,
+        told: rest.told().cloned(),
     };
+    candidate.leads(false);
     let renewed = loop {
         let began = Instant::now();
         let attempt = tokio::select! {
@@ -118,6 +130,7 @@ pub async fn acquire(rest: &Rest, election: Election, stop: &CancellationToken) 
         identity = candidate.election.identity,
         "leading"
     );
+    candidate.leads(true);
     let (token, finished) = (stop.child_token(), CancellationToken::new());
     let holding = tokio::spawn(hold(candidate, renewed, finished.clone(), token.clone()));
     Some(Leading {
@@ -157,6 +170,7 @@ async fn hold(mut candidate: Candidate, renewed: Instant, finished: Cancellation
         () = candidate.renew_from(renewed) => true,
     };
     leading.cancel();
+    candidate.leads(false);
     if !lost {
         candidate.give_back().await;
     }

@@ -10,6 +10,7 @@
 //! * [`snapshots`]: the kinds of volumes' snapshots, which are custom resources.
 //! * [`labels`] and [`discovery`]: selectors, and which resources there are.
 //! * [`reviews`]: who asks a component, and whether they may, as the API server says.
+//! * [`telling`]: what of queues, requests and elections is measured.
 //! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
 //!
 //! Nothing here knows the server, its store or any rule of a single kind. Nothing polls: a timer stands only for a
@@ -34,12 +35,13 @@ pub mod rest;
 pub mod reviews;
 pub mod snapshots;
 pub mod store;
+pub mod telling;
 
 pub use accounts::Accounts;
 pub use controller::{Controller, Outcome, Reconcile};
 pub use events::{EventType, Recorder};
 pub use expect::Expectations;
-pub use factory::{ClientFactory, KubeconfigFactory, from_kubeconfig, in_process};
+pub use factory::{ClientFactory, KubeconfigFactory, from_kubeconfig, host, in_process};
 pub use informer::{Change, Informer, InformerOptions, Informers};
 pub use key::ObjectKey;
 pub use kind::{ApiObject, Kind, ResourceId};
@@ -48,3 +50,4 @@ pub use partial::PartialObject;
 pub use queue::WorkQueue;
 pub use rest::{Error, Rest, Result, is_already_exists, is_conflict, is_forbidden, is_gone, is_invalid, is_not_found};
 pub use store::Store;
+pub use telling::Telling;

@@ -5,10 +5,13 @@
 //! number of keys. Delays are tokio's, so tests may pause them; dates are the calendar's and follow it when the clock is
 //! set or the machine sleeps.
 
+use crate::telling::QueueSeries;
 use jiff::Timestamp;
+use keelson_measure::Measures;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,8 +22,8 @@ const LAST_DELAY: Duration = Duration::from_secs(1000);
 struct State<T> {
     ready: VecDeque<T>,
     /// Waiting to be worked on, in `ready` or because it changed during its work.
-    dirty: HashSet<T>,
-    working: HashSet<T>,
+    dirty: HashMap<T, Instant>,
+    working: HashMap<T, Instant>,
     delayed: BTreeMap<(Instant, u64), T>,
     due: HashMap<T, (Instant, u64)>,
     dated: BTreeMap<(Timestamp, u64), T>,
@@ -29,15 +32,35 @@ struct State<T> {
     sequence: u64,
     closed: bool,
     longest: Duration,
+    /// Set once somebody counts.
+    told: Arc<OnceLock<QueueSeries>>,
 }
 
 impl<T: Eq + Hash + Clone> State<T> {
     fn push(&mut self, key: T) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+        if self.closed || self.dirty.contains_key(&key) {
+            return false;
+        }
+        self.dirty.insert(key.clone(), Instant::now());
+        if let Some(told) = self.told.get() {
+            told.adds.inc();
+            told.depth.set(self.dirty.len() as i64);
+        }
+        if self.working.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
         true
+    }
+
+    fn begin(&mut self, key: &T) {
+        let now = Instant::now();
+        let since = self.dirty.remove(key);
+        self.working.insert(key.clone(), now);
+        if let Some(told) = self.told.get() {
+            told.depth.set(self.dirty.len() as i64);
+            told.waits.observe((now - since.unwrap_or(now)).as_secs_f64());
+        }
     }
 
     /// Moves what is due to the queue.
@@ -81,8 +104,8 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         WorkQueue {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
-                dirty: HashSet::new(),
-                working: HashSet::new(),
+                dirty: HashMap::new(),
+                working: HashMap::new(),
                 delayed: BTreeMap::new(),
                 due: HashMap::new(),
                 dated: BTreeMap::new(),
@@ -91,9 +114,35 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
                 sequence: 0,
                 closed: false,
                 longest: LAST_DELAY,
+                told: Arc::default(),
             }),
             wake: Notify::new(),
         }
+    }
+
+    /// Tells how it goes, under this name, for as long as it is there. What waits already counts as added.
+    pub fn tell(self: &Arc<Self>, measures: &Measures, name: &str)
+    where
+        T: Send + 'static,
+    {
+        let state = self.state.lock();
+        if state.told.set(QueueSeries::new(measures, name)).is_err() {
+            return;
+        }
+        if let Some(told) = state.told.get() {
+            told.adds.inc_by(state.dirty.len() as u64);
+            told.depth.set(state.dirty.len() as i64);
+        }
+        drop(state);
+        let queue = Arc::downgrade(self);
+        measures.before(move || {
+            let Some(queue) = queue.upgrade() else { return false };
+            let state = queue.state.lock();
+            if let Some(told) = state.told.get() {
+                told.under_way(state.working.values().map(Instant::elapsed));
+            }
+            true
+        });
     }
 
     /// Failed work is tried again at the latest after this time.
@@ -114,6 +163,9 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         let mut state = self.state.lock();
         if state.closed {
             return;
+        }
+        if let Some(told) = state.told.get() {
+            told.retries.inc();
         }
         let at = Instant::now() + delay;
         if let Some(&known) = state.due.get(&key) {
@@ -202,8 +254,7 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
                 }
                 match state.ready.pop_front() {
                     Some(key) => {
-                        state.dirty.remove(&key);
-                        state.working.insert(key.clone());
+                        state.begin(&key);
                         let more = !state.ready.is_empty();
                         (Some((key, more)), None, None)
                     }
@@ -230,8 +281,11 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
 
     pub fn done(&self, key: &T) {
         let mut state = self.state.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        let began = state.working.remove(key);
+        if let (Some(began), Some(told)) = (began, state.told.get()) {
+            told.works.observe(began.elapsed().as_secs_f64());
+        }
+        if state.dirty.contains_key(key) {
             let key = key.clone();
             state.ready.push_back(key);
             drop(state);
@@ -282,6 +336,39 @@ mod tests {
         assert_eq!(queue.len(), 0);
         queue.done(&"a");
         assert_eq!(queue.next().await, Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_and_what_is_worked_on_is_told() {
+        let (queue, measures) = (Arc::new(WorkQueue::new()), Measures::default());
+        queue.add("early");
+        queue.tell(&measures, "deployment");
+        queue.add("late");
+        queue.add("late");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let key = queue.next().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        queue.add(key);
+        let line = |name: &str, value: &str| {
+            let (page, line) = (
+                measures.page(),
+                format!("workqueue_{name}{{name=\"deployment\"}} {value}"),
+            );
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        };
+        line("adds_total", "3");
+        line("depth", "2");
+        line("queue_duration_seconds_sum", "2");
+        line("unfinished_work_seconds", "3");
+        line("longest_running_processor_seconds", "3");
+        queue.done(&key);
+        queue.add_rate_limited("other");
+        line("work_duration_seconds_sum", "3");
+        line("unfinished_work_seconds", "0");
+        line("retries_total", "1");
+        let list = include_str!("telling/queues.txt");
+        let wrong = keelson_measure::golden::differences(&measures.page(), list, &[]);
+        assert!(wrong.is_empty(), "{wrong:?}");
     }
 
     #[tokio::test(start_paused = true)]

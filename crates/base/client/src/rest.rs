@@ -3,6 +3,7 @@
 //! Invariant: a response of 400 or more becomes [`Error::Api`] with the server's own `Status`; a body that isn't a
 //! `Status` is kept as its message. No error is ever taken for an answer.
 
+use crate::telling::{Requests, Telling};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
@@ -10,6 +11,7 @@ use kube::client::Body;
 use kube::core::Status;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 pub use kube::Error;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -22,6 +24,7 @@ pub const MAX_RESPONSE: usize = 512 << 20;
 pub struct Rest {
     client: kube::Client,
     agent: Arc<HeaderValue>,
+    told: Option<Arc<Requests>>,
 }
 
 impl Rest {
@@ -30,7 +33,18 @@ impl Rest {
         Rest {
             client,
             agent: Arc::new(agent),
+            told: None,
         }
+    }
+
+    /// Counts its requests.
+    pub fn telling(mut self, telling: &Telling) -> Self {
+        self.told = Some(Requests::new(telling));
+        self
+    }
+
+    pub(crate) fn told(&self) -> Option<&Arc<Requests>> {
+        self.told.as_ref()
     }
 
     pub fn client(&self) -> &kube::Client {
@@ -44,9 +58,10 @@ impl Rest {
         accept: &str,
         content_type: &str,
         body: Vec<u8>,
+        streams: bool,
     ) -> Result<http::Response<Body>> {
         let mut request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(uri)
             .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, (*self.agent).clone());
@@ -54,7 +69,14 @@ impl Rest {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         let request = request.body(Body::from(body)).map_err(Error::HttpError)?;
-        let response = self.client.send(request).await?;
+        let began = Instant::now();
+        let sent = self.client.send(request).await;
+        if let Some(told) = &self.told {
+            let status = sent.as_ref().ok().map(http::Response::status);
+            let code = status.as_ref().map(http::StatusCode::as_str);
+            told.answered(method.as_str(), code, (!streams).then(|| began.elapsed()));
+        }
+        let response = sent?;
         if response.status().as_u16() < 400 {
             return Ok(response);
         }
@@ -65,16 +87,17 @@ impl Rest {
 
     /// One request, one JSON answer.
     pub async fn call(&self, method: Method, uri: &str, content_type: &str, body: Vec<u8>) -> Result<Bytes> {
-        collect(self.send(method, uri, JSON, content_type, body).await?).await
+        collect(self.send(method, uri, JSON, content_type, body, false).await?).await
     }
 
     pub async fn get(&self, uri: &str, accept: &str) -> Result<Bytes> {
-        collect(self.send(Method::GET, uri, accept, JSON, Vec::new()).await?).await
+        collect(self.send(Method::GET, uri, accept, JSON, Vec::new(), false).await?).await
     }
 
     /// A GET whose body is read as it arrives.
     pub async fn stream(&self, uri: &str, accept: &str) -> Result<Body> {
-        Ok(self.send(Method::GET, uri, accept, JSON, Vec::new()).await?.into_body())
+        let answer = self.send(Method::GET, uri, accept, JSON, Vec::new(), true).await?;
+        Ok(answer.into_body())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{doctor, process};
 use anyhow::{Context, bail};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
-use keelson_client::{ClientFactory, Informer, InformerOptions};
+use keelson_client::{ClientFactory, Informer, InformerOptions, Telling};
 use keelson_pki::{JoinToken, San};
 use keys::{Purpose, Wanted};
 use servers::{Link, Servers};
@@ -94,10 +94,10 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
     crate::storage::start(&mut components, &config, clients.as_ref())?;
     node::network(&mut components, &config, clients.as_ref());
     if config.runs(Component::Proxy) {
-        node::proxy(&mut components, &config, clients.as_ref());
+        node::proxy(&mut components, &config, clients.as_ref(), &Telling::default());
     }
     if config.runs(Component::Dns) {
-        node::dns(&mut components, &config, clients.as_ref());
+        node::dns(&mut components, &config, clients.as_ref(), &Telling::default());
     }
     let (rest, asked) = (node.clone(), wanted.clone());
     components.spawn("client-certificate", move |stop| {

@@ -61,6 +61,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             domain: options.cluster_domain.clone(),
             resolv_conf: options.resolv_conf.clone(),
             clients: options.cluster_cidr.clone(),
+            telling: options.reach.telling().await?,
             ..Config::default()
         };
         let mut components = Supervisor::default();
@@ -69,7 +70,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         plain::start(&mut components, "health", options.health_bind_address, front).await?;
         let front = Front::of(health.clone(), &[]).with_readiness("/ready", settings.ready.clone());
         plain::start(&mut components, "ready", options.ready_bind_address, front).await?;
-        let front = Front::of(health, &[]).with_metrics();
+        let front = Front::of(health, &[]).with_metrics(&settings.telling.measures);
         plain::start(&mut components, "metrics", options.metrics_bind_address, front).await?;
         spawn(&mut components, client, settings);
         Ok(components)

@@ -53,11 +53,13 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         let health = components.health();
         let front = Front::of(health.clone(), &["/healthz", "/livez"]);
         plain::start(&mut components, "healthz", options.healthz_bind_address, front).await?;
-        let front = Front::of(health, &["/healthz"]).with_metrics();
+        let telling = options.reach.telling().await?;
+        let front = Front::of(health, &["/healthz"]).with_metrics(&telling.measures);
         plain::start(&mut components, "metrics", options.metrics_bind_address, front).await?;
         let settings = Config {
             node_name,
             cluster_cidrs,
+            telling,
         };
         spawn(&mut components, client, settings);
         Ok(components)

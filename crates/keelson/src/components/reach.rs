@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use clap::Args;
-use keelson_client::{ClientFactory, KubeconfigFactory};
+use keelson_client::{ClientFactory, KubeconfigFactory, Telling};
+use keelson_measure::Measures;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +19,14 @@ impl Reach {
     pub async fn clients(&self) -> anyhow::Result<Arc<dyn ClientFactory>> {
         let clients = KubeconfigFactory::new(&self.kubeconfig).await.context("--kubeconfig")?;
         Ok(Arc::new(clients))
+    }
+
+    /// Where a component counts, and what its page tells.
+    pub async fn telling(&self) -> anyhow::Result<Telling> {
+        let measures = Measures::default();
+        keelson_apiserver::version::tell(&measures);
+        let host = keelson_client::host(&self.kubeconfig).await.context("--kubeconfig")?;
+        Ok(Telling { measures, host })
     }
 
     pub async fn client(&self) -> anyhow::Result<kube::Client> {

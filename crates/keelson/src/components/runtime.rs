@@ -14,6 +14,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use ipnet::IpNet;
 use keelson_client::{ClientFactory, KubeconfigFactory};
+use keelson_measure::Measures;
 use keelson_network::{PodNetwork, Routed, underlay};
 use keelson_runtime::Runtime;
 use keelson_sys::nft::Family;
@@ -104,7 +105,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let cluster_cidrs = families::cluster_cidrs(&options.cluster_cidr)?;
     super::run(&options.log, Some(&data_dir), async || {
         let mut components = Supervisor::default();
-        let front = Front::whole(components.health());
+        let front = Front::whole(components.health(), &Measures::default());
         plain::start(&mut components, "metrics", options.metrics_bind_address, front).await?;
         let mtu = match options.node_ip {
             Some(ip) => node::mtu(mode, ip).await,

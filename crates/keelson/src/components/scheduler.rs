@@ -51,12 +51,13 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     super::run(&options.log, None, async || {
         let client = options.reach.client().await?;
         let mut components = Supervisor::default();
-        let front = Front::whole(components.health());
+        let telling = options.reach.telling().await?;
+        let front = Front::whole(components.health(), &telling.measures);
         let secure = &options.secure;
         secure
             .start(&mut components, &options.reach.kubeconfig, PORT, front)
             .await?;
-        spawn(&mut components, client, settings);
+        spawn(&mut components, client, Config { telling, ..settings });
         Ok(components)
     })
 }

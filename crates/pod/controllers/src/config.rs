@@ -1,6 +1,7 @@
 //! What the controllers are told from outside.
 
 use anyhow::bail;
+use keelson_client::Telling;
 use keelson_pki::ServiceAccountKeys;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// This candidate's unique name. None: there is only one, and it leads.
     pub leader_election: Option<String>,
+    /// Where queues and requests are counted.
+    pub telling: Telling,
 }
 
 impl Default for Config {
@@ -56,6 +59,7 @@ impl Default for Config {
             terminated_pods: 12500,
             controllers: vec!["*".into()],
             leader_election: None,
+            telling: Telling::default(),
         }
     }
 }

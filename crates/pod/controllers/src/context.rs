@@ -1,9 +1,10 @@
 //! What every controller is given: clients, shared informers, the clock's reading, and a place to run.
 
-use crate::Config;
+use crate::{Config, queues};
 use jiff::Timestamp;
-use keelson_client::{ClientFactory, Controller, Informer, Informers, Kind, Reconcile, Recorder, Rest};
+use keelson_client::{ClientFactory, Controller, Informer, Informers, Kind, Reconcile, Recorder, Rest, WorkQueue};
 use parking_lot::Mutex;
+use std::hash::Hash;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ pub struct Context {
 
 impl Context {
     pub fn new(factory: Arc<dyn ClientFactory>, config: Arc<Config>, stop: CancellationToken) -> Self {
-        let reader = Rest::new(factory.client(READER), AGENT);
+        let reader = Rest::new(factory.client(READER), AGENT).telling(&config.telling);
         Context {
             factory,
             informers: Informers::new(reader, stop.clone()),
@@ -36,12 +37,17 @@ impl Context {
     /// A client with the rights of one controller.
     pub fn rest(&self, controller: &str) -> Rest {
         let identity = format!("system:serviceaccount:kube-system:{controller}");
-        Rest::new(self.factory.client(&identity), AGENT)
+        Rest::new(self.factory.client(&identity), AGENT).telling(&self.config.telling)
     }
 
     /// A client that may read everything, as the informers do.
     pub fn reader(&self) -> Rest {
-        Rest::new(self.factory.client(READER), AGENT)
+        Rest::new(self.factory.client(READER), AGENT).telling(&self.config.telling)
+    }
+
+    /// A queue tells how it goes, under upstream's name of it.
+    pub fn tell<T: Clone + Eq + Hash + Send + 'static>(&self, queue: &Arc<WorkQueue<T>>, name: &str) {
+        queue.tell(&self.config.telling.measures, name);
     }
 
     pub fn informer<K: Kind>(&self) -> Informer<K> {
@@ -53,6 +59,7 @@ impl Context {
     }
 
     pub fn run(&self, controller: Controller, reconcile: impl Reconcile) {
+        controller.tell(&self.config.telling.measures, queues::of(controller.name()));
         self.spawn(controller.run(Arc::new(reconcile), self.stop.clone()));
     }
 

@@ -30,6 +30,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub fn start(context: &Context) {
     let rest = context.rest("generic-garbage-collector");
     let queue: Arc<WorkQueue<Task>> = Arc::new(WorkQueue::new());
+    context.tell(&queue, "garbage_collector_attempt_to_delete");
     let monitors = Arc::new(Monitors::new(context.reader(), queue.clone(), context.stop.clone()));
     let recorder = context.recorder(&rest, "garbage-collector-controller");
     let collector = Arc::new(Collector {

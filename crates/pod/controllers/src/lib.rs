@@ -31,6 +31,7 @@ mod pod_certificates;
 mod pod_control;
 mod pod_gc;
 pub mod pods;
+mod queues;
 mod quota;
 mod replicaset;
 mod resource_claims;
@@ -124,7 +125,8 @@ pub async fn run(clients: Arc<dyn ClientFactory>, config: Config, stop: Cancella
             let rest = Rest::new(
                 clients.client("system:kube-controller-manager"),
                 "kube-controller-manager",
-            );
+            )
+            .telling(&config.telling);
             let election = Election::new("kube-controller-manager", identity);
             match acquire(&rest, election, &stop).await {
                 Some(leading) => Some(leading),

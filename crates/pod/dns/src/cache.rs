@@ -3,6 +3,7 @@
 //! Bounds: [`ENTRIES`] answers, of which the one that was learned first goes first, none longer than [`LONGEST`] (a
 //! cluster's DNS is asked often, and what changed outside should be seen soon), failures for [`FAILED`].
 
+use crate::told::is_denial;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::collections::{HashMap, VecDeque};
@@ -84,6 +85,14 @@ impl Cache {
             until: learned + keep,
         };
         self.entries.insert(key, entry);
+    }
+
+    /// How many answers hold, good ones and denials.
+    pub fn sizes(&self) -> (usize, usize) {
+        let now = Instant::now();
+        let holding = self.entries.values().filter(|e| e.until > now);
+        let (denials, good): (Vec<_>, Vec<_>) = holding.partition(|e| is_denial(&e.message));
+        (good.len(), denials.len())
     }
 
     /// Other servers may know other things.

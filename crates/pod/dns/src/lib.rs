@@ -12,6 +12,7 @@ mod outside;
 pub mod publish;
 pub mod resolv;
 mod server;
+mod told;
 mod upstream;
 pub mod zone;
 
@@ -22,7 +23,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::key::ObjectKey;
 use keelson_client::kind::ApiObject;
 use keelson_client::rest::Rest;
-use keelson_client::{Informer, InformerOptions};
+use keelson_client::{Informer, InformerOptions, Telling};
+use outside::Outside;
 use parking_lot::{Mutex, RwLock};
 use server::Shared;
 use std::collections::BTreeSet;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use told::Told;
 use zone::Zone;
 
 #[derive(Clone, Debug)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub clients: Vec<IpNet>,
     /// Set once names are known and queries are answered.
     pub ready: Arc<AtomicBool>,
+    /// Where queries and requests are counted.
+    pub telling: Telling,
 }
 
 impl Default for Config {
@@ -56,6 +61,7 @@ impl Default for Config {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             clients: Vec::new(),
             ready: Arc::default(),
+            telling: Telling::default(),
         }
     }
 }
@@ -65,7 +71,7 @@ const BY_SERVICE: &str = "service";
 
 /// Serves until `stop` fires.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let rest = Rest::new(client, "keelson-dns");
+    let rest = Rest::new(client, "keelson-dns").telling(&config.telling);
     let services: Informer<Service> = Informer::start(&rest, InformerOptions::default(), &stop);
     let slices: Informer<EndpointSlice> = Informer::start(&rest, InformerOptions::default(), &stop);
     let nodes: Informer<Node> = Informer::start(&rest, InformerOptions::default(), &stop);
@@ -80,13 +86,22 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         let bound = server::Sockets::bind(*at).await;
         sockets.push(bound.with_context(|| format!("cluster DNS cannot listen on {at}: is the port taken?"))?);
     }
+    let measures = &config.telling.measures;
     let shared = Arc::new(Shared {
+        outside: Outside::telling(Arc::new(Told::new(measures))),
         zone: RwLock::new(Zone::empty(&config.domain)),
         clients: server::Clients {
             ranges: config.clients.clone(),
             nodes: RwLock::new(config.listen.iter().map(SocketAddr::ip).collect()),
         },
         ..Shared::default()
+    });
+    let counted = Arc::downgrade(&shared);
+    let servers: Vec<String> = config.listen.iter().map(|at| server::called(*at)).collect();
+    measures.before(move || {
+        let Some(shared) = counted.upgrade() else { return false };
+        shared.outside.count(&servers);
+        true
     });
     let pending = Pending::default();
     pending.follow(&services, |service| Some(ObjectKey::of(&service.metadata)));

@@ -11,6 +11,7 @@
 use crate::answer::answer;
 use crate::cache::Key;
 use crate::outside::Outside;
+use crate::told::{By, Query as Came};
 use crate::zone::Zone;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Name;
@@ -19,7 +20,7 @@ use parking_lot::RwLock;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -96,6 +97,7 @@ async fn udp(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, st
             tracing::debug!(%error, %client, "DNS send");
         }
     };
+    let server: Arc<str> = socket.local_addr().map(called).unwrap_or_default().into();
     loop {
         let (n, client) = tokio::select! {
             () = stop.cancelled() => return,
@@ -105,14 +107,28 @@ async fn udp(socket: Arc<UdpSocket>, shared: Arc<Shared>, tasks: TaskTracker, st
                 Err(error) => { tracing::debug!(%error, "DNS receive"); continue }
             },
         };
-        match at_once(&buffer[..n], client.ip(), &shared) {
+        let came = Came {
+            server: &server,
+            proto: "udp",
+            client: client.ip(),
+            began: Instant::now(),
+            bytes: n,
+        };
+        match at_once(&buffer[..n], &came, &shared) {
             Step::Ignore => {}
-            Step::Done(reply) => send(&socket, reply.encode(true), client).await,
+            Step::Done(reply) => send(&socket, reply.told(&came, &shared), client).await,
             Step::Ask(question) => {
-                let (socket, shared) = (socket.clone(), shared.clone());
+                let (socket, shared, server, began) = (socket.clone(), shared.clone(), server.clone(), came.began);
                 tasks.spawn(async move {
-                    let reply = question.finish(&shared.outside).await.encode(true);
-                    send(&socket, reply, client).await;
+                    let reply = question.finish(&shared.outside).await;
+                    let came = Came {
+                        server: &server,
+                        proto: "udp",
+                        client: client.ip(),
+                        began,
+                        bytes: n,
+                    };
+                    send(&socket, reply.told(&came, &shared), client).await;
                 });
             }
         }
@@ -155,16 +171,25 @@ async fn connection(mut stream: TcpStream, client: IpAddr, shared: Arc<Shared>) 
     if !shared.clients.has(client) {
         return Ok(());
     }
+    let server = called(stream.local_addr()?);
     loop {
         let Ok(query) = tokio::time::timeout(IDLE, receive(&mut stream)).await else {
             return Ok(());
         };
-        let reply = match at_once(&query?, client, &shared) {
+        let query = query?;
+        let came = Came {
+            server: &server,
+            proto: "tcp",
+            client,
+            began: Instant::now(),
+            bytes: query.len(),
+        };
+        let reply = match at_once(&query, &came, &shared) {
             Step::Ignore => return Ok(()),
             Step::Done(reply) => reply,
             Step::Ask(question) => question.finish(&shared.outside).await,
         };
-        let Some(reply) = reply.encode(false) else {
+        let Some(reply) = reply.told(&came, &shared) else {
             return Ok(());
         };
         let mut framed = u16::try_from(reply.len())
@@ -195,6 +220,7 @@ struct Reply {
     message: Message,
     /// What the client takes over UDP.
     limit: u16,
+    by: By,
 }
 
 /// One that others have to answer: wholly, or for the target of an alias.
@@ -215,7 +241,7 @@ fn limit(request: &Message) -> u16 {
 }
 
 /// All that needs nobody else.
-fn at_once(bytes: &[u8], client: IpAddr, shared: &Shared) -> Step {
+fn at_once(bytes: &[u8], came: &Came<'_>, shared: &Shared) -> Step {
     let Ok(request) = Message::from_vec(bytes) else {
         return Step::Ignore;
     };
@@ -223,8 +249,8 @@ fn at_once(bytes: &[u8], client: IpAddr, shared: &Shared) -> Step {
     if request.metadata.message_type != MessageType::Query {
         return Step::Ignore;
     }
-    let refuse = |request: &Message, code| Step::Done(reply(request, status(request, code)));
-    if !shared.clients.has(client) {
+    let refuse = |request: &Message, code| Step::Done(reply(request, status(request, code), By::Nobody));
+    if !shared.clients.has(came.client) {
         return refuse(&request, ResponseCode::Refused);
     }
     if request.metadata.op_code != OpCode::Query {
@@ -236,10 +262,10 @@ fn at_once(bytes: &[u8], client: IpAddr, shared: &Shared) -> Step {
     let query = query.clone();
     match answer(&shared.zone.read(), &request) {
         Some(ours) => match ours.follow {
-            None => Step::Done(reply(&request, ours.message)),
-            Some(target) => step_outside(request, alias(&query, target), Some(ours.message), shared),
+            None => Step::Done(reply(&request, ours.message, By::Cluster)),
+            Some(target) => step_outside(request, alias(&query, target), Some(ours.message), came, shared),
         },
-        None => step_outside(request, query, None, shared),
+        None => step_outside(request, query, None, came, shared),
     }
 }
 
@@ -247,11 +273,13 @@ fn alias(query: &Query, target: Name) -> Query {
     Query::query(target, query.query_type())
 }
 
-fn step_outside(request: Message, query: Query, ours: Option<Message>, shared: &Shared) -> Step {
+fn step_outside(request: Message, query: Query, ours: Option<Message>, came: &Came<'_>, shared: &Shared) -> Step {
     let key = Key::of(&query, dnssec(&request), request.metadata.checking_disabled);
     let question = Question { request, query, ours };
-    match shared.outside.known(&key) {
-        Some(found) => Step::Done(question.with(found)),
+    let known = shared.outside.known(&key);
+    shared.outside.told.looked(came.server, known.as_ref());
+    match known {
+        Some(found) => Step::Done(question.with(found, By::Cache)),
         None => Step::Ask(question),
     }
 }
@@ -260,18 +288,18 @@ impl Question {
     async fn finish(self, outside: &Outside) -> Reply {
         let checking_disabled = self.request.metadata.checking_disabled;
         let found = outside.ask(&self.query, dnssec(&self.request), checking_disabled).await;
-        self.with(found)
+        self.with(found, By::Forward)
     }
 
     /// The answer as the client asked for it. What the target of an alias is, the alias is: also no such name, or a failure.
-    fn with(self, found: Message) -> Reply {
+    fn with(self, found: Message, by: By) -> Reply {
         let mut message = status(&self.request, found.metadata.response_code);
         message.metadata.authentic_data = found.metadata.authentic_data && self.ours.is_none();
         message.add_answers(self.ours.into_iter().flat_map(|ours| ours.answers));
         message.add_answers(found.answers);
         message.add_authorities(found.authorities);
         message.add_additionals(found.additionals);
-        reply(&self.request, message)
+        reply(&self.request, message, by)
     }
 }
 
@@ -286,7 +314,7 @@ fn status(request: &Message, code: ResponseCode) -> Message {
     message
 }
 
-fn reply(request: &Message, mut message: Message) -> Reply {
+fn reply(request: &Message, mut message: Message, by: By) -> Reply {
     if request.edns.is_some() {
         let mut own = Edns::new();
         own.set_max_payload(LARGEST);
@@ -296,12 +324,26 @@ fn reply(request: &Message, mut message: Message) -> Reply {
     Reply {
         message,
         limit: limit(request),
+        by,
     }
 }
 
+/// A listener's name, as CoreDNS gives it.
+pub fn called(at: SocketAddr) -> String {
+    format!("dns://{at}")
+}
+
 impl Reply {
+    /// The same; it is counted.
+    fn told(self, came: &Came<'_>, shared: &Shared) -> Option<Vec<u8>> {
+        let bytes = self.encode(came.proto == "udp");
+        let sent = bytes.as_ref().map_or(0, Vec::len);
+        shared.outside.told.answered(came, &self.message, self.by, sent);
+        bytes
+    }
+
     /// Over UDP what doesn't fit is left out wholly, and said to be: the client asks again by TCP.
-    fn encode(self, udp: bool) -> Option<Vec<u8>> {
+    fn encode(&self, udp: bool) -> Option<Vec<u8>> {
         match self.message.to_vec() {
             Ok(bytes) if !udp || bytes.len() <= self.limit.into() => Some(bytes),
             Ok(_) => self.message.truncate().to_vec().ok(),

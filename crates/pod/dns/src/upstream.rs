@@ -4,6 +4,7 @@
 //! A server that let [`FAILURES`] queries in a row go unanswered is dead until it answers a probe; there is one probe a
 //! dead server, every [`PROBE`]. When all are dead all are asked, the first two in turn: an answer is better than none.
 
+use crate::told::Told;
 use anyhow::{Context, bail};
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -11,7 +12,7 @@ use parking_lot::RwLock;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -76,14 +77,22 @@ impl Upstreams {
     }
 
     /// What the first server that answers says.
-    pub async fn ask(&self, query: &Query, dnssec: bool, checking_disabled: bool) -> anyhow::Result<Message> {
+    pub async fn ask(
+        &self,
+        query: &Query,
+        dnssec: bool,
+        checking_disabled: bool,
+        told: &Told,
+    ) -> anyhow::Result<Message> {
         let all = self.servers.read().clone();
         let living: Vec<Arc<Server>> = all.iter().filter(|s| !s.dead()).cloned().collect();
         let chosen = if living.is_empty() { all } else { living };
         let mut last = None;
         for server in chosen.into_iter().take(ATTEMPTS) {
+            let began = Instant::now();
             match timeout(PATIENCE, exchange(query, dnssec, checking_disabled, server.address)).await {
                 Ok(Ok(answer)) => {
+                    told.asked(server.address, &answer, began.elapsed());
                     server.failures.store(0, Ordering::Relaxed);
                     return Ok(answer);
                 }

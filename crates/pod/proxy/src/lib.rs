@@ -16,14 +16,15 @@ pub mod model;
 pub mod plan;
 pub mod rules;
 mod sources;
+mod told;
 
 pub use keelson_sys::nft::names;
 
 use anyhow::Context;
 use conntrack::Frontends;
 use ipnet::IpNet;
-use keelson_client::ObjectKey;
 use keelson_client::rest::Rest;
+use keelson_client::{ObjectKey, Telling};
 use keelson_sys::nft::{self, Family, Op};
 use parking_lot::RwLock;
 use plan::Planner;
@@ -32,6 +33,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use told::Told;
 
 /// The table that this component owns, in each family of the cluster.
 pub const TABLE: &str = "keelson-proxy";
@@ -43,6 +45,8 @@ pub struct Config {
     /// The ranges of all pods, one a family: traffic to services from elsewhere is masqueraded. Services are served in these
     /// families.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Where rules and requests are counted.
+    pub telling: Telling,
 }
 
 impl Default for Config {
@@ -50,6 +54,7 @@ impl Default for Config {
         Config {
             node_name: String::new(),
             cluster_cidrs: vec![IpNet::new_assert([10, 244, 0, 0].into(), 16)],
+            telling: Telling::default(),
         }
     }
 }
@@ -59,8 +64,9 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps the rules in step with the API until `stop` fires. Rules stay when it returns: connections go on.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let rest = Rest::new(client, "keelson-proxy");
-    let mut sources = Sources::start(&rest, &config.node_name, &stop);
+    let rest = Rest::new(client, "keelson-proxy").telling(&config.telling);
+    let told = Told::new(&config.telling.measures);
+    let mut sources = Sources::start(&rest, &config.node_name, &told, &stop);
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = sources.synced() => {}
@@ -76,13 +82,19 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         let begin = Instant::now();
         pending.extend(sources.take_in(&mut planners));
         let take = |planner: &mut Planner| {
+            let began = Instant::now();
             let ops = match whole {
                 true => planner.take_whole(),
                 false => planner.take(),
             };
-            (planner.family(), ops)
+            Batch {
+                family: planner.family(),
+                ops,
+                whole,
+                began,
+            }
         };
-        whole = match apply(planners.iter_mut().map(take).collect()).await {
+        whole = match apply(planners.iter_mut().map(take).collect(), told.clone()).await {
             Ok(operations) => {
                 if operations > 0 {
                     let services = planners.iter().map(Planner::services).max();
@@ -115,7 +127,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = sources.changed() => {}
+            () = sources.changed() => planners.iter().for_each(|planner| told.queued(planner.family())),
             interfered = changed(&monitor, &planners) => {
                 interfered.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
                 tracing::warn!("another program changed the rules of services; they are written anew");
@@ -134,13 +146,25 @@ async fn changed(monitor: &nft::Monitor, planners: &[Planner]) -> std::io::Resul
         .await
 }
 
+/// What is written of a family's rules at once.
+struct Batch {
+    family: Family,
+    ops: Vec<Op>,
+    whole: bool,
+    began: Instant,
+}
+
 /// Each family's operations in one batch; all are tried.
-async fn apply(batches: Vec<(Family, Vec<Op>)>) -> anyhow::Result<usize> {
+async fn apply(batches: Vec<Batch>, told: Arc<Told>) -> anyhow::Result<usize> {
     let work = move || {
         let (mut count, mut refused) = (0, Ok(()));
-        for (family, ops) in &batches {
-            count += ops.len();
-            refused = refused.and(nft::apply(*family, TABLE, ops));
+        for batch in &batches {
+            count += batch.ops.len();
+            let applied = nft::apply(batch.family, TABLE, &batch.ops);
+            if !batch.ops.is_empty() {
+                told.synced(batch.family, batch.whole, batch.began.elapsed(), applied.is_ok());
+            }
+            refused = refused.and(applied);
         }
         refused.map(|()| count)
     };

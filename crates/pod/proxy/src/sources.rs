@@ -2,6 +2,7 @@
 
 use crate::model::{self, Here, SERVICE_NAME};
 use crate::plan::Planner;
+use crate::told::{Changes, Told};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -35,6 +36,7 @@ pub struct Sources {
     here: Vec<Here>,
     pending: Arc<Mutex<Pending>>,
     changed: Arc<Notify>,
+    told: Arc<Told>,
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
@@ -43,7 +45,7 @@ fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
 }
 
 impl Sources {
-    pub fn start(rest: &Rest, node: &str, stop: &CancellationToken) -> Sources {
+    pub fn start(rest: &Rest, node: &str, told: &Arc<Told>, stop: &CancellationToken) -> Sources {
         let own_node = InformerOptions {
             fields: format!("metadata.name={node}"),
             ..InformerOptions::default()
@@ -57,25 +59,28 @@ impl Sources {
             here: Vec::new(),
             pending: Arc::default(),
             changed: Arc::default(),
+            told: told.clone(),
         };
         sources.slices.store().add_index(BY_SERVICE, |slice| {
             service_of(slice).map(|key| key.to_string()).into_iter().collect()
         });
-        sources.note(&sources.services, |pending, service| {
+        let (services, endpoints) = (Some(&told.services), Some(&told.endpoints));
+        sources.note(&sources.services, services, |pending, service| {
             pending.services.insert(service.key());
         });
-        sources.note(&sources.slices, |pending, slice| {
+        sources.note(&sources.slices, endpoints, |pending, slice| {
             pending.services.extend(service_of(slice))
         });
-        sources.note(&sources.node, |pending, _| pending.node = true);
-        sources.note(&sources.ranges, |pending, _| pending.ranges = true);
+        sources.note(&sources.node, None, |pending, _| pending.node = true);
+        sources.note(&sources.ranges, None, |pending, _| pending.ranges = true);
         sources
     }
 
-    fn note<K: ApiObject>(&self, informer: &Informer<K>, note: fn(&mut Pending, &K)) {
-        let (pending, changed) = (self.pending.clone(), self.changed.clone());
+    fn note<K: ApiObject>(&self, informer: &Informer<K>, told: Option<&Changes>, note: fn(&mut Pending, &K)) {
+        let (pending, changed, told) = (self.pending.clone(), self.changed.clone(), told.cloned());
         informer.on_change(move |change| {
             let mut pending = pending.lock();
+            told.iter().for_each(Changes::seen);
             note(&mut pending, change.object());
             if let Some(old) = change.old() {
                 note(&mut pending, old);
@@ -97,7 +102,12 @@ impl Sources {
 
     /// Tells the planners, one a family, all that is new; which services it changed.
     pub fn take_in(&mut self, planners: &mut [Planner]) -> Vec<ObjectKey> {
-        let mut pending = std::mem::take(&mut *self.pending.lock());
+        let mut pending = {
+            let mut pending = self.pending.lock();
+            self.told.services.taken();
+            self.told.endpoints.taken();
+            std::mem::take(&mut *pending)
+        };
         if pending.node || self.here.len() != planners.len() {
             let node = self.node.store().get("", &self.node_name);
             let of = |planner: &Planner| Here::of(&self.node_name, planner.family(), node.as_deref());

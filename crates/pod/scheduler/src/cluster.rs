@@ -119,6 +119,16 @@ impl Cluster {
         }
     }
 
+    /// How many nodes there are, pods on them, and of these such as the API doesn't show there yet.
+    pub fn sizes(&self) -> [(&'static str, usize); 3] {
+        let assumed = self.places.values().filter(|p| p.is_assumed).count();
+        [
+            ("nodes", self.names.len()),
+            ("pods", self.places.len()),
+            ("assumed_pods", assumed),
+        ]
+    }
+
     pub fn is_placed(&self, uid: &str) -> bool {
         self.places.contains_key(uid)
     }

@@ -7,6 +7,7 @@ use crate::pod::PodInfo;
 use crate::profile::Profile;
 use crate::queue::{Backoffs, Queue};
 use crate::snapshot::Snapshot;
+use crate::told::Told;
 use crate::world::World;
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
@@ -30,7 +31,7 @@ pub struct State {
 }
 
 impl Core {
-    pub fn new(profiles: Profiles, world: Arc<dyn World>, backoffs: Backoffs) -> Arc<Core> {
+    pub fn new(profiles: Profiles, world: Arc<dyn World>, backoffs: Backoffs, told: Arc<Told>) -> Arc<Core> {
         let asked = profiles.clone();
         let (deciding, ledger) = (profiles.clone(), world.devices());
         let held = move |pod: &PodInfo| {
@@ -46,7 +47,9 @@ impl Core {
         };
         let state = State {
             cluster: Cluster::default(),
-            queue: Queue::new(Box::new(helps), backoffs).held_by(Box::new(held)),
+            queue: Queue::new(Box::new(helps), backoffs)
+                .held_by(Box::new(held))
+                .telling(told),
         };
         Arc::new(Core {
             profiles,
@@ -145,6 +148,10 @@ impl Core {
             }
             None => Err(state.queue.next_time()),
         }
+    }
+
+    pub fn look<T>(&self, f: impl FnOnce(&State) -> T) -> T {
+        f(&self.state.lock())
     }
 
     /// For what the scheduling loop does itself.

@@ -38,6 +38,7 @@ pub mod snapshot;
 pub mod spread;
 pub mod tally;
 pub mod term;
+pub mod told;
 pub mod topology;
 pub mod world;
 
@@ -45,7 +46,7 @@ use crate::core::{Core, Profiles};
 use bind::{Binder, Writes};
 use inputs::Inputs;
 use keelson_client::leader::{Election, acquire};
-use keelson_client::{Recorder, Rest};
+use keelson_client::{Recorder, Rest, Telling};
 use plan::{Plan, Turn, Why, plan};
 use plugins::dynamic_resources::Decision as Devices;
 use plugins::volume_binding::Decision;
@@ -60,7 +61,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use told::{Ended, Told};
 use world::World;
 
 /// How long a stop waits for bindings under way.
@@ -81,6 +84,8 @@ pub struct Config {
     pub leader_election: Option<String>,
     /// For the choice between equally good nodes; `None`: a new one each time.
     pub seed: Option<u64>,
+    /// Where decisions, requests and queues are counted.
+    pub telling: Telling,
 }
 
 impl Default for Config {
@@ -90,13 +95,14 @@ impl Default for Config {
             backoffs: Backoffs::default(),
             leader_election: None,
             seed: None,
+            telling: Telling::default(),
         }
     }
 }
 
 /// Runs until `stop`; bindings under way are finished.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let rest = Rest::new(client, "kube-scheduler");
+    let rest = Rest::new(client, "kube-scheduler").telling(&config.telling);
     let election = match &config.leader_election {
         None => None,
         Some(identity) => match acquire(&rest, Election::new("kube-scheduler", identity), &stop).await {
@@ -127,13 +133,17 @@ struct Scheduler {
     writes: Arc<Writes>,
     /// Writes under way.
     tasks: JoinSet<()>,
+    told: Arc<Told>,
 }
 
 impl Scheduler {
     fn start(rest: Rest, config: &Config, stop: &CancellationToken) -> Scheduler {
         let inputs = Inputs::start(&rest, stop);
         let profiles: Profiles = Arc::new(config.profiles.iter().cloned().map(Arc::new).collect());
-        let core = Core::new(profiles.clone(), inputs.world.clone(), config.backoffs);
+        let measures = &config.telling.measures;
+        let told = Told::new(measures);
+        let core = Core::new(profiles.clone(), inputs.world.clone(), config.backoffs, told.clone());
+        told.follow(measures, &core);
         let volumes_changed = Arc::new(Notify::new());
         inputs.feed(&core);
         inputs.world.on_volume_change(&volumes_changed);
@@ -155,6 +165,7 @@ impl Scheduler {
             turn: Turn::new(StdRng::seed_from_u64(config.seed.unwrap_or_else(rand::random))),
             writes,
             tasks: JoinSet::new(),
+            told,
         }
     }
 
@@ -205,16 +216,29 @@ impl Scheduler {
         let Some(at) = self.profiles.iter().position(of) else {
             return self.core.with(|state, _| state.queue.remove(pod.uid()));
         };
+        let began = Instant::now();
         let plan = || plan(&self.profiles[at], &pod, &self.snapshot, &mut self.turn);
         let Ok(plan) = std::panic::catch_unwind(AssertUnwindSafe(plan)) else {
             // Said by the panic itself. It must cost no more than this pod's turn.
             tracing::error!(pod = %pod.key, "planning panicked; the pod is tried again later");
+            self.told.ended(Ended::Error, pod.scheduler_name(), began.elapsed());
             return self.core.with(|state, now| drop(state.queue.failed(pod.uid(), now)));
         };
         let binder = self.binders[at].clone();
         match plan {
-            Plan::Bind { node, volumes, devices } => self.bind(binder, pod, node, volumes, devices),
-            Plan::Wait(why) => self.wait(binder, pod, why),
+            Plan::Bind { node, volumes, devices } => {
+                self.told.decided(began.elapsed());
+                self.bind(binder, pod, node, (volumes, devices), began);
+            }
+            Plan::Wait(why) => {
+                self.told
+                    .ended(Ended::Unschedulable, pod.scheduler_name(), began.elapsed());
+                if let Some(preemption) = &why.preemption {
+                    self.told
+                        .preempts(preemption.target.as_ref().map(|(_, victims)| victims.len()));
+                }
+                self.wait(binder, pod, why);
+            }
         }
     }
 
@@ -275,17 +299,23 @@ impl Scheduler {
         });
     }
 
-    fn bind(&mut self, binder: Binder, pod: Arc<PodInfo>, node: String, volumes: Decision, devices: Devices) {
-        let is_there = self.core.with(|state, _| {
-            let is_there = state.queue.binds(pod.uid());
-            if is_there {
-                state.cluster.assume(Arc::new(pod.on_node(&node)));
+    fn bind(
+        &mut self,
+        binder: Binder,
+        pod: Arc<PodInfo>,
+        node: String,
+        (volumes, devices): (Decision, Devices),
+        began: Instant,
+    ) {
+        let tries = self.core.with(|state, _| {
+            if !state.queue.binds(pod.uid()) {
+                return None;
             }
-            is_there
+            state.cluster.assume(Arc::new(pod.on_node(&node)));
+            state.queue.tries(pod.uid())
         });
-        if !is_there {
-            return;
-        }
+        let Some((attempts, first)) = tries else { return };
+        let told = self.told.clone();
         bind::promise(&self.core, &volumes);
         binder.promise_devices(&devices);
         let (core, writes) = (self.core.clone(), self.writes.clone());
@@ -293,7 +323,11 @@ impl Scheduler {
             let bound = binder.bind(&pod, &node, (&volumes, &devices), &writes).await;
             bind::release(&core, &volumes);
             binder.release_devices(&pod, &devices, bound.is_ok(), &writes).await;
-            let Err(error) = bound else { return };
+            let Err(error) = bound else {
+                told.ended(Ended::Scheduled, pod.scheduler_name(), began.elapsed());
+                return told.bound(attempts, first.elapsed());
+            };
+            told.ended(Ended::Error, pod.scheduler_name(), began.elapsed());
             // Whether the pod is still there is what was seen of it, not what this or that request was answered.
             let waits = core.with(|state, now| {
                 state.cluster.forget(pod.uid());

@@ -12,6 +12,7 @@
 use crate::events::ClusterEvent;
 use crate::plan::Why;
 use crate::pod::PodInfo;
+use crate::told::{Told, label};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -44,6 +45,9 @@ impl Backoffs {
     }
 }
 
+/// What upstream calls it when a try was in vain.
+const FAILED: &str = "ScheduleAttemptFailure";
+
 /// So long a pod waits for an event at most.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -65,6 +69,7 @@ pub struct Queue {
     helps: Box<Helps>,
     is_held: Box<Held>,
     backoffs: Backoffs,
+    told: Option<Arc<Told>>,
 }
 
 type Rank = (Reverse<i32>, Instant, u64);
@@ -72,6 +77,8 @@ type Rank = (Reverse<i32>, Instant, u64);
 struct Waiting {
     pod: Arc<PodInfo>,
     since: Instant,
+    /// When it could be tried first.
+    first: Option<Instant>,
     attempts: u32,
     tried: Instant,
     /// What the last try found, node by node.
@@ -89,6 +96,17 @@ enum State {
     Binding,
 }
 
+impl State {
+    fn queue(&self) -> &'static str {
+        match self {
+            State::BackingOff { .. } => "backoff",
+            State::Unschedulable { .. } => "unschedulable",
+            State::Gated => "gated",
+            State::Active(_) | State::InFlight | State::Binding => "active",
+        }
+    }
+}
+
 impl Queue {
     pub fn new(helps: Box<Helps>, backoffs: Backoffs) -> Queue {
         Queue {
@@ -102,12 +120,51 @@ impl Queue {
             helps,
             is_held: Box::new(|_| false),
             backoffs,
+            told: None,
         }
     }
 
     /// Pods are gated, too, for as long as this says so.
     pub fn held_by(self, is_held: Box<Held>) -> Queue {
         Queue { is_held, ..self }
+    }
+
+    /// What comes into its queues is counted.
+    pub fn telling(self, told: Arc<Told>) -> Queue {
+        Queue {
+            told: Some(told),
+            ..self
+        }
+    }
+
+    fn comes(&self, uid: &str, event: &'static str) {
+        let (Some(told), Some(waiting)) = (&self.told, self.pods.get(uid)) else {
+            return;
+        };
+        told.comes(waiting.state.queue(), event);
+    }
+
+    /// How many pods wait in each queue, under upstream's names.
+    pub fn lengths(&self) -> [(&'static str, usize); 4] {
+        [
+            ("active", self.active.len()),
+            ("backoff", self.backing_off.len()),
+            ("unschedulable", self.unschedulable.len()),
+            ("gated", self.gated.len()),
+        ]
+    }
+
+    /// What refused pods that are still not placed, and whose they are.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let waiting = self.pods.values().filter(|w| w.state != State::Binding);
+        let refused = waiting.filter_map(|w| Some((w.why.as_ref()?, w.pod.scheduler_name())));
+        refused.flat_map(|(why, profile)| why.plugins.iter().map(move |plugin| (*plugin, profile)))
+    }
+
+    /// How often a pod was tried, and since when it could be.
+    pub fn tries(&self, uid: &str) -> Option<(u32, Instant)> {
+        let waiting = self.pods.get(uid)?;
+        Some((waiting.attempts, waiting.first.unwrap_or(waiting.since)))
     }
 
     pub fn len(&self) -> usize {
@@ -126,6 +183,7 @@ impl Queue {
             let waiting = Waiting {
                 pod,
                 since: now,
+                first: None,
                 attempts,
                 tried: now,
                 why,
@@ -133,16 +191,19 @@ impl Queue {
             };
             self.pods.insert(uid.clone(), waiting);
             match is_gated {
-                true => drop(self.gated.insert(uid)),
+                true => drop(self.gated.insert(uid.clone())),
                 false => self.activate(&uid),
             }
-            return;
+            return self.comes(&uid, "UnscheduledPodAdd");
         };
         let matters = matters(&waiting.pod, &pod);
         waiting.pod = pod;
         match waiting.state {
-            State::Gated if !is_gated => self.activate(&uid),
-            State::Unschedulable { .. } if matters => self.move_on(&uid, now),
+            State::Gated if !is_gated => {
+                self.activate(&uid);
+                self.comes(&uid, "TargetPodUpdate");
+            }
+            State::Unschedulable { .. } if matters => self.move_on(&uid, now, "TargetPodUpdate"),
             State::Active(_) => self.activate(&uid),
             State::InFlight if matters => {
                 if let Some((_, missed)) = &mut self.in_flight {
@@ -166,7 +227,11 @@ impl Queue {
         self.ripen(now);
         let uid = match self.active.pop_first() {
             Some((_, uid)) => uid,
-            None => self.early()?,
+            None => {
+                let uid = self.early()?;
+                self.told.iter().for_each(|t| t.comes("active", "PopFromBackoffQ"));
+                uid
+            }
         };
         self.leave(&uid);
         let waiting = self.pods.get_mut(&uid)?;
@@ -217,11 +282,12 @@ impl Queue {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         waiting.why = Some(why);
         if missed.iter().any(|event| helps(&self.helps, waiting, event)) {
-            return self.move_on(uid, now);
+            return self.move_on(uid, now, FAILED);
         }
         let until = now + PATIENCE;
         waiting.state = State::Unschedulable { until };
         self.unschedulable.insert((until, uid.to_owned()));
+        self.comes(uid, FAILED);
     }
 
     /// Something went wrong with the pod that was popped, or with its binding: again, after a while. `None`: it isn't waiting any
@@ -238,7 +304,9 @@ impl Queue {
             after_error: true,
         };
         self.backing_off.insert((until, uid.to_owned()));
-        Some(waiting.pod.clone())
+        let pod = waiting.pod.clone();
+        self.comes(uid, FAILED);
+        Some(pod)
     }
 
     /// Why a pod that waits fits nowhere, as the last try found.
@@ -263,7 +331,10 @@ impl Queue {
             pod.is_some_and(|pod| pod.key.namespace == namespace && is_free(pod))
         };
         let free: Vec<String> = self.gated.iter().filter(is_free).cloned().collect();
-        free.iter().for_each(|uid| self.activate(uid));
+        for uid in free {
+            self.activate(&uid);
+            self.comes(&uid, "ResourceClaimAdd");
+        }
     }
 
     /// Something has changed for this one pod.
@@ -273,7 +344,7 @@ impl Queue {
             .get(uid)
             .is_some_and(|w| matches!(w.state, State::Unschedulable { .. }))
         {
-            self.move_on(uid, now);
+            self.move_on(uid, now, "ForceActivate");
         }
     }
 
@@ -286,14 +357,19 @@ impl Queue {
             .map(|(_, uid)| uid.clone())
             .collect();
         for uid in helped {
-            self.move_on(&uid, now);
+            self.move_on(&uid, now, label(&event));
         }
         if let Some((_, missed)) = &mut self.in_flight {
             missed.push(event);
         }
     }
 
-    fn move_on(&mut self, uid: &str, now: Instant) {
+    fn move_on(&mut self, uid: &str, now: Instant, event: &'static str) {
+        self.move_by_time(uid, now);
+        self.comes(uid, event);
+    }
+
+    fn move_by_time(&mut self, uid: &str, now: Instant) {
         let Some(waiting) = self.pods.get(uid) else { return };
         let until = waiting.tried + self.backoffs.after(waiting.attempts);
         if until <= now {
@@ -315,6 +391,7 @@ impl Queue {
         let rank = (Reverse(waiting.pod.priority), waiting.since, self.next);
         self.next += 1;
         waiting.state = State::Active(rank);
+        waiting.first.get_or_insert_with(Instant::now);
         self.active.insert(rank, uid.to_owned());
     }
 
@@ -337,8 +414,11 @@ impl Queue {
                 .map(|(_, uid)| uid.clone())
                 .collect()
         };
-        for uid in ripe(&self.backing_off).into_iter().chain(ripe(&self.unschedulable)) {
+        let rested = ripe(&self.backing_off).into_iter().map(|uid| (uid, "BackoffComplete"));
+        let late = ripe(&self.unschedulable).into_iter();
+        for (uid, event) in rested.chain(late.map(|uid| (uid, "UnschedulableTimeout"))) {
             self.activate(&uid);
+            self.comes(&uid, event);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::supervise::Supervisor;
 use anyhow::{Context, ensure};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
-use keelson_client::{Accounts, ClientFactory};
+use keelson_client::{Accounts, ClientFactory, Telling};
 use keelson_controllers::Config;
 use keelson_pki::{ServiceAccountKeys, authority};
 use std::path::PathBuf;
@@ -145,6 +145,7 @@ impl Options {
             terminated_pods: self.terminated_pod_gc_threshold,
             controllers: names::ours(&self.controllers)?,
             leader_election: self.elect.candidate()?,
+            telling: Telling::default(),
         };
         settings.check()?;
         Ok(settings)
@@ -160,9 +161,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             false => options.reach.clients().await?,
         };
         let mut components = Supervisor::default();
-        let front = Front::whole(components.health());
+        let telling = options.reach.telling().await?;
+        let front = Front::whole(components.health(), &telling.measures);
         options.secure.start(&mut components, kubeconfig, PORT, front).await?;
-        spawn(&mut components, clients, settings);
+        spawn(&mut components, clients, Config { telling, ..settings });
         Ok(components)
     })
 }

@@ -1,7 +1,7 @@
 //! How a component alone tells how it is: health and metrics, on upstream's ports and paths.
 //!
 //! [`plain`] serves whoever reaches the address, [`secure`] by TLS who the API server knows and lets. What is told is whether anything
-//! of the component has failed and doesn't run again yet, and what the process uses.
+//! of the component has failed and doesn't run again yet, what the component counts, and what the process uses.
 
 pub mod plain;
 pub mod secure;
@@ -10,6 +10,7 @@ use crate::supervise::Health;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use keelson_measure::Measures;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,30 +26,29 @@ pub struct Front {
     paths: Vec<&'static str>,
     /// A path that is well only when this says so, too.
     ready: Option<(&'static str, Arc<AtomicBool>)>,
-    metrics: bool,
+    measures: Option<Measures>,
 }
 
 impl Front {
     /// Health under all its names, and metrics.
-    pub fn whole(health: Health) -> Front {
-        Front {
-            health,
-            paths: HEALTH.to_vec(),
-            ready: None,
-            metrics: true,
-        }
+    pub fn whole(health: Health, measures: &Measures) -> Front {
+        Front::of(health, &HEALTH).with_metrics(measures)
     }
 
     pub fn of(health: Health, paths: &[&'static str]) -> Front {
         Front {
+            health,
             paths: paths.to_vec(),
-            metrics: false,
-            ..Front::whole(health)
+            ready: None,
+            measures: None,
         }
     }
 
-    pub fn with_metrics(self) -> Front {
-        Front { metrics: true, ..self }
+    pub fn with_metrics(self, measures: &Measures) -> Front {
+        Front {
+            measures: Some(measures.clone()),
+            ..self
+        }
     }
 
     pub fn with_readiness(self, path: &'static str, ready: Arc<AtomicBool>) -> Front {
@@ -71,10 +71,10 @@ impl Front {
         if self.paths.contains(&path) {
             return self.healthy(path);
         }
-        if self.metrics && path == "/metrics" {
-            let mut page = String::new();
+        if let Some(measures) = self.measures.as_ref().filter(|_| path == "/metrics") {
+            let mut page = measures.page();
             keelson_apiserver::write_process_metrics(&mut page);
-            return text(StatusCode::OK, page);
+            return reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page);
         }
         text(StatusCode::NOT_FOUND, "404 page not found\n".into())
     }
@@ -114,7 +114,9 @@ mod tests {
     async fn what_failed_is_told_until_it_runs_again_and_what_is_not_served_is_404() {
         let mut components = Supervisor::default();
         let ready = Arc::new(AtomicBool::new(false));
-        let front = Front::whole(components.health()).with_readiness("/ready", ready.clone());
+        let measures = Measures::default();
+        measures.counter("some_total", "Some.").inc();
+        let front = Front::whole(components.health(), &measures).with_readiness("/ready", ready.clone());
         let code = |path: &str| front.answer(&Method::GET, path).status().as_u16();
         assert_eq!(
             ["/healthz", "/livez", "/readyz", "/metrics", "/x"].map(code),
@@ -126,6 +128,13 @@ mod tests {
         components.spawn("scheduler", |_| async { anyhow::bail!("it can't") });
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(["/healthz", "/ready", "/metrics"].map(code), [500, 500, 200]);
+        let page = front.answer(&Method::GET, "/metrics").into_body();
+        let page = http_body_util::BodyExt::collect(page).await.unwrap().to_bytes();
+        let page = String::from_utf8_lossy(&page);
+        assert!(
+            page.contains("\nsome_total 1\n") && page.contains("\nprocess_open_fds "),
+            "{page}"
+        );
         assert_eq!(front.answer(&Method::POST, "/healthz").status(), 405);
         components.stop().await;
     }

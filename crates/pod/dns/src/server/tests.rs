@@ -63,6 +63,7 @@ impl World {
                 let reply = Reply {
                     message: world(&request),
                     limit: limit(&request),
+                    by: By::Nobody,
                 };
                 udp.send_to(&reply.encode(true).unwrap(), client).await.unwrap();
             }
@@ -238,7 +239,14 @@ async fn strangers_are_refused() {
         ..shared
     };
     let bytes = question(&name("example.org."), RecordType::A).to_vec().unwrap();
-    let asks = |ip: &str| match at_once(&bytes, ip.parse().unwrap(), &shared) {
+    let came = |client: IpAddr| Came {
+        server: "dns://127.0.0.1:53",
+        proto: "udp",
+        client,
+        began: std::time::Instant::now(),
+        bytes: bytes.len(),
+    };
+    let asks = |ip: &str| match at_once(&bytes, &came(ip.parse().unwrap()), &shared) {
         Step::Ask(_) => true,
         Step::Done(reply) => {
             assert_eq!(reply.message.metadata.response_code, ResponseCode::Refused);
