@@ -68,6 +68,9 @@ impl Cluster {
             Some(store) => store,
             None => Opened::open(&config.store).await?,
         };
+        if matches!(config.store, Choice::Embedded(_)) && joining.is_none() {
+            crate::servers::remember(store.store().as_ref(), config).await?;
+        }
         let snapshots = Snapshots::new(Source::of(&store), config.snapshots.directory.clone());
         let own = upkeep.is_some() || matches!(config.store, Choice::Embedded(_));
         let sealing = crate::secrets::open(config, store.store()).await?;

@@ -49,8 +49,32 @@ fn paired<T>(option: &str, list: Vec<T>, is_ipv4: impl Fn(&T) -> bool) -> anyhow
 
 pub fn ranges(option: &str, list: &[String]) -> anyhow::Result<Vec<IpNet>> {
     let parsed: Vec<IpNet> = parse(option, list, "an address range like 10.244.0.0/16")?;
-    let parsed = parsed.into_iter().map(|range| range.trunc()).collect();
+    let parsed: Vec<IpNet> = parsed.into_iter().map(|range| range.trunc()).collect();
+    for range in &parsed {
+        for (what, special) in SPECIAL {
+            if special.parse::<IpNet>().is_ok_and(|special| meet(special, *range)) {
+                bail!("{option} {range}: it has {what} ({special}), which no pod and no service can have");
+            }
+        }
+    }
     paired(option, parsed, |range: &IpNet| range.addr().is_ipv4())
+}
+
+const SPECIAL: [(&str, &str); 9] = [
+    ("addresses of no host", "0.0.0.0/8"),
+    ("addresses of the loopback", "127.0.0.0/8"),
+    ("addresses of one link", "169.254.0.0/16"),
+    ("addresses of groups", "224.0.0.0/4"),
+    ("addresses that nobody has", "240.0.0.0/4"),
+    ("addresses of the loopback", "::/96"),
+    ("IPv4's addresses", "::ffff:0:0/96"),
+    ("addresses of one link", "fe80::/10"),
+    ("addresses of groups", "ff00::/8"),
+];
+
+/// Whether ranges have addresses in common.
+fn meet(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
 }
 
 pub fn addresses(option: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {
@@ -94,11 +118,33 @@ pub fn service_cidrs(list: &[String]) -> anyhow::Result<Vec<IpNet>> {
 
 /// Pods, services and the node have to be of the same families, in the same order of precedence.
 pub fn agree(pods: &[IpNet], services: &[IpNet], node: &[IpAddr]) -> anyhow::Result<()> {
+    for pods in pods {
+        if let Some(services) = services.iter().find(|services| meet(*pods, **services)) {
+            bail!(
+                "--cluster-cidr {pods} and --service-cidr {services} have addresses in common: pods would get those of services"
+            );
+        }
+    }
+    for (option, range) in pods
+        .iter()
+        .map(|r| ("--cluster-cidr", r))
+        .chain(services.iter().map(|r| ("--service-cidr", r)))
+    {
+        if let Some(own) = node.iter().find(|own| range.contains(*own)) {
+            bail!("{option} {range}: this machine's own address {own} is in it");
+        }
+    }
     let families = |list: &[IpNet]| -> Vec<bool> { list.iter().map(|range| range.addr().is_ipv4()).collect() };
+    let shown = |list: &[bool]| -> String {
+        let names: Vec<&str> = list.iter().map(|ipv4| if *ipv4 { "IPv4" } else { "IPv6" }).collect();
+        names.join(", ")
+    };
     let (pods, services) = (families(pods), families(services));
     if pods != services {
         bail!(
-            "--cluster-cidr and --service-cidr must have the same families in the same order: {pods:?} and {services:?}"
+            "--cluster-cidr and --service-cidr must have the same families in the same order: {} and {}",
+            shown(&pods),
+            shown(&services)
         );
     }
     let of_node: Vec<bool> = node.iter().map(IpAddr::is_ipv4).collect();
@@ -188,7 +234,13 @@ mod tests {
             ("10.244.0.0/25", "no room"),
             ("fd00::/40", "not be larger than a /48"),
             ("fd00::/72", "no room"),
-            ("10.0.0.0/4", "not be larger than a /8"),
+            ("16.0.0.0/6", "not be larger than a /8"),
+            ("10.0.0.0/4", "addresses of no host (0.0.0.0/8)"),
+            ("127.0.0.0/16", "loopback"),
+            ("224.0.0.0/16", "groups"),
+            ("169.254.0.0/16", "one link"),
+            ("fe80::/48", "one link"),
+            ("::ffff:10.0.0.0/112", "IPv4's"),
             ("pods", "not an address range"),
         ] {
             assert!(shown(text).contains(why), "{text}: {}", shown(text));
@@ -218,5 +270,35 @@ mod tests {
         assert_eq!(nth("fd00:96::/112".parse().unwrap(), 10).to_string(), "fd00:96::a");
         assert_eq!(nth("10.96.0.0/16".parse().unwrap(), 1).to_string(), "10.96.0.1");
         assert_eq!(host("fd00::1".parse().unwrap()), "[fd00::1]");
+    }
+
+    #[test]
+    fn pods_services_and_machines_share_no_address() {
+        let nets = |text: &str| ranges("--x", &list(text)).unwrap();
+        let judged = |pods: &str, services: &str, node: &str| {
+            let node: Vec<IpAddr> = node.split(',').map(|ip| ip.parse().unwrap()).collect();
+            agree(&nets(pods), &nets(services), &node).map_err(|e| e.to_string())
+        };
+        assert_eq!(judged("10.244.0.0/16", "10.96.0.0/16", "192.0.2.1"), Ok(()));
+        for (pods, services, node, why) in [
+            ("10.1.0.0/16", "10.1.0.0/20", "192.0.2.1", "addresses in common"),
+            ("10.1.0.0/20", "10.0.0.0/12", "192.0.2.1", "addresses in common"),
+            (
+                "10.77.0.0/16",
+                "10.96.0.0/16",
+                "10.77.1.10",
+                "own address 10.77.1.10 is in it",
+            ),
+            (
+                "10.244.0.0/16",
+                "10.96.0.0/16",
+                "10.96.0.9",
+                "--service-cidr 10.96.0.0/16",
+            ),
+            ("10.244.0.0/16", "fd00:96::/112", "192.0.2.1", "IPv4 and IPv6"),
+        ] {
+            let said = judged(pods, services, node).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
     }
 }

@@ -278,9 +278,19 @@ mod tests {
 
     #[test]
     fn agents_are_told_what_they_understand() {
-        let given = ["--cluster-cidr", "10.1.0.0/16", "--eviction-hard", "nodefs.available<1%", "--api-port=6444", "--node-labels=a=b"];
+        let given = [
+            "--cluster-cidr",
+            "10.1.0.0/16",
+            "--eviction-hard",
+            "nodefs.available<1%",
+            "--api-port=6444",
+            "--node-labels=a=b",
+        ];
         let given: Vec<String> = given.map(String::from).into();
-        assert_eq!(agents(&given), ["--eviction-hard", "nodefs.available<1%", "--node-labels=a=b"]);
+        assert_eq!(
+            agents(&given),
+            ["--eviction-hard", "nodefs.available<1%", "--node-labels=a=b"]
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use anyhow::{Context, bail, ensure};
 use keelson_apiserver::joining::Joining;
 use keelson_pki::ServerToken;
 use keelson_pki::sharing::{ETCD_CA, ITEMS, Item};
+use keelson_store::Store;
 
 /// A server that knows what it is among others.
 pub struct Met {
@@ -86,6 +87,11 @@ async fn of_given(options: Options, given: Option<ServerToken>) -> anyhow::Resul
         store,
         beside: None,
     })
+}
+
+/// A server that has its store alone: what it says of ranges holds for the cluster's life.
+pub async fn remember(store: &dyn Store, config: &Config) -> anyhow::Result<()> {
+    settings::remember(store, config.store.root(), &settings::Settings::of(config)).await
 }
 
 fn items(etcd: bool) -> Vec<&'static Item> {

@@ -1,7 +1,7 @@
 //! What all servers have to be told alike: `<prefix>/keelson/settings` in the datastore. A server that isn't told takes it from
 //! there; one that is told something else is refused as long as others run. The only one may change it for all.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, parts};
 use crate::config::{Config, Options};
 use anyhow::{Context, bail};
 use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
@@ -87,6 +87,43 @@ impl Settings {
     }
 }
 
+/// Pods and services have addresses of the ranges for as long as they live: one of the other family may come, none may change or go.
+fn ranges_stay(before: &Cluster, now: &Cluster) -> anyhow::Result<()> {
+    for (option, before, now) in [
+        ("--cluster-cidr", &before.cluster_cidr, &now.cluster_cidr),
+        ("--service-cidr", &before.service_cidr, &now.service_cidr),
+    ] {
+        if !parts(now).starts_with(&parts(before)) {
+            bail!(
+                "{option} {now}: this cluster has {before}, and what is in it has addresses of that. A range of the other family can be put \
+                 behind it; none can be changed or left out"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A server that has its store alone holds itself to what it said before.
+pub async fn remember(store: &dyn Store, root: &str, own: &Settings) -> anyhow::Result<()> {
+    let key = format!("{root}/keelson/settings");
+    let before = store
+        .get(key.as_bytes(), None)
+        .await
+        .context("this server's settings")?
+        .kv;
+    if let Some(before) = before {
+        let before: Settings = serde_json::from_slice(&before.value)
+            .with_context(|| format!("this server's settings ({key} in the store) are not those of this version"))?;
+        ranges_stay(&before.cluster, &own.cluster)?;
+        if before == *own {
+            return Ok(());
+        }
+    }
+    let value = serde_json::to_vec(own)?;
+    let put = store.put(key.into(), value.into(), Expect::Any, None).await;
+    put.map(drop).context("this server's settings")
+}
+
 /// What all servers have from now on. `own`: as this server would have it alone; `address`: its address.
 pub async fn agree(
     store: &dyn Store,
@@ -124,6 +161,7 @@ pub async fn agree(
                         others.join(", ")
                     );
                 }
+                ranges_stay(&theirs.cluster, &wanted.cluster)?;
                 tracing::warn!(differences, "changing the cluster's settings");
                 (wanted, Expect::ModRevision(kv.mod_revision))
             }
@@ -218,5 +256,53 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(kept, changed);
+    }
+
+    #[tokio::test]
+    async fn ranges_grow_by_a_family_and_nothing_else() {
+        let store = Memory::new();
+        let of = |pods: &str, services: &str| {
+            let mut own = settings("vxlan");
+            own.cluster.cluster_cidr = pods.into();
+            own.cluster.service_cidr = services.into();
+            own
+        };
+        let begun = of("10.244.0.0/16", "10.96.0.0/16");
+        remember(&*store, "/registry", &begun).await.unwrap();
+        let told = |own: Settings| {
+            let store = store.clone();
+            async move { remember(&*store, "/registry", &own).await.map_err(|e| e.to_string()) }
+        };
+        for (pods, services, named) in [
+            ("10.200.0.0/16", "10.96.0.0/16", "--cluster-cidr 10.200.0.0/16"),
+            ("10.244.0.0/16", "10.97.0.0/16", "--service-cidr 10.97.0.0/16"),
+            (
+                "fd00:244::/48,10.244.0.0/16",
+                "fd00:96::/112,10.96.0.0/16",
+                "--cluster-cidr fd00",
+            ),
+        ] {
+            let refused = told(of(pods, services)).await.unwrap_err();
+            assert!(
+                refused.contains(named) && refused.contains("this cluster has 10."),
+                "{refused}"
+            );
+        }
+        let both = of("10.244.0.0/16,fd00:244::/48", "10.96.0.0/16,fd00:96::/112");
+        told(both.clone()).await.unwrap();
+        assert!(told(begun).await.is_err(), "a family doesn't go");
+        // Of several servers, too, though the others have stopped.
+        let options = Options {
+            cluster_cidr: Some(vec!["10.200.0.0/16".into()]),
+            ..Options::default()
+        };
+        let other = of("10.200.0.0/16", "10.96.0.0/16");
+        assert!(agree(&*store, "/registry", "10.0.0.1", &options, other).await.is_err());
+        assert_eq!(
+            agree(&*store, "/registry", "10.0.0.1", &Options::default(), both.clone())
+                .await
+                .unwrap(),
+            both
+        );
     }
 }

@@ -150,6 +150,7 @@ impl Opened {
     pub async fn open(choice: &Choice) -> anyhow::Result<Opened> {
         Ok(match choice {
             Choice::Embedded(directory) => {
+                take_restored(directory)?;
                 Opened::Embedded(Embedded::open(directory, embedded::Options::default()).await?)
             }
             Choice::Etcd(choice) => Opened::Etcd(Etcd::open(choice.options()?).await.context("the store in etcd")?),
@@ -174,6 +175,46 @@ impl Opened {
             // The connections go with the last holder.
             Opened::Etcd(_) => {}
         }
+    }
+}
+
+/// Where a restored store is until it takes the place of the one that was.
+fn restored(store: &Path) -> PathBuf {
+    store.with_extension("restored")
+}
+
+/// Ends a restore that was cut short when the store that was had been moved away. Where there is nothing to take, but a store
+/// that was, an empty one isn't begun in its place: pods that it doesn't know would be ended.
+fn take_restored(store: &Path) -> anyhow::Result<()> {
+    if store.exists() {
+        return Ok(());
+    }
+    let restored = restored(store);
+    if restored.exists() {
+        std::fs::rename(&restored, store).with_context(|| format!("moving {} to its place", restored.display()))?;
+        let parent = store.parent().map(std::fs::File::open).transpose()?;
+        parent.map_or(Ok(()), |parent| parent.sync_all())?;
+        return Ok(());
+    }
+    let mut beside = store
+        .parent()
+        .into_iter()
+        .filter_map(|parent| std::fs::read_dir(parent).ok())
+        .flatten();
+    let was = beside.find_map(|entry| {
+        let path = entry.ok()?.path();
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix(store.file_name()?.to_str()?)?
+            .starts_with(".before-")
+            .then_some(path.clone())
+    });
+    match was {
+        Some(was) => anyhow::bail!(
+            "{} is missing, and {} is there: a restore was cut short. Move it back, or restore again; to begin an empty cluster move it away",
+            store.display(),
+            was.display()
+        ),
+        None => Ok(()),
     }
 }
 
@@ -267,5 +308,24 @@ mod tests {
         };
         assert_eq!(interval(None), Some(Duration::from_secs(300)));
         assert_eq!(interval(Some("0s")), None);
+    }
+
+    #[test]
+    fn a_restore_that_was_cut_short_is_ended_or_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        take_restored(&store).unwrap();
+        assert!(!store.exists(), "a first start");
+        std::fs::create_dir(dir.path().join("store.before-1")).unwrap();
+        let error = take_restored(&store).unwrap_err().to_string();
+        assert!(
+            error.contains("a restore was cut short") && error.contains("store.before-1"),
+            "{error}"
+        );
+        std::fs::create_dir(dir.path().join("store.restored")).unwrap();
+        std::fs::write(dir.path().join("store.restored/whole"), "").unwrap();
+        take_restored(&store).unwrap();
+        assert!(store.join("whole").exists() && !dir.path().join("store.restored").exists());
+        take_restored(&store).unwrap();
     }
 }

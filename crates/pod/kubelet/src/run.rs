@@ -94,6 +94,9 @@ pub async fn build(
         .fs_stats(&layout.root)
         .with_context(|| format!("measuring {}", layout.root.display()))?;
     let capacity = node::status::capacity(&machine, &fs, &cfg);
+    if let Some(why) = node::status::too_much_reserved(&capacity, &cfg) {
+        anyhow::bail!(why);
+    }
     let allocatable = node::status::allocatable(&capacity, &cfg);
     judge(&*host, &machine, &cfg)?;
     make_root_cgroups(&*host, &machine, &cfg, &capacity, &allocatable);

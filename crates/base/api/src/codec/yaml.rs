@@ -3,9 +3,14 @@
 use super::{DecodeError, Decoded, Strictness, json};
 use crate::{SchemaRef, Value};
 
+/// Of a document's events those that stand there only as aliases of others. Who writes manifests resolves them before.
+const MOST_REPLAYED: usize = 10_000;
+
 fn options(duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> serde_saphyr::Options {
     serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
+        // A few bytes could stand for a document that takes minutes.
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPLAYED },
         legacy_octal_numbers: true,
         with_snippet: false,
     }
@@ -45,4 +50,21 @@ fn finding(e: &serde_saphyr::Error) -> String {
 pub fn encode(value: &Value) -> Vec<u8> {
     // Every value is plain data and the target is memory: there is nothing to fail.
     serde_saphyr::to_string(value).unwrap_or_default().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_bytes_are_not_a_billion_values() {
+        let mut bomb = String::from("x: &b0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n");
+        for level in 1..=8 {
+            let before = level - 1;
+            bomb += &format!("f{level}: &b{level} [*b{before}, *b{before}, *b{before}, *b{before}, *b{before}]\n");
+        }
+        assert!(decode(bomb.as_bytes(), None, Strictness::Report).is_err());
+        let honest = "a: &a {b: 1}\nc: *a\nd: [*a, *a]\n";
+        assert!(decode(honest.as_bytes(), None, Strictness::Report).is_ok());
+    }
 }

@@ -52,10 +52,10 @@ pub struct Options {
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     service_cluster_ip_range: Vec<IpNet>,
     /// How large a node's share is, as the length of its prefix
-    #[arg(long, alias = "node-cidr-mask-size-ipv4", value_name = "N", default_value_t = 24)]
+    #[arg(long, alias = "node-cidr-mask-size-ipv4", value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u8).range(1..=32))]
     node_cidr_mask_size: u8,
     /// The same for IPv6
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..=128))]
     node_cidr_mask_size_ipv6: u8,
     /// Authority by which pods know the API server: published in every namespace [default: not published]
     #[arg(long, value_name = "FILE")]

@@ -149,17 +149,14 @@ fn restore(data_dir: &Path, file: &Path, keep_revision: bool) -> anyhow::Result<
     let store = data_dir.join("store");
     // Nothing is touched for a file that is no good.
     snapshot::check(file)?;
+    // Whatever ends this in between, there is a whole store, or one that the next start takes.
+    let restored = super::super::restored(&store);
+    if restored.exists() {
+        std::fs::remove_dir_all(&restored).with_context(|| format!("removing {}", restored.display()))?;
+    }
+    let summary = embedded::restore(file, &restored, if keep_revision { 0 } else { AHEAD })?;
     let before = store.exists().then(|| aside(&store)).transpose()?;
-    let made = embedded::restore(file, &store, if keep_revision { 0 } else { AHEAD });
-    let summary = match (made, &before) {
-        (Ok(summary), _) => summary,
-        (Err(error), None) => return Err(error.into()),
-        (Err(error), Some(before)) => {
-            std::fs::rename(before, &store)
-                .with_context(|| format!("the store that was is in {}", before.display()))?;
-            return Err(error).context("the store is as it was");
-        }
-    };
+    super::super::take_restored(&store)?;
     println!(
         "{} has {} keys at revision {}",
         store.display(),

@@ -126,12 +126,13 @@ impl Snapshots {
         })
     }
 
-    /// Removes the oldest of the schedule's snapshots until there are so many.
-    fn keep(&self, newest: usize) -> anyhow::Result<()> {
-        let scheduled = list(&self.directory)?
-            .into_iter()
-            .filter(|found| found.why == Why::Scheduled);
-        for old in scheduled.rev().skip(newest) {
+    /// Removes the oldest of the schedule's snapshots until there are so many. Those that a clock which was ahead has dated are
+    /// older than any of today's.
+    fn keep(&self, newest: usize, now: Timestamp) -> anyhow::Result<()> {
+        let mut scheduled = list(&self.directory)?;
+        scheduled.retain(|found| found.why == Why::Scheduled);
+        scheduled.sort_by_key(|found| (found.at <= now, found.at));
+        for old in scheduled.into_iter().rev().skip(newest) {
             std::fs::remove_file(&old.path).with_context(|| format!("cannot remove {}", old.path.display()))?;
             tracing::info!(path = %old.path.display(), "removed an old snapshot of the store");
         }
@@ -187,12 +188,13 @@ pub fn list(directory: &Path) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if let Some((why, at)) = parse(&entry.path()) {
+        let metadata = entry.metadata()?;
+        if let Some((why, at)) = parse(&entry.path()).filter(|_| metadata.is_file()) {
             found.push(Found {
                 path: entry.path(),
                 why,
                 at,
-                bytes: entry.metadata()?.len(),
+                bytes: metadata.len(),
             });
         }
     }

@@ -46,14 +46,30 @@ impl Settings {
             "none" => None,
             text => {
                 let schedule = Schedule::parse(text, TimeZone::UTC);
-                Some(schedule.with_context(|| format!("--store-snapshot-schedule {text}"))?)
+                let schedule = schedule.with_context(|| format!("--store-snapshot-schedule {text}"))?;
+                ensure!(
+                    schedule.next(Timestamp::now()).is_some(),
+                    "--store-snapshot-schedule {text}: that time never comes; none takes none"
+                );
+                Some(schedule)
             }
         };
         let directory = options.store_snapshot_dir.clone();
+        let directory = absolute(directory.unwrap_or_else(|| data_dir.join("snapshots")))?;
+        ensure!(
+            !directory.starts_with(data_dir.join("store")) && !directory.starts_with(data_dir.join("etcd")),
+            "--store-snapshot-dir {}: that is the store's own directory",
+            directory.display()
+        );
+        ensure!(
+            directory.is_dir() || !directory.exists(),
+            "--store-snapshot-dir {}: that is no directory",
+            directory.display()
+        );
         Ok(Settings {
             plan: schedule.map(|schedule| Plan { schedule, kept }),
             given: text.is_some(),
-            directory: absolute(directory.unwrap_or_else(|| data_dir.join("snapshots")))?,
+            directory,
         })
     }
 
@@ -90,12 +106,13 @@ pub async fn run(snapshots: Arc<Snapshots>, plan: Plan, stop: CancellationToken)
             () = stop.cancelled() => return Ok(()),
             () = keelson_clock::sleep_until(due) => {}
         }
-        match snapshots
-            .take(Why::Scheduled)
-            .await
-            .and_then(|_| snapshots.keep(plan.kept))
-        {
-            Ok(()) => wait = Duration::from_secs(1),
+        match snapshots.take(Why::Scheduled).await {
+            Ok(_) => {
+                wait = Duration::from_secs(1);
+                if let Err(error) = snapshots.keep(plan.kept, Timestamp::now()) {
+                    tracing::warn!(error = format!("{error:#}"), "old snapshots of the store stay");
+                }
+            }
             Err(error) => {
                 tracing::error!(
                     error = format!("{error:#}"),

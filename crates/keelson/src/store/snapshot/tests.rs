@@ -51,13 +51,27 @@ async fn the_schedules_oldest_go_and_nobody_elses() {
     assert_eq!((asked.keys, asked.revision), (1, 2));
     for _ in 0..4 {
         snapshots.take(Why::Scheduled).await.unwrap();
-        snapshots.keep(2).unwrap();
+        snapshots.keep(2, Timestamp::now()).unwrap();
     }
     let left = names(&snapshots.directory);
     assert_eq!(
         left.iter().filter(|n| n.starts_with("scheduled-")).count(),
         2,
         "{left:?}"
+    );
+    // Two of a clock that was ahead keep nothing of today's away.
+    for year in [2098, 2099] {
+        std::fs::write(snapshots.directory.join(format!("scheduled-{year}0101T000000Z.db")), "").unwrap();
+    }
+    std::fs::create_dir(snapshots.directory.join("scheduled-20200102T000000Z.db")).unwrap();
+    let taken = snapshots.take(Why::Scheduled).await.unwrap();
+    snapshots.keep(1, Timestamp::now()).unwrap();
+    assert!(taken.path.exists());
+    assert_eq!(
+        list(&snapshots.directory).unwrap().len(),
+        2,
+        "{:?}",
+        names(&snapshots.directory)
     );
     assert!(asked.path.exists());
     let newest = list(&snapshots.directory).unwrap().pop().unwrap();

@@ -83,6 +83,22 @@ pub fn allocatable(capacity: &ResourceList, cfg: &Config) -> ResourceList {
     list
 }
 
+/// Why a machine can't keep what is reserved, in upstream's words.
+pub fn too_much_reserved(capacity: &ResourceList, cfg: &Config) -> Option<String> {
+    ["cpu", "memory", "ephemeral-storage"].into_iter().find_map(|name| {
+        let (reserved, has) = (reserved(cfg, name), quantity::milli(capacity.get(name)?));
+        let shown = |milli: i64| quantity::from_milli(milli).0;
+        (reserved > has).then(|| {
+            format!(
+                "invalid Node Allocatable configuration. resource {name:?} has a reservation of {} but capacity of {}. Expected capacity >= \
+                 reservation",
+                shown(reserved),
+                shown(has)
+            )
+        })
+    })
+}
+
 /// What is kept from pods of a resource, in thousandths.
 pub fn reserved(cfg: &Config, name: &str) -> i64 {
     // CPUs that are named are reserved as they are, in place of amounts.
@@ -406,6 +422,17 @@ mod tests {
         let a = allocatable(&c, &cfg);
         assert_eq!((a["cpu"].0.as_str(), a["memory"].0.as_str()), ("1900m", "7068Mi"));
         assert_eq!(a["ephemeral-storage"].0, (900u64 << 20).to_string());
+        assert_eq!(too_much_reserved(&c, &cfg), None);
+        let much = Config {
+            system_reserved: BTreeMap::from([("memory".into(), "8Gi".into())]),
+            kube_reserved: BTreeMap::from([("memory".into(), "1".into())]),
+            ..Config::default()
+        };
+        let why = too_much_reserved(&c, &much).unwrap_or_default();
+        assert!(
+            why.contains("resource \"memory\" has a reservation of 8589934593 but capacity of 8589934592"),
+            "{why}"
+        );
         let few = Config {
             pods_per_core: 5,
             reserved_cpus: Some(("0".into(), 1)),

@@ -3,6 +3,7 @@
 use super::fault;
 use crate::{Error, Result};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 const OWNER: &str = "owner";
@@ -13,7 +14,9 @@ const TABLES: &str = "keyspaces";
 
 /// Makes the directory ready to be opened: it is a store, or becomes one, or belongs to someone else.
 pub(super) fn prepare(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| fault::io(path, &e))?;
+    // What is in it is for nobody else: objects are kept as clients said them.
+    let made = fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
+    made.map_err(|e| fault::io(path, &e))?;
     let has = |name: &str| path.join(name).exists();
     let version_is_written = fs::metadata(path.join(VERSION)).is_ok_and(|m| m.len() > 0);
     if version_is_written {
