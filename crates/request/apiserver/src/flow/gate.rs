@@ -122,7 +122,6 @@ impl Gate {
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
-    #[cfg(test)]
     pub fn in_use(&self) -> usize {
         self.0.lock().in_use
     }

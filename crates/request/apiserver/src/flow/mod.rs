@@ -158,6 +158,8 @@ pub struct LevelUsage {
     /// Seats by its shares, and those it has now, with what is lent and borrowed.
     pub nominal: usize,
     pub limit: usize,
+    /// Seats that are taken.
+    pub executing: usize,
 }
 
 impl FlowControl {
@@ -205,6 +207,7 @@ impl FlowControl {
             level: name.clone(),
             nominal: level.bounds.nominal,
             limit: level.gate.seats(),
+            executing: level.gate.in_use(),
         };
         tables.levels.iter().map(usage).collect()
     }
