@@ -7,7 +7,7 @@ TEST_PROFILE ?= fast
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick differential swap bench fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance quick differential swap bench release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -58,6 +58,11 @@ swap: build
 ## make bench       figures beside upstream's, in one run
 bench: build
 	@KEELSON=$(KEELSON) bench/run.sh
+
+## make release     what is handed out: program, manual, completions, .deb, bill of materials, sums, in dist
+release: PROFILE = release
+release: build
+	@KEELSON=$(KEELSON) tools/release.sh dist
 
 ## make fuzz        damage what decoders read, MINUTES (10) for each of them; seeds are drawn, and told
 fuzz: deps

@@ -1,6 +1,7 @@
-//! What developers run: `cargo xtask tidy`, `cargo xtask lists`.
+//! What developers run: `cargo xtask tidy`, `cargo xtask lists`, `cargo xtask sbom`.
 
 mod lists;
+mod sbom;
 mod security;
 mod tidy;
 
@@ -22,6 +23,8 @@ enum Command {
     Tidy,
     /// Checks the conformance lists: known names, sorted, nothing twice, nothing lost since the last commit.
     Lists,
+    /// Prints what the program is made of: CycloneDX, for releases.
+    Sbom,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     let problems = match Arguments::parse().command {
         Command::Tidy => [tidy::check(&root)?, security::check(&root)?].concat(),
         Command::Lists => lists::check(&root)?,
+        Command::Sbom => return sbom::print(&root),
     };
     for problem in &problems {
         eprintln!("{problem}");

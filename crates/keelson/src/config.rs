@@ -282,42 +282,33 @@ pub fn read_file<T: serde::de::DeserializeOwned>(file: Option<&Path>) -> anyhow:
     Ok(Some(options))
 }
 
-/// A file's options, with those of these names apart: lists of their own. `None`: there is no file.
-pub type Apart = (serde_json::Map<String, serde_json::Value>, serde_json::Value);
-pub fn read_apart(file: Option<&Path>, names: Vec<String>) -> anyhow::Result<Option<Apart>> {
-    // A file may have nothing but remarks.
+/// The options of a server's file.
+fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
     let Some(all) = read_file::<Option<serde_json::Map<String, serde_json::Value>>>(file)? else {
         return Ok(None);
     };
-    let mut all = all.unwrap_or_default();
-    let apart = names.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
-    Ok(Some((all, serde_json::Value::Object(apart))))
-}
-
-/// The options of a server's file: those about access and the kubelet have lists of their own.
-fn read_options(file: Option<&Path>) -> anyhow::Result<Option<Options>> {
-    let Some((mut all, kubelet)) = read_apart(file, KubeletOptions::names())? else {
-        return Ok(None);
-    };
-    let access = Access::names();
-    let access = access.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
-    let invalid = || {
-        format!(
-            "the configuration file {} is not valid",
-            file.unwrap_or(Path::new("")).display()
-        )
-    };
-    let access = serde_json::from_value(serde_json::Value::Object(access)).with_context(invalid)?;
-    let kubelet = serde_json::from_value(kubelet).with_context(invalid)?;
-    let options: Options = serde_json::from_value(serde_json::Value::Object(all)).with_context(invalid)?;
-    Ok(Some(Options {
-        access,
-        kubelet,
-        ..options
-    }))
+    let options = Options::of(all.unwrap_or_default());
+    let name = file.unwrap_or(Path::new("")).display();
+    Ok(Some(options.with_context(|| {
+        format!("the configuration file {name} is not valid")
+    })?))
 }
 
 impl Options {
+    /// From a file's content: options about access and the kubelet have lists of their own.
+    pub fn of(mut all: serde_json::Map<String, serde_json::Value>) -> serde_json::Result<Options> {
+        let mut apart = |names: Vec<String>| {
+            let apart = names.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
+            serde_json::Value::Object(apart)
+        };
+        let (access, kubelet) = (apart(Access::names()), apart(KubeletOptions::names()));
+        Ok(Options {
+            access: serde_json::from_value(access)?,
+            kubelet: serde_json::from_value(kubelet)?,
+            ..serde_json::from_value(serde_json::Value::Object(all))?
+        })
+    }
+
     /// With what the file says, if one is named.
     pub fn read_file(mut self) -> anyhow::Result<Options> {
         if let Some(mut other) = read_options(self.config.as_deref())? {

@@ -15,6 +15,7 @@ mod doctor;
 mod etcd;
 mod families;
 mod image;
+mod install;
 mod issue;
 mod kubeconfig;
 mod kubelet_link;
@@ -110,12 +111,22 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages of all commands to a directory
+    Man(install::ManOptions),
     /// Say what this machine lacks for running Keelson, and how to mend it
     Doctor(doctor::Options),
+    /// Make this program a service of the machine that starts with it; a newer program takes an older one's place
+    #[command(after_help = install::AFTER_HELP)]
+    Install(install::Options),
     /// Stop all pods of a data directory and remove every trace of it from this machine
     Uninstall(uninstall::Options),
     /// Print the version
     Version,
+}
+
+/// The whole command line, for what is made from it.
+fn command() -> clap::Command {
+    Arguments::command()
 }
 
 fn main() -> ExitCode {
@@ -182,7 +193,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Arguments::command(), "keelson", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man(options) => install::man(options),
         Command::Doctor(options) => doctor::main(options),
+        Command::Install(options) => install::main(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {
             println!(

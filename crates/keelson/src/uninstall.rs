@@ -1,8 +1,9 @@
 //! `keelson uninstall`: stops the pods of a data directory and takes back what was changed on the machine: shims,
-//! control groups, links, nftables tables, mounts, and the directory itself.
+//! control groups, links, nftables tables, mounts, what `install` put there, and the directory itself.
 
 use crate::client::block_on;
 use crate::config::{self, Options as ServerOptions};
+use crate::install::{Host, Record};
 use crate::lock::Lock;
 use anyhow::{Context, bail};
 use clap::Args;
@@ -35,7 +36,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         println!("{} does not exist: nothing to remove", data_dir.display());
         return Ok(ExitCode::SUCCESS);
     }
-    if !data_dir.join("pki").exists() && !data_dir.join(crate::lock::NAME).exists() {
+    let record = Record::read(&data_dir)?;
+    if record.is_none() && !data_dir.join("pki").exists() && !data_dir.join(crate::lock::NAME).exists() {
         bail!(
             "{} does not look like a data directory of Keelson (no pki, no {})",
             data_dir.display(),
@@ -45,7 +47,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     if !options.yes && !confirmed(&data_dir)? {
         bail!("not confirmed");
     }
-    stop_server(&data_dir)?;
+    let host = Host::at("/".into());
+    if let Some(record) = &record {
+        record.stop(&host)?;
+    }
+    stop_server(&data_dir, &host)?;
     let lock = Lock::take(&data_dir)?;
     let server = ServerOptions {
         data_dir: Some(data_dir.clone()),
@@ -91,7 +97,14 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     }
     keelson_sys::block::detach_below(&data_dir).context("devices of volumes")?;
     drop(lock);
+    if let Some(record) = &record {
+        record.remove_files(&host)?;
+    }
     keelson_sys::tree::remove(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
+    if let Some(record) = &record {
+        record.remove_program(&host)?;
+        println!("removed the service and its files");
+    }
     println!("removed {}", data_dir.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -108,12 +121,48 @@ fn confirmed(data_dir: &Path) -> anyhow::Result<bool> {
 }
 
 /// Asks the server of this directory to stop, if one holds it.
-fn stop_server(data_dir: &Path) -> anyhow::Result<()> {
+fn stop_server(data_dir: &Path, host: &Host) -> anyhow::Result<()> {
     let Some(pid) = Lock::holder(data_dir)? else {
         return Ok(());
     };
+    if let Some(unit) = unit_of(pid, host) {
+        println!("stopping {unit}, which does not start again");
+        host.done(&["systemctl", "disable", "--now", &unit].map(String::from))?;
+        return Lock::wait(data_dir, STOPPING);
+    }
     println!("stopping the server (process {pid})");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
         .with_context(|| format!("cannot stop process {pid}"))?;
     Lock::wait(data_dir, STOPPING)
+}
+
+/// The unit of systemd, such as a package's, whose main process this is: it would start it again.
+fn unit_of(pid: i32, host: &Host) -> Option<String> {
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let unit = unit_in(&cgroup)?.to_owned();
+    let main = host
+        .ask(&["systemctl", "show", "--property=MainPID", "--value", &unit])
+        .ok()?;
+    (String::from_utf8_lossy(&main.stdout).trim() == pid.to_string()).then_some(unit)
+}
+
+fn unit_in(cgroup: &str) -> Option<&str> {
+    let mut named = cgroup
+        .lines()
+        .filter_map(|line| Some(line.split_once(":/system.slice/")?.1));
+    named.find(|unit| unit.ends_with(".service") && !unit.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_found_by_its_control_group() {
+        assert_eq!(unit_in("0::/system.slice/keelson.service\n"), Some("keelson.service"));
+        let hybrid = "2:cpu:/system.slice/k.service\n1:name=systemd:/system.slice/k.service\n";
+        assert_eq!(unit_in(hybrid), Some("k.service"));
+        assert_eq!(unit_in("0::/user.slice/user-0.slice/session-1.scope\n"), None);
+        assert_eq!(unit_in("0::/\n"), None);
+    }
 }

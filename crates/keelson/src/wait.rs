@@ -24,7 +24,7 @@ pub struct Options {
     progress: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
     let number: f64 = number
         .parse()
@@ -69,7 +69,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 /// `Err` says what is still missing.
-async fn look(path: &Path) -> anyhow::Result<()> {
+pub async fn look(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
         bail!("the server has not written {} yet", path.display());
     }

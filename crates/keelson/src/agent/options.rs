@@ -96,12 +96,22 @@ pub struct Options {
 }
 
 impl Options {
+    /// From a file's content.
+    pub fn of(mut all: serde_json::Map<String, serde_json::Value>) -> serde_json::Result<Options> {
+        let names = KubeletOptions::names().into_iter();
+        let kubelet = names.filter_map(|name| all.remove_entry(&name)).collect();
+        Ok(Options {
+            kubelet: serde_json::from_value(serde_json::Value::Object(kubelet))?,
+            ..serde_json::from_value(serde_json::Value::Object(all))?
+        })
+    }
+
     /// With what the file says.
     pub fn read_file(mut self) -> anyhow::Result<Options> {
-        if let Some((all, kubelet)) = config::read_apart(self.config.as_deref(), KubeletOptions::names())? {
-            let invalid = "the configuration file is not valid";
-            let other: Options = serde_json::from_value(serde_json::Value::Object(all)).context(invalid)?;
-            self.kubelet.fill(serde_json::from_value(kubelet).context(invalid)?);
+        let file = self.config.as_deref();
+        if let Some(all) = config::read_file::<Option<serde_json::Map<String, serde_json::Value>>>(file)? {
+            let mut other = Options::of(all.unwrap_or_default()).context("the configuration file is not valid")?;
+            self.kubelet.fill(std::mem::take(&mut other.kubelet));
             fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable,

@@ -6,7 +6,7 @@ mod security;
 
 use crate::config::Config;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -89,8 +89,13 @@ fn measured(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// Refuses to start on a machine that can't run pods; warnings go to the log, once.
 pub fn preflight(config: &Config) -> anyhow::Result<()> {
+    judge(&config.data_dir, &[])
+}
+
+/// The same, and whether these ports are free.
+pub fn judge(data_dir: &Path, ports: &[u16]) -> anyhow::Result<()> {
     let mut failures = Vec::new();
-    for finding in checks::all(&config.data_dir, &[]) {
+    for finding in checks::all(data_dir, ports) {
         match finding.verdict {
             Verdict::Fine(_) => {}
             Verdict::Warning { found, fix } => {
