@@ -136,6 +136,7 @@ fn whole() -> Metrics {
     metrics.unavailable("v1.g", "MissingEndpoints");
     metrics.unavailable.with_label_values(&["v1.g"]).set(1);
     metrics.flow.levels(&[LevelUsage {
+        executing: 0,
         level: "system".into(),
         nominal: 3,
         limit: 4,
