@@ -1,6 +1,8 @@
 //! `tools/package.sh`, with a small file as the program: what is in an archive and a package, and that they don't depend on when and
 //! where they are made.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -94,7 +94,6 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             ranges: config.clients.clone(),
             nodes: RwLock::new(config.listen.iter().map(SocketAddr::ip).collect()),
         },
-        ..Shared::default()
     });
     let counted = Arc::downgrade(&shared);
     let servers: Vec<String> = config.listen.iter().map(|at| server::called(*at)).collect();

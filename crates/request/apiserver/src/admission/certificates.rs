@@ -47,8 +47,8 @@ impl Plugin for CertificateApproval {
     fn name(&self) -> &'static str {
         "CertificateApproval"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(csr) = old.filter(|_| review.op == Operation::Update && review.is_sub(GROUP, RESOURCE, "approval"))
@@ -75,8 +75,8 @@ impl Plugin for CertificateSigning {
     fn name(&self) -> &'static str {
         "CertificateSigning"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         if review.is_sub(GROUP, POD_RESOURCE, "status") {
@@ -124,8 +124,8 @@ impl Plugin for ClusterTrustBundleAttest {
     fn name(&self) -> &'static str {
         "ClusterTrustBundleAttest"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(new) = new.filter(|b| review.is(GROUP, "clustertrustbundles") && !signer(b).is_empty()) else {
@@ -157,8 +157,8 @@ impl Plugin for CertificateSubjectRestriction {
     fn name(&self) -> &'static str {
         "CertificateSubjectRestriction"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is(GROUP, RESOURCE);

@@ -126,8 +126,8 @@ impl<P: Plugin> Plugin for OnceRead<P> {
     fn name(&self) -> &'static str {
         self.plugin.name()
     }
-    fn phase(&self) -> Phase {
-        self.plugin.phase()
+    fn phases(&self) -> &'static [Phase] {
+        self.plugin.phases()
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         self.wait(review, new.as_deref()).await?;

@@ -17,8 +17,8 @@ impl Plugin for DeviceAccess {
     fn name(&self) -> &'static str {
         "DeviceAdminAccess"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some((kind, field)) = new.and_then(|new| asked(review, new, old)) else {

@@ -13,8 +13,8 @@ impl Plugin for DefaultIngressClass {
     fn name(&self) -> &'static str {
         "DefaultIngressClass"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is("networking.k8s.io", "ingresses");

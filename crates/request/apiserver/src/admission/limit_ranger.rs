@@ -38,8 +38,8 @@ impl Plugin for LimitRanger {
     fn name(&self) -> &'static str {
         "LimitRanger"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating, Phase::Validating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.cx.def.is("", "pods") && concerns(review, old)) else {

@@ -19,8 +19,8 @@ impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let user = review.cx.user.clone();

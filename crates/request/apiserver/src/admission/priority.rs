@@ -19,8 +19,8 @@ impl Plugin for Priority {
     fn name(&self) -> &'static str {
         "Priority"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating, Phase::Validating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.is("", "pods")) else {

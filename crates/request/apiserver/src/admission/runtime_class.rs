@@ -25,8 +25,8 @@ impl Plugin for RuntimeClass {
     fn name(&self) -> &'static str {
         "RuntimeClass"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating, Phase::Validating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.op == Operation::Create && review.is("", "pods")) else {

@@ -51,8 +51,8 @@ impl Plugin for ServiceAccount {
     fn name(&self) -> &'static str {
         "ServiceAccount"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating, Phase::Validating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let Some(pod) = new.filter(|_| review.is("", "pods") && review.op == Operation::Create) else {

@@ -27,8 +27,8 @@ impl Plugin for DefaultStorageClass {
     fn name(&self) -> &'static str {
         "DefaultStorageClass"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let create = review.op == Operation::Create && review.is("", "persistentvolumeclaims");
@@ -57,8 +57,8 @@ impl Plugin for StorageObjectInUseProtection {
     fn name(&self) -> &'static str {
         "StorageObjectInUseProtection"
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating]
     }
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         let finalizer = if review.is("", "persistentvolumes") {
@@ -103,8 +103,8 @@ impl Plugin for PersistentVolumeClaimResize {
     fn name(&self) -> &'static str {
         "PersistentVolumeClaimResize"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let update = review.op == Operation::Update && review.is("", "persistentvolumeclaims");

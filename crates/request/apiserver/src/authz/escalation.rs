@@ -20,8 +20,8 @@ impl Plugin for EscalationCheck {
     fn name(&self) -> &'static str {
         "RBACEscalationCheck"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let (cx, Some(new)) = (review.cx, new) else {

@@ -169,8 +169,8 @@ impl Plugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(new) = new.filter(|_| matches!(review.op, Operation::Create | Operation::Update)) else {

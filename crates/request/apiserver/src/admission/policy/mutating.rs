@@ -171,8 +171,8 @@ impl Plugin for MutatingPolicies {
     fn name(&self) -> &'static str {
         NAME
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating]
     }
 
     async fn mutate(&self, review: &Review<'_>, new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {

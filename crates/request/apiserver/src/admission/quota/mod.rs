@@ -46,8 +46,8 @@ impl Plugin for ResourceQuota {
     fn name(&self) -> &'static str {
         "ResourceQuota"
     }
-    fn phase(&self) -> Phase {
-        Phase::Validating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validating]
     }
     async fn validate(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
         let Some(new) = new else { return Ok(()) };

@@ -20,8 +20,8 @@ impl Plugin for MutatingWebhooks {
     fn name(&self) -> &'static str {
         NAME
     }
-    fn phase(&self) -> Phase {
-        Phase::Mutating
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutating]
     }
 
     async fn mutate(&self, review: &Review<'_>, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
