@@ -126,14 +126,13 @@ impl Snapshots {
         })
     }
 
-    /// Removes the oldest of the schedule's snapshots until there are so many. Those that a clock which was ahead has dated (names
-    /// of one second are dated seconds ahead) are older than any of today's.
-    fn keep(&self, newest: usize, now: Timestamp) -> anyhow::Result<()> {
+    /// Removes the oldest of the schedule's snapshots until there are so many with the one just taken. Those that a clock which
+    /// was ahead has dated are older than any of today's.
+    fn keep(&self, newest: usize, taken: &Path, now: Timestamp) -> anyhow::Result<()> {
         let mut scheduled = list(&self.directory)?;
-        scheduled.retain(|found| found.why == Why::Scheduled);
-        let ahead = now.saturating_add(jiff::SignedDuration::from_hours(1)).unwrap_or(now);
-        scheduled.sort_by_key(|found| (found.at <= ahead, found.at));
-        for old in scheduled.into_iter().rev().skip(newest) {
+        scheduled.retain(|found| found.why == Why::Scheduled && found.path != taken);
+        scheduled.sort_by_key(|found| (found.at <= now, found.at));
+        for old in scheduled.into_iter().rev().skip(newest.saturating_sub(1)) {
             std::fs::remove_file(&old.path).with_context(|| format!("cannot remove {}", old.path.display()))?;
             tracing::info!(path = %old.path.display(), "removed an old snapshot of the store");
         }

@@ -107,9 +107,9 @@ pub async fn run(snapshots: Arc<Snapshots>, plan: Plan, stop: CancellationToken)
             () = keelson_clock::sleep_until(due) => {}
         }
         match snapshots.take(Why::Scheduled).await {
-            Ok(_) => {
+            Ok(taken) => {
                 wait = Duration::from_secs(1);
-                if let Err(error) = snapshots.keep(plan.kept, Timestamp::now()) {
+                if let Err(error) = snapshots.keep(plan.kept, &taken.path, Timestamp::now()) {
                     tracing::warn!(error = format!("{error:#}"), "old snapshots of the store stay");
                 }
             }

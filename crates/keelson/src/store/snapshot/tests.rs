@@ -50,8 +50,9 @@ async fn the_schedules_oldest_go_and_nobody_elses() {
     let asked = snapshots.take(Why::Asked).await.unwrap();
     assert_eq!((asked.keys, asked.revision), (1, 2));
     for _ in 0..4 {
-        snapshots.take(Why::Scheduled).await.unwrap();
-        snapshots.keep(2, Timestamp::now()).unwrap();
+        let taken = snapshots.take(Why::Scheduled).await.unwrap();
+        snapshots.keep(2, &taken.path, Timestamp::now()).unwrap();
+        assert!(taken.path.exists());
     }
     let left = names(&snapshots.directory);
     assert_eq!(
@@ -65,7 +66,7 @@ async fn the_schedules_oldest_go_and_nobody_elses() {
     }
     std::fs::create_dir(snapshots.directory.join("scheduled-20200102T000000Z.db")).unwrap();
     let taken = snapshots.take(Why::Scheduled).await.unwrap();
-    snapshots.keep(1, Timestamp::now()).unwrap();
+    snapshots.keep(1, &taken.path, Timestamp::now()).unwrap();
     assert!(taken.path.exists());
     assert_eq!(
         list(&snapshots.directory).unwrap().len(),
