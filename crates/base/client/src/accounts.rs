@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// Upstream's.
 const LIFETIME_SECONDS: i64 = 3600;
+/// For a token, with the account that it needs.
+const WITHIN: Duration = Duration::from_secs(10);
 const PREFIX: &str = "system:serviceaccount:";
 
 /// Whoever's name is no service account's acts as the user.
@@ -106,13 +108,19 @@ impl Token {
             return Ok((value.clone(), *asked));
         }
         let asked = Instant::now();
-        let request = match self.ask().await {
-            Err(error) if is_not_found(&error) => {
-                self.make_account().await?;
-                self.ask().await?
+        // Others wait for this answer.
+        let answered = async {
+            match self.ask().await {
+                Err(error) if is_not_found(&error) => {
+                    self.make_account().await?;
+                    self.ask().await
+                }
+                answer => answer,
             }
-            answer => answer?,
         };
+        let request = tokio::time::timeout(WITHIN, answered).await;
+        let request =
+            request.map_err(|_| Error::Service("no token: the API server didn't answer in time".into()))??;
         let status = request.status.unwrap_or_default();
         let (Some(token), Some(until)) = (status.token, status.expiration_timestamp) else {
             return Err(Error::Service("the server's answer has no token in it".into()));

@@ -44,7 +44,8 @@ impl<T: Eq + Hash + Clone> State<T> {
         self.dirty.insert(key.clone(), Instant::now());
         if let Some(told) = self.told.get() {
             told.adds.inc();
-            told.depth.set(self.dirty.len() as i64);
+            // Several queues may have one name.
+            told.depth.inc();
         }
         if self.working.contains_key(&key) {
             return false;
@@ -58,7 +59,9 @@ impl<T: Eq + Hash + Clone> State<T> {
         let since = self.dirty.remove(key);
         self.working.insert(key.clone(), now);
         if let Some(told) = self.told.get() {
-            told.depth.set(self.dirty.len() as i64);
+            if since.is_some() {
+                told.depth.dec();
+            }
             told.waits.observe((now - since.unwrap_or(now)).as_secs_f64());
         }
     }
@@ -84,6 +87,14 @@ impl<T: Eq + Hash + Clone> State<T> {
             let key = entry.remove();
             self.dates.remove(&key);
             self.push(key);
+        }
+    }
+}
+
+impl<T> Drop for State<T> {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.get() {
+            told.depth.sub(self.dirty.len() as i64);
         }
     }
 }
@@ -131,7 +142,7 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         }
         if let Some(told) = state.told.get() {
             told.adds.inc_by(state.dirty.len() as u64);
-            told.depth.set(state.dirty.len() as i64);
+            told.depth.add(state.dirty.len() as i64);
         }
         drop(state);
         let queue = Arc::downgrade(self);
@@ -301,7 +312,12 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         state.due.clear();
         state.dated.clear();
         state.dates.clear();
-        state.ready.clear();
+        for key in std::mem::take(&mut state.ready) {
+            let waited = state.dirty.remove(&key).is_some();
+            if let (true, Some(told)) = (waited, state.told.get()) {
+                told.depth.dec();
+            }
+        }
         drop(state);
         self.wake.notify_waiters();
         self.wake.notify_one();
@@ -369,6 +385,31 @@ mod tests {
         let list = include_str!("telling/queues.txt");
         let wrong = keelson_measure::golden::differences(&measures.page(), list, &[]);
         assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[tokio::test]
+    async fn queues_of_one_name_add_up() {
+        let measures = Measures::default();
+        let queues: Vec<_> = (0..2).map(|_| Arc::new(WorkQueue::new())).collect();
+        let depth = |expected: i64| {
+            let (page, line) = (
+                measures.page(),
+                format!("workqueue_depth{{name=\"certificate\"}} {expected}"),
+            );
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        };
+        for queue in &queues {
+            queue.tell(&measures, "certificate");
+            (0..3).for_each(|key| queue.add(key));
+        }
+        depth(6);
+        assert_eq!(queues[0].next().await, Some(0));
+        depth(5);
+        queues[0].add(0);
+        queues[0].close();
+        depth(4);
+        drop(queues);
+        depth(0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub name: String,
     pub groups: Vec<String>,
@@ -45,7 +45,7 @@ impl Shown {
     }
 }
 
-/// How long answers are remembered; zero: not at all. The defaults are upstream's.
+/// How long answers are remembered; zero: not at all. The defaults are upstream's of kubelets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remember {
     /// Whose a token is, and that it is nobody's.
@@ -66,9 +66,20 @@ impl Default for Remember {
     }
 }
 
-/// Decisions remembered at most; at that many all are forgotten. Of tokens only their hashes are kept: strangers send them, as
-/// long as they like.
+impl Remember {
+    /// As other components of upstream's remember.
+    pub const SHORTLY: Remember = Remember {
+        tokens: Duration::from_secs(10),
+        allowed: Duration::from_secs(10),
+        denied: Duration::from_secs(10),
+    };
+}
+
+/// Decisions remembered at most; at that many all are forgotten. Of what was asked only hashes are kept: strangers send tokens and
+/// paths as long as they like.
 const MAX_CACHE: usize = 4096;
+/// Upstream's time for the API server's answer.
+const WITHIN: Duration = Duration::from_secs(10);
 
 type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
 
@@ -78,7 +89,7 @@ pub struct Reviews {
     anonymous: bool,
     times: Remember,
     tokens: Cache<[u8; 32], Option<User>>,
-    decisions: Cache<(User, String), bool>,
+    decisions: Cache<[u8; 32], bool>,
 }
 
 fn recall<K: std::hash::Hash + Eq, V: Clone>(cache: &Cache<K, V>, key: &K) -> Option<V> {
@@ -121,8 +132,11 @@ impl Reviews {
             return Ok(Some(user));
         }
         let header = headers.get(http::header::AUTHORIZATION).and_then(|h| h.to_str().ok());
-        if let Some(token) = header.and_then(|h| h.strip_prefix("Bearer ")) {
-            return self.review_token(token.trim()).await;
+        let token = header
+            .and_then(|h| h.split_once(' '))
+            .map(|(scheme, token)| (scheme, token.trim()));
+        if let Some((_, token)) = token.filter(|(s, token)| s.eq_ignore_ascii_case("bearer") && !token.is_empty()) {
+            return self.review_token(token).await;
         }
         Ok((self.anonymous && peer.is_none()).then(|| User {
             name: "system:anonymous".into(),
@@ -148,7 +162,7 @@ impl Reviews {
 
     /// Whether the user may do what `attributes` (`resourceAttributes` or `nonResourceAttributes` of a review) say.
     pub async fn allowed(&self, user: &User, attributes: &Value) -> Result<bool, String> {
-        let key = (user.clone(), attributes.to_string());
+        let key: [u8; 32] = sha2::Sha256::digest(json!([user.name, user.groups, attributes]).to_string()).into();
         if let Some(known) = recall(&self.decisions, &key) {
             return Ok(known);
         }
@@ -167,7 +181,8 @@ impl Reviews {
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string().into_bytes();
-        let answer = self.rest.call(Method::POST, path, JSON, body).await;
+        let answer = tokio::time::timeout(WITHIN, self.rest.call(Method::POST, path, JSON, body)).await;
+        let answer = answer.map_err(|_| "the API server didn't answer in time".to_owned())?;
         let bytes = answer.map_err(|error| match &error {
             Error::Api(status) if !status.message.is_empty() => status.message.clone(),
             other => other.to_string(),
@@ -233,8 +248,43 @@ mod tests {
             let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, header)]);
             assert_eq!(auth.authenticate(None, &headers).await, Ok(None));
         }
-        let kept = auth.tokens.lock();
+        {
+            let kept = auth.tokens.lock();
+            assert_eq!(kept.len(), 3);
+            assert!(kept.keys().all(|key| std::mem::size_of_val(key) == 32));
+        }
+        let stranger = User {
+            name: "system:anonymous".into(),
+            groups: Vec::new(),
+        };
+        for n in 0..3 {
+            let path = format!("/{n}{}", "x".repeat(1 << 16));
+            let attributes = json!({"nonResourceAttributes": {"verb": "get", "path": path}});
+            assert_eq!(auth.allowed(&stranger, &attributes).await, Ok(false));
+        }
+        let kept = auth.decisions.lock();
         assert_eq!(kept.len(), 3);
         assert!(kept.keys().all(|key| std::mem::size_of_val(key) == 32));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_not_waited_for() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let auth = Reviews::new(Rest::new(kube::Client::new(silent, "default"), "test"), true);
+        let began = Instant::now();
+        let headers = HeaderMap::from_iter([(
+            http::header::AUTHORIZATION,
+            http::HeaderValue::from_static("bearer somebody"),
+        )]);
+        assert!(
+            auth.authenticate(None, &headers).await.is_err(),
+            "the scheme has no case"
+        );
+        assert_eq!(began.elapsed(), WITHIN);
+        let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer "))]);
+        let user = auth.authenticate(None, &headers).await.expect("an answer");
+        assert_eq!(user.map(|u| u.name).as_deref(), Some("system:anonymous"), "no token");
     }
 }

@@ -99,9 +99,14 @@ impl Measures {
 
     /// The page, in Prometheus' text format. Families that nothing was counted in are left out.
     pub fn page(&self) -> String {
-        self.0.hooks.lock().retain(|hook| hook());
+        let families = {
+            // What a hook takes away to tell it anew, another reader must not miss.
+            let mut hooks = self.0.hooks.lock();
+            hooks.retain(|hook| hook());
+            self.0.registry.gather()
+        };
         let mut page = String::new();
-        if let Err(e) = TextEncoder::new().encode_utf8(&self.0.registry.gather(), &mut page) {
+        if let Err(e) = TextEncoder::new().encode_utf8(&families, &mut page) {
             tracing::error!("encoding the metrics failed: {e}");
         }
         for writer in self.0.writers.lock().iter() {

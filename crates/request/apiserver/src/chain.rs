@@ -162,13 +162,25 @@ async fn served(
     }
     let classed = server.flow.classify(&context.user, &context.info)?;
     *class = classed.class.clone();
-    take_seats(server, context, &classed).await?;
+    take_seats(server, context, &classed, Seats::First).await?;
     authorize(server, context).await?;
     let (request, _taken) = arrived(server, context, request, &classed).await?;
     Ok(route(server, context.clone(), request).await)
 }
 
-async fn take_seats(server: &ServerState, context: &RequestContext, classed: &Classed) -> Result<(), TooMany> {
+/// A request is told of once, also if it gives its seats back until its body is there.
+#[derive(Clone, Copy, PartialEq)]
+enum Seats {
+    First,
+    Again,
+}
+
+async fn take_seats(
+    server: &ServerState,
+    context: &RequestContext,
+    classed: &Classed,
+    seats_are: Seats,
+) -> Result<(), TooMany> {
     let info = &context.info;
     let def = resource(server, info);
     let storage = def.as_ref().and_then(|d| d.storage.as_ref());
@@ -181,7 +193,8 @@ async fn take_seats(server: &ServerState, context: &RequestContext, classed: &Cl
     let waited = began.elapsed();
     context.seat.has_waited(waited);
     // Streams take none.
-    let told = (!matches!(seats, Ok(None))).then(|| told.waited(class, waited, seats.as_ref().err()));
+    let told = (!matches!(seats, Ok(None)))
+        .then(|| told.waited(class, waited, seats.as_ref().err(), seats_are == Seats::Again));
     let told = told.flatten().map(InFlight::of);
     context.seat.set(seats?.map(|permit| permit.telling(told)));
     Ok(())
@@ -214,7 +227,7 @@ async fn arrived(
         Poll::Pending => {
             context.seat.give_back();
             let read = timeout_at(deadline, reading).await.map_err(|_| timed_out())?;
-            take_seats(server, context, classed).await?;
+            take_seats(server, context, classed, Seats::Again).await?;
             read
         }
     };

@@ -18,12 +18,15 @@ use crate::flow::LevelUsage;
 use crate::version;
 use access::{Access, Flow};
 use keelson_measure::{IntCounter, IntCounterVec, IntGaugeVec, Measures};
+use parking_lot::Mutex;
 use requests::Requests;
 use std::sync::Arc;
 use store::StoreMetrics;
 
 pub struct Metrics {
     measures: Measures,
+    /// One reader at a time.
+    reading: Mutex<()>,
     pub requests: Requests,
     pub access: Access,
     pub flow: Flow,
@@ -59,6 +62,7 @@ impl Metrics {
                 &["name", "reason"],
             ),
             measures,
+            reading: Mutex::default(),
         }
     }
 
@@ -71,13 +75,17 @@ impl Metrics {
         self.became_unavailable.with_label_values(&[service, reason]).inc();
     }
 
-    /// Reads what isn't kept, for the page.
-    pub fn gather(
+    /// The page, with what isn't kept as it is told now. `size`: bytes of the store, if it says.
+    pub fn told(
         &self,
         usage: &[LevelUsage],
         objects: &[(keelson_api::Str, keelson_api::Str, usize)],
         services: &Services,
-    ) {
+        size: Option<u64>,
+    ) -> String {
+        // What one reader has taken away, to tell it anew, another must not miss.
+        let _one = self.reading.lock();
+        self.store.size(size);
         self.flow.levels(usage);
         self.store.objects(objects);
         self.unavailable.reset();
@@ -85,9 +93,10 @@ impl Metrics {
             let gauge = self.unavailable.with_label_values(&[&*service.name]);
             gauge.set(i64::from(!service.available));
         }
+        self.page()
     }
 
-    pub fn page(&self) -> String {
+    fn page(&self) -> String {
         let mut page = self.measures.page();
         process::write(&mut page);
         page

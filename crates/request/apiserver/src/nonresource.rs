@@ -59,13 +59,12 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
 }
 
 async fn metrics(server: &ServerState) -> Response {
-    let told = &server.metrics;
-    told.gather(&server.flow.usage(), &server.engine.counts(), &server.services);
-    // A store that doesn't answer must not keep the page.
-    if let Ok(Ok(status)) = tokio::time::timeout(STORE_PATIENCE, server.engine.store().status()).await {
-        told.store.size(status.bytes);
-    }
-    let text = told.page();
+    // A store that doesn't answer must not keep the page; nor is its size of yesterday told.
+    let status = tokio::time::timeout(STORE_PATIENCE, server.engine.store().status()).await;
+    let size = status.ok().and_then(Result::ok).map(|status| status.bytes);
+    let text = server
+        .metrics
+        .told(&server.flow.usage(), &server.engine.counts(), &server.services, size);
     response::bytes_of(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 

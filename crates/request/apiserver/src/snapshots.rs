@@ -13,8 +13,12 @@ use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 use keelson_api::{ApiError, Reason};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub const PATH: &str = "/keelson/store/snapshots";
+
+/// Less than requests have: who asks is to hear what becomes of it.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Takes a snapshot; tells of it as JSON.
 pub type Take = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<serde_json::Value>> + Send + Sync>;
@@ -34,7 +38,10 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: &Req
         return Some(response::error(&ApiError::new(Reason::Forbidden, why)));
     }
     // It goes on to its end, whoever waits for it.
-    let taken = tokio::spawn(take()).await;
+    let Ok(taken) = tokio::time::timeout(PATIENCE, tokio::spawn(take())).await else {
+        let why = "the snapshot is still being taken and will be finished: `keelson store snapshot ls` shows it then";
+        return Some(response::error(&ApiError::new(Reason::ServiceUnavailable, why)));
+    };
     let told = taken.map_err(anyhow::Error::from).flatten();
     let told = told.and_then(|told| Ok(serde_json::to_vec(&told)?));
     Some(match told {

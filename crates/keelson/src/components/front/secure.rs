@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use k8s_openapi::api::core::v1::ConfigMap;
 use keelson_apiserver::serve::tls::{ServingCert, server_config};
-use keelson_client::reviews::{Reviews, Shown, User};
+use keelson_client::reviews::{Remember, Reviews, Shown, User};
 use keelson_client::{Informer, InformerOptions, Rest, from_kubeconfig};
 use keelson_pki::authority::{Authority, CertSpec};
 use keelson_pki::verify::{self, Roots};
@@ -93,8 +93,8 @@ impl Options {
         let server = Arc::new(Server {
             front,
             open: self.authorization_always_allow_paths.clone(),
-            tokens: Reviews::new(authentication.clone(), true),
-            rights: Reviews::new(authorization, true),
+            tokens: Reviews::remembering(authentication.clone(), true, Remember::SHORTLY),
+            rights: Reviews::remembering(authorization, true, Remember::SHORTLY),
             authorities: RwLock::new(known),
         });
         let cert = self.certificate(address.ip())?;

@@ -167,20 +167,23 @@ impl Flow {
         InFlight::of(self.waiting.with_label_values(&[&*class.level, &*class.schema]))
     }
 
-    /// A request's wait has ended; with seats, what counts them is returned.
-    pub fn waited(&self, class: &Class, took: Duration, refused: Option<&TooMany>) -> Option<IntGauge> {
+    /// A request's wait has ended; with seats, what counts them is returned. `again`: it had seats before, and was told of.
+    pub fn waited(&self, class: &Class, took: Duration, refused: Option<&TooMany>, again: bool) -> Option<IntGauge> {
         let of = [&*class.level, &*class.schema];
         let execute = if refused.is_none() { "true" } else { "false" };
-        self.waits
-            .with_label_values(&[of[0], of[1], execute])
-            .observe(took.as_secs_f64());
+        if !again {
+            let waits = self.waits.with_label_values(&[of[0], of[1], execute]);
+            waits.observe(took.as_secs_f64());
+        }
         match refused {
             Some(TooMany(reason)) => {
                 self.rejected.with_label_values(&[of[0], of[1], reason]).inc();
                 None
             }
             None => {
-                self.dispatched.with_label_values(&of).inc();
+                if !again {
+                    self.dispatched.with_label_values(&of).inc();
+                }
                 Some(self.executing.with_label_values(&of))
             }
         }

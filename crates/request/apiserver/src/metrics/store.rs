@@ -48,8 +48,11 @@ impl StoreMetrics {
         }
     }
 
-    pub fn size(&self, bytes: u64) {
-        self.size.with_label_values(&[CLUSTER]).set(bytes as i64);
+    pub fn size(&self, bytes: Option<u64>) {
+        self.size.reset();
+        if let Some(bytes) = bytes {
+            self.size.with_label_values(&[CLUSTER]).set(bytes as i64);
+        }
     }
 }
 

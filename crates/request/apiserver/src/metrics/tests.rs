@@ -97,10 +97,22 @@ fn whole() -> Metrics {
     metrics.access.authorized(&denied, Duration::ZERO);
     let class = class();
     drop(metrics.flow.waits(&class));
-    drop(metrics.flow.waited(&class, Duration::ZERO, None).map(InFlight::of));
+    drop(
+        metrics
+            .flow
+            .waited(&class, Duration::ZERO, None, false)
+            .map(InFlight::of),
+    );
     metrics
         .flow
-        .waited(&class, Duration::from_secs(15), Some(&TooMany("time-out")));
+        .waited(&class, Duration::from_secs(15), Some(&TooMany("time-out")), false);
+    // What had seats before isn't dispatched twice.
+    drop(
+        metrics
+            .flow
+            .waited(&class, Duration::ZERO, None, true)
+            .map(InFlight::of),
+    );
     metrics
         .admission
         .step(Phase::Mutating, Operation::Create, Duration::ZERO, true);
@@ -131,7 +143,7 @@ fn whole() -> Metrics {
     for good in [true, false] {
         metrics.store.asked(&of, "create", Duration::ZERO, good);
     }
-    metrics.store.size(4096);
+    metrics.store.size(Some(4096));
     metrics.failed_handshakes.inc();
     metrics.unavailable("v1.g", "MissingEndpoints");
     metrics.unavailable.with_label_values(&["v1.g"]).set(1);
