@@ -1,7 +1,7 @@
 #!/bin/bash
 # deps.sh: installs from Debian packages what building and running needs, and only what is missing.
 set -euo pipefail
-NEED="clang mold pkg-config libseccomp-dev make iproute2 nftables e2fsprogs curl ca-certificates git"
+NEED="clang mold pkg-config libseccomp-dev make iproute2 nftables e2fsprogs curl ca-certificates git procps"
 MISSING=$(for p in $NEED; do dpkg -s "$p" >/dev/null 2>&1 || echo "$p"; done)
 if [ -n "$MISSING" ]; then
   [ "$(id -u)" = 0 ] || { echo "these packages are missing, and installing them needs root: $MISSING" >&2; exit 1; }

@@ -38,9 +38,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(options: Options, alone: &Config) -> anyhow::Result<Cluster> {
-        let (config, store, joining, beside) = match servers::meet(options, alone).await? {
-            Some(met) => (met.config, Some(met.store), Some(met.joining), met.beside),
-            None => (alone.clone(), None, None, None),
+        let (config, store, joining, beside) = match servers::meet(options.clone(), alone).await? {
+            Some(met) => (met.config, met.store, Some(met.joining), met.beside),
+            None => {
+                let (config, store) = servers::alone(&options, alone).await?;
+                (config, store, None, None)
+            }
         };
         match Cluster::begin(&config, store, joining, beside.as_ref().map(Beside::upkeep)).await {
             Ok(cluster) => Ok(Cluster { beside, ..cluster }),
@@ -56,21 +59,16 @@ impl Cluster {
 
     async fn begin(
         config: &Config,
-        store: Option<Opened>,
+        store: Opened,
         joining: Option<Joining>,
         upkeep: Option<Arc<Upkeep>>,
     ) -> anyhow::Result<Cluster> {
+        families::apart(&config.cluster_cidrs, &config.service_cidrs, &config.node_ips)?;
         // The port first: little has to be undone then.
         let address = SocketAddr::new(config.bind_address, config.api_port);
         let socket = apiserver::bind(address, "--api-port").await?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
-        let store = match store {
-            Some(store) => store,
-            None => Opened::open(&config.store).await?,
-        };
-        if matches!(config.store, Choice::Embedded(_)) && joining.is_none() {
-            crate::servers::remember(store.store().as_ref(), config).await?;
-        }
+        let by_itself = joining.is_none();
         let snapshots = Snapshots::new(Source::of(&store), config.snapshots.directory.clone());
         let own = upkeep.is_some() || matches!(config.store, Choice::Embedded(_));
         let sealing = crate::secrets::open(config, store.store()).await?;
@@ -88,6 +86,9 @@ impl Cluster {
         write_kubeconfigs(config, &pki)?;
         api.ready().await;
         tracing::info!(%address, "the API is ready");
+        if by_itself {
+            servers::remember(store.store().as_ref(), config).await?;
+        }
         crate::addons::apply(api.client(identity("system:apiserver")), config)
             .await
             .context("the components' own roles")?;

@@ -125,15 +125,6 @@ pub fn agree(pods: &[IpNet], services: &[IpNet], node: &[IpAddr]) -> anyhow::Res
             );
         }
     }
-    for (option, range) in pods
-        .iter()
-        .map(|r| ("--cluster-cidr", r))
-        .chain(services.iter().map(|r| ("--service-cidr", r)))
-    {
-        if let Some(own) = node.iter().find(|own| range.contains(*own)) {
-            bail!("{option} {range}: this machine's own address {own} is in it");
-        }
-    }
     let families = |list: &[IpNet]| -> Vec<bool> { list.iter().map(|range| range.addr().is_ipv4()).collect() };
     let shown = |list: &[bool]| -> String {
         let names: Vec<&str> = list.iter().map(|ipv4| if *ipv4 { "IPv4" } else { "IPv6" }).collect();
@@ -151,6 +142,20 @@ pub fn agree(pods: &[IpNet], services: &[IpNet], node: &[IpAddr]) -> anyhow::Res
     if let Some(missing) = pods.iter().find(|family| !of_node.contains(family)) {
         let family = if *missing { "IPv4" } else { "IPv6" };
         bail!("this machine has no {family} address for the cluster's pods: give it one, or name it with --node-ip");
+    }
+    Ok(())
+}
+
+/// A machine's own addresses are in no range. Asked when a cluster's ranges are known: what else stands for them is only a default.
+pub fn apart(pods: &[IpNet], services: &[IpNet], node: &[IpAddr]) -> anyhow::Result<()> {
+    for (option, range) in pods
+        .iter()
+        .map(|r| ("--cluster-cidr", r))
+        .chain(services.iter().map(|r| ("--service-cidr", r)))
+    {
+        if let Some(own) = node.iter().find(|own| range.contains(*own)) {
+            bail!("{option} {range}: this machine's own address {own} is in it");
+        }
     }
     Ok(())
 }
@@ -277,7 +282,9 @@ mod tests {
         let nets = |text: &str| ranges("--x", &list(text)).unwrap();
         let judged = |pods: &str, services: &str, node: &str| {
             let node: Vec<IpAddr> = node.split(',').map(|ip| ip.parse().unwrap()).collect();
-            agree(&nets(pods), &nets(services), &node).map_err(|e| e.to_string())
+            let (pods, services) = (nets(pods), nets(services));
+            let judged = agree(&pods, &services, &node).and_then(|()| apart(&pods, &services, &node));
+            judged.map_err(|e| e.to_string())
         };
         assert_eq!(judged("10.244.0.0/16", "10.96.0.0/16", "192.0.2.1"), Ok(()));
         for (pods, services, node, why) in [

@@ -137,6 +137,7 @@ fn main() -> ExitCode {
         Some(first) if first == "cell" => keelson_runtime::cell::main(arguments),
         _ => {}
     }
+    end_with_the_reader();
     match run(Arguments::parse_from(words_of(std::env::args_os().collect())).command) {
         Ok(code) => code,
         Err(error) => {
@@ -144,6 +145,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Who reads the output may have enough of it (`| head -1`). The signal would do the same, but to connections as well.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(is_unread) {
+            // As a shell tells of whoever that signal ends.
+            std::process::exit(128 + nix::sys::signal::Signal::SIGPIPE as i32);
+        }
+        usual(panic);
+    }));
+}
+
+/// As `println` says it.
+fn is_unread(why: &str) -> bool {
+    why.starts_with("failed printing to stdout") && why.contains("Broken pipe")
 }
 
 /// By which other names this program is called, and which command each means.
@@ -190,7 +208,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Why(options) => why::main(options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "keelson", &mut std::io::stdout());
+            print!("{}", install::completion(shell));
             Ok(ExitCode::SUCCESS)
         }
         Command::Man(options) => install::man(options),

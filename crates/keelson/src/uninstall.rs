@@ -3,7 +3,7 @@
 
 use crate::client::block_on;
 use crate::config::{self, Options as ServerOptions};
-use crate::install::{Host, Record};
+use crate::install::{Host, Installed, Record};
 use crate::lock::Lock;
 use anyhow::{Context, bail};
 use clap::Args;
@@ -19,10 +19,10 @@ const STOPPING: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
-    /// Data directory of the cluster to remove
-    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR)]
-    data_dir: PathBuf,
-    /// cgroup below which the cluster lives, where the server was given one
+    /// Data directory of the cluster to remove [default: that of the service that is installed, or /var/lib/keelson]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// cgroup below which the cluster lives, where the server was given one [default: what the service's configuration says]
     #[arg(long, value_name = "PATH")]
     cgroup_root: Option<String>,
     /// Do not ask
@@ -31,13 +31,27 @@ pub struct Options {
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
-    let data_dir = config::absolute(options.data_dir)?;
+    let host = Host::at("/".into());
+    let given = options.data_dir.map(config::absolute).transpose()?;
+    let installed = match (Installed::find(&host), &given) {
+        // Who says where it is doesn't need a configuration that can be read.
+        (Err(_), Some(_)) => None,
+        (found, _) => found?,
+    };
+    let (data_dir, installed) = which(given, installed);
     if !data_dir.exists() {
         println!("{} does not exist: nothing to remove", data_dir.display());
         return Ok(ExitCode::SUCCESS);
     }
     let record = Record::read(&data_dir)?;
-    if record.is_none() && !data_dir.join("pki").exists() && !data_dir.join(crate::lock::NAME).exists() {
+    let is_one = record.is_some();
+    let (record, cgroup_root) = match installed {
+        Service::Its(cgroup_root) => (record, options.cgroup_root.or(cgroup_root)),
+        Service::None => (record, options.cgroup_root),
+        // It was this directory's before.
+        Service::Another => (None, options.cgroup_root),
+    };
+    if !is_one && !data_dir.join("pki").exists() && !data_dir.join(crate::lock::NAME).exists() {
         bail!(
             "{} does not look like a data directory of Keelson (no pki, no {})",
             data_dir.display(),
@@ -47,7 +61,6 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     if !options.yes && !confirmed(&data_dir)? {
         bail!("not confirmed");
     }
-    let host = Host::at("/".into());
     if let Some(record) = &record {
         record.stop(&host)?;
     }
@@ -55,7 +68,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let lock = Lock::take(&data_dir)?;
     let server = ServerOptions {
         data_dir: Some(data_dir.clone()),
-        cgroup_root: options.cgroup_root,
+        cgroup_root,
         // Neither name nor address matters for what is removed.
         node_name: Some("none".into()),
         node_ip: Some(vec!["127.0.0.1".into()]),
@@ -107,6 +120,25 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     }
     println!("removed {}", data_dir.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whose the service is that is installed here.
+#[derive(Debug, PartialEq, Eq)]
+enum Service {
+    None,
+    /// The directory's; with its cgroup, if that was given.
+    Its(Option<String>),
+    /// Another directory's.
+    Another,
+}
+
+fn which(given: Option<PathBuf>, installed: Option<Installed>) -> (PathBuf, Service) {
+    match (given, installed) {
+        (None, None) => (config::DEFAULT_DATA_DIR.into(), Service::None),
+        (Some(given), None) => (given, Service::None),
+        (Some(given), Some(installed)) if given != installed.data_dir => (given, Service::Another),
+        (_, Some(installed)) => (installed.data_dir, Service::Its(installed.cgroup_root)),
+    }
 }
 
 fn confirmed(data_dir: &Path) -> anyhow::Result<bool> {
@@ -164,5 +196,21 @@ mod tests {
         assert_eq!(unit_in(hybrid), Some("k.service"));
         assert_eq!(unit_in("0::/user.slice/user-0.slice/session-1.scope\n"), None);
         assert_eq!(unit_in("0::/\n"), None);
+    }
+
+    #[test]
+    fn the_cluster_is_where_the_service_has_it() {
+        let installed = |dir: &str| {
+            Some(Installed {
+                data_dir: dir.into(),
+                cgroup_root: Some("/k".into()),
+            })
+        };
+        let its = || Service::Its(Some("/k".into()));
+        assert_eq!(which(None, installed("/srv/k")), ("/srv/k".into(), its()));
+        assert_eq!(which(Some("/srv/k".into()), installed("/srv/k")), ("/srv/k".into(), its()));
+        let other = which(Some("/old".into()), installed("/srv/k"));
+        assert_eq!(other, ("/old".into(), Service::Another));
+        assert_eq!(which(None, None), (config::DEFAULT_DATA_DIR.into(), Service::None));
     }
 }

@@ -22,7 +22,7 @@ use crate::config::{Component, Config};
 use crate::issue::Refused;
 use crate::node::{self, Access};
 use crate::supervise::Supervisor;
-use crate::{doctor, process};
+use crate::{doctor, families, process};
 use anyhow::{Context, bail};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
@@ -82,6 +82,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
     let file = alone.data_dir.join("cluster.json");
     let cluster = until_done(|| Cluster::fetch(&node, &file)).await?;
     let config = options.resolve(Some(&cluster))?;
+    families::apart(&config.cluster_cidrs, &config.service_cidrs, &config.node_ips)?;
 
     let mut components = Supervisor::default();
     let clients: Arc<dyn ClientFactory> = Arc::new(link.clone());

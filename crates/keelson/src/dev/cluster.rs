@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::lock::Lock;
+use ipnet::Ipv4Net;
 use keelson_network::Bridge;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -115,7 +116,7 @@ impl Cluster {
     }
 
     pub fn bridge(&self) -> Bridge {
-        bridge(self.number)
+        bridge(self.number, &self.dir)
     }
 
     pub fn node(&self, n: u8) -> String {
@@ -138,9 +139,9 @@ impl Cluster {
         self.dir.join(format!("node-{n}.log"))
     }
 
-    /// As `ip netns` would name it: `ip netns exec NODE …` gives a shell on a node.
+    /// As `ip netns` would name it. Clusters of other directories may have this one's name, but none its bridge.
     pub fn netns(&self, n: u8) -> PathBuf {
-        Path::new("/run/netns").join(format!("keelson-{}", self.node(n)))
+        Path::new("/run/netns").join(format!("{}-{n}", self.bridge().name))
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -156,23 +157,43 @@ impl Cluster {
     }
 }
 
-fn bridge(number: u8) -> Bridge {
-    let range = Ipv4Addr::new(10, 213, number, 0);
+fn range(number: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 213, number, 0), 24)
+}
+
+fn bridge(number: u8, dir: &Path) -> Bridge {
     Bridge {
         name: format!("kldev{number}"),
-        range: ipnet::Ipv4Net::new_assert(range, 24),
+        range: range(number),
+        owner: dir.display().to_string(),
     }
 }
 
-/// The first range that neither a cluster here has nor, by the bridge of that name, one of another directory.
+/// The first range that neither a cluster here has nor, by the bridge of that name, one of another directory, nor anybody this
+/// machine has a route to.
 fn free(dir: &Path) -> anyhow::Result<u8> {
-    let taken: Vec<u8> = Cluster::all(dir)?.into_iter().map(|c| c.number).collect();
-    for number in (0..MOST_CLUSTERS).filter(|number| !taken.contains(number)) {
-        if !block_on(async { bridge(number).is_there().await })? {
-            return Ok(number);
+    let mut taken: Vec<u8> = Cluster::all(dir)?.into_iter().map(|c| c.number).collect();
+    let routes = block_on(async {
+        for number in 0..MOST_CLUSTERS {
+            if bridge(number, dir).is_there().await? {
+                taken.push(number);
+            }
         }
-    }
-    bail!("there are {MOST_CLUSTERS} clusters on this machine already")
+        Bridge::routes().await
+    })?;
+    first(&taken, &routes).context(
+        "there are as many clusters on this machine as there can be, or it has routes to all of 10.213.0.0/16 already",
+    )
+}
+
+/// A way to a network around it is the last choice: what is behind that stays reachable but for the range.
+fn first(taken: &[u8], routes: &[Ipv4Net]) -> Option<u8> {
+    let mut free = (0..MOST_CLUSTERS).filter(|number| !taken.contains(number));
+    let within = |number: u8| routes.iter().any(|route| range(number).contains(route));
+    let around = |number: u8| routes.iter().any(|route| route.contains(&range(number)));
+    free.clone()
+        .find(|number| !within(*number) && !around(*number))
+        .or_else(|| free.find(|number| !within(*number)))
 }
 
 #[cfg(test)]
@@ -211,7 +232,33 @@ mod tests {
                 .contains("no cluster")
         );
         // 15 bytes are the most that a link's name has.
-        assert!(format!("{}p{MOST_NODES}", bridge(MOST_CLUSTERS).name).len() <= 15);
+        assert!(format!("{}p{MOST_NODES}", bridge(MOST_CLUSTERS, dir.path()).name).len() <= 15);
         assert_eq!(all[0].address(2).to_string(), format!("10.213.{}.12", all[0].number));
+    }
+
+    #[test]
+    fn a_range_is_nobody_elses() {
+        let routes = |list: &[&str]| list.iter().map(|r| r.parse().unwrap()).collect::<Vec<Ipv4Net>>();
+        assert_eq!(first(&[0], &routes(&["192.0.2.0/24"])), Some(1));
+        assert_eq!(first(&[], &routes(&["10.213.0.0/23", "10.213.2.77/32"])), Some(3));
+        // Somebody's private network.
+        assert_eq!(first(&[0], &routes(&["10.0.0.0/8"])), Some(1));
+        assert_eq!(first(&[0], &routes(&["10.0.0.0/8", "10.213.1.0/24"])), Some(2));
+        let all: Vec<Ipv4Net> = (0..=u8::MAX).map(range).collect();
+        assert_eq!(first(&[], &all), None);
+    }
+
+    #[test]
+    fn clusters_of_one_name_share_no_namespace() {
+        let [one, other] = ["/a", "/b"].map(|dir| Cluster {
+            name: "dev".into(),
+            number: u8::from(dir == "/b"),
+            nodes: 1,
+            servers: 1,
+            dir: Path::new(dir).join("dev"),
+        });
+        assert_eq!(one.netns(0), Path::new("/run/netns/kldev0-0"));
+        assert_ne!(one.netns(0), other.netns(0));
+        assert_eq!(other.bridge().owner, "/b/dev");
     }
 }

@@ -91,6 +91,8 @@ pub async fn up(cluster: &Cluster, images: Option<&Path>, options: &[String], un
 }
 
 pub async fn down(cluster: &Cluster) -> anyhow::Result<()> {
+    // Its namespaces are called by it.
+    cluster.bridge().check().await?;
     for n in (0..cluster.nodes).rev() {
         let data_dir = cluster.data_dir(n);
         if let Some(pid) = Lock::holder(&data_dir)? {

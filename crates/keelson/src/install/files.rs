@@ -77,10 +77,19 @@ impl File {
             // Whose the file is decides on its mode, too.
             Kind::Config if same => Standing::Same,
             _ if same && there.permissions().mode() & 0o7777 == self.mode => Standing::Same,
+            Kind::Config if self.completes(&text()?) => Standing::Older,
             Kind::Config => Standing::Theirs(text()?),
             Kind::Service if !same && record.text(&self.path) != Some(&text()?) => Standing::Theirs(text()?),
             _ => Standing::Older,
         })
+    }
+
+    /// Whether all it says was there before, and stays.
+    fn completes(&self, there: &str) -> bool {
+        let whole = there.is_empty() || there.ends_with('\n');
+        let Content::Text(text) = &self.content else { return false };
+        let added = text.strip_prefix(there);
+        added.is_some_and(|added| whole || added.starts_with('\n'))
     }
 
     fn is_in(&self, path: &Path) -> io::Result<bool> {

@@ -7,6 +7,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Command, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -87,17 +88,22 @@ impl Given {
             let Some(raw) = matches.get_raw(id).filter(|_| said) else {
                 continue;
             };
+            // The service runs elsewhere than this command.
+            let path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
             let mut texts = Vec::new();
             for text in raw {
                 let text = text.to_str().ok_or_else(|| anyhow!("--{name}: it is no UTF-8"))?;
                 if text.chars().any(char::is_control) {
                     bail!("--{name}: it has line breaks or other control characters, which no option needs");
                 }
-                texts.push(text.to_owned());
+                texts.push(match path && text != "none" {
+                    true => config::absolute(text.into())?.to_string_lossy().into_owned(),
+                    false => text.to_owned(),
+                });
             }
             let list = matches!(arg.get_action(), ArgAction::Append);
             match (name, arg.get_env().filter(|_| arg.is_hide_env_values_set())) {
-                ("config", _) => given.config = texts.pop().map(|p| config::absolute(p.into())).transpose()?,
+                ("config", _) => given.config = texts.pop().map(PathBuf::from),
                 (_, Some(variable)) => {
                     let text = texts.pop().unwrap_or_default();
                     given.secrets.insert(variable.to_string_lossy().into_owned(), text);
@@ -137,12 +143,17 @@ fn written(role: Role, name: &str, texts: Vec<String>, list: bool) -> anyhow::Re
     )
 }
 
-/// The file of secrets with these in place of older ones: a form that systemd and shells read alike.
-pub fn secrets_file(before: &str, secrets: &BTreeMap<String, String>) -> String {
+/// The same file without some of its variables.
+pub fn without(before: &str, which: impl Fn(&str) -> bool) -> String {
     let kept = before
         .lines()
-        .filter(|line| !secrets.keys().any(|name| line.starts_with(&format!("{name}="))));
-    let mut text: String = kept.map(|line| format!("{line}\n")).collect();
+        .filter(|line| !line.split_once('=').is_some_and(|(name, _)| which(name)));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+/// The file of secrets with these in place of older ones: a form that systemd and shells read alike.
+pub fn secrets_file(before: &str, secrets: &BTreeMap<String, String>) -> String {
+    let mut text = without(before, |name| secrets.contains_key(name));
     for (name, secret) in secrets {
         let mut quoted = String::new();
         for c in secret.chars() {

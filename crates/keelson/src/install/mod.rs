@@ -19,8 +19,8 @@ mod tests;
 mod unit;
 
 pub use host::Host;
-pub use record::Record;
-pub use shells::{Options as ManOptions, man};
+pub use record::{Installed, Record};
+pub use shells::{Options as ManOptions, completion, man};
 
 use crate::wait;
 use anyhow::{Context, bail};
@@ -81,8 +81,8 @@ fn run(options: &Options, host: &Host, program: &Path) -> anyhow::Result<String>
     let plan = Plan::make(host, manager, role, &given, program, &options.bin_dir)?;
     plan.judge(host)?;
     if options.dry_run {
-        let runs = Service::look(host, manager, role)?.runs();
-        return Ok(plan.shown(options.no_start, runs, host));
+        let service = Service::look(host, manager, role)?;
+        return Ok(plan.shown(plan.verb(options.no_start, &service, host), host));
     }
     if let Some(differences) = plan.differences().filter(|_| !options.force) {
         eprint!("{differences}");
@@ -93,13 +93,15 @@ fn run(options: &Options, host: &Host, program: &Path) -> anyhow::Result<String>
     }
     let changed = plan.apply(host)?;
     let service = Service::look(host, manager, role)?;
-    for words in plan.commands(options.no_start, service.runs(), host) {
+    let verb = plan.verb(options.no_start, &service, host);
+    for words in plan.commands(verb, host) {
         host.done(&words)?;
     }
-    let starts = !options.no_start && host.is_live();
-    if starts && !(service.runs() && changed.is_empty()) {
+    plan.settled(host)?;
+    if verb.is_some() {
         service.wait(&plan.kubeconfig(), options.timeout)?;
     }
+    let starts = !options.no_start && host.is_live();
     Ok(plan.told(&changed, starts))
 }
 

@@ -60,6 +60,26 @@ fi
     ))
 }
 
+/// The configuration that a script's command names.
+pub fn config(text: &str) -> Option<PathBuf> {
+    let arguments = text.lines().find_map(|line| line.strip_prefix("command_args="))?;
+    let arguments = plain(arguments);
+    Some(plain(arguments.split_once(" --config ")?.1).into())
+}
+
+/// What a shell makes of such a word.
+fn plain(word: &str) -> String {
+    let (mut plain, mut rest, mut quoted) = (String::new(), word.chars(), false);
+    while let Some(c) = rest.next() {
+        match c {
+            '\'' => quoted = !quoted,
+            '\\' if !quoted => plain.extend(rest.next()),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
 /// A word for a shell, as it is.
 pub fn word(text: &str) -> anyhow::Result<String> {
     ensure!(
@@ -94,5 +114,8 @@ mod tests {
         let script = of(odd).unwrap() + "eval \"set -- $command_args\"; printf '%s\\n' \"$#\" \"$3\"\n";
         let ran = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&ran.stdout), format!("3\n{odd}\n"));
+        for path in ["/etc/keelson/config.yaml", odd] {
+            assert_eq!(config(&of(path).unwrap()).as_deref(), Some(Path::new(path)));
+        }
     }
 }

@@ -3,18 +3,22 @@
 use super::files::{Content, File, Kind, Standing, difference};
 use super::given::{self, Given, Role};
 use super::host::{Host, Manager};
+use super::ready::Service;
 use super::record::{self, Record};
 use super::{config_file, openrc, shells, unit};
-use crate::{agent, config, doctor};
+use crate::{agent, config, doctor, families};
 use anyhow::{Context, bail, ensure};
 use keelson_pki::JoinToken;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "/etc/keelson/config.yaml";
 const SECRETS: &str = "/etc/keelson/secrets.env";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What a service that runs knows from its start.
+const IN_FORCE: [Kind; 4] = [Kind::Program, Kind::Service, Kind::Config, Kind::Secret];
 
 pub struct Plan {
     manager: Manager,
@@ -22,9 +26,13 @@ pub struct Plan {
     /// In the order in which they are written: the service last.
     files: Vec<(File, Standing)>,
     before: Record,
+    /// Where the program is, or will be.
+    place: PathBuf,
     data_dir: PathBuf,
     settings: Map<String, Value>,
     token: Option<String>,
+    /// Those that go into the file of secrets.
+    variables: BTreeSet<String>,
 }
 
 impl Plan {
@@ -96,9 +104,11 @@ impl Plan {
             role,
             files: judged,
             before,
+            place,
             data_dir,
             settings,
             token: given.secrets.get("KEELSON_TOKEN").cloned(),
+            variables: given.secrets.keys().cloned().collect(),
         })
     }
 
@@ -140,6 +150,13 @@ impl Plan {
             Role::Server => config::Options::of(settings)?.resolve()?,
             Role::Agent => agent::Options::of(settings)?.resolve(None)?,
         };
+        // Who joins others, or goes on, has the ranges that there are.
+        let has = |name: &str| config.data_dir.join(name).exists();
+        let told = |name: &str| self.settings.contains_key(name);
+        let others = told("server") || told("etcd-servers") || has("store") || has("datastore.json");
+        if self.role == Role::Server && !others {
+            families::apart(&config.cluster_cidrs, &config.service_cidrs, &config.node_ips)?;
+        }
         let ports = match self.role {
             _ if runs => vec![],
             Role::Server => vec![config.api_port, config.kubelet_port],
@@ -175,6 +192,7 @@ impl Plan {
             version: VERSION.into(),
             role: Some(self.role),
             openrc: self.manager == Manager::Openrc,
+            pending: self.before.pending || self.changes(&IN_FORCE),
             ..self.before.clone()
         };
         let mut changed = Vec::new();
@@ -182,12 +200,12 @@ impl Plan {
             let path = file.path.clone();
             let ours = match (file.kind, standing) {
                 (_, Standing::Absent) => true,
-                // Theirs who wrote it, whatever was completed in it.
-                (Kind::Config, _) => self.before.has(&path),
-                (Kind::Program, Standing::Same) => self.before.has(&path),
+                // Theirs who put it there, whatever was completed in it.
+                (Kind::Config | Kind::Secret | Kind::Program, _) => self.before.has(&path),
                 _ => true,
             };
             match file.kind {
+                Kind::Secret if !ours => record.variables.entry(path).or_default().extend(self.variables.clone()),
                 _ if !ours => {}
                 Kind::Program => record.program = Some(path),
                 Kind::Service => drop(record.files.insert(path, file.content.text())),
@@ -215,25 +233,43 @@ impl Plan {
         Ok(changed)
     }
 
+    /// The service runs as the files have it, or will when it is started.
+    pub fn settled(&self, host: &Host) -> anyhow::Result<()> {
+        let data_dir = host.path(&self.data_dir);
+        match Record::read(&data_dir)? {
+            Some(record) if record.pending => Record {
+                pending: false,
+                ..record
+            }
+            .write(&data_dir),
+            _ => Ok(()),
+        }
+    }
+
     fn changes(&self, kinds: &[Kind]) -> bool {
         let mut files = self.files.iter();
         files.any(|(file, standing)| kinds.contains(&file.kind) && *standing != Standing::Same)
     }
 
-    /// `runs`: the service does now.
-    pub fn commands(&self, no_start: bool, runs: bool, host: &Host) -> Vec<Vec<String>> {
+    /// What the service's manager is asked for, so that it runs, and as the files have it.
+    pub fn verb(&self, no_start: bool, service: &Service, host: &Host) -> Option<&'static str> {
+        if no_start || !host.is_live() {
+            return None;
+        }
+        match service.runs() {
+            false => Some("start"),
+            true if self.before.pending || self.changes(&IN_FORCE) || service.is_another(&self.place) => Some("restart"),
+            true => None,
+        }
+    }
+
+    pub fn commands(&self, verb: Option<&str>, host: &Host) -> Vec<Vec<String>> {
         let (service, unit, root) = (
             self.role.service(),
             unit::name(self.role),
             host.root().to_string_lossy(),
         );
         let mut all: Vec<Vec<&str>> = Vec::new();
-        let verb = match runs {
-            true if self.changes(&[Kind::Program, Kind::Service, Kind::Config, Kind::Secret]) => Some("restart"),
-            true => None,
-            false => Some("start"),
-        };
-        let verb = verb.filter(|_| !no_start && host.is_live());
         let in_root = format!("--root={root}");
         match self.manager {
             Manager::Systemd if !host.is_live() => all.push(vec!["systemctl", &in_root, "enable", &unit]),
@@ -259,7 +295,7 @@ impl Plan {
     }
 
     /// Every file and command, for a dry run.
-    pub fn shown(&self, no_start: bool, runs: bool, host: &Host) -> String {
+    pub fn shown(&self, verb: Option<&str>, host: &Host) -> String {
         let mut shown = String::new();
         for (file, standing) in &self.files {
             let verb = match standing {
@@ -276,15 +312,16 @@ impl Plan {
             let _ = writeln!(shown, "{verb} {} (mode {:o}{from})", path.display(), file.mode);
             if let (Kind::Service | Kind::Config, Content::Text(text)) = (file.kind, &file.content) {
                 let before = match standing {
-                    Standing::Theirs(there) => there,
-                    Standing::Same => text,
-                    _ => "",
+                    Standing::Theirs(there) => there.clone(),
+                    Standing::Same => text.clone(),
+                    Standing::Older => read(host, &file.path).ok().flatten().unwrap_or_default(),
+                    Standing::Absent => String::new(),
                 };
-                let lines = difference(before, text);
+                let lines = difference(&before, text);
                 shown.extend(lines.lines().map(|line| format!("    {line}\n")));
             }
         }
-        for words in self.commands(no_start, runs, host) {
+        for words in self.commands(verb, host) {
             let _ = writeln!(shown, "run {}", words.join(" "));
         }
         shown

@@ -6,6 +6,7 @@ use super::{openrc, unit};
 use crate::client::block_on;
 use anyhow::bail;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub struct Service<'a> {
     runs: bool,
     /// Which start of it that was.
     start: String,
+    /// Its main process, as far as its manager tells.
+    pid: Option<u32>,
 }
 
 impl<'a> Service<'a> {
@@ -32,6 +35,7 @@ impl<'a> Service<'a> {
             role,
             runs: false,
             start: String::new(),
+            pid: None,
         };
         match manager {
             _ if !host.is_live() => {}
@@ -39,6 +43,7 @@ impl<'a> Service<'a> {
                 let mut state = service.state()?;
                 service.runs = matches!(state["ActiveState"].as_str(), "active" | "activating" | "reloading");
                 service.start = state.remove("InvocationID").unwrap_or_default();
+                service.pid = state["MainPID"].parse().ok().filter(|pid| *pid > 0);
             }
             Manager::Openrc => service.runs = service.is_started()?,
         }
@@ -49,16 +54,25 @@ impl<'a> Service<'a> {
         self.runs
     }
 
+    /// Whether it runs another program than the file at a place: one that was there before.
+    pub fn is_another(&self, place: &Path) -> bool {
+        let file = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        let runs = self
+            .pid
+            .and_then(|pid| file(&self.host.path(Path::new(&format!("/proc/{pid}/exe")))));
+        runs.is_some_and(|runs| file(&self.host.path(place)) != Some(runs))
+    }
+
     fn state(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let words = [
             "systemctl",
             "show",
-            "--property=ActiveState,InvocationID,NRestarts",
+            "--property=ActiveState,InvocationID,MainPID,NRestarts",
             &unit::name(self.role),
         ];
         let said = self.host.ask(&words)?;
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let empty = ["ActiveState", "InvocationID", "NRestarts"].map(|name| (name.to_owned(), String::new()));
+        let empty = ["ActiveState", "InvocationID", "MainPID", "NRestarts"].map(|name| (name.to_owned(), String::new()));
         let pairs = said.lines().filter_map(|line| line.split_once('='));
         Ok(empty
             .into_iter()

@@ -1,15 +1,14 @@
 //! What `install` put where, kept in the data directory. `uninstall` goes by it: what isn't in it is somebody else's.
 
-use super::given::Role;
+use super::given::{self, Role};
 use super::host::{Host, Manager};
-use super::{openrc, unit};
+use super::{config_file, openrc, unit};
 use crate::config;
 use anyhow::Context;
 use keelson_pki::files;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub const NAME: &str = "installed.json";
@@ -25,6 +24,12 @@ pub struct Record {
     /// Every other file. Of those that people change, also what was written: to see whether they have.
     pub files: BTreeMap<PathBuf, Option<String>>,
     pub directories: BTreeSet<PathBuf>,
+    /// Variables that were written into files that were there before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<PathBuf, BTreeSet<String>>,
+    /// What was begun wasn't ended: the service may not run as the files have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 impl Record {
@@ -37,9 +42,8 @@ impl Record {
     }
 
     pub fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
-        let mut builder = std::fs::DirBuilder::new();
-        let made = builder.recursive(true).mode(0o700).create(data_dir);
-        made.with_context(|| format!("cannot create {}", data_dir.display()))?;
+        // Users of pods pass through it to what is theirs.
+        super::host::make_directories(data_dir)?;
         files::write_secret(&data_dir.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
@@ -84,6 +88,13 @@ impl Record {
         for path in self.files.keys() {
             remove(&host.path(path))?;
         }
+        for (path, variables) in &self.variables {
+            let path = host.path(path);
+            if let Some(text) = files::read(&path)? {
+                let kept = given::without(&text, |name| variables.contains(name));
+                files::write_secret(&path, kept.as_bytes())?;
+            }
+        }
         if self.manager() == Manager::Systemd && self.role.is_some() && host.is_live() {
             host.done(&["systemctl".to_owned(), "daemon-reload".to_owned()])?;
         }
@@ -113,6 +124,35 @@ fn remove(path: &Path) -> anyhow::Result<()> {
             Err(e).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// The cluster of the service that is installed here, by this program or a package.
+pub struct Installed {
+    pub data_dir: PathBuf,
+    pub cgroup_root: Option<String>,
+}
+
+impl Installed {
+    /// By the configuration that the service's unit or script names. `None`: there is no such service.
+    pub fn find(host: &Host) -> anyhow::Result<Option<Installed>> {
+        for role in [Role::Server, Role::Agent] {
+            let package = Path::new("/usr/lib/systemd/system").join(unit::name(role));
+            let read = |path: &Path| files::read(&host.path(path));
+            let named = match (read(&unit::place(role))?, read(&openrc::place(role))?) {
+                (Some(text), _) => unit::config(&text),
+                (None, Some(text)) => openrc::config(&text),
+                (None, None) => read(&package)?.as_deref().and_then(unit::config),
+            };
+            let Some(config) = named else { continue };
+            let Some(text) = read(&config)? else { continue };
+            let settings = config_file::read(&text).with_context(|| config.display().to_string())?;
+            return Ok(Some(Installed {
+                data_dir: data_dir(&settings)?,
+                cgroup_root: settings.get("cgroup-root").and_then(|c| c.as_str()).map(String::from),
+            }));
+        }
+        Ok(None)
     }
 }
 

@@ -42,7 +42,7 @@ pub fn files(prefix: &Path) -> Vec<File> {
         .collect()
 }
 
-fn completion(shell: Shell) -> String {
+pub fn completion(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut crate::command(), "keelson", &mut script);
     String::from_utf8_lossy(&script).into_owned()

@@ -4,9 +4,11 @@ use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-/// Says that everything went well, and that each question is about a new start.
+/// Says that everything went well, and which start that is: a new one if it was asked for one.
 const SYSTEMCTL: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$(dirname \"$0\")/../calls\"\n\
-cat \"$(dirname \"$0\")/../state\" 2>/dev/null || echo ActiveState=inactive\necho InvocationID=$$\n";
+case $1 in start|restart) echo x >>\"$(dirname \"$0\")/starts\";; esac\n\
+cat \"$(dirname \"$0\")/../state\" 2>/dev/null || echo ActiveState=inactive\n\
+echo InvocationID=$(cat \"$(dirname \"$0\")/starts\" 2>/dev/null | wc -l)\n";
 
 /// The same for OpenRC: what was started is.
 const RC: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$(dirname \"$0\")/../calls\"\n\
@@ -132,6 +134,8 @@ fn a_server_is_installed_once_upgraded_and_removed_without_a_trace() {
     let config = tree.read(CONFIG);
     let lines = ["api-port: 7443", "disable: [\"dns\",\"proxy\"]"];
     assert!(lines.iter().all(|l| config.lines().any(|c| c == *l)), "{config}");
+    // What a pod's user has is below it.
+    assert_eq!((tree.mode("var/lib/keelson") & 0o001, tree.mode("var/lib/keelson/installed.json")), (1, 0o600));
     // Nobody but root reads the token, and nobody's list of processes has it.
     assert_eq!(tree.read("etc/keelson/secrets.env"), "KEELSON_TOKEN=\"a\\\"b\\$c\"\n");
     assert_eq!((tree.mode("etc/keelson/secrets.env"), tree.mode(UNIT)), (0o600, 0o644));
@@ -201,8 +205,11 @@ fn what_others_wrote_is_shown_and_replaced_only_by_force() {
     tree.write(UNIT, &tree.read(UNIT).replace("RestartSec=1", "RestartSec=9"));
     assert!(tree.install(&[]).unwrap_err().contains("--force"));
     tree.install(&["--force"]).unwrap();
-    // Other options than those of the server that is there.
-    tree.install(&["--", "--api-port", "7000"]).unwrap_err();
+    // Another value than the one that is there, and one that nobody has said yet.
+    let refused = tree.install(&["--", "--log=warn", "--api-port=7000"]).unwrap_err();
+    assert!(refused.contains("--force"), "{refused}");
+    tree.install(&["--", "--api-port", "7000"]).unwrap();
+    assert_eq!(tree.read(CONFIG), "# mine\nlog: \"info\"\napi-port: 7000\n");
     // One of a newer version.
     let newer = Record {
         version: "99.0.0".into(),
@@ -349,6 +356,72 @@ fn without_systemd_it_is_openrc() {
     assert!(!tree.at("var/log/keelson-agent.log").exists());
 }
 
+#[test]
+fn a_start_is_asked_for_if_and_only_if_it_is_needed() {
+    const RESTART: &str = "systemctl restart --no-block keelson.service";
+    let tree = Tree::systemd();
+    tree.install(&[]).unwrap();
+    tree.calls();
+    // Nothing that a service reads: it isn't waited for.
+    fs::remove_file(tree.at("usr/local/share/man/man1/keelson.1")).unwrap();
+    tree.install(&[]).unwrap();
+    assert_eq!(tree.calls(), ["systemctl enable keelson.service"]);
+    // Killed between the files and the start.
+    let cut = Record {
+        pending: true,
+        ..tree.record()
+    };
+    cut.write(&tree.at("var/lib/keelson")).unwrap();
+    tree.install(&[]).unwrap();
+    assert!(tree.calls().contains(&RESTART.to_owned()) && !tree.record().pending);
+    // The program was exchanged by somebody else; then that one runs.
+    tree.write("state", "ActiveState=active\nMainPID=7\n");
+    tree.write("proc/7/exe", "one");
+    tree.install(&[]).unwrap();
+    assert!(tree.calls().contains(&RESTART.to_owned()));
+    fs::remove_file(tree.at("proc/7/exe")).unwrap();
+    fs::hard_link(tree.at("usr/local/bin/keelson"), tree.at("proc/7/exe")).unwrap();
+    tree.install(&[]).unwrap();
+    assert_eq!(tree.calls(), ["systemctl enable keelson.service"]);
+}
+
+#[test]
+fn what_was_there_before_stays_when_the_rest_goes() {
+    const SECRETS: &str = "etc/keelson/secrets.env";
+    let tree = Tree::systemd();
+    tree.write(SECRETS, "HTTP_PROXY=\"http://p\"\n");
+    tree.write("usr/local/bin/keelson", "an older one");
+    tree.install(&["--", "--token", "servers-token"]).unwrap();
+    assert_eq!(
+        tree.read(SECRETS),
+        "HTTP_PROXY=\"http://p\"\nKEELSON_TOKEN=\"servers-token\"\n"
+    );
+    assert_eq!(tree.read("usr/local/bin/keelson"), "one");
+    // A second time they are no more its own.
+    tree.install(&["--", "--token", "servers-token-2"]).unwrap();
+    let (record, host) = (tree.record(), Host::fake(tree.dir.path()));
+    record.remove_files(&host).unwrap();
+    record.remove_program(&host).unwrap();
+    assert_eq!(tree.read(SECRETS), "HTTP_PROXY=\"http://p\"\n");
+    assert!(tree.at("usr/local/bin/keelson").exists() && !tree.at(UNIT).exists());
+}
+
+#[test]
+fn paths_are_those_of_where_install_runs() {
+    let tree = Tree::systemd();
+    let words = ["--", "--data-dir=here", "--audit-log-path", "none", "--cgroup-root=/k"];
+    tree.install(&words).unwrap();
+    let (read, here) = (
+        config_file::read(&tree.read(CONFIG)).unwrap(),
+        std::env::current_dir().unwrap().join("here"),
+    );
+    assert_eq!((read["data-dir"].as_str(), read["audit-log-path"].as_str()), (here.to_str(), Some("none")));
+    // `uninstall` finds it by the service.
+    let installed = Installed::find(&Host::fake(tree.dir.path())).unwrap().unwrap();
+    assert_eq!((installed.data_dir, installed.cgroup_root.as_deref()), (here, Some("/k")));
+    assert!(Installed::find(&Host::fake(Tree::systemd().dir.path())).unwrap().is_none());
+}
+
 /// An image's tree: files and links only.
 #[test]
 fn into_another_tree_nothing_is_started() {
@@ -364,9 +437,10 @@ fn into_another_tree_nothing_is_started() {
         &tree.at("new/keelson"),
         Path::new("/usr/local/bin"),
     );
-    let root = tree.dir.path().display();
+    let (plan, root) = (plan.unwrap(), tree.dir.path().display());
+    let service = Service::look(&host, host::Manager::Systemd, Role::Server).unwrap();
     assert_eq!(
-        plan.unwrap().commands(false, false, &host),
+        plan.commands(plan.verb(false, &service, &host), &host),
         [[
             "systemctl".to_owned(),
             format!("--root={root}"),

@@ -50,6 +50,28 @@ WantedBy=multi-user.target
     ))
 }
 
+/// The configuration that a unit's command names.
+pub fn config(text: &str) -> Option<PathBuf> {
+    let mut commands = text.lines().filter(|line| line.starts_with("ExecStart="));
+    let word = commands.find_map(|line| Some(line.split_once(" --config")?.1))?;
+    let word = word.trim_start_matches([' ', '=']).trim_end();
+    let Some(quoted) = word.strip_prefix('"').and_then(|w| w.strip_suffix('"')) else {
+        return Some(word.split(' ').next()?.into());
+    };
+    let (mut plain, mut rest) = (String::new(), quoted.chars());
+    while let Some(c) = rest.next() {
+        plain.push(c);
+        if matches!(c, '%' | '$' | '\\') {
+            let escaped = rest.next()?;
+            if c == '\\' {
+                plain.pop();
+                plain.push(escaped);
+            }
+        }
+    }
+    Some(plain.into())
+}
+
 /// A path that means itself wherever systemd reads one: where the program is it takes no escapes for everything.
 fn plain(path: &Path) -> anyhow::Result<&str> {
     let text = path.to_str().unwrap_or_default();
@@ -123,6 +145,10 @@ mod tests {
                 .unwrap()
                 .contains("--config \"/etc/a b%%c.yaml\"\n")
         );
+        for path in ["/etc/keelson/config.yaml", "/etc/a b%c $x \\n \"q\".yaml"] {
+            let text = of(Role::Server, path).unwrap();
+            assert_eq!(config(&text).as_deref(), Some(Path::new(path)));
+        }
         assert!(of(Role::Server, "/etc/a\nb").is_err());
         for bad in ["/opt/a b/keelson", "keelson", "/opt/$x/keelson", "/opt/%h/keelson"] {
             assert!(

@@ -89,7 +89,14 @@ async fn of_given(options: Options, given: Option<ServerToken>) -> anyhow::Resul
     })
 }
 
-/// A server that has its store alone: what it says of ranges holds for the cluster's life.
+/// A server that has its store alone, open; with the ranges that its cluster has.
+pub async fn alone(options: &Options, alone: &Config) -> anyhow::Result<(Config, Opened)> {
+    let store = Opened::open(&alone.store).await?;
+    let config = settings::alone(store.store().as_ref(), alone.store.root(), options).await?;
+    Ok((config, store))
+}
+
+/// What it says of ranges holds for the cluster's life.
 pub async fn remember(store: &dyn Store, config: &Config) -> anyhow::Result<()> {
     settings::remember(store, config.store.root(), &settings::Settings::of(config)).await
 }

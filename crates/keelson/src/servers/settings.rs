@@ -1,9 +1,12 @@
 //! What all servers have to be told alike: `<prefix>/keelson/settings` in the datastore. A server that isn't told takes it from
 //! there; one that is told something else is refused as long as others run. The only one may change it for all.
 
-use crate::cluster::{Cluster, parts};
+use crate::cluster::{self, Cluster, parts};
 use crate::config::{Config, Options};
 use anyhow::{Context, bail};
+use ipnet::IpNet;
+use keelson_api::builtin::builtin_kind_at;
+use keelson_api::codec::proto;
 use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -87,40 +90,125 @@ impl Settings {
     }
 }
 
-/// Pods and services have addresses of the ranges for as long as they live: one of the other family may come, none may change or go.
-fn ranges_stay(before: &Cluster, now: &Cluster) -> anyhow::Result<()> {
-    for (option, before, now) in [
-        ("--cluster-cidr", &before.cluster_cidr, &now.cluster_cidr),
-        ("--service-cidr", &before.service_cidr, &now.service_cidr),
-    ] {
-        if !parts(now).starts_with(&parts(before)) {
-            bail!(
-                "{option} {now}: this cluster has {before}, and what is in it has addresses of that. A range of the other family can be put \
-                 behind it; none can be changed or left out"
-            );
-        }
-    }
-    Ok(())
+/// Ranges that a cluster has, as far as they are known.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ranges {
+    pods: Option<String>,
+    services: Option<String>,
 }
 
-/// A server that has its store alone holds itself to what it said before.
-pub async fn remember(store: &dyn Store, root: &str, own: &Settings) -> anyhow::Result<()> {
-    let key = format!("{root}/keelson/settings");
-    let before = store
-        .get(key.as_bytes(), None)
-        .await
-        .context("this server's settings")?
-        .kv;
-    if let Some(before) = before {
-        let before: Settings = serde_json::from_slice(&before.value)
-            .with_context(|| format!("this server's settings ({key} in the store) are not those of this version"))?;
-        ranges_stay(&before.cluster, &own.cluster)?;
-        if before == *own {
-            return Ok(());
+impl Ranges {
+    fn of(cluster: &Cluster) -> Ranges {
+        Ranges {
+            pods: Some(cluster.cluster_cidr.clone()),
+            services: Some(cluster.service_cidr.clone()),
         }
     }
+
+    /// Of a store that no settings are in: one of an earlier version, whose servers wrote them for agents, or another server's.
+    async fn found(store: &dyn Store, root: &str) -> anyhow::Result<Ranges> {
+        let read = async |place: String, api_version, kind| -> anyhow::Result<Option<Value>> {
+            let found = store.get(format!("{root}/{place}").as_bytes(), None).await;
+            let kv = found.context("the cluster's ranges")?.kv;
+            Ok(kv.and_then(|kv| object(&kv.value, api_version, kind)))
+        };
+        let place = format!("configmaps/{}/{}", cluster::NAMESPACE, cluster::NAME);
+        let told = read(place, "v1", "ConfigMap").await?;
+        let of = |name: &str| Some(normal(told.as_ref()?.get("data")?.get(name)?.as_str()?));
+        if let (Some(pods), Some(services)) = (of("cluster-cidr"), of("service-cidr")) {
+            return Ok(Ranges {
+                pods: Some(pods),
+                services: Some(services),
+            });
+        }
+        let place = "servicecidrs/kubernetes".to_owned();
+        let range = read(place, "networking.k8s.io/v1", "ServiceCIDR").await?;
+        let cidrs = range.as_ref().and_then(|range| range.pointer("/spec/cidrs")?.as_array());
+        let cidrs = cidrs.map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+        Ok(Ranges {
+            pods: None,
+            services: cidrs.filter(|c| !c.is_empty()).map(|c| normal(&c)),
+        })
+    }
+
+    /// Pods and services have addresses of the ranges for as long as they live: one of the other family may come, none may change or go.
+    fn stay(&self, now: &Cluster) -> anyhow::Result<()> {
+        for (option, before, now) in [
+            ("--cluster-cidr", &self.pods, &now.cluster_cidr),
+            ("--service-cidr", &self.services, &now.service_cidr),
+        ] {
+            if let Some(before) = before.as_ref().filter(|before| !parts(now).starts_with(&parts(before))) {
+                bail!(
+                    "{option} {now}: this cluster has {before}, and what is in it has addresses of that. A range of the other family can be put \
+                     behind it; none can be changed or left out"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ranges as options have them once they are read.
+fn normal(ranges: &str) -> String {
+    let one = |text: &str| match text.trim().parse::<IpNet>() {
+        Ok(range) => range.trunc().to_string(),
+        Err(_) => text.to_owned(),
+    };
+    ranges.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+/// An object as it is stored; `None`: it can't be read, or is sealed.
+fn object(bytes: &[u8], api_version: &str, kind: &str) -> Option<Value> {
+    if !bytes.starts_with(proto::MAGIC) {
+        return serde_json::from_slice(bytes).ok();
+    }
+    let object = proto::open(bytes).ok()?.decode(&builtin_kind_at(api_version, kind)?).ok()?;
+    keelson_api::Value::Object(object.0).to_deserialize().ok()
+}
+
+fn key(root: &str) -> String {
+    format!("{root}/keelson/settings")
+}
+
+fn read(key: &str, bytes: &[u8]) -> anyhow::Result<Settings> {
+    let read = serde_json::from_slice::<Settings>(bytes);
+    let mut read = read.with_context(|| format!("the settings ({key} in the store) are not those of this version"))?;
+    for ranges in [&mut read.cluster.cluster_cidr, &mut read.cluster.service_cidr] {
+        *ranges = normal(ranges);
+    }
+    Ok(read)
+}
+
+async fn stored(store: &dyn Store, root: &str) -> anyhow::Result<Option<Settings>> {
+    let key = key(root);
+    let found = store.get(key.as_bytes(), None).await.context("this server's settings")?;
+    found.kv.map(|kv| read(&key, &kv.value)).transpose()
+}
+
+/// How a server that has its store alone goes on: with the ranges that its cluster has, where it isn't told any.
+pub async fn alone(store: &dyn Store, root: &str, options: &Options) -> anyhow::Result<Config> {
+    let before = match stored(store, root).await? {
+        Some(settings) => Ranges::of(&settings.cluster),
+        None => Ranges::found(store, root).await?,
+    };
+    let or = |told: &Option<Vec<String>>, has: &Option<String>| told.clone().or_else(|| has.as_deref().map(parts));
+    let options = Options {
+        cluster_cidr: or(&options.cluster_cidr, &before.pods),
+        service_cidr: or(&options.service_cidr, &before.services),
+        ..options.clone()
+    };
+    let config = options.resolve()?;
+    before.stay(&Cluster::of(&config))?;
+    Ok(config)
+}
+
+/// What such a server holds itself to from now on.
+pub async fn remember(store: &dyn Store, root: &str, own: &Settings) -> anyhow::Result<()> {
+    if stored(store, root).await?.as_ref() == Some(own) {
+        return Ok(());
+    }
     let value = serde_json::to_vec(own)?;
-    let put = store.put(key.into(), value.into(), Expect::Any, None).await;
+    let put = store.put(key(root).into(), value.into(), Expect::Any, None).await;
     put.map(drop).context("this server's settings")
 }
 
@@ -132,7 +220,7 @@ pub async fn agree(
     options: &Options,
     own: Settings,
 ) -> anyhow::Result<Settings> {
-    let key = format!("{root}/keelson/settings");
+    let key = key(root);
     // Who has read the settings and isn't announced yet counts, too.
     let place = format!("{root}{STARTING}{address}");
     let starting = store.put(place.into(), "".into(), Expect::Any, Some(START));
@@ -146,9 +234,7 @@ pub async fn agree(
         let (wanted, expected) = match &stored {
             None => (own.clone(), Expect::Absent),
             Some(kv) => {
-                let theirs: Settings = serde_json::from_slice(&kv.value).with_context(|| {
-                    format!("the servers' settings ({key} in the store) are not those of this version")
-                })?;
+                let theirs = read(&key, &kv.value)?;
                 let wanted = theirs.with(&own, options);
                 if wanted == theirs {
                     return Ok(theirs);
@@ -161,7 +247,7 @@ pub async fn agree(
                         others.join(", ")
                     );
                 }
-                ranges_stay(&theirs.cluster, &wanted.cluster)?;
+                Ranges::of(&theirs.cluster).stay(&wanted.cluster)?;
                 tracing::warn!(differences, "changing the cluster's settings");
                 (wanted, Expect::ModRevision(kv.mod_revision))
             }
@@ -258,51 +344,110 @@ mod tests {
         assert_eq!(kept, changed);
     }
 
+    /// A server that has its store alone, told these ranges, at this address.
+    async fn start(store: &dyn Store, pods: &str, services: &str, node: &str) -> Result<Cluster, String> {
+        let told = |list: &str| Some(parts(list)).filter(|_| !list.is_empty());
+        let options = Options {
+            cluster_cidr: told(pods),
+            service_cidr: told(services),
+            node_ip: told(node),
+            node_name: Some("n".into()),
+            ..Options::default()
+        };
+        let config = alone(store, "/registry", &options).await.map_err(|e| format!("{e:#}"))?;
+        let own = Settings::of(&config);
+        remember(store, "/registry", &own).await.unwrap();
+        Ok(own.cluster)
+    }
+
+    const BOTH: (&str, &str) = ("10.244.0.0/16,fd00:244::/48", "10.96.0.0/16,fd00:96::/112");
+    const NODE: &str = "192.0.2.1,2001:db8::1";
+
     #[tokio::test]
     async fn ranges_grow_by_a_family_and_nothing_else() {
         let store = Memory::new();
-        let of = |pods: &str, services: &str| {
-            let mut own = settings("vxlan");
-            own.cluster.cluster_cidr = pods.into();
-            own.cluster.service_cidr = services.into();
-            own
-        };
-        let begun = of("10.244.0.0/16", "10.96.0.0/16");
-        remember(&*store, "/registry", &begun).await.unwrap();
-        let told = |own: Settings| {
-            let store = store.clone();
-            async move { remember(&*store, "/registry", &own).await.map_err(|e| e.to_string()) }
-        };
+        let begun = start(&*store, "", "", "192.0.2.1").await.unwrap();
         for (pods, services, named) in [
-            ("10.200.0.0/16", "10.96.0.0/16", "--cluster-cidr 10.200.0.0/16"),
-            ("10.244.0.0/16", "10.97.0.0/16", "--service-cidr 10.97.0.0/16"),
+            ("10.200.0.0/16", "", "--cluster-cidr 10.200.0.0/16"),
+            ("", "10.97.0.0/16", "--service-cidr 10.97.0.0/16"),
             (
                 "fd00:244::/48,10.244.0.0/16",
                 "fd00:96::/112,10.96.0.0/16",
                 "--cluster-cidr fd00",
             ),
         ] {
-            let refused = told(of(pods, services)).await.unwrap_err();
+            let refused = start(&*store, pods, services, NODE).await.unwrap_err();
             assert!(
                 refused.contains(named) && refused.contains("this cluster has 10."),
                 "{refused}"
             );
         }
-        let both = of("10.244.0.0/16,fd00:244::/48", "10.96.0.0/16,fd00:96::/112");
-        told(both.clone()).await.unwrap();
-        assert!(told(begun).await.is_err(), "a family doesn't go");
+        // As it was, in other words.
+        assert_eq!(start(&*store, "10.244.7.7/16", "", "192.0.2.1").await.unwrap(), begun);
+        let both = start(&*store, BOTH.0, BOTH.1, NODE).await.unwrap();
+        assert_eq!(both.cluster_cidr, BOTH.0);
+        let gone = start(&*store, &begun.cluster_cidr, &begun.service_cidr, NODE).await;
+        assert!(gone.is_err(), "a family doesn't go");
         // Of several servers, too, though the others have stopped.
         let options = Options {
             cluster_cidr: Some(vec!["10.200.0.0/16".into()]),
             ..Options::default()
         };
-        let other = of("10.200.0.0/16", "10.96.0.0/16");
+        let of = |cluster: &Cluster| Settings {
+            cluster: cluster.clone(),
+            api_port: "6443".into(),
+        };
+        let other = of(&Cluster {
+            cluster_cidr: "10.200.0.0/16".into(),
+            ..begun
+        });
         assert!(agree(&*store, "/registry", "10.0.0.1", &options, other).await.is_err());
-        assert_eq!(
-            agree(&*store, "/registry", "10.0.0.1", &Options::default(), both.clone())
-                .await
-                .unwrap(),
-            both
-        );
+        let agreed = agree(&*store, "/registry", "10.0.0.1", &Options::default(), of(&both)).await;
+        assert_eq!(agreed.unwrap(), of(&both));
+    }
+
+    #[tokio::test]
+    async fn who_is_told_no_ranges_goes_on_with_those_of_the_cluster() {
+        // A machine that got IPv4 later.
+        let store = Memory::new();
+        let begun = start(&*store, "", "", "2001:db8::1").await.unwrap();
+        assert_eq!(begun.cluster_cidr, "fd00:244::/48");
+        assert_eq!(start(&*store, "", "", NODE).await.unwrap(), begun);
+        assert_eq!(begun.cluster_dns, "fd00:96::a");
+
+        // A store of an earlier version, or another server's.
+        let map = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": cluster::NAME, "namespace": cluster::NAMESPACE},
+            "data": {"cluster-cidr": "10.8.1.0/16", "service-cidr": "10.9.0.0/16"}});
+        let range = serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.9.0.0/16"]}});
+        let message = |object: &Value, api_version: &str, kind: &str| {
+            let object = keelson_api::Value::from_serialize(object).unwrap();
+            let object = keelson_api::Object(object.as_object().unwrap().clone());
+            proto::encode(&object, &builtin_kind_at(api_version, kind).unwrap()).unwrap()
+        };
+        let (map_at, range_at) = ("configmaps/kube-system/keelson-cluster", "servicecidrs/kubernetes");
+        for (place, value, pods) in [
+            (map_at, map.to_string().into_bytes(), "10.8.0.0/16"),
+            (map_at, message(&map, "v1", "ConfigMap"), "10.8.0.0/16"),
+            (
+                range_at,
+                message(&range, "networking.k8s.io/v1", "ServiceCIDR"),
+                "10.244.0.0/16",
+            ),
+        ] {
+            let store = Memory::new();
+            let key = format!("/registry/{place}");
+            store.put(key.into(), value.into(), Expect::Any, None).await.unwrap();
+            let refused = start(&*store, "", "10.96.0.0/16", "192.0.2.1").await.unwrap_err();
+            assert!(refused.contains("this cluster has 10.9.0.0/16"), "{refused}");
+            let found = start(&*store, "", "", "192.0.2.1").await.unwrap();
+            assert_eq!((found.cluster_cidr.as_str(), found.service_cidr.as_str()), (pods, "10.9.0.0/16"));
+        }
+        // One that is sealed says nothing.
+        let store = Memory::new();
+        let sealed = store.put(format!("/registry/{map_at}").into(), "k8s:enc:x".into(), Expect::Any, None);
+        sealed.await.unwrap();
+        assert!(start(&*store, "", "", "192.0.2.1").await.is_ok());
     }
 }

@@ -2,11 +2,12 @@
 
 use anyhow::{Context, anyhow};
 use futures::TryStreamExt;
-use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use ipnet::{IpNet, Ipv4Net};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -90,6 +91,59 @@ pub async fn names_with_prefix(handle: &Handle, prefix: &str) -> anyhow::Result<
         }));
     }
     Ok(names)
+}
+
+/// Bridges and ends of cables that have an address.
+pub async fn plugged(handle: &Handle) -> anyhow::Result<Vec<String>> {
+    let mut addressed = BTreeSet::new();
+    let mut addresses = handle.address().get().execute();
+    while let Some(address) = addresses.try_next().await? {
+        // Every link has one of its own link.
+        if address.header.scope != AddressScope::Link {
+            addressed.insert(address.header.index);
+        }
+    }
+    let mut names = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await? {
+        let is = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Bridge | InfoKind::Veth));
+        let plugged = |a: &LinkAttribute| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(is));
+        if addressed.contains(&link.header.index) && link.attributes.iter().any(plugged) {
+            names.extend(link.attributes.into_iter().filter_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            }));
+        }
+    }
+    Ok(names)
+}
+
+/// What somebody wrote on a link. `None`: there is no such link.
+pub async fn alias(handle: &Handle, name: &str) -> anyhow::Result<Option<String>> {
+    let Some(index) = index_of(handle, name).await? else {
+        return Ok(None);
+    };
+    let found = handle.link().get().match_index(index).execute().try_next().await?;
+    let alias = found.into_iter().flat_map(|link| link.attributes).find_map(|a| match a {
+        LinkAttribute::IfAlias(alias) => Some(alias),
+        _ => None,
+    });
+    Ok(Some(alias.unwrap_or_default()))
+}
+
+/// Where this machine's routes of IPv4 lead, but for the default one.
+pub async fn routes(handle: &Handle) -> anyhow::Result<Vec<Ipv4Net>> {
+    let mut found = Vec::new();
+    let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let mut routes = handle.route().get(query).execute();
+    while let Some(route) = routes.try_next().await? {
+        let prefix = route.header.destination_prefix_length;
+        found.extend(route.attributes.into_iter().filter_map(|a| match a {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) if prefix > 0 => Ipv4Net::new(ip, prefix).ok(),
+            _ => None,
+        }));
+    }
+    Ok(found)
 }
 
 pub async fn delete(handle: &Handle, name: &str) -> anyhow::Result<()> {
