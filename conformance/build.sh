@@ -30,7 +30,10 @@ other() { # output module version package
     go get $4@$3 2>/dev/null; go build -mod=mod -trimpath -ldflags '-s -w' -o $BIN/$1 $4 )
 }
 export CGO_ENABLED=0
-etcd() { other etcd go.etcd.io/etcd/server/v3 v3.7.3 go.etcd.io/etcd/server/v3; other etcdctl go.etcd.io/etcd/etcdctl/v3 v3.7.3 go.etcd.io/etcd/etcdctl/v3; }
+etcd() {
+  other etcd go.etcd.io/etcd/server/v3 v3.7.3 go.etcd.io/etcd/server/v3
+  for c in etcdctl etcdutl; do other $c go.etcd.io/etcd/$c/v3 v3.7.3 go.etcd.io/etcd/$c/v3; done
+}
 [ $WHAT = etcd ] && { etcd; exit; }
 [ $WHAT = differential ] && etcd
 [[ $WHAT = @(apiserver|differential) ]] && { module $LAB/build/kubernetes; build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver; exit; }

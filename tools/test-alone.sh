@@ -11,7 +11,8 @@ nsenter --net=/run/netns/"$CLUSTER" "$KEELSON" scheduler --kubeconfig "$KUBECONF
 trap 'kill $P 2>/dev/null || true; k delete pod alone --ignore-not-found --force >/dev/null 2>&1 || true' EXIT
 k run alone --image=none --restart=Never --overrides='{"spec":{"schedulerName":"alone","terminationGracePeriodSeconds":0}}' >/dev/null
 k wait --for=condition=PodScheduled pod/alone --timeout=20s >/dev/null || fail "the pod that names it is not bound"
-[ "$(inns curl -sk -m 5 https://127.0.0.1:10259/healthz)" = ok ] || fail "health"
+for _ in $(seq 50); do health=$(inns curl -sk -m 5 https://127.0.0.1:10259/healthz || true); [ "$health" != ok ] || break; sleep 0.1; done
+[ "$health" = ok ] || fail "health: $health"
 [ "$(inns curl -sk -m 5 -o /dev/null -w '%{http_code}' https://127.0.0.1:10259/metrics)" = 403 ] || fail "metrics for anybody"
 [ -n "$(k -n kube-system get lease kube-scheduler -o jsonpath='{.spec.holderIdentity}')" ] || fail "no Lease"
 kill $P; for _ in $(seq 100); do kill -0 $P 2>/dev/null || break; sleep 0.1; done; kill -0 $P 2>/dev/null && fail "it doesn't end"

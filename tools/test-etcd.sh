@@ -9,4 +9,4 @@ for program in etcd etcdctl; do
   [ -n "${!variable:-}" ] || command -v $program >/dev/null || conformance/build.sh etcd
   export "$variable=${!variable:-$(command -v $program)}"
 done
-${CARGO:-cargo} test --locked -p keelson-store --test etcd
+${CARGO:-cargo} test --locked --workspace --profile "${PROFILE:-dev}" --test etcd

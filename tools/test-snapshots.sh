@@ -1,6 +1,6 @@
 #!/bin/bash
 # test-snapshots.sh: snapshots of the store on the cluster of conformance/cluster.sh: taken while it runs and without a server, listed, checked,
-# read by etcdutl where there is one, refused when damaged; the cluster goes back to one while its pods go on. Needs root.
+# read by etcdutl (conformance/build.sh etcd), refused when damaged; the cluster goes back to one while its pods go on. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
 KEELSON=${KEELSON:-$PWD/target/release/keelson}
@@ -16,11 +16,11 @@ FILE=$(store save --kubeconfig "$KUBECONFIG_FILE" | sed -n 's/^\(.*\.db\): .*/\1
 store ls | grep -F "$FILE" >/dev/null && ok "it is listed" || fail "it is listed"
 store check "$FILE" | grep -E '[0-9]+ keys at revision' >/dev/null && ok "it is whole" || fail "it is whole"
 [ "$(grep -c 'k8s:enc:' "$FILE")" -gt 0 ] && ok "what was sealed is sealed" || fail "what was sealed is sealed"
-if command -v etcdutl >/dev/null; then
-  etcdutl snapshot status "$FILE" -w json | grep '"revision":' >/dev/null && ok "etcdutl reads it" || fail "etcdutl reads it"
-  rm -rf "$STATE/etcdutl"; etcdutl snapshot restore "$FILE" --data-dir "$STATE/etcdutl" >/dev/null 2>&1 && ok "etcdutl makes a member of it" || fail "etcdutl makes a member of it"
-  rm -rf "$STATE/etcdutl"
-fi
+etcdutl() { "$BIN/etcdutl" "$@"; }
+[ -x "$BIN/etcdutl" ] || fail "there is no $BIN/etcdutl: conformance/build.sh etcd"
+etcdutl snapshot status "$FILE" -w json | grep '"revision":' >/dev/null && ok "etcdutl reads it" || fail "etcdutl reads it"
+rm -rf "$STATE/etcdutl"; etcdutl snapshot restore "$FILE" --data-dir "$STATE/etcdutl" >/dev/null 2>&1 && ok "etcdutl makes a member of it" || fail "etcdutl makes a member of it"
+rm -rf "$STATE/etcdutl"
 k -n snapped create configmap after --from-literal=is=later >/dev/null
 k -n snapped delete configmap before >/dev/null
 then=$(k -n snapped get configmap after -o jsonpath='{.metadata.resourceVersion}')

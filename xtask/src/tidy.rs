@@ -234,6 +234,7 @@ fn source(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()> {
         ));
     }
     let here = shown == "xtask/src/tidy.rs";
+    let mut inside = false;
     for (n, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
         let mut tell = |what: &str| problems.push(format!("{shown}:{}: {what}", n + 1));
@@ -248,6 +249,15 @@ fn source(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()> {
         }
         if code.contains("#[ignore") {
             tell("a test that doesn't run");
+        }
+        // What stands in a comment between two of these is a test, unless a language is named.
+        let fence = line.trim_start().strip_prefix("//").and_then(|c| c.get(1..));
+        if let Some(language) = fence.and_then(|c| c.trim_start().strip_prefix("```")) {
+            inside = !inside;
+            let runs = language.is_empty() || ["rust", "no_run", "should_panic"].contains(&language);
+            if inside && runs && !shown.starts_with("testkit/") {
+                tell("an example that the gate doesn't run: it runs testkit's");
+            }
         }
     }
     Ok(())
