@@ -87,7 +87,9 @@ impl File {
     /// Whether all it says was there before, and stays.
     fn completes(&self, there: &str) -> bool {
         let whole = there.is_empty() || there.ends_with('\n');
-        let Content::Text(text) = &self.content else { return false };
+        let Content::Text(text) = &self.content else {
+            return false;
+        };
         let added = text.strip_prefix(there);
         added.is_some_and(|added| whole || added.starts_with('\n'))
     }

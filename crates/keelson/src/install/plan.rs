@@ -258,7 +258,9 @@ impl Plan {
         }
         match service.runs() {
             false => Some("start"),
-            true if self.before.pending || self.changes(&IN_FORCE) || service.is_another(&self.place) => Some("restart"),
+            true if self.before.pending || self.changes(&IN_FORCE) || service.is_another(&self.place) => {
+                Some("restart")
+            }
             true => None,
         }
     }

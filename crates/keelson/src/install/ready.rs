@@ -72,7 +72,8 @@ impl<'a> Service<'a> {
         ];
         let said = self.host.ask(&words)?;
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let empty = ["ActiveState", "InvocationID", "MainPID", "NRestarts"].map(|name| (name.to_owned(), String::new()));
+        let empty =
+            ["ActiveState", "InvocationID", "MainPID", "NRestarts"].map(|name| (name.to_owned(), String::new()));
         let pairs = said.lines().filter_map(|line| line.split_once('='));
         Ok(empty
             .into_iter()

@@ -135,7 +135,13 @@ fn a_server_is_installed_once_upgraded_and_removed_without_a_trace() {
     let lines = ["api-port: 7443", "disable: [\"dns\",\"proxy\"]"];
     assert!(lines.iter().all(|l| config.lines().any(|c| c == *l)), "{config}");
     // What a pod's user has is below it.
-    assert_eq!((tree.mode("var/lib/keelson") & 0o001, tree.mode("var/lib/keelson/installed.json")), (1, 0o600));
+    assert_eq!(
+        (
+            tree.mode("var/lib/keelson") & 0o001,
+            tree.mode("var/lib/keelson/installed.json")
+        ),
+        (1, 0o600)
+    );
     // Nobody but root reads the token, and nobody's list of processes has it.
     assert_eq!(tree.read("etc/keelson/secrets.env"), "KEELSON_TOKEN=\"a\\\"b\\$c\"\n");
     assert_eq!((tree.mode("etc/keelson/secrets.env"), tree.mode(UNIT)), (0o600, 0o644));
@@ -415,11 +421,21 @@ fn paths_are_those_of_where_install_runs() {
         config_file::read(&tree.read(CONFIG)).unwrap(),
         std::env::current_dir().unwrap().join("here"),
     );
-    assert_eq!((read["data-dir"].as_str(), read["audit-log-path"].as_str()), (here.to_str(), Some("none")));
+    assert_eq!(
+        (read["data-dir"].as_str(), read["audit-log-path"].as_str()),
+        (here.to_str(), Some("none"))
+    );
     // `uninstall` finds it by the service.
     let installed = Installed::find(&Host::fake(tree.dir.path())).unwrap().unwrap();
-    assert_eq!((installed.data_dir, installed.cgroup_root.as_deref()), (here, Some("/k")));
-    assert!(Installed::find(&Host::fake(Tree::systemd().dir.path())).unwrap().is_none());
+    assert_eq!(
+        (installed.data_dir, installed.cgroup_root.as_deref()),
+        (here, Some("/k"))
+    );
+    assert!(
+        Installed::find(&Host::fake(Tree::systemd().dir.path()))
+            .unwrap()
+            .is_none()
+    );
 }
 
 /// An image's tree: files and links only.

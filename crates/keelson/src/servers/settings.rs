@@ -123,7 +123,9 @@ impl Ranges {
         }
         let place = "servicecidrs/kubernetes".to_owned();
         let range = read(place, "networking.k8s.io/v1", "ServiceCIDR").await?;
-        let cidrs = range.as_ref().and_then(|range| range.pointer("/spec/cidrs")?.as_array());
+        let cidrs = range
+            .as_ref()
+            .and_then(|range| range.pointer("/spec/cidrs")?.as_array());
         let cidrs = cidrs.map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
         Ok(Ranges {
             pods: None,
@@ -162,7 +164,10 @@ fn object(bytes: &[u8], api_version: &str, kind: &str) -> Option<Value> {
     if !bytes.starts_with(proto::MAGIC) {
         return serde_json::from_slice(bytes).ok();
     }
-    let object = proto::open(bytes).ok()?.decode(&builtin_kind_at(api_version, kind)?).ok()?;
+    let object = proto::open(bytes)
+        .ok()?
+        .decode(&builtin_kind_at(api_version, kind)?)
+        .ok()?;
     keelson_api::Value::Object(object.0).to_deserialize().ok()
 }
 
@@ -181,7 +186,10 @@ fn read(key: &str, bytes: &[u8]) -> anyhow::Result<Settings> {
 
 async fn stored(store: &dyn Store, root: &str) -> anyhow::Result<Option<Settings>> {
     let key = key(root);
-    let found = store.get(key.as_bytes(), None).await.context("this server's settings")?;
+    let found = store
+        .get(key.as_bytes(), None)
+        .await
+        .context("this server's settings")?;
     found.kv.map(|kv| read(&key, &kv.value)).transpose()
 }
 
@@ -354,7 +362,9 @@ mod tests {
             node_name: Some("n".into()),
             ..Options::default()
         };
-        let config = alone(store, "/registry", &options).await.map_err(|e| format!("{e:#}"))?;
+        let config = alone(store, "/registry", &options)
+            .await
+            .map_err(|e| format!("{e:#}"))?;
         let own = Settings::of(&config);
         remember(store, "/registry", &own).await.unwrap();
         Ok(own.cluster)
@@ -442,11 +452,19 @@ mod tests {
             let refused = start(&*store, "", "10.96.0.0/16", "192.0.2.1").await.unwrap_err();
             assert!(refused.contains("this cluster has 10.9.0.0/16"), "{refused}");
             let found = start(&*store, "", "", "192.0.2.1").await.unwrap();
-            assert_eq!((found.cluster_cidr.as_str(), found.service_cidr.as_str()), (pods, "10.9.0.0/16"));
+            assert_eq!(
+                (found.cluster_cidr.as_str(), found.service_cidr.as_str()),
+                (pods, "10.9.0.0/16")
+            );
         }
         // One that is sealed says nothing.
         let store = Memory::new();
-        let sealed = store.put(format!("/registry/{map_at}").into(), "k8s:enc:x".into(), Expect::Any, None);
+        let sealed = store.put(
+            format!("/registry/{map_at}").into(),
+            "k8s:enc:x".into(),
+            Expect::Any,
+            None,
+        );
         sealed.await.unwrap();
         assert!(start(&*store, "", "", "192.0.2.1").await.is_ok());
     }
