@@ -191,18 +191,21 @@ fn take_restored(store: &Path) -> anyhow::Result<()> {
     }
     let restored = restored(store);
     if restored.exists() {
+        tracing::info!(store = %store.display(), "the store is now the one that was restored");
         std::fs::rename(&restored, store).with_context(|| format!("moving {} to its place", restored.display()))?;
         let parent = store.parent().map(std::fs::File::open).transpose()?;
         parent.map_or(Ok(()), |parent| parent.sync_all())?;
         return Ok(());
     }
-    let mut beside = store
-        .parent()
-        .into_iter()
-        .filter_map(|parent| std::fs::read_dir(parent).ok())
-        .flatten();
+    let Some(parent) = store.parent().filter(|parent| parent.exists()) else {
+        return Ok(());
+    };
+    let beside = std::fs::read_dir(parent).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let mut beside = beside
+        .with_context(|| format!("what is in {}", parent.display()))?
+        .into_iter();
     let was = beside.find_map(|entry| {
-        let path = entry.ok()?.path();
+        let path = entry.path();
         let name = path.file_name()?.to_str()?;
         name.strip_prefix(store.file_name()?.to_str()?)?
             .starts_with(".before-")

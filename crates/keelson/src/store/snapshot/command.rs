@@ -53,14 +53,29 @@ enum Snapshot {
         store_snapshot_dir: Option<PathBuf>,
     },
     /// Say what a file has, and whether it is whole
-    Check { file: PathBuf },
+    Check {
+        file: PathBuf,
+        /// Take a file whose sum is missing or wrong, as a copy of a member's own file
+        #[arg(long)]
+        skip_hash_check: bool,
+    },
     /// Make the data directory's store of a snapshot, ours or etcd's. The server must not run; the store that was is kept beside
     Restore {
         file: PathBuf,
         /// Go on with the snapshot's revision: only for a store that nothing was written to since, as when it moves
         #[arg(long)]
         keep_revision: bool,
+        /// Take a file whose sum is missing or wrong, as a copy of a member's own file
+        #[arg(long)]
+        skip_hash_check: bool,
     },
+}
+
+fn sum(skip_hash_check: bool) -> snapshot::Sum {
+    match skip_hash_check {
+        true => snapshot::Sum::Ignored,
+        false => snapshot::Sum::Wanted,
+    }
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
@@ -106,11 +121,15 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 );
             }
         }
-        Snapshot::Check { file } => {
-            let snapshot::Summary { revision, keys, bytes } = snapshot::check(&file)?;
+        Snapshot::Check { file, skip_hash_check } => {
+            let snapshot::Summary { revision, keys, bytes } = snapshot::check(&file, sum(skip_hash_check))?;
             println!("{}: {keys} keys at revision {revision}, {bytes} bytes", file.display());
         }
-        Snapshot::Restore { file, keep_revision } => restore(&data_dir, &file, keep_revision)?,
+        Snapshot::Restore {
+            file,
+            keep_revision,
+            skip_hash_check,
+        } => restore(&data_dir, &file, keep_revision, sum(skip_hash_check))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -138,7 +157,7 @@ async fn by_ourselves(data_dir: &Path, directory: PathBuf) -> anyhow::Result<Tak
     taken
 }
 
-fn restore(data_dir: &Path, file: &Path, keep_revision: bool) -> anyhow::Result<()> {
+fn restore(data_dir: &Path, file: &Path, keep_revision: bool, sum: snapshot::Sum) -> anyhow::Result<()> {
     let _lock = Lock::take(data_dir)?;
     if Remembered::read(data_dir)?.is_some() {
         bail!(
@@ -147,14 +166,12 @@ fn restore(data_dir: &Path, file: &Path, keep_revision: bool) -> anyhow::Result<
         );
     }
     let store = data_dir.join("store");
-    // Nothing is touched for a file that is no good.
-    snapshot::check(file)?;
     // Whatever ends this in between, there is a whole store, or one that the next start takes.
     let restored = super::super::restored(&store);
     if restored.exists() {
         std::fs::remove_dir_all(&restored).with_context(|| format!("removing {}", restored.display()))?;
     }
-    let summary = embedded::restore(file, &restored, if keep_revision { 0 } else { AHEAD })?;
+    let summary = embedded::restore(file, &restored, if keep_revision { 0 } else { AHEAD }, sum)?;
     let before = store.exists().then(|| aside(&store)).transpose()?;
     super::super::take_restored(&store)?;
     println!(

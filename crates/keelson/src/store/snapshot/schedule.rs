@@ -80,9 +80,12 @@ impl Settings {
 }
 
 impl Plan {
-    /// A time that has passed while nobody took one is made up for.
+    /// A time that has passed while nobody took one is made up for; where there is none at all, it may have passed.
     fn due(&self, newest: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-        self.schedule.next(newest.unwrap_or(now).min(now))
+        match newest {
+            Some(newest) => self.schedule.next(newest.min(now)),
+            None => Some(now),
+        }
     }
 }
 
@@ -98,7 +101,6 @@ pub async fn run(snapshots: Arc<Snapshots>, plan: Plan, stop: CancellationToken)
             .into_iter()
             .rev()
             .find(|found| found.why == Why::Scheduled);
-        // Of a schedule that never comes nothing is due.
         let Some(due) = plan.due(newest.map(|found| found.at), Timestamp::now()) else {
             return Ok(());
         };
@@ -142,7 +144,7 @@ mod tests {
         let plan = plan(None, None, true).unwrap().unwrap();
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let now = at("2026-03-01T13:00:00Z");
-        assert_eq!(plan.due(None, now), Some(at("2026-03-02T00:00:00Z")));
+        assert_eq!(plan.due(None, now), Some(now));
         assert_eq!(
             plan.due(Some(at("2026-03-01T12:00:03Z")), now),
             Some(at("2026-03-02T00:00:00Z"))

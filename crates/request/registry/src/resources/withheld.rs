@@ -100,23 +100,29 @@ pub fn of(group: &str, kind: &str) -> Withheld {
 /// Takes out what a feature that is off has brought, where the object had nothing of that feature.
 pub fn drop(withheld: Withheld, new: &mut Object, old: Option<&Object>) {
     for (place, features) in withheld {
-        let used = |object: &Object, feature: Feature| {
-            let mut place = place.split('.');
-            let first = place.next().and_then(|key| object.get(key));
-            let there = place.try_fold(first, |at, key| Some(at?.get(key))).flatten();
-            there
-                .and_then(Value::as_object)
-                .is_some_and(|at| feature.iter().any(|path| has(path, at)))
-        };
-        for feature in *features {
-            if used(new, feature) && !old.is_some_and(|old| used(old, feature)) {
-                let place: Vec<&str> = place.split('.').collect();
-                if let Some(at) = new.at_mut(&place).and_then(Value::as_object_mut) {
-                    feature.iter().for_each(|path| take(path, at));
-                }
-            }
+        let Some(now) = at(new, place) else { continue };
+        let before = old.and_then(|old| at(old, place));
+        // As it was: the usual case of a change of status.
+        if before.is_some_and(|before| before.is_shared_with(now)) {
+            continue;
+        }
+        let uses = |feature: Feature, at: &Map| feature.iter().any(|path| has(path, at));
+        let brought = |feature: &Feature| uses(feature, now) && !before.is_some_and(|before| uses(feature, before));
+        let brought: Vec<Feature> = features.iter().copied().filter(brought).collect();
+        if brought.is_empty() {
+            continue;
+        }
+        let place: Vec<&str> = place.split('.').collect();
+        if let Some(at) = new.at_mut(&place).and_then(Value::as_object_mut) {
+            brought.into_iter().flatten().for_each(|path| take(path, at));
         }
     }
+}
+
+fn at<'a>(object: &'a Object, place: &str) -> Option<&'a Map> {
+    let mut place = place.split('.');
+    let first = object.get(place.next()?)?;
+    place.try_fold(first, |at, key| at.get(key))?.as_object()
 }
 
 /// A path's first step: the names that it may have, what they hold, and the rest.

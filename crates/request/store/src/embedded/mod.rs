@@ -340,7 +340,7 @@ impl Store for Embedded {
 
     async fn health(&self) -> Result<()> {
         let wanted = 1 + self.shared.options.reserve_bytes;
-        if let Some(error) = self.shared.refusal(wanted) {
+        if let Some(error) = self.shared.refusal(&self.shared.path, wanted) {
             return Err(error);
         }
         if let Some(known) = self.shared.health.known() {

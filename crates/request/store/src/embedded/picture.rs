@@ -1,7 +1,7 @@
 //! The store's content to a file while it goes on, and from a file to a directory that has no store yet.
 
 use super::{Embedded, Options, Shared, blocking, fault, layout, mark::Mark, tables::Tables};
-use crate::snapshot::{Content, Entry, Saver, Summary};
+use crate::snapshot::{Content, Entry, Saver, Sum, Summary};
 use crate::{Error, Result, Revision};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ impl Embedded {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] if less than the store's reserve would be left on the disk.
+    /// [`Error::NoSpace`] if less than the store's reserve would be left on the file's disk.
     pub async fn save(&self, to: &Path) -> Result<Summary> {
         let (shared, to) = (self.shared.clone(), to.to_path_buf());
         blocking(move || shared.save(&to)).await
@@ -32,7 +32,11 @@ impl Shared {
             let snapshot = tables.snapshot();
             let used = tables.db.disk_space().map_err(|e| tables.fail(e))?;
             // The file has no past, and is hardly larger than the store.
-            if let Some(full) = self.refusal(self.options.reserve_bytes.saturating_add(used)) {
+            let disk = to
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            if let Some(full) = self.refusal(disk, self.options.reserve_bytes.saturating_add(used)) {
                 return Err(full);
             }
             let ends = tables.deadlines(&snapshot)?;
@@ -108,8 +112,8 @@ impl Tables {
 /// # Errors
 ///
 /// [`Error::Corrupt`] if the file is damaged, [`Error::Denied`] if there is something in the directory. What was begun is removed.
-pub fn restore(from: &Path, to: &Path, ahead: Revision) -> Result<Summary> {
-    let content = Content::open(from)?;
+pub fn restore(from: &Path, to: &Path, ahead: Revision, sum: Sum) -> Result<Summary> {
+    let content = Content::open(from, sum)?;
     let has_something = std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some());
     if has_something {
         return Err(Error::Denied {

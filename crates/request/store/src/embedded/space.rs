@@ -40,14 +40,14 @@ impl Shared {
     pub(super) fn room(&self, bytes: u64) -> Room {
         let reserve = self.options.reserve_bytes;
         Room {
-            puts: self.refusal(reserve.saturating_add(bytes)),
-            deletions: self.refusal(reserve / 4),
+            puts: self.refusal(&self.path, reserve.saturating_add(bytes)),
+            deletions: self.refusal(&self.path, reserve / 4),
         }
     }
 
-    /// Unless so much is free.
-    pub(super) fn refusal(&self, needed: u64) -> Option<Error> {
-        let free = match (self.options.free_space.0)(&self.path) {
+    /// Unless so much is free where a path is.
+    pub(super) fn refusal(&self, path: &Path, needed: u64) -> Option<Error> {
+        let free = match (self.options.free_space.0)(path) {
             Ok(free) => free,
             Err(error) => {
                 tracing::warn!(%error, "the free space can't be told");
@@ -55,7 +55,7 @@ impl Shared {
             }
         };
         (free < needed).then(|| Error::NoSpace {
-            path: self.path.clone(),
+            path: path.into(),
             what: format!(
                 "{} MiB are free on its file system, {} MiB have to stay free. Free some space there",
                 free >> 20,

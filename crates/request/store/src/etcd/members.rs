@@ -190,7 +190,10 @@ impl Members {
     }
 
     fn trouble(&self) -> String {
-        let of = |member: &Arc<Member>| format!("{}: {}", member.name, member.state.lock().trouble);
+        let of = |member: &Arc<Member>| match member.state.lock().trouble.as_str() {
+            "" => format!("{}: it hasn't answered yet", member.name),
+            trouble => format!("{}: {trouble}", member.name),
+        };
         let each: Vec<String> = self.members.read().iter().map(of).collect();
         format!("no etcd server is connected ({})", each.join("; "))
     }

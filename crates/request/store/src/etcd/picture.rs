@@ -63,7 +63,7 @@ impl Etcd {
 async fn finish(part: &Path, to: &Path) -> Result<Summary> {
     let (part, to) = (part.to_path_buf(), to.to_path_buf());
     let checked = move || {
-        let summary = snapshot::check(&part)?;
+        let summary = snapshot::check(&part, snapshot::Sum::Wanted)?;
         std::fs::rename(&part, &to).map_err(|e| snapshot::io(&to, &e))?;
         Ok(summary)
     };

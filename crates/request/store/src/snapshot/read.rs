@@ -1,6 +1,6 @@
 //! Reads a snapshot, ours or etcd's. Of a key with a past the newest version counts.
 
-use super::{Entry, FINISHED, KEYS, LEASES, Lease, META, SCHEDULED, SUM, Summary, damaged, io, save};
+use super::{Entry, FINISHED, KEYS, LEASES, Lease, META, SCHEDULED, SUM, Sum, Summary, damaged, io, save};
 use crate::bolt::Reader;
 use crate::etcd::mvccpb;
 use crate::{KeyValue, Result, Revision};
@@ -50,9 +50,9 @@ fn decode<T: Message + Default>(value: &[u8]) -> std::io::Result<T> {
 
 impl Content {
     /// Checks the sum, and finds what is there. Each key is held in memory.
-    pub(crate) fn open(path: &Path) -> Result<Content> {
+    pub(crate) fn open(path: &Path, sum: Sum) -> Result<Content> {
         let fail = |e: Error| io(path, &e);
-        let bytes = check_sum(path)?;
+        let bytes = check_sum(path, sum)?;
         let file = Reader::open(path).map_err(fail)?;
         let mut content = Content {
             path: path.into(),
@@ -156,15 +156,24 @@ impl Content {
 }
 
 /// Of a file that has a sum. One that was copied from a member's directory has none.
-fn check_sum(path: &Path) -> Result<u64> {
+fn check_sum(path: &Path, wanted: Sum) -> Result<u64> {
     let fail = |e: Error| io(path, &e);
+    // What isn't a file could be waited for for ever.
+    if !path.metadata().map_err(fail)?.is_file() {
+        return Err(damaged(path, "it is no file"));
+    }
     let mut file = File::open(path).map_err(fail)?;
     let len = file.metadata().map_err(fail)?.len();
-    if len % SECTOR != SUM as u64 {
-        return match len % SECTOR {
-            0 => Ok(len),
-            _ => Err(damaged(path, "it is no snapshot, or was cut short")),
-        };
+    match (len % SECTOR, wanted) {
+        (rest, Sum::Wanted) if rest == SUM as u64 => {}
+        (rest, Sum::Ignored) if rest == 0 || rest == SUM as u64 => return Ok(len),
+        (0, Sum::Wanted) => {
+            return Err(damaged(
+                path,
+                "it has no sum (SHA-256), as a member's own file has none: --skip-hash-check takes it as it is",
+            ));
+        }
+        _ => return Err(damaged(path, "it is no snapshot, or was cut short")),
     }
     let sum = save::sum(&mut file, len - SUM as u64).map_err(fail)?;
     let mut noted = [0; SUM];

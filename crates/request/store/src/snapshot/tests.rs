@@ -1,6 +1,7 @@
 use super::*;
 use crate::{Embedded, Error, Expect, KeyRange, ListRequest, Store, embedded};
 use bytes::Bytes;
+use std::path::Path;
 use std::time::Duration;
 
 async fn open(path: &Path) -> std::sync::Arc<Embedded> {
@@ -47,12 +48,12 @@ async fn a_store_is_the_same_after_it_was_saved_and_restored() {
     let (is, revision) = (all(&before).await, before.current_revision().await.unwrap());
     let saved = before.save(&at("file")).await.unwrap();
     assert_eq!((saved.revision, saved.keys), (revision, is.len() as u64));
-    assert_eq!(check(&at("file")).unwrap(), saved);
+    assert_eq!(check(&at("file"), Sum::Wanted).unwrap(), saved);
     // What happens later isn't in it.
     before.delete(key(1), Expect::Any).await.unwrap();
 
     for (name, ahead) in [("as it was", 0), ("ahead", 1_000_000_000)] {
-        embedded::restore(&at("file"), &at(name), ahead).unwrap();
+        embedded::restore(&at("file"), &at(name), ahead, Sum::Wanted).unwrap();
         let after = open(&at(name)).await;
         assert_eq!(all(&after).await, is, "{name}");
         assert_eq!(after.current_revision().await.unwrap(), revision + ahead);
@@ -92,7 +93,7 @@ async fn what_ends_by_itself_still_does() {
         .await
         .unwrap();
     before.save(&at("file")).await.unwrap();
-    embedded::restore(&at("file"), &at("after"), 0).unwrap();
+    embedded::restore(&at("file"), &at("after"), 0, Sum::Wanted).unwrap();
     let after = open(&at("after")).await;
     let left = async || all(&after).await.into_iter().map(|kv| kv.key).collect::<Vec<_>>();
     for _ in 0..100 {
@@ -110,7 +111,7 @@ async fn a_store_that_is_there_is_not_written_over() {
     let at = |name: &str| directory.path().join(name);
     let before = store(&at("before")).await;
     before.save(&at("file")).await.unwrap();
-    let refused = embedded::restore(&at("file"), &at("before"), 0);
+    let refused = embedded::restore(&at("file"), &at("before"), 0, Sum::Wanted);
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
     assert!(!all(&before).await.is_empty());
 }
@@ -133,7 +134,7 @@ async fn a_damaged_file_makes_no_store() {
         b"something else",
     ] {
         std::fs::write(at("damaged"), bytes).unwrap();
-        let refused = embedded::restore(&at("damaged"), &at("after"), 0);
+        let refused = embedded::restore(&at("damaged"), &at("after"), 0, Sum::Wanted);
         assert!(
             matches!(refused, Err(Error::Corrupt { .. })),
             "{} bytes: {refused:?}",
@@ -148,12 +149,21 @@ async fn a_damaged_file_makes_no_store() {
             "{left:?}"
         );
     }
+    // A file without its sum is taken when that is said.
+    std::fs::write(at("damaged"), &whole[..whole.len() - SUM]).unwrap();
+    let refused = check(&at("damaged"), Sum::Wanted).unwrap_err().to_string();
+    assert!(refused.contains("--skip-hash-check"), "{refused}");
+    let keys = |file: &str, sum| check(&at(file), sum).unwrap().keys;
+    assert_eq!(keys("damaged", Sum::Ignored), keys("file", Sum::Wanted));
+    assert!(check(directory.path(), Sum::Ignored).is_err(), "a directory");
 }
 
 #[tokio::test]
 async fn a_disk_with_too_little_room_keeps_what_it_has() {
     let directory = tempfile::tempdir().unwrap();
-    let free_space = embedded::FreeSpace(std::sync::Arc::new(|_| Ok(65 << 20)));
+    // The store's own disk has room.
+    let free = |at: &Path| Ok(if at.ends_with("store") { 1 << 40 } else { 65 << 20 });
+    let free_space = embedded::FreeSpace(std::sync::Arc::new(free));
     let options = embedded::Options {
         free_space,
         ..embedded::Options::default()

@@ -50,9 +50,17 @@ fn volume_status(_: &Cx, new: &mut Object, old: &Object) {
 fn data_sources(new: &mut Object, old: Option<&Object>) {
     let used_before =
         old.is_some_and(|o| o.at(&["spec", "dataSource"]).is_some() || o.at(&["spec", "dataSourceRef"]).is_some());
+    let referred_before = old.is_some_and(|o| o.at(&["spec", "dataSourceRef"]).is_some());
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
         return;
     };
+    // Sources in other namespaces are a feature that is off (CrossNamespaceVolumeDataSource).
+    let elsewhere = spec
+        .obj("dataSourceRef")
+        .is_some_and(|r| !r.str("namespace").unwrap_or_default().is_empty());
+    if elsewhere && !referred_before {
+        spec.remove("dataSourceRef");
+    }
     if !used_before && !spec.contains_key("dataSourceRef") {
         let allowed = spec.obj("dataSource").is_some_and(|s| {
             let group = s.str("apiGroup").unwrap_or_default();
@@ -84,5 +92,31 @@ fn data_sources(new: &mut Object, old: Option<&Object>) {
             spec.insert("dataSource", source);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_api::value;
+
+    fn kept(new: Value, old: Option<Value>) -> Value {
+        let claim = |spec: Value| Object(value!({"spec": spec}).as_object().cloned().unwrap_or_default());
+        let mut new = claim(new);
+        data_sources(&mut new, old.map(claim).as_ref());
+        new.get("spec").cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_source_in_another_namespace_is_not_kept() {
+        let elsewhere =
+            value!({"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "theirs", "namespace": "other"}});
+        assert_eq!(kept(elsewhere.clone(), None), value!({}));
+        assert_eq!(kept(elsewhere.clone(), Some(value!({}))), value!({}));
+        assert_eq!(kept(elsewhere.clone(), Some(elsewhere.clone())), elsewhere);
+        let own = value!({"kind": "PersistentVolumeClaim", "name": "mine"});
+        let both = value!({"dataSource": own.clone(), "dataSourceRef": own.clone()});
+        assert_eq!(kept(value!({"dataSourceRef": own.clone()}), None), both);
+        assert_eq!(kept(value!({"dataSource": own}), None), both);
     }
 }
