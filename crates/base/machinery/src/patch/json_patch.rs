@@ -1,6 +1,7 @@
 //! JSON patch (RFC 6902), with the leniencies of upstream's library: `replace` of an absent key sets it, a `test` for
 //! null passes on an absent key, and negative indices count from the end.
 
+use keelson_api::codec::MAX_DEPTH;
 use keelson_api::status::Details;
 use keelson_api::{ApiError, ApiResult, Reason, Value};
 
@@ -8,6 +9,8 @@ use keelson_api::{ApiError, ApiResult, Reason, Value};
 pub const MAX_OPERATIONS: usize = 10_000;
 /// The most bytes that `copy` may add.
 pub const MAX_COPIED_BYTES: usize = 3 << 20;
+/// The most values that are looked at for how deep they go when they move.
+const MAX_WALKED: usize = 10_000_000;
 
 /// Applies a JSON patch given as a decoded document; failures are upstream's statuses.
 pub fn apply(doc: &Value, patch: &Value) -> ApiResult<Value> {
@@ -39,14 +42,69 @@ pub fn apply(doc: &Value, patch: &Value) -> ApiResult<Value> {
 
 /// Applies the operations in order; stops at the first that fails and says why.
 pub fn apply_operations(doc: &mut Value, ops: &[Value]) -> Result<(), String> {
-    let mut copied = 0;
+    let mut spent = Spent::default();
     for op in ops {
-        operation(doc, op, &mut copied)?;
+        operation(doc, op, &mut spent)?;
     }
     Ok(())
 }
 
-fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), String> {
+/// What the operations so far have cost. No document is ever deeper than one that could be read.
+#[derive(Default)]
+struct Spent {
+    copied: usize,
+    walked: usize,
+}
+
+impl Spent {
+    fn copy(&mut self, value: &Value) -> Result<(), String> {
+        self.copied += serde_json::to_vec(value).map_or(0, |b| b.len());
+        if self.copied <= MAX_COPIED_BYTES {
+            return Ok(());
+        }
+        Err(format!(
+            "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MAX_COPIED_BYTES}",
+            self.copied
+        ))
+    }
+
+    fn transfer(&mut self, value: &Value, from: &str, path: &str) -> Result<(), String> {
+        if levels(path) <= levels(from) {
+            return Ok(());
+        }
+        fits(value, path, &mut self.walked)?;
+        if self.walked > MAX_WALKED {
+            return Err("too much is moved".into());
+        }
+        Ok(())
+    }
+}
+
+/// How many containers are around what a path leads to.
+fn levels(path: &str) -> usize {
+    path.bytes().filter(|b| *b == b'/').count()
+}
+
+/// Refuses a value that goes too deep at its place.
+fn fits(value: &Value, path: &str, walked: &mut usize) -> Result<(), String> {
+    let room = MAX_DEPTH.checked_sub(levels(path));
+    match room.is_some_and(|room| within(value, room, walked)) {
+        true => Ok(()),
+        false => Err("exceeded max depth".into()),
+    }
+}
+
+fn within(value: &Value, room: usize, walked: &mut usize) -> bool {
+    *walked += 1;
+    match (value, room.checked_sub(1)) {
+        (Value::Object(m), Some(room)) => m.values().all(|v| within(v, room, walked)),
+        (Value::Array(a), Some(room)) => a.iter().all(|v| within(v, room, walked)),
+        (Value::Object(_) | Value::Array(_), None) => false,
+        _ => true,
+    }
+}
+
+fn operation(doc: &mut Value, op: &Value, spent: &mut Spent) -> Result<(), String> {
     let kind = op.get("op").and_then(Value::as_str).unwrap_or("unknown");
     let path = || {
         op.get("path")
@@ -69,7 +127,9 @@ fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), Stri
             let (parent, key) = find(doc, path).ok_or_else(|| {
                 format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
             })?;
-            add(parent, &key, value()).map_err(|e| format!("error in add for path: '{path}': {e}"))
+            let value = value();
+            fits(&value, path, &mut 0)?;
+            add(parent, &key, value).map_err(|e| format!("error in add for path: '{path}': {e}"))
         }
         "remove" => {
             let path = path()?;
@@ -89,15 +149,17 @@ fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), Stri
             let (parent, key) = find(doc, path).ok_or_else(|| {
                 format!("replace operation does not apply: doc is missing path: {path}: missing value")
             })?;
+            let value = value();
+            fits(&value, path, &mut 0)?;
             match parent {
                 Value::Object(m) => {
-                    m.insert(key, value());
+                    m.insert(key, value);
                 }
                 Value::Array(a) => {
                     let i = index(&key, a.len(), a.len()).map_err(|_| {
                         format!("replace operation does not apply: doc is missing key: {path}: missing value")
                     })?;
-                    a[i] = value();
+                    a[i] = value;
                 }
                 _ => {
                     return Err(format!(
@@ -113,6 +175,7 @@ fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), Stri
                 format!("move operation does not apply: doc is missing from path: {from}: missing value")
             })?;
             let moved = remove(parent, &key).map_err(|e| format!("error in move for path: '{key}': {e}"))?;
+            spent.transfer(&moved, from, path)?;
             let (parent, key) = find(doc, path).ok_or_else(|| {
                 format!("move operation does not apply: doc is missing destination path: {path}: missing value")
             })?;
@@ -124,12 +187,8 @@ fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), Stri
                 .map_err(|e| format!("copy operation does not apply: doc is missing from path: {from}: {e}"))?
                 .cloned()
                 .unwrap_or_default();
-            *copied += serde_json::to_vec(&found).map_or(0, |b| b.len());
-            if *copied > MAX_COPIED_BYTES {
-                return Err(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED_BYTES}"
-                ));
-            }
+            spent.copy(&found)?;
+            fits(&found, path, &mut 0)?;
             let (parent, key) = find(doc, path).ok_or_else(|| {
                 format!("copy operation does not apply: doc is missing destination path: {path}: missing value")
             })?;
@@ -178,13 +237,9 @@ fn decode(part: &str) -> String {
 
 /// The container that the last segment of a path stands in, and that segment.
 fn find<'a>(doc: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)> {
-    let mut parts: Vec<String> = path.split('/').map(decode).collect();
-    if parts.len() < 2 {
-        return None;
-    }
-    let last = parts.pop()?;
+    let (parents, last) = path.rsplit_once('/')?;
     let mut at = doc;
-    for part in parts.into_iter().skip(1) {
+    for part in parents.split('/').skip(1).map(decode) {
         at = match at {
             Value::Object(m) => m.get_mut(&part)?,
             Value::Array(a) => {
@@ -194,28 +249,25 @@ fn find<'a>(doc: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)> {
             _ => return None,
         };
     }
-    matches!(at, Value::Object(_) | Value::Array(_)).then_some((at, last))
+    matches!(at, Value::Object(_) | Value::Array(_)).then(|| (at, decode(last)))
 }
 
 /// What stands at a path: `None` for an absent key of a map, an error where the path leads nowhere.
 fn get<'a>(doc: &'a Value, path: &str) -> Result<Option<&'a Value>, String> {
     let missing = || "missing value".to_string();
-    let parts: Vec<String> = path.split('/').map(decode).collect();
-    let (last, parents) = parts.split_last().ok_or_else(missing)?;
-    if parents.is_empty() {
-        return Err(missing());
-    }
+    let (parents, last) = path.rsplit_once('/').ok_or_else(missing)?;
     let mut at = doc;
-    for part in &parents[1..] {
+    for part in parents.split('/').skip(1).map(decode) {
         at = match at {
-            Value::Object(m) => m.get(part).ok_or_else(missing)?,
-            Value::Array(a) => &a[index(part, a.len(), a.len())?],
+            Value::Object(m) => m.get(&part).ok_or_else(missing)?,
+            Value::Array(a) => &a[index(&part, a.len(), a.len())?],
             _ => return Err(missing()),
         };
     }
+    let last = decode(last);
     match at {
-        Value::Object(m) => Ok(m.get(last)),
-        Value::Array(a) => Ok(Some(&a[index(last, a.len(), a.len())?])),
+        Value::Object(m) => Ok(m.get(&last)),
+        Value::Array(a) => Ok(Some(&a[index(&last, a.len(), a.len())?])),
         _ => Err(missing()),
     }
 }
@@ -346,5 +398,45 @@ mod tests {
         let status = apply(&doc, &value!([{"op":"remove","path":"/x"}])).unwrap_err();
         assert_eq!((status.code, status.reason), (422, Reason::Invalid));
         assert_eq!(apply(&doc, &value!({})).unwrap_err().code, 400);
+    }
+
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(value!(1), |inner, _| value!({"a": inner}))
+    }
+
+    #[test]
+    fn copies_double_until_the_limit() {
+        let copy = |i: usize| value!({"op": "copy", "from": "/a", "path": (format!("/a/{i}"))});
+        let operations = Value::Array((0..40).map(copy).collect());
+        let why = run(value!({"a": {"text": "0123456789"}}), operations.clone()).unwrap_err();
+        assert!(why.starts_with("Unable to complete the copy"), "{why}");
+        let status = apply(&value!({"a": {"text": "0123456789"}}), &operations).unwrap_err();
+        assert_eq!((status.code, status.reason), (422, Reason::Invalid));
+    }
+
+    #[test]
+    fn nothing_gets_deeper_than_what_can_be_read() {
+        let deep = "/a".repeat(300);
+        let doc = || value!({"a": nested(300), "b": nested(99), "c": nested(100)});
+        for op in ["move", "copy"] {
+            let op = |from| value!([{"op": op, "from": from, "path": (format!("{deep}/n"))}]);
+            assert!(run(doc(), op("/b")).is_ok());
+            assert_eq!(run(doc(), op("/c")).unwrap_err(), "exceeded max depth");
+        }
+        for op in ["add", "replace"] {
+            let op = |levels| value!([{"op": op, "path": (deep.as_str()), "value": nested(levels)}]);
+            assert!(run(doc(), op(100)).is_ok());
+            assert_eq!(run(doc(), op(101)).unwrap_err(), "exceeded max depth");
+        }
+    }
+
+    #[test]
+    fn what_is_moved_again_and_again_is_looked_at_only_so_often() {
+        let list = Value::Array((0..20_000).map(Value::from).collect());
+        let there = value!({"op": "move", "from": "/a", "path": "/b/a"});
+        let back = value!({"op": "move", "from": "/b/a", "path": "/a"});
+        let operations: Vec<Value> = std::iter::repeat_n([there, back], 1000).flatten().collect();
+        let why = run(value!({"a": list, "b": {}}), Value::Array(operations)).unwrap_err();
+        assert_eq!(why, "too much is moved");
     }
 }
