@@ -27,6 +27,16 @@ pub fn parse_time(s: &str) -> Option<jiff::Timestamp> {
     s.parse().ok()
 }
 
+/// A revision as Go reads it: digits only; else what its error says.
+pub fn parse_revision(text: &str) -> Result<u64, String> {
+    let why = match text.parse() {
+        Ok(revision) if !text.starts_with('+') => return Ok(revision),
+        _ if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => "value out of range",
+        _ => "invalid syntax",
+    };
+    Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
+}
+
 /// Removes what only the system may set.
 pub fn wipe_system_fields(obj: &mut Object) {
     let meta = obj.meta_mut();
@@ -409,5 +419,19 @@ mod tests {
         o.meta_mut().insert("ownerReferences", vec![r.clone(), r]);
         assert_eq!(dedup_owners(&mut o), ["u"]);
         assert_eq!(o.owner_references().count(), 1);
+    }
+
+    #[test]
+    fn revisions_are_digits() {
+        assert_eq!(parse_revision("18446744073709551615"), Ok(u64::MAX));
+        for (text, why) in [
+            ("+5", "invalid syntax"),
+            ("-5", "invalid syntax"),
+            ("", "invalid syntax"),
+            ("18446744073709551616", "value out of range"),
+        ] {
+            let wanted = format!("strconv.ParseUint: parsing {text:?}: {why}");
+            assert_eq!(parse_revision(text), Err(wanted));
+        }
     }
 }

@@ -19,11 +19,7 @@ impl Engine {
         let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
         meta::ensure_namespace(&mut obj, namespace)?;
         // What is no number upstream doesn't look at.
-        if obj
-            .resource_version()
-            .parse::<u64>()
-            .is_ok_and(|revision| revision != 0)
-        {
+        if meta::parse_revision(obj.resource_version()).is_ok_and(|revision| revision != 0) {
             return Err(ApiError::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));

@@ -4,6 +4,7 @@ use super::{Engine, storage, too_large};
 use crate::codec::ObjectCodec;
 use crate::context::Cx;
 use crate::def::{ResourceDef, StorageCodec, StorageDef};
+use crate::meta;
 use crate::options::ListOptions;
 use crate::selection::Selector;
 use base64::Engine as _;
@@ -104,11 +105,7 @@ fn decode_token(text: &str, prefix: &str) -> Result<(Bytes, i64), String> {
 }
 
 fn parse_revision(text: &str) -> ApiResult<u64> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
-    })
+    meta::parse_revision(text).map_err(|why| ApiError::bad_request(format!("invalid resource version {text:?}: {why}")))
 }
 
 /// What a failure of the cache means to a client.
@@ -339,8 +336,7 @@ impl Engine {
         let selection = selector.into_selection(&cx.def, &cx.namespace)?;
         let rv = match o.resource_version.as_str() {
             "" => None,
-            text => Some(text.parse::<u64>().map_err(|_| {
-                let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+            text => Some(meta::parse_revision(text).map_err(|why| {
                 let cause = Cause::invalid("resourceVersion", &text.into(), &why);
                 ApiError::invalid(&cx.def.gvr.group, &cx.def.gvr.resource, &cx.name, vec![cause])
             })?),

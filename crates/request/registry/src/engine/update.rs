@@ -195,11 +195,8 @@ impl Engine {
     fn check_revision(&self, cx: &Cx, new: &mut Object, current: &Current) -> ApiResult<()> {
         let asked = match new.resource_version() {
             "" | "0" => 0,
-            text => text.parse::<u64>().map_err(|_| {
-                // Upstream lets Go's own error through.
-                let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-                ApiError::new(Reason::Unknown, why)
-            })?,
+            // Upstream lets Go's own error through.
+            text => meta::parse_revision(text).map_err(|why| ApiError::new(Reason::Unknown, why))?,
         };
         if asked == 0 && !cx.def.strategy.allow_unconditional_update() {
             let cause = Cause::invalid(

@@ -8,6 +8,8 @@ const CONTEXT: usize = 3;
 /// In long texts, lines that are more frequent than one in so many don't begin a block.
 const POPULAR: usize = 100;
 const LONG: usize = 200;
+/// So many lines are compared; what is still undecided then is shown as changed altogether.
+const MOST_COMPARED: usize = 2_000_000;
 
 /// The changed lines of two texts with their context; empty if nothing differs.
 pub fn unified(old: &str, new: &str) -> String {
@@ -87,8 +89,9 @@ fn blocks(a: &[&str], b: &[&str]) -> Vec<Block> {
     }
     let mut out = Vec::new();
     let mut open = vec![(0..a.len(), 0..b.len())];
+    let mut left = MOST_COMPARED;
     while let Some((old, new)) = open.pop() {
-        let (i, j, n) = longest(a, b, &places, &old, &new);
+        let (i, j, n) = longest(a, b, &places, &old, &new, &mut left);
         if n > 0 {
             out.push((i, j, n));
             open.push((old.start..i, new.start..j));
@@ -106,6 +109,7 @@ fn longest(
     places: &HashMap<&str, Vec<usize>>,
     old: &Range<usize>,
     new: &Range<usize>,
+    left: &mut usize,
 ) -> Block {
     let (mut i, mut j, mut n) = (old.start, new.start, 0);
     if old.is_empty() || new.is_empty() {
@@ -115,12 +119,14 @@ fn longest(
     let mut runs: HashMap<usize, usize> = HashMap::new();
     for at in old.clone() {
         let mut next = HashMap::new();
-        for there in places
-            .get(a[at])
-            .into_iter()
-            .flatten()
-            .filter(|there| new.contains(there))
-        {
+        let there = places.get(a[at]).map(Vec::as_slice).unwrap_or_default();
+        let first = there.partition_point(|there| *there < new.start);
+        let there = &there[first..there.partition_point(|there| *there < new.end)];
+        match left.checked_sub(1 + there.len()) {
+            Some(rest) => *left = rest,
+            None => break,
+        }
+        for there in there {
             let run = there.checked_sub(1).and_then(|before| runs.get(&before)).unwrap_or(&0) + 1;
             next.insert(*there, run);
             if run > n {
@@ -166,5 +172,16 @@ mod tests {
     fn lines_come_and_go() {
         assert_eq!(unified("a\nb\n", "a\nc\nb\n"), "@@ -1,2 +1,3 @@\n a\n+c\n b\n");
         assert_eq!(unified("a\n", ""), "@@ -1 +0,0 @@\n-a\n");
+    }
+
+    #[test]
+    fn long_texts_of_like_lines_are_compared_only_so_far() {
+        let text = |step: usize| (0..40_000).map(|i| format!("{}\n", i * step % 401)).collect::<String>();
+        let (old, new) = (text(7), text(11));
+        let begun = std::time::Instant::now();
+        let shown = unified(&old, &new);
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+        let lines = |sign| shown.lines().filter(|line| line.starts_with(sign)).count();
+        assert_eq!(lines('-'), lines('+'));
     }
 }

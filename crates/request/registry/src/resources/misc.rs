@@ -1,6 +1,7 @@
 //! The smaller groups, where a kind's behaviour is a line or two.
 
 use crate::context::Cx;
+use crate::resources::validation::devices::status::{allocated_devices, device_id};
 use crate::strategy::{Behaviour, Generation, restore};
 use keelson_api::{Object, Value};
 
@@ -72,8 +73,28 @@ const RESOURCE_SLICE: Behaviour = Behaviour {
 };
 const RESOURCE_CLAIM: Behaviour = Behaviour {
     returns_deleted: true,
+    prepare_status: released_devices,
     ..STATUS_KEEPS_METADATA
 };
+
+/// Of devices that the claim no longer has nothing is told.
+fn released_devices(_: &Cx, new: &mut Object, old: &Object) {
+    let Some(devices) = new.at(&["status", "devices"]).and_then(Value::as_array) else {
+        return;
+    };
+    let mut released = old.obj("status").map(allocated_devices).unwrap_or_default();
+    for device in new.obj("status").map(allocated_devices).unwrap_or_default() {
+        released.remove(&device);
+    }
+    let is_kept = |device: &&Value| !released.contains(&device_id(device));
+    let kept: Vec<Value> = devices.iter().filter(is_kept).cloned().collect();
+    if kept.is_empty() {
+        new.remove_at(&["status", "devices"]);
+    } else if kept.len() < devices.len() {
+        new.set_at(&["status", "devices"], Value::Array(kept));
+    }
+}
+
 const DEVICE_TAINT_RULE: Behaviour = Behaviour {
     generation: Generation::Follows(&["spec"]),
     ..STATUS_KEEPS_METADATA
@@ -228,4 +249,41 @@ pub fn behaviour(group: &str, kind: &str) -> Option<&'static Behaviour> {
         ("storagemigration.k8s.io", _) => &MIGRATION,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::validation::tests::request;
+    use keelson_api::value;
+
+    #[test]
+    fn a_released_claim_tells_nothing_of_its_devices() {
+        let device = |name: &str| value!({"driver": "a.b", "pool": "p", "device": name});
+        let claim = |allocated: &[&str], told: &[&str]| {
+            let list = |names: &[&str]| Value::Array(names.iter().map(|name| device(name)).collect());
+            let mut status = value!({});
+            for (path, names) in [
+                (&["allocation", "devices", "results"][..], allocated),
+                (&["devices"], told),
+            ] {
+                if !names.is_empty() {
+                    status.set_at(path, list(names));
+                }
+            }
+            Object(value!({"status": status}).as_object().cloned().unwrap_or_default())
+        };
+        let cx = request("resource.k8s.io", "ResourceClaim");
+        let both = claim(&["x", "y"], &["x", "y"]);
+        for (mut new, wanted) in [
+            (claim(&[], &["x", "y"]), claim(&[], &[])),
+            (claim(&["y"], &["x", "y"]), claim(&["y"], &["y"])),
+            (both.clone(), both.clone()),
+            // What it never had is left to be refused.
+            (claim(&[], &["x", "z"]), claim(&[], &["z"])),
+        ] {
+            released_devices(&cx, &mut new, &both);
+            assert_eq!(new, wanted);
+        }
+    }
 }

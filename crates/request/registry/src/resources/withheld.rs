@@ -171,6 +171,8 @@ fn take(path: &str, at: &mut Map) {
             continue;
         }
         let Some(value) = at.get_mut(name) else { continue };
+        // What was empty before isn't what the feature has left.
+        let had = value.as_object().is_some_and(|at| has(rest, at));
         match shape {
             Shape::List => value.as_array_mut().into_iter().flatten().for_each(below),
             Shape::Map => value
@@ -180,7 +182,7 @@ fn take(path: &str, at: &mut Map) {
                 .for_each(below),
             Shape::Object | Shape::Vanishing => below(value),
         }
-        if shape == Shape::Vanishing && at.get(name).and_then(Value::as_object).is_some_and(Map::is_empty) {
+        if had && shape == Shape::Vanishing && at.get(name).and_then(Value::as_object).is_some_and(Map::is_empty) {
             at.remove(name);
         }
     }
@@ -250,6 +252,12 @@ mod tests {
             value!({}),
         );
         assert_eq!(dropped("", "Pod", pod(&both), None), pod(&hook));
+        // And an empty one stays what the client said.
+        let beside = |first: Value| pod(&value!({"containers": [first, {"name": "b", "lifecycle": {}}]}));
+        assert_eq!(
+            dropped("", "Pod", beside(value!({"lifecycle": {"stopSignal": "SIGHUP"}})), None),
+            beside(value!({}))
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod container;
 mod container_env;
 mod container_mounts;
 mod container_resources;
-mod devices;
+pub(super) mod devices;
 mod extensions;
 #[cfg(test)]
 mod golden;
@@ -30,7 +30,7 @@ pub(super) mod service_addresses;
 mod storage;
 mod success;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod volumes;
 mod workloads;
 

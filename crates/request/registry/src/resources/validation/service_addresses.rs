@@ -2,6 +2,7 @@
 
 use super::check::{Errs, ip, s};
 use keelson_api::{Cause, Map, Object, Value};
+use std::collections::BTreeSet;
 
 fn texts<'a>(spec: &'a Map, key: &str) -> Vec<&'a str> {
     let all = spec.arr(key).into_iter().flatten();
@@ -44,13 +45,13 @@ pub fn fields(e: &mut Errs, spec: &Map, had: &Map) {
         ),
         _ => {}
     }
-    let mut families = Vec::new();
+    let (mut families, mut seen) = (Vec::new(), BTreeSet::new());
     e.each_str(spec, "ipFamilies", |e, _, family| {
         let known = ["IPv4", "IPv6"];
         if !known.contains(&family) {
             e.not_supported("", family, &known);
         }
-        if families.contains(&family.to_string()) {
+        if !seen.insert(family.to_string()) {
             e.duplicate("", family);
         }
         families.push(family.to_string());
@@ -62,7 +63,8 @@ pub fn fields(e: &mut Errs, spec: &Map, had: &Map) {
     );
     if addresses(e, spec, &list, &texts(had, "clusterIPs")) && !headless(spec) {
         for (i, (address, family)) in list.iter().zip(&families).enumerate() {
-            if (family == "IPv6") != address.contains(':') {
+            let is_of_six = address.contains(':');
+            if (family == "IPv4" && is_of_six) || (family == "IPv6" && !is_of_six) {
                 let why = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
                 e.invalid(&format!("clusterIPs[{i}]"), *address, &why);
             }
@@ -149,5 +151,21 @@ fn released(e: &mut Errs, new: &Map, now: usize, before: usize, what: &str) {
     if now == 1 && before > 1 && s(new, "ipFamilyPolicy") != "SingleStack" {
         let why = format!("must be set to 'SingleStack' when releasing the secondary {what}");
         e.invalid("spec.ipFamilyPolicy", shown(new, "ipFamilyPolicy"), &why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_api::value;
+
+    #[test]
+    fn an_unknown_family_is_told_once() {
+        for address in ["10.0.0.1", "fd00::1"] {
+            let service = value!({"spec": {"clusterIP": address, "clusterIPs": [address], "ipFamilies": ["foo"]}});
+            let refused = check(&Object(service.as_object().cloned().unwrap_or_default()), None);
+            let fields: Vec<&str> = refused.iter().map(|cause| cause.field.as_str()).collect();
+            assert_eq!(fields, ["spec.ipFamilies[0]"], "{address}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::user::UserInfo;
 use keelson_api::{Object, Value, value};
 use std::sync::Arc;
 
-pub(super) fn request(group: &str, kind: &str) -> Cx {
+pub(in crate::resources) fn request(group: &str, kind: &str) -> Cx {
     let def = rows()
         .into_iter()
         .find(|d| d.gvr.group == group && d.kind == kind)

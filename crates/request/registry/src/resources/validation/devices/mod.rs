@@ -2,13 +2,14 @@
 
 mod names;
 mod slices;
-mod status;
+pub mod status;
 #[cfg(test)]
 mod tests;
 
 use super::Rules;
 use super::check::{Errs, count, s};
 use super::storage::driver_name;
+use keelson_api::codec::json;
 use keelson_api::{Map, Value};
 use keelson_machinery::names::{dns1123_label, dns1123_subdomain, label_key, label_value};
 use names::{fully_qualified_name, pool_name};
@@ -110,13 +111,11 @@ fn at_most(e: &mut Errs, m: &Map, key: &str, most: usize) -> bool {
 
 /// Tells of elements whose key stood before; all others are looked at first.
 fn unique(e: &mut Errs, m: &Map, list: &str, key: impl Fn(&Value) -> Value) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (i, item) in m.arr(list).into_iter().flatten().enumerate() {
         let key = key(item);
-        if seen.contains(&key) {
+        if !seen.insert(json::encode(&key)) {
             e.duplicate(&format!("{list}[{i}]"), key);
-        } else {
-            seen.push(key);
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{at_most, named, taint, unique};
 use keelson_api::{Map, Value};
 use keelson_machinery::names::{dns1123_label, dns1123_subdomain, label_key};
 use regex::Regex;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 const MOST_DEVICES: usize = 128;
@@ -257,9 +258,9 @@ pub fn binding(e: &mut Errs, m: &Map) {
     }
     unique(e, m, READY, Value::clone);
     unique(e, m, FAILED, Value::clone);
-    let ready = m.arr(READY).map(Vec::as_slice).unwrap_or_default();
+    let ready: BTreeSet<&str> = m.arr(READY).into_iter().flatten().filter_map(Value::as_str).collect();
     for (i, name) in m.arr(FAILED).into_iter().flatten().enumerate() {
-        if ready.contains(name) {
+        if name.as_str().is_some_and(|name| ready.contains(name)) {
             let why = "bindingFailureConditions must not overlap with bindingConditions";
             e.invalid(&format!("{FAILED}[{i}]"), name.clone(), why);
         }

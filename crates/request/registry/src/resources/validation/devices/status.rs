@@ -8,6 +8,7 @@ use crate::resources::validation::storage::driver_name;
 use crate::strategy::same;
 use keelson_api::{Cause, Map, Object, Value};
 use keelson_machinery::names::dns1123_label;
+use std::collections::BTreeSet;
 
 const MOST_CONSUMERS: usize = 256;
 const MOST_RESULTS: usize = 32;
@@ -72,16 +73,23 @@ fn reservations(e: &mut Errs, status: &Map, before: &Map, deleted: bool) {
 }
 
 /// What a device is known by in a claim.
-fn device_id(device: &Value) -> [&str; 4] {
+pub type DeviceId<'a> = [&'a str; 4];
+
+pub fn device_id(device: &Value) -> DeviceId<'_> {
     ["driver", "pool", "device", "shareID"].map(|key| device.get(key).and_then(Value::as_str).unwrap_or_default())
 }
 
-fn devices(e: &mut Errs, status: &Map) {
+/// The devices that a claim has.
+pub fn allocated_devices(status: &Map) -> BTreeSet<DeviceId<'_>> {
     let results = status
         .obj("allocation")
         .and_then(|a| a.obj("devices"))
         .and_then(|d| d.arr("results"));
-    let allocated: Vec<_> = results.into_iter().flatten().map(device_id).collect();
+    results.into_iter().flatten().map(device_id).collect()
+}
+
+fn devices(e: &mut Errs, status: &Map) {
+    let allocated = allocated_devices(status);
     let none = Map::new();
     for (i, device) in status.arr("devices").into_iter().flatten().enumerate() {
         let m = device.as_object().unwrap_or(&none);

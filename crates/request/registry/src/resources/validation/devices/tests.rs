@@ -1,7 +1,8 @@
 //! What kube-apiserver 1.37.2 said of these objects.
 
+use crate::resources::validation::check::Errs;
 use crate::resources::validation::tests::create;
-use keelson_api::{Value, value};
+use keelson_api::{Object, Value, value};
 
 fn refused(kind: &str, spec: Value) -> Vec<String> {
     create(
@@ -105,4 +106,23 @@ fn taint_rules() {
             "spec.taint.effect: Required value",
         ],
     );
+}
+
+#[test]
+fn long_lists_take_no_longer_than_they_are_long() {
+    let devices: Vec<Value> = (0..20_000)
+        .map(|i| value!({"driver": "a.b", "pool": "p", "device": (format!("d{i}"))}))
+        .collect();
+    let conditions: Vec<Value> = (0..20_000).map(|i| Value::from(format!("a{i}"))).collect();
+    let results = value!([{"driver": "a.b", "pool": "p", "device": "d0", "request": "r",
+        "bindingConditions": (Value::Array(conditions.clone())), "bindingFailureConditions": (Value::Array(conditions))}]);
+    let status = value!({"allocation": {"devices": {"results": results}}, "devices": (Value::Array(devices))});
+    let claim = Object(value!({"status": status}).as_object().cloned().unwrap());
+    let begun = std::time::Instant::now();
+    let mut e = Errs::default();
+    super::status::claim(&claim, &Object::default(), &mut e);
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    let has = |text: &str| e.list.iter().filter(|cause| cause.message.contains(text)).count();
+    assert_eq!(has("must not overlap"), 20_000);
+    assert_eq!(has("must be an allocated device"), 19_999);
 }
