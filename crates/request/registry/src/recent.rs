@@ -33,6 +33,7 @@ struct Values {
 type Place = (usize, usize);
 
 struct Known {
+    since: Instant,
     value: Bytes,
     attributes: Attributes,
 }
@@ -46,16 +47,19 @@ impl Recent {
     pub fn note(&self, value: &Bytes, attributes: Attributes) {
         let now = Instant::now();
         let known = Known {
+            since: now,
             value: value.clone(),
             attributes,
         };
         // What is forgotten is dropped when the lock is free.
         let _forgotten = {
             let mut values = self.0.lock();
-            values.bytes += value.len();
             values.order.push_back((place(value), now));
-            values.known.insert(place(value), known);
-            values.forget(now)
+            let before = values.known.insert(place(value), known);
+            if before.is_none() {
+                values.bytes += value.len();
+            }
+            (before, values.forget(now))
         };
     }
     /// What selectors see of a value.
@@ -70,7 +74,9 @@ impl Values {
         while let Some((place, since)) = self.order.front()
             && (self.bytes > MOST_BYTES || now.duration_since(*since) > KEPT)
         {
-            if let Some(known) = self.known.remove(place) {
+            // It may have been noted again since.
+            let is_last = self.known.get(place).is_some_and(|known| known.since == *since);
+            if is_last && let Some(known) = self.known.remove(place) {
                 self.bytes -= known.value.len();
                 forgotten.push(known);
             }
@@ -108,6 +114,20 @@ mod tests {
         let last = Bytes::from(vec![1u8]);
         note(&recent, &last);
         assert!(recent.attributes(&values[2]).is_none() && recent.attributes(&last).is_some());
+        assert_eq!(recent.0.lock().bytes, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_is_noted_again_counts_once() {
+        let (recent, value) = (Recent::default(), Bytes::from(vec![0u8; MOST_BYTES / 2]));
+        for _ in 0..10 {
+            note(&recent, &value);
+            tokio::time::advance(KEPT / 2).await;
+        }
+        assert!(recent.attributes(&value).is_some());
+        assert_eq!(recent.0.lock().bytes, value.len());
+        tokio::time::advance(2 * KEPT).await;
+        note(&recent, &Bytes::from(vec![1u8]));
         assert_eq!(recent.0.lock().bytes, 1);
     }
 }

@@ -145,4 +145,22 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(read(&path, "key").unwrap_err().kind(), ErrorKind::InvalidData);
     }
+
+    #[test]
+    fn elements_are_no_more_than_their_page() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        write(&path, &[("key", pairs(30))]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // Each element's value is all that is behind it.
+        let leaves = (0..bytes.len() / PAGE).filter(|page| bytes[page * PAGE + 8] == LEAF as u8);
+        let leaf = leaves.max_by_key(|page| bytes[page * PAGE + 10]).unwrap();
+        for n in 0..20 {
+            let at = leaf * PAGE + HEAD + n * ELEMENT;
+            bytes[at + 12..at + 16].copy_from_slice(&1000u32.to_le_bytes());
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let refused = read(&path, "key").unwrap_err().to_string();
+        assert!(refused.contains("more than the page"), "{refused}");
+    }
 }

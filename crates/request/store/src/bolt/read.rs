@@ -134,6 +134,8 @@ impl Reader {
         f: &mut impl FnMut(u32, &[u8], &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let (kind, count) = (number::<2>(page, 8)? as u16, number::<2>(page, 10)?);
+        // Elements that lie in each other would be more than the file.
+        let mut room = page.len() as u64;
         for n in 0..count as usize {
             let at = HEAD + n * ELEMENT;
             let place = |offset: u64| offset + at as u64;
@@ -142,6 +144,8 @@ impl Reader {
                 let value = number::<4>(page, at + 12)?;
                 let flags = number::<4>(page, at)? as u32;
                 let start = place(offset);
+                let left = room.checked_sub(ELEMENT as u64 + key + value);
+                room = left.ok_or_else(|| odd("a page's elements are more than the page"))?;
                 f(flags, slice(page, start, key)?, slice(page, start + key, value)?)?;
             } else if kind & BRANCH != 0 {
                 self.tree(number::<8>(page, at + 8)?, depth + 1, left, f)?;

@@ -44,6 +44,7 @@ use parking_lot::RwLock;
 pub use picture::restore;
 use scrub::Scrub;
 pub use space::FreeSpace;
+pub(crate) use space::refusal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

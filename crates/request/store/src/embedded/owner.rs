@@ -14,9 +14,8 @@ const TABLES: &str = "keyspaces";
 
 /// Makes the directory ready to be opened: it is a store, or becomes one, or belongs to someone else.
 pub(super) fn prepare(path: &Path) -> Result<()> {
-    // What is in it is for nobody else: objects are kept as clients said them.
-    let made = fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
-    made.map_err(|e| fault::io(path, &e))?;
+    fs::create_dir_all(path).map_err(|e| fault::io(path, &e))?;
+    tighten(path).map_err(|e| fault::io(path, &e))?;
     let has = |name: &str| path.join(name).exists();
     let version_is_written = fs::metadata(path.join(VERSION)).is_ok_and(|m| m.len() > 0);
     if version_is_written {
@@ -38,6 +37,21 @@ pub(super) fn prepare(path: &Path) -> Result<()> {
         return Err(fault::corrupt(path, "its version file is missing"));
     }
     sweep(path)
+}
+
+/// What is in it is for nobody else: objects are kept as clients said them. Somebody else's directory (a volume's) stays as it is.
+fn tighten(path: &Path) -> std::io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7700)) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            tracing::warn!(path = %path.display(), "others may look into the store's directory, which isn't this user's");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// The first start was cut short before anything could be written: begin again.
@@ -81,4 +95,20 @@ pub(super) fn locked_fix(path: &Path) -> String {
         Err(_) => "the other process".into(),
     };
     format!("stop {who}, or give this one a --data-dir of its own")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_closed_to_others_and_no_more_than_that() {
+        let directory = tempfile::tempdir().unwrap();
+        for (had, has) in [(0o755, 0o700), (0o1770, 0o1700), (0o1700, 0o1700), (0o500, 0o500)] {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(had)).unwrap();
+            tighten(directory.path()).unwrap();
+            let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, has, "{had:o}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The store's content to a file while it goes on, and from a file to a directory that has no store yet.
 
 use super::{Embedded, Options, Shared, blocking, fault, layout, mark::Mark, tables::Tables};
-use crate::snapshot::{Content, Entry, Saver, Sum, Summary};
+use crate::snapshot::{Content, Entry, Saver, Sum, Summary, directory};
 use crate::{Error, Result, Revision};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -27,27 +27,25 @@ impl Embedded {
 
 impl Shared {
     fn save(&self, to: &Path) -> Result<Summary> {
-        self.read(|tables| {
+        // Whoever waits to write to the tables (their disk failed, or the store closes) doesn't wait for this.
+        let goes_on = || match self.leaving.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => Err(Error::Closed),
+        };
+        let unsealed = self.read(|tables| {
             let revision = self.hub.published();
             let snapshot = tables.snapshot();
             let used = tables.db.disk_space().map_err(|e| tables.fail(e))?;
             // The file has no past, and is hardly larger than the store.
-            let disk = to
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            if let Some(full) = self.refusal(disk, self.options.reserve_bytes.saturating_add(used)) {
+            if let Some(full) = self.refusal(directory(to), self.options.reserve_bytes.saturating_add(used)) {
                 return Err(full);
             }
             let ends = tables.deadlines(&snapshot)?;
             let now = now_ms();
-            let mut places = tables.newest(&snapshot, revision)?;
+            let mut places = tables.newest(&snapshot, revision, goes_on)?;
             places.sort_unstable();
             let entries = places.into_iter().map(|(at, key)| {
-                // Whoever waits to write to the tables (their disk failed, or the store closes) doesn't wait for this.
-                if self.leaving.load(Ordering::Relaxed) > 0 {
-                    return Err(Error::Closed);
-                }
+                goes_on()?;
                 let kv = tables.get(&snapshot, &key, at)?;
                 let kv =
                     kv.ok_or_else(|| fault::corrupt(&tables.path, format!("what revision {at} wrote is missing")))?;
@@ -56,8 +54,9 @@ impl Shared {
                     .map(|deadline| deadline.saturating_sub(now).div_ceil(1000));
                 Ok(Entry { kv, seconds })
             });
-            Saver::new(to).save(revision, entries)
-        })
+            Saver::new(to).write(revision, entries)
+        })?;
+        unsealed.seal()
     }
 }
 
@@ -84,9 +83,15 @@ fn now_ms() -> u64 {
 
 impl Tables {
     /// Each key that is there at `revision`, and when it got what it is.
-    fn newest(&self, snapshot: &fjall::Snapshot, revision: Revision) -> Result<Vec<(Revision, Bytes)>> {
+    fn newest(
+        &self,
+        snapshot: &fjall::Snapshot,
+        revision: Revision,
+        goes_on: impl Fn() -> Result<()>,
+    ) -> Result<Vec<(Revision, Bytes)>> {
         let mut found = Vec::new();
         self.each(snapshot, &crate::KeyRange::all(), revision, |key, at, _| {
+            goes_on()?;
             found.push((at, layout::key(key)));
             Ok(true)
         })?;

@@ -1,7 +1,7 @@
 //! Free space on the file system, looked at before every commit.
 
-use super::Shared;
 use super::group::Change;
+use super::{Options, Shared};
 use crate::Error;
 use std::io;
 use std::path::Path;
@@ -47,20 +47,25 @@ impl Shared {
 
     /// Unless so much is free where a path is.
     pub(super) fn refusal(&self, path: &Path, needed: u64) -> Option<Error> {
-        let free = match (self.options.free_space.0)(path) {
-            Ok(free) => free,
-            Err(error) => {
-                tracing::warn!(%error, "the free space can't be told");
-                u64::MAX
-            }
-        };
-        (free < needed).then(|| Error::NoSpace {
-            path: path.into(),
-            what: format!(
-                "{} MiB are free on its file system, {} MiB have to stay free. Free some space there",
-                free >> 20,
-                self.options.reserve_bytes >> 20
-            ),
-        })
+        refusal(&self.options, path, needed)
     }
+}
+
+/// Unless so much is free where a path is.
+pub(crate) fn refusal(options: &Options, path: &Path, needed: u64) -> Option<Error> {
+    let free = match (options.free_space.0)(path) {
+        Ok(free) => free,
+        Err(error) => {
+            tracing::warn!(%error, "the free space can't be told");
+            u64::MAX
+        }
+    };
+    (free < needed).then(|| Error::NoSpace {
+        path: path.into(),
+        what: format!(
+            "{} MiB are free on its file system, {} MiB have to stay free. Free some space there",
+            free >> 20,
+            options.reserve_bytes >> 20
+        ),
+    })
 }

@@ -60,6 +60,29 @@ pub enum Sum {
     Ignored,
 }
 
+/// Makes an empty file for its owner alone: never what somebody else has put there, or a link leads to.
+pub(crate) fn begin(part: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::remove_file(part) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut owners = std::fs::OpenOptions::new();
+    owners.write(true).create_new(true).mode(0o600).open(part)
+}
+
+/// Gives a whole file its name, for good.
+pub(crate) fn name(part: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(part, to)?;
+    std::fs::File::open(directory(to))?.sync_all()
+}
+
+/// Where a file is.
+pub(crate) fn directory(of: &Path) -> &Path {
+    let parent = of.parent().filter(|p| !p.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 /// Reads a snapshot through, and tells what it is of. Blocks.
 ///
 /// # Errors

@@ -6,9 +6,7 @@ use crate::etcd::mvccpb;
 use crate::{Result, Revision};
 use prost::Message;
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) struct Saver {
@@ -27,20 +25,20 @@ impl Saver {
     }
 
     /// `entries` come by revision. What is in them may be secret: the file is for its owner.
-    pub(crate) fn save(self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<Summary> {
-        let written = self.write(revision, entries);
-        if written.is_err() {
-            let _ = std::fs::remove_file(&self.fresh);
-        }
-        written
+    pub(crate) fn write(self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<Unsealed> {
+        let written = self.fill(revision, entries);
+        let unsealed = Unsealed {
+            saver: self,
+            revision,
+            keys: *written.as_ref().unwrap_or(&0),
+        };
+        written.map(|_| unsealed)
     }
 
-    fn write(&self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<Summary> {
+    fn fill(&self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<u64> {
         let fail = |e: std::io::Error| io(&self.to, &e);
         // The writer finds the file with its mode.
-        let mut owners = std::fs::OpenOptions::new();
-        owners.write(true).create(true).truncate(true).mode(0o600);
-        owners.open(&self.fresh).map_err(fail)?;
+        super::begin(&self.fresh).map_err(fail)?;
         let mut file = Writer::create(&self.fresh).map_err(fail)?;
         for name in EMPTY {
             file.bucket(name).end().map_err(fail)?;
@@ -80,12 +78,35 @@ impl Saver {
         }
         bucket.end().map_err(fail)?;
         file.finish().map_err(fail)?;
-        let bytes = seal(&self.fresh).map_err(fail)?;
-        std::fs::rename(&self.fresh, &self.to).map_err(fail)?;
-        if let Some(directory) = self.to.parent().filter(|p| !p.as_os_str().is_empty()) {
-            File::open(directory).and_then(|d| d.sync_all()).map_err(fail)?;
-        }
-        Ok(Summary { revision, keys, bytes })
+        Ok(keys)
+    }
+}
+
+/// A file whose content is there, and nothing else yet: no sum, no name. What isn't sealed is removed.
+pub(crate) struct Unsealed {
+    saver: Saver,
+    revision: Revision,
+    keys: u64,
+}
+
+impl Unsealed {
+    pub(crate) fn seal(self) -> Result<Summary> {
+        let Saver { to, fresh } = &self.saver;
+        let sealed = seal(fresh).and_then(|bytes| {
+            super::name(fresh, to)?;
+            Ok(bytes)
+        });
+        Ok(Summary {
+            revision: self.revision,
+            keys: self.keys,
+            bytes: sealed.map_err(|e| io(to, &e))?,
+        })
+    }
+}
+
+impl Drop for Unsealed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.saver.fresh);
     }
 }
 

@@ -174,3 +174,15 @@ async fn a_disk_with_too_little_room_keeps_what_it_has() {
     assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
     assert!(!file.exists());
 }
+
+#[tokio::test]
+async fn a_link_in_the_way_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let before = store(&at("before")).await;
+    std::fs::write(at("theirs"), "theirs").unwrap();
+    std::os::unix::fs::symlink(at("theirs"), at("file.part")).unwrap();
+    before.save(&at("file")).await.unwrap();
+    assert_eq!(std::fs::read(at("theirs")).unwrap(), b"theirs");
+    assert!(at("file").symlink_metadata().unwrap().is_file() && !at("file.part").exists());
+}
