@@ -215,9 +215,10 @@ pub fn remove(pod: IpAddr, mappings: &[PortMapping]) -> Vec<Op> {
     ops
 }
 
-/// Whether a mapping is for a pod's address of this family: a port of one address is not to be open on those of the other.
+/// Whether a mapping is for a pod's address of this family: a port of one address is not to be open on those of the other,
+/// and `0.0.0.0` and `::` are all of their own family, as for the plug-in `portmap`.
 pub fn applies(m: &PortMapping, pod: IpAddr) -> bool {
-    let of_family = |ip: IpAddr| ip.is_ipv4() == pod.is_ipv4() || ip.is_unspecified();
+    let of_family = |ip: IpAddr| ip.is_ipv4() == pod.is_ipv4();
     m.host_port != 0 && m.host_ip.is_none_or(of_family)
 }
 
@@ -237,7 +238,8 @@ mod tests {
         let (four, six) = ("10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap());
         for (ip, for_four, for_six) in [
             (None, true, true),
-            (Some("::"), true, true),
+            (Some("::"), false, true),
+            (Some("0.0.0.0"), true, false),
             (Some("2001:db8::1"), false, true),
             (Some("10.0.0.1"), true, false),
         ] {

@@ -7,7 +7,7 @@ use crate::{
     Config, Ipam, LocalPod, LocalPods, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, flows, guard,
     link, neighbours, ports, sysctl,
 };
-use anyhow::Context;
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use ipnet::IpNet;
 use keelson_sys::nft::{Family, Monitor, Notice, Op};
@@ -44,7 +44,10 @@ impl Routed {
         let records = config.state_dir.join("ports");
         fs::create_dir_all(&records)?;
         let cidr_file = config.state_dir.join("pod-cidr");
-        let remembered = || fs::read_to_string(cidr_file).ok().and_then(|s| ranges(&s).ok());
+        let remembered = || {
+            let known = ranges(&fs::read_to_string(cidr_file).ok()?).ok()?;
+            served(&known, &config.cluster_cidrs).ok()
+        };
         let pod_cidrs = match config.pod_cidrs.as_slice() {
             [] => remembered().unwrap_or_default(),
             given => given.to_vec(),
@@ -234,6 +237,25 @@ fn ranges(text: &str) -> anyhow::Result<Vec<IpNet>> {
     text.split(',').map(parse).collect()
 }
 
+/// Those of the cluster's families, which alone have rules; an error if that is none, or two of one family.
+fn served(ranges: &[IpNet], cluster: &[IpNet]) -> anyhow::Result<Vec<IpNet>> {
+    let mut served: Vec<IpNet> = Vec::new();
+    for range in ranges {
+        let same = |other: &IpNet| Family::of(other.addr()) == Family::of(range.addr());
+        if let Some(other) = served.iter().find(|other| same(other)) {
+            bail!("the node's pod ranges {other} and {range} are of one family");
+        }
+        match cluster.iter().any(same) {
+            true => served.push(*range),
+            false => tracing::warn!("the node's pod range {range} is of a family that the cluster's pods don't have"),
+        }
+    }
+    if served.is_empty() {
+        bail!("no pod range of the node is of a family that the cluster's pods have");
+    }
+    Ok(served)
+}
+
 /// The host's end of a pod's link: 15 characters at most.
 fn link_name(sandbox_id: &str) -> String {
     let short: String = sandbox_id
@@ -285,7 +307,9 @@ impl PodNetwork for Routed {
             .cloned()
             .collect();
         if !mappings.is_empty() {
-            sysctl::set(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
+            if pods.iter().any(IpAddr::is_ipv4) {
+                sysctl::set(&format!("net/ipv4/conf/{host}/route_localnet"), "1")?;
+            }
             self.take_ports(&request.sandbox_id, &pods, &mappings)?;
             for pod in &pods {
                 flows::begun(*pod, &mappings).await;
@@ -345,7 +369,7 @@ impl PodNetwork for Routed {
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> anyhow::Result<()> {
-        let ranges = ranges(cidr)?;
+        let ranges = served(&ranges(cidr)?, &self.config.cluster_cidrs)?;
         fs::write(self.config.state_dir.join("pod-cidr"), cidr)?;
         *self.pod_cidrs.lock() = ranges;
         Ok(())
@@ -357,5 +381,27 @@ impl PodNetwork for Routed {
             false => Ok(()),
             true => Err("the node has no pod range yet (spec.podCIDR)".into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_ranges_are_of_the_clusters_families_one_of_each() {
+        let of = |node: &str, cluster: &str| {
+            let served = served(&ranges(node).unwrap(), &ranges(cluster).unwrap()).ok()?;
+            Some(served.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","))
+        };
+        let (four, six) = ("10.244.0.0/16", "fd00::/48");
+        assert_eq!(of("10.244.1.0/24", four).as_deref(), Some("10.244.1.0/24"));
+        assert_eq!(
+            of("fd00:0:0:1::/64,10.244.1.0/24", four).as_deref(),
+            Some("10.244.1.0/24")
+        );
+        assert_eq!(of("fd00:0:0:1::/64", four), None);
+        assert_eq!(of("10.244.1.0/24", six), None);
+        assert_eq!(of("10.244.1.0/24,10.244.2.0/24", four), None);
     }
 }
