@@ -208,7 +208,10 @@ mod tests {
         };
         let its = || Service::Its(Some("/k".into()));
         assert_eq!(which(None, installed("/srv/k")), ("/srv/k".into(), its()));
-        assert_eq!(which(Some("/srv/k".into()), installed("/srv/k")), ("/srv/k".into(), its()));
+        assert_eq!(
+            which(Some("/srv/k".into()), installed("/srv/k")),
+            ("/srv/k".into(), its())
+        );
         let other = which(Some("/old".into()), installed("/srv/k"));
         assert_eq!(other, ("/old".into(), Service::Another));
         assert_eq!(which(None, None), (config::DEFAULT_DATA_DIR.into(), Service::None));

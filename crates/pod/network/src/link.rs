@@ -124,10 +124,13 @@ pub async fn alias(handle: &Handle, name: &str) -> anyhow::Result<Option<String>
         return Ok(None);
     };
     let found = handle.link().get().match_index(index).execute().try_next().await?;
-    let alias = found.into_iter().flat_map(|link| link.attributes).find_map(|a| match a {
-        LinkAttribute::IfAlias(alias) => Some(alias),
-        _ => None,
-    });
+    let alias = found
+        .into_iter()
+        .flat_map(|link| link.attributes)
+        .find_map(|a| match a {
+            LinkAttribute::IfAlias(alias) => Some(alias),
+            _ => None,
+        });
     Ok(Some(alias.unwrap_or_default()))
 }
 
