@@ -94,12 +94,13 @@ pub async fn build(
         .fs_stats(&layout.root)
         .with_context(|| format!("measuring {}", layout.root.display()))?;
     let capacity = node::status::capacity(&machine, &fs, &cfg);
-    if let Some(why) = node::status::too_much_reserved(&capacity, &cfg) {
+    if let Some(why) = node::status::too_much_reserved(&machine, &capacity, &cfg) {
         anyhow::bail!(why);
     }
     let allocatable = node::status::allocatable(&capacity, &cfg);
     judge(&*host, &machine, &cfg)?;
-    make_root_cgroups(&*host, &machine, &cfg, &capacity, &allocatable);
+    let roots = root_cgroups(&machine, &cfg, &capacity, &allocatable);
+    make_root_cgroups(&host, roots, &stop);
     enforce_reserved(&*host, &cfg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
@@ -252,38 +253,102 @@ fn enforce_reserved(host: &dyn Host, cfg: &Config) -> anyhow::Result<()> {
 }
 
 /// The cgroups above those of pods: all pods together get what the node gives to pods.
-fn make_root_cgroups(
-    host: &dyn Host,
+fn root_cgroups(
     machine: &Machine,
     cfg: &Config,
     capacity: &ResourceList,
     allocatable: &ResourceList,
-) {
-    // The margin of evictions is theirs to use: otherwise the kernel would end them before the kubelet does.
-    let reserved = |name| match cfg.enforce.contains("pods") {
-        true => (node::status::reserved(cfg, name) + 999) / 1000,
-        false => 0,
-    };
-    let left = |there_is: i64, name| Some(there_is - reserved(name)).filter(|left| *left > 0);
+) -> Vec<(String, CgroupLimits)> {
     // Without a reserve that is all there is: a limit from before is lifted.
     let all = CgroupLimits {
         cpu_shares: Some(cgroup::shares(quantity::milli_of(Some(allocatable), "cpu"))),
-        memory: left(quantity::value_of(Some(capacity), "memory"), "memory"),
-        pids: left(machine.max_pids, "pid"),
+        memory: left_to_pods(cfg, "memory", quantity::value_of(Some(capacity), "memory")),
+        pids: left_to_pods(cfg, "pid", machine.max_pids),
         ..CgroupLimits::default()
     };
     let least = CgroupLimits {
         cpu_shares: Some(2),
         ..CgroupLimits::default()
     };
-    for (class, limits) in [
-        (Qos::Guaranteed, &all),
-        (Qos::Burstable, &least),
-        (Qos::BestEffort, &least),
-    ] {
-        let path = cgroup::qos_path(&cfg.cgroup_root, class);
-        if let Err(e) = host.create_cgroup(&path, limits) {
-            tracing::warn!("the cgroup {path} can't be made, so pods may run without limits: {e}");
+    let all = [
+        (Qos::Guaranteed, all),
+        (Qos::Burstable, least.clone()),
+        (Qos::BestEffort, least),
+    ];
+    all.map(|(class, limits)| (cgroup::qos_path(&cfg.cgroup_root, class), limits))
+        .into()
+}
+
+/// What all pods together may have; `None` where what there is isn't known. The margin of evictions is theirs to use:
+/// otherwise the kernel would end them before the kubelet does.
+pub(crate) fn left_to_pods(cfg: &Config, name: &str, there_is: i64) -> Option<i64> {
+    let reserved = match cfg.enforce.contains("pods") {
+        true => (node::status::reserved(cfg, name) + 999) / 1000,
+        false => 0,
+    };
+    (there_is > 0).then(|| (there_is - reserved).max(1))
+}
+
+/// How long until it is tried again: pods may use more than is left to them at the moment.
+const AGAIN: Duration = Duration::from_secs(60);
+
+fn make_root_cgroups(host: &Arc<dyn Host>, wanted: Vec<(String, CgroupLimits)>, stop: &CancellationToken) {
+    let mut failed = unmade(&**host, wanted);
+    if failed.is_empty() {
+        return;
+    }
+    let (host, stop) = (host.clone(), stop.clone());
+    tokio::spawn(async move {
+        while !failed.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(AGAIN) => failed = unmade(&*host, failed),
+            }
         }
+    });
+}
+
+/// Makes cgroups; tells which ones could be made later.
+fn unmade(host: &dyn Host, mut wanted: Vec<(String, CgroupLimits)>) -> Vec<(String, CgroupLimits)> {
+    wanted.retain(|(path, limits)| match host.create_cgroup(path, limits) {
+        Ok(()) => false,
+        Err(e) => {
+            tracing::warn!("the cgroup {path} can't be made as it should be, so pods may run without limits: {e}");
+            e.kind() != std::io::ErrorKind::Unsupported
+        }
+    });
+    wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use std::path::Path;
+
+    fn roots(host: &FakeHost, cfg: &Config) -> Vec<(String, CgroupLimits)> {
+        let machine = host.machine().unwrap();
+        let capacity = node::status::capacity(&machine, &FakeHost::disk_with(50), cfg);
+        root_cgroups(&machine, cfg, &capacity, &node::status::allocatable(&capacity, cfg))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_reserved_is_kept_from_all_pods_sooner_or_later() {
+        let host = Arc::new(FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH));
+        let cfg = Config {
+            kube_reserved: [("memory", "2Gi"), ("pid", "768")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
+            ..Config::default()
+        };
+        host.spoil(Path::new("/kubepods"), true);
+        let (stop, shared) = (CancellationToken::new(), host.clone() as Arc<dyn Host>);
+        make_root_cgroups(&shared, roots(&host, &cfg), &stop);
+        assert!(host.cgroup("/kubepods").is_none() && host.cgroup("/kubepods/burstable").is_some());
+        host.spoil(Path::new("/kubepods"), false);
+        tokio::time::sleep(AGAIN + Duration::from_secs(1)).await;
+        let limits = host.cgroup("/kubepods").unwrap();
+        assert_eq!((limits.memory, limits.pids), (Some(6 << 30), Some(32_000)));
+        stop.cancel();
     }
 }

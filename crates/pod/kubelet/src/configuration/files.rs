@@ -3,6 +3,7 @@
 use super::Document;
 use anyhow::Context;
 use serde_json::Value;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 impl Document {
@@ -29,8 +30,25 @@ impl Document {
     }
 }
 
+/// More than any configuration has.
+const MOST_BYTES: u64 = 4 << 20;
+
 fn content(file: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let open = || -> std::io::Result<String> {
+        let mut text = String::new();
+        // A device could be read for ever.
+        std::fs::File::open(file)?
+            .take(MOST_BYTES + 1)
+            .read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = open().with_context(|| format!("cannot read {}", file.display()))?;
+    anyhow::ensure!(
+        text.len() as u64 <= MOST_BYTES,
+        "kubelet config file {} has more than {} MiB",
+        file.display(),
+        MOST_BYTES >> 20
+    );
     anyhow::ensure!(!text.is_empty(), "kubelet config file {} is empty", file.display());
     serde_saphyr::from_str(&text).with_context(|| format!("{} is not valid YAML", file.display()))
 }

@@ -1,5 +1,7 @@
 //! Fields with forms of their own: amounts that are kept from pods, CPUs, taints, feature gates.
 
+use super::fields::known;
+use super::kinds::Kind;
 use crate::config::Config;
 use keelson_api::quantity::Quantity;
 use serde_json::Value;
@@ -117,7 +119,9 @@ pub(super) fn check(c: &Config) -> Vec<String> {
 /// As `key=value:effect`.
 pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
     let mut all = Vec::new();
+    let parts = ["key", "value", "effect", "timeAdded"].map(|name| (name, Kind::Text));
     for taint in v.as_array().into_iter().flatten() {
+        known(taint, "", &parts)?;
         let text = |name: &str| taint[name].as_str().unwrap_or_default();
         let (key, value, effect) = (text("key"), text("value"), text("effect"));
         if key.is_empty() || !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {

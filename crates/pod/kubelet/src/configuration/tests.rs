@@ -375,6 +375,52 @@ fn unknown_fields_and_wrong_types_are_errors() {
     );
 }
 
+/// Nor are wrong types below the top passed over.
+#[test]
+fn parts_of_fields_have_their_types() {
+    for (fields, why) in [
+        (
+            json!({"memorySwap": {"swapBehavior": ["LimitedSwap"]}}),
+            "swapBehavior has to be a string, not [\"LimitedSwap\"]",
+        ),
+        (
+            json!({"authentication": {"x509": "/pki"}}),
+            "authentication: x509 has to be an object, not \"/pki\"",
+        ),
+        (
+            json!({"authentication": {"webhook": {"cacheTTL": 30}}}),
+            "webhook.cacheTTL has to be a duration such as 10s, not 30",
+        ),
+        (
+            json!({"authorization": {"mode": ["AlwaysAllow"]}}),
+            "mode has to be a string",
+        ),
+        (
+            json!({"crashLoopBackOff": {"maxContainerRestartPeriod": 30}}),
+            "maxContainerRestartPeriod has to be a duration",
+        ),
+        (
+            json!({"userNamespaces": {"idsPerPod": "131072"}}),
+            "idsPerPod has to be a whole number",
+        ),
+        (
+            json!({"registerWithTaints": [{"key": "a", "value": 5, "effect": "NoSchedule"}]}),
+            "value has to be a string, not 5",
+        ),
+        (
+            json!({"memorySwap": {"swapBehaviour": "NoSwap"}}),
+            "unknown field \"swapBehaviour\"",
+        ),
+    ] {
+        let error = applied(fields.clone()).err().unwrap_or_default();
+        assert!(error.contains(why), "{fields}: {error:?} has no {why:?}");
+    }
+    applied(
+        json!({"logging": {"flushFrequency": 5_000_000_000_u64, "format": "text"}, "authentication": {"x509": null}}),
+    )
+    .unwrap();
+}
+
 #[test]
 fn later_files_are_merged_and_flags_have_the_last_word() {
     let mut d = Document::default();
@@ -572,4 +618,17 @@ fn flags_tell_their_fields_and_defaults() {
             .contains("systemd isn't asked for cgroups")
     );
     assert_eq!(judge("container-runtime-endpoint", "unix:///r"), Ok(()));
+}
+
+#[test]
+fn a_file_that_has_no_end_is_not_read_for_ever() {
+    for (name, why) in [
+        ("/dev/zero", "more than 4 MiB"),
+        ("/dev/null", "is empty"),
+        ("/dev", "cannot read"),
+    ] {
+        let refused = Document::read(Some(std::path::Path::new(name)), None).err();
+        let refused = refused.map(|e| format!("{e:#}")).unwrap_or_default();
+        assert!(refused.contains(why), "{name}: {refused}");
+    }
 }

@@ -29,6 +29,8 @@ struct Seen {
     last: BTreeMap<Signal, Instant>,
     /// Since when a threshold is met, hard (`true`) and soft.
     since: BTreeMap<(Signal, bool), Instant>,
+    /// What pods had to end for at the last look: only of these the margin has to be free, too.
+    pressing: BTreeSet<(Signal, bool)>,
 }
 
 pub fn start(kl: &Arc<Kubelet>) {
@@ -106,15 +108,17 @@ impl Seen {
         let hard = wanted.hard.iter().map(|t| (*t, true, Duration::ZERO));
         let soft = wanted.soft.iter().map(|(t, grace)| (*t, false, *grace));
         let mut met = Vec::new();
+        let before = std::mem::take(&mut self.pressing);
         for (threshold, hard, grace) in hard.chain(soft) {
             let key = (threshold.signal, hard);
-            if !sample.meets(&threshold, &wanted.reclaim, self.since.contains_key(&key)) {
+            if !sample.meets(&threshold, &wanted.reclaim, before.contains(&key)) {
                 self.since.remove(&key);
                 continue;
             }
             self.last.insert(threshold.signal, now);
             let since = *self.since.entry(key).or_insert(now);
             if now.duration_since(since) >= grace {
+                self.pressing.insert(key);
                 met.push(Met { threshold, hard });
             }
         }
@@ -393,5 +397,34 @@ mod tests {
         assert_eq!(met.iter().map(|m| m.hard).collect::<Vec<_>>(), [false]);
         let met = seen.look(&wanted, &with(50), after(121));
         assert_eq!(met.iter().map(|m| m.hard).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_margin_counts_once_pods_have_to_end() {
+        let t = |mib: u64| Threshold {
+            signal: Signal::Memory,
+            amount: Amount::Number(mib << 20),
+        };
+        let wanted = Eviction {
+            hard: Vec::new(),
+            soft: vec![(t(500), Duration::from_secs(60))],
+            reclaim: vec![t(200)],
+            ..Eviction::default()
+        };
+        let with = |mib: u64| Sample {
+            memory: 4 << 30,
+            memory_available: mib << 20,
+            ..Sample::default()
+        };
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let after = |s: u64| start + Duration::from_secs(s);
+        let mut look = |mib, at| seen.look(&wanted, &with(mib), after(at)).len();
+        // Enough before the time, and at the time.
+        assert_eq!((look(490, 0), look(600, 10), look(600, 70)), (0, 0, 0));
+        assert_eq!((look(490, 80), look(490, 130), look(600, 140)), (0, 0, 0));
+        assert_eq!(
+            (look(490, 150), look(490, 210), look(600, 220), look(700, 230)),
+            (0, 1, 1, 0)
+        );
     }
 }

@@ -59,7 +59,7 @@ impl FakeHost {
         }
     }
 
-    /// From now on, and until it is said again, the disk gives errors where this directory is.
+    /// From now on, and until it is said again, the disk gives errors where this directory is, and the kernel at this cgroup.
     pub fn spoil(&self, dir: &Path, spoiled: bool) {
         let unreadable = &mut self.state.lock().unreadable;
         match spoiled {
@@ -351,7 +351,11 @@ impl Host for FakeHost {
     }
 
     fn create_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
-        self.state.lock().cgroups.insert(path.to_owned(), limits.clone());
+        let mut state = self.state.lock();
+        if state.unreadable.contains(Path::new(path)) {
+            return Err(io::Error::from(nix::Error::EBUSY));
+        }
+        state.cgroups.insert(path.to_owned(), limits.clone());
         Ok(())
     }
 

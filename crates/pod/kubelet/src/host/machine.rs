@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn this_machine_has_facts() {
         let m = Machine::read().unwrap();
-        assert!(m.sockets <= m.cores && m.cores <= 2 * m.cpus, "{m:?}");
+        assert!(m.sockets <= m.cores, "{m:?}");
         assert!(m.cpus > 0 && m.memory > 0 && !m.kernel.is_empty());
         assert_eq!(os_image("NAME=\"A\"\nPRETTY_NAME=\"B 1\"\n"), "B 1");
     }

@@ -83,19 +83,36 @@ pub fn allocatable(capacity: &ResourceList, cfg: &Config) -> ResourceList {
     list
 }
 
-/// Why a machine can't keep what is reserved, in upstream's words.
-pub fn too_much_reserved(capacity: &ResourceList, cfg: &Config) -> Option<String> {
-    ["cpu", "memory", "ephemeral-storage"].into_iter().find_map(|name| {
-        let (reserved, has) = (reserved(cfg, name), quantity::milli(capacity.get(name)?));
+/// Why a machine can't keep what is reserved, in upstream's words. Pods that are held to the rest need some of it.
+pub fn too_much_reserved(machine: &Machine, capacity: &ResourceList, cfg: &Config) -> Option<String> {
+    ["cpu", "memory", "ephemeral-storage", "pid"].into_iter().find_map(|name| {
+        let has = match name {
+            "pid" => Some(machine.max_pids).filter(|most| *most > 0)?.saturating_mul(1000),
+            _ => quantity::milli(capacity.get(name)?),
+        };
+        let margin = |signal| cfg.eviction.hard_amount(signal, (has / 1000) as u64) as i64;
+        let margin = match name {
+            "memory" => margin(Signal::Memory),
+            "ephemeral-storage" => margin(Signal::Disk),
+            _ => 0,
+        };
+        let kept = reserved(cfg, name);
+        let whole = kept.saturating_add(margin.saturating_mul(1000));
         let shown = |milli: i64| quantity::from_milli(milli).0;
-        (reserved > has).then(|| {
+        let told = |kept, sign| {
             format!(
-                "invalid Node Allocatable configuration. resource {name:?} has a reservation of {} but capacity of {}. Expected capacity >= \
+                "invalid Node Allocatable configuration. resource {name:?} has a reservation of {} but capacity of {}. Expected capacity {sign} \
                  reservation",
-                shown(reserved),
+                shown(kept),
                 shown(has)
             )
-        })
+        };
+        let held = cfg.enforce.contains("pods") && ["memory", "pid"].contains(&name);
+        match () {
+            () if whole > has => Some(told(whole, ">=")),
+            () if held && kept == has => Some(told(kept, ">")),
+            () => None,
+        }
     })
 }
 
@@ -422,17 +439,7 @@ mod tests {
         let a = allocatable(&c, &cfg);
         assert_eq!((a["cpu"].0.as_str(), a["memory"].0.as_str()), ("1900m", "7068Mi"));
         assert_eq!(a["ephemeral-storage"].0, (900u64 << 20).to_string());
-        assert_eq!(too_much_reserved(&c, &cfg), None);
-        let much = Config {
-            system_reserved: BTreeMap::from([("memory".into(), "8Gi".into())]),
-            kube_reserved: BTreeMap::from([("memory".into(), "1".into())]),
-            ..Config::default()
-        };
-        let why = too_much_reserved(&c, &much).unwrap_or_default();
-        assert!(
-            why.contains("resource \"memory\" has a reservation of 8589934593 but capacity of 8589934592"),
-            "{why}"
-        );
+        assert_eq!(too_much_reserved(&machine, &c, &cfg), None);
         let few = Config {
             pods_per_core: 5,
             reserved_cpus: Some(("0".into(), 1)),
@@ -443,6 +450,54 @@ mod tests {
             (c["pods"].0.as_str(), allocatable(&c, &few)["cpu"].0.as_str()),
             ("10", "1")
         );
+    }
+
+    #[test]
+    fn no_more_is_reserved_than_there_is() {
+        let machine = Machine {
+            cpus: 2,
+            memory: 8 << 30,
+            max_pids: 1000,
+            ..Machine::default()
+        };
+        let fs = FsStats {
+            capacity: 1000 << 20,
+            ..FsStats::default()
+        };
+        let why = |name: &str, amount: &str, plain: &Config| {
+            let cfg = Config {
+                kube_reserved: BTreeMap::from([(name.to_owned(), amount.to_owned())]),
+                ..plain.clone()
+            };
+            too_much_reserved(&machine, &capacity(&machine, &fs, &cfg), &cfg).unwrap_or_default()
+        };
+        let usual = Config::default();
+        // The margins of evictions are kept, too.
+        for (name, fits, amount) in [
+            ("cpu", "2", "2001m"),
+            ("memory", "8092Mi", "8093Mi"),
+            ("ephemeral-storage", "900Mi", "901Mi"),
+            ("pid", "999", "1001"),
+        ] {
+            assert_eq!(why(name, fits, &usual), "");
+            let why = why(name, amount, &usual);
+            assert!(why.contains("Expected capacity >= reservation"), "{why}");
+        }
+        assert!(why("memory", "8093Mi", &usual).contains("a reservation of 8590983168 but capacity of 8589934592"));
+        // Nothing at all is no bound that the kernel could hold pods to.
+        let bare = |enforce: &[&str]| Config {
+            eviction: crate::Eviction {
+                hard: Vec::new(),
+                ..Default::default()
+            },
+            enforce: enforce.iter().map(|e| (*e).to_owned()).collect(),
+            ..Config::default()
+        };
+        for (name, all) in [("memory", "8Gi"), ("pid", "1k")] {
+            let why_not = why(name, all, &bare(&["pods"]));
+            assert!(why_not.contains("Expected capacity > reservation"), "{why_not}");
+            assert_eq!(why(name, all, &bare(&[])), "");
+        }
     }
 
     #[test]

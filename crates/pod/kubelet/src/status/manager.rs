@@ -34,6 +34,30 @@ struct Entry {
     sent: watch::Sender<u64>,
 }
 
+impl Entry {
+    fn new(pod: &Pod) -> Self {
+        Entry {
+            pod: Arc::new(pod.clone()),
+            answered: None,
+            status: PodStatus::default(),
+            version: 0,
+            sending: false,
+            since: Instant::now(),
+            sent: watch::Sender::new(0),
+        }
+    }
+
+    /// Whether somebody has to begin to send; from now on it takes time.
+    fn begin(&mut self) -> bool {
+        if self.sending {
+            return false;
+        }
+        self.sending = true;
+        self.since = Instant::now();
+        true
+    }
+}
+
 struct Shared {
     rest: Rest,
     entries: Mutex<HashMap<String, Entry>>,
@@ -66,15 +90,7 @@ impl StatusManager {
     pub fn set(&self, pod: &Pod, status: PodStatus) {
         let uid = pods::uid(pod).to_owned();
         let mut entries = self.0.entries.lock();
-        let entry = entries.entry(uid.clone()).or_insert_with(|| Entry {
-            pod: Arc::new(pod.clone()),
-            answered: None,
-            status: PodStatus::default(),
-            version: 0,
-            sending: false,
-            since: Instant::now(),
-            sent: watch::Sender::new(0),
-        });
+        let entry = entries.entry(uid.clone()).or_insert_with(|| Entry::new(pod));
         if revision(pod) > revision(&entry.pod) {
             entry.pod = Arc::new(pod.clone());
         }
@@ -83,9 +99,7 @@ impl StatusManager {
         }
         entry.status = status;
         entry.version += 1;
-        if !entry.sending {
-            entry.sending = true;
-            entry.since = Instant::now();
+        if entry.begin() {
             tokio::spawn(send_all(self.clone(), uid));
         }
     }
@@ -97,8 +111,7 @@ impl StatusManager {
         if let Some(pod) = seen.filter(|p| revision(p) > revision(&entry.pod)) {
             entry.pod = pod.clone();
         }
-        if !entry.sending {
-            entry.sending = true;
+        if entry.begin() {
             entry.version += 1;
             tokio::spawn(send_all(self.clone(), uid.to_owned()));
         }
@@ -310,6 +323,18 @@ fn keep_foreign(now: &Value, mut want: Value) -> Value {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_until_a_status_is_sent_begins_with_the_need() {
+        let mut entry = Entry::new(&Pod::default());
+        let made = entry.since;
+        tokio::time::advance(RETRY).await;
+        assert!(entry.begin());
+        assert_eq!(entry.since, made + RETRY);
+        tokio::time::advance(RETRY).await;
+        assert!(!entry.begin());
+        assert_eq!(entry.since, made + RETRY, "it is on its way");
+    }
 
     #[test]
     fn conditions_of_others_are_left_alone() {

@@ -218,11 +218,17 @@ pub(super) fn all() -> impl Iterator<Item = &'static Field> {
     subjects.into_iter().flatten()
 }
 
-/// Parts of an object that are known; others are an error.
-fn known(v: &Value, path: &str, names: &[&str]) -> Result<(), String> {
-    let keys = v.as_object().into_iter().flat_map(|m| m.keys());
-    match keys.into_iter().find(|k| !names.contains(&k.as_str())) {
-        Some(other) => Err(format!("unknown field \"{path}{other}\"")),
-        None => Ok(()),
+/// Parts of an object that are known, and what they are; anything else is an error. One that isn't there has none.
+pub(super) fn known(v: &Value, path: &str, parts: &[(&str, Kind)]) -> Result<(), String> {
+    if !v.is_null() {
+        Kind::Object.check(path.trim_end_matches('.'), v)?;
     }
+    for (name, value) in v.as_object().into_iter().flatten() {
+        match parts.iter().find(|(known, _)| known == name) {
+            None => return Err(format!("unknown field \"{path}{name}\"")),
+            Some((_, kind)) if !value.is_null() => kind.check(&format!("{path}{name}"), value)?,
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }

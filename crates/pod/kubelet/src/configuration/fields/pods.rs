@@ -167,7 +167,7 @@ pub(super) const FIELDS: &[Field] = &[
         false,
         set(
             |c, v| {
-                known(v, "", &["maxContainerRestartPeriod"])?;
+                known(v, "", &[("maxContainerRestartPeriod", Kind::Duration)])?;
                 let most = time(&v["maxContainerRestartPeriod"])?;
                 if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&most) {
                     let got = most.as_secs_f64();
@@ -317,7 +317,7 @@ fn logs(v: &Value) -> Result<PathBuf, String> {
 }
 
 fn user_namespaces(_: &mut Config, v: &Value) -> Result<(), String> {
-    known(v, "", &["idsPerPod"])?;
+    known(v, "", &[("idsPerPod", Kind::Int)])?;
     match v["idsPerPod"].as_i64().unwrap_or(65_536) {
         65_536 => Ok(()),
         few if few < 65_536 => Err("idsPerPod must not be less than 65536".into()),

@@ -159,9 +159,8 @@ pub(super) const FIELDS: &[Field] = &[
         false,
         set(
             |c, v| {
-                let only = v.as_object().is_some_and(|m| m.keys().all(|k| k == "swapBehavior"));
+                known(v, "", &[("swapBehavior", Kind::Text)])?;
                 c.swap = match v["swapBehavior"].as_str().unwrap_or_default() {
-                    _ if !only => return Err("only swapBehavior can be set".into()),
                     "" | "NoSwap" => Swap::None,
                     "LimitedSwap" => Swap::Limited,
                     other => {

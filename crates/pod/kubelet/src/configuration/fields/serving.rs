@@ -274,10 +274,12 @@ fn ttl(v: &Value, into: &mut Duration) -> Result<(), String> {
 }
 
 fn authentication(c: &mut Config, v: &Value) -> Result<(), String> {
-    known(v, "", &["x509", "webhook", "anonymous"])?;
-    known(&v["x509"], "x509.", &["clientCAFile"])?;
-    known(&v["webhook"], "webhook.", &["enabled", "cacheTTL"])?;
-    known(&v["anonymous"], "anonymous.", &["enabled"])?;
+    let object = Kind::Object;
+    known(v, "", &[("x509", object), ("webhook", object), ("anonymous", object)])?;
+    known(&v["x509"], "x509.", &[("clientCAFile", Kind::Path)])?;
+    let webhook = [("enabled", Kind::Bool), ("cacheTTL", Kind::Duration)];
+    known(&v["webhook"], "webhook.", &webhook)?;
+    known(&v["anonymous"], "anonymous.", &[("enabled", Kind::Bool)])?;
     let authorities = path(&v["x509"]["clientCAFile"]);
     match (&mut c.alone, &authorities) {
         (Some(alone), _) => alone.client_ca = authorities,
@@ -294,12 +296,9 @@ fn authentication(c: &mut Config, v: &Value) -> Result<(), String> {
 }
 
 fn authorization(c: &mut Config, v: &Value) -> Result<(), String> {
-    known(v, "", &["mode", "webhook"])?;
-    known(
-        &v["webhook"],
-        "webhook.",
-        &["cacheAuthorizedTTL", "cacheUnauthorizedTTL"],
-    )?;
+    known(v, "", &[("mode", Kind::Text), ("webhook", Kind::Object)])?;
+    let times = ["cacheAuthorizedTTL", "cacheUnauthorizedTTL"].map(|name| (name, Kind::Duration));
+    known(&v["webhook"], "webhook.", &times)?;
     match v["mode"].as_str().unwrap_or_default() {
         "" | "Webhook" => {}
         other => {
@@ -314,7 +313,19 @@ fn authorization(c: &mut Config, v: &Value) -> Result<(), String> {
 
 /// The program writes the log; what is nothing, or upstream's default, is no wish.
 fn logging(_: &mut Config, v: &Value) -> Result<(), String> {
-    known(v, "", &["format", "flushFrequency", "verbosity", "vmodule", "options"])?;
+    // Upstream reads a bare number as nanoseconds.
+    let flush = match v["flushFrequency"].is_number() {
+        true => Kind::Int,
+        false => Kind::Duration,
+    };
+    let parts = [
+        ("format", Kind::Text),
+        ("flushFrequency", flush),
+        ("verbosity", Kind::Int),
+        ("vmodule", Kind::List),
+        ("options", Kind::Object),
+    ];
+    known(v, "", &parts)?;
     for (part, value) in v.as_object().into_iter().flatten() {
         let usual = match part.as_str() {
             "format" => value == "text",
