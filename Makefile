@@ -46,7 +46,6 @@ check: deps
 unit: deps
 	@echo "=== $$(date +%T) unit and golden tests"
 	cargo test --locked --workspace --all-targets --profile $(TEST_PROFILE)
-	cargo test --locked --doc -p keelson-testkit --profile $(TEST_PROFILE)
 
 quick: deps
 	PROFILE=$(TEST_PROFILE) tools/test-cluster.sh

@@ -4,8 +4,8 @@
 //! the real kubelet over a fake runtime and a fake machine. They meet where they always meet: at the API, each with an
 //! identity of its own. Only the machine is exchanged: its disk, its containers, its network and its clock.
 //!
-//! ```no_run
-//! # use keelson_testkit::{Cluster, objects::{Pod, is_ready}, secs};
+//! ```text
+//! use keelson_testkit::{Cluster, objects::{Pod, is_ready}, secs};
 //! #[tokio::test(start_paused = true)]
 //! async fn a_pod_runs() {
 //!     let cluster = Cluster::builder().nodes(3).start().await;
