@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const LOOK: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_millis(100);
+/// So often a start may come before its node is registered.
+const EXPECTED: u32 = 5;
 /// A change of less than this part is little.
 const PART: i64 = 50;
 const DRIVER: &str = "csi.storage.k8s.io/drivername";
@@ -36,19 +39,34 @@ pub async fn publish(shared: Arc<Shared>, rest: Rest, namespace: String, stop: C
         () = stop.cancelled() => return,
         () = shared.classes.synced() => {}
     }
+    let mut failures = 0;
     loop {
-        if let Err(error) = publisher.round().await {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the room for volumes couldn't be told; it will be within a minute"
-            );
-        }
+        let pause = match publisher.round().await {
+            Ok(()) => {
+                failures = 0;
+                LOOK
+            }
+            Err(error) => {
+                let (pause, error) = (again(failures), format!("{error:#}"));
+                failures += 1;
+                match failures > EXPECTED {
+                    true => tracing::warn!(error, ?pause, "the room for volumes couldn't be told; trying again"),
+                    false => tracing::debug!(error, ?pause, "the room for volumes can't be told yet"),
+                }
+                pause
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             () = shared.changed.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Without it no pod with a new claim is placed here.
+fn again(failures: u32) -> Duration {
+    LOOK.min(SOON * 2u32.saturating_pow(failures))
 }
 
 struct Publisher {
@@ -176,6 +194,13 @@ fn bytes(object: &CSIStorageCapacity) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_before_its_node_asks_again_soon() {
+        let pauses: Vec<u64> = (0..12).map(|n| again(n).as_millis() as u64).collect();
+        assert_eq!(pauses[..4], [100, 200, 400, 800]);
+        assert_eq!((pauses[9], pauses[10], again(u32::MAX)), (51_200, 60_000, LOOK));
+    }
 
     #[test]
     fn what_is_little() {
