@@ -294,13 +294,13 @@ async fn a_suspended_job_has_no_pods_and_its_time_does_not_run() {
 
 #[tokio::test(start_paused = true)]
 async fn every_schedule_that_is_accepted_runs_or_says_why_not() {
-    // Jobs are counted, and a day of a node is long.
+    // Jobs are counted, and hours of a node are long.
     let cluster = Cluster::builder().nodes(0).start().await;
     let jobs = cluster.history::<Job>("default").await;
     let schedules = [
         ("step", "0/15 * * * *"),
         ("marks", "30 ? * * ?"),
-        ("midnight", "@midnight"),
+        ("hourly", "@hourly"),
         ("every", "@every 45m"),
         ("never", "59 23 31 2 *"),
     ];
@@ -319,17 +319,17 @@ async fn every_schedule_that_is_accepted_runs_or_says_why_not() {
         told.message.as_deref(),
         Some("invalid schedule: 59 23 31 2 * : time difference between two schedules is less than 1 second")
     );
-    cluster.sleep(secs(24 * 3600)).await;
+    cluster.sleep(secs(3 * 3600)).await;
     let jobs = jobs.record().await;
     let count = |owner: &str| {
         let prefix = format!("{owner}-");
         let added = jobs.added();
         added.iter().filter(|(_, j)| j.name().starts_with(&prefix)).count()
     };
-    assert_eq!(count("step"), 24 * 4);
-    assert_eq!(count("marks"), 24);
-    assert_eq!(count("midnight"), 1);
-    assert_eq!(count("every"), 24 * 60 / 45);
+    assert_eq!(count("step"), 3 * 4);
+    assert_eq!(count("marks"), 3);
+    assert_eq!(count("hourly"), 3);
+    assert_eq!(count("every"), 3 * 60 / 45);
     assert_eq!(count("never"), 0);
 }
 
