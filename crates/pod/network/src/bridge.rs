@@ -151,7 +151,7 @@ impl Bridge {
         self.ours(&handle).await?;
         link::delete(&handle, &self.name).await?;
         driver.abort();
-        nft::apply(Family::Ip, &self.name, &[Op::AddTable, Op::DeleteTable])?;
+        nft::remove(Family::Ip, &self.name)?;
         Ok(())
     }
 

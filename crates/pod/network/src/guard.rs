@@ -2,6 +2,7 @@
 //! packet: send with another's address (a policy or a service trusts the source), or to the host's loopback (which links
 //! with host ports would take: CVE-2020-8558). By IPv6, whose neighbours find each other by messages, it may speak of itself only:
 //! what comes from its link's own address is for that, and router advertisements and redirects (CVE-2020-10749) are dropped.
+//! Where pods have no addresses of IPv4, nothing comes by it.
 
 use crate::ports::LINK_PREFIX;
 use keelson_sys::nft::{Base, ChainKind, Cmp, Datum, Element, Expr, Family, Hook, KeyType, Load, Op, Set, Verdict};

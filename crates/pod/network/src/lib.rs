@@ -103,10 +103,10 @@ pub trait PodNetwork: Send + Sync {
 /// Takes back what the network changed on the machine, for a node that goes away: its table, its rules in other programs'
 /// chains, and forwarding, if that was off before.
 pub fn remove(state_dir: &Path) -> anyhow::Result<()> {
-    use keelson_sys::nft::{Family, Op};
+    use keelson_sys::nft::Family;
     neighbours::remove()?;
     for family in [Family::Ip, Family::Ip6] {
-        keelson_sys::nft::apply(family, ports::TABLE, &[Op::AddTable, Op::DeleteTable])?;
+        keelson_sys::nft::remove(family, ports::TABLE)?;
     }
     sysctl::restore_forwarding(state_dir)
 }

@@ -74,6 +74,12 @@ impl Routed {
         self.families().any(|f| f == Family::Ip6)
     }
 
+    /// Those by which links could bring something. Without addresses of IPv6 they have it switched off; IPv4 can't be.
+    fn guarded(&self) -> impl Iterator<Item = Family> {
+        let four = self.families().all(|f| f != Family::Ip).then_some(Family::Ip);
+        self.families().chain(four)
+    }
+
     fn prepare_host(&self) -> anyhow::Result<()> {
         for family in self.families() {
             sysctl::switch_forwarding_on(&self.config.state_dir, family)?;
@@ -96,10 +102,11 @@ impl Routed {
         loop {
             let ours = |n: &Notice| match n {
                 Notice::Overrun => true,
-                Notice::Changed { family, table } => {
-                    let here = self.families().any(|f| f == *family);
-                    here && [ports::TABLE, neighbours::TABLE].contains(&table.as_str())
-                }
+                Notice::Changed { family, table } => match table.as_str() {
+                    ports::TABLE => self.guarded().any(|f| f == *family),
+                    neighbours::TABLE => self.families().any(|f| f == *family),
+                    _ => false,
+                },
             };
             if notices.iter().any(ours) {
                 while let Ok(more) = tokio::time::timeout(wait, monitor.next()).await {
@@ -136,9 +143,12 @@ impl Routed {
             let own = reserved.iter().filter(|(_, owner)| *owner == sandbox);
             mappings.extend(own.map(|(ip, _)| (*ip, recorded.clone())));
         }
-        for range in &self.config.cluster_cidrs {
-            let family = Family::of(range.addr());
-            let mut ops = ports::initial(*range, &mappings);
+        for family in self.guarded() {
+            let mut ranges = self.config.cluster_cidrs.iter();
+            let mut ops = match ranges.find(|range| Family::of(range.addr()) == family) {
+                Some(range) => ports::initial(*range, &mappings),
+                None => vec![Op::AddTable, Op::DeleteTable, Op::AddTable],
+            };
             ops.extend(guard::initial(family));
             let of_family = reserved.iter().filter(|(ip, _)| Family::of(*ip) == family);
             ops.extend(of_family.map(|(ip, sandbox)| guard::admit(&link_name(sandbox), *ip)));

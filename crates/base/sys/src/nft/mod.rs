@@ -22,7 +22,7 @@ pub use expr::{Cmp, Expr, Load, Nat, Verdict};
 pub use monitor::{Monitor, Notice};
 pub use query::{FoundChain, FoundRule, chains, rules};
 pub use ruleset::{Chain, Ruleset, SetState, Table};
-pub use socket::{NftError, apply};
+pub use socket::{NftError, apply, remove};
 
 use std::net::IpAddr;
 

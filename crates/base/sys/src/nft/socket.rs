@@ -127,11 +127,10 @@ impl Kept {
         Err(io::Error::other("the kernel does not tell its rules' generation"))
     }
 
-    /// Sends a batch and gives the generation that it made; one that changes nothing makes none.
-    fn send(&self, family: Family, table: &str, ops: &[Op]) -> Result<Option<u32>, NftError> {
-        let bytes = batch(family, table, ops);
+    /// Sends the batch of these operations and gives the generation that it made; one that changes nothing makes none.
+    fn send(&self, bytes: &[u8], ops: &[Op]) -> Result<Option<u32>, NftError> {
         crate::net::grow_send_buffer(&self.socket, bytes.len() + 4096)?;
-        self.socket.send(&bytes, 0)?;
+        self.socket.send(bytes, 0)?;
         let mut made = None;
         loop {
             let (answer, _) = self.socket.recv_from_full()?;
@@ -173,7 +172,7 @@ pub fn apply(family: Family, table: &str, ops: &[Op]) -> Result<(), NftError> {
     let kept = Kept::take()?;
     let under_way = own::begin(kept.namespace);
     let send = || {
-        let made = kept.send(family, table, ops)?;
+        let made = kept.send(&batch(family, table, ops), ops)?;
         // Before a monitor is told, that it may know.
         if let Some(generation) = made {
             under_way.made(generation);
@@ -190,6 +189,24 @@ pub fn apply(family: Family, table: &str, ops: &[Op]) -> Result<(), NftError> {
     sent
 }
 
+/// Removes a table with all that is in it, if it is there. A kernel without nftables of the family has none.
+pub fn remove(family: Family, table: &str) -> Result<(), NftError> {
+    match apply(family, table, &[Op::AddTable, Op::DeleteTable]) {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether the kernel has no nftables of the family (before Linux 4.17 it said so in another word).
+fn is_absent(error: &NftError) -> bool {
+    let NftError::Refused { error, .. } = error else {
+        return false;
+    };
+    [libc::EOPNOTSUPP, libc::EAFNOSUPPORT]
+        .map(Some)
+        .contains(&error.raw_os_error())
+}
+
 /// Closes the socket that is kept for this thread's namespace, and gives its port, which is free then.
 #[cfg(test)]
 pub(super) fn port_of_one() -> u32 {
@@ -197,4 +214,55 @@ pub(super) fn port_of_one() -> u32 {
     let mut addr = SocketAddr::new(0, 0);
     kept.socket.get_address(&mut addr).expect("its address");
     addr.port_number()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_absent_family_has_nothing_to_remove() {
+        let refused = |errno| NftError::Refused {
+            op: "add table".into(),
+            error: io::Error::from_raw_os_error(errno),
+        };
+        for (errno, absent) in [
+            (libc::EOPNOTSUPP, true),
+            (libc::EAFNOSUPPORT, true),
+            (libc::EPERM, false),
+            (libc::EBUSY, false),
+        ] {
+            assert_eq!(is_absent(&refused(errno)), absent, "{errno}");
+        }
+        assert!(!is_absent(&io::Error::from_raw_os_error(libc::EAFNOSUPPORT).into()));
+    }
+
+    /// Through the kernel, in a namespace of the test, with a family that no kernel has tables of.
+    #[test]
+    fn a_kernel_without_the_family_says_so() {
+        const DECNET: u8 = 12;
+        let ops = [Op::AddTable, Op::DeleteTable];
+        let mut bytes = batch(Family::Ip6, "keelson-test", &ops);
+        let mut at = 0;
+        while let Some(head) = bytes.get(at..at + 16) {
+            let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            // The first and last message are of the batch, the others of nftables.
+            if head[5] == 10 {
+                bytes[at + 16] = DECNET;
+            }
+            at += length.next_multiple_of(4);
+        }
+        let walk = move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
+            let kept = Kept::take().expect("a socket");
+            let error = kept.send(&bytes, &ops).expect_err("no such family");
+            assert!(is_absent(&error), "{error}");
+            for _ in 0..2 {
+                remove(Family::Ip6, "keelson-test").expect("there or not");
+                apply(Family::Ip6, "keelson-test", &[Op::AddTable]).expect("the table");
+            }
+            remove(Family::Ip6, "keelson-test").expect("gone");
+        };
+        std::thread::spawn(walk).join().expect("the walk");
+    }
 }
