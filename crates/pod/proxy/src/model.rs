@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Node, Service, ServicePort as ApiPort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use keelson_sys::nft::Family;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -58,10 +58,8 @@ pub struct ServicePort {
     pub external_ips: Vec<IpAddr>,
     /// Those of them that a load balancer has.
     pub balancer_ips: Vec<IpAddr>,
-    /// Who may use the load balancer's addresses, if not everybody.
+    /// Who may use the load balancer's addresses; none: everybody.
     pub source_ranges: Vec<IpNet>,
-    /// Whether there are any, be it of the other family.
-    pub guarded: bool,
     pub node_port: Option<u16>,
     /// Seconds a client keeps its endpoint.
     pub affinity: Option<u32>,
@@ -88,7 +86,6 @@ impl ServicePort {
             external_ips: Vec::new(),
             balancer_ips: Vec::new(),
             source_ranges: Vec::new(),
-            guarded: false,
             node_port: None,
             affinity: None,
             internal_local: false,
@@ -121,9 +118,21 @@ fn port(n: i32) -> Option<u16> {
     u16::try_from(n).ok().filter(|p| *p != 0)
 }
 
-/// An address of this family.
+/// An address of this family. These fields are older than strict parsing: leading zeros count for nothing.
 fn ip(text: &str, family: Family) -> Option<IpAddr> {
-    text.parse().ok().filter(|ip| Family::of(*ip) == family)
+    address(text).filter(|ip| Family::of(*ip) == family)
+}
+
+fn range(text: &str) -> Option<IpNet> {
+    let (ip, length) = text.trim().split_once('/')?;
+    IpNet::new(address(ip)?, length.parse().ok()?).ok()
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    let part = |part: &str| part[part.find(|c| c != '0').unwrap_or(part.len().saturating_sub(1))..].to_string();
+    let plain = || text.split('.').map(part).collect::<Vec<_>>().join(".");
+    let sloppy = || plain().parse::<Ipv4Addr>().ok();
+    text.parse().ok().or_else(|| sloppy().map(IpAddr::from))
 }
 
 /// Facts of one service, a port each, in a defined order: none unless it has a cluster IP and is ours to serve.
@@ -177,11 +186,13 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
     balancer_ips.dedup();
     let source_ranges = spec.load_balancer_source_ranges.iter().flatten();
     let mut source_ranges: Vec<IpNet> = source_ranges
-        .filter_map(|r| r.trim().parse::<IpNet>().ok())
+        .filter_map(|text| range(text))
         .filter(|r| Family::of(r.addr()) == here.family)
         .collect();
-    // Ranges of the other family only: nobody of this one may.
-    let guarded = spec.load_balancer_source_ranges.iter().flatten().next().is_some();
+    // One of them is everybody of the family.
+    if source_ranges.iter().any(|r| r.prefix_len() == 0) {
+        source_ranges.clear();
+    }
     source_ranges.sort();
     source_ranges.dedup();
     // Where a balancer's address is one of this machine, its clients here have that as their source: they may use it if the
@@ -216,7 +227,6 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
             external_ips: external_ips.clone(),
             balancer_ips: balancer_ips.clone(),
             source_ranges: source_ranges.clone(),
-            guarded,
             node_port: p.node_port.and_then(port),
             affinity,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -372,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn each_family_has_its_addresses_and_a_range_of_the_other_lets_nobody_in() {
+    fn each_family_has_its_addresses_and_is_not_bound_by_ranges_of_the_other() {
         let service = json!({"metadata": {"namespace": "shop", "name": "web"},
             "spec": {"clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.1", "fd00:96::1"], "ports": [{"port": 53}],
                 "externalIPs": ["198.51.100.1", "2001:db8::7"], "loadBalancerSourceRanges": ["203.0.113.0/24"]}});
@@ -391,7 +401,7 @@ mod tests {
         assert_eq!(facts.cluster_ip.to_string(), "fd00:96::1");
         assert_eq!(facts.endpoints, at("fd00:244::5"));
         assert_eq!(facts.external_ips, ["2001:db8::7".parse::<IpAddr>().unwrap()]);
-        assert!(facts.guarded && facts.source_ranges.is_empty());
+        assert!(facts.source_ranges.is_empty());
         assert_eq!(read(&service, &slices, &here()).remove(0).endpoints, at("10.244.0.5"));
     }
 
@@ -444,6 +454,31 @@ mod tests {
             "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 53}], "loadBalancerSourceRanges": ranges},
             "status": {"loadBalancer": {"ingress": [{"ip": address}]}}});
         read(&serde_json::from_value(service).unwrap(), &[], &here()).remove(0)
+    }
+
+    #[test]
+    fn a_range_of_everybody_is_none_of_its_family() {
+        let ranges = |ranges: serde_json::Value| -> Vec<String> {
+            let facts = balanced("192.0.2.1", ranges);
+            facts.source_ranges.iter().map(IpNet::to_string).collect()
+        };
+        for (given, kept) in [
+            (json!(["203.0.113.0/24", "0.0.0.0/0"]), vec![]),
+            (json!(["203.0.113.0/24", " 203.0.113.9/0 "]), vec![]),
+            (json!(["203.0.113.0/24", "::/0"]), vec!["203.0.113.0/24"]),
+            (json!(["::/0"]), vec![]),
+            (json!(["2001:db8::/32"]), vec![]),
+            // Leading zeros count for nothing.
+            (
+                json!(["203.000.113.00/24", "010.001.0.0/16"]),
+                vec!["10.1.0.0/16", "203.0.113.0/24"],
+            ),
+            (json!(["000.0.0.0/0"]), vec![]),
+        ] {
+            assert_eq!(ranges(given.clone()), kept, "{given}");
+        }
+        assert_eq!(ip("010.96.001.00", Family::Ip), "10.96.1.0".parse().ok());
+        assert_eq!(ip("10..1.0", Family::Ip), None);
     }
 
     #[test]

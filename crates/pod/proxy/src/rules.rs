@@ -156,7 +156,7 @@ pub fn piece(s: &ServicePort, cluster_cidr: IpNet) -> Piece {
 
 /// Who may use a load balancer's addresses.
 fn firewall(p: &mut Piece, s: &ServicePort) {
-    if !s.guarded || s.balancer_ips.is_empty() {
+    if s.source_ranges.is_empty() || s.balancer_ips.is_empty() {
         return;
     }
     let chain = name("firewall", &s.identity);

@@ -225,7 +225,6 @@ fn a_nodes_address_balances_for_everybody() {
 
         let mut guarded = w.balanced(&[0]);
         guarded.source_ranges = vec![w.at.far.parse().unwrap()];
-        guarded.guarded = true;
         w.serve(vec![guarded.clone()]);
         assert!(w.client.ask(at).is_err(), "not in the source ranges");
         guarded.source_ranges = vec![w.at.near.parse().unwrap()];

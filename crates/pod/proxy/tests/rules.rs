@@ -119,9 +119,8 @@ fn a_load_balancers_address_is_for_its_source_ranges_only() {
     guarded.external_ips = vec!["192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap()];
     guarded.balancer_ips = vec!["192.0.2.1".parse().unwrap()];
     guarded.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
-    guarded.guarded = true;
     let mut free = guarded.clone();
-    free.guarded = false;
+    free.source_ranges.clear();
     golden("source-ranges.txt", &text(&change(&[free], &[guarded])));
 }
 
@@ -292,8 +291,10 @@ fn random_service(i: u64, random: &mut impl FnMut(u64) -> u64) -> ServicePort {
         node_port: (random(2) == 0).then_some(30_080 + i as u16),
         external_ips: if random(3) == 0 { vec![ip] } else { vec![] },
         balancer_ips: vec![ip],
-        source_ranges: vec!["203.0.113.0/24".parse().unwrap()],
-        guarded: random(2) == 0,
+        source_ranges: match random(2) {
+            0 => vec!["203.0.113.0/24".parse().unwrap()],
+            _ => Vec::new(),
+        },
         affinity: (random(3) == 0).then_some(60 + random(2) as u32),
         internal_local: random(3) == 0,
         external_local: random(2) == 0,
