@@ -17,6 +17,15 @@ fn zone() -> Zone {
             serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec})).unwrap(),
         )
     };
+    let of_six = |service: &str, name: &str| -> Arc<EndpointSlice> {
+        let slice = json!({
+            "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv6",
+            "ports": [{"name": "pg", "protocol": "TCP", "port": 5432}],
+            "endpoints": [{"addresses": ["fd00:244::7"], "hostname": "db-0"}],
+        });
+        Arc::new(serde_json::from_value(slice).unwrap())
+    };
     let slice: EndpointSlice = serde_json::from_value(json!({
         "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
         "addressType": "IPv4",
@@ -37,6 +46,14 @@ fn zone() -> Zone {
             "db",
             json!({"clusterIP": "None", "ports": [{"name": "pg", "port": 5432}]}),
         ),
+        service(
+            "web6",
+            json!({"clusterIP": "fd00:96::20", "ports": [{"name": "http", "port": 80}]}),
+        ),
+        service(
+            "db6",
+            json!({"clusterIP": "None", "ports": [{"name": "pg", "port": 5432}]}),
+        ),
         service("empty", json!({"clusterIP": "None"})),
         service("out", json!({"type": "ExternalName", "externalName": "example.org"})),
         service(
@@ -44,7 +61,8 @@ fn zone() -> Zone {
             json!({"type": "ExternalName", "externalName": "web.shop.svc.cluster.local"}),
         ),
     ];
-    Zone::build("cluster.local", &services, &[Arc::new(slice)])
+    let slices = [Arc::new(slice), of_six("db6", "db6-1")];
+    Zone::build("cluster.local", &services, &slices)
 }
 
 fn ask(name: &str, kind: RecordType) -> String {
@@ -59,6 +77,10 @@ fn ask(name: &str, kind: RecordType) -> String {
         );
         return format!("{}", found.message.metadata.response_code);
     }
+    assert!(
+        !(found.message.answers.is_empty() && found.message.authorities.is_empty()),
+        "nothing carries it, too"
+    );
     let mut lines: Vec<String> = found.message.answers.iter().map(|r| r.data.to_string()).collect();
     lines.extend(found.message.additionals.iter().map(|r| format!("+{}", r.data)));
     lines.extend(found.follow.map(|f| format!("follow {f}")));
@@ -99,6 +121,33 @@ fn headless_services_name_their_ready_endpoints() {
         ask("7.0.244.10.in-addr.arpa.", RecordType::PTR),
         "db-0.db.shop.svc.cluster.local."
     );
+}
+
+/// A client that asks for both families at once believes that there is no such name if it hears so for one of them.
+#[test]
+fn a_name_that_has_no_address_of_a_family_exists() {
+    for (name, a, aaaa) in [
+        ("web.shop.svc", "10.96.0.20", ""),
+        ("web6.shop.svc", "", "fd00:96::20"),
+        ("db.shop.svc", "10.244.0.7 | 10.244.0.8", ""),
+        ("db-0.db.shop.svc", "10.244.0.7", ""),
+        ("10-244-0-8.db.shop.svc", "10.244.0.8", ""),
+        ("_pg._tcp.db.shop.svc", "", ""),
+        ("db6.shop.svc", "", "fd00:244::7"),
+        ("db-0.db6.shop.svc", "", "fd00:244::7"),
+        ("10-244-0-9.shop.pod", "10.244.0.9", ""),
+        ("fd00-244--9.shop.pod", "", "fd00:244::9"),
+        (
+            "alias.shop.svc",
+            "web.shop.svc.cluster.local. | 10.96.0.20",
+            "web.shop.svc.cluster.local.",
+        ),
+        ("db-1.db6.shop.svc", "Non-Existent Domain", "Non-Existent Domain"),
+    ] {
+        let name = format!("{name}.cluster.local.");
+        let asked = [RecordType::A, RecordType::AAAA].map(|kind| ask(&name, kind));
+        assert_eq!(asked, [a, aaaa], "{name}");
+    }
 }
 
 #[test]
