@@ -62,7 +62,7 @@ pub fn close(families: impl IntoIterator<Item = Family>) -> anyhow::Result<()> {
 /// Removes the table: for `keelson uninstall`.
 pub fn remove() -> anyhow::Result<()> {
     for family in [Family::Ip, Family::Ip6] {
-        nft::apply(family, TABLE, &[Op::AddTable, Op::DeleteTable])?;
+        nft::remove(family, TABLE)?;
     }
     Ok(())
 }
