@@ -6,7 +6,7 @@
 use super::{Api, bind};
 use crate::access::Access;
 use crate::components::LogOptions;
-use crate::components::front::secure;
+use crate::components::front::{everywhere, secure};
 use crate::config::{Config, Options as ServerOptions};
 use crate::store::Opened;
 use crate::{families, process};
@@ -48,7 +48,7 @@ pub struct Options {
     /// How long the past is kept; 0: this server gives up nothing [default: 5m]
     #[arg(long, value_name = "DURATION")]
     etcd_compaction_interval: Option<String>,
-    /// Address on which the API is served
+    /// Address on which the API is served; 0.0.0.0 or ::, all of both families
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     bind_address: IpAddr,
     /// Port on which the API is served
@@ -169,24 +169,19 @@ impl Options {
     fn config(&self) -> anyhow::Result<Config> {
         let this = self.clone();
         let (ranges, advertised) = (self.service_ranges()?, self.advertised()?);
-        // What else a server's options want of this family.
-        let (primary, pods) = match ranges
-            .first()
-            .filter(|range| range.addr().is_ipv4() == advertised.is_ipv4())
-        {
-            Some(range @ IpNet::V4(_)) => (range.to_string(), "10.244.0.0/16"),
-            Some(range @ IpNet::V6(_)) => (range.to_string(), "fd00:10:244::/48"),
-            None => anyhow::bail!(
+        let primary = ranges.first();
+        let Some(primary) = primary.filter(|range| range.addr().is_ipv4() == advertised.is_ipv4()) else {
+            anyhow::bail!(
                 "the first --service-cluster-ip-range and --advertise-address {advertised} are of different families"
-            ),
+            );
         };
         let options = ServerOptions {
             data_dir: Some(this.cert_dir),
             node_ip: Some(vec![advertised.to_string()]),
-            cluster_cidr: Some(vec![pods.into()]),
+            cluster_cidr: Some(vec![no_pods(*primary)?.to_string()]),
             bind_address: Some(this.bind_address),
             api_port: Some(this.secure_port),
-            service_cidr: Some(vec![primary]),
+            service_cidr: Some(vec![primary.to_string()]),
             encryption_provider_config: this.encryption_provider_config,
             encryption_provider_config_automatic_reload: this.encryption_provider_config_automatic_reload,
             audit_log_path: Some(this.audit_log_path.unwrap_or_else(|| "none".into())),
@@ -278,13 +273,26 @@ impl Options {
     }
 }
 
+/// What a whole server's options want where this one has no pods and knows no range of theirs: one of the services' family, apart
+/// from them. Nothing is made of it.
+fn no_pods(services: IpNet) -> anyhow::Result<IpNet> {
+    let ranges = match services {
+        IpNet::V4(_) => ["10.244.0.0/16", "192.168.0.0/16"],
+        IpNet::V6(_) => ["fd00:244::/48", "fd00:245::/48"],
+    };
+    let mut ranges = ranges.iter().filter_map(|range| range.parse::<IpNet>().ok());
+    let apart = ranges.find(|range| !range.contains(&services) && !services.contains(range));
+    apart.with_context(|| format!("--service-cluster-ip-range {services} is too large"))
+}
+
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let config = options.config()?;
     let (api_config, cert) = (options.api_config(&config)?, options.certificate(&config)?);
     process::run(&options.log.resolve()?, None, async |mut stopping| {
         let began = std::time::Instant::now();
         let starting = async {
-            let socket = bind(SocketAddr::new(config.bind_address, config.api_port), "--secure-port").await?;
+            let address = everywhere(SocketAddr::new(config.bind_address, config.api_port));
+            let socket = bind(address, "--secure-port").await?;
             let store = Opened::open(&config.store).await?;
             let sealing = crate::secrets::open(&config, store.store()).await?;
             let api_config = keelson_apiserver::Config {
@@ -370,6 +378,11 @@ mod tests {
         assert!(api.audit.is_none());
         options.certificate(&config).unwrap();
         assert!(dir.join("apiserver.crt").exists());
+        for services in ["10.244.0.0/16", "10.244.3.0/24", "10.240.0.0/12", "192.168.0.0/16"] {
+            let line = line.replace("10.0.0.0/24", services);
+            let config = parse("kube-apiserver", &line).unwrap().config();
+            assert!(config.is_ok(), "{services}: {:#}", config.err().unwrap());
+        }
         for (more, named) in [
             ("--insecure-port=8080", "--insecure-port"),
             ("--token-auth-file=t", "--token-auth-file"),

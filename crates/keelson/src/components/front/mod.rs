@@ -11,8 +11,22 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use keelson_measure::Measures;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where a program of Kubernetes listens that is told `0.0.0.0` or `::`: on all addresses of both families, if the machine has both.
+pub fn everywhere(address: SocketAddr) -> SocketAddr {
+    let both = || -> nix::Result<bool> {
+        let socket = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        Ok(!getsockopt(&socket, sockopt::Ipv6V6Only)?)
+    };
+    match address.ip().is_unspecified() && both().unwrap_or(false) {
+        true => SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port())),
+        false => address,
+    }
+}
 
 pub type Reply = Response<Full<Bytes>>;
 
@@ -108,7 +122,24 @@ pub fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
 mod tests {
     use super::*;
     use crate::supervise::Supervisor;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
+
+    #[test]
+    fn nowhere_in_particular_is_everywhere_by_both_families() {
+        let reached = |told: &str| {
+            let listener = TcpListener::bind(everywhere(told.parse().unwrap())).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            ["127.0.0.1", "::1"].map(|ip| TcpStream::connect((ip, port)).is_ok())
+        };
+        let ipv6 = TcpListener::bind("[::1]:0").is_ok();
+        assert_eq!(reached("0.0.0.0:0"), [true, ipv6]);
+        assert_eq!(reached("127.0.0.1:0"), [true, false]);
+        if ipv6 {
+            assert_eq!(reached("[::]:0"), [true, true]);
+            assert_eq!(reached("[::1]:0"), [false, true]);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_failed_is_told_until_it_runs_again_and_what_is_not_served_is_404() {

@@ -28,6 +28,7 @@ pub async fn start(
     if address.port() == 0 {
         return Ok(());
     }
+    let address = super::everywhere(address);
     let listen = move || async move {
         let bound = TcpListener::bind(address).await;
         bound.with_context(|| format!("cannot listen on {address}: is the port taken?"))

@@ -32,7 +32,7 @@ const CONFIG_MAP: &str = "extension-apiserver-authentication";
 #[derive(Args, Clone, Debug)]
 #[group(id = "secure")]
 pub struct Options {
-    /// Address on which health and metrics are served
+    /// Address on which health and metrics are served; 0.0.0.0 or ::, all of both families
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     bind_address: IpAddr,
     /// Port on which they are served; 0: they aren't [default: 10257 for controllers, 10259 for the scheduler]
@@ -98,6 +98,7 @@ impl Options {
             authorities: RwLock::new(known),
         });
         let cert = self.certificate(address.ip())?;
+        let address = super::everywhere(address);
         let listen = move || async move {
             let bound = TcpListener::bind(address).await;
             bound.with_context(|| format!("cannot listen on {address}: is the port taken? Give another --secure-port"))

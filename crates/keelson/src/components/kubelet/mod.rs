@@ -3,7 +3,7 @@
 mod flags;
 
 use super::LogOptions;
-use super::front::{Front, plain, secure};
+use super::front::{Front, everywhere, plain, secure};
 use super::reach::Reach;
 use crate::supervise::Supervisor;
 use crate::{config, families, kubelet_options};
@@ -115,7 +115,8 @@ fn serving(alone: &Alone, node: &str, ips: &[IpAddr]) -> anyhow::Result<ServingT
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let (log, reach) = (options.log.clone(), options.reach.clone());
-    let (settings, alone) = options.settings()?;
+    let (mut settings, alone) = options.settings()?;
+    settings.listen = settings.listen.map(everywhere);
     let root_dir = settings.root_dir.clone();
     super::run(&log, Some(&root_dir), async || {
         let client = reach.client().await?;
