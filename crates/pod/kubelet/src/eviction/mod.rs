@@ -6,6 +6,7 @@ mod rank;
 mod reclaim;
 pub mod threshold;
 
+use crate::host::Usage;
 use crate::kubelet::Kubelet;
 use crate::pods;
 use crate::resources::quantity;
@@ -34,32 +35,38 @@ struct Seen {
 }
 
 pub fn start(kl: &Arc<Kubelet>) {
-    let kl = kl.clone();
+    let looking = kl.clone();
     tokio::spawn(async move {
         let mut seen = Seen::default();
-        loop {
-            tokio::select! {
-                () = kl.stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let layers = layers(&kl).await;
-            if let Err(e) = turn(&kl, layers, &mut seen).await {
+        while next(&looking).await {
+            if let Err(e) = turn(&looking, &mut seen).await {
                 tracing::error!("measuring the machine failed: {e}");
+            }
+        }
+    });
+    // Walks all that pods have written, which memory isn't to wait for.
+    let walking = kl.clone();
+    tokio::spawn(async move {
+        while next(&walking).await {
+            if let Err(e) = limits_turn(&walking).await {
+                tracing::error!("measuring what pods have written failed: {e}");
             }
         }
     });
 }
 
-/// One look at the machine, and what follows from it. Measuring walks trees on the disk, which no other task should wait
-/// for.
-async fn turn(kl: &Arc<Kubelet>, layers: Layers, seen: &mut Seen) -> Result<(), tokio::task::JoinError> {
-    let layers = Arc::new(layers);
-    let (looking, measured) = (kl.clone(), layers.clone());
-    let looked = tokio::task::spawn_blocking(move || {
-        local_limits(&looking, &measured);
-        sample(&looking)
-    });
-    let sample = match looked.await? {
+/// Waits for the next look; `false`: there is none.
+async fn next(kl: &Kubelet) -> bool {
+    tokio::select! {
+        () = kl.stop.cancelled() => false,
+        () = tokio::time::sleep(LOOK) => true,
+    }
+}
+
+/// One look at the machine, and what follows from it.
+async fn turn(kl: &Arc<Kubelet>, seen: &mut Seen) -> Result<(), tokio::task::JoinError> {
+    let looking = kl.clone();
+    let sample = match tokio::task::spawn_blocking(move || sample(&looking)).await? {
         Ok(sample) => sample,
         Err(e) => {
             tracing::warn!("the machine's resources can't be measured: {e}");
@@ -76,23 +83,54 @@ async fn turn(kl: &Arc<Kubelet>, layers: Layers, seen: &mut Seen) -> Result<(), 
         .map(|(signal, _)| signal.condition())
         .collect();
     kl.node.set_pressures(conditions);
-    let Some(first) = met.first().copied() else {
-        return Ok(());
-    };
-    let signal = first.threshold.signal;
-    tracing::warn!(?signal, hard = first.hard, "the node is short of a resource");
-    if signal.is_disk() {
-        reclaim::all(kl).await;
-        let looking = kl.clone();
-        let left = tokio::task::spawn_blocking(move || self::sample(&looking)).await?;
-        let reclaim = &kl.cfg.eviction.reclaim;
-        if left.is_ok_and(|left| !met.iter().any(|m| left.meets(&m.threshold, reclaim, true))) {
-            tracing::info!(?signal, "no pod has to end for it");
+    // What is of the disk waits until it is measured; memory and processes don't.
+    let (disk, urgent): (Vec<Met>, Vec<Met>) = met.into_iter().partition(|m| m.threshold.signal.is_disk());
+    if let Some(first) = urgent.first().copied() {
+        first.tell();
+        let choosing = kl.clone();
+        if tokio::task::spawn_blocking(move || end_one(&choosing, first, &Layers::new())).await? {
             return Ok(());
         }
     }
+    match disk.first().copied() {
+        Some(first) => disk_turn(kl, first, &disk).await,
+        None => Ok(()),
+    }
+}
+
+/// The disk is short: first goes what nobody needs.
+async fn disk_turn(kl: &Arc<Kubelet>, first: Met, met: &[Met]) -> Result<(), tokio::task::JoinError> {
+    first.tell();
+    reclaim::all(kl).await;
+    let signal = first.threshold.signal;
+    let looking = kl.clone();
+    let left = tokio::task::spawn_blocking(move || sample(&looking)).await?;
+    let reclaim = &kl.cfg.eviction.reclaim;
+    if left.is_ok_and(|left| !met.iter().any(|m| left.meets(&m.threshold, reclaim, true))) {
+        tracing::info!(?signal, "no pod has to end for it");
+        return Ok(());
+    }
+    let Some(layers) = layers(kl).await else {
+        tracing::warn!(?signal, "no pod ends for it: who has written what isn't known");
+        return Ok(());
+    };
     let choosing = kl.clone();
-    tokio::task::spawn_blocking(move || end_one(&choosing, first, &layers)).await
+    tokio::task::spawn_blocking(move || end_one(&choosing, first, &layers)).await?;
+    Ok(())
+}
+
+/// Pods that have written more than they may.
+async fn limits_turn(kl: &Arc<Kubelet>) -> Result<(), tokio::task::JoinError> {
+    let limited = |h: &Arc<Handle>| {
+        h.stage() == Stage::Syncing && crate::resources::pod::pod_limits(&h.pod()).contains_key(STORAGE)
+    };
+    // Where the runtime doesn't answer, volumes and logs are judged alone.
+    let layers = match kl.workers.all().iter().any(limited) {
+        true => layers(kl).await.unwrap_or_default(),
+        false => Layers::new(),
+    };
+    let walking = kl.clone();
+    tokio::task::spawn_blocking(move || local_limits(&walking, &layers)).await
 }
 
 /// A threshold that is met, and has been for long enough.
@@ -100,6 +138,12 @@ async fn turn(kl: &Arc<Kubelet>, layers: Layers, seen: &mut Seen) -> Result<(), 
 struct Met {
     threshold: Threshold,
     hard: bool,
+}
+
+impl Met {
+    fn tell(&self) {
+        tracing::warn!(signal = ?self.threshold.signal, hard = self.hard, "the node is short of a resource");
+    }
 }
 
 impl Seen {
@@ -127,17 +171,18 @@ impl Seen {
     }
 }
 
-fn end_one(kl: &Kubelet, met: Met, layers: &Layers) {
+/// Returns whether a pod ends.
+fn end_one(kl: &Kubelet, met: Met, layers: &Layers) -> bool {
     let signal = met.threshold.signal;
     let candidates: Vec<Candidate> = kl
         .workers
         .all()
         .iter()
-        .filter_map(|h| candidate(kl, h, signal, layers))
+        .filter_map(|h| candidate(kl, h, met, layers))
         .collect();
     if candidates.iter().any(|c| c.ending) {
         // One is on its way out; what it frees is seen first.
-        return;
+        return true;
     }
     match rank::choose(candidates) {
         Some(victim) => {
@@ -147,8 +192,12 @@ fn end_one(kl: &Kubelet, met: Met, layers: &Layers) {
             let grace = if met.hard { 0 } else { kl.cfg.eviction.max_pod_grace };
             evict(kl, &victim.uid, message, grace);
             kl.metrics.evictions.with_label_values(&[signal.name()]).inc();
+            true
         }
-        None => tracing::warn!(?signal, "there is no pod to evict"),
+        None => {
+            tracing::warn!(?signal, "there is no pod to evict");
+            false
+        }
     }
 }
 
@@ -164,58 +213,60 @@ fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
     })
 }
 
-fn candidate(kl: &Kubelet, handle: &Handle, signal: Signal, layers: &Layers) -> Option<Candidate> {
-    let view = handle.view();
-    if !matches!(view.stage, Stage::Syncing | Stage::Terminating) {
+/// Whether what a pod frees has to be waited for: of one that its owner ends nobody knows when that is, and where it presses
+/// no time of its own is left to one.
+fn is_awaited(eviction: Option<&Eviction>, hard: bool) -> bool {
+    eviction.is_some_and(|e| !hard || e.grace.is_some_and(|g| g <= 1))
+}
+
+fn candidate(kl: &Kubelet, handle: &Handle, met: Met, layers: &Layers) -> Option<Candidate> {
+    if !matches!(handle.stage(), Stage::Syncing | Stage::Terminating) {
         return None;
     }
-    let pod = handle.pod();
-    if pods::is_critical(&pod) {
+    let desired = handle.desired();
+    let pod = &desired.pod;
+    if pods::is_critical(pod) {
         return None;
     }
-    let (used, requested) = match signal {
-        Signal::Memory => {
-            let used = kl
-                .host
-                .cgroup_usage(&kl.cgroup_of(&pod))
-                .map(|u| u.working_set)
-                .unwrap_or(0);
-            (
-                used,
-                quantity::value_of(Some(&crate::resources::pod::pod_requests(&pod)), "memory") as u64,
-            )
-        }
-        // What the signal measures: volumes, logs and writable layers, in bytes or in inodes. Nobody asks for inodes.
-        Signal::Disk | Signal::ImageDisk => {
-            let written: u64 = layers.get(&handle.uid).map_or(0, |l| l.values().sum());
-            let requests = crate::resources::pod::pod_requests(&pod);
-            (
-                on_disk(kl, &pod, &handle.uid).0 + written,
-                quantity::value_of(Some(&requests), STORAGE) as u64,
-            )
-        }
-        Signal::Inodes | Signal::ImageInodes => (on_disk(kl, &pod, &handle.uid).1, 0),
-        Signal::Pids => (
-            kl.host.cgroup_usage(&kl.cgroup_of(&pod)).map(|u| u.pids).unwrap_or(0),
-            0,
-        ),
+    let of_cgroup = |what: fn(Usage) -> u64| kl.host.cgroup_usage(&kl.cgroup_of(pod)).ok().map(what);
+    let asked = |name: &str| quantity::value_of(Some(&crate::resources::pod::pod_requests(pod)), name) as u64;
+    // What the signal measures: volumes, logs and writable layers, in bytes or in inodes.
+    let on_disk = || {
+        let (bytes, inodes) = on_disk(kl, pod, &handle.uid)?;
+        let layers = layers.get(&handle.uid).into_iter().flat_map(BTreeMap::values);
+        Some(layers.fold((bytes, inodes), |sum, l| (sum.0 + l.0, sum.1 + l.1)))
+    };
+    let (used, requested) = match met.threshold.signal {
+        Signal::Memory => (of_cgroup(|u| u.working_set), asked("memory")),
+        Signal::Disk | Signal::ImageDisk => (on_disk().map(|d| d.0), asked(STORAGE)),
+        // Nobody asks for inodes or processes.
+        Signal::Inodes | Signal::ImageInodes => (on_disk().map(|d| d.1), 0),
+        Signal::Pids => (of_cgroup(|u| u.pids), 0),
     };
     Some(Candidate {
         uid: handle.uid.clone(),
         used,
         requested,
-        priority: pods::spec(&pod).priority.unwrap_or(0),
-        ending: view.stage == Stage::Terminating,
+        priority: pods::spec(pod).priority.unwrap_or(0),
+        ending: is_awaited(desired.eviction.as_ref(), met.hard),
     })
 }
 
-/// Bytes and inodes of a pod's volumes and logs. What can't be measured counts as nothing.
-fn on_disk(kl: &Kubelet, pod: &Pod, uid: &str) -> (u64, u64) {
+/// Bytes and inodes of a pod's volumes and logs; `None` if they can't be measured.
+fn on_disk(kl: &Kubelet, pod: &Pod, uid: &str) -> Option<(u64, u64)> {
     let logs = kl.layout.pod_logs(pods::namespace(pod), pods::name(pod), uid);
-    [kl.layout.pod(uid), logs]
-        .iter()
-        .filter_map(|dir| kl.host.disk_usage(dir).ok())
-        .fold((0, 0), |sum, used| (sum.0 + used.0, sum.1 + used.1))
+    let mut sum = (0, 0);
+    for dir in [kl.layout.pod(uid), logs] {
+        match kl.host.disk_usage(&dir) {
+            Ok(used) => sum = (sum.0 + used.0, sum.1 + used.1),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => {
+                tracing::warn!("{} can't be measured: {e}", dir.display());
+                return None;
+            }
+        }
+    }
+    Some(sum)
 }
 
 fn evict(kl: &Kubelet, uid: &str, message: String, grace: i64) {
@@ -240,48 +291,30 @@ fn evict(kl: &Kubelet, uid: &str, message: String, grace: i64) {
     kl.workers.evict(uid, eviction);
 }
 
-/// Bytes that containers have written into their own layers, by pod uid and container.
-type Layers = BTreeMap<String, BTreeMap<String, u64>>;
+/// Bytes and inodes that containers have written into their own layers, by pod uid and container.
+type Layers = BTreeMap<String, BTreeMap<String, (u64, u64)>>;
 
-/// Asked of the runtime only where some pod has a limit, or the disk is short.
-async fn layers(kl: &Kubelet) -> Layers {
-    let disk = |t: &&Threshold| matches!(t.signal, Signal::Disk | Signal::ImageDisk);
-    let wanted = &kl.cfg.eviction;
-    let thresholds = wanted.hard.iter().chain(wanted.soft.iter().map(|(t, _)| t));
-    let short = sample(kl).is_ok_and(|s| thresholds.filter(disk).any(|t| s.meets(t, &wanted.reclaim, true)));
-    let limited = |pod: &Pod| crate::resources::pod::pod_limits(pod).contains_key(STORAGE);
-    if !short
-        && !kl
-            .workers
-            .all()
-            .iter()
-            .any(|h| h.stage() == Stage::Syncing && limited(&h.pod()))
-    {
-        return Layers::new();
-    }
+/// `None`: the runtime doesn't tell.
+async fn layers(kl: &Kubelet) -> Option<Layers> {
     match crate::server::stats::containers(kl).await {
-        Ok(all) => all
-            .into_iter()
-            .map(|(uid, list)| {
-                let used = |s: &keelson_cri::v1::ContainerStats| {
-                    s.writable_layer
-                        .as_ref()
-                        .and_then(|l| l.used_bytes.as_ref())
-                        .map_or(0, |v| v.value)
-                };
-                (
-                    uid,
-                    list.iter()
-                        .map(|s| (crate::server::stats::container_name(s), used(s)))
-                        .collect(),
-                )
-            })
-            .collect(),
+        Ok(all) => Some(all.iter().map(|(uid, list)| (uid.clone(), written(list))).collect()),
         Err(e) => {
             tracing::warn!("what containers write can't be measured: {e}");
-            Layers::new()
+            None
         }
     }
+}
+
+/// What each container of a pod has written.
+fn written(stats: &[keelson_cri::v1::ContainerStats]) -> BTreeMap<String, (u64, u64)> {
+    let number = |v: Option<&keelson_cri::v1::UInt64Value>| v.map_or(0, |v| v.value);
+    let all = stats.iter().map(|s| {
+        let layer = s.writable_layer.as_ref();
+        let bytes = number(layer.and_then(|l| l.used_bytes.as_ref()));
+        let inodes = number(layer.and_then(|l| l.inodes_used.as_ref()));
+        (crate::server::stats::container_name(s), (bytes, inodes))
+    });
+    all.collect()
 }
 
 const STORAGE: &str = "ephemeral-storage";
@@ -309,7 +342,7 @@ fn local_limits(kl: &Kubelet, layers: &Layers) {
 }
 
 /// Upstream's name of the limit that is passed, and what is told.
-fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option<(&'static str, String)> {
+fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, (u64, u64)>) -> Option<(&'static str, String)> {
     let uid = pods::uid(pod);
     let limit = crate::resources::pod::pod_limits(pod).get(STORAGE).cloned();
     let mut volumes = 0;
@@ -337,7 +370,7 @@ fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, u64>) -> Option
     let limit = limit?;
     let logs = kl.layout.pod_logs(pods::namespace(pod), pods::name(pod), uid);
     let used =
-        |name: &str| layers.get(name).copied().unwrap_or(0) + kl.host.disk_usage(&logs.join(name)).map_or(0, |u| u.0);
+        |name: &str| layers.get(name).map_or(0, |l| l.0) + kl.host.disk_usage(&logs.join(name)).map_or(0, |u| u.0);
     let all = || {
         pods::containers(pod)
             .iter()
@@ -426,5 +459,46 @@ mod tests {
             (look(490, 150), look(490, 210), look(600, 220), look(700, 230)),
             (0, 1, 1, 0)
         );
+    }
+
+    #[test]
+    fn layers_count_in_bytes_and_inodes() {
+        use keelson_cri::v1 as cri;
+        let number = |value| Some(cri::UInt64Value { value });
+        let stats = |name: &str, layer: Option<cri::FilesystemUsage>| cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes {
+                labels: [(crate::observe::LABEL_CONTAINER_NAME.to_owned(), name.to_owned())].into(),
+                ..Default::default()
+            }),
+            writable_layer: layer,
+            ..Default::default()
+        };
+        let layer = cri::FilesystemUsage {
+            used_bytes: number(4096),
+            inodes_used: number(3),
+            ..Default::default()
+        };
+        let all = written(&[stats("a", Some(layer)), stats("b", None)]);
+        assert_eq!(all, [("a".to_owned(), (4096, 3)), ("b".to_owned(), (0, 0))].into());
+    }
+
+    #[test]
+    fn only_what_ends_soon_by_the_node_is_awaited() {
+        let ended = |grace| crate::worker::Eviction {
+            reason: String::new(),
+            message: String::new(),
+            grace: Some(grace),
+            condition: None,
+        };
+        for (eviction, hard, wanted) in [
+            (None, false, false),
+            (None, true, false),
+            (Some(ended(30)), false, true),
+            (Some(ended(30)), true, false),
+            (Some(ended(1)), true, true),
+            (Some(ended(0)), true, true),
+        ] {
+            assert_eq!(is_awaited(eviction.as_ref(), hard), wanted, "{eviction:?} {hard}");
+        }
     }
 }

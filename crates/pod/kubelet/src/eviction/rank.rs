@@ -3,15 +3,20 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub uid: String,
-    pub used: u64,
+    /// `None`: it can't be measured.
+    pub used: Option<u64>,
     pub requested: u64,
     pub priority: i32,
     pub ending: bool,
 }
 
-/// First those that use more than they asked for, then the lower priority, then the greatest excess.
+/// First those that use more than they asked for, then the lower priority, then the greatest excess. One whose use isn't
+/// known goes only where nobody's is.
 pub fn choose(mut candidates: Vec<Candidate>) -> Option<Candidate> {
-    let excess = |c: &Candidate| i128::from(c.used) - i128::from(c.requested);
+    let excess = |c: &Candidate| c.used.map_or(0, |used| i128::from(used) - i128::from(c.requested));
+    if candidates.iter().any(|c| c.used.is_some()) {
+        candidates.retain(|c| c.used.is_some());
+    }
     candidates.sort_by(|a, b| {
         (excess(b) > 0)
             .cmp(&(excess(a) > 0))
@@ -29,7 +34,7 @@ mod tests {
     fn c(uid: &str, used: u64, requested: u64, priority: i32) -> Candidate {
         Candidate {
             uid: uid.into(),
-            used,
+            used: Some(used),
             requested,
             priority,
             ending: false,
@@ -46,5 +51,13 @@ mod tests {
         ];
         assert_eq!(choose(list).unwrap().uid, "greedier");
         assert_eq!(choose(vec![]), None);
+        // What isn't known isn't nothing.
+        let unknown = |uid, priority| Candidate {
+            used: None,
+            ..c(uid, 0, 0, priority)
+        };
+        let list = vec![unknown("unknown", -9), c("modest", 10, 20, 0)];
+        assert_eq!(choose(list).unwrap().uid, "modest");
+        assert_eq!(choose(vec![unknown("a", 5), unknown("b", 1)]).unwrap().uid, "b");
     }
 }
