@@ -58,6 +58,8 @@ pub struct Kubelet {
     pub metrics: Arc<Metrics>,
     /// Use of CPU between two readings.
     pub rates: Rates,
+    /// What the kernel can limit.
+    pub limited: cgroup::Limited,
     pub stop: CancellationToken,
 }
 
@@ -127,15 +129,14 @@ impl Kubelet {
 
     /// What containers are held to their limits by.
     pub fn limits(&self) -> cgroup::Node {
-        let unified = self.host.unified_cgroups();
         cgroup::Node {
             memory: self.machine.memory as i64,
             swap: self.machine.swap as i64,
             hugepage_sizes: self.machine.hugepage_sizes(),
-            unified,
+            swap_limits: self.limited.swap,
             cpu_quota: self.cfg.cpu_quota,
             swap_behaviour: self.cfg.swap,
-            oom_group: unified && !self.cfg.single_process_oom_kill.unwrap_or(false),
+            oom_group: self.limited.oom_group && !self.cfg.single_process_oom_kill.unwrap_or(false),
         }
     }
 

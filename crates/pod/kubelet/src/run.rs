@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_client::{Informer, InformerOptions, Recorder, Rest};
 use keelson_cri::{CriClients, v1 as cri};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -99,8 +100,20 @@ pub async fn build(
     }
     let allocatable = node::status::allocatable(&capacity, &cfg);
     judge(&*host, &machine, &cfg)?;
+    if !cfg.eviction.guards_memory() {
+        tracing::warn!(
+            "the thresholds of evictionHard name no memory.available: no pod is evicted when memory runs out, and the kernel ends \
+             processes instead"
+        );
+    }
     let roots = root_cgroups(&machine, &cfg, &capacity, &allocatable);
     make_root_cgroups(&host, roots, &stop);
+    let limited = cgroup::Limited::ask(&*host, &cfg.cgroup_root);
+    if cfg.swap == Swap::Limited && !limited.swap {
+        anyhow::bail!(
+            "memorySwap.swapBehavior is LimitedSwap, but the kernel doesn't limit swap: the cgroup of pods has no memory.swap.max"
+        );
+    }
     enforce_reserved(&*host, &cfg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
@@ -142,6 +155,7 @@ pub async fn build(
         runtime_events: Default::default(),
         metrics,
         rates: Default::default(),
+        limited,
         started: host.now(),
         runtime_name: version.runtime_name,
         runtime_version: version.runtime_version,
@@ -293,7 +307,8 @@ pub(crate) fn left_to_pods(cfg: &Config, name: &str, there_is: i64) -> Option<i6
 const AGAIN: Duration = Duration::from_secs(60);
 
 fn make_root_cgroups(host: &Arc<dyn Host>, wanted: Vec<(String, CgroupLimits)>, stop: &CancellationToken) {
-    let mut failed = unmade(&**host, wanted);
+    let mut said = Said::new();
+    let mut failed = unmade(&**host, wanted, &mut said);
     if failed.is_empty() {
         return;
     }
@@ -302,18 +317,36 @@ fn make_root_cgroups(host: &Arc<dyn Host>, wanted: Vec<(String, CgroupLimits)>, 
         while !failed.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(AGAIN) => failed = unmade(&*host, failed),
+                () = tokio::time::sleep(AGAIN) => failed = unmade(&*host, failed, &mut said),
             }
         }
     });
 }
 
+/// What was told last of cgroups that can't be made.
+type Said = BTreeMap<String, String>;
+
+/// Whether it isn't what was told last.
+fn is_new(said: &mut Said, path: &str, why: String) -> bool {
+    said.get(path) != Some(&why) && {
+        said.insert(path.to_owned(), why);
+        true
+    }
+}
+
 /// Makes cgroups; tells which ones could be made later.
-fn unmade(host: &dyn Host, mut wanted: Vec<(String, CgroupLimits)>) -> Vec<(String, CgroupLimits)> {
+fn unmade(host: &dyn Host, mut wanted: Vec<(String, CgroupLimits)>, said: &mut Said) -> Vec<(String, CgroupLimits)> {
     wanted.retain(|(path, limits)| match host.create_cgroup(path, limits) {
-        Ok(()) => false,
+        Ok(()) => {
+            if said.remove(path).is_some() {
+                tracing::info!("the cgroup {path} is as it should be now");
+            }
+            false
+        }
         Err(e) => {
-            tracing::warn!("the cgroup {path} can't be made as it should be, so pods may run without limits: {e}");
+            if is_new(said, path, e.to_string()) {
+                tracing::warn!("the cgroup {path} can't be made as it should be, so pods may run without limits: {e}");
+            }
             e.kind() != std::io::ErrorKind::Unsupported
         }
     });
@@ -330,6 +363,15 @@ mod tests {
         let machine = host.machine().unwrap();
         let capacity = node::status::capacity(&machine, &FakeHost::disk_with(50), cfg);
         root_cgroups(&machine, cfg, &capacity, &node::status::allocatable(&capacity, cfg))
+    }
+
+    #[test]
+    fn what_fails_is_told_when_it_changes() {
+        let mut said = Said::new();
+        let mut told = |path, why: &str| is_new(&mut said, path, why.to_owned());
+        assert!(told("/a", "busy") && told("/b", "busy"));
+        assert!(!told("/a", "busy"));
+        assert!(told("/a", "denied") && told("/a", "busy"));
     }
 
     #[tokio::test(start_paused = true)]

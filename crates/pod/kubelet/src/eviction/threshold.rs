@@ -217,6 +217,13 @@ impl Eviction {
     }
 }
 
+impl Eviction {
+    /// Whether pods end before memory runs out.
+    pub fn guards_memory(&self) -> bool {
+        self.hard.iter().any(|t| t.signal == Signal::Memory)
+    }
+}
+
 /// A look at the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
@@ -302,6 +309,23 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(&texts(&[(name, text)])).unwrap_err(), why);
+        }
+    }
+
+    #[test]
+    fn thresholds_that_leave_memory_out_are_known() {
+        assert!(Eviction::default().guards_memory());
+        for (pairs, guards) in [
+            (&[("nodefs.available", "1%")][..], false),
+            (&[("nodefs.available", "1%"), ("memory.available", "100Mi")], true),
+            (&[("memory.available", "0%")], false),
+        ] {
+            let hard = parse(&texts(pairs)).unwrap();
+            let wanted = Eviction {
+                hard,
+                ..Eviction::default()
+            };
+            assert_eq!(wanted.guards_memory(), guards, "{pairs:?}");
         }
     }
 

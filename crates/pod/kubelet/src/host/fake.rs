@@ -368,7 +368,10 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn cgroup_usage(&self, _path: &str) -> io::Result<Usage> {
+    fn cgroup_usage(&self, path: &str) -> io::Result<Usage> {
+        if self.state.lock().unreadable.contains(Path::new(path)) {
+            return Err(io::Error::from(nix::Error::EIO));
+        }
         Ok(*self.usage.lock())
     }
 
@@ -389,6 +392,11 @@ impl Host for FakeHost {
 
     fn unified_cgroups(&self) -> bool {
         true
+    }
+
+    fn cgroup_has(&self, path: &str, file: &str) -> bool {
+        let state = self.state.lock();
+        state.cgroups.contains_key(path) && !state.unreadable.contains(&Path::new(path).join(file))
     }
 
     fn has_network(&self) -> bool {

@@ -142,6 +142,8 @@ pub trait Host: Send + Sync + 'static {
     fn pod_cgroups(&self, root: &str) -> io::Result<Vec<(String, String)>>;
     /// Whether cgroups are of version 2.
     fn unified_cgroups(&self) -> bool;
+    /// Whether the kernel has this file for a cgroup of version 2.
+    fn cgroup_has(&self, path: &str, file: &str) -> bool;
 
     /// Whether pods can be reached over the network; otherwise network probes count as good.
     fn has_network(&self) -> bool {

@@ -366,6 +366,12 @@ impl Host for RealHost {
             .is_some_and(|c| c.version() == keelson_sys::cgroup::Version::V2)
     }
 
+    fn cgroup_has(&self, path: &str, file: &str) -> bool {
+        let cgroups = self.cgroups.as_ref().filter(|_| self.unified_cgroups());
+        let dir = cgroups.and_then(|c| c.dir("memory", path));
+        dir.is_some_and(|d| d.join(file).exists())
+    }
+
     fn fs_stats(&self, path: &Path) -> io::Result<FsStats> {
         let s = nix::sys::statvfs::statvfs(path)?;
         let unit = s.fragment_size() as u64;

@@ -1,7 +1,8 @@
-//! Numbers and names of cgroups: where a pod's cgroup is and which limits it carries. Pure; `host` writes them.
+//! Numbers and names of cgroups: where a pod's cgroup is and which limits it carries; `host` writes them.
 
 use super::{pod as amounts, qos, quantity};
 use crate::config::Swap;
+use crate::host::Host;
 use crate::pods;
 use k8s_openapi::api::core::v1::{self as api, Container, Pod};
 use keelson_cri::v1 as cri;
@@ -11,6 +12,8 @@ pub const CPU_PERIOD: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 const MIN_QUOTA: i64 = 1_000;
+const OOM_GROUP: &str = "memory.oom.group";
+const SWAP_MAX: &str = "memory.swap.max";
 
 /// CPU weight as cgroup v1 counts it: 1024 for a whole CPU.
 pub fn shares(milli: i64) -> i64 {
@@ -92,6 +95,26 @@ pub fn pod_limits(pod: &Pod, pids: Option<i64>) -> CgroupLimits {
     }
 }
 
+/// What the kernel can do with pods' memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limited {
+    pub oom_group: bool,
+    pub swap: bool,
+}
+
+impl Limited {
+    /// Asks by the cgroup of all pods: a kernel without the memory controller has none of the files, and one that doesn't
+    /// account for swap lacks that file.
+    pub fn ask(host: &dyn Host, root: &str) -> Limited {
+        let pods = qos_path(root, qos::Qos::Guaranteed);
+        let has = |file| host.unified_cgroups() && host.cgroup_has(&pods, file);
+        Limited {
+            oom_group: has(OOM_GROUP),
+            swap: has(SWAP_MAX),
+        }
+    }
+}
+
 /// What the node has, and how it holds containers to their limits.
 #[derive(Clone, Debug, Default)]
 pub struct Node {
@@ -99,8 +122,8 @@ pub struct Node {
     /// Swap for all pods together.
     pub swap: i64,
     pub hugepage_sizes: Vec<String>,
-    /// Cgroups are of version 2.
-    pub unified: bool,
+    /// The kernel limits it.
+    pub swap_limits: bool,
     /// CPU limits hold.
     pub cpu_quota: bool,
     pub swap_behaviour: Swap,
@@ -112,14 +135,12 @@ impl Node {
     /// Files of version 2, which has them for what CRI has no fields for.
     fn unified(&self, pod: &Pod, c: &Container) -> HashMap<String, String> {
         let mut files = HashMap::new();
-        if !self.unified {
-            return files;
-        }
         if self.oom_group {
-            files.insert("memory.oom.group".to_owned(), "1".to_owned());
+            files.insert(OOM_GROUP.to_owned(), "1".to_owned());
         }
-        if self.swap > 0 {
-            files.insert("memory.swap.max".to_owned(), self.swap_of(pod, c).to_string());
+        // Without any, too: it may be turned on later.
+        if self.swap_limits {
+            files.insert(SWAP_MAX.to_owned(), self.swap_of(pod, c).to_string());
         }
         files
     }
@@ -191,6 +212,7 @@ fn hugepage_limits(pod: &Pod, c: &Container, sizes: &[String]) -> Vec<cri::Hugep
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fake::FakeHost;
 
     #[test]
     fn numbers_match_the_kernel() {
@@ -201,6 +223,36 @@ mod tests {
         );
         assert_eq!(shares_to_milli(shares(100)), 100);
         assert_eq!(quota_to_milli(50_000, CPU_PERIOD), Some(500));
+    }
+
+    #[tokio::test]
+    async fn only_what_the_kernel_has_is_asked_of_it() {
+        let host = FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(Limited::ask(&host, "/"), Limited::default(), "there is no cgroup");
+        host.create_cgroup("/kubepods", &CgroupLimits::default()).unwrap();
+        let all = Limited::ask(&host, "/");
+        assert_eq!((all.oom_group, all.swap), (true, true));
+        host.spoil(std::path::Path::new("/kubepods/memory.swap.max"), true);
+        let some = Limited::ask(&host, "/");
+        assert_eq!((some.oom_group, some.swap), (true, false));
+        let (pod, container) = (Pod::default(), Container::default());
+        let files = |l: Limited| {
+            let node = Node {
+                swap_limits: l.swap,
+                oom_group: l.oom_group,
+                ..Node::default()
+            };
+            let mut files: Vec<_> = node.unified(&pod, &container).into_iter().collect();
+            files.sort();
+            files
+        };
+        let (group, swap) = (
+            (OOM_GROUP.to_owned(), "1".to_owned()),
+            (SWAP_MAX.to_owned(), "0".to_owned()),
+        );
+        assert_eq!(files(all), [group.clone(), swap]);
+        assert_eq!(files(some), [group]);
+        assert!(files(Limited::default()).is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `/metrics/cadvisor`: what the kernel counts of the machine, the classes of pods, pods and their containers, under the
 //! names and labels that cAdvisor gave it. Read from the cgroups when somebody asks.
 
+use super::measured;
 use super::text::Text;
 use crate::host::FsStats;
 use crate::kubelet::Kubelet;
@@ -46,7 +47,7 @@ pub async fn text(kl: &Arc<Kubelet>) -> Result<String, String> {
     let running = running(kl).await?;
     let measuring = kl.clone();
     // Reads hundreds of small files, which no other task should wait for.
-    let places = tokio::task::spawn_blocking(move || measure(&measuring, running))
+    let (places, failed) = tokio::task::spawn_blocking(move || measure(&measuring, running))
         .await
         .map_err(|e| e.to_string())?;
     let mut out = Text::default();
@@ -59,7 +60,7 @@ pub async fn text(kl: &Arc<Kubelet>) -> Result<String, String> {
         "container_scrape_error",
         "1 if there was an error while getting container metrics, 0 otherwise",
         &[],
-        0.0,
+        f64::from(failed),
     );
     Ok(out.into_string())
 }
@@ -97,12 +98,14 @@ async fn running(kl: &Kubelet) -> Result<Vec<Running>, String> {
     Ok(all)
 }
 
-/// Every group there is; one that ended meanwhile is left out.
-fn measure(kl: &Kubelet, running: Vec<Running>) -> Vec<Place> {
+/// Every group there is, and whether one couldn't be read; one that ended meanwhile is left out.
+fn measure(kl: &Kubelet, running: Vec<Running>) -> (Vec<Place>, bool) {
     let mut places = Vec::new();
     let root = &kl.layout.root;
     let fs = kl.host.fs_stats(root).and_then(|fs| Ok((fs, kl.host.device_of(root)?)));
     let fs = fs.inspect_err(|e| tracing::warn!("{} can't be measured: {e}", root.display()));
+    let mut failed = false;
+    let mut read = |path: &str| measured(path, kl.host.group(path), &mut failed);
     let disk = |used: Option<u64>| {
         let (fs, device) = fs.as_ref().ok()?;
         Some(Disk {
@@ -113,7 +116,7 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> Vec<Place> {
             inodes_free: fs.inodes_free,
         })
     };
-    if let Ok(mut group) = kl.host.group("/") {
+    if let Some(mut group) = read("/") {
         let interfaces = kl.host.carried(None).unwrap_or_default();
         group.interfaces = interfaces.into_iter().filter(|i| !is_of_a_pod(&i.name)).collect();
         group.disk = disk(fs.as_ref().ok().map(|(fs, _)| used(fs)));
@@ -125,7 +128,7 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> Vec<Place> {
     }
     for class in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
         let id = cgroup::qos_path(&kl.cfg.cgroup_root, class);
-        if let Ok(group) = kl.host.group(&id) {
+        if let Some(group) = read(&id) {
             places.push(Place {
                 id,
                 group,
@@ -134,7 +137,7 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> Vec<Place> {
         }
     }
     for pod in running {
-        let Ok(mut group) = kl.host.group(&pod.cgroup) else {
+        let Some(mut group) = read(&pod.cgroup) else {
             continue;
         };
         if let Some(pid) = group.account.processes.first().filter(|_| !pod.host_network) {
@@ -143,7 +146,7 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> Vec<Place> {
         let mut containers = Vec::new();
         for c in pod.containers {
             let id = format!("{}/{}", pod.cgroup, c.id);
-            let Ok(mut group) = kl.host.group(&id) else { continue };
+            let Some(mut group) = read(&id) else { continue };
             group.open = Some(kl.host.open_files(&group.account.processes));
             group.started = c.started;
             group.disk = disk(c.written);
@@ -167,7 +170,7 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> Vec<Place> {
         });
         places.append(&mut containers);
     }
-    places
+    (places, failed)
 }
 
 fn used(fs: &FsStats) -> u64 {

@@ -65,6 +65,19 @@ pub async fn kubelet(kl: &Kubelet) -> String {
     out.into_string()
 }
 
+/// What was measured of a cgroup: one that has gone meanwhile is left out, and anything else is noted as failed.
+fn measured<T>(path: &str, found: std::io::Result<T>, failed: &mut bool) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ENODEV) => None,
+        Err(e) => {
+            tracing::warn!("the cgroup {path} can't be measured: {e}");
+            *failed = true;
+            None
+        }
+    }
+}
+
 fn node(kl: &Kubelet, out: &mut Text) {
     let (name, version) = (kl.cfg.node_name.as_str(), crate::node::status::VERSION);
     let help = "The node's name. The count is always 1.";
@@ -208,4 +221,31 @@ pub fn slis() -> String {
     );
     out.sample(name, &[("name", "ping"), ("type", "healthz")], 1.0, None);
     out.into_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Host, fake::FakeHost};
+    use std::io;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_has_gone_is_no_error() {
+        let os = io::Error::from_raw_os_error;
+        for (e, wanted) in [
+            (os(nix::libc::ENOENT), false),
+            (os(nix::libc::ENODEV), false),
+            (os(nix::libc::EIO), true),
+            (io::Error::from(io::ErrorKind::Unsupported), true),
+        ] {
+            let (text, mut failed) = (e.to_string(), false);
+            assert_eq!(measured("/a", Err::<(), _>(e), &mut failed), None);
+            assert_eq!(failed, wanted, "{text}");
+        }
+        let host = FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH);
+        let mut failed = false;
+        host.spoil(std::path::Path::new("/a"), true);
+        assert!(measured("/b", host.group("/b"), &mut failed).is_some() && !failed);
+        assert!(measured("/a", host.group("/a"), &mut failed).is_none() && failed);
+    }
 }

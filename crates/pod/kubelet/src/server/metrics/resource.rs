@@ -1,5 +1,6 @@
 //! `/metrics/resource`: what the resource metrics pipeline reads.
 
+use super::measured;
 use super::text::Text;
 use crate::host::Usage;
 use crate::kubelet::Kubelet;
@@ -145,8 +146,7 @@ pub async fn text(kl: &Kubelet) -> String {
     let failed = match samples(kl).await {
         Ok(all) => {
             containers(&mut out, &all);
-            groups(kl, &mut out);
-            false
+            groups(kl, &mut out)
         }
         Err(e) => {
             tracing::warn!("what containers use can't be read: {e}");
@@ -176,9 +176,11 @@ fn containers(out: &mut Text, all: &[Sample]) {
     }
 }
 
-fn groups(kl: &Kubelet, out: &mut Text) {
+/// Returns whether one couldn't be measured.
+fn groups(kl: &Kubelet, out: &mut Text) -> bool {
+    let mut failed = false;
     let at = kl.host.now().as_millisecond();
-    if let Ok(node) = kl.host.node_usage() {
+    if let Some(node) = measured("/", kl.host.node_usage(), &mut failed) {
         for (name, help, counter, of) in NODE {
             if let Some(value) = of(&node) {
                 out.family(name, help, counter);
@@ -187,14 +189,13 @@ fn groups(kl: &Kubelet, out: &mut Text) {
         }
     }
     let running = kl.workers.all().into_iter().filter(|h| h.stage() == Stage::Syncing);
-    let measured = running.filter_map(|h| {
-        let pod = h.pod();
-        let usage = kl.host.cgroup_usage(&kl.cgroup_of(&pod)).ok()?;
-        Some((pod, usage))
+    let used = running.filter_map(|h| {
+        let (pod, path) = (h.pod(), kl.cgroup_of(&h.pod()));
+        Some((pod, measured(&path, kl.host.cgroup_usage(&path), &mut failed)?))
     });
-    let measured: Vec<_> = measured.collect();
+    let used: Vec<_> = used.collect();
     for (name, help, counter, of) in PODS {
-        let mut values = measured.iter().filter_map(|(pod, u)| Some((pod, of(u)?))).peekable();
+        let mut values = used.iter().filter_map(|(pod, u)| Some((pod, of(u)?))).peekable();
         if values.peek().is_some() {
             out.family(name, help, counter);
         }
@@ -203,4 +204,5 @@ fn groups(kl: &Kubelet, out: &mut Text) {
             out.sample(name, &labels, value, Some(at));
         }
     }
+    failed
 }
