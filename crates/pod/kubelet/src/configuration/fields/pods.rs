@@ -158,7 +158,7 @@ pub(super) const FIELDS: &[Field] = &[
         "runtime-request-timeout",
         Kind::Duration,
         false,
-        unmet("2m0s", &[], "each call of the runtime has its own bound"),
+        unmet("2m0s", &[], "this kubelet waits as long as the runtime takes"),
     ),
     field(
         "crashLoopBackOff",
