@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -142,9 +143,14 @@ impl Disk {
         let lab = Lab::get();
         lab.disks.lock().push(Arc::downgrade(self));
         let (tell, told) = std::sync::mpsc::channel();
-        let work = Box::new(move || drop(tell.send(f())));
+        let work = Box::new(move || drop(tell.send(catch_unwind(AssertUnwindSafe(f)))));
         lab.work.lock().send(work).unwrap();
-        told.recv().expect("the work panicked")
+        // What the other thread printed is shown with another test, if at all.
+        told.recv().unwrap().unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            panic!("{}", text.unwrap_or("the work panicked"))
+        })
     }
 
     fn decide(&self, fd: i32, request: ScmpNotifReq, operation: &Operation) {
