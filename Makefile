@@ -45,7 +45,7 @@ check: deps
 
 unit: deps
 	@echo "=== $$(date +%T) unit and golden tests"
-	cargo test --locked --workspace --all-targets --profile $(TEST_PROFILE)
+	cargo test --locked --workspace --all-targets --profile $(TEST_PROFILE) --no-fail-fast
 
 quick: deps
 	PROFILE=$(TEST_PROFILE) tools/test-cluster.sh
