@@ -34,6 +34,7 @@ var roots = [][2]any{
 	{apps.DeploymentSpec{}, appsv1.DeploymentSpec{}},
 	{apps.StatefulSetSpec{}, appsv1.StatefulSetSpec{}},
 	{batch.JobSpec{}, batchv1.JobSpec{}},
+	{batch.UncountedTerminatedPods{}, batchv1.UncountedTerminatedPods{}},
 	{core.Event{}, corev1.Event{}},
 	{core.PersistentVolumeSpec{}, corev1.PersistentVolumeSpec{}},
 	{core.ResourceQuotaSpec{}, corev1.ResourceQuotaSpec{}},

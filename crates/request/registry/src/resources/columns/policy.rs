@@ -73,6 +73,22 @@ const PRIORITY_CLASS: &[Col] = &[
     AGE,
     text("PreemptionPolicy", |r| r.str("preemptionPolicy").into()),
 ];
+const MIGRATION: &[Col] = &[
+    Col { format: "", ..NAME },
+    text("Resource", |r| {
+        match (r.str("spec.resource.resource"), r.str("spec.resource.group")) {
+            (resource, "") => resource.into(),
+            (resource, group) => format!("{resource}.{group}").into(),
+        }
+    }),
+    text("Status", |r| {
+        let of = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+        let told = r.list("status.conditions").iter().rev().find(|c| {
+            of(c, "status") == "True" && matches!(of(c, "type").as_str(), "Running" | "Failed" | "Succeeded")
+        });
+        told.map_or("Unknown".into(), |c| of(c, "type").into())
+    }),
+];
 const RUNTIME_CLASS: &[Col] = &[NAME, text("Handler", |r| r.str("handler").into()), AGE];
 const FLOW_SCHEMA: &[Col] = &[
     NAME,
@@ -173,6 +189,7 @@ pub fn groups(group: &str, kind: &str) -> Option<&'static [Col]> {
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => MUTATING_POLICY,
         ("admissionregistration.k8s.io", _) => POLICY_BINDING,
         ("scheduling.k8s.io", "PriorityClass") => PRIORITY_CLASS,
+        ("storagemigration.k8s.io", "StorageVersionMigration") => MIGRATION,
         ("node.k8s.io", "RuntimeClass") => RUNTIME_CLASS,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => PRIORITY_LEVEL,

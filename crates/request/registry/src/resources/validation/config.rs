@@ -2,9 +2,9 @@
 
 use super::Rules;
 use super::check::{Errs, config_key, count, is_true, quantity, s};
-use super::scheduling;
+use super::{container_resources, scheduling};
 use crate::context::Cx;
-use keelson_api::{Map, Object, Value};
+use keelson_api::{Map, Object, Quantity, Value};
 use keelson_machinery::names;
 
 const MAX_DATA: usize = 1024 * 1024;
@@ -365,11 +365,18 @@ fn limit_range(o: &Object, e: &mut Errs) {
             }
             seen.push(kind.clone());
             let of = |list: &str, name: &str| l.obj(list).and_then(|m| m.get(name)).map(quantity);
-            if kind == "Pod" {
-                for key in ["default", "defaultRequest"] {
+            for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+                if kind == "Pod" && key.starts_with("default") {
                     if count(l, key) > 0 {
                         e.forbidden(key, "may not be specified when `type` is 'Pod'");
                     }
+                    continue;
+                }
+                for name in l.obj(key).into_iter().flat_map(Map::keys) {
+                    e.within(&format!("{key}[{name}]"), |e| match kind.as_str() {
+                        "Pod" | "Container" => container_resources::resource_name(e, name.as_str()),
+                        _ => container_resources::any_resource_name(e, name.as_str()),
+                    });
                 }
             }
             if kind == "PersistentVolumeClaim" && of("min", "storage").is_none() && of("max", "storage").is_none() {
@@ -386,7 +393,7 @@ fn limit_range(o: &Object, e: &mut Errs) {
             all.dedup();
             for name in all {
                 let text = |list: &str| l.obj(list).and_then(|m| m.str(name)).unwrap_or_default().to_string();
-                let mut above = |low: &str, high: &str, field: &str, words: (&str, &str)| {
+                let mut above = |low: &str, high: &str, (field, shown): (&str, &str), words: (&str, &str)| {
                     if let (Some(a), Some(b)) = (of(low, name), of(high, name))
                         && a > b
                     {
@@ -397,20 +404,21 @@ fn limit_range(o: &Object, e: &mut Errs) {
                             words.1,
                             text(high)
                         );
-                        e.invalid(&format!("{field}[{name}]"), text(low), &why);
+                        e.invalid(&format!("{field}[{name}]"), text(shown), &why);
                     }
                 };
-                above("min", "max", "min", ("min", "max"));
-                above("min", "defaultRequest", "defaultRequest", ("min", "default request"));
-                above("defaultRequest", "max", "defaultRequest", ("default request", "max"));
+                above("min", "max", ("min", "min"), ("min", "max"));
+                let request = ("defaultRequest", "defaultRequest");
+                above("min", "defaultRequest", request, ("min", "default request"));
+                above("defaultRequest", "max", request, ("default request", "max"));
                 above(
                     "defaultRequest",
                     "default",
-                    "defaultRequest",
+                    request,
                     ("default request", "default limit"),
                 );
-                above("min", "default", "default", ("min", "default"));
-                above("default", "max", "default", ("default", "max"));
+                above("min", "default", ("default", "min"), ("min", "default"));
+                above("default", "max", ("default", "max"), ("default", "max"));
                 if let Some(ratio) = of("maxLimitRequestRatio", name)
                     && ratio < keelson_api::Quantity::new(1, ratio.format())
                 {
@@ -421,9 +429,48 @@ fn limit_range(o: &Object, e: &mut Errs) {
                         &why,
                     );
                 }
+                if let (Some(ratio), Some(min), Some(max)) =
+                    (of("maxLimitRequestRatio", name), of("min", name), of("max", name))
+                    && let Some(most) = exceeded_ratio(ratio, min, max)
+                {
+                    let why = format!(
+                        "ratio {} is greater than max/min = {most}",
+                        text("maxLimitRequestRatio")
+                    );
+                    e.invalid(
+                        &format!("maxLimitRequestRatio[{name}]"),
+                        text("maxLimitRequestRatio"),
+                        &why,
+                    );
+                }
+                let fixed = !container_resources::overcommits(name);
+                if let (true, Some(limit), Some(request)) = (fixed, of("default", name), of("defaultRequest", name))
+                    && limit != request
+                {
+                    let (limit, request) = (text("default"), text("defaultRequest"));
+                    let why = format!("default value {limit} must equal to defaultRequest value {request} in {name}");
+                    e.invalid(&format!("defaultRequest[{name}]"), request, &why);
+                }
             }
         });
     });
+}
+
+/// The most that a ratio of limits to requests can be between two bounds, as Go prints it, if `ratio` is more.
+fn exceeded_ratio(ratio: Quantity, min: Quantity, max: Quantity) -> Option<String> {
+    let large = [&ratio, &min, &max].iter().any(|q| q.value() >= i64::MAX / 1000);
+    let of = |q: &Quantity| {
+        if large {
+            q.value() as f64 * 1000.0
+        } else {
+            q.milli_value() as f64
+        }
+    };
+    let most = of(&max) / of(&min);
+    (of(&ratio) / 1000.0 > most).then(|| match most {
+        m if m.is_infinite() => "+Inf".to_string(),
+        m => format!("{m:.6}"),
+    })
 }
 
 fn endpoints(o: &Object, e: &mut Errs) {

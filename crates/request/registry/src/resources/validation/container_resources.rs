@@ -6,19 +6,40 @@ use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
 
-/// Whether requests may stay below limits: true for what Kubernetes itself knows, besides huge pages.
-fn overcommits(name: &str) -> bool {
-    !name.contains('/') && !name.starts_with("hugepages-") || name.starts_with("kubernetes.io/")
+/// Whether a resource is Kubernetes' own rather than a vendor's.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn resource_name(e: &mut Errs, name: &str) {
+/// A vendor's resource whose name can be counted by quotas too.
+fn is_extended(name: &str) -> bool {
+    !is_native(name) && !name.starts_with("requests.") && names::label_key(&format!("requests.{name}")).is_empty()
+}
+
+/// Whether requests may stay below limits.
+pub fn overcommits(name: &str) -> bool {
+    is_native(name) && !name.starts_with(HUGE_PAGES)
+}
+
+const HUGE_PAGES: &str = "hugepages-";
+
+/// The name of a resource, of whatever has some.
+pub fn any_resource_name(e: &mut Errs, name: &str) {
     let msgs = names::label_key(name);
     msgs.iter().for_each(|m| e.invalid("", name, m));
-    if name.contains('/') {
-        return;
-    }
-    if msgs.is_empty() && !is_standard(name) {
+    if msgs.is_empty() && !name.contains('/') && !is_standard(name) {
         e.invalid("", name, "must be a standard resource type or fully qualified");
+    }
+}
+
+/// The name of a resource that a container may have.
+pub fn resource_name(e: &mut Errs, name: &str) {
+    any_resource_name(e, name);
+    if name.contains('/') {
+        if !is_native(name) && !is_extended(name) {
+            e.invalid("", name, "doesn't follow extended resource name standard");
+        }
+        return;
     }
     let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if !known {
@@ -57,8 +78,7 @@ pub fn resources(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>) {
         if q.is_negative() {
             e.invalid("", v.clone(), super::check::NOT_NEGATIVE);
         }
-        let whole = name.contains('/') && !name.starts_with("kubernetes.io/") || name.starts_with("hugepages-");
-        if whole && !q.is_whole() {
+        if is_extended(name) && !q.is_whole() {
             e.invalid("", v.clone(), "must be an integer");
         }
     };

@@ -118,6 +118,7 @@ pub fn of(group: &str, kind: &str) -> Rules {
         (_, "PriorityClass") => PRIORITY,
         (_, "RuntimeClass") => RUNTIME_CLASS,
         (_, "Lease") => LEASE,
+        ("storagemigration.k8s.io", _) => super::conditions::MIGRATION,
         ("resource.k8s.io", kind) => super::devices::of(kind).unwrap_or(Rules::SUBDOMAIN),
         ("authentication.k8s.io" | "authorization.k8s.io", _) => Rules::NONE,
         _ => Rules::SUBDOMAIN,
@@ -244,11 +245,16 @@ fn metric(e: &mut Errs, m: &Map) {
 fn metric_source(e: &mut Errs, kind: &str, source: &Map) {
     let empty = Map::new();
     let target = source.obj("target").unwrap_or(&empty);
-    if matches!(kind, "resource" | "containerResource") && s(source, "name").is_empty() {
-        e.required("name", "must specify a resource name");
+    match (kind, s(source, "name")) {
+        ("resource" | "containerResource", "") => e.required("name", "must specify a resource name"),
+        ("containerResource", name) => e.within("name", |e| container_resources::resource_name(e, name)),
+        _ => {}
     }
-    if kind == "containerResource" && s(source, "container").is_empty() {
-        e.required("container", "must specify a container");
+    if kind == "containerResource" {
+        match s(source, "container") {
+            "" => e.required("container", "must specify a container"),
+            name => e.format("container", name, names::dns1123_label),
+        }
     }
     if matches!(kind, "object" | "pods" | "external") {
         let metric = source.obj("metric").unwrap_or(&empty);

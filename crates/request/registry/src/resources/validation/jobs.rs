@@ -16,6 +16,7 @@ pub const JOB: Rules = Rules {
     object: |_, o, e| job(o, e),
     create: |_, o, e| indexed_name(o, e),
     update: |_, new, old, e| job_update(new, old, e),
+    status: |_, new, old, e| super::job_status::change(new, old, e),
     ..Rules::SUBDOMAIN
 };
 pub const CRON_JOB: Rules = Rules {

@@ -5,6 +5,7 @@
 pub(super) mod addresses;
 mod certificates;
 pub(super) mod check;
+mod conditions;
 mod config;
 mod container;
 mod container_env;
@@ -15,10 +16,12 @@ mod extensions;
 #[cfg(test)]
 mod golden;
 mod groups;
+mod job_status;
 mod jobs;
 #[cfg(test)]
 mod label_keys;
 mod networking;
+mod persistent_volumes;
 mod pod;
 mod pod_spec;
 mod pod_update;
@@ -31,6 +34,7 @@ mod storage;
 mod success;
 #[cfg(test)]
 pub(super) mod tests;
+mod volume_sources;
 mod volumes;
 mod workloads;
 
@@ -75,7 +79,7 @@ pub fn of(group: &str, kind: &str) -> Rules {
             "PodTemplate" => pod::POD_TEMPLATE,
             "ReplicationController" => workloads::REPLICATION_CONTROLLER,
             "Service" => service::SERVICE,
-            "PersistentVolume" => storage::VOLUME,
+            "PersistentVolume" => persistent_volumes::VOLUME,
             "PersistentVolumeClaim" => storage::CLAIM,
             _ => config::of(kind),
         },

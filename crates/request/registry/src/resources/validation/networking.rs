@@ -2,6 +2,7 @@
 
 use super::Rules;
 use super::check::{Errs, cidr, count, ip, port_name, range_error, s};
+use crate::meta::path_segment_errors;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 use std::net::IpAddr;
@@ -345,9 +346,13 @@ fn backend(e: &mut Errs, b: &Map) {
     match (b.obj("resource"), b.obj("service")) {
         (Some(_), Some(_)) => e.invalid("", "", "cannot set both resource and service backends"),
         (Some(r), None) => e.within("resource", |e| {
+            if let Some(group) = r.str("apiGroup") {
+                e.format("apiGroup", group, names::dns1123_subdomain);
+            }
             for key in ["kind", "name"] {
-                if s(r, key).is_empty() {
-                    e.required(key, "");
+                match s(r, key) {
+                    "" => e.required(key, ""),
+                    value => e.format(key, value, path_segment_errors),
                 }
             }
         }),

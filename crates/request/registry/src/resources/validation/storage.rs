@@ -2,24 +2,20 @@
 
 use super::Rules;
 use super::check::{Errs, count, quantity, s};
-use super::{scheduling, volumes};
+use super::persistent_volumes;
 use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+pub const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 
-pub const VOLUME: Rules = Rules {
-    object: |_, o, e| e.child(o, "spec", volume_spec),
-    update: |_, new, old, e| volume_update(new, old, e),
-    ..Rules::SUBDOMAIN
-};
 pub const CLAIM: Rules = Rules {
     object: |_, o, e| {
         let empty = Map::new();
         e.within("spec", |e| claim_spec(e, o.obj("spec").unwrap_or(&empty)));
     },
+    create: |_, o, e| source_groups(o, e),
     update: |_, new, old, e| claim_update(new, old, e),
     ..Rules::SUBDOMAIN
 };
@@ -54,33 +50,30 @@ const ATTACHMENT: Rules = Rules {
             driver_name(e, "attacher", s(spec, "attacher"));
             let empty = Map::new();
             let source = spec.obj("source").unwrap_or(&empty);
-            match (
-                source.contains_key("inlineVolumeSpec"),
-                s(source, "persistentVolumeName"),
-            ) {
-                (true, name) if !name.is_empty() => {
-                    e.forbidden(
-                        "source",
-                        "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
-                    );
-                }
-                (false, "") => e.required(
-                    "source",
-                    "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            const ONE: &str = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+            let (volume, name) = (source.obj("inlineVolumeSpec"), source.str("persistentVolumeName"));
+            match (volume, name) {
+                (None, None) => e.required("source", ONE),
+                (Some(_), Some(_)) => e.forbidden("source", ONE),
+                (None, Some("")) => e.required(
+                    "source.persistentVolumeName",
+                    "must specify non empty persistentVolumeName",
                 ),
-                (false, name) => e.format("source.persistentVolumeName", name, names::dns1123_subdomain),
-                (true, _) => e.within("source", |e| e.child(source, "inlineVolumeSpec", inline_volume)),
+                (None, Some(_)) => {}
+                (Some(volume), None) => e.within("source.inlineVolumeSpec", |e| {
+                    persistent_volumes::spec(e, volume, "", true);
+                }),
+            }
+            if let Some(name) = name {
+                e.format("source.persistentVolumeName", name, names::dns1123_subdomain);
             }
             e.format("nodeName", s(spec, "nodeName"), names::dns1123_subdomain);
         });
     },
     update: |_, new, old, e| {
         if !same(new.get("spec"), old.get("spec")) {
-            e.invalid(
-                "spec",
-                new.get("spec").cloned().unwrap_or(Value::Null),
-                "field is immutable",
-            );
+            // Upstream's rule is declared, and shows nothing.
+            e.invalid("spec", Value::Null, "field is immutable");
         }
     },
     ..Rules::SUBDOMAIN
@@ -148,6 +141,10 @@ const CSI_DRIVER: Rules = Rules {
                 if !spec.contains_key(key) {
                     e.required(key, "");
                 }
+            }
+            if let Some(n) = spec.int("nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
+                let why = "must be greater than or equal to 10 seconds";
+                e.invalid("nodeAllocatableUpdatePeriodSeconds", n, why);
             }
             let mut audiences = Vec::new();
             e.each(spec, "tokenRequests", |e, _, t| {
@@ -315,7 +312,7 @@ fn topologies(e: &mut Errs, o: &Object) {
     });
 }
 
-fn access_modes(e: &mut Errs, spec: &Map) {
+pub fn access_modes(e: &mut Errs, spec: &Map) {
     let modes: Vec<&str> = spec
         .arr("accessModes")
         .into_iter()
@@ -360,6 +357,9 @@ pub fn claim_spec(e: &mut Errs, spec: &Map) {
     e.optional_one_of(spec, "volumeMode", VOLUME_MODES);
     for key in ["dataSource", "dataSourceRef"] {
         e.child(spec, key, |e, source| {
+            if key == "dataSourceRef" && !s(source, "namespace").is_empty() {
+                e.format("namespace", s(source, "namespace"), names::dns1123_label);
+            }
             for part in ["name", "kind"] {
                 if s(source, part).is_empty() {
                     e.required(part, "");
@@ -373,6 +373,42 @@ pub fn claim_spec(e: &mut Errs, spec: &Map) {
                 );
             }
         });
+    }
+    one_source(e, spec);
+}
+
+/// The groups of what a new claim is to be filled from. Older ones may have any.
+fn source_groups(o: &Object, e: &mut Errs) {
+    e.child(o, "spec", |e, spec| {
+        for key in ["dataSource", "dataSourceRef"] {
+            let group = spec.obj(key).map(|source| s(source, "apiGroup")).unwrap_or_default();
+            if !group.is_empty() {
+                e.within(key, |e| e.format("apiGroup", group, names::dns1123_subdomain));
+            }
+        }
+    });
+}
+
+/// Where a claim names a source twice, it is the same one; one in another namespace is named once.
+fn one_source(e: &mut Errs, spec: &Map) {
+    let (Some(source), Some(reference)) = (spec.obj("dataSource"), spec.obj("dataSourceRef")) else {
+        return;
+    };
+    let differs = || {
+        ["apiGroup", "kind", "name"]
+            .iter()
+            .any(|key| s(source, key) != s(reference, key))
+    };
+    // Upstream shows the path, of which nothing can be seen.
+    let shown = Value::Object(Map::new());
+    if !s(reference, "namespace").is_empty() {
+        e.invalid(
+            "",
+            shown,
+            "may not be specified when dataSourceRef.namespace is specified",
+        );
+    } else if differs() {
+        e.invalid("", shown, "must match dataSourceRef");
     }
 }
 
@@ -423,182 +459,5 @@ fn claim_update(new: &Object, old: &Object, e: &mut Errs) {
         };
         let why = format!("update to {how} is forbidden when status.currentVolumeAttributesClassName is not nil");
         e.forbidden("spec.volumeAttributesClassName", &why);
-    }
-}
-
-/// The sources of a persistent volume.
-const SOURCES: &[&str] = &[
-    "hostPath",
-    "gcePersistentDisk",
-    "awsElasticBlockStore",
-    "glusterfs",
-    "flocker",
-    "nfs",
-    "rbd",
-    "quobyte",
-    "cephfs",
-    "iscsi",
-    "cinder",
-    "fc",
-    "flexVolume",
-    "azureFile",
-    "vsphereVolume",
-    "photonPersistentDisk",
-    "portworxVolume",
-    "azureDisk",
-    "scaleIO",
-    "local",
-    "storageos",
-    "csi",
-];
-
-/// A volume that stands within an attachment: what a driver needs of one that was in a pod, and nothing of where it is from.
-fn inline_volume(e: &mut Errs, spec: &Map) {
-    const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
-    for key in ["claimRef", "capacity"] {
-        if spec.obj(key).is_some_and(|m| key == "claimRef" || !m.is_empty()) {
-            e.forbidden(key, NOT_INLINE);
-        }
-    }
-    if !spec.contains_key("csi") {
-        e.required("csi", "has to be specified in the context of inline volumes");
-    }
-    if count(spec, "accessModes") == 0 {
-        e.required("accessModes", "");
-    }
-    access_modes(e, spec);
-    if !matches!(s(spec, "persistentVolumeReclaimPolicy"), "" | "Retain") {
-        e.forbidden(
-            "persistentVolumeReclaimPolicy",
-            "may only be Retain in the context of inline volumes",
-        );
-    }
-    if spec.contains_key("nodeAffinity") {
-        e.forbidden("nodeAffinity", NOT_INLINE);
-    }
-    e.child(spec, "csi", csi_source);
-    if !s(spec, "storageClassName").is_empty() {
-        e.forbidden("storageClassName", NOT_INLINE);
-    }
-}
-
-fn csi_source(e: &mut Errs, source: &Map) {
-    driver_name(e, "driver", s(source, "driver"));
-    if s(source, "volumeHandle").is_empty() {
-        e.required("volumeHandle", "");
-    }
-}
-
-fn volume_spec(e: &mut Errs, spec: &Map) {
-    if count(spec, "accessModes") == 0 {
-        e.required("accessModes", "");
-    }
-    access_modes(e, spec);
-    let capacity = spec.obj("capacity").filter(|c| !c.is_empty());
-    if capacity.is_none() {
-        e.required("capacity", "");
-    }
-    if capacity.is_none_or(|c| c.len() > 1 || !c.contains_key("storage")) {
-        let shown = spec
-            .get("capacity")
-            .filter(|c| !c.is_null())
-            .cloned()
-            .unwrap_or(Value::Object(Map::new()));
-        e.not_supported("capacity", shown, &["storage"]);
-    }
-    for (key, v) in capacity.into_iter().flatten() {
-        let (q, field) = (quantity(v), format!("capacity[{key}]"));
-        if q.is_negative() {
-            e.invalid(&field, q.value(), "must be a valid resource quantity");
-        }
-        if q.is_zero() || q.is_negative() {
-            e.invalid(&field, v.clone(), "must be greater than zero");
-        }
-    }
-    e.optional_one_of(spec, "persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"]);
-    e.child(spec, "nodeAffinity", |e, affinity| match affinity.obj("required") {
-        None => e.required("required", "must specify required node constraints"),
-        Some(r) => e.within("required", |e| scheduling::node_selector(e, r, true)),
-    });
-    let mut found = false;
-    for key in SOURCES {
-        if !spec.contains_key(key) {
-            continue;
-        }
-        if found {
-            e.forbidden(key, "may not specify more than 1 volume type");
-            continue;
-        }
-        found = true;
-        e.child(spec, key, |e, src| match *key {
-            "csi" => csi_source(e, src),
-            "local" => {
-                if s(src, "path").is_empty() {
-                    e.required("path", "");
-                } else {
-                    e.no_backsteps("path", s(src, "path"));
-                }
-            }
-            _ => volumes::plain_source(e, key, src),
-        });
-        if *key == "local" && !spec.contains_key("nodeAffinity") {
-            e.required("nodeAffinity", "Local volume requires node affinity");
-        }
-        let path = spec.obj("hostPath").map(|h| s(h, "path"));
-        if path == Some("/") && s(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
-            e.forbidden(
-                "persistentVolumeReclaimPolicy",
-                "may not be 'recycle' for a hostPath mount of '/'",
-            );
-        }
-    }
-    if !found {
-        e.required("", "must specify a volume type");
-    }
-    if !s(spec, "storageClassName").is_empty() {
-        e.format(
-            "storageClassName",
-            s(spec, "storageClassName"),
-            names::dns1123_subdomain,
-        );
-    }
-    e.optional_one_of(spec, "volumeMode", VOLUME_MODES);
-}
-
-fn volume_update(new: &Object, old: &Object, e: &mut Errs) {
-    let empty = Map::new();
-    let (n, o) = (new.obj("spec").unwrap_or(&empty), old.obj("spec").unwrap_or(&empty));
-    let sources = |m: &Map| {
-        let mut kept = m.clone();
-        kept.retain(|k, _| SOURCES.contains(&k));
-        // A secret for expansion may be added to a volume that has none.
-        if let Some(Value::Object(csi)) = kept.get_mut("csi")
-            && o.get("csi")
-                .is_some_and(|c| c.get("controllerExpandSecretRef").is_none())
-        {
-            csi.remove("controllerExpandSecretRef");
-        }
-        Value::Object(kept)
-    };
-    if !same(Some(&sources(n)), Some(&sources(o))) {
-        e.forbidden(
-            "spec.persistentvolumesource",
-            "spec.persistentvolumesource is immutable after creation\n",
-        );
-    }
-    e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
-    if o.contains_key("nodeAffinity") && !same(n.get("nodeAffinity"), o.get("nodeAffinity")) {
-        e.invalid_as(
-            "*core.VolumeNodeAffinity",
-            "nodeAffinity",
-            n.get("nodeAffinity"),
-            "field is immutable, except for updating from beta label to GA",
-        );
-    }
-    if o.contains_key("volumeAttributesClassName") && !n.contains_key("volumeAttributesClassName") {
-        e.forbidden(
-            "spec.volumeAttributesClassName",
-            "update from non-nil value to nil is forbidden",
-        );
     }
 }

@@ -1,8 +1,8 @@
 //! The volumes of a pod or template.
 
-use super::check::{Errs, count, quantity, s};
+use super::check::{Errs, quantity, s};
 use super::container_env::{field_ref, resource_field_ref};
-use super::{certificates, storage};
+use super::{certificates, storage, volume_sources};
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::{HashMap, HashSet};
@@ -101,7 +101,15 @@ fn source(e: &mut Errs, v: &Map, pod_name: &str) {
             continue;
         }
         found = true;
-        e.child(v, key, |e, src| one_source(e, key, src));
+        // As is what is wrong with this one.
+        let within = if *key == "gcePersistentDisk" {
+            "persistentDisk"
+        } else {
+            key
+        };
+        if let Some(src) = v.obj(key) {
+            e.within(within, |e| one_source(e, key, src));
+        }
         if *key == "ephemeral" && !pod_name.is_empty() {
             let claim = format!("{pod_name}-{}", s(v, "name"));
             for msg in names::dns1123_subdomain(&claim) {
@@ -172,94 +180,7 @@ fn one_source(e: &mut Errs, key: &str, src: &Map) {
                 }
             }
         }
-        _ => plain_source(e, key, src),
-    }
-}
-
-/// Sources that both pods and persistent volumes have.
-pub fn plain_source(e: &mut Errs, key: &str, src: &Map) {
-    let required = |e: &mut Errs, keys: &[&str]| {
-        for key in keys {
-            if s(src, key).is_empty() {
-                e.required(key, "");
-            }
-        }
-    };
-    match key {
-        "hostPath" => {
-            if s(src, "path").is_empty() {
-                return e.required("path", "");
-            }
-            e.no_backsteps("path", s(src, "path"));
-            let kinds = [
-                "",
-                "BlockDevice",
-                "CharDevice",
-                "Directory",
-                "DirectoryOrCreate",
-                "File",
-                "FileOrCreate",
-                "Socket",
-            ];
-            e.optional_one_of(src, "type", &kinds);
-        }
-        "nfs" => {
-            required(e, &["server", "path"]);
-            if !s(src, "path").starts_with('/') {
-                e.invalid("path", s(src, "path"), "must be an absolute path");
-            }
-        }
-        "gcePersistentDisk" => {
-            required(e, &["pdName"]);
-            e.in_range(src, "partition", 0, 255);
-        }
-        "awsElasticBlockStore" => {
-            required(e, &["volumeID"]);
-            e.in_range(src, "partition", 0, 255);
-        }
-        "iscsi" => {
-            required(e, &["targetPortal", "iqn"]);
-            e.in_range(src, "lun", 0, 255);
-        }
-        "glusterfs" => required(e, &["endpoints", "path"]),
-        "rbd" => {
-            if count(src, "monitors") == 0 {
-                e.required("monitors", "");
-            }
-            required(e, &["image"]);
-        }
-        "cephfs" if count(src, "monitors") == 0 => {
-            e.required("monitors", "");
-        }
-        "cinder" | "portworxVolume" => required(e, &["volumeID"]),
-        "gitRepo" => {
-            required(e, &["repository"]);
-            e.local_path("directory", s(src, "directory"));
-        }
-        "flexVolume" => required(e, &["driver"]),
-        "azureFile" => required(e, &["secretName", "shareName"]),
-        "azureDisk" => required(e, &["diskName", "diskURI"]),
-        "vsphereVolume" => required(e, &["volumePath"]),
-        "photonPersistentDisk" => required(e, &["pdID"]),
-        "scaleIO" => required(e, &["gateway", "system", "volumeName"]),
-        "quobyte" => required(e, &["registry", "volume"]),
-        "flocker" => {
-            let (name, id) = (s(src, "datasetName"), s(src, "datasetUUID"));
-            if name.is_empty() && id.is_empty() {
-                e.required("", "one of datasetName and datasetUUID is required");
-            }
-            if !name.is_empty() && !id.is_empty() {
-                let why = "datasetName and datasetUUID can not be specified simultaneously";
-                e.invalid("", "resource", why);
-            }
-            if name.contains('/') {
-                e.invalid("datasetName", name, "must not contain '/'");
-            }
-        }
-        "fc" if count(src, "targetWWNs") == 0 && count(src, "wwids") == 0 => {
-            e.required("targetWWNs", "must specify either targetWWNs or wwids, but not both");
-        }
-        _ => {}
+        _ => volume_sources::plain(e, key, src),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Flow control: which requests a schema is about, and what a priority level allows.
 
 use super::super::check::{Errs, count, is_true, s};
+use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 
@@ -54,6 +55,7 @@ pub fn schema(o: &Object, e: &mut Errs) {
             rule(e, r);
         });
     });
+    mandatory(e, "FlowSchema", o);
 }
 
 const SUBJECTS: [(&str, &str); 3] = [
@@ -174,39 +176,173 @@ fn path_error(path: &str) -> Option<&'static str> {
     }
 }
 
+/// What the mandatory objects say, which nothing else may be said of.
+const MANDATORY: [(&str, &str, &str); 4] = [
+    (
+        "FlowSchema",
+        "exempt",
+        r#"{"matchingPrecedence":1,"priorityLevelConfiguration":{"name":"exempt"},"rules":[{"subjects":[{"kind":"Group","group":{"name":"system:masters"}}],"resourceRules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"],"clusterScope":true,"namespaces":["*"]}],"nonResourceRules":[{"verbs":["*"],"nonResourceURLs":["*"]}]}]}"#,
+    ),
+    (
+        "FlowSchema",
+        "catch-all",
+        r#"{"matchingPrecedence":10000,"priorityLevelConfiguration":{"name":"catch-all"},"distinguisherMethod":{"type":"ByUser"},"rules":[{"subjects":[{"kind":"Group","group":{"name":"system:unauthenticated"}},{"kind":"Group","group":{"name":"system:authenticated"}}],"resourceRules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"],"clusterScope":true,"namespaces":["*"]}],"nonResourceRules":[{"verbs":["*"],"nonResourceURLs":["*"]}]}]}"#,
+    ),
+    ("PriorityLevelConfiguration", "exempt", r#"{"type":"Exempt"}"#),
+    (
+        "PriorityLevelConfiguration",
+        "catch-all",
+        r#"{"type":"Limited","limited":{"nominalConcurrencyShares":5,"lendablePercent":0,"limitResponse":{"type":"Reject"}}}"#,
+    ),
+];
+
+fn mandatory(e: &mut Errs, kind: &str, o: &Object) {
+    let Some((_, name, fixed)) = MANDATORY.iter().find(|(k, name, _)| *k == kind && *name == o.name()) else {
+        return;
+    };
+    let fixed = serde_json::from_str::<serde_json::Value>(fixed).ok().map(Value::from);
+    let mut spec = o.get("spec").cloned();
+    // How many seats the exempt level lends is the administrator's to say.
+    let own = kind == "PriorityLevelConfiguration" && *name == "exempt";
+    if own && let Some(spec) = &mut spec {
+        spec.remove_at(&["exempt"]);
+    }
+    if !same(spec.as_ref(), fixed.as_ref()) {
+        let except = if own { " except the 'spec.exempt' field" } else { "" };
+        let shown = o.get("spec").cloned().unwrap_or(Value::Null);
+        e.invalid(
+            "spec",
+            shown,
+            &format!("spec of '{name}'{except} must equal the fixed value"),
+        );
+    }
+}
+
 pub fn priority_level(o: &Object, e: &mut Errs) {
-    e.child(o, "spec", |e, spec| match s(spec, "type") {
-        "Exempt" => {
-            if spec.contains_key("limited") {
-                e.forbidden("limited", "must be nil if the type is not Limited");
-            }
+    let empty = Map::new();
+    let spec = o.obj("spec").unwrap_or(&empty);
+    e.within("spec", |e| {
+        let kind = s(spec, "type");
+        if (o.name() == "exempt") != (kind == "Exempt") {
+            e.invalid("type", kind, "must be 'Exempt' if and only if `name` is 'exempt'");
         }
-        "Limited" => {
-            if spec.contains_key("exempt") {
-                e.forbidden("exempt", "must be nil if the type is Limited");
+        match kind {
+            "Exempt" => {
+                if spec.contains_key("limited") {
+                    e.forbidden("limited", "must be nil if the type is not Limited");
+                }
+                e.child(spec, "exempt", shares);
             }
-            match spec.obj("limited") {
-                None => e.required("limited", "must not be empty when type is Limited"),
-                Some(l) => e.within("limited", |e| {
-                    e.non_negative(l, "nominalConcurrencyShares");
-                    e.in_range(l, "lendablePercent", 0, 100);
-                    let empty = Map::new();
-                    let response = l.obj("limitResponse").unwrap_or(&empty);
-                    e.within("limitResponse", |e| match s(response, "type") {
-                        "" => e.required("type", ""),
-                        "Queue" if !response.contains_key("queuing") => {
-                            e.required("queuing", "must not be empty if limitResponse.type is Limited")
-                        }
-                        "Reject" if response.contains_key("queuing") => {
-                            e.forbidden("queuing", "must be nil if limited.limitResponse.type is not Limited")
-                        }
-                        "Queue" | "Reject" => {}
-                        other => e.not_supported("type", other, &["Queue", "Reject"]),
-                    });
-                }),
+            "Limited" => {
+                if spec.contains_key("exempt") {
+                    e.forbidden("exempt", "must be nil if the type is Limited");
+                }
+                match spec.obj("limited") {
+                    None => e.required("limited", "must not be empty when type is Limited"),
+                    Some(l) => e.within("limited", |e| limited(e, l)),
+                }
             }
+            "" => e.required("type", ""),
+            other => e.not_supported("type", other, &["Exempt", "Limited"]),
         }
-        "" => e.required("type", ""),
-        other => e.not_supported("type", other, &["Exempt", "Limited"]),
     });
+    mandatory(e, "PriorityLevelConfiguration", o);
+}
+
+fn shares(e: &mut Errs, level: &Map) {
+    if let Some(n) = level.int("nominalConcurrencyShares").filter(|n| *n < 0) {
+        e.invalid("nominalConcurrencyShares", n, "must be a non-negative integer");
+    }
+    e.in_range(level, "lendablePercent", 0, 100);
+}
+
+fn limited(e: &mut Errs, level: &Map) {
+    shares(e, level);
+    let empty = Map::new();
+    let response = level.obj("limitResponse").unwrap_or(&empty);
+    e.within("limitResponse", |e| {
+        match (s(response, "type"), response.obj("queuing")) {
+            ("Reject", Some(_)) => e.forbidden("queuing", "must be nil if limited.limitResponse.type is not Limited"),
+            ("Reject", None) => {}
+            ("Queue", None) => e.required("queuing", "must not be empty if limited.limitResponse.type is Limited"),
+            ("Queue", Some(queuing)) => e.within("queuing", |e| queues(e, queuing)),
+            ("", _) => e.required("type", ""),
+            (other, _) => e.not_supported("type", other, &["Queue", "Reject"]),
+        }
+    });
+    if let Some(n) = level.int("borrowingLimitPercent").filter(|n| *n < 0) {
+        e.invalid(
+            "borrowingLimitPercent",
+            n,
+            "if specified, must be a non-negative integer",
+        );
+    }
+}
+
+/// How many queues there are, and how many of them a flow may be in: the more, the longer the number by which it is dealt a hand.
+fn queues(e: &mut Errs, queuing: &Map) {
+    const MOST_QUEUES: i64 = 10_000_000;
+    const BITS: i64 = 60;
+    let of = |key: &str| queuing.int(key).unwrap_or(0);
+    if of("queueLengthLimit") <= 0 {
+        e.invalid("queueLengthLimit", of("queueLengthLimit"), "must be positive");
+    }
+    let (queues, hand) = (of("queues"), of("handSize"));
+    if queues <= 0 {
+        e.invalid("queues", queues, "must be positive");
+    } else if queues > MOST_QUEUES {
+        e.invalid("queues", queues, &format!("must not be greater than {MOST_QUEUES}"));
+    }
+    if hand <= 0 {
+        e.invalid("handSize", hand, "must be positive");
+    } else if hand > queues {
+        let why = format!("should not be greater than queues ({queues})");
+        e.invalid("handSize", hand, &why);
+    } else if ((queues as f64).log2() * hand as f64).ceil() as i64 > BITS {
+        let why =
+            format!("required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {BITS}");
+        e.invalid("handSize", hand, &why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::create;
+    use keelson_api::{Value, value};
+
+    fn level(name: &str, spec: Value) -> Vec<String> {
+        create(
+            "flowcontrol.apiserver.k8s.io",
+            "PriorityLevelConfiguration",
+            value!({"metadata": {"name": (name)}, "spec": (spec)}),
+        )
+    }
+
+    #[test]
+    fn queues_are_bounded_and_so_are_hands() {
+        let with = |queues: i64, hand: i64, length: i64| {
+            let queuing = value!({"queues": (queues), "handSize": (hand), "queueLengthLimit": (length)});
+            let limited =
+                value!({"nominalConcurrencyShares": 1, "limitResponse": {"type": "Queue", "queuing": (queuing)}});
+            level("mine", value!({"type": "Limited", "limited": (limited)})).len()
+        };
+        assert_eq!(with(64, 6, 50), 0);
+        assert_eq!(with(64, 11, 50), 1, "more bits than there are");
+        assert_eq!(with(2, 3, 50), 1);
+        assert_eq!(with(2_000_000_000, 1, 50), 1);
+        assert_eq!(with(-1, -1, -1), 3);
+    }
+
+    #[test]
+    fn mandatory_levels_stay_what_they_are() {
+        assert!(level("exempt", value!({"type": "Exempt", "exempt": {"lendablePercent": 10}})).is_empty());
+        let reject = |shares: i64| value!({"type": "Limited", "limited": {"nominalConcurrencyShares": (shares), "lendablePercent": 0, "limitResponse": {"type": "Reject"}}});
+        assert!(level("catch-all", reject(5)).is_empty());
+        assert_eq!(level("catch-all", reject(6)).len(), 1);
+        assert_eq!(
+            level("mine", value!({"type": "Exempt"})).len(),
+            1,
+            "one level is exempt"
+        );
+    }
 }
