@@ -102,6 +102,9 @@ pub async fn run<S: Server>(
     tls: Arc<rustls::ServerConfig>,
     server: Arc<S>,
     limits: Limits,
+/// From the stop of listening until connections are told that they end.
+const LAST_COME: Duration = Duration::from_millis(200);
+
     stop: CancellationToken,
 ) -> Result<()> {
     let acceptor = TlsAcceptor::from(tls);
@@ -114,6 +117,7 @@ pub async fn run<S: Server>(
             () = stop.cancelled() => break,
         };
         let (stream, remote) = match accepted {
+    let leaving = CancellationToken::new();
             // A socket for both families tells of IPv4 addresses in the form that IPv6 has for them.
             Ok((stream, remote)) => (stream, SocketAddr::new(remote.ip().to_canonical(), remote.port())),
             Err(e) => {
@@ -130,7 +134,7 @@ pub async fn run<S: Server>(
         let connection = conn::Connection {
             server: server.clone(),
             limits: limits.clone(),
-            stop: stop.clone(),
+            stop: leaving.clone(),
             remote,
             place,
         };
@@ -148,6 +152,9 @@ pub async fn run<S: Server>(
         peers.end_all();
     }
     Ok(())
+    // Who has just come is answered first: to a client a new connection that ends without an answer is a failure.
+    tokio::time::sleep(LAST_COME.min(limits.drain)).await;
+    leaving.cancel();
 }
 
 async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, acceptor: TlsAcceptor) -> Result<()> {

@@ -17,8 +17,10 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use keelson_pki::verify::tls::AnyClient;
 use keelson_pki::verify::{self, Roots};
+use keelson_sys::handed;
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -56,9 +58,7 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         false => Roots::from_pem(&tls.client_ca).context("reading the authority of client certificates")?,
     };
     let config = tls_config(&tls, &clients)?;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
+    let listener = listen(address).await?;
     let server = Server {
         auth: auth::Auth::new(kl.rest.clone(), &kl.cfg),
         kl: kl.clone(),
@@ -74,6 +74,21 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
 }
 
 /// Fewer connections than the API server has, and upstream's time for an answer: logs and streams last.
+/// Who comes while one process follows another waits, if somebody keeps the socket.
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    const SOCKET: &str = "kubelet";
+    if let Some(kept) = handed::listener(SOCKET, address) {
+        return TcpListener::from_std(kept).context("the kubelet's socket");
+    }
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
+    if let Err(error) = handed::keep(SOCKET, listener.as_fd()) {
+        tracing::warn!(%error, "the kubelet's socket isn't kept over a restart");
+    }
+    Ok(listener)
+}
+
 fn limits() -> keelson_listen::Limits {
     keelson_listen::Limits {
         connections: 1024,
