@@ -38,7 +38,9 @@ mod supervise;
 mod token;
 mod uninstall;
 mod user;
+mod upgrade;
 mod wait;
+mod version;
 mod why;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -119,6 +121,11 @@ enum Command {
     #[command(after_help = install::AFTER_HELP)]
     Install(install::Options),
     /// Stop all pods of a data directory and remove every trace of it from this machine
+    /// Put a newer program in this one's place, under the pods that run; an ill one is taken back
+    #[command(after_help = upgrade::AFTER_HELP)]
+    Upgrade(upgrade::Options),
+    /// Go back to the program before the last upgrade
+    Rollback(upgrade::Rollback),
     Uninstall(uninstall::Options),
     /// Print the version
     Version,
@@ -138,6 +145,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     end_with_the_reader();
+    keelson_sys::handed::take();
     match run(Arguments::parse_from(words_of(std::env::args_os().collect())).command) {
         Ok(code) => code,
         Err(error) => {
@@ -215,10 +223,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(options) => doctor::main(options),
         Command::Install(options) => install::main(options),
         Command::Uninstall(options) => uninstall::main(options),
+        Command::Upgrade(options) => upgrade::main(options),
+        Command::Rollback(options) => upgrade::rollback(options),
         Command::Version => {
             println!(
                 "keelson {} (Kubernetes v{})",
-                env!("CARGO_PKG_VERSION"),
+                version::VERSION,
                 config::KUBERNETES_VERSION
             );
             Ok(ExitCode::SUCCESS)

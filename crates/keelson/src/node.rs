@@ -5,6 +5,7 @@ use crate::addons::{DNS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENT
 use crate::components;
 use crate::config::{Component, Config};
 use crate::supervise::Supervisor;
+use crate::version::VERSION;
 use anyhow::Context;
 use keelson_client::{ClientFactory, Telling};
 use keelson_kubelet::ServingTls;
@@ -18,6 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A handler that some workloads ask for by a RuntimeClass; it is the built-in one under another name.
+/// Which program a node runs.
+const VERSION_LABEL: &str = "keelson.io/version";
 const TEST_HANDLER: &str = "test-handler";
 
 pub struct Access {
@@ -186,6 +189,8 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
             identity: access.serving,
             client_ca: access.client_ca_pem.into_bytes(),
         }),
+    // What a label can't have isn't part of a version's order.
+    node_labels.insert(VERSION_LABEL.to_string(), VERSION.replace('+', "_"));
         ..keelson_kubelet::Config::default()
     };
     config.kubelet.apply(&mut kubelet).map_err(anyhow::Error::msg)?;
