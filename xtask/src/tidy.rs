@@ -18,7 +18,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-listen", &[]),
     ("keelson-measure", &[]),
     ("keelson-cron", &["keelson-api"]),
-    ("keelson-client", &["keelson-clock", "keelson-measure"]),
+    ("keelson-client", &["keelson-clock", "keelson-measure", "keelson-pki"]),
     ("keelson-store", &[]),
     (
         "keelson-seal",

@@ -28,6 +28,7 @@ mod node;
 mod notify;
 mod peers;
 mod process;
+mod revoke;
 mod secrets;
 mod server;
 mod servers;
@@ -37,10 +38,10 @@ mod store;
 mod supervise;
 mod token;
 mod uninstall;
-mod user;
 mod upgrade;
-mod wait;
+mod user;
 mod version;
+mod wait;
 mod why;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -120,12 +121,12 @@ enum Command {
     /// Make this program a service of the machine that starts with it; a newer program takes an older one's place
     #[command(after_help = install::AFTER_HELP)]
     Install(install::Options),
-    /// Stop all pods of a data directory and remove every trace of it from this machine
     /// Put a newer program in this one's place, under the pods that run; an ill one is taken back
     #[command(after_help = upgrade::AFTER_HELP)]
     Upgrade(upgrade::Options),
     /// Go back to the program before the last upgrade
     Rollback(upgrade::Rollback),
+    /// Stop all pods of a data directory and remove every trace of it from this machine
     Uninstall(uninstall::Options),
     /// Print the version
     Version,
@@ -144,8 +145,8 @@ fn main() -> ExitCode {
         Some(first) if first == "cell" => keelson_runtime::cell::main(arguments),
         _ => {}
     }
-    end_with_the_reader();
     keelson_sys::handed::take();
+    end_with_the_reader();
     match run(Arguments::parse_from(words_of(std::env::args_os().collect())).command) {
         Ok(code) => code,
         Err(error) => {
@@ -222,9 +223,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Man(options) => install::man(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Install(options) => install::main(options),
-        Command::Uninstall(options) => uninstall::main(options),
         Command::Upgrade(options) => upgrade::main(options),
         Command::Rollback(options) => upgrade::rollback(options),
+        Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {
             println!(
                 "keelson {} (Kubernetes v{})",

@@ -24,6 +24,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(crate) type Reply = Response<Body>;
@@ -73,7 +74,6 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fewer connections than the API server has, and upstream's time for an answer: logs and streams last.
 /// Who comes while one process follows another waits, if somebody keeps the socket.
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     const SOCKET: &str = "kubelet";
@@ -89,6 +89,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
+/// Fewer connections than the API server has, and upstream's time for an answer: logs and streams last.
 fn limits() -> keelson_listen::Limits {
     keelson_listen::Limits {
         connections: 1024,
@@ -110,11 +111,18 @@ impl keelson_listen::Server for Server {
     type Peer = Option<auth::Shown>;
     type Body = Body;
 
-    fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
+    fn connected(
+        &self,
+        _: SocketAddr,
+        certificates: Option<&[CertificateDer<'_>]>,
+        ended: &CancellationToken,
+    ) -> Self::Peer {
         let judged = verify::tls::client(certificates?, &self.clients);
-        Some(auth::shown(judged.ok()))
+        Some(auth::Shown::new(judged.ok(), self.kl.cfg.revocations.as_ref(), ended))
     }
-    async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {
+    async fn answer(&self, peer: &Arc<Self::Peer>, mut request: http::Request<Incoming>) -> Reply {
+        // Who takes the connection over is still the one who came.
+        request.extensions_mut().insert(stream::Peer(peer.clone()));
         routes::handle(&self.kl, &self.auth, peer.as_ref().as_ref(), request).await
     }
 }
