@@ -19,7 +19,7 @@ LAST = 30
 UNTIL = [time.monotonic() + 600]
 MAPS = "/api/v1/namespaces/default/configmaps"
 counts, failures, lock = {}, [], threading.Lock()
-slowest, gaps, seen, written = [0.0], [], set(), set()
+slowest, relists, gaps, seen, written = [0.0], [0], [], set(), set()
 
 
 def going():
@@ -77,7 +77,7 @@ def writes(n):
     at = 0
     while going():
         at += 1
-        name = f"load-{n}-{at}"
+        name = f"load-{os.getpid()}-{n}-{at}"
         body = json.dumps({"metadata": {"name": name, "labels": {"load": "yes"}}, "data": {"at": str(at)}})
         connection = connect()
         if ask("create", connection, "POST", MAPS, body):
@@ -109,7 +109,9 @@ def watch(n):
             while line := answer.readline():
                 event = json.loads(line)
                 if event["type"] == "ERROR":
-                    raise OSError(f"the watch broke: {event['object']}")
+                    # What a client does then, too: it begins anew with a list.
+                    version, relists[0] = None, relists[0] + 1
+                    break
                 version = event["object"]["metadata"]["resourceVersion"]
                 seen.add(event["object"]["metadata"]["name"])
                 if not going() and not written - seen:
@@ -132,4 +134,4 @@ for thread in threads:
     thread.join()
 print(json.dumps({"requests": sum(counts.values()), "by sort": counts, "failed": len(failures), "first failures": failures[:10],
                   "slowest seconds": round(slowest[0], 2), "longest gap of the watch": round(max(gaps, default=0), 2),
-                  "written": len(written), "missed by the watch": len(written - seen)}))
+                  "lists made anew for the watch": relists[0], "written": len(written), "missed by the watch": len(written - seen)}))

@@ -481,9 +481,9 @@ mod tests {
         // One that can't be read isn't none: its cluster has ranges, which somebody has to tell then.
         for (place, value) in [
             (map_at, &b"k8s:enc:x"[..]),
-            (map_at, b"k8s\0\xff"),
-            (map_at, b"{"),
-            (range_at, b"\0"),
+            (map_at, &b"k8s\0\xff"[..]),
+            (map_at, &b"{"[..]),
+            (range_at, &b"\0"[..]),
         ] {
             let store = Memory::new();
             let put = store.put(
