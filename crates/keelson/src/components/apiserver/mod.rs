@@ -98,9 +98,10 @@ impl Api {
     /// within the time that the listener has for that.
     pub async fn stop(self) {
         self.listening.cancel();
-        self.server.shutdown();
         if let Err(error) = self.task.await {
             tracing::warn!(%error, "the API's listener ended otherwise than it should");
         }
+        // Only now: what is answered is read from caches, which follow the store until then.
+        self.server.shutdown();
     }
 }
