@@ -12,6 +12,7 @@ step "building the suite"; conformance/build.sh quick; conformance/images.sh >/d
 step "the store over etcd"; tools/test-etcd.sh
 step "two machines"; tools/test-nodes.sh
 step "a developer's cluster"; tools/test-dev.sh
+step "an upgrade"; tools/test-upgrade.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh
 step "starting a cluster"

@@ -42,6 +42,35 @@ sleep 1; inns curl -s http://$IP/ >/dev/null; for i in $(seq 50); do [ -s $STATE
 [ -s $STATE/follow.log ] && ok "logs -f" || fail "logs -f"
 kill "$(cat $STATE/follow.pid)" 2>/dev/null || true
 
+echo "--- a user is revoked while he watches, has a shell and a port"
+add() { inns $KEELSON user add ana --role cluster-admin --kubeconfig $KUBECONFIG_FILE -o $STATE/ana.kubeconfig; }
+ana() { inns $BIN/kubectl --kubeconfig $STATE/ana.kubeconfig "$@"; }
+part() { sed -n "s/^ *$1: //p" $STATE/ana.kubeconfig | base64 -d >$STATE/ana.$2; chmod 600 $STATE/ana.$2; }
+kubelet() { inns curl -sk -m 5 -o /dev/null -w '%{http_code}' --cert $STATE/ana.crt --key $STATE/ana.key https://$NODE_IP:10250/pods || true; }
+add; part client-certificate-data crt; part client-key-data key
+ana get nodes >/dev/null && [ "$(kubelet)" = 200 ] && ok "user add; the API and the kubelet let the user in" || fail "user add: kubelet $(kubelet)"
+held=()
+for what in "get pods -A --watch" "-n web exec $POD -- sleep 300" "-n web logs -f $POD" "-n web port-forward $POD 18081:8080"; do
+  nsenter --net=/run/netns/$CLUSTER timeout 60 $BIN/kubectl --kubeconfig $STATE/ana.kubeconfig $what >>$STATE/ana.log 2>&1 & held+=($!)
+done
+for i in $(seq 100); do grep -a Forwarding $STATE/ana.log >/dev/null && break; sleep 0.1; done; sleep 1
+inns curl -s -m 5 http://127.0.0.1:18081/ >/dev/null && ok "they are there" || fail "they aren't there: $(cat $STATE/ana.log)"
+inns curl -sN -m 60 http://127.0.0.1:18081/ --limit-rate 1 >/dev/null 2>&1 & flow=$!
+inns $KEELSON user revoke ana --kubeconfig $KUBECONFIG_FILE --reason 'laptop stolen' >/dev/null; revoked=$(date +%s%N)
+[ "$(kubelet)" = 401 ] || { sleep 1; [ "$(kubelet)" = 401 ]; } && ok "the kubelet refuses" || fail "the kubelet answers $(kubelet)"
+# kubectl's port-forward waits for its next connection: it ends with that.
+inns curl -s -m 5 http://127.0.0.1:18081/ >/dev/null 2>&1 && fail "the port still leads to the pod"; kill $flow 2>/dev/null || true
+for p in "${held[@]:0:3}"; do for i in $(seq 50); do kill -0 $p 2>/dev/null || break; sleep 0.1; done; kill -0 $p 2>/dev/null && fail "one goes on: $(tail -3 $STATE/ana.log)"; done
+ok "watch, shell, log and port ended $(( ($(date +%s%N) - revoked) / 1000000 )) ms after it"
+kill "${held[3]}" 2>/dev/null || true
+ana get nodes >/dev/null 2>$STATE/ana.err && fail "a revoked user is let in"; grep -i 'unauthorized\|logged in' $STATE/ana.err >/dev/null && ok "401" || fail "$(cat $STATE/ana.err)"
+inns $KEELSON user ls --kubeconfig $KUBECONFIG_FILE | grep '^ana .*revoked at' >/dev/null && ok "user ls tells it" || fail "user ls"
+inns $KEELSON user revoke kubernetes-admin --kubeconfig $KUBECONFIG_FILE >/dev/null 2>&1 && fail "the administrator revoked himself"; ok "who would lock himself out is asked to mean it"
+add && ana get nodes >/dev/null && ok "added again, the user is let in" || fail "added again"
+inns $KEELSON certificate revoke $STATE/ana.kubeconfig --kubeconfig $KUBECONFIG_FILE >/dev/null; sleep 1
+ana get nodes >/dev/null 2>&1 && fail "a revoked certificate is let in"; ok "and its certificate alone is revoked"
+inns $KEELSON user rm ana --kubeconfig $KUBECONFIG_FILE >/dev/null
+
 echo "--- kill -9 of the server while the workload serves"
 pids() { for c in $(k -n web get pods -l app=web -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}' | sort); do echo "$c $(k -n web get pod $c -o jsonpath='{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}')"; done; }
 # The server in a pod forks for each request: those count for nothing.

@@ -18,7 +18,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-listen", &[]),
     ("keelson-measure", &[]),
     ("keelson-cron", &["keelson-api"]),
-    ("keelson-client", &["keelson-clock", "keelson-measure"]),
+    ("keelson-client", &["keelson-clock", "keelson-measure", "keelson-pki"]),
     ("keelson-store", &[]),
     (
         "keelson-seal",
@@ -90,7 +90,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),
     ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
     ("keelson-proxy", &["keelson-client", "keelson-measure", "keelson-sys"]),
-    ("keelson-dns", &["keelson-client", "keelson-measure"]),
+    ("keelson-dns", &["keelson-client", "keelson-measure", "keelson-sys"]),
     ("keelson-metrics", &["keelson-client", "keelson-clock"]),
     (
         "keelson-local",

@@ -99,6 +99,7 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-network", "keelson-policy"],
          "verbs": ["impersonate"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [cluster::NAME], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [keelson_pki::revocation::NAME], "verbs": ["get", "list", "watch"]},
     ]);
     let approver = json!([
         {"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update"]},

@@ -26,7 +26,6 @@ use keelson_store::compactor::auto_compact;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 
 /// A running cluster of one machine.
 pub struct Cluster {
@@ -156,7 +155,7 @@ impl Cluster {
     pub async fn stop(self) {
         self.api.server.leave().await;
         self.components.stop().await;
-        self.api.stop();
+        self.api.stop().await;
         self.store.close().await;
         if let Some(beside) = self.beside {
             beside.stop().await;
@@ -207,7 +206,7 @@ fn serve(
     pki: &Arc<Pki>,
     api_config: keelson_apiserver::Config,
     store: Arc<dyn Store>,
-    socket: TcpListener,
+    socket: apiserver::Socket,
 ) -> anyhow::Result<Api> {
     let mut names: Vec<San> = config.tls_san.iter().map(|s| San::parse(s)).collect();
     names.extend(config.node_ips.iter().copied().map(San::Ip));

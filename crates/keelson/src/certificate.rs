@@ -1,14 +1,36 @@
 //! `keelson certificate`: what stands in a machine's `pki` directory, and new leaves on demand. A running server renews its own
-//! in time; to rotate is for whoever wants new keys now. A key that somebody else has goes on until its certificate ends: there is no
-//! revocation. An etcd that runs beside the server has certificates of its own (`pki/etcd`), which aren't looked at here.
+//! in time; to rotate is for whoever wants new keys now. A certificate that somebody else has is taken back by `revoke`, in the cluster's
+//! list, and its connections end. An etcd that runs beside the server has certificates of its own (`pki/etcd`), which aren't looked at here.
 
+use crate::client::{block_on, kubeconfig};
 use crate::lock::Lock;
+use crate::revoke;
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
+use keelson_client::rest::Rest;
 use keelson_pki::authority::{self, CertFacts};
+use keelson_pki::jwt::turn::{self, Stage};
+use keelson_pki::revocation::Record;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// What is replaced in steps, while what it signed goes on.
+#[derive(Clone, Copy, ValueEnum)]
+enum Authority {
+    /// The key of service accounts' tokens
+    ServiceAccounts,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Step {
+    /// Make a new one, which all servers take beside the old one
+    Announce,
+    /// Sign by the new one, and go on taking what the old one signed
+    Sign,
+    /// Take no longer what the old one signed
+    Retire,
+}
 
 /// What signs the others: not replaced here.
 const AUTHORITIES: [&str; 2] = ["ca", "front-proxy-ca"];
@@ -31,7 +53,26 @@ enum Command {
     Rotate {
         /// Names, as `ls` shows them [default: all]
         #[arg(value_name = "NAME")]
+        #[arg(conflicts_with = "authority")]
         names: Vec<String>,
+        /// What signs for others, in steps: see --step
+        #[arg(long, value_enum, value_name = "NAME")]
+        authority: Option<Authority>,
+        /// The step to make [default: announce and sign at once where a server has no others; else the next one, but for retire]
+        #[arg(long, value_enum, requires = "authority")]
+        step: Option<Step>,
+    },
+    /// Take client certificates back: nobody is let in by them any more, and what is connected by them ends
+    Revoke {
+        /// Files that have them (a kubeconfig, or PEM), or their serial numbers
+        #[arg(required = true, value_name = "FILE|SERIAL")]
+        certificates: Vec<String>,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Kubeconfig of the cluster's administrator [default: $KUBECONFIG, or /var/lib/keelson/admin.kubeconfig]
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
     },
 }
 
@@ -39,7 +80,20 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let dir = options.data_dir.join("pki");
     match options.command {
         Command::Ls => list(&dir)?,
-        Command::Rotate { names } => {
+        Command::Revoke {
+            certificates,
+            reason,
+            kubeconfig: given,
+        } => {
+            let path = kubeconfig(given);
+            let now = Timestamp::now();
+            let records: Vec<_> = certificates
+                .iter()
+                .map(|given| revoke::certificate(given, now))
+                .collect::<anyhow::Result<_>>()?;
+            block_on(revoke_all(&path, records, reason))?;
+        }
+        Command::Rotate { names, authority, step } => {
             if let Some(pid) = Lock::holder(&options.data_dir)? {
                 bail!(
                     "process {pid} serves {}: stop it first (systemctl stop keelson), rotate, and start it again",
@@ -47,6 +101,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 );
             }
             let _held = Lock::take(&options.data_dir)?;
+            if let Some(Authority::ServiceAccounts) = authority {
+                turn_accounts(&dir, step)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let rotated = rotate(&dir, &names)?;
             if rotated.is_empty() {
                 bail!("there is no certificate here that can be rotated");
@@ -57,6 +115,68 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key of service accounts' tokens makes a step, and it is said what comes next.
+fn turn_accounts(dir: &Path, asked: Option<Step>) -> anyhow::Result<()> {
+    let shared = dir.join(keelson_pki::sharing::TOKEN_FILE).exists();
+    for step in turns(turn::stage(dir)?, asked, shared)? {
+        turn::step(dir, step)?;
+        match step {
+            turn::Step::Announce if shared => {
+                println!(
+                    "a new key is announced: start this server, then start the others again, and when all have, make the next step on one of them"
+                );
+            }
+            turn::Step::Announce => println!("a new key is announced"),
+            turn::Step::Sign => {
+                println!(
+                    "the new key signs from this server's next start on, and from that of each other one; tokens of the old one are still taken"
+                );
+                println!(
+                    "pods renew theirs within a year; tokens in Secrets have to be made anew. Then: --step retire"
+                );
+            }
+            turn::Step::Retire => println!("what the old key signed is no longer taken, from the next start on"),
+        }
+    }
+    Ok(())
+}
+
+/// The steps that are meant.
+fn turns(stage: Stage, asked: Option<Step>, shared: bool) -> anyhow::Result<Vec<turn::Step>> {
+    Ok(match (asked, stage) {
+        (Some(Step::Announce), _) => vec![turn::Step::Announce],
+        (Some(Step::Sign), _) => vec![turn::Step::Sign],
+        (Some(Step::Retire), _) => vec![turn::Step::Retire],
+        (None, Stage::AtRest) if shared => vec![turn::Step::Announce],
+        // Nobody else has to know the key before it signs.
+        (None, Stage::AtRest) => vec![turn::Step::Announce, turn::Step::Sign],
+        (None, Stage::Announced) => vec![turn::Step::Sign],
+        (None, Stage::Replaced) => bail!(
+            "the key before is still taken: when no token of it is needed any more (pods' last for a year at most, those in Secrets for ever),              give --step retire"
+        ),
+    })
+}
+
+/// The one that is called by isn't among them, or nothing could be said after it.
+async fn revoke_all(path: &Path, records: Vec<Record>, reason: Option<String>) -> anyhow::Result<()> {
+    let own = revoke::certificate(&path.display().to_string(), Timestamp::now()).ok();
+    if let Some(own) = own.filter(|own| records.iter().any(|r| r.revoked == own.revoked)) {
+        bail!(
+            "{} is the certificate that you go by: do it as somebody else ({})",
+            path.display(),
+            own.key()
+        );
+    }
+    let client = keelson_client::from_kubeconfig(path, None).await?;
+    let rest = Rest::new(client, "keelson-certificate");
+    for mut record in records {
+        record.reason = reason.clone().unwrap_or_default();
+        revoke::add(&rest, &record).await?;
+        println!("{} is revoked", record.key().replace('.', " "));
+    }
+    Ok(())
 }
 
 /// Certificates by name: of files `NAME.crt`, and of those that hold their key too, `NAME.pem`.
@@ -146,6 +266,17 @@ mod tests {
         assert_ne!(made(&dir), first);
         assert_eq!(std::fs::read_to_string(dir.join("pki/ca.crt")).unwrap(), ca);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_key_waits_for_the_others_before_it_signs() {
+        use turn::Step::{Announce, Retire, Sign};
+        let of = |stage, asked, shared| turns(stage, asked, shared).ok();
+        assert_eq!(of(Stage::AtRest, None, false), Some(vec![Announce, Sign]));
+        assert_eq!(of(Stage::AtRest, None, true), Some(vec![Announce]));
+        assert_eq!(of(Stage::Announced, None, true), Some(vec![Sign]));
+        assert_eq!(of(Stage::Replaced, None, true), None, "nobody loses tokens unasked");
+        assert_eq!(of(Stage::Replaced, Some(Step::Retire), true), Some(vec![Retire]));
     }
 
     #[test]

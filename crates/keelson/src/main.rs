@@ -28,6 +28,7 @@ mod node;
 mod notify;
 mod peers;
 mod process;
+mod revoke;
 mod secrets;
 mod server;
 mod servers;
@@ -37,7 +38,9 @@ mod store;
 mod supervise;
 mod token;
 mod uninstall;
+mod upgrade;
 mod user;
+mod version;
 mod wait;
 mod why;
 
@@ -118,6 +121,11 @@ enum Command {
     /// Make this program a service of the machine that starts with it; a newer program takes an older one's place
     #[command(after_help = install::AFTER_HELP)]
     Install(install::Options),
+    /// Put a newer program in this one's place, under the pods that run; an ill one is taken back
+    #[command(after_help = upgrade::AFTER_HELP)]
+    Upgrade(upgrade::Options),
+    /// Go back to the program before the last upgrade
+    Rollback(upgrade::Rollback),
     /// Stop all pods of a data directory and remove every trace of it from this machine
     Uninstall(uninstall::Options),
     /// Print the version
@@ -137,6 +145,7 @@ fn main() -> ExitCode {
         Some(first) if first == "cell" => keelson_runtime::cell::main(arguments),
         _ => {}
     }
+    keelson_sys::handed::take();
     end_with_the_reader();
     match run(Arguments::parse_from(words_of(std::env::args_os().collect())).command) {
         Ok(code) => code,
@@ -214,11 +223,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Man(options) => install::man(options),
         Command::Doctor(options) => doctor::main(options),
         Command::Install(options) => install::main(options),
+        Command::Upgrade(options) => upgrade::main(options),
+        Command::Rollback(options) => upgrade::rollback(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {
             println!(
                 "keelson {} (Kubernetes v{})",
-                env!("CARGO_PKG_VERSION"),
+                version::VERSION,
                 config::KUBERNETES_VERSION
             );
             Ok(ExitCode::SUCCESS)

@@ -5,8 +5,10 @@ use crate::addons::{DNS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENT
 use crate::components;
 use crate::config::{Component, Config};
 use crate::supervise::Supervisor;
+use crate::version::VERSION;
 use anyhow::Context;
-use keelson_client::{ClientFactory, Telling};
+use keelson_client::revocations::Revocations;
+use keelson_client::{ClientFactory, Rest, Telling};
 use keelson_kubelet::ServingTls;
 use keelson_network::{LocalPods, underlay};
 use keelson_runtime::Handler;
@@ -17,6 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Which program a node runs.
+const VERSION_LABEL: &str = "keelson.io/version";
 /// A handler that some workloads ask for by a RuntimeClass; it is the built-in one under another name.
 const TEST_HANDLER: &str = "test-handler";
 
@@ -50,9 +54,27 @@ pub async fn start(running: &mut Supervisor, config: &Config, access: Access) ->
     let endpoint = format!("unix://{}", config.cri_socket().display());
     let runtime = components::runtime::spawn(running, runtime_config(config), network, endpoint).await?;
     let client = access.clients.client(&format!("system:node:{}", config.node_name));
-    let kubelet = kubelet_config(config, access)?;
+    let revocations = revocations(running, client.clone());
+    let kubelet = keelson_kubelet::Config {
+        revocations: Some(revocations),
+        ..kubelet_config(config, access)?
+    };
     components::kubelet::spawn(running, client, runtime.clients(), kubelet);
     Ok(())
+}
+
+/// What has been taken back concerns who comes to the kubelet, too.
+fn revocations(running: &mut Supervisor, client: kube::Client) -> Arc<Revocations> {
+    let known = Arc::new(Revocations::default());
+    let kept = known.clone();
+    running.spawn("revocations", move |stop| {
+        let (known, rest) = (kept.clone(), Rest::new(client.clone(), "keelson-revocations"));
+        async move {
+            known.follow(&rest, stop).await;
+            Ok(())
+        }
+    });
+    known
 }
 
 /// What enforces network policies on the pods that are here.
@@ -167,6 +189,8 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
     };
     let mut node_labels = config.node_labels.clone();
     node_labels.insert(keelson_dns::publish::LABEL.to_string(), dns);
+    // What a label can't have isn't part of a version's order.
+    node_labels.insert(VERSION_LABEL.to_string(), VERSION.replace('+', "_"));
     let mut kubelet = keelson_kubelet::Config {
         node_name: config.node_name.clone(),
         node_ips: config.node_ips.iter().map(ToString::to_string).collect(),

@@ -20,7 +20,7 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
     }
     let began = std::time::Instant::now();
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = crate::version::VERSION,
         node = config.node_name,
         address = %config.node_ip(),
         data = %config.data_dir.display(),

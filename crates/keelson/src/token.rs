@@ -1,7 +1,9 @@
 //! `keelson token`: bootstrap tokens, kept as Secrets. What a machine is given is one of them with the hash of the cluster's
-//! authority behind it. A token that has expired is refused, and removed by a controller.
+//! authority behind it. A token that has expired is refused, and removed by a controller. Tokens of service accounts and of issuers
+//! aren't kept anywhere: those are revoked.
 
 use crate::client::{block_on, kubeconfig};
+use crate::revoke;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
@@ -10,6 +12,7 @@ use k8s_openapi::jiff::{SignedDuration, SignedDurationRound, Timestamp, Unit};
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use keelson_client::{delete_options, is_not_found};
+use keelson_pki::revocation::Record;
 use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,13 +51,23 @@ enum Command {
         #[arg(required = true, value_name = "TOKEN")]
         tokens: Vec<String>,
     },
+    /// Take back tokens of service accounts or of other issuers: nobody is let in by them any more, and what is connected ends
+    Revoke {
+        /// Files that have them (alone, or in a kubeconfig), or their ids (`jti`)
+        #[arg(required = true, value_name = "FILE|ID")]
+        tokens: Vec<String>,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let path = kubeconfig(options.kubeconfig);
     block_on(async {
         let client = keelson_client::from_kubeconfig(&path, None).await?;
-        let secrets: Objects<Secret> = Objects::new(&Rest::new(client, "keelson-token"));
+        let rest = Rest::new(client, "keelson-token");
+        let secrets: Objects<Secret> = Objects::new(&rest);
         match options.command {
             Command::Create {
                 ttl,
@@ -63,6 +76,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             } => create(&secrets, &path, ttl, description, print_join_command).await,
             Command::List => list(&secrets).await,
             Command::Delete { tokens } => delete(&secrets, &tokens).await,
+            Command::Revoke { tokens, reason } => revoke(&rest, &tokens, reason).await,
         }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -141,6 +155,19 @@ async fn delete(secrets: &Objects<Secret>, tokens: &[String]) -> anyhow::Result<
             Err(error) if is_not_found(&error) => bail!("there is no token {id} (keelson token list)"),
             Err(error) => return Err(error).with_context(|| format!("the token {id} could not be deleted")),
         }
+    }
+    Ok(())
+}
+
+async fn revoke(rest: &Rest, tokens: &[String], reason: Option<String>) -> anyhow::Result<()> {
+    let records = tokens.iter().map(|given| revoke::token(given, Timestamp::now()));
+    for record in records.collect::<anyhow::Result<Vec<_>>>()? {
+        let record = Record {
+            reason: reason.clone().unwrap_or_default(),
+            ..record
+        };
+        revoke::add(rest, &record).await?;
+        println!("{} is revoked", record.key().replacen('.', " ", 1));
     }
     Ok(())
 }

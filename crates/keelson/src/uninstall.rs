@@ -202,6 +202,10 @@ mod tests {
     fn the_cluster_is_where_the_service_has_it() {
         let installed = |dir: &str| {
             Some(Installed {
+                role: crate::install::Role::Server,
+                config: "/etc/keelson/config.yaml".into(),
+                service: String::new(),
+                program: None,
                 data_dir: dir.into(),
                 cgroup_root: Some("/k".into()),
             })

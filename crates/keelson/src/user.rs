@@ -1,10 +1,11 @@
 //! `keelson user`: people with certificates of their own, and bindings that say what they may do.
 //!
 //! A user is whoever has a certificate of the cluster's authority; what is known of users are the bindings made here, by their
-//! label. Removing a user removes its bindings: its certificate still proves who it is until it ends, and lets it do nothing.
+//! label. Removing a user removes its bindings, and lets it do nothing; revoking it takes back what it proves its name by, at once and
+//! also where it is connected. A user that is added again gets a certificate that is newer than what was taken back.
 
 use crate::client::{block_on, kubeconfig};
-use crate::issue;
+use crate::{issue, revoke};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject};
@@ -12,6 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::ApiObject;
 use keelson_client::objects::{Objects, delete_options};
 use keelson_client::rest::Rest;
+use keelson_pki::authority::CertFacts;
+use keelson_pki::revocation::{self, Record, Table};
 use keelson_pki::{Kubeconfig, authority};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,9 +24,13 @@ use std::time::Duration;
 const LABEL: &str = "keelson.dev/user";
 /// When the certificate ends, beside the binding that it goes with.
 const EXPIRES: &str = "keelson.dev/certificate-expires";
+/// When it was issued, in Unix seconds.
+const ISSUED: &str = "keelson.dev/certificate-issued";
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// The signer and the approval are the cluster's own and answer at once.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a certificate is asked for that is newer than what was taken back, a second apart.
+const TRIES: u32 = 10;
 /// What signers take at least.
 const SHORTEST: u64 = 10 * 60;
 
@@ -43,6 +50,8 @@ enum Command {
     /// List the users that were made here
     #[command(visible_alias = "list")]
     Ls,
+    /// Take back every certificate and token that was issued to a name until now, and end what is connected by them
+    Revoke(Revoke),
     /// Take away what a user may do
     #[command(visible_alias = "remove")]
     Rm {
@@ -50,6 +59,19 @@ enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+}
+
+#[derive(Args)]
+struct Revoke {
+    /// Names of users; of a node `system:node:NAME`, of a service account `system:serviceaccount:NAMESPACE:NAME`
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Also if it is the name you go by, or nobody is left who may administer the cluster
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args)]
@@ -119,6 +141,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         match options.command {
             Command::Add(add) => self::add(&rest, &path, &add).await,
             Command::Ls => list(&rest).await,
+            Command::Revoke(revoke) => self::revoke(&rest, revoke).await,
             Command::Rm { names } => remove(&rest, &names).await,
         }
     })?;
@@ -143,21 +166,36 @@ async fn add(rest: &Rest, path: &Path, add: &Add) -> anyhow::Result<()> {
     }
     let cluster = Kubeconfig::read(path)?;
     let groups: Vec<&str> = add.groups.iter().map(String::as_str).collect();
-    let made = keelson_pki::request::request(&add.name, &groups, &[])?;
     let asked = issue::Asked {
         prefix: "keelson-user-",
         signer: "kubernetes.io/kube-apiserver-client",
         usages: ["digital signature", "client auth"],
         seconds: i32::try_from(add.expiry.as_secs()).ok(),
     };
-    let name = issue::submit(rest, &asked, made.request_pem).await?;
-    issue::approve(rest, &name, &format!("keelson user add {}", add.name)).await?;
-    let certificate = issue::decided(rest, &name, PATIENCE).await?;
-    let facts = authority::read_certificate(&certificate)?;
-    let ends = k8s_openapi::jiff::Timestamp::from_second(facts.not_after)?;
-    bind(rest, add, &format!("{ends:.0}")).await?;
+    let revoked = revoke::list(rest).await?.of_name(&add.name);
+    let mut tries = 0;
+    let (certificate, key, facts) = loop {
+        let made = keelson_pki::request::request(&add.name, &groups, &[])?;
+        let name = issue::submit(rest, &asked, made.request_pem).await?;
+        issue::approve(rest, &name, &format!("keelson user add {}", add.name)).await?;
+        let certificate = issue::decided(rest, &name, PATIENCE).await?;
+        let facts = authority::read_certificate(&certificate)?;
+        let Some(at) = revoked.filter(|at| revocation::issued(facts.not_before) <= at.as_second()) else {
+            break (certificate, made.key_pem, facts);
+        };
+        // Within the same second, or by a server whose clock is behind the one that took back.
+        tries += 1;
+        if tries == TRIES {
+            bail!(
+                "{} was revoked at {at:.0}, and the cluster's clocks aren't past that yet: try again later",
+                add.name
+            );
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    bind(rest, add, &facts).await?;
     let server = add.server.clone().unwrap_or(cluster.server);
-    let config = Kubeconfig::with_certificate(&server, &cluster.ca_pem, &add.name, &certificate, &made.key_pem);
+    let config = Kubeconfig::with_certificate(&server, &cluster.ca_pem, &add.name, &certificate, &key);
     match &add.output {
         Some(file) => keelson_pki::files::write_secret(file, config.to_yaml().as_bytes())?,
         None => print!("{}", config.to_yaml()),
@@ -165,13 +203,23 @@ async fn add(rest: &Rest, path: &Path, add: &Add) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(rest: &Rest, add: &Add, ends: &str) -> anyhow::Result<()> {
+async fn bind(rest: &Rest, add: &Add, facts: &CertFacts) -> anyhow::Result<()> {
+    let ends = k8s_openapi::jiff::Timestamp::from_second(facts.not_after)?;
+    let noted = [
+        (EXPIRES, format!("{ends:.0}")),
+        (ISSUED, revocation::issued(facts.not_before).to_string()),
+    ];
     let metadata = ObjectMeta {
         // A colon is in no name of a user: of two users and roles no two have one binding.
         name: Some(format!("keelson-user:{}:{}", add.name, add.role.name())),
         namespace: add.namespace.clone(),
         labels: Some(BTreeMap::from([(LABEL.to_string(), add.name.clone())])),
-        annotations: Some(BTreeMap::from([(EXPIRES.to_string(), ends.to_string())])),
+        annotations: Some(
+            noted
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.clone()))
+                .collect(),
+        ),
         ..ObjectMeta::default()
     };
     let role_ref = RoleRef {
@@ -187,7 +235,11 @@ async fn bind(rest: &Rest, add: &Add, ends: &str) -> anyhow::Result<()> {
     }]);
     let note = |live: &mut ObjectMeta| {
         let annotations = live.annotations.get_or_insert_default();
-        annotations.insert(EXPIRES.into(), ends.into()).as_deref() != Some(ends)
+        let mut changed = false;
+        for (key, value) in &noted {
+            changed |= annotations.insert((*key).into(), value.clone()).as_ref() != Some(value);
+        }
+        changed
     };
     let result = match &add.namespace {
         Some(_) => {
@@ -237,19 +289,82 @@ async fn found(rest: &Rest, selector: &str) -> anyhow::Result<(Vec<ClusterRoleBi
 
 async fn list(rest: &Rest) -> anyhow::Result<()> {
     let (everywhere, somewhere) = found(rest, LABEL).await?;
-    println!("{:<20} {:<14} {:<16} CERTIFICATE ENDS", "USER", "ROLE", "NAMESPACE");
+    let revoked = revoke::list(rest).await?;
+    let now = k8s_openapi::jiff::Timestamp::now();
+    println!(
+        "{:<20} {:<14} {:<16} {:<22} STATE",
+        "USER", "ROLE", "NAMESPACE", "CERTIFICATE ENDS"
+    );
     let row = |meta: &ObjectMeta, role: &RoleRef| {
-        let of = |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
         println!(
-            "{:<20} {:<14} {:<16} {}",
-            of(&meta.labels, LABEL).unwrap_or_default(),
+            "{:<20} {:<14} {:<16} {:<22} {}",
+            noted(&meta.labels, LABEL),
             role.name,
             meta.namespace.as_deref().unwrap_or("<all>"),
-            of(&meta.annotations, EXPIRES).unwrap_or_default()
+            noted(&meta.annotations, EXPIRES),
+            state(meta, &revoked, now)
         );
     };
     everywhere.iter().for_each(|b| row(&b.metadata, &b.role_ref));
     somewhere.iter().for_each(|b| row(&b.metadata, &b.role_ref));
+    Ok(())
+}
+
+fn noted<'a>(map: &'a Option<BTreeMap<String, String>>, key: &str) -> &'a str {
+    map.as_ref().and_then(|m| m.get(key)).map_or("", String::as_str)
+}
+
+/// When the certificate was issued that a binding was last made with.
+fn issued(meta: &ObjectMeta) -> Option<i64> {
+    noted(&meta.annotations, ISSUED).parse().ok()
+}
+
+fn state(meta: &ObjectMeta, revoked: &Table, now: k8s_openapi::jiff::Timestamp) -> String {
+    let shown = revocation::Credential {
+        name: noted(&meta.labels, LABEL),
+        issued: issued(meta),
+        ..revocation::Credential::default()
+    };
+    let ends = noted(&meta.annotations, EXPIRES).parse::<k8s_openapi::jiff::Timestamp>();
+    match (revoked.judge(&shown), revoked.of_name(shown.name)) {
+        (Some(_), Some(at)) => format!("revoked at {at:.0}"),
+        _ if ends.is_ok_and(|ends| ends <= now) => "ended".into(),
+        _ => "good".into(),
+    }
+}
+
+async fn revoke(rest: &Rest, asked: Revoke) -> anyhow::Result<()> {
+    if !asked.force {
+        let me = revoke::myself(rest).await?;
+        if asked.names.contains(&me) {
+            bail!("{me} is the name that you go by: do it as somebody else, or with --force");
+        }
+        let bindings = Objects::<ClusterRoleBinding>::new(rest).list("", "", "").await;
+        let bindings = bindings.context("the bindings can't be listed")?;
+        let revoked = revoke::list(rest).await?;
+        let left = revoke::administrators_without(&asked.names, &bindings, &revoked, |b| issued(&b.metadata));
+        if left.is_empty() {
+            bail!("nobody would be left who may administer the cluster: add somebody first, or give --force");
+        }
+    }
+    for name in &asked.names {
+        let record = Record {
+            reason: asked.reason.clone().unwrap_or_default(),
+            ..Record::of_name(name, k8s_openapi::jiff::Timestamp::now())
+        };
+        let at = revoke::add(rest, &record).await?.of_name(name);
+        let at = at.map(|at| format!(" until {at:.0}")).unwrap_or_default();
+        println!("what was issued to {name}{at} is revoked");
+        if let Some(node) = name.strip_prefix("system:node:") {
+            println!(
+                "whoever knows a join token that is still good can ask for another certificate: keelson token list"
+            );
+            println!("kubectl delete node {node} lets its pods start elsewhere");
+        }
+        if name.starts_with("system:serviceaccount:") {
+            println!("pods of this account go on when they are made anew: they have tokens from before");
+        }
+    }
     Ok(())
 }
 
@@ -277,7 +392,9 @@ async fn remove(rest: &Rest, names: &[String]) -> anyhow::Result<()> {
                 .context("removing a binding")?;
         }
         println!("user {name} removed: {} bindings", everywhere.len() + somewhere.len());
-        println!("its certificate proves its name until it ends; bindings made otherwise still hold");
+        println!(
+            "its certificate proves its name until it ends or is revoked (keelson user revoke {name}); bindings made otherwise still hold"
+        );
     }
     Ok(())
 }

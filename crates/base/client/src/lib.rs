@@ -10,6 +10,7 @@
 //! * [`snapshots`]: the kinds of volumes' snapshots, which are custom resources.
 //! * [`labels`] and [`discovery`]: selectors, and which resources there are.
 //! * [`reviews`]: who asks a component, and whether they may, as the API server says.
+//! * [`revocations`]: which certificates and tokens have been taken back.
 //! * [`telling`]: what of queues, requests and elections is measured.
 //! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
 //!
@@ -33,6 +34,7 @@ pub mod queue;
 pub mod reflector;
 pub mod rest;
 pub mod reviews;
+pub mod revocations;
 pub mod snapshots;
 pub mod store;
 pub mod telling;

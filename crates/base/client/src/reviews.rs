@@ -1,13 +1,18 @@
 //! Who asks a component, and whether they may: both decided by the API server, remembered for a while.
 
 use crate::rest::{Error, JSON, Rest};
+use crate::revocations::{self, Held, Revocations, Shows};
 use http::{HeaderMap, Method};
+use keelson_pki::revocation::{Credential, bearer};
+use keelson_pki::{ServiceAccountKeys, x509};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::Digest;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -28,16 +33,37 @@ impl User {
 
 /// What a client's certificate was found to be when it connected. Connections outlast certificates: whether it still counts is
 /// judged with each request, as upstream judges it.
-#[derive(Clone, Debug)]
 pub struct Shown {
     user: Option<User>,
     not_after: i64,
+    certificate: revocations::Certificate,
+    /// The connection ends when the certificate is taken back.
+    _held: Option<Held>,
 }
 
 impl Shown {
-    /// `user`: None if nobody vouches for the certificate. `not_after`: Unix seconds.
-    pub fn new(user: Option<User>, not_after: i64) -> Shown {
-        Shown { user, not_after }
+    /// None: nobody vouches for the certificate. Whoever cancels `ended` ends the connection.
+    pub fn new(
+        certificate: Option<x509::Certificate>,
+        revocations: Option<&Arc<Revocations>>,
+        ended: &CancellationToken,
+    ) -> Shown {
+        let Some(shown) = certificate else {
+            return Shown {
+                user: None,
+                not_after: i64::MAX,
+                certificate: revocations::Certificate::default(),
+                _held: None,
+            };
+        };
+        let certificate = revocations::Certificate::of(&shown);
+        let held = revocations.map(|all| all.hold(Arc::new(certificate.clone()), ended.clone()));
+        Shown {
+            not_after: shown.not_after.as_second(),
+            user: User::of_certificate(shown.subject.common_name, shown.subject.organization),
+            certificate,
+            _held: held,
+        }
     }
 
     fn user_at(&self, now: i64) -> Option<User> {
@@ -88,6 +114,8 @@ pub struct Reviews {
     rest: Rest,
     anonymous: bool,
     times: Remember,
+    /// `None`: nothing is known of what has been taken back.
+    revocations: Option<Arc<Revocations>>,
     tokens: Cache<[u8; 32], Option<User>>,
     decisions: Cache<[u8; 32], bool>,
 }
@@ -119,29 +147,73 @@ impl Reviews {
             rest,
             anonymous,
             times,
+            revocations: None,
             tokens: Mutex::default(),
             decisions: Mutex::default(),
         }
+    }
+
+    /// What has been taken back counts for nothing here, also what is remembered.
+    #[must_use]
+    pub fn heeding(mut self, revocations: Option<Arc<Revocations>>) -> Self {
+        self.revocations = revocations;
+        self
+    }
+
+    /// Whether what is shown has been taken back; an error while that isn't known.
+    async fn is_revoked(&self, shown: &Credential<'_>) -> Result<bool, String> {
+        let Some(revocations) = &self.revocations else {
+            return Ok(false);
+        };
+        if !revocations.are_read(WITHIN).await {
+            return Err("it isn't known yet which credentials have been revoked".into());
+        }
+        let why = revocations.judge(shown);
+        if let Some(why) = &why {
+            tracing::debug!("a request is refused: {why}");
+        }
+        Ok(why.is_some())
     }
 
     /// The user behind a request; `None` when there is none. Who shows a certificate that isn't accepted may still bring a
     /// token, but is not anonymous.
     pub async fn authenticate(&self, peer: Option<&Shown>, headers: &HeaderMap) -> Result<Option<User>, String> {
         let now = keelson_clock::now().as_second();
-        if let Some(user) = peer.and_then(|shown| shown.user_at(now)) {
-            return Ok(Some(user));
+        if let Some((shown, user)) = peer.and_then(|shown| Some((shown, shown.user_at(now)?))) {
+            let revoked = self.is_revoked(&shown.certificate.credential()).await?;
+            return Ok(Some(user).filter(|_| !revoked));
         }
         let header = headers.get(http::header::AUTHORIZATION).and_then(|h| h.to_str().ok());
         let token = header
             .and_then(|h| h.split_once(' '))
             .map(|(scheme, token)| (scheme, token.trim()));
         if let Some((_, token)) = token.filter(|(s, token)| s.eq_ignore_ascii_case("bearer") && !token.is_empty()) {
-            return self.review_token(token).await;
+            return match self.review_token(token).await? {
+                Some(user) if self.is_revoked_token(token, &user).await? => Ok(None),
+                found => Ok(found),
+            };
         }
         Ok((self.anonymous && peer.is_none()).then(|| User {
             name: "system:anonymous".into(),
             groups: vec!["system:unauthenticated".into()],
         }))
+    }
+
+    /// A token that was accepted says of itself what it is taken back by.
+    async fn is_revoked_token(&self, token: &str, user: &User) -> Result<bool, String> {
+        if self.revocations.is_none() {
+            return Ok(false);
+        }
+        let claims = ServiceAccountKeys::unverified(token);
+        let text = bearer(token);
+        let shown = Credential {
+            name: &user.name,
+            issued: claims.as_ref().and_then(|c| c.iat),
+            token: claims.as_ref().map(|c| c.jti.as_str()).filter(|id| !id.is_empty()),
+            bearer: Some(&text),
+            ..Credential::default()
+        };
+        self.is_revoked(&shown).await
     }
 
     async fn review_token(&self, token: &str) -> Result<Option<User>, String> {
@@ -217,7 +289,12 @@ mod tests {
                 name: name.into(),
                 groups: Vec::new(),
             });
-            Shown::new(user, not_after)
+            Shown {
+                user,
+                not_after,
+                certificate: revocations::Certificate::default(),
+                _held: None,
+            }
         };
         let headers = HeaderMap::new();
         let name = async |shown: Option<Shown>| {
@@ -231,6 +308,53 @@ mod tests {
         assert_eq!(name(Some(shown(Some("admin"), now - 1))).await, None);
         assert_eq!(name(Some(shown(None, i64::MAX))).await, None);
         assert_eq!(name(None).await.as_deref(), Some("system:anonymous"));
+    }
+
+    /// What is remembered of a token, and what a connection has proved, ends with the record that takes it back.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_been_revoked_proves_nothing_here() {
+        use keelson_pki::revocation::{Record, Table};
+        let api = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            let answer = json!({"status": {"authenticated": true, "user": {"username": "bob"}}}).to_string();
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(answer.into_bytes())))
+        });
+        let all = Arc::new(Revocations::default());
+        let rest = Rest::new(kube::Client::new(api, "default"), "test");
+        let auth = Reviews::new(rest, true).heeding(Some(all.clone()));
+        let ca = keelson_pki::Authority::generate("kubernetes").expect("an authority");
+        let issued = ca
+            .issue(&keelson_pki::CertSpec::client("ana", None))
+            .expect("a certificate");
+        let der = x509::pem::certificates(issued.cert_pem.as_bytes()).next().expect("PEM");
+        let certificate = x509::Certificate::from_der(&der).expect("a certificate");
+        let ended = CancellationToken::new();
+        let ana = Shown::new(Some(certificate), Some(&all), &ended);
+        let bearer = http::HeaderValue::from_static("Bearer e30.eyJqdGkiOiJpZCJ9.c2ln");
+        let bob = HeaderMap::from_iter([(http::header::AUTHORIZATION, bearer)]);
+        let none = HeaderMap::new();
+        assert!(
+            auth.authenticate(Some(&ana), &none).await.is_err(),
+            "the list isn't there yet"
+        );
+        all.set(Table::default());
+        for _ in 0..2 {
+            assert!(auth.authenticate(Some(&ana), &none).await.expect("an answer").is_some());
+            assert!(auth.authenticate(None, &bob).await.expect("an answer").is_some());
+        }
+        let now = keelson_clock::now();
+        let records = [
+            Record::of_certificate(&issued.cert_pem, now).expect("a record"),
+            Record::of_token("e30.eyJqdGkiOiJpZCJ9.c2ln", now).expect("a record"),
+        ];
+        let texts = records.map(|record| (record.key(), record.to_json().expect("JSON")));
+        all.set(revocations::read(texts.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
+        assert!(ended.is_cancelled());
+        assert_eq!(
+            auth.authenticate(Some(&ana), &bob).await,
+            Ok(None),
+            "nothing else helps"
+        );
+        assert_eq!(auth.authenticate(None, &bob).await, Ok(None));
     }
 
     /// Nobody knows any of them, and each is remembered.

@@ -211,7 +211,9 @@ pub struct Connection<S> {
 impl<S: Server> Connection<S> {
     pub async fn serve(self, tls: TlsStream<TcpStream>) -> Result<()> {
         let session = tls.get_ref().1;
-        let peer = Arc::new(self.server.connected(self.remote, session.peer_certificates()));
+        let ended = self.place.conn().ended();
+        let peer = self.server.connected(self.remote, session.peer_certificates(), ended);
+        let peer = Arc::new(peer);
         let streams = self.server.streams(&peer).unwrap_or(self.limits.streams);
         let http2 = session.alpn_protocol() == Some(b"h2");
         let (conn, limits) = (self.place.conn().clone(), self.limits);

@@ -22,10 +22,7 @@ impl<T> Watched<T> {
 
     fn check(&mut self, cx: &mut Context<'_>) -> Result<()> {
         match self.ended.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(Error::new(
-                ErrorKind::ConnectionAborted,
-                "the connection's place was needed",
-            )),
+            Poll::Ready(()) => Err(Error::new(ErrorKind::ConnectionAborted, "the connection was ended")),
             Poll::Pending => Ok(()),
         }
     }

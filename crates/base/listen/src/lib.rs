@@ -34,8 +34,14 @@ pub trait Server: Send + Sync + 'static {
     type Peer: Send + Sync + 'static;
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
 
-    /// A connection has been made; `certificates` are those that the client showed, not verified here.
-    fn connected(&self, remote: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer;
+    /// A connection has been made; `certificates` are those that the client showed, not verified here. Whoever cancels `ended`
+    /// ends it, with all that is under way on it, upgraded or not.
+    fn connected(
+        &self,
+        remote: SocketAddr,
+        certificates: Option<&[CertificateDer<'_>]>,
+        ended: &CancellationToken,
+    ) -> Self::Peer;
     /// Requests at once on this peer's HTTP/2 connection, where that is another number than [`Limits::streams`].
     fn streams(&self, _peer: &Self::Peer) -> Option<u32> {
         None
@@ -96,6 +102,9 @@ impl Default for Limits {
 /// Upstream's; finds peers that have vanished without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(180);
 
+/// From the stop of listening until connections are told that they end.
+const LAST_COME: Duration = Duration::from_millis(200);
+
 /// Serves `socket` until `stop`, then lets open requests end.
 pub async fn run<S: Server>(
     socket: TcpListener,
@@ -108,6 +117,7 @@ pub async fn run<S: Server>(
     let peers = Peers::new(limits.connections);
     let limits = Arc::new(limits);
     let tasks = TaskTracker::new();
+    let leaving = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -130,7 +140,7 @@ pub async fn run<S: Server>(
         let connection = conn::Connection {
             server: server.clone(),
             limits: limits.clone(),
-            stop: stop.clone(),
+            stop: leaving.clone(),
             remote,
             place,
         };
@@ -142,6 +152,9 @@ pub async fn run<S: Server>(
         });
     }
     drop(socket);
+    // Who has just come is answered first: to a client a new connection that ends without an answer is a failure.
+    tokio::time::sleep(LAST_COME.min(limits.drain)).await;
+    leaving.cancel();
     tasks.close();
     if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
         tracing::info!("some requests were still open at the end of the grace period");

@@ -42,7 +42,7 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 impl Server for Echo {
     type Peer = SocketAddr;
     type Body = Body;
-    fn connected(&self, remote: SocketAddr, _: Option<&[CertificateDer<'_>]>) -> SocketAddr {
+    fn connected(&self, remote: SocketAddr, _: Option<&[CertificateDer<'_>]>, _: &CancellationToken) -> SocketAddr {
         remote
     }
     async fn answer(&self, peer: &Arc<SocketAddr>, mut request: http::Request<Incoming>) -> http::Response<Body> {

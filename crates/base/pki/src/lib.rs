@@ -6,6 +6,7 @@
 //! * [`jwt`]: service-account tokens and the keys that check them.
 //! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
 //! * [`kubeconfig`]: kubeconfig files.
+//! * [`revocation`]: what no longer counts before it ends.
 //! * [`sharing`]: what the servers of a cluster have alike, and the token that seals it.
 //! * [`verify`]: whether a certificate is to be trusted, with Go's verdicts.
 //! * [`x509`]: the one reading of requests and certificates, and the one writing.
@@ -20,6 +21,7 @@ pub mod jwt;
 pub mod kubeconfig;
 pub mod layout;
 pub mod request;
+pub mod revocation;
 pub mod sharing;
 pub mod verify;
 pub mod x509;

@@ -7,6 +7,7 @@ pub mod block;
 pub mod cgroup;
 pub mod conntrack;
 pub mod detached;
+pub mod handed;
 pub mod mount;
 pub mod net;
 pub mod nft;

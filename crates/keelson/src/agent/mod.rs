@@ -55,7 +55,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 
 async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> {
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = crate::version::VERSION,
         node = alone.node_name,
         address = %alone.node_ip(),
         data = %alone.data_dir.display(),
@@ -119,6 +119,27 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
     let learner = clients.client(crate::addons::NETWORK_IDENTITY);
     components.spawn("servers", move |stop| learn(learner.clone(), servers.clone(), stop));
     Ok(components)
+}
+
+/// The API by the certificate that this machine has as a node, for commands on it.
+pub(crate) fn own_client(config: &Config) -> anyhow::Result<Rest> {
+    let pki = config.data_dir.join("pki");
+    let servers = Servers::open(&config.data_dir.join("servers.json"), None)?;
+    let wanted = Wanted {
+        node: config.node_name.clone(),
+        sans: Vec::new(),
+        ca_pem: keelson_pki::files::read(&pki.join("ca.crt"))?.context("this machine has not joined a cluster yet")?,
+    };
+    let (client, _) = keys::slots(&pki);
+    if client.load(&wanted)?.is_none() {
+        bail!(
+            "this machine has no valid certificate for the node {}",
+            config.node_name
+        );
+    }
+    let own = format!("system:node:{}", config.node_name);
+    let link = Link::new(servers, join::trusting(&wanted.ca_pem, Some(client))?, &own)?;
+    Ok(Rest::new(link.client(&own), "keelson-upgrade"))
 }
 
 /// The authority and a client certificate: from disk, or by the token.

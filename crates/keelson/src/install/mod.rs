@@ -18,16 +18,18 @@ mod shells;
 mod tests;
 mod unit;
 
-pub use host::Host;
-pub use record::{Installed, Record};
+pub use given::Role;
+pub use host::{Host, Manager};
+pub use plan::newer;
+pub use ready::Service;
+pub use record::{Installed, Record, data_dir};
 pub use shells::{Options as ManOptions, completion, man};
 
 use crate::wait;
 use anyhow::{Context, bail};
 use clap::Args;
-use given::{Given, Role};
+use given::Given;
 use plan::Plan;
-use ready::Service;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -103,6 +105,12 @@ fn run(options: &Options, host: &Host, program: &Path) -> anyhow::Result<String>
     }
     let starts = !options.no_start && host.is_live();
     Ok(plan.told(&changed, starts))
+}
+
+/// What stands in a service's configuration file.
+pub fn settings(file: &Path) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    config_file::read(&text).with_context(|| file.display().to_string())
 }
 
 /// A machine is one or the other: they have the same ports and the same data directory.

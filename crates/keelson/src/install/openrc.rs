@@ -1,6 +1,7 @@
 //! The script for OpenRC, where there is no systemd.
 
 use super::given::Role;
+use crate::upgrade;
 use anyhow::ensure;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,9 @@ pub fn rotation(role: Role) -> (PathBuf, String) {
 
 pub fn text(role: Role, program: &Path, config: &Path, secrets: &Path) -> anyhow::Result<String> {
     let (command, service, log) = (role.command(), role.service(), log(role));
+    let previous = word(&upgrade::beside(program, upgrade::PREVIOUS).to_string_lossy())?;
     let program = word(&program.to_string_lossy())?;
+    let named = word(&config.to_string_lossy())?;
     // The list of arguments is evaluated once more.
     let arguments = word(&format!("{command} --config {}", word(&config.to_string_lossy())?))?;
     let (secrets, log) = (word(&secrets.to_string_lossy())?, log.display());
@@ -51,6 +54,12 @@ depend() {{
 	after net firewall
 }}
 
+# The program before the last upgrade takes back what nobody has confirmed.
+start_pre() {{
+	if [ -x {previous} ]; then {previous} upgrade settle --config {named}; fi
+	return 0
+}}
+
 if [ -f {secrets} ]; then
 	set -o allexport
 	. {secrets}
@@ -58,6 +67,11 @@ if [ -f {secrets} ]; then
 fi
 "
     ))
+}
+
+/// The program that a script runs.
+pub fn program(text: &str) -> Option<PathBuf> {
+    Some(plain(text.lines().find_map(|line| line.strip_prefix("command="))?).into())
 }
 
 /// The configuration that a script's command names.
@@ -116,6 +130,10 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&ran.stdout), format!("3\n{odd}\n"));
         for path in ["/etc/keelson/config.yaml", odd] {
             assert_eq!(config(&of(path).unwrap()).as_deref(), Some(Path::new(path)));
+            assert_eq!(
+                program(&of(path).unwrap()).as_deref(),
+                Some(Path::new("/usr/local/bin/keelson"))
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use super::host::{Host, Manager};
 use super::ready::Service;
 use super::record::{self, Record};
 use super::{config_file, openrc, shells, unit};
+use crate::version::VERSION;
 use crate::{agent, config, doctor, families};
 use anyhow::{Context, bail, ensure};
 use keelson_pki::JoinToken;
@@ -16,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "/etc/keelson/config.yaml";
 const SECRETS: &str = "/etc/keelson/secrets.env";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a service that runs knows from its start.
 const IN_FORCE: [Kind; 4] = [Kind::Program, Kind::Service, Kind::Config, Kind::Secret];
 
@@ -357,7 +357,7 @@ fn read(host: &Host, path: &Path) -> anyhow::Result<Option<String>> {
 }
 
 /// Whether the first of two versions is newer.
-fn newer(one: &str, other: &str) -> bool {
+pub fn newer(one: &str, other: &str) -> bool {
     let parts = |text: &str| {
         text.split(['.', '-'])
             .map(|p| p.parse().unwrap_or(0))

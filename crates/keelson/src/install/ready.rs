@@ -54,6 +54,18 @@ impl<'a> Service<'a> {
         self.runs
     }
 
+    /// How its manager is asked for it.
+    pub fn command(&self, verb: &str) -> Vec<String> {
+        let unit = unit::name(self.role);
+        let words = match (self.manager, verb) {
+            (Manager::Systemd, "stop") => vec!["systemctl", "stop", &unit],
+            // How it goes is looked at, and told.
+            (Manager::Systemd, verb) => vec!["systemctl", verb, "--no-block", &unit],
+            (Manager::Openrc, verb) => vec!["rc-service", self.role.service(), verb],
+        };
+        words.into_iter().map(String::from).collect()
+    }
+
     /// Whether it runs another program than the file at a place: one that was there before.
     pub fn is_another(&self, place: &Path) -> bool {
         let file = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();

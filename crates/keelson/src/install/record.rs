@@ -3,7 +3,7 @@
 use super::given::{self, Role};
 use super::host::{Host, Manager};
 use super::{config_file, openrc, unit};
-use crate::config;
+use crate::{config, upgrade};
 use anyhow::Context;
 use keelson_pki::files;
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,11 @@ impl Record {
     /// The program, and directories that nothing is in any more.
     pub fn remove_program(&self, host: &Host) -> anyhow::Result<()> {
         if let Some(program) = &self.program {
-            remove(&host.path(program))?;
+            let program = host.path(program);
+            for kept in [upgrade::NEXT, upgrade::PREVIOUS] {
+                remove(&upgrade::beside(&program, kept))?;
+            }
+            remove(&program)?;
         }
         for directory in self.directories.iter().rev() {
             match std::fs::remove_dir(host.path(directory)) {
@@ -129,6 +133,11 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 
 /// The cluster of the service that is installed here, by this program or a package.
 pub struct Installed {
+    pub role: Role,
+    pub config: PathBuf,
+    /// The text of its unit or script, and the program that this names.
+    pub service: String,
+    pub program: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub cgroup_root: Option<String>,
 }
@@ -139,15 +148,24 @@ impl Installed {
         for role in [Role::Server, Role::Agent] {
             let package = Path::new("/usr/lib/systemd/system").join(unit::name(role));
             let read = |path: &Path| files::read(&host.path(path));
-            let named = match (read(&unit::place(role))?, read(&openrc::place(role))?) {
-                (Some(text), _) => unit::config(&text),
-                (None, Some(text)) => openrc::config(&text),
-                (None, None) => read(&package)?.as_deref().and_then(unit::config),
+            let (service, is_openrc) = match (read(&unit::place(role))?, read(&openrc::place(role))?) {
+                (Some(text), _) => (Some(text), false),
+                (None, Some(text)) => (Some(text), true),
+                (None, None) => (read(&package)?, false),
+            };
+            let Some(service) = service else { continue };
+            let (named, program) = match is_openrc {
+                false => (unit::config(&service), unit::program(&service)),
+                true => (openrc::config(&service), openrc::program(&service)),
             };
             let Some(config) = named else { continue };
             let Some(text) = read(&config)? else { continue };
             let settings = config_file::read(&text).with_context(|| config.display().to_string())?;
             return Ok(Some(Installed {
+                role,
+                config,
+                service,
+                program,
                 data_dir: data_dir(&settings)?,
                 cgroup_root: settings.get("cgroup-root").and_then(|c| c.as_str()).map(String::from),
             }));

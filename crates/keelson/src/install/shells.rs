@@ -58,7 +58,7 @@ fn pages() -> Vec<(String, String)> {
 }
 
 fn add(command: &Command, pages: &mut Vec<(String, String)>) {
-    let page = Man::new(command.clone()).source(concat!("keelson ", env!("CARGO_PKG_VERSION")));
+    let page = Man::new(command.clone()).source(format!("keelson {}", crate::version::VERSION));
     let mut text = Vec::new();
     // Into memory: it can't fail.
     if page.render(&mut text).is_ok() {

@@ -30,10 +30,14 @@ StartLimitIntervalSec=0
 Type=notify
 NotifyAccess=main
 EnvironmentFile=-{secrets}
+# The program before the last upgrade takes back what nobody has confirmed.
+ExecStartPre=-/bin/sh -c 'test ! -x \"$$0\" || exec \"$$0\" upgrade settle --config \"$$1\"' {program}.previous {config}
 ExecStart={program} {command} --config {config}
 # Pods belong to shims that outlive the {command}: only the main process is stopped.
 KillMode=process
 Delegate=yes
+# Sockets are handed from one process to the next.
+FileDescriptorStoreMax=16
 Restart=always
 RestartSec=1
 LimitNOFILE=1048576
@@ -48,6 +52,12 @@ OOMScoreAdjust=-999
 WantedBy=multi-user.target
 "
     ))
+}
+
+/// The program that a unit runs.
+pub fn program(text: &str) -> Option<PathBuf> {
+    let command = text.lines().find_map(|line| line.strip_prefix("ExecStart="))?;
+    Some(command.split(' ').next()?.into())
 }
 
 /// The configuration that a unit's command names.
@@ -121,6 +131,7 @@ mod tests {
     fn the_unit_is_the_golden_one() {
         let golden = include_str!("../../../../tools/packaging/keelson.service");
         assert_eq!(of(Role::Server, "/etc/keelson/config.yaml").unwrap(), golden);
+        assert_eq!(program(golden).as_deref(), Some(Path::new("/usr/local/bin/keelson")));
         let agent = of(Role::Agent, "/etc/keelson/config.yaml").unwrap();
         assert!(agent.contains("\nExecStart=/usr/local/bin/keelson agent --config /etc/keelson/config.yaml\n"));
     }

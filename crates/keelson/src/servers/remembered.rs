@@ -9,7 +9,7 @@ use std::path::Path;
 const FILE: &str = "datastore.json";
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub struct Remembered {
     pub etcd_servers: Vec<String>,
     pub etcd_prefix: String,

@@ -106,11 +106,32 @@ impl Ranges {
     }
 
     /// Of a store that no settings are in: one of an earlier version, whose servers wrote them for agents, or another server's.
-    async fn found(store: &dyn Store, root: &str) -> anyhow::Result<Ranges> {
+    ///
+    /// # Errors
+    ///
+    /// If they are there and can't be read, unless the server is `told` them: it would take its defaults for the cluster's ranges.
+    async fn found(store: &dyn Store, root: &str, told: &Options) -> anyhow::Result<Ranges> {
+        let is_told = told.cluster_cidr.is_some() && told.service_cidr.is_some();
         let read = async |place: String, api_version, kind| -> anyhow::Result<Option<Value>> {
-            let found = store.get(format!("{root}/{place}").as_bytes(), None).await;
-            let kv = found.context("the cluster's ranges")?.kv;
-            Ok(kv.and_then(|kv| object(&kv.value, api_version, kind)))
+            let key = format!("{root}/{place}");
+            let found = store.get(key.as_bytes(), None).await;
+            let Some(kv) = found.context("the cluster's ranges")?.kv else {
+                return Ok(None);
+            };
+            let object = object(&kv.value, api_version, kind);
+            if object.is_none() && !is_told {
+                bail!(
+                    "{key} in the store, which says what ranges this cluster has, is damaged, sealed, or of a later version: give \
+                     --cluster-cidr and --service-cidr as the cluster has had them"
+                );
+            }
+            if object.is_none() {
+                tracing::error!(
+                    key,
+                    "what ranges the cluster has can't be read; going on with those of the options"
+                );
+            }
+            Ok(object)
         };
         let place = format!("configmaps/{}/{}", cluster::NAMESPACE, cluster::NAME);
         let told = read(place, "v1", "ConfigMap").await?;
@@ -197,7 +218,7 @@ async fn stored(store: &dyn Store, root: &str) -> anyhow::Result<Option<Settings
 pub async fn alone(store: &dyn Store, root: &str, options: &Options) -> anyhow::Result<Config> {
     let before = match stored(store, root).await? {
         Some(settings) => Ranges::of(&settings.cluster),
-        None => Ranges::found(store, root).await?,
+        None => Ranges::found(store, root, options).await?,
     };
     let or = |told: &Option<Vec<String>>, has: &Option<String>| told.clone().or_else(|| has.as_deref().map(parts));
     let options = Options {
@@ -457,15 +478,30 @@ mod tests {
                 (pods, "10.9.0.0/16")
             );
         }
-        // One that is sealed says nothing.
-        let store = Memory::new();
-        let sealed = store.put(
-            format!("/registry/{map_at}").into(),
-            "k8s:enc:x".into(),
-            Expect::Any,
-            None,
-        );
-        sealed.await.unwrap();
-        assert!(start(&*store, "", "", "192.0.2.1").await.is_ok());
+        // One that can't be read isn't none: its cluster has ranges, which somebody has to tell then.
+        for (place, value) in [
+            (map_at, &b"k8s:enc:x"[..]),
+            (map_at, &b"k8s\0\xff"[..]),
+            (map_at, &b"{"[..]),
+            (range_at, &b"\0"[..]),
+        ] {
+            let store = Memory::new();
+            let put = store.put(
+                format!("/registry/{place}").into(),
+                value.to_vec().into(),
+                Expect::Any,
+                None,
+            );
+            put.await.unwrap();
+            for (pods, services) in [("", ""), ("10.8.0.0/16", ""), ("", "10.9.0.0/16")] {
+                let refused = start(&*store, pods, services, "192.0.2.1").await.unwrap_err();
+                assert!(
+                    refused.contains(place) && refused.contains("--cluster-cidr"),
+                    "{refused}"
+                );
+            }
+            let told = start(&*store, "10.8.0.0/16", "10.9.0.0/16", "192.0.2.1").await.unwrap();
+            assert_eq!(told.cluster_cidr, "10.8.0.0/16");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Authorities and keys, shared by way of the datastore: `<prefix>/keelson/shared/<item>`, each sealed by the servers' token and
-//! written once, by whoever comes first. What is there is never overwritten, nor is what a machine had before it came: where the
-//! two differ, the server doesn't start and says so.
+//! written once, by whoever comes first. What is there is never overwritten, nor is what a machine had before it came, unless the one
+//! came of the other by a replacement in steps ([`Item::follows`]): where the two differ otherwise, the server doesn't start and says so.
 
 use anyhow::{Context, bail, ensure};
 use keelson_pki::sharing::{Item, Sealer, TOKEN_FILE};
 use keelson_pki::{Pki, ServerToken, authority, files};
-use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
+use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Revision, Store};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -30,9 +30,9 @@ pub async fn settle(
     let listed = listed.context("what the cluster's servers share")?;
     let named = |kv: keelson_store::KeyValue| {
         let name = kv.key.strip_prefix(place.as_bytes()).map(<[u8]>::to_vec)?;
-        Some((String::from_utf8(name).ok()?, kv.value))
+        Some((String::from_utf8(name).ok()?, (kv.value, kv.mod_revision)))
     };
-    let stored: BTreeMap<String, bytes::Bytes> = listed.kvs.into_iter().filter_map(named).collect();
+    let stored: BTreeMap<String, (bytes::Bytes, Revision)> = listed.kvs.into_iter().filter_map(named).collect();
     let (token, is_new) = token(&pki, given, items.iter().any(|item| stored.contains_key(item.name)))?;
     let mut sealer = Sealer::new(token.clone());
     let before: Vec<Option<Vec<u8>>> = items
@@ -41,7 +41,7 @@ pub async fn settle(
         .collect::<anyhow::Result<_>>()?;
     let mut theirs = BTreeMap::new();
     for item in items {
-        if let Some(value) = stored.get(item.name) {
+        if let Some((value, _)) = stored.get(item.name) {
             theirs.insert(item.name, sealer.open(item.name, value)?);
         }
     }
@@ -57,14 +57,16 @@ pub async fn settle(
     // Before anything is sealed by it: what nobody can open again would shut everybody out.
     keep(&pki, token.clone())?;
     for (item, before) in items.iter().zip(&before) {
-        if stored.contains_key(item.name) {
-            continue;
-        }
         let own = item
             .read(&pki)?
             .with_context(|| format!("{} is not there", item.name))?;
+        let expected = match (stored.get(item.name), theirs.get(item.name)) {
+            (Some((_, revision)), Some(theirs)) if item.follows(&own, theirs)? => Expect::ModRevision(*revision),
+            (Some(_), _) => continue,
+            (None, _) => Expect::Absent,
+        };
         let value = sealer.seal(item.name, &own)?;
-        let put = store.put(key(root, item.name).into(), value.into(), Expect::Absent, None);
+        let put = store.put(key(root, item.name).into(), value.into(), expected, None);
         match put
             .await
             .with_context(|| format!("sharing {} with other servers", item.name))?
@@ -88,7 +90,15 @@ pub async fn settle(
 /// What this machine has becomes what the others have, unless it had something else before.
 fn adopt(item: &Item, pki: &Path, own: Option<&[u8]>, theirs: &[u8]) -> anyhow::Result<()> {
     match own {
-        Some(own) if own == theirs => Ok(()),
+        Some(own) if own == theirs || item.follows(own, theirs)? => Ok(()),
+        Some(own) if item.follows(theirs, own)? => {
+            item.write(pki, theirs)?;
+            tracing::info!(
+                item = item.name,
+                "the cluster's servers have replaced it: taken from them"
+            );
+            Ok(())
+        }
         Some(_) => {
             let files: Vec<String> = item.paths(pki).iter().map(|p| p.display().to_string()).collect();
             bail!(
@@ -254,6 +264,42 @@ mod tests {
         let refused = second.settle(&*store, None).await.unwrap_err();
         assert!(format!("{refused:#}").contains("sa.key"), "{refused:#}");
         assert_eq!(second.has(), before);
+    }
+
+    /// One replaces the key of tokens, the others follow when they start; whoever was away for several steps, too.
+    #[tokio::test]
+    async fn a_key_is_replaced_in_steps_that_the_others_take() {
+        use keelson_pki::jwt::turn::{self, Step};
+        let store = Memory::new();
+        let [first, second, late] = ["turn-1", "turn-2", "turn-3"].map(Machine::new);
+        let token = first.settle(&*store, None).await.unwrap().reveal();
+        for machine in [&second, &late] {
+            machine.settle(&*store, Some(&token)).await.unwrap();
+        }
+        for (n, step) in [Step::Announce, Step::Sign, Step::Retire].into_iter().enumerate() {
+            let (one, other) = if n % 2 == 0 {
+                (&first, &second)
+            } else {
+                (&second, &first)
+            };
+            let before = other.has();
+            turn::step(&one.0.join("pki"), step).unwrap();
+            one.settle(&*store, None).await.unwrap();
+            assert_ne!(one.has(), before);
+            other.settle(&*store, None).await.unwrap();
+            assert_eq!(other.has(), one.has(), "{step:?}");
+        }
+        let revision = store.current_revision().await.unwrap();
+        late.settle(&*store, None).await.unwrap();
+        assert_eq!(late.has(), first.has());
+        assert_eq!(
+            store.current_revision().await.unwrap(),
+            revision,
+            "who comes late writes nothing"
+        );
+        let stored = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
+        let plain = |kv: &keelson_store::KeyValue| String::from_utf8_lossy(&kv.value).contains("PRIVATE");
+        assert!(!stored.kvs.iter().any(plain));
     }
 
     /// What was sealed can be opened after the server died at the first of its writes.

@@ -16,9 +16,11 @@ use crate::zone::Zone;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
+use keelson_sys::handed;
 use parking_lot::RwLock;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,11 +42,30 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    /// Queries that come while one process follows another wait in its sockets, if somebody keeps those.
     pub async fn bind(address: SocketAddr) -> std::io::Result<Sockets> {
-        let tcp = TcpListener::bind(address).await?;
+        let name = |kind: &str| format!("dns-{kind}-{}", address.ip().to_string().replace(':', "."));
+        let (tcp_name, udp_name) = (name("tcp"), name("udp"));
+        let tcp = match handed::listener(&tcp_name, address) {
+            Some(tcp) => TcpListener::from_std(tcp)?,
+            None => {
+                let tcp = TcpListener::bind(address).await?;
+                keep(&tcp_name, tcp.as_fd());
+                tcp
+            }
+        };
+        // The same port, also when the system chose it.
+        let address = tcp.local_addr()?;
+        let udp = match handed::datagrams(&udp_name, address) {
+            Some(udp) => UdpSocket::from_std(udp)?,
+            None => {
+                let udp = UdpSocket::bind(address).await?;
+                keep(&udp_name, udp.as_fd());
+                udp
+            }
+        };
         Ok(Sockets {
-            // The same port, also when the system chose it.
-            udp: Arc::new(UdpSocket::bind(tcp.local_addr()?).await?),
+            udp: Arc::new(udp),
             tcp,
         })
     }
@@ -52,6 +73,12 @@ impl Sockets {
     #[cfg(test)]
     pub fn address(&self) -> SocketAddr {
         self.tcp.local_addr().unwrap()
+    }
+}
+
+fn keep(name: &str, socket: BorrowedFd<'_>) {
+    if let Err(error) = handed::keep(name, socket) {
+        tracing::warn!(%error, name, "a socket isn't kept over a restart");
     }
 }
 

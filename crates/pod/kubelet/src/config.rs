@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use keelson_client::reviews::Remember;
+use keelson_client::revocations::Revocations;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
@@ -152,6 +153,8 @@ pub struct Config {
     pub anonymous: bool,
     /// How long the API server's answers about tokens and rights are remembered.
     pub reviews: Remember,
+    /// What has been taken back in this cluster; `None`: the cluster keeps no such list.
+    pub revocations: Option<Arc<Revocations>>,
     /// exec, attach, logs and the like are served; the machine's logs are.
     pub debugging_handlers: bool,
     pub system_logs: bool,
@@ -220,6 +223,7 @@ impl Default for Config {
             tls: None,
             anonymous: false,
             reviews: Remember::default(),
+            revocations: None,
             debugging_handlers: true,
             system_logs: true,
             lease_duration: Duration::from_secs(40),

@@ -48,8 +48,11 @@ impl LocalPods {
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             // A record cut short by a crash belongs to a sandbox whose setup will be repeated or torn down.
-            if let Ok(pod) = serde_json::from_slice::<LocalPod>(&fs::read(&path)?) {
-                pods.insert(pod.sandbox.clone(), pod);
+            match serde_json::from_slice::<LocalPod>(&fs::read(&path)?) {
+                Ok(pod) => drop(pods.insert(pod.sandbox.clone(), pod)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "the record of a pod's addresses can't be read")
+                }
             }
         }
         Ok(LocalPods {
@@ -112,6 +115,35 @@ impl LocalPods {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The first release's own files, and one that nobody can read: the others are known.
+    #[test]
+    fn records_of_the_first_release_are_read() {
+        let dir = std::env::temp_dir().join(format!("keelson-local-golden-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let first = include_str!("golden/pod.json");
+        let later = first
+            .replacen('{', r#"{"of_a_later_version": 1, "#, 1)
+            .replace("024c", "124c");
+        for (name, text) in [("first", first), ("later", later.as_str()), ("torn", "{\"sandbox\"")] {
+            fs::write(dir.join(name), text).unwrap();
+        }
+        let pods = LocalPods::open(&dir).unwrap().pods.borrow().clone();
+        fs::remove_dir_all(&dir).unwrap();
+        let found: Vec<_> = pods
+            .values()
+            .map(|p| (p.name.as_str(), p.address.to_string(), p.second))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("web", "10.244.0.2".to_owned(), None),
+                ("web", "10.244.0.2".to_owned(), None)
+            ]
+        );
+        let ports: Vec<crate::PortMapping> = serde_json::from_str(include_str!("golden/ports.json")).unwrap();
+        assert_eq!((ports[0].container_port, ports[0].host_port), (8080, 18080));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn pods_are_remembered_and_wait_only_for_a_judge() {

@@ -164,8 +164,11 @@ impl Routed {
             let entry = entry?;
             let text = fs::read_to_string(entry.path())?;
             // A record cut short by a crash belongs to a sandbox whose setup will be repeated or torn down.
-            if let Ok(mappings) = serde_json::from_str(&text) {
-                all.push((entry.file_name().to_string_lossy().into_owned(), mappings));
+            match serde_json::from_str(&text) {
+                Ok(mappings) => all.push((entry.file_name().to_string_lossy().into_owned(), mappings)),
+                Err(error) => {
+                    tracing::warn!(path = %entry.path().display(), %error, "the record of a pod's host ports can't be read");
+                }
             }
         }
         Ok(all)

@@ -23,5 +23,6 @@ mod uninstall;
 
 pub use config::{Config, Handler, SELF};
 pub use cri::import_request;
+pub use records::unreadable as unreadable_records;
 pub use runtime::Runtime;
 pub use uninstall::{Removed, uninstall};

@@ -39,8 +39,10 @@ pub struct SandboxRecord {
 pub enum SandboxState {
     /// Being made; after a restart, half made.
     Creating,
-    Ready,
     NotReady,
+    /// Also what a newer server calls otherwise: alive until its shim proves the contrary.
+    #[serde(other)]
+    Ready,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,8 +90,10 @@ fn default_stop_signal() -> i32 {
 #[serde(rename_all = "snake_case")]
 pub enum ContainerState {
     Created,
-    Running,
     Exited,
+    /// Also what a newer server calls otherwise: its shim says how it is.
+    #[serde(other)]
+    Running,
 }
 
 pub trait Record: Serialize + for<'a> Deserialize<'a> {
@@ -148,6 +152,31 @@ pub fn load<R: Record>(root: &Path) -> io::Result<(Vec<R>, Vec<String>)> {
     Ok((records, broken))
 }
 
+/// Records that this program can't read, by path; nothing is changed.
+pub fn unreadable(root: &Path) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    look::<SandboxRecord>(root, &mut found)?;
+    look::<ContainerRecord>(root, &mut found)?;
+    Ok(found)
+}
+
+fn look<R: Record>(root: &Path, unreadable: &mut Vec<String>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(root.join(R::DIRECTORY)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path().join(R::FILE);
+        match std::fs::read(&path) {
+            // One that is being made or removed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Ok(bytes) if serde_json::from_slice::<R>(&bytes).is_ok() => {}
+            _ => unreadable.push(path.display().to_string()),
+        }
+    }
+    Ok(())
+}
+
 fn to_base64<S: Serializer, M: Message>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
     base64::engine::general_purpose::STANDARD
         .encode(message.encode_to_vec())
@@ -161,4 +190,87 @@ fn from_base64<'de, D: Deserializer<'de>, M: Message + Default>(deserializer: D)
         .decode(text)
         .map_err(D::Error::custom)?;
     M::decode(&bytes[..]).map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SANDBOX: &str = include_str!("golden/sandbox.json");
+    const CONTAINER: &str = include_str!("golden/container.json");
+
+    /// The first release's own files.
+    #[test]
+    fn records_of_the_first_release_are_read() {
+        let sandbox: SandboxRecord = serde_json::from_str(SANDBOX).unwrap();
+        assert_eq!((sandbox.state, sandbox.own_network), (SandboxState::Ready, true));
+        assert_eq!(sandbox.config.metadata.unwrap().name, "web");
+        let container: ContainerRecord = serde_json::from_str(CONTAINER).unwrap();
+        assert_eq!(
+            (container.state, container.user.home.as_deref()),
+            (ContainerState::Running, Some("/root"))
+        );
+        assert_eq!(container.config.metadata.unwrap().name, "web");
+        assert_eq!(container.resources.cpu_shares, 2);
+        let image: crate::images::Image = serde_json::from_str(include_str!("golden/image.json")).unwrap();
+        assert_eq!(image.chains.len(), 1);
+        let shim: crate::shim::protocol::ShimConfig = serde_json::from_str(include_str!("golden/shim.json")).unwrap();
+        assert!(shim.own_network && !shim.shared_pid);
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_dead() {
+        let newer = |text: &str| text.replacen('{', r#"{"of_a_later_version": {"any": ["thing"]}, "#, 1);
+        let sandbox = newer(SANDBOX).replace(r#""state":"ready""#, r#""state":"frozen""#);
+        assert_eq!(
+            serde_json::from_str::<SandboxRecord>(&sandbox).unwrap().state,
+            SandboxState::Ready
+        );
+        let container = newer(CONTAINER).replace(r#""state":"running""#, r#""state":"paused""#);
+        assert_eq!(
+            serde_json::from_str::<ContainerRecord>(&container).unwrap().state,
+            ContainerState::Running
+        );
+        // Known ones mean themselves, both ways.
+        for (state, text) in [
+            (ContainerState::Created, "created"),
+            (ContainerState::Running, "running"),
+            (ContainerState::Exited, "exited"),
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), text);
+            assert_eq!(serde_json::from_value::<ContainerState>(text.into()).unwrap(), state);
+        }
+        for (state, text) in [
+            (SandboxState::Creating, "creating"),
+            (SandboxState::Ready, "ready"),
+            (SandboxState::NotReady, "not_ready"),
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), text);
+            assert_eq!(serde_json::from_value::<SandboxState>(text.into()).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_told_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            unreadable(dir.path()).unwrap(),
+            Vec::<String>::new(),
+            "nothing is there yet"
+        );
+        assert!(!dir.path().join("containers").exists());
+        for (id, text) in [("good", CONTAINER), ("torn", "{\"id\": "), ("making", "")] {
+            let of = dir.path().join("containers").join(id);
+            std::fs::create_dir_all(&of).unwrap();
+            if !text.is_empty() {
+                std::fs::write(of.join("container.json"), text).unwrap();
+            }
+        }
+        let found = unreadable(dir.path()).unwrap();
+        assert!(
+            found.len() == 1 && found[0].ends_with("torn/container.json"),
+            "{found:?}"
+        );
+        assert!(dir.path().join("containers/torn/container.json").exists());
+    }
 }

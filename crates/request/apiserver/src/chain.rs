@@ -1,5 +1,6 @@
 //! The way of every request, in order. A line a stage; each stage stands in its own module.
 
+use crate::authn::revoked::{self, Cut, Known, Unknown};
 use crate::authn::x509::PeerCertificate;
 use crate::authn::{self, impersonation};
 use crate::authz::node::NodeAuthorizer;
@@ -86,12 +87,19 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let began = Instant::now();
     let certificate = request.extensions().get::<Arc<PeerCertificate>>().cloned();
     let authenticated = server.authenticator.authenticate(&mut request, &context).await;
-    let name = authenticated.as_ref().map(|user| &*user.name);
+    let name = authenticated.as_ref().ok().map(|known| &*known.user.name);
     server.metrics.access.authenticated(name, began.elapsed());
-    let Some(user) = authenticated else {
-        server.audit.open(&context, None).refused(&attempted).await;
-        return response::error(&ApiError::new(Reason::Unauthorized, "Unauthorized"));
+    let Known { user, proof } = match authenticated {
+        Ok(known) => known,
+        Err(why) => return unknown(server, &context, attempted, why).await,
     };
+    let cut = match revoked::may_stay(&context.info, request.headers()) {
+        true => revoked::stays(&server.revocations, proof),
+        false => None,
+    };
+    if let Some(cut) = &cut {
+        request.extensions_mut().insert(cut.clone());
+    }
     if let Some(certificate) = certificate.filter(|c| c.is_of(&user)) {
         let left = certificate.not_after - keelson_clock::now().as_second();
         server.metrics.access.by_certificate(left);
@@ -118,7 +126,28 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
         Some(Stopping(stop)) if context.info.verb == "watch" => answer.map(|body| Body::until(body, stop)),
         _ => answer,
     };
+    let answer = match cut {
+        Some(Cut(held)) => answer.map(|body| Body::cut(body, held.cut().clone(), held)),
+        None => answer,
+    };
     closed(answer, &class, &context, open)
+}
+
+/// Nobody is let in: 401, as upstream answers whatever was wrong; the audit log has the reason.
+async fn unknown(server: &ServerState, context: &RequestContext, attempted: String, why: Unknown) -> Response {
+    match why {
+        Unknown::Refused => server.audit.open(context, None).refused(&attempted).await,
+        Unknown::Revoked(why) => {
+            tracing::debug!("a request is refused: {why}");
+            let said = format!("{attempted}; {why}");
+            server.audit.open(context, None).refused(&said).await;
+        }
+        Unknown::TooEarly => {
+            let why = "it isn't known yet which credentials have been revoked";
+            return response::error(&ApiError::new(Reason::ServiceUnavailable, why));
+        }
+    }
+    response::error(&ApiError::new(Reason::Unauthorized, "Unauthorized"))
 }
 
 /// What is served under the request's path.

@@ -4,6 +4,7 @@ use crate::admission::{self, Configured, policy::PolicyStatus};
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
 use crate::authn::oidc::Issuers;
+use crate::authn::revoked::{self, Revocations};
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
 use crate::authn::x509::CertificateAuthenticator;
 use crate::authn::{self, Authenticator};
@@ -112,6 +113,7 @@ impl ApiServer {
             socket,
             cert,
             certificates: Arc::new(certificates),
+            revocations: self.state.revocations.clone(),
             limits: Limits::default(),
             failed: self.state.metrics.failed_handshakes.clone(),
         };
@@ -190,6 +192,7 @@ impl ApiServer {
         let follow =
             |path: &'static str, sink: Arc<dyn Sink>| (path, live::follow(&state.loopback, path, sink, stop.clone()));
         let mut synced = vec![
+            follow(revoked::PATH, revoked::sink(&state.revocations)),
             follow("/apis/rbac.authorization.k8s.io/v1/roles", state.rbac.role_sink()),
             follow(
                 "/apis/rbac.authorization.k8s.io/v1/clusterroles",
@@ -418,8 +421,10 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         issuers: made.issuers.clone(),
         webhook: config.authentication.webhook.clone(),
     };
+    let revocations = Arc::new(Revocations::default());
     let authenticator = Arc::new(Authenticator::new(
         chain,
+        revocations.clone(),
         config.authentication.anonymous.clone(),
         names,
     ));
@@ -468,6 +473,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         authorizer,
         loopback,
         authenticator,
+        revocations,
         tokens,
         rbac,
         node_authorizer,

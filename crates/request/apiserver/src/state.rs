@@ -3,6 +3,7 @@
 use crate::admission::Configured;
 use crate::aggregation::Services;
 use crate::audit::Audit;
+use crate::authn::revoked::Revocations;
 use crate::authn::tokens::ServiceAccountTokens;
 use crate::authn::{Authenticator, TokenAuthenticator, TokenIssuer};
 use crate::authz::Authorizers;
@@ -41,6 +42,7 @@ pub struct ServerState {
     /// The server's calls to itself.
     pub loopback: Loopback,
     pub authenticator: Arc<Authenticator>,
+    pub revocations: Arc<Revocations>,
     pub tokens: Arc<ServiceAccountTokens>,
     pub rbac: Arc<Rbac>,
     pub node_authorizer: Arc<NodeAuthorizer>,

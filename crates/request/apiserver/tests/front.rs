@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "front/revoked.rs"]
+mod revoked;
+
 use anyhow::Result;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

@@ -10,6 +10,7 @@ pub use envelope::{Sealer, WrongToken};
 pub use token::ServerToken;
 
 use crate::files;
+use crate::jwt::turn;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub struct Item {
     pub name: &'static str,
     /// Below `pki`; with whether it is a secret. The secret ones first: a public half alone is what is refused at a start.
     files: &'static [(&'static str, bool)],
+    /// Those that needn't be there, of what is replaced in steps; written last.
+    also: &'static [(&'static str, bool)],
 }
 
 /// Everything that is shared, in the order in which it is settled.
@@ -30,14 +33,17 @@ pub const ITEMS: &[Item] = &[
     Item {
         name: "ca",
         files: &[("ca.key", true), ("ca.crt", false)],
+        also: &[],
     },
     Item {
         name: "front-proxy-ca",
         files: &[("front-proxy-ca.key", true), ("front-proxy-ca.crt", false)],
+        also: &[],
     },
     Item {
         name: "service-accounts",
-        files: &[("sa.key", true), ("sa.pub", false)],
+        files: &[(turn::KEY, true), (turn::PUBLIC, false)],
+        also: &[(turn::NEXT, true), (turn::TURN, false)],
     },
 ];
 
@@ -45,6 +51,7 @@ pub const ITEMS: &[Item] = &[
 pub const ETCD_CA: Item = Item {
     name: "etcd-ca",
     files: &[("etcd/ca.key", true), ("etcd/ca.crt", false)],
+    also: &[],
 };
 
 impl Item {
@@ -56,6 +63,11 @@ impl Item {
                 Some(text) => found.insert(*file, text),
                 None => return Ok(None),
             };
+        }
+        for (file, _) in self.also {
+            if let Some(text) = files::read(&pki.join(file))? {
+                found.insert(*file, text);
+            }
         }
         Ok(Some(serde_json::to_vec(&found)?))
     }
@@ -70,18 +82,41 @@ impl Item {
             .map(|(file, secret)| Some((file, secret, found.remove(*file)?)));
         let named: Option<Vec<_>> = named.collect();
         let named = named.with_context(|| format!("the servers' {} is not complete", self.name))?;
+        let also: Vec<_> = self
+            .also
+            .iter()
+            .map(|(file, secret)| (file, secret, found.remove(*file)))
+            .collect();
         ensure!(
             found.is_empty(),
             "the servers' {} has files that aren't known here",
             self.name
         );
-        for (file, secret, text) in named {
-            match secret {
-                true => files::write_secret(&pki.join(file), text.as_bytes())?,
-                false => files::write_public(&pki.join(file), text.as_bytes())?,
+        let named = named.into_iter().map(|(file, secret, text)| (file, secret, Some(text)));
+        for (file, secret, text) in named.chain(also) {
+            let path = pki.join(file);
+            match (text, secret) {
+                (Some(text), true) => files::write_secret(&path, text.as_bytes())?,
+                (Some(text), false) => files::write_public(&path, text.as_bytes())?,
+                (None, _) if path.exists() => {
+                    std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+                }
+                (None, _) => {}
             }
         }
         Ok(())
+    }
+
+    /// Whether the one content is what came of the other by more steps of a replacement.
+    pub fn follows(&self, one: &[u8], other: &[u8]) -> Result<bool> {
+        if self.also.is_empty() {
+            return Ok(false);
+        }
+        let number = |content: &[u8]| {
+            let files: BTreeMap<String, String> = serde_json::from_slice(content)?;
+            turn::number(files.get(turn::TURN).map(String::as_str))
+        };
+        Ok(number(one)? > number(other)?)
     }
 
     /// Where it is on this machine.

@@ -323,7 +323,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         crate::notify::stopping();
         api.server.leave().await;
         beside.stop().await;
-        api.stop();
+        api.stop().await;
         store.close().await;
         failure.map_or(Ok(()), Err)
     })

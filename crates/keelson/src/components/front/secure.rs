@@ -187,11 +187,14 @@ impl keelson_listen::Server for Server {
     type Peer = Option<Shown>;
     type Body = Full<Bytes>;
 
-    fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
+    fn connected(
+        &self,
+        _: SocketAddr,
+        certificates: Option<&[CertificateDer<'_>]>,
+        ended: &CancellationToken,
+    ) -> Self::Peer {
         let cert = verify::tls::client(certificates?, &self.authorities.read()).ok();
-        let not_after = cert.as_ref().map_or(i64::MAX, |c| c.not_after.as_second());
-        let user = cert.and_then(|c| User::of_certificate(c.subject.common_name, c.subject.organization));
-        Some(Shown::new(user, not_after))
+        Some(Shown::new(cert, None, ended))
     }
 
     async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {

@@ -134,7 +134,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(kubeconfig: &Path) -> anyhow::Result<Taken> {
+pub async fn ask(kubeconfig: &Path) -> anyhow::Result<Taken> {
     let client = keelson_client::from_kubeconfig(kubeconfig, None).await?;
     let rest = Rest::new(client, "keelson-store");
     let answer = rest.call(Method::POST, PATH, "application/json", Vec::new()).await?;
@@ -157,7 +157,7 @@ async fn by_ourselves(data_dir: &Path, directory: PathBuf) -> anyhow::Result<Tak
     taken
 }
 
-fn restore(data_dir: &Path, file: &Path, keep_revision: bool, sum: snapshot::Sum) -> anyhow::Result<()> {
+pub fn restore(data_dir: &Path, file: &Path, keep_revision: bool, sum: snapshot::Sum) -> anyhow::Result<()> {
     let _lock = Lock::take(data_dir)?;
     if Remembered::read(data_dir)?.is_some() {
         bail!(

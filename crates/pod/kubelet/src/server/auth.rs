@@ -5,15 +5,7 @@ use http::{Method, Request};
 use keelson_client::Rest;
 use keelson_client::reviews::Reviews;
 pub use keelson_client::reviews::{Shown, User};
-use keelson_pki::x509::Certificate;
 use serde_json::json;
-
-/// What a client's certificate was found to be when it connected; `None`: it was not accepted.
-pub fn shown(cert: Option<Certificate>) -> Shown {
-    let not_after = cert.as_ref().map_or(i64::MAX, |c| c.not_after.as_second());
-    let user = cert.and_then(|c| User::of_certificate(c.subject.common_name, c.subject.organization));
-    Shown::new(user, not_after)
-}
 
 pub struct Auth {
     reviews: Reviews,
@@ -23,7 +15,7 @@ pub struct Auth {
 impl Auth {
     pub fn new(rest: Rest, cfg: &Config) -> Self {
         Auth {
-            reviews: Reviews::remembering(rest, cfg.anonymous, cfg.reviews),
+            reviews: Reviews::remembering(rest, cfg.anonymous, cfg.reviews).heeding(cfg.revocations.clone()),
             node: cfg.node_name.clone(),
         }
     }

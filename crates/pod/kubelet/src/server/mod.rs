@@ -17,11 +17,14 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use keelson_pki::verify::tls::AnyClient;
 use keelson_pki::verify::{self, Roots};
+use keelson_sys::handed;
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(crate) type Reply = Response<Body>;
@@ -56,9 +59,7 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         false => Roots::from_pem(&tls.client_ca).context("reading the authority of client certificates")?,
     };
     let config = tls_config(&tls, &clients)?;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
+    let listener = listen(address).await?;
     let server = Server {
         auth: auth::Auth::new(kl.rest.clone(), &kl.cfg),
         kl: kl.clone(),
@@ -71,6 +72,21 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Who comes while one process follows another waits, if somebody keeps the socket.
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    const SOCKET: &str = "kubelet";
+    if let Some(kept) = handed::listener(SOCKET, address) {
+        return TcpListener::from_std(kept).context("the kubelet's socket");
+    }
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("the kubelet cannot listen on {address}: another program has the port (ss -ltnp); stop it, or give another --kubelet-port"))?;
+    if let Err(error) = handed::keep(SOCKET, listener.as_fd()) {
+        tracing::warn!(%error, "the kubelet's socket isn't kept over a restart");
+    }
+    Ok(listener)
 }
 
 /// Fewer connections than the API server has, and upstream's time for an answer: logs and streams last.
@@ -95,11 +111,18 @@ impl keelson_listen::Server for Server {
     type Peer = Option<auth::Shown>;
     type Body = Body;
 
-    fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Self::Peer {
+    fn connected(
+        &self,
+        _: SocketAddr,
+        certificates: Option<&[CertificateDer<'_>]>,
+        ended: &CancellationToken,
+    ) -> Self::Peer {
         let judged = verify::tls::client(certificates?, &self.clients);
-        Some(auth::shown(judged.ok()))
+        Some(auth::Shown::new(judged.ok(), self.kl.cfg.revocations.as_ref(), ended))
     }
-    async fn answer(&self, peer: &Arc<Self::Peer>, request: http::Request<Incoming>) -> Reply {
+    async fn answer(&self, peer: &Arc<Self::Peer>, mut request: http::Request<Incoming>) -> Reply {
+        // Who takes the connection over is still the one who came.
+        request.extensions_mut().insert(stream::Peer(peer.clone()));
         routes::handle(&self.kl, &self.auth, peer.as_ref().as_ref(), request).await
     }
 }

@@ -1,6 +1,7 @@
 //! exec, attach and port-forward: the runtime says where it serves the stream; the client's upgraded connection is
 //! joined with one to there, byte for byte. Protocols (SPDY, WebSocket) are between client and runtime.
 
+use super::auth::Shown;
 use super::routes::{Query, find, first, flag, query, running};
 use super::{Body, Reply, text};
 use crate::kubelet::Kubelet;
@@ -154,6 +155,10 @@ async fn container_of(kl: &Kubelet, ns: &str, pod: &str, container: &str) -> Res
     running(kl, &handle, container).await
 }
 
+/// What is known of a request's connection.
+#[derive(Clone)]
+pub(super) struct Peer(#[allow(dead_code, reason = "held for as long as the stream lasts")] pub Arc<Option<Shown>>);
+
 /// Sends the request on to where the runtime serves the stream, and joins the two connections.
 async fn join(mut request: Request<Incoming>, url: &str) -> Reply {
     let bad = |e: String| {
@@ -184,6 +189,7 @@ async fn join(mut request: Request<Incoming>, url: &str) -> Reply {
         }
     });
     let client = hyper::upgrade::on(&mut request);
+    let peer = request.extensions_mut().remove::<Peer>();
     let (mut parts, body) = request.into_parts();
     let target = uri.path_and_query().map_or("/", |p| p.as_str());
     parts.uri = match target.parse() {
@@ -198,6 +204,8 @@ async fn join(mut request: Request<Incoming>, url: &str) -> Reply {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let runtime = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
+            // Until then the connection ends when what it was made by is revoked.
+            let _peer = peer;
             let (client, runtime) = match tokio::try_join!(client, runtime) {
                 Ok(both) => both,
                 Err(e) => {

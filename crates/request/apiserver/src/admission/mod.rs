@@ -28,6 +28,7 @@ pub mod policy;
 mod priority;
 mod quota;
 mod references;
+mod revocations;
 mod rounds;
 mod runtime_class;
 mod service_account;
@@ -95,6 +96,10 @@ pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
     /// Those that it has something to say in; the others' method isn't called.
     fn phases(&self) -> &'static [Phase];
+    /// Whether it has to be asked at all.
+    fn concerns(&self, _review: &Review<'_>) -> bool {
+        true
+    }
     async fn mutate(&self, _review: &Review<'_>, _new: Option<&mut Object>, _old: Option<&Object>) -> ApiResult<()> {
         Ok(())
     }
@@ -150,6 +155,8 @@ impl Chain {
         plugins.retain(|p| settings.runs(p.name()));
         // What upstream checks with the object's fields can't be switched off.
         plugins.insert(0, Arc::new(device_access::DeviceAccess));
+        // Nor what keeps the list of what has been revoked.
+        plugins.insert(1, Arc::new(revocations::Revocations));
         Chain {
             plugins: plugins.into_iter().map(|p| (p, Default::default())).collect(),
             lookup: Lookup::new(engine),
@@ -170,14 +177,15 @@ impl Chain {
             told: &self.told,
         }
     }
-    fn of(&self, phase: Phase) -> impl Iterator<Item = (&Arc<dyn Plugin>, &Cells)> {
-        let of_phase = self.plugins.iter().filter(move |(p, _)| p.phases().contains(&phase));
+    fn of(&self, phase: Phase, review: &Review<'_>) -> impl Iterator<Item = (&Arc<dyn Plugin>, &Cells)> {
+        let asked = move |plugin: &dyn Plugin| plugin.phases().contains(&phase) && plugin.concerns(review);
+        let of_phase = self.plugins.iter().filter(move |(p, _)| asked(p.as_ref()));
         of_phase.map(move |(plugin, cells)| (plugin, &cells[phase as usize]))
     }
 
     async fn mutated(&self, review: &Review<'_>, mut new: Option<&mut Object>, old: Option<&Object>) -> ApiResult<()> {
         loop {
-            for (plugin, cells) in self.of(Phase::Mutating) {
+            for (plugin, cells) in self.of(Phase::Mutating, review) {
                 let began = Instant::now();
                 let done = plugin.mutate(review, new.as_deref_mut(), old).await;
                 let took = began.elapsed();
@@ -191,7 +199,7 @@ impl Chain {
         }
     }
     async fn validated(&self, review: &Review<'_>, new: Option<&Object>, old: Option<&Object>) -> ApiResult<()> {
-        for (plugin, cells) in self.of(Phase::Validating) {
+        for (plugin, cells) in self.of(Phase::Validating, review) {
             let began = Instant::now();
             let done = plugin.validate(review, new, old).await;
             let took = began.elapsed();

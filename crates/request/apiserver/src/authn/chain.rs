@@ -3,6 +3,7 @@
 
 use super::cache::{Found, TokenCache};
 use super::oidc::Issuers;
+use super::revoked::{Known, Proof, Revocations, Shown, Unknown, may_stay};
 use super::structured::Anonymous;
 use super::tokens::ServiceAccountTokens;
 use super::webhook::Webhook;
@@ -13,16 +14,20 @@ use crate::joining::Joining;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use crate::request::{Request, RequestContext, UserInfo};
 use crate::serve::{InProcessIdentity, Loopback};
+use crate::sync;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use keelson_api::Str;
+use keelson_client::revocations::Shows;
+use keelson_pki::{ServiceAccountKeys, revocation};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub struct Authenticator {
     chain: Arc<Tokens>,
+    revocations: Arc<Revocations>,
     cache: Arc<TokenCache>,
     anonymous: Anonymous,
     /// Common names of front proxies; empty: any that their authority signed.
@@ -44,68 +49,121 @@ const GOOD_FOR: Duration = Duration::from_secs(10);
 const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
 impl Authenticator {
-    pub fn new(chain: Tokens, anonymous: Anonymous, front_proxy_names: Vec<Str>) -> Self {
+    pub fn new(
+        chain: Tokens,
+        revocations: Arc<Revocations>,
+        anonymous: Anonymous,
+        front_proxy_names: Vec<Str>,
+    ) -> Self {
         Authenticator {
             chain: Arc::new(chain),
+            revocations,
             cache: TokenCache::new(GOOD_FOR, Duration::ZERO),
             anonymous,
             front_proxy_names,
         }
     }
 
-    /// Who sent a request; what proved it is taken off. `None`: refused.
-    pub async fn authenticate(&self, request: &mut Request, context: &RequestContext) -> Option<Arc<UserInfo>> {
+    /// Who sent a request, and what proved it, which is taken off.
+    pub async fn authenticate(&self, request: &mut Request, context: &RequestContext) -> Result<Known, Unknown> {
         if let Some(InProcessIdentity(user)) = request.extensions_mut().remove() {
-            return Some(user);
+            return Ok(Known::unproved(user));
         }
         let found = self.known(request, context).await;
         strip(request.headers_mut());
         match found {
-            Ok(Some(mut user)) => {
+            Ok(Some((mut user, proof))) => {
                 add_authenticated(&mut user);
-                Some(Arc::new(user))
+                Ok(Known {
+                    user: Arc::new(user),
+                    proof: Some(proof),
+                })
             }
-            Ok(None) if self.anonymous.takes(request.uri().path()) => Some(Arc::new(UserInfo::anonymous())),
-            Ok(None) => None,
-            Err(why) => {
-                tracing::debug!("unable to authenticate the request: {why}");
-                None
+            Ok(None) if self.anonymous.takes(request.uri().path()) => {
+                Ok(Known::unproved(Arc::new(UserInfo::anonymous())))
             }
+            Ok(None) => Err(Unknown::Refused),
+            Err(why) => Err(why),
         }
     }
 
-    async fn known(&self, request: &mut Request, context: &RequestContext) -> Result<Option<UserInfo>, String> {
+    async fn known(
+        &self,
+        request: &mut Request,
+        context: &RequestContext,
+    ) -> Result<Option<(UserInfo, Proof)>, Unknown> {
         let mut errors = Vec::new();
         if let Some(peer) = request.extensions().get::<Arc<PeerCertificate>>() {
             if keelson_clock::now().as_second() > peer.not_after {
                 errors.push("the client certificate has expired".to_string());
             } else {
+                if peer.is_vouched_for() {
+                    self.ready_to_judge().await?;
+                    // Who shows what has been taken back isn't let in by something else, nor anonymously.
+                    if let Some(why) = self.revocations.judge(&peer.credential()) {
+                        return Err(Unknown::Revoked(why));
+                    }
+                }
+                let proof = || Proof::Certificate(peer.clone());
                 if let Some(user) = self.front_proxy(peer, request.headers()) {
-                    return Ok(Some(user));
+                    return Ok(Some((user, proof())));
                 }
                 match &peer.client {
-                    Ok(user) => return Ok(Some(user.clone())),
+                    Ok(user) => return Ok(Some((user.clone(), proof()))),
                     Err(e) => errors.push(e.clone()),
                 }
             }
         }
         if let Some(token) = bearer_token(request.headers()) {
-            match self.authenticate_token(&token, &[]).await {
+            self.ready_to_judge().await?;
+            match self.cached(&token, &[]).await {
                 Ok(Some(identity)) => {
+                    let stays = may_stay(&context.info, request.headers());
+                    let shown = self.shown(&token, &identity, stays);
+                    if let Some(why) = self.revocations.judge(&shown.credential()) {
+                        return Err(Unknown::Revoked(why));
+                    }
                     hide_websocket_token(request.headers_mut());
                     let Remarks { warnings, annotations } = identity.remarks;
                     warnings.into_iter().for_each(|w| context.warnings.add(w));
                     annotations.into_iter().for_each(|(k, v)| context.audit.add(k, v));
-                    return Ok(Some(identity.user));
+                    return Ok(Some((identity.user, Proof::Token(shown))));
                 }
                 Ok(None) => errors.push("invalid bearer token".into()),
                 Err(e) => errors.push(e),
             }
         }
         if errors.is_empty() {
-            Ok(None)
-        } else {
-            Err(together(errors))
+            return Ok(None);
+        }
+        tracing::debug!("unable to authenticate the request: {}", together(errors));
+        Err(Unknown::Refused)
+    }
+
+    /// Nobody is believed before it is known what has been taken back.
+    async fn ready_to_judge(&self) -> Result<(), Unknown> {
+        match self.revocations.are_read(sync::PATIENCE).await {
+            true => Ok(()),
+            false => Err(Unknown::TooEarly),
+        }
+    }
+
+    async fn cached(&self, token: &str, audiences: &[Str]) -> Found {
+        let ask = || {
+            let (chain, token, audiences) = (self.chain.clone(), token.to_string(), audiences.to_vec());
+            async move { chain.ask(&token, &audiences).await }
+        };
+        self.cache.through(token, audiences, ask).await
+    }
+
+    /// What tells the token from others. Its text is only looked at where that is asked for, now or later.
+    fn shown(&self, token: &str, identity: &TokenIdentity, stays: bool) -> Shown {
+        let by_text = stays || self.revocations.has_token(token);
+        Shown {
+            name: identity.user.name.clone(),
+            id: identity.id.clone(),
+            issued: identity.issued,
+            bearer: by_text.then(|| revocation::bearer(token)),
         }
     }
 
@@ -136,11 +194,16 @@ impl Authenticator {
 #[async_trait]
 impl TokenAuthenticator for Authenticator {
     async fn authenticate_token(&self, token: &str, audiences: &[Str]) -> Result<Option<TokenIdentity>, String> {
-        let ask = || {
-            let (chain, token, audiences) = (self.chain.clone(), token.to_string(), audiences.to_vec());
-            async move { chain.ask(&token, &audiences).await }
-        };
-        self.cache.through(token, audiences, ask).await
+        if !self.revocations.are_read(sync::PATIENCE).await {
+            return Err("it isn't known yet which tokens have been revoked".into());
+        }
+        let found = self.cached(token, audiences).await?;
+        if let Some(identity) = &found
+            && let Some(why) = self.revocations.judge(&self.shown(token, identity, false).credential())
+        {
+            return Err(why);
+        }
+        Ok(found)
     }
 }
 
@@ -179,9 +242,11 @@ impl Tokens {
         }
         if let (None, Some(issuers), false) = (&found, &self.issuers, common.is_empty()) {
             found = take(issuers.authenticate(token).await.map(|user| user.map(for_us)));
+            found = found.map(|identity| dated(identity, token));
         }
         if let (None, Some(webhook)) = (&found, &self.webhook) {
             found = take(webhook.authenticate(token, wanted, own).await);
+            found = found.map(|identity| dated(identity, token));
         }
         match found {
             Some(mut identity) => {
@@ -191,6 +256,18 @@ impl Tokens {
             None if errors.is_empty() => Ok(None),
             None => Err(together(errors)),
         }
+    }
+}
+
+/// With what a token that others vouch for says of itself.
+fn dated(identity: TokenIdentity, token: &str) -> TokenIdentity {
+    let Some(claims) = ServiceAccountKeys::unverified(token) else {
+        return identity;
+    };
+    TokenIdentity {
+        id: claims.jti.as_str().into(),
+        issued: claims.iat,
+        ..identity
     }
 }
 

@@ -118,6 +118,7 @@ pub async fn authenticate(
         user,
         audiences: accepted,
         remarks,
+        ..TokenIdentity::default()
     })
 }
 

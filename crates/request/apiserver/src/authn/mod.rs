@@ -8,6 +8,7 @@ mod legacy;
 pub mod oidc;
 pub mod options;
 pub mod reload;
+pub mod revoked;
 pub mod structured;
 pub mod tokens;
 mod waiting;
@@ -51,6 +52,10 @@ pub struct TokenIdentity {
     pub user: UserInfo,
     pub audiences: Vec<Str>,
     pub remarks: Remarks,
+    /// `jti`, where the token has one.
+    pub id: Str,
+    /// When it was issued, in Unix seconds, where it says so.
+    pub issued: Option<i64>,
 }
 
 /// What is told of how somebody has proved who he is: to himself, and in the audit log.

@@ -56,6 +56,8 @@ impl ServiceAccountTokens {
         Ok(Some(TokenIdentity {
             user: user_of(&claims),
             audiences: accepted,
+            id: claims.jti.as_str().into(),
+            issued: claims.iat,
             ..TokenIdentity::default()
         }))
     }

@@ -4,6 +4,8 @@ use crate::request::UserInfo;
 use crate::serve::tls;
 use anyhow::{Context, Result};
 use keelson_api::Str;
+use keelson_client::revocations::{self, Shows};
+use keelson_pki::revocation::Credential;
 use keelson_pki::verify::{self, Roots};
 use keelson_pki::x509::{Certificate, oid};
 use rustls::pki_types::CertificateDer;
@@ -24,16 +26,28 @@ pub struct PeerCertificate {
     pub client: Result<UserInfo, String>,
     /// The common name, when the front-proxy authority signed it.
     pub front_proxy: Option<Str>,
+    /// What it is taken back by; of one that nobody vouches for there is nothing to take back.
+    own: revocations::Certificate,
     /// Unix seconds; past them it is no longer accepted.
     pub not_after: i64,
 }
 
 impl PeerCertificate {
+    /// Whether an authority that is known here signed it.
+    pub fn is_vouched_for(&self) -> bool {
+        self.client.is_ok() || self.front_proxy.is_some()
+    }
     /// Whether it is what a user was known by.
     pub fn is_of(&self, user: &UserInfo) -> bool {
         let same =
             |own: &UserInfo| own.name == user.name && own.extra.get(CREDENTIAL_ID) == user.extra.get(CREDENTIAL_ID);
         self.client.as_ref().is_ok_and(same)
+    }
+}
+
+impl Shows for PeerCertificate {
+    fn credential(&self) -> Credential<'_> {
+        self.own.credential()
     }
 }
 
@@ -55,14 +69,13 @@ impl CertificateAuthenticator {
         let judged = |roots| verify::tls::client(chain, roots);
         let client = judged(&self.clients);
         let front_proxy = self.front_proxies.as_ref().and_then(|roots| judged(roots).ok());
-        let not_after = client
-            .as_ref()
-            .ok()
-            .or(front_proxy.as_ref())
-            .map(|c| c.not_after.as_second());
+        let known = client.as_ref().ok().or(front_proxy.as_ref());
+        let not_after = known.map(|c| c.not_after.as_second());
+        let own = known.map(revocations::Certificate::of).unwrap_or_default();
         PeerCertificate {
             client: client.map_err(|e| e.to_string()).and_then(|cert| user_of(&cert)),
             front_proxy: front_proxy.map(|cert| cert.subject.common_name.as_str().into()),
+            own,
             not_after: not_after.unwrap_or(i64::MAX),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::dial::Target;
 use super::{hop, html};
+use crate::authn::revoked::Cut;
 use crate::request::{Body, Request, Response};
 use anyhow::Result;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -34,6 +35,7 @@ pub async fn forward(
     rewrite: Option<&Rewrite>,
 ) -> Result<Response> {
     let client = request.extensions_mut().remove::<OnUpgrade>();
+    let cut = request.extensions_mut().remove::<Cut>();
     let (mut head, body) = request.into_parts();
     let original_host = head
         .headers
@@ -65,7 +67,7 @@ pub async fn forward(
     let mut answer = target.send(sent).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let backend = answer.extensions_mut().remove::<OnUpgrade>();
-        return Ok(switch(answer.map(|_| Body::empty()), client, backend));
+        return Ok(switch(answer.map(|_| Body::empty()), client, backend, cut));
     }
     if answer.status().is_informational() {
         anyhow::bail!("the backend answered {}", answer.status());
@@ -81,9 +83,9 @@ pub async fn forward(
     Ok(answer)
 }
 
-/// Joins both upgraded connections when the 101 has gone out.
-fn switch(answer: Response, client: Option<OnUpgrade>, backend: Option<OnUpgrade>) -> Response {
-    tokio::spawn(async move {
+/// Joins both upgraded connections when the 101 has gone out, until one ends or what the client came by is taken back.
+fn switch(answer: Response, client: Option<OnUpgrade>, backend: Option<OnUpgrade>, cut: Option<Cut>) -> Response {
+    let joined = async move {
         let (Some(client), Some(backend)) = (client, backend) else {
             tracing::warn!("a connection was to be upgraded that can't be");
             return;
@@ -98,7 +100,8 @@ fn switch(answer: Response, client: Option<OnUpgrade>, backend: Option<OnUpgrade
             }
             Err(e) => tracing::debug!("upgrading a connection failed: {e}"),
         }
-    });
+    };
+    tokio::spawn(Cut::or(cut, joined));
     answer
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each piece is a message, in the form that the agreed sub-protocol says.
 
+use crate::authn::revoked::Cut;
 use crate::request::{Body, Request, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -52,6 +53,7 @@ pub fn serve(request: &mut Request, body: Body) -> ApiResult<Response> {
     let (Some(key), Some(upgrade)) = (key, request.extensions_mut().remove::<OnUpgrade>()) else {
         return Err(ApiError::bad_request("the connection can't be upgraded to a WebSocket"));
     };
+    let cut = request.extensions_mut().remove::<Cut>();
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(ApiError::internal)?;
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -62,11 +64,12 @@ pub fn serve(request: &mut Request, body: Body) -> ApiResult<Response> {
     if let Some(protocol) = protocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
-    tokio::spawn(async move {
+    let sent = async move {
         if let Err(e) = send(upgrade, body, protocol == Some(BASE64)).await {
             tracing::debug!("a log over a WebSocket ended: {e}");
         }
-    });
+    };
+    tokio::spawn(Cut::or(cut, sent));
     Ok(answer)
 }
 

@@ -58,6 +58,14 @@ impl Body {
             stop: Box::pin(stop.cancelled_owned()),
         })
     }
+    /// A body that breaks off when `cut` is cancelled, whatever is there of it, and that keeps `guard` until then.
+    pub fn cut<G: Send + Unpin + 'static>(body: Body, cut: CancellationToken, guard: G) -> Self {
+        Body::new(Broken {
+            body,
+            cut: Box::pin(cut.cancelled_owned()),
+            _guard: guard,
+        })
+    }
     /// The whole body, at most `limit` bytes of it; more is upstream's 413.
     pub async fn collect(self, limit: usize) -> Result<Bytes, ApiError> {
         self.collect_noting(limit, |_| Ok(())).await
@@ -142,6 +150,29 @@ impl HttpBody for Until {
             Poll::Pending => self.stop.as_mut().poll(cx).map(|()| None),
             ready => ready,
         }
+    }
+}
+
+struct Broken<G> {
+    body: Body,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _guard: G,
+}
+
+impl<G: Unpin> HttpBody for Broken<G> {
+    type Data = Bytes;
+    type Error = BodyError;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(BodyError("the request's credentials were revoked".into())))),
+            Poll::Pending => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::Handle;
 use super::tls::ServingCert;
+use crate::authn::revoked::{Held, Revocations};
 use crate::authn::x509::{CertificateAuthenticator, PeerCertificate};
 use crate::request::{Body, Request, Response};
 use anyhow::Result;
@@ -31,6 +32,7 @@ pub struct Listener {
     pub socket: TcpListener,
     pub cert: Arc<ServingCert>,
     pub certificates: Arc<CertificateAuthenticator>,
+    pub revocations: Arc<Revocations>,
     pub limits: Limits,
     /// Connections that came to no TLS session.
     pub failed: IntCounter,
@@ -43,6 +45,7 @@ impl Listener {
         let front = Front {
             target,
             certificates: self.certificates,
+            revocations: self.revocations,
             failed: self.failed,
             stopping: Stopping(stop.clone()),
         };
@@ -53,6 +56,7 @@ impl Listener {
 struct Front {
     target: Arc<dyn Handle>,
     certificates: Arc<CertificateAuthenticator>,
+    revocations: Arc<Revocations>,
     failed: IntCounter,
     stopping: Stopping,
 }
@@ -61,6 +65,8 @@ struct Front {
 struct Peer {
     remote: SocketAddr,
     certificate: Option<Arc<PeerCertificate>>,
+    /// The connection ends when its certificate is taken back.
+    _held: Option<Held>,
 }
 
 /// Requests at once of a node, watches among them: more than the pods of a large one mount.
@@ -70,9 +76,19 @@ impl keelson_listen::Server for Front {
     type Peer = Peer;
     type Body = Body;
 
-    fn connected(&self, remote: SocketAddr, certificates: Option<&[CertificateDer<'_>]>) -> Peer {
+    fn connected(
+        &self,
+        remote: SocketAddr,
+        certificates: Option<&[CertificateDer<'_>]>,
+        ended: &CancellationToken,
+    ) -> Peer {
         let certificate = certificates.map(|chain| Arc::new(self.certificates.read(chain)));
-        Peer { remote, certificate }
+        let vouched = certificate.clone().filter(|c| c.is_vouched_for());
+        Peer {
+            remote,
+            certificate,
+            _held: vouched.map(|c| self.revocations.hold(c, ended.clone())),
+        }
     }
     fn no_handshake(&self) {
         self.failed.inc();

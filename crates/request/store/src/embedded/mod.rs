@@ -49,6 +49,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+pub use tables::FORMAT;
 use tables::Tables;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use writer::{Command, Writer};

@@ -11,7 +11,8 @@ use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
-const FORMAT: &str = "keelson-store-1";
+/// How keys, revisions and versions are written ([`layout`]); another one is another format.
+pub const FORMAT: &str = "keelson-store-1";
 
 pub(super) struct Tables {
     pub(super) path: PathBuf,

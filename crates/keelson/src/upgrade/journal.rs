@@ -1,0 +1,123 @@
+//! What was begun, from which program to which, and how far it has come: one file, which is on disk before the next step is taken.
+
+use super::probe::Told;
+use super::steps::Phase;
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use keelson_pki::files;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+const NAME: &str = "journal.json";
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Program {
+    pub told: Told,
+    pub sha256: String,
+}
+
+/// Fields are added and never change their meaning: who comes back reads what the newer one wrote.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Journal {
+    pub phase: Phase,
+    pub from: Program,
+    pub to: Program,
+    /// Where the program is.
+    pub place: PathBuf,
+    /// Taken before, where there is a store here.
+    #[serde(default)]
+    pub snapshot: Option<PathBuf>,
+    /// Whether the old program can't read what the new one makes of the store.
+    #[serde(default)]
+    pub store_changes: bool,
+    pub began: Timestamp,
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
+    /// Why it was given up.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// Where an upgrade's files are.
+pub fn directory(data_dir: &Path) -> PathBuf {
+    data_dir.join("upgrade")
+}
+
+impl Journal {
+    /// `None`: nothing was ever begun here.
+    pub fn read(data_dir: &Path) -> anyhow::Result<Option<Journal>> {
+        let path = directory(data_dir).join(NAME);
+        let text = files::read(&path)?;
+        text.map(|text| serde_json::from_str(&text).with_context(|| format!("{} can't be read", path.display())))
+            .transpose()
+    }
+
+    pub fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
+        files::write_secret(&directory(data_dir).join(NAME), &serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// Held by who upgrades, for as long as he looks after it.
+pub struct Attended {
+    _file: File,
+}
+
+impl Attended {
+    /// `None`: somebody else does.
+    pub fn begin(data_dir: &Path) -> anyhow::Result<Option<Attended>> {
+        let directory = directory(data_dir);
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Attended { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    pub fn alone(data_dir: &Path) -> anyhow::Result<Attended> {
+        match Attended::begin(data_dir)? {
+            Some(attended) => Ok(attended),
+            None => bail!("another upgrade of this machine is under way (keelson upgrade status)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first release that had one wrote it, and with what a later one might add.
+    const FIRST: &str = r#"{"phase": "trial", "from": {"told": {"version": "0.1.0", "kubernetes": "1.37.2", "store": "keelson-store-1"},
+        "sha256": "aa"}, "to": {"told": {"version": "0.2.0", "kubernetes": "1.37.2", "store": "keelson-store-1", "mood": "good"},
+        "sha256": "bb"}, "place": "/usr/local/bin/keelson", "began": "2026-11-29T17:00:00Z", "of_a_later_version": {"any": "thing"}}"#;
+
+    #[test]
+    fn an_older_and_a_newer_journal_is_read() {
+        let read: Journal = serde_json::from_str(FIRST).unwrap();
+        assert_eq!(
+            (read.phase, read.store_changes, read.ended),
+            (Phase::Trial, false, None)
+        );
+        assert_eq!(read.to.told.version, "0.2.0");
+        let later: Journal = serde_json::from_str(&FIRST.replace("trial", "resting")).unwrap();
+        assert_eq!(later.phase, Phase::Unknown);
+    }
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Attended::alone(dir.path()).unwrap();
+        assert!(Attended::begin(dir.path()).unwrap().is_none());
+        assert!(Attended::alone(dir.path()).is_err());
+        drop(first);
+        assert!(Attended::begin(dir.path()).unwrap().is_some());
+    }
+}
