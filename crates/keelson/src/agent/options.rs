@@ -121,9 +121,9 @@ impl Options {
             .disable
             .iter()
             .flatten()
-            .find(|c| !matches!(c.trim(), "dns" | "local-storage" | "proxy"))
+            .find(|c| !matches!(c.trim(), "dns" | "ingress" | "local-storage" | "proxy"))
         {
-            anyhow::bail!("--disable {other}: an agent can leave out dns, local-storage and proxy");
+            anyhow::bail!("--disable {other}: an agent can leave out dns, ingress, local-storage and proxy");
         }
         Ok(self)
     }
