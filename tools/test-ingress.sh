@@ -92,7 +92,7 @@ code() { in2 curl -s -m 5 -o /dev/null -w '%{http_code}' -H "Host: $1" "http://$
 within 20 "an Ingress has the nodes' addresses" says "$NET.10 $NET.11" addresses
 for at in 10 11; do
   within 10 "by host and path on $NET.$at" says two ask x.example $at /hostname
-  within 10 "by host and path on $NET.$at, other path" says one ask x.example $at '/shell?cmd=hostname' || true
+  within 10 "and by another host" says one ask tls.example $at /hostname
 done
 says 404 code y.example / && says 503 code none.example / && ok "404 for no rule, 503 for no endpoint" || fail "404 $(code y.example /), 503 $(code none.example /)"
 says $NET.12 ask x.example 10 '/header?key=X-Forwarded-For' && says $NET.12 ask x.example 11 '/header?key=X-Real-Ip' && ok "backends are told the source" || fail "the source is $(ask x.example 10 '/header?key=X-Forwarded-For')"

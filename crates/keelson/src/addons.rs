@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn no_node_can_be_who_reads_all_secrets() {
         let named = |grant: &Grant| grant.rules.to_string().contains("keelson-ingress-publisher");
-        assert!(!grants().iter().any(|grant| named(grant)));
+        assert!(!grants().iter().any(named));
     }
 
     /// What a name of ours may do is what whoever comes by it may do. These lead to other rights, or into pods.

@@ -99,7 +99,7 @@ async fn withdraw(rest: &Rest, classes: &Objects<IngressClass>) -> anyhow::Resul
     let controller = |c: &IngressClass| c.spec.as_ref().and_then(|s| s.controller.clone());
     let ours = classes.find("", INGRESS_CLASS).await?;
     if ours.is_some_and(|c| controller(&c).as_deref() == Some(INGRESS_CONTROLLER)) {
-        gone(
+        deleted(
             classes
                 .delete("", INGRESS_CLASS, &delete_options(None, None, None))
                 .await,
@@ -111,15 +111,22 @@ async fn withdraw(rest: &Rest, classes: &Objects<IngressClass>) -> anyhow::Resul
     remove::<Secret>(rest).await
 }
 
+fn deleted(result: keelson_client::Result<()>) -> keelson_client::Result<()> {
+    match result {
+        Err(error) if !is_not_found(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 async fn remove<K: Kind>(rest: &Rest) -> anyhow::Result<()> {
     let objects = Objects::<K>::new(rest);
     let ours = format!("{}={}", fronts::MANAGED_BY, fronts::US);
     for left in objects.list(NAMESPACE, &ours, "").await? {
-        let deleted = objects.delete(NAMESPACE, left.name(), &delete_options(None, None, None));
-        match deleted.await {
-            Err(error) if !is_not_found(&error) => return Err(error.into()),
-            _ => {}
-        }
+        deleted(
+            objects
+                .delete(NAMESPACE, left.name(), &delete_options(None, None, None))
+                .await,
+        )?;
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: dns, local-storage, proxy
+    /// Components not to run: dns, ingress, local-storage, proxy
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Address on which the kubelet's API is served [default: 0.0.0.0]

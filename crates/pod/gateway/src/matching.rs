@@ -26,6 +26,18 @@ pub fn host(authority: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
+/// Whether a path has a `..`, escaped or not: a backend may take it for another path than the one that a rule was found for.
+pub fn climbs(path: &str) -> bool {
+    path.split(['/', '\\']).any(|part| {
+        let plain = part.to_ascii_lowercase().replace("%2e", ".");
+        plain == ".."
+            || plain.contains("..%2f")
+            || plain.contains("..%5c")
+            || plain.ends_with("%2f..")
+            || plain.ends_with("%5c..")
+    })
+}
+
 pub fn listener<'a>(port: &'a Port, host: &str) -> Option<&'a Listener> {
     port.listeners.iter().find(|l| l.host.has(host))
 }
@@ -109,6 +121,16 @@ fn unescaped(word: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_that_climb() {
+        for path in ["/a/../b", "/..", "/a/%2E%2e/b", "/a/..%2fb", "/a%5c..", "/a\\..\\b"] {
+            assert!(climbs(path), "{path}");
+        }
+        for path in ["/", "/a..b", "/...", "/a/./b", "/.well-known/x", "/a%2fb"] {
+            assert!(!climbs(path), "{path}");
+        }
+    }
 
     #[test]
     fn names_of_wildcards_and_words_of_queries() {

@@ -10,6 +10,17 @@ use std::time::Duration;
 #[derive(Debug, PartialEq)]
 pub struct Refused(pub &'static str, pub String);
 
+/// Whoever could change them could hide a request in another.
+const FRAMING: [&str; 7] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 fn unsupported(text: String) -> Refused {
     Refused("UnsupportedValue", text)
 }
@@ -60,9 +71,15 @@ pub fn read(
 }
 
 fn headers(all: &mut Headers, wanted: Option<&HeaderModifier>) -> Result<(), Refused> {
-    let name = |name: &str| {
-        name.parse::<HeaderName>()
-            .map_err(|_| unsupported(format!("{name:?} is no name of a header")))
+    let name = |text: &str| {
+        let name = text.parse::<HeaderName>();
+        let name = name.map_err(|_| unsupported(format!("{text:?} is no name of a header")))?;
+        match FRAMING.contains(&name.as_str()) {
+            true => Err(unsupported(format!(
+                "header {name} says how a message is sent, and can't be changed"
+            ))),
+            false => Ok(name),
+        }
     };
     let pair = |h: &ValueMatch| {
         let value = HeaderValue::from_str(&h.value)
@@ -139,6 +156,22 @@ pub fn duration(text: Option<&str>) -> Result<Option<Duration>, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_message_is_framed_is_not_for_filters() {
+        for (name, fine) in [
+            ("x-a", true),
+            ("Content-Length", false),
+            ("transfer-encoding", false),
+            ("a b", false),
+        ] {
+            let wanted = HeaderModifier {
+                remove: vec![name.into()],
+                ..HeaderModifier::default()
+            };
+            assert_eq!(headers(&mut Headers::default(), Some(&wanted)).is_ok(), fine, "{name}");
+        }
+    }
 
     #[test]
     fn durations_are_as_the_api_writes_them() {

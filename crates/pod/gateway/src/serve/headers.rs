@@ -79,6 +79,17 @@ pub fn to_backend(headers: &mut HeaderMap, from: &From) {
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    // HTTP/2 may bring a cookie in pieces, HTTP/1.1 has one line for it.
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let pieces: Vec<&[u8]> = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, whole);
+        }
+    }
     // The client was told to go on by this server already.
     headers.remove(header::EXPECT);
     ABOUT_CLIENTS.iter().for_each(|name| drop(headers.remove(*name)));

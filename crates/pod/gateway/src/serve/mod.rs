@@ -133,6 +133,9 @@ impl Server for Door {
         if request.method() == http::Method::CONNECT {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy\n");
         }
+        if matching::climbs(request.uri().path()) {
+            return plain(StatusCode::BAD_REQUEST, "a path can't have ..\n");
+        }
         let found = self.serving.port(self.at).and_then(|port| {
             let host = matching::host(&authority);
             let head = Head {

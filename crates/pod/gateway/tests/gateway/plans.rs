@@ -268,7 +268,7 @@ kind: GRPCRoute
 metadata: {name: calls, namespace: shop}
 spec: {parentRefs: [{name: g, sectionName: grpc}], rules: [
   {matches: [{method: {service: s.S, method: M}}], backendRefs: [{name: b, port: 80}]},
-  {matches: [{method: {method: N}}], backendRefs: [{name: c, port: 80}]},
+  {matches: [{method: {method: Other}}], backendRefs: [{name: c, port: 80}]},
   {matches: [{method: {service: s.S}}], backendRefs: [{name: d, port: 80}]}]}
 "));
     let expected = "\
@@ -291,7 +291,7 @@ shop/calls>g +Accepted:Accepted +ResolvedRefs:ResolvedRefs
         (7000, "b.org/", "404"),
         (7001, "any/", "500"),
         (7002, "any/s.S/M", "b"),
-        (7002, "any/t.T/N", "c"),
+        (7002, "any/t.T/Other", "c"),
         (7002, "any/s.S/X", "d"),
         (7002, "any/t.T/M", "404"),
     ] {

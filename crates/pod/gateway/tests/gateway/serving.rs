@@ -164,6 +164,11 @@ async fn what_leads_nowhere_says_so() {
     // A name may not lead to programs of the machine itself.
     gate.set(external("localhost"));
     assert_eq!(gate.get("/").await.0, 503);
+    assert_eq!(
+        gate.get("/a/%2e%2e/b").await.0,
+        400,
+        "it would be another path to the backend"
+    );
     // A host twice, or none, is no request.
     let mut stream = TcpStream::connect(gate.at).await.unwrap();
     stream
@@ -328,6 +333,7 @@ async fn an_answer_that_takes_too_long_is_given_up() {
 async fn grpc_goes_by_http2_with_its_trailers() {
     let backend = Fake::start(|request: Request<Incoming>| async move {
         assert_eq!(request.version(), http::Version::HTTP_2);
+        assert_eq!(request.headers()["cookie"], "a=1; b=2");
         assert_eq!(
             (
                 request.headers()["te"].to_str().unwrap(),
@@ -354,6 +360,8 @@ async fn grpc_goes_by_http2_with_its_trailers() {
     let mut ask = async || {
         let request = Request::post("http://x.org/s.S/M")
             .header("te", "trailers")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
             .header("content-type", "application/grpc");
         let answer = client
             .send_request(request.body(whole("message")).unwrap())
