@@ -361,6 +361,10 @@ impl Options {
             self.etcd_servers.as_ref().is_some_and(|servers| !servers.is_empty()),
         )?;
         let audit = self.audit(&data_dir)?;
+        let gateway_api = self.gateway_api.unwrap_or(false);
+        if gateway_api && self.disable.iter().flatten().any(|c| c == "ingress") {
+            anyhow::bail!("--gateway-api is of no use with --disable ingress, which leaves out who serves it");
+        }
         let (store, compaction) = (store::Choice::of(&self, &data_dir)?, store::compaction_interval(&self)?);
         let told = self.cluster_cidr.is_some() || self.service_cidr.is_some();
         let (pods, services) = match !told && self.only_ipv6() {
@@ -413,7 +417,7 @@ impl Options {
                 .iter()
                 .map(|s| component(s))
                 .collect::<anyhow::Result<_>>()?,
-            gateway_api: self.gateway_api.unwrap_or(false),
+            gateway_api,
             bind_address: self.bind_address.unwrap_or_else(|| match cluster_cidrs.as_slice() {
                 // Both families' addresses, where there are both.
                 [IpNet::V4(_)] => Ipv4Addr::UNSPECIFIED.into(),
@@ -637,6 +641,13 @@ mod tests {
             options.resolve().map(|c| (c.node_ip(), c.network))
         };
         assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST.into(), Mode::Vxlan));
+        let of_no_use = Options {
+            gateway_api: Some(true),
+            disable: Some(vec!["ingress".into()]),
+            node_ip: Some(vec!["127.0.0.1".into()]),
+            ..Options::default()
+        };
+        assert!(of_no_use.resolve().is_err());
         assert!(on("lo", Some("192.0.2.1")).is_err() && on("none", None).is_err());
         // Without ranges the families are those of the node's addresses; with them each family needs an address.
         let families = |node: &str, pods: Option<&str>, services: Option<&str>| {
