@@ -91,6 +91,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
     ("keelson-proxy", &["keelson-client", "keelson-measure", "keelson-sys"]),
     ("keelson-dns", &["keelson-client", "keelson-measure", "keelson-sys"]),
+    (
+        "keelson-gateway",
+        &["keelson-client", "keelson-clock", "keelson-listen"],
+    ),
     ("keelson-metrics", &["keelson-client", "keelson-clock"]),
     (
         "keelson-local",

@@ -1,11 +1,12 @@
 //! Objects that this program brings along: what its own components may do, and what agents are told.
 //!
 //! Agents hold one credential, their node's certificate. Their network, proxy and DNS act under the same names as on a
-//! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events. Who makes
+//! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events; of secrets it
+//! is copies of the certificates that every node shows. Who makes
 //! volumes of a node's disk has a name with the node's in it, which no other node can take, and writes only what is that node's.
 
 use crate::cluster::{self, Cluster};
-use crate::config::Config;
+use crate::config::{Component, Config};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,12 +18,19 @@ use serde_json::{Value, json};
 pub const DNS_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns";
 /// Who says where cluster DNS is reached.
 pub const DNS_PUBLISHER_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns-endpoints";
+/// Who takes in requests from outside, on every node.
+pub const INGRESS_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-ingress";
+/// Who says where those requests come in, and copies the certificates that are shown: on servers only.
+pub const INGRESS_PUBLISHER_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-ingress-publisher";
 /// Who connects nodes, and finds the servers.
 pub const NETWORK_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-network";
 /// Who enforces network policies.
 pub const POLICY_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-policy";
 /// Who the proxy is; upstream's roles know it.
 pub const PROXY_IDENTITY: &str = "system:kube-proxy";
+
+/// The one role that reads secrets of all namespaces; whose it is no node may be.
+const INGRESS_PUBLISHER: &str = "system:keelson:ingress-publisher";
 
 /// Where a grant holds.
 #[derive(Clone, Copy)]
@@ -96,7 +104,7 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["users"], "resourceNames": [PROXY_IDENTITY], "verbs": ["impersonate"]},
     ]);
     let agent = json!([
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-network", "keelson-policy"],
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-ingress", "keelson-network", "keelson-policy"],
          "verbs": ["impersonate"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [cluster::NAME], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [keelson_pki::revocation::NAME], "verbs": ["get", "list", "watch"]},
@@ -129,6 +137,30 @@ fn grants() -> Vec<Grant> {
          "verbs": ["create", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["patch"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
+    ]);
+    let routes = json!([
+        {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["gateway.networking.k8s.io"], "verbs": ["get", "list", "watch"],
+         "resources": ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "referencegrants"]},
+    ]);
+    let shown = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]}]);
+    let ingress_publisher = json!([
+        {"apiGroups": [""], "resources": ["services", "namespaces", "nodes", "secrets"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses/status"], "verbs": ["patch"]},
+        {"apiGroups": ["gateway.networking.k8s.io"], "verbs": ["get", "list", "watch"],
+         "resources": ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "referencegrants"]},
+        {"apiGroups": ["gateway.networking.k8s.io"], "verbs": ["patch"],
+         "resources": ["gatewayclasses/status", "gateways/status", "grpcroutes/status", "httproutes/status"]},
+        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
+    ]);
+    let ingress_publisher_writes = json!([
+        {"apiGroups": [""], "resources": ["services", "secrets"], "verbs": ["create", "update", "delete"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "create", "update", "delete"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "watch", "create", "update"]},
     ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
@@ -191,6 +223,30 @@ fn grants() -> Vec<Grant> {
             group(keelson_apiserver::joining::GROUP),
             joining,
         ),
+        grant(
+            "system:keelson:ingress",
+            Scope::Cluster,
+            account("keelson-ingress"),
+            routes,
+        ),
+        grant(
+            "system:keelson:ingress",
+            Scope::In(keelson_gateway::NAMESPACE),
+            account("keelson-ingress"),
+            shown,
+        ),
+        grant(
+            INGRESS_PUBLISHER,
+            Scope::Cluster,
+            account("keelson-ingress-publisher"),
+            ingress_publisher,
+        ),
+        grant(
+            INGRESS_PUBLISHER,
+            Scope::In(keelson_gateway::NAMESPACE),
+            account("keelson-ingress-publisher"),
+            ingress_publisher_writes,
+        ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
     ]
@@ -199,8 +255,13 @@ fn grants() -> Vec<Grant> {
 /// Writes them; existing ones are brought back to what is needed.
 pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson");
+    crate::ingress::apply(&rest, config).await?;
     for grant in grants() {
-        give(&rest, grant).await?;
+        // Where nothing is taken in, its namespace isn't there.
+        let of_ingress = matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE));
+        if !of_ingress || config.runs(Component::Ingress) {
+            give(&rest, grant).await?;
+        }
     }
     crate::storage::apply(&rest, config).await?;
     crate::snapshots::apply(&rest, config).await?;
@@ -299,6 +360,12 @@ async fn give(rest: &Rest, grant: Grant) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn no_node_can_be_who_reads_all_secrets() {
+        let named = |grant: &Grant| grant.rules.to_string().contains("keelson-ingress-publisher");
+        assert!(!grants().iter().any(named));
+    }
+
     /// What a name of ours may do is what whoever comes by it may do. These lead to other rights, or into pods.
     #[test]
     fn no_component_has_rights_that_lead_to_all_others() {
@@ -315,14 +382,12 @@ mod tests {
                 for resource in &resources {
                     let forbidden = resource == "*"
                         || resource.ends_with("/proxy")
-                        || [
-                            "pods/exec",
-                            "pods/attach",
-                            "pods/portforward",
-                            "serviceaccounts/token",
-                            "secrets",
-                        ]
-                        .contains(&resource.as_str());
+                        || ["pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"]
+                            .contains(&resource.as_str());
+                    // Copies of certificates that every node shows, and who makes the copies.
+                    let may_read =
+                        grant.name == INGRESS_PUBLISHER || matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE));
+                    let forbidden = forbidden || (resource == "secrets" && !may_read);
                     assert!(!forbidden, "{}: {rule}", grant.name);
                 }
                 for verb in ["*", "escalate", "bind"] {

@@ -128,6 +128,7 @@ impl Cluster {
             };
             node::start(&mut running, config, access).await?;
             crate::storage::start(&mut running, config, clients.as_ref())?;
+            node::ingress(&mut running, config, clients.as_ref());
         }
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
         node::network(&mut running, config, clients.as_ref());
@@ -138,6 +139,7 @@ impl Cluster {
             node::dns(&mut running, config, clients.as_ref(), &telling);
         }
         publish_dns(&mut running, config, &api);
+        publish_ingress(&mut running, config, &api);
         Ok(Cluster {
             api: listening,
             store,
@@ -267,6 +269,9 @@ fn node_ports(config: &Config) -> Reserved {
     if config.runs(Component::Dns) {
         ports.extend(["TCP", "UDP"].map(|p| (Port::new(p, config.dns_port.into()), "the cluster's DNS server's")));
     }
+    if config.runs(Component::Ingress) {
+        ports.extend(keelson_gateway::PORTS.map(|p| (Port::new("TCP", p.into()), "the gateway's")));
+    }
     if matches!(config.network, underlay::Mode::Vxlan | underlay::Mode::VxlanDirect) {
         ports.push((Port::new("UDP", underlay::PORT.into()), "the pod network's"));
     }
@@ -290,6 +295,20 @@ fn publish_dns(running: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) 
     let client = api.client(identity(crate::addons::DNS_PUBLISHER_IDENTITY));
     running.spawn("dns-endpoints", move |stop| {
         keelson_dns::publish::run(client.clone(), settings.clone(), stop)
+    });
+}
+
+/// Services by which requests from outside come to the nodes, and what is told of Ingresses and Gateways.
+fn publish_ingress(running: &mut Supervisor, config: &Config, api: &Arc<ApiServer>) {
+    if !config.runs(Component::Ingress) {
+        return;
+    }
+    let settings = keelson_gateway::publish::Config {
+        leader_election: candidate(config),
+    };
+    let client = api.client(identity(crate::addons::INGRESS_PUBLISHER_IDENTITY));
+    running.spawn("ingress-publisher", move |stop| {
+        keelson_gateway::publish::run(client.clone(), settings.clone(), stop)
     });
 }
 

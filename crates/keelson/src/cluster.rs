@@ -30,7 +30,8 @@ pub struct Cluster {
 }
 
 /// What agents leave out if the servers do.
-const EVERYWHERE: [(Component, &str); 2] = [
+const EVERYWHERE: [(Component, &str); 3] = [
+    (Component::Ingress, "ingress"),
     (Component::Storage, "local-storage"),
     (Component::Snapshots, "snapshots"),
 ];

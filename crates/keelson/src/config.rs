@@ -76,9 +76,12 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
+    /// Components not to run: agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
+    /// Define the kinds of the Gateway API and serve them, with a GatewayClass "keelson"
+    #[arg(long, env = "KEELSON_GATEWAY_API", num_args = 0..=1, default_missing_value = "true")]
+    pub gateway_api: Option<bool>,
     /// Address on which the API and the kubelet are served [default: 0.0.0.0, or :: in a cluster with IPv6]
     #[arg(long, env = "KEELSON_BIND_ADDRESS", value_name = "IP")]
     pub bind_address: Option<IpAddr>,
@@ -209,6 +212,7 @@ pub struct Options {
 pub enum Component {
     Agent,
     Dns,
+    Ingress,
     LoadBalancer,
     Metrics,
     Policy,
@@ -234,6 +238,7 @@ pub struct Config {
     /// `None`: the kubelet's configuration decides.
     pub image_pull_verification: Option<Verification>,
     pub disable: Vec<Component>,
+    pub gateway_api: bool,
     pub bind_address: IpAddr,
     pub api_port: u16,
     pub kubelet_port: u16,
@@ -316,7 +321,7 @@ impl Options {
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
-                preloaded_images_verification_allowlist, disable, bind_address,
+                preloaded_images_verification_allowlist, disable, gateway_api, bind_address,
                 api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config,
                 encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
@@ -356,6 +361,10 @@ impl Options {
             self.etcd_servers.as_ref().is_some_and(|servers| !servers.is_empty()),
         )?;
         let audit = self.audit(&data_dir)?;
+        let gateway_api = self.gateway_api.unwrap_or(false);
+        if gateway_api && self.disable.iter().flatten().any(|c| c == "ingress") {
+            anyhow::bail!("--gateway-api is of no use with --disable ingress, which leaves out who serves it");
+        }
         let (store, compaction) = (store::Choice::of(&self, &data_dir)?, store::compaction_interval(&self)?);
         let told = self.cluster_cidr.is_some() || self.service_cidr.is_some();
         let (pods, services) = match !told && self.only_ipv6() {
@@ -408,6 +417,7 @@ impl Options {
                 .iter()
                 .map(|s| component(s))
                 .collect::<anyhow::Result<_>>()?,
+            gateway_api,
             bind_address: self.bind_address.unwrap_or_else(|| match cluster_cidrs.as_slice() {
                 // Both families' addresses, where there are both.
                 [IpNet::V4(_)] => Ipv4Addr::UNSPECIFIED.into(),
@@ -575,6 +585,7 @@ fn component(name: &str) -> anyhow::Result<Component> {
     Ok(match name.trim() {
         "agent" => Component::Agent,
         "dns" => Component::Dns,
+        "ingress" => Component::Ingress,
         "load-balancer" => Component::LoadBalancer,
         "metrics" => Component::Metrics,
         "policy" => Component::Policy,
@@ -585,7 +596,7 @@ fn component(name: &str) -> anyhow::Result<Component> {
         "controllers" => Component::Controllers,
         other => {
             bail!(
-                "--disable {other}: known are agent, dns, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
+                "--disable {other}: known are agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
             )
         }
     })
@@ -630,6 +641,13 @@ mod tests {
             options.resolve().map(|c| (c.node_ip(), c.network))
         };
         assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST.into(), Mode::Vxlan));
+        let of_no_use = Options {
+            gateway_api: Some(true),
+            disable: Some(vec!["ingress".into()]),
+            node_ip: Some(vec!["127.0.0.1".into()]),
+            ..Options::default()
+        };
+        assert!(of_no_use.resolve().is_err());
         assert!(on("lo", Some("192.0.2.1")).is_err() && on("none", None).is_err());
         // Without ranges the families are those of the node's addresses; with them each family needs an address.
         let families = |node: &str, pods: Option<&str>, services: Option<&str>| {

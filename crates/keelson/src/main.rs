@@ -15,6 +15,7 @@ mod doctor;
 mod etcd;
 mod families;
 mod image;
+mod ingress;
 mod install;
 mod issue;
 mod kubeconfig;

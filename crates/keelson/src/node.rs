@@ -1,7 +1,7 @@
-//! A node's half of a machine: container runtime, kubelet, network, proxy, DNS. The same on a server and on an agent; how
+//! A node's half of a machine: container runtime, kubelet, network, proxy, DNS, requests from outside. The same on a server and on an agent; how
 //! the API is reached, and by which certificate the kubelet is known, is told by [`Access`].
 
-use crate::addons::{DNS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY};
+use crate::addons::{DNS_IDENTITY, INGRESS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY};
 use crate::components;
 use crate::config::{Component, Config};
 use crate::supervise::Supervisor;
@@ -141,6 +141,20 @@ pub fn dns(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactor
     components::dns::spawn(running, clients.client(DNS_IDENTITY), settings);
 }
 
+/// Requests from outside: this node's part.
+pub fn ingress(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+    if !config.runs(Component::Ingress) {
+        return;
+    }
+    let settings = keelson_gateway::node::Config {
+        addresses: config.node_ips.clone(),
+    };
+    let client = clients.client(INGRESS_IDENTITY);
+    running.spawn("ingress", move |stop| {
+        keelson_gateway::node::run(client.clone(), settings.clone(), stop)
+    });
+}
+
 /// What the uplink leaves to pods; 0 (the kernel's default) if it can't be told.
 pub async fn mtu(mode: underlay::Mode, node_ip: IpAddr) -> u32 {
     match underlay::uplink(node_ip).await {
@@ -191,6 +205,12 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
     node_labels.insert(keelson_dns::publish::LABEL.to_string(), dns);
     // What a label can't have isn't part of a version's order.
     node_labels.insert(VERSION_LABEL.to_string(), VERSION.replace('+', "_"));
+    let ingress = if config.runs(Component::Ingress) {
+        "true"
+    } else {
+        "none"
+    };
+    node_labels.insert(keelson_gateway::LABEL.to_string(), ingress.into());
     let mut kubelet = keelson_kubelet::Config {
         node_name: config.node_name.clone(),
         node_ips: config.node_ips.iter().map(ToString::to_string).collect(),

@@ -181,6 +181,8 @@ kinds! {
     api::scheduling::v1::PriorityClass, "scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false;
     api::node::v1::RuntimeClass, "node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false;
     api::networking::v1::NetworkPolicy, "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true;
+    api::networking::v1::Ingress, "networking.k8s.io", "v1", "Ingress", "ingresses", true;
+    api::networking::v1::IngressClass, "networking.k8s.io", "v1", "IngressClass", "ingressclasses", false;
     api::networking::v1::ServiceCIDR, "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", false;
     k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService, "apiregistration.k8s.io", "v1", "APIService", "apiservices", false;
     api::networking::v1::IPAddress, "networking.k8s.io", "v1", "IPAddress", "ipaddresses", false;

@@ -5,6 +5,7 @@ use crate::io::Watched;
 use crate::peers::Place;
 use crate::{Limits, Server};
 use anyhow::Result;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -14,10 +15,9 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// How long a client has to take notice that its connection ends.
@@ -38,6 +38,8 @@ struct State {
     /// When the first byte came after that.
     first_byte: Option<Instant>,
     requests: u64,
+    /// It has frames between requests, too.
+    http2: bool,
     next: u64,
     /// Answers by when they have to be read; late ones have lost their bodies, and their time is the connection's.
     answers: BTreeMap<(Instant, u64), Option<Arc<Slot>>>,
@@ -81,6 +83,7 @@ impl Conn {
             quiet_since: Instant::now(),
             first_byte: None,
             requests: 0,
+            http2: false,
             next: 0,
             answers: BTreeMap::new(),
         };
@@ -115,6 +118,10 @@ impl Conn {
     fn upgraded(&self) {
         self.state.lock().open += 1;
     }
+    /// Known from the handshake or, without one, from the first request.
+    fn speaks_http2(&self) {
+        self.state.lock().http2 = true;
+    }
     pub(crate) fn arrived(&self) {
         let mut state = self.state.lock();
         if state.open == 0 && state.first_byte.is_none() {
@@ -134,7 +141,7 @@ impl Conn {
     }
 
     /// When something has to happen next.
-    fn next_time(&self, limits: &Limits, http2: bool) -> Option<Instant> {
+    fn next_time(&self, limits: &Limits) -> Option<Instant> {
         let state = self.state.lock();
         let answer = state.answers.first_key_value().map(|((by, _), _)| *by);
         if state.open > 0 {
@@ -142,13 +149,12 @@ impl Conn {
         }
         let patience = if state.requests == 0 { limits.head } else { limits.idle };
         let quiet = state.quiet_since + patience;
-        // HTTP/2 has frames between requests, too.
-        let head = state.first_byte.filter(|_| !http2).map(|at| at + limits.head);
+        let head = state.first_byte.filter(|_| !state.http2).map(|at| at + limits.head);
         [answer, Some(quiet), head].into_iter().flatten().min()
     }
 
     /// Does what is due; an error says why the connection can't go on.
-    fn due(&self, limits: &Limits, http2: bool, now: Instant) -> Result<(), Overdue> {
+    fn due(&self, limits: &Limits, now: Instant) -> Result<(), Overdue> {
         let mut cleared = Vec::new();
         {
             let mut state = self.state.lock();
@@ -170,7 +176,7 @@ impl Conn {
         }
         let over = |since: Instant, patience| now >= since + patience;
         match (state.requests, state.first_byte) {
-            (_, Some(at)) if !http2 && over(at, limits.head) => Err(Overdue::Head),
+            (_, Some(at)) if !state.http2 && over(at, limits.head) => Err(Overdue::Head),
             (0, _) if over(state.quiet_since, limits.head) => Err(Overdue::Head),
             (1.., _) if over(state.quiet_since, limits.idle) => Err(Overdue::Idle),
             _ => Ok(()),
@@ -186,13 +192,13 @@ enum Overdue {
 }
 
 /// Returns when the connection can't go on.
-async fn watch(conn: &Conn, limits: &Limits, http2: bool) -> Overdue {
+async fn watch(conn: &Conn, limits: &Limits) -> Overdue {
     loop {
-        let next = conn.next_time(limits, http2);
+        let next = conn.next_time(limits);
         tokio::select! {
             () = conn.changed.notified() => {}
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                if let Err(why) = conn.due(limits, http2, Instant::now()) {
+                if let Err(why) = conn.due(limits, Instant::now()) {
                     return why;
                 }
             }
@@ -209,17 +215,22 @@ pub struct Connection<S> {
 }
 
 impl<S: Server> Connection<S> {
-    pub async fn serve(self, tls: TlsStream<TcpStream>) -> Result<()> {
-        let session = tls.get_ref().1;
-        let ended = self.place.conn().ended();
-        let peer = self.server.connected(self.remote, session.peer_certificates(), ended);
+    pub async fn serve<T>(self, io: T, peer: S::Peer, http2: bool) -> Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let peer = Arc::new(peer);
         let streams = self.server.streams(&peer).unwrap_or(self.limits.streams);
-        let http2 = session.alpn_protocol() == Some(b"h2");
         let (conn, limits) = (self.place.conn().clone(), self.limits);
+        if http2 {
+            conn.speaks_http2();
+        }
         let (server, ours, default) = (self.server, conn.clone(), limits.answer);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: http::Request<Incoming>| {
             let open = ours.begin();
+            if !http2 && request.version() == http::Version::HTTP_2 {
+                ours.speaks_http2();
+            }
             let (server, peer, conn) = (server.clone(), peer.clone(), ours.clone());
             async move {
                 let answer = server.answer(&peer, request).await;
@@ -245,9 +256,9 @@ impl<S: Server> Connection<S> {
             .initial_connection_window_size(4 * 1024 * 1024)
             .keep_alive_interval(limits.ping.0)
             .keep_alive_timeout(limits.ping.1);
-        let io = TokioIo::new(Watched::new(tls, self.place));
+        let io = TokioIo::new(Watched::new(io, self.place));
         let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
-        let mut watching = pin!(watch(&conn, &limits, http2));
+        let mut watching = pin!(watch(&conn, &limits));
         let why = tokio::select! {
             served = serving.as_mut() => {
                 // An upgraded one lives on, and is nobody's idle connection.

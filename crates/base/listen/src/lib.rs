@@ -113,7 +113,26 @@ pub async fn run<S: Server>(
     limits: Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    let acceptor = TlsAcceptor::from(tls);
+    accept(socket, Some(TlsAcceptor::from(tls)), server, limits, stop).await
+}
+
+/// The same without TLS: HTTP/1.1, and HTTP/2 from who begins with it.
+pub async fn run_plain<S: Server>(
+    socket: TcpListener,
+    server: Arc<S>,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<()> {
+    accept(socket, None, server, limits, stop).await
+}
+
+async fn accept<S: Server>(
+    socket: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    server: Arc<S>,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<()> {
     let peers = Peers::new(limits.connections);
     let limits = Arc::new(limits);
     let tasks = TaskTracker::new();
@@ -163,12 +182,21 @@ pub async fn run<S: Server>(
     Ok(())
 }
 
-async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
+async fn serve<S: Server>(
+    connection: conn::Connection<S>,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     let keep_alive = socket2::TcpKeepalive::new()
         .with_time(KEEP_ALIVE)
         .with_interval(KEEP_ALIVE);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
+    let Some(acceptor) = acceptor else {
+        let ended = connection.place.conn().ended();
+        let peer = connection.server.connected(connection.remote, None, ended);
+        return connection.serve(stream, peer, false).await;
+    };
     let ended = connection.place.conn().ended();
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(connection.limits.handshake, acceptor.accept(stream)) => shaken,
@@ -178,5 +206,10 @@ async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, ac
     let shaken = shaken.context("the TLS handshake took too long");
     let shaken = shaken.and_then(|shaken| shaken.context("the TLS handshake failed"));
     let tls = shaken.inspect_err(|_| connection.server.no_handshake())?;
-    connection.serve(tls).await
+    let session = tls.get_ref().1;
+    let peer = connection
+        .server
+        .connected(connection.remote, session.peer_certificates(), ended);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    connection.serve(tls, peer, http2).await
 }

@@ -4,10 +4,10 @@
 //! [`keys`] keeps the node's certificates good. What then runs is what runs on a server's own node (`crate::node`).
 //!
 //! **Whose rights.** The node's certificate is the only credential on the machine. The kubelet acts as the node. Network,
-//! policy, proxy and DNS act each under the name that they have on a server, by impersonation, which nodes may for these
-//! four names only, and who makes volumes of the disk under a name with the node's in it: so each has its own few rights, and the
-//! audit log tells them apart. A stolen node certificate can do what the node can and these five can: read nodes, services, endpoints,
-//! namespaces, network policies, claims, volumes and all pods, write events, and write the volumes of that node's own disk and the claims
+//! policy, proxy, DNS and ingress act each under the name that they have on a server, by impersonation, which nodes may for these
+//! five names only, and who makes volumes of the disk under a name with the node's in it: so each has its own few rights, and the
+//! audit log tells them apart. A stolen node certificate can do what the node can and these six can: read nodes, services, endpoints,
+//! namespaces, network policies, Ingresses, Gateways and routes, the certificates that they show, claims, volumes and all pods, write events, and write the volumes of that node's own disk and the claims
 //! that wait for one.
 
 pub(crate) mod join;
@@ -101,6 +101,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
         node::dns(&mut components, &config, clients.as_ref(), &Telling::default());
     }
     let (rest, asked) = (node.clone(), wanted.clone());
+    node::ingress(&mut components, &config, clients.as_ref());
     components.spawn("client-certificate", move |stop| {
         let (slot, link, rest, wanted) = (client.clone(), link.clone(), rest.clone(), asked.clone());
         async move { slot.keep(&rest, Purpose::Client, &wanted, || link.renew(), stop).await }

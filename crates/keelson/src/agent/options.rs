@@ -62,7 +62,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: dns, local-storage, proxy
+    /// Components not to run: dns, ingress, local-storage, proxy
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Address on which the kubelet's API is served [default: 0.0.0.0]
@@ -121,9 +121,9 @@ impl Options {
             .disable
             .iter()
             .flatten()
-            .find(|c| !matches!(c.trim(), "dns" | "local-storage" | "proxy"))
+            .find(|c| !matches!(c.trim(), "dns" | "ingress" | "local-storage" | "proxy"))
         {
-            anyhow::bail!("--disable {other}: an agent can leave out dns, local-storage and proxy");
+            anyhow::bail!("--disable {other}: an agent can leave out dns, ingress, local-storage and proxy");
         }
         Ok(self)
     }

@@ -1,0 +1,33 @@
+//! The custom resources of the Gateway API: v1.6.1, standard channel, without the descriptions of their fields.
+
+use serde_json::Value;
+
+/// One a line. Of versions there are those that are stored, and `v1`.
+const ALL: &str = include_str!("definitions.jsonl");
+
+pub fn all() -> serde_json::Result<Vec<Value>> {
+    ALL.lines().map(serde_json::from_str).collect()
+}
+
+/// Their names.
+pub const NAMES: [&str; 5] = [
+    "gatewayclasses.gateway.networking.k8s.io",
+    "gateways.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "httproutes.gateway.networking.k8s.io",
+    "referencegrants.gateway.networking.k8s.io",
+];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn all_kinds_that_are_read_are_defined() {
+        let all = super::all().unwrap();
+        let names: Vec<&str> = all.iter().filter_map(|d| d["metadata"]["name"].as_str()).collect();
+        assert_eq!(names, super::NAMES);
+        for definition in &all {
+            let versions = definition["spec"]["versions"].as_array().unwrap();
+            assert!(versions.iter().any(|v| v["name"] == "v1" && v["served"] == true));
+        }
+    }
+}

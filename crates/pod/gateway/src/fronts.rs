@@ -1,0 +1,275 @@
+//! Services of type LoadBalancer by which requests come to the nodes, and their endpoints: pure.
+//!
+//! A service's target ports are the ports on the nodes; they stay what they are for as long as the service has the port. Traffic stays on
+//! the node that it comes to, so backends are told whose it is.
+
+use crate::plan::{Front, Owner};
+use crate::{LABEL, NAMESPACE, PORTS};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use keelson_client::{ApiObject, ObjectKey};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Whose front a service is: `ingress`, or `gateway` with the annotation of the same name.
+const KIND: &str = "keelson.dev/front";
+const OF: &str = "keelson.dev/front-of";
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+pub const US: &str = "keelson-ingress";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const SLICES_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// What a load balancer says of itself: why there is no address.
+const CONDITION: &str = "keelson.dev/LoadBalancer";
+/// What the API lets stand in one slice.
+const MOST: usize = 1000;
+
+/// Of a service, if it is a front.
+pub fn read(service: &Service) -> Option<(Owner, Front)> {
+    let kind = service.metadata.labels.as_ref()?.get(KIND)?;
+    let owner = match kind.as_str() {
+        "ingress" => Owner::Ingress,
+        _ => {
+            let of = service.metadata.annotations.as_ref()?.get(OF)?;
+            let (namespace, name) = of.split_once('/')?;
+            Owner::Gateway(ObjectKey::new(namespace, name))
+        }
+    };
+    let mut front = Front::default();
+    for port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()) {
+        let target = match port.target_port {
+            Some(IntOrString::Int(target)) => u16::try_from(target).ok().filter(|t| PORTS.contains(t)),
+            _ => None,
+        };
+        if let (Ok(port), Some(target)) = (u16::try_from(port.port), target) {
+            front.ports.insert(port, target);
+        }
+    }
+    let status = service.status.clone().unwrap_or_default();
+    front.addresses = status.load_balancer.and_then(|b| b.ingress).unwrap_or_default();
+    let said = status.conditions.into_iter().flatten().find(|c| c.type_ == CONDITION);
+    front.refused = said.filter(|c| c.status == "False").map(|c| c.message);
+    Some((owner, front))
+}
+
+pub fn name(owner: &Owner) -> String {
+    match owner {
+        Owner::Ingress => "ingress".into(),
+        Owner::Gateway(key) => format!("gateway-{}", &hash(key)[..16]),
+    }
+}
+
+/// A name for what belongs to an object of another namespace.
+pub fn hash(key: &ObjectKey) -> String {
+    hex::encode(Sha256::digest(key.to_string()))
+}
+
+/// Gives each front the ports that it needs. One that gets none of its ports isn't there: all are given away.
+pub fn assign(
+    wanted: &BTreeMap<Owner, BTreeSet<u16>>,
+    now: &BTreeMap<Owner, Front>,
+) -> BTreeMap<Owner, BTreeMap<u16, u16>> {
+    let mut all: BTreeMap<Owner, BTreeMap<u16, u16>> = BTreeMap::new();
+    let mut taken: BTreeSet<u16> = BTreeSet::new();
+    let kept = |owner: &Owner, port: &u16| now.get(owner).and_then(|f| f.ports.get(port)).copied();
+    for (owner, ports) in wanted {
+        let kept = ports.iter().filter_map(|p| Some((*p, kept(owner, p)?)));
+        let kept: BTreeMap<u16, u16> = kept.filter(|(_, at)| taken.insert(*at)).collect();
+        all.insert(owner.clone(), kept);
+    }
+    for (owner, ports) in wanted {
+        let given = all.entry(owner.clone()).or_default();
+        for port in ports {
+            if given.contains_key(port) {
+                continue;
+            }
+            let Some(free) = PORTS.into_iter().find(|p| !taken.contains(p)) else {
+                break;
+            };
+            taken.insert(free);
+            given.insert(*port, free);
+        }
+    }
+    all.retain(|_, ports| !ports.is_empty());
+    all
+}
+
+fn labels(owner: &Owner) -> BTreeMap<String, String> {
+    let kind = match owner {
+        Owner::Ingress => "ingress",
+        Owner::Gateway(_) => "gateway",
+    };
+    [(KIND, kind), (MANAGED_BY, US)]
+        .map(|(k, v)| (k.to_string(), v.to_string()))
+        .into()
+}
+
+fn port_name(port: u16) -> String {
+    match port {
+        80 => "http".into(),
+        443 => "https".into(),
+        other => format!("port-{other}"),
+    }
+}
+
+pub fn service(owner: &Owner, ports: &BTreeMap<u16, u16>) -> Service {
+    let port = |(port, at): (&u16, &u16)| ServicePort {
+        name: Some(port_name(*port)),
+        protocol: Some("TCP".into()),
+        port: i32::from(*port),
+        target_port: Some(IntOrString::Int(i32::from(*at))),
+        ..ServicePort::default()
+    };
+    let of = match owner {
+        Owner::Ingress => None,
+        Owner::Gateway(key) => Some(BTreeMap::from([(OF.to_string(), key.to_string())])),
+    };
+    Service {
+        metadata: ObjectMeta {
+            name: Some(name(owner)),
+            namespace: Some(NAMESPACE.into()),
+            labels: Some(labels(owner)),
+            annotations: of,
+            ..ObjectMeta::default()
+        },
+        spec: Some(ServiceSpec {
+            type_: Some("LoadBalancer".into()),
+            allocate_load_balancer_node_ports: Some(false),
+            external_traffic_policy: Some("Local".into()),
+            ip_family_policy: Some("PreferDualStack".into()),
+            ports: Some(ports.iter().map(port).collect()),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// The nodes that serve, as endpoints of a front: a slice a family.
+pub fn slices(owner: &Owner, ports: &BTreeMap<u16, u16>, nodes: &[Arc<Node>]) -> Vec<EndpointSlice> {
+    let mut labels = labels(owner);
+    labels.insert(SERVICE_NAME.into(), name(owner));
+    labels.insert(SLICES_BY.into(), US.into());
+    let port = |(port, at): (&u16, &u16)| EndpointPort {
+        name: Some(port_name(*port)),
+        protocol: Some("TCP".into()),
+        port: Some(i32::from(*at)),
+        ..EndpointPort::default()
+    };
+    let of = |v6: bool| {
+        let mut endpoints: Vec<Endpoint> = nodes.iter().filter_map(|n| endpoint(n, v6)).collect();
+        endpoints.truncate(MOST);
+        EndpointSlice {
+            metadata: ObjectMeta {
+                name: Some(format!("{}-{}", name(owner), if v6 { "ipv6" } else { "ipv4" })),
+                namespace: Some(NAMESPACE.into()),
+                labels: Some(labels.clone()),
+                ..ObjectMeta::default()
+            },
+            address_type: if v6 { "IPv6" } else { "IPv4" }.into(),
+            endpoints: Some(endpoints),
+            ports: Some(ports.iter().map(port).collect()),
+        }
+    };
+    let all = [of(false), of(true)];
+    all.into_iter()
+        .filter(|s| s.endpoints.as_ref().is_some_and(|e| !e.is_empty()))
+        .collect()
+}
+
+fn endpoint(node: &Node, v6: bool) -> Option<Endpoint> {
+    let serves = node.metadata.labels.as_ref()?.get(LABEL).is_some_and(|v| v == "true");
+    let status = node.status.as_ref().filter(|_| serves)?;
+    let internal = status.addresses.iter().flatten().filter(|a| a.type_ == "InternalIP");
+    let mut ips = internal.filter_map(|a| a.address.parse::<IpAddr>().ok());
+    // What a node says of itself counts only if it can be so.
+    let ip = ips.find(|ip| ip.is_ipv6() == v6 && crate::plan::is_elsewhere(*ip))?;
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True");
+    Some(Endpoint {
+        addresses: vec![ip.to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready && !node.is_deleting()),
+            ..EndpointConditions::default()
+        }),
+        node_name: Some(node.name().into()),
+        ..Endpoint::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(name: &str) -> Owner {
+        Owner::Gateway(ObjectKey::new("shop", name))
+    }
+
+    #[test]
+    fn ports_on_nodes_stay_and_none_is_given_twice() {
+        let ports = |p: &[u16]| p.iter().copied().collect::<BTreeSet<u16>>();
+        let wanted = BTreeMap::from([(Owner::Ingress, ports(&[80, 443])), (gateway("a"), ports(&[80, 81]))]);
+        let first = assign(&wanted, &BTreeMap::new());
+        assert_eq!(first[&Owner::Ingress], BTreeMap::from([(80, 7680), (443, 7681)]));
+        assert_eq!(first[&gateway("a")], BTreeMap::from([(80, 7682), (81, 7683)]));
+        let front = |ports: &BTreeMap<u16, u16>| Front {
+            ports: ports.clone(),
+            ..Front::default()
+        };
+        let now = first.iter().map(|(o, p)| (o.clone(), front(p))).collect();
+        let wanted = BTreeMap::from([(gateway("a"), ports(&[81, 82])), (gateway("b"), ports(&[80]))]);
+        let then = assign(&wanted, &now);
+        assert_eq!(then[&gateway("a")], BTreeMap::from([(81, 7683), (82, 7680)]));
+        assert_eq!(then[&gateway("b")], BTreeMap::from([(80, 7681)]));
+        let many = (0..300).map(|i| (gateway(&i.to_string()), ports(&[80]))).collect();
+        assert_eq!(assign(&many, &BTreeMap::new()).len(), PORTS.count());
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        for owner in [Owner::Ingress, gateway("a")] {
+            let ports = BTreeMap::from([(80, 7680), (8443, 7690)]);
+            let (read, front) = read(&service(&owner, &ports)).unwrap();
+            assert_eq!((read, front.ports), (owner, ports));
+        }
+        let mut strange = service(&Owner::Ingress, &BTreeMap::from([(80, 22)]));
+        assert!(
+            read(&strange).unwrap().1.ports.is_empty(),
+            "only ports that are the gateway's are opened"
+        );
+        strange.metadata.labels = None;
+        assert!(read(&strange).is_none());
+    }
+
+    #[test]
+    fn nodes_that_serve_are_endpoints_ready_as_they_are() {
+        let node = |name: &str, label: &str, ready: &str| {
+            let node = serde_json::json!({"metadata": {"name": name, "labels": {LABEL: label}}, "status": {
+                "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "InternalIP", "address": "2001:db8::1"}],
+                "conditions": [{"type": "Ready", "status": ready}]}});
+            Arc::new(serde_json::from_value::<Node>(node).unwrap())
+        };
+        let nodes = [
+            node("n1", "true", "True"),
+            node("n2", "none", "True"),
+            node("n3", "true", "Unknown"),
+        ];
+        let slices = slices(&Owner::Ingress, &BTreeMap::from([(80, 7680)]), &nodes);
+        assert_eq!(
+            slices.iter().map(|s| s.name()).collect::<Vec<_>>(),
+            ["ingress-ipv4", "ingress-ipv6"]
+        );
+        let told: Vec<_> = slices[0]
+            .endpoints
+            .iter()
+            .flatten()
+            .map(|e| (e.node_name.clone().unwrap(), e.conditions.as_ref().unwrap().ready))
+            .collect();
+        assert_eq!(told, [("n1".to_string(), Some(true)), ("n3".to_string(), Some(false))]);
+    }
+}

@@ -1,0 +1,306 @@
+//! Gateways and their listeners: what each may take in, and what is told of it.
+
+use super::attach::{self, Place};
+use super::rules::{GRPC, HTTP, permitted};
+use super::status::{OfGateway, OfListener, Told};
+use super::{Owner, Plan, World};
+use crate::GATEWAY_CONTROLLER;
+use crate::kinds::{Address, GROUP, Gateway, GatewayClass, Listener, RouteKind};
+use crate::table::{self, Host, Port};
+use keelson_client::{ApiObject, ObjectKey};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub fn plan(world: &World, plan: &mut Plan) {
+    let classes: Vec<&Arc<GatewayClass>> = world
+        .classes
+        .iter()
+        .filter(|c| c.spec.controller_name == GATEWAY_CONTROLLER)
+        .collect();
+    for class in &classes {
+        let told = match class.spec.parameters_ref {
+            None => Told::new(
+                "Accepted",
+                true,
+                "Accepted",
+                "Gateways of this class are served on every node",
+            ),
+            Some(_) => Told::new("Accepted", false, "InvalidParameters", "parametersRef is not supported"),
+        };
+        plan.statuses.classes.insert(class.name().into(), vec![told]);
+    }
+    let is_ours = |g: &Gateway| {
+        classes
+            .iter()
+            .any(|c| c.name() == g.spec.gateway_class_name && c.spec.parameters_ref.is_none())
+    };
+    let ours = world.gateways.iter().filter(|g| is_ours(g) && !g.is_deleting());
+    let mut places: Vec<Place> = ours.map(|g| place(world, g)).collect();
+    attach::routes(world, &mut places, plan);
+    for place in places {
+        serve(world, place, plan);
+    }
+}
+
+/// A gateway before anything is attached to it.
+fn place(world: &World, gateway: &Arc<Gateway>) -> Place {
+    let listeners = gateway
+        .spec
+        .listeners
+        .iter()
+        .map(|l| listener(world, gateway, l))
+        .collect();
+    Place {
+        gateway: gateway.clone(),
+        listeners,
+    }
+}
+
+fn listener(world: &World, gateway: &Gateway, listener: &Listener) -> attach::Listener {
+    let mut refused = None;
+    let supported = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
+    if !supported {
+        refused = Some((
+            "UnsupportedProtocol",
+            format!("protocol {} is not supported", listener.protocol),
+        ));
+    } else if listener
+        .tls
+        .as_ref()
+        .is_some_and(|t| t.mode.as_deref() == Some("Passthrough"))
+    {
+        refused = Some(("UnsupportedValue", "TLS can't be passed through".into()));
+    }
+    let same = |other: &&Listener| other.name != listener.name && other.port == listener.port;
+    let mut others = gateway.spec.listeners.iter().filter(same);
+    let host = |l: &Listener| Host::new(l.hostname.as_deref().unwrap_or_default());
+    let conflict =
+        others.find_map(
+            |other| match (other.protocol == listener.protocol, host(other) == host(listener)) {
+                (false, _) => Some("ProtocolConflict"),
+                (true, true) => Some("HostnameConflict"),
+                _ => None,
+            },
+        );
+    let allowed = listener.allowed_routes.clone().unwrap_or_default();
+    let ours = [HTTP, GRPC].map(|kind| RouteKind {
+        group: Some(GROUP.into()),
+        kind: kind.0.into(),
+    });
+    let is_known =
+        |k: &RouteKind| ours.iter().any(|o| o.kind == k.kind) && k.group.as_deref().unwrap_or(GROUP) == GROUP;
+    let kinds = match (supported, allowed.kinds.is_empty()) {
+        (false, _) => Vec::new(),
+        (true, true) => ours.to_vec(),
+        (true, false) => ours
+            .iter()
+            .filter(|o| allowed.kinds.iter().any(|k| is_known(k) && k.kind == o.kind))
+            .cloned()
+            .collect(),
+    };
+    let unknown = allowed.kinds.iter().find(|k| !is_known(k));
+    let unknown = unknown.map(|k| {
+        (
+            "InvalidRouteKinds",
+            format!("routes of kind {} can't be attached", k.kind),
+        )
+    });
+    let (certificate, problem) = match certificate(world, gateway, listener) {
+        Ok(certificate) => (certificate, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    attach::Listener {
+        name: listener.name.clone(),
+        port: u16::try_from(listener.port).unwrap_or(0),
+        tls: listener.protocol == "HTTPS",
+        host: host(listener),
+        allowed,
+        kinds,
+        refused,
+        conflict,
+        unresolved: problem.or(unknown),
+        certificate,
+        attached: 0,
+        hosts: BTreeMap::new(),
+    }
+}
+
+type Problem = (&'static str, String);
+
+fn certificate(world: &World, gateway: &Gateway, listener: &Listener) -> Result<Option<ObjectKey>, Problem> {
+    if listener.protocol != "HTTPS" {
+        return Ok(None);
+    }
+    let bad = |text: String| Err(("InvalidCertificateRef", text));
+    let tls = listener.tls.clone().unwrap_or_default();
+    let [reference] = tls.certificate_refs.as_slice() else {
+        return bad("a listener has to refer to one certificate".into());
+    };
+    let kind = reference.kind.as_deref().unwrap_or("Secret");
+    if kind != "Secret" || reference.group.as_ref().is_some_and(|g| !g.is_empty()) {
+        return bad(format!("a certificate can't be in a {kind}"));
+    }
+    let key = ObjectKey::new(
+        reference.namespace.as_deref().unwrap_or(gateway.namespace()),
+        &reference.name,
+    );
+    if !permitted(world, ("Gateway", gateway.namespace()), ("", "Secret", &key)) {
+        return Err((
+            "RefNotPermitted",
+            format!("no ReferenceGrant permits the reference to secret {key}"),
+        ));
+    }
+    match world.certificates.get(&key) {
+        Some(Ok(())) => Ok(Some(key)),
+        Some(Err(why)) => bad(format!("secret {key}: {why}")),
+        None => bad(format!("there is no secret {key} of type kubernetes.io/tls")),
+    }
+}
+
+/// What was attached becomes the table's, and is told.
+fn serve(world: &World, place: Place, plan: &mut Plan) {
+    let gateway = &place.gateway;
+    let owner = Owner::Gateway(gateway.key());
+    let front = world.fronts.get(&owner).cloned().unwrap_or_default();
+    let addresses: Vec<Address> = front
+        .addresses
+        .iter()
+        .map(|a| match (&a.ip, &a.hostname) {
+            (Some(ip), _) => Address {
+                r#type: Some("IPAddress".into()),
+                value: Some(ip.clone()),
+            },
+            (None, name) => Address {
+                r#type: Some("Hostname".into()),
+                value: name.clone(),
+            },
+        })
+        .collect();
+    let refused = unsupported(gateway);
+    let takes_part = |l: &attach::Listener| refused.is_none() && l.refused.is_none() && l.conflict.is_none();
+    let mut told = OfGateway::default();
+    let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
+    let (mut good, mut bad) = (0, 0);
+    for listener in place.listeners {
+        let serves = takes_part(&listener) && (!listener.tls || listener.certificate.is_some());
+        let open = takes_part(&listener);
+        if serves {
+            good += 1
+        } else {
+            bad += 1
+        }
+        told.listeners
+            .push(of_listener(&listener, open, serves, !addresses.is_empty()));
+        if !open {
+            continue;
+        }
+        plan.fronts.entry(owner.clone()).or_default().insert(listener.port);
+        plan.certificates.extend(listener.certificate.clone());
+        if !serves {
+            continue;
+        }
+        let Some(at) = front.ports.get(&listener.port) else {
+            continue;
+        };
+        let port = ports.entry(*at).or_default();
+        port.number = listener.port;
+        port.tls = listener.tls;
+        let mut hosts = listener.hosts;
+        hosts
+            .values_mut()
+            .for_each(|rules| rules.sort_by(|a, b| a.order.cmp(&b.order)));
+        port.listeners.push(table::Listener {
+            certificates: listener
+                .certificate
+                .map(|c| (listener.host.clone(), c))
+                .into_iter()
+                .collect(),
+            host: listener.host,
+            one_label: false,
+            hosts,
+        });
+    }
+    for (at, mut port) in ports {
+        port.listeners.sort_by_key(|l| Reverse(l.host.rank()));
+        plan.table.ports.insert(at, Arc::new(port));
+    }
+    told.conditions = of_gateway(refused, (good, bad), &front, &addresses);
+    told.addresses = addresses;
+    plan.statuses.gateways.insert(gateway.key(), told);
+}
+
+/// What a gateway asks for that can't be honoured.
+fn unsupported(gateway: &Gateway) -> Option<Problem> {
+    let spec = &gateway.spec;
+    if !spec.addresses.is_empty() {
+        return Some((
+            "UnsupportedAddress",
+            "addresses can't be asked for: gateways have those of the nodes".into(),
+        ));
+    }
+    if spec.infrastructure.is_some() {
+        return Some(("InvalidParameters", "spec.infrastructure is not supported".into()));
+    }
+    spec.tls
+        .as_ref()
+        .map(|_| ("InvalidParameters", "spec.tls is not supported".to_string()))
+}
+
+fn of_gateway(
+    refused: Option<Problem>,
+    (good, bad): (u32, u32),
+    front: &super::Front,
+    addresses: &[Address],
+) -> Vec<Told> {
+    let accepted = match (&refused, good, bad) {
+        (Some((reason, why)), ..) => Told::new("Accepted", false, reason, why),
+        (None, 0, _) => Told::new("Accepted", false, "ListenersNotValid", "No listener is valid"),
+        (None, _, 1..) => Told::new("Accepted", true, "ListenersNotValid", "Some listeners are not valid"),
+        _ => Told::new("Accepted", true, "Accepted", "The gateway is accepted"),
+    };
+    let programmed = if !accepted.holds {
+        Told::new("Programmed", false, "Invalid", "The gateway is not accepted")
+    } else if addresses.is_empty() {
+        let why = front
+            .refused
+            .clone()
+            .unwrap_or_else(|| "No address has been assigned yet".into());
+        Told::new("Programmed", false, "AddressNotAssigned", why)
+    } else {
+        Told::new("Programmed", true, "Programmed", "The gateway is served on every node")
+    };
+    vec![accepted, programmed]
+}
+
+fn of_listener(listener: &attach::Listener, open: bool, serves: bool, has_address: bool) -> OfListener {
+    let conflicted = match listener.conflict {
+        Some(reason) => Told::new("Conflicted", true, reason, "Another listener has the same port"),
+        None => Told::new(
+            "Conflicted",
+            false,
+            "NoConflicts",
+            "No other listener is in conflict with this one",
+        ),
+    };
+    let accepted = match (&listener.refused, listener.conflict) {
+        (Some((reason, why)), _) => Told::new("Accepted", false, reason, why),
+        (None, Some(reason)) => Told::new("Accepted", false, reason, "Another listener has the same port"),
+        _ => Told::new("Accepted", true, "Accepted", "The listener is accepted"),
+    };
+    let resolved = match &listener.unresolved {
+        Some((reason, why)) => Told::new("ResolvedRefs", false, reason, why),
+        None => Told::new("ResolvedRefs", true, "ResolvedRefs", "All references are resolved"),
+    };
+    let programmed = match (open && serves, has_address) {
+        (true, true) => Told::new("Programmed", true, "Programmed", "The listener is served on every node"),
+        (true, false) => Told::new("Programmed", false, "Pending", "The gateway has no address yet"),
+        _ => Told::new("Programmed", false, "Invalid", "The listener is not valid"),
+    };
+    OfListener {
+        name: listener.name.clone(),
+        kinds: listener.kinds.clone(),
+        attached: listener.attached,
+        conditions: vec![conflicted, accepted, resolved, programmed],
+    }
+}

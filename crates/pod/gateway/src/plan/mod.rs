@@ -1,0 +1,82 @@
+//! What is to be, from what was asked for: pure. The same on every node, which serves the table, and at the publisher, which writes all else.
+
+mod attach;
+mod filters;
+mod gateways;
+mod ingress;
+mod rules;
+mod services;
+pub mod status;
+
+use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crate::table::Table;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use keelson_client::{ApiObject, ObjectKey, labels::Labels};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use ingress::is_ours as ingress_is_ours;
+pub use services::{PortRef, Unresolved, is_elsewhere, resolve};
+
+/// Everything that is read.
+#[derive(Default)]
+pub struct World {
+    pub ingresses: Vec<Arc<Ingress>>,
+    pub ingress_classes: Vec<Arc<IngressClass>>,
+    pub classes: Vec<Arc<GatewayClass>>,
+    pub gateways: Vec<Arc<Gateway>>,
+    pub http_routes: Vec<Arc<HTTPRoute>>,
+    pub grpc_routes: Vec<Arc<GRPCRoute>>,
+    pub grants: Vec<Arc<ReferenceGrant>>,
+    pub namespaces: BTreeMap<String, Labels>,
+    pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// By the service that they are of.
+    pub slices: BTreeMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
+    /// The secrets that have a certificate; an error says why it can't be used.
+    pub certificates: BTreeMap<ObjectKey, Result<(), String>>,
+    pub fronts: BTreeMap<Owner, Front>,
+}
+
+/// On whose behalf requests are taken in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    Ingress,
+    Gateway(ObjectKey),
+}
+
+/// A service of type LoadBalancer, by which requests come to the nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Front {
+    /// What clients see, and where it leads on a node.
+    pub ports: BTreeMap<u16, u16>,
+    pub addresses: Vec<LoadBalancerIngress>,
+    /// Why it has no address.
+    pub refused: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub table: Table,
+    /// The ports that each front has to have.
+    pub fronts: BTreeMap<Owner, BTreeSet<u16>>,
+    /// The secrets whose certificates are shown.
+    pub certificates: BTreeSet<ObjectKey>,
+    pub statuses: status::Statuses,
+    /// What of an Ingress can't be done; it has no conditions to tell it in.
+    pub problems: BTreeSet<(ObjectKey, String)>,
+}
+
+pub fn plan(world: &World) -> Plan {
+    let mut plan = Plan::default();
+    ingress::plan(world, &mut plan);
+    gateways::plan(world, &mut plan);
+    plan
+}
+
+/// When an object was made, for who goes first.
+fn created<K: ApiObject>(object: &K) -> i64 {
+    let time = object.meta().creation_timestamp.as_ref();
+    time.map_or(0, |t| t.0.as_second())
+}

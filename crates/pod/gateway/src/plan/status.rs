@@ -1,0 +1,102 @@
+//! What is told of objects: conditions by the API's types and reasons.
+
+use crate::kinds::{Address, ListenerStatus, ParentRef, RouteKind};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use keelson_client::ObjectKey;
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+pub struct Statuses {
+    pub ingresses: Vec<ObjectKey>,
+    pub classes: BTreeMap<String, Vec<Told>>,
+    pub gateways: BTreeMap<ObjectKey, OfGateway>,
+    pub http_routes: BTreeMap<ObjectKey, Vec<OfParent>>,
+    pub grpc_routes: BTreeMap<ObjectKey, Vec<OfParent>>,
+}
+
+#[derive(Debug, Default)]
+pub struct OfGateway {
+    pub addresses: Vec<Address>,
+    pub conditions: Vec<Told>,
+    pub listeners: Vec<OfListener>,
+}
+
+#[derive(Debug, Default)]
+pub struct OfListener {
+    pub name: String,
+    pub kinds: Vec<RouteKind>,
+    pub attached: i32,
+    pub conditions: Vec<Told>,
+}
+
+#[derive(Debug)]
+pub struct OfParent {
+    pub parent: ParentRef,
+    pub conditions: Vec<Told>,
+}
+
+/// A condition without times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    pub kind: &'static str,
+    pub holds: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Told {
+    pub fn new(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Told {
+        let message = message.into();
+        Told {
+            kind,
+            holds,
+            reason,
+            message,
+        }
+    }
+}
+
+/// The conditions as they were, with what is told now in its place. Others' stay, and so does the time of what hasn't turned.
+pub fn merge(old: &[Condition], told: &[Told], generation: Option<i64>, now: Time) -> Vec<Condition> {
+    let mut all = old.to_vec();
+    for told in told {
+        let status = if told.holds { "True" } else { "False" };
+        let before = all.iter_mut().find(|c| c.type_ == told.kind);
+        let since = before
+            .as_ref()
+            .filter(|c| c.status == status)
+            .map(|c| c.last_transition_time.clone());
+        let condition = Condition {
+            type_: told.kind.into(),
+            status: status.into(),
+            reason: told.reason.into(),
+            message: told.message.clone(),
+            observed_generation: generation,
+            last_transition_time: since.unwrap_or_else(|| now.clone()),
+        };
+        match before {
+            Some(before) => *before = condition,
+            None => all.push(condition),
+        }
+    }
+    all
+}
+
+pub fn listeners(
+    old: &[ListenerStatus],
+    told: &[OfListener],
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<ListenerStatus> {
+    let one = |told: &OfListener| {
+        let before = old.iter().find(|l| l.name == told.name);
+        let before = before.map(|l| l.conditions.as_slice()).unwrap_or_default();
+        ListenerStatus {
+            name: told.name.clone(),
+            supported_kinds: told.kinds.clone(),
+            attached_routes: told.attached,
+            conditions: merge(before, &told.conditions, generation, now.clone()),
+        }
+    };
+    told.iter().map(one).collect()
+}

@@ -1,0 +1,226 @@
+//! What is written into the statuses of objects: only what differs from what stands there, over no one else's word.
+
+use crate::GATEWAY_CONTROLLER;
+use crate::kinds::{Feature, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ParentStatus, RouteStatus};
+use crate::plan::status::{OfGateway, OfParent, Told, listeners, merge};
+use crate::plan::{Owner, Plan, World};
+use k8s_openapi::api::core::v1::LoadBalancerIngress;
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keelson_client::EventType::Warning;
+use keelson_client::{ApiObject, Kind, ObjectKey, Objects, Patch, Recorder, Rest, is_conflict, is_not_found};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// What is honoured, by the names that the API has for it.
+const FEATURES: [&str; 26] = [
+    "GRPCRoute",
+    "Gateway",
+    "GatewayHTTPListenerIsolation",
+    "GatewayPort8080",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+];
+
+pub struct Teller {
+    rest: Rest,
+    recorder: Recorder,
+    /// Problems of which there has been an event.
+    told: BTreeSet<(ObjectKey, String)>,
+}
+
+impl Teller {
+    pub fn new(rest: &Rest, recorder: Recorder) -> Teller {
+        Teller {
+            rest: rest.clone(),
+            recorder,
+            told: BTreeSet::new(),
+        }
+    }
+
+    pub async fn tell(&mut self, world: &World, plan: &Plan) -> keelson_client::Result<()> {
+        let now = Time(keelson_clock::now());
+        let front = world.fronts.get(&Owner::Ingress);
+        let addresses = front.map(|f| f.addresses.as_slice()).unwrap_or_default();
+        for ingress in &world.ingresses {
+            if plan.statuses.ingresses.contains(&ingress.key()) {
+                self.write(ingress.as_ref(), of_ingress(ingress, addresses)).await?;
+            }
+        }
+        self.problems(world, plan);
+        for class in &world.classes {
+            if let Some(told) = plan.statuses.classes.get(class.name()) {
+                self.write(class.as_ref(), of_class(class, told, &now)).await?;
+            }
+        }
+        for gateway in &world.gateways {
+            if let Some(told) = plan.statuses.gateways.get(&gateway.key()) {
+                self.write(gateway.as_ref(), of_gateway(gateway, told, &now)).await?;
+            }
+        }
+        for route in &world.http_routes {
+            let told = plan.statuses.http_routes.get(&route.key());
+            let status = of_route(&route.status, told, route.metadata.generation, &now);
+            self.write::<HTTPRoute>(route.as_ref(), status).await?;
+        }
+        for route in &world.grpc_routes {
+            let told = plan.statuses.grpc_routes.get(&route.key());
+            let status = of_route(&route.status, told, route.metadata.generation, &now);
+            self.write::<GRPCRoute>(route.as_ref(), status).await?;
+        }
+        Ok(())
+    }
+
+    fn problems(&mut self, world: &World, plan: &Plan) {
+        for (key, why) in plan.problems.difference(&self.told) {
+            if let Some(ingress) = world.ingresses.iter().find(|i| i.key() == *key) {
+                self.recorder.event(ingress.as_ref(), Warning, "NotServed", why);
+            }
+        }
+        self.told.clone_from(&plan.problems);
+    }
+
+    /// Whoever wrote in between is heard of, and the next turn has it.
+    async fn write<K: Kind>(&self, object: &K, status: Option<Value>) -> keelson_client::Result<()> {
+        let Some(status) = status else { return Ok(()) };
+        let body = json!({"metadata": {"resourceVersion": object.meta().resource_version}, "status": status});
+        let objects = Objects::<K>::new(&self.rest);
+        match objects
+            .patch_status(object.namespace(), object.name(), Patch::Merge(&body))
+            .await
+        {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn of_ingress(ingress: &Ingress, addresses: &[LoadBalancerIngress]) -> Option<Value> {
+    let now = ingress
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref()?.ingress.as_deref());
+    let one = |a: &LoadBalancerIngress| {
+        let mut entry = json!({});
+        for (field, value) in [("ip", &a.ip), ("hostname", &a.hostname)] {
+            if let Some(value) = value {
+                entry[field] = value.as_str().into();
+            }
+        }
+        let ports = a
+            .ports
+            .iter()
+            .flatten()
+            .map(|p| json!({"port": p.port, "protocol": p.protocol}));
+        entry["ports"] = ports.collect();
+        entry
+    };
+    let wanted: Vec<Value> = addresses.iter().map(one).collect();
+    let now = serde_json::to_value(now.unwrap_or_default()).unwrap_or_default();
+    (now != Value::from(wanted.clone())).then(|| json!({"loadBalancer": {"ingress": wanted}}))
+}
+
+fn of_class(class: &GatewayClass, told: &[Told], now: &Time) -> Option<Value> {
+    let conditions = merge(&class.status.conditions, told, class.metadata.generation, now.clone());
+    let features: Vec<Feature> = FEATURES.iter().map(|name| Feature { name: name.to_string() }).collect();
+    let same = class.status.conditions == conditions && class.status.supported_features == features;
+    (!same).then(|| json!({"conditions": conditions, "supportedFeatures": features}))
+}
+
+fn of_gateway(gateway: &Gateway, told: &OfGateway, now: &Time) -> Option<Value> {
+    let generation = gateway.metadata.generation;
+    let conditions = merge(&gateway.status.conditions, &told.conditions, generation, now.clone());
+    let listeners = listeners(&gateway.status.listeners, &told.listeners, generation, now);
+    let status = &gateway.status;
+    let same = status.conditions == conditions && status.listeners == listeners && status.addresses == told.addresses;
+    let kinds = |l: &crate::kinds::ListenerStatus| json!({"name": l.name, "attachedRoutes": l.attached_routes, "supportedKinds": l.supported_kinds, "conditions": l.conditions});
+    let all: Vec<Value> = listeners.iter().map(kinds).collect();
+    (!same).then(|| json!({"addresses": told.addresses, "conditions": conditions, "listeners": all}))
+}
+
+/// Other controllers' entries stay; one of ours for a parent that isn't ours any more goes.
+fn of_route(status: &RouteStatus, told: Option<&Vec<OfParent>>, generation: Option<i64>, now: &Time) -> Option<Value> {
+    let (ours, others): (Vec<&ParentStatus>, Vec<&ParentStatus>) = status
+        .parents
+        .iter()
+        .partition(|p| p.controller_name == GATEWAY_CONTROLLER);
+    let one = |told: &OfParent| {
+        let before = ours.iter().find(|p| p.parent_ref == told.parent);
+        let before = before.map(|p| p.conditions.as_slice()).unwrap_or_default();
+        ParentStatus {
+            parent_ref: told.parent.clone(),
+            controller_name: GATEWAY_CONTROLLER.into(),
+            conditions: merge(before, &told.conditions, generation, now.clone()),
+        }
+    };
+    let told: Vec<ParentStatus> = told.into_iter().flatten().map(one).collect();
+    let same = ours.iter().copied().eq(told.iter());
+    let parents: Vec<ParentStatus> = others.into_iter().cloned().chain(told).collect();
+    (!same).then(|| json!({"parents": parents}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::ParentRef;
+
+    fn parent(name: &str) -> ParentRef {
+        ParentRef {
+            name: name.into(),
+            ..ParentRef::default()
+        }
+    }
+
+    #[test]
+    fn what_others_say_of_a_route_stays_and_times_do_until_something_turns() {
+        let at = |second: i64| Time(jiff::Timestamp::from_second(second).unwrap());
+        let other = ParentStatus {
+            parent_ref: parent("theirs"),
+            controller_name: "x/y".into(),
+            conditions: Vec::new(),
+        };
+        let mut status = RouteStatus {
+            parents: vec![other.clone()],
+        };
+        let told = |holds| {
+            vec![OfParent {
+                parent: parent("ours"),
+                conditions: vec![Told::new("Accepted", holds, "R", "m")],
+            }]
+        };
+        let mut write = |holds, second| {
+            let value = of_route(&status, Some(&told(holds)), Some(1), &at(second));
+            if let Some(value) = &value {
+                status = serde_json::from_value(value.clone()).unwrap();
+            }
+            (value.is_some(), status.clone())
+        };
+        let (first, after) = write(true, 1);
+        assert!(first && after.parents[0] == other && after.parents.len() == 2);
+        assert!(!write(true, 2).0, "nothing has changed");
+        let (_, after) = write(false, 3);
+        assert_eq!(after.parents[1].conditions[0].last_transition_time, at(3));
+        let gone = of_route(&after, None, Some(1), &at(4)).unwrap();
+        assert_eq!(gone["parents"].as_array().unwrap().len(), 1);
+    }
+}

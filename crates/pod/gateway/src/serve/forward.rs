@@ -1,0 +1,389 @@
+//! A request's way to a backend and its answer's way back.
+
+use super::body::{Kept, Lent, Outgoing, plain};
+use super::{From, filters, h2, headers, mirror, tunnel};
+use crate::plan::is_elsewhere;
+use crate::table::{Action, Backend, PathRule, Protocol, Upstream};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use keelson_listen::WriteBy;
+use rand::Rng;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Requests under way on a node; one more is 503.
+const REQUESTS: usize = 8192;
+/// How long a connection to a backend may take to be made.
+pub const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin where the route says nothing.
+const HEAD: Duration = Duration::from_secs(300);
+/// Endpoints that are tried for one request.
+const TRIES: usize = 3;
+/// A connection that is kept for the next request, and how many of an endpoint.
+const IDLE: Duration = Duration::from_secs(30);
+const KEPT: usize = 64;
+/// Names of external services that are looked up at once, and how long that may take.
+const LOOKUPS: usize = 32;
+const LOOKUP: Duration = Duration::from_secs(5);
+
+pub struct Forward {
+    http1: Client<HttpConnector, Outgoing>,
+    http2: h2::Pool,
+    places: Arc<Semaphore>,
+    lookups: Semaphore,
+    mirrors: Arc<Semaphore>,
+}
+
+/// Why an attempt came to nothing.
+pub enum Failed {
+    /// Nothing of the request was sent.
+    Unreached(String),
+    Broken(String),
+    Late,
+}
+
+/// A request but for its body.
+pub struct Parts {
+    method: Method,
+    authority: String,
+    target: PathAndQuery,
+    headers: HeaderMap,
+    upgrade: Option<HeaderValue>,
+}
+
+impl Forward {
+    pub fn new() -> Forward {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_nodelay(true);
+        connector.set_keepalive(Some(Duration::from_secs(180)));
+        let http1 = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(KEPT)
+            .build(connector);
+        Forward {
+            http1,
+            http2: h2::Pool::default(),
+            places: Arc::new(Semaphore::new(REQUESTS)),
+            lookups: Semaphore::new(LOOKUPS),
+            mirrors: Arc::new(Semaphore::new(mirror::MOST)),
+        }
+    }
+
+    pub async fn answer(
+        &self,
+        action: &Action,
+        rule: &PathRule,
+        from: &From,
+        request: Request<Incoming>,
+    ) -> Response<Outgoing> {
+        if let Some(redirect) = &action.filters.redirect {
+            let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
+            let mut answer = plain(status, "");
+            if let Ok(to) = HeaderValue::try_from(filters::location(redirect, rule, from, request.uri())) {
+                answer.headers_mut().insert(header::LOCATION, to);
+            }
+            headers::change(answer.headers_mut(), &action.filters.response);
+            return answer;
+        }
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way\n");
+        };
+        let Some(backend) = choose(&action.backends) else {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the route has no backend\n");
+        };
+        let by = action.request.map(|time| Instant::now() + time);
+        let sent = self.send(action, backend, rule, from, request, place);
+        let mut answer = match by {
+            Some(by) => timeout_at(by, sent).await.unwrap_or_else(|_| late()),
+            None => sent.await,
+        };
+        headers::change(answer.headers_mut(), &action.filters.response);
+        headers::change(answer.headers_mut(), &backend.filters.response);
+        if let Some(by) = by {
+            answer.extensions_mut().insert(WriteBy(by));
+        }
+        answer
+    }
+
+    async fn send(
+        &self,
+        action: &Action,
+        backend: &Backend,
+        rule: &PathRule,
+        from: &From,
+        mut request: Request<Incoming>,
+        place: OwnedSemaphorePermit,
+    ) -> Response<Outgoing> {
+        let (addresses, protocol) = match self.addresses(&backend.to).await {
+            Ok(found) => found,
+            Err(answer) => return answer,
+        };
+        let client = hyper::upgrade::on(&mut request);
+        let (head, body) = request.into_parts();
+        let Some(parts) = parts(action, backend, rule, from, head, protocol) else {
+            return plain(StatusCode::BAD_REQUEST, "the path can't be passed on\n");
+        };
+        let again = parts.method.is_safe() && body.is_end_stream();
+        let copies = self.mirror(action, &parts, &body);
+        let (mut lent, mut back) = Lent::new(body, copies);
+        let first = rand::rng().random_range(0..addresses.len());
+        let tries = addresses.iter().cycle().skip(first).take(TRIES);
+        let mut why = String::new();
+        for address in tries {
+            match self.attempt(*address, protocol, &parts, action.backend, lent).await {
+                Ok(answer) => return pass_on(answer, client, parts.upgrade.is_some(), place),
+                Err(Failed::Late) => return late(),
+                Err(Failed::Broken(error)) if !again => {
+                    tracing::debug!(%address, error, "a backend broke off");
+                    return plain(StatusCode::BAD_GATEWAY, "the backend broke off\n");
+                }
+                Err(Failed::Unreached(error) | Failed::Broken(error)) => why = error,
+            }
+            // A body that has begun to go out can't be sent again.
+            let Some(body) = back.lock().take() else { break };
+            (lent, back) = Lent::new(body, Vec::new());
+        }
+        tracing::debug!(error = why, "no backend could be reached");
+        plain(StatusCode::BAD_GATEWAY, "no backend could be reached\n")
+    }
+
+    async fn addresses(&self, to: &Upstream) -> Result<(Vec<SocketAddr>, Protocol), Response<Outgoing>> {
+        let unavailable = |text| Err(plain(StatusCode::SERVICE_UNAVAILABLE, text));
+        match to {
+            Upstream::Nowhere(status) => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                Err(plain(status, "the backend doesn't exist or may not be used\n"))
+            }
+            Upstream::Endpoints { addresses, .. } if addresses.is_empty() => {
+                unavailable("the service has no endpoints\n")
+            }
+            Upstream::Endpoints {
+                addresses, protocol, ..
+            } => Ok((addresses.clone(), *protocol)),
+            Upstream::External { host, port, protocol } => {
+                let Ok(_turn) = self.lookups.try_acquire() else {
+                    return unavailable("too many names are being looked up\n");
+                };
+                let found = timeout(LOOKUP, tokio::net::lookup_host((host.as_str(), *port))).await;
+                let found: Vec<SocketAddr> = match found {
+                    Ok(Ok(all)) => all.filter(|a| is_elsewhere(a.ip())).collect(),
+                    _ => Vec::new(),
+                };
+                match found.is_empty() {
+                    true => unavailable("the external name leads nowhere\n"),
+                    false => Ok((found, *protocol)),
+                }
+            }
+        }
+    }
+
+    fn mirror(&self, action: &Action, parts: &Parts, body: &Incoming) -> Vec<super::body::Copying> {
+        let chosen = action
+            .filters
+            .mirrors
+            .iter()
+            .filter(|m| rand::rng().random_range(0..m.share.1) < m.share.0);
+        let mut copies = Vec::new();
+        for mirror in chosen {
+            let Upstream::Endpoints {
+                addresses, protocol, ..
+            } = &*mirror.to
+            else {
+                continue;
+            };
+            let Some(address) = pick(addresses) else { continue };
+            let Ok(place) = self.mirrors.clone().try_acquire_owned() else {
+                continue;
+            };
+            let (body, copy) = mirror::body(body.is_end_stream());
+            let request = parts.request(address, *protocol, body);
+            copies.extend(copy);
+            mirror::send(
+                self.http1.clone(),
+                self.http2.clone(),
+                address,
+                *protocol,
+                request,
+                place,
+            );
+        }
+        copies
+    }
+
+    async fn attempt(
+        &self,
+        address: SocketAddr,
+        protocol: Protocol,
+        parts: &Parts,
+        within: Option<Duration>,
+        body: Lent,
+    ) -> Result<Response<Incoming>, Failed> {
+        let request = parts.request(address, protocol, body.boxed_unsync());
+        let sent = async {
+            match protocol {
+                Protocol::Http1 => self
+                    .http1
+                    .request(request)
+                    .await
+                    .map_err(|error| match error.is_connect() {
+                        true => Failed::Unreached(text(&error)),
+                        false => Failed::Broken(text(&error)),
+                    }),
+                Protocol::H2c => self.http2.request(address, request).await,
+            }
+        };
+        timeout(within.unwrap_or(HEAD), sent).await.unwrap_or(Err(Failed::Late))
+    }
+}
+
+/// An error with its causes.
+pub fn text(error: &dyn std::error::Error) -> String {
+    let mut all = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        all = format!("{all}: {error}");
+        cause = error.source();
+    }
+    all
+}
+
+fn late() -> Response<Outgoing> {
+    plain(StatusCode::GATEWAY_TIMEOUT, "the backend took too long\n")
+}
+
+fn pick(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    match addresses.len() {
+        0 => None,
+        n => addresses.get(rand::rng().random_range(0..n)).copied(),
+    }
+}
+
+fn choose(backends: &[Backend]) -> Option<&Backend> {
+    let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut at = rand::rng().random_range(0..total);
+    backends.iter().find(|b| match at.checked_sub(b.weight.into()) {
+        Some(rest) => {
+            at = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+fn parts(
+    action: &Action,
+    backend: &Backend,
+    rule: &PathRule,
+    from: &From,
+    head: http::request::Parts,
+    protocol: Protocol,
+) -> Option<Parts> {
+    let mut fields = head.headers;
+    // What another protocol is, HTTP/2 can't say.
+    let upgrade = headers::upgrade(&fields).filter(|_| protocol == Protocol::Http1 && head.version == Version::HTTP_11);
+    headers::to_backend(&mut fields, from);
+    headers::change(&mut fields, &action.filters.request);
+    headers::change(&mut fields, &backend.filters.request);
+    let rewrite = action.filters.rewrite.as_ref();
+    let path = filters::path(head.uri.path(), rewrite.and_then(|r| r.path.as_ref()), rule);
+    let target = match head.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let changed = fields
+        .remove(header::HOST)
+        .and_then(|h| h.to_str().map(str::to_owned).ok());
+    let filtered = |h: &crate::table::Headers| h.set.iter().any(|(name, _)| name == header::HOST);
+    let by_filter = changed.filter(|_| filtered(&action.filters.request) || filtered(&backend.filters.request));
+    let authority = rewrite
+        .and_then(|r| r.host.clone())
+        .or(by_filter)
+        .unwrap_or_else(|| from.authority.clone());
+    Some(Parts {
+        method: head.method,
+        authority,
+        target: target.parse().ok()?,
+        headers: fields,
+        upgrade,
+    })
+}
+
+impl Parts {
+    fn request(&self, address: SocketAddr, protocol: Protocol, body: Outgoing) -> Request<Outgoing> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let reached = || http::uri::Authority::try_from(address.to_string()).ok();
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.path_and_query = Some(self.target.clone());
+        match protocol {
+            Protocol::Http1 => {
+                uri.authority = reached();
+                if let Ok(host) = HeaderValue::from_str(&self.authority) {
+                    request.headers_mut().insert(header::HOST, host);
+                }
+                if let Some(upgrade) = &self.upgrade {
+                    request
+                        .headers_mut()
+                        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                    request.headers_mut().insert(header::UPGRADE, upgrade.clone());
+                }
+            }
+            Protocol::H2c => {
+                uri.authority = self.authority.parse().ok().or_else(reached);
+                *request.version_mut() = Version::HTTP_2;
+            }
+        }
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        request
+    }
+}
+
+fn pass_on(
+    mut answer: Response<Incoming>,
+    client: OnUpgrade,
+    asked: bool,
+    place: OwnedSemaphorePermit,
+) -> Response<Outgoing> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let protocol = headers::upgrade(answer.headers()).filter(|_| asked);
+        let Some(protocol) = protocol else {
+            return plain(
+                StatusCode::BAD_GATEWAY,
+                "the backend changed to a protocol that nobody asked for\n",
+            );
+        };
+        tunnel::start(client, hyper::upgrade::on(&mut answer), place);
+        headers::strip(answer.headers_mut());
+        answer
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        answer.headers_mut().insert(header::UPGRADE, protocol);
+        let (head, _) = answer.into_parts();
+        return Response::from_parts(
+            head,
+            http_body_util::Empty::new().map_err(|n| match n {}).boxed_unsync(),
+        );
+    }
+    headers::strip(answer.headers_mut());
+    // Another connection, another protocol: what the backend offers is its own.
+    answer.headers_mut().remove(HeaderName::from_static("alt-svc"));
+    *answer.version_mut() = Version::HTTP_11;
+    answer.map(|body| Kept { body, _place: place }.map_err(Into::into).boxed_unsync())
+}

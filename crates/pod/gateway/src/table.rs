@@ -1,0 +1,259 @@
+//! What a node does with requests, as plain data: made by [`crate::plan`], looked up by [`crate::matching`], served as it is.
+
+use http::{HeaderName, HeaderValue};
+use keelson_client::ObjectKey;
+use regex::Regex;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// By the port on the node that a request comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    pub ports: BTreeMap<u16, Arc<Port>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Port {
+    /// What clients see: behind a load balancer it is another than the node's.
+    pub number: u16,
+    pub tls: bool,
+    /// The most specific host first; the first that has a request's host answers it.
+    pub listeners: Vec<Listener>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listener {
+    pub host: Host,
+    /// Whose certificate is shown for which names.
+    pub certificates: Vec<(Host, ObjectKey)>,
+    /// A wildcard in a rule's host stands for one label (Ingress), not for any number (Gateway API).
+    pub one_label: bool,
+    /// By [`Host`]'s text, the rule that goes first before the others.
+    pub hosts: BTreeMap<String, Vec<Rule>>,
+}
+
+/// A name, `*.` and a name, or nothing for all names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Host(String);
+
+impl Host {
+    pub fn new(text: &str) -> Host {
+        Host(text.to_ascii_lowercase())
+    }
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+    fn suffix(&self) -> Option<&str> {
+        self.0.strip_prefix('*')
+    }
+    /// A greater one is more specific: names before wildcards before all, then by length.
+    pub fn rank(&self) -> (u8, usize) {
+        let kind = match self.0.as_bytes().first() {
+            None => 0,
+            Some(b'*') => 1,
+            Some(_) => 2,
+        };
+        (kind, self.0.len())
+    }
+    pub fn has(&self, name: &str) -> bool {
+        match self.suffix() {
+            Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+            None => self.0.is_empty() || self.0 == name,
+        }
+    }
+    /// As [`Host::has`], with one label for the wildcard.
+    pub fn has_label(&self, name: &str) -> bool {
+        let label = |suffix: &str| {
+            name.strip_suffix(suffix)
+                .is_some_and(|l| !l.is_empty() && !l.contains('.'))
+        };
+        match self.suffix() {
+            Some(suffix) => label(suffix),
+            None => self.has(name),
+        }
+    }
+    /// What both have; `None`: no name is in both.
+    pub fn and(&self, other: &Host) -> Option<Host> {
+        match (self.suffix(), other.suffix()) {
+            _ if self.0.is_empty() => Some(other.clone()),
+            _ if other.0.is_empty() => Some(self.clone()),
+            (None, _) => other.has(&self.0).then(|| self.clone()),
+            (_, None) => self.has(&other.0).then(|| other.clone()),
+            (Some(a), Some(b)) if b.ends_with(a) => Some(other.clone()),
+            (Some(a), Some(b)) if a.ends_with(b) => Some(self.clone()),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub order: Order,
+    pub when: When,
+    pub then: Arc<Action>,
+}
+
+/// The smaller one goes first: exact paths, longer ones, a method, more headers, more query parameters; then older objects, then by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order {
+    pub path: (u8, Reverse<usize>),
+    pub method: Reverse<bool>,
+    pub headers: Reverse<usize>,
+    pub query: Reverse<usize>,
+    pub created: i64,
+    pub object: ObjectKey,
+    pub place: (usize, usize),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct When {
+    pub path: PathRule,
+    pub method: Option<String>,
+    pub headers: Vec<(HeaderName, Text)>,
+    pub query: Vec<(String, Text)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathRule {
+    Exact(String),
+    /// By path elements; without a slash at its end, so the root is empty.
+    Prefix(String),
+    Pattern(Pattern),
+}
+
+impl Default for PathRule {
+    fn default() -> Self {
+        PathRule::prefix("/")
+    }
+}
+
+impl PathRule {
+    pub fn prefix(path: &str) -> PathRule {
+        PathRule::Prefix(path.trim_end_matches('/').into())
+    }
+    pub fn rank(&self) -> (u8, Reverse<usize>) {
+        match self {
+            PathRule::Exact(path) => (0, Reverse(path.len())),
+            PathRule::Pattern(pattern) => (1, Reverse(pattern.0.as_str().len())),
+            PathRule::Prefix(path) => (2, Reverse(path.len())),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Text {
+    Exact(String),
+    Pattern(Pattern),
+}
+
+/// A regular expression that the whole text has to match; how large it gets is bounded.
+#[derive(Clone, Debug)]
+pub struct Pattern(pub Regex);
+
+const PATTERN_BYTES: usize = 256 << 10;
+
+impl Pattern {
+    pub fn new(text: &str) -> Result<Pattern, String> {
+        let mut builder = regex::RegexBuilder::new(&format!("^(?:{text})$"));
+        let built = builder.size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build();
+        built
+            .map(Pattern)
+            .map_err(|_| format!("{text:?} is no regular expression that can be used"))
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Action {
+    pub filters: Filters,
+    pub backends: Vec<Backend>,
+    /// Until the whole answer has been sent, and until a backend's answer begins.
+    pub request: Option<Duration>,
+    pub backend: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filters {
+    pub request: Headers,
+    pub response: Headers,
+    pub redirect: Option<Redirect>,
+    pub rewrite: Option<Rewrite>,
+    pub mirrors: Vec<Mirror>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Headers {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redirect {
+    pub scheme: Option<String>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub path: Option<PathChange>,
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rewrite {
+    pub host: Option<String>,
+    pub path: Option<PathChange>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathChange {
+    Full(String),
+    /// What stands in place of the prefix that matched.
+    Prefix(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    pub to: Arc<Upstream>,
+    /// So many of so many requests.
+    pub share: (u32, u32),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub weight: u32,
+    pub to: Arc<Upstream>,
+    pub filters: Filters,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS.
+    H2c,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Upstream {
+    Endpoints {
+        /// `namespace/name:port`
+        service: String,
+        addresses: Vec<SocketAddr>,
+        protocol: Protocol,
+    },
+    /// A name that DNS knows.
+    External {
+        host: String,
+        port: u16,
+        protocol: Protocol,
+    },
+    /// What was meant is not there or not allowed.
+    Nowhere(u16),
+}

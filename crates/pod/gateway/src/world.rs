@@ -1,0 +1,218 @@
+//! What is followed while requests are taken in, brought together for the plan.
+
+use crate::fronts::{self, MANAGED_BY, US};
+use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crate::plan::World;
+use crate::serve::Certificates;
+use crate::{NAMESPACE, serve};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use keelson_client::{ApiObject, Informer, InformerOptions, Kind, ObjectKey, Rest};
+use parking_lot::Mutex;
+use rustls::sign::CertifiedKey;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// On copies of secrets: whose they are, `namespace/name`.
+pub const COPY_OF: &str = "keelson.dev/copy-of";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const CERTIFICATES: &str = "type=kubernetes.io/tls";
+
+/// Informers of one follower; they end when this is dropped.
+pub struct Followed {
+    rest: Rest,
+    stop: CancellationToken,
+    changed: Arc<Notify>,
+    pub ingresses: Informer<Ingress>,
+    pub ingress_classes: Informer<IngressClass>,
+    pub services: Informer<Service>,
+    pub secrets: Informer<Secret>,
+    namespaces: Informer<Namespace>,
+    /// Of nodes only: the publisher doesn't look at endpoints.
+    slices: Option<Informer<EndpointSlice>>,
+    pub gateway_api: Option<GatewayApi>,
+    known: Mutex<BTreeMap<ObjectKey, Known>>,
+}
+
+/// A certificate as it was last read, with its secret's revision.
+type Known = (Option<String>, Result<Arc<CertifiedKey>, String>);
+
+pub struct GatewayApi {
+    pub classes: Informer<GatewayClass>,
+    pub gateways: Informer<Gateway>,
+    pub http_routes: Informer<HTTPRoute>,
+    pub grpc_routes: Informer<GRPCRoute>,
+    grants: Informer<ReferenceGrant>,
+}
+
+pub fn follow<K: Kind>(
+    rest: &Rest,
+    options: InformerOptions<K>,
+    changed: &Arc<Notify>,
+    stop: &CancellationToken,
+) -> Informer<K> {
+    let informer = Informer::start(rest, options, stop);
+    let note = changed.clone();
+    informer.on_change(move |_| note.notify_one());
+    informer
+}
+
+/// Which secrets are followed: the copies, or all there are copies of.
+pub fn secrets(copies: bool) -> InformerOptions<Secret> {
+    InformerOptions {
+        namespace: if copies { NAMESPACE.into() } else { String::new() },
+        labels: if copies {
+            format!("{MANAGED_BY}={US}")
+        } else {
+            String::new()
+        },
+        fields: CERTIFICATES.into(),
+        ..InformerOptions::default()
+    }
+}
+
+impl Followed {
+    pub fn start(rest: &Rest, node: bool, stop: &CancellationToken) -> Followed {
+        let changed = Arc::new(Notify::new());
+        Followed {
+            ingresses: follow(rest, InformerOptions::default(), &changed, stop),
+            ingress_classes: follow(rest, InformerOptions::default(), &changed, stop),
+            services: follow(rest, InformerOptions::default(), &changed, stop),
+            namespaces: follow(rest, InformerOptions::default(), &changed, stop),
+            secrets: follow(rest, secrets(node), &changed, stop),
+            slices: node.then(|| follow(rest, InformerOptions::default(), &changed, stop)),
+            gateway_api: None,
+            known: Mutex::default(),
+            rest: rest.clone(),
+            stop: stop.clone(),
+            changed,
+        }
+    }
+
+    /// Gateways and routes are followed from now on, or no longer.
+    pub fn gateways(&mut self, wanted: bool) {
+        if wanted == self.gateway_api.is_some() {
+            return;
+        }
+        let (rest, changed, stop) = (&self.rest, &self.changed, &self.stop);
+        self.gateway_api = wanted.then(|| GatewayApi {
+            classes: follow(rest, InformerOptions::default(), changed, stop),
+            gateways: follow(rest, InformerOptions::default(), changed, stop),
+            http_routes: follow(rest, InformerOptions::default(), changed, stop),
+            grpc_routes: follow(rest, InformerOptions::default(), changed, stop),
+            grants: follow(rest, InformerOptions::default(), changed, stop),
+        });
+        changed.notify_one();
+    }
+
+    pub fn changed(&self) -> Arc<Notify> {
+        self.changed.clone()
+    }
+
+    /// Whether everything has been read once. Kinds that aren't served keep nothing else from being so: gateways are left out until they are.
+    pub async fn synced(&self) {
+        self.ingresses.synced().await;
+        self.ingress_classes.synced().await;
+        self.services.synced().await;
+        self.namespaces.synced().await;
+        self.secrets.synced().await;
+        if let Some(slices) = &self.slices {
+            slices.synced().await;
+        }
+    }
+
+    pub fn gateways_synced(&self) -> bool {
+        self.gateway_api.as_ref().is_some_and(|g| {
+            g.classes.is_synced()
+                && g.gateways.is_synced()
+                && g.http_routes.is_synced()
+                && g.grpc_routes.is_synced()
+                && g.grants.is_synced()
+        })
+    }
+
+    pub fn world(&self) -> (World, Certificates) {
+        let mut world = World {
+            ingresses: self.ingresses.store().list(),
+            ingress_classes: self.ingress_classes.store().list(),
+            ..World::default()
+        };
+        for namespace in self.namespaces.store().list() {
+            let labels = namespace.metadata.labels.clone().unwrap_or_default();
+            world.namespaces.insert(namespace.name().into(), labels);
+        }
+        for service in self.services.store().list() {
+            if service.namespace() == NAMESPACE {
+                world.fronts.extend(fronts::read(&service));
+            }
+            world.services.insert(service.key(), service);
+        }
+        for slice in self.slices.iter().flat_map(|s| s.store().list()) {
+            let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
+            if let Some(service) = service {
+                let key = ObjectKey::new(slice.namespace(), service);
+                world.slices.entry(key).or_default().push(slice);
+            }
+        }
+        if let Some(api) = self.gateway_api.as_ref().filter(|_| self.gateways_synced()) {
+            world.classes = api.classes.store().list();
+            world.gateways = api.gateways.store().list();
+            world.http_routes = api.http_routes.store().list();
+            world.grpc_routes = api.grpc_routes.store().list();
+            world.grants = api.grants.store().list();
+        }
+        let mut certificates = Certificates::new();
+        for (key, found) in self.certificates() {
+            world
+                .certificates
+                .insert(key.clone(), found.as_ref().map(drop).map_err(Clone::clone));
+            certificates.extend(found.ok().map(|found| (key, found)));
+        }
+        (world, certificates)
+    }
+
+    /// Under the names of the secrets that users wrote; each is read once a revision.
+    fn certificates(&self) -> BTreeMap<ObjectKey, Result<Arc<CertifiedKey>, String>> {
+        let copies = self.slices.is_some();
+        let mut known = self.known.lock();
+        let mut fresh = BTreeMap::new();
+        for secret in self.secrets.store().list() {
+            let Some(key) = whose(&secret, copies) else { continue };
+            let revision = secret.metadata.resource_version.clone();
+            let read = match known.remove(&key) {
+                Some((at, read)) if at == revision => read,
+                _ => certified(&secret),
+            };
+            fresh.insert(key, (revision, read));
+        }
+        *known = fresh;
+        known
+            .iter()
+            .map(|(key, (_, read))| (key.clone(), read.clone()))
+            .collect()
+    }
+}
+
+/// The secret that a certificate is known by. At the publisher copies are nobody's source.
+fn whose(secret: &Secret, copies: bool) -> Option<ObjectKey> {
+    match (copies, secret.namespace() == NAMESPACE) {
+        (true, true) => {
+            let of = secret.metadata.annotations.as_ref()?.get(COPY_OF)?;
+            let (namespace, name) = of.split_once('/')?;
+            Some(ObjectKey::new(namespace, name))
+        }
+        (false, false) => Some(secret.key()),
+        _ => None,
+    }
+}
+
+fn certified(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
+    let part = |name: &str| {
+        let data = secret.data.as_ref().and_then(|d| d.get(name));
+        data.map(|d| d.0.as_slice()).ok_or_else(|| format!("it has no {name}"))
+    };
+    serve::certified(part("tls.crt")?, part("tls.key")?)
+}
