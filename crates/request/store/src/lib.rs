@@ -11,31 +11,40 @@
 //! The store knows bytes only: no kinds, no namespaces, no objects. What a key or a value means is the registry's business.
 //!
 //! Implementations: [`embedded`] (one machine; on disk), [`etcd`] (a client of it), [`memory`] (tests and simulations);
-//! [`Rooted`] shows any of them with its keys below another root.
-//! Each passes [`contract`].
+//! [`Rooted`] shows any of them with its keys below another root. Each passes [`contract`].
+//!
+//! What etcd's API asks for beyond that, transactions of several keys and leases, is [`Transact`]'s: the two that can serve it
+//! ([`serve`]) have it, and the API server's way knows nothing of it.
 
 mod bolt;
 pub mod compactor;
 pub mod contract;
+mod digest;
 pub mod embedded;
 mod error;
 pub mod etcd;
 mod expiry;
 mod follow;
 mod hub;
+mod lease;
 pub mod memory;
 mod range;
 mod rooted;
+pub mod serve;
 pub mod snapshot;
+mod transact;
 pub mod unopened;
 mod watch;
 
+pub use digest::Digest;
 pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use etcd::Etcd;
+pub use lease::{LeaseId, Standing as LeaseStanding};
 pub use memory::Memory;
 pub use range::KeyRange;
 pub use rooted::Rooted;
+pub use transact::{Request as TransactRequest, Transact, Transaction, Work};
 pub use watch::{Event, EventKind, WatchBatch, WatchSource, WatchStream};
 
 use async_trait::async_trait;
@@ -56,6 +65,22 @@ pub struct KeyValue {
     pub mod_revision: Revision,
     /// 1 at creation, one more with every change.
     pub version: u64,
+    /// With which lease of etcd's API it goes; 0: none.
+    pub lease: LeaseId,
+}
+
+impl KeyValue {
+    /// What an event says of a key that was deleted.
+    pub(crate) fn gone(key: Bytes, revision: Revision) -> KeyValue {
+        KeyValue {
+            key,
+            value: Bytes::new(),
+            create_revision: 0,
+            mod_revision: revision,
+            version: 0,
+            lease: 0,
+        }
+    }
 }
 
 /// What must hold for a write to happen.

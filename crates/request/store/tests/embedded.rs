@@ -291,3 +291,54 @@ async fn a_restart_is_quick() {
     let allowed = Duration::from_secs(1).max(filling * 3 / 4);
     assert!(opening < allowed, "{opening:?} of {allowed:?}");
 }
+
+/// What the API server writes leaves a store in the layout that the program before reads; the first change of several keys doesn't.
+#[tokio::test]
+async fn the_layout_changes_with_what_needs_it() {
+    use keelson_store::{Transact, TransactRequest, Transaction};
+    let directory = tempfile::tempdir().unwrap();
+    let open = async || Embedded::open(directory.path(), Options::default()).await.unwrap();
+    let layout = || {
+        let db = fjall::Database::builder(directory.path()).open().unwrap();
+        let meta = db.keyspace("meta", fjall::KeyspaceCreateOptions::default).unwrap();
+        String::from_utf8(meta.get("format").unwrap().unwrap().to_vec()).unwrap()
+    };
+    let store = open().await;
+    for key in ["/a", "/b"] {
+        store
+            .put(key.into(), "1".into(), Expect::Any, Some(Duration::from_secs(3600)))
+            .await
+            .unwrap();
+    }
+    store.delete("/a".into(), Expect::Any).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(layout(), "keelson-store-1");
+    let store = open().await;
+    let work = |transaction: &mut Transaction<'_>| {
+        transaction.put("/c".into(), "1".into(), 0)?;
+        transaction.delete(&"/b".into())?;
+        Ok(())
+    };
+    let request = TransactRequest {
+        work: Box::new(work),
+        bytes: 3,
+        puts: true,
+        past: false,
+    };
+    assert_eq!(store.transact(request).await.unwrap(), 5);
+    let digest = store.digest(None).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(layout(), "keelson-store-2");
+    let store = open().await;
+    assert_eq!(store.digest(None).await.unwrap(), digest);
+    let mut watch = store.watch(keelson_store::KeyRange::all(), 4).await.unwrap();
+    let batch = watch.next().await.unwrap().unwrap();
+    let keys: Vec<_> = batch.events.iter().map(|e| (e.revision(), &e.kv.key[..])).collect();
+    assert_eq!(keys, [(5, &b"/c"[..]), (5, b"/b")]);
+    store.compact(5).await.unwrap();
+    store.settled(5).await.unwrap();
+    assert_eq!(store.get(b"/c", None).await.unwrap().kv.unwrap().mod_revision, 5);
+    store.close().await.unwrap();
+}

@@ -49,6 +49,7 @@ impl Model {
             create_revision,
             mod_revision: revision,
             version,
+            lease: 0,
         };
         let mut state = self.now().clone();
         state.insert(key, kv.clone());
@@ -78,6 +79,7 @@ impl Model {
             create_revision: 0,
             mod_revision: revision,
             version: 0,
+            lease: 0,
         };
         self.events.push(Event {
             kind: EventKind::Delete,

@@ -36,6 +36,7 @@ pub async fn creating_fails_if_the_key_is_there(store: &dyn Store) {
         create_revision: 2,
         mod_revision: 2,
         version: 1,
+        lease: 0,
     };
     assert_eq!(
         second,

@@ -3,14 +3,21 @@
 //! | table  | key                                   | value                                   |
 //! |--------|---------------------------------------|-----------------------------------------|
 //! | data   | key, escaped · end mark · revision, inverted | kind · create revision · version · value |
-//! | log    | revision                              | key                                     |
+//! | log    | revision, and if it isn't the revision's first change its number | key          |
 //! | expiry | deadline · revision                   | key                                     |
+//! | leases | lease                                 | seconds                                 |
+//! | leases | lease · key                           | nothing                                 |
 //! | meta   | a name                                | a number or a text                      |
+//!
+//! That a revision has several changes, and leases, came with layout 2. A store is of layout 1 until the first of either is
+//! written, and both are read: what only an API server writes to can go back to a program that knows layout 1 only.
+//! A version that isn't its revision's first change, or has a lease, says so: kind · create revision · version · lease ·
+//! number · value.
 //!
 //! In `data` a key's newest version comes first, and keys come in byte order: a zero byte is escaped, so that the end mark
 //! sorts before anything a longer key could go on with.
 
-use crate::{KeyValue, Revision};
+use crate::{KeyValue, LeaseId, Revision};
 use bytes::Bytes;
 
 const END: [u8; 2] = [0, 0];
@@ -22,6 +29,9 @@ const HEAD: usize = 17;
 
 const PUT: u8 = 0;
 const DELETED: u8 = 1;
+const PUT_MORE: u8 = 2;
+/// Lease and number.
+const MORE: usize = 12;
 
 /// The place before all versions of `key`.
 pub(super) fn before(key: &[u8]) -> Vec<u8> {
@@ -74,13 +84,27 @@ pub(super) fn key(written: &[u8]) -> Bytes {
     key.into()
 }
 
-pub(super) fn put(create: Revision, version: u64, value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD + value.len());
-    out.push(PUT);
-    out.extend_from_slice(&create.to_be_bytes());
-    out.extend_from_slice(&version.to_be_bytes());
-    out.extend_from_slice(value);
+/// `sub`: which of its revision's changes it is.
+pub(super) fn put(kv: &KeyValue, sub: u32) -> Vec<u8> {
+    let plain = sub == 0 && kv.lease == 0;
+    let mut out = Vec::with_capacity(HEAD + if plain { 0 } else { MORE } + kv.value.len());
+    out.push(if plain { PUT } else { PUT_MORE });
+    out.extend_from_slice(&kv.create_revision.to_be_bytes());
+    out.extend_from_slice(&kv.version.to_be_bytes());
+    if !plain {
+        out.extend_from_slice(&kv.lease.to_be_bytes());
+        out.extend_from_slice(&sub.to_be_bytes());
+    }
+    out.extend_from_slice(&kv.value);
     out
+}
+
+/// Which of its revision's changes a version is.
+pub(super) fn sub(record: &[u8]) -> u32 {
+    let more = record
+        .strip_prefix(&[PUT_MORE])
+        .and_then(|rest| rest.get(16 + 8..16 + MORE));
+    more.and_then(|sub| sub.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
 
 pub(super) fn deleted() -> Vec<u8> {
@@ -95,9 +119,14 @@ pub(super) fn version(written_key: &[u8], revision: Revision, record: &[u8]) -> 
     let (&kind, rest) = record.split_first()?;
     let (create, rest) = rest.split_first_chunk::<8>()?;
     let (version, value) = rest.split_first_chunk::<8>()?;
-    if kind != PUT {
-        return None;
-    }
+    let (lease, value) = match kind {
+        PUT => (0, value),
+        PUT_MORE => {
+            let (lease, rest) = value.split_first_chunk::<8>()?;
+            (LeaseId::from_be_bytes(*lease), rest.get(MORE - 8..)?)
+        }
+        _ => return None,
+    };
     let mut both = Vec::with_capacity(written_key.len() + value.len());
     unescape(written_key, &mut both);
     let key_len = both.len();
@@ -109,6 +138,7 @@ pub(super) fn version(written_key: &[u8], revision: Revision, record: &[u8]) -> 
         create_revision: Revision::from_be_bytes(*create),
         mod_revision: revision,
         version: u64::from_be_bytes(*version),
+        lease,
     }))
 }
 
@@ -118,6 +148,36 @@ pub(super) fn is_deleted(record: &[u8]) -> bool {
 
 pub(super) fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// A change's place in the log.
+pub(super) fn change(revision: Revision, sub: u32) -> Vec<u8> {
+    let mut out = revision.to_be_bytes().to_vec();
+    if sub > 0 {
+        out.extend_from_slice(&sub.to_be_bytes());
+    }
+    out
+}
+
+pub(super) fn split_change(place: &[u8]) -> Option<(Revision, u32)> {
+    let (revision, sub) = place.split_first_chunk::<8>()?;
+    let sub = match sub {
+        [] => 0,
+        sub => u32::from_be_bytes(sub.try_into().ok()?),
+    };
+    Some((Revision::from_be_bytes(*revision), sub))
+}
+
+/// That a key goes with a lease; the lease's own place without a key.
+pub(super) fn attached(lease: LeaseId, key: &[u8]) -> Vec<u8> {
+    let mut out = lease.to_be_bytes().to_vec();
+    out.extend_from_slice(key);
+    out
+}
+
+pub(super) fn split_attached(place: &[u8]) -> Option<(LeaseId, &[u8])> {
+    let (lease, key) = place.split_first_chunk::<8>()?;
+    Some((LeaseId::from_be_bytes(*lease), key))
 }
 
 pub(super) fn expiry(deadline_ms: u64, revision: Revision) -> [u8; 16] {
@@ -152,11 +212,42 @@ mod tests {
         for key in [&b"/registry/pods/a/b"[..], b"\0", b"a\0\0b"] {
             let place = at(key, 42);
             let (written, revision) = split(&place).unwrap();
-            let kv = version(written, revision, &put(7, 3, b"value")).unwrap().unwrap();
-            assert_eq!((&kv.key[..], &kv.value[..]), (key, &b"value"[..]));
-            assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (7, 42, 3));
+            let kv = KeyValue {
+                key: Bytes::copy_from_slice(key),
+                value: "value".into(),
+                create_revision: 7,
+                mod_revision: 42,
+                version: 3,
+                lease: 0,
+            };
+            let leased = KeyValue {
+                lease: -5,
+                ..kv.clone()
+            };
+            for (kv, number) in [(&kv, 0), (&kv, 9), (&leased, 0), (&leased, 9)] {
+                let record = put(kv, number);
+                assert_eq!(version(written, revision, &record).unwrap().as_ref(), Some(kv));
+                assert_eq!(sub(&record), number);
+                assert_eq!(
+                    record[0] == PUT,
+                    number == 0 && kv.lease == 0,
+                    "layout 1 says what it can"
+                );
+            }
             assert_eq!(version(written, revision, &deleted()), Some(None));
             assert_eq!(version(written, revision, b""), None);
+            assert_eq!(version(written, revision, &[PUT_MORE; 20]), None);
         }
+    }
+
+    #[test]
+    fn a_revisions_changes_are_in_order_before_the_next_ones() {
+        let places = [change(7, 0), change(7, 1), change(7, 300), change(8, 0)];
+        assert!(places.is_sorted());
+        assert_eq!(places[0], 7u64.to_be_bytes(), "as layout 1 has it");
+        let split: Vec<_> = places.iter().filter_map(|place| split_change(place)).collect();
+        assert_eq!(split, [(7, 0), (7, 1), (7, 300), (8, 0)]);
+        assert_eq!(split_change(&[0; 9]), None);
+        assert_eq!(split_attached(&attached(-1, b"k")), Some((-1, &b"k"[..])));
     }
 }

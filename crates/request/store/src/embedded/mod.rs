@@ -26,11 +26,13 @@ mod picture;
 mod scrub;
 mod space;
 mod tables;
+mod together;
 mod writer;
 
 use crate::expiry::{Clock, Expires, reap};
 use crate::follow::{Follow, History};
 use crate::hub::Hub;
+use crate::lease::Leases;
 use crate::{
     Error, Expect, Got, KeyRange, ListRequest, Listed, Outcome, Result, Revision, Store, StoreStatus, WatchBatch,
     WatchStream,
@@ -40,7 +42,7 @@ use bytes::Bytes;
 use group::{Change, Write};
 use health::Health;
 use mark::Mark;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 pub use picture::restore;
 use scrub::Scrub;
 pub use space::FreeSpace;
@@ -51,7 +53,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 pub use tables::FORMAT;
 use tables::Tables;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use writer::{Command, Writer};
 
 const QUEUE: usize = 1024;
@@ -72,6 +74,8 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Events that may wait for one watcher.
     pub watch_bound: usize,
+    /// Whether what is acknowledged has reached the disk; without, a power failure loses what came last.
+    pub sync: bool,
     pub free_space: FreeSpace,
 }
 
@@ -83,6 +87,7 @@ impl Default for Options {
             journal_bytes: 64 << 20,
             reserve_bytes: 64 << 20,
             watch_bound: 10_000,
+            sync: true,
             free_space: FreeSpace::default(),
         }
     }
@@ -94,6 +99,8 @@ pub struct Embedded {
     commands: mpsc::Sender<Command>,
     /// Bytes that may still queue.
     bytes: Arc<Semaphore>,
+    /// One snapshot at a time is made to be sent.
+    sending: tokio::sync::Mutex<()>,
 }
 
 pub(crate) struct Shared {
@@ -105,6 +112,9 @@ pub(crate) struct Shared {
     acknowledged: Mark,
     health: Health,
     compacted: AtomicU64,
+    /// How far what compactions gave up is gone.
+    settled: watch::Sender<Revision>,
+    leases: Mutex<Leases>,
     clock: Clock,
     earlier: Arc<Notify>,
     /// How many wait for those who read the tables.
@@ -128,6 +138,7 @@ impl Embedded {
             shared: shared.clone(),
             commands,
             bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
+            sending: tokio::sync::Mutex::new(()),
         });
         tokio::spawn(reap(Arc::downgrade(&store), clock, shared.earlier.clone()));
         Ok(store)
@@ -160,14 +171,7 @@ impl Embedded {
 
     async fn write(&self, key: Bytes, change: Change, expected: Expect) -> Result<Outcome> {
         crate::check_key(&key)?;
-        let bytes = key.len() + change.bytes();
-        // One that is larger than the bound takes all of it.
-        let share = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        let share = match tokio::time::timeout(QUEUE_WITHIN, self.bytes.clone().acquire_many_owned(share)).await {
-            Ok(Ok(share)) => share,
-            Ok(Err(_)) => return Err(Error::Closed),
-            Err(_) => return Err(too_many()),
-        };
+        let share = self.share(key.len() + change.bytes()).await?;
         self.submit(|reply| {
             Command::Write(Write {
                 key,
@@ -178,6 +182,16 @@ impl Embedded {
             })
         })
         .await
+    }
+
+    /// Of the bytes that may queue. Who asks for more than the bound takes all of it.
+    async fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let share = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        match tokio::time::timeout(QUEUE_WITHIN, self.bytes.clone().acquire_many_owned(share)).await {
+            Ok(Ok(share)) => Ok(share),
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => Err(too_many()),
+        }
     }
 
     async fn read<T: Send + 'static>(
@@ -203,6 +217,11 @@ impl Shared {
         let hub = Hub::new(revision, options.watch_bound);
         let compacted = AtomicU64::new(tables.compacted()?);
         let scrub = Scrub::resume(&tables)?;
+        let settled = watch::Sender::new(tables.scrubbed()?);
+        let mut leases = Leases::default();
+        for (id, seconds) in tables.granted()? {
+            leases.grant(id, seconds, clock.now_ms());
+        }
         let (tables, earlier) = (RwLock::new(Some(tables)), Arc::new(Notify::new()));
         Ok((
             Shared {
@@ -213,6 +232,8 @@ impl Shared {
                 acknowledged,
                 health: Health::new(),
                 compacted,
+                settled,
+                leases: Mutex::new(leases),
                 clock,
                 earlier,
                 leaving: AtomicUsize::new(0),

@@ -44,7 +44,8 @@ impl Shared {
             let now = now_ms();
             let mut places = tables.newest(&snapshot, revision, goes_on)?;
             places.sort_unstable();
-            let entries = places.into_iter().map(|(at, key)| {
+            let leases = self.leases.lock().standings(self.clock.now_ms());
+            let entries = places.into_iter().map(|(at, sub, key)| {
                 goes_on()?;
                 let kv = tables.get(&snapshot, &key, at)?;
                 let kv =
@@ -52,9 +53,9 @@ impl Shared {
                 let seconds = ends
                     .get(&at)
                     .map(|deadline| deadline.saturating_sub(now).div_ceil(1000));
-                Ok(Entry { kv, seconds })
+                Ok(Entry { kv, sub, seconds })
             });
-            Saver::new(to).write(revision, entries)
+            Saver::new(to).write(revision, &leases, entries)
         })?;
         unsealed.seal()
     }
@@ -88,11 +89,11 @@ impl Tables {
         snapshot: &fjall::Snapshot,
         revision: Revision,
         goes_on: impl Fn() -> Result<()>,
-    ) -> Result<Vec<(Revision, Bytes)>> {
+    ) -> Result<Vec<(Revision, u32, Bytes)>> {
         let mut found = Vec::new();
-        self.each(snapshot, &crate::KeyRange::all(), revision, |key, at, _| {
+        self.each(snapshot, &crate::KeyRange::all(), revision, |key, at, record| {
             goes_on()?;
-            found.push((at, layout::key(key)));
+            found.push((at, layout::sub(record), layout::key(key)));
             Ok(true)
         })?;
         Ok(found)
@@ -154,9 +155,15 @@ fn fill(content: &Content, to: &Path, ahead: Revision) -> Result<Summary> {
     let (mut keys, mut waiting) = (0, 0);
     let commit = |batch: fjall::OwnedWriteBatch| batch.commit().map_err(|e| tables.fail(e));
     content.each(|entry| {
-        let Entry { kv, seconds } = entry;
+        let Entry { kv, sub, seconds } = entry;
         crate::check_key(&kv.key)?;
-        let record = layout::put(kv.create_revision, kv.version, &kv.value);
+        let record = layout::put(&kv, sub);
+        if sub > 0 || kv.lease != 0 {
+            let leases = tables.upgrade()?;
+            if kv.lease != 0 {
+                batch.insert(leases, layout::attached(kv.lease, &kv.key), "");
+            }
+        }
         waiting += kv.key.len() + record.len();
         batch.insert(&tables.data, layout::at(&kv.key, kv.mod_revision), record);
         if let Some(seconds) = seconds {
@@ -170,6 +177,9 @@ fn fill(content: &Content, to: &Path, ahead: Revision) -> Result<Summary> {
         }
         Ok(())
     })?;
+    for (id, seconds) in content.leases() {
+        batch.insert(tables.upgrade()?, id.to_be_bytes(), seconds.to_be_bytes());
+    }
     // The log's end tells the store's revision; what it changed is past.
     batch.insert(&tables.log, revision.to_be_bytes(), "");
     for name in ["compacted", "scrubbed"] {

@@ -18,7 +18,7 @@ pub(super) struct Scrub {
 impl Scrub {
     /// Notes, on disk, that the past before `to` is given up.
     pub(super) fn begin(tables: &Tables, to: Revision) -> Result<Scrub> {
-        let mut batch = tables.db.batch().durability(Some(fjall::PersistMode::SyncData));
+        let mut batch = tables.batch();
         batch.insert(&tables.meta, "compacted", to.to_be_bytes());
         batch.commit().map_err(|e| tables.fail(e))?;
         Ok(Scrub {
@@ -33,25 +33,29 @@ impl Scrub {
         Ok((done < to).then_some(Scrub { done, to }))
     }
 
-    /// Looks at the next changes: each makes the versions before it unreachable, and a deletion also itself.
+    /// Looks at the next changes, and at all of a revision: each makes the versions before it unreachable, and a deletion also itself,
+    /// unless it is of the very revision that is compacted to: clients of etcd may watch from there. The next compaction removes that.
     pub(super) fn portion(mut self, tables: &Tables) -> Result<Option<Scrub>> {
         let fail = |e| tables.fail(e);
         // Synced as everything is: of the journal's batches only the last may be in doubt.
-        let mut batch = tables.db.batch().durability(Some(fjall::PersistMode::SyncData));
+        let mut batch = tables.batch();
         let mut seen = 0;
-        for found in tables
-            .log
-            .range((self.done + 1).to_be_bytes()..=self.to.to_be_bytes())
-            .take(PORTION)
-        {
+        let mut more = false;
+        // With what the last one left of its own revision.
+        let bounds = layout::change(self.done, 0)..layout::change(self.to + 1, 0);
+        for found in tables.log.range(bounds) {
             let (place, key) = found.into_inner().map_err(fail)?;
-            let Some(revision) = layout::number(&place) else {
+            let Some((revision, sub)) = layout::split_change(&place) else {
                 continue;
             };
+            more = seen >= PORTION && sub == 0;
+            if more {
+                break;
+            }
             for version in tables.data.range(layout::at(&key, revision)..layout::behind(&key)) {
                 let (version, record) = version.into_inner().map_err(fail)?;
                 let is_this = layout::split(&version).is_some_and(|(_, r)| r == revision);
-                if !is_this || layout::is_deleted(&record) {
+                if !is_this || (layout::is_deleted(&record) && revision < self.to) {
                     batch.remove(&tables.data, version);
                 }
             }
@@ -62,7 +66,6 @@ impl Scrub {
             self.done = revision;
             seen += 1;
         }
-        let more = seen == PORTION && self.done < self.to;
         if !more {
             self.done = self.to;
         }

@@ -1,6 +1,5 @@
 //! Free space on the file system, looked at before every commit.
 
-use super::group::Change;
 use super::{Options, Shared};
 use crate::Error;
 use std::io;
@@ -27,10 +26,11 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn refusal(&self, change: &Change) -> Option<Error> {
-        match change {
-            Change::Put { .. } => self.puts.clone(),
-            Change::Delete => self.deletions.clone(),
+    /// Of what puts, or only deletes.
+    pub(super) fn refusal(&self, puts: bool) -> Option<Error> {
+        match puts {
+            true => self.puts.clone(),
+            false => self.deletions.clone(),
         }
     }
 }

@@ -4,15 +4,17 @@
 //! up by a compaction that began meanwhile, doesn't touch it.
 
 use super::{Options, fault, journal, layout, mark, owner};
-use crate::{Error, Event, EventKind, KeyRange, KeyValue, ListRequest, Listed, Result, Revision, WatchBatch};
+use crate::{Error, Event, EventKind, KeyRange, KeyValue, LeaseId, ListRequest, Listed, Result, Revision, WatchBatch};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// How keys, revisions and versions are written ([`layout`]); another one is another format.
+/// The layouts ([`layout`]): a store is of the first until something is written that only the second can say.
 pub const FORMAT: &str = "keelson-store-1";
+const FORMAT_2: &str = "keelson-store-2";
 
 pub(super) struct Tables {
     pub(super) path: PathBuf,
@@ -21,6 +23,11 @@ pub(super) struct Tables {
     pub(super) log: Keyspace,
     pub(super) expiry: Keyspace,
     pub(super) meta: Keyspace,
+    /// There in layout 2.
+    leases: OnceLock<Keyspace>,
+    lease_memory: u64,
+    /// How a batch reaches the disk.
+    durability: fjall::PersistMode,
 }
 
 impl Tables {
@@ -64,6 +71,12 @@ impl Tables {
                 log: table("log", options.memtable_bytes / 4)?,
                 expiry: table("expiry", options.memtable_bytes / 8)?,
                 meta: table("meta", options.memtable_bytes / 8)?,
+                leases: OnceLock::new(),
+                lease_memory: options.memtable_bytes / 8,
+                durability: match options.sync {
+                    true => fjall::PersistMode::SyncData,
+                    false => fjall::PersistMode::Buffer,
+                },
                 db,
             })
         };
@@ -73,11 +86,15 @@ impl Tables {
     fn check_format(&self) -> Result<()> {
         match self.meta.get("format").map_err(|e| self.fail(e))? {
             Some(format) if &*format == FORMAT.as_bytes() => self.check_end(),
+            Some(format) if &*format == FORMAT_2.as_bytes() => {
+                self.lease_table()?;
+                self.check_end()
+            }
             Some(format) => {
                 let format = String::from_utf8_lossy(&format);
                 Err(fault::corrupt(
                     &self.path,
-                    format!("its format is {format:?}, this program's is {FORMAT:?}"),
+                    format!("its format is {format:?}, this program's are {FORMAT:?} and {FORMAT_2:?}"),
                 ))
             }
             None if self.last_revision()?.is_some() => Err(fault::corrupt(&self.path, "it doesn't tell its format")),
@@ -86,6 +103,74 @@ impl Tables {
                 self.db.persist(fjall::PersistMode::SyncAll).map_err(|e| self.fail(e))
             }
         }
+    }
+
+    /// Makes the store one of layout 2, durably, unless it is: whoever writes what layout 1 doesn't have calls this before.
+    pub(super) fn upgrade(&self) -> Result<&Keyspace> {
+        if let Some(leases) = self.leases.get() {
+            return Ok(leases);
+        }
+        self.meta.insert("format", FORMAT_2).map_err(|e| self.fail(e))?;
+        self.db.persist(fjall::PersistMode::SyncAll).map_err(|e| self.fail(e))?;
+        tracing::info!(path = %self.path.display(), "the store has layout 2 from now on: former programs don't read it");
+        self.lease_table()
+    }
+
+    fn lease_table(&self) -> Result<&Keyspace> {
+        let memory = self.lease_memory;
+        let opened = self
+            .db
+            .keyspace("leases", || KeyspaceCreateOptions::default().max_memtable_size(memory));
+        let opened = opened.map_err(|e| self.fail(e))?;
+        Ok(self.leases.get_or_init(|| opened))
+    }
+
+    /// Where leases and their keys are; a store of layout 1 has none.
+    pub(super) fn leases(&self) -> Option<&Keyspace> {
+        self.leases.get()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Keyspace> {
+        [&self.data, &self.log, &self.expiry]
+            .into_iter()
+            .chain(self.leases.get())
+    }
+
+    /// The keys of a lease, in order.
+    pub(super) fn attached(&self, lease: LeaseId) -> Result<Vec<Bytes>> {
+        let Some(table) = self.leases() else {
+            return Ok(Vec::new());
+        };
+        let mut keys = Vec::new();
+        for found in table.prefix(lease.to_be_bytes()) {
+            let (place, _) = found.into_inner().map_err(|e| self.fail(e))?;
+            let (_, key) = layout::split_attached(&place).ok_or_else(|| self.corrupt("a lease is malformed"))?;
+            if !key.is_empty() {
+                keys.push(Bytes::copy_from_slice(key));
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Each lease that was granted, and for how many seconds.
+    pub(super) fn granted(&self) -> Result<Vec<(LeaseId, u64)>> {
+        let Some(table) = self.leases() else {
+            return Ok(Vec::new());
+        };
+        let mut granted = Vec::new();
+        for found in table.iter() {
+            let (place, seconds) = found.into_inner().map_err(|e| self.fail(e))?;
+            if let Some((id, [])) = layout::split_attached(&place) {
+                let seconds = layout::number(&seconds).ok_or_else(|| self.corrupt("a lease is malformed"))?;
+                granted.push((id, seconds));
+            }
+        }
+        Ok(granted)
+    }
+
+    /// To be on disk when it has been committed.
+    pub(super) fn batch(&self) -> fjall::OwnedWriteBatch {
+        self.db.batch().durability(Some(self.durability))
     }
 
     /// The newest revision and the version it made are written together: one without the other can't be.
@@ -106,7 +191,7 @@ impl Tables {
 
     /// Writes something that nobody reads.
     pub(super) fn probe(&self) -> Result<()> {
-        let mut batch = self.db.batch().durability(Some(fjall::PersistMode::SyncData));
+        let mut batch = self.batch();
         batch.insert(&self.meta, "probe", "");
         batch.commit().map_err(|e| self.fail(e))
     }
@@ -128,8 +213,12 @@ impl Tables {
             return Ok(None);
         };
         let (revision, key) = last.into_inner().map_err(|e| self.fail(e))?;
-        let revision = layout::number(&revision).ok_or_else(|| self.corrupt("a revision in its log is malformed"))?;
+        let (revision, _) = self.change(&revision)?;
         Ok(Some((revision, Bytes::copy_from_slice(&key))))
+    }
+
+    pub(super) fn change(&self, place: &[u8]) -> Result<(Revision, u32)> {
+        layout::split_change(place).ok_or_else(|| self.corrupt("a revision in its log is malformed"))
     }
 
     /// 1 for an empty store.
@@ -144,7 +233,7 @@ impl Tables {
     pub(super) fn scrubbed(&self) -> Result<Revision> {
         self.number("scrubbed")
     }
-    fn number(&self, name: &str) -> Result<u64> {
+    pub(super) fn number(&self, name: &str) -> Result<u64> {
         let found = self.meta.get(name).map_err(|e| self.fail(e))?;
         Ok(found.and_then(|n| layout::number(&n)).unwrap_or(0))
     }
@@ -225,7 +314,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Changes of `range` after `after` and up to `to`; looks at no more than `max` changes.
+    /// Changes of `range` after `after` and up to `to`; looks at no more than `max` changes and those of the same revision.
     pub(super) fn history(
         &self,
         snapshot: &Snapshot,
@@ -238,12 +327,11 @@ impl Tables {
             events: Vec::new(),
             synced: to,
         };
-        let bounds = (after + 1).to_be_bytes()..=to.to_be_bytes();
+        let bounds = layout::change(after + 1, 0)..layout::change(to + 1, 0);
         for (seen, found) in snapshot.range(&self.log, bounds).enumerate() {
-            let (revision, key) = found.into_inner().map_err(|e| self.fail(e))?;
-            let revision =
-                layout::number(&revision).ok_or_else(|| self.corrupt("a revision in its log is malformed"))?;
-            if seen == max {
+            let (place, key) = found.into_inner().map_err(|e| self.fail(e))?;
+            let (revision, sub) = self.change(&place)?;
+            if seen >= max && sub == 0 {
                 batch.synced = revision - 1;
                 break;
             }
@@ -254,7 +342,7 @@ impl Tables {
         Ok(batch)
     }
 
-    fn event(&self, snapshot: &Snapshot, key: &[u8], revision: Revision) -> Result<Event> {
+    pub(super) fn event(&self, snapshot: &Snapshot, key: &[u8], revision: Revision) -> Result<Event> {
         let mut versions = snapshot.range(&self.data, layout::at(key, revision)..layout::behind(key));
         let mut next = || -> Result<Option<(Revision, Option<KeyValue>)>> {
             let Some(found) = versions.next() else { return Ok(None) };
@@ -272,7 +360,7 @@ impl Tables {
                     },
                     None => Event {
                         kind: EventKind::Delete,
-                        kv: gone(Bytes::copy_from_slice(key), revision),
+                        kv: KeyValue::gone(Bytes::copy_from_slice(key), revision),
                         prev,
                     },
                 })
@@ -308,15 +396,4 @@ pub(super) struct Due {
     pub(super) deadline: u64,
     pub(super) revision: Revision,
     pub(super) key: Bytes,
-}
-
-/// What an event says of a key that was deleted.
-pub(super) fn gone(key: Bytes, revision: Revision) -> KeyValue {
-    KeyValue {
-        key,
-        value: Bytes::new(),
-        create_revision: 0,
-        mod_revision: revision,
-        version: 0,
-    }
 }

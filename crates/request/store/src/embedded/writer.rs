@@ -7,7 +7,7 @@
 //! was told that the outcome isn't known. Reads go on from what the engine has in memory, as long as the disk takes nothing at
 //! all; each write tries again, at most once a second.
 
-use super::group::{Group, Reply, Write};
+use super::group::{Change, Group, Reply, Together, Write};
 use super::picture::Leaving;
 use super::scrub::Scrub;
 use super::tables::Tables;
@@ -28,6 +28,7 @@ const DUE: usize = 256;
 
 pub(super) enum Command {
     Write(Write),
+    Together(Together),
     /// Deletes what is due; answers with the next deadline.
     Expire {
         now_ms: u64,
@@ -41,9 +42,52 @@ pub(super) enum Command {
     Probe {
         reply: Reply<()>,
     },
+    /// Rewrites all tables.
+    Defragment {
+        reply: Reply<()>,
+    },
     Close {
         reply: Reply<()>,
     },
+}
+
+/// What one commit is made of.
+enum Item {
+    Write(Write),
+    Together(Together),
+}
+
+impl Item {
+    fn of(command: Command) -> Result<Item, Command> {
+        match command {
+            Command::Write(write) => Ok(Item::Write(write)),
+            Command::Together(together) => Ok(Item::Together(together)),
+            other => Err(other),
+        }
+    }
+    fn bytes(&self) -> usize {
+        match self {
+            Item::Write(write) => write.bytes(),
+            Item::Together(together) => together.bytes,
+        }
+    }
+    /// It has to be the first of its group.
+    fn is_first(&self) -> bool {
+        matches!(self, Item::Together(together) if together.past)
+    }
+    fn into_command(self) -> Command {
+        match self {
+            Item::Write(write) => Command::Write(write),
+            Item::Together(together) => Command::Together(together),
+        }
+    }
+    fn refuse(self, error: &Error) {
+        match self {
+            Item::Write(Write { reply: Some(reply), .. }) => drop(reply.send(Err(error.clone()))),
+            Item::Write(_) => {}
+            Item::Together(together) => drop(together.reply.send(Err(error.clone()))),
+        }
+    }
 }
 
 pub(super) struct Writer {
@@ -75,10 +119,12 @@ impl Writer {
                 break None;
             };
             match command {
-                Command::Write(write) => held = self.writes(write),
+                Command::Write(write) => held = self.writes(Item::Write(write)),
+                Command::Together(together) => held = self.writes(Item::Together(together)),
                 Command::Expire { now_ms, reply } => drop(reply.send(self.expire(now_ms))),
                 Command::Compact { revision, reply } => drop(reply.send(self.compact(revision))),
                 Command::Probe { reply } => drop(reply.send(self.probe())),
+                Command::Defragment { reply } => drop(reply.send(self.defragment())),
                 Command::Close { reply } => break Some(reply),
             }
         };
@@ -109,42 +155,51 @@ impl Writer {
     fn scrub_on(&mut self, scrub: Scrub) {
         let advanced = self.durably(|tables| scrub.portion(tables));
         match advanced {
-            Ok(left) => self.scrub = left,
+            Ok(left) => {
+                self.scrub = left;
+                self.tell_settled();
+            }
             // What is left is known to the tables; whoever opens them next, or compacts next, goes on with it.
             Err(error) => tracing::warn!(%error, "giving up compacted versions stopped"),
         }
     }
 
     /// Commits the write and all writes that wait behind it; gives back a command of another kind that ended the group.
-    fn writes(&mut self, first: Write) -> Option<Command> {
-        let mut writes = vec![first];
-        let mut bytes = writes[0].bytes();
+    fn writes(&mut self, first: Item) -> Option<Command> {
+        let mut bytes = first.bytes();
+        let mut items = vec![first];
         let mut held = None;
-        while writes.len() < GROUP_WRITES && bytes < GROUP_BYTES {
-            match self.commands.try_recv() {
-                Ok(Command::Write(write)) => {
-                    bytes += write.bytes();
-                    writes.push(write);
+        while items.len() < GROUP_WRITES && bytes < GROUP_BYTES {
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
+            match Item::of(command) {
+                Ok(item) if item.is_first() => held = Some(item.into_command()),
+                Ok(item) => {
+                    bytes += item.bytes();
+                    items.push(item);
+                    continue;
                 }
-                Ok(other) => {
-                    held = Some(other);
-                    break;
-                }
-                Err(_) => break,
+                Err(other) => held = Some(other),
             }
+            break;
         }
         if let Err(error) = self.usable() {
-            for reply in writes.into_iter().filter_map(|w| w.reply) {
-                let _ = reply.send(Err(error.clone()));
-            }
+            items.into_iter().for_each(|item| item.refuse(&error));
             return held;
         }
         let room = self.shared.room(bytes as u64);
         let committed = self.commit(|group| {
-            for write in writes {
-                match room.refusal(&write.change) {
-                    None => group.add(write),
-                    Some(error) => group.refuse(write, error),
+            for item in items {
+                match item {
+                    Item::Write(write) => match room.refusal(matches!(write.change, Change::Put { .. })) {
+                        None => group.add(write),
+                        Some(error) => group.refuse(write, error),
+                    },
+                    Item::Together(together) => match room.refusal(together.puts) {
+                        None => group.add_together(together),
+                        Some(error) => group.refuse_together(together, error),
+                    },
                 }
             }
         });
@@ -157,11 +212,17 @@ impl Writer {
     fn expire(&mut self, now_ms: u64) -> Result<Option<u64>> {
         self.usable()?;
         let (due, next) = self.with_tables(|tables| tables.due(now_ms, DUE))?;
-        if due.is_empty() {
-            return Ok(next);
+        let over = self.shared.leases.lock().due(now_ms, DUE);
+        if !due.is_empty() || !over.is_empty() {
+            let mut read = Ok(());
+            self.commit(|group| {
+                due.into_iter().for_each(|due| group.expire(due));
+                read = over.into_iter().try_for_each(|lease| group.end_lease(lease));
+            })?;
+            read?;
         }
-        self.commit(|group| due.into_iter().for_each(|due| group.expire(due)))?;
-        Ok(next)
+        let lease = self.shared.leases.lock().next();
+        Ok(next.into_iter().chain(lease).min())
     }
 
     fn compact(&mut self, to: Revision) -> Result<()> {
@@ -182,6 +243,22 @@ impl Writer {
         Ok(())
     }
 
+    fn tell_settled(&self) {
+        if let Ok(scrubbed) = self.with_tables(Tables::scrubbed) {
+            self.shared.settled.send_replace(scrubbed);
+        }
+    }
+
+    fn defragment(&mut self) -> Result<()> {
+        self.usable()?;
+        self.with_tables(|tables| {
+            tables.all().try_for_each(|table| {
+                table.rotate_memtable_and_wait().map_err(|e| tables.fail(e))?;
+                table.major_compact().map_err(|e| tables.fail(e))
+            })
+        })
+    }
+
     fn probe(&mut self) -> Result<()> {
         self.usable()?;
         self.durably(Tables::probe)
@@ -195,7 +272,7 @@ impl Writer {
         let Some(tables) = guard.as_ref() else {
             return Err(closed());
         };
-        let mut group = Group::new(tables, before);
+        let mut group = Group::new(tables, &shared.leases, before);
         fill(&mut group);
         if group.is_empty() {
             group.abandon().answer();
@@ -215,7 +292,16 @@ impl Writer {
         if committed.revision > before {
             shared.hub.publish(&committed.events, committed.revision);
         }
-        if committed.has_deadlines {
+        if !committed.granted.is_empty() {
+            let (mut leases, now) = (shared.leases.lock(), shared.clock.now_ms());
+            for (id, seconds) in &committed.granted {
+                match seconds {
+                    Some(seconds) => leases.grant(*id, *seconds, now),
+                    None => leases.end(*id),
+                }
+            }
+        }
+        if committed.has_deadlines || !committed.granted.is_empty() {
             shared.earlier.notify_one();
         }
         committed.answer();
@@ -315,8 +401,8 @@ fn closed() -> Error {
 /// The engine would wait without end for a background thread that has died; this notices.
 fn wait_for_flushes(tables: &Tables) -> Result<()> {
     let behind = || {
-        [&tables.data, &tables.log, &tables.expiry]
-            .iter()
+        tables
+            .all()
             .any(|t| t.sealed_memtable_count() >= UNFLUSHED || t.l0_table_count() >= UNMERGED)
     };
     while behind() {

@@ -17,7 +17,7 @@ mod picture;
 mod reconcile;
 mod txn;
 mod watch;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use wire::mvccpb;
 

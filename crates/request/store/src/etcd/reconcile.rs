@@ -70,6 +70,7 @@ mod tests {
             create_revision: mod_revision + 1 - version,
             mod_revision,
             version,
+            lease: 0,
         })
     }
 

@@ -17,6 +17,7 @@ pub(super) fn put(key: &Bytes, value: &Bytes, expected: Expect, lease: i64) -> T
         value: value.clone(),
         lease,
         prev_kv: expected != Expect::Absent,
+        ..Default::default()
     };
     if_then(key, expected, Op::RequestPut(put))
 }
@@ -45,6 +46,7 @@ fn if_then(key: &Bytes, expected: Expect, then: Op) -> TxnRequest {
         target: CompareTarget::Mod.into(),
         key: key.clone(),
         target_union: Some(TargetUnion::ModRevision(revision)),
+        range_end: Bytes::new(),
     });
     let operation = |op| RequestOp { request: Some(op) };
     TxnRequest {
@@ -82,6 +84,6 @@ pub(super) fn outcome(answer: TxnResponse) -> Result<Outcome> {
             revision,
             current: found.kvs.into_iter().next().map(key_value),
         },
-        None => return Err(odd("a transaction without a result")),
+        Some(Answer::ResponseTxn(_)) | None => return Err(odd("a transaction without a result")),
     })
 }

@@ -40,6 +40,7 @@ pub(super) fn key_value(kv: mvccpb::KeyValue) -> KeyValue {
         create_revision: revision(kv.create_revision),
         mod_revision: revision(kv.mod_revision),
         version: revision(kv.version),
+        lease: kv.lease,
     }
 }
 

@@ -3,10 +3,12 @@
 //! Every operation happens at once, under one lock, so that a run is the same each time. Nothing survives it.
 
 mod state;
+mod together;
 
 use crate::expiry::{Clock, Expires, reap};
 use crate::follow::{Follow, History};
 use crate::hub::Hub;
+use crate::lease::Leases;
 use crate::{
     Error, Event, Expect, Got, KeyRange, ListRequest, Listed, Outcome, Result, Revision, Store, StoreStatus,
     WatchBatch, WatchStream,
@@ -28,6 +30,8 @@ pub struct Memory {
 
 struct Inner {
     state: Mutex<State>,
+    /// Locked after the state.
+    leases: Mutex<Leases>,
     hub: Arc<Hub>,
     clock: Clock,
     earlier: Arc<Notify>,
@@ -41,6 +45,7 @@ impl Memory {
         let earlier = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
             state: Mutex::new(state),
+            leases: Mutex::default(),
             hub,
             clock: Clock::start(),
             earlier: earlier.clone(),
@@ -83,11 +88,15 @@ impl History for Inner {
 impl Expires for Inner {
     async fn expire(&self, now_ms: u64) -> Option<u64> {
         loop {
-            let (deadline, revision, key) = self.state.lock().next_deadline()?;
-            if deadline > now_ms {
-                return Some(deadline);
+            let next = self.state.lock().next_deadline();
+            let lease = self.leases.lock().next();
+            match next {
+                Some((deadline, revision, key)) if deadline <= now_ms => {
+                    self.change(|state| state.expire(deadline, revision, &key));
+                }
+                _ if lease.is_some_and(|end| end <= now_ms) => self.end_leases(now_ms),
+                next => return next.map(|(deadline, ..)| deadline).into_iter().chain(lease).min(),
             }
-            self.change(|state| state.expire(deadline, revision, &key));
         }
     }
 }

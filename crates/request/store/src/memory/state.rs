@@ -1,8 +1,11 @@
 //! Every version of every key since the last compaction, as plain data.
 
+use crate::digest::Summer;
+use crate::lease::Leases;
+use crate::transact::Below;
 use crate::{
-    Error, Event, EventKind, Expect, Got, KeyRange, KeyValue, ListRequest, Listed, Outcome, Result, Revision,
-    WatchBatch,
+    Digest, Error, Event, EventKind, Expect, Got, KeyRange, KeyValue, LeaseId, ListRequest, Listed, Outcome, Result,
+    Revision, WatchBatch,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +16,10 @@ pub(super) struct State {
     compacted: Revision,
     /// A key's versions, oldest first. A deletion is one without a value.
     keys: BTreeMap<Bytes, Vec<Version>>,
-    /// Which key each revision since the last compaction changed.
-    log: BTreeMap<Revision, Bytes>,
+    /// Which keys each revision since the last compaction changed, in order.
+    log: BTreeMap<(Revision, u32), Bytes>,
+    /// Which keys go with which lease.
+    attached: BTreeSet<(LeaseId, Bytes)>,
     /// (deadline, revision of the put, key)
     deadlines: BTreeSet<(u64, Revision, Bytes)>,
 }
@@ -22,8 +27,11 @@ pub(super) struct State {
 #[derive(Clone)]
 struct Version {
     modified: Revision,
+    /// Which of its revision's changes it is.
+    sub: u32,
     created: Revision,
     count: u64,
+    lease: LeaseId,
     value: Option<Bytes>,
 }
 
@@ -37,6 +45,7 @@ impl Version {
             create_revision,
             mod_revision,
             version,
+            lease: self.lease,
         })
     }
 }
@@ -48,6 +57,7 @@ impl State {
             compacted: 0,
             keys: BTreeMap::new(),
             log: BTreeMap::new(),
+            attached: BTreeSet::new(),
             deadlines: BTreeSet::new(),
         }
     }
@@ -147,40 +157,28 @@ impl State {
                 None,
             );
         }
-        self.revision += 1;
-        let revision = self.revision;
-        let (created, count) = prev
+        let revision = self.revision + 1;
+        let (create_revision, version) = prev
             .as_ref()
             .map_or((revision, 1), |kv| (kv.create_revision, kv.version + 1));
-        let version = Version {
-            modified: revision,
-            created,
-            count,
-            value: Some(value.clone()),
-        };
-        self.keys.entry(key.clone()).or_default().push(version);
-        self.log.insert(revision, key.clone());
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, revision, key.clone()));
         }
         let kv = KeyValue {
             key,
             value,
-            create_revision: created,
+            create_revision,
             mod_revision: revision,
-            version: count,
+            version,
+            lease: 0,
         };
-        (
-            Outcome::Done {
-                revision,
-                prev: prev.clone(),
-            },
-            Some(Event {
-                kind: EventKind::Put,
-                kv,
-                prev,
-            }),
-        )
+        let event = Event {
+            kind: EventKind::Put,
+            kv,
+            prev: prev.clone(),
+        };
+        self.take(std::slice::from_ref(&event));
+        (Outcome::Done { revision, prev }, Some(event))
     }
 
     pub(super) fn delete(&mut self, key: &Bytes, expected: Expect) -> (Outcome, Option<Event>) {
@@ -195,22 +193,76 @@ impl State {
                 None,
             );
         }
-        self.revision += 1;
-        let revision = self.revision;
-        let version = Version {
-            modified: revision,
-            created: 0,
-            count: 0,
-            value: None,
-        };
-        self.keys.entry(key.clone()).or_default().push(version);
-        self.log.insert(revision, key.clone());
+        let revision = self.revision + 1;
         let event = Event {
             kind: EventKind::Delete,
-            kv: deleted(key.clone(), revision),
+            kv: KeyValue::gone(key.clone(), revision),
             prev: prev.clone(),
         };
+        self.take(std::slice::from_ref(&event));
         (Outcome::Done { revision, prev }, Some(event))
+    }
+
+    /// The changes of the next revision, in order.
+    pub(super) fn take(&mut self, events: &[Event]) {
+        self.revision += 1;
+        for (sub, Event { kind, kv, prev }) in events.iter().enumerate() {
+            let version = Version {
+                modified: self.revision,
+                sub: sub as u32,
+                created: kv.create_revision,
+                count: kv.version,
+                lease: kv.lease,
+                value: (*kind == EventKind::Put).then(|| kv.value.clone()),
+            };
+            self.keys.entry(kv.key.clone()).or_default().push(version);
+            self.log.insert((self.revision, sub as u32), kv.key.clone());
+            if let Some(had) = prev.as_ref().filter(|prev| prev.lease != 0) {
+                self.attached.remove(&(had.lease, kv.key.clone()));
+            }
+            if kv.lease != 0 {
+                self.attached.insert((kv.lease, kv.key.clone()));
+            }
+        }
+    }
+
+    pub(super) fn attached(&self, lease: LeaseId) -> Vec<Bytes> {
+        let from = self.attached.range((lease, Bytes::new())..);
+        from.take_while(|(id, _)| *id == lease)
+            .map(|(_, key)| key.clone())
+            .collect()
+    }
+
+    /// See [`crate::digest`].
+    pub(super) fn digest(&self, revision: Option<Revision>) -> Result<Digest> {
+        let to = self.readable(revision)?;
+        let standing = |at: Revision| {
+            let versions = self.keys.iter().filter_map(move |(key, versions)| {
+                let version = version_at(versions, at)?;
+                Some((version.modified, version.sub, version.kv(key)?))
+            });
+            versions.collect::<Vec<_>>()
+        };
+        let mut kept = standing(to);
+        if kept.is_empty() {
+            // Where nothing is left etcd counts what the compaction kept.
+            kept = standing(self.compacted);
+        }
+        kept.retain(|(revision, ..)| *revision <= self.compacted);
+        kept.sort_unstable_by_key(|(revision, sub, _)| (*revision, *sub));
+        let mut summer = Summer::new();
+        kept.into_iter().for_each(|(_, sub, kv)| summer.version(sub, kv));
+        for (&(revision, sub), key) in self.log.range((self.compacted + 1, 0)..(to + 1, 0)) {
+            if let Some(event) = self.event(revision, key) {
+                summer.event(sub, event);
+            }
+        }
+        Ok(Digest {
+            sum: summer.sum(),
+            revision: to,
+            compacted: self.compacted,
+            current: self.revision,
+        })
     }
 
     pub(super) fn next_deadline(&self) -> Option<(u64, Revision, Bytes)> {
@@ -233,8 +285,9 @@ impl State {
             events: Vec::new(),
             synced: self.revision,
         };
-        for (seen, (&revision, key)) in self.log.range((Bound::Excluded(after), Bound::Unbounded)).enumerate() {
-            if seen == max {
+        for (seen, (&(revision, sub), key)) in self.log.range((after + 1, 0)..).enumerate() {
+            // A revision's changes stay together.
+            if seen >= max && sub == 0 {
                 batch.synced = revision - 1;
                 break;
             }
@@ -243,6 +296,14 @@ impl State {
             }
         }
         Ok(batch)
+    }
+
+    pub(super) fn changes(&self, range: &KeyRange, revision: Revision) -> Result<Vec<Event>> {
+        self.readable(Some(revision))?;
+        let changed = self.log.range((revision, 0)..(revision + 1, 0));
+        let changed = changed.filter(|(_, key)| range.contains(key));
+        let events = changed.filter_map(|(_, key)| self.event(revision, key));
+        Ok(events.map(|event| Event { prev: None, ..event }).collect())
     }
 
     fn event(&self, revision: Revision, key: &Bytes) -> Option<Event> {
@@ -257,7 +318,7 @@ impl State {
             },
             None => Event {
                 kind: EventKind::Delete,
-                kv: deleted(key.clone(), revision),
+                kv: KeyValue::gone(key.clone(), revision),
                 prev,
             },
         })
@@ -276,11 +337,13 @@ impl State {
             });
         }
         self.compacted = to;
-        self.log = self.log.split_off(&(to + 1));
+        // What changed at that very revision stays: clients of etcd may watch from there.
+        self.log = self.log.split_off(&(to, 0));
         self.keys.retain(|_, versions| {
             let last = versions.iter().rposition(|v| v.modified <= to);
             if let Some(last) = last {
-                let keep_from = if versions[last].value.is_some() { last } else { last + 1 };
+                let stays = versions[last].value.is_some() || versions[last].modified == to;
+                let keep_from = if stays { last } else { last + 1 };
                 versions.drain(..keep_from);
             }
             !versions.is_empty()
@@ -293,12 +356,23 @@ fn version_at(versions: &[Version], at: Revision) -> Option<&Version> {
     versions.iter().rev().find(|v| v.modified <= at)
 }
 
-fn deleted(key: Bytes, revision: Revision) -> KeyValue {
-    KeyValue {
-        key,
-        value: Bytes::new(),
-        create_revision: 0,
-        mod_revision: revision,
-        version: 0,
+impl Below for (&State, &Leases) {
+    fn revision(&self) -> Revision {
+        self.0.revision
+    }
+    fn get(&self, key: &[u8]) -> Result<Option<KeyValue>> {
+        Ok(self.0.get(key, None)?.kv)
+    }
+    fn list(&self, request: &ListRequest) -> Result<Listed> {
+        self.0.list(request)
+    }
+    fn past(&self, request: &ListRequest) -> Result<Listed> {
+        self.0.list(request)
+    }
+    fn lease(&self, id: LeaseId) -> Option<u64> {
+        self.1.seconds(id)
+    }
+    fn attached(&self, id: LeaseId) -> Result<Vec<Bytes>> {
+        Ok(self.0.attached(id))
     }
 }

@@ -7,8 +7,9 @@
 //! | `lease` | a lease's number | number, seconds to live, seconds that are left |
 //! | `meta` | `scheduledCompactRev`, `finishedCompactRev` | before it the past is given up |
 //!
-//! Numbers are big-endian, so that they sort; the last 32 bytes of the file are the SHA-256 of those before them. A key that ends by itself
-//! has a lease of its own, with the time that is left: while the file lies around, that time stands still.
+//! Numbers are big-endian, so that they sort; the last 32 bytes of the file are the SHA-256 of those before them. A key that the API server
+//! lets end by itself has a lease of its own, numbered as its revision, with the time that is left: while the file lies around, that time
+//! stands still. Leases of etcd's clients begin anew with all of their time.
 
 mod read;
 mod save;
@@ -19,7 +20,7 @@ pub(crate) use save::Saver;
 use crate::{KeyValue, Revision};
 use std::path::Path;
 
-const KEYS: &str = "key";
+pub(crate) const KEYS: &str = "key";
 const LEASES: &str = "lease";
 const META: &str = "meta";
 const SCHEDULED: &[u8] = b"scheduledCompactRev";
@@ -40,7 +41,9 @@ const SUM: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub kv: KeyValue,
-    /// When it ends by itself, after so many seconds.
+    /// Which of its revision's changes it is.
+    pub sub: u32,
+    /// When the API server lets it end by itself, after so many seconds.
     pub seconds: Option<u64>,
 }
 
@@ -93,6 +96,20 @@ pub fn check(file: &Path, sum: Sum) -> crate::Result<Summary> {
     content.summary()
 }
 
+/// What a snapshot's keys sum up to: a store that was made of it has the same sum ([`crate::Digest`]).
+///
+/// # Errors
+///
+/// As [`check`].
+pub fn digest(file: &Path, sum: Sum) -> crate::Result<u32> {
+    let mut summer = crate::digest::Summer::new();
+    Content::open(file, sum)?.each(|entry| {
+        summer.version(entry.sub, entry.kv);
+        Ok(())
+    })?;
+    Ok(summer.sum())
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct Lease {
     #[prost(int64, tag = "1")]
@@ -103,11 +120,11 @@ struct Lease {
     left: i64,
 }
 
-/// A revision as a key.
-fn place(revision: Revision) -> Vec<u8> {
+/// One of a revision's changes, as a key.
+pub(crate) fn place(revision: Revision, sub: u32) -> Vec<u8> {
     let mut place = revision.to_be_bytes().to_vec();
     place.push(b'_');
-    place.extend([0; 8]);
+    place.extend(u64::from(sub).to_be_bytes());
     place
 }
 

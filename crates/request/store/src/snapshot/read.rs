@@ -5,7 +5,7 @@ use crate::bolt::Reader;
 use crate::etcd::mvccpb;
 use crate::{KeyValue, Result, Revision};
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,10 @@ pub(crate) struct Content {
     revision: Revision,
     /// The revision at which each key got what it is now, of those that are.
     newest: HashMap<Vec<u8>, Revision>,
-    seconds: HashMap<i64, u64>,
+    /// Granted for, and left, by number.
+    leases: HashMap<i64, (u64, u64)>,
+    /// Those numbered as the revision that they are of: they say when an API server's key ends.
+    ours: HashSet<i64>,
     bytes: u64,
 }
 
@@ -27,7 +30,7 @@ fn odd(what: &str) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }
 
-/// Revision, and whether it is a deletion. Numbers within a revision: the API servers write one key at a time.
+/// Revision, number of the change within it, and whether it is a deletion.
 fn revision(place: &[u8]) -> std::io::Result<(Revision, u64, bool)> {
     let (main, rest) = place
         .split_first_chunk::<8>()
@@ -59,7 +62,8 @@ impl Content {
             file,
             revision: 0,
             newest: HashMap::new(),
-            seconds: HashMap::new(),
+            leases: HashMap::new(),
+            ours: HashSet::new(),
             bytes,
         };
         content.scan().map_err(fail)?;
@@ -74,7 +78,8 @@ impl Content {
             file,
             revision: last,
             newest,
-            seconds,
+            leases,
+            ours,
             ..
         } = self;
         file.each(META, |name, value| {
@@ -87,6 +92,9 @@ impl Content {
             let (at, _, deletion) = revision(at)?;
             let kv: mvccpb::KeyValue = decode(value)?;
             *last = (*last).max(at);
+            if kv.lease == at as i64 && !deletion {
+                ours.insert(kv.lease);
+            }
             match deletion {
                 true => drop(newest.remove(&kv.key[..])),
                 false => drop(newest.insert(kv.key.to_vec(), at)),
@@ -96,7 +104,8 @@ impl Content {
         file.each(LEASES, |_, value| {
             let lease: Lease = decode(value)?;
             let left = if lease.left > 0 { lease.left } else { lease.seconds };
-            seconds.insert(lease.id, u64::try_from(left).unwrap_or_default());
+            let number = |n: i64| u64::try_from(n).unwrap_or_default();
+            leases.insert(lease.id, (number(lease.seconds), number(left)));
             Ok(())
         })
     }
@@ -118,19 +127,23 @@ impl Content {
         self.revision
     }
 
+    /// Leases of etcd's clients, and what each was granted for. Those that say when an API server's keys end aren't among them.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = (i64, u64)> {
+        let clients = self.leases.iter().filter(|(id, _)| !self.ours.contains(id));
+        clients.map(|(id, (seconds, _))| (*id, *seconds))
+    }
+
     /// What each key is, in the order of revisions.
     pub(crate) fn each(&self, mut f: impl FnMut(Entry) -> Result<()>) -> Result<()> {
-        let (mut failed, mut last) = (None, 0);
+        let mut failed = None;
         let walked = self.file.each(KEYS, |at, value| {
-            let (at, _, deletion) = revision(at)?;
+            let (at, sub, deletion) = revision(at)?;
             let kv: mvccpb::KeyValue = decode(value)?;
             if deletion || self.newest.get(&kv.key[..]) != Some(&at) {
                 return Ok(());
             }
-            if at == last {
-                return Err(odd("one revision changed several keys, which no API server does"));
-            }
-            last = at;
+            let lease = self.leases.get(&kv.lease);
+            let clients = lease.is_some() && !self.ours.contains(&kv.lease);
             let number = |n: i64| u64::try_from(n).map_err(|_| odd("a number is negative"));
             let entry = Entry {
                 kv: KeyValue {
@@ -139,9 +152,11 @@ impl Content {
                     create_revision: number(kv.create_revision)?,
                     mod_revision: at,
                     version: number(kv.version)?,
+                    lease: if clients { kv.lease } else { 0 },
                 },
+                sub: u32::try_from(sub).map_err(|_| odd("a revision has too many changes"))?,
                 // One whose lease is gone was about to go.
-                seconds: (kv.lease != 0).then(|| self.seconds.get(&kv.lease).copied().unwrap_or_default()),
+                seconds: (kv.lease != 0 && !clients).then(|| lease.map_or(0, |(_, left)| *left)),
             };
             f(entry).map_err(|error| {
                 failed = Some(error);

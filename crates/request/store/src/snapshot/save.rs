@@ -2,8 +2,8 @@
 
 use super::{EMPTY, Entry, FINISHED, KEYS, LEASES, Lease, META, SCHEDULED, Summary, io, place};
 use crate::bolt::Writer;
-use crate::etcd::mvccpb;
-use crate::{Result, Revision};
+use crate::digest::encoded;
+use crate::{LeaseStanding, Result, Revision};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -25,8 +25,13 @@ impl Saver {
     }
 
     /// `entries` come by revision. What is in them may be secret: the file is for its owner.
-    pub(crate) fn write(self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<Unsealed> {
-        let written = self.fill(revision, entries);
+    pub(crate) fn write(
+        self,
+        revision: Revision,
+        leases: &[LeaseStanding],
+        entries: impl Iterator<Item = Result<Entry>>,
+    ) -> Result<Unsealed> {
+        let written = self.fill(revision, leases, entries);
         let unsealed = Unsealed {
             saver: self,
             revision,
@@ -35,7 +40,12 @@ impl Saver {
         written.map(|_| unsealed)
     }
 
-    fn fill(&self, revision: Revision, entries: impl Iterator<Item = Result<Entry>>) -> Result<u64> {
+    fn fill(
+        &self,
+        revision: Revision,
+        granted: &[LeaseStanding],
+        entries: impl Iterator<Item = Result<Entry>>,
+    ) -> Result<u64> {
         let fail = |e: std::io::Error| io(&self.to, &e);
         // The writer finds the file with its mode.
         super::begin(&self.fresh).map_err(fail)?;
@@ -44,25 +54,24 @@ impl Saver {
             file.bucket(name).end().map_err(fail)?;
         }
         let mut bucket = file.bucket(KEYS);
-        let (mut keys, mut leases) = (0, Vec::new());
+        let mut keys = 0;
+        let mut leases: Vec<_> = granted.iter().map(|lease| (lease.id, lease.seconds as i64)).collect();
         for entry in entries {
-            let Entry { kv, seconds } = entry?;
+            let Entry { mut kv, sub, seconds } = entry?;
             let at = kv.mod_revision;
-            let lease = seconds.map_or(0, |_| at as i64);
-            leases.extend(seconds.map(|seconds| (at as i64, seconds as i64)));
-            let value = mvccpb::KeyValue {
-                key: kv.key,
-                create_revision: kv.create_revision as i64,
-                mod_revision: at as i64,
-                version: kv.version as i64,
-                value: kv.value,
-                lease,
-            };
-            bucket.put(&place(at), &value.encode_to_vec()).map_err(fail)?;
+            if let Some(seconds) = seconds {
+                kv.lease = at as i64;
+                leases.push((kv.lease, seconds as i64));
+            }
+            let value = encoded(kv).encode_to_vec();
+            bucket.put(&place(at, sub), &value).map_err(fail)?;
             keys += 1;
         }
         bucket.end().map_err(fail)?;
         let mut bucket = file.bucket(LEASES);
+        // As they are written: negative numbers come last.
+        leases.sort_unstable_by_key(|(id, _)| id.to_be_bytes());
+        leases.dedup_by_key(|(id, _)| *id);
         for (id, seconds) in leases {
             let lease = Lease {
                 id,
@@ -74,7 +83,7 @@ impl Saver {
         bucket.end().map_err(fail)?;
         let mut bucket = file.bucket(META);
         for name in [FINISHED, SCHEDULED] {
-            bucket.put(name, &place(revision)).map_err(fail)?;
+            bucket.put(name, &place(revision, 0)).map_err(fail)?;
         }
         bucket.end().map_err(fail)?;
         file.finish().map_err(fail)?;

@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod cut;
+#[path = "../front/mod.rs"]
+mod front;
+mod same;
 mod server;
 mod trouble;
 

@@ -409,6 +409,7 @@ mod tests {
             create_revision: 1,
             mod_revision: 1,
             version: 1,
+            lease: 0,
         };
         assert_eq!(Bitmap::read(&range, &kv).unwrap(), map);
         let object = proto::open(&kv.value).unwrap().decode(&schema().unwrap()).unwrap();
