@@ -14,6 +14,7 @@ mod dev;
 mod doctor;
 mod etcd;
 mod families;
+mod follow;
 mod image;
 mod install;
 mod issue;

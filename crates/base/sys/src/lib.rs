@@ -17,3 +17,4 @@ pub mod process;
 pub mod seccomp;
 pub mod tree;
 pub mod tty;
+pub mod wireguard;

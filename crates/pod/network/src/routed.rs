@@ -238,7 +238,7 @@ impl Routed {
 }
 
 /// One range, or one of each family, with commas between them.
-fn ranges(text: &str) -> anyhow::Result<Vec<IpNet>> {
+pub(crate) fn ranges(text: &str) -> anyhow::Result<Vec<IpNet>> {
     let parse = |part: &str| {
         part.trim()
             .parse()
