@@ -20,6 +20,7 @@ mod local;
 mod neighbours;
 mod ports;
 mod routed;
+mod shape;
 mod sysctl;
 pub mod underlay;
 
