@@ -5,12 +5,14 @@
 //! volumes of a node's disk has a name with the node's in it, which no other node can take, and writes only what is that node's.
 
 use crate::cluster::{self, Cluster};
-use crate::config::Config;
+use crate::config::{Component, Config};
+use crate::definitions;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
+use keelson_controllers::cluster_policy_definition;
 use serde_json::{Value, json};
 
 /// Who cluster DNS is: it answers from services and endpoints.
@@ -74,7 +76,9 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
     ]);
     let policy = json!([
-        {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
     ]);
     let publisher = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]);
@@ -128,6 +132,9 @@ fn grants() -> Vec<Grant> {
          "verbs": ["create", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["patch"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
+    ]);
+    let cluster_policies = json!([
+        {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies/status"], "verbs": ["patch"]},
     ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
@@ -185,6 +192,12 @@ fn grants() -> Vec<Grant> {
             snapshots,
         ),
         grant(
+            "system:keelson:cluster-policies",
+            Scope::Cluster,
+            account("keelson-cluster-policies"),
+            cluster_policies,
+        ),
+        grant(
             "system:keelson:server",
             Scope::Cluster,
             group(keelson_apiserver::joining::GROUP),
@@ -203,6 +216,9 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
     }
     crate::storage::apply(&rest, config).await?;
     crate::snapshots::apply(&rest, config).await?;
+    if config.runs(Component::Policy) {
+        definitions::write(&rest, &cluster_policy_definition()).await?;
+    }
     let wanted = Cluster::of(config).config_map()?;
     Objects::<ConfigMap>::new(&rest)
         .create_or_update(&wanted, |live| {

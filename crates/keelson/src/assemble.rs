@@ -130,7 +130,7 @@ impl Cluster {
                 serving: serving_certificate(&mut running, config, &pki)?,
                 client_ca_pem: pki.ca.cert_pem().to_string(),
             };
-            node::start(&mut running, config, access).await?;
+            node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref())?;
         }
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
@@ -268,6 +268,7 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         leader_election: candidate(config),
         telling: telling.clone(),
         snapshots: config.runs(Component::Snapshots),
+        cluster_policies: config.runs(Component::Policy),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod components;
 mod config;
+mod definitions;
 mod dev;
 mod doctor;
 mod etcd;

@@ -30,7 +30,7 @@ pub struct Access {
 }
 
 /// Pod network with its policies, runtime and kubelet.
-pub async fn start(running: &mut Supervisor, config: &Config, access: Access) -> anyhow::Result<()> {
+pub async fn start(running: &mut Supervisor, config: &Config, access: Access, telling: &Telling) -> anyhow::Result<()> {
     let mtu = mtu(config.network, config.node_ip()).await;
     // Plug-ins' pods are outside of what policies here are judged on.
     let policed = config.runs(Component::Policy) && config.network != underlay::Mode::Cni;
@@ -48,6 +48,7 @@ pub async fn start(running: &mut Supervisor, config: &Config, access: Access) ->
             config.families().collect(),
             client,
             pods,
+            keelson_policy::Told::new(&telling.measures),
         );
     }
     let endpoint = format!("unix://{}", config.cri_socket().display());
@@ -65,10 +66,12 @@ pub fn policy(
     families: Vec<Family>,
     client: kube::Client,
     pods: Arc<LocalPods>,
+    told: keelson_policy::Told,
 ) {
     let settings = keelson_policy::Config {
         node_name: node_name.to_string(),
         families,
+        told,
     };
     // Before the first judgement too, pods wait for theirs.
     pods.judged(BTreeSet::new());

@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod detached;
 pub mod mount;
 pub mod net;
+pub mod nflog;
 pub mod nft;
 pub mod open;
 pub mod own;

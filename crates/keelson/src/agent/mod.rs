@@ -98,7 +98,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
         serving: serving.clone(),
         client_ca_pem: wanted.ca_pem.clone(),
     };
-    node::start(&mut components, &config, access).await?;
+    node::start(&mut components, &config, access, &Telling::default()).await?;
     crate::storage::start(&mut components, &config, clients.as_ref())?;
     node::network(&mut components, &config, clients.as_ref());
     if config.runs(Component::Proxy) {

@@ -121,7 +121,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let cluster_cidrs = families::cluster_cidrs(&options.cluster_cidr)?;
     super::run(&options.log, Some(&data_dir), async || {
         let mut components = Supervisor::default();
-        let front = Front::whole(components.health(), &Measures::default());
+        let measures = Measures::default();
+        let front = Front::whole(components.health(), &measures);
         plain::start(&mut components, "metrics", options.metrics_bind_address, front).await?;
         let mtu = match options.node_ip {
             Some(ip) => node::mtu(mode, ip).await,
@@ -151,6 +152,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                     families_of(&cluster_cidrs),
                     clients.client(POLICY_IDENTITY),
                     pods,
+                    keelson_policy::Told::new(&measures),
                 );
             }
             let settings = underlay::Settings {
