@@ -216,8 +216,14 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
     }
     crate::storage::apply(&rest, config).await?;
     crate::snapshots::apply(&rest, config).await?;
-    if config.runs(Component::Policy) {
-        definitions::write(&rest, &cluster_policy_definition()).await?;
+    // The cluster runs without it.
+    if config.runs(Component::Policy)
+        && let Err(error) = definitions::write(&rest, &cluster_policy_definition()).await
+    {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "there is no kind of network policies of the cluster"
+        );
     }
     let wanted = Cluster::of(config).config_map()?;
     Objects::<ConfigMap>::new(&rest)
