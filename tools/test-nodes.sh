@@ -1,7 +1,7 @@
 #!/bin/bash
 # test-nodes.sh: two machines (network namespaces joined by a bridge) become one cluster, and come apart again: join, pods
 # and services across nodes, load balancers, DNS, logs and exec, silence, rejoin, a name that is taken, removal without a trace. A minute.
-# env: KEELSON=program, NETWORK=vxlan|vxlan-direct|host-gw, NET=first three numbers of the machines' network, KUBECTL=kubectl
+# env: KEELSON=program, NETWORK=vxlan|vxlan-direct|host-gw|wireguard, NET=first three numbers of the machines' network, KUBECTL=kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.7} LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
@@ -116,7 +116,7 @@ k delete svc all near --timeout=10s >/dev/null; ok "load balancers go"
 ok "cluster DNS leads to both nodes"
 within 10 "logs of the agent's pod" says serving k logs web1
 within 10 "exec in the agent's pod" says kln1-pod k exec web1 -- echo kln1-pod
-case ${NETWORK:-vxlan} in vxlan) mtu=1450 ;; vxlan-direct) mtu=1450 ;; *) mtu=1500 ;; esac
+case ${NETWORK:-vxlan} in vxlan) mtu=1450 ;; vxlan-direct) mtu=1450 ;; wireguard) mtu=1440 ;; *) mtu=1500 ;; esac
 [ ${NETWORK:-vxlan} != vxlan ] || in1 ip -o link show keelson.1 | grep "mtu $mtu " >/dev/null || fail "the tunnel's MTU"
 k exec web1 -- ip -o link show eth0 | grep "mtu $mtu " >/dev/null || fail "the pod's MTU"; ok "MTU $mtu"
 cat <<YAML | k apply -f - >/dev/null
@@ -179,5 +179,6 @@ left() { # machine
 }
 [ -z "$(left 1)" ] || fail "the agent left behind: $(left 1)"
 ok "the agent leaves nothing behind"
-alone() { ! in0 ip -o link show keelson.1 && [ -z "$(in0 ip route show proto 107)" ]; }
+# The fence of WireGuard stays with its node.
+alone() { ! in0 ip -o link | grep -E 'keelson\.(1|wg)' && [ -z "$(in0 ip route show proto 107 type unicast)" ]; }
 within 10 "and nothing of it is left on the other node" alone

@@ -7,11 +7,13 @@
 
 use crate::cluster::{self, Cluster};
 use crate::config::{Component, Config};
+use crate::definitions;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
+use keelson_controllers::cluster_policy_definition;
 use serde_json::{Value, json};
 
 /// Who cluster DNS is: it answers from services and endpoints.
@@ -82,7 +84,9 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
     ]);
     let policy = json!([
-        {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
     ]);
     let publisher = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]);
@@ -162,6 +166,9 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "create", "update", "delete"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "watch", "create", "update"]},
     ]);
+    let cluster_policies = json!([
+        {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies/status"], "verbs": ["patch"]},
+    ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
     let grant = |name, scope, to, rules| Grant { name, scope, to, rules };
@@ -218,6 +225,12 @@ fn grants() -> Vec<Grant> {
             snapshots,
         ),
         grant(
+            "system:keelson:cluster-policies",
+            Scope::Cluster,
+            account("keelson-cluster-policies"),
+            cluster_policies,
+        ),
+        grant(
             "system:keelson:server",
             Scope::Cluster,
             group(keelson_apiserver::joining::GROUP),
@@ -265,6 +278,15 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
     }
     crate::storage::apply(&rest, config).await?;
     crate::snapshots::apply(&rest, config).await?;
+    // The cluster runs without it.
+    if config.runs(Component::Policy)
+        && let Err(error) = definitions::write(&rest, &cluster_policy_definition()).await
+    {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "there is no kind of network policies of the cluster"
+        );
+    }
     let wanted = Cluster::of(config).config_map()?;
     Objects::<ConfigMap>::new(&rest)
         .create_or_update(&wanted, |live| {

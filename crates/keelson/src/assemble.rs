@@ -29,6 +29,8 @@ use std::time::Duration;
 
 /// A running cluster of one machine.
 pub struct Cluster {
+    /// As it was decided among all servers.
+    pub config: Config,
     api: Api,
     store: Opened,
     beside: Option<Beside>,
@@ -63,6 +65,7 @@ impl Cluster {
         upkeep: Option<Arc<Upkeep>>,
     ) -> anyhow::Result<Cluster> {
         families::apart(&config.cluster_cidrs, &config.service_cidrs, &config.node_ips)?;
+        underlay::supported(config.network)?;
         // The port first: little has to be undone then.
         let address = SocketAddr::new(config.bind_address, config.api_port);
         let socket = apiserver::bind(address, "--api-port").await?;
@@ -126,7 +129,7 @@ impl Cluster {
                 serving: serving_certificate(&mut running, config, &pki)?,
                 client_ca_pem: pki.ca.cert_pem().to_string(),
             };
-            node::start(&mut running, config, access).await?;
+            node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref())?;
             node::ingress(&mut running, config, clients.as_ref());
         }
@@ -141,11 +144,17 @@ impl Cluster {
         publish_dns(&mut running, config, &api);
         publish_ingress(&mut running, config, &api);
         Ok(Cluster {
+            config: config.clone(),
             api: listening,
             store,
             beside: None,
             components: running,
         })
+    }
+
+    /// Whether an etcd runs beside this server.
+    pub fn is_member(&self) -> bool {
+        self.beside.is_some()
     }
 
     /// Resolves when the cluster can't go on.
@@ -251,12 +260,16 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
         account_keys: Some(Arc::new(pki.service_account.clone())),
-        cluster_cidrs: config.cluster_cidrs.iter().map(ToString::to_string).collect(),
+        cluster_cidrs: match config.allocate_node_cidrs {
+            true => config.cluster_cidrs.iter().map(ToString::to_string).collect(),
+            false => Vec::new(),
+        },
         node_mask_v4: families::NODE_MASKS.0,
         node_mask_v6: families::NODE_MASKS.1,
         leader_election: candidate(config),
         telling: telling.clone(),
         snapshots: config.runs(Component::Snapshots),
+        cluster_policies: config.runs(Component::Policy),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };
@@ -272,8 +285,8 @@ fn node_ports(config: &Config) -> Reserved {
     if config.runs(Component::Ingress) {
         ports.extend(keelson_gateway::PORTS.map(|p| (Port::new("TCP", p.into()), "the gateway's")));
     }
-    if matches!(config.network, underlay::Mode::Vxlan | underlay::Mode::VxlanDirect) {
-        ports.push((Port::new("UDP", underlay::PORT.into()), "the pod network's"));
+    if let Some(port) = config.network.port() {
+        ports.push((Port::new("UDP", port.into()), "the pod network's"));
     }
     ports
 }

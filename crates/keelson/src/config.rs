@@ -46,8 +46,8 @@ pub struct Options {
     /// The interface by which other nodes are reached
     #[arg(long, env = "KEELSON_NETWORK_INTERFACE", value_name = "NAME")]
     pub network_interface: Option<String>,
-    /// How pods of different nodes reach each other: vxlan, vxlan-direct (without tunnel on the same link), host-gw or none
-    /// [default: vxlan]
+    /// How pods of different nodes reach each other: vxlan, vxlan-direct (without tunnel on the same link), host-gw, wireguard
+    /// (encrypted), none (by routes of others), or cni (plug-ins in /opt/cni/bin, as /etc/cni/net.d says) [default: vxlan]
     #[arg(long, env = "KEELSON_NETWORK", value_name = "MODE")]
     pub network: Option<String>,
     /// Directory of image archives (OCI layout or docker save) that are imported at start
@@ -102,6 +102,9 @@ pub struct Options {
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "crate::families::list")]
     pub cluster_cidr: Option<Vec<String>>,
+    /// Whether nodes get shares of it; plug-ins of --network cni may have their own [default: true]
+    #[arg(long, env = "KEELSON_ALLOCATE_NODE_CIDRS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub allocate_node_cidrs: Option<bool>,
     /// Range of service addresses, or one of each family, the primary one first [default: 10.96.0.0/16, or fd00:96::/112
     /// on a machine with IPv6 only]
     #[arg(long, env = "KEELSON_SERVICE_CIDR", value_name = "LIST", value_delimiter = ',')]
@@ -232,6 +235,7 @@ pub struct Config {
     /// The primary family's first; one of each that pods have.
     pub node_ips: Vec<IpAddr>,
     pub network: Mode,
+    pub allocate_node_cidrs: bool,
     pub images: Option<PathBuf>,
     pub registries: Option<PathBuf>,
     pub mirrors_only: bool,
@@ -322,7 +326,7 @@ impl Options {
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable, gateway_api, bind_address,
-                api_port, kubelet_port, dns_port, tls_san, cluster_cidr, service_cidr, cluster_dns, cluster_domain,
+                api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config,
                 encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
                 audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers, etcd_cafile,
@@ -390,6 +394,12 @@ impl Options {
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
         let log = log(self.log, self.log_format.as_deref())?;
+        let network: Mode = self.network.as_deref().unwrap_or("vxlan").parse()?;
+        let allocate_node_cidrs = self.allocate_node_cidrs.unwrap_or(true);
+        anyhow::ensure!(
+            allocate_node_cidrs || network == Mode::Cni,
+            "--allocate-node-cidrs=false: with --network {network} pods get their addresses from their node's share"
+        );
         Ok(Config {
             kubeconfig: self.kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             node_name: match self.node_name {
@@ -397,7 +407,8 @@ impl Options {
                 None => host_name()?,
             },
             node_ips,
-            network: self.network.as_deref().unwrap_or("vxlan").parse()?,
+            network,
+            allocate_node_cidrs,
             images: self.images,
             registries: self.registries,
             mirrors_only: self.disable_default_registry_endpoint.unwrap_or(false),

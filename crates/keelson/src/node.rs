@@ -4,6 +4,7 @@
 use crate::addons::{DNS_IDENTITY, INGRESS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY};
 use crate::components;
 use crate::config::{Component, Config};
+use crate::peers::Secured;
 use crate::supervise::Supervisor;
 use crate::version::VERSION;
 use anyhow::Context;
@@ -33,22 +34,25 @@ pub struct Access {
 }
 
 /// Pod network with its policies, runtime and kubelet.
-pub async fn start(running: &mut Supervisor, config: &Config, access: Access) -> anyhow::Result<()> {
+pub async fn start(running: &mut Supervisor, config: &Config, access: Access, telling: &Telling) -> anyhow::Result<()> {
     let mtu = mtu(config.network, config.node_ip()).await;
-    if config.runs(Component::Policy) {
+    // Plug-ins' pods are outside of what policies here are judged on.
+    let policed = config.runs(Component::Policy) && config.network != underlay::Mode::Cni;
+    if policed {
         keelson_policy::close(config.families())?;
     } else {
         keelson_policy::remove().context("the rules of network policies")?;
     }
-    let network = components::runtime::network(running, network_config(config, mtu))?;
-    if config.runs(Component::Policy) {
+    let (network, pods) = components::runtime::network(running, config.network, network_config(config, mtu))?;
+    if let Some(pods) = pods.filter(|_| policed) {
         let client = access.clients.client(POLICY_IDENTITY);
         policy(
             running,
             &config.node_name,
             config.families().collect(),
             client,
-            network.local_pods(),
+            pods,
+            keelson_policy::Told::new(&telling.measures),
         );
     }
     let endpoint = format!("unix://{}", config.cri_socket().display());
@@ -84,10 +88,12 @@ pub fn policy(
     families: Vec<Family>,
     client: kube::Client,
     pods: Arc<LocalPods>,
+    told: keelson_policy::Told,
 ) {
     let settings = keelson_policy::Config {
         node_name: node_name.to_string(),
         families,
+        told,
     };
     // Before the first judgement too, pods wait for theirs.
     pods.judged(BTreeSet::new());
@@ -104,16 +110,29 @@ pub fn network(running: &mut Supervisor, config: &Config, clients: &dyn ClientFa
         mode: config.network,
         cluster: config.cluster_cidrs.clone(),
     };
-    underlay(running, clients.client(NETWORK_IDENTITY), settings);
+    underlay(running, clients, settings, &config.network_dir());
 }
 
-/// The way to other nodes' pods, if this program is to see to it.
-pub fn underlay(running: &mut Supervisor, client: kube::Client, settings: underlay::Settings) {
-    if settings.mode == underlay::Mode::None {
+/// The way to other nodes' pods, if this program is to see to it. What it made once for a network that it isn't to see to goes.
+pub fn underlay(
+    running: &mut Supervisor,
+    clients: &dyn ClientFactory,
+    settings: underlay::Settings,
+    network_dir: &Path,
+) {
+    if matches!(settings.mode, underlay::Mode::None | underlay::Mode::Cni) {
+        running.spawn("network", |_| async {
+            underlay::remove().await.context("the ways to other nodes")
+        });
         return;
     }
+    let secured = (settings.mode == underlay::Mode::Wireguard).then(|| Secured {
+        dir: network_dir.join("wireguard"),
+        own: clients.client(&format!("system:node:{}", settings.node_name)),
+    });
+    let client = clients.client(NETWORK_IDENTITY);
     running.spawn("network", move |stop| {
-        crate::peers::run(client.clone(), settings.clone(), stop)
+        crate::peers::run(client.clone(), settings.clone(), secured.clone(), stop)
     });
 }
 

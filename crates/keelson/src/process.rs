@@ -4,8 +4,9 @@ use crate::lock::Lock;
 use crate::logging;
 use crate::supervise::Supervisor;
 use anyhow::Context;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -37,12 +38,38 @@ pub struct Log {
     pub json: bool,
 }
 
-/// Runs `work`, as the one process of the data directory if there is one.
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// For good.
+    Stopped,
+    /// To begin anew, by other facts.
+    Again,
+}
+
+/// Runs `work`, as the one process of the data directory if there is one. What is to begin anew is this program once more, in this
+/// process: nothing of before is left in it but its number.
 pub fn run(
     log: &Log,
     data_dir: Option<&Path>,
-    work: impl AsyncFnOnce(Stopping) -> anyhow::Result<()>,
+    work: impl AsyncFnOnce(Stopping) -> anyhow::Result<Ended>,
 ) -> anyhow::Result<ExitCode> {
+    match run_once(log, data_dir, work)? {
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        Ended::Again => {
+            let mut words = std::env::args_os();
+            let name = words.next().unwrap_or_default();
+            let error = Command::new("/proc/self/exe").arg0(name).args(words).exec();
+            Err(error).context("this program can't be started anew")
+        }
+    }
+}
+
+fn run_once(
+    log: &Log,
+    data_dir: Option<&Path>,
+    work: impl AsyncFnOnce(Stopping) -> anyhow::Result<Ended>,
+) -> anyhow::Result<Ended> {
     logging::start(&log.filter, log.json)?;
     rustls::crypto::ring::default_provider()
         .install_default()
@@ -73,24 +100,30 @@ pub fn run(
         work(stopping).await
     });
     runtime.shutdown_timeout(LAST);
-    ended.map(|()| ExitCode::SUCCESS)
+    ended
 }
 
-/// Runs what `start` starts until a signal, and stops it then. A signal while it starts ends that.
-pub async fn until_stopped(
+/// Runs what `start` starts until a signal, or until `changed`, and stops it then. A signal while it starts ends that.
+pub async fn until_stopped<T>(
     mut stopping: Stopping,
-    start: impl Future<Output = anyhow::Result<Supervisor>>,
-) -> anyhow::Result<()> {
+    start: impl Future<Output = anyhow::Result<(Supervisor, T)>>,
+    changed: impl AsyncFnOnce(T),
+) -> anyhow::Result<Ended> {
     let began = std::time::Instant::now();
-    let started = tokio::select! {
+    let (started, told) = tokio::select! {
         started = start => started?,
-        () = stopping.wait() => return Ok(()),
+        () = stopping.wait() => return Ok(Ended::Stopped),
     };
     tracing::info!(after = ?began.elapsed(), "all components are started");
     crate::notify::ready();
-    stopping.wait().await;
+    let ended = tokio::select! {
+        () = stopping.wait() => Ended::Stopped,
+        () = changed(told) => Ended::Again,
+    };
     tracing::info!("stopping; pods go on running");
-    crate::notify::stopping();
+    if ended == Ended::Stopped {
+        crate::notify::stopping();
+    }
     started.stop().await;
-    Ok(())
+    Ok(ended)
 }

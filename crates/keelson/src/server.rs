@@ -2,7 +2,8 @@
 
 use crate::assemble::Cluster;
 use crate::config::{Component, Config, Options};
-use crate::process::Stopping;
+use crate::follow::{self, Standing};
+use crate::process::{Ended, Stopping};
 use crate::{doctor, process};
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyhow::Result<()> {
+async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyhow::Result<Ended> {
     if config.runs(Component::Agent) {
         doctor::preflight(config)?;
     }
@@ -27,20 +28,31 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
         "starting"
     );
     let started = tokio::select! {
-        started = Cluster::start(options, config) => started?,
-        () = stopping.wait() => return crate::etcd::program::end(&config.data_dir).await,
+        started = Cluster::start(options.clone(), config) => started?,
+        () = stopping.wait() => {
+            crate::etcd::program::end(&config.data_dir).await?;
+            return Ok(Ended::Stopped);
+        }
     };
     tracing::info!(after = ?began.elapsed(), kubeconfig = %config.kubeconfig.display(), "all components are started");
     crate::notify::ready();
-    let failure = tokio::select! {
-        () = stopping.wait() => None,
-        failure = started.failed() => Some(failure),
+    let changed = async {
+        // What the node's address is to others is in the membership of that etcd, and has to be changed there.
+        if started.is_member() {
+            return std::future::pending().await;
+        }
+        let began = Standing::of(&started.config).await;
+        follow::changed(began, || options.clone().resolve_as(&started.config)).await;
+    };
+    let ended = tokio::select! {
+        () = stopping.wait() => Ok(Ended::Stopped),
+        failure = started.failed() => Err(failure),
+        () = changed => Ok(Ended::Again),
     };
     tracing::info!("stopping; pods go on running");
-    crate::notify::stopping();
-    started.stop().await;
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(()),
+    if !matches!(ended, Ok(Ended::Again)) {
+        crate::notify::stopping();
     }
+    started.stop().await;
+    ended
 }

@@ -1,50 +1,28 @@
 //! Snapshots of volumes: the definitions of their kinds, and a class for volumes of the node's own disk.
 
 use crate::config::{Component, Config};
+use crate::definitions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::snapshots::{GROUP, VolumeSnapshotClass};
-use keelson_client::{ApiObject, Objects, Patch, ResourceId, Rest, is_already_exists, is_not_found};
-use keelson_controllers::snapshot_definitions::{MANAGED_BY, US, all};
+use keelson_client::{ApiObject, Objects, Rest, is_already_exists, is_not_found};
+use keelson_controllers::snapshot_definitions::all;
 use keelson_local::driver::NAME;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
-const JSON: &str = "application/json";
 const CLASS: &str = "local";
 const DEFAULT: &str = "snapshot.storage.kubernetes.io/is-default-class";
 /// How often, and how many times, a class is tried to be made whose definition isn't in force yet.
 const AGAIN: Duration = Duration::from_millis(200);
 const TIMES: u32 = 50;
 
-/// Writes the definitions. Those that somebody else brought are left as they are.
+/// Writes the definitions, and the class.
 pub async fn apply(rest: &Rest, config: &Config) -> anyhow::Result<()> {
     if !config.runs(Component::Snapshots) {
         return Ok(());
     }
     for definition in all() {
-        let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-        match rest.get_raw(&DEFINITIONS, "", name, "", JSON).await {
-            Ok(found) if !is_ours(&found)? => {
-                tracing::info!(name, "the definition of snapshots is somebody else's, and stays");
-                continue;
-            }
-            Err(error) if !is_not_found(&error) => return Err(error.into()),
-            _ => {}
-        }
-        let patch = Patch::Apply {
-            body: &definition,
-            manager: US,
-            force: true,
-        };
-        rest.patch_raw(&DEFINITIONS, "", name, "", &patch).await?;
+        definitions::write(rest, &definition).await?;
     }
     // The cluster runs without it: definitions that somebody else brought may serve another version.
     if config.runs(Component::Storage)
@@ -56,11 +34,6 @@ pub async fn apply(rest: &Rest, config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-fn is_ours(definition: &[u8]) -> anyhow::Result<bool> {
-    let definition: Value = serde_json::from_slice(definition)?;
-    Ok(definition["metadata"]["labels"][MANAGED_BY] == US)
 }
 
 /// One that is there stays as it is.

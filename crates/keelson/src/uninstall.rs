@@ -7,6 +7,7 @@ use crate::install::{Host, Installed, Record};
 use crate::lock::Lock;
 use anyhow::{Context, bail};
 use clap::Args;
+use keelson_network::cni::{Directories, Plugins};
 use keelson_network::{HostOnly, PodNetwork, Routed};
 use keelson_sys::mount;
 use std::io::Write;
@@ -78,8 +79,12 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     block_on(async {
         // The others count it as a member that is away: who doesn't want that has it leave before (keelson etcd leave).
         crate::etcd::program::end(&data_dir).await?;
-        let network: Box<dyn PodNetwork> = if config.network_dir().exists() {
-            Box::new(Routed::new(crate::node::network_config(&config, 0))?)
+        let network_dir = config.network_dir();
+        let settings = crate::node::network_config(&config, 0);
+        let network: Box<dyn PodNetwork> = if Plugins::were_used(&network_dir) {
+            Box::new(Plugins::new(settings, Directories::default())?)
+        } else if network_dir.exists() {
+            Box::new(Routed::new(settings)?)
         } else {
             Box::new(HostOnly)
         };

@@ -4,6 +4,7 @@ mod attaching;
 mod autoscaling;
 mod certificates;
 mod chaos;
+mod cluster_policies;
 mod crashes;
 mod deployments;
 mod devices;

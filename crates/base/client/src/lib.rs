@@ -7,7 +7,7 @@
 //! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
 //! * [`queue`] and [`controller`]: keys to work on; one key never runs twice at once, the earliest time wins.
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
-//! * [`snapshots`]: the kinds of volumes' snapshots, which are custom resources.
+//! * [`snapshots`] and [`cluster_policies`]: kinds that are custom resources.
 //! * [`labels`] and [`discovery`]: selectors, and which resources there are.
 //! * [`reviews`]: who asks a component, and whether they may, as the API server says.
 //! * [`revocations`]: which certificates and tokens have been taken back.
@@ -18,6 +18,7 @@
 //! back-off, a lease or a delay somebody asked for.
 
 pub mod accounts;
+pub mod cluster_policies;
 pub mod controller;
 pub mod discovery;
 pub mod events;

@@ -19,6 +19,7 @@ pub use options::Options;
 
 use crate::cluster::Cluster;
 use crate::config::{Component, Config};
+use crate::follow::{self, Standing};
 use crate::issue::Refused;
 use crate::node::{self, Access};
 use crate::supervise::Supervisor;
@@ -27,6 +28,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
 use keelson_client::{ClientFactory, Informer, InformerOptions, Telling};
+use keelson_network::underlay;
 use keelson_pki::{JoinToken, San};
 use keys::{Purpose, Wanted};
 use servers::{Link, Servers};
@@ -49,11 +51,14 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         );
     }
     process::run(&alone.log, Some(&alone.data_dir), async |stopping| {
-        process::until_stopped(stopping, start(&options, &alone)).await
+        let changed = async |(cluster, began): (Cluster, Option<Standing>)| {
+            follow::changed(began, || options.resolve(Some(&cluster))).await;
+        };
+        process::until_stopped(stopping, start(&options, &alone), changed).await
     })
 }
 
-async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> {
+async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor, (Cluster, Option<Standing>))> {
     tracing::info!(
         version = crate::version::VERSION,
         node = alone.node_name,
@@ -83,6 +88,8 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
     let cluster = until_done(|| Cluster::fetch(&node, &file)).await?;
     let config = options.resolve(Some(&cluster))?;
     families::apart(&config.cluster_cidrs, &config.service_cidrs, &config.node_ips)?;
+    underlay::supported(config.network)?;
+    let began = Standing::of(&config).await;
 
     let mut components = Supervisor::default();
     let clients: Arc<dyn ClientFactory> = Arc::new(link.clone());
@@ -91,7 +98,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
         serving: serving.clone(),
         client_ca_pem: wanted.ca_pem.clone(),
     };
-    node::start(&mut components, &config, access).await?;
+    node::start(&mut components, &config, access, &Telling::default()).await?;
     crate::storage::start(&mut components, &config, clients.as_ref())?;
     node::network(&mut components, &config, clients.as_ref());
     if config.runs(Component::Proxy) {
@@ -119,7 +126,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<Supervisor> 
     });
     let learner = clients.client(crate::addons::NETWORK_IDENTITY);
     components.spawn("servers", move |stop| learn(learner.clone(), servers.clone(), stop));
-    Ok(components)
+    Ok((components, (cluster, began)))
 }
 
 /// The API by the certificate that this machine has as a node, for commands on it.

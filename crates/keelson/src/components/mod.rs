@@ -75,7 +75,8 @@ pub fn run(
     start: impl AsyncFnOnce() -> anyhow::Result<Supervisor>,
 ) -> anyhow::Result<ExitCode> {
     process::run(&log.resolve()?, data_dir, async |stopping| {
-        process::until_stopped(stopping, start()).await
+        let start = async { anyhow::Ok((start().await?, ())) };
+        process::until_stopped(stopping, start, async |()| std::future::pending().await).await
     })
 }
 

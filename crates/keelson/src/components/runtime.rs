@@ -5,7 +5,7 @@
 
 use super::LogOptions;
 use super::front::{Front, plain};
-use crate::addons::{NETWORK_IDENTITY, POLICY_IDENTITY};
+use crate::addons::POLICY_IDENTITY;
 use crate::config;
 use crate::families;
 use crate::node;
@@ -15,7 +15,8 @@ use clap::Args;
 use ipnet::IpNet;
 use keelson_client::{ClientFactory, KubeconfigFactory};
 use keelson_measure::Measures;
-use keelson_network::{PodNetwork, Routed, underlay};
+use keelson_network::cni::{Directories, Plugins};
+use keelson_network::{LocalPods, PodNetwork, Routed, underlay};
 use keelson_runtime::Runtime;
 use keelson_sys::nft::Family;
 use std::net::{IpAddr, SocketAddr};
@@ -23,15 +24,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// The pod network, kept as it is to be.
-pub fn network(components: &mut Supervisor, settings: keelson_network::Config) -> anyhow::Result<Arc<Routed>> {
+/// The pod network, kept as it is to be, and the pods that it knows: plug-ins keep to themselves which those are.
+pub fn network(
+    components: &mut Supervisor,
+    mode: underlay::Mode,
+    settings: keelson_network::Config,
+) -> anyhow::Result<(Arc<dyn PodNetwork>, Option<Arc<LocalPods>>)> {
+    if mode == underlay::Mode::Cni {
+        let plugins = Plugins::new(settings, Directories::default()).context("the pod network of plug-ins")?;
+        return Ok((Arc::new(plugins), None));
+    }
     let network = Arc::new(Routed::new(settings).context("the pod network")?);
     let watched = network.clone();
     components.spawn("network-rules", move |stop| {
         let network = watched.clone();
         async move { stop.run_until_cancelled(network.watch()).await.unwrap_or(Ok(())) }
     });
-    Ok(network)
+    let pods = network.local_pods();
+    Ok((network, Some(pods)))
 }
 
 /// The runtime, served on `endpoint` (`unix:///…`).
@@ -79,8 +89,9 @@ pub struct Options {
     /// This node's address
     #[arg(long, value_name = "IP", requires = "kubeconfig")]
     node_ip: Option<IpAddr>,
-    /// How pods of different nodes reach each other: vxlan, vxlan-direct, host-gw or none [default: vxlan]
-    #[arg(long, value_name = "MODE", requires = "kubeconfig")]
+    /// How pods of different nodes reach each other: vxlan, vxlan-direct, host-gw, wireguard (encrypted), none, or cni (plug-ins in
+    /// /opt/cni/bin, as /etc/cni/net.d says) [default: vxlan]
+    #[arg(long, value_name = "MODE")]
     network: Option<String>,
     /// Where health and metrics are told; port 0: nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
@@ -102,16 +113,22 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     );
     let mode = options.network.as_deref().unwrap_or("vxlan");
     let mode: underlay::Mode = mode.parse().context("--network")?;
+    ensure!(
+        options.kubeconfig.is_some() || options.network.is_none() || mode == underlay::Mode::Cni,
+        "--network {mode}: other nodes are known by --kubeconfig, give that too"
+    );
+    underlay::supported(mode)?;
     let cluster_cidrs = families::cluster_cidrs(&options.cluster_cidr)?;
     super::run(&options.log, Some(&data_dir), async || {
         let mut components = Supervisor::default();
-        let front = Front::whole(components.health(), &Measures::default());
+        let measures = Measures::default();
+        let front = Front::whole(components.health(), &measures);
         plain::start(&mut components, "metrics", options.metrics_bind_address, front).await?;
         let mtu = match options.node_ip {
             Some(ip) => node::mtu(mode, ip).await,
             None => 0,
         };
-        match &options.kubeconfig {
+        match options.kubeconfig.as_ref().filter(|_| mode != underlay::Mode::Cni) {
             Some(_) => keelson_policy::close(families_of(&cluster_cidrs))?,
             None => keelson_policy::remove().context("the rules of network policies")?,
         }
@@ -121,27 +138,30 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             pod_cidrs: Vec::new(),
             mtu,
         };
-        let network = network(&mut components, settings)?;
+        let (network, pods) = network(&mut components, mode, settings)?;
         if let (Some(kubeconfig), Some(node_ip)) = (&options.kubeconfig, options.node_ip) {
             let node_name = match &options.hostname_override {
                 Some(name) => name.clone(),
                 None => config::host_name()?,
             };
             let clients = KubeconfigFactory::new(kubeconfig).await.context("--kubeconfig")?;
-            node::policy(
-                &mut components,
-                &node_name,
-                families_of(&cluster_cidrs),
-                clients.client(POLICY_IDENTITY),
-                network.local_pods(),
-            );
+            if let Some(pods) = pods {
+                node::policy(
+                    &mut components,
+                    &node_name,
+                    families_of(&cluster_cidrs),
+                    clients.client(POLICY_IDENTITY),
+                    pods,
+                    keelson_policy::Told::new(&measures),
+                );
+            }
             let settings = underlay::Settings {
                 node_name,
                 node_ip,
                 mode,
                 cluster: cluster_cidrs.clone(),
             };
-            node::underlay(&mut components, clients.client(NETWORK_IDENTITY), settings);
+            node::underlay(&mut components, clients.as_ref(), settings, &data_dir.join("network"));
         }
         let settings = keelson_runtime::Config {
             root: data_dir.join("runtime"),

@@ -36,6 +36,10 @@ pub fn all(data_dir: &Path, ports: &[u16]) -> Vec<Finding> {
             verdict: nftables(),
         },
         Finding {
+            name: "wireguard",
+            verdict: wireguard(),
+        },
+        Finding {
             name: "firewall",
             verdict: firewall(),
         },
@@ -173,6 +177,14 @@ fn nftables() -> Verdict {
             "Run keelson doctor again with RUST_BACKTRACE=1.",
         ),
     }
+}
+
+/// A cluster that needs it refuses to start without ([`keelson_network::underlay::supported`]).
+fn wireguard() -> Verdict {
+    Verdict::Fine(match keelson_sys::wireguard::available() {
+        Ok(()) => "available".into(),
+        Err(error) => format!("the kernel has none ({error}); a cluster with --network wireguard needs it"),
+    })
 }
 
 /// Other programs' chains that drop what pods send. Forwarded packets are accepted in iptables' own chain by the server.

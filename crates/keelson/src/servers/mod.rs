@@ -128,6 +128,21 @@ fn bad_token(why: String) -> anyhow::Error {
 impl Options {
     /// Everything decided, as the other servers have decided it.
     fn resolve_among(self, agreed: &settings::Settings) -> anyhow::Result<Config> {
+        let options = Options {
+            api_port: Some(agreed.api_port.parse().context("the servers' API port")?),
+            ..self
+        };
+        options.resolve_in(&agreed.cluster)
+    }
+
+    /// Everything decided once more, in the cluster of which this server is one.
+    pub fn resolve_as(self, running: &Config) -> anyhow::Result<Config> {
+        self.resolve_in(&Cluster::of(running))
+    }
+
+    fn resolve_in(self, cluster: &Cluster) -> anyhow::Result<Config> {
+        let left_out = cluster.disabled().map(str::to_owned);
+        let disable: Vec<String> = self.disable.iter().flatten().cloned().chain(left_out).collect();
         let Cluster {
             cluster_cidr,
             service_cidr,
@@ -135,9 +150,7 @@ impl Options {
             cluster_domain,
             network,
             disabled: _,
-        } = agreed.cluster.clone();
-        let left_out = agreed.cluster.disabled().map(str::to_owned);
-        let disable: Vec<String> = self.disable.iter().flatten().cloned().chain(left_out).collect();
+        } = cluster.clone();
         let options = Options {
             cluster_cidr: Some(parts(&cluster_cidr)),
             service_cidr: Some(parts(&service_cidr)),
@@ -145,7 +158,6 @@ impl Options {
             cluster_domain: Some(cluster_domain),
             network: Some(network),
             disable: Some(disable),
-            api_port: Some(agreed.api_port.parse().context("the servers' API port")?),
             ..self
         };
         options.resolve()

@@ -31,6 +31,8 @@ pub struct Config {
     pub load_balancer: Option<crate::Reserved>,
     /// Snapshots of volumes are made; their definitions are in the cluster.
     pub snapshots: bool,
+    /// Statuses of the cluster's network policies are written; their definition is in the cluster.
+    pub cluster_policies: bool,
     /// Finished pods beyond this number are deleted, the oldest first.
     pub terminated_pods: usize,
     /// `*` for all, a name, or `-name` for all but it.
@@ -56,6 +58,7 @@ impl Default for Config {
             node_startup_grace: Duration::from_secs(60),
             load_balancer: Some(Vec::new()),
             snapshots: false,
+            cluster_policies: false,
             terminated_pods: 12500,
             controllers: vec!["*".into()],
             leader_election: None,

@@ -9,6 +9,7 @@ mod autoscaler;
 mod bootstrap_tokens;
 mod certificates;
 pub mod claim;
+mod cluster_policies;
 mod cluster_roles;
 pub mod config;
 pub mod context;
@@ -48,6 +49,7 @@ mod util;
 mod volumes;
 pub mod wire;
 
+pub use cluster_policies::definition as cluster_policy_definition;
 pub use config::Config;
 use context::Context;
 use keelson_client::leader::{Election, acquire};
@@ -108,6 +110,7 @@ const CONTROLLERS: &[Entry] = &[
     ("endpointslice-mirroring", endpointslice::start_mirroring),
     ("endpoints", endpoints::start),
     ("service-lb", load_balancer::start),
+    ("cluster-network-policy", cluster_policies::start),
 ];
 
 /// The names that [`Config::controllers`] may contain.

@@ -3,13 +3,14 @@
 //! [`PodNetwork`] is what the container runtime asks for. [`Routed`] is the built-in implementation: one veth pair a
 //! pod, a route to each of its addresses on the host, no bridge. Every packet of a pod passes the host's IP layer, so service
 //! translation and connection tracking see both directions without the `br_netfilter` module.
-//! [`HostOnly`] gives pods a loopback and nothing else. [`underlay`] connects the pods of different nodes.
+//! [`cni`] asks plug-ins instead, [`HostOnly`] gives pods a loopback and nothing else. [`underlay`] connects the pods of different nodes.
 //!
 //! [`Routed::watch`] mends what other programs do to its rules, and has pods accepted beside other firewalls.
 //! The crate knows sandboxes and addresses; it knows no pod object, no service and no API. [`LocalPods`] tells who is here
 //! to those who do.
 
 mod bridge;
+pub mod cni;
 mod config;
 mod flows;
 mod guard;
@@ -19,6 +20,7 @@ mod local;
 mod neighbours;
 mod ports;
 mod routed;
+mod shape;
 mod sysctl;
 pub mod underlay;
 

@@ -5,7 +5,7 @@
 
 use crate::{
     Config, Ipam, LocalPod, LocalPods, PodNetwork, PodNetworkRequest, PodNetworkResult, PortMapping, flows, guard,
-    link, neighbours, ports, sysctl,
+    link, neighbours, ports, shape, sysctl,
 };
 use anyhow::{Context, bail};
 use async_trait::async_trait;
@@ -241,7 +241,7 @@ impl Routed {
 }
 
 /// One range, or one of each family, with commas between them.
-fn ranges(text: &str) -> anyhow::Result<Vec<IpNet>> {
+pub(crate) fn ranges(text: &str) -> anyhow::Result<Vec<IpNet>> {
     let parse = |part: &str| {
         part.trim()
             .parse()
@@ -311,6 +311,7 @@ impl PodNetwork for Routed {
             self.admit(&host, *pod)?;
         }
         sysctl::host_link(&host, self.has_ipv6())?;
+        shape::apply(handle, &host, request).await?;
         link::host_side(handle, &host, &pairs).await?;
         link::in_namespace(request.netns.clone(), move |h| link::pod_side(h, pairs)).await?;
         let mappings: Vec<PortMapping> = request
@@ -351,7 +352,9 @@ impl PodNetwork for Routed {
         for pod in &pods {
             flows::over(*pod, &had).await;
         }
-        link::delete(self.handle().await?, &link_name(sandbox_id)).await?;
+        let (handle, host) = (self.handle().await?, link_name(sandbox_id));
+        link::delete(handle, &host).await?;
+        shape::remove(handle, &host).await?;
         self.local.retain(|sandbox| sandbox != sandbox_id)?;
         self.ipam.release_unless(|owner| owner != sandbox_id)?;
         pods.iter().for_each(|pod| self.dismiss(sandbox_id, *pod));
@@ -372,6 +375,7 @@ impl PodNetwork for Routed {
                 link::delete(handle, &name).await?;
             }
         }
+        shape::keep(handle, &keep).await?;
         self.local.retain(live)?;
         let reserved = self.ipam.reservations()?;
         self.ipam.release_unless(live)?;

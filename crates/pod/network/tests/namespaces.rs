@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use keelson_network::underlay::{self, Mode, Peer, Settings};
+use keelson_network::underlay::{self, Known, Mode, Peer, Settings};
 use keelson_network::{Config, PodNetwork, PodNetworkRequest, PortMapping, Protocol, Routed};
 use keelson_sys::nft::{self, Base, ChainKind, Family, Hook, Op};
 use rtnetlink::{LinkUnspec, LinkVeth};
@@ -532,7 +532,7 @@ fn plugged(machine: &Namespace, address: &str) {
 }
 
 /// Runs the underlay in a machine until the token fires.
-fn connected(machine: &Namespace, name: &str, ip: &str, nodes: watch::Receiver<Vec<Peer>>, stop: CancellationToken) {
+fn connected(machine: &Namespace, name: &str, ip: &str, nodes: watch::Receiver<Known>, stop: CancellationToken) {
     let settings = Settings {
         node_name: name.into(),
         node_ip: ip.parse().unwrap(),
@@ -540,7 +540,7 @@ fn connected(machine: &Namespace, name: &str, ip: &str, nodes: watch::Receiver<V
         cluster: vec!["10.244.0.0/16".parse().unwrap()],
     };
     machine.run(move || {
-        std::thread::spawn(move || block_on(underlay::run(settings, nodes, stop)).unwrap());
+        std::thread::spawn(move || block_on(underlay::run(settings, nodes, watch::Sender::new(None), stop)).unwrap());
     });
 }
 
@@ -596,12 +596,17 @@ fn pods_of_two_machines_reach_each_other_through_the_tunnel_and_it_goes_with_the
         name: name.into(),
         addresses: vec![ip.parse().unwrap()],
         ranges: vec![range.parse().unwrap()],
+        keys: Vec::new(),
+    };
+    let known = |nodes: &[Peer]| Known {
+        nodes: nodes.to_vec(),
+        identity: None,
     };
     let all = vec![
         node("one", "192.0.2.1", "10.244.1.0/24"),
         node("two", "192.0.2.2", "10.244.2.0/24"),
     ];
-    let (nodes, seen) = watch::channel(all.clone());
+    let (nodes, seen) = watch::channel(known(&all));
     let stop = CancellationToken::new();
     connected(&one, "one", "192.0.2.1", seen.clone(), stop.clone());
     connected(&two, "two", "192.0.2.2", seen, stop.clone());
@@ -619,12 +624,12 @@ fn pods_of_two_machines_reach_each_other_through_the_tunnel_and_it_goes_with_the
     };
     one.run(remove);
     eventually("the tunnel is mended", || a.ask((ip_b, 80).into()).is_ok());
-    nodes.send_replace(all[..1].to_vec());
+    nodes.send_replace(known(&all[..1]));
     let links = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     eventually("the tunnel goes with the last peer", || {
         !one.run(links).contains(underlay::TUNNEL)
     });
-    nodes.send_replace(all);
+    nodes.send_replace(known(&all));
     eventually("a peer that comes back", || a.ask((ip_b, 80).into()).is_ok());
     stop.cancel();
     two.run(|| block_on(underlay::remove()).unwrap());

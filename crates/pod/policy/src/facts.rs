@@ -56,7 +56,12 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Peer {
     Pods(Scope),
-    Block { range: IpNet, except: Vec<IpNet> },
+    Block {
+        range: IpNet,
+        except: Vec<IpNet>,
+    },
+    /// The addresses of machines.
+    Nodes(LabelSelector),
 }
 
 /// Which pods of the cluster.
@@ -112,7 +117,7 @@ fn protocol(name: Option<&str>) -> u8 {
     }
 }
 
-fn number(n: i32) -> Option<u16> {
+pub(crate) fn number(n: i32) -> Option<u16> {
     u16::try_from(n).ok()
 }
 

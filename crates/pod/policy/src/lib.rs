@@ -1,4 +1,4 @@
-//! NetworkPolicy on one node: policies, pods and namespaces become nftables rules that every packet between a pod's link
+//! NetworkPolicy and ClusterNetworkPolicy on one node: policies, pods and namespaces become nftables rules that every packet between a pod's link
 //! and the world passes.
 //!
 //! [`judge`] says of one connection what the rules do with it. [`facts`] reads API objects, [`plan`] keeps the rules as plain data and says what a change costs, [`run`] applies it in
@@ -11,27 +11,30 @@
 //!
 //! The crate knows no services: their addresses have been translated before packets come here.
 
+pub mod cluster;
+pub mod denied;
 pub mod facts;
 pub mod judge;
 pub mod plan;
 mod ranges;
+mod sources;
+mod told;
+
+pub use told::Told;
 
 use anyhow::Context;
+use denied::Denied;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
 use keelson_client::key::ObjectKey;
-use keelson_client::kind::ApiObject;
 use keelson_client::rest::Rest;
-use keelson_client::{Change, Informer, InformerOptions};
 use keelson_network::{LocalPod, LocalPods};
 use keelson_sys::nft::{self, Family, Monitor, Op};
-use parking_lot::Mutex;
 use plan::{Planner, PodKey};
+use sources::Sources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The table that this component owns, in each family of the cluster.
@@ -40,11 +43,13 @@ pub const TABLE: &str = "keelson-policy";
 /// Longest wait before a refused batch is tried again as a whole.
 const RETRY: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Config {
     pub node_name: String,
     /// Those that pods have addresses of.
     pub families: Vec<Family>,
+    /// Where it is known what counters stand for.
+    pub told: Told,
 }
 
 /// Puts up the closed tables of these families unless they stand already: those have rules of pods that live.
@@ -67,56 +72,6 @@ pub fn remove() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What changed and is yet to be looked at. Bounded by the number of objects.
-#[derive(Default)]
-struct Pending {
-    pods: BTreeSet<ObjectKey>,
-    namespaces: BTreeSet<String>,
-    policies: BTreeSet<ObjectKey>,
-}
-
-struct Sources {
-    pods: Informer<core::Pod>,
-    namespaces: Informer<core::Namespace>,
-    policies: Informer<NetworkPolicy>,
-    pending: Arc<Mutex<Pending>>,
-    changed: Arc<Notify>,
-}
-
-impl Sources {
-    fn start(rest: &Rest, stop: &CancellationToken) -> Sources {
-        let options = InformerOptions {
-            transform: facts::strip,
-            ..InformerOptions::default()
-        };
-        let sources = Sources {
-            pods: Informer::start(rest, options, stop),
-            namespaces: Informer::start(rest, InformerOptions::default(), stop),
-            policies: Informer::start(rest, InformerOptions::default(), stop),
-            pending: Arc::default(),
-            changed: Arc::default(),
-        };
-        sources.note(&sources.pods, |pending, key| pending.pods.insert(key));
-        sources.note(&sources.namespaces, |pending, key| pending.namespaces.insert(key.name));
-        sources.note(&sources.policies, |pending, key| pending.policies.insert(key));
-        sources
-    }
-
-    fn note<K: ApiObject>(&self, informer: &Informer<K>, note: fn(&mut Pending, ObjectKey) -> bool) {
-        let (pending, changed) = (self.pending.clone(), self.changed.clone());
-        informer.on_change(move |change: &Change<K>| {
-            note(&mut pending.lock(), ObjectKey::of(change.object().meta()));
-            changed.notify_one();
-        });
-    }
-
-    async fn synced(&self) {
-        self.pods.synced().await;
-        self.namespaces.synced().await;
-        self.policies.synced().await;
-    }
-}
-
 /// Keeps the rules in step with the API and the node's pods until `stop` fires.
 pub async fn run(
     client: kube::Client,
@@ -125,7 +80,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson-policy");
-    let sources = Sources::start(&rest, &stop);
+    let mut sources = Sources::start(&rest, &stop);
     let monitor = Monitor::open().context("the kernel's notices of changed rules")?;
     let mut here = local.follow();
     tokio::select! {
@@ -134,11 +89,20 @@ pub async fn run(
     }
     let mut planners: Vec<Planner> = config.families.iter().map(|f| Planner::new(*f)).collect();
     let mut known: BTreeMap<String, LocalPod> = BTreeMap::new();
+    let mut denied = Denied::default();
     let mut whole = true;
+    if !read_cluster(&mut sources, &stop).await {
+        return Ok(());
+    }
     loop {
+        let settled = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            read = sources.follow_cluster() => read,
+        };
         let now = here.borrow_and_update().clone();
-        take_in(&mut planners, &sources, &config, &known, &now);
+        take_in(&mut planners, &mut denied, &sources, &config, &known, &now);
         known = now;
+        config.told.know(&mut planners);
         let take = |planner: &mut Planner| {
             let ops = match whole {
                 true => planner.take_whole(),
@@ -167,16 +131,39 @@ pub async fn run(
             let open = known.values().filter(|p| p.addresses().all(is_open));
             local.judged(open.map(|p| p.sandbox.clone()).collect());
         }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = sources.changed.notified() => {}
-            changed = here.changed() => changed.context("the pod network is gone")?,
-            changed = monitor.changed_any(|family, table| table == TABLE && config.families.contains(&family)) => {
-                changed.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
-                tracing::warn!("another program changed the rules of network policies; they are written anew");
-                whole = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sources.changed.notified() => {}
+                changed = here.changed() => changed.context("the pod network is gone")?,
+                changed = monitor.changed_any(|family, table| table == TABLE && config.families.contains(&family)) => {
+                    changed.and_then(|()| monitor.drain()).context("the kernel's notices of changed rules")?;
+                    tracing::warn!("another program changed the rules of network policies; they are written anew");
+                    whole = true;
+                }
+                () = tokio::time::sleep(RETRY), if retry || !settled => {}
+                packets = denied.next() => {
+                    denied.write(&packets, &mut planners);
+                    continue;
+                }
             }
-            () = tokio::time::sleep(RETRY), if retry => {}
+            break;
+        }
+    }
+}
+
+/// Waits until it is known what the cluster's own policies say: until then pods are closed. `false`: it was stopped.
+async fn read_cluster(sources: &mut Sources, stop: &CancellationToken) -> bool {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            read = sources.follow_cluster() => if read || sources.is_unserved() {
+                return true;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(RETRY) => {}
         }
     }
 }
@@ -184,6 +171,7 @@ pub async fn run(
 /// Tells the planners, one a family, all that is new.
 fn take_in(
     planners: &mut [Planner],
+    denied: &mut Denied,
     sources: &Sources,
     config: &Config,
     before: &BTreeMap<String, LocalPod>,
@@ -197,8 +185,25 @@ fn take_in(
     }
     for name in pending.namespaces {
         let namespace = sources.namespaces.store().get("", &name);
-        let labels = namespace.map(|n| n.metadata.labels.clone().unwrap_or_default());
+        let labels = namespace
+            .as_ref()
+            .map(|n| n.metadata.labels.clone().unwrap_or_default());
         planners.iter_mut().for_each(|p| p.set_namespace(&name, labels.clone()));
+        let asked = namespace.is_some_and(|n| denied::is_asked(n.metadata.annotations.as_ref()));
+        let logged = denied.ask((name.clone(), String::new()), asked);
+        planners.iter_mut().for_each(|p| p.set_logged(&name, logged));
+    }
+    for name in pending.nodes {
+        let node = sources.nodes.store().get("", &name).map(|n| cluster::node(&n));
+        planners.iter_mut().for_each(|p| p.set_node(&name, node.clone()));
+    }
+    for name in pending.cluster {
+        let mut facts = sources.cluster_policy(&name).and_then(|p| cluster::policy(&p));
+        let logged = denied.ask((String::new(), name.clone()), facts.as_ref().is_some_and(|f| f.logged));
+        facts.iter_mut().for_each(|f| f.logged = logged);
+        planners
+            .iter_mut()
+            .for_each(|p| p.set_cluster_policy(&name, facts.clone()));
     }
     for key in pending.policies {
         let policy = sources.policies.store().get_key(&key);

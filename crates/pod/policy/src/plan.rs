@@ -3,7 +3,8 @@
 //! A packet's way: the map `egress` sends what a pod of this node sends to the pod's chain, the map `ingress` what goes to
 //! one; a pod that no policy selects is accepted there, and an address in neither map is dropped. So a pod starts closed
 //! and is open only when its rules are in force. A pod's chain jumps to the chains of the policies that select it, which
-//! accept or return, and drops what none accepted. Both directions have a base chain of their own, so that an accept of
+//! accept or return, and drops what none accepted. Before that it jumps to the rules of the cluster's Admin tier, and, where
+//! no policy selects the pod, to those of the Baseline tier ([`tiers`]). Both directions have a base chain of their own, so that an accept of
 //! the first leaves the second to judge.
 //!
 //! Every packet that goes the way of its connection's first one is judged, not only the first: a flow ends when policies
@@ -12,16 +13,23 @@
 //!
 //! Invariant: after any sequence of changes the table is what the facts would give from nothing.
 
-use crate::facts::{Namespaces, Peer, Pod, Policy, Port, Rule, Scope};
-use crate::ranges;
-use ipnet::IpNet;
+mod members;
+mod met;
+mod rules;
+mod tiers;
+
+use crate::cluster::{Node, Tier};
+use crate::facts::{Namespaces, Pod, Policy, Rule, Scope};
 use keelson_client::labels::{self, Labels};
 use keelson_network::LINK_PREFIX;
 use keelson_sys::nft::names::name;
 use keelson_sys::nft::{
-    Base, Chain, ChainKind, Cmp, DataType, Datum, Element, Expr, Family, Hook, KeyType, Load, Op, Ruleset, Set,
-    SetState, Table, Verdict,
+    Base, Chain, ChainKind, Cmp, DataType, Datum, Element, Expr, Family, Hook, Load, Op, Ruleset, Set, SetState, Table,
+    Verdict,
 };
+use members::{Members, Whose};
+pub use met::{GROUP, LENGTH, Met};
+use rules::Said;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -65,27 +73,6 @@ impl Direction {
     }
 }
 
-/// What a set says about the pods of its scope.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
-    Addresses,
-    /// Address, protocol and number of a port by its name.
-    Named {
-        protocol: u8,
-        name: String,
-    },
-}
-
-/// A set whose elements are pods.
-struct Members {
-    scope: Scope,
-    what: What,
-    /// How many rules look here.
-    uses: usize,
-    /// How many pods give each element: two may have one address for a moment.
-    counts: BTreeMap<Element, usize>,
-}
-
 struct Held {
     policy: Policy,
     /// The sets that its rules look into.
@@ -99,6 +86,12 @@ pub struct Planner {
     namespaces: BTreeMap<String, Labels>,
     pods: BTreeMap<PodKey, Pod>,
     policies: BTreeMap<PolicyKey, Held>,
+    nodes: BTreeMap<String, Node>,
+    cluster: tiers::Cluster,
+    /// Namespaces of which denied packets are told.
+    logged: BTreeSet<String>,
+    /// What counters' names stand for.
+    met: BTreeMap<String, Met>,
     members: BTreeMap<String, Members>,
     /// Sets named by what is in them: how many rules look there.
     constants: BTreeMap<String, usize>,
@@ -181,6 +174,10 @@ impl Planner {
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
             policies: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            cluster: tiers::Cluster::default(),
+            logged: BTreeSet::new(),
+            met: BTreeMap::new(),
             members: BTreeMap::new(),
             constants: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -203,7 +200,7 @@ impl Planner {
     }
 
     pub fn policies(&self) -> usize {
-        self.policies.len()
+        self.policies.len() + self.cluster.policies()
     }
 
     pub fn family(&self) -> Family {
@@ -240,10 +237,7 @@ impl Planner {
             Some(new) => self.pods.insert(key.clone(), new),
             None => self.pods.remove(&key),
         };
-        for set in self.members.keys().cloned().collect::<Vec<_>>() {
-            self.count(&set, old.as_ref(), false);
-            self.count(&set, new.as_ref(), true);
-        }
+        self.recount_pod(old.as_ref(), new.as_ref());
         let local = |pod: &Option<Pod>| -> Vec<IpAddr> {
             let pod = pod.iter().filter(|p| p.local);
             pod.flat_map(|p| p.addresses.clone())
@@ -272,7 +266,8 @@ impl Planner {
             return;
         }
         let pods: Vec<Pod> = self.in_namespace(namespace).map(|(_, pod)| pod.clone()).collect();
-        let selecting = |m: &Members| matches!(m.scope.namespaces, Namespaces::Selected(_));
+        let selecting =
+            |m: &Members| matches!(&m.whose, Whose::Pods(scope) if matches!(scope.namespaces, Namespaces::Selected(_)));
         let sets: Vec<String> = self
             .members
             .iter()
@@ -280,14 +275,35 @@ impl Planner {
             .map(|(n, _)| n.clone())
             .collect();
         for set in &sets {
-            pods.iter().for_each(|pod| self.count(set, Some(pod), false));
+            pods.iter().for_each(|pod| self.count_pod(set, Some(pod), false));
         }
         match new {
             Some(labels) => self.namespaces.insert(namespace.to_string(), labels),
             None => self.namespaces.remove(namespace),
         };
         for set in &sets {
-            pods.iter().for_each(|pod| self.count(set, Some(pod), true));
+            pods.iter().for_each(|pod| self.count_pod(set, Some(pod), true));
+        }
+        // Whom policies of the cluster are for may hang on a namespace's labels.
+        if self.cluster.policies() > 0 {
+            self.judge_all(pods.iter());
+        }
+    }
+
+    /// A machine of the cluster, which its policies may name as a peer.
+    pub fn set_node(&mut self, name: &str, new: Option<Node>) {
+        if self.nodes.get(name) == new.as_ref() {
+            return;
+        }
+        let old = match new.clone() {
+            Some(new) => self.nodes.insert(name.to_string(), new),
+            None => self.nodes.remove(name),
+        };
+        let of_nodes = |(_, m): &(&String, &Members)| matches!(m.whose, Whose::Nodes(_));
+        let sets: Vec<String> = self.members.iter().filter(of_nodes).map(|(n, _)| n.clone()).collect();
+        for set in &sets {
+            self.count_node(set, old.as_ref(), false);
+            self.count_node(set, new.as_ref(), true);
         }
     }
 
@@ -298,13 +314,17 @@ impl Planner {
         let old = self.policies.remove(&key);
         if let Some(policy) = &new {
             let mut sets = Vec::new();
+            let subject = Scope {
+                namespaces: Namespaces::One(policy.namespace.clone()),
+                pods: policy.pods.clone(),
+            };
             for direction in Direction::BOTH {
                 let rules = direction.rules(policy);
                 let chain = rules.map(|rules| Chain {
                     base: None,
                     rules: rules
                         .iter()
-                        .flat_map(|r| self.rule(direction, r, policy, &mut sets))
+                        .flat_map(|r| self.rule(direction, &allowing(r, &subject, direction, &key), &mut sets))
                         .collect(),
                 });
                 self.table.set_chain(&policy_chain(direction, &key), chain);
@@ -320,10 +340,15 @@ impl Planner {
         for set in old.iter().flat_map(|h| &h.sets) {
             self.release(set);
         }
-        let here: Vec<IpAddr> = self
-            .in_namespace(&key.0)
-            .filter(|(_, p)| p.local)
-            .flat_map(|(_, p)| p.addresses.clone())
+        let here: Vec<Pod> = self.in_namespace(&key.0).map(|(_, p)| p.clone()).collect();
+        self.judge_all(here.iter());
+    }
+
+    /// Those of them that run here.
+    fn judge_all<'a>(&mut self, pods: impl Iterator<Item = &'a Pod>) {
+        let here: BTreeSet<IpAddr> = pods
+            .filter(|p| p.local)
+            .flat_map(|p| p.addresses.iter().copied())
             .filter(|ip| self.ours(ip))
             .collect();
         here.into_iter().for_each(|ip| self.judge(ip));
@@ -334,258 +359,19 @@ impl Planner {
         self.pods.range(first..).take_while(move |(k, _)| k.0 == namespace)
     }
 
-    /// The rules of one rule of a policy: each peer by each kind of port.
-    fn rule(&mut self, direction: Direction, rule: &Rule, policy: &Policy, sets: &mut Vec<String>) -> Vec<Vec<Expr>> {
-        let accept = || Expr::Verdict(Verdict::Accept);
-        let look = |load: Vec<Load>, set: String| Expr::InSet {
-            load,
-            set,
-            negate: false,
-        };
-        // Which sources or destinations, and which pods are among them, for names of ports.
-        let mut peers: Vec<(Option<Expr>, Option<Scope>)> = Vec::new();
-        let peer_load = || vec![direction.peer_address(self.family)];
-        let (mut blocks, mut scopes) = (Vec::new(), Vec::new());
-        for peer in &rule.peers {
-            match peer {
-                Peer::Block { range, except } => blocks.push((*range, except.clone())),
-                Peer::Pods(scope) if !scopes.contains(scope) => scopes.push(scope.clone()),
-                Peer::Pods(_) => {}
-            }
-        }
-        let loads = (peer_load(), peer_load());
-        if rule.peers.is_empty() {
-            peers.push((None, None));
-        }
-        if let Some(set) = self.blocks(&blocks, sets) {
-            peers.push((Some(look(loads.0, set)), None));
-        }
-        for scope in scopes {
-            let set = self.members(scope.clone(), What::Addresses, sets);
-            peers.push((Some(look(loads.1.clone(), set)), Some(scope)));
-        }
-        let to_port = || vec![Load::L4Proto, Load::DestinationPort];
-        let mut made = Vec::new();
-        for (peer, scope) in peers {
-            if rule.ports.is_empty() {
-                made.push(peer.clone().into_iter().chain([accept()]).collect());
-                continue;
-            }
-            if let Some(set) = self.numbers(&rule.ports, sets) {
-                made.push(
-                    peer.clone()
-                        .into_iter()
-                        .chain([look(to_port(), set), accept()])
-                        .collect(),
-                );
-            }
-            for port in &rule.ports {
-                if let Port::Name { protocol, name } = port {
-                    // A name is the destination's: of a pod that the policy selects, or of a peer.
-                    let named = match direction {
-                        Direction::Ingress => Scope {
-                            namespaces: Namespaces::One(policy.namespace.clone()),
-                            pods: policy.pods.clone(),
-                        },
-                        Direction::Egress => scope.clone().unwrap_or_else(Scope::all),
-                    };
-                    let what = What::Named {
-                        protocol: *protocol,
-                        name: name.clone(),
-                    };
-                    let set = self.members(named, what, sets);
-                    let mut load = vec![Load::DestinationAddr(self.family)];
-                    load.extend(to_port());
-                    made.push(peer.clone().into_iter().chain([look(load, set), accept()]).collect());
-                }
-            }
-        }
-        made
-    }
-
-    /// A set of address ranges, by its content; `None`: there is nothing in it.
-    fn blocks(&mut self, blocks: &[(IpNet, Vec<IpNet>)], sets: &mut Vec<String>) -> Option<String> {
-        let ranges = ranges::addresses(blocks, self.family != Family::Ip6);
-        let elements = ranges.into_iter().map(|(first, last)| Element {
-            last: Some(vec![Datum::Addr(last)]),
-            ..Element::of(vec![Datum::Addr(first)])
-        });
-        self.constant("block", vec![self.family.address()], elements.collect(), sets)
-    }
-
-    /// A set of protocols and port ranges.
-    fn numbers(&mut self, ports: &[Port], sets: &mut Vec<String>) -> Option<String> {
-        let mut by_protocol: BTreeMap<u8, Vec<(u16, u16)>> = BTreeMap::new();
-        for port in ports {
-            if let Port::Numbers { protocol, first, last } = port {
-                by_protocol.entry(*protocol).or_default().push((*first, *last));
-            }
-        }
-        let mut elements = BTreeSet::new();
-        for (protocol, list) in by_protocol {
-            let key = |port| vec![Datum::Proto(protocol), Datum::Port(port)];
-            let merged = ranges::ports(list.into_iter()).into_iter();
-            elements.extend(merged.map(|(first, last)| Element {
-                last: Some(key(last)),
-                ..Element::of(key(first))
-            }));
-        }
-        self.constant("ports", vec![KeyType::Proto, KeyType::Port], elements, sets)
-    }
-
-    fn constant(
-        &mut self,
-        kind: &str,
-        key: Vec<KeyType>,
-        elements: BTreeSet<Element>,
-        sets: &mut Vec<String>,
-    ) -> Option<String> {
-        if elements.is_empty() {
-            return None;
-        }
-        let content: Vec<String> = elements.iter().map(Element::to_string).collect();
-        let set = Set {
-            name: name(kind, &content.join(",")),
-            key,
-            data: None,
-            intervals: true,
-            dynamic_timeout_ms: None,
-        };
-        let name = set.name.clone();
-        *self.constants.entry(name.clone()).or_default() += 1;
-        sets.push(name.clone());
-        self.table.add_set(set, elements);
-        Some(name)
-    }
-
-    /// The set of this scope's pods, made when the first rule asks for it.
-    fn members(&mut self, scope: Scope, what: What, sets: &mut Vec<String>) -> String {
-        let (kind, text, key) = match &what {
-            What::Addresses => ("pods", scope.text(), vec![self.family.address()]),
-            What::Named { protocol, name } => (
-                "named",
-                format!("{name}/{protocol}@{}", scope.text()),
-                vec![self.family.address(), KeyType::Proto, KeyType::Port],
-            ),
-        };
-        let set = name(kind, &text);
-        sets.push(set.clone());
-        if let Some(members) = self.members.get_mut(&set) {
-            members.uses += 1;
-            return set;
-        }
-        let mut members = Members {
-            scope,
-            what,
-            uses: 1,
-            counts: BTreeMap::new(),
-        };
-        for pod in self.pods.values() {
-            for element in self.elements(&members, pod) {
-                *members.counts.entry(element).or_default() += 1;
-            }
-        }
-        let definition = Set {
-            name: set.clone(),
-            key,
-            data: None,
-            intervals: false,
-            dynamic_timeout_ms: None,
-        };
-        self.table.add_set(definition, members.counts.keys().cloned().collect());
-        self.members.insert(set.clone(), members);
-        set
-    }
-
-    fn release(&mut self, set: &str) {
-        let uses = match self.members.get_mut(set) {
-            Some(members) => &mut members.uses,
-            None => self.constants.entry(set.into()).or_insert(1),
-        };
-        *uses -= 1;
-        if *uses == 0 {
-            self.members.remove(set);
-            self.constants.remove(set);
-            self.table.remove_set(set);
-        }
-    }
-
-    /// What a pod gives a set.
-    fn elements(&self, members: &Members, pod: &Pod) -> Vec<Element> {
-        let scope = &members.scope;
-        let Some(pod_labels) = &pod.labels else {
-            return Vec::new();
-        };
-        if !scope.has_namespace(&pod.namespace, self.namespaces.get(&pod.namespace))
-            || !labels::matches(Some(&scope.pods), Some(pod_labels))
-        {
-            return Vec::new();
-        }
-        let addresses = pod.addresses.iter().filter(|ip| self.ours(ip));
-        let mut found = Vec::new();
-        for ip in addresses {
-            match &members.what {
-                What::Addresses => found.push(Element::of(vec![Datum::Addr(*ip)])),
-                What::Named { protocol, name } => {
-                    let same = pod.ports.iter().filter(|p| p.protocol == *protocol && p.name == *name);
-                    found.extend(
-                        same.map(|p| {
-                            Element::of(vec![Datum::Addr(*ip), Datum::Proto(p.protocol), Datum::Port(p.number)])
-                        }),
-                    );
-                }
-            }
-        }
-        found
-    }
-
-    fn count(&mut self, set: &str, pod: Option<&Pod>, comes: bool) {
-        let (Some(pod), Some(members)) = (pod, self.members.get(set)) else {
-            return;
-        };
-        let elements = self.elements(members, pod);
-        let Some(members) = self.members.get_mut(set) else {
-            return;
-        };
-        for element in elements {
-            let count = members.counts.entry(element.clone()).or_default();
-            if comes {
-                *count += 1;
-                if *count == 1 {
-                    self.table.add_element(set, element);
-                }
-            } else {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    members.counts.remove(&element);
-                    self.table.remove_element(set, &element);
-                }
-            }
-        }
-    }
-
     /// The chains of a pod of this node, and how the maps lead there.
     fn judge(&mut self, ip: IpAddr) {
         for direction in Direction::BOTH {
             let chain_name = pod_chain(direction, ip);
-            let (verdict, chain) = match self.judgement(direction, ip) {
+            let judgement = self.judgement(direction, ip);
+            let tiers = self.use_tiers(direction, ip, judgement.as_ref());
+            let (verdict, chain) = match judgement {
                 None => (None, None),
-                Some(policies) if policies.is_empty() => (Some(Verdict::Accept), None),
-                Some(policies) => {
-                    let jump = |key: &PolicyKey| vec![Expr::Verdict(Verdict::Jump(policy_chain(direction, key)))];
-                    // A pod is never cut off from itself, not even by way of a service.
-                    let own = Expr::Match {
-                        load: direction.peer_address(self.family),
-                        cmp: Cmp::Eq,
-                        value: Datum::Addr(ip),
-                    };
-                    let mut rules = vec![vec![own, Expr::Verdict(Verdict::Accept)]];
-                    rules.extend(policies.iter().map(jump));
-                    rules.push(vec![Expr::Verdict(Verdict::Drop)]);
-                    (
-                        Some(Verdict::Goto(chain_name.clone())),
-                        Some(Chain { base: None, rules }),
-                    )
+                Some(judgement) if judgement.is_empty() => (Some(Verdict::Accept), None),
+                Some(judgement) => {
+                    let rules = self.pod_rules(direction, ip, &judgement.policies, tiers);
+                    let way = Verdict::Goto(chain_name.clone());
+                    (Some(way), Some(Chain { base: None, rules }))
                 }
             };
             self.table.set_chain(&chain_name, chain);
@@ -605,18 +391,87 @@ impl Planner {
         }
     }
 
-    /// The policies that isolate the pod at this address; `None`: it isn't known who that is, so it stays closed.
-    fn judgement(&self, direction: Direction, ip: IpAddr) -> Option<Vec<PolicyKey>> {
+    fn pod_rules(
+        &mut self,
+        direction: Direction,
+        ip: IpAddr,
+        policies: &[PolicyKey],
+        [admin, baseline]: [Option<String>; 2],
+    ) -> Vec<Vec<Expr>> {
+        let jump = |chain: String| vec![Expr::Verdict(Verdict::Jump(chain))];
+        let mut rules: Vec<Vec<Expr>> = admin.into_iter().map(jump).collect();
+        if policies.is_empty() {
+            rules.extend(baseline.into_iter().map(jump));
+            rules.push(vec![Expr::Verdict(Verdict::Accept)]);
+            return rules;
+        }
+        // No network policy cuts a pod off from itself, not even by way of a service.
+        let own = Expr::Match {
+            load: direction.peer_address(self.family),
+            cmp: Cmp::Eq,
+            value: Datum::Addr(ip),
+        };
+        rules.push(vec![own, Expr::Verdict(Verdict::Accept)]);
+        rules.extend(policies.iter().map(|key| jump(policy_chain(direction, key))));
+        // All of one namespace.
+        let namespace = policies.first().map_or("", |key| key.0.as_str());
+        let met = Met::of(direction, namespace, "", "deny");
+        if self.logged.contains(namespace) {
+            rules.push(Planner::log(&met).to_vec());
+        }
+        rules.push(vec![self.counter(met), Expr::Verdict(Verdict::Drop)]);
+        rules
+    }
+
+    /// Who judges the pod at this address; `None`: it isn't known who that is, so it stays closed.
+    fn judgement(&self, direction: Direction, ip: IpAddr) -> Option<Judgement> {
         let owners = self.owners.get(&ip)?;
         let key = owners.first().filter(|_| owners.len() == 1)?;
         let pod = self.pods.get(key)?;
+        let labels_of_namespace = self.namespaces.get(&pod.namespace);
         let first = (pod.namespace.clone(), String::new());
         let of_namespace = self.policies.range(first..).take_while(|(k, _)| k.0 == pod.namespace);
         let mut of_namespace = of_namespace.filter(|(_, h)| direction.rules(&h.policy).is_some());
         let Some(pod_labels) = &pod.labels else {
-            return of_namespace.next().is_none().then(Vec::new);
+            let open = of_namespace.next().is_none() && !self.cluster.may_judge(direction, pod, labels_of_namespace);
+            return open.then(Judgement::default);
         };
         let selecting = of_namespace.filter(|(_, h)| labels::matches(Some(&h.policy.pods), Some(pod_labels)));
-        Some(selecting.map(|(k, _)| k.clone()).collect())
+        let policies: Vec<PolicyKey> = selecting.map(|(k, _)| k.clone()).collect();
+        let tier = |tier| self.cluster.judging(tier, direction, pod, labels_of_namespace);
+        Some(Judgement {
+            admin: tier(Tier::Admin),
+            baseline: match policies.is_empty() {
+                true => tier(Tier::Baseline),
+                false => Vec::new(),
+            },
+            policies,
+        })
+    }
+}
+
+fn allowing<'a>(rule: &'a Rule, subject: &'a Scope, direction: Direction, key: &PolicyKey) -> Said<'a> {
+    Said {
+        peers: &rule.peers,
+        ports: &rule.ports,
+        subject,
+        verdict: Verdict::Accept,
+        met: Met::of(direction, &key.0, &key.1, "accept"),
+        logged: false,
+    }
+}
+
+/// Who judges a pod in one direction, in this order.
+#[derive(Default)]
+struct Judgement {
+    admin: Vec<tiers::Key>,
+    policies: Vec<PolicyKey>,
+    /// Only if no policy does.
+    baseline: Vec<tiers::Key>,
+}
+
+impl Judgement {
+    fn is_empty(&self) -> bool {
+        self.admin.is_empty() && self.policies.is_empty() && self.baseline.is_empty()
     }
 }

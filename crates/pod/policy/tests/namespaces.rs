@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use keelson_network::{Config, PodNetwork, PodNetworkRequest, Routed};
-use keelson_policy::facts;
-use keelson_policy::plan::Planner;
+use keelson_policy::plan::{GROUP, LENGTH, Planner};
+use keelson_policy::{cluster as tiers, facts};
+use keelson_sys::nflog::Listener;
 use keelson_sys::nft::{self, Family};
 use serde_json::json;
 use std::io::{Read, Write};
@@ -44,6 +45,40 @@ impl Cluster {
             facts::policy(&serde_json::from_value(object).unwrap()).unwrap()
         });
         self.change(move |planner| planner.set_policy(key, policy));
+    }
+
+    fn cluster_policy(&self, name: &'static str, spec: Option<serde_json::Value>) {
+        let policy = spec.map(|spec| {
+            let annotations = json!({"keelson.dev/log-denied": "true"});
+            let object = json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec});
+            tiers::policy(&serde_json::from_value(object).unwrap()).unwrap()
+        });
+        self.change(move |planner| planner.set_cluster_policy(name, policy));
+    }
+
+    fn tell_pods(&self) {
+        for (i, name) in PODS.iter().enumerate() {
+            let pod = facts::Pod {
+                namespace: "ns".into(),
+                labels: Some([("app".to_string(), name.to_string())].into()),
+                addresses: vec![self.pods[i].1],
+                ports: Vec::new(),
+                local: true,
+            };
+            self.change(move |planner| planner.set_pod(("ns".into(), name.to_string(), String::new()), Some(pod)));
+        }
+    }
+
+    /// Packets that a policy of the cluster has denied, by the kernel's count.
+    fn denied_by(&self, policy: &'static str) -> u64 {
+        let planner = self.planner.clone();
+        self.host.run(move || {
+            let counters = nft::counters(Family::Ip, keelson_policy::TABLE).unwrap();
+            let mut planner = planner.lock().unwrap();
+            let met = planner.met();
+            let of = |name: &str| met.get(name).is_some_and(|m| m.policy == policy && m.action == "deny");
+            counters.iter().filter(|c| of(&c.name)).map(|c| c.packets).sum()
+        })
     }
 
     fn reaches(&self, from: usize, to: usize) -> bool {
@@ -109,16 +144,7 @@ fn pods_are_closed_until_judged_and_then_as_policies_say() {
     assert!(!c.reaches(client, server), "closed before anybody judged");
     let node = c.host.ask(SocketAddr::new(c.pods[server].1, 80));
     assert!(node.is_ok(), "the node reaches its pods even so: {node:?}");
-    for (i, name) in PODS.iter().enumerate() {
-        let pod = facts::Pod {
-            namespace: "ns".into(),
-            labels: Some([("app".to_string(), name.to_string())].into()),
-            addresses: vec![c.pods[i].1],
-            ports: Vec::new(),
-            local: true,
-        };
-        c.change(move |planner| planner.set_pod(("ns".into(), name.to_string(), String::new()), Some(pod)));
-    }
+    c.tell_pods();
     assert!(
         c.reaches(client, server) && c.reaches(other, server),
         "no policy, no limit"
@@ -181,5 +207,79 @@ fn pods_are_closed_until_judged_and_then_as_policies_say() {
         c.policy(name, None);
     }
     assert!(c.reaches(other, client));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn rules_of_the_cluster_come_before_and_after_network_policies() {
+    let dir = std::env::temp_dir().join(format!("keelson-tiers-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    let c = cluster(&dir);
+    c.tell_pods();
+    let (client, server, other) = (0, 1, 2);
+    let rule = |tier: &str, priority: u32, action: &str, app: &str| {
+        Some(
+            json!({"tier": tier, "priority": priority, "subject": {"namespaces": {}},
+            "ingress": [{"action": action, "from": [{"pods": {"podSelector": {"matchLabels": {"app": app}}}}]}]}),
+        )
+    };
+    let told = c.host.run(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            block_on(async {
+                let listener = Listener::open(GROUP, LENGTH).unwrap();
+                tell.send(None).unwrap();
+                let packets = tokio::time::timeout(Duration::from_secs(10), listener.next()).await;
+                tell.send(packets.unwrap().unwrap().into_iter().next()).unwrap();
+            });
+        });
+        told
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)).unwrap(), None, "it listens");
+
+    c.cluster_policy("guard", rule("Admin", 5, "Deny", "other"));
+    c.policy("in", Some(json!({"podSelector": {}, "ingress": [{}]})));
+    assert!(
+        c.reaches(client, server) && !c.reaches(other, server),
+        "a network policy can't lift it"
+    );
+    let packet = told.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    let way = (
+        packet.source,
+        packet.destination,
+        packet.protocol,
+        packet.ports.unwrap().1,
+    );
+    assert_eq!(way, (c.pods[other].1, c.pods[server].1, facts::TCP, 80));
+    assert!(c.denied_by("guard") > 0);
+
+    c.cluster_policy("before", rule("Admin", 1, "Pass", "other"));
+    let denied = c.denied_by("guard");
+    assert!(
+        c.reaches(other, server),
+        "it is passed on to network policies, which allow it"
+    );
+    assert_eq!(c.denied_by("guard"), denied);
+    c.policy("in", None);
+    c.cluster_policy("last", rule("Baseline", 1, "Deny", "other"));
+    assert!(
+        !c.reaches(other, server),
+        "without network policies the last word is the baseline's"
+    );
+    assert!(c.reaches(client, server));
+    c.policy("in", Some(json!({"podSelector": {}, "ingress": [{}]})));
+    assert!(c.reaches(other, server), "which network policies override");
+    c.cluster_policy(
+        "out",
+        Some(json!({"tier": "Admin", "priority": 0, "subject": {"namespaces": {}},
+            "egress": [{"action": "Accept", "to": [{"networks": ["10.244.0.0/16"]}], "protocols": [{"tcp": {"destinationPort": {"number": 80}}}]},
+                {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}]})),
+    );
+    c.policy("shut", Some(json!({"podSelector": {}, "policyTypes": ["Egress"]})));
+    assert!(c.reaches(client, server), "accepted before network policies are asked");
+    for name in ["guard", "before", "last", "out"] {
+        c.cluster_policy(name, None);
+    }
+    assert!(!c.reaches(client, server), "their word again");
     std::fs::remove_dir_all(&dir).unwrap();
 }

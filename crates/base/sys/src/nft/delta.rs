@@ -19,6 +19,12 @@ pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
         !new.sets.iter().any(redefined),
         "a set's name stands for its definition"
     );
+    let counter = |name: &String| name.clone();
+    ops.extend(
+        new.counters
+            .difference(&old.counters)
+            .map(|n| Op::AddCounter { name: counter(n) }),
+    );
     for (name, state) in &new.sets {
         if !old.sets.contains_key(name) {
             ops.push(Op::AddSet(state.set.clone()));
@@ -57,6 +63,11 @@ pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Op> {
         ops.push(Op::DeleteSet { name: name.clone() });
     }
     ops.extend(gone_chains().map(|name| Op::DeleteChain { name: name.clone() }));
+    ops.extend(
+        old.counters
+            .difference(&new.counters)
+            .map(|n| Op::DeleteCounter { name: counter(n) }),
+    );
     ops
 }
 

@@ -2,6 +2,9 @@
 
 use super::*;
 
+pub(super) mod get;
+mod observe;
+
 const NLA_F_NESTED: u16 = 0x8000;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -23,6 +26,8 @@ mod msg {
     pub const DEL_SET: u16 = 11;
     pub const NEW_ELEMENT: u16 = 12;
     pub const DEL_ELEMENT: u16 = 14;
+    pub const NEW_OBJECT: u16 = 18;
+    pub const DEL_OBJECT: u16 = 20;
 }
 
 /// Bytes of a share: its owner, and a number.
@@ -147,6 +152,8 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
         Op::DeleteSet { .. } => (msg::DEL_SET, 0),
         Op::AddElement { .. } => (msg::NEW_ELEMENT, NLM_F_CREATE),
         Op::DeleteElement { .. } => (msg::DEL_ELEMENT, 0),
+        Op::AddCounter { .. } => (msg::NEW_OBJECT, NLM_F_CREATE),
+        Op::DeleteCounter { .. } => (msg::DEL_OBJECT, 0),
     };
     let kind = SUBSYS_NFTABLES << 8 | kind;
     buf.message(kind, NLM_F_REQUEST | flags | ack, family as u8, 0, seq, |b| {
@@ -172,6 +179,8 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
             }
             Op::AddSet(set) => define_set(b, set, seq),
             Op::DeleteSet { name } => b.text(2, name),
+            Op::AddCounter { name } => observe::counter_object(b, name, true),
+            Op::DeleteCounter { name } => observe::counter_object(b, name, false),
             Op::AddElement { set, .. } | Op::DeleteElement { set, .. } => {
                 b.text(2, set);
                 b.nest(3, |b| {
@@ -184,45 +193,6 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
             }
         }
     });
-}
-
-/// Requests that read.
-pub(super) mod get {
-    use super::*;
-
-    const NLM_F_DUMP: u16 = 0x300;
-    const GET_CHAIN: u16 = 4;
-    const GET_RULE: u16 = 7;
-    const GET_GENERATION: u16 = 16;
-
-    pub fn generation() -> Vec<u8> {
-        let mut buf = Buf::default();
-        buf.message(SUBSYS_NFTABLES << 8 | GET_GENERATION, NLM_F_REQUEST, 0, 0, 1, |_| {});
-        buf.0
-    }
-
-    pub fn chains() -> Vec<u8> {
-        let mut buf = Buf::default();
-        buf.message(
-            SUBSYS_NFTABLES << 8 | GET_CHAIN,
-            NLM_F_REQUEST | NLM_F_DUMP,
-            0,
-            0,
-            1,
-            |_| {},
-        );
-        buf.0
-    }
-
-    pub fn rules(family: Family, table: &str, chain: &str) -> Vec<u8> {
-        let mut buf = Buf::default();
-        let kind = SUBSYS_NFTABLES << 8 | GET_RULE;
-        buf.message(kind, NLM_F_REQUEST | NLM_F_DUMP, family as u8, 0, 1, |b| {
-            b.text(1, table);
-            b.text(2, chain);
-        });
-        buf.0
-    }
 }
 
 fn chain(b: &mut Buf, name: &str, base: Option<&Base>) {
@@ -667,6 +637,7 @@ fn expression(b: &mut Buf, family: Family, e: &Expr) {
                 b.attr(2, &[code]);
             }
         }),
+        Expr::Counter(_) | Expr::Limit { .. } | Expr::Log { .. } => observe::expression(b, e),
         Expr::Verdict(v) => expr(b, "immediate", |b| {
             b.be32(1, REG_VERDICT);
             b.nest(2, |b| verdict(b, v));

@@ -116,6 +116,19 @@ pub enum Expr {
     },
     Dnat(Nat),
     Masquerade,
+    /// Counts the packet under a name, which stands as long as a rule has it.
+    Counter(String),
+    /// Holds for so many packets a second only.
+    Limit {
+        per_second: u64,
+        burst: u32,
+    },
+    /// Tells the packet's first bytes to who listens to the group. A prefix has 127 bytes at most.
+    Log {
+        group: u16,
+        length: u32,
+        prefix: String,
+    },
     /// ICMP port unreachable, or a TCP reset.
     Reject {
         tcp_reset: bool,

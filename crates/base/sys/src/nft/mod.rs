@@ -20,8 +20,9 @@ mod socket;
 pub use delta::{between, replace};
 pub use expr::{Cmp, Expr, Load, Nat, Verdict};
 pub use monitor::{Monitor, Notice};
-pub use query::{FoundChain, FoundRule, chains, rules};
+pub use query::{Counted, FoundChain, FoundRule, chains, counters, rules};
 pub use ruleset::{Chain, Ruleset, SetState, Table};
+pub(crate) use socket::{NLMSG_ERROR, attributes, failure, messages};
 pub use socket::{NftError, apply, remove};
 
 use std::net::IpAddr;
@@ -83,6 +84,13 @@ pub enum Op {
     },
     AddSet(Set),
     DeleteSet {
+        name: String,
+    },
+    /// A counter that is there goes on.
+    AddCounter {
+        name: String,
+    },
+    DeleteCounter {
         name: String,
     },
     AddElement {

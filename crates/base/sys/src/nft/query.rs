@@ -42,6 +42,51 @@ pub fn rules(family: Family, table: &str, chain: &str) -> io::Result<Vec<FoundRu
     }
 }
 
+/// What a named counter has counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    pub name: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// The named counters of a table. A table that isn't there has none.
+pub fn counters(family: Family, table: &str) -> io::Result<Vec<Counted>> {
+    let mut found = Vec::new();
+    let each = |payload: &[u8]| found.extend(counter(payload, family, table));
+    match dump(&get::counters(family, table), each) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map(|()| found),
+    }
+}
+
+fn counter(payload: &[u8], of: Family, table: &str) -> Option<Counted> {
+    let be64 = |bytes: &[u8]| bytes.first_chunk().map(|b| u64::from_be_bytes(*b));
+    let (mut own, mut name, mut bytes, mut packets) = (None, None, None, None);
+    for (kind, content) in attributes(payload.get(4..)?) {
+        match kind {
+            1 => own = Some(text(content)),
+            2 => name = Some(text(content)),
+            4 => {
+                for (kind, number) in attributes(content) {
+                    match kind {
+                        1 => bytes = be64(number),
+                        2 => packets = be64(number),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let is_of = family(*payload.first()?) == Some(of) && own.as_deref() == Some(table);
+    is_of.then_some(Counted {
+        name: name?,
+        packets: packets?,
+        bytes: bytes?,
+    })
+}
+
 /// What a message about generations tells.
 pub(super) fn generation_of(payload: &[u8]) -> Option<u32> {
     let mut parts = attributes(payload.get(4..)?);

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Ruleset {
     pub chains: BTreeMap<String, Chain>,
     pub sets: BTreeMap<String, SetState>,
+    /// Those that rules name, so that they stand while a rule does.
+    pub counters: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +22,15 @@ pub struct Chain {
 pub struct SetState {
     pub set: Set,
     pub elements: BTreeSet<Element>,
+}
+
+impl Chain {
+    fn counters(&self) -> impl Iterator<Item = &String> {
+        self.rules.iter().flatten().filter_map(|e| match e {
+            Expr::Counter(name) => Some(name),
+            _ => None,
+        })
+    }
 }
 
 impl SetState {
@@ -39,6 +50,10 @@ pub struct Table {
     /// As they were before they were touched.
     chains: BTreeMap<String, Option<Chain>>,
     sets: BTreeMap<String, Before>,
+    /// How many statements name each counter.
+    named: BTreeMap<String, usize>,
+    /// Whether counters that came or went were there.
+    counters: BTreeMap<String, bool>,
 }
 
 /// What a touched set was.
@@ -63,10 +78,34 @@ impl Table {
             return;
         }
         self.chains.entry(name.into()).or_insert_with(|| old.cloned());
-        match chain {
+        let coming: Vec<String> = chain.iter().flat_map(|c| c.counters().cloned()).collect();
+        let old = match chain {
             Some(chain) => self.wanted.chains.insert(name.into(), chain),
             None => self.wanted.chains.remove(name),
         };
+        coming.into_iter().for_each(|counter| self.name_counter(counter));
+        old.iter()
+            .flat_map(Chain::counters)
+            .for_each(|counter| self.forget_counter(counter));
+    }
+
+    fn name_counter(&mut self, name: String) {
+        if self.wanted.counters.insert(name.clone()) {
+            self.counters.entry(name.clone()).or_insert(false);
+        }
+        *self.named.entry(name).or_default() += 1;
+    }
+
+    fn forget_counter(&mut self, name: &str) {
+        let uses = self.named.get_mut(name).map(|n| {
+            *n -= 1;
+            *n
+        });
+        if uses == Some(0) {
+            self.named.remove(name);
+            self.wanted.counters.remove(name);
+            self.counters.entry(name.into()).or_insert(true);
+        }
     }
 
     /// A new set with these elements, unless there is one of that name.
@@ -153,6 +192,14 @@ impl Table {
                 }
             }
         }
+        for (name, was_there) in std::mem::take(&mut self.counters) {
+            if was_there {
+                before.counters.insert(name.clone());
+            }
+            if self.wanted.counters.contains(&name) {
+                after.counters.insert(name);
+            }
+        }
         between(&before, &after)
     }
 
@@ -160,6 +207,7 @@ impl Table {
     pub fn take_whole(&mut self) -> Vec<Op> {
         self.chains.clear();
         self.sets.clear();
+        self.counters.clear();
         replace(&self.wanted)
     }
 }
@@ -206,5 +254,29 @@ mod tests {
         table.set_chain("a", Some(Chain::default()));
         table.set_chain("a", None);
         assert!(taken(&mut table).is_empty());
+    }
+
+    #[test]
+    fn a_counter_stands_while_a_rule_has_it() {
+        let mut table = Table::default();
+        let counting = |names: &[&str]| {
+            let rules = names.iter().map(|n| vec![Expr::Counter(n.to_string())]).collect();
+            Some(Chain { base: None, rules })
+        };
+        table.set_chain("a", counting(&["x", "x"]));
+        table.set_chain("b", counting(&["x", "y"]));
+        let made = taken(&mut table);
+        assert_eq!(made[..2], ["add counter x", "add counter y"]);
+        table.set_chain("a", None);
+        table.set_chain("b", counting(&["x"]));
+        let changed = taken(&mut table);
+        assert_eq!(changed.last().map(String::as_str), Some("delete counter y"));
+        assert!(!changed.contains(&"delete counter x".to_string()));
+        table.set_chain("b", counting(&["z"]));
+        table.set_chain("b", counting(&["x"]));
+        assert!(taken(&mut table).is_empty(), "gone and come again");
+        table.set_chain("b", None);
+        assert!(taken(&mut table).contains(&"delete counter x".to_string()));
+        assert!(table.wanted().counters.is_empty());
     }
 }

@@ -119,6 +119,11 @@ impl Display for Expr {
             Expr::Masquerade => f.write_str("masquerade fully-random"),
             Expr::Reject { tcp_reset: true } => f.write_str("reject with tcp reset"),
             Expr::Reject { tcp_reset: false } => f.write_str("reject"),
+            Expr::Counter(name) => write!(f, "counter name {name}"),
+            Expr::Limit { per_second, burst } => write!(f, "limit rate {per_second}/second burst {burst} packets"),
+            Expr::Log { group, length, prefix } => {
+                write!(f, "log prefix \"{prefix}\" group {group} snaplen {length}")
+            }
             Expr::Verdict(v) => v.fmt(f),
         }
     }
@@ -188,6 +193,8 @@ impl Display for Op {
             Op::DeleteRule { chain, handle } => write!(f, "delete rule {chain} handle {handle}"),
             Op::AddSet(set) => write!(f, "add {set}"),
             Op::DeleteSet { name } => write!(f, "delete set {name}"),
+            Op::AddCounter { name } => write!(f, "add counter {name}"),
+            Op::DeleteCounter { name } => write!(f, "delete counter {name}"),
             Op::AddElement { set, element } => write!(f, "add element {set} {{ {element} }}"),
             Op::DeleteElement { set, element } => write!(f, "delete element {set} {{ {element} }}"),
         }

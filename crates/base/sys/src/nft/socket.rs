@@ -18,21 +18,21 @@ pub enum NftError {
     Refused { op: String, error: io::Error },
 }
 
-pub(super) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 
 /// A notice, and an echo: the number of the rule set that a batch made.
 pub(super) const NEW_GENERATION: u16 = 10 << 8 | 15;
 
 /// A netlink message as it came.
-pub(super) struct Received<'a> {
+pub(crate) struct Received<'a> {
     pub kind: u16,
     pub seq: u32,
     pub payload: &'a [u8],
 }
 
 /// The messages of one datagram.
-pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
+pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let head = datagram.get(..16)?;
         let number = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -48,7 +48,7 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>
 }
 
 /// The attributes of a message or of a nest: number and content.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes([*bytes.first()?, *bytes.get(1)?]));
         let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]) & 0x3fff;
@@ -59,7 +59,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// What an error message says; `None`: all is well.
-pub(super) fn failure(payload: &[u8]) -> Option<io::Error> {
+pub(crate) fn failure(payload: &[u8]) -> Option<io::Error> {
     let code = payload.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
     (code != 0).then(|| io::Error::from_raw_os_error(-code))
 }

@@ -9,6 +9,7 @@ use crate::components::LogOptions;
 use crate::components::front::{everywhere, secure};
 use crate::config::{Config, Options as ServerOptions};
 use crate::store::Opened;
+use crate::process::Ended;
 use crate::{families, process};
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -308,7 +309,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         };
         let (api, store, beside) = tokio::select! {
             started = starting => started?,
-            () = stopping.wait() => return Ok(()),
+            () = stopping.wait() => return Ok(Ended::Stopped),
         };
         let failure = tokio::select! {
             () = stopping.wait() => None,
@@ -325,7 +326,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         beside.stop().await;
         api.stop().await;
         store.close().await;
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(Ended::Stopped), Err)
     })
 }
 

@@ -139,9 +139,10 @@ impl Options {
             node_mask_v6: self.node_cidr_mask_size_ipv6,
             node_grace: time("--node-monitor-grace-period", &self.node_monitor_grace_period)?,
             node_startup_grace: time("--node-startup-grace-period", &self.node_startup_grace_period)?,
-            // Upstream leaves load balancers and snapshots to others.
+            // Upstream leaves load balancers, snapshots and policies of the cluster to others.
             load_balancer: None,
             snapshots: false,
+            cluster_policies: false,
             terminated_pods: self.terminated_pod_gc_threshold,
             controllers: names::ours(&self.controllers)?,
             leader_election: self.elect.candidate()?,

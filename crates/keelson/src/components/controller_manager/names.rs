@@ -73,7 +73,12 @@ const NAMES: &[(&str, &str)] = &[
 ];
 
 /// What upstream's program doesn't run either, unless it is named.
-const EXTRA: [&str; 3] = ["kubelet-serving-approver", "service-lb", "volumesnapshot"];
+const EXTRA: [&str; 4] = [
+    "cluster-network-policy",
+    "kubelet-serving-approver",
+    "service-lb",
+    "volumesnapshot",
+];
 
 /// The list as it stands here.
 pub fn ours(given: &[String]) -> anyhow::Result<Vec<String>> {

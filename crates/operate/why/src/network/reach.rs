@@ -6,13 +6,13 @@ use crate::finding::{Confidence, Finding, Report};
 use crate::object::{Fields, port_text};
 use crate::picture::{Lookup, Need, Picture, labels_of};
 use crate::pod;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use keelson_client::labels::Labels;
-use keelson_policy::facts::{self, Policy};
-use keelson_policy::judge::{Connection, Direction, End, Verdict, judge};
+use keelson_client::cluster_policies::ClusterNetworkPolicy;
+use keelson_policy::judge::{self, Connection, Direction, End, Verdict};
+use keelson_policy::{cluster, facts};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// From where to where: pods by their names, `to` a pod or a service.
@@ -23,11 +23,6 @@ pub struct Way {
     pub to: (String, String),
     /// A number or a name; empty: the only one there is.
     pub port: String,
-}
-
-struct Rules {
-    policies: Vec<Policy>,
-    namespaces: BTreeMap<String, Labels>,
 }
 
 pub fn diagnose(way: &Way, picture: &Picture, report: &mut Report) {
@@ -49,7 +44,12 @@ pub fn diagnose(way: &Way, picture: &Picture, report: &mut Report) {
         );
         return;
     }
-    let rules = Rules::of(picture);
+    let rules = rules_of(picture);
+    if way.to_kind == "Pod" && way.from == way.to {
+        // By a service it isn't: then its packets come to the node.
+        report.notes.push("a pod always reaches itself".to_string());
+        return;
+    }
     if way.to_kind == "Pod" {
         if trouble(to) {
             report.add(
@@ -83,7 +83,7 @@ fn found<'a>(
     }
 }
 
-fn to_service(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Picture, report: &mut Report) {
+fn to_service(from: &Value, to: &Value, port: &str, rules: &judge::Rules, picture: &Picture, report: &mut Report) {
     if to.text("/spec/type") == "ExternalName" {
         return service::diagnose(to, picture, report);
     }
@@ -117,7 +117,7 @@ fn to_service(from: &Value, to: &Value, port: &str, rules: &Rules, picture: &Pic
             false => blocked.extend(own.findings),
         }
     }
-    let is_known = rules.is_known(from, picture) && ready.iter().all(|target| rules.is_known(target, picture));
+    let is_known = is_known(from, picture) && ready.iter().all(|target| is_known(target, picture));
     let count = blocked
         .iter()
         .map(|f| &f.object)
@@ -160,7 +160,7 @@ fn to_pod(
     from: &Value,
     to: &Value,
     (port, protocol): (&str, &str),
-    rules: &Rules,
+    rules: &judge::Rules,
     picture: &Picture,
     report: &mut Report,
 ) {
@@ -200,9 +200,22 @@ fn to_pod(
         (Direction::Egress, from, to, "leave"),
         (Direction::Ingress, to, from, "come to"),
     ] {
-        let found = denied(direction, (from, to), (number, protocol), rules, own, other, word);
+        let found = match verdict(direction, (from, to), (number, protocol.1), rules) {
+            Some(Verdict::Ruled(policy, rule)) if rule.action == cluster::Action::Accept => {
+                report.notes.push(format!(
+                    "rule {} of ClusterNetworkPolicy {} accepts what goes from {} to {}",
+                    rule.name,
+                    policy.name,
+                    from.shown(),
+                    to.shown()
+                ));
+                None
+            }
+            Some(verdict) => denied(&verdict, direction, (number, protocol.0), own, other, word),
+            None => None,
+        };
         // What other policies, or namespaces' labels, say of it isn't known.
-        report.add_all(found.map(|finding| match rules.is_known(own, picture) {
+        report.add_all(found.map(|finding| match is_known(own, picture) {
             true => finding,
             false => Finding {
                 confidence: Confidence::Likely,
@@ -227,51 +240,89 @@ fn to_pod(
     }
 }
 
-fn denied(
+fn verdict<'a>(
     direction: Direction,
     (from, to): (&Value, &Value),
-    (port, (protocol, number)): (u16, (&str, u8)),
-    rules: &Rules,
+    (port, protocol): (u16, u8),
+    rules: &'a judge::Rules,
+) -> Option<Verdict<'a>> {
+    let (source, target) = (facts_of(from), facts_of(to));
+    let connection = Connection {
+        from: End {
+            address: address(from)?,
+            pod: source.as_ref(),
+        },
+        to: End {
+            address: address(to)?,
+            pod: target.as_ref(),
+        },
+        protocol,
+        port,
+    };
+    Some(judge::judge(&connection, direction, rules))
+}
+
+fn denied(
+    verdict: &Verdict,
+    direction: Direction,
+    (port, protocol): (u16, &str),
     own: &Value,
     other: &Value,
     word: &str,
 ) -> Option<Finding> {
-    let (source, target) = (facts_of(from), facts_of(to));
-    let end = |object: &Value, pod: &Option<facts::Pod>| address(object).map(|a| (a, pod.is_some()));
-    let ((a, _), (b, _)) = (end(from, &source)?, end(to, &target)?);
-    let connection = Connection {
-        from: End {
-            address: a,
-            pod: source.as_ref(),
-        },
-        to: End {
-            address: b,
-            pod: target.as_ref(),
-        },
-        protocol: number,
-        port,
+    let (ingress, way) = match direction {
+        Direction::Ingress => (true, "from"),
+        Direction::Egress => (false, "to"),
     };
-    let Verdict::Denied(by) = judge(&connection, direction, &rules.policies, &rules.namespaces) else {
-        return None;
-    };
-    let names: Vec<String> = by.iter().map(|p| format!("{}/{}", p.namespace, p.name)).collect();
-    let (cause, way) = match direction {
-        Direction::Ingress => ("ingress-policy", "from"),
-        Direction::Egress => ("egress-policy", "to"),
-    };
-    Some(
-        Finding::certain(
-            cause,
-            own.shown(),
-            format!("network policies don't let {protocol} port {port} {word} it {way} {}", other.shown()),
-        )
-        .shown_by(format!("policies that select it, of which none allows this: {}", names.join(", ")))
-        .shown_by(format!("labels of {}: {}", other.shown(), shown_labels(other)))
-        .mended_by(format!(
-            "Let one of them allow it (a rule with the labels above, namespace {} and port {port}), or add a NetworkPolicy that does.",
-            other.namespace()
-        )),
-    )
+    let cause = |one, two| if ingress { one } else { two };
+    let labels = format!("labels of {}: {}", other.shown(), shown_labels(other));
+    let doing = format!("let {protocol} port {port} {word} it {way} {}", other.shown());
+    match verdict {
+        Verdict::Open | Verdict::AllowedBy(_) => None,
+        Verdict::Ruled(_, rule) if rule.action == cluster::Action::Accept => None,
+        Verdict::Ruled(policy, rule) => Some(
+            Finding::certain(
+                cause("ingress-cluster-policy", "egress-cluster-policy"),
+                own.shown(),
+                format!("a rule of the cluster doesn't {doing}"),
+            )
+            .shown_by(format!(
+                "ClusterNetworkPolicy {}, tier {:?}, priority {}: {} rule {} denies it",
+                policy.name,
+                policy.tier,
+                policy.priority,
+                cause("ingress", "egress"),
+                rule.name
+            ))
+            .shown_by(labels)
+            .mended_by(match policy.tier {
+                cluster::Tier::Admin => format!(
+                    "Have who administers the cluster accept it, or pass it on, by a rule before that one (`kubectl get cnp {}`): network policies are asked later.",
+                    policy.name
+                ),
+                cluster::Tier::Baseline => format!(
+                    "Add a NetworkPolicy for {} that allows it: what the Baseline tier says counts only for pods that no network policy selects.",
+                    own.shown()
+                ),
+            }),
+        ),
+        Verdict::Denied(by) => {
+            let names: Vec<String> = by.iter().map(|p| format!("{}/{}", p.namespace, p.name)).collect();
+            Some(
+                Finding::certain(
+                    cause("ingress-policy", "egress-policy"),
+                    own.shown(),
+                    format!("network policies don't {doing}"),
+                )
+                .shown_by(format!("policies that select it, of which none allows this: {}", names.join(", ")))
+                .shown_by(labels)
+                .mended_by(format!(
+                    "Let one of them allow it (a rule with the labels above, namespace {} and port {port}), or add a NetworkPolicy that does.",
+                    other.namespace()
+                )),
+            )
+        }
+    }
 }
 
 fn shown_labels(object: &Value) -> String {
@@ -292,23 +343,32 @@ fn facts_of(pod: &Value) -> Option<facts::Pod> {
     facts::pod(&typed, &[], pod.text("/spec/nodeName"), |_| false)
 }
 
-impl Rules {
-    /// Whether all policies that could select a pod have been read, and what they select by.
-    fn is_known(&self, pod: &Value, picture: &Picture) -> bool {
-        picture.knows("NetworkPolicy", pod.namespace()) && picture.knows("Namespace", "")
-    }
+/// Whether all policies that could select a pod have been read, and what they select by.
+fn is_known(pod: &Value, picture: &Picture) -> bool {
+    picture.knows("NetworkPolicy", pod.namespace())
+        && picture.knows("ClusterNetworkPolicy", "")
+        && picture.knows("Namespace", "")
+}
 
-    fn of(picture: &Picture) -> Rules {
-        let typed = |p: &Value| serde_json::from_value::<NetworkPolicy>(p.clone()).ok();
-        let policies = picture.all("NetworkPolicy", "").filter_map(typed);
-        let namespaces = picture
-            .all("Namespace", "")
-            .map(|n| (n.name().to_string(), labels_of(n)));
-        Rules {
-            policies: policies.filter_map(|p| facts::policy(&p)).collect(),
-            namespaces: namespaces.collect(),
-        }
+fn rules_of(picture: &Picture) -> judge::Rules {
+    fn typed<T: DeserializeOwned>(picture: &Picture, kind: &str) -> Vec<T> {
+        let all = picture.all(kind, "");
+        all.filter_map(|object| T::deserialize(object).ok()).collect()
     }
+    let namespaces = picture.all("Namespace", "");
+    judge::Rules {
+        policies: typed::<NetworkPolicy>(picture, "NetworkPolicy")
+            .iter()
+            .filter_map(facts::policy)
+            .collect(),
+        cluster: typed::<ClusterNetworkPolicy>(picture, "ClusterNetworkPolicy")
+            .iter()
+            .filter_map(cluster::policy)
+            .collect(),
+        namespaces: namespaces.map(|n| (n.name().to_string(), labels_of(n))).collect(),
+        nodes: typed::<Node>(picture, "Node").iter().map(cluster::node).collect(),
+    }
+    .sort()
 }
 
 pub fn needs(way: &Way) -> Vec<Need> {
@@ -317,6 +377,7 @@ pub fn needs(way: &Way) -> Vec<Need> {
         Need::One(way.to_kind, way.to.0.clone(), way.to.1.clone()),
         Need::All("Namespace", String::new()),
         Need::All("Node", String::new()),
+        Need::All("ClusterNetworkPolicy", String::new()),
     ];
     for namespace in [&way.from.0, &way.to.0] {
         needs.push(Need::All("NetworkPolicy", namespace.clone()));

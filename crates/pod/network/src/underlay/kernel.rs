@@ -1,28 +1,39 @@
 //! Reads what the kernel has of a [`Plan`], and applies single [`Step`]s, by rtnetlink.
 
-use super::TUNNEL;
-use super::plan::{Device, Mac, Plan, Route, Step, Tunnel, Uplink};
+use super::plan::{Device, Mac, Plan, Route, Tunnel, Uplink};
+use super::secure::{Secured, Wireguard};
+use super::step::Step;
+use super::{Identity, TUNNEL, WIREGUARD};
 use crate::link;
 use anyhow::{Context, anyhow, bail};
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use keelson_sys::wireguard::{self, Change, PublicKey};
+use parking_lot::Mutex;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::SocketAddr;
-use rtnetlink::{Handle, LinkVxlan, MulticastGroup, RouteMessageBuilder};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use rtnetlink::sys::SocketAddr as Port;
+use rtnetlink::{Handle, LinkUnspec, LinkVxlan, LinkWireguard, MulticastGroup, RouteMessageBuilder};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// By this protocol number our routes are known from all others (`k`).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(b'k');
+/// A fence goes before another route to the whole of a range, unless that has no metric at all.
+const FENCE: u32 = 1;
 
 pub struct Kernel {
     handle: Handle,
+    /// Where peers were said to be. The kernel answers a peer where it heard from it last, and that is its matter.
+    said: Mutex<BTreeMap<PublicKey, SocketAddr>>,
     driver: tokio::task::JoinHandle<()>,
 }
 
@@ -34,7 +45,7 @@ impl Drop for Kernel {
 
 /// What the kernel tells of links, addresses, routes and neighbours. The queue is emptied as fast as it fills; if the
 /// kernel's own overflows, it says so, and that counts as a notice.
-pub struct Notices(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct Notices(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, Port)>);
 
 impl Notices {
     /// Returns some time after something that may concern the underlay has happened.
@@ -131,10 +142,15 @@ fn unless_gone(result: Result<(), rtnetlink::Error>) -> anyhow::Result<()> {
 }
 
 impl Kernel {
+    fn of(handle: Handle, driver: tokio::task::JoinHandle<()>) -> Kernel {
+        let said = Mutex::default();
+        Kernel { handle, said, driver }
+    }
+
     /// Of the network namespace in which this is called.
     pub fn open() -> anyhow::Result<Kernel> {
         let (handle, driver) = link::here().context("no netlink socket")?;
-        Ok(Kernel { handle, driver })
+        Ok(Kernel::of(handle, driver))
     }
 
     /// The same, and what the kernel tells from now on.
@@ -150,7 +166,7 @@ impl Kernel {
         let (connection, handle, notices) =
             rtnetlink::new_multicast_connection(&groups).context("no netlink socket")?;
         let driver = tokio::spawn(connection);
-        Ok((Kernel { handle, driver }, Notices(notices)))
+        Ok((Kernel::of(handle, driver), Notices(notices)))
     }
 
     async fn links(&self) -> anyhow::Result<Vec<LinkMessage>> {
@@ -193,16 +209,26 @@ impl Kernel {
     pub async fn read(&self) -> anyhow::Result<Plan> {
         let mut plan = Plan::default();
         let links = self.links().await?;
-        let found = links.iter().find(|l| link_name(l) == Some(TUNNEL));
-        let index = found.map(|l| l.header.index);
-        if let Some(found) = found {
+        let named = |name: &str| links.iter().find(|l| link_name(l) == Some(name));
+        let (mut devices, mut index) = (BTreeMap::new(), None);
+        if let Some(found) = named(TUNNEL) {
             plan.tunnel = Some(tunnel(found));
-            for (_, net, scope) in self.addresses().await?.into_iter().filter(|(i, ..)| Some(*i) == index) {
-                // The kernel gives every link an IPv6 address for the link itself.
-                if scope != AddressScope::Link || net.addr().is_ipv4() {
-                    plan.addresses.insert(net);
-                }
+            devices.insert(found.header.index, Device::Tunnel);
+            index = Some(found.header.index);
+        }
+        if let Some(found) = named(WIREGUARD) {
+            self.read_wireguard(&mut plan, found)?;
+            devices.insert(found.header.index, Device::Wireguard);
+        }
+        for (at, net, scope) in self.addresses().await? {
+            // The kernel gives every link an IPv6 address for the link itself.
+            if let Some(device) = devices.get(&at)
+                && (scope != AddressScope::Link || net.addr().is_ipv4())
+            {
+                plan.addresses.insert((*device, net));
             }
+        }
+        if index.is_some() {
             for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
                 let get = self.handle.neighbours().get().set_address_family(family);
                 let all: Vec<NeighbourMessage> = get.execute().try_collect().await?;
@@ -217,18 +243,87 @@ impl Kernel {
                 _ => RouteMessageBuilder::<Ipv6Addr>::new().build(),
             };
             let all: Vec<RouteMessage> = self.handle.route().get(query).execute().try_collect().await?;
-            let ours = all.iter().filter(|r| r.header.protocol == PROTOCOL);
-            plan.routes.extend(ours.filter_map(|r| route(r, index)));
+            for ours in all.iter().filter(|r| r.header.protocol == PROTOCOL) {
+                match ours.header.kind {
+                    RouteType::Unreachable => plan.fences.extend(destination(ours)),
+                    _ => plan.routes.extend(route(ours, &devices)),
+                }
+            }
         }
         Ok(plan)
     }
 
-    async fn tunnel_index(&self) -> anyhow::Result<u32> {
-        let index = link::index_of(&self.handle, TUNNEL).await?;
-        index.with_context(|| format!("the link {TUNNEL} has gone"))
+    fn read_wireguard(&self, plan: &mut Plan, link: &LinkMessage) -> anyhow::Result<()> {
+        let device = wireguard::read(WIREGUARD).with_context(|| format!("reading the device {WIREGUARD}"))?;
+        let mtu = attribute(&link.attributes, |a| match a {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        plan.wireguard = Some(Wireguard {
+            key: device.key,
+            port: device.port,
+            mtu: mtu.unwrap_or_default(),
+            up: link.header.flags.contains(LinkFlags::Up),
+        });
+        let said = self.said.lock();
+        plan.secured.extend(device.peers.into_iter().map(|(key, peer)| {
+            let secured = Secured {
+                endpoint: said.get(&key).copied().or(peer.endpoint),
+                ranges: peer
+                    .ranges
+                    .iter()
+                    .filter_map(|(ip, bits)| IpNet::new(*ip, *bits).ok())
+                    .collect(),
+            };
+            (key, secured)
+        }));
+        Ok(())
     }
 
-    pub async fn apply(&self, step: &Step) -> anyhow::Result<()> {
+    async fn tunnel_index(&self) -> anyhow::Result<u32> {
+        self.index(Device::Tunnel).await
+    }
+
+    async fn index(&self, device: Device) -> anyhow::Result<u32> {
+        let name = match device {
+            Device::Tunnel => TUNNEL,
+            Device::Wireguard => WIREGUARD,
+            Device::Link(index) => return Ok(index),
+        };
+        let index = link::index_of(&self.handle, name).await?;
+        index.with_context(|| format!("the link {name} has gone"))
+    }
+
+    /// The device's own settings, its private key among them.
+    async fn set_wireguard(&self, device: &Wireguard, identity: Option<&Identity>) -> anyhow::Result<()> {
+        let own = identity.filter(|i| device.key == Some(i.public));
+        let own = own.context("this node has no key for WireGuard yet")?;
+        let index = self.index(Device::Wireguard).await?;
+        let link = LinkUnspec::new_with_index(index).mtu(device.mtu);
+        self.handle.link().set(link.build()).execute().await?;
+        let change = Change::Own {
+            key: &own.private,
+            port: device.port,
+        };
+        wireguard::change(WIREGUARD, &change)?;
+        let up = link::up(&self.handle, index).await;
+        up.with_context(|| format!("does another program use the UDP port {}?", device.port))
+    }
+
+    fn set_peer(&self, key: PublicKey, peer: &Secured) -> anyhow::Result<()> {
+        let endpoint = peer.endpoint.context("nobody knows where the peer is")?;
+        let ranges = peer.ranges.iter().map(|r| (r.addr(), r.prefix_len())).collect();
+        let change = Change::Peer {
+            key,
+            endpoint,
+            ranges: &ranges,
+        };
+        wireguard::change(WIREGUARD, &change)?;
+        self.said.lock().insert(key, endpoint);
+        Ok(())
+    }
+
+    pub async fn apply(&self, step: &Step, identity: Option<&Identity>) -> anyhow::Result<()> {
         let handle = &self.handle;
         match step {
             Step::DeleteRoute(range, route) => {
@@ -249,10 +344,10 @@ impl Kernel {
                 let message = add.destination(*at).flags(NeighbourFlags::Own).message_mut().clone();
                 unless_gone(handle.neighbours().del(message).execute().await)
             }
-            Step::DeleteAddress(net) => {
+            Step::DeleteAddress(device, net) => {
                 let mut add = handle
                     .address()
-                    .add(self.tunnel_index().await?, net.addr(), net.prefix_len());
+                    .add(self.index(*device).await?, net.addr(), net.prefix_len());
                 let message = add.message_mut().clone();
                 unless_gone(handle.address().del(message).execute().await)
             }
@@ -267,7 +362,20 @@ impl Kernel {
                 let added = handle.link().add(link).execute().await;
                 added.context("is the kernel's vxlan module there? another program may also use the port")
             }
-            Step::AddAddress(net) => link::add_address(handle, self.tunnel_index().await?, *net).await,
+            Step::DeleteWireguard => link::delete(handle, WIREGUARD).await,
+            Step::AddWireguard => {
+                let added = handle.link().add(LinkWireguard::new(WIREGUARD).build()).execute().await;
+                added.context("is the kernel's wireguard module there?")
+            }
+            Step::SetWireguard(device) => self.set_wireguard(device, identity).await,
+            Step::SetPeer(key, peer) => self.set_peer(*key, peer),
+            Step::DeletePeer(key) => {
+                self.said.lock().remove(key);
+                Ok(wireguard::change(WIREGUARD, &Change::Remove(*key))?)
+            }
+            Step::AddFence(range) => Ok(handle.route().add(fence(*range)?).execute().await?),
+            Step::RemoveFence(range) => unless_gone(handle.route().del(fence(*range)?).execute().await),
+            Step::AddAddress(device, net) => link::add_address(handle, self.index(*device).await?, *net).await,
             Step::AddForwarding(mac, at) => {
                 let add = handle.neighbours().add_bridge(self.tunnel_index().await?, &mac.0);
                 Ok(add
@@ -289,18 +397,18 @@ impl Kernel {
     }
 
     async fn route_message(&self, range: IpNet, route: &Route) -> anyhow::Result<RouteMessage> {
-        let (index, onlink) = match route.device {
-            Device::Tunnel => (self.tunnel_index().await?, true),
-            Device::Link(index) => (index, false),
-        };
         let mut builder = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(range.addr(), range.prefix_len())
             .map_err(|e| anyhow!("{e}"))?
-            .gateway(route.via)
-            .map_err(|e| anyhow!("{e}"))?
-            .output_interface(index)
+            .output_interface(self.index(route.device).await?)
             .protocol(PROTOCOL);
-        if onlink {
+        match route.via {
+            Some(via) => builder = builder.gateway(via).map_err(|e| anyhow!("{e}"))?,
+            // IPv6 knows no scopes of routes.
+            None if range.addr().is_ipv4() => builder = builder.scope(RouteScope::Link),
+            None => {}
+        }
+        if route.device == Device::Tunnel {
             builder = builder.onlink();
         }
         if let Some(source) = route.source {
@@ -373,12 +481,28 @@ fn neighbour(plan: &mut Plan, m: &NeighbourMessage) {
     }
 }
 
-fn route(m: &RouteMessage, tunnel: Option<u32>) -> Option<(IpNet, Route)> {
-    let pick = |f: fn(&RouteAttribute) -> Option<&RouteAddress>| m.attributes.iter().find_map(f).and_then(route_ip);
-    let to = pick(|a| match a {
-        RouteAttribute::Destination(ip) => Some(ip),
+/// Nothing of the range leaves this node but by a narrower route.
+fn fence(range: IpNet) -> anyhow::Result<RouteMessage> {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(range.addr(), range.prefix_len())
+        .map_err(|e| anyhow!("{e}"))?;
+    Ok(builder
+        .kind(RouteType::Unreachable)
+        .priority(FENCE)
+        .protocol(PROTOCOL)
+        .build())
+}
+
+fn destination(m: &RouteMessage) -> Option<IpNet> {
+    let to = attribute(&m.attributes, |a| match a {
+        RouteAttribute::Destination(ip) => route_ip(ip),
         _ => None,
     })?;
+    IpNet::new(to, m.header.destination_prefix_length).ok()
+}
+
+fn route(m: &RouteMessage, devices: &BTreeMap<u32, Device>) -> Option<(IpNet, Route)> {
+    let pick = |f: fn(&RouteAttribute) -> Option<&RouteAddress>| m.attributes.iter().find_map(f).and_then(route_ip);
     let via = pick(|a| match a {
         RouteAttribute::Gateway(ip) => Some(ip),
         _ => None,
@@ -391,12 +515,6 @@ fn route(m: &RouteMessage, tunnel: Option<u32>) -> Option<(IpNet, Route)> {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     })?;
-    let device = if Some(index) == tunnel {
-        Device::Tunnel
-    } else {
-        Device::Link(index)
-    };
-    let via = via.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let range = IpNet::new(to, m.header.destination_prefix_length).ok()?;
-    Some((range, Route { via, device, source }))
+    let device = devices.get(&index).copied().unwrap_or(Device::Link(index));
+    Some((destination(m)?, Route { via, device, source }))
 }

@@ -7,18 +7,23 @@
 //! Everything made here can be told from what others made, without a record of its own: the tunnel by its name, routes
 //! by their protocol number. So a restart carries on with what stands, and [`remove`] finds all of it.
 //!
-//! The module knows nodes by addresses and ranges only; who they are is the caller's to find out. Packets leave this
-//! node unencrypted, as with flannel's vxlan and host-gw.
+//! The module knows nodes by addresses, ranges and keys only; who they are, and which key this one has, is the caller's to
+//! find out. Packets leave this node encrypted by [`Mode::Wireguard`] alone ([`secure`]).
 
 mod kernel;
 pub mod plan;
+pub mod secure;
+pub mod step;
 
+pub use keelson_sys::wireguard::{PrivateKey, PublicKey, public_key};
 pub use plan::{Here, Mac, Peer, Plan, Uplink};
+use step::Step;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +33,9 @@ pub const TUNNEL: &str = "keelson.1";
 /// Network identifier and UDP port of the tunnel: flannel's, for firewalls that know them.
 pub const VNI: u32 = 1;
 pub const PORT: u16 = 8472;
+/// WireGuard's device, and its UDP port: flannel's, too.
+pub const WIREGUARD: &str = "keelson.wg";
+pub const WIREGUARD_PORT: u16 = 51820;
 
 /// The largest MTU that a pod's link takes.
 const MOST: u32 = 65_535;
@@ -42,8 +50,12 @@ pub enum Mode {
     VxlanDirect,
     /// By a route over the other node, which has to be on the same link.
     HostGateway,
+    /// Encrypted in UDP between the nodes, wherever they are.
+    Wireguard,
     /// Somebody else's matter.
     None,
+    /// CNI plug-ins' matter, as are the pods' links.
+    Cni,
 }
 
 impl FromStr for Mode {
@@ -53,8 +65,10 @@ impl FromStr for Mode {
             "vxlan" => Mode::Vxlan,
             "vxlan-direct" => Mode::VxlanDirect,
             "host-gw" => Mode::HostGateway,
+            "wireguard" => Mode::Wireguard,
             "none" => Mode::None,
-            other => bail!("--network {other}: known are vxlan, vxlan-direct, host-gw and none"),
+            "cni" => Mode::Cni,
+            other => bail!("--network {other}: known are vxlan, vxlan-direct, host-gw, wireguard, none and cni"),
         })
     }
 }
@@ -65,7 +79,9 @@ impl std::fmt::Display for Mode {
             Mode::Vxlan => "vxlan",
             Mode::VxlanDirect => "vxlan-direct",
             Mode::HostGateway => "host-gw",
+            Mode::Wireguard => "wireguard",
             Mode::None => "none",
+            Mode::Cni => "cni",
         })
     }
 }
@@ -77,10 +93,42 @@ impl Mode {
             // Ethernet 14, VXLAN 8, UDP 8, and the outer IP header.
             (Mode::Vxlan | Mode::VxlanDirect, IpAddr::V4(_)) => 50,
             (Mode::Vxlan | Mode::VxlanDirect, IpAddr::V6(_)) => 70,
-            (Mode::HostGateway | Mode::None, _) => 0,
+            // WireGuard 32, UDP 8, and the outer IP header.
+            (Mode::Wireguard, IpAddr::V4(_)) => 60,
+            (Mode::Wireguard, IpAddr::V6(_)) => 80,
+            (Mode::HostGateway | Mode::None | Mode::Cni, _) => 0,
         };
         // A loopback has more than a pod's link can.
         uplink.mtu.min(MOST).saturating_sub(around)
+    }
+
+    /// The UDP port of the nodes that it takes.
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Mode::Vxlan | Mode::VxlanDirect => Some(PORT),
+            Mode::Wireguard => Some(WIREGUARD_PORT),
+            Mode::HostGateway | Mode::None | Mode::Cni => None,
+        }
+    }
+}
+
+/// By which this node is known in WireGuard.
+pub struct Identity {
+    pub private: PrivateKey,
+    pub public: PublicKey,
+}
+
+/// What is known of nodes (this one among them, the oldest first) and of this one's key.
+#[derive(Clone, Default)]
+pub struct Known {
+    pub nodes: Vec<Peer>,
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Known) -> bool {
+        let key = |known: &Known| known.identity.as_ref().map(|i| i.public);
+        self.nodes == other.nodes && key(self) == key(other)
     }
 }
 
@@ -99,22 +147,58 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Notices come in bursts: a round begins when none came for so long.
 const QUIET: Duration = Duration::from_millis(50);
 
+/// Whether this kernel can do what the mode needs. `Err` names what is missing.
+pub fn supported(mode: Mode) -> anyhow::Result<()> {
+    if mode != Mode::Wireguard {
+        return Ok(());
+    }
+    keelson_sys::wireguard::available().context(
+        "--network wireguard: this kernel has no WireGuard. Load it (modprobe wireguard, and add it to /etc/modules), run a kernel that has it \
+         (CONFIG_WIREGUARD, since Linux 5.6), or choose another network for the whole cluster",
+    )
+}
+
 /// The link that carries `address`, and what is known of it.
 pub async fn uplink(address: IpAddr) -> anyhow::Result<Uplink> {
     kernel::Kernel::open()?.uplink(address).await
 }
 
-/// Keeps this node connected with `nodes` (itself among them) until `stop` fires. What was made stays: pods go on.
+/// What the kernel tells of this machine's links, addresses and routes, but for those of pods.
+pub struct Changes {
+    notices: kernel::Notices,
+    // It drives the socket.
+    _kernel: kernel::Kernel,
+}
+
+impl Changes {
+    pub fn listen() -> anyhow::Result<Changes> {
+        let (_kernel, notices) = kernel::Kernel::listen()?;
+        Ok(Changes { notices, _kernel })
+    }
+
+    /// Until something has changed, and nothing has for `quiet`.
+    pub async fn wait(&mut self, quiet: Duration) {
+        self.notices.wait(quiet).await;
+    }
+}
+
+/// Keeps this node connected with all nodes that are `known` until `stop` fires. What was made stays: pods go on.
+/// `in_force` is told which key the kernel has.
 pub async fn run(
     settings: Settings,
-    mut nodes: watch::Receiver<Vec<Peer>>,
+    mut known: watch::Receiver<Known>,
+    in_force: watch::Sender<Option<PublicKey>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (kernel, mut notices) = kernel::Kernel::listen()?;
-    let mut warned = Vec::new();
+    let mut memory = Memory {
+        warned: Vec::new(),
+        holders: secure::Holders::new(),
+        in_force,
+    };
     loop {
-        let all = nodes.borrow_and_update().clone();
-        let round = round(&settings, &kernel, all, &mut warned).await;
+        let now = known.borrow_and_update().clone();
+        let round = round(&settings, &kernel, now, &mut memory).await;
         if let Err(error) = &round {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -123,48 +207,73 @@ pub async fn run(
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            changed = nodes.changed() => changed.context("nobody tells of nodes any more")?,
+            changed = known.changed() => changed.context("nobody tells of nodes any more")?,
             () = notices.wait(QUIET) => {}
             () = tokio::time::sleep(RETRY), if round.is_err() => {}
         }
     }
 }
 
+/// What a round leaves to the next one.
+struct Memory {
+    warned: Vec<String>,
+    holders: secure::Holders,
+    in_force: watch::Sender<Option<PublicKey>>,
+}
+
 async fn round(
     settings: &Settings,
     kernel: &kernel::Kernel,
-    nodes: Vec<Peer>,
-    warned: &mut Vec<String>,
+    mut known: Known,
+    memory: &mut Memory,
 ) -> anyhow::Result<()> {
-    let (own, peers): (Vec<Peer>, Vec<Peer>) = nodes.into_iter().partition(|n| n.name == settings.node_name);
+    let mut warned = match settings.mode {
+        Mode::Wireguard => secure::held(&mut memory.holders, &mut known.nodes),
+        _ => Vec::new(),
+    };
+    let (own, peers): (Vec<Peer>, Vec<Peer>) = known.nodes.into_iter().partition(|n| n.name == settings.node_name);
     let here = Here {
         uplink: kernel.uplink(settings.node_ip).await?,
         ranges: own.into_iter().flat_map(|n| n.ranges).collect(),
         cluster: settings.cluster.clone(),
+        key: known.identity.as_ref().map(|identity| identity.public),
     };
     let wanted = plan::plan(settings.mode, &here, &peers);
-    if *warned != wanted.unreachable {
-        for why in &wanted.unreachable {
+    warned.extend(wanted.unreachable.iter().cloned());
+    if memory.warned != warned {
+        for why in &warned {
             tracing::warn!("{why}");
         }
-        *warned = wanted.unreachable.clone();
+        memory.warned = warned;
     }
-    apply(kernel, &wanted).await
+    let (done, keyed) = apply(kernel, &wanted, known.identity.as_deref()).await?;
+    if keyed {
+        memory
+            .in_force
+            .send_if_modified(|now| std::mem::replace(now, here.key) != here.key);
+    }
+    done
 }
 
-/// Every step is tried: one that the kernel refuses keeps no other node's pods from being reached.
-async fn apply(kernel: &kernel::Kernel, wanted: &Plan) -> anyhow::Result<()> {
-    let steps = plan::difference(&kernel.read().await?, wanted);
-    let mut refused = Ok(());
+/// Every step is tried: one that the kernel refuses keeps no other node's pods from being reached. What came of them, and whether
+/// the node's own key is in force.
+async fn apply(
+    kernel: &kernel::Kernel,
+    wanted: &Plan,
+    identity: Option<&Identity>,
+) -> anyhow::Result<(anyhow::Result<()>, bool)> {
+    let steps = step::difference(&kernel.read().await?, wanted);
+    let (mut refused, mut keyed) = (Ok(()), true);
     for step in &steps {
         tracing::debug!(%step, "underlay");
-        let done = kernel.apply(step).await.with_context(|| step.to_string());
+        let done = kernel.apply(step, identity).await.with_context(|| step.to_string());
+        keyed &= done.is_ok() || !matches!(step, Step::AddWireguard | Step::SetWireguard(_));
         refused = refused.and(done);
     }
-    refused
+    Ok((refused, keyed))
 }
 
 /// Takes back everything: for a node that goes away.
 pub async fn remove() -> anyhow::Result<()> {
-    apply(&kernel::Kernel::open()?, &Plan::default()).await
+    apply(&kernel::Kernel::open()?, &Plan::default(), None).await?.0
 }

@@ -6,9 +6,12 @@
 //!   neighbour and forwarding entries follow from the Node alone, and no node has to publish anything.
 //! * The tunnel has this node's gateway address (every pod link has it too). With it as the source the host's own
 //!   connections to other nodes' pods are answered through the tunnel, so that reverse-path filters see one way.
+//! * What goes through WireGuard is in [`secure`].
 
-use super::{Mode, PORT, TUNNEL, VNI};
+use super::secure::{Secured, Wireguard};
+use super::{Mode, PORT, VNI, secure};
 use ipnet::IpNet;
+use keelson_sys::wireguard::PublicKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -21,6 +24,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// Of its pods.
     pub ranges: Vec<IpNet>,
+    /// By which it is known in WireGuard: the key that it has, and the one that it is about to have.
+    pub keys: Vec<PublicKey>,
 }
 
 /// The link by which this node reaches others.
@@ -43,6 +48,8 @@ pub struct Here {
     pub ranges: Vec<IpNet>,
     /// Of all pods of the cluster: nobody else's addresses are routed, whatever a node says its pods have.
     pub cluster: Vec<IpNet>,
+    /// By which it is known in WireGuard.
+    pub key: Option<PublicKey>,
 }
 
 /// A hardware address in the tunnel.
@@ -74,6 +81,7 @@ impl fmt::Display for Mac {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
     Tunnel,
+    Wireguard,
     /// Another link, by index.
     Link(u32),
 }
@@ -92,7 +100,8 @@ pub struct Tunnel {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    pub via: IpAddr,
+    /// `None`: whoever is at the device's other end.
+    pub via: Option<IpAddr>,
     pub device: Device,
     pub source: Option<IpAddr>,
 }
@@ -101,18 +110,22 @@ pub struct Route {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub tunnel: Option<Tunnel>,
-    /// On the tunnel.
-    pub addresses: BTreeSet<IpNet>,
+    /// On the tunnel and the device of WireGuard.
+    pub addresses: BTreeSet<(Device, IpNet)>,
     /// Which hardware address a node has in the tunnel, and at which node address it is.
     pub forwarding: BTreeMap<Mac, IpAddr>,
     pub neighbours: BTreeMap<IpAddr, Mac>,
+    pub wireguard: Option<Wireguard>,
+    pub secured: BTreeMap<PublicKey, Secured>,
     pub routes: BTreeMap<IpNet, Route>,
+    /// Ranges that are unreachable but by a route of ours: nothing of them leaves by any other.
+    pub fences: BTreeSet<IpNet>,
     /// Whom no route leads to, and why.
     pub unreachable: Vec<String>,
 }
 
 /// The first address of a node's range: the host's end of its pod links, and the node's address in the tunnel.
-fn gateway(range: &IpNet) -> IpAddr {
+pub(super) fn gateway(range: &IpNet) -> IpAddr {
     match range.network() {
         IpAddr::V4(ip) => IpAddr::V4(u32::from(ip).saturating_add(1).into()),
         IpAddr::V6(ip) => IpAddr::V6(u128::from(ip).saturating_add(1).into()),
@@ -135,7 +148,10 @@ fn refused(range: &IpNet, here: &Here, taken: &BTreeMap<IpNet, &str>) -> Option<
 /// Peers in the order of their precedence: of two that claim a range it is the first one's.
 pub fn plan(mode: Mode, here: &Here, peers: &[Peer]) -> Plan {
     let mut plan = Plan::default();
-    if mode == Mode::None || here.ranges.is_empty() {
+    if mode == Mode::Wireguard {
+        plan.fences.extend(&here.cluster);
+    }
+    if matches!(mode, Mode::None | Mode::Cni) || here.ranges.is_empty() {
         return plan;
     }
     let uplink = &here.uplink;
@@ -154,7 +170,7 @@ pub fn plan(mode: Mode, here: &Here, peers: &[Peer]) -> Plan {
             let on_link = of_family(range.addr().is_ipv4()).filter(|a| uplink.networks.iter().any(|n| n.contains(a)));
             let direct = on_link.filter(|_| matches!(mode, Mode::VxlanDirect | Mode::HostGateway));
             if let Some(via) = direct {
-                let (device, source) = (Device::Link(uplink.index), None);
+                let (via, device, source) = (Some(via), Device::Link(uplink.index), None);
                 plan.routes.insert(*range, Route { via, device, source });
             } else if mode == Mode::HostGateway {
                 plan.unreachable.push(format!(
@@ -162,7 +178,19 @@ pub fn plan(mode: Mode, here: &Here, peers: &[Peer]) -> Plan {
                     peer.name, uplink.name
                 ));
             } else if let Some(node) = of_family(uplink.address.is_ipv4()) {
-                through_tunnel(&mut plan, here, range, node);
+                let way = match mode {
+                    Mode::Wireguard => secure::way(&mut plan, here, peer, range, node),
+                    _ => {
+                        through_tunnel(&mut plan, here, range, node);
+                        Ok(())
+                    }
+                };
+                if let Err(why) = way {
+                    plan.unreachable.push(format!(
+                        "the pods of node {} ({range}) can't be reached: {why}",
+                        peer.name
+                    ));
+                }
             } else {
                 plan.unreachable.push(format!(
                     "the pods of node {} ({range}) can't be reached: it has no address of this node's family ({})",
@@ -181,8 +209,10 @@ pub fn plan(mode: Mode, here: &Here, peers: &[Peer]) -> Plan {
             over: uplink.index,
             up: true,
         });
-        plan.addresses = here.ranges.iter().map(|r| IpNet::from(gateway(r))).collect();
+        let addresses = here.ranges.iter().map(|r| (Device::Tunnel, IpNet::from(gateway(r))));
+        plan.addresses.extend(addresses);
     }
+    secure::device(&mut plan, here);
     plan
 }
 
@@ -191,128 +221,23 @@ fn through_tunnel(plan: &mut Plan, here: &Here, range: &IpNet, node: IpAddr) {
         .ranges
         .iter()
         .find(|r| r.addr().is_ipv4() == range.addr().is_ipv4());
-    let (via, device) = (gateway(range), Device::Tunnel);
-    let source = own.map(gateway);
-    plan.routes.insert(*range, Route { via, device, source });
+    let (via, device, source) = (gateway(range), Device::Tunnel, own.map(gateway));
+    let route = Route {
+        via: Some(via),
+        device,
+        source,
+    };
+    plan.routes.insert(*range, route);
     plan.neighbours.insert(via, Mac::of(node));
     plan.forwarding.insert(Mac::of(node), node);
 }
 
-/// One change in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    DeleteRoute(IpNet, Route),
-    DeleteNeighbour(IpAddr),
-    DeleteForwarding(Mac, IpAddr),
-    DeleteAddress(IpNet),
-    DeleteTunnel,
-    AddTunnel(Tunnel),
-    AddAddress(IpNet),
-    AddForwarding(Mac, IpAddr),
-    AddNeighbour(IpAddr, Mac),
-    /// Takes the place of another route to the same range.
-    AddRoute(IpNet, Route),
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "via {}", self.via)?;
-        match self.device {
-            Device::Tunnel => write!(f, " dev {TUNNEL} onlink")?,
-            Device::Link(index) => write!(f, " dev #{index}")?,
-        }
-        self.source.map_or(Ok(()), |source| write!(f, " src {source}"))
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Step::DeleteRoute(range, _) => write!(f, "delete route {range}"),
-            Step::DeleteNeighbour(ip) => write!(f, "delete neighbour {ip}"),
-            Step::DeleteForwarding(mac, at) => write!(f, "delete forwarding {mac} to {at}"),
-            Step::DeleteAddress(address) => write!(f, "delete address {address}"),
-            Step::DeleteTunnel => write!(f, "delete link {TUNNEL}"),
-            Step::AddTunnel(t) => write!(
-                f,
-                "add link {TUNNEL} address {} mtu {} vxlan id {} port {} local {} over #{}",
-                t.mac, t.mtu, t.vni, t.port, t.local, t.over
-            ),
-            Step::AddAddress(address) => write!(f, "add address {address}"),
-            Step::AddForwarding(mac, at) => write!(f, "add forwarding {mac} to {at}"),
-            Step::AddNeighbour(ip, mac) => write!(f, "add neighbour {ip} at {mac}"),
-            Step::AddRoute(range, route) => write!(f, "add route {range} {route}"),
-        }
-    }
-}
-
-/// What leads from the one to the other: what goes first, then what comes, each thing after what it stands on.
-pub fn difference(now: &Plan, wanted: &Plan) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let renewed = now.tunnel != wanted.tunnel;
-    let mut now = now.clone();
-    let gone = |range: &IpNet| !wanted.routes.contains_key(range);
-    steps.extend(
-        now.routes
-            .iter()
-            .filter(|(range, _)| gone(range))
-            .map(|(range, route)| Step::DeleteRoute(*range, route.clone())),
-    );
-    if renewed {
-        // All that stands on the link goes with it.
-        steps.extend(now.tunnel.take().map(|_| Step::DeleteTunnel));
-        now.addresses.clear();
-        now.neighbours.clear();
-        now.forwarding.clear();
-        now.routes.retain(|_, route| route.device != Device::Tunnel);
-    }
-    for ip in now.neighbours.keys().filter(|ip| !wanted.neighbours.contains_key(ip)) {
-        steps.push(Step::DeleteNeighbour(*ip));
-    }
-    for (mac, at) in now
-        .forwarding
-        .iter()
-        .filter(|(mac, _)| !wanted.forwarding.contains_key(mac))
-    {
-        steps.push(Step::DeleteForwarding(*mac, *at));
-    }
-    steps.extend(
-        now.addresses
-            .difference(&wanted.addresses)
-            .map(|a| Step::DeleteAddress(*a)),
-    );
-    if renewed {
-        steps.extend(wanted.tunnel.clone().map(Step::AddTunnel));
-    }
-    steps.extend(
-        wanted
-            .addresses
-            .difference(&now.addresses)
-            .map(|a| Step::AddAddress(*a)),
-    );
-    for (mac, at) in &wanted.forwarding {
-        if now.forwarding.get(mac) != Some(at) {
-            steps.push(Step::AddForwarding(*mac, *at));
-        }
-    }
-    for (ip, mac) in &wanted.neighbours {
-        if now.neighbours.get(ip) != Some(mac) {
-            steps.push(Step::AddNeighbour(*ip, *mac));
-        }
-    }
-    for (range, route) in &wanted.routes {
-        if now.routes.get(range) != Some(route) {
-            steps.push(Step::AddRoute(*range, route.clone()));
-        }
-    }
-    steps
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::step::{Step, difference};
     use super::*;
 
-    fn here() -> Here {
+    pub fn here() -> Here {
         Here {
             uplink: Uplink {
                 index: 2,
@@ -323,14 +248,16 @@ mod tests {
             },
             ranges: vec!["10.244.0.0/24".parse().unwrap()],
             cluster: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()],
+            key: None,
         }
     }
 
-    fn peer(name: &str, address: &str, range: &str) -> Peer {
+    pub fn peer(name: &str, address: &str, range: &str) -> Peer {
         Peer {
             name: name.into(),
             addresses: vec![address.parse().unwrap()],
             ranges: vec![range.parse().unwrap()],
+            keys: Vec::new(),
         }
     }
 
@@ -352,7 +279,7 @@ mod tests {
             text(&difference(&Plan::default(), &plan)),
             [
                 "add link keelson.1 address 02:6b:0a:00:00:01 mtu 1450 vxlan id 1 port 8472 local 10.0.0.1 over #2",
-                "add address 10.244.0.1/32",
+                "add address 10.244.0.1/32 dev keelson.1",
                 "add forwarding 02:6b:0a:00:00:02 to 10.0.0.2",
                 "add forwarding 02:6b:c0:00:02:07 to 192.0.2.7",
                 "add neighbour 10.244.1.1 at 02:6b:0a:00:00:02",

@@ -73,6 +73,7 @@ fn holds(rules: &Ruleset, expr: &Expr, packet: &Packet) -> bool {
     match expr {
         Expr::Reply => packet.reply,
         Expr::StateRelated => false,
+        Expr::Counter(_) | Expr::Limit { .. } | Expr::Log { .. } => true,
         Expr::InputName { cmp: Cmp::Eq, prefix } if prefix == LINK_PREFIX => packet.from_link,
         Expr::OutputName { cmp: Cmp::Eq, prefix } if prefix == LINK_PREFIX => packet.to_link,
         Expr::Match {

@@ -2,8 +2,9 @@
 
 use crate::interpret::Packet;
 use crate::{NODE, World, reference};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use keelson_client::cluster_policies::ClusterNetworkPolicy;
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -155,6 +156,66 @@ impl Random {
             _ => spec["policyTypes"] = json!(["Ingress", "Egress"]),
         }
         serde_json::from_value(json!({"metadata": {"namespace": key.0, "name": key.1}, "spec": spec})).unwrap()
+    }
+
+    pub fn node_object(&mut self, name: &str) -> Node {
+        let address = |n: u64| json!({"type": "InternalIP", "address": format!("192.0.2.{n}")});
+        let own: Vec<Value> = (0..self.below(3))
+            .map(|_| address([7, 200][self.below(2) as usize]))
+            .collect();
+        serde_json::from_value(json!({"metadata": {"name": name, "labels": self.labels()},
+            "status": {"addresses": own}}))
+        .unwrap()
+    }
+
+    fn cluster_peer(&mut self, of_target: bool) -> Value {
+        let pods = || json!({});
+        match self.below(if of_target { 12 } else { 6 }) {
+            0..=2 => json!({"namespaces": self.selector()}),
+            3..=5 => {
+                let mut peer = json!({"pods": pods()});
+                peer["pods"]["podSelector"] = self.selector();
+                peer["pods"]["namespaceSelector"] = self.selector();
+                peer
+            }
+            6 | 7 => json!({"nodes": self.selector()}),
+            8..=10 => json!({"networks": [self.of(&BLOCKS), self.of(&BLOCKS)]}),
+            _ => json!({"domainNames": ["a.example"]}),
+        }
+    }
+
+    fn protocol(&mut self) -> Value {
+        let kind = self.of(&["tcp", "udp", "sctp"]);
+        match self.below(5) {
+            0 => json!({"destinationNamedPort": self.of(&["web", "dns"])}),
+            1 => json!({kind: {"destinationPort": {"range": {"start": 53, "end": self.of(&[80, 90, 443])}}}}),
+            2 => json!({kind: {}}),
+            _ => json!({kind: {"destinationPort": {"number": self.of(&PORTS)}}}),
+        }
+    }
+
+    pub fn cluster_policy(&mut self, name: &str) -> ClusterNetworkPolicy {
+        let rules = |random: &mut Random, peers: &str| -> Value {
+            let count = random.below(4);
+            (0..count)
+                .map(|_| {
+                    let mut rule = json!({"action": random.of(&["Accept", "Deny", "Pass"])});
+                    rule[peers] = (0..=random.below(2))
+                        .map(|_| random.cluster_peer(peers == "to"))
+                        .collect();
+                    if random.one_in(2) {
+                        rule["protocols"] = (0..=random.below(2)).map(|_| random.protocol()).collect();
+                    }
+                    rule
+                })
+                .collect()
+        };
+        let mut spec = json!({"tier": self.of(&["Admin", "Baseline"]), "priority": self.below(3),
+            "ingress": rules(self, "from"), "egress": rules(self, "to")});
+        spec["subject"] = self.cluster_peer(false);
+        let logged = self.of(&["true", "false"]);
+        let meta = json!({"name": name, "annotations": {"keelson.dev/log-denied": logged}});
+        serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap()
     }
 
     pub fn packet(&mut self, world: &World) -> Packet {

@@ -10,6 +10,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+#[path = "tiers.rs"]
+mod tiers;
+
 pub fn address(pod: &Pod) -> Option<IpAddr> {
     let ended = matches!(pod.status.as_ref()?.phase.as_deref(), Some("Succeeded" | "Failed"));
     if ended || pod.spec.as_ref()?.host_network == Some(true) {
@@ -37,9 +40,15 @@ pub fn allowed(world: &World, packet: &Packet) -> bool {
 }
 
 fn one_way(world: &World, pod: &Pod, other: IpAddr, to: Option<&Pod>, packet: &Packet, ingress: bool) -> bool {
-    if packet.source == packet.destination {
-        return true;
-    }
+    let tier = |tier: &str| tiers::says(world, tier, pod, other, to, packet, ingress);
+    tier("Admin")
+        .or_else(|| isolated(world, pod, other, to, packet, ingress))
+        .or_else(|| tier("Baseline"))
+        .unwrap_or(true)
+}
+
+/// What network policies say; `None`: none is for the pod.
+fn isolated(world: &World, pod: &Pod, other: IpAddr, to: Option<&Pod>, packet: &Packet, ingress: bool) -> Option<bool> {
     let namespace = pod.metadata.namespace.as_deref().unwrap();
     let labels = pod.metadata.labels.clone().unwrap_or_default();
     let selecting: Vec<&NetworkPolicy> = world
@@ -49,7 +58,10 @@ fn one_way(world: &World, pod: &Pod, other: IpAddr, to: Option<&Pod>, packet: &P
         .filter(|p| selects(p.spec.as_ref().unwrap().pod_selector.as_ref().unwrap(), &labels))
         .filter(|p| types(p).contains(&if ingress { "Ingress" } else { "Egress" }))
         .collect();
-    selecting.is_empty()
+    if selecting.is_empty() {
+        return None;
+    }
+    let allowed = packet.source == packet.destination
         || selecting.iter().any(|policy| {
             let spec = policy.spec.as_ref().unwrap();
             let rules: Vec<(Vec<NetworkPolicyPeer>, Vec<NetworkPolicyPort>)> = if ingress {
@@ -67,7 +79,8 @@ fn one_way(world: &World, pod: &Pod, other: IpAddr, to: Option<&Pod>, packet: &P
                 (peers.is_empty() || peers.iter().any(|p| is_peer(world, namespace, p, other)))
                     && (ports.is_empty() || ports.iter().any(|p| is_port(p, packet, to)))
             })
-        })
+        });
+    Some(allowed)
 }
 
 fn types(policy: &NetworkPolicy) -> Vec<&str> {
@@ -157,5 +170,12 @@ pub fn describe(world: &World) -> String {
         .map(|n| line(serde_json::to_value(n).unwrap()));
     let pods = world.pods.values().map(|p| line(serde_json::to_value(p).unwrap()));
     let policies = world.policies.values().map(|p| line(serde_json::to_value(p).unwrap()));
-    namespaces.chain(pods).chain(policies).collect()
+    let cluster = world.cluster.values().map(|p| line(serde_json::to_value(p).unwrap()));
+    let nodes = world.nodes.values().map(|n| line(serde_json::to_value(n).unwrap()));
+    namespaces
+        .chain(pods)
+        .chain(policies)
+        .chain(cluster)
+        .chain(nodes)
+        .collect()
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use keelson_api::quantity::Quantity;
 use keelson_cri::v1::{self, NamespaceMode, PodSandboxConfig};
 use keelson_network::{PodNetworkRequest, PortMapping, Protocol};
 
@@ -192,27 +193,15 @@ fn network_request(record: &SandboxRecord, netns: std::path::PathBuf) -> anyhow:
     })
 }
 
-/// A quantity such as "10M", in bits per second.
+/// A quantity such as "10M", in bits per second, within upstream's bounds.
 fn bandwidth(annotations: &HashMap<String, String>, key: &str) -> anyhow::Result<u64> {
     let Some(text) = annotations.get(key) else { return Ok(0) };
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        _ => bail!("{key}: {text:?} is no bandwidth"),
-    };
-    let number: u64 = digits
-        .parse()
-        .with_context(|| format!("{key}: {text:?} is no bandwidth"))?;
-    number
-        .checked_mul(factor)
-        .with_context(|| format!("{key}: {text:?} is too much"))
+    let quantity = Quantity::parse(text).with_context(|| format!("{key}: {text:?} is no bandwidth"))?;
+    match quantity.value() {
+        bits if bits < 1_000 => bail!("{key}: {text:?}: resource is unreasonably small (< 1kbit)"),
+        bits if bits > 1_000_000_000_000_000 => bail!("{key}: {text:?}: resource is unreasonably large (> 1Pbit)"),
+        bits => Ok(bits.unsigned_abs()),
+    }
 }
 
 #[cfg(test)]
@@ -222,9 +211,19 @@ mod tests {
     #[test]
     fn bandwidths_are_quantities() {
         let of = |text: &str| bandwidth(&HashMap::from([("k".to_owned(), text.to_owned())]), "k");
-        assert_eq!(of("10M").unwrap(), 10_000_000);
-        assert_eq!(of("4Ki").unwrap(), 4096);
-        assert!(of("fast").is_err());
+        let good = [
+            ("10M", 10_000_000),
+            ("4Ki", 4096),
+            ("1k", 1_000),
+            ("1.5e6", 1_500_000),
+            ("1P", 1_000_000_000_000_000),
+        ];
+        for (text, bits) in good {
+            assert_eq!(of(text).unwrap(), bits, "{text}");
+        }
+        for text in ["fast", "", "999", "1100m", "-5M", "0", "2P", "10 M"] {
+            assert!(of(text).is_err(), "{text}");
+        }
         assert_eq!(bandwidth(&HashMap::new(), "k").unwrap(), 0);
     }
 }

@@ -1,19 +1,47 @@
-//! Which nodes there are, for the network below pods: from Nodes to the addresses and ranges that it knows.
+//! Which nodes there are, for the network below pods: from Nodes to the addresses, ranges and keys that it knows; and this node's
+//! own key, where it needs one ([`rotation`]).
+
+mod keys;
+mod rotation;
+mod turn;
 
 use k8s_openapi::api::core::v1::Node;
 use keelson_client::rest::Rest;
 use keelson_client::{ApiObject, Informer, InformerOptions};
-use keelson_network::underlay::{self, Peer, Settings};
+use keelson_network::underlay::{self, Known, Peer, Settings};
+use keys::Keys;
+use rotation::Rotation;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub async fn run(client: kube::Client, settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+/// After this a key that could not be shown is shown again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Who this node is for the others, where that needs a key.
+#[derive(Clone)]
+pub struct Secured {
+    /// Directory of the keys.
+    pub dir: PathBuf,
+    /// Writes this node's Node.
+    pub own: kube::Client,
+}
+
+pub async fn run(
+    client: kube::Client,
+    settings: Settings,
+    secured: Option<Secured>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson-network");
     let options = InformerOptions {
         transform: only_what_counts,
         ..InformerOptions::default()
     };
+    let rotation = secured.map(|secured| anyhow::Ok(Rotation::new(Keys::open(&secured.dir)?, secured.own)));
+    let mut rotation = rotation.transpose()?;
     let nodes: Informer<Node> = Informer::start(&rest, options, &stop);
     let changed = Arc::new(Notify::new());
     let note = changed.clone();
@@ -23,17 +51,42 @@ pub async fn run(client: kube::Client, settings: Settings, stop: CancellationTok
         // What stood before stands until all nodes are known.
         () = nodes.synced() => {}
     }
-    let read = || peers(&nodes.store().list());
-    let (tell, told) = watch::channel(read());
+    let known = |rotation: &Option<Rotation>| Known {
+        nodes: peers(&nodes.store().list()),
+        identity: rotation.as_ref().map(Rotation::identity),
+    };
+    let (tell, told) = watch::channel(known(&rotation));
+    let (force, mut in_force) = watch::channel(None);
+    let own = settings.node_name.clone();
     let following = async {
+        let mut due = Some(Duration::ZERO);
         loop {
-            changed.notified().await;
-            let now = read();
-            tell.send_if_modified(|last| std::mem::replace(last, now.clone()) != now);
+            tokio::select! {
+                () = changed.notified() => {}
+                // Its sender is the other branch below.
+                Ok(()) = in_force.changed() => {}
+                () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => {}
+            }
+            due = None;
+            if let Some(rotation) = &mut rotation
+                && let Some(node) = nodes.store().list().iter().find(|n| n.name() == own)
+            {
+                let now = *in_force.borrow_and_update();
+                due = rotation.step(node, now).await.unwrap_or_else(|error| {
+                    tracing::warn!(error = format!("{error:#}"), "this node's key for WireGuard");
+                    Some(RETRY)
+                });
+            }
+            let now = known(&rotation);
+            tell.send_if_modified(|last| {
+                let differs = *last != now;
+                *last = now;
+                differs
+            });
         }
     };
     tokio::select! {
-        done = underlay::run(settings, told, stop) => done,
+        done = underlay::run(settings, told, force, stop) => done,
         () = following => Ok(()),
     }
 }
@@ -41,7 +94,9 @@ pub async fn run(client: kube::Client, settings: Settings, stop: CancellationTok
 /// A node's status is mostly images, and a copy of it stands on every node.
 fn only_what_counts(node: &mut Node) {
     node.metadata.managed_fields = None;
-    node.metadata.annotations = None;
+    if let Some(annotations) = &mut node.metadata.annotations {
+        annotations.retain(|name, _| rotation::ALL.contains(&name.as_str()));
+    }
     node.metadata.labels = None;
     if let Some(status) = &mut node.status {
         let addresses = status.addresses.take();
@@ -77,6 +132,7 @@ fn peer(node: &Node) -> Peer {
         name: node.name().to_string(),
         addresses: internal.collect(),
         ranges: several.iter().chain(one).filter_map(|r| r.parse().ok()).collect(),
+        keys: rotation::shown(node),
     }
 }
 
@@ -88,7 +144,7 @@ mod tests {
     #[test]
     fn a_node_is_its_internal_addresses_and_its_ranges() {
         let mut node: Node = serde_json::from_value(json!({
-            "metadata": {"name": "n1", "labels": {"a": "b"}},
+            "metadata": {"name": "n1", "labels": {"a": "b"}, "annotations": {"a": "b", rotation::KEY: "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="}},
             "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]},
             "status": {"images": [{"names": ["i"]}], "addresses": [
                 {"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "10.0.0.1"}]},
@@ -99,5 +155,7 @@ mod tests {
         let peer = peer(&node);
         assert_eq!(peer.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
         assert_eq!(peer.ranges.len(), 2);
+        assert_eq!(peer.keys.len(), 1);
+        assert_eq!(node.metadata.annotations.unwrap().len(), 1);
     }
 }
