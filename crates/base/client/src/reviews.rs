@@ -57,7 +57,7 @@ impl Shown {
             };
         };
         let certificate = revocations::Certificate::of(&shown);
-        let held = revocations.map(|all| all.hold(Arc::new(certificate.clone()), ended.clone()));
+        let held = revocations.and_then(|all| all.attach(Arc::new(certificate.clone()), ended.clone()));
         Shown {
             not_after: shown.not_after.as_second(),
             user: User::of_certificate(shown.subject.common_name, shown.subject.organization),

@@ -141,6 +141,13 @@ impl Revocations {
         }
     }
 
+    /// The same for a connection. One that comes with what has been taken back already isn't noted: it stays for as long as it takes to
+    /// tell each of its requests that it is refused.
+    pub fn attach(self: &Arc<Self>, by: Arc<dyn Shows>, ended: CancellationToken) -> Option<Held> {
+        let is_known = self.table.read().judge(&by.credential()).is_some();
+        (!is_known).then(|| self.hold(by, ended))
+    }
+
     /// The list is this from now on.
     pub fn set(&self, table: Table) {
         *self.table.write() = table;
@@ -237,6 +244,10 @@ mod tests {
         // Who was judged before the record came, and is noted after it.
         let late = all.hold(certificate("ana"), CancellationToken::new());
         assert!(late.cut().is_cancelled());
+        assert!(
+            all.attach(certificate("ana"), CancellationToken::new()).is_none(),
+            "it is told why"
+        );
         drop((ana, late));
         assert_eq!(all.held.lock().len(), 1);
         all.set(Table::default());

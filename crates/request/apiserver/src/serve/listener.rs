@@ -87,7 +87,7 @@ impl keelson_listen::Server for Front {
         Peer {
             remote,
             certificate,
-            _held: vouched.map(|c| self.revocations.hold(c, ended.clone())),
+            _held: vouched.and_then(|c| self.revocations.attach(c, ended.clone())),
         }
     }
     fn no_handshake(&self) {
