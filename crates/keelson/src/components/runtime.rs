@@ -161,7 +161,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 mode,
                 cluster: cluster_cidrs.clone(),
             };
-            node::underlay(&mut components, clients.as_ref(), settings, &data_dir.join("network"));
+            node::underlay(&mut components, &clients, settings, &data_dir.join("network"));
         }
         let settings = keelson_runtime::Config {
             root: data_dir.join("runtime"),
