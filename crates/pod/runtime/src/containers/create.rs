@@ -13,6 +13,7 @@ use super::mounts::{self, Bind, CgroupView};
 use super::spec::{self, Input, Namespaces, PidNamespace};
 use super::user::{self, Accounts, User};
 use super::{Container, apparmor, devices, resources, signals};
+use crate::cdi;
 use crate::images::Image;
 use crate::images::manifest::Execution;
 use crate::records::{self, ContainerRecord, ContainerState, SandboxRecord};
@@ -144,6 +145,8 @@ impl Inner {
         if context.privileged {
             devices.extend(devices::of_host().context("cannot list the host's devices")?);
         }
+        let named = self.devices_by_name(&record.config).map_err(|e| anyhow!(e))?;
+        let devices = named.with_devices(devices);
         let rules = devices::rules(&devices, context.privileged);
         let confined = apparmor::profile(context.apparmor.as_ref(), context.privileged, &apparmor::Kernel)
             .map_err(|e| anyhow!("failed to generate apparmor spec opts: {e}"))?;
@@ -167,6 +170,7 @@ impl Inner {
             grantable: self.grantable,
         })
         .map_err(|e| anyhow!(e))?;
+        named.inject(&mut spec);
         if sandbox_record.external.is_none() {
             spec = spec::for_built_in(spec);
         } else {
@@ -182,6 +186,14 @@ impl Inner {
         };
         std::fs::write(bundle.join(Extras::FILE), serde_json::to_vec(&extras)?)?;
         Ok(user)
+    }
+
+    /// What drivers say that a container has to have for the devices that it asks for by name.
+    fn devices_by_name(&self, config: &ContainerConfig) -> Result<cdi::Edits, String> {
+        let named = config.cdi_devices.iter().map(|d| d.name.as_str());
+        let annotations = config.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let directories: Vec<&Path> = self.config.cdi.iter().map(PathBuf::as_path).collect();
+        cdi::edits(&directories, &cdi::asked(named, annotations))
     }
 
     pub fn bundle(&self, record: &ContainerRecord) -> PathBuf {

@@ -2,7 +2,7 @@
 
 mod apparmor;
 mod create;
-mod devices;
+pub mod devices;
 mod layer;
 mod lifecycle;
 pub mod metrics;

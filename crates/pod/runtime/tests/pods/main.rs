@@ -8,6 +8,7 @@ mod basics;
 mod beside;
 mod cells;
 mod crashes;
+mod devices;
 mod isolation;
 mod layers;
 mod registry;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         &[
             basics::ALL,
             isolation::ALL,
+            devices::ALL,
             beside::ALL,
             streams::ALL,
             layers::ALL,
