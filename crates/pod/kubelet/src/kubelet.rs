@@ -3,12 +3,14 @@
 use crate::act::dns::{self, ClusterDns};
 use crate::act::images::Images;
 use crate::backoff::Backoff;
+use crate::claims::Claims;
 use crate::config::Config;
+use crate::devices::Devices;
 use crate::host::{Host, Layout, Machine};
 use crate::metrics::Metrics;
 use crate::metrics::rates::Rates;
 use crate::node::NodeState;
-use crate::pods;
+use crate::{plugins, pods};
 use crate::probes::Probes;
 use crate::resources::cgroup;
 use crate::resources::quantity::ResourceList;
@@ -37,6 +39,10 @@ pub struct Kubelet {
     pub rest: Rest,
     pub recorder: Recorder,
     pub volumes: Volumes,
+    pub devices: Arc<Devices>,
+    pub claims: Arc<Claims>,
+    /// The types of plug-ins that can register.
+    pub plugins: Arc<[Arc<dyn plugins::Kind>]>,
     pub images: Images,
     /// What is known of images' use. Held while images are removed.
     pub image_gc: tokio::sync::Mutex<crate::gc::images::Seen>,

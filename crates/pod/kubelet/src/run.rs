@@ -2,7 +2,9 @@
 
 use crate::act::images::{self, Images};
 use crate::backoff::Backoff;
+use crate::claims::Claims;
 use crate::config::{Config, Swap};
+use crate::devices::Devices;
 use crate::host::real::RealHost;
 use crate::host::{Host, Layout, Machine};
 use crate::kubelet::Kubelet;
@@ -13,9 +15,9 @@ use crate::resources::qos::Qos;
 use crate::resources::quantity::{self, ResourceList};
 use crate::sources;
 use crate::status::manager::StatusManager;
-use crate::volumes::{Csi, Tools, Volumes};
+use crate::volumes::{Csi, CsiDrivers, Tools, Volumes};
 use crate::worker::Workers;
-use crate::{eviction, gc, pleg, server};
+use crate::{claims, devices, eviction, gc, pleg, plugins, server};
 use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_client::{Informer, InformerOptions, Recorder, Rest};
@@ -48,6 +50,8 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     kl.userns.restore(&kl);
     let mirrors = Arc::new(sources::Mirrors::default());
     server::start(&kl).await?;
+    server::pod_resources::start(&kl);
+    devices::start(&kl.devices);
     // Static pods and their containers' events don't wait for the API server: it may be one of them.
     sources::file::start(&kl, &mirrors).context("reading the static pods")?;
     tokio::spawn(pleg::run(kl.clone()));
@@ -139,8 +143,31 @@ pub async fn build(
         Box::new(move || changed.notify_one()),
         stop.clone(),
     );
+    let devices = Devices::new(
+        host.clone(),
+        layout.clone(),
+        tools.wake.clone(),
+        node.changed.clone(),
+        stop.clone(),
+    );
+    let claims = Claims::new(
+        host.clone(),
+        &layout,
+        &cfg.node_name,
+        rest.clone(),
+        tools.wake.clone(),
+        stop.clone(),
+    );
+    let types: [Arc<dyn plugins::Kind>; 3] = [
+        Arc::new(CsiDrivers(csi.clone())),
+        Arc::new(devices::Registry(devices.clone())),
+        Arc::new(claims::Registry(claims.clone())),
+    ];
     Ok(Arc::new(Kubelet {
         volumes: Volumes::new(tools, csi, stop.clone()),
+        devices,
+        claims,
+        plugins: Arc::new(types),
         recorder,
         status: StatusManager::new(rest.clone(), metrics.status_sync.clone(), stop.clone()),
         services: Informer::start(&rest, InformerOptions::default(), &stop),

@@ -8,8 +8,9 @@ use keelson_sys::open::OpenFiles;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 #[derive(Default)]
@@ -43,6 +44,8 @@ pub struct FakeHost {
     disk: Mutex<Disk>,
     /// Counts changes of sockets.
     changes: watch::Sender<u64>,
+    /// Sockets are listened at, on the real machine.
+    sockets: AtomicBool,
 }
 
 impl FakeHost {
@@ -56,6 +59,7 @@ impl FakeHost {
             usage: Mutex::default(),
             disk: Mutex::new(Box::new(|| Self::disk_with(80))),
             changes: watch::Sender::default(),
+            sockets: AtomicBool::default(),
         }
     }
 
@@ -66,6 +70,13 @@ impl FakeHost {
             true => unreadable.insert(dir.to_owned()),
             false => unreadable.remove(dir),
         };
+    }
+
+    /// From now on sockets are real ones: the kubelet's directory has to be, too.
+    pub fn serve_sockets(&self) {
+        self.sockets.store(true, Ordering::Relaxed);
+    }
+
     }
 
     /// A machine of plain size.
@@ -258,6 +269,22 @@ impl Host for FakeHost {
             self.changes.send_modify(|n| *n += 1);
         }
         Ok(())
+    }
+
+    fn listen(&self, path: &Path) -> io::Result<UnixListener> {
+        if !self.sockets.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
     }
 
     fn link(&self, target: &Path, link: &Path) -> io::Result<()> {

@@ -12,6 +12,7 @@ use keelson_sys::net::Carried;
 use keelson_sys::open::OpenFiles;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
@@ -101,6 +102,8 @@ pub trait Host: Send + Sync + 'static {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Makes a link, in place of one that is there.
     fn link(&self, target: &Path, link: &Path) -> io::Result<()>;
+    /// Listens at a socket that only root may use, in place of one that is there. Fails where there are none.
+    fn listen(&self, path: &Path) -> io::Result<UnixListener>;
     /// What tells a file from another that had its name before.
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
     /// Tells of changes in a directory and below it.

@@ -21,6 +21,11 @@ fn no(reason: &str, message: impl std::fmt::Display) -> Rejection {
     }
 }
 
+/// What should not have come to pass: the scheduler is there to prevent it.
+pub fn unexpected(what: &str) -> Rejection {
+    no("UnexpectedAdmissionError", format!("{what}, which is unexpected"))
+}
+
 pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
     operating_system(pod)?;
     pressure(pod, &kl.node.pressures())?;

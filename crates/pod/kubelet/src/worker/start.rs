@@ -5,6 +5,7 @@ use super::task::Worker;
 use crate::act::images::{Failure, Wanted};
 use crate::act::sandbox;
 use crate::act::start::{self, Context};
+use crate::claims::Claims;
 use crate::plan::Actions;
 use crate::pods;
 use crate::volumes::Mounted;
@@ -31,9 +32,12 @@ impl Worker {
         let soon = Instant::now() + RETRY_START;
         let mut sandbox_id = actions.sandbox_id.clone().unwrap_or_default();
         let mut ips = kl.sorted_ips(self.observed.ips());
-        if actions.create_sandbox && uses_devices(pod) {
-            let why = "prepare dynamic resources: no DRA driver is registered with this kubelet";
-            let text = format!("Failed to prepare dynamic resources: {why}");
+        // Also those of a pod that runs, where this kubelet doesn't know of them any more.
+        if Claims::wants(pod)
+            && (actions.create_sandbox || !kl.claims.uses(&self.handle.uid))
+            && let Err(e) = kl.claims.prepare(pod).await
+        {
+            let text = format!("Failed to prepare dynamic resources: {e}");
             kl.warn(pod, None, "FailedPrepareDynamicResources", text);
             return Err(soon);
         }
@@ -224,13 +228,6 @@ impl Worker {
         })
         .collect()
     }
-}
-
-/// Whether the pod has claims of devices. Drivers can't register here yet, so it must not start without what it asks for.
-fn uses_devices(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    pods::spec(pod).resource_claims.iter().flatten().next().is_some()
-        || status.is_some_and(|s| s.extended_resource_claim_status.is_some())
 }
 
 /// Pulls the images that volumes are made of.

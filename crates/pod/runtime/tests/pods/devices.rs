@@ -41,7 +41,7 @@ async fn devices_by_name_come_with_all_they_need() -> Result<()> {
 - name: one
   containerEdits:
     env: ["GIFT=one"]
-    deviceNodes: [{{path: /dev/gift, hostPath: /dev/zero, permissions: r}}]
+    deviceNodes: [{{path: /dev/gift, hostPath: /dev/zero}}, {{path: /dev/told, hostPath: /dev/kmsg, permissions: w}}]
     mounts: [{{hostPath: {lib_path}, containerPath: /usr/lib/gift, options: [ro, nosuid, nodev, rbind, rprivate]}}]
     additionalGIDs: [4711]
     hooks:
@@ -52,10 +52,10 @@ async fn devices_by_name_come_with_all_they_need() -> Result<()> {
     let spec = format!("cdiVersion: \"0.6.0\"\nkind: vendor.test/gift\ndevices:{devices}");
     std::fs::write(machine.dir.join("cdi/vendor.yaml"), spec)?;
     let text = "echo $GIFT; head -c 3 /dev/gift | wc -c; cat /usr/lib/gift/lib.so; echo; \
-                touch /usr/lib/gift/x 2>/dev/null || echo readonly; (echo x > /dev/gift) 2>/dev/null || echo unwritable; id -G";
+                touch /usr/lib/gift/x 2>/dev/null || echo readonly; (exec 3>/dev/told) && echo writable; head -c 1 /dev/told >/dev/null 2>&1 || echo unreadable; id -G";
     let (log, status) = machine.shell(&machine.pod("p"), asking(text, "one")).await?;
     ensure!(status.exit_code == 0, "{status:?}");
-    ensure!(log.starts_with("one\n3\nlibrary\nreadonly\nunwritable\n"), "{log}");
+    ensure!(log.starts_with("one\n3\nlibrary\nreadonly\nwritable\nunreadable\n"), "{log}");
     ensure!(log.lines().last().is_some_and(|g| g.contains("4711")), "{log}");
     let told = std::fs::read_to_string(&seen).context("no hook was run")?;
     ensure!(told.contains("\"ociVersion\"") && told.contains("vendor\n"), "{told}");
