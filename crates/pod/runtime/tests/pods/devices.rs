@@ -55,7 +55,10 @@ async fn devices_by_name_come_with_all_they_need() -> Result<()> {
                 touch /usr/lib/gift/x 2>/dev/null || echo readonly; (exec 3>/dev/told) && echo writable; head -c 1 /dev/told >/dev/null 2>&1 || echo unreadable; id -G";
     let (log, status) = machine.shell(&machine.pod("p"), asking(text, "one")).await?;
     ensure!(status.exit_code == 0, "{status:?}");
-    ensure!(log.starts_with("one\n3\nlibrary\nreadonly\nwritable\nunreadable\n"), "{log}");
+    ensure!(
+        log.starts_with("one\n3\nlibrary\nreadonly\nwritable\nunreadable\n"),
+        "{log}"
+    );
     ensure!(log.lines().last().is_some_and(|g| g.contains("4711")), "{log}");
     let told = std::fs::read_to_string(&seen).context("no hook was run")?;
     ensure!(told.contains("\"ociVersion\"") && told.contains("vendor\n"), "{told}");
