@@ -13,6 +13,7 @@ mod signals;
 mod spec;
 pub mod stats;
 mod user;
+pub mod users;
 
 use std::sync::{Arc, Weak};
 

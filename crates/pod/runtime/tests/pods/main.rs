@@ -16,6 +16,7 @@ mod series;
 mod streams;
 mod support;
 mod upgrades;
+mod users;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             registry::ALL,
             series::ALL,
             upgrades::ALL,
+            users::ALL,
             crashes::ALL,
         ]
         .concat(),
