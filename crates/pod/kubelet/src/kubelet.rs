@@ -55,7 +55,7 @@ pub struct Kubelet {
     pub crash: Mutex<Backoff>,
     /// Only one pod is admitted at a time, so that two don't get the same room.
     pub admission: tokio::sync::Mutex<()>,
-    pub userns: crate::userns::Ranges,
+    pub userns: crate::userns::UserNamespaces,
     /// When this kubelet started: what ran before keeps its readiness.
     pub started: jiff::Timestamp,
     /// Counts what the runtime tells: whoever waits for the end of a container looks when it changes.
@@ -64,6 +64,7 @@ pub struct Kubelet {
     pub metrics: Arc<Metrics>,
     /// Use of CPU between two readings.
     pub rates: Rates,
+    pub unmeasured: crate::server::metrics::Unmeasured,
     /// What the kernel can limit.
     pub limited: cgroup::Limited,
     pub stop: CancellationToken,

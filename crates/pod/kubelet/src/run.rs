@@ -15,6 +15,7 @@ use crate::resources::qos::Qos;
 use crate::resources::quantity::{self, ResourceList};
 use crate::sources;
 use crate::status::manager::StatusManager;
+use crate::userns::UserNamespaces;
 use crate::volumes::{Csi, CsiDrivers, Tools, Volumes};
 use crate::worker::Workers;
 use crate::{claims, devices, eviction, gc, pleg, plugins, server};
@@ -47,7 +48,6 @@ pub async fn run_on(
 /// Runs what was put together, until it is told to stop.
 pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     let stop = kl.stop.clone();
-    kl.userns.restore(&kl);
     let mirrors = Arc::new(sources::Mirrors::default());
     server::start(&kl).await?;
     server::pod_resources::start(&kl);
@@ -93,7 +93,9 @@ pub async fn build(
     }
     let metrics = Arc::new(Metrics::default());
     let counting = metrics.clone();
-    let cri = cri.observed(Arc::new(move |name, took, good| counting.operation(name, took, good)));
+    let cri = cri
+        .bounded(cfg.runtime_request_timeout)
+        .observed(Arc::new(move |name, took, good| counting.operation(name, took, good)));
     let version = ask_version(&cri, &stop).await?;
     let fs = host
         .fs_stats(&layout.root)
@@ -119,6 +121,7 @@ pub async fn build(
         );
     }
     enforce_reserved(&*host, &cfg)?;
+    let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
@@ -177,11 +180,12 @@ pub async fn build(
         images: Images::new(parallel_pulls(&cfg)),
         image_gc: Default::default(),
         probes: Default::default(),
-        userns: Default::default(),
+        userns,
         admission: Default::default(),
         runtime_events: Default::default(),
         metrics,
         rates: Default::default(),
+        unmeasured: Default::default(),
         limited,
         started: host.now(),
         runtime_name: version.runtime_name,

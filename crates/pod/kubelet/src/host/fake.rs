@@ -25,6 +25,7 @@ struct State {
     /// Which write made each socket.
     written: BTreeMap<PathBuf, u64>,
     writes: u64,
+    subordinate_ids: Option<(String, String)>,
 }
 
 /// Files of this name stand for sockets.
@@ -77,6 +78,9 @@ impl FakeHost {
         self.sockets.store(true, Ordering::Relaxed);
     }
 
+    /// What is said of the kubelet's subordinate users and groups.
+    pub fn set_subordinate_ids(&self, uids: &str, gids: &str) {
+        self.state.lock().subordinate_ids = Some((uids.to_owned(), gids.to_owned()));
     }
 
     /// A machine of plain size.
@@ -237,6 +241,10 @@ impl Host for FakeHost {
     fn read_end(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let all = self.read(path, u64::MAX)?;
         Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
+    }
+
+    fn subordinate_ids(&self, _: &str) -> io::Result<Option<(String, String)>> {
+        Ok(self.state.lock().subordinate_ids.clone())
     }
 
     fn write(&self, path: &Path, data: &[u8], _mode: u32) -> io::Result<()> {

@@ -5,6 +5,7 @@ pub mod fake;
 pub mod machine;
 mod program;
 pub mod real;
+mod subids;
 
 use crate::resources::cgroup::CgroupLimits;
 use keelson_cri::series::Group;
@@ -147,6 +148,9 @@ pub trait Host: Send + Sync + 'static {
     fn unified_cgroups(&self) -> bool;
     /// Whether the kernel has this file for a cgroup of version 2.
     fn cgroup_has(&self, path: &str, file: &str) -> bool;
+
+    /// What getsubids(1) says of a user's subordinate users, and groups; `None` where there is no such user or program.
+    fn subordinate_ids(&self, user: &str) -> io::Result<Option<(String, String)>>;
 
     /// Whether pods can be reached over the network; otherwise network probes count as good.
     fn has_network(&self) -> bool {

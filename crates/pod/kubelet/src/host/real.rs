@@ -164,6 +164,10 @@ impl Host for RealHost {
         file.set_permissions(std::fs::Permissions::from_mode(mode))
     }
 
+    fn subordinate_ids(&self, user: &str) -> io::Result<Option<(String, String)>> {
+        super::subids::of(user)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }

@@ -28,6 +28,22 @@ impl Worker {
         volumes: &BTreeMap<String, Mounted>,
         actions: &Actions,
     ) -> Result<(), Instant> {
+        let done = self.start_all(pod, volumes, actions).await;
+        if actions.create_sandbox && pods::wants_user_namespace(pod) {
+            // Wherever it fails first: files are shown to other users when a container is made.
+            let m = &self.kl.metrics;
+            m.started_userns_pods.inc();
+            m.started_userns_pods_errors.inc_by(u64::from(done.is_err()));
+        }
+        done
+    }
+
+    async fn start_all(
+        &mut self,
+        pod: &Arc<Pod>,
+        volumes: &BTreeMap<String, Mounted>,
+        actions: &Actions,
+    ) -> Result<(), Instant> {
         let kl = self.kl.clone();
         let soon = Instant::now() + RETRY_START;
         let mut sandbox_id = actions.sandbox_id.clone().unwrap_or_default();
@@ -43,14 +59,9 @@ impl Worker {
         }
         if actions.create_sandbox {
             let made = sandbox::create(&kl, &self.inflight, pod, actions.attempt).await;
-            let own_users = pods::wants_user_namespace(pod);
             let m = &kl.metrics;
-            let (pods_count, users_count) = match &made {
-                Ok(_) => (&m.started_pods, &m.started_userns_pods),
-                Err(_) => (&m.started_pods_errors, &m.started_userns_pods_errors),
-            };
-            pods_count.inc();
-            users_count.inc_by(u64::from(own_users));
+            m.started_pods.inc();
+            m.started_pods_errors.inc_by(u64::from(made.is_err()));
             match made {
                 Ok(view) => {
                     sandbox_id = view.id.clone();
