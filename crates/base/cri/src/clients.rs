@@ -4,12 +4,14 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use crate::bounded::Bounded;
 use crate::observed::{Observed, Observer};
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
@@ -78,6 +80,13 @@ impl CriClients {
             CriService::new(channel.clone()),
             CriService::new(channel),
         ))
+    }
+
+    /// The same clients, whose calls end after a time; see [`crate::Waits`].
+    pub fn bounded(&self, limit: Duration) -> Self {
+        let [runtime, image] = &self.transports;
+        let bounded = |inner: &CriService| CriService::new(Bounded::new(inner.clone(), limit));
+        CriClients::new(bounded(runtime), bounded(image))
     }
 
     /// The same clients, of whose calls somebody is told.

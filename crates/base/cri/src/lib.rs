@@ -4,6 +4,7 @@
 //! process or a socket of containerd is decided where the clients are made, and nowhere else. This crate knows
 //! nothing of how a runtime works.
 
+mod bounded;
 mod clients;
 pub mod observed;
 pub mod series;
@@ -15,6 +16,7 @@ pub mod v1 {
     include!("../proto/runtime.v1.rs");
 }
 
+pub use bounded::Waits;
 pub use clients::{CriClients, CriService};
 pub use serve::serve;
 pub use v1::image_service_client::ImageServiceClient;

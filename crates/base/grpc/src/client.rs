@@ -24,7 +24,7 @@ pub async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
     endpoint().connect_with_connector(connector(path.to_path_buf())).await
 }
 
-fn endpoint() -> Endpoint {
+pub(crate) fn endpoint() -> Endpoint {
     // Nobody resolves this name: the connector goes to its own path. Servers see it as `:authority`.
     Endpoint::from_static("http://localhost").connect_timeout(CONNECT)
 }

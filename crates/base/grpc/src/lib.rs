@@ -3,7 +3,9 @@
 //! Knows no protocol. A socket that another live server holds is never taken from it; a stale one is replaced.
 
 mod client;
+mod presence;
 mod server;
 
 pub use client::{Deadline, channel, connect, socket_path};
+pub use presence::Presence;
 pub use server::{bind, unbind};

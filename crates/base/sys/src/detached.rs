@@ -21,6 +21,7 @@ const MOUNT_ATTR_RDONLY: u64 = 1;
 const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// /proc of this process's process namespace.
 pub fn proc() -> io::Result<OwnedFd> {
@@ -32,6 +33,67 @@ pub fn clone_of(path: &CStr) -> io::Result<OwnedFd> {
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
     // SAFETY: plain system call with a valid string; a returned descriptor is new and ours.
     descriptor(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+}
+
+/// What is at `path`, with what is mounted in it: its own mount, of which nobody else knows. A link is refused, since it
+/// would be followed by somebody else, somewhere else.
+pub fn tree_of(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | libc::AT_RECURSIVE as u32 | libc::AT_SYMLINK_NOFOLLOW as u32;
+    // SAFETY: plain system call with a valid string; a returned descriptor is new and ours.
+    let tree = descriptor(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) })?;
+    match is_link(&tree)? {
+        true => Err(io::Error::from_raw_os_error(libc::ELOOP)),
+        false => Ok(tree),
+    }
+}
+
+fn is_link(fd: &OwnedFd) -> io::Result<bool> {
+    let kind = nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT;
+    Ok(kind == libc::S_IFLNK)
+}
+
+/// Shows a mount's files to the users of a user namespace: who owns one by its number on the disk is the same number
+/// inside of the namespace. What is mounted in it stays as it is. For a mount that is nowhere yet.
+pub fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        users: u64,
+    }
+    let attributes = Attributes {
+        set: MOUNT_ATTR_IDMAP,
+        clear: 0,
+        propagation: 0,
+        users: users.as_raw_fd() as u64,
+    };
+    // SAFETY: plain system call; `attributes` is a valid mount_attr of the given size.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &attributes,
+            std::mem::size_of::<Attributes>(),
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A new temporary file system.
+pub fn tmpfs() -> io::Result<OwnedFd> {
+    mount(c"tmpfs", &[(c"mode", c"0755")], 0)
+}
+
+/// /sys of this process's network namespace.
+pub fn sys() -> io::Result<OwnedFd> {
+    mount(c"sysfs", &[], MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
 }
 
 /// Mounts it at a path after all.

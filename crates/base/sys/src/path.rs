@@ -64,6 +64,11 @@ impl Root {
 
     /// Makes a directory and its missing parents inside the root, and opens it (as `O_PATH`).
     pub fn make_dirs(&self, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+        self.make_dirs_of(path, mode, None)
+    }
+
+    /// As [`Root::make_dirs`]; what is made belongs to `owner`, a user and a group.
+    pub fn make_dirs_of(&self, path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<OwnedFd> {
         if let Ok(dir) = self.open_in(path, libc::O_PATH | libc::O_DIRECTORY, 0) {
             return Ok(dir);
         }
@@ -74,7 +79,14 @@ impl Root {
                     let parent = self.open_in(&walked, libc::O_PATH | libc::O_DIRECTORY, 0)?;
                     match make_dir_at(parent.as_fd(), name, mode) {
                         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                        _ => walked.push(name),
+                        made => {
+                            if let (Ok(()), Some((user, group))) = (made, owner) {
+                                let (user, group) = (Some(user.into()), Some(group.into()));
+                                let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+                                nix::unistd::fchownat(parent.as_fd(), Path::new(name), user, group, flags)?;
+                            }
+                            walked.push(name);
+                        }
                     }
                 }
                 Component::ParentDir => {

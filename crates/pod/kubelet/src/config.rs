@@ -108,6 +108,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Pods for each CPU at most; zero: only `max_pods` counts.
     pub pods_per_core: u32,
+    /// Users and groups of a pod that has its own.
+    pub ids_per_pod: u32,
     /// Processes a pod may have; `None` is no limit.
     pub pod_pids_limit: Option<i64>,
     pub eviction: Eviction,
@@ -175,6 +177,8 @@ pub struct Config {
     pub image_max_age: Duration,
     /// Whose use of images that are there wants credentials.
     pub image_pull_verification: crate::act::pulled::Verification,
+    /// How long the runtime may take for an answer; as long again for a sandbox, and the grace of what it ends.
+    pub runtime_request_timeout: Duration,
     /// Longest wait of a container that keeps failing.
     pub crash_backoff_max: Duration,
 }
@@ -196,6 +200,7 @@ impl Default for Config {
             static_pod_path: None,
             max_pods: 110,
             pods_per_core: 0,
+            ids_per_pod: crate::userns::UNIT,
             pod_pids_limit: None,
             eviction: Eviction::default(),
             system_reserved: BTreeMap::new(),
@@ -237,6 +242,7 @@ impl Default for Config {
             image_min_age: Duration::from_secs(120),
             image_max_age: Duration::ZERO,
             image_pull_verification: Default::default(),
+            runtime_request_timeout: Duration::from_secs(120),
             crash_backoff_max: Duration::from_secs(300),
         }
     }

@@ -3,18 +3,20 @@
 use crate::act::dns::{self, ClusterDns};
 use crate::act::images::Images;
 use crate::backoff::Backoff;
+use crate::claims::Claims;
 use crate::config::Config;
+use crate::devices::Devices;
 use crate::host::{Host, Layout, Machine};
 use crate::metrics::Metrics;
 use crate::metrics::rates::Rates;
 use crate::node::NodeState;
-use crate::pods;
 use crate::probes::Probes;
 use crate::resources::cgroup;
 use crate::resources::quantity::ResourceList;
 use crate::status::manager::StatusManager;
 use crate::volumes::Volumes;
 use crate::worker::Workers;
+use crate::{plugins, pods};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_client::{EventType, Informer, Recorder, Rest};
@@ -37,6 +39,10 @@ pub struct Kubelet {
     pub rest: Rest,
     pub recorder: Recorder,
     pub volumes: Volumes,
+    pub devices: Arc<Devices>,
+    pub claims: Arc<Claims>,
+    /// The types of plug-ins that can register.
+    pub plugins: Arc<[Arc<dyn plugins::Kind>]>,
     pub images: Images,
     /// What is known of images' use. Held while images are removed.
     pub image_gc: tokio::sync::Mutex<crate::gc::images::Seen>,
@@ -49,7 +55,7 @@ pub struct Kubelet {
     pub crash: Mutex<Backoff>,
     /// Only one pod is admitted at a time, so that two don't get the same room.
     pub admission: tokio::sync::Mutex<()>,
-    pub userns: crate::userns::Ranges,
+    pub userns: crate::userns::UserNamespaces,
     /// When this kubelet started: what ran before keeps its readiness.
     pub started: jiff::Timestamp,
     /// Counts what the runtime tells: whoever waits for the end of a container looks when it changes.
@@ -58,6 +64,7 @@ pub struct Kubelet {
     pub metrics: Arc<Metrics>,
     /// Use of CPU between two readings.
     pub rates: Rates,
+    pub unmeasured: crate::server::metrics::Unmeasured,
     /// What the kernel can limit.
     pub limited: cgroup::Limited,
     pub stop: CancellationToken,

@@ -1,7 +1,7 @@
 //! The kubelet: keeps the pods that are bound to this node running, and tells the API how they are.
 //!
 //! The way of a pod, top to bottom: [`sources`] (API, manifests) → [`worker`] (one task a pod) → [`plan`] (pure: what to
-//! do next) → [`act`] (CRI calls) → [`status`]. Beside it stand [`volumes`], [`probes`], [`resources`], [`eviction`],
+//! do next) → [`act`] (CRI calls) → [`status`]. Beside it stand [`volumes`], [`devices`], [`claims`], [`probes`], [`resources`], [`eviction`],
 //! [`gc`], [`node`] and the [`server`].
 //!
 //! It reaches the cluster through a `kube::Client` and the runtime through CRI, and touches the machine only through
@@ -12,8 +12,10 @@
 
 pub mod act;
 pub mod backoff;
+pub mod claims;
 pub mod config;
 pub mod configuration;
+pub mod devices;
 pub mod eviction;
 pub mod fake;
 pub mod gc;
@@ -25,6 +27,7 @@ pub mod objects;
 pub mod observe;
 pub mod plan;
 pub mod pleg;
+pub mod plugins;
 pub mod pods;
 pub mod probes;
 pub mod resources;

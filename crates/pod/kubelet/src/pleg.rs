@@ -139,7 +139,10 @@ async fn try_end(kl: &Arc<Kubelet>, uid: &str) -> Result<(), String> {
     pod.metadata.uid = Some(uid.to_owned());
     kill::pod(kl, &pod, &observed, None).await?;
     kill::remove(kl, &observed).await?;
+    kl.claims.unprepare(uid).await?;
     kl.volumes.tear_down(uid).await?;
+    kl.devices.release(uid);
+    kl.userns.release(uid);
     for name in kl.host.list_dir(&kl.layout.logs).unwrap_or_default() {
         if name.ends_with(&format!("_{uid}")) {
             kl.host

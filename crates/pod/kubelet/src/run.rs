@@ -2,7 +2,9 @@
 
 use crate::act::images::{self, Images};
 use crate::backoff::Backoff;
+use crate::claims::Claims;
 use crate::config::{Config, Swap};
+use crate::devices::Devices;
 use crate::host::real::RealHost;
 use crate::host::{Host, Layout, Machine};
 use crate::kubelet::Kubelet;
@@ -13,9 +15,10 @@ use crate::resources::qos::Qos;
 use crate::resources::quantity::{self, ResourceList};
 use crate::sources;
 use crate::status::manager::StatusManager;
-use crate::volumes::{Csi, Tools, Volumes};
+use crate::userns::UserNamespaces;
+use crate::volumes::{Csi, CsiDrivers, Tools, Volumes};
 use crate::worker::Workers;
-use crate::{eviction, gc, pleg, server};
+use crate::{claims, devices, eviction, gc, pleg, plugins, server};
 use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_client::{Informer, InformerOptions, Recorder, Rest};
@@ -45,9 +48,10 @@ pub async fn run_on(
 /// Runs what was put together, until it is told to stop.
 pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     let stop = kl.stop.clone();
-    kl.userns.restore(&kl);
     let mirrors = Arc::new(sources::Mirrors::default());
     server::start(&kl).await?;
+    server::pod_resources::start(&kl);
+    devices::start(&kl.devices);
     // Static pods and their containers' events don't wait for the API server: it may be one of them.
     sources::file::start(&kl, &mirrors).context("reading the static pods")?;
     tokio::spawn(pleg::run(kl.clone()));
@@ -89,7 +93,9 @@ pub async fn build(
     }
     let metrics = Arc::new(Metrics::default());
     let counting = metrics.clone();
-    let cri = cri.observed(Arc::new(move |name, took, good| counting.operation(name, took, good)));
+    let cri = cri
+        .bounded(cfg.runtime_request_timeout)
+        .observed(Arc::new(move |name, took, good| counting.operation(name, took, good)));
     let version = ask_version(&cri, &stop).await?;
     let fs = host
         .fs_stats(&layout.root)
@@ -115,6 +121,7 @@ pub async fn build(
         );
     }
     enforce_reserved(&*host, &cfg)?;
+    let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
@@ -139,8 +146,31 @@ pub async fn build(
         Box::new(move || changed.notify_one()),
         stop.clone(),
     );
+    let devices = Devices::new(
+        host.clone(),
+        layout.clone(),
+        tools.wake.clone(),
+        node.changed.clone(),
+        stop.clone(),
+    );
+    let claims = Claims::new(
+        host.clone(),
+        &layout,
+        &cfg.node_name,
+        rest.clone(),
+        tools.wake.clone(),
+        stop.clone(),
+    );
+    let types: [Arc<dyn plugins::Kind>; 3] = [
+        Arc::new(CsiDrivers(csi.clone())),
+        Arc::new(devices::Registry(devices.clone())),
+        Arc::new(claims::Registry(claims.clone())),
+    ];
     Ok(Arc::new(Kubelet {
         volumes: Volumes::new(tools, csi, stop.clone()),
+        devices,
+        claims,
+        plugins: Arc::new(types),
         recorder,
         status: StatusManager::new(rest.clone(), metrics.status_sync.clone(), stop.clone()),
         services: Informer::start(&rest, InformerOptions::default(), &stop),
@@ -150,11 +180,12 @@ pub async fn build(
         images: Images::new(parallel_pulls(&cfg)),
         image_gc: Default::default(),
         probes: Default::default(),
-        userns: Default::default(),
+        userns,
         admission: Default::default(),
         runtime_events: Default::default(),
         metrics,
         rates: Default::default(),
+        unmeasured: Default::default(),
         limited,
         started: host.now(),
         runtime_name: version.runtime_name,

@@ -1,6 +1,7 @@
 //! The whole kubelet over a fake runtime, a fake machine and virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod devices;
 mod images;
 mod metrics;
 mod support;

@@ -26,6 +26,8 @@ pub struct Config {
     pub pinned_images: Vec<String>,
     /// Runtime handlers beside "" and "keelson", which are built in.
     pub handlers: BTreeMap<String, Handler>,
+    /// Where drivers leave what devices by name are (CDI); a later directory wins.
+    pub cdi: Vec<PathBuf>,
     /// Where exec, attach and port-forward are served; loopback only.
     pub streaming: SocketAddr,
     /// The program whose first argument `shim` leads to [`crate::shim::main`], and `cell` to [`crate::cell::main`].
@@ -51,6 +53,7 @@ impl Default for Config {
             images: None,
             pinned_images: Vec::new(),
             handlers: BTreeMap::new(),
+            cdi: crate::cdi::DIRECTORIES.map(PathBuf::from).into(),
             streaming: SocketAddr::from(([127, 0, 0, 1], 0)),
             program: PathBuf::from(SELF),
         }

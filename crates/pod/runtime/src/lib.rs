@@ -7,6 +7,7 @@
 //! next. This crate knows no pod object and no API server.
 
 mod capability;
+mod cdi;
 pub mod cell;
 mod config;
 mod containers;

@@ -11,14 +11,15 @@ use keelson_network::PodNetwork;
 use keelson_sys::cgroup::Cgroups;
 use keelson_sys::mount;
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{OnceCell, broadcast, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Handler};
 use crate::containers::Container;
 use crate::images::Images;
 use crate::images::registries::Registries;
 use crate::records::{self, ContainerRecord, SandboxRecord};
 use crate::sandbox::Sandbox;
+use crate::shim::Shim;
 use crate::streaming::Streaming;
 use keelson_cri::v1::ContainerEventResponse;
 
@@ -43,6 +44,8 @@ pub struct Inner {
     /// Capabilities that containers can be given.
     pub grantable: u64,
     pub recursive_read_only: bool,
+    /// Whether pods can have users of their own, once somebody has asked.
+    user_namespaces: OnceCell<Result<(), String>>,
     /// What shims run from: containers can reach it, so nobody can write to it.
     sealed: OwnedFd,
 }
@@ -84,6 +87,7 @@ impl Runtime {
             imported,
             grantable: keelson_sys::process::own_bounding_set(),
             recursive_read_only: kernel_at_least(5, 12),
+            user_namespaces: OnceCell::new(),
             sealed,
             network,
             config,
@@ -135,6 +139,24 @@ impl Inner {
         let mut imported = self.imported.clone();
         // The importing task is gone: then it has said what it had to say.
         let _done = imported.wait_for(|done| *done).await;
+    }
+
+    /// Whether pods of a runtime handler can have users of their own, or why not.
+    pub async fn user_namespaces(&self, handler: &str) -> Result<(), String> {
+        if let Some(Handler::External(program)) = self.config.handler(handler) {
+            return Err(format!(
+                "handler {handler:?} runs {}, which isn't given any",
+                program.display()
+            ));
+        }
+        let found = self.user_namespaces.get_or_init(|| async {
+            let found = Shim::user_namespaces(&self.program(), &self.config.root.join("users")).await;
+            if let Err(why) = &found {
+                tracing::info!("pods can't have user namespaces here: {why}");
+            }
+            found
+        });
+        found.await.clone()
     }
 
     /// The program that shims are started from.

@@ -126,6 +126,9 @@ async fn stop(kl: &Kubelet, kill: &Kill<'_>) -> Result<(), String> {
         container_id: view.id.clone(),
         timeout: grace.max(MIN_GRACE),
     };
+    let waits = keelson_cri::Waits(Duration::from_secs(request.timeout.max(0).unsigned_abs()));
+    let mut request = tonic::Request::new(request);
+    request.extensions_mut().insert(waits);
     match kl.cri.runtime.clone().stop_container(request).await {
         Err(e) if e.code() != tonic::Code::NotFound => Err(crate::rpc_text(&e)),
         _ => Ok(()),

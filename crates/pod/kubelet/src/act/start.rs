@@ -6,6 +6,7 @@ use super::fields::NodeFacts;
 use super::images::{self, Failure, Wanted};
 use super::kill::{self, Kill};
 use super::{hooks, mounts};
+use crate::devices::Comes;
 use crate::kubelet::Kubelet;
 use crate::observe::{self, ContainerView, Observed, State};
 use crate::plan::KillReason;
@@ -130,6 +131,8 @@ impl Context<'_> {
         target: Option<String>,
     ) -> Result<cri::ContainerConfig, String> {
         let (kl, pod) = (self.kl, self.pod);
+        let comes = kl.devices.for_start(pod, c).await?;
+        let cdi = kl.claims.for_start(pod, c)?;
         let env = self.environment(c)?;
         let (mounts, devices) = mounts::build(
             kl,
@@ -167,6 +170,7 @@ impl Context<'_> {
             limits: &kl.limits(),
         })?;
         config.devices = devices;
+        add_devices(&mut config, comes, cdi);
         Ok(config)
     }
 
@@ -295,6 +299,36 @@ impl Context<'_> {
         let _ = kill::container(self.kl, &kill).await;
         Err(Failure::new("PostStartHookError", message))
     }
+}
+
+/// What comes with a container's devices. What the container says itself wins.
+fn add_devices(config: &mut cri::ContainerConfig, comes: Comes, cdi: Vec<String>) {
+    let set = |(key, value): (String, String)| cri::KeyValue {
+        key,
+        value: value.into_bytes().into(),
+    };
+    let own = std::mem::take(&mut config.envs);
+    config.envs = comes.env.into_iter().map(set).chain(own).collect();
+    let bind = |(container_path, host_path, readonly)| cri::Mount {
+        container_path,
+        host_path,
+        readonly,
+        ..Default::default()
+    };
+    let own = std::mem::take(&mut config.mounts);
+    config.mounts = comes.mounts.into_iter().map(bind).chain(own).collect();
+    let node = |(container_path, host_path, permissions)| cri::Device {
+        container_path,
+        host_path,
+        permissions,
+    };
+    let own = std::mem::take(&mut config.devices);
+    config.devices = comes.devices.into_iter().map(node).chain(own).collect();
+    for (key, value) in comes.annotations {
+        config.annotations.entry(key).or_insert(value);
+    }
+    let names = cdi.into_iter().chain(comes.cdi);
+    config.cdi_devices = names.map(|name| cri::CdiDevice { name }).collect();
 }
 
 /// Config maps, secrets and environment files of one pod.

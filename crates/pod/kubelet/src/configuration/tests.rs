@@ -76,7 +76,7 @@ fn fields_become_settings() {
         "containerLogMaxSize": "50Mi", "containerLogMaxFiles": 3, "containerLogMonitorInterval": "5s",
         "registerWithTaints": [{"key": "a", "value": "b", "effect": "NoSchedule"}], "memorySwap": {"swapBehavior": "LimitedSwap"},
         "nodeStatusMaxImages": -1, "crashLoopBackOff": {"maxContainerRestartPeriod": "60s"}, "singleProcessOOMKill": true,
-        "userNamespaces": {"idsPerPod": 65536}, "featureGates": {"NodeSwap": true}, "reservedSystemCPUs": null,
+        "userNamespaces": {"idsPerPod": 131072}, "featureGates": {"NodeSwap": true}, "reservedSystemCPUs": null,
     }));
     let c = c.unwrap();
     assert_eq!(
@@ -132,14 +132,6 @@ fn what_can_not_be_had_is_refused_by_name() {
         (
             json!({"kubeAPIQPS": 100}),
             "kubeAPIQPS (--kube-api-qps): 100 can't be had here: ",
-        ),
-        (
-            json!({"runtimeRequestTimeout": "15m"}),
-            "runtimeRequestTimeout (--runtime-request-timeout): 15m can't be had here: ",
-        ),
-        (
-            json!({"userNamespaces": {"idsPerPod": 131072}}),
-            "idsPerPod: 131072 can't be had here: ",
         ),
         (
             json!({"streamingConnectionIdleTimeout": "5m"}),
@@ -252,6 +244,14 @@ fn what_can_not_be_had_is_refused_by_name() {
             "idsPerPod must not be less than 65536",
         ),
         (
+            json!({"userNamespaces": {"idsPerPod": 65537}}),
+            "idsPerPod must be a multiple of 65536",
+        ),
+        (
+            json!({"userNamespaces": {"idsPerPod": 4_294_967_296_i64}}),
+            "idsPerPod must not be more than 4294967295",
+        ),
+        (
             json!({"crashLoopBackOff": {"maxContainerRestartPeriod": "10m"}}),
             "(got: 600 seconds) must be set between 1s and 300s",
         ),
@@ -286,7 +286,9 @@ fn defaults_of_upstream_are_no_wish() {
         count += 1;
     }
     assert!(count > 10);
-    applied(json!({"runtimeRequestTimeout": "120s"})).unwrap();
+    let c = applied(json!({"runtimeRequestTimeout": "15m"})).unwrap();
+    assert_eq!(c.runtime_request_timeout, Duration::from_secs(900));
+    assert_eq!(configz(&c)["kubeletconfig"]["runtimeRequestTimeout"], "15m0s");
 }
 
 #[test]

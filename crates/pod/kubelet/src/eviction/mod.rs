@@ -9,7 +9,7 @@ pub mod threshold;
 use crate::host::Usage;
 use crate::kubelet::Kubelet;
 use crate::pods;
-use crate::resources::quantity;
+use crate::resources::{cgroup, qos::Qos, quantity};
 use crate::worker::{Eviction, Handle, Stage};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use keelson_client::EventType;
@@ -149,7 +149,7 @@ impl Met {
 impl Seen {
     /// What pods have to end for, the first first: hard thresholds at once, soft ones after their time.
     fn look(&mut self, wanted: &crate::config::Eviction, sample: &Sample, now: Instant) -> Vec<Met> {
-        let hard = wanted.hard.iter().map(|t| (*t, true, Duration::ZERO));
+        let hard = wanted.at_once().map(|t| (t, true, Duration::ZERO));
         let soft = wanted.soft.iter().map(|(t, grace)| (*t, false, *grace));
         let mut met = Vec::new();
         let before = std::mem::take(&mut self.pressing);
@@ -204,13 +204,29 @@ fn end_one(kl: &Kubelet, met: Met, layers: &Layers) -> bool {
 fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
     let usage = kl.host.node_usage()?;
     let fs = kl.host.fs_stats(&kl.layout.root)?;
+    let pods_memory = limit_of_pods(kl);
+    let of_pods = cgroup::qos_path(&kl.cfg.cgroup_root, Qos::Guaranteed);
+    // Where their cgroup can't be read the machine is looked at all the same.
+    let used = kl.host.cgroup_usage(&of_pods).map(|u| u.working_set);
     Ok(Sample {
+        pods_memory: if used.is_ok() { pods_memory } else { 0 },
+        pods_memory_available: pods_memory.saturating_sub(used.unwrap_or(0)),
         memory: kl.machine.memory,
         memory_available: kl.machine.memory.saturating_sub(usage.working_set),
         fs,
         pids: usage.pids,
         max_pids: kl.machine.max_pids.max(0) as u64,
     })
+}
+
+/// What all pods together may have of memory; zero: nothing is enforced.
+fn limit_of_pods(kl: &Kubelet) -> u64 {
+    if !kl.cfg.enforce.contains("pods") {
+        return 0;
+    }
+    let there_is = i64::try_from(kl.machine.memory).unwrap_or(i64::MAX);
+    let left = crate::run::left_to_pods(&kl.cfg, "memory", there_is);
+    left.and_then(|left| u64::try_from(left).ok()).unwrap_or(0)
 }
 
 /// Whether what a pod frees has to be waited for: of one that its owner ends nobody knows when that is, and where it presses
@@ -237,7 +253,7 @@ fn candidate(kl: &Kubelet, handle: &Handle, met: Met, layers: &Layers) -> Option
         Some(layers.fold((bytes, inodes), |sum, l| (sum.0 + l.0, sum.1 + l.1)))
     };
     let (used, requested) = match met.threshold.signal {
-        Signal::Memory => (of_cgroup(|u| u.working_set), asked("memory")),
+        Signal::Memory | Signal::PodsMemory => (of_cgroup(|u| u.working_set), asked("memory")),
         Signal::Disk | Signal::ImageDisk => (on_disk().map(|d| d.0), asked(STORAGE)),
         // Nobody asks for inodes or processes.
         Signal::Inodes | Signal::ImageInodes => (on_disk().map(|d| d.1), 0),

@@ -10,6 +10,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signal {
     Memory,
+    /// Of what is left to all pods together, where that is enforced: its thresholds are those of memory.
+    PodsMemory,
     Disk,
     ImageDisk,
     Inodes,
@@ -17,8 +19,9 @@ pub enum Signal {
     Pids,
 }
 
-const NAMES: [(&str, Signal); 6] = [
+const NAMES: [(&str, Signal); 7] = [
     ("memory.available", Signal::Memory),
+    ("allocatableMemory.available", Signal::PodsMemory),
     ("nodefs.available", Signal::Disk),
     ("imagefs.available", Signal::ImageDisk),
     ("nodefs.inodesFree", Signal::Inodes),
@@ -28,7 +31,7 @@ const NAMES: [(&str, Signal); 6] = [
 
 impl Signal {
     fn parse(name: &str) -> Result<Signal, String> {
-        let found = NAMES.iter().find(|(n, _)| *n == name);
+        let found = NAMES.iter().find(|(n, s)| *n == name && *s != Signal::PodsMemory);
         found.map(|(_, s)| *s).ok_or_else(|| match name {
             "containerfs.available" | "containerfs.inodesFree" | "allocatableMemory.available" => {
                 format!("eviction signal {name} can't be set: it follows from the others")
@@ -45,7 +48,7 @@ impl Signal {
 
     pub fn condition(self) -> &'static str {
         match self {
-            Signal::Memory => "MemoryPressure",
+            Signal::Memory | Signal::PodsMemory => "MemoryPressure",
             Signal::Disk | Signal::ImageDisk | Signal::Inodes | Signal::ImageInodes => "DiskPressure",
             Signal::Pids => "PIDPressure",
         }
@@ -53,10 +56,18 @@ impl Signal {
 
     pub fn resource(self) -> &'static str {
         match self {
-            Signal::Memory => "memory",
+            Signal::Memory | Signal::PodsMemory => "memory",
             Signal::Disk | Signal::ImageDisk => "ephemeral-storage",
             Signal::Inodes | Signal::ImageInodes => "inodes",
             Signal::Pids => "pids",
+        }
+    }
+
+    /// By which signal's margin it is enough again.
+    fn margin_of(self) -> Signal {
+        match self {
+            Signal::PodsMemory => Signal::Memory,
+            other => other,
         }
     }
 
@@ -218,6 +229,16 @@ impl Eviction {
 }
 
 impl Eviction {
+    /// All that count at once: what memory is kept of the machine is kept of the pods' part of it, too.
+    pub fn at_once(&self) -> impl Iterator<Item = Threshold> {
+        let of_pods = self.hard.iter().filter(|t| t.signal == Signal::Memory);
+        let of_pods = of_pods.map(|t| Threshold {
+            signal: Signal::PodsMemory,
+            ..*t
+        });
+        self.hard.iter().copied().chain(of_pods)
+    }
+
     /// Whether pods end before memory runs out.
     pub fn guards_memory(&self) -> bool {
         self.hard.iter().any(|t| t.signal == Signal::Memory)
@@ -229,6 +250,9 @@ impl Eviction {
 pub struct Sample {
     pub memory: u64,
     pub memory_available: u64,
+    /// What all pods together may have, zero where that isn't enforced or known, and what is left of it.
+    pub pods_memory: u64,
+    pub pods_memory_available: u64,
     pub fs: FsStats,
     pub pids: u64,
     pub max_pids: u64,
@@ -239,6 +263,7 @@ impl Sample {
     fn of(&self, signal: Signal) -> (u64, u64) {
         match signal {
             Signal::Memory => (self.memory, self.memory_available),
+            Signal::PodsMemory => (self.pods_memory, self.pods_memory_available),
             Signal::Disk | Signal::ImageDisk => (self.fs.capacity, self.fs.available),
             Signal::Inodes | Signal::ImageInodes => (self.fs.inodes, self.fs.inodes_free),
             Signal::Pids => (self.max_pids, self.max_pids.saturating_sub(self.pids)),
@@ -248,7 +273,7 @@ impl Sample {
     /// Whether less is left than a threshold says; `again`: it was so before, and is until the margin is free too.
     pub fn meets(&self, t: &Threshold, reclaim: &[Threshold], again: bool) -> bool {
         let (capacity, left) = self.of(t.signal);
-        let margin = reclaim.iter().filter(|r| again && r.signal == t.signal);
+        let margin = reclaim.iter().filter(|r| again && r.signal == t.signal.margin_of());
         let wanted = t.amount.of(capacity) + margin.map(|r| r.amount.of(capacity)).sum::<u64>();
         capacity > 0 && left < wanted
     }
@@ -260,6 +285,42 @@ mod tests {
 
     fn texts(pairs: &[(&str, &str)]) -> Texts {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_is_kept_of_memory_is_kept_of_the_pods_part_too() {
+        let t = |signal, amount| Threshold { signal, amount };
+        let wanted = Eviction {
+            hard: vec![
+                t(Signal::Memory, Amount::Percent(10.0)),
+                t(Signal::Pids, Amount::Number(5)),
+            ],
+            soft: vec![(t(Signal::Memory, Amount::Number(1)), Duration::ZERO)],
+            ..Eviction::default()
+        };
+        let all: Vec<Threshold> = wanted.at_once().collect();
+        let of_pods = t(Signal::PodsMemory, Amount::Percent(10.0));
+        assert_eq!(all, [wanted.hard[0], wanted.hard[1], of_pods]);
+        let mut sample = Sample {
+            memory: 1000,
+            memory_available: 500,
+            pods_memory: 400,
+            pods_memory_available: 39,
+            ..Sample::default()
+        };
+        assert!(!sample.meets(&all[0], &[], false) && sample.meets(&of_pods, &[], false));
+        sample.pods_memory_available = 40;
+        assert!(!sample.meets(&of_pods, &[], false));
+        // Memory's margin is its own, too.
+        let margin = [t(Signal::Memory, Amount::Number(10))];
+        assert!(sample.meets(&of_pods, &margin, true) && !sample.meets(&of_pods, &margin, false));
+        (sample.pods_memory, sample.pods_memory_available) = (0, 0);
+        assert!(!sample.meets(&of_pods, &[], false), "it isn't enforced");
+        assert_eq!(
+            (of_pods.signal.name(), of_pods.signal.condition()),
+            ("allocatableMemory.available", "MemoryPressure")
+        );
+        assert!(Signal::parse("allocatableMemory.available").is_err());
     }
 
     #[test]
@@ -370,6 +431,7 @@ mod tests {
             fs,
             pids: 10,
             max_pids: 1000,
+            ..Sample::default()
         }
     }
 

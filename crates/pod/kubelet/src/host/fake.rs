@@ -8,8 +8,9 @@ use keelson_sys::open::OpenFiles;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 #[derive(Default)]
@@ -24,6 +25,7 @@ struct State {
     /// Which write made each socket.
     written: BTreeMap<PathBuf, u64>,
     writes: u64,
+    subordinate_ids: Option<(String, String)>,
 }
 
 /// Files of this name stand for sockets.
@@ -43,6 +45,8 @@ pub struct FakeHost {
     disk: Mutex<Disk>,
     /// Counts changes of sockets.
     changes: watch::Sender<u64>,
+    /// Sockets are listened at, on the real machine.
+    sockets: AtomicBool,
 }
 
 impl FakeHost {
@@ -56,6 +60,7 @@ impl FakeHost {
             usage: Mutex::default(),
             disk: Mutex::new(Box::new(|| Self::disk_with(80))),
             changes: watch::Sender::default(),
+            sockets: AtomicBool::default(),
         }
     }
 
@@ -66,6 +71,16 @@ impl FakeHost {
             true => unreadable.insert(dir.to_owned()),
             false => unreadable.remove(dir),
         };
+    }
+
+    /// From now on sockets are real ones: the kubelet's directory has to be, too.
+    pub fn serve_sockets(&self) {
+        self.sockets.store(true, Ordering::Relaxed);
+    }
+
+    /// What is said of the kubelet's subordinate users and groups.
+    pub fn set_subordinate_ids(&self, uids: &str, gids: &str) {
+        self.state.lock().subordinate_ids = Some((uids.to_owned(), gids.to_owned()));
     }
 
     /// A machine of plain size.
@@ -228,6 +243,10 @@ impl Host for FakeHost {
         Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
     }
 
+    fn subordinate_ids(&self, _: &str) -> io::Result<Option<(String, String)>> {
+        Ok(self.state.lock().subordinate_ids.clone())
+    }
+
     fn write(&self, path: &Path, data: &[u8], _mode: u32) -> io::Result<()> {
         let mut state = self.state.lock();
         state.dirs.extend(path.ancestors().skip(1).map(Path::to_path_buf));
@@ -258,6 +277,22 @@ impl Host for FakeHost {
             self.changes.send_modify(|n| *n += 1);
         }
         Ok(())
+    }
+
+    fn listen(&self, path: &Path) -> io::Result<UnixListener> {
+        if !self.sockets.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
     }
 
     fn link(&self, target: &Path, link: &Path) -> io::Result<()> {

@@ -5,6 +5,7 @@ pub mod fake;
 pub mod machine;
 mod program;
 pub mod real;
+mod subids;
 
 use crate::resources::cgroup::CgroupLimits;
 use keelson_cri::series::Group;
@@ -12,6 +13,7 @@ use keelson_sys::net::Carried;
 use keelson_sys::open::OpenFiles;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
@@ -101,6 +103,8 @@ pub trait Host: Send + Sync + 'static {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Makes a link, in place of one that is there.
     fn link(&self, target: &Path, link: &Path) -> io::Result<()>;
+    /// Listens at a socket that only root may use, in place of one that is there. Fails where there are none.
+    fn listen(&self, path: &Path) -> io::Result<UnixListener>;
     /// What tells a file from another that had its name before.
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
     /// Tells of changes in a directory and below it.
@@ -144,6 +148,9 @@ pub trait Host: Send + Sync + 'static {
     fn unified_cgroups(&self) -> bool;
     /// Whether the kernel has this file for a cgroup of version 2.
     fn cgroup_has(&self, path: &str, file: &str) -> bool;
+
+    /// What getsubids(1) says of a user's subordinate users, and groups; `None` where there is no such user or program.
+    fn subordinate_ids(&self, user: &str) -> io::Result<Option<(String, String)>>;
 
     /// Whether pods can be reached over the network; otherwise network probes count as good.
     fn has_network(&self) -> bool {

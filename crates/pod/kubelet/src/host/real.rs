@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
@@ -163,6 +164,10 @@ impl Host for RealHost {
         file.set_permissions(std::fs::Permissions::from_mode(mode))
     }
 
+    fn subordinate_ids(&self, user: &str) -> io::Result<Option<(String, String)>> {
+        super::subids::of(user)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }
@@ -182,6 +187,16 @@ impl Host for RealHost {
         self.remove_file(&fresh)?;
         std::os::unix::fs::symlink(target, &fresh)?;
         std::fs::rename(&fresh, link)
+    }
+
+    fn listen(&self, path: &Path) -> io::Result<UnixListener> {
+        if self.kind(path)? == Some(FileKind::Socket) {
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
     }
 
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {

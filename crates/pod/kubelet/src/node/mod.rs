@@ -4,7 +4,9 @@ pub mod lease;
 pub mod status;
 pub mod sync;
 
+use crate::claims::Wipe;
 use crate::kubelet::Kubelet;
+use crate::plugins;
 use crate::resources::quantity::ResourceList;
 use keelson_cri::v1 as cri;
 use parking_lot::Mutex;
@@ -202,7 +204,16 @@ async fn start_drivers(kl: &Kubelet) {
         tokio::time::sleep(delay).await;
         delay = (delay * 8).min(Duration::from_secs(60));
     }
-    kl.volumes.csi.start();
+    // No driver has registered with this kubelet yet.
+    let claims = kl.claims.clone();
+    tokio::spawn(async move { claims.wipe(Wipe::All).await });
+    let dir = kl.layout.root.join("plugins_registry");
+    tokio::spawn(plugins::follow(
+        kl.host.clone(),
+        dir,
+        kl.plugins.clone(),
+        kl.stop.clone(),
+    ));
 }
 
 /// Starts everything about the node; returns once it is registered.

@@ -196,6 +196,8 @@ pub(crate) struct Facts<'a> {
     pub machine: &'a Machine,
     pub capacity: ResourceList,
     pub allocatable: ResourceList,
+    /// Capacity and allocatable of device plug-ins' resources.
+    pub devices: (ResourceList, ResourceList),
     pub runtime: &'a RuntimeView,
     /// `name://version`.
     pub runtime_version: String,
@@ -223,8 +225,8 @@ pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
         .collect();
     api::NodeStatus {
         addresses: Some(addresses),
-        capacity: Some(with_extended(&f.capacity, old.capacity.as_ref())),
-        allocatable: Some(with_extended(&f.allocatable, old.allocatable.as_ref())),
+        capacity: Some(with_extended(&f.capacity, &f.devices.0, old.capacity.as_ref())),
+        allocatable: Some(with_extended(&f.allocatable, &f.devices.1, old.allocatable.as_ref())),
         conditions: Some(conditions(f, old)),
         daemon_endpoints: Some(api::NodeDaemonEndpoints {
             kubelet_endpoint: Some(api::DaemonEndpoint {
@@ -259,8 +261,9 @@ pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
 }
 
 /// Extended resources that others advertise stay.
-fn with_extended(ours: &ResourceList, old: Option<&ResourceList>) -> ResourceList {
+fn with_extended(ours: &ResourceList, devices: &ResourceList, old: Option<&ResourceList>) -> ResourceList {
     let mut all = ours.clone();
+    all.extend(devices.clone());
     for (name, q) in old.into_iter().flatten() {
         if name.contains('/') && !all.contains_key(name) {
             all.insert(name.clone(), q.clone());
@@ -512,6 +515,7 @@ mod tests {
             machine: &machine,
             capacity: Default::default(),
             allocatable: Default::default(),
+            devices: Default::default(),
             runtime: &down,
             runtime_version: "r://1".into(),
             pressures: &["MemoryPressure"],
@@ -548,6 +552,7 @@ mod tests {
             machine: &machine,
             capacity: Default::default(),
             allocatable: Default::default(),
+            devices: Default::default(),
             runtime: &runtime,
             runtime_version: "r://1".into(),
             pressures: &[],

@@ -58,6 +58,7 @@ fn facts<'a>(
         machine: &kl.machine,
         capacity: kl.node.capacity(),
         allocatable: kl.node.allocatable(),
+        devices: kl.devices.amounts(),
         runtime,
         runtime_version: format!("{}://{}", kl.runtime_name, kl.runtime_version),
         pressures,

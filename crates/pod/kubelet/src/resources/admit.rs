@@ -21,19 +21,15 @@ fn no(reason: &str, message: impl std::fmt::Display) -> Rejection {
     }
 }
 
+/// What should not have come to pass: the scheduler is there to prevent it.
+pub fn unexpected(what: &str) -> Rejection {
+    no("UnexpectedAdmissionError", format!("{what}, which is unexpected"))
+}
+
 pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
     operating_system(pod)?;
     pressure(pod, &kl.node.pressures())?;
     sysctls(pod, &kl.cfg.allowed_unsafe_sysctls)?;
-    if pods::wants_user_namespace(pod) {
-        let handler = kl.runtime_handler(pod).unwrap_or_default();
-        if !kl.node.user_namespaces(&handler) {
-            return Err(no(
-                "PodFeatureUnsupported",
-                "the runtime does not support user namespaces",
-            ));
-        }
-    }
     fits(pod, active, &kl.allocatable())?;
     ports(pod, active)?;
     if !pods::is_static(pod) {

@@ -5,6 +5,7 @@ mod auth;
 pub mod log_stream;
 pub mod logs;
 pub mod metrics;
+pub(crate) mod pod_resources;
 mod routes;
 pub(crate) mod stats;
 mod stream;

@@ -25,7 +25,7 @@ mod trust;
 mod usage;
 
 pub(crate) use atomic::write as write_files;
-pub use csi::Csi;
+pub use csi::{Csi, CsiDrivers};
 pub use kind::{Ask, Bound, Failure, Group, Kind, Mounted, NodeView, Remains, Stats};
 pub(crate) use ownership::apply as apply_ownership;
 pub use tools::Tools;

@@ -44,6 +44,11 @@ impl Worker {
         if !generate::all_stopped(&self.observed) {
             return Next::Wait(Some(self.retry.next()));
         }
+        // Before the end is told: then claims are given to others.
+        if let Err(e) = self.kl.claims.unprepare(&self.handle.uid).await {
+            tracing::warn!(pod = %pods::describe(&pod), "devices can't be given back, which is tried again: {e}");
+            return Next::Wait(Some(self.retry.next()));
+        }
         self.kl.probes.forget(&self.kl.metrics, &self.handle.pod());
         self.publish(&pod, true);
         self.set_stage(Stage::Terminated);
@@ -94,6 +99,7 @@ impl Worker {
             return Next::Wait(Some(self.retry.next()));
         }
         self.kl.userns.release(&self.handle.uid);
+        self.kl.devices.release(&self.handle.uid);
         self.set_stage(Stage::Finished);
         self.kl.workers.weigh_burstable(&self.kl);
         Next::Again
@@ -221,7 +227,7 @@ impl Worker {
         let readiness = kl.probes.readiness(&self.handle.uid, pod);
         let handler = kl.runtime_handler(pod).unwrap_or_default();
         let restarting = crate::plan::wants_restart_all(pod, &self.observed, &self.status);
-        let status = generate::status(&generate::Input {
+        let mut status = generate::status(&generate::Input {
             pod,
             observed: &self.observed,
             failures: &self.failures,
@@ -237,6 +243,8 @@ impl Worker {
             disruption: self.disruption.clone(),
             now: kl.host.now(),
         });
+        kl.devices.tell(pod, &mut status);
+        kl.claims.tell(pod, &mut status);
         self.count_start(&status);
         self.status = status.clone();
         kl.status.set(pod, status);

@@ -5,6 +5,7 @@ use super::task::Worker;
 use crate::act::images::{Failure, Wanted};
 use crate::act::sandbox;
 use crate::act::start::{self, Context};
+use crate::claims::Claims;
 use crate::plan::Actions;
 use crate::pods;
 use crate::volumes::Mounted;
@@ -27,26 +28,40 @@ impl Worker {
         volumes: &BTreeMap<String, Mounted>,
         actions: &Actions,
     ) -> Result<(), Instant> {
+        let done = self.start_all(pod, volumes, actions).await;
+        if actions.create_sandbox && pods::wants_user_namespace(pod) {
+            // Wherever it fails first: files are shown to other users when a container is made.
+            let m = &self.kl.metrics;
+            m.started_userns_pods.inc();
+            m.started_userns_pods_errors.inc_by(u64::from(done.is_err()));
+        }
+        done
+    }
+
+    async fn start_all(
+        &mut self,
+        pod: &Arc<Pod>,
+        volumes: &BTreeMap<String, Mounted>,
+        actions: &Actions,
+    ) -> Result<(), Instant> {
         let kl = self.kl.clone();
         let soon = Instant::now() + RETRY_START;
         let mut sandbox_id = actions.sandbox_id.clone().unwrap_or_default();
         let mut ips = kl.sorted_ips(self.observed.ips());
-        if actions.create_sandbox && uses_devices(pod) {
-            let why = "prepare dynamic resources: no DRA driver is registered with this kubelet";
-            let text = format!("Failed to prepare dynamic resources: {why}");
+        // Also those of a pod that runs, where this kubelet doesn't know of them any more.
+        if Claims::wants(pod)
+            && (actions.create_sandbox || !kl.claims.uses(&self.handle.uid))
+            && let Err(e) = kl.claims.prepare(pod).await
+        {
+            let text = format!("Failed to prepare dynamic resources: {e}");
             kl.warn(pod, None, "FailedPrepareDynamicResources", text);
             return Err(soon);
         }
         if actions.create_sandbox {
             let made = sandbox::create(&kl, &self.inflight, pod, actions.attempt).await;
-            let own_users = pods::wants_user_namespace(pod);
             let m = &kl.metrics;
-            let (pods_count, users_count) = match &made {
-                Ok(_) => (&m.started_pods, &m.started_userns_pods),
-                Err(_) => (&m.started_pods_errors, &m.started_userns_pods_errors),
-            };
-            pods_count.inc();
-            users_count.inc_by(u64::from(own_users));
+            m.started_pods.inc();
+            m.started_pods_errors.inc_by(u64::from(made.is_err()));
             match made {
                 Ok(view) => {
                     sandbox_id = view.id.clone();
@@ -224,13 +239,6 @@ impl Worker {
         })
         .collect()
     }
-}
-
-/// Whether the pod has claims of devices. Drivers can't register here yet, so it must not start without what it asks for.
-fn uses_devices(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    pods::spec(pod).resource_claims.iter().flatten().next().is_some()
-        || status.is_some_and(|s| s.extended_resource_claim_status.is_some())
 }
 
 /// Pulls the images that volumes are made of.

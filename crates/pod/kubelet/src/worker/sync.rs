@@ -106,8 +106,15 @@ impl Worker {
     async fn admit(&mut self, api: &Pod) -> Result<Option<Arc<Pod>>, String> {
         if !self.admitted {
             let kl = self.kl.clone();
-            let one = kl.admission.lock().await;
             let started = pods::status(api).start_time.is_some() || !self.observed.containers.is_empty();
+            // A plug-in may take its time over it: nobody else's admission waits for that.
+            if !started && let Err(e) = kl.devices.admit(api).await {
+                let no = admit::unexpected(&format!("Allocate failed due to {e}"));
+                kl.metrics.rejections.with_label_values(&[&no.reason]).inc();
+                self.fail(&no.reason, &no.message);
+                return Ok(None);
+            }
+            let one = kl.admission.lock().await;
             if !started && let Err(no) = admit::check(&kl, api, &kl.workers.active(&self.handle.uid)) {
                 drop(one);
                 kl.metrics.rejections.with_label_values(&[&no.reason]).inc();

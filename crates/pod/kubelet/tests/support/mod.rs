@@ -222,6 +222,15 @@ impl Api {
                 merge(&mut object, &value());
                 reply(200, &self.put(target, object, "MODIFIED"))
             }
+            Method::DELETE if collection => {
+                let fields = query.get("fieldSelector").cloned().unwrap_or_default();
+                let all = self.list(&path).into_iter().filter(|o| selects(&fields, o));
+                for object in all {
+                    let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+                    self.put(&format!("{path}/{name}"), object, "DELETED");
+                }
+                reply(200, &json!({"kind": "Status", "status": "Success"}))
+            }
             Method::DELETE => {
                 let Some(object) = self.get(&path) else {
                     return status(404, "NotFound", "gone");
@@ -357,6 +366,10 @@ impl Node {
             stop: CancellationToken::new(),
             task: None,
         };
+        if root != Path::new("/var/lib/kubelet") {
+            // A directory of its own is a real one.
+            node.host.serve_sockets();
+        }
         node.launch();
         node.until("the node is registered", |n| n.api.get("nodes/n1")).await;
         node

@@ -2,7 +2,7 @@
 
 mod csi;
 mod driver;
-mod support;
+pub mod support;
 
 use crate::support::Node;
 use keelson_kubelet::Host;

@@ -12,7 +12,9 @@ use keelson_sys::path::Root;
 use super::mounts::{self, Bind, CgroupView};
 use super::spec::{self, Input, Namespaces, PidNamespace};
 use super::user::{self, Accounts, User};
+use super::users::Users;
 use super::{Container, apparmor, devices, resources, signals};
+use crate::cdi;
 use crate::images::Image;
 use crate::images::manifest::Execution;
 use crate::records::{self, ContainerRecord, ContainerState, SandboxRecord};
@@ -127,28 +129,42 @@ impl Inner {
     ) -> anyhow::Result<User> {
         records::save(&self.config.root, record).context("cannot write the container's record")?;
         let directory = records::directory::<ContainerRecord>(&self.config.root, &record.id);
-        let rootfs = self.mount_rootfs(&directory, image)?;
-        let root = Root::open(&rootfs)?;
         let context = spec::security(&record.config);
+        let sandbox_record = sandbox.record.lock().clone();
+        let of_pod = spec::namespace_options(&sandbox_record.config).userns_options;
+        let own = context
+            .namespace_options
+            .as_ref()
+            .and_then(|n| n.userns_options.clone());
+        if own.as_ref().is_some_and(|own| Some(own) != of_pod.as_ref()) {
+            bail!("user namespace config for sandbox is different from container");
+        }
+        let users = Users::of(sandbox, &sandbox_record.config).map_err(|e| anyhow!(e))?;
+        let rootfs = self.mount_rootfs(&directory, image, users.as_ref())?;
+        let root = Root::open(&rootfs)?;
         let accounts = Accounts::read(&root).context("cannot read the image's accounts")?;
         let user = user::resolve(context, &image.execution.user, &accounts).map_err(|e| anyhow!(e))?;
+        if let Some(users) = &users {
+            users.range.check(&user).map_err(|e| anyhow!(e))?;
+        }
         let cwd = [&record.config.working_dir, &image.execution.working_dir]
             .into_iter()
             .find(|d| !d.is_empty());
         if let Some(cwd) = cwd {
-            root.make_dirs(&mounts::clean(cwd), 0o755)
+            root.make_dirs_of(&mounts::clean(cwd), 0o755, users.as_ref().map(Users::root))
                 .with_context(|| format!("cannot make the working directory {cwd:?}"))?;
         }
-        let binds = self.binds(sandbox, record, image, &directory, &root)?;
+        let binds = self.binds(sandbox, record, image, &directory, &root, users.as_ref())?;
         let mut devices = devices::requested(&record.config.devices)?;
         if context.privileged {
             devices.extend(devices::of_host().context("cannot list the host's devices")?);
         }
+        let named = self.devices_by_name(&record.config).map_err(|e| anyhow!(e))?;
+        let devices = named.with_devices(devices);
         let rules = devices::rules(&devices, context.privileged);
         let confined = apparmor::profile(context.apparmor.as_ref(), context.privileged, &apparmor::Kernel)
             .map_err(|e| anyhow!("failed to generate apparmor spec opts: {e}"))?;
         let unified = self.cgroups.version() == Version::V2;
-        let sandbox_record = sandbox.record.lock().clone();
         let mut spec = spec::build(&Input {
             config: &record.config,
             sandbox: sandbox_config,
@@ -167,6 +183,7 @@ impl Inner {
             grantable: self.grantable,
         })
         .map_err(|e| anyhow!(e))?;
+        named.inject(&mut spec);
         if sandbox_record.external.is_none() {
             spec = spec::for_built_in(spec);
         } else {
@@ -184,26 +201,56 @@ impl Inner {
         Ok(user)
     }
 
+    /// What drivers say that a container has to have for the devices that it asks for by name.
+    fn devices_by_name(&self, config: &ContainerConfig) -> Result<cdi::Edits, String> {
+        let named = config.cdi_devices.iter().map(|d| d.name.as_str());
+        let annotations = config.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let directories: Vec<&Path> = self.config.cdi.iter().map(PathBuf::as_path).collect();
+        cdi::edits(&directories, &cdi::asked(named, annotations))
+    }
+
     pub fn bundle(&self, record: &ContainerRecord) -> PathBuf {
         self.state_dir(&record.sandbox).join("bundles").join(&record.id)
     }
 
-    /// The image's layers under a writable one.
-    fn mount_rootfs(&self, directory: &Path, image: &Image) -> anyhow::Result<PathBuf> {
+    /// The image's layers under a writable one, which the container's root owns.
+    fn mount_rootfs(&self, directory: &Path, image: &Image, users: Option<&Users>) -> anyhow::Result<PathBuf> {
         let rootfs = directory.join("rootfs");
         let (upper, work) = (directory.join("upper"), directory.join("work"));
         for dir in [&rootfs, &upper, &work] {
             std::fs::create_dir_all(dir)?;
         }
-        let mut lowers = self.images.layers.directories(&image.chains);
-        if lowers.is_empty() {
-            let empty = directory.join("empty");
-            std::fs::create_dir_all(&empty)?;
-            lowers.push(empty);
+        let lowers = self.images.layers.directories(&image.chains);
+        let mounted = |lowers: &[PathBuf]| match lowers {
+            [] => {
+                let empty = directory.join("empty");
+                std::fs::create_dir_all(&empty)?;
+                mount::overlay(&[empty], Some((&upper, &work)), &rootfs)
+            }
+            lowers => mount::overlay(lowers, Some((&upper, &work)), &rootfs),
+        };
+        if let Some((user, group)) = users.map(Users::root) {
+            for dir in [&upper, &work] {
+                std::os::unix::fs::lchown(dir, Some(user), Some(group))?;
+            }
         }
-        mount::overlay(&lowers, Some((&upper, &work)), &rootfs)
+        self.seen_by(users, &directory.join("layers"), &lowers, mounted)
             .with_context(|| format!("cannot mount the root file system at {}", rootfs.display()))?;
         Ok(rootfs)
+    }
+
+    /// Mounts something of layers, as a pod's users see them. `at` is a directory for the moment.
+    fn seen_by(
+        &self,
+        users: Option<&Users>,
+        at: &Path,
+        lowers: &[PathBuf],
+        mount: impl FnOnce(&[PathBuf]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        match users {
+            None => mount(lowers),
+            Some(users) => users.with_layers(self.images.layers.root(), lowers, at, mount),
+        }
     }
 
     fn binds(
@@ -213,12 +260,16 @@ impl Inner {
         image: &Image,
         directory: &Path,
         root: &Root,
+        users: Option<&Users>,
     ) -> anyhow::Result<Vec<Bind>> {
         let config = &record.config;
         let mut volumes = Vec::new();
         for (i, m) in config.mounts.iter().enumerate() {
             volumes.push(match &m.image {
-                Some(spec) => Some(self.mount_image(&directory.join(format!("image-{i}")), spec, &m.image_sub_path)?),
+                Some(spec) => {
+                    let at = directory.join(format!("image-{i}"));
+                    Some(self.mount_image(&at, spec, &m.image_sub_path, users)?)
+                }
                 None => None,
             });
         }
@@ -226,6 +277,8 @@ impl Inner {
             bail!("runtime handler does not support recursive read-only mounts");
         }
         let requested = mounts::requested(&config.mounts, |i| volumes[i].clone()).map_err(|e| anyhow!(e))?;
+        let range = users.map(|u| u.range);
+        mounts::check_mappings(&requested, range).map_err(|e| anyhow!(e))?;
         let files = Files(records::directory::<SandboxRecord>(&self.config.root, &sandbox.id));
         let read_only = spec::security(config).readonly_rootfs;
         let ipc = spec::security(config)
@@ -243,23 +296,33 @@ impl Inner {
             Bind::of_sandbox(files.resolv_conf(), "/etc/resolv.conf", read_only),
             Bind::of_sandbox(shm, "/dev/shm", false),
         ];
-        of_sandbox.extend(image_volumes(&image.execution, directory, root)?);
+        if let Some(range) = range {
+            of_sandbox.iter_mut().for_each(|bind| bind.map(range));
+        }
+        of_sandbox.extend(image_volumes(&image.execution, directory, root, users)?);
         Ok(mounts::merge(requested, of_sandbox))
     }
 
     /// An image as a read-only volume.
-    fn mount_image(&self, at: &Path, spec: &v1::ImageSpec, sub_path: &str) -> anyhow::Result<PathBuf> {
+    fn mount_image(
+        &self,
+        at: &Path,
+        spec: &v1::ImageSpec,
+        sub_path: &str,
+        users: Option<&Users>,
+    ) -> anyhow::Result<PathBuf> {
         let image = self
             .images
             .find(&spec.image)
             .with_context(|| format!("failed to resolve image \"{}\": not found", spec.image))?;
         std::fs::create_dir_all(at)?;
         let lowers = self.images.layers.directories(&image.chains);
-        match lowers.as_slice() {
-            [] => {}
-            [one] => mount::bind_read_only(one, at)?,
-            lowers => mount::overlay(lowers, None, at)?,
-        }
+        let mounted = |lowers: &[PathBuf]| match lowers {
+            [] => Ok(()),
+            [one] => mount::bind_read_only(one, at),
+            lowers => mount::overlay(lowers, None, at),
+        };
+        self.seen_by(users, &at.with_extension("layers"), &lowers, mounted)?;
         if sub_path.is_empty() {
             return Ok(at.to_path_buf());
         }
@@ -348,11 +411,19 @@ impl Inner {
 }
 
 /// Directories that the image declares as volumes, with what the image has there.
-fn image_volumes(execution: &Execution, directory: &Path, root: &Root) -> anyhow::Result<Vec<Bind>> {
+fn image_volumes(
+    execution: &Execution,
+    directory: &Path,
+    root: &Root,
+    users: Option<&Users>,
+) -> anyhow::Result<Vec<Bind>> {
     let mut binds = Vec::new();
     for (i, target) in execution.volumes.keys().enumerate() {
         let source = directory.join(format!("volume-{i}"));
         std::fs::create_dir_all(&source)?;
+        if let Some((user, group)) = users.map(Users::root) {
+            std::os::unix::fs::lchown(&source, Some(user), Some(group))?;
+        }
         let inside = mounts::clean(target);
         match root.open_in(&inside, nix::libc::O_PATH | nix::libc::O_DIRECTORY, 0) {
             Ok(existing) => {

@@ -23,7 +23,7 @@ pub struct Device {
 }
 
 impl Device {
-    fn at(host: &Path, container: &Path, access: &str) -> io::Result<Option<Device>> {
+    pub fn at(host: &Path, container: &Path, access: &str) -> io::Result<Option<Device>> {
         let meta = std::fs::metadata(host)?;
         let kind = match meta.file_type() {
             t if t.is_char_device() => DeviceKind::Char,

@@ -80,6 +80,12 @@ impl Inner {
                 .restrict_devices(&record.cgroup, &rules)
                 .context("cannot restrict devices")?;
         }
+        let users =
+            super::users::Range::of(&super::namespace_options(&sandbox.config())).map_err(anyhow::Error::msg)?;
+        let host = |id: u32| match users {
+            Some(range) => range.host(id).context("the container's user is not in the pod"),
+            None => Ok(id),
+        };
         let start = Start {
             container: record.id.clone(),
             bundle: bundle.to_string_lossy().into_owned(),
@@ -88,8 +94,8 @@ impl Inner {
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
             log: record.log.clone(),
-            uid: record.user.uid,
-            gid: record.user.gid,
+            uid: host(record.user.uid)?,
+            gid: host(record.user.gid)?,
             oom_score_adj: i32::try_from(record.resources.oom_score_adj).ok(),
             own_pid_namespace: super::spec::pid_mode(&record.config) == v1::NamespaceMode::Container,
             joins: self.joins(sandbox, record)?,

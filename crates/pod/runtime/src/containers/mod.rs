@@ -2,7 +2,7 @@
 
 mod apparmor;
 mod create;
-mod devices;
+pub mod devices;
 mod layer;
 mod lifecycle;
 pub mod metrics;
@@ -13,6 +13,7 @@ mod signals;
 mod spec;
 pub mod stats;
 mod user;
+pub mod users;
 
 use std::sync::{Arc, Weak};
 

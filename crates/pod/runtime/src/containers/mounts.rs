@@ -7,6 +7,7 @@ use keelson_cri::v1;
 use keelson_sys::mount::{MountPoint, mount_of};
 use serde_json::{Value, json};
 
+use super::users::Range;
 use crate::shim::protocol::MountPropagation;
 
 /// A file or directory of the host in a container.
@@ -31,6 +32,39 @@ impl Bind {
             ..Bind::default()
         }
     }
+
+    /// Its files are to be the pod's users'.
+    pub fn map(&mut self, range: Range) {
+        let ids = vec![v1::IdMapping {
+            host_id: range.first,
+            container_id: 0,
+            length: range.length,
+        }];
+        (self.uid_mappings, self.gid_mappings) = (ids.clone(), ids);
+    }
+}
+
+/// Files are shown to the pod's users or to nobody else.
+pub fn check_mappings(binds: &[Bind], users: Option<Range>) -> Result<(), String> {
+    let wanted = users.map(|range| {
+        let mut bind = Bind::default();
+        bind.map(range);
+        bind.uid_mappings
+    });
+    for bind in binds {
+        for mappings in [&bind.uid_mappings, &bind.gid_mappings] {
+            if !mappings.is_empty() && Some(mappings) != wanted.as_ref() {
+                return Err(format!(
+                    "the mappings of the mount at {:?} are not those of the pod's user namespace",
+                    bind.target
+                ));
+            }
+        }
+        if bind.uid_mappings.is_empty() != bind.gid_mappings.is_empty() {
+            return Err(format!("the mount at {:?} maps users or groups only", bind.target));
+        }
+    }
+    Ok(())
 }
 
 /// The binds that a configuration asks for; `image` gives the directory of an image volume.
@@ -57,19 +91,22 @@ fn one(mount: &v1::Mount, image: Option<PathBuf>) -> Result<Bind, String> {
             ));
         }
     }
+    // An image's layers are shown to the pod's users already.
+    let mapped = image.is_none();
     let source = match image {
         Some(directory) => directory,
         None => host_path(path)?,
     };
     check_propagation(&source, mount.propagation())?;
+    let mappings = |list: &[v1::IdMapping]| if mapped { list.to_vec() } else { Vec::new() };
     Ok(Bind {
         source,
         target: mount.container_path.clone(),
         read_only: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation: mount.propagation(),
-        uid_mappings: mount.uid_mappings.clone(),
-        gid_mappings: mount.gid_mappings.clone(),
+        uid_mappings: mappings(&mount.uid_mappings),
+        gid_mappings: mappings(&mount.gid_mappings),
     })
 }
 
@@ -281,6 +318,23 @@ mod tests {
         let mounts = spec(&[bind("/dev")], &CgroupView::Own { writable: false }, false);
         let targets: Vec<&str> = mounts.iter().map(|m| m["destination"].as_str().unwrap()).collect();
         assert_eq!(targets, ["/proc", "/sys", "/sys/fs/cgroup", "/dev"]);
+    }
+
+    #[test]
+    fn files_are_shown_to_the_pods_users_only() {
+        let range = |first| Range { first, length: 65_536 };
+        let mapped = |first| {
+            let mut bind = bind("/v");
+            bind.map(range(first));
+            bind
+        };
+        let users = Some(range(131_072));
+        assert_eq!(check_mappings(&[bind("/v"), mapped(131_072)], users), Ok(()));
+        assert!(check_mappings(&[mapped(65_536)], users).is_err());
+        assert!(check_mappings(&[mapped(131_072)], None).is_err());
+        let mut half = mapped(131_072);
+        half.gid_mappings.clear();
+        assert!(check_mappings(&[half], users).is_err());
     }
 
     #[test]

@@ -17,6 +17,12 @@ use std::sync::Arc;
 
 type Reply<T> = Result<Response<T>, Status>;
 
+/// What is begun is finished, though its caller has gone or waits no longer: nothing is left half made.
+async fn whole<T: Send + 'static>(work: impl Future<Output = anyhow::Result<T>> + Send + 'static) -> Result<T, Status> {
+    let done = tokio::spawn(work).await.map_err(|e| unknown(e.into()))?;
+    done.map_err(unknown)
+}
+
 impl Runtime {
     fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Status> {
         self.0.sandbox(id).ok_or_else(|| not_found("sandbox", id))
@@ -130,25 +136,24 @@ impl keelson_cri::RuntimeService for Runtime {
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Reply<RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = required(request.config, "sandbox config")?;
-        let id = self
-            .0
-            .run_sandbox(config, &request.runtime_handler)
-            .await
-            .map_err(unknown)?;
+        let runtime = self.0.clone();
+        let id = whole(async move { runtime.run_sandbox(config, &request.runtime_handler).await }).await?;
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id }))
     }
 
     async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Reply<StopPodSandboxResponse> {
         // Stopping what is gone has succeeded already.
         if let Some(sandbox) = self.0.sandbox(&request.into_inner().pod_sandbox_id) {
-            self.0.stop_sandbox(&sandbox).await.map_err(unknown)?;
+            let runtime = self.0.clone();
+            whole(async move { runtime.stop_sandbox(&sandbox).await }).await?;
         }
         Ok(Response::new(StopPodSandboxResponse {}))
     }
 
     async fn remove_pod_sandbox(&self, request: Request<RemovePodSandboxRequest>) -> Reply<RemovePodSandboxResponse> {
         if let Some(sandbox) = self.0.sandbox(&request.into_inner().pod_sandbox_id) {
-            self.0.remove_sandbox(&sandbox).await.map_err(unknown)?;
+            let runtime = self.0.clone();
+            whole(async move { runtime.remove_sandbox(&sandbox).await }).await?;
         }
         Ok(Response::new(RemovePodSandboxResponse {}))
     }
@@ -190,17 +195,19 @@ impl keelson_cri::RuntimeService for Runtime {
         let request = request.into_inner();
         let config = required(request.config, "container config")?;
         let sandbox = self.sandbox(&request.pod_sandbox_id)?;
-        let id = self
-            .0
-            .create_container(&sandbox, config, request.sandbox_config)
-            .await
-            .map_err(unknown)?;
+        let runtime = self.0.clone();
+        let work = async move {
+            let created = runtime.create_container(&sandbox, config, request.sandbox_config);
+            created.await
+        };
+        let id = whole(work).await?;
         Ok(Response::new(CreateContainerResponse { container_id: id }))
     }
 
     async fn start_container(&self, request: Request<StartContainerRequest>) -> Reply<StartContainerResponse> {
         let container = self.container(&request.into_inner().container_id)?;
-        self.0.start_container(&container).await.map_err(unknown)?;
+        let runtime = self.0.clone();
+        whole(async move { runtime.start_container(&container).await }).await?;
         Ok(Response::new(StartContainerResponse {}))
     }
 
@@ -208,14 +215,16 @@ impl keelson_cri::RuntimeService for Runtime {
         let request = request.into_inner();
         if let Some(container) = self.0.container(&request.container_id) {
             let patience = Duration::from_secs(request.timeout.try_into().unwrap_or(0));
-            self.0.stop_container(&container, patience).await.map_err(unknown)?;
+            let runtime = self.0.clone();
+            whole(async move { runtime.stop_container(&container, patience).await }).await?;
         }
         Ok(Response::new(StopContainerResponse {}))
     }
 
     async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Reply<RemoveContainerResponse> {
         if let Some(container) = self.0.container(&request.into_inner().container_id) {
-            self.0.remove_container(&container).await.map_err(unknown)?;
+            let runtime = self.0.clone();
+            whole(async move { runtime.remove_container(&container).await }).await?;
         }
         Ok(Response::new(RemoveContainerResponse {}))
     }
@@ -405,19 +414,22 @@ impl keelson_cri::RuntimeService for Runtime {
             .await
             .err()
             .map(|why| ("NetworkPluginNotReady", why));
-        let handler = |name: &str| RuntimeHandler {
-            name: name.to_owned(),
-            features: Some(RuntimeHandlerFeatures {
-                recursive_read_only_mounts: self.0.recursive_read_only,
-                user_namespaces: false,
-            }),
-        };
+        let mut handlers = Vec::new();
+        for name in self.0.config.handler_names() {
+            handlers.push(RuntimeHandler {
+                name: name.to_owned(),
+                features: Some(RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: self.0.recursive_read_only,
+                    user_namespaces: self.0.user_namespaces(name).await.is_ok(),
+                }),
+            });
+        }
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus {
                 conditions: vec![condition(RUNTIME_READY, None), condition(NETWORK_READY, network)],
             }),
             info: Default::default(),
-            runtime_handlers: self.0.config.handler_names().map(handler).collect(),
+            runtime_handlers: handlers,
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 ..RuntimeFeatures::default()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use keelson_api::quantity::Quantity;
 use keelson_cri::v1::{self, NamespaceMode, PodSandboxConfig};
 use keelson_network::{PodNetworkRequest, PortMapping, Protocol};
@@ -13,6 +13,7 @@ use super::Sandbox;
 use super::files::Files;
 use crate::config::Handler;
 use crate::containers::namespace_options;
+use crate::containers::users::Range;
 use crate::records::{self, SandboxRecord, SandboxState};
 use crate::runtime::{Inner, new_id, now};
 use crate::shim::Shim;
@@ -35,6 +36,13 @@ impl Inner {
             "" => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
             name => name.to_owned(),
         };
+        if Range::of(&options)
+            .map_err(|e| anyhow!("user namespace configuration: {e}"))?
+            .is_some()
+            && let Err(why) = self.user_namespaces(handler).await
+        {
+            bail!("user namespaces can't be had: {why}");
+        }
         let id = new_id();
         let record = SandboxRecord {
             id: id.clone(),
@@ -126,26 +134,15 @@ impl Inner {
 }
 
 fn shim_config(record: &SandboxRecord, options: &v1::NamespaceOption) -> anyhow::Result<ShimConfig> {
-    let (mut uids, mut gids) = (Vec::new(), Vec::new());
-    if let Some(user) = options
-        .userns_options
-        .as_ref()
-        .filter(|u| u.mode() == NamespaceMode::Pod)
-    {
-        let convert = |list: &[v1::IdMapping]| {
-            list.iter()
-                .map(|m| IdMapping {
-                    container: m.container_id,
-                    host: m.host_id,
-                    length: m.length,
-                })
-                .collect::<Vec<_>>()
-        };
-        (uids, gids) = (convert(&user.uids), convert(&user.gids));
-        if uids.is_empty() || gids.is_empty() {
-            bail!("user namespace configuration: no ID mappings");
-        }
-    }
+    let users = Range::of(options).map_err(|e| anyhow!("user namespace configuration: {e}"))?;
+    let ids: Vec<IdMapping> = users
+        .iter()
+        .map(|range| IdMapping {
+            container: 0,
+            host: range.first,
+            length: range.length,
+        })
+        .collect();
     let linux = record.config.linux.clone().unwrap_or_default();
     Ok(ShimConfig {
         sandbox_id: record.id.clone(),
@@ -156,8 +153,8 @@ fn shim_config(record: &SandboxRecord, options: &v1::NamespaceOption) -> anyhow:
         own_uts: record.own_network,
         shared_pid: options.pid() == NamespaceMode::Pod,
         sysctls: linux.sysctls.into_iter().collect(),
-        uid_mappings: uids,
-        gid_mappings: gids,
+        uid_mappings: ids.clone(),
+        gid_mappings: ids,
         oom_score_adj: OOM_SCORE,
     })
 }

@@ -35,6 +35,9 @@ type Result<T> = std::result::Result<T, ShimError>;
 /// How long a shim may take to say that it ends.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// How long it may take to find out whether there are user namespaces.
+const PROBING: Duration = Duration::from_secs(20);
+
 /// A shim, known by its state directory.
 #[derive(Clone, Debug)]
 pub struct Shim {
@@ -67,6 +70,29 @@ impl Shim {
             ));
         }
         Ok(Shim { dir })
+    }
+
+    /// Whether pods can have users of their own on this machine, or why not. `dir` is on the images' file system, and there
+    /// for the moment only.
+    pub async fn user_namespaces(program: &Path, dir: &Path) -> std::result::Result<(), String> {
+        let mut command = tokio::process::Command::new(program);
+        command
+            .arg("shim")
+            .arg(super::PROBE)
+            .arg(dir)
+            .env_clear()
+            .kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let output = tokio::time::timeout(PROBING, command.output()).await;
+        let output = output.map_err(|_| format!("the kernel did not say so within {PROBING:?}"))?;
+        let output = output.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
     }
 
     /// The path of one of the pod's namespaces: "net", "ipc", "uts", "pid" or "user".

@@ -41,6 +41,17 @@ struct Attached {
 /// The container's ends of its standard streams.
 pub type ChildStreams = [OwnedFd; 3];
 
+/// Gives pipes to the user that a process runs as: programs open /dev/stdout and the like again. Whatever else there is,
+/// /dev/null, is everybody's.
+pub fn own(streams: &ChildStreams, uid: u32, gid: u32) -> io::Result<()> {
+    for fd in streams {
+        if nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFIFO {
+            nix::unistd::fchown(fd, Some(uid.into()), Some(gid.into()))?;
+        }
+    }
+    Ok(())
+}
+
 impl Container {
     /// Opens the log and makes the streams. With a terminal there are none to pass on: its master comes later.
     pub fn prepare(start: Start) -> io::Result<(Container, Option<ChildStreams>)> {
@@ -71,16 +82,11 @@ impl Container {
             File::open("/dev/null")?.into()
         };
         let (stdout, stderr) = (pipe()?, pipe()?);
-        for (end, fd) in [(container.start.stdin, &stdin), (true, &stdout.1), (true, &stderr.1)] {
-            if end {
-                // Programs open /dev/stdout and the like again, as the user they run as.
-                let (uid, gid) = (container.start.uid.into(), container.start.gid.into());
-                nix::unistd::fchown(fd, Some(uid), Some(gid))?;
-            }
-        }
+        let streams = [stdin, stdout.1, stderr.1];
+        own(&streams, container.start.uid, container.start.gid)?;
         container.add_output(stdout.0, Stream::Stdout)?;
         container.add_output(stderr.0, Stream::Stderr)?;
-        Ok((container, Some([stdin, stdout.1, stderr.1])))
+        Ok((container, Some(streams)))
     }
 
     pub fn set_terminal(&mut self, master: OwnedFd) -> io::Result<()> {

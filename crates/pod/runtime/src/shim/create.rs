@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use super::launch;
 use super::program::{self, Plan};
 use super::protocol::{MountPropagation, Start};
+use super::staging;
 
 /// `libcontainer`'s and external runtimes' own state, in the sandbox's state directory.
 pub const OCI_ROOT: &str = "oci";
@@ -93,6 +94,11 @@ fn built_in(
         bundle = setup_bundle(&bundle, &proc).map_err(text)?;
     }
     let root = dir.join(OCI_ROOT);
+    let mut stage = None;
+    let spec = read_spec(&bundle).map_err(text)?;
+    if staging::is_for(&spec) {
+        stage = Some(staged(spec, &mut bundle, dir)?);
+    }
     let console = start
         .terminal
         .then(|| Console::listen(dir, &start.container))
@@ -116,6 +122,7 @@ fn built_in(
         .as_sibling(true)
         .build()
         .map_err(|e| clean(chain(e)))?;
+    drop(stage);
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     let master = console.map(Console::accept).transpose().map_err(text)?;
     tell(report, pid, master.as_ref()).map_err(text)?;
@@ -204,11 +211,26 @@ fn proc_of(joined: &Joined, bundle: &Path) -> io::Result<PathBuf> {
 /// A bundle whose process stays outside of the process namespace, with full capabilities and without a filter: what
 /// has to be set up is, and the process namespace is entered as the last thing. See [`program`].
 fn setup_bundle(bundle: &Path, proc: &Path) -> io::Result<PathBuf> {
-    let spec: Value = serde_json::from_slice(&std::fs::read(bundle.join(SPEC))?)?;
-    let setup = bundle.join("setup");
-    std::fs::create_dir_all(&setup)?;
-    std::fs::write(setup.join(SPEC), serde_json::to_vec(&outside(spec, proc))?)?;
-    Ok(setup)
+    sub_bundle(bundle, "setup", &outside(read_spec(bundle)?, proc))
+}
+
+/// A bundle of what is laid out for users of the pod's own, who can't reach what the other one names.
+fn staged(mut spec: Value, bundle: &mut PathBuf, dir: &Path) -> Result<staging::Held, String> {
+    let needed = bundle.canonicalize().map_err(text)?;
+    let held = staging::set(&mut spec, &[dir, &needed])?;
+    *bundle = sub_bundle(bundle, "staged", &spec).map_err(text)?;
+    Ok(held)
+}
+
+fn read_spec(bundle: &Path) -> io::Result<Value> {
+    Ok(serde_json::from_slice(&std::fs::read(bundle.join(SPEC))?)?)
+}
+
+fn sub_bundle(bundle: &Path, name: &str, spec: &Value) -> io::Result<PathBuf> {
+    let sub = bundle.join(name);
+    std::fs::create_dir_all(&sub)?;
+    std::fs::write(sub.join(SPEC), serde_json::to_vec(spec)?)?;
+    Ok(sub)
 }
 
 fn outside(mut spec: Value, proc: &Path) -> Value {

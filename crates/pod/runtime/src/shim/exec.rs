@@ -11,6 +11,7 @@ use std::path::Path;
 use keelson_sys::cgroup::Cgroups;
 use keelson_sys::process;
 use keelson_sys::tty;
+use nix::sched::CloneFlags;
 use oci_spec::runtime::Spec;
 
 use super::create::{external_command, run_external, set_oom_score};
@@ -55,6 +56,10 @@ fn built_in(exec: &Exec, target: &Target<'_>, streams: Option<[OwnedFd; 3]>, rep
         .and_then(|c| c.attach_beside(target.cgroup, own, target.pid))
         .map_err(|e| e.to_string())?;
     process::enter_namespaces(target.process.as_fd(), plan.namespaces).map_err(step("enter the container"))?;
+    if plan.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        // The host's root is nobody there, and could own no terminal.
+        process::set_ids(0, 0, &[]).map_err(step("become the pod's root"))?;
+    }
     match streams {
         Some(streams) => {
             for (fd, target) in streams.iter().zip(0..) {

@@ -67,7 +67,10 @@ impl Server {
             None
         } else {
             let three = descriptors.try_into();
-            Some(three.map_err(|_| io::Error::other("exec without terminal needs three descriptors"))?)
+            let three: ChildStreams =
+                three.map_err(|_| io::Error::other("exec without terminal needs three descriptors"))?;
+            super::container::own(&three, start.uid, start.gid)?;
+            Some(three)
         };
         let dir = self.dir.clone();
         let kept = vec![process.as_raw_fd()];

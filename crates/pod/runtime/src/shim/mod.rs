@@ -15,9 +15,11 @@ mod log;
 mod making;
 mod namespaces;
 mod pause;
+mod probe;
 mod program;
 pub mod protocol;
 mod server;
+mod staging;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -35,10 +37,18 @@ pub use namespaces::{DIRECTORY as NAMESPACES, PROC};
 
 use protocol::ShimConfig;
 
+/// In place of a sandbox's directory: whether pods can have users of their own is found out in the directory that follows.
+const PROBE: &str = "--user-namespaces";
+
 /// The program's entry when its first argument is `shim`; `args` are those behind it. Must run before any thread is
 /// started. Returns to the caller's parent as soon as the shim serves; the shim itself goes on in the background.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
-    let result = match args.into_iter().next() {
+    let mut args = args.into_iter();
+    let result = match args.next() {
+        Some(asked) if asked == PROBE => args
+            .next()
+            .ok_or_else(|| io::Error::other("a directory is missing"))
+            .and_then(|dir| probe::run(Path::new(&dir)).map_err(io::Error::other)),
         Some(dir) => launch_shim(Path::new(&dir)),
         None => Err(io::Error::other("usage: shim <state directory of a sandbox>")),
     };

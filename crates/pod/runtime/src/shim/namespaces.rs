@@ -139,7 +139,8 @@ fn hold(dir: &Path, config: &ShimConfig, pid: i32, child: &mut UnixStream) -> io
     })
 }
 
-fn map(mappings: &[IdMapping]) -> String {
+/// As `uid_map` and `gid_map` take it.
+pub fn map(mappings: &[IdMapping]) -> String {
     mappings
         .iter()
         .map(|m| format!("{} {} {}\n", m.container, m.host, m.length))
@@ -180,14 +181,13 @@ fn inside(mut shim: UnixStream, config: &ShimConfig) -> i32 {
 
 /// What pods with a network of their own find set, as with containerd 2: any user may listen on any port and send echo
 /// requests, for nobody else is in there. The pod's own settings come later.
-fn usual(config: &ShimConfig) -> Vec<(&'static str, &'static str)> {
+fn usual(config: &ShimConfig) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();
     if config.own_network {
-        settings.push(("net.ipv4.ip_unprivileged_port_start", "0"));
-        // A range of groups that a user namespace need not have.
-        if config.gid_mappings.is_empty() {
-            settings.push(("net.ipv4.ping_group_range", "0 2147483647"));
-        }
+        settings.push(("net.ipv4.ip_unprivileged_port_start", "0".to_owned()));
+        // Groups that a user namespace doesn't have are refused.
+        let last = config.gid_mappings.first().map_or(2_147_483_647, |m| m.length - 1);
+        settings.push(("net.ipv4.ping_group_range", format!("0 {last}")));
     }
     settings
 }
@@ -200,7 +200,7 @@ fn prepare(config: &ShimConfig) -> io::Result<()> {
         nix::unistd::sethostname(&config.hostname)?;
     }
     for (name, value) in usual(config) {
-        match std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value) {
+        match std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), &value) {
             // A kernel without it has nothing to open.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             done => {
@@ -228,10 +228,10 @@ mod tests {
 
     #[test]
     fn the_usual_settings_need_a_network_of_the_pods_own() {
-        let names = |own_network, mapped| {
+        let settings = |own_network, mapped| {
             let mapping = IdMapping {
                 container: 0,
-                host: 100_000,
+                host: 131_072,
                 length: 65_536,
             };
             let config = ShimConfig {
@@ -239,11 +239,12 @@ mod tests {
                 gid_mappings: if mapped { vec![mapping] } else { Vec::new() },
                 ..ShimConfig::default()
             };
-            usual(&config).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+            usual(&config)
         };
-        let (ports, ping) = ("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range");
-        assert_eq!(names(true, false), [ports, ping]);
-        assert_eq!(names(true, true), [ports]);
-        assert!(names(false, false).is_empty());
+        let ports = ("net.ipv4.ip_unprivileged_port_start", "0".to_owned());
+        let ping = |groups: &str| ("net.ipv4.ping_group_range", groups.to_owned());
+        assert_eq!(settings(true, false), [ports.clone(), ping("0 2147483647")]);
+        assert_eq!(settings(true, true), [ports, ping("0 65535")]);
+        assert!(settings(false, false).is_empty());
     }
 }

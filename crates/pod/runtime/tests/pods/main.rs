@@ -8,6 +8,7 @@ mod basics;
 mod beside;
 mod cells;
 mod crashes;
+mod devices;
 mod isolation;
 mod layers;
 mod registry;
@@ -15,6 +16,7 @@ mod series;
 mod streams;
 mod support;
 mod upgrades;
+mod users;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         &[
             basics::ALL,
             isolation::ALL,
+            devices::ALL,
             beside::ALL,
             streams::ALL,
             layers::ALL,
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
             registry::ALL,
             series::ALL,
             upgrades::ALL,
+            users::ALL,
             crashes::ALL,
         ]
         .concat(),

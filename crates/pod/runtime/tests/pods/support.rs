@@ -364,6 +364,7 @@ pub fn config(dir: &Path, cgroup: &str) -> Config {
         state: dir.join("state"),
         cgroup_root: cgroup.to_owned(),
         images: Some(dir.join("images")),
+        cdi: vec![dir.join("cdi")],
         handlers: [("test-handler".to_owned(), keelson_runtime::Handler::BuiltIn)].into(),
         ..Config::default()
     }

@@ -2,6 +2,7 @@
 
 use super::super::show;
 use super::*;
+use crate::userns::UNIT;
 use std::net::IpAddr;
 use std::path::{Component, Path};
 
@@ -158,7 +159,9 @@ pub(super) const FIELDS: &[Field] = &[
         "runtime-request-timeout",
         Kind::Duration,
         false,
-        unmet("2m0s", &[], "this kubelet waits as long as the runtime takes"),
+        set(put!(runtime_request_timeout, some_time), |c| {
+            show::time(c.runtime_request_timeout)
+        }),
     ),
     field(
         "crashLoopBackOff",
@@ -212,7 +215,7 @@ pub(super) const FIELDS: &[Field] = &[
         "",
         Kind::Object,
         true,
-        set(user_namespaces, |_| json!({"idsPerPod": 65_536})),
+        set(user_namespaces, |c| json!({"idsPerPod": c.ids_per_pod})),
     ),
     field(
         "containerLogMaxSize",
@@ -316,12 +319,15 @@ fn logs(v: &Value) -> Result<PathBuf, String> {
     }
 }
 
-fn user_namespaces(_: &mut Config, v: &Value) -> Result<(), String> {
+fn user_namespaces(c: &mut Config, v: &Value) -> Result<(), String> {
     known(v, "", &[("idsPerPod", Kind::Int)])?;
-    match v["idsPerPod"].as_i64().unwrap_or(65_536) {
-        65_536 => Ok(()),
-        few if few < 65_536 => Err("idsPerPod must not be less than 65536".into()),
-        odd if odd % 65_536 != 0 => Err("idsPerPod must be a multiple of 65536".into()),
-        many => Err(format!("idsPerPod: {many} can't be had here: each pod has as many")),
-    }
+    let unit = i64::from(UNIT);
+    let said = v["idsPerPod"].as_i64().unwrap_or(unit);
+    c.ids_per_pod = match u32::try_from(said) {
+        _ if said < unit => return Err(format!("idsPerPod must not be less than {unit}")),
+        _ if said % unit != 0 => return Err(format!("idsPerPod must be a multiple of {unit}")),
+        Ok(ids) => ids,
+        Err(_) => return Err(format!("idsPerPod must not be more than {}", u32::MAX)),
+    };
+    Ok(())
 }

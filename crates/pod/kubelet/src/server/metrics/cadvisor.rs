@@ -1,7 +1,6 @@
 //! `/metrics/cadvisor`: what the kernel counts of the machine, the classes of pods, pods and their containers, under the
 //! names and labels that cAdvisor gave it. Read from the cgroups when somebody asks.
 
-use super::measured;
 use super::text::Text;
 use crate::host::FsStats;
 use crate::kubelet::Kubelet;
@@ -103,11 +102,11 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> (Vec<Place>, bool) {
     let mut places = Vec::new();
     let root = &kl.layout.root;
     let fs = kl.host.fs_stats(root).and_then(|fs| Ok((fs, kl.host.device_of(root)?)));
-    let fs = fs.inspect_err(|e| tracing::warn!("{} can't be measured: {e}", root.display()));
+    let fs = kl.unmeasured.measured(&root.display().to_string(), fs, &mut false);
     let mut failed = false;
-    let mut read = |path: &str| measured(path, kl.host.group(path), &mut failed);
+    let mut read = |path: &str| kl.unmeasured.measured(path, kl.host.group(path), &mut failed);
     let disk = |used: Option<u64>| {
-        let (fs, device) = fs.as_ref().ok()?;
+        let (fs, device) = fs.as_ref()?;
         Some(Disk {
             device: device.clone(),
             used: used?,
@@ -119,7 +118,7 @@ fn measure(kl: &Kubelet, running: Vec<Running>) -> (Vec<Place>, bool) {
     if let Some(mut group) = read("/") {
         let interfaces = kl.host.carried(None).unwrap_or_default();
         group.interfaces = interfaces.into_iter().filter(|i| !is_of_a_pod(&i.name)).collect();
-        group.disk = disk(fs.as_ref().ok().map(|(fs, _)| used(fs)));
+        group.disk = disk(fs.as_ref().map(|(fs, _)| used(fs)));
         places.push(Place {
             id: "/".into(),
             group,

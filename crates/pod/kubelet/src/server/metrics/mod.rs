@@ -2,6 +2,7 @@
 //! containers use ([`resource`], [`cadvisor`]), probes, and service levels.
 
 pub mod cadvisor;
+mod measured;
 pub mod resource;
 mod text;
 
@@ -12,6 +13,8 @@ use crate::worker::Stage;
 use keelson_cri::v1 as cri;
 use std::collections::BTreeMap;
 use text::Text;
+
+pub use measured::Unmeasured;
 
 /// What claims' volumes hold, in upstream's order: name, help and where it stands.
 type Held = (&'static str, &'static str, fn(&Stats) -> u64);
@@ -63,19 +66,6 @@ pub async fn kubelet(kl: &Kubelet) -> String {
     volumes(kl, &mut out).await;
     process(&mut out, |_| true);
     out.into_string()
-}
-
-/// What was measured of a cgroup: one that has gone meanwhile is left out, and anything else is noted as failed.
-fn measured<T>(path: &str, found: std::io::Result<T>, failed: &mut bool) -> Option<T> {
-    match found {
-        Ok(found) => Some(found),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ENODEV) => None,
-        Err(e) => {
-            tracing::warn!("the cgroup {path} can't be measured: {e}");
-            *failed = true;
-            None
-        }
-    }
 }
 
 fn node(kl: &Kubelet, out: &mut Text) {
@@ -221,31 +211,4 @@ pub fn slis() -> String {
     );
     out.sample(name, &[("name", "ping"), ("type", "healthz")], 1.0, None);
     out.into_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::{Host, fake::FakeHost};
-    use std::io;
-
-    #[tokio::test(start_paused = true)]
-    async fn only_what_has_gone_is_no_error() {
-        let os = io::Error::from_raw_os_error;
-        for (e, wanted) in [
-            (os(nix::libc::ENOENT), false),
-            (os(nix::libc::ENODEV), false),
-            (os(nix::libc::EIO), true),
-            (io::Error::from(io::ErrorKind::Unsupported), true),
-        ] {
-            let (text, mut failed) = (e.to_string(), false);
-            assert_eq!(measured("/a", Err::<(), _>(e), &mut failed), None);
-            assert_eq!(failed, wanted, "{text}");
-        }
-        let host = FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH);
-        let mut failed = false;
-        host.spoil(std::path::Path::new("/a"), true);
-        assert!(measured("/b", host.group("/b"), &mut failed).is_some() && !failed);
-        assert!(measured("/a", host.group("/a"), &mut failed).is_none() && failed);
-    }
 }

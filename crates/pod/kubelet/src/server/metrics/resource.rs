@@ -1,6 +1,5 @@
 //! `/metrics/resource`: what the resource metrics pipeline reads.
 
-use super::measured;
 use super::text::Text;
 use crate::host::Usage;
 use crate::kubelet::Kubelet;
@@ -180,7 +179,7 @@ fn containers(out: &mut Text, all: &[Sample]) {
 fn groups(kl: &Kubelet, out: &mut Text) -> bool {
     let mut failed = false;
     let at = kl.host.now().as_millisecond();
-    if let Some(node) = measured("/", kl.host.node_usage(), &mut failed) {
+    if let Some(node) = kl.unmeasured.measured("/", kl.host.node_usage(), &mut failed) {
         for (name, help, counter, of) in NODE {
             if let Some(value) = of(&node) {
                 out.family(name, help, counter);
@@ -191,7 +190,8 @@ fn groups(kl: &Kubelet, out: &mut Text) -> bool {
     let running = kl.workers.all().into_iter().filter(|h| h.stage() == Stage::Syncing);
     let used = running.filter_map(|h| {
         let (pod, path) = (h.pod(), kl.cgroup_of(&h.pod()));
-        Some((pod, measured(&path, kl.host.cgroup_usage(&path), &mut failed)?))
+        let usage = kl.host.cgroup_usage(&path);
+        Some((pod, kl.unmeasured.measured(&path, usage, &mut failed)?))
     });
     let used: Vec<_> = used.collect();
     for (name, help, counter, of) in PODS {

@@ -30,6 +30,7 @@ use keelson_csi::v1::node_service_capability::rpc::Type as Capability;
 use keelson_csi::v1::{self as csi, volume_usage::Unit};
 use node_info::NodeInfo;
 use parking_lot::Mutex;
+pub use register::Drivers as CsiDrivers;
 use source::Source;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,6 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(90);
 
 pub struct Csi {
     tools: Arc<Tools>,
-    stop: CancellationToken,
     node: String,
     /// Another name of the kubelet's directory.
     known_as: Option<PathBuf>,
@@ -64,7 +64,7 @@ impl Csi {
         tell: Box<dyn Fn() + Send + Sync>,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let drivers = Arc::new(Drivers::new(tools.rest.clone(), stop.clone(), tools.wake.clone()));
+        let drivers = Arc::new(Drivers::new(tools.rest.clone(), stop, tools.wake.clone()));
         let csi = Csi {
             attachments: Attachments::new(drivers.clone(), tell),
             nodes: NodeInfo::new(tools.rest.clone(), node.clone()),
@@ -74,7 +74,6 @@ impl Csi {
             drivers,
             known_as,
             node,
-            stop,
             tools,
         };
         if let Err(e) = csi.restore() {
@@ -87,11 +86,6 @@ impl Csi {
     /// Makes sure that the node has the object that says which drivers it has.
     pub async fn initialize(&self) -> Result<(), String> {
         self.nodes.initialize().await
-    }
-
-    /// Follows the drivers that register.
-    pub fn start(self: &Arc<Self>) {
-        tokio::spawn(register::follow(self.clone(), self.stop.clone()));
     }
 
     /// What was in use when this kubelet started still is, until its pods are seen to have gone.

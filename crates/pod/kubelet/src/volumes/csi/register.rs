@@ -1,210 +1,61 @@
-//! How drivers become known: each leaves a socket in `plugins_registry`, is asked there who it is, and is told whether it
-//! was taken. A socket that goes, or is made anew, ends what it stood for.
-//!
-//! One task a socket: a plug-in that doesn't answer delays no other. A failed one is tried again with growing delay.
+//! How CSI drivers become known: what they say of the node is written to the cluster first.
 
 use super::node_info::Facts;
 use super::{Csi, limits};
-use crate::host::{FileKind, Host};
-use keelson_csi::registration::{InfoRequest, PluginInfo, RegistrationStatus};
-use keelson_csi::{CSI_PLUGIN, Driver};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use crate::plugins::{Kind, Plug, Refusal};
+use keelson_csi::CSI_PLUGIN;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const FIRST_DELAY: Duration = Duration::from_millis(500);
-const MAX_DELAY: Duration = Duration::from_secs(122);
-/// How long a plug-in may take to say who it is, and to be told: upstream's are 1 s and 5 s.
-const TALK: Duration = Duration::from_secs(5);
-/// How deep sockets are looked for.
-const DEEPEST: usize = 8;
+/// The type of plug-ins.
+pub struct Drivers(pub Arc<Csi>);
 
-/// Follows the directory until the kubelet stops.
-pub async fn follow(csi: Arc<Csi>, stop: CancellationToken) {
-    let dir = csi.tools.layout.root.join("plugins_registry");
-    let host = csi.tools.host.clone();
-    let mut changes = match host.make_dir(&dir, 0o755).and_then(|()| host.follow(&dir)) {
-        Ok(changes) => changes,
-        Err(e) => {
-            tracing::error!("plug-ins can't register: {} can't be followed: {e}", dir.display());
-            return;
-        }
-    };
-    let mut known: BTreeMap<PathBuf, Plug> = BTreeMap::new();
-    loop {
-        let mut now = BTreeMap::new();
-        sockets(&*host, &dir, 0, &mut now);
-        let mut leaving: BTreeMap<PathBuf, JoinHandle<()>> = BTreeMap::new();
-        for (path, plug) in std::mem::take(&mut known) {
-            if now.get(&path) == Some(&plug.id) {
-                known.insert(path, plug);
-            } else {
-                plug.gone.cancel();
-                leaving.insert(path, plug.task);
-            }
-        }
-        for (path, id) in now {
-            if known.contains_key(&path) {
-                continue;
-            }
-            let gone = stop.child_token();
-            // What the socket stood for before ends first.
-            let task = tokio::spawn(plug(csi.clone(), path.clone(), gone.clone(), leaving.remove(&path)));
-            known.insert(path, Plug { id, gone, task });
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            change = changes.changed() => if change.is_err() { return },
-        }
+#[tonic::async_trait]
+impl Kind for Drivers {
+    fn name(&self) -> &'static str {
+        CSI_PLUGIN
     }
-}
 
-/// The sockets in a directory and below it, each with what tells it from another of its name.
-fn sockets(host: &dyn Host, dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, (u64, u64)>) {
-    for name in host.list_dir(dir).unwrap_or_default() {
-        let path = dir.join(&name);
-        if name.starts_with('.') {
-            continue;
-        }
-        match host.kind(&path) {
-            Ok(Some(FileKind::Socket)) => {
-                // One that has gone meanwhile is nothing.
-                if let Ok(id) = host.identity(&path) {
-                    found.insert(path, id);
-                }
-            }
-            Ok(Some(FileKind::Directory)) if depth < DEEPEST => sockets(host, &path, depth + 1, found),
-            _ => {}
-        }
-    }
-}
-
-/// A socket, what tells it from another of its name, and its task.
-struct Plug {
-    id: (u64, u64),
-    gone: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-/// One socket's life.
-async fn plug(csi: Arc<Csi>, socket: PathBuf, gone: CancellationToken, before: Option<JoinHandle<()>>) {
-    if let Some(Err(e)) = futures::future::OptionFuture::from(before).await {
-        tracing::error!(socket = %socket.display(), "the end of a plug-in failed: {e}");
-    }
-    let mut delay = FIRST_DELAY;
-    let (name, endpoint) = loop {
-        let tried = tokio::select! {
-            () = gone.cancelled() => return,
-            tried = register(&csi, &socket) => tried,
-        };
-        match tried {
-            Ok(taken) => break taken,
-            Err(e) => tracing::warn!(socket = %socket.display(), "a plug-in can't be registered: {e}"),
-        }
-        tokio::select! {
-            () = gone.cancelled() => return,
-            () = tokio::time::sleep(delay) => {}
-        }
-        delay = (delay * 2).min(MAX_DELAY);
-    };
-    tracing::info!(driver = name, "a CSI driver has registered");
-    limits::keep(&csi, &name, &gone).await;
-    if csi.stop.is_cancelled() {
-        // The kubelet goes, not the driver.
-        return;
-    }
-    tracing::info!(driver = name, "a CSI driver has gone");
-    forget(&csi, &name, &endpoint).await;
-}
-
-/// Makes a driver unknown, unless another has taken its place.
-async fn forget(csi: &Csi, name: &str, endpoint: &Path) {
-    if csi.drivers.remove(name, endpoint)
-        && let Err(e) = csi.nodes.uninstall(name).await
-    {
-        tracing::warn!(
-            driver = name,
-            "a driver that has gone can't be taken from the node's objects: {e}"
-        );
-    }
-}
-
-/// Asks the plug-in who it is and tells it what became of it. Returns the driver's name and where it is
-/// called, once it is known everywhere.
-async fn register(csi: &Csi, socket: &Path) -> Result<(String, PathBuf), String> {
-    let at = socket.display();
-    let mut client = Driver::registrar(socket, TALK);
-    let info = tokio::time::timeout(TALK, client.get_info(InfoRequest {}))
-        .await
-        .map_err(|_| "no answer".to_owned())
-        .and_then(|r| r.map_err(|e| crate::rpc_text(&e)))
-        .map_err(|e| {
-            format!("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket {at}, err: {e}")
-        })?
-        .into_inner();
-    let endpoint = endpoint(&info, socket);
-    let taken = take(csi, socket, &info, &endpoint).await;
-    let status = RegistrationStatus {
-        plugin_registered: taken.is_ok(),
-        error: taken.as_ref().err().cloned().unwrap_or_default(),
-    };
-    let told = tokio::time::timeout(TALK, client.notify_registration_status(status)).await;
-    let told = told
-        .map_err(|_| "no answer".to_owned())
-        .and_then(|r| r.map_err(|e| crate::rpc_text(&e)));
-    match (taken, told) {
-        (Ok(()), Ok(_)) => {
-            csi.drivers.announce(&info.name);
-            if let Err(e) = csi.sweep(&info.name).await {
-                tracing::warn!("volumes that nobody uses can't be unstaged and stay in use: {e}");
-            }
-            Ok((info.name, endpoint))
-        }
-        (Ok(()), Err(e)) => {
-            forget(csi, &info.name, &endpoint).await;
-            Err(format!(
-                "RegisterPlugin error -- failed to send registration status at socket {at}, err: {e}"
+    async fn take(&self, plug: &Plug) -> Result<(), Refusal> {
+        let csi = &self.0;
+        let (name, endpoint) = (plug.name.as_str(), &plug.endpoint);
+        let known = csi.drivers.get(name).map(|r| r.version);
+        let version = version(name, &plug.versions, known).map_err(|e| {
+            let endpoint = endpoint.display();
+            Refusal::Invalid(format!(
+                "validation failed for CSI Driver {name} at endpoint {endpoint}: {e}"
             ))
+        })?;
+        let driver = csi.drivers.add(name, endpoint, version);
+        let installed = async {
+            let facts = Facts::ask(&driver).await?;
+            csi.nodes.install(name, &facts).await
+        };
+        installed.await.map_err(|e| {
+            csi.drivers.remove(name, endpoint);
+            Refusal::Failed(e)
+        })
+    }
+
+    async fn keep(&self, plug: &Plug, gone: &CancellationToken) {
+        let csi = &self.0;
+        csi.drivers.announce(&plug.name);
+        if let Some(Err(e)) = gone.run_until_cancelled(csi.sweep(&plug.name)).await {
+            tracing::warn!("volumes that nobody uses can't be unstaged and stay in use: {e}");
         }
-        (Err(e), _) => Err(e),
+        limits::keep(csi, &plug.name, gone).await;
     }
-}
 
-async fn take(csi: &Csi, socket: &Path, info: &PluginInfo, endpoint: &Path) -> Result<(), String> {
-    let at = socket.display();
-    if info.r#type != CSI_PLUGIN {
-        return Err(format!(
-            "RegisterPlugin error -- no handler registered for plugin type: {} at socket {at}",
-            info.r#type
-        ));
-    }
-    let name = info.name.as_str();
-    let known = csi.drivers.get(name).map(|r| r.version);
-    let version = version(name, &info.supported_versions, known).map_err(|e| {
-        let endpoint = endpoint.display();
-        format!(
-            "RegisterPlugin error -- plugin validation failed with err: validation failed for CSI Driver {name} at endpoint \
-             {endpoint}: {e}"
-        )
-    })?;
-    let driver = csi.drivers.add(name, endpoint, version);
-    let installed = async {
-        let facts = Facts::ask(&driver).await?;
-        csi.nodes.install(name, &facts).await
-    };
-    installed.await.map_err(|e| {
-        csi.drivers.remove(name, endpoint);
-        format!("RegisterPlugin error -- plugin registration failed with err: {e}")
-    })
-}
-
-fn endpoint(info: &PluginInfo, socket: &Path) -> PathBuf {
-    match info.endpoint.strip_prefix("unix://").unwrap_or(&info.endpoint) {
-        "" => socket.to_owned(),
-        named => named.into(),
+    async fn forget(&self, plug: &Plug) {
+        let (csi, name) = (&self.0, plug.name.as_str());
+        if csi.drivers.remove(name, &plug.endpoint)
+            && let Err(e) = csi.nodes.uninstall(name).await
+        {
+            tracing::warn!(
+                driver = name,
+                "a driver that has gone can't be taken from the node's objects: {e}"
+            );
+        }
     }
 }
 
