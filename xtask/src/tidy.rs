@@ -89,8 +89,14 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("keelson-network", &["keelson-sys"]),
-    ("keelson-runtime", &["keelson-cri", "keelson-sys", "keelson-network"]),
-    ("keelson-policy", &["keelson-client", "keelson-sys", "keelson-network"]),
+    (
+        "keelson-runtime",
+        &["keelson-api", "keelson-cri", "keelson-sys", "keelson-network"],
+    ),
+    (
+        "keelson-policy",
+        &["keelson-client", "keelson-measure", "keelson-sys", "keelson-network"],
+    ),
     ("keelson-proxy", &["keelson-client", "keelson-measure", "keelson-sys"]),
     ("keelson-dns", &["keelson-client", "keelson-measure", "keelson-sys"]),
     (

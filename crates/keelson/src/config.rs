@@ -324,14 +324,11 @@ impl Options {
             self.access.fill(std::mem::take(&mut other.access));
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
-                disable_default_registry_endpoint, image_pull_credentials_verification_policy,
-                preloaded_images_verification_allowlist, disable, gateway_api, bind_address,
-                api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
-                manifests, kubelet_link, cgroup_root, encryption_provider_config,
-                encryption_provider_config_automatic_reload, audit_log_path, audit_policy_file,
-                audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers, etcd_cafile,
-                etcd_certfile, etcd_keyfile, etcd_prefix,
-                etcd_healthcheck_timeout, etcd_compaction_interval, store_snapshot_schedule,
+                disable_default_registry_endpoint, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
+                bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
+                manifests, kubelet_link, cgroup_root, encryption_provider_config, encryption_provider_config_automatic_reload, audit_log_path,
+                audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers,
+                etcd_cafile, etcd_certfile, etcd_keyfile, etcd_prefix, etcd_healthcheck_timeout, etcd_compaction_interval, store_snapshot_schedule,
                 store_snapshot_retention, store_snapshot_dir, scheduler_config, log, log_format);
             self.config = None;
         }
