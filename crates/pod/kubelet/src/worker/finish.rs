@@ -45,9 +45,14 @@ impl Worker {
             return Next::Wait(Some(self.retry.next()));
         }
         // Before the end is told: then claims are given to others.
-        if let Err(e) = self.kl.claims.unprepare(&self.handle.uid).await {
+        while let Err(e) = self.kl.claims.unprepare(&self.handle.uid).await {
             tracing::warn!(pod = %pods::describe(&pod), "devices can't be given back, which is tried again: {e}");
-            return Next::Wait(Some(self.retry.next()));
+            // Here: what has ended isn't ended once more, which the runtime would tell of each time.
+            let (handle, again) = (self.handle.clone(), self.retry.next());
+            tokio::select! {
+                () = handle.wake.notified() => {}
+                () = tokio::time::sleep_until(again) => {}
+            }
         }
         self.kl.probes.forget(&self.kl.metrics, &self.handle.pod());
         self.publish(&pod, true);

@@ -26,8 +26,10 @@ impl Drop for Running {
 /// Serves at a socket. What comes there is passed on, so that it can be cut off.
 async fn serve(socket: &Path, router: Router) -> Running {
     let inner = socket.with_extension("inner");
+    for stale in [socket, &inner] {
+        let _none = std::fs::remove_file(stale);
+    }
     let incoming = keelson_grpc::bind(&inner).await.unwrap();
-    let _stale = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket).unwrap();
     let token = CancellationToken::new();
     let (running, passing) = (Running(token.clone()), token.clone());
