@@ -9,7 +9,8 @@ export CLUSTER=${CLUSTER:-klt0} NODE_IP=${NODE_IP:-10.79.0.1}
 step() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
 step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p keelson
 step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
-step "the store over etcd"; tools/test-etcd.sh
+step "the store over etcd, and the same answers from ours"; tools/test-etcd.sh
+step "our store in the place of etcd"; tools/test-etcd-api.sh
 step "two machines"; tools/test-nodes.sh
 step "a developer's cluster"; tools/test-dev.sh
 step "an upgrade"; tools/test-upgrade.sh

@@ -112,6 +112,9 @@ impl Cluster {
                 async move { upkeep.run(stop).await }
             });
         }
+        if let Some(address) = config.etcd_listen {
+            components::etcd::beside::start(&mut running, config, &store, address).await?;
+        }
         controllers(&mut running, config, &pki, &api, &telling);
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));

@@ -14,7 +14,7 @@ use keelson_network::underlay::Mode;
 use keelson_sys::nft::Family;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -189,6 +189,9 @@ pub struct Options {
     /// How long the past is kept, in either store; 0: this server gives up nothing [default: 5m]
     #[arg(long, env = "KEELSON_ETCD_COMPACTION_INTERVAL", value_name = "DURATION")]
     pub etcd_compaction_interval: Option<String>,
+    /// Address on which the store in DATA_DIR speaks etcd's API, to whom pki/etcd in DATA_DIR vouches for [default: none]
+    #[arg(long, env = "KEELSON_ETCD_LISTEN", value_name = "IP:PORT")]
+    pub etcd_listen: Option<SocketAddr>,
     /// When snapshots of the store are taken, as cron writes it, in UTC; "none": by themselves never [default: every twelve hours; none of an
     /// etcd that somebody else runs]
     #[arg(long, env = "KEELSON_STORE_SNAPSHOT_SCHEDULE", value_name = "CRON")]
@@ -266,6 +269,8 @@ pub struct Config {
     pub store: store::Choice,
     /// How often the past is given up, if by this server.
     pub compaction: Option<Duration>,
+    /// Where the store speaks etcd's API.
+    pub etcd_listen: Option<SocketAddr>,
     pub snapshots: store::snapshot::schedule::Settings,
     pub scheduler: keelson_scheduler::Config,
     pub log: Log,
@@ -328,7 +333,7 @@ impl Options {
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config, encryption_provider_config_automatic_reload, audit_log_path,
                 audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers,
-                etcd_cafile, etcd_certfile, etcd_keyfile, etcd_prefix, etcd_healthcheck_timeout, etcd_compaction_interval, store_snapshot_schedule,
+                etcd_cafile, etcd_certfile, etcd_keyfile, etcd_prefix, etcd_healthcheck_timeout, etcd_compaction_interval, etcd_listen, store_snapshot_schedule,
                 store_snapshot_retention, store_snapshot_dir, scheduler_config, log, log_format);
             self.config = None;
         }
@@ -387,6 +392,7 @@ impl Options {
                 "--cluster-dns {dns}: it is in none of the ranges of services (--service-cidr)"
             );
         }
+        let etcd_listen = store::listens(&self)?;
         let snapshots = store::snapshot::schedule::Settings::of(&self, &data_dir)?;
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
@@ -453,6 +459,7 @@ impl Options {
             access,
             store,
             compaction,
+            etcd_listen,
             snapshots,
             scheduler: components::scheduler::settings(self.scheduler_config.as_deref())
                 .context("--scheduler-config")?,
@@ -616,85 +623,4 @@ pub fn host_name() -> anyhow::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_wins_over_the_file() {
-        let file = std::env::temp_dir().join(format!("keelson-config-{}.yaml", std::process::id()));
-        std::fs::write(
-            &file,
-            "node-name: from-file\napi-port: 7443\ndisable: [dns, proxy]\nservice-cidr: 10.50.0.0/16\nanonymous-auth: false\napi-audiences: [a, b]\n",
-        )
-        .unwrap();
-        let options = Options {
-            config: Some(file.clone()),
-            node_name: Some("from-flag".into()),
-            node_ip: Some(vec!["127.0.0.1".into()]),
-            ..Options::default()
-        };
-        let config = options.resolve().unwrap();
-        assert_eq!(config.node_name, "from-flag");
-        assert_eq!(config.api_port, 7443);
-        assert!(!config.access.authentication.anonymous.enabled);
-        assert_eq!(config.access.api_audiences, ["a", "b"]);
-        assert!(!config.runs(Component::Dns) && config.runs(Component::Agent));
-        assert_eq!(config.cluster_dns, ["10.50.0.10".parse::<IpAddr>().unwrap()]);
-        let on = |name: &str, ip: Option<&str>| {
-            let options = Options {
-                network_interface: Some(name.into()),
-                node_ip: ip.map(|ip| vec![ip.into()]),
-                ..Options::default()
-            };
-            options.resolve().map(|c| (c.node_ip(), c.network))
-        };
-        assert_eq!(on("lo", None).unwrap(), (Ipv4Addr::LOCALHOST.into(), Mode::Vxlan));
-        let of_no_use = Options {
-            gateway_api: Some(true),
-            disable: Some(vec!["ingress".into()]),
-            node_ip: Some(vec!["127.0.0.1".into()]),
-            ..Options::default()
-        };
-        assert!(of_no_use.resolve().is_err());
-        assert!(on("lo", Some("192.0.2.1")).is_err() && on("none", None).is_err());
-        // Without ranges the families are those of the node's addresses; with them each family needs an address.
-        let families = |node: &str, pods: Option<&str>, services: Option<&str>| {
-            let list = |text: &str| text.split(',').map(String::from).collect::<Vec<_>>();
-            let options = Options {
-                node_ip: Some(list(node)),
-                cluster_cidr: pods.map(list),
-                service_cidr: services.map(list),
-                ..Options::default()
-            };
-            let shown = |c: Config| {
-                let pods: Vec<String> = c.cluster_cidrs.iter().map(IpNet::to_string).collect();
-                format!("{} {:?} {}", pods.join(","), c.node_ips, c.bind_address)
-            };
-            options.resolve().map(shown)
-        };
-        assert_eq!(
-            families("2001:db8::1", None, None).unwrap(),
-            "fd00:244::/48 [2001:db8::1] ::"
-        );
-        assert_eq!(
-            families("2001:db8::1,192.0.2.1", None, None).unwrap(),
-            "10.244.0.0/16 [192.0.2.1] 0.0.0.0"
-        );
-        let both = (Some("fd00:244::/48,10.244.0.0/16"), Some("fd00:96::/112,10.96.0.0/16"));
-        assert_eq!(
-            families("192.0.2.1,2001:db8::1", both.0, both.1).unwrap(),
-            "fd00:244::/48,10.244.0.0/16 [2001:db8::1, 192.0.2.1] ::"
-        );
-        let missing = families("2001:db8::1", both.0, both.1).unwrap_err().to_string();
-        assert!(missing.contains("--node-ip has no IPv4 address"), "{missing}");
-        std::fs::write(&file, "nodename: typo\n").unwrap();
-        let wrong = Options {
-            config: Some(file.clone()),
-            ..Options::default()
-        }
-        .resolve()
-        .unwrap_err();
-        assert!(format!("{wrong:#}").contains("nodename"), "{wrong:#}");
-        std::fs::remove_file(&file).unwrap();
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ mod config;
 mod definitions;
 mod dev;
 mod doctor;
+mod envtest;
 mod etcd;
 mod families;
 mod follow;
@@ -101,10 +102,12 @@ enum Command {
     Kubeconfig(kubeconfig::Options),
     /// List this machine's certificates, or have them made anew
     Certificate(certificate::Options),
-    /// Take, list and restore snapshots of the store
+    /// Take, list and restore snapshots of the store; move it from and to an etcd
     Store(store::snapshot::command::Options),
-    /// Look after the etcd that servers run (--cluster-init): its members, their files
+    /// Look after the etcd that servers run (--cluster-init): its members, their files; or serve the store as an etcd
     Etcd(etcd::command::Options),
+    /// Make a directory of programs for tests with controller-runtime's envtest
+    Envtest(envtest::Options),
     /// Show or rotate the keys that seal secrets in the store
     Secrets(secrets::Options),
     /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
@@ -177,13 +180,14 @@ fn is_unread(why: &str) -> bool {
 }
 
 /// By which other names this program is called, and which command each means.
-const NAMES: [(&str, &str); 6] = [
-    (why::PLUGIN, "why"),
-    ("kube-apiserver", "apiserver"),
-    ("kube-controller-manager", "controller-manager"),
-    ("kube-scheduler", "scheduler"),
-    ("kube-proxy", "proxy"),
-    ("kubelet", "kubelet"),
+const NAMES: [(&str, &[&str]); 7] = [
+    (why::PLUGIN, &["why"]),
+    ("kube-apiserver", &["apiserver"]),
+    ("kube-controller-manager", &["controller-manager"]),
+    ("kube-scheduler", &["scheduler"]),
+    ("kube-proxy", &["proxy"]),
+    ("kubelet", &["kubelet"]),
+    ("etcd", &["etcd", "serve"]),
 ];
 
 /// The command line, with the command that the program's name means.
@@ -191,7 +195,7 @@ fn words_of(mut given: Vec<OsString>) -> Vec<OsString> {
     let name = given.first().and_then(|first| Path::new(first).file_name());
     let meant = NAMES.iter().find(|(other, _)| name.is_some_and(|name| name == *other));
     if let Some((_, command)) = meant {
-        given.splice(..1, ["keelson".into(), (*command).into()]);
+        given.splice(..1, ["keelson"].iter().chain(*command).map(Into::into));
     }
     given
 }
@@ -215,6 +219,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kubeconfig(options) => kubeconfig::main(options),
         Command::Certificate(options) => certificate::main(options),
         Command::Store(options) => store::snapshot::command::main(options),
+        Command::Envtest(options) => envtest::main(options),
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),

@@ -8,6 +8,7 @@
 pub mod apiserver;
 pub mod controller_manager;
 pub mod dns;
+pub mod etcd;
 mod front;
 pub mod kubelet;
 pub mod proxy;
@@ -37,6 +38,13 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
+    /// What another flag says about it, unless these say something.
+    pub fn or_level(&mut self, level: Option<&str>) {
+        if self.log.is_none() && self.verbosity.is_none() {
+            self.log = level.map(Into::into);
+        }
+    }
+
     pub fn resolve(&self) -> anyhow::Result<Log> {
         let by_number = self.verbosity.map(|n| match n {
             0..=3 => "info",

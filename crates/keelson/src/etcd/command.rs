@@ -1,7 +1,8 @@
-//! `keelson etcd`: the etcd that Keelson runs, on a machine that is a member or was one.
+//! `keelson etcd`: the etcd that Keelson runs, on a machine that is a member or was one; and the store as an etcd of its own.
 
 use super::{pki, program};
 use crate::client::block_on;
+use crate::components;
 use crate::config;
 use crate::lock::Lock;
 use crate::servers::Remembered;
@@ -15,14 +16,16 @@ use std::process::ExitCode;
 #[derive(Args)]
 pub struct Options {
     #[command(subcommand)]
-    command: Command,
-    /// Data directory of the server
-    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
-    data_dir: PathBuf,
+    pub command: Command,
+    /// Data directory of the server [default: /var/lib/keelson; of serve NAME.etcd]
+    #[arg(long, value_name = "DIR", global = true)]
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
+    /// Run the store alone, as an etcd of one member: also if this program is called etcd
+    Serve(Box<components::etcd::Options>),
     /// Which members there are, who leads, what they take up on disk, what they complain about
     Status,
     /// Write the members' files anew, without what was given up, one after the other
@@ -37,9 +40,15 @@ enum Command {
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
-    let data_dir = config::absolute(options.data_dir)?;
+    let given = options.data_dir;
+    let command = match options.command {
+        Command::Serve(serve) => return components::etcd::main(*serve, given),
+        command => command,
+    };
+    let data_dir = config::absolute(given.unwrap_or_else(|| config::DEFAULT_DATA_DIR.into()))?;
     block_on(async {
-        match options.command {
+        match command {
+            Command::Serve(_) => Ok(()),
             Command::Status => status(&data_dir).await,
             Command::Defragment => defragment(&data_dir).await,
             Command::Remove { name } => remove(&data_dir, &name).await,

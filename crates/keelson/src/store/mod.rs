@@ -2,6 +2,7 @@
 //!
 //! The options have kube-apiserver's names and meanings, so that a cluster's flags can be taken over as they are.
 
+pub mod migrate;
 pub mod snapshot;
 
 use crate::config::{Options, absolute};
@@ -9,6 +10,7 @@ use anyhow::{Context, ensure};
 use keelson_apiserver::connect::{ClientTls, Trust};
 use keelson_apiserver::encryption::ROOT;
 use keelson_store::{Embedded, Etcd, Rooted, Store, compactor, embedded, etcd};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +111,18 @@ pub fn compaction_interval(options: &Options) -> anyhow::Result<Option<Duration>
     Ok(Some(given.unwrap_or(compactor::INTERVAL)).filter(|interval| !interval.is_zero()))
 }
 
+/// `--etcd-listen`: what is served is a store of this server's own.
+pub fn listens(options: &Options) -> anyhow::Result<Option<SocketAddr>> {
+    let has_etcd = options.etcd_servers.as_ref().is_some_and(|servers| !servers.is_empty())
+        || options.cluster_init == Some(true)
+        || options.server.is_some();
+    ensure!(
+        options.etcd_listen.is_none() || !has_etcd,
+        "--etcd-listen: the cluster is kept in an etcd (--etcd-servers, --cluster-init, --server); clients of etcd go there"
+    );
+    Ok(options.etcd_listen)
+}
+
 /// As Go writes durations: `5m`, `1h30m`, `2s`, `0`.
 pub fn duration(flag: &str, text: Option<&str>) -> anyhow::Result<Option<Duration>> {
     let Some(text) = text else { return Ok(None) };
@@ -148,10 +162,15 @@ pub enum Opened {
 
 impl Opened {
     pub async fn open(choice: &Choice) -> anyhow::Result<Opened> {
+        Opened::open_with(choice, embedded::Options::default()).await
+    }
+
+    /// `engine`: of a store in a directory.
+    pub async fn open_with(choice: &Choice, engine: embedded::Options) -> anyhow::Result<Opened> {
         Ok(match choice {
             Choice::Embedded(directory) => {
                 take_restored(directory)?;
-                Opened::Embedded(Embedded::open(directory, embedded::Options::default()).await?)
+                Opened::Embedded(Embedded::open(directory, engine).await?)
             }
             Choice::Etcd(choice) => Opened::Etcd(Etcd::open(choice.options()?).await.context("the store in etcd")?),
         })

@@ -1,5 +1,6 @@
-//! `keelson store snapshot`: taking one, of a server that runs or of a store that nobody has open; listing them; and making a store of one.
+//! `keelson store`: its snapshots, and `migrate`. Taking one, of a server that runs or of a store that nobody has open; listing them; and making a store of one.
 
+use super::super::migrate::{self, Direction};
 use super::{Snapshots, Source, Taken, Why, list};
 use crate::client::block_on;
 use crate::config;
@@ -33,6 +34,9 @@ enum Command {
     /// Take, list and restore snapshots of the store
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Move the store from an etcd into the data directory, or from there into an etcd's. The server must not run
+    #[command(subcommand)]
+    Migrate(Direction),
 }
 
 #[derive(Subcommand)]
@@ -84,7 +88,13 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         Some(given) => config::absolute(given),
         None => Ok(data_dir.join("snapshots")),
     };
-    let Command::Snapshot(command) = options.command;
+    let command = match options.command {
+        Command::Snapshot(command) => command,
+        Command::Migrate(direction) => {
+            block_on(migrate::run(direction, &data_dir))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     match command {
         Snapshot::Save {
             kubeconfig,
@@ -189,7 +199,7 @@ pub fn restore(data_dir: &Path, file: &Path, keep_revision: bool, sum: snapshot:
     Ok(())
 }
 
-fn aside(store: &Path) -> anyhow::Result<PathBuf> {
+pub fn aside(store: &Path) -> anyhow::Result<PathBuf> {
     let mut aside = store.as_os_str().to_os_string();
     aside.push(format!(".before-{}", Timestamp::now().as_second()));
     let aside = PathBuf::from(aside);
