@@ -36,6 +36,7 @@ var roots = [][2]any{
 	{batch.JobSpec{}, batchv1.JobSpec{}},
 	{batch.UncountedTerminatedPods{}, batchv1.UncountedTerminatedPods{}},
 	{core.Event{}, corev1.Event{}},
+	{core.PersistentVolumeSource{}, corev1.PersistentVolumeSource{}},
 	{core.PersistentVolumeSpec{}, corev1.PersistentVolumeSpec{}},
 	{core.ResourceQuotaSpec{}, corev1.ResourceQuotaSpec{}},
 	{rbac.RoleBinding{}, rbacv1.RoleBinding{}},

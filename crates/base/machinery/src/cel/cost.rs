@@ -151,8 +151,9 @@ impl Estimator {
                 let n = range.shape.size();
                 let depth = self.scopes.len();
                 self.scopes.push((c.accu_var.clone(), init.shape.clone()));
+                // A key's length, which no schema bounds, upstream doesn't count.
                 let item = if range.shape.is_map() {
-                    Shape::Built(MAX_REQUEST, None)
+                    Shape::Built(0.0, None)
                 } else {
                     range.shape.element()
                 };

@@ -2,7 +2,7 @@
 
 use super::check::{Errs, quantity, s};
 use super::container::PodFacts;
-use keelson_api::{Map, Value};
+use keelson_api::{Map, Quantity, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
 
@@ -14,6 +14,14 @@ fn is_native(name: &str) -> bool {
 /// A vendor's resource whose name can be counted by quotas too.
 fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::label_key(&format!("requests.{name}")).is_empty()
+}
+
+/// Whether an amount is of whole pages of the size that the name says.
+fn is_of_pages(name: &str, amount: Quantity) -> bool {
+    let size = name
+        .strip_prefix(HUGE_PAGES)
+        .and_then(|size| Quantity::parse(size).ok());
+    size.is_some_and(|size| size.value() > 0 && size.is_whole() && amount.value() % size.value() == 0)
 }
 
 /// Whether requests may stay below limits.
@@ -80,6 +88,11 @@ pub fn resources(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>) {
         }
         if is_extended(name) && !q.is_whole() {
             e.invalid("", v.clone(), "must be an integer");
+        }
+        if name.starts_with(HUGE_PAGES) && !is_of_pages(name, q) {
+            let shown = v.as_str().unwrap_or_default();
+            let why = format!("{shown} is not positive integer multiple of {name}");
+            e.invalid("", v.clone(), &why);
         }
     };
     for (name, v) in limits {

@@ -124,8 +124,8 @@ fn capacity(e: &mut Errs, spec: &Map) {
         e.required("capacity", "");
     }
     if capacity.is_none_or(|c| c.len() > 1 || !c.contains_key("storage")) {
-        // One that isn't given is shown as Go shows a map that is nil.
-        let shown = spec.get("capacity").cloned().unwrap_or(Value::Null);
+        let shown = spec.get("capacity").filter(|c| !c.is_null()).cloned();
+        let shown = shown.unwrap_or(Value::Object(Map::new()));
         e.not_supported("capacity", shown, &["storage"]);
     }
     for (key, v) in capacity.into_iter().flatten() {
@@ -215,11 +215,12 @@ fn update(new: &Object, old: &Object, e: &mut Errs) {
         }
         Value::Object(kept)
     };
-    if !same(Some(&sources(n)), Some(&sources(o))) {
-        e.forbidden(
-            "spec.persistentvolumesource",
-            "spec.persistentvolumesource is immutable after creation\n",
-        );
+    // A member that is there and empty is another thing than one that isn't.
+    let (now, was) = (sources(n), sources(o));
+    if now != was {
+        let changed = crate::internal::difference("core.PersistentVolumeSource", &was, &now);
+        let why = format!("spec.persistentvolumesource is immutable after creation\n{changed}");
+        e.forbidden("spec.persistentvolumesource", &why);
     }
     e.immutable(n.get("volumeMode"), o.get("volumeMode"), "volumeMode");
     if o.contains_key("nodeAffinity") && !same(n.get("nodeAffinity"), o.get("nodeAffinity")) {

@@ -71,7 +71,8 @@ const ATTACHMENT: Rules = Rules {
         });
     },
     update: |_, new, old, e| {
-        if !same(new.get("spec"), old.get("spec")) {
+        // A member that is there and empty is another thing than one that isn't.
+        if new.get("spec") != old.get("spec") {
             // Upstream's rule is declared, and shows nothing.
             e.invalid("spec", Value::Null, "field is immutable");
         }

@@ -264,7 +264,7 @@ fn limited(e: &mut Errs, level: &Map) {
         match (s(response, "type"), response.obj("queuing")) {
             ("Reject", Some(_)) => e.forbidden("queuing", "must be nil if limited.limitResponse.type is not Limited"),
             ("Reject", None) => {}
-            ("Queue", None) => e.required("queuing", "must not be empty if limited.limitResponse.type is Limited"),
+            ("Queue", None) => e.required("queuing", ""),
             ("Queue", Some(queuing)) => e.within("queuing", |e| queues(e, queuing)),
             ("", _) => e.required("type", ""),
             (other, _) => e.not_supported("type", other, &["Queue", "Reject"]),
