@@ -20,6 +20,8 @@ UNTIL = [time.monotonic() + 600]
 MAPS = "/api/v1/namespaces/default/configmaps"
 counts, failures, lock = {}, [], threading.Lock()
 slowest, relists, gaps, seen, written = [0.0], [0], [], set(), set()
+# Who may still write.
+writing = [2]
 
 
 def going():
@@ -85,15 +87,22 @@ def writes(n):
                 written.add(name)
         connection.close()
         time.sleep(0.02)
+    with lock:
+        writing[0] -= 1
+
+
+def done():
+    with lock:
+        return not going() and not writing[0] and not written - seen
 
 
 def watch(n):
     version, ended = None, None
-    while going() or written - seen:
+    while not done():
         if time.monotonic() > UNTIL[0]:
             return
         connection = connect()
-        connection.timeout = 15
+        connection.timeout = 5
         try:
             if version is None:
                 listed = ask("list for the watch", connection, "GET", MAPS + "?labelSelector=load")
@@ -114,7 +123,7 @@ def watch(n):
                     break
                 version = event["object"]["metadata"]["resourceVersion"]
                 seen.add(event["object"]["metadata"]["name"])
-                if not going() and not written - seen:
+                if done():
                     return
         except TimeoutError:
             pass
