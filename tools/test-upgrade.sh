@@ -113,7 +113,8 @@ done
 
 echo "--- the power goes while nobody has confirmed"
 $K upgrade "$S/made/hangs" --timeout 300s >"$S/out" 2>&1 & UPGRADE=$!
-for _ in $(seq 300); do cmp -s $K "$S/made/hangs" && break; sleep 0.1; done
+# Until the ill program runs, which is a moment after it stands there.
+for _ in $(seq 600); do cmp -s $K "$S/made/hangs" && [ "$(readlink "/proc/$(systemctl show x | sed -n 's/MainPID=//p')/exe")" = $K ] && break; sleep 0.1; done
 kill -9 $UPGRADE; wait $UPGRADE 2>/dev/null || true
 runs hangs "meanwhile"
 kill -9 "$(systemctl show x | sed -n 's/MainPID=//p')"
