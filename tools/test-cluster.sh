@@ -1,6 +1,6 @@
 #!/bin/bash
 # test-cluster.sh: the store over a real etcd; two machines that become a cluster, of both families too; three servers that fail; then a real cluster in a network namespace: the new user's path with
-# kubectl, kill -9 under load, the quick conformance list, snapshots, storage, and a removal that leaves no trace. Ends only what it started. About 8 minutes once all is built.
+# kubectl, kill -9 under load, the quick conformance list, snapshots, storage, and a removal that leaves no trace. Ends only what it started. About 10 minutes once all is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."; PROFILE=${PROFILE:-release}
 export KEELSON=$PWD/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson

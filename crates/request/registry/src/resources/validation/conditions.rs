@@ -4,20 +4,19 @@ use super::Rules;
 use super::check::{Errs, IMMUTABLE, s};
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names::{self, regex_error};
+use std::collections::HashSet;
 
 const STATUSES: [&str; 3] = ["False", "True", "Unknown"];
 const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
 
 /// The conditions in `m`, each of a type of its own and whole.
 pub fn conditions(e: &mut Errs, m: &Map) {
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     e.each(m, "conditions", |e, _, c| {
-        let kind = s(c, "type").to_string();
-        if seen.contains(&kind) {
-            e.duplicate("", kind.as_str());
+        if !seen.insert(s(c, "type").to_string()) {
+            e.duplicate("", s(c, "type"));
         }
         condition(e, c);
-        seen.push(kind);
     });
 }
 

@@ -41,15 +41,13 @@ impl Status<'_> {
 
 pub fn change(new: &Object, old: &Object, e: &mut Errs) {
     let empty = Map::new();
-    let of = |o: &'_ Object| (o.obj("status").cloned(), o.obj("spec").cloned());
-    let ((now, now_spec), (was, was_spec)) = (of(new), of(old));
     let now = Status {
-        map: now.as_ref().unwrap_or(&empty),
-        spec: now_spec.as_ref().unwrap_or(&empty),
+        map: new.obj("status").unwrap_or(&empty),
+        spec: new.obj("spec").unwrap_or(&empty),
     };
     let was = Status {
-        map: was.as_ref().unwrap_or(&empty),
-        spec: was_spec.as_ref().unwrap_or(&empty),
+        map: old.obj("status").unwrap_or(&empty),
+        spec: old.obj("spec").unwrap_or(&empty),
     };
     e.within("status", |e| {
         counts(e, &now);
@@ -297,8 +295,11 @@ fn interval(text: &str, completions: i64) -> Result<(i64, i64), String> {
 }
 
 fn check_indexes(text: &str, completions: i64) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
     let mut previous: Option<i64> = None;
-    for part in text.split(',').filter(|_| !text.is_empty()) {
+    for part in text.split(',') {
         let (first, last) = interval(part, completions)?;
         if let Some(previous) = previous.filter(|p| *p >= first) {
             return Err(format!("non-increasing order, previous: {previous}, current: {first}"));
