@@ -13,7 +13,7 @@ const DEFINITIONS: ResourceId = ResourceId::fixed(
 );
 const JSON: &str = "application/json";
 
-/// Writes one, unless somebody else brought it: that one is left as it is.
+/// Writes one, which has [`MANAGED_BY`] among its labels, unless somebody else brought it: that one is left as it is.
 pub async fn write(rest: &Rest, definition: &Value) -> anyhow::Result<()> {
     let name = definition["metadata"]["name"].as_str().unwrap_or_default();
     match rest.get_raw(&DEFINITIONS, "", name, "", JSON).await {

@@ -1,6 +1,7 @@
 //! Requests from outside: the namespace where they come in, the classes, and the definitions of the Gateway API if they are asked for.
 
 use crate::config::{Component, Config};
+use crate::definitions;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IngressClass, IngressClassSpec};
@@ -10,19 +11,12 @@ use keelson_client::{
 };
 use keelson_controllers::snapshot_definitions::{MANAGED_BY, US};
 use keelson_gateway::{
-    GATEWAY_CLASS, GATEWAY_CONTROLLER, INGRESS_CLASS, INGRESS_CONTROLLER, NAMESPACE, definitions, fronts,
+    GATEWAY_CLASS, GATEWAY_CONTROLLER, INGRESS_CLASS, INGRESS_CONTROLLER, NAMESPACE, definitions as gateway_api, fronts,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 const CLASSES: ResourceId = ResourceId::fixed(
     "gateway.networking.k8s.io",
     "v1",
@@ -30,7 +24,6 @@ const CLASSES: ResourceId = ResourceId::fixed(
     "gatewayclasses",
     false,
 );
-const JSON: &str = "application/json";
 const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 /// How often, and how many times, a class is tried to be made whose definition isn't in force yet.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -62,8 +55,14 @@ pub async fn apply(rest: &Rest, config: &Config) -> anyhow::Result<()> {
         }
         Some(_) => {}
     }
-    if config.gateway_api {
-        define(rest).await?;
+    // The cluster runs without it, and Ingresses are served.
+    if config.gateway_api
+        && let Err(error) = define(rest).await
+    {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the Gateway API isn't there as it was asked for"
+        );
     }
     Ok(())
 }
@@ -131,25 +130,11 @@ async fn remove<K: Kind>(rest: &Rest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the definitions of the Gateway API and a class. Those that somebody else brought are left as they are.
+/// Writes the definitions of the Gateway API, and the class.
 async fn define(rest: &Rest) -> anyhow::Result<()> {
-    for mut definition in definitions::all()? {
-        let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_string();
-        match rest.get_raw(&DEFINITIONS, "", &name, "", JSON).await {
-            Ok(found) if !is_ours(&found)? => {
-                tracing::info!(name, "this definition is somebody else's, and stays");
-                continue;
-            }
-            Err(error) if !is_not_found(&error) => return Err(error.into()),
-            _ => {}
-        }
+    for mut definition in gateway_api::all()? {
         definition["metadata"]["labels"] = json!({MANAGED_BY: US});
-        let patch = Patch::Apply {
-            body: &definition,
-            manager: US,
-            force: true,
-        };
-        rest.patch_raw(&DEFINITIONS, "", &name, "", &patch).await?;
+        definitions::write(rest, &definition).await?;
     }
     let class = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
         "metadata": {"name": GATEWAY_CLASS}, "spec": {"controllerName": GATEWAY_CONTROLLER}});
@@ -159,14 +144,5 @@ async fn define(rest: &Rest) -> anyhow::Result<()> {
             created => return Ok(existing(created)?),
         }
     }
-    // The cluster runs without it.
-    tracing::warn!(
-        "the kinds of the Gateway API aren't served although they are defined: there is no class {GATEWAY_CLASS}"
-    );
-    Ok(())
-}
-
-fn is_ours(definition: &[u8]) -> anyhow::Result<bool> {
-    let definition: Value = serde_json::from_slice(definition)?;
-    Ok(definition["metadata"]["labels"][MANAGED_BY] == US)
+    anyhow::bail!("its kinds aren't served although they are defined: no class {GATEWAY_CLASS} was made")
 }
