@@ -24,6 +24,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const SLICES_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// What a load balancer says of itself: why there is no address.
 const CONDITION: &str = "keelson.dev/LoadBalancer";
+/// So many of the ports are Ingress's, however many Gateways there are.
+const OF_INGRESS: usize = 2;
 /// What the API lets stand in one slice.
 const MOST: usize = 1000;
 
@@ -67,6 +69,18 @@ pub fn hash(key: &ObjectKey) -> String {
     hex::encode(Sha256::digest(key.to_string()))
 }
 
+/// What fronts have to have while Gateways aren't known, or aren't all: those that are there stay as they are.
+pub fn with_unknown_gateways(
+    wanted: &BTreeMap<Owner, BTreeSet<u16>>,
+    now: &BTreeMap<Owner, Front>,
+) -> BTreeMap<Owner, BTreeSet<u16>> {
+    let mut all = wanted.clone();
+    for (owner, front) in now.iter().filter(|(owner, _)| **owner != Owner::Ingress) {
+        all.insert(owner.clone(), front.ports.keys().copied().collect());
+    }
+    all
+}
+
 /// Gives each front the ports that it needs. One that gets none of its ports isn't there: all are given away.
 pub fn assign(
     wanted: &BTreeMap<Owner, BTreeSet<u16>>,
@@ -74,7 +88,11 @@ pub fn assign(
 ) -> BTreeMap<Owner, BTreeMap<u16, u16>> {
     let mut all: BTreeMap<Owner, BTreeMap<u16, u16>> = BTreeMap::new();
     let mut taken: BTreeSet<u16> = BTreeSet::new();
-    let kept = |owner: &Owner, port: &u16| now.get(owner).and_then(|f| f.ports.get(port)).copied();
+    let may_have = |owner: &Owner| PORTS.skip(if *owner == Owner::Ingress { 0 } else { OF_INGRESS });
+    let kept = |owner: &Owner, port: &u16| {
+        let at = now.get(owner).and_then(|f| f.ports.get(port)).copied();
+        at.filter(|at| may_have(owner).any(|p| p == *at))
+    };
     for (owner, ports) in wanted {
         let kept = ports.iter().filter_map(|p| Some((*p, kept(owner, p)?)));
         let kept: BTreeMap<u16, u16> = kept.filter(|(_, at)| taken.insert(*at)).collect();
@@ -86,7 +104,7 @@ pub fn assign(
             if given.contains_key(port) {
                 continue;
             }
-            let Some(free) = PORTS.into_iter().find(|p| !taken.contains(p)) else {
+            let Some(free) = may_have(owner).find(|p| !taken.contains(p)) else {
                 break;
             };
             taken.insert(free);
@@ -224,10 +242,34 @@ mod tests {
         let now = first.iter().map(|(o, p)| (o.clone(), front(p))).collect();
         let wanted = BTreeMap::from([(gateway("a"), ports(&[81, 82])), (gateway("b"), ports(&[80]))]);
         let then = assign(&wanted, &now);
-        assert_eq!(then[&gateway("a")], BTreeMap::from([(81, 7683), (82, 7680)]));
-        assert_eq!(then[&gateway("b")], BTreeMap::from([(80, 7681)]));
-        let many = (0..300).map(|i| (gateway(&i.to_string()), ports(&[80]))).collect();
-        assert_eq!(assign(&many, &BTreeMap::new()).len(), PORTS.count());
+        assert_eq!(then[&gateway("a")], BTreeMap::from([(81, 7683), (82, 7682)]));
+        assert_eq!(then[&gateway("b")], BTreeMap::from([(80, 7684)]));
+        let mut many: BTreeMap<_, _> = (0..300).map(|i| (gateway(&i.to_string()), ports(&[80]))).collect();
+        let given = assign(&many, &BTreeMap::new());
+        assert_eq!(given.len(), PORTS.count() - 2);
+        // Who comes last has its own all the same.
+        let now = given.iter().map(|(o, p)| (o.clone(), front(p))).collect();
+        many.insert(Owner::Ingress, ports(&[80, 443]));
+        assert_eq!(assign(&many, &now)[&Owner::Ingress], first[&Owner::Ingress]);
+    }
+
+    #[test]
+    fn fronts_of_gateways_that_are_not_known_stay() {
+        let front = |ports: &[(u16, u16)]| Front {
+            ports: ports.iter().copied().collect(),
+            ..Front::default()
+        };
+        let now = BTreeMap::from([
+            (Owner::Ingress, front(&[(80, 7680), (443, 7681)])),
+            (gateway("a"), front(&[(8080, 7690)])),
+        ]);
+        let wanted = |ports: &[u16]| BTreeMap::from([(Owner::Ingress, ports.iter().copied().collect())]);
+        let all = assign(&with_unknown_gateways(&wanted(&[80, 443]), &now), &now);
+        assert_eq!(all[&Owner::Ingress], now[&Owner::Ingress].ports);
+        assert_eq!(all[&gateway("a")], now[&gateway("a")].ports);
+        // What is known to be wanted no more goes.
+        let none = with_unknown_gateways(&BTreeMap::new(), &now);
+        assert_eq!(none.keys().collect::<Vec<_>>(), [&gateway("a")]);
     }
 
     #[test]

@@ -138,19 +138,16 @@ async fn publish(rest: &Rest, waiting: &Waiting, asked: &Arc<Notify>, stop: &Can
     loop {
         let gateways = waiting.gateways();
         followed.gateways(gateways);
-        // What isn't read yet isn't wanted away.
+        // What isn't read yet isn't wanted away, and what may never be read (another version of the definitions) keeps Ingresses from nothing.
         let known = !gateways || followed.gateways_synced();
         let (world, _) = followed.world();
         let plan = plan(&world);
-        let failed = match async {
-            if known {
-                publisher.fronts(&world, &plan, &nodes.store().list()).await?;
-                copies::write(rest, &plan, &followed.secrets).await?;
-            }
-            teller.tell(&world, &plan).await
+        let written = async {
+            publisher.fronts(&world, &plan, known, &nodes.store().list()).await?;
+            copies::write(rest, &plan, known, &followed.secrets).await
         }
-        .await
-        {
+        .await;
+        let failed = match written.and(teller.tell(&world, &plan).await) {
             Ok(()) => false,
             Err(error) => {
                 tracing::warn!(%error, "what requests come by can't be published yet");
@@ -189,8 +186,20 @@ impl Publisher {
         }
     }
 
-    async fn fronts(&mut self, world: &World, plan: &Plan, nodes: &[Arc<Node>]) -> keelson_client::Result<()> {
-        let assigned = fronts::assign(&plan.fronts, &world.fronts);
+    async fn fronts(
+        &mut self,
+        world: &World,
+        plan: &Plan,
+        gateways_known: bool,
+        nodes: &[Arc<Node>],
+    ) -> keelson_client::Result<()> {
+        let assigned = match gateways_known {
+            true => fronts::assign(&plan.fronts, &world.fronts),
+            false => fronts::assign(
+                &fronts::with_unknown_gateways(&plan.fronts, &world.fronts),
+                &world.fronts,
+            ),
+        };
         for (owner, ports) in &assigned {
             if world.fronts.get(owner).map(|f| &f.ports) != Some(ports) {
                 self.made.insert(owner.clone());
@@ -203,7 +212,7 @@ impl Publisher {
             .fronts
             .keys()
             .chain(&self.made)
-            .filter(|o| !assigned.contains_key(o));
+            .filter(|o| !assigned.contains_key(o) && (gateways_known || **o == Owner::Ingress));
         let gone: BTreeSet<Owner> = known.cloned().collect();
         for owner in &gone {
             self.slices(owner, Vec::new()).await?;

@@ -10,7 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{ApiObject, Informer, ObjectKey, Objects, Rest, delete_options};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub async fn write(rest: &Rest, plan: &Plan, secrets: &Informer<Secret>) -> keelson_client::Result<()> {
+/// While it isn't `known` what all Gateways show, nothing is taken away.
+pub async fn write(rest: &Rest, plan: &Plan, known: bool, secrets: &Informer<Secret>) -> keelson_client::Result<()> {
     let objects: Objects<Secret> = Objects::new(rest);
     let mut names = BTreeSet::new();
     for key in &plan.certificates {
@@ -33,6 +34,9 @@ pub async fn write(rest: &Rest, plan: &Plan, secrets: &Informer<Secret>) -> keel
             differs
         };
         objects.create_or_update(&wanted, merge).await?;
+    }
+    if !known {
+        return Ok(());
     }
     for left in secrets.store().list_namespace(NAMESPACE) {
         let ours = left
