@@ -44,9 +44,13 @@ pub struct Told {
     pub message: String,
 }
 
+/// The longest message: what users wrote is quoted in it, and the API takes no longer ones than 32768.
+const LONGEST: usize = 2048;
+
 impl Told {
     pub fn new(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Told {
-        let message = message.into();
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(LONGEST));
         Told {
             kind,
             holds,
@@ -99,4 +103,17 @@ pub fn listeners(
         }
     };
     told.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_that_the_api_takes() {
+        let quoted = "\u{e9}".repeat(40_000);
+        let told = Told::new("Accepted", false, "UnsupportedValue", format!("x{quoted}"));
+        assert!(told.message.len() <= LONGEST && told.message.len() > LONGEST - 4);
+        assert_eq!(Told::new("Accepted", true, "Accepted", "short").message, "short");
+    }
 }

@@ -58,37 +58,39 @@ impl Teller {
         }
     }
 
+    /// One object whose status can't be written keeps no other from being told: the first error is returned when all have been tried.
     pub async fn tell(&mut self, world: &World, plan: &Plan) -> keelson_client::Result<()> {
         let now = Time(keelson_clock::now());
         let front = world.fronts.get(&Owner::Ingress);
         let addresses = front.map(|f| f.addresses.as_slice()).unwrap_or_default();
+        let mut done = Ok(());
         for ingress in &world.ingresses {
             if plan.statuses.ingresses.contains(&ingress.key()) {
-                self.write(ingress.as_ref(), of_ingress(ingress, addresses)).await?;
+                done = done.and(self.write(ingress.as_ref(), of_ingress(ingress, addresses)).await);
             }
         }
         self.problems(world, plan);
         for class in &world.classes {
             if let Some(told) = plan.statuses.classes.get(class.name()) {
-                self.write(class.as_ref(), of_class(class, told, &now)).await?;
+                done = done.and(self.write(class.as_ref(), of_class(class, told, &now)).await);
             }
         }
         for gateway in &world.gateways {
             if let Some(told) = plan.statuses.gateways.get(&gateway.key()) {
-                self.write(gateway.as_ref(), of_gateway(gateway, told, &now)).await?;
+                done = done.and(self.write(gateway.as_ref(), of_gateway(gateway, told, &now)).await);
             }
         }
         for route in &world.http_routes {
             let told = plan.statuses.http_routes.get(&route.key());
             let status = of_route(&route.status, told, route.metadata.generation, &now);
-            self.write::<HTTPRoute>(route.as_ref(), status).await?;
+            done = done.and(self.write::<HTTPRoute>(route.as_ref(), status).await);
         }
         for route in &world.grpc_routes {
             let told = plan.statuses.grpc_routes.get(&route.key());
             let status = of_route(&route.status, told, route.metadata.generation, &now);
-            self.write::<GRPCRoute>(route.as_ref(), status).await?;
+            done = done.and(self.write::<GRPCRoute>(route.as_ref(), status).await);
         }
-        Ok(())
+        done
     }
 
     fn problems(&mut self, world: &World, plan: &Plan) {
