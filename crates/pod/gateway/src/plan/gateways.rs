@@ -242,6 +242,13 @@ fn unsupported(gateway: &Gateway) -> Option<Problem> {
     if spec.infrastructure.is_some() {
         return Some(("InvalidParameters", "spec.infrastructure is not supported".into()));
     }
+    let listener_sets = spec.allowed_listeners.as_ref().is_some_and(|allowed| {
+        let from = allowed["namespaces"]["from"].as_str();
+        from.is_some_and(|from| from != "None")
+    });
+    if listener_sets {
+        return Some(("InvalidParameters", "spec.allowedListeners is not supported".into()));
+    }
     spec.tls
         .as_ref()
         .map(|_| ("InvalidParameters", "spec.tls is not supported".to_string()))

@@ -201,6 +201,14 @@ metadata: {name: none, namespace: shop}
 spec: {gatewayClassName: keelson, addresses: [{value: 192.0.2.9}], listeners: [{name: web, port: 80, protocol: HTTP}]}
 ---
 kind: Gateway
+metadata: {name: own, namespace: shop}
+spec: {gatewayClassName: keelson, allowedListeners: {namespaces: {from: None}}, listeners: [{name: web, port: 80, protocol: TCP}]}
+---
+kind: Gateway
+metadata: {name: sets, namespace: shop}
+spec: {gatewayClassName: keelson, allowedListeners: {namespaces: {from: Same}}, listeners: [{name: web, port: 80, protocol: HTTP}]}
+---
+kind: Gateway
 metadata: {name: theirs, namespace: shop}
 spec: {gatewayClassName: other, listeners: [{name: web, port: 80, protocol: HTTP}]}
 ",
@@ -216,6 +224,10 @@ shop/g +Accepted:ListenersNotValid +Programmed:Programmed
   thrice 0 [HTTPRoute,GRPCRoute] +Conflicted:HostnameConflict -Accepted:HostnameConflict +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   kinds 0 [GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidRouteKinds +Programmed:Programmed
 shop/none -Accepted:UnsupportedAddress -Programmed:Invalid
+  web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs -Programmed:Invalid
+shop/own -Accepted:ListenersNotValid -Programmed:Invalid
+  web 0 [] -Conflicted:NoConflicts -Accepted:UnsupportedProtocol +ResolvedRefs:ResolvedRefs -Programmed:Invalid
+shop/sets -Accepted:InvalidParameters -Programmed:Invalid
   web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs -Programmed:Invalid
 ";
     assert_eq!(told(&plan), expected);
