@@ -41,7 +41,7 @@ pub async fn changed(began: Option<Standing>, resolve: impl Fn() -> anyhow::Resu
         let mut changes = underlay::Changes::listen().context("the kernel's notices of addresses")?;
         loop {
             if let Some(other) = differing(&began, look(&resolve).await) {
-                tokio::time::sleep(SETTLED).await;
+                changes.skip(SETTLED).await;
                 if differing(&began, look(&resolve).await).as_ref() == Some(&other) {
                     tracing::info!(?began, now = ?other, "this node's address or MTU has changed: beginning anew with it; pods go on");
                     return anyhow::Ok(());

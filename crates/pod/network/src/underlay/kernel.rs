@@ -29,6 +29,8 @@ use std::time::Duration;
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(b'k');
 /// A fence goes before another route to the whole of a range, unless that has no metric at all.
 const FENCE: u32 = 1;
+/// For how many quiet times notices that don't cease are waited for.
+const MOST_QUIETS: u32 = 10;
 
 pub struct Kernel {
     handle: Handle,
@@ -43,31 +45,48 @@ impl Drop for Kernel {
     }
 }
 
-/// What the kernel tells of links, addresses, routes and neighbours. The queue is emptied as fast as it fills; if the
-/// kernel's own overflows, it says so, and that counts as a notice.
+/// What the kernel tells of links, addresses, routes and neighbours. Whoever has it takes from the queue all the time but
+/// for the moment of a look; if the kernel's own overflows, it says so, and that counts as a notice.
 pub struct Notices(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, Port)>);
 
 impl Notices {
-    /// Returns some time after something that may concern the underlay has happened.
+    /// Returns some time after something that may concern the underlay has happened: when nothing more of it has for `quiet`, or
+    /// after a few times of that, if it goes on and on.
     pub async fn wait(&mut self, quiet: Duration) {
+        self.concerning().await;
+        let settled = async { while tokio::time::timeout(quiet, self.concerning()).await.is_ok() {} };
+        // Whichever it was: now it is looked at.
+        let _ = tokio::time::timeout(quiet * MOST_QUIETS, settled).await;
+    }
+
+    /// Lets go what is told in `time`: for who looks anew afterwards.
+    pub async fn skip(&mut self, time: Duration) {
+        let told = async {
+            while self.0.next().await.is_some() {}
+            std::future::pending::<()>().await;
+        };
+        // It ends by the time only.
+        let _ = tokio::time::timeout(time, told).await;
+    }
+
+    /// Pods, and what the node speaks to, have notices without end that say nothing of the underlay.
+    async fn concerning(&mut self) {
         loop {
             match self.0.next().await {
-                Some((message, _)) if concerns(&message.payload) => break,
+                Some((message, _)) if concerns(&message.payload) => return,
                 Some(_) => {}
                 // The socket is gone; the caller has its other reasons to look.
                 None => std::future::pending().await,
             }
         }
-        while tokio::time::timeout(quiet, self.0.next())
-            .await
-            .is_ok_and(|m| m.is_some())
-        {}
     }
 }
 
 /// Pods that come and go change links, addresses and routes of theirs; those say nothing of other nodes.
 fn concerns(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
-    let link = |m: &LinkMessage| link_name(m).is_some_and(|n| !n.starts_with(crate::ports::LINK_PREFIX));
+    let of_pod =
+        |name: &str| name.starts_with(crate::ports::LINK_PREFIX) || name.starts_with(crate::shape::DEVICE_PREFIX);
+    let link = |m: &LinkMessage| link_name(m).is_some_and(|name| !of_pod(name));
     let route = |m: &RouteMessage| {
         let single = if m.header.address_family == AddressFamily::Inet {
             32
@@ -517,4 +536,64 @@ fn route(m: &RouteMessage, devices: &BTreeMap<u32, Device>) -> Option<(IpNet, Ro
     })?;
     let device = devices.get(&index).copied().unwrap_or(Device::Link(index));
     Some((destination(m)?, Route { via, device, source }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::channel::mpsc::{UnboundedSender, unbounded};
+    use tokio::time::Instant;
+
+    type Told = (NetlinkMessage<RouteNetlinkMessage>, Port);
+
+    fn tell(to: &UnboundedSender<Told>, message: RouteNetlinkMessage) {
+        to.unbounded_send((NetlinkMessage::from(message), Port::new(0, 0)))
+            .unwrap();
+    }
+
+    fn neighbour() -> RouteNetlinkMessage {
+        RouteNetlinkMessage::NewNeighbour(NeighbourMessage::default())
+    }
+
+    fn address() -> RouteNetlinkMessage {
+        RouteNetlinkMessage::NewAddress(AddressMessage::default())
+    }
+
+    /// How long a notice of an address is waited out while `other` is told twice in each quiet time.
+    async fn waited(other: fn() -> RouteNetlinkMessage) -> Duration {
+        const QUIET: Duration = Duration::from_millis(50);
+        let (to, from) = unbounded();
+        let busy = to.clone();
+        let chatter = tokio::spawn(async move {
+            loop {
+                tell(&busy, other());
+                tokio::time::sleep(QUIET / 2).await;
+            }
+        });
+        tell(&to, address());
+        let began = Instant::now();
+        let waited = tokio::time::timeout(QUIET * 100, Notices(from).wait(QUIET)).await;
+        chatter.abort();
+        waited.expect("a look in the end");
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_never_still_hears_of_its_address() {
+        // What its pods' links and neighbours do puts nothing off.
+        assert!(waited(neighbour).await < Duration::from_millis(100));
+        // Nor do others' addresses for ever.
+        assert!(waited(address).await <= Duration::from_millis(550));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_skipped_is_not_kept() {
+        let (to, from) = unbounded();
+        let mut notices = Notices(from);
+        tell(&to, address());
+        let began = Instant::now();
+        notices.skip(Duration::from_secs(3)).await;
+        assert_eq!(began.elapsed().as_secs(), 3);
+        assert!(to.is_empty());
+    }
 }

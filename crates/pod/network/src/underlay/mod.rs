@@ -180,6 +180,11 @@ impl Changes {
     pub async fn wait(&mut self, quiet: Duration) {
         self.notices.wait(quiet).await;
     }
+
+    /// Lets `time` pass, whatever changes meanwhile.
+    pub async fn skip(&mut self, time: Duration) {
+        self.notices.skip(time).await;
+    }
 }
 
 /// Keeps this node connected with all nodes that are `known` until `stop` fires. What was made stays: pods go on.
