@@ -211,6 +211,31 @@ fn what_failed_half_way_is_taken_back_and_a_namespace_that_has_gone_is_nobody_el
     fs::remove_dir_all(&place.dir).unwrap();
 }
 
+#[test]
+fn a_record_that_cannot_be_read_keeps_no_other_from_being_taken_back() {
+    let (place, pod) = (Place::new("torn"), Namespace::new());
+    ["first", "second"].iter().for_each(|kind| place.script(kind));
+    place.configured("10-net.conflist", &list("1.1.0"));
+    ["first.ADD", "second.ADD"]
+        .iter()
+        .for_each(|answer| place.says(answer, RESULT));
+    let wanted = request(&pod, "gone");
+    place.with(async move |n| drop(n.setup(&wanted).await.unwrap()));
+    place.told();
+    let records = place.dir.join("state/cni");
+    fs::write(records.join("lives"), "{").unwrap();
+    place.with(async |n| n.gc(&["lives".to_string()]).await.unwrap());
+    let told = place.told();
+    let verbs: Vec<&str> = told.iter().filter_map(|t| t.split(' ').nth(1)).collect();
+    assert_eq!(verbs, ["DEL", "DEL", "GC", "GC"]);
+    assert!(records.join("lives").exists() && !records.join("gone").exists());
+    // Nor is it taken for one of which there is nothing to take back.
+    let why = place.with(async |n| format!("{:#}", n.teardown("lives").await.unwrap_err()));
+    assert!(why.starts_with("the network's record of lives"), "{why}");
+    assert!(records.join("lives").exists());
+    fs::remove_dir_all(&place.dir).unwrap();
+}
+
 /// The real ones: addresses, host ports, and nothing left.
 #[test]
 fn containernetworkings_plugins_connect_pods() {

@@ -24,9 +24,13 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What the cluster's own runtime says while there is no configuration, as containerd does.
 const NOT_THERE: &str = "cni plugin not initialized";
+
+/// How long the start of the runtime waits for checks, of all pods together: they mend nothing.
+const CHECKED: Duration = Duration::from_secs(30);
 
 /// Where plug-ins and their configuration are.
 #[derive(Clone, Debug)]
@@ -176,7 +180,13 @@ impl Plugins {
             .as_ref()
             .filter(|_| record.network.is_at_least(config::CHECKS));
         let mut attachment = record.attachment.clone();
-        if namespace(Path::new(&attachment.netns)).ok() != Some(record.namespace) {
+        let there = match namespace(Path::new(&attachment.netns)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("whether {} is still there", attachment.netns));
+            }
+            found => found.is_ok_and(|found| found == record.namespace),
+        };
+        if !there {
             // With the namespace its links have gone. Plug-ins take back what is outside of it.
             attachment.netns.clear();
         }
@@ -201,6 +211,24 @@ impl Plugins {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Tells which aren't as they were made.
+    async fn check_all(&self, sandboxes: &[String]) {
+        for sandbox in sandboxes {
+            let checked = match self.record(sandbox) {
+                Ok(Some(record)) => self.check(&record).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = checked {
+                tracing::warn!(
+                    sandbox,
+                    error = format!("{error:#}"),
+                    "a pod's network isn't as it was made"
+                );
+            }
+        }
     }
 
     /// Plug-ins give up what belongs to none of these.
@@ -294,18 +322,13 @@ impl PodNetwork for Plugins {
 
     async fn gc(&self, live_sandboxes: &[String]) -> anyhow::Result<()> {
         let mut failed = Ok(());
-        for sandbox in self.sandboxes()? {
-            if !live_sandboxes.contains(&sandbox) {
-                failed = failed.and(self.teardown(&sandbox).await);
-            } else if let Some(record) = self.record(&sandbox)?
-                && let Err(error) = self.check(&record).await
-            {
-                tracing::warn!(
-                    sandbox,
-                    error = format!("{error:#}"),
-                    "a pod's network isn't as it was made"
-                );
-            }
+        let all = self.sandboxes()?.into_iter();
+        let (live, gone): (Vec<String>, Vec<String>) = all.partition(|sandbox| live_sandboxes.contains(sandbox));
+        for sandbox in &gone {
+            failed = failed.and(self.teardown(sandbox).await);
+        }
+        if tokio::time::timeout(CHECKED, self.check_all(&live)).await.is_err() {
+            tracing::warn!("not all pods' networks are checked after {CHECKED:?}: nobody waits longer for that");
         }
         failed.and(self.collect(live_sandboxes).await)
     }
