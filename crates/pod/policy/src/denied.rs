@@ -41,7 +41,7 @@ impl Denied {
         };
         if self.asking.is_empty() {
             self.listener = None;
-        } else if self.listener.is_none() {
+        } else if asked && self.listener.is_none() {
             match listen() {
                 Ok(listener) => self.listener = Some(listener),
                 Err(error) => tracing::warn!(%error, "denied packets can't be told of on this kernel"),
