@@ -15,6 +15,7 @@ use format::Spec;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where specifications are; a device of a later directory is meant where two have it.
@@ -145,8 +146,12 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, String> {
 
 fn read(path: &Path) -> Result<Spec, String> {
     let mut text = String::new();
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    // Anything else could keep us waiting.
+    // Anything else could keep us waiting, a pipe already when it is opened.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path);
+    let file = opened.map_err(|e| e.to_string())?;
     if !file.metadata().is_ok_and(|m| m.is_file()) {
         return Err("it is no file".into());
     }

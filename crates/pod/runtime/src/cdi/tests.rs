@@ -148,6 +148,16 @@ fn devices_have_to_be_there_once() {
 }
 
 #[test]
+fn a_pipe_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v.yaml"), SPEC).unwrap();
+    nix::unistd::mkfifo(&dir.path().join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let of = |device: &str| edits(&[dir.path()], &[device.to_owned()]);
+    assert!(of("vendor.test/gpu=zero").is_ok());
+    assert!(of("vendor.test/gpu=nine").unwrap_err().contains("it is no file"));
+}
+
+#[test]
 fn annotations_ask_too() {
     let annotations = [("cdi.k8s.io/x", "a/b=c, a/b=d"), ("other", "a/b=e")];
     assert_eq!(
