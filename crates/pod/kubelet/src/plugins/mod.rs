@@ -9,6 +9,7 @@ use crate::host::{FileKind, Host};
 use keelson_csi::Driver;
 use keelson_csi::registration::{InfoRequest, PluginInfo, RegistrationStatus};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,9 @@ const FIRST_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(122);
 /// How long a plug-in may take to say who it is, and to be told: upstream's are 1 s and 5 s.
 const TALK: Duration = Duration::from_secs(5);
-/// How deep sockets are looked for.
+/// How deep sockets are looked for, and among how many files: beyond them nothing is known.
 const DEEPEST: usize = 8;
+const MOST: usize = 4096;
 
 /// A plug-in, as it says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,19 +76,31 @@ pub async fn follow(host: Arc<dyn Host>, dir: PathBuf, kinds: Arc<[Arc<dyn Kind>
         }
     };
     let mut known: BTreeMap<PathBuf, Known> = BTreeMap::new();
+    let mut delay = FIRST_DELAY;
     loop {
-        let mut now = BTreeMap::new();
-        sockets(&*host, &dir, 0, &mut now);
+        let now = Look::at(&*host, &dir);
         let mut leaving: BTreeMap<PathBuf, JoinHandle<()>> = BTreeMap::new();
         for (path, plug) in std::mem::take(&mut known) {
-            if now.get(&path) == Some(&plug.id) {
+            let stays = match now.found.get(&path) {
+                Some(id) => *id == plug.id,
+                None => now.hides(&path),
+            };
+            if stays {
                 known.insert(path, plug);
             } else {
                 plug.gone.cancel();
                 leaving.insert(path, plug.task);
             }
         }
-        for (path, id) in now {
+        let again = now.unseen.first().map(|(at, e)| {
+            tracing::warn!(
+                "{} can't be looked at, and plug-ins that were there stay: {e}",
+                at.display()
+            );
+            delay
+        });
+        delay = again.map_or(FIRST_DELAY, |d| (d * 2).min(MAX_DELAY));
+        for (path, id) in now.found {
             if known.contains_key(&path) {
                 continue;
             }
@@ -104,27 +118,71 @@ pub async fn follow(host: Arc<dyn Host>, dir: PathBuf, kinds: Arc<[Arc<dyn Kind>
         tokio::select! {
             () = stop.cancelled() => return,
             change = changes.changed() => if change.is_err() { return },
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
         }
     }
 }
 
-/// The sockets in a directory and below it, each with what tells it from another of its name.
-fn sockets(host: &dyn Host, dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, (u64, u64)>) {
-    for name in host.list_dir(dir).unwrap_or_default() {
-        let path = dir.join(&name);
-        if name.starts_with('.') {
-            continue;
-        }
-        match host.kind(&path) {
-            Ok(Some(FileKind::Socket)) => {
-                // One that has gone meanwhile is nothing.
-                if let Ok(id) = host.identity(&path) {
-                    found.insert(path, id);
-                }
+/// What is in a directory and below it.
+struct Look<'a> {
+    host: &'a dyn Host,
+    /// How many files more are looked at.
+    left: usize,
+    /// Sockets, each with what tells it from another of its name.
+    found: BTreeMap<PathBuf, (u64, u64)>,
+    /// What can't be looked at, and why. Nothing has gone because it can't be seen.
+    unseen: Vec<(PathBuf, io::Error)>,
+}
+
+impl<'a> Look<'a> {
+    fn at(host: &'a dyn Host, dir: &Path) -> Self {
+        let mut look = Look {
+            host,
+            left: MOST,
+            found: BTreeMap::new(),
+            unseen: Vec::new(),
+        };
+        look.inside(dir, 0);
+        look
+    }
+
+    fn inside(&mut self, dir: &Path, depth: usize) {
+        let names = match self.host.list_dir(dir) {
+            Ok(names) => names,
+            Err(e) => return self.failed(dir, e),
+        };
+        for name in names.iter().filter(|n| !n.starts_with('.')) {
+            if self.left == 0 {
+                return self.failed(dir, io::Error::other(format!("there are more than {MOST} files")));
             }
-            Ok(Some(FileKind::Directory)) if depth < DEEPEST => sockets(host, &path, depth + 1, found),
-            _ => {}
+            self.left -= 1;
+            self.one(&dir.join(name), depth);
         }
+    }
+
+    fn one(&mut self, path: &Path, depth: usize) {
+        match self.host.kind(path) {
+            Ok(Some(FileKind::Socket)) => match self.host.identity(path) {
+                Ok(id) => {
+                    self.found.insert(path.to_owned(), id);
+                }
+                Err(e) => self.failed(path, e),
+            },
+            Ok(Some(FileKind::Directory)) if depth < DEEPEST => self.inside(path, depth + 1),
+            Ok(_) => {}
+            Err(e) => self.failed(path, e),
+        }
+    }
+
+    fn failed(&mut self, path: &Path, e: io::Error) {
+        // What has gone meanwhile is nothing.
+        if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+            self.unseen.push((path.to_owned(), e));
+        }
+    }
+
+    fn hides(&self, path: &Path) -> bool {
+        self.unseen.iter().any(|(at, _)| path.starts_with(at))
     }
 }
 
@@ -151,12 +209,10 @@ impl Life {
         }
         let mut delay = FIRST_DELAY;
         let (kind, plug) = loop {
-            let tried = tokio::select! {
-                () = self.gone.cancelled() => return,
-                tried = self.register() => tried,
-            };
-            match tried {
+            // Not left half-way: who was made known has to be made unknown.
+            match self.register().await {
                 Ok(taken) => break taken,
+                Err(_) if self.gone.is_cancelled() => return,
                 Err(e) => tracing::warn!(socket = %at, "a plug-in can't be registered: {e}"),
             }
             tokio::select! {
@@ -180,14 +236,9 @@ impl Life {
     async fn register(&self) -> Result<(Arc<dyn Kind>, Plug), String> {
         let at = self.socket.display();
         let mut client = Driver::registrar(&self.socket, TALK);
-        let info = tokio::time::timeout(TALK, client.get_info(InfoRequest {}))
-            .await
-            .map_err(|_| "no answer".to_owned())
-            .and_then(|r| r.map_err(|e| crate::rpc_text(&e)))
-            .map_err(|e| {
-                format!("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket {at}, err: {e}")
-            })?
-            .into_inner();
+        let info = self.talk(client.get_info(InfoRequest {})).await.map_err(|e| {
+            format!("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket {at}, err: {e}")
+        })?;
         let (of_type, plug) = self.read(info);
         let kind = self.kinds.iter().find(|k| k.name() == of_type).cloned();
         let kind = kind.ok_or_else(|| {
@@ -201,19 +252,30 @@ impl Life {
             plugin_registered: taken.is_ok(),
             error: taken.as_ref().err().cloned().unwrap_or_default(),
         };
-        let told = tokio::time::timeout(TALK, client.notify_registration_status(status)).await;
-        let told = told
-            .map_err(|_| "no answer".to_owned())
-            .and_then(|r| r.map_err(|e| crate::rpc_text(&e)));
+        let told = self.talk(client.notify_registration_status(status)).await;
         taken?;
         let kind = kind?;
         if let Err(e) = told {
-            kind.forget(&plug).await;
+            if !self.stop.is_cancelled() {
+                kind.forget(&plug).await;
+            }
             return Err(format!(
                 "RegisterPlugin error -- failed to send registration status at socket {at}, err: {e}"
             ));
         }
         Ok((kind, plug))
+    }
+
+    /// What a plug-in answers in time, unless it goes before.
+    async fn talk<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, String> {
+        match self.gone.run_until_cancelled(tokio::time::timeout(TALK, call)).await {
+            Some(Ok(answer)) => answer.map(tonic::Response::into_inner).map_err(|e| crate::rpc_text(&e)),
+            Some(Err(_)) => Err("no answer".into()),
+            None => Err("it has gone".into()),
+        }
     }
 
     /// The plug-in's type, and itself.

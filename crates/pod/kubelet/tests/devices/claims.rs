@@ -213,3 +213,40 @@ async fn drivers_of_the_version_before_are_served_and_unknown_ones_refused() {
         "{told:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_is_started_anew_while_it_registers_registers_again() {
+    let home = Home::new("anew");
+    let node = Node::start_in(home.path()).await;
+    let driver = Driver::new(&node.host, home.path(), "d.test");
+    driver.state.lock().begins_anew = true;
+    let _running = driver.run().await;
+    let told = node
+        .until("it is told", |_| driver.state.lock().told.first().cloned())
+        .await;
+    assert_eq!(told, (true, String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_cannot_be_read_ends_no_plug_in() {
+    let home = Home::new("unread");
+    let node = Node::start_in(home.path()).await;
+    let driver = Driver::new(&node.host, home.path(), "d.test");
+    let _running = driver.run().await;
+    node.until("the driver has registered", |_| {
+        (!driver.state.lock().told.is_empty()).then_some(())
+    })
+    .await;
+    let (dir, other) = ("plugins_registry", "plugins_registry/other.sock");
+    node.host.spoil(&home.path().join(dir), true);
+    node.host.write(&home.path().join(other), b"", 0o600).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    node.host.spoil(&home.path().join(dir), false);
+    node.host.remove_file(&home.path().join(other)).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Nor is it asked again.
+    assert_eq!(driver.state.lock().told.len(), 1);
+    let path = pod(&node, "p", None);
+    claim(&node, &[&path]);
+    node.ready(&path).await;
+}

@@ -27,6 +27,8 @@ pub struct State {
     pub calls: Vec<(&'static str, String)>,
     /// Why nothing can be made ready, or given back.
     pub refuses: Option<String>,
+    /// It is started anew, once, when the kubelet is about to tell it that it is taken.
+    pub begins_anew: bool,
     /// What the kubelet said of registrations.
     pub told: Vec<(bool, String)>,
 }
@@ -116,6 +118,11 @@ impl Registration for Driver {
         request: Request<RegistrationStatus>,
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
         let said = request.into_inner();
+        let anew = std::mem::take(&mut self.state.lock().begins_anew);
+        if anew {
+            self.host.write(&self.registration, b"", 0o600).unwrap();
+            std::future::pending::<()>().await;
+        }
         self.state.lock().told.push((said.plugin_registered, said.error));
         Ok(Response::new(RegistrationStatusResponse {}))
     }
