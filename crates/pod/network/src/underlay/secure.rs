@@ -1,7 +1,8 @@
 //! What goes through WireGuard: which key stands for which node, and whose pods it may speak for. Pure.
 //!
-//! * A node says its key, and nothing else of this: its pods' ranges are what the controller gave it, so a node can take nobody's
-//!   addresses, whatever it says. Packets that come by a key are believed only with an address of that node's ranges.
+//! * A node says its key, and nothing else of this: its pods' ranges stand in its Node and can't be changed, and what overlaps an
+//!   older node's is refused, so a node can take nobody's addresses. Packets that come by a key are believed only with an address
+//!   of that node's ranges.
 //! * A key is one node's: who showed it first keeps it as long as it shows it ([`held`]). Keys are public, and a node that
 //!   shows another's would else get that one's pods cut off.
 //! * A node that is about to have another key shows both. Others know the new one then before it is used, so that changing it costs
