@@ -173,6 +173,14 @@ async fn add(rest: &Rest, path: &Path, add: &Add) -> anyhow::Result<()> {
         seconds: i32::try_from(add.expiry.as_secs()).ok(),
     };
     let revoked = revoke::list(rest).await?.of_name(&add.name);
+    if revoked == Some(k8s_openapi::jiff::Timestamp::MAX) {
+        bail!(
+            "{} is revoked for good, by a record that can't be read or says no moment: remove it from {}/{} first",
+            add.name,
+            revocation::NAMESPACE,
+            revocation::NAME
+        );
+    }
     let mut tries = 0;
     let (certificate, key, facts) = loop {
         let made = keelson_pki::request::request(&add.name, &groups, &[])?;

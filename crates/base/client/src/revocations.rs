@@ -204,13 +204,10 @@ fn table<'a>(data: impl IntoIterator<Item = (&'a String, &'a String)>) -> Table 
     read(data.into_iter().map(|(key, text)| (key.as_str(), text.as_str())))
 }
 
-/// What stands in the list. A record that can't be read takes nothing back, and is told of.
+/// What stands in the list. A record that can't be read is told of, with what it counts as.
 pub fn read<'a>(data: impl IntoIterator<Item = (&'a str, &'a str)>) -> Table {
     Table::read(data, |key, error| {
-        tracing::error!(
-            key,
-            "a record of {NAME} can't be read and takes nothing back: {error:#}"
-        );
+        tracing::error!(key, "a record of {NAME} can't be read: {error:#}");
     })
 }
 

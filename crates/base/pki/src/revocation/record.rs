@@ -22,8 +22,9 @@ pub enum Subject {
     Bearer(String),
 }
 
+/// Fields are added and never change their meaning: what a later version says beside them is passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     pub revoked: Subject,
     /// When; absent in what is asked for: the server's clock says it.
@@ -41,6 +42,27 @@ const LONGEST: usize = 253;
 const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Nothing that a cluster issues to a name outlives its authority.
 const OF_A_NAME: SignedDuration = SignedDuration::from_secs(crate::authority::CA_LIFETIME.as_secs().cast_signed());
+
+pub(super) const USER: &str = "user";
+pub(super) const CERTIFICATE: &str = "certificate";
+pub(super) const TOKEN: &str = "token";
+pub(super) const BEARER: &str = "bearer";
+
+/// The key of what is said about something: of one thing there is one record.
+pub(super) fn key_of(kind: &str, what: &str) -> String {
+    let plain = what.len() <= 64 && what.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match plain {
+        true => format!("{kind}.{what}"),
+        // Names with signs that no key has.
+        false => format!("{kind}..{}", &hex::encode(sha2::Sha256::digest(what))[..40]),
+    }
+}
+
+/// Whether it is a key of something that is known here.
+pub(super) fn is_known(key: &str) -> bool {
+    let kind = key.split_once('.').map(|(kind, _)| kind);
+    kind.is_some_and(|kind| [USER, CERTIFICATE, TOKEN, BEARER].contains(&kind))
+}
 
 /// Leading zeros are no part of a number.
 fn serial(hex: &str) -> &str {
@@ -119,19 +141,13 @@ impl Record {
         })
     }
 
-    /// The key under which it stands: of one thing there is one record.
+    /// The key under which it stands.
     pub fn key(&self) -> String {
-        let (kind, what) = match &self.revoked {
-            Subject::User(name) => ("user", name),
-            Subject::Certificate(serial) => ("certificate", serial),
-            Subject::Token(id) => ("token", id),
-            Subject::Bearer(hash) => ("bearer", hash),
-        };
-        let plain = what.len() <= 64 && what.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        match plain {
-            true => format!("{kind}.{what}"),
-            // Names with signs that no key has.
-            false => format!("{kind}..{}", &hex::encode(sha2::Sha256::digest(what))[..40]),
+        match &self.revoked {
+            Subject::User(name) => key_of(USER, name),
+            Subject::Certificate(serial) => key_of(CERTIFICATE, serial),
+            Subject::Token(id) => key_of(TOKEN, id),
+            Subject::Bearer(hash) => key_of(BEARER, hash),
         }
     }
 
@@ -225,7 +241,6 @@ mod tests {
         wrong("user.a", "{}");
         wrong("user.a", "no JSON");
         wrong("user.a", r#"{"revoked":{"user":"a"}}"#);
-        wrong("user.a", &format!(r#"{{"revoked":{{"user":"a"}},{until},"more":1}}"#));
         wrong("group.a", &format!(r#"{{"revoked":{{"group":"a"}},{until}}}"#));
         wrong("user.", &format!(r#"{{"revoked":{{"user":""}},{until}}}"#));
         wrong(
@@ -241,5 +256,15 @@ mod tests {
         for text in ["", "two words", &"x".repeat(65 * 1024)] {
             assert!(Record::of_token(text, now()).is_err());
         }
+    }
+
+    #[test]
+    fn what_a_later_version_says_beside_is_passed_over() {
+        let later = r#"{"revoked":{"user":"a"},"until":"2027-01-01T00:00:00Z","by":{"name":"ana"},"reason":"lost"}"#;
+        let read = Record::read("user.a", later).unwrap();
+        assert_eq!(
+            (read.revoked, read.reason.as_str()),
+            (Subject::User("a".into()), "lost")
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! All revocations, to be asked about each request.
 
+use super::record::{BEARER, CERTIFICATE, TOKEN, USER, is_known, key_of};
 use super::{Record, Subject, bearer};
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
@@ -25,6 +26,8 @@ pub enum Revoked<'a> {
     Certificate(&'a str),
     Token(&'a str),
     Bearer,
+    /// The key of a record that can't be read.
+    Unread(&'a str),
 }
 
 impl fmt::Display for Revoked<'_> {
@@ -34,6 +37,7 @@ impl fmt::Display for Revoked<'_> {
             Revoked::Certificate(serial) => write!(f, "the certificate with serial number {serial} has been revoked"),
             Revoked::Token(id) => write!(f, "the token with id {id:?} has been revoked"),
             Revoked::Bearer => f.write_str("the token has been revoked"),
+            Revoked::Unread(key) => write!(f, "{key} has been revoked, by a record that can't be read"),
         }
     }
 }
@@ -45,10 +49,13 @@ pub struct Table {
     serials: HashSet<String>,
     tokens: HashSet<String>,
     bearers: HashSet<[u8; 32]>,
+    /// Keys of records that can't be read. Only what they are about is known, so all of that is taken back.
+    unread: HashSet<String>,
 }
 
 impl Table {
-    /// Reads what stands in the object; what can't be read is told, and takes nothing back.
+    /// Reads what stands in the object. What can't be read is told; it takes back all that its key stands for, if that is anything
+    /// known here: what somebody took back doesn't come in again by a version that doesn't understand how.
     pub fn read<'a>(
         data: impl IntoIterator<Item = (&'a str, &'a str)>,
         mut wrong: impl FnMut(&str, anyhow::Error),
@@ -57,7 +64,14 @@ impl Table {
         for (key, text) in data {
             match Record::read(key, text) {
                 Ok(record) => table.add(record),
-                Err(error) => wrong(key, error),
+                Err(error) if is_known(key) => {
+                    table.unread.insert(key.to_owned());
+                    wrong(key, error.context("all that its key stands for counts as revoked"));
+                }
+                Err(error) => wrong(
+                    key,
+                    error.context("of a kind that isn't known here, it takes nothing back"),
+                ),
             }
         }
         table
@@ -86,15 +100,24 @@ impl Table {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.serials.is_empty() && self.tokens.is_empty() && self.bearers.is_empty()
+        self.len() == 0
     }
     pub fn len(&self) -> usize {
-        self.names.len() + self.serials.len() + self.tokens.len() + self.bearers.len()
+        self.names.len() + self.serials.len() + self.tokens.len() + self.bearers.len() + self.unread.len()
     }
 
     /// The moment until which what was issued to a name is taken back.
     pub fn of_name(&self, name: &str) -> Option<Timestamp> {
-        self.names.get(name).copied()
+        let unread = || self.unread_of(USER, name).map(|_| Timestamp::MAX);
+        self.names.get(name).copied().or_else(unread)
+    }
+
+    /// The key of a record about this that can't be read. Where all can be, which is nearly always, nothing is computed.
+    fn unread_of(&self, kind: &str, what: &str) -> Option<&str> {
+        if self.unread.is_empty() {
+            return None;
+        }
+        self.unread.get(&key_of(kind, what)).map(String::as_str)
     }
 
     /// Whether what somebody shows has been taken back.
@@ -113,15 +136,24 @@ impl Table {
         if let Some(id) = shown.token.and_then(|id| self.tokens.get(id)) {
             return Some(Revoked::Token(id));
         }
-        shown
-            .bearer
-            .filter(|hash| self.bearers.contains(*hash))
-            .map(|_| Revoked::Bearer)
+        if shown.bearer.is_some_and(|hash| self.bearers.contains(hash)) {
+            return Some(Revoked::Bearer);
+        }
+        let unread = self
+            .unread_of(USER, shown.name)
+            .or_else(|| self.unread_of(CERTIFICATE, shown.serial?))
+            .or_else(|| self.unread_of(TOKEN, shown.token?))
+            .or_else(|| self.unread_of(BEARER, &hex::encode(shown.bearer?)));
+        unread.map(Revoked::Unread)
     }
 
     /// The same of a token's text alone; what isn't asked for isn't computed.
     pub fn has(&self, token: &str) -> bool {
-        !self.bearers.is_empty() && self.bearers.contains(&bearer(token))
+        if self.bearers.is_empty() && self.unread.is_empty() {
+            return false;
+        }
+        let hash = bearer(token);
+        self.bearers.contains(&hash) || self.unread_of(BEARER, &hex::encode(hash)).is_some()
     }
 }
 
@@ -239,5 +271,65 @@ mod tests {
             ..Credential::default()
         };
         assert!(table.judge(&now).is_some(), "without a moment everything is meant");
+    }
+
+    /// As an older program meets what a newer one wrote, or a damaged object: whom it is about isn't let in, and nobody else is shut out.
+    #[test]
+    fn what_cannot_be_read_lets_nobody_in_that_its_key_stands_for() {
+        let now = Timestamp::UNIX_EPOCH;
+        let jwt = "e30.eyJhIjoxfQ.c2ln";
+        let records = [
+            Record::of_name("ana", now),
+            Record::of_name("system:node:a", now),
+            Record::of_serial("aff", None, now).unwrap(),
+            Record::of_token("e30.eyJqdGkiOiJpZCJ9.c2ln", now).unwrap(),
+            Record::of_token(jwt, now).unwrap(),
+        ];
+        let keys: Vec<String> = records.iter().map(Record::key).collect();
+        let texts = keys
+            .iter()
+            .map(|key| (key.as_str(), r#"{"revoked":{"user":{"name":1}}}"#));
+        let mut told = Vec::new();
+        let table = Table::read(texts.chain([("group.x", "{}"), ("x", "")]), |key, error| {
+            told.push((key.to_string(), format!("{error:#}")));
+        });
+        assert_eq!((table.len(), told.len()), (5, 7));
+        for (key, why) in &told {
+            let known = keys.contains(key);
+            assert_eq!(why.contains("counts as revoked"), known, "{key}: {why}");
+        }
+        let hash = bearer(jwt);
+        let named = |name| Credential {
+            name,
+            issued: Some(i64::MAX),
+            ..Credential::default()
+        };
+        for shown in [
+            named("ana"),
+            named("system:node:a"),
+            Credential {
+                serial: Some("aff"),
+                ..named("x")
+            },
+            Credential {
+                token: Some("id"),
+                ..named("x")
+            },
+            Credential {
+                bearer: Some(&hash),
+                ..named("x")
+            },
+        ] {
+            assert!(matches!(table.judge(&shown), Some(Revoked::Unread(_))), "{shown:?}");
+        }
+        assert!(table.has(jwt) && !table.has("e30.eyJhIjoyfQ.c2ln"));
+        assert_eq!(table.of_name("ana"), Some(Timestamp::MAX));
+        assert_eq!(table.of_name("x"), None);
+        let other = Credential {
+            serial: Some("aa"),
+            token: Some("other"),
+            ..named("x")
+        };
+        assert_eq!(table.judge(&other), None);
     }
 }

@@ -25,8 +25,9 @@ const SALT: usize = 16;
 /// Bytes of an item at most; certificates and keys have a few thousand.
 const MOST: usize = 256 << 10;
 
+/// Fields are added and passed over by who doesn't know them; what changes the meaning of others is another version.
 #[derive(Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct Envelope {
     version: u32,
     iterations: u32,
@@ -201,5 +202,9 @@ mod tests {
         }
         assert_eq!(sealer.open("ca", &stored).unwrap(), b"a key");
         assert!(sealer.seal("ca", &vec![0; MOST + 1]).is_err());
+        let mut later: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&stored).unwrap();
+        later.insert("by".into(), "a later version".into());
+        let later = serde_json::to_vec(&later).unwrap();
+        assert_eq!(sealer.open("ca", &later).unwrap(), b"a key", "more is passed over");
     }
 }

@@ -59,7 +59,7 @@ impl Plugin for Revocations {
             let why = "user not permitted to revoke credentials (verb revoke on credentials of keelson.dev)";
             return Err(review.forbidden(new, why));
         }
-        match new.map_or_else(Vec::new, wrong) {
+        match new.map_or_else(Vec::new, |new| wrong(new, old)) {
             causes if causes.is_empty() => Ok(()),
             causes => Err(ApiError::invalid("", "ConfigMap", NAME, causes)),
         }
@@ -71,19 +71,18 @@ fn records(list: &Object) -> impl Iterator<Item = (&str, &str)> {
     data.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
 }
 
-/// A record that says no moment, with this one.
+/// A record that says no moment, with this one. What else it says stays, also what only a later version knows.
 fn date(key: &str, text: &str, now: jiff::Timestamp) -> Option<(String, String)> {
-    let record = Record::read(key, text).ok().filter(|record| record.at.is_none())?;
+    Record::read(key, text).ok().filter(|record| record.at.is_none())?;
     let now = jiff::Timestamp::from_second(now.as_second()).ok()?;
-    let dated = Record {
-        at: Some(now),
-        ..record
-    };
-    Some((key.to_owned(), dated.to_json().ok()?))
+    let mut record: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    record.insert("at".into(), now.to_string().into());
+    Some((key.to_owned(), serde_json::to_string(&record).ok()?))
 }
 
-/// What servers couldn't read, or what would keep them from being told more.
-fn wrong(list: &Object) -> Vec<Cause> {
+/// What servers couldn't read, or what would keep them from being told more. What stood there before is nobody's fault: a record of a
+/// later version doesn't keep an older server from being told of others.
+fn wrong(list: &Object, before: Option<&Object>) -> Vec<Cause> {
     let mut causes = Vec::new();
     if list.get("immutable").and_then(Value::as_bool) == Some(true) {
         causes.push(Cause::forbidden("immutable", "more has to be revoked at any time"));
@@ -99,7 +98,12 @@ fn wrong(list: &Object) -> Vec<Cause> {
     let latest = keelson_clock::now()
         .saturating_add(AHEAD)
         .unwrap_or(jiff::Timestamp::MAX);
+    let before = before.and_then(|before| before.obj("data"));
+    let stood = |key: &str| before.and_then(|data| data.get(key)?.as_str());
     for (key, text) in records(list) {
+        if stood(key) == Some(text) {
+            continue;
+        }
         let why = match Record::read(key, text) {
             Ok(record) if record.at.is_some_and(|at| at <= latest) => continue,
             Ok(_) => "it has to say a moment that has passed".to_string(),
@@ -126,24 +130,24 @@ mod tests {
             map.set_at(&["data", key], text);
             map
         };
-        assert_eq!(wrong(&list(&key, &text)).len(), 1, "without a moment");
+        assert_eq!(wrong(&list(&key, &text), None).len(), 1, "without a moment");
         let (key, text) = date(&key, &text, now).unwrap();
-        assert!(wrong(&list(&key, &text)).is_empty());
+        assert!(wrong(&list(&key, &text), None).is_empty());
         assert_eq!(date(&key, &text, now), None, "a moment stays");
-        assert_eq!(wrong(&list("user.bob", &text)).len(), 1);
-        assert_eq!(wrong(&list("anything", "text")).len(), 1);
+        assert_eq!(wrong(&list("user.bob", &text), None).len(), 1);
+        assert_eq!(wrong(&list("anything", "text"), None).len(), 1);
         let tomorrow = Record {
             at: Some(now + jiff::SignedDuration::from_hours(24)),
             ..record
         };
         assert_eq!(
-            wrong(&list(&key, &tomorrow.to_json().unwrap())).len(),
+            wrong(&list(&key, &tomorrow.to_json().unwrap()), None).len(),
             1,
             "nobody is locked out ahead"
         );
         let mut closed = list(&key, &text);
         closed.set_at(&["immutable"], true);
-        assert_eq!(wrong(&closed).len(), 1);
+        assert_eq!(wrong(&closed, None).len(), 1);
         let mut full = list(&key, &text);
         for n in 0..MOST {
             let record = Record {
@@ -152,6 +156,28 @@ mod tests {
             };
             full.set_at(&["data", &record.key()], record.to_json().unwrap().as_str());
         }
-        assert_eq!(wrong(&full).len(), 1, "one too many");
+        assert_eq!(wrong(&full, None).len(), 1, "one too many");
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_stays_and_is_in_nobodys_way() {
+        let now = keelson_clock::now();
+        let map = value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}});
+        let mut before = Object::try_from(map).unwrap();
+        before.set_at(&["data", "group.x"], r#"{"revoked":{"group":"x"}}"#);
+        before.set_at(&["data", "user.bob"], "{");
+        let mut after = before.clone();
+        let ana = Record {
+            at: Some(now),
+            ..Record::of_name("ana", now)
+        };
+        after.set_at(&["data", &ana.key()], ana.to_json().unwrap().as_str());
+        assert!(wrong(&after, Some(&before)).is_empty());
+        assert_eq!(wrong(&after, None).len(), 2);
+        after.set_at(&["data", "user.bob"], "{}");
+        assert_eq!(wrong(&after, Some(&before)).len(), 1, "it is written anew");
+        let later = r#"{"revoked":{"user":"eve"},"until":"2027-01-01T00:00:00Z","by":"ana"}"#;
+        let (_, dated) = date("user.eve", later, now).unwrap();
+        assert!(dated.contains(r#""by":"ana""#) && Record::read("user.eve", &dated).unwrap().at.is_some());
     }
 }
