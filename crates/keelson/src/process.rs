@@ -59,8 +59,10 @@ pub fn run(
         Ended::Again => {
             let mut words = std::env::args_os();
             let name = words.next().unwrap_or_default();
-            let error = Command::new("/proc/self/exe").arg0(name).args(words).exec();
-            Err(error).context("this program can't be started anew")
+            let mut next = Command::new("/proc/self/exe");
+            next.arg0(name).args(words);
+            keelson_sys::handed::pass_on(&mut next).context("sockets for this program, started anew")?;
+            Err(next.exec()).context("this program can't be started anew")
         }
     }
 }

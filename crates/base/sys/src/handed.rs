@@ -14,6 +14,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The first descriptor that is handed over; see sd_listen_fds(3).
@@ -136,6 +138,48 @@ pub fn release() -> Vec<String> {
     unused
 }
 
+/// Has this program, which is to be executed anew in this process, begin with the sockets that it has now: their keeper hands them to
+/// another process only, and has their ports.
+pub fn pass_on(next: &mut Command) -> io::Result<()> {
+    let Some(sockets) = SOCKETS.get() else { return Ok(()) };
+    let known = sockets.known.lock().unwrap_or_else(PoisonError::into_inner);
+    put(next, &known)
+}
+
+fn put(next: &mut Command, known: &BTreeMap<String, Socket>) -> io::Result<()> {
+    let (mut names, mut fds) = (Vec::new(), Vec::new());
+    for (name, socket) in known.iter().take(MOST) {
+        // SAFETY: the descriptor is open; the new one is nobody's yet, and lies beyond the places that they are put in.
+        let fd = unsafe {
+            let fd = libc::fcntl(socket.fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST + MOST as RawFd);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        names.push(name.as_str());
+        fds.push(fd);
+    }
+    if fds.is_empty() {
+        return Ok(());
+    }
+    next.env("LISTEN_PID", std::process::id().to_string())
+        .env("LISTEN_FDS", fds.len().to_string())
+        .env("LISTEN_FDNAMES", names.join(":"));
+    let place = move || {
+        for (at, fd) in fds.iter().enumerate() {
+            // SAFETY: the source is open; what has the other number goes with the program, in the next moment.
+            if unsafe { libc::dup2(fd.as_raw_fd(), FIRST + at as RawFd) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: it makes system calls only, and allocates nothing.
+    unsafe { next.pre_exec(place) };
+    Ok(())
+}
+
 fn tell(keeper: &OsString, message: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let address = match keeper.as_bytes() {
         [b'@', name @ ..] => UnixAddr::new_abstract(name)?,
@@ -203,5 +247,28 @@ mod tests {
         let (_, from) = TcpListener::from(fd).accept().unwrap();
         assert_eq!(from, client.local_addr().unwrap());
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_follows_in_this_process_has_the_sockets() {
+        let place = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let mut known = BTreeMap::new();
+        let mut wanted = format!("{} 2 api:dns\n", std::process::id());
+        for name in ["api", "dns"] {
+            let fd = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+            wanted += &format!("{}\n", place(fd.as_raw_fd()).display());
+            known.insert(name.to_owned(), Socket { fd, used: true });
+        }
+        let mut next = Command::new("/bin/sh");
+        next.args([
+            "-c",
+            "echo $LISTEN_PID $LISTEN_FDS $LISTEN_FDNAMES; readlink /proc/self/fd/3 /proc/self/fd/4",
+        ]);
+        put(&mut next, &known).unwrap();
+        let said = next.output().unwrap().stdout;
+        assert_eq!(String::from_utf8(said).unwrap(), wanted);
+        let mut alone = Command::new("/bin/sh");
+        put(&mut alone, &BTreeMap::new()).unwrap();
+        assert_eq!(alone.get_envs().count(), 0);
     }
 }
