@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -80,7 +81,10 @@ impl Host {
             Some(tools) => tools.join(name),
             None => PathBuf::from(name),
         };
-        let ran = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+        let mut command = Command::new(program);
+        // In a group of its own: the keyboard interrupts who waits for it, and not what it has begun.
+        command.args(arguments).stdin(Stdio::null()).process_group(0);
+        let ran = command.output();
         ran.with_context(|| format!("cannot run {name}"))
     }
 

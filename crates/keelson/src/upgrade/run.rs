@@ -14,9 +14,9 @@ use crate::store::Choice;
 use crate::store::snapshot::command as snapshot;
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
-use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 const PAUSE: Duration = Duration::from_millis(250);
 /// What is left free beside the files that come.
@@ -227,11 +227,21 @@ fn snapshot_of(machine: &Machine<'_>) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Nobody's keyboard, and no connection that ends, leaves a machine between two programs. What waits here is bounded.
+///
+/// Signals are taken, not blocked: what is blocked here stays so in what is started from here, which under OpenRC is the service itself.
+/// Once taken they are for as long as the process lasts.
 fn uninterrupted() -> anyhow::Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
-        .into_iter()
-        .collect();
-    signals.thread_block().context("signals")
+    block_on(async {
+        for kind in [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+        ] {
+            drop(signal(kind).context("signals")?);
+        }
+        Ok(())
+    })
 }
 
 /// Has the service's manager do it, which hands the sockets on, and waits until all is as it was; an error says what isn't.
@@ -331,6 +341,19 @@ mod tests {
         assert!(records(&told(&["a", "b"]), &told(&[])).is_ok());
         let refused = records(&told(&["a"]), &told(&["a", "c"])).unwrap_err().to_string();
         assert!(refused.contains("(c)"), "{refused}");
+    }
+
+    #[test]
+    fn nothing_interrupts_it_and_what_it_starts_can_be_ended() {
+        use nix::sys::signal::{Signal, raise};
+        use std::os::unix::process::ExitStatusExt;
+        uninterrupted().unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        let started = std::process::Command::new("/bin/sh")
+            .args(["-c", "kill -TERM $$; exit 0"])
+            .status()
+            .unwrap();
+        assert_eq!(started.signal(), Some(Signal::SIGTERM as i32));
     }
 
     #[test]
