@@ -3,6 +3,7 @@
 use super::From;
 use crate::table::Headers;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Request, Version};
 
 /// Of one connection, whether or not `Connection` names them.
@@ -26,21 +27,32 @@ const ABOUT_CLIENTS: [&str; 6] = [
     "x-real-ip",
 ];
 
-/// Host and port as the client said them: the URI's go before the header's.
+/// The longest name that DNS has, and a port. Rules are looked for by each of a name's labels, so it may not have any number of them.
+const LONGEST_HOST: usize = 253 + 6;
+
+/// Host and port as the client said them: the URI's go before the header's. `None`: they are missing, said twice or no host.
 pub fn authority<B>(request: &Request<B>) -> Option<String> {
-    if let Some(authority) = request.uri().authority() {
-        return Some(authority.host().to_string() + &authority.port().map(|p| format!(":{p}")).unwrap_or_default());
-    }
     let mut all = request.headers().get_all(header::HOST).iter();
     let first = all.next();
     if all.next().is_some() {
         return None;
     }
+    if let Some(authority) = request.uri().authority() {
+        return said(authority);
+    }
     match first {
-        Some(host) => host.to_str().ok().map(str::to_owned),
+        Some(host) if host.is_empty() => Some(String::new()),
+        Some(host) => said(&Authority::try_from(host.as_bytes()).ok()?),
         // Hosts have been asked for since HTTP/1.1.
         None => (request.version() == Version::HTTP_10).then(String::new),
     }
+}
+
+fn said(authority: &Authority) -> Option<String> {
+    let port = authority.port().map(|p| format!(":{p}")).unwrap_or_default();
+    let text = authority.host().to_string() + &port;
+    // Who somebody is has no place in it: before a backend it would be another host than before the rules.
+    (text.len() <= LONGEST_HOST && !authority.as_str().contains('@')).then_some(text)
 }
 
 /// The protocol that a client wants to go on with in place of HTTP.

@@ -169,15 +169,18 @@ async fn what_leads_nowhere_says_so() {
         400,
         "it would be another path to the backend"
     );
-    // A host twice, or none, is no request.
-    let mut stream = TcpStream::connect(gate.at).await.unwrap();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n")
-        .await
-        .unwrap();
-    let mut line = [0; 12];
-    stream.read_exact(&mut line).await.unwrap();
-    assert_eq!(&line, b"HTTP/1.1 400");
+    // A host twice, or what is none, is no request; a name is looked for label by label, so it has an end.
+    let long = "a.".repeat(200);
+    for host in ["a\r\nhost: b", "user@a", "a b", &long] {
+        let mut stream = TcpStream::connect(gate.at).await.unwrap();
+        stream
+            .write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut line = [0; 12];
+        stream.read_exact(&mut line).await.unwrap();
+        assert_eq!(&line, b"HTTP/1.1 400", "{host}");
+    }
 }
 
 /// An address on which nobody listens.
