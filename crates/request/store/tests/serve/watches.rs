@@ -172,6 +172,41 @@ async fn a_watch_may_begin_later_and_not_before_what_is_kept() {
     assert_eq!((ended.watch_id, ended.canceled, ended.compact_revision), (3, true, 6));
 }
 
+/// Of what a client may open by the thousand, each would hold as much as the store lets queue for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_queues_for_a_client_that_does_not_read() {
+    let store = Memory::new();
+    let mut stream = stream(store.clone()).await;
+    stream.create(of("a", 0, 0)).await;
+    put(&store, "a", 1).await;
+    assert_eq!(revision(&stream.changes().await), 2);
+    let queues = async |wanted: usize| {
+        let comes = async {
+            while store.status().await.unwrap().watchers != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, comes)
+            .await
+            .expect("another number is queued for");
+    };
+    queues(1).await;
+    // More than the connection and the stream's answers take.
+    let mut last = 2;
+    for _ in 0..400 {
+        last = put(&store, "a", 100 << 10).await;
+    }
+    queues(0).await;
+    put(&store, "a", 1).await;
+    let mut next = 3;
+    while next <= last as i64 + 1 {
+        for event in stream.changes().await.events {
+            assert_eq!(event.kv.unwrap().mod_revision, next);
+            next += 1;
+        }
+    }
+}
+
 /// Far more than the store's queue and the stream's take, while the client reads nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reads_late_gets_all_of_it() {

@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+/// Who hasn't read an answer after so long is no longer queued for.
+const UNREAD: Duration = Duration::from_secs(1);
+
 pub(super) struct Follower {
     pub(super) server: Server,
     pub(super) out: Out,
@@ -78,7 +81,9 @@ impl Follower {
     /// `position`: after which the source begins; `first`: changes up to there that are to be told.
     pub(super) fn begin(self, source: WatchStream, position: Revision, first: Vec<Event>) -> Followed {
         let point = Arc::new(Point::default());
-        point.sent.store(position, Ordering::SeqCst);
+        // Unless something is to be told first.
+        let sent = position.saturating_sub(Revision::from(!first.is_empty()));
+        point.sent.store(sent, Ordering::SeqCst);
         let theirs = point.clone();
         let task = tokio::spawn(async move {
             let advanced = self.advanced.clone();
@@ -98,6 +103,7 @@ impl Follower {
         point: &Point,
     ) -> Result<(), Gone> {
         self.send(first, position).await?;
+        point.sent.store(position, Ordering::SeqCst);
         let mut ticks = self.progress.map(|every| {
             let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,10 +129,11 @@ impl Follower {
             };
             match batch {
                 Some(Ok(WatchBatch { events, synced })) => {
-                    let sent = self.send(events, synced).await?;
+                    let sent = self.unqueued(synced, &mut source, self.send(events, synced)).await?;
                     is_quiet &= !sent;
                     if is_due && !sent {
-                        self.answer(synced, Vec::new(), false).await?;
+                        let answer = self.answer(synced, Vec::new(), false);
+                        self.unqueued(synced, &mut source, answer).await?;
                     }
                     is_due = false;
                     position = position.max(synced);
@@ -146,6 +153,27 @@ impl Follower {
                 None => return self.end(Error::Closed, position).await,
             }
         }
+    }
+
+    /// Sends what ends at `synced`. While a client doesn't read, nothing waits for it in the store's queue: there may be thousands of its
+    /// watches. What comes then it finds in the past.
+    async fn unqueued<T>(
+        &self,
+        synced: Revision,
+        source: &mut WatchStream,
+        sending: impl Future<Output = Result<T, Gone>>,
+    ) -> Result<T, Gone> {
+        let mut sending = std::pin::pin!(sending);
+        if let Ok(sent) = tokio::time::timeout(UNREAD, &mut sending).await {
+            return sent;
+        }
+        // If it can't begin anew, the one that there is goes on.
+        if let Ok(again) = self.server.store.watch(self.range.clone(), synced).await {
+            *source = again;
+            // Whoever asked is still to be told.
+            source.request_progress();
+        }
+        sending.await
     }
 
     /// Whether there was something to be shown.

@@ -1,7 +1,7 @@
 //! Watches: as many on a stream as the client wants, each followed by a task of its own, all of which answer by one queue.
 //!
-//! The queue is short: a client that doesn't read stops the tasks, the store's queues fill and are cut, and the tasks go on from
-//! the past when the client reads again. So nothing is lost, and what a slow client costs is bounded.
+//! The queue is short: a client that doesn't read stops the tasks, which leave the store's queues, and go on from the past when the
+//! client reads again. So nothing is lost, and a watch that isn't read costs the one batch that it couldn't send.
 
 mod events;
 mod follow;
