@@ -100,7 +100,7 @@ pub struct Embedded {
     /// Bytes that may still queue.
     bytes: Arc<Semaphore>,
     /// One snapshot at a time is made to be sent.
-    sending: tokio::sync::Mutex<()>,
+    sending: Arc<tokio::sync::Mutex<()>>,
 }
 
 pub(crate) struct Shared {
@@ -138,7 +138,7 @@ impl Embedded {
             shared: shared.clone(),
             commands,
             bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
-            sending: tokio::sync::Mutex::new(()),
+            sending: Arc::default(),
         });
         tokio::spawn(reap(Arc::downgrade(&store), clock, shared.earlier.clone()));
         Ok(store)

@@ -26,7 +26,7 @@ impl Embedded {
 }
 
 impl Shared {
-    fn save(&self, to: &Path) -> Result<Summary> {
+    pub(super) fn save(&self, to: &Path) -> Result<Summary> {
         // Whoever waits to write to the tables (their disk failed, or the store closes) doesn't wait for this.
         let goes_on = || match self.leaving.load(Ordering::Relaxed) {
             0 => Ok(()),

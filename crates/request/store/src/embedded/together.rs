@@ -88,10 +88,12 @@ impl Transact for Embedded {
     }
 
     async fn snapshot(&self) -> Result<File> {
-        let _one = self.sending.lock().await;
-        let path = beside(&self.shared.path);
-        self.save(&path).await?;
+        let (one, shared) = (self.sending.clone().lock_owned().await, self.shared.clone());
         blocking(move || {
+            // It is made to its end even if nobody waits for it any more, and the next one would have the same name.
+            let _one = one;
+            let path = beside(&shared.path);
+            shared.save(&path)?;
             let opened = File::open(&path);
             std::fs::remove_file(&path)
                 .and(opened)

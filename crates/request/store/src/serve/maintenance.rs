@@ -105,9 +105,13 @@ impl Maintenance for Server {
     type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let Ok(place) = self.snapshots.clone().try_acquire_owned() else {
+            return Err(status::too_many_snapshots());
+        };
         let file = self.store.snapshot().await.map_err(status::of)?;
         let (blobs, stream) = mpsc::channel(BLOBS);
         tokio::task::spawn_blocking(move || {
+            let _place = place;
             if let Err(error) = send(file, &blobs) {
                 tracing::warn!(%error, "a snapshot couldn't be sent");
                 let _ = blobs.blocking_send(Err(status::unhealthy()));

@@ -4,7 +4,7 @@
 //! listed and can't be changed. Users and roles aren't kept; whoever is let in by the listener may do everything.
 //!
 //! Bounds are etcd's: [`Options::max_request_bytes`] of a write, [`Options::max_txn_ops`] of a list of operations. A watch holds
-//! what the store's queue does, and a few answers beyond that; one that is too slow for it reads the past at its own speed.
+//! a few answers, and what the store's queue does as long as it is read; one that isn't reads the past at its own speed.
 //!
 //! It knows nothing of connections: an answer is made for a request, whoever took it.
 
@@ -28,6 +28,7 @@ use bytes::Bytes;
 use header::Member;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 pub use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt;
@@ -36,6 +37,9 @@ use tower::ServiceExt;
 pub const VERSION: &str = "3.7.3";
 /// As etcd writes what a cluster and a file are of.
 const CLUSTER_VERSION: &str = "3.7.0";
+
+/// Snapshots on their way at once: each has a thread, and a file as large as the store, for as long as its client takes to read it.
+const SNAPSHOTS: usize = 4;
 
 /// What a message may be longer than a write, for what is around it.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
@@ -81,6 +85,8 @@ struct Inner {
     store: Arc<dyn Transact>,
     options: Options,
     member: Member,
+    /// Snapshots that may still be begun.
+    snapshots: Arc<Semaphore>,
 }
 
 impl std::ops::Deref for Server {
@@ -94,7 +100,12 @@ impl Api {
     pub fn new(store: Arc<dyn Transact>, options: Options) -> Api {
         let most = options.max_request_bytes.saturating_add(MESSAGE_OVERHEAD);
         let member = Member::of(&options, store.place());
-        let server = Server(Arc::new(Inner { store, options, member }));
+        let server = Server(Arc::new(Inner {
+            store,
+            options,
+            member,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
+        }));
         let kv = pb::kv_server::KvServer::new(server.clone()).max_decoding_message_size(most);
         let watch = pb::watch_server::WatchServer::new(server.clone()).max_decoding_message_size(most);
         let routes = Routes::new(kv)

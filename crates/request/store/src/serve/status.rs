@@ -57,6 +57,11 @@ pub(super) fn of(error: Error) -> Status {
     }
 }
 
+/// Nothing that etcd would say.
+pub(super) fn too_many_snapshots() -> Status {
+    Status::resource_exhausted("keelson: too many snapshots are being sent")
+}
+
 /// What can't be done here, and why.
 pub(super) fn never(what: &str) -> Status {
     Status::unimplemented(format!("keelson: {what}"))

@@ -1,20 +1,24 @@
 //! The API in front of a store in memory, as a client over an in-process connection finds it.
 
 use super::pb::kv_client::KvClient;
-use super::pb::{PutRequest, RangeRequest};
+use super::pb::maintenance_client::MaintenanceClient;
+use super::pb::{PutRequest, RangeRequest, SnapshotRequest};
 use super::*;
-use crate::Memory;
+use crate::{Embedded, Memory, embedded};
 use tonic::Code;
 
-fn client(
-    options: Options,
-) -> KvClient<tower::util::BoxCloneService<http::Request<Body>, http::Response<Body>, std::convert::Infallible>> {
-    let api = Api::new(Memory::new(), options);
+type Service = tower::util::BoxCloneService<http::Request<Body>, http::Response<Body>, std::convert::Infallible>;
+
+fn service(api: Api) -> Service {
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let api = api.clone();
         async move { Ok(api.answer(request).await) }
     });
-    KvClient::new(tower::util::BoxCloneService::new(service))
+    tower::util::BoxCloneService::new(service)
+}
+
+fn client(options: Options) -> KvClient<Service> {
+    KvClient::new(service(Api::new(Memory::new(), options)))
 }
 
 fn put(key: &'static str, size: usize) -> PutRequest {
@@ -53,6 +57,36 @@ async fn a_header_tells_who_answered_and_when() {
     assert_eq!(put, got);
     assert_eq!((put.revision, put.raft_term), (2, header::TERM));
     assert!(put.member_id != 0 && put.cluster_id != 0);
+}
+
+/// A thread of those that read the store, and a file as large as it, aren't anybody's to keep.
+#[tokio::test]
+async fn few_snapshots_wait_for_clients_that_do_not_read_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(directory.path().join("store"), embedded::Options::default());
+    let service = service(Api::new(store.await.unwrap(), Options::default()));
+    let mut kv = KvClient::new(service.clone());
+    kv.put(put("a", 1 << 20)).await.unwrap();
+    let mut client = MaintenanceClient::new(service);
+    let mut unread = Vec::new();
+    for _ in 0..SNAPSHOTS {
+        unread.push(client.snapshot(SnapshotRequest {}).await.unwrap());
+    }
+    let refused = client.snapshot(SnapshotRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    drop(unread);
+    let mut next = loop {
+        match client.snapshot(SnapshotRequest {}).await {
+            Ok(begun) => break begun.into_inner(),
+            Err(refused) => assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut bytes = 0;
+    while let Some(blob) = next.message().await.unwrap() {
+        bytes += blob.blob.len();
+    }
+    assert!(bytes > 1 << 20, "{bytes}");
 }
 
 #[tokio::test]
