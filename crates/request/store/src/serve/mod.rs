@@ -128,6 +128,9 @@ impl Api {
         if let Some(answer) = plain::answer(&self.server, request.method(), request.uri().path()).await {
             return answer;
         }
+        if !plain::is_grpc(&request) {
+            return plain::not_found();
+        }
         let request = request.map(Body::new);
         match self.routes.clone().oneshot(request).await {
             Ok(answer) => status::too_long(answer),

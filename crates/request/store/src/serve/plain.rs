@@ -1,7 +1,7 @@
 //! What etcd answers beside gRPC: whether it is well, and what it is.
 
 use super::{CLUSTER_VERSION, Server, VERSION};
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use tonic::body::Body;
 
@@ -39,6 +39,13 @@ pub(super) async fn answer(server: &Server, method: &Method, path: &str) -> Opti
         }
         _ => reply(StatusCode::OK, "text/plain", "ok\n".into()),
     })
+}
+
+/// What the library behind it takes from anybody. A page in a browser can send much to a port of the machine that it is looked at on,
+/// but not HTTP/2 without TLS, and of this type nothing without being allowed to.
+pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    request.version() == Version::HTTP_2 && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 pub(super) fn not_found() -> Response<Body> {

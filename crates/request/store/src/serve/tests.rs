@@ -113,3 +113,21 @@ async fn plain_requests() {
     assert!(ask("GET", "/version").await.1.contains(VERSION));
     assert_eq!(ask("POST", "/health").await.0, 405);
 }
+
+#[tokio::test]
+async fn what_a_page_in_a_browser_can_send_is_no_request() {
+    let api = Api::new(Memory::new(), Options::default());
+    let ask = async |version: http::Version, kind: &str| {
+        let request = http::Request::builder()
+            .method("POST")
+            .uri("/etcdserverpb.KV/Put")
+            .version(version)
+            .header("content-type", kind)
+            .body(Body::empty())
+            .unwrap();
+        api.answer(request).await.status().as_u16()
+    };
+    assert_eq!(ask(http::Version::HTTP_11, "application/grpc").await, 404);
+    assert_eq!(ask(http::Version::HTTP_2, "text/plain").await, 404);
+    assert_eq!(ask(http::Version::HTTP_2, "application/grpc+proto").await, 200);
+}
