@@ -206,7 +206,10 @@ impl Options {
                     front.clients.is_none() || tls.is_some(),
                     "{flag} {url}: clients show no certificate without TLS, and --trusted-ca-file asks for one"
                 );
-                if tls.is_none() && !front.health_only && place.addresses.iter().any(|a| !a.ip().is_loopback()) {
+                if front.clients.is_none()
+                    && !front.health_only
+                    && place.addresses.iter().any(|a| !a.ip().is_loopback())
+                {
                     tracing::warn!(url, "whoever reaches this address can read and change everything");
                 }
                 listen(&mut components, "etcd-api", &place.addresses, tls, front.clone(), flag).await?;
@@ -247,7 +250,7 @@ pub fn main(options: Options, data_dir: Option<PathBuf>) -> anyhow::Result<ExitC
     let data_dir = absolute(data_dir)?;
     ensure!(
         !is_etcds(&data_dir),
-        "{} has an etcd's files: take what is in it over with keelson store migrate --from-etcd",
+        "{} has an etcd's files: while that etcd runs, `keelson store migrate from-etcd` takes over what is in it",
         data_dir.display()
     );
     let mut log = options.log.clone();
