@@ -41,7 +41,7 @@ struct State {
     /// It has frames between requests, too.
     http2: bool,
     next: u64,
-    /// Answers by when they have to be read; late ones have lost their bodies, and their time is the connection's.
+    /// Answers by when they have to be looked at; late ones have lost their bodies, and their time is the connection's.
     answers: BTreeMap<(Instant, u64), Option<Arc<Slot>>>,
 }
 
@@ -130,9 +130,11 @@ impl Conn {
             self.changed.notify_one();
         }
     }
-    pub(crate) fn answer(&self, by: Instant, slot: &Arc<Slot>) -> (Instant, u64) {
+    pub(crate) fn answer(&self, slot: &Arc<Slot>) -> (Instant, u64) {
+        let now = Instant::now();
+        let at = slot.next(now).unwrap_or(now);
         let mut state = self.state.lock();
-        let key = (by, state.next);
+        let key = (at, state.next);
         state.next += 1;
         state.answers.insert(key, Some(slot.clone()));
         drop(state);
@@ -161,10 +163,13 @@ impl Conn {
             while let Some(((by, id), _)) = state.answers.first_key_value().filter(|((by, _), _)| *by <= now) {
                 let key = (*by, *id);
                 match state.answers.remove(&key).flatten() {
-                    Some(slot) => {
-                        cleared.push(slot);
-                        state.answers.insert((now + limits.late, key.1), None);
-                    }
+                    Some(slot) => match slot.next(now) {
+                        Some(next) => drop(state.answers.insert((next, key.1), Some(slot))),
+                        None => {
+                            cleared.push(slot);
+                            state.answers.insert((now + limits.late, key.1), None);
+                        }
+                    },
                     None => return Err(Overdue::Answer),
                 }
             }
@@ -225,7 +230,7 @@ impl<S: Server> Connection<S> {
         if http2 {
             conn.speaks_http2();
         }
-        let (server, ours, default) = (self.server, conn.clone(), limits.answer);
+        let (server, ours, default, unread) = (self.server, conn.clone(), limits.answer, limits.unread);
         let service = service_fn(move |request: http::Request<Incoming>| {
             let open = ours.begin();
             if !http2 && request.version() == http::Version::HTTP_2 {
@@ -236,7 +241,7 @@ impl<S: Server> Connection<S> {
                 let answer = server.answer(&peer, request).await;
                 let by = answer.extensions().get::<WriteBy>().map(|by| by.0);
                 let by = by.or_else(|| default.map(|time| Instant::now() + time));
-                Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, by, &conn, open)))
+                Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, by, unread, &conn, open)))
             }
         });
         let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());

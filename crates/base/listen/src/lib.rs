@@ -77,6 +77,8 @@ pub struct Limits {
     /// By when an answer has to be read unless it says otherwise ([`WriteBy`]); `None`: whenever. What is late loses its
     /// body at once, with all that hangs on it, and its connection after `late`.
     pub answer: Option<Duration>,
+    /// For how long a client may take nothing of an answer of which there is more; then it is late. `None`: for ever.
+    pub unread: Option<Duration>,
     pub late: Duration,
     /// How long open requests may go on after the stop.
     pub drain: Duration,
@@ -93,6 +95,7 @@ impl Default for Limits {
             idle: Duration::from_secs(90),
             ping: (Duration::from_secs(30), Duration::from_secs(15)),
             answer: None,
+            unread: None,
             late: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         }

@@ -71,6 +71,13 @@ impl Server for Echo {
         // More than any window or buffer takes, by when it says.
         self.held.0.fetch_add(1, Ordering::SeqCst);
         let guard = Guard(self.held.clone());
+        if request.uri().path() == "/quiet" {
+            let nothing = futures::stream::unfold(guard, |guard| async move {
+                std::future::pending::<()>().await;
+                Some((Ok(Frame::data(Bytes::new())), guard))
+            });
+            return http::Response::new(StreamBody::new(nothing).boxed_unsync());
+        }
         let chunks = futures_chunks(guard);
         let mut answer = http::Response::new(StreamBody::new(chunks).boxed_unsync());
         if request.uri().path() == "/timed" {
@@ -298,6 +305,64 @@ async fn an_answer_that_is_not_read_loses_its_body_and_then_its_connection() {
     tokio::time::sleep(SHORT * 5).await;
     assert_eq!(server.held.0.load(Ordering::SeqCst), 1);
     drop(reading);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_an_answer_loses_it_and_one_that_waits_for_more_does_not() {
+    let limits = Limits {
+        unread: Some(SHORT),
+        ..short()
+    };
+    let server = start(limits).await;
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    // There is nothing to take.
+    let mut waiting = server.connect("http/1.1").await.unwrap();
+    waiting.write_all(ask("/quiet").as_bytes()).await.unwrap();
+    // One that takes as much as it can.
+    let mut reading = server.connect("http/1.1").await.unwrap();
+    reading.write_all(ask("/untimed").as_bytes()).await.unwrap();
+    let mut buffer = vec![0; 64 * 1024];
+    let read = async { while let Ok(1..) = reading.read(&mut buffer).await {} };
+    assert!(timeout(SHORT * 5, read).await.is_err(), "it is still answered");
+    drop(reading);
+    wait_for(&server.held, 1).await;
+    let mut byte = [0; 4096];
+    assert!(waiting.read(&mut byte).await.unwrap() > 0, "the head has come");
+    assert!(timeout(SHORT, waiting.read(&mut byte)).await.is_err(), "it isn't ended");
+    // HTTP/1.1: it never reads.
+    let mut deaf = server.connect("http/1.1").await.unwrap();
+    deaf.write_all(ask("/untimed").as_bytes()).await.unwrap();
+    wait_for(&server.held, 2).await;
+    wait_for(&server.held, 1).await;
+    ended(&mut deaf).await;
+    // HTTP/2: it never opens a window.
+    let stream = server.connect("h2").await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1024)
+        .handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let ending = tokio::spawn(connection);
+    let request = http::Request::get("https://localhost/untimed")
+        .body(Full::default())
+        .unwrap();
+    let unread = sender.send_request(request).await.unwrap();
+    wait_for(&server.held, 1).await;
+    drop(
+        timeout(Duration::from_secs(30), ending)
+            .await
+            .expect("the connection ends"),
+    );
+    drop(unread);
+}
+
+/// Until so much is held.
+async fn wait_for(held: &Held, wanted: usize) {
+    let began = Instant::now();
+    while held.0.load(Ordering::SeqCst) != wanted {
+        assert!(began.elapsed() < Duration::from_secs(30), "{wanted} are held");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]

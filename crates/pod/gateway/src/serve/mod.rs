@@ -38,6 +38,7 @@ fn limits() -> Limits {
         connections: 4096,
         streams: 250,
         head_bytes: 64 << 10,
+        unread: Some(Duration::from_secs(300)),
         drain: Duration::from_secs(20),
         ..Limits::default()
     }
