@@ -154,7 +154,7 @@ fn turns(stage: Stage, asked: Option<Step>, shared: bool) -> anyhow::Result<Vec<
         (None, Stage::AtRest) => vec![turn::Step::Announce, turn::Step::Sign],
         (None, Stage::Announced) => vec![turn::Step::Sign],
         (None, Stage::Replaced) => bail!(
-            "the key before is still taken: when no token of it is needed any more (pods' last for a year at most, those in Secrets for ever),              give --step retire"
+            "the key before is still taken: when no token of it is needed any more (pods' last for a year at most, those in Secrets for ever), give --step retire"
         ),
     })
 }

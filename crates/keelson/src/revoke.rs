@@ -142,7 +142,8 @@ pub fn token(given: &str, now: Timestamp) -> anyhow::Result<Record> {
         return Record::of_token(&token, now).with_context(|| given.to_string());
     }
     let id = given.strip_prefix("JTI=").unwrap_or(given);
-    if id.len() > 128 || id.contains('.') || id.is_empty() {
+    // A file that isn't there is no id: it would be said that its token is revoked.
+    if id.len() > 128 || id.is_empty() || id.contains(|c: char| matches!(c, '.' | '/') || c.is_whitespace()) {
         bail!(
             "give a file that has the token, or its id (jti; authentication.kubernetes.io/credential-id in the audit log)"
         );
@@ -247,7 +248,10 @@ mod tests {
         for given in [tokens.as_str(), alone.as_str(), "JTI=id", "id"] {
             assert_eq!(token(given, now()).unwrap().key(), "token.id", "{given}");
         }
-        assert!(token(&config, now()).is_err() && token("e30.e30.c2ln", now()).is_err());
+        assert!(token(&config, now()).is_err());
+        for given in ["e30.e30.c2ln", "/no/such/file", "./token", "two words", ""] {
+            assert!(token(given, now()).is_err(), "{given}");
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -196,8 +196,10 @@ impl<'a> Cluster<'a> {
                 container_id: id.clone(),
                 verbose: false,
             };
+            // One that goes meanwhile isn't there when it is asked for once more.
             let status = self.runtime().await?.container_status(request).await;
-            let reason = status.ok().and_then(|s| s.into_inner().status).map(|s| s.reason);
+            let status = status.with_context(|| format!("how container {id} ended"))?;
+            let reason = status.into_inner().status.map(|s| s.reason);
             lost += usize::from(reason.as_deref() == Some(LOST));
         }
         Ok(lost)

@@ -15,7 +15,7 @@ use sha2::Digest;
 
 pub const NAMESPACE: &str = "kube-system";
 pub const NAME: &str = "keelson-revocations";
-/// Records at once: what an object holds, with room to spare. One more is refused.
+/// Records at once. One more is refused.
 pub const MOST: usize = 2048;
 
 /// When a certificate was issued. Authorities of clusters (upstream's too) let certificates begin five minutes early.

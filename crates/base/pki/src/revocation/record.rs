@@ -36,7 +36,8 @@ pub struct Record {
     pub reason: String,
 }
 
-/// The longest name, id and reason: a list of [`super::MOST`] such records still fits into an object.
+/// The longest name, id and reason. A list of [`super::MOST`] records of the usual length fits into an object; of long ones the object's own
+/// bound refuses one more earlier.
 const LONGEST: usize = 253;
 /// A record that has ended is kept for so long: a clock that is set back by less brings nothing back to life.
 const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
