@@ -20,8 +20,11 @@ const LONGEST: u64 = 64 << 10;
 pub struct Told {
     pub version: String,
     pub kubernetes: String,
-    /// The form in which it keeps a store of its own.
+    /// The form in which it keeps a store of its own, unless that has to say more.
     pub store: String,
+    /// The forms that it reads; who doesn't say reads the one that it keeps.
+    #[serde(default)]
+    pub reads: Vec<String>,
     /// Records of pods that it can't read, by place.
     #[serde(default)]
     pub unreadable: Vec<String>,
@@ -36,6 +39,7 @@ pub fn tell(role: Role, config: &Path) -> anyhow::Result<Told> {
         version: VERSION.into(),
         kubernetes: KUBERNETES_VERSION.into(),
         store: keelson_store::embedded::FORMAT.into(),
+        reads: keelson_store::embedded::READS.map(String::from).into(),
         unreadable: unreadable.into_iter().take(100).collect(),
     })
 }
@@ -142,5 +146,6 @@ mod tests {
         let told: Told =
             serde_json::from_str(r#"{"version": "9.0.0", "kubernetes": "1.38.0", "store": "s", "new": 1}"#).unwrap();
         assert_eq!((told.version.as_str(), told.unreadable.len()), ("9.0.0", 0));
+        assert!(told.reads.is_empty(), "it says nothing of it");
     }
 }

@@ -295,7 +295,7 @@ async fn a_restart_is_quick() {
 /// What the API server writes leaves a store in the layout that the program before reads; the first change of several keys doesn't.
 #[tokio::test]
 async fn the_layout_changes_with_what_needs_it() {
-    use keelson_store::{Transact, TransactRequest, Transaction};
+    use keelson_store::{Transact, TransactRequest, Transaction, embedded};
     let directory = tempfile::tempdir().unwrap();
     let open = async || Embedded::open(directory.path(), Options::default()).await.unwrap();
     let layout = || {
@@ -314,6 +314,8 @@ async fn the_layout_changes_with_what_needs_it() {
     store.close().await.unwrap();
     drop(store);
     assert_eq!(layout(), "keelson-store-1");
+    let noted = || embedded::kept_as(directory.path()).unwrap();
+    assert_eq!(noted(), embedded::FORMAT);
     let store = open().await;
     let work = |transaction: &mut Transaction<'_>| {
         transaction.put("/c".into(), "1".into(), 0)?;
@@ -327,12 +329,15 @@ async fn the_layout_changes_with_what_needs_it() {
         past: false,
     };
     assert_eq!(store.transact(request).await.unwrap(), 5);
+    assert_eq!(noted(), "keelson-store-2", "told to who can't open it");
     let digest = store.digest(None).await.unwrap();
     store.close().await.unwrap();
     drop(store);
     assert_eq!(layout(), "keelson-store-2");
+    std::fs::remove_file(directory.path().join("format")).unwrap();
     let store = open().await;
     assert_eq!(store.digest(None).await.unwrap(), digest);
+    assert_eq!(noted(), "keelson-store-2", "what is known is noted again");
     let mut watch = store.watch(keelson_store::KeyRange::all(), 4).await.unwrap();
     let batch = watch.next().await.unwrap().unwrap();
     let keys: Vec<_> = batch.events.iter().map(|e| (e.revision(), &e.kv.key[..])).collect();

@@ -16,6 +16,7 @@
 //!   ([`Error::Corrupt`] says what to do).
 
 mod fault;
+mod form;
 mod group;
 mod health;
 mod journal;
@@ -39,6 +40,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use form::kept_as;
 use group::{Change, Write};
 use health::Health;
 use mark::Mark;
@@ -51,8 +53,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-pub use tables::FORMAT;
 use tables::Tables;
+pub use tables::{FORMAT, READS};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use writer::{Command, Writer};
 

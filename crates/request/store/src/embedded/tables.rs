@@ -3,7 +3,7 @@
 //! Every read goes by one snapshot, and looks at versions up to a given revision only; what is written meanwhile, or given
 //! up by a compaction that began meanwhile, doesn't touch it.
 
-use super::{Options, fault, journal, layout, mark, owner};
+use super::{Options, fault, form, journal, layout, mark, owner};
 use crate::{Error, Event, EventKind, KeyRange, KeyValue, LeaseId, ListRequest, Listed, Result, Revision, WatchBatch};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
@@ -15,6 +15,8 @@ use std::sync::OnceLock;
 /// The layouts ([`layout`]): a store is of the first until something is written that only the second can say.
 pub const FORMAT: &str = "keelson-store-1";
 const FORMAT_2: &str = "keelson-store-2";
+/// Those that this program reads.
+pub const READS: [&str; 2] = [FORMAT, FORMAT_2];
 
 pub(super) struct Tables {
     pub(super) path: PathBuf,
@@ -87,6 +89,9 @@ impl Tables {
         match self.meta.get("format").map_err(|e| self.fail(e))? {
             Some(format) if &*format == FORMAT.as_bytes() => self.check_end(),
             Some(format) if &*format == FORMAT_2.as_bytes() => {
+                if form::kept_as(&self.path)? != FORMAT_2 {
+                    form::note(&self.path, FORMAT_2)?;
+                }
                 self.lease_table()?;
                 self.check_end()
             }
@@ -110,6 +115,7 @@ impl Tables {
         if let Some(leases) = self.leases.get() {
             return Ok(leases);
         }
+        form::note(&self.path, FORMAT_2)?;
         self.meta.insert("format", FORMAT_2).map_err(|e| self.fail(e))?;
         self.db.persist(fjall::PersistMode::SyncAll).map_err(|e| self.fail(e))?;
         tracing::info!(path = %self.path.display(), "the store has layout 2 from now on: former programs don't read it");
