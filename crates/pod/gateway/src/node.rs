@@ -82,7 +82,7 @@ async fn serve(
         followed.gateways(owners.iter().any(|o| matches!(o, Owner::Gateway(_))));
         let (world, certificates) = followed.world();
         let table = plan(&world).table;
-        // Listening begins once it is known what for,.
+        // Listening begins once it is known what for.
         let wanted = Doors::of(&table);
         doors.serving.set(table, certificates);
         let refused = doors.open(&wanted).await;

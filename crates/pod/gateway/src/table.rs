@@ -157,9 +157,13 @@ const PATTERN_BYTES: usize = 256 << 10;
 
 impl Pattern {
     pub fn new(text: &str) -> Result<Pattern, String> {
-        let mut builder = regex::RegexBuilder::new(&format!("^(?:{text})$"));
-        let built = builder.size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build();
-        built
+        let build = |text: &str| {
+            let mut builder = regex::RegexBuilder::new(text);
+            builder.size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build()
+        };
+        // By itself first: `a)|(b` is none, but would be one in brackets, and match what only begins or ends so.
+        build(text)
+            .and_then(|_| build(&format!("^(?:{text})$")))
             .map(Pattern)
             .map_err(|_| format!("{text:?} is no regular expression that can be used"))
     }

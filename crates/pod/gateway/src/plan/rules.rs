@@ -112,7 +112,15 @@ impl Reader<'_> {
     }
 
     fn filters(&mut self, all: &[crate::kinds::Filter]) -> Result<table::Filters, Refused> {
-        filters::read(all, |reference| self.upstream(reference))
+        filters::read(all, |reference| {
+            let to = self.upstream(reference);
+            if let Upstream::External { host, .. } = &*to {
+                let why = format!("requests can't be mirrored to the external name {host}");
+                self.unresolved
+                    .get_or_insert(Told::new("ResolvedRefs", false, "BackendNotFound", why));
+            }
+            to
+        })
     }
 
     fn upstream(&mut self, reference: &Reference) -> Arc<Upstream> {

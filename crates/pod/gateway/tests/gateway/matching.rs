@@ -56,6 +56,16 @@ fn paths_match_as_the_api_says() {
 }
 
 #[test]
+fn a_pattern_is_one_by_itself_and_for_the_whole_text() {
+    for text in ["a)|(b", "(", "a{9999}{9999}"] {
+        assert!(Pattern::new(text).is_err(), "{text}");
+    }
+    let pattern = Pattern::new("/a|/b").unwrap();
+    let found = ["/a", "/b", "/ab", "/a/", "x/b"].map(|path| pattern.0.is_match(path));
+    assert_eq!(found, [true, true, false, false, false]);
+}
+
+#[test]
 fn hosts_are_names_without_port() {
     for (authority, expected) in [
         ("Example.ORG", "example.org"),

@@ -312,6 +312,28 @@ shop/calls>g +Accepted:Accepted +ResolvedRefs:ResolvedRefs
 }
 
 #[test]
+fn a_mirror_that_gets_no_requests_is_told() {
+    let mut world = world(
+        "
+kind: Gateway
+metadata: {name: g, namespace: shop}
+spec: {gatewayClassName: keelson, listeners: [{name: web, port: 80, protocol: HTTP}]}
+---
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{name: g}], rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: away, port: 80}}}], backendRefs: [{name: a, port: 80}]}]}
+",
+    );
+    let away = serde_json::json!({"metadata": {"name": "away", "namespace": "shop"},
+        "spec": {"type": "ExternalName", "externalName": "x.org", "ports": [{"port": 80}]}});
+    world.services.insert(ObjectKey::new("shop", "away"), of_service(away));
+    let plan = plan(&world);
+    let told = &plan.statuses.http_routes[&ObjectKey::new("shop", "r")][0].conditions;
+    assert!(told[0].holds, "{}", told[0].message);
+    assert_eq!((told[1].holds, told[1].reason), (false, "BackendNotFound"));
+}
+
+#[test]
 fn references_to_other_namespaces_are_for_those_who_are_granted_them() {
     let text = |grant: &str, backend: &str| {
         let route = format!(
