@@ -149,14 +149,21 @@ impl Inner {
                 program.display()
             ));
         }
-        let found = self.user_namespaces.get_or_init(|| async {
-            let found = Shim::user_namespaces(&self.program(), &self.config.root.join("users")).await;
+        let found = self.user_namespaces.get_or_try_init(|| async {
+            let found = Shim::user_namespaces(&self.program(), &self.config.root.join("users")).await?;
             if let Err(why) = &found {
                 tracing::info!("pods can't have user namespaces here: {why}");
             }
-            found
+            Ok::<_, std::io::Error>(found)
         });
-        found.await.clone()
+        match found.await {
+            Ok(found) => found.clone(),
+            // Not having found out is no answer: who asks next has it tried again.
+            Err(error) => {
+                tracing::warn!(%error, "it isn't known whether pods can have user namespaces");
+                Err(format!("it isn't known whether they can be: {error}"))
+            }
+        }
     }
 
     /// The program that shims are started from.

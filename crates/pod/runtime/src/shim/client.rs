@@ -73,8 +73,8 @@ impl Shim {
     }
 
     /// Whether pods can have users of their own on this machine, or why not. `dir` is on the images' file system, and there
-    /// for the moment only.
-    pub async fn user_namespaces(program: &Path, dir: &Path) -> std::result::Result<(), String> {
+    /// for the moment only. An error is no answer: of the machine it says nothing.
+    pub async fn user_namespaces(program: &Path, dir: &Path) -> io::Result<std::result::Result<(), String>> {
         let mut command = tokio::process::Command::new(program);
         command
             .arg("shim")
@@ -87,11 +87,16 @@ impl Shim {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let output = tokio::time::timeout(PROBING, command.output()).await;
-        let output = output.map_err(|_| format!("the kernel did not say so within {PROBING:?}"))?;
-        let output = output.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        let output = output.map_err(|_| io::Error::other(format!("the kernel did not say so within {PROBING:?}")))?;
+        let output = output.map_err(|e| io::Error::new(e.kind(), format!("cannot run {}: {e}", program.display())))?;
+        match output.status.code() {
+            Some(0) => Ok(Ok(())),
+            Some(_) => Ok(Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+            // Somebody else ended it, who had no memory left perhaps.
+            None => Err(io::Error::other(format!(
+                "who asked the kernel was ended: {}",
+                output.status
+            ))),
         }
     }
 
@@ -379,5 +384,32 @@ impl Connection {
             self.input.extend_from_slice(&buffer[..read]);
             self.descriptors.extend(descriptors);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_is_ended_has_not_said_that_there_are_no_user_namespaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = [
+            ("can", "exit 0"),
+            ("cant", "echo too old >&2; exit 1"),
+            ("ended", "kill -9 $$"),
+        ];
+        for (name, text) in programs {
+            // Written by another process: one that this one has open for writing could not be run.
+            let script = format!("printf '#!/bin/sh\\n%s\\n' \"$1\" > {name} && chmod 755 {name}");
+            let mut shell = std::process::Command::new("sh");
+            shell.current_dir(dir.path()).args(["-c", &script, "sh", text]);
+            assert!(shell.status().unwrap().success());
+        }
+        let asked = async |name: &str| Shim::user_namespaces(&dir.path().join(name), dir.path()).await;
+        assert_eq!(asked("can").await.unwrap(), Ok(()));
+        assert_eq!(asked("cant").await.unwrap(), Err("too old".to_owned()));
+        assert!(asked("ended").await.is_err());
+        assert!(asked("none").await.is_err());
     }
 }
