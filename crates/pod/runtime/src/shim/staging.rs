@@ -72,9 +72,14 @@ pub fn set(spec: &mut Value, needed: &[&Path]) -> Result<Held, String> {
             continue;
         }
         let mapped = mount.get("uidMappings").is_some();
-        let source = mount["source"].as_str().ok_or("a mount without a source")?.to_owned();
+        let source = Path::new(mount["source"].as_str().ok_or("a mount without a source")?);
+        // Volumes have no links any more; what a device's driver names may be one, and means what it leads to.
+        let source = match mapped {
+            true => source.to_path_buf(),
+            false => fs::canonicalize(source).map_err(|e| format!("cannot mount {}: {e}", source.display()))?,
+        };
         let name = format!("mount-{i}");
-        pieces.push(piece(name.clone(), Path::new(&source), mapped.then_some(&users))?);
+        pieces.push(piece(name.clone(), &source, mapped.then_some(&users))?);
         mount["source"] = json!(stage.join(name));
         if let Some(mount) = mount.as_object_mut() {
             mount.remove("uidMappings");

@@ -19,6 +19,7 @@ tests![
     other_users_than_the_pods_are_refused,
     volumes_of_every_kind_are_shown_to_a_pods_users,
     devices_keep_their_owners,
+    what_drivers_name_may_be_a_link,
     runtimes_tell_what_they_can,
 ];
 
@@ -543,6 +544,34 @@ async fn devices_keep_their_owners() -> Result<()> {
         log.starts_with("2\n65534:65534\n") && log.matches("not permitted").count() == 2,
         "{log}"
     );
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+async fn what_drivers_name_may_be_a_link() -> Result<()> {
+    let machine = Machine::new().await?;
+    let first = 23 * LENGTH;
+    let (cdi, link) = (machine.dir.join("cdi"), machine.dir.join("lib.so"));
+    std::fs::create_dir_all(&cdi)?;
+    let library = machine.dir.join("lib.so.1");
+    std::fs::write(&library, "library")?;
+    std::fs::set_permissions(&library, std::fs::Permissions::from_mode(0o644))?;
+    std::os::unix::fs::symlink("lib.so.1", &link)?;
+    let spec = format!(
+        "cdiVersion: \"0.6.0\"\nkind: vendor.test/gift\ndevices:\n- name: one\n  containerEdits:\n    mounts:\n    \
+         - {{hostPath: {}, containerPath: /usr/lib/lib.so, options: [ro, bind]}}\n",
+        link.display()
+    );
+    std::fs::write(cdi.join("vendor.yaml"), spec)?;
+    let pod = pod(&machine, "p", NamespaceMode::Container, first);
+    let sandbox = machine.run_pod(&pod).await?;
+    let mut container = script("c", "cat /usr/lib/lib.so; echo; stat -c %u:%g /usr/lib/lib.so");
+    container.cdi_devices.push(CdiDevice {
+        name: "vendor.test/gift=one".into(),
+    });
+    let id = machine.run(&sandbox, &pod, of(first, container)).await?;
+    let log = machine.log(&machine.ended(&id).await?)?;
+    ensure!(log == "library\n65534:65534\n", "{log}");
     machine.remove(&sandbox).await?;
     machine.assert_clean()
 }
