@@ -1,8 +1,13 @@
-//! File systems that only their own programs know how to mount: mount(8) finds the helper, which talks to the server.
+//! Programs of the machine. File systems that only their own programs know how to mount: mount(8) finds the helper, which
+//! talks to the server.
 
+use keelson_sys::process::pidfd_open;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// After this long a mount is given up.
@@ -32,17 +37,8 @@ pub fn mount(kind: &str, source: &str, target: &Path, options: &[String]) -> io:
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| failed(e.to_string(), ""))?;
-    let end = Instant::now() + DEADLINE;
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break status,
-            None if Instant::now() >= end => {
-                child.kill()?;
-                child.wait()?;
-                return Err(failed(format!("no end after {} s", DEADLINE.as_secs()), ""));
-            }
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
+    let Some(status) = end_of(&mut child, DEADLINE)? else {
+        return Err(failed(format!("no end after {} s", DEADLINE.as_secs()), ""));
     };
     if status.success() {
         return Ok(());
@@ -58,9 +54,51 @@ pub fn mount(kind: &str, source: &str, target: &Path, options: &[String]) -> io:
     Err(failed(how, String::from_utf8_lossy(&said).trim_end()))
 }
 
+/// How a program of ours ended; `None`: not within this time, so that it was ended.
+pub(super) fn end_of(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+    match ends_within(child, patience) {
+        Ok(true) => child.wait().map(Some),
+        Ok(false) => {
+            child.kill()?;
+            child.wait()?;
+            Ok(None)
+        }
+        Err(error) => {
+            child.kill()?;
+            child.wait()?;
+            Err(error)
+        }
+    }
+}
+
+fn ends_within(child: &Child, patience: Duration) -> io::Result<bool> {
+    let process = pidfd_open(child.id() as i32)?;
+    let end = Instant::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_waited_for_and_not_for_ever() {
+        let sleep = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
+        let ended = end_of(&mut sleep("0.05"), Duration::from_secs(60)).unwrap();
+        assert!(ended.is_some_and(|status| status.success()));
+        let mut slow = sleep("60");
+        assert_eq!(end_of(&mut slow, Duration::from_millis(20)).unwrap(), None);
+        assert!(slow.try_wait().unwrap().is_some(), "it was left behind");
+    }
 
     #[test]
     fn a_failure_says_what_was_tried_and_what_came_of_it() {

@@ -1,8 +1,9 @@
 //! What getsubids(1) tells of a user. The program knows where they are kept, on this machine or in a directory service.
 
+use super::program::end_of;
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// After this long it is given up: a directory service may be away.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -34,20 +35,11 @@ fn said(program: &str, arguments: &[&str]) -> io::Result<Option<String>> {
         Err(e) => return Err(io::Error::new(e.kind(), format!("{shown}: {e}"))),
         Ok(child) => child,
     };
-    let end = Instant::now() + DEADLINE;
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break status,
-            None if Instant::now() >= end => {
-                child.kill()?;
-                child.wait()?;
-                return Err(io::Error::other(format!(
-                    "{shown}: no end after {} s",
-                    DEADLINE.as_secs()
-                )));
-            }
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
+    let Some(status) = end_of(&mut child, DEADLINE)? else {
+        return Err(io::Error::other(format!(
+            "{shown}: no end after {} s",
+            DEADLINE.as_secs()
+        )));
     };
     if !status.success() {
         return Err(io::Error::other(format!("{shown}: {status}")));
