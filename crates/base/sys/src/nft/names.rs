@@ -7,10 +7,12 @@ pub fn hash(text: &str) -> u64 {
     })
 }
 
-/// `<kind>-<hash>-<readable>`, within the kernel's limit of 127 bytes.
+/// `<kind>-<hash>-<readable>`, within the kernel's limit of 127 bytes. What is not ASCII, or can't be seen, people find as `?`:
+/// custom resources have texts of any kind.
 pub fn name(kind: &str, identity: &str) -> String {
-    let mut name = format!("{kind}-{:016x}-{identity}", hash(identity));
-    name.truncate(100);
+    let mut name = format!("{kind}-{:016x}-", hash(identity));
+    let seen = |c: char| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' };
+    name.extend(identity.chars().map(seen).take(100usize.saturating_sub(name.len())));
     name
 }
 
@@ -23,5 +25,15 @@ mod tests {
         let (a, b) = ("x".repeat(300) + "a", "x".repeat(300) + "b");
         assert_ne!(name("service", &a), name("service", &b));
         assert_eq!(name("service", &a).len(), 100);
+    }
+
+    #[test]
+    fn texts_of_any_kind_have_names() {
+        for kind in ["pods", "named"] {
+            let (a, b) = ("é".repeat(90), "è".repeat(90));
+            assert_ne!(name(kind, &a), name(kind, &b));
+            assert_eq!(name(kind, &a).len(), 100);
+        }
+        assert!(name("named", "web\0\n/6").ends_with("-web??/6"));
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum What {
 pub(super) struct Members {
     pub whose: Whose,
     what: What,
+    /// What its name stands for.
+    text: String,
     /// How many rules look here.
     uses: usize,
     /// How many pods give each element: two may have one address for a moment.
@@ -51,7 +53,12 @@ impl Planner {
                 vec![self.family.address(), KeyType::Proto, KeyType::Port],
             ),
         };
-        let set = name(kind, &text);
+        let (mut set, mut tries) = (name(kind, &text), 0);
+        // Policies can be written so that their hashes are equal: nobody's peers are another's for that.
+        while self.members.get(&set).is_some_and(|there| there.text != text) {
+            tries += 1;
+            set = name(kind, &format!("{tries} {text}"));
+        }
         sets.push(set.clone());
         if let Some(members) = self.members.get_mut(&set) {
             members.uses += 1;
@@ -60,6 +67,7 @@ impl Planner {
         let mut members = Members {
             whose,
             what,
+            text,
             uses: 1,
             counts: BTreeMap::new(),
         };
@@ -177,5 +185,35 @@ impl Planner {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Namespaces;
+    use keelson_sys::nft::Family;
+
+    #[test]
+    fn a_name_that_another_has_is_not_shared() {
+        let mut planner = Planner::new(Family::Ip);
+        let whose = |namespace: &str| {
+            Whose::Pods(Scope {
+                namespaces: Namespaces::One(namespace.into()),
+                pods: LabelSelector::default(),
+            })
+        };
+        let mut sets = Vec::new();
+        let own = planner.members(whose("own"), What::Addresses, &mut sets);
+        assert_eq!(planner.members(whose("own"), What::Addresses, &mut sets), own);
+        assert_eq!(planner.members[&own].uses, 2);
+        // As if the texts of both had one hash and one beginning.
+        let other = name("pods", "other/");
+        let taken = planner.members.remove(&own).unwrap();
+        planner.members.insert(other.clone(), taken);
+        let found = planner.members(whose("other"), What::Addresses, &mut sets);
+        assert_ne!(found, other);
+        assert_eq!(planner.members(whose("other"), What::Addresses, &mut sets), found);
+        assert_eq!(planner.members[&other].uses, 2);
     }
 }

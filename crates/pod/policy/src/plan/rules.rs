@@ -157,8 +157,16 @@ impl Planner {
             return None;
         }
         let content: Vec<String> = elements.iter().map(Element::to_string).collect();
+        let content = content.join(",");
+        let (mut called, mut tries) = (name(kind, &content), 0);
+        let there = &self.table.wanted().sets;
+        // As with the sets of members.
+        while there.get(&called).is_some_and(|set| set.elements != elements) {
+            tries += 1;
+            called = name(kind, &format!("{tries} {content}"));
+        }
         let set = Set {
-            name: name(kind, &content.join(",")),
+            name: called,
             key,
             data: None,
             intervals: true,
@@ -169,5 +177,36 @@ impl Planner {
         sets.push(name.clone());
         self.table.add_set(set, elements);
         Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::TCP;
+
+    #[test]
+    fn a_set_is_shared_for_what_is_in_it_and_not_for_its_name() {
+        let mut planner = Planner::new(Family::Ip);
+        let port = |first| Port::Numbers {
+            protocol: TCP,
+            first,
+            last: first,
+        };
+        let mut sets = Vec::new();
+        let one = planner.numbers(&[port(80)], &mut sets).unwrap();
+        assert_eq!(planner.numbers(&[port(80)], &mut sets).as_ref(), Some(&one));
+        let two = planner.numbers(&[port(81)], &mut sets).unwrap();
+        sets.iter().for_each(|set| planner.release(set));
+        // As if the contents of both had one hash and one beginning.
+        let other = Set {
+            name: two.clone(),
+            key: vec![KeyType::Proto, KeyType::Port],
+            data: None,
+            intervals: true,
+            dynamic_timeout_ms: None,
+        };
+        planner.table.add_set(other, BTreeSet::new());
+        assert_ne!(planner.numbers(&[port(81)], &mut Vec::new()), Some(two));
     }
 }
