@@ -279,6 +279,16 @@ fn back(machine: &Machine<'_>, journal: &mut Journal, seen: Option<&Seen>, timeo
     );
     let (exchanges, restores) = (steps.contains(&Step::PutOld), steps.contains(&Step::RestoreStore));
     if restores {
+        let snapshot = journal.snapshot.as_deref().filter(|file| file.exists());
+        ensure!(
+            snapshot.is_some(),
+            "the snapshot that the store would go back to ({}) isn't there any more",
+            journal
+                .snapshot
+                .as_deref()
+                .unwrap_or(Path::new("none was taken"))
+                .display()
+        );
         machine.host.done(&machine.service()?.command("stop"))?;
         crate::lock::Lock::wait(data_dir, Duration::from_secs(90))?;
     }
