@@ -61,6 +61,7 @@ impl Write {
 pub(super) struct Group<'a> {
     tables: &'a Tables,
     leases: &'a Mutex<Leases>,
+    acknowledged: &'a Mark,
     batch: fjall::OwnedWriteBatch,
     revision: Revision,
     /// What keys stand at after the writes so far.
@@ -79,10 +80,16 @@ struct Replies {
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(tables: &'a Tables, leases: &'a Mutex<Leases>, revision: Revision) -> Self {
+    pub(super) fn new(
+        tables: &'a Tables,
+        leases: &'a Mutex<Leases>,
+        acknowledged: &'a Mark,
+        revision: Revision,
+    ) -> Self {
         Group {
             tables,
             leases,
+            acknowledged,
             batch: tables.batch(),
             revision,
             present: BTreeMap::new(),
@@ -137,7 +144,9 @@ impl<'a> Group<'a> {
     /// Writes what a transaction made.
     fn take(&mut self, staged: Staged) -> Result<()> {
         let needs_more = staged.events.len() > 1 || staged.events.iter().any(|e| e.kv.lease != 0);
-        if needs_more || !staged.leases.is_empty() {
+        if (needs_more || !staged.leases.is_empty()) && self.tables.leases().is_none() {
+            // That it has layout 2 is written before the group is.
+            self.acknowledged.doubt();
             self.tables.upgrade()?;
         }
         self.revision += Revision::from(!staged.events.is_empty());
@@ -242,7 +251,7 @@ impl<'a> Group<'a> {
     }
 
     /// To disk. What is left can be published and answered, once it is known how this went.
-    pub(super) fn commit(self, acknowledged: &Mark) -> (Result<()>, Committed) {
+    pub(super) fn commit(self) -> (Result<()>, Committed) {
         let (tables, batch) = (self.tables, self.batch);
         let committed = Committed {
             events: self.events,
@@ -251,7 +260,7 @@ impl<'a> Group<'a> {
             granted: self.granted,
             has_deadlines: self.has_deadlines,
         };
-        acknowledged.doubt();
+        self.acknowledged.doubt();
         (batch.commit().map_err(|e| tables.fail(e)), committed)
     }
 

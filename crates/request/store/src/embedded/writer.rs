@@ -272,7 +272,7 @@ impl Writer {
         let Some(tables) = guard.as_ref() else {
             return Err(closed());
         };
-        let mut group = Group::new(tables, &shared.leases, before);
+        let mut group = Group::new(tables, &shared.leases, &shared.acknowledged, before);
         fill(&mut group);
         if group.is_empty() {
             group.abandon().answer();
@@ -280,7 +280,7 @@ impl Writer {
         }
         shared.health.begins();
         let (result, committed) = match wait_for_flushes(tables) {
-            Ok(()) => group.commit(&shared.acknowledged),
+            Ok(()) => group.commit(),
             Err(error) => (Err(error), group.abandon()),
         };
         drop(guard);
