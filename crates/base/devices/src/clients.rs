@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keelson_grpc::Deadline;
+use keelson_grpc::{Deadline, in_time};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
@@ -26,9 +26,42 @@ impl Plugin {
         Plugin(keelson_grpc::channel(socket))
     }
 
-    /// For a call that ends within this time.
-    pub fn within(&self, deadline: Duration) -> DevicePluginClient<Timed> {
-        DevicePluginClient::with_interceptor(self.0.clone(), Deadline(deadline)).max_decoding_message_size(MAX_MESSAGE)
+    fn within(&self, limit: Duration) -> DevicePluginClient<Timed> {
+        DevicePluginClient::with_interceptor(self.0.clone(), Deadline(limit)).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// What it wants to be asked.
+    pub async fn options(&self, limit: Duration) -> Result<plugin::DevicePluginOptions, Status> {
+        let mut client = self.within(limit);
+        in_time(limit, client.get_device_plugin_options(plugin::Empty {})).await
+    }
+
+    /// Which devices it prefers.
+    pub async fn prefer(
+        &self,
+        limit: Duration,
+        request: plugin::PreferredAllocationRequest,
+    ) -> Result<plugin::PreferredAllocationResponse, Status> {
+        let mut client = self.within(limit);
+        in_time(limit, client.get_preferred_allocation(request)).await
+    }
+
+    pub async fn allocate(
+        &self,
+        limit: Duration,
+        request: plugin::AllocateRequest,
+    ) -> Result<plugin::AllocateResponse, Status> {
+        let mut client = self.within(limit);
+        in_time(limit, client.allocate(request)).await
+    }
+
+    pub async fn pre_start(
+        &self,
+        limit: Duration,
+        request: plugin::PreStartContainerRequest,
+    ) -> Result<plugin::PreStartContainerResponse, Status> {
+        let mut client = self.within(limit);
+        in_time(limit, client.pre_start_container(request)).await
     }
 
     /// The plug-in's devices, again and again, until it goes.
@@ -100,14 +133,14 @@ impl Driver {
                 let mut client = dra::dra_plugin_client::DraPluginClient::with_interceptor(channel, deadline)
                     .max_decoding_message_size(MAX_MESSAGE);
                 let request = dra::NodePrepareResourcesRequest { claims };
-                client.node_prepare_resources(request).await.map(Response::into_inner)
+                in_time(self.deadline, client.node_prepare_resources(request)).await
             }
             Service::V1Beta1 => {
                 let mut client = dra::v1beta1::dra_plugin_client::DraPluginClient::with_interceptor(channel, deadline)
                     .max_decoding_message_size(MAX_MESSAGE);
                 let claims = claims.into_iter().map(older).collect();
                 let request = dra::v1beta1::NodePrepareResourcesRequest { claims };
-                let answer = client.node_prepare_resources(request).await?.into_inner();
+                let answer = in_time(self.deadline, client.node_prepare_resources(request)).await?;
                 let claims = answer.claims.into_iter().map(|(uid, c)| (uid, newer(c))).collect();
                 Ok(dra::NodePrepareResourcesResponse { claims })
             }
@@ -121,14 +154,14 @@ impl Driver {
                 let mut client = dra::dra_plugin_client::DraPluginClient::with_interceptor(channel, deadline)
                     .max_decoding_message_size(MAX_MESSAGE);
                 let request = dra::NodeUnprepareResourcesRequest { claims };
-                client.node_unprepare_resources(request).await.map(Response::into_inner)
+                in_time(self.deadline, client.node_unprepare_resources(request)).await
             }
             Service::V1Beta1 => {
                 let mut client = dra::v1beta1::dra_plugin_client::DraPluginClient::with_interceptor(channel, deadline)
                     .max_decoding_message_size(MAX_MESSAGE);
                 let claims = claims.into_iter().map(older).collect();
                 let request = dra::v1beta1::NodeUnprepareResourcesRequest { claims };
-                let answer = client.node_unprepare_resources(request).await?.into_inner();
+                let answer = in_time(self.deadline, client.node_unprepare_resources(request)).await?;
                 let claims = answer.claims.into_iter();
                 let claims = claims.map(|(uid, c)| (uid, dra::NodeUnprepareResourceResponse { error: c.error }));
                 Ok(dra::NodeUnprepareResourcesResponse {

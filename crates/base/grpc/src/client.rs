@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::service::Interceptor;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 use tower::Service;
 
 /// How long a socket may take to accept.
@@ -51,7 +51,15 @@ pub fn socket_path(what: &str, endpoint: &str) -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-/// Gives every call the same time: the server is told, and the client doesn't wait longer whatever the server does.
+/// The answer to a call, or why there is none, whatever the server does: a [`Deadline`] ends where an answer begins.
+pub async fn in_time<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
+    }
+}
+
+/// Gives every call the same time: the server is told, and the client doesn't wait longer for an answer to begin.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Duration);
 
@@ -59,5 +67,19 @@ impl Interceptor for Deadline {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.set_timeout(self.0);
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_ends_is_not_waited_for() {
+        let began = tokio::time::Instant::now();
+        let call = std::future::pending::<Result<Response<()>, Status>>();
+        let error = in_time(Duration::from_secs(3), call).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(began.elapsed(), Duration::from_secs(3));
     }
 }

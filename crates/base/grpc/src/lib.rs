@@ -6,6 +6,6 @@ mod client;
 mod presence;
 mod server;
 
-pub use client::{Deadline, channel, connect, socket_path};
+pub use client::{Deadline, channel, connect, in_time, socket_path};
 pub use presence::Presence;
 pub use server::{bind, unbind};

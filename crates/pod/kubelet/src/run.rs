@@ -152,7 +152,8 @@ pub async fn build(
         tools.wake.clone(),
         node.changed.clone(),
         stop.clone(),
-    );
+    )
+    .map_err(anyhow::Error::msg)?;
     let claims = Claims::new(
         host.clone(),
         &layout,
@@ -160,7 +161,8 @@ pub async fn build(
         rest.clone(),
         tools.wake.clone(),
         stop.clone(),
-    );
+    )
+    .context("reading which claims have devices here")?;
     let types: [Arc<dyn plugins::Kind>; 3] = [
         Arc::new(CsiDrivers(csi.clone())),
         Arc::new(devices::Registry(devices.clone())),

@@ -58,6 +58,14 @@ impl Drivers {
         Err(format!("DRA driver {name} is not registered"))
     }
 
+    /// A pod that has ended waits for no driver.
+    pub fn unwanted(&self, uid: &str) {
+        self.0.lock().waiting.retain(|_, uids| {
+            uids.remove(uid);
+            !uids.is_empty()
+        });
+    }
+
     fn add(&self, plug: &Plug, service: Service) -> Result<(), String> {
         let (name, endpoint) = (&plug.name, &plug.endpoint);
         let mut state = self.0.lock();
@@ -187,14 +195,21 @@ impl Claims {
     async fn look(self: &Arc<Self>, name: &str, endpoint: &Path) {
         let mut delay = FIRST_DELAY;
         loop {
-            if let Ok(presence) = Presence::of(endpoint).await {
-                delay = FIRST_DELAY;
-                self.drivers.set_connected(name, endpoint, true);
-                self.settle(name);
-                presence.gone().await;
-                tracing::info!(driver = name, "the connection to a driver has ended");
-                self.drivers.set_connected(name, endpoint, false);
-                self.settle(name);
+            match Presence::of(endpoint).await {
+                Ok(presence) => {
+                    delay = FIRST_DELAY;
+                    self.drivers.set_connected(name, endpoint, true);
+                    self.settle(name);
+                    presence.gone().await;
+                    tracing::info!(driver = name, "the connection to a driver has ended");
+                    self.drivers.set_connected(name, endpoint, false);
+                    self.settle(name);
+                }
+                Err(e) => tracing::info!(
+                    driver = name,
+                    "a driver can't be reached at {}: {e}",
+                    endpoint.display()
+                ),
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(MAX_RECONNECT);
@@ -221,11 +236,18 @@ impl Claims {
             let wiped = async {
                 tokio::time::sleep(AWAY).await;
                 if !claims.drivers.is_there(&name) {
+                    tracing::info!(
+                        driver = name,
+                        "a driver is away, and its slices of this node are deleted"
+                    );
                     claims.wipe(Wipe::Driver(&name)).await;
                 }
             };
-            if back.run_until_cancelled(wiped).await.is_some() {
-                claims.drivers.0.lock().wiping.remove(&name);
+            back.run_until_cancelled(wiped).await;
+            let mut state = claims.drivers.0.lock();
+            // Otherwise what stands there is another's.
+            if !back.is_cancelled() {
+                state.wiping.remove(&name);
             }
         });
     }
@@ -236,7 +258,7 @@ impl Claims {
         loop {
             match self.try_wipe(what).await {
                 Ok(()) => return,
-                Err(e) => tracing::debug!("slices of this node can't be deleted: {}", crate::error_text(&e)),
+                Err(e) => tracing::warn!("slices of this node can't be deleted: {}", crate::error_text(&e)),
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,

@@ -23,6 +23,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use keelson_client::{Objects, Rest};
 use parking_lot::Mutex;
+use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 /// More than the claims of any node need.
 const LONGEST: u64 = 64 << 20;
+/// More than what a driver makes of one claim takes, which has 32 devices at most.
+const LARGEST: usize = 256 << 10;
 
 pub struct Claims {
     host: Arc<dyn Host>,
@@ -52,10 +55,10 @@ impl Claims {
         rest: Rest,
         wake: Wake,
         stop: CancellationToken,
-    ) -> Arc<Self> {
+    ) -> io::Result<Arc<Self>> {
         let file = layout.root.join("claims.json");
         let claims = Claims {
-            known: Mutex::new(restore(&*host, &file)),
+            known: Mutex::new(restore(&*host, &file)?),
             drivers: Drivers::default(),
             health: Health::default(),
             node: node.to_owned(),
@@ -65,7 +68,7 @@ impl Claims {
             stop,
             file,
         };
-        Arc::new(claims)
+        Ok(Arc::new(claims))
     }
 
     /// Whether a pod has claims, as its object says.
@@ -81,7 +84,11 @@ impl Claims {
 
     fn save(&self, known: &Known) -> Result<(), String> {
         let text = serde_json::to_vec(&known.list()).map_err(io::Error::from);
-        let written = text.and_then(|text| self.host.write(&self.file, &text, 0o600));
+        let written = text.and_then(|text| match text.len() as u64 {
+            // It could not be read back.
+            LONGEST.. => Err(io::Error::other(format!("it takes {LONGEST} bytes or more"))),
+            _ => self.host.write(&self.file, &text, 0o600),
+        });
         written.map_err(|e| format!("checkpoint ResourceClaim state: {e}"))
     }
 
@@ -101,6 +108,10 @@ impl Claims {
                 .await;
             let claim = claim.map_err(|e| format!("fetch ResourceClaim {name}: {}", crate::error_text(&e)))?;
             let info = Info::of(pod, &claim, named.owned)?;
+            if fresh.iter().any(|had: &Info| had.uid == info.uid) {
+                // A pod may have two names for it; drivers are asked once.
+                continue;
+            }
             for driver in info.drivers.keys() {
                 self.drivers.wanted(driver, uid)?;
             }
@@ -147,6 +158,12 @@ impl Claims {
                     info.name, made.error
                 ));
             }
+            if made.encoded_len() > LARGEST {
+                return Err(format!(
+                    "NodePrepareResources returned more than {LARGEST} bytes for ResourceClaim {}",
+                    info.name
+                ));
+            }
             let devices = made.devices.iter().cloned().map(Device::new).collect();
             self.known.lock().made(&info.namespace, &info.name, name, devices)?;
         }
@@ -159,7 +176,9 @@ impl Claims {
     /// Has drivers take back what a pod was the last to use. It may be another kubelet that had it made ready.
     pub async fn unprepare(&self, uid: &str) -> Result<(), String> {
         let done = self.try_unprepare(uid).await;
-        done.map_err(|e| format!("unprepare dynamic resources: {e}"))
+        done.map_err(|e| format!("unprepare dynamic resources: {e}"))?;
+        self.drivers.unwanted(uid);
+        Ok(())
     }
 
     async fn try_unprepare(&self, uid: &str) -> Result<(), String> {
@@ -239,21 +258,20 @@ impl Claims {
     }
 }
 
-/// What an earlier kubelet wrote down. What can't be read is kept beside, and drivers are asked again for pods that run.
-fn restore(host: &dyn Host, file: &Path) -> Known {
+/// What an earlier kubelet wrote down. What makes no sense is kept beside, and drivers are asked again for pods that run.
+fn restore(host: &dyn Host, file: &Path) -> io::Result<Known> {
     let text = match host.read(file, LONGEST) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Known::default(),
-        other => other,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
+        other => other?,
     };
-    let list = text.and_then(|text| serde_json::from_slice::<Vec<Info>>(&text).map_err(Into::into));
-    match list {
-        Ok(list) => Known::from_list(list),
+    match serde_json::from_slice::<Vec<Info>>(&text) {
+        Ok(list) => Ok(Known::from_list(list)),
         Err(e) => {
             tracing::error!("which claims have devices on this node can't be read; drivers are asked again: {e}");
             if let Err(e) = host.rename(file, &file.with_extension("damaged")) {
                 tracing::error!("{} can't be put aside: {e}", file.display());
             }
-            Known::default()
+            Ok(Known::default())
         }
     }
 }

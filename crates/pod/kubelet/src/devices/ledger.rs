@@ -146,6 +146,12 @@ impl Ledger {
         self.resources.keys().cloned().collect()
     }
 
+    /// How many other resources have or had a plug-in.
+    pub fn others(&self, resource: &str) -> usize {
+        let all = self.resources.keys().chain(&self.gone);
+        all.filter(|name| *name != resource).count()
+    }
+
     /// Whether a resource is one of plug-ins.
     pub fn manages(&self, resource: &str) -> bool {
         let granted = |p: &OfPod| p.values().any(|c| c.contains_key(resource));
@@ -286,6 +292,7 @@ mod tests {
         let late = start + GRACE + Duration::from_secs(1);
         assert_eq!(amounts(&mut ledger, late), ("0".into(), "0".into()));
         assert!(!ledger.manages("r"));
+        assert_eq!((ledger.others("r"), ledger.others("s")), (0, 1), "it is remembered");
         ledger.connected("r");
         ledger.told("r", vec![device("a", "Healthy")]);
         assert_eq!(amounts(&mut ledger, late), ("1".into(), "1".into()));

@@ -59,9 +59,9 @@ impl Devices {
         wake: Wake,
         changed: Arc<Notify>,
         stop: CancellationToken,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, String> {
         let devices = Devices {
-            ledger: Mutex::new(record::restore(&*host, &layout)),
+            ledger: Mutex::new(record::restore(&*host, &layout)?),
             plugins: Mutex::default(),
             host,
             layout,
@@ -69,7 +69,7 @@ impl Devices {
             changed,
             stop,
         };
-        Arc::new(devices)
+        Ok(Arc::new(devices))
     }
 
     /// Capacity and allocatable of plug-ins' resources; zero of one that has no plug-in any more.
@@ -219,12 +219,12 @@ impl Devices {
                 allocation_size: i32::try_from(size).unwrap_or(i32::MAX),
             }],
         };
-        let answer = plugin.client.within(CALL).get_preferred_allocation(request).await;
+        let answer = plugin.client.prefer(CALL, request).await;
         let answer = answer.map_err(|e| {
             let e = crate::rpc_text(&e);
             format!("device plugin GetPreferredAllocation rpc failed with err: {e}")
         })?;
-        let first = answer.into_inner().container_responses.into_iter().next();
+        let first = answer.container_responses.into_iter().next();
         Ok(first.map(|r| r.device_i_ds.into_iter().collect()).unwrap_or_default())
     }
 
@@ -238,8 +238,8 @@ impl Devices {
                 devices_ids: ids.into_iter().collect(),
             }],
         };
-        let answer = plugin.client.within(CALL).allocate(request).await;
-        let answer = answer.map_err(|e| crate::rpc_text(&e))?.into_inner();
+        let answer = plugin.client.allocate(CALL, request).await;
+        let answer = answer.map_err(|e| crate::rpc_text(&e))?;
         let first = answer.container_responses.into_iter().next();
         first
             .map(comes)
@@ -282,7 +282,7 @@ impl Devices {
         let request = api::PreStartContainerRequest {
             devices_ids: ids.into_iter().collect(),
         };
-        let answer = plugin.client.within(CALL).pre_start_container(request).await;
+        let answer = plugin.client.pre_start(CALL, request).await;
         answer.map(drop).map_err(|e| {
             let e = crate::rpc_text(&e);
             format!("device plugin PreStartContainer rpc failed with err: {e}")

@@ -4,7 +4,7 @@
 use super::Devices;
 use super::record;
 use crate::plugins::{Kind, Plug, Refusal};
-use keelson_devices::plugin::{DevicePluginOptions, Empty};
+use keelson_devices::plugin::DevicePluginOptions;
 use keelson_devices::{DEVICE_PLUGIN, Plugin, VERSION};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a plug-in may take to say what it wants.
 const TALK: Duration = Duration::from_secs(10);
-/// How many resources can have plug-ins, and how many plug-ins one.
+/// How many resources can have or have had plug-ins, and how many plug-ins one.
 const MOST: usize = 256;
 
 #[derive(Clone)]
@@ -53,10 +53,8 @@ impl Devices {
     /// Makes a plug-in known, in place of one that had its socket.
     pub(super) async fn connect(self: &Arc<Self>, resource: &str, socket: &Path) -> Result<(), String> {
         let client = Plugin::at(socket);
-        let asked = client.within(TALK).get_device_plugin_options(Empty {}).await;
-        let options = asked
-            .map_err(|e| format!("failed to get device plugin options: {}", crate::rpc_text(&e)))?
-            .into_inner();
+        let asked = client.options(TALK).await;
+        let options = asked.map_err(|e| format!("failed to get device plugin options: {}", crate::rpc_text(&e)))?;
         let registered = Registered {
             client,
             options,
@@ -65,7 +63,7 @@ impl Devices {
         };
         {
             let mut plugins = self.plugins.lock();
-            let known = plugins.len();
+            let others = self.ledger.lock().others(resource);
             let of_resource = plugins.entry(resource.to_owned()).or_default();
             of_resource.retain(|r| {
                 let stays = r.socket != socket;
@@ -74,7 +72,7 @@ impl Devices {
                 }
                 stays
             });
-            if known >= MOST && of_resource.is_empty() || of_resource.len() >= MOST {
+            if others >= MOST || of_resource.len() >= MOST {
                 if of_resource.is_empty() {
                     plugins.remove(resource);
                 }

@@ -20,6 +20,10 @@ fn resources(layout: &Layout) -> PathBuf {
 
 pub fn save(host: &dyn Host, layout: &Layout, uid: &str, has: &OfPod) -> io::Result<()> {
     let text = serde_json::to_vec(has)?;
+    if text.len() as u64 > LONGEST {
+        // It could not be read back.
+        return Err(io::Error::other(format!("they take more than {LONGEST} bytes")));
+    }
     host.make_dir(&layout.pod(uid), 0o750)?;
     host.write(&of_pod(layout, uid), &text, 0o600)
 }
@@ -34,8 +38,8 @@ pub fn note(host: &dyn Host, layout: &Layout, names: &BTreeSet<String>) {
     }
 }
 
-/// What an earlier kubelet wrote down.
-pub fn restore(host: &dyn Host, layout: &Layout) -> Ledger {
+/// What an earlier kubelet wrote down. Who doesn't know which pods there are would give what they have to others.
+pub fn restore(host: &dyn Host, layout: &Layout) -> Result<Ledger, String> {
     let mut ledger = Ledger::default();
     let now = Instant::now();
     let read = |path: &PathBuf| match host.read(path, LONGEST) {
@@ -52,7 +56,11 @@ pub fn restore(host: &dyn Host, layout: &Layout) -> Ledger {
             tracing::error!("which resources had device plug-ins can't be read; they are known when they register: {e}")
         }
     }
-    for uid in host.list_dir(&layout.pods()).unwrap_or_default() {
+    let pods = match host.list_dir(&layout.pods()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(|e| format!("read which pods may have devices: {e}"))?,
+    };
+    for uid in pods {
         let found = read(&of_pod(layout, &uid)).and_then(|text| {
             let parse = |text: Vec<u8>| serde_json::from_slice::<OfPod>(&text).map_err(io::Error::from);
             text.map(parse).transpose()
@@ -69,5 +77,44 @@ pub fn restore(host: &dyn Host, layout: &Layout) -> Ledger {
             }
         }
     }
-    ledger
+    Ok(ledger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ledger::{Comes, Grant};
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use std::collections::BTreeMap;
+
+    fn having(value: String) -> OfPod {
+        let comes = Comes {
+            env: BTreeMap::from([("A".to_owned(), value)]),
+            ..Comes::default()
+        };
+        let grant = Grant {
+            ids: ["a".to_owned()].into(),
+            comes: Some(comes),
+            ..Grant::default()
+        };
+        let of_container = BTreeMap::from([("r".to_owned(), grant)]);
+        BTreeMap::from([("c".to_owned(), of_container)])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_written_can_be_read_and_what_cannot_be_read_is_not_nothing() {
+        let host = FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH);
+        let layout = Layout {
+            root: "/k".into(),
+            logs: "/l".into(),
+        };
+        assert!(restore(&host, &layout).is_ok_and(|l| l.of_pod("u").is_none()));
+        let small = having("1".into());
+        save(&host, &layout, "u", &small).unwrap();
+        let large = having("x".repeat(LONGEST as usize));
+        assert!(save(&host, &layout, "u", &large).is_err());
+        assert!(restore(&host, &layout).is_ok_and(|l| l.of_pod("u") == Some(&small)));
+        host.spoil(&layout.pods(), true);
+        assert!(restore(&host, &layout).is_err());
+    }
 }

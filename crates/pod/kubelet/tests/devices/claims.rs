@@ -250,3 +250,24 @@ async fn a_directory_that_cannot_be_read_ends_no_plug_in() {
     claim(&node, &[&path]);
     node.ready(&path).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_by_two_names_is_made_ready_once() {
+    let home = Home::new("names");
+    let node = Node::start_in(home.path()).await;
+    let driver = Driver::new(&node.host, home.path(), "d.test");
+    let _running = driver.run().await;
+    let path = node.pod_with(
+        json!({"name": "p"}),
+        json!({
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c-p", "resources": {"claims": [
+                {"name": "one", "request": "big"}, {"name": "two", "request": "small"}]}}],
+            "resourceClaims": [
+                {"name": "one", "resourceClaimName": "c"}, {"name": "two", "resourceClaimName": "c"}]}),
+    );
+    claim(&node, &[&path]);
+    node.ready(&path).await;
+    assert_eq!(names(&node, "c-p"), ["d.test/claim=c-big", "d.test/claim=c-small"]);
+    assert_eq!(driver.calls("prepare"), ["c"]);
+}
