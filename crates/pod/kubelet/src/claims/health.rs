@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// How long what was told of a device counts, unless the driver says otherwise.
 const COUNTS: Duration = Duration::from_secs(30);
-/// How many devices of a driver are followed, and how long what is told of one may be.
+/// How many devices of a driver are followed, and how long the names and what is told of one may be.
 const MOST: usize = 16384;
 const LONGEST: usize = 1024;
 /// How long until a driver is asked again whose stream has ended.
@@ -41,6 +41,10 @@ impl Health {
         for d in devices {
             let health = d.health();
             let id = d.device.unwrap_or_default();
+            if id.pool_name.len() + id.device_name.len() > LONGEST {
+                // No claim has a device by this name.
+                continue;
+            }
             let key = (id.pool_name, id.device_name);
             named.insert(key.clone());
             let told = Told {
@@ -222,6 +226,8 @@ mod tests {
         assert_eq!(of("other"), ["d/n/y Healthy "]);
         tokio::time::advance(COUNTS + Duration::from_secs(1)).await;
         assert_eq!(of("r"), ["v/c=x Unknown ", "d/n/y Unknown "]);
+        let long = told(&"x".repeat(LONGEST), HealthStatus::Healthy, "");
+        assert!(health.take("d", vec![long], now).is_empty());
         assert_eq!(shorten("é".repeat(600)).len(), 1023);
     }
 }

@@ -50,6 +50,7 @@ impl Worker {
             // Here: what has ended isn't ended once more, which the runtime would tell of each time.
             let (handle, again) = (self.handle.clone(), self.retry.next());
             tokio::select! {
+                () = self.kl.stop.cancelled() => return Next::Wait(None),
                 () = handle.wake.notified() => {}
                 () = tokio::time::sleep_until(again) => {}
             }
