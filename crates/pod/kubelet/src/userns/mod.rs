@@ -120,8 +120,10 @@ fn unsupported(handler: &str) -> String {
 
 /// The range that is written down for a pod.
 fn read(host: &dyn Host, layout: &Layout, uid: &str) -> Result<Option<(u32, u32)>, String> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
     match host.read(&layout.pod(uid).join(FILE), MAX_FILE) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // What lies beside the pods' directories is no pod.
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => Ok(None),
         Err(e) => Err(e.to_string()),
         Ok(bytes) if bytes.is_empty() => Ok(None),
         Ok(bytes) => parse(&bytes).map(Some),
@@ -199,6 +201,20 @@ mod tests {
         let mapping = format!(r#"[{{"hostId":{a},"containerId":0,"length":65536}}]"#);
         let upstreams = format!(r#"{{"uidMappings":{mapping},"gidMappings":{mapping}}}"#);
         assert_eq!(String::from_utf8(file).unwrap(), upstreams);
+    }
+
+    #[test]
+    fn a_file_beside_the_pods_is_no_pod() {
+        let root = std::env::temp_dir().join(format!("keelson-userns-{}", std::process::id()));
+        let layout = Layout {
+            root: root.clone(),
+            logs: root.join("logs"),
+        };
+        std::fs::create_dir_all(layout.pods()).unwrap();
+        std::fs::write(layout.pods().join("stray"), "").unwrap();
+        let host = crate::host::real::RealHost::new();
+        assert_eq!(read(&host, &layout, "stray"), Ok(None));
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
