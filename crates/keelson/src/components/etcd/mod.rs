@@ -71,11 +71,13 @@ impl Server for Front {
     }
 }
 
-/// A client holds few connections, and many watches on each.
+/// A client holds few connections, and many watches on each. What it has asked for and doesn't read is as large as the store, or a
+/// snapshot's thread and file: it is kept for a while, not for ever.
 fn limits() -> Limits {
     Limits {
         connections: 1024,
         streams: 10_000,
+        unread: Some(Duration::from_secs(300)),
         drain: Duration::from_secs(1),
         ..Limits::default()
     }
