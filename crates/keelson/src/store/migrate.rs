@@ -106,19 +106,29 @@ async fn from_etcd(choice: &Choice, data_dir: &Path, file: &Path) -> Done {
         std::fs::remove_dir_all(&fresh).with_context(|| format!("removing {}", fresh.display()))?;
     }
     let summary = embedded::restore(file, &fresh, 0, Sum::Wanted)?;
-    let made = Embedded::open(&fresh, StoreOptions::default()).await?;
-    // What ends at once goes while it is looked at, by a later change.
-    let sum = made.digest(Some(summary.revision)).await?.sum;
-    made.close().await?;
-    if sum != wanted {
-        std::fs::remove_dir_all(&fresh)?;
-        bail!("what was made sums up to {sum:08x}, and etcd's to {wanted:08x}: nothing was changed");
+    // Where there was no store the next server would take it as it is.
+    if let Err(odd) = compare(&fresh, &summary, wanted).await {
+        std::fs::remove_dir_all(&fresh).with_context(|| format!("removing {}: {odd:#}", fresh.display()))?;
+        return Err(odd.context("nothing was changed"));
     }
     if store.exists() {
         println!("The store that was is in {}", aside(&store)?.display());
     }
     take_restored(&store)?;
-    Ok((summary, sum, store))
+    Ok((summary, wanted, store))
+}
+
+async fn compare(made: &Path, summary: &Summary, wanted: u32) -> anyhow::Result<()> {
+    let opened = Embedded::open(made, StoreOptions::default()).await?;
+    // What ends at once goes while it is looked at, by a later change.
+    let found = opened.digest(Some(summary.revision)).await;
+    opened.close().await?;
+    let sum = found?.sum;
+    ensure!(
+        sum == wanted,
+        "what was made sums up to {sum:08x}, and etcd's to {wanted:08x}"
+    );
+    Ok(())
 }
 
 async fn to_etcd(data_dir: &Path, file: &Path, to: &Path, etcdutl: &Path, more: &[String]) -> Done {
