@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// For how long servers have to refuse to tell the list until there is taken to be none.
+const REFUSED: Duration = Duration::from_secs(60);
+
 /// What somebody stays by.
 pub trait Shows: Send + Sync {
     fn credential(&self) -> Credential<'_>;
@@ -103,9 +106,13 @@ impl Drop for Held {
 }
 
 impl Revocations {
+    fn is_read(&self) -> bool {
+        *self.read.borrow()
+    }
+
     /// Whether the list is there, now or within a time.
     pub async fn are_read(&self, patience: Duration) -> bool {
-        if *self.read.borrow() {
+        if self.is_read() {
             return true;
         }
         let mut read = self.read.subscribe();
@@ -174,13 +181,6 @@ impl Revocations {
             fields: format!("metadata.name={NAME}"),
             ..InformerOptions::default()
         };
-        // A server of an older version has no list, and lets nobody ask for it.
-        if let Err(error) = Objects::<ConfigMap>::new(rest).find(NAMESPACE, NAME).await
-            && is_forbidden(&error)
-        {
-            tracing::warn!("the servers don't tell what has been revoked: {error}");
-            self.set(Table::default());
-        }
         let maps: Informer<ConfigMap> = Informer::start(rest, options, &stop);
         let mut changes = maps.store().changes();
         let synced = async {
@@ -195,8 +195,25 @@ impl Revocations {
         };
         tokio::select! {
             () = synced => {}
+            () = self.goes_without(rest) => {}
             () = stop.cancelled() => {}
         }
+    }
+
+    /// A server of an older version has no list, and lets nobody ask for it; one that has just started may not know yet who may.
+    async fn goes_without(&self, rest: &Rest) {
+        tokio::time::sleep(REFUSED).await;
+        if !self.is_read() {
+            let asked = Objects::<ConfigMap>::new(rest).find(NAMESPACE, NAME).await;
+            if let Err(error) = asked
+                && is_forbidden(&error)
+                && !self.is_read()
+            {
+                tracing::warn!("the servers don't tell what has been revoked: {error}");
+                self.set(Table::default());
+            }
+        }
+        std::future::pending().await
     }
 }
 
@@ -253,5 +270,25 @@ mod tests {
                 .cut()
                 .is_cancelled()
         );
+    }
+
+    /// Servers that don't know yet who may what refuse everybody; those of an older version go on to.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_nobody_may_ask_for_is_taken_for_none_only_when_that_stays_so() {
+        let api = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "not yet", "reason": "Forbidden", "code": 403});
+            let mut answer = http::Response::new(kube::client::Body::from(status.to_string().into_bytes()));
+            *answer.status_mut() = http::StatusCode::FORBIDDEN;
+            Ok::<_, std::convert::Infallible>(answer)
+        });
+        let rest = Rest::new(kube::Client::new(api, "default"), "test");
+        let (all, stop) = (Arc::new(Revocations::default()), CancellationToken::new());
+        let (follower, stopped) = (all.clone(), stop.clone());
+        let following = tokio::spawn(async move { follower.follow(&rest, stopped).await });
+        assert!(!all.are_read(REFUSED / 2).await);
+        assert!(all.are_read(REFUSED).await);
+        stop.cancel();
+        following.await.unwrap();
     }
 }
