@@ -28,7 +28,8 @@ pub fn save(host: &dyn Host, layout: &Layout, uid: &str, has: &OfPod) -> io::Res
     host.write(&of_pod(layout, uid), &text, 0o600)
 }
 
-/// Notes the resources that have a plug-in: after a restart pods that want them wait for it.
+/// Notes the resources that have a plug-in: after a restart new pods that want them are refused until it is back, rather than
+/// started without.
 pub fn note(host: &dyn Host, layout: &Layout, names: &BTreeSet<String>) {
     let written = serde_json::to_vec(names)
         .map_err(io::Error::other)
