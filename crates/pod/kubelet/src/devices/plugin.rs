@@ -6,6 +6,7 @@ use super::record;
 use crate::plugins::{Kind, Plug, Refusal};
 use keelson_devices::plugin::DevicePluginOptions;
 use keelson_devices::{DEVICE_PLUGIN, Plugin, VERSION};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,18 @@ impl Devices {
 
     /// Makes the plug-in at a socket unknown.
     pub(super) fn disconnect(&self, resource: &str, socket: &Path) {
+        self.remove(&mut self.plugins.lock(), resource, socket);
+    }
+
+    /// A plug-in has nothing more to say. One that has taken its place meanwhile stays.
+    fn ended(&self, resource: &str, registered: &Registered) {
         let mut plugins = self.plugins.lock();
+        if !registered.gone.is_cancelled() {
+            self.remove(&mut plugins, resource, &registered.socket);
+        }
+    }
+
+    fn remove(&self, plugins: &mut BTreeMap<String, Vec<Registered>>, resource: &str, socket: &Path) {
         let Some(of_resource) = plugins.get_mut(resource) else {
             return;
         };
@@ -137,7 +149,7 @@ async fn follow(devices: Arc<Devices>, resource: String, registered: Registered)
             crate::rpc_text(&e)
         );
     }
-    devices.disconnect(&resource, &registered.socket);
+    devices.ended(&resource, &registered);
 }
 
 /// Plug-ins that register as all others do, in place of at the kubelet's own socket.
