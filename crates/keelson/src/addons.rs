@@ -277,7 +277,7 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
         }
     }
     crate::storage::apply(&rest, config).await?;
-    crate::snapshots::apply(&rest, config).await?;
+    crate::snapshots::apply(&rest, config).await;
     // The cluster runs without it.
     if config.runs(Component::Policy)
         && let Err(error) = definitions::write(&rest, &cluster_policy_definition()).await

@@ -6,6 +6,7 @@
 //! without any has nowhere to go.
 
 use crate::config::Config;
+use crate::process;
 use anyhow::Context;
 use keelson_network::underlay;
 use std::net::IpAddr;
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 /// Notices come in bursts.
 const QUIET: Duration = Duration::from_millis(500);
-/// How long a change has to stay.
+/// How long a change has to stay, and at most, where one follows the other.
 const SETTLED: Duration = Duration::from_secs(3);
+const SETTLED_AT_LAST: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -37,11 +39,12 @@ impl Standing {
 
 /// Resolves when something else than `began` has come to stay. `resolve`: the options, as they are meant on this machine now.
 pub async fn changed(began: Option<Standing>, resolve: impl Fn() -> anyhow::Result<Config>) {
+    let settled = settled(process::times_begun_anew());
     let watched = async {
         let mut changes = underlay::Changes::listen().context("the kernel's notices of addresses")?;
         loop {
             if let Some(other) = differing(&began, look(&resolve).await) {
-                changes.skip(SETTLED).await;
+                changes.skip(settled).await;
                 if differing(&began, look(&resolve).await).as_ref() == Some(&other) {
                     tracing::info!(?began, now = ?other, "this node's address or MTU has changed: beginning anew with it; pods go on");
                     return anyhow::Ok(());
@@ -59,6 +62,11 @@ pub async fn changed(began: Option<Standing>, resolve: impl Fn() -> anyhow::Resu
         );
         std::future::pending().await
     }
+}
+
+/// An address that goes to and fro is followed less and less often.
+fn settled(times: u32) -> Duration {
+    (SETTLED * 2_u32.pow(times.min(16))).min(SETTLED_AT_LAST)
 }
 
 /// Without an answer there is nothing to follow.
@@ -79,6 +87,12 @@ async fn look(resolve: &impl Fn() -> anyhow::Result<Config>) -> Option<Standing>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_moves_to_and_fro_is_followed_more_slowly() {
+        let seconds = |times| settled(times).as_secs();
+        assert_eq!([0, 1, 3, 6, 7, u32::MAX].map(seconds), [3, 6, 24, 192, 300, 300]);
+    }
 
     #[test]
     fn only_another_answer_is_a_change() {

@@ -6,8 +6,9 @@ use crate::supervise::Supervisor;
 use anyhow::Context;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::pin::pin;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads: two suffice for a small node, and each costs memory.
@@ -15,6 +16,11 @@ const MOST_THREADS: usize = 4;
 const STACK_BYTES: usize = 2 << 20;
 /// What threads are in the middle of, when all else has stopped: an image that is unpacked is unpacked anew at the next start.
 const LAST: Duration = Duration::from_secs(2);
+
+/// Who has run for so long isn't begun anew in a row.
+const CALM: Duration = Duration::from_secs(10 * 60);
+/// From one beginning to the next.
+const ANEW: &str = "KEELSON_BEGUN_ANEW";
 
 /// The signals that ask a process to stop.
 pub struct Stopping {
@@ -28,6 +34,21 @@ impl Stopping {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+
+    /// Stops what runs. Who is to begin anew is not to, if it is told to stop meanwhile.
+    pub async fn unless_told(&mut self, ended: Ended, stop: impl Future<Output = ()>) -> Ended {
+        tracing::info!("stopping; pods go on running");
+        let mut stop = pin!(stop);
+        if ended == Ended::Again {
+            tokio::select! {
+                () = &mut stop => return Ended::Again,
+                () = self.wait() => {}
+            }
+        }
+        crate::notify::stopping();
+        stop.await;
+        Ended::Stopped
     }
 }
 
@@ -47,6 +68,12 @@ pub enum Ended {
     Again,
 }
 
+/// How many times in a row this program was begun anew soon after its start: whoever is about to ask for it again can be slower.
+pub fn times_begun_anew() -> u32 {
+    let told = std::env::var(ANEW).ok();
+    told.and_then(|times| times.parse().ok()).unwrap_or(0)
+}
+
 /// Runs `work`, as the one process of the data directory if there is one. What is to begin anew is this program once more, in this
 /// process: nothing of before is left in it but its number.
 pub fn run(
@@ -54,6 +81,7 @@ pub fn run(
     data_dir: Option<&Path>,
     work: impl AsyncFnOnce(Stopping) -> anyhow::Result<Ended>,
 ) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
     match run_once(log, data_dir, work)? {
         Ended::Stopped => Ok(ExitCode::SUCCESS),
         Ended::Again => {
@@ -61,6 +89,8 @@ pub fn run(
             let name = words.next().unwrap_or_default();
             let mut next = Command::new("/proc/self/exe");
             next.arg0(name).args(words);
+            let times = if began.elapsed() < CALM { times_begun_anew() } else { 0 };
+            next.env(ANEW, times.saturating_add(1).to_string());
             keelson_sys::handed::pass_on(&mut next).context("sockets for this program, started anew")?;
             Err(next.exec()).context("this program can't be started anew")
         }
@@ -111,7 +141,7 @@ pub async fn until_stopped<T>(
     start: impl Future<Output = anyhow::Result<(Supervisor, T)>>,
     changed: impl AsyncFnOnce(T),
 ) -> anyhow::Result<Ended> {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let (started, told) = tokio::select! {
         started = start => started?,
         () = stopping.wait() => return Ok(Ended::Stopped),
@@ -122,10 +152,5 @@ pub async fn until_stopped<T>(
         () = stopping.wait() => Ended::Stopped,
         () = changed(told) => Ended::Again,
     };
-    tracing::info!("stopping; pods go on running");
-    if ended == Ended::Stopped {
-        crate::notify::stopping();
-    }
-    started.stop().await;
-    Ok(ended)
+    Ok(stopping.unless_told(ended, started.stop()).await)
 }

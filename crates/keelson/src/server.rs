@@ -49,10 +49,11 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
         failure = started.failed() => Err(failure),
         () = changed => Ok(Ended::Again),
     };
-    tracing::info!("stopping; pods go on running");
-    if !matches!(ended, Ok(Ended::Again)) {
-        crate::notify::stopping();
+    match ended {
+        Ok(ended) => Ok(stopping.unless_told(ended, started.stop()).await),
+        Err(failure) => {
+            stopping.unless_told(Ended::Stopped, started.stop()).await;
+            Err(failure)
+        }
     }
-    started.stop().await;
-    ended
 }

@@ -17,14 +17,18 @@ const AGAIN: Duration = Duration::from_millis(200);
 const TIMES: u32 = 50;
 
 /// Writes the definitions, and the class.
-pub async fn apply(rest: &Rest, config: &Config) -> anyhow::Result<()> {
+pub async fn apply(rest: &Rest, config: &Config) {
     if !config.runs(Component::Snapshots) {
-        return Ok(());
+        return;
     }
     for definition in all() {
-        definitions::write(rest, &definition).await?;
+        // The cluster runs without it.
+        if let Err(error) = definitions::write(rest, &definition).await {
+            tracing::warn!(error = format!("{error:#}"), "a kind of snapshots isn't defined");
+            return;
+        }
     }
-    // The cluster runs without it: definitions that somebody else brought may serve another version.
+    // As it does without this one: definitions that somebody else brought may serve another version.
     if config.runs(Component::Storage)
         && let Err(error) = class(rest).await
     {
@@ -33,7 +37,6 @@ pub async fn apply(rest: &Rest, config: &Config) -> anyhow::Result<()> {
             "there is no class of snapshots of local volumes"
         );
     }
-    Ok(())
 }
 
 /// One that is there stays as it is.

@@ -53,6 +53,15 @@ impl Journal {
             .transpose()
     }
 
+    /// Notes it if the store that is here has become one that the old program can't read: what is written decides, not the program.
+    pub fn look_at_store(&mut self, data_dir: &Path) -> anyhow::Result<()> {
+        let store = data_dir.join("store");
+        if !self.store_changes && store.is_dir() {
+            self.store_changes = !self.from.told.can_read(&keelson_store::embedded::kept_as(&store)?);
+        }
+        Ok(())
+    }
+
     pub fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
         files::write_secret(&directory(data_dir).join(NAME), &serde_json::to_vec_pretty(self)?)
     }
@@ -109,6 +118,23 @@ mod tests {
         assert_eq!(read.to.told.version, "0.2.0");
         let later: Journal = serde_json::from_str(&FIRST.replace("trial", "resting")).unwrap();
         assert_eq!(later.phase, Phase::Unknown);
+    }
+
+    #[test]
+    fn a_store_that_became_another_is_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal: Journal = serde_json::from_str(FIRST).unwrap();
+        let mut looked = |text: Option<&str>| {
+            if let Some(text) = text {
+                std::fs::create_dir_all(dir.path().join("store")).unwrap();
+                std::fs::write(dir.path().join("store/format"), text).unwrap();
+            }
+            journal.look_at_store(dir.path()).unwrap();
+            journal.store_changes
+        };
+        assert!(!looked(None), "no store of its own");
+        assert!(!looked(Some("keelson-store-1\n")));
+        assert!(looked(Some("keelson-store-2\n")));
     }
 
     #[test]

@@ -157,6 +157,7 @@ pub fn settle(data_dir: &Path) -> anyhow::Result<Option<Phase>> {
     let Some(_attended) = journal::Attended::begin(data_dir)? else {
         return Ok(None);
     };
+    journal.look_at_store(data_dir)?;
     let (placed, way_back) = look(&journal)?;
     let steps = super::steps::at_start(journal.phase, placed, way_back, journal.store_changes, false);
     if steps.is_empty() {

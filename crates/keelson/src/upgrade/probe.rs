@@ -30,6 +30,15 @@ pub struct Told {
     pub unreadable: Vec<String>,
 }
 
+impl Told {
+    pub fn can_read(&self, form: &str) -> bool {
+        match self.reads.is_empty() {
+            true => self.store == form,
+            false => self.reads.iter().any(|known| known == form),
+        }
+    }
+}
+
 /// This program's own answer.
 pub fn tell(role: Role, config: &Path) -> anyhow::Result<Told> {
     let runtime = super::machine::config(role, config)?.runtime_dir();

@@ -266,6 +266,7 @@ fn ask_for(machine: &Machine<'_>, verb: &str, before: Option<&Seen>, timeout: Du
 /// Brings the old program back, from wherever the journal stands.
 fn back(machine: &Machine<'_>, journal: &mut Journal, seen: Option<&Seen>, timeout: Duration) -> anyhow::Result<()> {
     let data_dir = machine.data_dir();
+    journal.look_at_store(data_dir)?;
     let (placed, way_back) = place::look(journal)?;
     let steps = match (journal.phase, placed) {
         // Told by a person, so what was confirmed goes back, too.
@@ -315,6 +316,7 @@ pub fn rollback(machine: &Machine<'_>, lose_writes: bool, timeout: Duration) -> 
         Phase::Unknown => bail!("a later version has written the journal: go back with that program"),
         Phase::Begun | Phase::Trial | Phase::Confirmed | Phase::Returning => {}
     }
+    journal.look_at_store(machine.data_dir())?;
     if journal.store_changes && !lose_writes {
         bail!(
             "{was} can't read what {is} has made of the store: with --lose-writes the store goes back to the snapshot of {}, and what was \
