@@ -9,6 +9,7 @@ use keelson_sys::nft::{self, Base, ChainKind, Family, Hook, Op};
 use rtnetlink::{LinkUnspec, LinkVeth};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use support::{Namespace, block_on, datagram};
 use tokio::sync::watch;
@@ -531,8 +532,14 @@ fn plugged(machine: &Namespace, address: &str) {
     });
 }
 
-/// Runs the underlay in a machine until the token fires.
-fn connected(machine: &Namespace, name: &str, ip: &str, nodes: watch::Receiver<Known>, stop: CancellationToken) {
+/// Runs the underlay in a machine until the token fires; who takes its links away then waits for the thread first.
+fn connected(
+    machine: &Namespace,
+    name: &str,
+    ip: &str,
+    nodes: watch::Receiver<Known>,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     let settings = Settings {
         node_name: name.into(),
         node_ip: ip.parse().unwrap(),
@@ -540,8 +547,8 @@ fn connected(machine: &Namespace, name: &str, ip: &str, nodes: watch::Receiver<K
         cluster: vec!["10.244.0.0/16".parse().unwrap()],
     };
     machine.run(move || {
-        std::thread::spawn(move || block_on(underlay::run(settings, nodes, watch::Sender::new(None), stop)).unwrap());
-    });
+        std::thread::spawn(move || block_on(underlay::run(settings, nodes, watch::Sender::new(None), stop)).unwrap())
+    })
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -608,8 +615,8 @@ fn pods_of_two_machines_reach_each_other_through_the_tunnel_and_it_goes_with_the
     ];
     let (nodes, seen) = watch::channel(known(&all));
     let stop = CancellationToken::new();
-    connected(&one, "one", "192.0.2.1", seen.clone(), stop.clone());
-    connected(&two, "two", "192.0.2.2", seen, stop.clone());
+    let first = connected(&one, "one", "192.0.2.1", seen.clone(), stop.clone());
+    let second = connected(&two, "two", "192.0.2.2", seen, stop.clone());
     eventually("pod to pod of the other machine", || {
         a.ask((ip_b, 80).into()) == Ok(ip_a.to_string())
     });
@@ -632,6 +639,8 @@ fn pods_of_two_machines_reach_each_other_through_the_tunnel_and_it_goes_with_the
     nodes.send_replace(known(&all));
     eventually("a peer that comes back", || a.ask((ip_b, 80).into()).is_ok());
     stop.cancel();
+    first.join().unwrap();
+    second.join().unwrap();
     two.run(|| block_on(underlay::remove()).unwrap());
     assert!(!two.run(links).contains(underlay::TUNNEL));
     let routes = two.run(|| std::fs::read_to_string("/proc/thread-self/net/route").unwrap());
