@@ -47,6 +47,7 @@ struct Machine {
     ips: Vec<IpAddr>,
     tell: watch::Sender<Known>,
     in_force: watch::Receiver<Option<PublicKey>>,
+    underlay: std::thread::JoinHandle<()>,
     peer: Peer,
 }
 
@@ -75,10 +76,10 @@ fn machine(name: &'static str, number: u8, host: Namespace, dir: &std::path::Pat
         mode: Mode::Wireguard,
         cluster: CLUSTER.map(|r| r.parse().unwrap()).to_vec(),
     };
-    let ips = host.run(move || {
+    let (ips, underlay) = host.run(move || {
         let ips = block_on(async { Routed::new(config).unwrap().setup(&request).await.unwrap().ips });
-        std::thread::spawn(move || block_on(underlay::run(settings, known, force, stop)).unwrap());
-        ips
+        let underlay = std::thread::spawn(move || block_on(underlay::run(settings, known, force, stop)).unwrap());
+        (ips, underlay)
     });
     Machine {
         name,
@@ -87,6 +88,7 @@ fn machine(name: &'static str, number: u8, host: Namespace, dir: &std::path::Pat
         ips,
         tell,
         in_force,
+        underlay,
         peer: Peer {
             name: name.into(),
             addresses: vec![address],
@@ -273,8 +275,8 @@ fn pods_of_two_machines_speak_in_secret_and_go_on_when_keys_change() {
     eprintln!("{encrypted} packets were WireGuard's, {clear} in clear");
     assert!(encrypted > 20 && clear == 0, "{encrypted} {clear}");
     stop.cancel();
-    std::thread::sleep(Duration::from_millis(200));
-    for machine in [&one, &two] {
+    for machine in [one, two] {
+        machine.underlay.join().unwrap();
         let left = machine.host.run(|| {
             block_on(underlay::remove()).unwrap();
             let show = |args: &[&str]| {
