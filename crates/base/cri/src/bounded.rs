@@ -7,7 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
+use http_body::Frame;
+use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
@@ -52,12 +55,36 @@ impl Service<http::Request<Body>> for Bounded {
         }
         let call = self.inner.call(request);
         Box::pin(async move {
-            match tokio::time::timeout(limit, call).await {
-                Ok(answer) => answer,
-                // In the words of upstream's client.
-                Err(_) => Ok(Status::deadline_exceeded("context deadline exceeded").into_http()),
+            let mut until = Box::pin(tokio::time::sleep(limit));
+            tokio::select! {
+                biased;
+                answer = call => Ok(answer?.map(|body| Body::new(Until { body, until }))),
+                () = &mut until => Ok(late().into_http()),
             }
         })
+    }
+}
+
+/// In the words of upstream's client.
+fn late() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
+}
+
+/// What of an answer comes after its head: in the same time.
+struct Until {
+    body: Body,
+    until: Pin<Box<Sleep>>,
+}
+
+impl http_body::Body for Until {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let ready @ Poll::Ready(_) = Pin::new(&mut self.body).poll_frame(cx) {
+            return ready;
+        }
+        self.until.as_mut().poll(cx).map(|()| Some(Err(late())))
     }
 }
 
@@ -129,5 +156,32 @@ mod tests {
         request.extensions_mut().insert(Waits(Duration::from_secs(30)));
         client.stop_container(request).await.unwrap_err();
         assert_eq!(began.elapsed().as_secs(), 270);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_does_one_whose_answer_never_ends() {
+        struct Endless;
+        impl http_body::Body for Endless {
+            type Data = Bytes;
+            type Error = Status;
+            fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+                Poll::Pending
+            }
+        }
+        let begins = tower::service_fn(|_: http::Request<Body>| {
+            let answer = http::Response::builder().header("content-type", "application/grpc");
+            std::future::ready(Ok::<_, std::convert::Infallible>(
+                answer.body(Body::new(Endless)).unwrap(),
+            ))
+        });
+        let bounded = CriService::new(Bounded::new(CriService::new(begins), Duration::from_secs(120)));
+        let began = tokio::time::Instant::now();
+        let all = crate::v1::ListContainersRequest { filter: None };
+        let error = crate::RuntimeServiceClient::new(bounded)
+            .list_containers(all)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(began.elapsed().as_secs(), 120);
     }
 }

@@ -25,6 +25,26 @@ pub struct Service<'a> {
     start: String,
     /// Its main process, as far as its manager tells.
     pid: Option<u32>,
+    ends: Ends,
+}
+
+/// How often the service ended by itself since it was asked to start. Its manager counts from the last time that it did as it was
+/// asked: what a program before it had ended until then is not held against this one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends(u32);
+
+impl Ends {
+    /// Whether the count says by now that no start will do.
+    fn are_enough(&mut self, count: u32) -> bool {
+        if count < self.0 {
+            self.0 = 0;
+        }
+        count - self.0 >= ATTEMPTS
+    }
+}
+
+fn restarts(state: &BTreeMap<String, String>) -> u32 {
+    state["NRestarts"].parse().unwrap_or(0)
 }
 
 impl<'a> Service<'a> {
@@ -36,6 +56,7 @@ impl<'a> Service<'a> {
             runs: false,
             start: String::new(),
             pid: None,
+            ends: Ends::default(),
         };
         match manager {
             _ if !host.is_live() => {}
@@ -43,6 +64,7 @@ impl<'a> Service<'a> {
                 let mut state = service.state()?;
                 service.runs = matches!(state["ActiveState"].as_str(), "active" | "activating" | "reloading");
                 service.start = state.remove("InvocationID").unwrap_or_default();
+                service.ends = Ends(restarts(&state));
                 service.pid = state["MainPID"].parse().ok().filter(|pid| *pid > 0);
             }
             Manager::Openrc => service.runs = service.is_started()?,
@@ -104,15 +126,16 @@ impl<'a> Service<'a> {
     /// Until it says that it is ready, in a start after the one that was.
     pub fn wait(&self, kubeconfig: &Path, patience: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + patience;
+        let mut ends = self.ends;
         loop {
             let (ready, ended) = match self.manager {
                 Manager::Systemd => {
                     let state = self.state()?;
-                    let ends: u32 = state["NRestarts"].parse().unwrap_or(0);
+                    let enough = ends.are_enough(restarts(&state));
                     let anew = state["InvocationID"] != self.start;
                     (
                         anew && state["ActiveState"] == "active",
-                        anew && (ends >= ATTEMPTS || state["ActiveState"] == "failed"),
+                        anew && (enough || state["ActiveState"] == "failed"),
                     )
                 }
                 // It tells nothing but that the process is there: the rest is asked of the API.
@@ -161,5 +184,23 @@ impl<'a> Service<'a> {
             .collect::<String>()
             .trim_end()
             .to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_program_ended_is_not_held_against_the_one_that_comes() {
+        let judge = |before: u32, counts: &[u32]| {
+            let mut ends = Ends(before);
+            counts.iter().map(|count| ends.are_enough(*count)).collect::<Vec<_>>()
+        };
+        assert_eq!(judge(0, &[0, 1, 2, 3]), [false, false, false, true]);
+        // The ill one is started once more before the order arrives, which begins the count anew.
+        assert_eq!(judge(3, &[3, 4, 0, 1, 3]), [false, false, false, false, true]);
+        // It never arrives.
+        assert_eq!(judge(3, &[4, 5, 6]), [false, false, true]);
     }
 }

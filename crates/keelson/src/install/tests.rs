@@ -4,9 +4,10 @@ use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-/// Says that everything went well, and which start that is: a new one if it was asked for one.
+/// Says that everything went well, and which start that is: a new one if it was asked for one, with the state that is to come after it.
 const SYSTEMCTL: &str = "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$(dirname \"$0\")/../calls\"\n\
-case $1 in start|restart) echo x >>\"$(dirname \"$0\")/starts\";; esac\n\
+case $1 in start|restart) echo x >>\"$(dirname \"$0\")/starts\"\n\
+cp \"$(dirname \"$0\")/../after\" \"$(dirname \"$0\")/../state\" 2>/dev/null;; esac\n\
 cat \"$(dirname \"$0\")/../state\" 2>/dev/null || echo ActiveState=inactive\n\
 echo InvocationID=$(cat \"$(dirname \"$0\")/starts\" 2>/dev/null | wc -l)\n";
 
@@ -250,13 +251,13 @@ fn an_agent_needs_a_server_and_a_token_once() {
 #[test]
 fn a_service_that_does_not_come_up_is_told_with_what_it_said() {
     let tree = Tree::systemd();
-    tree.write("state", "ActiveState=activating\nNRestarts=4\n");
+    tree.write("after", "ActiveState=activating\nNRestarts=4\n");
     let refused = tree.install(&[]).unwrap_err();
     assert!(
         refused.contains("ends as soon as it starts") && refused.ends_with("  a reason"),
         "{refused}"
     );
-    tree.write("state", "ActiveState=activating\nNRestarts=0\n");
+    tree.write("after", "ActiveState=activating\nNRestarts=0\n");
     tree.write("new/keelson", "two");
     let refused = tree.install(&[]).unwrap_err();
     assert!(

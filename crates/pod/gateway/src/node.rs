@@ -84,6 +84,7 @@ async fn serve(
         let table = plan(&world).table;
         // Listening begins once it is known what for.
         let wanted = Doors::of(&table);
+        followed.leads_to(table.services());
         doors.serving.set(table, certificates);
         let refused = doors.open(&wanted).await;
         tokio::select! {

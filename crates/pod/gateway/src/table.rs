@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue};
 use keelson_client::ObjectKey;
 use regex::Regex;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,25 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
     pub ports: BTreeMap<u16, Arc<Port>>,
+}
+
+impl Table {
+    /// The services that requests go to, copies of requests too: whose endpoints it has.
+    pub fn services(&self) -> BTreeSet<ObjectKey> {
+        let listeners = self.ports.values().flat_map(|port| &port.listeners);
+        let rules = listeners.flat_map(|l| l.hosts.values().flatten());
+        let leads_to = rules.flat_map(|rule| {
+            let backends = rule.then.backends.iter();
+            let filters = backends.clone().map(|b| &b.filters).chain([&rule.then.filters]);
+            let mirrors = filters.flat_map(|f| f.mirrors.iter().map(|m| &m.to));
+            backends.map(|b| &b.to).chain(mirrors)
+        });
+        let services = leads_to.filter_map(|to| match &**to {
+            Upstream::Endpoints { service, .. } => Some(service.clone()),
+            _ => None,
+        });
+        services.collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -247,8 +266,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Upstream {
     Endpoints {
-        /// `namespace/name:port`
-        service: String,
+        service: ObjectKey,
         addresses: Vec<SocketAddr>,
         protocol: Protocol,
     },

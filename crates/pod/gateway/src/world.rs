@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use keelson_client::{ApiObject, Informer, InformerOptions, Kind, ObjectKey, Rest};
 use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,11 @@ pub struct Followed {
     slices: Option<Informer<EndpointSlice>>,
     pub gateway_api: Option<GatewayApi>,
     known: Mutex<BTreeMap<ObjectKey, Known>>,
+    leads_to: Arc<Mutex<LeadsTo>>,
 }
+
+/// The services whose endpoints matter; of all while it isn't known of which.
+type LeadsTo = Option<BTreeSet<ObjectKey>>;
 
 /// A certificate as it was last read, with its secret's revision.
 type Known = (Option<String>, Result<Arc<CertifiedKey>, String>);
@@ -74,18 +78,44 @@ pub fn secrets(copies: bool) -> InformerOptions<Secret> {
     }
 }
 
+fn slices(
+    rest: &Rest,
+    changed: &Arc<Notify>,
+    leads_to: &Arc<Mutex<LeadsTo>>,
+    stop: &CancellationToken,
+) -> Informer<EndpointSlice> {
+    let informer = Informer::start(rest, InformerOptions::default(), stop);
+    let (note, leads_to) = (changed.clone(), leads_to.clone());
+    informer.on_change(move |change| {
+        let of = change.old().into_iter().chain([change.object()]);
+        let mut of = of.filter_map(|slice| service_of(slice));
+        let matters = |all: &BTreeSet<ObjectKey>| of.any(|s| all.contains(&s));
+        if leads_to.lock().as_ref().is_none_or(matters) {
+            note.notify_one();
+        }
+    });
+    informer
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(ObjectKey::new(slice.namespace(), name))
+}
+
 impl Followed {
     pub fn start(rest: &Rest, node: bool, stop: &CancellationToken) -> Followed {
         let changed = Arc::new(Notify::new());
+        let leads_to: Arc<Mutex<LeadsTo>> = Arc::default();
         Followed {
             ingresses: follow(rest, InformerOptions::default(), &changed, stop),
             ingress_classes: follow(rest, InformerOptions::default(), &changed, stop),
             services: follow(rest, InformerOptions::default(), &changed, stop),
             namespaces: follow(rest, InformerOptions::default(), &changed, stop),
             secrets: follow(rest, secrets(node), &changed, stop),
-            slices: node.then(|| follow(rest, InformerOptions::default(), &changed, stop)),
+            slices: node.then(|| slices(rest, &changed, &leads_to, stop)),
             gateway_api: None,
             known: Mutex::default(),
+            leads_to,
             rest: rest.clone(),
             stop: stop.clone(),
             changed,
@@ -134,7 +164,14 @@ impl Followed {
         })
     }
 
+    /// Endpoints of other services than those that requests go to wake nobody, from what [`Followed::world`] told last on.
+    pub fn leads_to(&self, services: BTreeSet<ObjectKey>) {
+        *self.leads_to.lock() = Some(services);
+    }
+
     pub fn world(&self) -> (World, Certificates) {
+        // What changes from here on may matter: it is planned with what is found below or not.
+        *self.leads_to.lock() = None;
         let mut world = World {
             ingresses: self.ingresses.store().list(),
             ingress_classes: self.ingress_classes.store().list(),
@@ -151,9 +188,7 @@ impl Followed {
             world.services.insert(service.key(), service);
         }
         for slice in self.slices.iter().flat_map(|s| s.store().list()) {
-            let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
-            if let Some(service) = service {
-                let key = ObjectKey::new(slice.namespace(), service);
+            if let Some(key) = service_of(&slice) {
                 world.slices.entry(key).or_default().push(slice);
             }
         }

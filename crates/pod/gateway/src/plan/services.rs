@@ -59,7 +59,7 @@ pub fn resolve(world: &World, key: &ObjectKey, port: PortRef<'_>, default: Proto
         addresses = of(ending);
     }
     Ok(Upstream::Endpoints {
-        service: format!("{key}:{}", found.port),
+        service: key.clone(),
         addresses: addresses.into_iter().collect(),
         protocol,
     })

@@ -88,7 +88,7 @@ impl Fake {
 
 pub fn to(addresses: &[SocketAddr], protocol: Protocol) -> Action {
     let to = Upstream::Endpoints {
-        service: "n/s:80".into(),
+        service: ObjectKey::new("n", "s"),
         addresses: addresses.to_vec(),
         protocol,
     };

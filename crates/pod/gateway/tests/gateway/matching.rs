@@ -131,10 +131,10 @@ fn ask(port: &Port, host: &str, path: &str) -> String {
         headers: &headers,
     };
     let found = find(port, &head).map(|rule| match &*rule.then.backends[0].to {
-        Upstream::Endpoints { service, .. } => service.clone(),
+        Upstream::Endpoints { service, .. } => service.name.clone(),
         other => format!("{other:?}"),
     });
-    found.map_or("-".into(), |s| s.replace("n/", "").replace(":80", ""))
+    found.unwrap_or("-".into())
 }
 
 const OLD: &str = "2026-01-01T00:00:00Z";

@@ -126,7 +126,7 @@ fn ask(plan: &Plan, at: u16, method: &str, url: &str, headers: &[(&'static str, 
         return "404".into();
     };
     match rule.then.backends.first().map(|b| &*b.to) {
-        Some(Upstream::Endpoints { service, .. }) => service.split(['/', ':']).nth(1).unwrap_or_default().into(),
+        Some(Upstream::Endpoints { service, .. }) => service.name.clone(),
         Some(Upstream::Nowhere(status)) => status.to_string(),
         other => format!("{other:?}"),
     }
@@ -399,4 +399,24 @@ fn endpoints_that_are_ready_or_else_those_that_are_ending() {
     assert_eq!(ask(serde_json::json!([ready, ending, gone, own])), "10.0.0.1:8080");
     assert_eq!(ask(serde_json::json!([ending, gone])), "10.0.0.2:8080");
     assert_eq!(ask(serde_json::json!([gone, own])), "");
+}
+
+#[test]
+fn endpoints_matter_of_the_services_that_requests_or_their_copies_go_to() {
+    let plan = plan(&world(
+        "
+kind: Gateway
+metadata: {name: g, namespace: shop}
+spec: {gatewayClassName: keelson, listeners: [{name: web, port: 80, protocol: HTTP}]}
+---
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{name: g}], rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}}}], backendRefs: [{name: a, port: 80}, {name: nope, port: 80}]}]}
+---
+kind: HTTPRoute
+metadata: {name: elsewhere, namespace: shop}
+spec: {parentRefs: [{name: other}], rules: [{backendRefs: [{name: c, port: 80}]}]}",
+    ));
+    let of = |name| ObjectKey::new("shop", name);
+    assert_eq!(plan.table.services(), BTreeSet::from([of("a"), of("b")]));
 }

@@ -8,6 +8,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use keelson_client::ObjectKey;
 use keelson_gateway::table::{Action, Filters, Headers, Mirror, PathChange, Protocol, Redirect, Rewrite, Upstream};
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
@@ -90,7 +91,7 @@ async fn filters_change_what_they_are_to() {
         redirect: None,
         mirrors: vec![Mirror {
             to: Arc::new(Upstream::Endpoints {
-                service: String::new(),
+                service: ObjectKey::new("n", "s"),
                 addresses: vec![mirrored.at],
                 protocol: Protocol::Http1,
             }),

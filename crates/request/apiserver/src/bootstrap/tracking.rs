@@ -84,6 +84,8 @@ impl TokenTracking {
                 match done {
                     // The watch tells what came of it.
                     Ok(()) => break,
+                    // At the first start the namespace is still to come.
+                    Err(e) if e.is(Reason::NotFound) => tokio::time::sleep(RETRY).await,
                     Err(e) => {
                         tracing::warn!("keeping {NAME} failed, trying again: {e}");
                         tokio::time::sleep(RETRY).await;
