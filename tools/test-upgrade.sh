@@ -105,7 +105,7 @@ runs old "after it"; same "after it"; settled "taken back"
 
 for manner in hangs ends; do
   echo "--- a program that $manner"
-  load; $K upgrade "$S/made/$manner" --timeout 8s >"$S/out" 2>&1 && fail "an ill program was confirmed"
+  load; $K upgrade "$S/made/$manner" --timeout 15s >"$S/out" 2>&1 && fail "an ill program was confirmed"
   grep "runs again" "$S/out" >/dev/null || fail "$(cat "$S/out")"; ok "$(grep -o "keelson .* runs again" "$S/out")"
   unload "a program that $manner" 60
   runs old "after it"; same "after it"; settled "taken back"
