@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use call::{Attachment, LINK, Verb};
 use config::Network;
+use futures::{StreamExt, stream};
 use ipnet::IpNet;
 use keelson_sys::nft::{self, Family};
 use parking_lot::Mutex;
@@ -31,6 +32,9 @@ const NOT_THERE: &str = "cni plugin not initialized";
 
 /// How long the start of the runtime waits for checks, of all pods together: they mend nothing.
 const CHECKED: Duration = Duration::from_secs(30);
+
+/// Pods that have gone while nobody looked, of which so many are taken back at a time: a plug-in that hangs delays few others.
+const AT_ONCE: usize = 8;
 
 /// Where plug-ins and their configuration are.
 #[derive(Clone, Debug)]
@@ -321,15 +325,14 @@ impl PodNetwork for Plugins {
     }
 
     async fn gc(&self, live_sandboxes: &[String]) -> anyhow::Result<()> {
-        let mut failed = Ok(());
         let all = self.sandboxes()?.into_iter();
         let (live, gone): (Vec<String>, Vec<String>) = all.partition(|sandbox| live_sandboxes.contains(sandbox));
-        for sandbox in &gone {
-            failed = failed.and(self.teardown(sandbox).await);
-        }
+        let ends: Vec<_> = gone.iter().map(|sandbox| self.teardown(sandbox)).collect();
+        let ends: Vec<anyhow::Result<()>> = stream::iter(ends).buffer_unordered(AT_ONCE).collect().await;
         if tokio::time::timeout(CHECKED, self.check_all(&live)).await.is_err() {
             tracing::warn!("not all pods' networks are checked after {CHECKED:?}: nobody waits longer for that");
         }
+        let failed: anyhow::Result<()> = ends.into_iter().collect();
         failed.and(self.collect(live_sandboxes).await)
     }
 
