@@ -10,3 +10,5 @@ NODE_IP=${NODE_IP:-10.78.0.1}
 STATE=${STATE:-$LAB/cluster-$CLUSTER}
 KUBECONFIG_FILE=$STATE/admin.kubeconfig
 inns() { nsenter --net=/run/netns/$CLUSTER "$@"; }
+# Names as lists have them: without labels, and without what a version is asked for, which results have behind them.
+bare() { sed 's/ \[sig-[a-z-]*\(, [^]]*\)\?\]\( \[[a-z]*: .*\)\?$//; s/ *$//'; }
