@@ -53,7 +53,7 @@ stop() { # signal
 case ${1:-} in
 up)
   mkdir -p $STATE; network
-  printf 'mirrors:\n  "*":\n    endpoint: ["http://%s:5000"]\n' $NODE_IP >$STATE/registries.yaml
+  printf 'mirrors:\n  "*":\n    endpoint: ["http://%s:%s"]\n' $NODE_IP $REGISTRY_PORT >$STATE/registries.yaml
   [ -n "$NOREGISTRY" ] || { "$HERE/lib/registry.sh" down; "$HERE/lib/registry.sh" up; }
   start ;;
 start) start ;;

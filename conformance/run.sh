@@ -15,7 +15,7 @@ PY
 ( [ -z "$PROGRESS" ] && exit; while sleep 60 >/dev/null 2>&1; do printf '… %s tests done\n' "$(grep -cE '^[^ ]*• ' "$OUT/e2e.log" 2>/dev/null)"; done ) & PROGRESS_PID=$!
 nsenter --net=/run/netns/$NETNS ginkgo -v --procs=${PROCS:-4} --timeout=${TIMEOUT:-3h} --focus="$FOCUS" --no-color --poll-progress-after=300s \
   --junit-report=junit.xml --output-dir="$OUT" --keep-going $BIN/e2e.test -- --kubeconfig="$(realpath "$KC")" --provider=skeleton --report-dir="$OUT" \
-  --dump-logs-on-failure=false --disable-log-dump=true --allowed-not-ready-nodes=-1 --num-nodes=${NODES:--1} $E2E_FLAGS >"$OUT/e2e.log" 2>&1
+  --dump-logs-on-failure=false --disable-log-dump=true --allowed-not-ready-nodes=-1 --num-nodes=${NODES:--1} --storage.testdriver="$HERE/lib/local-driver.yaml" $E2E_FLAGS >"$OUT/e2e.log" 2>&1
 rc=$?; kill $PROGRESS_PID 2>/dev/null
 python3 "$HERE/lib/summary.py" "$OUT" || rc=1
 # A name that matched no test would otherwise pass in silence; so would a skipped one.
