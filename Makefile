@@ -6,8 +6,10 @@ PROFILE ?= release
 TEST_PROFILE ?= dev
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
+# The lists of SIGs: what upstream's suite has beside [Conformance].
+SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick differential swap bench release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance suites quick differential swap bench release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -54,6 +56,11 @@ quick: deps
 ## make conformance every test of conformance/lists/passing.txt, about 30 minutes; goes on where it was interrupted
 conformance: build
 	@KEELSON=$(KEELSON) tools/conformance.sh
+
+## make suites      upstream's other tests, every one of the SIGs' lists (conformance/lists/network.txt …); goes on where it was interrupted
+# Nodes are machines of their own, and there is no default IngressClass, which a test of it wants.
+suites: build
+	@KEELSON=$(KEELSON) OWN=1 EXTRA='--disable ingress' PROCS=$${PROCS:-6} tools/conformance.sh $(SUITES)
 
 ## make differential  the same 100,000 requests to kube-apiserver and to ours: what differs and has no reason; goes on where it was interrupted
 differential: deps

@@ -49,5 +49,6 @@ I=k8s.io/kubernetes/test/images
   go build -mod=mod -trimpath -ldflags '-s -w' -o $BIN/ginkgo github.com/onsi/ginkgo/v2/ginkgo )
 etcd
 [ $WHAT = quick ] || {
+  [ -x $BIN/img-hostpathplugin ] || { say img-hostpathplugin; go build -trimpath -ldflags '-s -w' -o $BIN/img-hostpathplugin $HERE/images/hostpathplugin/main.go; }
   other coredns github.com/coredns/coredns v1.15.0 github.com/coredns/coredns
   other sample-apiserver k8s.io/sample-apiserver v0.33.3 k8s.io/sample-apiserver; }

@@ -10,7 +10,7 @@ passed, failed = collections.Counter(), collections.Counter()
 for f in sys.argv[1:]:
     for line in open(f):
         status, _, name = line.rstrip('\n').split('\t')
-        name = re.sub(r' \[sig-[a-z-]*, [^]]*\]$', '', name)
+        name = re.sub(r' \[sig-[a-z-]*(, [^]]*)?\]( \[[a-z]*: .*)?$', '', name)
         (passed if status == 'PASS' else failed)[name] += 1
 new = {n for n, c in passed.items() if c >= 3 and not failed[n] and n in known}
 with open(path, 'w') as out:

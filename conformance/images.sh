@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds every container image that the [Conformance] tests use, offline, from Debian packages (apt) and Go programs
+# Builds every container image that the tests of our lists use, offline, from Debian packages (apt) and Go programs
 # built by build.sh, and writes one archive per image to $OUT (default $LAB/images).
 # Images whose programs were not built (see build.sh) are left out, with a line that says so.
 # Each *.tar is BOTH an OCI image layout (oci-layout, index.json with io.containerd.image.name, blobs/sha256/*) and a
@@ -171,6 +171,7 @@ write([E2E+'regression-issue-74839:1.5'],[base,Layer().file('regression-issue-74
 write([E2E+'resource-consumer:1.14'],[base,Layer().dyn('/usr/bin/stress').file('consumer',BIN+'/img-consumer',0o755).file('consume-cpu',BIN+'/img-consume-cpu',0o755)],entry=['/consumer'],ports=('8080',))
 write([E2E+'perl:5.26'],[base,Layer().dyn('/usr/bin/perl').tree(ROOT+'/usr/lib/x86_64-linux-gnu/perl-base','usr/lib/x86_64-linux-gnu/perl-base')],cmd=['perl'])
 write([E2E+'sample-apiserver:1.29.2'],[base,Layer().file('sample-apiserver',BIN+'/sample-apiserver',0o755)],entry=['/sample-apiserver'])
+write(['registry.k8s.io/sig-storage/hostpathplugin:v1.17.1'],[base,Layer().file('hostpathplugin',BIN+'/img-hostpathplugin',0o755)],entry=['/hostpathplugin'])
 write(['registry.k8s.io/etcd:3.7.0-0'],[base,Layer().file('usr/local/bin/etcd',BIN+'/etcd',0o755).file('usr/local/bin/etcdctl',BIN+'/etcdctl',0o755)],cmd=['/usr/local/bin/etcd'],ports=('2379','2380'))
 if not cored.missing: write(['registry.k8s.io/coredns/coredns:v1.15.0'],[Layer().dir('etc').dir('tmp',0o1777),cored],entry=['/coredns'],ports=('53',))
 # nginx, laid out as in the Docker official image

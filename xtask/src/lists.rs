@@ -1,4 +1,4 @@
-//! The conformance lists: a ratchet. `passing.txt` only grows.
+//! The conformance lists: ratchets. `passing.txt` and the lists of SIGs only grow.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-const PASSING: &str = "conformance/lists/passing.txt";
+const DIR: &str = "conformance/lists";
+const PASSING: &str = "passing.txt";
 
 fn names(text: &str) -> Vec<String> {
     text.lines()
@@ -17,42 +18,78 @@ fn names(text: &str) -> Vec<String> {
 }
 
 pub fn check(root: &Path) -> Result<Vec<String>> {
+    let dir = root.join(DIR);
     let read = |file: &str| {
-        fs::read_to_string(root.join(file))
+        fs::read_to_string(dir.join(file))
             .map(|t| names(&t))
-            .with_context(|| format!("cannot read {file}"))
+            .with_context(|| format!("cannot read {DIR}/{file}"))
     };
-    let all: BTreeSet<String> = read("conformance/lists/all.txt")?.into_iter().collect();
+    let all: BTreeSet<String> = read("all.txt")?.into_iter().collect();
     let mut problems = Vec::new();
     if all.len() != 462 {
-        problems.push(format!("conformance/lists/all.txt has {} names, not 462", all.len()));
+        problems.push(format!("all.txt has {} names, not 462", all.len()));
     }
-    for file in [PASSING, "conformance/lists/quick.txt"] {
-        let list = read(file)?;
-        let unique: BTreeSet<&String> = list.iter().collect();
-        if unique.len() != list.len() {
+    for entry in fs::read_dir(&dir)? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        let list = read(&file)?;
+        if list.iter().collect::<BTreeSet<_>>().len() != list.len() {
             problems.push(format!("{file}: a name stands in it twice"));
         }
-        problems.extend(
-            unique
-                .iter()
-                .filter(|n| !all.contains(**n))
-                .map(|n| format!("{file}: no such test: {n}")),
-        );
-    }
-    let now: BTreeSet<String> = read(PASSING)?.into_iter().collect();
-    let before = Command::new("git")
-        .args(["show", &format!("HEAD:{PASSING}")])
-        .current_dir(root)
-        .output()?;
-    if before.status.success() {
-        let before = names(&String::from_utf8_lossy(&before.stdout));
-        problems.extend(
-            before
-                .iter()
-                .filter(|n| !now.contains(*n))
-                .map(|n| format!("{PASSING}: lost {n}")),
-        );
+        problems.extend(strangers(&file, &list, &all).map(|n| format!("{file}: no such test: {n}")));
+        if !matches!(file.as_str(), "all.txt" | "quick.txt") {
+            let now: BTreeSet<String> = list.into_iter().collect();
+            let lost = before(root, &file)?.into_iter().filter(|n| !now.contains(n));
+            problems.extend(lost.map(|n| format!("{file}: lost {n}")));
+        }
     }
     Ok(problems)
+}
+
+/// Names that can't stand in a list: in `network.txt` are tests of sig-network that aren't conformance tests, in others those that are.
+fn strangers<'a>(file: &str, list: &'a [String], all: &'a BTreeSet<String>) -> impl Iterator<Item = &'a String> {
+    let sig = match file {
+        "all.txt" | "quick.txt" | PASSING => None,
+        _ => Some(format!("[sig-{}] ", file.trim_end_matches(".txt"))),
+    };
+    list.iter().filter(move |n| match &sig {
+        None => !all.contains(*n),
+        Some(sig) => !n.starts_with(sig) || all.contains(*n),
+    })
+}
+
+/// What the list had at the last commit: nothing, if it is new.
+fn before(root: &Path, file: &str) -> Result<Vec<String>> {
+    let shown = Command::new("git")
+        .args(["show", &format!("HEAD:{DIR}/{file}")])
+        .current_dir(root)
+        .output()?;
+    match shown.status.success() {
+        true => Ok(names(&String::from_utf8_lossy(&shown.stdout))),
+        false => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sigs_list_has_its_own_tests_and_no_conformance_tests() {
+        let all = BTreeSet::from(["[sig-apps] Job works [Conformance]".to_string()]);
+        let list = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        let cases: [(&str, &[&str], usize); 5] = [
+            ("apps.txt", &["[sig-apps] Job waits"], 0),
+            ("apps.txt", &["[sig-apps] Job works [Conformance]"], 1),
+            ("apps.txt", &["[sig-network] Services [sig-apps] too"], 1),
+            (PASSING, &["[sig-apps] Job works [Conformance]"], 0),
+            (PASSING, &["[sig-apps] Job waits"], 1),
+        ];
+        for (file, tests, strange) in cases {
+            assert_eq!(
+                strangers(file, &list(tests), &all).count(),
+                strange,
+                "{file}: {tests:?}"
+            );
+        }
+    }
 }

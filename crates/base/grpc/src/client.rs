@@ -1,5 +1,7 @@
 //! Channels to a socket, and calls that end.
 
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use tower::Service;
 
 /// How long a socket may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Bytes of a path that a socket's address has room for, without the one that ends it.
+const LONGEST: usize = 107;
 
 /// A channel that connects at the first call, and again after a loss. To be made inside of a tokio runtime.
 pub fn channel(path: &Path) -> Channel {
@@ -35,8 +39,21 @@ fn connector(
 {
     tower::service_fn(move |_: Uri| {
         let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        async move { reach(&path).await.map(TokioIo::new) }
     })
+}
+
+/// Connects to a socket. One whose path is longer than the kernel takes, as under a data directory of a long name, is reached from its own
+/// directory.
+pub(crate) async fn reach(path: &Path) -> io::Result<UnixStream> {
+    match (path.parent(), path.file_name()) {
+        (Some(dir), Some(name)) if path.as_os_str().len() > LONGEST => {
+            let dir = std::fs::File::open(dir)?;
+            let near = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+            UnixStream::connect(near.join(name)).await
+        }
+        _ => UnixStream::connect(path).await,
+    }
 }
 
 /// The path in `unix:///path`, `unix:/path` or a bare absolute path; anything else is an error that names `what`.
@@ -73,6 +90,22 @@ impl Interceptor for Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_socket_of_a_long_path_is_reached() {
+        let root = std::env::temp_dir().join(format!("keelson-grpc-{}", std::process::id()));
+        let dir = root.join("d".repeat(LONGEST));
+        std::fs::create_dir_all(&dir).unwrap();
+        let short = root.join("reg.sock");
+        let listener = UnixListener::bind(&short).unwrap();
+        let long = dir.join("reg.sock");
+        std::fs::rename(&short, &long).unwrap();
+        let (reached, accepted) = tokio::join!(reach(&long), listener.accept());
+        std::fs::remove_dir_all(&root).unwrap();
+        assert!(reached.is_ok() && accepted.is_ok(), "{reached:?}");
+        assert_eq!(reach(&long).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_never_ends_is_not_waited_for() {

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Uri};
 
-use crate::client::endpoint;
+use crate::client::{endpoint, reach};
 
 /// Somebody who answered at a socket.
 pub struct Presence {
@@ -31,7 +31,7 @@ impl Presence {
             async move {
                 // It is this connection that is looked at, not one after it.
                 let open = open.ok_or_else(|| io::Error::other("it has gone"))?;
-                let stream = UnixStream::connect(path).await?;
+                let stream = reach(&path).await?;
                 Ok::<_, io::Error>(TokioIo::new(Watched { stream, _open: open }))
             }
         });

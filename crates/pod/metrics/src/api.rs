@@ -3,6 +3,7 @@
 //! Which pods and nodes there are, and which of them selectors mean, the API server says.
 
 use crate::cluster::{self, Metadata, Node, Nodes, Pod};
+use crate::openapi;
 use crate::scrape::{self, AT_ONCE, Address, Kubelets};
 use crate::usage::{Look, Looks, SHORTEST, Usage};
 use bytes::Bytes;
@@ -66,6 +67,9 @@ impl MetricsServer {
 
     /// The answer to a request of somebody who may read.
     pub async fn answer(&self, method: &Method, uri: &Uri, accept: &str) -> Response<Bytes> {
+        if uri.path().trim_end_matches('/') == openapi::PATH && method == Method::GET {
+            return response(StatusCode::OK, &openapi::document());
+        }
         let answered = match asked(uri.path()) {
             None => Err(failure(
                 StatusCode::NOT_FOUND,

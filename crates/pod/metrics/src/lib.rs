@@ -13,6 +13,7 @@
 
 mod api;
 mod cluster;
+mod openapi;
 mod scrape;
 mod usage;
 

@@ -1,5 +1,5 @@
 //! `healthCheckNodePort`: how a load balancer outside learns which nodes have an endpoint of a service whose external
-//! traffic stays local. One listener a port; 200 while there is a local endpoint, else 503, with upstream's body.
+//! traffic stays local. One listener a port; 200 while there is a ready local endpoint, else 503, with upstream's body.
 //!
 //! Bounds: [`CONNECTIONS`] at a time over all ports, each for at most [`PATIENCE`]: what asks here asks once and goes.
 
@@ -35,7 +35,7 @@ const NO_SNIFFING: HeaderName = HeaderName::from_static("x-content-type-options"
 pub struct Check {
     pub namespace: String,
     pub name: String,
-    /// Endpoints of this node.
+    /// Ready endpoints of this node.
     pub local: usize,
 }
 
@@ -44,7 +44,7 @@ impl Check {
     pub fn of(service: &ObjectKey, facts: &[ServicePort]) -> Option<(u16, Check)> {
         let port = facts.iter().find_map(|s| s.health_port)?;
         // Pods, each once however many ports it serves and addresses it has.
-        let local = facts.iter().flat_map(|s| s.local_endpoints.iter().map(|(ip, _)| *ip));
+        let local = facts.iter().flat_map(|s| s.local_ready.iter().copied());
         let (four, six): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = local.partition(IpAddr::is_ipv4);
         let check = Check {
             namespace: service.namespace.clone(),

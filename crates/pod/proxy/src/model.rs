@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort as ApiPort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_sys::nft::Family;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Said to be reached without a proxy, though it may have a cluster IP.
+/// Of a slice: its endpoints are reached without a proxy, though the service may have a cluster IP.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -71,6 +72,8 @@ pub struct ServicePort {
     pub endpoints: BTreeSet<(IpAddr, u16)>,
     /// Usable endpoints of this node.
     pub local_endpoints: BTreeSet<(IpAddr, u16)>,
+    /// Pods of this node that are ready: what a load balancer is told, which shall send nothing new to those that end.
+    pub local_ready: BTreeSet<IpAddr>,
     /// All that serve, chosen for new connections or not: those that are under way may stay with them.
     pub serving: BTreeSet<(IpAddr, u16)>,
 }
@@ -93,6 +96,7 @@ impl ServicePort {
             health_port: None,
             endpoints: BTreeSet::new(),
             local_endpoints: BTreeSet::new(),
+            local_ready: BTreeSet::new(),
             serving: BTreeSet::new(),
         }
     }
@@ -137,14 +141,14 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// Facts of one service, a port each, in a defined order: none unless it has a cluster IP and is ours to serve.
 pub fn read(service: &Service, slices: &[Arc<EndpointSlice>], here: &Here) -> Vec<ServicePort> {
-    let labels = service.metadata.labels.as_ref();
-    if labels.is_some_and(|l| [PROXY_NAME, HEADLESS].iter().any(|other| l.contains_key(*other))) {
+    let has = |meta: &ObjectMeta, label: &str| meta.labels.as_ref().is_some_and(|l| l.contains_key(label));
+    if has(&service.metadata, PROXY_NAME) {
         return Vec::new();
     }
     let slices: Vec<&EndpointSlice> = slices
         .iter()
         .map(Arc::as_ref)
-        .filter(|s| s.address_type == address_type(here.family))
+        .filter(|s| s.address_type == address_type(here.family) && !has(&s.metadata, HEADLESS))
         .collect();
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let name = service.metadata.name.as_deref().unwrap_or_default();
@@ -234,6 +238,11 @@ fn service_ports(s: &Service, namespace: &str, name: &str, slices: &[&EndpointSl
             health_port: spec.health_check_node_port.and_then(port).filter(|_| external_local),
             endpoints: usable(candidates.iter().filter(near(&candidates))),
             local_endpoints: usable(candidates.iter().filter(|c| c.local)),
+            local_ready: candidates
+                .iter()
+                .filter(|c| c.local && c.ready)
+                .map(|c| c.target.0)
+                .collect(),
             serving: candidates.iter().filter(|c| c.serving).map(|c| c.target).collect(),
         })
     };
@@ -355,17 +364,27 @@ mod tests {
         ]));
         assert_eq!(facts.endpoints, at("10.244.0.5"));
         assert_eq!(facts.local_endpoints, at("10.244.0.6"));
+        assert!(
+            facts.local_ready.is_empty(),
+            "a load balancer is to send nothing new to it"
+        );
         assert_eq!(facts.serving, &at("10.244.0.5") | &at("10.244.0.6"));
     }
 
     #[test]
-    fn services_of_others_and_headless_ones_are_left_alone() {
-        for label in [PROXY_NAME, HEADLESS] {
+    fn services_of_others_and_headless_slices_are_left_alone() {
+        let labelled = |label: &str| {
             let service = json!({"metadata": {"namespace": "shop", "name": "web", "labels": {label: ""}},
                 "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 53}]}});
+            let slice = json!({"metadata": {"namespace": "shop", "name": "web-1", "labels": {SERVICE_NAME: "web", label: ""}},
+                "addressType": "IPv4", "ports": [{"name": "", "port": 5353}], "endpoints": [{"addresses": ["10.244.0.5"]}]});
             let service: Service = serde_json::from_value(service).unwrap();
-            assert!(read(&service, &[], &here()).is_empty(), "{label}");
-        }
+            let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+            read(&service, &[Arc::new(slice)], &here())
+        };
+        assert!(labelled(PROXY_NAME).is_empty());
+        assert!(labelled(HEADLESS)[0].endpoints.is_empty());
+        assert_eq!(labelled("tier")[0].endpoints.len(), 1);
     }
 
     #[test]

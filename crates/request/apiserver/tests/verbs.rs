@@ -36,6 +36,16 @@ async fn objects_are_created_read_updated_and_deleted() {
     assert_eq!(read.json(), made.json());
     assert!(read.bytes.starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","#));
 
+    // A new object is at no revision; a dry run doesn't get as far as to be told.
+    let mut versioned = config_map("versioned");
+    versioned.set_at(&["metadata", "resourceVersion"], rv.as_str());
+    let refused = api.post(MAPS, versioned.clone()).await.expect(500);
+    assert_eq!(
+        refused.str(&["message"]),
+        "resourceVersion should not be set on objects to be created"
+    );
+    api.post(&format!("{MAPS}?dryRun=All"), versioned).await.expect(201);
+
     // An update that changes nothing writes nothing.
     let same = api.put(&format!("{MAPS}/a"), read.json()).await.expect(200);
     assert_eq!(same.str(&["metadata", "resourceVersion"]), rv);

@@ -3,6 +3,7 @@
 use super::defaults::{self, zero_of};
 use super::{Path, Report};
 use crate::go;
+use crate::structural::Structural;
 use keelson_api::codec::MOST_FINDINGS;
 use keelson_api::go_names;
 use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
@@ -48,24 +49,25 @@ pub(super) fn object(object: &mut Value, schema: &SchemaRef, known: Option<&Map>
     Ok(w.report)
 }
 
-/// Canonicalises only `metadata` (custom resources: their metadata is typed, the rest is not).
-pub(super) fn metadata(object: &mut Value, schema: &SchemaRef) -> Res<()> {
-    let Some(field) = schema.def().field("metadata") else {
-        return Ok(());
-    };
-    let FieldType::Struct(id) = field.ty else {
-        return Ok(());
-    };
-    let def = schema.schema.get(id);
+/// Canonicalises only `metadata` (custom resources: their metadata is typed, the rest is not). Says what of it is unknown.
+pub(super) fn metadata(object: &mut Value, schema: &SchemaRef) -> Res<Vec<String>> {
     let mut w = Walk::new(&schema.schema, Wording::Json);
-    if let Some(m) = object.get_mut("metadata") {
-        if m.is_null() {
-            *m = Value::Object(Map::new());
-        }
-        w.names.push(field);
-        w.root(m, def, None)?;
+    if let (Some(field), Some(m)) = (schema.def().field("metadata"), object.get_mut("metadata")) {
+        w.metadata(m, field)?;
     }
-    Ok(())
+    Ok(w.report.unknown)
+}
+
+/// The same of resources that stand in a custom resource.
+pub(super) fn embedded(object: &mut Value, structural: &Structural, schema: &SchemaRef) -> Res<Vec<String>> {
+    let mut w = Walk::new(&schema.schema, Wording::Json);
+    if let Some(field) = schema.def().field("metadata")
+        && schema.schema.types.iter().any(|t| t.embedded_resource)
+    {
+        w.embedded(object, structural, field)?;
+    }
+    w.report.unknown.sort();
+    Ok(w.report.unknown)
 }
 
 impl<'a> Walk<'a> {
@@ -78,6 +80,46 @@ impl<'a> Walk<'a> {
             structs: Vec::new(),
             report: Report::default(),
         }
+    }
+
+    fn metadata(&mut self, m: &mut Value, field: &'a Field) -> Res<()> {
+        let FieldType::Struct(id) = field.ty else { return Ok(()) };
+        self.path.key("metadata");
+        self.names.push(field);
+        let done = self.root(m, self.schema.get(id), None);
+        self.names.pop();
+        self.path.pop();
+        done
+    }
+
+    fn embedded(&mut self, v: &mut Value, s: &Structural, meta: &'a Field) -> Res<()> {
+        match v {
+            Value::Object(m) => {
+                if let Some(of) = m.get_mut("metadata").filter(|_| s.embedded_resource) {
+                    let at = self.path.child("metadata");
+                    self.metadata(of, meta)
+                        .map_err(|e| DecodeError(format!("{at}: Invalid value: {}", e.0)))?;
+                }
+                for (key, v) in m.iter_mut() {
+                    if let Some(below) = s.properties.get(key).or(s.additional_schema()) {
+                        self.path.key(key);
+                        self.embedded(v, below, meta)?;
+                        self.path.pop();
+                    }
+                }
+            }
+            Value::Array(a) => {
+                for (i, v) in a.iter_mut().enumerate() {
+                    if let Some(items) = s.items.as_deref() {
+                        self.path.index(i);
+                        self.embedded(v, items, meta)?;
+                        self.path.pop();
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn root(&mut self, v: &mut Value, def: &'a TypeDef, known: Option<&Map>) -> Res<()> {

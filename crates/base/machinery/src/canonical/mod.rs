@@ -53,8 +53,9 @@ pub fn canonicalize_from(
     wording: Wording,
 ) -> Result<Report, DecodeError> {
     if let Some(s) = structural(schema) {
-        let unknown = prune::prune(object, s);
-        coerce::metadata(object, schema)?;
+        let mut unknown = coerce::metadata(object, schema)?;
+        unknown.extend(prune::prune(object, s));
+        unknown.extend(coerce::embedded(object, s, schema)?);
         return Ok(Report { unknown });
     }
     coerce::object(object, schema, known, wording)

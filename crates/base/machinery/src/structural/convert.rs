@@ -196,12 +196,30 @@ mod tests {
             "spec": {"ports": [{"port": 1}], "zip": 1, "tags": [], "free": {"a": {"b": null}}}});
         let report = canonical::canonicalize(&mut v, &schema).unwrap();
         canonical::apply_defaults(&mut v, &schema);
-        assert_eq!(report.unknown, ["spec.zip"]);
+        assert_eq!(report.unknown, ["metadata.zap", "spec.zip"]);
         assert_eq!(
             v,
             value!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n"},
                 "spec": {"ports": [{"port": 1, "name": "x"}], "tags": [], "free": {"a": {"b": null}}}})
         );
+    }
+
+    #[test]
+    fn the_metadata_of_resources_in_a_custom_resource_is_typed() {
+        let schema = to_schema(Structural::parse(
+            &value!({"type": "object", "properties": {"parts": {"type": "array",
+            "items": {"type": "object", "x-kubernetes-embedded-resource": true}}}}),
+        ));
+        let with = |meta: Value| {
+            value!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n"},
+                "parts": [{"apiVersion": "v1", "kind": "P", "metadata": meta}]})
+        };
+        let mut v = with(value!({"name": "p", "namespace": "x", "zap": 1}));
+        let report = canonical::canonicalize(&mut v, &schema).unwrap();
+        assert_eq!(report.unknown, ["parts[0].metadata.zap"]);
+        assert_eq!(v, with(value!({"name": "p", "namespace": "x"})));
+        let error = canonical::canonicalize(&mut with(value!({"labels": 1})), &schema).unwrap_err();
+        assert!(error.0.starts_with("parts[0].metadata: Invalid value: "), "{}", error.0);
     }
 
     #[test]

@@ -65,7 +65,14 @@ impl Edits {
             let env = list(&mut process["env"]);
             match env.iter_mut().find(|e| same(e)) {
                 Some(old) => *old = json!(entry),
-                None => env.push(json!(entry)),
+                // A home that nobody asked for stands behind everything, as runtimes have it.
+                None => {
+                    let home = env
+                        .last()
+                        .and_then(Value::as_str)
+                        .is_some_and(|e| e.starts_with("HOME="));
+                    env.insert(env.len() - usize::from(home), json!(entry));
+                }
             }
         }
         if !self.groups.is_empty() {

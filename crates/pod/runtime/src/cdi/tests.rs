@@ -36,13 +36,13 @@ fn with(files: &[(&str, &str)], devices: &[&str]) -> Result<Edits, String> {
 fn what_a_device_needs_gets_into_the_container() {
     let edits = with(&[("a/v.yaml", SPEC)], &["vendor.test/gpu=zero", "vendor.test/gpu=void"]).unwrap();
     let mut spec = json!({
-        "process": {"env": ["WHICH=x", "PATH=/"], "user": {"additionalGids": [7]}},
+        "process": {"env": ["WHICH=x", "PATH=/", "HOME=/"], "user": {"additionalGids": [7]}},
         "mounts": [{"destination": "/vendor"}, {"destination": "/proc"}]});
     edits.inject(&mut spec);
     assert_eq!(
         spec,
         json!({
-            "process": {"env": ["WHICH=void", "PATH=/", "COMMON=1"], "user": {"additionalGids": [7, 44]}},
+            "process": {"env": ["WHICH=void", "PATH=/", "COMMON=1", "HOME=/"], "user": {"additionalGids": [7, 44]}},
             "mounts": [{"destination": "/proc"},
                 {"destination": "/vendor", "type": "bind", "source": "/etc", "options": ["ro", "nosuid", "rbind"]}],
             "hooks": {"createContainer": [{"path": "/bin/true", "args": ["true", "x"], "env": [], "timeout": 60}]}})

@@ -18,13 +18,9 @@ impl Engine {
         meta::wipe_system_fields(&mut obj);
         let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
         meta::ensure_namespace(&mut obj, namespace)?;
-        // What is no number upstream doesn't look at.
-        if meta::parse_revision(obj.resource_version()).is_ok_and(|revision| revision != 0) {
-            return Err(ApiError::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            ));
+        if !says_revision(&obj) {
+            obj.set_meta("resourceVersion", "");
         }
-        obj.set_meta("resourceVersion", "");
         warn_owners(cx, &mut obj, false);
         managed::update(cx, None, &mut obj, self.now());
         let submitted = managed::snapshot(&obj);
@@ -58,8 +54,15 @@ impl Engine {
         let result = async {
             self.before_create(cx, &mut obj)?;
             admit.validate(cx, Operation::Create, Some(&obj), None).await?;
+            // The store's word upstream: whom admission refuses doesn't hear it, nor a dry run.
+            if says_revision(&obj) && !cx.dry_run {
+                let why = "resourceVersion should not be set on objects to be created";
+                return Err(ApiError::new(Reason::Unknown, why));
+            }
             let revision = self.insert(cx, &obj).await?;
-            obj.set_meta("resourceVersion", &revision.map(|r| r.to_string()).unwrap_or_default());
+            if let Some(revision) = revision {
+                obj.set_meta("resourceVersion", &revision.to_string());
+            }
             Ok(obj)
         }
         .await;
@@ -127,6 +130,11 @@ impl Engine {
             f.finish(self, success).await;
         }
     }
+}
+
+/// Whether an object says at which revision it is. What is no number upstream doesn't look at.
+fn says_revision(obj: &Object) -> bool {
+    meta::parse_revision(obj.resource_version()).is_ok_and(|revision| revision != 0)
 }
 
 fn exists(cx: &Cx, obj: &Object, deleting: bool) -> ApiError {

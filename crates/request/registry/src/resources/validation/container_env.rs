@@ -1,7 +1,7 @@
 //! The environment of a container, and what it is told of its pod.
 
 use super::check::{Errs, config_key, env_name, s};
-use keelson_api::Map;
+use keelson_api::{Map, Value};
 use keelson_machinery::names;
 
 const ENV_FIELDS: &[&str] = &[
@@ -23,6 +23,30 @@ const RESOURCE_FIELDS: &[&str] = &[
     "requests.ephemeral-storage",
     "requests.memory",
 ];
+
+/// Files of variables are written by the pod itself: they are in an emptyDir of it.
+pub fn env_files(e: &mut Errs, spec: &Map) {
+    let volumes = || spec.arr("volumes").into_iter().flatten().filter_map(Value::as_object);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        e.each(spec, list, |e, _, c| {
+            e.each(c, "env", |e, _, var| {
+                let file = var.obj("valueFrom").and_then(|from| from.obj("fileKeyRef"));
+                let Some(name) = file.map(|f| s(f, "volumeName")) else {
+                    return;
+                };
+                e.within("valueFrom.fileKeyRef", |e| {
+                    match volumes().find(|v| s(v, "name") == name) {
+                        None => e.not_found("volumeName", name),
+                        Some(v) if !v.contains_key("emptyDir") => {
+                            e.invalid("volumeName", name, "referenced volume must be of type emptyDir")
+                        }
+                        Some(_) => {}
+                    }
+                });
+            });
+        });
+    }
+}
 
 pub fn env(e: &mut Errs, c: &Map) {
     e.each(c, "env", |e, _, var| {

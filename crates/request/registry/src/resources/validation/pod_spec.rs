@@ -2,7 +2,7 @@
 
 use super::check::{Errs, count, ip, is_true, range_error, s};
 use super::container::{self, PodFacts};
-use super::{container_resources, scheduling, security, volumes};
+use super::{container_env, container_resources, scheduling, security, volumes};
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
@@ -67,6 +67,7 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
     if spec.obj("os").is_some_and(|os| s(os, "name") == "linux") {
         linux(e, spec);
     }
+    container_env::env_files(e, spec);
 }
 
 fn names_of(e: &mut Errs, spec: &Map) {

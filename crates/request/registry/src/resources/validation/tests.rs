@@ -289,6 +289,29 @@ fn pods_are_refused_in_upstreams_words() {
             "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
         ]
     );
+    let of_file = |volume: &str| {
+        let file = value!({"volumeName": volume, "path": "a.env", "key": "A"});
+        let mut pod = pod();
+        let env = value!([{"name": "A", "valueFrom": {"fileKeyRef": file}}]);
+        pod.set_at(
+            &["spec", "containers"],
+            value!([{"name": "c", "image": "x", "env": env}]),
+        );
+        pod.set_at(
+            &["spec", "volumes"],
+            value!([{"name": "own", "emptyDir": {}}, {"name": "host", "hostPath": {"path": "/"}}]),
+        );
+        create("", "Pod", pod)
+    };
+    let at = "spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName";
+    assert!(of_file("own").is_empty());
+    assert_eq!(of_file("none"), [format!("{at}: Not found: \"none\"")]);
+    assert_eq!(
+        of_file("host"),
+        [format!(
+            "{at}: Invalid value: \"host\": referenced volume must be of type emptyDir"
+        )]
+    );
     let mut sysctls = pod();
     sysctls.set_at(
         &["spec", "securityContext"],
