@@ -238,7 +238,7 @@ fn balancer(service: &Value, picture: &Picture) -> Option<Finding> {
         (message, _) if message.starts_with("Failed to allocate IP") => {
             Finding::certain("load-balancer-pending", service.shown(), "no pool has an address for it")
                 .shown_by(message)
-                .mended_by("Give a pool more addresses (kubectl get ippools), ask for one that is free, or delete what isn't needed.")
+                .mended_by("Give a pool more addresses (kubectl get lbippools), ask for one that is free, or delete what isn't needed.")
         }
         (message, _) => Finding::certain("load-balancer-pending", service.shown(), "it gets no address")
             .shown_by(message)

@@ -57,7 +57,7 @@ pub fn definition() -> Value {
         "spec": {
             "group": GROUP, "scope": "Cluster",
             "names": {"kind": "LoadBalancerIPPool", "listKind": "LoadBalancerIPPoolList",
-                "plural": "loadbalancerippools", "singular": "loadbalancerippool", "shortNames": ["ippool", "ippools", "lbippool"]},
+                "plural": "loadbalancerippools", "singular": "loadbalancerippool", "shortNames": ["lbippool", "lbippools"]},
             "versions": [{
                 "name": VERSION, "served": true, "storage": true, "subresources": {"status": {}},
                 "additionalPrinterColumns": [
