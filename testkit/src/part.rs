@@ -39,6 +39,7 @@ impl Part {
             leader_election: identity.map(str::to_owned),
             // Only where it is asked for: the definitions are the test's to bring.
             snapshots: names.iter().any(|n| n == "volumesnapshot"),
+            pools: names.iter().any(|n| n == "service-lb"),
             cluster_policies: names.iter().any(|n| n == "cluster-network-policy"),
             ..keelson_controllers::Config::default()
         };

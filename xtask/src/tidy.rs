@@ -20,6 +20,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-measure", &[]),
     ("keelson-cron", &["keelson-api"]),
     ("keelson-client", &["keelson-clock", "keelson-measure", "keelson-pki"]),
+    ("keelson-balancing", &["keelson-client"]),
     ("keelson-store", &[]),
     (
         "keelson-seal",
@@ -59,6 +60,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "keelson-controllers",
         &[
             "keelson-api",
+            "keelson-balancing",
             "keelson-client",
             "keelson-clock",
             "keelson-cron",
@@ -98,6 +100,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &["keelson-client", "keelson-measure", "keelson-sys", "keelson-network"],
     ),
     ("keelson-proxy", &["keelson-client", "keelson-measure", "keelson-sys"]),
+    (
+        "keelson-announce",
+        &["keelson-balancing", "keelson-client", "keelson-network", "keelson-sys"],
+    ),
     ("keelson-dns", &["keelson-client", "keelson-measure", "keelson-sys"]),
     (
         "keelson-gateway",
@@ -125,6 +131,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "keelson-testkit",
         &[
             "keelson-apiserver",
+            "keelson-balancing",
             "keelson-client",
             "keelson-clock",
             "keelson-controllers",

@@ -13,9 +13,11 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
-use keelson_controllers::cluster_policy_definition;
+use keelson_controllers::{cluster_policy_definition, pool_definition};
 use serde_json::{Value, json};
 
+/// Who answers for addresses of load balancers, on every node.
+pub const ANNOUNCE_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-announce";
 /// Who cluster DNS is: it answers from services and endpoints.
 pub const DNS_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-dns";
 /// Who says where cluster DNS is reached.
@@ -108,7 +110,7 @@ fn grants() -> Vec<Grant> {
         {"apiGroups": [""], "resources": ["users"], "resourceNames": [PROXY_IDENTITY], "verbs": ["impersonate"]},
     ]);
     let agent = json!([
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-dns", "keelson-ingress", "keelson-network", "keelson-policy"],
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["keelson-announce", "keelson-dns", "keelson-ingress", "keelson-network", "keelson-policy"],
          "verbs": ["impersonate"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [cluster::NAME], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [keelson_pki::revocation::NAME], "verbs": ["get", "list", "watch"]},
@@ -168,6 +170,14 @@ fn grants() -> Vec<Grant> {
     ]);
     let cluster_policies = json!([
         {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies/status"], "verbs": ["patch"]},
+    ]);
+    let pools = json!([
+        {"apiGroups": [keelson_balancing::GROUP], "resources": ["loadbalancerippools/status"], "verbs": ["patch"]},
+    ]);
+    let announce = json!([
+        {"apiGroups": [""], "resources": ["nodes", "services"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [keelson_balancing::GROUP], "resources": ["loadbalancerippools"], "verbs": ["get", "list", "watch"]},
     ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
@@ -231,6 +241,18 @@ fn grants() -> Vec<Grant> {
             cluster_policies,
         ),
         grant(
+            "system:keelson:load-balancer-pools",
+            Scope::Cluster,
+            account("keelson-load-balancer-pools"),
+            pools,
+        ),
+        grant(
+            "system:keelson:announce",
+            Scope::Cluster,
+            account("keelson-announce"),
+            announce,
+        ),
+        grant(
             "system:keelson:server",
             Scope::Cluster,
             group(keelson_apiserver::joining::GROUP),
@@ -285,6 +307,14 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
         tracing::warn!(
             error = format!("{error:#}"),
             "there is no kind of network policies of the cluster"
+        );
+    }
+    if config.runs(Component::LoadBalancer)
+        && let Err(error) = definitions::write(&rest, &pool_definition()).await
+    {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "there is no kind of pools: services of type LoadBalancer get no addresses before it is known which pools there are"
         );
     }
     let wanted = Cluster::of(config).config_map()?;

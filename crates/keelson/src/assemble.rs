@@ -135,6 +135,7 @@ impl Cluster {
             node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref())?;
             node::ingress(&mut running, config, clients.as_ref());
+            node::announce(&mut running, config, clients.as_ref());
         }
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
         node::network(&mut running, config, clients.as_ref());
@@ -273,6 +274,7 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         telling: telling.clone(),
         snapshots: config.runs(Component::Snapshots),
         cluster_policies: config.runs(Component::Policy),
+        pools: config.runs(Component::LoadBalancer),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };
@@ -288,6 +290,10 @@ fn node_ports(config: &Config) -> Reserved {
     if config.runs(Component::Ingress) {
         ports.extend(keelson_gateway::PORTS.map(|p| (Port::new("TCP", p.into()), "the gateway's")));
     }
+    ports.push((
+        Port::new("UDP", keelson_announce::PORT.into()),
+        "that by which nodes know of each other",
+    ));
     if let Some(port) = config.network.port() {
         ports.push((Port::new("UDP", port.into()), "the pod network's"));
     }

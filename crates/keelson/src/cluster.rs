@@ -30,7 +30,8 @@ pub struct Cluster {
 }
 
 /// What agents leave out if the servers do.
-const EVERYWHERE: [(Component, &str); 3] = [
+const EVERYWHERE: [(Component, &str); 4] = [
+    (Component::LoadBalancer, "load-balancer"),
     (Component::Ingress, "ingress"),
     (Component::Storage, "local-storage"),
     (Component::Snapshots, "snapshots"),

@@ -1,7 +1,9 @@
 //! A node's half of a machine: container runtime, kubelet, network, proxy, DNS, requests from outside. The same on a server and on an agent; how
 //! the API is reached, and by which certificate the kubelet is known, is told by [`Access`].
 
-use crate::addons::{DNS_IDENTITY, INGRESS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY};
+use crate::addons::{
+    ANNOUNCE_IDENTITY, DNS_IDENTITY, INGRESS_IDENTITY, NETWORK_IDENTITY, POLICY_IDENTITY, PROXY_IDENTITY,
+};
 use crate::components;
 use crate::config::{Component, Config};
 use crate::peers::Secured;
@@ -158,6 +160,22 @@ pub fn dns(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactor
         ..keelson_dns::Config::default()
     };
     components::dns::spawn(running, clients.client(DNS_IDENTITY), settings);
+}
+
+/// Addresses of load balancers' pools: this node's part.
+pub fn announce(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+    if !config.runs(Component::LoadBalancer) {
+        return;
+    }
+    let settings = keelson_announce::Config {
+        node_name: config.node_name.clone(),
+        node_ips: config.node_ips.clone(),
+    };
+    let client = clients.client(ANNOUNCE_IDENTITY);
+    let own = clients.client(&format!("system:node:{}", config.node_name));
+    running.spawn("announce", move |stop| {
+        keelson_announce::run(client.clone(), own.clone(), settings.clone(), stop)
+    });
 }
 
 /// Requests from outside: this node's part.

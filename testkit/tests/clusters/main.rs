@@ -15,6 +15,7 @@ mod load_balancers;
 mod namespaces;
 mod nodes;
 mod outages;
+mod pools;
 mod scheduling;
 mod services;
 mod snapshots;

@@ -14,6 +14,7 @@ pub mod nflog;
 pub mod nft;
 pub mod open;
 pub mod own;
+pub mod packet;
 pub mod path;
 pub mod process;
 pub mod seccomp;

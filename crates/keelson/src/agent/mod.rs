@@ -109,6 +109,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     }
     let (rest, asked) = (node.clone(), wanted.clone());
     node::ingress(&mut components, &config, clients.as_ref());
+    node::announce(&mut components, &config, clients.as_ref());
     components.spawn("client-certificate", move |stop| {
         let (slot, link, rest, wanted) = (client.clone(), link.clone(), rest.clone(), asked.clone());
         async move { slot.keep(&rest, Purpose::Client, &wanted, || link.renew(), stop).await }

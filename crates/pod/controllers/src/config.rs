@@ -29,6 +29,8 @@ pub struct Config {
     /// Ports that no service of type LoadBalancer can have on the nodes, and whose they are. None: such services get no
     /// addresses from here.
     pub load_balancer: Option<crate::Reserved>,
+    /// Pools give addresses to such services, too; their definition is in the cluster.
+    pub pools: bool,
     /// Snapshots of volumes are made; their definitions are in the cluster.
     pub snapshots: bool,
     /// Statuses of the cluster's network policies are written; their definition is in the cluster.
@@ -57,6 +59,7 @@ impl Default for Config {
             node_grace: Duration::from_secs(50),
             node_startup_grace: Duration::from_secs(60),
             load_balancer: Some(Vec::new()),
+            pools: false,
             snapshots: false,
             cluster_policies: false,
             terminated_pods: 12500,

@@ -1,4 +1,7 @@
-//! Addresses for services of type LoadBalancer: those of the nodes, at once, with nothing to install.
+//! Addresses for services of type LoadBalancer, at once, with nothing to install: those of the nodes, or a pool's.
+//!
+//! Whose service a pool selects, or who asks for one, gets that pool's addresses ([`allocate`]): they are his alone, or shared by those
+//! that agree on it. What follows is about the nodes'.
 //!
 //! A service gets the addresses of all nodes on which its ports are free; the proxy of each node does the rest, for an
 //! address in the status is one like an external address. [`plan`] decides, purely; [`ports`] knows who holds which port. What
@@ -10,28 +13,36 @@
 //! controller would keep services from going. Where nodes' addresses are, machines and the hosts' own programs listen too:
 //! of those only the ports told in [`crate::Config::load_balancer`] and the kubelet's are known.
 
+mod allocate;
+mod counts;
+mod definition;
 mod plan;
+mod pooled;
 mod ports;
+mod wish;
 
+pub use definition::definition;
 pub use ports::{Port, Reserved};
 
 use crate::context::{Context, now};
 use crate::{pods, wire};
+use allocate::Given;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use keelson_balancing::{is_local, is_ours, serves};
 use keelson_client::EventType::{Normal, Warning};
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, is_conflict,
     is_not_found,
 };
 use plan::{Decision, Places};
+use pooled::{ALLOCATED, FAILED, Pooled};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The class that asks for this kind of load balancer by name.
-pub const CLASS: &str = "keelson.dev/node";
 /// In the status of every service that has, or waits for, an address from here.
 const CONDITION: &str = "keelson.dev/LoadBalancer";
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -53,14 +64,20 @@ pub fn start(context: &Context) {
             .into_iter()
             .collect()
     });
+    let pooled = Arc::new(Pooled::new(context, &services, &nodes));
+    counts::start(context, &services, &pooled);
     // One at a time: each choice depends on all before.
-    let controller = Controller::new("service-lb")
+    let mut controller = Controller::new("service-lb")
         .input(&services)
         .input(&nodes)
         .input(&pods)
         .input(&slices)
         .output(Service::RESOURCE)
         .workers(1);
+    if let Some((pools, namespaces)) = pooled.sources() {
+        controller = controller.input(pools).input(namespaces);
+    }
+    pooled.watch(&controller.queue());
     ports::watch(&services, &pods, &controller.queue());
     {
         let queue = controller.queue();
@@ -78,7 +95,7 @@ pub fn start(context: &Context) {
             for slice in [Some(change.object()), change.old()].into_iter().flatten() {
                 let name = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
                 let service = name.and_then(|name| services.store().get(slice.namespace(), name));
-                if let Some(service) = service.filter(|s| is_ours(s) && plan::is_local(s)) {
+                if let Some(service) = service.filter(|s| is_ours(s) && is_local(s)) {
                     queue.add(service.key());
                 }
             }
@@ -90,6 +107,7 @@ pub fn start(context: &Context) {
         controller,
         Balancer {
             queue,
+            pooled,
             services,
             nodes,
             pods,
@@ -107,13 +125,6 @@ const OURS: &str = "balanced";
 /// The index of slices by namespace and service, whoever manages them.
 const BY_SERVICE: &str = "of-service";
 
-/// Whether the service wants an address from here.
-fn is_ours(service: &Service) -> bool {
-    let Some(spec) = &service.spec else { return false };
-    let class = spec.load_balancer_class.as_deref();
-    spec.type_.as_deref() == Some("LoadBalancer") && class.is_none_or(|class| class == CLASS)
-}
-
 fn condition(service: &Service) -> Option<&Condition> {
     let all = service.status.iter().flat_map(|s| s.conditions.iter().flatten());
     all.into_iter().find(|c| c.type_ == CONDITION)
@@ -121,6 +132,7 @@ fn condition(service: &Service) -> Option<&Condition> {
 
 struct Balancer {
     queue: wire::Queue,
+    pooled: Arc<Pooled>,
     services: Informer<Service>,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
@@ -138,9 +150,8 @@ impl Reconcile for Balancer {
         // Of every service, not of this one: a choice must know all earlier ones.
         let all = ObjectKey::default();
         if *key == all {
-            // Nodes changed, once for however many did.
-            let ours = self.services.store().by_index(OURS, "");
-            ours.iter().for_each(|s| self.queue.add(s.key()));
+            // Nodes or pools changed, once for however many did.
+            self.pooled.all().into_iter().for_each(|key| self.queue.add(key));
             return Ok(Outcome::Done);
         }
         self.written.settle(&all, self.services.store()).await?;
@@ -178,12 +189,18 @@ impl Balancer {
     /// The service as it should be; `None`: as it is.
     fn ensure(&self, service: &Service, reserved: &ports::Reserved) -> Option<Service> {
         let wanted = plan::ports(service);
-        let places = Places {
-            nodes: self.nodes.store().list(),
-            with_endpoints: plan::is_local(service).then(|| self.nodes_with_endpoints(service)),
+        let (addresses, said) = match self.pooled.decide(service) {
+            Some(given) => {
+                let addresses = given.iter().flat_map(|g| &g.addresses);
+                let entries: Vec<_> = addresses.map(|ip| plan::entry(*ip, &wanted)).collect();
+                (entries, said_of_pool(service, given))
+            }
+            None => {
+                let decision = self.of_nodes(service, &wanted, reserved);
+                let said = said(&decision);
+                (decision.ingress, said)
+            }
         };
-        let takers = ports::takers(service, &wanted, &self.services, &self.pods, reserved);
-        let decision = plan::decide(service, &wanted, &places, &takers);
         let mut changed = service.clone();
         let finalizers = changed.metadata.finalizers.get_or_insert_default();
         if !finalizers.iter().any(|f| f == FINALIZER) {
@@ -191,14 +208,22 @@ impl Balancer {
         }
         let status = changed.status.get_or_insert_default();
         status.load_balancer = Some(LoadBalancerStatus {
-            ingress: (!decision.ingress.is_empty()).then(|| decision.ingress.clone()),
+            ingress: (!addresses.is_empty()).then_some(addresses),
         });
-        let said = said(&decision);
         if !condition(service).is_some_and(|old| same(old, &said)) {
             let of_kind = |c: &Condition| c.type_ == CONDITION;
             crate::util::set_condition(&mut status.conditions, of_kind, said);
         }
         (changed != *service).then_some(changed)
+    }
+
+    fn of_nodes(&self, service: &Service, wanted: &[Port], reserved: &ports::Reserved) -> Decision {
+        let places = Places {
+            nodes: self.nodes.store().list(),
+            with_endpoints: is_local(service).then(|| self.nodes_with_endpoints(service)),
+        };
+        let takers = ports::takers(service, wanted, &self.services, &self.pods, reserved);
+        plan::decide(service, wanted, &places, &takers)
     }
 
     /// The service without what it had from here.
@@ -219,7 +244,7 @@ impl Balancer {
         let slices: Vec<Arc<EndpointSlice>> = self.slices.store().by_index(BY_SERVICE, &of_service);
         let endpoints = slices.iter().flat_map(|s| s.endpoints.iter().flatten());
         endpoints
-            .filter(|e| plan::serves(e))
+            .filter(|e| serves(e))
             .filter_map(|e| e.node_name.clone())
             .collect()
     }
@@ -236,6 +261,32 @@ impl Balancer {
         };
         if condition(before).is_none() {
             say(Normal, "EnsuringLoadBalancer", "Ensuring load balancer");
+        }
+        let of_pool = |s: &Service| condition(s).is_some_and(|c| [ALLOCATED, FAILED].contains(&c.reason.as_str()));
+        if of_pool(after) || of_pool(before) {
+            let (had, has) = (wish::has(before), wish::has(after));
+            if had.iter().any(|ip| !has.contains(ip)) {
+                let why = if of_pool(after) {
+                    now.message.as_str()
+                } else {
+                    "no pool is for it any more"
+                };
+                let text = format!(
+                    "current IP for {:?} not allowed by config, will attempt for new IP assignment: {why}",
+                    before.key().to_string()
+                );
+                say(Normal, "ClearAssignment", &text);
+            }
+            if of_pool(after) && had != has && !has.is_empty() {
+                let quoted: Vec<String> = has.iter().map(IpAddr::to_string).collect();
+                return say(Normal, "IPAllocated", &format!("Assigned IP {quoted:?}"));
+            }
+            if now.reason == FAILED && !condition(before).is_some_and(|old| same(old, now)) {
+                return say(Warning, FAILED, &now.message);
+            }
+        }
+        if of_pool(after) {
+            return;
         }
         if addresses(after) > 0 {
             if addresses(before) == 0 {
@@ -257,6 +308,8 @@ impl Balancer {
 }
 
 const NO_NODES: &str = "NoNodes";
+/// The reason of a service that has the nodes' addresses.
+const REASON_NODES: &str = "Ensured";
 
 /// The condition that tells a decision.
 fn said(decision: &Decision) -> Condition {
@@ -266,8 +319,23 @@ fn said(decision: &Decision) -> Condition {
     } else if decision.ingress.is_empty() {
         ("False", "Refused", decision.refused.join("; "))
     } else {
-        ("True", "Ensured", decision.refused.join("; "))
+        ("True", REASON_NODES, decision.refused.join("; "))
     };
+    of(word, reason, message)
+}
+
+/// The condition that tells what a pool gave.
+fn said_of_pool(service: &Service, given: Result<Given, String>) -> Condition {
+    match given {
+        Ok(given) => of("True", ALLOCATED, format!("Assigned from pool {}", given.pool)),
+        Err(why) => {
+            let key = service.key().to_string();
+            of("False", FAILED, format!("Failed to allocate IP for {key:?}: {why}"))
+        }
+    }
+}
+
+fn of(word: &str, reason: &str, message: String) -> Condition {
     Condition {
         type_: CONDITION.into(),
         status: word.into(),

@@ -141,6 +141,7 @@ impl Options {
             node_startup_grace: time("--node-startup-grace-period", &self.node_startup_grace_period)?,
             // Upstream leaves load balancers, snapshots and policies of the cluster to others.
             load_balancer: None,
+            pools: false,
             snapshots: false,
             cluster_policies: false,
             terminated_pods: self.terminated_pod_gc_threshold,

@@ -235,6 +235,11 @@ fn balancer(service: &Value, picture: &Picture) -> Option<Finding> {
             format!("it has no address yet: the load balancer of class {class} has to give it one"),
         )
         .mended_by("See that this load balancer runs, or leave loadBalancerClass out."),
+        (message, _) if message.starts_with("Failed to allocate IP") => {
+            Finding::certain("load-balancer-pending", service.shown(), "no pool has an address for it")
+                .shown_by(message)
+                .mended_by("Give a pool more addresses (kubectl get lbippools), ask for one that is free, or delete what isn't needed.")
+        }
         (message, _) => Finding::certain("load-balancer-pending", service.shown(), "it gets no address")
             .shown_by(message)
             .mended_by("Free the port that another service has, use another port, or see that nodes are ready: the message says which."),

@@ -14,7 +14,7 @@ const CONDITION: &str =
 const NO_NAMES: &str = "!(self.to.exists(peer, has(peer.networks) || has(peer.nodes) || has(peer.domainNames)) && \
     has(self.protocols) && self.protocols.exists(protocol, has(protocol.destinationNamedPort)))";
 
-fn selector(description: &str) -> Value {
+pub(crate) fn selector(description: &str) -> Value {
     let expression = json!({"type": "object", "required": ["key", "operator"], "properties": {
         "key": {"type": "string"}, "operator": {"type": "string"},
         "values": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "atomic"}}});
@@ -100,7 +100,8 @@ fn rules(list: &str, peers: Value, description: &str) -> Value {
     json!({"type": "array", "items": rule, "maxItems": MOST, "description": description})
 }
 
-fn status() -> Value {
+/// The schema of a list of conditions.
+pub(crate) fn conditions() -> Value {
     let condition = json!({"type": "object", "required": ["lastTransitionTime", "message", "reason", "status", "type"],
         "properties": {
             "lastTransitionTime": {"type": "string", "format": "date-time"},
@@ -109,9 +110,13 @@ fn status() -> Value {
             "reason": {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": REASON},
             "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
             "type": {"type": "string", "maxLength": 316, "pattern": CONDITION}}});
+    json!({"type": "array", "items": condition,
+        "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})
+}
+
+fn status() -> Value {
     json!({"type": "object", "required": ["conditions"], "description": "Whether it is enforced as it is written.",
-        "properties": {"conditions": {"type": "array", "items": condition,
-            "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}}})
+        "properties": {"conditions": conditions()}})
 }
 
 pub fn definition() -> Value {

@@ -12,6 +12,7 @@ use keelson_client::{
 use serde_json::json;
 
 pub use definition::definition;
+pub(crate) use definition::{conditions, selector};
 
 const IDENTITY: &str = "keelson-cluster-policies";
 /// The condition's type.

@@ -2,15 +2,12 @@
 
 use super::ports::{Port, Takers};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, PortStatus, Service};
-use k8s_openapi::api::discovery::v1::Endpoint;
+use keelson_balancing::{ingress, takes_part};
 use keelson_client::ApiObject;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
-/// Set by the cluster autoscaler on nodes that are about to go.
-const GOING: &str = "ToBeDeletedByClusterAutoscaler";
 /// So many nodes are named in a refusal.
 const NAMED: usize = 3;
 
@@ -38,6 +35,12 @@ pub struct Place {
     pub kubelet: Option<Port>,
 }
 
+impl Place {
+    pub fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        self.external.into_iter().chain(self.internal)
+    }
+}
+
 pub fn place(node: &Node) -> Place {
     let of_kind = |kind: &str| {
         let all = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
@@ -47,37 +50,11 @@ pub fn place(node: &Node) -> Place {
     let endpoints = node.status.as_ref().and_then(|s| s.daemon_endpoints.as_ref());
     let kubelet = endpoints.and_then(|e| e.kubelet_endpoint.as_ref());
     Place {
-        usable: is_usable(node),
+        usable: takes_part(node),
         external: of_kind("ExternalIP"),
         internal: of_kind("InternalIP"),
         kubelet: kubelet.map(|k| Port::new("TCP", k.port)),
     }
-}
-
-fn is_usable(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    let excluded = node.metadata.labels.as_ref().and_then(|l| l.get(EXCLUDE));
-    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-    ready && !node.is_deleting() && !excludes(excluded) && !taints.into_iter().any(|t| t.key == GOING)
-}
-
-/// The label excludes unless it is a word that Go reads as false.
-fn excludes(label: Option<&String>) -> bool {
-    label.is_some_and(|text| !matches!(text.as_str(), "0" | "f" | "F" | "false" | "False" | "FALSE"))
-}
-
-pub fn is_local(service: &Service) -> bool {
-    let policy = service.spec.as_ref().and_then(|s| s.external_traffic_policy.as_deref());
-    policy == Some("Local")
-}
-
-/// Whether the proxy of its node would send somebody there.
-pub fn serves(endpoint: &Endpoint) -> bool {
-    let is = |get: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>, else_: bool| {
-        endpoint.conditions.as_ref().and_then(get).unwrap_or(else_)
-    };
-    is(|c| c.ready, true) || (is(|c| c.serving, true) && is(|c| c.terminating, false))
 }
 
 /// The service's own ports.
@@ -93,11 +70,6 @@ pub fn ports(service: &Service) -> Vec<Port> {
 /// The addresses that it has, from here or elsewhere.
 pub fn held_addresses(service: &Service) -> BTreeSet<&str> {
     ingress(service).filter_map(|i| i.ip.as_deref()).collect()
-}
-
-pub fn ingress(service: &Service) -> impl Iterator<Item = &LoadBalancerIngress> {
-    let balancer = service.status.iter().filter_map(|s| s.load_balancer.as_ref());
-    balancer.flat_map(|b| b.ingress.iter().flatten())
 }
 
 /// The nodes' outer addresses if any has one, as these are what is reached from outside; else their inner ones.
@@ -153,7 +125,7 @@ pub fn decide(service: &Service, wanted: &[Port], places: &Places, takers: &Take
 }
 
 /// Packets come to the node as they were sent: the address is the service's, and each node's proxy may answer for it.
-fn entry(ip: IpAddr, ports: &[Port]) -> LoadBalancerIngress {
+pub fn entry(ip: IpAddr, ports: &[Port]) -> LoadBalancerIngress {
     let port = |p: &Port| PortStatus {
         port: p.number,
         protocol: p.protocol.clone(),
@@ -172,6 +144,9 @@ mod tests {
     use super::super::ports::Takers;
     use super::*;
     use serde_json::{Value, json};
+
+    const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+    const GOING: &str = "ToBeDeletedByClusterAutoscaler";
 
     fn node(name: &str, change: impl FnOnce(&mut Value)) -> Arc<Node> {
         let number = name.trim_start_matches('n');

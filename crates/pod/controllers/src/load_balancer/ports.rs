@@ -1,10 +1,11 @@
 //! Who holds which port of the nodes' addresses: other services by their status, node ports, host ports of pods, and this
 //! program itself.
 
-use super::plan::{Place, ingress};
-use super::{is_ours, pods};
+use super::plan::Place;
+use super::pods;
 use crate::wire::Queue;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use keelson_balancing::{ingress, is_ours};
 use keelson_client::{ApiObject, Informer, ObjectKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,0 +1,111 @@
+//! `LoadBalancerIPPool` of `keelson.dev/v1`, a custom resource of ours.
+
+use crate::{GROUP, VERSION};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
+use keelson_client::{ApiObject, Kind, ResourceId};
+use serde::{Deserialize, Serialize};
+
+/// Addresses for services of type LoadBalancer, and how they are announced.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LoadBalancerIpPool {
+    pub metadata: ObjectMeta,
+    pub spec: PoolSpec,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<PoolStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PoolSpec {
+    /// CIDRs, and ranges from a first to a last one.
+    pub addresses: Vec<String>,
+    /// Also for services that don't ask for the pool.
+    pub auto_assign: bool,
+    /// Without the addresses that end in .0 and .255.
+    #[serde(rename = "avoidBuggyIPs")]
+    pub avoid_buggy_ips: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_selector: Option<LabelSelector>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    pub announce: Announce,
+}
+
+impl Default for PoolSpec {
+    fn default() -> Self {
+        PoolSpec {
+            addresses: Vec::new(),
+            auto_assign: true,
+            avoid_buggy_ips: false,
+            service_selector: None,
+            namespace_selector: None,
+            announce: Announce::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Announce {
+    /// [`Announce::LAYER2`] or [`Announce::NONE`].
+    pub protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Names of links; without any, those that have a node's addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<String>,
+}
+
+impl Announce {
+    /// One node answers for an address, by ARP and NDP.
+    pub const LAYER2: &'static str = "Layer2";
+    /// Somebody else leads packets to the nodes.
+    pub const NONE: &'static str = "None";
+}
+
+impl Default for Announce {
+    fn default() -> Self {
+        Announce {
+            protocol: Announce::LAYER2.into(),
+            node_selector: None,
+            interfaces: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PoolStatus {
+    pub conditions: Vec<Condition>,
+    #[serde(rename = "assignedIPv4")]
+    pub assigned_v4: i64,
+    #[serde(rename = "assignedIPv6")]
+    pub assigned_v6: i64,
+    #[serde(rename = "availableIPv4")]
+    pub available_v4: i64,
+    #[serde(rename = "availableIPv6")]
+    pub available_v6: i64,
+}
+
+impl ApiObject for LoadBalancerIpPool {
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+    fn decode(json: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(json)
+    }
+    fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        let mut value = serde_json::to_value(self)?;
+        value["apiVersion"] = Self::RESOURCE.api_version().into();
+        value["kind"] = Self::RESOURCE.kind.into();
+        serde_json::to_vec(&value)
+    }
+}
+
+impl Kind for LoadBalancerIpPool {
+    const RESOURCE: ResourceId = ResourceId::fixed(GROUP, VERSION, "LoadBalancerIPPool", "loadbalancerippools", false);
+}

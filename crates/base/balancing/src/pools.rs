@@ -1,0 +1,183 @@
+//! All pools as plain data. An address is of one pool: where two have it, it is the older one's.
+
+use crate::{Announce, LoadBalancerIpPool, Range};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use keelson_client::ApiObject;
+use keelson_client::labels::{self, Labels};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One pool, with what of it counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pool {
+    pub name: String,
+    pub ranges: Vec<Range>,
+    pub auto_assign: bool,
+    pub avoid_buggy: bool,
+    services: Option<LabelSelector>,
+    namespaces: Option<LabelSelector>,
+    pub announce: Announce,
+    /// Why ranges of it don't count.
+    pub refused: Vec<String>,
+}
+
+impl Pool {
+    pub fn has(&self, ip: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(ip))
+    }
+
+    /// Whether it is for everybody.
+    pub fn is_for_all(&self) -> bool {
+        self.services.is_none() && self.namespaces.is_none()
+    }
+
+    pub fn selects(&self, service: Option<&Labels>, namespace: Option<&Labels>) -> bool {
+        let matches = |selector: &Option<LabelSelector>, of: Option<&Labels>| {
+            selector.is_none() || labels::matches(selector.as_ref(), of)
+        };
+        matches(&self.services, service) && matches(&self.namespaces, namespace)
+    }
+
+    /// Whether the address isn't to be given away because of how it ends.
+    pub fn avoids(&self, ip: IpAddr) -> bool {
+        self.avoid_buggy && matches!(ip, IpAddr::V4(ip) if [0, 255].contains(&ip.octets()[3]))
+    }
+
+    /// How many addresses it has of a family.
+    pub fn size(&self, v6: bool) -> u128 {
+        let of_family = self.ranges.iter().filter(|r| r.is_v6() == v6);
+        let usable = |r: &Range| r.size() - if self.avoid_buggy { r.buggy() } else { 0 };
+        of_family.map(usable).fold(0, u128::saturating_add)
+    }
+}
+
+/// In the order of their names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pools(Vec<Pool>);
+
+impl Pools {
+    /// `taken`: what can't be in a pool, and whose it is.
+    pub fn read(all: &[Arc<LoadBalancerIpPool>], taken: &[(Range, String)]) -> Pools {
+        let mut by_age: Vec<&Arc<LoadBalancerIpPool>> = all.iter().collect();
+        by_age.sort_by_key(|p| {
+            (
+                p.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                p.name().to_string(),
+            )
+        });
+        let mut held: Vec<(Range, String)> = taken.to_vec();
+        let mut pools: Vec<Pool> = Vec::new();
+        for pool in by_age {
+            let spec = &pool.spec;
+            let mut read = Pool {
+                name: pool.name().to_string(),
+                auto_assign: spec.auto_assign,
+                avoid_buggy: spec.avoid_buggy_ips,
+                services: spec.service_selector.clone(),
+                namespaces: spec.namespace_selector.clone(),
+                announce: spec.announce.clone(),
+                ..Pool::default()
+            };
+            for text in &spec.addresses {
+                match range(text, &held) {
+                    Ok(range) => {
+                        held.push((range, format!("pool {}", pool.name())));
+                        read.ranges.push(range);
+                    }
+                    Err(why) => read.refused.push(why),
+                }
+            }
+            pools.push(read);
+        }
+        pools.sort_by(|a, b| a.name.cmp(&b.name));
+        Pools(pools)
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.name == name)
+    }
+
+    /// Whose the address is.
+    pub fn of(&self, ip: IpAddr) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.has(ip))
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Pool> {
+        self.0.iter()
+    }
+}
+
+fn range(text: &str, held: &[(Range, String)]) -> Result<Range, String> {
+    let range: Range = text.parse()?;
+    if range.is_of_no_host() {
+        return Err(format!("{text} has addresses that no host can have"));
+    }
+    match held.iter().find(|(other, _)| other.overlaps(&range)) {
+        Some((other, whose)) => Err(format!("{text} overlaps with {other} of {whose}")),
+        None => Ok(range),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pool(name: &str, day: u32, spec: Value) -> Arc<LoadBalancerIpPool> {
+        let pool =
+            json!({"metadata": {"name": name, "creationTimestamp": format!("2026-01-0{day}T00:00:00Z")}, "spec": spec});
+        Arc::new(serde_json::from_value(pool).unwrap())
+    }
+
+    #[test]
+    fn an_address_is_the_older_pools() {
+        let taken = [("10.244.0.0/16".parse().unwrap(), "the cluster's pods".to_string())];
+        let all = [
+            pool("a", 2, json!({"addresses": ["192.0.2.8/29", "198.51.100.0/24"]})),
+            pool("b", 1, json!({"addresses": ["192.0.2.0/28"], "autoAssign": false})),
+            pool(
+                "c",
+                3,
+                json!({"addresses": ["10.244.7.1-10.244.7.9", "127.0.0.1/32", "x"]}),
+            ),
+        ];
+        let pools = Pools::read(&all, &taken);
+        let whose = |ip: &str| pools.of(ip.parse().unwrap()).map(|p| p.name.as_str());
+        assert_eq!(whose("192.0.2.9"), Some("b"));
+        assert_eq!(
+            whose("198.51.100.7"),
+            Some("a"),
+            "one range that can't be has no influence on others"
+        );
+        assert_eq!(whose("10.244.7.1"), None);
+        assert_eq!(
+            pools.get("a").unwrap().refused,
+            ["192.0.2.8/29 overlaps with 192.0.2.0-192.0.2.15 of pool b"]
+        );
+        assert_eq!(
+            pools.get("c").unwrap().refused,
+            [
+                "10.244.7.1-10.244.7.9 overlaps with 10.244.0.0-10.244.255.255 of the cluster's pods",
+                "127.0.0.1/32 has addresses that no host can have",
+                "\"x\" is neither a CIDR nor a range of addresses"
+            ]
+        );
+        assert!(!pools.get("b").unwrap().auto_assign && pools.get("a").unwrap().auto_assign);
+        assert_eq!(pools.get("a").unwrap().announce.protocol, Announce::LAYER2);
+    }
+
+    #[test]
+    fn a_pool_is_for_whom_it_selects() {
+        let labels = |key: &str| -> Labels { [(key.to_string(), "x".to_string())].into() };
+        let both = json!({"addresses": ["192.0.2.0/28"], "avoidBuggyIPs": true,
+            "serviceSelector": {"matchLabels": {"s": "x"}}, "namespaceSelector": {"matchLabels": {"n": "x"}}});
+        let pools = Pools::read(&[pool("a", 1, both)], &[]);
+        let pool = pools.get("a").unwrap();
+        for (service, namespace, selected) in [("s", "n", true), ("s", "s", false), ("n", "n", false)] {
+            assert_eq!(pool.selects(Some(&labels(service)), Some(&labels(namespace))), selected);
+        }
+        assert!(!pool.selects(None, None) && !pool.is_for_all());
+        assert_eq!((pool.size(false), pool.size(true)), (15, 0));
+        assert!(pool.avoids("192.0.2.0".parse().unwrap()) && !pool.avoids("192.0.2.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,253 @@
+//! What the API has, as facts. Services and their endpoints are followed only while some pool's addresses are to be answered for.
+
+use crate::plan::{Address, Facts, Node};
+use crate::shown;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_balancing::{Announce, LoadBalancerIpPool, Pools, ingress, is_local, is_ours, may_answer, serves};
+use keelson_client::{ApiObject, Informer, InformerOptions, Rest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const BY_SERVICE: &str = "of-service";
+/// Services of ours that have an address: one value, the empty one.
+const BALANCED: &str = "balanced";
+/// Facts are made anew at most so often: what changes meanwhile is in the next ones.
+const PACE: Duration = Duration::from_millis(50);
+
+pub struct Sources {
+    rest: Rest,
+    stop: CancellationToken,
+    pools: Informer<LoadBalancerIpPool>,
+    nodes: Informer<core::Node>,
+    balanced: Option<Balanced>,
+    changed: Arc<Notify>,
+}
+
+/// What is followed for pools.
+struct Balanced {
+    services: Informer<core::Service>,
+    slices: Informer<EndpointSlice>,
+    stop: CancellationToken,
+}
+
+impl Drop for Balanced {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A node's status is mostly images, and a copy of it stands on every node.
+fn strip_node(node: &mut core::Node) {
+    node.metadata.managed_fields = None;
+    if let Some(annotations) = &mut node.metadata.annotations {
+        annotations.retain(|name, _| name == shown::ANNOTATION);
+    }
+    if let Some(status) = &mut node.status {
+        let (addresses, conditions) = (status.addresses.take(), status.conditions.take());
+        let ready = conditions.map(|all| all.into_iter().filter(|c| c.type_ == "Ready").map(undated).collect());
+        *status = core::NodeStatus {
+            addresses,
+            conditions: ready,
+            ..core::NodeStatus::default()
+        };
+    }
+}
+
+/// A kubelet that says that it is there says nothing new.
+fn undated(condition: core::NodeCondition) -> core::NodeCondition {
+    core::NodeCondition {
+        last_heartbeat_time: None,
+        ..condition
+    }
+}
+
+fn strip_service(service: &mut core::Service) {
+    let meta = &mut service.metadata;
+    (meta.managed_fields, meta.annotations, meta.labels) = (None, None, None);
+}
+
+fn strip_slice(slice: &mut EndpointSlice) {
+    slice.metadata.managed_fields = None;
+    slice.metadata.annotations = None;
+    slice.ports = None;
+    for endpoint in slice.endpoints.iter_mut().flatten() {
+        endpoint.addresses.clear();
+        (endpoint.hints, endpoint.target_ref, endpoint.zone) = (None, None, None);
+    }
+}
+
+fn follow<K: keelson_client::Kind>(
+    rest: &Rest,
+    strip: fn(&mut K),
+    stop: &CancellationToken,
+    changed: &Arc<Notify>,
+) -> Informer<K> {
+    let options = InformerOptions {
+        transform: strip,
+        ..InformerOptions::default()
+    };
+    let informer = Informer::start(rest, options, stop);
+    let changed = changed.clone();
+    informer.on_change(move |_| changed.notify_one());
+    informer
+}
+
+impl Sources {
+    pub fn start(rest: &Rest, stop: &CancellationToken) -> Sources {
+        let changed = Arc::new(Notify::new());
+        Sources {
+            pools: follow(rest, keelson_client::informer::strip_managed_fields, stop, &changed),
+            nodes: follow(rest, strip_node, stop, &changed),
+            balanced: None,
+            rest: rest.clone(),
+            stop: stop.clone(),
+            changed,
+        }
+    }
+
+    /// The facts, when all that they are made of has been read, and then whenever something has changed.
+    pub async fn next(&mut self) -> Facts {
+        self.changed.notified().await;
+        tokio::time::sleep(PACE).await;
+        self.pools.synced().await;
+        self.nodes.synced().await;
+        let pools = Pools::read(&self.pools.store().list(), &[]);
+        let announced = pools.iter().any(|pool| pool.announce.protocol == Announce::LAYER2);
+        match (announced, &self.balanced) {
+            (true, None) => self.balanced = Some(self.follow_services()),
+            (false, Some(_)) => self.balanced = None,
+            _ => {}
+        }
+        let mut facts = Facts {
+            announced,
+            ..Facts::default()
+        };
+        for node in self.nodes.store().list() {
+            facts.nodes.insert(node.name().to_string(), node_facts(&node));
+        }
+        if let Some(balanced) = &self.balanced {
+            balanced.services.synced().await;
+            balanced.slices.synced().await;
+            facts.addresses = balanced.addresses(&pools);
+        }
+        facts
+    }
+
+    fn follow_services(&self) -> Balanced {
+        let stop = self.stop.child_token();
+        let services: Informer<core::Service> = follow(&self.rest, strip_service, &stop, &self.changed);
+        let slices: Informer<EndpointSlice> = follow(&self.rest, strip_slice, &stop, &self.changed);
+        services.store().add_index(BALANCED, |s| {
+            let has = is_ours(s) && ingress(s).next().is_some();
+            has.then(String::new).into_iter().collect()
+        });
+        slices.store().add_index(BY_SERVICE, |slice| {
+            let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
+            let key = service.map(|s| format!("{}/{s}", slice.namespace()));
+            key.into_iter().collect()
+        });
+        Balanced { services, slices, stop }
+    }
+}
+
+fn node_facts(node: &core::Node) -> Node {
+    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let internal = addresses.filter(|a| a.type_ == "InternalIP");
+    let annotation = node
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(shown::ANNOTATION));
+    Node {
+        may_answer: may_answer(node),
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        addresses: internal.filter_map(|a| a.address.parse().ok()).collect(),
+        shown: annotation.and_then(|text| shown::read(text)),
+    }
+}
+
+impl Balanced {
+    fn addresses(&self, pools: &Pools) -> BTreeMap<IpAddr, Address> {
+        let mut all: BTreeMap<IpAddr, Address> = BTreeMap::new();
+        for service in self.services.store().by_index(BALANCED, "") {
+            let only = is_local(&service).then(|| self.nodes_with_endpoints(&service));
+            for ip in ingress(&service).filter_map(|i| i.ip.as_deref()?.parse().ok()) {
+                let Some(pool) = pools.of(ip).filter(|p| p.announce.protocol == Announce::LAYER2) else {
+                    continue;
+                };
+                let new = Address {
+                    announce: pool.announce.clone(),
+                    only: only.clone(),
+                };
+                match all.get_mut(&ip) {
+                    Some(there) => there.only = shared(there.only.take(), new.only),
+                    None => drop(all.insert(ip, new)),
+                }
+            }
+        }
+        all
+    }
+
+    fn nodes_with_endpoints(&self, service: &core::Service) -> BTreeSet<String> {
+        let key = format!("{}/{}", service.namespace(), service.name());
+        let slices = self.slices.store().by_index(BY_SERVICE, &key);
+        let endpoints = slices.iter().flat_map(|s| s.endpoints.iter().flatten());
+        endpoints
+            .filter(|e| serves(e))
+            .filter_map(|e| e.node_name.clone())
+            .collect()
+    }
+}
+
+/// For two services of one address: nodes that have endpoints of both, else of either.
+fn shared(a: Option<BTreeSet<String>>, b: Option<BTreeSet<String>>) -> Option<BTreeSet<String>> {
+    match (a, b) {
+        (Some(a), Some(b)) => {
+            let both: BTreeSet<String> = a.intersection(&b).cloned().collect();
+            Some(if both.is_empty() {
+                a.union(&b).cloned().collect()
+            } else {
+                both
+            })
+        }
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_is_what_counts_of_it() {
+        let mut node: core::Node = serde_json::from_value(json!({
+            "metadata": {"name": "n1", "labels": {"a": "b"}, "annotations": {"x": "y", shown::ANNOTATION: "?"}},
+            "status": {"images": [{"names": ["i"]}], "addresses": [{"type": "InternalIP", "address": "10.0.0.1"},
+                {"type": "Hostname", "address": "n1"}],
+                "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"},
+                    {"type": "DiskPressure", "status": "False"}]}}))
+        .unwrap();
+        strip_node(&mut node);
+        assert!(node.status.as_ref().unwrap().images.is_none());
+        let facts = node_facts(&node);
+        assert!(facts.may_answer && facts.shown.is_none());
+        assert_eq!(facts.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(facts.labels["a"], "b");
+    }
+
+    #[test]
+    fn an_address_of_two_services_is_where_both_are() {
+        let set = |names: &[&str]| Some(names.iter().map(|n| n.to_string()).collect::<BTreeSet<_>>());
+        assert_eq!(shared(set(&["a", "b"]), set(&["b", "c"])), set(&["b"]));
+        assert_eq!(shared(set(&["a"]), set(&["c"])), set(&["a", "c"]));
+        assert_eq!(shared(set(&["a"]), None), set(&["a"]));
+        assert_eq!(shared(None, None), None);
+    }
+}

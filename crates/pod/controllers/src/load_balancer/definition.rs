@@ -1,0 +1,76 @@
+//! The definition of pools of addresses.
+
+use crate::cluster_policies::{conditions, selector};
+use crate::volumes::snapshot_definitions::{MANAGED_BY, US};
+use keelson_balancing::{Announce, DEFINITION, GROUP, VERSION};
+use serde_json::{Value, json};
+
+/// Ranges of a pool.
+const MOST: u32 = 64;
+/// Two addresses of IPv6 and what divides them.
+const LONGEST: u32 = 95;
+const ENDS: &str =
+    "self.contains('-') ? (self.split('-').size() == 2 && self.split('-').all(end, isIP(end.trim()))) : isCIDR(self)";
+const FAMILY: &str = "!self.contains('-') || self.split('-').size() != 2 || !self.split('-').all(end, isIP(end.trim())) || \
+    ip(self.split('-')[0].trim()).family() == ip(self.split('-')[1].trim()).family()";
+
+fn announce() -> Value {
+    let link = json!({"type": "string", "pattern": r"^[^/\s]{1,15}$"});
+    json!({"type": "object", "default": {}, "description": "How others learn where the addresses are.", "properties": {
+        "protocol": {"type": "string", "enum": [Announce::LAYER2, Announce::NONE], "default": Announce::LAYER2,
+            "description": "Layer2: one node answers for an address, by ARP and NDP. None: somebody else leads packets to the nodes."},
+        "nodeSelector": selector("Which nodes answer; without it all that take part in load balancers."),
+        "interfaces": {"type": "array", "items": link, "maxItems": 16, "x-kubernetes-list-type": "set",
+            "description": "On which links they answer; without any, on those that have the node's addresses."}},
+        "x-kubernetes-validations": [{
+            "rule": "self.protocol != 'None' || (!has(self.nodeSelector) && (!has(self.interfaces) || self.interfaces.size() == 0))",
+            "message": "nodeSelector and interfaces say how addresses are announced: with protocol None they aren't"}]})
+}
+
+fn status() -> Value {
+    let count =
+        |description: &str| json!({"type": "integer", "format": "int64", "minimum": 0, "description": description});
+    json!({"type": "object", "description": "What of it is in use.", "properties": {
+        "conditions": conditions(),
+        "assignedIPv4": count("Addresses that services have."), "assignedIPv6": count("Addresses that services have."),
+        "availableIPv4": count("Addresses that nobody has."), "availableIPv6": count("Addresses that nobody has.")}})
+}
+
+pub fn definition() -> Value {
+    let address = json!({"type": "string", "maxLength": LONGEST, "x-kubernetes-validations": [
+        {"rule": ENDS, "message": "must be a CIDR, or two addresses with a - between them"},
+        {"rule": FAMILY, "message": "must be a range of one family"}]});
+    let spec = json!({"type": "object", "required": ["addresses"], "description": "What is wanted.", "properties": {
+        "addresses": {"type": "array", "items": address, "minItems": 1, "maxItems": MOST, "x-kubernetes-list-type": "atomic",
+            "description": "CIDRs (192.0.2.0/28) and ranges (192.0.2.16-192.0.2.31), of either family."},
+        "autoAssign": {"type": "boolean", "default": true,
+            "description": "Also for services that don't ask for this pool or one of its addresses."},
+        "avoidBuggyIPs": {"type": "boolean", "default": false,
+            "description": "Without the addresses of IPv4 that end in .0 and .255."},
+        "serviceSelector": selector("Only for these services."),
+        "namespaceSelector": selector("Only for services of these namespaces."),
+        "announce": announce()}});
+    let column = |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": DEFINITION, "labels": {MANAGED_BY: US}},
+        "spec": {
+            "group": GROUP, "scope": "Cluster",
+            "names": {"kind": "LoadBalancerIPPool", "listKind": "LoadBalancerIPPoolList",
+                "plural": "loadbalancerippools", "singular": "loadbalancerippool", "shortNames": ["lbippool", "lbippools"]},
+            "versions": [{
+                "name": VERSION, "served": true, "storage": true, "subresources": {"status": {}},
+                "additionalPrinterColumns": [
+                    column("Auto Assign", "boolean", ".spec.autoAssign"),
+                    column("Announce", "string", ".spec.announce.protocol"),
+                    column("Addresses", "string", ".spec.addresses"),
+                    column("Valid", "string", ".status.conditions[?(@.type==\"Valid\")].status"),
+                    column("Age", "date", ".metadata.creationTimestamp")],
+                "schema": {"openAPIV3Schema": {"type": "object", "required": ["metadata", "spec"],
+                    "description": "Addresses for services of type LoadBalancer, and how they are announced.",
+                    "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"},
+                        "metadata": {"type": "object"}, "spec": spec, "status": status()}}},
+            }],
+        },
+    })
+}
