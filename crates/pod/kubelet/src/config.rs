@@ -1,5 +1,6 @@
 //! The kubelet's settings.
 
+use crate::shutdown::groups::Period;
 use anyhow::Context;
 use keelson_client::reviews::Remember;
 use keelson_client::revocations::Revocations;
@@ -181,6 +182,10 @@ pub struct Config {
     pub runtime_request_timeout: Duration,
     /// Longest wait of a container that keeps failing.
     pub crash_backoff_max: Duration,
+    /// How long pods get when the machine stops, and what of it is the critical ones'; or by priority.
+    pub shutdown_grace: Duration,
+    pub shutdown_grace_critical: Duration,
+    pub shutdown_by_priority: Vec<Period>,
 }
 
 impl Default for Config {
@@ -244,6 +249,9 @@ impl Default for Config {
             image_pull_verification: Default::default(),
             runtime_request_timeout: Duration::from_secs(120),
             crash_backoff_max: Duration::from_secs(300),
+            shutdown_grace: Duration::ZERO,
+            shutdown_grace_critical: Duration::ZERO,
+            shutdown_by_priority: Vec::new(),
         }
     }
 }

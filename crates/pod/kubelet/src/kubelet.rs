@@ -13,6 +13,7 @@ use crate::node::NodeState;
 use crate::probes::Probes;
 use crate::resources::cgroup;
 use crate::resources::quantity::ResourceList;
+use crate::shutdown::Shutdown;
 use crate::status::manager::StatusManager;
 use crate::volumes::Volumes;
 use crate::worker::Workers;
@@ -49,6 +50,7 @@ pub struct Kubelet {
     pub probes: Probes,
     pub status: StatusManager,
     pub node: NodeState,
+    pub shutdown: Shutdown,
     pub services: Informer<Service>,
     pub classes: Informer<RuntimeClass>,
     pub workers: Arc<Workers>,

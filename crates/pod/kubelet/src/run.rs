@@ -18,7 +18,7 @@ use crate::status::manager::StatusManager;
 use crate::userns::UserNamespaces;
 use crate::volumes::{Csi, CsiDrivers, Tools, Volumes};
 use crate::worker::Workers;
-use crate::{claims, devices, eviction, gc, pleg, plugins, server};
+use crate::{claims, devices, eviction, gc, pleg, plugins, server, shutdown};
 use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_client::{Informer, InformerOptions, Recorder, Rest};
@@ -67,6 +67,7 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
         Ok(images) => kl.images.pulled.take_up(crate::act::images::place(&kl), &images),
         Err(error) => tracing::error!(error, "images can't be listed: pulls that were cut off stay unfinished"),
     }
+    shutdown::start(&kl);
     gc::start(&kl);
     eviction::start(&kl);
     tracing::info!(node = kl.cfg.node_name, "the kubelet runs");
@@ -178,6 +179,7 @@ pub async fn build(
         services: Informer::start(&rest, InformerOptions::default(), &stop),
         classes: Informer::start(&rest, InformerOptions::default(), &stop),
         node,
+        shutdown: Default::default(),
         crash: Mutex::new(Backoff::new(Duration::from_secs(10), cfg.crash_backoff_max)),
         images: Images::new(parallel_pulls(&cfg)),
         image_gc: Default::default(),

@@ -4,6 +4,7 @@
 mod devices;
 mod images;
 mod metrics;
+mod shutdown;
 mod support;
 mod volumes;
 

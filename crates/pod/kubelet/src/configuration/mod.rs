@@ -243,9 +243,29 @@ fn check(document: &Document, c: &mut Config) -> Vec<String> {
                 .into(),
         );
     }
+    errors.extend(shutdown(c));
     errors.extend(evictions(document, c).err());
     errors.extend(verification(document, c).err());
     errors.extend(reserved::check(c));
+    errors
+}
+
+/// What pods get when the machine stops.
+fn shutdown(c: &Config) -> Vec<String> {
+    let (all, critical) = (c.shutdown_grace, c.shutdown_grace_critical);
+    let mut errors = Vec::new();
+    if critical > all {
+        errors.push(format!(
+            "invalid configuration: shutdownGracePeriodCriticalPods {} must be <= shutdownGracePeriod {}",
+            crate::go_duration(critical),
+            crate::go_duration(all)
+        ));
+    }
+    let two = !all.is_zero() || !critical.is_zero();
+    if two && !c.shutdown_by_priority.is_empty() {
+        let both = "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time";
+        errors.push(format!("invalid configuration: {both}"));
+    }
     errors
 }
 

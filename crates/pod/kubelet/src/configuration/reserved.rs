@@ -3,6 +3,7 @@
 use super::fields::known;
 use super::kinds::Kind;
 use crate::config::Config;
+use crate::shutdown::groups::Period;
 use keelson_api::quantity::Quantity;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,6 +117,22 @@ pub(super) fn check(c: &Config) -> Vec<String> {
     errors
 }
 
+/// How long pods get when the machine stops, by priority.
+pub(super) fn periods(v: &Value) -> Result<Vec<Period>, String> {
+    let parts = ["priority", "shutdownGracePeriodSeconds"].map(|name| (name, Kind::Int));
+    let one = |v: &Value| {
+        known(v, "", &parts)?;
+        let number = |name: &str| v[name].as_i64().unwrap_or(0);
+        let (priority, seconds) = (number("priority"), number("shutdownGracePeriodSeconds"));
+        let priority = i32::try_from(priority).map_err(|_| format!("priority {priority} is no number of 32 bits"))?;
+        match seconds {
+            0.. => Ok(Period { priority, seconds }),
+            _ => Err(format!("shutdownGracePeriodSeconds {seconds} must not be negative")),
+        }
+    };
+    v.as_array().into_iter().flatten().map(one).collect()
+}
+
 /// As `key=value:effect`.
 pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
     let mut all = Vec::new();
@@ -136,8 +153,10 @@ pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
 }
 
 /// Gates that mean something here, and how they stand.
-const GATES: [(&str, bool); 10] = [
+const GATES: [(&str, bool); 12] = [
     ("CustomCPUCFSQuotaPeriod", false),
+    ("GracefulNodeShutdown", true),
+    ("GracefulNodeShutdownBasedOnPodPriority", true),
     ("KubeletCrashLoopBackOffMax", true),
     ("KubeletPSI", true),
     ("KubeletEnsureSecretPulledImages", true),

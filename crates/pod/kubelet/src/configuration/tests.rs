@@ -77,6 +77,7 @@ fn fields_become_settings() {
         "registerWithTaints": [{"key": "a", "value": "b", "effect": "NoSchedule"}], "memorySwap": {"swapBehavior": "LimitedSwap"},
         "nodeStatusMaxImages": -1, "crashLoopBackOff": {"maxContainerRestartPeriod": "60s"}, "singleProcessOOMKill": true,
         "userNamespaces": {"idsPerPod": 131072}, "featureGates": {"NodeSwap": true}, "reservedSystemCPUs": null,
+        "shutdownGracePeriod": "1m", "shutdownGracePeriodCriticalPods": "20s",
     }));
     let c = c.unwrap();
     assert_eq!(
@@ -174,8 +175,20 @@ fn what_can_not_be_had_is_refused_by_name() {
             "readOnlyPort (--read-only-port): 10255 can't be had here: nothing is served without identity",
         ),
         (
-            json!({"shutdownGracePeriod": "30s"}),
-            "shutdownGracePeriod: 30s can't be had here: ",
+            json!({"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "31s"}),
+            "invalid configuration: shutdownGracePeriodCriticalPods 31s must be <= shutdownGracePeriod 30s",
+        ),
+        (
+            json!({"shutdownGracePeriod": "300ms"}),
+            "invalid configuration: shutdownGracePeriod 300ms must be either zero or otherwise >= 1 sec",
+        ),
+        (
+            json!({"shutdownGracePeriod": "3s", "shutdownGracePeriodByPodPriority": [{"priority": 0, "shutdownGracePeriodSeconds": 5}]}),
+            "invalid configuration: Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time",
+        ),
+        (
+            json!({"shutdownGracePeriodByPodPriority": [{"priority": 0, "seconds": 5}]}),
+            "unknown field \"seconds\"",
         ),
         (
             json!({"featureGates": {"MemoryQoS": true}}),

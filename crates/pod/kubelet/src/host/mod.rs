@@ -152,6 +152,11 @@ pub trait Host: Send + Sync + 'static {
     /// What getsubids(1) says of a user's subordinate users, and groups; `None` where there is no such user or program.
     fn subordinate_ids(&self, user: &str) -> io::Result<Option<(String, String)>>;
 
+    /// Where the machine says that it stops; `None`: nowhere.
+    fn power(&self) -> Option<crate::shutdown::Sources> {
+        None
+    }
+
     /// Whether pods can be reached over the network; otherwise network probes count as good.
     fn has_network(&self) -> bool {
         true

@@ -74,6 +74,10 @@ impl Host for RealHost {
         Machine::read()
     }
 
+    fn power(&self) -> Option<crate::shutdown::Sources> {
+        Some(crate::shutdown::Sources::of_machine())
+    }
+
     fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
         std::fs::create_dir_all(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub operation_durations: HistogramVec,
     pub run_sandbox: HistogramVec,
     pub run_sandbox_errors: IntCounterVec,
+    pub shutdown_start: Gauge,
+    pub shutdown_end: Gauge,
     pub evictions: IntCounterVec,
     pub rejections: IntCounterVec,
     pub started_pods: IntCounter,
@@ -96,6 +98,9 @@ impl Maker<'_> {
     }
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.keep(Gauge::new(name, help))
     }
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
@@ -168,10 +173,10 @@ impl Default for Metrics {
                 "Duration in seconds for relisting a single pod in PLEG.",
                 DEFAULT_BUCKETS,
             ),
-            last_seen: m.keep(Gauge::new(
+            last_seen: m.gauge(
                 "kubelet_pleg_last_seen_seconds",
                 "Timestamp in seconds when PLEG was last seen active.",
-            )),
+            ),
             events_connected: m.counter(
                 "kubelet_evented_pleg_connection_success_count",
                 "The number of times a streaming client was obtained to receive CRI Events.",
@@ -206,6 +211,14 @@ impl Default for Metrics {
                 "kubelet_run_podsandbox_errors_total",
                 "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
                 &["runtime_handler"],
+            ),
+            shutdown_start: m.gauge(
+                "kubelet_graceful_shutdown_start_time_seconds",
+                "Last graceful shutdown start time since unix epoch in seconds",
+            ),
+            shutdown_end: m.gauge(
+                "kubelet_graceful_shutdown_end_time_seconds",
+                "Last graceful shutdown end time since unix epoch in seconds",
             ),
             evictions: m.counters(
                 "kubelet_evictions",

@@ -27,6 +27,7 @@ pub fn unexpected(what: &str) -> Rejection {
 }
 
 pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+    shutting_down(kl.shutdown.is_under_way())?;
     operating_system(pod)?;
     pressure(pod, &kl.node.pressures())?;
     sysctls(pod, &kl.cfg.allowed_unsafe_sysctls)?;
@@ -36,6 +37,14 @@ pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejecti
         affinity(pod, &kl.node.labels(), &kl.cfg.node_name)?;
     }
     Ok(())
+}
+
+/// A machine that stops takes no pods.
+fn shutting_down(stops: bool) -> Result<(), Rejection> {
+    match stops {
+        true => Err(no("NodeShutdown", "Pod was rejected as the node is shutting down.")),
+        false => Ok(()),
+    }
 }
 
 /// This node runs Linux.

@@ -147,6 +147,7 @@ impl Worker {
     pub fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
         self.handle.view.lock().stage = stage;
+        self.kl.workers.moved();
         self.retry.reset();
         if stage != Stage::Syncing {
             self.kl.workers.wake_deferred();
