@@ -1,5 +1,6 @@
 //! The kubelet's settings.
 
+use crate::managers::topology;
 use crate::shutdown::groups::Period;
 use anyhow::Context;
 use keelson_client::reviews::Remember;
@@ -119,6 +120,16 @@ pub struct Config {
     pub kube_reserved: BTreeMap<String, String>,
     /// CPUs kept from pods, as a list, and how many those are.
     pub reserved_cpus: Option<(String, i64)>,
+    /// Containers that may get whole CPUs for themselves, by which options (alpha ones by a gate), and how soon a failure to tell a
+    /// container its CPUs is tried again.
+    pub static_cpus: bool,
+    pub cpu_options: BTreeMap<String, String>,
+    pub alpha_cpu_options: bool,
+    pub cpu_reconcile: Duration,
+    /// How CPUs and devices are brought near each other.
+    pub topology: topology::Policy,
+    pub topology_scope: topology::Scope,
+    pub topology_options: BTreeMap<String, String>,
     /// For whom limits hold as a whole: `pods`, `system-reserved`, `kube-reserved`, or those two with `-compressible`.
     pub enforce: BTreeSet<String>,
     /// Where the machine's own services run, and the node's.
@@ -211,6 +222,13 @@ impl Default for Config {
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
             reserved_cpus: None,
+            static_cpus: false,
+            cpu_options: BTreeMap::new(),
+            alpha_cpu_options: false,
+            cpu_reconcile: Duration::from_secs(10),
+            topology: topology::Policy::None,
+            topology_scope: topology::Scope::Container,
+            topology_options: BTreeMap::new(),
             enforce: BTreeSet::from(["pods".into()]),
             system_reserved_cgroup: String::new(),
             kube_reserved_cgroup: String::new(),

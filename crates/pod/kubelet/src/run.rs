@@ -8,6 +8,7 @@ use crate::devices::Devices;
 use crate::host::real::RealHost;
 use crate::host::{Host, Layout, Machine};
 use crate::kubelet::Kubelet;
+use crate::managers::{self, Managers};
 use crate::metrics::Metrics;
 use crate::node::{self, NodeState};
 use crate::resources::cgroup::{self, CgroupLimits};
@@ -62,6 +63,9 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
+    // What pods had that are gone; all that there are have a task by now.
+    kl.managers.cpus.keep_only(|uid| kl.workers.get(uid).is_some());
+    managers::start(&kl);
     tokio::spawn(pleg::end_orphans(kl.clone()));
     match gc::images::list(&kl).await {
         Ok(images) => kl.images.pulled.take_up(crate::act::images::place(&kl), &images),
@@ -122,6 +126,7 @@ pub async fn build(
         );
     }
     enforce_reserved(&*host, &cfg)?;
+    let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
@@ -172,6 +177,7 @@ pub async fn build(
     Ok(Arc::new(Kubelet {
         volumes: Volumes::new(tools, csi, stop.clone()),
         devices,
+        managers,
         claims,
         plugins: Arc::new(types),
         recorder,

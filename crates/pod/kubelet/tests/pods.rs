@@ -3,6 +3,7 @@
 
 mod devices;
 mod images;
+mod managers;
 mod metrics;
 mod shutdown;
 mod support;

@@ -14,6 +14,7 @@ mod show;
 mod tests;
 
 use crate::config::Config;
+use crate::managers::{cpus, topology};
 use fields::{Field, What};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -243,10 +244,41 @@ fn check(document: &Document, c: &mut Config) -> Vec<String> {
                 .into(),
         );
     }
+    errors.extend(managers(c));
     errors.extend(shutdown(c));
     errors.extend(evictions(document, c).err());
     errors.extend(verification(document, c).err());
     errors.extend(reserved::check(c));
+    errors
+}
+
+/// Options of policies, as far as they can be judged without the machine.
+fn managers(c: &Config) -> Vec<String> {
+    let mut errors = Vec::new();
+    let cpus = cpus::Options::parse(&c.cpu_options, c.alpha_cpu_options);
+    errors.extend(
+        cpus.err()
+            .map(|e| format!("cpuManagerPolicyOptions (--cpu-manager-policy-options): {e}")),
+    );
+    if !c.static_cpus && !c.cpu_options.is_empty() {
+        let said: Vec<String> = c.cpu_options.iter().map(|(k, v)| format!("{k}:{v}")).collect();
+        let said = said.join(" ");
+        errors.push(format!(
+            "new none policy error: None policy: received unsupported options=map[{said}]"
+        ));
+    }
+    if c.static_cpus && crate::node::status::reserved(c, "cpu") <= 0 {
+        errors.push(
+            "[cpumanager] the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero"
+                .into(),
+        );
+    }
+    let topology = topology::Options::parse(&c.topology_options);
+    errors.extend(
+        topology
+            .err()
+            .map(|e| format!("topologyManagerPolicyOptions (--topology-manager-policy-options): {e}")),
+    );
     errors
 }
 

@@ -1,6 +1,7 @@
 //! What this kubelet counts, under upstream's names, labels and buckets. Whoever does something counts it here; the
 //! [server](crate::server) writes it out. What can be read when somebody asks (how many pods there are, say) isn't kept here.
 
+mod managers;
 pub mod rates;
 
 use crate::pods;
@@ -8,8 +9,8 @@ use crate::probes::Kind;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus::core::Collector;
 use prometheus::{
-    DEFAULT_BUCKETS, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder, exponential_buckets,
+    DEFAULT_BUCKETS, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Opts, Registry, TextEncoder, exponential_buckets,
 };
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ pub struct Metrics {
     pub operation_durations: HistogramVec,
     pub run_sandbox: HistogramVec,
     pub run_sandbox_errors: IntCounterVec,
+    pub managers: managers::Managers,
     pub shutdown_start: Gauge,
     pub shutdown_end: Gauge,
     pub evictions: IntCounterVec,
@@ -101,6 +103,9 @@ impl Maker<'_> {
     }
     fn gauge(&self, name: &str, help: &str) -> Gauge {
         self.keep(Gauge::new(name, help))
+    }
+    fn gauges_of(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.keep(GaugeVec::new(Opts::new(name, help), labels))
     }
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
@@ -212,6 +217,7 @@ impl Default for Metrics {
                 "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
                 &["runtime_handler"],
             ),
+            managers: managers::Managers::new(&m),
             shutdown_start: m.gauge(
                 "kubelet_graceful_shutdown_start_time_seconds",
                 "Last graceful shutdown start time since unix epoch in seconds",

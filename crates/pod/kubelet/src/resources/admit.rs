@@ -15,6 +15,10 @@ pub struct Rejection {
 }
 
 fn no(reason: &str, message: impl std::fmt::Display) -> Rejection {
+    refused(reason, message)
+}
+
+pub fn refused(reason: &str, message: impl std::fmt::Display) -> Rejection {
     Rejection {
         reason: reason.into(),
         message: format!("Pod was rejected: {message}"),
@@ -40,7 +44,7 @@ pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejecti
 }
 
 /// A machine that stops takes no pods.
-fn shutting_down(stops: bool) -> Result<(), Rejection> {
+pub fn shutting_down(stops: bool) -> Result<(), Rejection> {
     match stops {
         true => Err(no("NodeShutdown", "Pod was rejected as the node is shutting down.")),
         false => Ok(()),

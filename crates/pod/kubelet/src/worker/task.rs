@@ -97,6 +97,9 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         retry: Retry::default(),
     };
     w.restore(&pod);
+    if w.admitted && !pods::is_terminal(&pod) {
+        w.kl.managers.take_up(&pod);
+    }
     let metrics = w.kl.metrics.clone();
     metrics.pod_worker_start.observe(handle.seen.elapsed().as_secs_f64());
     let (mut revision, mut first) = (pod.metadata.resource_version.clone(), true);

@@ -27,7 +27,7 @@ impl Daemon {
         fs::create_dir_all(&dir).unwrap();
         let config = format!(
             "<busconfig><listen>unix:path={}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
-             <allow send_destination=\"*\"/><allow own=\"*\"/></policy></busconfig>",
+             <allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/><allow own=\"*\"/></policy></busconfig>",
             dir.join("bus").display()
         );
         fs::write(dir.join("config"), config).unwrap();
@@ -266,4 +266,36 @@ async fn a_machine_without_a_bus_has_no_logind() {
         Logind::connect(&sources, Duration::from_secs(30)).await,
         Err(Problem::Absent)
     ));
+}
+
+/// With systemd's own logind (`tools/test-logind.sh`): what it says of its locks. That it stops the machine is played above, since here
+/// is nobody whom it could tell to.
+#[tokio::test]
+async fn the_systems_own_logind_waits() {
+    if std::env::var_os("KEELSON_LOGIND").is_none() {
+        eprintln!("skipped: tools/test-logind.sh runs it");
+        return;
+    }
+    let is_held = || {
+        let place = [
+            "org.freedesktop.login1",
+            "/org/freedesktop/login1",
+            MANAGER,
+            "ListInhibitors",
+        ];
+        let asked = Command::new("busctl").arg("call").args(place).output().unwrap();
+        let lock = "\"shutdown\" \"kubelet\" \"Kubelet needs time to handle node shutdown\" \"delay\"";
+        String::from_utf8(asked.stdout).unwrap().contains(lock)
+    };
+    let connecting = Logind::connect(&Sources::of_machine(), Duration::from_secs(4));
+    let mut ours = connecting.await.unwrap_or_else(|e| panic!("{e:?}"));
+    assert!(is_held());
+    ours.release();
+    let mut looks = 0..100;
+    while is_held() {
+        looks.next().unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ours.hold().await.unwrap();
+    assert!(is_held());
 }

@@ -53,7 +53,7 @@ fn machine(node: &Node) -> (mpsc::Sender<bool>, Arc<Mutex<bool>>) {
 fn pod(node: &Node, name: &str, priority: i32, own_grace: i64, takes: &str) -> String {
     node.pod_with(
         json!({"name": name, "annotations": {STOP_SECONDS: takes}}),
-        json!({"priority": priority, "terminationGracePeriodSeconds": own_grace, "containers": [{"name": "c"}]}),
+        json!({"priority": priority, "terminationGracePeriodSeconds": own_grace, "containers": [{"name": name}]}),
     )
 }
 
@@ -100,12 +100,20 @@ async fn pods_end_in_the_order_of_their_priorities() {
         "Pod was rejected: Pod was rejected as the node is shutting down."
     );
     tokio::time::sleep_until(began + Duration::from_secs(9)).await;
-    assert_eq!([&slow, &quick, &critical].map(|p| phase(&node, p)), ["Running"; 3]);
-    node.phase(&slow, "Failed").await;
+    let runs = |n: &Node, name: &str| n.runtime.running().iter().any(|r| r == name);
+    assert!(["slow", "quick", "critical"].iter().all(|name| runs(&node, name)));
+    node.until("the slow one has ended", |n| (!runs(n, "slow")).then_some(()))
+        .await;
     assert!(began.elapsed() >= Duration::from_secs(10));
-    assert_eq!(phase(&node, &critical), "Running");
-    node.phase(&quick, "Failed").await;
-    assert_eq!(phase(&node, &critical), "Running");
+    assert!(runs(&node, "quick") && runs(&node, "critical"));
+    node.until("the quick one has ended", |n| (!runs(n, "quick")).then_some(()))
+        .await;
+    assert!(runs(&node, "critical"));
+    node.until("the critical one has ended", |n| (!runs(n, "critical")).then_some(()))
+        .await;
+    for path in [&slow, &quick] {
+        assert_eq!(node.phase(path, "Failed").await["status"]["reason"], "Terminated");
+    }
     let ended = node.phase(&critical, "Failed").await;
     assert_eq!(ended["status"]["reason"], "Terminated");
     let message = "Pod was terminated in response to imminent node shutdown.";

@@ -215,7 +215,10 @@ pub(super) const FIELDS: &[Field] = &[
         "feature-gates",
         Kind::Bools,
         false,
-        set(|_, v| reserved::gates(v), |_| json!({})),
+        set(reserved::gates, |c| match c.alpha_cpu_options {
+            true => json!({"CPUManagerPolicyAlphaOptions": true}),
+            false => json!({}),
+        }),
     ),
 ];
 
