@@ -119,9 +119,9 @@ flags! {
     seccomp_default, "KEELSON_SECCOMP_DEFAULT", "BOOL", "seccomp-default";
     /// Sysctls that pods may set beyond the safe ones; a * at the end stands for any
     allowed_unsafe_sysctls, "KEELSON_ALLOWED_UNSAFE_SYSCTLS", "LIST", "allowed-unsafe-sysctls";
-    /// How CPUs and devices are brought together; there is: none
+    /// How CPUs and devices are brought near each other: none, best-effort, restricted or single-numa-node [default: none]
     topology_manager_policy, "KEELSON_TOPOLOGY_MANAGER_POLICY", "POLICY", "topology-manager-policy";
-    /// How CPUs are given; there is: none
+    /// How CPUs are given: none, or static, for containers that may have whole ones alone [default: none]
     cpu_manager_policy, "KEELSON_CPU_MANAGER_POLICY", "POLICY", "cpu-manager-policy";
 }
 
@@ -261,12 +261,11 @@ mod tests {
     fn what_can_not_be_honoured_is_told_before_the_start() {
         let refuse = |options: KubeletOptions| format!("{:#}", options.resolve(&[]).unwrap_err());
         let topology = KubeletOptions {
-            topology_manager_policy: said("restricted"),
+            topology_manager_policy: said("nearest"),
             ..KubeletOptions::default()
         };
         assert!(
-            refuse(topology)
-                .starts_with("topologyManagerPolicy (--topology-manager-policy): restricted can't be had here")
+            refuse(topology).contains("topologyManagerPolicy (--topology-manager-policy): \"nearest\" must be one of")
         );
         let arg = KubeletOptions {
             kubelet_arg: Some(vec!["cgroup-driver=systemd".into()]),

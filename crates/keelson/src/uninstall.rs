@@ -109,6 +109,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     }
     crate::kubelet_link::remove(&data_dir)?;
     keelson_kubelet::unshare(&data_dir.join("kubelet")).context("mounts that were made shared")?;
+    let settings = std::path::Path::new(keelson_kubelet::shutdown::settings::DIRECTORY);
+    keelson_kubelet::shutdown::settings::take_back(settings).context("settings of logind")?;
     // Volumes of pods that were mounted below the directory.
     for path in mount::below(&data_dir)? {
         mount::unmount(&path).with_context(|| format!("cannot unmount {}", path.display()))?;

@@ -1,5 +1,7 @@
 //! The kubelet's settings.
 
+use crate::managers::topology;
+use crate::shutdown::groups::Period;
 use anyhow::Context;
 use keelson_client::reviews::Remember;
 use keelson_client::revocations::Revocations;
@@ -118,6 +120,16 @@ pub struct Config {
     pub kube_reserved: BTreeMap<String, String>,
     /// CPUs kept from pods, as a list, and how many those are.
     pub reserved_cpus: Option<(String, i64)>,
+    /// Containers that may get whole CPUs for themselves, by which options (alpha ones by a gate), and how soon a failure to tell a
+    /// container its CPUs is tried again.
+    pub static_cpus: bool,
+    pub cpu_options: BTreeMap<String, String>,
+    pub alpha_cpu_options: bool,
+    pub cpu_reconcile: Duration,
+    /// How CPUs and devices are brought near each other.
+    pub topology: topology::Policy,
+    pub topology_scope: topology::Scope,
+    pub topology_options: BTreeMap<String, String>,
     /// For whom limits hold as a whole: `pods`, `system-reserved`, `kube-reserved`, or those two with `-compressible`.
     pub enforce: BTreeSet<String>,
     /// Where the machine's own services run, and the node's.
@@ -181,6 +193,10 @@ pub struct Config {
     pub runtime_request_timeout: Duration,
     /// Longest wait of a container that keeps failing.
     pub crash_backoff_max: Duration,
+    /// How long pods get when the machine stops, and what of it is the critical ones'; or by priority.
+    pub shutdown_grace: Duration,
+    pub shutdown_grace_critical: Duration,
+    pub shutdown_by_priority: Vec<Period>,
 }
 
 impl Default for Config {
@@ -206,6 +222,13 @@ impl Default for Config {
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
             reserved_cpus: None,
+            static_cpus: false,
+            cpu_options: BTreeMap::new(),
+            alpha_cpu_options: false,
+            cpu_reconcile: Duration::from_secs(10),
+            topology: topology::Policy::None,
+            topology_scope: topology::Scope::Container,
+            topology_options: BTreeMap::new(),
             enforce: BTreeSet::from(["pods".into()]),
             system_reserved_cgroup: String::new(),
             kube_reserved_cgroup: String::new(),
@@ -244,6 +267,9 @@ impl Default for Config {
             image_pull_verification: Default::default(),
             runtime_request_timeout: Duration::from_secs(120),
             crash_backoff_max: Duration::from_secs(300),
+            shutdown_grace: Duration::ZERO,
+            shutdown_grace_critical: Duration::ZERO,
+            shutdown_by_priority: Vec::new(),
         }
     }
 }

@@ -7,12 +7,14 @@ use crate::claims::Claims;
 use crate::config::Config;
 use crate::devices::Devices;
 use crate::host::{Host, Layout, Machine};
+use crate::managers::Managers;
 use crate::metrics::Metrics;
 use crate::metrics::rates::Rates;
 use crate::node::NodeState;
 use crate::probes::Probes;
 use crate::resources::cgroup;
 use crate::resources::quantity::ResourceList;
+use crate::shutdown::Shutdown;
 use crate::status::manager::StatusManager;
 use crate::volumes::Volumes;
 use crate::worker::Workers;
@@ -40,6 +42,7 @@ pub struct Kubelet {
     pub recorder: Recorder,
     pub volumes: Volumes,
     pub devices: Arc<Devices>,
+    pub managers: Managers,
     pub claims: Arc<Claims>,
     /// The types of plug-ins that can register.
     pub plugins: Arc<[Arc<dyn plugins::Kind>]>,
@@ -49,6 +52,7 @@ pub struct Kubelet {
     pub probes: Probes,
     pub status: StatusManager,
     pub node: NodeState,
+    pub shutdown: Shutdown,
     pub services: Informer<Service>,
     pub classes: Informer<RuntimeClass>,
     pub workers: Arc<Workers>,
@@ -150,7 +154,8 @@ impl Kubelet {
     /// The limits of a pod's cgroup.
     pub fn pod_limits(&self, pod: &Pod, pids: Option<i64>) -> cgroup::CgroupLimits {
         let mut limits = cgroup::pod_limits(pod, pids);
-        if !self.cfg.cpu_quota {
+        // Who has CPUs alone is limited by these.
+        if !self.cfg.cpu_quota || self.managers.cpus.has_exclusive(pods::uid(pod)) {
             limits.cpu_quota = None;
         }
         limits

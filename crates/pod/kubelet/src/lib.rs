@@ -1,8 +1,8 @@
 //! The kubelet: keeps the pods that are bound to this node running, and tells the API how they are.
 //!
 //! The way of a pod, top to bottom: [`sources`] (API, manifests) → [`worker`] (one task a pod) → [`plan`] (pure: what to
-//! do next) → [`act`] (CRI calls) → [`status`]. Beside it stand [`volumes`], [`devices`], [`claims`], [`probes`], [`resources`], [`eviction`],
-//! [`gc`], [`node`] and the [`server`].
+//! do next) → [`act`] (CRI calls) → [`status`]. Beside it stand [`volumes`], [`devices`], [`managers`], [`claims`], [`probes`], [`resources`], [`eviction`],
+//! [`gc`], [`node`], [`shutdown`] and the [`server`].
 //!
 //! It reaches the cluster through a `kube::Client` and the runtime through CRI, and touches the machine only through
 //! [`host::Host`]; so it runs unchanged over a fake runtime, a fake machine and virtual time (see [`fake`]). Its state can
@@ -21,6 +21,7 @@ pub mod fake;
 pub mod gc;
 pub mod host;
 pub mod kubelet;
+pub mod managers;
 pub mod metrics;
 pub mod node;
 pub mod objects;
@@ -34,6 +35,7 @@ pub mod resources;
 pub mod run;
 pub mod server;
 mod shared;
+pub mod shutdown;
 pub mod sources;
 pub mod status;
 pub mod userns;

@@ -142,6 +142,7 @@ async fn try_end(kl: &Arc<Kubelet>, uid: &str) -> Result<(), String> {
     kl.claims.unprepare(uid).await?;
     kl.volumes.tear_down(uid).await?;
     kl.devices.release(uid);
+    kl.managers.release(uid);
     kl.userns.release(uid);
     for name in kl.host.list_dir(&kl.layout.logs).unwrap_or_default() {
         if name.ends_with(&format!("_{uid}")) {

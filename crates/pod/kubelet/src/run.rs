@@ -8,6 +8,7 @@ use crate::devices::Devices;
 use crate::host::real::RealHost;
 use crate::host::{Host, Layout, Machine};
 use crate::kubelet::Kubelet;
+use crate::managers::{self, Managers};
 use crate::metrics::Metrics;
 use crate::node::{self, NodeState};
 use crate::resources::cgroup::{self, CgroupLimits};
@@ -18,7 +19,7 @@ use crate::status::manager::StatusManager;
 use crate::userns::UserNamespaces;
 use crate::volumes::{Csi, CsiDrivers, Tools, Volumes};
 use crate::worker::Workers;
-use crate::{claims, devices, eviction, gc, pleg, plugins, server};
+use crate::{claims, devices, eviction, gc, pleg, plugins, server, shutdown};
 use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_client::{Informer, InformerOptions, Recorder, Rest};
@@ -62,11 +63,15 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
+    // What pods had that are gone; all that there are have a task by now.
+    kl.managers.cpus.keep_only(|uid| kl.workers.get(uid).is_some());
+    managers::start(&kl);
     tokio::spawn(pleg::end_orphans(kl.clone()));
     match gc::images::list(&kl).await {
         Ok(images) => kl.images.pulled.take_up(crate::act::images::place(&kl), &images),
         Err(error) => tracing::error!(error, "images can't be listed: pulls that were cut off stay unfinished"),
     }
+    shutdown::start(&kl);
     gc::start(&kl);
     eviction::start(&kl);
     tracing::info!(node = kl.cfg.node_name, "the kubelet runs");
@@ -121,6 +126,7 @@ pub async fn build(
         );
     }
     enforce_reserved(&*host, &cfg)?;
+    let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let rest = Rest::new(client, "kubelet");
     let workers: Arc<Workers> = Arc::default();
@@ -171,6 +177,7 @@ pub async fn build(
     Ok(Arc::new(Kubelet {
         volumes: Volumes::new(tools, csi, stop.clone()),
         devices,
+        managers,
         claims,
         plugins: Arc::new(types),
         recorder,
@@ -178,6 +185,7 @@ pub async fn build(
         services: Informer::start(&rest, InformerOptions::default(), &stop),
         classes: Informer::start(&rest, InformerOptions::default(), &stop),
         node,
+        shutdown: Default::default(),
         crash: Mutex::new(Backoff::new(Duration::from_secs(10), cfg.crash_backoff_max)),
         images: Images::new(parallel_pulls(&cfg)),
         image_gc: Default::default(),

@@ -3,7 +3,9 @@
 
 mod devices;
 mod images;
+mod managers;
 mod metrics;
+mod shutdown;
 mod support;
 mod volumes;
 

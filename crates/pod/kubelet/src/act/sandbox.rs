@@ -13,7 +13,7 @@ pub fn config(kl: &Kubelet, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxCo
     let logs = kl
         .layout
         .pod_logs(pods::namespace(pod), pods::name(pod), pods::uid(pod));
-    config::sandbox(&SandboxInput {
+    let mut config = config::sandbox(&SandboxInput {
         pod,
         attempt,
         dns: kl.dns_config(pod),
@@ -22,7 +22,12 @@ pub fn config(kl: &Kubelet, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxCo
         log_directory: logs.to_string_lossy().into_owned(),
         userns: kl.userns.mapping(kl, pod)?,
         volume_groups: &kl.volumes.groups(pod),
-    })
+    })?;
+    let resources = config.linux.as_mut().and_then(|l| l.resources.as_mut());
+    if let Some(resources) = resources.filter(|_| kl.managers.cpus.has_exclusive(pods::uid(pod))) {
+        resources.cpu_quota = -1;
+    }
+    Ok(config)
 }
 
 /// Makes the sandbox; returns it as the runtime shows it.

@@ -170,6 +170,7 @@ impl Context<'_> {
             limits: &kl.limits(),
         })?;
         config.devices = devices;
+        kl.managers.shape(pods::uid(pod), c, &mut config);
         add_devices(&mut config, comes, cdi);
         Ok(config)
     }

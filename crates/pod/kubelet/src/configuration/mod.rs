@@ -14,6 +14,7 @@ mod show;
 mod tests;
 
 use crate::config::Config;
+use crate::managers::{cpus, topology};
 use fields::{Field, What};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -243,9 +244,60 @@ fn check(document: &Document, c: &mut Config) -> Vec<String> {
                 .into(),
         );
     }
+    errors.extend(managers(c));
+    errors.extend(shutdown(c));
     errors.extend(evictions(document, c).err());
     errors.extend(verification(document, c).err());
     errors.extend(reserved::check(c));
+    errors
+}
+
+/// Options of policies, as far as they can be judged without the machine.
+fn managers(c: &Config) -> Vec<String> {
+    let mut errors = Vec::new();
+    let cpus = cpus::Options::parse(&c.cpu_options, c.alpha_cpu_options);
+    errors.extend(
+        cpus.err()
+            .map(|e| format!("cpuManagerPolicyOptions (--cpu-manager-policy-options): {e}")),
+    );
+    if !c.static_cpus && !c.cpu_options.is_empty() {
+        let said: Vec<String> = c.cpu_options.iter().map(|(k, v)| format!("{k}:{v}")).collect();
+        let said = said.join(" ");
+        errors.push(format!(
+            "new none policy error: None policy: received unsupported options=map[{said}]"
+        ));
+    }
+    if c.static_cpus && crate::node::status::reserved(c, "cpu") <= 0 {
+        errors.push(
+            "[cpumanager] the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero"
+                .into(),
+        );
+    }
+    let topology = topology::Options::parse(&c.topology_options);
+    errors.extend(
+        topology
+            .err()
+            .map(|e| format!("topologyManagerPolicyOptions (--topology-manager-policy-options): {e}")),
+    );
+    errors
+}
+
+/// What pods get when the machine stops.
+fn shutdown(c: &Config) -> Vec<String> {
+    let (all, critical) = (c.shutdown_grace, c.shutdown_grace_critical);
+    let mut errors = Vec::new();
+    if critical > all {
+        errors.push(format!(
+            "invalid configuration: shutdownGracePeriodCriticalPods {} must be <= shutdownGracePeriod {}",
+            crate::go_duration(critical),
+            crate::go_duration(all)
+        ));
+    }
+    let two = !all.is_zero() || !critical.is_zero();
+    if two && !c.shutdown_by_priority.is_empty() {
+        let both = "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time";
+        errors.push(format!("invalid configuration: {both}"));
+    }
     errors
 }
 

@@ -3,6 +3,8 @@
 use super::fields::known;
 use super::kinds::Kind;
 use crate::config::Config;
+use crate::managers::set::Set;
+use crate::shutdown::groups::Period;
 use keelson_api::quantity::Quantity;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,16 +36,8 @@ pub(super) fn amounts(v: &Value) -> Result<BTreeMap<String, String>, String> {
 
 /// How many CPUs a list such as `0-3,8` names.
 pub(super) fn cpus(list: &str) -> Option<i64> {
-    let mut all = BTreeSet::new();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        if last < first || last > 1 << 16 {
-            return None;
-        }
-        all.extend(first..=last);
-    }
-    Some(all.len() as i64)
+    let set = Set::parse(list).filter(|set| !set.is_empty())?;
+    i64::try_from(set.len()).ok()
 }
 
 const ENFORCED: [&str; 6] = [
@@ -116,6 +110,22 @@ pub(super) fn check(c: &Config) -> Vec<String> {
     errors
 }
 
+/// How long pods get when the machine stops, by priority.
+pub(super) fn periods(v: &Value) -> Result<Vec<Period>, String> {
+    let parts = ["priority", "shutdownGracePeriodSeconds"].map(|name| (name, Kind::Int));
+    let one = |v: &Value| {
+        known(v, "", &parts)?;
+        let number = |name: &str| v[name].as_i64().unwrap_or(0);
+        let (priority, seconds) = (number("priority"), number("shutdownGracePeriodSeconds"));
+        let priority = i32::try_from(priority).map_err(|_| format!("priority {priority} is no number of 32 bits"))?;
+        match seconds {
+            0.. => Ok(Period { priority, seconds }),
+            _ => Err(format!("shutdownGracePeriodSeconds {seconds} must not be negative")),
+        }
+    };
+    v.as_array().into_iter().flatten().map(one).collect()
+}
+
 /// As `key=value:effect`.
 pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
     let mut all = Vec::new();
@@ -136,8 +146,17 @@ pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
 }
 
 /// Gates that mean something here, and how they stand.
-const GATES: [(&str, bool); 10] = [
+const GATES: [(&str, bool); 19] = [
+    ("CPUManagerPolicyBetaOptions", true),
+    ("CPUManagerPolicyOptions", true),
     ("CustomCPUCFSQuotaPeriod", false),
+    ("DisableCPUQuotaWithExclusiveCPUs", true),
+    ("InPlacePodVerticalScalingExclusiveCPUs", false),
+    ("PodLevelResourceManagers", false),
+    ("TopologyManagerPolicyBetaOptions", true),
+    ("TopologyManagerPolicyOptions", true),
+    ("GracefulNodeShutdown", true),
+    ("GracefulNodeShutdownBasedOnPodPriority", true),
     ("KubeletCrashLoopBackOffMax", true),
     ("KubeletPSI", true),
     ("KubeletEnsureSecretPulledImages", true),
@@ -149,10 +168,14 @@ const GATES: [(&str, bool); 10] = [
     ("EnvFiles", true),
 ];
 
+/// Of CPUs' options that are alpha; off, unless it is said.
+const ALPHA_CPUS: &str = "CPUManagerPolicyAlphaOptions";
+
 /// A gate that stands as it is said to is no wish; others are refused by name.
-pub(super) fn gates(v: &Value) -> Result<(), String> {
+pub(super) fn gates(c: &mut Config, v: &Value) -> Result<(), String> {
     for (name, on) in v.as_object().into_iter().flatten() {
         match GATES.iter().find(|(gate, _)| gate == name) {
+            _ if name == ALPHA_CPUS => c.alpha_cpu_options = on == true,
             Some((_, stands)) if on == stands => {}
             Some((_, stands)) => return Err(format!("{name}={on} can't be had here: it is {stands}")),
             None => return Err(format!("{name} is not a feature gate that means something here")),

@@ -76,7 +76,9 @@ fn fields_become_settings() {
         "containerLogMaxSize": "50Mi", "containerLogMaxFiles": 3, "containerLogMonitorInterval": "5s",
         "registerWithTaints": [{"key": "a", "value": "b", "effect": "NoSchedule"}], "memorySwap": {"swapBehavior": "LimitedSwap"},
         "nodeStatusMaxImages": -1, "crashLoopBackOff": {"maxContainerRestartPeriod": "60s"}, "singleProcessOOMKill": true,
-        "userNamespaces": {"idsPerPod": 131072}, "featureGates": {"NodeSwap": true}, "reservedSystemCPUs": null,
+        "userNamespaces": {"idsPerPod": 131072}, "featureGates": {"NodeSwap": true, "CPUManagerPolicyAlphaOptions": true}, "reservedSystemCPUs": null,
+        "shutdownGracePeriod": "1m", "shutdownGracePeriodCriticalPods": "20s", "cpuManagerPolicy": "static",
+        "cpuManagerPolicyOptions": {"align-by-socket": "true"}, "topologyManagerPolicy": "restricted", "topologyManagerScope": "pod",
     }));
     let c = c.unwrap();
     assert_eq!(
@@ -114,12 +116,28 @@ fn what_can_not_be_had_is_refused_by_name() {
             "cgroupDriver (--cgroup-driver): systemd can't be had here: systemd isn't asked for cgroups",
         ),
         (
-            json!({"topologyManagerPolicy": "single-numa-node"}),
-            "topologyManagerPolicy (--topology-manager-policy): single-numa-node can't be had here: ",
+            json!({"topologyManagerPolicy": "nearest"}),
+            "topologyManagerPolicy (--topology-manager-policy): \"nearest\" must be one of: [\"none\" \"best-effort\"",
+        ),
+        (
+            json!({"topologyManagerPolicyOptions": {"max-allowable-numa-nodes": "7"}}),
+            "the minimum value of \"max-allowable-numa-nodes\" should not be less than 8",
+        ),
+        (
+            json!({"cpuManagerPolicy": "static", "kubeReserved": {"cpu": "1"}, "cpuManagerPolicyOptions": {"align-by-socket": "true"}}),
+            "CPU Manager Policy Alpha-level Options not enabled, but option \"align-by-socket\" provided",
+        ),
+        (
+            json!({"cpuManagerPolicyOptions": {"full-pcpus-only": "true"}}),
+            "None policy: received unsupported options=map[full-pcpus-only:true]",
+        ),
+        (
+            json!({"memoryManagerPolicy": "Static"}),
+            "memoryManagerPolicy (--memory-manager-policy): Static can't be had here: ",
         ),
         (
             json!({"cpuManagerPolicy": "static"}),
-            "cpuManagerPolicy (--cpu-manager-policy): static can't be had here: ",
+            "the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero",
         ),
         (
             json!({"registryPullQPS": 0}),
@@ -174,8 +192,20 @@ fn what_can_not_be_had_is_refused_by_name() {
             "readOnlyPort (--read-only-port): 10255 can't be had here: nothing is served without identity",
         ),
         (
-            json!({"shutdownGracePeriod": "30s"}),
-            "shutdownGracePeriod: 30s can't be had here: ",
+            json!({"shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "31s"}),
+            "invalid configuration: shutdownGracePeriodCriticalPods 31s must be <= shutdownGracePeriod 30s",
+        ),
+        (
+            json!({"shutdownGracePeriod": "300ms"}),
+            "invalid configuration: shutdownGracePeriod 300ms must be either zero or otherwise >= 1 sec",
+        ),
+        (
+            json!({"shutdownGracePeriod": "3s", "shutdownGracePeriodByPodPriority": [{"priority": 0, "shutdownGracePeriodSeconds": 5}]}),
+            "invalid configuration: Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time",
+        ),
+        (
+            json!({"shutdownGracePeriodByPodPriority": [{"priority": 0, "seconds": 5}]}),
+            "unknown field \"seconds\"",
         ),
         (
             json!({"featureGates": {"MemoryQoS": true}}),

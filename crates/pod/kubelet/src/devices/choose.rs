@@ -1,5 +1,6 @@
 //! Which devices a container gets: upstream's rules and words. Pure.
 
+use super::near::Near;
 use std::collections::BTreeSet;
 
 pub type Ids = BTreeSet<String>;
@@ -18,6 +19,8 @@ pub struct Question<'a> {
     pub taken: &'a Ids,
     /// What init containers of the pod had and don't need any more.
     pub reuse: &'a Ids,
+    /// Which lie near the memory that was found for the container; `None`: it is all the same.
+    pub near: Option<&'a Near>,
     /// Whether the plug-in wants to be asked which it prefers.
     pub asks: bool,
     /// What it prefers, once it was asked.
@@ -77,15 +80,30 @@ pub fn choose(q: &Question) -> Result<Answer, String> {
             free.len()
         ));
     }
+    let (close, far) = q.near.map_or((&none, &none), |n| (&n.close, &n.far));
+    let close: Ids = free.intersection(close).cloned().collect();
+    // Where there are more of what is near than needed the plug-in may say which of these; else all of them are taken first.
+    let pool = match needed < close.len() {
+        true => close,
+        false => {
+            taken.extend(close);
+            free.difference(&taken).cloned().collect()
+        }
+    };
+    let needed = q.required - taken.len();
+    if needed == 0 {
+        return Ok(Answer::Take(taken));
+    }
     let Some(preferred) = q.preferred.or((!q.asks).then_some(&none)) else {
         return Ok(Answer::Ask {
-            available: free.union(&taken).cloned().collect(),
+            available: pool.union(&taken).cloned().collect(),
             must: taken,
         });
     };
-    // What the plug-in prefers first, as far as it is free; then any.
-    let (liked, others): (Vec<&String>, Vec<&String>) = free.iter().partition(|d| preferred.contains(*d));
-    taken.extend(liked.into_iter().chain(others).take(needed).cloned());
+    // What the plug-in prefers first, as far as it is free; then any, and last what is nowhere.
+    let mut pool: Vec<&String> = pool.iter().collect();
+    pool.sort_by_key(|d| (!preferred.contains(*d), !far.contains(*d)));
+    taken.extend(pool.into_iter().take(needed).cloned());
     Ok(Answer::Take(taken))
 }
 
@@ -149,6 +167,7 @@ mod tests {
                 had: had.as_ref(),
                 taken: &taken,
                 reuse: &reuse,
+                near: None,
                 asks,
                 preferred: preferred.as_ref(),
             });
@@ -164,6 +183,47 @@ mod tests {
         }
     }
 
+    /// Free, near, far, required, asks, preferred → what is chosen.
+    #[test]
+    fn what_is_near_comes_first() {
+        for (free, close, far, required, asks, preferred, wanted) in [
+            ("a b c d", "c d", "a b", 2, false, None, Ok("c d")),
+            ("a b c d", "c d", "a b", 1, false, None, Ok("c")),
+            ("a b c d", "c d", "a b", 1, true, None, Err("c d")),
+            ("a b c d", "c d", "a b", 1, true, Some("d a"), Ok("d")),
+            ("a b c d", "c d", "b", 3, false, None, Ok("b c d")),
+            ("a b c d", "c d", "", 3, false, None, Ok("a c d")),
+            ("a b c d", "c d", "a b", 3, true, None, Err("a b c d")),
+            ("a b c d", "c d", "a b", 3, true, Some("b"), Ok("b c d")),
+        ] {
+            let (free, none) = (ids(free), Ids::new());
+            let near = Near {
+                close: ids(close),
+                far: ids(far),
+            };
+            let preferred = preferred.map(ids);
+            let answer = choose(&Question {
+                pod: "p",
+                container: "c",
+                resource: "r",
+                required,
+                healthy: Some(&free),
+                had: None,
+                taken: &none,
+                reuse: &none,
+                near: Some(&near),
+                asks,
+                preferred: preferred.as_ref(),
+            });
+            let got = match answer.unwrap() {
+                Answer::Take(taken) => Ok(taken),
+                Answer::Ask { available, .. } => Err(available),
+                Answer::Has => panic!("it has nothing"),
+            };
+            assert_eq!(got, wanted.map(ids).map_err(ids), "{free:?} {required} {preferred:?}");
+        }
+    }
+
     #[test]
     fn a_resource_has_to_be_registered() {
         let none = Ids::new();
@@ -176,6 +236,7 @@ mod tests {
             had: None,
             taken: &none,
             reuse: &none,
+            near: None,
             asks: false,
             preferred: None,
         });

@@ -158,6 +158,11 @@ impl Ledger {
         self.resources.contains_key(resource) || self.grants.values().any(granted)
     }
 
+    /// The devices of a resource that its plug-in has told of.
+    pub fn devices(&self, resource: &str) -> Option<&BTreeMap<String, Device>> {
+        self.resources.get(resource).map(|r| &r.devices)
+    }
+
     pub fn healthy(&self, resource: &str) -> Option<&Ids> {
         self.resources.get(resource).map(|r| &r.healthy)
     }

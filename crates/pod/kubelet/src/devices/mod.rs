@@ -7,19 +7,23 @@
 //! chosen; no lock is held while a plug-in is asked.
 
 mod choose;
+mod giving;
 mod health;
 mod ledger;
+mod near;
 mod plugin;
 mod record;
 mod server;
 
 pub use choose::Ids;
+pub use giving::Giving;
 pub(crate) use health::put as put_health;
 pub use ledger::{Comes, Grant, OfPod};
 pub use plugin::Registry;
 pub use server::start;
 
 use crate::host::{Host, Layout};
+use crate::managers::topology::Mask;
 use crate::objects::Wake;
 use crate::pods;
 use crate::resources::quantity;
@@ -85,22 +89,14 @@ impl Devices {
         amounts
     }
 
-    /// Gives a pod the devices that it asks for, and remembers them. What it has already it keeps.
-    pub async fn admit(&self, pod: &Pod) -> Result<(), String> {
-        let mut reuse: BTreeMap<String, Ids> = BTreeMap::new();
-        let mut any = false;
-        for c in pods::init_containers(pod) {
-            any |= self.allocate(pod, c, &reuse).await?;
-            self.pass_on(pod, c, &mut reuse, !pods::is_sidecar(c));
+    /// Begins to give a pod the devices that it asks for. What it has already it keeps.
+    pub fn giving<'a>(&'a self, pod: &'a Pod) -> Giving<'a> {
+        Giving {
+            devices: self,
+            pod,
+            reuse: BTreeMap::new(),
+            any: false,
         }
-        for c in pods::containers(pod) {
-            any |= self.allocate(pod, c, &reuse).await?;
-            self.pass_on(pod, c, &mut reuse, false);
-        }
-        if any {
-            self.save(pods::uid(pod))?;
-        }
-        Ok(())
     }
 
     /// An init container that ends leaves its devices to those after it; one that stays keeps them.
@@ -141,11 +137,17 @@ impl Devices {
     }
 
     /// Whether anything was given.
-    async fn allocate(&self, pod: &Pod, c: &Container, reuse: &BTreeMap<String, Ids>) -> Result<bool, String> {
+    async fn allocate(
+        &self,
+        pod: &Pod,
+        c: &Container,
+        reuse: &BTreeMap<String, Ids>,
+        near: Option<Mask>,
+    ) -> Result<bool, String> {
         let (uid, none, mut any) = (pods::uid(pod), Ids::new(), false);
         for (resource, required) in self.wanted(pod, c) {
             let reuse = reuse.get(&resource).unwrap_or(&none);
-            let Some(ids) = self.decide(uid, &c.name, &resource, required, reuse).await? else {
+            let Some(ids) = self.decide(uid, &c.name, &resource, required, reuse, near).await? else {
                 continue;
             };
             let comes = self.ask(&resource, ids).await;
@@ -165,6 +167,7 @@ impl Devices {
         resource: &str,
         required: usize,
         reuse: &Ids,
+        near: Option<Mask>,
     ) -> Result<Option<Ids>, String> {
         let mut preferred: Option<Ids> = None;
         loop {
@@ -184,6 +187,7 @@ impl Devices {
                     // A try before this one was given up.
                     ledger.answered(uid, container, resource, None);
                 }
+                let near = near.and_then(|near| near::sorted(ledger.devices(resource)?, near));
                 let answer = choose(&Question {
                     pod: uid,
                     container,
@@ -193,6 +197,7 @@ impl Devices {
                     had: ledger.grant(uid, container, resource).map(|g| &g.ids),
                     taken: &ledger.taken(resource),
                     reuse,
+                    near: near.as_ref(),
                     asks: plugin.is_some_and(|p| p.options.get_preferred_allocation_available),
                     preferred: preferred.as_ref(),
                 })?;
@@ -257,7 +262,7 @@ impl Devices {
         }
         if lacks {
             // It ran before its record was lost, or before its plug-in was known.
-            self.allocate(pod, c, &BTreeMap::new()).await?;
+            self.allocate(pod, c, &BTreeMap::new(), None).await?;
             self.save(uid)?;
         }
         let ledger = self.ledger.lock();

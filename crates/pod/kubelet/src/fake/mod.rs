@@ -191,6 +191,15 @@ impl FakeRuntime {
         (state.sandboxes.len(), state.containers.len())
     }
 
+    /// What a running container is held to.
+    pub fn resources(&self, container: &str) -> Option<cri::LinuxContainerResources> {
+        let state = self.0.state.lock();
+        let running = |c: &&Container| c.state == cri::ContainerState::ContainerRunning;
+        let mut found = state.containers.values().filter(running);
+        let of = |c: &Container| c.config.metadata.as_ref().is_some_and(|m| m.name == container);
+        found.find(|c| of(c))?.resources.clone()
+    }
+
     /// The configuration a container was made with.
     pub fn config(&self, container: &str) -> Option<cri::ContainerConfig> {
         let state = self.0.state.lock();

@@ -290,7 +290,8 @@ impl RuntimeService for FakeRuntime {
             .containers
             .get_mut(&request.container_id)
             .ok_or_else(|| unknown("container", &request.container_id))?;
-        c.resources = request.linux;
+        let wanted = request.linux.unwrap_or_default();
+        c.resources = Some(updated(c.resources.clone().unwrap_or_default(), wanted));
         ok(cri::UpdateContainerResourcesResponse {})
     }
 
@@ -481,4 +482,27 @@ impl RuntimeService for FakeRuntime {
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
         none()
     }
+}
+
+/// What an update leaves unsaid stays as it was.
+fn updated(
+    mut now: cri::LinuxContainerResources,
+    wanted: cri::LinuxContainerResources,
+) -> cri::LinuxContainerResources {
+    for (now, wanted) in [
+        (&mut now.cpu_period, wanted.cpu_period),
+        (&mut now.cpu_quota, wanted.cpu_quota),
+        (&mut now.cpu_shares, wanted.cpu_shares),
+        (&mut now.memory_limit_in_bytes, wanted.memory_limit_in_bytes),
+        (&mut now.memory_swap_limit_in_bytes, wanted.memory_swap_limit_in_bytes),
+    ] {
+        if wanted != 0 {
+            *now = wanted;
+        }
+    }
+    if !wanted.cpuset_cpus.is_empty() {
+        now.cpuset_cpus = wanted.cpuset_cpus;
+    }
+    now.unified.extend(wanted.unified);
+    now
 }

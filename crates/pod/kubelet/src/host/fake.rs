@@ -1,6 +1,7 @@
 //! A machine in memory: files are bytes in a map, mounts and cgroups are names in a set, the clock is tokio's.
 
 use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
+use crate::managers::machine::Nodes;
 use crate::resources::cgroup::CgroupLimits;
 use keelson_cri::series::Group;
 use keelson_sys::net::Carried;
@@ -26,6 +27,8 @@ struct State {
     written: BTreeMap<PathBuf, u64>,
     writes: u64,
     subordinate_ids: Option<(String, String)>,
+    /// Other nodes of memory than one.
+    nodes: Option<Nodes>,
 }
 
 /// Files of this name stand for sockets.
@@ -81,6 +84,11 @@ impl FakeHost {
     /// What is said of the kubelet's subordinate users and groups.
     pub fn set_subordinate_ids(&self, uids: &str, gids: &str) {
         self.state.lock().subordinate_ids = Some((uids.to_owned(), gids.to_owned()));
+    }
+
+    /// The machine has these nodes of memory.
+    pub fn set_memory_nodes(&self, nodes: Nodes) {
+        self.state.lock().nodes = Some(nodes);
     }
 
     /// A machine of plain size.
@@ -165,6 +173,12 @@ impl Host for FakeHost {
     fn now(&self) -> jiff::Timestamp {
         let elapsed = self.start.elapsed();
         self.epoch + jiff::SignedDuration::new(elapsed.as_secs() as i64, elapsed.subsec_nanos() as i32)
+    }
+
+    fn memory_nodes(&self) -> io::Result<Nodes> {
+        let nodes = self.state.lock().nodes.clone();
+        let plain = || Nodes::plain(self.machine.cpus as u32, self.machine.memory);
+        Ok(nodes.unwrap_or_else(plain))
     }
 
     fn machine(&self) -> io::Result<Machine> {

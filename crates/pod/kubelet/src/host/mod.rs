@@ -7,6 +7,7 @@ mod program;
 pub mod real;
 mod subids;
 
+use crate::managers::machine::Nodes;
 use crate::resources::cgroup::CgroupLimits;
 use keelson_cri::series::Group;
 use keelson_sys::net::Carried;
@@ -151,6 +152,13 @@ pub trait Host: Send + Sync + 'static {
 
     /// What getsubids(1) says of a user's subordinate users, and groups; `None` where there is no such user or program.
     fn subordinate_ids(&self, user: &str) -> io::Result<Option<(String, String)>>;
+
+    /// The machine's nodes of memory, with their CPUs.
+    fn memory_nodes(&self) -> io::Result<Nodes>;
+    /// Where the machine says that it stops; `None`: nowhere.
+    fn power(&self) -> Option<crate::shutdown::Sources> {
+        None
+    }
 
     /// Whether pods can be reached over the network; otherwise network probes count as good.
     fn has_network(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The machine itself.
 
 use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
+use crate::managers::machine::Nodes;
 use crate::resources::cgroup::CgroupLimits;
 use keelson_cri::series::Group;
 use keelson_sys::cgroup::{Cgroups, Resources};
@@ -72,6 +73,14 @@ impl Host for RealHost {
 
     fn machine(&self) -> io::Result<Machine> {
         Machine::read()
+    }
+
+    fn memory_nodes(&self) -> io::Result<Nodes> {
+        Nodes::read(Path::new("/sys"))
+    }
+
+    fn power(&self) -> Option<crate::shutdown::Sources> {
+        Some(crate::shutdown::Sources::of_machine())
     }
 
     fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {

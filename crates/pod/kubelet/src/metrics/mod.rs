@@ -1,6 +1,7 @@
 //! What this kubelet counts, under upstream's names, labels and buckets. Whoever does something counts it here; the
 //! [server](crate::server) writes it out. What can be read when somebody asks (how many pods there are, say) isn't kept here.
 
+mod managers;
 pub mod rates;
 
 use crate::pods;
@@ -8,8 +9,8 @@ use crate::probes::Kind;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus::core::Collector;
 use prometheus::{
-    DEFAULT_BUCKETS, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder, exponential_buckets,
+    DEFAULT_BUCKETS, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Opts, Registry, TextEncoder, exponential_buckets,
 };
 use std::time::Duration;
 
@@ -61,6 +62,9 @@ pub struct Metrics {
     pub operation_durations: HistogramVec,
     pub run_sandbox: HistogramVec,
     pub run_sandbox_errors: IntCounterVec,
+    pub managers: managers::Managers,
+    pub shutdown_start: Gauge,
+    pub shutdown_end: Gauge,
     pub evictions: IntCounterVec,
     pub rejections: IntCounterVec,
     pub started_pods: IntCounter,
@@ -96,6 +100,12 @@ impl Maker<'_> {
     }
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.keep(Gauge::new(name, help))
+    }
+    fn gauges_of(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.keep(GaugeVec::new(Opts::new(name, help), labels))
     }
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
@@ -168,10 +178,10 @@ impl Default for Metrics {
                 "Duration in seconds for relisting a single pod in PLEG.",
                 DEFAULT_BUCKETS,
             ),
-            last_seen: m.keep(Gauge::new(
+            last_seen: m.gauge(
                 "kubelet_pleg_last_seen_seconds",
                 "Timestamp in seconds when PLEG was last seen active.",
-            )),
+            ),
             events_connected: m.counter(
                 "kubelet_evented_pleg_connection_success_count",
                 "The number of times a streaming client was obtained to receive CRI Events.",
@@ -206,6 +216,15 @@ impl Default for Metrics {
                 "kubelet_run_podsandbox_errors_total",
                 "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
                 &["runtime_handler"],
+            ),
+            managers: managers::Managers::new(&m),
+            shutdown_start: m.gauge(
+                "kubelet_graceful_shutdown_start_time_seconds",
+                "Last graceful shutdown start time since unix epoch in seconds",
+            ),
+            shutdown_end: m.gauge(
+                "kubelet_graceful_shutdown_end_time_seconds",
+                "Last graceful shutdown end time since unix epoch in seconds",
             ),
             evictions: m.counters(
                 "kubelet_evictions",

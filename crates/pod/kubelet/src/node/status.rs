@@ -203,6 +203,8 @@ pub(crate) struct Facts<'a> {
     pub runtime_version: String,
     pub pressures: &'a [&'static str],
     pub storage_problem: Option<String>,
+    /// That the machine stops.
+    pub shutdown_problem: Option<String>,
     /// What controllers may not take away, sorted.
     pub volumes_in_use: Vec<String>,
     pub images: Vec<api::ContainerImage>,
@@ -307,6 +309,7 @@ fn conditions(f: &Facts, old: &api::NodeStatus) -> Vec<api::NodeCondition> {
             .as_ref()
             .map(|p| format!("container runtime network not ready: {p}")),
         f.storage_problem.clone(),
+        f.shutdown_problem.clone(),
     ]
     .into_iter()
     .flatten()
@@ -520,6 +523,7 @@ mod tests {
             runtime_version: "r://1".into(),
             pressures: &["MemoryPressure"],
             storage_problem: None,
+            shutdown_problem: None,
             volumes_in_use: vec![],
             images: vec![],
             now: jiff::Timestamp::UNIX_EPOCH,
@@ -557,6 +561,7 @@ mod tests {
             runtime_version: "r://1".into(),
             pressures: &[],
             storage_problem: None,
+            shutdown_problem: None,
             volumes_in_use: vec![],
             images: vec![],
             now: jiff::Timestamp::UNIX_EPOCH,

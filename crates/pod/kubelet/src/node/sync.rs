@@ -63,6 +63,7 @@ fn facts<'a>(
         runtime_version: format!("{}://{}", kl.runtime_name, kl.runtime_version),
         pressures,
         storage_problem: kl.node.storage_problem(),
+        shutdown_problem: kl.shutdown.problem(),
         volumes_in_use: kl.volumes.csi.in_use(),
         images,
         now: kl.host.now(),

@@ -15,6 +15,10 @@ pub struct Rejection {
 }
 
 fn no(reason: &str, message: impl std::fmt::Display) -> Rejection {
+    refused(reason, message)
+}
+
+pub fn refused(reason: &str, message: impl std::fmt::Display) -> Rejection {
     Rejection {
         reason: reason.into(),
         message: format!("Pod was rejected: {message}"),
@@ -27,6 +31,7 @@ pub fn unexpected(what: &str) -> Rejection {
 }
 
 pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+    shutting_down(kl.shutdown.is_under_way())?;
     operating_system(pod)?;
     pressure(pod, &kl.node.pressures())?;
     sysctls(pod, &kl.cfg.allowed_unsafe_sysctls)?;
@@ -36,6 +41,14 @@ pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejecti
         affinity(pod, &kl.node.labels(), &kl.cfg.node_name)?;
     }
     Ok(())
+}
+
+/// A machine that stops takes no pods.
+pub fn shutting_down(stops: bool) -> Result<(), Rejection> {
+    match stops {
+        true => Err(no("NodeShutdown", "Pod was rejected as the node is shutting down.")),
+        false => Ok(()),
+    }
 }
 
 /// This node runs Linux.

@@ -1,7 +1,7 @@
 //! In-place resize on the node's side: which resources a pod was allocated and which were set on its cgroups.
 //! The record lives beside the pod's data, so a restart finds it. Decisions are pure.
 
-use super::{pod as amounts, quantity};
+use super::{pod as amounts, qos, quantity};
 use crate::pods;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,14 @@ pub fn wants_resize(pod: &Pod, allocated: &BTreeMap<String, ResourceRequirements
         };
         differs(&want.requests, &have.requests) || differs(&want.limits, &have.limits)
     })
+}
+
+/// Whether a pod that may have CPUs for itself asks for more or fewer of them.
+pub fn moves_cpus(pod: &Pod, allocated: &BTreeMap<String, ResourceRequirements>) -> bool {
+    let cpus = |r: Option<&ResourceRequirements>| quantity::milli_of(r.and_then(|r| r.requests.as_ref()), "cpu");
+    let mut all = pods::containers(pod).iter().chain(pods::init_containers(pod));
+    qos::class(pod) == qos::Qos::Guaranteed
+        && all.any(|c| is_resizable(pod, c) && cpus(c.resources.as_ref()) != cpus(allocated.get(&c.name)))
 }
 
 /// What the node answers to a resize.

@@ -1,7 +1,8 @@
-//! The pod-resources API: which devices the pods of this node have, for monitors on the node, at a socket of the kubelet's.
+//! The pod-resources API: which devices and CPUs the pods of this node have, for monitors on the node, at a socket of the kubelet's.
 
 use crate::devices::Grant;
 use crate::kubelet::Kubelet;
+use crate::managers::set::Set;
 use crate::pods;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_devices::podresources as api;
@@ -83,6 +84,7 @@ impl PodResourcesLister for Service {
             .map(|(resource, id, numa)| device(resource, id, &numa));
         Ok(Response::new(api::AllocatableResourcesResponse {
             devices: devices.collect(),
+            cpu_ids: ids(&self.0.managers.cpus.allocatable()),
             ..Default::default()
         }))
     }
@@ -106,10 +108,20 @@ impl Service {
         api::ContainerResources {
             name: c.name.clone(),
             devices: devices(self.0.devices.of_container(pods::uid(pod), &c.name)),
+            cpu_ids: ids(&self
+                .0
+                .managers
+                .cpus
+                .exclusive(pods::uid(pod), &c.name)
+                .unwrap_or_default()),
             dynamic_resources: self.0.claims.of_container(pod, c).into_iter().map(claim).collect(),
             ..Default::default()
         }
     }
+}
+
+fn ids(cpus: &Set) -> Vec<i64> {
+    cpus.iter().map(i64::from).collect()
 }
 
 fn device(resource: String, id: String, numa: &[i64]) -> api::ContainerDevices {

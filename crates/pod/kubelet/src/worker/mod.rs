@@ -121,6 +121,8 @@ impl Handle {
 #[derive(Default)]
 pub struct Workers {
     handles: Mutex<HashMap<String, Arc<Handle>>>,
+    /// Changes whenever a pod has come further.
+    pub stages: watch::Sender<u64>,
 }
 
 impl Workers {
@@ -222,8 +224,13 @@ impl Workers {
         }
     }
 
+    fn moved(&self) {
+        self.stages.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
     fn forget(&self, uid: &str) {
         self.handles.lock().remove(uid);
+        self.moved();
     }
 
     /// The pods that hold resources of the node, but for `except`.

@@ -49,7 +49,13 @@ impl Worker {
         for other in kl.workers.active(&self.handle.uid) {
             quantity::add(&mut others, &amounts::pod_requests(&other));
         }
-        let answer = allocation::judge(pod, &kl.allocatable(), &others, pods::is_static(pod));
+        let exclusive = kl.managers.cpus.is_static() && !pods::is_static(pod);
+        let answer = match exclusive && allocation::moves_cpus(pod, &self.record.allocated) {
+            true => Answer::Infeasible(
+                "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"".into(),
+            ),
+            false => allocation::judge(pod, &kl.allocatable(), &others, pods::is_static(pod)),
+        };
         let generation = pods::generation(pod);
         let (reason, event, message) = match answer {
             Answer::Accept => {

@@ -108,8 +108,7 @@ impl Worker {
             let kl = self.kl.clone();
             let started = pods::status(api).start_time.is_some() || !self.observed.containers.is_empty();
             // A plug-in may take its time over it: nobody else's admission waits for that.
-            if !started && let Err(e) = kl.devices.admit(api).await {
-                let no = admit::unexpected(&format!("Allocate failed due to {e}"));
+            if !started && let Err(no) = self.give(api).await {
                 kl.metrics.rejections.with_label_values(&[&no.reason]).inc();
                 self.fail(&no.reason, &no.message);
                 return Ok(None);
@@ -135,6 +134,12 @@ impl Worker {
             self.handle.view.lock().allocated = Some(Arc::new(view));
         }
         self.allocate(api).await.map(Some)
+    }
+
+    /// What its containers have for themselves, unless the machine stops: then nothing is asked for.
+    async fn give(&self, api: &Pod) -> Result<(), admit::Rejection> {
+        admit::shutting_down(self.kl.shutdown.is_under_way())?;
+        self.kl.managers.admit(&self.kl.devices, api).await
     }
 
     fn deadline(&self, pod: &Pod) -> Option<Instant> {

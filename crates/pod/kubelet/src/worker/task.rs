@@ -97,6 +97,9 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         retry: Retry::default(),
     };
     w.restore(&pod);
+    if w.admitted && !pods::is_terminal(&pod) {
+        w.kl.managers.take_up(&pod);
+    }
     let metrics = w.kl.metrics.clone();
     metrics.pod_worker_start.observe(handle.seen.elapsed().as_secs_f64());
     let (mut revision, mut first) = (pod.metadata.resource_version.clone(), true);
@@ -147,6 +150,7 @@ impl Worker {
     pub fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
         self.handle.view.lock().stage = stage;
+        self.kl.workers.moved();
         self.retry.reset();
         if stage != Stage::Syncing {
             self.kl.workers.wake_deferred();

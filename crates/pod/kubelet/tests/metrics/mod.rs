@@ -117,6 +117,9 @@ async fn the_kubelets_own_families_are_upstreams() {
     }
     m.started_containers_errors.with_label_values(&["container", "x"]);
     m.terminated.with_label_values(&["container", "1", "Error"]);
+    m.managers.cpu_by_node.with_label_values(&["0"]);
+    m.managers.aligned.with_label_values(&["pod", "numa_node"]);
+    m.managers.unaligned.with_label_values(&["pod", "numa_node"]);
     let request = ["GET", "pods", "readwrite", "false"];
     m.requests.with_label_values(&request);
     m.requests_inflight.with_label_values(&request);

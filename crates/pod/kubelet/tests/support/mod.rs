@@ -9,7 +9,8 @@ use hyper::body::Frame;
 use keelson_kubelet::fake::FakeRuntime;
 use keelson_kubelet::host::fake::FakeHost;
 use keelson_kubelet::kubelet::Kubelet;
-use keelson_kubelet::{Config, build, run_built};
+use keelson_kubelet::managers::machine::Nodes;
+use keelson_kubelet::{Config, Host, build, run_built};
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -348,7 +349,20 @@ impl Node {
         Self::start_as(Path::new("/var/lib/kubelet"), settings).await
     }
 
+    /// On a machine of these nodes of memory.
+    pub async fn start_on(nodes: Nodes, settings: fn(&mut Config)) -> Self {
+        let mut machine = FakeHost::small("n1", epoch()).machine().unwrap();
+        machine.cpus = nodes.layout().cpus as i64;
+        let host = FakeHost::new(machine, epoch());
+        host.set_memory_nodes(nodes);
+        Self::start_over(host, Path::new("/var/lib/kubelet"), settings).await
+    }
+
     async fn start_as(root: &Path, settings: fn(&mut Config)) -> Self {
+        Self::start_over(FakeHost::small("n1", epoch()), root, settings).await
+    }
+
+    async fn start_over(host: FakeHost, root: &Path, settings: fn(&mut Config)) -> Self {
         let api = Api::new();
         api.create(
             "namespaces/default/services",
@@ -358,7 +372,7 @@ impl Node {
         let mut node = Node {
             api,
             runtime: FakeRuntime::new(epoch(), "10.244.0"),
-            host: Arc::new(FakeHost::small("n1", epoch())),
+            host: Arc::new(host),
             root: root.to_owned(),
             known_as: None,
             settings,

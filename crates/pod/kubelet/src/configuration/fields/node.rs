@@ -3,8 +3,7 @@
 use super::super::reserved;
 use super::super::show;
 use super::*;
-
-const SHUTDOWN: &str = "the kubelet doesn't delay the machine's shutdown";
+use crate::shutdown::groups::Period;
 
 pub(super) const FIELDS: &[Field] = &[
     field(
@@ -185,26 +184,48 @@ pub(super) const FIELDS: &[Field] = &[
         false,
         only("false", "upstream has given it up"),
     ),
-    field("shutdownGracePeriod", "", Kind::Duration, false, only("0s", SHUTDOWN)),
+    field(
+        "shutdownGracePeriod",
+        "",
+        Kind::Duration,
+        false,
+        set(put!(shutdown_grace, none_or_a_second), |c| show::time(c.shutdown_grace)),
+    ),
     field(
         "shutdownGracePeriodCriticalPods",
         "",
         Kind::Duration,
         false,
-        only("0s", SHUTDOWN),
+        set(put!(shutdown_grace_critical, none_or_a_second), |c| {
+            show::time(c.shutdown_grace_critical)
+        }),
     ),
     field(
         "shutdownGracePeriodByPodPriority",
         "",
         Kind::List,
         false,
-        only("[]", SHUTDOWN),
+        set(put!(shutdown_by_priority, reserved::periods), |c| {
+            let period = |p: &Period| json!({"priority": p.priority, "shutdownGracePeriodSeconds": p.seconds});
+            c.shutdown_by_priority.iter().map(period).collect()
+        }),
     ),
     field(
         "featureGates",
         "feature-gates",
         Kind::Bools,
         false,
-        set(|_, v| reserved::gates(v), |_| json!({})),
+        set(reserved::gates, |c| match c.alpha_cpu_options {
+            true => json!({"CPUManagerPolicyAlphaOptions": true}),
+            false => json!({}),
+        }),
     ),
 ];
+
+/// A time that is nothing, or at least a second.
+fn none_or_a_second(v: &Value) -> Result<Duration, String> {
+    match time(v) {
+        Ok(d) if d.is_zero() || d >= Duration::from_secs(1) => Ok(d),
+        _ => Err("must be either zero or otherwise >= 1 sec".into()),
+    }
+}

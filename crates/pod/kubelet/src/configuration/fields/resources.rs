@@ -1,10 +1,13 @@
 //! CPU, memory and processes: what is kept from pods, and what holds containers to their limits.
 
 use super::super::reserved;
+use super::super::show;
 use super::*;
 use crate::config::Swap;
+use crate::managers::topology::{Policy, Scope};
+use std::collections::BTreeMap;
 
-const MANAGERS: &str = "CPUs and memory aren't given to containers exclusively";
+const MEMORY: &str = "memory isn't given to containers exclusively";
 
 pub(super) const FIELDS: &[Field] = &[
     field("kubeletCgroups", "kubelet-cgroups", Kind::Text, false, only("", GROUPS)),
@@ -43,54 +46,79 @@ pub(super) const FIELDS: &[Field] = &[
         "cpu-manager-policy",
         Kind::Text,
         false,
-        only("none", MANAGERS),
+        set(
+            |c, v| {
+                c.static_cpus = match text(v).as_str() {
+                    "" | "none" => false,
+                    "static" => true,
+                    other => return Err(format!("unknown policy: {other:?}")),
+                };
+                Ok(())
+            },
+            |c| json!(if c.static_cpus { "static" } else { "none" }),
+        ),
     ),
     field(
         "cpuManagerPolicyOptions",
         "cpu-manager-policy-options",
         Kind::Map('='),
         false,
-        only("{}", MANAGERS),
+        set(put!(cpu_options, options), |c| json!(c.cpu_options)),
     ),
     field(
         "cpuManagerReconcilePeriod",
         "cpu-manager-reconcile-period",
         Kind::Duration,
         false,
-        unmet("10s", &[], MANAGERS),
+        set(put!(cpu_reconcile, some_time), |c| show::time(c.cpu_reconcile)),
     ),
     field(
         "memoryManagerPolicy",
         "memory-manager-policy",
         Kind::Text,
         false,
-        only("None", MANAGERS),
+        only("None", MEMORY),
     ),
-    field("reservedMemory", "", Kind::List, false, only("[]", MANAGERS)),
+    field("reservedMemory", "", Kind::List, false, only("[]", MEMORY)),
     field(
         "topologyManagerPolicy",
         "topology-manager-policy",
         Kind::Text,
         false,
-        only("none", MANAGERS),
+        set(
+            |c, v| {
+                let name = text(v);
+                let found = Policy::ALL.into_iter().find(|p| p.name() == name);
+                let all = Policy::ALL.map(|p| format!("{:?}", p.name())).join(" ");
+                c.topology = found.ok_or_else(|| format!("{name:?} must be one of: [{all}]"))?;
+                Ok(())
+            },
+            |c| json!(c.topology.name()),
+        ),
     ),
     field(
         "topologyManagerScope",
         "topology-manager-scope",
         Kind::Text,
         false,
-        What::Only {
-            default: "container",
-            others: &["pod"],
-            why: "it must be one of container or pod",
-        },
+        set(
+            |c, v| {
+                c.topology_scope = match text(v).as_str() {
+                    "container" => Scope::Container,
+                    "pod" => Scope::Pod,
+                    other => return Err(format!("{other:?} must be one of: \"container\", or \"pod\"")),
+                };
+                Ok(())
+            },
+            |c| json!(c.topology_scope.name()),
+        ),
     ),
     field(
         "topologyManagerPolicyOptions",
         "topology-manager-policy-options",
         Kind::Map('='),
         false,
-        only("{}", MANAGERS),
+        set(put!(topology_options, options), |c| json!(c.topology_options)),
     ),
     field(
         "qosReserved",
@@ -267,3 +295,8 @@ pub(super) const FIELDS: &[Field] = &[
         only("None", "it requires feature gate MemoryQoS"),
     ),
 ];
+
+/// Options of a policy, which are judged together.
+fn options(v: &Value) -> Result<BTreeMap<String, String>, String> {
+    Ok(kinds::texts(Some(v)))
+}
