@@ -121,6 +121,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-sys",
         ],
     ),
+    // Files, JSON and places: whoever makes a backup brings the rest.
+    ("keelson-backup", &[]),
     // What people do to a cluster: by the API alone, and by the components' pure parts.
     (
         "keelson-why",

@@ -3,6 +3,7 @@
 //! Store, API server and its listener come first; everything else waits for the API to be ready and then starts at
 //! once, since components wait for what they need by watching for it.
 
+use crate::backup;
 use crate::components;
 use crate::components::apiserver::{self, Api};
 use crate::config::{Component, Config, Options};
@@ -13,12 +14,14 @@ use crate::servers::{self, Beside};
 use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
+use crate::told::Told;
 use anyhow::Context;
 use keelson_apiserver::joining::Joining;
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
-use keelson_client::{ClientFactory, Telling};
+use keelson_client::{ClientFactory, Rest, Telling};
 use keelson_controllers::{Port, Reserved};
+use keelson_measure::Measures;
 use keelson_network::underlay;
 use keelson_pki::{Pki, San};
 use keelson_store::Store;
@@ -71,13 +74,19 @@ impl Cluster {
         let socket = apiserver::bind(address, "--api-port").await?;
         let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
         let by_itself = joining.is_none();
-        let snapshots = Snapshots::new(Source::of(&store), config.snapshots.directory.clone());
+        let measures = Measures::default();
+        let snapshots = Snapshots::new(Source::of(&store), &config.snapshots, &measures);
+        let pool = crate::storage::pool(config)?;
+        let pictures =
+            backup::picture::Pictures::new(Source::of(&store), pool.clone(), &config.data_dir, &config.node_name);
         let own = upkeep.is_some() || matches!(config.store, Choice::Embedded(_));
         let sealing = crate::secrets::open(config, store.store()).await?;
         let api_config = keelson_apiserver::Config {
             sealing: Some(sealing.clone()),
             joining,
             snapshots: Some(snapshots.taker()),
+            pictures: matches!(config.store, Choice::Embedded(_)).then(|| pictures.taker()),
+            measures: measures.clone(),
             ..api_config(config, &pki)?
         };
         // One page tells what all that run here count.
@@ -106,6 +115,7 @@ impl Cluster {
                 snapshot::schedule::run(snapshots.clone(), plan.clone(), stop)
             });
         }
+        backups(&mut running, config, pictures, &api, &measures);
         if let Some(upkeep) = upkeep {
             running.spawn("etcd-upkeep", move |stop| {
                 let upkeep = upkeep.clone();
@@ -133,7 +143,7 @@ impl Cluster {
                 client_ca_pem: pki.ca.cert_pem().to_string(),
             };
             node::start(&mut running, config, access, &telling).await?;
-            crate::storage::start(&mut running, config, clients.as_ref())?;
+            crate::storage::start(&mut running, config, clients.as_ref(), pool)?;
             node::ingress(&mut running, config, clients.as_ref());
             node::announce(&mut running, config, clients.as_ref());
         }
@@ -253,6 +263,26 @@ pub fn compaction(running: &mut Supervisor, store: Arc<dyn Store>, interval: Dur
             Ok(())
         }
     });
+}
+
+/// By themselves, where a repository is given.
+fn backups(
+    running: &mut Supervisor,
+    config: &Config,
+    pictures: Arc<backup::picture::Pictures>,
+    api: &Arc<ApiServer>,
+    measures: &Measures,
+) {
+    let Some((target, plan)) = &config.backup else { return };
+    let schedule = Arc::new(backup::schedule::Schedule {
+        target: target.clone(),
+        plan: plan.clone(),
+        data_dir: config.data_dir.clone(),
+        rest: Rest::new(api.client(identity("system:apiserver")), "keelson-backup"),
+        pictures,
+        told: Told::new(measures, "backup", "backup"),
+    });
+    running.spawn("backups", move |stop| schedule.clone().run(stop));
 }
 
 fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>, telling: &Telling) {

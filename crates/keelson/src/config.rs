@@ -1,6 +1,8 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use crate::access::{self, Access};
+use crate::archive::S3;
+use crate::backup;
 use crate::kubelet_options::KubeletOptions;
 use crate::process::Log;
 use crate::{components, families, store};
@@ -199,9 +201,16 @@ pub struct Options {
     /// How many of the schedule's snapshots are kept [default: 5]
     #[arg(long, env = "KEELSON_STORE_SNAPSHOT_RETENTION", value_name = "N")]
     pub store_snapshot_retention: Option<usize>,
-    /// Where snapshots of the store are [default: DATA_DIR/snapshots]
-    #[arg(long, env = "KEELSON_STORE_SNAPSHOT_DIR", value_name = "DIR")]
+    /// Where snapshots of the store are: a directory, or s3://BUCKET/PREFIX, where those in DATA_DIR/snapshots are sent as well [default:
+    /// DATA_DIR/snapshots]
+    #[arg(long, env = "KEELSON_STORE_SNAPSHOT_DIR", value_name = "PLACE")]
     pub store_snapshot_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub s3: S3,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub backup: backup::Scheduled,
     /// YAML file that says how pods are scheduled: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1
     #[arg(long, env = "KEELSON_SCHEDULER_CONFIG", value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
@@ -272,6 +281,8 @@ pub struct Config {
     /// Where the store speaks etcd's API.
     pub etcd_listen: Option<SocketAddr>,
     pub snapshots: store::snapshot::schedule::Settings,
+    /// Backups that are made by themselves: where, and when.
+    pub backup: Option<(backup::Target, store::snapshot::schedule::Plan)>,
     pub scheduler: keelson_scheduler::Config,
     pub log: Log,
 }
@@ -316,7 +327,10 @@ impl Options {
             serde_json::Value::Object(apart)
         };
         let (access, kubelet) = (apart(Access::names()), apart(KubeletOptions::names()));
+        let (s3, backup) = (apart(S3::names()), apart(backup::Scheduled::names()));
         Ok(Options {
+            s3: serde_json::from_value(s3)?,
+            backup: serde_json::from_value(backup)?,
             access: serde_json::from_value(access)?,
             kubelet: serde_json::from_value(kubelet)?,
             ..serde_json::from_value(serde_json::Value::Object(all))?
@@ -328,6 +342,8 @@ impl Options {
         if let Some(mut other) = read_options(self.config.as_deref())? {
             self.access.fill(std::mem::take(&mut other.access));
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
+            self.s3.fill(std::mem::take(&mut other.s3));
+            self.backup.fill(std::mem::take(&mut other.backup));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
@@ -394,6 +410,9 @@ impl Options {
         }
         let etcd_listen = store::listens(&self)?;
         let snapshots = store::snapshot::schedule::Settings::of(&self, &data_dir)?;
+        let is_own =
+            matches!(store, store::Choice::Embedded(_)) && self.cluster_init != Some(true) && self.server.is_none();
+        let backup = self.backup.resolve(&self.s3, is_own)?;
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
         let log = log(self.log, self.log_format.as_deref())?;
@@ -461,6 +480,7 @@ impl Options {
             compaction,
             etcd_listen,
             snapshots,
+            backup,
             scheduler: components::scheduler::settings(self.scheduler_config.as_deref())
                 .context("--scheduler-config")?,
             log,

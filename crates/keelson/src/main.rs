@@ -3,8 +3,10 @@
 mod access;
 mod addons;
 mod agent;
+mod archive;
 mod assemble;
 mod audit;
+mod backup;
 mod certificate;
 mod client;
 mod cluster;
@@ -41,6 +43,7 @@ mod storage;
 mod store;
 mod supervise;
 mod token;
+mod told;
 mod uninstall;
 mod upgrade;
 mod user;
@@ -104,6 +107,8 @@ enum Command {
     Certificate(certificate::Options),
     /// Take, list and restore snapshots of the store; move it from and to an etcd
     Store(store::snapshot::command::Options),
+    /// Make, list, verify and restore backups: objects, keys and this machine's volumes
+    Backup(backup::command::Options),
     /// Look after the etcd that servers run (--cluster-init): its members, their files; or serve the store as an etcd
     Etcd(etcd::command::Options),
     /// Make a directory of programs for tests with controller-runtime's envtest
@@ -219,6 +224,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kubeconfig(options) => kubeconfig::main(options),
         Command::Certificate(options) => certificate::main(options),
         Command::Store(options) => store::snapshot::command::main(options),
+        Command::Backup(options) => backup::command::main(options),
         Command::Envtest(options) => envtest::main(options),
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),

@@ -27,12 +27,21 @@ fn pool_dir(config: &Config) -> PathBuf {
     config.data_dir.join("volumes")
 }
 
+/// This machine's volumes, if it has any.
+pub fn pool(config: &Config) -> anyhow::Result<Option<Arc<Pool>>> {
+    let runs = config.runs(Component::Storage) && config.runs(Component::Agent);
+    let open = || Pool::open(&pool_dir(config)).context("the volumes on this machine");
+    Ok(runs.then(open).transpose()?.map(Arc::new))
+}
+
 /// Driver, registration at the kubelet, and provisioner.
-pub fn start(components: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) -> anyhow::Result<()> {
-    if !config.runs(Component::Storage) {
-        return Ok(());
-    }
-    let pool = Arc::new(Pool::open(&pool_dir(config)).context("the volumes on this machine")?);
+pub fn start(
+    components: &mut Supervisor,
+    config: &Config,
+    clients: &dyn ClientFactory,
+    pool: Option<Arc<Pool>>,
+) -> anyhow::Result<()> {
+    let Some(pool) = pool else { return Ok(()) };
     let kubelet = config.data_dir.join("kubelet");
     let (socket, node) = (serve::socket(&kubelet), config.node_name.clone());
     let at = socket.clone();

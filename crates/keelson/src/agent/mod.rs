@@ -99,7 +99,8 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
         client_ca_pem: wanted.ca_pem.clone(),
     };
     node::start(&mut components, &config, access, &Telling::default()).await?;
-    crate::storage::start(&mut components, &config, clients.as_ref())?;
+    let pool = crate::storage::pool(&config)?;
+    crate::storage::start(&mut components, &config, clients.as_ref(), pool)?;
     node::network(&mut components, &config, clients.as_ref());
     if config.runs(Component::Proxy) {
         node::proxy(&mut components, &config, clients.as_ref(), &Telling::default());

@@ -15,7 +15,7 @@ mod run;
 mod skew;
 mod steps;
 
-pub use place::{NEXT, PREVIOUS, beside};
+pub use place::{NEXT, PREVIOUS, beside, free};
 
 use crate::install::{Host, Installed, Role};
 use crate::wait;

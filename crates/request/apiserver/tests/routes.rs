@@ -168,6 +168,7 @@ async fn every_other_path_is_refused_too() {
             "/keelson/secrets/rotate",
             "/keelson/secrets/rewrite",
             "/keelson/store/snapshots",
+            "/keelson/backup/pictures",
             "/api/v1/nothing",
             "/apis/x.example.com",
         ]

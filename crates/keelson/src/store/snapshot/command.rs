@@ -1,7 +1,9 @@
 //! `keelson store`: its snapshots, and `migrate`. Taking one, of a server that runs or of a store that nobody has open; listing them; and making a store of one.
 
 use super::super::migrate::{self, Direction};
-use super::{Snapshots, Source, Taken, Why, list};
+use super::schedule::{Settings, place};
+use super::{Snapshots, Source, Taken, Why, bucket, list};
+use crate::archive::S3;
 use crate::client::block_on;
 use crate::config;
 use crate::lock::Lock;
@@ -11,7 +13,9 @@ use clap::{Args, Subcommand};
 use http::Method;
 use jiff::Timestamp;
 use keelson_apiserver::snapshots::PATH;
+use keelson_backup::place::s3;
 use keelson_client::rest::Rest;
+use keelson_measure::Measures;
 use keelson_store::embedded::{self, Options as StoreOptions};
 use keelson_store::{Embedded, snapshot};
 use std::path::{Path, PathBuf};
@@ -27,6 +31,8 @@ pub struct Options {
     /// Data directory of the server
     #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
     data_dir: PathBuf,
+    #[command(flatten)]
+    s3: S3,
 }
 
 #[derive(Subcommand)]
@@ -46,18 +52,19 @@ enum Snapshot {
         /// Kubeconfig by which a running server is asked [default: DATA_DIR/admin.kubeconfig]
         #[arg(long, value_name = "FILE")]
         kubeconfig: Option<PathBuf>,
-        /// Directory for one that is taken without a server [default: DATA_DIR/snapshots]
-        #[arg(long, value_name = "DIR")]
+        /// Directory for one that is taken without a server, or s3://BUCKET/PREFIX, where it is sent [default: DATA_DIR/snapshots]
+        #[arg(long, value_name = "PLACE")]
         store_snapshot_dir: Option<PathBuf>,
     },
     /// List those that are there, the oldest first
     Ls {
-        /// The server's option of this name [default: DATA_DIR/snapshots]
-        #[arg(long, value_name = "DIR")]
+        /// The server's option of this name, a directory or s3://BUCKET/PREFIX [default: DATA_DIR/snapshots]
+        #[arg(long, value_name = "PLACE")]
         store_snapshot_dir: Option<PathBuf>,
     },
     /// Say what a file has, and whether it is whole
     Check {
+        /// A path, or s3://BUCKET/PREFIX/NAME
         file: PathBuf,
         /// Take a file whose sum is missing or wrong, as a copy of a member's own file
         #[arg(long)]
@@ -65,6 +72,7 @@ enum Snapshot {
     },
     /// Make the data directory's store of a snapshot, ours or etcd's. The server must not run; the store that was is kept beside
     Restore {
+        /// A path, or s3://BUCKET/PREFIX/NAME
         file: PathBuf,
         /// Go on with the snapshot's revision: only for a store that nothing was written to since, as when it moves
         #[arg(long)]
@@ -84,10 +92,8 @@ fn sum(skip_hash_check: bool) -> snapshot::Sum {
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let data_dir = config::absolute(options.data_dir)?;
-    let directory = |given: Option<PathBuf>| match given {
-        Some(given) => config::absolute(given),
-        None => Ok(data_dir.join("snapshots")),
-    };
+    let s3 = options.s3.settings()?;
+    let own = data_dir.join("snapshots");
     let command = match options.command {
         Command::Snapshot(command) => command,
         Command::Migrate(direction) => {
@@ -104,7 +110,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             let taken = block_on(async {
                 match running {
                     true => ask(&kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig"))).await,
-                    false => by_ourselves(&data_dir, directory(store_snapshot_dir)?).await,
+                    false => {
+                        let (directory, bucket) = place(store_snapshot_dir.as_deref(), s3, &own)?;
+                        by_ourselves(&data_dir, &Settings::here(directory, bucket)).await
+                    }
                 }
             })?;
             let Taken {
@@ -112,16 +121,29 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 revision,
                 keys,
                 bytes,
+                sent,
+                unsent,
             } = taken;
             println!("{}: {keys} keys at revision {revision}, {bytes} bytes", path.display());
+            if let Some(place) = sent {
+                println!("It is in {place} too.");
+            }
             println!(
                 "What is sealed in it needs the keys of {} as well: keep both, apart from this machine.",
                 data_dir.join("pki").display()
             );
+            if let Some(why) = unsent {
+                bail!("it is on this machine only: {why}. It is sent with the next one");
+            }
         }
         Snapshot::Ls { store_snapshot_dir } => {
+            let (directory, bucket) = place(store_snapshot_dir.as_deref(), s3, &own)?;
+            let found = match bucket {
+                Some(bucket) => block_on(async move { bucket.list().await })?,
+                None => list(&directory)?,
+            };
             println!("{:<22} {:<10} {:>12}  FILE", "TAKEN", "WHY", "BYTES");
-            for found in list(&directory(store_snapshot_dir)?)? {
+            for found in found {
                 let path = found.path.display();
                 println!(
                     "{:<22} {:<10} {:>12}  {path}",
@@ -132,16 +154,35 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             }
         }
         Snapshot::Check { file, skip_hash_check } => {
-            let snapshot::Summary { revision, keys, bytes } = snapshot::check(&file, sum(skip_hash_check))?;
+            let sum = sum(skip_hash_check);
+            let checked = brought(&file, s3, &data_dir, |file| Ok(snapshot::check(file, sum)?));
+            let snapshot::Summary { revision, keys, bytes } = checked?;
             println!("{}: {keys} keys at revision {revision}, {bytes} bytes", file.display());
         }
         Snapshot::Restore {
             file,
             keep_revision,
             skip_hash_check,
-        } => restore(&data_dir, &file, keep_revision, sum(skip_hash_check))?,
+        } => brought(&file, s3, &data_dir, |file| {
+            restore(&data_dir, file, keep_revision, sum(skip_hash_check))
+        })?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// With a file of this machine, which goes again if it had to be brought.
+fn brought<T>(
+    file: &Path,
+    s3: s3::Settings,
+    data_dir: &Path,
+    work: impl FnOnce(&Path) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let Some(here) = block_on(bucket::bring(file, s3, data_dir))? else {
+        return work(file);
+    };
+    let done = work(&here).with_context(|| format!("{}", file.display()));
+    std::fs::remove_file(&here).with_context(|| format!("removing {}", here.display()))?;
+    done
 }
 
 pub async fn ask(kubeconfig: &Path) -> anyhow::Result<Taken> {
@@ -151,7 +192,7 @@ pub async fn ask(kubeconfig: &Path) -> anyhow::Result<Taken> {
     serde_json::from_slice(&answer).context("the server's answer")
 }
 
-async fn by_ourselves(data_dir: &Path, directory: PathBuf) -> anyhow::Result<Taken> {
+async fn by_ourselves(data_dir: &Path, settings: &Settings) -> anyhow::Result<Taken> {
     let store = data_dir.join("store");
     ensure!(
         store.exists(),
@@ -160,7 +201,7 @@ async fn by_ourselves(data_dir: &Path, directory: PathBuf) -> anyhow::Result<Tak
     );
     let _lock = Lock::take(data_dir)?;
     let store = Embedded::open(store, StoreOptions::default()).await?;
-    let taken = Snapshots::new(Source::Embedded(store.clone()), directory)
+    let taken = Snapshots::new(Source::Embedded(store.clone()), settings, &Measures::default())
         .take(Why::Asked)
         .await;
     store.close().await?;

@@ -1,15 +1,21 @@
-//! Snapshots of the store, in a directory on this machine: taken when somebody asks, and by a schedule, of which so many are kept.
+//! Snapshots of the store, in a directory on this machine, and in a bucket too where one is given: taken when somebody asks, and by a
+//! schedule, of which so many are kept.
 
+pub mod bucket;
 pub mod command;
 pub mod schedule;
 
 use super::Opened;
+use crate::told::Told;
 use anyhow::{Context, bail};
+use bucket::Bucket;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use keelson_apiserver::snapshots::Take;
+use keelson_measure::Measures;
 use keelson_store::snapshot::Summary;
 use keelson_store::{Embedded, Etcd};
+use schedule::Settings;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -53,6 +59,12 @@ pub struct Taken {
     pub revision: u64,
     pub keys: u64,
     pub bytes: u64,
+    /// Where it is as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<String>,
+    /// Why it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsent: Option<String>,
 }
 
 /// Where snapshots come from.
@@ -70,7 +82,7 @@ impl Source {
         }
     }
 
-    async fn save(&self, to: &Path) -> keelson_store::Result<Summary> {
+    pub async fn save(&self, to: &Path) -> keelson_store::Result<Summary> {
         match self {
             Source::Embedded(store) => store.save(to).await,
             Source::Etcd(store) => store.save(to).await,
@@ -82,22 +94,37 @@ impl Source {
 pub struct Snapshots {
     source: Source,
     directory: PathBuf,
+    bucket: Option<Bucket>,
+    /// How many of the schedule's the bucket keeps.
+    kept: usize,
+    told: Told,
     busy: Mutex<()>,
 }
 
 impl Snapshots {
-    pub fn new(source: Source, directory: PathBuf) -> Arc<Snapshots> {
+    pub fn new(source: Source, settings: &Settings, measures: &Measures) -> Arc<Snapshots> {
         Arc::new(Snapshots {
             source,
-            directory,
+            directory: settings.directory.clone(),
+            bucket: settings.bucket.clone(),
+            kept: settings.kept,
+            told: Told::new(measures, "store_snapshot", "snapshot of the store"),
             busy: Mutex::default(),
         })
     }
 
     /// # Errors
     ///
-    /// If another one is being taken, the disk is full, or the store can't be read. Nothing is left of it then.
+    /// If another one is being taken, the disk is full, or the store can't be read. Nothing is left of it then. That a bucket didn't get it
+    /// is told with it.
     pub async fn take(&self, why: Why) -> anyhow::Result<Taken> {
+        let taken = self.take_one(why).await;
+        self.told
+            .ended(taken.as_ref().is_ok_and(|taken| taken.unsent.is_none()));
+        taken
+    }
+
+    async fn take_one(&self, why: Why) -> anyhow::Result<Taken> {
         let Ok(_busy) = self.busy.try_lock() else {
             bail!("another snapshot is being taken");
         };
@@ -109,11 +136,23 @@ impl Snapshots {
             .await
             .context("taking a snapshot of the store")?;
         tracing::info!(path = %path.display(), revision, keys, bytes, "took a snapshot of the store");
+        let (mut sent, mut unsent) = (None, None);
+        if let Some(bucket) = &self.bucket {
+            match bucket
+                .follow(&list(&self.directory)?, self.kept, Timestamp::now())
+                .await
+            {
+                Ok(()) => sent = Some(bucket.told().to_string()),
+                Err(error) => unsent = Some(format!("{error:#}")),
+            }
+        }
         Ok(Taken {
             path,
             revision,
             keys,
             bytes,
+            sent,
+            unsent,
         })
     }
 
@@ -126,18 +165,25 @@ impl Snapshots {
         })
     }
 
-    /// Removes the oldest of the schedule's snapshots until there are so many with the one just taken. Those that a clock which
-    /// was ahead has dated are older than any of today's.
+    /// Removes the oldest of the schedule's snapshots until there are so many.
     fn keep(&self, newest: usize, taken: &Path, now: Timestamp) -> anyhow::Result<()> {
-        let mut scheduled = list(&self.directory)?;
-        scheduled.retain(|found| found.why == Why::Scheduled && found.path != taken);
-        scheduled.sort_by_key(|found| (found.at <= now, found.at));
-        for old in scheduled.into_iter().rev().skip(newest.saturating_sub(1)) {
+        let mut found = list(&self.directory)?;
+        // The one just taken is the newest, whatever the others say.
+        found.retain(|found| found.path != taken);
+        for old in superfluous(found, newest.saturating_sub(1), now) {
             std::fs::remove_file(&old.path).with_context(|| format!("cannot remove {}", old.path.display()))?;
             tracing::info!(path = %old.path.display(), "removed an old snapshot of the store");
         }
         Ok(())
     }
+}
+
+/// The schedule's that go so that so many are left. Those that a clock which was ahead has dated are older than any of today's.
+fn superfluous(mut found: Vec<Found>, kept: usize, now: Timestamp) -> Vec<Found> {
+    found.retain(|found| found.why == Why::Scheduled);
+    found.sort_by_key(|found| (found.at <= now, found.at));
+    found.truncate(found.len().saturating_sub(kept));
+    found
 }
 
 /// Snapshots are as secret as what is in them. What a server that was killed had begun is removed.

@@ -1,10 +1,12 @@
 //! When snapshots are taken by themselves.
 
+use super::bucket::Bucket;
 use super::{Snapshots, Why, list};
 use crate::config::{Options, absolute};
 use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use keelson_backup::place::s3;
 use keelson_cron::Schedule;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,31 +33,26 @@ pub struct Settings {
     plan: Option<Plan>,
     /// Somebody said so; else it is only for a store that is this server's to look after.
     given: bool,
+    pub kept: usize,
     pub directory: PathBuf,
+    /// Where they are sent as well.
+    pub bucket: Option<Bucket>,
 }
 
 impl Settings {
     pub fn of(options: &Options, data_dir: &Path) -> anyhow::Result<Settings> {
         let kept = options.store_snapshot_retention.unwrap_or(KEPT);
-        ensure!(
-            (1..=KEPT_AT_MOST).contains(&kept),
-            "--store-snapshot-retention {kept}: from 1 to {KEPT_AT_MOST} can be kept; --store-snapshot-schedule none takes none"
-        );
         let text = options.store_snapshot_schedule.as_deref();
-        let schedule = match text.unwrap_or(BY_DEFAULT) {
-            "none" => None,
-            text => {
-                let schedule = Schedule::parse(text, TimeZone::UTC);
-                let schedule = schedule.with_context(|| format!("--store-snapshot-schedule {text}"))?;
-                ensure!(
-                    schedule.next(Timestamp::now()).is_some(),
-                    "--store-snapshot-schedule {text}: that time never comes; none takes none"
-                );
-                Some(schedule)
+        let flag = "--store-snapshot-retention";
+        let plan = match text.unwrap_or(BY_DEFAULT) {
+            "none" => {
+                bounded(flag, kept)?;
+                None
             }
+            text => Some(Plan::parse("--store-snapshot-schedule", text, flag, kept)?),
         };
-        let directory = options.store_snapshot_dir.clone();
-        let directory = absolute(directory.unwrap_or_else(|| data_dir.join("snapshots")))?;
+        let own = data_dir.join("snapshots");
+        let (directory, bucket) = place(options.store_snapshot_dir.as_deref(), options.s3.settings()?, &own)?;
         ensure!(
             !directory.starts_with(data_dir.join("store")) && !directory.starts_with(data_dir.join("etcd")),
             "--store-snapshot-dir {}: that is the store's own directory",
@@ -67,10 +64,23 @@ impl Settings {
             directory.display()
         );
         Ok(Settings {
-            plan: schedule.map(|schedule| Plan { schedule, kept }),
+            plan,
             given: text.is_some(),
+            kept,
             directory,
+            bucket,
         })
+    }
+
+    /// By no schedule.
+    pub fn here(directory: PathBuf, bucket: Option<Bucket>) -> Settings {
+        Settings {
+            plan: None,
+            given: false,
+            kept: KEPT,
+            directory,
+            bucket,
+        }
     }
 
     /// `own`: the store is this server's, and not an etcd that somebody else runs.
@@ -79,9 +89,40 @@ impl Settings {
     }
 }
 
+/// Where they are taken, and where they are sent.
+pub fn place(given: Option<&Path>, s3: s3::Settings, own: &Path) -> anyhow::Result<(PathBuf, Option<Bucket>)> {
+    let bucket = given.map(|given| Bucket::of(given, s3)).transpose();
+    let bucket = bucket.context("--store-snapshot-dir")?.flatten();
+    let directory = given.filter(|_| bucket.is_none()).unwrap_or(own);
+    Ok((absolute(directory.to_path_buf())?, bucket))
+}
+
+fn bounded(flag: &str, kept: usize) -> anyhow::Result<()> {
+    ensure!(
+        (1..=KEPT_AT_MOST).contains(&kept),
+        "{flag} {kept}: from 1 to {KEPT_AT_MOST} can be kept"
+    );
+    Ok(())
+}
+
 impl Plan {
+    /// With the options that say so.
+    pub fn parse(when: &str, text: &str, how_many: &str, kept: usize) -> anyhow::Result<Plan> {
+        bounded(how_many, kept)?;
+        let schedule = Schedule::parse(text, TimeZone::UTC).with_context(|| format!("{when} {text}"))?;
+        ensure!(
+            schedule.next(Timestamp::now()).is_some(),
+            "{when} {text}: that time never comes"
+        );
+        Ok(Plan { schedule, kept })
+    }
+
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
     /// A time that has passed while nobody took one is made up for; where there is none at all, it may have passed.
-    fn due(&self, newest: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    pub fn due(&self, newest: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
         match newest {
             Some(newest) => self.schedule.next(newest.min(now)),
             None => Some(now),
@@ -111,6 +152,12 @@ pub async fn run(snapshots: Arc<Snapshots>, plan: Plan, stop: CancellationToken)
         match snapshots.take(Why::Scheduled).await {
             Ok(taken) => {
                 wait = Duration::from_secs(1);
+                if let Some(why) = &taken.unsent {
+                    tracing::error!(
+                        why,
+                        "a snapshot of the store stays on this machine only; it is sent with the next one"
+                    );
+                }
                 if let Err(error) = snapshots.keep(plan.kept, &taken.path, Timestamp::now()) {
                     tracing::warn!(error = format!("{error:#}"), "old snapshots of the store stay");
                 }

@@ -46,7 +46,11 @@ async fn the_schedules_oldest_go_and_nobody_elses() {
         .put("/registry/a".into(), "b".into(), Expect::Any, None)
         .await
         .unwrap();
-    let snapshots = Snapshots::new(Source::Embedded(store), directory.path().join("snapshots"));
+    let snapshots = Snapshots::new(
+        Source::Embedded(store),
+        &Settings::here(directory.path().join("snapshots"), None),
+        &Measures::default(),
+    );
     let asked = snapshots.take(Why::Asked).await.unwrap();
     assert_eq!((asked.keys, asked.revision), (1, 2));
     for _ in 0..4 {

@@ -9,6 +9,7 @@
 //! at all. The same name gives the same id, so asking twice makes one thing. Knows nothing of CSI or of the cluster.
 
 pub mod data;
+pub mod picture;
 pub mod record;
 
 use data::BLOCK;
@@ -90,6 +91,11 @@ impl Drop for Hold {
 
 fn id(prefix: &str, name: &str) -> String {
     format!("{prefix}-{}", hex::encode(&Sha256::digest(name)[..16]))
+}
+
+/// What a volume that was asked for by this name is called.
+pub fn id_of(volume: &str) -> String {
+    id("vol", volume)
 }
 
 /// Ids become paths: only those that were made here are looked for.

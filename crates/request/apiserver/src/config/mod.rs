@@ -51,6 +51,8 @@ pub struct Config {
     pub joining: Option<Joining>,
     /// Takes a snapshot of the store; `None`: none are taken.
     pub snapshots: Option<Take>,
+    /// Takes a picture for a backup; `None`: none are taken.
+    pub pictures: Option<Take>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
     /// What is measured, here and by whatever else is told on this server's page.
@@ -97,6 +99,7 @@ impl Config {
             sealing: None,
             joining: None,
             snapshots: None,
+            pictures: None,
             publish_kubernetes_service: true,
             measures: Measures::default(),
         }

@@ -1,0 +1,112 @@
+//! A namespace or an object of a backup, back into the cluster that runs. What is to be done is decided before anything is
+//! ([`keelson_backup::objects`]); what fails is told, and the rest goes on. Claims get their volumes' data where the backup has it.
+
+use super::selection::{Kinds, Selection};
+use super::volume::Volumes;
+use anyhow::{Context, ensure};
+use http::Method;
+use keelson_backup::objects::{Existing, Planned, Step, clean, owned, plan};
+use keelson_client::rest::{JSON, Rest};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+pub struct Back<'a> {
+    /// Of the backup, and of the cluster.
+    pub from: &'a Rest,
+    pub to: &'a Rest,
+    pub existing: Existing,
+    pub dry_run: bool,
+    pub volumes: Volumes<'a>,
+}
+
+impl Back<'_> {
+    /// Says how many steps failed.
+    pub async fn run(&self, selection: &Selection) -> anyhow::Result<usize> {
+        let was = Kinds::of(self.from).await?.read(self.from, selection).await?;
+        ensure!(!was.is_empty(), "the backup has nothing of that");
+        let kinds = Kinds::of(self.to).await?;
+        let is = kinds.read(self.to, selection).await?;
+        let planned = plan(was, &is, self.existing);
+        // Uids as they were, and are.
+        let mut now = BTreeMap::new();
+        let mut failed = 0;
+        for step in &planned {
+            let object = &step.object;
+            let told = format!("{}/{}", object.resource, object.name());
+            if let Some(live) = &step.live {
+                now.insert(object.uid().to_string(), live.clone());
+            }
+            let (word, lines) = words(step);
+            let acts = matches!(step.step, Step::Create | Step::Update(_));
+            let done = match acts && !self.dry_run {
+                true => self.act(&kinds, step, &mut now).await,
+                false => Ok(Vec::new()),
+            };
+            match done {
+                Ok(notes) => {
+                    println!("{word:<9} {told}");
+                    lines.iter().chain(&notes).for_each(|line| println!("          {line}"));
+                }
+                Err(error) => {
+                    failed += 1;
+                    println!("failed    {told}\n          {error:#}");
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Gives what else is to be told.
+    async fn act(
+        &self,
+        kinds: &Kinds,
+        step: &Planned,
+        now: &mut BTreeMap<String, String>,
+    ) -> anyhow::Result<Vec<String>> {
+        let object = &step.object;
+        let id = kinds
+            .get(&object.resource)
+            .context("the cluster doesn't know that kind")?;
+        let (mut value, lost) = owned(object, clean(object), now);
+        let mut notes = Vec::new();
+        if lost > 0 {
+            notes.push(format!("without {lost} owners that aren't there"));
+        }
+        let (namespace, name) = (object.namespace(), object.name());
+        let answer = match step.step {
+            Step::Create => {
+                if object.resource == "persistentvolumeclaims" {
+                    notes.extend(self.volumes.fill(self.from, self.to, object, &mut value).await?);
+                }
+                self.to.create_raw(id, namespace, serde_json::to_vec(&value)?).await?
+            }
+            _ => {
+                let live = self.to.get_raw(id, namespace, name, "", JSON).await?;
+                let live: Value = serde_json::from_slice(&live)?;
+                value["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+                if object.resource == "persistentvolumeclaims" {
+                    value["spec"]["volumeName"] = live["spec"]["volumeName"].clone();
+                }
+                let path = format!("{}/{name}", id.path(namespace));
+                self.to
+                    .call(Method::PUT, &path, JSON, serde_json::to_vec(&value)?)
+                    .await?
+            }
+        };
+        let made: Value = serde_json::from_slice(&answer)?;
+        if let Some(uid) = made.pointer("/metadata/uid").and_then(Value::as_str) {
+            now.insert(object.uid().to_string(), uid.to_string());
+        }
+        Ok(notes)
+    }
+}
+
+fn words(step: &Planned) -> (&'static str, Vec<String>) {
+    match &step.step {
+        Step::Create => ("create", Vec::new()),
+        Step::Update(lines) => ("update", lines.clone()),
+        Step::Same => ("same", Vec::new()),
+        Step::Kept(lines) => ("kept", lines.clone()),
+        Step::Left(why) => ("left", vec![why.to_string()]),
+    }
+}

@@ -1,0 +1,165 @@
+//! A whole backup into a machine that has no cluster: keys and volumes first, the store last, by one rename. Until then there is no cluster,
+//! and the same command goes on; a key or a volume that is there already must be the same.
+
+use super::{pool, prepare, workshop};
+use crate::lock::Lock;
+use crate::store::snapshot::command as snapshot;
+use anyhow::{Context, bail, ensure};
+use keelson_backup::manifest::{self, Backup, KEY_MOST};
+use keelson_backup::repository::Repository;
+use keelson_local::pool::Fault;
+use keelson_local::pool::picture::Incoming;
+use keelson_local::pool::record::{self, Volume};
+use keelson_store::snapshot::Sum;
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+pub async fn whole(repository: &Repository, backup: &Backup, data_dir: &Path) -> anyhow::Result<()> {
+    let lock = Lock::take(data_dir)?;
+    ensure!(
+        !data_dir.join("store").exists() && !data_dir.join("datastore.json").exists(),
+        "{} has a cluster already: a whole backup goes into an empty directory (--data-dir)",
+        data_dir.display()
+    );
+    room(backup, data_dir)?;
+    keys(repository, backup, data_dir).await?;
+    for volume in &backup.manifest.volumes {
+        let root = pool(data_dir);
+        let record = record_of(volume)?;
+        match Incoming::begin(&root, record.clone()) {
+            Ok((incoming, file)) => {
+                repository.fill(&volume.data, &incoming.file(), file).await?;
+                tokio::task::spawn_blocking(move || incoming.place()).await??;
+            }
+            // By this command, when it was cut short: what is in place is whole.
+            Err(Fault::Exists(_)) => same(&root, &record)?,
+            Err(other) => return Err(other.into()),
+        }
+    }
+    let file = store(repository, backup, data_dir).await?;
+    // It takes its own.
+    drop(lock);
+    let (at, from) = (data_dir.to_path_buf(), file.clone());
+    tokio::task::spawn_blocking(move || snapshot::restore(&at, &from, false, Sum::Wanted)).await??;
+    std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))
+}
+
+/// What the driver knew of a volume.
+pub fn record_of(volume: &manifest::Volume) -> anyhow::Result<Volume> {
+    let record = serde_json::from_value(volume.record.clone());
+    record.with_context(|| format!("what the backup says of volume {}", volume.id))
+}
+
+/// The cluster's keys, below a data directory.
+pub async fn keys(repository: &Repository, backup: &Backup, data_dir: &Path) -> anyhow::Result<()> {
+    for key in &backup.manifest.pki {
+        let path = key
+            .relative()
+            .with_context(|| format!("the backup has a key at {:?}", key.path))?;
+        let content = repository.read(&key.content, KEY_MOST).await?;
+        put(&data_dir.join("pki"), &path, key.mode, &content)?;
+    }
+    Ok(())
+}
+
+/// The store's snapshot, as a file below a data directory.
+pub async fn store(repository: &Repository, backup: &Backup, data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let workshop = workshop(data_dir);
+    prepare(&workshop)?;
+    let file = workshop.join("store.db");
+    let _ = std::fs::remove_file(&file);
+    let fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
+    let fresh = fresh.with_context(|| format!("cannot write {}", file.display()))?;
+    repository.fill(&backup.manifest.store, &file, fresh).await?;
+    Ok(file)
+}
+
+fn same(root: &Path, wanted: &Volume) -> anyhow::Result<()> {
+    let file = root.join("volumes").join(&wanted.id).join("volume.json");
+    let found: Option<Volume> = record::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    ensure!(
+        found.as_ref() == Some(wanted),
+        "volume {} is there, and is another: move {} away",
+        wanted.id,
+        root.display()
+    );
+    Ok(())
+}
+
+/// Volumes take the room that was reserved for them.
+fn room(backup: &Backup, data_dir: &Path) -> anyhow::Result<()> {
+    let manifest = &backup.manifest;
+    let volumes: u64 = manifest.volumes.iter().map(|volume| volume.data.bytes).sum();
+    // The store: the file, and what is made of it.
+    let wanted = volumes.saturating_add(manifest.store.bytes.saturating_mul(3));
+    let free = crate::upgrade::free(data_dir)?;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    ensure!(
+        wanted <= free,
+        "the backup needs {} MiB, and {} are free where {} is",
+        mib(wanted),
+        mib(free),
+        data_dir.display()
+    );
+    Ok(())
+}
+
+/// A key that is there must be this one: another cluster's isn't written over.
+fn put(pki: &Path, below: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+    let path = pki.join(below);
+    let dir = path.parent().unwrap_or(pki);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot create {}", dir.display()))?;
+    match std::fs::read(&path) {
+        Ok(found) if found == content => return Ok(()),
+        Ok(_) => bail!(
+            "{} is there, and isn't the backup's: move {} away",
+            path.display(),
+            pki.display()
+        ),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let beside = dir.join(format!(".restored-{}", std::process::id()));
+    let written = || -> std::io::Result<()> {
+        let _ = std::fs::remove_file(&beside);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(content)?;
+        file.set_permissions(Permissions::from_mode(mode & 0o755))?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        std::fs::File::open(dir)?.sync_all()
+    };
+    written().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_clusters_keys_arent_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = dir.path().join("pki");
+        put(&pki, Path::new("etcd/ca.key"), 0o600, b"key").unwrap();
+        put(&pki, Path::new("etcd/ca.key"), 0o600, b"key").unwrap();
+        let refused = put(&pki, Path::new("etcd/ca.key"), 0o600, b"other")
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("isn't the backup's"), "{refused}");
+        let path = pki.join("etcd/ca.key");
+        assert_eq!(std::fs::read(&path).unwrap(), b"key");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::read_dir(pki.join("etcd")).unwrap().count(),
+            1,
+            "nothing is left beside"
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! A directory. Files appear by renaming, for their owner alone.
+
+use super::{Object, Place, Result, Trouble, named};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What isn't whole yet ends so.
+const PART: &str = ".part";
+
+#[derive(Clone)]
+pub struct Directory {
+    root: PathBuf,
+    told: String,
+}
+
+impl Directory {
+    pub fn new(root: PathBuf) -> Directory {
+        let told = root.display().to_string();
+        Directory { root, told }
+    }
+
+    fn failed(&self, name: &str, error: &io::Error) -> Trouble {
+        let (place, why) = (self.told.clone(), format!("{name}: {error}"));
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Trouble::Denied { place, why },
+            _ => Trouble::Failed { place, why },
+        }
+    }
+
+    /// Somewhere else, for it blocks.
+    async fn work<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let root = self.root.clone();
+        let done = tokio::task::spawn_blocking(move || work(&root)).await;
+        let done = done.unwrap_or_else(|e| Err(io::Error::other(e)));
+        done.map_err(|e| self.failed(name, &e))
+    }
+}
+
+/// A file beside, filled and given its name.
+fn place(root: &Path, name: &str, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let path = root.join(name);
+    let dir = path.parent().unwrap_or(root);
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let beside = dir.join(format!(".{}-{number}{PART}", std::process::id()));
+    let _ = std::fs::remove_file(&beside);
+    let written = || -> io::Result<()> {
+        let mut file = fresh(&beside)?;
+        fill(&mut file)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    written().inspect_err(|_| drop(std::fs::remove_file(&beside)))
+}
+
+pub(super) fn fresh(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn missing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+#[async_trait]
+impl Place for Directory {
+    fn told(&self) -> &str {
+        &self.told
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        named(name)?;
+        let at = name.to_string();
+        self.work(name, move |root| place(root, &at, |file| file.write_all(&bytes)))
+            .await
+    }
+
+    async fn put_file(&self, name: &str, from: &Path) -> Result<()> {
+        named(name)?;
+        let (at, from) = (name.to_string(), from.to_path_buf());
+        self.work(name, move |root| {
+            let mut from = File::open(from)?;
+            place(root, &at, |file| io::copy(&mut from, file).map(drop))
+        })
+        .await
+    }
+
+    async fn get(&self, name: &str, most: u64) -> Result<Option<Bytes>> {
+        named(name)?;
+        let at = name.to_string();
+        self.work(name, move |root| {
+            let Some(file) = missing(File::open(root.join(at)))? else {
+                return Ok(None);
+            };
+            let mut bytes = Vec::new();
+            file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > most {
+                return Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    format!("more than {most} bytes"),
+                ));
+            }
+            Ok(Some(bytes.into()))
+        })
+        .await
+    }
+
+    async fn get_file(&self, name: &str, to: &Path) -> Result<bool> {
+        named(name)?;
+        let (at, to) = (name.to_string(), to.to_path_buf());
+        self.work(name, move |root| {
+            let Some(mut from) = missing(File::open(root.join(at)))? else {
+                return Ok(false);
+            };
+            let mut file = fresh(&to)?;
+            io::copy(&mut from, &mut file)?;
+            file.sync_all()?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn list(&self, below: &str) -> Result<Vec<Object>> {
+        let prefix = below.to_string();
+        let mut found = self
+            .work(below, move |root| {
+                let mut found = Vec::new();
+                walk(root, prefix.trim_end_matches('/'), 0, &mut found)?;
+                Ok(found)
+            })
+            .await?;
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        named(name)?;
+        let at = name.to_string();
+        self.work(name, move |root| missing(std::fs::remove_file(root.join(at))).map(drop))
+            .await
+    }
+}
+
+/// Names are a few segments long; links and what isn't whole are passed over.
+fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Object>) -> io::Result<()> {
+    let Some(entries) = missing(std::fs::read_dir(root.join(below)))? else {
+        return Ok(());
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|n| !n.ends_with(PART)) else {
+            continue;
+        };
+        let name = match below {
+            "" => name.to_string(),
+            below => format!("{below}/{name}"),
+        };
+        let Some(metadata) = missing(entry.path().symlink_metadata())? else {
+            continue;
+        };
+        if metadata.is_dir() && depth < 8 {
+            walk(root, &name, depth + 1, found)?;
+        } else if metadata.is_file() {
+            let bytes = metadata.len();
+            found.push(Object { name, bytes });
+        }
+    }
+    Ok(())
+}
