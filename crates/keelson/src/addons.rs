@@ -8,6 +8,7 @@
 use crate::cluster::{self, Cluster};
 use crate::config::{Component, Config};
 use crate::definitions;
+use crate::kubeadm;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -38,17 +39,17 @@ const INGRESS_PUBLISHER: &str = "system:keelson:ingress-publisher";
 
 /// Where a grant holds.
 #[derive(Clone, Copy)]
-enum Scope {
+pub enum Scope {
     Cluster,
     In(&'static str),
 }
 
 /// A role and to whom it is bound.
-struct Grant {
-    name: &'static str,
-    scope: Scope,
-    to: Subject,
-    rules: Value,
+pub struct Grant {
+    pub name: &'static str,
+    pub scope: Scope,
+    pub to: Vec<Subject>,
+    pub rules: Value,
 }
 
 fn account(name: &str) -> Subject {
@@ -60,7 +61,7 @@ fn account(name: &str) -> Subject {
     }
 }
 
-fn group(name: &str) -> Subject {
+pub fn group(name: &str) -> Subject {
     Subject {
         kind: "Group".into(),
         api_group: Some("rbac.authorization.k8s.io".into()),
@@ -69,7 +70,7 @@ fn group(name: &str) -> Subject {
     }
 }
 
-fn nodes() -> Subject {
+pub fn nodes() -> Subject {
     group(keelson_pki::layout::NODES_GROUP)
 }
 
@@ -181,8 +182,11 @@ fn grants() -> Vec<Grant> {
     ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
-    let grant = |name, scope, to, rules| Grant { name, scope, to, rules };
-    vec![
+    let grant = |name, scope, to, rules| {
+        let to = vec![to];
+        Grant { name, scope, to, rules }
+    };
+    let mut all = vec![
         grant(
             "system:keelson:kubelet-serving-approver",
             Scope::Cluster,
@@ -284,7 +288,9 @@ fn grants() -> Vec<Grant> {
         ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
-    ]
+    ];
+    all.extend(kubeadm::grants());
+    all
 }
 
 /// Writes them; existing ones are brought back to what is needed.
@@ -317,7 +323,9 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
             "there is no kind of pools: services of type LoadBalancer get no addresses before it is known which pools there are"
         );
     }
-    let wanted = Cluster::of(config).config_map()?;
+    let cluster = Cluster::of(config);
+    kubeadm::apply(&rest, &cluster).await?;
+    let wanted = cluster.config_map()?;
     Objects::<ConfigMap>::new(&rest)
         .create_or_update(&wanted, |live| {
             let same = live.data == wanted.data;
@@ -342,9 +350,9 @@ macro_rules! bring {
     }};
 }
 
-async fn give(rest: &Rest, grant: Grant) -> anyhow::Result<()> {
+pub async fn give(rest: &Rest, grant: Grant) -> anyhow::Result<()> {
     let rules: Option<Vec<PolicyRule>> = serde_json::from_value(grant.rules)?;
-    let subjects = Some(vec![grant.to]);
+    let subjects = Some(grant.to);
     let (namespace, kind) = match grant.scope {
         Scope::Cluster => (None, "ClusterRole"),
         Scope::In(namespace) => (Some(namespace.to_string()), "Role"),

@@ -23,6 +23,7 @@ mod image;
 mod ingress;
 mod install;
 mod issue;
+mod kubeadm;
 mod kubeconfig;
 mod kubelet_link;
 mod kubelet_options;

@@ -13,7 +13,7 @@ use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use keelson_client::{delete_options, is_not_found};
 use keelson_pki::revocation::Record;
-use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig};
+use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig, authority};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -42,6 +42,9 @@ enum Command {
         /// Print the whole command for the other machine
         #[arg(long)]
         print_join_command: bool,
+        /// For a machine that joins by kubeadm, with upstream's kubelet
+        #[arg(long)]
+        kubeadm: bool,
     },
     /// List the tokens there are: their ids, not their secrets
     List,
@@ -73,7 +76,13 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 ttl,
                 description,
                 print_join_command,
-            } => create(&secrets, &path, ttl, description, print_join_command).await,
+                kubeadm,
+            } => {
+                let joins = if kubeadm { Joins::ByKubeadm } else { Joins::AsAgent };
+                let (token, command) = create(&secrets, &path, ttl, description, joins).await?;
+                println!("{}", if print_join_command { command } else { token });
+                Ok(())
+            }
             Command::List => list(&secrets).await,
             Command::Delete { tokens } => delete(&secrets, &tokens).await,
             Command::Revoke { tokens, reason } => revoke(&rest, &tokens, reason).await,
@@ -82,27 +91,64 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the other machine runs.
+#[derive(Clone, Copy)]
+enum Joins {
+    AsAgent,
+    ByKubeadm,
+}
+
+impl Joins {
+    /// The group of its tokens, beside that of all.
+    fn group(self) -> &'static str {
+        match self {
+            Joins::AsAgent => "system:bootstrappers:keelson:default-node-token",
+            Joins::ByKubeadm => crate::kubeadm::GROUP,
+        }
+    }
+
+    /// The token as that program takes it, and the whole command.
+    fn told(self, token: BootstrapToken, cluster: &Kubeconfig) -> anyhow::Result<(String, String)> {
+        let (server, ca) = (&cluster.server, &cluster.ca_pem);
+        Ok(match self {
+            Joins::AsAgent => {
+                let ca_hash = authority::fingerprint(ca).context("the kubeconfig names no certificate authority")?;
+                let token = JoinToken { token, ca_hash }.to_string();
+                let command = format!("keelson agent --server {server} --token {token}");
+                (token, command)
+            }
+            Joins::ByKubeadm => {
+                let hash = crate::kubeadm::pin(ca)?;
+                let endpoint = endpoint(server)?;
+                let command =
+                    format!("kubeadm join {endpoint} --token {token} --discovery-token-ca-cert-hash sha256:{hash}");
+                (token.to_string(), command)
+            }
+        })
+    }
+}
+
+/// Host and port of a server's URL.
+fn endpoint(server: &str) -> anyhow::Result<String> {
+    let url: http::Uri = server.parse().with_context(|| format!("{server:?} is no URL"))?;
+    let host = url.host().with_context(|| format!("{server:?} names no host"))?;
+    Ok(format!("{host}:{}", url.port_u16().unwrap_or(443)))
+}
+
+/// Makes a token: what of it is printed.
 async fn create(
     secrets: &Objects<Secret>,
     path: &Path,
     ttl: u32,
     description: Option<String>,
-    whole_command: bool,
-) -> anyhow::Result<()> {
+    joins: Joins,
+) -> anyhow::Result<(String, String)> {
     let cluster = Kubeconfig::read(path)?;
-    let ca_hash = keelson_pki::authority::fingerprint(&cluster.ca_pem)
-        .context("the kubeconfig names no certificate authority")?;
     let token = BootstrapToken::generate();
-    secrets
-        .create(&secret(&token, ttl, description))
-        .await
-        .context("the token could not be stored")?;
-    let token = JoinToken { token, ca_hash };
-    match whole_command {
-        true => println!("keelson agent --server {} --token {token}", cluster.server),
-        false => println!("{token}"),
-    }
-    Ok(())
+    let secret = secret(&token, ttl, description, joins);
+    let told = joins.told(token, &cluster)?;
+    secrets.create(&secret).await.context("the token could not be stored")?;
+    Ok(told)
 }
 
 async fn list(secrets: &Objects<Secret>) -> anyhow::Result<()> {
@@ -172,16 +218,13 @@ async fn revoke(rest: &Rest, tokens: &[String], reason: Option<String>) -> anyho
     Ok(())
 }
 
-fn secret(token: &BootstrapToken, hours: u32, description: Option<String>) -> Secret {
+fn secret(token: &BootstrapToken, hours: u32, description: Option<String>, joins: Joins) -> Secret {
     let mut data = vec![
         ("token-id", token.id.clone()),
         ("token-secret", token.secret.clone()),
         ("usage-bootstrap-authentication", "true".into()),
         ("usage-bootstrap-signing", "true".into()),
-        (
-            "auth-extra-groups",
-            "system:bootstrappers:keelson:default-node-token".into(),
-        ),
+        ("auth-extra-groups", joins.group().into()),
     ];
     if hours > 0 {
         let now = Timestamp::now();
@@ -215,10 +258,35 @@ mod tests {
         assert_eq!(left("", now), "<forever>");
         assert_eq!(left("soon", now), "<invalid>");
         assert!(
-            !secret(&BootstrapToken::generate(), 0, None)
+            !secret(&BootstrapToken::generate(), 0, None, Joins::AsAgent)
                 .string_data
                 .unwrap()
                 .contains_key("expiration")
         );
+    }
+
+    #[test]
+    fn each_program_is_told_in_its_own_form() {
+        let ca = keelson_pki::Authority::generate("kubernetes").unwrap();
+        let cluster = Kubeconfig {
+            server: "https://[fd00::1]:6443".into(),
+            ca_pem: ca.cert_pem().into(),
+            ..Kubeconfig::default()
+        };
+        let token: BootstrapToken = "abcdef.0123456789abcdef".parse().unwrap();
+        let (_, command) = Joins::AsAgent.told(token.clone(), &cluster).unwrap();
+        assert!(command.starts_with("keelson agent --server https://[fd00::1]:6443 --token abcdef.0123456789abcdef."));
+        let (alone, command) = Joins::ByKubeadm.told(token.clone(), &cluster).unwrap();
+        assert_eq!(alone, "abcdef.0123456789abcdef");
+        assert!(command.starts_with(
+            "kubeadm join [fd00::1]:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:"
+        ));
+        assert_eq!(endpoint("https://api.example").unwrap(), "api.example:443");
+        let groups = |joins| secret(&token, 1, None, joins).string_data.unwrap()["auth-extra-groups"].clone();
+        assert_eq!(
+            groups(Joins::ByKubeadm),
+            "system:bootstrappers:kubeadm:default-node-token"
+        );
+        assert_ne!(groups(Joins::AsAgent), groups(Joins::ByKubeadm));
     }
 }
