@@ -1,7 +1,7 @@
 //! Keeps what each quota says is used in step with what there is.
 //!
 //! The server charges quotas as objects are created; this gives back what is gone, and corrects the rest. Kinds counted
-//! by number alone are followed by their metadata, from the first quota on that names them.
+//! by number alone are followed by their metadata, while some quota names them.
 
 mod amounts;
 
@@ -20,7 +20,7 @@ use keelson_client::{
     is_not_found,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -131,6 +131,9 @@ impl Reconcile for Quotas {
         self.own.settle(key, self.quotas.store()).await?;
         let Some(quota) = self.quotas.store().get_key(key).filter(|q| !q.is_deleting()) else {
             self.own.forget(key);
+            // What no quota counts any more isn't followed: its definition may go.
+            let kinds = counted_kinds(&self.quotas.store().list());
+            self.counted.lock().retain(|kind, _| kinds.contains(kind));
             return Ok(Outcome::Done);
         };
         if quota.status.is_some()
@@ -183,6 +186,13 @@ fn counted_kind(name: &str) -> Option<String> {
         return Some(name.to_string());
     }
     name.strip_prefix("count/").map(str::to_string)
+}
+
+fn counted_kinds(quotas: &[Arc<ResourceQuota>]) -> BTreeSet<String> {
+    let hard = quotas.iter().filter_map(|q| q.spec.as_ref()?.hard.as_ref());
+    hard.flat_map(|hard| hard.keys())
+        .filter_map(|name| counted_kind(name))
+        .collect()
 }
 
 impl Quotas {
@@ -270,5 +280,25 @@ impl Quotas {
             anyhow::bail!("the objects of {kind} could not be listed within {FIRST_LIST:?}");
         }
         Ok(Some(informer.store().list_namespace(namespace).len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_a_quota_counts_is_followed() {
+        let quota =
+            |hard: serde_json::Value| Arc::new(serde_json::from_value(json!({"spec": {"hard": hard}})).unwrap());
+        let all = [
+            quota(json!({"pods": "1", "configmaps": "1"})),
+            quota(json!({"count/foos.example.com": "1", "requests.cpu": "1"})),
+            Arc::default(),
+        ];
+        let kinds: Vec<_> = counted_kinds(&all).into_iter().collect();
+        assert_eq!(kinds, ["configmaps", "foos.example.com"]);
+        assert!(counted_kinds(&all[2..]).is_empty());
     }
 }

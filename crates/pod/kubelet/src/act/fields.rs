@@ -78,7 +78,7 @@ pub fn quote(s: &str) -> String {
     out
 }
 
-/// The amount of a resource, divided as the selector says; a missing limit is what the node has.
+/// The amount of a resource, divided as the selector says; a missing limit is the pod's, or what the node has.
 pub fn resource(
     pod: &Pod,
     default: Option<&Container>,
@@ -105,10 +105,16 @@ pub fn resource(
         .as_ref()
         .and_then(|r| r.requests.as_ref()?.get(name));
     let nonzero = |q: &&Quantity| !quantity::amount(q).is_zero();
+    // What a pod as a whole may have bounds its containers where they have no bound of their own.
+    let of_pod = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.resources.as_ref()?.limits.as_ref()?.get(name));
+    let of_pod = of_pod.filter(|q| matches!(name, "cpu" | "memory") && nonzero(q));
     let amount = match part {
-        "limits" if matches!(name, "cpu" | "memory" | "ephemeral-storage") => {
-            limits.filter(nonzero).or_else(|| allocatable.get(name))
-        }
+        "limits" if matches!(name, "cpu" | "memory" | "ephemeral-storage") => limits
+            .filter(nonzero)
+            .or_else(|| allocatable.get(name).map(|all| of_pod.unwrap_or(all))),
         "limits" => limits,
         "requests" => requests,
         _ => return Err(format!("Unsupported container resource : {}", selector.resource)),
@@ -145,6 +151,23 @@ mod tests {
         assert_eq!(get("limits.memory", "1Mi"), "64");
         assert_eq!(get("requests.cpu", "0"), "1");
         assert_eq!(get("requests.memory", "1"), "0");
+    }
+
+    #[test]
+    fn a_missing_limit_is_the_pods_or_the_nodes() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"resources": {"limits": {"memory": "64Mi", "cpu": "0"}},
+            "containers": [{"name": "c"}]}}))
+        .unwrap();
+        let allocatable: ResourceList = serde_json::from_value(json!({"cpu": "4", "memory": "8Gi"})).unwrap();
+        let get = |r: &str| {
+            let s = serde_json::from_value(json!({"containerName": "c", "resource": r})).unwrap();
+            resource(&pod, None, &s, &allocatable).unwrap()
+        };
+        assert_eq!(
+            (get("limits.memory"), get("limits.cpu")),
+            ("67108864".into(), "4".into())
+        );
+        assert_eq!(get("requests.memory"), "0", "a request has no such default");
     }
 
     #[test]

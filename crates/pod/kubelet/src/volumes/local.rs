@@ -2,6 +2,7 @@
 
 use super::Tools;
 use super::kind::{Ask, Failure, Group, Kind, Mounted, Stats};
+use crate::host::FileKind;
 use k8s_openapi::api::core::v1::LocalVolumeSource;
 use std::path::Path;
 
@@ -11,6 +12,17 @@ const NAME: &str = "local-volume";
 
 fn source(ask: &Ask) -> Option<&LocalVolumeSource> {
     ask.bound.as_ref()?.volume.spec.as_ref()?.local.as_ref()
+}
+
+/// Whether what is at the path can be the volume. Devices are given as devices: nothing here makes file systems on them.
+fn fit(found: Option<FileKind>, block: bool, path: &str) -> Result<(), String> {
+    match found {
+        None => Err(format!("path \"{path}\" does not exist")),
+        Some(FileKind::BlockDevice) if !block => Err(format!(
+            "path \"{path}\" is a block device, which isn't formatted here: mount it and name the directory, or say volumeMode: Block"
+        )),
+        Some(_) => Ok(()),
+    }
 }
 
 #[tonic::async_trait]
@@ -28,9 +40,7 @@ impl Kind for Local {
             return Err(Failure::set_up("the volume has no local path"));
         };
         let path = Path::new(&local.path);
-        if tools.host.kind(path)?.is_none() {
-            return Err(format!("path \"{}\" does not exist", local.path).into());
-        }
+        fit(tools.host.kind(path)?, ask.is_block(), &local.path)?;
         // The directory itself, not a link to it: ownership is of the directory.
         let path = tools.host.resolve(path)?;
         Ok(Mounted {
@@ -53,5 +63,22 @@ impl Kind for Local {
             }
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_no_directory() {
+        let told = |found, block| fit(found, block, "/dev/sdx").map_err(|e| e.split(',').next().unwrap().to_owned());
+        assert_eq!(told(Some(FileKind::Directory), false), Ok(()));
+        assert_eq!(told(Some(FileKind::BlockDevice), true), Ok(()));
+        assert_eq!(
+            told(Some(FileKind::BlockDevice), false),
+            Err("path \"/dev/sdx\" is a block device".into())
+        );
+        assert_eq!(told(None, true), Err("path \"/dev/sdx\" does not exist".into()));
     }
 }
