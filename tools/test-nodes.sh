@@ -112,6 +112,11 @@ for n in 0 1; do within 10 "and is reached at kln$n from outside" in2 curl -fsS 
 within 10 "policy Local: the address of the pod's node" says "$NET.11" addresses near
 within 10 "and is reached there from outside" says on-kln1 in2 curl -fsS -m 5 http://$NET.11:81/
 k delete svc all near --timeout=10s >/dev/null; ok "load balancers go"
+echo "{apiVersion: keelson.dev/v1, kind: LoadBalancerIPPool, metadata: {name: test}, spec: {addresses: [$NET.200-$NET.203]}}" | k apply -f - >/dev/null
+balancer pooled 80 "app: web" Cluster | k apply -f - >/dev/null
+within 10 "a pool gives a service its address" says "$NET.200" addresses pooled
+within 10 "and a node answers for it" in2 curl -fsS -m 2 http://$NET.200/
+k delete svc pooled --timeout=10s >/dev/null; k delete loadbalancerippool test >/dev/null; ok "and pools go"
 [ "$(k get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns -o jsonpath='{.items[*].endpoints[*].nodeName}')" = "kln0 kln1" ] || fail "DNS of both nodes"
 ok "cluster DNS leads to both nodes"
 within 10 "logs of the agent's pod" says serving k logs web1
