@@ -287,8 +287,9 @@ async fn the_systems_own_logind_waits() {
         let lock = "\"shutdown\" \"kubelet\" \"Kubelet needs time to handle node shutdown\" \"delay\"";
         String::from_utf8(asked.stdout).unwrap().contains(lock)
     };
-    let connecting = Logind::connect(&Sources::of_machine(), Duration::from_secs(4));
-    let mut ours = connecting.await.unwrap_or_else(|e| panic!("{e:?}"));
+    let sources = Sources::of_machine();
+    let connected = Logind::connect(&sources, Duration::from_secs(4)).await;
+    let mut ours = connected.unwrap_or_else(|e| panic!("{e:?}"));
     assert!(is_held());
     ours.release();
     let mut looks = 0..100;
