@@ -40,6 +40,13 @@ pub struct Input<'a> {
     pub now: jiff::Timestamp,
 }
 
+impl Input<'_> {
+    /// Whether something of the pod still runs: nobody is told of its end before, who would give to others what it holds.
+    fn goes_on(&self) -> bool {
+        !self.terminal && !all_stopped(self.observed)
+    }
+}
+
 /// The most that the termination messages of a pod's containers may be together: each gets the same share.
 const MESSAGES: usize = 12 << 10;
 
@@ -217,7 +224,7 @@ fn settle_phase(input: &Input, status: &mut PodStatus, computed: &str) {
         status.reason = input.old.reason.clone().or_else(|| api.reason.clone());
         status.message = input.old.message.clone().or_else(|| api.message.clone());
     }
-    if let Some((reason, message)) = input.failure {
+    if let Some((reason, message)) = input.failure.filter(|_| !input.goes_on()) {
         phase = "Failed".into();
         status.reason = Some(reason.into());
         status.message = Some(message.into());
@@ -271,6 +278,7 @@ fn all_conditions(input: &Input, all: &[&ContainerStatus], phase: &str) -> Vec<P
     let disruption = input
         .disruption
         .clone()
+        .filter(|_| !input.goes_on())
         .or_else(|| pods::condition(old, "DisruptionTarget").cloned());
     if let Some(d) = disruption {
         list.retain(|c| c.type_ != d.type_);
