@@ -140,7 +140,7 @@ impl Cluster {
             let access = Access {
                 clients: clients.clone(),
                 serving: serving_certificate(&mut running, config, &pki)?,
-                client_ca_pem: pki.ca.cert_pem().to_string(),
+                client_ca_pem: pki.ca.bundle_pem(),
             };
             node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref(), pool)?;
@@ -203,7 +203,7 @@ fn identity(name: &str) -> UserInfo {
 
 fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::Config> {
     let pki = Pki::open(pki.dir.parent().unwrap_or(&pki.dir))?;
-    let ca = pki.ca.cert_pem().to_string();
+    let ca = pki.ca.bundle_pem();
     let issuer = crate::config::issuer(&config.cluster_domain);
     let api_audiences = match config.access.api_audiences.as_slice() {
         [] => vec![issuer.clone()],
@@ -290,7 +290,7 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         return;
     }
     let settings = keelson_controllers::Config {
-        root_ca_pem: pki.ca.cert_pem().to_string(),
+        root_ca_pem: pki.ca.bundle_pem(),
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
         account_keys: Some(Arc::new(pki.service_account.clone())),

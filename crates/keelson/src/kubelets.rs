@@ -48,7 +48,8 @@ impl AsSomebody {
             lifetime: LIFETIME,
             ..CertSpec::client(self.name, None)
         })?;
-        let trust = Trust::of_kubelets(Some(self.pki.ca.cert_pem()));
+        let trusted = self.pki.ca.bundle_pem();
+        let trust = Trust::of_kubelets(Some(&trusted));
         let tls = ClientTls::config(trust, Some((&issued.cert_pem, &issued.key_pem)))?;
         *kept = Some((tls.clone(), now + half));
         Ok(tls)

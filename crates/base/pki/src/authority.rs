@@ -9,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType, SigningKey,
 };
+use sha2::Digest;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -96,7 +97,12 @@ pub struct Policy {
 
 /// A certificate authority with its key.
 pub struct Authority {
+    /// Its own.
     cert_pem: String,
+    /// Those that are trusted beside it: the one before or the one to come ([`crate::succession`]).
+    others: String,
+    /// Its certificate as the one before signed it, for whoever knows that one only.
+    introduction: Option<(String, Timestamp)>,
     key: KeyPair,
     /// Its subject, as it stands in its certificate.
     subject: Vec<u8>,
@@ -114,7 +120,7 @@ impl Authority {
                 let found = Self::from_pem(&c, &k)
                     .with_context(|| format!("loading the authority {} with {}", cert.display(), key.display()))?;
                 if found.not_before <= keelson_clock::now() {
-                    return Ok(found);
+                    return found.introduced(files::read(&dir.join(format!("{name}-cross.crt")))?);
                 }
                 // From a clock that was ahead. Nobody can verify by it; by one of the same name and key everybody can.
                 let again = Self::self_signed(common_name, found.key)?;
@@ -124,8 +130,9 @@ impl Authority {
                     cert.display(),
                     found.not_before
                 );
-                files::write_public(&cert, again.cert_pem.as_bytes())?;
-                Ok(again)
+                files::write_public(&cert, format!("{}{}", again.cert_pem, found.others).as_bytes())?;
+                let others = found.others;
+                Ok(Authority { others, ..again })
             }
             (None, None) => {
                 let made = Self::generate(common_name)?;
@@ -175,10 +182,14 @@ impl Authority {
     }
 
     fn with_key(cert_pem: &str, key: KeyPair) -> Result<Self> {
-        let cert = first_certificate(cert_pem)?;
+        let mut all = pem::certificates(cert_pem.as_bytes()).map(|der| pem::encode(pem::CERTIFICATE, &der));
+        let first = all.next().context("no PEM certificate")?;
+        let cert = first_certificate(&first)?;
         ensure!(cert.key == public(&key)?, "the key is not the certificate's");
         Ok(Authority {
-            cert_pem: cert_pem.to_string(),
+            cert_pem: first,
+            others: all.collect(),
+            introduction: None,
             key_id: Some(cert.says.subject_key_id).filter(|id| !id.is_empty()),
             subject: cert.raw_subject,
             not_before: cert.not_before,
@@ -187,8 +198,32 @@ impl Authority {
         })
     }
 
+    fn introduced(self, cross: Option<String>) -> Result<Self> {
+        let Some(pem) = cross else { return Ok(self) };
+        let cross = first_certificate(&pem).context("the certificate that introduces an authority")?;
+        let own = first_certificate(&self.cert_pem)?;
+        let introduction = (cross.key == own.key).then_some((pem, cross.not_after));
+        Ok(Authority { introduction, ..self })
+    }
+
+    /// Its own certificate.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
+    }
+    /// All that are trusted in its place: its own certificate first, then the one of before or the one to come.
+    pub fn bundle_pem(&self) -> String {
+        format!("{}{}", self.cert_pem, self.others)
+    }
+    /// What is shown to peers of a certificate that it issued: with what leads whoever knows the authority before only to this one.
+    pub fn chain(&self, cert_pem: &str) -> String {
+        let good = self
+            .introduction
+            .as_ref()
+            .filter(|(_, ends)| keelson_clock::now() < *ends && signed_by(cert_pem, &self.cert_pem));
+        match good {
+            Some((introduction, _)) => format!("{}\n{introduction}", cert_pem.trim_end()),
+            None => cert_pem.to_string(),
+        }
     }
     /// Its private key, for whoever signs with it.
     pub fn key_pem(&self) -> String {
@@ -216,13 +251,14 @@ impl Authority {
             }
         }
         let der = self.sign(&Template {
-            subject: &Name::of(&spec.common_name, &spec.organizations),
+            subject: &Name::of(&spec.common_name, &spec.organizations).to_der(),
             names: &names,
             key: &public,
             not_before: now - SignedDuration::try_from(BACKDATE)?,
             not_after: (now + SignedDuration::try_from(spec.lifetime)?).min(self.not_after),
             key_usage: key_usage::DIGITAL_SIGNATURE | key_usage::KEY_ENCIPHERMENT,
             ext_key_usage: spec.usages.iter().map(|u| u.extended()).collect(),
+            authority: None,
         })?;
         Ok(Issued {
             cert_pem: pem::encode(pem::CERTIFICATE, &der),
@@ -250,30 +286,73 @@ impl Authority {
             end.strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
         );
         let der = self.sign(&Template {
-            subject: &request.subject,
+            subject: &request.subject.to_der(),
             names: &request.names,
             key,
             not_before: now - backdate,
             not_after: wanted.min(end),
             key_usage: policy.key_usage,
             ext_key_usage: policy.ext_key_usage.clone(),
+            authority: None,
+        })?;
+        Ok(pem::encode(pem::CERTIFICATE, &der))
+    }
+
+    /// Another of the same name, with a key of its own and ten years before it.
+    pub fn successor(&self) -> Result<Authority> {
+        let own = first_certificate(&self.cert_pem)?;
+        let key = KeyPair::generate().context("making a key")?;
+        let spki = key.subject_public_key_info();
+        let id = &sha2::Sha256::digest(&spki)[..20];
+        let end = keelson_clock::now() + SignedDuration::try_from(CA_LIFETIME)?;
+        let template = Template {
+            subject: &self.subject,
+            names: &own.says.names.unwrap_or_default(),
+            key: &public(&key)?.context("a key of an unknown kind")?,
+            // As in what is made at first: a clock that is set back ends nothing.
+            not_before: Timestamp::UNIX_EPOCH,
+            not_after: end,
+            key_usage: AUTHORITY_USAGE,
+            ext_key_usage: Vec::new(),
+            authority: Some(id),
+        };
+        let der = signed(&template, &self.subject, Some(id), &key)?;
+        Self::with_key(&pem::encode(pem::CERTIFICATE, &der), key)
+    }
+
+    /// Another's certificate as this one signs it: whoever trusts this one can trust that one by it, until this one ends.
+    pub fn introduce(&self, other: &Authority) -> Result<String> {
+        let other = first_certificate(&other.cert_pem)?;
+        let der = self.sign(&Template {
+            subject: &other.raw_subject,
+            names: &other.says.names.clone().unwrap_or_default(),
+            key: other.key.as_ref().context("a key of an unknown kind")?,
+            not_before: Timestamp::UNIX_EPOCH.max(self.not_before),
+            not_after: self.not_after.min(other.not_after),
+            key_usage: AUTHORITY_USAGE,
+            ext_key_usage: Vec::new(),
+            authority: Some(&other.says.subject_key_id),
         })?;
         Ok(pem::encode(pem::CERTIFICATE, &der))
     }
 
     fn sign(&self, template: &Template) -> Result<Vec<u8>> {
-        let issuer = Issuer {
-            subject: &self.subject,
-            key_id: self.key_id.as_deref(),
-            algorithm: signature_algorithm(&self.key)?,
-        };
-        let sign = |body: &[u8]| {
-            self.key
-                .sign(body)
-                .map_err(|e| crate::x509::Error(format!("signing: {e}")))
-        };
-        Ok(template.issue(&issuer, sign)?)
+        signed(template, &self.subject, self.key_id.as_deref(), &self.key)
     }
+}
+
+/// What the key of an authority is for.
+const AUTHORITY_USAGE: u16 = key_usage::DIGITAL_SIGNATURE | key_usage::KEY_ENCIPHERMENT | key_usage::CERT_SIGN;
+
+fn signed(template: &Template, subject: &[u8], key_id: Option<&[u8]>, key: &KeyPair) -> Result<Vec<u8>> {
+    let algorithm = signature_algorithm(key)?;
+    let issuer = Issuer {
+        subject,
+        key_id,
+        algorithm,
+    };
+    let sign = |body: &[u8]| key.sign(body).map_err(|e| crate::x509::Error(format!("signing: {e}")));
+    Ok(template.issue(&issuer, sign)?)
 }
 
 /// The AlgorithmIdentifier of a key's signatures.
@@ -362,11 +441,16 @@ impl CertFacts {
 
 /// Hex SHA-256 of the first certificate of a PEM text: what a join token pins.
 pub fn fingerprint(pem: &str) -> Result<String> {
-    use sha2::Digest;
     let der = crate::x509::pem::certificates(pem.as_bytes())
         .next()
         .context("no PEM certificate")?;
     Ok(hex::encode(sha2::Sha256::digest(&der)))
+}
+
+/// The same of each certificate of a bundle.
+pub fn fingerprints(pem: &str) -> Vec<String> {
+    let each = crate::x509::pem::certificates(pem.as_bytes());
+    each.map(|der| hex::encode(sha2::Sha256::digest(&der))).collect()
 }
 
 /// Whether a certificate says what is wanted.

@@ -60,6 +60,14 @@ impl Kubeconfig {
         }
     }
 
+    /// The certificate and the key by which the user proves itself, if it does so by one.
+    pub fn certificate(&self) -> Option<(&str, &str)> {
+        match &self.auth {
+            Auth::Certificate { cert_pem, key_pem } => Some((cert_pem, key_pem)),
+            _ => None,
+        }
+    }
+
     pub fn to_yaml(&self) -> String {
         // JSON strings are YAML strings, whatever they hold.
         let q = |s: &str| serde_json::Value::from(s).to_string();

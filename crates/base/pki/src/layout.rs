@@ -7,10 +7,13 @@ use crate::authority::{self, Authority, CertSpec, San};
 use crate::files;
 use crate::jwt::ServiceAccountKeys;
 use crate::kubeconfig::Kubeconfig;
+use crate::sharing;
 use anyhow::{Context, Result};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 pub const ADMIN_GROUP: &str = "system:masters";
 pub const NODES_GROUP: &str = "system:nodes";
@@ -36,6 +39,14 @@ pub struct CertFiles {
     pub renew_at: i64,
 }
 
+impl CertFiles {
+    /// As peers are to see it.
+    fn shown_by(mut self, ca: &Authority) -> CertFiles {
+        self.cert_pem = ca.chain(&self.cert_pem);
+        self
+    }
+}
+
 /// How often a certificate is asked for at most, whatever the clock does.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -46,16 +57,48 @@ pub async fn due(renew_at: i64) {
     tokio::join!(tokio::time::sleep(SHORTEST_SLEEP), keelson_clock::sleep_until(date));
 }
 
+/// The cluster's certificates as they are now: authorities are replaced while all runs.
+#[derive(Clone)]
+pub struct Current(Arc<watch::Sender<Arc<Pki>>>);
+
+impl Current {
+    pub fn new(pki: Pki) -> Current {
+        Current(Arc::new(watch::Sender::new(Arc::new(pki))))
+    }
+    pub fn get(&self) -> Arc<Pki> {
+        self.0.borrow().clone()
+    }
+    /// What stands in the directory now is in force from now on.
+    pub fn reload(&self) -> Result<()> {
+        let dir = self.get().dir.clone();
+        let again = Pki::open(dir.parent().unwrap_or(&dir))?;
+        self.0.send_replace(Arc::new(again));
+        Ok(())
+    }
+    /// Told of each change from now on.
+    pub fn changes(&self) -> watch::Receiver<Arc<Pki>> {
+        self.0.subscribe()
+    }
+}
+
 impl Pki {
     /// Opens `<data-dir>/pki`; what is missing is made.
     pub fn open(data_dir: &Path) -> Result<Pki> {
         let dir = data_dir.join("pki");
+        for item in sharing::ITEMS {
+            item.complete(&dir)?;
+        }
         Ok(Pki {
             ca: Authority::open(&dir, "ca", "kubernetes")?,
             front_proxy_ca: Authority::open(&dir, "front-proxy-ca", "front-proxy-ca")?,
             service_account: ServiceAccountKeys::open(&dir)?,
             dir,
         })
+    }
+
+    /// By which whoever knows the cluster's authority before only comes to know this one, or the next.
+    pub fn introductions(&self) -> Result<String> {
+        Ok(files::read(&self.dir.join("ca-cross.crt"))?.unwrap_or_default())
     }
 
     pub fn ca_path(&self) -> PathBuf {
@@ -87,25 +130,21 @@ impl Pki {
         sans.extend(also.iter().cloned());
         sans.sort();
         sans.dedup();
-        self.ensure("apiserver", &CertSpec::server("kube-apiserver", sans))
+        let found = self.ensure("apiserver", &CertSpec::server("kube-apiserver", sans))?;
+        Ok(found.shown_by(&self.ca))
     }
 
     /// By which the API server is known to kubelets.
     pub fn apiserver_kubelet_client(&self) -> Result<CertFiles> {
-        self.ensure(
-            "apiserver-kubelet-client",
-            &CertSpec::client("kube-apiserver-kubelet-client", Some(ADMIN_GROUP)),
-        )
+        let spec = CertSpec::client("kube-apiserver-kubelet-client", Some(ADMIN_GROUP));
+        Ok(self.ensure("apiserver-kubelet-client", &spec)?.shown_by(&self.ca))
     }
 
     /// By which the API server is known to extension API servers.
     pub fn front_proxy_client(&self) -> Result<CertFiles> {
-        ensure(
-            &self.dir,
-            "front-proxy-client",
-            &self.front_proxy_ca,
-            &CertSpec::client("front-proxy-client", None),
-        )
+        let spec = CertSpec::client("front-proxy-client", None);
+        let found = ensure(&self.dir, "front-proxy-client", &self.front_proxy_ca, &spec)?;
+        Ok(found.shown_by(&self.front_proxy_ca))
     }
 
     /// A kubelet's serving certificate.
@@ -130,7 +169,8 @@ impl Pki {
     pub fn kubeconfig(&self, path: &Path, server: &str, user: &str, group: Option<&str>) -> Result<Kubeconfig> {
         let name = user.replace(':', "-");
         let files = self.ensure(&format!("client-{name}"), &CertSpec::client(user, group))?;
-        let config = Kubeconfig::with_certificate(server, self.ca.cert_pem(), &name, &files.cert_pem, &files.key_pem);
+        let config =
+            Kubeconfig::with_certificate(server, &self.ca.bundle_pem(), &name, &files.cert_pem, &files.key_pem);
         config.write(path)?;
         Ok(config)
     }

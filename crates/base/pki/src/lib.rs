@@ -7,6 +7,7 @@
 //! * [`bootstrap`]: bootstrap tokens and what a joining machine is given.
 //! * [`kubeconfig`]: kubeconfig files.
 //! * [`revocation`]: what no longer counts before it ends.
+//! * [`succession`]: an authority and the one that follows it, in steps.
 //! * [`sharing`]: what the servers of a cluster have alike, and the token that seals it.
 //! * [`verify`]: whether a certificate is to be trusted, with Go's verdicts.
 //! * [`x509`]: the one reading of requests and certificates, and the one writing.
@@ -23,6 +24,7 @@ pub mod layout;
 pub mod request;
 pub mod revocation;
 pub mod sharing;
+pub mod succession;
 pub mod verify;
 pub mod x509;
 
@@ -30,5 +32,5 @@ pub use authority::{Authority, CertSpec, Issued, San, Usage};
 pub use bootstrap::{BootstrapToken, JoinToken};
 pub use jwt::{Claims, ServiceAccountKeys};
 pub use kubeconfig::Kubeconfig;
-pub use layout::{CertFiles, Pki, due};
+pub use layout::{CertFiles, Current, Pki, due};
 pub use sharing::ServerToken;

@@ -54,13 +54,14 @@ impl Party {
             ..AltNames::default()
         };
         let template = Template {
-            subject: &name,
+            subject: &name.to_der(),
             names: &names,
             key: &public,
             not_before: Timestamp::now() - SignedDuration::from_hours(1),
             not_after: Timestamp::now() + SignedDuration::from_hours(1),
             key_usage: 0,
             ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
+            authority: None,
         };
         let issuer = Issuer {
             subject: &name.to_der(),

@@ -8,6 +8,7 @@ use keelson_pki::files;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const NAME: &str = "journal.json";
 
@@ -67,6 +68,9 @@ impl Journal {
     }
 }
 
+const ATTEMPTS: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(20);
+
 /// Held by who upgrades, for as long as he looks after it.
 pub struct Attended {
     _file: File,
@@ -84,9 +88,30 @@ impl Attended {
             .truncate(false)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Attended { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
+        for attempt in 0..ATTEMPTS {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Attended { _file: file })),
+                // Who only looks whether somebody does is gone at once.
+                Err(TryLockError::WouldBlock) if attempt + 1 < ATTEMPTS => std::thread::sleep(BETWEEN),
+                Err(TryLockError::WouldBlock) => break,
+                Err(TryLockError::Error(e)) => {
+                    return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether somebody does. Nothing is made for that, and whoever begins meanwhile is not kept from it.
+    pub fn is_held(data_dir: &Path) -> anyhow::Result<bool> {
+        let path = directory(data_dir).join("lock");
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            file => file.with_context(|| format!("cannot open {}", path.display()))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
@@ -140,10 +165,28 @@ mod tests {
     #[test]
     fn one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(!Attended::is_held(dir.path()).unwrap() && !dir.path().join("upgrade").exists());
         let first = Attended::alone(dir.path()).unwrap();
+        assert!(Attended::is_held(dir.path()).unwrap());
         assert!(Attended::begin(dir.path()).unwrap().is_none());
         assert!(Attended::alone(dir.path()).is_err());
         drop(first);
+        assert!(!Attended::is_held(dir.path()).unwrap());
         assert!(Attended::begin(dir.path()).unwrap().is_some());
+        // Those who look all the time keep nobody from it.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = Attended::is_held(dir.path()).unwrap();
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+            let began: Vec<bool> = (0..50)
+                .map(|_| Attended::begin(dir.path()).unwrap().is_some())
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(began.iter().all(|began| *began));
+        });
     }
 }

@@ -145,7 +145,7 @@ fn status(host: &Host) -> anyhow::Result<String> {
     let Some(journal) = Journal::read(&installed.data_dir)? else {
         return Ok("nothing was upgraded here yet".into());
     };
-    let attended = journal::Attended::begin(&installed.data_dir)?.is_none();
+    let attended = journal::Attended::is_held(&installed.data_dir)?;
     Ok(told(&journal, attended))
 }
 

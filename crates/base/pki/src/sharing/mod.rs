@@ -11,8 +11,8 @@ pub use token::ServerToken;
 
 use crate::files;
 use crate::jwt::turn;
+use crate::succession::{self, Files};
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where a server keeps the servers' token.
@@ -26,6 +26,8 @@ pub struct Item {
     files: &'static [(&'static str, bool)],
     /// Those that needn't be there, of what is replaced in steps; written last.
     also: &'static [(&'static str, bool)],
+    /// The one of them that counts the steps.
+    steps: &'static str,
 }
 
 /// Everything that is shared, in the order in which it is settled.
@@ -33,17 +35,24 @@ pub const ITEMS: &[Item] = &[
     Item {
         name: "ca",
         files: &[("ca.key", true), ("ca.crt", false)],
-        also: &[],
+        also: &[("ca-next.key", true), ("ca-cross.crt", false), ("ca.turn", false)],
+        steps: "ca.turn",
     },
     Item {
         name: "front-proxy-ca",
         files: &[("front-proxy-ca.key", true), ("front-proxy-ca.crt", false)],
-        also: &[],
+        also: &[
+            ("front-proxy-ca-next.key", true),
+            ("front-proxy-ca-cross.crt", false),
+            ("front-proxy-ca.turn", false),
+        ],
+        steps: "front-proxy-ca.turn",
     },
     Item {
         name: "service-accounts",
         files: &[(turn::KEY, true), (turn::PUBLIC, false)],
         also: &[(turn::NEXT, true), (turn::TURN, false)],
+        steps: turn::TURN,
     },
 ];
 
@@ -52,50 +61,78 @@ pub const ETCD_CA: Item = Item {
     name: "etcd-ca",
     files: &[("etcd/ca.key", true), ("etcd/ca.crt", false)],
     also: &[],
+    steps: "etcd/ca.turn",
 };
 
 impl Item {
     /// What this machine has of it; `None` if anything is missing.
     pub fn read(&self, pki: &Path) -> Result<Option<Vec<u8>>> {
-        let mut found = BTreeMap::new();
+        self.complete(pki)?;
+        let mut found = Files::new();
         for (file, _) in self.files {
             match files::read(&pki.join(file))? {
-                Some(text) => found.insert(*file, text),
+                Some(text) => found.insert((*file).into(), text),
                 None => return Ok(None),
             };
         }
         for (file, _) in self.also {
             if let Some(text) = files::read(&pki.join(file))? {
-                found.insert(*file, text);
+                found.insert((*file).into(), text);
             }
         }
         Ok(Some(serde_json::to_vec(&found)?))
     }
 
-    /// Puts what another server has in its place.
+    /// Puts what another server has, or what a step has made, in its place: all of it, whatever stops this at any moment. What is to be
+    /// written is written down first, and whoever opens the directory next completes it.
     pub fn write(&self, pki: &Path, content: &[u8]) -> Result<()> {
-        let mut found: BTreeMap<String, String> =
-            serde_json::from_slice(content).with_context(|| format!("the servers' {}", self.name))?;
-        let named = self
-            .files
-            .iter()
-            .map(|(file, secret)| Some((file, secret, found.remove(*file)?)));
-        let named: Option<Vec<_>> = named.collect();
-        let named = named.with_context(|| format!("the servers' {} is not complete", self.name))?;
-        let also: Vec<_> = self
-            .also
-            .iter()
-            .map(|(file, secret)| (file, secret, found.remove(*file)))
-            .collect();
+        self.check(content)?;
+        files::write_secret(&self.pending(pki), content)?;
+        self.complete(pki)
+    }
+
+    fn pending(&self, pki: &Path) -> PathBuf {
+        pki.join(format!("{}.pending", self.name))
+    }
+
+    /// Ends a write that was broken off.
+    pub fn complete(&self, pki: &Path) -> Result<()> {
+        let pending = self.pending(pki);
+        let Some(content) = files::read(&pending)? else {
+            return Ok(());
+        };
+        self.put(pki, content.as_bytes())
+            .with_context(|| format!("completing what {} says", pending.display()))?;
+        // For good: it would undo what comes after it.
+        let removed = || {
+            std::fs::remove_file(&pending)?;
+            std::fs::File::open(pki)?.sync_all()
+        };
+        removed().with_context(|| format!("removing {}", pending.display()))
+    }
+
+    /// Whether it is complete, and nothing else.
+    fn check(&self, content: &[u8]) -> Result<Files> {
+        let found: Files = serde_json::from_slice(content).with_context(|| format!("the servers' {}", self.name))?;
         ensure!(
-            found.is_empty(),
+            self.files.iter().all(|(file, _)| found.contains_key(*file)),
+            "the servers' {} is not complete",
+            self.name
+        );
+        let known = |name: &String| self.files.iter().chain(self.also).any(|(file, _)| file == name);
+        ensure!(
+            found.keys().all(known),
             "the servers' {} has files that aren't known here",
             self.name
         );
-        let named = named.into_iter().map(|(file, secret, text)| (file, secret, Some(text)));
-        for (file, secret, text) in named.chain(also) {
+        Ok(found)
+    }
+
+    fn put(&self, pki: &Path, content: &[u8]) -> Result<()> {
+        let found = self.check(content)?;
+        for (file, secret) in self.files.iter().chain(self.also) {
             let path = pki.join(file);
-            match (text, secret) {
+            match (found.get(*file), secret) {
                 (Some(text), true) => files::write_secret(&path, text.as_bytes())?,
                 (Some(text), false) => files::write_public(&path, text.as_bytes())?,
                 (None, _) if path.exists() => {
@@ -113,8 +150,13 @@ impl Item {
             return Ok(false);
         }
         let number = |content: &[u8]| {
-            let files: BTreeMap<String, String> = serde_json::from_slice(content)?;
-            turn::number(files.get(turn::TURN).map(String::as_str))
+            let files: Files = serde_json::from_slice(content)?;
+            let text = files.get(self.steps).map(String::as_str);
+            // Of authorities more is told there than the number.
+            match text.filter(|text| text.starts_with('{')) {
+                Some(text) => succession::number(text),
+                None => turn::number(text),
+            }
         };
         Ok(number(one)? > number(other)?)
     }
@@ -162,5 +204,41 @@ mod tests {
         }
         assert!(!directory.join("third").exists() && !directory.join("a").exists());
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// The machine stops after any of a step's files: whoever opens the directory next finds the whole of it.
+    #[test]
+    fn a_step_of_an_authority_is_whole_or_has_not_been() {
+        use crate::succession::{Step, step};
+        let dir = std::env::temp_dir().join(format!("keelson-whole-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        crate::Pki::open(&dir).unwrap();
+        let (pki, ca) = (dir.join("pki"), &ITEMS[0]);
+        let names: Vec<&str> = ca.files.iter().chain(ca.also).map(|(name, _)| *name).collect();
+        let lay = |files: &Files, some: &[&str]| {
+            for name in some {
+                match files.get(*name) {
+                    Some(text) => files::write_secret(&pki.join(name), text.as_bytes()).unwrap(),
+                    None => _ = std::fs::remove_file(pki.join(name)),
+                }
+            }
+        };
+        for next in [Step::Announce, Step::Sign, Step::Withdraw] {
+            let before: Files = serde_json::from_slice(&ca.read(&pki).unwrap().unwrap()).unwrap();
+            let after = step("ca", &before, next, jiff::Timestamp::now()).unwrap();
+            let content = serde_json::to_vec(&after).unwrap();
+            for written in 0..=names.len() {
+                lay(&before, &names);
+                files::write_secret(&ca.pending(&pki), &content).unwrap();
+                lay(&after, &names[..written]);
+                let opened = crate::Pki::open(&dir).unwrap();
+                assert_eq!(opened.ca.bundle_pem(), after["ca.crt"], "{next:?} after {written}");
+                assert_eq!(ca.read(&pki).unwrap().unwrap(), content);
+                opened.apiserver_kubelet_client().unwrap();
+            }
+            let mode = std::fs::metadata(pki.join("ca.key")).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode, ca.pending(&pki).exists()), (0o600, false));
+        }
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

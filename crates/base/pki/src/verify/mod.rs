@@ -18,4 +18,4 @@ pub mod roots;
 pub mod tls;
 
 pub use chain::{Purpose, verify};
-pub use roots::Roots;
+pub use roots::{Live, Roots};

@@ -2,7 +2,7 @@
 
 use crate::x509::{self, Certificate, pem};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 #[derive(Clone, Debug, Default)]
 pub struct Roots(Vec<Certificate>);
@@ -57,6 +57,31 @@ impl Roots {
         let mut found: Vec<_> = self.0.iter().filter(|c| c.raw_subject == of.raw_issuer).collect();
         found.sort_by_key(likely);
         found
+    }
+}
+
+/// Roots that are exchanged while they are in use: whoever has a clone judges by the newest.
+#[derive(Clone, Debug, Default)]
+pub struct Live(Arc<RwLock<Arc<Roots>>>);
+
+impl Live {
+    pub fn now(&self) -> Arc<Roots> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    pub fn replace(&self, roots: Roots) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roots);
+    }
+}
+
+impl From<Arc<Roots>> for Live {
+    fn from(roots: Arc<Roots>) -> Live {
+        Live(Arc::new(RwLock::new(roots)))
+    }
+}
+
+impl From<Roots> for Live {
+    fn from(roots: Roots) -> Live {
+        Arc::new(roots).into()
     }
 }
 

@@ -2,7 +2,7 @@
 //! the server. Suites with CBC are not among what `rustls` speaks; everything else that Go's TLS takes is.
 
 use super::chain::{Purpose, verify};
-use super::roots::Roots;
+use super::roots::{Live, Roots};
 use crate::x509::key::{Curve, PublicKey, bit_length};
 use crate::x509::signature::{self, Algorithm, Hash, Sha1Use};
 use crate::x509::{self, Certificate};
@@ -34,11 +34,11 @@ const SCHEMES: &[SignatureScheme] = &[
 
 /// Checks the chains that a peer shows. Without roots everyone is trusted, who only has to hold the key.
 #[derive(Debug)]
-pub struct Servers(Option<Arc<Roots>>);
+pub struct Servers(Option<Live>);
 
 impl Servers {
-    pub fn trusting(roots: Arc<Roots>) -> Arc<Servers> {
-        Arc::new(Servers(Some(roots)))
+    pub fn trusting(roots: impl Into<Live>) -> Arc<Servers> {
+        Arc::new(Servers(Some(roots.into())))
     }
     /// For whom the user asked not to be checked.
     pub fn anyone() -> Arc<Servers> {
@@ -128,8 +128,14 @@ impl ServerCertVerifier for Servers {
             if !is_bounded(&leaf, &others) {
                 return Err(too_large("server").into());
             }
-            verify(&leaf, &others, roots, Purpose::Server(&host), keelson_clock::now())
-                .map_err(|why| refused("failed to verify certificate", &why))?;
+            verify(
+                &leaf,
+                &others,
+                &roots.now(),
+                Purpose::Server(&host),
+                keelson_clock::now(),
+            )
+            .map_err(|why| refused("failed to verify certificate", &why))?;
         }
         Ok(ServerCertVerified::assertion())
     }

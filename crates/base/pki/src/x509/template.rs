@@ -5,7 +5,6 @@
 
 use super::der::{self, Reader, context};
 use super::key::PublicKey;
-use super::name::Name;
 use super::names::AltNames;
 use super::{Error, Result, oid};
 use jiff::Timestamp;
@@ -71,21 +70,23 @@ pub struct Issuer<'a> {
     pub algorithm: Vec<u8>,
 }
 
-/// What a certificate shall say. It is never an authority's.
+/// What a certificate shall say. An authority's only where one vouches for the next.
 pub struct Template<'a> {
-    pub subject: &'a Name,
+    /// In DER.
+    pub subject: &'a [u8],
     pub names: &'a AltNames,
     pub key: &'a PublicKey,
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub key_usage: u16,
     pub ext_key_usage: Vec<ExtKeyUsage>,
+    /// Of an authority: the identifier of its key.
+    pub authority: Option<&'a [u8]>,
 }
 
 impl Template<'_> {
     /// The certificate, signed by `sign`.
     pub fn issue(&self, issuer: &Issuer, sign: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-        let subject = self.subject.to_der();
         let key = self
             .key
             .to_der()
@@ -98,9 +99,9 @@ impl Template<'_> {
                 issuer.algorithm.clone(),
                 issuer.subject.to_vec(),
                 der::wrap(der::SEQUENCE, [time(self.not_before), time(self.not_after)]),
-                subject.clone(),
+                self.subject.to_vec(),
                 key,
-                self.extensions(issuer, &subject),
+                self.extensions(issuer),
             ],
         );
         let signature = sign(&body)?;
@@ -108,7 +109,7 @@ impl Template<'_> {
         Ok(der::wrap(der::SEQUENCE, [body, issuer.algorithm.clone(), signature]))
     }
 
-    fn extensions(&self, issuer: &Issuer, subject: &[u8]) -> Vec<u8> {
+    fn extensions(&self, issuer: &Issuer) -> Vec<u8> {
         let mut list = Vec::new();
         if self.key_usage != 0 {
             list.push(extension(oid::KEY_USAGE, true, &bits(self.key_usage)));
@@ -120,14 +121,26 @@ impl Template<'_> {
                 .map(|u| der::write(der::OBJECT_IDENTIFIER, u.oid()));
             list.push(extension(oid::EXT_KEY_USAGE, false, &der::wrap(der::SEQUENCE, usages)));
         }
-        list.push(extension(oid::BASIC_CONSTRAINTS, true, &der::write(der::SEQUENCE, &[])));
+        let is_ca = self.authority.map(|_| der::write(der::BOOLEAN, &[0xff]));
+        list.push(extension(
+            oid::BASIC_CONSTRAINTS,
+            true,
+            &der::wrap(der::SEQUENCE, is_ca),
+        ));
+        if let Some(id) = self.authority.filter(|id| !id.is_empty()) {
+            list.push(extension(
+                oid::SUBJECT_KEY_ID,
+                false,
+                &der::write(der::OCTET_STRING, id),
+            ));
+        }
         if let Some(id) = issuer.key_id {
             let id = der::wrap(der::SEQUENCE, [der::write(context(0), id)]);
             list.push(extension(oid::AUTHORITY_KEY_ID, false, &id));
         }
         if !self.names.is_empty() {
             // Where the subject says nothing, the other names must be understood.
-            let critical = Reader(subject).enter(der::SEQUENCE).is_none_or(|s| s.is_empty());
+            let critical = Reader(self.subject).enter(der::SEQUENCE).is_none_or(|s| s.is_empty());
             list.push(extension(oid::SUBJECT_ALT_NAME, critical, &self.names.to_der()));
         }
         der::wrap(der::constructed(3), [der::wrap(der::SEQUENCE, list)])

@@ -65,8 +65,8 @@ impl Config {
         let kubelet = pki.apiserver_kubelet_client()?;
         let proxy = pki.front_proxy_client()?;
         Ok(Config {
-            client_ca_pem: pki.ca.cert_pem().to_string(),
-            front_proxy_ca_pem: Some(pki.front_proxy_ca.cert_pem().to_string()),
+            client_ca_pem: pki.ca.bundle_pem(),
+            front_proxy_ca_pem: Some(pki.front_proxy_ca.bundle_pem()),
             front_proxy_client: Some((proxy.cert_pem, proxy.key_pem)),
             kubelet_client: Some((kubelet.cert_pem, kubelet.key_pem)),
             ..Self::new(pki.service_account)
