@@ -91,7 +91,8 @@ fn same(root: &Path, wanted: &Volume) -> anyhow::Result<()> {
 /// Volumes take the room that was reserved for them.
 fn room(backup: &Backup, data_dir: &Path) -> anyhow::Result<()> {
     let manifest = &backup.manifest;
-    let volumes: u64 = manifest.volumes.iter().map(|volume| volume.data.bytes).sum();
+    let volumes = manifest.volumes.iter().map(|volume| volume.data.bytes);
+    let volumes = volumes.fold(0, u64::saturating_add);
     // The store: the file, and what is made of it.
     let wanted = volumes.saturating_add(manifest.store.bytes.saturating_mul(3));
     let free = crate::upgrade::free(data_dir)?;
