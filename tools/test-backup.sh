@@ -52,10 +52,10 @@ k -n shop rollout status statefulset/db --timeout=120s >/dev/null && ok "a pod w
 k -n shop exec db-0 -- sh -c 'echo kept > /data/file && sync'
 uid=$(k -n shop get statefulset db -o jsonpath='{.metadata.uid}')
 
-t=$(now); said=$(backup create); ok "a backup ($(ms $t)): $said"
+t=$(now); said=$(backup create --kubeconfig "$KUBECONFIG_FILE"); ok "a backup ($(ms $t)): $said"
 [[ $said = *" 1 volumes"* && $said != *"without "* ]] || fail "the volume isn't in it: $said"
 k -n shop exec db-0 -- sh -c 'echo later > /data/file && sync'
-t=$(now); said=$(backup create); ok "another one ($(ms $t)): $said"
+t=$(now); said=$(backup create --kubeconfig "$KUBECONFIG_FILE"); ok "another one ($(ms $t)): $said"
 new=$(sed -n 's/.*; \([0-9]*\) new pieces.*/\1/p' <<<"$said"); [ "$new" -lt 10 ] || fail "what was there was sent again: $new pieces"
 ! grep -ra -e "kept" -e "BEGIN.*PRIVATE" "$S3/archive/cluster" >/dev/null && ok "nothing of it can be read in the bucket" || fail "the bucket is readable"
 first=$(backup ls | sed -n 2p | cut -d' ' -f1); [ "$(backup ls | grep -c manual)" = 2 ] || fail "ls: $(backup ls)"
@@ -92,14 +92,14 @@ for _ in $(seq 300); do [ "$(k -n shop exec db-0 -- cat /data/file 2>/dev/null)"
 
 k -n shop exec db-0 -- sh -c 'echo spoilt > /data/file && sync'
 k delete namespace shop --timeout=60s >/dev/null
-backup restore "$first" -n shop --dry-run | grep "^create *statefulsets.apps/db" >/dev/null && ok "a dry run says what would come back" || fail "a dry run"
+backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --dry-run | grep "^create *statefulsets.apps/db" >/dev/null && ok "a dry run says what would come back" || fail "a dry run"
 [ "$(k get namespace shop --ignore-not-found)" = "" ] || fail "a dry run made something"
-t=$(now); said=$(backup restore "$first" -n shop --node-name $CLUSTER) || fail "the namespace: $said"
+t=$(now); said=$(backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --node-name $CLUSTER) || fail "the namespace: $said"
 [[ $said = *"with its data"* ]] && ok "a namespace comes back ($(ms $t))" || fail "the claim has no data: $said"
 for _ in $(seq 300); do [ "$(k -n shop exec db-0 -- cat /data/file 2>/dev/null)" = kept ] && break; sleep 0.2; done
 [ "$(k -n shop exec db-0 -- cat /data/file)" = kept ] && ok "its pod runs with the data of then ($(ms $t))" || fail "the data: $(k -n shop get pods,pvc,pv)"
 [ "$(k -n shop get statefulset db -o jsonpath='{.metadata.uid}')" != "$uid" ] && ok "as a new object" || fail "a uid was taken over"
 k -n shop scale statefulset db --replicas=0 >/dev/null
-said=$(backup restore "$first" -n shop --object sts/db --dry-run); [[ $said = kept*"spec.replicas: 0 -> 1"* ]] && ok "what differs is told" || fail "$said"
-backup restore "$first" -n shop --object sts/db --update >/dev/null; [ "$(k -n shop get statefulset db -o jsonpath='{.spec.replicas}')" = 1 ] && ok "and mended when that is asked" || fail "not updated"
+said=$(backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --object sts/db --dry-run); [[ $said = kept*"spec.replicas: 0 -> 1"* ]] && ok "what differs is told" || fail "$said"
+backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --object sts/db --update >/dev/null; [ "$(k -n shop get statefulset db -o jsonpath='{.spec.replicas}')" = 1 ] && ok "and mended when that is asked" || fail "not updated"
 echo "backup: all as promised"

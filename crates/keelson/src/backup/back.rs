@@ -6,6 +6,7 @@ use super::volume::Volumes;
 use anyhow::{Context, ensure};
 use http::Method;
 use keelson_backup::objects::{Existing, Planned, Step, clean, owned, plan};
+use keelson_client::is_already_exists;
 use keelson_client::rest::{JSON, Rest};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,11 +31,16 @@ impl Back<'_> {
         // Uids as they were, and are.
         let mut now = BTreeMap::new();
         let mut failed = 0;
+        let mut left: BTreeMap<&str, usize> = BTreeMap::new();
         for step in &planned {
             let object = &step.object;
             let told = format!("{}/{}", object.resource, object.name());
             if let Some(live) = &step.live {
                 now.insert(object.uid().to_string(), live.clone());
+            }
+            if let Step::Left(why) = step.step {
+                *left.entry(why).or_default() += 1;
+                continue;
             }
             let (word, lines) = words(step);
             let acts = matches!(step.step, Step::Create | Step::Update(_));
@@ -52,6 +58,9 @@ impl Back<'_> {
                     println!("failed    {told}\n          {error:#}");
                 }
             }
+        }
+        for (why, many) in left {
+            println!("left      {many}: {why}");
         }
         Ok(failed)
     }
@@ -78,7 +87,14 @@ impl Back<'_> {
                 if object.resource == "persistentvolumeclaims" {
                     notes.extend(self.volumes.fill(self.from, self.to, object, &mut value).await?);
                 }
-                self.to.create_raw(id, namespace, serde_json::to_vec(&value)?).await?
+                match self.to.create_raw(id, namespace, serde_json::to_vec(&value)?).await {
+                    // Its controller was quicker, as with every namespace's account.
+                    Err(error) if is_already_exists(&error) => {
+                        notes.push("somebody has made it meanwhile: it stays so".into());
+                        self.to.get_raw(id, namespace, name, "", JSON).await?
+                    }
+                    answer => answer?,
+                }
             }
             _ => {
                 let live = self.to.get_raw(id, namespace, name, "", JSON).await?;
@@ -107,6 +123,6 @@ fn words(step: &Planned) -> (&'static str, Vec<String>) {
         Step::Update(lines) => ("update", lines.clone()),
         Step::Same => ("same", Vec::new()),
         Step::Kept(lines) => ("kept", lines.clone()),
-        Step::Left(why) => ("left", vec![why.to_string()]),
+        Step::Left(_) => ("left", Vec::new()),
     }
 }

@@ -91,11 +91,16 @@ fn bound(was: &Value, name: &str, handle: &str, claim: &Object, then: &str, now:
             }
         }
     }
+    // Without the provisioner's own it would be given one while the claim is being bound.
+    let finalizers = was
+        .pointer("/metadata/finalizers")
+        .cloned()
+        .unwrap_or_else(|| json!([]));
     let annotations = was
         .pointer("/metadata/annotations")
         .cloned()
         .unwrap_or_else(|| json!({}));
-    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "annotations": annotations}, "spec": spec})
+    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "annotations": annotations, "finalizers": finalizers}, "spec": spec})
 }
 
 #[cfg(test)]
@@ -114,7 +119,7 @@ mod tests {
         let is = bound(&was, "restored-1", "vol-2", &claim, "old", "new");
         assert_eq!(
             is["metadata"],
-            json!({"name": "restored-1", "annotations": {"pv.kubernetes.io/provisioned-by": NAME}})
+            json!({"name": "restored-1", "annotations": {"pv.kubernetes.io/provisioned-by": NAME}, "finalizers": []})
         );
         assert_eq!(is["spec"]["csi"]["volumeHandle"], "vol-2");
         assert_eq!(is["spec"]["claimRef"].get("uid"), None);
