@@ -66,14 +66,26 @@ impl<'a> Making<'a> {
     async fn keep(&self, picture: &Picture, lacking: Vec<String>) -> anyhow::Result<Made> {
         let mut made = self.write(&self.repository, picture, lacking).await?;
         if let Some(kept) = self.scheduled {
-            let names = manifest::names(&self.repository).await?;
-            let old = manifest::superfluous(&names, kept);
-            if !old.is_empty() {
-                let pieces = manifest::give_up(&self.repository, &self.lock, &old).await?;
-                made.given_up = (old.len(), pieces);
+            let given_up = self.give_up(&made.name, kept).await;
+            match given_up {
+                Ok(given_up) => made.given_up = given_up,
+                // This one is made all the same.
+                Err(error) => tracing::error!(error = format!("{error:#}"), "old backups stay"),
             }
         }
         Ok(made)
+    }
+
+    /// The schedule's oldest: never the one just made, whatever the others say of when they were.
+    async fn give_up(&self, made: &str, kept: usize) -> anyhow::Result<(usize, u64)> {
+        let mut names = manifest::names(&self.repository).await?;
+        names.retain(|name| name != made);
+        let old = manifest::superfluous(&names, kept.saturating_sub(1));
+        if old.is_empty() {
+            return Ok((0, 0));
+        }
+        let pieces = manifest::give_up(&self.repository, &self.lock, &old).await?;
+        Ok((old.len(), pieces))
     }
 
     async fn write(&self, repository: &Repository, picture: &Picture, lacking: Vec<String>) -> anyhow::Result<Made> {
@@ -104,6 +116,8 @@ impl<'a> Making<'a> {
             one_moment: picture.one_moment,
             lacking,
         };
+        // Pieces that were there at the beginning are there still.
+        self.lock.held().await?;
         let (name, sent) = writer.finish(&manifest).await?;
         let given_up = (0, 0);
         Ok(Made {

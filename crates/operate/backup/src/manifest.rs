@@ -2,8 +2,8 @@
 
 use crate::repository::{Damage, File, Id, Lock, Repository, Result, files::Sent};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -14,6 +14,8 @@ const SCHEDULED: &str = "scheduled";
 /// How many faults are told one by one.
 const TOLD: usize = 50;
 const AT_ONCE: usize = 6;
+/// By how much clocks of several machines may differ.
+const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// A key's file is short.
 pub const KEY_MOST: u64 = 1 << 20;
 
@@ -150,13 +152,19 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Names of backups, the oldest first.
+/// Names of backups, the oldest first. Those that a clock which was ahead has dated are older than any of today's.
 pub async fn names(repository: &Repository) -> Result<Vec<String>> {
     let found = repository.backups().await?;
     let names = found
         .iter()
         .filter_map(|object| object.name.strip_prefix(crate::repository::BACKUPS));
-    Ok(names.map(str::to_string).collect())
+    Ok(in_order(names.map(str::to_string).collect(), Timestamp::now()))
+}
+
+fn in_order(mut names: Vec<String>, now: Timestamp) -> Vec<String> {
+    let is_past = |name: &str| moment(name).is_some_and(|at| at.duration_since(now) < AHEAD);
+    names.sort_by_cached_key(|name| (is_past(name), name.clone()));
+    names
 }
 
 /// One by its name, or the newest.
@@ -253,6 +261,7 @@ pub async fn give_up(repository: &Repository, lock: &Lock, names_of: &[String]) 
                 .flat_map(|(_, file)| file.ids().collect::<Vec<_>>()),
         );
     }
+    lock.held().await?;
     for name in names_of {
         repository.forget(&full(name)).await?;
     }
@@ -275,6 +284,24 @@ mod tests {
         assert!(superfluous(&names, 2).is_empty() && superfluous(&[], 1).is_empty());
         assert_eq!(moment(&names[0]).unwrap().to_string(), "2026-03-01T02:00:00Z");
         assert!(moment("yesterday-scheduled-a").is_none() && !is_scheduled("20260301T020000Z"));
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_dated_is_not_the_newest() {
+        let names = [
+            "20310101T020000Z-scheduled-dddddd",
+            "20260302T123000Z-manual-cccccc",
+            "20260301T020000Z-scheduled-aaaaaa",
+            "20260302T020000Z-scheduled-bbbbbb",
+            "tomorrow-scheduled-e",
+        ];
+        let now = "2026-03-02T12:00:00Z".parse().unwrap();
+        let ordered = in_order(names.map(String::from).to_vec(), now);
+        assert_eq!(ordered, [names[0], names[4], names[2], names[3], names[1]]);
+        assert_eq!(superfluous(&ordered, 2), [names[0], names[4]]);
+        // Of a machine that doesn't know the time all are alike.
+        let ordered = in_order(names.map(String::from).to_vec(), Timestamp::UNIX_EPOCH);
+        assert_eq!(ordered, [names[2], names[3], names[1], names[0], names[4]]);
     }
 
     #[test]

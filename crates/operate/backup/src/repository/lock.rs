@@ -1,5 +1,6 @@
 //! One writer a repository. Who writes notes it, then looks who else has: of two that come at once both may give way, and never do both go on.
-//! A note is renewed while somebody is at it; one that wasn't for long is of a program that died.
+//! A note is renewed while somebody is at it; one that wasn't for long is of a program that died. Who was taken for dead and isn't, for the
+//! machine slept or its clock is another, finds that out before anything counts ([`Lock::held`]).
 
 use super::{Damage, Repository, Result};
 use crate::place::Place;
@@ -37,7 +38,13 @@ pub struct Lock {
 impl Repository {
     /// `who`: as others are told.
     pub async fn lock(&self, who: &str) -> Result<Lock> {
-        let (place, name) = (self.place.clone(), format!("{LOCKS}{}", uuid::Uuid::new_v4()));
+        Lock::take(self.place.clone(), who).await
+    }
+}
+
+impl Lock {
+    pub(super) async fn take(place: Arc<dyn Place>, who: &str) -> Result<Lock> {
+        let name = format!("{LOCKS}{}", uuid::Uuid::new_v4());
         note(place.as_ref(), &name, who).await?;
         let others = others(place.as_ref(), &name, Timestamp::now()).await;
         if let Ok(None) = others {
@@ -45,8 +52,12 @@ impl Repository {
             let renewing = tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(RENEWED).await;
-                    if let Err(error) = note(kept.as_ref(), &at, &us).await {
-                        tracing::warn!(%error, "the note of who writes to the repository isn't renewed");
+                    match renew(kept.as_ref(), &at, &us).await {
+                        Ok(true) => {}
+                        Ok(false) => return,
+                        Err(error) => {
+                            tracing::warn!(%error, "the note of who writes to the repository isn't renewed");
+                        }
                     }
                 }
             });
@@ -64,9 +75,20 @@ impl Repository {
             None => Err(Damage::Refused("somebody else writes to the repository".into())),
         }
     }
-}
 
-impl Lock {
+    /// # Errors
+    ///
+    /// If somebody took us for dead: what we found in the repository may be gone by now.
+    pub async fn held(&self) -> Result<()> {
+        match is_noted(self.place.as_ref(), &self.name).await? {
+            true => Ok(()),
+            false => Err(Damage::Refused(format!(
+                "another program took our note in {} away and may have removed pieces: this machine slept, or its clock is another than theirs",
+                self.place.told()
+            ))),
+        }
+    }
+
     pub async fn release(self) -> Result<()> {
         self.renewing.abort();
         Ok(self.place.remove(&self.name).await?)
@@ -83,6 +105,19 @@ async fn note(place: &dyn Place, name: &str, who: &str) -> Result<()> {
     let (who, at) = (who.to_string(), Timestamp::now());
     let json = serde_json::to_vec(&Note { who, at }).map_err(|e| Damage::Refused(e.to_string()))?;
     Ok(place.put(name, json.into()).await?)
+}
+
+async fn is_noted(place: &dyn Place, name: &str) -> Result<bool> {
+    Ok(place.get(name, MOST).await?.is_some())
+}
+
+/// False: it is gone, and isn't made again.
+async fn renew(place: &dyn Place, name: &str, who: &str) -> Result<bool> {
+    let is_ours = is_noted(place, name).await?;
+    if is_ours {
+        note(place, name, who).await?;
+    }
+    Ok(is_ours)
 }
 
 /// Another one that counts. Those that don't are removed.

@@ -96,6 +96,19 @@ impl Repository {
         if let Some(found) = Repository::find(place.clone(), secret).await? {
             return Ok(found);
         }
+        // Of two that make it at once one would seal by keys that the other has written over.
+        let lock = Lock::take(place.clone(), "who makes the repository").await?;
+        let made = Repository::make(place, secret).await;
+        let released = lock.release().await;
+        let made = made?;
+        released.map(|()| made)
+    }
+
+    async fn make(place: Arc<dyn Place>, secret: &Secret) -> Result<Repository> {
+        // Meanwhile somebody else may have.
+        if let Some(found) = Repository::find(place.clone(), secret).await? {
+            return Ok(found);
+        }
         if !place.list(CHUNKS).await?.is_empty() || !place.list(BACKUPS).await?.is_empty() {
             return Err(Damage::Missing(format!(
                 "{} of the repository in {}",

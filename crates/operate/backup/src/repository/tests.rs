@@ -179,6 +179,44 @@ fn full_of(name: &str) -> String {
 }
 
 #[tokio::test]
+async fn who_makes_a_repository_is_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("repository");
+    let secret = secret();
+    let (one, other) = tokio::join!(
+        Repository::open_or_make(place(&at), &secret),
+        Repository::open_or_make(place(&at), &secret)
+    );
+    // Whoever got one can read what is written to the one that is there.
+    let is = Repository::open_or_make(place(&at), &secret).await.unwrap();
+    for made in [one, other].into_iter().flatten() {
+        assert_eq!(made.keys.id(b"content"), is.keys.id(b"content"));
+    }
+    assert!(is.place.list("locks/").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn who_was_taken_for_dead_is_told_before_anything_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = write(dir.path());
+    let at = dir.path().join("repository");
+    let repository = Repository::open_or_make(place(&at), &Secret::None).await.unwrap();
+    let (name, _) = backup(&repository, &files, true).await;
+    let lock = repository.lock("here").await.unwrap();
+    lock.held().await.unwrap();
+    // As by a machine whose clock is an hour ahead.
+    for note in repository.place.list("locks/").await.unwrap() {
+        repository.place.remove(&note.name).await.unwrap();
+    }
+    let refused = lock.held().await.unwrap_err().to_string();
+    assert!(refused.contains("took our note"), "{refused}");
+    let given_up = manifest::give_up(&repository, &lock, std::slice::from_ref(&name)).await;
+    assert!(given_up.is_err());
+    assert_eq!(manifest::names(&repository).await.unwrap(), [name]);
+    lock.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_nobody_needs_goes_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("repository");
