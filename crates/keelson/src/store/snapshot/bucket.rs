@@ -59,7 +59,7 @@ impl Bucket {
     pub async fn follow(&self, here: &[Found], kept: usize, now: Timestamp) -> anyhow::Result<()> {
         let place = self.open()?;
         let there = self.list().await?;
-        for found in lacking(here, &there) {
+        for found in lacking(here, &there, now) {
             let name = file_name(found).context("a snapshot without a name")?;
             place.put_file(name, &found.path).await?;
             tracing::info!(snapshot = name, place = self.text, "sent a snapshot of the store");
@@ -76,10 +76,12 @@ fn file_name(found: &Found) -> Option<&str> {
     found.path.file_name()?.to_str()
 }
 
-/// Of the schedule's only those that are newer than what the bucket has: older ones were there, and have been given up.
-fn lacking<'a>(here: &'a [Found], there: &[Found]) -> Vec<&'a Found> {
+/// Of the schedule's only those that are newer than what the bucket has: older ones were there, and have been given up. What a clock that was
+/// ahead has dated says nothing of that.
+fn lacking<'a>(here: &'a [Found], there: &[Found], now: Timestamp) -> Vec<&'a Found> {
     let same = |a: &Found, b: &Found| file_name(a) == file_name(b) && a.bytes == b.bytes;
-    let newest = there.iter().filter(|f| f.why == Why::Scheduled).map(|f| f.at).max();
+    let past = there.iter().filter(|f| f.why == Why::Scheduled && f.at <= now);
+    let newest = past.map(|f| f.at).max();
     let news = |found: &Found| found.why == Why::Asked || newest.is_none_or(|newest| found.at > newest);
     let is_there = |found: &Found| there.iter().any(|other| same(found, other));
     here.iter().filter(|found| !is_there(found) && news(found)).collect()
@@ -120,7 +122,8 @@ mod tests {
         let (s, a) = (Why::Scheduled, Why::Asked);
         let here = [found(s, 1, 5), found(a, 2, 5), found(s, 3, 5), found(s, 4, 5)];
         let hours = |there: &[Found]| {
-            let lacking = lacking(&here, there);
+            let now = "2026-03-01T05:00:00Z".parse::<Timestamp>().unwrap();
+            let lacking = lacking(&here, there, now);
             lacking
                 .iter()
                 .map(|f| f.at.to_zoned(jiff::tz::TimeZone::UTC).hour())
@@ -130,6 +133,11 @@ mod tests {
         assert_eq!(hours(&here), [0i8; 0]);
         assert_eq!(hours(&[found(s, 3, 5)]), [2, 4], "that of one o'clock was given up");
         assert_eq!(hours(&[found(a, 2, 4), found(s, 4, 5)]), [2], "half of one is none");
+        assert_eq!(
+            hours(&[found(s, 3, 5), found(s, 23, 5)]),
+            [2, 4],
+            "a clock that was ahead"
+        );
     }
 
     #[test]
