@@ -64,6 +64,13 @@ async fn what_is_put_is_there_until_it_is_removed() {
     assert_eq!(place.get("a/3", 100).await.unwrap().unwrap(), "content 3");
     assert!(place.get("a/3", 5).await.is_err(), "more than is wanted");
     assert_eq!(place.get("none", 5).await.unwrap(), None);
+    let looks = "<Error><Code>InternalError</Code></Error>";
+    place.put("looks", looks.into()).await.unwrap();
+    assert_eq!(
+        place.get("looks", 100).await.unwrap().unwrap(),
+        looks,
+        "it is what was kept"
+    );
     assert!(place.get("../a", 5).await.is_err());
     place.remove("a/3").await.unwrap();
     place.remove("a/3").await.unwrap();

@@ -7,7 +7,6 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What isn't whole yet ends so.
 const PART: &str = ".part";
@@ -47,13 +46,11 @@ impl Directory {
 
 /// A file beside, filled and given its name.
 fn place(root: &Path, name: &str, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let path = root.join(name);
     let dir = path.parent().unwrap_or(root);
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let beside = dir.join(format!(".{}-{number}{PART}", std::process::id()));
-    let _ = std::fs::remove_file(&beside);
+    // Processes of other machines may have our number.
+    let beside = dir.join(format!(".{}{PART}", uuid::Uuid::new_v4()));
     let written = || -> io::Result<()> {
         let mut file = fresh(&beside)?;
         fill(&mut file)?;
@@ -126,9 +123,9 @@ impl Place for Directory {
                 return Ok(false);
             };
             let mut file = fresh(&to)?;
-            io::copy(&mut from, &mut file)?;
-            file.sync_all()?;
-            Ok(true)
+            let copied = io::copy(&mut from, &mut file).and_then(|_| file.sync_all());
+            let copied = copied.inspect_err(|_| drop(std::fs::remove_file(&to)));
+            copied.map(|()| true)
         })
         .await
     }

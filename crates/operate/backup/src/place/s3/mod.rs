@@ -13,7 +13,7 @@ use super::{Object, Place, Result, Trouble, directory, named};
 use answer::{Next, Outcome, judge};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Client, Method, Response, Url};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use std::path::Path;
@@ -137,6 +137,16 @@ impl S3 {
                 Err(error) => (Outcome::Broken(why(&error)), Bytes::new()),
                 Ok(response) => self.read(what, response, most).await?,
             };
+            // Some errors are sent with 200, as when parts are put together. What was kept is no answer, whatever it looks like.
+            let outcome = match outcome {
+                Outcome::Answered { status, code }
+                    if method == Method::POST && status.is_success() && is_error(&got) =>
+                {
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    Outcome::Answered { status, code }
+                }
+                other => other,
+            };
             match self.next(what, &outcome, tried).await? {
                 Next::Done => return Ok(Answer::Whole(got)),
                 Next::Missing => return Ok(Answer::Missing),
@@ -156,17 +166,8 @@ impl S3 {
             Ok(None) => Bytes::new(),
             Err(why) => return Ok((Outcome::Broken(why), Bytes::new())),
         };
-        // Some are sent with 200, as when parts are put together.
-        let code = answer::code(&body[..body.len().min(SAID as usize)]);
-        let is_error = !status.is_success() || body.len() < SAID as usize && contains(&body, b"<Error>");
-        let outcome = match (is_error, status.is_success()) {
-            (true, true) => Outcome::Answered {
-                status: reqwest::StatusCode::INTERNAL_SERVER_ERROR,
-                code,
-            },
-            _ => Outcome::Answered { status, code },
-        };
-        Ok((outcome, body))
+        let code = answer::code(&body);
+        Ok((Outcome::Answered { status, code }, body))
     }
 
     /// Waits, if it is to be tried again.
@@ -227,18 +228,24 @@ impl S3 {
     async fn save(&self, name: &str, mut response: Response, to: &Path) -> Result<Option<String>> {
         let failed = |e: std::io::Error| self.failed(name, &format!("{}: {e}", to.display()));
         let mut file = tokio::fs::File::from_std(directory::fresh(to).map_err(failed)?);
-        let broke = loop {
-            match response.chunk().await {
-                Ok(None) => break None,
-                Ok(Some(piece)) => file.write_all(&piece).await.map_err(failed)?,
-                Err(error) => break Some(why(&error)),
+        let saved = async {
+            loop {
+                match response.chunk().await {
+                    Ok(None) => break,
+                    Ok(Some(piece)) => file.write_all(&piece).await?,
+                    Err(error) => return Ok(Some(why(&error))),
+                }
             }
+            // Only this tells whether the last piece was written.
+            file.flush().await?;
+            file.sync_all().await?;
+            Ok::<_, std::io::Error>(None)
         };
-        match &broke {
-            Some(_) => tokio::fs::remove_file(to).await.map_err(failed)?,
-            None => file.sync_all().await.map_err(failed)?,
+        let saved = saved.await;
+        if !matches!(saved, Ok(None)) {
+            tokio::fs::remove_file(to).await.map_err(failed)?;
         }
-        Ok(broke)
+        saved.map_err(failed)
     }
 }
 
@@ -314,8 +321,9 @@ impl Place for S3 {
     }
 }
 
-fn contains(body: &[u8], what: &[u8]) -> bool {
-    body.windows(what.len()).any(|window| window == what)
+fn is_error(body: &[u8]) -> bool {
+    const ERROR: &[u8] = b"<Error>";
+    body.len() < SAID as usize && body.windows(ERROR.len()).any(|window| window == ERROR)
 }
 
 /// `None`: there is more.
