@@ -106,7 +106,6 @@ impl Worker {
         }
         self.kl.userns.release(&self.handle.uid);
         self.kl.devices.release(&self.handle.uid);
-        self.kl.managers.release(&self.handle.uid);
         self.set_stage(Stage::Finished);
         self.kl.workers.weigh_burstable(&self.kl);
         Next::Again
@@ -234,6 +233,9 @@ impl Worker {
         let readiness = kl.probes.readiness(&self.handle.uid, pod);
         let handler = kl.runtime_handler(pod).unwrap_or_default();
         let restarting = crate::plan::wants_restart_all(pod, &self.observed, &self.status);
+        // What is still coming into being isn't seen yet, and may run.
+        let ends = terminal || self.inflight.is_empty();
+        let failure = self.failure.as_ref().filter(|_| ends);
         let mut status = generate::status(&generate::Input {
             pod,
             observed: &self.observed,
@@ -246,10 +248,15 @@ impl Worker {
             recursive_read_only: kl.node.recursive_read_only(&handler),
             restarting,
             resize: &resize,
-            failure: self.failure.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
-            disruption: self.disruption.clone(),
+            failure: failure.map(|(r, m)| (r.as_str(), m.as_str())),
+            disruption: self.disruption.clone().filter(|_| ends),
             now: kl.host.now(),
         });
+        let over = terminal || pods::is_terminal_phase(status.phase.as_deref());
+        if ends && over && generate::all_stopped(&self.observed) {
+            // Before the end is told: then others take its place.
+            kl.managers.release(&self.handle.uid);
+        }
         kl.devices.tell(pod, &mut status);
         kl.claims.tell(pod, &mut status);
         self.count_start(&status);
