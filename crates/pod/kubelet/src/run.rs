@@ -63,8 +63,6 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
-    // What pods had that are gone; all that there are have a task by now.
-    kl.managers.cpus.keep_only(|uid| kl.workers.get(uid).is_some());
     managers::start(&kl);
     tokio::spawn(pleg::end_orphans(kl.clone()));
     match gc::images::list(&kl).await {

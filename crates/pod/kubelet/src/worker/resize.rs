@@ -178,7 +178,11 @@ impl Worker {
         let Some(c) = pods::find_container(pod, &update.name) else {
             return Ok(());
         };
-        let resources = cgroup::container_resources(pod, &c, &self.kl.limits());
+        let mut resources = cgroup::container_resources(pod, &c, &self.kl.limits());
+        if self.kl.managers.cpus.exclusive(&self.handle.uid, &c.name).is_some() {
+            // Its CPUs stay its limit.
+            resources.cpu_quota = -1;
+        }
         let request = cri::UpdateContainerResourcesRequest {
             container_id: update.id.clone(),
             linux: Some(resources),

@@ -1,6 +1,7 @@
 //! Containers that have CPUs for themselves, and nodes of memory that all of a pod is to be near.
 
 use crate::support::Node;
+use keelson_kubelet::fake::STOP_SECONDS;
 use keelson_kubelet::managers::Managers;
 use keelson_kubelet::managers::cpus::{Place, Places};
 use keelson_kubelet::managers::machine::{self, Nodes};
@@ -101,6 +102,33 @@ async fn whole_cpus_are_a_containers_own_until_it_is_gone() {
     }
 }
 
+/// Its object went while its node was away: it runs on until it is ended, on CPUs that are nobody else's so long.
+#[tokio::test(start_paused = true)]
+async fn the_cpus_of_who_is_gone_are_its_own_until_it_has_ended() {
+    let mut node = Node::start_with(settings).await;
+    let shared = pod(&node, "shared", json!({"requests": {"cpu": "100m"}}));
+    node.ready(&shared).await;
+    let own = node.pod_with(
+        json!({"name": "own", "annotations": {STOP_SECONDS: "5"}}),
+        json!({"containers": [{"name": "own", "resources": asking("2")}]}),
+    );
+    node.ready(&own).await;
+    runs_on(&node, "shared", "0,3").await;
+    node.halt().await;
+    node.api.change(&own, |p| p["spec"]["nodeName"] = "elsewhere".into());
+    node.resume();
+    node.until("it has ended", |n| {
+        let runs = n.runtime.running().iter().any(|c| c == "own");
+        if runs {
+            assert_eq!(n.runtime.resources("shared").unwrap().cpuset_cpus, "0,3");
+        }
+        (!runs).then_some(())
+    })
+    .await;
+    runs_on(&node, "shared", "0-3").await;
+    assert_eq!(state(&node)["entries"], Value::Null);
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_policy_than_before_is_refused_until_the_file_is_gone() {
     let node = Node::start_with(settings).await;
@@ -136,6 +164,25 @@ async fn a_guaranteed_pods_cpus_are_not_resized() {
         message,
         "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\""
     );
+    runs_on(&node, "own", "1-2").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_cpus_are_its_own_gets_no_other_limit_by_a_resize() {
+    let node = Node::start_with(settings).await;
+    let own = pod(&node, "own", asking("2"));
+    node.ready(&own).await;
+    runs_on(&node, "own", "1-2").await;
+    let more = json!({"cpu": "2", "memory": "128Mi"});
+    node.api.change(&own, |p| {
+        p["spec"]["containers"][0]["resources"] = json!({"requests": more, "limits": more});
+    });
+    node.until("it has more memory", |n| {
+        let resources = n.runtime.resources("own")?;
+        (resources.memory_limit_in_bytes == 128 << 20).then_some(())
+    })
+    .await;
+    assert_eq!(node.runtime.resources("own").unwrap().cpu_quota, -1);
     runs_on(&node, "own", "1-2").await;
 }
 
