@@ -106,8 +106,9 @@ impl Bus {
             destination: of.name,
             ..Head::default()
         };
-        let serial = self.send(Kind::Call, &head, args).await?;
+        // Taking the call is part of it: who doesn't read isn't waited for either.
         let answer = async {
+            let serial = self.send(Kind::Call, &head, args).await?;
             loop {
                 let (message, descriptors) = self.receive().await?;
                 match message.kind {
@@ -213,5 +214,27 @@ async fn say(stream: &mut UnixStream, line: &str, wanted: &str) -> io::Result<()
             io::ErrorKind::PermissionDenied,
             format!("the bus refuses us: {answer}"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bus_that_reads_nothing_is_not_waited_for() {
+        let (stream, _theirs) = UnixStream::pair().unwrap();
+        let mut bus = Bus {
+            stream,
+            bytes: Vec::new(),
+            descriptors: VecDeque::new(),
+            serial: 0,
+            signals: VecDeque::new(),
+        };
+        let long = "x".repeat(16 << 20);
+        let args = [Arg::Text(&long)];
+        let call = bus.call(DAEMON, DAEMON.name, "AddMatch", &args);
+        let ended = tokio::time::timeout(ANSWER * 2, call).await.unwrap();
+        assert!(matches!(ended, Err(Failure::Broken(e)) if e.kind() == io::ErrorKind::TimedOut));
     }
 }
