@@ -49,7 +49,7 @@ impl Mask {
                 return call(Mask(chosen));
             }
             for (at, node) in nodes.iter().enumerate() {
-                go(&nodes[at + 1..], size - 1, chosen | 1 << node, call);
+                go(&nodes[at + 1..], size - 1, chosen | Mask::of([*node]).0, call);
             }
         }
         for size in 1..=nodes.len() {
@@ -155,5 +155,18 @@ impl Nodes {
             true => a < b,
             false => one.is_narrower(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on machines whose devices have memory of their own.
+    #[test]
+    fn a_node_of_a_high_number_has_no_bit() {
+        let mut all = Vec::new();
+        Mask::each(&[0, 255], &mut |mask| all.push(mask));
+        assert_eq!(all, [Mask::of([0]), Mask::default(), Mask::of([0])]);
     }
 }
