@@ -285,22 +285,27 @@ impl Pool {
 
     /// Copies a file, that of a volume while its file system holds still.
     fn copy(&self, origin: Option<&Origin>, from: &Path, to: &File) -> Result<()> {
-        let mut still = Vec::new();
-        let _hold = match origin {
+        let (_hold, _still) = match origin {
             Some(Origin::Volume(id)) => {
                 let hold = self.hold(id)?;
-                // One mount is enough: others are of the same file system, which holds still only once.
-                let is_block = self.volume(id)?.block;
-                if let Some(dir) = self.mounts(id)?.first().filter(|_| !is_block) {
-                    still.push(keelson_sys::block::freeze(dir).map_err(io_of("freezing a file system"))?);
-                }
-                Some(hold)
+                (Some(hold), self.still(&self.volume(id)?)?)
             }
-            Some(Origin::Snapshot(id)) => Some(self.hold(id)?),
-            None => None,
+            Some(Origin::Snapshot(id)) => (Some(self.hold(id)?), None),
+            None => (None, None),
         };
         let from = File::open(from).map_err(io_of("reading what is copied"))?;
         data::copy(&from, to).map_err(io_of("copying"))
+    }
+
+    /// A volume that has a file system which is mounted, held still.
+    fn still(&self, volume: &Volume) -> Result<Option<keelson_sys::block::Frozen>> {
+        if volume.block {
+            return Ok(None);
+        }
+        // One mount is enough: others are of the same file system, which holds still only once.
+        let mounts = self.mounts(&volume.id)?;
+        let frozen = mounts.first().map(|dir| keelson_sys::block::freeze(dir));
+        frozen.transpose().map_err(io_of("freezing a file system"))
     }
 
     /// An empty directory for something that isn't complete.

@@ -28,8 +28,14 @@ pub struct Pictured {
 impl Pool {
     /// Into a directory of the same disk, a file a volume, named by its id. Blocks.
     pub fn picture(&self, to: &Path) -> Result<Picture> {
-        let volumes = self.volumes()?;
-        if let Some(at) = self.share(&volumes, to)? {
+        let mut held = Vec::new();
+        for volume in self.volumes()? {
+            held.extend(self.held(&volume.id)?);
+        }
+        let (holds, volumes): (Vec<Hold>, Vec<Volume>) = held.into_iter().unzip();
+        let shared = self.share(&volumes, to)?;
+        drop(holds);
+        if let Some(at) = shared {
             let pictured = |volume: Volume| Pictured {
                 file: to.join(&volume.id),
                 volume,
@@ -43,11 +49,7 @@ impl Pool {
         }
         let mut pictured = Vec::new();
         for volume in volumes {
-            match self.copied(volume, to) {
-                // It went meanwhile.
-                Err(Fault::NotFound(_)) => {}
-                other => pictured.push(other?),
-            }
+            pictured.extend(self.copied(&volume.id, to)?);
         }
         Ok(Picture {
             one_moment: pictured.len() < 2,
@@ -57,7 +59,6 @@ impl Pool {
 
     /// `None`: the file system can't. What there is then is removed.
     fn share(&self, volumes: &[Volume], to: &Path) -> Result<Option<SystemTime>> {
-        let held: Vec<Hold> = volumes.iter().map(|v| self.hold_soon(&v.id)).collect::<Result<_>>()?;
         let mut mounted = Vec::new();
         for volume in volumes.iter().filter(|v| !v.block) {
             mounted.extend(self.mounts(&volume.id)?.into_iter().next());
@@ -83,7 +84,6 @@ impl Pool {
             }
         }
         drop(still);
-        drop(held);
         Ok(Some(at))
     }
 
@@ -93,7 +93,11 @@ impl Pool {
         keelson_sys::block::clone_file(&from, &file).map_err(io_of("sharing a volume's blocks"))
     }
 
-    fn copied(&self, volume: Volume, to: &Path) -> Result<Pictured> {
+    /// Volumes before it may have taken long: it is what it is now. `None`: it went meanwhile.
+    fn copied(&self, id: &str, to: &Path) -> Result<Option<Pictured>> {
+        let Some((_hold, volume)) = self.held(id)? else {
+            return Ok(None);
+        };
         let from = self.file(&volume.id);
         // What was written to; the rest is left out of the copy.
         let wanted = from.metadata().map_err(io_of("reading a volume"))?.blocks() * 512;
@@ -101,12 +105,23 @@ impl Pool {
         if wanted > free {
             return Err(Fault::Full { wanted, free });
         }
-        drop(self.hold_soon(&volume.id)?);
         let copy = to.join(&volume.id);
         let file = data::create(&copy).map_err(io_of("making a copy"))?;
         let at = SystemTime::now();
-        self.copy(Some(&super::Origin::Volume(volume.id.clone())), &from, &file)?;
-        Ok(Pictured { volume, file: copy, at })
+        let _still = self.still(&volume)?;
+        let from = File::open(from).map_err(io_of("reading a volume"))?;
+        data::copy(&from, &file).map_err(io_of("copying"))?;
+        Ok(Some(Pictured { volume, file: copy, at }))
+    }
+
+    /// What nobody changes or removes while it is held. `None`: it isn't there any more.
+    fn held(&self, id: &str) -> Result<Option<(Hold, Volume)>> {
+        let hold = self.hold_soon(id)?;
+        match self.volume(id) {
+            Ok(volume) => Ok(Some((hold, volume))),
+            Err(Fault::NotFound(_)) => Ok(None),
+            Err(other) => Err(other),
+        }
     }
 
     fn hold_soon(&self, id: &str) -> Result<Hold> {
@@ -191,6 +206,8 @@ mod tests {
         let (from, to, out) = (dir.path().join("from"), dir.path().join("to"), dir.path().join("out"));
         let pool = Pool::open(&from).unwrap();
         assert!(pool.picture(&out).unwrap().volumes.is_empty());
+        let gone = format!("vol-{}", "a".repeat(32));
+        assert!(pool.copied(&gone, &out).unwrap().is_none(), "it went meanwhile");
         let wanted = super::super::Wanted {
             name: "pvc-1".into(),
             bytes: 8 << 20,
