@@ -188,6 +188,9 @@ impl Reconcile for Balancer {
 impl Balancer {
     /// The service as it should be; `None`: as it is.
     fn ensure(&self, service: &Service, reserved: &ports::Reserved) -> Option<Service> {
+        if !self.pooled.knows_whose(service) {
+            return None;
+        }
         let wanted = plan::ports(service);
         let (addresses, said) = match self.pooled.decide(service) {
             Some(given) => {

@@ -1,6 +1,7 @@
 //! Which addresses of which pool a service gets: pure, and the same whenever it is asked. MetalLB's rules: what a service has it keeps while
 //! that is allowed; pools for some services come before those for all, pools and addresses of one sort from the lowest on.
 
+use super::ports::Port;
 use super::wish::{User, Wish};
 use keelson_balancing::{Pool, Pools};
 use std::collections::BTreeSet;
@@ -157,7 +158,9 @@ fn beside(new: &User, there: &User, ip: IpAddr) -> Result<(), String> {
     if new.backend != there.backend {
         return shares("backend key differs");
     }
-    match new.ports.iter().find(|port| there.ports.contains(port)) {
+    // What somebody has, he doesn't lose to one who has come to want it.
+    let taken = |port: &&Port| there.held.contains(port) || (there.ports.contains(port) && !new.held.contains(port));
+    match new.ports.iter().find(taken) {
         Some(port) => Err(format!("port {port} is already in use on {ip:?} by {}", there.key)),
         None => Ok(()),
     }

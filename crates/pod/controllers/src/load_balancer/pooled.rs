@@ -70,6 +70,14 @@ impl Pooled {
         read.1.clone()
     }
 
+    /// Whether the service's namespace has been heard of: without that nobody knows which pools are for it.
+    pub fn knows_whose(&self, service: &Service) -> bool {
+        let Some((_, namespaces)) = &self.sources else {
+            return true;
+        };
+        namespaces.store().get("", service.namespace()).is_some()
+    }
+
     /// What the service gets of a pool, or why nothing; `None`: it is to have the nodes' addresses.
     pub fn decide(&self, service: &Service) -> Option<Result<Given, String>> {
         let pools = self.pools();
@@ -105,11 +113,18 @@ impl Pooled {
                 all.add(ObjectKey::default());
             }
         });
-        let all = queue.clone();
+        let (all, services) = (queue.clone(), self.services.clone());
         namespaces.on_change(move |change| {
-            let labels = &change.object().metadata.labels;
-            if change.old().is_some_and(|old| old.metadata.labels != *labels) {
-                all.add(ObjectKey::default());
+            let namespace = change.object();
+            match change.old() {
+                Some(old) if old.metadata.labels != namespace.metadata.labels => all.add(ObjectKey::default()),
+                // Its services may have been heard of before.
+                None if !change.is_deleted() => {
+                    let mut there = services.store().list_namespace(namespace.name());
+                    there.retain(|s| is_ours(s));
+                    by_age(&there).for_each(|key| all.add(key));
+                }
+                _ => {}
             }
         });
         let (queue, services) = (queue.clone(), self.services.clone());

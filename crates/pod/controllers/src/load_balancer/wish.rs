@@ -53,9 +53,11 @@ pub struct User {
     /// `namespace/name`
     pub key: String,
     pub ports: Vec<Port>,
+    /// What its status says that it has, while it may want others already.
+    pub held: Vec<Port>,
     /// Empty: nobody.
     pub sharing: String,
-    /// Traffic that stays local has to go to the same pods, as the address is on one node: those that this selects.
+    /// Traffic that stays local has to go to the same pods, as the address is on one node: those of this namespace and selector.
     pub backend: Option<String>,
 }
 
@@ -63,17 +65,17 @@ impl User {
     pub fn of(service: &Service) -> User {
         let spec = service.spec.as_ref();
         let selector = spec.and_then(|s| s.selector.as_ref()).into_iter().flatten();
-        let selector = || {
-            selector
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect::<Vec<_>>()
-                .join(",")
+        let backend = || {
+            let selected: Vec<String> = selector.map(|(key, value)| format!("{key}={value}")).collect();
+            format!("{}/{}", service.namespace(), selected.join(","))
         };
+        let held = ingress(service).flat_map(|i| i.ports.iter().flatten());
         User {
             key: service.key().to_string(),
             ports: plan::ports(service),
+            held: held.map(|p| Port::new(&p.protocol, p.port)).collect(),
             sharing: annotation(service, SHARING).unwrap_or_default().to_string(),
-            backend: is_local(service).then(selector),
+            backend: is_local(service).then(backend),
         }
     }
 }

@@ -1,4 +1,3 @@
-use super::super::ports::Port;
 use super::super::wish::{ADDRESSES, POOL, SHARING, has};
 use super::*;
 use k8s_openapi::api::core::v1::Service;
@@ -306,6 +305,43 @@ fn one_address_for_several_services() {
     );
     let got = cluster.add(selfish, &all);
     assert!(got.ends_with("shop/two: new service does not allow sharing"), "{got}");
+}
+
+#[test]
+fn who_has_a_port_does_not_lose_it_to_who_comes_to_want_it() {
+    let all = pools(json!({"a": {"addresses": ["192.0.2.0/31"]}}));
+    let holder = |name: &str, wants: u16, has: u16| {
+        let ports = json!([{"port": wants, "protocol": "TCP"}]);
+        let mut holder = service(name, json!({"annotations": {SHARING: "k"}, "ports": ports}));
+        let held = json!([{"ip": "192.0.2.0", "ports": [{"port": has, "protocol": "TCP"}]}]);
+        holder.status = Some(serde_json::from_value(json!({"loadBalancer": {"ingress": held}})).unwrap());
+        holder
+    };
+    let (first, greedy) = (holder("first", 80, 80), holder("greedy", 80, 443));
+    let mut cluster = Cluster::default();
+    for one in [&first, &greedy] {
+        cluster.services.insert(one.name().to_string(), one.clone());
+    }
+    assert_eq!(
+        shown(&cluster.ask(&first, &all)),
+        "a 192.0.2.0",
+        "whichever is looked at first"
+    );
+    assert_eq!(shown(&cluster.ask(&greedy, &all)), "a 192.0.2.1");
+}
+
+#[test]
+fn pods_of_another_namespace_are_others() {
+    let all = pools(json!({"a": {"addresses": ["192.0.2.0/32"]}}));
+    let change = json!({"annotations": {SHARING: "k"}, "externalTrafficPolicy": "Local", "selector": {"app": "x"}});
+    let mut cluster = Cluster::default();
+    assert_eq!(cluster.add(service("one", change.clone()), &all), "a 192.0.2.0");
+    let mut other = change;
+    other["ports"] = json!([{"port": 443}]);
+    let mut other = service("other", other);
+    assert!(cluster.ask(&other, &all).is_ok());
+    other.metadata.namespace = Some("bar".into());
+    assert_eq!(shown(&cluster.ask(&other, &all)), "no available IPs");
 }
 
 /// Whatever comes and goes: no address is given twice to those that don't share, nobody loses what may stay, what is free is given, and a
