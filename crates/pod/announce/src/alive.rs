@@ -16,6 +16,8 @@ pub const SILENCE: Duration = Duration::from_millis(1400);
 #[derive(Default)]
 pub struct Alive {
     peers: BTreeMap<String, Peer>,
+    /// When this node looked last.
+    looked: Option<Instant>,
 }
 
 struct Peer {
@@ -25,6 +27,16 @@ struct Peer {
 }
 
 impl Alive {
+    /// To be called before anything else is, and once a beat. Who looks later than that (stopped, without a processor, or its machine paused)
+    /// can't have heard anybody meanwhile: nobody was silent for so long.
+    pub fn look(&mut self, now: Instant) {
+        let Some(before) = self.looked.replace(now) else { return };
+        let missed = now.saturating_duration_since(before).saturating_sub(BEAT);
+        for peer in self.peers.values_mut().filter(|peer| peer.until > before) {
+            peer.until += missed;
+        }
+    }
+
     /// The nodes that there are besides this one. One with another key has begun anew.
     pub fn know<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a String, Key)>, now: Instant) {
         let mut before = std::mem::take(&mut self.peers);
@@ -105,5 +117,28 @@ mod tests {
         assert_eq!(living(&alive, 4450), "a", "to be known again changes nothing");
         alive.know(None, at(4450));
         assert_eq!(living(&alive, 4450), "");
+    }
+
+    #[test]
+    fn who_was_stopped_itself_takes_nobody_for_dead() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let (a, b) = ("a".to_string(), "b".to_string());
+        let mut alive = Alive::default();
+        alive.look(at(0));
+        alive.know([(&a, [1; 32]), (&b, [1; 32])], at(0));
+        alive.hear("b", 1, Word::Leaves, at(100));
+        for ms in [300, 600, 9600] {
+            alive.look(at(ms));
+        }
+        let left = |alive: &Alive, ms: u64| alive.living(at(ms)).into_iter().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            left(&alive, 9600),
+            "a",
+            "for nine seconds nobody listened; who had left, left"
+        );
+        alive.look(at(9900));
+        assert_eq!(left(&alive, 10_099), "a");
+        assert_eq!(left(&alive, 10_100), "", "and it is silent since");
     }
 }

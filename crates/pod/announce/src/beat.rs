@@ -1,7 +1,9 @@
 //! What nodes tell each other several times a second: that they live, or that they leave.
 //!
 //! Each message is signed by a key that its sender made at its start and keeps in memory; the public one is shown on its Node, which only that
-//! node and administrators write. Messages are numbered: one that was heard is worth nothing to who repeats it.
+//! node and administrators write. Messages are numbered: one that was heard is worth nothing to who repeats it. Who begins to hear knows no
+//! number yet: to that one, somebody on the link who has kept a dead node's messages can make it seem alive a while (and could answer for
+//! its addresses himself).
 
 use anyhow::anyhow;
 use ring::rand::SystemRandom;

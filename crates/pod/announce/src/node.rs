@@ -130,7 +130,8 @@ async fn follow(
 struct Node {
     settings: Settings,
     speaker: Speaker,
-    /// One for each of the node's addresses; none while nothing is announced.
+    /// One for each of the node's addresses; none while nothing is announced. What comes faster than signatures are looked at waits in
+    /// the kernel's queue of the socket and is lost beyond: so a flood can make the others seem dead, and two nodes answer while it lasts.
     sockets: Vec<UdpSocket>,
     alive: Alive,
     /// Those that the plan was made for.
@@ -183,6 +184,7 @@ impl Node {
         if self.sockets.is_empty() {
             return;
         }
+        self.alive.look(Instant::now());
         let me = &self.settings.name;
         let others = facts.nodes.iter().filter(|(name, _)| *name != me);
         let keys = others.filter_map(|(name, node)| Some((name, node.shown.as_ref()?.key)));
@@ -205,6 +207,7 @@ impl Node {
 
     /// Who isn't known to be there, or there under another address, isn't asked for his signature.
     fn hear(&mut self, message: &[u8], from: IpAddr, facts: &Facts) {
+        self.alive.look(Instant::now());
         let Some(heard) = Heard::read(message) else { return };
         let known = facts
             .nodes
@@ -222,8 +225,9 @@ impl Node {
     }
 
     /// Whether the plan may be another one now.
-    fn has_changed(&self) -> bool {
+    fn has_changed(&mut self) -> bool {
         let now = Instant::now();
+        self.alive.look(now);
         self.alive.living(now) != self.living_others() || self.retry.is_some_and(|at| at <= now)
     }
 
@@ -242,7 +246,14 @@ impl Node {
                 "another node that answers for addresses"
             );
         }
-        living.insert(self.settings.name.clone());
+        // Until its Node shows the key of this process, the others take it for dead and answer in its place.
+        let own = facts
+            .nodes
+            .get(&self.settings.name)
+            .and_then(|node| node.shown.as_ref());
+        if own.is_some_and(|shown| shown.key == self.speaker.public()) {
+            living.insert(self.settings.name.clone());
+        }
         // One that was silent for a while may have been asked by somebody meanwhile, and answered.
         let returned = living.iter().any(|name| !self.living.contains(name));
         self.living = living;

@@ -24,6 +24,8 @@ pub struct Node {
     pub labels: Labels,
     /// Where it is spoken to.
     pub addresses: Vec<IpAddr>,
+    /// All that it has: its kernel answers for these, and nobody else may, whatever pools and services say.
+    pub own: BTreeSet<IpAddr>,
     /// What it shows of itself; `None`: it answers for nothing.
     pub shown: Option<Shown>,
 }
@@ -73,9 +75,12 @@ fn candidates<'a>(facts: &'a Facts, address: &'a Address) -> impl Iterator<Item 
         let links = node.shown.as_ref().map(|shown| &shown.links);
         let selected =
             announce.node_selector.is_none() || labels::matches(announce.node_selector.as_ref(), Some(&node.labels));
-        let named = |links: &BTreeSet<String>| announce.interfaces.iter().any(|name| links.contains(name));
+        let fits = |links: &BTreeSet<String>| match announce.interfaces.is_empty() {
+            true => !links.is_empty(),
+            false => announce.interfaces.iter().any(|name| links.contains(name)),
+        };
         node.may_answer
-            && links.is_some_and(|links| announce.interfaces.is_empty() || named(links))
+            && links.is_some_and(fits)
             && selected
             && address.only.as_ref().is_none_or(|only| only.contains(*name))
     };
@@ -92,7 +97,7 @@ pub fn owner<'a>(facts: &'a Facts, ip: IpAddr, address: &'a Address, living: &BT
     alive.max_by_key(|name| rank(name))
 }
 
-/// What this node, which is among those that live, answers for.
+/// What this node answers for, if it is among those that live.
 pub fn plan(facts: &Facts, me: &str, living: &BTreeSet<String>, links: &[Link]) -> Plan {
     let mut plan = Plan::new();
     let own = facts
@@ -100,8 +105,9 @@ pub fn plan(facts: &Facts, me: &str, living: &BTreeSet<String>, links: &[Link]) 
         .get(me)
         .map(|node| node.addresses.as_slice())
         .unwrap_or_default();
+    let of_nodes: BTreeSet<IpAddr> = facts.nodes.values().flat_map(|node| node.own.iter().copied()).collect();
     for (ip, address) in &facts.addresses {
-        if owner(facts, *ip, address, living) != Some(me) {
+        if of_nodes.contains(ip) || owner(facts, *ip, address, living) != Some(me) {
             continue;
         }
         let names = &address.announce.interfaces;
@@ -164,6 +170,7 @@ mod tests {
             may_answer: true,
             labels: [("rack".to_string(), format!("r{}", n % 2))].into(),
             addresses: vec![ip(&format!("192.0.2.{n}"))],
+            own: [ip(&format!("192.0.2.{n}"))].into(),
             shown: Some(Shown {
                 key: [n; 32],
                 links: set(&["eth0"]),
@@ -240,6 +247,11 @@ mod tests {
             can(&|f| f.nodes.get_mut("n1").unwrap().shown = None),
             set(&["n2", "n3", "n4"])
         );
+        assert_eq!(
+            can(&|f| f.nodes.get_mut("n1").unwrap().shown.as_mut().unwrap().links = set(&[])),
+            set(&["n2", "n3", "n4"]),
+            "it has no link to answer on"
+        );
         let only = |names: &[&str]| Some(set(names));
         assert_eq!(
             can(&|f| f.addresses.get_mut(&vip).unwrap().only = only(&["n2", "n9"])),
@@ -283,6 +295,19 @@ mod tests {
                 serde_json::from_value(json!({"interfaces": names})).unwrap();
             assert_eq!(on(&facts, &["n1"]), wanted);
         }
+    }
+
+    #[test]
+    fn nobody_answers_for_what_a_node_has() {
+        let mut facts = facts(2, 0);
+        // A pool around the nodes' addresses, and a service that was given these.
+        facts.addresses = ["192.0.2.1", "192.0.2.2"].map(|n| (ip(n), Address::default())).into();
+        let (all, links) = (set(&["n1", "n2"]), [link(2, "eth0", "192.0.2.1")]);
+        assert!(plan(&facts, "n1", &all, &links).is_empty());
+        for node in facts.nodes.values_mut() {
+            node.own.clear();
+        }
+        assert_eq!(plan(&facts, "n1", &set(&["n1"]), &links)[&2].1.len(), 2);
     }
 
     #[test]

@@ -157,8 +157,8 @@ impl Sources {
 }
 
 fn node_facts(node: &core::Node) -> Node {
-    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
-    let internal = addresses.filter(|a| a.type_ == "InternalIP");
+    let addresses = || node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let internal = addresses().filter(|a| a.type_ == "InternalIP");
     let annotation = node
         .metadata
         .annotations
@@ -168,6 +168,7 @@ fn node_facts(node: &core::Node) -> Node {
         may_answer: may_answer(node),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         addresses: internal.filter_map(|a| a.address.parse().ok()).collect(),
+        own: addresses().filter_map(|a| a.address.parse().ok()).collect(),
         shown: annotation.and_then(|text| shown::read(text)),
     }
 }
@@ -230,7 +231,7 @@ mod tests {
         let mut node: core::Node = serde_json::from_value(json!({
             "metadata": {"name": "n1", "labels": {"a": "b"}, "annotations": {"x": "y", shown::ANNOTATION: "?"}},
             "status": {"images": [{"names": ["i"]}], "addresses": [{"type": "InternalIP", "address": "10.0.0.1"},
-                {"type": "Hostname", "address": "n1"}],
+                {"type": "Hostname", "address": "n1"}, {"type": "ExternalIP", "address": "203.0.113.1"}],
                 "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"},
                     {"type": "DiskPressure", "status": "False"}]}}))
         .unwrap();
@@ -239,6 +240,12 @@ mod tests {
         let facts = node_facts(&node);
         assert!(facts.may_answer && facts.shown.is_none());
         assert_eq!(facts.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            facts.own,
+            ["10.0.0.1", "203.0.113.1"]
+                .map(|ip| ip.parse::<IpAddr>().unwrap())
+                .into()
+        );
         assert_eq!(facts.labels["a"], "b");
     }
 
