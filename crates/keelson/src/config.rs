@@ -412,7 +412,7 @@ impl Options {
         let snapshots = store::snapshot::schedule::Settings::of(&self, &data_dir)?;
         let is_own =
             matches!(store, store::Choice::Embedded(_)) && self.cluster_init != Some(true) && self.server.is_none();
-        let backup = self.backup.resolve(&self.s3, is_own)?;
+        let backup = self.backup.resolve(&self.s3, &data_dir, is_own)?;
         let cluster_domain = self.cluster_domain.take().unwrap_or_else(|| "cluster.local".into());
         let access = std::mem::take(&mut self.access).resolve(&issuer(&cluster_domain))?;
         let log = log(self.log, self.log_format.as_deref())?;

@@ -105,6 +105,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         options.passphrase_file.as_deref(),
         options.unencrypted,
         &options.s3,
+        &data_dir,
     )?;
     block_on(async {
         match options.command {

@@ -19,6 +19,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+const LOCK: &str = "lock";
+
 /// Below the data directory: pictures, and who is at it.
 fn workshop(data_dir: &Path) -> PathBuf {
     data_dir.join("backup")
@@ -36,11 +38,11 @@ struct Turn {
 }
 
 impl Turn {
-    /// What another one left, that died, is cleared away.
+    /// What another one left, that died, is cleared away: it is as secret as the cluster.
     fn take(data_dir: &Path) -> anyhow::Result<Turn> {
         let workshop = workshop(data_dir);
         prepare(&workshop)?;
-        let path = workshop.join("lock");
+        let path = workshop.join(LOCK);
         let mut open = OpenOptions::new();
         let file = open.write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
@@ -64,10 +66,13 @@ impl Turn {
     fn clear(&self) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(&self.workshop)? {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                let path = entry.path();
-                std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-            }
+            let path = entry.path();
+            let removed = match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false if entry.file_name() == LOCK => Ok(()),
+                false => std::fs::remove_file(&path),
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }
@@ -88,4 +93,24 @@ impl Drop for Turn {
 fn prepare(directory: &Path) -> anyhow::Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.with_context(|| format!("cannot create {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_that_died_left_is_cleared_away_and_one_works_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = |name: &str| workshop(dir.path()).join(name);
+        std::fs::create_dir_all(left("picture-1/volumes")).unwrap();
+        std::fs::write(left("store.db"), "secret").unwrap();
+        let turn = Turn::take(dir.path()).unwrap();
+        assert!(!left("picture-1").exists() && !left("store.db").exists());
+        assert!(Turn::take(dir.path()).is_err());
+        std::fs::write(left("store.db"), "secret").unwrap();
+        drop(turn);
+        assert!(!left("store.db").exists());
+        assert!(Turn::take(dir.path()).is_ok());
+    }
 }

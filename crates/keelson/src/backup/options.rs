@@ -59,13 +59,14 @@ impl Scheduled {
     }
 
     /// `None`: none are made by themselves. `own`: the store is this server's own, in its data directory.
-    pub fn resolve(&self, s3: &S3, own: bool) -> anyhow::Result<Option<(Target, Plan)>> {
+    pub fn resolve(&self, s3: &S3, data_dir: &Path, own: bool) -> anyhow::Result<Option<(Target, Plan)>> {
         let Some(repository) = &self.backup_repository else {
             ensure!(
                 self.backup_schedule.is_none()
                     && self.backup_retention.is_none()
-                    && self.backup_passphrase_file.is_none(),
-                "--backup-schedule, --backup-retention and --backup-passphrase-file are of no use without --backup-repository"
+                    && self.backup_passphrase_file.is_none()
+                    && self.backup_unencrypted != Some(true),
+                "--backup-schedule, --backup-retention, --backup-passphrase-file and --backup-unencrypted are of no use without --backup-repository"
             );
             return Ok(None);
         };
@@ -78,6 +79,7 @@ impl Scheduled {
             self.backup_passphrase_file.as_deref(),
             self.backup_unencrypted.unwrap_or(false),
             s3,
+            data_dir,
         )?;
         // What can't be opened is told at the start.
         target.place()?;
@@ -103,11 +105,23 @@ pub struct Target {
 }
 
 impl Target {
-    pub fn of(repository: &str, passphrase_file: Option<&Path>, unencrypted: bool, s3: &S3) -> anyhow::Result<Target> {
+    pub fn of(
+        repository: &str,
+        passphrase_file: Option<&Path>,
+        unencrypted: bool,
+        s3: &S3,
+        data_dir: &Path,
+    ) -> anyhow::Result<Target> {
         let repository = match place::is_bucket(repository) || repository.contains("://") {
             true => repository.to_string(),
             false => absolute(PathBuf::from(repository))?.display().to_string(),
         };
+        let workshop = super::workshop(data_dir);
+        ensure!(
+            !Path::new(&repository).starts_with(&workshop),
+            "{repository}: {} is where backups are made, and is cleared each time; take another place for them",
+            workshop.display()
+        );
         ensure!(
             !(unencrypted && passphrase_file.is_some()),
             "a passphrase file, and nothing is to be encrypted: leave one out"
@@ -162,7 +176,7 @@ mod tests {
     use super::*;
 
     fn resolve(options: Scheduled, own: bool) -> anyhow::Result<bool> {
-        Ok(options.resolve(&S3::default(), own)?.is_some())
+        Ok(options.resolve(&S3::default(), Path::new("/data"), own)?.is_some())
     }
 
     #[test]
@@ -191,6 +205,16 @@ mod tests {
             ..Scheduled::default()
         };
         assert!(refused(alone, true).contains("--backup-repository"));
+        let within = Scheduled {
+            backup_repository: Some("/data/backup/mine".into()),
+            ..plain.clone()
+        };
+        assert!(refused(within, true).contains("is cleared"));
+        let bare = Scheduled {
+            backup_unencrypted: Some(true),
+            ..Scheduled::default()
+        };
+        assert!(refused(bare, true).contains("--backup-repository"));
         let both = Scheduled {
             backup_passphrase_file: Some("/a".into()),
             ..plain.clone()

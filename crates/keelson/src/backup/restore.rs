@@ -1,15 +1,15 @@
 //! A whole backup into a machine that has no cluster: keys and volumes first, the store last, by one rename. Until then there is no cluster,
 //! and the same command goes on; a key or a volume that is there already must be the same.
 
-use super::{pool, prepare, workshop};
+use super::{Turn, pool, prepare, workshop};
 use crate::lock::Lock;
 use crate::store::snapshot::command as snapshot;
 use anyhow::{Context, bail, ensure};
 use keelson_backup::manifest::{self, Backup, KEY_MOST};
-use keelson_backup::repository::Repository;
-use keelson_local::pool::Fault;
+use keelson_backup::repository::{Repository, SIZE};
 use keelson_local::pool::picture::Incoming;
 use keelson_local::pool::record::{self, Volume};
+use keelson_local::pool::{Fault, Pool};
 use keelson_store::snapshot::Sum;
 use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
@@ -23,17 +23,23 @@ pub async fn whole(repository: &Repository, backup: &Backup, data_dir: &Path) ->
         "{} has a cluster already: a whole backup goes into an empty directory (--data-dir)",
         data_dir.display()
     );
+    // What is brought into the workshop goes with it, however this ends.
+    let _turn = Turn::take(data_dir)?;
+    let root = pool(data_dir);
+    if root.exists() {
+        // By this command, when it was cut short: what is half there goes.
+        Pool::open(&root)?;
+    }
     room(backup, data_dir)?;
     keys(repository, backup, data_dir).await?;
     for volume in &backup.manifest.volumes {
-        let root = pool(data_dir);
         let record = record_of(volume)?;
         match Incoming::begin(&root, record.clone()) {
             Ok((incoming, file)) => {
                 repository.fill(&volume.data, &incoming.file(), file).await?;
                 tokio::task::spawn_blocking(move || incoming.place()).await??;
             }
-            // By this command, when it was cut short: what is in place is whole.
+            // What is in place is whole.
             Err(Fault::Exists(_)) => same(&root, &record)?,
             Err(other) => return Err(other.into()),
         }
@@ -41,9 +47,8 @@ pub async fn whole(repository: &Repository, backup: &Backup, data_dir: &Path) ->
     let file = store(repository, backup, data_dir).await?;
     // It takes its own.
     drop(lock);
-    let (at, from) = (data_dir.to_path_buf(), file.clone());
-    tokio::task::spawn_blocking(move || snapshot::restore(&at, &from, false, Sum::Wanted)).await??;
-    std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))
+    let (at, from) = (data_dir.to_path_buf(), file);
+    tokio::task::spawn_blocking(move || snapshot::restore(&at, &from, false, Sum::Wanted)).await?
 }
 
 /// What the driver knew of a volume.
@@ -88,11 +93,22 @@ fn same(root: &Path, wanted: &Volume) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Volumes take the room that was reserved for them.
+/// What a volume takes: the room that was reserved for it, or what is in it.
+fn takes(volume: &manifest::Volume) -> anyhow::Result<u64> {
+    let record = record_of(volume)?;
+    let filled = (volume.data.ids().count() as u64).saturating_mul(SIZE as u64);
+    Ok(if record.thin { filled } else { record.bytes.max(filled) })
+}
+
+/// Volumes that are in place have taken theirs.
 fn room(backup: &Backup, data_dir: &Path) -> anyhow::Result<()> {
     let manifest = &backup.manifest;
-    let volumes = manifest.volumes.iter().map(|volume| volume.data.bytes);
-    let volumes = volumes.fold(0, u64::saturating_add);
+    let mut volumes = 0u64;
+    for volume in &manifest.volumes {
+        if !pool(data_dir).join("volumes").join(&volume.id).exists() {
+            volumes = volumes.saturating_add(takes(volume)?);
+        }
+    }
     // The store: the file, and what is made of it.
     let wanted = volumes.saturating_add(manifest.store.bytes.saturating_mul(3));
     let free = crate::upgrade::free(data_dir)?;
@@ -143,6 +159,21 @@ fn put(pki: &Path, below: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_that_takes_room_as_it_is_filled_needs_what_is_in_it() {
+        let takes = |thin: bool, pieces: &str| {
+            let volume = format!(
+                r#"{{"id": "vol-1", "at": "2026-03-01T12:00:00Z", "data": {{"bytes": 1073741824, "pieces": [{pieces}]}},
+                    "record": {{"id": "vol-1", "name": "a", "bytes": 1073741824, "block": false, "thin": {thin}, "origin": null}}}}"#
+            );
+            takes(&serde_json::from_str(&volume).unwrap()).unwrap()
+        };
+        let piece = format!("\"{}\"", "ab".repeat(32));
+        assert_eq!(takes(false, "\"0x1024\""), 1 << 30);
+        assert_eq!(takes(true, "\"0x1024\""), 0);
+        assert_eq!(takes(true, &format!("{piece}, \"0x1022\", {piece}")), 2 << 20);
+    }
 
     #[test]
     fn another_clusters_keys_arent_written_over() {
