@@ -98,6 +98,10 @@ pub trait Host: Send + Sync + 'static {
     fn read_end(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Writes a whole file in place of the old one.
     fn write(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;
+    /// The same, and a machine that loses its power finds the old one or the new one: for files without which the node doesn't start.
+    fn write_through(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        self.write(path, data, mode)
+    }
     /// Rewrites a file without giving it a new inode: what is bind-mounted stays the same file.
     fn write_in_place(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

@@ -66,6 +66,20 @@ fn temp_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// The new content of a file, beside it.
+fn write_beside(path: &Path, data: &[u8], mode: u32) -> io::Result<(PathBuf, std::fs::File)> {
+    let temp = temp_name(path);
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(mode)
+        .open(&temp)?;
+    file.write_all(data)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    Ok((temp, file))
+}
+
 impl Host for RealHost {
     fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::now()
@@ -150,16 +164,18 @@ impl Host for RealHost {
     }
 
     fn write(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
-        let temp = temp_name(path);
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(mode)
-            .open(&temp)?;
-        file.write_all(data)?;
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        let (temp, _) = write_beside(path, data, mode)?;
         std::fs::rename(&temp, path)
+    }
+
+    fn write_through(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+        let (temp, file) = write_beside(path, data, mode)?;
+        file.sync_all()?;
+        std::fs::rename(&temp, path)?;
+        match path.parent() {
+            Some(dir) => std::fs::File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
     }
 
     fn write_in_place(&self, path: &Path, data: &[u8], mode: u32) -> io::Result<()> {

@@ -284,7 +284,7 @@ impl Cpus {
 
     fn save(&self, given: &Given) -> Result<(), String> {
         let text = record::write(name(self.policy.is_some()), given)?;
-        let written = self.host.write(&self.path, text.as_bytes(), 0o600);
+        let written = self.host.write_through(&self.path, text.as_bytes(), 0o600);
         written.map_err(|e| format!("{}: {e}", self.path.display()))
     }
 
