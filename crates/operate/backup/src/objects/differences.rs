@@ -5,6 +5,8 @@ use serde_json::Value;
 /// How many lines an object's are at most.
 const TOLD: usize = 20;
 const LONGEST: usize = 60;
+/// What is told of a secret. Its annotations may have all of it, as `kubectl apply` writes them.
+const OPEN: [&str; 4] = ["type", "immutable", "metadata.labels", "metadata.finalizers"];
 
 /// From `now` to `then`. Neither has what a cluster gives.
 pub fn differences(secret: bool, now: &Value, then: &Value) -> Vec<String> {
@@ -36,7 +38,7 @@ fn walk(secret: bool, path: String, now: Option<&Value>, then: Option<&Value>, f
         }
         (now, then) => {
             let path = path.trim_start_matches('.');
-            let hidden = secret && (path.starts_with("data") || path.starts_with("stringData"));
+            let hidden = secret && !OPEN.iter().any(|open| path.starts_with(open));
             found.push(match hidden {
                 true => format!("{path}: (another value)"),
                 false => format!("{path}: {} -> {}", short(now), short(then)),
@@ -75,6 +77,16 @@ mod tests {
         let secret = differences(true, &now, &then);
         assert_eq!(secret[..2], ["data.a: (another value)", "data.b: (another value)"]);
         assert!(differences(false, &now, &now).is_empty());
+        let applied = |data: &str| {
+            let text = format!(r#"{{"data":{{"a":"{data}"}}}}"#);
+            json!({"type": data, "metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": text}}})
+        };
+        let bare = json!({"type": "x", "metadata": {}});
+        for now in [applied("x"), bare] {
+            let told = differences(true, &now, &applied("y"));
+            assert!(told.len() == 2 && told[0].ends_with("(another value)"), "{told:?}");
+            assert_eq!(told[1], "type: \"x\" -> \"y\"");
+        }
         let many = json!(
             (0..50)
                 .map(|n| (n.to_string(), n))
