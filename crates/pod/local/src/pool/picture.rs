@@ -138,11 +138,21 @@ impl Pool {
     }
 }
 
-/// A volume that comes from elsewhere. It is in the pool when it is whole; one that was cut short goes when the pool is next opened.
+/// A volume that comes from elsewhere. It is in the pool when it is whole; what is given up before goes at once, and what was cut short when the
+/// pool is next opened.
 pub struct Incoming {
     volume: Volume,
     root: PathBuf,
     new: PathBuf,
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Nothing is there once it is in its place.
+        if let Err(error) = super::remove(&self.new) {
+            tracing::warn!(volume = self.volume.id, %error, "half a volume stays until the pool is next opened");
+        }
+    }
 }
 
 impl Incoming {
@@ -232,12 +242,20 @@ mod tests {
 
         let (incoming, file) = Incoming::begin(&to, made.clone()).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, b"content", 0).unwrap();
+        drop(incoming);
+        assert_eq!(
+            std::fs::read_dir(to.join("new")).unwrap().count(),
+            0,
+            "given up it goes"
+        );
+        let (incoming, file) = Incoming::begin(&to, made.clone()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"content", 0).unwrap();
         assert!(
             Pool::open(&to).unwrap().volumes().unwrap().is_empty(),
             "cut short it is not there"
         );
-        let again = Incoming::begin(&to, made.clone());
-        let (incoming, file) = again.unwrap_or((incoming, file));
+        drop(incoming);
+        let (incoming, file) = Incoming::begin(&to, made.clone()).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, b"content", 0).unwrap();
         incoming.place().unwrap();
         let placed = Pool::open(&to).unwrap();
