@@ -94,12 +94,14 @@ impl Static {
         if self.options.strict {
             all = all.minus(&self.reserved);
         }
-        if given.shared.is_empty() {
-            if !given.exclusive.is_empty() {
-                return Err("default cpuset cannot be empty".into());
+        match (given.shared.is_empty(), given.exclusive.is_empty()) {
+            (true, true) => {
+                given.shared = all;
+                return Ok(());
             }
-            given.shared = all;
-            return Ok(());
+            // Where what is reserved isn't shared all that is shared can be given: upstream's kubelet doesn't start again then.
+            (true, false) if !self.options.strict => return Err("default cpuset cannot be empty".into()),
+            _ => {}
         }
         let (reserved, shared) = (&self.reserved, &given.shared);
         let both = reserved.both(shared);

@@ -146,7 +146,7 @@ fn containers_get_what_upstreams_policy_gives() {
     assert!(count >= 20, "{count}");
 }
 
-/// What was given before → what is wrong with it. Upstream's cases.
+/// What was given before → what is wrong with it. Upstream's cases, and one in which it doesn't take its own file.
 #[test]
 fn what_was_given_has_to_be_of_this_machine() {
     let two = "DualSocketHT";
@@ -155,6 +155,7 @@ fn what_was_given_has_to_be_of_this_machine() {
         (true, 2, "-", "", "1-5,7-11"),
         (false, 1, "-", "0-11", "0-11"),
         (false, 1, "p/c=0", "", "! default cpuset cannot be empty"),
+        (true, 2, "p/c=1-5 q/c=7-11", "", ""),
         (
             false,
             1,
