@@ -147,7 +147,7 @@ impl<'a> Writer<'a> {
         let why = if manifest.scheduled { SCHEDULED } else { "manual" };
         let name = format!("{at}-{why}-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
         let json = serde_json::to_vec(manifest).map_err(|e| Damage::Refused(e.to_string()))?;
-        self.repository.put_list(&full(&name), &json).await?;
+        self.repository.put_list(&full(&name), json).await?;
         Ok((name, self.sent.into_inner()))
     }
 }

@@ -180,18 +180,19 @@ impl Repository {
         Ok(self.place.list(BACKUPS).await?)
     }
 
-    pub(crate) async fn put_list(&self, name: &str, json: &[u8]) -> Result<()> {
-        let sealed = self.keys.seal(name, &piece::pack(json))?;
+    pub(crate) async fn put_list(&self, name: &str, json: Vec<u8>) -> Result<()> {
+        let packed = away(move || Ok(piece::pack(&json))).await?;
+        let sealed = self.keys.seal(name, &packed)?;
         Ok(self.place.put(name, sealed.into()).await?)
     }
 
     pub(crate) async fn get_list(&self, name: &str) -> Result<Vec<u8>> {
         let kept = self.place.get(name, LIST_MOST as u64).await?;
         let kept = kept.ok_or_else(|| Damage::Missing(name.into()))?;
-        let opened = self.keys.open_sealed(name, kept.into());
-        opened
-            .and_then(|packed| piece::unpack(&packed, LIST_MOST))
-            .ok_or_else(|| Damage::Changed(name.into()))
+        let changed = || Damage::Changed(name.into());
+        let packed = self.keys.open_sealed(name, kept.into()).ok_or_else(changed)?;
+        let unpacked = away(move || Ok(piece::unpack(&packed, LIST_MOST))).await?;
+        unpacked.ok_or_else(changed)
     }
 
     /// Removes a backup; what only it needed goes with [`Repository::sweep`].

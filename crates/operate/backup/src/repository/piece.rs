@@ -10,6 +10,9 @@ pub const SIZE: usize = 1 << 20;
 /// What the largest can become: sealed, and no smaller by compression.
 pub const MOST: u64 = SIZE as u64 + 256;
 
+/// How far back a compressed piece may look, which is memory while it is read: what is written here looks back 128 KiB.
+const WINDOW: u64 = 8 << 20;
+
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
 
@@ -33,7 +36,7 @@ pub fn unpack(packed: &[u8], most: usize) -> Option<Vec<u8>> {
 }
 
 fn unzip(compressed: &[u8], most: usize) -> Option<Vec<u8>> {
-    let decoder = StreamingDecoder::new(compressed).ok()?;
+    let decoder = StreamingDecoder::new_with_max_window_size(compressed, WINDOW).ok()?;
     let mut content = Vec::new();
     decoder.take(most as u64 + 1).read_to_end(&mut content).ok()?;
     (content.len() <= most).then_some(content)
@@ -75,6 +78,10 @@ mod tests {
         let bomb = pack(&vec![0; 1 << 20]);
         assert!(bomb.len() < 4096);
         assert_eq!(unpack(&bomb, 1 << 16), None);
+        // One letter, by a frame that asks for memory: of 4 MiB, and of 64.
+        let letter = |window: u8| unpack(&[ZSTD, 0x28, 0xb5, 0x2f, 0xfd, 0, window, 0x0b, 0, 0, b'a'], SIZE);
+        assert_eq!(letter(12 << 3).as_deref(), Some(&b"a"[..]));
+        assert_eq!(letter(16 << 3), None);
         assert_eq!(unpack(b"", SIZE), None);
         assert_eq!(unpack(&[7, 1, 2], SIZE), None, "of another version");
         assert_eq!(unpack(&[ZSTD, 1, 2], SIZE), None);
