@@ -32,6 +32,9 @@ impl Alive {
     pub fn look(&mut self, now: Instant) {
         let Some(before) = self.looked.replace(now) else { return };
         let missed = now.saturating_duration_since(before).saturating_sub(BEAT);
+        if missed.is_zero() {
+            return;
+        }
         for peer in self.peers.values_mut().filter(|peer| peer.until > before) {
             peer.until += missed;
         }
@@ -69,8 +72,13 @@ impl Alive {
     }
 
     pub fn living(&self, now: Instant) -> BTreeSet<String> {
-        let living = self.peers.iter().filter(|(_, peer)| peer.until > now);
-        living.map(|(name, _)| name.clone()).collect()
+        self.names(now).cloned().collect()
+    }
+
+    /// Of those that live, in their order.
+    pub fn names(&self, now: Instant) -> impl Iterator<Item = &String> {
+        let living = self.peers.iter().filter(move |(_, peer)| peer.until > now);
+        living.map(|(name, _)| name)
     }
 
     /// When the next one is dead if it stays silent.

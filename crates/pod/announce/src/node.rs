@@ -103,26 +103,26 @@ async fn follow(
                     node.say(Word::Leaves, &now);
                     return Ok(());
                 }
-                changed = facts.changed() => changed.context("nobody tells of services any more")?,
-                changed = links.changed() => changed.context("nobody tells of links any more")?,
-                _ = beat.tick(), if !node.sockets.is_empty() => {
-                    node.say(Word::Alive, &now);
-                    continue;
+                changed = facts.changed() => {
+                    changed.context("nobody tells of services any more")?;
+                    break;
                 }
+                changed = links.changed() => {
+                    changed.context("nobody tells of links any more")?;
+                    break;
+                }
+                _ = beat.tick(), if !node.sockets.is_empty() => node.say(Word::Alive, &now),
                 (length, from) = hear(&node.sockets, &mut buffer), if !node.sockets.is_empty() => {
-                    node.hear(&buffer[..length], from, &now);
-                    if !node.has_changed() {
+                    if !node.hear(&buffer[..length], from, &now) {
                         continue;
                     }
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    node.tell_neighbours();
-                    if !node.has_changed() {
-                        continue;
-                    }
-                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => node.tell_neighbours(),
             }
-            break;
+            // Whatever came first: at the same moment somebody may have died, and no timer stands for that any more.
+            if node.has_changed() {
+                break;
+            }
         }
     }
 }
@@ -205,17 +205,21 @@ impl Node {
         }
     }
 
-    /// Who isn't known to be there, or there under another address, isn't asked for his signature.
-    fn hear(&mut self, message: &[u8], from: IpAddr, facts: &Facts) {
+    /// Who isn't known to be there, or there under another address, isn't asked for his signature. False: it counts for nothing.
+    fn hear(&mut self, message: &[u8], from: IpAddr, facts: &Facts) -> bool {
         self.alive.look(Instant::now());
-        let Some(heard) = Heard::read(message) else { return };
+        let Some(heard) = Heard::read(message) else {
+            return false;
+        };
         let known = facts
             .nodes
             .get(heard.name)
             .is_some_and(|node| node.addresses.contains(&from));
-        if known && self.alive.key(heard.name).is_some_and(|key| heard.is_of(key)) {
+        let counts = known && self.alive.key(heard.name).is_some_and(|key| heard.is_of(key));
+        if counts {
             self.alive.hear(heard.name, heard.number, heard.word, Instant::now());
         }
+        counts
     }
 
     fn next(&self) -> Option<Instant> {
@@ -228,7 +232,9 @@ impl Node {
     fn has_changed(&mut self) -> bool {
         let now = Instant::now();
         self.alive.look(now);
-        self.alive.living(now) != self.living_others() || self.retry.is_some_and(|at| at <= now)
+        // Asked at each message.
+        let before = self.living.iter().filter(|name| **name != self.settings.name);
+        self.alive.names(now).ne(before) || self.retry.is_some_and(|at| at <= now)
     }
 
     fn living_others(&self) -> BTreeSet<String> {
