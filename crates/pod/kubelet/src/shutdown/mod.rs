@@ -104,6 +104,10 @@ async fn listen(kl: &Arc<Kubelet>, sources: &Sources, periods: &[Period]) {
             Ok(mut logind) => {
                 tracing::info!("the machine waits for its pods when it stops");
                 (pause, said) = (AGAIN, String::new());
+                if kl.shutdown.is_under_way() {
+                    // A machine that stops gives nobody a lock: it went on while it wasn't heard.
+                    tell_all(kl, false).await;
+                }
                 follow(kl, &mut logind, periods).await
             }
             Err(Problem::Absent) => break,
@@ -158,15 +162,7 @@ pub async fn follow(kl: &Arc<Kubelet>, power: &mut dyn Power, periods: &[Period]
             Ok(stops) => stops,
             Err(e) => return e,
         };
-        let what = if stops { "event" } else { "cancellation" };
-        tracing::warn!("the machine says that it stops: {what}");
-        event(kl, format!("Shutdown manager detected shutdown {what}"));
-        {
-            // Who is being admitted comes in before, and ends with the others.
-            let _one = kl.admission.lock().await;
-            kl.shutdown.0.send_replace(stops);
-        }
-        kl.node.changed.notify_one();
+        tell_all(kl, stops).await;
         if stops {
             process(kl, periods).await;
             power.release();
@@ -174,6 +170,19 @@ pub async fn follow(kl: &Arc<Kubelet>, power: &mut dyn Power, periods: &[Period]
             return e;
         }
     }
+}
+
+/// Whether the machine stops, for whoever admits pods, and for the node's status.
+async fn tell_all(kl: &Kubelet, stops: bool) {
+    let what = if stops { "event" } else { "cancellation" };
+    tracing::warn!("the machine says that it stops: {what}");
+    event(kl, format!("Shutdown manager detected shutdown {what}"));
+    {
+        // Who is being admitted comes in before, and ends with the others.
+        let _one = kl.admission.lock().await;
+        kl.shutdown.0.send_replace(stops);
+    }
+    kl.node.changed.notify_one();
 }
 
 fn event(kl: &Kubelet, message: String) {
