@@ -151,7 +151,7 @@ impl Place for Directory {
     }
 }
 
-/// Names are a few segments long; links and what isn't whole are passed over.
+/// Names are a few segments long; links, what isn't whole, and what can't be of ours are passed over.
 fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Object>) -> io::Result<()> {
     let Some(entries) = missing(std::fs::read_dir(root.join(below)))? else {
         return Ok(());
@@ -171,10 +171,40 @@ fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Object>) -> io::
         };
         if metadata.is_dir() && depth < 8 {
             walk(root, &name, depth + 1, found)?;
-        } else if metadata.is_file() {
+        } else if metadata.is_file() && super::is_name(&name) {
             let bytes = metadata.len();
             found.push(Object { name, bytes });
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_isnt_of_ours_is_passed_over_and_what_is_there_isnt_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("place");
+        let place = Directory::new(root.clone());
+        assert!(place.list("a/").await.unwrap().is_empty());
+        place.put("a/b", Bytes::from_static(b"content")).await.unwrap();
+        for other in ["b (copy)", "\u{1b}[31m", ".1.part"] {
+            std::fs::write(root.join("a").join(other), "other").unwrap();
+        }
+        std::os::unix::fs::symlink("/etc/passwd", root.join("a/c")).unwrap();
+        let (name, bytes) = ("a/b".to_string(), 7);
+        assert_eq!(place.list("a/").await.unwrap(), [Object { name, bytes }]);
+
+        let to = dir.path().join("to");
+        std::fs::write(&to, "mine").unwrap();
+        assert!(place.get_file("a/b", &to).await.is_err());
+        assert_eq!(std::fs::read(&to).unwrap(), b"mine");
+        std::fs::remove_file(&to).unwrap();
+        assert!(place.get_file("a/b", &to).await.unwrap());
+        assert_eq!(std::fs::read(&to).unwrap(), b"content");
+        place.remove("a/b").await.unwrap();
+        assert_eq!(place.get("a/b", 100).await.unwrap(), None);
+    }
 }
