@@ -82,11 +82,13 @@ fn strip_slice(slice: &mut EndpointSlice) {
     }
 }
 
+/// Facts are made anew when something changes that counts, or counted.
 fn follow<K: keelson_client::Kind>(
     rest: &Rest,
     strip: fn(&mut K),
     stop: &CancellationToken,
     changed: &Arc<Notify>,
+    counts: impl Fn(&K) -> bool + Send + 'static,
 ) -> Informer<K> {
     let options = InformerOptions {
         transform: strip,
@@ -94,16 +96,35 @@ fn follow<K: keelson_client::Kind>(
     };
     let informer = Informer::start(rest, options, stop);
     let changed = changed.clone();
-    informer.on_change(move |_| changed.notify_one());
+    informer.on_change(move |change| {
+        if counts(change.object()) || change.old().is_some_and(|old| counts(old)) {
+            changed.notify_one();
+        }
+    });
     informer
+}
+
+fn is_balanced(service: &core::Service) -> bool {
+    is_ours(service) && ingress(service).next().is_some()
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<&str> {
+    let labels = slice.metadata.labels.as_ref()?;
+    labels.get(SERVICE_NAME).map(String::as_str)
 }
 
 impl Sources {
     pub fn start(rest: &Rest, stop: &CancellationToken) -> Sources {
         let changed = Arc::new(Notify::new());
         Sources {
-            pools: follow(rest, keelson_client::informer::strip_managed_fields, stop, &changed),
-            nodes: follow(rest, strip_node, stop, &changed),
+            pools: follow(
+                rest,
+                keelson_client::informer::strip_managed_fields,
+                stop,
+                &changed,
+                |_| true,
+            ),
+            nodes: follow(rest, strip_node, stop, &changed, |_| true),
             balanced: None,
             rest: rest.clone(),
             stop: stop.clone(),
@@ -141,15 +162,19 @@ impl Sources {
 
     fn follow_services(&self) -> Balanced {
         let stop = self.stop.child_token();
-        let services: Informer<core::Service> = follow(&self.rest, strip_service, &stop, &self.changed);
-        let slices: Informer<EndpointSlice> = follow(&self.rest, strip_slice, &stop, &self.changed);
-        services.store().add_index(BALANCED, |s| {
-            let has = is_ours(s) && ingress(s).next().is_some();
-            has.then(String::new).into_iter().collect()
-        });
+        let services: Informer<core::Service> = follow(&self.rest, strip_service, &stop, &self.changed, is_balanced);
+        // Where endpoints are counts where traffic stays. Of a service that isn't known yet all are looked at when it comes.
+        let known = services.clone();
+        let counts = move |slice: &EndpointSlice| {
+            let service = service_of(slice).and_then(|name| known.store().get(slice.namespace(), name));
+            service.is_some_and(|service| is_balanced(&service) && is_local(&service))
+        };
+        let slices: Informer<EndpointSlice> = follow(&self.rest, strip_slice, &stop, &self.changed, counts);
+        services
+            .store()
+            .add_index(BALANCED, |s| is_balanced(s).then(String::new).into_iter().collect());
         slices.store().add_index(BY_SERVICE, |slice| {
-            let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
-            let key = service.map(|s| format!("{}/{s}", slice.namespace()));
+            let key = service_of(slice).map(|name| format!("{}/{name}", slice.namespace()));
             key.into_iter().collect()
         });
         Balanced { services, slices, stop }
