@@ -58,6 +58,10 @@ impl Schedule {
             () = stop.cancelled() => return Ok(false),
             () = keelson_clock::sleep_until(due) => {}
         }
+        // Somebody set the clock: what is due is asked anew.
+        if keelson_clock::now() < due {
+            return Ok(true);
+        }
         let turn = Turn::take(&self.data_dir)?;
         let making = Making::begin(&turn, &self.target, &self.data_dir, Some(self.plan.kept())).await?;
         let made = making.finish(self.picture().await).await?;

@@ -149,9 +149,13 @@ pub async fn run(snapshots: Arc<Snapshots>, plan: Plan, stop: CancellationToken)
             () = stop.cancelled() => return Ok(()),
             () = keelson_clock::sleep_until(due) => {}
         }
+        wait = Duration::from_secs(1);
+        // Somebody set the clock: what is due is asked anew.
+        if keelson_clock::now() < due {
+            continue;
+        }
         match snapshots.take(Why::Scheduled).await {
             Ok(taken) => {
-                wait = Duration::from_secs(1);
                 if let Some(why) = &taken.unsent {
                     tracing::error!(
                         why,
