@@ -122,8 +122,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                     return back(&repository, &backup, &data_dir, wanted).await;
                 }
                 ensure!(
-                    !wanted.dry_run && !wanted.update,
-                    "--dry-run and --update are for a namespace (-n) or an object (--object); a whole backup goes into an empty directory"
+                    !wanted.dry_run && !wanted.update && wanted.kubeconfig.is_none(),
+                    "--dry-run, --update and --kubeconfig are for a namespace (-n) or an object (--object); a whole backup goes into an empty directory"
                 );
                 restore::whole(&repository, &backup, &data_dir).await?;
                 let (volumes, node) = (backup.manifest.volumes.len(), &backup.manifest.node);
@@ -190,6 +190,11 @@ async fn create(target: &Target, data_dir: &Path, kubeconfig: Option<PathBuf>) -
     ensure!(
         running || data_dir.join("store").exists(),
         "no server runs with the data directory {}, and there is no store in it",
+        data_dir.display()
+    );
+    ensure!(
+        running || kubeconfig.is_none(),
+        "--kubeconfig: no server runs with the data directory {}; without this option its store is read",
         data_dir.display()
     );
     let turn = Turn::take(data_dir)?;
