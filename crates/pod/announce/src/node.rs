@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// When neighbours are told of an address that this node has taken over: packets get lost, and switches learn slowly.
@@ -26,6 +26,8 @@ const TOLD: [Duration; 5] = [
     Duration::from_secs(2),
     Duration::from_secs(4),
 ];
+/// Who leaves says so each time after so long: a message may be lost.
+const FAREWELLS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(60)];
 /// After this a link that couldn't be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Changes of links come in storms.
@@ -100,7 +102,11 @@ async fn follow(
             let due = node.next();
             tokio::select! {
                 () = stop.cancelled() => {
-                    node.say(Word::Leaves, &now);
+                    node.open.clear();
+                    for after in FAREWELLS {
+                        sleep(after).await;
+                        node.say(Word::Leaves, &now);
+                    }
                     return Ok(());
                 }
                 changed = facts.changed() => {
