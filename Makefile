@@ -7,7 +7,7 @@ TEST_PROFILE ?= dev
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
 
-.PHONY: help deps build up down test check unit cluster-test conformance quick differential swap bench release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance quick differential swap kubeadm bench release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -62,6 +62,10 @@ differential: deps
 ## make swap        our components among upstream's and the other way round, one by one, while a workload runs
 swap: build
 	@KEELSON=$(KEELSON) tools/swap.sh
+
+## make kubeadm     a machine with upstream's kubelet and containerd joins by kubeadm; its parts are exchanged for ours
+kubeadm: build
+	@KEELSON=$(KEELSON) tools/test-kubeadm.sh
 
 ## make bench       figures beside upstream's, in one run
 bench: build
