@@ -64,7 +64,7 @@ within 120 "it is up, with its images" test -e "$S/1/up"
 beside() { # name, command: on the machine, its pid in ours
   local name=$1 entered; shift
   setsid nsenter -t "$(cat "$S/1.inner")" -m -u -i -p -n -- "$@" >>"$S/$name.log" 2>&1 </dev/null & entered=$!; disown
-  for _ in $(seq 50); do pgrep -P $entered | head -1 >"$S/$name.pid"; [ -s "$S/$name.pid" ] && return; sleep 0.1; done; fail "$name doesn't start"
+  for _ in $(seq 50); do ! pgrep -P $entered >"$S/$name.pid" || return 0; sleep 0.1; done; fail "$name doesn't start"
 }
 ours=$S/1/keelson.sock
 # Our runtime; with more flags once there is a certificate by which it may read the cluster.
@@ -176,7 +176,10 @@ works "upstream's kubelet, $RUNTIME, kube-proxy"
 serving() { k get csr -o jsonpath='{range .items[*]}{.spec.signerName} {.status.conditions[*].type}{"\n"}{end}' | grep -q 'kubernetes.io/kubelet-serving Approved'; }
 within 5 "the kubelet's serving certificate was approved" serving
 
-stop "$S/proxy.pid"; in1 nft delete table ip kube-proxy 2>/dev/null || true; in1 nft delete table ip6 kube-proxy 2>/dev/null || true
+# Without a proxy there are no services.
+stop "$S/proxy.pid"; in1 nft delete table ip kube-proxy; in1 nft delete table ip6 kube-proxy 2>/dev/null || true
+unserved() { ! get there "http://$(k get svc here -o jsonpath='{.spec.clusterIP}')/"; }
+within 10 "kube-proxy is gone" unserved
 beside proxy "$KEELSON" proxy --kubeconfig "$S/1/proxy.kubeconfig" --hostname-override $N --cluster-cidr 10.244.0.0/16
 works "our proxy in kube-proxy's place"
 
@@ -223,10 +226,29 @@ policy() { echo '{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadat
 policy | k apply -f - >/dev/null
 closed() { ! k exec here -- timeout 2 wget -qO- "http://$(ip_of there):8080/"; }
 within 15 "its network policies hold" closed; k delete networkpolicy closed >/dev/null
+within 15 "and let go" says there get here "http://$(ip_of there):8080/"
+
+# A pod of the machine's own, which no drain ends.
+in1 mkdir -p /etc/kubernetes/manifests
+in1 tee /etc/kubernetes/manifests/own.yaml >/dev/null <<Y
+apiVersion: v1
+kind: Pod
+metadata: {name: own}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: web, image: "example.local/web:1", imagePullPolicy: Never, command: [httpd, -f, -p, "8090"], readinessProbe: {tcpSocket: {port: 8090}, periodSeconds: 1}}]
+Y
+within 60 "a static pod, and its mirror" k wait --for=condition=Ready pod/own-$N --timeout=1s
+runs_own() { in1 pgrep -f 'httpd -f -p 8090'; }
+runs_own >/dev/null || fail "the static pod's process"
 
 # It leaves as it came.
 k drain $N --ignore-daemonsets --force --delete-emptydir-data --grace-period=1 --timeout=60s >/dev/null 2>&1 || fail "drain"
 touch "$S/1/hold"; in1 sh -c "kill \$(cat '$S/1/kubelet.pid')"
 in1 kubeadm reset -f --cri-socket "unix://$ours" >"$S/reset.log" 2>&1 || { cat "$S/reset.log"; fail "kubeadm reset"; }
-[ ! -e "$S/1/etc/kubernetes/kubelet.conf" ] || fail "what kubeadm reset leaves"
+for f in etc/kubernetes/kubelet.conf etc/kubernetes/pki/ca.crt etc/kubernetes/manifests/own.yaml var/lib/kubelet/config.yaml; do
+  [ ! -e "$S/1/$f" ] || fail "kubeadm reset leaves $f"; done
+! runs_own >/dev/null || fail "kubeadm reset leaves a pod"
 k delete node $N >/dev/null; ok "kubeadm reset, and the node is taken out"
+routed() { ! in0 ip route show proto 107 | grep -qF "$RANGE"; }
+within 20 "and the route to it" routed

@@ -7,8 +7,11 @@ DIR=$1 NAME=$2 PAUSE=${3:-}
 hostname "$NAME"
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 run /run; mkdir -p /run/netns /run/containerd /run/lock
-for d in var/lib/kubelet var/lib/containerd var/lib/cni var/log/pods var/log/containers etc/cni opt/cni etc/kubernetes etc/containerd usr/libexec/kubernetes; do
-  mkdir -p "$DIR/$d" "/$d"; mount --bind "$DIR/$d" "/$d"; done
+# What kubeadm's parts write is below DIR, and no directory of the host is mounted over: were that one removed there, the mount would go, too.
+for d in var/lib var/log; do mkdir -p "$DIR/$d"; mount --bind "$DIR/$d" "/$d"; done
+for d in etc opt usr/libexec; do mkdir -p "$DIR/over/$d" "$DIR/work/$d"
+  mount -t overlay -o "lowerdir=/$d,upperdir=$DIR/over/$d,workdir=$DIR/work/$d" over "/$d"; done
+for d in etc/cni etc/kubernetes etc/containerd; do mkdir -p "$DIR/$d" "/$d"; mount --bind "$DIR/$d" "/$d"; done
 printf '127.0.0.1 localhost %s\n' "$NAME" >"$DIR/hosts"; echo "$NAME" >"$DIR/hostname"; : >"$DIR/resolv.conf"
 for f in hosts hostname resolv.conf; do mount --bind "$DIR/$f" "/etc/$f"; done
 mount --make-rshared /
