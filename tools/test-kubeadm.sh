@@ -225,8 +225,8 @@ fi
 policy() { echo '{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed}, spec: {podSelector: {matchLabels: {at: there}}, policyTypes: [Ingress]}}'; }
 policy | k apply -f - >/dev/null
 closed() { ! k exec here -- timeout 2 wget -qO- "http://$(ip_of there):8080/"; }
-within 15 "its network policies hold" closed; k delete networkpolicy closed >/dev/null
-within 15 "and let go" says there get here "http://$(ip_of there):8080/"
+within 30 "its network policies hold" closed; k delete networkpolicy closed >/dev/null
+within 30 "and let go" says there get here "http://$(ip_of there):8080/"
 
 # A pod of the machine's own, which no drain ends.
 in1 mkdir -p /etc/kubernetes/manifests
