@@ -27,7 +27,7 @@ stop() { # pid file, signal
   for _ in $(seq 200); do kill -0 "$(cat "$1")" 2>/dev/null || break; sleep 0.1; done; rm -f "$1"
 }
 cleanup() {
-  status=$?
+  status=$?; set +e
   [ $status = 0 ] || for log in "$S"/0.log "$S"/join*.log "$S"/1/kubelet.log "$S"/1/containerd.log "$S"/proxy.log "$S"/runtime.log; do [ ! -e "$log" ] || { echo "=== ${log##*/}:"; tail -n 15 "$log"; }; done
   stop "$S/proxy.pid"; stop "$S/runtime.pid"; stop "$S/0.pid"
   # With its first process the machine goes, and all that runs in it.
@@ -62,8 +62,9 @@ inner() { pgrep -P "$(cat "$S/1.pid")" | head -1 >"$S/1.inner" && [ -s "$S/1.inn
 within 10 "a machine" inner
 within 120 "it is up, with its images" test -e "$S/1/up"
 beside() { # name, command: on the machine, its pid in ours
-  local name=$1 entered; shift
-  setsid nsenter -t "$(cat "$S/1.inner")" -m -u -i -p -n -- "$@" >>"$S/$name.log" 2>&1 </dev/null & entered=$!; disown
+  # What is expanded in the background would be a child, too.
+  local name=$1 machine entered; shift; machine=$(cat "$S/1.inner")
+  setsid nsenter -t "$machine" -m -u -i -p -n -- "$@" >>"$S/$name.log" 2>&1 </dev/null & entered=$!; disown
   for _ in $(seq 50); do ! pgrep -P $entered >"$S/$name.pid" || return 0; sleep 0.1; done; fail "$name doesn't start"
 }
 ours=$S/1/keelson.sock
