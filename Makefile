@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test conformance suites quick differential swap bench release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance suites quick differential swap kubeadm bench release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -69,6 +69,10 @@ differential: deps
 ## make swap        our components among upstream's and the other way round, one by one, while a workload runs
 swap: build
 	@KEELSON=$(KEELSON) tools/swap.sh
+
+## make kubeadm     a machine with upstream's kubelet and containerd joins by kubeadm; its parts are exchanged for ours
+kubeadm: build
+	@KEELSON=$(KEELSON) tools/test-kubeadm.sh
 
 ## make bench       figures beside upstream's, in one run
 bench: build

@@ -1,14 +1,14 @@
 #!/bin/bash
-# build.sh [kubectl|etcd|apiserver|components|differential|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
+# build.sh [kubectl|etcd|apiserver|components|kubeadm|differential|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
 # programs of the suite's images from published Go modules into $LAB/bin. kubectl, etcd, apiserver: only that; components: kube-scheduler and
-# kube-controller-manager; differential: etcd and apiserver; quick: what the gate
+# kube-controller-manager; kubeadm: kubeadm, kubelet, kube-proxy, containerd and runc; differential: etcd and apiserver; quick: what the gate
 # needs; all: what all 462 tests need.
 # 10 to 15 minutes on two cores the first time; builds only what is missing.
 . "$(dirname "$0")/lib/env.sh"; set -e
 WHAT=${1:-all}; K=v1.37.2; M=v0.37.2
 mkdir -p $BIN $LAB/build
 command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (golang.org, or your distribution's package)" >&2; exit 1; }
-NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|differential) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
+NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|kubeadm|differential) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
 MISSING=$(for p in $NEED; do dpkg -s $p >/dev/null 2>&1 || echo $p; done)
 [ -z "$MISSING" ] || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $MISSING >/dev/null; }
 V="-X k8s.io/component-base/version.gitVersion=$K -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=$K"
@@ -24,10 +24,10 @@ build() { # output package
   [ -x $BIN/$1 ] && return; say $1
   go get $2@$K 2>/dev/null; go build -mod=mod -trimpath -ldflags "-s -w $V" -o $BIN/$1 $2
 }
-other() { # output module version package
+other() { # output module version package tags
   [ -x $BIN/$1 ] && return; say $1; mkdir -p $LAB/build/$1
   ( cd $LAB/build/$1; [ -f go.mod ] || go mod init suite/$1 2>/dev/null
-    go get $4@$3 2>/dev/null; go build -mod=mod -trimpath -ldflags '-s -w' -o $BIN/$1 $4 )
+    go get $4@$3 2>/dev/null; go build -mod=mod -trimpath -tags "${5:-}" -ldflags '-s -w' -o $BIN/$1 $4 )
 }
 export CGO_ENABLED=0
 etcd() {
@@ -38,6 +38,12 @@ etcd() {
 [ $WHAT = differential ] && etcd
 [[ $WHAT = @(apiserver|differential) ]] && { module $LAB/build/kubernetes; build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver; exit; }
 [ $WHAT = components ] && { module $LAB/build/kubernetes; for c in kube-scheduler kube-controller-manager; do build $c k8s.io/kubernetes/cmd/$c; done; exit; }
+[ $WHAT = kubeadm ] && {
+  dpkg -s libseccomp-dev pkg-config gcc containernetworking-plugins >/dev/null 2>&1 || { apt-get update -qq; apt-get install -y -qq --no-install-recommends libseccomp-dev pkg-config gcc containernetworking-plugins >/dev/null; }
+  ( module $LAB/build/kubernetes; for c in kubeadm kubelet kube-proxy; do build $c k8s.io/kubernetes/cmd/$c; done )
+  C=github.com/containerd/containerd/v2
+  for c in containerd containerd-shim-runc-v2 ctr; do other $c $C v2.4.2 $C/cmd/$c; done
+  CGO_ENABLED=1 other runc github.com/opencontainers/runc v1.5.2 github.com/opencontainers/runc seccomp; exit; }
 I=k8s.io/kubernetes/test/images
 ( module $LAB/build/kubernetes; build kubectl k8s.io/kubernetes/cmd/kubectl
   [ $WHAT = kubectl ] && exit; build agnhost $I/agnhost; build img-nnp $I/nonewprivs; [ $WHAT = quick ] || { build img-regression-issue-74839 $I/regression-issue-74839

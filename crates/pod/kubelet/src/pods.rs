@@ -248,6 +248,23 @@ pub fn container_hash(c: &Container) -> u64 {
     hash(&[&c.name, c.image.as_deref().unwrap_or_default()])
 }
 
+/// Whether a container with this hash was made from this definition: by us, or by the kubelet of upstream's whose place we took.
+pub fn made_from(noted: u64, c: &Container) -> bool {
+    noted == container_hash(c) || noted == upstreams_hash(c)
+}
+
+/// Upstream's identity of a container: FNV-1a in 32 bits of what Go prints of the bytes of its image and name in JSON.
+fn upstreams_hash(c: &Container) -> u64 {
+    let json = serde_json::json!({"image": c.image.as_deref().unwrap_or_default(), "name": c.name}).to_string();
+    let bytes: Vec<String> = json.bytes().map(|b| b.to_string()).collect();
+    let printed = format!("([]uint8)[{}]", bytes.join(" "));
+    u64::from(
+        printed
+            .bytes()
+            .fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)),
+    )
+}
+
 /// A hash that stays the same across releases: what runs is told by it from what is wanted.
 pub fn hash(parts: &[&str]) -> u64 {
     // FNV-1a.
@@ -264,4 +281,28 @@ pub fn is_critical(pod: &Pod) -> bool {
 /// Whether the pod may run as another than the host's users.
 pub fn wants_user_namespace(pod: &Pod) -> bool {
     spec(pod).host_users == Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_of_upstreams_kubelet_is_known_by_its_hash() {
+        let container = |name: &str, image: &str| Container {
+            name: name.into(),
+            image: Some(image.into()),
+            ..Default::default()
+        };
+        let web = container("web", "example.local/web:1");
+        // As upstream's kubelet 1.37.2 notes them.
+        assert!(made_from(0x06ab_2892, &web));
+        assert!(made_from(
+            0x96f4_af9b,
+            &container("über", "registry.k8s.io/pause:3.10.2")
+        ));
+        assert!(made_from(container_hash(&web), &web));
+        let newer = container("web", "example.local/web:2");
+        assert!(!made_from(0x06ab_2892, &newer) && !made_from(container_hash(&web), &newer) && !made_from(0, &web));
+    }
 }

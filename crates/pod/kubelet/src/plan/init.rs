@@ -100,7 +100,7 @@ fn running_sidecar(input: &Input, actions: &mut Actions, i: usize, previously: b
     if i + 1 < list.len() && !previously {
         actions.start_init.push(i + 1);
     }
-    if view.hash != pods::container_hash(c) {
+    if !pods::made_from(view.hash, c) {
         restart(actions, "definition changed", KillReason::Other);
     } else if c.liveness_probe.is_some() && input.probes.liveness.get(&view.id) == Some(&false) {
         restart(actions, "failed liveness probe", KillReason::LivenessProbe);

@@ -144,7 +144,7 @@ fn main_container(input: &Input, i: usize, c: &Container, actions: &mut Actions)
         Some(own) => own != "Never",
         None => pods::restart_policy(pod) != "Never",
     };
-    let (message, reason) = if view.hash != pods::container_hash(c) {
+    let (message, reason) = if !pods::made_from(view.hash, c) {
         restart = true;
         (format!("Container {} definition changed", c.name), KillReason::Other)
     } else if input.probes.liveness.get(&view.id) == Some(&false) {
