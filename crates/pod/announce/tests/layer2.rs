@@ -324,10 +324,12 @@ fn an_address_is_at_one_node_and_moves_when_that_is_killed() {
     world.asks(vips);
 
     std::thread::sleep(Duration::from_millis(1500));
-    let Running { stop, thread, .. } = world.running.remove(&first).unwrap();
+    // To drop its other end kills it.
+    let Running { stop, thread, kill, .. } = world.running.remove(&first).unwrap();
     let stopped = Instant::now();
     stop.cancel();
     thread.join().unwrap();
+    drop(kill);
     let took = world.until_at(vips, &second, stopped);
     println!("{} ms after it was stopped they are at the other one", took.as_millis());
     assert!(took <= Duration::from_secs(1), "{took:?}: who leaves says so");
