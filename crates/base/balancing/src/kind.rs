@@ -2,7 +2,6 @@
 
 use crate::{GROUP, VERSION};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
-use keelson_client::{ApiObject, Kind, ResourceId};
 use serde::{Deserialize, Serialize};
 
 /// Addresses for services of type LoadBalancer, and how they are announced.
@@ -88,24 +87,6 @@ pub struct PoolStatus {
     pub available_v6: i64,
 }
 
-impl ApiObject for LoadBalancerIpPool {
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-    fn decode(json: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(json)
-    }
-    fn encode(&self) -> serde_json::Result<Vec<u8>> {
-        let mut value = serde_json::to_value(self)?;
-        value["apiVersion"] = Self::RESOURCE.api_version().into();
-        value["kind"] = Self::RESOURCE.kind.into();
-        serde_json::to_vec(&value)
-    }
-}
-
-impl Kind for LoadBalancerIpPool {
-    const RESOURCE: ResourceId = ResourceId::fixed(GROUP, VERSION, "LoadBalancerIPPool", "loadbalancerippools", false);
+keelson_client::custom_kinds! {
+    LoadBalancerIpPool, GROUP, VERSION, "LoadBalancerIPPool", "loadbalancerippools", false;
 }

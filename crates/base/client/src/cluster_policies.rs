@@ -1,7 +1,6 @@
 //! `ClusterNetworkPolicy` of `policy.networking.k8s.io/v1alpha2`, a custom resource. Rules of both directions are one type here: what they
 //! have in common is all but the names of their lists.
 
-use crate::kind::{ApiObject, Kind, ResourceId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
@@ -130,25 +129,6 @@ impl ClusterRule {
     }
 }
 
-impl ApiObject for ClusterNetworkPolicy {
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-    fn decode(json: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(json)
-    }
-    fn encode(&self) -> serde_json::Result<Vec<u8>> {
-        let mut value = serde_json::to_value(self)?;
-        value["apiVersion"] = Self::RESOURCE.api_version().into();
-        value["kind"] = Self::RESOURCE.kind.into();
-        serde_json::to_vec(&value)
-    }
-}
-
-impl Kind for ClusterNetworkPolicy {
-    const RESOURCE: ResourceId =
-        ResourceId::fixed(GROUP, VERSION, "ClusterNetworkPolicy", "clusternetworkpolicies", false);
+crate::custom_kinds! {
+    ClusterNetworkPolicy, GROUP, VERSION, "ClusterNetworkPolicy", "clusternetworkpolicies", false;
 }

@@ -139,6 +139,35 @@ macro_rules! kinds {
     )*};
 }
 
+/// Kinds of custom resources: `type, group, version, kind, plural, namespaced;`. Such a type has a field `metadata` and says
+/// nothing of its kind itself. Wants `k8s_openapi` and `serde_json` where it is used.
+#[macro_export]
+macro_rules! custom_kinds {
+    ($($ty:ty, $group:expr, $version:expr, $kind:expr, $plural:literal, $namespaced:literal;)*) => {$(
+        impl $crate::ApiObject for $ty {
+            fn meta(&self) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                &mut self.metadata
+            }
+            fn decode(json: &[u8]) -> serde_json::Result<Self> {
+                serde_json::from_slice(json)
+            }
+            fn encode(&self) -> serde_json::Result<Vec<u8>> {
+                let resource = <Self as $crate::Kind>::RESOURCE;
+                let mut value = serde_json::to_value(self)?;
+                value["apiVersion"] = resource.api_version().into();
+                value["kind"] = resource.kind.into();
+                serde_json::to_vec(&value)
+            }
+        }
+        impl $crate::Kind for $ty {
+            const RESOURCE: $crate::ResourceId = $crate::ResourceId::fixed($group, $version, $kind, $plural, $namespaced);
+        }
+    )*};
+}
+
 kinds! {
     api::core::v1::Pod, "", "v1", "Pod", "pods", true;
     api::core::v1::Node, "", "v1", "Node", "nodes", false;

@@ -1,7 +1,7 @@
 //! The kinds of `snapshot.storage.k8s.io/v1`, as far as controllers need them. They are custom resources: what a cluster's definition has
 //! beyond these fields is not known here, so objects are changed by patches and never written as a whole.
 
-use crate::kind::{ApiObject, Kind, ResourceId};
+use crate::kind::ApiObject;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -163,35 +163,10 @@ impl VolumeSnapshotContent {
     }
 }
 
-macro_rules! custom {
-    ($($ty:ty, $kind:literal, $plural:literal, $namespaced:literal;)*) => {$(
-        impl ApiObject for $ty {
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-            fn decode(json: &[u8]) -> serde_json::Result<Self> {
-                serde_json::from_slice(json)
-            }
-            fn encode(&self) -> serde_json::Result<Vec<u8>> {
-                let mut value = serde_json::to_value(self)?;
-                value["apiVersion"] = Self::RESOURCE.api_version().into();
-                value["kind"] = $kind.into();
-                serde_json::to_vec(&value)
-            }
-        }
-        impl Kind for $ty {
-            const RESOURCE: ResourceId = ResourceId::fixed(GROUP, "v1", $kind, $plural, $namespaced);
-        }
-    )*};
-}
-
-custom! {
-    VolumeSnapshot, "VolumeSnapshot", "volumesnapshots", true;
-    VolumeSnapshotContent, "VolumeSnapshotContent", "volumesnapshotcontents", false;
-    VolumeSnapshotClass, "VolumeSnapshotClass", "volumesnapshotclasses", false;
+crate::custom_kinds! {
+    VolumeSnapshot, GROUP, "v1", "VolumeSnapshot", "volumesnapshots", true;
+    VolumeSnapshotContent, GROUP, "v1", "VolumeSnapshotContent", "volumesnapshotcontents", false;
+    VolumeSnapshotClass, GROUP, "v1", "VolumeSnapshotClass", "volumesnapshotclasses", false;
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! patches of their statuses and never written as a whole.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
-use keelson_client::{ApiObject, Kind, ResourceId};
 use serde::{Deserialize, Serialize};
 
 pub const GROUP: &str = "gateway.networking.k8s.io";
@@ -26,26 +25,7 @@ fn nothing<T: Default + PartialEq>(value: &T) -> bool {
 macro_rules! custom {
     ($($ty:ident, $spec:ty, $status:ty, $plural:literal, $namespaced:literal;)*) => {$(
         fields!($ty { metadata: ObjectMeta, spec: $spec, status: $status, });
-        impl ApiObject for $ty {
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-            fn decode(json: &[u8]) -> serde_json::Result<Self> {
-                serde_json::from_slice(json)
-            }
-            fn encode(&self) -> serde_json::Result<Vec<u8>> {
-                let mut value = serde_json::to_value(self)?;
-                value["apiVersion"] = Self::RESOURCE.api_version().into();
-                value["kind"] = stringify!($ty).into();
-                serde_json::to_vec(&value)
-            }
-        }
-        impl Kind for $ty {
-            const RESOURCE: ResourceId = ResourceId::fixed(GROUP, "v1", stringify!($ty), $plural, $namespaced);
-        }
+        keelson_client::custom_kinds! { $ty, GROUP, "v1", stringify!($ty), $plural, $namespaced; }
     )*};
 }
 
