@@ -56,8 +56,8 @@ impl Pool {
 pub struct Pools(Vec<Pool>);
 
 impl Pools {
-    /// `taken`: what can't be in a pool, and whose it is.
-    pub fn read(all: &[Arc<LoadBalancerIpPool>], taken: &[(Range, String)]) -> Pools {
+    /// `pods`: the ranges of pods, which can't be in a pool.
+    pub fn read(all: &[Arc<LoadBalancerIpPool>], pods: &[Range]) -> Pools {
         let mut by_age: Vec<&Arc<LoadBalancerIpPool>> = all.iter().collect();
         by_age.sort_by_key(|p| {
             (
@@ -65,7 +65,8 @@ impl Pools {
                 p.name().to_string(),
             )
         });
-        let mut held: Vec<(Range, String)> = taken.to_vec();
+        let of_pods = |range: &Range| (*range, "the cluster's pods".to_string());
+        let mut held: Vec<(Range, String)> = pods.iter().map(of_pods).collect();
         let mut pools: Vec<Pool> = Vec::new();
         for pool in by_age {
             let spec = &pool.spec;
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn an_address_is_the_older_pools() {
-        let taken = [("10.244.0.0/16".parse().unwrap(), "the cluster's pods".to_string())];
+        let pods = ["10.244.0.0/16".parse::<Range>().unwrap()];
         let all = [
             pool("a", 2, json!({"addresses": ["192.0.2.8/29", "198.51.100.0/24"]})),
             pool("b", 1, json!({"addresses": ["192.0.2.0/28"], "autoAssign": false})),
@@ -141,7 +142,7 @@ mod tests {
                 json!({"addresses": ["10.244.7.1-10.244.7.9", "127.0.0.1/32", "x"]}),
             ),
         ];
-        let pools = Pools::read(&all, &taken);
+        let pools = Pools::read(&all, &pods);
         let whose = |ip: &str| pools.of(ip.parse().unwrap()).map(|p| p.name.as_str());
         assert_eq!(whose("192.0.2.9"), Some("b"));
         assert_eq!(
@@ -164,6 +165,23 @@ mod tests {
         );
         assert!(!pools.get("b").unwrap().auto_assign && pools.get("a").unwrap().auto_assign);
         assert_eq!(pools.get("a").unwrap().announce.protocol, Announce::LAYER2);
+    }
+
+    #[test]
+    fn who_knows_no_ranges_of_pods_takes_addresses_for_another_pools() {
+        let all = [
+            pool("old", 1, json!({"addresses": ["10.0.0.0/8"]})),
+            pool("new", 2, json!({"addresses": ["10.1.0.0/24"]})),
+        ];
+        let whose = |pods: &[Range]| {
+            let pools = Pools::read(&all, pods);
+            pools.of("10.1.0.7".parse().unwrap()).map(|pool| pool.name.clone())
+        };
+        assert_eq!(
+            whose(&["10.244.0.0/16".parse::<Range>().unwrap()]).as_deref(),
+            Some("new")
+        );
+        assert_eq!(whose(&[]).as_deref(), Some("old"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod sources;
 pub use beat::Speaker;
 
 use anyhow::Context;
+use keelson_balancing::Range;
 use keelson_client::Rest;
 use node::Settings;
 use sources::Sources;
@@ -33,6 +34,8 @@ pub struct Config {
     pub node_name: String,
     /// By which the other nodes reach this one.
     pub node_ips: Vec<IpAddr>,
+    /// The ranges of pods, as who gives pools' addresses away has them.
+    pub cluster_cidrs: Vec<String>,
 }
 
 /// Answers for this node's share of all addresses until `stop` fires. `own` writes this node's Node.
@@ -49,7 +52,13 @@ pub async fn run(
         addresses: config.node_ips,
         port: PORT,
     };
-    let mut sources = Sources::start(&rest, &stop);
+    let pods: Result<Vec<Range>, String> = config
+        .cluster_cidrs
+        .iter()
+        .map(|range| range.parse::<Range>())
+        .collect();
+    let pods = pods.map_err(anyhow::Error::msg).context("the ranges of pods")?;
+    let mut sources = Sources::start(&rest, pods, &stop);
     let (tell, facts) = watch::channel(plan::Facts::default());
     let shown = shown::Shower::new(&Rest::new(own, "keelson-announce"), &config.node_name, speaker.public());
     let following = async {

@@ -4,7 +4,7 @@ use crate::plan::{Address, Facts, Node};
 use crate::shown;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use keelson_balancing::{Announce, LoadBalancerIpPool, Pools, ingress, is_local, is_ours, may_answer, serves};
+use keelson_balancing::{Announce, LoadBalancerIpPool, Pools, Range, ingress, is_local, is_ours, may_answer, serves};
 use keelson_client::{ApiObject, Informer, InformerOptions, Rest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,6 +23,8 @@ const PACE: Duration = Duration::from_millis(50);
 pub struct Sources {
     rest: Rest,
     stop: CancellationToken,
+    /// The ranges of pods.
+    pods: Vec<Range>,
     pools: Informer<LoadBalancerIpPool>,
     nodes: Informer<core::Node>,
     balanced: Option<Balanced>,
@@ -114,9 +116,10 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
 }
 
 impl Sources {
-    pub fn start(rest: &Rest, stop: &CancellationToken) -> Sources {
+    pub fn start(rest: &Rest, pods: Vec<Range>, stop: &CancellationToken) -> Sources {
         let changed = Arc::new(Notify::new());
         Sources {
+            pods,
             pools: follow(
                 rest,
                 keelson_client::informer::strip_managed_fields,
@@ -138,7 +141,7 @@ impl Sources {
         tokio::time::sleep(PACE).await;
         self.pools.synced().await;
         self.nodes.synced().await;
-        let pools = Pools::read(&self.pools.store().list(), &[]);
+        let pools = Pools::read(&self.pools.store().list(), &self.pods);
         let announced = pools.iter().any(|pool| pool.announce.protocol == Announce::LAYER2);
         match (announced, &self.balanced) {
             (true, None) => self.balanced = Some(self.follow_services()),

@@ -29,7 +29,7 @@ pub struct Pooled {
     /// `None`: there are no pools here.
     sources: Option<(Informer<LoadBalancerIpPool>, Informer<Namespace>)>,
     /// The ranges of pods.
-    taken: Vec<(Range, String)>,
+    pods: Vec<Range>,
     /// As they were read last, at which revision.
     read: Mutex<(u64, Arc<Pools>)>,
 }
@@ -37,7 +37,8 @@ pub struct Pooled {
 impl Pooled {
     pub fn new(context: &Context, services: &Informer<Service>, nodes: &Informer<Node>) -> Pooled {
         let sources = context.config.pools.then(|| (context.informer(), context.informer()));
-        let range = |text: &String| Some((text.parse().ok()?, "the cluster's pods".to_string()));
+        // Who gives nodes their share of them says which is none.
+        let range = |text: &String| text.parse::<Range>().ok();
         services
             .store()
             .add_index(BY_ADDRESS, |s| wish::has(s).iter().map(IpAddr::to_string).collect());
@@ -49,7 +50,7 @@ impl Pooled {
             services: services.clone(),
             nodes: nodes.clone(),
             sources,
-            taken: context.config.cluster_cidrs.iter().filter_map(range).collect(),
+            pods: context.config.cluster_cidrs.iter().filter_map(range).collect(),
             read: Mutex::default(),
         }
     }
@@ -65,7 +66,7 @@ impl Pooled {
         let mut read = self.read.lock();
         let revision = pools.store().revision();
         if read.0 != revision || revision == 0 {
-            *read = (revision, Arc::new(Pools::read(&pools.store().list(), &self.taken)));
+            *read = (revision, Arc::new(Pools::read(&pools.store().list(), &self.pods)));
         }
         read.1.clone()
     }
