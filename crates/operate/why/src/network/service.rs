@@ -235,7 +235,7 @@ fn balancer(service: &Value, picture: &Picture) -> Option<Finding> {
             format!("it has no address yet: the load balancer of class {class} has to give it one"),
         )
         .mended_by("See that this load balancer runs, or leave loadBalancerClass out."),
-        (message, _) if message.starts_with("Failed to allocate IP") => {
+        (message, _) if said.is_some_and(|told| told.text("/reason") == "AllocationFailed") => {
             Finding::certain("load-balancer-pending", service.shown(), "no pool has an address for it")
                 .shown_by(message)
                 .mended_by("Give a pool more addresses (kubectl get lbippools), ask for one that is free, or delete what isn't needed.")
