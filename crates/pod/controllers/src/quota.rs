@@ -131,9 +131,7 @@ impl Reconcile for Quotas {
         self.own.settle(key, self.quotas.store()).await?;
         let Some(quota) = self.quotas.store().get_key(key).filter(|q| !q.is_deleting()) else {
             self.own.forget(key);
-            // What no quota counts any more isn't followed: its definition may go.
-            let kinds = counted_kinds(&self.quotas.store().list());
-            self.counted.lock().retain(|kind, _| kinds.contains(kind));
+            self.follow_no_others();
             return Ok(Outcome::Done);
         };
         if quota.status.is_some()
@@ -157,7 +155,11 @@ impl Reconcile for Quotas {
             .map(|name| (name.clone(), used.get(name).copied().unwrap_or(Quantity::ZERO)))
             .collect::<Amounts>();
         let old = quota.status.clone().unwrap_or_default();
-        if old.hard.as_ref().unwrap_or(&BTreeMap::new()) == &hard && amounts::read(old.used.as_ref()) == used {
+        let counts_the_same = old.hard.as_ref().unwrap_or(&BTreeMap::new()) == &hard;
+        if !counts_the_same {
+            self.follow_no_others();
+        }
+        if counts_the_same && amounts::read(old.used.as_ref()) == used {
             return Ok(Outcome::Done);
         }
         let status = ResourceQuotaStatus {
@@ -196,6 +198,12 @@ fn counted_kinds(quotas: &[Arc<ResourceQuota>]) -> BTreeSet<String> {
 }
 
 impl Quotas {
+    /// What no quota counts any more isn't followed: its definition may go.
+    fn follow_no_others(&self) {
+        let kinds = counted_kinds(&self.quotas.store().list());
+        self.counted.lock().retain(|kind, _| kinds.contains(kind));
+    }
+
     /// How long to wait for the object that the last charge was for: measured before it is known here, the charge would
     /// be taken back. Under constant change one doesn't wait for ever.
     fn settling(&self, key: &ObjectKey) -> Option<Duration> {
