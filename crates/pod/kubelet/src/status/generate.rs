@@ -41,9 +41,12 @@ pub struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Whether something of the pod still runs: nobody is told of its end before, who would give to others what it holds.
-    fn goes_on(&self) -> bool {
-        !self.terminal && !all_stopped(self.observed)
+    /// Whether it is told now that the node ends the pod. Not while something of it runs: who is told gives to others what it holds. And
+    /// not of one that had succeeded before.
+    fn is_given_up(&self) -> bool {
+        let before = [&self.old.phase, &pods::status(self.pod).phase];
+        let succeeded = before.iter().any(|phase| phase.as_deref() == Some("Succeeded"));
+        !succeeded && (self.terminal || all_stopped(self.observed))
     }
 }
 
@@ -224,7 +227,7 @@ fn settle_phase(input: &Input, status: &mut PodStatus, computed: &str) {
         status.reason = input.old.reason.clone().or_else(|| api.reason.clone());
         status.message = input.old.message.clone().or_else(|| api.message.clone());
     }
-    if let Some((reason, message)) = input.failure.filter(|_| !input.goes_on()) {
+    if let Some((reason, message)) = input.failure.filter(|_| input.is_given_up()) {
         phase = "Failed".into();
         status.reason = Some(reason.into());
         status.message = Some(message.into());
@@ -278,7 +281,7 @@ fn all_conditions(input: &Input, all: &[&ContainerStatus], phase: &str) -> Vec<P
     let disruption = input
         .disruption
         .clone()
-        .filter(|_| !input.goes_on())
+        .filter(|_| input.is_given_up())
         .or_else(|| pods::condition(old, "DisruptionTarget").cloned());
     if let Some(d) = disruption {
         list.retain(|c| c.type_ != d.type_);
@@ -334,5 +337,47 @@ mod tests {
         shorten(&mut status, 10);
         let cut = status.last_state.and_then(|s| s.terminated?.message);
         assert_eq!(cut.as_deref(), Some("aaaaaaaaa"));
+    }
+
+    /// The phase before → phase, reason and whether a disruption is told when the node ends the pod.
+    #[test]
+    fn a_pod_that_has_succeeded_is_not_failed_by_its_node() {
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c"}]}})).unwrap();
+        let disruption = PodCondition {
+            type_: "DisruptionTarget".into(),
+            status: "True".into(),
+            ..PodCondition::default()
+        };
+        for (before, wanted) in [
+            ("Running", ("Failed", Some("Evicted"), true)),
+            ("Succeeded", ("Succeeded", None, false)),
+        ] {
+            let old = PodStatus {
+                phase: Some(before.into()),
+                ..PodStatus::default()
+            };
+            let told = status(&Input {
+                pod: &pod,
+                observed: &Observed::default(),
+                failures: &StartFailures::new(),
+                readiness: &Readiness::default(),
+                old: &old,
+                terminal: false,
+                host_ips: &[],
+                runtime: "r",
+                recursive_read_only: false,
+                restarting: false,
+                resize: &[],
+                failure: Some(("Evicted", "the node was low on resource")),
+                disruption: Some(disruption.clone()),
+                now: jiff::Timestamp::UNIX_EPOCH,
+            });
+            let disrupted = pods::condition(&told, "DisruptionTarget").is_some();
+            assert_eq!(
+                (told.phase.as_deref(), told.reason.as_deref(), disrupted),
+                (Some(wanted.0), wanted.1, wanted.2)
+            );
+        }
     }
 }
