@@ -44,10 +44,7 @@ pub struct Drivers {
 
 /// The answer to a call, or why there is none; in time whatever the driver does.
 pub async fn in_time<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    match tokio::time::timeout(DEADLINE, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
-    }
+    keelson_grpc::in_time(DEADLINE, call).await
 }
 
 impl Drivers {
