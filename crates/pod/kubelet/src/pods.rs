@@ -1,5 +1,6 @@
 //! Small questions asked of a pod object. Pure; knows nothing of the node or of the runtime.
 
+use crate::managers::sum;
 use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, ContainerStatus, EphemeralContainer, Pod, PodCondition, PodSpec, PodStatus,
 };
@@ -258,11 +259,7 @@ fn upstreams_hash(c: &Container) -> u64 {
     let json = serde_json::json!({"image": c.image.as_deref().unwrap_or_default(), "name": c.name}).to_string();
     let bytes: Vec<String> = json.bytes().map(|b| b.to_string()).collect();
     let printed = format!("([]uint8)[{}]", bytes.join(" "));
-    u64::from(
-        printed
-            .bytes()
-            .fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)),
-    )
+    u64::from(sum::of(&printed))
 }
 
 /// A hash that stays the same across releases: what runs is told by it from what is wanted.

@@ -6,7 +6,7 @@ pub mod cpus;
 pub mod machine;
 mod reconcile;
 pub mod set;
-mod sum;
+pub(crate) mod sum;
 pub mod topology;
 
 use crate::config::Config;

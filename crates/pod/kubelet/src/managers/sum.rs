@@ -1,4 +1,4 @@
-//! The sums of upstream's state files: FNV-1a of what Go shows of them.
+//! The sums of upstream's state files, and of its containers: FNV-1a of what Go shows of them.
 
 /// The sum of a text as it stands.
 pub fn of(shown: &str) -> u32 {
