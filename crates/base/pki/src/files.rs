@@ -37,6 +37,16 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     written().with_context(|| format!("writing {}", path.display()))
 }
 
+/// Removes a file, if there is one.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The text of a file; `None` when there is none.
 pub fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {

@@ -17,17 +17,12 @@ use anyhow::{Context, Result, bail, ensure};
 use rcgen::{KeyPair, PublicKeyData};
 use std::path::Path;
 
+pub use crate::succession::Stage;
+
 pub const KEY: &str = "sa.key";
 pub const PUBLIC: &str = "sa.pub";
 pub const NEXT: &str = "sa-next.key";
 pub const TURN: &str = "sa.turn";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    AtRest,
-    Announced,
-    Replaced,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -122,16 +117,16 @@ pub fn step(dir: &Path, step: Step) -> Result<()> {
             // All that is taken first: a key that signs is taken in any case.
             public(&[follows, signs])?;
             files::write_secret(&dir.join(KEY), next.serialize_pem().as_bytes())?;
-            remove(&dir.join(NEXT))?;
+            files::remove(&dir.join(NEXT))?;
         }
         // Broken off before its last file.
         (Step::Sign, Stage::Replaced) if turn.next.is_some() => {
             begin()?;
-            remove(&dir.join(NEXT))?;
+            files::remove(&dir.join(NEXT))?;
         }
         (Step::Retire, Stage::Replaced) => {
             begin()?;
-            remove(&dir.join(NEXT))?;
+            files::remove(&dir.join(NEXT))?;
             public(&[signs])?;
         }
         (_, Stage::AtRest) => bail!("no key is announced: announce one first"),
@@ -139,13 +134,6 @@ pub fn step(dir: &Path, step: Step) -> Result<()> {
         (_, Stage::Replaced) => bail!("tokens of the key before are still taken: retire that key first"),
     }
     Ok(())
-}
-
-fn remove(file: &Path) -> Result<()> {
-    match std::fs::remove_file(file) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| file.display().to_string()),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -216,7 +204,7 @@ mod tests {
         };
         let put = |dir: &Path, name: &str, text: &Option<String>| match text {
             Some(text) => files::write_secret(&dir.join(name), text.as_bytes()).unwrap(),
-            None => remove(&dir.join(name)).unwrap(),
+            None => files::remove(&dir.join(name)).unwrap(),
         };
         let mut tokens = vec![token(&dir)];
         // In the order in which each step writes.

@@ -103,12 +103,10 @@ impl Item {
         };
         self.put(pki, content.as_bytes())
             .with_context(|| format!("completing what {} says", pending.display()))?;
-        // For good: it would undo what comes after it.
-        let removed = || {
-            std::fs::remove_file(&pending)?;
-            std::fs::File::open(pki)?.sync_all()
-        };
-        removed().with_context(|| format!("removing {}", pending.display()))
+        // For good: it would undo what comes after it. Another that opens the directory may have done it.
+        files::remove(&pending)?;
+        let synced = std::fs::File::open(pki).and_then(|dir| dir.sync_all());
+        synced.with_context(|| format!("removing {}", pending.display()))
     }
 
     /// Whether it is complete, and nothing else.
@@ -135,10 +133,7 @@ impl Item {
             match (found.get(*file), secret) {
                 (Some(text), true) => files::write_secret(&path, text.as_bytes())?,
                 (Some(text), false) => files::write_public(&path, text.as_bytes())?,
-                (None, _) if path.exists() => {
-                    std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
-                }
-                (None, _) => {}
+                (None, _) => files::remove(&path)?,
             }
         }
         Ok(())
