@@ -101,11 +101,11 @@ fn maps(cluster: &Cluster) -> anyhow::Result<[ConfigMap; 2]> {
     ])
 }
 
-/// Brings a map up to `wanted`; false if it is so already, or somebody has changed it.
+/// Brings a map up to `wanted`; false if it is so already, or somebody has changed it or wants it to stay.
 fn renew(live: &mut ConfigMap, wanted: &ConfigMap) -> bool {
     let noted = live.metadata.annotations.as_ref().and_then(|all| all.get(HASH));
     let untouched = noted.is_some() && noted == live.data.as_ref().map(hash).as_ref();
-    if !untouched || live.data == wanted.data {
+    if !untouched || live.immutable == Some(true) || live.data == wanted.data {
         return false;
     }
     live.data = wanted.data.clone();
@@ -209,6 +209,12 @@ mod tests {
         let [_, new] = maps(&cluster("10.2.0.53")).unwrap();
         let mut live = old.clone();
         assert!(!renew(&mut live, &old));
+        live.immutable = Some(true);
+        assert!(
+            !renew(&mut live, &new),
+            "a server that couldn't write it wouldn't start"
+        );
+        live.immutable = None;
         assert!(renew(&mut live, &new) && live == new);
         let changed = |live: &mut ConfigMap| {
             let text = live.data.as_mut().unwrap().get_mut("kubelet").unwrap();
