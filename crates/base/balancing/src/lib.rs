@@ -10,8 +10,10 @@ pub use pools::{Pool, Pools};
 pub use ranges::Range;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use keelson_client::ApiObject;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub const GROUP: &str = "keelson.dev";
 pub const VERSION: &str = "v1";
@@ -43,8 +45,17 @@ pub fn ingress(service: &Service) -> impl Iterator<Item = &LoadBalancerIngress> 
     balancer.flat_map(|b| b.ingress.iter().flatten())
 }
 
+/// The nodes that have endpoints in these slices: where traffic of a service that stays local may go.
+pub fn nodes_with_endpoints(slices: &[Arc<EndpointSlice>]) -> BTreeSet<String> {
+    let endpoints = slices.iter().flat_map(|s| s.endpoints.iter().flatten());
+    endpoints
+        .filter(|e| serves(e))
+        .filter_map(|e| e.node_name.clone())
+        .collect()
+}
+
 /// Whether the proxy of its node would send somebody there.
-pub fn serves(endpoint: &Endpoint) -> bool {
+fn serves(endpoint: &Endpoint) -> bool {
     let is = |get: fn(&EndpointConditions) -> Option<bool>, else_: bool| {
         endpoint.conditions.as_ref().and_then(get).unwrap_or(else_)
     };

@@ -4,7 +4,9 @@ use crate::plan::{Address, Facts, Node};
 use crate::shown;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use keelson_balancing::{Announce, LoadBalancerIpPool, Pools, Range, ingress, is_local, is_ours, may_answer, serves};
+use keelson_balancing::{
+    Announce, LoadBalancerIpPool, Pools, Range, ingress, is_local, is_ours, may_answer, nodes_with_endpoints,
+};
 use keelson_client::{ApiObject, Informer, InformerOptions, Rest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -225,12 +227,7 @@ impl Balanced {
 
     fn nodes_with_endpoints(&self, service: &core::Service) -> BTreeSet<String> {
         let key = format!("{}/{}", service.namespace(), service.name());
-        let slices = self.slices.store().by_index(BY_SERVICE, &key);
-        let endpoints = slices.iter().flat_map(|s| s.endpoints.iter().flatten());
-        endpoints
-            .filter(|e| serves(e))
-            .filter_map(|e| e.node_name.clone())
-            .collect()
+        nodes_with_endpoints(&self.slices.store().by_index(BY_SERVICE, &key))
     }
 }
 

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use keelson_balancing::{is_local, is_ours, serves};
+use keelson_balancing::{is_local, is_ours, nodes_with_endpoints};
 use keelson_client::EventType::{Normal, Warning};
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, is_conflict,
@@ -244,12 +244,7 @@ impl Balancer {
 
     fn nodes_with_endpoints(&self, service: &Service) -> BTreeSet<String> {
         let of_service = format!("{}/{}", service.namespace(), service.name());
-        let slices: Vec<Arc<EndpointSlice>> = self.slices.store().by_index(BY_SERVICE, &of_service);
-        let endpoints = slices.iter().flat_map(|s| s.endpoints.iter().flatten());
-        endpoints
-            .filter(|e| serves(e))
-            .filter_map(|e| e.node_name.clone())
-            .collect()
+        nodes_with_endpoints(&self.slices.store().by_index(BY_SERVICE, &of_service))
     }
 
     /// Events by upstream's reasons, for what has just been written.
