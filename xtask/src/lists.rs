@@ -29,16 +29,23 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     if all.len() != 462 {
         problems.push(format!("all.txt has {} names, not 462", all.len()));
     }
-    for entry in fs::read_dir(&dir)? {
-        let file = entry?.file_name().to_string_lossy().into_owned();
+    let here = fs::read_dir(&dir)?
+        .map(|entry| anyhow::Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<BTreeSet<String>>>()?;
+    let gone = before(root, &["ls-tree", "--name-only"], DIR)?
+        .into_iter()
+        .filter(|file| !here.contains(file));
+    problems.extend(gone.map(|file| format!("{file}: the list is gone")));
+    for file in here {
         let list = read(&file)?;
-        if list.iter().collect::<BTreeSet<_>>().len() != list.len() {
-            problems.push(format!("{file}: a name stands in it twice"));
+        if !list.is_sorted_by(|a, b| a < b) {
+            problems.push(format!("{file}: not sorted, or a name stands in it twice"));
         }
         problems.extend(strangers(&file, &list, &all).map(|n| format!("{file}: no such test: {n}")));
         if !matches!(file.as_str(), "all.txt" | "quick.txt") {
             let now: BTreeSet<String> = list.into_iter().collect();
-            let lost = before(root, &file)?.into_iter().filter(|n| !now.contains(n));
+            let was = before(root, &["show"], &format!("{DIR}/{file}"))?;
+            let lost = was.into_iter().filter(|n| !now.contains(n));
             problems.extend(lost.map(|n| format!("{file}: lost {n}")));
         }
     }
@@ -57,10 +64,11 @@ fn strangers<'a>(file: &str, list: &'a [String], all: &'a BTreeSet<String>) -> i
     })
 }
 
-/// What the list had at the last commit: nothing, if it is new.
-fn before(root: &Path, file: &str) -> Result<Vec<String>> {
+/// What git has of the last commit, a line each: nothing, if it is new.
+fn before(root: &Path, command: &[&str], path: &str) -> Result<Vec<String>> {
     let shown = Command::new("git")
-        .args(["show", &format!("HEAD:{DIR}/{file}")])
+        .args(command)
+        .arg(format!("HEAD:{path}"))
         .current_dir(root)
         .output()?;
     match shown.status.success() {
