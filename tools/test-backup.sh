@@ -102,4 +102,12 @@ for _ in $(seq 300); do [ "$(k -n shop exec db-0 -- cat /data/file 2>/dev/null)"
 k -n shop scale statefulset db --replicas=0 >/dev/null
 said=$(backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --object sts/db --dry-run); [[ $said = kept*"spec.replicas: 0 -> 1"* ]] && ok "what differs is told" || fail "$said"
 backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --object sts/db --update >/dev/null; [ "$(k -n shop get statefulset db -o jsonpath='{.spec.replicas}')" = 1 ] && ok "and mended when that is asked" || fail "not updated"
+
+k delete namespace shop --timeout=60s >/dev/null
+none() { [ -z "$(k get pv -o name)" ] && [ -z "$(find "$STATE/data/volumes/volumes" "$STATE/data/volumes/new" -mindepth 1)" ]; }
+for _ in $(seq 150); do none && break; sleep 0.2; done
+none || fail "volumes are left: $(k get pv)"
+k create namespace shop >/dev/null; k -n shop create quota small --hard=requests.storage=1Mi >/dev/null
+said=$(backup restore "$first" --kubeconfig "$KUBECONFIG_FILE" -n shop --node-name $CLUSTER 2>&1) && fail "more than the quota came back: $said" || true
+[[ $said = *"failed "*"persistentvolumeclaims/data-db-0"* ]] && none && ok "a claim that is refused leaves no volume" || fail "$said; $(k get pv)"
 echo "backup: all as promised"

@@ -85,7 +85,7 @@ impl Back<'_> {
         let answer = match step.step {
             Step::Create => {
                 if object.resource == "persistentvolumeclaims" {
-                    notes.extend(self.volumes.fill(self.from, self.to, object, &mut value).await?);
+                    notes.extend(self.volumes.fill(self.from, self.to, id, object, &mut value).await?);
                 }
                 match self.to.create_raw(id, namespace, serde_json::to_vec(&value)?).await {
                     // Its controller was quicker, as with every namespace's account.

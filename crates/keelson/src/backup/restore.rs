@@ -94,7 +94,7 @@ fn same(root: &Path, wanted: &Volume) -> anyhow::Result<()> {
 }
 
 /// What a volume takes: the room that was reserved for it, or what is in it.
-fn takes(volume: &manifest::Volume) -> anyhow::Result<u64> {
+pub fn takes(volume: &manifest::Volume) -> anyhow::Result<u64> {
     let record = record_of(volume)?;
     let filled = (volume.data.ids().count() as u64).saturating_mul(SIZE as u64);
     Ok(if record.thin { filled } else { record.bytes.max(filled) })

@@ -2,11 +2,13 @@
 
 use super::{pool, restore};
 use anyhow::{Context, ensure};
+use http::Method;
 use keelson_backup::manifest::Backup;
 use keelson_backup::objects::Object;
 use keelson_backup::repository::Repository;
+use keelson_client::is_already_exists;
 use keelson_client::kind::ResourceId;
-use keelson_client::rest::{Error, JSON, Rest};
+use keelson_client::rest::{Error, JSON, Rest, with_query};
 use keelson_local::driver::NAME;
 use keelson_local::pool::picture::Incoming;
 use keelson_local::pool::{self as volumes};
@@ -24,11 +26,17 @@ pub struct Volumes<'a> {
 }
 
 impl Volumes<'_> {
-    /// Binds the claim that is to be made to a volume with its data, if the backup has that. Says what became of it.
+    /// Binds the claim that is to be made (`id`, `value`) to a volume with its data, if the backup has that. Says what became of it. `None`:
+    /// there is nothing to say, or somebody has made the claim meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If the volume can't be filled, or the volume or the claim would be refused: nothing is left of it then.
     pub async fn fill(
         &self,
         from: &Rest,
         to: &Rest,
+        id: &ResourceId,
         claim: &Object,
         value: &mut Value,
     ) -> anyhow::Result<Option<String>> {
@@ -55,23 +63,35 @@ impl Volumes<'_> {
         record.id = volumes::id_of(&fresh);
         record.name.clone_from(&fresh);
         record.origin = None;
-        let free = crate::upgrade::free(&pool(self.data_dir))?;
-        ensure!(
-            record.bytes <= free,
-            "its volume needs {} bytes, and {free} are free",
-            record.bytes
-        );
         let handle = record.id.clone();
-        let (incoming, file) = Incoming::begin(&pool(self.data_dir), record)?;
+        let root = pool(self.data_dir);
+        let (incoming, file) = Incoming::begin(&root, record)?;
+        let (wanted, free) = (restore::takes(kept)?, volumes::free(&root)?);
+        ensure!(wanted <= free, "its volume needs {wanted} bytes, and {free} are free");
         self.repository.fill(&kept.data, &incoming.file(), file).await?;
-        tokio::task::spawn_blocking(move || incoming.place()).await??;
         let bound = bound(&volume, &fresh, &handle, claim, &self.backup.manifest.node, self.node);
+        let mut wanted = value.clone();
+        wanted["spec"]["volumeName"] = fresh.as_str().into();
+        // Asked dry first: what is refused leaves no volume that nobody has.
+        try_on(to, &VOLUMES, "", &bound).await.context("the claim's volume")?;
+        match try_on(to, id, claim.namespace(), &wanted).await {
+            Err(error) if is_already_exists(&error) => return Ok(None),
+            tried => tried?,
+        }
+        tokio::task::spawn_blocking(move || incoming.place()).await??;
         to.create_raw(&VOLUMES, "", serde_json::to_vec(&bound)?)
             .await
             .context("the claim's volume")?;
-        value["spec"]["volumeName"] = fresh.as_str().into();
+        *value = wanted;
         Ok(Some(format!("with its data, as the volume {fresh}")))
     }
+}
+
+/// Whether the server would make it: nothing is made.
+async fn try_on(to: &Rest, id: &ResourceId, namespace: &str, value: &Value) -> Result<(), Error> {
+    let path = with_query(&id.path(namespace), &[("dryRun", "All")]);
+    let body = serde_json::to_vec(value).map_err(Error::SerdeError)?;
+    to.call(Method::POST, &path, JSON, body).await.map(drop)
 }
 
 /// The volume's object as it was, under another name, for this claim, on this node.

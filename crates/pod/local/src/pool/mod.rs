@@ -13,7 +13,7 @@ pub mod picture;
 pub mod record;
 
 use data::BLOCK;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use record::{Origin, Snapshot, Volume};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The smallest volume: less than this holds no useful file system.
 pub const SMALLEST: u64 = 8 << 20;
@@ -72,20 +73,29 @@ pub struct Wanted {
 
 pub struct Pool {
     root: PathBuf,
-    busy: Arc<Mutex<BTreeSet<String>>>,
+    busy: Arc<Busy>,
     /// Room is looked for and taken by one at a time.
     room: Mutex<()>,
 }
 
+/// What somebody works on.
+#[derive(Default)]
+struct Busy {
+    ids: Mutex<BTreeSet<String>>,
+    /// One of them no more.
+    freed: Condvar,
+}
+
 /// While this is held, nobody else works on that volume or snapshot.
 struct Hold {
-    busy: Arc<Mutex<BTreeSet<String>>>,
+    busy: Arc<Busy>,
     id: String,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.busy.lock().remove(&self.id);
+        self.busy.ids.lock().remove(&self.id);
+        self.busy.freed.notify_all();
     }
 }
 
@@ -103,6 +113,14 @@ fn is_id(id: &str, prefix: &str) -> bool {
     id.strip_prefix(prefix)
         .and_then(|rest| rest.strip_prefix('-'))
         .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// How much new volumes of a pool can take together, whoever has it open.
+pub fn free(root: &Path) -> Result<u64> {
+    let found = nix::sys::statvfs::statvfs(root).map_err(|e| Fault::Io("asking for room", e.into()))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
+    let left = LEFT.min(bytes(found.blocks()) / 20);
+    Ok(bytes(found.blocks_available()).saturating_sub(left) / BLOCK * BLOCK)
 }
 
 fn rounded(bytes: u64) -> u64 {
@@ -137,9 +155,19 @@ impl Pool {
     }
 
     fn hold(&self, id: &str) -> Result<Hold> {
-        if !self.busy.lock().insert(id.to_string()) {
-            return Err(Fault::Busy(id.into()));
+        self.hold_within(id, Duration::ZERO)
+    }
+
+    /// Waits so long for somebody else who works on it.
+    fn hold_within(&self, id: &str, patience: Duration) -> Result<Hold> {
+        let until = Instant::now() + patience;
+        let mut ids = self.busy.ids.lock();
+        while !ids.insert(id.to_string()) {
+            if self.busy.freed.wait_until(&mut ids, until).timed_out() && ids.contains(id) {
+                return Err(Fault::Busy(id.into()));
+            }
         }
+        drop(ids);
         Ok(Hold {
             busy: self.busy.clone(),
             id: id.into(),
@@ -192,10 +220,7 @@ impl Pool {
 
     /// How much new volumes can take together.
     pub fn free(&self) -> Result<u64> {
-        let found = nix::sys::statvfs::statvfs(&self.root).map_err(|e| Fault::Io("asking for room", e.into()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
-        let left = LEFT.min(bytes(found.blocks()) / 20);
-        Ok(bytes(found.blocks_available()).saturating_sub(left) / BLOCK * BLOCK)
+        free(&self.root)
     }
 
     pub fn create(&self, wanted: &Wanted) -> Result<Volume> {

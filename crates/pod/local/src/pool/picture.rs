@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 
 /// How long a volume that somebody works on is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-const AGAIN: Duration = Duration::from_millis(100);
 
 pub struct Picture {
     pub volumes: Vec<Pictured>,
@@ -116,24 +115,11 @@ impl Pool {
 
     /// What nobody changes or removes while it is held. `None`: it isn't there any more.
     fn held(&self, id: &str) -> Result<Option<(Hold, Volume)>> {
-        let hold = self.hold_soon(id)?;
+        let hold = self.hold_within(id, PATIENCE)?;
         match self.volume(id) {
             Ok(volume) => Ok(Some((hold, volume))),
             Err(Fault::NotFound(_)) => Ok(None),
             Err(other) => Err(other),
-        }
-    }
-
-    fn hold_soon(&self, id: &str) -> Result<Hold> {
-        let mut waited = Duration::ZERO;
-        loop {
-            match self.hold(id) {
-                Err(Fault::Busy(_)) if waited < PATIENCE => {
-                    std::thread::sleep(AGAIN);
-                    waited += AGAIN;
-                }
-                other => return other,
-            }
         }
     }
 }
@@ -262,6 +248,20 @@ mod tests {
         assert_eq!(placed.volumes().unwrap(), std::slice::from_ref(&made));
         assert!(std::fs::read(placed.file(&made.id)).unwrap() == before);
         assert!(matches!(Incoming::begin(&to, made), Err(Fault::Exists(_))));
+    }
+
+    #[test]
+    fn a_volume_that_somebody_works_on_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = Pool::open(dir.path()).unwrap();
+        let hold = pool.hold("vol-1").unwrap();
+        assert!(matches!(pool.hold("vol-1"), Err(Fault::Busy(_))));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| pool.hold_within("vol-1", Duration::from_secs(60)).is_ok());
+            drop(hold);
+            assert!(waiting.join().unwrap());
+        });
+        assert!(pool.hold("vol-1").is_ok());
     }
 
     #[test]
