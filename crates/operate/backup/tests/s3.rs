@@ -81,12 +81,22 @@ async fn what_is_put_is_there_until_it_is_removed() {
         let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         std::fs::write(&from, &content).unwrap();
         place.put_file("file", &from).await.unwrap();
-        assert!(place.get_file("file", &to).await.unwrap());
+        assert!(place.get_file("file", &to, content.len() as u64).await.unwrap());
         assert!(std::fs::read(&to).unwrap() == content, "{size}");
         assert_eq!(to.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::remove_file(&to).unwrap();
     }
-    assert!(!place.get_file("none", &to).await.unwrap() && !to.exists());
+    assert!(!place.get_file("none", &to, 5).await.unwrap() && !to.exists());
+    let long = place.get_file("file", &to, 20 << 20).await.unwrap_err().to_string();
+    assert!(long.contains("more than") && !to.exists(), "{long}");
+}
+
+#[tokio::test]
+async fn pages_without_names_are_followed_to_an_end() {
+    let (server, place, _dir) = start().await;
+    server.state.lock().unwrap().endless = true;
+    let refused = place.list("").await.unwrap_err().to_string();
+    assert!(refused.contains("more than"), "{refused}");
 }
 
 #[tokio::test]
@@ -102,7 +112,7 @@ async fn a_server_that_fails_is_asked_again_and_not_for_ever() {
         assert_eq!(place.get("a", 100).await.unwrap().unwrap(), "before", "{faults:?}");
         server.order(&faults);
         let to = dir.path().join("to");
-        assert!(place.get_file("a", &to).await.unwrap());
+        assert!(place.get_file("a", &to, 100).await.unwrap());
         assert_eq!(std::fs::read(&to).unwrap(), b"before", "{faults:?}");
         std::fs::remove_file(&to).unwrap();
     }

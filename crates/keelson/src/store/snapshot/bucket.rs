@@ -8,6 +8,9 @@ use keelson_backup::place::{self, Object, Place, s3};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A file that was brought from a bucket, with the process's number behind.
+const BROUGHT: &str = "brought-";
+
 #[derive(Clone, Debug)]
 pub struct Bucket {
     text: String,
@@ -96,12 +99,36 @@ pub async fn bring(file: &Path, settings: s3::Settings, data_dir: &Path) -> anyh
     else {
         return Ok(None);
     };
-    let to = data_dir.join(format!("brought-{}{ENDING}", std::process::id()));
     std::fs::create_dir_all(data_dir)?;
-    let _ = std::fs::remove_file(&to);
-    let found = place::open(text, &settings)?.get_file(name, &to).await?;
+    clear(data_dir).with_context(|| format!("what was brought to {} before", data_dir.display()))?;
+    let to = data_dir.join(format!("{BROUGHT}{}{ENDING}", std::process::id()));
+    // Whatever a bucket sends, a server that is at work here has room; and a store has to be made of it.
+    let most = crate::upgrade::free(data_dir)? / 2;
+    let found = place::open(text, &settings)?.get_file(name, &to, most).await?;
     anyhow::ensure!(found, "{}: there is no such snapshot", file.display());
     Ok(Some(to))
+}
+
+/// Removes what processes brought that were killed, and one that had our number: it is as secret as the cluster.
+fn clear(data_dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(data_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(BROUGHT)?.strip_suffix(ENDING));
+        let Some(process) = process.and_then(|number| number.parse::<u32>().ok()) else {
+            continue;
+        };
+        if process == std::process::id() || !Path::new("/proc").join(process.to_string()).exists() {
+            match std::fs::remove_file(entry.path()) {
+                // It ended just now, and has removed it.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -138,6 +165,21 @@ mod tests {
             [2, 4],
             "a clock that was ahead"
         );
+    }
+
+    #[test]
+    fn what_a_killed_process_brought_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dead = format!("{BROUGHT}{}{ENDING}", u32::MAX);
+        let ours = format!("{BROUGHT}{}{ENDING}", std::process::id());
+        let (first, other) = (format!("{BROUGHT}1{ENDING}"), format!("{BROUGHT}home{ENDING}"));
+        for name in [&dead, &ours, &first, &other] {
+            std::fs::write(dir.path().join(name), "secret").unwrap();
+        }
+        clear(dir.path()).unwrap();
+        let is_there = |name: &String| dir.path().join(name).exists();
+        assert!(!is_there(&dead) && !is_there(&ours));
+        assert!(is_there(&first) && is_there(&other), "who lives is at it");
     }
 
     #[test]

@@ -65,6 +65,12 @@ pub(super) fn fresh(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
+/// What is left of so many bytes after some came; `most` is told where that is too much.
+pub(super) fn take(left: u64, came: u64, most: u64) -> io::Result<u64> {
+    let too_many = || io::Error::new(ErrorKind::InvalidData, format!("more than {most} bytes"));
+    left.checked_sub(came).ok_or_else(too_many)
+}
+
 fn missing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -104,26 +110,23 @@ impl Place for Directory {
             };
             let mut bytes = Vec::new();
             file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-            if bytes.len() as u64 > most {
-                return Err(io::Error::new(
-                    ErrorKind::InvalidData,
-                    format!("more than {most} bytes"),
-                ));
-            }
+            take(most, bytes.len() as u64, most)?;
             Ok(Some(bytes.into()))
         })
         .await
     }
 
-    async fn get_file(&self, name: &str, to: &Path) -> Result<bool> {
+    async fn get_file(&self, name: &str, to: &Path, most: u64) -> Result<bool> {
         named(name)?;
         let (at, to) = (name.to_string(), to.to_path_buf());
         self.work(name, move |root| {
-            let Some(mut from) = missing(File::open(root.join(at)))? else {
+            let Some(from) = missing(File::open(root.join(at)))? else {
                 return Ok(false);
             };
             let mut file = fresh(&to)?;
-            let copied = io::copy(&mut from, &mut file).and_then(|_| file.sync_all());
+            let copied = io::copy(&mut from.take(most.saturating_add(1)), &mut file)
+                .and_then(|long| take(most, long, most))
+                .and_then(|_| file.sync_all());
             let copied = copied.inspect_err(|_| drop(std::fs::remove_file(&to)));
             copied.map(|()| true)
         })
@@ -199,10 +202,11 @@ mod tests {
 
         let to = dir.path().join("to");
         std::fs::write(&to, "mine").unwrap();
-        assert!(place.get_file("a/b", &to).await.is_err());
+        assert!(place.get_file("a/b", &to, 7).await.is_err());
         assert_eq!(std::fs::read(&to).unwrap(), b"mine");
         std::fs::remove_file(&to).unwrap();
-        assert!(place.get_file("a/b", &to).await.unwrap());
+        assert!(place.get_file("a/b", &to, 6).await.is_err() && !to.exists());
+        assert!(place.get_file("a/b", &to, 7).await.unwrap());
         assert_eq!(std::fs::read(&to).unwrap(), b"content");
         place.remove("a/b").await.unwrap();
         assert_eq!(place.get("a/b", 100).await.unwrap(), None);

@@ -41,8 +41,9 @@ pub trait Place: Send + Sync {
     async fn put_file(&self, name: &str, from: &Path) -> Result<()>;
     /// `None`: there is none. More than `most` bytes are refused.
     async fn get(&self, name: &str, most: u64) -> Result<Option<Bytes>>;
-    /// Into a file that isn't there yet, its owner's; there is none after an error. False: there is none of that name.
-    async fn get_file(&self, name: &str, to: &Path) -> Result<bool>;
+    /// Into a file that isn't there yet, its owner's; there is none after an error. False: there is none of that name. More than `most` bytes
+    /// are refused.
+    async fn get_file(&self, name: &str, to: &Path, most: u64) -> Result<bool>;
     /// What is kept under names that begin so: all of a segment, and a slash. By name.
     async fn list(&self, below: &str) -> Result<Vec<Object>>;
     /// One that isn't there is removed.

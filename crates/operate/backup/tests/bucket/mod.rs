@@ -32,6 +32,8 @@ pub struct State {
     /// What comes of the next requests; `None`: what should.
     pub faults: VecDeque<Option<Fault>>,
     pub requests: usize,
+    /// Whether lists are pages without names, and there is always another.
+    pub endless: bool,
 }
 
 impl State {
@@ -164,6 +166,13 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
 }
 
 fn list(state: &State, query: &BTreeMap<String, String>) -> Response<Full<Bytes>> {
+    if state.endless {
+        let next = state.requests;
+        return said(
+            200,
+            format!("<ListBucketResult><NextContinuationToken>{next}</NextContinuationToken></ListBucketResult>"),
+        );
+    }
     let prefix = query.get("prefix").cloned().unwrap_or_default();
     let after = query.get("continuation-token").cloned().unwrap_or_default();
     let mut left = state

@@ -32,6 +32,8 @@ const COUNTS: Duration = Duration::from_secs(600);
 const PAGE: u64 = 8 << 20;
 /// What is listed at most: repositories are bounded by it.
 const LISTED: usize = 4_000_000;
+/// A page that has no names counts as so many: who sends nothing else isn't listened to for ever.
+const EMPTY: usize = 1000;
 /// An error's document.
 const SAID: u64 = 16 << 10;
 
@@ -205,14 +207,14 @@ impl S3 {
     }
 
     /// Into a file that is new at each try.
-    async fn download(&self, name: &str, key: &str, to: &Path) -> Result<bool> {
+    async fn download(&self, name: &str, key: &str, to: &Path, most: u64) -> Result<bool> {
         let mut tried = 0;
         loop {
             tried += 1;
             let url = self.bucket.get_object(self.signed(), key).sign(COUNTS);
             let outcome = match self.client.get(url).send().await {
                 Err(error) => Outcome::Broken(why(&error)),
-                Ok(response) if response.status().is_success() => match self.save(name, response, to).await? {
+                Ok(response) if response.status().is_success() => match self.save(name, response, to, most).await? {
                     None => return Ok(true),
                     Some(why) => Outcome::Broken(why),
                 },
@@ -225,14 +227,18 @@ impl S3 {
     }
 
     /// Says why the answer broke, if it did; nothing is left then.
-    async fn save(&self, name: &str, mut response: Response, to: &Path) -> Result<Option<String>> {
+    async fn save(&self, name: &str, mut response: Response, to: &Path, most: u64) -> Result<Option<String>> {
         let failed = |e: std::io::Error| self.failed(name, &format!("{}: {e}", to.display()));
         let mut file = tokio::fs::File::from_std(directory::fresh(to).map_err(failed)?);
         let saved = async {
+            let mut left = most;
             loop {
                 match response.chunk().await {
                     Ok(None) => break,
-                    Ok(Some(piece)) => file.write_all(&piece).await?,
+                    Ok(Some(piece)) => {
+                        left = directory::take(left, piece.len() as u64, most)?;
+                        file.write_all(&piece).await?;
+                    }
                     Err(error) => return Ok(Some(why(&error))),
                 }
             }
@@ -274,14 +280,14 @@ impl Place for S3 {
         })
     }
 
-    async fn get_file(&self, name: &str, to: &Path) -> Result<bool> {
+    async fn get_file(&self, name: &str, to: &Path, most: u64) -> Result<bool> {
         let key = self.key(name)?;
-        self.download(name, &key, to).await
+        self.download(name, &key, to, most).await
     }
 
     async fn list(&self, below: &str) -> Result<Vec<Object>> {
         let prefix = format!("{}{below}", self.prefix);
-        let mut found = Vec::new();
+        let (mut found, mut told) = (Vec::new(), 0usize);
         let mut token: Option<String> = None;
         loop {
             let sign = || {
@@ -294,6 +300,10 @@ impl Place for S3 {
             };
             let body = self.done("listing", Method::GET, sign, None).await?;
             let page = ListObjectsV2::parse_response(&body).map_err(|e| self.failed("listing", &e.to_string()))?;
+            told += match page.contents.len() {
+                0 => EMPTY,
+                many => many,
+            };
             for object in page.contents {
                 // Names of ours have nothing that is written otherwise; others aren't ours.
                 let key = object.key.replace("%2F", "/");
@@ -302,7 +312,7 @@ impl Place for S3 {
                     found.push(Object { name, bytes });
                 }
             }
-            if found.len() > LISTED {
+            if told > LISTED {
                 return Err(self.failed("listing", &format!("more than {LISTED} objects")));
             }
             match page.next_continuation_token.filter(|next| token.as_ref() != Some(next)) {
