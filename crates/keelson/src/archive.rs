@@ -1,7 +1,7 @@
 //! Servers that speak S3, as the options of servers and commands tell of them.
 
 use crate::config::{absolute, fill};
-use clap::{Args, CommandFactory, Parser};
+use clap::Args;
 use keelson_backup::place::s3::Settings;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -27,21 +27,7 @@ pub struct S3 {
     pub s3_ca_file: Option<PathBuf>,
 }
 
-/// Only to ask for names.
-#[derive(Parser)]
-struct Names {
-    #[command(flatten)]
-    _s3: S3,
-}
-
 impl S3 {
-    /// The names of these options.
-    pub fn names() -> Vec<String> {
-        let command = Names::command();
-        let names = command.get_arguments().filter_map(|a| a.get_long());
-        names.filter(|n| *n != "help").map(str::to_string).collect()
-    }
-
     /// Takes over from another list what this one leaves open.
     pub fn fill(&mut self, other: S3) {
         fill!(self from other: s3_endpoint, s3_region, s3_path_style, s3_credentials_file, s3_ca_file);

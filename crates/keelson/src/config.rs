@@ -291,6 +291,13 @@ pub struct Config {
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/keelson";
 
+/// The names of options that are a list of their own.
+fn names<T: Args>() -> Vec<String> {
+    let command = T::augment_args(clap::Command::new("options"));
+    let names = command.get_arguments().filter_map(|a| a.get_long());
+    names.map(str::to_string).collect()
+}
+
 /// Takes over from another list of options what the first one leaves open.
 macro_rules! fill {
     ($into:ident from $other:ident: $($field:ident),* $(,)?) => {$( if $into.$field.is_none() { $into.$field = $other.$field; } )*};
@@ -327,7 +334,7 @@ impl Options {
             serde_json::Value::Object(apart)
         };
         let (access, kubelet) = (apart(Access::names()), apart(KubeletOptions::names()));
-        let (s3, backup) = (apart(S3::names()), apart(backup::Scheduled::names()));
+        let (s3, backup) = (apart(names::<S3>()), apart(names::<backup::Scheduled>()));
         Ok(Options {
             s3: serde_json::from_value(s3)?,
             backup: serde_json::from_value(backup)?,

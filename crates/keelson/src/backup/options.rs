@@ -4,7 +4,7 @@ use crate::archive::S3;
 use crate::config::{absolute, fill};
 use crate::store::snapshot::schedule::Plan;
 use anyhow::{Context, bail, ensure};
-use clap::{Args, CommandFactory, Parser};
+use clap::Args;
 use keelson_backup::place::{self, Place, s3};
 use keelson_backup::repository::Secret;
 use serde::Deserialize;
@@ -38,21 +38,7 @@ pub struct Scheduled {
     pub backup_unencrypted: Option<bool>,
 }
 
-/// Only to ask for names.
-#[derive(Parser)]
-struct Names {
-    #[command(flatten)]
-    _options: Scheduled,
-}
-
 impl Scheduled {
-    /// The names of these options.
-    pub fn names() -> Vec<String> {
-        let command = Names::command();
-        let names = command.get_arguments().filter_map(|a| a.get_long());
-        names.filter(|n| *n != "help").map(str::to_string).collect()
-    }
-
     /// Takes over from another list what this one leaves open.
     pub fn fill(&mut self, other: Scheduled) {
         fill!(self from other: backup_repository, backup_schedule, backup_retention, backup_passphrase_file, backup_unencrypted);
