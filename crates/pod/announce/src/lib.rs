@@ -58,7 +58,7 @@ pub async fn run(
         .map(|range| range.parse::<Range>())
         .collect();
     let pods = pods.map_err(anyhow::Error::msg).context("the ranges of pods")?;
-    let mut sources = Sources::start(&rest, pods, &stop);
+    let mut sources = Sources::start(&rest, &config.node_name, pods, &stop);
     let (tell, facts) = watch::channel(plan::Facts::default());
     let shown = shown::Shower::new(&Rest::new(own, "keelson-announce"), &config.node_name, speaker.public());
     let following = async {

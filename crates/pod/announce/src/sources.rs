@@ -1,4 +1,4 @@
-//! What the API has, as facts. Services and their endpoints are followed only while some pool's addresses are to be answered for.
+//! What the API has, as facts. The other nodes, services and their endpoints are followed only while some pool's addresses are to be answered for.
 
 use crate::plan::{Address, Facts, Node};
 use crate::shown;
@@ -28,22 +28,17 @@ pub struct Sources {
     /// The ranges of pods.
     pods: Vec<Range>,
     pools: Informer<LoadBalancerIpPool>,
-    nodes: Informer<core::Node>,
+    /// This node's Node.
+    own: Informer<core::Node>,
     balanced: Option<Balanced>,
     changed: Arc<Notify>,
 }
 
 /// What is followed for pools.
 struct Balanced {
+    nodes: Informer<core::Node>,
     services: Informer<core::Service>,
     slices: Informer<EndpointSlice>,
-    stop: CancellationToken,
-}
-
-impl Drop for Balanced {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
 }
 
 /// A node's status is mostly images, and a copy of it stands on every node.
@@ -86,18 +81,21 @@ fn strip_slice(slice: &mut EndpointSlice) {
     }
 }
 
+fn stripped<K: keelson_client::Kind>(transform: fn(&mut K)) -> InformerOptions<K> {
+    InformerOptions {
+        transform,
+        ..InformerOptions::default()
+    }
+}
+
 /// Facts are made anew when something changes that counts, or counted.
 fn follow<K: keelson_client::Kind>(
     rest: &Rest,
-    strip: fn(&mut K),
+    options: InformerOptions<K>,
     stop: &CancellationToken,
     changed: &Arc<Notify>,
     counts: impl Fn(&K) -> bool + Send + 'static,
 ) -> Informer<K> {
-    let options = InformerOptions {
-        transform: strip,
-        ..InformerOptions::default()
-    };
     let informer = Informer::start(rest, options, stop);
     let changed = changed.clone();
     informer.on_change(move |change| {
@@ -118,18 +116,17 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
 }
 
 impl Sources {
-    pub fn start(rest: &Rest, pods: Vec<Range>, stop: &CancellationToken) -> Sources {
+    /// Of the node `name`.
+    pub fn start(rest: &Rest, name: &str, pods: Vec<Range>, stop: &CancellationToken) -> Sources {
         let changed = Arc::new(Notify::new());
+        let own = InformerOptions {
+            fields: format!("metadata.name={name}"),
+            ..stripped(strip_node)
+        };
         Sources {
             pods,
-            pools: follow(
-                rest,
-                keelson_client::informer::strip_managed_fields,
-                stop,
-                &changed,
-                |_| true,
-            ),
-            nodes: follow(rest, strip_node, stop, &changed, |_| true),
+            pools: follow(rest, InformerOptions::default(), stop, &changed, |_| true),
+            own: follow(rest, own, stop, &changed, |_| true),
             balanced: None,
             rest: rest.clone(),
             stop: stop.clone(),
@@ -142,7 +139,7 @@ impl Sources {
         self.changed.notified().await;
         tokio::time::sleep(PACE).await;
         self.pools.synced().await;
-        self.nodes.synced().await;
+        self.own.synced().await;
         let pools = Pools::read(&self.pools.store().list(), &self.pods);
         let announced = pools.iter().any(|pool| pool.announce.protocol == Announce::LAYER2);
         match (announced, &self.balanced) {
@@ -154,27 +151,30 @@ impl Sources {
             announced,
             ..Facts::default()
         };
-        for node in self.nodes.store().list() {
-            facts.nodes.insert(node.name().to_string(), node_facts(&node));
-        }
+        let mut nodes = &self.own;
         if let Some(balanced) = &self.balanced {
+            nodes = &balanced.nodes;
+            nodes.synced().await;
             balanced.services.synced().await;
             balanced.slices.synced().await;
             facts.addresses = balanced.addresses(&pools);
+        }
+        for node in nodes.store().list() {
+            facts.nodes.insert(node.name().to_string(), node_facts(&node));
         }
         facts
     }
 
     fn follow_services(&self) -> Balanced {
-        let stop = self.stop.child_token();
-        let services: Informer<core::Service> = follow(&self.rest, strip_service, &stop, &self.changed, is_balanced);
+        let (rest, stop, changed) = (&self.rest, &self.stop, &self.changed);
+        let services: Informer<core::Service> = follow(rest, stripped(strip_service), stop, changed, is_balanced);
         // Where endpoints are counts where traffic stays. Of a service that isn't known yet all are looked at when it comes.
         let known = services.clone();
         let counts = move |slice: &EndpointSlice| {
             let service = service_of(slice).and_then(|name| known.store().get(slice.namespace(), name));
             service.is_some_and(|service| is_balanced(&service) && is_local(&service))
         };
-        let slices: Informer<EndpointSlice> = follow(&self.rest, strip_slice, &stop, &self.changed, counts);
+        let slices: Informer<EndpointSlice> = follow(rest, stripped(strip_slice), stop, changed, counts);
         services
             .store()
             .add_index(BALANCED, |s| is_balanced(s).then(String::new).into_iter().collect());
@@ -182,7 +182,11 @@ impl Sources {
             let key = service_of(slice).map(|name| format!("{}/{name}", slice.namespace()));
             key.into_iter().collect()
         });
-        Balanced { services, slices, stop }
+        Balanced {
+            nodes: follow(rest, stripped(strip_node), stop, changed, |_| true),
+            services,
+            slices,
+        }
     }
 }
 
