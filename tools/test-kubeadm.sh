@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."; . conformance/lib/env.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.11} KUBECTL=${KUBECTL:-kubectl} CNI_BIN=${CNI_BIN:-/usr/lib/cni} RUNTIME=${RUNTIME:-containerd}
 NEEDED="kubeadm kubelet kube-proxy"; [ $RUNTIME = keelson ] || NEEDED+=" containerd containerd-shim-runc-v2 ctr runc"
 for p in $NEEDED; do command -v $p >/dev/null || { conformance/build.sh kubeadm; break; }; done
+command -v "$KUBECTL" >/dev/null || conformance/build.sh kubectl
+# Of the suite's images those of pods, and the one of sandboxes.
+ls "$LAB"/images/pause_*.tar >/dev/null 2>&1 || { conformance/build.sh quick; conformance/images.sh >/dev/null; }
 [ $RUNTIME = keelson ] || [ -x "$CNI_BIN/ptp" ] || { echo "CNI plug-ins are missing: apt-get install containernetworking-plugins" >&2; exit 1; }
 S=$(mktemp -d /tmp/keelson-kubeadm.XXXXXX) BRIDGE=kla-bridge N=kla1
 PAUSE=''; [ $RUNTIME = keelson ] || { PAUSE=$(ls "$LAB"/images/pause_*.tar | tail -1); PAUSE_IMAGE=registry.k8s.io/pause:$(basename "$PAUSE" .tar | sed 's/.*_//'); }
