@@ -261,6 +261,10 @@ impl Worker {
         kl.claims.tell(pod, &mut status);
         self.count_start(&status);
         self.status = status.clone();
+        if !terminal && kl.claims.uses(&self.handle.uid) {
+            let told = kl.status.get(&self.handle.uid);
+            hold_back(&mut status, told.as_ref().unwrap_or_else(|| pods::status(pod)));
+        }
         kl.status.set(pod, status);
     }
 
@@ -286,6 +290,15 @@ impl Worker {
         self.failure = Some((reason.to_owned(), message.to_owned()));
         self.kl
             .event(&pod, None, EventType::Warning, reason, message.to_owned());
+    }
+}
+
+/// That a pod has ended isn't told while drivers have devices ready for it: its claims would be given to others.
+fn hold_back(status: &mut k8s_openapi::api::core::v1::PodStatus, told: &k8s_openapi::api::core::v1::PodStatus) {
+    if pods::is_terminal_phase(status.phase.as_deref()) && !pods::is_terminal_phase(told.phase.as_deref()) {
+        status.phase = told.phase.clone();
+        status.reason = told.reason.clone();
+        status.message = told.message.clone();
     }
 }
 

@@ -88,6 +88,32 @@ async fn claims_are_made_ready_before_a_pod_and_given_back_after_its_end() {
     assert_eq!(driver.calls("unprepare"), ["c", "c"]);
 }
 
+/// Whoever sees that it has ended gives its claims to others.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_ends_by_itself_has_not_ended_before_its_claims_are_given_back() {
+    let home = Home::new("ended");
+    let node = Node::start_in(home.path()).await;
+    let driver = Driver::new(&node.host, home.path(), "d.test");
+    let running = driver.run().await;
+    let path = node.pod_with(
+        json!({"name": "p"}),
+        json!({
+            "restartPolicy": "Never",
+            "containers": [{"name": "c-p", "command": ["sleep", "5"], "resources": {"claims": [{"name": "mine"}]}}],
+            "resourceClaims": [{"name": "mine", "resourceClaimName": "c"}]}),
+    );
+    claim(&node, &[&path]);
+    node.ready(&path).await;
+    // Its driver is away when it ends.
+    drop(running);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(node.runtime.running().is_empty());
+    assert_eq!(node.api.get(&path).unwrap()["status"]["phase"], "Running");
+    let _running = driver.serve().await;
+    node.phase(&path, "Succeeded").await;
+    assert_eq!(driver.calls("unprepare"), ["c"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shared_claim_is_given_back_by_its_last_pod_whoever_was_started_anew() {
     let home = Home::new("shared");
