@@ -138,7 +138,7 @@ impl Place for Directory {
         let mut found = self
             .work(below, move |root| {
                 let mut found = Vec::new();
-                walk(root, prefix.trim_end_matches('/'), 0, &mut found)?;
+                walk(root, prefix.trim_end_matches('/'), 0, true, &mut found)?;
                 Ok(found)
             })
             .await?;
@@ -152,18 +152,41 @@ impl Place for Directory {
         self.work(name, move |root| missing(std::fs::remove_file(root.join(at))).map(drop))
             .await
     }
+
+    async fn tidy(&self, below: &str) -> Result<()> {
+        let prefix = below.to_string();
+        self.work(below, move |root| {
+            let mut parts = Vec::new();
+            walk(root, prefix.trim_end_matches('/'), 0, false, &mut parts)?;
+            for part in parts {
+                missing(std::fs::remove_file(root.join(part.name)))?;
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
-/// Names are a few segments long; links, what isn't whole, and what can't be of ours are passed over.
-fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Object>) -> io::Result<()> {
+/// Whether [`place`] names so what isn't whole: nothing else is taken for that, wherever a directory may lead.
+fn is_begun(name: &str) -> bool {
+    let number = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART));
+    number.is_some_and(|number| uuid::Uuid::try_parse(number).is_ok())
+}
+
+/// What is whole, or what isn't. Names are a few segments long; links, and what can't be of ours, are passed over.
+fn walk(root: &Path, below: &str, depth: usize, whole: bool, found: &mut Vec<Object>) -> io::Result<()> {
     let Some(entries) = missing(std::fs::read_dir(root.join(below)))? else {
         return Ok(());
     };
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|n| !n.ends_with(PART)) else {
+        let Some(name) = name.to_str() else {
             continue;
+        };
+        let wanted = match whole {
+            true => !name.ends_with(PART),
+            false => is_begun(name),
         };
         let name = match below {
             "" => name.to_string(),
@@ -173,8 +196,8 @@ fn walk(root: &Path, below: &str, depth: usize, found: &mut Vec<Object>) -> io::
             continue;
         };
         if metadata.is_dir() && depth < 8 {
-            walk(root, &name, depth + 1, found)?;
-        } else if metadata.is_file() && super::is_name(&name) {
+            walk(root, &name, depth + 1, whole, found)?;
+        } else if metadata.is_file() && wanted && super::is_name(&name) {
             let bytes = metadata.len();
             found.push(Object { name, bytes });
         }
@@ -199,6 +222,11 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", root.join("a/c")).unwrap();
         let (name, bytes) = ("a/b".to_string(), 7);
         assert_eq!(place.list("a/").await.unwrap(), [Object { name, bytes }]);
+        let begun = format!(".{}{PART}", uuid::Uuid::new_v4());
+        std::fs::write(root.join("a").join(&begun), "half").unwrap();
+        place.tidy("a/").await.unwrap();
+        let is_there = |name: &str| root.join("a").join(name).exists();
+        assert!(!is_there(&begun) && is_there("b") && is_there(".1.part"));
 
         let to = dir.path().join("to");
         std::fs::write(&to, "mine").unwrap();

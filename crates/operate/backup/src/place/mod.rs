@@ -48,6 +48,8 @@ pub trait Place: Send + Sync {
     async fn list(&self, below: &str) -> Result<Vec<Object>>;
     /// One that isn't there is removed.
     async fn remove(&self, name: &str) -> Result<()>;
+    /// Removes what was cut short below a segment. Whoever is at it still gets an error: only for who knows that nobody else writes there.
+    async fn tidy(&self, below: &str) -> Result<()>;
 }
 
 /// Whether this means a bucket, and not a directory.

@@ -120,9 +120,16 @@ async fn renew(place: &dyn Place, name: &str, who: &str) -> Result<bool> {
     Ok(is_ours)
 }
 
+/// Whether notes are named so. Nothing else is read or removed: who can write to the place may have led its directory elsewhere.
+fn is_note(name: &str) -> bool {
+    let number = name.strip_prefix(LOCKS);
+    number.is_some_and(|number| uuid::Uuid::try_parse(number).is_ok())
+}
+
 /// Another one that counts. Those that don't are removed.
 async fn others(place: &dyn Place, ours: &str, now: Timestamp) -> Result<Option<Note>> {
-    for object in place.list(LOCKS).await?.iter().filter(|o| o.name != ours) {
+    let listed = place.list(LOCKS).await?;
+    for object in listed.iter().filter(|o| o.name != ours && is_note(&o.name)) {
         let Some(json) = place.get(&object.name, MOST).await? else {
             continue;
         };

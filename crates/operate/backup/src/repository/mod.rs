@@ -200,14 +200,18 @@ impl Repository {
         Ok(self.place.remove(name).await?)
     }
 
-    /// Removes pieces that no backup needs; gives how many. Nobody else may be writing (`lock`), and `needed` is of all backups.
+    /// Removes pieces that no backup needs, and what was cut short; gives how many pieces. Nobody else may be writing (`lock`), and `needed` is of
+    /// all backups. What isn't named as pieces are stays: who can write to the place may have led its directory elsewhere.
     pub async fn sweep(&self, _lock: &Lock, needed: &HashSet<Id>) -> Result<u64> {
         let mut removed = 0;
         for object in self.place.list(CHUNKS).await? {
-            if chunk_id(&object.name).is_none_or(|id| !needed.contains(&id)) {
+            if chunk_id(&object.name).is_some_and(|id| !needed.contains(&id)) {
                 self.place.remove(&object.name).await?;
                 removed += 1;
             }
+        }
+        for below in [CHUNKS, BACKUPS] {
+            self.place.tidy(below).await?;
         }
         Ok(removed)
     }

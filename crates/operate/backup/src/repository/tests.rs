@@ -229,6 +229,12 @@ async fn what_nobody_needs_goes_and_nothing_else() {
     std::fs::write(dir.path().join("alone"), b"alone").unwrap();
     let alone = Writer::new(&repository).await.unwrap();
     alone.keep(&dir.path().join("alone")).await.unwrap();
+    // As by somebody who leads these directories to others.
+    let elsewhere = ["locks/authorized_keys", "chunks/passwd", "chunks/ab/group"].map(|name| at.join(name));
+    for path in &elsewhere {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "somebody's").unwrap();
+    }
 
     let lock = repository.lock("here").await.unwrap();
     let other = repository.lock("there").await.err().unwrap().to_string();
@@ -241,6 +247,7 @@ async fn what_nobody_needs_goes_and_nothing_else() {
         std::slice::from_ref(&second)
     );
     assert!(manifest::verify(&repository, None).await.unwrap().faults.is_empty());
+    assert!(elsewhere.iter().all(|path| path.exists()), "it is nobody's of ours");
     let now: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
     assert_eq!(restored(&repository, &second, dir.path()).await.unwrap(), now);
 }
