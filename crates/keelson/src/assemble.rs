@@ -294,10 +294,8 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         signing_cert_pem: pki.ca.cert_pem().to_string(),
         signing_key_pem: pki.ca.key_pem().to_string(),
         account_keys: Some(Arc::new(pki.service_account.clone())),
-        cluster_cidrs: match config.allocate_node_cidrs {
-            true => config.cluster_cidrs.iter().map(ToString::to_string).collect(),
-            false => Vec::new(),
-        },
+        cluster_cidrs: config.cluster_cidrs.iter().map(ToString::to_string).collect(),
+        allocate_node_cidrs: config.allocate_node_cidrs,
         node_mask_v4: families::NODE_MASKS.0,
         node_mask_v6: families::NODE_MASKS.1,
         leader_election: candidate(config),

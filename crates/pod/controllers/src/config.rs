@@ -17,8 +17,10 @@ pub struct Config {
     pub account_keys: Option<Arc<ServiceAccountKeys>>,
     /// How long signed certificates are valid at most.
     pub signing_duration: Duration,
-    /// The address ranges of pods, at most one a family. Empty: nodes get none from here.
+    /// The address ranges of pods, at most one a family: no load balancer's address is of them.
     pub cluster_cidrs: Vec<String>,
+    /// Nodes get shares of these ranges.
+    pub allocate_node_cidrs: bool,
     /// How large a node's share is.
     pub node_mask_v4: u8,
     pub node_mask_v6: u8,
@@ -54,6 +56,7 @@ impl Default for Config {
             account_keys: None,
             signing_duration: Duration::from_secs(365 * 24 * 3600),
             cluster_cidrs: vec!["10.244.0.0/16".into()],
+            allocate_node_cidrs: true,
             node_mask_v4: 24,
             node_mask_v6: 64,
             node_grace: Duration::from_secs(50),

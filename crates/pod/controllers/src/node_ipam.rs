@@ -16,6 +16,9 @@ use std::collections::BTreeSet;
 
 pub fn start(context: &Context) {
     let config = &context.config;
+    if !config.allocate_node_cidrs {
+        return;
+    }
     let mut ranges = Vec::new();
     for text in &config.cluster_cidrs {
         match text.parse::<IpNet>() {

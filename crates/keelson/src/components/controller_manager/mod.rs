@@ -131,10 +131,8 @@ impl Options {
             signing_key_pem,
             account_keys,
             signing_duration: time("--cluster-signing-duration", &self.cluster_signing_duration)?,
-            cluster_cidrs: match self.allocate_node_cidrs {
-                true => self.cluster_cidr.iter().map(IpNet::to_string).collect(),
-                false => Vec::new(),
-            },
+            cluster_cidrs: self.cluster_cidr.iter().map(IpNet::to_string).collect(),
+            allocate_node_cidrs: self.allocate_node_cidrs,
             node_mask_v4: self.node_cidr_mask_size,
             node_mask_v6: self.node_cidr_mask_size_ipv6,
             node_grace: time("--node-monitor-grace-period", &self.node_monitor_grace_period)?,
@@ -189,15 +187,18 @@ mod tests {
 
     #[test]
     fn nodes_get_shares_only_when_asked_and_never_of_services_addresses() {
-        assert!(
-            settings("--cluster-cidr 10.244.0.0/16")
-                .unwrap()
-                .cluster_cidrs
-                .is_empty()
+        let unasked = settings("--cluster-cidr 10.244.0.0/16").unwrap();
+        assert!(!unasked.allocate_node_cidrs);
+        assert_eq!(
+            unasked.cluster_cidrs,
+            ["10.244.0.0/16"],
+            "pools keep off them all the same"
         );
         let given =
             settings("--allocate-node-cidrs --cluster-cidr 10.244.0.0/16 --service-cluster-ip-range 10.96.0.0/16");
-        assert_eq!(given.unwrap().cluster_cidrs, ["10.244.0.0/16"]);
+        let given = given.unwrap();
+        assert!(given.allocate_node_cidrs);
+        assert_eq!(given.cluster_cidrs, ["10.244.0.0/16"]);
         for wrong in [
             "--allocate-node-cidrs",
             "--cluster-cidr 10.96.0.0/12 --service-cluster-ip-range 10.96.0.0/16",
