@@ -51,7 +51,7 @@ depend() {{
 	need localmount
 	want cgroups
 	use dns logger
-	after net firewall
+	after net firewall dbus elogind
 }}
 
 # The program before the last upgrade takes back what nobody has confirmed.
