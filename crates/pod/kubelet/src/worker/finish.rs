@@ -261,7 +261,8 @@ impl Worker {
         kl.claims.tell(pod, &mut status);
         self.count_start(&status);
         self.status = status.clone();
-        if !terminal && kl.claims.uses(&self.handle.uid) {
+        // What somebody else has told stays told.
+        if !terminal && !pods::is_terminal(pod) && kl.claims.uses(&self.handle.uid) {
             let told = kl.status.get(&self.handle.uid);
             hold_back(&mut status, told.as_ref().unwrap_or_else(|| pods::status(pod)));
         }
