@@ -85,6 +85,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-cri",
             "keelson-csi",
             "keelson-devices",
+            "keelson-grpc",
             "keelson-listen",
             "keelson-pki",
             "keelson-sys",
