@@ -12,6 +12,7 @@ mod disruption;
 mod garbage;
 mod jobs;
 mod load_balancers;
+mod migrations;
 mod namespaces;
 mod nodes;
 mod outages;

@@ -53,6 +53,11 @@ impl GroupVersionKind {
             version: self.version.clone(),
         }
     }
+    /// Whether it is a kind of this `apiVersion`.
+    pub fn is_of(&self, api_version: &str) -> bool {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        *self.group == *group && *self.version == *version
+    }
     pub fn group_kind(&self) -> GroupKind {
         GroupKind {
             group: self.group.clone(),

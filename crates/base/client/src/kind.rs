@@ -207,6 +207,7 @@ kinds! {
     api::storage::v1::CSIDriver, "storage.k8s.io", "v1", "CSIDriver", "csidrivers", false;
     api::storage::v1::VolumeAttachment, "storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false;
     api::storage::v1::CSIStorageCapacity, "storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true;
+    api::storagemigration::v1::StorageVersionMigration, "storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations", false;
     api::scheduling::v1::PriorityClass, "scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false;
     api::node::v1::RuntimeClass, "node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false;
     api::networking::v1::NetworkPolicy, "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true;

@@ -1,21 +1,23 @@
 //! Evicts pods from devices whose `NoExecute` taints their claims don't tolerate, or not any longer. Taints stand at devices, in the
 //! newest generation of their pool, and in rules.
 
+mod devices;
+mod status;
+
 use crate::context::{Context, now};
 use crate::taint_eviction::disrupt;
 use crate::{pods, resource_claims};
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use devices::{Devices, applies, pool, results};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::resource::v1::{
-    DeviceRequestAllocationResult, DeviceTaint, DeviceTaintRule, DeviceToleration, ResourceClaim, ResourceSlice,
-};
+use k8s_openapi::api::resource::v1::{DeviceTaintRule, ResourceClaim, ResourceSlice};
 use keelson_client::events::EventType::Normal;
 use keelson_client::{
     ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, WorkQueue, delete_options,
     is_conflict, is_not_found,
 };
 use parking_lot::Mutex;
+use status::{Evicted, PERIOD};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -74,31 +76,22 @@ pub fn start(context: &Context) {
         });
     }
     let rest = context.rest("device-taint-eviction-controller");
+    let devices = Arc::new(Devices { claims, slices, rules });
+    let evicted = Arc::new(Evicted::default());
+    let statuses = status::start(context, &rest, pods.clone(), devices.clone(), evicted.clone());
     let recorder = context.recorder(&rest, "device-taint-eviction");
     context.run(
         controller,
         Evictor {
             pods,
-            claims,
-            slices,
-            rules,
+            devices,
+            statuses,
+            evicted,
             objects: Objects::new(&rest),
             recorder,
             pending: Mutex::default(),
         },
     );
-}
-
-fn pool(driver: &str, pool: &str) -> String {
-    format!("{driver}/{pool}")
-}
-
-fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
-    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
-    allocation
-        .and_then(|a| a.devices.as_ref())
-        .into_iter()
-        .flat_map(|d| d.results.iter().flatten())
 }
 
 fn tell_users<'a>(queue: &WorkQueue<ObjectKey>, claims: impl IntoIterator<Item = &'a Arc<ResourceClaim>>) {
@@ -109,46 +102,12 @@ fn tell_users<'a>(queue: &WorkQueue<ObjectKey>, claims: impl IntoIterator<Item =
     }
 }
 
-/// Without a selector a rule is about no device; what its selector leaves open is any.
-fn applies(rule: &DeviceTaintRule, device: &DeviceRequestAllocationResult) -> bool {
-    let Some(selector) = &rule.spec.device_selector else {
-        return false;
-    };
-    let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-    is(&selector.driver, &device.driver) && is(&selector.pool, &device.pool) && is(&selector.device, &device.device)
-}
-
-fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let key = text(&toleration.key);
-    // Other effects don't keep a pod that runs.
-    if toleration.effect.as_deref() != Some(NO_EXECUTE) || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
-        _ => false,
-    }
-}
-
-/// When a taint of a device ends the pod's stay; `None`: never. The shortest toleration counts.
-fn end(taint: &DeviceTaint, tolerations: &[DeviceToleration]) -> Option<Timestamp> {
-    let since = taint.time_added.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
-    let mut least: Option<i64> = None;
-    for toleration in tolerations.iter().filter(|t| tolerates(t, taint)) {
-        let seconds = toleration.toleration_seconds?.max(0);
-        least = Some(least.map_or(seconds, |least| least.min(seconds)));
-    }
-    // Longer than dates go is for ever.
-    since.checked_add(SignedDuration::from_secs(least.unwrap_or(0))).ok()
-}
-
 struct Evictor {
     pods: Informer<Pod>,
-    claims: Informer<ResourceClaim>,
-    slices: Informer<ResourceSlice>,
-    rules: Informer<DeviceTaintRule>,
+    devices: Arc<Devices>,
+    /// Of the rules.
+    statuses: Arc<WorkQueue<ObjectKey>>,
+    evicted: Arc<Evicted>,
     objects: Objects<Pod>,
     recorder: Recorder,
     /// Pods whose end is known.
@@ -167,16 +126,23 @@ impl Reconcile for Evictor {
             self.pending.lock().remove(key);
             return Ok(Outcome::Done);
         };
-        let Some(end) = self.end(&pod) else {
+        let Some(due) = self.devices.due(&pod, None) else {
             if self.pending.lock().remove(key) {
                 self.recorder
                     .event(&*pod, Normal, "DeviceTaintManagerEviction", "Cancelling deletion");
             }
             return Ok(Outcome::Done);
         };
-        if end > now() {
+        // More of its kind may come in the meantime.
+        let tell = || {
+            due.rules
+                .iter()
+                .for_each(|rule| self.statuses.add_after(rule.key(), PERIOD))
+        };
+        tell();
+        if due.at > now() {
             self.pending.lock().insert(key.clone());
-            return Ok(Outcome::At(end));
+            return Ok(Outcome::At(due.at));
         }
         self.recorder
             .event(&*pod, Normal, "DeviceTaintManagerEviction", "Marking for deletion");
@@ -185,84 +151,13 @@ impl Reconcile for Evictor {
         let options = delete_options(None, Some(pod.uid()), None);
         match self.objects.delete(pod.namespace(), pod.name(), &options).await {
             Err(error) if !is_not_found(&error) && !is_conflict(&error) => return Err(error.into()),
-            _ => {}
+            Err(_) => {}
+            Ok(()) => {
+                due.rules.iter().for_each(|rule| self.evicted.one_more(rule.uid()));
+                tell();
+            }
         }
         self.pending.lock().remove(key);
         Ok(Outcome::Done)
-    }
-}
-
-impl Evictor {
-    /// The earliest of all taints of all devices that are reserved for the pod.
-    fn end(&self, pod: &Pod) -> Option<Timestamp> {
-        let names = resource_claims::claims_of(pod).into_iter();
-        let claims = names.filter_map(|name| self.claims.store().get(pod.namespace(), &name));
-        let ours = claims.filter(|claim| {
-            let mut users = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
-            users.any(|user| user.uid == pod.uid())
-        });
-        let ends = ours.flat_map(|claim| {
-            let each = results(&claim).filter_map(|device| {
-                let tolerations = device.tolerations.as_deref().unwrap_or_default();
-                self.taints(device)
-                    .iter()
-                    .filter_map(|taint| end(taint, tolerations))
-                    .min()
-            });
-            each.collect::<Vec<_>>()
-        });
-        ends.min()
-    }
-
-    fn taints(&self, device: &DeviceRequestAllocationResult) -> Vec<DeviceTaint> {
-        let slices = self
-            .slices
-            .store()
-            .by_index(BY_POOL, &pool(&device.driver, &device.pool));
-        let newest = slices.iter().map(|slice| slice.spec.pool.generation).max();
-        let current = slices.iter().filter(|slice| Some(slice.spec.pool.generation) == newest);
-        let devices = current.flat_map(|slice| slice.spec.devices.iter().flatten());
-        let own = devices
-            .filter(|d| d.name == device.device)
-            .flat_map(|d| d.taints.iter().flatten());
-        let rules = self.rules.store().filter(|rule| applies(rule, device));
-        let of_rules = rules.iter().map(|rule| &rule.spec.taint);
-        own.chain(of_rules)
-            .filter(|taint| taint.effect == NO_EXECUTE)
-            .cloned()
-            .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn the_shortest_toleration_ends_a_stay() {
-        let taint: DeviceTaint = serde_json::from_value(json!({
-            "key": "k", "value": "v", "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:00Z",
-        }))
-        .unwrap();
-        let exists = |seconds: Option<i64>| json!({"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
-        for (tolerations, expected) in [
-            (json!([]), Some(60)),
-            (json!([exists(None)]), None),
-            (json!([exists(Some(9)), exists(Some(5))]), Some(65)),
-            (json!([exists(Some(-9))]), Some(60)),
-            (json!([exists(Some(9)), exists(None)]), None),
-            (json!([exists(Some(i64::MAX))]), None),
-            (json!([{"key": "k", "value": "w", "effect": "NoExecute"}]), Some(60)),
-            (json!([{"key": "k", "value": "v", "effect": "NoExecute"}]), None),
-            (
-                json!([{"key": "k", "operator": "Exists", "effect": "NoSchedule"}]),
-                Some(60),
-            ),
-            (json!([{"key": "k", "operator": "Exists"}]), Some(60)),
-        ] {
-            let read: Vec<DeviceToleration> = serde_json::from_value(tolerations.clone()).unwrap();
-            assert_eq!(end(&taint, &read).map(Timestamp::as_second), expected, "{tolerations}");
-        }
     }
 }

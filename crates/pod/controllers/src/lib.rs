@@ -41,6 +41,7 @@ mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;
+mod storage_migration;
 pub mod taint_eviction;
 mod token_cleaner;
 mod trust_bundle;
@@ -99,6 +100,7 @@ const CONTROLLERS: &[Entry] = &[
     ("podcertificaterequest-cleaner", pod_certificates::start),
     ("clustertrustbundle-publisher", trust_bundle::start),
     ("service-cidr", service_cidr::start),
+    ("storage-version-migrator", storage_migration::start),
     ("node-ipam", node_ipam::start),
     ("ttl", node_ttl::start),
     ("bootstrap-signer", bootstrap_tokens::start),

@@ -29,6 +29,7 @@ const NAMES: &[(&str, &str)] = &[
     ("service-cidr", "ipaddresses"),
     ("service-lb", "service"),
     ("serviceaccount-token", "serviceaccount_tokens_service"),
+    ("storage-version-migrator", "storage-version-migrator-controller"),
     ("taint-eviction", "noexec_taint_pod"),
     ("token-cleaner-controller", "token_cleaner"),
     ("ttl-after-finished", "ttl_jobs_to_delete"),

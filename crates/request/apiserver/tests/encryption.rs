@@ -236,7 +236,7 @@ async fn custom_resources_are_sealed_as_configured_and_a_provider_comes_without_
         .expect(201);
     let tabs = "/apis/example.com/v1/namespaces/default/tabs";
     api.until(tabs, |a| a.code == 200).await;
-    let tab = |name: &str| value!({"apiVersion": "example.com/v1", "kind": "Tab", "metadata": {"name": name}, "text": "hidden"});
+    let tab = |name: &str| value!({"apiVersion": "example.com/v1", "kind": "Tab", "metadata": {"name": name, "namespace": "default"}, "text": "hidden"});
     api.post(tabs, tab("a")).await.expect(201);
     let key = "/registry/example.com/tabs/default/a";
     assert!(stored(&store, key).await.starts_with(b"k8s:enc:aesgcm:v1:one:"));
@@ -259,13 +259,12 @@ async fn custom_resources_are_sealed_as_configured_and_a_provider_comes_without_
     let theirs = Sealing::open(store.clone(), theirs, place(directory.path().into(), ROOT))
         .await
         .unwrap();
-    let text = serde_json::to_vec(&tab("b")).unwrap();
-    let theirs_key = "/registry/example.com/tabs/default/b";
-    theirs
-        .store()
-        .put(theirs_key.into(), text.into(), Expect::Any, None)
-        .await
-        .unwrap();
+    let theirs_key = |name: &str| format!("/registry/example.com/tabs/default/{name}");
+    let sealed = theirs.store();
+    for name in ["b", "c"] {
+        let (key, text) = (theirs_key(name), serde_json::to_vec(&tab(name)).unwrap());
+        sealed.put(key.into(), text.into(), Expect::Any, None).await.unwrap();
+    }
     api.until(tabs, |a| a.code == 500).await;
     let health = api.get("/readyz?verbose").await.expect(200);
     let health = String::from_utf8(health.bytes.to_vec()).unwrap();
@@ -285,12 +284,37 @@ async fn custom_resources_are_sealed_as_configured_and_a_provider_comes_without_
     let provider = second.lines().find(|l| l.contains("aesgcm")).unwrap();
     std::fs::write(&file, format!("{both}{provider}\n")).unwrap();
     api.until(tabs, |a| a.code == 200).await;
-    api.get(&format!("{tabs}/b")).await.expect(200);
+    // As people migrate by hand: each object is put back as it is, which changes what is stored and nothing else.
+    let there = api.get(&format!("{tabs}/b")).await.expect(200).json();
+    let put = api.put(&format!("{tabs}/b"), there.clone()).await.expect(200);
+    assert!(
+        stored(&store, &theirs_key("b"))
+            .await
+            .starts_with(b"k8s:enc:aesgcm:v1:one:")
+    );
+    assert_ne!(
+        put.str(&["metadata", "resourceVersion"]),
+        there
+            .at(&["metadata", "resourceVersion"])
+            .and_then(Value::as_str)
+            .unwrap()
+    );
+    let again = api.put(&format!("{tabs}/b"), put.json()).await.expect(200);
+    assert_eq!(again.json(), put.json(), "now it is kept as it would be");
+    assert!(
+        stored(&store, &theirs_key("c"))
+            .await
+            .starts_with(b"k8s:enc:aesgcm:v1:two:")
+    );
     let rewritten = api.call("POST", "/keelson/secrets/rewrite", "", "", Vec::new()).await;
     rewritten.expect(200);
     api.until("/keelson/secrets", |a| {
         a.json().at(&["underWay"]) == Some(&Value::from(false))
     })
     .await;
-    assert!(stored(&store, theirs_key).await.starts_with(b"k8s:enc:aesgcm:v1:one:"));
+    assert!(
+        stored(&store, &theirs_key("c"))
+            .await
+            .starts_with(b"k8s:enc:aesgcm:v1:one:")
+    );
 }

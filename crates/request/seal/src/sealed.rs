@@ -101,11 +101,13 @@ impl Seal {
         Some(opened)
     }
 
-    /// With the value opened, or a mark in its place. An error says that it can't be told now.
-    async fn opened(&self, mut kv: KeyValue) -> Result<KeyValue> {
+    /// With the value opened, or a mark in its place, and whether it is to be sealed anew. An error says that it can't be told
+    /// now.
+    async fn opened(&self, mut kv: KeyValue) -> Result<(KeyValue, bool)> {
+        let mut is_stale = false;
         match self.open(&kv).await {
             None => {}
-            Some(Ok(opened)) => kv.value = opened.value,
+            Some(Ok(opened)) => (kv.value, is_stale) = (opened.value, opened.stale),
             Some(Err(refusal)) if refusal.later => {
                 let what = format!(
                     "unable to transform key {:?}: {}",
@@ -116,7 +118,7 @@ impl Seal {
             }
             Some(Err(refusal)) => self.put_mark(&mut kv, &refusal),
         }
-        Ok(kv)
+        Ok((kv, is_stale))
     }
 
     fn put_mark(&self, kv: &mut KeyValue, refusal: &Refusal) {
@@ -183,7 +185,12 @@ impl Store for Sealed {
     async fn get(&self, key: &[u8], revision: Option<Revision>) -> Result<Got> {
         let mut got = self.inner.get(key, revision).await?;
         if let Some(kv) = got.kv.take() {
-            got.kv = Some(self.seal.opened(kv).await?);
+            let (kv, is_stale) = self.seal.opened(kv).await?;
+            got = Got {
+                kv: Some(kv),
+                is_stale,
+                ..got
+            };
         }
         Ok(got)
     }
@@ -191,7 +198,7 @@ impl Store for Sealed {
     async fn list(&self, request: ListRequest) -> Result<Listed> {
         let mut listed = self.inner.list(request).await?;
         for (at, kv) in listed.kvs.iter_mut().enumerate() {
-            *kv = self.seal.opened(kv.clone()).await?;
+            (*kv, _) = self.seal.opened(kv.clone()).await?;
             if at % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
@@ -304,7 +311,7 @@ impl WatchSource for Opening {
         }
         while let Some(event) = self.batch.as_mut().and_then(|batch| batch.events.get_mut(self.done)) {
             match self.seal.opened(event.kv.clone()).await {
-                Ok(kv) => event.kv = kv,
+                Ok((kv, _)) => event.kv = kv,
                 Err(error) => return Some(Err(error)),
             }
             event.prev = self.seal.answered(event.prev.take()).await;

@@ -132,6 +132,8 @@ impl Outcome {
 pub struct Got {
     pub kv: Option<KeyValue>,
     pub revision: Revision,
+    /// The value would be kept otherwise if it were written now, by another key for instance.
+    pub is_stale: bool,
 }
 
 /// What to list.

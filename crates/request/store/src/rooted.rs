@@ -100,7 +100,7 @@ impl Store for Rooted {
         let got = self.inner.get(&self.roots.down(key)?, revision).await?;
         Ok(Got {
             kv: got.kv.map(|kv| self.roots.up(kv)),
-            revision: got.revision,
+            ..got
         })
     }
 

@@ -70,6 +70,7 @@ const NAMES: &[(&str, &str)] = &[
         "volumeattributesclass-protection",
     ),
     ("service-cidr-controller", "service-cidr"),
+    ("storage-version-migrator-controller", "storage-version-migrator"),
 ];
 
 /// What upstream's program doesn't run either, unless it is named.
@@ -127,6 +128,6 @@ mod tests {
         let all = list(&["*", "bootstrapsigner", "-ttl-controller"]).unwrap();
         assert_eq!(all[..3], ["*", "bootstrap-signer", "-ttl"]);
         assert!(all.contains(&"-service-lb".to_string()));
-        assert!(list(&["storage-version-migrator-controller"]).is_err());
+        assert!(list(&["storageversion-garbage-collector-controller"]).is_err());
     }
 }

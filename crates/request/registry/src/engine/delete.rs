@@ -182,6 +182,7 @@ impl Engine {
             return Ok(Ok(Current {
                 object,
                 revision: current.revision,
+                is_stale: current.is_stale,
             }));
         }
         let storage = storage(cx)?;
@@ -193,7 +194,11 @@ impl Engine {
         match outcome.map_err(|e| store_error(cx, "delete", &e))? {
             Outcome::Done { revision, .. } => {
                 object.set_meta("resourceVersion", &revision.to_string());
-                Ok(Ok(Current { object, revision }))
+                Ok(Ok(Current {
+                    object,
+                    revision,
+                    is_stale: false,
+                }))
             }
             Outcome::Conflict { current: Some(kv), .. } => Ok(Err(Some(self.decode(&cx.def, &kv).await?))),
             Outcome::Conflict { current: None, .. } => Ok(Err(None)),

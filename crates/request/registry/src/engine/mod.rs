@@ -51,6 +51,8 @@ pub struct Engine {
 pub struct Current {
     pub object: Object,
     pub revision: Revision,
+    /// A write changes what is stored even if the object stays as it is: its version, or how it is sealed.
+    pub is_stale: bool,
 }
 
 impl Engine {
@@ -97,7 +99,11 @@ impl Engine {
         let got = self.asked(&storage.resource, "get", asked).await;
         let got = got.map_err(|e| store_error(cx, "get", &e))?;
         match got.kv {
-            Some(kv) => Ok(Some(self.decode(&cx.def, &kv).await?)),
+            Some(kv) => {
+                let mut current = self.decode(&cx.def, &kv).await?;
+                current.is_stale |= got.is_stale;
+                Ok(Some(current))
+            }
             None => Ok(None),
         }
     }
@@ -133,6 +139,7 @@ impl Engine {
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
         let mut object = codec::decode_stored(storage, key, bytes, revision)?;
+        let is_stale = !storage.version.is_of(object.api_version());
         if let Some(c) = &def.converter {
             object = convert_one(c.as_ref(), object, &def.api_version()).await?;
         }
@@ -140,7 +147,11 @@ impl Engine {
             codec::complete_stored(def, &mut object);
         }
         object.set_meta("resourceVersion", &revision.to_string());
-        Ok(Current { object, revision })
+        Ok(Current {
+            object,
+            revision,
+            is_stale,
+        })
     }
 
     /// An object as the store keeps it: in the storage version, without its revision. It is about to be written.

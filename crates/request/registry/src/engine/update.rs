@@ -84,7 +84,8 @@ impl Engine {
                 return attempt;
             }
             let now = self.current(cx).await?;
-            if now.as_ref().map(|c| c.revision) == existing.as_ref().map(|c| c.revision) {
+            let known = |current: &Option<Current>| current.as_ref().map(|c| (c.revision, c.is_stale));
+            if known(&now) == known(&existing) {
                 return attempt;
             }
             (existing, is_certain) = (now, true);
@@ -232,7 +233,7 @@ impl Engine {
         if deletes(&new, old) && cx.def.strategy.delete_during_update(&new, old) {
             return self.delete_emptied(cx, new, current).await;
         }
-        if new == *old {
+        if new == *old && !current.is_stale {
             // Nothing changed: nothing is written, and the revision stays.
             return Ok(Attempt::Same(new));
         }

@@ -321,6 +321,7 @@ impl Store for Embedded {
             Ok(Got {
                 kv: tables.get(&snapshot, &key, at)?,
                 revision: current,
+                is_stale: false,
             })
         })
         .await

@@ -140,6 +140,7 @@ impl Etcd {
         Ok(Got {
             revision: at(found.header.as_ref())?,
             kv: found.kvs.into_iter().next().map(key_value),
+            is_stale: false,
         })
     }
 

@@ -98,6 +98,7 @@ impl State {
         Ok(Got {
             kv,
             revision: self.revision,
+            is_stale: false,
         })
     }
 
