@@ -2,6 +2,7 @@
 //! in time; to rotate is for whoever wants new keys now. A certificate that somebody else has is taken back by `revoke`, in the cluster's
 //! list, and its connections end. An etcd that runs beside the server has certificates of its own (`pki/etcd`), which aren't looked at here.
 
+use crate::authorities::command::{self, Rotation};
 use crate::client::{block_on, kubeconfig};
 use crate::lock::Lock;
 use crate::revoke;
@@ -12,8 +13,10 @@ use keelson_client::rest::Rest;
 use keelson_pki::authority::{self, CertFacts};
 use keelson_pki::jwt::turn::{self, Stage};
 use keelson_pki::revocation::Record;
+use keelson_pki::succession;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What is replaced in steps, while what it signed goes on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -29,10 +32,21 @@ enum Step {
     /// Sign by the new one, and go on taking what the old one signed
     Sign,
     /// Take no longer what the old one signed
+    #[value(alias = "withdraw")]
     Retire,
 }
 
-/// What signs the others: not replaced here.
+impl Step {
+    fn of_authority(self) -> succession::Step {
+        match self {
+            Step::Announce => succession::Step::Announce,
+            Step::Sign => succession::Step::Sign,
+            Step::Retire => succession::Step::Withdraw,
+        }
+    }
+}
+
+/// What signs the others: not thrown away, but followed by others in steps.
 const AUTHORITIES: [&str; 2] = ["ca", "front-proxy-ca"];
 
 #[derive(Args)]
@@ -56,11 +70,24 @@ enum Command {
         #[arg(conflicts_with = "authority")]
         names: Vec<String>,
         /// What signs for others, in steps: see --step
-        #[arg(long, value_enum, value_name = "NAME")]
+        #[arg(long, value_enum, value_name = "NAME", group = "what")]
         authority: Option<Authority>,
         /// The step to make [default: announce and sign at once where a server has no others; else the next one, but for retire]
-        #[arg(long, value_enum, requires = "authority")]
+        #[arg(long, value_enum, requires = "what")]
         step: Option<Step>,
+        /// Certificate authorities, in steps, by the server that runs: another is made, known beside the old one, signs, and the old one is
+        /// trusted no longer. The first step is made now, the others when their time has come [default: all]
+        #[arg(long, value_name = "NAME", num_args = 0.., value_delimiter = ',', conflicts_with = "names", group = "what")]
+        authorities: Option<Vec<String>>,
+        /// Make all steps now, each as soon as servers, nodes and users are ready for it, and wait so long for that at most
+        #[arg(long, value_name = "DURATION", requires = "authorities", num_args = 0..=1, require_equals = true, default_missing_value = "5m", value_parser = command::patience)]
+        wait: Option<Duration>,
+        /// Make steps of authorities also where somebody is shut out by them, or isn't ready
+        #[arg(long, requires = "authorities")]
+        force: bool,
+        /// Kubeconfig by which the server is asked that makes the steps of authorities [default: DATA_DIR/admin.kubeconfig]
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
     },
     /// Take client certificates back: nobody is let in by them any more, and what is connected by them ends
     Revoke {
@@ -79,7 +106,16 @@ enum Command {
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let dir = options.data_dir.join("pki");
     match options.command {
-        Command::Ls => list(&dir)?,
+        Command::Ls => {
+            list(&dir)?;
+            command::list(&dir)?;
+            if Lock::holder(&options.data_dir)?.is_some() && dir.join("ca.key").exists() {
+                let listed = block_on(command::list_depending(&own_kubeconfig(&options.data_dir)));
+                if let Err(error) = listed {
+                    eprintln!("what depends on authorities of before isn't known here: {error:#}");
+                }
+            }
+        }
         Command::Revoke {
             certificates,
             reason,
@@ -93,7 +129,26 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 .collect::<anyhow::Result<_>>()?;
             block_on(revoke_all(&path, records, reason))?;
         }
-        Command::Rotate { names, authority, step } => {
+        Command::Rotate {
+            authorities: Some(names),
+            step,
+            wait,
+            force,
+            kubeconfig,
+            ..
+        } => {
+            let rotation = Rotation {
+                names,
+                step: step.map(Step::of_authority),
+                wait,
+                force,
+            };
+            let path = kubeconfig.unwrap_or_else(|| own_kubeconfig(&options.data_dir));
+            block_on(command::rotate(&path, &rotation))?;
+        }
+        Command::Rotate {
+            names, authority, step, ..
+        } => {
             if let Some(pid) = Lock::holder(&options.data_dir)? {
                 bail!(
                     "process {pid} serves {}: stop it first (systemctl stop keelson), rotate, and start it again",
@@ -115,6 +170,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// As a server writes it, unless it was told to write it elsewhere.
+fn own_kubeconfig(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.kubeconfig")
 }
 
 /// The key of service accounts' tokens makes a step, and it is said what comes next.

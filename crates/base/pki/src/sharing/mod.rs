@@ -65,8 +65,18 @@ pub const ETCD_CA: Item = Item {
 };
 
 impl Item {
+    /// Whether it is an authority that is followed by others in steps.
+    pub fn is_authority(&self) -> bool {
+        !self.also.is_empty() && self.files.iter().any(|(file, _)| file.ends_with(".crt"))
+    }
+
     /// What this machine has of it; `None` if anything is missing.
     pub fn read(&self, pki: &Path) -> Result<Option<Vec<u8>>> {
+        Ok(self.texts(pki)?.map(|found| serde_json::to_vec(&found)).transpose()?)
+    }
+
+    /// The same, by the names of its files.
+    pub fn texts(&self, pki: &Path) -> Result<Option<Files>> {
         self.complete(pki)?;
         let mut found = Files::new();
         for (file, _) in self.files {
@@ -80,7 +90,7 @@ impl Item {
                 found.insert((*file).into(), text);
             }
         }
-        Ok(Some(serde_json::to_vec(&found)?))
+        Ok(Some(found))
     }
 
     /// Puts what another server has, or what a step has made, in its place: all of it, whatever stops this at any moment. What is to be
