@@ -78,7 +78,7 @@ impl Cluster {
         let steps = joining
             .as_ref()
             .map(|joining| Steps::new(store.store(), config.store.root(), joining.token.clone()));
-        let authorities = Authorities::new(own(config), pki, steps)?;
+        let authorities = Authorities::new(own(config, upkeep.as_deref()), pki, steps)?;
         let pki = authorities.current();
         let measures = Measures::default();
         let snapshots = Snapshots::new(Source::of(&store), &config.snapshots, &measures);
@@ -114,7 +114,10 @@ impl Cluster {
             .await
             .context("the resource metrics API")?;
         let mut running = Supervisor::default();
-        authorities.attach(&api, Rest::new(api.client(identity("system:apiserver")), "keelson-authorities"));
+        authorities.attach(
+            &api,
+            Rest::new(api.client(identity("system:apiserver")), "keelson-authorities"),
+        );
         let steps = authorities.clone();
         running.spawn("authorities", move |stop| steps.clone().run(stop));
         if let Some(interval) = config.compaction {
@@ -258,12 +261,13 @@ fn serve(
 }
 
 /// Who this server is to the steps of authorities.
-fn own(config: &Config) -> authorities::Own {
+fn own(config: &Config, upkeep: Option<&Upkeep>) -> authorities::Own {
     authorities::Own {
         name: config.node_name.clone(),
         address: config.node_ip().to_string(),
         url: format!("https://{}:{}", host(config.node_ip()), config.api_port),
         kubeconfig: config.kubeconfig.clone(),
+        etcd: upkeep.map(|upkeep| upkeep.place.clone()),
     }
 }
 

@@ -126,7 +126,10 @@ mod tests {
         let directory = |name: &str| std::env::temp_dir().join(format!("keelson-{name}-{}", std::process::id()));
         let (own, other) = (directory("kubelets"), directory("strangers"));
         let pki = Pki::open(&own).unwrap();
-        let way = AsSomebody::new(Current::new(Pki::open(&own).unwrap()), "system:serviceaccount:kube-system:keelson-metrics");
+        let way = AsSomebody::new(
+            Current::new(Pki::open(&own).unwrap()),
+            "system:serviceaccount:kube-system:keelson-metrics",
+        );
         let (address, mut told) = kubelet(&pki, MOST_BYTES).await;
         let said = way.get(address, "/metrics/resource").await.unwrap();
         assert_eq!(said.len(), MOST_BYTES);

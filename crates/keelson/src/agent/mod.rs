@@ -33,12 +33,12 @@ use keelson_network::underlay;
 use keelson_pki::{JoinToken, San};
 use keys::{Purpose, Wanted};
 use servers::{Link, Servers};
-use trust::Trusted;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use trust::Trusted;
 
 /// Between two attempts to join or to read the cluster's settings, while no server can be reached.
 const RETRY: Duration = Duration::from_secs(1);

@@ -227,7 +227,10 @@ mod tests {
         for next in [&announced, &replaced, &over] {
             assert!(trusted.learn(&told(next)).unwrap());
             assert_eq!(std::fs::read_to_string(&file).unwrap(), next["ca.crt"]);
-            assert_eq!(trusted.roots().now().iter().count(), authority::fingerprints(&next["ca.crt"]).len());
+            assert_eq!(
+                trusted.roots().now().iter().count(),
+                authority::fingerprints(&next["ca.crt"]).len()
+            );
         }
         // Who was away for all of it; and somebody who has nothing to do with it.
         let away = Trusted::new(&file, rest["ca.crt"].clone()).unwrap();
@@ -243,7 +246,10 @@ mod tests {
         // A token names one: it counts as long as that one is told of, and only for what that one vouches for.
         let hash = |files: &Files| authority::fingerprint(&files["ca.crt"]).unwrap();
         let (old, new) = (hash(&rest), hash(&over));
-        assert_eq!(told(&replaced).pinned(&old).unwrap().as_deref(), Some(&*replaced["ca.crt"]));
+        assert_eq!(
+            told(&replaced).pinned(&old).unwrap().as_deref(),
+            Some(&*replaced["ca.crt"])
+        );
         assert_eq!(told(&replaced).pinned(&new).unwrap().as_deref(), Some(&*over["ca.crt"]));
         assert_eq!(told(&over).pinned(&old).unwrap(), None);
         let between = Told {

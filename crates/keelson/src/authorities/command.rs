@@ -69,7 +69,10 @@ pub async fn rotate(kubeconfig: &Path, rotation: &Rotation) -> anyhow::Result<()
     let all = told(kubeconfig).await?;
     if let Some(unknown) = rotation.names.iter().find(|name| !all.contains_key(*name)) {
         let known: Vec<&str> = all.keys().map(String::as_str).collect();
-        bail!("{unknown:?} is no authority that is followed by another: {}", known.join(", "));
+        bail!(
+            "{unknown:?} is no authority that is followed by another: {}",
+            known.join(", ")
+        );
     }
     for (name, first) in &all {
         if !rotation.names.is_empty() && !rotation.names.contains(name) {
@@ -131,10 +134,19 @@ fn date(seconds: i64) -> String {
 fn outlook(standing: &Standing) -> String {
     let (now, due) = (short(&standing.signs.hash), standing.due_at().map(date));
     let due = due.unwrap_or_else(|| "never".into());
-    let beside = standing.beside.as_ref().map(|other| short(&other.hash)).unwrap_or_default();
+    let beside = standing
+        .beside
+        .as_ref()
+        .map(|other| short(&other.hash))
+        .unwrap_or_default();
     match standing.stage {
-        Stage::AtRest if standing.foreign => format!("{now} signs; somebody else vouches for it, who has to make what follows it"),
-        Stage::AtRest => format!("{now} signs, until {}; another follows it from {due} on", date(standing.signs.ends)),
+        Stage::AtRest if standing.foreign => {
+            format!("{now} signs; somebody else vouches for it, who has to make what follows it")
+        }
+        Stage::AtRest => format!(
+            "{now} signs, until {}; another follows it from {due} on",
+            date(standing.signs.ends)
+        ),
         Stage::Announced => format!("{beside} is known beside {now}, and signs from {due} on"),
         Stage::Replaced => format!("{now} signs, and {beside} of before is trusted until {due}"),
     }
@@ -219,7 +231,11 @@ mod tests {
         let plain = rotation(None, None);
         assert_eq!(plain.next(&rest, &[]), Next::Make(Step::Announce));
         assert_eq!(plain.next(&announced, &[Step::Announce]), Next::Done);
-        assert_eq!(plain.next(&announced, &[]), Next::Underway, "nobody goes faster unasked");
+        assert_eq!(
+            plain.next(&announced, &[]),
+            Next::Underway,
+            "nobody goes faster unasked"
+        );
         let one = rotation(Some(Step::Sign), None);
         assert_eq!(one.next(&announced, &[]), Next::Make(Step::Sign));
         assert_eq!(one.next(&standing(Stage::Replaced), &[Step::Sign]), Next::Done);

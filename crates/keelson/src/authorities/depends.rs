@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use keelson_apiserver::authn::vouched::Came;
+use keelson_pki::sharing::ETCD_CA;
 use keelson_pki::succession::{Stage, Standing, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -78,24 +79,28 @@ impl Facts {
             return Vec::new();
         }
         let mut lines = self.servers_behind(name, standing);
-        if name != CLUSTER {
+        if name == ETCD_CA.name {
             return lines;
         }
-        lines.extend(self.nodes_without(&standing.signs.hash, "the present authority"));
-        let mut came: BTreeMap<&str, (i64, bool)> = BTreeMap::new();
-        for one in self.servers.values().flat_map(|server| &server.came) {
-            let (at, stays) = came.entry(&one.name).or_default();
-            *at = one.at.max(*at);
-            *stays |= one.stays;
+        if name == CLUSTER {
+            lines.extend(self.nodes_without(&standing.signs.hash, "the present authority"));
         }
-        for (who, (at, stays)) in came {
-            let when = match stays {
-                true => "is connected".to_string(),
-                false => format!("came at {}", date(at)),
+        // Whoever came to one server by the old one may have come to another by the new one since.
+        let mut all: BTreeMap<&str, Came> = BTreeMap::new();
+        for one in self.servers.values().flat_map(|server| &server.came) {
+            let came = all.entry(&one.name).or_default();
+            came.by_former = came.by_former.max(one.by_former);
+            came.by_present = came.by_present.max(one.by_present);
+            came.stays |= one.stays;
+        }
+        for (who, came) in all.into_iter().filter(|(_, came)| came.depends()) {
+            let when = match came.by_former.filter(|_| !came.stays) {
+                None => "is connected".to_string(),
+                Some(at) => format!("came at {}", date(at)),
             };
             lines.push(format!("{who} {when} by a certificate of the authority of before"));
         }
-        let concerned = |user: &&User| user.issued <= standing.since && user.ends > now;
+        let concerned = |user: &&User| name == CLUSTER && user.issued <= standing.since && user.ends > now;
         for user in self.users.iter().filter(concerned) {
             lines.push(format!(
                 "the user {} has a certificate of the authority of before until {}: keelson user add {0} makes another",
@@ -150,7 +155,10 @@ mod tests {
     fn facts(report: Standing, trusted: &[&str]) -> Facts {
         let report = Report {
             address: "10.0.0.1".into(),
-            standing: BTreeMap::from([("ca".to_string(), report.clone()), ("front-proxy-ca".to_string(), report)]),
+            standing: BTreeMap::from([
+                ("ca".to_string(), report.clone()),
+                ("front-proxy-ca".to_string(), report),
+            ]),
             came: Vec::new(),
         };
         Facts {
@@ -164,7 +172,10 @@ mod tests {
     fn the_next_one_signs_when_everybody_knows_it() {
         let announced = standing(Stage::Announced, 1);
         let waits = |facts: Facts, name| facts.waits_for(name, &announced, Step::Sign, 150);
-        assert_eq!(waits(facts(announced.clone(), &["old", "new"]), "ca"), Vec::<String>::new());
+        assert_eq!(
+            waits(facts(announced.clone(), &["old", "new"]), "ca"),
+            Vec::<String>::new()
+        );
         let behind = waits(facts(standing(Stage::AtRest, 0), &["old"]), "ca");
         assert_eq!(
             behind,
@@ -188,12 +199,22 @@ mod tests {
             ends,
         };
         facts.users = vec![user("ana", 50, 300), user("bob", 120, 300), user("eve", 50, 140)];
-        let came = |name: &str, at, stays| Came {
+        let came = |name: &str, by_former, by_present, stays| Came {
             name: name.into(),
-            at,
+            by_former,
+            by_present,
             stays,
         };
-        facts.servers.get_mut("s").unwrap().came = vec![came("ana", 120, false), came("system:node:k", 110, true)];
+        let other = Report {
+            came: vec![came("max", None, Some(130), false), came("ana", None, Some(90), false)],
+            ..facts.servers["s"].clone()
+        };
+        facts.servers.insert("t".into(), other);
+        facts.servers.get_mut("s").unwrap().came = vec![
+            came("ana", Some(120), None, false),
+            came("max", Some(120), None, false),
+            came("system:node:k", Some(110), Some(115), true),
+        ];
         let lines = facts.waits_for("ca", &replaced, Step::Withdraw, 150);
         assert_eq!(
             lines,
@@ -203,7 +224,12 @@ mod tests {
                 "the user ana has a certificate of the authority of before until 1970-01-01T00:05:00Z: keelson user add ana makes another",
             ]
         );
-        assert!(facts.depending("front-proxy-ca", &replaced, 150).is_empty());
+        assert_eq!(facts.depending("front-proxy-ca", &replaced, 150), lines[..2]);
+        assert!(
+            facts.depending("etcd-ca", &replaced, 150)[..]
+                .iter()
+                .all(|line| line.contains("last step"))
+        );
         // Before, and after, nothing is about to go.
         for other in [standing(Stage::AtRest, 2), standing(Stage::Announced, 2)] {
             assert!(facts.depending("ca", &other, 150).is_empty());

@@ -3,19 +3,20 @@
 use crate::servers::{Steps, Written};
 use anyhow::Context;
 use jiff::Timestamp;
-use keelson_pki::sharing::{ITEMS, Item};
+use keelson_pki::sharing::{ETCD_CA, ITEMS, Item};
 use keelson_pki::succession::{self, Standing, Step};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tokio::sync::Mutex;
 
-/// Authorities that are followed by others.
-pub fn items() -> impl Iterator<Item = &'static Item> {
-    ITEMS.iter().filter(|item| item.is_authority())
+/// Authorities that are followed by others, each with the name of its files. Of an etcd that servers run only these have one.
+pub fn items() -> impl Iterator<Item = (&'static Item, &'static str)> {
+    let all = ITEMS.iter().chain(std::iter::once(&ETCD_CA));
+    all.filter_map(|item| Some((item, item.authority()?)))
 }
 
 pub fn item(name: &str) -> Option<&'static Item> {
-    items().find(|item| item.name == name)
+    items().map(|(item, _)| item).find(|item| item.name == name)
 }
 
 pub struct Journal {
@@ -58,10 +59,11 @@ impl Journal {
         }
         let files = item.texts(&self.pki)?;
         let files = files.with_context(|| format!("there is no {} here", item.name))?;
-        if succession::standing(item.name, &files)?.number != before.number {
+        let name = item.authority().context("it is no authority")?;
+        if succession::standing(name, &files)?.number != before.number {
             return Ok(Written::Met);
         }
-        let after = succession::step(item.name, &files, step, now)?;
+        let after = succession::step(name, &files, step, now)?;
         item.write(&self.pki, &serde_json::to_vec(&after)?)?;
         Ok(Written::Done)
     }
@@ -70,16 +72,17 @@ impl Journal {
     pub async fn take(&self) -> anyhow::Result<bool> {
         let Some(steps) = &self.shared else { return Ok(false) };
         let _writing = self.writing.lock().await;
-        steps.take(&self.pki, &items().collect::<Vec<_>>()).await
+        let all: Vec<&Item> = items().map(|(item, _)| item).collect();
+        steps.take(&self.pki, &all).await
     }
 }
 
 /// Where the authorities of a directory stand, by name.
 pub fn standing(pki: &Path) -> anyhow::Result<BTreeMap<String, Standing>> {
     let mut all = BTreeMap::new();
-    for item in items() {
+    for (item, name) in items() {
         if let Some(files) = item.texts(pki)? {
-            all.insert(item.name.to_string(), succession::standing(item.name, &files)?);
+            all.insert(item.name.to_string(), succession::standing(name, &files)?);
         }
     }
     Ok(all)

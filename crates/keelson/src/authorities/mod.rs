@@ -15,6 +15,8 @@ pub mod known;
 #[cfg(test)]
 mod tests;
 
+use crate::etcd::certificates::Certificates;
+use crate::etcd::{Place, program};
 use crate::servers::{self, Written};
 use anyhow::{Context, ensure};
 use depends::{Facts, Report, Told};
@@ -24,6 +26,7 @@ use journal::Journal;
 use keelson_apiserver::ApiServer;
 use keelson_apiserver::authorities::{Asked, Refused, Succession};
 use keelson_client::rest::Rest;
+use keelson_pki::sharing::ETCD_CA;
 use keelson_pki::succession::{Standing, Step};
 use keelson_pki::verify::{Live, Roots};
 use keelson_pki::{Current, Pki};
@@ -37,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// After this what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
+/// How often it is looked whether etcd has taken a step.
+const SOON: Duration = Duration::from_secs(3);
 /// Who comes by a former authority is told to the others so much later, at once with whoever else comes.
 const GATHERED: Duration = Duration::from_secs(2);
 
@@ -50,6 +55,8 @@ pub struct Own {
     pub url: String,
     /// Where the administrator's kubeconfig is kept.
     pub kubeconfig: PathBuf,
+    /// The member of etcd that runs beside it.
+    pub etcd: Option<Place>,
 }
 
 pub struct Authorities {
@@ -100,7 +107,11 @@ impl Authorities {
             .with_context(|| format!("cannot write the kubeconfig {}", self.own.kubeconfig.display()))?;
         servers::renew_token(self.journal.pki())?;
         let (certificate, _) = admin.certificate().context("the administrator has a certificate")?;
-        Ok(keelson_pki::authority::read_certificate(certificate)?.renew_at())
+        let mut renew = keelson_pki::authority::read_certificate(certificate)?.renew_at();
+        if let Some(place) = &self.own.etcd {
+            renew = renew.min(Certificates::ensure(place)?.renew_at());
+        }
+        Ok(renew)
     }
 
     /// What the directory says is in force from now on.
@@ -114,11 +125,24 @@ impl Authorities {
         journal::standing(self.journal.pki())
     }
 
+    /// Whether an etcd beside this server has yet to be started with what was taken.
+    fn etcd_is_behind(&self) -> anyhow::Result<bool> {
+        match &self.own.etcd {
+            Some(place) => Ok(!program::trusts(place)?),
+            None => Ok(false),
+        }
+    }
+
     fn report(&self) -> anyhow::Result<Report> {
         let api = self.api.get().and_then(|(api, _)| api.upgrade());
+        let mut standing = self.standing()?;
+        if self.etcd_is_behind()? {
+            // It has been taken when etcd has taken it.
+            standing.remove(ETCD_CA.name);
+        }
         Ok(Report {
             address: self.own.address.clone(),
-            standing: self.standing()?,
+            standing,
             came: api.map(|api| api.formers()).unwrap_or_default(),
         })
     }
@@ -130,7 +154,12 @@ impl Authorities {
     }
 
     /// Makes a step of one authority, and has this server follow it.
-    async fn make(&self, item: &'static keelson_pki::sharing::Item, step: Step, before: &Standing) -> anyhow::Result<Written> {
+    async fn make(
+        &self,
+        item: &'static keelson_pki::sharing::Item,
+        step: Step,
+        before: &Standing,
+    ) -> anyhow::Result<Written> {
         // Whoever goes by the old one here has another before anything is taken away.
         if step == Step::Withdraw {
             self.take()?;
@@ -149,25 +178,42 @@ impl Authorities {
     /// Makes the steps whose time has come; answers with when the next one is due.
     async fn by_calendar(&self) -> anyhow::Result<i64> {
         let mut next = i64::MAX;
-        for item in journal::items() {
+        for (item, _) in journal::items() {
             // A server that was switched off for years has several to make.
             loop {
                 let all = self.standing()?;
-                let standing = all.get(item.name).with_context(|| format!("there is no {} here", item.name))?;
-                match standing.due(keelson_clock::now().as_second()) {
-                    Some(step) => {
-                        let written = self.make(item, step, standing).await?;
-                        let made = self.standing()?.get(item.name).is_some_and(|now| now.number > standing.number);
-                        ensure!(made, "{} didn't make the step {step:?}, which is due ({written:?})", item.name);
-                    }
-                    None => {
-                        next = next.min(standing.due_at().unwrap_or(i64::MAX));
-                        break;
-                    }
+                let Some(standing) = all.get(item.name) else { break };
+                let Some(step) = standing.due(keelson_clock::now().as_second()) else {
+                    next = next.min(standing.due_at().unwrap_or(i64::MAX));
+                    break;
+                };
+                if item.name == ETCD_CA.name && !self.etcd_is_ready(standing, step).await? {
+                    next = next.min(keelson_clock::now().as_second() + AGAIN.as_secs() as i64);
+                    break;
                 }
+                let written = self.make(item, step, standing).await?;
+                let made = self
+                    .standing()?
+                    .get(item.name)
+                    .is_some_and(|now| now.number > standing.number);
+                ensure!(
+                    made,
+                    "{} didn't make the step {step:?}, which is due ({written:?})",
+                    item.name
+                );
             }
         }
         Ok(next)
+    }
+
+    /// Members that don't know each other would be none: that step is made when all have taken the one before, however late it is.
+    async fn etcd_is_ready(&self, standing: &Standing, step: Step) -> anyhow::Result<bool> {
+        let facts = self.facts().await?;
+        let lines = facts.waits_for(ETCD_CA.name, standing, step, keelson_clock::now().as_second());
+        if !lines.is_empty() {
+            tracing::warn!(?lines, "a step of etcd's authority is due, and waits");
+        }
+        Ok(lines.is_empty())
     }
 
     /// Everything that is to be done now; answers with when to look again.
@@ -180,7 +226,10 @@ impl Authorities {
         if let Some((_, rest)) = self.api.get() {
             known::tell(rest, &self.own.name, &self.report()?).await?;
         }
-        Ok(due.min(renew))
+        match self.etcd_is_behind()? {
+            true => Ok(keelson_clock::now().as_second() + SOON.as_secs() as i64),
+            false => Ok(due.min(renew)),
+        }
     }
 
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -248,7 +297,10 @@ impl Authorities {
             .ok_or_else(|| Refused::Unknown(asked.authority.clone()))?;
         if standing.next() != asked.step {
             let stage = standing.stage;
-            return Err(Refused::Waits(vec![format!("{} is {stage:?}: its next step is another", item.name)]));
+            return Err(Refused::Waits(vec![format!(
+                "{} is {stage:?}: its next step is another",
+                item.name
+            )]));
         }
         if !asked.force {
             let facts = self.facts().await?;

@@ -129,7 +129,10 @@ mod tests {
             })
         };
         assert_eq!(parse("/ca/sign", None), asked(Step::Sign, false));
-        assert_eq!(parse("/ca/withdraw", Some("a=b&force=true")), asked(Step::Withdraw, true));
+        assert_eq!(
+            parse("/ca/withdraw", Some("a=b&force=true")),
+            asked(Step::Withdraw, true)
+        );
         for path in ["", "/", "/ca", "/ca/", "/ca/retire", "/ca/sign/now", "ca/sign"] {
             assert_eq!(parse(path, None), None, "{path}");
         }

@@ -60,14 +60,20 @@ pub const ITEMS: &[Item] = &[
 pub const ETCD_CA: Item = Item {
     name: "etcd-ca",
     files: &[("etcd/ca.key", true), ("etcd/ca.crt", false)],
-    also: &[],
+    also: &[
+        ("etcd/ca-next.key", true),
+        ("etcd/ca-cross.crt", false),
+        ("etcd/ca.turn", false),
+    ],
     steps: "etcd/ca.turn",
 };
 
 impl Item {
-    /// Whether it is an authority that is followed by others in steps.
-    pub fn is_authority(&self) -> bool {
-        !self.also.is_empty() && self.files.iter().any(|(file, _)| file.ends_with(".crt"))
+    /// By which name its files are an authority's, which is followed by others in steps ([`crate::succession`]); `None`: it is none.
+    pub fn authority(&self) -> Option<&'static str> {
+        let name = self.steps.strip_suffix(".turn")?;
+        let certificate = |file: &str| file.strip_suffix(".crt") == Some(name);
+        self.files.iter().any(|(file, _)| certificate(file)).then_some(name)
     }
 
     /// What this machine has of it; `None` if anything is missing.
@@ -151,9 +157,6 @@ impl Item {
 
     /// Whether the one content is what came of the other by more steps of a replacement.
     pub fn follows(&self, one: &[u8], other: &[u8]) -> Result<bool> {
-        if self.also.is_empty() {
-            return Ok(false);
-        }
         let number = |content: &[u8]| {
             let files: Files = serde_json::from_slice(content)?;
             let text = files.get(self.steps).map(String::as_str);

@@ -34,11 +34,17 @@ async fn an_old_kubeconfig_counts_until_the_old_authority_goes_and_who_is_shut_o
 
     value(engine.asked(asked(Step::Announce, false)).await).unwrap();
     // Waits for the machine.
-    eventually("the next one signs", async || value(engine.asked(asked(Step::Sign, false)).await)).await;
+    eventually("the next one signs", async || {
+        value(engine.asked(asked(Step::Sign, false)).await)
+    })
+    .await;
     assert_eq!(engine.standing().unwrap()["ca"].stage, Stage::Replaced);
     let now = engine.current().get();
     let admin = Kubeconfig::read(&world.admin()).unwrap();
-    assert!(authority::signed_by(admin.certificate().unwrap().0, now.ca.cert_pem()), "renewed at once");
+    assert!(
+        authority::signed_by(admin.certificate().unwrap().0, now.ca.cert_pem()),
+        "renewed at once"
+    );
     assert_eq!(world.code(&old, "/api/v1/nodes").await, Ok(200));
     calendar.pass(SignedDuration::from_secs(5));
     // Whoever has come by the old one is named.
@@ -46,23 +52,40 @@ async fn an_old_kubeconfig_counts_until_the_old_authority_goes_and_who_is_shut_o
     let Err(Refused::Waits(lines)) = refused else {
         panic!("{refused:?}")
     };
-    assert!(lines.iter().any(|line| line.starts_with("kubernetes-admin came at")), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line.starts_with("kubernetes-admin came at")),
+        "{lines:?}"
+    );
     let told = engine.told().await.unwrap();
-    assert!(told["ca"]["depending"].as_array().is_some_and(|lines| !lines.is_empty()), "{told}");
+    assert!(
+        told["ca"]["depending"]
+            .as_array()
+            .is_some_and(|lines| !lines.is_empty()),
+        "{told}"
+    );
     // By the new one he has another.
     assert_eq!(world.code(&world.admin(), "/api/v1/nodes").await, Ok(200));
     machine.renew().await;
     machine.beat().await;
-    eventually("nobody depends on it", async || value(engine.asked(asked(Step::Withdraw, false)).await)).await;
-    eventually("the old one is refused", async || match world.code(&old, "/api/v1/nodes").await {
-        Ok(401) => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually("nobody depends on it", async || {
+        value(engine.asked(asked(Step::Withdraw, false)).await)
+    })
+    .await;
+    eventually("the old one is refused", async || {
+        match world.code(&old, "/api/v1/nodes").await {
+            Ok(401) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     })
     .await;
     assert_eq!(world.code(&world.admin(), "/api/v1/nodes").await, Ok(200));
     machine.beat().await;
     assert_eq!(engine.standing().unwrap()["ca"].stage, Stage::AtRest);
-    assert_eq!(engine.standing().unwrap()["front-proxy-ca"].number, 0, "the other stays as it was");
+    assert_eq!(
+        engine.standing().unwrap()["front-proxy-ca"].number,
+        0,
+        "the other stays as it was"
+    );
 }
 
 /// `kill -9` after a step is written down and before anything has followed it: the next start has it all.
@@ -73,10 +96,16 @@ fn a_program_that_ends_after_any_step_goes_on_from_there() {
     let good = || {
         let engine = open();
         engine.keep().unwrap();
-        let (now, admin) = (engine.current().get(), Kubeconfig::read(&dir.join("admin.kubeconfig")).unwrap());
+        let (now, admin) = (
+            engine.current().get(),
+            Kubeconfig::read(&dir.join("admin.kubeconfig")).unwrap(),
+        );
         assert!(authority::signed_by(admin.certificate().unwrap().0, now.ca.cert_pem()));
         assert_eq!(admin.ca_pem, now.ca.bundle_pem());
-        assert_eq!(engine.clients().now().iter().count(), authority::fingerprints(&admin.ca_pem).len());
+        assert_eq!(
+            engine.clients().now().iter().count(),
+            authority::fingerprints(&admin.ca_pem).len()
+        );
         engine.standing().unwrap()["ca"].clone()
     };
     let rest = good();

@@ -77,13 +77,22 @@ async fn a_step_that_is_due_is_made_once_and_all_servers_have_it() {
     ] {
         calendar.pass(SignedDuration::from_hours(days * 24));
         let (a, b) = tokio::join!(one.look(), other.look());
-        (a.unwrap(), b.unwrap());
+        a.unwrap();
+        b.unwrap();
         // Whoever looked first may have been told afterwards.
-        (one.look().await.unwrap(), other.look().await.unwrap());
+        for engine in [&one, &other] {
+            engine.look().await.unwrap();
+        }
         assert_eq!(first.has(), second.has(), "{stage:?}");
         let standing = one.standing().unwrap();
-        assert!(standing.values().all(|s| (s.stage, s.number) == (stage, number)), "{standing:?}");
-        assert_eq!(one.current().get().ca.bundle_pem(), other.current().get().ca.bundle_pem());
+        assert!(
+            standing.values().all(|s| (s.stage, s.number) == (stage, number)),
+            "{standing:?}"
+        );
+        assert_eq!(
+            one.current().get().ca.bundle_pem(),
+            other.current().get().ca.bundle_pem()
+        );
         assert_eq!(first.token_hash(), standing[CLUSTER].signs.hash);
         assert_eq!(second.token_hash(), standing[CLUSTER].signs.hash);
     }
@@ -96,17 +105,32 @@ async fn a_server_that_ends_after_it_has_told_the_others_takes_its_own_step_when
     let (first, second) = pair("ended").await;
     let away = Server::start("ended-3", &first.store, Some(first.token.clone())).await;
     let ca = journal::item(CLUSTER).unwrap();
-    let hash = |server: &Server| authority::fingerprint(&std::fs::read_to_string(server.dir.join("pki/ca.crt")).unwrap()).unwrap();
+    let hash = |server: &Server| {
+        authority::fingerprint(&std::fs::read_to_string(server.dir.join("pki/ca.crt")).unwrap()).unwrap()
+    };
     let old = hash(&first);
     for (step, number) in [(Step::Announce, 0), (Step::Sign, 1), (Step::Withdraw, 2)] {
         let before = first.has();
-        let written = first.steps().write(ca, step, number, jiff::Timestamp::now()).await.unwrap();
+        let written = first
+            .steps()
+            .write(ca, step, number, jiff::Timestamp::now())
+            .await
+            .unwrap();
         assert_eq!(written, Written::Done);
         assert_eq!(first.has(), before, "it ended here");
         // The same step again is another's now.
-        let again = first.steps().write(ca, step, number, jiff::Timestamp::now()).await.unwrap();
+        let again = first
+            .steps()
+            .write(ca, step, number, jiff::Timestamp::now())
+            .await
+            .unwrap();
         assert_eq!(again, Written::Met);
-        assert!(Journal::new(&second.dir.join("pki"), Some(second.steps())).take().await.unwrap());
+        assert!(
+            Journal::new(&second.dir.join("pki"), Some(second.steps()))
+                .take()
+                .await
+                .unwrap()
+        );
         first.settle().await.unwrap();
         assert_eq!(first.has(), second.has());
         assert_ne!(first.has(), before);
@@ -118,7 +142,12 @@ async fn a_server_that_ends_after_it_has_told_the_others_takes_its_own_step_when
     let stale = first.token.clone().with_ca_hash(old);
     let dir = scratch("ended-4");
     let items: Vec<&Item> = ITEMS.iter().collect();
-    let refused = settle(&*first.store, "/registry", &dir, &items, Some(stale)).await.unwrap_err();
-    assert!(format!("{refused:#}").contains("before its authority was replaced"), "{refused:#}");
+    let refused = settle(&*first.store, "/registry", &dir, &items, Some(stale))
+        .await
+        .unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("before its authority was replaced"),
+        "{refused:#}"
+    );
     assert!(!dir.exists());
 }

@@ -63,7 +63,7 @@ impl Calendar {
 pub struct World {
     pub dir: PathBuf,
     pub authorities: Arc<Authorities>,
-    pub api: Arc<ApiServer>,
+    _api: Arc<ApiServer>,
     pub port: u16,
     pub rest: Rest,
     _running: Supervisor,
@@ -89,6 +89,7 @@ pub fn own(dir: &Path, port: u16) -> Own {
         address: "127.0.0.1".into(),
         url: format!("https://127.0.0.1:{port}"),
         kubeconfig: dir.join("admin.kubeconfig"),
+        etcd: None,
     }
 }
 
@@ -122,7 +123,12 @@ impl World {
         }
         authorities.attach(&api, rest.clone());
         let mut running = Supervisor::default();
-        let names = ["certificate-approver", "kubelet-serving-approver", "certificate-signer", "root-ca-certificate-publisher"];
+        let names = [
+            "certificate-approver",
+            "kubelet-serving-approver",
+            "certificate-signer",
+            "root-ca-certificate-publisher",
+        ];
         let settings = keelson_controllers::Config {
             controllers: names.map(str::to_string).into(),
             ..keelson_controllers::Config::default()
@@ -131,7 +137,7 @@ impl World {
         World {
             dir,
             authorities,
-            api,
+            _api: api,
             port,
             rest,
             _running: running,
@@ -171,7 +177,10 @@ impl World {
         let map = Objects::<ConfigMap>::new(&self.rest)
             .get("default", "kube-root-ca.crt")
             .await;
-        map.ok().and_then(|m| m.data).and_then(|mut d| d.remove("ca.crt")).unwrap_or_default()
+        map.ok()
+            .and_then(|m| m.data)
+            .and_then(|mut d| d.remove("ca.crt"))
+            .unwrap_or_default()
     }
 }
 
@@ -207,7 +216,11 @@ impl Machine {
         .unwrap();
         Objects::<Secret>::new(&world.rest).create(&secret).await.unwrap();
         let hash = authority::fingerprint(world.authorities.current().get().ca.cert_pem()).unwrap();
-        let servers = Servers::open(&dir.join("servers.json"), Some(&format!("https://127.0.0.1:{}", world.port))).unwrap();
+        let servers = Servers::open(
+            &dir.join("servers.json"),
+            Some(&format!("https://127.0.0.1:{}", world.port)),
+        )
+        .unwrap();
         let file = dir.join("pki/ca.crt");
         let ca = join::authority(&file, &servers, Some(&hash)).await.unwrap();
         let trusted = Trusted::new(&file, ca).unwrap();

@@ -25,23 +25,32 @@ async fn authorities_follow_one_another_and_nobody_notices() {
             }
         }
         let bundle = world.authorities.current().get().ca.bundle_pem();
-        eventually("pods are told whom to trust", async || match world.published().await == bundle {
-            true => Ok(()),
-            false => Err(format!("month {month}: not yet")),
+        eventually("pods are told whom to trust", async || {
+            match world.published().await == bundle {
+                true => Ok(()),
+                false => Err(format!("month {month}: not yet")),
+            }
         })
         .await;
-        eventually("the machine is told, too", async || match machine.trusted.pem() == bundle {
-            true => Ok(()),
-            false => Err(format!("month {month}: not yet")),
+        eventually("the machine is told, too", async || {
+            match machine.trusted.pem() == bundle {
+                true => Ok(()),
+                false => Err(format!("month {month}: not yet")),
+            }
         })
         .await;
         machine.renew().await;
         machine.beat().await;
-        let (admin, kubelet) = (world.admin(), format!("/api/v1/nodes/{}/proxy/healthz", super::world::NODE));
+        let (admin, kubelet) = (
+            world.admin(),
+            format!("/api/v1/nodes/{}/proxy/healthz", super::world::NODE),
+        );
         assert_eq!(world.code(&admin, "/api/v1/nodes").await, Ok(200), "month {month}");
-        eventually("the kubelet lets the server in", async || match world.code(&admin, &kubelet).await {
-            Ok(200) => Ok(()),
-            other => Err(format!("month {month}: {other:?}")),
+        eventually("the kubelet lets the server in", async || {
+            match world.code(&admin, &kubelet).await {
+                Ok(200) => Ok(()),
+                other => Err(format!("month {month}: {other:?}")),
+            }
         })
         .await;
         all_good(&world.dir);
@@ -50,11 +59,23 @@ async fn authorities_follow_one_another_and_nobody_notices() {
     for (name, seen) in stages {
         // Two years before the end of ten, for a day, and for four hundred days.
         let (stage, month) = seen[1];
-        assert_eq!((stage, (97..=98).contains(&month)), (Stage::Announced, true), "{name}: {seen:?}");
+        assert_eq!(
+            (stage, (97..=98).contains(&month)),
+            (Stage::Announced, true),
+            "{name}: {seen:?}"
+        );
         let (stage, month) = seen[2];
-        assert_eq!((stage, (98..=99).contains(&month)), (Stage::Replaced, true), "{name}: {seen:?}");
+        assert_eq!(
+            (stage, (98..=99).contains(&month)),
+            (Stage::Replaced, true),
+            "{name}: {seen:?}"
+        );
         let (stage, month) = seen[3];
-        assert_eq!((stage, (111..=113).contains(&month)), (Stage::AtRest, true), "{name}: {seen:?}");
+        assert_eq!(
+            (stage, (111..=113).contains(&month)),
+            (Stage::AtRest, true),
+            "{name}: {seen:?}"
+        );
         assert_ne!(first[&name].signs, last[&name].signs);
         assert_eq!(last[&name].number, 3);
     }

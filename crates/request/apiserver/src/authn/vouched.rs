@@ -17,15 +17,28 @@ use tokio_util::sync::CancellationToken;
 /// Names that are kept; a cluster's nodes and users are fewer.
 const MOST: usize = 1024;
 
-/// Somebody who came by a certificate of a former authority, and hasn't come by one of the present since.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// What is noted of a name again only after so long, in seconds, unless he has come by the other authority meanwhile: others are told.
+const AGAIN: i64 = 600;
+
+/// When somebody came by which authority, while a former one is trusted beside the present.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Came {
     pub name: String,
-    /// Unix seconds of the last time.
-    pub at: i64,
-    /// Still connected.
+    /// Unix seconds, about the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_former: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_present: Option<i64>,
+    /// Is connected by the former one now.
     #[serde(default)]
     pub stays: bool,
+}
+
+impl Came {
+    /// Whether he depends on the former one: came by it last, or is still there.
+    pub fn depends(&self) -> bool {
+        self.stays || self.by_former > self.by_present
+    }
 }
 
 struct Connection {
@@ -39,19 +52,33 @@ struct Connection {
 struct Known {
     next: u64,
     connections: HashMap<u64, Connection>,
-    /// By name, when last.
-    formers: BTreeMap<String, i64>,
+    /// By name, when last by the former authority and by the present.
+    names: BTreeMap<String, (Option<i64>, Option<i64>)>,
 }
 
 impl Known {
-    fn note(&mut self, name: &str, by_former: bool) {
-        match by_former {
-            false => _ = self.formers.remove(name),
-            true if self.formers.len() < MOST || self.formers.contains_key(name) => {
-                self.formers.insert(name.into(), now().as_second());
+    /// Whether that is news.
+    fn note(&mut self, name: &str, by_former: bool) -> bool {
+        if !self.names.contains_key(name) && self.names.len() >= MOST {
+            // Who depends on the former one counts more.
+            let present = self.names.iter().find(|(_, (former, _))| former.is_none());
+            match present.map(|(name, _)| name.clone()).filter(|_| by_former) {
+                Some(least) => _ = self.names.remove(&least),
+                None => return false,
             }
-            true => {}
         }
+        let (former, present) = self.names.entry(name.into()).or_default();
+        let (own, other) = if by_former {
+            (former, *present)
+        } else {
+            (present, *former)
+        };
+        let now = now().as_second();
+        if own.is_some() && *own > other && own.is_some_and(|at| (at..at + AGAIN).contains(&now)) {
+            return false;
+        }
+        *own = Some(now);
+        true
     }
 }
 
@@ -72,6 +99,7 @@ impl Drop for Connected {
     fn drop(&mut self) {
         let gone = self.all.known.lock().connections.remove(&self.id);
         if gone.is_some_and(|gone| gone.by_former) {
+            // He isn't there any more.
             self.all.changed.send_replace(());
         }
     }
@@ -103,11 +131,11 @@ impl Vouched {
         let chain: Vec<CertificateDer<'static>> = chain.iter().map(|der| der.clone().into_owned()).collect();
         let by_former = self.authorities.is_of_former(&chain);
         let name = peer.name().to_string();
-        let id = {
+        let (id, news) = {
             let mut known = self.known.lock();
             known.next += 1;
             let id = known.next;
-            known.note(&name, by_former);
+            let news = self.authorities.has_formers() && known.note(&name, by_former);
             let connection = Connection {
                 chain,
                 name,
@@ -115,14 +143,14 @@ impl Vouched {
                 ended: ended.clone(),
             };
             known.connections.insert(id, connection);
-            id
+            (id, news)
         };
         let connected = Connected { id, all: self.clone() };
         // After it is noted: a change meanwhile is seen here or there.
         if !self.is_good(id) {
             ended.cancel();
         }
-        if by_former {
+        if news || by_former {
             self.changed.send_replace(());
         }
         Some(connected)
@@ -135,15 +163,23 @@ impl Vouched {
 
     /// These are the authorities from now on: the first of each bundle signs, others are trusted beside it.
     pub fn replace(&self, clients: &str, front_proxies: Option<&str>) -> Result<()> {
+        let before = self.authorities.signs();
         if !self.authorities.replace(clients, front_proxies)? {
             return Ok(());
         }
+        let another = self.authorities.signs() != before;
         let mut ended = Vec::new();
         let several = self.authorities.has_formers();
         {
             let mut known = self.known.lock();
             if !several {
-                known.formers.clear();
+                known.names.clear();
+            }
+            if another {
+                // What was of the present authority is of a former one from now on.
+                for (former, present) in known.names.values_mut() {
+                    *former = present.take().max(*former);
+                }
             }
             let judged: Vec<(u64, bool, bool)> = known
                 .connections
@@ -161,8 +197,8 @@ impl Vouched {
                 let name = connection.name.clone();
                 if !good {
                     ended.push(connection.ended.clone());
-                } else if by_former {
-                    known.note(&name, true);
+                } else if several {
+                    known.note(&name, by_former);
                 }
             }
         }
@@ -170,32 +206,32 @@ impl Vouched {
         ended.iter().for_each(CancellationToken::cancel);
         if !ended.is_empty() {
             let ended = ended.len();
-            tracing::info!(ended, "connections end: the authority of their certificates is trusted no longer");
+            tracing::info!(
+                ended,
+                "connections end: the authority of their certificates is trusted no longer"
+            );
         }
         self.changed.send_replace(());
         Ok(())
     }
 
-    /// Who depends on a former authority, as far as he has come since this server started.
+    /// Who has come by which authority since a former one is trusted beside the present, and since this server started.
     pub fn formers(&self) -> Vec<Came> {
         let known = self.known.lock();
-        let mut all: BTreeMap<&str, Came> = known
-            .formers
-            .iter()
-            .map(|(name, at)| {
-                let came = Came {
-                    name: name.clone(),
-                    at: *at,
-                    stays: false,
-                };
-                (name.as_str(), came)
-            })
-            .collect();
+        let noted = known.names.iter().map(|(name, (former, present))| {
+            let came = Came {
+                name: name.clone(),
+                by_former: *former,
+                by_present: *present,
+                stays: false,
+            };
+            (name.as_str(), came)
+        });
+        let mut all: BTreeMap<&str, Came> = noted.collect();
         for connection in known.connections.values().filter(|c| c.by_former).take(MOST) {
             let came = all.entry(&connection.name).or_insert_with(|| Came {
                 name: connection.name.clone(),
-                at: now().as_second(),
-                stays: true,
+                ..Came::default()
             });
             came.stays = true;
         }
@@ -234,10 +270,15 @@ mod tests {
         assert!(ana.is_some() && names().is_empty());
         assert!(come(&new, "eve").0.is_none(), "nobody vouches for that one yet");
         // Announced: what the old one signed is of the one that signs.
-        all.replace(&format!("{}{}", old.cert_pem(), new.cert_pem()), None).unwrap();
+        all.replace(&format!("{}{}", old.cert_pem(), new.cert_pem()), None)
+            .unwrap();
+        drop(come(&old, "max"));
         assert!(names().is_empty());
-        all.replace(&format!("{}{}", new.cert_pem(), old.cert_pem()), None).unwrap();
-        assert_eq!(names(), [("ana".into(), true), ("bob".into(), true)]);
+        all.replace(&format!("{}{}", new.cert_pem(), old.cert_pem()), None)
+            .unwrap();
+        let all_three = [("ana".into(), true), ("bob".into(), true), ("max".into(), false)];
+        assert_eq!(names(), all_three);
+        drop(come(&new, "max"));
         drop(bob);
         assert_eq!(names(), [("ana".into(), true), ("bob".into(), false)]);
         let (_bob, bob_ended) = come(&new, "bob");

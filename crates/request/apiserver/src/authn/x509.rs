@@ -119,6 +119,11 @@ impl CertificateAuthenticator {
         self.clients.now()
     }
 
+    /// The certificate of the authority that signs clients'.
+    pub fn signs(&self) -> Option<Vec<u8>> {
+        self.signing.read().clients.iter().next().map(|c| c.raw.clone())
+    }
+
     /// Whether more than one authority of a kind is trusted.
     pub fn has_formers(&self) -> bool {
         self.signing.read().several
