@@ -43,6 +43,16 @@ pub fn config(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc
 }
 
 impl Followed {
+    /// What can't be read changes nothing.
+    fn look_again(&self) {
+        if let Err(error) = self.look() {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "certificates for etcd; going on with those of before"
+            );
+        }
+    }
+
     fn look(&self) -> Result<()> {
         let read =
             |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
@@ -64,6 +74,7 @@ impl Followed {
 
 impl ResolvesClientCert for Followed {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.look_again();
         self.shown.read().clone()
     }
     fn has_certs(&self) -> bool {
@@ -72,7 +83,7 @@ impl ResolvesClientCert for Followed {
 }
 
 impl ServerCertVerifier for Followed {
-    /// The first of a handshake: what is shown is asked for after it.
+    /// Before or after the other, as the version of TLS has it.
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -81,12 +92,7 @@ impl ServerCertVerifier for Followed {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Err(error) = self.look() {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "certificates for etcd; going on with those of before"
-            );
-        }
+        self.look_again();
         self.servers.verify_server_cert(leaf, others, name, ocsp, now)
     }
     fn verify_tls12_signature(
