@@ -136,7 +136,7 @@ impl Cluster {
             });
         }
         if let Some(address) = config.etcd_listen {
-            components::etcd::beside::start(&mut running, config, &store, address).await?;
+            components::etcd::beside::start(&mut running, config, &store, address, pki.changes()).await?;
         }
         controllers(&mut running, config, pki, &api, &telling);
         if config.runs(Component::Scheduler) {

@@ -17,8 +17,8 @@ where
     F: Fn(&Pki) -> Result<CertFiles>,
 {
     let mut changes = pki.changes();
-    let mut told = None;
-    // All were found when the server started.
+    // All were found, and told, when the server started.
+    let mut told = state.upgrade().map(|server| Told::of(&server.config));
     tokio::select! {
         () = tokio::time::sleep(RETRY) => {}
         _ = changes.changed() => {}

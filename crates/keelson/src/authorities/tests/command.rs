@@ -53,7 +53,7 @@ async fn an_old_kubeconfig_counts_until_the_old_authority_goes_and_who_is_shut_o
         panic!("{refused:?}")
     };
     assert!(
-        lines.iter().any(|line| line.starts_with("kubernetes-admin came at")),
+        lines.iter().any(|line| line.starts_with("kubernetes-admin ")),
         "{lines:?}"
     );
     let told = engine.told().await.unwrap();

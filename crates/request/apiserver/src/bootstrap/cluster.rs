@@ -26,7 +26,8 @@ pub struct Trust {
 }
 
 impl Trust {
-    fn of(config: &Config) -> Trust {
+    /// As a server is told at its start.
+    pub fn of(config: &Config) -> Trust {
         Trust {
             clients: config.client_ca_pem.clone(),
             front_proxies: config.front_proxy_ca_pem.clone(),
