@@ -65,6 +65,7 @@ async fn an_old_kubeconfig_counts_until_the_old_authority_goes_and_who_is_shut_o
     );
     // By the new one he has another.
     assert_eq!(world.code(&world.admin(), "/api/v1/nodes").await, Ok(200));
+    machine.knows(&engine.current().get().ca.bundle_pem()).await;
     machine.renew().await;
     machine.beat().await;
     eventually("nobody depends on it", async || {

@@ -190,7 +190,7 @@ impl World {
 
 /// An agent's half of a machine: its certificates, whom it trusts, and a kubelet that tells who is let in.
 pub struct Machine {
-    pub trusted: Arc<Trusted>,
+    trusted: Arc<Trusted>,
     client: Arc<Slot>,
     serving: Arc<Slot>,
     wanted: Wanted,
@@ -255,6 +255,15 @@ impl Machine {
         tokio::spawn(async move { trusted.follow(rest, NODE.into(), stop).await.unwrap() });
         machine.renew().await;
         machine
+    }
+
+    /// Waits until it trusts these.
+    pub async fn knows(&self, bundle: &str) {
+        eventually("the machine is told", async || match self.trusted.pem() == bundle {
+            true => Ok(()),
+            false => Err(self.trusted.pem()),
+        })
+        .await;
     }
 
     /// What its certificates' keepers do at their due dates: both are good afterwards, and of the authority that signs.

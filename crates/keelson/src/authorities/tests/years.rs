@@ -32,13 +32,7 @@ async fn authorities_follow_one_another_and_nobody_notices() {
             }
         })
         .await;
-        eventually("the machine is told, too", async || {
-            match machine.trusted.pem() == bundle {
-                true => Ok(()),
-                false => Err(format!("month {month}: not yet")),
-            }
-        })
-        .await;
+        machine.knows(&bundle).await;
         machine.renew().await;
         machine.beat().await;
         let (admin, kubelet) = (
