@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, ServiceAccount};
 use keelson_apiserver::connect::{ClientTls, Target, Trust};
 use keelson_apiserver::serve::tls::{self, ServingCert};
 use keelson_apiserver::{ApiServer, Body, Config, UserInfo};
@@ -34,6 +34,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub const NODE: &str = "n1";
+/// What the API server asks the node's kubelet for.
+pub const LOG: &str = "/api/v1/namespaces/default/pods/p/log";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until something is so; what it says else is in the failure.
@@ -335,6 +337,15 @@ async fn node(rest: &Rest, port: u16) {
     }))
     .unwrap();
     nodes.update_status(&made).await.unwrap();
+    let account: ServiceAccount =
+        serde_json::from_value(json!({"metadata": {"name": "default", "namespace": "default"}})).unwrap();
+    Objects::<ServiceAccount>::new(rest).create(&account).await.unwrap();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "default"},
+        "spec": {"nodeName": NODE, "containers": [{"name": "c", "image": "i"}]},
+    }))
+    .unwrap();
+    Objects::<Pod>::new(rest).create(&pod).await.unwrap();
 }
 
 /// Answers whom it knows, and nobody else.

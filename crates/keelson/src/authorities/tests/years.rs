@@ -35,13 +35,10 @@ async fn authorities_follow_one_another_and_nobody_notices() {
         machine.knows(&bundle).await;
         machine.renew().await;
         machine.beat().await;
-        let (admin, kubelet) = (
-            world.admin(),
-            format!("/api/v1/nodes/{}/proxy/healthz", super::world::NODE),
-        );
+        let (admin, kubelet) = (world.admin(), super::world::LOG);
         assert_eq!(world.code(&admin, "/api/v1/nodes").await, Ok(200), "month {month}");
         eventually("the kubelet lets the server in", async || {
-            match world.code(&admin, &kubelet).await {
+            match world.code(&admin, kubelet).await {
                 Ok(200) => Ok(()),
                 other => Err(format!("month {month}: {other:?}")),
             }

@@ -264,7 +264,10 @@ mod tests {
             let peer = all.authorities().read(&chain);
             (all.connected(&peer, &chain, &ended), ended)
         };
-        let names = || all.formers().into_iter().map(|c| (c.name, c.stays)).collect::<Vec<_>>();
+        let names = || {
+            let depending = all.formers().into_iter().filter(Came::depends);
+            depending.map(|c| (c.name, c.stays)).collect::<Vec<_>>()
+        };
         let (ana, ana_ended) = come(&old, "ana");
         let (bob, _) = come(&old, "bob");
         assert!(ana.is_some() && names().is_empty());
