@@ -49,6 +49,11 @@ impl Step {
 /// What signs the others: not thrown away, but followed by others in steps.
 const AUTHORITIES: [&str; 2] = ["ca", "front-proxy-ca"];
 
+/// Whether a certificate is that by which one authority vouches for the next: it ends with the former, and nothing needs it then.
+pub fn introduces(name: &str) -> bool {
+    name.ends_with("-cross")
+}
+
 #[derive(Args)]
 pub struct Options {
     #[command(subcommand)]
@@ -281,7 +286,10 @@ fn left(facts: &CertFacts, now: i64) -> String {
 
 fn rotate(dir: &Path, names: &[String]) -> anyhow::Result<Vec<String>> {
     let leaves = read(dir)?.into_iter().map(|(name, _)| name);
-    let is_leaf = |name: &String| !AUTHORITIES.contains(&name.as_str()) && dir.join(format!("{name}.crt")).exists();
+    let is_leaf = |name: &String| {
+        let signs = AUTHORITIES.contains(&name.as_str()) || introduces(name);
+        !signs && dir.join(format!("{name}.crt")).exists()
+    };
     let leaves: Vec<String> = leaves.filter(is_leaf).collect();
     if let Some(unknown) = names.iter().find(|n| !leaves.contains(n)) {
         bail!(
@@ -321,7 +329,10 @@ mod tests {
         let names: Vec<String> = read(&dir.join("pki")).unwrap().into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, ["apiserver-kubelet-client", "ca", "front-proxy-ca"]);
         assert_eq!(made(&dir), first, "it is kept as long as it is good");
-        assert!(rotate(&dir.join("pki"), &["ca".into()]).is_err());
+        std::fs::copy(dir.join("pki/ca.crt"), dir.join("pki/ca-cross.crt")).unwrap();
+        for name in ["ca", "ca-cross"] {
+            assert!(rotate(&dir.join("pki"), &[name.into()]).is_err());
+        }
         assert_eq!(rotate(&dir.join("pki"), &[]).unwrap(), ["apiserver-kubelet-client"]);
         assert_ne!(made(&dir), first);
         assert_eq!(std::fs::read_to_string(dir.join("pki/ca.crt")).unwrap(), ca);
