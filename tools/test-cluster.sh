@@ -12,6 +12,7 @@ step "building the suite"; conformance/build.sh quick; conformance/images.sh >/d
 step "the store over etcd, and the same answers from ours"; tools/test-etcd.sh
 step "our store in the place of etcd"; tools/test-etcd-api.sh
 step "two machines"; tools/test-nodes.sh
+step "another authority"; tools/test-authorities.sh
 step "requests from outside"; tools/test-ingress.sh
 step "a developer's cluster"; tools/test-dev.sh
 step "an upgrade"; tools/test-upgrade.sh

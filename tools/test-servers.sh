@@ -138,6 +138,19 @@ for failure in $FAILURES; do
   kind=${failure%:*} n=${failure#*:}; echo "$kind $n, of$FAILURES"
   lose "$kind" "$n"; back "$n"; within 90 "all are back" settled
 done
+# All authorities are followed by others, that of etcd too, while the client writes: it goes by a kubeconfig of the new one in time.
+rotate() { on 0 "$KEELSON" certificate rotate --data-dir "$S/0" --kubeconfig "$S/0.admin" --authorities "$@"; }
+rotate --step announce && rotate --step sign --wait=180s; cp "$S/0.admin" "$S/config"
+within 20 "writes go on by the next authority" more "$(count)"
+rotate --step retire --wait=180s
+same() { local n f; for n in 1 2; do for f in ca.key ca.crt front-proxy-ca.crt etcd/ca.crt etcd/ca.key; do cmp "$S/0/pki/$f" "$S/$n/pki/$f" || return; done; done; }
+within 20 "all servers have the same authorities" same
+for f in ca.crt etcd/ca.crt; do [ "$(grep -c BEGIN "$S/0/pki/$f")" = 1 ] || fail "$f: the one before is still trusted"; done
+alone() { local n; for n in 0 1 2; do [ "$(grep -c . "$S/$n/etcd.trusts")" = 1 ] || return; done; }
+within 90 "members of etcd are started again and trust the new one only" alone
+within 20 "writes go on without the one before" more "$(count)"
+within 60 "three members that vote by another authority" vote
+within 20 "the agent is Ready by another authority" ready
 touch "$S/enough"; wait "$WRITER" || true; WRITER=
 k get configmaps -o name | sed -n 's/^configmap\/w//p' | sort -n >"$S/there"
 missing=$(sort -n "$S/acknowledged" | comm -23 <(sort "$S/acknowledged") <(sort "$S/there") | wc -l)

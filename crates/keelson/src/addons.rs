@@ -79,7 +79,7 @@ fn makers() -> Subject {
     group(keelson_apiserver::LOCAL_STORAGE)
 }
 
-fn grants() -> Vec<Grant> {
+pub(crate) fn grants() -> Vec<Grant> {
     let dns = json!([
         {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
@@ -115,6 +115,10 @@ fn grants() -> Vec<Grant> {
          "verbs": ["impersonate"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [cluster::NAME], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [keelson_pki::revocation::NAME], "verbs": ["get", "list", "watch"]},
+    ]);
+    // As authorities follow one another, machines hear of it there.
+    let trust = json!([
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get", "list", "watch"]},
     ]);
     let approver = json!([
         {"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update"]},
@@ -288,6 +292,7 @@ fn grants() -> Vec<Grant> {
         ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
+        grant("system:keelson:agent", Scope::In("kube-public"), nodes(), trust),
     ];
     all.extend(kubeadm::grants());
     all

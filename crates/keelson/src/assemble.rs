@@ -3,6 +3,7 @@
 //! Store, API server and its listener come first; everything else waits for the API to be ready and then starts at
 //! once, since components wait for what they need by watching for it.
 
+use crate::authorities::{self, Authorities};
 use crate::backup;
 use crate::components;
 use crate::components::apiserver::{self, Api};
@@ -10,7 +11,7 @@ use crate::config::{Component, Config, Options};
 use crate::etcd::upkeep::Upkeep;
 use crate::families::{self, host};
 use crate::node::{self, Access};
-use crate::servers::{self, Beside};
+use crate::servers::{self, Beside, Steps};
 use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
@@ -23,7 +24,7 @@ use keelson_client::{ClientFactory, Rest, Telling};
 use keelson_controllers::{Port, Reserved};
 use keelson_measure::Measures;
 use keelson_network::underlay;
-use keelson_pki::{Pki, San};
+use keelson_pki::{Current, Pki, San};
 use keelson_store::Store;
 use keelson_store::compactor::auto_compact;
 use std::net::SocketAddr;
@@ -72,8 +73,13 @@ impl Cluster {
         // The port first: little has to be undone then.
         let address = SocketAddr::new(config.bind_address, config.api_port);
         let socket = apiserver::bind(address, "--api-port").await?;
-        let pki = Arc::new(Pki::open(&config.data_dir).context("the cluster's certificates")?);
+        let pki = Pki::open(&config.data_dir).context("the cluster's certificates")?;
         let by_itself = joining.is_none();
+        let steps = joining
+            .as_ref()
+            .map(|joining| Steps::new(store.store(), config.store.root(), joining.token.clone()));
+        let authorities = Authorities::new(own(config, upkeep.as_deref()), pki, steps)?;
+        let pki = authorities.current();
         let measures = Measures::default();
         let snapshots = Snapshots::new(Source::of(&store), &config.snapshots, &measures);
         let pool = crate::storage::pool(config)?;
@@ -87,14 +93,15 @@ impl Cluster {
             snapshots: Some(snapshots.taker()),
             pictures: matches!(config.store, Choice::Embedded(_)).then(|| pictures.taker()),
             measures: measures.clone(),
-            ..api_config(config, &pki)?
+            authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
+            ..api_config(config)?
         };
         // One page tells what all that run here count.
         let host = SocketAddr::new(config.node_ip(), config.api_port).to_string();
         let telling = Telling::new(&api_config.measures, &host);
-        let listening = serve(config, &pki, api_config, config.store.seen(sealing.store()), socket)?;
+        let listening = serve(config, pki, api_config, config.store.seen(sealing.store()), socket)?;
         let api = listening.server.clone();
-        write_kubeconfigs(config, &pki)?;
+        authorities.keep()?;
         api.ready().await;
         tracing::info!(%address, "the API is ready");
         if by_itself {
@@ -103,10 +110,16 @@ impl Cluster {
         crate::addons::apply(api.client(identity("system:apiserver")), config)
             .await
             .context("the components' own roles")?;
-        crate::metrics::apply(&api, &pki, config.runs(Component::Metrics))
+        crate::metrics::apply(&api, pki, config.runs(Component::Metrics))
             .await
             .context("the resource metrics API")?;
         let mut running = Supervisor::default();
+        authorities.attach(
+            &api,
+            Rest::new(api.client(identity("system:apiserver")), "keelson-authorities"),
+        );
+        let steps = authorities.clone();
+        running.spawn("authorities", move |stop| steps.clone().run(stop));
         if let Some(interval) = config.compaction {
             compaction(&mut running, store.store(), interval);
         }
@@ -123,9 +136,9 @@ impl Cluster {
             });
         }
         if let Some(address) = config.etcd_listen {
-            components::etcd::beside::start(&mut running, config, &store, address).await?;
+            components::etcd::beside::start(&mut running, config, &store, address, pki.changes()).await?;
         }
-        controllers(&mut running, config, &pki, &api, &telling);
+        controllers(&mut running, config, pki, &api, &telling);
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));
             let settings = keelson_scheduler::Config {
@@ -139,8 +152,8 @@ impl Cluster {
         if config.runs(Component::Agent) {
             let access = Access {
                 clients: clients.clone(),
-                serving: serving_certificate(&mut running, config, &pki)?,
-                client_ca_pem: pki.ca.bundle_pem(),
+                serving: serving_certificate(&mut running, config, pki)?,
+                clients_known: authorities.clients(),
             };
             node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref(), pool)?;
@@ -201,8 +214,8 @@ fn identity(name: &str) -> UserInfo {
     UserInfo::from_identity(name)
 }
 
-fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::Config> {
-    let pki = Pki::open(pki.dir.parent().unwrap_or(&pki.dir))?;
+fn api_config(config: &Config) -> anyhow::Result<keelson_apiserver::Config> {
+    let pki = Pki::open(&config.data_dir)?;
     let ca = pki.ca.bundle_pem();
     let issuer = crate::config::issuer(&config.cluster_domain);
     let api_audiences = match config.access.api_audiences.as_slice() {
@@ -228,7 +241,7 @@ fn api_config(config: &Config, pki: &Pki) -> anyhow::Result<keelson_apiserver::C
 
 fn serve(
     config: &Config,
-    pki: &Arc<Pki>,
+    pki: &Current,
     api_config: keelson_apiserver::Config,
     store: Arc<dyn Store>,
     socket: apiserver::Socket,
@@ -240,18 +253,22 @@ fn serve(
     let service_ip = config.api_service_ips().first().copied().unwrap_or(config.node_ip());
     let domain = config.cluster_domain.clone();
     let find = move |pki: &Pki| pki.apiserver(service_ip, &domain, &names);
-    let files = find(pki)?;
+    let files = find(&pki.get())?;
     let cert = ServingCert::new(&files.cert_pem, &files.key_pem)?;
     let api = Api::start(api_config, store, cert.clone(), socket)?;
     api.server.keep_certificates(pki.clone(), find, cert);
     Ok(api)
 }
 
-fn write_kubeconfigs(config: &Config, pki: &Pki) -> anyhow::Result<()> {
-    let server = format!("https://{}:{}", host(config.node_ip()), config.api_port);
-    pki.admin_kubeconfig(&config.kubeconfig, &server)
-        .with_context(|| format!("cannot write the kubeconfig {}", config.kubeconfig.display()))?;
-    Ok(())
+/// Who this server is to the steps of authorities.
+fn own(config: &Config, upkeep: Option<&Upkeep>) -> authorities::Own {
+    authorities::Own {
+        name: config.node_name.clone(),
+        address: config.node_ip().to_string(),
+        url: format!("https://{}:{}", host(config.node_ip()), config.api_port),
+        kubeconfig: config.kubeconfig.clone(),
+        etcd: upkeep.map(|upkeep| upkeep.place.clone()),
+    }
 }
 
 /// Old revisions are given up, so that the store doesn't grow for ever.
@@ -285,15 +302,12 @@ fn backups(
     running.spawn("backups", move |stop| schedule.clone().run(stop));
 }
 
-fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<ApiServer>, telling: &Telling) {
+fn controllers(running: &mut Supervisor, config: &Config, pki: &Current, api: &Arc<ApiServer>, telling: &Telling) {
     if !config.runs(Component::Controllers) {
         return;
     }
     let settings = keelson_controllers::Config {
-        root_ca_pem: pki.ca.bundle_pem(),
-        signing_cert_pem: pki.ca.cert_pem().to_string(),
-        signing_key_pem: pki.ca.key_pem().to_string(),
-        account_keys: Some(Arc::new(pki.service_account.clone())),
+        account_keys: Some(Arc::new(pki.get().service_account.clone())),
         cluster_cidrs: config.cluster_cidrs.iter().map(ToString::to_string).collect(),
         allocate_node_cidrs: config.allocate_node_cidrs,
         node_mask_v4: families::NODE_MASKS.0,
@@ -306,7 +320,7 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Pki, api: &Arc<A
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()
     };
-    components::controller_manager::spawn(running, api.clone(), settings);
+    components::controller_manager::following(running, api.clone(), settings, pki.clone());
 }
 
 /// What this program listens on at the nodes' addresses, so that no service of type LoadBalancer can have it there.
@@ -363,19 +377,22 @@ fn publish_ingress(running: &mut Supervisor, config: &Config, api: &Arc<ApiServe
 }
 
 /// The kubelet's serving certificate, renewed before it ends.
-fn serving_certificate(running: &mut Supervisor, config: &Config, pki: &Arc<Pki>) -> anyhow::Result<Arc<ServingCert>> {
+fn serving_certificate(running: &mut Supervisor, config: &Config, pki: &Current) -> anyhow::Result<Arc<ServingCert>> {
     let (pki, name, addresses) = (pki.clone(), config.node_name.clone(), config.node_ips.clone());
-    let find = move || pki.kubelet_server(&name, &addresses);
+    let mut changes = pki.changes();
+    let find = move || pki.get().kubelet_server(&name, &addresses);
     let first = find()?;
     let cert = ServingCert::new(&first.cert_pem, &first.key_pem)?;
+    changes.mark_unchanged();
     let (kept, find) = (cert.clone(), Arc::new(find));
     running.spawn("kubelet-certificate", move |stop| {
-        let (cert, find, mut due) = (kept.clone(), find.clone(), first.renew_at);
+        let (cert, find, mut due, mut changes) = (kept.clone(), find.clone(), first.renew_at, changes.clone());
         async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = keelson_pki::due(due) => {}
+                    _ = changes.changed() => {}
                 }
                 let own = find()?;
                 cert.replace(&own.cert_pem, &own.key_pem)?;

@@ -2,6 +2,7 @@
 //! in time; to rotate is for whoever wants new keys now. A certificate that somebody else has is taken back by `revoke`, in the cluster's
 //! list, and its connections end. An etcd that runs beside the server has certificates of its own (`pki/etcd`), which aren't looked at here.
 
+use crate::authorities::command::{self, Rotation};
 use crate::client::{block_on, kubeconfig};
 use crate::lock::Lock;
 use crate::revoke;
@@ -12,8 +13,10 @@ use keelson_client::rest::Rest;
 use keelson_pki::authority::{self, CertFacts};
 use keelson_pki::jwt::turn::{self, Stage};
 use keelson_pki::revocation::Record;
+use keelson_pki::succession;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What is replaced in steps, while what it signed goes on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -29,11 +32,27 @@ enum Step {
     /// Sign by the new one, and go on taking what the old one signed
     Sign,
     /// Take no longer what the old one signed
+    #[value(alias = "withdraw")]
     Retire,
 }
 
-/// What signs the others: not replaced here.
+impl Step {
+    fn of_authority(self) -> succession::Step {
+        match self {
+            Step::Announce => succession::Step::Announce,
+            Step::Sign => succession::Step::Sign,
+            Step::Retire => succession::Step::Withdraw,
+        }
+    }
+}
+
+/// What signs the others: not thrown away, but followed by others in steps.
 const AUTHORITIES: [&str; 2] = ["ca", "front-proxy-ca"];
+
+/// Whether a certificate is that by which one authority vouches for the next: it ends with the former, and nothing needs it then.
+pub fn introduces(name: &str) -> bool {
+    name.ends_with("-cross")
+}
 
 #[derive(Args)]
 pub struct Options {
@@ -56,11 +75,24 @@ enum Command {
         #[arg(conflicts_with = "authority")]
         names: Vec<String>,
         /// What signs for others, in steps: see --step
-        #[arg(long, value_enum, value_name = "NAME")]
+        #[arg(long, value_enum, value_name = "NAME", group = "what")]
         authority: Option<Authority>,
         /// The step to make [default: announce and sign at once where a server has no others; else the next one, but for retire]
-        #[arg(long, value_enum, requires = "authority")]
+        #[arg(long, value_enum, requires = "what")]
         step: Option<Step>,
+        /// Certificate authorities, in steps, by the server that runs: another is made, known beside the old one, signs, and the old one is
+        /// trusted no longer. The first step is made now, the others when their time has come [default: all]
+        #[arg(long, value_name = "NAME", num_args = 0.., value_delimiter = ',', conflicts_with = "names", group = "what")]
+        authorities: Option<Vec<String>>,
+        /// Make all steps now, each as soon as servers, nodes and users are ready for it, and wait so long for that at most
+        #[arg(long, value_name = "DURATION", requires = "authorities", num_args = 0..=1, require_equals = true, default_missing_value = "5m", value_parser = command::patience)]
+        wait: Option<Duration>,
+        /// Make steps of authorities also where somebody is shut out by them, or isn't ready
+        #[arg(long, requires = "authorities")]
+        force: bool,
+        /// Kubeconfig by which the server is asked that makes the steps of authorities [default: DATA_DIR/admin.kubeconfig]
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
     },
     /// Take client certificates back: nobody is let in by them any more, and what is connected by them ends
     Revoke {
@@ -79,7 +111,16 @@ enum Command {
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let dir = options.data_dir.join("pki");
     match options.command {
-        Command::Ls => list(&dir)?,
+        Command::Ls => {
+            list(&dir)?;
+            command::list(&dir)?;
+            if Lock::holder(&options.data_dir)?.is_some() && dir.join("ca.key").exists() {
+                let listed = block_on(command::list_depending(&own_kubeconfig(&options.data_dir)));
+                if let Err(error) = listed {
+                    eprintln!("what depends on authorities of before isn't known here: {error:#}");
+                }
+            }
+        }
         Command::Revoke {
             certificates,
             reason,
@@ -93,7 +134,26 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 .collect::<anyhow::Result<_>>()?;
             block_on(revoke_all(&path, records, reason))?;
         }
-        Command::Rotate { names, authority, step } => {
+        Command::Rotate {
+            authorities: Some(names),
+            step,
+            wait,
+            force,
+            kubeconfig,
+            ..
+        } => {
+            let rotation = Rotation {
+                names,
+                step: step.map(Step::of_authority),
+                wait,
+                force,
+            };
+            let path = kubeconfig.unwrap_or_else(|| own_kubeconfig(&options.data_dir));
+            block_on(command::rotate(&path, &rotation))?;
+        }
+        Command::Rotate {
+            names, authority, step, ..
+        } => {
             if let Some(pid) = Lock::holder(&options.data_dir)? {
                 bail!(
                     "process {pid} serves {}: stop it first (systemctl stop keelson), rotate, and start it again",
@@ -115,6 +175,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// As a server writes it, unless it was told to write it elsewhere.
+fn own_kubeconfig(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.kubeconfig")
 }
 
 /// The key of service accounts' tokens makes a step, and it is said what comes next.
@@ -221,7 +286,10 @@ fn left(facts: &CertFacts, now: i64) -> String {
 
 fn rotate(dir: &Path, names: &[String]) -> anyhow::Result<Vec<String>> {
     let leaves = read(dir)?.into_iter().map(|(name, _)| name);
-    let is_leaf = |name: &String| !AUTHORITIES.contains(&name.as_str()) && dir.join(format!("{name}.crt")).exists();
+    let is_leaf = |name: &String| {
+        let signs = AUTHORITIES.contains(&name.as_str()) || introduces(name);
+        !signs && dir.join(format!("{name}.crt")).exists()
+    };
     let leaves: Vec<String> = leaves.filter(is_leaf).collect();
     if let Some(unknown) = names.iter().find(|n| !leaves.contains(n)) {
         bail!(
@@ -261,7 +329,10 @@ mod tests {
         let names: Vec<String> = read(&dir.join("pki")).unwrap().into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, ["apiserver-kubelet-client", "ca", "front-proxy-ca"]);
         assert_eq!(made(&dir), first, "it is kept as long as it is good");
-        assert!(rotate(&dir.join("pki"), &["ca".into()]).is_err());
+        std::fs::copy(dir.join("pki/ca.crt"), dir.join("pki/ca-cross.crt")).unwrap();
+        for name in ["ca", "ca-cross"] {
+            assert!(rotate(&dir.join("pki"), &[name.into()]).is_err());
+        }
         assert_eq!(rotate(&dir.join("pki"), &[]).unwrap(), ["apiserver-kubelet-client"]);
         assert_ne!(made(&dir), first);
         assert_eq!(std::fs::read_to_string(dir.join("pki/ca.crt")).unwrap(), ca);

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use keelson_apiserver::Body;
 use keelson_apiserver::connect::{ClientTls, Target, Trust};
 use keelson_metrics::{Address, Kubelets, MOST_BYTES};
-use keelson_pki::{CertSpec, Pki};
+use keelson_pki::{CertSpec, Current};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use std::time::Duration;
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub struct AsSomebody {
-    pki: Arc<Pki>,
+    pki: Current,
     name: &'static str,
-    /// Unix seconds until which it is used.
-    tls: Mutex<Option<(Arc<ClientConfig>, i64)>>,
+    /// Unix seconds until which it is used, and by which authorities it was made.
+    tls: Mutex<Option<(Arc<ClientConfig>, i64, String)>>,
 }
 
 impl AsSomebody {
-    pub fn new(pki: Arc<Pki>, name: &'static str) -> AsSomebody {
+    pub fn new(pki: Current, name: &'static str) -> AsSomebody {
         AsSomebody {
             pki,
             name,
@@ -36,22 +36,23 @@ impl AsSomebody {
     }
 
     fn tls(&self) -> anyhow::Result<Arc<ClientConfig>> {
-        let mut kept = self.tls.lock();
+        let (mut kept, pki) = (self.tls.lock(), self.pki.get());
+        let trusted = pki.ca.bundle_pem();
         let (now, half) = (keelson_clock::now().as_second(), LIFETIME.as_secs() as i64 / 2);
         // A clock that was set back leaves none that is from the future.
-        if let Some((tls, until)) = &*kept
+        if let Some((tls, until, by)) = &*kept
+            && *by == trusted
             && (now..now + half).contains(&(until - 1))
         {
             return Ok(tls.clone());
         }
-        let issued = self.pki.ca.issue(&CertSpec {
+        let issued = pki.ca.issue(&CertSpec {
             lifetime: LIFETIME,
             ..CertSpec::client(self.name, None)
         })?;
-        let trusted = self.pki.ca.bundle_pem();
-        let trust = Trust::of_kubelets(Some(&trusted));
-        let tls = ClientTls::config(trust, Some((&issued.cert_pem, &issued.key_pem)))?;
-        *kept = Some((tls.clone(), now + half));
+        let (trust, shown) = (Trust::of_kubelets(Some(&trusted)), pki.ca.chain(&issued.cert_pem));
+        let tls = ClientTls::config(trust, Some((&shown, &issued.key_pem)))?;
+        *kept = Some((tls.clone(), now + half, trusted));
         Ok(tls)
     }
 
@@ -84,6 +85,7 @@ impl Kubelets for AsSomebody {
 mod tests {
     use super::*;
     use keelson_apiserver::serve::tls::{self, ServingCert};
+    use keelson_pki::Pki;
     use keelson_pki::x509::Certificate;
     use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,8 +125,11 @@ mod tests {
     async fn a_kubelet_is_told_who_asks_and_may_say_so_much() {
         let directory = |name: &str| std::env::temp_dir().join(format!("keelson-{name}-{}", std::process::id()));
         let (own, other) = (directory("kubelets"), directory("strangers"));
-        let pki = Arc::new(Pki::open(&own).unwrap());
-        let way = AsSomebody::new(pki.clone(), "system:serviceaccount:kube-system:keelson-metrics");
+        let pki = Pki::open(&own).unwrap();
+        let way = AsSomebody::new(
+            Current::new(Pki::open(&own).unwrap()),
+            "system:serviceaccount:kube-system:keelson-metrics",
+        );
         let (address, mut told) = kubelet(&pki, MOST_BYTES).await;
         let said = way.get(address, "/metrics/resource").await.unwrap();
         assert_eq!(said.len(), MOST_BYTES);

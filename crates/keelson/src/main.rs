@@ -6,6 +6,7 @@ mod agent;
 mod archive;
 mod assemble;
 mod audit;
+mod authorities;
 mod backup;
 mod certificate;
 mod client;

@@ -16,7 +16,7 @@ use keelson_client::objects::{Objects, delete_options};
 use keelson_client::rest::Rest;
 use keelson_client::{is_already_exists, is_not_found};
 use keelson_metrics::MetricsServer;
-use keelson_pki::Pki;
+use keelson_pki::Current;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl Handle for Front {
 }
 
 /// Brings the server into the API, or takes what is left of it out.
-pub async fn apply(api: &ApiServer, pki: &Arc<Pki>, wanted: bool) -> anyhow::Result<()> {
+pub async fn apply(api: &ApiServer, pki: &Current, wanted: bool) -> anyhow::Result<()> {
     let rest = Rest::new(api.client(UserInfo::from_identity("system:apiserver")), "keelson");
     let services = Objects::<APIService>::new(&rest);
     let ours = |s: &APIService| {

@@ -14,6 +14,7 @@ use keelson_client::revocations::Revocations;
 use keelson_client::{ClientFactory, Rest, Telling};
 use keelson_kubelet::ServingTls;
 use keelson_network::{LocalPods, underlay};
+use keelson_pki::verify::Live;
 use keelson_runtime::Handler;
 use keelson_sys::nft::Family;
 use rustls::server::ResolvesServerCert;
@@ -31,8 +32,8 @@ pub struct Access {
     pub clients: Arc<dyn ClientFactory>,
     /// By which the kubelet is known to who reaches it.
     pub serving: Arc<dyn ResolvesServerCert>,
-    /// Whose clients the kubelet knows.
-    pub client_ca_pem: String,
+    /// Whose clients the kubelet knows, at any time.
+    pub clients_known: Live,
 }
 
 /// Pod network with its policies, runtime and kubelet.
@@ -266,7 +267,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         port: config.kubelet_port,
         tls: Some(ServingTls {
             identity: access.serving,
-            client_ca: access.client_ca_pem.into_bytes(),
+            client_ca: access.clients_known,
         }),
         ..keelson_kubelet::Config::default()
     };

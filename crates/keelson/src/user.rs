@@ -4,6 +4,7 @@
 //! label. Removing a user removes its bindings, and lets it do nothing; revoking it takes back what it proves its name by, at once and
 //! also where it is connected. A user that is added again gets a certificate that is newer than what was taken back.
 
+use crate::authorities::depends::User;
 use crate::client::{block_on, kubeconfig};
 use crate::{issue, revoke};
 use anyhow::{Context, bail};
@@ -316,6 +317,33 @@ async fn list(rest: &Rest) -> anyhow::Result<()> {
     everywhere.iter().for_each(|b| row(&b.metadata, &b.role_ref));
     somewhere.iter().for_each(|b| row(&b.metadata, &b.role_ref));
     Ok(())
+}
+
+/// Certificates that were made for users, the latest of each binding.
+pub async fn certificates(rest: &Rest) -> anyhow::Result<Vec<User>> {
+    let (everywhere, somewhere) = found(rest, LABEL).await?;
+    let each = everywhere
+        .iter()
+        .map(|b| &b.metadata)
+        .chain(somewhere.iter().map(|b| &b.metadata));
+    let made = each.filter_map(|meta| {
+        let ends: k8s_openapi::jiff::Timestamp = noted(&meta.annotations, EXPIRES).parse().ok()?;
+        Some(User {
+            name: noted(&meta.labels, LABEL).to_string(),
+            issued: issued(meta)?,
+            ends: ends.as_second(),
+        })
+    });
+    // Of one that was made for several bindings the latest counts: it has been made since.
+    let mut all: Vec<User> = Vec::new();
+    for user in made {
+        match all.iter_mut().find(|other| other.name == user.name) {
+            Some(other) if other.issued < user.issued => *other = user,
+            Some(_) => {}
+            None => all.push(user),
+        }
+    }
+    Ok(all)
 }
 
 fn noted<'a>(map: &'a Option<BTreeMap<String, String>>, key: &str) -> &'a str {

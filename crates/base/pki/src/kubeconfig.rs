@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What the current context of a kubeconfig says.
@@ -100,9 +101,14 @@ impl Kubeconfig {
         )
     }
 
-    /// Writes the file, readable by its owner only.
+    /// Writes the file, readable by its owner only; one that is so already is left as it is.
     pub fn write(&self, path: &Path) -> Result<()> {
-        files::write_secret(path, self.to_yaml().as_bytes())
+        let text = self.to_yaml();
+        let is_secret = |meta: std::fs::Metadata| meta.permissions().mode() & 0o777 == 0o600;
+        if std::fs::symlink_metadata(path).is_ok_and(is_secret) && files::read(path)?.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        files::write_secret(path, text.as_bytes())
     }
 
     pub fn read(path: &Path) -> Result<Self> {

@@ -151,10 +151,11 @@ impl Pki {
     pub fn kubelet_server(&self, node: &str, ips: &[IpAddr]) -> Result<CertFiles> {
         let mut sans = vec![San::Dns(node.to_string())];
         sans.extend(ips.iter().copied().map(San::Ip));
-        self.ensure(
+        let found = self.ensure(
             &format!("kubelet-{node}"),
             &CertSpec::server(&format!("system:node:{node}"), sans),
-        )
+        )?;
+        Ok(found.shown_by(&self.ca))
     }
 
     /// A kubelet's client certificate.

@@ -5,26 +5,22 @@
 
 use super::keys::{Purpose, Slot, Wanted};
 use super::servers::{Link, Servers};
+use super::trust::Told;
 use anyhow::{Context, bail};
-use http::{HeaderMap, HeaderValue, Method, header};
-use http_body_util::BodyExt;
-use k8s_openapi::api::core::v1::ConfigMap;
+use http::{HeaderValue, Method, header};
 use keelson_apiserver::serve::tls;
 use keelson_client::rest::{JSON, Rest};
+use keelson_pki::verify::Live;
 use keelson_pki::verify::tls::Servers as Trusted;
-use keelson_pki::{BootstrapToken, Kubeconfig, authority, files};
+use keelson_pki::{BootstrapToken, authority, files};
 use rustls::ClientConfig;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What an unknown server may send at most.
-const MOST: usize = 1 << 20;
 /// How far the server's minor version may be behind this program's, and before it: a kubelet may be older than its server
 /// by three (upstream's rule), and newer by one while a cluster is upgraded nodes first.
 const BEHIND: u32 = 1;
 const AHEAD: u32 = 3;
-
-const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
 
 fn client_config(
     trusted: Arc<Trusted>,
@@ -34,55 +30,46 @@ fn client_config(
     Ok(builder.dangerous().with_custom_certificate_verifier(trusted))
 }
 
-/// TLS towards servers that the authority vouches for, proving this machine by `identity` if it has one already.
-pub fn trusting(ca_pem: &str, identity: Option<Arc<Slot>>) -> anyhow::Result<ClientConfig> {
-    let builder = client_config(Trusted::trusting(Arc::new(tls::roots(ca_pem)?)))?;
+/// TLS towards servers that an authority vouches for, proving this machine by `identity` if it has one already.
+pub fn trusting(roots: Live, identity: Option<Arc<Slot>>) -> anyhow::Result<ClientConfig> {
+    let builder = client_config(Trusted::trusting(roots))?;
     Ok(match identity {
         Some(slot) => builder.with_client_cert_resolver(slot),
         None => builder.with_no_client_auth(),
     })
 }
 
-/// The cluster's authority: from the file, or from the cluster if the token's `hash` says that it is the right one.
+/// The cluster's authorities: from the file, or from the cluster if the token's `hash` says which is the right one.
 pub async fn authority(file: &Path, servers: &Arc<Servers>, hash: Option<&str>) -> anyhow::Result<String> {
     if let Some(ca) = files::read(file)? {
-        if let Some(hash) = hash
-            && authority::fingerprint(&ca)? != hash
-        {
-            bail!(
-                "the token is another cluster's than {}, which this machine has joined: keelson uninstall forgets that one",
-                file.display()
-            );
-        }
         return Ok(ca);
     }
     let wanted = hash.context("this machine has not joined a cluster yet: give --token (keelson token create)")?;
     // Only for reading what is then checked against the token's hash: nothing secret is sent.
     let config = client_config(Trusted::anyone())?.with_no_client_auth();
-    let rest = Rest::new(
-        Link::new(servers.clone(), config, "")?.with(HeaderMap::new()),
-        "keelson-agent",
-    );
-    let body = rest
-        .stream(CLUSTER_INFO, JSON)
-        .await
-        .context("asking for the cluster's authority")?;
-    let body = http_body_util::Limited::new(body, MOST).collect().await;
-    let body = body
-        .map_err(|e| anyhow::anyhow!("reading the cluster's authority: {e}"))?
-        .to_bytes();
-    let info: ConfigMap = serde_json::from_slice(&body).context("what the server sent is no cluster-info")?;
-    let text = info.data.and_then(|mut d| d.remove("kubeconfig"));
-    let text = text.context("the server's cluster-info names no authority")?;
-    let ca = Kubeconfig::authority_in(&text).context("the server's cluster-info")?;
-    let hash = authority::fingerprint(&ca)?;
-    if hash != wanted {
+    let told = Told::ask(servers, config).await?;
+    let Some(ca) = told.pinned(wanted)? else {
+        let hash = authority::fingerprint(&told.authorities)?;
         return Err(anyhow::Error::new(WrongCluster(format!(
-            "the server's authority has the hash {hash}, the token says {wanted}: this is not the server of the token, or somebody stands between"
+            "the server's authority has the hash {hash}, the token says {wanted}: this is not the server of the token, or somebody stands between; \
+             or the authority was replaced since the token was made: keelson token create makes another"
         ))));
-    }
+    };
     files::write_public(file, ca.as_bytes())?;
     Ok(ca)
+}
+
+/// Whether a token is of the cluster that a machine has joined.
+pub fn check(file: &Path, trusted: &str, hash: Option<&str>) -> anyhow::Result<()> {
+    let Some(hash) = hash else { return Ok(()) };
+    if authority::fingerprints(trusted).iter().any(|one| one == hash) {
+        return Ok(());
+    }
+    bail!(
+        "the token is another cluster's than {}, which this machine has joined (keelson uninstall forgets that one), or is of before its \
+         authority was replaced (keelson token create makes another)",
+        file.display()
+    );
 }
 
 /// The first client certificate, by the token.
@@ -92,7 +79,7 @@ pub async fn certificate(
     slot: &Slot,
     wanted: &Wanted,
 ) -> anyhow::Result<()> {
-    let link = Link::new(servers.clone(), trusting(&wanted.ca_pem, None)?, "")?;
+    let link = Link::new(servers.clone(), trusting(wanted.trusted.roots(), None)?, "")?;
     let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).context("the token is no header value")?;
     bearer.set_sensitive(true);
     let rest = Rest::new(

@@ -2,6 +2,7 @@
 //! with its key in one file that is replaced whole, is requested from the cluster when it nears its end, and is swapped
 //! while all goes on.
 
+use super::trust::Trusted;
 use crate::issue;
 use anyhow::{Context, bail};
 use keelson_apiserver::serve::tls;
@@ -67,11 +68,12 @@ impl ResolvesClientCert for Slot {
 }
 
 /// What a certificate has to say.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Wanted {
     pub node: String,
     pub sans: Vec<San>,
-    pub ca_pem: String,
+    /// Who vouches for it: the one that signs, and for as long as it isn't there yet whoever else is trusted.
+    pub trusted: Arc<Trusted>,
 }
 
 impl Wanted {
@@ -86,7 +88,7 @@ impl Wanted {
         };
         facts.common_name == self.common_name()
             && sorted(&facts.sans) == sorted(&self.sans)
-            && authority::signed_by(pem, &self.ca_pem)
+            && self.trusted.vouches_for(pem)
     }
 }
 
@@ -106,11 +108,15 @@ impl Slot {
         let Ok(facts) = authority::read_certificate(&pem) else {
             return Ok(None);
         };
-        if facts.not_after <= k8s_openapi::jiff::Timestamp::now().as_second() || !wanted.is(&facts, &pem) {
+        if facts.not_after <= keelson_clock::now().as_second() || !wanted.is(&facts, &pem) {
             return Ok(None);
         }
         self.put_to_use(&pem)?;
-        Ok(Some(facts.renew_at()))
+        // One of the authority before is good, and is replaced at once.
+        match authority::signed_by(&pem, &wanted.trusted.pem()) {
+            true => Ok(Some(facts.renew_at())),
+            false => Ok(Some(0)),
+        }
     }
 
     fn put_to_use(&self, pem: &str) -> anyhow::Result<()> {
@@ -154,9 +160,11 @@ impl Slot {
         renewed: impl Fn(),
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let mut trusted = wanted.trusted.changes();
         loop {
+            trusted.mark_unchanged();
             let due = match self.load(wanted)? {
-                Some(due) if due > k8s_openapi::jiff::Timestamp::now().as_second() => due,
+                Some(due) if due > keelson_clock::now().as_second() => due,
                 _ => {
                     let due = tokio::select! {
                         () = stop.cancelled() => return Ok(()),
@@ -170,6 +178,8 @@ impl Slot {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = keelson_pki::due(due) => {}
+                // Perhaps another authority signs.
+                _ = trusted.changed() => {}
             }
         }
     }

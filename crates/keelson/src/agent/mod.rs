@@ -11,9 +11,10 @@
 //! that wait for one.
 
 pub(crate) mod join;
-mod keys;
+pub(crate) mod keys;
 mod options;
 pub(crate) mod servers;
+pub(crate) mod trust;
 
 pub use options::Options;
 
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use trust::Trusted;
 
 /// Between two attempts to join or to read the cluster's settings, while no server can be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -80,7 +82,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     let own = format!("system:node:{}", alone.node_name);
     let link = Link::new(
         servers.clone(),
-        join::trusting(&wanted.ca_pem, Some(client.clone()))?,
+        join::trusting(wanted.trusted.roots(), Some(client.clone()))?,
         &own,
     )?;
     let node = Rest::new(link.client(&own), "keelson-agent");
@@ -96,7 +98,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     let access = Access {
         clients: clients.clone(),
         serving: serving.clone(),
-        client_ca_pem: wanted.ca_pem.clone(),
+        clients_known: wanted.trusted.roots(),
     };
     node::start(&mut components, &config, access, &Telling::default()).await?;
     let pool = crate::storage::pool(&config)?;
@@ -109,6 +111,7 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
         node::dns(&mut components, &config, clients.as_ref(), &Telling::default());
     }
     let (rest, asked) = (node.clone(), wanted.clone());
+    let (follower, trusted, node_name) = (node.clone(), wanted.trusted.clone(), config.node_name.clone());
     node::ingress(&mut components, &config, clients.as_ref());
     node::announce(&mut components, &config, clients.as_ref());
     components.spawn("client-certificate", move |stop| {
@@ -126,6 +129,9 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
         let (slot, rest, wanted) = (serving.clone(), node.clone(), wanted.clone());
         async move { slot.keep(&rest, Purpose::Serving, &wanted, || (), stop).await }
     });
+    components.spawn("trust", move |stop| {
+        trusted.clone().follow(follower.clone(), node_name.clone(), stop)
+    });
     let learner = clients.client(crate::addons::NETWORK_IDENTITY);
     components.spawn("servers", move |stop| learn(learner.clone(), servers.clone(), stop));
     Ok((components, (cluster, began)))
@@ -135,10 +141,12 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
 pub(crate) fn own_client(config: &Config) -> anyhow::Result<Rest> {
     let pki = config.data_dir.join("pki");
     let servers = Servers::open(&config.data_dir.join("servers.json"), None)?;
+    let file = pki.join("ca.crt");
+    let ca = keelson_pki::files::read(&file)?.context("this machine has not joined a cluster yet")?;
     let wanted = Wanted {
         node: config.node_name.clone(),
         sans: Vec::new(),
-        ca_pem: keelson_pki::files::read(&pki.join("ca.crt"))?.context("this machine has not joined a cluster yet")?,
+        trusted: Trusted::new(&file, ca)?,
     };
     let (client, _) = keys::slots(&pki);
     if client.load(&wanted)?.is_none() {
@@ -148,7 +156,7 @@ pub(crate) fn own_client(config: &Config) -> anyhow::Result<Rest> {
         );
     }
     let own = format!("system:node:{}", config.node_name);
-    let link = Link::new(servers, join::trusting(&wanted.ca_pem, Some(client))?, &own)?;
+    let link = Link::new(servers, join::trusting(wanted.trusted.roots(), Some(client))?, &own)?;
     Ok(Rest::new(link.client(&own), "keelson-upgrade"))
 }
 
@@ -159,16 +167,14 @@ async fn joined(
     config: &Config,
     slot: &keys::Slot,
 ) -> anyhow::Result<Wanted> {
-    let ca_pem = join::authority(
-        &config.data_dir.join("pki/ca.crt"),
-        servers,
-        token.map(|t| t.ca_hash.as_str()),
-    )
-    .await?;
+    let (file, hash) = (config.data_dir.join("pki/ca.crt"), token.map(|t| t.ca_hash.as_str()));
+    let trusted = Trusted::new(&file, join::authority(&file, servers, hash).await?)?;
+    trusted.catch_up(servers).await;
+    join::check(&file, &trusted.pem(), hash)?;
     let wanted = Wanted {
         node: config.node_name.clone(),
         sans: Vec::new(),
-        ca_pem,
+        trusted,
     };
     if slot.load(&wanted)?.is_some() {
         return Ok(wanted);

@@ -4,6 +4,7 @@
 use super::Place;
 use anyhow::{Context, Result};
 use keelson_pki::authority::CA_LIFETIME;
+use keelson_pki::sharing::ETCD_CA;
 use keelson_pki::{Authority, CertFiles, CertSpec, San, Usage, layout};
 
 /// What a member shows. etcd reads the files anew for each connection, so that what is renewed is in force at once.
@@ -17,6 +18,8 @@ impl Certificates {
     /// Issues what is missing, nears its end or says something else; the authority too, if there is none.
     pub fn ensure(place: &Place) -> Result<Certificates> {
         let dir = place.pki();
+        // A step of the authority that broke off.
+        ETCD_CA.complete(&place.data_dir.join("pki"))?;
         let ca = Authority::open(&dir, "ca", "etcd-ca").context("etcd's authority")?;
         let mut names = vec![
             San::Dns("localhost".into()),
@@ -35,7 +38,7 @@ impl Certificates {
         Ok(Certificates {
             server: issue("server", both(&place.name))?,
             peer: issue("peer", both(&place.name))?,
-            // A server reads it once; it has to last as long as the process.
+            // Machines that join are told it, and keep it until they are members.
             client: issue(
                 "client",
                 CertSpec {

@@ -1,5 +1,6 @@
 //! `keelson etcd`: the etcd that Keelson runs, on a machine that is a member or was one; and the store as an etcd of its own.
 
+use super::followed;
 use super::{pki, program};
 use crate::client::block_on;
 use crate::components;
@@ -8,7 +9,6 @@ use crate::lock::Lock;
 use crate::servers::Remembered;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
-use keelson_apiserver::connect::{ClientTls, Trust};
 use keelson_store::etcd::{Alarm, Cluster, Member, Options as StoreOptions, Standing};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,13 +61,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 /// Certificates by which this machine is known to members, wherever they are.
 pub fn options(data_dir: &Path, endpoints: Vec<String>) -> anyhow::Result<StoreOptions> {
     let pki = pki(data_dir);
-    let read = |name: &str| {
-        let path = pki.join(name);
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let (ca, cert, key) = (read("ca.crt")?, read("client.crt")?, read("client.key")?);
+    let (cert, key) = (pki.join("client.crt"), pki.join("client.key"));
     Ok(StoreOptions {
-        tls: Some(ClientTls::config(Trust::bundle(Some(&ca)), Some((&cert, &key)))?),
+        tls: Some(followed::config(Some(&pki.join("ca.crt")), Some((&cert, &key)))?),
         ..StoreOptions::new(endpoints)
     })
 }

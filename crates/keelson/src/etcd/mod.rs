@@ -3,6 +3,7 @@
 //! * [`program`]: which program, its command line, and that it runs: started again when it ends, found again by the next server
 //!   process when this one was killed, stopped with it.
 //! * [`certificates`]: an authority of etcd's own, which all servers share, and what each member has of it.
+//! * [`followed`]: how a server reaches it, by certificates that change meanwhile.
 //! * [`membership`]: how the first member begins, and others join: as learners, which get their vote when they have caught up.
 //! * [`upkeep`]: who belongs to it, what takes up its disk, what it complains about.
 //! * [`command`]: `keelson etcd`.
@@ -11,6 +12,7 @@
 
 pub mod certificates;
 pub mod command;
+pub mod followed;
 pub mod membership;
 pub mod program;
 pub mod upkeep;

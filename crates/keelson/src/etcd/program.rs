@@ -225,6 +225,27 @@ fn pid_file(data_dir: &Path) -> PathBuf {
     data_dir.join("etcd.pid")
 }
 
+/// Whom the program that runs was started to trust: it reads that once.
+fn trusts_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("etcd.trusts")
+}
+
+/// Whom it is to trust: hashes, in their order.
+fn to_trust(place: &Place) -> anyhow::Result<String> {
+    let ca = keelson_pki::files::read(&place.pki().join("ca.crt"))?.unwrap_or_default();
+    let mut all = keelson_pki::authority::fingerprints(&ca);
+    all.sort();
+    Ok(all.join("\n"))
+}
+
+/// Whether it trusts whom it is to trust. Of one that was started by a program of before, which noted nothing, that isn't known.
+pub fn trusts(place: &Place) -> anyhow::Result<bool> {
+    let noted = keelson_pki::files::read(&trusts_file(&place.data_dir))?;
+    let wanted = to_trust(place)?;
+    // Before there was a second authority, nobody had to note it.
+    Ok(noted.map_or(!wanted.contains('\n'), |noted| noted == wanted))
+}
+
 fn errors_file(place: &Place) -> PathBuf {
     place.data_dir.join("etcd.err")
 }
@@ -239,6 +260,7 @@ fn start(place: &Place, program: &Path, begin: &Begin) -> anyhow::Result<Running
     // etcd wants it for itself.
     std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let errors = std::fs::File::create(errors_file(place))?;
+    keelson_pki::files::write_public(&trusts_file(&place.data_dir), to_trust(place)?.as_bytes())?;
     let child = Command::new(program)
         .args(arguments(place, begin))
         .env_clear()

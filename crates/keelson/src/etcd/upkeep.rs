@@ -1,8 +1,8 @@
 //! What etcd needs while it runs: its clients go to all members there are; its file is written anew when most of it is unused; what
 //! it complains about is told, and mended where it can be.
 
-use super::Place;
-use anyhow::Context;
+use super::{Place, program};
+use anyhow::{Context, ensure};
 use keelson_store::etcd::{Alarm, Cluster, Member, Standing};
 use keelson_store::{Etcd, Expect, Store};
 use std::sync::Arc;
@@ -14,6 +14,9 @@ const LOOK: Duration = Duration::from_secs(15);
 /// How often the file is looked at, and how long one member may be at writing its own anew: meanwhile no other begins.
 const MEASURE: Duration = Duration::from_secs(600);
 const TURN: Duration = Duration::from_secs(300);
+/// How long a member may take to answer after its start, and how often it is asked.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(500);
 /// A smaller file isn't worth it.
 const LEAST_UNUSED: u64 = 64 << 20;
 
@@ -46,6 +49,9 @@ impl Upkeep {
                     complaints = alarms;
                 }
                 Err(error) => tracing::debug!(%error, "what etcd complains about can't be told now"),
+            }
+            if let Err(error) = self.trust().await {
+                tracing::warn!(error = format!("{error:#}"), "etcd is still to trust another authority");
             }
             if measured.elapsed() >= MEASURE {
                 measured = tokio::time::Instant::now();
@@ -103,6 +109,43 @@ impl Upkeep {
                 "etcd has no space, and none could be made"
             );
         }
+    }
+
+    /// etcd reads once whom it trusts: when that is somebody else its program is started again, one member at a time and only while all
+    /// others answer.
+    async fn trust(&self) -> anyhow::Result<()> {
+        if program::trusts(&self.place)? {
+            return Ok(());
+        }
+        let value = self.place.name.clone().into_bytes();
+        let taken = self
+            .store
+            .put(self.turn.clone().into(), value.into(), Expect::Absent, Some(TURN))
+            .await?;
+        let Some(revision) = taken.done() else { return Ok(()) };
+        let restarted = async {
+            let own = self.place.client_url();
+            for url in addresses(&self.store.members().await?, &own) {
+                self.cluster
+                    .standing(&url)
+                    .await
+                    .with_context(|| format!("the member at {url}"))?;
+            }
+            tracing::info!("etcd is started again: it is to trust another authority");
+            program::end(&self.place.data_dir).await?;
+            // Who looks after it starts it.
+            let until = tokio::time::Instant::now() + STARTS_WITHIN;
+            while let Err(error) = self.cluster.standing(&own).await {
+                ensure!(tokio::time::Instant::now() < until, "it doesn't answer yet: {error}");
+                tokio::time::sleep(AGAIN).await;
+            }
+            anyhow::Ok(())
+        };
+        let done = restarted.await;
+        self.store
+            .delete(self.turn.clone().into(), Expect::ModRevision(revision))
+            .await?;
+        done
     }
 
     async fn shrink(&self) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use crate::config::{Config, Options};
 use anyhow::{Context, bail, ensure};
 use http::{HeaderMap, HeaderValue, Method, header};
 use keelson_apiserver::joining::PATH;
+use keelson_apiserver::serve::tls;
 use keelson_client::rest::{JSON, Rest};
 use keelson_pki::{ServerToken, files};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ pub async fn ask_for_datastore(server: &str, options: &Options, alone: &Config) 
     let servers = Servers::open(&place.join("servers.json"), Some(server))?;
     let asked = until_done(|| async {
         let ca = trust::authority(&place.join("server-ca.crt"), &servers, Some(hash)).await?;
-        ask(Link::new(servers.clone(), trust::trusting(&ca, None)?, "")?, &token).await
+        let roots = tls::roots(&ca)?.into();
+        ask(Link::new(servers.clone(), trust::trusting(roots, None)?, "")?, &token).await
     });
     let told = asked
         .await

@@ -11,10 +11,15 @@ mod offer;
 mod remembered;
 mod settings;
 mod shared;
+mod steps;
 
 pub use beside::Beside;
 pub use join::forget_what_was_told;
 pub use remembered::Remembered;
+pub use shared::renew_token;
+#[cfg(test)]
+pub use shared::settle;
+pub use steps::{Steps, Written};
 
 use crate::cluster::{Cluster, parts};
 use crate::config::{Config, Options};

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Below the store's root, where no resource can be.
-const PLACE: &str = "/keelson/shared/";
+pub(super) const PLACE: &str = "/keelson/shared/";
 
 pub(super) fn key(root: &str, item: &str) -> String {
     format!("{root}{PLACE}{item}")
@@ -45,8 +45,10 @@ pub async fn settle(
             theirs.insert(item.name, sealer.open(item.name, value)?);
         }
     }
+    // What follows on an authority that was known here is the same cluster's.
+    let known = authority::fingerprints(&files::read(&pki.join("ca.crt"))?.unwrap_or_default());
     // Before anything is made or written, here or there.
-    check_cluster(&token, theirs.get("ca").map(Vec::as_slice), &pki)?;
+    check_cluster(&token, theirs.get("ca").map(Vec::as_slice), &known)?;
     for (item, own) in items.iter().zip(&before) {
         if let Some(theirs) = theirs.get(item.name) {
             adopt(item, &pki, own.as_deref(), theirs)?;
@@ -55,7 +57,7 @@ pub async fn settle(
     // Makes what nobody has yet.
     Pki::open(data_dir).context("the cluster's certificates")?;
     // Before anything is sealed by it: what nobody can open again would shut everybody out.
-    keep(&pki, token.clone())?;
+    keep(&pki, token.clone(), &known)?;
     for (item, before) in items.iter().zip(&before) {
         let own = item
             .read(&pki)?
@@ -84,7 +86,7 @@ pub async fn settle(
             }
         }
     }
-    keep(&pki, token)
+    keep(&pki, token, &known)
 }
 
 /// What this machine has becomes what the others have, unless it had something else before.
@@ -115,24 +117,30 @@ fn adopt(item: &Item, pki: &Path, own: Option<&[u8]>, theirs: &[u8]) -> anyhow::
     }
 }
 
-/// Whether a token that names its cluster's authority names this one: the servers', or the one that this machine has.
-fn check_cluster(token: &ServerToken, theirs: Option<&[u8]>, pki: &Path) -> anyhow::Result<()> {
+/// Whether a token that names its cluster's authority names one of this one's: of the servers', while one follows another, or one that
+/// this machine has known.
+fn check_cluster(token: &ServerToken, theirs: Option<&[u8]>, known: &[String]) -> anyhow::Result<()> {
     let Some(wanted) = token.ca_hash() else { return Ok(()) };
-    let ca = match theirs {
+    let theirs = match theirs {
         Some(item) => {
             let files: BTreeMap<String, String> = serde_json::from_slice(item).context("the servers' ca")?;
-            files.get("ca.crt").cloned()
+            authority::fingerprints(files.get("ca.crt").map_or("", String::as_str))
         }
-        None => files::read(&pki.join("ca.crt"))?,
+        None => Vec::new(),
     };
-    let ca = ca.context(
+    ensure!(
+        !theirs.is_empty() || !known.is_empty(),
         "the cluster of --token is not in this datastore: --etcd-servers or --etcd-prefix lead elsewhere; a first server takes a secret \
          alone, without a hash",
-    )?;
-    let hash = authority::fingerprint(&ca)?;
+    );
+    is_one_of(wanted, &theirs, known)
+}
+
+fn is_one_of(wanted: &str, present: &[String], known: &[String]) -> anyhow::Result<()> {
+    let hash = present.first().or(known.first()).map_or("", String::as_str);
     ensure!(
-        wanted == hash,
-        "--token is another cluster's: its last part is not the hash of this one's authority, {hash}"
+        present.iter().chain(known).any(|one| one == wanted),
+        "--token is another cluster's, or of before its authority was replaced: its last part is not the hash of this one's authority, {hash}"
     );
     Ok(())
 }
@@ -163,19 +171,31 @@ fn token(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result
 }
 
 /// Remembers the token, with the authority's hash, once it has proved right.
-fn keep(pki: &Path, token: ServerToken) -> anyhow::Result<ServerToken> {
+fn keep(pki: &Path, token: ServerToken, known: &[String]) -> anyhow::Result<ServerToken> {
     let ca = files::read(&pki.join("ca.crt"))?.context("the cluster's authority")?;
-    let hash = authority::fingerprint(&ca)?;
-    ensure!(
-        token.ca_hash().is_none_or(|wanted| wanted == hash),
-        "--token is another cluster's: its last part is not the hash of this one's authority, {hash}"
-    );
-    let (file, whole) = (pki.join(TOKEN_FILE), token.with_ca_hash(hash));
+    if let Some(wanted) = token.ca_hash() {
+        is_one_of(wanted, &authority::fingerprints(&ca), known)?;
+    }
+    let (file, whole) = (pki.join(TOKEN_FILE), token.with_ca_hash(authority::fingerprint(&ca)?));
     if files::read(&file)?.as_deref().map(str::trim) != Some(&whole.reveal()) {
         files::write_secret(&file, format!("{}\n", whole.reveal()).as_bytes())?;
         tracing::info!(file = %file.display(), "the token by which other machines become servers");
     }
     Ok(whole)
+}
+
+/// The token that this server keeps, if it has others, has the present authority's hash from now on.
+pub fn renew_token(pki: &Path) -> anyhow::Result<()> {
+    let file = pki.join(TOKEN_FILE);
+    let Some(text) = files::read(&file)? else {
+        return Ok(());
+    };
+    let token: ServerToken = text
+        .parse()
+        .map_err(|why: String| anyhow::anyhow!("{}: {why}", file.display()))?;
+    // It has proved right before.
+    let known: Vec<String> = token.ca_hash().map(str::to_string).into_iter().collect();
+    keep(pki, token, &known).map(drop)
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ pub mod snapshot;
 
 use crate::config::{Options, absolute};
 use anyhow::{Context, ensure};
-use keelson_apiserver::connect::{ClientTls, Trust};
 use keelson_apiserver::encryption::ROOT;
 use keelson_store::{Embedded, Etcd, Rooted, Store, compactor, embedded, etcd};
 use std::net::SocketAddr;
@@ -242,18 +241,10 @@ fn take_restored(store: &Path) -> anyhow::Result<()> {
 
 impl EtcdChoice {
     fn options(&self) -> anyhow::Result<etcd::Options> {
-        let read =
-            |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-        let ca = self.ca_file.as_deref().map(read).transpose()?;
-        let identity = match &self.identity {
-            Some((cert, key)) => Some((read(cert)?, read(key)?)),
-            None => None,
-        };
+        let (ca, identity) = (self.ca_file.as_deref(), self.identity.as_ref());
         let encrypted = self.servers.iter().any(|s| s.starts_with("https://")) || ca.is_some() || identity.is_some();
-        let tls = encrypted.then(|| {
-            let identity = identity.as_ref().map(|(cert, key)| (cert.as_str(), key.as_str()));
-            ClientTls::config(Trust::bundle(ca.as_deref()), identity)
-        });
+        let identity = identity.map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let tls = encrypted.then(|| crate::etcd::followed::config(ca, identity));
         Ok(etcd::Options {
             tls: tls
                 .transpose()

@@ -5,6 +5,7 @@ use crate::shutdown::groups::Period;
 use anyhow::Context;
 use keelson_client::reviews::Remember;
 use keelson_client::revocations::Revocations;
+use keelson_pki::verify::{Live, Roots};
 use rustls::server::ResolvesServerCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
@@ -66,8 +67,8 @@ impl Default for Alone {
 pub struct ServingTls {
     /// Asked at each handshake, so that a certificate can be renewed while the kubelet runs.
     pub identity: Arc<dyn ResolvesServerCert>,
-    /// Client certificates are accepted from this authority, PEM.
-    pub client_ca: Vec<u8>,
+    /// Client certificates are accepted from these authorities.
+    pub client_ca: Live,
 }
 
 impl ServingTls {
@@ -80,9 +81,13 @@ impl ServingTls {
         let provider = rustls::crypto::ring::default_provider();
         let pair =
             CertifiedKey::from_der(chain, key, &provider).context("the kubelet's certificate and key don't fit")?;
+        let clients = match client_ca.is_empty() {
+            true => Roots::default(),
+            false => Roots::from_pem(&client_ca).context("reading the authority of client certificates")?,
+        };
         Ok(ServingTls {
             identity: Arc::new(SingleCertAndKey::from(pair)),
-            client_ca,
+            client_ca: clients.into(),
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod aggregation;
 pub mod audit;
 pub mod authn;
+pub mod authorities;
 pub mod authz;
 pub mod bootstrap;
 pub mod chain;

@@ -1,5 +1,6 @@
 //! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, the index.
 
+use crate::authorities;
 use crate::encryption;
 use crate::joining;
 use crate::nowhere::{self, Nowhere};
@@ -36,6 +37,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         return answer;
     }
     if let Some(answer) = joining::serve(server, context, &request).await {
+        return answer;
+    }
+    if let Some(answer) = authorities::serve(server, context, &request).await {
         return answer;
     }
     if let Some(answer) = snapshots::serve(server, context, &request).await {

@@ -6,6 +6,7 @@ use crate::audit::Audit;
 use crate::authn::oidc::Issuers;
 use crate::authn::revoked::{self, Revocations};
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
+use crate::authn::vouched::{Came, Vouched};
 use crate::authn::x509::CertificateAuthenticator;
 use crate::authn::{self, Authenticator};
 use crate::authz::escalation::EscalationCheck;
@@ -27,14 +28,14 @@ use crate::openapi::OpenApi;
 use crate::renew;
 use crate::request::{Intake, UserInfo};
 use crate::serve::listener::{Limits, Listener};
-use crate::serve::tls::ServingCert;
+use crate::serve::tls::{self, ServingCert};
 use crate::serve::{ApiService, Handle, Loopback};
 use crate::state::ServerState;
 use crate::sync::Following;
 use anyhow::{Context, Result};
 use futures::future::OptionFuture;
 use keelson_api::Str;
-use keelson_pki::{CertFiles, Pki};
+use keelson_pki::{CertFiles, Current, Pki};
 use keelson_registry::{Engine, ResourceTable, resources};
 use keelson_store::Store;
 use std::sync::{Arc, Weak};
@@ -108,11 +109,12 @@ impl ApiServer {
     /// Serves HTTPS until `stop`.
     pub async fn serve(&self, socket: TcpListener, cert: Arc<ServingCert>, stop: CancellationToken) -> Result<()> {
         let config = &self.state.config;
-        let certificates = CertificateAuthenticator::new(&config.client_ca_pem, config.front_proxy_ca_pem.as_deref())?;
+        // Without one nobody could come by a certificate.
+        tls::roots(&config.client_ca_pem).context("the client authority")?;
         let listener = Listener {
             socket,
             cert,
-            certificates: Arc::new(certificates),
+            vouched: self.state.vouched.clone(),
             revocations: self.state.revocations.clone(),
             limits: Limits::default(),
             failed: self.state.metrics.failed_handshakes.clone(),
@@ -130,9 +132,9 @@ impl ApiServer {
         }
     }
 
-    /// Renews the server's certificates before they end, until the server's end. `serving` issues (or finds) the serving
-    /// certificate.
-    pub fn keep_certificates<F>(&self, pki: Arc<Pki>, serving: F, cert: Arc<ServingCert>)
+    /// Renews the server's certificates before they end, and trusts whom `pki` trusts now, until the server's end. `serving` issues (or
+    /// finds) the serving certificate.
+    pub fn keep_certificates<F>(&self, pki: Current, serving: F, cert: Arc<ServingCert>)
     where
         F: Fn(&Pki) -> Result<CertFiles> + Send + 'static,
     {
@@ -143,6 +145,15 @@ impl ApiServer {
                 () = stop.cancelled() => {}
             }
         });
+    }
+
+    /// Who came by certificates of a former authority.
+    pub fn formers(&self) -> Vec<Came> {
+        self.state.vouched.formers()
+    }
+    /// Told when these may have changed.
+    pub fn formers_changes(&self) -> watch::Receiver<()> {
+        self.state.vouched.changes()
     }
 
     /// Tells the cluster that this server is about to stop; new connections go to others from now on, if there are any.
@@ -356,6 +367,7 @@ async fn repair_services(engine: &Engine, hooks: &Hooks) {
 struct Made {
     kubelet_tls: Arc<rustls::ClientConfig>,
     proxy_tls: Arc<rustls::ClientConfig>,
+    vouched: Arc<Vouched>,
     audit: Audit,
     issuers: Option<Arc<Issuers>>,
     rbac: Arc<Rbac>,
@@ -368,6 +380,10 @@ impl Made {
         let kubelet = config.kubelet_client.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
         let kubelet_tls = ClientTls::config(Trust::of_kubelets(config.kubelet_ca_pem.as_deref()), kubelet)
             .context("the kubelet client")?;
+        let certificates = match config.client_ca_pem.is_empty() {
+            true => CertificateAuthenticator::nobodys(),
+            false => CertificateAuthenticator::new(&config.client_ca_pem, config.front_proxy_ca_pem.as_deref())?,
+        };
         let audit = match &config.audit {
             Some((policy, settings)) => Audit::to_file(policy.clone(), settings.clone())?,
             None => Audit::off(),
@@ -383,6 +399,7 @@ impl Made {
             node_authorizer,
             authorizer: Arc::new(authorizer),
             issuers: issuers.transpose()?.map(Arc::new),
+            vouched: Vouched::new(certificates),
             kubelet_tls,
             proxy_tls: ClientTls::config(Trust::Anyone, None)?,
             audit,
@@ -474,6 +491,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         loopback,
         authenticator,
         revocations,
+        vouched: made.vouched,
         tokens,
         rbac,
         node_authorizer,

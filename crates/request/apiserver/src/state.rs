@@ -5,6 +5,7 @@ use crate::aggregation::Services;
 use crate::audit::Audit;
 use crate::authn::revoked::Revocations;
 use crate::authn::tokens::ServiceAccountTokens;
+use crate::authn::vouched::Vouched;
 use crate::authn::{Authenticator, TokenAuthenticator, TokenIssuer};
 use crate::authz::Authorizers;
 use crate::authz::node::NodeAuthorizer;
@@ -43,6 +44,8 @@ pub struct ServerState {
     pub loopback: Loopback,
     pub authenticator: Arc<Authenticator>,
     pub revocations: Arc<Revocations>,
+    /// Whose certificates are good, and who is connected by them.
+    pub vouched: Arc<Vouched>,
     pub tokens: Arc<ServiceAccountTokens>,
     pub rbac: Arc<Rbac>,
     pub node_authorizer: Arc<NodeAuthorizer>,

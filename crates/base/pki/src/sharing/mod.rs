@@ -60,13 +60,29 @@ pub const ITEMS: &[Item] = &[
 pub const ETCD_CA: Item = Item {
     name: "etcd-ca",
     files: &[("etcd/ca.key", true), ("etcd/ca.crt", false)],
-    also: &[],
+    also: &[
+        ("etcd/ca-next.key", true),
+        ("etcd/ca-cross.crt", false),
+        ("etcd/ca.turn", false),
+    ],
     steps: "etcd/ca.turn",
 };
 
 impl Item {
+    /// By which name its files are an authority's, which is followed by others in steps ([`crate::succession`]); `None`: it is none.
+    pub fn authority(&self) -> Option<&'static str> {
+        let name = self.steps.strip_suffix(".turn")?;
+        let certificate = |file: &str| file.strip_suffix(".crt") == Some(name);
+        self.files.iter().any(|(file, _)| certificate(file)).then_some(name)
+    }
+
     /// What this machine has of it; `None` if anything is missing.
     pub fn read(&self, pki: &Path) -> Result<Option<Vec<u8>>> {
+        Ok(self.texts(pki)?.map(|found| serde_json::to_vec(&found)).transpose()?)
+    }
+
+    /// The same, by the names of its files.
+    pub fn texts(&self, pki: &Path) -> Result<Option<Files>> {
         self.complete(pki)?;
         let mut found = Files::new();
         for (file, _) in self.files {
@@ -80,7 +96,7 @@ impl Item {
                 found.insert((*file).into(), text);
             }
         }
-        Ok(Some(serde_json::to_vec(&found)?))
+        Ok(Some(found))
     }
 
     /// Puts what another server has, or what a step has made, in its place: all of it, whatever stops this at any moment. What is to be
@@ -141,9 +157,6 @@ impl Item {
 
     /// Whether the one content is what came of the other by more steps of a replacement.
     pub fn follows(&self, one: &[u8], other: &[u8]) -> Result<bool> {
-        if self.also.is_empty() {
-            return Ok(false);
-        }
         let number = |content: &[u8]| {
             let files: Files = serde_json::from_slice(content)?;
             let text = files.get(self.steps).map(String::as_str);

@@ -45,7 +45,8 @@ pub enum Stage {
     Replaced,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Makes the next one, which is trusted beside this one.
     Announce,
@@ -154,16 +155,22 @@ pub fn standing(name: &str, files: &Files) -> Result<Standing> {
 }
 
 impl Standing {
+    /// When time alone asks for the next step, in Unix seconds; `None`: never.
+    pub fn due_at(&self) -> Option<i64> {
+        match self.stage {
+            Stage::AtRest => (!self.foreign).then_some(self.signs.ends - BEFORE_END),
+            Stage::Announced => Some(self.since + KNOWN),
+            Stage::Replaced => {
+                let outlived = self.since + OUTLIVED;
+                // What has ended vouches for nobody.
+                Some(self.beside.as_ref().map_or(outlived, |old| outlived.min(old.ends)))
+            }
+        }
+    }
+
     /// The step that time alone asks for.
     pub fn due(&self, now: i64) -> Option<Step> {
-        match self.stage {
-            Stage::AtRest if !self.foreign && self.signs.ends - now <= BEFORE_END => Some(Step::Announce),
-            Stage::Announced if now - self.since >= KNOWN => Some(Step::Sign),
-            Stage::Replaced if now - self.since >= OUTLIVED => Some(Step::Withdraw),
-            // What has ended vouches for nobody.
-            Stage::Replaced if self.beside.as_ref().is_some_and(|old| old.ends <= now) => Some(Step::Withdraw),
-            _ => None,
-        }
+        self.due_at().filter(|at| *at <= now).map(|_| self.next())
     }
 
     /// The next step, whenever it is.

@@ -12,10 +12,11 @@ use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use keelson_client::{Accounts, ClientFactory, Telling};
 use keelson_controllers::Config;
-use keelson_pki::{ServiceAccountKeys, authority};
+use keelson_pki::{Current, Pki, ServiceAccountKeys, authority};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Upstream's.
 const PORT: u16 = 10257;
@@ -24,6 +25,45 @@ pub fn spawn(components: &mut Supervisor, clients: Arc<dyn ClientFactory>, setti
     components.spawn("controllers", move |stop| {
         keelson_controllers::run(clients.clone(), settings.clone(), stop)
     });
+}
+
+/// The same, with the authority as it is: when another follows it, they begin anew with that one.
+pub fn following(components: &mut Supervisor, clients: Arc<dyn ClientFactory>, settings: Config, pki: Current) {
+    components.spawn("controllers", move |stop| {
+        let (clients, settings, pki) = (clients.clone(), settings.clone(), pki.clone());
+        async move {
+            let mut changes = pki.changes();
+            while !stop.is_cancelled() {
+                let now = changes.borrow_and_update().clone();
+                let settings = Config {
+                    root_ca_pem: now.ca.bundle_pem(),
+                    signing_cert_pem: now.ca.cert_pem().to_string(),
+                    signing_key_pem: now.ca.key_pem(),
+                    ..settings.clone()
+                };
+                let ended = stop.child_token();
+                let running = keelson_controllers::run(clients.clone(), settings, ended.clone());
+                tokio::pin!(running);
+                tokio::select! {
+                    done = &mut running => return done,
+                    () = another(&mut changes, &now) => {}
+                }
+                ended.cancel();
+                running.await?;
+            }
+            Ok(())
+        }
+    });
+}
+
+/// Resolves when the cluster's authority, or who is trusted beside it, is another.
+async fn another(changes: &mut watch::Receiver<Arc<Pki>>, now: &Pki) {
+    while changes.changed().await.is_ok() {
+        if changes.borrow_and_update().ca.bundle_pem() != now.ca.bundle_pem() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 #[derive(Args, Clone, Debug)]

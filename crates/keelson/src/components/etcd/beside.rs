@@ -9,15 +9,19 @@ use crate::store::Opened;
 use crate::supervise::Supervisor;
 use anyhow::{Context, bail};
 use keelson_apiserver::serve::tls::{ServingCert, roots};
+use keelson_pki::Pki;
+use keelson_pki::verify::{Live, Roots};
 use keelson_store::serve::{self, Api};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 pub async fn start(
     running: &mut Supervisor,
     config: &Config,
     store: &Opened,
     address: SocketAddr,
+    mut changes: watch::Receiver<Arc<Pki>>,
 ) -> anyhow::Result<()> {
     let Opened::Embedded(store) = store else {
         bail!("--etcd-listen: the cluster is kept in an etcd; clients of etcd go there");
@@ -34,15 +38,14 @@ pub async fn start(
     };
     let issued = Certificates::ensure(&place).context("--etcd-listen")?;
     let cert = ServingCert::new(&issued.server.cert_pem, &issued.server.key_pem)?;
-    let authority = pki(&config.data_dir).join("ca.crt");
-    let authority =
-        std::fs::read_to_string(&authority).with_context(|| format!("cannot read {}", authority.display()))?;
+    let known = Live::default();
+    known.replace(clients(&place)?);
     let options = serve::Options {
         name: config.node_name.clone(),
         client_urls: vec![format!("https://{address}")],
         ..serve::Options::default()
     };
-    let front = Front::new(Api::new(store.clone(), options), Some(roots(&authority)?));
+    let front = Front::new(Api::new(store.clone(), options), Some(known.clone()));
     listen(
         running,
         "etcd-api",
@@ -54,14 +57,19 @@ pub async fn start(
     .await?;
     tracing::info!(%address, certificates = %pki(&config.data_dir).display(), "the store speaks etcd's API");
     let (place, renew_at) = (Arc::new(place), issued.renew_at());
+    changes.mark_unchanged();
     running.spawn("etcd-api-certificate", move |stop| {
-        let (place, cert, mut due) = (place.clone(), cert.clone(), renew_at);
+        let (place, cert, known, mut due) = (place.clone(), cert.clone(), known.clone(), renew_at);
+        let mut changes = changes.clone();
         async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = keelson_pki::due(due) => {}
+                    // Perhaps another authority follows etcd's.
+                    _ = changes.changed() => {}
                 }
+                known.replace(clients(&place)?);
                 let issued = Certificates::ensure(&place)?;
                 cert.replace(&issued.server.cert_pem, &issued.server.key_pem)?;
                 due = issued.renew_at();
@@ -69,4 +77,11 @@ pub async fn start(
         }
     });
     Ok(())
+}
+
+/// Whose certificates are let in, as it is now.
+fn clients(place: &Place) -> anyhow::Result<Roots> {
+    let authority = place.pki().join("ca.crt");
+    let text = std::fs::read_to_string(&authority).with_context(|| format!("cannot read {}", authority.display()))?;
+    roots(&text)
 }

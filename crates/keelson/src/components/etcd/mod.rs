@@ -13,7 +13,7 @@ use anyhow::Context;
 use hyper::body::Incoming;
 use keelson_apiserver::serve::tls::{ServingCert, server_config};
 use keelson_listen::{Limits, Server};
-use keelson_pki::verify::{self, Roots};
+use keelson_pki::verify::{self, Live};
 use keelson_store::serve::{self, Api, Body};
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
@@ -27,16 +27,16 @@ use tokio_util::sync::CancellationToken;
 pub struct Front {
     api: Api,
     /// Only who shows a certificate of these.
-    clients: Option<Arc<Roots>>,
+    clients: Option<Live>,
     /// Only whether the store is well.
     health_only: bool,
 }
 
 impl Front {
-    pub fn new(api: Api, clients: Option<Roots>) -> Front {
+    pub fn new(api: Api, clients: Option<Live>) -> Front {
         Front {
             api,
-            clients: clients.map(Arc::new),
+            clients,
             health_only: false,
         }
     }
@@ -56,7 +56,7 @@ impl Server for Front {
     fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>, _: &CancellationToken) -> bool {
         match &self.clients {
             None => true,
-            Some(roots) => certificates.is_some_and(|chain| verify::tls::client(chain, roots).is_ok()),
+            Some(roots) => certificates.is_some_and(|chain| verify::tls::client(chain, &roots.now()).is_ok()),
         }
     }
 
@@ -110,7 +110,7 @@ pub async fn listen(
                 };
                 match tls {
                     Some(cert) => {
-                        let hints = front.clients.as_deref().cloned().unwrap_or_default();
+                        let hints = front.clients.as_ref().map(Live::now).unwrap_or_default();
                         let tls = server_config(cert, &hints)?;
                         keelson_listen::run(socket, tls, front, limits(), stop).await
                     }

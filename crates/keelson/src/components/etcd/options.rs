@@ -187,7 +187,7 @@ impl Options {
             (
                 &self.listen_client_urls,
                 "--listen-client-urls",
-                Front::new(api.clone(), clients),
+                Front::new(api.clone(), clients.map(Into::into)),
             ),
             (
                 &self.listen_metrics_urls,

@@ -1,6 +1,7 @@
 //! Who can read the files by which the cluster is had, and how long its certificates last.
 
 use super::{Point, Seen, World, doubtful, some, wrong};
+use crate::certificate::introduces;
 use keelson_pki::x509::{Certificate, pem};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -164,6 +165,7 @@ fn lasting(pki: &Path) -> Result<String, Seen> {
     for file in files(pki)
         .into_iter()
         .filter(|f| f.extension().is_some_and(|e| e == "crt"))
+        .filter(|f| !f.file_stem().is_some_and(|name| introduces(&name.to_string_lossy())))
     {
         let Ok(text) = fs::read(&file) else { continue };
         for der in pem::certificates(&text) {

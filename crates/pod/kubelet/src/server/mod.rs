@@ -17,7 +17,7 @@ use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use keelson_pki::verify::tls::AnyClient;
-use keelson_pki::verify::{self, Roots};
+use keelson_pki::verify::{self, Live, Roots};
 use keelson_sys::handed;
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
@@ -55,11 +55,8 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         .tls
         .clone()
         .context("the kubelet's server needs a certificate and a key")?;
-    let clients = match tls.client_ca.is_empty() {
-        true => Roots::default(),
-        false => Roots::from_pem(&tls.client_ca).context("reading the authority of client certificates")?,
-    };
-    let config = tls_config(&tls, &clients)?;
+    let clients = tls.client_ca.clone();
+    let config = tls_config(&tls, &clients.now())?;
     let listener = listen(address).await?;
     let server = Server {
         auth: auth::Auth::new(kl.rest.clone(), &kl.cfg),
@@ -104,7 +101,7 @@ struct Server {
     kl: Arc<Kubelet>,
     auth: auth::Auth,
     /// The authorities of clients' certificates.
-    clients: Roots,
+    clients: Live,
 }
 
 impl keelson_listen::Server for Server {
@@ -118,7 +115,7 @@ impl keelson_listen::Server for Server {
         certificates: Option<&[CertificateDer<'_>]>,
         ended: &CancellationToken,
     ) -> Self::Peer {
-        let judged = verify::tls::client(certificates?, &self.clients);
+        let judged = verify::tls::client(certificates?, &self.clients.now());
         Some(auth::Shown::new(judged.ok(), self.kl.cfg.revocations.as_ref(), ended))
     }
     async fn answer(&self, peer: &Arc<Self::Peer>, mut request: http::Request<Incoming>) -> Reply {

@@ -11,6 +11,7 @@ pub mod reload;
 pub mod revoked;
 pub mod structured;
 pub mod tokens;
+pub mod vouched;
 mod waiting;
 pub mod webhook;
 pub mod x509;

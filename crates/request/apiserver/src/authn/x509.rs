@@ -6,17 +6,30 @@ use anyhow::{Context, Result};
 use keelson_api::Str;
 use keelson_client::revocations::{self, Shows};
 use keelson_pki::revocation::Credential;
-use keelson_pki::verify::{self, Roots};
+use keelson_pki::verify::{self, Live, Roots};
 use keelson_pki::x509::{Certificate, oid};
+use parking_lot::RwLock;
 use rustls::pki_types::CertificateDer;
 use sha2::Digest;
+use std::sync::Arc;
 
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-/// Knows the authorities of clients and of front proxies.
+/// Knows the authorities of clients and of front proxies. They are replaced while it is in use.
 pub struct CertificateAuthenticator {
+    clients: Live,
+    front_proxies: Option<Live>,
+    /// The first of each, and whether there are others.
+    signing: RwLock<Signing>,
+    /// The bundles as they were told.
+    told: RwLock<(String, Option<String>)>,
+}
+
+#[derive(Default)]
+struct Signing {
     clients: Roots,
-    front_proxies: Option<Roots>,
+    front_proxies: Roots,
+    several: bool,
 }
 
 /// What a connection's client certificate was found to be; read once a connection.
@@ -37,6 +50,10 @@ impl PeerCertificate {
     pub fn is_vouched_for(&self) -> bool {
         self.client.is_ok() || self.front_proxy.is_some()
     }
+    /// Whose certificate it is.
+    pub fn name(&self) -> &str {
+        self.own.credential().name
+    }
     /// Whether it is what a user was known by.
     pub fn is_of(&self, user: &UserInfo) -> bool {
         let same =
@@ -53,20 +70,76 @@ impl Shows for PeerCertificate {
 
 impl CertificateAuthenticator {
     pub fn new(client_ca_pem: &str, front_proxy_ca_pem: Option<&str>) -> Result<Self> {
-        Ok(CertificateAuthenticator {
-            clients: tls::roots(client_ca_pem).context("the client authority")?,
-            front_proxies: front_proxy_ca_pem
-                .map(|pem| tls::roots(pem).context("the front-proxy authority"))
-                .transpose()?,
-        })
+        let made = CertificateAuthenticator {
+            front_proxies: front_proxy_ca_pem.map(|_| Live::default()),
+            ..CertificateAuthenticator::nobodys()
+        };
+        made.replace(client_ca_pem, front_proxy_ca_pem)?;
+        Ok(made)
     }
-    pub fn roots(&self) -> &Roots {
-        &self.clients
+
+    /// One that knows no authority.
+    pub fn nobodys() -> Self {
+        CertificateAuthenticator {
+            clients: Live::default(),
+            front_proxies: None,
+            signing: RwLock::default(),
+            told: RwLock::default(),
+        }
+    }
+
+    /// Others from now on; whether they are others.
+    pub fn replace(&self, client_ca_pem: &str, front_proxy_ca_pem: Option<&str>) -> Result<bool> {
+        let front_proxy_ca_pem = front_proxy_ca_pem.filter(|_| self.front_proxies.is_some());
+        let told = (client_ca_pem.to_string(), front_proxy_ca_pem.map(str::to_string));
+        if *self.told.read() == told {
+            return Ok(false);
+        }
+        let clients = tls::roots(client_ca_pem).context("the client authority")?;
+        let front_proxies = front_proxy_ca_pem
+            .map(|pem| tls::roots(pem).context("the front-proxy authority"))
+            .transpose()?
+            .unwrap_or_default();
+        let first = |roots: &Roots| Roots::of(roots.iter().take(1).cloned().collect());
+        let several = clients.iter().count() > 1 || front_proxies.iter().count() > 1;
+        *self.signing.write() = Signing {
+            clients: first(&clients),
+            front_proxies: first(&front_proxies),
+            several,
+        };
+        self.clients.replace(clients);
+        if let Some(live) = &self.front_proxies {
+            live.replace(front_proxies);
+        }
+        *self.told.write() = told;
+        Ok(true)
+    }
+
+    pub fn roots(&self) -> Arc<Roots> {
+        self.clients.now()
+    }
+
+    /// The certificate of the authority that signs clients'.
+    pub fn signs(&self) -> Option<Vec<u8>> {
+        self.signing.read().clients.iter().next().map(|c| c.raw.clone())
+    }
+
+    /// Whether more than one authority of a kind is trusted.
+    pub fn has_formers(&self) -> bool {
+        self.signing.read().several
+    }
+
+    /// Whether a chain that is good is so only by another authority than the one that signs.
+    pub fn is_of_former(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let signing = self.signing.read();
+        signing.several
+            && verify::tls::client(chain, &signing.clients).is_err()
+            && verify::tls::client(chain, &signing.front_proxies).is_err()
     }
 
     /// Reads the chain that a client presented.
     pub fn read(&self, chain: &[CertificateDer<'_>]) -> PeerCertificate {
-        let judged = |roots| verify::tls::client(chain, roots);
+        let judged = |roots: &Live| verify::tls::client(chain, &roots.now());
         let client = judged(&self.clients);
         let front_proxy = self.front_proxies.as_ref().and_then(|roots| judged(roots).ok());
         let known = client.as_ref().ok().or(front_proxy.as_ref());

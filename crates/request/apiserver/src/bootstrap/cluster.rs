@@ -7,6 +7,9 @@ use http::Method;
 use keelson_api::{ApiResult, Object, Value, value};
 use std::collections::BTreeSet;
 
+/// Where `cluster-info` has the certificates by which a former authority vouches for the one that follows it.
+pub const INTRODUCTIONS: &str = "keelson.dev-introductions";
+
 pub fn namespaces() -> Vec<Object> {
     ["default", "kube-system", "kube-public", "kube-node-lease"]
         .into_iter()
@@ -14,12 +17,39 @@ pub fn namespaces() -> Vec<Object> {
         .collect()
 }
 
+/// Whom the cluster trusts, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    pub clients: String,
+    pub front_proxies: Option<String>,
+    pub introductions: String,
+}
+
+impl Trust {
+    /// As a server is told at its start.
+    pub fn of(config: &Config) -> Trust {
+        Trust {
+            clients: config.client_ca_pem.clone(),
+            front_proxies: config.front_proxy_ca_pem.clone(),
+            introductions: config.introductions.clone(),
+        }
+    }
+}
+
 pub fn objects(config: &Config) -> Vec<Object> {
-    let mut all = vec![service_cidr(config), authentication(config)];
-    all.push(service(config));
-    all.push(cluster_info(config));
+    let mut all = vec![service_cidr(config), service(config)];
+    all.extend(trusting(config, &Trust::of(config)));
     all.extend(joining());
     all.into_iter().filter_map(object).collect()
+}
+
+/// Those that tell whom the cluster trusts.
+pub fn trust(config: &Config, trust: &Trust) -> Vec<Object> {
+    trusting(config, trust).into_iter().filter_map(object).collect()
+}
+
+fn trusting(config: &Config, trust: &Trust) -> [Value; 2] {
+    [authentication(config, trust), cluster_info(config, trust)]
 }
 
 fn object(v: Value) -> Option<Object> {
@@ -99,9 +129,9 @@ pub fn endpoint_slice(addresses: &BTreeSet<String>, ipv4: bool, port: u16) -> Va
 }
 
 /// What extension API servers read to know whose requests to trust.
-fn authentication(config: &Config) -> Value {
-    let mut data = value!({"client-ca-file": config.client_ca_pem.as_str()});
-    if let Some(ca) = &config.front_proxy_ca_pem {
+fn authentication(config: &Config, trust: &Trust) -> Value {
+    let mut data = value!({"client-ca-file": trust.clients.as_str()});
+    if let Some(ca) = &trust.front_proxies {
         let list = |names: &[&str]| serde_json::json!(names).to_string();
         let names: Vec<&str> = config.front_proxy_names.iter().map(String::as_str).collect();
         data.set_at(&["requestheader-client-ca-file"], ca.as_str());
@@ -121,22 +151,26 @@ fn authentication(config: &Config) -> Value {
 }
 
 /// Address and authority of the cluster, for machines that join (they check the authority against their token).
-fn cluster_info(config: &Config) -> Value {
+fn cluster_info(config: &Config, trust: &Trust) -> Value {
     let host = match config.advertise_address {
         std::net::IpAddr::V6(ip) => format!("[{ip}]"),
         ip => ip.to_string(),
     };
     let kubeconfig = keelson_pki::Kubeconfig {
         server: format!("https://{host}:{}", config.advertise_port),
-        ca_pem: config.client_ca_pem.clone(),
+        ca_pem: trust.clients.clone(),
         ..keelson_pki::Kubeconfig::default()
     };
-    value!({
+    let mut map = value!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "cluster-info", "namespace": "kube-public"},
         "data": {"kubeconfig": kubeconfig.to_yaml()},
-    })
+    });
+    if !trust.introductions.is_empty() {
+        map.set_at(&["data", INTRODUCTIONS], trust.introductions.as_str());
+    }
+    map
 }
 
 /// Who joins may read the cluster's address, and ask for a node's certificate; nodes may renew theirs.

@@ -14,6 +14,7 @@ mod tracking;
 use crate::config::Config;
 use crate::health::{Hook, Hooks};
 use crate::serve::Loopback;
+pub use cluster::{INTRODUCTIONS, Trust};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use http::Method;
@@ -105,6 +106,25 @@ async fn reconcile(wanted: &Object, loopback: &Loopback) -> ApiResult<()> {
             Ok(())
         }
     }
+}
+
+/// How often an object is tried to be written that somebody else writes, too.
+const TRIES: u32 = 10;
+
+/// Tells the cluster whom it trusts from now on.
+pub async fn publish(config: &Config, trust: &Trust, loopback: &Loopback) -> ApiResult<()> {
+    for wanted in cluster::trust(config, trust) {
+        let path = format!("{}/{}", collection(&wanted), wanted.name());
+        for _ in 0..TRIES {
+            reconcile(&wanted, loopback).await?;
+            let written = loopback.object(&path).await?;
+            // A write that met another one has not happened.
+            if written.is_some_and(|mut found| !merge::update(&mut found, &wanted)) {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The path of the collection that an object belongs in.

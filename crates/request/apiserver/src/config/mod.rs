@@ -3,6 +3,7 @@
 pub mod file;
 
 use crate::audit::{self, Policy};
+use crate::authorities::Succession;
 use crate::joining::Joining;
 use crate::snapshots::Take;
 use crate::{admission, authn, authz};
@@ -32,6 +33,10 @@ pub struct Config {
     pub front_proxy_ca_pem: Option<String>,
     pub front_proxy_client: Option<(String, String)>,
     pub front_proxy_names: Vec<String>,
+    /// By which who knows only a former authority comes to know the present one, or the next.
+    pub introductions: String,
+    /// Who makes the steps of authorities; `None`: nobody.
+    pub authorities: Option<Arc<dyn Succession>>,
     /// The certificate by which kubelets know this server, and the authority of theirs (`None`: any is taken).
     pub kubelet_client: Option<(String, String)>,
     pub kubelet_ca_pem: Option<String>,
@@ -66,6 +71,7 @@ impl Config {
         let proxy = pki.front_proxy_client()?;
         Ok(Config {
             client_ca_pem: pki.ca.bundle_pem(),
+            introductions: pki.introductions()?,
             front_proxy_ca_pem: Some(pki.front_proxy_ca.bundle_pem()),
             front_proxy_client: Some((proxy.cert_pem, proxy.key_pem)),
             kubelet_client: Some((kubelet.cert_pem, kubelet.key_pem)),
@@ -88,6 +94,8 @@ impl Config {
             client_ca_pem: String::new(),
             front_proxy_ca_pem: None,
             front_proxy_client: None,
+            introductions: String::new(),
+            authorities: None,
             front_proxy_names: vec!["front-proxy-client".into()],
             kubelet_client: None,
             kubelet_ca_pem: None,

@@ -6,7 +6,8 @@
 use super::Handle;
 use super::tls::ServingCert;
 use crate::authn::revoked::{Held, Revocations};
-use crate::authn::x509::{CertificateAuthenticator, PeerCertificate};
+use crate::authn::vouched::{Connected, Vouched};
+use crate::authn::x509::PeerCertificate;
 use crate::request::{Body, Request, Response};
 use anyhow::Result;
 use hyper::body::Incoming;
@@ -31,7 +32,7 @@ pub struct Stopping(pub CancellationToken);
 pub struct Listener {
     pub socket: TcpListener,
     pub cert: Arc<ServingCert>,
-    pub certificates: Arc<CertificateAuthenticator>,
+    pub vouched: Arc<Vouched>,
     pub revocations: Arc<Revocations>,
     pub limits: Limits,
     /// Connections that came to no TLS session.
@@ -41,10 +42,10 @@ pub struct Listener {
 impl Listener {
     /// Serves until `stop`, then lets open requests end.
     pub async fn run(self, target: Arc<dyn Handle>, stop: CancellationToken) -> Result<()> {
-        let config = super::tls::server_config(self.cert, self.certificates.roots())?;
+        let config = super::tls::server_config(self.cert, &self.vouched.authorities().roots())?;
         let front = Front {
             target,
-            certificates: self.certificates,
+            vouched: self.vouched,
             revocations: self.revocations,
             failed: self.failed,
             stopping: Stopping(stop.clone()),
@@ -55,7 +56,7 @@ impl Listener {
 
 struct Front {
     target: Arc<dyn Handle>,
-    certificates: Arc<CertificateAuthenticator>,
+    vouched: Arc<Vouched>,
     revocations: Arc<Revocations>,
     failed: IntCounter,
     stopping: Stopping,
@@ -67,6 +68,8 @@ struct Peer {
     certificate: Option<Arc<PeerCertificate>>,
     /// The connection ends when its certificate is taken back.
     _held: Option<Held>,
+    /// And when nobody vouches for it any more.
+    _connected: Option<Connected>,
 }
 
 /// Requests at once of a node, watches among them: more than the pods of a large one mount.
@@ -82,12 +85,15 @@ impl keelson_listen::Server for Front {
         certificates: Option<&[CertificateDer<'_>]>,
         ended: &CancellationToken,
     ) -> Peer {
-        let certificate = certificates.map(|chain| Arc::new(self.certificates.read(chain)));
+        let certificate = certificates.map(|chain| Arc::new(self.vouched.authorities().read(chain)));
+        let connected = certificate.as_ref().zip(certificates);
+        let connected = connected.and_then(|(peer, chain)| self.vouched.connected(peer, chain, ended));
         let vouched = certificate.clone().filter(|c| c.is_vouched_for());
         Peer {
             remote,
             certificate,
             _held: vouched.and_then(|c| self.revocations.attach(c, ended.clone())),
+            _connected: connected,
         }
     }
     fn no_handshake(&self) {

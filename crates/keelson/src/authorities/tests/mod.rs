@@ -1,0 +1,4 @@
+mod command;
+mod shared;
+mod world;
+mod years;
