@@ -102,7 +102,7 @@ impl Seal {
     }
 
     /// With the value opened, or a mark in its place. An error says that it can't be told now.
-    async fn opened(&self, mut kv: KeyValue) -> Result<KeyValue> {
+    pub(crate) async fn opened(&self, mut kv: KeyValue) -> Result<KeyValue> {
         match self.open(&kv).await {
             None => {}
             Some(Ok(opened)) => kv.value = opened.value,
