@@ -132,10 +132,11 @@ pub fn rows(history: &History) -> Vec<Row> {
                 (_, false) => name,
                 (None, true) => unknown(),
             },
-            verb: change.verb.clone().unwrap_or_else(|| match operation.is_empty() {
-                true if change.deleted => "delete".into(),
-                true => unknown(),
-                false => operation,
+            verb: change.verb.clone().unwrap_or_else(|| match before.object {
+                _ if change.deleted => "delete".into(),
+                None if before.unreadable.is_none() && change.state.object.is_some() => "create".into(),
+                _ if operation.is_empty() => unknown(),
+                _ => operation,
             }),
             what: what(before, change),
         });
