@@ -195,10 +195,11 @@ async fn served(
     take_seats(server, context, &classed, Seats::First).await?;
     authorize(server, context).await?;
     let (request, _taken) = arrived(server, context, request, &classed).await?;
-    let served = route(server, context.clone(), request);
-    Ok(match past::writer(server, context) {
-        Some(who) => keelson_past::written_by(who, served).await,
-        None => served.await,
+    let context = context.clone();
+    Ok(match past::writer(server, &context) {
+        // Held once: all that serves a request is of its size.
+        Some(who) => keelson_past::written_by(who, Box::pin(route(server, context, request))).await,
+        None => route(server, context, request).await,
     })
 }
 
@@ -340,7 +341,7 @@ async fn decide(server: &ServerState, attributes: &Attributes) -> Verdict {
 /// To whom the request is for.
 async fn route(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
     if context.info.past {
-        return past::serve(server, &context, request).await;
+        return Box::pin(past::serve(server, &context, request)).await;
     }
     if let Some(service) = aggregation::route(server, &context.info) {
         let proxied = aggregation::proxy(server, &service, &context, request);

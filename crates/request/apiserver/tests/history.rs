@@ -8,7 +8,7 @@ use keelson_api::{Value, value};
 use keelson_apiserver::encryption::{ROOT, place};
 use keelson_apiserver::handlers::past::WITHOUT;
 use keelson_apiserver::request::PAST;
-use keelson_past::{History, Keep, Settings};
+use keelson_past::{At, History, Keep, Settings};
 use keelson_seal::{Sealing, Source};
 use keelson_store::{Memory, Store};
 use std::path::Path;
@@ -58,9 +58,12 @@ impl Cluster {
 
     /// The store stays, and gives up its past.
     async fn again(self, directory: &Path) -> Cluster {
+        let now = self.store.current_revision().await.unwrap();
+        // All of it is noted.
+        let history = self.api.server.state().config.history.clone().unwrap();
+        history.revision(At::Revision(now)).await.unwrap();
         self.stop.cancel();
         self.following.await.unwrap();
-        let now = self.store.current_revision().await.unwrap();
         self.store.compact(now).await.unwrap();
         drop(self.api);
         Cluster::start(self.store, directory).await

@@ -298,6 +298,8 @@ mod tests {
         put(&store, "/registry/leases/n/a", "x").await;
         let gone = store.delete("/registry/maps/n/a".into(), Expect::Any).await.unwrap();
         let gone = gone.done().unwrap();
+        // All of it is noted.
+        history.revision(At::Revision(gone)).await.unwrap();
         stop.cancel();
         running.await.unwrap();
         // The store forgets, the server is another one.
