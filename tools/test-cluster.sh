@@ -17,6 +17,7 @@ step "requests from outside"; tools/test-ingress.sh
 step "a developer's cluster"; tools/test-dev.sh
 step "an upgrade"; tools/test-upgrade.sh
 step "a backup in a bucket"; tools/test-backup.sh
+step "history"; tools/test-history.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh
 step "starting a cluster"

@@ -22,6 +22,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-client", &["keelson-clock", "keelson-measure", "keelson-pki"]),
     ("keelson-balancing", &["keelson-client"]),
     ("keelson-store", &[]),
+    ("keelson-past", &["keelson-clock", "keelson-store"]),
     (
         "keelson-seal",
         &["keelson-api", "keelson-clock", "keelson-pki", "keelson-store"],
@@ -44,6 +45,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &[
             "keelson-api",
             "keelson-machinery",
+            "keelson-past",
             "keelson-pki",
             "keelson-store",
             "keelson-seal",
@@ -124,6 +126,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
     // Files, JSON and places: whoever makes a backup brings the rest.
     ("keelson-backup", &[]),
+    // Texts and JSON: whoever asks for the past brings it.
+    ("keelson-history", &["keelson-api"]),
     // What people do to a cluster: by the API alone, and by the components' pure parts.
     (
         "keelson-why",

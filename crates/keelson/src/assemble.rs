@@ -10,6 +10,7 @@ use crate::components::apiserver::{self, Api};
 use crate::config::{Component, Config, Options};
 use crate::etcd::upkeep::Upkeep;
 use crate::families::{self, host};
+use crate::history;
 use crate::node::{self, Access};
 use crate::servers::{self, Beside, Steps};
 use crate::store::snapshot::{self, Snapshots, Source};
@@ -87,7 +88,9 @@ impl Cluster {
             backup::picture::Pictures::new(Source::of(&store), pool.clone(), &config.data_dir, &config.node_name);
         let own = upkeep.is_some() || matches!(config.store, Choice::Embedded(_));
         let sealing = crate::secrets::open(config, store.store()).await?;
+        let history = history::open(config, store.store()).await?;
         let api_config = keelson_apiserver::Config {
+            history: history.clone(),
             sealing: Some(sealing.clone()),
             joining,
             snapshots: Some(snapshots.taker()),
@@ -120,6 +123,15 @@ impl Cluster {
         );
         let steps = authorities.clone();
         running.spawn("authorities", move |stop| steps.clone().run(stop));
+        if let Some(history) = history {
+            running.spawn("history", move |stop| {
+                let history = history.clone();
+                async move {
+                    history.run(stop).await;
+                    Ok(())
+                }
+            });
+        }
         if let Some(interval) = config.compaction {
             compaction(&mut running, store.store(), interval);
         }

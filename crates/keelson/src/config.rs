@@ -5,14 +5,15 @@ use crate::archive::S3;
 use crate::backup;
 use crate::kubelet_options::KubeletOptions;
 use crate::process::Log;
-use crate::{components, families, store};
+use crate::{components, families, history, store};
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::IpNet;
 use keelson_apiserver::audit::{self, Policy};
-use keelson_kubelet::Verification;
 use keelson_kubelet::configuration::Document;
+use keelson_kubelet::{Attic, Verification};
 use keelson_network::underlay::Mode;
+use keelson_past::Keep;
 use keelson_sys::nft::Family;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -211,6 +212,12 @@ pub struct Options {
     #[command(flatten)]
     #[serde(skip)]
     pub backup: backup::Scheduled,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub history: history::Kept,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub history_logs: history::Logs,
     /// YAML file that says how pods are scheduled: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1
     #[arg(long, env = "KEELSON_SCHEDULER_CONFIG", value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
@@ -283,6 +290,10 @@ pub struct Config {
     pub snapshots: store::snapshot::schedule::Settings,
     /// Backups that are made by themselves: where, and when.
     pub backup: Option<(backup::Target, store::snapshot::schedule::Plan)>,
+    /// How much is kept of what objects were.
+    pub history: Option<Keep>,
+    /// Where logs of deleted pods are kept, if they are.
+    pub attic: Option<Attic>,
     pub scheduler: keelson_scheduler::Config,
     pub log: Log,
 }
@@ -292,7 +303,7 @@ const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/keelson";
 
 /// The names of options that are a list of their own.
-fn names<T: Args>() -> Vec<String> {
+pub fn names<T: Args>() -> Vec<String> {
     let command = T::augment_args(clap::Command::new("options"));
     let names = command.get_arguments().filter_map(|a| a.get_long());
     names.map(str::to_string).collect()
@@ -335,7 +346,10 @@ impl Options {
         };
         let (access, kubelet) = (apart(Access::names()), apart(KubeletOptions::names()));
         let (s3, backup) = (apart(names::<S3>()), apart(names::<backup::Scheduled>()));
+        let (history, history_logs) = (apart(names::<history::Kept>()), apart(names::<history::Logs>()));
         Ok(Options {
+            history: serde_json::from_value(history)?,
+            history_logs: serde_json::from_value(history_logs)?,
             s3: serde_json::from_value(s3)?,
             backup: serde_json::from_value(backup)?,
             access: serde_json::from_value(access)?,
@@ -351,6 +365,8 @@ impl Options {
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
             self.s3.fill(std::mem::take(&mut other.s3));
             self.backup.fill(std::mem::take(&mut other.backup));
+            self.history.fill(std::mem::take(&mut other.history));
+            self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
@@ -488,6 +504,8 @@ impl Options {
             etcd_listen,
             snapshots,
             backup,
+            history: self.history.resolve(compaction)?,
+            attic: self.history_logs.resolve(&data_dir)?,
             scheduler: components::scheduler::settings(self.scheduler_config.as_deref())
                 .context("--scheduler-config")?,
             log,

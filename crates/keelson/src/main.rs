@@ -20,6 +20,7 @@ mod envtest;
 mod etcd;
 mod families;
 mod follow;
+mod history;
 mod image;
 mod ingress;
 mod install;
@@ -120,6 +121,23 @@ enum Command {
     /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
     #[command(after_help = why::AFTER_HELP)]
     Why(why::Options),
+    /// List what became of an object: when, by whom, which fields; also of one that is deleted
+    History(history::Changes),
+    /// Show objects as they were at a moment
+    #[command(after_help = history::MOMENTS)]
+    Get(history::Get),
+    /// Show how an object differs from what it was
+    #[command(after_help = history::DIFF_HELP)]
+    Diff(history::Diff),
+    /// Say of each field of an object who wrote it
+    #[command(after_help = history::BLAME_HELP)]
+    Blame(history::Blame),
+    /// Bring a deleted object back, or a namespace with all that was in it
+    #[command(after_help = history::UNDELETE_HELP)]
+    Undelete(history::Undelete),
+    /// Print what the last pod of a name wrote that is deleted, while its node has it
+    #[command(after_help = history::LOGS_HELP)]
+    Logs(history::DeletedLogs),
     /// Ask this server's audit log who did something
     Audit(audit::Options),
     /// Print what completes commands in a shell: source it, or put it where the shell looks
@@ -231,6 +249,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),
+        Command::History(options) => history::changes(options),
+        Command::Get(options) => history::get(options),
+        Command::Diff(options) => history::diff(options),
+        Command::Blame(options) => history::blame(options),
+        Command::Undelete(options) => history::undelete(options),
+        Command::Logs(options) => history::logs(options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {
             print!("{}", install::completion(shell));

@@ -258,6 +258,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         known_as,
         root_dir: root,
         pod_logs_dir: config.data_dir.join("logs/pods"),
+        attic: config.attic.clone(),
         cgroup_root: config.cgroup_root.clone(),
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: config.cluster_domain.clone(),

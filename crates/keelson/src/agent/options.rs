@@ -3,6 +3,7 @@
 
 use crate::cluster::{Cluster, parts};
 use crate::config::{self, Config, Options as ServerOptions, fill};
+use crate::history::Logs;
 use crate::kubelet_options::KubeletOptions;
 use anyhow::Context;
 use clap::Args;
@@ -87,6 +88,9 @@ pub struct Options {
     #[command(flatten)]
     #[serde(skip)]
     pub kubelet: KubeletOptions,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub history_logs: Logs,
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -98,10 +102,14 @@ pub struct Options {
 impl Options {
     /// From a file's content.
     pub fn of(mut all: serde_json::Map<String, serde_json::Value>) -> serde_json::Result<Options> {
-        let names = KubeletOptions::names().into_iter();
-        let kubelet = names.filter_map(|name| all.remove_entry(&name)).collect();
+        let mut apart = |names: Vec<String>| {
+            let apart = names.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
+            serde_json::Value::Object(apart)
+        };
+        let (kubelet, logs) = (apart(KubeletOptions::names()), apart(config::names::<Logs>()));
         Ok(Options {
-            kubelet: serde_json::from_value(serde_json::Value::Object(kubelet))?,
+            kubelet: serde_json::from_value(kubelet)?,
+            history_logs: serde_json::from_value(logs)?,
             ..serde_json::from_value(serde_json::Value::Object(all))?
         })
     }
@@ -112,6 +120,7 @@ impl Options {
         if let Some(all) = config::read_file::<Option<serde_json::Map<String, serde_json::Value>>>(file)? {
             let mut other = Options::of(all.unwrap_or_default()).context("the configuration file is not valid")?;
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
+            self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable,
@@ -151,6 +160,7 @@ impl Options {
             kubelet_link: this.kubelet_link,
             cgroup_root: this.cgroup_root,
             kubelet: this.kubelet,
+            history_logs: this.history_logs,
             log: this.log,
             log_format: this.log_format,
             cluster_cidr: cluster.map(|c| parts(&c.cluster_cidr)),

@@ -1,38 +1,49 @@
-//! A namespace or an object of a backup, back into the cluster that runs. What is to be done is decided before anything is
-//! ([`keelson_backup::objects`]); what fails is told, and the rest goes on. Claims get their volumes' data where the backup has it.
+//! Objects, back into the cluster that runs: of a backup, or of the cluster's own past. What is to be done is decided before anything is
+//! ([`keelson_backup::objects`]); what fails is told, and the rest goes on.
 
-use super::selection::{Kinds, Selection};
-use super::volume::Volumes;
-use anyhow::{Context, ensure};
+use super::selection::Kinds;
+use anyhow::Context;
 use http::Method;
-use keelson_backup::objects::{Existing, Planned, Step, clean, owned, plan};
+use keelson_backup::objects::Object;
+use keelson_backup::objects::{Planned, Step, clean, owned};
 use keelson_client::is_already_exists;
+use keelson_client::kind::ResourceId;
 use keelson_client::rest::{JSON, Rest};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-pub struct Back<'a> {
-    /// Of the backup, and of the cluster.
-    pub from: &'a Rest,
-    pub to: &'a Rest,
-    pub existing: Existing,
-    pub dry_run: bool,
-    pub volumes: Volumes<'a>,
+/// Finds the volumes of claims that come back.
+pub trait Claims {
+    /// Of the claim that is to be made (`id`, `value`). Says what became of its data. `None`: there is nothing to say.
+    ///
+    /// # Errors
+    ///
+    /// If the claim had better not be made.
+    async fn fill(
+        &self,
+        to: &Rest,
+        id: &ResourceId,
+        claim: &Object,
+        value: &mut Value,
+    ) -> anyhow::Result<Option<String>>;
 }
 
-impl Back<'_> {
+pub struct Back<'a, C> {
+    pub to: &'a Rest,
+    /// What the cluster has.
+    pub kinds: &'a Kinds,
+    pub dry_run: bool,
+    pub claims: C,
+}
+
+impl<C: Claims> Back<'_, C> {
     /// Says how many steps failed.
-    pub async fn run(&self, selection: &Selection) -> anyhow::Result<usize> {
-        let was = Kinds::of(self.from).await?.read(self.from, selection).await?;
-        ensure!(!was.is_empty(), "the backup has nothing of that");
-        let kinds = Kinds::of(self.to).await?;
-        let is = kinds.read(self.to, selection).await?;
-        let planned = plan(was, &is, self.existing);
+    pub async fn run(&self, planned: &[Planned]) -> usize {
         // Uids as they were, and are.
         let mut now = BTreeMap::new();
         let mut failed = 0;
         let mut left: BTreeMap<&str, usize> = BTreeMap::new();
-        for step in &planned {
+        for step in planned {
             let object = &step.object;
             let told = format!("{}/{}", object.resource, object.name());
             if let Some(live) = &step.live {
@@ -45,7 +56,7 @@ impl Back<'_> {
             let (word, lines) = words(step);
             let acts = matches!(step.step, Step::Create | Step::Update(_));
             let done = match acts && !self.dry_run {
-                true => self.act(&kinds, step, &mut now).await,
+                true => self.act(step, &mut now).await,
                 false => Ok(Vec::new()),
             };
             match done {
@@ -62,18 +73,14 @@ impl Back<'_> {
         for (why, many) in left {
             println!("left      {many}: {why}");
         }
-        Ok(failed)
+        failed
     }
 
     /// Gives what else is to be told.
-    async fn act(
-        &self,
-        kinds: &Kinds,
-        step: &Planned,
-        now: &mut BTreeMap<String, String>,
-    ) -> anyhow::Result<Vec<String>> {
+    async fn act(&self, step: &Planned, now: &mut BTreeMap<String, String>) -> anyhow::Result<Vec<String>> {
         let object = &step.object;
-        let id = kinds
+        let id = self
+            .kinds
             .get(&object.resource)
             .context("the cluster doesn't know that kind")?;
         let (mut value, lost) = owned(object, clean(object), now);
@@ -85,7 +92,7 @@ impl Back<'_> {
         let answer = match step.step {
             Step::Create => {
                 if object.resource == "persistentvolumeclaims" {
-                    notes.extend(self.volumes.fill(self.from, self.to, id, object, &mut value).await?);
+                    notes.extend(self.claims.fill(self.to, id, object, &mut value).await?);
                 }
                 match self.to.create_raw(id, namespace, serde_json::to_vec(&value)?).await {
                     // Its controller was quicker, as with every namespace's account.

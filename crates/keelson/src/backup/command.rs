@@ -4,7 +4,7 @@ use super::back::Back;
 use super::create::{Made, Making, lacking};
 use super::picture::{Picture, Pictures};
 use super::reading::Reading;
-use super::selection::Selection;
+use super::selection::{Kinds, Selection};
 use super::volume::Volumes;
 use super::{Target, Turn, restore};
 use crate::archive::S3;
@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
 use keelson_apiserver::snapshots::PICTURES;
 use keelson_backup::manifest::{self, Backup, Verified};
-use keelson_backup::objects::Existing;
+use keelson_backup::objects::{Existing, plan};
 use keelson_backup::repository::Repository;
 use keelson_client::rest::{Error, Rest};
 use keelson_store::Embedded;
@@ -157,27 +157,35 @@ async fn back(repository: &Repository, backup: &Backup, data_dir: &Path, wanted:
     )
     .await?;
     let node = wanted.node_name.map_or_else(config::host_name, Ok)?;
-    let back = Back {
-        from: &reading.rest,
-        to: &Rest::new(client, "keelson-backup"),
-        existing: if wanted.update {
-            Existing::Updated
-        } else {
-            Existing::Kept
-        },
-        dry_run: wanted.dry_run,
-        volumes: Volumes {
-            repository,
-            backup,
-            data_dir,
-            node: &node,
-        },
+    let existing = match wanted.update {
+        true => Existing::Updated,
+        false => Existing::Kept,
     };
     let selection = Selection {
         namespace: wanted.namespace,
         object: wanted.object,
     };
-    let failed = back.run(&selection).await;
+    let to = Rest::new(client, "keelson-backup");
+    let bring = async {
+        let was = Kinds::of(&reading.rest).await?.read(&reading.rest, &selection).await?;
+        ensure!(!was.is_empty(), "the backup has nothing of that");
+        let kinds = Kinds::of(&to).await?;
+        let planned = plan(was, &kinds.read(&to, &selection).await?, existing);
+        let back = Back {
+            to: &to,
+            kinds: &kinds,
+            dry_run: wanted.dry_run,
+            claims: Volumes {
+                from: &reading.rest,
+                repository,
+                backup,
+                data_dir,
+                node: &node,
+            },
+        };
+        anyhow::Ok(back.run(&planned).await)
+    };
+    let failed = bring.await;
     reading.close().await;
     Ok(match failed? {
         0 => ExitCode::SUCCESS,

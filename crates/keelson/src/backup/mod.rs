@@ -1,7 +1,7 @@
 //! Backups: one picture of objects, keys and this machine's volumes, in a repository ([`keelson_backup`]). The server takes the picture;
 //! who makes the backup (a command, or the schedule) reads it from the disk, and clears it away.
 
-mod back;
+pub mod back;
 pub mod command;
 mod create;
 mod options;
@@ -9,8 +9,8 @@ pub mod picture;
 mod reading;
 mod restore;
 pub mod schedule;
-mod selection;
-mod volume;
+pub mod selection;
+pub mod volume;
 
 pub use options::{Scheduled, Target};
 

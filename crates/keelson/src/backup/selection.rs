@@ -8,7 +8,7 @@ use keelson_client::rest::{Error, JSON, Rest};
 use serde_json::Value;
 
 /// kubectl's, of kinds that people name.
-const SHORT: [(&str, &str); 15] = [
+const SHORT: [(&str, &str); 20] = [
     ("cj", "cronjobs.batch"),
     ("cm", "configmaps"),
     ("crd", "customresourcedefinitions.apiextensions.k8s.io"),
@@ -16,12 +16,17 @@ const SHORT: [(&str, &str); 15] = [
     ("ds", "daemonsets.apps"),
     ("hpa", "horizontalpodautoscalers.autoscaling"),
     ("ing", "ingresses.networking.k8s.io"),
+    ("no", "nodes"),
     ("netpol", "networkpolicies.networking.k8s.io"),
     ("ns", "namespaces"),
     ("pdb", "poddisruptionbudgets.policy"),
     ("po", "pods"),
+    ("pv", "persistentvolumes"),
     ("pvc", "persistentvolumeclaims"),
+    ("rc", "replicationcontrollers"),
+    ("rs", "replicasets.apps"),
     ("sa", "serviceaccounts"),
+    ("sc", "storageclasses.storage.k8s.io"),
     ("sts", "statefulsets.apps"),
     ("svc", "services"),
 ];
@@ -56,8 +61,12 @@ impl Kinds {
         self.0.iter().map(|kind| &kind.id).find(|id| name_of(id) == resource)
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &ResourceId> {
+        self.0.iter().map(|kind| &kind.id)
+    }
+
     /// `deploy`, `deployment`, `Deployment`, `deployments`, `deployments.apps`
-    fn meant(&self, word: &str) -> Option<&ResourceId> {
+    pub fn meant(&self, word: &str) -> Option<&ResourceId> {
         let word = word.to_ascii_lowercase();
         let long = SHORT.iter().find(|(short, _)| *short == word).map(|(_, long)| *long);
         let is = |id: &&ResourceId| id.plural == word || id.kind.eq_ignore_ascii_case(&word);
@@ -108,7 +117,7 @@ impl Kinds {
 }
 
 /// In a list objects don't say what they are.
-fn object_of(id: &ResourceId, json: &[u8]) -> serde_json::Result<Object> {
+pub fn object_of(id: &ResourceId, json: &[u8]) -> serde_json::Result<Object> {
     let mut value: Value = serde_json::from_slice(json)?;
     value["apiVersion"] = id.api_version().into();
     value["kind"] = id.kind.as_ref().into();

@@ -1,5 +1,6 @@
 //! The data of a claim that goes back: a volume of its own on this machine, and the object that binds the claim to it.
 
+use super::back::Claims;
 use super::{pool, restore};
 use anyhow::{Context, ensure};
 use http::Method;
@@ -15,9 +16,11 @@ use keelson_local::pool::{self as volumes};
 use serde_json::{Value, json};
 use std::path::Path;
 
-const VOLUMES: ResourceId = ResourceId::fixed("", "v1", "PersistentVolume", "persistentvolumes", false);
+pub const VOLUMES: ResourceId = ResourceId::fixed("", "v1", "PersistentVolume", "persistentvolumes", false);
 
 pub struct Volumes<'a> {
+    /// The backup's objects.
+    pub from: &'a Rest,
     pub repository: &'a Repository,
     pub backup: &'a Backup,
     pub data_dir: &'a Path,
@@ -25,16 +28,11 @@ pub struct Volumes<'a> {
     pub node: &'a str,
 }
 
-impl Volumes<'_> {
-    /// Binds the claim that is to be made (`id`, `value`) to a volume with its data, if the backup has that. Says what became of it. `None`:
-    /// there is nothing to say, or somebody has made the claim meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// If the volume can't be filled, or the volume or the claim would be refused: nothing is left of it then.
-    pub async fn fill(
+/// The claim is bound to a volume with its data, if the backup has that. `None` also if somebody has made the claim meanwhile. An error if the
+/// volume can't be filled, or the volume or the claim would be refused: nothing is left of it then.
+impl Claims for Volumes<'_> {
+    async fn fill(
         &self,
-        from: &Rest,
         to: &Rest,
         id: &ResourceId,
         claim: &Object,
@@ -43,7 +41,7 @@ impl Volumes<'_> {
         let Some(name) = claim.value.pointer("/spec/volumeName").and_then(Value::as_str) else {
             return Ok(None);
         };
-        let volume = match from.get_raw(&VOLUMES, "", name, "", JSON).await {
+        let volume = match self.from.get_raw(&VOLUMES, "", name, "", JSON).await {
             Ok(json) => serde_json::from_slice::<Value>(&json)?,
             Err(Error::Api(status)) if status.code == 404 => {
                 return Ok(Some("without its data: it had no volume".into()));
@@ -88,7 +86,7 @@ impl Volumes<'_> {
 }
 
 /// Whether the server would make it: nothing is made.
-async fn try_on(to: &Rest, id: &ResourceId, namespace: &str, value: &Value) -> Result<(), Error> {
+pub async fn try_on(to: &Rest, id: &ResourceId, namespace: &str, value: &Value) -> Result<(), Error> {
     let path = with_query(&id.path(namespace), &[("dryRun", "All")]);
     let body = serde_json::to_vec(value).map_err(Error::SerdeError)?;
     to.call(Method::POST, &path, JSON, body).await.map(drop)

@@ -1,5 +1,6 @@
 //! The kubelet's settings.
 
+use crate::gc::attic::Attic;
 use crate::managers::topology;
 use crate::shutdown::groups::Period;
 use anyhow::Context;
@@ -181,6 +182,8 @@ pub struct Config {
     /// The largest a container's log grows, and how many files are kept.
     pub log_max_size: u64,
     pub log_max_files: usize,
+    /// Where logs of pods that are gone stay for a while; `None`: they go with their pods.
+    pub attic: Option<Attic>,
     /// How often logs are looked at.
     pub log_monitor: Duration,
     /// Images are pulled one after the other; several at the same time.
@@ -262,6 +265,7 @@ impl Default for Config {
             lease_duration: Duration::from_secs(40),
             log_max_size: 10 << 20,
             log_max_files: 5,
+            attic: None,
             log_monitor: Duration::from_secs(10),
             serialize_pulls: None,
             parallel_pulls: None,

@@ -6,6 +6,7 @@ use crate::authn::{self, impersonation};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::{Attributes, Verdict};
 use crate::flow::{Class, Classed, TooMany};
+use crate::handlers::past;
 use crate::metrics::{InFlight, Terminated};
 use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken, UserInfo, response};
 use crate::serve::listener::{RemoteAddr, Stopping};
@@ -194,7 +195,12 @@ async fn served(
     take_seats(server, context, &classed, Seats::First).await?;
     authorize(server, context).await?;
     let (request, _taken) = arrived(server, context, request, &classed).await?;
-    Ok(route(server, context.clone(), request).await)
+    let context = context.clone();
+    Ok(match past::writer(server, &context) {
+        // Held once: all that serves a request is of its size.
+        Some(who) => keelson_past::written_by(who, Box::pin(route(server, context, request))).await,
+        None => route(server, context, request).await,
+    })
 }
 
 /// A request is told of once, also if it gives its seats back until its body is there.
@@ -242,7 +248,7 @@ async fn arrived(
         info.verb.as_str(),
         "create" | "update" | "patch" | "delete" | "deletecollection"
     );
-    let streams = connect::is_connect(info) || aggregation::route(server, info).is_some();
+    let streams = info.past || connect::is_connect(info) || aggregation::route(server, info).is_some();
     let Some(deadline) = context
         .deadline
         .filter(|_| writes && info.is_resource_request && !streams)
@@ -334,6 +340,9 @@ async fn decide(server: &ServerState, attributes: &Attributes) -> Verdict {
 
 /// To whom the request is for.
 async fn route(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {
+    if context.info.past {
+        return Box::pin(past::serve(server, &context, request)).await;
+    }
     if let Some(service) = aggregation::route(server, &context.info) {
         let proxied = aggregation::proxy(server, &service, &context, request);
         // Nothing of it is to be completed here: what is late is dropped, whoever waits for it.

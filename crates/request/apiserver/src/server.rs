@@ -63,6 +63,10 @@ impl ApiServer {
         let (ready_sender, ready) = watch::channel(false);
         let made = Made::new(&config)?;
         let issuers = made.issuers.clone();
+        let store = match &config.history {
+            Some(history) => history.noting(store),
+            None => store,
+        };
         let state = Arc::new_cyclic(|weak: &Weak<ServerState>| assemble(config, store, made, weak.clone()));
         let config = &state.config;
         // A server that only this machine reaches (a test) is of no use to others.

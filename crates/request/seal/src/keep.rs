@@ -18,7 +18,7 @@ use crate::reseal::Tally;
 use crate::rules::{Resources, Rules};
 use crate::sealed::Sealed;
 use anyhow::{Context, bail};
-use keelson_store::{KeyRange, ListRequest, Revision, Store, compactor};
+use keelson_store::{KeyRange, KeyValue, ListRequest, Revision, Store, compactor};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -135,6 +135,12 @@ impl Sealing {
     /// What everything else reads and writes.
     pub fn store(&self) -> Arc<dyn Store> {
         self.sealed.clone()
+    }
+
+    /// A value that stood in the store below once, opened as a read of it would open it.
+    pub async fn opened(&self, kv: KeyValue) -> keelson_store::Result<KeyValue> {
+        let (kv, _) = self.sealed.seal.opened(kv).await?;
+        Ok(kv)
     }
 
     pub fn metrics(&self) -> Arc<Metrics> {

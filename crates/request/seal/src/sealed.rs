@@ -103,7 +103,7 @@ impl Seal {
 
     /// With the value opened, or a mark in its place, and whether it is to be sealed anew. An error says that it can't be told
     /// now.
-    async fn opened(&self, mut kv: KeyValue) -> Result<(KeyValue, bool)> {
+    pub(crate) async fn opened(&self, mut kv: KeyValue) -> Result<(KeyValue, bool)> {
         let mut is_stale = false;
         match self.open(&kv).await {
             None => {}

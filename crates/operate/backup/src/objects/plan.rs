@@ -129,6 +129,8 @@ fn left(object: &Object, selecting: &BTreeSet<String>) -> Option<&'static str> {
         "events" | "events.events.k8s.io" => "it tells of what happened then",
         "leases.coordination.k8s.io" => "its holder writes it",
         "pods" if object.has_controller() => "its controller makes it",
+        "jobs.batch" if object.has_controller() => "its controller makes it when it is due",
+        "pods" | "jobs.batch" if has_ended(object) => "it had ended",
         "pods" if object.annotation("kubernetes.io/config.mirror").is_some() => "a node's own file makes it",
         "endpoints" if selecting.contains(object.name()) => "its service makes it",
         "endpointslices.discovery.k8s.io" if object.label("endpointslice.kubernetes.io/managed-by").is_some() => {
@@ -138,6 +140,19 @@ fn left(object: &Object, selecting: &BTreeSet<String>) -> Option<&'static str> {
         "secrets" if object.value["type"] == "kubernetes.io/service-account-token" => "its token was another account's",
         _ => return None,
     })
+}
+
+/// What ran to its end would run once more.
+fn has_ended(object: &Object) -> bool {
+    let status = &object.value["status"];
+    let conditions = status["conditions"].as_array();
+    let is_over = |condition: &Value| {
+        condition["status"] == "True" && (condition["type"] == "Complete" || condition["type"] == "Failed")
+    };
+    match object.resource.as_str() {
+        "pods" => status["phase"] == "Succeeded" || status["phase"] == "Failed",
+        _ => conditions.into_iter().flatten().any(is_over),
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +183,32 @@ mod tests {
                     "pods",
                     "m",
                     json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}),
+                ),
+                true,
+            ),
+            (object("pods", "done", json!({"status": {"phase": "Succeeded"}})), true),
+            (object("pods", "runs", json!({"status": {"phase": "Running"}})), false),
+            (
+                object(
+                    "jobs.batch",
+                    "done",
+                    json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
+                ),
+                true,
+            ),
+            (
+                object(
+                    "jobs.batch",
+                    "runs",
+                    json!({"status": {"conditions": [{"type": "Suspended", "status": "True"}]}}),
+                ),
+                false,
+            ),
+            (
+                object(
+                    "jobs.batch",
+                    "nightly-1",
+                    json!({"metadata": {"ownerReferences": [{"uid": "c", "controller": true}]}}),
                 ),
                 true,
             ),

@@ -1,4 +1,4 @@
-//! Disk that can be had without ending a pod: dead containers of pods that are done, then unused images. In upstream's
+//! Disk that can be had without ending a pod: logs of pods that are gone, dead containers of pods that are done, then unused images. In upstream's
 //! order. Of pods that still run, dead containers are pruned by their own task, which keeps what status is made of.
 
 use crate::act::kill;
@@ -9,6 +9,11 @@ use crate::worker::Stage;
 use keelson_cri::v1 as cri;
 
 pub async fn all(kl: &Kubelet) {
+    if let Some(attic) = &kl.cfg.attic
+        && let Err(error) = attic.clear(&*kl.host)
+    {
+        tracing::warn!(%error, "logs of pods that are gone can't be removed to get disk");
+    }
     if let Err(error) = dead_containers(kl).await {
         tracing::warn!(error, "dead containers can't be removed to get disk");
     }

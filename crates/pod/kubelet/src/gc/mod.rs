@@ -1,5 +1,6 @@
-//! What the kubelet tidies up: long logs and images nobody uses. Dead containers are pruned by their pod's task.
+//! What the kubelet tidies up: long logs, those of pods that are gone, and images nobody uses. Dead containers are pruned by their pod's task.
 
+pub mod attic;
 pub mod images;
 pub mod logs;
 
@@ -22,6 +23,11 @@ pub fn start(kl: &Arc<Kubelet>) {
         while pause(&image_keeper, IMAGES).await {
             if let Err(e) = images::collect(&image_keeper).await {
                 tracing::warn!("removing unused images failed: {e}");
+            }
+            if let Some(attic) = &image_keeper.cfg.attic
+                && let Err(e) = attic.tidy(&*image_keeper.host)
+            {
+                tracing::warn!("removing old logs of pods that are gone failed: {e}");
             }
         }
     });

@@ -280,6 +280,14 @@ impl Host for FakeHost {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
+        if state.dirs.contains(from) {
+            let moved = |path: &PathBuf| path.strip_prefix(from).ok().map(|below| to.join(below));
+            let files = std::mem::take(&mut state.files).into_iter();
+            state.files = files.map(|(path, data)| (moved(&path).unwrap_or(path), data)).collect();
+            let dirs = std::mem::take(&mut state.dirs).into_iter();
+            state.dirs = dirs.map(|path| moved(&path).unwrap_or(path)).collect();
+            return Ok(());
+        }
         let data = state.files.remove(from).ok_or_else(|| Self::missing(from))?;
         state.files.insert(to.to_owned(), data);
         Ok(())

@@ -4,6 +4,7 @@
 use super::logs::{Options, Writer, tail_start};
 use super::routes::{Query, first, flag};
 use super::{Reply, text};
+use crate::gc::attic::Gone;
 use crate::kubelet::Kubelet;
 use crate::pods;
 use bytes::Bytes;
@@ -128,11 +129,41 @@ pub(super) async fn serve(kl: &Arc<Kubelet>, ns: &str, pod: &str, container: &st
             );
         }
     };
+    stream(kl, id, path.into(), options)
+}
+
+/// The log of a pod that is gone, as long as the attic has it. It grows no more.
+pub(super) fn deleted(kl: &Arc<Kubelet>, pod: &Gone, container: &str, q: &Query) -> Reply {
+    let options = match options(q, kl.host.now()) {
+        Ok(o) => Options { follow: false, ..o },
+        Err(e) => return text(StatusCode::BAD_REQUEST, e),
+    };
+    let found = match &kl.cfg.attic {
+        Some(attic) => attic.find(&*kl.host, pod, container, flag(q, "previous")),
+        None => return text(StatusCode::NOT_FOUND, "this node keeps no logs of pods that are gone"),
+    };
+    match found {
+        Ok(Some(path)) => stream(kl, String::new(), path, options),
+        Ok(None) => text(
+            StatusCode::NOT_FOUND,
+            format!(
+                "container \"{container}\" of pod \"{}\" has no log here, or none any more",
+                pod.name
+            ),
+        ),
+        Err(e) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the logs of pods that are gone: {e}"),
+        ),
+    }
+}
+
+fn stream(kl: &Arc<Kubelet>, id: String, path: PathBuf, options: Options) -> Reply {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let kl = kl.clone();
     tokio::spawn(async move {
-        if let Err(e) = send(&kl, &id, Path::new(&path), options, &sender).await {
-            let message = format!("failed to try resolving symlinks in path \"{path}\": {e}\n");
+        if let Err(e) = send(&kl, &id, &path, options, &sender).await {
+            let message = format!("failed to try resolving symlinks in path \"{}\": {e}\n", path.display());
             // A client that has gone needs no message.
             let _ = sender.send(Ok(Frame::data(Bytes::from(message)))).await;
         }

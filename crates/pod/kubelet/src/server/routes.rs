@@ -2,6 +2,7 @@
 
 use super::auth::{Auth, Shown};
 use super::{Reply, json, log_stream, metrics, stats, stream, text};
+use crate::gc::attic::Gone;
 use crate::kubelet::Kubelet;
 use crate::observe::State;
 use crate::pods;
@@ -136,7 +137,8 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
     match parts.as_slice() {
         // What upstream leaves out then, with its words where it has some.
         [
-            "containerLogs" | "exec" | "attach" | "portForward" | "run" | "logs" | "checkpoint" | "runningpods",
+            "containerLogs" | "deletedLogs" | "exec" | "attach" | "portForward" | "run" | "logs" | "checkpoint"
+            | "runningpods",
             ..,
         ] if !kl.cfg.debugging_handlers => text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
         ["logs", ..] if !kl.cfg.system_logs => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n"),
@@ -158,6 +160,11 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
         ["metrics", "slis"] if get => exposition(metrics::slis()),
         ["containerLogs", ns, pod, container] if get => {
             log_stream::serve(kl, ns, pod, container, &query(request.uri())).await
+        }
+        ["deletedLogs", ns, pod, uid, container] if get => {
+            let (namespace, name) = (*ns, *pod);
+            let gone = Gone { namespace, name, uid };
+            log_stream::deleted(kl, &gone, container, &query(request.uri()))
         }
         ["exec", ns, pod, container] | ["exec", ns, pod, _, container] => {
             stream::exec(kl, ns, pod, container, request).await

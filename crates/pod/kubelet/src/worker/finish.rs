@@ -135,7 +135,12 @@ impl Worker {
             .kl
             .layout
             .pod_logs(pods::namespace(pod), pods::name(pod), pods::uid(pod));
-        if let Err(e) = self.kl.host.remove_tree(&logs) {
+        let kept = match &self.kl.cfg.attic {
+            Some(attic) => attic.take(&*self.kl.host, &logs),
+            None => self.kl.host.remove_tree(&logs),
+        };
+        // What can't be kept isn't left lying about.
+        if let Err(e) = kept.and_then(|()| self.kl.host.remove_tree(&logs)) {
             tracing::warn!(pod = %pods::describe(pod), "removing the pod's logs failed: {e}");
         }
         self.kl.status.forget(&self.handle.uid);

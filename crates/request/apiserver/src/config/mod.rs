@@ -8,6 +8,7 @@ use crate::joining::Joining;
 use crate::snapshots::Take;
 use crate::{admission, authn, authz};
 use keelson_measure::Measures;
+use keelson_past::History;
 use keelson_pki::ServiceAccountKeys;
 use keelson_seal::Sealing;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,6 +53,8 @@ pub struct Config {
     pub audit: Option<(Policy, audit::Settings)>,
     /// What seals the values of the server's store, which is [`Sealing::store`] then.
     pub sealing: Option<Arc<Sealing>>,
+    /// Knows what the objects of the server's store were; `None`: nobody does.
+    pub history: Option<Arc<History>>,
     /// How other machines become servers of the cluster; `None`: they don't.
     pub joining: Option<Joining>,
     /// Takes a snapshot of the store; `None`: none are taken.
@@ -105,6 +108,7 @@ impl Config {
             max_requests_in_flight: 600,
             audit: None,
             sealing: None,
+            history: None,
             joining: None,
             snapshots: None,
             pictures: None,

@@ -4,7 +4,7 @@ use super::{container, forward, pod, socket};
 use crate::request::{Body, Query, Request, RequestContext, Response};
 use crate::state::ServerState;
 use http::{HeaderValue, StatusCode, header};
-use keelson_api::{ApiError, ApiResult, Cause, Reason, Value};
+use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, Value};
 
 /// How much of a kubelet's error is told.
 const MAX_ERROR: usize = 50_000;
@@ -37,6 +37,40 @@ pub async fn serve(server: &ServerState, context: &RequestContext, mut request: 
     out.headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(out)
+}
+
+/// The log of a pod that is gone, which its node may have still.
+pub async fn deleted(server: &ServerState, context: &RequestContext, pod: &Object) -> ApiResult<Response> {
+    let info = &context.info;
+    let query = log_query(&info.query)?;
+    let container = container(pod, info.query.get("container").unwrap_or_default())?;
+    let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
+    if node.is_empty() {
+        let text = format!("pod {:?} was deleted before it had a node", pod.name());
+        return Err(ApiError::new(Reason::NotFound, text));
+    }
+    let target = server.kubelet.target(node).await?;
+    let uid = pod.uid();
+    let path = format!("/deletedLogs/{}/{}/{uid}/{container}{query}", info.namespace, info.name);
+    let ask = http::Request::get("/")
+        .body(Body::empty())
+        .map_err(ApiError::internal)?;
+    let answer = forward(&target, &path, ask, None, None).await;
+    let answer = answer.map_err(|e| ApiError::internal(format!("Get \"https://{}{path}\": {e:#}", target.address)))?;
+    match answer.status() {
+        StatusCode::NOT_FOUND => {
+            let text = answer.into_body().collect(MAX_ERROR).await.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            Err(ApiError::new(Reason::NotFound, format!("node {node}: {}", text.trim())))
+        }
+        status if !status.is_success() => Err(refused(answer, &info.name).await),
+        _ => {
+            let mut out = Response::new(answer.into_body());
+            out.headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            Ok(out)
+        }
+    }
 }
 
 /// What the kubelet refused, in upstream's words.

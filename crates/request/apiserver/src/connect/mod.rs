@@ -15,6 +15,7 @@ mod stream;
 pub use dial::{ClientTls, Target, Trust};
 pub use forward::{Rewrite, forward};
 pub use kubelet::KubeletClient;
+pub use log::deleted as deleted_log;
 
 use crate::authz::Attributes;
 use crate::handlers;

@@ -10,6 +10,7 @@ mod get;
 mod list;
 mod listing;
 pub mod negotiate;
+pub mod past;
 mod patch;
 pub mod place;
 pub mod respond;

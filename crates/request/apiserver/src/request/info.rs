@@ -7,6 +7,9 @@ use super::query::Query;
 use http::{Method, Uri};
 use keelson_api::{GroupResource, GroupVersionResource, Str};
 
+/// Paths of resources stand below it once more.
+pub const PAST: &str = "/keelson/history";
+
 /// What a request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestInfo {
@@ -14,6 +17,9 @@ pub struct RequestInfo {
     /// of a request that is for no resource.
     pub verb: Str,
     pub is_resource_request: bool,
+    /// It is about what the resource was: the path is below [`PAST`]. Who may read the one may read the other, so all that decides on
+    /// reading decides on this.
+    pub past: bool,
     /// `api` or `apis`
     pub api_prefix: Str,
     pub api_group: Str,
@@ -43,7 +49,8 @@ impl RequestInfo {
             query: Query::parse(uri.query()),
             ..Self::default()
         };
-        let trimmed = path.trim_matches('/');
+        let below = path.strip_prefix(PAST).filter(|below| below.starts_with('/'));
+        let trimmed = below.unwrap_or(&path).trim_matches('/');
         let parts: Vec<&str> = trimmed.split('/').collect();
         let rest: &[&str] = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
@@ -58,6 +65,7 @@ impl RequestInfo {
             _ => return Ok(info),
         };
         info.is_resource_request = true;
+        info.past = below.is_some();
         info.api_prefix = parts[0].into();
         info.read_resource(method, rest).map_err(|()| {
             format!(
@@ -405,5 +413,28 @@ mod tests {
             assert!(!i.is_resource_request && i.verb == "get", "{path}");
         }
         assert!(RequestInfo::parse(&Method::GET, &"/api/v1/watch".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_past_of_a_resource_is_read_as_the_resource_is() {
+        let parse = |path: &str| RequestInfo::parse(&Method::GET, &path.parse().unwrap()).unwrap();
+        for path in [
+            "/apis/apps/v1/namespaces/o/deployments/d",
+            "/api/v1/namespaces/o/secrets",
+            "/api/v1/nodes",
+        ] {
+            let (now, was) = (parse(path), parse(&format!("{PAST}{path}?at=10m")));
+            let same = RequestInfo {
+                past: false,
+                path: now.path.clone(),
+                query: now.query.clone(),
+                ..was.clone()
+            };
+            assert!(was.past && !now.past && same == now, "{path}");
+        }
+        for path in [PAST, "/keelson/historyapi/v1/nodes", "/keelson/history/healthz"] {
+            let info = parse(path);
+            assert!(!info.past && !info.is_resource_request, "{path}");
+        }
     }
 }

@@ -10,7 +10,7 @@ pub mod response;
 
 pub use body::{Body, BodyError, BoxError, MAX_REQUEST_BODY};
 pub use context::{AuditAnnotations, RequestContext, Warnings};
-pub use info::RequestInfo;
+pub use info::{PAST, RequestInfo};
 pub use intake::{Intake, Taken};
 pub use keelson_registry::user::{self, UserInfo};
 pub use query::Query;

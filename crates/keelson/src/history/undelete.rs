@@ -1,0 +1,136 @@
+//! `keelson undelete`: an object, or a namespace with what was in it, back through the API as whoever asks.
+
+use super::Target;
+use super::ask::{Asking, Named};
+use super::volumes::Retained;
+use crate::backup::back::Back;
+use crate::backup::selection::{Selection, name_of, object_of};
+use crate::client::block_on;
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use keelson_backup::objects::{Existing, Object, plan};
+use keelson_client::rest::Error;
+use serde_json::Value;
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Options {
+    /// KIND/NAME; namespace/NAME brings back all that was deleted with it
+    #[arg(value_name = "KIND/NAME")]
+    object: String,
+    #[command(flatten)]
+    target: Target,
+    /// As it was then [default: as it was last, before its deletion began]
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<String>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub const AFTER_HELP: &str = "\
+Moments: a revision (812, an object's resourceVersion), an age (10m, 1h30m, 2d) or a date (2026-03-01T12:00:00Z).
+What comes back is new: uid, addresses, status are given anew. What others make again (pods of a controller, endpoints, …) is left to them; what is
+there stays. A claim is bound to its volume again if that was retained.";
+
+/// What nobody keeps a history of.
+const UNKNOWN: [&str; 3] = ["events", "events.events.k8s.io", "leases.coordination.k8s.io"];
+
+pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    block_on(async {
+        let asking = Asking::of(&options.target, "keelson-undelete").await?;
+        let named = asking.named(&options.object)?;
+        let (was, missed) = match named.is_namespace() {
+            true => namespace(&asking, &named, options.at.as_deref()).await?,
+            false => (vec![one(&asking, &named, options.at.as_deref()).await?], 0),
+        };
+        let selection = match named.is_namespace() {
+            true => Selection {
+                namespace: Some(named.name.clone()),
+                object: None,
+            },
+            false => Selection {
+                namespace: Some(named.namespace.clone()),
+                object: Some(format!("{}/{}", name_of(&named.id), named.name)),
+            },
+        };
+        let is = asking.kinds.read(&asking.rest, &selection).await?;
+        let planned = plan(was, &is, Existing::Kept);
+        let back = Back {
+            to: &asking.rest,
+            kinds: &asking.kinds,
+            dry_run: options.dry_run,
+            claims: Retained,
+        };
+        let failed = back.run(&planned).await;
+        Ok(match failed + missed {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
+    })
+}
+
+fn is_being_deleted(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// As it was before its deletion began, or at a moment; and until which revision it was so.
+async fn last(asking: &Asking, named: &Named, at: Option<&str>) -> anyhow::Result<(Value, Option<String>)> {
+    if let Some(at) = at {
+        let was = asking.object(named, Some(at)).await?;
+        let was = was.with_context(|| format!("{named} wasn't there then: `keelson history` tells when it was"))?;
+        ensure!(
+            !is_being_deleted(&was),
+            "{named} was being deleted then: `keelson history` tells since when"
+        );
+        return Ok((was, Some(at.to_string())));
+    }
+    let history = asking.history(named, None).await?;
+    if let Some(now) = history.now() {
+        ensure!(
+            !is_being_deleted(now),
+            "{named} is being deleted still: wait until it is gone"
+        );
+        bail!(
+            "{named} is there; `keelson diff` tells how it differs from what it was, and --at brings back what is missing of a namespace"
+        );
+    }
+    let last = history.last_whole();
+    let (end, was) = last.with_context(|| format!("it isn't known what {named} was before its deletion began"))?;
+    Ok((was.clone(), end.map(|end| end.to_string())))
+}
+
+async fn one(asking: &Asking, named: &Named, at: Option<&str>) -> anyhow::Result<Object> {
+    let is = asking.object(named, None).await?;
+    ensure!(
+        !is.is_some_and(|is| is_being_deleted(&is)),
+        "{named} is being deleted still: wait until it is gone"
+    );
+    let (was, _) = last(asking, named, at).await?;
+    Ok(object_of(&named.id, &serde_json::to_vec(&was)?)?)
+}
+
+/// With the namespace itself first. And how many kinds could not be looked at.
+async fn namespace(asking: &Asking, named: &Named, at: Option<&str>) -> anyhow::Result<(Vec<Object>, usize)> {
+    let itself = one(asking, named, at).await?;
+    let (_, end) = last(asking, named, at).await?;
+    let at = end.context("the namespace is there")?;
+    let (mut found, mut missed) = (vec![itself], 0);
+    let kinds = asking
+        .kinds
+        .all()
+        .filter(|id| id.namespaced && !UNKNOWN.contains(&name_of(id).as_str()));
+    for id in kinds {
+        match asking.objects(id, &named.name, &at).await {
+            Ok(objects) => found.extend(objects),
+            // An extension server's: nobody here keeps its past.
+            Err(Error::Api(status)) if status.code == 404 => {}
+            Err(Error::Api(status)) if status.code == 403 => {
+                missed += 1;
+                println!("not seen  {}: you may not list them", name_of(id));
+            }
+            Err(error) => return Err(error).with_context(|| format!("what {} there were", name_of(id))),
+        }
+    }
+    Ok((found, missed))
+}

@@ -1,0 +1,42 @@
+//! What can go wrong when the past is asked for.
+
+use crate::log::Point;
+use keelson_store::Revision;
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("history reaches back to {since} and no further")]
+    TooOld { since: Point },
+    #[error("revision {asked} is in the future; the store stands at {current}")]
+    Future { asked: Revision, current: Revision },
+    #[error("{what}")]
+    Invalid { what: String },
+    /// More than an answer may have.
+    #[error("more than {} MiB of what was would have to be gathered for this: ask for less at a time", .bytes >> 20)]
+    TooMuch { bytes: usize },
+    /// The follower is behind the store, or the store doesn't answer.
+    #[error("history can't be told now: {what}")]
+    Later { what: String },
+    #[error("history can't be read: {path}: {what}")]
+    Unreadable { path: PathBuf, what: String },
+}
+
+impl Error {
+    pub(crate) fn at(path: &Path, what: impl ToString) -> Error {
+        Error::Unreadable {
+            path: path.into(),
+            what: what.to_string(),
+        }
+    }
+}
+
+impl From<keelson_store::Error> for Error {
+    fn from(error: keelson_store::Error) -> Error {
+        Error::Later {
+            what: error.to_string(),
+        }
+    }
+}
