@@ -94,7 +94,10 @@ pub async fn build(
         host.make_dir(dir, 0o755)
             .with_context(|| format!("making the directory {}", dir.display()))?;
     }
-    let metrics = Arc::new(Metrics::default());
+    let metrics = cfg
+        .company
+        .as_ref()
+        .map_or_else(|| Arc::new(Metrics::default()), |c| c.metrics.clone());
     let counting = metrics.clone();
     let cri = cri
         .bounded(cfg.runtime_request_timeout)
@@ -109,7 +112,7 @@ pub async fn build(
     }
     let allocatable = node::status::allocatable(&capacity, &cfg);
     judge(&*host, &machine, &cfg)?;
-    if !cfg.eviction.guards_memory() {
+    if !cfg.eviction.guards_memory() && cfg.company.is_none() {
         tracing::warn!(
             "the thresholds of evictionHard name no memory.available: no pod is evicted when memory runs out, and the kernel ends \
              processes instead"
@@ -127,6 +130,10 @@ pub async fn build(
     let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let rest = Rest::new(client, "kubelet");
+    let rest = match &cfg.company {
+        Some(company) => rest.together(company.together.clone()),
+        None => rest,
+    };
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
         let workers = workers.clone();
