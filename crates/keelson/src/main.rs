@@ -39,6 +39,7 @@ mod revoke;
 mod secrets;
 mod server;
 mod servers;
+mod simulate;
 mod snapshots;
 mod storage;
 mod store;
@@ -119,6 +120,9 @@ enum Command {
     /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
     #[command(after_help = why::AFTER_HELP)]
     Why(why::Options),
+    /// Have nodes without machines in a cluster, as many as are wanted, for tests of its size
+    #[command(after_help = simulate::AFTER_HELP)]
+    Simulate(Box<simulate::Options>),
     /// Ask this server's audit log who did something
     Audit(audit::Options),
     /// Print what completes commands in a shell: source it, or put it where the shell looks
@@ -230,6 +234,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),
+        Command::Simulate(options) => simulate::main(*options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {
             print!("{}", install::completion(shell));

@@ -18,6 +18,7 @@ mod outages;
 mod pools;
 mod scheduling;
 mod services;
+mod simulated;
 mod snapshots;
 mod storm;
 mod tokens;
