@@ -39,8 +39,8 @@ echo "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 for N in "$@"; do
   S=$(mktemp -d /tmp/keelson-scale.XXXXXX)
   ip netns add $NS; on ip link set lo up
-  SERVER=$(start server "$KEELSON" server --data-dir "$S/data" --disable agent,dns,ingress,local-storage,metrics,policy,proxy,snapshots,load-balancer --bind-address 127.0.0.1 --node-ip 127.0.0.1 --cluster-cidr 10.0.0.0/8)
-  for _ in $(seq 600); do k get --raw /readyz >/dev/null 2>&1 && break; sleep 0.1; done
+  SERVER=$(start server "$KEELSON" server --data-dir "$S/data" --disable agent,dns,ingress,local-storage,metrics,policy,proxy,snapshots,load-balancer --bind-address 127.0.0.1 --node-ip 127.0.0.1 --cluster-cidr 10.128.0.0/9)
+  for _ in $(seq 600); do k get --raw /readyz >/dev/null 2>&1 && break; kill -0 "$SERVER" 2>/dev/null || fail "the server ended"; sleep 0.1; done
   sleep 3; empty=$(rss "$SERVER")
   began=$(now)
   # shellcheck disable=SC2086

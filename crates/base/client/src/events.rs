@@ -180,9 +180,10 @@ async fn write_all(events: Objects<Event>, mut receiver: mpsc::Receiver<Box<Even
         loop {
             let result = match &verdict {
                 Verdict::Skip => break,
-                Verdict::Create(event) => create(&events, event).await,
-                Verdict::Count(event) => match count(&events, event).await {
-                    Err(error) if is_not_found(&error) => create(&events, event).await,
+                // Not kept while there is nothing to write.
+                Verdict::Create(event) => Box::pin(create(&events, event)).await,
+                Verdict::Count(event) => match Box::pin(count(&events, event)).await {
+                    Err(error) if is_not_found(&error) => Box::pin(create(&events, event)).await,
                     result => result,
                 },
             };

@@ -3,7 +3,8 @@
 //! Their requests wait for seats, of which there are as many as the API server is meant to get at a time.
 //!
 //! What informers ask for by the name of their node, pods and nodes, they take from one collection of all; what they ask for in
-//! the same words they share as it is. A handler must not begin to follow, or leave, the collection that it is told of.
+//! the same words they share as it is. What is kept of an object is what the first who follows its collection keeps: all have to
+//! want the same (an informer's `transform` can't be compared with another's). A handler must not begin to follow, or leave, the collection that it is told of.
 
 use crate::informer::{Change, Informer, Shared, tell, tell_put};
 use crate::kind::{ApiObject, Kind, ResourceId};
@@ -22,7 +23,7 @@ pub struct Together {
     seats: Semaphore,
 }
 
-/// Who may share: the same objects, read and kept in the same way.
+/// Who may share: the same objects, in the same form.
 #[derive(PartialEq, Eq, Hash)]
 struct Place {
     kind: TypeId,
@@ -31,7 +32,6 @@ struct Place {
     labels: String,
     fields: String,
     accept: &'static str,
-    transform: usize,
 }
 
 impl Together {
@@ -69,7 +69,6 @@ impl Together {
             labels: target.labels.clone(),
             fields: target.fields.clone(),
             accept: target.accept,
-            transform: transform as usize,
         };
         let mut hubs = self.hubs.lock();
         let found = hubs.get(&place).and_then(Weak::upgrade);

@@ -50,13 +50,14 @@ pub async fn run_on(
 pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     let stop = kl.stop.clone();
     let mirrors = Arc::new(sources::Mirrors::default());
-    server::start(&kl).await?;
+    // What a start takes isn't kept for as long as the kubelet runs.
+    Box::pin(server::start(&kl)).await?;
     server::pod_resources::start(&kl);
     devices::start(&kl.devices);
     // Static pods and their containers' events don't wait for the API server: it may be one of them.
     sources::file::start(&kl, &mirrors).context("reading the static pods")?;
     tokio::spawn(pleg::run(kl.clone()));
-    node::start(&kl).await?;
+    Box::pin(node::start(&kl)).await?;
     kl.services.synced().await;
     kl.classes.synced().await;
     let _pods = tokio::select! {
@@ -65,7 +66,7 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     };
     managers::start(&kl);
     tokio::spawn(pleg::end_orphans(kl.clone()));
-    match gc::images::list(&kl).await {
+    match Box::pin(gc::images::list(&kl)).await {
         Ok(images) => kl.images.pulled.take_up(crate::act::images::place(&kl), &images),
         Err(error) => tracing::error!(error, "images can't be listed: pulls that were cut off stay unfinished"),
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod devices;
+mod fakes;
 mod images;
 mod managers;
 mod metrics;

@@ -7,9 +7,9 @@
 pub mod choose;
 mod lease;
 mod play;
-mod query;
+pub mod query;
 pub mod spec;
-mod template;
+pub mod template;
 
 pub use play::run;
 pub use spec::{Kind, Stage, read};

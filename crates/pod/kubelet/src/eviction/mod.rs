@@ -41,7 +41,7 @@ pub fn start(kl: &Arc<Kubelet>) {
         tokio::spawn(async move {
             let mut seen = Seen::default();
             while next(&looking).await {
-                if let Err(e) = turn(&looking, &mut seen).await {
+                if let Err(e) = Box::pin(turn(&looking, &mut seen)).await {
                     tracing::error!("measuring the machine failed: {e}");
                 }
             }
@@ -51,7 +51,7 @@ pub fn start(kl: &Arc<Kubelet>) {
     let walking = kl.clone();
     tokio::spawn(async move {
         while next(&walking).await {
-            if let Err(e) = limits_turn(&walking).await {
+            if let Err(e) = Box::pin(limits_turn(&walking)).await {
                 tracing::error!("measuring what pods have written failed: {e}");
             }
         }

@@ -59,27 +59,3 @@ fn plus(base: IpAddr, n: u128) -> IpAddr {
         IpAddr::V6(a) => Ipv6Addr::from(a.to_bits().wrapping_add(n)).into(),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_given_in_turn_and_none_twice() {
-        let mut all = Addresses::of("10.1.2.0/29").unwrap();
-        let mut used = BTreeSet::new();
-        for n in 2..7 {
-            let got = all.next(&used);
-            assert_eq!(got, [format!("10.1.2.{n}")]);
-            used.extend(got);
-        }
-        assert!(all.next(&used).is_empty());
-        used.remove("10.1.2.4");
-        assert_eq!(all.next(&used), ["10.1.2.4"]);
-        let mut both = Addresses::of("10.1.2.0/24,fd00::/64").unwrap();
-        assert_eq!(both.next(&BTreeSet::new()), ["10.1.2.2", "fd00::2"]);
-        for wrong in ["10.1.2.0", "10.1.2.0/33", "10.1.2.0/31", "x/8", ""] {
-            assert!(Addresses::of(wrong).is_none(), "{wrong}");
-        }
-    }
-}

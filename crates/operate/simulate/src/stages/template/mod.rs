@@ -81,6 +81,3 @@ impl Template {
         serde_saphyr::from_str(&text).map_err(|e| format!("what the template gives is no YAML: {e}"))
     }
 }
-
-#[cfg(test)]
-mod tests;

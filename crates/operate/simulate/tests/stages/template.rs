@@ -1,4 +1,6 @@
-use super::*;
+//! Templates.
+
+use keelson_simulate::stages::template::{Functions, Template};
 use serde_json::json;
 
 struct World;
