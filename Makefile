@@ -35,7 +35,8 @@ test: deps check unit quick
 # Clippy judges what is built while it is built: as `cargo clippy` it would read everything a second time. That it does is tried first.
 check unit quick: export RUSTC_WORKSPACE_WRAPPER = clippy-driver
 check unit quick: export CLIPPY_ARGS = -D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__
-test quick: export TOOLS = openssl python3
+# What tests run beside what building needs.
+test unit quick: export TOOLS = openssl python3 busybox-static
 
 check: deps
 	@echo "=== $$(date +%T) format, lints, tidy"

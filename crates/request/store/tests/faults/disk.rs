@@ -255,7 +255,8 @@ impl State {
                 self.copy(&path, &target, rng);
                 continue;
             }
-            let (ino, now) = content(&path).unwrap();
+            // Its removal was let go before this look, and the kernel has carried it out since.
+            let Some((ino, now)) = content(&path) else { continue };
             let never = Durable::default();
             let file = self.files.get(&ino).unwrap_or(&never);
             let mut left = file.content.clone();
