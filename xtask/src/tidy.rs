@@ -133,6 +133,11 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "keelson-why",
         &["keelson-api", "keelson-client", "keelson-policy", "keelson-scheduler"],
     ),
+    // Real kubelets over runtimes and machines in memory, for any API server.
+    (
+        "keelson-simulate",
+        &["keelson-client", "keelson-clock", "keelson-kubelet"],
+    ),
     // Puts components together as the program does, but over a store in memory and fake machines: no runtime, no network.
     (
         "keelson-testkit",
@@ -145,6 +150,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-kubelet",
             "keelson-pki",
             "keelson-scheduler",
+            "keelson-simulate",
             "keelson-store",
         ],
     ),

@@ -41,6 +41,7 @@ mod revoke;
 mod secrets;
 mod server;
 mod servers;
+mod simulate;
 mod snapshots;
 mod storage;
 mod store;
@@ -138,6 +139,9 @@ enum Command {
     /// Print what the last pod of a name wrote that is deleted, while its node has it
     #[command(after_help = history::LOGS_HELP)]
     Logs(history::DeletedLogs),
+    /// Have nodes without machines in a cluster, as many as are wanted, for tests of its size
+    #[command(after_help = simulate::AFTER_HELP)]
+    Simulate(Box<simulate::Options>),
     /// Ask this server's audit log who did something
     Audit(audit::Options),
     /// Print what completes commands in a shell: source it, or put it where the shell looks
@@ -255,6 +259,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Blame(options) => history::blame(options),
         Command::Undelete(options) => history::undelete(options),
         Command::Logs(options) => history::logs(options),
+        Command::Simulate(options) => simulate::main(*options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {
             print!("{}", install::completion(shell));

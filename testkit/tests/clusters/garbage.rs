@@ -14,7 +14,7 @@ spec:
   template:
     metadata:
       labels: {app: web}
-      annotations: {fake.keelson.io/stop-seconds: "5"}
+      annotations: {simulate.keelson.dev/stop-seconds: "5"}
     spec: {containers: [{name: c, image: i}]}
 "#;
 

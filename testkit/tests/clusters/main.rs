@@ -19,6 +19,7 @@ mod outages;
 mod pools;
 mod scheduling;
 mod services;
+mod simulated;
 mod snapshots;
 mod storm;
 mod tokens;

@@ -46,7 +46,7 @@ metadata: {name: a}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: p, namespace: a, annotations: {fake.keelson.io/stop-seconds: "8"}}
+metadata: {name: p, namespace: a, annotations: {simulate.keelson.dev/stop-seconds: "8"}}
 spec: {containers: [{name: c, image: i}]}
 ---
 apiVersion: v1

@@ -13,7 +13,7 @@ spec:
   template:
     metadata:
       labels: {app: web}
-      annotations: {fake.keelson.io/stop-seconds: "10"}
+      annotations: {simulate.keelson.dev/stop-seconds: "10"}
     spec:
       topologySpreadConstraints:
       - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}

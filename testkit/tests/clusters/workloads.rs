@@ -18,7 +18,7 @@ spec:
   template:
     metadata:
       labels: {{app: db}}
-      annotations: {{fake.keelson.io/stop-seconds: "3"}}
+      annotations: {{simulate.keelson.dev/stop-seconds: "3"}}
     spec:
       containers:
       - {{name: c, image: "{image}", readinessProbe: {{exec: {{command: [probe]}}, initialDelaySeconds: 4, periodSeconds: 1}}}}

@@ -42,7 +42,8 @@ impl EventType {
 #[derive(Clone)]
 pub struct Recorder {
     source: EventSource,
-    sender: mpsc::Sender<Event>,
+    /// Boxed: a queue has room for some events from its start, and there may be thousands of recorders.
+    sender: mpsc::Sender<Box<Event>>,
     dropped: std::sync::Arc<AtomicU64>,
 }
 
@@ -127,7 +128,7 @@ impl Recorder {
     }
 
     fn send(&self, event: Event) {
-        if self.sender.try_send(event).is_err() {
+        if self.sender.try_send(Box::new(event)).is_err() {
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
             if dropped.is_power_of_two() {
                 tracing::warn!(
@@ -164,7 +165,7 @@ fn event_name(object: &str, now: Timestamp) -> String {
     format!("{}{suffix}", object[..end].trim_end_matches(['.', '-']))
 }
 
-async fn write_all(events: Objects<Event>, mut receiver: mpsc::Receiver<Event>, stop: CancellationToken) {
+async fn write_all(events: Objects<Event>, mut receiver: mpsc::Receiver<Box<Event>>, stop: CancellationToken) {
     let mut correlator = Correlator::default();
     loop {
         let event = tokio::select! {
@@ -174,14 +175,15 @@ async fn write_all(events: Objects<Event>, mut receiver: mpsc::Receiver<Event>, 
                 None => return,
             },
         };
-        let (key, verdict) = correlator.judge(event, keelson_clock::now());
+        let (key, verdict) = correlator.judge(*event, keelson_clock::now());
         let mut tries = 0;
         loop {
             let result = match &verdict {
                 Verdict::Skip => break,
-                Verdict::Create(event) => create(&events, event).await,
-                Verdict::Count(event) => match count(&events, event).await {
-                    Err(error) if is_not_found(&error) => create(&events, event).await,
+                // Not kept while there is nothing to write.
+                Verdict::Create(event) => Box::pin(create(&events, event)).await,
+                Verdict::Count(event) => match Box::pin(count(&events, event)).await {
+                    Err(error) if is_not_found(&error) => Box::pin(create(&events, event)).await,
                     result => result,
                 },
             };

@@ -15,7 +15,7 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::watch;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 /// What happened to an object.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl<K> Change<K> {
     }
 }
 
-type Handler<K> = Box<dyn FnMut(&Change<K>) + Send>;
+pub(crate) type Handler<K> = Box<dyn FnMut(&Change<K>) + Send>;
 
 /// Which part of a collection, and what to keep of each object.
 pub struct InformerOptions<K> {
@@ -74,17 +74,28 @@ pub fn strip_managed_fields<K: ApiObject>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 
-struct Shared<K> {
-    store: Store<K>,
-    handlers: Mutex<Vec<Handler<K>>>,
-    synced: watch::Sender<bool>,
+pub(crate) struct Shared<K> {
+    pub(crate) store: Arc<Store<K>>,
+    pub(crate) handlers: Mutex<Vec<Handler<K>>>,
+    pub(crate) synced: watch::Sender<bool>,
+}
+
+impl<K: ApiObject> Shared<K> {
+    pub(crate) fn new(store: Arc<Store<K>>) -> Arc<Self> {
+        Arc::new(Shared {
+            store,
+            handlers: Mutex::new(Vec::new()),
+            synced: watch::Sender::new(false),
+        })
+    }
 }
 
 /// A handle; the informer runs until its last handle is gone, or its stop token fires.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
     resource: ResourceId,
-    _running: Arc<DropGuard>,
+    /// What feeds it ends with the last who holds this.
+    _running: Arc<dyn Any + Send + Sync>,
 }
 
 impl<K> Clone for Informer<K> {
@@ -128,11 +139,6 @@ impl<K: ApiObject> Informer<K> {
         options: InformerOptions<K>,
         stop: &CancellationToken,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            store: Store::default(),
-            handlers: Mutex::new(Vec::new()),
-            synced: watch::Sender::new(false),
-        });
         let InformerOptions {
             namespace,
             labels,
@@ -140,12 +146,22 @@ impl<K: ApiObject> Informer<K> {
             transform,
         } = options;
         let target = Target {
-            resource: resource.clone(),
+            resource,
             namespace,
             labels,
             fields,
             accept,
         };
+        match rest.joined() {
+            Some(together) => together.join(rest, target, transform, stop),
+            None => Self::follow(rest, target, transform, stop),
+        }
+    }
+
+    /// By a watch of its own.
+    pub(crate) fn follow(rest: &Rest, target: Target, transform: fn(&mut K), stop: &CancellationToken) -> Self {
+        let resource = target.resource.clone();
+        let shared = Shared::new(Arc::default());
         let stop = stop.child_token();
         let mut sink = Feed {
             shared: shared.clone(),
@@ -163,12 +179,25 @@ impl<K: ApiObject> Informer<K> {
         }
     }
 
+    /// Fed by somebody else, who is kept by `running`.
+    pub(crate) fn fed(shared: Arc<Shared<K>>, resource: ResourceId, running: Arc<dyn Any + Send + Sync>) -> Self {
+        Informer {
+            shared,
+            resource,
+            _running: running,
+        }
+    }
+
     pub fn resource(&self) -> &ResourceId {
         &self.resource
     }
 
     pub fn store(&self) -> &Store<K> {
         &self.shared.store
+    }
+
+    pub(crate) fn shared_store(&self) -> Arc<Store<K>> {
+        self.shared.store.clone()
     }
 
     /// Has `handler` told of all objects there are, then of every change. It must be quick, and must not register another.
@@ -287,7 +316,7 @@ impl<K: ApiObject> Sink for Feed<K> {
 }
 
 /// An object under the same name with another uid is another object: the old one is gone.
-fn tell_put<K: ApiObject>(handlers: &mut [Handler<K>], old: Option<Arc<K>>, new: Arc<K>) {
+pub(crate) fn tell_put<K: ApiObject>(handlers: &mut [Handler<K>], old: Option<Arc<K>>, new: Arc<K>) {
     match old {
         Some(old) if old.uid() == new.uid() => tell(handlers, &Change::Updated { old, new }),
         Some(old) => {
@@ -298,7 +327,7 @@ fn tell_put<K: ApiObject>(handlers: &mut [Handler<K>], old: Option<Arc<K>>, new:
     }
 }
 
-fn tell<K>(handlers: &mut [Handler<K>], change: &Change<K>) {
+pub(crate) fn tell<K>(handlers: &mut [Handler<K>], change: &Change<K>) {
     for handler in handlers {
         handler(change);
     }

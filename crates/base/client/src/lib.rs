@@ -5,6 +5,7 @@
 //! * [`kind`]: the built-in types components use. Their (de)serialisation is compiled here, once, behind plain functions.
 //! * [`rest`] and [`objects`]: requests as bytes, and the thin typed face of them.
 //! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
+//! * [`together`]: informers of many clients in one process that share their watches.
 //! * [`queue`] and [`controller`]: keys to work on; one key never runs twice at once, the earliest time wins.
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
 //! * [`snapshots`] and [`cluster_policies`]: kinds that are custom resources.
@@ -39,6 +40,7 @@ pub mod revocations;
 pub mod snapshots;
 pub mod store;
 pub mod telling;
+pub mod together;
 
 pub use accounts::Accounts;
 pub use controller::{Controller, Outcome, Reconcile};
@@ -54,3 +56,4 @@ pub use queue::WorkQueue;
 pub use rest::{Error, Rest, Result, is_already_exists, is_conflict, is_forbidden, is_gone, is_invalid, is_not_found};
 pub use store::Store;
 pub use telling::Telling;
+pub use together::Together;

@@ -4,6 +4,7 @@
 //! `Status` is kept as its message. No error is ever taken for an answer.
 
 use crate::telling::{Requests, Telling};
+use crate::together::Together;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
@@ -25,6 +26,7 @@ pub struct Rest {
     client: kube::Client,
     agent: Arc<HeaderValue>,
     told: Option<Arc<Requests>>,
+    together: Option<Arc<Together>>,
 }
 
 impl Rest {
@@ -34,6 +36,25 @@ impl Rest {
             client,
             agent: Arc::new(agent),
             told: None,
+            together: None,
+        }
+    }
+
+    /// Its informers share watches with those of others, and its requests wait for a seat among theirs.
+    pub fn together(mut self, together: Arc<Together>) -> Self {
+        self.together = Some(together);
+        self
+    }
+
+    pub(crate) fn joined(&self) -> Option<&Arc<Together>> {
+        self.together.as_ref()
+    }
+
+    /// The same without what it shares.
+    pub(crate) fn alone(&self) -> Rest {
+        Rest {
+            together: None,
+            ..self.clone()
         }
     }
 
@@ -69,6 +90,10 @@ impl Rest {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         let request = request.body(Body::from(body)).map_err(Error::HttpError)?;
+        let _seat = match &self.together {
+            Some(together) if !streams => together.seat().await,
+            _ => None,
+        };
         let began = Instant::now();
         let sent = self.client.send(request).await;
         if let Some(told) = &self.told {

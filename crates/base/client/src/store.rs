@@ -3,7 +3,7 @@
 use crate::key::ObjectKey;
 use crate::kind::ApiObject;
 use parking_lot::RwLock;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -15,13 +15,15 @@ pub const BY_CONTROLLER: &str = "controller-uid";
 
 struct Index<K> {
     values: IndexFn<K>,
-    entries: HashMap<String, BTreeSet<ObjectKey>>,
+    /// With the objects: who asks for thousands doesn't look each up.
+    entries: HashMap<String, BTreeMap<ObjectKey, Arc<K>>>,
 }
 
 impl<K> Index<K> {
-    fn put(&mut self, key: &ObjectKey, object: &K) {
+    fn put(&mut self, key: &ObjectKey, object: &Arc<K>) {
         for value in (self.values)(object) {
-            self.entries.entry(value).or_default().insert(key.clone());
+            let entry = self.entries.entry(value).or_default();
+            entry.insert(key.clone(), object.clone());
         }
     }
     fn take(&mut self, key: &ObjectKey, object: &K) {
@@ -110,11 +112,8 @@ impl<K: ApiObject> Store<K> {
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<K>> {
         let state = self.state.read();
         debug_assert!(state.indexes.contains_key(index), "no index {index}");
-        let keys = state.indexes.get(index).and_then(|index| index.entries.get(value));
-        keys.into_iter()
-            .flatten()
-            .filter_map(|key| state.objects.get(key).cloned())
-            .collect()
+        let found = state.indexes.get(index).and_then(|index| index.entries.get(value));
+        found.into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// The objects whose controlling owner has this uid. Needs [`Store::index_controllers`].

@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use keelson_client::{
-    ApiObject, Change, Expectations, Informer, InformerOptions, ObjectKey, Objects, Rest, in_process,
+    ApiObject, Change, Expectations, Informer, InformerOptions, ObjectKey, Objects, Rest, Together, in_process,
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -249,4 +249,70 @@ async fn decisions_wait_for_the_cache_to_show_the_last_write() {
     );
     watch.send(event("DELETED", "a", "1", 10)).expect("open");
     assert!(settle.await);
+}
+
+fn pod(kind: &str, name: &str, node: &str, revision: u32) -> String {
+    format!(
+        "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{{\"name\":\"{name}\",\"namespace\":\"ns\",\"uid\":\"{name}\",\"resourceVersion\":\"{revision}\"}},\"spec\":{{\"containers\":[],\"nodeName\":\"{node}\"}}}}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn parts_of_a_collection_share_one_watch() {
+    let server = Server::default();
+    let lines = server.answer(200);
+    let rest = server.rest().together(Together::new(4));
+    let stop = CancellationToken::new();
+    let follow = |node: &str, stop: &CancellationToken| {
+        let options = InformerOptions {
+            fields: format!("spec.nodeName={node}"),
+            ..InformerOptions::default()
+        };
+        Informer::<Pod>::start(&rest, options, stop)
+    };
+    let names = |informer: &Informer<Pod>| -> Vec<String> {
+        let pods = informer.store().list();
+        pods.iter().map(|p| p.name().to_owned()).collect()
+    };
+    let (a, b) = (follow("a", &stop), follow("b", &stop));
+    lines
+        .send(pod("ADDED", "x", "a", 1) + &pod("ADDED", "y", "b", 2))
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!a.is_synced() && !b.is_synced());
+    lines.send(end(3)).unwrap();
+    a.synced().await;
+    b.synced().await;
+    assert_eq!((names(&a), names(&b)), (vec!["x".into()], vec!["y".into()]));
+
+    // Who comes later has what there is, and is told of what comes.
+    let ending = CancellationToken::new();
+    let late = follow("a", &ending);
+    late.synced().await;
+    assert_eq!(names(&late), ["x"]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    late.on_change(move |change| {
+        let pod = change.object();
+        log.lock().push(format!("{} {}", pod.name(), change.is_deleted()));
+    });
+    lines
+        .send(pod("ADDED", "z", "a", 4) + &pod("MODIFIED", "y", "b", 5) + &pod("DELETED", "x", "a", 6))
+        .unwrap();
+    until("the last", || names(&late) == ["z"]).await;
+    assert_eq!(*told.lock(), ["x false", "z false", "x true"]);
+    // Who has been told to stop isn't told more.
+    ending.cancel();
+    lines.send(pod("DELETED", "z", "a", 7)).unwrap();
+    until("the end", || names(&a).is_empty()).await;
+    assert_eq!(names(&late), ["z"]);
+    assert_eq!(server.asked().len(), 1);
+    assert!(
+        server.asked()[0].contains("fieldSelector=spec.nodeName%21%3D"),
+        "{:?}",
+        server.asked()
+    );
+    // The watch ends with the last who follows.
+    drop((a, b, late));
+    until("the watch's end", || lines.is_closed()).await;
 }

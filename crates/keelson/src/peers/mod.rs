@@ -45,7 +45,14 @@ pub async fn run(
     let nodes: Informer<Node> = Informer::start(&rest, options, &stop);
     let changed = Arc::new(Notify::new());
     let note = changed.clone();
-    nodes.on_change(move |_| note.notify_one());
+    // Nodes are written to all the time, the more of them the oftener; what counts of them changes rarely.
+    nodes.on_change(move |change| {
+        let node = change.object();
+        let same = |old: &Arc<Node>| old.metadata.annotations == node.metadata.annotations && peer(old) == peer(node);
+        if change.is_deleted() || !change.old().is_some_and(same) {
+            note.notify_one();
+        }
+    });
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         // What stood before stands until all nodes are known.

@@ -1,5 +1,6 @@
 //! The kubelet's settings.
 
+use crate::company::Company;
 use crate::gc::attic::Attic;
 use crate::managers::topology;
 use crate::shutdown::groups::Period;
@@ -96,6 +97,8 @@ impl ServingTls {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub alone: Option<Alone>,
+    /// With whom this kubelet runs in one process.
+    pub company: Option<Arc<Company>>,
     pub node_name: String,
     /// The node's addresses, the main one first; at most one a family.
     pub node_ips: Vec<String>,
@@ -211,6 +214,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             alone: None,
+            company: None,
             node_name: String::new(),
             node_ips: Vec::new(),
             hostname: String::new(),

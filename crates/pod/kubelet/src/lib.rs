@@ -13,6 +13,7 @@
 pub mod act;
 pub mod backoff;
 pub mod claims;
+pub mod company;
 pub mod config;
 pub mod configuration;
 pub mod devices;
@@ -43,6 +44,7 @@ pub mod volumes;
 pub mod worker;
 
 pub use act::pulled::Verification;
+pub use company::Company;
 pub use config::{Alone, Config, Eviction, ServingTls};
 pub use gc::attic::Attic;
 pub use host::Host;

@@ -50,13 +50,14 @@ pub async fn run_on(
 pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     let stop = kl.stop.clone();
     let mirrors = Arc::new(sources::Mirrors::default());
-    server::start(&kl).await?;
+    // What a start takes isn't kept for as long as the kubelet runs.
+    Box::pin(server::start(&kl)).await?;
     server::pod_resources::start(&kl);
     devices::start(&kl.devices);
     // Static pods and their containers' events don't wait for the API server: it may be one of them.
     sources::file::start(&kl, &mirrors).context("reading the static pods")?;
     tokio::spawn(pleg::run(kl.clone()));
-    node::start(&kl).await?;
+    Box::pin(node::start(&kl)).await?;
     kl.services.synced().await;
     kl.classes.synced().await;
     let _pods = tokio::select! {
@@ -65,7 +66,7 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     };
     managers::start(&kl);
     tokio::spawn(pleg::end_orphans(kl.clone()));
-    match gc::images::list(&kl).await {
+    match Box::pin(gc::images::list(&kl)).await {
         Ok(images) => kl.images.pulled.take_up(crate::act::images::place(&kl), &images),
         Err(error) => tracing::error!(error, "images can't be listed: pulls that were cut off stay unfinished"),
     }
@@ -94,7 +95,10 @@ pub async fn build(
         host.make_dir(dir, 0o755)
             .with_context(|| format!("making the directory {}", dir.display()))?;
     }
-    let metrics = Arc::new(Metrics::default());
+    let metrics = cfg
+        .company
+        .as_ref()
+        .map_or_else(|| Arc::new(Metrics::default()), |c| c.metrics.clone());
     let counting = metrics.clone();
     let cri = cri
         .bounded(cfg.runtime_request_timeout)
@@ -109,7 +113,7 @@ pub async fn build(
     }
     let allocatable = node::status::allocatable(&capacity, &cfg);
     judge(&*host, &machine, &cfg)?;
-    if !cfg.eviction.guards_memory() {
+    if !cfg.eviction.guards_memory() && cfg.company.is_none() {
         tracing::warn!(
             "the thresholds of evictionHard name no memory.available: no pod is evicted when memory runs out, and the kernel ends \
              processes instead"
@@ -127,6 +131,10 @@ pub async fn build(
     let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let rest = Rest::new(client, "kubelet");
+    let rest = match &cfg.company {
+        Some(company) => rest.together(company.together.clone()),
+        None => rest,
+    };
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
         let workers = workers.clone();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod devices;
+mod fakes;
 mod images;
 mod managers;
 mod metrics;
@@ -398,7 +399,7 @@ async fn images_that_are_not_there_are_told() {
 #[tokio::test(start_paused = true)]
 async fn a_deletion_shortens_a_longer_grace_period() {
     let node = Node::start().await;
-    let slow = json!({"name": "slow", "annotations": {"fake.keelson.io/stop-seconds": "1000"}});
+    let slow = json!({"name": "slow", "annotations": {"simulate.keelson.dev/stop-seconds": "1000"}});
     let path = node.pod_with(
         slow,
         json!({"terminationGracePeriodSeconds": 600, "containers": [{"name": "c"}]}),
@@ -416,7 +417,7 @@ async fn a_deletion_shortens_a_longer_grace_period() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_ends_a_pod() {
     let node = Node::start().await;
-    let slow = json!({"name": "slow", "annotations": {"fake.keelson.io/stop-seconds": "7"}});
+    let slow = json!({"name": "slow", "annotations": {"simulate.keelson.dev/stop-seconds": "7"}});
     let path = node.pod_with(slow, json!({"activeDeadlineSeconds": 5, "containers": [{"name": "c"}]}));
     node.ready(&path).await;
     let began = Instant::now();

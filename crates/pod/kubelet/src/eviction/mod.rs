@@ -36,19 +36,22 @@ struct Seen {
 
 pub fn start(kl: &Arc<Kubelet>) {
     let looking = kl.clone();
-    tokio::spawn(async move {
-        let mut seen = Seen::default();
-        while next(&looking).await {
-            if let Err(e) = turn(&looking, &mut seen).await {
-                tracing::error!("measuring the machine failed: {e}");
+    let judged = kl.cfg.eviction.at_once().next().is_some() || !kl.cfg.eviction.soft.is_empty();
+    if judged {
+        tokio::spawn(async move {
+            let mut seen = Seen::default();
+            while next(&looking).await {
+                if let Err(e) = Box::pin(turn(&looking, &mut seen)).await {
+                    tracing::error!("measuring the machine failed: {e}");
+                }
             }
-        }
-    });
+        });
+    }
     // Walks all that pods have written, which memory isn't to wait for.
     let walking = kl.clone();
     tokio::spawn(async move {
         while next(&walking).await {
-            if let Err(e) = limits_turn(&walking).await {
+            if let Err(e) = Box::pin(limits_turn(&walking)).await {
                 tracing::error!("measuring what pods have written failed: {e}");
             }
         }
@@ -121,11 +124,20 @@ async fn disk_turn(kl: &Arc<Kubelet>, first: Met, met: &[Met]) -> Result<(), tok
 
 /// Pods that have written more than they may.
 async fn limits_turn(kl: &Arc<Kubelet>) -> Result<(), tokio::task::JoinError> {
-    let limited = |h: &Arc<Handle>| {
-        h.stage() == Stage::Syncing && crate::resources::pod::pod_limits(&h.pod()).contains_key(STORAGE)
+    let pods: Vec<Arc<Pod>> = (kl.workers.all().iter())
+        .filter(|h| h.stage() == Stage::Syncing)
+        .map(|h| h.pod())
+        .collect();
+    let limited = |pod: &Arc<Pod>| crate::resources::pod::pod_limits(pod).contains_key(STORAGE);
+    let has_limited_volumes = |pod: &Arc<Pod>| {
+        let mut volumes = pods::spec(pod).volumes.iter().flatten();
+        volumes.any(|v| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some()))
     };
+    if !pods.iter().any(|p| limited(p) || has_limited_volumes(p)) {
+        return Ok(());
+    }
     // Where the runtime doesn't answer, volumes and logs are judged alone.
-    let layers = match kl.workers.all().iter().any(limited) {
+    let layers = match pods.iter().any(limited) {
         true => layers(kl).await.unwrap_or_default(),
         false => Layers::new(),
     };

@@ -53,6 +53,10 @@ impl ImageService for FakeRuntime {
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let request = request.into_inner();
         let name = request.image.unwrap_or_default().image;
+        let annotations = request.sandbox_config.unwrap_or_default().annotations;
+        if let Some(why) = annotations.get(super::annotations::PULL_ERROR) {
+            return Err(Status::unknown(format!("failed to pull image \"{name}\": {why}")));
+        }
         if name.starts_with("missing/") {
             return Err(Status::not_found(format!("failed to pull image \"{name}\": not found")));
         }

@@ -1,89 +1,32 @@
 //! A container runtime in memory, on tokio's clock: hundreds of nodes of it fit into one process. It keeps CRI's promises
 //! (states, events, grace) and runs no process: what a container does is read from its command or its pod's annotations.
 
+pub mod addresses;
+pub mod annotations;
 mod images;
 mod service;
 
+pub use annotations::STOP_SECONDS;
+
+use addresses::Addresses;
+use annotations::{Script, script};
 use keelson_cri::CriClients;
 use keelson_cri::v1 as cri;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// Pod annotations that decide over its containers: how long they run, and how they end.
-pub const RUN_SECONDS: &str = "fake.keelson.io/run-seconds";
-pub const EXIT_CODE: &str = "fake.keelson.io/exit-code";
-/// How long a container takes to end after it was asked to.
-pub const STOP_SECONDS: &str = "fake.keelson.io/stop-seconds";
-
-/// What a container will do by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Script {
-    /// `None` runs until it is stopped.
-    pub ends_after: Option<Duration>,
-    pub exit_code: i32,
-    pub stop_delay: Duration,
-}
-
-/// Reads `sleep 5`, `exit 3`, `true`, `false` and their sequences; anything else runs for ever.
-pub fn script(command: &[String], annotations: &HashMap<String, String>) -> Script {
-    let number = |key: &str| annotations.get(key).and_then(|v| v.parse::<f64>().ok());
-    let stop_delay = Duration::from_secs_f64(number(STOP_SECONDS).unwrap_or(0.0).max(0.0));
-    if let Some(seconds) = number(RUN_SECONDS) {
-        let exit_code = number(EXIT_CODE).unwrap_or(0.0) as i32;
-        return Script {
-            ends_after: Some(Duration::from_secs_f64(seconds.max(0.0))),
-            exit_code,
-            stop_delay,
-        };
-    }
-    let words: Vec<&str> = command
-        .iter()
-        .flat_map(|c| c.split([' ', ';', '\n']))
-        .filter(|w| !w.is_empty() && !matches!(*w, "sh" | "/bin/sh" | "-c" | "&&" | "bash" | "/bin/bash"))
-        .collect();
-    let (mut time, mut code, mut ends) = (0.0, 0, false);
-    let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        match word {
-            "sleep" | "/bin/sleep" => {
-                let Some(seconds) = words.next().and_then(|s| s.parse::<f64>().ok()) else {
-                    ends = false;
-                    break;
-                };
-                time += seconds;
-                ends = true;
-            }
-            "exit" => {
-                code = words.next().and_then(|s| s.parse().ok()).unwrap_or(0);
-                ends = true;
-                break;
-            }
-            "true" | "/bin/true" => (code, ends) = (0, true),
-            "false" | "/bin/false" => (code, ends) = (1, true),
-            _ => {
-                ends = false;
-                break;
-            }
-        }
-    }
-    Script {
-        ends_after: ends.then(|| Duration::from_secs_f64(time)),
-        exit_code: code,
-        stop_delay,
-    }
-}
 
 struct Sandbox {
     config: cri::PodSandboxConfig,
     handler: String,
     ready: bool,
     created: i64,
-    ip: String,
+    /// None in the machine's own network.
+    ips: Vec<String>,
 }
 
 struct Container {
@@ -108,15 +51,34 @@ struct State {
     /// Exit codes for commands executed in containers, by the command's first word.
     exec: HashMap<String, i32>,
     down: bool,
+    addresses: Addresses,
+    /// Who hears of what happens. Who reads too slowly is no longer told, and begins again.
+    listeners: Vec<mpsc::Sender<Box<cri::ContainerEventResponse>>>,
 }
+
+/// Events that a listener may be behind.
+const BEHIND: usize = 4096;
+
+/// What runtimes are like.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// How long it takes to start a pod, at least and at most.
+    pub start: Duration,
+    pub start_most: Duration,
+    /// How long containers of jobs run whose pods and commands say nothing of it; `None`: for ever.
+    pub job: Option<Duration>,
+    /// Addresses are from the ranges that the node is given, once it is.
+    pub takes_ranges: bool,
+}
+
+/// What the job controller labels its pods with.
+const JOB: &str = "batch.kubernetes.io/job-name";
 
 struct Shared {
     epoch: jiff::Timestamp,
     start: Instant,
-    /// The first three parts of pod addresses.
-    network: String,
+    manner: Manner,
     state: Mutex<State>,
-    events: broadcast::Sender<cri::ContainerEventResponse>,
 }
 
 #[derive(Clone)]
@@ -125,12 +87,20 @@ pub struct FakeRuntime(Arc<Shared>);
 impl FakeRuntime {
     /// A runtime whose clock shows `epoch` now; pods get addresses `network.N`.
     pub fn new(epoch: jiff::Timestamp, network: &str) -> Self {
+        Self::with(epoch, &format!("{network}.0/24"), Manner::default())
+    }
+
+    /// Pods get addresses from these ranges.
+    pub fn with(epoch: jiff::Timestamp, ranges: &str, manner: Manner) -> Self {
+        let addresses = Addresses::of(ranges).unwrap_or_default();
         FakeRuntime(Arc::new(Shared {
             epoch,
             start: Instant::now(),
-            network: network.to_owned(),
-            state: Mutex::default(),
-            events: broadcast::Sender::new(4096),
+            manner,
+            state: Mutex::new(State {
+                addresses,
+                ..State::default()
+            }),
         }))
     }
 
@@ -222,32 +192,45 @@ impl FakeRuntime {
             let state = self.0.state.lock();
             state.sandboxes.get(sandbox).map(|s| sandbox_status(sandbox, s))
         };
-        // Nobody may be listening, which is fine.
-        let _ = self.0.events.send(cri::ContainerEventResponse {
+        let event = cri::ContainerEventResponse {
             container_id: container.to_owned(),
             container_event_type: kind as i32,
             created_at: self.now(),
             pod_sandbox_status: status,
             containers_statuses: Vec::new(),
-        });
+        };
+        let listeners = &mut self.0.state.lock().listeners;
+        listeners.retain(|l| l.try_send(Box::new(event.clone())).is_ok());
+    }
+
+    /// What annotations and command have a container do.
+    fn script_of(&self, state: &State, c: &Container) -> Script {
+        let sandbox = state.sandboxes.get(&c.sandbox).map(|s| &s.config);
+        let command: Vec<String> = c.config.command.iter().chain(&c.config.args).cloned().collect();
+        let mut script = script(&command, |key| sandbox?.annotations.get(key));
+        if script.ends_after.is_none() && sandbox.is_some_and(|s| s.labels.contains_key(JOB)) {
+            script.ends_after = self.0.manner.job;
+        }
+        script
+    }
+
+    /// How long the start of a pod takes.
+    fn start_delay(&self, config: &cri::PodSandboxConfig, nth: u64) -> Duration {
+        let manner = &self.0.manner;
+        annotations::seconds(config.annotations.get(annotations::START_SECONDS)).unwrap_or_else(|| {
+            // Spread without chance: neighbours are far from each other.
+            let share = (nth.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / (1u64 << 24) as f64;
+            manner.start + manner.start_most.saturating_sub(manner.start).mul_f64(share)
+        })
     }
 
     /// Lets a started container do what its script says.
     fn play(&self, id: &str) {
-        let Some((script, stop)) = ({
+        let found = {
             let state = self.0.state.lock();
-            state.containers.get(id).map(|c| {
-                let annotations = state
-                    .sandboxes
-                    .get(&c.sandbox)
-                    .map(|s| s.config.annotations.clone())
-                    .unwrap_or_default();
-                let command: Vec<String> = c.config.command.iter().chain(&c.config.args).cloned().collect();
-                (script(&command, &annotations), c.stop.clone())
-            })
-        }) else {
-            return;
+            (state.containers.get(id)).map(|c| (self.script_of(&state, c), c.stop.clone()))
         };
+        let Some((script, stop)) = found else { return };
         let Some(after) = script.ends_after else { return };
         let (runtime, id) = (self.clone(), id.to_owned());
         tokio::spawn(async move {
@@ -293,8 +276,8 @@ fn sandbox_status(id: &str, s: &Sandbox) -> cri::PodSandboxStatus {
         } as i32,
         created_at: s.created,
         network: Some(cri::PodSandboxNetworkStatus {
-            ip: s.ip.clone(),
-            additional_ips: Vec::new(),
+            ip: s.ips.first().cloned().unwrap_or_default(),
+            additional_ips: (s.ips.iter().skip(1)).map(|ip| cri::PodIp { ip: ip.clone() }).collect(),
         }),
         linux: Some(cri::LinuxPodSandboxStatus {
             namespaces: Some(cri::Namespace { options }),
@@ -328,25 +311,5 @@ fn container_status(id: &str, c: &Container) -> cri::ContainerStatus {
             windows: None,
         }),
         ..Default::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scripts_are_read() {
-        let read = |parts: &[&str]| {
-            let command: Vec<String> = parts.iter().map(|p| (*p).to_owned()).collect();
-            let s = script(&command, &HashMap::new());
-            (s.ends_after.map(|d| d.as_secs()), s.exit_code)
-        };
-        assert_eq!(read(&["sleep", "5"]), (Some(5), 0));
-        assert_eq!(read(&["sh", "-c", "sleep 2; exit 3"]), (Some(2), 3));
-        assert_eq!(read(&["/bin/false"]), (Some(0), 1));
-        assert_eq!(read(&["/pause"]), (None, 0));
-        assert_eq!(read(&[]), (None, 0));
-        assert_eq!(read(&["sh", "-c", "sleep 1; server"]), (None, 0));
     }
 }

@@ -1,13 +1,16 @@
 //! The runtime service of the fake.
 
-use super::{Container, FakeRuntime, Sandbox, container_status, sandbox_status, script};
+use super::addresses::Addresses;
+use super::annotations::SANDBOX_ERROR;
+use super::{BEHIND, Container, FakeRuntime, Sandbox, container_status, sandbox_status};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use keelson_cri::RuntimeService;
 use keelson_cri::v1 as cri;
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -46,17 +49,34 @@ impl RuntimeService for FakeRuntime {
         let config = request
             .config
             .ok_or_else(|| Status::invalid_argument("no configuration"))?;
+        if let Some(why) = config.annotations.get(SANDBOX_ERROR) {
+            return Err(Status::unknown(why.clone()));
+        }
+        let nth = self.0.state.lock().next;
+        let delay = self.start_delay(&config, nth);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         let created = self.now();
         let id = {
             let mut state = self.0.state.lock();
             let id = Self::id(&mut state);
-            let ip = format!("{}.{}", self.0.network, 2 + state.next % 250);
             let host_network = config
                 .linux
                 .as_ref()
                 .and_then(|l| l.security_context.as_ref()?.namespace_options.as_ref())
                 .is_some_and(|n| n.network == cri::NamespaceMode::Node as i32);
-            let ip = if host_network { String::new() } else { ip };
+            let ips = if host_network {
+                Vec::new()
+            } else {
+                let ready = state.sandboxes.values().filter(|s| s.ready);
+                let used = ready.flat_map(|s| s.ips.iter().cloned()).collect();
+                let ips = state.addresses.next(&used);
+                if ips.is_empty() {
+                    return Err(Status::resource_exhausted("no address of the node's ranges is free"));
+                }
+                ips
+            };
             state.sandboxes.insert(
                 id.clone(),
                 Sandbox {
@@ -64,7 +84,7 @@ impl RuntimeService for FakeRuntime {
                     handler: request.runtime_handler,
                     ready: true,
                     created,
-                    ip,
+                    ips,
                 },
             );
             id
@@ -128,9 +148,10 @@ impl RuntimeService for FakeRuntime {
         let items = state
             .sandboxes
             .iter()
+            .filter(|(id, s)| {
+                selected(&s.config.labels, &filter.label_selector) && (filter.id.is_empty() || **id == filter.id)
+            })
             .map(|(id, s)| sandbox_status(id, s))
-            .filter(|s| selected(&s.labels, &filter.label_selector))
-            .filter(|s| filter.id.is_empty() || s.id == filter.id)
             .filter(|s| filter.state.as_ref().is_none_or(|f| f.state == s.state))
             .map(|s| cri::PodSandbox {
                 id: s.id,
@@ -207,12 +228,7 @@ impl RuntimeService for FakeRuntime {
                 .containers
                 .get(&request.container_id)
                 .ok_or_else(|| unknown("container", &request.container_id))?;
-            let annotations = state
-                .sandboxes
-                .get(&c.sandbox)
-                .map(|s| s.config.annotations.clone())
-                .unwrap_or_default();
-            script(&[], &annotations).stop_delay
+            self.script_of(&state, c).stop_delay
         };
         let limit = Duration::from_secs(request.timeout.max(0) as u64);
         tokio::time::sleep(delay.min(limit)).await;
@@ -352,9 +368,10 @@ impl RuntimeService for FakeRuntime {
     type GetContainerEventsStream = Stream<cri::ContainerEventResponse>;
 
     async fn get_container_events(&self, _: Request<cri::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        let events = BroadcastStream::new(self.0.events.subscribe());
-        // A reader that has fallen behind begins again, and looks at everything.
-        ok(events.map(|e| e.map_err(|e| Status::data_loss(e.to_string()))).boxed())
+        let (sender, receiver) = mpsc::channel(BEHIND);
+        self.0.state.lock().listeners.push(sender);
+        // The stream of who has fallen behind ends: who begins again looks at everything.
+        ok(ReceiverStream::new(receiver).map(|e| Ok(*e)).boxed())
     }
 
     async fn reopen_container_log(
@@ -366,8 +383,16 @@ impl RuntimeService for FakeRuntime {
 
     async fn update_runtime_config(
         &self,
-        _: Request<cri::UpdateRuntimeConfigRequest>,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        let network = request.into_inner().runtime_config.and_then(|c| c.network_config);
+        if self.0.manner.takes_ranges
+            && let Some(ranges) = network.map(|n| n.pod_cidr)
+        {
+            let addresses = Addresses::of(&ranges)
+                .ok_or_else(|| Status::invalid_argument(format!("no ranges for pods: {ranges}")))?;
+            self.0.state.lock().addresses = addresses;
+        }
         ok(cri::UpdateRuntimeConfigResponse {})
     }
 

@@ -15,13 +15,13 @@ pub fn start(kl: &Arc<Kubelet>) {
     let log_keeper = kl.clone();
     tokio::spawn(async move {
         while pause(&log_keeper, log_keeper.cfg.log_monitor).await {
-            logs::rotate_all(&log_keeper).await;
+            Box::pin(logs::rotate_all(&log_keeper)).await;
         }
     });
     let image_keeper = kl.clone();
     tokio::spawn(async move {
         while pause(&image_keeper, IMAGES).await {
-            if let Err(e) = images::collect(&image_keeper).await {
+            if let Err(e) = Box::pin(images::collect(&image_keeper)).await {
                 tracing::warn!("removing unused images failed: {e}");
             }
             if let Some(attic) = &image_keeper.cfg.attic

@@ -2,7 +2,10 @@
 
 use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
 use crate::managers::machine::Nodes;
+use crate::probes;
+use crate::probes::check::Outcome;
 use crate::resources::cgroup::CgroupLimits;
+use k8s_openapi::api::core::v1::Pod;
 use keelson_cri::series::Group;
 use keelson_sys::net::Carried;
 use keelson_sys::open::OpenFiles;
@@ -12,6 +15,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 #[derive(Default)]
@@ -458,6 +462,10 @@ impl Host for FakeHost {
 
     fn has_network(&self) -> bool {
         false
+    }
+
+    fn probe(&self, kind: probes::Kind, pod: &Pod, since: Duration) -> Option<Outcome> {
+        crate::fake::annotations::probe(kind, pod.metadata.annotations.as_ref()?, since)
     }
 
     fn fs_stats(&self, _path: &Path) -> io::Result<FsStats> {

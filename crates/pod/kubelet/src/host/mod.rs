@@ -8,7 +8,10 @@ pub mod real;
 mod subids;
 
 use crate::managers::machine::Nodes;
+use crate::probes;
+use crate::probes::check::Outcome;
 use crate::resources::cgroup::CgroupLimits;
+use k8s_openapi::api::core::v1::Pod;
 use keelson_cri::series::Group;
 use keelson_sys::net::Carried;
 use keelson_sys::open::OpenFiles;
@@ -17,6 +20,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::sync::watch;
 
 pub use machine::Machine;
@@ -167,6 +171,11 @@ pub trait Host: Send + Sync + 'static {
     /// Whether pods can be reached over the network; otherwise network probes count as good.
     fn has_network(&self) -> bool {
         true
+    }
+
+    /// How a probe ends on a machine whose containers are made up, so long after its container's start; `None`: it has to be made.
+    fn probe(&self, _kind: probes::Kind, _pod: &Pod, _since: Duration) -> Option<Outcome> {
+        None
     }
 
     fn fs_stats(&self, path: &Path) -> io::Result<FsStats>;

@@ -15,7 +15,8 @@ pub async fn run(kl: Arc<Kubelet>) {
     let mut held: Option<Value> = None;
     let mut delay = Duration::from_millis(200);
     loop {
-        let wait = match renew(&kl, held.take()).await {
+        // What a renewal takes isn't kept between two: there may be thousands of kubelets in one process.
+        let wait = match Box::pin(renew(&kl, held.take())).await {
             Ok(lease) => {
                 held = Some(lease);
                 delay = Duration::from_millis(200);

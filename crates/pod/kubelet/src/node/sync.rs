@@ -141,24 +141,25 @@ async fn keep(kl: Arc<Kubelet>, informer: Informer<Node>, mut images: Vec<Contai
                 }
             }
         }
+        // What this takes isn't kept between two looks.
         if images_due <= Instant::now() {
-            images = list_images(&kl).await;
+            images = Box::pin(list_images(&kl)).await;
             images_at = Instant::now();
             images_due = images_at + kl.cfg.status_report;
         }
-        super::refresh_runtime(&kl).await;
+        Box::pin(super::refresh_runtime(&kl)).await;
         let Some(node) = informer.store().get("", &kl.cfg.node_name) else {
             // Somebody deleted the node; it is still here.
-            match register(&kl, &images).await {
+            match Box::pin(register(&kl, &images)).await {
                 Ok(node) => note(&kl, &node),
                 Err(e) => tracing::warn!("registering the node again failed: {}", crate::error_text(&e)),
             }
             continue;
         };
         note(&kl, &node);
-        pass_cidr(&kl, &node, &mut cidr).await;
+        Box::pin(pass_cidr(&kl, &node, &mut cidr)).await;
         let due = reported.is_none_or(|at| at.elapsed() >= kl.cfg.status_report);
-        match report(&kl, &node, &images, due).await {
+        match Box::pin(report(&kl, &node, &images, due)).await {
             Ok(true) => reported = Some(Instant::now()),
             Ok(false) => {}
             Err(e) if is_not_found(&e) => {}

@@ -1,7 +1,7 @@
 //! One check of one probe: a command, an HTTP request, a connection, or a gRPC health call.
 
 use super::runner::Task;
-use super::{grpc, http};
+use super::{Kind, grpc, http};
 use crate::act::expand::expand;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -41,7 +41,12 @@ pub fn port(port: &IntOrString, c: &Container) -> Result<u16, String> {
         .ok_or_else(|| format!("invalid port: couldn't find port: {shown}"))
 }
 
-pub(super) async fn run(task: &Task, p: &Probe) -> Result<Outcome, String> {
+pub(super) async fn run(task: &Task, kind: Kind, p: &Probe) -> Result<Outcome, String> {
+    let newest = task.kl.workers.get(crate::pods::uid(&task.pod)).map(|h| h.pod());
+    let pod = newest.as_ref().unwrap_or(&task.pod);
+    if let Some(outcome) = task.kl.host.probe(kind, pod, task.begin.elapsed()) {
+        return Ok(outcome);
+    }
     let timeout = Duration::from_secs(p.timeout_seconds.filter(|t| *t > 0).unwrap_or(1) as u64);
     if let Some(e) = &p.exec {
         return exec(task, e.command.as_deref().unwrap_or_default(), timeout).await;

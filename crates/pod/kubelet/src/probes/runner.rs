@@ -127,7 +127,7 @@ async fn attempt(task: &Task, kind: Kind, probe: &Probe) -> Option<bool> {
     let begin = Instant::now();
     let count = |result| metrics.probe(kind, &task.pod, &task.container.name, result, begin.elapsed());
     for _ in 0..TRIES {
-        match check::run(task, probe).await {
+        match check::run(task, kind, probe).await {
             Ok(check::Outcome::Success) => {
                 count(Some(true));
                 return Some(true);

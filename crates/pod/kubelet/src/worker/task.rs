@@ -116,7 +116,8 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            next = AssertUnwindSafe(w.step()).catch_unwind() => next.unwrap_or_else(|_| {
+            // What a step takes isn't kept while the pod has nothing to do.
+            next = AssertUnwindSafe(Box::pin(w.step())).catch_unwind() => next.unwrap_or_else(|_| {
                 // Said by the panic itself. It must cost no more than this step.
                 tracing::error!(pod = %pods::describe(&pod), "a step of the pod's task panicked and is tried again");
                 Next::Wait(Some(w.retry.next()))
