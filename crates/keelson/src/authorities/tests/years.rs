@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 const MONTH: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[tokio::test]
-#[ignore = "has not been run to its end yet: by hand, with --ignored"]
 async fn authorities_follow_one_another_and_nobody_notices() {
     let mut calendar = Calendar::at("2027-01-01T00:00:00Z");
     let world = World::start("years").await;
