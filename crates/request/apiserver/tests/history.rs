@@ -195,13 +195,13 @@ async fn an_object_is_told_as_it_was_over_deletion_restart_and_return() {
     // What isn't a question about what was.
     for (method, path, code) in [
         ("GET", format!("{PAST}{MAPS}"), 400),
-        ("GET", format!("{PAST}{MAPS}?at=1s&labelSelector=a%3Db"), 400),
+        ("GET", format!("{PAST}{MAPS}?at=0s&labelSelector=a%3Db"), 400),
         (
             "GET",
-            format!("{PAST}{MAPS}?at=1s&fieldSelector=metadata.name%3Da"),
+            format!("{PAST}{MAPS}?at=0s&fieldSelector=metadata.name%3Da"),
             400,
         ),
-        ("GET", format!("{PAST}{MAPS}?at=1s&continue=..%2Fother"), 400),
+        ("GET", format!("{PAST}{MAPS}?at=0s&continue=..%2Fother"), 400),
         ("GET", format!("{PAST}{MAPS}?watch=true"), 405),
         ("POST", format!("{PAST}{MAPS}"), 405),
         ("DELETE", format!("{PAST}{one}"), 405),
