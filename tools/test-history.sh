@@ -66,7 +66,7 @@ grep -E "^$blue +.* ana +kubectl.* patch +data.colour$" <<<"$said" >/dev/null &&
 ok "it says who changed which field: $(grep -E "^$blue" <<<"$said" | tr -s ' ')"
 [ "$(ours get cm/settings -n shop --at "$red" -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["data"]["colour"])')" = red ] && ok "get --at a revision" || fail "get --at"
 ours get deploy -n shop --at 0s | grep -E '^web +1/1' >/dev/null && ok "as a table" || fail "get: $(ours get deploy -n shop --at 0s)"
-ours get pods -A --at 1s -o wide | grep -E '^shop .*10\.244\.' >/dev/null && ok "in all namespaces, wide" || fail "get -A"
+ours get pods -A --at 0s -o wide | grep -E '^shop .*10\.244\.' >/dev/null && ok "in all namespaces, wide" || fail "get -A"
 ours get cm -n shop --at "$red" -o name | grep -x configmap/settings >/dev/null || fail "get -o name"
 said=$(ours diff cm/settings -n shop --at "$red") && fail "diff found nothing" || [ $? = 1 ]
 [[ $said = *"-  colour: red"*"+  colour: blue"* ]] && ok "diff" || fail "diff: $said"
