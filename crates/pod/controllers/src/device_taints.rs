@@ -134,12 +134,9 @@ impl Reconcile for Evictor {
             return Ok(Outcome::Done);
         };
         // More of its kind may come in the meantime.
-        let tell = || {
-            due.rules
-                .iter()
-                .for_each(|rule| self.statuses.add_after(rule.key(), PERIOD))
-        };
-        tell();
+        for rule in &due.rules {
+            self.statuses.add_after(rule.key(), PERIOD);
+        }
         if due.at > now() {
             self.pending.lock().insert(key.clone());
             return Ok(Outcome::At(due.at));
@@ -152,10 +149,7 @@ impl Reconcile for Evictor {
         match self.objects.delete(pod.namespace(), pod.name(), &options).await {
             Err(error) if !is_not_found(&error) && !is_conflict(&error) => return Err(error.into()),
             Err(_) => {}
-            Ok(()) => {
-                due.rules.iter().for_each(|rule| self.evicted.one_more(rule.uid()));
-                tell();
-            }
+            Ok(()) => due.rules.iter().for_each(|rule| self.evicted.one_more(rule.uid())),
         }
         self.pending.lock().remove(key);
         Ok(Outcome::Done)

@@ -8,7 +8,6 @@ mod plan;
 
 use crate::context::{Context, now};
 use async_trait::async_trait;
-use http::StatusCode;
 use jiff::SignedDuration;
 use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -35,7 +34,15 @@ pub fn start(context: &Context) {
         .input(&migrations)
         .output(StorageVersionMigration::RESOURCE);
     let queue = controller.queue();
-    migrations.on_change(move |change| queue.add(resource(change.object())));
+    // How far it is changes with every attempt, and is no reason for another.
+    migrations.on_change(move |change| {
+        let is_told = change
+            .old()
+            .is_some_and(|old| plan::stage(old) == plan::stage(change.object()));
+        if change.is_deleted() || !is_told {
+            queue.add(resource(change.object()));
+        }
+    });
     let rest = context.rest(NAME);
     let objects = Objects::new(&rest);
     context.run(
@@ -264,7 +271,7 @@ impl Ended {
                     "Timeout",
                 ]
                 .contains(&status.reason.as_str())
-                    || StatusCode::from_u16(status.code).is_ok_and(|code| code == StatusCode::TOO_MANY_REQUESTS)
+                    || status.code == 429
             }
             // No answer.
             Error::Service(_) | Error::HyperError(_) => true,

@@ -57,6 +57,7 @@ struct Status {
 struct Told {
     #[serde(rename = "type")]
     kind: String,
+    status: String,
     #[serde(default)]
     observed_generation: i64,
 }
@@ -64,7 +65,7 @@ struct Told {
 pub async fn begin(rest: &Rest, name: &str, migration: &str) -> Result<()> {
     change(rest, name, |definition| {
         let message = format!("Migration {migration} is running");
-        json!({"conditions": [condition(definition, "True", "MigrationRunning", &message)]})
+        Some(json!({"conditions": [condition(definition, "True", "MigrationRunning", &message)]}))
     })
     .await
 }
@@ -74,10 +75,11 @@ pub async fn end(rest: &Rest, name: &str, succeeded: bool) -> Result<()> {
 }
 
 /// Only what the definition was when the migration began is known to be what all objects are stored in now, and only if it
-/// came to its end: upstream forgets the other versions after a failure too.
-fn ended(definition: &Definition, succeeded: bool) -> Value {
+/// came to its end: upstream forgets the other versions after a failure too, and when the end is told a second time.
+fn ended(definition: &Definition, succeeded: bool) -> Option<Value> {
     let mut told = definition.status.conditions.iter();
-    let is_same = told.any(|c| c.kind == "StorageMigrating" && c.observed_generation == definition.metadata.generation);
+    let told = told.find(|c| c.kind == "StorageMigrating" && c.status == "True")?;
+    let is_same = told.observed_generation == definition.metadata.generation;
     let (reason, message) = match (succeeded, is_same) {
         (false, _) => ("MigrationFailed", "The migration has failed"),
         (true, true) => (
@@ -96,7 +98,7 @@ fn ended(definition: &Definition, succeeded: bool) -> Value {
     {
         status["storedVersions"] = json!([stored.name]);
     }
-    status
+    Some(status)
 }
 
 fn condition(definition: &Definition, status: &str, reason: &str, message: &str) -> Value {
@@ -112,19 +114,23 @@ fn condition(definition: &Definition, status: &str, reason: &str, message: &str)
     })
 }
 
-/// A definition that isn't there has nothing to be told: then the resource is built in, or its server's own.
-async fn change(rest: &Rest, name: &str, status: impl Fn(&Definition) -> Value) -> Result<()> {
+/// A definition that isn't there has nothing to be told: then the resource is built in, or its server's own. Neither has one of
+/// which that has been said already.
+async fn change(rest: &Rest, name: &str, status: impl Fn(&Definition) -> Option<Value>) -> Result<()> {
     for attempt in 1.. {
         let Some(body) = found(rest.get_raw(&DEFINITIONS, "", name, "", JSON).await)? else {
             return Ok(());
         };
         let definition: Definition = serde_json::from_slice(&body).map_err(keelson_client::rest::Error::SerdeError)?;
+        let Some(status) = status(&definition) else {
+            return Ok(());
+        };
         let body = json!({
             "apiVersion": DEFINITIONS.api_version(),
             "kind": DEFINITIONS.kind,
             // What is said of a definition holds for the one that was looked at.
             "metadata": {"name": name, "resourceVersion": definition.metadata.resource_version},
-            "status": status(&definition),
+            "status": status,
         });
         let patch = Patch::Apply {
             body: &body,
@@ -145,8 +151,8 @@ mod tests {
 
     #[test]
     fn stored_versions_change_only_with_the_definition_that_was_migrated() {
-        let definition = |observed: i64| -> Definition {
-            let told = json!([{"type": "StorageMigrating", "observedGeneration": observed}]);
+        let definition = |status: &str, observed: i64| -> Definition {
+            let told = json!([{"type": "StorageMigrating", "status": status, "observedGeneration": observed}]);
             serde_json::from_value(json!({
                 "metadata": {"resourceVersion": "7", "generation": 3},
                 "spec": {"versions": [{"name": "v1", "storage": false}, {"name": "v2", "storage": true}]},
@@ -154,9 +160,13 @@ mod tests {
             }))
             .unwrap()
         };
-        assert_eq!(ended(&definition(3), true)["storedVersions"], json!(["v2"]));
-        assert_eq!(ended(&definition(3), true)["conditions"][0]["observedGeneration"], 3);
-        assert!(ended(&definition(2), true).get("storedVersions").is_none());
-        assert!(ended(&definition(3), false).get("storedVersions").is_none());
+        let told = |status, observed, succeeded| ended(&definition(status, observed), succeeded);
+        let done = told("True", 3, true).unwrap();
+        assert_eq!(done["storedVersions"], json!(["v2"]));
+        assert_eq!(done["conditions"][0]["observedGeneration"], 3);
+        assert!(told("True", 2, true).unwrap().get("storedVersions").is_none());
+        assert!(told("True", 3, false).unwrap().get("storedVersions").is_none());
+        // As it stands after it was told of another generation, when the migration's own status couldn't be written then.
+        assert!(told("False", 3, true).is_none());
     }
 }

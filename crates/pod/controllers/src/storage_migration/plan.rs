@@ -15,6 +15,16 @@ pub fn is(migration: &StorageVersionMigration, kind: &str) -> bool {
     conditions.into_iter().any(|c| c.type_ == kind && c.status == "True")
 }
 
+/// What decides what is to be done for it.
+pub fn stage(migration: &StorageVersionMigration) -> (bool, bool, Option<&str>) {
+    let begun = migration.status.as_ref().and_then(|s| s.resource_version.as_deref());
+    (is(migration, RUNNING), is_over(migration), begun)
+}
+
+fn is_over(migration: &StorageVersionMigration) -> bool {
+    is(migration, SUCCEEDED) || is(migration, FAILED)
+}
+
 /// Of the migrations of one resource.
 #[derive(Debug, Default)]
 pub struct Turn {
@@ -29,8 +39,7 @@ pub fn turn(all: Vec<Arc<StorageVersionMigration>>) -> Turn {
     let mut turn = Turn::default();
     let mut waiting = Vec::new();
     for migration in all {
-        let is_over = is(&migration, SUCCEEDED) || is(&migration, FAILED);
-        match (is(&migration, RUNNING), is_over) {
+        match (is(&migration, RUNNING), is_over(&migration)) {
             (true, true) => turn.over.push(migration),
             (true, false) => turn.running.push(migration),
             (false, true) => {}
