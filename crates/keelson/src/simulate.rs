@@ -4,7 +4,7 @@ use crate::client::kubeconfig;
 use crate::components::LogOptions;
 use crate::process::{self, Ended};
 use crate::wait::duration;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use keelson_api::quantity::Quantity;
 use keelson_client::Rest;
@@ -94,6 +94,15 @@ impl Options {
             self.lease_duration >= Duration::from_secs(4) && self.lease_duration.subsec_nanos() == 0,
             "--lease-duration has to be whole seconds, at least 4"
         );
+        let seconds = self.lease_duration.as_secs();
+        ensure!(
+            i32::try_from(seconds).is_ok(),
+            "--lease-duration: no lease says {seconds} seconds"
+        );
+        ensure!(
+            self.stages.is_empty() || self.delay == "0s" && self.job_time.is_none(),
+            "--delay and --job-time are for kubelets: with --stages the stages say how long things take"
+        );
         let (start, start_most) = match self.delay.split_once("..") {
             Some((least, most)) => (duration(least), duration(most)),
             None => (duration(&self.delay), duration(&self.delay)),
@@ -177,7 +186,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let path = kubeconfig(options.kubeconfig.clone());
     process::run(&options.log.resolve()?, None, async |mut stopping| {
         let client = keelson_client::from_kubeconfig(&path, options.context.as_deref()).await?;
-        plan.stages = stages(&options.stages, &client).await?;
+        plan.stages = tokio::select! {
+            read = stages(&options.stages, &client) => read?,
+            () = stopping.wait() => return Ok(Ended::Stopped),
+        };
         let stop = CancellationToken::new();
         let mut last = usize::MAX;
         let tell = |p: Progress| {
@@ -191,7 +203,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             () = stopping.wait() => {
                 tracing::info!("stopping");
                 stop.cancel();
-                running.await?;
+                tokio::select! {
+                    ended = &mut running => ended?,
+                    () = stopping.wait() => bail!("told twice to stop: nodes may be left as they are"),
+                }
             }
         }
         Ok(Ended::Stopped)
@@ -248,6 +263,8 @@ mod tests {
             (["--delay", "2s..1s"], "from the lesser"),
             (["--lease-duration", "1s"], "at least 4"),
             (["--requests", "0"], "1..=1024"),
+            (["--lease-duration", "1000000h"], "no lease"),
+            (["--job-time", "99999999999999999999h"], "no duration"),
         ] {
             let error = plan(&words).unwrap_err();
             assert!(error.contains(why), "{words:?}: {error}");

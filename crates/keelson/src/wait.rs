@@ -36,7 +36,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         _ => return Err(format!("{text:?}: units are ms, s, m and h")),
     };
-    Ok(Duration::from_secs_f64(seconds))
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is no duration (60s, 2m)"))
 }
 
 /// Between two looks; the server may not be listening yet, so there is nothing to watch.
@@ -128,6 +128,8 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert!(duration("5 parsecs").is_err());
+        for wrong in ["5 parsecs", "-1s", "99999999999999999999h", "nan"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 }

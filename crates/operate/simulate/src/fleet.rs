@@ -7,7 +7,9 @@ use crate::{DOWN, LABEL, NOT_READY};
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node as Object;
-use keelson_client::{ApiObject, Informer, InformerOptions, Kind, Objects, Rest, is_already_exists, is_not_found};
+use keelson_client::{
+    ApiObject, Informer, InformerOptions, Kind, Objects, Patch, Rest, is_already_exists, is_conflict, is_not_found,
+};
 use keelson_kubelet::Company;
 use keelson_kubelet::fake::Manner;
 use serde_json::{Value, json};
@@ -31,6 +33,8 @@ const PODS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long the nodes that are there may take to be read.
 const FIRST_READ: Duration = Duration::from_secs(60);
+/// How often a server is asked that can't.
+const ATTEMPTS: usize = 8;
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -80,14 +84,19 @@ pub async fn run(
     );
     let company = Company::new(plan.requests);
     let rest = Rest::new(client.clone(), "keelson-simulate").together(company.together());
-    rest.get("/api/v1/nodes?limit=1", keelson_client::rest::JSON)
-        .await
-        .context("listing the nodes that there are")?;
+    let late = || format!("the nodes that there are could not be read within {FIRST_READ:?}");
+    tokio::select! {
+        read = rest.get("/api/v1/nodes?limit=1", keelson_client::rest::JSON) => {
+            read.context("listing the nodes that there are")?;
+        }
+        () = stop.cancelled() => return Ok(()),
+        () = tokio::time::sleep(FIRST_READ) => bail!(late()),
+    }
     let informer = Informer::<Object>::start(&rest, InformerOptions::default(), &stop);
     tokio::select! {
         () = informer.synced() => {}
         () = stop.cancelled() => return Ok(()),
-        () = tokio::time::sleep(FIRST_READ) => bail!("the nodes that there are could not be read within {FIRST_READ:?}"),
+        () = tokio::time::sleep(FIRST_READ) => bail!(late()),
     }
     judge(&informer, &plan)?;
     let begun = Instant::now();
@@ -97,9 +106,9 @@ pub async fn run(
     };
     let look = Duration::from_secs(if plan.nodes > 100 { 5 } else { 1 });
     let mut all = false;
-    loop {
+    let ended = loop {
         tokio::select! {
-            ended = &mut running => break ended?,
+            ended = &mut running => break ended,
             () = tokio::time::sleep(look), if !all => {
                 let is_up = |name: String| informer.store().get("", &name).is_some_and(|n| is_ready(&n));
                 let ready = plan.names().filter(|name| is_up(name.clone())).count();
@@ -107,12 +116,14 @@ pub async fn run(
                 tell(Progress { ready, of: plan.nodes, since: begun.elapsed() });
             }
         }
-    }
+    };
     drop(running);
-    if plan.delete {
-        delete(&rest, &informer, &plan).await?;
-    }
-    Ok(())
+    // However it ended.
+    let deleted = match plan.delete {
+        true => delete(&rest, &informer, &plan).await,
+        false => Ok(()),
+    };
+    ended.and(deleted)
 }
 
 impl Plan {
@@ -161,13 +172,12 @@ async fn staged(
                 _ = turn.tick() => {}
                 () = stop.cancelled() => break,
             }
-            let body = bare(plan, &name).to_string().into_bytes();
-            match rest.create_raw(&Object::RESOURCE, "", body).await {
-                Err(error) if !is_already_exists(&error) => return Err(error).context("making the nodes"),
-                _ => {}
-            }
+            tokio::select! {
+                made = again(|| make(rest, plan, &name)) => made.context("making the nodes")?,
+                () = stop.cancelled() => break,
+            };
         }
-        Ok(())
+        anyhow::Ok(())
     };
     tokio::pin!(playing);
     tokio::select! {
@@ -176,6 +186,21 @@ async fn staged(
     }
     playing.await;
     Ok(())
+}
+
+async fn make(rest: &Rest, plan: &Plan, name: &str) -> keelson_client::Result<()> {
+    let body = bare(plan, name).to_string().into_bytes();
+    let made = match rest.create_raw(&Object::RESOURCE, "", body).await {
+        // It is a simulated one, perhaps of a run with kubelets: from now on it is played.
+        Err(error) if is_already_exists(&error) => {
+            let played =
+                json!({"metadata": {"labels": plan.all_labels(), "annotations": {stages::ANNOTATION: stages::FAKE}}});
+            let patch = Patch::Merge(&played);
+            rest.patch_raw(&Object::RESOURCE, "", name, "", &patch).await
+        }
+        made => made,
+    };
+    made.map(drop)
 }
 
 /// A node's object as it is made for stages, which say the rest.
@@ -209,6 +234,13 @@ fn bare(plan: &Plan, name: &str) -> Value {
 
 pub(crate) fn nodes_range(index: usize) -> Ipv4Addr {
     Ipv4Addr::from(NODES.to_bits().wrapping_add(index as u32 + 1))
+}
+
+/// Which node has this address of ours.
+pub(crate) fn number_of(address: &str) -> Option<usize> {
+    let address: Ipv4Addr = address.parse().ok()?;
+    let index = address.to_bits().checked_sub(NODES.to_bits() + 1)?;
+    usize::try_from(index).ok().filter(|index| *index < MOST)
 }
 
 pub(crate) fn pods_range(index: usize) -> Ipv4Addr {
@@ -328,15 +360,41 @@ async fn live(client: kube::Client, members: Arc<Members>, name: String, stop: C
     }
 }
 
+/// Once more, later each time, while the server answers that it is its own fault, or not at all.
+async fn again<T, F>(ask: impl Fn() -> F) -> keelson_client::Result<T>
+where
+    F: Future<Output = keelson_client::Result<T>>,
+{
+    let mut wait = Duration::from_millis(200);
+    for _ in 1..ATTEMPTS {
+        match ask().await {
+            Err(keelson_client::Error::Api(status)) if status.code < 500 && status.code != 429 => {
+                return Err(keelson_client::Error::Api(status));
+            }
+            Err(error) => tracing::warn!(%error, "the server can't do it now; trying again"),
+            done => return done,
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(7));
+    }
+    ask().await
+}
+
 async fn delete(rest: &Rest, informer: &Informer<Object>, plan: &Plan) -> anyhow::Result<()> {
     let nodes = Objects::<Object>::new(rest);
-    let ours = |name: &String| informer.store().get("", name).is_none_or(|n| is_simulated(&n));
-    let options = keelson_client::delete_options(None, None, None);
-    let (nodes, options) = (&nodes, &options);
-    let failed: Vec<keelson_client::Error> = futures::stream::iter(plan.names().filter(ours))
-        .map(|name| async move { nodes.delete("", &name, options).await })
+    // One that isn't known, the last that was made perhaps, goes by its name; a known one only as that which it is.
+    let ours = plan.names().filter_map(|name| match informer.store().get("", &name) {
+        Some(node) => is_simulated(&node).then(|| (name, Some(node.uid().to_owned()))),
+        None => Some((name, None)),
+    });
+    let nodes = &nodes;
+    let failed: Vec<keelson_client::Error> = futures::stream::iter(ours)
+        .map(|(name, uid)| async move {
+            let options = keelson_client::delete_options(None, uid.as_deref(), None);
+            again(|| nodes.delete("", &name, &options)).await
+        })
         .buffer_unordered(plan.requests)
-        .filter_map(|deleted| async move { deleted.err().filter(|e| !is_not_found(e)) })
+        .filter_map(|deleted| async move { deleted.err().filter(|e| !is_not_found(e) && !is_conflict(e)) })
         .collect()
         .await;
     match failed.into_iter().next() {

@@ -58,8 +58,14 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     sources::file::start(&kl, &mirrors).context("reading the static pods")?;
     tokio::spawn(pleg::run(kl.clone()));
     Box::pin(node::start(&kl)).await?;
-    kl.services.synced().await;
-    kl.classes.synced().await;
+    let synced = async {
+        kl.services.synced().await;
+        kl.classes.synced().await;
+    };
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = synced => {}
+    }
     let _pods = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,

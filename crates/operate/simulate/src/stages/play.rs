@@ -3,14 +3,15 @@
 use super::spec::{Kind, Stage, Step};
 use super::template::Functions;
 use super::{ANNOTATION, FAKE, choose, lease};
-use crate::fleet::{nodes_range, pods_range};
+use crate::fleet::{nodes_range, number_of, pods_range};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_client::Kind as _;
 use keelson_client::events::{EventType, reference};
+use keelson_client::store::parse_revision;
 use keelson_client::{
-    ApiObject, Controller, Informer, InformerOptions, ObjectKey, Outcome, Patch, Reconcile, Recorder, ResourceId, Rest,
-    WorkQueue, delete_options, is_not_found,
+    ApiObject, Controller, Informer, InformerOptions, ObjectKey, Outcome, PartialObject, Patch, Reconcile, Recorder,
+    ResourceId, Rest, WorkQueue, delete_options, is_not_found,
 };
 use keelson_kubelet::fake::addresses::Addresses;
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ struct Next {
     due: Instant,
     /// Nothing more comes before the object has changed.
     played: bool,
+    /// Which revision the object had last by it: one before isn't decided about any more.
+    wrote: u64,
 }
 
 struct Player {
@@ -52,6 +55,7 @@ struct Player {
 struct Given {
     /// A number for each node, by which it has its own.
     nodes: HashMap<String, usize>,
+    numbers: BTreeSet<usize>,
     ranges: HashMap<String, (String, Addresses)>,
     pods: HashMap<String, Vec<String>>,
 }
@@ -105,6 +109,11 @@ fn is_played(node: &Node) -> bool {
     annotations.and_then(|a| a.get(ANNOTATION)).is_some_and(|v| v == FAKE)
 }
 
+fn addresses(node: &Node) -> impl Iterator<Item = &String> {
+    let all = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    all.filter(|a| a.type_ == "InternalIP").map(|a| &a.address)
+}
+
 /// As objects have times.
 fn now() -> String {
     keelson_clock::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -120,6 +129,11 @@ fn follow_nodes(
     nodes.on_change(move |change| {
         let Some(player) = player.upgrade() else { return };
         let node = change.object();
+        if change.is_deleted() {
+            player.addresses.lock().forget(node.name());
+        } else if let Some(number) = addresses(node).find_map(|a| number_of(a)) {
+            player.addresses.lock().take(node.name(), number);
+        }
         if change.is_deleted() || !is_played(node) {
             player.leases.lock().remove(node.name());
         } else if !player.leases.lock().contains_key(node.name()) {
@@ -167,7 +181,9 @@ impl Reconcile for Turn {
             return Ok(Outcome::Done);
         };
         let revision = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        let planned = match player.next.lock().get(&slot).filter(|n| n.revision == revision) {
+        let planned = match player.next.lock().get(&slot) {
+            Some(next) if next.wrote > parse_revision(revision) => return Ok(Outcome::Done),
+            Some(next) if next.revision != revision => None,
             Some(next) if next.played => return Ok(Outcome::Done),
             Some(next) => Some((next.stage, next.due)),
             None => None,
@@ -177,18 +193,19 @@ impl Reconcile for Turn {
             return Ok(Outcome::Done);
         };
         let wait = due.saturating_duration_since(Instant::now());
-        let next = |played| Next {
+        let next = |played, wrote| Next {
             revision: revision.to_owned(),
             stage,
             due,
             played,
+            wrote,
         };
-        player.next.lock().insert(slot.clone(), next(false));
+        player.next.lock().insert(slot.clone(), next(false, 0));
         if !wait.is_zero() {
             return Ok(Outcome::After(wait));
         }
-        player.play(self.kind, &player.stages[stage], &object, &node).await?;
-        player.next.lock().insert(slot, next(true));
+        let wrote = player.play(self.kind, &player.stages[stage], &object, &node).await?;
+        player.next.lock().insert(slot, next(true, wrote));
         Ok(Outcome::Done)
     }
 }
@@ -223,19 +240,22 @@ impl Player {
         Some((places[nth], Instant::now() + wait))
     }
 
-    async fn play(&self, kind: Kind, stage: &Stage, object: &Value, node: &str) -> anyhow::Result<()> {
+    /// Says which revision the object has after it.
+    async fn play(&self, kind: Kind, stage: &Stage, object: &Value, node: &str) -> anyhow::Result<u64> {
         tracing::debug!(stage = stage.name, name = %object["metadata"]["name"], "played");
+        let mut wrote = 0;
         for step in &stage.steps {
             match self.step(kind, step, object, node).await {
-                Err(error) if error.downcast_ref::<keelson_client::Error>().is_some_and(is_not_found) => return Ok(()),
+                Err(error) if error.downcast_ref::<keelson_client::Error>().is_some_and(is_not_found) => break,
                 Err(error) => return Err(error.context(format!("the stage {}", stage.name))),
-                Ok(()) => {}
+                Ok(revision) => wrote = wrote.max(revision),
             }
         }
-        Ok(())
+        Ok(wrote)
     }
 
-    async fn step(&self, kind: Kind, step: &Step, object: &Value, node: &str) -> anyhow::Result<()> {
+    /// Says which revision the object has by it; 0: it has what it had.
+    async fn step(&self, kind: Kind, step: &Step, object: &Value, node: &str) -> anyhow::Result<u64> {
         let resource: ResourceId = match kind {
             Kind::Node => Node::RESOURCE,
             Kind::Pod => Pod::RESOURCE,
@@ -261,15 +281,16 @@ impl Player {
             }
             Step::Finalizers { add, remove, empty } => {
                 let have: Vec<String> = serde_json::from_value(meta["finalizers"].clone()).unwrap_or_default();
-                let mut wanted: Vec<String> = if *empty { Vec::new() } else { have.clone() };
-                wanted.retain(|f| !remove.contains(f));
-                let new: Vec<String> = add.iter().filter(|f| !wanted.contains(f)).cloned().collect();
-                wanted.extend(new);
-                if wanted != have {
-                    let body = json!({"metadata": {"finalizers": wanted, "uid": meta["uid"]}});
-                    self.rest
-                        .patch_raw(&resource, namespace, name, "", &Patch::Merge(&body))
-                        .await?;
+                let goes = |f: &&String| (*empty || remove.contains(f)) && !add.contains(f);
+                let gone: Vec<&String> = have.iter().filter(goes).collect();
+                let new: Vec<&String> = add.iter().filter(|f| !have.contains(f)).collect();
+                if !gone.is_empty() || !new.is_empty() {
+                    // Only the difference: others put theirs there, and take them away, at the same time.
+                    let body = json!({"metadata": {
+                        "uid": meta["uid"], "finalizers": new, "$deleteFromPrimitiveList/finalizers": gone,
+                    }});
+                    let patch = Patch::Strategic(&body);
+                    return written(&self.rest.patch_raw(&resource, namespace, name, "", &patch).await?);
                 }
             }
             Step::Delete => {
@@ -291,13 +312,20 @@ impl Player {
                 } else {
                     Patch::Merge(&body)
                 };
-                self.rest
-                    .patch_raw(&resource, namespace, name, subresource, &patch)
-                    .await?;
+                let patched = self.rest.patch_raw(&resource, namespace, name, subresource, &patch);
+                return written(&patched.await?);
             }
         }
-        Ok(())
+        Ok(0)
     }
+}
+
+/// The revision of what a server answered.
+fn written(answer: &[u8]) -> anyhow::Result<u64> {
+    let object: PartialObject = serde_json::from_slice(answer)?;
+    Ok(parse_revision(
+        object.metadata.resource_version.as_deref().unwrap_or_default(),
+    ))
 }
 
 /// What templates ask, for an object of this node.
@@ -321,13 +349,7 @@ impl Functions for World<'_> {
 
     fn node_ips(&self, name: &str) -> Vec<String> {
         let node = self.player.nodes.store().get("", name);
-        let addresses = node
-            .iter()
-            .flat_map(|n| n.status.iter().flat_map(|s| s.addresses.iter().flatten()));
-        let told: Vec<String> = addresses
-            .filter(|a| a.type_ == "InternalIP")
-            .map(|a| a.address.clone())
-            .collect();
+        let told: Vec<String> = node.iter().flat_map(|n| addresses(n)).cloned().collect();
         if !told.is_empty() {
             return told;
         }
@@ -372,7 +394,26 @@ impl Functions for World<'_> {
 
 impl Given {
     fn number(&mut self, node: &str) -> usize {
-        let next = self.nodes.len();
-        *self.nodes.entry(node.to_owned()).or_insert(next)
+        if let Some(number) = self.nodes.get(node) {
+            return *number;
+        }
+        let free = (0..).find(|n| !self.numbers.contains(n)).unwrap_or_default();
+        self.take(node, free);
+        free
+    }
+
+    /// What a node has already, by its address.
+    fn take(&mut self, node: &str, number: usize) {
+        if !self.nodes.contains_key(node) {
+            self.nodes.insert(node.to_owned(), number);
+            self.numbers.insert(number);
+        }
+    }
+
+    fn forget(&mut self, node: &str) {
+        self.ranges.remove(node);
+        if let Some(number) = self.nodes.remove(node) {
+            self.numbers.remove(&number);
+        }
     }
 }

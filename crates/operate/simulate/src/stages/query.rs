@@ -184,17 +184,29 @@ impl Reader<'_> {
 
     fn literal(&mut self) -> Result<Value, String> {
         self.skip();
-        let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<Value>();
-        match values.next() {
-            Some(Ok(value)) if !value.is_object() && !value.is_array() => {
-                let read = values.byte_offset();
-                self.rest = &self.rest[read..];
-                Ok(value)
-            }
-            _ => Err(format!(
+        let wrong = || {
+            format!(
                 "jq: {:?} doesn't begin with a text, a number, true, false or null",
                 self.rest
-            )),
+            )
+        };
+        let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<Value>();
+        let (value, read) = match self.rest.starts_with('"') {
+            true => match values.next() {
+                Some(Ok(value)) => (value, values.byte_offset()),
+                _ => return Err(wrong()),
+            },
+            // What may follow it here is nothing that could follow it in JSON.
+            false => {
+                let ends = |c: char| c.is_whitespace() || ")]|,".contains(c);
+                let end = self.rest.find(ends).unwrap_or(self.rest.len());
+                (serde_json::from_str(&self.rest[..end]).map_err(|_| wrong())?, end)
+            }
+        };
+        if value.is_object() || value.is_array() {
+            return Err(wrong());
         }
+        self.rest = &self.rest[read..];
+        Ok(value)
     }
 }

@@ -121,12 +121,11 @@ fn of_spec(name: &str, spec: &Value) -> Result<Stage, String> {
     )?;
     let get = |key: &str| spec.get(key).unwrap_or(&Value::Null);
     let reference = fields(get("resourceRef"), "spec.resourceRef", &["apiGroup", "kind"])?;
-    let group = reference.get("apiGroup").and_then(Value::as_str).unwrap_or("v1");
-    let kind = match (group, reference.get("kind").and_then(Value::as_str)) {
-        ("v1" | "", Some("Node")) => Kind::Node,
-        ("v1" | "", Some("Pod")) => Kind::Pod,
+    let group = text(&reference, "apiGroup", "spec.resourceRef")?;
+    let kind = match (group, text(&reference, "kind", "spec.resourceRef")?) {
+        ("v1" | "", "Node") => Kind::Node,
+        ("v1" | "", "Pod") => Kind::Pod,
         (group, kind) => {
-            let kind = kind.unwrap_or_default();
             return Err(format!(
                 "stages of {kind} in {group} aren't played, only those of Node and Pod in v1"
             ));
@@ -176,14 +175,17 @@ fn selector(selector: &Value) -> Result<Vec<Requirement>, String> {
     )?;
     let mut all = Vec::new();
     for (key, of) in [("matchLabels", "labels"), ("matchAnnotations", "annotations")] {
-        for (name, value) in selector.get(key).and_then(Value::as_object).into_iter().flatten() {
-            let value = value
-                .as_str()
-                .ok_or_else(|| format!("{place}.{key}: {value} is no text"))?;
+        let place = format!("{place}.{key}");
+        let wanted = match selector.get(key) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Object(wanted)) => wanted,
+            Some(_) => return Err(format!("{place} is no object")),
+        };
+        for name in wanted.keys() {
             all.push(Requirement {
                 of: Query::parse(&format!(".metadata.{of}[{}]", Value::from(name.as_str())))?,
                 operator: Operator::In,
-                values: vec![value.to_owned()],
+                values: vec![text(wanted, name, &place)?.to_owned()],
             });
         }
     }
@@ -193,8 +195,7 @@ fn selector(selector: &Value) -> Result<Vec<Requirement>, String> {
         if let Some(jq) = parts.get("jq") {
             parts = fields(jq, &format!("{place}.jq"), &["key", "operator", "values"])?;
         }
-        let text = |key: &str| parts.get(key).and_then(Value::as_str).unwrap_or_default();
-        let operator = match text("operator") {
+        let operator = match text(&parts, "operator", place)? {
             "In" => Operator::In,
             "NotIn" => Operator::NotIn,
             "Exists" => Operator::Exists,
@@ -205,7 +206,7 @@ fn selector(selector: &Value) -> Result<Vec<Requirement>, String> {
         if values.is_empty() == matches!(operator, Operator::In | Operator::NotIn) {
             return Err(format!("{place}: {operator:?} doesn't go with {} values", values.len()));
         }
-        let of = Query::parse(text("key")).map_err(|e| format!("{place}: {e}"))?;
+        let of = Query::parse(text(&parts, "key", place)?).map_err(|e| format!("{place}: {e}"))?;
         all.push(Requirement { of, operator, values });
     }
     Ok(all)
@@ -228,47 +229,41 @@ fn steps(next: &Value, listed: &Value) -> Result<Vec<Step>, String> {
     )?;
     let more = |all: &mut Vec<Step>, from: &Map<String, Value>, place: &str| -> Result<(), String> {
         if let Some(event) = from.get("event").filter(|e| !e.is_null()) {
-            let event = fields(event, &format!("{place}.event"), &["type", "reason", "message"])?;
-            let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
+            let place = format!("{place}.event");
+            let event = fields(event, &place, &["type", "reason", "message"])?;
             all.push(Step::Event {
-                warning: text("type") == "Warning",
-                reason: text("reason").to_owned(),
-                message: text("message").to_owned(),
+                warning: text(&event, "type", &place)? == "Warning",
+                reason: text(&event, "reason", &place)?.to_owned(),
+                message: text(&event, "message", &place)?.to_owned(),
             });
         }
         if let Some(change) = from.get("finalizers").filter(|f| !f.is_null()) {
             let place = format!("{place}.finalizers");
             let change = fields(change, &place, &["add", "remove", "empty"])?;
             let list = |key: &str| -> Result<Vec<String>, String> {
-                let values = items(change.get(key), &place)?;
-                Ok(values
-                    .iter()
-                    .filter_map(|v| v["value"].as_str().map(str::to_owned))
-                    .collect())
+                let one = |v: &Value| {
+                    let named = v["value"].as_str().map(str::to_owned);
+                    named.ok_or_else(|| format!("{place}.{key}: {v} has no value"))
+                };
+                items(change.get(key), &place)?.iter().map(one).collect()
             };
             all.push(Step::Finalizers {
                 add: list("add")?,
                 remove: list("remove")?,
-                empty: change.get("empty") == Some(&Value::Bool(true)),
+                empty: flag(&change, "empty", &place)?,
             });
         }
-        if from.get("delete") == Some(&Value::Bool(true)) {
+        if flag(from, "delete", place)? {
             all.push(Step::Delete);
         }
         Ok(())
     };
     more(&mut all, &next, place)?;
-    if let Some(template) = next
-        .get("statusTemplate")
-        .and_then(Value::as_str)
-        .filter(|t| !t.is_empty())
-    {
-        let subresource = next
-            .get("statusSubresource")
-            .and_then(Value::as_str)
-            .unwrap_or("status");
+    let template = text(&next, "statusTemplate", place)?;
+    let subresource = text(&next, "statusSubresource", place)?;
+    if !template.is_empty() {
         all.push(Step::Patch {
-            subresource: subresource.to_owned(),
+            subresource: if subresource.is_empty() { "status" } else { subresource }.to_owned(),
             root: "status".into(),
             template: Template::parse(template).map_err(|e| format!("{place}.statusTemplate: {e}"))?,
             strategic: true,
@@ -289,16 +284,16 @@ fn steps(next: &Value, listed: &Value) -> Result<Vec<Step>, String> {
 
 fn patch(patch: &Value, place: &str) -> Result<Step, String> {
     let patch = fields(patch, place, &["subresource", "root", "template", "type"])?;
-    let text = |key: &str| patch.get(key).and_then(Value::as_str).unwrap_or_default();
-    let strategic = match text("type") {
+    let text = |key: &str| text(&patch, key, place);
+    let strategic = match text("type")? {
         "" | "strategic" => true,
         "merge" => false,
         other => return Err(format!("{place}: patches of type {other:?} aren't supported")),
     };
     Ok(Step::Patch {
-        subresource: text("subresource").to_owned(),
-        root: text("root").to_owned(),
-        template: Template::parse(text("template")).map_err(|e| format!("{place}.template: {e}"))?,
+        subresource: text("subresource")?.to_owned(),
+        root: text("root")?.to_owned(),
+        template: Template::parse(text("template")?).map_err(|e| format!("{place}.template: {e}"))?,
         strategic,
     })
 }
@@ -306,9 +301,33 @@ fn patch(patch: &Value, place: &str) -> Result<Step, String> {
 /// `{expressionFrom: JQ}`, or `{jq: {expression: JQ}}`.
 fn expression(from: &Value, place: &str) -> Result<Option<Query>, String> {
     let from = fields(from, place, &["expressionFrom", "jq"])?;
-    let text = from.get("expressionFrom").or_else(|| from.get("jq")?.get("expression"));
-    let query = text.and_then(Value::as_str).map(Query::parse).transpose();
-    query.map_err(|e| format!("{place}: {e}"))
+    let jq = fields(
+        from.get("jq").unwrap_or(&Value::Null),
+        &format!("{place}.jq"),
+        &["expression"],
+    )?;
+    let query = match (text(&from, "expressionFrom", place)?, text(&jq, "expression", place)?) {
+        ("", "") if from.values().all(Value::is_null) => return Ok(None),
+        ("", query) | (query, _) => query,
+    };
+    Query::parse(query).map(Some).map_err(|e| format!("{place}: {e}"))
+}
+
+/// Nothing is an empty one; what is something else is refused, never taken for nothing.
+fn text<'a>(map: &'a Map<String, Value>, key: &str, place: &str) -> Result<&'a str, String> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(""),
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(format!("{place}.{key}: {other} is no text")),
+    }
+}
+
+fn flag(map: &Map<String, Value>, key: &str, place: &str) -> Result<bool, String> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(other) => Err(format!("{place}.{key}: {other} is neither true nor false")),
+    }
 }
 
 /// An object of these fields and no others; nothing is an empty one.

@@ -20,6 +20,12 @@ fn paths_find_what_jq_finds() {
         ask(".status.conditions[] | select(.type != \"Ready\") | .status"),
         Ok(json!(["False"]))
     );
+    let object_of = |text: &str| {
+        let object = json!({"list": [{"n": 1, "is": true, "x": "a"}, {"n": 2, "is": false, "x": "b"}]});
+        Query::parse(text).map(|q| json!(q.values(&object)))
+    };
+    assert_eq!(object_of(".list[] | select(.is == true) | .x"), Ok(json!(["a"])));
+    assert_eq!(object_of(".list[] | select(.n == 2) | .x"), Ok(json!(["b"])));
     // What isn't there is nothing; what doesn't fit, too.
     assert_eq!(ask(".metadata.deletionTimestamp"), Ok(json!([])));
     assert_eq!(ask(".status.none.[]"), Ok(json!([])));

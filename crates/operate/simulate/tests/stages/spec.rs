@@ -36,6 +36,28 @@ fn what_can_not_be_honoured_is_refused() {
             "{resourceRef: {kind: Pod}, selector: {}, next: {patches: [{type: json}]}}",
             "json",
         ),
+        // What is of another type is never taken for nothing: that would fit every pod.
+        (
+            "{resourceRef: {kind: Pod}, selector: {matchLabels: a=b}}",
+            "matchLabels",
+        ),
+        ("{resourceRef: {kind: Pod}, selector: {matchLabels: {a: 1}}}", "no text"),
+        (
+            "{resourceRef: {kind: Pod}, selector: {}, next: {delete: 'true'}}",
+            "neither true nor false",
+        ),
+        (
+            "{resourceRef: {kind: Pod}, selector: {}, next: {finalizers: {add: [x]}}}",
+            "has no value",
+        ),
+        (
+            "{resourceRef: {kind: Pod}, selector: {}, next: {statusTemplate: {}}}",
+            "no text",
+        ),
+        (
+            "{resourceRef: {kind: Pod}, selector: {}, weightFrom: {expressionFrom: 5}}",
+            "no text",
+        ),
         (
             "{resourceRef: {kind: Pod}, selector: {}, steps: [{apply: {template: x}}]}",
             "apply",

@@ -98,6 +98,16 @@ fn what_is_not_understood_is_refused_by_name() {
 }
 
 #[test]
+fn a_template_comes_to_an_end() {
+    let loops = format!("{}x{}", "{{ range $.spec.list }}".repeat(20), "{{ end }}".repeat(20));
+    let doubled = format!("{{{{ $x := `x` }}}}{}", "{{ $x = printf `%s%s` $x $x }}".repeat(40));
+    for (text, why) in [(loops, "steps"), (doubled, "bytes")] {
+        let error = render(&text).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
 fn what_is_given_is_read_as_yaml() {
     let text = "conditions:\n{{ range NodeConditions }}\n- type: {{ .type | Quote }}\n  status: {{ .status | Quote }}\n{{ end }}\nspec:\n{{ YAML .spec.list 1 }}\n";
     let value = Template::parse(text)

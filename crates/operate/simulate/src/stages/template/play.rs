@@ -51,6 +51,7 @@ pub fn render(parts: &[Part], object: &Value, functions: &dyn Functions) -> Resu
         functions,
         variables: vec![(String::new(), object.clone())],
         out: String::new(),
+        steps: 0,
     };
     play.parts(parts, object)?;
     Ok(play.out)
@@ -61,13 +62,21 @@ struct Play<'a> {
     /// The innermost last; the empty name is `$`.
     variables: Vec<(String, Value)>,
     out: String,
+    steps: usize,
 }
+
+/// Loops within loops would go on for years; whoever writes a stage may not hold up the others.
+const STEPS: usize = 20_000;
 
 impl Play<'_> {
     /// What is declared within is gone after it.
     fn parts(&mut self, parts: &[Part], dot: &Value) -> Result<(), String> {
         let outside = self.variables.len();
         for part in parts {
+            self.steps += 1;
+            if self.steps > STEPS {
+                return Err(format!("the template takes more than {STEPS} steps"));
+            }
             self.part(part, dot)?;
             if self.out.len() > LONGEST {
                 return Err(format!("the template writes more than {LONGEST} bytes"));
@@ -133,6 +142,7 @@ impl Play<'_> {
                     let outside = self.variables.len();
                     self.variables.extend(index.clone().map(|name| (name, n)));
                     self.variables.extend(item.clone().map(|name| (name, value.clone())));
+                    self.steps += 1;
                     self.parts(body, &value)?;
                     self.variables.truncate(outside);
                 }
@@ -173,7 +183,15 @@ impl Play<'_> {
         }
     }
 
+    /// Values may grow no more than what is written.
     fn call(&self, name: &str, arguments: Vec<Value>) -> Result<Value, String> {
+        match self.called(name, arguments)? {
+            Value::String(text) if text.len() > LONGEST => Err(format!("it gives more than {LONGEST} bytes")),
+            value => Ok(value),
+        }
+    }
+
+    fn called(&self, name: &str, arguments: Vec<Value>) -> Result<Value, String> {
         let text = |n: usize| arguments.get(n).and_then(Value::as_str).unwrap_or_default();
         let host_network = || arguments.get(1) == Some(&Value::Bool(true));
         let pod_ips = || match host_network() {
@@ -302,6 +320,9 @@ fn quoted(value: &Value) -> String {
 fn formatted(form: &str, values: &[Value]) -> Result<String, String> {
     let (mut out, mut values, mut signs) = (String::new(), values.iter(), form.chars());
     while let Some(c) = signs.next() {
+        if out.len() > LONGEST {
+            return Err(format!("it gives more than {LONGEST} bytes"));
+        }
         if c != '%' {
             out.push(c);
             continue;
