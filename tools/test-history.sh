@@ -117,4 +117,14 @@ k -n shop rollout status deployment/web --timeout=120s >/dev/null
 [ "$(k -n shop get secret sealed -o jsonpath='{.data.is}' | base64 -d)" = Vb6nMq1XzC5kTw ] && ok "secrets as they were last" || fail "the secret"
 [ "$(k -n shop get rolebindings -o name | wc -l)" -ge 1 ] && ana get cm settings >/dev/null && ok "and who may do what" || fail "rights"
 du -sh "$STATE/data/history" | cut -f1 | sed 's/^/         history on disk: /'
+
+[ -n "$(ls "$STATE/data/logs/deleted")" ] || fail "no logs of deleted pods are there"
+conformance/cluster.sh stop
+export EXTRA="$EXTRA --history-age 0 --history-log-age 0"
+conformance/cluster.sh start
+[ ! -e "$STATE/data/history" ] && until_is "" ls "$STATE/data/logs/deleted" && ok "a server that keeps no history removes what it kept" || fail "history stays: $(ls "$STATE/data/history" "$STATE/data/logs/deleted" 2>&1)"
+said=$(ours history deploy/web -n shop 2>&1) && fail "history of a server that keeps none" || true
+[[ $said = *"keeps no history"* ]] || fail "$said"
+said=$(ours get deploy/web -n shop --at 0s 2>&1) && fail "a moment of a server that keeps none" || true
+[[ $said = *"keeps no history"* ]] && ok "and says that it keeps none" || fail "$said"
 echo "history: all as promised"

@@ -2,30 +2,24 @@
 //! ([`keelson_backup::objects`]); what fails is told, and the rest goes on.
 
 use super::selection::Kinds;
+use super::volume::CLAIMS;
 use anyhow::Context;
 use http::Method;
 use keelson_backup::objects::Object;
 use keelson_backup::objects::{Planned, Step, clean, owned};
 use keelson_client::is_already_exists;
-use keelson_client::kind::ResourceId;
 use keelson_client::rest::{JSON, Rest};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Finds the volumes of claims that come back.
 pub trait Claims {
-    /// Of the claim that is to be made (`id`, `value`). Says what became of its data. `None`: there is nothing to say.
+    /// Of the claim that is to be made (`value`), and had the volume of this name. Says what became of its data. `None`: there is nothing to say.
     ///
     /// # Errors
     ///
     /// If the claim had better not be made.
-    async fn fill(
-        &self,
-        to: &Rest,
-        id: &ResourceId,
-        claim: &Object,
-        value: &mut Value,
-    ) -> anyhow::Result<Option<String>>;
+    async fn fill(&self, to: &Rest, claim: &Object, name: &str, value: &mut Value) -> anyhow::Result<Option<String>>;
 }
 
 pub struct Back<'a, C> {
@@ -91,8 +85,11 @@ impl<C: Claims> Back<'_, C> {
         let (namespace, name) = (object.namespace(), object.name());
         let answer = match step.step {
             Step::Create => {
-                if object.resource == "persistentvolumeclaims" {
-                    notes.extend(self.claims.fill(self.to, id, object, &mut value).await?);
+                let volume = object.value.pointer("/spec/volumeName").and_then(Value::as_str);
+                if object.resource == CLAIMS.plural
+                    && let Some(volume) = volume
+                {
+                    notes.extend(self.claims.fill(self.to, object, volume, &mut value).await?);
                 }
                 match self.to.create_raw(id, namespace, serde_json::to_vec(&value)?).await {
                     // Its controller was quicker, as with every namespace's account.
@@ -107,7 +104,7 @@ impl<C: Claims> Back<'_, C> {
                 let live = self.to.get_raw(id, namespace, name, "", JSON).await?;
                 let live: Value = serde_json::from_slice(&live)?;
                 value["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
-                if object.resource == "persistentvolumeclaims" {
+                if object.resource == CLAIMS.plural {
                     value["spec"]["volumeName"] = live["spec"]["volumeName"].clone();
                 }
                 let path = format!("{}/{name}", id.path(namespace));

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 pub const VOLUMES: ResourceId = ResourceId::fixed("", "v1", "PersistentVolume", "persistentvolumes", false);
+pub const CLAIMS: ResourceId = ResourceId::fixed("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true);
 
 pub struct Volumes<'a> {
     /// The backup's objects.
@@ -31,16 +32,7 @@ pub struct Volumes<'a> {
 /// The claim is bound to a volume with its data, if the backup has that. `None` also if somebody has made the claim meanwhile. An error if the
 /// volume can't be filled, or the volume or the claim would be refused: nothing is left of it then.
 impl Claims for Volumes<'_> {
-    async fn fill(
-        &self,
-        to: &Rest,
-        id: &ResourceId,
-        claim: &Object,
-        value: &mut Value,
-    ) -> anyhow::Result<Option<String>> {
-        let Some(name) = claim.value.pointer("/spec/volumeName").and_then(Value::as_str) else {
-            return Ok(None);
-        };
+    async fn fill(&self, to: &Rest, claim: &Object, name: &str, value: &mut Value) -> anyhow::Result<Option<String>> {
         let volume = match self.from.get_raw(&VOLUMES, "", name, "", JSON).await {
             Ok(json) => serde_json::from_slice::<Value>(&json)?,
             Err(Error::Api(status)) if status.code == 404 => {
@@ -72,7 +64,7 @@ impl Claims for Volumes<'_> {
         wanted["spec"]["volumeName"] = fresh.as_str().into();
         // Asked dry first: what is refused leaves no volume that nobody has.
         try_on(to, &VOLUMES, "", &bound).await.context("the claim's volume")?;
-        match try_on(to, id, claim.namespace(), &wanted).await {
+        match try_on(to, &CLAIMS, claim.namespace(), &wanted).await {
             Err(error) if is_already_exists(&error) => return Ok(None),
             tried => tried?,
         }

@@ -1,7 +1,7 @@
 //! What commands ask the server for.
 
 use super::Target;
-use crate::backup::selection::{Kinds, object_of};
+use crate::backup::selection::{Kinds, name_of, object_of};
 use crate::client::kubeconfig;
 use anyhow::{Context, ensure};
 use keelson_apiserver::request::PAST;
@@ -71,38 +71,43 @@ impl Asking {
         }
     }
 
-    /// What it was; `None`: it wasn't there. `at` of `None`: what it is.
-    pub async fn object(&self, named: &Named, at: Option<&str>) -> anyhow::Result<Option<Value>> {
+    /// What it was, in the form that `accept` says; `None`: it wasn't there. `at` of `None`: what it is.
+    pub async fn object(&self, named: &Named, at: Option<&str>, accept: &str) -> anyhow::Result<Option<Value>> {
         let uri = match at {
             Some(at) => with_query(&named.past(), &[("at", at)]),
             None => named.path(),
         };
-        match self.rest.get(&uri, JSON).await {
+        match self.rest.get(&uri, accept).await {
             Ok(json) => Ok(Some(serde_json::from_slice(&json).context("the server's answer")?)),
-            Err(Error::Api(status)) if status.code == 404 && !status.message.contains("keeps no history") => Ok(None),
+            // That there is no such path, or no history, is another matter.
+            Err(Error::Api(status)) if status.code == 404 && status.message.ends_with("\" not found") => Ok(None),
             Err(error) => Err(told(error)).with_context(|| named.to_string()),
         }
     }
 
-    /// What it was, in the form that `accept` says.
-    pub async fn shaped(&self, named: &Named, at: &str, accept: &str) -> anyhow::Result<Value> {
-        let json = self
-            .rest
-            .get(&with_query(&named.past(), &[("at", at)]), accept)
-            .await
-            .map_err(told)?;
-        serde_json::from_slice(&json).context("the server's answer")
-    }
-
-    /// A list as it was, page by page, in the form that `accept` says.
-    pub async fn pages(&self, id: &ResourceId, namespace: &str, at: &str, accept: &str) -> Result<Vec<Value>, Error> {
+    /// A list as it was, page by page, in the form that `accept` says. What of it can't be read is told.
+    ///
+    /// `at` becomes the revision that the first answer says: `10m` would be another moment for every page.
+    pub async fn pages(
+        &self,
+        id: &ResourceId,
+        namespace: &str,
+        at: &mut String,
+        accept: &str,
+    ) -> Result<Vec<Value>, Error> {
         let (mut pages, mut next) = (Vec::new(), String::new());
         loop {
             let path = format!("{PAST}{}", id.path(namespace));
-            let uri = with_query(&path, &[("at", at), ("continue", &next)]);
+            let uri = with_query(&path, &[("at", at.as_str()), ("continue", next.as_str())]);
             let json = self.rest.get(&uri, accept).await.map_err(told)?;
             let page: Value = serde_json::from_slice(&json).map_err(Error::SerdeError)?;
             next = page["metadata"]["continue"].as_str().unwrap_or_default().to_string();
+            if let Some(revision) = page["metadata"]["resourceVersion"].as_str() {
+                *at = revision.to_string();
+            }
+            for why in unreadable(&page) {
+                eprintln!("not read  {}/{why}", name_of(id));
+            }
             pages.push(page);
             if next.is_empty() {
                 return Ok(pages);
@@ -110,24 +115,39 @@ impl Asking {
         }
     }
 
-    /// All of a kind that was in a namespace.
-    pub async fn objects(&self, id: &ResourceId, namespace: &str, at: &str) -> Result<Vec<Object>, Error> {
-        let mut found = Vec::new();
+    /// All of a kind that was in a namespace, and how many of them can't be read. `at` as with pages.
+    pub async fn objects(
+        &self,
+        id: &ResourceId,
+        namespace: &str,
+        at: &mut String,
+    ) -> Result<(Vec<Object>, usize), Error> {
+        let (mut found, mut missed) = (Vec::new(), 0);
         for page in self.pages(id, namespace, at, JSON).await? {
+            missed += unreadable(&page).count();
             for item in page["items"].as_array().into_iter().flatten() {
                 let json = serde_json::to_vec(item).map_err(Error::SerdeError)?;
                 found.push(object_of(id, &json).map_err(Error::SerdeError)?);
             }
         }
-        Ok(found)
+        Ok((found, missed))
     }
 }
+
+/// Names, and why.
+fn unreadable(page: &Value) -> impl Iterator<Item = &str> {
+    let named = page["unreadable"].as_array().into_iter().flatten();
+    named.filter_map(Value::as_str)
+}
+
+/// Also of a path below the history of a server that is ours: of what an extension server has, nobody here keeps the past.
+pub const NO_HISTORY: &str = "this server has no history: it isn't Keelson's, or an older one";
 
 /// A server that isn't ours knows no such path.
 fn told(error: Error) -> Error {
     match error {
         Error::Api(mut status) if status.code == 404 && status.message.starts_with("404 page not found") => {
-            status.message = "this server has no history: it isn't Keelson's, or an older one".into();
+            status.message = NO_HISTORY.into();
             Error::Api(status)
         }
         error => error,

@@ -1,7 +1,6 @@
 //! `keelson blame`: who wrote each field.
 
-use super::ask::Asking;
-use super::{Target, table};
+use super::{Meant, table};
 use crate::client::block_on;
 use clap::Args;
 use keelson_history::blame;
@@ -9,14 +8,11 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub struct Options {
-    /// KIND/NAME
-    #[arg(value_name = "KIND/NAME")]
-    object: String,
+    #[command(flatten)]
+    meant: Meant,
     /// Only this field, and what is below it: spec.replicas, metadata.labels
     #[arg(value_name = "FIELD")]
     field: Option<String>,
-    #[command(flatten)]
-    target: Target,
 }
 
 pub const AFTER_HELP: &str = "\
@@ -25,8 +21,7 @@ CHANGED, BY and CLIENT are of the last change of the field that history knows; a
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     block_on(async {
-        let asking = Asking::of(&options.target, "keelson-blame").await?;
-        let named = asking.named(&options.object)?;
+        let (asking, named) = options.meant.asked("keelson-blame").await?;
         let history = asking.history(&named, None).await?;
         let wanted = options.field.as_deref().map(|field| field.trim_start_matches('.'));
         let is_wanted = |field: &str| match wanted {

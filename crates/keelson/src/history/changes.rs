@@ -1,7 +1,6 @@
 //! `keelson history`: what became of an object.
 
-use super::ask::Asking;
-use super::{Target, table};
+use super::{Meant, table};
 use crate::client::block_on;
 use clap::{Args, ValueEnum};
 use keelson_history::rows;
@@ -9,11 +8,8 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub struct Options {
-    /// KIND/NAME, also of an object that is deleted
-    #[arg(value_name = "KIND/NAME")]
-    object: String,
     #[command(flatten)]
-    target: Target,
+    meant: Meant,
     /// No more than the newest so many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
     limit: Option<u16>,
@@ -30,8 +26,7 @@ enum Output {
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     block_on(async {
-        let asking = Asking::of(&options.target, "keelson-history").await?;
-        let named = asking.named(&options.object)?;
+        let (asking, named) = options.meant.asked("keelson-history").await?;
         let history = asking.history(&named, options.limit.map(usize::from)).await?;
         let rows = rows(&history);
         if let Output::Json = options.output {

@@ -1,33 +1,32 @@
 //! `keelson diff`: how an object differs between two moments.
 
-use super::Target;
-use super::ask::Asking;
+use super::Meant;
 use crate::client::block_on;
 use anyhow::ensure;
 use clap::Args;
+use keelson_client::rest::JSON;
 use keelson_history::unified;
 use std::process::ExitCode;
 
 #[derive(Args)]
 pub struct Options {
-    /// KIND/NAME
-    #[arg(value_name = "KIND/NAME")]
-    object: String,
+    #[command(flatten)]
+    meant: Meant,
     /// From when
     #[arg(long, value_name = "MOMENT")]
     at: String,
     /// To when [default: now]
     #[arg(long, value_name = "MOMENT")]
     to: Option<String>,
-    #[command(flatten)]
-    target: Target,
 }
 
-pub const AFTER_HELP: &str = "\
-Moments: a revision (812, an object's resourceVersion), an age (10m, 1h30m, 2d) or a date (2026-03-01T12:00:00Z).
+pub const AFTER_HELP: &str = concat!(
+    moments!(),
+    "
 What differs of a secret's data is named, and not shown.
 
-Exit status: 0 it is the same, 1 it differs, 2 it could not be looked at.";
+Exit status: 0 it is the same, 1 it differs, 2 it could not be looked at."
+);
 
 const DIFFERS: u8 = 1;
 const ERROR: u8 = 2;
@@ -47,10 +46,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 async fn differences(options: &Options) -> anyhow::Result<String> {
-    let asking = Asking::of(&options.target, "keelson-diff").await?;
-    let named = asking.named(&options.object)?;
-    let before = asking.object(&named, Some(&options.at)).await?;
-    let after = asking.object(&named, options.to.as_deref()).await?;
+    let (asking, named) = options.meant.asked("keelson-diff").await?;
+    let before = asking.object(&named, Some(&options.at), JSON).await?;
+    let after = asking.object(&named, options.to.as_deref(), JSON).await?;
     ensure!(
         before.is_some() || after.is_some(),
         "{named} was there at neither moment: `keelson history` tells when it was"

@@ -54,16 +54,14 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 async fn one(asking: &Asking, options: &Options) -> anyhow::Result<()> {
     ensure!(!options.all_namespaces, "-A: an object is in one namespace");
     let named = asking.named(&options.what)?;
-    let object = asking.object(&named, Some(&options.at)).await?;
+    // One answer, also for a table: a second one would be of another moment.
+    let object = asking.object(&named, Some(&options.at), accept(options.output)).await?;
     let object = object.with_context(|| format!("{named} wasn't there"))?;
     match options.output {
         Output::Yaml => print!("{}", yaml(&object)),
         Output::Json => println!("{}", serde_json::to_string_pretty(&object)?),
         Output::Name => println!("{}", name(&named.id, &object)),
-        Output::Table | Output::Wide => {
-            let table = asking.shaped(&named, &options.at, TABLE).await?;
-            tables(&[table], options.output == Output::Wide, false);
-        }
+        Output::Table | Output::Wide => tables(&[object], options.output == Output::Wide, false),
     }
     Ok(())
 }
@@ -74,11 +72,8 @@ async fn list(asking: &Asking, options: &Options) -> anyhow::Result<()> {
         true => asking.namespace.as_str(),
         false => "",
     };
-    let accept = match options.output {
-        Output::Table | Output::Wide => TABLE,
-        _ => JSON,
-    };
-    let pages = asking.pages(&id, namespace, &options.at, accept).await?;
+    let mut at = options.at.clone();
+    let pages = asking.pages(&id, namespace, &mut at, accept(options.output)).await?;
     let items = || {
         pages
             .iter()
@@ -101,6 +96,13 @@ async fn list(asking: &Asking, options: &Options) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn accept(output: Output) -> &'static str {
+    match output {
+        Output::Table | Output::Wide => TABLE,
+        Output::Yaml | Output::Json | Output::Name => JSON,
+    }
 }
 
 fn of_kind(id: &ResourceId, item: &Value) -> Value {

@@ -1,6 +1,13 @@
 //! History: what objects were, who changed them, and how they come back. The server keeps it ([`options`], [`keelson_past`]); the commands ask
 //! for it by the API, each as whoever its kubeconfig names.
 
+/// How a moment is said.
+macro_rules! moments {
+    () => {
+        "Moments: a revision (812, an object's resourceVersion), an age (10m, 1h30m, 2d) or a date (2026-03-01T12:00:00Z)."
+    };
+}
+
 mod ask;
 mod blame;
 mod changes;
@@ -16,6 +23,7 @@ pub use options::{Kept, Logs};
 
 use crate::config::Config;
 use anyhow::Context;
+use ask::{Asking, Named};
 use clap::Args;
 use keelson_apiserver::handlers::past::WITHOUT;
 use keelson_past::{History, Settings};
@@ -27,14 +35,22 @@ use std::time::Duration;
 /// What was noted is written after so long at most.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Follows the store from here on, if history is kept.
+/// Follows the store from here on, if history is kept. If not, what was kept goes: it has values that were replaced, which nobody would expect
+/// to be there still.
 pub async fn open(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Option<Arc<History>>> {
-    let Some(keep) = config.history else { return Ok(None) };
+    let directory = config.data_dir.join("history");
+    let Some(keep) = config.history else {
+        let removed = tokio::task::spawn_blocking(move || keelson_past::log::remove(&directory)).await?;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "history that was kept can't be removed");
+        }
+        return Ok(None);
+    };
     let root = config.store.root();
     // A crash loses what isn't written; the store has to know it still.
     let interval = config.compaction.unwrap_or(compactor::INTERVAL);
     let settings = Settings {
-        directory: config.data_dir.join("history"),
+        directory,
         keep,
         prefix: format!("{root}/"),
         without: WITHOUT.map(|without| format!("{root}{without}")).to_vec(),
@@ -60,6 +76,25 @@ pub struct Target {
     context: Option<String>,
 }
 
+/// Which object a command is about.
+#[derive(Args)]
+pub struct Meant {
+    /// KIND/NAME, also of an object that is deleted
+    #[arg(value_name = "KIND/NAME")]
+    object: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Meant {
+    /// Whom to ask for it; `agent` is the command's name for itself.
+    async fn asked(&self, agent: &str) -> anyhow::Result<(Asking, Named)> {
+        let asking = Asking::of(&self.target, agent).await?;
+        let named = asking.named(&self.object)?;
+        Ok((asking, named))
+    }
+}
+
 pub use blame::{AFTER_HELP as BLAME_HELP, Options as Blame, main as blame};
 pub use changes::{Options as Changes, main as changes};
 pub use diff::{AFTER_HELP as DIFF_HELP, Options as Diff, main as diff};
@@ -67,5 +102,4 @@ pub use get::{Options as Get, main as get};
 pub use logs::{AFTER_HELP as LOGS_HELP, Options as DeletedLogs, main as logs};
 pub use undelete::{AFTER_HELP as UNDELETE_HELP, Options as Undelete, main as undelete};
 
-pub const MOMENTS: &str = "\
-Moments: a revision (812, an object's resourceVersion), an age (10m, 1h30m, 2d) or a date (2026-03-01T12:00:00Z).";
+pub const MOMENTS: &str = moments!();

@@ -1,11 +1,10 @@
 //! Claims that come back, and the volumes that they had.
 
 use crate::backup::back::Claims;
-use crate::backup::volume::{VOLUMES, try_on};
+use crate::backup::volume::{CLAIMS, VOLUMES, try_on};
 use anyhow::Context;
 use http::Method;
 use keelson_backup::objects::Object;
-use keelson_client::kind::ResourceId;
 use keelson_client::rest::{Error, JSON, Rest};
 use serde_json::{Value, json};
 
@@ -41,16 +40,7 @@ fn fate(volume: &Value, claim: &Object) -> Fate {
 }
 
 impl Claims for Retained {
-    async fn fill(
-        &self,
-        to: &Rest,
-        id: &ResourceId,
-        claim: &Object,
-        value: &mut Value,
-    ) -> anyhow::Result<Option<String>> {
-        let Some(name) = claim.value.pointer("/spec/volumeName").and_then(Value::as_str) else {
-            return Ok(None);
-        };
+    async fn fill(&self, to: &Rest, claim: &Object, name: &str, value: &mut Value) -> anyhow::Result<Option<String>> {
         let volume: Value = match to.get_raw(&VOLUMES, "", name, "", JSON).await {
             Ok(json) => serde_json::from_slice(&json)?,
             Err(Error::Api(status)) if status.code == 404 => {
@@ -64,7 +54,7 @@ impl Claims for Retained {
         let mut wanted = value.clone();
         wanted["spec"]["volumeName"] = name.into();
         // Asked dry first: the volume isn't made free for a claim that is refused.
-        try_on(to, id, claim.namespace(), &wanted).await?;
+        try_on(to, &CLAIMS, claim.namespace(), &wanted).await?;
         let freed = json!({
             "metadata": {"resourceVersion": volume["metadata"]["resourceVersion"]},
             "spec": {"claimRef": {"uid": null, "resourceVersion": null}}});

@@ -59,15 +59,27 @@ fn is_identity(path: &str) -> bool {
 
 /// By field, its last change.
 fn last(history: &History) -> BTreeMap<String, Last> {
-    let mut found = BTreeMap::new();
+    let mut found = BTreeMap::<String, Last>::new();
     let empty = Value::Null;
     let mut before = history.before.object.as_ref();
+    let mut is_known = !history.before.is_unreadable();
     for change in &history.changes {
         let Some(after) = change.state.object.as_ref() else {
-            before = None;
+            is_known = !change.state.is_unreadable();
+            if is_known {
+                before = None;
+            }
             continue;
         };
-        for field in crate::fields::changed(before.unwrap_or(&empty), after) {
+        let fields = crate::fields::changed(before.unwrap_or(&empty), after);
+        before = Some(after);
+        if !is_known {
+            // Which of the changes since it could be read last it was can't be told.
+            fields.iter().for_each(|field| drop(found.remove(field)));
+            is_known = true;
+            continue;
+        }
+        for field in fields {
             let client = change.agent.as_deref().and_then(|agent| agent.split(['/', ' ']).next());
             let last = Last {
                 revision: change.revision,
@@ -77,7 +89,6 @@ fn last(history: &History) -> BTreeMap<String, Last> {
             };
             found.insert(field, last);
         }
-        before = Some(after);
     }
     found
 }
@@ -185,6 +196,30 @@ fn owns(fields: &[String], field: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn nobody_is_blamed_for_what_can_not_be_told() {
+        let object = |a: u32, b: u32| json!({"spec": {"a": a, "b": b}});
+        let change =
+            |revision: u32, object: Value| json!({"revision": revision, "time": "t", "user": "ana", "object": object});
+        let mut history: History = serde_json::from_value(json!({
+            "before": {"object": object(0, 0)}, "since": {"revision": 1, "time": "t"},
+            "changes": [
+                change(2, object(1, 1)),
+                {"revision": 3, "time": "t", "unreadable": "no key", "object": null},
+                change(4, object(2, 1))]}))
+        .unwrap();
+        let revisions = |history: &History| {
+            let blamed = blame(history).into_iter();
+            blamed
+                .map(|blamed| blamed.last.map(|last| last.revision))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(revisions(&history), [None, Some(2)]);
+        history.changes.drain(..1);
+        history.before = history.changes.remove(0).state;
+        assert_eq!(revisions(&history), [None, None]);
+    }
 
     #[test]
     fn fields_have_managers_and_a_last_change() {

@@ -66,7 +66,8 @@ pub struct Row {
 const NAMED: usize = 4;
 
 impl History {
-    /// The newest state that wasn't being deleted, and the last revision at which it stood; `None` in its place: it stands still.
+    /// The newest state that wasn't being deleted, and the last revision at which it stood; `None` in its place: it stands still. There is none to
+    /// tell behind one that can't be read: it may be that one.
     pub fn last_whole(&self) -> Option<(Option<u64>, &Value)> {
         let states = std::iter::once(&self.before).chain(self.changes.iter().map(|change| &change.state));
         let ends = self
@@ -75,16 +76,21 @@ impl History {
             .map(|change| Some(change.revision - 1))
             .chain([None]);
         let all = states.zip(ends).collect::<Vec<_>>();
-        all.into_iter().rev().find_map(|(state, end)| {
-            let object = state.object.as_ref()?;
-            is_whole(object).then_some((end, object))
-        })
+        let known = all.into_iter().rev().take_while(|(state, _)| !state.is_unreadable());
+        let mut objects = known.filter_map(|(state, end)| state.object.as_ref().map(|object| (end, object)));
+        objects.find(|(_, object)| is_whole(object))
     }
 
     /// What it is now.
     pub fn now(&self) -> Option<&Value> {
         let last = self.changes.last().map_or(&self.before, |change| &change.state);
         last.object.as_ref()
+    }
+}
+
+impl State {
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.object.is_none() && self.unreadable.is_some()
     }
 }
 
@@ -161,6 +167,7 @@ fn what(before: &State, change: &Change) -> String {
     if change.deleted {
         return "deleted".into();
     }
+    let is_unknown = before.is_unreadable();
     let (before, after) = match (&before.object, &change.state.object) {
         (_, None) => {
             return format!(
@@ -168,6 +175,7 @@ fn what(before: &State, change: &Change) -> String {
                 change.state.unreadable.as_deref().unwrap_or("it isn't told why")
             );
         }
+        (None, Some(_)) if is_unknown => return "(what it was can't be read)".into(),
         (None, Some(_)) => return "created".into(),
         (Some(before), Some(after)) => (before, after),
     };
@@ -257,8 +265,24 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_one_that_can_not_be_read_is_not_said_to_be_new() {
+        let mut history = history();
+        let mut next = history.changes[0].clone();
+        (next.revision, next.verb) = (21, None);
+        history.changes.push(next);
+        let rows = rows(&history);
+        let last = rows.last().unwrap();
+        assert_eq!(
+            (last.verb.as_str(), last.what.as_str()),
+            ("update", "(what it was can't be read)")
+        );
+    }
+
+    #[test]
     fn what_comes_back_is_what_was_before_the_deletion_began() {
         let mut history = history();
+        assert!(history.last_whole().is_none(), "what it was last can't be read");
+        history.changes.pop();
         let (revision, object) = history.last_whole().unwrap();
         assert_eq!((revision, &object["spec"]["replicas"]), (Some(12), &json!(5)));
         history.changes.drain(..2);

@@ -54,6 +54,25 @@ pub struct Who {
     pub verb: String,
 }
 
+/// So many letters of each of these are kept: clients call themselves what they like.
+const LONGEST: usize = 256;
+
+impl Who {
+    fn bytes(&self) -> usize {
+        self.user.len() + self.agent.len() + self.verb.len()
+    }
+
+    pub(crate) fn cut(mut self) -> Who {
+        for text in [&mut self.user, &mut self.agent, &mut self.verb] {
+            if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+                text.truncate(end);
+                text.shrink_to_fit();
+            }
+        }
+        self
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct Records {
     #[prost(message, repeated, tag = "1")]
@@ -64,7 +83,8 @@ impl Record {
     /// About what it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
         let before = self.before.as_ref().map_or(0, |before| before.value.len());
-        self.key.len() + before + 160
+        let who = self.who.as_ref().map_or(0, Who::bytes);
+        self.key.len() + before + who + 160
     }
 
     /// The key as it stood before.
@@ -220,6 +240,22 @@ mod tests {
             }),
             ..Record::default()
         }
+    }
+
+    #[test]
+    fn of_a_long_name_the_beginning_is_kept() {
+        let who = Who {
+            user: "ä".repeat(5000),
+            agent: "curl".into(),
+            verb: "é".repeat(256),
+        };
+        let cut = who.clone().cut();
+        assert_eq!(cut.user, "ä".repeat(256));
+        assert_eq!((&cut.agent, &cut.verb), (&who.agent, &who.verb));
+        let mut record = record(1, "/r/a/x", None);
+        let without = record.bytes();
+        record.who = Some(cut);
+        assert_eq!(record.bytes(), without + 512 + 4 + 512);
     }
 
     #[test]

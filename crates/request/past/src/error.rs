@@ -2,6 +2,7 @@
 
 use crate::log::Point;
 use keelson_store::Revision;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,14 +15,14 @@ pub enum Error {
     Future { asked: Revision, current: Revision },
     #[error("{what}")]
     Invalid { what: String },
-    /// More than an answer may have.
-    #[error("more than {} MiB of what was would have to be gathered for this: ask for less at a time", .bytes >> 20)]
-    TooMuch { bytes: usize },
     /// The follower is behind the store, or the store doesn't answer.
     #[error("history can't be told now: {what}")]
     Later { what: String },
     #[error("history can't be read: {path}: {what}")]
     Unreadable { path: PathBuf, what: String },
+    /// What makes room helps.
+    #[error("history can't be written: {path}: there is no room on the disk")]
+    Full { path: PathBuf },
 }
 
 impl Error {
@@ -29,6 +30,14 @@ impl Error {
         Error::Unreadable {
             path: path.into(),
             what: what.to_string(),
+        }
+    }
+
+    /// Of a write.
+    pub(crate) fn written(path: &Path, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full { path: path.into() },
+            _ => Error::at(path, error),
         }
     }
 }

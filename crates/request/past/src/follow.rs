@@ -1,5 +1,6 @@
 //! The follower: what the store tells, noted and written.
 
+use crate::Error as Failed;
 use crate::block::{Before, Record};
 use crate::history::{History, now_ms};
 use crate::log::Point;
@@ -148,7 +149,8 @@ impl History {
                 log.write(finish, now_ms())
             };
             let mut wrote = write();
-            while wrote.is_err() && log.shrink() {
+            // Of what else fails, another attempt may do better, and what was kept for a day isn't given up for it.
+            while matches!(wrote, Err(Failed::Full { .. })) && log.shrink() {
                 wrote = write();
             }
             if wrote.is_ok() {

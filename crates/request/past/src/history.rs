@@ -44,6 +44,8 @@ const QUESTIONS: usize = 2;
 const CATCH_UP: Duration = Duration::from_secs(5);
 /// Somebody writes all the time: what is read in the store and in the log has to be of one moment.
 const ATTEMPTS: usize = 10;
+/// So many bytes of what was are in a page, and of what is gathered for it.
+const PAGE: usize = 8 << 20;
 
 /// What is known of a key, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +73,7 @@ impl History {
             time_ms: now_ms(),
         };
         let (directory, keep) = (settings.directory.clone(), settings.keep);
-        let log = tokio::task::spawn_blocking(move || Log::open(&directory, keep, now)).await??;
+        let log = tokio::task::spawn_blocking(move || Log::open(&directory, keep, now)).await?;
         Ok(Arc::new(History {
             synced: watch::Sender::new(log.synced().revision),
             log: Arc::new(log),
@@ -140,20 +142,26 @@ impl History {
     pub async fn list(&self, prefix: &str, after: Option<Bytes>, limit: usize, at: Revision) -> Result<Page> {
         let whole = KeyRange::prefix(prefix.to_string());
         let range = between(&whole, after.as_ref(), None);
-        let listed = self
+        let mut listed = self
             .store
             .list(ListRequest::new(range).limit(limit).uncounted())
             .await?;
-        let next = match listed.more {
+        let mut next = match listed.more {
             true => listed.kvs.last().map(|kv| kv.key.clone()),
             false => None,
         };
         // What the list doesn't know of, the log does.
         self.caught_up().await?;
         let (range, prefix) = (between(&whole, after.as_ref(), next.as_ref()), prefix.to_string());
-        let mut changed = self
-            .ask(move |log| log.first_of_each(prefix.as_bytes(), &range, at))
+        let (mut changed, to) = self
+            .ask(move |log| log.first_of_each(prefix.as_bytes(), &range, at, PAGE))
             .await?;
+        if let Some(to) = to {
+            listed.kvs.retain(|kv| kv.key < to);
+            // Before the first that is left out: what came only later counts here, too.
+            let last = listed.kvs.last().map(|kv| &kv.key);
+            next = last.max(changed.keys().next_back()).cloned();
+        }
         let mut kvs = Vec::with_capacity(listed.kvs.len());
         for kv in listed.kvs {
             match changed.remove(&kv.key) {
@@ -163,6 +171,16 @@ impl History {
         }
         kvs.extend(changed.into_values().filter_map(|change| change.was()));
         kvs.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut size = 0;
+        let fits = kvs.iter().take_while(|kv| {
+            size += kv.key.len() + kv.value.len();
+            size <= PAGE
+        });
+        let fits = fits.count().max(1);
+        if fits < kvs.len() {
+            kvs.truncate(fits);
+            next = kvs.last().map(|kv| kv.key.clone());
+        }
         Ok(Page { kvs, next })
     }
 
@@ -378,6 +396,38 @@ mod tests {
         }
         let expected: Vec<_> = (0..10).map(|n| format!("/registry/maps/n/{n}=x")).collect();
         assert_eq!(all, expected);
+    }
+
+    #[tokio::test]
+    async fn a_page_of_large_objects_is_followed_by_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Memory::new();
+        let history = History::open(store.clone(), settings(directory.path())).await.unwrap();
+        tokio::spawn(history.clone().run(CancellationToken::new()));
+        let large = "x".repeat(1 << 20);
+        for n in 10..30 {
+            put(&store, &format!("/registry/maps/n/{n}"), &large).await;
+        }
+        let at = store.current_revision().await.unwrap();
+        // Gone, and standing there still, by turns.
+        for n in (10..30).step_by(2) {
+            let key = format!("/registry/maps/n/{n}");
+            store.delete(key.into(), Expect::Any).await.unwrap();
+        }
+        let (mut all, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = history.list("/registry/maps/n/", after.take(), 500, at).await.unwrap();
+            assert!(page.kvs.len() <= 8);
+            all.extend(page.kvs.iter().map(|kv| kv.key.clone()));
+            pages += 1;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let expected: Vec<_> = (10..30).map(|n| format!("/registry/maps/n/{n}")).collect();
+        assert_eq!(all, expected);
+        assert!(pages >= 3, "{pages}");
     }
 
     #[tokio::test(start_paused = true)]

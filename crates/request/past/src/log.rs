@@ -9,7 +9,7 @@ use keelson_store::{KeyRange, Revision};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,8 @@ struct State {
     pending_bytes: usize,
     /// Every change up to it has been noted.
     synced: Point,
+    /// Since when everything is known, where there is no file: all of it is pending.
+    begun: Point,
 }
 
 /// What there is at one moment, for a question.
@@ -73,19 +75,25 @@ struct View {
 }
 
 impl Log {
-    /// What a directory has, or a new one. `now`: where the store stands, and what time it is.
-    pub fn open(directory: &Path, keep: Keep, now: Point) -> Result<Log> {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|e| Error::at(directory, e))?;
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(directory)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .map_err(|e| Error::at(directory, e))?;
-        paths.retain(|path| segment::is_ours(path));
+    /// What a directory has, or a new one. `now`: where the store stands, and what time it is. What can't be read is passed over, and what can't be
+    /// made is tried again when there is something to write: no server is worth less than its history.
+    pub fn open(directory: &Path, keep: Keep, now: Point) -> Log {
+        let mut paths = ours(directory).unwrap_or_else(|error| {
+            tracing::warn!(path = %directory.display(), %error, "the history that is kept can't be read");
+            Vec::new()
+        });
         // Their names are numbers of one length.
         paths.sort();
         let mut segments = VecDeque::new();
         for path in paths {
-            let Some(segment) = Segment::read(path)? else { continue };
+            let segment = match Segment::read(path) {
+                Ok(Some(segment)) => segment,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "a file of the history is passed over");
+                    continue;
+                }
+            };
             // What doesn't go on where the one before ended is of another history.
             if segments
                 .back()
@@ -105,12 +113,16 @@ impl Log {
                 segments,
                 pending: Vec::new(),
                 pending_bytes: 0,
+                begun: now,
             }),
         };
-        if log.state.read().segments.is_empty() || log.synced().revision > now.revision {
-            log.begin(now)?;
+        let is_new = log.state.read().segments.is_empty();
+        if (is_new || log.synced().revision > now.revision)
+            && let Err(error) = log.begin(now)
+        {
+            tracing::warn!(%error, "history can't be begun yet; trying again");
         }
-        Ok(log)
+        log
     }
 
     /// Everything that was goes: from here on all is known.
@@ -121,13 +133,14 @@ impl Log {
         state.pending.clear();
         state.pending_bytes = 0;
         state.synced = at;
+        state.begun = at;
         state.segments.push_back(Segment::create(&self.directory, at)?);
         Ok(())
     }
 
     pub fn since(&self) -> Point {
         let state = self.state.read();
-        state.segments.front().map_or(state.synced, |segment| segment.base)
+        state.segments.front().map_or(state.begun, |segment| segment.base)
     }
     pub fn synced(&self) -> Point {
         self.state.read().synced
@@ -143,7 +156,7 @@ impl Log {
     /// How far the files go.
     pub fn written(&self) -> Point {
         let state = self.state.read();
-        state.segments.back().map_or(state.synced, Segment::end)
+        state.segments.back().map_or(state.begun, Segment::end)
     }
 
     /// Notes changes, and that all up to `synced` is noted.
@@ -198,6 +211,9 @@ impl Log {
             last.bytes >= self.keep.bytes / PARTS || last.base.time_ms.saturating_add(age / PARTS) <= now_ms
         };
         let Some(last) = state.segments.back_mut() else {
+            // It couldn't be made when history began.
+            let first = Segment::create(&self.directory, state.begun)?;
+            state.segments.push_back(first);
             return Ok(());
         };
         if last.is_open() && (last.blocks.is_empty() || !full(last)) {
@@ -326,32 +342,76 @@ impl Log {
     }
 
     /// Of each key of a range that has changed after a revision the first change. `prefix` (with a slash at its end) is what all keys of the
-    /// range begin with.
-    pub fn first_of_each(&self, prefix: &[u8], range: &KeyRange, after: Revision) -> Result<BTreeMap<Bytes, Record>> {
+    /// range begin with. No more than `most` bytes of them: where there are more, the second is the key from which on they are left out.
+    pub fn first_of_each(
+        &self,
+        prefix: &[u8],
+        range: &KeyRange,
+        after: Revision,
+        most: usize,
+    ) -> Result<(BTreeMap<Bytes, Record>, Option<Bytes>)> {
         self.check(after)?;
         let (view, wanted) = (self.view(after), hash(prefix));
         let (mut found, mut size) = (BTreeMap::<Bytes, Record>::new(), 0);
+        let mut to: Option<Bytes> = None;
         let mut take = |records: Vec<Record>| {
             for record in records {
-                if record.revision <= after || !range.contains(&record.key) || found.contains_key(&record.key) {
+                let is_left_out = to.as_ref().is_some_and(|to| record.key >= *to);
+                let is_wanted = record.revision > after && range.contains(&record.key) && !is_left_out;
+                if !is_wanted || found.contains_key(&record.key) {
                     continue;
                 }
                 size += record.bytes();
-                if size > GATHERED {
-                    return Err(Error::TooMuch { bytes: GATHERED });
-                }
                 let record = apart(record);
                 found.insert(record.key.clone(), record);
+                // One is told, however large it is.
+                while size > most
+                    && found.len() > 1
+                    && let Some((key, last)) = found.pop_last()
+                {
+                    size -= last.bytes();
+                    to = Some(key);
+                }
             }
-            Ok(())
         };
         for (path, head) in view.blocks.iter().filter(|(_, head)| head.may_have(wanted)) {
-            take(segment::records(path, head)?)?;
+            take(segment::records(path, head)?);
         }
-        take(view.pending)?;
+        take(view.pending);
         self.check(after)?;
-        Ok(found)
+        Ok((found, to))
     }
+}
+
+/// The files of a directory that are history's.
+fn ours(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(paths),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if segment::is_ours(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Where no history is kept any more: what is there of it goes, and nothing else.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    let paths = ours(directory)?;
+    if paths.is_empty() {
+        return Ok(());
+    }
+    for path in &paths {
+        std::fs::remove_file(path)?;
+    }
+    tracing::info!(path = %directory.display(), files = paths.len(), "history that was kept is removed");
+    // Unless somebody else has something there.
+    let _ = std::fs::remove_dir(directory);
+    Ok(())
 }
 
 /// A block's content is one piece of memory, of which a record that is kept for long keeps only its own part.
@@ -427,7 +487,7 @@ mod tests {
     #[test]
     fn a_value_is_what_the_first_later_change_replaced() {
         let directory = tempfile::tempdir().unwrap();
-        let log = Log::open(directory.path(), keep(24, 1 << 30), point(10, 1000)).unwrap();
+        let log = Log::open(directory.path(), keep(24, 1 << 30), point(10, 1000));
         note(&log, change(11, 2000, "/r/a/x", Some(b"one")));
         note(&log, change(12, 3000, "/r/a/y", None));
         let ana = |record: &mut Record| {
@@ -448,17 +508,20 @@ mod tests {
             let (all, more) = log.newest(b"/r/a/x", 9, 1 << 20).unwrap();
             assert_eq!((all.len(), more), (2, false));
             assert_eq!(all[1].who.as_ref().unwrap().user, "ana");
-            let each = log.first_of_each(b"/r/a/", &KeyRange::prefix("/r/a/"), 10).unwrap();
+            let all = KeyRange::prefix("/r/a/");
+            let (each, to) = log.first_of_each(b"/r/a/", &all, 10, GATHERED).unwrap();
+            assert_eq!(to, None);
             let each: Vec<_> = each
                 .into_values()
                 .map(|record| (record.revision, was(Some(record))))
                 .collect();
             assert_eq!(each, [(11, Some("one".into())), (12, None)]);
-            assert!(
-                log.first_of_each(b"/r/b/", &KeyRange::prefix("/r/b/"), 10)
-                    .unwrap()
-                    .is_empty()
-            );
+            let others = log.first_of_each(b"/r/b/", &KeyRange::prefix("/r/b/"), 10, GATHERED);
+            assert!(others.unwrap().0.is_empty());
+            // However little may be told, one is, and where the others begin.
+            let (each, to) = log.first_of_each(b"/r/a/", &all, 10, 1).unwrap();
+            assert_eq!(each.into_keys().collect::<Vec<_>>(), ["/r/a/x"]);
+            assert_eq!(to.unwrap(), "/r/a/y");
             for (ms, revision) in [(1000, 10), (2000, 11), (2999, 11), (3000, 13), (5000, 14), (9000, 14)] {
                 assert_eq!(log.at_time(ms).unwrap(), revision, "{ms}");
             }
@@ -466,14 +529,15 @@ mod tests {
         };
         look(&log);
         log.write(ana, 5000).unwrap();
+        assert_eq!(log.pending(), 0);
         drop(log);
-        look(&Log::open(directory.path(), keep(24, 1 << 30), point(20, 9000)).unwrap());
+        look(&Log::open(directory.path(), keep(24, 1 << 30), point(20, 9000)));
     }
 
     #[test]
     fn what_is_too_old_or_too_much_goes_and_what_is_left_is_whole() {
         let directory = tempfile::tempdir().unwrap();
-        let log = Log::open(directory.path(), keep(16, 1 << 20), point(1, 0)).unwrap();
+        let log = Log::open(directory.path(), keep(16, 1 << 20), point(1, 0));
         let mut written = 0;
         for n in 0..400u64 {
             let (revision, now) = (n + 2, n * HOUR / 100);
@@ -505,7 +569,7 @@ mod tests {
     #[test]
     fn an_end_that_was_torn_is_cut_and_another_stores_history_is_not_ours() {
         let directory = tempfile::tempdir().unwrap();
-        let open = |revision| Log::open(directory.path(), keep(24, 1 << 30), point(revision, 9000)).unwrap();
+        let open = |revision| Log::open(directory.path(), keep(24, 1 << 30), point(revision, 9000));
         let log = open(1);
         for revision in 2..5 {
             note(&log, change(revision, 1000 * revision, "/r/a/x", Some(b"was")));
@@ -533,5 +597,27 @@ mod tests {
         std::fs::write(directory.path().join("somebody-elses"), "x").unwrap();
         open(1);
         assert!(directory.path().join("somebody-elses").exists());
+        remove(directory.path()).unwrap();
+        assert!(directory.path().join("somebody-elses").exists());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        remove(&directory.path().join("nowhere")).unwrap();
+    }
+
+    #[test]
+    fn history_that_can_not_be_begun_is_begun_when_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history");
+        std::fs::write(&path, "a file is in the way").unwrap();
+        let log = Log::open(&path, keep(24, 1 << 30), point(10, 1000));
+        note(&log, change(11, 2000, "/r/a/x", Some(b"one")));
+        assert!(log.write(|_| {}, 2000).is_err());
+        assert_eq!(was(log.first_after(b"/r/a/x", 10).unwrap()).unwrap(), "one");
+        assert_eq!((log.since(), log.written()), (point(10, 1000), point(10, 1000)));
+        std::fs::remove_file(&path).unwrap();
+        log.write(|_| {}, 2000).unwrap();
+        assert_eq!((log.pending(), log.written()), (0, point(11, 2000)));
+        drop(log);
+        let log = Log::open(&path, keep(24, 1 << 30), point(20, 9000));
+        assert_eq!(was(log.first_after(b"/r/a/x", 10).unwrap()).unwrap(), "one");
     }
 }

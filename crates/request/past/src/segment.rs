@@ -5,7 +5,7 @@ use crate::log::Point;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +33,11 @@ impl Segment {
     pub(crate) fn create(directory: &Path, base: Point) -> Result<Segment> {
         let path = directory.join(format!("{:020}", base.revision));
         let made = || {
-            // One that nothing came into.
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
+            // One that nothing came into, or that couldn't be read.
             if path.exists() {
                 std::fs::remove_file(&path)?;
             }
@@ -44,7 +48,7 @@ impl Segment {
             file.write_all_at(&start, 0)?;
             Ok(file)
         };
-        let file = made().map_err(|e: io::Error| Error::at(&path, e))?;
+        let file = made().map_err(|e: io::Error| Error::written(&path, &e))?;
         Ok(Segment {
             path: Arc::new(path),
             base,
@@ -103,7 +107,6 @@ impl Segment {
 
     /// A block that only says how far it goes gives way to the next.
     pub(crate) fn append(&mut self, mut head: Head, bytes: &[u8]) -> Result<()> {
-        let fail = |e: io::Error| Error::at(&self.path, e);
         let Some(file) = &self.file else {
             return Err(Error::at(&self.path, "it isn't written to any more"));
         };
@@ -116,7 +119,7 @@ impl Segment {
         if let Err(error) = written {
             // What was written of it would be taken for the end of a crash; the next attempt writes over it.
             let _ = file.set_len(self.bytes);
-            return Err(fail(error));
+            return Err(Error::written(&self.path, &error));
         }
         if replaced.is_some() {
             self.blocks.pop();

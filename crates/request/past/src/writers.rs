@@ -17,7 +17,7 @@ tokio::task_local! {
 
 /// What this future writes, by a store that [notes](Noting) it, was written by them.
 pub async fn written_by<T>(who: Who, writing: impl Future<Output = T>) -> T {
-    WRITER.scope(Arc::new(who), writing).await
+    WRITER.scope(Arc::new(who.cut()), writing).await
 }
 
 /// So many writes may be known that the follower hasn't seen yet.

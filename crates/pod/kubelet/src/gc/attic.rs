@@ -32,8 +32,12 @@ impl Attic {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         }
-        host.make_dir(&self.directory, 0o700)?;
         let (now, bytes) = (host.now().as_millisecond(), host.disk_usage(logs)?.0);
+        if bytes > self.bytes {
+            // It would go at once, and with it all that is older.
+            return host.remove_tree(logs);
+        }
+        host.make_dir(&self.directory, 0o700)?;
         host.rename(logs, &self.directory.join(format!("{now:013}_{bytes}_{name}")))?;
         self.tidy(host)
     }
@@ -85,6 +89,24 @@ impl Attic {
         };
         names.sort_unstable_by(|a, b| b.cmp(a));
         Ok(names)
+    }
+}
+
+/// Where no logs are kept any more: those that were kept go, and nothing else that may be there. `pod_logs` are those of pods that are.
+pub fn abandon(host: &dyn Host, pod_logs: &Path) -> io::Result<()> {
+    let directory = pod_logs.with_file_name("deleted");
+    let names = match host.list_dir(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        names => names?,
+    };
+    let is_ours = |name: &&String| name.find('_') == Some(13) && Kept::of(name).is_some();
+    let ours: Vec<&String> = names.iter().filter(is_ours).collect();
+    for name in &ours {
+        host.remove_tree(&directory.join(name))?;
+    }
+    match !ours.is_empty() && ours.len() == names.len() {
+        true => host.remove_dir(&directory),
+        false => Ok(()),
     }
 }
 
@@ -188,10 +210,18 @@ mod tests {
         tokio::time::advance(Duration::from_secs(22 * 3600 + 60)).await;
         attic.tidy(&host).unwrap();
         assert_eq!(host.list_dir(&attic.directory).unwrap().len(), 1);
-        attic.take(&host, &pod(&host, "large", &[b'x'; 500])).unwrap();
-        assert!(
-            host.list_dir(&attic.directory).unwrap().is_empty(),
-            "more than all may have"
-        );
+        let large = pod(&host, "large", &[b'x'; 500]);
+        attic.take(&host, &large).unwrap();
+        assert!(host.list_dir(&large).is_err(), "more than all may have");
+        assert_eq!(host.list_dir(&attic.directory).unwrap().len(), 1, "the others stay");
+        let foreign = attic.directory.join("1_2_other");
+        host.make_dir(&foreign, 0o755).unwrap();
+        abandon(&host, Path::new("/logs/pods")).unwrap();
+        assert_eq!(host.list_dir(&attic.directory).unwrap(), ["1_2_other"]);
+        host.remove_tree(&foreign).unwrap();
+        attic.take(&host, &pod(&host, "d", b"x")).unwrap();
+        abandon(&host, Path::new("/logs/pods")).unwrap();
+        assert!(host.list_dir(&attic.directory).is_err());
+        abandon(&host, Path::new("/logs/pods")).unwrap();
     }
 }

@@ -12,6 +12,11 @@ use std::time::Duration;
 const IMAGES: Duration = Duration::from_secs(300);
 
 pub fn start(kl: &Arc<Kubelet>) {
+    if kl.cfg.attic.is_none()
+        && let Err(e) = attic::abandon(&*kl.host, &kl.cfg.pod_logs_dir)
+    {
+        tracing::warn!("removing logs of pods that are gone failed: {e}");
+    }
     let log_keeper = kl.clone();
     tokio::spawn(async move {
         while pause(&log_keeper, log_keeper.cfg.log_monitor).await {

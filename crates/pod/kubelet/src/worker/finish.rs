@@ -137,10 +137,10 @@ impl Worker {
             .pod_logs(pods::namespace(pod), pods::name(pod), pods::uid(pod));
         let kept = match &self.kl.cfg.attic {
             Some(attic) => attic.take(&*self.kl.host, &logs),
-            None => self.kl.host.remove_tree(&logs),
+            None => Ok(()),
         };
-        // What can't be kept isn't left lying about.
-        if let Err(e) = kept.and_then(|()| self.kl.host.remove_tree(&logs)) {
+        // What can't be kept isn't left lying about, whatever kept it from being kept.
+        if let Err(e) = kept.and(self.kl.host.remove_tree(&logs)) {
             tracing::warn!(pod = %pods::describe(pod), "removing the pod's logs failed: {e}");
         }
         self.kl.status.forget(&self.handle.uid);

@@ -133,7 +133,8 @@ impl Classed {
         deadline: Option<Instant>,
         usage: Option<Usage>,
     ) -> Result<Option<Permit>, TooMany> {
-        if info.is_long_running() && info.verb != "watch" {
+        // The log of a pod that is gone is looked for in all that the pod was, and follows nothing.
+        if info.is_long_running() && info.verb != "watch" && !info.past {
             return Ok(None);
         }
         let width = width::of(info, usage, self.widest);
@@ -386,6 +387,21 @@ impl Sink for LevelSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_stream_takes_no_seat_and_what_was_takes_one() {
+        let flow = FlowControl::new(600);
+        let user = UserInfo::new("somebody", &["system:authenticated"]);
+        for (path, takes) in [
+            ("/api/v1/namespaces/n/pods/p/log", false),
+            ("/keelson/history/api/v1/namespaces/n/pods/p/log", true),
+        ] {
+            let info = RequestInfo::parse(&"GET".parse().unwrap(), &path.parse().unwrap()).unwrap();
+            let classed = flow.classify(&user, &info).unwrap();
+            let seats = classed.seats(&info, None, None).await.unwrap();
+            assert_eq!(seats.is_some(), takes, "{path}");
+        }
+    }
 
     #[test]
     fn default_configuration_classes_as_upstream_does() {

@@ -5,7 +5,7 @@
 //! | `…/NAME`            | the changes that are kept of an object, the newest last (`limit`) |
 //! | `…/NAME?at=MOMENT`  | what it was; 404: it wasn't there |
 //! | `…/pods/NAME/log`   | what the last pod of that name wrote last that is gone (`uid`, and what `pods/log` takes), while its node has it |
-//! | `…?at=MOMENT`       | what the list was, in pages (`limit`, `continue`); also as a table |
+//! | `…?at=MOMENT`       | what the list was, in pages (`limit`, `continue`); also as a table; `unreadable` names what can't be read |
 //!
 //! Whoever may read a resource may read what it was: the chain has authorised `get` or `list` of it. Two may read less. What was in a namespace
 //! before it was made (again) was perhaps others': that takes the same permission in all namespaces. A node may read what its pods need now,
@@ -229,13 +229,13 @@ impl Asked<'_> {
             .map_err(refused)?;
         let next = page.next.as_ref().and_then(|key| key.strip_prefix(real.as_bytes()));
         let next = next.map(|name| String::from_utf8_lossy(name).into_owned());
-        let mut objects = Vec::with_capacity(page.kvs.len());
+        let (mut objects, mut unreadable) = (Vec::with_capacity(page.kvs.len()), Vec::new());
         for kv in page.kvs {
             let name = String::from_utf8_lossy(kv.key.strip_prefix(real.as_bytes()).unwrap_or(&kv.key)).into_owned();
             match self.object(kv).await {
                 Ok(object) => objects.push(object),
-                // One that can't be read is no reason to show nothing.
-                Err(e) => context.warnings.add(format!("{name} is left out: {}", e.message)),
+                // One that can't be read is no reason to show nothing; who asks is told, since what isn't in the list would seem not to have been.
+                Err(e) => unreadable.push(Value::from(format!("{name}: {}", e.message))),
             }
         }
         let version = at.to_string();
@@ -243,6 +243,9 @@ impl Asked<'_> {
             let mut table = table::table(self.def, objects, out, include(context), &version, true)?;
             if let Some(next) = next {
                 table.set_at(&["metadata", "continue"], next);
+            }
+            if !unreadable.is_empty() {
+                table.set_at(&["unreadable"], unreadable);
             }
             return respond::text(StatusCode::OK, out, table);
         }
@@ -257,6 +260,9 @@ impl Asked<'_> {
         }
         metadata.push("resourceVersion", version);
         list.push("metadata", metadata);
+        if !unreadable.is_empty() {
+            list.push("unreadable", unreadable);
+        }
         respond::text(StatusCode::OK, out, list.into())
     }
 
@@ -269,17 +275,25 @@ impl Asked<'_> {
             .map_err(refused)?;
         let wanted = context.info.query.get("uid").unwrap_or_default();
         let deletions = changes.records.iter().rev();
+        let mut found = None;
         for record in deletions.filter(|record| record.deleted && record.revision >= self.floor) {
             let Some(was) = record.was() else { continue };
             let pod = self.object(was).await?;
             if wanted.is_empty() || pod.uid() == wanted {
-                return connect::deleted_log(self.server, context, &pod).await;
+                found = Some(pod);
+                break;
             }
+        }
+        let since = changes.since;
+        // All that the pod was is a lot to hold while its node is waited for.
+        drop(changes);
+        if let Some(pod) = found {
+            return connect::deleted_log(self.server, context, &pod).await;
         }
         let text = format!(
             "no pod {:?} was deleted, as far as is kept: since {}",
             context.info.name.as_str(),
-            changes.since
+            since
         );
         Err(ApiError::new(Reason::NotFound, text))
     }
@@ -362,9 +376,8 @@ fn refused(error: Error) -> ApiError {
     match error {
         Error::TooOld { .. } => ApiError::expired(text),
         Error::Future { .. } | Error::Invalid { .. } => ApiError::bad_request(text),
-        Error::TooMuch { .. } => ApiError::new(Reason::RequestEntityTooLarge, text),
         Error::Later { .. } => ApiError::new(Reason::ServiceUnavailable, text).with_retry_after(1),
-        Error::Unreadable { .. } => {
+        Error::Unreadable { .. } | Error::Full { .. } => {
             tracing::error!("{text}");
             ApiError::internal("what was written of the past can't be read; the server's log says more")
         }
