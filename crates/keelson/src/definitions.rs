@@ -4,19 +4,12 @@ use keelson_client::{Patch, ResourceId, Rest, is_not_found};
 use keelson_controllers::snapshot_definitions::{MANAGED_BY, US};
 use serde_json::Value;
 
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 const JSON: &str = "application/json";
 
 /// Writes one, which has [`MANAGED_BY`] among its labels, unless somebody else brought it: that one is left as it is.
 pub async fn write(rest: &Rest, definition: &Value) -> anyhow::Result<()> {
     let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-    match rest.get_raw(&DEFINITIONS, "", name, "", JSON).await {
+    match rest.get_raw(&ResourceId::DEFINITIONS, "", name, "", JSON).await {
         Ok(found) if !is_ours(&found)? => {
             tracing::info!(name, "the definition is somebody else's, and stays");
             return Ok(());
@@ -29,7 +22,7 @@ pub async fn write(rest: &Rest, definition: &Value) -> anyhow::Result<()> {
         manager: US,
         force: true,
     };
-    rest.patch_raw(&DEFINITIONS, "", name, "", &patch).await?;
+    rest.patch_raw(&ResourceId::DEFINITIONS, "", name, "", &patch).await?;
     Ok(())
 }
 

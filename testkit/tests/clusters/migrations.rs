@@ -7,13 +7,6 @@ use keelson_testkit::{Cluster, secs};
 use serde_json::{Value, json};
 
 const TABS: ResourceId = ResourceId::fixed("example.com", "v1", "Tab", "tabs", true);
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 
 fn definition(stored: &str) -> String {
     let version = |name: &str| {
@@ -50,7 +43,7 @@ fn told(migration: &StorageVersionMigration, kind: &str) -> Option<(String, Stri
 async fn definition_now(cluster: &Cluster) -> Value {
     let rest = cluster.objects::<StorageVersionMigration>().rest().clone();
     let body = rest
-        .get_raw(&DEFINITIONS, "", "tabs.example.com", "", "application/json")
+        .get_raw(&ResourceId::DEFINITIONS, "", "tabs.example.com", "", "application/json")
         .await;
     serde_json::from_slice(&body.expect("the definition")).expect("JSON")
 }

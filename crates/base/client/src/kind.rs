@@ -19,6 +19,15 @@ pub struct ResourceId {
 }
 
 impl ResourceId {
+    /// Definitions of custom resources, of which no type is known here.
+    pub const DEFINITIONS: ResourceId = ResourceId::fixed(
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        false,
+    );
+
     pub const fn fixed(
         group: &'static str,
         version: &'static str,

@@ -81,13 +81,6 @@ enum Owner {
     Waiting,
 }
 
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 const API_SERVICES: ResourceId = ResourceId::fixed("apiregistration.k8s.io", "v1", "APIService", "apiservices", false);
 
 impl Collector {
@@ -95,7 +88,7 @@ impl Collector {
         let refreshes: Arc<WorkQueue<()>> = Arc::new(WorkQueue::new());
         let definitions = Informer::metadata(
             &reader,
-            DEFINITIONS,
+            ResourceId::DEFINITIONS,
             keelson_client::informer::strip_managed_fields,
             &stop,
         );

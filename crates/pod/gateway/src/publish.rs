@@ -28,13 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 const TOGETHER: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(2);
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -91,7 +84,12 @@ async fn lead(rest: &Rest, stop: &CancellationToken) -> anyhow::Result<()> {
     let waiting = Waiting {
         ingresses: follow(rest, InformerOptions::default(), &changed, stop),
         classes: follow(rest, InformerOptions::default(), &changed, stop),
-        definitions: Informer::metadata(rest, DEFINITIONS, keelson_client::informer::strip_managed_fields, stop),
+        definitions: Informer::metadata(
+            rest,
+            ResourceId::DEFINITIONS,
+            keelson_client::informer::strip_managed_fields,
+            stop,
+        ),
     };
     let note = changed.clone();
     waiting.definitions.on_change(move |_| note.notify_one());

@@ -17,13 +17,6 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 /// How often it is asked whether a definition's kind is served by now, after each change of it.
 const TRIES: u32 = 12;
 
@@ -86,7 +79,7 @@ impl Sources {
             namespaces: Informer::start(rest, InformerOptions::default(), stop),
             policies: Informer::start(rest, InformerOptions::default(), stop),
             nodes: Informer::start(rest, nodes, stop),
-            definitions: Informer::metadata(rest, DEFINITIONS, strip_definition, stop),
+            definitions: Informer::metadata(rest, ResourceId::DEFINITIONS, strip_definition, stop),
             cluster: None,
             asked: (None, 0),
             pending: Arc::default(),

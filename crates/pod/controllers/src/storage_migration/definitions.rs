@@ -8,13 +8,6 @@ use keelson_client::{Patch, ResourceId, Rest, is_conflict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-const DEFINITIONS: ResourceId = ResourceId::fixed(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    false,
-);
 const MANAGER: &str = "migration-runner-controller";
 /// So often a write is tried that others were faster with.
 const ATTEMPTS: usize = 5;
@@ -118,7 +111,7 @@ fn condition(definition: &Definition, status: &str, reason: &str, message: &str)
 /// which that has been said already.
 async fn change(rest: &Rest, name: &str, status: impl Fn(&Definition) -> Option<Value>) -> Result<()> {
     for attempt in 1.. {
-        let Some(body) = found(rest.get_raw(&DEFINITIONS, "", name, "", JSON).await)? else {
+        let Some(body) = found(rest.get_raw(&ResourceId::DEFINITIONS, "", name, "", JSON).await)? else {
             return Ok(());
         };
         let definition: Definition = serde_json::from_slice(&body).map_err(keelson_client::rest::Error::SerdeError)?;
@@ -126,8 +119,8 @@ async fn change(rest: &Rest, name: &str, status: impl Fn(&Definition) -> Option<
             return Ok(());
         };
         let body = json!({
-            "apiVersion": DEFINITIONS.api_version(),
-            "kind": DEFINITIONS.kind,
+            "apiVersion": ResourceId::DEFINITIONS.api_version(),
+            "kind": ResourceId::DEFINITIONS.kind,
             // What is said of a definition holds for the one that was looked at.
             "metadata": {"name": name, "resourceVersion": definition.metadata.resource_version},
             "status": status,
@@ -137,7 +130,10 @@ async fn change(rest: &Rest, name: &str, status: impl Fn(&Definition) -> Option<
             manager: MANAGER,
             force: true,
         };
-        match rest.patch_raw(&DEFINITIONS, "", name, "status", &patch).await {
+        match rest
+            .patch_raw(&ResourceId::DEFINITIONS, "", name, "status", &patch)
+            .await
+        {
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {}
             other => return found(other).map(drop),
         }
