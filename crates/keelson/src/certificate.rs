@@ -87,7 +87,8 @@ enum Command {
         /// Make all steps now, each as soon as servers, nodes and users are ready for it, and wait so long for that at most
         #[arg(long, value_name = "DURATION", requires = "authorities", num_args = 0..=1, require_equals = true, default_missing_value = "5m", value_parser = command::patience)]
         wait: Option<Duration>,
-        /// Make steps of authorities also where somebody is shut out by them, or isn't ready
+        /// Make steps of authorities also where somebody is shut out by them, or isn't ready. Those of etcd-ca wait for all members of etcd
+        /// all the same, which don't answer each other otherwise
         #[arg(long, requires = "authorities")]
         force: bool,
         /// Kubeconfig by which the server is asked that makes the steps of authorities [default: DATA_DIR/admin.kubeconfig]

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Writes a file that only its owner may read.
 pub fn write_secret(path: &Path, content: &[u8]) -> Result<()> {
@@ -16,12 +17,16 @@ pub fn write_public(path: &Path, content: &[u8]) -> Result<()> {
     write(path, content, 0o644)
 }
 
+/// Of those beside: two that write the same file at once have one each, and the last one's counts.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let named = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = named.unwrap_or(Path::new("."));
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = dir.join(format!(".{name}.{}.new", std::process::id()));
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let beside = dir.join(format!(".{name}.{}-{number}.new", std::process::id()));
     let written = || -> std::io::Result<()> {
         let _ = fs::remove_file(&beside);
         let mut file = OpenOptions::new()
@@ -34,7 +39,12 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         fs::rename(&beside, path)?;
         File::open(dir)?.sync_all()
     };
-    written().with_context(|| format!("writing {}", path.display()))
+    let done = written();
+    if done.is_err() {
+        // Nobody else comes by this name.
+        let _ = fs::remove_file(&beside);
+    }
+    done.with_context(|| format!("writing {}", path.display()))
 }
 
 /// Removes a file, if there is one.

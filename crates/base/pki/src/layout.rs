@@ -11,7 +11,7 @@ use crate::sharing;
 use anyhow::{Context, Result};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -85,8 +85,10 @@ impl Pki {
     /// Opens `<data-dir>/pki`; what is missing is made.
     pub fn open(data_dir: &Path) -> Result<Pki> {
         let dir = data_dir.join("pki");
+        // A step that is written meanwhile is seen whole or not at all.
+        let _alone = sharing::alone();
         for item in sharing::ITEMS {
-            item.complete(&dir)?;
+            item.end(&dir)?;
         }
         Ok(Pki {
             ca: Authority::open(&dir, "ca", "kubernetes")?,
@@ -182,8 +184,13 @@ impl Pki {
     }
 }
 
+/// Held while a certificate is looked at and issued: of two tasks that need the same one, the second finds what the first has made. Its
+/// key could else be the one's, and the certificate the other's.
+static ISSUING: Mutex<()> = Mutex::new(());
+
 /// The certificate in `<dir>/<name>.crt` of this authority; issued when there is none, or another is wanted.
 pub fn ensure(dir: &Path, name: &str, ca: &Authority, spec: &CertSpec) -> Result<CertFiles> {
+    let _issuing = ISSUING.lock().unwrap_or_else(PoisonError::into_inner);
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     if let (Some(cert_pem), Some(key_pem)) = (files::read(&cert)?, files::read(&key)?)
         && let Ok(facts) = authority::read_certificate(&cert_pem)
@@ -254,6 +261,21 @@ mod tests {
             assert_eq!(valid(&pki), valid(&again));
             std::fs::remove_dir_all(dir).unwrap();
         }
+    }
+
+    #[test]
+    fn of_two_that_need_the_same_certificate_one_issues_it() {
+        let dir = scratch("at-once");
+        let pki = Pki::open(&dir).unwrap();
+        let made: Vec<CertFiles> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| pki.apiserver_kubelet_client().unwrap()))
+                .collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|files| files.cert_pem == made[0].cert_pem));
+        assert!(authority::pairs(&made[0].cert_pem, &made[0].key_pem));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

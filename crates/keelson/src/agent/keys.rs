@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 /// How long the cluster may take to decide about a request: as long as upstream's kubelets wait, so that a person can.
 const DECISION: Duration = Duration::from_secs(15 * 60);
 
+/// After so many seconds a certificate is asked for again that was signed by the authority before: by a server that had yet to take a step.
+const SIGNED_ANEW: i64 = 30;
+
 /// What a certificate of a node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -90,6 +93,16 @@ impl Wanted {
             && sorted(&facts.sans) == sorted(&self.sans)
             && self.trusted.vouches_for(pem)
     }
+    fn is_of_present(&self, pem: &str) -> bool {
+        authority::signed_by(pem, &self.trusted.pem())
+    }
+    /// When to ask for another one that has just been issued.
+    fn renew_at(&self, facts: &CertFacts, pem: &str) -> i64 {
+        match self.is_of_present(pem) {
+            true => facts.renew_at(),
+            false => facts.renew_at().min(keelson_clock::now().as_second() + SIGNED_ANEW),
+        }
+    }
 }
 
 impl Slot {
@@ -113,7 +126,7 @@ impl Slot {
         }
         self.put_to_use(&pem)?;
         // One of the authority before is good, and is replaced at once.
-        match authority::signed_by(&pem, &wanted.trusted.pem()) {
+        match wanted.is_of_present(&pem) {
             true => Ok(Some(facts.renew_at())),
             false => Ok(Some(0)),
         }
@@ -148,7 +161,7 @@ impl Slot {
         let pem = format!("{}\n{}", cert.trim_end(), made.key_pem);
         files::write_secret(&self.file, pem.as_bytes())?;
         self.put_to_use(&pem)?;
-        Ok(facts.renew_at())
+        Ok(wanted.renew_at(&facts, &cert))
     }
 
     /// Keeps the certificate good until `stop` fires. `renewed` is called after each new one.
@@ -191,4 +204,30 @@ pub fn slots(pki: &Path) -> (Arc<Slot>, Arc<Slot>) {
         Slot::new(pki.join("kubelet-client.pem")),
         Slot::new(pki.join("kubelet-server.pem")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_pki::{Authority, CertSpec};
+
+    #[test]
+    fn who_got_one_of_the_authority_before_asks_again_soon() {
+        let old = Authority::generate("kubernetes").unwrap();
+        let new = old.successor().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = format!("{}{}", new.cert_pem(), old.cert_pem());
+        let wanted = Wanted {
+            node: "n".into(),
+            sans: Vec::new(),
+            trusted: Trusted::new(&dir.path().join("ca.crt"), bundle).unwrap(),
+        };
+        let soon = keelson_clock::now().as_second() + 2 * SIGNED_ANEW;
+        for (ca, asks_soon) in [(&old, true), (&new, false)] {
+            let pem = ca.issue(&CertSpec::client("system:node:n", None)).unwrap().cert_pem;
+            let facts = authority::read_certificate(&pem).unwrap();
+            assert!(wanted.is(&facts, &pem));
+            assert_eq!(wanted.renew_at(&facts, &pem) < soon, asks_soon);
+        }
+    }
 }

@@ -170,15 +170,23 @@ async fn joined(
     let (file, hash) = (config.data_dir.join("pki/ca.crt"), token.map(|t| t.ca_hash.as_str()));
     let trusted = Trusted::new(&file, join::authority(&file, servers, hash).await?)?;
     trusted.catch_up(servers).await;
-    join::check(&file, &trusted.pem(), hash)?;
+    let checked = join::check(&file, &trusted.pem(), hash);
     let wanted = Wanted {
         node: config.node_name.clone(),
         sans: Vec::new(),
         trusted,
     };
     if slot.load(&wanted)?.is_some() {
+        // It needs no token any more: the one that it was installed with may name an authority that is gone.
+        if let Err(error) = checked {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the token isn't looked at: this machine has joined"
+            );
+        }
         return Ok(wanted);
     }
+    checked?;
     let Some(token) = token else {
         bail!(
             "this machine has no valid certificate for the node {} any more: give a new --token (keelson token create)",

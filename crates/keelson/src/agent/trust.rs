@@ -34,7 +34,7 @@ const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-in
 const MOST: usize = 1 << 20;
 /// How long a start waits to hear whom to trust, while no server may be there.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After this what couldn't be told is told again.
+/// After this what couldn't be told is told again, and what couldn't be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 pub struct Trusted {
@@ -164,24 +164,30 @@ impl Trusted {
         let nodes: Objects<Node> = Objects::new(&rest);
         let following = async {
             maps.synced().await;
-            let mut shown = None;
+            let (mut shown, mut said) = (None, None);
             loop {
                 changes.mark_unchanged();
-                if let Some(map) = maps.store().get(NAMESPACE, NAME)
-                    && let Err(error) = Told::of(&map).and_then(|told| self.learn(&told))
-                {
-                    tracing::warn!(error = format!("{error:#}"), "the cluster's authorities");
+                let map = maps.store().get(NAMESPACE, NAME);
+                let failed = map.and_then(|map| Told::of(&map).and_then(|told| self.learn(&told)).err());
+                // It is tried again, and said once.
+                let failed = failed.map(|error| format!("{error:#}"));
+                if failed != said {
+                    if let Some(error) = &failed {
+                        tracing::warn!(error, "the cluster's authorities");
+                    }
+                    said = failed;
                 }
                 let own = authority::fingerprints(&self.pem()).join(",");
-                let told = match shown.as_ref() == Some(&own) {
+                let is_shown = match shown.as_ref() == Some(&own) {
                     true => true,
                     false => show(&nodes, &node, &own).await.is_ok(),
                 };
-                shown = told.then_some(own);
+                shown = is_shown.then_some(own);
+                let done = is_shown && said.is_none();
                 tokio::select! {
                     changed = changes.changed() => ensure!(changed.is_ok(), "the watch on the cluster's authorities ended"),
-                    // The kubelet may not have made the node yet.
-                    () = tokio::time::sleep(AGAIN), if !told => {}
+                    // The kubelet may not have made the node yet; the disk may have been full.
+                    () = tokio::time::sleep(AGAIN), if !done => {}
                 }
             }
         };

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use keelson_apiserver::authorities::PATH;
 use keelson_client::rest::Rest;
 use keelson_client::{Error, is_conflict};
+use keelson_pki::sharing::ETCD_CA;
 use keelson_pki::succession::{Stage, Standing, Step};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -116,7 +117,13 @@ async fn make(kubeconfig: &Path, name: &str, step: Step, rotation: &Rotation) ->
             _ => return Err(error).with_context(|| format!("{name}: {text}")),
         };
         if Instant::now() >= until {
-            bail!("{name}: {text} is not made:\n{why}\n--force makes it all the same");
+            let hint = match name == ETCD_CA.name {
+                true => {
+                    "etcd would be no more: --force doesn't make it. --wait waits; keelson etcd remove NAME gives a member up"
+                }
+                false => "--force makes it all the same",
+            };
+            bail!("{name}: {text} is not made:\n{why}\n{hint}");
         }
         if why != said {
             println!("{name}: {text} waits:\n{why}");

@@ -46,6 +46,8 @@ pub struct Told {
 pub struct Facts {
     /// By name, those that serve.
     pub servers: BTreeMap<String, Report>,
+    /// By name, those whose authority etcd's is: all members of it, also those that are off.
+    pub members: BTreeMap<String, Report>,
     /// By name, of nodes that say so: hashes of the authorities that each trusts.
     pub nodes: BTreeMap<String, Vec<String>>,
     pub users: Vec<User>,
@@ -113,7 +115,11 @@ impl Facts {
 
     fn servers_behind(&self, name: &str, standing: &Standing) -> Vec<String> {
         let behind = |report: &&Report| report.standing.get(name).is_none_or(|s| s.number < standing.number);
-        let each = self.servers.iter().filter(|(_, report)| behind(report));
+        let all = match name == ETCD_CA.name {
+            true => &self.members,
+            false => &self.servers,
+        };
+        let each = all.iter().filter(|(_, report)| behind(report));
         each.map(|(server, _)| format!("the server {server} hasn't taken the last step yet"))
             .collect()
     }
@@ -162,6 +168,7 @@ mod tests {
             came: Vec::new(),
         };
         Facts {
+            members: BTreeMap::from([("s".to_string(), report.clone())]),
             servers: BTreeMap::from([("s".to_string(), report)]),
             nodes: BTreeMap::from([("n".to_string(), trusted.iter().map(|h| (*h).to_string()).collect())]),
             users: Vec::new(),
@@ -225,10 +232,14 @@ mod tests {
             ]
         );
         assert_eq!(facts.depending("front-proxy-ca", &replaced, 150), lines[..2]);
-        assert!(
-            facts.depending("etcd-ca", &replaced, 150)[..]
-                .iter()
-                .all(|line| line.contains("last step"))
+        // Also of a member of etcd that doesn't serve.
+        facts.members.insert("off".into(), Report::default());
+        assert_eq!(
+            facts.depending("etcd-ca", &replaced, 150),
+            [
+                "the server off hasn't taken the last step yet",
+                "the server s hasn't taken the last step yet"
+            ]
         );
         // Before, and after, nothing is about to go.
         for other in [standing(Stage::AtRest, 2), standing(Stage::Announced, 2)] {

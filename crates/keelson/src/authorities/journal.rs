@@ -4,7 +4,7 @@ use crate::servers::{Steps, Written};
 use anyhow::Context;
 use jiff::Timestamp;
 use keelson_pki::sharing::{ETCD_CA, ITEMS, Item};
-use keelson_pki::succession::{self, Standing, Step};
+use keelson_pki::succession::{self, Files, Standing, Step};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tokio::sync::Mutex;
@@ -23,15 +23,18 @@ pub struct Journal {
     pki: PathBuf,
     /// `None`: this server has its store for itself.
     shared: Option<Steps>,
+    /// Whether servers share an etcd that they run.
+    etcd: bool,
     /// One at a time writes the directory.
     writing: Mutex<()>,
 }
 
 impl Journal {
-    pub fn new(pki: &Path, shared: Option<Steps>) -> Journal {
+    pub fn new(pki: &Path, shared: Option<Steps>, etcd: bool) -> Journal {
         Journal {
             pki: pki.into(),
             shared,
+            etcd,
             writing: Mutex::default(),
         }
     }
@@ -41,6 +44,18 @@ impl Journal {
     }
     pub fn shared(&self) -> Option<&Steps> {
         self.shared.as_ref()
+    }
+
+    /// Those whose steps are written down here. Of several servers whose etcd is somebody else's, one that is left in the directory (of
+    /// `--etcd-listen`, before the store went to an etcd) is nobody's.
+    pub fn items(&self) -> impl Iterator<Item = (&'static Item, &'static str)> + use<> {
+        let etcd = self.etcd || self.shared.is_none();
+        items().filter(move |(item, _)| etcd || item.name != ETCD_CA.name)
+    }
+
+    /// Where they stand, by name.
+    pub fn standing(&self) -> anyhow::Result<BTreeMap<String, Standing>> {
+        standing_of(self.items(), |item| item.texts(&self.pki))
     }
 
     /// Makes the step that follows on what is known here as `before`.
@@ -72,16 +87,23 @@ impl Journal {
     pub async fn take(&self) -> anyhow::Result<bool> {
         let Some(steps) = &self.shared else { return Ok(false) };
         let _writing = self.writing.lock().await;
-        let all: Vec<&Item> = items().map(|(item, _)| item).collect();
+        let all: Vec<&Item> = self.items().map(|(item, _)| item).collect();
         steps.take(&self.pki, &all).await
     }
 }
 
-/// Where the authorities of a directory stand, by name.
+/// Where the authorities of a directory stand, by name. A server may write there meanwhile, in another process: nothing is touched.
 pub fn standing(pki: &Path) -> anyhow::Result<BTreeMap<String, Standing>> {
+    standing_of(items(), |item| item.found(pki))
+}
+
+fn standing_of(
+    items: impl Iterator<Item = (&'static Item, &'static str)>,
+    read: impl Fn(&Item) -> anyhow::Result<Option<Files>>,
+) -> anyhow::Result<BTreeMap<String, Standing>> {
     let mut all = BTreeMap::new();
-    for (item, name) in items() {
-        if let Some(files) = item.texts(pki)? {
+    for (item, name) in items {
+        if let Some(files) = read(item)? {
             all.insert(item.name.to_string(), succession::standing(name, &files)?);
         }
     }

@@ -38,19 +38,26 @@ pub async fn tell(rest: &Rest, server: &str, report: &Report) -> anyhow::Result<
 }
 
 /// All that can be known now. What this server is itself, it knows better than its report.
-pub async fn gather(rest: &Rest, server: &str, own: Report) -> anyhow::Result<Facts> {
+/// `members`: of an etcd that servers run.
+pub async fn gather(rest: &Rest, server: &str, own: Report, members: Option<Vec<String>>) -> anyhow::Result<Facts> {
     let map = Objects::<ConfigMap>::new(rest).find(NAMESPACE, NAME).await;
     let told = map.context("what the servers tell")?.and_then(|map| map.data);
     let serving = Objects::<Endpoints>::new(rest).find("default", "kubernetes").await;
     let serving = addresses(&serving.context("which servers there are")?.unwrap_or_default());
-    let mut servers: BTreeMap<String, Report> = told
+    let mut told: BTreeMap<String, Report> = told
         .unwrap_or_default()
         .into_iter()
         // Of another version: it stands nowhere that is known here.
         .map(|(name, text)| (name, serde_json::from_str::<Report>(&text).unwrap_or_default()))
-        .filter(|(_, report)| serving.contains(&report.address))
         .collect();
-    servers.insert(server.to_string(), own);
+    told.insert(server.to_string(), own);
+    let servers = servers(&told, &serving, server);
+    // Who has told nothing yet stands nowhere.
+    let standing = |name: String| (name.clone(), told.get(&name).cloned().unwrap_or_default());
+    let members = match members {
+        Some(members) => members.into_iter().map(standing).collect(),
+        None => servers.clone(),
+    };
     let nodes = Objects::<Node>::new(rest).list("", "", "").await;
     let nodes = nodes.context("what the nodes tell")?;
     let nodes = nodes.iter().filter_map(|node| {
@@ -61,11 +68,52 @@ pub async fn gather(rest: &Rest, server: &str, own: Report) -> anyhow::Result<Fa
         nodes: nodes.filter(|(name, _)| !servers.contains_key(name)).collect(),
         users: user::certificates(rest).await?,
         servers,
+        members,
     })
+}
+
+/// Those that serve, this one among them: by what they tell, or by their addresses, of which nothing is told that can be read.
+fn servers(told: &BTreeMap<String, Report>, serving: &[String], own: &str) -> BTreeMap<String, Report> {
+    let mut servers = told.clone();
+    servers.retain(|name, report| name == own || serving.contains(&report.address));
+    for address in serving {
+        if servers.values().all(|report| report.address != *address) {
+            let report = Report {
+                address: address.clone(),
+                ..Report::default()
+            };
+            servers.insert(address.clone(), report);
+        }
+    }
+    servers
 }
 
 fn addresses(endpoints: &Endpoints) -> Vec<String> {
     let subsets = endpoints.subsets.iter().flatten();
     let each = subsets.flat_map(|subset| subset.addresses.iter().flatten());
     each.map(|address| address.ip.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_serves_and_tells_nothing_is_no_absent_one() {
+        let report = |address: &str| Report {
+            address: address.into(),
+            ..Report::default()
+        };
+        let told = BTreeMap::from([
+            ("a".to_string(), report("10.0.0.1")),
+            ("b".to_string(), report("10.0.0.2")),
+            ("gone".to_string(), report("10.0.0.9")),
+            ("unreadable".to_string(), Report::default()),
+        ]);
+        let serving = ["10.0.0.2", "10.0.0.3"].map(str::to_string);
+        let all = servers(&told, &serving, "a");
+        let names: Vec<&str> = all.keys().map(String::as_str).collect();
+        assert_eq!(names, ["10.0.0.3", "a", "b"]);
+        assert_eq!(all["10.0.0.3"], report("10.0.0.3"));
+    }
 }

@@ -16,7 +16,7 @@ pub mod known;
 mod tests;
 
 use crate::etcd::certificates::Certificates;
-use crate::etcd::{Place, program};
+use crate::etcd::{Place, command as etcd, program};
 use crate::servers::{self, Written};
 use anyhow::{Context, ensure};
 use depends::{Facts, Report, Told};
@@ -30,6 +30,8 @@ use keelson_pki::sharing::ETCD_CA;
 use keelson_pki::succession::{Standing, Step};
 use keelson_pki::verify::{Live, Roots};
 use keelson_pki::{Current, Pki};
+use keelson_store::etcd::Cluster;
+use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -63,6 +65,8 @@ pub struct Authorities {
     own: Own,
     current: Current,
     journal: Journal,
+    /// What components have, which the directory may be before: a step can be written down and fail after that.
+    in_force: Mutex<BTreeMap<String, Standing>>,
     /// Of clients that a kubelet in this program knows.
     clients: Live,
     /// Once the API is there.
@@ -72,13 +76,15 @@ pub struct Authorities {
 
 impl Authorities {
     pub fn new(own: Own, pki: Pki, shared: Option<servers::Steps>) -> anyhow::Result<Arc<Authorities>> {
-        let journal = Journal::new(&pki.dir, shared);
+        let journal = Journal::new(&pki.dir, shared, own.etcd.is_some());
+        let in_force = Mutex::new(journal.standing()?);
         let clients = Live::default();
         clients.replace(roots(&pki)?);
         Ok(Arc::new(Authorities {
             own,
             current: Current::new(pki),
             journal,
+            in_force,
             clients,
             api: OnceLock::new(),
             look: Notify::new(),
@@ -116,13 +122,21 @@ impl Authorities {
 
     /// What the directory says is in force from now on.
     fn take(&self) -> anyhow::Result<()> {
-        self.current.reload()?;
-        self.clients.replace(roots(&self.current.get())?);
+        {
+            // One at a time, so that none puts what it has read before another in the place of what that one has taken.
+            let mut in_force = self.in_force.lock();
+            // Before what components take: what is written in between is seen as not in force, and taken the next time.
+            let standing = self.standing()?;
+            self.current.reload()?;
+            self.clients.replace(roots(&self.current.get())?);
+            *in_force = standing;
+        }
         self.keep().map(drop)
     }
 
+    /// As the directory says.
     pub fn standing(&self) -> anyhow::Result<BTreeMap<String, Standing>> {
-        journal::standing(self.journal.pki())
+        self.journal.standing()
     }
 
     /// Whether an etcd beside this server has yet to be started with what was taken.
@@ -135,7 +149,8 @@ impl Authorities {
 
     fn report(&self) -> anyhow::Result<Report> {
         let api = self.api.get().and_then(|(api, _)| api.upgrade());
-        let mut standing = self.standing()?;
+        // A step that is written down and isn't in force is none to the others yet.
+        let mut standing = self.in_force.lock().clone();
         if self.etcd_is_behind()? {
             // It has been taken when etcd has taken it.
             standing.remove(ETCD_CA.name);
@@ -150,7 +165,21 @@ impl Authorities {
     async fn facts(&self) -> anyhow::Result<Facts> {
         let own = self.report()?;
         let (_, rest) = self.api.get().context("this server's API isn't there yet")?;
-        known::gather(rest, &self.own.name, own).await
+        known::gather(rest, &self.own.name, own, self.members().await?).await
+    }
+
+    /// By their names, all members of an etcd that servers run, also those that are off: who comes back and trusts nobody that the others
+    /// trust is shut out. `None`: there is no such etcd.
+    async fn members(&self) -> anyhow::Result<Option<Vec<String>>> {
+        let Some(place) = &self.own.etcd else { return Ok(None) };
+        let cluster = Cluster::new(etcd::options(&place.data_dir, vec![place.client_url()])?)?;
+        let members = cluster.members().await.context("who belongs to etcd")?;
+        let names = members.into_iter().map(|member| match member.name.is_empty() {
+            // It was never started.
+            true => member.peer_urls.join(","),
+            false => member.name,
+        });
+        Ok(Some(names.collect()))
     }
 
     /// Makes a step of one authority, and has this server follow it.
@@ -164,21 +193,23 @@ impl Authorities {
         if step == Step::Withdraw {
             self.take()?;
         }
-        let written = self.journal.step(item, step, before, keelson_clock::now()).await?;
+        let written = self.journal.step(item, step, before, keelson_clock::now()).await;
+        // Also if it failed, here or below: what is written down is taken then.
+        self.look.notify_one();
+        let written = written?;
         self.take()?;
         if written == Written::Done {
             let now = self.standing()?;
             let (signs, stage) = now.get(item.name).map(|s| (s.signs.hash.clone(), s.stage)).unzip();
             tracing::info!(authority = item.name, ?stage, signs, "an authority has made a step");
         }
-        self.look.notify_one();
         Ok(written)
     }
 
     /// Makes the steps whose time has come; answers with when the next one is due.
     async fn by_calendar(&self) -> anyhow::Result<i64> {
         let mut next = i64::MAX;
-        for (item, _) in journal::items() {
+        for (item, _) in self.journal.items() {
             // A server that was switched off for years has several to make.
             loop {
                 let all = self.standing()?;
@@ -218,9 +249,13 @@ impl Authorities {
 
     /// Everything that is to be done now; answers with when to look again.
     pub async fn look(&self) -> anyhow::Result<i64> {
-        if self.journal.take().await? {
+        let taken = self.journal.take().await;
+        // Of several one may have been taken before another failed; and what was taken before may have failed to come in force.
+        let behind = self.standing()? != *self.in_force.lock();
+        if behind {
             self.take()?;
         }
+        taken?;
         let renew = self.keep()?;
         let due = self.by_calendar().await?;
         if let Some((_, rest)) = self.api.get() {
@@ -302,7 +337,8 @@ impl Authorities {
                 item.name
             )]));
         }
-        if !asked.force {
+        // Members of etcd that don't know each other would be none, and nobody could ask for anything any more.
+        if !asked.force || item.name == ETCD_CA.name {
             let facts = self.facts().await?;
             let lines = facts.waits_for(item.name, standing, asked.step, keelson_clock::now().as_second());
             if !lines.is_empty() {

@@ -4,7 +4,7 @@
 use super::{Place, program};
 use anyhow::{Context, ensure};
 use keelson_store::etcd::{Alarm, Cluster, Member, Standing};
-use keelson_store::{Etcd, Expect, Store};
+use keelson_store::{Etcd, Expect, Revision, Store};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -117,12 +117,9 @@ impl Upkeep {
         if program::trusts(&self.place)? {
             return Ok(());
         }
-        let value = self.place.name.clone().into_bytes();
-        let taken = self
-            .store
-            .put(self.turn.clone().into(), value.into(), Expect::Absent, Some(TURN))
-            .await?;
-        let Some(revision) = taken.done() else { return Ok(()) };
+        let Some(revision) = self.take_turn().await? else {
+            return Ok(());
+        };
         let restarted = async {
             let own = self.place.client_url();
             for url in addresses(&self.store.members().await?, &own) {
@@ -142,10 +139,27 @@ impl Upkeep {
             anyhow::Ok(())
         };
         let done = restarted.await;
-        self.store
-            .delete(self.turn.clone().into(), Expect::ModRevision(revision))
-            .await?;
-        done
+        let ended = self.end_turn(revision).await;
+        // Why it wasn't started again counts more than a turn that runs out by itself.
+        done.and(ended)
+    }
+
+    /// Whoever keeps its member from answering takes a turn: one at a time. `None`: it is another's.
+    async fn take_turn(&self) -> anyhow::Result<Option<Revision>> {
+        let value = self.place.name.clone().into_bytes();
+        let taken = self
+            .store
+            .put(self.turn.clone().into(), value.into(), Expect::Absent, Some(TURN))
+            .await;
+        Ok(taken.context("whose turn it is")?.done())
+    }
+
+    async fn end_turn(&self, revision: Revision) -> anyhow::Result<()> {
+        let ended = self
+            .store
+            .delete(self.turn.clone().into(), Expect::ModRevision(revision));
+        ended.await.context("giving the turn up")?;
+        Ok(())
     }
 
     async fn shrink(&self) -> anyhow::Result<()> {
@@ -154,19 +168,14 @@ impl Upkeep {
         if !worth_it(&standing) {
             return Ok(());
         }
-        // One member at a time: who writes its file anew answers nobody.
-        let value = self.place.name.clone().into_bytes();
-        let taken = self
-            .store
-            .put(self.turn.clone().into(), value.into(), Expect::Absent, Some(TURN))
-            .await?;
-        let Some(revision) = taken.done() else { return Ok(()) };
+        // Who writes its file anew answers nobody.
+        let Some(revision) = self.take_turn().await? else {
+            return Ok(());
+        };
         let before = standing.size;
         // Without an answer the member may still be at it: then the turn runs out by itself.
         self.cluster.defragment(&url).await?;
-        self.store
-            .delete(self.turn.clone().into(), Expect::ModRevision(revision))
-            .await?;
+        self.end_turn(revision).await?;
         let after = self.cluster.standing(&url).await?.size;
         tracing::info!(before, after, "etcd's file was written anew");
         Ok(())

@@ -14,9 +14,18 @@ use crate::jwt::turn;
 use crate::succession::{self, Files};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where a server keeps the servers' token.
 pub const TOKEN_FILE: &str = "server-token";
+
+/// Held while items of a directory are written, completed or read as a whole.
+static AT_FILES: Mutex<()> = Mutex::new(());
+
+/// Nobody else of this process writes items for as long as this is held. That no other process does is its data directory's lock.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    AT_FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Files that are shared as one.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,7 +92,14 @@ impl Item {
 
     /// The same, by the names of its files.
     pub fn texts(&self, pki: &Path) -> Result<Option<Files>> {
-        self.complete(pki)?;
+        let _alone = alone();
+        self.end(pki)?;
+        self.found(pki)
+    }
+
+    /// What stands there, and nothing is touched: for whoever isn't the one that writes there. A write that goes on, or was broken off,
+    /// may be there in part.
+    pub fn found(&self, pki: &Path) -> Result<Option<Files>> {
         let mut found = Files::new();
         for (file, _) in self.files {
             match files::read(&pki.join(file))? {
@@ -103,8 +119,9 @@ impl Item {
     /// written is written down first, and whoever opens the directory next completes it.
     pub fn write(&self, pki: &Path, content: &[u8]) -> Result<()> {
         self.check(content)?;
+        let _alone = alone();
         files::write_secret(&self.pending(pki), content)?;
-        self.complete(pki)
+        self.end(pki)
     }
 
     fn pending(&self, pki: &Path) -> PathBuf {
@@ -113,6 +130,12 @@ impl Item {
 
     /// Ends a write that was broken off.
     pub fn complete(&self, pki: &Path) -> Result<()> {
+        let _alone = alone();
+        self.end(pki)
+    }
+
+    /// The same, for who is [`alone`].
+    pub(crate) fn end(&self, pki: &Path) -> Result<()> {
         let pending = self.pending(pki);
         let Some(content) = files::read(&pending)? else {
             return Ok(());
@@ -239,6 +262,9 @@ mod tests {
                 lay(&before, &names);
                 files::write_secret(&ca.pending(&pki), &content).unwrap();
                 lay(&after, &names[..written]);
+                // Who only looks leaves it to the one that writes.
+                ca.found(&pki).unwrap();
+                assert!(ca.pending(&pki).exists());
                 let opened = crate::Pki::open(&dir).unwrap();
                 assert_eq!(opened.ca.bundle_pem(), after["ca.crt"], "{next:?} after {written}");
                 assert_eq!(ca.read(&pki).unwrap().unwrap(), content);

@@ -2,7 +2,8 @@
 
 use crate::x509::{self, Certificate, pem};
 use std::path::Path;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock};
+use tokio::sync::watch;
 
 #[derive(Clone, Debug, Default)]
 pub struct Roots(Vec<Certificate>);
@@ -62,20 +63,24 @@ impl Roots {
 
 /// Roots that are exchanged while they are in use: whoever has a clone judges by the newest.
 #[derive(Clone, Debug, Default)]
-pub struct Live(Arc<RwLock<Arc<Roots>>>);
+pub struct Live(Arc<watch::Sender<Arc<Roots>>>);
 
 impl Live {
     pub fn now(&self) -> Arc<Roots> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
     }
     pub fn replace(&self, roots: Roots) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roots);
+        self.0.send_replace(Arc::new(roots));
+    }
+    /// Told of each exchange from now on.
+    pub fn changes(&self) -> watch::Receiver<Arc<Roots>> {
+        self.0.subscribe()
     }
 }
 
 impl From<Arc<Roots>> for Live {
     fn from(roots: Arc<Roots>) -> Live {
-        Live(Arc::new(RwLock::new(roots)))
+        Live(Arc::new(watch::Sender::new(roots)))
     }
 }
 

@@ -82,6 +82,38 @@ pub fn client(chain: &[CertificateDer], roots: &Roots) -> x509::Result<Certifica
     check(chain, roots, Purpose::Client, keelson_clock::now())
 }
 
+/// A client's chain that is judged again whenever others are trusted, for as long as this is kept.
+#[derive(Debug)]
+pub struct Heeded(tokio::task::AbortHandle);
+
+impl Drop for Heeded {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Calls `ended` when nobody of those who are trusted vouches for a client any more. Needs a tokio runtime.
+pub fn heed(chain: &[CertificateDer], roots: &Live, ended: impl FnOnce() + Send + 'static) -> Heeded {
+    let chain: Vec<CertificateDer<'static>> = chain.iter().map(|der| der.clone().into_owned()).collect();
+    let roots = roots.clone();
+    let judging = async move {
+        let mut changes = roots.changes();
+        loop {
+            // The first time, too: they may have been exchanged since he was let in.
+            let trusted = changes.borrow_and_update().clone();
+            if client(&chain, &trusted).is_err() {
+                break;
+            }
+            // Never: `roots` is one who may exchange them.
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+        ended();
+    };
+    Heeded(tokio::spawn(judging).abort_handle())
+}
+
 /// The whole of what Go's TLS would say.
 #[derive(Debug)]
 struct Refusal(String);
@@ -266,4 +298,42 @@ fn algorithm(scheme: SignatureScheme) -> Option<(Algorithm, Option<Curve>)> {
         SignatureScheme::RSA_PKCS1_SHA512 => (Algorithm::Rsa(Sha512), None),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::x509::pem;
+    use crate::{Authority, CertSpec};
+
+    #[tokio::test]
+    async fn a_client_is_let_go_when_nobody_vouches_for_it_any_more() {
+        let old = Authority::generate("kubernetes").unwrap();
+        let new = old.successor().unwrap();
+        let roots = |pem: &str| Roots::from_pem(pem.as_bytes()).unwrap();
+        let issued = old.issue(&CertSpec::client("ana", None)).unwrap();
+        let chain: Vec<CertificateDer> = pem::certificates(issued.cert_pem.as_bytes())
+            .map(CertificateDer::from)
+            .collect();
+        let live = Live::from(roots(old.cert_pem()));
+        let (told, heard) = tokio::sync::oneshot::channel();
+        let _heeded = heed(&chain, &live, || {
+            let _ = told.send(());
+        });
+        let (gone, nothing) = tokio::sync::oneshot::channel::<()>();
+        drop(heed(&chain, &live, || {
+            let _ = gone.send(());
+        }));
+        assert!(nothing.await.is_err(), "its connection ended");
+        let (still, mut quiet) = tokio::sync::oneshot::channel();
+        let _still = heed(&chain, &live, || {
+            let _ = still.send(());
+        });
+        live.replace(roots(&format!("{}{}", new.cert_pem(), old.cert_pem())));
+        tokio::task::yield_now().await;
+        assert!(quiet.try_recv().is_err(), "the old one is trusted beside the new one");
+        live.replace(roots(new.cert_pem()));
+        heard.await.unwrap();
+        quiet.await.unwrap();
+    }
 }

@@ -89,6 +89,24 @@ async fn an_old_kubeconfig_counts_until_the_old_authority_goes_and_who_is_shut_o
     );
 }
 
+/// Something fails after a step is written down: it is none to the others, and comes in force when this server looks again.
+#[tokio::test]
+async fn what_is_written_down_comes_in_force_whatever_failed() {
+    let dir = scratch("failed");
+    let engine = Authorities::new(own(&dir, 6443), Pki::open(&dir).unwrap(), None).unwrap();
+    let before = engine.standing().unwrap()["ca"].clone();
+    let journal = Journal::new(&dir.join("pki"), None, false);
+    let item = journal::item("ca").unwrap();
+    let written = journal.step(item, Step::Announce, &before, jiff::Timestamp::now());
+    written.await.unwrap();
+    assert_eq!(engine.report().unwrap().standing["ca"].number, 0);
+    engine.look().await.unwrap();
+    assert_eq!(engine.report().unwrap().standing["ca"].number, 1);
+    let trusted = authority::fingerprints(&engine.current().get().ca.bundle_pem());
+    assert_eq!(trusted.len(), 2);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 /// `kill -9` after a step is written down and before anything has followed it: the next start has it all.
 #[test]
 fn a_program_that_ends_after_any_step_goes_on_from_there() {
@@ -112,7 +130,7 @@ fn a_program_that_ends_after_any_step_goes_on_from_there() {
     let rest = good();
     assert_eq!((rest.stage, rest.number), (Stage::AtRest, 0));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let journal = Journal::new(&dir.join("pki"), None);
+    let journal = Journal::new(&dir.join("pki"), None, false);
     let mut before = rest;
     for step in [Step::Announce, Step::Sign, Step::Withdraw] {
         let item = journal::item("ca").unwrap();

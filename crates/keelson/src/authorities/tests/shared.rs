@@ -7,7 +7,7 @@ use crate::servers::{Steps, Written, settle};
 use jiff::SignedDuration;
 use keelson_pki::sharing::{ITEMS, Item, TOKEN_FILE};
 use keelson_pki::succession::{Stage, Step};
-use keelson_pki::{Pki, ServerToken, authority};
+use keelson_pki::{Authority, Pki, ServerToken, authority};
 use keelson_store::{Memory, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ async fn a_server_that_ends_after_it_has_told_the_others_takes_its_own_step_when
             .unwrap();
         assert_eq!(again, Written::Met);
         assert!(
-            Journal::new(&second.dir.join("pki"), Some(second.steps()))
+            Journal::new(&second.dir.join("pki"), Some(second.steps()), false)
                 .take()
                 .await
                 .unwrap()
@@ -150,4 +150,19 @@ async fn a_server_that_ends_after_it_has_told_the_others_takes_its_own_step_when
         "{refused:#}"
     );
     assert!(!dir.exists());
+}
+
+/// `--etcd-listen` has made it, before the store went to an etcd that somebody else runs.
+#[tokio::test]
+async fn an_authority_that_was_left_behind_is_nobodys() {
+    let (first, _second) = pair("left").await;
+    let pki = first.dir.join("pki");
+    Authority::open(&pki.join("etcd"), "ca", "etcd-ca").unwrap();
+    let journal = |etcd| Journal::new(&pki, Some(first.steps()), etcd);
+    assert!(!journal(false).take().await.unwrap());
+    assert!(!journal(false).standing().unwrap().contains_key("etcd-ca"));
+    assert!(
+        journal(true).take().await.is_err(),
+        "of an etcd that servers run it is missing"
+    );
 }

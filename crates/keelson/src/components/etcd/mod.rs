@@ -13,6 +13,7 @@ use anyhow::Context;
 use hyper::body::Incoming;
 use keelson_apiserver::serve::tls::{ServingCert, server_config};
 use keelson_listen::{Limits, Server};
+use keelson_pki::verify::tls::Heeded;
 use keelson_pki::verify::{self, Live};
 use keelson_store::serve::{self, Api, Body};
 use rustls::pki_types::CertificateDer;
@@ -48,20 +49,43 @@ impl Front {
     }
 }
 
+/// Who is connected.
+pub struct Client {
+    /// Whether it is let in.
+    known: bool,
+    /// The connection ends when nobody vouches for its certificate any more.
+    _heeded: Option<Heeded>,
+}
+
 impl Server for Front {
-    /// Who is let in.
-    type Peer = bool;
+    type Peer = Client;
     type Body = Body;
 
-    fn connected(&self, _: SocketAddr, certificates: Option<&[CertificateDer<'_>]>, _: &CancellationToken) -> bool {
-        match &self.clients {
-            None => true,
-            Some(roots) => certificates.is_some_and(|chain| verify::tls::client(chain, &roots.now()).is_ok()),
+    fn connected(
+        &self,
+        _: SocketAddr,
+        certificates: Option<&[CertificateDer<'_>]>,
+        ended: &CancellationToken,
+    ) -> Client {
+        let Some(roots) = &self.clients else {
+            return Client {
+                known: true,
+                _heeded: None,
+            };
+        };
+        let good = certificates.filter(|chain| verify::tls::client(chain, &roots.now()).is_ok());
+        let heeded = good.map(|chain| {
+            let ended = ended.clone();
+            verify::tls::heed(chain, roots, move || ended.cancel())
+        });
+        Client {
+            known: heeded.is_some(),
+            _heeded: heeded,
         }
     }
 
-    async fn answer(&self, peer: &Arc<bool>, request: http::Request<Incoming>) -> http::Response<Body> {
-        if !**peer {
+    async fn answer(&self, peer: &Arc<Client>, request: http::Request<Incoming>) -> http::Response<Body> {
+        if !peer.known {
             return serve::unknown_client();
         }
         match self.health_only {

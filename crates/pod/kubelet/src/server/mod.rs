@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use keelson_pki::verify::tls::AnyClient;
+use keelson_pki::verify::tls::{AnyClient, Heeded};
 use keelson_pki::verify::{self, Live, Roots};
 use keelson_sys::handed;
 use rustls_pki_types::CertificateDer;
@@ -97,6 +97,13 @@ fn limits() -> keelson_listen::Limits {
     }
 }
 
+/// Who is connected, by what certificate.
+struct Client {
+    shown: auth::Shown,
+    /// The connection ends when nobody vouches for the certificate any more.
+    _heeded: Option<Heeded>,
+}
+
 struct Server {
     kl: Arc<Kubelet>,
     auth: auth::Auth,
@@ -106,7 +113,7 @@ struct Server {
 
 impl keelson_listen::Server for Server {
     /// The client's certificate, if it shows one.
-    type Peer = Option<auth::Shown>;
+    type Peer = Option<Client>;
     type Body = Body;
 
     fn connected(
@@ -115,13 +122,23 @@ impl keelson_listen::Server for Server {
         certificates: Option<&[CertificateDer<'_>]>,
         ended: &CancellationToken,
     ) -> Self::Peer {
-        let judged = verify::tls::client(certificates?, &self.clients.now());
-        Some(auth::Shown::new(judged.ok(), self.kl.cfg.revocations.as_ref(), ended))
+        let chain = certificates?;
+        let judged = verify::tls::client(chain, &self.clients.now()).ok();
+        // Who isn't known by it may go on by a token.
+        let heeded = judged.is_some().then(|| {
+            let ended = ended.clone();
+            verify::tls::heed(chain, &self.clients, move || ended.cancel())
+        });
+        Some(Client {
+            shown: auth::Shown::new(judged, self.kl.cfg.revocations.as_ref(), ended),
+            _heeded: heeded,
+        })
     }
     async fn answer(&self, peer: &Arc<Self::Peer>, mut request: http::Request<Incoming>) -> Reply {
         // Who takes the connection over is still the one who came.
         request.extensions_mut().insert(stream::Peer(peer.clone()));
-        routes::handle(&self.kl, &self.auth, peer.as_ref().as_ref(), request).await
+        let shown = peer.as_ref().as_ref().map(|client| &client.shown);
+        routes::handle(&self.kl, &self.auth, shown, request).await
     }
 }
 

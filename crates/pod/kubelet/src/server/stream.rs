@@ -1,9 +1,8 @@
 //! exec, attach and port-forward: the runtime says where it serves the stream; the client's upgraded connection is
 //! joined with one to there, byte for byte. Protocols (SPDY, WebSocket) are between client and runtime.
 
-use super::auth::Shown;
 use super::routes::{Query, find, first, flag, query, running};
-use super::{Body, Reply, text};
+use super::{Body, Client, Reply, text};
 use crate::kubelet::Kubelet;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -157,7 +156,7 @@ async fn container_of(kl: &Kubelet, ns: &str, pod: &str, container: &str) -> Res
 
 /// What is known of a request's connection.
 #[derive(Clone)]
-pub(super) struct Peer(#[allow(dead_code, reason = "held for as long as the stream lasts")] pub Arc<Option<Shown>>);
+pub(super) struct Peer(#[allow(dead_code, reason = "held for as long as the stream lasts")] pub Arc<Option<Client>>);
 
 /// Sends the request on to where the runtime serves the stream, and joins the two connections.
 async fn join(mut request: Request<Incoming>, url: &str) -> Reply {

@@ -1,7 +1,7 @@
 //! Who is connected by a certificate, while authorities follow one another: a connection ends when nobody vouches for its
 //! certificate any more, and who comes by one of an authority that is about to go is known by name until he comes by another.
 //!
-//! Names are bounded ([`MOST`]): beyond that it is known only that there are more.
+//! Names are bounded ([`MOST`]): beyond that it is known only that there are more ([`OTHERS`]).
 
 use super::x509::{CertificateAuthenticator, PeerCertificate};
 use anyhow::Result;
@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Names that are kept; a cluster's nodes and users are fewer.
 const MOST: usize = 1024;
+
+/// By this name come all for whom there is no place.
+pub const OTHERS: &str = "(others)";
 
 /// What is noted of a name again only after so long, in seconds, unless he has come by the other authority meanwhile: others are told.
 const AGAIN: i64 = 600;
@@ -42,7 +45,7 @@ impl Came {
 }
 
 struct Connection {
-    chain: Vec<CertificateDer<'static>>,
+    chain: Arc<[CertificateDer<'static>]>,
     name: String,
     by_former: bool,
     ended: CancellationToken,
@@ -51,20 +54,33 @@ struct Connection {
 #[derive(Default)]
 struct Known {
     next: u64,
+    /// How often all connections have been looked at since authorities were exchanged.
+    exchanges: u64,
     connections: HashMap<u64, Connection>,
     /// By name, when last by the former authority and by the present.
     names: BTreeMap<String, (Option<i64>, Option<i64>)>,
+    /// The same of all for whom there was no place among them.
+    others: (Option<i64>, Option<i64>),
 }
 
 impl Known {
     /// Whether that is news.
     fn note(&mut self, name: &str, by_former: bool) -> bool {
+        let now = now().as_second();
         if !self.names.contains_key(name) && self.names.len() >= MOST {
-            // Who depends on the former one counts more.
-            let present = self.names.iter().find(|(_, (former, _))| former.is_none());
+            // Who depends on the former one counts more than who has come by the present one since, or always.
+            let present = self.names.iter().find(|(_, (former, present))| former <= present);
             match present.map(|(name, _)| name.clone()).filter(|_| by_former) {
                 Some(least) => _ = self.names.remove(&least),
-                None => return false,
+                None => {
+                    let (former, present) = &mut self.others;
+                    let own = if by_former { former } else { present };
+                    if own.is_some_and(|at| (at..at + AGAIN).contains(&now)) {
+                        return false;
+                    }
+                    *own = Some(now);
+                    return true;
+                }
             }
         }
         let (former, present) = self.names.entry(name.into()).or_default();
@@ -73,7 +89,6 @@ impl Known {
         } else {
             (present, *former)
         };
-        let now = now().as_second();
         if own.is_some() && *own > other && own.is_some_and(|at| (at..at + AGAIN).contains(&now)) {
             return false;
         }
@@ -128,27 +143,37 @@ impl Vouched {
         if !peer.is_vouched_for() {
             return None;
         }
-        let chain: Vec<CertificateDer<'static>> = chain.iter().map(|der| der.clone().into_owned()).collect();
+        let chain: Arc<[CertificateDer<'static>]> = chain.iter().map(|der| der.clone().into_owned()).collect();
         let by_former = self.authorities.is_of_former(&chain);
         let name = peer.name().to_string();
-        let (id, news) = {
+        let (id, news, exchanges) = {
             let mut known = self.known.lock();
             known.next += 1;
             let id = known.next;
             let news = self.authorities.has_formers() && known.note(&name, by_former);
             let connection = Connection {
-                chain,
+                chain: chain.clone(),
                 name,
                 by_former,
                 ended: ended.clone(),
             };
             known.connections.insert(id, connection);
-            (id, news)
+            (id, news, known.exchanges)
         };
         let connected = Connected { id, all: self.clone() };
         // After it is noted: a change meanwhile is seen here or there.
-        if !self.is_good(id) {
+        let (good, by_former) = self.judge(&chain);
+        if !good {
             ended.cancel();
+        }
+        {
+            let mut known = self.known.lock();
+            // Whoever looks at all of them since has judged this one too, and later.
+            if known.exchanges == exchanges
+                && let Some(connection) = known.connections.get_mut(&id)
+            {
+                connection.by_former = by_former;
+            }
         }
         if news || by_former {
             self.changed.send_replace(());
@@ -156,9 +181,10 @@ impl Vouched {
         Some(connected)
     }
 
-    fn is_good(&self, id: u64) -> bool {
-        let chain = self.known.lock().connections.get(&id).map(|c| c.chain.clone());
-        chain.is_none_or(|chain| self.authorities.read(&chain).is_vouched_for())
+    /// Whether somebody vouches for a chain, and whether only a former authority does.
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> (bool, bool) {
+        let good = self.authorities.read(chain).is_vouched_for();
+        (good, self.authorities.is_of_former(chain))
     }
 
     /// These are the authorities from now on: the first of each bundle signs, others are trusted beside it.
@@ -170,26 +196,31 @@ impl Vouched {
         let another = self.authorities.signs() != before;
         let mut ended = Vec::new();
         let several = self.authorities.has_formers();
-        {
+        let connected: Vec<(u64, Arc<[CertificateDer<'static>]>)> = {
             let mut known = self.known.lock();
+            let known = &mut *known;
+            known.exchanges += 1;
             if !several {
                 known.names.clear();
+                known.others = (None, None);
             }
             if another {
                 // What was of the present authority is of a former one from now on.
-                for (former, present) in known.names.values_mut() {
+                for (former, present) in known.names.values_mut().chain([&mut known.others]) {
                     *former = present.take().max(*former);
                 }
             }
-            let judged: Vec<(u64, bool, bool)> = known
-                .connections
-                .iter()
-                .map(|(id, c)| {
-                    let good = self.authorities.read(&c.chain).is_vouched_for();
-                    (*id, good, self.authorities.is_of_former(&c.chain))
-                })
-                .collect();
-            for (id, good, by_former) in judged {
+            let each = known.connections.iter();
+            each.map(|(id, c)| (*id, c.chain.clone())).collect()
+        };
+        // Not under the lock, which whoever connects waits for. Who does meanwhile is judged by what is in force already.
+        let judged: Vec<(u64, (bool, bool))> = connected
+            .into_iter()
+            .map(|(id, chain)| (id, self.judge(&chain)))
+            .collect();
+        {
+            let mut known = self.known.lock();
+            for (id, (good, by_former)) in judged {
                 let Some(connection) = known.connections.get_mut(&id) else {
                     continue;
                 };
@@ -228,12 +259,25 @@ impl Vouched {
             (name.as_str(), came)
         });
         let mut all: BTreeMap<&str, Came> = noted.collect();
-        for connection in known.connections.values().filter(|c| c.by_former).take(MOST) {
+        let mut others = Came {
+            name: OTHERS.into(),
+            // They aren't one: who came by the present one may be another than who came by the former.
+            by_former: known.others.0,
+            ..Came::default()
+        };
+        for connection in known.connections.values().filter(|c| c.by_former) {
+            if all.len() >= 2 * MOST && !all.contains_key(connection.name.as_str()) {
+                others.stays = true;
+                continue;
+            }
             let came = all.entry(&connection.name).or_insert_with(|| Came {
                 name: connection.name.clone(),
                 ..Came::default()
             });
             came.stays = true;
+        }
+        if others.depends() {
+            all.insert(OTHERS, others);
         }
         all.into_values().collect()
     }
@@ -252,6 +296,37 @@ mod tests {
 
     fn chain(ca: &Authority, name: &str) -> Vec<CertificateDer<'static>> {
         tls::certificates(&ca.issue(&CertSpec::client(name, None)).unwrap().cert_pem).unwrap()
+    }
+
+    #[test]
+    fn beyond_what_is_kept_it_is_known_that_there_are_more() {
+        let ca = Authority::generate("kubernetes").unwrap();
+        let all = Vouched::new(CertificateAuthenticator::new(ca.cert_pem(), None).unwrap());
+        let depending = || {
+            let each = all.formers().into_iter().filter(Came::depends);
+            each.map(|came| came.name).collect::<Vec<_>>()
+        };
+        let note = |name: &str, by_former| all.known.lock().note(name, by_former);
+        for n in 0..MOST {
+            note(&format!("n{n}"), false);
+        }
+        // Only who depends takes the place of who doesn't.
+        note("bob", false);
+        assert!(note("ana", true));
+        assert_eq!(depending(), ["ana"]);
+        // Who has come by the present one since gives way.
+        for (former, present) in all.known.lock().names.values_mut() {
+            (*former, *present) = (Some(1), Some(2));
+        }
+        assert!(note("max", true));
+        assert_eq!(depending(), ["max"]);
+        for (former, present) in all.known.lock().names.values_mut() {
+            (*former, *present) = (Some(2), None);
+        }
+        assert!(note("eve", true) && !note("kim", true));
+        let names = depending();
+        assert_eq!(names.len(), MOST + 1);
+        assert!(names.iter().any(|name| name == OTHERS));
     }
 
     #[test]
