@@ -77,10 +77,9 @@ pub async fn look(path: &Path) -> anyhow::Result<()> {
         .await
         .context("no usable kubeconfig yet")?;
     let rest = Rest::new(client, "keelson-wait");
-    let nodes: Vec<Node> = Objects::new(&rest)
-        .list("", "", "")
-        .await
-        .context("the API does not answer yet")?;
+    // What nodes and services are said to be may have been said before the server was started anew.
+    rest.get("/readyz", "*/*").await.context("the API is not ready yet")?;
+    let nodes: Vec<Node> = Objects::new(&rest).list("", "", "").await?;
     if nodes.is_empty() {
         bail!("no node has registered yet");
     }

@@ -334,12 +334,21 @@ async fn follow_hooks(sync: &Following, hooks: &Hooks) {
     sync.wait_for_all().await;
 }
 
-/// Waits until the caches that a start has begun can be read.
+/// Upstream's, of `--storage-initialization-timeout`.
+const FILLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Waits until the caches that a start has begun can be read, but not for ever: who needs one waits for it by himself.
 async fn until_filled(engine: &Engine) {
-    let mut pause = Duration::from_millis(5);
-    while !engine.unready().is_empty() {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+    let filled = async {
+        let mut pause = Duration::from_millis(5);
+        while !engine.unready().is_empty() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    };
+    if tokio::time::timeout(FILLED_WITHIN, filled).await.is_err() {
+        let resources = engine.unready().join(", ");
+        tracing::warn!(resources, "the API serves before these could be read from the store");
     }
 }
 

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use harness::Api;
 use keelson_api::{Value, value};
 use keelson_store::Memory;
+use std::time::Duration;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -143,4 +144,24 @@ async fn a_custom_resource_that_exists_is_never_said_not_to() {
     api.server.ready().await;
     // Now what isn't there isn't there.
     api.get("/apis/y.example.com/v1/things").await.expect(404);
+}
+
+/// Nodes write the whole time, also what nobody on this server reads: a write looks whether it is in a cache and begins none, and
+/// a start that waited for one would never end.
+#[tokio::test]
+async fn writes_meanwhile_do_not_hold_a_start_up() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let store = Memory::new();
+    let before = Api::starting(store.clone());
+    before.server.ready().await;
+    let lease = value!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n"}});
+    before.post(LEASES, lease).await.expect(201);
+    drop(before);
+    let api = Api::starting(store);
+    let renewed = value!({"spec": {"holderIdentity": "n"}});
+    api.patch(&format!("{LEASES}/n"), "merge-patch+json", renewed)
+        .await
+        .expect(200);
+    let ready = tokio::time::timeout(Duration::from_secs(20), api.server.ready()).await;
+    assert!(ready.is_ok(), "waiting for {:?}", api.server.state().engine.unready());
 }

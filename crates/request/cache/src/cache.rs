@@ -132,6 +132,10 @@ impl Cache {
             .get_or_init(|| drop(tokio::spawn(feed::run(self.inner.clone(), self.feed.stop.clone()))));
     }
 
+    pub fn is_begun(&self) -> bool {
+        self.feed.started.get().is_some()
+    }
+
     pub fn is_ready(&self) -> bool {
         self.inner.state.lock().ready
     }

@@ -112,7 +112,7 @@ impl Engine {
     async fn cached(&self, cx: &Cx) -> ApiResult<Option<Current>> {
         let storage = storage(cx)?;
         let key = storage.key(&cx.namespace, &cx.name);
-        let entry = self.cache(storage).peek(key.as_bytes());
+        let entry = self.peek(storage, key.as_bytes());
         match entry.filter(|entry| entry.unreadable().is_none()) {
             Some(entry) => Ok(self
                 .decode_bytes(&cx.def, entry.key(), entry.value(), entry.revision())

@@ -172,11 +172,20 @@ impl Engine {
             .ok_or_else(|| ApiError::internal("a virtual resource has no cache"))?;
         Ok(self.cache(storage))
     }
-    /// Caches in use that have not been filled yet, by their resources.
+    /// Caches of built-in kinds that are being filled, by their resources. Whether custom ones can be may be up to somebody
+    /// outside, who converts objects; to wait for that could be to wait for oneself.
     pub fn unready(&self) -> Vec<String> {
         let caches = self.caches.lock();
-        let unready = caches.values().filter(|(_, cache)| !cache.is_ready());
+        let filling = |of: &StorageDef, cache: &Cache| of.view.is_none() && cache.is_begun() && !cache.is_ready();
+        let unready = caches.values().filter(|(of, cache)| filling(of, cache));
         unready.map(|(of, _)| of.resource.to_string()).collect()
+    }
+    /// What the cache of a resource has at this moment, if it is in use: looking begins none.
+    pub(super) fn peek(&self, storage: &StorageDef, key: &[u8]) -> Option<Arc<Entry>> {
+        let version = storage.view.as_ref().map(|v| v.api_version.clone());
+        let caches = self.caches.lock();
+        let (_, cache) = caches.get(&(storage.prefix.clone(), version.unwrap_or_default()))?;
+        cache.peek(key)
     }
     /// How many objects each cache in use holds, by group and resource. A resource seen in several versions counts once.
     pub fn counts(&self) -> Vec<(Str, Str, usize)> {
