@@ -119,10 +119,14 @@ flags! {
     seccomp_default, "KEELSON_SECCOMP_DEFAULT", "BOOL", "seccomp-default";
     /// Sysctls that pods may set beyond the safe ones; a * at the end stands for any
     allowed_unsafe_sysctls, "KEELSON_ALLOWED_UNSAFE_SYSCTLS", "LIST", "allowed-unsafe-sysctls";
-    /// How CPUs and devices are brought near each other: none, best-effort, restricted or single-numa-node [default: none]
+    /// How CPUs, memory and devices are brought near each other: none, best-effort, restricted or single-numa-node [default: none]
     topology_manager_policy, "KEELSON_TOPOLOGY_MANAGER_POLICY", "POLICY", "topology-manager-policy";
     /// How CPUs are given: none, or static, for containers that may have whole ones alone [default: none]
     cpu_manager_policy, "KEELSON_CPU_MANAGER_POLICY", "POLICY", "cpu-manager-policy";
+    /// How memory is given: None, or Static, for containers of guaranteed pods from certain nodes of memory [default: None]
+    memory_manager_policy, "KEELSON_MEMORY_MANAGER_POLICY", "POLICY", "memory-manager-policy";
+    /// What is kept from pods on each node of memory, as 0:memory=1Gi,hugepages-2Mi=4Mi;1:memory=1Gi: in sum what the node keeps
+    reserved_memory, "KEELSON_RESERVED_MEMORY", "LIST", "reserved-memory";
 }
 
 impl KubeletOptions {

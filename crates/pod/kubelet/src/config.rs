@@ -2,7 +2,7 @@
 
 use crate::company::Company;
 use crate::gc::attic::Attic;
-use crate::managers::topology;
+use crate::managers::{memory, topology};
 use crate::shutdown::groups::Period;
 use anyhow::Context;
 use keelson_client::reviews::Remember;
@@ -135,7 +135,10 @@ pub struct Config {
     pub cpu_options: BTreeMap<String, String>,
     pub alpha_cpu_options: bool,
     pub cpu_reconcile: Duration,
-    /// How CPUs and devices are brought near each other.
+    /// Containers may have their memory from certain nodes of memory, and what is kept from them on each.
+    pub static_memory: bool,
+    pub reserved_memory: memory::reserved::Reserved,
+    /// How CPUs, memory and devices are brought near each other.
     pub topology: topology::Policy,
     pub topology_scope: topology::Scope,
     pub topology_options: BTreeMap<String, String>,
@@ -238,6 +241,8 @@ impl Default for Config {
             cpu_options: BTreeMap::new(),
             alpha_cpu_options: false,
             cpu_reconcile: Duration::from_secs(10),
+            static_memory: false,
+            reserved_memory: memory::reserved::Reserved::new(),
             topology: topology::Policy::None,
             topology_scope: topology::Scope::Container,
             topology_options: BTreeMap::new(),

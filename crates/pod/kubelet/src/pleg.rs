@@ -97,9 +97,9 @@ async fn find_orphans(kl: &Arc<Kubelet>) -> Result<(), tonic::Status> {
     let mut uids: BTreeSet<String> = sandboxes.iter().filter_map(|s| label(&s.labels)).collect();
     uids.extend(containers.iter().filter_map(|c| label(&c.labels)));
     uids.extend(kl.host.list_dir(&kl.layout.pods()).unwrap_or_default());
-    // CPUs of pods that are gone; of those that still run when they have ended.
+    // CPUs and memory of pods that are gone; of those that still run when they have ended.
     let is_here = |uid: &str| uids.contains(uid) || kl.workers.get(uid).is_some();
-    kl.managers.cpus.keep_only(is_here);
+    kl.managers.keep_only(is_here);
     for uid in uids.into_iter().filter(|u| kl.workers.get(u).is_none()) {
         tokio::spawn(end_orphan(kl.clone(), uid));
     }

@@ -87,6 +87,21 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
 }
 
 /// An init container that keeps running beside the main ones.
+/// Whether an init container's work is done, by the pod's status.
+pub fn has_ended(pod: &Pod, container: &str) -> bool {
+    let all = pod
+        .status
+        .iter()
+        .flat_map(|s| s.init_container_statuses.iter().flatten());
+    let state = all
+        .filter(|s| s.name == container)
+        .filter_map(|s| s.state.as_ref())
+        .next();
+    state
+        .and_then(|s| s.terminated.as_ref())
+        .is_some_and(|t| t.exit_code == 0)
+}
+
 pub fn is_sidecar(c: &Container) -> bool {
     c.restart_policy.as_deref() == Some("Always")
 }

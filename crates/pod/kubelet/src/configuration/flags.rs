@@ -36,7 +36,9 @@ pub fn all() -> impl Iterator<Item = Flag> {
                 Kind::Text => "TEXT",
                 Kind::Path => "PATH",
                 Kind::Duration => "DURATION",
-                Kind::Texts | Kind::Map(_) | Kind::Bools | Kind::Taints | Kind::Object | Kind::List => "LIST",
+                Kind::Texts | Kind::Map(_) | Kind::Bools | Kind::Taints | Kind::Memory | Kind::Object | Kind::List => {
+                    "LIST"
+                }
             },
             default: default.and_then(|value| show::as_flag(kind, value)),
             is_free: matches!(field.what, What::Set { .. } | What::Alone { .. }),

@@ -1,5 +1,6 @@
 //! Types of fields: which JSON they are, how a flag's text is read, and which value is as good as none.
 
+use crate::managers::memory::reserved;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub(super) enum Kind {
     Bools,
     /// Taints, as `key=value:effect`.
     Taints,
+    /// Amounts by nodes of memory, as `0:memory=1Gi,hugepages-2Mi=4Mi;1:memory=1Gi`.
+    Memory,
     /// Anything that has a form of its own: judged by the field itself.
     Object,
     List,
@@ -40,7 +43,7 @@ impl Kind {
             Kind::Map(_) => value.as_object().is_some_and(|m| texts(Box::new(m.values()))),
             Kind::Bools => value.as_object().is_some_and(|m| m.values().all(Value::is_boolean)),
             Kind::Object => value.is_object(),
-            Kind::Taints | Kind::List => value.is_array(),
+            Kind::Taints | Kind::Memory | Kind::List => value.is_array(),
         };
         let wanted = match self {
             Kind::Bool => "true or false",
@@ -52,7 +55,7 @@ impl Kind {
             Kind::Map(_) => "strings by name",
             Kind::Bools => "true or false by name",
             Kind::Object => "an object",
-            Kind::Taints | Kind::List => "a list",
+            Kind::Taints | Kind::Memory | Kind::List => "a list",
         };
         good.then_some(())
             .ok_or_else(|| format!("{name} has to be {wanted}, not {value}"))
@@ -91,6 +94,7 @@ impl Kind {
                     .collect();
                 taints?.into()
             }
+            Kind::Memory => reserved::read(text)?,
             Kind::Object | Kind::List => return Err("it can only be set in a file".into()),
         })
     }
@@ -156,7 +160,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// What a flag says beside what one of its name said before: lists and maps grow, all else is replaced, as upstream has it.
 pub(super) fn grow(kind: Kind, into: &mut Value, more: Value) {
     match (kind, into, more) {
-        (Kind::Texts, Value::Array(into), Value::Array(mut more)) => into.append(&mut more),
+        (Kind::Texts | Kind::Memory, Value::Array(into), Value::Array(mut more)) => into.append(&mut more),
         (Kind::Map(_) | Kind::Bools, Value::Object(into), Value::Object(mut more)) => into.append(&mut more),
         (_, into, more) => *into = more,
     }

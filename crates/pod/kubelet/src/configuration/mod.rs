@@ -14,7 +14,7 @@ mod show;
 mod tests;
 
 use crate::config::Config;
-use crate::managers::{cpus, topology};
+use crate::managers::{cpus, memory, topology};
 use fields::{Field, What};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -272,6 +272,10 @@ fn managers(c: &Config) -> Vec<String> {
             "[cpumanager] the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero"
                 .into(),
         );
+    }
+    let says = |of: &std::collections::BTreeMap<String, String>| of.contains_key(memory::policy::MEMORY);
+    if c.static_memory && !c.reserved_memory.values().any(says) {
+        errors.push("[memorymanager] you should specify the system reserved memory".into());
     }
     let topology = topology::Options::parse(&c.topology_options);
     errors.extend(

@@ -41,7 +41,7 @@ pub(super) fn as_flag(kind: Kind, value: &Value) -> Option<String> {
         Kind::Map(sign) => pairs(sign),
         Kind::Bools => pairs('='),
         Kind::Texts => list(Some(value)).join(","),
-        Kind::Object | Kind::List | Kind::Taints => return None,
+        Kind::Object | Kind::List | Kind::Taints | Kind::Memory => return None,
         _ if value.is_null() => return None,
         _ => plain(value),
     };

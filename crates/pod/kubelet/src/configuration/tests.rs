@@ -133,7 +133,15 @@ fn what_can_not_be_had_is_refused_by_name() {
         ),
         (
             json!({"memoryManagerPolicy": "Static"}),
-            "memoryManagerPolicy (--memory-manager-policy): Static can't be had here: ",
+            "[memorymanager] you should specify the system reserved memory",
+        ),
+        (
+            json!({"reservedMemory": [{"numaNode": 0, "limits": {"cpu": "1"}}]}),
+            "the limit type \"cpu\" for NUMA node 0 is not supported, only [memory hugepages-<HugePageSize>] is accepted",
+        ),
+        (
+            json!({"memoryManagerPolicy": "BestEffort"}),
+            "policy \"BestEffort\" is not available for platform \"linux\"",
         ),
         (
             json!({"cpuManagerPolicy": "static"}),

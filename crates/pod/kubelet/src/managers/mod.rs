@@ -1,9 +1,10 @@
-//! The managers of what is given to containers alone: CPUs ([`cpus`]), and devices of plug-ins ([`crate::devices`]), which
-//! [`topology`] brings together, so that they are near each other. They are asked when a pod is admitted, and upstream's rules,
+//! The managers of what is given to containers alone: CPUs ([`cpus`]), memory of certain nodes ([`memory`]), and devices of plug-ins
+//! ([`crate::devices`]), which [`topology`] brings together, so that they are near each other. They are asked when a pod is admitted, and upstream's rules,
 //! words and files are theirs. What decides is pure; the kernel's own account of the machine is read by [`machine`].
 
 pub mod cpus;
 pub mod machine;
+pub mod memory;
 mod reconcile;
 pub mod set;
 pub(crate) mod sum;
@@ -20,6 +21,7 @@ use cpus::Cpus;
 use cpus::policy::Refusal;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_cri::v1 as cri;
+use memory::Memory;
 use std::sync::Arc;
 use std::time::Instant;
 use topology::{Hint, Hints, Mask, Options, Policy, Scope, merge};
@@ -28,6 +30,7 @@ pub use reconcile::start;
 
 pub struct Managers {
     pub cpus: Cpus,
+    pub memory: Memory,
     metrics: Arc<Metrics>,
     nodes: topology::Nodes,
     policy: Policy,
@@ -39,11 +42,11 @@ pub struct Managers {
 
 impl Managers {
     pub fn new(host: &Arc<dyn Host>, metrics: &Arc<Metrics>, cfg: &Config) -> Result<Managers, String> {
-        let needed = cfg.static_cpus || cfg.topology != Policy::None;
+        let needed = cfg.static_cpus || cfg.static_memory || cfg.topology != Policy::None;
         let nodes = match needed {
             true => host
                 .memory_nodes()
-                .map_err(|e| format!("where this machine's CPUs are can't be read: {e}"))?,
+                .map_err(|e| format!("where this machine's CPUs and memory are can't be read: {e}"))?,
             // What nobody needs to know keeps no kubelet from starting.
             false => machine::Nodes::default(),
         };
@@ -63,6 +66,8 @@ impl Managers {
         let reserved = node::status::reserved(cfg, "cpu");
         Ok(Managers {
             cpus: Cpus::new(host.clone(), metrics.clone(), &nodes, cfg, reserved)?,
+            memory: Memory::new(host.clone(), metrics.clone(), &nodes, cfg)
+                .map_err(|e| format!("start memory manager error: {e}"))?,
             metrics: metrics.clone(),
             nodes: nodes.of_memory(),
             policy: cfg.topology,
@@ -77,7 +82,7 @@ impl Managers {
         let m = &self.metrics.managers;
         m.topology_requests.inc();
         let began = Instant::now();
-        let busy = self.cpus.is_static() || self.policy != Policy::None;
+        let busy = self.cpus.is_static() || self.memory.is_static() || self.policy != Policy::None;
         let _one = match busy {
             true => Some(self.one.lock().await),
             false => None,
@@ -96,24 +101,33 @@ impl Managers {
         let of_pod = match (self.policy, self.scope) {
             (Policy::None, _) | (_, Scope::Container) => None,
             (_, Scope::Pod) => {
-                let hints = [giving.pod_hints(&self.nodes.ids), self.cpus.pod_hints(pod)];
+                let hints = [
+                    giving.pod_hints(&self.nodes.ids),
+                    self.cpus.pod_hints(pod),
+                    self.memory.pod_hints(pod),
+                ];
                 Some(self.agree(&hints, "pod")?)
             }
         };
         for c in pods::init_containers(pod).iter().chain(pods::containers(pod)) {
             let near = match (self.policy, of_pod) {
-                (Policy::None, _) => None,
-                (_, Some(hint)) => hint.mask,
+                (Policy::None, _) => Hint::UNSAID,
+                (_, Some(hint)) => hint,
                 (_, None) => {
-                    let hints = [giving.hints(c, &self.nodes.ids), self.cpus.hints(pod, c)];
-                    self.agree(&hints, "container")?.mask
+                    let hints = [
+                        giving.hints(c, &self.nodes.ids),
+                        self.cpus.hints(pod, c),
+                        self.memory.hints(pod, c),
+                    ];
+                    self.agree(&hints, "container")?
                 }
             };
-            giving.container(c, near).await.map_err(allocation)?;
-            self.cpus.give(pod, c, near).map_err(|e| match e {
+            giving.container(c, near.mask).await.map_err(allocation)?;
+            self.cpus.give(pod, c, near.mask).map_err(|e| match e {
                 Refusal::Alignment(text) => refused("SMTAlignmentError", text),
                 Refusal::Other(text) => allocation(text),
             })?;
+            self.memory.give(pod, c, near).map_err(allocation)?;
             if of_pod.is_none() {
                 self.count_aligned("container");
             }
@@ -148,28 +162,62 @@ impl Managers {
         }
     }
 
-    /// A pod that ran before, whose CPUs may not be noted.
+    /// A pod that ran before, whose CPUs and memory may not be noted. What has ended for good needs none any more.
     pub fn take_up(&self, pod: &Pod) {
-        for c in pods::init_containers(pod).iter().chain(pods::containers(pod)) {
-            if let Err(e) = self.cpus.give(pod, c, None) {
+        let over = |c: &&Container| !pods::is_sidecar(c) && pods::has_ended(pod, &c.name);
+        let init = pods::init_containers(pod).iter().filter(|c| !over(c));
+        for c in init.chain(pods::containers(pod)) {
+            let told = |what: &str, e: String| {
                 tracing::error!(
                     pod = %pods::describe(pod),
                     container = c.name,
-                    "a container that ran before can't be given CPUs of its own, and shares: {e:?}"
+                    "a container that ran before can't be given {what} of its own, and shares: {e}"
                 );
+            };
+            if let Err(e) = self.cpus.give(pod, c, None) {
+                told("CPUs", format!("{e:?}"));
+            }
+            if let Err(e) = self.memory.give(pod, c, Hint::UNSAID) {
+                told("memory", e);
             }
         }
     }
 
+    /// A container has started: what those had that end before it is anybody's.
+    pub fn started(&self, pod: &Pod, container: &str) {
+        let before = pods::init_containers(pod).iter().take_while(|c| c.name != container);
+        let over: Vec<&str> = before
+            .filter(|c| !pods::is_sidecar(c))
+            .map(|c| c.name.as_str())
+            .collect();
+        if !over.is_empty() {
+            self.cpus.release(pods::uid(pod), &over);
+            self.memory.release(pods::uid(pod), &over);
+        }
+        // Those of others may have changed while it was made.
+        self.cpus.changed.notify_one();
+    }
+
     /// What a pod had is free.
     pub fn release(&self, uid: &str) {
-        self.cpus.release(uid);
+        self.keep_only(|other| other != uid);
+    }
+
+    /// What pods had that aren't here any more is free.
+    pub fn keep_only(&self, is_here: impl Fn(&str) -> bool) {
+        self.cpus.keep_only(&is_here);
+        self.memory.keep_only(&is_here);
     }
 
     /// What of this a container that is being made has to be told.
     pub fn shape(&self, uid: &str, c: &Container, config: &mut cri::ContainerConfig) {
-        let resources = config.linux.as_mut().and_then(|l| l.resources.as_mut());
-        let (Some(resources), Some(cpus)) = (resources, self.cpus.of(uid, &c.name)) else {
+        let Some(resources) = config.linux.as_mut().and_then(|l| l.resources.as_mut()) else {
+            return;
+        };
+        if let Some(nodes) = self.memory.nodes_of(uid, &c.name) {
+            resources.cpuset_mems = nodes.to_string();
+        }
+        let Some(cpus) = self.cpus.of(uid, &c.name) else {
             return;
         };
         resources.cpuset_cpus = cpus.to_string();

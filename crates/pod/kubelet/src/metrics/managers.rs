@@ -1,4 +1,4 @@
-//! What the managers of CPUs and topology count.
+//! What the managers of CPUs, memory and topology count.
 
 use super::Maker;
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, exponential_buckets};
@@ -9,6 +9,8 @@ pub struct Managers {
     pub cpu_shared: Gauge,
     pub cpu_exclusive: Gauge,
     pub cpu_by_node: GaugeVec,
+    pub memory_requests: IntCounter,
+    pub memory_errors: IntCounter,
     pub aligned: IntCounterVec,
     pub unaligned: IntCounterVec,
     pub topology_requests: IntCounter,
@@ -40,6 +42,14 @@ impl Managers {
                 "kubelet_cpu_manager_allocation_per_numa",
                 "Number of CPUs allocated per NUMA node",
                 &["numa_node"],
+            ),
+            memory_requests: m.counter(
+                "kubelet_memory_manager_pinning_requests_total",
+                "The number of memory pages allocations which required pinning.",
+            ),
+            memory_errors: m.counter(
+                "kubelet_memory_manager_pinning_errors_total",
+                "The number of memory pages allocations which required pinning that failed.",
             ),
             aligned: m.counters(
                 "kubelet_container_aligned_compute_resources_count",

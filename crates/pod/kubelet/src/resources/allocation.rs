@@ -107,12 +107,12 @@ pub fn wants_resize(pod: &Pod, allocated: &BTreeMap<String, ResourceRequirements
     })
 }
 
-/// Whether a pod that may have CPUs for itself asks for more or fewer of them.
-pub fn moves_cpus(pod: &Pod, allocated: &BTreeMap<String, ResourceRequirements>) -> bool {
-    let cpus = |r: Option<&ResourceRequirements>| quantity::milli_of(r.and_then(|r| r.requests.as_ref()), "cpu");
+/// Whether a pod that may have CPUs or memory for itself asks for more or less of that.
+pub fn moves(pod: &Pod, allocated: &BTreeMap<String, ResourceRequirements>, resource: &str) -> bool {
+    let amount = |r: Option<&ResourceRequirements>| quantity::milli_of(r.and_then(|r| r.requests.as_ref()), resource);
     let mut all = pods::containers(pod).iter().chain(pods::init_containers(pod));
     qos::class(pod) == qos::Qos::Guaranteed
-        && all.any(|c| is_resizable(pod, c) && cpus(c.resources.as_ref()) != cpus(allocated.get(&c.name)))
+        && all.any(|c| is_resizable(pod, c) && amount(c.resources.as_ref()) != amount(allocated.get(&c.name)))
 }
 
 /// What the node answers to a resize.

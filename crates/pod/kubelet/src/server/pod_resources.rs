@@ -2,6 +2,7 @@
 
 use crate::devices::Grant;
 use crate::kubelet::Kubelet;
+use crate::managers::memory::policy::Block;
 use crate::managers::set::Set;
 use crate::pods;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -85,7 +86,7 @@ impl PodResourcesLister for Service {
         Ok(Response::new(api::AllocatableResourcesResponse {
             devices: devices.collect(),
             cpu_ids: ids(&self.0.managers.cpus.allocatable()),
-            ..Default::default()
+            memory: memory(self.0.managers.memory.allocatable()),
         }))
     }
 }
@@ -114,14 +115,26 @@ impl Service {
                 .cpus
                 .exclusive(pods::uid(pod), &c.name)
                 .unwrap_or_default()),
+            memory: memory(self.0.managers.memory.blocks(pods::uid(pod), &c.name)),
             dynamic_resources: self.0.claims.of_container(pod, c).into_iter().map(claim).collect(),
-            ..Default::default()
         }
     }
 }
 
 fn ids(cpus: &Set) -> Vec<i64> {
     cpus.iter().map(i64::from).collect()
+}
+
+fn memory(blocks: Vec<Block>) -> Vec<api::ContainerMemory> {
+    let node = |id: u32| api::NumaNode { id: i64::from(id) };
+    let one = |b: Block| api::ContainerMemory {
+        memory_type: b.kind,
+        size: b.size,
+        topology: Some(api::TopologyInfo {
+            nodes: b.numa_affinity.into_iter().map(node).collect(),
+        }),
+    };
+    blocks.into_iter().map(one).collect()
 }
 
 fn device(resource: String, id: String, numa: &[i64]) -> api::ContainerDevices {

@@ -49,12 +49,20 @@ impl Worker {
         for other in kl.workers.active(&self.handle.uid) {
             quantity::add(&mut others, &amounts::pod_requests(&other));
         }
-        let exclusive = kl.managers.cpus.is_static() && !pods::is_static(pod);
-        let answer = match exclusive && allocation::moves_cpus(pod, &self.record.allocated) {
-            true => Answer::Infeasible(
-                "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"".into(),
+        let managed = [
+            (kl.managers.cpus.is_static(), "cpu", "CPU Manager policy \"static\""),
+            (
+                kl.managers.memory.is_static(),
+                "memory",
+                "Memory Manager policy \"Static\"",
             ),
-            false => allocation::judge(pod, &kl.allocatable(), &others, pods::is_static(pod)),
+        ];
+        let held = managed.into_iter().find(|(is_static, resource, _)| {
+            *is_static && !pods::is_static(pod) && allocation::moves(pod, &self.record.allocated, resource)
+        });
+        let answer = match held {
+            Some((.., by)) => Answer::Infeasible(format!("Resize is infeasible for Guaranteed Pods alongside {by}")),
+            None => allocation::judge(pod, &kl.allocatable(), &others, pods::is_static(pod)),
         };
         let generation = pods::generation(pod);
         let (reason, event, message) = match answer {

@@ -178,8 +178,7 @@ impl Worker {
         match cx.start(c, target).await {
             Ok(()) => {
                 m.started_containers.with_label_values(&[kind]).inc();
-                // Those of others may have changed while it was made.
-                self.kl.managers.cpus.changed.notify_one();
+                self.kl.managers.started(cx.pod, &c.name);
                 self.failures.remove(&c.name);
                 self.hold.remove(&c.name);
                 // The pod's other containers may take long to start; this one is told now.

@@ -271,3 +271,94 @@ async fn what_no_node_has_is_refused_by_policies_that_want_one() {
         assert_eq!(managers.cpus.of("x", "y").unwrap().to_string(), "0-7");
     }
 }
+
+/// Of each node of memory 3 GiB are for containers.
+fn memory_settings(c: &mut Config) {
+    c.static_memory = true;
+    c.kube_reserved = [("memory".to_owned(), "2Gi".to_owned())].into();
+    c.eviction = Default::default();
+    c.eviction.hard.clear();
+    c.reserved_memory = [0, 1]
+        .map(|node| (node, [("memory".to_owned(), "1Gi".to_owned())].into()))
+        .into();
+}
+
+fn bytes(memory: &str) -> Value {
+    let all = json!({"cpu": "100m", "memory": memory});
+    json!({"requests": all, "limits": all})
+}
+
+async fn has_memory_of(node: &Node, container: &str, nodes: &str) {
+    let what = format!("{container} has memory of {nodes:?}");
+    node.until(&what, |n| {
+        let resources = n.runtime.resources(container)?;
+        (resources.cpuset_mems == nodes).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_from_nodes_that_have_it_until_its_pod_is_gone() {
+    const STATE: &str = "/var/lib/kubelet/memory_manager_state";
+    let mut node = Node::start_on(two_nodes(), memory_settings).await;
+    let state = |node: &Node| -> Value {
+        let text = node.host.read(Path::new(STATE), 1 << 20).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let shared = pod(&node, "shared", json!({"requests": {"memory": "1Gi"}}));
+    node.ready(&shared).await;
+    has_memory_of(&node, "shared", "").await;
+    let one = pod(&node, "one", bytes("2Gi"));
+    let pod_one = node.ready(&one).await;
+    has_memory_of(&node, "one", "0").await;
+    node.ready(&pod(&node, "two", bytes("2Gi"))).await;
+    has_memory_of(&node, "two", "1").await;
+    let much = pod(&node, "much", bytes("2Gi"));
+    let refused = node.phase(&much, "Failed").await;
+    assert_eq!(
+        refused["status"]["message"],
+        "Pod was rejected: Allocate failed due to [memorymanager] failed to get the default NUMA affinity, no NUMA nodes with \
+         enough memory is available, which is unexpected"
+    );
+    let uid = pod_one["metadata"]["uid"].as_str().unwrap();
+    assert_eq!(state(&node)["entries"][uid]["one"][0]["size"], 2_u64 << 30);
+
+    // Whoever comes after knows who has what.
+    node.halt().await;
+    node.resume();
+    node.api
+        .change(&one, |p| p["spec"]["containers"][0]["resources"] = bytes("1Gi"));
+    let message = node
+        .until("the resize is refused", |n| {
+            let conditions = n.api.get(&one)?["status"]["conditions"].as_array()?.clone();
+            let pending = conditions.into_iter().find(|c| c["type"] == "PodResizePending")?;
+            Some(pending["message"].as_str()?.to_owned())
+        })
+        .await;
+    assert_eq!(
+        message,
+        "Resize is infeasible for Guaranteed Pods alongside Memory Manager policy \"Static\""
+    );
+    node.api.delete_pod(&one, 1);
+    node.gone(&one).await;
+    let three = pod(&node, "three", bytes("3Gi"));
+    node.ready(&three).await;
+    has_memory_of(&node, "three", "0").await;
+    assert_eq!(state(&node)["machineState"]["0"]["memoryMap"]["memory"]["free"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_init_container_had_alone_is_free_when_it_is_over() {
+    let node = Node::start_with(settings).await;
+    let own = node.pod_with(
+        json!({"name": "own"}),
+        json!({
+            "initContainers": [{"name": "before", "command": ["sleep", "1"], "resources": asking("3")}],
+            "containers": [{"name": "own", "resources": asking("1")}],
+        }),
+    );
+    node.ready(&own).await;
+    runs_on(&node, "own", "1").await;
+    node.ready(&pod(&node, "shared", json!({}))).await;
+    runs_on(&node, "shared", "0,2-3").await;
+}

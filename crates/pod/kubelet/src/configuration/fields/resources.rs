@@ -4,10 +4,9 @@ use super::super::reserved;
 use super::super::show;
 use super::*;
 use crate::config::Swap;
+use crate::managers::memory::reserved as reserved_memory;
 use crate::managers::topology::{Policy, Scope};
 use std::collections::BTreeMap;
-
-const MEMORY: &str = "memory isn't given to containers exclusively";
 
 pub(super) const FIELDS: &[Field] = &[
     field("kubeletCgroups", "kubelet-cgroups", Kind::Text, false, only("", GROUPS)),
@@ -77,9 +76,28 @@ pub(super) const FIELDS: &[Field] = &[
         "memory-manager-policy",
         Kind::Text,
         false,
-        only("None", MEMORY),
+        set(
+            |c, v| {
+                c.static_memory = match text(v).as_str() {
+                    "" | "None" => false,
+                    "Static" => true,
+                    "BestEffort" => return Err("policy \"BestEffort\" is not available for platform \"linux\"".into()),
+                    other => return Err(format!("unknown policy: {other:?}")),
+                };
+                Ok(())
+            },
+            |c| json!(if c.static_memory { "Static" } else { "None" }),
+        ),
     ),
-    field("reservedMemory", "", Kind::List, false, only("[]", MEMORY)),
+    field(
+        "reservedMemory",
+        "reserved-memory",
+        Kind::Memory,
+        false,
+        set(put!(reserved_memory, reserved_memory::parse), |c| {
+            reserved_memory::show(&c.reserved_memory)
+        }),
+    ),
     field(
         "topologyManagerPolicy",
         "topology-manager-policy",

@@ -240,29 +240,25 @@ impl Cpus {
         }
     }
 
-    /// What a pod had is everybody's: nothing of it runs any more.
-    pub fn release(&self, uid: &str) {
+    /// These containers of a pod are over: what they had, and no other of it has, is everybody's.
+    pub fn release(&self, uid: &str, containers: &[&str]) {
         self.change(|policy, given| {
-            let containers = given.exclusive.get(uid).cloned().unwrap_or_default();
-            for container in containers.keys() {
+            for container in containers {
                 policy.release(given, uid, container);
             }
         });
     }
 
-    /// What pods had that aren't here any more is everybody's.
+    /// What pods had that aren't here any more, or of which nothing runs, is everybody's.
     pub fn keep_only(&self, is_here: impl Fn(&str) -> bool) {
-        let gone: Vec<String> = {
-            let state = self.state.lock();
-            state
-                .given
-                .exclusive
-                .keys()
-                .filter(|uid| !is_here(uid))
-                .cloned()
-                .collect()
-        };
-        gone.iter().for_each(|uid| self.release(uid));
+        self.change(|policy, given| {
+            let before = given.exclusive.clone();
+            for (uid, containers) in before.iter().filter(|(uid, _)| !is_here(uid)) {
+                for container in containers.keys() {
+                    policy.release(given, uid, container);
+                }
+            }
+        });
     }
 
     fn change(&self, change: impl FnOnce(&Static, &mut Given)) {

@@ -72,6 +72,11 @@ impl Hint {
         mask: None,
         preferred: true,
     };
+    /// Nobody was asked.
+    pub const UNSAID: Hint = Hint {
+        mask: None,
+        preferred: false,
+    };
 }
 
 /// By resource, the ways to get it. `None`: it is all the same; an empty list: there is none.
