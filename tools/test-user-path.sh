@@ -85,5 +85,25 @@ sleep 2; touch $STATE/storm.stop; wait $STORM; read -r n bad <$STATE/storm; rm -
 [ "$procs_before" = "$(procs)" ] && ok "the pods' processes are the same" || fail "processes changed: $procs_before / $(procs)"
 [ "$before" = "$(pids)" ] && ok "containers and restart counts are the same" || fail "containers changed: $before / $(pids)"
 k -n web scale deployment/web --replicas=4 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "work goes on after the restart" || fail "work goes on after the restart"
+echo "--- a server that is started anew while a webhook that is nowhere refuses everything"
+k delete clusterrole system:keelson:ingress >/dev/null
+k create -f - >/dev/null <<'YAML'
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: nowhere}
+webhooks:
+- name: nowhere.example.com
+  failurePolicy: Fail
+  sideEffects: None
+  timeoutSeconds: 1
+  admissionReviewVersions: [v1]
+  clientConfig: {url: "https://127.0.0.1:1/"}
+  rules: [{apiGroups: ["*"], apiVersions: ["*"], operations: ["*"], resources: ["*"]}]
+YAML
+conformance/cluster.sh stop; conformance/cluster.sh start
+k get clusterrole system:keelson:ingress >/dev/null 2>&1 && fail "the webhook isn't asked"; ok "it runs, with what could be written"
+k delete validatingwebhookconfiguration nowhere >/dev/null
+for i in $(seq 400); do k get clusterrole system:keelson:ingress >/dev/null 2>&1 && break; sleep 0.1; done
+k get clusterrole system:keelson:ingress >/dev/null && ok "and with the rest when nobody refuses it any more" || fail "what was refused is not tried again"
 k delete -f examples/web.yaml --timeout=120s >/dev/null && ok "delete" || fail "delete"
 k get namespace web >/dev/null 2>&1 && fail "namespace web is still there"; ok "namespace gone"

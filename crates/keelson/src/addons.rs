@@ -9,6 +9,7 @@ use crate::cluster::{self, Cluster};
 use crate::config::{Component, Config};
 use crate::definitions;
 use crate::kubeadm;
+use anyhow::Context;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -298,18 +299,20 @@ pub(crate) fn grants() -> Vec<Grant> {
     all
 }
 
-/// Writes them; existing ones are brought back to what is needed.
+/// Writes them; existing ones are brought back to what is needed. What can't be written keeps nothing else from being; the first such
+/// error is told.
 pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> {
     let rest = Rest::new(client, "keelson");
-    crate::ingress::apply(&rest, config).await?;
+    let mut done = crate::ingress::apply(&rest, config).await;
     for grant in grants() {
         // Where nothing is taken in, its namespace isn't there.
         let of_ingress = matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE));
         if !of_ingress || config.runs(Component::Ingress) {
-            give(&rest, grant).await?;
+            let name = grant.name;
+            done = done.and(give(&rest, grant).await.with_context(|| format!("the role {name}")));
         }
     }
-    crate::storage::apply(&rest, config).await?;
+    done = done.and(crate::storage::apply(&rest, config).await);
     crate::snapshots::apply(&rest, config).await;
     // The cluster runs without it.
     if config.runs(Component::Policy)
@@ -329,16 +332,17 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
         );
     }
     let cluster = Cluster::of(config);
-    kubeadm::apply(&rest, &cluster).await?;
+    done = done.and(kubeadm::apply(&rest, &cluster).await);
     let wanted = cluster.config_map()?;
-    Objects::<ConfigMap>::new(&rest)
+    let written = Objects::<ConfigMap>::new(&rest)
         .create_or_update(&wanted, |live| {
             let same = live.data == wanted.data;
             live.data = wanted.data.clone();
             !same
         })
-        .await?;
-    Ok(())
+        .await;
+    written?;
+    done
 }
 
 /// Brings one part of an object to what is wanted.

@@ -110,13 +110,8 @@ impl Cluster {
         if by_itself {
             servers::remember(store.store().as_ref(), config).await?;
         }
-        crate::addons::apply(api.client(identity("system:apiserver")), config)
-            .await
-            .context("the components' own roles")?;
-        crate::metrics::apply(&api, pki, config.runs(Component::Metrics))
-            .await
-            .context("the resource metrics API")?;
         let mut running = Supervisor::default();
+        crate::furnish::furnish(&mut running, &api, pki, config).await?;
         authorities.attach(
             &api,
             Rest::new(api.client(identity("system:apiserver")), "keelson-authorities"),

@@ -20,6 +20,7 @@ mod envtest;
 mod etcd;
 mod families;
 mod follow;
+mod furnish;
 mod history;
 mod image;
 mod ingress;

@@ -104,7 +104,7 @@ impl ApiServer {
         self.state.clone()
     }
 
-    /// Resolves when roles and flow schemas are in memory and the objects every cluster has are there.
+    /// Resolves when roles and flow schemas are in memory and the objects every cluster has are there, or when that takes too long.
     pub async fn ready(&self) {
         // The sender lives as long as the bootstrap task; if that was stopped, nobody needs the answer.
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
@@ -270,18 +270,29 @@ impl ApiServer {
                         );
                     }
                 };
-                tokio::join!(
-                    bootstrap::run(&spec, &loopback, &hooks),
-                    follow_hooks(&sync, &hooks),
-                    absent
-                );
-                rbac.wait_for_bootstrap(&bootstrap::objects()).await;
-                hooks.done(&[Hook::BootstrapRoles]);
-                until_filled(&engine).await;
-                hooks.done(&[Hook::StorageReadiness]);
+                let begun = async {
+                    tokio::join!(
+                        bootstrap::run(&spec, &loopback, &hooks),
+                        follow_hooks(&sync, &hooks),
+                        absent
+                    );
+                    rbac.wait_for_bootstrap(&bootstrap::objects()).await;
+                    hooks.done(&[Hook::BootstrapRoles]);
+                    until_filled(&engine).await;
+                    hooks.done(&[Hook::StorageReadiness]);
+                };
+                let mut begun = std::pin::pin!(begun);
+                if tokio::time::timeout(READY_WITHIN, &mut begun).await.is_err() {
+                    // Somebody's webhook may refuse them, behind which is a pod that others have to run first.
+                    tracing::warn!(
+                        "some of the objects every cluster has aren't there after {READY_WITHIN:?}: others begin without them"
+                    );
+                    ready.send_replace(true);
+                    begun.await;
+                }
                 ready.send_replace(true);
                 tokio::join!(
-                    aggregation::register::run(table, loopback, stopped.clone(), &hooks),
+                    aggregation::register::run(table, loopback.clone(), stopped.clone(), &hooks),
                     repair_services(&engine, &hooks),
                     OptionFuture::from(servers.as_ref().map(|servers| servers.run())),
                 );
@@ -351,6 +362,9 @@ async fn until_filled(engine: &Engine) {
         tracing::warn!(resources, "the API serves before these could be read from the store");
     }
 }
+
+/// So long those who use this server within the process wait for what every cluster has.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// A store that doesn't answer must not keep a server from stopping; its announcement goes by itself.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);

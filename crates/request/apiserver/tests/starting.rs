@@ -18,16 +18,25 @@ fn map(name: &str) -> Value {
     value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
 }
 
-/// Nobody may make config maps: the webhook's server is nowhere, and without it nothing is admitted.
+/// Nobody may make config maps.
 fn deny_by_webhook() -> Value {
+    let rule =
+        value!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]});
+    webhook(
+        rule,
+        value!({"matchLabels": {"kubernetes.io/metadata.name": "default"}}),
+    )
+}
+
+/// Its server is nowhere, and without it nothing is admitted.
+fn webhook(rule: Value, namespaces: Value) -> Value {
     value!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": "deny"},
         "webhooks": [{
             "name": "deny.example.com", "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "clientConfig": {"url": "https://127.0.0.1:1/"}, "timeoutSeconds": 1,
-            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+            "rules": [rule], "namespaceSelector": namespaces,
         }],
     })
 }
@@ -164,4 +173,25 @@ async fn writes_meanwhile_do_not_hold_a_start_up() {
         .expect(200);
     let ready = tokio::time::timeout(Duration::from_secs(20), api.server.ready()).await;
     assert!(ready.is_ok(), "waiting for {:?}", api.server.state().engine.unready());
+}
+
+/// The pod behind a webhook may be one that runs only when others have begun: they do, and what the webhook refused is made when it can
+/// be.
+#[tokio::test]
+async fn a_webhook_that_refuses_what_every_cluster_has_does_not_hold_a_start_up() {
+    const VIEW: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/view";
+    let webhooks = format!("{REGISTRATION}/validatingwebhookconfigurations");
+    let store = Memory::new();
+    let before = Api::starting(store.clone());
+    before.server.ready().await;
+    before.delete(VIEW).await.expect(200);
+    let rule = value!({"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*"]});
+    before.post(&webhooks, webhook(rule, value!({}))).await.expect(201);
+    drop(before);
+    let api = Api::starting(store);
+    let ready = tokio::time::timeout(Duration::from_secs(30), api.server.ready()).await;
+    assert!(ready.is_ok());
+    api.get(VIEW).await.expect(404);
+    api.delete(&format!("{webhooks}/deny")).await.expect(200);
+    api.until(VIEW, |answer| answer.code == 200).await;
 }
