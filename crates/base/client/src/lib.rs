@@ -5,6 +5,7 @@
 //! * [`kind`]: the built-in types components use. Their (de)serialisation is compiled here, once, behind plain functions.
 //! * [`rest`] and [`objects`]: requests as bytes, and the thin typed face of them.
 //! * [`reflector`], [`store`] and [`informer`]: a local, indexed copy of a collection that is told of every change.
+//! * [`selection`]: who selects whom by labels, without a look at all.
 //! * [`together`]: informers of many clients in one process that share their watches.
 //! * [`queue`] and [`controller`]: keys to work on; one key never runs twice at once, the earliest time wins.
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
@@ -37,6 +38,7 @@ pub mod reflector;
 pub mod rest;
 pub mod reviews;
 pub mod revocations;
+pub mod selection;
 pub mod snapshots;
 pub mod store;
 pub mod telling;

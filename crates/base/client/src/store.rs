@@ -3,6 +3,7 @@
 use crate::key::ObjectKey;
 use crate::kind::ApiObject;
 use parking_lot::RwLock;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -24,6 +25,19 @@ impl<K> Index<K> {
         for value in (self.values)(object) {
             let entry = self.entries.entry(value).or_default();
             entry.insert(key.clone(), object.clone());
+        }
+    }
+    /// Most changes are of the status, and leave an object in its places.
+    fn replace(&mut self, key: &ObjectKey, old: &K, new: &Arc<K>) {
+        let (had, has) = ((self.values)(old), (self.values)(new));
+        if had != has {
+            self.take(key, old);
+            return self.put(key, new);
+        }
+        for value in has {
+            if let Some(place) = self.entries.get_mut(&value).and_then(|entry| entry.get_mut(key)) {
+                *place = new.clone();
+            }
         }
     }
     fn take(&mut self, key: &ObjectKey, object: &K) {
@@ -72,25 +86,20 @@ impl<K: ApiObject> Store<K> {
 
     /// All objects, by namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.state.read().objects.values().cloned().collect()
+        look(self.state.read().objects.values()).cloned().collect()
     }
 
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let first = ObjectKey::new(namespace, "");
         let state = self.state.read();
-        state
-            .objects
-            .range(first..)
-            .take_while(|(key, _)| key.namespace == namespace)
+        let range = state.objects.range(first..);
+        look(range.take_while(|(key, _)| key.namespace == namespace))
             .map(|(_, object)| object.clone())
             .collect()
     }
 
     pub fn filter(&self, mut keep: impl FnMut(&K) -> bool) -> Vec<Arc<K>> {
-        self.state
-            .read()
-            .objects
-            .values()
+        look(self.state.read().objects.values())
             .filter(|object| keep(object))
             .cloned()
             .collect()
@@ -113,7 +122,35 @@ impl<K: ApiObject> Store<K> {
         let state = self.state.read();
         debug_assert!(state.indexes.contains_key(index), "no index {index}");
         let found = state.indexes.get(index).and_then(|index| index.entries.get(value));
-        found.into_iter().flat_map(BTreeMap::values).cloned().collect()
+        look(found.into_iter().flat_map(BTreeMap::values)).cloned().collect()
+    }
+
+    /// Of the objects that an index holds under all of these values, those to keep. Only the fewest under one of them are looked at.
+    pub(crate) fn by_rarest(&self, index: &str, values: &[String], keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        let state = self.state.read();
+        debug_assert!(state.indexes.contains_key(index), "no index {index}");
+        let Some(index) = state.indexes.get(index) else {
+            return Vec::new();
+        };
+        let mut fewest: Option<&BTreeMap<ObjectKey, Arc<K>>> = None;
+        for value in values {
+            let Some(entry) = index.entries.get(value) else {
+                return Vec::new();
+            };
+            if fewest.is_none_or(|few| entry.len() < few.len()) {
+                fewest = Some(entry);
+            }
+        }
+        let found = look(fewest.into_iter().flat_map(BTreeMap::values));
+        found.filter(|object| keep(object)).cloned().collect()
+    }
+
+    /// How many objects an index holds under `value`.
+    pub fn count(&self, index: &str, value: &str) -> usize {
+        let state = self.state.read();
+        debug_assert!(state.indexes.contains_key(index), "no index {index}");
+        let found = state.indexes.get(index).and_then(|index| index.entries.get(value));
+        found.map_or(0, BTreeMap::len)
     }
 
     /// The objects whose controlling owner has this uid. Needs [`Store::index_controllers`].
@@ -171,10 +208,10 @@ impl<K: ApiObject> Store<K> {
         let state = &mut *guard;
         let old = state.objects.get(&key).cloned();
         for index in state.indexes.values_mut() {
-            if let Some(old) = &old {
-                index.take(&key, old);
+            match &old {
+                Some(old) => index.replace(&key, old, &object),
+                None => index.put(&key, &object),
             }
-            index.put(&key, &object);
         }
         state.objects.insert(key, object);
         old
@@ -189,6 +226,20 @@ impl<K: ApiObject> Store<K> {
         }
         Some(old)
     }
+}
+
+thread_local! {
+    static LOOKED_AT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many objects of stores have been looked at on this thread, where more than one was asked for: by how it grows tests, which
+/// run in one thread, tell whether an event costs more the more there is.
+pub fn looked_at() -> u64 {
+    LOOKED_AT.get()
+}
+
+fn look<T>(objects: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    objects.inspect(|_| LOOKED_AT.set(LOOKED_AT.get().wrapping_add(1)))
 }
 
 /// Revisions are numbers; what isn't one counts as the beginning.
