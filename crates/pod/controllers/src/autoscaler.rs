@@ -43,6 +43,7 @@ const TO_ZERO: &str = "ScaledToZero";
 pub fn start(context: &Context) {
     let autoscalers = context.informer::<HorizontalPodAutoscaler>();
     let pods = context.informer::<Pod>();
+    pods.store().index_labels();
     let controller = Controller::new("horizontalpodautoscaler")
         .input(&autoscalers)
         .input(&pods)
@@ -318,9 +319,7 @@ impl Autoscalers {
             condition(hpa, ACTIVE, false, "InvalidSelector", &error);
             return Err(error);
         };
-        let pods = self.pods.store().filter(|pod| {
-            pod.namespace() == key.namespace && labels::matches(Some(&selector), pod.metadata.labels.as_ref())
-        });
+        let pods = self.pods.store().selected(&key.namespace, &selector);
         let mut known = self.known.lock();
         known.entry(key.clone()).or_default().selector = Some(selector);
         let first = ObjectKey::new(key.namespace.as_str(), "");

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Rest,
-    is_not_found, labels,
+    is_not_found, labels, selection,
 };
 use parking_lot::Mutex;
 use place::place;
@@ -59,9 +59,11 @@ pub fn start(context: &Context) {
             }
         });
     }
+    sets.store()
+        .index_wanted(|set| selection::wanted_by(set.namespace(), Some(&set.spec.selector)));
     let known = sets.clone();
     wire::owned(&pods, &queue, "DaemonSet", "apps", move |pod: &Pod, queue| {
-        for set in known.store().list_namespace(pod.namespace()) {
+        for set in known.store().selecting(pod.namespace(), pod.metadata.labels.as_ref()) {
             if selects(&set, pod) {
                 queue.add(set.key());
             }
@@ -70,6 +72,9 @@ pub fn start(context: &Context) {
     let known = sets.clone();
     nodes.on_change(move |change| {
         let node = change.object();
+        if change.old().is_some_and(|old| place::is_same(old, node)) {
+            return;
+        }
         for set in known.store().list() {
             let spec = template(&set);
             let before = change.old().map(|old| place(&spec, old));
@@ -161,10 +166,8 @@ impl Sets {
         };
         let recorded = self.history.record(key, &wanted).await?;
         let hash = hash_of(&recorded.present);
-        let pods = claim(&self.rest, &owner, pods::candidates(self.pods.store(), &owner), |pod| {
-            selects(set, pod)
-        })
-        .await?;
+        let candidates = pods::candidates(self.pods.store(), &owner, &set.spec.selector);
+        let pods = claim(&self.rest, &owner, candidates, |pod| selects(set, pod)).await?;
         if !recorded.twins.is_empty() {
             self.merge(key, &pods, &recorded.twins, &hash).await?;
             return Ok(Outcome::Retry);

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, PartialObject, Reconcile,
-    Recorder, Rest, is_not_found, labels,
+    Recorder, Rest, is_not_found, labels, selection,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,10 +40,16 @@ pub fn start(context: &Context) {
         .output(PodDisruptionBudget::RESOURCE);
     let queue = controller.queue();
     wire::own(&budgets, &queue);
+    pods.store().index_labels();
+    budgets
+        .store()
+        .index_wanted(|b| selection::wanted_by(b.namespace(), b.spec.as_ref().and_then(|s| s.selector.as_ref())));
     let known = budgets.clone();
     pods.on_change(move |change| {
-        for pod in [Some(change.object()), change.old()].into_iter().flatten() {
-            for budget in known.store().list_namespace(pod.namespace()) {
+        let pod = change.object();
+        let before = change.old().filter(|old| old.metadata.labels != pod.metadata.labels);
+        for pod in [Some(pod), before].into_iter().flatten() {
+            for budget in known.store().selecting(pod.namespace(), pod.metadata.labels.as_ref()) {
                 if selects(&budget, pod) {
                     queue.add(budget.key());
                 }
@@ -98,8 +104,8 @@ impl Reconcile for Budgets {
             self.own.forget(key);
             return Ok(Outcome::Done);
         };
-        let all = self.pods.store().list_namespace(&key.namespace);
-        let pods: Vec<Arc<Pod>> = all.into_iter().filter(|pod| selects(&budget, pod)).collect();
+        let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
+        let pods = selector.map_or_else(Vec::new, |s| self.pods.store().selected(&key.namespace, s));
         if pods.is_empty() {
             self.recorder
                 .event(&*budget, Normal, "NoPods", "No matching pods found");

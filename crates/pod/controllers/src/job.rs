@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Rest,
-    is_not_found, labels,
+    is_not_found, labels, selection,
 };
 use parking_lot::Mutex;
 use plan::{Action, NewPod};
@@ -41,6 +41,9 @@ pub fn start(context: &Context) {
     let jobs = context.informer::<Job>();
     let pods = context.informer::<Pod>();
     pods::index(pods.store());
+    pods.store().add_index(UNCOUNTED, |pod| {
+        uncounted(pod).iter().map(ObjectKey::to_string).collect()
+    });
     let controller = Controller::new("job")
         .input(&jobs)
         .input(&pods)
@@ -49,9 +52,11 @@ pub fn start(context: &Context) {
     let queue = controller.queue();
     wire::own(&jobs, &queue);
     wire::quota_release(&context.informer(), &queue);
+    jobs.store()
+        .index_wanted(|job| selection::wanted_by(job.namespace(), job.spec.as_ref().and_then(|s| s.selector.as_ref())));
     let known = jobs.clone();
     wire::owned(&pods, &queue, "Job", "batch", move |pod: &Pod, queue| {
-        for job in known.store().list_namespace(pod.namespace()) {
+        for job in known.store().selecting(pod.namespace(), pod.metadata.labels.as_ref()) {
             if selects(&job, pod) {
                 queue.add(job.key());
             }
@@ -133,7 +138,8 @@ impl Reconcile for Jobs {
             return self.release_rest(key, &found).await;
         }
         let owner = Owner::of(&*found);
-        let candidates = pods::candidates(self.pods.store(), &owner);
+        let selector = found.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        let candidates = pods::candidates(self.pods.store(), &owner, &selector);
         let pods = claim_with_finalizer(&self.rest, &owner, candidates, Some(view::FINALIZER), |pod| {
             selects(&found, pod)
         })
@@ -398,11 +404,7 @@ impl Jobs {
 
     /// Nobody will count the pods of a job that is gone.
     async fn release_orphans(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
-        let pods = self.pods.store().list_namespace(&key.namespace);
-        let left: Vec<Arc<Pod>> = pods
-            .into_iter()
-            .filter(|p| view::has_finalizer(p) && is_of(p, &key.name))
-            .collect();
+        let left = self.pods.store().by_index(UNCOUNTED, &key.to_string());
         if left.is_empty() || self.objects.find(&key.namespace, &key.name).await?.is_some() {
             return Ok(Outcome::Done);
         }
@@ -412,16 +414,17 @@ impl Jobs {
     }
 }
 
-fn is_of(pod: &Pod, job: &str) -> bool {
-    match wire::controller_of(pod.meta()) {
-        Some(owner) => wire::is_kind(owner, "Job", "batch") && owner.name == job,
-        None => pod
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|l| l.get("batch.kubernetes.io/job-name"))
-            .is_some_and(|n| n == job),
-    }
+/// The index of pods that are still to be counted, by their job.
+const UNCOUNTED: &str = "uncounted";
+
+/// The job of a pod that is still to be counted.
+fn uncounted(pod: &Pod) -> Option<ObjectKey> {
+    let name = match wire::controller_of(pod.meta()) {
+        Some(owner) => wire::is_kind(owner, "Job", "batch").then_some(&owner.name),
+        None => pod.metadata.labels.as_ref()?.get("batch.kubernetes.io/job-name"),
+    };
+    let name = name.filter(|_| view::has_finalizer(pod))?;
+    Some(ObjectKey::new(pod.namespace(), name.clone()))
 }
 
 /// The pod for an index, or just one more.

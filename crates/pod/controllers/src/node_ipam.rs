@@ -1,5 +1,7 @@
 //! Gives each node its share of the pods' address range: the lowest that is free.
 
+mod taken;
+
 use crate::context::Context;
 use crate::wire;
 use anyhow::Context as _;
@@ -11,8 +13,10 @@ use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Recorder,
     is_not_found,
 };
+use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::sync::Arc;
+use taken::Taken;
 
 pub fn start(context: &Context) {
     let config = &context.config;
@@ -45,6 +49,13 @@ pub fn start(context: &Context) {
         .input(&nodes)
         .output(Node::RESOURCE)
         .workers(1);
+    let taken: Arc<Mutex<Taken>> = Arc::default();
+    let told = taken.clone();
+    nodes.on_change(move |change| {
+        let node = change.object();
+        let has = if change.is_deleted() { Vec::new() } else { shares(node) };
+        told.lock().set(node.name(), has);
+    });
     wire::own(&nodes, &controller.queue());
     let rest = context.rest("node-controller");
     let recorder = context.recorder(&rest, "cidrAllocator");
@@ -52,6 +63,7 @@ pub fn start(context: &Context) {
         controller,
         Allocator {
             nodes,
+            taken,
             ranges,
             objects: Objects::new(&rest),
             recorder,
@@ -62,6 +74,7 @@ pub fn start(context: &Context) {
 
 struct Allocator {
     nodes: Informer<Node>,
+    taken: Arc<Mutex<Taken>>,
     ranges: Vec<(IpNet, u8)>,
     objects: Objects<Node>,
     recorder: Recorder,
@@ -72,14 +85,6 @@ fn shares(node: &Node) -> Vec<IpNet> {
     let Some(spec) = &node.spec else { return Vec::new() };
     let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
     all.filter_map(|text| text.parse().ok()).collect()
-}
-
-/// The lowest share of a range that overlaps none taken.
-fn lowest_free(range: IpNet, mask: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
-    // Most are taken as they are, and a thousand nodes have a thousand of them: these aren't compared with each other.
-    let overlaps =
-        |share: &IpNet| taken.contains(share) || taken.iter().any(|t| t.contains(share) || share.contains(t));
-    range.subnets(mask).ok()?.find(|share| !overlaps(share))
 }
 
 #[async_trait]
@@ -93,10 +98,9 @@ impl Reconcile for Allocator {
         if !shares(&node).is_empty() || node.is_deleting() {
             return Ok(Outcome::Done);
         }
-        let taken: BTreeSet<IpNet> = self.nodes.store().list().iter().flat_map(|n| shares(n)).collect();
         let mut new = Vec::new();
         for (range, mask) in &self.ranges {
-            let Some(share) = lowest_free(*range, *mask, &taken) else {
+            let Some(share) = self.taken.lock().lowest_free(*range, *mask) else {
                 self.recorder.event(
                     &*node,
                     Normal,
@@ -114,24 +118,5 @@ impl Reconcile for Allocator {
             Err(error) => return Err(error).context("giving the node its addresses"),
         }
         Ok(Outcome::Done)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lowest_free_share() {
-        let range: IpNet = "10.244.0.0/22".parse().expect("valid");
-        let taken = |list: &[&str]| list.iter().filter_map(|t| t.parse().ok()).collect::<BTreeSet<IpNet>>();
-        let free = |list: &[&str]| lowest_free(range, 24, &taken(list)).map(|n| n.to_string());
-        assert_eq!(free(&[]).as_deref(), Some("10.244.0.0/24"));
-        assert_eq!(
-            free(&["10.244.0.0/24", "10.244.2.0/24"]).as_deref(),
-            Some("10.244.1.0/24")
-        );
-        assert_eq!(free(&["10.244.0.0/23"]).as_deref(), Some("10.244.2.0/24"));
-        assert_eq!(free(&["10.244.0.0/22"]), None);
     }
 }

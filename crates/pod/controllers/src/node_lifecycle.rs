@@ -5,6 +5,7 @@
 //! nodes are given up is [`zones`]' business.
 
 mod plan;
+mod tally;
 mod zones;
 
 use crate::context::{Context, now};
@@ -23,6 +24,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tally::Tally;
 use tokio::time::Instant;
 use zones::Turn;
 
@@ -44,6 +46,19 @@ pub fn start(context: &Context) {
         .output(Node::RESOURCE)
         .output(Pod::RESOURCE);
     let queue = controller.queue();
+    let tally: Arc<Mutex<Tally>> = Arc::default();
+    {
+        // Whether anything may be evicted depends on all nodes together. They are counted before the node itself is looked at.
+        let (queue, tally) = (queue.clone(), tally.clone());
+        nodes.on_change(move |change| {
+            let node = change.object();
+            let state = (!change.is_deleted()).then(|| (zones::of(node), plan::is_ready(node)));
+            let concerned = tally.lock().set(node.name(), state);
+            concerned
+                .into_iter()
+                .for_each(|name| queue.add(ObjectKey::cluster(&name)));
+        });
+    }
     wire::own(&nodes, &queue);
     let seen: Seen = Arc::default();
     {
@@ -51,19 +66,6 @@ pub fn start(context: &Context) {
         leases.on_change(move |change| {
             if !change.is_deleted() {
                 seen.lock().insert(change.object().name().to_string(), Instant::now());
-            }
-        });
-    }
-    {
-        // Whether anything may be evicted depends on all nodes together.
-        let (queue, all) = (queue.clone(), nodes.clone());
-        nodes.on_change(move |change| {
-            let was = change.old().map_or(change.is_deleted(), |old| plan::is_ready(old));
-            let is = !change.is_deleted() && plan::is_ready(change.object());
-            if was != is {
-                let others = all.store().list();
-                let unready = others.iter().filter(|n| !plan::is_ready(n));
-                unready.for_each(|n| queue.add(n.key()));
             }
         });
     }
@@ -119,6 +121,7 @@ pub fn start(context: &Context) {
             pod_objects,
             recorder,
             grace,
+            tally,
             turns: Mutex::default(),
         },
     );
@@ -139,6 +142,7 @@ struct Lifecycle {
     pod_objects: Objects<Pod>,
     recorder: Recorder,
     grace: (Duration, Duration),
+    tally: Arc<Mutex<Tally>>,
     turns: Mutex<zones::Turns>,
 }
 
@@ -192,18 +196,14 @@ impl Lifecycle {
         if plan::is_ready(node) {
             return Turn::Now;
         }
-        let others = self.nodes.store().list();
-        let is_ready = |n: &Arc<Node>| n.name() != node.name() && plan::is_ready(n);
-        if !others.iter().any(is_ready) {
+        let zone = zones::of(node);
+        let (elsewhere, pace) = self.tally.lock().without(node.name(), &zone);
+        if elsewhere == 0 {
             return Turn::Never;
         }
         if plan::is_given_up(node) || plan::condition(node, "Ready").is_none() {
             return Turn::Now;
         }
-        let zone = zones::of(node);
-        let peers = others.iter().filter(|n| zones::of(n) == zone);
-        let (ready, silent): (Vec<_>, Vec<_>) = peers.partition(|n| is_ready(n));
-        let pace = zones::pace(ready.len(), silent.len());
         self.turns.lock().take(&zone, pace, Instant::now())
     }
 

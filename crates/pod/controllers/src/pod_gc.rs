@@ -18,6 +18,9 @@ use std::time::Duration;
 const QUARANTINE: Duration = Duration::from_secs(40);
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
+/// The index of pods that have ended: one value, the empty one.
+const FINISHED: &str = "finished";
+
 /// Stands for "count the finished pods"; no pod has an empty name.
 fn census() -> ObjectKey {
     ObjectKey::default()
@@ -27,6 +30,10 @@ pub fn start(context: &Context) {
     let nodes = context.informer::<Node>();
     let pods = context.informer::<Pod>();
     pods::index(pods.store());
+    pods.store().add_index(FINISHED, |pod| match pods::is_finished(pod) {
+        true => vec![String::new()],
+        false => Vec::new(),
+    });
     let controller = Controller::new("pod-garbage-collector")
         .input(&nodes)
         .input(&pods)
@@ -107,7 +114,11 @@ struct PodGc {
 impl Reconcile for PodGc {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
         if *key == census() {
-            for pod in surplus(self.pods.store().filter(pods::is_finished), self.limit) {
+            let store = self.pods.store();
+            if self.limit == 0 || store.count(FINISHED, "") <= self.limit {
+                return Ok(Outcome::Done);
+            }
+            for pod in surplus(store.by_index(FINISHED, ""), self.limit) {
                 self.remove(&pod, None).await?;
             }
             return Ok(Outcome::Done);

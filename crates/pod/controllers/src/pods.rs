@@ -1,39 +1,54 @@
 //! What controllers need to know of pods: whether one counts, which go first, and how they are made from a template.
 
 use crate::claim::Owner;
+use crate::wire::controller_of;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use keelson_client::{ApiObject, Store};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use keelson_client::{ApiObject, Store, selection};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// The index of pods without a controller, by namespace: those that may be adopted.
+/// The index of objects without a controller, by namespace: those that may be adopted.
 pub const ORPHANS: &str = "orphans";
+/// The index of pods without one by their labels.
+const LABELLED_ORPHANS: &str = "labelled-orphans";
 /// The index of pods by node.
 pub const BY_NODE: &str = "node";
 
 pub fn index(store: &Store<Pod>) {
     store.index_controllers();
     store.add_index(ORPHANS, orphan_namespace);
+    store.add_index(LABELLED_ORPHANS, |pod| match controller_of(pod.meta()) {
+        None => selection::labelled(pod),
+        Some(_) => Vec::new(),
+    });
     store.add_index(BY_NODE, |pod| {
         node(pod).map(|n| vec![n.to_string()]).unwrap_or_default()
     });
 }
 
 pub fn orphan_namespace<K: ApiObject>(object: &K) -> Vec<String> {
-    if crate::wire::controller_of(object.meta()).is_none() {
+    if controller_of(object.meta()).is_none() {
         vec![object.namespace().to_string()]
     } else {
         Vec::new()
     }
 }
 
-/// The pods an owner may claim: its own, and those without a controller in its namespace.
-pub fn candidates(store: &Store<Pod>, owner: &Owner) -> Vec<Arc<Pod>> {
+/// The pods an owner may claim: its own, and those without a controller in its namespace that its selector may match.
+pub fn candidates(store: &Store<Pod>, owner: &Owner, selector: &LabelSelector) -> Vec<Arc<Pod>> {
     let mut pods = store.controlled_by(&owner.uid);
-    pods.extend(store.by_index(ORPHANS, &owner.namespace));
+    pods.extend(orphans(store, &owner.namespace, selector));
     pods
+}
+
+/// Pods without a controller that a selector may match: by one label that it asks for, if it does.
+pub fn orphans(store: &Store<Pod>, namespace: &str, selector: &LabelSelector) -> Vec<Arc<Pod>> {
+    match selection::pairs(selector).next() {
+        Some((key, value)) => store.by_index(LABELLED_ORPHANS, &selection::place(namespace, key, value)),
+        None => store.by_index(ORPHANS, namespace),
+    }
 }
 
 pub fn node(pod: &Pod) -> Option<&str> {

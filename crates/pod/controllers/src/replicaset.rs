@@ -1,5 +1,6 @@
 //! Keeps the wanted number of pods: ReplicaSets and ReplicationControllers, which differ in little but name.
 
+mod census;
 mod kinds;
 mod plan;
 
@@ -8,10 +9,12 @@ use crate::context::{Context, now};
 use crate::pod_control::{BURST, PodControl, message};
 use crate::{pods, wire};
 use async_trait::async_trait;
+use census::Census;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, ObjectKey, Objects, Outcome, Reconcile, Rest, is_not_found,
+    selection,
 };
 use kinds::Replicated;
 use plan::Step;
@@ -39,9 +42,15 @@ fn start<K: Replicated>(context: &Context, name: &'static str, account: &'static
     let queue = controller.queue();
     wire::own(&sets, &queue);
     wire::quota_release(&context.informer(), &queue);
+    // It counts a change before the change has its set looked at.
+    let census = Arc::new(Census::new(K::KIND, K::GROUP));
+    let counting = census.clone();
+    pods.on_change(move |change| counting.changed(change));
+    sets.store()
+        .index_wanted(|set| selection::wanted_by(set.namespace(), Some(&set.selector())));
     let known = sets.clone();
     wire::owned(&pods, &queue, K::KIND, K::GROUP, move |pod, queue| {
-        for set in known.store().list_namespace(pod.namespace()) {
+        for set in known.store().selecting(pod.namespace(), pod.metadata.labels.as_ref()) {
             if set.selects(pod.metadata.labels.as_ref()) {
                 queue.add(set.key());
             }
@@ -55,6 +64,7 @@ fn start<K: Replicated>(context: &Context, name: &'static str, account: &'static
         Sets {
             sets,
             pods,
+            census,
             control,
             objects,
             rest,
@@ -66,6 +76,7 @@ fn start<K: Replicated>(context: &Context, name: &'static str, account: &'static
 struct Sets<K: Replicated> {
     sets: Informer<K>,
     pods: Informer<Pod>,
+    census: Arc<Census>,
     control: PodControl,
     objects: Objects<K>,
     rest: Rest,
@@ -84,24 +95,26 @@ impl<K: Replicated> Reconcile for Sets<K> {
             return Ok(Outcome::Done);
         };
         let owner = Owner::of(&*set);
-        let (active, rest): (Vec<_>, Vec<_>) = pods::candidates(self.pods.store(), &owner)
-            .into_iter()
-            .partition(|pod| pods::is_active(pod));
-        let matches = |pod: &Pod| set.selects(pod.metadata.labels.as_ref());
-        let active = claim(&self.rest, &owner, active, matches).await?;
-        let terminating = rest
-            .iter()
-            .filter(|pod| pods::is_terminating(pod) && matches(pod) && is_owned(pod, &owner))
-            .count();
-
+        let counted = self.counted(&*set, &owner);
+        let (counts, next, active) = match counted {
+            Some(counts) => (counts, None, None),
+            None => {
+                let (active, terminating) = self.claimed(&*set, &owner).await?;
+                let now = now();
+                let counts = plan::count(&*set, &active, terminating, now);
+                (
+                    counts,
+                    plan::next_check(set.min_ready_seconds(), &active, now),
+                    Some(active),
+                )
+            }
+        };
         let failure = if set.is_deleting() {
             None
         } else {
-            self.scale(&set, &owner, &active).await
+            self.scale(&set, &owner, counts.replicas, active).await?
         };
-        let now = now();
-        let status = plan::count(&*set, &active, terminating, now);
-        if let Some(changed) = set.with_status(&status, failure.as_deref(), now) {
+        if let Some(changed) = set.with_status(&counts, failure.as_deref(), now()) {
             match self.objects.update_status(&changed).await {
                 Ok(written) => self.own.wrote(key, written.meta()),
                 Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
@@ -111,7 +124,7 @@ impl<K: Replicated> Reconcile for Sets<K> {
         if let Some(failure) = failure {
             anyhow::bail!("{failure}");
         }
-        Ok(match plan::next_check(set.min_ready_seconds(), &active, now) {
+        Ok(match next {
             Some(wait) => Outcome::After(Duration::from_millis(wait.as_millis().max(0) as u64)),
             None => Outcome::Done,
         })
@@ -123,20 +136,57 @@ fn is_owned(pod: &Pod, owner: &Owner) -> bool {
 }
 
 impl<K: Replicated> Sets<K> {
-    /// Creates or deletes pods; returns what failed.
-    async fn scale(&self, set: &K, owner: &Owner, active: &[Arc<Pod>]) -> Option<String> {
-        let result = match plan::step(active.len(), set.wanted(), BURST) {
+    /// How many pods there are, if it can be told without a look at each: no pod is to be adopted or let go of.
+    fn counted(&self, set: &K, owner: &Owner) -> Option<plan::Counts> {
+        let is_for_us = |pod: &Arc<Pod>| pods::is_active(pod) && set.selects(pod.metadata.labels.as_ref());
+        let orphans = pods::orphans(self.pods.store(), &owner.namespace, &set.selector());
+        if orphans.iter().any(is_for_us) {
+            return None;
+        }
+        plan::count_groups(set, &self.census.of(&owner.uid))
+    }
+
+    /// The active pods that are the set's, after adopting and letting go, and how many of its pods are on their way out.
+    async fn claimed(&self, set: &K, owner: &Owner) -> anyhow::Result<(Vec<Arc<Pod>>, usize)> {
+        let candidates = pods::candidates(self.pods.store(), owner, &set.selector());
+        let (active, rest): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|pod| pods::is_active(pod));
+        let matches = |pod: &Pod| set.selects(pod.metadata.labels.as_ref());
+        let active = claim(&self.rest, owner, active, matches).await?;
+        let terminating = rest
+            .iter()
+            .filter(|pod| pods::is_terminating(pod) && matches(pod) && is_owned(pod, owner))
+            .count();
+        Ok((active, terminating))
+    }
+
+    /// Creates or deletes pods; returns what failed. Whoever deletes looks at each of them, if that hasn't been done.
+    async fn scale(
+        &self,
+        set: &K,
+        owner: &Owner,
+        replicas: i32,
+        active: Option<Vec<Arc<Pod>>>,
+    ) -> anyhow::Result<Option<String>> {
+        let result = match plan::step(replicas.max(0) as usize, set.wanted(), BURST) {
             Step::None => Ok(()),
             Step::Create(count) => {
                 let pod = pods::from_template(&set.template(), owner);
                 self.control.create_many(owner, &vec![pod; count]).await.1
             }
-            Step::Delete(count) => {
-                let victims = plan::victims(active, &self.related(set, owner), count, now());
+            Step::Delete(_) => {
+                let active = match active {
+                    Some(active) => active,
+                    None => self.claimed(set, owner).await?.0,
+                };
+                let count = match plan::step(active.len(), set.wanted(), BURST) {
+                    Step::Delete(count) => count,
+                    _ => 0,
+                };
+                let victims = plan::victims(&active, &self.related(set, owner), count, now());
                 self.control.delete_many(owner, &victims).await
             }
         };
-        result.err().map(|error| message(&error))
+        Ok(result.err().map(|error| message(&error)))
     }
 
     /// The pods of all sets of the same owner (a deployment's), to spread what is deleted over nodes.

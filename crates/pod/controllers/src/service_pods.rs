@@ -4,7 +4,7 @@ use crate::pods;
 use crate::wire::Queue;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use keelson_client::{ApiObject, Informer, labels};
+use keelson_client::{ApiObject, Informer, labels, selection};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -140,26 +140,36 @@ pub fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 
 /// The pods a service selects, by name.
 pub fn selected(pods: &Informer<Pod>, service: &Service) -> Vec<Arc<Pod>> {
-    let all = pods.store().list_namespace(service.namespace());
-    all.into_iter().filter(|pod| selects(service, pod)).collect()
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
+    match selector.filter(|_| has_selector(service)) {
+        Some(labels) => pods.store().having(service.namespace(), labels),
+        None => Vec::new(),
+    }
 }
 
 /// Queues the services whose endpoints a pod's change may change.
 pub fn watch_pods(pods: &Informer<Pod>, services: &Informer<Service>, queue: &Queue) {
+    pods.store().index_labels();
+    services
+        .store()
+        .index_wanted(|s| selection::wanted(s.namespace(), s.spec.as_ref().and_then(|s| s.selector.as_ref())));
     let (services, queue) = (services.clone(), queue.clone());
     pods.on_change(move |change| {
         let pod = change.object();
-        let relabelled = match change.old() {
+        let before = match change.old() {
             Some(old) if !changes_endpoints(old, pod) => return,
-            Some(old) => old.metadata.labels != pod.metadata.labels,
-            None => false,
+            old => old.filter(|old| old.metadata.labels != pod.metadata.labels),
         };
         let mut keys = BTreeSet::new();
-        for service in services.store().list_namespace(pod.namespace()) {
-            let was = relabelled && change.old().is_some_and(|old| selects(&service, old));
-            if was || selects(&service, pod) {
-                keys.insert(service.key());
-            }
+        for pod in [Some(pod), before].into_iter().flatten() {
+            let some = services
+                .store()
+                .selecting(pod.namespace(), pod.metadata.labels.as_ref());
+            keys.extend(
+                some.iter()
+                    .filter(|service| selects(service, pod))
+                    .map(|service| service.key()),
+            );
         }
         keys.into_iter().for_each(|key| queue.add(key));
     });

@@ -18,7 +18,7 @@ use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::rest::is_namespace_terminating;
 use keelson_client::{
     ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, Rest,
-    delete_options, is_already_exists, is_not_found, labels,
+    delete_options, is_already_exists, is_not_found, labels, selection,
 };
 use plan::{Revisions, Step};
 use retention::Upkeep;
@@ -42,9 +42,11 @@ pub fn start(context: &Context) {
     let queue = controller.queue();
     wire::own(&sets, &queue);
     wire::quota_release(&context.informer(), &queue);
+    sets.store()
+        .index_wanted(|set| selection::wanted_by(set.namespace(), Some(&set.spec.selector)));
     let known = sets.clone();
     wire::owned(&pods, &queue, "StatefulSet", "apps", move |pod: &Pod, queue| {
-        for set in known.store().list_namespace(pod.namespace()) {
+        for set in known.store().selecting(pod.namespace(), pod.metadata.labels.as_ref()) {
             if selects(&set, pod) {
                 queue.add(set.key());
             }
@@ -116,10 +118,8 @@ impl Reconcile for Sets {
             return Ok(Outcome::Done);
         };
         let owner = Owner::of(&*set);
-        let all = claim(&self.rest, &owner, pods::candidates(self.pods.store(), &owner), |pod| {
-            selects(&set, pod)
-        })
-        .await?;
+        let candidates = pods::candidates(self.pods.store(), &owner, &set.spec.selector);
+        let all = claim(&self.rest, &owner, candidates, |pod| selects(&set, pod)).await?;
         let wanted = Wanted {
             owner: &owner,
             selector: &set.spec.selector,

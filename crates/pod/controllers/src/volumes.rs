@@ -51,6 +51,11 @@ pub fn has_annotation(object: &impl ApiObject, name: &str) -> bool {
     annotation(object, name).is_some()
 }
 
+/// The index of claims that wait for a volume: one value, the empty one.
+const UNBOUND: &str = "unbound";
+/// The index of volumes by what they are for ([`matching::meant_for`]).
+const FOR: &str = "for";
+
 pub fn start(context: &Context) {
     let claims = context.informer::<PersistentVolumeClaim>();
     let volumes = context.informer::<PersistentVolume>();
@@ -66,6 +71,15 @@ pub fn start(context: &Context) {
         .output(PersistentVolumeClaim::RESOURCE)
         // Two claims must not choose the same volume at the same time.
         .workers(1);
+    claims
+        .store()
+        .add_index(UNBOUND, |c| match has_annotation(c, BIND_COMPLETED) {
+            true => Vec::new(),
+            false => vec![String::new()],
+        });
+    volumes
+        .store()
+        .add_index(FOR, |volume| vec![matching::meant_for(volume)]);
     let queue = controller.queue();
     {
         let queue = queue.clone();
@@ -96,7 +110,7 @@ pub fn start(context: &Context) {
         }
         // A volume that became free may be what some claim waits for.
         if !matching::is_claimed(volume) && !change.is_deleted() {
-            let unbound = waiting.store().filter(|c| !has_annotation(c, BIND_COMPLETED));
+            let unbound = waiting.store().by_index(UNBOUND, "");
             unbound.iter().for_each(|claim| take.add(claim.key()));
         }
     });
@@ -105,10 +119,11 @@ pub fn start(context: &Context) {
     classes.on_change(move |change| {
         let name = change.object().name();
         let concerned = |c: &PersistentVolumeClaim| matching::claim_class(c) == name || !classes::is_chosen(c);
-        let unbound = waiting
-            .store()
-            .filter(|c| !has_annotation(c, BIND_COMPLETED) && concerned(c));
-        unbound.iter().for_each(|claim| take.add(claim.key()));
+        let unbound = waiting.store().by_index(UNBOUND, "");
+        unbound
+            .iter()
+            .filter(|c| concerned(c))
+            .for_each(|claim| take.add(claim.key()));
     });
     let waiting = claims.clone();
     pods.on_change(move |change| {
@@ -198,7 +213,11 @@ impl Binder {
         let wanted = matching::claim_class(claim);
         let class = self.classes.store().get("", wanted).filter(|_| !wanted.is_empty());
         let delayed = class.as_ref().is_some_and(|c| classes::waits_for_pods(c));
-        if let Some(volume) = matching::best(claim, &self.volumes.store().list(), delayed) {
+        let mut volumes = self.volumes.store().by_index(FOR, &matching::reserved(claim));
+        if !delayed {
+            volumes.extend(self.volumes.store().by_index(FOR, &matching::free(wanted)));
+        }
+        if let Some(volume) = matching::best(claim, &volumes, delayed) {
             return self.bind(&volume, claim).await;
         }
         if !classes::is_chosen(claim)

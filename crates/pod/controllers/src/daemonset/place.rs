@@ -45,6 +45,12 @@ pub fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
     all
 }
 
+/// Whether no daemon's place can differ between two states of a node: most changes are heartbeats.
+pub fn is_same(old: &Node, new: &Node) -> bool {
+    let taints = |node: &Node| node.spec.as_ref().and_then(|s| s.taints.clone());
+    old.metadata.labels == new.metadata.labels && taints(old) == taints(new)
+}
+
 pub fn place(spec: &PodSpec, node: &Node) -> Place {
     let nowhere = Place {
         should_run: false,

@@ -5,9 +5,10 @@ use crate::util::{drop_condition, set_condition};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition};
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController, ReplicationControllerCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use keelson_client::Kind;
 use keelson_client::labels::{self, Labels};
+use std::borrow::Cow;
 
 pub trait Replicated: Kind {
     const KIND: &'static str;
@@ -16,6 +17,7 @@ pub trait Replicated: Kind {
     fn min_ready_seconds(&self) -> i32;
     fn template(&self) -> PodTemplateSpec;
     fn selects(&self, labels: Option<&Labels>) -> bool;
+    fn selector(&self) -> Cow<'_, LabelSelector>;
     /// The object with its new status, or none if nothing changes.
     fn with_status(&self, counts: &Counts, failure: Option<&str>, now: Timestamp) -> Option<Self>;
 }
@@ -44,6 +46,9 @@ impl Replicated for ReplicaSet {
     }
     fn selects(&self, labels: Option<&Labels>) -> bool {
         !labels::is_empty(&self.spec.selector) && labels::matches(Some(&self.spec.selector), labels)
+    }
+    fn selector(&self) -> Cow<'_, LabelSelector> {
+        Cow::Borrowed(&self.spec.selector)
     }
     fn with_status(&self, counts: &Counts, failure: Option<&str>, now: Timestamp) -> Option<Self> {
         let old = self.status.clone().unwrap_or_default();
@@ -94,6 +99,12 @@ impl Replicated for ReplicationController {
     fn selects(&self, labels: Option<&Labels>) -> bool {
         let selector = self.spec.as_ref().and_then(|s| s.selector.as_ref());
         selector.is_some_and(|s| !s.is_empty() && labels::includes(labels, s))
+    }
+    fn selector(&self) -> Cow<'_, LabelSelector> {
+        Cow::Owned(LabelSelector {
+            match_labels: self.spec.as_ref().and_then(|s| s.selector.clone()),
+            match_expressions: None,
+        })
     }
     fn with_status(&self, counts: &Counts, failure: Option<&str>, now: Timestamp) -> Option<Self> {
         let old = self.status.clone().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! How many pods to create or delete, which, and what the status says of them.
 
+use super::census::Group;
 use super::kinds::Replicated;
 use crate::pods;
 use jiff::{SignedDuration, Timestamp};
@@ -57,6 +58,30 @@ pub fn count<K: Replicated>(set: &K, active: &[Arc<Pod>], terminating: usize, no
         available: number(&|pod| pods::is_available(pod, set.min_ready_seconds(), now)),
         terminating: terminating as i32,
     }
+}
+
+/// The same of pods that are counted already. None if each has to be looked at: how long it has been ready matters, or one has to
+/// be let go of.
+pub fn count_groups<K: Replicated>(set: &K, groups: &[Group]) -> Option<Counts> {
+    let is_let_go = |(labels, number): &Group| number.active > 0 && !set.selects(labels.as_deref());
+    if set.min_ready_seconds() > 0 || groups.iter().any(is_let_go) {
+        return None;
+    }
+    let template = set.template().metadata.and_then(|m| m.labels).unwrap_or_default();
+    let mut counts = Counts::default();
+    for (labels, number) in groups {
+        let labels = labels.as_deref();
+        counts.replicas += number.active as i32;
+        counts.ready += number.ready as i32;
+        counts.available += number.ready as i32;
+        if keelson_client::labels::includes(labels, &template) {
+            counts.labelled += number.active as i32;
+        }
+        if set.selects(labels) {
+            counts.terminating += number.terminating as i32;
+        }
+    }
+    Some(counts)
 }
 
 /// When the next ready pod becomes available.

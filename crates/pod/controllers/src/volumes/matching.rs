@@ -115,6 +115,29 @@ fn offers_modes(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> boo
     wanted.all(|m| offered.contains(m))
 }
 
+/// What a volume is for, in a word: the claim it is reserved for, or whoever wants its class.
+pub fn meant_for(volume: &PersistentVolume) -> String {
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    match reference {
+        Some(claim) => named(claim.namespace.as_deref(), claim.name.as_deref()),
+        None => free(volume_class(volume)),
+    }
+}
+
+/// Volumes reserved for the claim are for this.
+pub fn reserved(claim: &PersistentVolumeClaim) -> String {
+    named(Some(claim.namespace()), Some(claim.name()))
+}
+
+/// Volumes that are free and of the class are for this.
+pub fn free(class: &str) -> String {
+    format!("class\0{class}")
+}
+
+fn named(namespace: Option<&str>, name: Option<&str>) -> String {
+    format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default())
+}
+
 /// The best volume for a claim: one reserved for it, whatever its class, else of those that are free and fit the one with the
 /// fewest access modes, and of these the smallest.
 pub fn best(
