@@ -33,6 +33,13 @@ pub struct State {
 impl Core {
     pub fn new(profiles: Profiles, world: Arc<dyn World>, backoffs: Backoffs, told: Arc<Told>) -> Arc<Core> {
         let asked = profiles.clone();
+        let hearing = profiles.clone();
+        let hears = move |event: &ClusterEvent, name: &str| {
+            let plugins = hearing.iter().flat_map(|profile| &profile.plugins);
+            plugins
+                .filter(|e| e.plugin.name() == name)
+                .any(|e| e.plugin.hears(event))
+        };
         let (deciding, ledger) = (profiles.clone(), world.devices());
         let held = move |pod: &PodInfo| {
             let profile = deciding.iter().find(|p| p.scheduler_name == pod.scheduler_name());
@@ -43,11 +50,12 @@ impl Core {
             let plugins = profile.into_iter().flat_map(|p| &p.plugins);
             plugins
                 .filter(|e| by.contains(e.plugin.name()))
-                .any(|e| e.plugin.helps(event, pod, &*world))
+                .any(|e| e.plugin.hears(event) && e.plugin.helps(event, pod, &*world))
         };
         let state = State {
             cluster: Cluster::default(),
             queue: Queue::new(Box::new(helps), backoffs)
+                .heard_by(Box::new(hears))
                 .held_by(Box::new(held))
                 .telling(told),
         };

@@ -32,6 +32,10 @@ pub trait Plugin: Send + Sync {
     fn scorer<'a>(&'a self, _cycle: Cycle<'a>, _feasible: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
         None
     }
+    /// Whether any pod that this plug-in kept off may fit after such an event: if not, they aren't gone through.
+    fn hears(&self, _event: &ClusterEvent) -> bool {
+        true
+    }
     /// Whether a pod that this plug-in kept off may fit after the event.
     fn helps(&self, _event: &ClusterEvent, _pod: &PodInfo, _world: &dyn World) -> bool {
         false

@@ -15,12 +15,15 @@ use k8s_openapi::api::resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::labels::{Labels, includes};
-use keelson_client::{ApiObject, Change, Informer, InformerOptions, Informers, Kind, Rest};
+use keelson_client::{ApiObject, Change, Informer, InformerOptions, Informers, Kind, Rest, selection};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Pods that have ended occupy nothing.
 const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+
+/// The index of attachments.
+const BY_NODE: &str = "node";
 
 pub struct Inputs {
     pods: Informer<Pod>,
@@ -53,6 +56,14 @@ pub struct Watched {
 impl Inputs {
     pub fn start(rest: &Rest, stop: &CancellationToken) -> Inputs {
         let informers = Informers::new(rest.clone(), stop.clone());
+        let services: Informer<Service> = informers.get();
+        services
+            .store()
+            .index_wanted(|s| selection::wanted(s.namespace(), s.spec.as_ref().and_then(|s| s.selector.as_ref())));
+        let attachments: Informer<VolumeAttachment> = informers.get();
+        attachments
+            .store()
+            .add_index(BY_NODE, |a| vec![a.spec.node_name.clone()]);
         let unfinished = InformerOptions {
             fields: UNFINISHED.into(),
             ..InformerOptions::default()
@@ -68,9 +79,9 @@ impl Inputs {
                 csi_nodes: informers.get(),
                 csi_drivers: informers.get(),
                 capacities: informers.get(),
-                attachments: informers.get(),
+                attachments,
                 budgets: informers.get(),
-                services: informers.get(),
+                services,
                 controllers: informers.get(),
                 replica_sets: informers.get(),
                 stateful_sets: informers.get(),
@@ -204,8 +215,8 @@ impl World for Watched {
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         self.capacities.store().list()
     }
-    fn attachments(&self) -> Vec<Arc<VolumeAttachment>> {
-        self.attachments.store().list()
+    fn attachments_to(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
+        self.attachments.store().by_index(BY_NODE, node)
     }
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
         self.budgets.store().list_namespace(namespace)
@@ -217,7 +228,7 @@ impl World for Watched {
             match_labels: Some(labels.clone()),
             ..LabelSelector::default()
         };
-        let services = self.services.store().list_namespace(namespace);
+        let services = self.services.store().selecting(namespace, pod.metadata.labels.as_ref());
         let of_services = services.iter().filter_map(|s| s.spec.as_ref()?.selector.as_ref());
         let ours = of_services.filter(|s| !s.is_empty() && includes(pod.metadata.labels.as_ref(), s));
         let mut selectors: Vec<_> = ours.map(equal).collect();

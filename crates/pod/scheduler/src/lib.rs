@@ -73,6 +73,10 @@ const FINISH_WITHIN: Duration = Duration::from_secs(5);
 /// holds none.
 const MOST_WRITES: usize = 256;
 
+/// After so many decisions others have a turn. A turn given away comes back only when a busy runtime has gone through dozens of other
+/// tasks: one for each decision bounds decisions by what a request costs, not by what they cost themselves.
+const DECISIONS_A_TURN: usize = 16;
+
 pub const DEFAULT_NAME: &str = "default-scheduler";
 
 #[derive(Clone, Debug)]
@@ -175,6 +179,7 @@ impl Scheduler {
             () = self.inputs.synced() => {}
         }
         tracing::debug!("the scheduler's inputs are synced");
+        let mut decided = 0;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -185,8 +190,11 @@ impl Scheduler {
                 Ok(pod) => {
                     drop(changed);
                     self.decide(pod);
-                    // Let what was decided go out, and events in.
-                    tokio::task::yield_now().await;
+                    decided += 1;
+                    if decided % DECISIONS_A_TURN == 0 {
+                        // Let what was decided go out, and events in.
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(at) => {
                     let timer = async {

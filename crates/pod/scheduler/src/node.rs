@@ -3,7 +3,7 @@
 use crate::pod::{HostPort, PodInfo};
 use crate::resources::{self, Resources};
 use crate::select;
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, Taint};
 use keelson_client::ApiObject;
 use keelson_client::labels::Labels;
 use std::collections::HashMap;
@@ -61,13 +61,23 @@ impl NodeInfo {
         info
     }
 
-    pub fn set_node(&mut self, node: Option<Arc<Node>>) {
-        let status = node.as_ref().and_then(|n| n.status.as_ref());
+    /// Empty, and only what it can take is known of it.
+    pub fn sized(node: &Node) -> NodeInfo {
+        let mut info = NodeInfo::new(0, node.name());
+        info.set_size(Some(node));
+        info
+    }
+
+    fn set_size(&mut self, node: Option<&Node>) {
+        let status = node.and_then(|n| n.status.as_ref());
         let nothing = std::collections::BTreeMap::new();
         let allocatable = status.and_then(|s| s.allocatable.as_ref()).unwrap_or(&nothing);
         self.allocatable = Resources::of(allocatable);
         self.allowed_pods = resources::pod_count(allocatable);
-        let images = |node: Option<&Node>| node.and_then(|n| n.status.as_ref()?.images.clone()).unwrap_or_default();
+    }
+
+    pub fn set_node(&mut self, node: Option<Arc<Node>>) {
+        self.set_size(node.as_deref());
         let listed = images(node.as_deref());
         if self.node.is_none() || images(self.node.as_deref()) != listed {
             let named = listed.iter().flat_map(|image| {
@@ -163,6 +173,11 @@ impl NodeInfo {
                 .flat_map(|p| &p.ports)
                 .any(|taken| conflict(taken, wanted))
     }
+}
+
+fn images(node: Option<&Node>) -> &[ContainerImage] {
+    let images = node.and_then(|n| n.status.as_ref()?.images.as_deref());
+    images.unwrap_or_default()
 }
 
 pub fn conflict(a: &HostPort, b: &HostPort) -> bool {

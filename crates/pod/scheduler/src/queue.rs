@@ -54,6 +54,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Whether a pod can't be tried yet: something that it names isn't there.
 pub type Held = dyn Fn(&PodInfo) -> bool + Send + Sync;
 
+/// Whether such an event may help any pod that this plug-in refused.
+pub type Hears = dyn Fn(&ClusterEvent, &str) -> bool + Send + Sync;
+
 /// Whether an event may help a pod that these plug-ins refused.
 pub type Helps = dyn Fn(&ClusterEvent, &PodInfo, &BTreeSet<&'static str>) -> bool + Send + Sync;
 
@@ -62,11 +65,14 @@ pub struct Queue {
     active: BTreeMap<Rank, String>,
     backing_off: BTreeSet<(Instant, String)>,
     unschedulable: BTreeSet<(Instant, String)>,
+    /// The same pods by each plug-in that refused them.
+    refused_by: HashMap<&'static str, BTreeSet<(Instant, String)>>,
     gated: BTreeSet<String>,
     /// The pod being tried, and what has happened since.
     in_flight: Option<(String, Vec<ClusterEvent>)>,
     next: u64,
     helps: Box<Helps>,
+    hears: Box<Hears>,
     is_held: Box<Held>,
     backoffs: Backoffs,
     told: Option<Arc<Told>>,
@@ -81,8 +87,8 @@ struct Waiting {
     first: Option<Instant>,
     attempts: u32,
     tried: Instant,
-    /// What the last try found, node by node.
-    why: Option<Arc<Why>>,
+    /// Who refused it in the last try. What each node lacks is told and not kept: there are thousands of nodes, and of such pods.
+    by: BTreeSet<&'static str>,
     state: State,
 }
 
@@ -114,10 +120,12 @@ impl Queue {
             active: BTreeMap::new(),
             backing_off: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
+            refused_by: HashMap::new(),
             gated: BTreeSet::new(),
             in_flight: None,
             next: 0,
             helps,
+            hears: Box::new(|_, _| true),
             is_held: Box::new(|_| false),
             backoffs,
             told: None,
@@ -127,6 +135,11 @@ impl Queue {
     /// Pods are gated, too, for as long as this says so.
     pub fn held_by(self, is_held: Box<Held>) -> Queue {
         Queue { is_held, ..self }
+    }
+
+    /// Only pods that a plug-in refused that hears of an event are asked about it.
+    pub fn heard_by(self, hears: Box<Hears>) -> Queue {
+        Queue { hears, ..self }
     }
 
     /// What comes into its queues is counted.
@@ -157,8 +170,7 @@ impl Queue {
     /// What refused pods that are still not placed, and whose they are.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let waiting = self.pods.values().filter(|w| w.state != State::Binding);
-        let refused = waiting.filter_map(|w| Some((w.why.as_ref()?, w.pod.scheduler_name())));
-        refused.flat_map(|(why, profile)| why.plugins.iter().map(move |plugin| (*plugin, profile)))
+        waiting.flat_map(|w| w.by.iter().map(|plugin| (*plugin, w.pod.scheduler_name())))
     }
 
     /// How often a pod was tried, and since when it could be.
@@ -179,14 +191,13 @@ impl Queue {
         let uid = pod.uid().to_owned();
         let is_gated = pod.gates().next().is_some() || (self.is_held)(&pod);
         let Some(waiting) = self.pods.get_mut(&uid) else {
-            let (attempts, why) = (0, None);
             let waiting = Waiting {
                 pod,
                 since: now,
                 first: None,
-                attempts,
+                attempts: 0,
                 tried: now,
-                why,
+                by: BTreeSet::new(),
                 state: State::Gated,
             };
             self.pods.insert(uid.clone(), waiting);
@@ -280,12 +291,18 @@ impl Queue {
     pub fn refused(&mut self, uid: &str, why: Arc<Why>, now: Instant) {
         let Some(missed) = self.landed(uid) else { return };
         let Some(waiting) = self.pods.get_mut(uid) else { return };
-        waiting.why = Some(why);
+        waiting.by.clone_from(&why.plugins);
         if missed.iter().any(|event| helps(&self.helps, waiting, event)) {
             return self.move_on(uid, now, FAILED);
         }
         let until = now + PATIENCE;
         waiting.state = State::Unschedulable { until };
+        for plugin in refusers(waiting) {
+            self.refused_by
+                .entry(plugin)
+                .or_default()
+                .insert((until, uid.to_owned()));
+        }
         self.unschedulable.insert((until, uid.to_owned()));
         self.comes(uid, FAILED);
     }
@@ -298,7 +315,7 @@ impl Queue {
         let waiting = self.pods.get_mut(uid)?;
         let until = now + self.backoffs.after(waiting.attempts.max(1));
         waiting.tried = now;
-        waiting.why = None;
+        waiting.by.clear();
         waiting.state = State::BackingOff {
             until,
             after_error: true,
@@ -307,11 +324,6 @@ impl Queue {
         let pod = waiting.pod.clone();
         self.comes(uid, FAILED);
         Some(pod)
-    }
-
-    /// Why a pod that waits fits nowhere, as the last try found.
-    pub fn why(&self, uid: &str) -> Option<Arc<Why>> {
-        self.pods.get(uid)?.why.clone()
     }
 
     fn landed(&mut self, uid: &str) -> Option<Vec<ClusterEvent>> {
@@ -350,9 +362,12 @@ impl Queue {
 
     /// Pods that the event may help are tried again.
     pub fn happened(&mut self, event: ClusterEvent, now: Instant) {
-        let helped: Vec<String> = self
-            .unschedulable
-            .iter()
+        let hears =
+            |plugin: &str| plugin == NOBODY || matches!(event, ClusterEvent::Anything) || (self.hears)(&event, plugin);
+        let groups = self.refused_by.iter().filter(|(plugin, _)| hears(plugin));
+        let concerned: BTreeSet<&(Instant, String)> = groups.flat_map(|(_, pods)| pods).collect();
+        let helped: Vec<String> = concerned
+            .into_iter()
             .filter(|(_, uid)| self.pods.get(uid).is_some_and(|w| helps(&self.helps, w, &event)))
             .map(|(_, uid)| uid.clone())
             .collect();
@@ -400,7 +415,15 @@ impl Queue {
         match waiting.state {
             State::Active(rank) => drop(self.active.remove(&rank)),
             State::BackingOff { until, .. } => drop(self.backing_off.remove(&(until, uid.to_owned()))),
-            State::Unschedulable { until } => drop(self.unschedulable.remove(&(until, uid.to_owned()))),
+            State::Unschedulable { until } => {
+                let place = (until, uid.to_owned());
+                for plugin in refusers(waiting) {
+                    if let Some(pods) = self.refused_by.get_mut(plugin) {
+                        pods.remove(&place);
+                    }
+                }
+                self.unschedulable.remove(&place);
+            }
             State::Gated => drop(self.gated.remove(uid)),
             State::InFlight | State::Binding => {}
         }
@@ -423,10 +446,20 @@ impl Queue {
     }
 }
 
+/// There were no nodes.
+const NOBODY: &str = "";
+
+/// Who refused the pod.
+fn refusers(waiting: &Waiting) -> Vec<&'static str> {
+    match waiting.by.is_empty() {
+        true => vec![NOBODY],
+        false => waiting.by.iter().copied().collect(),
+    }
+}
+
 fn helps(helps: &Helps, waiting: &Waiting, event: &ClusterEvent) -> bool {
     // Refused by nobody in particular, there were no nodes: anything may help.
-    let by = waiting.why.as_ref().map(|why| &why.plugins).filter(|by| !by.is_empty());
-    matches!(event, ClusterEvent::Anything) || by.is_none_or(|by| helps(event, &waiting.pod, by))
+    matches!(event, ClusterEvent::Anything) || waiting.by.is_empty() || helps(event, &waiting.pod, &waiting.by)
 }
 
 /// Whether the pod asks for something else than before. Its status, for one, the scheduler itself writes.
@@ -497,6 +530,55 @@ mod tests {
         assert_eq!(popped(&mut queue), "-");
         tokio::time::advance(PATIENCE).await;
         assert_eq!(popped(&mut queue), "a", "nobody waits for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_is_asked_about_only_for_those_it_can_help() {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let asking = asked.clone();
+        let helps = move |_: &ClusterEvent, _: &PodInfo, by: &BTreeSet<&'static str>| {
+            asking.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            by.contains("volumes")
+        };
+        let hears =
+            |event: &ClusterEvent, plugin: &str| matches!(event, ClusterEvent::Volumes) == (plugin == "volumes");
+        let mut queue = Queue::new(Box::new(helps), Backoffs::default()).heard_by(Box::new(hears));
+        let refused = |queue: &mut Queue, uid: &str, plugins: &[&'static str]| {
+            queue.set(pod(uid, 0), Instant::now());
+            assert_eq!(popped(queue), uid);
+            let plugins = plugins.iter().copied().collect();
+            let why = Why {
+                plugins,
+                ..Why::default()
+            };
+            queue.refused(uid, Arc::new(why), Instant::now());
+        };
+        for n in 0..1000 {
+            refused(&mut queue, &format!("crowd-{n}"), &["size"]);
+        }
+        refused(&mut queue, "a", &["size", "volumes"]);
+        refused(&mut queue, "b", &["volumes"]);
+        refused(&mut queue, "homeless", &[]);
+        let count = |queue: &mut Queue, event: ClusterEvent| {
+            let before = asked.load(std::sync::atomic::Ordering::Relaxed);
+            queue.happened(event, Instant::now());
+            asked.load(std::sync::atomic::Ordering::Relaxed) - before
+        };
+        assert_eq!(count(&mut queue, ClusterEvent::Volumes), 2, "a thousand others aren't");
+        assert_eq!(
+            queue.lengths(),
+            [("active", 0), ("backoff", 3), ("unschedulable", 1000), ("gated", 0)]
+        );
+        assert_eq!(
+            count(&mut queue, ClusterEvent::Volumes),
+            0,
+            "whoever has left isn't asked about again"
+        );
+        assert_eq!(count(&mut queue, ClusterEvent::Namespace), 1000);
+        queue.remove("crowd-7");
+        queue.happened(ClusterEvent::Anything, Instant::now());
+        assert_eq!(queue.lengths()[2], ("unschedulable", 0));
+        assert!(queue.refused_by.values().all(BTreeSet::is_empty));
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,8 +19,7 @@ pub trait World: Send + Sync {
     fn csi_driver(&self, name: &str) -> Option<Arc<CSIDriver>>;
     /// How much room there is for volumes, of all classes.
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>>;
-    /// Of all nodes.
-    fn attachments(&self) -> Vec<Arc<VolumeAttachment>>;
+    fn attachments_to(&self, node: &str) -> Vec<Arc<VolumeAttachment>>;
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>>;
     /// The selectors of the services and the owner that the pod belongs to: its like are spread by them.
     fn belongs_to(&self, pod: &Pod) -> Vec<LabelSelector>;
@@ -83,8 +82,9 @@ impl World for Fixed {
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         self.capacities.clone()
     }
-    fn attachments(&self) -> Vec<Arc<VolumeAttachment>> {
-        self.attachments.clone()
+    fn attachments_to(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
+        let there = self.attachments.iter().filter(|a| a.spec.node_name == node);
+        there.cloned().collect()
     }
     fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
         self.budgets

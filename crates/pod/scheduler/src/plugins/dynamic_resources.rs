@@ -77,6 +77,12 @@ impl Plugin for DynamicResources {
             feasible.iter().filter_map(|node| score(node)).collect(),
         )))
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(
+            event,
+            ClusterEvent::Node(_) | ClusterEvent::Devices | ClusterEvent::Claim { .. }
+        )
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, world: &dyn World) -> bool {
         match event {
             ClusterEvent::Node(_) | ClusterEvent::Devices => true,

@@ -73,6 +73,12 @@ impl Plugin for InterPodAffinity {
         (!is_empty).then(|| Box::new(liked) as Box<dyn Scorer>)
     }
 
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(
+            event,
+            ClusterEvent::PodPlaced(_) | ClusterEvent::PodLeft(_) | ClusterEvent::Node(_) | ClusterEvent::Namespace
+        )
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, world: &dyn World) -> bool {
         let terms = || pod.near.required.iter().chain(&pod.apart.required);
         match event {

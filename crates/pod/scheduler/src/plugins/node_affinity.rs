@@ -64,6 +64,9 @@ impl Plugin for NodeAffinity {
         let liked: Vec<_> = own.into_iter().flatten().chain(&self.added.preferred).collect();
         (!liked.is_empty()).then(|| Box::new(Preferred(liked)) as Box<dyn Scorer>)
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_))
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         let added = self.added.required.as_ref();
         let fits = |node: &Node| node_fits(&pod.pod, node) && added.is_none_or(|added| matches_any(added, node));

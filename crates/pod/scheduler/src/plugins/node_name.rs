@@ -22,6 +22,9 @@ impl Plugin for NodeName {
             false => Err(Reject::for_good("node(s) didn't match the requested node name")),
         })
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_))
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(node) if pod.node_name() == Some(node.name()))
     }

@@ -25,6 +25,9 @@ impl Plugin for NodePorts {
             false => Ok(()),
         })
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_) | ClusterEvent::PodLeft(_))
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         match event {
             ClusterEvent::Node(_) => true,

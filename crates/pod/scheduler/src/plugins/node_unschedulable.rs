@@ -23,6 +23,9 @@ impl Plugin for NodeUnschedulable {
             false => Ok(()),
         })
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_))
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(node) if !is_cordoned(node) || is_tolerated(pod))
     }

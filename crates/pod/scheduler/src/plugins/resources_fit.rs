@@ -47,10 +47,13 @@ impl Plugin for ResourcesFit {
             strategy: &self.strategy,
         }))
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_) | ClusterEvent::PodLeft(_))
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         match event {
             // A node that is too small even when empty doesn't help.
-            ClusterEvent::Node(node) => fits(&self.requests(pod), &NodeInfo::of(node.clone())).is_ok(),
+            ClusterEvent::Node(node) => fits(&self.requests(pod), &NodeInfo::sized(node)).is_ok(),
             ClusterEvent::PodLeft(_) => true,
             _ => false,
         }

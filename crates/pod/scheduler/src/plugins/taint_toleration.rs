@@ -34,6 +34,9 @@ impl Plugin for TaintToleration {
             tolerations(&cycle.pod.pod).iter().filter(soft).cloned().collect(),
         )))
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_))
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(node) if untolerated(&pod.pod, node).is_none())
     }

@@ -92,6 +92,12 @@ impl Plugin for TopologySpread {
         };
         (!rules.is_empty()).then(|| Box::new(Preferred::new(cycle, &rules, with_all, feasible)) as Box<dyn Scorer>)
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(
+            event,
+            ClusterEvent::Node(_) | ClusterEvent::NodeGone | ClusterEvent::PodPlaced(_) | ClusterEvent::PodLeft(_)
+        )
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         let rules = &pod.spread.hard;
         let concerns = |other: &PodInfo| {

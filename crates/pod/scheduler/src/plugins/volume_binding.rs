@@ -43,6 +43,9 @@ impl Plugin for VolumeBinding {
             Ok(claims) => check(move |node| claims.on(cycle.snapshot, node).map(drop)),
         }
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
+    }
     fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
     }

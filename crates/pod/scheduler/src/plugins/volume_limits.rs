@@ -7,8 +7,8 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use crate::world::World;
-use k8s_openapi::api::storage::v1::CSINode;
-use std::collections::{BTreeMap, BTreeSet};
+use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
+use std::collections::BTreeSet;
 
 const TOO_MANY: &str = "node(s) exceed max volume count";
 
@@ -27,7 +27,6 @@ impl Plugin for VolumeLimits {
             return Prepared::Skip;
         }
         let insisting = insisting(&wanted, cycle.snapshot);
-        let attached = attached(cycle.snapshot);
         check(move |node| {
             let csi_node = cycle.snapshot.world.csi_node(node.name());
             let drivers = csi_node.as_ref().map(|c| c.spec.drivers.as_slice()).unwrap_or_default();
@@ -36,14 +35,14 @@ impl Plugin for VolumeLimits {
                     "{missing} CSI driver is not installed on the node"
                 )));
             }
-            fits(
-                &wanted,
-                node,
-                csi_node.as_deref(),
-                attached.get(node.name()),
-                cycle.snapshot,
-            )
+            fits(&wanted, node, csi_node.as_deref(), cycle.snapshot)
         })
+    }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(
+            event,
+            ClusterEvent::Node(_) | ClusterEvent::Volumes | ClusterEvent::PodLeft(_)
+        )
     }
     fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
         matches!(
@@ -57,7 +56,6 @@ fn fits(
     wanted: &BTreeSet<Volume>,
     node: &NodeInfo,
     csi_node: Option<&CSINode>,
-    attached: Option<&BTreeSet<Volume>>,
     snapshot: &Snapshot,
 ) -> Result<(), Reject> {
     let drivers = csi_node.iter().flat_map(|c| &c.spec.drivers);
@@ -70,11 +68,8 @@ fn fits(
     }
     let used: BTreeSet<Volume> = node.pods().iter().flat_map(|pod| volumes(pod, snapshot)).collect();
     // What is still attached takes its place, used or not.
-    let there = || {
-        used.iter()
-            .chain(attached.into_iter().flatten())
-            .collect::<BTreeSet<_>>()
-    };
+    let attached = attached(node, snapshot);
+    let there = || used.iter().chain(&attached).collect::<BTreeSet<_>>();
     for (driver, limit) in limits {
         let is_of = |volume: &&Volume| volume.0 == driver;
         let new = wanted
@@ -99,20 +94,16 @@ fn insisting<'a>(wanted: &'a BTreeSet<Volume>, snapshot: &Snapshot) -> Vec<Strin
     drivers.into_iter().filter(insists).map(str::to_owned).collect()
 }
 
-/// The CSI volumes that are attached, by node.
-fn attached(snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<Volume>> {
-    let mut nodes: BTreeMap<String, BTreeSet<Volume>> = BTreeMap::new();
-    for attachment in snapshot.world.attachments() {
-        let spec = &attachment.spec;
-        let volume = spec.source.persistent_volume_name.as_deref();
-        let volume = volume.and_then(|name| snapshot.world.volume(name));
-        let csi = volume.as_ref().and_then(|v| v.spec.as_ref()?.csi.as_ref());
-        if let Some(csi) = csi {
-            let volumes = nodes.entry(spec.node_name.clone()).or_default();
-            volumes.insert((csi.driver.clone(), csi.volume_handle.clone()));
-        }
-    }
-    nodes
+/// The CSI volumes that are attached to the node.
+fn attached(node: &NodeInfo, snapshot: &Snapshot) -> BTreeSet<Volume> {
+    let csi = |attachment: &VolumeAttachment| {
+        let volume = attachment.spec.source.persistent_volume_name.as_deref()?;
+        let volume = snapshot.world.volume(volume)?;
+        let csi = volume.spec.as_ref()?.csi.as_ref()?;
+        Some((csi.driver.clone(), csi.volume_handle.clone()))
+    };
+    let attachments = snapshot.world.attachments_to(node.name());
+    attachments.iter().filter_map(|attachment| csi(attachment)).collect()
 }
 
 /// Driver and handle of each CSI volume of a pod. A claim that has no volume yet stands for one of its class's driver.

@@ -35,6 +35,12 @@ impl Plugin for VolumeRestrictions {
             claims,
         }))
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(
+            event,
+            ClusterEvent::Node(_) | ClusterEvent::Volumes | ClusterEvent::PodLeft(_)
+        )
+    }
     fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
         match event {
             ClusterEvent::PodLeft(gone) => gone.claims.iter().any(|c| pod.claims.contains(c)),

@@ -57,6 +57,9 @@ impl Plugin for VolumeZone {
             }
         })
     }
+    fn hears(&self, event: &ClusterEvent) -> bool {
+        matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
+    }
     fn helps(&self, event: &ClusterEvent, _: &PodInfo, _: &dyn World) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
     }
