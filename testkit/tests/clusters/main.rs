@@ -17,6 +17,7 @@ mod namespaces;
 mod nodes;
 mod outages;
 mod pools;
+mod scale;
 mod scheduling;
 mod services;
 mod simulated;
