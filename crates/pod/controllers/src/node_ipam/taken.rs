@@ -88,8 +88,8 @@ mod tests {
             list.iter().for_each(|share| taken.set(share, vec![net(share)]));
             taken.lowest_free(range, 24).map(|n| n.to_string())
         };
-        for (list, lowest) in [
-            (&[][..], Some("10.244.0.0/24")),
+        let cases: [(&[&str], Option<&str>); 8] = [
+            (&[], Some("10.244.0.0/24")),
             (&["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24")),
             (&["10.244.0.0/23"], Some("10.244.2.0/24")),
             (&["10.244.0.128/25"], Some("10.244.1.0/24")),
@@ -97,7 +97,8 @@ mod tests {
             (&["10.0.0.0/8"], None),
             (&["10.244.0.0/22"], None),
             (&["10.244.4.0/24", "10.243.255.0/24"], Some("10.244.0.0/24")),
-        ] {
+        ];
+        for (list, lowest) in cases {
             assert_eq!(free(list).as_deref(), lowest, "{list:?}");
         }
     }

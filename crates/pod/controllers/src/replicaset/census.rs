@@ -167,21 +167,21 @@ mod tests {
         census.changed(&Change::Added(pod("d", "", "web", "Running", true)));
         assert_eq!(
             shown(&census, "1"),
-            [("other".into(), [1, 1, 0]), ("web".into(), [2, 1, 0])]
+            [("other".to_string(), [1, 1, 0]), ("web".to_string(), [2, 1, 0])]
         );
         // One becomes ready, one ends, one changes hands.
         let update = |new: Arc<Pod>| Change::Updated { old: new.clone(), new };
         census.changed(&update(pod("b", "1", "web", "Running", true)));
         census.changed(&update(pod("c", "1", "other", "Failed", false)));
         census.changed(&update(pod("a", "2", "web", "Running", true)));
-        assert_eq!(shown(&census, "1"), [("web".into(), [1, 1, 0])]);
-        assert_eq!(shown(&census, "2"), [("web".into(), [1, 1, 0])]);
+        assert_eq!(shown(&census, "1"), [("web".to_string(), [1, 1, 0])]);
+        assert_eq!(shown(&census, "2"), [("web".to_string(), [1, 1, 0])]);
         let mut leaving = (*pod("b", "1", "web", "Running", true)).clone();
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
             jiff::Timestamp::UNIX_EPOCH,
         ));
         census.changed(&update(Arc::new(leaving)));
-        assert_eq!(shown(&census, "1"), [("web".into(), [0, 0, 1])]);
+        assert_eq!(shown(&census, "1"), [("web".to_string(), [0, 0, 1])]);
         // The last word of a pod isn't what was said before.
         census.changed(&Change::Deleted(pod("b", "9", "late", "Failed", false)));
         census.changed(&Change::Deleted(pod("a", "2", "web", "Running", true)));
