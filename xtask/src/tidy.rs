@@ -105,8 +105,16 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-proxy", &["keelson-client", "keelson-measure", "keelson-sys"]),
     (
         "keelson-announce",
-        &["keelson-balancing", "keelson-client", "keelson-network", "keelson-sys"],
+        &[
+            "keelson-balancing",
+            "keelson-bgp",
+            "keelson-client",
+            "keelson-network",
+            "keelson-sys",
+        ],
     ),
+    // Sessions and routes, of no cluster.
+    ("keelson-bgp", &["keelson-sys"]),
     ("keelson-dns", &["keelson-client", "keelson-measure", "keelson-sys"]),
     (
         "keelson-gateway",

@@ -2,7 +2,7 @@
 //!
 //! Agents hold one credential, their node's certificate. Their network, proxy and DNS act under the same names as on a
 //! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events; of secrets it
-//! is copies of the certificates that every node shows. Who makes
+//! is copies of the certificates that every node shows, and the passwords that every node has with BGP peers. Who makes
 //! volumes of a node's disk has a name with the node's in it, which no other node can take, and writes only what is that node's.
 
 use crate::cluster::{self, Cluster};
@@ -15,7 +15,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
-use keelson_controllers::{cluster_policy_definition, pool_definition};
+use keelson_controllers::{cluster_policy_definition, peer_definition, pool_definition};
 use serde_json::{Value, json};
 
 /// Who answers for addresses of load balancers, on every node.
@@ -178,12 +178,16 @@ pub(crate) fn grants() -> Vec<Grant> {
         {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies/status"], "verbs": ["patch"]},
     ]);
     let pools = json!([
-        {"apiGroups": [keelson_balancing::GROUP], "resources": ["loadbalancerippools/status"], "verbs": ["patch"]},
+        {"apiGroups": [keelson_balancing::GROUP], "resources": ["bgppeers/status", "loadbalancerippools/status"], "verbs": ["patch"]},
     ]);
     let announce = json!([
         {"apiGroups": [""], "resources": ["nodes", "services"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [keelson_balancing::GROUP], "resources": ["loadbalancerippools"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [keelson_balancing::GROUP], "resources": ["bgppeers", "loadbalancerippools"], "verbs": ["get", "list", "watch"]},
+    ]);
+    // Of all secrets this one, which every node needs.
+    let passwords = json!([
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [keelson_balancing::peer::PASSWORDS], "verbs": ["get", "list", "watch"]},
     ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
@@ -262,6 +266,12 @@ pub(crate) fn grants() -> Vec<Grant> {
             announce,
         ),
         grant(
+            "system:keelson:announce",
+            Scope::In(keelson_balancing::peer::PASSWORDS_NAMESPACE),
+            account("keelson-announce"),
+            passwords,
+        ),
+        grant(
             "system:keelson:server",
             Scope::Cluster,
             group(keelson_apiserver::joining::GROUP),
@@ -330,6 +340,11 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
             error = format!("{error:#}"),
             "there is no kind of pools: services of type LoadBalancer get no addresses before it is known which pools there are"
         );
+    }
+    if config.runs(Component::LoadBalancer)
+        && let Err(error) = definitions::write(&rest, &peer_definition()).await
+    {
+        tracing::warn!(error = format!("{error:#}"), "there is no kind of BGP peers");
     }
     let cluster = Cluster::of(config);
     done = done.and(kubeadm::apply(&rest, &cluster).await);
@@ -453,9 +468,10 @@ mod tests {
                         || resource.ends_with("/proxy")
                         || ["pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"]
                             .contains(&resource.as_str());
-                    // Copies of certificates that every node shows, and who makes the copies.
-                    let may_read =
-                        grant.name == INGRESS_PUBLISHER || matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE));
+                    // Copies of certificates that every node shows, who makes the copies, and the passwords that every node has.
+                    let may_read = grant.name == INGRESS_PUBLISHER
+                        || matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE))
+                        || text(&rule["resourceNames"]) == [keelson_balancing::peer::PASSWORDS];
                     let forbidden = forbidden || (resource == "secrets" && !may_read);
                     assert!(!forbidden, "{}: {rule}", grant.name);
                 }

@@ -172,6 +172,7 @@ pub fn announce(running: &mut Supervisor, config: &Config, clients: &dyn ClientF
         node_name: config.node_name.clone(),
         node_ips: config.node_ips.clone(),
         cluster_cidrs: config.cluster_cidrs.iter().map(ToString::to_string).collect(),
+        told: config.network_dir().join("bgp"),
     };
     let client = clients.client(ANNOUNCE_IDENTITY);
     let own = clients.client(&format!("system:node:{}", config.node_name));

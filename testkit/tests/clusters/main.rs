@@ -2,6 +2,7 @@
 
 mod attaching;
 mod autoscaling;
+mod bgp;
 mod certificates;
 mod chaos;
 mod cluster_policies;

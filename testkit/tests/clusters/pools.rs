@@ -106,11 +106,31 @@ async fn services_get_addresses_of_pools_and_keep_them() {
         ("must be a range of one family", "addresses: ['192.0.2.1-2001:db8::1']"),
         (
             "Unsupported value",
-            "addresses: [192.0.2.0/24], announce: {protocol: BGP}",
+            "addresses: [192.0.2.0/24], announce: {protocol: OSPF}",
         ),
         (
             "they aren't",
             "addresses: [192.0.2.0/24], announce: {protocol: None, interfaces: [eth0]}",
+        ),
+        (
+            "interfaces are for protocol Layer2",
+            "addresses: [192.0.2.0/24], announce: {protocol: BGP, interfaces: [eth0]}",
+        ),
+        (
+            "advertisements are for protocol BGP",
+            "addresses: [192.0.2.0/24], announce: {advertisements: [{localPreference: 1}]}",
+        ),
+        (
+            "must be A:B",
+            "addresses: [192.0.2.0/24], announce: {protocol: BGP, advertisements: [{communities: ['65536:1']}]}",
+        ),
+        (
+            "must be A:B",
+            "addresses: [192.0.2.0/24], announce: {protocol: BGP, advertisements: [{communities: ['1:2:4294967296']}]}",
+        ),
+        (
+            "must be A:B",
+            "addresses: [192.0.2.0/24], announce: {protocol: BGP, advertisements: [{communities: [no-import]}]}",
         ),
         ("should have at least 1 items", "addresses: []"),
     ] {

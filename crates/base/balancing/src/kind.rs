@@ -47,18 +47,23 @@ impl Default for PoolSpec {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Announce {
-    /// [`Announce::LAYER2`] or [`Announce::NONE`].
+    /// [`Announce::LAYER2`], [`Announce::BGP`] or [`Announce::NONE`].
     pub protocol: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
     /// Names of links; without any, those that have a node's addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
+    /// How peers are told, by BGP; without any, each of them of each address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertisements: Vec<Advertisement>,
 }
 
 impl Announce {
     /// One node answers for an address, by ARP and NDP.
     pub const LAYER2: &'static str = "Layer2";
+    /// Nodes tell routers, by BGP.
+    pub const BGP: &'static str = "BGP";
     /// Somebody else leads packets to the nodes.
     pub const NONE: &'static str = "None";
 }
@@ -69,6 +74,38 @@ impl Default for Announce {
             protocol: Announce::LAYER2.into(),
             node_selector: None,
             interfaces: Vec::new(),
+            advertisements: Vec::new(),
+        }
+    }
+}
+
+/// Routes to a pool's addresses.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Advertisement {
+    /// Names of peers; without any, all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// The length of the prefixes that addresses are told as.
+    pub aggregation_length: u8,
+    pub aggregation_length_v6: u8,
+    pub local_preference: u32,
+    /// `A:B`, `A:B:C` (large ones), or a name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub communities: Vec<String>,
+}
+
+impl Default for Advertisement {
+    fn default() -> Self {
+        Advertisement {
+            peers: Vec::new(),
+            node_selector: None,
+            aggregation_length: 32,
+            aggregation_length_v6: 128,
+            local_preference: 100,
+            communities: Vec::new(),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Load balancers, as far as who gives addresses away and who answers for them must mean the same: whose services are ours, which nodes take
-//! part, and [`Pools`] of addresses.
+//! part, [`Pools`] of addresses, and the [`peer`]s that are told of them.
 
 mod kind;
+pub mod peer;
 mod pools;
 mod ranges;
 
-pub use kind::{Announce, LoadBalancerIpPool, PoolSpec, PoolStatus};
+pub use kind::{Advertisement, Announce, LoadBalancerIpPool, PoolSpec, PoolStatus};
+pub use peer::BgpPeer;
 pub use pools::{Pool, Pools};
 pub use ranges::Range;
 
@@ -19,6 +21,9 @@ pub const GROUP: &str = "keelson.dev";
 pub const VERSION: &str = "v1";
 /// The name of the definition of pools.
 pub const DEFINITION: &str = "loadbalancerippools.keelson.dev";
+
+/// The name of the definition of peers.
+pub const PEER_DEFINITION: &str = "bgppeers.keelson.dev";
 
 /// The class that asks for the nodes' own addresses by name, and the one that asks for a pool's.
 pub const NODE_CLASS: &str = "keelson.dev/node";

@@ -1,6 +1,7 @@
 //! All pools as plain data. An address is of one pool: where two have it, it is the older one's.
 
-use crate::{Announce, LoadBalancerIpPool, Range};
+use crate::{Advertisement, Announce, LoadBalancerIpPool, Range};
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::ApiObject;
 use keelson_client::labels::{self, Labels};
@@ -41,6 +42,20 @@ impl Pool {
     /// Whether the address isn't to be given away because of how it ends.
     pub fn avoids(&self, ip: IpAddr) -> bool {
         self.avoid_buggy && matches!(ip, IpAddr::V4(ip) if [0, 255].contains(&ip.octets()[3]))
+    }
+
+    /// The network that an address is told as: no longer than the advertisement wants it, and never more than the pool has.
+    pub fn prefix(&self, ip: IpAddr, advertisement: &Advertisement) -> IpNet {
+        let (length, alone) = match ip {
+            IpAddr::V4(_) => (advertisement.aggregation_length, IpNet::from(ip)),
+            IpAddr::V6(_) => (advertisement.aggregation_length_v6, IpNet::from(ip)),
+        };
+        let wide = IpNet::new(ip, length).map(|net| net.trunc());
+        let is_within = |net: &IpNet| {
+            let mut ranges = self.ranges.iter();
+            ranges.any(|range| range.contains(net.network()) && range.contains(net.broadcast()))
+        };
+        wide.ok().filter(is_within).unwrap_or(alone)
     }
 
     /// How many addresses it has of a family.
@@ -88,6 +103,7 @@ impl Pools {
                     Err(why) => read.refused.push(why),
                 }
             }
+            read.refused.extend(too_wide(&read));
             pools.push(read);
         }
         pools.sort_by(|a, b| a.name.cmp(&b.name));
@@ -106,6 +122,22 @@ impl Pools {
     pub fn iter(&self) -> std::slice::Iter<'_, Pool> {
         self.0.iter()
     }
+}
+
+/// What can't be told as one, since it would be more than the pool has.
+fn too_wide(pool: &Pool) -> Vec<String> {
+    let advertisements = pool.announce.advertisements.iter();
+    let ranges = advertisements.flat_map(|a| pool.ranges.iter().map(move |range| (a, range)));
+    let too_wide = ranges.filter_map(|(advertisement, range)| {
+        let (length, free) = match range.is_v6() {
+            true => (advertisement.aggregation_length_v6, 128_u8),
+            false => (advertisement.aggregation_length, 32),
+        };
+        let size = 1_u128.checked_shl(free.saturating_sub(length).into());
+        let fits = size.is_some_and(|size| size <= range.size());
+        (!fits).then(|| format!("{range} has no network of length {length}: its addresses are announced one by one"))
+    });
+    too_wide.collect()
 }
 
 fn range(text: &str, held: &[(Range, String)]) -> Result<Range, String> {
@@ -182,6 +214,32 @@ mod tests {
             Some("new")
         );
         assert_eq!(whose(&[]).as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn addresses_are_told_as_networks_that_are_the_pools() {
+        let spec = json!({"addresses": ["192.0.2.64/26", "192.0.2.10-192.0.2.19", "2001:db8::/64"],
+            "announce": {"protocol": "BGP", "advertisements": [
+                {"aggregationLength": 28, "aggregationLengthV6": 64}, {"aggregationLength": 24}]}});
+        let pools = Pools::read(&[pool("a", 1, spec)], &[]);
+        let pool = pools.get("a").unwrap();
+        let [narrow, wide] = &pool.announce.advertisements[..] else {
+            panic!()
+        };
+        let told = |ip: &str, a: &Advertisement| pool.prefix(ip.parse().unwrap(), a).to_string();
+        assert_eq!(told("192.0.2.83", narrow), "192.0.2.80/28");
+        assert_eq!(told("192.0.2.12", narrow), "192.0.2.12/32");
+        assert_eq!(told("2001:db8::7", narrow), "2001:db8::/64");
+        assert_eq!(told("192.0.2.83", wide), "192.0.2.83/32");
+        assert_eq!(told("2001:db8::7", wide), "2001:db8::7/128");
+        assert_eq!(
+            pool.refused,
+            [
+                "192.0.2.10-192.0.2.19 has no network of length 28: its addresses are announced one by one",
+                "192.0.2.64-192.0.2.127 has no network of length 24: its addresses are announced one by one",
+                "192.0.2.10-192.0.2.19 has no network of length 24: its addresses are announced one by one"
+            ]
+        );
     }
 
     #[test]

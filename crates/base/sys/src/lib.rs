@@ -18,6 +18,7 @@ pub mod packet;
 pub mod path;
 pub mod process;
 pub mod seccomp;
+pub mod tcp;
 pub mod tree;
 pub mod tty;
 pub mod wireguard;

@@ -21,6 +21,8 @@ pub struct Facts {
 pub struct Node {
     /// Unless it is silent.
     pub may_answer: bool,
+    /// Whether it is about to be emptied.
+    pub cordoned: bool,
     pub labels: Labels,
     /// Where it is spoken to.
     pub addresses: Vec<IpAddr>,
@@ -168,6 +170,7 @@ mod tests {
     fn node(n: u8) -> Node {
         Node {
             may_answer: true,
+            cordoned: false,
             labels: [("rack".to_string(), format!("r{}", n % 2))].into(),
             addresses: vec![ip(&format!("192.0.2.{n}"))],
             own: [ip(&format!("192.0.2.{n}"))].into(),

@@ -1,19 +1,24 @@
-//! What the API has, as facts. The other nodes, services and their endpoints are followed only while some pool's addresses are to be answered for.
+//! What the API has, as facts. The other nodes, services and their endpoints are followed only while some pool's addresses are announced, passwords
+//! only while a peer has one.
 
 use crate::plan::{Address, Facts, Node};
+use crate::routing::{Routed, Routing};
 use crate::shown;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_balancing::peer::{PASSWORDS, PASSWORDS_NAMESPACE, SESSIONS};
 use keelson_balancing::{
-    Announce, LoadBalancerIpPool, Pools, Range, ingress, is_local, is_ours, may_answer, nodes_with_endpoints,
+    Advertisement, Announce, BgpPeer, LoadBalancerIpPool, Pool, Pools, Range, ingress, is_local, is_ours, may_answer,
+    nodes_with_endpoints,
 };
+use keelson_bgp::Password;
 use keelson_client::{ApiObject, Informer, InformerOptions, Rest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const BY_SERVICE: &str = "of-service";
@@ -28,6 +33,9 @@ pub struct Sources {
     /// The ranges of pods.
     pods: Vec<Range>,
     pools: Informer<LoadBalancerIpPool>,
+    peers: Informer<BgpPeer>,
+    /// While a peer has one, and until when it ends.
+    passwords: Option<(Informer<core::Secret>, DropGuard)>,
     /// This node's Node.
     own: Informer<core::Node>,
     balanced: Option<Balanced>,
@@ -43,9 +51,16 @@ struct Balanced {
 
 /// A node's status is mostly images, and a copy of it stands on every node.
 fn strip_node(node: &mut core::Node) {
-    node.metadata.managed_fields = None;
+    strip_own(node);
     if let Some(annotations) = &mut node.metadata.annotations {
         annotations.retain(|name, _| name == shown::ANNOTATION);
+    }
+}
+
+fn strip_own(node: &mut core::Node) {
+    node.metadata.managed_fields = None;
+    if let Some(annotations) = &mut node.metadata.annotations {
+        annotations.retain(|name, _| [shown::ANNOTATION, SESSIONS].contains(&name.as_str()));
     }
     if let Some(status) = &mut node.status {
         let (addresses, conditions) = (status.addresses.take(), status.conditions.take());
@@ -121,9 +136,20 @@ impl Sources {
         let changed = Arc::new(Notify::new());
         let own = InformerOptions {
             fields: format!("metadata.name={name}"),
-            ..stripped(strip_node)
+            ..stripped(strip_own)
         };
+        // What is said of sessions is written by these nodes themselves.
+        let differs = |a: &BgpPeer, b: &BgpPeer| a.spec != b.spec;
+        let peers = Informer::start(rest, InformerOptions::default(), stop);
+        let tell = changed.clone();
+        peers.on_change(move |change: &keelson_client::Change<BgpPeer>| {
+            if change.is_deleted() || change.old().is_none_or(|old| differs(old, change.object())) {
+                tell.notify_one();
+            }
+        });
         Sources {
+            peers,
+            passwords: None,
             pods,
             pools: follow(rest, InformerOptions::default(), stop, &changed, |_| true),
             own: follow(rest, own, stop, &changed, |_| true),
@@ -135,14 +161,15 @@ impl Sources {
     }
 
     /// The facts, when all that they are made of has been read, and then whenever something has changed.
-    pub async fn next(&mut self) -> Facts {
+    pub async fn next(&mut self) -> (Facts, Routing) {
         self.changed.notified().await;
         tokio::time::sleep(PACE).await;
         self.pools.synced().await;
         self.own.synced().await;
         let pools = Pools::read(&self.pools.store().list(), &self.pods);
-        let announced = pools.iter().any(|pool| pool.announce.protocol == Announce::LAYER2);
-        match (announced, &self.balanced) {
+        let by = |protocol: &str| pools.iter().any(|pool| pool.announce.protocol == protocol);
+        let announced = by(Announce::LAYER2);
+        match (announced || by(Announce::BGP), &self.balanced) {
             (true, None) => self.balanced = Some(self.follow_services()),
             (false, Some(_)) => self.balanced = None,
             _ => {}
@@ -151,18 +178,67 @@ impl Sources {
             announced,
             ..Facts::default()
         };
+        let mut routing = self.routing().await;
         let mut nodes = &self.own;
         if let Some(balanced) = &self.balanced {
             nodes = &balanced.nodes;
             nodes.synced().await;
             balanced.services.synced().await;
             balanced.slices.synced().await;
-            facts.addresses = balanced.addresses(&pools);
+            facts.addresses = balanced.addresses(&pools, Announce::LAYER2, |_, _, address| address);
+            routing.addresses = balanced.addresses(&pools, Announce::BGP, routed);
         }
         for node in nodes.store().list() {
             facts.nodes.insert(node.name().to_string(), node_facts(&node));
         }
-        facts
+        (facts, routing)
+    }
+
+    /// Peers and their passwords. A server of an earlier version may know no peers: then there are none.
+    async fn routing(&mut self) -> Routing {
+        let mut peers = self.peers.store().list();
+        peers.sort_by_key(|peer| {
+            let created = peer.metadata.creation_timestamp.as_ref().map(|at| at.0);
+            (created, peer.name().to_string())
+        });
+        let signed = peers.iter().any(|peer| peer.spec.password_key.is_some());
+        match (signed, &self.passwords) {
+            (true, None) => self.passwords = Some(self.follow_passwords()),
+            (false, Some(_)) => self.passwords = None,
+            _ => {}
+        }
+        let mut passwords = BTreeMap::new();
+        if let Some((secrets, _)) = &self.passwords {
+            secrets.synced().await;
+            for secret in secrets.store().list() {
+                let keys = secret.data.iter().flatten();
+                passwords.extend(keys.filter_map(|(key, value)| Some((key.clone(), Password::new(&value.0)?))));
+            }
+        }
+        let own = self.own.store().list();
+        let shown = own
+            .first()
+            .and_then(|node| node.metadata.annotations.as_ref()?.get(SESSIONS));
+        Routing {
+            peers: peers
+                .iter()
+                .map(|peer| (peer.name().to_string(), peer.spec.clone()))
+                .collect(),
+            passwords,
+            addresses: BTreeMap::new(),
+            shown: shown.cloned(),
+        }
+    }
+
+    fn follow_passwords(&self) -> (Informer<core::Secret>, DropGuard) {
+        let options = InformerOptions {
+            namespace: PASSWORDS_NAMESPACE.into(),
+            fields: format!("metadata.name={PASSWORDS}"),
+            ..InformerOptions::default()
+        };
+        let stop = self.stop.child_token();
+        let secrets = follow(&self.rest, options, &stop, &self.changed, |_| true);
+        (secrets, stop.drop_guard())
     }
 
     fn follow_services(&self) -> Balanced {
@@ -200,6 +276,11 @@ fn node_facts(node: &core::Node) -> Node {
         .and_then(|a| a.get(shown::ANNOTATION));
     Node {
         may_answer: may_answer(node),
+        cordoned: node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.unschedulable)
+            .unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         addresses: internal.filter_map(|a| a.address.parse().ok()).collect(),
         own: addresses().filter_map(|a| a.address.parse().ok()).collect(),
@@ -207,13 +288,33 @@ fn node_facts(node: &core::Node) -> Node {
     }
 }
 
+/// As what peers are told of an address.
+fn routed(ip: IpAddr, pool: &Pool, address: Address) -> Routed {
+    let usual = [Advertisement::default()];
+    let advertisements: &[Advertisement] = match pool.announce.advertisements.as_slice() {
+        [] => &usual,
+        some => some,
+    };
+    let advertised = advertisements.iter().map(|a| (pool.prefix(ip, a), a.clone()));
+    Routed {
+        advertised: advertised.collect(),
+        address,
+    }
+}
+
 impl Balanced {
-    fn addresses(&self, pools: &Pools) -> BTreeMap<IpAddr, Address> {
+    /// Those that are announced by this protocol, made into what it needs.
+    fn addresses<T>(
+        &self,
+        pools: &Pools,
+        protocol: &str,
+        make: impl Fn(IpAddr, &Pool, Address) -> T,
+    ) -> BTreeMap<IpAddr, T> {
         let mut all: BTreeMap<IpAddr, Address> = BTreeMap::new();
         for service in self.services.store().by_index(BALANCED, "") {
             let only = is_local(&service).then(|| self.nodes_with_endpoints(&service));
             for ip in ingress(&service).filter_map(|i| i.ip.as_deref()?.parse().ok()) {
-                let Some(pool) = pools.of(ip).filter(|p| p.announce.protocol == Announce::LAYER2) else {
+                let Some(pool) = pools.of(ip).filter(|p| p.announce.protocol == protocol) else {
                     continue;
                 };
                 let new = Address {
@@ -226,7 +327,9 @@ impl Balanced {
                 }
             }
         }
-        all
+        let made = all.into_iter();
+        made.filter_map(|(ip, address)| Some((ip, make(ip, pools.of(ip)?, address))))
+            .collect()
     }
 
     fn nodes_with_endpoints(&self, service: &core::Service) -> BTreeSet<String> {

@@ -55,7 +55,7 @@ pub use config::Config;
 use context::Context;
 use keelson_client::leader::{Election, acquire};
 use keelson_client::{ClientFactory, Rest};
-pub use load_balancer::{Port, Reserved, definition as pool_definition};
+pub use load_balancer::{Port, Reserved, definition as pool_definition, peer_definition};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 pub use volumes::snapshot_definitions;

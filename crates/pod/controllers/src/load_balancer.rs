@@ -16,12 +16,15 @@
 mod allocate;
 mod counts;
 mod definition;
+mod peer_definition;
+mod peers;
 mod plan;
 mod pooled;
 mod ports;
 mod wish;
 
 pub use definition::definition;
+pub use peer_definition::definition as peer_definition;
 pub use ports::{Port, Reserved};
 
 use crate::context::{Context, now};
@@ -66,6 +69,7 @@ pub fn start(context: &Context) {
     });
     let pooled = Arc::new(Pooled::new(context, &services, &nodes));
     counts::start(context, &services, &pooled);
+    peers::start(context, &nodes);
     // One at a time: each choice depends on all before.
     let mut controller = Controller::new("service-lb")
         .input(&services)

@@ -17,14 +17,47 @@ const FAMILY: &str = "!self.contains('-') || self.split('-').size() != 2 || !sel
 fn announce() -> Value {
     let link = json!({"type": "string", "pattern": r"^[^/\s]{1,15}$"});
     json!({"type": "object", "default": {}, "description": "How others learn where the addresses are.", "properties": {
-        "protocol": {"type": "string", "enum": [Announce::LAYER2, Announce::NONE], "default": Announce::LAYER2,
-            "description": "Layer2: one node answers for an address, by ARP and NDP. None: somebody else leads packets to the nodes."},
-        "nodeSelector": selector("Which nodes answer; without it all that take part in load balancers."),
+        "protocol": {"type": "string", "enum": [Announce::LAYER2, Announce::BGP, Announce::NONE], "default": Announce::LAYER2,
+            "description": "Layer2: one node answers for an address, by ARP and NDP. BGP: nodes tell BGPPeers. None: somebody else leads packets to the nodes."},
+        "nodeSelector": selector("Which nodes announce; without it all that take part in load balancers."),
         "interfaces": {"type": "array", "items": link, "maxItems": 16, "x-kubernetes-list-type": "set",
-            "description": "On which links they answer; without any, on those that have the node's addresses."}},
+            "description": "On which links they answer; without any, on those that have the node's addresses."},
+        "advertisements": {"type": "array", "items": advertisement(), "maxItems": 16, "x-kubernetes-list-type": "atomic",
+            "description": "What peers are told of the addresses; without any, all are told each address. Of two with the same network the first counts."}},
         "x-kubernetes-validations": [{
             "rule": "self.protocol != 'None' || (!has(self.nodeSelector) && (!has(self.interfaces) || self.interfaces.size() == 0))",
-            "message": "nodeSelector and interfaces say how addresses are announced: with protocol None they aren't"}]})
+            "message": "nodeSelector and interfaces say how addresses are announced: with protocol None they aren't"}, {
+            "rule": "self.protocol == 'Layer2' || !has(self.interfaces) || self.interfaces.size() == 0",
+            "message": "interfaces are for protocol Layer2"}, {
+            "rule": "self.protocol == 'BGP' || !has(self.advertisements) || self.advertisements.size() == 0",
+            "message": "advertisements are for protocol BGP"}]})
+}
+
+/// What a community may be.
+const COMMUNITY: &str = "self.matches('^[0-9]{1,5}:[0-9]{1,5}$') ? self.split(':').all(n, int(n) <= 65535) : \
+    self.matches('^(large:)?[0-9]{1,10}:[0-9]{1,10}:[0-9]{1,10}$') ? \
+    self.replace('large:', '').split(':').all(n, int(n) <= 4294967295) : \
+    self in ['no-export', 'no-advertise', 'no-export-subconfed', 'no-peer', 'blackhole', 'graceful-shutdown']";
+
+fn advertisement() -> Value {
+    let community = json!({"type": "string", "maxLength": 40, "x-kubernetes-validations": [{"rule": COMMUNITY,
+        "message": "must be A:B with numbers up to 65535, A:B:C or large:A:B:C with numbers up to 4294967295, or one of no-export, \
+            no-advertise, no-export-subconfed, no-peer, blackhole, graceful-shutdown"}]});
+    let name = json!({"type": "string", "minLength": 1, "maxLength": 253});
+    let length = |default: u32, most: u32, of: &str| {
+        let description = format!("The length of the networks that addresses of {of} are told as.");
+        json!({"type": "integer", "minimum": 1, "maximum": most, "default": default, "description": description})
+    };
+    json!({"type": "object", "properties": {
+        "peers": {"type": "array", "items": name, "maxItems": 32, "x-kubernetes-list-type": "set",
+            "description": "Names of BGPPeers; without any, all."},
+        "nodeSelector": selector("Only from these nodes."),
+        "aggregationLength": length(32, 32, "IPv4"),
+        "aggregationLengthV6": length(128, 128, "IPv6"),
+        "localPreference": {"type": "integer", "format": "int64", "minimum": 0, "maximum": u32::MAX, "default": 100,
+            "description": "Is told peers of the nodes' own autonomous system."},
+        "communities": {"type": "array", "items": community, "maxItems": 16, "x-kubernetes-list-type": "set",
+            "description": "Communities and large communities of the routes."}}})
 }
 
 fn status() -> Value {
