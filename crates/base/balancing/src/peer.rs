@@ -77,7 +77,7 @@ impl Default for GracefulRestart {
     fn default() -> Self {
         GracefulRestart {
             enabled: true,
-            restart_time_seconds: 120,
+            restart_time_seconds: 30,
         }
     }
 }

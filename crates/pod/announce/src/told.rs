@@ -17,7 +17,7 @@ const PACE: Duration = Duration::from_secs(1);
 /// After this what could not be told is told again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Numbers alone are told so often: each would be a write of every node for every service.
-const NUMBERS: Duration = Duration::from_secs(30);
+const NUMBERS: Duration = Duration::from_secs(10);
 /// The longest error that is told.
 const LONGEST: usize = 200;
 

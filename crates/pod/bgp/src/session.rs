@@ -4,7 +4,7 @@
 use crate::table::Table;
 use crate::wire::{self, Fault, Graceful, HEADER, LONGEST, Message, Open, Origin};
 use crate::{Family, Peer, Routes};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// How long a session must have lasted for its end to count as a first failure again.
 const LASTING: Duration = Duration::from_secs(10);
+/// How often a peer may have everything told anew: more often it waits.
+const REPEAT: Duration = Duration::from_secs(1);
 /// For how long a peer may read nothing of what waits for it (RFC 9687), at least.
 const SEND_HOLD: Duration = Duration::from_secs(480);
 
@@ -64,6 +66,9 @@ pub struct Session {
     keepalive_at: Option<Instant>,
     /// Since when something waits to be sent.
     waits_since: Option<Instant>,
+    /// Of which families the peer wants all again, and from when on it gets that.
+    asked: BTreeSet<Family>,
+    repeat_at: Option<Instant>,
     failures: u32,
     /// Whether the peer may have routes of an earlier process, which led packets on since.
     resumes: bool,
@@ -90,6 +95,8 @@ impl Session {
             hold_at: None,
             keepalive_at: None,
             waits_since: None,
+            asked: BTreeSet::new(),
+            repeat_at: None,
             failures: 0,
             resumes,
             known: false,
@@ -174,7 +181,8 @@ impl Session {
         self.retry_at = now + pause.min(self.peer.retry).mul_f64(self.jitter);
         self.state = State::Idle;
         (self.hold_at, self.keepalive_at, self.waits_since) = (None, None, None);
-        (self.local, self.ends) = (None, false);
+        (self.local, self.ends, self.repeat_at) = (None, false, None);
+        self.asked.clear();
         self.input.clear();
         self.urgent.clear();
     }
@@ -249,9 +257,7 @@ impl Session {
             }
             (State::Established, Message::Refresh(family)) => {
                 self.listened(now);
-                if let (Some(agreed), Some(family)) = (&mut self.agreed, family) {
-                    agreed.table.repeat(family);
-                }
+                self.asked.extend(family);
             }
             (state, _) => {
                 let subcode = match state {
@@ -318,7 +324,11 @@ impl Session {
     /// When [`Session::tick`] has something to do, of a session that has a connection.
     pub fn next(&self) -> Option<Instant> {
         let stalled = self.waits_since.map(|since| since + self.send_hold());
-        [self.hold_at, self.keepalive_at, stalled].into_iter().flatten().min()
+        let repeat = self.repeat_at.filter(|_| !self.asked.is_empty() && stalled.is_none());
+        [self.hold_at, self.keepalive_at, stalled, repeat]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn send_hold(&self) -> Duration {
@@ -350,6 +360,14 @@ impl Session {
     /// What is to be sent next, when all before has been.
     pub fn send(&mut self, wanted: &Arc<Routes>, now: Instant) -> Option<Vec<u8>> {
         self.waits_since = None;
+        if let Some(agreed) = &mut self.agreed
+            && !self.asked.is_empty()
+            && self.repeat_at.is_none_or(|at| at <= now)
+        {
+            let asked = std::mem::take(&mut self.asked);
+            asked.into_iter().for_each(|family| agreed.table.repeat(family));
+            self.repeat_at = Some(now + REPEAT);
+        }
         let urgent = std::mem::take(&mut self.urgent);
         let message = match (&mut self.agreed, self.state) {
             _ if !urgent.is_empty() => Some(urgent),

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a peer may take to answer a call.
 const CALL: Duration = Duration::from_secs(5);
+/// How much is read from a peer in a second: what it sends counts for nothing, and should cost little.
+const RATE: f64 = 4.0 * 1024.0 * 1024.0;
 /// For how long a last word is tried to be said.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -219,6 +221,7 @@ async fn converse(
     let mut sent = 0;
     let mut wanted: Arc<Routes> = Arc::default();
     let mut for_good = false;
+    let mut read_at = Instant::now();
     orders.mark_changed();
     loop {
         let before = session.state();
@@ -242,9 +245,12 @@ async fn converse(
         }
         let next = session.next();
         tokio::select! {
-            read = reader.read(&mut buffer) => match read {
+            read = async { sleep_until(read_at).await; reader.read(&mut buffer).await } => match read {
                 Ok(0) => return (false, "the peer has closed the connection".into()),
-                Ok(count) => session.received(&buffer[..count], Instant::now()),
+                Ok(count) => {
+                    read_at = Instant::now() + Duration::from_secs_f64(count as f64 / RATE);
+                    session.received(&buffer[..count], Instant::now());
+                }
                 Err(error) => return (false, format!("the connection broke: {error}")),
             },
             written = writer.write(&out[sent..]), if sent < out.len() => match written {

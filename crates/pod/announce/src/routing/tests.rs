@@ -148,7 +148,7 @@ fn a_peer_is_as_it_is_written() {
     );
     assert_eq!(
         (plain.distance, plain.graceful),
-        (Distance::Usual, Some(Duration::from_secs(120)))
+        (Distance::Usual, Some(Duration::from_secs(30)))
     );
     assert_eq!(plain.router_id, Ipv4Addr::new(192, 0, 2, 1));
     let all = &sessions["all"].0;

@@ -113,6 +113,15 @@ fn a_session_begins_tells_and_keeps_on() {
     assert_eq!(sent(&mut session, &wanted, now), [Message::Update]);
     session.received(&[&[0xff; 16][..], &[0, 23, 5, 0, 9, 0, 9]].concat(), now);
     assert!(sent(&mut session, &wanted, now).is_empty());
+    // As often as it likes it may not.
+    for _ in 0..100 {
+        session.received(&[&[0xff; 16][..], &[0, 23, 5, 0, 2, 0, 1]].concat(), now);
+        assert!(sent(&mut session, &wanted, now).is_empty());
+    }
+    assert_eq!(session.next().unwrap() - now, REPEAT);
+    now += REPEAT;
+    session.tick(now);
+    assert_eq!(sent(&mut session, &wanted, now), [Message::Update]);
     assert_eq!(session.error(), None);
 }
 

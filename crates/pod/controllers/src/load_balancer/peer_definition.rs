@@ -29,7 +29,7 @@ fn spec() -> Value {
     let graceful = json!({"type": "object", "default": {},
         "description": "Whether the peer keeps routes while this program starts anew.", "properties": {
             "enabled": {"type": "boolean", "default": true},
-            "restartTimeSeconds": with(number("For how long, at most.", 1, 4095), json!(120))}});
+            "restartTimeSeconds": with(number("For how long, at most.", 1, 4095), json!(30))}});
     let hold = with(
         number(
             "After which a peer that is silent, or hears nothing, is given up; 0: never.",
