@@ -49,12 +49,12 @@ machine() { # number, end of its address
 start() { setsid nsenter --net=/run/netns/hb$1 "$KEELSON" "${@:2}" --data-dir "$S/$1" --node-name hb$1 --eviction-hard "nodefs.available<1%,nodefs.inodesFree<1%" --images "$IMAGES" >>"$S/$1.log" 2>&1 </dev/null & echo $! >"$S/$1.pid"; disown; }
 server() { start 0 server --kubeconfig "$S/admin" --cluster-cidr 10.244.0.0/16,fd00:244::/48 --service-cidr 10.96.0.0/16,fd00:96::/112; }
 agent() { start 1 agent "$@"; }
-router() { # the nodes' password
+router() { # the nodes' password; whether it takes part in graceful restarts, which GoBGP then does whatever nodes say; the nodes' AS
   { printf '[global.config]\nas = 64500\nrouter-id = "10.79.13.254"\n[global.use-multiple-paths.config]\nenabled = true\n'
     for n in 10 11; do
-      printf '[[neighbors]]\n[neighbors.config]\nneighbor-address = "10.79.13.%s"\npeer-as = 64512\nauth-password = "%s"\n' $n "${1:-}"
-      printf '[neighbors.transport.config]\npassive-mode = true\n[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\n'
-      for f in ipv4 ipv6; do printf '[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = "%s-unicast"\n[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n' $f; done
+      printf '[[neighbors]]\n[neighbors.config]\nneighbor-address = "10.79.13.%s"\npeer-as = %s\nauth-password = "%s"\n' $n "${3:-64512}" "${1:-}"
+      printf '[neighbors.transport.config]\npassive-mode = true\n[neighbors.graceful-restart.config]\nenabled = %s\nrestart-time = 60\n' "${2:-false}"
+      for f in ipv4 ipv6; do printf '[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = "%s-unicast"\n[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = %s\n' $f "${2:-false}"; done
     done; } >"$S/router.toml"
   setsid nsenter --net=/run/netns/hb2 "$GOBGP/gobgpd" -f "$S/router.toml" --api-hosts 127.0.0.1:50051 >>"$S/2.log" 2>&1 </dev/null & echo $! >"$S/2.pid"; disown
 }
@@ -97,7 +97,7 @@ server; in_ 0 "$KEELSON" wait --kubeconfig "$S/admin" --timeout 60s; ok "a serve
 agent --server https://10.79.13.10:6443 --token "$(in_ 0 "$KEELSON" token create --kubeconfig "$S/admin")"
 within 40 "the agent's node is Ready" says True k get node hb1 -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
 pods | k apply -f - >/dev/null
-router; within 20 "a router" r neighbor
+router "" true; within 20 "a router" r neighbor
 
 refuse() { ! k apply -f - 2>"$S/refused" <<<"$1" && grep -q "$2" "$S/refused" || fail "refused: $2"; }
 peer() { echo "{apiVersion: keelson.dev/v1, kind: BGPPeer, metadata: {name: router}, spec: {localASN: 64512, peerASN: 64500, peerAddress: $1}}"; }
@@ -145,21 +145,22 @@ k cordon hb0 >/dev/null; within 2 "a node that is to be emptied leaves it to oth
 says 10.79.13.10 hops 203.0.113.1/32 || fail "where traffic stays, it is the pod's node still"
 k uncordon hb0 >/dev/null; within 2 "and takes it again" says "$BOTH" hops 203.0.113.0/32
 
-up() { [[ $(r neighbor 10.79.13.11) == *"BGP state = ESTABLISHED"* ]]; }
-down() { ! up; }
+up() { [[ $(r neighbor 10.79.13.1$1) == *"STATE_ESTABLISHED"* ]]; }
+down() { ! up "$1"; }
 # Watches that the router never lacks a next hop while something happens.
 watching() { while [ -e "$S/watch" ]; do says "$BOTH" hops 203.0.113.0/32 || echo "$(date +%T.%N) $(hops 203.0.113.0/32)" >>"$S/gaps"; sleep 0.05; done; }
-for signal in TERM KILL; do
+for what in "agent 1 TERM" "agent 1 KILL" "server 0 KILL"; do
+  read -r program n signal <<<"$what"
   touch "$S/watch"; rm -f "$S/gaps"; watching & watcher=$!
-  up || fail "the session stands"; stop "$S/1.pid" -$signal
-  within 3 "SIG$signal: the router has no session with the node" down; sleep 1; says "$BOTH" hops 203.0.113.0/32 || fail "and keeps its routes"; agent
-  within 30 "the program is started anew, and the session stands again" up
+  up $n || fail "the session stands"; stop "$S/$n.pid" -$signal
+  within 3 "SIG$signal: the router has no session with the $program" down $n; sleep 1; says "$BOTH" hops 203.0.113.0/32 || fail "and keeps its routes"; $program
+  within 30 "the program is started anew, and the session stands again" up $n
   sleep 3; rm "$S/watch"; wait $watcher
   [ ! -e "$S/gaps" ] || { cat "$S/gaps"; fail "routes stay over a restart"; }
   ok "and no route was missed meanwhile"
 done
-k patch bgppeer router --type merge -p '{"spec":{"gracefulRestart":{"enabled":false}}}' >/dev/null; sleep 1
-within 15 "without graceful restarts" says "$BOTH" hops 203.0.113.0/32; within 5 "a session" up
+stop "$S/2.pid"; router; k patch bgppeer router --type merge -p '{"spec":{"gracefulRestart":{"enabled":false}}}' >/dev/null
+within 15 "without graceful restarts" says "$BOTH" hops 203.0.113.0/32; within 5 "a session" up 1
 stop "$S/1.pid" -KILL; within 3 "a killed program's routes go at once" says 10.79.13.10 hops 203.0.113.0/32
 agent; within 30 "and come back with it" says "$BOTH" hops 203.0.113.0/32
 ip link set hb1-port down; within 5 "a machine whose cable is cut: routes to it go by the hold time of 3 s" says 10.79.13.10 hops 203.0.113.0/32
@@ -189,6 +190,8 @@ k patch bgppeer router --type merge -p '{"spec":{"peerASN":64500,"ttlSecurityHop
 sleep 3; says 0 status established || fail "a router that sends with few hops left is not listened to"; ok "a router that might be far away is not listened to"
 k patch bgppeer router --type merge -p '{"spec":{"ttlSecurityHops":null}}' >/dev/null
 within 15 "and is when it may be" says 2 status established
+stop "$S/2.pid"; router "" false 64500; k patch bgppeer router --type merge -p '{"spec":{"localASN":64500,"passwordKey":null}}' >/dev/null
+within 15 "a router of the nodes' own AS" says "$BOTH" hops 203.0.113.0/32; shows 203.0.113.0/32 'LocalPref: 100'
 k delete svc all >/dev/null; within 3 "a service goes, and its routes" says "" hops 203.0.113.0/32
 k delete bgppeer router >/dev/null; within 3 "a peer goes, and all of its" says "" hops 203.0.113.1/32
 within 5 "and nothing is shown of it" says "" k get node hb0 -o 'jsonpath={.metadata.annotations.keelson\.dev/bgp-sessions}'
