@@ -64,6 +64,7 @@ pub async fn run(
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let mut lines: BTreeMap<IpAddr, Line> = BTreeMap::new();
+    let begun = Instant::now();
     loop {
         let sessions = wanted.borrow_and_update().clone();
         running.retain(|name, running| match sessions.get(name) {
@@ -82,6 +83,8 @@ pub async fn run(
                     let (order, orders) = watch::channel(Order::Announce(routes));
                     let tell = teller(&told, &name, orders.clone());
                     let line = lines.entry(peer.address).or_default().clone();
+                    // Later no peer has anything of before.
+                    let resumes = resumes && peer.graceful.is_some_and(|time| begun.elapsed() < time);
                     tasks.spawn(keep(name.clone(), peer.clone(), resumes, line, orders, tell));
                     running.insert(name, Running { peer, order });
                 }
@@ -91,7 +94,7 @@ pub async fn run(
         tokio::select! {
             () = stop.cancelled() => break,
             changed = wanted.changed() => changed?,
-            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => ended?,
         }
     }
     for running in running.values() {
