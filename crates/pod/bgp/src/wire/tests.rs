@@ -1,4 +1,7 @@
+use super::write::message;
 use super::*;
+use crate::Attributes;
+use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::collections::BTreeSet;
 
