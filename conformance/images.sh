@@ -173,7 +173,9 @@ write([E2E+'perl:5.26'],[base,Layer().dyn('/usr/bin/perl').tree(ROOT+'/usr/lib/x
 write([E2E+'sample-apiserver:1.29.2'],[base,Layer().file('sample-apiserver',BIN+'/sample-apiserver',0o755)],entry=['/sample-apiserver'])
 write(['registry.k8s.io/sig-storage/hostpathplugin:v1.17.1'],[base,Layer().file('hostpathplugin',BIN+'/img-hostpathplugin',0o755)],entry=['/hostpathplugin'])
 write(['registry.k8s.io/etcd:3.7.0-0'],[base,Layer().file('usr/local/bin/etcd',BIN+'/etcd',0o755).file('usr/local/bin/etcdctl',BIN+'/etcdctl',0o755)],cmd=['/usr/local/bin/etcd'],ports=('2379','2380'))
-if not cored.missing: write(['registry.k8s.io/coredns/coredns:v1.15.0'],[Layer().dir('etc').dir('tmp',0o1777),cored],entry=['/coredns'],ports=('53',))
+# The suite of the Gateway API (build.sh gateway): one program under the versions that its manifests name.
+write(['registry.k8s.io/gateway-api/echo-basic:'+v for v in('v1.5.1','v1.6.0-dev.2','v1.6.0-dev.3')],[Layer().file('echo-basic',BIN+'/img-echo-basic',0o755)],entry=['/echo-basic'],user='65532:65532')
+if not cored.missing: write(['registry.k8s.io/coredns/coredns:v1.15.0','registry.k8s.io/coredns/coredns:v1.12.2'],[Layer().dir('etc').dir('tmp',0o1777),cored],entry=['/coredns'],ports=('53',))
 # nginx, laid out as in the Docker official image
 nb=bb('nginx:x:101:101:nginx:/nonexistent:/bin/false\n','nginx:x:101:\n')
 ng=Layer().dyn('/usr/sbin/nginx').file('etc/nginx/mime.types',real('/etc/nginx/mime.types'),0o644)

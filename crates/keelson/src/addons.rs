@@ -155,7 +155,7 @@ pub(crate) fn grants() -> Vec<Grant> {
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["gateway.networking.k8s.io"], "verbs": ["get", "list", "watch"],
-         "resources": ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "referencegrants"]},
+         "resources": ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"]},
     ]);
     let shown = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]}]);
     let ingress_publisher = json!([
@@ -164,9 +164,9 @@ pub(crate) fn grants() -> Vec<Grant> {
         {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses/status"], "verbs": ["patch"]},
         {"apiGroups": ["gateway.networking.k8s.io"], "verbs": ["get", "list", "watch"],
-         "resources": ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "referencegrants"]},
+         "resources": ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"]},
         {"apiGroups": ["gateway.networking.k8s.io"], "verbs": ["patch"],
-         "resources": ["gatewayclasses/status", "gateways/status", "grpcroutes/status", "httproutes/status"]},
+         "resources": ["gatewayclasses/status", "gateways/status", "grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
     ]);
     let ingress_publisher_writes = json!([

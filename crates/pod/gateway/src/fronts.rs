@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// Whose front a service is: `ingress`, or `gateway` with the annotation of the same name.
 const KIND: &str = "keelson.dev/front";
 const OF: &str = "keelson.dev/front-of";
+/// Asks pools for addresses, with commas between them.
+pub const WISHED: &str = "keelson.dev/load-balancer-ips";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const US: &str = "keelson-ingress";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -50,6 +52,10 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
             front.ports.insert(port, target);
         }
     }
+    let annotations = service.metadata.annotations.as_ref();
+    let wished = annotations.and_then(|a| a.get(WISHED)).map(String::as_str);
+    let wished = wished.unwrap_or_default().split(',').filter_map(|ip| ip.parse().ok());
+    front.wished = wished.collect();
     let status = service.status.clone().unwrap_or_default();
     front.addresses = status.load_balancer.and_then(|b| b.ingress).unwrap_or_default();
     let said = status.conditions.into_iter().flatten().find(|c| c.type_ == CONDITION);
@@ -133,7 +139,7 @@ fn port_name(port: u16) -> String {
     }
 }
 
-pub fn service(owner: &Owner, ports: &BTreeMap<u16, u16>) -> Service {
+pub fn service(owner: &Owner, ports: &BTreeMap<u16, u16>, wished: &[IpAddr]) -> Service {
     let port = |(port, at): (&u16, &u16)| ServicePort {
         name: Some(port_name(*port)),
         protocol: Some("TCP".into()),
@@ -141,16 +147,20 @@ pub fn service(owner: &Owner, ports: &BTreeMap<u16, u16>) -> Service {
         target_port: Some(IntOrString::Int(i32::from(*at))),
         ..ServicePort::default()
     };
-    let of = match owner {
-        Owner::Ingress => None,
-        Owner::Gateway(key) => Some(BTreeMap::from([(OF.to_string(), key.to_string())])),
-    };
+    let mut annotations = BTreeMap::new();
+    if let Owner::Gateway(key) = owner {
+        annotations.insert(OF.to_string(), key.to_string());
+    }
+    if !wished.is_empty() {
+        let all: Vec<String> = wished.iter().map(IpAddr::to_string).collect();
+        annotations.insert(WISHED.to_string(), all.join(","));
+    }
     Service {
         metadata: ObjectMeta {
             name: Some(name(owner)),
             namespace: Some(NAMESPACE.into()),
             labels: Some(labels(owner)),
-            annotations: of,
+            annotations: (!annotations.is_empty()).then_some(annotations),
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
@@ -276,10 +286,14 @@ mod tests {
     fn what_is_written_is_what_is_read() {
         for owner in [Owner::Ingress, gateway("a")] {
             let ports = BTreeMap::from([(80, 7680), (8443, 7690)]);
-            let (read, front) = read(&service(&owner, &ports)).unwrap();
-            assert_eq!((read, front.ports), (owner, ports));
+            let wished = vec![
+                IpAddr::from([192, 0, 2, 1]),
+                IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+            ];
+            let (read, front) = read(&service(&owner, &ports, &wished)).unwrap();
+            assert_eq!((read, front.ports, front.wished), (owner, ports, wished));
         }
-        let mut strange = service(&Owner::Ingress, &BTreeMap::from([(80, 22)]));
+        let mut strange = service(&Owner::Ingress, &BTreeMap::from([(80, 22)]), &[]);
         assert!(
             read(&strange).unwrap().1.ports.is_empty(),
             "only ports that are the gateway's are opened"

@@ -34,8 +34,31 @@ custom! {
     Gateway, GatewaySpec, GatewayStatus, "gateways", true;
     HTTPRoute, RouteSpec, RouteStatus, "httproutes", true;
     GRPCRoute, RouteSpec, RouteStatus, "grpcroutes", true;
+    TLSRoute, RouteSpec, RouteStatus, "tlsroutes", true;
+    TCPRoute, RouteSpec, RouteStatus, "tcproutes", true;
     ReferenceGrant, GrantSpec, (), "referencegrants", true;
 }
+
+/// What all kinds of routes have.
+pub trait Route: keelson_client::Kind {
+    fn spec(&self) -> &RouteSpec;
+    fn status(&self) -> &RouteStatus;
+}
+
+macro_rules! routes {
+    ($($ty:ident),*) => {$(
+        impl Route for $ty {
+            fn spec(&self) -> &RouteSpec {
+                &self.spec
+            }
+            fn status(&self) -> &RouteStatus {
+                &self.status
+            }
+        }
+    )*};
+}
+
+routes!(HTTPRoute, GRPCRoute, TLSRoute, TCPRoute);
 
 fields!(ClassSpec {
     controller_name: String,
@@ -110,7 +133,7 @@ fields!(ListenerStatus {
 });
 
 fields!(
-    /// Of HTTPRoutes and of GRPCRoutes: what both have is meant alike.
+    /// Of all kinds of routes: what several have is meant alike.
     RouteSpec {
         parent_refs: Vec<ParentRef>,
         hostnames: Vec<String>,
@@ -168,6 +191,15 @@ fields!(Filter {
     request_mirror: Option<Mirror>,
     request_redirect: Option<Redirect>,
     url_rewrite: Option<Rewrite>,
+    cors: Option<Cors>,
+});
+fields!(Cors {
+    allow_origins: Vec<String>,
+    allow_credentials: Option<bool>,
+    allow_methods: Vec<String>,
+    allow_headers: Vec<String>,
+    expose_headers: Vec<String>,
+    max_age: Option<i32>,
 });
 fields!(HeaderModifier {
     set: Vec<ValueMatch>,

@@ -4,7 +4,7 @@ use crate::NAMESPACE;
 use crate::fronts::{self, MANAGED_BY, US};
 use crate::plan::{Owner, plan};
 use crate::serve::{Serving, door};
-use crate::table::Table;
+use crate::table::{Speaks, Table};
 use crate::world::{Followed, follow};
 use k8s_openapi::api::core::v1::Service;
 use keelson_client::{Informer, InformerOptions, Rest};
@@ -99,11 +99,11 @@ async fn serve(
     Ok(())
 }
 
-/// The ports that are open, by address; each with whether it speaks TLS.
+/// The ports that are open, by address; each with what comes to it.
 struct Doors {
     addresses: Vec<IpAddr>,
     serving: Arc<Serving>,
-    open: BTreeMap<(SocketAddr, bool), CancellationToken>,
+    open: BTreeMap<(SocketAddr, Speaks), CancellationToken>,
     told: BTreeSet<SocketAddr>,
     tasks: TaskTracker,
 }
@@ -119,15 +119,15 @@ impl Doors {
         }
     }
 
-    fn of(table: &Table) -> BTreeSet<(u16, bool)> {
-        table.ports.iter().map(|(at, port)| (*at, port.tls)).collect()
+    fn of(table: &Table) -> BTreeSet<(u16, Speaks)> {
+        table.ports.iter().map(|(at, port)| (*at, port.speaks)).collect()
     }
 
     /// Opens and closes what has to be; true if something couldn't be opened.
-    async fn open(&mut self, wanted: &BTreeSet<(u16, bool)>) -> bool {
+    async fn open(&mut self, wanted: &BTreeSet<(u16, Speaks)>) -> bool {
         let addresses = self.addresses.iter();
-        let wanted = addresses.flat_map(|ip| wanted.iter().map(|(at, tls)| (SocketAddr::new(*ip, *at), *tls)));
-        let wanted: BTreeSet<(SocketAddr, bool)> = wanted.collect();
+        let wanted = addresses.flat_map(|ip| wanted.iter().map(|(at, speaks)| (SocketAddr::new(*ip, *at), *speaks)));
+        let wanted: BTreeSet<(SocketAddr, Speaks)> = wanted.collect();
         self.open.retain(|door, stop| {
             let stays = wanted.contains(door) && !stop.is_cancelled();
             if !stays {
@@ -136,17 +136,17 @@ impl Doors {
             stays
         });
         let mut refused = false;
-        for (at, tls) in wanted {
-            if self.open.contains_key(&(at, tls)) {
+        for (at, speaks) in wanted {
+            if self.open.contains_key(&(at, speaks)) {
                 continue;
             }
             match TcpListener::bind(at).await {
                 Ok(socket) => {
                     let (stop, serving) = (CancellationToken::new(), self.serving.clone());
-                    self.open.insert((at, tls), stop.clone());
+                    self.open.insert((at, speaks), stop.clone());
                     self.told.remove(&at);
                     self.tasks.spawn(async move {
-                        if let Err(error) = door(socket, at.port(), tls, serving, stop.clone()).await {
+                        if let Err(error) = door(socket, at.port(), speaks, serving, stop.clone()).await {
                             tracing::error!(%at, error = format!("{error:#}"), "requests aren't taken in any more");
                         }
                         stop.cancel();

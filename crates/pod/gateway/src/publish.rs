@@ -4,6 +4,7 @@
 //! defined, it follows Ingresses, their classes and the names of definitions, nothing else.
 
 mod copies;
+mod features;
 mod statuses;
 
 use crate::definitions::NAMES;
@@ -21,6 +22,7 @@ use keelson_client::{
 };
 use statuses::Teller;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -199,9 +201,16 @@ impl Publisher {
             ),
         };
         for (owner, ports) in &assigned {
-            if world.fronts.get(owner).map(|f| &f.ports) != Some(ports) {
+            let front = world.fronts.get(owner);
+            // What a Gateway that isn't known wishes stays what it was.
+            let wished = match plan.fronts.contains_key(owner) {
+                true => plan.wished.get(owner),
+                false => front.map(|f| &f.wished),
+            };
+            let wished = wished.map(Vec::as_slice).unwrap_or_default();
+            if front.is_none_or(|f| f.ports != *ports || f.wished != wished) {
                 self.made.insert(owner.clone());
-                self.service(owner, ports).await?;
+                self.service(owner, ports, wished).await?;
             }
             let slices = fronts::slices(owner, ports, nodes);
             self.slices(owner, slices).await?;
@@ -224,8 +233,13 @@ impl Publisher {
         Ok(())
     }
 
-    async fn service(&self, owner: &Owner, ports: &BTreeMap<u16, u16>) -> keelson_client::Result<()> {
-        let wanted = fronts::service(owner, ports);
+    async fn service(
+        &self,
+        owner: &Owner,
+        ports: &BTreeMap<u16, u16>,
+        wished: &[IpAddr],
+    ) -> keelson_client::Result<()> {
+        let wanted = fronts::service(owner, ports, wished);
         let of = |s: &Service| s.spec.as_ref().and_then(|s| s.ports.clone()).unwrap_or_default();
         let written = self.services.create_or_update(&wanted, |live| {
             let same = plans_same(live, &wanted);
@@ -233,10 +247,9 @@ impl Publisher {
                 spec.ports = Some(of(&wanted));
             }
             live.metadata.labels = wanted.metadata.labels.clone();
-            live.metadata
-                .annotations
-                .get_or_insert_default()
-                .extend(wanted.metadata.annotations.clone().unwrap_or_default());
+            let annotations = live.metadata.annotations.get_or_insert_default();
+            annotations.remove(fronts::WISHED);
+            annotations.extend(wanted.metadata.annotations.clone().unwrap_or_default());
             !same
         });
         written.await.map(drop)
@@ -273,9 +286,11 @@ impl Publisher {
     }
 }
 
-/// Whether a service has the ports that it has to have.
+/// Whether a service has the ports and asks for the addresses that it has to.
 fn plans_same(live: &Service, wanted: &Service) -> bool {
-    let front = |s: &Service| fronts::read(s).map(|(owner, front): (plans::Owner, plans::Front)| (owner, front.ports));
+    let front = |s: &Service| {
+        fronts::read(s).map(|(owner, front): (plans::Owner, plans::Front)| (owner, front.ports, front.wished))
+    };
     front(live) == front(wanted)
 }
 

@@ -38,9 +38,21 @@ impl Table {
 pub struct Port {
     /// What clients see: behind a load balancer it is another than the node's.
     pub number: u16,
-    pub tls: bool,
+    pub speaks: Speaks,
     /// The most specific host first; the first that has a request's host answers it.
     pub listeners: Vec<Listener>,
+}
+
+/// What comes to a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Speaks {
+    #[default]
+    Http,
+    Https,
+    /// Connections, by the name in their hello. Those for a listener without certificates go on as they are, others are ended here.
+    Tls,
+    /// Connections, all alike.
+    Tcp,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -210,6 +222,83 @@ pub struct Filters {
     pub redirect: Option<Redirect>,
     pub rewrite: Option<Rewrite>,
     pub mirrors: Vec<Mirror>,
+    pub cors: Option<Cors>,
+}
+
+/// What browsers may do with answers on behalf of pages from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cors {
+    pub origins: Vec<Origin>,
+    pub credentials: bool,
+    pub methods: Listed,
+    pub headers: Listed,
+    pub exposed: Listed,
+    /// For how many seconds a browser may keep what it was told.
+    pub keep: u32,
+}
+
+/// Names as they are told, or all.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listed {
+    All,
+    /// Empty: nothing is told.
+    Only(String),
+}
+
+impl Default for Listed {
+    fn default() -> Self {
+        Listed::Only(String::new())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    Any,
+    /// A host may be one with a wildcard, which stands for any number of labels.
+    Of {
+        scheme: String,
+        host: Host,
+        port: u16,
+    },
+}
+
+impl Origin {
+    /// `scheme://host`, perhaps with a port; or `*`.
+    pub fn new(text: &str) -> Option<Origin> {
+        if text == "*" {
+            return Some(Origin::Any);
+        }
+        let (scheme, host, port) = origin(text)?;
+        let host = if host == "*" { "" } else { host };
+        Some(Origin::Of {
+            scheme: scheme.to_ascii_lowercase(),
+            host: Host::new(host),
+            port,
+        })
+    }
+    /// Of what a browser says.
+    pub fn is(&self, text: &str) -> bool {
+        match (self, origin(text)) {
+            (Origin::Any, _) => true,
+            (Origin::Of { scheme, host, port }, Some((s, h, p))) => {
+                s.eq_ignore_ascii_case(scheme) && host.has(&h.to_ascii_lowercase()) && p == *port
+            }
+            (_, None) => false,
+        }
+    }
+}
+
+fn origin(text: &str) -> Option<(&str, &str, u16)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let usual = match scheme.to_ascii_lowercase().as_str() {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    match rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
+        Some((host, port)) => Some((scheme, host, port.parse().ok()?)),
+        None => Some((scheme, rest, usual)),
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

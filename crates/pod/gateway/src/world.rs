@@ -1,7 +1,7 @@
 //! What is followed while requests are taken in, brought together for the plan.
 
 use crate::fronts::{self, MANAGED_BY, US};
-use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute};
 use crate::plan::World;
 use crate::serve::Certificates;
 use crate::{NAMESPACE, serve};
@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// On copies of secrets: whose they are, `namespace/name`.
@@ -50,7 +52,15 @@ pub struct GatewayApi {
     pub http_routes: Informer<HTTPRoute>,
     pub grpc_routes: Informer<GRPCRoute>,
     grants: Informer<ReferenceGrant>,
+    /// Kinds that older definitions don't have.
+    tls_routes: Informer<TLSRoute>,
+    tcp_routes: Informer<TCPRoute>,
+    /// Until then they are waited for.
+    patience: Instant,
 }
+
+/// Definitions that others installed may be without the youngest kinds. They are not there if they haven't been read after so long.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub fn follow<K: Kind>(
     rest: &Rest,
@@ -134,7 +144,19 @@ impl Followed {
             http_routes: follow(rest, InformerOptions::default(), changed, stop),
             grpc_routes: follow(rest, InformerOptions::default(), changed, stop),
             grants: follow(rest, InformerOptions::default(), changed, stop),
+            tls_routes: follow(rest, InformerOptions::default(), changed, stop),
+            tcp_routes: follow(rest, InformerOptions::default(), changed, stop),
+            patience: Instant::now() + PATIENCE,
         });
+        if wanted {
+            let (note, stop) = (changed.clone(), stop.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(PATIENCE) => note.notify_one(),
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
         changed.notify_one();
     }
 
@@ -161,6 +183,7 @@ impl Followed {
                 && g.http_routes.is_synced()
                 && g.grpc_routes.is_synced()
                 && g.grants.is_synced()
+                && (g.tls_routes.is_synced() && g.tcp_routes.is_synced() || Instant::now() >= g.patience)
         })
     }
 
@@ -198,6 +221,8 @@ impl Followed {
             world.http_routes = api.http_routes.store().list();
             world.grpc_routes = api.grpc_routes.store().list();
             world.grants = api.grants.store().list();
+            world.tls_routes = api.tls_routes.store().list();
+            world.tcp_routes = api.tcp_routes.store().list();
         }
         let mut certificates = Certificates::new();
         for (key, found) in self.certificates() {

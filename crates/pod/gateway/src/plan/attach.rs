@@ -1,10 +1,10 @@
 //! Routes and the listeners that take them.
 
-use super::rules::{GRPC, HTTP, Kind, Read, read};
+use super::rules::{GRPC, HTTP, Kind, Read, TCP, TLS, read};
 use super::status::{OfParent, Told};
 use super::{Plan, World};
-use crate::kinds::{AllowedRoutes, GROUP, Gateway, ParentRef, RouteKind, RouteSpec};
-use crate::table::{Host, Rule};
+use crate::kinds::{AllowedRoutes, GROUP, Gateway, ParentRef, Route, RouteKind, RouteSpec};
+use crate::table::{Host, Rule, Speaks};
 use keelson_client::{ApiObject, ObjectKey, labels};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,9 @@ pub struct Place {
 pub struct Listener {
     pub name: String,
     pub port: u16,
-    pub tls: bool,
+    pub speaks: Speaks,
+    /// Whether a certificate has to be shown.
+    pub shows: bool,
     pub host: Host,
     pub allowed: AllowedRoutes,
     /// The kinds of routes that it takes.
@@ -32,16 +34,17 @@ pub struct Listener {
 }
 
 pub fn routes(world: &World, places: &mut [Place], plan: &mut Plan) {
-    for route in world.http_routes.iter().filter(|r| !r.is_deleting()) {
-        let told = attach(world, HTTP, route.as_ref(), &route.spec, places);
+    all(world, HTTP, &world.http_routes, places, plan);
+    all(world, GRPC, &world.grpc_routes, places, plan);
+    all(world, TLS, &world.tls_routes, places, plan);
+    all(world, TCP, &world.tcp_routes, places, plan);
+}
+
+fn all<R: Route>(world: &World, kind: Kind, routes: &[Arc<R>], places: &mut [Place], plan: &mut Plan) {
+    for route in routes.iter().filter(|r| !r.is_deleting()) {
+        let told = attach(world, kind, route.as_ref(), route.spec(), places);
         if !told.is_empty() {
-            plan.statuses.http_routes.insert(route.key(), told);
-        }
-    }
-    for route in world.grpc_routes.iter().filter(|r| !r.is_deleting()) {
-        let told = attach(world, GRPC, route.as_ref(), &route.spec, places);
-        if !told.is_empty() {
-            plan.statuses.grpc_routes.insert(route.key(), told);
+            plan.statuses.routes.insert((kind.0, route.key()), told);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Filters of routes, and what of them can't be honoured.
 
 use crate::kinds::{Filter, HeaderModifier, PathModifier, ValueMatch};
-use crate::table::{Filters, Headers, Mirror, PathChange, Redirect, Rewrite, Upstream};
+use crate::table::{Cors, Filters, Headers, Listed, Mirror, Origin, PathChange, Redirect, Rewrite, Upstream};
 use http::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,7 @@ pub fn read(
                     share: (part, whole),
                 });
             }
+            "CORS" => all.cors = filter.cors.as_ref().map(cors).transpose()?,
             other => return Err(unsupported(format!("filters of type {other} are not supported"))),
         }
     }
@@ -68,6 +69,29 @@ pub fn read(
         )),
         false => Ok(all),
     }
+}
+
+/// What the definitions have as default.
+const KEEP: u32 = 5;
+
+fn cors(wanted: &crate::kinds::Cors) -> Result<Cors, Refused> {
+    let origin = |text: &String| Origin::new(text).ok_or_else(|| unsupported(format!("{text:?} is no origin")));
+    let listed = |names: &[String]| {
+        let text = names.join(", ");
+        match (names.iter().any(|n| n == "*"), HeaderValue::from_str(&text)) {
+            (true, _) => Ok(Listed::All),
+            (false, Ok(_)) => Ok(Listed::Only(text)),
+            (false, Err(_)) => Err(unsupported(format!("{text:?} can't be told in a header"))),
+        }
+    };
+    Ok(Cors {
+        origins: wanted.allow_origins.iter().map(origin).collect::<Result<_, _>>()?,
+        credentials: wanted.allow_credentials.unwrap_or(false),
+        methods: listed(&wanted.allow_methods)?,
+        headers: listed(&wanted.allow_headers)?,
+        exposed: listed(&wanted.expose_headers)?,
+        keep: wanted.max_age.and_then(|n| u32::try_from(n).ok()).unwrap_or(KEEP),
+    })
 }
 
 fn headers(all: &mut Headers, wanted: Option<&HeaderModifier>) -> Result<(), Refused> {

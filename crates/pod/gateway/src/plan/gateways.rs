@@ -1,15 +1,16 @@
 //! Gateways and their listeners: what each may take in, and what is told of it.
 
 use super::attach::{self, Place};
-use super::rules::{GRPC, HTTP, permitted};
+use super::rules::{GRPC, HTTP, Kind, TCP, TLS, permitted};
 use super::status::{OfGateway, OfListener, Told};
 use super::{Owner, Plan, World};
 use crate::GATEWAY_CONTROLLER;
 use crate::kinds::{Address, GROUP, Gateway, GatewayClass, Listener, RouteKind};
-use crate::table::{self, Host, Port};
+use crate::table::{self, Host, Port, Speaks};
 use keelson_client::{ApiObject, ObjectKey};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub fn plan(world: &World, plan: &mut Plan) {
@@ -59,19 +60,23 @@ fn place(world: &World, gateway: &Arc<Gateway>) -> Place {
 
 fn listener(world: &World, gateway: &Gateway, listener: &Listener) -> attach::Listener {
     let mut refused = None;
-    let supported = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
-    if !supported {
+    let speaks = speaks(&listener.protocol);
+    let passes = listener
+        .tls
+        .as_ref()
+        .is_some_and(|t| t.mode.as_deref() == Some("Passthrough"));
+    if speaks.is_none() {
         refused = Some((
             "UnsupportedProtocol",
             format!("protocol {} is not supported", listener.protocol),
         ));
-    } else if listener
-        .tls
-        .as_ref()
-        .is_some_and(|t| t.mode.as_deref() == Some("Passthrough"))
-    {
-        refused = Some(("UnsupportedValue", "TLS can't be passed through".into()));
+    } else if speaks == Some(Speaks::Https) && passes {
+        refused = Some((
+            "UnsupportedValue",
+            "requests can't be read from TLS that is passed through".into(),
+        ));
     }
+    let shows = speaks == Some(Speaks::Https) || speaks == Some(Speaks::Tls) && !passes;
     let same = |other: &&Listener| other.name != listener.name && other.port == listener.port;
     let mut others = gateway.spec.listeners.iter().filter(same);
     let host = |l: &Listener| Host::new(l.hostname.as_deref().unwrap_or_default());
@@ -84,21 +89,24 @@ fn listener(world: &World, gateway: &Gateway, listener: &Listener) -> attach::Li
             },
         );
     let allowed = listener.allowed_routes.clone().unwrap_or_default();
-    let ours = [HTTP, GRPC].map(|kind| RouteKind {
-        group: Some(GROUP.into()),
-        kind: kind.0.into(),
-    });
+    let ours: &[Kind] = match speaks {
+        Some(Speaks::Http | Speaks::Https) => &[HTTP, GRPC],
+        Some(Speaks::Tls) => &[TLS],
+        Some(Speaks::Tcp) => &[TCP],
+        None => &[],
+    };
+    let ours: Vec<RouteKind> = ours
+        .iter()
+        .map(|kind| RouteKind {
+            group: Some(GROUP.into()),
+            kind: kind.0.into(),
+        })
+        .collect();
     let is_known =
         |k: &RouteKind| ours.iter().any(|o| o.kind == k.kind) && k.group.as_deref().unwrap_or(GROUP) == GROUP;
-    let kinds = match (supported, allowed.kinds.is_empty()) {
-        (false, _) => Vec::new(),
-        (true, true) => ours.to_vec(),
-        (true, false) => ours
-            .iter()
-            .filter(|o| allowed.kinds.iter().any(|k| is_known(k) && k.kind == o.kind))
-            .cloned()
-            .collect(),
-    };
+    let wanted =
+        |o: &&RouteKind| allowed.kinds.is_empty() || allowed.kinds.iter().any(|k| is_known(k) && k.kind == o.kind);
+    let kinds = ours.iter().filter(wanted).cloned().collect();
     let unknown = allowed.kinds.iter().find(|k| !is_known(k));
     let unknown = unknown.map(|k| {
         (
@@ -106,14 +114,15 @@ fn listener(world: &World, gateway: &Gateway, listener: &Listener) -> attach::Li
             format!("routes of kind {} can't be attached", k.kind),
         )
     });
-    let (certificate, problem) = match certificate(world, gateway, listener) {
+    let (certificate, problem) = match shows.then(|| certificate(world, gateway, listener)).transpose() {
         Ok(certificate) => (certificate, None),
         Err(problem) => (None, Some(problem)),
     };
     attach::Listener {
         name: listener.name.clone(),
         port: u16::try_from(listener.port).unwrap_or(0),
-        tls: listener.protocol == "HTTPS",
+        speaks: speaks.unwrap_or_default(),
+        shows,
         host: host(listener),
         allowed,
         kinds,
@@ -128,10 +137,17 @@ fn listener(world: &World, gateway: &Gateway, listener: &Listener) -> attach::Li
 
 type Problem = (&'static str, String);
 
-fn certificate(world: &World, gateway: &Gateway, listener: &Listener) -> Result<Option<ObjectKey>, Problem> {
-    if listener.protocol != "HTTPS" {
-        return Ok(None);
+fn speaks(protocol: &str) -> Option<Speaks> {
+    match protocol {
+        "HTTP" => Some(Speaks::Http),
+        "HTTPS" => Some(Speaks::Https),
+        "TLS" => Some(Speaks::Tls),
+        "TCP" => Some(Speaks::Tcp),
+        _ => None,
     }
+}
+
+fn certificate(world: &World, gateway: &Gateway, listener: &Listener) -> Result<ObjectKey, Problem> {
     let bad = |text: String| Err(("InvalidCertificateRef", text));
     let tls = listener.tls.clone().unwrap_or_default();
     let [reference] = tls.certificate_refs.as_slice() else {
@@ -152,7 +168,7 @@ fn certificate(world: &World, gateway: &Gateway, listener: &Listener) -> Result<
         ));
     }
     match world.certificates.get(&key) {
-        Some(Ok(())) => Ok(Some(key)),
+        Some(Ok(())) => Ok(key),
         Some(Err(why)) => bad(format!("secret {key}: {why}")),
         None => bad(format!("there is no secret {key} of type kubernetes.io/tls")),
     }
@@ -168,7 +184,7 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
         .iter()
         .map(|a| match (&a.ip, &a.hostname) {
             (Some(ip), _) => Address {
-                r#type: Some("IPAddress".into()),
+                r#type: Some(IP.into()),
                 value: Some(ip.clone()),
             },
             (None, name) => Address {
@@ -179,19 +195,26 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
         .collect();
     let refused = unsupported(gateway);
     let takes_part = |l: &attach::Listener| refused.is_none() && l.refused.is_none() && l.conflict.is_none();
+    let wished: Vec<IpAddr> = gateway.spec.addresses.iter().filter_map(|a| wish(a)?).collect();
+    let has = |ip: &IpAddr| addresses.iter().any(|a| a.value.as_deref() == Some(&ip.to_string()));
+    let lacks = wished.iter().find(|ip| !has(ip)).copied();
     let mut told = OfGateway::default();
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
     let (mut good, mut bad) = (0, 0);
     for listener in place.listeners {
-        let serves = takes_part(&listener) && (!listener.tls || listener.certificate.is_some());
+        let serves = takes_part(&listener) && (!listener.shows || listener.certificate.is_some());
         let open = takes_part(&listener);
         if serves {
             good += 1
         } else {
             bad += 1
         }
-        told.listeners
-            .push(of_listener(&listener, open, serves, !addresses.is_empty()));
+        told.listeners.push(of_listener(
+            &listener,
+            open,
+            serves,
+            !addresses.is_empty() && lacks.is_none(),
+        ));
         if !open {
             continue;
         }
@@ -205,7 +228,7 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
         };
         let port = ports.entry(*at).or_default();
         port.number = listener.port;
-        port.tls = listener.tls;
+        port.speaks = listener.speaks;
         let mut hosts = listener.hosts;
         hosts
             .values_mut()
@@ -225,18 +248,36 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
         port.listeners.sort_by_key(|l| Reverse(l.host.rank()));
         plan.table.ports.insert(at, Arc::new(port));
     }
-    told.conditions = of_gateway(refused, (good, bad), &front, &addresses);
+    if !wished.is_empty() && plan.fronts.contains_key(&owner) {
+        plan.wished.insert(owner, wished);
+    }
+    told.conditions = of_gateway(refused, (good, bad), &front, &addresses, lacks);
     told.addresses = addresses;
     plan.statuses.gateways.insert(gateway.key(), told);
+}
+
+const IP: &str = "IPAddress";
+
+/// The address that is asked for, if it matters which; `None`: it is none that can be asked for.
+fn wish(address: &Address) -> Option<Option<IpAddr>> {
+    let text = address.value.as_deref().filter(|v| !v.is_empty());
+    match (address.r#type.as_deref().unwrap_or(IP), text) {
+        (IP, None) => Some(None),
+        (IP, Some(text)) => text.parse().ok().map(Some),
+        _ => None,
+    }
 }
 
 /// What a gateway asks for that can't be honoured.
 fn unsupported(gateway: &Gateway) -> Option<Problem> {
     let spec = &gateway.spec;
-    if !spec.addresses.is_empty() {
+    let known = |a: &&Address| wish(a).is_none();
+    if let Some(other) = spec.addresses.iter().find(known) {
+        let kind = other.r#type.as_deref().unwrap_or(IP);
+        let value = other.value.as_deref().unwrap_or_default();
         return Some((
             "UnsupportedAddress",
-            "addresses can't be asked for: gateways have those of the nodes".into(),
+            format!("address {value:?} of type {kind} can't be asked for: it has to be an IP address"),
         ));
     }
     if spec.infrastructure.is_some() {
@@ -259,6 +300,7 @@ fn of_gateway(
     (good, bad): (u32, u32),
     front: &super::Front,
     addresses: &[Address],
+    lacks: Option<IpAddr>,
 ) -> Vec<Told> {
     let accepted = match (&refused, good, bad) {
         (Some((reason, why)), ..) => Told::new("Accepted", false, reason, why),
@@ -268,6 +310,14 @@ fn of_gateway(
     };
     let programmed = if !accepted.holds {
         Told::new("Programmed", false, "Invalid", "The gateway is not accepted")
+    } else if let Some(ip) = lacks {
+        let why = front.refused.clone().unwrap_or_else(|| "no pool has given it".into());
+        Told::new(
+            "Programmed",
+            false,
+            "AddressNotUsable",
+            format!("Address {ip} can't be had: {why}"),
+        )
     } else if addresses.is_empty() {
         let why = front
             .refused

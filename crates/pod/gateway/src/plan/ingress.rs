@@ -2,7 +2,7 @@
 
 use super::services::{PortRef, resolve};
 use super::{Owner, Plan, World, created};
-use crate::table::{Action, Backend, Host, Listener, Order, PathRule, Port, Protocol, Rule, Upstream, When};
+use crate::table::{Action, Backend, Host, Listener, Order, PathRule, Port, Protocol, Rule, Speaks, Upstream, When};
 use crate::{INGRESS_CLASS, INGRESS_CONTROLLER, NAMESPACE};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use keelson_client::{ApiObject, ObjectKey};
@@ -80,14 +80,19 @@ pub fn plan(world: &World, plan: &mut Plan) {
             .map(|i| (i.key(), format!("service {NAMESPACE}/ingress has no address: {why}")));
         plan.problems.extend(problems);
     }
-    for (number, tls) in [(HTTP, false), (HTTPS, true)] {
+    for (number, speaks) in [(HTTP, Speaks::Http), (HTTPS, Speaks::Https)] {
         let Some(at) = front.ports.get(&number) else { continue };
         let mut listener = listener.clone();
-        if tls {
+        if speaks == Speaks::Https {
             listener.certificates = certificates.clone();
         }
         let listeners = vec![listener];
-        plan.table.ports.insert(*at, Arc::new(Port { number, tls, listeners }));
+        let port = Port {
+            number,
+            speaks,
+            listeners,
+        };
+        plan.table.ports.insert(*at, Arc::new(port));
     }
 }
 
@@ -161,7 +166,7 @@ fn action(world: &World, ingress: &Ingress, backend: &IngressBackend) -> Action 
             (Some(name), _) => PortRef::Name(name),
             (None, number) => PortRef::Number(number?),
         };
-        resolve(world, &key, port, Protocol::Http1).ok()
+        resolve(world, &key, port, Some(Protocol::Http1)).ok()
     });
     let to = Arc::new(to.unwrap_or(Upstream::Nowhere(503)));
     Action {

@@ -4,17 +4,18 @@ mod attach;
 mod filters;
 mod gateways;
 mod ingress;
-mod rules;
+pub mod rules;
 mod services;
 pub mod status;
 
-use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute};
 use crate::table::Table;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use keelson_client::{ApiObject, ObjectKey, labels::Labels};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use ingress::is_ours as ingress_is_ours;
@@ -29,6 +30,8 @@ pub struct World {
     pub gateways: Vec<Arc<Gateway>>,
     pub http_routes: Vec<Arc<HTTPRoute>>,
     pub grpc_routes: Vec<Arc<GRPCRoute>>,
+    pub tls_routes: Vec<Arc<TLSRoute>>,
+    pub tcp_routes: Vec<Arc<TCPRoute>>,
     pub grants: Vec<Arc<ReferenceGrant>>,
     pub namespaces: BTreeMap<String, Labels>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
@@ -52,6 +55,8 @@ pub struct Front {
     /// What clients see, and where it leads on a node.
     pub ports: BTreeMap<u16, u16>,
     pub addresses: Vec<LoadBalancerIngress>,
+    /// The addresses that are asked for; empty: any will do.
+    pub wished: Vec<IpAddr>,
     /// Why it has no address.
     pub refused: Option<String>,
 }
@@ -61,6 +66,8 @@ pub struct Plan {
     pub table: Table,
     /// The ports that each front has to have.
     pub fronts: BTreeMap<Owner, BTreeSet<u16>>,
+    /// The addresses that fronts have to have, where it matters which.
+    pub wished: BTreeMap<Owner, Vec<IpAddr>>,
     /// The secrets whose certificates are shown.
     pub certificates: BTreeSet<ObjectKey>,
     pub statuses: status::Statuses,

@@ -17,12 +17,14 @@ pub struct Read {
     pub resolved: Told,
 }
 
-/// A kind of routes: `HTTPRoute` or `GRPCRoute`.
+/// A kind of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind(pub &'static str);
 
 pub const HTTP: Kind = Kind("HTTPRoute");
 pub const GRPC: Kind = Kind("GRPCRoute");
+pub const TLS: Kind = Kind("TLSRoute");
+pub const TCP: Kind = Kind("TCPRoute");
 
 struct Reader<'a> {
     world: &'a World,
@@ -66,7 +68,7 @@ impl Reader<'_> {
         let mut backends = Vec::new();
         for reference in &rule.backend_refs {
             let own = self.filters(&reference.filters)?;
-            if own.redirect.is_some() || own.rewrite.is_some() || !own.mirrors.is_empty() {
+            if own.redirect.is_some() || own.rewrite.is_some() || own.cors.is_some() || !own.mirrors.is_empty() {
                 return Err(Refused(
                     "UnsupportedValue",
                     "a backend's filters can only change headers".into(),
@@ -149,12 +151,12 @@ impl Reader<'_> {
         let Some(port) = reference.port else {
             return Err(("BackendNotFound", format!("a port of service {key} has to be named")));
         };
-        let default = if self.kind == GRPC {
-            Protocol::H2c
-        } else {
-            Protocol::Http1
+        let speaks = match self.kind {
+            GRPC => Some(Protocol::H2c),
+            HTTP => Some(Protocol::Http1),
+            _ => None,
         };
-        resolve(self.world, &key, PortRef::Number(port), default).map_err(|why| match why {
+        resolve(self.world, &key, PortRef::Number(port), speaks).map_err(|why| match why {
             Unresolved::NoService => ("BackendNotFound", format!("there is no service {key}")),
             Unresolved::NoPort => ("BackendNotFound", format!("service {key} has no TCP port {port}")),
             Unresolved::Protocol(other) => (

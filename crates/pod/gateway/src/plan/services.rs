@@ -21,7 +21,13 @@ pub enum Unresolved {
 }
 
 /// Where requests for a port go: to endpoints that are ready; while there is none, to those that still serve although they are ending.
-pub fn resolve(world: &World, key: &ObjectKey, port: PortRef<'_>, default: Protocol) -> Result<Upstream, Unresolved> {
+/// `speaks` is what the port is taken to speak if it says nothing; `None`: it doesn't matter, nobody looks into what is passed on.
+pub fn resolve(
+    world: &World,
+    key: &ObjectKey,
+    port: PortRef<'_>,
+    speaks: Option<Protocol>,
+) -> Result<Upstream, Unresolved> {
     let service = world.services.get(key).ok_or(Unresolved::NoService)?;
     let spec = service.spec.as_ref().ok_or(Unresolved::NoService)?;
     let ports = spec.ports.as_deref().unwrap_or_default();
@@ -29,12 +35,15 @@ pub fn resolve(world: &World, key: &ObjectKey, port: PortRef<'_>, default: Proto
         PortRef::Number(number) => p.port == number,
         PortRef::Name(name) => p.name.as_deref() == Some(name),
     });
-    let protocol = match found.and_then(|p| p.app_protocol.as_deref()) {
+    let protocol = match found
+        .and_then(|p| p.app_protocol.as_deref())
+        .filter(|_| speaks.is_some())
+    {
         Some("kubernetes.io/h2c" | "grpc") => Protocol::H2c,
         Some(other @ ("https" | "tls" | "kubernetes.io/wss" | "kubernetes.io/https")) => {
             return Err(Unresolved::Protocol(other.into()));
         }
-        _ => default,
+        _ => speaks.unwrap_or_default(),
     };
     if spec.type_.as_deref() == Some("ExternalName") {
         let number = match (found, port) {

@@ -10,8 +10,8 @@ pub struct Statuses {
     pub ingresses: Vec<ObjectKey>,
     pub classes: BTreeMap<String, Vec<Told>>,
     pub gateways: BTreeMap<ObjectKey, OfGateway>,
-    pub http_routes: BTreeMap<ObjectKey, Vec<OfParent>>,
-    pub grpc_routes: BTreeMap<ObjectKey, Vec<OfParent>>,
+    /// By kind and name.
+    pub routes: BTreeMap<(&'static str, ObjectKey), Vec<OfParent>>,
 }
 
 #[derive(Debug, Default)]

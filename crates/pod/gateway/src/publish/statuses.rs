@@ -1,9 +1,10 @@
 //! What is written into the statuses of objects: only what differs from what stands there, over no one else's word.
 
+use super::features::FEATURES;
 use crate::GATEWAY_CONTROLLER;
-use crate::kinds::{Feature, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ParentStatus, RouteStatus};
+use crate::kinds::{Feature, Gateway, GatewayClass, ParentStatus, Route, RouteStatus};
 use crate::plan::status::{OfGateway, OfParent, Told, listeners, merge};
-use crate::plan::{Owner, Plan, World};
+use crate::plan::{Owner, Plan, World, rules};
 use k8s_openapi::api::core::v1::LoadBalancerIngress;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,36 +12,7 @@ use keelson_client::EventType::Warning;
 use keelson_client::{ApiObject, Kind, ObjectKey, Objects, Patch, Recorder, Rest, is_conflict, is_not_found};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-
-/// What is honoured, by the names that the API has for it.
-const FEATURES: [&str; 26] = [
-    "GRPCRoute",
-    "Gateway",
-    "GatewayHTTPListenerIsolation",
-    "GatewayPort8080",
-    "HTTPRoute",
-    "HTTPRoute303RedirectStatusCode",
-    "HTTPRoute307RedirectStatusCode",
-    "HTTPRoute308RedirectStatusCode",
-    "HTTPRouteBackendProtocolH2C",
-    "HTTPRouteBackendProtocolWebSocket",
-    "HTTPRouteBackendRequestHeaderModification",
-    "HTTPRouteBackendTimeout",
-    "HTTPRouteHostRewrite",
-    "HTTPRouteMethodMatching",
-    "HTTPRouteParentRefPort",
-    "HTTPRoutePathRedirect",
-    "HTTPRoutePathRewrite",
-    "HTTPRoutePortRedirect",
-    "HTTPRouteQueryParamMatching",
-    "HTTPRouteRequestMirror",
-    "HTTPRouteRequestMultipleMirrors",
-    "HTTPRouteRequestPercentageMirror",
-    "HTTPRouteRequestTimeout",
-    "HTTPRouteResponseHeaderModification",
-    "HTTPRouteSchemeRedirect",
-    "ReferenceGrant",
-];
+use std::sync::Arc;
 
 pub struct Teller {
     rest: Rest,
@@ -80,15 +52,24 @@ impl Teller {
                 done = done.and(self.write(gateway.as_ref(), of_gateway(gateway, told, &now)).await);
             }
         }
-        for route in &world.http_routes {
-            let told = plan.statuses.http_routes.get(&route.key());
-            let status = of_route(&route.status, told, route.metadata.generation, &now);
-            done = done.and(self.write::<HTTPRoute>(route.as_ref(), status).await);
-        }
-        for route in &world.grpc_routes {
-            let told = plan.statuses.grpc_routes.get(&route.key());
-            let status = of_route(&route.status, told, route.metadata.generation, &now);
-            done = done.and(self.write::<GRPCRoute>(route.as_ref(), status).await);
+        done = done.and(self.routes(rules::HTTP, &world.http_routes, plan, &now).await);
+        done = done.and(self.routes(rules::GRPC, &world.grpc_routes, plan, &now).await);
+        done = done.and(self.routes(rules::TLS, &world.tls_routes, plan, &now).await);
+        done.and(self.routes(rules::TCP, &world.tcp_routes, plan, &now).await)
+    }
+
+    async fn routes<R: Route>(
+        &self,
+        kind: rules::Kind,
+        routes: &[Arc<R>],
+        plan: &Plan,
+        now: &Time,
+    ) -> keelson_client::Result<()> {
+        let mut done = Ok(());
+        for route in routes {
+            let told = plan.statuses.routes.get(&(kind.0, route.key()));
+            let status = of_route(route.status(), told, route.meta().generation, now);
+            done = done.and(self.write(route.as_ref(), status).await);
         }
         done
     }

@@ -29,12 +29,13 @@ pub fn certified(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, String> 
         .map_err(|_| "the certificate and the key don't belong together, or are of a kind that isn't supported".into())
 }
 
-pub fn config(serving: Arc<Serving>, at: u16) -> anyhow::Result<Arc<ServerConfig>> {
+/// `alpn`: the protocols that are spoken in it, the liked ones first; none where nobody looks into what is passed on.
+pub fn config(serving: Arc<Serving>, at: u16, alpn: &[&[u8]]) -> anyhow::Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let mut config = builder
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(ByName { serving, at }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

@@ -1,7 +1,7 @@
 //! A request's way to a backend and its answer's way back.
 
 use super::body::{Kept, Lent, Outgoing, plain};
-use super::{From, filters, h2, headers, mirror, tunnel};
+use super::{From, cors, filters, h2, headers, mirror, tunnel};
 use crate::plan::is_elsewhere;
 use crate::table::{Action, Backend, PathRule, Protocol, Upstream};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -28,7 +28,7 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take to begin where the route says nothing.
 const HEAD: Duration = Duration::from_secs(300);
 /// Endpoints that are tried for one request.
-const TRIES: usize = 3;
+pub const TRIES: usize = 3;
 /// A connection that is kept for the next request, and how many of an endpoint.
 const IDLE: Duration = Duration::from_secs(30);
 const KEPT: usize = 64;
@@ -82,6 +82,25 @@ impl Forward {
     }
 
     pub async fn answer(
+        &self,
+        action: &Action,
+        rule: &PathRule,
+        from: &From,
+        request: Request<Incoming>,
+    ) -> Response<Outgoing> {
+        let cors = action.filters.cors.as_ref();
+        if let Some(answer) = cors.and_then(|cors| cors::preflight(cors, &request)) {
+            return answer;
+        }
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let mut answer = self.by_filters(action, rule, from, request).await;
+        if let Some(cors) = cors {
+            cors::tell(cors, origin.as_ref(), answer.headers_mut());
+        }
+        answer
+    }
+
+    async fn by_filters(
         &self,
         action: &Action,
         rule: &PathRule,
@@ -159,7 +178,7 @@ impl Forward {
         plain(StatusCode::BAD_GATEWAY, "no backend could be reached\n")
     }
 
-    async fn addresses(&self, to: &Upstream) -> Result<(Vec<SocketAddr>, Protocol), Response<Outgoing>> {
+    pub async fn addresses(&self, to: &Upstream) -> Result<(Vec<SocketAddr>, Protocol), Response<Outgoing>> {
         let unavailable = |text| Err(plain(StatusCode::SERVICE_UNAVAILABLE, text));
         match to {
             Upstream::Nowhere(status) => {
@@ -270,7 +289,7 @@ fn pick(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     }
 }
 
-fn choose(backends: &[Backend]) -> Option<&Backend> {
+pub fn choose(backends: &[Backend]) -> Option<&Backend> {
     let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     if total == 0 {
         return None;

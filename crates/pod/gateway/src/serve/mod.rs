@@ -5,17 +5,19 @@
 
 mod body;
 mod certificates;
+mod cors;
 mod filters;
 mod forward;
 mod h2;
 mod headers;
 mod mirror;
+mod stream;
 mod tunnel;
 
 pub use certificates::certified;
 
 use crate::matching::{self, Head};
-use crate::table::{Port, Table};
+use crate::table::{Port, Speaks, Table};
 use body::{Outgoing, plain};
 use forward::Forward;
 use http::{Request, Response, StatusCode};
@@ -86,18 +88,21 @@ impl Serving {
 pub async fn door(
     socket: TcpListener,
     at: u16,
-    tls: bool,
+    speaks: Speaks,
     serving: Arc<Serving>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let door = Arc::new(Door {
-        at,
-        tls,
-        serving: serving.clone(),
-    });
-    match tls {
-        true => keelson_listen::run(socket, certificates::config(serving, at)?, door, limits(), stop).await,
-        false => keelson_listen::run_plain(socket, door, limits(), stop).await,
+    let door = |tls| {
+        let serving = serving.clone();
+        Arc::new(Door { at, tls, serving })
+    };
+    match speaks {
+        Speaks::Http => keelson_listen::run_plain(socket, door(false), limits(), stop).await,
+        Speaks::Https => {
+            let config = certificates::config(serving.clone(), at, &[b"h2", b"http/1.1"])?;
+            keelson_listen::run(socket, config, door(true), limits(), stop).await
+        }
+        Speaks::Tls | Speaks::Tcp => stream::run(socket, at, speaks == Speaks::Tls, serving, limits(), stop).await,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// A tunnel without a byte in either direction for so long is closed.
-const IDLE: Duration = Duration::from_secs(3600);
+pub const IDLE: Duration = Duration::from_secs(3600);
 /// How long both sides may take to change.
 const CHANGE: Duration = Duration::from_secs(10);
 const BUFFER: usize = 16 << 10;
@@ -24,7 +24,7 @@ pub fn start(client: OnUpgrade, backend: OnUpgrade, place: OwnedSemaphorePermit)
     });
 }
 
-async fn run<A, B>(a: A, b: B, idle: Duration)
+pub async fn run<A, B>(a: A, b: B, idle: Duration)
 where
     A: AsyncRead + AsyncWrite,
     B: AsyncRead + AsyncWrite,

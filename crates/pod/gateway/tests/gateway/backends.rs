@@ -11,7 +11,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keelson_client::ObjectKey;
 use keelson_gateway::serve::{Certificates, Serving, certified, door};
-use keelson_gateway::table::{Action, Backend, Host, Listener, PathRule, Port, Protocol, Rule, Table, Upstream, When};
+use keelson_gateway::table::{
+    Action, Backend, Host, Listener, PathRule, Port, Protocol, Rule, Speaks, Table, Upstream, When,
+};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -123,7 +125,11 @@ pub fn table(at: u16, action: Action, certificates: &[&str]) -> Table {
     };
     let port = Port {
         number: 80,
-        tls: !certificates.is_empty(),
+        speaks: if certificates.is_empty() {
+            Speaks::Http
+        } else {
+            Speaks::Https
+        },
         listeners: vec![listener],
     };
     Table {
@@ -147,11 +153,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub async fn open(tls: bool) -> Gate {
+    pub async fn open(speaks: Speaks) -> Gate {
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let at = socket.local_addr().unwrap();
         let (serving, stop) = (Arc::new(Serving::default()), CancellationToken::new());
-        let task = tokio::spawn(door(socket, at.port(), tls, serving.clone(), stop.clone()));
+        let task = tokio::spawn(door(socket, at.port(), speaks, serving.clone(), stop.clone()));
         Gate {
             at,
             serving,
@@ -161,7 +167,7 @@ impl Gate {
     }
 
     pub async fn to(action: Action) -> Gate {
-        let gate = Gate::open(false).await;
+        let gate = Gate::open(Speaks::Http).await;
         gate.set(action);
         gate
     }

@@ -32,6 +32,8 @@ fn world(text: &str) -> World {
             "Gateway" => world.gateways.push(of(read(&value))),
             "HTTPRoute" => world.http_routes.push(of(read(&value))),
             "GRPCRoute" => world.grpc_routes.push(of(read(&value))),
+            "TLSRoute" => world.tls_routes.push(of(read(&value))),
+            "TCPRoute" => world.tcp_routes.push(of(read(&value))),
             "ReferenceGrant" => world.grants.push(of(read(&value))),
             other => panic!("{other}"),
         }
@@ -99,7 +101,7 @@ fn told(plan: &Plan) -> String {
             .unwrap();
         }
     }
-    for (key, parents) in plan.statuses.http_routes.iter().chain(&plan.statuses.grpc_routes) {
+    for ((_, key), parents) in &plan.statuses.routes {
         for parent in parents {
             writeln!(text, "{key}>{} {}", parent.parent.name, conditions(&parent.conditions)).unwrap();
         }

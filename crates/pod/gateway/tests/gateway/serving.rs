@@ -147,7 +147,7 @@ async fn filters_change_what_they_are_to() {
 
 #[tokio::test]
 async fn what_leads_nowhere_says_so() {
-    let gate = Gate::open(false).await;
+    let gate = Gate::open(Speaks::Http).await;
     assert_eq!(gate.get("/").await.0, 404);
     gate.set(to(&[], Protocol::Http1));
     assert_eq!(gate.get("/").await.0, 503);
@@ -408,7 +408,7 @@ async fn shake(at: SocketAddr, name: &str, trusted: &rcgen::Certificate, alpn: &
 #[tokio::test]
 async fn certificates_are_by_name_and_a_new_one_ends_no_connection() {
     let backend = Fake::start(told).await;
-    let gate = Gate::open(true).await;
+    let gate = Gate::open(Speaks::Https).await;
     let (first, made) = certificate("x.org");
     let action = || to(&[backend.at], Protocol::Http1);
     gate.serving.set(table(gate.at.port(), action(), &["x.org"]), first);
