@@ -7,9 +7,9 @@ TEST_PROFILE ?= dev
 OUT = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
-SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt,$(wildcard conformance/lists/*.txt))
+SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test conformance suites quick differential swap kubeadm bench release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test conformance suites gateway quick differential swap kubeadm bench release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -62,6 +62,10 @@ conformance: build
 # Nodes are machines of their own, and there is no default IngressClass, which a test of it wants.
 suites: build
 	@KEELSON=$(KEELSON) OWN=1 EXTRA='--disable ingress' PROCS=$${PROCS:-6} tools/conformance.sh $(SUITES)
+
+## make gateway     upstream's suite of the Gateway API, 5 minutes; writes its report beside the results
+gateway: build
+	@KEELSON=$(KEELSON) conformance/gateway.sh
 
 ## make differential  the same 100,000 requests to kube-apiserver and to ours: what differs and has no reason; goes on where it was interrupted
 differential: deps

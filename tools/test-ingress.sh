@@ -129,6 +129,22 @@ spec:
   listeners:
   - {name: web, port: 8080, protocol: HTTP}
   - {name: tls, port: 8443, protocol: HTTPS, hostname: tls.example, tls: {certificateRefs: [{name: cert}]}}
+  - {name: raw, port: 9000, protocol: TCP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: shares}
+spec: {gatewayClassName: keelson, listeners: [{name: web, port: 80, protocol: HTTP, hostname: shared.example}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shared}
+spec: {parentRefs: [{name: shares}], rules: [{backendRefs: [{name: two, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: raw}
+spec: {parentRefs: [{name: g, sectionName: raw}], rules: [{backendRefs: [{name: two, port: 80}]}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -154,11 +170,14 @@ for at in 10:8080 11:8080; do
 done
 gtls() { in2 curl -s -m 5 --cacert "$S/cert.pem" --resolve "tls.example:8443:$NET.10" https://tls.example:8443/hostname; }
 within 10 "a Gateway's TLS" says one gtls
+within 10 "a connection that is passed on" says two in2 curl -s -m 5 http://$NET.11:9000/hostname
+within 10 "Ingress's port is shared by host" says two ask shared.example 10 /hostname
+says two ask x.example 10 /hostname && says 404 code y.example / && ok "and nobody else loses it" || fail "what else is on the shared port"
 refused() { k get gateway taken -o jsonpath='{.status.conditions[?(@.type=="Programmed")].message}' | grep -q 'port 80'; }
 within 10 "a Gateway is told that its port is taken" refused
 
 echo "--- away again"
-k delete gateway g taken >/dev/null; k delete ingress first >/dev/null
+k delete gateway g taken shares >/dev/null; k delete ingress first >/dev/null
 closed() { [ "$(listening 0 || true)$(listening 1 || true)" = 00 ] && [ -z "$(k -n keelson-ingress get svc,secrets -o name | grep -v token)" ]; }
 within 40 "what isn't asked for any more is closed" closed
 k apply -f "$S/ingress.yaml" >/dev/null; within 20 "it is there again" says two ask x.example 10 /hostname

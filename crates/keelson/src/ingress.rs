@@ -2,7 +2,7 @@
 
 use crate::config::{Component, Config};
 use crate::definitions;
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IngressClass, IngressClassSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -107,7 +107,8 @@ async fn withdraw(rest: &Rest, classes: &Objects<IngressClass>) -> anyhow::Resul
     // The namespace stays: one that is ending can't be used again at once.
     remove::<Service>(rest).await?;
     remove::<EndpointSlice>(rest).await?;
-    remove::<Secret>(rest).await
+    remove::<Secret>(rest).await?;
+    remove::<ConfigMap>(rest).await
 }
 
 fn deleted(result: keelson_client::Result<()>) -> keelson_client::Result<()> {

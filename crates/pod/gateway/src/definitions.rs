@@ -27,7 +27,13 @@ mod tests {
         for name in super::NAMES {
             assert!(names.contains(&name), "{name}");
         }
-        for kind in ["tcproutes", "tlsroutes"] {
+        for kind in [
+            "backendtlspolicies",
+            "listenersets",
+            "tcproutes",
+            "tlsroutes",
+            "udproutes",
+        ] {
             assert!(
                 names.contains(&format!("{kind}.gateway.networking.k8s.io").as_str()),
                 "{kind}"

@@ -4,6 +4,7 @@
 //! the node that it comes to, so backends are told whose it is.
 
 use crate::plan::{Front, Owner};
+use crate::table::Outer;
 use crate::{LABEL, NAMESPACE, PORTS};
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
@@ -26,6 +27,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const SLICES_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// What a load balancer says of itself: why there is no address.
 const CONDITION: &str = "keelson.dev/LoadBalancer";
+/// Its reason where others have ports.
+const TAKEN: &str = "Refused";
 /// So many of the ports are Ingress's, however many Gateways there are.
 const OF_INGRESS: usize = 2;
 /// What the API lets stand in one slice.
@@ -48,8 +51,9 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
             Some(IntOrString::Int(target)) => u16::try_from(target).ok().filter(|t| PORTS.contains(t)),
             _ => None,
         };
-        if let (Ok(port), Some(target)) = (u16::try_from(port.port), target) {
-            front.ports.insert(port, target);
+        if let (Ok(number), Some(target)) = (u16::try_from(port.port), target) {
+            let udp = port.protocol.as_deref() == Some("UDP");
+            front.ports.insert(Outer { number, udp }, target);
         }
     }
     let annotations = service.metadata.annotations.as_ref();
@@ -59,7 +63,9 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
     let status = service.status.clone().unwrap_or_default();
     front.addresses = status.load_balancer.and_then(|b| b.ingress).unwrap_or_default();
     let said = status.conditions.into_iter().flatten().find(|c| c.type_ == CONDITION);
-    front.refused = said.filter(|c| c.status == "False").map(|c| c.message);
+    let said = said.filter(|c| c.status == "False");
+    front.taken = said.as_ref().is_some_and(|c| c.reason == TAKEN);
+    front.refused = said.map(|c| c.message);
     Some((owner, front))
 }
 
@@ -77,9 +83,9 @@ pub fn hash(key: &ObjectKey) -> String {
 
 /// What fronts have to have while Gateways aren't known, or aren't all: those that are there stay as they are.
 pub fn with_unknown_gateways(
-    wanted: &BTreeMap<Owner, BTreeSet<u16>>,
+    wanted: &BTreeMap<Owner, BTreeSet<Outer>>,
     now: &BTreeMap<Owner, Front>,
-) -> BTreeMap<Owner, BTreeSet<u16>> {
+) -> BTreeMap<Owner, BTreeSet<Outer>> {
     let mut all = wanted.clone();
     for (owner, front) in now.iter().filter(|(owner, _)| **owner != Owner::Ingress) {
         all.insert(owner.clone(), front.ports.keys().copied().collect());
@@ -89,19 +95,19 @@ pub fn with_unknown_gateways(
 
 /// Gives each front the ports that it needs. One that gets none of its ports isn't there: all are given away.
 pub fn assign(
-    wanted: &BTreeMap<Owner, BTreeSet<u16>>,
+    wanted: &BTreeMap<Owner, BTreeSet<Outer>>,
     now: &BTreeMap<Owner, Front>,
-) -> BTreeMap<Owner, BTreeMap<u16, u16>> {
-    let mut all: BTreeMap<Owner, BTreeMap<u16, u16>> = BTreeMap::new();
+) -> BTreeMap<Owner, BTreeMap<Outer, u16>> {
+    let mut all: BTreeMap<Owner, BTreeMap<Outer, u16>> = BTreeMap::new();
     let mut taken: BTreeSet<u16> = BTreeSet::new();
     let may_have = |owner: &Owner| PORTS.skip(if *owner == Owner::Ingress { 0 } else { OF_INGRESS });
-    let kept = |owner: &Owner, port: &u16| {
+    let kept = |owner: &Owner, port: &Outer| {
         let at = now.get(owner).and_then(|f| f.ports.get(port)).copied();
         at.filter(|at| may_have(owner).any(|p| p == *at))
     };
     for (owner, ports) in wanted {
         let kept = ports.iter().filter_map(|p| Some((*p, kept(owner, p)?)));
-        let kept: BTreeMap<u16, u16> = kept.filter(|(_, at)| taken.insert(*at)).collect();
+        let kept: BTreeMap<Outer, u16> = kept.filter(|(_, at)| taken.insert(*at)).collect();
         all.insert(owner.clone(), kept);
     }
     for (owner, ports) in wanted {
@@ -131,19 +137,20 @@ fn labels(owner: &Owner) -> BTreeMap<String, String> {
         .into()
 }
 
-fn port_name(port: u16) -> String {
-    match port {
-        80 => "http".into(),
-        443 => "https".into(),
-        other => format!("port-{other}"),
+fn port_name(port: Outer) -> String {
+    match (port.number, port.udp) {
+        (80, false) => "http".into(),
+        (443, false) => "https".into(),
+        (other, false) => format!("port-{other}"),
+        (other, true) => format!("udp-{other}"),
     }
 }
 
-pub fn service(owner: &Owner, ports: &BTreeMap<u16, u16>, wished: &[IpAddr]) -> Service {
-    let port = |(port, at): (&u16, &u16)| ServicePort {
+pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr]) -> Service {
+    let port = |(port, at): (&Outer, &u16)| ServicePort {
         name: Some(port_name(*port)),
-        protocol: Some("TCP".into()),
-        port: i32::from(*port),
+        protocol: Some(port.transport().into()),
+        port: i32::from(port.number),
         target_port: Some(IntOrString::Int(i32::from(*at))),
         ..ServicePort::default()
     };
@@ -176,13 +183,13 @@ pub fn service(owner: &Owner, ports: &BTreeMap<u16, u16>, wished: &[IpAddr]) -> 
 }
 
 /// The nodes that serve, as endpoints of a front: a slice a family.
-pub fn slices(owner: &Owner, ports: &BTreeMap<u16, u16>, nodes: &[Arc<Node>]) -> Vec<EndpointSlice> {
+pub fn slices(owner: &Owner, ports: &BTreeMap<Outer, u16>, nodes: &[Arc<Node>]) -> Vec<EndpointSlice> {
     let mut labels = labels(owner);
     labels.insert(SERVICE_NAME.into(), name(owner));
     labels.insert(SLICES_BY.into(), US.into());
-    let port = |(port, at): (&u16, &u16)| EndpointPort {
+    let port = |(port, at): (&Outer, &u16)| EndpointPort {
         name: Some(port_name(*port)),
-        protocol: Some("TCP".into()),
+        protocol: Some(port.transport().into()),
         port: Some(i32::from(*at)),
         ..EndpointPort::default()
     };
@@ -234,31 +241,35 @@ fn endpoint(node: &Node, v6: bool) -> Option<Endpoint> {
 mod tests {
     use super::*;
 
+    fn given(all: &[(u16, u16)]) -> BTreeMap<Outer, u16> {
+        all.iter().map(|(port, at)| (Outer::from(*port), *at)).collect()
+    }
+
     fn gateway(name: &str) -> Owner {
         Owner::Gateway(ObjectKey::new("shop", name))
     }
 
     #[test]
     fn ports_on_nodes_stay_and_none_is_given_twice() {
-        let ports = |p: &[u16]| p.iter().copied().collect::<BTreeSet<u16>>();
+        let ports = |p: &[u16]| p.iter().map(|p| Outer::from(*p)).collect::<BTreeSet<Outer>>();
         let wanted = BTreeMap::from([(Owner::Ingress, ports(&[80, 443])), (gateway("a"), ports(&[80, 81]))]);
         let first = assign(&wanted, &BTreeMap::new());
-        assert_eq!(first[&Owner::Ingress], BTreeMap::from([(80, 7680), (443, 7681)]));
-        assert_eq!(first[&gateway("a")], BTreeMap::from([(80, 7682), (81, 7683)]));
-        let front = |ports: &BTreeMap<u16, u16>| Front {
+        assert_eq!(first[&Owner::Ingress], given(&[(80, 7680), (443, 7681)]));
+        assert_eq!(first[&gateway("a")], given(&[(80, 7682), (81, 7683)]));
+        let front = |ports: &BTreeMap<Outer, u16>| Front {
             ports: ports.clone(),
             ..Front::default()
         };
         let now = first.iter().map(|(o, p)| (o.clone(), front(p))).collect();
         let wanted = BTreeMap::from([(gateway("a"), ports(&[81, 82])), (gateway("b"), ports(&[80]))]);
         let then = assign(&wanted, &now);
-        assert_eq!(then[&gateway("a")], BTreeMap::from([(81, 7683), (82, 7682)]));
-        assert_eq!(then[&gateway("b")], BTreeMap::from([(80, 7684)]));
+        assert_eq!(then[&gateway("a")], given(&[(81, 7683), (82, 7682)]));
+        assert_eq!(then[&gateway("b")], given(&[(80, 7684)]));
         let mut many: BTreeMap<_, _> = (0..300).map(|i| (gateway(&i.to_string()), ports(&[80]))).collect();
-        let given = assign(&many, &BTreeMap::new());
-        assert_eq!(given.len(), PORTS.count() - 2);
+        let all = assign(&many, &BTreeMap::new());
+        assert_eq!(all.len(), PORTS.count() - 2);
         // Who comes last has its own all the same.
-        let now = given.iter().map(|(o, p)| (o.clone(), front(p))).collect();
+        let now = all.iter().map(|(o, p)| (o.clone(), front(p))).collect();
         many.insert(Owner::Ingress, ports(&[80, 443]));
         assert_eq!(assign(&many, &now)[&Owner::Ingress], first[&Owner::Ingress]);
     }
@@ -266,14 +277,14 @@ mod tests {
     #[test]
     fn fronts_of_gateways_that_are_not_known_stay() {
         let front = |ports: &[(u16, u16)]| Front {
-            ports: ports.iter().copied().collect(),
+            ports: given(ports),
             ..Front::default()
         };
         let now = BTreeMap::from([
             (Owner::Ingress, front(&[(80, 7680), (443, 7681)])),
             (gateway("a"), front(&[(8080, 7690)])),
         ]);
-        let wanted = |ports: &[u16]| BTreeMap::from([(Owner::Ingress, ports.iter().copied().collect())]);
+        let wanted = |p: &[u16]| BTreeMap::from([(Owner::Ingress, p.iter().map(|p| Outer::from(*p)).collect())]);
         let all = assign(&with_unknown_gateways(&wanted(&[80, 443]), &now), &now);
         assert_eq!(all[&Owner::Ingress], now[&Owner::Ingress].ports);
         assert_eq!(all[&gateway("a")], now[&gateway("a")].ports);
@@ -285,7 +296,8 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         for owner in [Owner::Ingress, gateway("a")] {
-            let ports = BTreeMap::from([(80, 7680), (8443, 7690)]);
+            let mut ports = given(&[(80, 7680), (8443, 7690)]);
+            ports.insert(Outer { number: 80, udp: true }, 7691);
             let wished = vec![
                 IpAddr::from([192, 0, 2, 1]),
                 IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
@@ -293,7 +305,7 @@ mod tests {
             let (read, front) = read(&service(&owner, &ports, &wished)).unwrap();
             assert_eq!((read, front.ports, front.wished), (owner, ports, wished));
         }
-        let mut strange = service(&Owner::Ingress, &BTreeMap::from([(80, 22)]), &[]);
+        let mut strange = service(&Owner::Ingress, &given(&[(80, 22)]), &[]);
         assert!(
             read(&strange).unwrap().1.ports.is_empty(),
             "only ports that are the gateway's are opened"
@@ -315,7 +327,7 @@ mod tests {
             node("n2", "none", "True"),
             node("n3", "true", "Unknown"),
         ];
-        let slices = slices(&Owner::Ingress, &BTreeMap::from([(80, 7680)]), &nodes);
+        let slices = slices(&Owner::Ingress, &given(&[(80, 7680)]), &nodes);
         assert_eq!(
             slices.iter().map(|s| s.name()).collect::<Vec<_>>(),
             ["ingress-ipv4", "ingress-ipv6"]

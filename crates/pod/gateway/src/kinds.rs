@@ -36,6 +36,9 @@ custom! {
     GRPCRoute, RouteSpec, RouteStatus, "grpcroutes", true;
     TLSRoute, RouteSpec, RouteStatus, "tlsroutes", true;
     TCPRoute, RouteSpec, RouteStatus, "tcproutes", true;
+    UDPRoute, RouteSpec, RouteStatus, "udproutes", true;
+    ListenerSet, SetSpec, SetStatus, "listenersets", true;
+    BackendTLSPolicy, PolicySpec, PolicyStatus, "backendtlspolicies", true;
     ReferenceGrant, GrantSpec, (), "referencegrants", true;
 }
 
@@ -58,7 +61,7 @@ macro_rules! routes {
     )*};
 }
 
-routes!(HTTPRoute, GRPCRoute, TLSRoute, TCPRoute);
+routes!(HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute);
 
 fields!(ClassSpec {
     controller_name: String,
@@ -75,8 +78,22 @@ fields!(GatewaySpec {
     listeners: Vec<Listener>,
     addresses: Vec<Address>,
     infrastructure: Option<serde_json::Value>,
-    allowed_listeners: Option<serde_json::Value>,
+    allowed_listeners: Option<AllowedListeners>,
     tls: Option<serde_json::Value>,
+});
+fields!(AllowedListeners {
+    namespaces: Option<FromNamespaces>,
+});
+fields!(
+    /// Listeners that somebody else adds to a Gateway.
+    SetSpec {
+        parent_ref: ParentRef,
+        listeners: Vec<Listener>,
+    }
+);
+fields!(SetStatus {
+    conditions: Vec<Condition>,
+    listeners: Vec<ListenerStatus>,
 });
 fields!(Address {
     r#type: Option<String>,
@@ -238,6 +255,41 @@ fields!(Timeouts {
 fields!(RouteStatus { parents: Vec<ParentStatus>, });
 fields!(ParentStatus {
     parent_ref: ParentRef,
+    controller_name: String,
+    conditions: Vec<Condition>,
+});
+fields!(PolicySpec {
+    target_refs: Vec<TargetRef>,
+    validation: Validation,
+    options: std::collections::BTreeMap<String, String>,
+});
+fields!(TargetRef {
+    group: String,
+    kind: String,
+    name: String,
+    section_name: Option<String>,
+});
+/// Of a backend's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Validation {
+    #[serde(rename = "caCertificateRefs")]
+    pub ca_certificate_refs: Vec<Reference>,
+    #[serde(rename = "wellKnownCACertificates")]
+    pub well_known_ca_certificates: Option<String>,
+    pub hostname: String,
+    pub subject_alt_names: Vec<AltName>,
+}
+fields!(AltName {
+    r#type: String,
+    hostname: String,
+    uri: String,
+});
+fields!(PolicyStatus {
+    ancestors: Vec<AncestorStatus>,
+});
+fields!(AncestorStatus {
+    ancestor_ref: ParentRef,
     controller_name: String,
     conditions: Vec<Condition>,
 });

@@ -3,16 +3,17 @@
 use crate::NAMESPACE;
 use crate::fronts::{self, MANAGED_BY, US};
 use crate::plan::{Owner, plan};
-use crate::serve::{Serving, door};
+use crate::serve::{Serving, datagrams, door};
 use crate::table::{Speaks, Table};
 use crate::world::{Followed, follow};
+use futures::FutureExt;
 use k8s_openapi::api::core::v1::Service;
 use keelson_client::{Informer, InformerOptions, Rest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -140,13 +141,21 @@ impl Doors {
             if self.open.contains_key(&(at, speaks)) {
                 continue;
             }
-            match TcpListener::bind(at).await {
-                Ok(socket) => {
-                    let (stop, serving) = (CancellationToken::new(), self.serving.clone());
+            let (stop, serving) = (CancellationToken::new(), self.serving.clone());
+            let opened = match speaks {
+                Speaks::Udp => UdpSocket::bind(at)
+                    .await
+                    .map(|socket| datagrams(socket, at.port(), serving, stop.clone()).boxed()),
+                _ => TcpListener::bind(at)
+                    .await
+                    .map(|socket| door(socket, at.port(), speaks, serving, stop.clone()).boxed()),
+            };
+            match opened {
+                Ok(serves) => {
                     self.open.insert((at, speaks), stop.clone());
                     self.told.remove(&at);
                     self.tasks.spawn(async move {
-                        if let Err(error) = door(socket, at.port(), speaks, serving, stop.clone()).await {
+                        if let Err(error) = serves.await {
                             tracing::error!(%at, error = format!("{error:#}"), "requests aren't taken in any more");
                         }
                         stop.cancel();

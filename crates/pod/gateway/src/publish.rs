@@ -10,6 +10,7 @@ mod statuses;
 use crate::definitions::NAMES;
 use crate::fronts::{self, MANAGED_BY, US};
 use crate::plan::{Owner, Plan, World, ingress_is_ours, plan};
+use crate::table::Outer;
 use crate::world::{Followed, follow};
 use crate::{NAMESPACE, plan as plans};
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -144,7 +145,12 @@ async fn publish(rest: &Rest, waiting: &Waiting, asked: &Arc<Notify>, stop: &Can
         let plan = plan(&world);
         let written = async {
             publisher.fronts(&world, &plan, known, &nodes.store().list()).await?;
-            copies::write(rest, &plan, known, &followed.secrets).await
+            copies::write(rest, &plan, known, &followed.secrets).await?;
+            let api = followed.gateway_api.as_ref().filter(|_| known);
+            match api.and_then(|api| api.authorities.get()).filter(|c| c.is_synced()) {
+                Some(configs) => copies::authorities(rest, &plan, configs).await,
+                None => Ok(()),
+            }
         }
         .await;
         let failed = match written.and(teller.tell(&world, &plan).await) {
@@ -236,7 +242,7 @@ impl Publisher {
     async fn service(
         &self,
         owner: &Owner,
-        ports: &BTreeMap<u16, u16>,
+        ports: &BTreeMap<Outer, u16>,
         wished: &[IpAddr],
     ) -> keelson_client::Result<()> {
         let wanted = fronts::service(owner, ports, wished);

@@ -3,6 +3,8 @@
 use http::{HeaderName, HeaderValue};
 use keelson_client::ObjectKey;
 use regex::Regex;
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,21 +18,34 @@ pub struct Table {
 }
 
 impl Table {
-    /// The services that requests go to, copies of requests too: whose endpoints it has.
-    pub fn services(&self) -> BTreeSet<ObjectKey> {
+    /// Where requests go, and copies of requests.
+    fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let listeners = self.ports.values().flat_map(|port| &port.listeners);
         let rules = listeners.flat_map(|l| l.hosts.values().flatten());
-        let leads_to = rules.flat_map(|rule| {
+        rules.flat_map(|rule| {
             let backends = rule.then.backends.iter();
             let filters = backends.clone().map(|b| &b.filters).chain([&rule.then.filters]);
-            let mirrors = filters.flat_map(|f| f.mirrors.iter().map(|m| &m.to));
-            backends.map(|b| &b.to).chain(mirrors)
-        });
-        let services = leads_to.filter_map(|to| match &**to {
+            let mirrors = filters.flat_map(|f| f.mirrors.iter().map(|m| &*m.to));
+            backends.map(|b| &*b.to).chain(mirrors)
+        })
+    }
+
+    /// The services whose endpoints it has.
+    pub fn services(&self) -> BTreeSet<ObjectKey> {
+        let services = self.upstreams().filter_map(|to| match to {
             Upstream::Endpoints { service, .. } => Some(service.clone()),
             _ => None,
         });
         services.collect()
+    }
+
+    /// What is asked of backends that speak TLS.
+    pub fn trusts(&self) -> BTreeSet<TrustId> {
+        let trusts = self.upstreams().filter_map(|to| match to {
+            Upstream::Endpoints { trust, .. } | Upstream::External { trust, .. } => Some(trust.as_ref()?.id),
+            Upstream::Nowhere(_) => None,
+        });
+        trusts.collect()
     }
 }
 
@@ -53,6 +68,27 @@ pub enum Speaks {
     Tls,
     /// Connections, all alike.
     Tcp,
+    /// Datagrams, all alike.
+    Udp,
+}
+
+/// A port as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Outer {
+    pub number: u16,
+    pub udp: bool,
+}
+
+impl From<u16> for Outer {
+    fn from(number: u16) -> Outer {
+        Outer { number, udp: false }
+    }
+}
+
+impl Outer {
+    pub fn transport(self) -> &'static str {
+        if self.udp { "UDP" } else { "TCP" }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -352,18 +388,68 @@ pub enum Protocol {
     H2c,
 }
 
+/// What a backend has to show in TLS before anything is sent to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trust {
+    /// Said in the hello; and looked for in the certificate, unless there are `names`.
+    pub host: String,
+    /// One of them has to be in the certificate.
+    pub names: Vec<AltName>,
+    /// Who may have signed it.
+    pub authorities: Vec<CertificateDer<'static>>,
+    pub id: TrustId,
+}
+
+/// Of all that is in it: a connection that was made for one is used for no other.
+pub type TrustId = [u8; 32];
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum AltName {
+    Host(String),
+    Uri(String),
+}
+
+impl Trust {
+    pub fn new(host: &str, names: Vec<AltName>, authorities: Vec<CertificateDer<'static>>) -> Trust {
+        let mut hash = Sha256::new();
+        let mut part = |kind: u8, bytes: &[u8]| {
+            hash.update([kind]);
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(0, host.as_bytes());
+        for name in &names {
+            match name {
+                AltName::Host(name) => part(1, name.as_bytes()),
+                AltName::Uri(name) => part(2, name.as_bytes()),
+            }
+        }
+        authorities.iter().for_each(|a| part(3, a));
+        let id = hash.finalize().into();
+        Trust {
+            host: host.into(),
+            names,
+            authorities,
+            id,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Upstream {
     Endpoints {
         service: ObjectKey,
         addresses: Vec<SocketAddr>,
         protocol: Protocol,
+        /// `None`: it is reached without TLS.
+        trust: Option<Arc<Trust>>,
     },
     /// A name that DNS knows.
     External {
         host: String,
         port: u16,
         protocol: Protocol,
+        trust: Option<Arc<Trust>>,
     },
     /// What was meant is not there or not allowed.
     Nowhere(u16),

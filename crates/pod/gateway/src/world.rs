@@ -1,18 +1,21 @@
 //! What is followed while requests are taken in, brought together for the plan.
 
 use crate::fronts::{self, MANAGED_BY, US};
-use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute};
+use crate::kinds::{
+    BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
+    UDPRoute,
+};
 use crate::plan::World;
 use crate::serve::Certificates;
 use crate::{NAMESPACE, serve};
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use keelson_client::{ApiObject, Informer, InformerOptions, Kind, ObjectKey, Rest};
 use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -21,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 /// On copies of secrets: whose they are, `namespace/name`.
 pub const COPY_OF: &str = "keelson.dev/copy-of";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Where a ConfigMap has the certificates of authorities.
+pub const AUTHORITY: &str = "ca.crt";
 pub const CERTIFICATES: &str = "type=kubernetes.io/tls";
 
 /// Informers of one follower; they end when this is dropped.
@@ -55,8 +60,24 @@ pub struct GatewayApi {
     /// Kinds that older definitions don't have.
     tls_routes: Informer<TLSRoute>,
     tcp_routes: Informer<TCPRoute>,
+    udp_routes: Informer<UDPRoute>,
+    policies: Informer<BackendTLSPolicy>,
+    listener_sets: Informer<ListenerSet>,
+    /// ConfigMaps: at the publisher followed once there is a policy that may name one.
+    pub authorities: OnceLock<Informer<ConfigMap>>,
     /// Until then they are waited for.
     patience: Instant,
+}
+
+impl GatewayApi {
+    fn has_youngest(&self) -> bool {
+        self.tls_routes.is_synced()
+            && self.tcp_routes.is_synced()
+            && self.udp_routes.is_synced()
+            && self.policies.is_synced()
+            && self.listener_sets.is_synced()
+            && self.authorities.get().is_none_or(Informer::is_synced)
+    }
 }
 
 /// Definitions that others installed may be without the youngest kinds. They are not there if they haven't been read after so long.
@@ -84,6 +105,16 @@ pub fn secrets(copies: bool) -> InformerOptions<Secret> {
             String::new()
         },
         fields: CERTIFICATES.into(),
+        ..InformerOptions::default()
+    }
+}
+
+/// The same of ConfigMaps.
+fn configs(copies: bool) -> InformerOptions<ConfigMap> {
+    let of = secrets(copies);
+    InformerOptions {
+        namespace: of.namespace,
+        labels: of.labels,
         ..InformerOptions::default()
     }
 }
@@ -146,9 +177,17 @@ impl Followed {
             grants: follow(rest, InformerOptions::default(), changed, stop),
             tls_routes: follow(rest, InformerOptions::default(), changed, stop),
             tcp_routes: follow(rest, InformerOptions::default(), changed, stop),
+            udp_routes: follow(rest, InformerOptions::default(), changed, stop),
+            policies: follow(rest, InformerOptions::default(), changed, stop),
+            listener_sets: follow(rest, InformerOptions::default(), changed, stop),
+            authorities: OnceLock::new(),
             patience: Instant::now() + PATIENCE,
         });
-        if wanted {
+        if let Some(api) = &self.gateway_api {
+            // Copies are few, and requests wait for what backends have to show: nodes follow them from the beginning.
+            if self.slices.is_some() {
+                self.follow_authorities(api);
+            }
             let (note, stop) = (changed.clone(), stop.clone());
             tokio::spawn(async move {
                 tokio::select! {
@@ -183,7 +222,9 @@ impl Followed {
                 && g.http_routes.is_synced()
                 && g.grpc_routes.is_synced()
                 && g.grants.is_synced()
-                && (g.tls_routes.is_synced() && g.tcp_routes.is_synced() || Instant::now() >= g.patience)
+                && (g.has_youngest() || Instant::now() >= g.patience)
+                // The publisher begins to follow them late; until it has them it takes nothing away and tells nothing.
+                && (self.slices.is_some() || g.authorities.get().is_none_or(Informer::is_synced))
         })
     }
 
@@ -223,6 +264,10 @@ impl Followed {
             world.grants = api.grants.store().list();
             world.tls_routes = api.tls_routes.store().list();
             world.tcp_routes = api.tcp_routes.store().list();
+            world.udp_routes = api.udp_routes.store().list();
+            world.listener_sets = api.listener_sets.store().list();
+            world.policies = api.policies.store().list();
+            self.authorities(api, &mut world);
         }
         let mut certificates = Certificates::new();
         for (key, found) in self.certificates() {
@@ -234,13 +279,50 @@ impl Followed {
         (world, certificates)
     }
 
+    fn follow_authorities<'a>(&self, api: &'a GatewayApi) -> &'a Informer<ConfigMap> {
+        let options = || configs(self.slices.is_some());
+        api.authorities
+            .get_or_init(|| follow(&self.rest, options(), &self.changed, &self.stop))
+    }
+
+    fn authorities(&self, api: &GatewayApi, world: &mut World) {
+        if world.policies.is_empty() {
+            return;
+        }
+        let policies = world.policies.iter();
+        let named = policies.flat_map(|p| {
+            let refs = p.spec.validation.ca_certificate_refs.iter();
+            refs.map(|r| ObjectKey::new(p.namespace(), &r.name))
+        });
+        let named: BTreeSet<ObjectKey> = named.collect();
+        let store = self.follow_authorities(api).store();
+        let found: Vec<(ObjectKey, Arc<ConfigMap>)> = match self.slices.is_some() {
+            true => {
+                let copies = store.list().into_iter();
+                copies.filter_map(|c| Some((whose(c.as_ref(), true)?, c))).collect()
+            }
+            false => named
+                .iter()
+                .filter_map(|k| Some((k.clone(), store.get_key(k)?)))
+                .collect(),
+        };
+        for (key, config) in found.into_iter().filter(|(key, _)| named.contains(key)) {
+            let text = config.data.as_ref().and_then(|d| d.get(AUTHORITY));
+            let read = text.ok_or_else(|| format!("it has no {AUTHORITY}"));
+            let read = read.and_then(|text| serve::authorities(text));
+            world.authorities.insert(key, read);
+        }
+    }
+
     /// Under the names of the secrets that users wrote; each is read once a revision.
     fn certificates(&self) -> BTreeMap<ObjectKey, Result<Arc<CertifiedKey>, String>> {
         let copies = self.slices.is_some();
         let mut known = self.known.lock();
         let mut fresh = BTreeMap::new();
         for secret in self.secrets.store().list() {
-            let Some(key) = whose(&secret, copies) else { continue };
+            let Some(key) = whose(secret.as_ref(), copies) else {
+                continue;
+            };
             let revision = secret.metadata.resource_version.clone();
             let read = match known.remove(&key) {
                 Some((at, read)) if at == revision => read,
@@ -256,15 +338,15 @@ impl Followed {
     }
 }
 
-/// The secret that a certificate is known by. At the publisher copies are nobody's source.
-fn whose(secret: &Secret, copies: bool) -> Option<ObjectKey> {
-    match (copies, secret.namespace() == NAMESPACE) {
+/// The object that a certificate is known by. At the publisher copies are nobody's source.
+fn whose<K: ApiObject>(object: &K, copies: bool) -> Option<ObjectKey> {
+    match (copies, object.namespace() == NAMESPACE) {
         (true, true) => {
-            let of = secret.metadata.annotations.as_ref()?.get(COPY_OF)?;
+            let of = object.meta().annotations.as_ref()?.get(COPY_OF)?;
             let (namespace, name) = of.split_once('/')?;
             Some(ObjectKey::new(namespace, name))
         }
-        (false, false) => Some(secret.key()),
+        (false, false) => Some(object.key()),
         _ => None,
     }
 }

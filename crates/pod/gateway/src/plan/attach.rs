@@ -1,10 +1,12 @@
 //! Routes and the listeners that take them.
 
-use super::rules::{GRPC, HTTP, Kind, Read, TCP, TLS, read};
+use super::listeners::{GATEWAY, SET};
+use super::rules::{GRPC, HTTP, Kind, Read, TCP, TLS, UDP, read};
 use super::status::{OfParent, Told};
+use super::trust::Policies;
 use super::{Plan, World};
-use crate::kinds::{AllowedRoutes, GROUP, Gateway, ParentRef, Route, RouteKind, RouteSpec};
-use crate::table::{Host, Rule, Speaks};
+use crate::kinds::{AllowedRoutes, FromNamespaces, GROUP, Gateway, ParentRef, Route, RouteKind, RouteSpec};
+use crate::table::{Host, Outer, Rule, Speaks};
 use keelson_client::{ApiObject, ObjectKey, labels};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,9 +15,19 @@ use std::sync::Arc;
 pub struct Place {
     pub gateway: Arc<Gateway>,
     pub listeners: Vec<Listener>,
+    pub sets: Vec<Set>,
+}
+
+/// A ListenerSet whose parent is the gateway.
+pub struct Set {
+    pub key: ObjectKey,
+    /// Whether the gateway takes in listeners of its namespace.
+    pub allowed: bool,
 }
 
 pub struct Listener {
+    /// Whose it is, if not the gateway's own.
+    pub set: Option<ObjectKey>,
     pub name: String,
     pub port: u16,
     pub speaks: Speaks,
@@ -33,40 +45,78 @@ pub struct Listener {
     pub hosts: BTreeMap<String, Vec<Rule>>,
 }
 
-pub fn routes(world: &World, places: &mut [Place], plan: &mut Plan) {
-    all(world, HTTP, &world.http_routes, places, plan);
-    all(world, GRPC, &world.grpc_routes, places, plan);
-    all(world, TLS, &world.tls_routes, places, plan);
-    all(world, TCP, &world.tcp_routes, places, plan);
+impl Listener {
+    pub fn outer(&self) -> Outer {
+        Outer {
+            number: self.port,
+            udp: self.speaks == Speaks::Udp,
+        }
+    }
 }
 
-fn all<R: Route>(world: &World, kind: Kind, routes: &[Arc<R>], places: &mut [Place], plan: &mut Plan) {
+pub fn routes(world: &World, places: &mut [Place], plan: &mut Plan) {
+    let policies = Policies::read(world);
+    all(world, &policies, HTTP, &world.http_routes, places, plan);
+    all(world, &policies, GRPC, &world.grpc_routes, places, plan);
+    all(world, &policies, TLS, &world.tls_routes, places, plan);
+    all(world, &policies, TCP, &world.tcp_routes, places, plan);
+    all(world, &policies, UDP, &world.udp_routes, places, plan);
+    policies.tell(plan);
+}
+
+fn all<R: Route>(
+    world: &World,
+    policies: &Policies,
+    kind: Kind,
+    routes: &[Arc<R>],
+    places: &mut [Place],
+    plan: &mut Plan,
+) {
     for route in routes.iter().filter(|r| !r.is_deleting()) {
-        let told = attach(world, kind, route.as_ref(), route.spec(), places);
+        let told = attach(world, policies, kind, route.as_ref(), route.spec(), places, plan);
         if !told.is_empty() {
             plan.statuses.routes.insert((kind.0, route.key()), told);
         }
     }
 }
 
-fn attach<K: ApiObject>(world: &World, kind: Kind, route: &K, spec: &RouteSpec, places: &mut [Place]) -> Vec<OfParent> {
+fn attach<K: ApiObject>(
+    world: &World,
+    policies: &Policies,
+    kind: Kind,
+    route: &K,
+    spec: &RouteSpec,
+    places: &mut [Place],
+    plan: &mut Plan,
+) -> Vec<OfParent> {
     let mut told = Vec::new();
     let mut known: Option<Read> = None;
     for parent in &spec.parent_refs {
-        let is_gateway = parent.group.as_deref().unwrap_or(GROUP) == GROUP
-            && parent.kind.as_deref().unwrap_or("Gateway") == "Gateway";
-        let namespace = parent.namespace.as_deref().unwrap_or(route.namespace());
-        let of = |p: &&mut Place| p.gateway.namespace() == namespace && p.gateway.name() == parent.name;
-        let Some(place) = places.iter_mut().find(of).filter(|_| is_gateway) else {
+        let of_the_api = parent.group.as_deref().unwrap_or(GROUP) == GROUP;
+        let kind_of_parent = parent.kind.as_deref().unwrap_or(GATEWAY);
+        let key = ObjectKey::new(parent.namespace.as_deref().unwrap_or(route.namespace()), &parent.name);
+        let of = |p: &&mut Place| match kind_of_parent {
+            GATEWAY => p.gateway.key() == key,
+            SET => p.sets.iter().any(|s| s.key == key),
+            _ => false,
+        };
+        let Some(place) = places.iter_mut().find(of).filter(|_| of_the_api) else {
             continue;
         };
-        let read = known.get_or_insert_with(|| read(world, kind, route, spec.rules.as_deref()));
+        let set = (kind_of_parent == SET).then_some(&key);
+        let read = known.get_or_insert_with(|| read(world, policies, kind, route, spec.rules.as_deref()));
         let accepted = match &read.rules {
-            Ok(rules) => to(world, kind, route.namespace(), spec, parent, place, rules),
+            Ok(rules) => to(world, kind, route.namespace(), spec, (parent, set), place, rules),
             Err(refused) => Err((refused.0, refused.1.clone())),
         };
         let accepted = match accepted {
-            Ok(()) => Told::new("Accepted", true, "Accepted", "The route is accepted"),
+            Ok(()) => {
+                for policy in &read.policies {
+                    let told = plan.statuses.policies.entry(policy.clone()).or_default();
+                    told.gateways.insert(place.gateway.key());
+                }
+                Told::new("Accepted", true, "Accepted", "The route is accepted")
+            }
             Err((reason, why)) => Told::new("Accepted", false, reason, why),
         };
         told.push(OfParent {
@@ -83,21 +133,24 @@ fn to(
     kind: Kind,
     namespace: &str,
     spec: &RouteSpec,
-    parent: &ParentRef,
+    (parent, set): (&ParentRef, Option<&ObjectKey>),
     place: &mut Place,
     rules: &[Rule],
 ) -> Result<(), (&'static str, String)> {
-    let own = place.gateway.namespace().to_string();
+    let own = set.map_or_else(|| place.gateway.namespace().to_string(), |set| set.namespace.clone());
     let meant = |l: &&mut Listener| {
-        parent.section_name.as_ref().is_none_or(|name| *name == l.name)
+        l.set.as_ref() == set
+            && parent.section_name.as_ref().is_none_or(|name| *name == l.name)
             && parent.port.is_none_or(|port| port == i32::from(l.port))
     };
     let meant: Vec<&mut Listener> = place.listeners.iter_mut().filter(meant).collect();
     if meant.is_empty() {
-        return Err(("NoMatchingParent", "The gateway has no such listener".into()));
+        return Err(("NoMatchingParent", "The parent has no such listener".into()));
     }
-    let allows =
-        |l: &&mut Listener| l.kinds.iter().any(|k| k.kind == kind.0) && from(world, &l.allowed, &own, namespace);
+    let allows = |l: &&mut Listener| {
+        l.kinds.iter().any(|k| k.kind == kind.0)
+            && is_from(world, l.allowed.namespaces.as_ref(), "Same", &own, namespace)
+    };
     let allowed: Vec<&mut Listener> = meant.into_iter().filter(allows).collect();
     if allowed.is_empty() {
         return Err((
@@ -137,12 +190,15 @@ fn hosts(listener: &Host, route: &[String]) -> Vec<Host> {
     route.iter().filter_map(|h| listener.and(&Host::new(h))).collect()
 }
 
-fn from(world: &World, allowed: &AllowedRoutes, own: &str, namespace: &str) -> bool {
-    let namespaces = allowed.namespaces.clone().unwrap_or_default();
-    match namespaces.from.as_deref() {
-        Some("All") => true,
-        Some("Selector") => labels::matches(namespaces.selector.as_ref(), world.namespaces.get(namespace)),
-        Some("None") => false,
-        _ => own == namespace,
+/// Whether a namespace is one of those that are meant; `usual` is what holds where nothing is said.
+pub fn is_from(world: &World, meant: Option<&FromNamespaces>, usual: &str, own: &str, namespace: &str) -> bool {
+    match meant.and_then(|m| m.from.as_deref()).unwrap_or(usual) {
+        "All" => true,
+        "Selector" => {
+            let selector = meant.and_then(|m| m.selector.as_ref());
+            labels::matches(selector, world.namespaces.get(namespace))
+        }
+        "Same" => own == namespace,
+        _ => false,
     }
 }

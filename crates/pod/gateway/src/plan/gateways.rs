@@ -1,12 +1,13 @@
 //! Gateways and their listeners: what each may take in, and what is told of it.
 
 use super::attach::{self, Place};
-use super::rules::{GRPC, HTTP, Kind, TCP, TLS, permitted};
+use super::listeners::{self, GATEWAY, Holder, Problem};
+use super::sets;
 use super::status::{OfGateway, OfListener, Told};
-use super::{Owner, Plan, World};
+use super::{Owner, Plan, World, created, shared};
 use crate::GATEWAY_CONTROLLER;
-use crate::kinds::{Address, GROUP, Gateway, GatewayClass, Listener, RouteKind};
-use crate::table::{self, Host, Port, Speaks};
+use crate::kinds::{Address, Gateway, GatewayClass};
+use crate::table::{self, Port};
 use keelson_client::{ApiObject, ObjectKey};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -39,6 +40,12 @@ pub fn plan(world: &World, plan: &mut Plan) {
     let ours = world.gateways.iter().filter(|g| is_ours(g) && !g.is_deleting());
     let mut places: Vec<Place> = ours.map(|g| place(world, g)).collect();
     attach::routes(world, &mut places, plan);
+    // Who has ports of its own goes first, then those who share others', the oldest first.
+    places.sort_by_key(|p| {
+        let gateway = p.gateway.as_ref();
+        let front = world.fronts.get(&Owner::Gateway(gateway.key()));
+        (front.is_some_and(|f| f.taken), created(gateway), gateway.key())
+    });
     for place in places {
         serve(world, place, plan);
     }
@@ -46,139 +53,39 @@ pub fn plan(world: &World, plan: &mut Plan) {
 
 /// A gateway before anything is attached to it.
 fn place(world: &World, gateway: &Arc<Gateway>) -> Place {
+    let holder = Holder {
+        kind: GATEWAY,
+        key: gateway.key(),
+        listeners: &gateway.spec.listeners,
+    };
     let listeners = gateway
         .spec
         .listeners
         .iter()
-        .map(|l| listener(world, gateway, l))
-        .collect();
-    Place {
+        .map(|l| listeners::read(world, &holder, l));
+    let mut place = Place {
         gateway: gateway.clone(),
-        listeners,
-    }
-}
-
-fn listener(world: &World, gateway: &Gateway, listener: &Listener) -> attach::Listener {
-    let mut refused = None;
-    let speaks = speaks(&listener.protocol);
-    let passes = listener
-        .tls
-        .as_ref()
-        .is_some_and(|t| t.mode.as_deref() == Some("Passthrough"));
-    if speaks.is_none() {
-        refused = Some((
-            "UnsupportedProtocol",
-            format!("protocol {} is not supported", listener.protocol),
-        ));
-    } else if speaks == Some(Speaks::Https) && passes {
-        refused = Some((
-            "UnsupportedValue",
-            "requests can't be read from TLS that is passed through".into(),
-        ));
-    }
-    let shows = speaks == Some(Speaks::Https) || speaks == Some(Speaks::Tls) && !passes;
-    let same = |other: &&Listener| other.name != listener.name && other.port == listener.port;
-    let mut others = gateway.spec.listeners.iter().filter(same);
-    let host = |l: &Listener| Host::new(l.hostname.as_deref().unwrap_or_default());
-    let conflict =
-        others.find_map(
-            |other| match (other.protocol == listener.protocol, host(other) == host(listener)) {
-                (false, _) => Some("ProtocolConflict"),
-                (true, true) => Some("HostnameConflict"),
-                _ => None,
-            },
-        );
-    let allowed = listener.allowed_routes.clone().unwrap_or_default();
-    let ours: &[Kind] = match speaks {
-        Some(Speaks::Http | Speaks::Https) => &[HTTP, GRPC],
-        Some(Speaks::Tls) => &[TLS],
-        Some(Speaks::Tcp) => &[TCP],
-        None => &[],
+        listeners: listeners.collect(),
+        sets: Vec::new(),
     };
-    let ours: Vec<RouteKind> = ours
-        .iter()
-        .map(|kind| RouteKind {
-            group: Some(GROUP.into()),
-            kind: kind.0.into(),
-        })
-        .collect();
-    let is_known =
-        |k: &RouteKind| ours.iter().any(|o| o.kind == k.kind) && k.group.as_deref().unwrap_or(GROUP) == GROUP;
-    let wanted =
-        |o: &&RouteKind| allowed.kinds.is_empty() || allowed.kinds.iter().any(|k| is_known(k) && k.kind == o.kind);
-    let kinds = ours.iter().filter(wanted).cloned().collect();
-    let unknown = allowed.kinds.iter().find(|k| !is_known(k));
-    let unknown = unknown.map(|k| {
-        (
-            "InvalidRouteKinds",
-            format!("routes of kind {} can't be attached", k.kind),
-        )
-    });
-    let (certificate, problem) = match shows.then(|| certificate(world, gateway, listener)).transpose() {
-        Ok(certificate) => (certificate, None),
-        Err(problem) => (None, Some(problem)),
-    };
-    attach::Listener {
-        name: listener.name.clone(),
-        port: u16::try_from(listener.port).unwrap_or(0),
-        speaks: speaks.unwrap_or_default(),
-        shows,
-        host: host(listener),
-        allowed,
-        kinds,
-        refused,
-        conflict,
-        unresolved: problem.or(unknown),
-        certificate,
-        attached: 0,
-        hosts: BTreeMap::new(),
-    }
-}
-
-type Problem = (&'static str, String);
-
-fn speaks(protocol: &str) -> Option<Speaks> {
-    match protocol {
-        "HTTP" => Some(Speaks::Http),
-        "HTTPS" => Some(Speaks::Https),
-        "TLS" => Some(Speaks::Tls),
-        "TCP" => Some(Speaks::Tcp),
-        _ => None,
-    }
-}
-
-fn certificate(world: &World, gateway: &Gateway, listener: &Listener) -> Result<ObjectKey, Problem> {
-    let bad = |text: String| Err(("InvalidCertificateRef", text));
-    let tls = listener.tls.clone().unwrap_or_default();
-    let [reference] = tls.certificate_refs.as_slice() else {
-        return bad("a listener has to refer to one certificate".into());
-    };
-    let kind = reference.kind.as_deref().unwrap_or("Secret");
-    if kind != "Secret" || reference.group.as_ref().is_some_and(|g| !g.is_empty()) {
-        return bad(format!("a certificate can't be in a {kind}"));
-    }
-    let key = ObjectKey::new(
-        reference.namespace.as_deref().unwrap_or(gateway.namespace()),
-        &reference.name,
-    );
-    if !permitted(world, ("Gateway", gateway.namespace()), ("", "Secret", &key)) {
-        return Err((
-            "RefNotPermitted",
-            format!("no ReferenceGrant permits the reference to secret {key}"),
-        ));
-    }
-    match world.certificates.get(&key) {
-        Some(Ok(())) => Ok(key),
-        Some(Err(why)) => bad(format!("secret {key}: {why}")),
-        None => bad(format!("there is no secret {key} of type kubernetes.io/tls")),
-    }
+    sets::add(world, &mut place);
+    place
 }
 
 /// What was attached becomes the table's, and is told.
 fn serve(world: &World, place: Place, plan: &mut Plan) {
     let gateway = &place.gateway;
     let owner = Owner::Gateway(gateway.key());
-    let front = world.fronts.get(&owner).cloned().unwrap_or_default();
+    let mut front = world.fronts.get(&owner).cloned().unwrap_or_default();
+    let refused = unsupported(gateway);
+    let takes_part = |l: &attach::Listener| refused.is_none() && l.refused.is_none() && l.conflict.is_none();
+    if front.taken {
+        let listeners: Vec<&attach::Listener> = place.listeners.iter().filter(|l| takes_part(l)).collect();
+        match shared::front(world, plan, gateway, &listeners) {
+            Ok(others) => front = others,
+            Err(why) => front.refused = Some(format!("{}; {why}", front.refused.unwrap_or_default())),
+        }
+    }
     let addresses: Vec<Address> = front
         .addresses
         .iter()
@@ -193,37 +100,34 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
             },
         })
         .collect();
-    let refused = unsupported(gateway);
-    let takes_part = |l: &attach::Listener| refused.is_none() && l.refused.is_none() && l.conflict.is_none();
     let wished: Vec<IpAddr> = gateway.spec.addresses.iter().filter_map(|a| wish(a)?).collect();
     let has = |ip: &IpAddr| addresses.iter().any(|a| a.value.as_deref() == Some(&ip.to_string()));
     let lacks = wished.iter().find(|ip| !has(ip)).copied();
     let mut told = OfGateway::default();
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
     let (mut good, mut bad) = (0, 0);
+    let mut of_sets: BTreeMap<ObjectKey, Vec<(bool, OfListener)>> = BTreeMap::new();
+    let reached = !addresses.is_empty() && lacks.is_none();
     for listener in place.listeners {
         let serves = takes_part(&listener) && (!listener.shows || listener.certificate.is_some());
         let open = takes_part(&listener);
-        if serves {
-            good += 1
-        } else {
-            bad += 1
+        let one = of_listener(&listener, open, serves, reached);
+        match &listener.set {
+            Some(set) => of_sets.entry(set.clone()).or_default().push((serves, one)),
+            None => {
+                *if serves { &mut good } else { &mut bad } += 1;
+                told.listeners.push(one);
+            }
         }
-        told.listeners.push(of_listener(
-            &listener,
-            open,
-            serves,
-            !addresses.is_empty() && lacks.is_none(),
-        ));
         if !open {
             continue;
         }
-        plan.fronts.entry(owner.clone()).or_default().insert(listener.port);
+        plan.fronts.entry(owner.clone()).or_default().insert(listener.outer());
         plan.certificates.extend(listener.certificate.clone());
         if !serves {
             continue;
         }
-        let Some(at) = front.ports.get(&listener.port) else {
+        let Some(at) = front.ports.get(&listener.outer()) else {
             continue;
         };
         let port = ports.entry(*at).or_default();
@@ -245,6 +149,9 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
         });
     }
     for (at, mut port) in ports {
+        if let Some(others) = plan.table.ports.get(&at) {
+            port.listeners.extend(others.listeners.iter().cloned());
+        }
         port.listeners.sort_by_key(|l| Reverse(l.host.rank()));
         plan.table.ports.insert(at, Arc::new(port));
     }
@@ -252,6 +159,14 @@ fn serve(world: &World, place: Place, plan: &mut Plan) {
         plan.wished.insert(owner, wished);
     }
     told.conditions = of_gateway(refused, (good, bad), &front, &addresses, lacks);
+    let accepted = told.conditions.iter().any(|c| c.kind == "Accepted" && c.holds);
+    for set in place.sets {
+        let of = sets::told(&set, accepted, reached, of_sets.remove(&set.key).unwrap_or_default());
+        if of.conditions.iter().any(|c| c.kind == "Accepted" && c.holds) {
+            told.sets += 1;
+        }
+        plan.statuses.listener_sets.insert(set.key, of);
+    }
     told.addresses = addresses;
     plan.statuses.gateways.insert(gateway.key(), told);
 }
@@ -282,13 +197,6 @@ fn unsupported(gateway: &Gateway) -> Option<Problem> {
     }
     if spec.infrastructure.is_some() {
         return Some(("InvalidParameters", "spec.infrastructure is not supported".into()));
-    }
-    let listener_sets = spec.allowed_listeners.as_ref().is_some_and(|allowed| {
-        let from = allowed["namespaces"]["from"].as_str();
-        from.is_some_and(|from| from != "None")
-    });
-    if listener_sets {
-        return Some(("InvalidParameters", "spec.allowedListeners is not supported".into()));
     }
     spec.tls
         .as_ref()
@@ -352,7 +260,13 @@ fn of_listener(listener: &attach::Listener, open: bool, serves: bool, has_addres
     let programmed = match (open && serves, has_address) {
         (true, true) => Told::new("Programmed", true, "Programmed", "The listener is served on every node"),
         (true, false) => Told::new("Programmed", false, "Pending", "The gateway has no address yet"),
-        _ => Told::new("Programmed", false, "Invalid", "The listener is not valid"),
+        _ => {
+            let reason = listener
+                .conflict
+                .filter(|_| listener.set.is_some())
+                .unwrap_or("Invalid");
+            Told::new("Programmed", false, reason, "The listener is not valid")
+        }
     };
     OfListener {
         name: listener.name.clone(),

@@ -1,6 +1,6 @@
 //! Ingress: rules by host and path, the default backend, certificates.
 
-use super::services::{PortRef, resolve};
+use super::services::{Passing, PortRef, resolve};
 use super::{Owner, Plan, World, created};
 use crate::table::{Action, Backend, Host, Listener, Order, PathRule, Port, Protocol, Rule, Speaks, Upstream, When};
 use crate::{INGRESS_CLASS, INGRESS_CONTROLLER, NAMESPACE};
@@ -36,7 +36,7 @@ pub fn plan(world: &World, plan: &mut Plan) {
     if ours.is_empty() {
         return;
     }
-    plan.fronts.insert(Owner::Ingress, [HTTP, HTTPS].into());
+    plan.fronts.insert(Owner::Ingress, [HTTP.into(), HTTPS.into()].into());
     let mut hosts: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
     let mut certificates = Vec::new();
     for ingress in &ours {
@@ -81,7 +81,9 @@ pub fn plan(world: &World, plan: &mut Plan) {
         plan.problems.extend(problems);
     }
     for (number, speaks) in [(HTTP, Speaks::Http), (HTTPS, Speaks::Https)] {
-        let Some(at) = front.ports.get(&number) else { continue };
+        let Some(at) = front.ports.get(&number.into()) else {
+            continue;
+        };
         let mut listener = listener.clone();
         if speaks == Speaks::Https {
             listener.certificates = certificates.clone();
@@ -166,7 +168,7 @@ fn action(world: &World, ingress: &Ingress, backend: &IngressBackend) -> Action 
             (Some(name), _) => PortRef::Name(name),
             (None, number) => PortRef::Number(number?),
         };
-        resolve(world, &key, port, Some(Protocol::Http1)).ok()
+        resolve(world, &key, port, Passing::Requests(Protocol::Http1), None).ok()
     });
     let to = Arc::new(to.unwrap_or(Upstream::Nowhere(503)));
     Action {

@@ -4,22 +4,30 @@ mod attach;
 mod filters;
 mod gateways;
 mod ingress;
+mod listeners;
 pub mod rules;
 mod services;
+mod sets;
+mod shared;
 pub mod status;
+mod trust;
 
-use crate::kinds::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute};
-use crate::table::Table;
+use crate::kinds::{
+    BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
+    UDPRoute,
+};
+use crate::table::{Outer, Table};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use keelson_client::{ApiObject, ObjectKey, labels::Labels};
+use rustls_pki_types::CertificateDer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use ingress::is_ours as ingress_is_ours;
-pub use services::{PortRef, Unresolved, is_elsewhere, resolve};
+pub use services::{Passing, PortRef, Unresolved, is_elsewhere, resolve};
 
 /// Everything that is read.
 #[derive(Default)]
@@ -28,11 +36,16 @@ pub struct World {
     pub ingress_classes: Vec<Arc<IngressClass>>,
     pub classes: Vec<Arc<GatewayClass>>,
     pub gateways: Vec<Arc<Gateway>>,
+    pub listener_sets: Vec<Arc<ListenerSet>>,
     pub http_routes: Vec<Arc<HTTPRoute>>,
     pub grpc_routes: Vec<Arc<GRPCRoute>>,
     pub tls_routes: Vec<Arc<TLSRoute>>,
     pub tcp_routes: Vec<Arc<TCPRoute>>,
+    pub udp_routes: Vec<Arc<UDPRoute>>,
     pub grants: Vec<Arc<ReferenceGrant>>,
+    pub policies: Vec<Arc<BackendTLSPolicy>>,
+    /// The ConfigMaps that have certificates of authorities.
+    pub authorities: BTreeMap<ObjectKey, Result<Vec<CertificateDer<'static>>, String>>,
     pub namespaces: BTreeMap<String, Labels>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// By the service that they are of.
@@ -53,23 +66,27 @@ pub enum Owner {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Front {
     /// What clients see, and where it leads on a node.
-    pub ports: BTreeMap<u16, u16>,
+    pub ports: BTreeMap<Outer, u16>,
     pub addresses: Vec<LoadBalancerIngress>,
     /// The addresses that are asked for; empty: any will do.
     pub wished: Vec<IpAddr>,
     /// Why it has no address.
     pub refused: Option<String>,
+    /// It has none because somebody else has one of its ports on the nodes' addresses.
+    pub taken: bool,
 }
 
 #[derive(Debug, Default)]
 pub struct Plan {
     pub table: Table,
     /// The ports that each front has to have.
-    pub fronts: BTreeMap<Owner, BTreeSet<u16>>,
+    pub fronts: BTreeMap<Owner, BTreeSet<Outer>>,
     /// The addresses that fronts have to have, where it matters which.
     pub wished: BTreeMap<Owner, Vec<IpAddr>>,
     /// The secrets whose certificates are shown.
     pub certificates: BTreeSet<ObjectKey>,
+    /// The ConfigMaps by which backends are known.
+    pub authorities: BTreeSet<ObjectKey>,
     pub statuses: status::Statuses,
     /// What of an Ingress can't be done; it has no conditions to tell it in.
     pub problems: BTreeSet<(ObjectKey, String)>,

@@ -1,20 +1,24 @@
 //! Rules of routes: what has to hold, and what is done then.
 
 use super::filters::{self, Refused, duration};
-use super::services::{PortRef, Unresolved, resolve};
+use super::services::{Passing, PortRef, Unresolved, resolve};
 use super::status::Told;
+use super::trust::Policies;
 use super::{World, created};
 use crate::kinds::{GROUP, Match, MethodMatch, Reference, Rule, ValueMatch};
 use crate::table::{self, Action, Backend, Order, PathRule, Pattern, Protocol, Text, Upstream, When};
 use http::HeaderName;
 use keelson_client::{ApiObject, ObjectKey};
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A route as it is meant, whoever its parents are.
 pub struct Read {
     pub rules: Result<Vec<table::Rule>, Refused>,
     pub resolved: Told,
+    /// What is for its backends, in force or not.
+    pub policies: BTreeSet<ObjectKey>,
 }
 
 /// A kind of routes.
@@ -25,18 +29,23 @@ pub const HTTP: Kind = Kind("HTTPRoute");
 pub const GRPC: Kind = Kind("GRPCRoute");
 pub const TLS: Kind = Kind("TLSRoute");
 pub const TCP: Kind = Kind("TCPRoute");
+pub const UDP: Kind = Kind("UDPRoute");
 
 struct Reader<'a> {
     world: &'a World,
+    policies: &'a Policies,
+    touched: BTreeSet<ObjectKey>,
     kind: Kind,
     route: ObjectKey,
     created: i64,
     unresolved: Option<Told>,
 }
 
-pub fn read<K: ApiObject>(world: &World, kind: Kind, route: &K, rules: Option<&[Rule]>) -> Read {
+pub fn read<K: ApiObject>(world: &World, policies: &Policies, kind: Kind, route: &K, rules: Option<&[Rule]>) -> Read {
     let mut reader = Reader {
         world,
+        policies,
+        touched: BTreeSet::new(),
         kind,
         route: route.key(),
         created: created(route),
@@ -51,6 +60,7 @@ pub fn read<K: ApiObject>(world: &World, kind: Kind, route: &K, rules: Option<&[
     Read {
         rules,
         resolved: reader.unresolved.unwrap_or(fine),
+        policies: reader.touched,
     }
 }
 
@@ -134,7 +144,7 @@ impl Reader<'_> {
         }))
     }
 
-    fn find(&self, reference: &Reference) -> Result<Upstream, (&'static str, String)> {
+    fn find(&mut self, reference: &Reference) -> Result<Upstream, (&'static str, String)> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Service");
         if (group, kind) != ("", "Service") {
@@ -151,14 +161,36 @@ impl Reader<'_> {
         let Some(port) = reference.port else {
             return Err(("BackendNotFound", format!("a port of service {key} has to be named")));
         };
-        let speaks = match self.kind {
-            GRPC => Some(Protocol::H2c),
-            HTTP => Some(Protocol::Http1),
-            _ => None,
+        let passing = match self.kind {
+            GRPC => Passing::Requests(Protocol::H2c),
+            HTTP => Passing::Requests(Protocol::Http1),
+            UDP => Passing::Datagrams,
+            _ => Passing::Bytes,
         };
-        resolve(self.world, &key, PortRef::Number(port), speaks).map_err(|why| match why {
+        // Who passes on what comes, TLS or not, asks nothing of a backend.
+        let policies = match self.kind {
+            TCP | UDP => None,
+            _ => self.policies.of(self.world, &key, port),
+        };
+        let trust = match policies {
+            Some(found) => {
+                self.touched.extend(found.touched.iter().cloned());
+                let Some(trust) = &found.trust else {
+                    return Ok(Upstream::Nowhere(500));
+                };
+                Some(Arc::clone(trust))
+            }
+            None => None,
+        };
+        resolve(self.world, &key, PortRef::Number(port), passing, trust).map_err(|why| match why {
             Unresolved::NoService => ("BackendNotFound", format!("there is no service {key}")),
-            Unresolved::NoPort => ("BackendNotFound", format!("service {key} has no TCP port {port}")),
+            Unresolved::NoPort => {
+                let transport = passing.transport();
+                (
+                    "BackendNotFound",
+                    format!("service {key} has no {transport} port {port}"),
+                )
+            }
             Unresolved::Protocol(other) => (
                 "UnsupportedProtocol",
                 format!("port {port} of service {key} speaks {other}, which is not supported"),

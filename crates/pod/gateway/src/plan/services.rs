@@ -1,16 +1,36 @@
 //! From a service's port to where its requests go.
 
 use super::World;
-use crate::table::{Protocol, Upstream};
+use crate::table::{Protocol, Trust, Upstream};
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use keelson_client::ObjectKey;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 pub enum PortRef<'a> {
     Number(i32),
     Name(&'a str),
+}
+
+/// What is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// By what a port is taken to speak if it says nothing.
+    Requests(Protocol),
+    /// Nobody looks into them.
+    Bytes,
+    Datagrams,
+}
+
+impl Passing {
+    pub fn transport(self) -> &'static str {
+        match self {
+            Passing::Datagrams => "UDP",
+            Passing::Requests(_) | Passing::Bytes => "TCP",
+        }
+    }
 }
 
 pub enum Unresolved {
@@ -21,18 +41,23 @@ pub enum Unresolved {
 }
 
 /// Where requests for a port go: to endpoints that are ready; while there is none, to those that still serve although they are ending.
-/// `speaks` is what the port is taken to speak if it says nothing; `None`: it doesn't matter, nobody looks into what is passed on.
+/// `trust` says that it is reached by TLS, and what it has to show. `passing` is what is passed on to it.
 pub fn resolve(
     world: &World,
     key: &ObjectKey,
     port: PortRef<'_>,
-    speaks: Option<Protocol>,
+    passing: Passing,
+    trust: Option<Arc<Trust>>,
 ) -> Result<Upstream, Unresolved> {
+    let speaks = match passing {
+        Passing::Requests(speaks) => Some(speaks),
+        Passing::Bytes | Passing::Datagrams => None,
+    };
     let service = world.services.get(key).ok_or(Unresolved::NoService)?;
     let spec = service.spec.as_ref().ok_or(Unresolved::NoService)?;
     let ports = spec.ports.as_deref().unwrap_or_default();
     let found = ports.iter().find(|p| match port {
-        PortRef::Number(number) => p.port == number,
+        PortRef::Number(number) => p.port == number && p.protocol.as_deref().unwrap_or("TCP") == passing.transport(),
         PortRef::Name(name) => p.name.as_deref() == Some(name),
     });
     let protocol = match found
@@ -41,7 +66,10 @@ pub fn resolve(
     {
         Some("kubernetes.io/h2c" | "grpc") => Protocol::H2c,
         Some(other @ ("https" | "tls" | "kubernetes.io/wss" | "kubernetes.io/https")) => {
-            return Err(Unresolved::Protocol(other.into()));
+            if trust.is_none() {
+                return Err(Unresolved::Protocol(other.into()));
+            }
+            speaks.unwrap_or_default()
         }
         _ => speaks.unwrap_or_default(),
     };
@@ -55,9 +83,10 @@ pub fn resolve(
             host: spec.external_name.clone().unwrap_or_default(),
             port: u16::try_from(number).map_err(|_| Unresolved::NoPort)?,
             protocol,
+            trust,
         });
     }
-    let found = found.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    let found = found.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == passing.transport());
     let found = found.ok_or(Unresolved::NoPort)?;
     let slices = world.slices.get(key).map(Vec::as_slice).unwrap_or_default();
     let of = |wanted: fn(&Endpoint) -> bool| -> BTreeSet<SocketAddr> {
@@ -71,6 +100,7 @@ pub fn resolve(
         service: key.clone(),
         addresses: addresses.into_iter().collect(),
         protocol,
+        trust,
     })
 }
 

@@ -3,20 +3,31 @@
 use crate::kinds::{Address, ListenerStatus, ParentRef, RouteKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keelson_client::ObjectKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
 pub struct Statuses {
     pub ingresses: Vec<ObjectKey>,
     pub classes: BTreeMap<String, Vec<Told>>,
     pub gateways: BTreeMap<ObjectKey, OfGateway>,
+    pub listener_sets: BTreeMap<ObjectKey, OfSet>,
     /// By kind and name.
     pub routes: BTreeMap<(&'static str, ObjectKey), Vec<OfParent>>,
+    /// Of policies that matter to a Gateway of ours.
+    pub policies: BTreeMap<ObjectKey, OfPolicy>,
 }
 
 #[derive(Debug, Default)]
 pub struct OfGateway {
     pub addresses: Vec<Address>,
+    pub conditions: Vec<Told>,
+    pub listeners: Vec<OfListener>,
+    /// How many ListenerSets add to it.
+    pub sets: i32,
+}
+
+#[derive(Debug, Default)]
+pub struct OfSet {
     pub conditions: Vec<Told>,
     pub listeners: Vec<OfListener>,
 }
@@ -32,6 +43,13 @@ pub struct OfListener {
 #[derive(Debug)]
 pub struct OfParent {
     pub parent: ParentRef,
+    pub conditions: Vec<Told>,
+}
+
+/// The same is told for each Gateway that it matters to.
+#[derive(Debug, Default)]
+pub struct OfPolicy {
+    pub gateways: BTreeSet<ObjectKey>,
     pub conditions: Vec<Told>,
 }
 

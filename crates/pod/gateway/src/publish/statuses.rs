@@ -2,8 +2,11 @@
 
 use super::features::FEATURES;
 use crate::GATEWAY_CONTROLLER;
-use crate::kinds::{Feature, Gateway, GatewayClass, ParentStatus, Route, RouteStatus};
-use crate::plan::status::{OfGateway, OfParent, Told, listeners, merge};
+use crate::kinds::{
+    AncestorStatus, BackendTLSPolicy, Feature, GROUP, Gateway, GatewayClass, ListenerSet, ListenerStatus, ParentRef,
+    ParentStatus, Route, RouteStatus,
+};
+use crate::plan::status::{OfGateway, OfParent, OfPolicy, OfSet, Told, listeners, merge};
 use crate::plan::{Owner, Plan, World, rules};
 use k8s_openapi::api::core::v1::LoadBalancerIngress;
 use k8s_openapi::api::networking::v1::Ingress;
@@ -55,7 +58,18 @@ impl Teller {
         done = done.and(self.routes(rules::HTTP, &world.http_routes, plan, &now).await);
         done = done.and(self.routes(rules::GRPC, &world.grpc_routes, plan, &now).await);
         done = done.and(self.routes(rules::TLS, &world.tls_routes, plan, &now).await);
-        done.and(self.routes(rules::TCP, &world.tcp_routes, plan, &now).await)
+        done = done.and(self.routes(rules::TCP, &world.tcp_routes, plan, &now).await);
+        done = done.and(self.routes(rules::UDP, &world.udp_routes, plan, &now).await);
+        for set in &world.listener_sets {
+            if let Some(told) = plan.statuses.listener_sets.get(&set.key()) {
+                done = done.and(self.write(set.as_ref(), of_set(set, told, &now)).await);
+            }
+        }
+        for policy in &world.policies {
+            let told = plan.statuses.policies.get(&policy.key());
+            done = done.and(self.write(policy.as_ref(), of_policy(policy, told, &now)).await);
+        }
+        done
     }
 
     async fn routes<R: Route>(
@@ -135,10 +149,30 @@ fn of_gateway(gateway: &Gateway, told: &OfGateway, now: &Time) -> Option<Value> 
     let conditions = merge(&gateway.status.conditions, &told.conditions, generation, now.clone());
     let listeners = listeners(&gateway.status.listeners, &told.listeners, generation, now);
     let status = &gateway.status;
-    let same = status.conditions == conditions && status.listeners == listeners && status.addresses == told.addresses;
-    let kinds = |l: &crate::kinds::ListenerStatus| json!({"name": l.name, "attachedRoutes": l.attached_routes, "supportedKinds": l.supported_kinds, "conditions": l.conditions});
-    let all: Vec<Value> = listeners.iter().map(kinds).collect();
-    (!same).then(|| json!({"addresses": told.addresses, "conditions": conditions, "listeners": all}))
+    // Definitions that are older than sets have no field for their number.
+    let sets = (told.sets > 0).then_some(told.sets);
+    let same = status.conditions == conditions
+        && status.listeners == listeners
+        && status.addresses == told.addresses
+        && status.attached_listener_sets == sets;
+    (!same).then(|| {
+        let all = entries(&listeners);
+        json!({"addresses": told.addresses, "conditions": conditions, "listeners": all, "attachedListenerSets": sets})
+    })
+}
+
+fn of_set(set: &ListenerSet, told: &OfSet, now: &Time) -> Option<Value> {
+    let generation = set.metadata.generation;
+    let conditions = merge(&set.status.conditions, &told.conditions, generation, now.clone());
+    let listeners = listeners(&set.status.listeners, &told.listeners, generation, now);
+    let same = set.status.conditions == conditions && set.status.listeners == listeners;
+    (!same).then(|| json!({"conditions": conditions, "listeners": entries(&listeners)}))
+}
+
+/// With all fields that the API asks for, also those that say nothing.
+fn entries(all: &[ListenerStatus]) -> Vec<Value> {
+    let one = |l: &ListenerStatus| json!({"name": l.name, "attachedRoutes": l.attached_routes, "supportedKinds": l.supported_kinds, "conditions": l.conditions});
+    all.iter().map(one).collect()
 }
 
 /// Other controllers' entries stay; one of ours for a parent that isn't ours any more goes.
@@ -162,10 +196,42 @@ fn of_route(status: &RouteStatus, told: Option<&Vec<OfParent>>, generation: Opti
     (!same).then(|| json!({"parents": parents}))
 }
 
+/// So many Gateways the API has room for.
+const ANCESTORS: usize = 16;
+
+fn of_policy(policy: &BackendTLSPolicy, told: Option<&OfPolicy>, now: &Time) -> Option<Value> {
+    let all = policy.status.ancestors.iter();
+    let (ours, others): (Vec<&AncestorStatus>, Vec<&AncestorStatus>) =
+        all.partition(|a| a.controller_name == GATEWAY_CONTROLLER);
+    let one = |(gateway, told): (&ObjectKey, &OfPolicy)| {
+        let ancestor_ref = ParentRef {
+            group: Some(GROUP.into()),
+            kind: Some("Gateway".into()),
+            namespace: Some(gateway.namespace.clone()),
+            name: gateway.name.clone(),
+            ..ParentRef::default()
+        };
+        let before = ours.iter().find(|a| a.ancestor_ref == ancestor_ref);
+        let before = before.map(|a| a.conditions.as_slice()).unwrap_or_default();
+        AncestorStatus {
+            conditions: merge(before, &told.conditions, policy.metadata.generation, now.clone()),
+            ancestor_ref,
+            controller_name: GATEWAY_CONTROLLER.into(),
+        }
+    };
+    let gateways = told
+        .into_iter()
+        .flat_map(|told| told.gateways.iter().map(move |g| (g, told)));
+    let room = ANCESTORS.saturating_sub(others.len());
+    let told: Vec<AncestorStatus> = gateways.take(room).map(one).collect();
+    let same = ours.iter().copied().eq(told.iter());
+    let ancestors: Vec<AncestorStatus> = others.into_iter().cloned().chain(told).collect();
+    (!same).then(|| json!({"ancestors": ancestors}))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::ParentRef;
 
     fn parent(name: &str) -> ParentRef {
         ParentRef {

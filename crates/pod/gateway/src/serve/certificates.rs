@@ -2,10 +2,10 @@
 
 use super::Serving;
 use keelson_client::ObjectKey;
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
@@ -27,6 +27,21 @@ pub fn certified(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, String> 
     certified
         .map(Arc::new)
         .map_err(|_| "the certificate and the key don't belong together, or are of a kind that isn't supported".into())
+}
+
+/// Certificates of authorities, of which each can be one.
+pub fn authorities(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let all = all.map_err(|_| "ca.crt has no PEM certificates")?;
+    if all.is_empty() {
+        return Err("ca.crt has no PEM certificates".into());
+    }
+    let mut roots = RootCertStore::empty();
+    for one in &all {
+        let added = roots.add(one.clone());
+        added.map_err(|_| "a certificate in ca.crt is none of an authority that can be used")?;
+    }
+    Ok(all)
 }
 
 /// `alpn`: the protocols that are spoken in it, the liked ones first; none where nobody looks into what is passed on.

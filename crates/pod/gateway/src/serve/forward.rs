@@ -1,9 +1,10 @@
 //! A request's way to a backend and its answer's way back.
 
 use super::body::{Kept, Lent, Outgoing, plain};
-use super::{From, cors, filters, h2, headers, mirror, tunnel};
+use super::clients::{Clients, Failed, To};
+use super::{From, cors, filters, headers, mirror, tunnel};
 use crate::plan::is_elsewhere;
-use crate::table::{Action, Backend, PathRule, Protocol, Upstream};
+use crate::table::{Action, Backend, PathRule, Protocol, Trust, Upstream};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -11,8 +12,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use keelson_listen::WriteBy;
 use rand::Rng;
 use std::net::SocketAddr;
@@ -23,33 +22,26 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// Requests under way on a node; one more is 503.
 const REQUESTS: usize = 8192;
-/// How long a connection to a backend may take to be made.
-pub const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take to begin where the route says nothing.
 const HEAD: Duration = Duration::from_secs(300);
 /// Endpoints that are tried for one request.
 pub const TRIES: usize = 3;
-/// A connection that is kept for the next request, and how many of an endpoint.
-const IDLE: Duration = Duration::from_secs(30);
-const KEPT: usize = 64;
 /// Names of external services that are looked up at once, and how long that may take.
 const LOOKUPS: usize = 32;
 const LOOKUP: Duration = Duration::from_secs(5);
 
 pub struct Forward {
-    http1: Client<HttpConnector, Outgoing>,
-    http2: h2::Pool,
+    pub clients: Clients,
     places: Arc<Semaphore>,
     lookups: Semaphore,
     mirrors: Arc<Semaphore>,
 }
 
-/// Why an attempt came to nothing.
-pub enum Failed {
-    /// Nothing of the request was sent.
-    Unreached(String),
-    Broken(String),
-    Late,
+/// Where a backend is.
+pub struct Reached {
+    pub addresses: Vec<SocketAddr>,
+    pub protocol: Protocol,
+    pub trust: Option<Arc<Trust>>,
 }
 
 /// A request but for its body.
@@ -63,18 +55,8 @@ pub struct Parts {
 
 impl Forward {
     pub fn new() -> Forward {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(Duration::from_secs(180)));
-        let http1 = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(KEPT)
-            .build(connector);
         Forward {
-            http1,
-            http2: h2::Pool::default(),
+            clients: Clients::new(),
             places: Arc::new(Semaphore::new(REQUESTS)),
             lookups: Semaphore::new(LOOKUPS),
             mirrors: Arc::new(Semaphore::new(mirror::MOST)),
@@ -145,7 +127,11 @@ impl Forward {
         mut request: Request<Incoming>,
         place: OwnedSemaphorePermit,
     ) -> Response<Outgoing> {
-        let (addresses, protocol) = match self.addresses(&backend.to).await {
+        let Reached {
+            addresses,
+            protocol,
+            trust,
+        } = match self.addresses(&backend.to).await {
             Ok(found) => found,
             Err(answer) => return answer,
         };
@@ -161,7 +147,12 @@ impl Forward {
         let tries = addresses.iter().cycle().skip(first).take(TRIES);
         let mut why = String::new();
         for address in tries {
-            match self.attempt(*address, protocol, &parts, action.backend, lent).await {
+            let to = To {
+                address: *address,
+                protocol,
+                trust: trust.clone(),
+            };
+            match self.attempt(&to, &parts, action.backend, lent).await {
                 Ok(answer) => return pass_on(answer, client, parts.upgrade.is_some(), place),
                 Err(Failed::Late) => return late(),
                 Err(Failed::Broken(error)) if !again => {
@@ -178,7 +169,7 @@ impl Forward {
         plain(StatusCode::BAD_GATEWAY, "no backend could be reached\n")
     }
 
-    pub async fn addresses(&self, to: &Upstream) -> Result<(Vec<SocketAddr>, Protocol), Response<Outgoing>> {
+    pub async fn addresses(&self, to: &Upstream) -> Result<Reached, Response<Outgoing>> {
         let unavailable = |text| Err(plain(StatusCode::SERVICE_UNAVAILABLE, text));
         match to {
             Upstream::Nowhere(status) => {
@@ -189,20 +180,36 @@ impl Forward {
                 unavailable("the service has no endpoints\n")
             }
             Upstream::Endpoints {
-                addresses, protocol, ..
-            } => Ok((addresses.clone(), *protocol)),
-            Upstream::External { host, port, protocol } => {
+                addresses,
+                protocol,
+                trust,
+                ..
+            } => Ok(Reached {
+                addresses: addresses.clone(),
+                protocol: *protocol,
+                trust: trust.clone(),
+            }),
+            Upstream::External {
+                host,
+                port,
+                protocol,
+                trust,
+            } => {
                 let Ok(_turn) = self.lookups.try_acquire() else {
                     return unavailable("too many names are being looked up\n");
                 };
                 let found = timeout(LOOKUP, tokio::net::lookup_host((host.as_str(), *port))).await;
-                let found: Vec<SocketAddr> = match found {
+                let addresses: Vec<SocketAddr> = match found {
                     Ok(Ok(all)) => all.filter(|a| is_elsewhere(a.ip())).collect(),
                     _ => Vec::new(),
                 };
-                match found.is_empty() {
+                match addresses.is_empty() {
                     true => unavailable("the external name leads nowhere\n"),
-                    false => Ok((found, *protocol)),
+                    false => Ok(Reached {
+                        addresses,
+                        protocol: *protocol,
+                        trust: trust.clone(),
+                    }),
                 }
             }
         }
@@ -217,7 +224,10 @@ impl Forward {
         let mut copies = Vec::new();
         for mirror in chosen {
             let Upstream::Endpoints {
-                addresses, protocol, ..
+                addresses,
+                protocol,
+                trust,
+                ..
             } = &*mirror.to
             else {
                 continue;
@@ -227,55 +237,28 @@ impl Forward {
                 continue;
             };
             let (body, copy) = mirror::body(body.is_end_stream());
-            let request = parts.request(address, *protocol, body);
-            copies.extend(copy);
-            mirror::send(
-                self.http1.clone(),
-                self.http2.clone(),
+            let to = To {
                 address,
-                *protocol,
-                request,
-                place,
-            );
+                protocol: *protocol,
+                trust: trust.clone(),
+            };
+            let request = parts.request(&to, body);
+            copies.extend(copy);
+            mirror::send(self.clients.clone(), to, request, place);
         }
         copies
     }
 
     async fn attempt(
         &self,
-        address: SocketAddr,
-        protocol: Protocol,
+        to: &To,
         parts: &Parts,
         within: Option<Duration>,
         body: Lent,
     ) -> Result<Response<Incoming>, Failed> {
-        let request = parts.request(address, protocol, body.boxed_unsync());
-        let sent = async {
-            match protocol {
-                Protocol::Http1 => self
-                    .http1
-                    .request(request)
-                    .await
-                    .map_err(|error| match error.is_connect() {
-                        true => Failed::Unreached(text(&error)),
-                        false => Failed::Broken(text(&error)),
-                    }),
-                Protocol::H2c => self.http2.request(address, request).await,
-            }
-        };
+        let sent = self.clients.request(to, parts.request(to, body.boxed_unsync()));
         timeout(within.unwrap_or(HEAD), sent).await.unwrap_or(Err(Failed::Late))
     }
-}
-
-/// An error with its causes.
-pub fn text(error: &dyn std::error::Error) -> String {
-    let mut all = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        all = format!("{all}: {error}");
-        cause = error.source();
-    }
-    all
 }
 
 fn late() -> Response<Outgoing> {
@@ -343,15 +326,18 @@ fn parts(
 }
 
 impl Parts {
-    fn request(&self, address: SocketAddr, protocol: Protocol, body: Outgoing) -> Request<Outgoing> {
+    fn request(&self, to: &To, body: Outgoing) -> Request<Outgoing> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();
-        let reached = || http::uri::Authority::try_from(address.to_string()).ok();
+        let reached = || http::uri::Authority::try_from(to.address.to_string()).ok();
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.scheme = Some(match to.trust {
+            Some(_) => http::uri::Scheme::HTTPS,
+            None => http::uri::Scheme::HTTP,
+        });
         uri.path_and_query = Some(self.target.clone());
-        match protocol {
+        match to.protocol {
             Protocol::Http1 => {
                 uri.authority = reached();
                 if let Ok(host) = HeaderValue::from_str(&self.authority) {

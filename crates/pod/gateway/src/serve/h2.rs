@@ -1,7 +1,9 @@
-//! HTTP/2 without TLS to backends: one connection an endpoint, which takes all requests to it.
+//! HTTP/2 to backends: one connection an endpoint, which takes all requests to it.
 
 use super::body::Outgoing;
-use super::forward::{CONNECT, Failed, text};
+use super::clients::{CONNECT, Failed, text};
+use super::secure;
+use crate::table::{Trust, TrustId};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -11,6 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -19,49 +22,68 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 /// From so many connections on those that have ended are looked for.
 const MANY: usize = 64;
 
+/// An endpoint, and what it had to show.
+type Key = (SocketAddr, Option<TrustId>);
+
 /// Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Pool {
-    open: Arc<Mutex<HashMap<SocketAddr, SendRequest<Outgoing>>>>,
+    open: Arc<Mutex<HashMap<Key, SendRequest<Outgoing>>>>,
 }
 
 impl Pool {
-    pub async fn request(&self, to: SocketAddr, request: Request<Outgoing>) -> Result<Response<Incoming>, Failed> {
-        let mut connection = self.connection(to).await.map_err(Failed::Unreached)?;
+    pub async fn request(
+        &self,
+        to: SocketAddr,
+        trust: Option<&Trust>,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, Failed> {
+        let key = (to, trust.map(|t| t.id));
+        let mut connection = self.connection(key, trust).await.map_err(Failed::Unreached)?;
         let answered = connection.try_send_request(request).await;
         answered.map_err(|mut error| match error.take_message() {
             // It comes back if nothing of it was sent.
             Some(request) => {
                 drop(request);
-                self.open.lock().remove(&to);
+                self.open.lock().remove(&key);
                 Failed::Unreached(text(error.error()))
             }
             None => Failed::Broken(text(error.error())),
         })
     }
 
-    async fn connection(&self, to: SocketAddr) -> Result<SendRequest<Outgoing>, String> {
-        let known = self.open.lock().get(&to).cloned();
+    async fn connection(&self, key: Key, trust: Option<&Trust>) -> Result<SendRequest<Outgoing>, String> {
+        let known = self.open.lock().get(&key).cloned();
         if let Some(mut known) = known
             && known.ready().await.is_ok()
         {
             return Ok(known);
         }
-        let made = timeout(CONNECT, connect(to))
+        let made = timeout(CONNECT, connect(key.0, trust))
             .await
             .map_err(|_| "connecting took too long".to_string())??;
         let mut open = self.open.lock();
         if open.len() >= MANY {
             open.retain(|_, connection| !connection.is_closed());
         }
-        open.insert(to, made.clone());
+        open.insert(key, made.clone());
         Ok(made)
     }
 }
 
-async fn connect(to: SocketAddr) -> Result<SendRequest<Outgoing>, String> {
+async fn connect(to: SocketAddr, trust: Option<&Trust>) -> Result<SendRequest<Outgoing>, String> {
     let stream = TcpStream::connect(to).await.map_err(|e| e.to_string())?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    match trust {
+        None => speak(to, stream).await,
+        Some(trust) => speak(to, secure::connect(stream, trust, secure::HTTP2).await?).await,
+    }
+}
+
+async fn speak<S>(to: SocketAddr, stream: S) -> Result<SendRequest<Outgoing>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

@@ -1,15 +1,12 @@
 //! Copies of requests for other backends, whose answers are nobody's. A copy never delays the request: one that is slow is broken off.
 
 use super::body::{Copying, Outgoing};
-use super::h2::Pool;
-use crate::table::Protocol;
+use super::clients::{Clients, To};
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use keelson_listen::BoxError;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,23 +40,11 @@ pub fn body(empty: bool) -> (Outgoing, Option<Copying>) {
     (StreamBody::new(stream).boxed_unsync(), Some(copying))
 }
 
-pub fn send(
-    http1: Client<HttpConnector, Outgoing>,
-    http2: Pool,
-    address: SocketAddr,
-    protocol: Protocol,
-    request: Request<Outgoing>,
-    place: OwnedSemaphorePermit,
-) {
+pub fn send(clients: Clients, to: To, request: Request<Outgoing>, place: OwnedSemaphorePermit) {
     tokio::spawn(async move {
-        let sent = async {
-            match protocol {
-                Protocol::Http1 => drop(http1.request(request).await),
-                Protocol::H2c => drop(http2.request(address, request).await),
-            }
-        };
+        let sent = clients.request(&to, request);
         if tokio::time::timeout(WITHIN, sent).await.is_err() {
-            tracing::debug!(%address, "a mirror took too long");
+            tracing::debug!(address = %to.address, "a mirror took too long");
         }
         drop(place);
     });

@@ -5,16 +5,20 @@
 
 mod body;
 mod certificates;
+mod clients;
 mod cors;
+mod datagram;
 mod filters;
 mod forward;
 mod h2;
 mod headers;
 mod mirror;
+mod secure;
 mod stream;
 mod tunnel;
 
-pub use certificates::certified;
+pub use certificates::{authorities, certified};
+pub use datagram::run as datagrams;
 
 use crate::matching::{self, Head};
 use crate::table::{Port, Speaks, Table};
@@ -72,6 +76,7 @@ impl Default for Serving {
 impl Serving {
     /// From now on requests go by these.
     pub fn set(&self, table: Table, certificates: Certificates) {
+        self.forward.clients.keep(&table.trusts());
         let now = Now {
             table: Arc::new(table),
             certificates: Arc::new(certificates),
@@ -102,6 +107,7 @@ pub async fn door(
             let config = certificates::config(serving.clone(), at, &[b"h2", b"http/1.1"])?;
             keelson_listen::run(socket, config, door(true), limits(), stop).await
         }
+        Speaks::Udp => anyhow::bail!("datagrams come by no connection"),
         Speaks::Tls | Speaks::Tcp => stream::run(socket, at, speaks == Speaks::Tls, serving, limits(), stop).await,
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Who names no host that a route has, or one whose backend isn't there, is closed before anything is said: a client can't take it for an answer.
 
-use super::forward::{CONNECT, TRIES, choose};
-use super::{Serving, certificates, tunnel};
+use super::clients::CONNECT;
+use super::forward::{Reached, TRIES, choose};
+use super::{Serving, certificates, secure, tunnel};
 use crate::matching::{self, Head};
-use crate::table::{Action, Speaks};
+use crate::table::{Action, Speaks, Trust};
 use anyhow::{Context as _, bail};
 use http::HeaderMap;
 use keelson_listen::{Limits, Peers};
@@ -21,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -85,7 +87,7 @@ pub async fn run(
 
 async fn all(client: TcpStream, serving: &Serving, at: u16) -> anyhow::Result<()> {
     let (action, _) = find(serving, at, Speaks::Tcp, "").context("no route is for this port")?;
-    let backend = connect(serving, &action).await?;
+    let (backend, _) = connect(serving, &action).await?;
     client.set_nodelay(true)?;
     tunnel::run(client, backend, tunnel::IDLE).await;
     Ok(())
@@ -113,10 +115,19 @@ async fn by_name(
     let read = hello.io.read.take().unwrap_or_default();
     let found = find(serving, at, Speaks::Tls, &name);
     let (action, ends_here) = found.with_context(|| format!("no route is for {name:?}"))?;
-    let mut backend = connect(serving, &action).await?;
+    let (mut backend, trust) = connect(serving, &action).await?;
     if ends_here {
-        let client = timeout(within, hello.into_stream(config)).await;
-        let client = client.context("the handshake took too long")??;
+        let handshakes = timeout(within, async {
+            let backend = match trust {
+                Some(trust) => {
+                    let made = secure::connect(backend, &trust, &[]).await;
+                    Either::Left(made.map_err(anyhow::Error::msg).context("the backend's TLS")?)
+                }
+                None => Either::Right(backend),
+            };
+            anyhow::Ok((hello.into_stream(config).await?, backend))
+        });
+        let (client, backend) = handshakes.await.context("the handshake took too long")??;
         tunnel::run(client, backend, tunnel::IDLE).await;
     } else {
         timeout(within, backend.write_all(&read)).await??;
@@ -125,8 +136,8 @@ async fn by_name(
     Ok(())
 }
 
-/// What is done with connections for a name, and whether their TLS ends here.
-fn find(serving: &Serving, at: u16, speaks: Speaks, name: &str) -> Option<(Arc<Action>, bool)> {
+/// What is done with what comes for a name, and whether its TLS ends here.
+pub fn find(serving: &Serving, at: u16, speaks: Speaks, name: &str) -> Option<(Arc<Action>, bool)> {
     let port = serving.port(at).filter(|port| port.speaks == speaks)?;
     let head = Head {
         method: "",
@@ -139,17 +150,17 @@ fn find(serving: &Serving, at: u16, speaks: Speaks, name: &str) -> Option<(Arc<A
     Some((matching::find(&port, &head)?.then.clone(), ends_here))
 }
 
-async fn connect(serving: &Serving, action: &Action) -> anyhow::Result<TcpStream> {
+async fn connect(serving: &Serving, action: &Action) -> anyhow::Result<(TcpStream, Option<Arc<Trust>>)> {
     let backend = choose(&action.backends).context("the route has no backend")?;
     let found = serving.forward.addresses(&backend.to).await;
-    let Ok((addresses, _)) = found else {
+    let Ok(Reached { addresses, trust, .. }) = found else {
         bail!("the backend isn't there")
     };
     let first = rand::rng().random_range(0..addresses.len());
     let mut why = None;
     for address in addresses.iter().cycle().skip(first).take(TRIES) {
         match reach(*address).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => return Ok((stream, trust)),
             Err(error) => why = Some(error.context(format!("{address} can't be reached"))),
         }
     }

@@ -93,6 +93,7 @@ pub fn to(addresses: &[SocketAddr], protocol: Protocol) -> Action {
         service: ObjectKey::new("n", "s"),
         addresses: addresses.to_vec(),
         protocol,
+        trust: None,
     };
     let backend = Backend {
         weight: 1,

@@ -3,6 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod backends;
+mod datagrams;
 mod matching;
 mod plans;
 mod serving;
+mod sets;
+mod shared;
+mod streams;
+mod trust;

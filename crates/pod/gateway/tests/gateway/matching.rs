@@ -96,7 +96,7 @@ fn table(ingresses: &[Value]) -> Port {
             .insert(keelson_client::ObjectKey::new("n", name), Arc::new(service));
     }
     let front = keelson_gateway::plan::Front {
-        ports: [(80, 7680)].into(),
+        ports: [(80u16.into(), 7680)].into(),
         ..Default::default()
     };
     world.fronts.insert(keelson_gateway::plan::Owner::Ingress, front);

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use keelson_client::ObjectKey;
 use keelson_gateway::matching::{Head, find};
-use keelson_gateway::plan::{Front, Owner, Plan, PortRef, World, plan, resolve, status};
-use keelson_gateway::table::{Protocol, Upstream};
+use keelson_gateway::plan::{Front, Owner, Passing, Plan, PortRef, World, plan, resolve, status};
+use keelson_gateway::table::{Outer, Protocol, Upstream};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ spec: {controllerName: keelson.dev/gateway}
 ";
 
 /// A world of documents, with the services `a` to `d` of namespace `shop`, `other/s`, and a certificate `shop/good`.
-fn world(text: &str) -> World {
+pub fn world(text: &str) -> World {
     let mut world = World::default();
     let read = |v: &serde_json::Value| v.clone();
     for part in format!("{CLASS}---{text}").split("---") {
@@ -34,6 +34,9 @@ fn world(text: &str) -> World {
             "GRPCRoute" => world.grpc_routes.push(of(read(&value))),
             "TLSRoute" => world.tls_routes.push(of(read(&value))),
             "TCPRoute" => world.tcp_routes.push(of(read(&value))),
+            "UDPRoute" => world.udp_routes.push(of(read(&value))),
+            "BackendTLSPolicy" => world.policies.push(of(read(&value))),
+            "ListenerSet" => world.listener_sets.push(of(read(&value))),
             "ReferenceGrant" => world.grants.push(of(read(&value))),
             other => panic!("{other}"),
         }
@@ -61,7 +64,7 @@ fn world(text: &str) -> World {
         .insert("blue".into(), [("team".to_string(), "blue".to_string())].into());
     let first = plan(&world);
     for (i, (owner, ports)) in first.fronts.iter().enumerate() {
-        let at = |(j, port): (usize, &u16)| (*port, 7000 + 100 * i as u16 + j as u16);
+        let at = |(j, port): (usize, &Outer)| (*port, 7000 + 100 * i as u16 + j as u16);
         let ip = LoadBalancerIngress {
             ip: Some("192.0.2.1".into()),
             ..Default::default()
@@ -69,7 +72,7 @@ fn world(text: &str) -> World {
         let front = Front {
             ports: ports.iter().enumerate().map(at).collect(),
             addresses: vec![ip],
-            refused: None,
+            ..Front::default()
         };
         world.fronts.insert(owner.clone(), front);
     }
@@ -80,15 +83,19 @@ fn of_service(value: serde_json::Value) -> Arc<Service> {
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
-fn told(plan: &Plan) -> String {
+pub fn told(plan: &Plan) -> String {
     let mut text = String::new();
     let conditions = |all: &[status::Told]| {
         let one = |c: &status::Told| format!("{}{}:{}", if c.holds { "+" } else { "-" }, c.kind, c.reason);
         all.iter().map(one).collect::<Vec<_>>().join(" ")
     };
-    for (key, gateway) in &plan.statuses.gateways {
-        writeln!(text, "{key} {}", conditions(&gateway.conditions)).unwrap();
-        for l in &gateway.listeners {
+    let gateways = plan.statuses.gateways.iter();
+    let gateways = gateways.map(|(key, g)| (key, &g.conditions, &g.listeners));
+    let sets = plan.statuses.listener_sets.iter();
+    let sets = sets.map(|(key, s)| (key, &s.conditions, &s.listeners));
+    for (key, all, listeners) in gateways.chain(sets) {
+        writeln!(text, "{key} {}", conditions(all)).unwrap();
+        for l in listeners {
             let kinds: Vec<&str> = l.kinds.iter().map(|k| k.kind.as_str()).collect();
             writeln!(
                 text,
@@ -109,7 +116,7 @@ fn told(plan: &Plan) -> String {
     text
 }
 
-fn ask(plan: &Plan, at: u16, method: &str, url: &str, headers: &[(&'static str, &str)]) -> String {
+pub fn ask(plan: &Plan, at: u16, method: &str, url: &str, headers: &[(&'static str, &str)]) -> String {
     let (host, path) = url.split_once('/').unwrap();
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let headers = headers
@@ -193,22 +200,18 @@ spec:
   - {name: good, port: 443, protocol: HTTPS, hostname: x.org, tls: {certificateRefs: [{name: good}]}}
   - {name: bad, port: 443, protocol: HTTPS, hostname: y.org, tls: {certificateRefs: [{name: bad}]}}
   - {name: far, port: 443, protocol: HTTPS, hostname: z.org, tls: {certificateRefs: [{name: far, namespace: other}]}}
-  - {name: tcp, port: 81, protocol: TCP}
+  - {name: own, port: 81, protocol: x.org/own}
   - {name: twice, port: 82, protocol: HTTP}
   - {name: thrice, port: 82, protocol: HTTP}
   - {name: kinds, port: 83, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: GRPCRoute}]}}
 ---
 kind: Gateway
 metadata: {name: none, namespace: shop}
-spec: {gatewayClassName: keelson, addresses: [{value: 192.0.2.9}], listeners: [{name: web, port: 80, protocol: HTTP}]}
+spec: {gatewayClassName: keelson, addresses: [{type: Hostname, value: x.org}], listeners: [{name: web, port: 80, protocol: HTTP}]}
 ---
 kind: Gateway
 metadata: {name: own, namespace: shop}
-spec: {gatewayClassName: keelson, allowedListeners: {namespaces: {from: None}}, listeners: [{name: web, port: 80, protocol: TCP}]}
----
-kind: Gateway
-metadata: {name: sets, namespace: shop}
-spec: {gatewayClassName: keelson, allowedListeners: {namespaces: {from: Same}}, listeners: [{name: web, port: 80, protocol: HTTP}]}
+spec: {gatewayClassName: keelson, allowedListeners: {namespaces: {from: None}}, listeners: [{name: web, port: 80, protocol: x.org/own}]}
 ---
 kind: Gateway
 metadata: {name: theirs, namespace: shop}
@@ -221,7 +224,7 @@ shop/g +Accepted:ListenersNotValid +Programmed:Programmed
   good 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   bad 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidCertificateRef -Programmed:Invalid
   far 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:RefNotPermitted -Programmed:Invalid
-  tcp 0 [] -Conflicted:NoConflicts -Accepted:UnsupportedProtocol +ResolvedRefs:ResolvedRefs -Programmed:Invalid
+  own 0 [] -Conflicted:NoConflicts -Accepted:UnsupportedProtocol +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   twice 0 [HTTPRoute,GRPCRoute] +Conflicted:HostnameConflict -Accepted:HostnameConflict +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   thrice 0 [HTTPRoute,GRPCRoute] +Conflicted:HostnameConflict -Accepted:HostnameConflict +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   kinds 0 [GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidRouteKinds +Programmed:Programmed
@@ -229,13 +232,11 @@ shop/none -Accepted:UnsupportedAddress -Programmed:Invalid
   web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs -Programmed:Invalid
 shop/own -Accepted:ListenersNotValid -Programmed:Invalid
   web 0 [] -Conflicted:NoConflicts -Accepted:UnsupportedProtocol +ResolvedRefs:ResolvedRefs -Programmed:Invalid
-shop/sets -Accepted:InvalidParameters -Programmed:Invalid
-  web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs -Programmed:Invalid
 ";
     assert_eq!(told(&plan), expected);
     let ports: Vec<u16> = plan.fronts[&Owner::Gateway(ObjectKey::new("shop", "g"))]
         .iter()
-        .copied()
+        .map(|p| p.number)
         .collect();
     assert_eq!(ports, [80, 83, 443]);
     assert_eq!(plan.fronts.len(), 1, "one that is refused has no front");
@@ -276,7 +277,7 @@ spec: {parentRefs: [{name: g, sectionName: nope}, {name: g, port: 82}, {name: un
 ---
 kind: HTTPRoute
 metadata: {name: wrong, namespace: shop}
-spec: {parentRefs: [{name: g}], rules: [{backendRefs: [{name: a, port: 80}], filters: [{type: CORS}]}]}
+spec: {parentRefs: [{name: g}], rules: [{backendRefs: [{name: a, port: 80}], filters: [{type: ExtensionRef}]}]}
 ---
 kind: GRPCRoute
 metadata: {name: calls, namespace: shop}
@@ -290,6 +291,7 @@ shop/g +Accepted:Accepted +Programmed:Programmed
   own 1 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   blue 1 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   grpc 1 [GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
+shop/calls>g +Accepted:Accepted +ResolvedRefs:ResolvedRefs
 blue/blue>g +Accepted:Accepted -ResolvedRefs:RefNotPermitted
 red/red>g -Accepted:NotAllowedByListeners +ResolvedRefs:ResolvedRefs
 shop/fine>g +Accepted:Accepted +ResolvedRefs:ResolvedRefs
@@ -297,7 +299,6 @@ shop/hostless>g -Accepted:NoMatchingListenerHostname +ResolvedRefs:ResolvedRefs
 shop/lost>g -Accepted:NoMatchingParent +ResolvedRefs:ResolvedRefs
 shop/lost>g -Accepted:NotAllowedByListeners +ResolvedRefs:ResolvedRefs
 shop/wrong>g -Accepted:UnsupportedValue +ResolvedRefs:ResolvedRefs
-shop/calls>g +Accepted:Accepted +ResolvedRefs:ResolvedRefs
 ";
     assert_eq!(told(&plan), expected);
     for (at, url, expected) in [
@@ -330,7 +331,7 @@ spec: {parentRefs: [{name: g}], rules: [{filters: [{type: RequestMirror, request
         "spec": {"type": "ExternalName", "externalName": "x.org", "ports": [{"port": 80}]}});
     world.services.insert(ObjectKey::new("shop", "away"), of_service(away));
     let plan = plan(&world);
-    let told = &plan.statuses.http_routes[&ObjectKey::new("shop", "r")][0].conditions;
+    let told = &plan.statuses.routes[&("HTTPRoute", ObjectKey::new("shop", "r"))][0].conditions;
     assert!(told[0].holds, "{}", told[0].message);
     assert_eq!((told[1].holds, told[1].reason), (false, "BackendNotFound"));
 }
@@ -350,7 +351,7 @@ spec: {{parentRefs: [{{name: g}}], rules: [{{backendRefs: [{backend}]}}]}}
 {grant}"
         );
         let plan = plan(&world(&route));
-        let resolved = &plan.statuses.http_routes[&ObjectKey::new("shop", "r")][0].conditions[1];
+        let resolved = &plan.statuses.routes[&("HTTPRoute", ObjectKey::new("shop", "r"))][0].conditions[1];
         format!("{} {}", resolved.reason, ask(&plan, 7000, "GET", "x/", &[]))
     };
     let far = "{name: s, namespace: other, port: 80}";
@@ -384,7 +385,13 @@ fn endpoints_that_are_ready_or_else_those_that_are_ending() {
         world
             .slices
             .insert(key.clone(), vec![Arc::new(serde_json::from_value(slice).unwrap())]);
-        match resolve(&world, &key, PortRef::Name("web"), Default::default()) {
+        match resolve(
+            &world,
+            &key,
+            PortRef::Name("web"),
+            Passing::Requests(Protocol::Http1),
+            None,
+        ) {
             Ok(Upstream::Endpoints {
                 addresses, protocol, ..
             }) => {

@@ -9,7 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keelson_client::ObjectKey;
-use keelson_gateway::table::{Action, Filters, Headers, Mirror, PathChange, Protocol, Redirect, Rewrite, Upstream};
+use keelson_gateway::table::{
+    Action, Filters, Headers, Mirror, PathChange, Protocol, Redirect, Rewrite, Speaks, Upstream,
+};
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Tells the request's line and headers, as it got them.
-async fn told(request: Request<Incoming>) -> Response<crate::backends::Body> {
+pub async fn told(request: Request<Incoming>) -> Response<crate::backends::Body> {
     let mut text = format!("{} {}\n", request.method(), request.uri());
     let mut names: Vec<_> = request
         .headers()
@@ -89,11 +91,13 @@ async fn filters_change_what_they_are_to() {
             path: Some(PathChange::Prefix("/new".into())),
         }),
         redirect: None,
+        cors: None,
         mirrors: vec![Mirror {
             to: Arc::new(Upstream::Endpoints {
                 service: ObjectKey::new("n", "s"),
                 addresses: vec![mirrored.at],
                 protocol: Protocol::Http1,
+                trust: None,
             }),
             share: (1, 1),
         }],
@@ -159,6 +163,7 @@ async fn what_leads_nowhere_says_so() {
             host: host.into(),
             port: 80,
             protocol: Protocol::Http1,
+            trust: None,
         });
         action
     };
@@ -384,10 +389,10 @@ async fn grpc_goes_by_http2_with_its_trailers() {
     assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
 }
 
-type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+pub type Tls = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// Shakes hands for a name, trusting one certificate.
-async fn shake(at: SocketAddr, name: &str, trusted: &rcgen::Certificate, alpn: &str) -> std::io::Result<Tls> {
+pub async fn shake(at: SocketAddr, name: &str, trusted: &rcgen::Certificate, alpn: &str) -> std::io::Result<Tls> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
