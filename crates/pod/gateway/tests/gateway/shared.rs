@@ -48,7 +48,7 @@ spec: {{parentRefs: [{{name: late}}], rules: [{{backendRefs: [{{name: d, port: 8
     let programmed = &told.conditions[1];
     let addresses: Vec<&str> = told.addresses.iter().filter_map(|a| a.value.as_deref()).collect();
     let text = format!("{} {}", programmed.reason, addresses.join(","));
-    assert!(programmed.holds == !addresses.is_empty(), "{}", programmed.message);
+    assert_eq!(programmed.holds, !addresses.is_empty(), "{}", programmed.message);
     (plan, text)
 }
 
