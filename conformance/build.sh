@@ -2,13 +2,13 @@
 # build.sh [kubectl|etcd|apiserver|components|kubeadm|differential|gateway|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
 # programs of the suite's images from published Go modules into $LAB/bin. kubectl, etcd, apiserver: only that; components: kube-scheduler and
 # kube-controller-manager; kubeadm: kubeadm, kubelet, kube-proxy, containerd and runc; differential: etcd and apiserver; gateway: the suite of
-# the Gateway API and its echo server; quick: what the gate needs; all: what all 462 tests need.
+# the Gateway API, its echo server and CoreDNS; quick: what the gate needs; all: what all 462 tests need.
 # 10 to 15 minutes on two cores the first time; builds only what is missing.
 . "$(dirname "$0")/lib/env.sh"; set -e
 WHAT=${1:-all}; K=v1.37.2; M=v0.37.2 GATEWAY_API=v1.6.1
 mkdir -p $BIN $LAB/build
 command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (golang.org, or your distribution's package)" >&2; exit 1; }
-NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|kubeadm|differential|gateway) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
+NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|kubeadm|differential) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
 MISSING=$(for p in $NEED; do dpkg -s $p >/dev/null 2>&1 || echo $p; done)
 [ -z "$MISSING" ] || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $MISSING >/dev/null; }
 V="-X k8s.io/component-base/version.gitVersion=$K -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=$K"
@@ -40,6 +40,7 @@ etcd() {
 [ $WHAT = components ] && { module $LAB/build/kubernetes; for c in kube-scheduler kube-controller-manager; do build $c k8s.io/kubernetes/cmd/$c; done; exit; }
 # Its version is that of the definitions in crates/pod/gateway. The suite's module replaces the API's by a folder; its published version takes the place.
 [ $WHAT = gateway ] && {
+  other coredns github.com/coredns/coredns v1.15.0 github.com/coredns/coredns
   [ -x $BIN/gateway.test ] && [ -x $BIN/img-echo-basic ] && exit
   mkdir -p $LAB/build/gateway; cd $LAB/build/gateway; S=sigs.k8s.io/gateway-api
   printf 'module suite\n\ngo 1.26.0\n\nrequire %s/conformance %s\n\nreplace %s => %s %s\n' $S $GATEWAY_API $S $S $GATEWAY_API >go.mod

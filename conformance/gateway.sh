@@ -11,7 +11,9 @@ USABLE=${NODE_IP%.*}.200   # only who asks for it gets it
 mkdir -p "$OUT"; REPORT=${REPORT:-$OUT/report.yaml}
 up() {
   [ -f $STATE/server.pid ] && kill -0 "$(cat $STATE/server.pid)" 2>/dev/null && return
-  "$HERE/build.sh" gateway; "$HERE/cluster.sh" up
+  "$HERE/build.sh" gateway
+  ls $LAB/images/{gateway-api_echo-basic,coredns_coredns,pause}_*.tar >/dev/null 2>&1 || "$HERE/images.sh" 'gateway-api/echo-basic|coredns/coredns|/pause'
+  "$HERE/cluster.sh" up
   # Each Gateway has an address of its own: those of the suite all have the same ports.
   "$HERE/cluster.sh" kubectl apply -f - >/dev/null <<YAML
 apiVersion: keelson.dev/v1
