@@ -35,6 +35,10 @@ pub const POLICY_IDENTITY: &str = "system:serviceaccount:kube-system:keelson-pol
 /// Who the proxy is; upstream's roles know it.
 pub const PROXY_IDENTITY: &str = "system:kube-proxy";
 
+/// As far as machines have to do with it: `keelson_apiserver::upgrades`.
+const UPGRADE_ORDER: &str = "/keelson/upgrade/order";
+const UPGRADE_PROGRAMS: &str = "/keelson/upgrade/programs/*";
+
 /// The one role that reads secrets of all namespaces; whose it is no node may be.
 const INGRESS_PUBLISHER: &str = "system:keelson:ingress-publisher";
 
@@ -191,6 +195,10 @@ pub(crate) fn grants() -> Vec<Grant> {
     ]);
     // Who is to become a server asks one where the datastore is.
     let joining = json!([{"nonResourceURLs": [keelson_apiserver::joining::PATH], "verbs": ["get"]}]);
+    // Machines fetch what an administrator has them run.
+    let upgrades = json!([
+        {"nonResourceURLs": [UPGRADE_ORDER, UPGRADE_PROGRAMS], "verbs": ["get"]},
+    ]);
     let grant = |name, scope, to, rules| {
         let to = vec![to];
         Grant { name, scope, to, rules }
@@ -302,6 +310,7 @@ pub(crate) fn grants() -> Vec<Grant> {
             ingress_publisher_writes,
         ),
         grant("system:keelson:agent", Scope::Cluster, nodes(), as_proxy),
+        grant("system:keelson:upgrades", Scope::Cluster, nodes(), upgrades),
         grant("system:keelson:agent", Scope::In("kube-system"), nodes(), agent),
         grant("system:keelson:agent", Scope::In("kube-public"), nodes(), trust),
     ];

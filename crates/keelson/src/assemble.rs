@@ -11,12 +11,14 @@ use crate::config::{Component, Config, Options};
 use crate::etcd::upkeep::Upkeep;
 use crate::families::{self, host};
 use crate::history;
+use crate::install::Role;
 use crate::node::{self, Access};
 use crate::servers::{self, Beside, Steps};
 use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
 use crate::told::Told;
+use crate::upgrade;
 use anyhow::Context;
 use keelson_apiserver::joining::Joining;
 use keelson_apiserver::serve::tls::ServingCert;
@@ -89,6 +91,8 @@ impl Cluster {
         let own = upkeep.is_some() || matches!(config.store, Choice::Embedded(_));
         let sealing = crate::secrets::open(config, store.store()).await?;
         let history = history::open(config, store.store()).await?;
+        let programs = upgrade::all::Programs::new(&config.data_dir);
+        let orders = upgrade::all::Offer::new(store.store(), config.store.root(), programs.clone());
         let api_config = keelson_apiserver::Config {
             history: history.clone(),
             sealing: Some(sealing.clone()),
@@ -97,6 +101,7 @@ impl Cluster {
             pictures: matches!(config.store, Choice::Embedded(_)).then(|| pictures.taker()),
             measures: measures.clone(),
             authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
+            upgrades: Some(Arc::new(orders)),
             ..api_config(config)?
         };
         // One page tells what all that run here count.
@@ -166,6 +171,7 @@ impl Cluster {
             crate::storage::start(&mut running, config, clients.as_ref(), pool)?;
             node::ingress(&mut running, config, clients.as_ref());
             node::announce(&mut running, config, clients.as_ref());
+            upgrade::all::follow(&mut running, config, clients.as_ref(), Role::Server, programs);
         }
         // Also without a node here: the API server reaches webhooks and extension servers that are pods.
         node::network(&mut running, config, clients.as_ref());

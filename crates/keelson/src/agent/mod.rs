@@ -21,10 +21,11 @@ pub use options::Options;
 use crate::cluster::Cluster;
 use crate::config::{Component, Config};
 use crate::follow::{self, Standing};
+use crate::install::Role;
 use crate::issue::Refused;
 use crate::node::{self, Access};
 use crate::supervise::Supervisor;
-use crate::{doctor, families, process};
+use crate::{doctor, families, process, upgrade};
 use anyhow::{Context, bail};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
@@ -114,6 +115,8 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     let (follower, trusted, node_name) = (node.clone(), wanted.trusted.clone(), config.node_name.clone());
     node::ingress(&mut components, &config, clients.as_ref());
     node::announce(&mut components, &config, clients.as_ref());
+    let programs = upgrade::all::Programs::new(&config.data_dir);
+    upgrade::all::follow(&mut components, &config, clients.as_ref(), Role::Agent, programs);
     components.spawn("client-certificate", move |stop| {
         let (slot, link, rest, wanted) = (client.clone(), link.clone(), rest.clone(), asked.clone());
         async move { slot.keep(&rest, Purpose::Client, &wanted, || link.renew(), stop).await }
@@ -226,7 +229,7 @@ pub(crate) fn status(error: &anyhow::Error) -> Option<u16> {
         })
 }
 
-fn passes(error: &anyhow::Error) -> bool {
+pub(crate) fn passes(error: &anyhow::Error) -> bool {
     if error.chain().any(|e| e.is::<Refused>() || e.is::<join::WrongCluster>()) {
         return false;
     }
@@ -258,7 +261,7 @@ async fn learn(client: kube::Client, servers: Arc<Servers>, stop: CancellationTo
     }
 }
 
-fn addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
+pub(crate) fn addresses(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
     let mut all: Vec<String> = slices
         .iter()
         .flat_map(|slice| {

@@ -5,7 +5,10 @@
 //! stands in the [`journal`]. The new program is asked what it is and can read before it is trusted ([`probe`], [`skew`]), and the
 //! cluster before and afterwards ([`health`]). The old one stays beside it: until the new one has been confirmed, it judges at each
 //! start of the service (`upgrade settle`, in the service's file), so that not even a new program that can't start is in the way.
+//!
+//! [`all`] has every machine of a cluster do that, one after the other.
 
+pub mod all;
 mod health;
 mod journal;
 mod machine;
@@ -21,15 +24,15 @@ use crate::install::{Host, Installed, Role};
 use crate::wait;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use journal::Journal;
+use journal::{Attended, Journal};
 use machine::Machine;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use steps::Phase;
 
-pub const AFTER_HELP: &str = "Examples:\n  keelson upgrade ./keelson --dry-run\n  keelson upgrade ./keelson --sha256 …\n  keelson upgrade status\n\n\
-Servers first, one after the other, then agents: each machine's own. A program that isn't ready in time, or under which containers \
+pub const AFTER_HELP: &str = "Examples:\n  keelson upgrade ./keelson --dry-run\n  keelson upgrade ./keelson --sha256 …\n  keelson upgrade ./keelson --all-nodes\n  \
+keelson upgrade status\n\nThis machine's program, or with --all-nodes that of every machine: servers first, one after the other, then agents. A program that isn't ready in time, or under which containers \
 are lost, is taken back by itself.";
 
 #[derive(Args)]
@@ -49,6 +52,21 @@ pub struct Options {
     /// How long the new program may take until all is well; then the old one comes back
     #[arg(long, default_value = "5m", value_parser = wait::duration)]
     timeout: Duration,
+    /// Upgrade every machine of the cluster, from anywhere: servers first, one after the other, then agents
+    #[arg(long)]
+    all_nodes: bool,
+    /// Only machines whose nodes have these labels
+    #[arg(long, short = 'l', value_name = "LABELS", requires = "all_nodes")]
+    selector: Option<String>,
+    /// How many agents at a time
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "all_nodes", value_parser = clap::value_parser!(u16).range(1..=100))]
+    at_once: u16,
+    /// The administrator's kubeconfig [default: $KUBECONFIG, or that of the server on this machine]
+    #[arg(long, value_name = "FILE", requires = "all_nodes")]
+    kubeconfig: Option<PathBuf>,
+    /// What a machine's service was asked, of which it is to hear how it went
+    #[arg(long, hide = true, conflicts_with = "all_nodes")]
+    asked: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -98,14 +116,35 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                     file.display()
                 );
             }
+            if options.all_nodes {
+                let wanted = all::Wanted {
+                    file: &file,
+                    sha256: options.sha256.as_deref(),
+                    timeout: options.timeout,
+                    dry_run: options.dry_run,
+                    at_once: options.at_once.into(),
+                    selector: options.selector.as_deref().unwrap_or_default(),
+                    kubeconfig: crate::client::kubeconfig(options.kubeconfig),
+                };
+                println!("{}", all::upgrade(&wanted)?);
+                return Ok(ExitCode::SUCCESS);
+            }
             only_root()?;
             let wanted = run::Wanted {
                 file: &file,
                 sha256: options.sha256.as_deref(),
                 timeout: options.timeout,
                 dry_run: options.dry_run,
+                ahead: options.dry_run && options.asked.is_some(),
             };
-            println!("{}", run::upgrade(&Machine::find(&host)?, &wanted)?);
+            match &options.asked {
+                Some(id) => all::run_asked(id, &wanted)?,
+                None => {
+                    let machine = Machine::find(&host)?;
+                    let attended = Attended::alone(machine.data_dir())?;
+                    println!("{}", run::upgrade(&machine, &wanted, &attended)?);
+                }
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -145,7 +184,7 @@ fn status(host: &Host) -> anyhow::Result<String> {
     let Some(journal) = Journal::read(&installed.data_dir)? else {
         return Ok("nothing was upgraded here yet".into());
     };
-    let attended = journal::Attended::is_held(&installed.data_dir)?;
+    let attended = Attended::is_held(&installed.data_dir)?;
     Ok(told(&journal, attended))
 }
 

@@ -16,7 +16,7 @@ pub const NEXT: &str = "next";
 pub const PREVIOUS: &str = "previous";
 const MOVING: &str = "moving";
 /// More than any program of ours has.
-const LARGEST: u64 = 1 << 30;
+pub const LARGEST: u64 = 1 << 30;
 
 pub fn beside(place: &Path, ending: &str) -> PathBuf {
     let mut path = place.as_os_str().to_os_string();

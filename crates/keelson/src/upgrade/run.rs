@@ -27,6 +27,8 @@ pub struct Wanted<'a> {
     pub sha256: Option<&'a str>,
     pub timeout: Duration,
     pub dry_run: bool,
+    /// Of a machine whose servers will have it by then.
+    pub ahead: bool,
 }
 
 /// What was found of the two programs and the cluster, all of it well.
@@ -38,8 +40,8 @@ struct Judged {
     snapshot: Option<PathBuf>,
 }
 
-pub fn upgrade(machine: &Machine<'_>, wanted: &Wanted<'_>) -> anyhow::Result<String> {
-    let _attended = Attended::alone(machine.data_dir())?;
+/// `_attended`: by who asks, who notes how it went before he turns away.
+pub fn upgrade(machine: &Machine<'_>, wanted: &Wanted<'_>, _attended: &Attended) -> anyhow::Result<String> {
     let judged = match judge(machine, wanted) {
         Ok(Some(judged)) if !wanted.dry_run => judged,
         other => {
@@ -147,7 +149,11 @@ fn judge(machine: &Machine<'_>, wanted: &Wanted<'_>) -> anyhow::Result<Option<Ju
     );
     let seen = block_on(Cluster::new(machine.role, &machine.config).look())
         .context("the cluster isn't well, and an upgrade wouldn't mend it")?;
-    skew::judge(machine.role, &from.told, &to.told, &seen.server, &seen.others)?;
+    let server = match wanted.ahead {
+        true => &to.told.kubernetes,
+        false => &seen.server,
+    };
+    skew::judge(machine.role, &from.told, &to.told, server, &seen.others)?;
     if let (Role::Server, Choice::Embedded(store)) = (machine.role, &machine.config.store) {
         room(&machine.config.snapshots.directory, bytes(store))?;
     }

@@ -7,6 +7,7 @@ use crate::nowhere::{self, Nowhere};
 use crate::request::{Request, RequestContext, Response, response};
 use crate::snapshots;
 use crate::state::ServerState;
+use crate::upgrades;
 use crate::version;
 use http::{HeaderValue, Method, StatusCode, header};
 use keelson_api::value;
@@ -44,6 +45,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     }
     if let Some(answer) = snapshots::serve(server, context, &request).await {
         return answer;
+    }
+    if upgrades::is_asked(server, context) {
+        return upgrades::serve(server, context, request).await;
     }
     match context.info.path.trim_end_matches('/') {
         "/metrics" | "/metrics/slis" => metrics(server).await,

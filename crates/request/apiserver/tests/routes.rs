@@ -169,6 +169,8 @@ async fn every_other_path_is_refused_too() {
             "/keelson/secrets/rewrite",
             "/keelson/store/snapshots",
             "/keelson/backup/pictures",
+            "/keelson/upgrade/order",
+            "/keelson/upgrade/programs",
             "/api/v1/nothing",
             "/apis/x.example.com",
         ]

@@ -6,6 +6,7 @@ use crate::audit::{self, Policy};
 use crate::authorities::Succession;
 use crate::joining::Joining;
 use crate::snapshots::Take;
+use crate::upgrades::Upgrades;
 use crate::{admission, authn, authz};
 use keelson_measure::Measures;
 use keelson_past::History;
@@ -61,6 +62,8 @@ pub struct Config {
     pub snapshots: Option<Take>,
     /// Takes a picture for a backup; `None`: none are taken.
     pub pictures: Option<Take>,
+    /// Keeps what machines are asked in an upgrade of all, and the programs; `None`: nobody does.
+    pub upgrades: Option<Arc<dyn Upgrades>>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
     /// What is measured, here and by whatever else is told on this server's page.
@@ -112,6 +115,7 @@ impl Config {
             joining: None,
             snapshots: None,
             pictures: None,
+            upgrades: None,
             publish_kubernetes_service: true,
             measures: Measures::default(),
         }
