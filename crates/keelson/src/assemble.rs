@@ -13,7 +13,7 @@ use crate::families::{self, host};
 use crate::history;
 use crate::install::Role;
 use crate::node::{self, Access};
-use crate::servers::{self, Beside, Steps};
+use crate::servers::{self, Beside, Steps, Turning};
 use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
@@ -46,14 +46,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(options: Options, alone: &Config) -> anyhow::Result<Cluster> {
-        let (config, store, joining, beside) = match servers::meet(options.clone(), alone).await? {
-            Some(met) => (met.config, met.store, Some(met.joining), met.beside),
+        let (config, store, joined, beside) = match servers::meet(options.clone(), alone).await? {
+            Some(met) => (met.config, met.store, Some((met.joining, met.held)), met.beside),
             None => {
                 let (config, store) = servers::alone(&options, alone).await?;
                 (config, store, None, None)
             }
         };
-        match Cluster::begin(&config, store, joining, beside.as_ref().map(Beside::upkeep)).await {
+        match Cluster::begin(&config, store, joined, beside.as_ref().map(Beside::upkeep)).await {
             Ok(cluster) => Ok(Cluster { beside, ..cluster }),
             Err(error) => {
                 // Nobody would look after it.
@@ -68,7 +68,7 @@ impl Cluster {
     async fn begin(
         config: &Config,
         store: Opened,
-        joining: Option<Joining>,
+        joined: Option<(Joining, servers::Shared)>,
         upkeep: Option<Arc<Upkeep>>,
     ) -> anyhow::Result<Cluster> {
         families::apart(&config.cluster_cidrs, &config.service_cidrs, &config.node_ips)?;
@@ -77,10 +77,24 @@ impl Cluster {
         let address = SocketAddr::new(config.bind_address, config.api_port);
         let socket = apiserver::bind(address, "--api-port").await?;
         let pki = Pki::open(&config.data_dir).context("the cluster's certificates")?;
-        let by_itself = joining.is_none();
-        let steps = joining
+        let by_itself = joined.is_none();
+        let steps = joined
             .as_ref()
-            .map(|joining| Steps::new(store.store(), config.store.root(), joining.token.clone()));
+            .map(|(_, held)| Steps::new(store.store(), config.store.root(), held.clone()));
+        let turning = joined.as_ref().zip(steps.clone()).map(|((joining, _), steps)| {
+            let (items, address) = (servers::items(upkeep.is_some()), config.node_ip().to_string());
+            Turning::new(
+                steps,
+                config.data_dir.join("pki"),
+                items,
+                address,
+                joining.token.clone(),
+            )
+        });
+        let joining = joined.zip(turning.clone()).map(|((joining, _), turning)| Joining {
+            turns: Some(Arc::new(servers::Front(turning))),
+            ..joining
+        });
         let authorities = Authorities::new(own(config, upkeep.as_deref()), pki, steps)?;
         let pki = authorities.current();
         let measures = Measures::default();
@@ -123,6 +137,11 @@ impl Cluster {
         );
         let steps = authorities.clone();
         running.spawn("authorities", move |stop| steps.clone().run(stop));
+        if let Some(turning) = turning {
+            let rest = Rest::new(api.client(identity("system:apiserver")), "keelson-token");
+            turning.attach(servers::serving(rest));
+            running.spawn("servers-token", move |stop| turning.clone().run(stop));
+        }
         if let Some(history) = history {
             running.spawn("history", move |stop| {
                 let history = history.clone();

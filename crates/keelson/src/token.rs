@@ -1,23 +1,30 @@
 //! `keelson token`: bootstrap tokens, kept as Secrets. What a machine is given is one of them with the hash of the cluster's
 //! authority behind it. A token that has expired is refused, and removed by a controller. Tokens of service accounts and of issuers
-//! aren't kept anywhere: those are revoked.
+//! aren't kept anywhere: those are revoked. The token of the servers is another thing: they replace it, when they are asked to.
 
 use crate::client::{block_on, kubeconfig};
-use crate::revoke;
+use crate::{agent, revoke};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use http::Method;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, SignedDurationRound, Timestamp, Unit};
+use keelson_apiserver::joining;
 use keelson_client::objects::Objects;
-use keelson_client::rest::Rest;
+use keelson_client::rest::{JSON, Rest};
 use keelson_client::{delete_options, is_not_found};
 use keelson_pki::revocation::Record;
 use keelson_pki::{BootstrapToken, JoinToken, Kubeconfig, authority};
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::Instant;
 
 const NAMESPACE: &str = "kube-system";
+/// How often servers are asked whether all have taken another token.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 
 #[derive(Args)]
@@ -54,6 +61,13 @@ enum Command {
         #[arg(required = true, value_name = "TOKEN")]
         tokens: Vec<String>,
     },
+    /// Give the cluster's servers another token, by which they seal what they share and others become servers. All of them take it while
+    /// they run
+    Rotate {
+        /// How long to wait until all have taken it
+        #[arg(long, default_value = "60s", value_parser = crate::wait::duration)]
+        wait: Duration,
+    },
     /// Take back tokens of service accounts or of other issuers: nobody is let in by them any more, and what is connected ends
     Revoke {
         /// Files that have them (alone, or in a kubeconfig), or their ids (`jti`)
@@ -85,6 +99,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             }
             Command::List => list(&secrets).await,
             Command::Delete { tokens } => delete(&secrets, &tokens).await,
+            Command::Rotate { wait } => rotate(&rest, wait).await,
             Command::Revoke { tokens, reason } => revoke(&rest, &tokens, reason).await,
         }
     })?;
@@ -149,6 +164,47 @@ async fn create(
     let told = joins.told(token, &cluster)?;
     secrets.create(&secret).await.context("the token could not be stored")?;
     Ok(told)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Turn {
+    /// Addresses of servers that haven't taken it.
+    waits_for: Vec<String>,
+    sealed: bool,
+}
+
+/// Asked for once; servers see to it from then on, whoever waits.
+async fn rotate(rest: &Rest, wait: Duration) -> anyhow::Result<()> {
+    let call = async |method| -> anyhow::Result<Turn> {
+        let told = rest.call(method, joining::TOKEN, JSON, Vec::new()).await;
+        Ok(serde_json::from_slice(&told?)?)
+    };
+    let until = Instant::now() + wait;
+    let mut turn = match call(Method::POST).await {
+        Err(error) if agent::status(&error) == Some(404) => {
+            bail!("this server has its store for itself: no other can join, and there is no servers' token")
+        }
+        turn => turn?,
+    };
+    while !(turn.waits_for.is_empty() && turn.sealed) {
+        if Instant::now() > until {
+            bail!(
+                "the next token is there, and the present one counts until all have taken it. Missing: {}",
+                turn.waits_for.join(", ")
+            );
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+        turn = match call(Method::GET).await {
+            Err(error) if agent::passes(&error) && Instant::now() < until => continue,
+            turn => turn?,
+        };
+    }
+    println!(
+        "all servers have another token: pki/server-token in the data directory of each. One that doesn't run now needs it as --token when \
+         it is started"
+    );
+    Ok(())
 }
 
 async fn list(secrets: &Objects<Secret>) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! The member of etcd that runs beside a server: begun with it, before anything else, and ended after everything else.
 
-use super::{Met, Remembered, agree, items, join, offer};
+use super::{Met, Remembered, Shared, agree, items, join, joining, offer};
 use crate::config::{Config, Options};
 use crate::etcd::certificates::Certificates;
 use crate::etcd::program::{self, Begin};
@@ -163,6 +163,7 @@ async fn met(
             config: reached.config,
             store: reached.store,
             joining: reached.joining,
+            held: reached.held,
         }),
         // Nobody would look after it.
         Err(error) => {
@@ -177,6 +178,7 @@ struct Reached {
     config: Config,
     store: Opened,
     joining: Joining,
+    held: Shared,
     upkeep: Arc<Upkeep>,
 }
 
@@ -201,7 +203,7 @@ async fn reach(
             }
         }
     };
-    let (config, token) = agree(&options, &alone, &opened, &items(true), given).await?;
+    let (config, held) = agree(&options, &alone, &opened, &items(true), given).await?;
     known.write(&place.data_dir)?;
     let store = opened.etcd().context("the store is no etcd")?;
     let (data_dir, remembered) = (place.data_dir.clone(), known.clone());
@@ -213,10 +215,8 @@ async fn reach(
         place: place.clone(),
     };
     Ok(Reached {
-        joining: Joining {
-            token,
-            offer: offer::of_members(&place, &store, alone.store.root()),
-        },
+        joining: joining(&held, offer::of_members(&place, &store, alone.store.root()))?,
+        held,
         config,
         store: opened,
         upkeep: Arc::new(upkeep),

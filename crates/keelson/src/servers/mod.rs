@@ -1,31 +1,37 @@
 //! Several servers as one cluster: what they have alike, and how a machine becomes one of them.
 //!
 //! Servers meet in the datastore. There the first one puts what all must have alike: authorities and keys ([`shared`]), sealed by
-//! the servers' token, and settings ([`settings`]). The next one takes them from there, before it makes anything of its own. Where
+//! the servers' token ([`token`] replaces it), and settings ([`settings`]). The next one takes them from there, before it makes anything of its own. Where
 //! the datastore is it is told by its options, or by another server ([`join`], [`offer`]), or it remembers it ([`remembered`]);
 //! what runs beside it, if servers run the datastore themselves, is begun by [`beside`].
 
 mod beside;
+mod held;
 mod join;
 mod offer;
 mod remembered;
 mod settings;
 mod shared;
 mod steps;
+mod token;
 
 pub use beside::Beside;
+#[cfg(test)]
+pub use held::Held;
+pub use held::Shared;
 pub use join::forget_what_was_told;
 pub use remembered::Remembered;
 pub use shared::renew_token;
 #[cfg(test)]
 pub use shared::settle;
 pub use steps::{Steps, Written};
+pub use token::{Front, Turning, serving};
 
 use crate::cluster::{Cluster, parts};
 use crate::config::{Config, Options};
 use crate::store::{Choice, Opened};
 use anyhow::{Context, bail, ensure};
-use keelson_apiserver::joining::Joining;
+use keelson_apiserver::joining::{Borne, Joining};
 use keelson_pki::ServerToken;
 use keelson_pki::sharing::{ETCD_CA, ITEMS, Item};
 use keelson_store::Store;
@@ -37,6 +43,8 @@ pub struct Met {
     pub store: Opened,
     /// How more servers join.
     pub joining: Joining,
+    /// By what their secrets are sealed.
+    pub held: Shared,
     /// The member of the datastore that runs beside it.
     pub beside: Option<Beside>,
 }
@@ -82,12 +90,10 @@ async fn of_given(options: Options, given: Option<ServerToken>) -> anyhow::Resul
         bail!("no etcd server is named")
     };
     let store = Opened::open(&alone.store).await?;
-    let (config, token) = agree(&options, &alone, &store, &items(false), given).await?;
+    let (config, held) = agree(&options, &alone, &store, &items(false), given).await?;
     Ok(Met {
-        joining: Joining {
-            token,
-            offer: offer::of_given(choice),
-        },
+        joining: joining(&held, offer::of_given(choice))?,
+        held,
         config,
         store,
         beside: None,
@@ -106,7 +112,16 @@ pub async fn remember(store: &dyn Store, config: &Config) -> anyhow::Result<()> 
     settings::remember(store, config.store.root(), &settings::Settings::of(config)).await
 }
 
-fn items(etcd: bool) -> Vec<&'static Item> {
+fn joining(held: &Shared, offer: keelson_apiserver::joining::Offer) -> anyhow::Result<Joining> {
+    Ok(Joining {
+        token: Borne::new(held.lock().token()?.clone()),
+        offer,
+        turns: None,
+    })
+}
+
+/// What servers share. `etcd`: they run one themselves.
+pub fn items(etcd: bool) -> Vec<&'static Item> {
     let own: Option<&Item> = etcd.then_some(&ETCD_CA);
     ITEMS.iter().chain(own).collect()
 }
@@ -118,12 +133,12 @@ async fn agree(
     store: &Opened,
     items: &[&Item],
     given: Option<ServerToken>,
-) -> anyhow::Result<(Config, ServerToken)> {
+) -> anyhow::Result<(Config, Shared)> {
     let (store, root) = (store.store(), alone.store.root());
-    let token = shared::settle(store.as_ref(), root, &alone.data_dir, items, given).await?;
+    let held = shared::settle(store.as_ref(), root, &alone.data_dir, items, given).await?;
     let (address, own) = (alone.node_ip().to_string(), settings::Settings::of(alone));
     let agreed = settings::agree(store.as_ref(), root, &address, options, own).await?;
-    Ok((options.clone().resolve_among(&agreed)?, token))
+    Ok((options.clone().resolve_among(&agreed)?, held.shared()))
 }
 
 fn bad_token(why: String) -> anyhow::Error {

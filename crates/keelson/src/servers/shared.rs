@@ -2,15 +2,23 @@
 //! written once, by whoever comes first. What is there is never overwritten, nor is what a machine had before it came, unless the one
 //! came of the other by a replacement in steps ([`Item::follows`]): where the two differ otherwise, the server doesn't start and says so.
 
+use super::held::Held;
+use super::token::turn::{self, Turn};
 use anyhow::{Context, bail, ensure};
-use keelson_pki::sharing::{Item, Sealer, TOKEN_FILE};
+use keelson_pki::sharing::{Item, TOKEN_FILE};
 use keelson_pki::{Pki, ServerToken, authority, files};
 use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Revision, Store};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Below the store's root, where no resource can be.
 pub(super) const PLACE: &str = "/keelson/shared/";
+/// Beside the servers' token: the one of before, while another takes its place.
+const FORMER_FILE: &str = "server-token-former";
+
+/// One at a time writes the token's files.
+static AT_TOKEN: Mutex<()> = Mutex::new(());
 
 pub(super) fn key(root: &str, item: &str) -> String {
     format!("{root}{PLACE}{item}")
@@ -23,7 +31,7 @@ pub async fn settle(
     data_dir: &Path,
     items: &[&Item],
     given: Option<ServerToken>,
-) -> anyhow::Result<ServerToken> {
+) -> anyhow::Result<Held> {
     let pki = data_dir.join("pki");
     let place = format!("{root}{PLACE}");
     let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await;
@@ -33,22 +41,32 @@ pub async fn settle(
         Some((String::from_utf8(name).ok()?, (kv.value, kv.mod_revision)))
     };
     let stored: BTreeMap<String, (bytes::Bytes, Revision)> = listed.kvs.into_iter().filter_map(named).collect();
-    let (token, is_new) = token(&pki, given, items.iter().any(|item| stored.contains_key(item.name)))?;
-    let mut sealer = Sealer::new(token.clone());
+    let shared = items.iter().any(|item| stored.contains_key(item.name));
+    let (mut held, is_new) = tokens(&pki, given.clone(), shared)?;
+    // Another is taking the present one's place.
+    let turn = stored
+        .get(turn::NAME)
+        .map(|(value, _)| Turn::parse(value))
+        .transpose()?;
+    let next = turn.map(|turn| turn.next(&mut held)).transpose()?.flatten();
+    next.iter().for_each(|next| held.add(next.clone()));
     let before: Vec<Option<Vec<u8>>> = items
         .iter()
         .map(|item| item.read(&pki))
         .collect::<anyhow::Result<_>>()?;
-    let mut theirs = BTreeMap::new();
+    let (mut theirs, mut by) = (BTreeMap::new(), 0);
     for item in items {
         if let Some((value, _)) = stored.get(item.name) {
-            theirs.insert(item.name, sealer.open(item.name, value)?);
+            let (opener, opened) = held.open(item.name, value)?;
+            theirs.insert(item.name, opened);
+            by = opener;
         }
     }
+    let counts = held.at(by).cloned().context("there is no servers' token")?;
     // What follows on an authority that was known here is the same cluster's.
     let known = authority::fingerprints(&files::read(&pki.join("ca.crt"))?.unwrap_or_default());
     // Before anything is made or written, here or there.
-    check_cluster(&token, theirs.get("ca").map(Vec::as_slice), &known)?;
+    check_cluster(&counts, theirs.get("ca").map(Vec::as_slice), &known)?;
     for (item, own) in items.iter().zip(&before) {
         if let Some(theirs) = theirs.get(item.name) {
             adopt(item, &pki, own.as_deref(), theirs)?;
@@ -56,6 +74,16 @@ pub async fn settle(
     }
     // Makes what nobody has yet.
     Pki::open(data_dir).context("the cluster's certificates")?;
+    let token = match next {
+        Some(next) if next.secret() != counts.secret() => {
+            keep_former(&pki, &counts)?;
+            next
+        }
+        _ => counts,
+    };
+    if given.is_some_and(|given| given.secret() != token.secret()) {
+        tracing::warn!("the token that this server was given isn't the servers' any more: it isn't looked at");
+    }
     // Before anything is sealed by it: what nobody can open again would shut everybody out.
     keep(&pki, token.clone(), &known)?;
     for (item, before) in items.iter().zip(&before) {
@@ -67,7 +95,7 @@ pub async fn settle(
             (Some(_), _) => continue,
             (None, _) => Expect::Absent,
         };
-        let value = sealer.seal(item.name, &own)?;
+        let value = held.seal(by, item.name, &own)?;
         let put = store.put(key(root, item.name).into(), value.into(), expected, None);
         match put
             .await
@@ -77,16 +105,17 @@ pub async fn settle(
             // Another server came first. What this one has just made for itself nothing depends on.
             Outcome::Conflict { current, .. } => {
                 let theirs = current.with_context(|| format!("{} came and went", item.name))?;
-                let opened = sealer.open(item.name, &theirs.value);
+                let opened = held.open(item.name, &theirs.value);
                 if opened.is_err() && is_new {
                     // Theirs is the cluster, and its token another one.
                     std::fs::remove_file(pki.join(TOKEN_FILE)).context("giving up the token made here")?;
                 }
-                adopt(item, &pki, before.as_deref(), &opened?)?;
+                adopt(item, &pki, before.as_deref(), &opened?.1)?;
             }
         }
     }
-    keep(&pki, token, &known)
+    held.put_first(keep(&pki, token, &known)?);
+    Ok(held)
 }
 
 /// What this machine has becomes what the others have, unless it had something else before.
@@ -145,31 +174,53 @@ fn is_one_of(wanted: &str, present: &[String], known: &[String]) -> anyhow::Resu
     Ok(())
 }
 
-/// The token that was given, or that this server has, or a new one; and whether it is new.
-fn token(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result<(ServerToken, bool)> {
-    let file = pki.join(TOKEN_FILE);
-    let own = files::read(&file)?;
-    let own: Option<ServerToken> = match own {
-        Some(text) => Some(
-            text.parse()
-                .map_err(|why: String| anyhow::anyhow!("{}: {why}", file.display()))?,
-        ),
-        None => None,
-    };
-    match (given, own) {
+fn read_token(file: &Path) -> anyhow::Result<Option<ServerToken>> {
+    let text = files::read(file)?;
+    let parsed = text.map(|text| {
+        text.parse()
+            .map_err(|why: String| anyhow::anyhow!("{}: {why}", file.display()))
+    });
+    parsed.transpose()
+}
+
+/// The token that was given, or that this server has, or a new one; and whether it is new. Behind it others that may prove right: what
+/// was given once may be of before another took its place.
+fn tokens(pki: &Path, given: Option<ServerToken>, shared: bool) -> anyhow::Result<(Held, bool)> {
+    let own = read_token(&pki.join(TOKEN_FILE))?;
+    let former = read_token(&pki.join(FORMER_FILE))?;
+    let (first, is_new) = match (given, &own) {
         // Its hash may be of before the authority was replaced, where the one that this server keeps is not.
-        (Some(given), Some(own)) if given.secret() == own.secret() => Ok((own, false)),
-        (Some(given), _) => Ok((given, false)),
-        (None, Some(own)) => Ok((own, false)),
+        (Some(given), Some(own)) if given.secret() == own.secret() => (own.clone(), false),
+        (Some(given), _) => (given, false),
+        (None, Some(own)) => (own.clone(), false),
         (None, None) => {
             ensure!(
                 !shared,
                 "this datastore has a cluster with servers already. To be one of them, this one needs their --token: pki/server-token in the \
                  data directory of any of them"
             );
-            Ok((ServerToken::generate(), true))
+            (ServerToken::generate(), true)
         }
-    }
+    };
+    let mut held = Held::new(first);
+    own.into_iter().chain(former).for_each(|token| held.add(token));
+    Ok((held, is_new))
+}
+
+/// Notes the token of before, which is needed as long as something may be sealed by it.
+fn keep_former(pki: &Path, token: &ServerToken) -> anyhow::Result<()> {
+    files::write_secret(&pki.join(FORMER_FILE), format!("{}\n", token.reveal()).as_bytes())
+}
+
+/// From now on it is this one; the former first, so that neither is missing whenever this ends.
+pub(super) fn keep_next(pki: &Path, former: &ServerToken, next: ServerToken) -> anyhow::Result<ServerToken> {
+    let _alone = AT_TOKEN.lock();
+    keep_former(pki, former)?;
+    keep(pki, next, &[])
+}
+
+pub(super) fn forget_former(pki: &Path) -> anyhow::Result<()> {
+    files::remove(&pki.join(FORMER_FILE))
 }
 
 /// Remembers the token, with the authority's hash, once it has proved right.
@@ -188,13 +239,10 @@ fn keep(pki: &Path, token: ServerToken, known: &[String]) -> anyhow::Result<Serv
 
 /// The token that this server keeps, if it has others, has the present authority's hash from now on.
 pub fn renew_token(pki: &Path) -> anyhow::Result<()> {
-    let file = pki.join(TOKEN_FILE);
-    let Some(text) = files::read(&file)? else {
+    let _alone = AT_TOKEN.lock();
+    let Some(token) = read_token(&pki.join(TOKEN_FILE))? else {
         return Ok(());
     };
-    let token: ServerToken = text
-        .parse()
-        .map_err(|why: String| anyhow::anyhow!("{}: {why}", file.display()))?;
     // It has proved right before.
     let known: Vec<String> = token.ca_hash().map(str::to_string).into_iter().collect();
     keep(pki, token, &known).map(drop)
@@ -217,7 +265,8 @@ mod tests {
         }
         async fn settle(&self, store: &dyn Store, token: Option<&str>) -> anyhow::Result<ServerToken> {
             let items: Vec<&Item> = ITEMS.iter().collect();
-            settle(store, "/registry", &self.0, &items, token.map(|t| t.parse().unwrap())).await
+            let held = settle(store, "/registry", &self.0, &items, token.map(|t| t.parse().unwrap())).await;
+            Ok(held?.token()?.clone())
         }
         fn has(&self) -> Vec<Option<Vec<u8>>> {
             ITEMS

@@ -4,14 +4,13 @@
 //! So it needs no leader: of two that make the same step one has made it. A server that ends between the two takes it at its next start
 //! ([`super::shared::settle`]).
 
+use super::held::{Held, Shared};
 use super::shared::{PLACE, key};
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
-use keelson_pki::ServerToken;
-use keelson_pki::sharing::{Item, Sealer};
+use keelson_pki::sharing::Item;
 use keelson_pki::succession::{self, Files, Step};
 use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Store};
-use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Steps {
     store: Arc<dyn Store>,
     root: String,
-    sealer: Arc<Mutex<Sealer>>,
+    held: Shared,
 }
 
 /// How a step ended.
@@ -36,21 +35,28 @@ pub enum Written {
 }
 
 impl Steps {
-    pub fn new(store: Arc<dyn Store>, root: &str, token: ServerToken) -> Steps {
+    pub fn new(store: Arc<dyn Store>, root: &str, held: Shared) -> Steps {
         Steps {
             store,
             root: root.into(),
-            sealer: Arc::new(Mutex::new(Sealer::new(token))),
+            held,
         }
     }
 
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
     /// The first time it takes as long as guessing a token is to take.
-    async fn sealing<T: Send + 'static>(
+    pub async fn with_held<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Sealer) -> anyhow::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Held) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let sealer = self.sealer.clone();
-        tokio::task::spawn_blocking(move || work(&mut sealer.lock())).await?
+        let held = self.held.clone();
+        tokio::task::spawn_blocking(move || work(&mut held.lock())).await?
     }
 
     /// Writes down what an authority is after the step that follows on `number` others. Nothing changes on this machine.
@@ -60,14 +66,15 @@ impl Steps {
         let found = got.with_context(|| format!("the servers' {}", item.name))?.kv;
         let found = found.with_context(|| format!("the servers' {} is not in the datastore any more", item.name))?;
         let value = found.value.clone();
-        let opened = self.sealing(move |sealer| sealer.open(item.name, &value)).await?;
+        let (by, opened) = self.with_held(move |held| held.open(item.name, &value)).await?;
         let before: Files = serde_json::from_slice(&opened)?;
         let name = item.authority().context("it is no authority")?;
         if succession::standing(name, &before)?.number != number {
             return Ok(Written::Met);
         }
         let after = serde_json::to_vec(&succession::step(name, &before, step, now)?)?;
-        let sealed = self.sealing(move |sealer| sealer.seal(item.name, &after)).await?;
+        // While one token takes the place of another, that is a step of its own.
+        let sealed = self.with_held(move |held| held.seal(by, item.name, &after)).await?;
         let expected = Expect::ModRevision(found.mod_revision);
         let put = self.store.put(key.into(), sealed.into(), expected, None).await;
         match put.with_context(|| format!("sharing {} with other servers", item.name))? {
@@ -86,7 +93,7 @@ impl Steps {
             let Some(found) = got.with_context(|| format!("the servers' {}", item.name))?.kv else {
                 bail!("the servers' {} is not in the datastore any more", item.name);
             };
-            let theirs = self.sealing(move |sealer| sealer.open(item.name, &found.value)).await?;
+            let (_, theirs) = self.with_held(move |held| held.open(item.name, &found.value)).await?;
             if own == theirs {
                 continue;
             }

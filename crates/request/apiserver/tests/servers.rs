@@ -114,11 +114,13 @@ async fn no_address_and_no_port_is_given_away_twice() {
 #[tokio::test]
 async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() {
     use keelson_apiserver::Body;
-    use keelson_apiserver::joining::{GROUP, Joining, PATH};
+    use keelson_apiserver::joining::{Borne, GROUP, Joining, PATH, TOKEN};
     use keelson_pki::{BootstrapToken, ServerToken};
     let token = ServerToken::generate();
+    let borne = Borne::new(token.clone());
     let joining = Joining {
-        token: token.clone(),
+        token: borne.clone(),
+        turns: None,
         offer: Arc::new(|| Box::pin(async { Ok(serde_json::json!({"etcd-servers": ["https://10.0.0.9:2379"]})) })),
     };
     let api = Api::starting_with(Memory::new(), |config| config.joining = Some(joining));
@@ -160,6 +162,12 @@ async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() 
     assert_eq!(ask(Some(agents.to_string()), PATH).await, 403);
     assert_eq!(ask(None, PATH).await, 403);
     assert_eq!(ask(Some(ServerToken::generate().bearer()), PATH).await, 401);
+    assert_eq!(ask(Some(token.bearer()), TOKEN).await, 403);
+    // Another takes its place.
+    let next = ServerToken::generate();
+    borne.set(next.clone());
+    assert_eq!(ask(Some(token.bearer()), PATH).await, 401);
+    assert_eq!(ask(Some(next.bearer()), PATH).await, 200);
     // Where no server can join there is nothing of the kind.
     let alone = Api::starting_with(Memory::new(), |_| {});
     alone.server.ready().await;

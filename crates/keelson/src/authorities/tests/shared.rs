@@ -3,7 +3,7 @@
 use super::world::{Calendar, own, scratch};
 use crate::authorities::journal::{self, Journal};
 use crate::authorities::{Authorities, depends::CLUSTER};
-use crate::servers::{Steps, Written, settle};
+use crate::servers::{Held, Steps, Written, settle};
 use jiff::SignedDuration;
 use keelson_pki::sharing::{ITEMS, Item, TOKEN_FILE};
 use keelson_pki::succession::{Stage, Step};
@@ -28,7 +28,8 @@ impl Server {
     async fn start(name: &str, store: &Arc<Memory>, token: Option<ServerToken>) -> Server {
         let dir = scratch(name);
         let items: Vec<&Item> = ITEMS.iter().collect();
-        let token = settle(&**store, "/registry", &dir, &items, token).await.unwrap();
+        let held = settle(&**store, "/registry", &dir, &items, token).await.unwrap();
+        let token = held.token().unwrap().clone();
         Server {
             dir,
             store: store.clone(),
@@ -38,10 +39,12 @@ impl Server {
     /// What a start takes from the others.
     async fn settle(&self) -> anyhow::Result<ServerToken> {
         let items: Vec<&Item> = ITEMS.iter().collect();
-        settle(&*self.store, "/registry", &self.dir, &items, None).await
+        let held = settle(&*self.store, "/registry", &self.dir, &items, None).await?;
+        Ok(held.token()?.clone())
     }
     fn steps(&self) -> Steps {
-        Steps::new(self.store.clone() as Arc<dyn Store>, "/registry", self.token.clone())
+        let held = Held::new(self.token.clone()).shared();
+        Steps::new(self.store.clone() as Arc<dyn Store>, "/registry", held)
     }
     fn engine(&self) -> Arc<Authorities> {
         Authorities::new(own(&self.dir, 6443), Pki::open(&self.dir).unwrap(), Some(self.steps())).unwrap()

@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn an_order_follows_the_one_that_was_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let offer = Offer::new(Arc::new(Memory::new()), "/registry", Programs::new(dir.path()));
+        let offer = Offer::new(Memory::new(), "/registry", Programs::new(dir.path()));
         assert_eq!(offer.order().await.unwrap().revision, 0);
         let text = |sum: &str| Bytes::from(format!(r#"{{"sha256":"{sum}","size":1,"timeoutSeconds":1}}"#));
         let first = offer.give(0, text("a")).await.unwrap();

@@ -1,0 +1,182 @@
+//! Servers over one datastore, which end at any moment.
+
+use super::super::held::Held;
+use super::super::shared::settle;
+use super::*;
+use keelson_pki::sharing::{ITEMS, TOKEN_FILE};
+use keelson_store::{KeyRange, ListRequest, Memory, Store};
+
+struct Server {
+    dir: PathBuf,
+    address: String,
+    store: Arc<Memory>,
+    borne: Borne,
+    turning: Arc<Turning>,
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+async fn settled(store: &Memory, dir: &std::path::Path, given: Option<&str>) -> anyhow::Result<Held> {
+    let items: Vec<&Item> = ITEMS.iter().collect();
+    settle(
+        store,
+        "/registry",
+        dir,
+        &items,
+        given.map(|token| token.parse().unwrap()),
+    )
+    .await
+}
+
+impl Server {
+    async fn start(store: &Arc<Memory>, dir: PathBuf, address: &str, given: Option<&str>) -> anyhow::Result<Server> {
+        let held = settled(store, &dir, given).await?;
+        let borne = Borne::new(held.token()?.clone());
+        let steps = Steps::new(store.clone() as Arc<dyn Store>, "/registry", held.shared());
+        let items = ITEMS.iter().collect();
+        let turning = Turning::new(steps, dir.join("pki"), items, address.into(), borne.clone());
+        turning.attach(Arc::new(|| {
+            async { Ok(BTreeSet::from(["10.0.0.1".to_owned(), "10.0.0.2".to_owned()])) }.boxed()
+        }));
+        Ok(Server {
+            dir,
+            address: address.into(),
+            store: store.clone(),
+            borne,
+            turning,
+        })
+    }
+    /// It ends, and is started by what it was started with.
+    async fn again(self, given: Option<&str>) -> Server {
+        Server::start(&self.store, self.dir.clone(), &self.address, given)
+            .await
+            .unwrap()
+    }
+    fn token(&self) -> String {
+        std::fs::read_to_string(self.dir.join("pki").join(TOKEN_FILE))
+            .unwrap()
+            .trim()
+            .into()
+    }
+}
+
+#[tokio::test]
+async fn all_take_another_token_whoever_ends_when_and_the_former_opens_nothing() {
+    for (round, given) in [(0, false), (1, true), (2, false), (3, true)] {
+        let store = Memory::new();
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = |name: &str| scratch.path().join(name);
+        let one = Server::start(&store, dir("one"), "10.0.0.1", None).await.unwrap();
+        let old = one.token();
+        let other = Server::start(&store, dir("other"), "10.0.0.2", Some(&old))
+            .await
+            .unwrap();
+        settled(&store, &dir("away"), Some(&old)).await.unwrap();
+        assert_eq!(one.turning.look(at(0)).await.unwrap(), AGAIN, "nothing is to be done");
+        one.turning.begin(at(0)).await.unwrap();
+        other.turning.begin(at(1)).await.unwrap();
+        // What an installed service is started with stays what it was.
+        let given = given.then_some(old.as_str());
+        let (mut servers, mut steps) = (vec![one, other], 0);
+        let mut resting = 0;
+        while resting < 2 {
+            steps += 1;
+            assert!(steps < 100, "it doesn't come to rest");
+            let server = servers.remove((steps + round) % 2);
+            let done = server.turning.step(at(steps as i64 * 10)).await.unwrap();
+            resting = if done == Some(AGAIN) { resting + 1 } else { 0 };
+            // After each step it ends, or not.
+            let server = match (steps + round) % 3 {
+                0 => server.again(given).await,
+                _ => server,
+            };
+            servers.push(server);
+        }
+        let new = servers[0].token();
+        assert!(new != old && servers.iter().all(|server| server.token() == new));
+        let bearer = |token: &str| token.parse::<ServerToken>().unwrap().bearer();
+        for server in &servers {
+            assert!(!server.dir.join("pki/server-token-former").exists());
+            assert!(server.borne.is(&bearer(&new)) && !server.borne.is(&bearer(&old)));
+        }
+        // Nobody gets in by the old one, and who was away needs the new one.
+        let stranger = settled(&store, &dir("stranger"), Some(&old))
+            .await
+            .map(drop)
+            .unwrap_err();
+        assert!(
+            format!("{stranger:#}").contains("not the one of the servers"),
+            "{stranger:#}"
+        );
+        settled(&store, &dir("away"), None).await.map(drop).unwrap_err();
+        settled(&store, &dir("away"), Some(&new)).await.unwrap();
+        settled(&store, &dir("next"), Some(&new)).await.unwrap();
+        for kv in store.list(ListRequest::new(KeyRange::all())).await.unwrap().kvs {
+            let text = String::from_utf8_lossy(&kv.value).into_owned();
+            assert!(
+                !text.contains(new.split('.').nth(1).unwrap()),
+                "a token stands in clear"
+            );
+        }
+        // And once more.
+        let one = servers.remove(0);
+        one.turning.begin(at(5000)).await.unwrap();
+        one.turning.look(at(5000)).await.unwrap();
+        assert_ne!(one.token(), new);
+        // The other one was ending just then.
+        let other = servers.remove(0).again(given.map(|_| new.as_str())).await;
+        assert_eq!(other.token(), one.token(), "it is taken at the start");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sealed_anew_before_all_have_it_and_the_record_stands_for_a_while() {
+    let store = Memory::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
+        .await
+        .unwrap();
+    let old = one.token();
+    one.turning.begin(at(0)).await.unwrap();
+    assert_eq!(one.turning.look(at(100)).await.unwrap(), SOON);
+    let told = one.turning.told().await.unwrap();
+    assert_eq!(
+        told,
+        json!({"underWay": true, "waitsFor": ["10.0.0.2"], "sealed": false})
+    );
+    // A program of before, which knows nothing of it, opens all.
+    let mut before = Held::new(old.parse().unwrap());
+    for item in ITEMS {
+        let found = one.turning.get(&key("/registry", item.name)).await.unwrap().unwrap();
+        before.open(item.name, &found.value).unwrap();
+    }
+    // One that begins with the old token meanwhile has the next one at once.
+    let other = Server::start(&store, scratch.path().join("2"), "10.0.0.2", Some(&old))
+        .await
+        .unwrap();
+    assert_eq!(other.token(), one.token());
+    assert_eq!(other.turning.look(at(20)).await.unwrap(), SOON, "it stands for a while");
+    let told = other.turning.told().await.unwrap();
+    assert_eq!(told, json!({"underWay": true, "waitsFor": [], "sealed": true}));
+    assert_eq!(other.turning.look(at(31)).await.unwrap(), AGAIN);
+    assert_eq!(one.turning.look(at(31)).await.unwrap(), AGAIN);
+    assert!(one.turning.turn().await.unwrap().is_none());
+}
+
+/// Between the two files of a token that is taken.
+#[tokio::test]
+async fn a_token_that_was_taken_by_half_is_taken_at_the_next_start() {
+    let store = Memory::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
+        .await
+        .unwrap();
+    let old = one.token();
+    one.turning.begin(at(0)).await.unwrap();
+    std::fs::write(one.dir.join("pki/server-token-former"), &old).unwrap();
+    let one = one.again(None).await;
+    assert_ne!(one.token(), old);
+    assert_eq!(one.turning.look(at(1)).await.unwrap(), SOON);
+}
