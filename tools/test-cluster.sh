@@ -16,9 +16,11 @@ step "another authority"; tools/test-authorities.sh
 step "requests from outside"; tools/test-ingress.sh
 step "a developer's cluster"; tools/test-dev.sh
 step "an upgrade"; tools/test-upgrade.sh
+step "an upgrade of all machines"; tools/test-upgrade-nodes.sh
 step "a backup in a bucket"; tools/test-backup.sh
 step "history"; tools/test-history.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
+step "another token of the servers"; tools/test-token.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh
 step "starting a cluster"
 conformance/cluster.sh down >/dev/null 2>&1 || true

@@ -236,7 +236,7 @@ impl Follower {
         }
         ensure!(is_sum(&order.sha256), "the order names no program");
         self.fetch(&order.sha256, order.size, until).await?;
-        let (this, asked, timeout) = (self.clone(), asked.clone(), order.timeout_seconds);
+        let (this, asked, timeout) = (self.clone(), asked.clone(), order.timeout_seconds());
         let started = move || {
             let host = Host::at("/".into());
             let program = Machine::find(&host)?.place;

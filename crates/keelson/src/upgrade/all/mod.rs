@@ -50,6 +50,10 @@ pub struct Wanted<'a> {
 }
 
 pub fn upgrade(wanted: &Wanted<'_>) -> anyhow::Result<String> {
+    ensure!(
+        (1..=order::LONGEST_TIMEOUT).contains(&wanted.timeout.as_secs()),
+        "--timeout: a second to an hour"
+    );
     let size = std::fs::metadata(wanted.file)?.len();
     ensure!(
         place::head(wanted.file)?.starts_with(b"\x7fELF") && size <= place::LARGEST,
@@ -89,7 +93,7 @@ async fn upgrade_to(wanted: &Wanted<'_>, sha256: String, size: u64) -> anyhow::R
         order: Order {
             sha256,
             size,
-            timeout_seconds: wanted.timeout.as_secs().max(1),
+            timeout_seconds: wanted.timeout.as_secs(),
             asks: BTreeMap::new(),
         },
         revision: kept.revision,
@@ -172,7 +176,7 @@ fn stands(order: &Order, machine: &Machine) -> Standing {
         runs: machine.runs(),
         ask: order.asks.get(&machine.name),
         answer: machine.answer.as_ref(),
-        timeout: SignedDuration::from_secs(i64::try_from(order.timeout_seconds).unwrap_or(i64::MAX / 4)),
+        timeout: SignedDuration::from_secs(order.timeout_seconds().cast_signed()),
         now: Timestamp::now(),
     })
 }

@@ -18,6 +18,8 @@ pub const ANSWER: &str = "keelson.dev/upgrade";
 /// Another text: there is something to look at.
 pub const LOOK: &str = "keelson.dev/upgrade-asked";
 
+/// What a machine's new program may take at most, in seconds.
+pub const LONGEST_TIMEOUT: u64 = 3600;
 /// Longer texts of strangers are cut off.
 const LONGEST: usize = 400;
 
@@ -107,6 +109,13 @@ impl Report {
 impl Answer {
     pub fn of(node: &Node) -> Option<Answer> {
         said(node, ANSWER)
+    }
+}
+
+impl Order {
+    /// Within its bounds, whoever gave it.
+    pub fn timeout_seconds(&self) -> u64 {
+        self.timeout_seconds.clamp(1, LONGEST_TIMEOUT)
     }
 }
 
