@@ -170,7 +170,7 @@ fn judge(machine: &Machine<'_>, wanted: &Wanted<'_>) -> anyhow::Result<Option<Ju
 }
 
 /// An upgrade that nobody has ended stands in the way of the next one.
-fn settled(data_dir: &Path) -> anyhow::Result<()> {
+pub fn settled(data_dir: &Path) -> anyhow::Result<()> {
     match Journal::read(data_dir)? {
         Some(journal) if !matches!(journal.phase, Phase::Confirmed | Phase::Returned | Phase::Abandoned) => bail!(
             "the upgrade to {} that began at {} was cut short: `keelson rollback` ends it, and so does a start of the service",

@@ -6,7 +6,7 @@
 
 use super::super::journal::{Attended, Journal};
 use super::super::machine::Machine;
-use super::super::place;
+use super::super::{place, run};
 use super::asked::{Asked, Outcome};
 use super::order::{ANSWER, Kept, LOOK, Order, PROGRAM, Report, Verb};
 use super::programs::Programs;
@@ -76,9 +76,7 @@ impl Follower {
             fields: format!("metadata.name={}", self.name),
             ..InformerOptions::default()
         };
-        let (this, report) = (self.clone(), self.clone());
-        let report = tokio::task::spawn_blocking(move || report.report()).await?;
-        let nodes: Informer<Node> = Informer::start(&this.rest, options, &stop);
+        let nodes: Informer<Node> = Informer::start(&self.rest, options, &stop);
         let changed = Arc::new(Notify::new());
         let note = changed.clone();
         // A node's status is written all the time.
@@ -90,11 +88,12 @@ impl Follower {
         });
         tokio::select! {
             () = stop.cancelled() => Ok(()),
-            done = self.follow(&nodes, &changed, &report) => done,
+            done = self.follow(&nodes, &changed) => done,
         }
     }
 
-    async fn follow(&self, nodes: &Informer<Node>, changed: &Notify, report: &Report) -> anyhow::Result<()> {
+    async fn follow(&self, nodes: &Informer<Node>, changed: &Notify) -> anyhow::Result<()> {
+        let mut report = self.report().await?;
         let mut asked = Asked::read(&self.data_dir)?;
         self.tidy(asked.as_ref())?;
         let mut work = match &asked {
@@ -108,11 +107,12 @@ impl Follower {
                 && !self.is_at_work(child, *began)?
             {
                 asked = self.ended()?;
+                report = self.report().await?;
                 work = Work::None;
             }
             let node = nodes.store().list().into_iter().next();
             if let Some(node) = &node {
-                self.say(node, PROGRAM, Some(report)).await?;
+                self.say(node, PROGRAM, Some(&report)).await?;
                 self.say(node, ANSWER, asked.as_ref().map(Asked::answer).as_ref())
                     .await?;
                 let look = node
@@ -123,7 +123,7 @@ impl Follower {
                     .find(|(name, _)| *name == LOOK);
                 let look = look.map(|(_, text)| text.clone()).unwrap_or_default();
                 if matches!(work, Work::None) && looked.as_ref() != Some(&look) {
-                    if let Some((next, child)) = self.look(asked.as_ref(), report).await? {
+                    if let Some((next, child)) = self.look(asked.as_ref(), &report).await? {
                         work = child.map_or(Work::None, |child| Work::Process(Some(child), Instant::now()));
                         asked = Some(next);
                         continue;
@@ -271,16 +271,17 @@ impl Follower {
         }
     }
 
-    /// What this machine is. Its program is read once, at its start, and only where it can be exchanged.
-    fn report(&self) -> Report {
-        let found = self.found();
-        Report {
+    /// What this machine is. Its program is read at its start and after an upgrade, and only where it can be exchanged.
+    async fn report(&self) -> anyhow::Result<Report> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || this.found()).await?;
+        Ok(Report {
             role: self.role,
             version: VERSION.into(),
             kubernetes: KUBERNETES_VERSION.into(),
             refused: found.as_ref().err().map(|error| format!("{error:#}")),
             sha256: found.unwrap_or_default(),
-        }
+        })
     }
 
     fn found(&self) -> anyhow::Result<String> {
@@ -295,6 +296,10 @@ impl Follower {
             "what runs isn't {} any more: start the service anew",
             machine.place.display()
         );
+        // It would be taken back at the next start: nobody is to count on it.
+        if !Attended::is_held(&self.data_dir)? {
+            run::settled(&self.data_dir)?;
+        }
         place::sum(&machine.place)
     }
 }

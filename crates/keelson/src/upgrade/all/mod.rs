@@ -100,11 +100,19 @@ async fn upgrade_to(wanted: &Wanted<'_>, sha256: String, size: u64) -> anyhow::R
         told: BTreeMap::new(),
     };
     let before = kept.order.as_ref();
-    let standings: BTreeMap<String, Standing> = chosen
+    let standings: BTreeMap<String, Standing> = all
         .iter()
         .filter_map(|machine| Some((machine.name.clone(), stands(before?, machine))))
         .collect();
     run.order.asks = plan::carried(before, &run.order.sha256, &standings)?;
+    if let Some(other) = run
+        .order
+        .asks
+        .keys()
+        .find(|name| chosen.iter().all(|m| m.name != **name))
+    {
+        bail!("{other} is being upgraded: wait until that has ended, or choose it too");
+    }
     let at_it = |machine: &&Machine| run.order.asks.contains_key(&machine.name);
     let names: Vec<String> = sorted(&chosen).iter().map(|machine| machine.name.clone()).collect();
     let left: Vec<String> = sorted(&chosen)
