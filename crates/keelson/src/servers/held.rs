@@ -4,11 +4,62 @@ use anyhow::{Context, Result};
 use keelson_pki::ServerToken;
 use keelson_pki::sharing::{Sealer, WrongToken};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use std::sync::Arc;
+
+/// Keys that are kept of a token, one for each salt: to make one takes as long as guessing is to take.
+const KEYS: usize = 8;
+
+struct Known {
+    token: ServerToken,
+    sealers: Vec<(String, Sealer)>,
+}
 
 /// Tokens by which something may be sealed, the one that counts first.
 pub struct Held {
-    all: Vec<(ServerToken, Sealer)>,
+    all: Vec<Known>,
+}
+
+/// By what an item's key was made, beside the token. Whatever can't be read the sealer refuses.
+fn salt(stored: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    struct Salted {
+        salt: String,
+    }
+    serde_json::from_slice::<Salted>(stored).unwrap_or_default().salt
+}
+
+impl Known {
+    fn keep(&mut self, salt: String, sealer: Sealer) -> &mut Sealer {
+        if self.sealers.len() >= KEYS {
+            self.sealers.remove(0);
+        }
+        self.sealers.push((salt, sealer));
+        let last = self.sealers.len() - 1;
+        &mut self.sealers[last].1
+    }
+
+    fn open(&mut self, name: &str, stored: &[u8]) -> Result<Vec<u8>> {
+        let salt = salt(stored);
+        match self.sealers.iter().position(|(known, _)| *known == salt) {
+            Some(place) => self.sealers[place].1.open(name, stored),
+            None => {
+                let sealer = Sealer::new(self.token.clone());
+                self.keep(salt, sealer).open(name, stored)
+            }
+        }
+    }
+
+    /// By the key that was made last, or a new one.
+    fn seal(&mut self, name: &str, content: &[u8]) -> Result<Vec<u8>> {
+        if let Some((_, sealer)) = self.sealers.last_mut() {
+            return sealer.seal(name, content);
+        }
+        let mut sealer = Sealer::new(self.token.clone());
+        let sealed = sealer.seal(name, content)?;
+        self.keep(salt(&sealed), sealer);
+        Ok(sealed)
+    }
 }
 
 /// As several of a server's tasks hold it.
@@ -27,21 +78,24 @@ impl Held {
 
     pub fn token(&self) -> Result<&ServerToken> {
         let first = self.all.first().context("there is no servers' token")?;
-        Ok(&first.0)
+        Ok(&first.token)
     }
 
     pub fn at(&self, place: usize) -> Option<&ServerToken> {
-        self.all.get(place).map(|(token, _)| token)
+        self.all.get(place).map(|known| &known.token)
     }
 
     fn place(&self, token: &ServerToken) -> Option<usize> {
-        self.all.iter().position(|(held, _)| held.secret() == token.secret())
+        self.all.iter().position(|known| known.token.secret() == token.secret())
     }
 
     /// One more, behind the others.
     pub fn add(&mut self, token: ServerToken) {
         if self.place(&token).is_none() {
-            self.all.push((token.clone(), Sealer::new(token)));
+            self.all.push(Known {
+                token,
+                sealers: Vec::new(),
+            });
         }
     }
 
@@ -52,8 +106,8 @@ impl Held {
             self.all.swap(0, place);
         }
         // It may know more of its cluster than it did.
-        if let Some((first, _)) = self.all.first_mut() {
-            *first = token;
+        if let Some(first) = self.all.first_mut() {
+            first.token = token;
         }
     }
 
@@ -69,8 +123,8 @@ impl Held {
     /// What an item is, and by which of them it is sealed.
     pub fn open(&mut self, name: &str, stored: &[u8]) -> Result<(usize, Vec<u8>)> {
         let mut wrong = None;
-        for (place, (_, sealer)) in self.all.iter_mut().enumerate() {
-            match sealer.open(name, stored) {
+        for (place, known) in self.all.iter_mut().enumerate() {
+            match known.open(name, stored) {
                 Ok(opened) => return Ok((place, opened)),
                 // The first one's word is told: it is the one that should count.
                 Err(error) if error.is::<WrongToken>() => _ = wrong.get_or_insert(error),
@@ -81,7 +135,7 @@ impl Held {
     }
 
     pub fn seal(&mut self, by: usize, name: &str, content: &[u8]) -> Result<Vec<u8>> {
-        let (_, sealer) = self.all.get_mut(by).context("there is no such token")?;
-        sealer.seal(name, content)
+        let known = self.all.get_mut(by).context("there is no such token")?;
+        known.seal(name, content)
     }
 }

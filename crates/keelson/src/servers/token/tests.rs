@@ -64,7 +64,7 @@ impl Server {
 
 #[tokio::test]
 async fn all_take_another_token_whoever_ends_when_and_the_former_opens_nothing() {
-    for (round, given) in [(0, false), (1, true), (2, false), (3, true)] {
+    for (round, given) in [(0, false), (1, true)] {
         let store = Memory::new();
         let scratch = tempfile::tempdir().unwrap();
         let dir = |name: &str| scratch.path().join(name);
@@ -81,7 +81,8 @@ async fn all_take_another_token_whoever_ends_when_and_the_former_opens_nothing()
         let given = given.then_some(old.as_str());
         let (mut servers, mut steps) = (vec![one, other], 0);
         let mut resting = 0;
-        while resting < 2 {
+        // Each of them twice.
+        while resting < 4 {
             steps += 1;
             assert!(steps < 100, "it doesn't come to rest");
             let server = servers.remove((steps + round) % 2);
