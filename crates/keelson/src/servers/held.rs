@@ -5,6 +5,7 @@ use keelson_pki::ServerToken;
 use keelson_pki::sharing::{Sealer, WrongToken};
 use parking_lot::Mutex;
 use serde::Deserialize;
+use std::fmt;
 use std::sync::Arc;
 
 /// Keys that are kept of a token, one for each salt: to make one takes as long as guessing is to take.
@@ -18,6 +19,13 @@ struct Known {
 /// Tokens by which something may be sealed, the one that counts first.
 pub struct Held {
     all: Vec<Known>,
+}
+
+/// Never the tokens.
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Held({})", self.all.len())
+    }
 }
 
 /// By what an item's key was made, beside the token. Whatever can't be read the sealer refuses.
