@@ -189,10 +189,11 @@ async fn rotate(rest: &Rest, wait: Duration) -> anyhow::Result<()> {
     };
     while !(turn.waits_for.is_empty() && turn.sealed) {
         if Instant::now() > until {
-            bail!(
-                "the next token is there, and the present one counts until all have taken it. Missing: {}",
-                turn.waits_for.join(", ")
-            );
+            let missing = match turn.waits_for.join(", ") {
+                none if none.is_empty() => "none, but what they share isn't sealed by it yet".to_owned(),
+                some => some,
+            };
+            bail!("the next token is there, and the present one counts until all have taken it. Missing: {missing}");
         }
         tokio::time::sleep(ASK_AGAIN).await;
         turn = match call(Method::GET).await {

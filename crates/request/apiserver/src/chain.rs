@@ -189,6 +189,7 @@ async fn served(
     {
         tracing::debug!("{} is impersonating {}", context.user.name, user.name);
         context.user = Arc::new(user);
+        request.extensions_mut().insert(impersonation::Acting);
     }
     let classed = server.flow.classify(&context.user, &context.info)?;
     *class = classed.class.clone();

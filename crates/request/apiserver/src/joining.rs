@@ -9,9 +9,11 @@
 //! Who shows the servers' token is [`USER`], in [`GROUP`], which may ask this and nothing else; tokens of agents are other
 //! tokens, and may not. This crate knows no datastore: what is told comes from who made the server.
 
+use crate::authn::impersonation::Acting;
 use crate::nowhere::Nowhere;
 use crate::request::{Request, RequestContext, Response, UserInfo, response};
 use crate::state::ServerState;
+use crate::upgrades::administers;
 use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 use keelson_api::{ApiError, Reason};
@@ -27,19 +29,23 @@ pub const GROUP: &str = "system:keelson:servers";
 /// What is told, as JSON; an error says why nothing can be.
 pub type Offer = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<serde_json::Value>> + Send + Sync>;
 
-/// The token that counts, which may be another from one moment to the next.
+/// The token that counts, which may be another from one moment to the next; `None`: nobody is known by any.
 #[derive(Clone)]
-pub struct Borne(Arc<RwLock<ServerToken>>);
+pub struct Borne(Arc<RwLock<Option<ServerToken>>>);
 
 impl Borne {
     pub fn new(token: ServerToken) -> Borne {
-        Borne(Arc::new(RwLock::new(token)))
+        Borne(Arc::new(RwLock::new(Some(token))))
     }
     pub fn set(&self, token: ServerToken) {
-        *self.0.write() = token;
+        *self.0.write() = Some(token);
+    }
+    /// Another counts, which isn't known here.
+    pub fn lose(&self) {
+        *self.0.write() = None;
     }
     pub fn is(&self, bearer: &str) -> bool {
-        self.0.read().is_borne(bearer)
+        self.0.read().as_ref().is_some_and(|token| token.is_borne(bearer))
     }
 }
 
@@ -81,8 +87,8 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: &Req
         return Some(Nowhere::method().answer(request.headers(), context));
     }
     // What is told leads past every rule of access: a grant for all paths is not enough for it.
-    let groups = &context.user.groups;
-    if !groups.iter().any(|group| group == GROUP || group == "system:masters") {
+    let shows_it = context.user.in_group(GROUP) && request.extensions().get::<Acting>().is_none();
+    if !shows_it && !administers(context, request) {
         let why = format!("only the groups {GROUP} and system:masters may ask where the datastore is");
         return Some(response::error(&ApiError::new(Reason::Forbidden, why)));
     }
@@ -97,7 +103,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: &Req
 
 async fn turn(turns: &dyn Turns, context: &RequestContext, request: &Request) -> Response {
     // Who shows the old one may not see it replaced: a grant for all paths is not enough for it.
-    if !context.user.in_group("system:masters") {
+    if !administers(context, request) {
         let why = "only the group system:masters may replace the servers' token";
         return response::error(&ApiError::new(Reason::Forbidden, why));
     }

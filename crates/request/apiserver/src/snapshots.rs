@@ -10,6 +10,7 @@
 use crate::nowhere::Nowhere;
 use crate::request::{Request, RequestContext, Response, response};
 use crate::state::ServerState;
+use crate::upgrades::administers;
 use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 use keelson_api::{ApiError, Reason};
@@ -43,7 +44,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: &Req
         return Some(Nowhere::method().answer(request.headers(), context));
     }
     // Each fills the disk a little more: a grant for all paths is not enough for it.
-    if !context.user.groups.iter().any(|group| group == "system:masters") {
+    if !administers(context, request) {
         let why = "only the group system:masters may have snapshots taken of the store";
         return Some(response::error(&ApiError::new(Reason::Forbidden, why)));
     }

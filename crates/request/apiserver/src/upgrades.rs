@@ -13,8 +13,9 @@
 //! change them on their way, writes none of these. Programs are named by their sum, and come in pieces, so that no request is large.
 //! This crate keeps neither: who made the server does.
 
+use crate::authn::impersonation::Acting;
 use crate::nowhere::Nowhere;
-use crate::request::{Request, RequestContext, Response, UserInfo, response};
+use crate::request::{Request, RequestContext, Response, response};
 use crate::state::ServerState;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -111,10 +112,21 @@ fn parse(method: &Method, below: &str, query: Option<&str>) -> Option<Asked> {
     }
 }
 
+/// This server, as kubelets know it.
+const AT_KUBELETS: &str = "kube-apiserver-kubelet-client";
+
+/// Whether it is an administrator who asks. This server shows kubelets a certificate of that group: a Node may say that its kubelet is
+/// a server of the cluster, and whoever has something passed on to that Node's kubelet would be answered as this server. Nor is who
+/// only acts as one: a role for everything lets do that.
+pub(crate) fn administers(context: &RequestContext, request: &Request) -> bool {
+    let user = &context.user;
+    user.in_group("system:masters") && user.name != AT_KUBELETS && request.extensions().get::<Acting>().is_none()
+}
+
 /// Machines read what they are asked and what they are to run; everything else is an administrator's.
-fn may(user: &UserInfo, asked: &Asked) -> bool {
+fn may(context: &RequestContext, request: &Request, asked: &Asked) -> bool {
     let reads = matches!(asked, Asked::Order | Asked::Piece { .. });
-    user.in_group("system:masters") || (reads && user.in_group(keelson_pki::layout::NODES_GROUP))
+    administers(context, request) || (reads && context.user.in_group(keelson_pki::layout::NODES_GROUP))
 }
 
 fn refusal(why: Refused) -> ApiError {
@@ -149,7 +161,7 @@ async fn answer(server: &ServerState, context: &RequestContext, request: Request
         return Ok(Nowhere::path(server, &context.info).answer(request.headers(), context));
     };
     // A machine runs what is said here: a grant for all paths is not enough for it.
-    if !may(&context.user, &asked) {
+    if !may(context, &request, &asked) {
         let why = "only the group system:masters may have machines run another program";
         return Err(ApiError::new(Reason::Forbidden, why));
     }

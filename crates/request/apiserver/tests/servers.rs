@@ -169,6 +169,10 @@ async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() 
     borne.set(next.clone());
     assert_eq!(ask(Some(former.bearer()), PATH).await, 401);
     assert_eq!(ask(Some(next.bearer()), PATH).await, 200);
+    // An administrator is told, too; the server itself isn't, by way of a Node that says that it is its kubelet.
+    api.get(PATH).await.expect(200);
+    let passed_on = api.called_by("kube-apiserver-kubelet-client", &["system:masters"]);
+    passed_on.get(PATH).await.expect(403);
     // Where no server can join there is nothing of the kind.
     let alone = Api::starting_with(Memory::new(), |_| {});
     alone.server.ready().await;

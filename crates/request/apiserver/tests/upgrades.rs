@@ -8,10 +8,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use harness::Api;
 use keelson_api::value;
+use keelson_apiserver::request::{Body, UserInfo};
 use keelson_apiserver::upgrades::{Asked, PATH, PIECE, Refused, Told, Upgrades};
 use keelson_store::Memory;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use tower::ServiceExt;
 
 /// Notes what was asked.
 #[derive(Clone, Default)]
@@ -113,7 +115,8 @@ async fn requests_are_named_by_their_paths_and_programs_by_their_sums() {
 async fn machines_read_and_only_administrators_ask() {
     let (api, notes) = served().await;
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    let all = value!({"metadata": {"name": "all"}, "rules": [{"nonResourceURLs": ["*"], "verbs": ["*"]}]});
+    let all = value!({"metadata": {"name": "all"}, "rules": [{"nonResourceURLs": ["*"], "verbs": ["*"]},
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
     api.post(&format!("{rbac}/clusterroles"), all).await.expect(201);
     let binding = value!({"metadata": {"name": "all"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"},
@@ -134,10 +137,28 @@ async fn machines_read_and_only_administrators_ask() {
     for (method, path, _) in &asked {
         ana.call(method, path, "", "", Vec::new()).await.expect(403);
     }
+    // Nor by acting as one.
+    for (method, path, _) in &asked {
+        let request = http::Request::builder().method(*method).uri(path);
+        let request = request
+            .header("impersonate-user", "eve")
+            .header("impersonate-group", "system:masters");
+        let service = ana.server.service(UserInfo::new("ana", &["system:authenticated"]));
+        let answer = service.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), 403, "{method} {path}");
+    }
     let node = ana.called_by("system:node:n1", &["system:nodes", "system:authenticated"]);
     for (method, path, reads) in &asked {
         let code = node.call(method, path, "", "", Vec::new()).await.code;
         assert_eq!(code, if *reads { 200 } else { 403 }, "{method} {path}");
+    }
+    // The server itself, by way of a Node that says that it is its kubelet.
+    let passed_on = node.called_by(
+        "kube-apiserver-kubelet-client",
+        &["system:masters", "system:authenticated"],
+    );
+    for (method, path, _) in &asked {
+        passed_on.call(method, path, "", "", Vec::new()).await.expect(403);
     }
     assert_eq!(notes.taken().len(), 2, "what is refused is asked of nobody");
 }

@@ -61,6 +61,13 @@ struct Found {
     unsealed: Vec<(&'static Item, KeyValue)>,
 }
 
+impl Found {
+    /// Whether all that serve have the next one, and all is sealed by it.
+    fn is_taken(&self) -> bool {
+        self.said && self.others.is_empty() && self.unsealed.is_empty()
+    }
+}
+
 impl Turning {
     pub fn new(steps: Steps, pki: PathBuf, items: Vec<&'static Item>, address: String, borne: Borne) -> Arc<Turning> {
         Arc::new(Turning {
@@ -159,7 +166,9 @@ impl Turning {
             Ok((seen, held.has_former()))
         });
         let (record, keeps_former) = seen.await?;
-        let ripe = found.turn.as_ref().is_some_and(|(turn, _)| now >= turn.began + STANDS);
+        // By a clock that is far ahead it began in a time to come: waiting for that would keep the former token for as long.
+        let ripe = |turn: &Turn| now.duration_since(turn.began).abs() >= STANDS;
+        let ripe = found.turn.as_ref().is_some_and(|(turn, _)| ripe(turn));
         let step = plan::next(Facts {
             record,
             keeps_former,
@@ -172,6 +181,8 @@ impl Turning {
             (Step::Rest, _) => return Ok(Some(AGAIN)),
             (Step::Wait, _) => return Ok(Some(SOON)),
             (Step::Lost, _) => {
+                // Whoever still has the former one is told nothing here either.
+                self.borne.lose();
                 if !std::mem::replace(&mut *self.lost.lock(), true) {
                     tracing::error!(
                         "the servers' token was replaced, and this server doesn't have the new one: before it is started again give it \
@@ -255,6 +266,12 @@ impl Turning {
     /// Has another token take the place of the present one, unless one does already.
     pub async fn begin(&self, now: Timestamp) -> anyhow::Result<()> {
         let found = self.found().await?;
+        // Who asks now means the token that all have by now: it would stay, and he would hear that it was replaced.
+        if found.turn.is_some() && found.is_taken() {
+            bail!(
+                "the servers' token was replaced just now: all servers have another. For one more ask again in half a minute"
+            );
+        }
         if found.turn.is_none() {
             ensure!(found.unsealed.is_empty(), "this server doesn't have the present token");
             let turn = self

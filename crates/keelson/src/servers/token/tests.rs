@@ -161,6 +161,9 @@ async fn nothing_is_sealed_anew_before_all_have_it_and_the_record_stands_for_a_w
     assert_eq!(other.turning.look(at(20)).await.unwrap(), SOON, "it stands for a while");
     let told = other.turning.told().await.unwrap();
     assert_eq!(told, json!({"underWay": true, "waitsFor": [], "sealed": true}));
+    // All have it: who asks once more would hear of the one before.
+    let again = one.turning.begin(at(25)).await.unwrap_err().to_string();
+    assert!(again.contains("replaced just now"), "{again}");
     assert_eq!(other.turning.look(at(31)).await.unwrap(), AGAIN);
     assert_eq!(one.turning.look(at(31)).await.unwrap(), AGAIN);
     assert!(one.turning.turn().await.unwrap().is_none());
@@ -180,4 +183,75 @@ async fn a_token_that_was_taken_by_half_is_taken_at_the_next_start() {
     let one = one.again(None).await;
     assert_ne!(one.token(), old);
     assert_eq!(one.turning.look(at(1)).await.unwrap(), SOON);
+}
+
+/// Cut off from the datastore for as long as it took, and it runs on.
+#[tokio::test]
+async fn a_server_that_has_missed_it_lets_nobody_in_by_the_former() {
+    let store = Memory::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = |name: &str| scratch.path().join(name);
+    let one = Server::start(&store, dir("1"), "10.0.0.1", None).await.unwrap();
+    let old = one.token();
+    let other = Server::start(&store, dir("2"), "10.0.0.2", Some(&old)).await.unwrap();
+    let away = Server::start(&store, dir("3"), "10.0.0.3", Some(&old)).await.unwrap();
+    let bearer = old.parse::<ServerToken>().unwrap().bearer();
+    one.turning.begin(at(0)).await.unwrap();
+    assert_eq!(one.turning.look(at(1)).await.unwrap(), SOON);
+    assert_eq!(other.turning.look(at(40)).await.unwrap(), AGAIN);
+    assert!(away.borne.is(&bearer));
+    assert_eq!(away.turning.look(at(41)).await.unwrap(), AGAIN);
+    assert!(!away.borne.is(&bearer));
+    assert_eq!(away.token(), old, "nothing was taken");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_keeps_the_former_for_no_longer() {
+    let store = Memory::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
+        .await
+        .unwrap();
+    let old = one.token();
+    one.turning.begin(at(1_000_000)).await.unwrap();
+    assert_eq!(one.turning.look(at(0)).await.unwrap(), SOON);
+    let other = Server::start(&store, scratch.path().join("2"), "10.0.0.2", Some(&old))
+        .await
+        .unwrap();
+    assert_eq!(other.turning.look(at(1)).await.unwrap(), AGAIN);
+    assert_eq!(one.turning.look(at(1)).await.unwrap(), AGAIN);
+    assert!(one.turning.turn().await.unwrap().is_none());
+}
+
+/// A snapshot of before is sealed by the token of then.
+#[tokio::test]
+async fn a_store_of_before_wants_the_token_of_then_or_nothing_shared_in_it() {
+    let store = Memory::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = |name: &str| scratch.path().join(name);
+    let one = Server::start(&store, dir("1"), "10.0.0.1", None).await.unwrap();
+    let old = one.token();
+    let before = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
+    let other = Server::start(&store, dir("2"), "10.0.0.2", Some(&old)).await.unwrap();
+    one.turning.begin(at(0)).await.unwrap();
+    assert_eq!(one.turning.look(at(1)).await.unwrap(), SOON);
+    assert_eq!(other.turning.look(at(40)).await.unwrap(), AGAIN);
+    assert_eq!(one.turning.look(at(41)).await.unwrap(), AGAIN);
+    let new = one.token();
+    let restored = Memory::new();
+    for kv in before.kvs {
+        let put = restored.put(kv.key, kv.value, Expect::Absent, None).await;
+        assert!(matches!(put.unwrap(), Outcome::Done { .. }));
+    }
+    let refused = settled(&restored, &one.dir, None).await.map(drop).unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("not the one of the servers"),
+        "{refused:#}"
+    );
+    assert_eq!(one.token(), new);
+    // It tells the others anew what it has.
+    settled(&Memory::new(), &one.dir, None).await.unwrap();
+    assert_eq!(one.token(), new);
+    settled(&restored, &one.dir, Some(&old)).await.unwrap();
+    assert_eq!(one.token(), old);
 }

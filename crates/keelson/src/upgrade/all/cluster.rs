@@ -25,6 +25,8 @@ use tokio::time::Instant;
 /// How long a server may be away.
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(500);
+/// For one answer: a machine that is gone ends no connection.
+const ANSWERS: Duration = Duration::from_secs(60);
 /// Stands in the certificate of every server.
 const NAME: &str = "kubernetes.default.svc";
 const AGENT: &str = "keelson-upgrade";
@@ -79,9 +81,11 @@ struct Standing {
 async fn patient<T, F: Future<Output = anyhow::Result<T>>>(mut attempt: impl FnMut() -> F) -> anyhow::Result<T> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match attempt().await {
-            Err(error) if agent::passes(&error) && Instant::now() < until => tokio::time::sleep(PAUSE).await,
-            done => return done,
+        match tokio::time::timeout(ANSWERS, attempt()).await {
+            Ok(Err(error)) if agent::passes(&error) && Instant::now() < until => tokio::time::sleep(PAUSE).await,
+            Ok(done) => return done,
+            Err(_) if Instant::now() < until => {}
+            Err(_) => bail!("no answer within {}s", ANSWERS.as_secs()),
         }
     }
 }
@@ -162,7 +166,13 @@ impl Cluster {
                     .call(Method::PUT, &path, "application/octet-stream", piece.clone())
                     .await?)
             };
-            standing = serde_json::from_slice(&patient(brought).await?)?;
+            let after: Standing = serde_json::from_slice(&patient(brought).await?)?;
+            // Of two that bring programs each would begin anew for ever: a server has one.
+            ensure!(
+                after.whole || after.bytes > standing.bytes,
+                "what was brought there is gone: another command brings another program"
+            );
+            standing = after;
         }
         Ok(())
     }
@@ -244,6 +254,14 @@ pub fn refusals(all: &[Machine], chosen: &[Machine], servers: &[String]) -> Vec<
 mod tests {
     use super::super::order::PROGRAM;
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_answers_is_not_waited_for_for_ever() {
+        let began = Instant::now();
+        let error = patient(std::future::pending::<anyhow::Result<()>>).await.unwrap_err();
+        assert!(error.to_string().contains("no answer"), "{error:#}");
+        assert!((PATIENCE..PATIENCE + ANSWERS).contains(&began.elapsed()));
+    }
 
     #[test]
     fn machines_that_can_not_be_asked_are_named() {

@@ -38,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const BEGINS: Duration = Duration::from_secs(10);
 /// Between two attempts to fetch what no server gave.
 const AGAIN: Duration = Duration::from_secs(1);
+/// For one piece of a program: of a server that is gone nobody may hear anything for ever.
+const PIECE_COMES: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub struct Follower {
@@ -245,7 +247,7 @@ impl Follower {
         tokio::task::spawn_blocking(started).await?
     }
 
-    /// Has the program here, whole. Whatever server answers is asked for the next piece.
+    /// Has the program here, whole, before it is too late to begin. Whatever server answers is asked for the next piece.
     async fn fetch(&self, program: &str, size: u64, until: Timestamp) -> anyhow::Result<()> {
         loop {
             let standing = self.programs.standing(program)?;
@@ -253,21 +255,25 @@ impl Follower {
                 return Ok(());
             }
             let path = format!("{PATH}/programs/{program}?at={}", standing.bytes);
-            let piece = match self.rest.get(&path, "*/*").await {
-                Ok(piece) if !piece.is_empty() => piece,
-                other => {
-                    ensure!(
-                        Timestamp::now() < until,
-                        "the program couldn't be fetched: {}",
-                        other.map_or_else(|error| error.to_string(), |_| "it is shorter than was said".into())
-                    );
-                    tokio::time::sleep(AGAIN).await;
-                    continue;
+            let why = match tokio::time::timeout(PIECE_COMES, self.rest.get(&path, "*/*")).await {
+                Ok(Ok(piece)) if !piece.is_empty() => {
+                    let (programs, name, at) = (self.programs.clone(), program.to_owned(), standing.bytes);
+                    let taken = tokio::task::spawn_blocking(move || programs.take(&name, size, at, &piece));
+                    taken.await?.context("fetching the program")?;
+                    None
                 }
+                Ok(Ok(_)) => Some("it is shorter than was said".to_owned()),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("no server answers".to_owned()),
             };
-            let (programs, name, at) = (self.programs.clone(), program.to_owned(), standing.bytes);
-            let taken = tokio::task::spawn_blocking(move || programs.take(&name, size, at, &piece));
-            taken.await?.context("fetching the program")?;
+            ensure!(
+                Timestamp::now() < until,
+                "the program couldn't be fetched in time: {}",
+                why.as_deref().unwrap_or("it comes too slowly")
+            );
+            if why.is_some() {
+                tokio::time::sleep(AGAIN).await;
+            }
         }
     }
 

@@ -131,6 +131,12 @@ async fn upgrade_to(wanted: &Wanted<'_>, sha256: String, size: u64) -> anyhow::R
     if left.is_empty() && run.order.asks.is_empty() {
         return Ok("nothing to do: all machines run that program already".into());
     }
+    if !wanted.dry_run {
+        // Who asked them may have been ended before they were told to look.
+        for (name, ask) in &run.order.asks {
+            run.cluster.have_looked(name, &ask.id).await?;
+        }
+    }
     for address in run.servers.clone() {
         let brought = run.cluster.bring(&address, wanted.file, &run.order.sha256, size).await;
         brought.with_context(|| format!("bringing the program to the server {address}"))?;

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 /// Beside the time that a machine has for going forth, and the same for going back: to fetch the program, and to judge.
 const BESIDE: SignedDuration = SignedDuration::from_secs(120);
+/// What is too old by a machine's own clock it passes over.
+const LATE: &str = "it didn't begin in time: it is away, or its clock and this machine's differ by minutes";
 
 /// How a machine stands to the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub fn standing(facts: &Facts<'_>) -> Standing {
     };
     let Some(answer) = facts.answer.filter(|answer| answer.id == ask.id) else {
         return match facts.now > ask.until {
-            true => Standing::Ill("it didn't begin in time".into()),
+            true => Standing::Ill(LATE.into()),
             false => Standing::Asked,
         };
     };
@@ -193,7 +195,7 @@ mod tests {
         );
         assert_eq!(stands(take, None, "old", 60), Standing::Asked);
         assert_eq!(stands(take, Some(("y", State::Well)), "old", 60), Standing::Asked);
-        assert_eq!(stands(take, None, "old", 61), ill("it didn't begin in time"));
+        assert_eq!(stands(take, None, "old", 61), ill(LATE));
         assert_eq!(
             stands(take, Some(("x", State::UnderWay)), "old", 700),
             Standing::UnderWay

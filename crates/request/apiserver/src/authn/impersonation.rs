@@ -12,6 +12,10 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
+/// Stands in a request of somebody who acts as another.
+#[derive(Clone, Copy)]
+pub struct Acting;
+
 /// The user to act as; `None` when none is asked for. The headers are taken off.
 pub async fn impersonate(
     requestor: &UserInfo,
