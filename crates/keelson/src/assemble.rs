@@ -362,7 +362,9 @@ fn node_ports(config: &Config) -> Reserved {
         ports.extend(["TCP", "UDP"].map(|p| (Port::new(p, config.dns_port.into()), "the cluster's DNS server's")));
     }
     if config.runs(Component::Ingress) {
-        ports.extend(keelson_gateway::PORTS.map(|p| (Port::new("TCP", p.into()), "the gateway's")));
+        for transport in ["TCP", "UDP"] {
+            ports.extend(keelson_gateway::PORTS.map(|p| (Port::new(transport, p.into()), "the gateway's")));
+        }
     }
     ports.push((
         Port::new("UDP", keelson_announce::PORT.into()),

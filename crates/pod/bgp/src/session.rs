@@ -303,6 +303,8 @@ impl Session {
         self.urgent.extend(wire::keepalive());
         self.spoke(now);
         self.listened(now);
+        // Who may be silent for ever when it stands still has to say that it does.
+        self.hold_at.get_or_insert(now + PATIENCE);
     }
 
     fn listened(&mut self, now: Instant) {

@@ -6,7 +6,7 @@ use crate::{Distance, Peer, Routes, Sessions};
 use keelson_sys::tcp;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -49,7 +49,7 @@ struct Running {
     order: watch::Sender<Order>,
 }
 
-/// To one address: who comes later waits until the one before has said goodbye, for a peer takes one connection only.
+/// To one address and port: who comes later waits until the one before has said goodbye, for a peer takes one connection only.
 type Line = Arc<Mutex<()>>;
 type Tell = Arc<dyn Fn(Told) + Send + Sync>;
 
@@ -63,7 +63,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     let mut tasks = JoinSet::new();
-    let mut lines: BTreeMap<IpAddr, Line> = BTreeMap::new();
+    let mut lines: BTreeMap<SocketAddr, Line> = BTreeMap::new();
     let begun = Instant::now();
     loop {
         let sessions = wanted.borrow_and_update().clone();
@@ -82,7 +82,8 @@ pub async fn run(
                 None => {
                     let (order, orders) = watch::channel(Order::Announce(routes));
                     let tell = teller(&told, &name, orders.clone());
-                    let line = lines.entry(peer.address).or_default().clone();
+                    let to = SocketAddr::new(peer.address, peer.port);
+                    let line = lines.entry(to).or_default().clone();
                     // Later no peer has anything of before.
                     let resumes = resumes && peer.graceful.is_some_and(|time| begun.elapsed() < time);
                     tasks.spawn(keep(name.clone(), peer.clone(), resumes, line, orders, tell));

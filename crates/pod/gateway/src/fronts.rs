@@ -21,6 +21,8 @@ const KIND: &str = "keelson.dev/front";
 const OF: &str = "keelson.dev/front-of";
 /// Asks pools for addresses, with commas between them.
 pub const WISHED: &str = "keelson.dev/load-balancer-ips";
+/// Remembers which ports it was refused with, with commas between them.
+pub const WITHOUT: &str = "keelson.dev/front-without";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const US: &str = "keelson-ingress";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -60,6 +62,8 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
     let wished = annotations.and_then(|a| a.get(WISHED)).map(String::as_str);
     let wished = wished.unwrap_or_default().split(',').filter_map(|ip| ip.parse().ok());
     front.wished = wished.collect();
+    let without = annotations.and_then(|a| a.get(WITHOUT)).map(String::as_str);
+    front.without = without.unwrap_or_default().split(',').filter_map(outer).collect();
     let status = service.status.clone().unwrap_or_default();
     front.addresses = status.load_balancer.and_then(|b| b.ingress).unwrap_or_default();
     let said = status.conditions.into_iter().flatten().find(|c| c.type_ == CONDITION);
@@ -67,6 +71,15 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
     front.taken = said.as_ref().is_some_and(|c| c.reason == TAKEN);
     front.refused = said.map(|c| c.message);
     Some((owner, front))
+}
+
+/// A port as [`WITHOUT`] has it.
+fn outer(text: &str) -> Option<Outer> {
+    let (number, transport) = text.split_once('/')?;
+    Some(Outer {
+        number: number.parse().ok()?,
+        udp: transport == "UDP",
+    })
 }
 
 pub fn name(owner: &Owner) -> String {
@@ -146,7 +159,7 @@ fn port_name(port: Outer) -> String {
     }
 }
 
-pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr]) -> Service {
+pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr], without: &BTreeSet<Outer>) -> Service {
     let port = |(port, at): (&Outer, &u16)| ServicePort {
         name: Some(port_name(*port)),
         protocol: Some(port.transport().into()),
@@ -161,6 +174,10 @@ pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr]) -
     if !wished.is_empty() {
         let all: Vec<String> = wished.iter().map(IpAddr::to_string).collect();
         annotations.insert(WISHED.to_string(), all.join(","));
+    }
+    if !without.is_empty() {
+        let all = without.iter().map(|p| format!("{}/{}", p.number, p.transport()));
+        annotations.insert(WITHOUT.to_string(), all.collect::<Vec<_>>().join(","));
     }
     Service {
         metadata: ObjectMeta {
@@ -302,10 +319,14 @@ mod tests {
                 IpAddr::from([192, 0, 2, 1]),
                 IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
             ];
-            let (read, front) = read(&service(&owner, &ports, &wished)).unwrap();
-            assert_eq!((read, front.ports, front.wished), (owner, ports, wished));
+            let without: BTreeSet<Outer> = [6443u16.into(), Outer { number: 53, udp: true }].into();
+            let (read, front) = read(&service(&owner, &ports, &wished, &without)).unwrap();
+            assert_eq!(
+                (read, front.ports, front.wished, front.without),
+                (owner, ports, wished, without)
+            );
         }
-        let mut strange = service(&Owner::Ingress, &given(&[(80, 22)]), &[]);
+        let mut strange = service(&Owner::Ingress, &given(&[(80, 22)]), &[], &BTreeSet::new());
         assert!(
             read(&strange).unwrap().1.ports.is_empty(),
             "only ports that are the gateway's are opened"

@@ -10,7 +10,6 @@ mod statuses;
 use crate::definitions::NAMES;
 use crate::fronts::{self, MANAGED_BY, US};
 use crate::plan::{Owner, Plan, World, ingress_is_ours, plan};
-use crate::table::Outer;
 use crate::world::{Followed, follow};
 use crate::{NAMESPACE, plan as plans};
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -23,7 +22,6 @@ use keelson_client::{
 };
 use statuses::Teller;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -214,9 +212,14 @@ impl Publisher {
                 false => front.map(|f| &f.wished),
             };
             let wished = wished.map(Vec::as_slice).unwrap_or_default();
-            if front.is_none_or(|f| f.ports != *ports || f.wished != wished) {
+            let without = match plan.fronts.contains_key(owner) {
+                true => plan.without.get(owner),
+                false => front.map(|f| &f.without),
+            };
+            let without = without.cloned().unwrap_or_default();
+            if front.is_none_or(|f| f.ports != *ports || f.wished != wished || f.without != without) {
                 self.made.insert(owner.clone());
-                self.service(owner, ports, wished).await?;
+                self.service(fronts::service(owner, ports, wished, &without)).await?;
             }
             let slices = fronts::slices(owner, ports, nodes);
             self.slices(owner, slices).await?;
@@ -239,13 +242,7 @@ impl Publisher {
         Ok(())
     }
 
-    async fn service(
-        &self,
-        owner: &Owner,
-        ports: &BTreeMap<Outer, u16>,
-        wished: &[IpAddr],
-    ) -> keelson_client::Result<()> {
-        let wanted = fronts::service(owner, ports, wished);
+    async fn service(&self, wanted: Service) -> keelson_client::Result<()> {
         let of = |s: &Service| s.spec.as_ref().and_then(|s| s.ports.clone()).unwrap_or_default();
         let written = self.services.create_or_update(&wanted, |live| {
             let same = plans_same(live, &wanted);
@@ -255,6 +252,7 @@ impl Publisher {
             live.metadata.labels = wanted.metadata.labels.clone();
             let annotations = live.metadata.annotations.get_or_insert_default();
             annotations.remove(fronts::WISHED);
+            annotations.remove(fronts::WITHOUT);
             annotations.extend(wanted.metadata.annotations.clone().unwrap_or_default());
             !same
         });
@@ -295,7 +293,8 @@ impl Publisher {
 /// Whether a service has the ports and asks for the addresses that it has to.
 fn plans_same(live: &Service, wanted: &Service) -> bool {
     let front = |s: &Service| {
-        fronts::read(s).map(|(owner, front): (plans::Owner, plans::Front)| (owner, front.ports, front.wished))
+        fronts::read(s)
+            .map(|(owner, front): (plans::Owner, plans::Front)| (owner, front.ports, front.wished, front.without))
     };
     front(live) == front(wanted)
 }

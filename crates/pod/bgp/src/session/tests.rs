@@ -324,3 +324,32 @@ fn a_hostile_peer_costs_nothing() {
     }
     assert!(ended > 100 && lived + ended == 2000, "{ended} {lived}");
 }
+
+#[test]
+fn a_peer_that_asks_for_no_hold_time_and_never_confirms_is_given_up() {
+    let now = Instant::now();
+    let mut session = Session::new(peer(), false, 1.0, now);
+    session.connecting();
+    session.connected(HERE.parse().unwrap(), now);
+    sent(&mut session, &Arc::default(), now);
+    let never = Open { hold: 0, ..theirs() };
+    session.received(&wire::open(&never), now);
+    assert_eq!(session.state(), State::OpenConfirm);
+    assert_eq!(sent(&mut session, &Arc::default(), now), [Message::Keepalive]);
+    let at = session.next().unwrap();
+    session.tick(at);
+    assert!(session.ends());
+    assert_eq!(
+        sent(&mut session, &Arc::default(), at),
+        [Message::Notification(Fault::hold_timer())]
+    );
+    // One that confirms stays for ever.
+    session.closed("", at);
+    session.connected(HERE.parse().unwrap(), at);
+    sent(&mut session, &Arc::default(), at);
+    session.received(&[wire::open(&never), wire::keepalive()].concat(), at);
+    assert_eq!(session.state(), State::Established);
+    sent(&mut session, &Arc::default(), at);
+    assert_eq!(session.send(&Arc::default(), at), None);
+    assert_eq!(session.next(), None);
+}

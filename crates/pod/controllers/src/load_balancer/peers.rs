@@ -97,6 +97,9 @@ fn by_peer(nodes: &[Arc<Node>]) -> BTreeMap<String, Vec<NodeSession>> {
             if !is_heard(node) {
                 session.state = Session::UNKNOWN.into();
             }
+            // One number that the definition takes none of would keep all from being told.
+            session.announced = session.announced.max(0);
+            session.received_updates = session.received_updates.max(0);
             let node = node.name().to_string();
             all.entry(peer).or_default().push(NodeSession { node, session });
         }
@@ -136,15 +139,28 @@ mod tests {
             node("b", "False", &told("Connect")),
             node("c", "Unknown", &told("Established")),
             node("d", "True", "{"),
+            node("e", "True", &told("Connect").replace("2}}", "-2}}")),
         ];
         let status = status(by_peer(&nodes).remove("r").unwrap());
-        assert_eq!((status.nodes, status.established), (3, 1));
+        assert_eq!((status.nodes, status.established), (4, 1));
+        assert!(
+            status
+                .sessions
+                .iter()
+                .all(|s| s.session.announced == if s.node == "e" { 0 } else { 2 })
+        );
         let all: Vec<_> = status
             .sessions
             .iter()
             .map(|s| (s.node.as_str(), s.session.state.as_str()))
             .collect();
-        assert_eq!(all, [("b", "Connect"), ("c", "Unknown"), ("a", "Established")]);
+        let expected = [
+            ("b", "Connect"),
+            ("c", "Unknown"),
+            ("e", "Connect"),
+            ("a", "Established"),
+        ];
+        assert_eq!(all, expected);
         let read = serde_json::from_value::<PeerStatus>(serde_json::to_value(&status).unwrap());
         assert_eq!(read.unwrap(), status);
     }

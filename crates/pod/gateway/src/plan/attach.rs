@@ -28,6 +28,8 @@ pub struct Set {
 pub struct Listener {
     /// Whose it is, if not the gateway's own.
     pub set: Option<ObjectKey>,
+    /// Rules that were made until then are older.
+    pub since: i64,
     pub name: String,
     pub port: u16,
     pub speaks: Speaks,

@@ -56,6 +56,7 @@ fn place(world: &World, gateway: &Arc<Gateway>) -> Place {
     let holder = Holder {
         kind: GATEWAY,
         key: gateway.key(),
+        since: created(gateway.as_ref()),
         listeners: &gateway.spec.listeners,
     };
     let listeners = gateway
@@ -73,18 +74,28 @@ fn place(world: &World, gateway: &Arc<Gateway>) -> Place {
 }
 
 /// What was attached becomes the table's, and is told.
-fn serve(world: &World, place: Place, plan: &mut Plan) {
+fn serve(world: &World, mut place: Place, plan: &mut Plan) {
     let gateway = &place.gateway;
     let owner = Owner::Gateway(gateway.key());
     let mut front = world.fronts.get(&owner).cloned().unwrap_or_default();
     let refused = unsupported(gateway);
     let takes_part = |l: &attach::Listener| refused.is_none() && l.refused.is_none() && l.conflict.is_none();
+    let extra = sets::extra(place.listeners.iter().filter(|l| takes_part(l)));
+    let mut narrow = !extra.is_empty() && front.without == extra;
     if front.taken {
-        let listeners: Vec<&attach::Listener> = place.listeners.iter().filter(|l| takes_part(l)).collect();
-        match shared::front(world, plan, gateway, &listeners) {
-            Ok(others) => front = others,
-            Err(why) => front.refused = Some(format!("{}; {why}", front.refused.unwrap_or_default())),
+        let listeners = place.listeners.iter_mut().filter(|l| takes_part(l));
+        let mut listeners: Vec<&mut attach::Listener> = listeners.collect();
+        match shared::front(world, plan, gateway, &mut listeners) {
+            Ok(others) => (front, narrow) = (others, false),
+            Err(why) => {
+                narrow |= extra.iter().any(|port| front.ports.contains_key(port));
+                front.refused = Some(format!("{}; {why}", front.refused.unwrap_or_default()));
+            }
         }
+    }
+    if narrow {
+        sets::leave_out(&mut place.listeners, &extra);
+        plan.without.insert(owner.clone(), extra);
     }
     let addresses: Vec<Address> = front
         .addresses

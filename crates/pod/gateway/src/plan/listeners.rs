@@ -12,11 +12,15 @@ use std::collections::BTreeMap;
 pub struct Holder<'a> {
     pub kind: &'static str,
     pub key: ObjectKey,
+    /// When its listeners began to be, as far as is known.
+    pub since: i64,
     pub listeners: &'a [Listener],
 }
 
 pub const GATEWAY: &str = "Gateway";
 pub const SET: &str = "ListenerSet";
+/// The reason of a listener whose port can't be had.
+pub const UNAVAILABLE: &str = "PortUnavailable";
 
 pub fn read(world: &World, holder: &Holder<'_>, listener: &Listener) -> attach::Listener {
     let mut refused = None;
@@ -70,6 +74,7 @@ pub fn read(world: &World, holder: &Holder<'_>, listener: &Listener) -> attach::
     };
     attach::Listener {
         set: (holder.kind == SET).then(|| holder.key.clone()),
+        since: holder.since,
         name: listener.name.clone(),
         port: u16::try_from(listener.port).unwrap_or(0),
         speaks: speaks.unwrap_or_default(),

@@ -70,6 +70,8 @@ pub struct Front {
     pub addresses: Vec<LoadBalancerIngress>,
     /// The addresses that are asked for; empty: any will do.
     pub wished: Vec<IpAddr>,
+    /// Ports that ListenerSets add, and that it was refused with: while they are these it does without them.
+    pub without: BTreeSet<Outer>,
     /// Why it has no address.
     pub refused: Option<String>,
     /// It has none because somebody else has one of its ports on the nodes' addresses.
@@ -83,6 +85,8 @@ pub struct Plan {
     pub fronts: BTreeMap<Owner, BTreeSet<Outer>>,
     /// The addresses that fronts have to have, where it matters which.
     pub wished: BTreeMap<Owner, Vec<IpAddr>>,
+    /// What fronts do without, to be known later.
+    pub without: BTreeMap<Owner, BTreeSet<Outer>>,
     /// The secrets whose certificates are shown.
     pub certificates: BTreeSet<ObjectKey>,
     /// The ConfigMaps by which backends are known.

@@ -170,7 +170,7 @@ impl Reader<'_> {
         // Who passes on what comes, TLS or not, asks nothing of a backend.
         let policies = match self.kind {
             TCP | UDP => None,
-            _ => self.policies.of(self.world, &key, port),
+            _ => self.policies.of(self.world, &key, port, passing),
         };
         let trust = match policies {
             Some(found) => {

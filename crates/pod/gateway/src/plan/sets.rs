@@ -3,11 +3,13 @@
 //! A Gateway's own go before those of sets, those of older sets before younger ones: what is in conflict with an earlier one isn't served.
 
 use super::attach::{Listener, Place, Set, is_from};
-use super::listeners::{self, GATEWAY, Holder};
+use super::listeners::{self, GATEWAY, Holder, UNAVAILABLE};
 use super::status::{OfListener, OfSet, Told};
 use super::{World, created};
 use crate::kinds::{GROUP, ListenerSet};
+use crate::table::Outer;
 use keelson_client::ApiObject;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub fn add(world: &World, place: &mut Place) {
@@ -43,6 +45,7 @@ fn listen(world: &World, set: &ListenerSet, place: &mut Place) {
     let holder = Holder {
         kind: listeners::SET,
         key: set.key(),
+        since: created(set).max(created(place.gateway.as_ref())),
         listeners: &[],
     };
     let all = set.spec.listeners.iter().map(|one| {
@@ -72,6 +75,23 @@ fn clash(listener: &Listener, earlier: &[Listener]) -> Option<&'static str> {
                 _ => None,
             });
     clashes.max()
+}
+
+/// The ports that a Gateway wouldn't have without sets. One without listeners of its own has nothing to lose by them.
+pub fn extra<'a>(all: impl Iterator<Item = &'a Listener>) -> BTreeSet<Outer> {
+    let (of_sets, own): (Vec<&Listener>, Vec<&Listener>) = all.partition(|l| l.set.is_some());
+    let own: BTreeSet<Outer> = own.into_iter().map(Listener::outer).collect();
+    let of_sets = of_sets.into_iter().map(Listener::outer);
+    of_sets.filter(|port| !own.is_empty() && !own.contains(port)).collect()
+}
+
+/// What sets ask for beyond the Gateway isn't asked for, as somebody else has some of it: the Gateway keeps what it has without them.
+pub fn leave_out(all: &mut [Listener], extra: &BTreeSet<Outer>) {
+    let asks = |l: &Listener| l.refused.is_none() && l.conflict.is_none() && extra.contains(&l.outer());
+    for listener in all.iter_mut().filter(|l| asks(l)) {
+        let why = "The Gateway can't have all ports that are added to it: one of them is somebody else's";
+        listener.refused = Some((UNAVAILABLE, why.into()));
+    }
 }
 
 /// `reached`: the Gateway has an address.

@@ -3,6 +3,7 @@
 //! One for a port goes before one for a whole service; of several for the same the oldest counts, and the rest are told so. Where the one that
 //! counts can't be honoured, nothing is sent: not without TLS either.
 
+use super::services::Passing;
 use super::status::Told;
 use super::{Plan, World, created};
 use crate::kinds::{BackendTLSPolicy, Validation};
@@ -64,9 +65,11 @@ impl Policies {
         Policies { meant, targets }
     }
 
-    pub fn of(&self, world: &World, service: &ObjectKey, port: i32) -> Option<Found<'_>> {
+    pub fn of(&self, world: &World, service: &ObjectKey, port: i32, passing: Passing) -> Option<Found<'_>> {
         let ports = world.services.get(service)?.spec.as_ref()?.ports.as_deref();
-        let port = ports.unwrap_or_default().iter().find(|p| p.port == port);
+        // The same number may be another port for UDP.
+        let mut ports = ports.unwrap_or_default().iter();
+        let port = ports.find(|p| p.port == port && p.protocol.as_deref().unwrap_or("TCP") == passing.transport());
         let name = port.and_then(|p| p.name.clone());
         let own = name.and_then(|name| self.targets.get(&(service.clone(), Some(name))));
         let touched = own.or_else(|| self.targets.get(&(service.clone(), None)))?;

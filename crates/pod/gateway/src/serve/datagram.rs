@@ -8,8 +8,9 @@ use super::stream::find;
 use crate::table::{Action, Speaks, Upstream};
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rand::Rng;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,34 @@ const SILENT: Duration = Duration::from_secs(60);
 /// Datagrams of a client that wait for its backend.
 const WAITING: usize = 8;
 const LARGEST: usize = 65_535;
+
+/// From where datagrams go to backends. One that comes to a port from there was led back by whoever said where the backend is, and would go
+/// round for ever, each time as another client's.
+#[derive(Default)]
+pub struct Ours(Mutex<HashSet<SocketAddr>>);
+
+impl Ours {
+    fn has(&self, address: &SocketAddr) -> bool {
+        self.0.lock().contains(address)
+    }
+
+    fn add(&self, address: SocketAddr) -> One<'_> {
+        self.0.lock().insert(address);
+        One { ours: self, address }
+    }
+}
+
+/// One of them, while it is.
+struct One<'a> {
+    ours: &'a Ours,
+    address: SocketAddr,
+}
+
+impl Drop for One<'_> {
+    fn drop(&mut self) {
+        self.ours.0.lock().remove(&self.address);
+    }
+}
 
 /// A client, as it is known to the port.
 struct Client {
@@ -55,6 +84,9 @@ pub async fn run(socket: UdpSocket, at: u16, serving: Arc<Serving>, stop: Cancel
                 continue;
             }
         };
+        if serving.ours.has(&from) {
+            continue;
+        }
         let Some((action, _)) = find(&serving, at, Speaks::Udp, "") else {
             continue;
         };
@@ -134,6 +166,7 @@ async fn pass(
     };
     let out = UdpSocket::bind((any, 0)).await?;
     out.connect(address).await?;
+    let _one = serving.ours.add(out.local_addr()?);
     let mut last = Instant::now();
     loop {
         tokio::select! {

@@ -56,6 +56,7 @@ pub type Certificates = BTreeMap<ObjectKey, Arc<CertifiedKey>>;
 pub struct Serving {
     now: RwLock<Now>,
     forward: Forward,
+    ours: datagram::Ours,
 }
 
 #[derive(Clone, Default)]
@@ -69,6 +70,7 @@ impl Default for Serving {
         Serving {
             now: RwLock::default(),
             forward: Forward::new(),
+            ours: datagram::Ours::default(),
         }
     }
 }

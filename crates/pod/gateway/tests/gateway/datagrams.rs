@@ -83,6 +83,32 @@ async fn a_client_stays_with_its_backend_while_there_is_one() {
     timeout(Duration::from_secs(5), task).await.unwrap().unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn what_a_backend_leads_back_goes_round_once() {
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = socket.local_addr().unwrap();
+    let (serving, stop) = (Arc::new(Serving::default()), CancellationToken::new());
+    serving.set(port(gate.port(), &[gate]), Certificates::new());
+    let task = tokio::spawn(datagrams(socket, gate.port(), serving.clone(), stop.clone()));
+    let client = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    assert_eq!(ask(&client, gate, "round").await, None);
+    // What still goes round would come here.
+    let other = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let at = other.local_addr().unwrap();
+    serving.set(port(gate.port(), &[at]), Certificates::new());
+    let mut buffer = [0; 64];
+    let received = timeout(Duration::from_millis(300), other.recv_from(&mut buffer)).await;
+    assert!(received.is_err());
+    client.send_to(b"on", gate).await.unwrap();
+    let (length, _) = timeout(Duration::from_secs(5), other.recv_from(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&buffer[..length], b"on");
+    stop.cancel();
+    timeout(Duration::from_secs(5), task).await.unwrap().unwrap().unwrap();
+}
+
 #[test]
 fn a_port_of_datagrams_is_another_than_that_of_connections() {
     let mut world = world(

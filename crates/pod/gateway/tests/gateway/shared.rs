@@ -6,6 +6,11 @@ use keelson_gateway::plan::{Front, Owner, Plan, plan};
 
 /// A Gateway that came first, with a route for each of two hosts and one for the rest; and a late one that finds the port taken.
 fn of(late: &str) -> (Plan, String) {
+    with(late, "")
+}
+
+/// The same, with more beside.
+fn with(late: &str, more: &str) -> (Plan, String) {
     let mut world = world(&format!(
         "
 kind: Gateway
@@ -26,12 +31,12 @@ spec: {{parentRefs: [{{name: first}}], hostnames: [late.y.org], rules: [{{backen
 ---
 kind: Gateway
 metadata: {{name: late, namespace: shop, creationTimestamp: '2026-01-01T00:00:05Z'}}
-spec: {{gatewayClassName: keelson, listeners: [{late}]}}
+spec: {{gatewayClassName: keelson, listeners: [{late}], allowedListeners: {{namespaces: {{from: All}}}}}}
 ---
 kind: HTTPRoute
 metadata: {{name: late, namespace: shop, creationTimestamp: '2026-01-01T00:00:06Z'}}
 spec: {{parentRefs: [{{name: late}}], rules: [{{backendRefs: [{{name: d, port: 80}}]}}]}}
-"
+{more}"
     ));
     let owner = Owner::Gateway(ObjectKey::new("shop", "late"));
     world.fronts.insert(
@@ -85,5 +90,45 @@ fn what_is_somebody_elses_is_not_shared() {
         let (plan, told) = of(late);
         assert_eq!(told, "AddressNotAssigned ", "{late}");
         assert_eq!(ask(&plan, 7000, "GET", "old.x.org/", &[]), "a");
+    }
+}
+
+#[test]
+fn what_a_set_adds_is_as_young_as_the_set_and_costs_the_gateway_nothing() {
+    let set = |listener: &str| {
+        format!(
+            "---
+kind: ListenerSet
+metadata: {{name: set, namespace: blue, creationTimestamp: '2026-01-01T00:00:20Z'}}
+spec: {{parentRef: {{name: late, namespace: shop}}, listeners: [{listener}]}}
+---
+kind: HTTPRoute
+metadata: {{name: set, namespace: blue, creationTimestamp: '2026-01-01T00:00:21Z'}}
+spec: {{parentRefs: [{{kind: ListenerSet, name: set}}], rules: [{{backendRefs: [{{name: a, port: 80}}]}}]}}
+"
+        )
+    };
+    let key = ObjectKey::new("blue", "set");
+    for (listener, reason) in [
+        ("{name: a, port: 80, protocol: HTTP, hostname: free.y.org}", "Accepted"),
+        // The route for it is younger than the Gateway, and older than the set.
+        (
+            "{name: a, port: 80, protocol: HTTP, hostname: late.y.org}",
+            "PortUnavailable",
+        ),
+        (
+            "{name: a, port: 6443, protocol: HTTP, hostname: free.y.org}",
+            "PortUnavailable",
+        ),
+    ] {
+        let (plan, told) = with(
+            "{name: web, port: 80, protocol: HTTP, hostname: own.y.org}",
+            &set(listener),
+        );
+        assert_eq!(told, "Programmed 192.0.2.1", "{listener}");
+        assert_eq!(ask(&plan, 7000, "GET", "own.y.org/", &[]), "d");
+        assert_eq!(ask(&plan, 7000, "GET", "late.y.org/", &[]), "c", "{listener}");
+        let accepted = &plan.statuses.listener_sets[&key].listeners[0].conditions[1];
+        assert_eq!((accepted.kind, accepted.reason), ("Accepted", reason), "{listener}");
     }
 }

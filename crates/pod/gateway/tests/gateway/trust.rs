@@ -133,7 +133,10 @@ spec: {parentRefs: [{name: g}], rules: [{backendRefs: [{name: a, port: 80}, {nam
 
 /// What is done with requests for ports 80 and 443 of a service, and what policies are told.
 fn of(policies: &str) -> (String, String) {
-    let mut world: World = world(&format!("{ROUTED}{policies}"));
+    done(world(&format!("{ROUTED}{policies}")))
+}
+
+fn done(mut world: World) -> (String, String) {
     for (key, found) in [
         ("ca", Ok(der(&authority()))),
         ("broken", Err("it has no ca.crt".to_string())),
@@ -154,6 +157,17 @@ fn of(policies: &str) -> (String, String) {
         format!("{}:{}:{}", key.name, reasons.join(","), told.gateways.len())
     });
     (all.join(" "), told.collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn a_policy_for_a_port_is_not_looked_for_by_another_transport() {
+    let ca = "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]";
+    let mut world = world(&format!("{ROUTED}{}", policy("p", 1, "name: a, sectionName: web", ca)));
+    let service = serde_json::json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": {"ports": [
+        {"name": "quic", "port": 80, "protocol": "UDP"}, {"name": "web", "port": 80, "protocol": "TCP"}, {"name": "s", "port": 443}]}});
+    let service = Arc::new(serde_json::from_value(service).unwrap());
+    world.services.insert(ObjectKey::new("shop", "a"), service);
+    assert_eq!(done(world).0, "p.org plain");
 }
 
 fn policy(name: &str, created: u32, target: &str, rest: &str) -> String {
