@@ -158,6 +158,11 @@ impl<K: ApiObject> Store<K> {
         self.by_index(BY_CONTROLLER, uid)
     }
 
+    /// How many these are.
+    pub fn count_controlled_by(&self, uid: &str) -> usize {
+        self.count(BY_CONTROLLER, uid)
+    }
+
     pub fn index_controllers(&self) {
         self.add_index(BY_CONTROLLER, controller_uid);
     }

@@ -213,10 +213,13 @@ impl Binder {
         let wanted = matching::claim_class(claim);
         let class = self.classes.store().get("", wanted).filter(|_| !wanted.is_empty());
         let delayed = class.as_ref().is_some_and(|c| classes::waits_for_pods(c));
-        let mut volumes = self.volumes.store().by_index(FOR, &matching::reserved(claim));
-        if !delayed {
-            volumes.extend(self.volumes.store().by_index(FOR, &matching::free(wanted)));
-        }
+        let meant_for = |whom: &str| self.volumes.store().by_index(FOR, whom);
+        let mut volumes = match delayed {
+            true => Vec::new(),
+            false => meant_for(&matching::free(wanted)),
+        };
+        // In this order: one that is being reserved for the claim is found in either place.
+        volumes.extend(meant_for(&matching::reserved(claim)));
         if let Some(volume) = matching::best(claim, &volumes, delayed) {
             return self.bind(&volume, claim).await;
         }

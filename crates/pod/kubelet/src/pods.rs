@@ -86,7 +86,6 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
     u32::try_from(group).ok()
 }
 
-/// An init container that keeps running beside the main ones.
 /// Whether an init container's work is done, by the pod's status.
 pub fn has_ended(pod: &Pod, container: &str) -> bool {
     let all = pod
@@ -102,6 +101,7 @@ pub fn has_ended(pod: &Pod, container: &str) -> bool {
         .is_some_and(|t| t.exit_code == 0)
 }
 
+/// An init container that keeps running beside the main ones.
 pub fn is_sidecar(c: &Container) -> bool {
     c.restart_policy.as_deref() == Some("Always")
 }

@@ -344,6 +344,9 @@ impl Scheduler {
                 if !devices.claims.is_empty() {
                     state.queue.happened(events::ClusterEvent::Devices, now);
                 }
+                if !volumes.bind.is_empty() {
+                    state.queue.happened(events::ClusterEvent::Volumes, now);
+                }
                 state.queue.failed(pod.uid(), now)
             });
             if let Some(pod) = waits {

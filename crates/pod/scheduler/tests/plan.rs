@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use keelson_client::ObjectKey;
 use keelson_scheduler::cluster::Cluster;
 use keelson_scheduler::plan::{Plan, Turn, Why, plan};
 use keelson_scheduler::pod::PodInfo;
@@ -403,6 +404,12 @@ fn claims_and_volumes() {
         (node.as_str(), volumes.bind[0].0.metadata.name.as_deref()),
         ("b", Some("small"))
     );
+    // Another pod with the claim, before the API shows what was decided for the first.
+    lab.cluster.promise("large", ObjectKey::new("default", "disk"));
+    let Plan::Bind { volumes, .. } = lab.plan(&uses("disk")) else {
+        panic!()
+    };
+    assert_eq!(volumes.bind[0].0.metadata.name.as_deref(), Some("large"));
     let Plan::Bind { volumes, .. } = lab.plan(&uses("new")) else {
         panic!()
     };

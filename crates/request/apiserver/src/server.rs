@@ -104,7 +104,8 @@ impl ApiServer {
         self.state.clone()
     }
 
-    /// Resolves when roles and flow schemas are in memory and the objects every cluster has are there, or when that takes too long.
+    /// Resolves when all that is followed, roles and flow schemas too, is in memory, and the objects every cluster has are there or
+    /// are long in coming.
     pub async fn ready(&self) {
         // The sender lives as long as the bootstrap task; if that was stopped, nobody needs the answer.
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
@@ -282,20 +283,25 @@ impl ApiServer {
                     hooks.done(&[Hook::StorageReadiness]);
                 };
                 let mut begun = std::pin::pin!(begun);
-                if tokio::time::timeout(READY_WITHIN, &mut begun).await.is_err() {
-                    // Somebody's webhook may refuse them, behind which is a pod that others have to run first.
+                let is_late = tokio::time::timeout(READY_WITHIN, &mut begun).await.is_err();
+                if is_late {
+                    // Somebody's webhook may refuse them, behind which is a pod that others have to run first, and that asks
+                    // this server by the service kubernetes.
                     tracing::warn!(
                         "some of the objects every cluster has aren't there after {READY_WITHIN:?}: others begin without them"
                     );
-                    ready.send_replace(true);
-                    begun.await;
                 }
-                ready.send_replace(true);
-                tokio::join!(
-                    aggregation::register::run(table, loopback.clone(), stopped.clone(), &hooks),
-                    repair_services(&engine, &hooks),
-                    OptionFuture::from(servers.as_ref().map(|servers| servers.run())),
-                );
+                let others = async {
+                    // Nobody outside can keep this from being read, and what isn't read yet is not missing.
+                    sync.wait_for_all().await;
+                    ready.send_replace(true);
+                    tokio::join!(
+                        aggregation::register::run(table, loopback.clone(), stopped.clone(), &hooks),
+                        repair_services(&engine, &hooks),
+                        OptionFuture::from(servers.as_ref().map(|servers| servers.run())),
+                    );
+                };
+                tokio::join!(OptionFuture::from(is_late.then_some(begun)), others);
             };
             tokio::select! {
                 () = work => {}

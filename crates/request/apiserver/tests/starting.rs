@@ -195,3 +195,23 @@ async fn a_webhook_that_refuses_what_every_cluster_has_does_not_hold_a_start_up(
     api.delete(&format!("{webhooks}/deny")).await.expect(200);
     api.until(VIEW, |answer| answer.code == 200).await;
 }
+
+/// What that webhook leaves alone is made meanwhile: the pod behind it may need that, too.
+#[tokio::test]
+async fn a_webhook_that_refuses_some_of_it_does_not_hold_the_rest_up() {
+    const VIEW: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/view";
+    const SERVICE: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v1.apps";
+    let store = Memory::new();
+    let before = Api::starting(store.clone());
+    before.server.ready().await;
+    before.until(SERVICE, |answer| answer.code == 200).await;
+    before.delete(VIEW).await.expect(200);
+    before.delete(SERVICE).await.expect(200);
+    let rule = value!({"apiGroups": ["rbac.authorization.k8s.io"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*"]});
+    let webhooks = format!("{REGISTRATION}/validatingwebhookconfigurations");
+    before.post(&webhooks, webhook(rule, value!({}))).await.expect(201);
+    drop(before);
+    let api = Api::starting(store);
+    api.until(SERVICE, |answer| answer.code == 200).await;
+    api.get(VIEW).await.expect(404);
+}

@@ -13,6 +13,8 @@ use std::sync::Arc;
 /// Pods of one owner with the same labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Number {
+    /// Of any state.
+    pub pods: usize,
     pub active: usize,
     /// Of the active ones.
     pub ready: usize,
@@ -23,17 +25,20 @@ impl Number {
     fn of(pod: &Pod) -> Number {
         let active = pods::is_active(pod);
         Number {
+            pods: 1,
             active: active.into(),
             ready: (active && pods::is_ready(pod)).into(),
             terminating: pods::is_terminating(pod).into(),
         }
     }
     fn add(&mut self, other: Number) {
+        self.pods += other.pods;
         self.active += other.active;
         self.ready += other.ready;
         self.terminating += other.terminating;
     }
     fn sub(&mut self, other: Number) {
+        self.pods -= other.pods;
         self.active -= other.active;
         self.ready -= other.ready;
         self.terminating -= other.terminating;
@@ -118,7 +123,7 @@ impl State {
         if let Some((_, sum)) = groups.iter_mut().find(|(labels, _)| *labels == counted.labels) {
             sum.sub(counted.number);
         }
-        groups.retain(|(_, sum)| *sum != Number::default());
+        groups.retain(|(_, sum)| sum.pods > 0);
         if groups.is_empty() {
             self.owners.remove(&counted.owner);
         }
@@ -174,16 +179,20 @@ mod tests {
         census.changed(&update(pod("b", "1", "web", "Running", true)));
         census.changed(&update(pod("c", "1", "other", "Failed", false)));
         census.changed(&update(pod("a", "2", "web", "Running", true)));
-        assert_eq!(shown(&census, "1"), [("web".to_string(), [1, 1, 0])]);
+        let ended = ("other".to_string(), [0, 0, 0]);
+        assert_eq!(shown(&census, "1"), [ended.clone(), ("web".to_string(), [1, 1, 0])]);
         assert_eq!(shown(&census, "2"), [("web".to_string(), [1, 1, 0])]);
         let mut leaving = (*pod("b", "1", "web", "Running", true)).clone();
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
             jiff::Timestamp::UNIX_EPOCH,
         ));
         census.changed(&update(Arc::new(leaving)));
-        assert_eq!(shown(&census, "1"), [("web".to_string(), [0, 0, 1])]);
+        assert_eq!(shown(&census, "1"), [ended, ("web".to_string(), [0, 0, 1])]);
+        let known: usize = census.of("1").iter().map(|(_, n)| n.pods).sum();
+        assert_eq!(known, 2, "also what has ended: the store has as many");
         // The last word of a pod isn't what was said before.
         census.changed(&Change::Deleted(pod("b", "9", "late", "Failed", false)));
+        census.changed(&Change::Deleted(pod("c", "1", "other", "Failed", false)));
         census.changed(&Change::Deleted(pod("a", "2", "web", "Running", true)));
         assert_eq!((shown(&census, "1"), shown(&census, "2")), (none.clone(), none));
         assert!(census.state.lock().owners.is_empty());

@@ -213,7 +213,8 @@ fn is_reachable(volume: &PersistentVolume, node: &NodeInfo) -> bool {
         .is_none_or(|required| matches_any(required, node.node()))
 }
 
-/// Volumes that are free or reserved for the claim, large enough and of the right kind: asked once, for all nodes.
+/// Volumes that are free or reserved for the claim, large enough and of the right kind: asked once, for all nodes. If one is the
+/// claim's already, be it by a promise to another pod with the claim, no other is: the claim would have two.
 fn suitable(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Vec<Arc<PersistentVolume>> {
     let would_do = |volume: &Arc<PersistentVolume>| {
         let promised = snapshot.promised.get(volume.name());
@@ -225,7 +226,14 @@ fn suitable(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Vec<Arc<Persi
                 Some(is_for_us) => is_for_us,
             }
     };
-    snapshot.world.volumes().into_iter().filter(would_do).collect()
+    let mut found: Vec<_> = snapshot.world.volumes().into_iter().filter(would_do).collect();
+    let is_its_own = |volume: &Arc<PersistentVolume>| {
+        snapshot.promised.contains_key(volume.name()) || is_reserved_for(volume, claim).is_some()
+    };
+    if found.iter().any(is_its_own) {
+        found.retain(is_its_own);
+    }
+    found
 }
 
 /// The smallest that is reachable; before it one that is reserved for the claim.
