@@ -144,7 +144,8 @@ impl Peer {
 /// Plays logind: answers calls, passes on the other ends of locks, and says that the machine stops when the test asks it to, by a
 /// method of its own.
 fn logind(socket: PathBuf, settings: PathBuf, locks: mpsc::Sender<(UnixStream, String)>) {
-    let mut peer = Peer::join(&socket, &["org.freedesktop.login1", "org.freedesktop.systemd1"]);
+    // The name by which it is called first comes last: what is asked while it takes another would be passed over.
+    let mut peer = Peer::join(&socket, &["org.freedesktop.systemd1", "org.freedesktop.login1"]);
     let mut delay = 5_000_000;
     while let Some(call) = peer.receive() {
         if call.kind != Kind::Call {
