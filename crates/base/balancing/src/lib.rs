@@ -13,7 +13,9 @@ pub use ranges::Range;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::ApiObject;
+use keelson_client::labels::{self, Labels};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -67,6 +69,11 @@ fn serves(endpoint: &Endpoint) -> bool {
     is(|c| c.ready, true) || (is(|c| c.serving, true) && is(|c| c.terminating, false))
 }
 
+/// Whether the labels are selected; without a selector all are.
+pub fn selects(selector: Option<&LabelSelector>, labels: Option<&Labels>) -> bool {
+    selector.is_none() || labels::matches(selector, labels)
+}
+
 /// Whether load balancers may lead to the node.
 pub fn takes_part(node: &Node) -> bool {
     readiness(node) == Some("True") && !is_left_out(node)
@@ -78,7 +85,8 @@ pub fn may_answer(node: &Node) -> bool {
     readiness(node).is_some_and(|ready| ready != "False") && !is_left_out(node)
 }
 
-fn readiness(node: &Node) -> Option<&str> {
+/// Its condition Ready.
+pub fn readiness(node: &Node) -> Option<&str> {
     let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
     conditions.find(|c| c.type_ == "Ready").map(|c| c.status.as_str())
 }

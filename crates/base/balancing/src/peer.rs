@@ -105,18 +105,16 @@ pub struct NodeSession {
 
 /// How a session is, as its node says.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Session {
-    /// Of RFC 4271; or [`Session::UNKNOWN`].
+    /// [`Session::ESTABLISHED`], [`Session::CONNECT`], [`Session::IDLE`] or [`Session::UNKNOWN`].
     pub state: String,
     pub since: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Routes that the peer has from the node.
-    #[serde(default)]
     pub announced: i64,
     /// UPDATE messages of the peer, which count for nothing.
-    #[serde(default)]
     pub received_updates: i64,
 }
 
@@ -134,13 +132,20 @@ impl Default for Session {
 
 impl Session {
     pub const ESTABLISHED: &'static str = "Established";
+    /// It is tried.
+    pub const CONNECT: &'static str = "Connect";
+    /// It can't be.
+    pub const IDLE: &'static str = "Idle";
+    /// Its node is silent.
     pub const UNKNOWN: &'static str = "Unknown";
 }
 
 /// What a node says of its sessions, by the peer's name, stands in this annotation of its Node: only the node itself and administrators write it.
 pub const SESSIONS: &str = "keelson.dev/bgp-sessions";
-/// The longest annotation that is read, and written.
+/// The longest annotation that is read; those of [`MOST_SESSIONS`] are shorter.
 const LONGEST: usize = 64 * 1024;
+/// Of how many sessions a node tells.
+pub const MOST_SESSIONS: usize = 64;
 
 pub type Sessions = BTreeMap<String, Session>;
 
@@ -157,4 +162,16 @@ pub const PASSWORDS_NAMESPACE: &str = "kube-system";
 
 keelson_client::custom_kinds! {
     BgpPeer, GROUP, VERSION, "BGPPeer", "bgppeers", false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer that can't be read would be none: whoever wrote its status, it must not depend on that.
+    #[test]
+    fn what_the_definition_asks_of_a_session_is_enough() {
+        let status: PeerStatus = serde_json::from_str(r#"{"sessions": [{"node": "a", "state": "Idle"}]}"#).unwrap();
+        assert_eq!(status.sessions[0].session.state, Session::IDLE);
+    }
 }

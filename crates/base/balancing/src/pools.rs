@@ -1,10 +1,10 @@
 //! All pools as plain data. An address is of one pool: where two have it, it is the older one's.
 
-use crate::{Advertisement, Announce, LoadBalancerIpPool, Range};
+use crate::{Advertisement, Announce, LoadBalancerIpPool, Range, selects};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use keelson_client::ApiObject;
-use keelson_client::labels::{self, Labels};
+use keelson_client::labels::Labels;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,10 +33,7 @@ impl Pool {
     }
 
     pub fn selects(&self, service: Option<&Labels>, namespace: Option<&Labels>) -> bool {
-        let matches = |selector: &Option<LabelSelector>, of: Option<&Labels>| {
-            selector.is_none() || labels::matches(selector.as_ref(), of)
-        };
-        matches(&self.services, service) && matches(&self.namespaces, namespace)
+        selects(self.services.as_ref(), service) && selects(self.namespaces.as_ref(), namespace)
     }
 
     /// Whether the address isn't to be given away because of how it ends.
@@ -124,18 +121,23 @@ impl Pools {
     }
 }
 
-/// What can't be told as one, since it would be more than the pool has.
+/// What can't be told as networks of the length that is wished, since these would be more than the pool has.
 fn too_wide(pool: &Pool) -> Vec<String> {
     let advertisements = pool.announce.advertisements.iter();
     let ranges = advertisements.flat_map(|a| pool.ranges.iter().map(move |range| (a, range)));
     let too_wide = ranges.filter_map(|(advertisement, range)| {
-        let (length, free) = match range.is_v6() {
-            true => (advertisement.aggregation_length_v6, 128_u8),
-            false => (advertisement.aggregation_length, 32),
+        let length = match range.is_v6() {
+            true => advertisement.aggregation_length_v6,
+            false => advertisement.aggregation_length,
         };
-        let size = 1_u128.checked_shl(free.saturating_sub(length).into());
-        let fits = size.is_some_and(|size| size <= range.size());
-        (!fits).then(|| format!("{range} has no network of length {length}: its addresses are announced one by one"))
+        // Where both ends are in such networks, all between is.
+        let mut ends = range.ends().into_iter();
+        let fits = ends.all(|ip| pool.prefix(ip, advertisement).prefix_len() == length);
+        (!fits).then(|| {
+            format!(
+                "{range} doesn't consist of networks of length {length}: addresses in none of them are announced one by one"
+            )
+        })
     });
     too_wide.collect()
 }
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn addresses_are_told_as_networks_that_are_the_pools() {
-        let spec = json!({"addresses": ["192.0.2.64/26", "192.0.2.10-192.0.2.19", "2001:db8::/64"],
+        let spec = json!({"addresses": ["192.0.2.64/26", "192.0.2.10-192.0.2.19", "2001:db8::/64", "192.0.2.200-192.0.2.223"],
             "announce": {"protocol": "BGP", "advertisements": [
                 {"aggregationLength": 28, "aggregationLengthV6": 64}, {"aggregationLength": 24}]}});
         let pools = Pools::read(&[pool("a", 1, spec)], &[]);
@@ -229,16 +231,22 @@ mod tests {
         let told = |ip: &str, a: &Advertisement| pool.prefix(ip.parse().unwrap(), a).to_string();
         assert_eq!(told("192.0.2.83", narrow), "192.0.2.80/28");
         assert_eq!(told("192.0.2.12", narrow), "192.0.2.12/32");
+        assert_eq!(told("192.0.2.203", narrow), "192.0.2.203/32");
+        assert_eq!(told("192.0.2.210", narrow), "192.0.2.208/28");
         assert_eq!(told("2001:db8::7", narrow), "2001:db8::/64");
         assert_eq!(told("192.0.2.83", wide), "192.0.2.83/32");
         assert_eq!(told("2001:db8::7", wide), "2001:db8::7/128");
+        let refused: Vec<_> = pool.refused.iter().filter_map(|why| why.split_once(": ")).collect();
+        let expected = [
+            "192.0.2.10-192.0.2.19 doesn't consist of networks of length 28",
+            "192.0.2.200-192.0.2.223 doesn't consist of networks of length 28",
+            "192.0.2.64-192.0.2.127 doesn't consist of networks of length 24",
+            "192.0.2.10-192.0.2.19 doesn't consist of networks of length 24",
+            "192.0.2.200-192.0.2.223 doesn't consist of networks of length 24",
+        ];
         assert_eq!(
-            pool.refused,
-            [
-                "192.0.2.10-192.0.2.19 has no network of length 28: its addresses are announced one by one",
-                "192.0.2.64-192.0.2.127 has no network of length 24: its addresses are announced one by one",
-                "192.0.2.10-192.0.2.19 has no network of length 24: its addresses are announced one by one"
-            ]
+            refused,
+            expected.map(|what| (what, "addresses in none of them are announced one by one"))
         );
     }
 

@@ -49,6 +49,11 @@ impl Range {
         v6 == self.v6 && (self.first..=self.last).contains(&number)
     }
 
+    /// The first and the last one.
+    pub fn ends(&self) -> [IpAddr; 2] {
+        [self.first, self.last].map(|n| address(self.v6, n))
+    }
+
     pub fn overlaps(&self, other: &Range) -> bool {
         self.v6 == other.v6 && self.first <= other.last && other.first <= self.last
     }

@@ -97,10 +97,8 @@ pub async fn run(
             let (sessions, reasons) = routing::sessions(&facts, &routing, &config.node_name);
             set(&wanted, sessions);
             set(&refuse, reasons);
-            set(
-                &see,
-                facts.nodes.contains_key(&config.node_name).then_some(routing.shown),
-            );
+            let is_there = facts.nodes.contains_key(&config.node_name);
+            set(&see, routing.shown.filter(|_| is_there));
             set(&tell, facts);
         }
     };

@@ -1,8 +1,8 @@
 //! Which node answers for an address, and what this one is to answer for: pure, and the same on all nodes that know the same.
 
 use crate::beat::Key;
-use keelson_balancing::Announce;
-use keelson_client::labels::{self, Labels};
+use keelson_balancing::{Announce, selects};
+use keelson_client::labels::Labels;
 use keelson_sys::packet::Mac;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,6 +15,13 @@ pub struct Facts {
     pub nodes: BTreeMap<String, Node>,
     /// The addresses of services that nodes answer for.
     pub addresses: BTreeMap<IpAddr, Address>,
+}
+
+impl Facts {
+    /// What nodes have themselves: nobody else announces it.
+    pub fn of_nodes(&self) -> BTreeSet<IpAddr> {
+        self.nodes.values().flat_map(|node| node.own.iter().copied()).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,8 +82,7 @@ fn candidates<'a>(facts: &'a Facts, address: &'a Address) -> impl Iterator<Item 
     let announce = &address.announce;
     let able = move |(name, node): &(&String, &Node)| {
         let links = node.shown.as_ref().map(|shown| &shown.links);
-        let selected =
-            announce.node_selector.is_none() || labels::matches(announce.node_selector.as_ref(), Some(&node.labels));
+        let selected = selects(announce.node_selector.as_ref(), Some(&node.labels));
         let fits = |links: &BTreeSet<String>| match announce.interfaces.is_empty() {
             true => !links.is_empty(),
             false => announce.interfaces.iter().any(|name| links.contains(name)),
@@ -107,7 +113,7 @@ pub fn plan(facts: &Facts, me: &str, living: &BTreeSet<String>, links: &[Link]) 
         .get(me)
         .map(|node| node.addresses.as_slice())
         .unwrap_or_default();
-    let of_nodes: BTreeSet<IpAddr> = facts.nodes.values().flat_map(|node| node.own.iter().copied()).collect();
+    let of_nodes = facts.of_nodes();
     for (ip, address) in &facts.addresses {
         if of_nodes.contains(ip) || owner(facts, *ip, address, living) != Some(me) {
             continue;

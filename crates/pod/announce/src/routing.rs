@@ -3,11 +3,11 @@
 //! Every node answers for itself alone: who takes in an address tells so, and peers spread what comes over those that do.
 
 use crate::plan::{Address, Facts, Node};
+use crate::told::Shown;
 use ipnet::IpNet;
-use keelson_balancing::Advertisement;
 use keelson_balancing::peer::{PASSWORDS, PASSWORDS_NAMESPACE, PeerSpec};
+use keelson_balancing::{Advertisement, selects};
 use keelson_bgp::{Attributes, Distance, Password, Peer, Routes, Sessions};
-use keelson_client::labels;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct Routing {
     pub peers: Vec<(String, PeerSpec)>,
     pub passwords: BTreeMap<String, Password>,
     pub addresses: BTreeMap<IpAddr, Routed>,
-    /// What this node's Node shows of its sessions.
-    pub shown: Option<String>,
+    /// What this node's Node shows of its sessions; `None`: peers haven't been read, so that nothing is known that it is to show.
+    pub shown: Shown,
 }
 
 /// An address of services that peers are told of, and as what.
@@ -39,7 +39,7 @@ pub fn sessions(facts: &Facts, routing: &Routing, me: &str) -> (Sessions, BTreeM
     };
     let taken = taken(facts, routing, me, own);
     for (name, spec) in &routing.peers {
-        if spec.node_selector.is_some() && !labels::matches(spec.node_selector.as_ref(), Some(&own.labels)) {
+        if !selects(spec.node_selector.as_ref(), Some(&own.labels)) {
             continue;
         }
         let session = peer(spec, routing, me, own).and_then(|peer| {
@@ -66,12 +66,11 @@ fn taken<'a>(facts: &Facts, routing: &'a Routing, me: &str, own: &Node) -> Vec<(
     if !own.may_answer {
         return Vec::new();
     }
+    let of_nodes = facts.of_nodes();
     let takes = |(ip, routed): &(&IpAddr, &Routed)| {
         let Address { announce, only } = &routed.address;
-        let selected =
-            announce.node_selector.is_none() || labels::matches(announce.node_selector.as_ref(), Some(&own.labels));
-        let of_a_node = facts.nodes.values().any(|node| node.own.contains(ip));
-        selected && !of_a_node && only.as_ref().is_none_or(|only| only.contains(me))
+        let selected = selects(announce.node_selector.as_ref(), Some(&own.labels));
+        selected && !of_nodes.contains(*ip) && only.as_ref().is_none_or(|only| only.contains(me))
     };
     routing.addresses.iter().filter(takes).collect()
 }
@@ -86,16 +85,16 @@ fn routes(facts: &Facts, taken: &[(&IpAddr, &Routed)], name: &str, peer: &PeerSp
                 &routed.address.announce.node_selector,
                 &advertisement.node_selector,
             ];
-            let selects = |node: &Node| {
-                let mut set = selectors.iter().filter(|selector| selector.is_some());
-                set.all(|selector| labels::matches((*selector).as_ref(), Some(&node.labels)))
+            let labelled = |node: &Node| {
+                let mut all = selectors.iter();
+                all.all(|&selector| selects(selector.as_ref(), Some(&node.labels)))
             };
             // Who is about to be emptied lets others take over, if there are any. Where traffic stays, endpoints say where it is.
             let others = || facts.nodes.iter().filter(|(name, _)| *name != me).map(|(_, node)| node);
             let leaves = own.cordoned
                 && routed.address.only.is_none()
-                && others().any(|node| node.may_answer && !node.cordoned && selects(node));
-            if to_it && selects(own) && !leaves {
+                && others().any(|node| node.may_answer && !node.cordoned && labelled(node));
+            if to_it && labelled(own) && !leaves {
                 routes.entry(*net).or_insert_with(|| attributes(advertisement));
             }
         }

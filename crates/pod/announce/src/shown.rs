@@ -64,11 +64,7 @@ impl Shower {
             .nodes
             .get(&self.name)
             .map(|own| (facts.announced, own.shown.clone()));
-        self.known.send_if_modified(|before| {
-            let differs = *before != now;
-            *before = now;
-            differs
-        });
+        crate::set(&self.known, now);
     }
 
     /// Never ends.

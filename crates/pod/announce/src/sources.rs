@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const BY_SERVICE: &str = "of-service";
@@ -34,8 +34,8 @@ pub struct Sources {
     pods: Vec<Range>,
     pools: Informer<LoadBalancerIpPool>,
     peers: Informer<BgpPeer>,
-    /// While a peer has one, and until when it ends.
-    passwords: Option<(Informer<core::Secret>, DropGuard)>,
+    /// While a peer has one.
+    passwords: Option<Informer<core::Secret>>,
     /// This node's Node.
     own: Informer<core::Node>,
     balanced: Option<Balanced>,
@@ -79,6 +79,11 @@ fn undated(condition: core::NodeCondition) -> core::NodeCondition {
         last_heartbeat_time: None,
         ..condition
     }
+}
+
+/// What a peer's status says comes from these nodes, and is long where there are many.
+fn strip_peer(peer: &mut BgpPeer) {
+    (peer.metadata.managed_fields, peer.status) = (None, None);
 }
 
 fn strip_service(service: &mut core::Service) {
@@ -138,9 +143,8 @@ impl Sources {
             fields: format!("metadata.name={name}"),
             ..stripped(strip_own)
         };
-        // What is said of sessions is written by these nodes themselves.
         let differs = |a: &BgpPeer, b: &BgpPeer| a.spec != b.spec;
-        let peers = Informer::start(rest, InformerOptions::default(), stop);
+        let peers = Informer::start(rest, stripped(strip_peer), stop);
         let tell = changed.clone();
         peers.on_change(move |change: &keelson_client::Change<BgpPeer>| {
             if change.is_deleted() || change.old().is_none_or(|old| differs(old, change.object())) {
@@ -196,6 +200,7 @@ impl Sources {
 
     /// Peers and their passwords. A server of an earlier version may know no peers: then there are none.
     async fn routing(&mut self) -> Routing {
+        let read = self.peers.is_synced();
         let mut peers = self.peers.store().list();
         peers.sort_by_key(|peer| {
             let created = peer.metadata.creation_timestamp.as_ref().map(|at| at.0);
@@ -208,7 +213,7 @@ impl Sources {
             _ => {}
         }
         let mut passwords = BTreeMap::new();
-        if let Some((secrets, _)) = &self.passwords {
+        if let Some(secrets) = &self.passwords {
             secrets.synced().await;
             for secret in secrets.store().list() {
                 let keys = secret.data.iter().flatten();
@@ -226,19 +231,17 @@ impl Sources {
                 .collect(),
             passwords,
             addresses: BTreeMap::new(),
-            shown: shown.cloned(),
+            shown: read.then(|| shown.cloned()),
         }
     }
 
-    fn follow_passwords(&self) -> (Informer<core::Secret>, DropGuard) {
+    fn follow_passwords(&self) -> Informer<core::Secret> {
         let options = InformerOptions {
             namespace: PASSWORDS_NAMESPACE.into(),
             fields: format!("metadata.name={PASSWORDS}"),
             ..InformerOptions::default()
         };
-        let stop = self.stop.child_token();
-        let secrets = follow(&self.rest, options, &stop, &self.changed, |_| true);
-        (secrets, stop.drop_guard())
+        follow(&self.rest, options, &self.stop, &self.changed, |_| true)
     }
 
     fn follow_services(&self) -> Balanced {

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use keelson_balancing::peer::{SESSIONS, Session, Sessions, read_sessions};
+use keelson_balancing::peer::{MOST_SESSIONS, SESSIONS, Session, Sessions, read_sessions};
 use keelson_bgp::{State, Told};
 use keelson_client::{Objects, Patch, Rest};
 use serde_json::json;
@@ -21,7 +21,7 @@ const NUMBERS: Duration = Duration::from_secs(10);
 /// The longest error that is told.
 const LONGEST: usize = 200;
 
-/// What the node's annotation is; `None`: the Node isn't known.
+/// What the node's annotation is; `None`: nothing is to be told, for the Node or its peers aren't known.
 pub type Shown = Option<Option<String>>;
 
 pub struct Teller {
@@ -112,13 +112,13 @@ fn merge(
         let state = match told.state {
             State::Established => Session::ESTABLISHED,
             // Between two attempts it is still tried: who looks wants to know why it fails, and not how far it has come.
-            _ => State::Connect.name(),
+            _ => Session::CONNECT,
         };
         (name, state, told.error.clone(), told.announced, told.heard)
     });
     let refused = refused
         .iter()
-        .map(|(name, why)| (name, State::Idle.name(), Some(why.clone()), 0, 0));
+        .map(|(name, why)| (name, Session::IDLE, Some(why.clone()), 0, 0));
     let all = established
         .chain(refused)
         .map(|(name, state, error, announced, heard)| {
@@ -132,7 +132,7 @@ fn merge(
             };
             (name.clone(), session)
         });
-    all.collect()
+    all.take(MOST_SESSIONS).collect()
 }
 
 #[cfg(test)]
@@ -170,5 +170,14 @@ mod tests {
         let refused = merge(None, &BTreeMap::new(), &refused, at(1));
         assert_eq!(refused["x"].state, "Idle");
         assert_eq!(refused["x"].error.as_ref().map(String::len), Some(200));
+    }
+
+    #[test]
+    fn however_many_sessions_there_are_what_is_told_can_be_read() {
+        let name = |n: usize| format!("{n:03}{}", "x".repeat(250));
+        let refused: BTreeMap<String, String> = (0..999).map(|n| (name(n), "y".repeat(300))).collect();
+        let all = merge(None, &BTreeMap::new(), &refused, Time(jiff::Timestamp::UNIX_EPOCH));
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(read_sessions(&text), Some(all));
     }
 }

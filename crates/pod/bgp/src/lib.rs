@@ -60,7 +60,7 @@ pub enum Distance {
     Usual,
     /// As many hops at most, by what is sent.
     Multihop(u8),
-    /// As many hops at most, by what is sent and by what is heard (RFC 5082).
+    /// As many hops at most, by what is heard; what is sent has all hops, so that the other side can tell as much (RFC 5082).
     Secured(u8),
 }
 

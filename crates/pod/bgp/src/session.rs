@@ -30,18 +30,6 @@ pub enum State {
     Established,
 }
 
-impl State {
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Idle => "Idle",
-            State::Connect => "Connect",
-            State::OpenSent => "OpenSent",
-            State::OpenConfirm => "OpenConfirm",
-            State::Established => "Established",
-        }
-    }
-}
-
 /// What both sides agreed on.
 struct Agreed {
     table: Table,
@@ -205,32 +193,31 @@ impl Session {
     /// Bytes from the peer, however they are cut.
     pub fn received(&mut self, mut bytes: &[u8], now: Instant) {
         while !self.ends && !bytes.is_empty() {
-            let wanted = match self.input.first_chunk::<HEADER>() {
-                None => HEADER,
-                Some(header) => match wire::length(header) {
-                    Ok(length) => length,
-                    Err(fault) => return self.fault(&fault),
-                },
-            };
-            let missing = wanted - self.input.len();
-            let (taken, rest) = bytes.split_at(missing.min(bytes.len()));
-            self.input.extend(taken);
-            bytes = rest;
-            // A header says how much follows.
-            let whole = match self.input.first_chunk::<HEADER>().map(wire::length) {
-                Some(Ok(length)) => self.input.len() == length,
-                Some(Err(fault)) => return self.fault(&fault),
-                None => false,
-            };
-            if whole {
-                let read = wire::read(&self.input);
-                self.input.clear();
-                match read {
-                    Ok(message) => self.hear(message, now),
-                    Err(fault) => return self.fault(&fault),
-                }
+            match self.take(&mut bytes) {
+                Ok(Some(message)) => self.hear(message, now),
+                Ok(None) => {}
+                Err(fault) => self.fault(&fault),
             }
         }
+    }
+
+    /// Takes what is missing of a header or of a message, which is read when it is whole.
+    fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<Message>, Fault> {
+        let missing = self.wanted()? - self.input.len();
+        let (taken, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.input.extend(taken);
+        *bytes = rest;
+        if self.input.len() < self.wanted()? {
+            return Ok(None);
+        }
+        let message = wire::read(&self.input);
+        self.input.clear();
+        message.map(Some)
+    }
+
+    /// How long the input is to be: a header says how much follows.
+    fn wanted(&self) -> Result<usize, Fault> {
+        self.input.first_chunk::<HEADER>().map_or(Ok(HEADER), wire::length)
     }
 
     fn fault(&mut self, fault: &Fault) {

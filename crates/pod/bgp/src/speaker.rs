@@ -109,8 +109,9 @@ pub async fn run(
 fn teller(told: &watch::Sender<BTreeMap<String, Told>>, name: &str, orders: watch::Receiver<Order>) -> Tell {
     let (told, name) = (told.clone(), name.to_string());
     Arc::new(move |now| {
-        let ended = matches!(*orders.borrow(), Order::End(_));
         told.send_if_modified(|all| {
+            // Asked while nobody else tells: who ends a session then takes back what was told of it.
+            let ended = matches!(*orders.borrow(), Order::End(_));
             let differs = !ended && all.get(&name) != Some(&now);
             if differs {
                 all.insert(name.clone(), now.clone());

@@ -16,6 +16,8 @@ pub struct Table {
     told: Routes,
     /// Of which the peer hasn't heard that it was told everything.
     unfinished: BTreeSet<Family>,
+    /// Those of which nothing is left to be told: they aren't compared again, for that is asked whenever the peer sends something.
+    settled: Option<Arc<Routes>>,
 }
 
 impl Table {
@@ -23,6 +25,7 @@ impl Table {
         Table {
             unfinished: hops.keys().copied().collect(),
             told: Routes::new(),
+            settled: None,
             origin,
             hops,
         }
@@ -41,10 +44,18 @@ impl Table {
     /// Tells all of a family again.
     pub fn repeat(&mut self, family: Family) {
         self.told.retain(|net, _| Family::of(net) != family);
+        self.settled = None;
     }
 
     /// The next message, what goes before what comes.
     pub fn next(&mut self, wanted: &Arc<Routes>) -> Option<Vec<u8>> {
+        if self
+            .settled
+            .as_ref()
+            .is_some_and(|settled| Arc::ptr_eq(settled, wanted))
+        {
+            return None;
+        }
         for family in self.hops.keys() {
             let gone = self.told.keys().filter(|net| !wanted.contains_key(*net));
             let gone: Vec<IpNet> = gone
@@ -69,6 +80,10 @@ impl Table {
             self.told.extend(nets.iter().map(|net| (*net, attributes.clone())));
             return Some(wire::announcement(self.origin, *hop, attributes, &nets));
         }
-        self.unfinished.pop_first().map(wire::end_of_rib)
+        let end = self.unfinished.pop_first().map(wire::end_of_rib);
+        if end.is_none() {
+            self.settled = Some(wanted.clone());
+        }
+        end
     }
 }

@@ -37,15 +37,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keelson_balancing::{is_local, is_ours, nodes_with_endpoints};
 use keelson_client::EventType::{Normal, Warning};
 use keelson_client::{
-    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, Recorder, is_conflict,
-    is_not_found,
+    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, Recorder,
+    is_conflict, is_not_found,
 };
 use plan::{Decision, Places};
 use pooled::{ALLOCATED, FAILED, Pooled};
+use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Who writes the statuses of pools and peers.
+const TELLER: &str = "keelson-load-balancer-pools";
 /// In the status of every service that has, or waits for, an address from here.
 const CONDITION: &str = "keelson.dev/LoadBalancer";
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -132,6 +136,27 @@ const BY_SERVICE: &str = "of-service";
 fn condition(service: &Service) -> Option<&Condition> {
     let all = service.status.iter().flat_map(|s| s.conditions.iter().flatten());
     all.into_iter().find(|c| c.type_ == CONDITION)
+}
+
+/// Writes a pool's or peer's status, unless it has gone.
+async fn tell_status<K: Kind>(
+    objects: &Objects<K>,
+    object: &K,
+    status: &(impl Serialize + Sync),
+) -> anyhow::Result<()> {
+    let body = json!({
+        "apiVersion": K::RESOURCE.api_version(), "kind": K::RESOURCE.kind,
+        "metadata": {"name": object.name(), "uid": object.uid()}, "status": status,
+    });
+    let patch = Patch::Apply {
+        body: &body,
+        manager: TELLER,
+        force: true,
+    };
+    match objects.patch_status("", object.name(), patch).await {
+        Err(error) if !is_not_found(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 struct Balancer {

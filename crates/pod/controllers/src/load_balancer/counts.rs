@@ -1,21 +1,17 @@
 //! What pools say of themselves: how many of their addresses are in use, and which of their ranges don't count.
 
 use super::pooled::Pooled;
-use super::wish;
+use super::{TELLER, tell_status, wish};
 use crate::context::{Context, now};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keelson_balancing::{LoadBalancerIpPool, Pool, PoolStatus};
-use keelson_client::{
-    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, is_not_found,
-};
-use serde_json::json;
+use keelson_client::{ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-const IDENTITY: &str = "keelson-load-balancer-pools";
 const VALID: &str = "Valid";
 
 pub fn start(context: &Context, services: &Informer<Service>, pooled: &Arc<Pooled>) {
@@ -39,7 +35,7 @@ pub fn start(context: &Context, services: &Informer<Service>, pooled: &Arc<Poole
         services: services.clone(),
         pools: pools.clone(),
         pooled: pooled.clone(),
-        objects: Objects::new(&context.rest(IDENTITY)),
+        objects: Objects::new(&context.rest(TELLER)),
     };
     context.run(controller, teller);
 }
@@ -63,21 +59,8 @@ impl Reconcile for Teller {
             else {
                 continue;
             };
-            if pool.status.as_ref() == Some(&wanted) {
-                continue;
-            }
-            let body = json!({
-                "apiVersion": LoadBalancerIpPool::RESOURCE.api_version(), "kind": LoadBalancerIpPool::RESOURCE.kind,
-                "metadata": {"name": pool.name(), "uid": pool.uid()}, "status": wanted,
-            });
-            let patch = Patch::Apply {
-                body: &body,
-                manager: IDENTITY,
-                force: true,
-            };
-            match self.objects.patch_status("", pool.name(), patch).await {
-                Err(error) if !is_not_found(&error) => return Err(error.into()),
-                _ => {}
+            if pool.status.as_ref() != Some(&wanted) {
+                tell_status(&self.objects, &*pool, &wanted).await?;
             }
         }
         Ok(Outcome::Done)
@@ -127,6 +110,7 @@ fn status(pool: &LoadBalancerIpPool, read: &Pool, used: &BTreeSet<IpAddr>, at: T
 mod tests {
     use super::*;
     use keelson_balancing::Pools;
+    use serde_json::json;
 
     #[test]
     fn addresses_are_counted_once_and_what_does_not_count_is_said() {

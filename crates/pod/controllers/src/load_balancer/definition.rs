@@ -60,9 +60,11 @@ fn advertisement() -> Value {
             "description": "Communities and large communities of the routes."}}})
 }
 
+pub(super) fn count(description: &str) -> Value {
+    json!({"type": "integer", "format": "int64", "minimum": 0, "description": description})
+}
+
 fn status() -> Value {
-    let count =
-        |description: &str| json!({"type": "integer", "format": "int64", "minimum": 0, "description": description});
     json!({"type": "object", "description": "What of it is in use.", "properties": {
         "conditions": conditions(),
         "assignedIPv4": count("Addresses that services have."), "assignedIPv6": count("Addresses that services have."),
@@ -83,26 +85,43 @@ pub fn definition() -> Value {
         "serviceSelector": selector("Only for these services."),
         "namespaceSelector": selector("Only for services of these namespaces."),
         "announce": announce()}});
-    let column = |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});
+    let names = json!({"kind": "LoadBalancerIPPool", "listKind": "LoadBalancerIPPoolList",
+        "plural": "loadbalancerippools", "singular": "loadbalancerippool", "shortNames": ["lbippool", "lbippools"]});
+    let columns = [
+        ["Auto Assign", "boolean", ".spec.autoAssign"],
+        ["Announce", "string", ".spec.announce.protocol"],
+        ["Addresses", "string", ".spec.addresses"],
+        ["Valid", "string", ".status.conditions[?(@.type==\"Valid\")].status"],
+    ];
+    let description = "Addresses for services of type LoadBalancer, and how they are announced.";
+    define(DEFINITION, names, &columns, description, spec, status())
+}
+
+/// The definition of a kind of ours that is of no namespace; columns by name, type and path.
+pub(super) fn define(
+    name: &str,
+    names: Value,
+    columns: &[[&str; 3]],
+    description: &str,
+    spec: Value,
+    status: Value,
+) -> Value {
+    let age = ["Age", "date", ".metadata.creationTimestamp"];
+    let columns = columns.iter().chain([&age]);
+    let columns: Vec<Value> = columns
+        .map(|[name, kind, path]| json!({"name": name, "type": kind, "jsonPath": path}))
+        .collect();
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": DEFINITION, "labels": {MANAGED_BY: US}},
+        "metadata": {"name": name, "labels": {MANAGED_BY: US}},
         "spec": {
-            "group": GROUP, "scope": "Cluster",
-            "names": {"kind": "LoadBalancerIPPool", "listKind": "LoadBalancerIPPoolList",
-                "plural": "loadbalancerippools", "singular": "loadbalancerippool", "shortNames": ["lbippool", "lbippools"]},
+            "group": GROUP, "scope": "Cluster", "names": names,
             "versions": [{
                 "name": VERSION, "served": true, "storage": true, "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    column("Auto Assign", "boolean", ".spec.autoAssign"),
-                    column("Announce", "string", ".spec.announce.protocol"),
-                    column("Addresses", "string", ".spec.addresses"),
-                    column("Valid", "string", ".status.conditions[?(@.type==\"Valid\")].status"),
-                    column("Age", "date", ".metadata.creationTimestamp")],
-                "schema": {"openAPIV3Schema": {"type": "object", "required": ["metadata", "spec"],
-                    "description": "Addresses for services of type LoadBalancer, and how they are announced.",
+                "additionalPrinterColumns": columns,
+                "schema": {"openAPIV3Schema": {"type": "object", "required": ["metadata", "spec"], "description": description,
                     "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"},
-                        "metadata": {"type": "object"}, "spec": spec, "status": status()}}},
+                        "metadata": {"type": "object"}, "spec": spec, "status": status}}},
             }],
         },
     })

@@ -1,9 +1,9 @@
 //! The definition of peers that nodes tell of addresses by BGP.
 
+use super::definition::{count, define};
 use crate::cluster_policies::selector;
-use crate::volumes::snapshot_definitions::{MANAGED_BY, US};
+use keelson_balancing::PEER_DEFINITION;
 use keelson_balancing::peer::{PASSWORDS, PASSWORDS_NAMESPACE, PeerStatus};
-use keelson_balancing::{GROUP, PEER_DEFINITION, VERSION};
 use serde_json::{Value, json};
 
 /// The longest address.
@@ -50,7 +50,7 @@ fn spec() -> Value {
         "keepaliveTimeSeconds": number("How often nodes say that they are there; without it, and at most, a third of the hold time.", 1, 21845),
         "connectRetrySeconds": with(number("The longest time between two attempts.", 1, 65535), json!(10)),
         "ebgpMultihop": number("How many hops away a peer of another autonomous system may be, by what nodes send.", 2, 255),
-        "ttlSecurityHops": number("How many hops away the peer may be, by what comes from it too (RFC 5082).", 1, 254),
+        "ttlSecurityHops": number("How many hops away the peer may be, by what comes from it (RFC 5082).", 1, 254),
         "passwordKey": {"type": "string", "pattern": "^[-._a-zA-Z0-9]{1,253}$", "description": password},
         "gracefulRestart": graceful,
         "nodeSelector": selector("Which nodes have a session with it; without it all.")},
@@ -69,8 +69,6 @@ fn spec() -> Value {
 }
 
 fn status() -> Value {
-    let count =
-        |description: &str| json!({"type": "integer", "format": "int64", "minimum": 0, "description": description});
     let session = json!({"type": "object", "required": ["node", "state"], "properties": {
         "node": {"type": "string"},
         "state": {"type": "string", "description": "Established; Connect: it is tried; Idle: it can't be; Unknown: the node is silent."},
@@ -86,28 +84,15 @@ fn status() -> Value {
 }
 
 pub fn definition() -> Value {
-    let column = |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": PEER_DEFINITION, "labels": {MANAGED_BY: US}},
-        "spec": {
-            "group": GROUP, "scope": "Cluster",
-            "names": {"kind": "BGPPeer", "listKind": "BGPPeerList", "plural": "bgppeers", "singular": "bgppeer"},
-            "versions": [{
-                "name": VERSION, "served": true, "storage": true, "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    column("Address", "string", ".spec.peerAddress"),
-                    column("ASN", "integer", ".spec.peerASN"),
-                    column("Local ASN", "integer", ".spec.localASN"),
-                    column("Nodes", "integer", ".status.nodes"),
-                    column("Established", "integer", ".status.established"),
-                    column("Error", "string", ".status.sessions[0].error"),
-                    column("Age", "date", ".metadata.creationTimestamp")],
-                "schema": {"openAPIV3Schema": {"type": "object", "required": ["metadata", "spec"],
-                    "description": "A router that nodes tell of load balancers' addresses, by BGP.",
-                    "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"},
-                        "metadata": {"type": "object"}, "spec": spec(), "status": status()}}},
-            }],
-        },
-    })
+    let names = json!({"kind": "BGPPeer", "listKind": "BGPPeerList", "plural": "bgppeers", "singular": "bgppeer"});
+    let columns = [
+        ["Address", "string", ".spec.peerAddress"],
+        ["ASN", "integer", ".spec.peerASN"],
+        ["Local ASN", "integer", ".spec.localASN"],
+        ["Nodes", "integer", ".status.nodes"],
+        ["Established", "integer", ".status.established"],
+        ["Error", "string", ".status.sessions[0].error"],
+    ];
+    let description = "A router that nodes tell of load balancers' addresses, by BGP.";
+    define(PEER_DEFINITION, names, &columns, description, spec(), status())
 }

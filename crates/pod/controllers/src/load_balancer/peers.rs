@@ -1,19 +1,19 @@
 //! What peers say of themselves: how their sessions with all nodes are. Nodes tell of theirs on their Node, since each may write its own only; what they
 //! tell is collected here.
 
+use super::{TELLER, tell_status};
 use crate::context::Context;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
-use keelson_balancing::BgpPeer;
 use keelson_balancing::peer::{NodeSession, PeerStatus, SESSIONS, Session, Sessions, read_sessions};
-use keelson_client::{
-    ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, is_not_found,
-};
-use serde_json::json;
+use keelson_balancing::{BgpPeer, readiness};
+use keelson_client::{ApiObject, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-const IDENTITY: &str = "keelson-load-balancer-pools";
+/// What changes within this time is told together: each status goes to every node.
+const PACE: Duration = Duration::from_secs(1);
 
 pub fn start(context: &Context, nodes: &Informer<Node>) {
     if !context.config.pools {
@@ -33,15 +33,15 @@ pub fn start(context: &Context, nodes: &Informer<Node>) {
         let before = change.old().map(|old| told(old));
         let counts = now.0.is_some() || before.as_ref().is_some_and(|(text, _)| text.is_some());
         if counts && (change.is_deleted() || before != Some(now)) {
-            queue.add(ObjectKey::default());
+            queue.add_after(ObjectKey::default(), PACE);
         }
     });
     let queue = controller.queue();
-    peers.on_change(move |_| queue.add(ObjectKey::default()));
+    peers.on_change(move |_| queue.add_after(ObjectKey::default(), PACE));
     let collector = Collector {
         nodes: nodes.clone(),
         peers: peers.clone(),
-        objects: Objects::new(&context.rest(IDENTITY)),
+        objects: Objects::new(&context.rest(TELLER)),
     };
     context.run(controller, collector);
 }
@@ -52,8 +52,7 @@ fn text(node: &Node) -> Option<&String> {
 
 /// Whether the node is heard from, so that what it told is so still.
 fn is_heard(node: &Node) -> bool {
-    let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.any(|c| c.type_ == "Ready" && c.status != "Unknown")
+    readiness(node).is_some_and(|ready| ready != "Unknown")
 }
 
 struct Collector {
@@ -68,21 +67,8 @@ impl Reconcile for Collector {
         let mut told = by_peer(&self.nodes.store().list());
         for peer in self.peers.store().list() {
             let wanted = status(told.remove(peer.name()).unwrap_or_default());
-            if peer.status.as_ref() == Some(&wanted) {
-                continue;
-            }
-            let body = json!({
-                "apiVersion": BgpPeer::RESOURCE.api_version(), "kind": BgpPeer::RESOURCE.kind,
-                "metadata": {"name": peer.name(), "uid": peer.uid()}, "status": wanted,
-            });
-            let patch = Patch::Apply {
-                body: &body,
-                manager: IDENTITY,
-                force: true,
-            };
-            match self.objects.patch_status("", peer.name(), patch).await {
-                Err(error) if !is_not_found(&error) => return Err(error.into()),
-                _ => {}
+            if peer.status.as_ref() != Some(&wanted) {
+                tell_status(&self.objects, &*peer, &wanted).await?;
             }
         }
         Ok(Outcome::Done)
@@ -122,6 +108,7 @@ fn status(mut sessions: Vec<NodeSession>) -> PeerStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn node(name: &str, ready: &str, sessions: &str) -> Arc<Node> {
         let node = json!({"metadata": {"name": name, "annotations": {SESSIONS: sessions}},
