@@ -110,7 +110,7 @@ fields!(Listener {
 fields!(ListenerTls {
     mode: Option<String>,
     certificate_refs: Vec<Reference>,
-    options: Option<serde_json::Value>,
+    options: std::collections::BTreeMap<String, String>,
 });
 fields!(AllowedRoutes {
     namespaces: Option<FromNamespaces>,

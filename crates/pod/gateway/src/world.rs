@@ -65,6 +65,8 @@ pub struct GatewayApi {
     listener_sets: Informer<ListenerSet>,
     /// ConfigMaps: at the publisher followed once there is a policy that may name one.
     pub authorities: OnceLock<Informer<ConfigMap>>,
+    /// Those of them that policies name: what becomes of others wakes nobody.
+    named: Arc<Mutex<BTreeSet<ObjectKey>>>,
     /// Until then they are waited for.
     patience: Instant,
 }
@@ -165,11 +167,28 @@ impl Followed {
 
     /// Gateways and routes are followed from now on, or no longer.
     pub fn gateways(&mut self, wanted: bool) {
-        if wanted == self.gateway_api.is_some() {
-            return;
+        if wanted != self.gateway_api.is_some() {
+            self.gateway_api = wanted.then(|| self.follow_gateways());
+            self.changed.notify_one();
         }
+        // Copies are few, and requests wait for what backends have to show: nodes follow them from the beginning.
+        if let Some(api) = &self.gateway_api
+            && (self.slices.is_some() || !api.policies.store().is_empty())
+        {
+            api.authorities.get_or_init(|| self.follow_authorities(&api.named));
+        }
+    }
+
+    fn follow_gateways(&self) -> GatewayApi {
         let (rest, changed, stop) = (&self.rest, &self.changed, &self.stop);
-        self.gateway_api = wanted.then(|| GatewayApi {
+        let (note, ends) = (changed.clone(), stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(PATIENCE) => note.notify_one(),
+                () = ends.cancelled() => {}
+            }
+        });
+        GatewayApi {
             classes: follow(rest, InformerOptions::default(), changed, stop),
             gateways: follow(rest, InformerOptions::default(), changed, stop),
             http_routes: follow(rest, InformerOptions::default(), changed, stop),
@@ -181,22 +200,29 @@ impl Followed {
             policies: follow(rest, InformerOptions::default(), changed, stop),
             listener_sets: follow(rest, InformerOptions::default(), changed, stop),
             authorities: OnceLock::new(),
+            named: Arc::default(),
             patience: Instant::now() + PATIENCE,
-        });
-        if let Some(api) = &self.gateway_api {
-            // Copies are few, and requests wait for what backends have to show: nodes follow them from the beginning.
-            if self.slices.is_some() {
-                self.follow_authorities(api);
-            }
-            let (note, stop) = (changed.clone(), stop.clone());
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = tokio::time::sleep(PATIENCE) => note.notify_one(),
-                    () = stop.cancelled() => {}
-                }
-            });
         }
-        changed.notify_one();
+    }
+
+    fn follow_authorities(&self, named: &Arc<Mutex<BTreeSet<ObjectKey>>>) -> Informer<ConfigMap> {
+        let informer = Informer::start(&self.rest, configs(self.slices.is_some()), &self.stop);
+        let (note, named) = (self.changed.clone(), named.clone());
+        informer.on_change(move |change| {
+            let key = change.object().key();
+            if key.namespace == NAMESPACE || named.lock().contains(&key) {
+                note.notify_one();
+            }
+        });
+        // That all have been read matters also where none of them does.
+        let (note, read, ends) = (self.changed.clone(), informer.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = read.synced() => note.notify_one(),
+                () = ends.cancelled() => {}
+            }
+        });
+        informer
     }
 
     pub fn changed(&self) -> Arc<Notify> {
@@ -266,8 +292,11 @@ impl Followed {
             world.tcp_routes = api.tcp_routes.store().list();
             world.udp_routes = api.udp_routes.store().list();
             world.listener_sets = api.listener_sets.store().list();
-            world.policies = api.policies.store().list();
-            self.authorities(api, &mut world);
+            // The first policy may have come just now: it counts from the next turn on, when there is what it names.
+            if let Some(configs) = api.authorities.get() {
+                world.policies = api.policies.store().list();
+                self.authorities(api, configs, &mut world);
+            }
         }
         let mut certificates = Certificates::new();
         for (key, found) in self.certificates() {
@@ -279,23 +308,16 @@ impl Followed {
         (world, certificates)
     }
 
-    fn follow_authorities<'a>(&self, api: &'a GatewayApi) -> &'a Informer<ConfigMap> {
-        let options = || configs(self.slices.is_some());
-        api.authorities
-            .get_or_init(|| follow(&self.rest, options(), &self.changed, &self.stop))
-    }
-
-    fn authorities(&self, api: &GatewayApi, world: &mut World) {
-        if world.policies.is_empty() {
-            return;
-        }
+    fn authorities(&self, api: &GatewayApi, configs: &Informer<ConfigMap>, world: &mut World) {
         let policies = world.policies.iter();
         let named = policies.flat_map(|p| {
             let refs = p.spec.validation.ca_certificate_refs.iter();
             refs.map(|r| ObjectKey::new(p.namespace(), &r.name))
         });
         let named: BTreeSet<ObjectKey> = named.collect();
-        let store = self.follow_authorities(api).store();
+        // What becomes of them from here on is heard of.
+        api.named.lock().clone_from(&named);
+        let store = configs.store();
         let found: Vec<(ObjectKey, Arc<ConfigMap>)> = match self.slices.is_some() {
             true => {
                 let copies = store.list().into_iter();

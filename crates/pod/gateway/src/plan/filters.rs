@@ -10,8 +10,9 @@ use std::time::Duration;
 #[derive(Debug, PartialEq)]
 pub struct Refused(pub &'static str, pub String);
 
-/// Whoever could change them could hide a request in another.
-const FRAMING: [&str; 7] = [
+/// Whoever could change them could hide a request in another, or that it goes round.
+const FRAMING: [&str; 8] = [
+    "cdn-loop",
     "connection",
     "content-length",
     "keep-alive",
@@ -100,7 +101,7 @@ fn headers(all: &mut Headers, wanted: Option<&HeaderModifier>) -> Result<(), Ref
         let name = name.map_err(|_| unsupported(format!("{text:?} is no name of a header")))?;
         match FRAMING.contains(&name.as_str()) {
             true => Err(unsupported(format!(
-                "header {name} says how a message is sent, and can't be changed"
+                "header {name} says how a message is passed on, and can't be changed"
             ))),
             false => Ok(name),
         }
@@ -187,6 +188,7 @@ mod tests {
             ("x-a", true),
             ("Content-Length", false),
             ("transfer-encoding", false),
+            ("cdn-loop", false),
             ("a b", false),
         ] {
             let wanted = HeaderModifier {

@@ -39,6 +39,8 @@ pub fn read(world: &World, holder: &Holder<'_>, listener: &Listener) -> attach::
             "UnsupportedValue",
             "requests can't be read from TLS that is passed through".into(),
         ));
+    } else if let Some(option) = listener.tls.as_ref().and_then(|t| t.options.keys().next()) {
+        refused = Some(("UnsupportedValue", format!("the option {option:?} is not supported")));
     }
     let shows = speaks == Some(Speaks::Https) || speaks == Some(Speaks::Tls) && !passes;
     let allowed = listener.allowed_routes.clone().unwrap_or_default();

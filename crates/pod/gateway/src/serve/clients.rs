@@ -60,6 +60,7 @@ impl Clients {
     /// What nothing has to show any more is forgotten, with its connections.
     pub fn keep(&self, trusts: &BTreeSet<TrustId>) {
         self.secure.lock().retain(|id, _| trusts.contains(id));
+        self.http2.keep(trusts);
     }
 
     pub async fn request(&self, to: &To, request: Request<Outgoing>) -> Result<Response<Incoming>, Failed> {

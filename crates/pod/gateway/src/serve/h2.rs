@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,12 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Connections by which nothing is sent any more end with what is under way.
+    pub fn keep(&self, trusts: &BTreeSet<TrustId>) {
+        let mut open = self.open.lock();
+        open.retain(|(_, trust), _| trust.is_none_or(|id| trusts.contains(&id)));
+    }
+
     pub async fn request(
         &self,
         to: SocketAddr,

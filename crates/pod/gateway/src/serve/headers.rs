@@ -27,6 +27,13 @@ const ABOUT_CLIENTS: [&str; 6] = [
     "x-real-ip",
 ];
 
+/// By whom a request was passed on already (RFC 8586). `Via` would tell it as well, but servers answer without compression where it stands.
+const PASSED: &str = "cdn-loop";
+/// By gateways like this one, of whichever cluster.
+const US: &str = "keelson";
+/// A request that has been passed on so often goes round.
+const OFTEN: usize = 8;
+
 /// The longest name that DNS has, and a port. Rules are looked for by each of a name's labels, so it may not have any number of them.
 const LONGEST_HOST: usize = 253 + 6;
 
@@ -53,6 +60,13 @@ fn said(authority: &Authority) -> Option<String> {
     let text = authority.host().to_string() + &port;
     // Who somebody is has no place in it: before a backend it would be another host than before the rules.
     (text.len() <= LONGEST_HOST && !authority.as_str().contains('@')).then_some(text)
+}
+
+/// Whether a backend leads back to where its requests come from.
+pub fn goes_round(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(PASSED).iter().filter_map(|v| v.to_str().ok());
+    let ours = all.flat_map(|v| v.split(',')).filter(|by| by.trim() == US);
+    ours.count() >= OFTEN
 }
 
 /// The protocol that a client wants to go on with in place of HTTP.
@@ -104,6 +118,7 @@ pub fn to_backend(headers: &mut HeaderMap, from: &From) {
     }
     // The client was told to go on by this server already.
     headers.remove(header::EXPECT);
+    headers.append(PASSED, HeaderValue::from_static(US));
     ABOUT_CLIENTS.iter().for_each(|name| drop(headers.remove(*name)));
     let ip = from.remote.ip().to_string();
     let said = [

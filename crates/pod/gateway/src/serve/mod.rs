@@ -150,6 +150,9 @@ impl Server for Door {
         if matching::climbs(request.uri().path()) {
             return plain(StatusCode::BAD_REQUEST, "a path can't have ..\n");
         }
+        if headers::goes_round(request.headers()) {
+            return plain(StatusCode::LOOP_DETECTED, "the request goes round\n");
+        }
         let found = self.serving.port(self.at).and_then(|port| {
             let host = matching::host(&authority);
             let head = Head {

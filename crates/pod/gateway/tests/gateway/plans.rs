@@ -204,6 +204,7 @@ spec:
   - {name: twice, port: 82, protocol: HTTP}
   - {name: thrice, port: 82, protocol: HTTP}
   - {name: kinds, port: 83, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: GRPCRoute}]}}
+  - {name: option, port: 84, protocol: HTTPS, tls: {certificateRefs: [{name: good}], options: {x.org/least: '1.3'}}}
 ---
 kind: Gateway
 metadata: {name: none, namespace: shop}
@@ -228,6 +229,7 @@ shop/g +Accepted:ListenersNotValid +Programmed:Programmed
   twice 0 [HTTPRoute,GRPCRoute] +Conflicted:HostnameConflict -Accepted:HostnameConflict +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   thrice 0 [HTTPRoute,GRPCRoute] +Conflicted:HostnameConflict -Accepted:HostnameConflict +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   kinds 0 [GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidRouteKinds +Programmed:Programmed
+  option 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts -Accepted:UnsupportedValue +ResolvedRefs:ResolvedRefs -Programmed:Invalid
 shop/none -Accepted:UnsupportedAddress -Programmed:Invalid
   web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs -Programmed:Invalid
 shop/own -Accepted:ListenersNotValid -Programmed:Invalid

@@ -55,8 +55,8 @@ async fn backends_are_told_who_asks_and_nothing_of_the_connection() {
         .unwrap();
     let answer = gate.http1().await.send_request(request).await.unwrap();
     assert!(answer.headers().get("keep-alive").is_none());
-    let expected = "GET /a?b=c\nhost: x.org:8080\nx-forwarded-for: 127.0.0.1\nx-forwarded-host: x.org:8080\n\
-        x-forwarded-port: 80\nx-forwarded-proto: http\nx-own: 2\nx-real-ip: 127.0.0.1\n";
+    let expected = "GET /a?b=c\ncdn-loop: keelson\nhost: x.org:8080\nx-forwarded-for: 127.0.0.1\n\
+        x-forwarded-host: x.org:8080\nx-forwarded-port: 80\nx-forwarded-proto: http\nx-own: 2\nx-real-ip: 127.0.0.1\n";
     assert_eq!(read(answer).await, (200, expected.into()));
 }
 
@@ -147,6 +147,28 @@ async fn filters_change_what_they_are_to() {
         (answer.status().as_u16(), &answer.headers()["location"]),
         (301, &"https://x.org/a?b".parse().unwrap())
     );
+}
+
+#[tokio::test]
+async fn what_leads_back_ends() {
+    let gate = Gate::open(Speaks::Http).await;
+    for protocol in [Protocol::Http1, Protocol::H2c] {
+        gate.set(to(&[gate.at], protocol));
+        assert_eq!(gate.get("/").await.0, 508, "{protocol:?}");
+    }
+    // A way through others, and through several of ours, is none that goes round.
+    let backend = Fake::start(told).await;
+    gate.set(to(&[backend.at], Protocol::Http1));
+    for (times, expected) in [(7, 200), (8, 508)] {
+        let request = Request::get("/")
+            .header("host", "x.org")
+            .header("cdn-loop", "other; loops=9")
+            .header("cdn-loop", vec!["keelson"; times].join(", "))
+            .body(whole(""))
+            .unwrap();
+        let answer = gate.http1().await.send_request(request).await.unwrap();
+        assert_eq!(answer.status().as_u16(), expected, "{times}");
+    }
 }
 
 #[tokio::test]
