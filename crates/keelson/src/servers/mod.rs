@@ -25,7 +25,7 @@ pub use shared::renew_token;
 #[cfg(test)]
 pub use shared::settle;
 pub use steps::{Steps, Written};
-pub use token::{Front, Turning, serving};
+pub use token::{Front, Turning, ready, serving};
 
 use crate::cluster::{Cluster, parts};
 use crate::config::{Config, Options};

@@ -7,13 +7,13 @@ use super::token::turn::{self, Turn};
 use anyhow::{Context, bail, ensure};
 use keelson_pki::sharing::{Item, TOKEN_FILE};
 use keelson_pki::{Pki, ServerToken, authority, files};
-use keelson_store::{Expect, KeyRange, ListRequest, Outcome, Revision, Store};
+use keelson_store::{Expect, KeyRange, KeyValue, ListRequest, Outcome, Store};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Below the store's root, where no resource can be.
-pub(super) const PLACE: &str = "/keelson/shared/";
+const PLACE: &str = "/keelson/shared/";
 /// Beside the servers' token: the one of before, while another takes its place.
 const FORMER_FILE: &str = "server-token-former";
 
@@ -22,6 +22,18 @@ static AT_TOKEN: Mutex<()> = Mutex::new(());
 
 pub(super) fn key(root: &str, item: &str) -> String {
     format!("{root}{PLACE}{item}")
+}
+
+/// All that servers share, by name, as it is at one moment.
+pub(super) async fn listed(store: &dyn Store, root: &str) -> anyhow::Result<BTreeMap<String, KeyValue>> {
+    let place = key(root, "");
+    let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await;
+    let listed = listed.context("what the cluster's servers share")?;
+    let named = |kv: KeyValue| {
+        let name = kv.key.strip_prefix(place.as_bytes())?.to_vec();
+        Some((String::from_utf8(name).ok()?, kv))
+    };
+    Ok(listed.kvs.into_iter().filter_map(named).collect())
 }
 
 /// Makes `<data-dir>/pki` what the other servers have, or what they will have. Returns their token.
@@ -33,21 +45,11 @@ pub async fn settle(
     given: Option<ServerToken>,
 ) -> anyhow::Result<Held> {
     let pki = data_dir.join("pki");
-    let place = format!("{root}{PLACE}");
-    let listed = store.list(ListRequest::new(KeyRange::prefix(place.clone()))).await;
-    let listed = listed.context("what the cluster's servers share")?;
-    let named = |kv: keelson_store::KeyValue| {
-        let name = kv.key.strip_prefix(place.as_bytes()).map(<[u8]>::to_vec)?;
-        Some((String::from_utf8(name).ok()?, (kv.value, kv.mod_revision)))
-    };
-    let stored: BTreeMap<String, (bytes::Bytes, Revision)> = listed.kvs.into_iter().filter_map(named).collect();
+    let stored = listed(store, root).await?;
     let shared = items.iter().any(|item| stored.contains_key(item.name));
     let (mut held, is_new) = tokens(&pki, given.clone(), shared)?;
     // Another is taking the present one's place.
-    let turn = stored
-        .get(turn::NAME)
-        .map(|(value, _)| Turn::parse(value))
-        .transpose()?;
+    let turn = stored.get(turn::NAME).map(|kv| Turn::parse(&kv.value)).transpose()?;
     let next = turn.map(|turn| turn.next(&mut held)).transpose()?.flatten();
     next.iter().for_each(|next| held.add(next.clone()));
     let before: Vec<Option<Vec<u8>>> = items
@@ -56,8 +58,8 @@ pub async fn settle(
         .collect::<anyhow::Result<_>>()?;
     let (mut theirs, mut by) = (BTreeMap::new(), 0);
     for item in items {
-        if let Some((value, _)) = stored.get(item.name) {
-            let (opener, opened) = held.open(item.name, value)?;
+        if let Some(found) = stored.get(item.name) {
+            let (opener, opened) = held.open(item.name, &found.value)?;
             theirs.insert(item.name, opened);
             by = opener;
         }
@@ -91,7 +93,7 @@ pub async fn settle(
             .read(&pki)?
             .with_context(|| format!("{} is not there", item.name))?;
         let expected = match (stored.get(item.name), theirs.get(item.name)) {
-            (Some((_, revision)), Some(theirs)) if item.follows(&own, theirs)? => Expect::ModRevision(*revision),
+            (Some(found), Some(theirs)) if item.follows(&own, theirs)? => Expect::ModRevision(found.mod_revision),
             (Some(_), _) => continue,
             (None, _) => Expect::Absent,
         };

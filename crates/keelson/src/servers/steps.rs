@@ -5,7 +5,7 @@
 //! ([`super::shared::settle`]).
 
 use super::held::{Held, Shared};
-use super::shared::{PLACE, key};
+use super::shared::key;
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
 use keelson_pki::sharing::Item;
@@ -132,7 +132,7 @@ impl Steps {
     }
 
     async fn watch(&self, changed: &impl Fn()) -> anyhow::Result<()> {
-        let range = KeyRange::prefix(format!("{}{PLACE}", self.root));
+        let range = KeyRange::prefix(key(&self.root, ""));
         let listed = self.store.list(ListRequest::new(range.clone()).limit(1)).await?;
         let mut watch = self.store.watch(range, listed.revision).await?;
         // What was written before this watch began.

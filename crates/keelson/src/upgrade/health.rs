@@ -3,18 +3,17 @@
 use crate::agent;
 use crate::config::Config;
 use crate::install::Role;
-use crate::servers::Remembered;
+use crate::servers::{self, Remembered};
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use keelson_cri::v1::runtime_service_client::RuntimeServiceClient;
 use keelson_cri::v1::{Container, ContainerState, ContainerStatusRequest, ListContainersRequest};
 use keelson_cri::{CriClients, CriService};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// As the kubelet labels containers, and as the runtime says of one whose end nobody saw.
@@ -136,15 +135,7 @@ impl<'a> Cluster<'a> {
         let Some(known) = Remembered::read(&self.config.data_dir)?.filter(|known| known.member.is_some()) else {
             return Ok(());
         };
-        let slices: Vec<EndpointSlice> = Objects::new(rest)
-            .list("default", "kubernetes.io/service-name=kubernetes", "")
-            .await?;
-        let ready: BTreeSet<&String> = slices
-            .iter()
-            .flat_map(|slice| slice.endpoints.iter().flatten())
-            .filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true))
-            .flat_map(|e| e.addresses.iter())
-            .collect();
+        let ready = servers::ready(rest).await?;
         let members = known.etcd_servers.len();
         ensure!(
             goes_on(members, ready.len()),

@@ -116,20 +116,6 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                     file.display()
                 );
             }
-            if options.all_nodes {
-                let wanted = all::Wanted {
-                    file: &file,
-                    sha256: options.sha256.as_deref(),
-                    timeout: options.timeout,
-                    dry_run: options.dry_run,
-                    at_once: options.at_once.into(),
-                    selector: options.selector.as_deref().unwrap_or_default(),
-                    kubeconfig: crate::client::kubeconfig(options.kubeconfig),
-                };
-                println!("{}", all::upgrade(&wanted)?);
-                return Ok(ExitCode::SUCCESS);
-            }
-            only_root()?;
             let wanted = run::Wanted {
                 file: &file,
                 sha256: options.sha256.as_deref(),
@@ -137,6 +123,16 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 dry_run: options.dry_run,
                 ahead: options.dry_run && options.asked.is_some(),
             };
+            if options.all_nodes {
+                let whom = all::Whom {
+                    at_once: options.at_once.into(),
+                    selector: options.selector.as_deref().unwrap_or_default(),
+                    kubeconfig: crate::client::kubeconfig(options.kubeconfig),
+                };
+                println!("{}", all::upgrade(&wanted, &whom)?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            only_root()?;
             match &options.asked {
                 Some(id) => all::run_asked(id, &wanted)?,
                 None => {

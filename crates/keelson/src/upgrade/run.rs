@@ -31,6 +31,18 @@ pub struct Wanted<'a> {
     pub ahead: bool,
 }
 
+impl Wanted<'_> {
+    /// Whether a program of this sum is the one that is meant.
+    pub fn has_sum(&self, sha256: &str) -> anyhow::Result<()> {
+        ensure!(
+            self.sha256.is_none_or(|given| given.eq_ignore_ascii_case(sha256)),
+            "{} has the sum {sha256}, not the one that was given",
+            self.file.display()
+        );
+        Ok(())
+    }
+}
+
 /// What was found of the two programs and the cluster, all of it well.
 struct Judged {
     from: Program,
@@ -122,13 +134,7 @@ fn judge(machine: &Machine<'_>, wanted: &Wanted<'_>) -> anyhow::Result<Option<Ju
     let size = std::fs::metadata(wanted.file)?.len();
     room(&machine.place, size)?;
     let sha256 = place::stage(wanted.file, &machine.place)?;
-    if let Some(given) = wanted.sha256 {
-        ensure!(
-            given.eq_ignore_ascii_case(&sha256),
-            "{} has the sum {sha256}, not the one that was given",
-            wanted.file.display()
-        );
-    }
+    wanted.has_sum(&sha256)?;
     let runs = place::sum(&machine.place)?;
     if runs == sha256 {
         return Ok(None);

@@ -5,7 +5,7 @@ mod plan;
 pub mod turn;
 
 use super::Steps;
-use super::shared::{self, key};
+use super::shared;
 use anyhow::{Context, bail, ensure};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -88,15 +88,8 @@ impl Turning {
         let _ = self.serving.set(serving);
     }
 
-    async fn get(&self, key: &str) -> anyhow::Result<Option<KeyValue>> {
-        let got = self.steps.store().get(key.as_bytes(), None).await;
-        Ok(got.context("what the servers share")?.kv)
-    }
-
-    async fn turn(&self) -> anyhow::Result<Option<(Turn, Revision)>> {
-        let found = self.get(&turn::key(self.steps.root())).await?;
-        let turn = |kv: KeyValue| anyhow::Ok((Turn::parse(&kv.value)?, kv.mod_revision));
-        found.map(turn).transpose()
+    fn key(&self, name: &str) -> String {
+        shared::key(self.steps.root(), name)
     }
 
     /// This one among them.
@@ -107,31 +100,15 @@ impl Turning {
         Ok(all)
     }
 
-    async fn unsealed(&self) -> anyhow::Result<Vec<(&'static Item, KeyValue)>> {
-        let mut all = Vec::new();
-        for item in self.items.iter().copied() {
-            let Some(found) = self.get(&key(self.steps.root(), item.name)).await? else {
-                continue;
-            };
-            let value = found.value.clone();
-            let opened = self
-                .steps
-                .with_held(move |held| Ok(held.open(item.name, &value).map(|(by, _)| by)))
-                .await?;
-            // Whatever can't be opened isn't sealed by it either.
-            if !matches!(opened, Ok(0)) {
-                all.push((item, found));
-            }
-        }
-        Ok(all)
-    }
-
     async fn found(&self) -> anyhow::Result<Found> {
-        let turn = self.turn().await?;
+        // Of one moment: what was sealed anew while this is read is nothing that this server has missed.
+        let mut shared = shared::listed(self.steps.store(), self.steps.root()).await?;
+        let turn = |kv: &KeyValue| anyhow::Ok((Turn::parse(&kv.value)?, kv.mod_revision));
+        let turn = shared.get(turn::NAME).map(turn).transpose()?;
         let (mut others, mut said) = (Vec::new(), false);
         if let Some((turn, _)) = &turn {
             for address in self.servers().await? {
-                let word = self.get(&turn::said(self.steps.root(), &address)).await?;
+                let word = shared.get(&turn::said(&address));
                 let has = word.is_some_and(|kv| kv.value == turn.id.as_bytes());
                 match address == self.address {
                     true => said = has,
@@ -140,11 +117,26 @@ impl Turning {
                 }
             }
         }
+        let items = self.items.iter().copied();
+        let items: Vec<(&'static Item, KeyValue)> = items
+            .filter_map(|item| Some((item, shared.remove(item.name)?)))
+            .collect();
+        let unsealed = self.steps.with_held(move |held| {
+            let mut unsealed = Vec::new();
+            for (item, found) in items {
+                // What can't be read otherwise is no word of another token.
+                let opened = turn::maybe(held.open(item.name, &found.value))?;
+                if opened.is_none_or(|(by, _)| by != 0) {
+                    unsealed.push((item, found));
+                }
+            }
+            Ok(unsealed)
+        });
         Ok(Found {
             turn,
             others,
             said,
-            unsealed: self.unsealed().await?,
+            unsealed: unsealed.await?,
         })
     }
 
@@ -196,8 +188,7 @@ impl Turning {
             (Step::Say, Some((turn, _))) => self.say(&turn).await?,
             (Step::Seal, _) => self.seal(found.unsealed).await?,
             (Step::End, Some((_, revision))) => {
-                let key = turn::key(self.steps.root());
-                let expected = Expect::ModRevision(revision);
+                let (key, expected) = (self.key(turn::NAME), Expect::ModRevision(revision));
                 self.steps.store().delete(key.into(), expected).await?;
                 tracing::info!("the servers' former token counts nowhere any more");
             }
@@ -223,7 +214,7 @@ impl Turning {
     }
 
     async fn say(&self, turn: &Turn) -> anyhow::Result<()> {
-        let key = turn::said(self.steps.root(), &self.address);
+        let key = self.key(&turn::said(&self.address));
         let value = turn.id.clone().into_bytes();
         let put = self
             .steps
@@ -251,16 +242,16 @@ impl Turning {
     }
 
     async fn forget(&self) -> anyhow::Result<()> {
+        // First: while the former is there, this is begun anew.
+        let key = self.key(&turn::said(&self.address));
+        self.steps.store().delete(key.into(), Expect::Any).await?;
         shared::forget_former(&self.pki)?;
         self.steps
             .with_held(|held| {
                 held.forget_former();
                 Ok(())
             })
-            .await?;
-        let key = turn::said(self.steps.root(), &self.address);
-        self.steps.store().delete(key.into(), Expect::Any).await?;
-        Ok(())
+            .await
     }
 
     /// Has another token take the place of the present one, unless one does already.
@@ -278,7 +269,7 @@ impl Turning {
                 .steps
                 .with_held(move |held| Turn::new(held, &ServerToken::generate(), now));
             let value = serde_json::to_vec(&turn.await?)?;
-            let key = turn::key(self.steps.root());
+            let key = self.key(turn::NAME);
             let put = self
                 .steps
                 .store()
@@ -327,22 +318,23 @@ impl Turning {
     }
 }
 
-/// By the endpoints of the service `kubernetes`.
+/// The addresses of the servers that serve, by the endpoints of the service `kubernetes`.
+pub async fn ready(rest: &Rest) -> anyhow::Result<BTreeSet<String>> {
+    let slices: Vec<EndpointSlice> = Objects::new(rest)
+        .list("default", "kubernetes.io/service-name=kubernetes", "")
+        .await
+        .context("which servers there are")?;
+    let endpoints = slices
+        .into_iter()
+        .flat_map(|slice| slice.endpoints.into_iter().flatten());
+    let serves = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    Ok(serves.flat_map(|endpoint| endpoint.addresses).collect())
+}
+
 pub fn serving(rest: Rest) -> Serving {
     Arc::new(move || {
         let rest = rest.clone();
-        async move {
-            let slices: Vec<EndpointSlice> = Objects::new(&rest)
-                .list("default", "kubernetes.io/service-name=kubernetes", "")
-                .await
-                .context("which servers there are")?;
-            let endpoints = slices
-                .into_iter()
-                .flat_map(|slice| slice.endpoints.into_iter().flatten());
-            let serves = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
-            Ok(serves.flat_map(|endpoint| endpoint.addresses).collect())
-        }
-        .boxed()
+        async move { ready(&rest).await }.boxed()
     })
 }
 

@@ -62,6 +62,17 @@ impl Server {
     }
 }
 
+/// The first server of a datastore, and the token that it made.
+async fn begun() -> (Arc<Memory>, tempfile::TempDir, Server, String) {
+    let store = Memory::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
+        .await
+        .unwrap();
+    let token = one.token();
+    (store, scratch, one, token)
+}
+
 #[tokio::test]
 async fn all_take_another_token_whoever_ends_when_and_the_former_opens_nothing() {
     for (round, given) in [(0, false), (1, true)] {
@@ -134,12 +145,7 @@ async fn all_take_another_token_whoever_ends_when_and_the_former_opens_nothing()
 
 #[tokio::test]
 async fn nothing_is_sealed_anew_before_all_have_it_and_the_record_stands_for_a_while() {
-    let store = Memory::new();
-    let scratch = tempfile::tempdir().unwrap();
-    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
-        .await
-        .unwrap();
-    let old = one.token();
+    let (store, scratch, one, old) = begun().await;
     one.turning.begin(at(0)).await.unwrap();
     assert_eq!(one.turning.look(at(100)).await.unwrap(), SOON);
     let told = one.turning.told().await.unwrap();
@@ -149,9 +155,9 @@ async fn nothing_is_sealed_anew_before_all_have_it_and_the_record_stands_for_a_w
     );
     // A program of before, which knows nothing of it, opens all.
     let mut before = Held::new(old.parse().unwrap());
+    let shared = shared::listed(&*store, "/registry").await.unwrap();
     for item in ITEMS {
-        let found = one.turning.get(&key("/registry", item.name)).await.unwrap().unwrap();
-        before.open(item.name, &found.value).unwrap();
+        before.open(item.name, &shared[item.name].value).unwrap();
     }
     // One that begins with the old token meanwhile has the next one at once.
     let other = Server::start(&store, scratch.path().join("2"), "10.0.0.2", Some(&old))
@@ -166,18 +172,13 @@ async fn nothing_is_sealed_anew_before_all_have_it_and_the_record_stands_for_a_w
     assert!(again.contains("replaced just now"), "{again}");
     assert_eq!(other.turning.look(at(31)).await.unwrap(), AGAIN);
     assert_eq!(one.turning.look(at(31)).await.unwrap(), AGAIN);
-    assert!(one.turning.turn().await.unwrap().is_none());
+    assert!(one.turning.found().await.unwrap().turn.is_none());
 }
 
 /// Between the two files of a token that is taken.
 #[tokio::test]
 async fn a_token_that_was_taken_by_half_is_taken_at_the_next_start() {
-    let store = Memory::new();
-    let scratch = tempfile::tempdir().unwrap();
-    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
-        .await
-        .unwrap();
-    let old = one.token();
+    let (_, _scratch, one, old) = begun().await;
     one.turning.begin(at(0)).await.unwrap();
     std::fs::write(one.dir.join("pki/server-token-former"), &old).unwrap();
     let one = one.again(None).await;
@@ -188,11 +189,8 @@ async fn a_token_that_was_taken_by_half_is_taken_at_the_next_start() {
 /// Cut off from the datastore for as long as it took, and it runs on.
 #[tokio::test]
 async fn a_server_that_has_missed_it_lets_nobody_in_by_the_former() {
-    let store = Memory::new();
-    let scratch = tempfile::tempdir().unwrap();
+    let (store, scratch, one, old) = begun().await;
     let dir = |name: &str| scratch.path().join(name);
-    let one = Server::start(&store, dir("1"), "10.0.0.1", None).await.unwrap();
-    let old = one.token();
     let other = Server::start(&store, dir("2"), "10.0.0.2", Some(&old)).await.unwrap();
     let away = Server::start(&store, dir("3"), "10.0.0.3", Some(&old)).await.unwrap();
     let bearer = old.parse::<ServerToken>().unwrap().bearer();
@@ -205,14 +203,20 @@ async fn a_server_that_has_missed_it_lets_nobody_in_by_the_former() {
     assert_eq!(away.token(), old, "nothing was taken");
 }
 
+/// By a later version, or a fault.
+#[tokio::test]
+async fn what_can_not_be_read_is_no_token_that_was_missed() {
+    let (store, _scratch, one, token) = begun().await;
+    let key = shared::key("/registry", ITEMS[0].name);
+    store.put(key.into(), "{}".into(), Expect::Any, None).await.unwrap();
+    one.turning.look(at(0)).await.unwrap_err();
+    one.turning.begin(at(0)).await.unwrap_err();
+    assert!(one.borne.is(&token.parse::<ServerToken>().unwrap().bearer()));
+}
+
 #[tokio::test]
 async fn a_clock_that_is_ahead_keeps_the_former_for_no_longer() {
-    let store = Memory::new();
-    let scratch = tempfile::tempdir().unwrap();
-    let one = Server::start(&store, scratch.path().join("1"), "10.0.0.1", None)
-        .await
-        .unwrap();
-    let old = one.token();
+    let (store, scratch, one, old) = begun().await;
     one.turning.begin(at(1_000_000)).await.unwrap();
     assert_eq!(one.turning.look(at(0)).await.unwrap(), SOON);
     let other = Server::start(&store, scratch.path().join("2"), "10.0.0.2", Some(&old))
@@ -220,17 +224,14 @@ async fn a_clock_that_is_ahead_keeps_the_former_for_no_longer() {
         .unwrap();
     assert_eq!(other.turning.look(at(1)).await.unwrap(), AGAIN);
     assert_eq!(one.turning.look(at(1)).await.unwrap(), AGAIN);
-    assert!(one.turning.turn().await.unwrap().is_none());
+    assert!(one.turning.found().await.unwrap().turn.is_none());
 }
 
 /// A snapshot of before is sealed by the token of then.
 #[tokio::test]
 async fn a_store_of_before_wants_the_token_of_then_or_nothing_shared_in_it() {
-    let store = Memory::new();
-    let scratch = tempfile::tempdir().unwrap();
+    let (store, scratch, one, old) = begun().await;
     let dir = |name: &str| scratch.path().join(name);
-    let one = Server::start(&store, dir("1"), "10.0.0.1", None).await.unwrap();
-    let old = one.token();
     let before = store.list(ListRequest::new(KeyRange::all())).await.unwrap();
     let other = Server::start(&store, dir("2"), "10.0.0.2", Some(&old)).await.unwrap();
     one.turning.begin(at(0)).await.unwrap();

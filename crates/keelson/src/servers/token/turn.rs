@@ -1,7 +1,6 @@
 //! The record of a token that is to take the place of the present one.
 
 use super::super::held::Held;
-use super::super::shared::PLACE;
 use super::plan::Can;
 use anyhow::Context;
 use jiff::Timestamp;
@@ -25,13 +24,9 @@ pub struct Turn {
     proof: String,
 }
 
-pub fn key(root: &str) -> String {
-    format!("{root}{PLACE}{NAME}")
-}
-
-/// Where servers say what they took.
-pub fn said(root: &str, address: &str) -> String {
-    format!("{root}{PLACE}token-taken/{address}")
+/// Where a server says what it took.
+pub fn said(address: &str) -> String {
+    format!("token-taken/{address}")
 }
 
 impl Turn {
@@ -77,7 +72,7 @@ impl Turn {
 }
 
 /// `None`: it is sealed by another token.
-fn maybe<T>(opened: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+pub fn maybe<T>(opened: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
     match opened {
         Err(error) if error.is::<WrongToken>() => Ok(None),
         opened => opened.map(Some),

@@ -206,7 +206,9 @@ impl Follower {
         let Some(ask) = order.asks.get(&self.name) else {
             return Ok(None);
         };
-        if ask.verb == Verb::Unknown || before.is_some_and(|before| before.id == ask.id) || Timestamp::now() > ask.until
+        if ask.verb == Verb::Unknown
+            || before.is_some_and(|before| before.id == ask.id)
+            || keelson_clock::now() > ask.until
         {
             return Ok(None);
         }
@@ -214,7 +216,7 @@ impl Follower {
             id: ask.id.clone(),
             verb: ask.verb,
             sha256: order.sha256.clone(),
-            began: Timestamp::now(),
+            began: keelson_clock::now(),
             outcome: None,
         };
         tracing::info!(sha256 = order.sha256, verb = ?ask.verb, "an administrator asks for another program");
@@ -256,7 +258,8 @@ impl Follower {
             }
             let path = format!("{PATH}/programs/{program}?at={}", standing.bytes);
             let why = match tokio::time::timeout(PIECE_COMES, self.rest.get(&path, "*/*")).await {
-                Ok(Ok(piece)) if !piece.is_empty() => {
+                // At its end an empty one has it looked at.
+                Ok(Ok(piece)) if !piece.is_empty() || standing.bytes == size => {
                     let (programs, name, at) = (self.programs.clone(), program.to_owned(), standing.bytes);
                     let taken = tokio::task::spawn_blocking(move || programs.take(&name, size, at, &piece));
                     taken.await?.context("fetching the program")?;
@@ -267,7 +270,7 @@ impl Follower {
                 Err(_) => Some("no server answers".to_owned()),
             };
             ensure!(
-                Timestamp::now() < until,
+                keelson_clock::now() < until,
                 "the program couldn't be fetched in time: {}",
                 why.as_deref().unwrap_or("it comes too slowly")
             );

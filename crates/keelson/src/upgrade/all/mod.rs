@@ -19,6 +19,7 @@ pub use offer::Offer;
 pub use programs::Programs;
 
 use super::place;
+use super::run::Wanted;
 use crate::client::block_on;
 use anyhow::{Context, bail, ensure};
 use cluster::{Cluster, Machine, refusals};
@@ -26,7 +27,7 @@ use jiff::{SignedDuration, Timestamp};
 use order::{Ask, Order, Verb, shown};
 use plan::{Facts, Next, Pace, Seen, Standing};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -38,18 +39,15 @@ const JUDGES: usize = 8;
 /// A machine that had its turn may not be Ready for so long before it is not well.
 const SETTLES: Duration = Duration::from_secs(60);
 
-pub struct Wanted<'a> {
-    pub file: &'a Path,
-    pub sha256: Option<&'a str>,
-    pub timeout: Duration,
-    pub dry_run: bool,
+/// Which machines are to run it, and how many at a time.
+pub struct Whom<'a> {
     pub at_once: usize,
     /// Labels of the nodes; empty: all.
     pub selector: &'a str,
     pub kubeconfig: PathBuf,
 }
 
-pub fn upgrade(wanted: &Wanted<'_>) -> anyhow::Result<String> {
+pub fn upgrade(wanted: &Wanted<'_>, whom: &Whom<'_>) -> anyhow::Result<String> {
     ensure!(
         (1..=order::LONGEST_TIMEOUT).contains(&wanted.timeout.as_secs()),
         "--timeout: a second to an hour"
@@ -61,20 +59,14 @@ pub fn upgrade(wanted: &Wanted<'_>) -> anyhow::Result<String> {
         wanted.file.display()
     );
     let sha256 = place::sum(wanted.file)?;
-    if let Some(given) = wanted.sha256 {
-        ensure!(
-            given.eq_ignore_ascii_case(&sha256),
-            "{} has the sum {sha256}, not the one that was given",
-            wanted.file.display()
-        );
-    }
-    block_on(upgrade_to(wanted, sha256, size))
+    wanted.has_sum(&sha256)?;
+    block_on(upgrade_to(wanted, whom, sha256, size))
 }
 
-async fn upgrade_to(wanted: &Wanted<'_>, sha256: String, size: u64) -> anyhow::Result<String> {
-    let cluster = Cluster::open(&wanted.kubeconfig).await?;
+async fn upgrade_to(wanted: &Wanted<'_>, whom: &Whom<'_>, sha256: String, size: u64) -> anyhow::Result<String> {
+    let cluster = Cluster::open(&whom.kubeconfig).await?;
     let (all, servers) = (cluster.machines("").await?, cluster.servers().await?);
-    let chosen = match wanted.selector {
+    let chosen = match whom.selector {
         "" => all.clone(),
         labels => cluster.machines(labels).await?,
     };
@@ -89,7 +81,7 @@ async fn upgrade_to(wanted: &Wanted<'_>, sha256: String, size: u64) -> anyhow::R
     let mut run = Run {
         cluster,
         servers,
-        labels: wanted.selector.into(),
+        labels: whom.selector.into(),
         order: Order {
             sha256,
             size,
@@ -164,7 +156,7 @@ async fn upgrade_to(wanted: &Wanted<'_>, sha256: String, size: u64) -> anyhow::R
     }
     let pace = Pace {
         servers_first: true,
-        at_once: wanted.at_once,
+        at_once: whom.at_once,
     };
     let taken = run.pass(&names, Verb::Take, pace).await;
     taken.context("stopped; the same command goes on where it was")?;

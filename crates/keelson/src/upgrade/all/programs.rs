@@ -67,7 +67,8 @@ impl Programs {
         Ok(Some(bytes.into()))
     }
 
-    /// Takes a piece, if it goes on where the last one ended; tells how far it is now. The last one ends it, or all was in vain.
+    /// Takes a piece, if it goes on where the last one ended; tells how far it is now. The last one ends it, or all was in vain: an empty
+    /// one, where whoever took all of it was ended before he had looked.
     pub fn take(&self, program: &str, size: u64, at: u64, piece: &[u8]) -> anyhow::Result<Standing> {
         let _alone = self.writes.lock();
         ensure!(is_sum(program), "a program is named by its sum");
@@ -182,9 +183,12 @@ mod tests {
         assert_eq!(programs.piece(&program, 0).unwrap().unwrap().len(), PIECE);
         assert_eq!(programs.piece(&program, PIECE as u64).unwrap().unwrap().len(), 10);
         assert!(programs.piece(&program, size + 99).unwrap().unwrap().is_empty());
-        // The next takes its place.
+        // The next takes its place; who takes it is ended before he has looked whether it is the one.
         let other = named(b"other");
-        programs.take(&other, 5, 0, b"other").unwrap();
+        programs.take(&other, 5, 0, b"oth").unwrap();
+        fs::write(programs.begun(&other), b"other").unwrap();
+        assert!(!programs.standing(&other).unwrap().whole);
+        assert!(programs.take(&other, 5, 5, b"").unwrap().whole);
         assert!(programs.piece(&program, 0).unwrap().is_none());
         programs.forget().unwrap();
         assert!(programs.piece(&other, 0).unwrap().is_none());
