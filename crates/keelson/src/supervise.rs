@@ -67,7 +67,10 @@ impl Supervisor {
                     return;
                 }
                 match ended {
-                    Ok(Ok(())) => return,
+                    Ok(Ok(())) => {
+                        health.0.lock().remove(name);
+                        return;
+                    }
                     Ok(Err(error)) => {
                         tracing::error!(component = name, error = format!("{error:#}"), "component failed")
                     }
@@ -127,11 +130,23 @@ mod tests {
                 Ok(())
             }
         });
+        let tries = AtomicUsize::new(0);
+        supervisor.spawn("done", move |_| {
+            let n = tries.fetch_add(1, Ordering::SeqCst);
+            async move {
+                anyhow::ensure!(n > 0, "the first try fails");
+                Ok(())
+            }
+        });
         let health = supervisor.health();
         assert!(health.failing().is_empty());
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(starts.load(Ordering::SeqCst), 3);
-        assert_eq!(health.failing(), ["flaky"], "it has only just begun again");
+        assert_eq!(
+            health.failing(),
+            ["flaky"],
+            "one has only just begun again, the other is done"
+        );
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(health.failing().is_empty());
         supervisor.stop().await;

@@ -79,8 +79,12 @@ impl Asking {
         };
         match self.rest.get(&uri, accept).await {
             Ok(json) => Ok(Some(serde_json::from_slice(&json).context("the server's answer")?)),
-            // That there is no such path, or no history, is another matter.
-            Err(Error::Api(status)) if status.code == 404 && status.message.ends_with("\" not found") => Ok(None),
+            // That there is no such path, or no history, is another matter: it names no object.
+            Err(Error::Api(status))
+                if status.code == 404 && status.details.as_ref().is_some_and(|d| d.name == named.name) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(told(error)).with_context(|| named.to_string()),
         }
     }

@@ -360,6 +360,14 @@ async fn live(client: kube::Client, members: Arc<Members>, name: String, stop: C
     }
 }
 
+/// It is the server's own fault, or there was no answer.
+fn can_not(error: &keelson_client::Error) -> bool {
+    match error {
+        keelson_client::Error::Api(status) => status.code >= 500 || status.code == 429,
+        _ => true,
+    }
+}
+
 /// Once more, later each time, while the server answers that it is its own fault, or not at all.
 async fn again<T, F>(ask: impl Fn() -> F) -> keelson_client::Result<T>
 where
@@ -368,10 +376,7 @@ where
     let mut wait = Duration::from_millis(200);
     for _ in 1..ATTEMPTS {
         match ask().await {
-            Err(keelson_client::Error::Api(status)) if status.code < 500 && status.code != 429 => {
-                return Err(keelson_client::Error::Api(status));
-            }
-            Err(error) => tracing::warn!(%error, "the server can't do it now; trying again"),
+            Err(error) if can_not(&error) => tracing::warn!(%error, "the server can't do it now; trying again"),
             done => return done,
         }
         tokio::time::sleep(wait).await;
@@ -388,16 +393,23 @@ async fn delete(rest: &Rest, informer: &Informer<Object>, plan: &Plan) -> anyhow
         None => Some((name, None)),
     });
     let nodes = &nodes;
-    let failed: Vec<keelson_client::Error> = futures::stream::iter(ours)
+    let failing = futures::stream::iter(ours)
         .map(|(name, uid)| async move {
             let options = keelson_client::delete_options(None, uid.as_deref(), None);
             again(|| nodes.delete("", &name, &options)).await
         })
         .buffer_unordered(plan.requests)
-        .filter_map(|deleted| async move { deleted.err().filter(|e| !is_not_found(e) && !is_conflict(e)) })
-        .collect()
-        .await;
-    match failed.into_iter().next() {
+        .filter_map(|deleted| async move { deleted.err().filter(|e| !is_not_found(e) && !is_conflict(e)) });
+    let (mut failing, mut first) = (std::pin::pin!(failing), None);
+    while let Some(error) = failing.next().await {
+        // One that can't after so many attempts isn't asked as often for each of the others.
+        let ends = can_not(&error);
+        first.get_or_insert(error);
+        if ends {
+            break;
+        }
+    }
+    match first {
         Some(error) => Err(error).with_context(|| format!("deleting {}", Object::RESOURCE)),
         None => Ok(()),
     }

@@ -9,10 +9,13 @@
 //!
 //! Events that come while a pod is being tried are kept until it is back, so that none is missed.
 
+mod refused;
+
 use crate::events::ClusterEvent;
 use crate::plan::Why;
 use crate::pod::PodInfo;
 use crate::told::{Told, label};
+use refused::Refused;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -64,9 +67,7 @@ pub struct Queue {
     pods: HashMap<String, Waiting>,
     active: BTreeMap<Rank, String>,
     backing_off: BTreeSet<(Instant, String)>,
-    unschedulable: BTreeSet<(Instant, String)>,
-    /// The same pods by each plug-in that refused them.
-    refused_by: HashMap<&'static str, BTreeSet<(Instant, String)>>,
+    unschedulable: Refused,
     gated: BTreeSet<String>,
     /// The pod being tried, and what has happened since.
     in_flight: Option<(String, Vec<ClusterEvent>)>,
@@ -119,8 +120,7 @@ impl Queue {
             pods: HashMap::new(),
             active: BTreeMap::new(),
             backing_off: BTreeSet::new(),
-            unschedulable: BTreeSet::new(),
-            refused_by: HashMap::new(),
+            unschedulable: Refused::default(),
             gated: BTreeSet::new(),
             in_flight: None,
             next: 0,
@@ -162,7 +162,7 @@ impl Queue {
         [
             ("active", self.active.len()),
             ("backoff", self.backing_off.len()),
-            ("unschedulable", self.unschedulable.len()),
+            ("unschedulable", self.unschedulable.all().len()),
             ("gated", self.gated.len()),
         ]
     }
@@ -264,7 +264,7 @@ impl Queue {
 
     /// When `pop` may have something that it hasn't now.
     pub fn next_time(&self) -> Option<Instant> {
-        [self.backing_off.first(), self.unschedulable.first()]
+        [self.backing_off.first(), self.unschedulable.all().first()]
             .into_iter()
             .flatten()
             .map(|(at, _)| *at)
@@ -297,13 +297,7 @@ impl Queue {
         }
         let until = now + PATIENCE;
         waiting.state = State::Unschedulable { until };
-        for plugin in refusers(waiting) {
-            self.refused_by
-                .entry(plugin)
-                .or_default()
-                .insert((until, uid.to_owned()));
-        }
-        self.unschedulable.insert((until, uid.to_owned()));
+        self.unschedulable.put((until, uid.to_owned()), &waiting.by);
         self.comes(uid, FAILED);
     }
 
@@ -362,12 +356,9 @@ impl Queue {
 
     /// Pods that the event may help are tried again.
     pub fn happened(&mut self, event: ClusterEvent, now: Instant) {
-        let hears =
-            |plugin: &str| plugin == NOBODY || matches!(event, ClusterEvent::Anything) || (self.hears)(&event, plugin);
-        let groups = self.refused_by.iter().filter(|(plugin, _)| hears(plugin));
-        let concerned: BTreeSet<&(Instant, String)> = groups.flat_map(|(_, pods)| pods).collect();
+        let hears = |plugin: &str| matches!(event, ClusterEvent::Anything) || (self.hears)(&event, plugin);
+        let concerned = self.unschedulable.heard(hears).into_iter();
         let helped: Vec<String> = concerned
-            .into_iter()
             .filter(|(_, uid)| self.pods.get(uid).is_some_and(|w| helps(&self.helps, w, &event)))
             .map(|(_, uid)| uid.clone())
             .collect();
@@ -415,15 +406,7 @@ impl Queue {
         match waiting.state {
             State::Active(rank) => drop(self.active.remove(&rank)),
             State::BackingOff { until, .. } => drop(self.backing_off.remove(&(until, uid.to_owned()))),
-            State::Unschedulable { until } => {
-                let place = (until, uid.to_owned());
-                for plugin in refusers(waiting) {
-                    if let Some(pods) = self.refused_by.get_mut(plugin) {
-                        pods.remove(&place);
-                    }
-                }
-                self.unschedulable.remove(&place);
-            }
+            State::Unschedulable { until } => self.unschedulable.take(&(until, uid.to_owned()), &waiting.by),
             State::Gated => drop(self.gated.remove(uid)),
             State::InFlight | State::Binding => {}
         }
@@ -438,22 +421,11 @@ impl Queue {
                 .collect()
         };
         let rested = ripe(&self.backing_off).into_iter().map(|uid| (uid, "BackoffComplete"));
-        let late = ripe(&self.unschedulable).into_iter();
+        let late = ripe(self.unschedulable.all()).into_iter();
         for (uid, event) in rested.chain(late.map(|uid| (uid, "UnschedulableTimeout"))) {
             self.activate(&uid);
             self.comes(&uid, event);
         }
-    }
-}
-
-/// There were no nodes.
-const NOBODY: &str = "";
-
-/// Who refused the pod.
-fn refusers(waiting: &Waiting) -> Vec<&'static str> {
-    match waiting.by.is_empty() {
-        true => vec![NOBODY],
-        false => waiting.by.iter().copied().collect(),
     }
 }
 
@@ -578,7 +550,7 @@ mod tests {
         queue.remove("crowd-7");
         queue.happened(ClusterEvent::Anything, Instant::now());
         assert_eq!(queue.lengths()[2], ("unschedulable", 0));
-        assert!(queue.refused_by.values().all(BTreeSet::is_empty));
+        assert!(queue.unschedulable.heard(|_| true).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,6 +67,7 @@ impl History {
         // A start may have been behind already, and then nothing comes by itself.
         watch.request_progress();
         let mut due = Instant::now() + self.settings.write_within;
+        let mut is_written = true;
         loop {
             let batch = tokio::select! {
                 batch = watch.next() => batch,
@@ -75,7 +76,7 @@ impl History {
                     continue;
                 }
                 () = tokio::time::sleep_until(due) => {
-                    self.write().await;
+                    is_written = self.write().await;
                     due = Instant::now() + self.settings.write_within;
                     continue;
                 }
@@ -94,8 +95,9 @@ impl History {
                 }
             }
             match self.log.pending() {
-                waits if waits > MOST => self.write().await,
-                waits if waits > SOON => due = due.min(Instant::now() + MOMENT),
+                waits if waits > MOST => is_written = self.write().await,
+                // What failed is tried again in its time, and not at each change.
+                waits if waits > SOON && is_written => due = due.min(Instant::now() + MOMENT),
                 _ => {}
             }
         }
@@ -137,10 +139,11 @@ impl History {
         self.synced.send_replace(revision);
     }
 
-    async fn write(&self) {
+    /// False: there is still what isn't on disk.
+    async fn write(&self) -> bool {
         let (synced, written) = (self.log.synced(), self.log.written());
         if self.log.pending() == 0 && synced.revision == written.revision {
-            return;
+            return true;
         }
         let (log, writers) = (self.log.clone(), self.writers.clone());
         let wrote = tokio::task::spawn_blocking(move || {
@@ -159,7 +162,7 @@ impl History {
             wrote
         });
         let error = match wrote.await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
@@ -169,6 +172,7 @@ impl History {
         } else {
             tracing::warn!(%error, "history can't be written; trying again");
         }
+        false
     }
 }
 

@@ -431,6 +431,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_can_not_be_written_is_tried_again_in_its_time_and_not_at_each_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history");
+        std::fs::write(&path, "a file is in the way").unwrap();
+        let store: Arc<dyn Store> = Memory::new();
+        let history = History::open(store.clone(), settings(&path)).await.unwrap();
+        tokio::spawn(history.clone().run(CancellationToken::new()));
+        let large = "x".repeat(200 << 10);
+        let change = async || {
+            let at = put(&store, "/registry/maps/n/a", &large).await;
+            history.revision(At::Revision(at)).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        for _ in 0..3 {
+            change().await;
+        }
+        std::fs::remove_file(&path).unwrap();
+        change().await;
+        assert!(history.log().pending() > 0, "it was tried a second ago");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(history.log().pending(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_the_store_has_forgotten_unnoted_is_no_gap_but_a_beginning() {
         let directory = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Memory::new();

@@ -56,6 +56,8 @@ struct Given {
     /// A number for each node, by which it has its own.
     nodes: HashMap<String, usize>,
     numbers: BTreeSet<usize>,
+    /// All numbers before it are given.
+    first: usize,
     ranges: HashMap<String, (String, Addresses)>,
     pods: HashMap<String, Vec<String>>,
 }
@@ -397,7 +399,8 @@ impl Given {
         if let Some(number) = self.nodes.get(node) {
             return *number;
         }
-        let free = (0..).find(|n| !self.numbers.contains(n)).unwrap_or_default();
+        let free = (self.first..).find(|n| !self.numbers.contains(n)).unwrap_or_default();
+        self.first = free;
         self.take(node, free);
         free
     }
@@ -414,6 +417,7 @@ impl Given {
         self.ranges.remove(node);
         if let Some(number) = self.nodes.remove(node) {
             self.numbers.remove(&number);
+            self.first = self.first.min(number);
         }
     }
 }

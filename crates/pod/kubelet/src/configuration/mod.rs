@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::managers::{cpus, memory, topology};
 use fields::{Field, What};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 pub use flags::{Flag, all as flags, judge};
@@ -273,7 +273,7 @@ fn managers(c: &Config) -> Vec<String> {
                 .into(),
         );
     }
-    let says = |of: &std::collections::BTreeMap<String, String>| of.contains_key(memory::policy::MEMORY);
+    let says = |of: &BTreeMap<String, String>| of.contains_key(memory::policy::MEMORY);
     if c.static_memory && !c.reserved_memory.values().any(says) {
         errors.push("[memorymanager] you should specify the system reserved memory".into());
     }

@@ -167,17 +167,16 @@ fn hugepages() -> Vec<(String, u64)> {
         })
         .collect();
     sizes.sort_unstable();
-    sizes
-        .into_iter()
-        .map(|(kib, bytes)| {
-            let size = match kib {
-                k if k >= 1 << 20 => format!("{}GB", k >> 20),
-                k if k >= 1 << 10 => format!("{}MB", k >> 10),
-                k => format!("{k}KB"),
-            };
-            (size, bytes)
-        })
-        .collect()
+    sizes.into_iter().map(|(kib, bytes)| (page_size(kib), bytes)).collect()
+}
+
+/// A size of pages as the kernel spells it: `2MB`.
+pub fn page_size(kib: u64) -> String {
+    match kib {
+        k if k >= 1 << 20 => format!("{}GB", k >> 20),
+        k if k >= 1 << 10 => format!("{}MB", k >> 10),
+        k => format!("{k}KB"),
+    }
 }
 
 #[cfg(test)]

@@ -20,15 +20,6 @@ pub struct Node {
     pub distances: Vec<u64>,
 }
 
-/// The resource of huge pages of so many KiB.
-pub fn hugepages_of(kib: u64) -> String {
-    match kib {
-        k if k >= 1 << 20 => format!("hugepages-{}Gi", k >> 20),
-        k if k >= 1 << 10 => format!("hugepages-{}Mi", k >> 10),
-        k => format!("hugepages-{k}Ki"),
-    }
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes(pub Vec<Node>);
 

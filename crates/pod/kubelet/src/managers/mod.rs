@@ -183,9 +183,13 @@ impl Managers {
         }
     }
 
-    /// A container has started: what those had that end before it is anybody's.
+    /// A container has started: what those had that end before it is anybody's. Nothing has to have ended before one that looks at
+    /// others.
     pub fn started(&self, pod: &Pod, container: &str) {
-        let before = pods::init_containers(pod).iter().take_while(|c| c.name != container);
+        let waits = !pods::ephemeral_containers(pod).iter().any(|c| c.name == container);
+        let before = pods::init_containers(pod)
+            .iter()
+            .take_while(|c| waits && c.name != container);
         let over: Vec<&str> = before
             .filter(|c| !pods::is_sidecar(c))
             .map(|c| c.name.as_str())

@@ -4,6 +4,7 @@ use super::RuntimeView;
 use crate::config::Config;
 use crate::eviction::threshold::Signal;
 use crate::host::{FsStats, Machine};
+use crate::resources::hugepages;
 use crate::resources::quantity::{self, ResourceList};
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -35,11 +36,7 @@ pub fn capacity(machine: &Machine, fs: &FsStats, cfg: &Config) -> ResourceList {
         ("ephemeral-storage".to_owned(), quantity::bytes(fs.capacity as i64)),
     ]);
     for (size, bytes) in &machine.hugepages {
-        let name = format!(
-            "hugepages-{}",
-            size.replace("KB", "Ki").replace("MB", "Mi").replace("GB", "Gi")
-        );
-        list.insert(name, quantity::bytes(*bytes as i64));
+        list.insert(hugepages(size), quantity::bytes(*bytes as i64));
     }
     list
 }

@@ -195,12 +195,7 @@ fn hugepage_limits(pod: &Pod, c: &Container, sizes: &[String]) -> Vec<cri::Hugep
     sizes
         .iter()
         .map(|size| {
-            // `2MB` in the kernel's spelling is `hugepages-2Mi` in the API's.
-            let resource = format!(
-                "hugepages-{}",
-                size.replace("KB", "Ki").replace("MB", "Mi").replace("GB", "Gi")
-            );
-            let limit = amounts::effective_limit(pod, c, &resource).map_or(0, quantity::value);
+            let limit = amounts::effective_limit(pod, c, &super::hugepages(size)).map_or(0, quantity::value);
             cri::HugepageLimit {
                 page_size: size.clone(),
                 limit: limit as u64,

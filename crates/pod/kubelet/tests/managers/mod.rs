@@ -362,3 +362,24 @@ async fn what_an_init_container_had_alone_is_free_when_it_is_over() {
     node.ready(&pod(&node, "shared", json!({}))).await;
     runs_on(&node, "shared", "0,2-3").await;
 }
+
+/// Somebody may look at an init container that doesn't come to its end.
+#[tokio::test(start_paused = true)]
+async fn who_looks_at_an_init_container_takes_nothing_from_it() {
+    let node = Node::start_with(settings).await;
+    let managers = &node.kubelet().managers;
+    let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(json!({
+        "metadata": {"uid": "u", "name": "p"},
+        "spec": {
+            "initContainers": [{"name": "before", "resources": asking("2")}],
+            "containers": [{"name": "own", "resources": asking("1")}],
+            "ephemeralContainers": [{"name": "looks"}],
+        },
+    }))
+    .unwrap();
+    managers.admit(&node.kubelet().devices, &pod).await.unwrap();
+    for (started, has) in [("before", true), ("looks", true), ("own", false)] {
+        managers.started(&pod, started);
+        assert_eq!(managers.cpus.exclusive("u", "before").is_some(), has, "{started}");
+    }
+}

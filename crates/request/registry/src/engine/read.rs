@@ -124,6 +124,12 @@ pub fn cache_error(cx: &Cx, operation: &str, e: keelson_cache::Error) -> ApiErro
     }
 }
 
+/// By what a cache is found: where its objects are stored, and the version that they are read in if that isn't the stored one.
+fn cache_key(storage: &StorageDef) -> (Str, Str) {
+    let version = storage.view.as_ref().map(|v| v.api_version.clone());
+    (storage.prefix.clone(), version.unwrap_or_default())
+}
+
 impl Engine {
     /// The cache of a resource; started by its first use.
     pub fn cache(&self, storage: &Arc<StorageDef>) -> Cache {
@@ -139,10 +145,8 @@ impl Engine {
                 Cache::new(self.observed(storage.resource.clone()), config),
             )
         };
-        let version = storage.view.as_ref().map(|v| v.api_version.clone());
-        let key = (storage.prefix.clone(), version.unwrap_or_default());
         let mut caches = self.caches.lock();
-        let (of, cache) = caches.entry(key).or_insert_with(start);
+        let (of, cache) = caches.entry(cache_key(storage)).or_insert_with(start);
         // Built-in kinds are stored in one way for ever, whichever of their versions asks.
         if Arc::ptr_eq(of, storage) || !matches!(storage.codec, StorageCodec::Json) {
             return cache.clone();
@@ -182,9 +186,8 @@ impl Engine {
     }
     /// What the cache of a resource has at this moment, if it is in use: looking begins none.
     pub(super) fn peek(&self, storage: &StorageDef, key: &[u8]) -> Option<Arc<Entry>> {
-        let version = storage.view.as_ref().map(|v| v.api_version.clone());
         let caches = self.caches.lock();
-        let (_, cache) = caches.get(&(storage.prefix.clone(), version.unwrap_or_default()))?;
+        let (_, cache) = caches.get(&cache_key(storage))?;
         cache.peek(key)
     }
     /// How many objects each cache in use holds, by group and resource. A resource seen in several versions counts once.

@@ -2,8 +2,10 @@
 //! for them. A node gives either to containers that have it alone, or to those of one group of nodes. Upstream's rules and words.
 //! Pure: what has been given is passed in and out.
 
+use crate::host::machine::page_size;
 use crate::managers::machine;
 use crate::managers::topology::{Hint, Mask};
+use crate::resources::hugepages;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -115,7 +117,7 @@ impl Static {
             let mut huge = 0_u64;
             for (kib, pages) in &node.hugepages {
                 let total = pages.saturating_mul(*kib).saturating_mul(1024);
-                let kind = machine::hugepages_of(*kib);
+                let kind = hugepages(&page_size(*kib));
                 memory_map.insert(kind.clone(), account(node.id, &kind, total, 0)?);
                 huge = huge.saturating_add(total);
             }
