@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub const ADMIN_GROUP: &str = "system:masters";
+/// The API server, as kubelets know it.
+pub const AT_KUBELETS: &str = "kube-apiserver-kubelet-client";
 pub const NODES_GROUP: &str = "system:nodes";
 
 /// The certificates of a cluster.
@@ -136,9 +138,10 @@ impl Pki {
         Ok(found.shown_by(&self.ca))
     }
 
-    /// By which the API server is known to kubelets.
+    /// By which the API server is known to kubelets. In no group: what it may there is a role's, for a Node can say that its kubelet is
+    /// an API server, and whoever has something passed on to that Node would be answered as whom this certificate names.
     pub fn apiserver_kubelet_client(&self) -> Result<CertFiles> {
-        let spec = CertSpec::client("kube-apiserver-kubelet-client", Some(ADMIN_GROUP));
+        let spec = CertSpec::client(AT_KUBELETS, None);
         Ok(self.ensure("apiserver-kubelet-client", &spec)?.shown_by(&self.ca))
     }
 
@@ -275,6 +278,12 @@ mod tests {
         });
         assert!(made.iter().all(|files| files.cert_pem == made[0].cert_pem));
         assert!(authority::pairs(&made[0].cert_pem, &made[0].key_pem));
+        // It opens nothing by a group: what holds it may is written in roles.
+        let facts = authority::read_certificate(&made[0].cert_pem).unwrap();
+        assert_eq!(
+            (facts.common_name.as_str(), facts.organizations.len()),
+            (AT_KUBELETS, 0)
+        );
         std::fs::remove_dir_all(dir).unwrap();
     }
 

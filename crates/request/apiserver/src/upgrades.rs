@@ -112,15 +112,10 @@ fn parse(method: &Method, below: &str, query: Option<&str>) -> Option<Asked> {
     }
 }
 
-/// This server, as kubelets know it.
-const AT_KUBELETS: &str = "kube-apiserver-kubelet-client";
-
-/// Whether it is an administrator who asks. This server shows kubelets a certificate of that group: a Node may say that its kubelet is
-/// a server of the cluster, and whoever has something passed on to that Node's kubelet would be answered as this server. Nor is who
-/// only acts as one: a role for everything lets do that.
+/// Whether it is an administrator who asks. Who only acts as one is none: a role for everything lets do that.
 pub(crate) fn administers(context: &RequestContext, request: &Request) -> bool {
     let user = &context.user;
-    user.in_group("system:masters") && user.name != AT_KUBELETS && request.extensions().get::<Acting>().is_none()
+    user.in_group("system:masters") && request.extensions().get::<Acting>().is_none()
 }
 
 /// Machines read what they are asked and what they are to run; everything else is an administrator's.

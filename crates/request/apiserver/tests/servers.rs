@@ -171,7 +171,7 @@ async fn who_shows_the_servers_token_is_told_the_datastore_and_nobody_else_is() 
     assert_eq!(ask(Some(next.bearer()), PATH).await, 200);
     // An administrator is told, too; the server itself isn't, by way of a Node that says that it is its kubelet.
     api.get(PATH).await.expect(200);
-    let passed_on = api.called_by("kube-apiserver-kubelet-client", &["system:masters"]);
+    let passed_on = api.called_by(keelson_pki::layout::AT_KUBELETS, &["system:authenticated"]);
     passed_on.get(PATH).await.expect(403);
     // Where no server can join there is nothing of the kind.
     let alone = Api::starting_with(Memory::new(), |_| {});
@@ -257,4 +257,44 @@ async fn what_was_written_goes_on_as_what_is_read() {
         compared.insert(kind);
     }
     assert!(compared.len() > 30, "only these could be made: {compared:?}");
+}
+
+/// A server may all that kubelets serve, as they find out here, and nothing at a server that a Node says to be its kubelet.
+#[tokio::test]
+async fn what_servers_are_known_by_to_kubelets_opens_kubelets_only() {
+    let api = Api::starting_with(Memory::new(), |_| {});
+    api.server.ready().await;
+    let at_kubelets = api.called_by(keelson_pki::layout::AT_KUBELETS, &["system:authenticated"]);
+    let may = async |verb: &str, resource: &str, sub: &str| {
+        let asked = value!({"verb": verb, "resource": resource, "subresource": sub, "version": "v1", "name": "n1"});
+        let review = value!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked}});
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let answer = at_kubelets.post(path, review).await.expect(201).json();
+        answer.at(&["status", "allowed"]).and_then(Value::as_bool).unwrap()
+    };
+    for (verb, sub) in [
+        ("get", "proxy"),
+        ("create", "proxy"),
+        ("get", "log"),
+        ("get", "stats"),
+        ("get", "metrics"),
+        ("get", "pods"),
+        ("get", "configz"),
+        ("get", "healthz"),
+        ("get", "statusz"),
+        ("create", "checkpoint"),
+    ] {
+        assert!(may(verb, "nodes", sub).await, "{verb} nodes/{sub}");
+    }
+    for (verb, resource) in [
+        ("get", "nodes"),
+        ("get", "secrets"),
+        ("create", "pods"),
+        ("list", "pods"),
+    ] {
+        assert!(!may(verb, resource, "").await, "{verb} {resource}");
+    }
+    at_kubelets.get("/metrics").await.expect(403);
+    at_kubelets.get("/api/v1/secrets").await.expect(403);
 }

@@ -153,10 +153,7 @@ async fn machines_read_and_only_administrators_ask() {
         assert_eq!(code, if *reads { 200 } else { 403 }, "{method} {path}");
     }
     // The server itself, by way of a Node that says that it is its kubelet.
-    let passed_on = node.called_by(
-        "kube-apiserver-kubelet-client",
-        &["system:masters", "system:authenticated"],
-    );
+    let passed_on = node.called_by(keelson_pki::layout::AT_KUBELETS, &["system:authenticated"]);
     for (method, path, _) in &asked {
         passed_on.call(method, path, "", "", Vec::new()).await.expect(403);
     }

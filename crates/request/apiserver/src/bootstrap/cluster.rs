@@ -36,10 +36,13 @@ impl Trust {
     }
 }
 
+const RBAC: &str = "rbac.authorization.k8s.io";
+
 pub fn objects(config: &Config) -> Vec<Object> {
     let mut all = vec![service_cidr(config), service(config)];
     all.extend(trusting(config, &Trust::of(config)));
     all.extend(joining());
+    all.extend(at_kubelets());
     all.into_iter().filter_map(object).collect()
 }
 
@@ -173,9 +176,41 @@ fn cluster_info(config: &Config, trust: &Trust) -> Value {
     map
 }
 
+/// What API servers may at kubelets, which ask about it: all that a kubelet serves, as upstream's, and nothing at any other server.
+fn at_kubelets() -> [Value; 2] {
+    const NAME: &str = "keelson:apiserver-at-kubelets";
+    let version = format!("{RBAC}/v1");
+    let pages = [
+        "checkpoint",
+        "configz",
+        "healthz",
+        "log",
+        "metrics",
+        "pods",
+        "proxy",
+        "stats",
+        "statusz",
+    ];
+    let resources: Vec<Value> = pages.iter().map(|page| format!("nodes/{page}").into()).collect();
+    [
+        value!({
+            "apiVersion": version,
+            "kind": "ClusterRole",
+            "metadata": {"name": NAME},
+            "rules": [{"apiGroups": [""], "resources": resources, "verbs": ["*"]}],
+        }),
+        value!({
+            "apiVersion": version,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": NAME},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": NAME},
+            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": keelson_pki::layout::AT_KUBELETS}],
+        }),
+    ]
+}
+
 /// Who joins may read the cluster's address, and ask for a node's certificate; nodes may renew theirs.
 fn joining() -> Vec<Value> {
-    const RBAC: &str = "rbac.authorization.k8s.io";
     let version = format!("{RBAC}/v1");
     let cluster_binding = |name: &str, role: &str, group: &str| {
         value!({
