@@ -19,6 +19,7 @@ step "an upgrade"; tools/test-upgrade.sh
 step "an upgrade of all machines"; tools/test-upgrade-nodes.sh
 step "a backup in a bucket"; tools/test-backup.sh
 step "history"; tools/test-history.sh
+step "traces"; tools/test-traces.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "another token of the servers"; tools/test-token.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh
@@ -28,6 +29,7 @@ trap 'status=$?; [ $status = 0 ] || { echo "=== failed; the end of the server lo
 conformance/cluster.sh up
 step "the new user's path"; tools/test-user-path.sh
 step "a component alone"; tools/test-alone.sh
+step "on the node, without the API"; tools/test-on-node.sh
 step "the quick conformance list"
 PROCS=${PROCS:-4} conformance/run.sh conformance/lists/quick.txt "$STATE/quick" || { cat "$STATE/quick/failures.txt" 2>/dev/null | head -100; exit 1; }
 step "snapshots of the store"; tools/test-snapshots.sh

@@ -18,6 +18,7 @@ use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
 use crate::supervise::Supervisor;
 use crate::told::Told;
+use crate::traces;
 use crate::upgrade;
 use anyhow::Context;
 use keelson_apiserver::joining::Joining;
@@ -107,6 +108,7 @@ impl Cluster {
         let history = history::open(config, store.store()).await?;
         let programs = upgrade::all::Programs::new(&config.data_dir);
         let orders = upgrade::all::Offer::new(store.store(), config.store.root(), programs.clone());
+        let tracer = traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?;
         let api_config = keelson_apiserver::Config {
             history: history.clone(),
             sealing: Some(sealing.clone()),
@@ -116,6 +118,7 @@ impl Cluster {
             measures: measures.clone(),
             authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
             upgrades: Some(Arc::new(orders)),
+            tracer: tracer.clone(),
             ..api_config(config)?
         };
         // One page tells what all that run here count.
@@ -130,6 +133,7 @@ impl Cluster {
             servers::remember(store.store().as_ref(), config).await?;
         }
         let mut running = Supervisor::default();
+        traces::flushed(&mut running, &tracer);
         crate::furnish::furnish(&mut running, &api, pki, config).await?;
         authorities.attach(
             &api,

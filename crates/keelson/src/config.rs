@@ -152,6 +152,9 @@ pub struct Options {
     /// Days after which an audit log put aside is removed; 0: never [default: 0]
     #[arg(long, env = "KEELSON_AUDIT_LOG_MAXAGE", value_name = "N")]
     pub audit_log_maxage: Option<u32>,
+    /// YAML file that says where traces of requests and pods are sent, and how many of them (TracingConfiguration) [default: none are]
+    #[arg(long, env = "KEELSON_TRACING_CONFIG_FILE", value_name = "FILE")]
+    pub tracing_config_file: Option<PathBuf>,
     #[command(flatten)]
     #[serde(skip)]
     pub access: Access,
@@ -281,6 +284,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     pub encryption: keelson_seal::Source,
     pub audit: Option<(Policy, audit::Settings)>,
+    /// Where this process' components tell traces, but for a kubelet whose own configuration says so.
+    pub tracing: Option<keelson_trace::Settings>,
     pub access: access::Settings,
     pub store: store::Choice,
     /// How often the past is given up, if by this server.
@@ -371,7 +376,7 @@ impl Options {
                 disable_default_registry_endpoint, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config, encryption_provider_config_automatic_reload, audit_log_path,
-                audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, server, token, cluster_init, etcd_program, etcd_servers,
+                audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, tracing_config_file, server, token, cluster_init, etcd_program, etcd_servers,
                 etcd_cafile, etcd_certfile, etcd_keyfile, etcd_prefix, etcd_healthcheck_timeout, etcd_compaction_interval, etcd_listen, store_snapshot_schedule,
                 store_snapshot_retention, store_snapshot_dir, scheduler_config, log, log_format);
             self.config = None;
@@ -498,6 +503,7 @@ impl Options {
             node_labels: self.kubelet.labels()?,
             encryption,
             audit,
+            tracing: crate::traces::settings(self.tracing_config_file.as_deref())?,
             access,
             store,
             compaction,

@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod components;
 mod config;
+mod containers;
 mod definitions;
 mod dev;
 mod doctor;
@@ -49,6 +50,7 @@ mod store;
 mod supervise;
 mod token;
 mod told;
+mod traces;
 mod uninstall;
 mod upgrade;
 mod user;
@@ -137,9 +139,19 @@ enum Command {
     /// Bring a deleted object back, or a namespace with all that was in it
     #[command(after_help = history::UNDELETE_HELP)]
     Undelete(history::Undelete),
-    /// Print what the last pod of a name wrote that is deleted, while its node has it
-    #[command(after_help = history::LOGS_HELP)]
-    Logs(history::DeletedLogs),
+    /// List what runs on this machine, by its runtime and without the API: containers, or pods
+    Ps(containers::ps::Options),
+    /// Print what a container of this machine writes, or with --deleted what a deleted pod wrote while its node has it
+    #[command(after_help = containers::logs::AFTER_HELP)]
+    Logs(containers::logs::Options),
+    /// Run a command in a container of this machine, by its runtime
+    #[command(after_help = containers::exec::AFTER_HELP)]
+    Exec(containers::exec::Options),
+    /// Say what the containers or pods of this machine use
+    Stats(containers::stats::Options),
+    /// Show who uses most of this machine, kept up to date
+    #[command(after_help = containers::top::AFTER_HELP)]
+    Top(containers::top::Options),
     /// Have nodes without machines in a cluster, as many as are wanted, for tests of its size
     #[command(after_help = simulate::AFTER_HELP)]
     Simulate(Box<simulate::Options>),
@@ -259,7 +271,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Diff(options) => history::diff(options),
         Command::Blame(options) => history::blame(options),
         Command::Undelete(options) => history::undelete(options),
-        Command::Logs(options) => history::logs(options),
+        Command::Ps(options) => containers::ps::main(options),
+        Command::Logs(options) => containers::logs::main(options),
+        Command::Exec(options) => containers::exec::main(options),
+        Command::Stats(options) => containers::stats::main(options),
+        Command::Top(options) => containers::top::main(options),
         Command::Simulate(options) => simulate::main(*options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {

@@ -8,6 +8,7 @@ use crate::components;
 use crate::config::{Component, Config};
 use crate::peers::Secured;
 use crate::supervise::Supervisor;
+use crate::traces;
 use crate::version::VERSION;
 use anyhow::Context;
 use keelson_client::revocations::Revocations;
@@ -59,15 +60,18 @@ pub async fn start(running: &mut Supervisor, config: &Config, access: Access, te
         );
     }
     let endpoint = format!("unix://{}", config.cri_socket().display());
-    let runtime = components::runtime::spawn(running, runtime_config(config), network, endpoint).await?;
+    let settings = keelson_runtime::Config {
+        tracer: traces::tracer(running, config.tracing.as_ref(), "runtime", &config.node_name)?,
+        ..runtime_config(config)
+    };
+    let runtime = components::runtime::spawn(running, settings, network, endpoint).await?;
     let client = access.clients.client(&format!("system:node:{}", config.node_name));
     let revocations = revocations(running, client.clone());
     let kubelet = keelson_kubelet::Config {
         revocations: Some(revocations),
         ..kubelet_config(config, access)?
     };
-    components::kubelet::spawn(running, client, runtime.clients(), kubelet);
-    Ok(())
+    components::kubelet::spawn(running, client, runtime.clients(), kubelet)
 }
 
 /// What has been taken back concerns who comes to the kubelet, too.
@@ -267,6 +271,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         resolv_conf: keelson_dns::resolv::real(Path::new("/etc/resolv.conf")),
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
+        tracing: config.tracing.clone(),
         tls: Some(ServingTls {
             identity: access.serving,
             client_ca: access.clients_known,

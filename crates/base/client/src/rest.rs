@@ -89,7 +89,8 @@ impl Rest {
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
-        let request = request.body(Body::from(body)).map_err(Error::HttpError)?;
+        let mut request = request.body(Body::from(body)).map_err(Error::HttpError)?;
+        keelson_trace::headers::inject(request.headers_mut());
         let _seat = match &self.together {
             Some(together) if !streams => together.seat().await,
             _ => None,

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use keelson_trace::Tracer;
+use keelson_trace::rpc::Served;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
@@ -87,6 +89,13 @@ impl CriClients {
         let [runtime, image] = &self.transports;
         let bounded = |inner: &CriService| CriService::new(Bounded::new(inner.clone(), limit));
         CriClients::new(bounded(runtime), bounded(image))
+    }
+
+    /// The same clients, whose calls the server tells as parts of traces.
+    pub fn traced(&self, tracer: &Tracer) -> Self {
+        let [runtime, image] = &self.transports;
+        let traced = |inner: &CriService| CriService::new(Served::new(inner.clone(), tracer.clone()));
+        CriClients::new(traced(runtime), traced(image))
     }
 
     /// The same clients, of whose calls somebody is told.

@@ -1,4 +1,4 @@
-//! What is asked of a runtime, how long it takes and whether it fails: told to whoever keeps count.
+//! What is asked of a runtime, how long it takes and whether it fails: told to whoever keeps count, and as part of a trace.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use keelson_trace::rpc;
 use tonic::body::Body;
 use tower::Service;
 
@@ -36,13 +37,18 @@ impl Service<http::Request<Body>> for Observed {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let span = rpc::call(&mut request);
         let name = request.uri().path().rsplit('/').next().and_then(operation);
         let call = self.inner.call(request);
         let Some(name) = name else { return call };
         let (observer, begin) = (self.observer.clone(), Instant::now());
         Box::pin(async move {
             let answer = call.await;
+            match &answer {
+                Ok(answer) => rpc::answered(&span, answer.headers()),
+                Err(error) => span.fail(error.to_string()),
+            }
             // A call of one answer that fails has its status in the head, and no body.
             let good = answer.as_ref().is_ok_and(|a| {
                 let status = a.headers().get("grpc-status");

@@ -39,6 +39,21 @@ pub fn resize(tty: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
     Ok(())
 }
 
+/// How many columns and rows a terminal has.
+pub fn size(tty: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: `size` is a winsize to write to.
+    if unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((size.ws_col, size.ws_row))
+}
+
 /// A new pair (master, terminal) of the mount namespace's /dev/pts, both close-on-exec.
 pub fn open_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let master: OwnedFd = std::fs::OpenOptions::new()
@@ -65,4 +80,19 @@ pub fn open_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     }
     // SAFETY: see above.
     Ok((master, unsafe { std::os::fd::FromRawFd::from_raw_fd(tty) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_terminal_has_the_size_that_it_was_told() {
+        let (master, tty) = open_pair().unwrap();
+        resize(master.as_fd(), 123, 45).unwrap();
+        assert_eq!(size(tty.as_fd()).unwrap(), (123, 45));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(size(file.as_fd()).is_err());
+    }
 }

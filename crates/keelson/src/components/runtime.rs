@@ -10,6 +10,7 @@ use crate::config;
 use crate::families;
 use crate::node;
 use crate::supervise::Supervisor;
+use crate::traces;
 use anyhow::{Context, ensure};
 use clap::Args;
 use ipnet::IpNet;
@@ -51,11 +52,12 @@ pub async fn spawn(
     network: Arc<dyn PodNetwork>,
     endpoint: String,
 ) -> anyhow::Result<Runtime> {
+    let tracer = settings.tracer.clone();
     let runtime = Runtime::new(settings, network).await.context("the container runtime")?;
     let served = runtime.clone();
     components.spawn("cri", move |stop| {
-        let (runtime, endpoint) = (served.clone(), endpoint.clone());
-        async move { keelson_cri::serve(&endpoint, runtime.clone(), runtime, stop.cancelled_owned()).await }
+        let (runtime, endpoint, tracer) = (served.clone(), endpoint.clone(), tracer.clone());
+        async move { keelson_cri::serve(&endpoint, runtime.clone(), runtime, tracer, stop.cancelled_owned()).await }
     });
     Ok(runtime)
 }
@@ -93,6 +95,9 @@ pub struct Options {
     /// /opt/cni/bin, as /etc/cni/net.d says) [default: vxlan]
     #[arg(long, value_name = "MODE")]
     network: Option<String>,
+    /// YAML file that says where traces are sent, and how many (TracingConfiguration)
+    #[arg(long, value_name = "FILE")]
+    tracing_config_file: Option<PathBuf>,
     /// Where health and metrics are told; port 0: nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     metrics_bind_address: SocketAddr,
@@ -118,6 +123,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         "--network {mode}: other nodes are known by --kubeconfig, give that too"
     );
     underlay::supported(mode)?;
+    let tracing = traces::settings(options.tracing_config_file.as_deref())?;
     let cluster_cidrs = families::cluster_cidrs(&options.cluster_cidr)?;
     super::run(&options.log, Some(&data_dir), async || {
         let mut components = Supervisor::default();
@@ -172,6 +178,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 .unwrap_or_else(|| config::cgroup_root(&data_dir)),
             registries: options.registries.clone(),
             images: options.images.clone(),
+            tracer: traces::tracer(&mut components, tracing.as_ref(), "runtime", &config::host_name()?)?,
             ..keelson_runtime::Config::default()
         };
         let endpoint = options.container_runtime_endpoint.clone();

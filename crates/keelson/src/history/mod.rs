@@ -13,9 +13,9 @@ mod blame;
 mod changes;
 mod diff;
 mod get;
-mod logs;
+pub mod logs;
 mod options;
-mod table;
+pub mod table;
 mod undelete;
 mod volumes;
 
@@ -67,13 +67,13 @@ pub async fn open(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Opti
 pub struct Target {
     /// The object's namespace [default: the kubeconfig's]
     #[arg(short, long)]
-    namespace: Option<String>,
+    pub namespace: Option<String>,
     /// Kubeconfig of the cluster [default: $KUBECONFIG, or /var/lib/keelson/admin.kubeconfig]
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    pub kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context [default: its current one]
     #[arg(long)]
-    context: Option<String>,
+    pub context: Option<String>,
 }
 
 /// Which object a command is about.
@@ -99,7 +99,6 @@ pub use blame::{AFTER_HELP as BLAME_HELP, Options as Blame, main as blame};
 pub use changes::{Options as Changes, main as changes};
 pub use diff::{AFTER_HELP as DIFF_HELP, Options as Diff, main as diff};
 pub use get::{Options as Get, main as get};
-pub use logs::{AFTER_HELP as LOGS_HELP, Options as DeletedLogs, main as logs};
 pub use undelete::{AFTER_HELP as UNDELETE_HELP, Options as Undelete, main as undelete};
 
 pub const MOMENTS: &str = moments!();

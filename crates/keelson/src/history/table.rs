@@ -1,6 +1,11 @@
 //! Columns, as wide as what stands in them.
 
 pub fn print(head: &[&str], rows: &[Vec<String>]) {
+    lines(head, rows).iter().for_each(|line| println!("{line}"));
+}
+
+/// The head first.
+pub fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = head.iter().map(|title| title.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -9,10 +14,8 @@ pub fn print(head: &[&str], rows: &[Vec<String>]) {
     }
     let line = |cells: Vec<&str>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("   ").trim_end());
+        padded.collect::<Vec<_>>().join("   ").trim_end().to_string()
     };
-    line(head.to_vec());
-    for row in rows {
-        line(row.iter().map(String::as_str).collect());
-    }
+    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(line(head.to_vec())).chain(rows).collect()
 }

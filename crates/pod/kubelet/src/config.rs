@@ -99,6 +99,9 @@ pub struct Config {
     pub alone: Option<Alone>,
     /// With whom this kubelet runs in one process.
     pub company: Option<Arc<Company>>,
+    /// Where traces go, and who tells them.
+    pub tracing: Option<keelson_trace::Settings>,
+    pub tracer: keelson_trace::Tracer,
     pub node_name: String,
     /// The node's addresses, the main one first; at most one a family.
     pub node_ips: Vec<String>,
@@ -218,6 +221,8 @@ impl Default for Config {
         Config {
             alone: None,
             company: None,
+            tracing: None,
+            tracer: keelson_trace::Tracer::none(),
             node_name: String::new(),
             node_ips: Vec::new(),
             hostname: String::new(),

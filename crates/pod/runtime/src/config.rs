@@ -32,6 +32,8 @@ pub struct Config {
     pub streaming: SocketAddr,
     /// The program whose first argument `shim` leads to [`crate::shim::main`], and `cell` to [`crate::cell::main`].
     pub program: PathBuf,
+    /// Tells the steps of calls that are parts of traces.
+    pub tracer: keelson_trace::Tracer,
 }
 
 /// What runs the containers of a runtime handler.
@@ -56,6 +58,7 @@ impl Default for Config {
             cdi: crate::cdi::DIRECTORIES.map(PathBuf::from).into(),
             streaming: SocketAddr::from(([127, 0, 0, 1], 0)),
             program: PathBuf::from(SELF),
+            tracer: keelson_trace::Tracer::none(),
         }
     }
 }

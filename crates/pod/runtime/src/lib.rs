@@ -26,4 +26,5 @@ pub use config::{Config, Handler, SELF};
 pub use cri::import_request;
 pub use records::unreadable as unreadable_records;
 pub use runtime::Runtime;
+pub use streaming::client as streams;
 pub use uninstall::{Removed, uninstall};

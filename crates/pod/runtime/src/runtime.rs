@@ -99,7 +99,7 @@ impl Runtime {
 
     /// Clients of this runtime within this process.
     pub fn clients(&self) -> CriClients {
-        CriClients::in_process(self.clone(), self.clone())
+        CriClients::in_process(self.clone(), self.clone()).traced(&self.0.config.tracer)
     }
 
     /// The image store, for commands that work on it directly.

@@ -12,13 +12,14 @@ use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken
 use crate::serve::listener::{RemoteAddr, Stopping};
 use crate::serve::user_agent;
 use crate::state::ServerState;
-use crate::{aggregation, connect, handlers, nonresource};
+use crate::{aggregation, connect, handlers, nonresource, traces};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use keelson_api::{ApiError, ApiResult, Reason, Str};
 use keelson_listen::WriteBy;
 use keelson_registry::ResourceDef;
+use keelson_trace::{child, within};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
@@ -113,11 +114,14 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
     let mut class = Class::default();
-    let answer = match served(server, &mut context, request, &mut class).await {
+    let span = traces::begin(server, &context, &request);
+    let answer = match within(&span, served(server, &mut context, request, &mut class)).await {
         Ok(answer) => answer,
         Err(Stopped::Error(e)) => response::error(&e),
         Err(Stopped::TooMany) => terminated(too_many()),
     };
+    traces::answered(&span, &answer);
+    drop(span);
     let answer = seated(answer, &context);
     if asked != context.user {
         trail.impersonates(&context.user);
@@ -221,7 +225,7 @@ async fn take_seats(
     let def = resource(server, info);
     let storage = def.as_ref().and_then(|d| d.storage.as_ref());
     let usage = storage.and_then(|s| server.engine.usage(s, &info.namespace, &info.name));
-    let began = Instant::now();
+    let (began, _waits) = (Instant::now(), child("priorityandfairness"));
     let (told, class) = (&server.metrics.flow, &classed.class);
     let waiting = told.waits(class);
     let seats = classed.seats(info, context.deadline, usage).await;
@@ -306,8 +310,9 @@ fn seated(answer: Response, context: &RequestContext) -> Response {
 
 async fn authorize(server: &ServerState, context: &RequestContext) -> ApiResult<()> {
     let attributes = Attributes::of(&context.user, &context.info);
-    let began = Instant::now();
-    let decision = decide(server, &attributes).await;
+    let (began, asks) = (Instant::now(), child("authorization"));
+    let decision = within(&asks, decide(server, &attributes)).await;
+    drop(asks);
     server.metrics.access.authorized(&decision, began.elapsed());
     if !decision.is_allowed() && decision.error.is_some() {
         context.audit.add("authorization.k8s.io/reason", "internal error");

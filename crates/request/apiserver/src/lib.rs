@@ -33,6 +33,7 @@ mod server;
 pub mod snapshots;
 pub mod state;
 pub mod sync;
+mod traces;
 pub mod upgrades;
 pub mod version;
 pub mod webhook;

@@ -10,6 +10,7 @@ use crate::components::front::{everywhere, secure};
 use crate::config::{Config, Options as ServerOptions};
 use crate::process::Ended;
 use crate::store::Opened;
+use crate::traces;
 use crate::{families, process};
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -138,6 +139,9 @@ pub struct Options {
     /// YAML file with the audit policy, audit.k8s.io/v1
     #[arg(long, value_name = "FILE")]
     audit_policy_file: Option<PathBuf>,
+    /// YAML file that says where traces are sent, and how many (TracingConfiguration)
+    #[arg(long, value_name = "FILE")]
+    tracing_config_file: Option<PathBuf>,
     /// Megabytes after which the audit log is put aside [default: 100]
     #[arg(long, value_name = "N")]
     audit_log_maxsize: Option<u64>,
@@ -190,6 +194,7 @@ impl Options {
             audit_log_maxsize: this.audit_log_maxsize,
             audit_log_maxbackup: this.audit_log_maxbackup,
             audit_log_maxage: this.audit_log_maxage,
+            tracing_config_file: this.tracing_config_file,
             access: this.access,
             etcd_servers: Some(this.etcd_servers),
             etcd_cafile: this.etcd_cafile,
@@ -243,6 +248,7 @@ impl Options {
             authorization: config.access.authorization.clone(),
             admission: config.access.admission.clone(),
             audit: config.audit.clone(),
+            tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
             ..keelson_apiserver::Config::new(keys)
         })
     }

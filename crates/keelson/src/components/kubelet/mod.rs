@@ -6,7 +6,7 @@ use super::LogOptions;
 use super::front::{Front, everywhere, plain, secure};
 use super::reach::Reach;
 use crate::supervise::Supervisor;
-use crate::{config, families, kubelet_options};
+use crate::{config, families, kubelet_options, traces};
 use anyhow::{Context, ensure};
 use clap::Args;
 use flags::Flags;
@@ -19,10 +19,17 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub fn spawn(components: &mut Supervisor, client: kube::Client, runtime: CriClients, settings: Config) {
+pub fn spawn(
+    components: &mut Supervisor,
+    client: kube::Client,
+    runtime: CriClients,
+    mut settings: Config,
+) -> anyhow::Result<()> {
+    settings.tracer = traces::tracer(components, settings.tracing.as_ref(), "kubelet", &settings.node_name)?;
     components.spawn("kubelet", move |stop| {
         keelson_kubelet::run(client.clone(), runtime.clone(), settings.clone(), stop)
     });
+    Ok(())
 }
 
 #[derive(Args, Clone, Debug)]
@@ -124,7 +131,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         let mut components = Supervisor::default();
         let front = Front::of(components.health(), &["/healthz"]);
         plain::start(&mut components, "healthz", alone.health, front).await?;
-        spawn(&mut components, client, runtime, settings);
+        spawn(&mut components, client, runtime, settings)?;
         Ok(components)
     })
 }

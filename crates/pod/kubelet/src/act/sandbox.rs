@@ -6,6 +6,7 @@ use crate::observe;
 use crate::pods;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_cri::v1 as cri;
+use keelson_trace::carried;
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
@@ -50,7 +51,7 @@ pub async fn create(
     let mut client = kl.cri.runtime.clone();
     // Once begun it is finished, even if the pod is deleted meanwhile: half a sandbox is nobody's.
     let metrics = kl.metrics.clone();
-    let work = inflight.spawn(async move {
+    let work = inflight.spawn(carried(async move {
         let request = cri::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: runtime_handler.clone(),
@@ -67,7 +68,7 @@ pub async fn create(
             verbose: false,
         };
         Ok::<_, tonic::Status>(client.pod_sandbox_status(request).await?.into_inner())
-    });
+    }));
     let answer = work
         .await
         .map_err(|e| e.to_string())?

@@ -15,6 +15,7 @@ use crate::volumes::Mounted;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 use keelson_client::EventType;
 use keelson_cri::v1 as cri;
+use keelson_trace::carried;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -210,7 +211,7 @@ impl Context<'_> {
         let mut client = self.kl.cri.runtime.clone();
         let work = self
             .inflight
-            .spawn(async move { client.create_container(request).await });
+            .spawn(carried(async move { client.create_container(request).await }));
         match work.await {
             Ok(Ok(answer)) => {
                 self.kl.event(
@@ -237,7 +238,7 @@ impl Context<'_> {
         let mut client = self.kl.cri.runtime.clone();
         let work = self
             .inflight
-            .spawn(async move { client.start_container(request).await });
+            .spawn(carried(async move { client.start_container(request).await }));
         match work.await {
             Ok(Ok(_)) => {
                 self.kl.event(

@@ -48,6 +48,12 @@ pub(super) fn as_flag(kind: Kind, value: &Value) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// Nothing where no traces go.
+pub(super) fn tracing(c: &Config) -> Value {
+    let Some(settings) = &c.tracing else { return json!({}) };
+    json!({"endpoint": settings.endpoint.to_string(), "samplingRatePerMillion": settings.rate.of_a_million()})
+}
+
 /// As Go writes it.
 pub(super) fn time(d: Duration) -> Value {
     crate::go_duration(d).into()

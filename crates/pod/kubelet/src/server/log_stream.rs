@@ -1,31 +1,25 @@
-//! Serves a container's log, to its present end or as it grows. Growth, rotation and the container's end are told by the
-//! kernel and the runtime; nothing is asked again and again.
+//! Serves a container's log to the kubelet's clients: which instance is meant, and what they want of it. Reading is [`super::follow`]'s.
 
-use super::logs::{Options, Writer, tail_start};
+use super::follow::{self, Life};
+use super::logs::Options;
 use super::routes::{Query, first, flag};
 use super::{Reply, text};
 use crate::gc::attic::Gone;
 use crate::kubelet::Kubelet;
 use crate::pods;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use k8s_openapi::api::core::v1::PodStatus;
 use keelson_cri::v1 as cri;
-use notify::{RecursiveMode, Watcher};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 
-/// Bytes read at once.
-const CHUNK: usize = 64 << 10;
 /// Chunks on their way to a slow client.
 const QUEUE: usize = 8;
-/// A line can't be longer than the runtime writes them.
-const MAX_LINE: usize = 1 << 20;
 
 fn options(q: &Query, now: jiff::Timestamp) -> Result<Options, String> {
     let number = |name: &str| -> Result<Option<i64>, String> {
@@ -160,129 +154,44 @@ pub(super) fn deleted(kl: &Arc<Kubelet>, pod: &Gone, container: &str, q: &Query)
 
 fn stream(kl: &Arc<Kubelet>, id: String, path: PathBuf, options: Options) -> Reply {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let kl = kl.clone();
+    let mut life = OnNode {
+        kl: kl.clone(),
+        id,
+        events: kl.runtime_events.subscribe(),
+    };
     tokio::spawn(async move {
-        if let Err(e) = send(&kl, &id, &path, options, &sender).await {
+        if let Err(e) = follow::read(&path, options, &mut life, &sender).await {
             let message = format!("failed to try resolving symlinks in path \"{}\": {e}\n", path.display());
             // A client that has gone needs no message.
-            let _ = sender.send(Ok(Frame::data(Bytes::from(message)))).await;
+            let _ = sender.send(Bytes::from(message)).await;
         }
     });
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
+    let frames = stream.map(|bytes| Ok::<_, std::io::Error>(Frame::data(bytes)));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
     response
 }
 
-type Sender = mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>;
+/// A container of this node, as the runtime and its events tell of it.
+struct OnNode {
+    kl: Arc<Kubelet>,
+    id: String,
+    events: watch::Receiver<u64>,
+}
 
-async fn send(kl: &Kubelet, id: &str, path: &Path, options: Options, sender: &Sender) -> std::io::Result<()> {
-    // Watched before it is read, so that nothing is written unseen in between.
-    let grown = Arc::new(Notify::new());
-    let _watcher = if options.follow {
-        Some(watch(path, grown.clone())?)
-    } else {
-        None
-    };
-    let mut events = kl.runtime_events.subscribe();
-    let (mut file, length) = open(path, options.tail)?;
-    let follow = options.follow;
-    // Without following, the log is what it was when it was asked for.
-    let mut left = if follow { u64::MAX } else { length };
-    let mut writer = Writer::new(options);
-    let mut line = Vec::new();
-    let mut ended = !follow || !runs(kl, id).await;
-    loop {
-        let (mut chunk, rest) = read_chunk(file, line).await?;
-        (file, line) = rest;
-        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        left -= chunk.len() as u64;
-        if chunk.is_empty() {
-            if follow && rotated(&file, path) {
-                file = std::fs::File::open(path)?;
-                continue;
-            }
-            if ended {
-                // A last line without its end is still a line.
-                let mut out = Vec::new();
-                writer.push(&line, &mut out);
-                forward(sender, out).await;
-                return Ok(());
-            }
-            tokio::select! {
-                () = sender.closed() => return Ok(()),
-                () = kl.stop.cancelled() => return Ok(()),
-                () = grown.notified() => {}
-                changed = events.changed() => {
-                    // Once more is read after the end: the last lines may have come just before it.
-                    ended = changed.is_err() || !runs(kl, id).await;
-                }
-            }
-            continue;
-        }
-        let mut out = Vec::with_capacity(chunk.len());
-        for part in chunk.split_inclusive(|b| *b == b'\n') {
-            line.extend_from_slice(part);
-            if line.last() == Some(&b'\n') {
-                line.pop();
-                writer.push(&line, &mut out);
-                line.clear();
-            } else if line.len() > MAX_LINE {
-                line.clear();
-            }
-        }
-        if !forward(sender, out).await || writer.full() {
-            return Ok(());
-        }
+impl Life for OnNode {
+    async fn runs(&mut self) -> bool {
+        runs(&self.kl, &self.id).await
     }
-}
 
-/// False when the client has gone.
-async fn forward(sender: &Sender, out: Vec<u8>) -> bool {
-    out.is_empty() || sender.send(Ok(Frame::data(out.into()))).await.is_ok()
-}
-
-async fn read_chunk(mut file: std::fs::File, line: Vec<u8>) -> std::io::Result<(Vec<u8>, (std::fs::File, Vec<u8>))> {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut chunk = vec![0; CHUNK];
-        let n = file.read(&mut chunk)?;
-        chunk.truncate(n);
-        Ok::<_, std::io::Error>((chunk, file))
-    });
-    let (chunk, file) = read.await.map_err(std::io::Error::other)??;
-    Ok((chunk, (file, line)))
-}
-
-/// Opened at its beginning, or where its last lines begin; with the bytes there are from there on.
-fn open(path: &Path, tail: Option<usize>) -> std::io::Result<(std::fs::File, u64)> {
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    let mut left = length;
-    if let Some(lines) = tail {
-        let mut window = (64u64 << 10).min(length);
-        loop {
-            file.seek(SeekFrom::Start(length - window))?;
-            let mut data = Vec::with_capacity(window as usize);
-            Read::by_ref(&mut file).take(window).read_to_end(&mut data)?;
-            let start = tail_start(&data, lines);
-            if start > 0 || window == length {
-                left = window - start as u64;
-                file.seek(SeekFrom::Start(length - left))?;
-                break;
-            }
-            window = (window * 4).min(length);
+    async fn changed(&mut self) -> bool {
+        tokio::select! {
+            () = self.kl.stop.cancelled() => false,
+            changed = self.events.changed() => changed.is_ok(),
         }
-    }
-    Ok((file, left))
-}
-
-/// Another file has the log's name now.
-fn rotated(file: &std::fs::File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(a), Ok(b)) => a.ino() != b.ino() || a.dev() != b.dev(),
-        _ => false,
     }
 }
 
@@ -299,21 +208,6 @@ async fn runs(kl: &Kubelet, id: &str) -> bool {
         // Only the runtime's word that it is gone ends the log.
         Err(e) => e.code() != tonic::Code::NotFound,
     }
-}
-
-/// Tells of changes in the log's directory: a rotated log is another file there.
-fn watch(path: &Path, grown: Arc<Notify>) -> std::io::Result<notify::RecommendedWatcher> {
-    let dir: PathBuf = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if !matches!(&event, Ok(e) if e.kind.is_access()) {
-            grown.notify_one();
-        }
-    })
-    .map_err(std::io::Error::other)?;
-    watcher
-        .watch(&dir, RecursiveMode::NonRecursive)
-        .map_err(std::io::Error::other)?;
-    Ok(watcher)
 }
 
 #[cfg(test)]
@@ -346,17 +240,5 @@ mod tests {
                 .unwrap_err()
                 .contains("previous terminated container")
         );
-    }
-
-    #[test]
-    fn a_log_is_opened_where_its_last_lines_begin() {
-        let path = std::env::temp_dir().join(format!("keelson-log-{}", std::process::id()));
-        let text: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
-        std::fs::write(&path, &text).unwrap();
-        let mut rest = String::new();
-        let (mut file, left) = open(&path, Some(2)).unwrap();
-        file.read_to_string(&mut rest).unwrap();
-        assert_eq!((rest.as_str(), left), ("line 19998\nline 19999\n", 22));
-        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -2,6 +2,7 @@
 //! authenticated (client certificate or token) and authorised by the API server; nothing is served without.
 
 mod auth;
+pub mod follow;
 pub mod log_stream;
 pub mod logs;
 pub mod metrics;

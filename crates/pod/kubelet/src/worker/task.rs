@@ -8,6 +8,7 @@ use crate::resources::allocation::Record;
 use crate::status::containers::StartFailures;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use keelson_trace::{Kind, Origin, Span, within};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -112,17 +113,19 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
             _ => "kill",
         };
         (revision, first) = (now, false);
+        let span = w.traced(operation);
         let took = metrics.pod_worker.with_label_values(&[operation]).start_timer();
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             // What a step takes isn't kept while the pod has nothing to do.
-            next = AssertUnwindSafe(Box::pin(w.step())).catch_unwind() => next.unwrap_or_else(|_| {
+            next = AssertUnwindSafe(Box::pin(within(&span, w.step()))).catch_unwind() => next.unwrap_or_else(|_| {
                 // Said by the panic itself. It must cost no more than this step.
                 tracing::error!(pod = %pods::describe(&pod), "a step of the pod's task panicked and is tried again");
                 Next::Wait(Some(w.retry.next()))
             }),
         };
+        drop(span);
         took.observe_duration();
         let until = match next {
             Next::Again => continue,
@@ -148,6 +151,26 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
 }
 
 impl Worker {
+    /// A step in the trace of its pod.
+    fn traced(&self, operation: &'static str) -> Span {
+        let name = match self.stage {
+            Stage::Syncing => "syncPod",
+            Stage::Terminating => "syncTerminatingPod",
+            Stage::Terminated | Stage::Finished => "syncTerminatedPod",
+        };
+        let uid = &self.handle.uid;
+        let span = self.kl.cfg.tracer.begin(Kind::Internal, name, Origin::Pod(uid));
+        span.tell("k8s.pod.uid", || uid.to_string());
+        span.tell("k8s.pod.update_type", || operation);
+        span.tell("k8s.pod.name", || {
+            self.handle.pod().metadata.name.clone().unwrap_or_default()
+        });
+        span.tell("k8s.namespace.name", || {
+            self.handle.pod().metadata.namespace.clone().unwrap_or_default()
+        });
+        span
+    }
+
     pub fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
         self.handle.view.lock().stage = stage;

@@ -19,7 +19,9 @@ type Reply<T> = Result<Response<T>, Status>;
 
 /// What is begun is finished, though its caller has gone or waits no longer: nothing is left half made.
 async fn whole<T: Send + 'static>(work: impl Future<Output = anyhow::Result<T>> + Send + 'static) -> Result<T, Status> {
-    let done = tokio::spawn(work).await.map_err(|e| unknown(e.into()))?;
+    let done = tokio::spawn(keelson_trace::carried(work))
+        .await
+        .map_err(|e| unknown(e.into()))?;
     done.map_err(unknown)
 }
 

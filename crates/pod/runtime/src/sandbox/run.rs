@@ -1,5 +1,6 @@
 //! RunPodSandbox: files, namespaces with their shim, network; in that order, and back again if one fails.
 
+use keelson_trace::step;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -115,13 +116,12 @@ impl Inner {
             .create(&record.config, &record.hostname, options.ipc())
             .context("cannot make the sandbox's files")?;
         let config = shim_config(&record, &options)?;
-        Shim::launch(state, &self.program(), &config)
+        step("shim", Shim::launch(state, &self.program(), &config))
             .await
             .context("failed to start the sandbox's shim")?;
         if record.own_network {
-            let result = self
-                .network
-                .setup(&network_request(&record, sandbox.shim.namespace("net"))?)
+            let request = network_request(&record, sandbox.shim.namespace("net"))?;
+            let result = step("network", self.network.setup(&request))
                 .await
                 .with_context(|| format!("failed to setup network for sandbox \"{}\"", record.id))?;
             sandbox.record.lock().ips = result.ips.iter().map(IpAddr::to_string).collect();

@@ -6,14 +6,16 @@ use tokio::sync::mpsc;
 /// Pieces that may wait for a slow receiver; the sender waits then.
 pub const QUEUE: usize = 16;
 
-/// What a client sends on a stream. `None` is its end.
+/// What the other side sends on a stream. `None` is its end.
 pub type Incoming = mpsc::Receiver<Bytes>;
 
-/// What goes to a client.
+/// What goes to the other side.
 #[derive(Debug)]
 pub enum Outgoing {
     /// The stream that a client opened is accepted; only SPDY has this.
     Accept,
+    /// A client opens a stream of this type; only SPDY has this.
+    Open(&'static str),
     Data(Bytes),
     End,
     /// Answer to a ping; only SPDY has this.
@@ -23,14 +25,14 @@ pub enum Outgoing {
 /// The queue of a connection's writer: stream numbers and what is for them.
 pub type Queue = mpsc::Sender<(u32, Outgoing)>;
 
-/// A stream to a client.
+/// A stream to the other side.
 #[derive(Clone, Debug)]
 pub struct Sender {
     stream: u32,
     queue: Queue,
 }
 
-/// The client is gone.
+/// The other side is gone.
 #[derive(Debug)]
 pub struct Gone;
 
@@ -46,7 +48,7 @@ impl Sender {
             .map_err(|_| Gone)
     }
 
-    /// Ends the stream; a client that is gone needs no end.
+    /// Ends the stream; who is gone needs no end.
     pub async fn end(&self) {
         let _ = self.queue.send((self.stream, Outgoing::End)).await;
     }

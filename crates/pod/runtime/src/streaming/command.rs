@@ -36,6 +36,7 @@ pub async fn exec(runtime: &Arc<Inner>, request: ExecRequest, streams: Streams) 
         }
     };
     let (error, json_status) = (streams.error.clone(), streams.json_status);
+    let outputs = streams.outputs();
     let args = request.cmd.clone();
     let result = if request.tty {
         exec_terminal(&shim, request, streams).await
@@ -46,15 +47,21 @@ pub async fn exec(runtime: &Arc<Inner>, request: ExecRequest, streams: Streams) 
     match result {
         Ok(0) => end.success().await,
         Ok(code) => end.exit_code(&args, code).await,
-        Err(why) => end.failure("error executing command in container", &why).await,
+        Err(why) => {
+            end_all(outputs).await;
+            end.failure("error executing command in container", &why).await;
+        }
     }
 }
 
 /// Joins a running container.
 pub async fn attach(runtime: &Arc<Inner>, request: AttachRequest, streams: Streams) {
     let (error, json_status) = (streams.error.clone(), streams.json_status);
+    let outputs = streams.outputs();
     let end = End { error, json_status };
-    match attach_streams(runtime, request, streams).await {
+    let attached = attach_streams(runtime, request, streams).await;
+    end_all(outputs).await;
+    match attached {
         Ok(()) => end.success().await,
         Err(why) => end.failure("error attaching to container", &why).await,
     }
@@ -371,8 +378,20 @@ struct End {
     json_status: bool,
 }
 
+/// What ends before its outputs did ends them: over SPDY a client waits for that before it looks at how it went.
+async fn end_all(outputs: [Option<Sender>; 2]) {
+    for output in outputs.into_iter().flatten() {
+        output.end().await;
+    }
+}
+
 impl Streams {
+    fn outputs(&self) -> [Option<Sender>; 2] {
+        [self.stdout.clone(), self.stderr.clone()]
+    }
+
     pub async fn tell_failure(self, context: &str, why: &str) {
+        end_all(self.outputs()).await;
         End {
             error: self.error,
             json_status: self.json_status,

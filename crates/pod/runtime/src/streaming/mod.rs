@@ -2,9 +2,11 @@
 //!
 //! The kubelet and the API server pass upgraded connections straight through, so this is the only place that knows the
 //! protocols clients speak: SPDY/3.1 and WebSocket. A CRI call yields an address with a token that works once, for a
-//! minute; whoever has it may connect, so the server listens on loopback only.
+//! minute; whoever has it may connect, so the server listens on loopback only. The other side, for commands on the node and any runtime's
+//! streams, is [`client`].
 
 mod channel;
+pub mod client;
 mod command;
 mod forward;
 mod negotiate;

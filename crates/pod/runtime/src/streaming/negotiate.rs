@@ -12,7 +12,7 @@ use super::channel::{Incoming, Sender, Streams};
 use super::websocket::{self, Encoding};
 use super::{Answer, spdy};
 
-const SPDY: &str = "SPDY/3.1";
+pub const SPDY: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 

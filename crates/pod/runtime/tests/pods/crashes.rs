@@ -29,7 +29,14 @@ pub fn server(dir: &Path, cgroup: &str) -> ExitCode {
     let served = runtime.block_on(async {
         let runtime = Runtime::new(config(dir, cgroup), Arc::new(HostOnly)).await?;
         let endpoint = endpoint(dir);
-        keelson_cri::serve(&endpoint, runtime.clone(), runtime, std::future::pending()).await
+        keelson_cri::serve(
+            &endpoint,
+            runtime.clone(),
+            runtime,
+            keelson_trace::Tracer::none(),
+            std::future::pending(),
+        )
+        .await
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! Exec, attach and port-forward as clients use them, over WebSocket.
+//! Exec, attach and port-forward as clients use them, over WebSocket; and exec over SPDY, by the side that commands on a node have.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::tests;
 tests![
     exec_streams_and_tells_the_exit_code,
     exec_with_a_terminal,
+    exec_over_spdy,
     a_command_ends_with_its_own_status_whatever_it_leaves_behind,
     a_timeout_ends_what_the_command_started,
     attach_joins_a_container,
@@ -174,6 +175,65 @@ async fn exec_with_a_terminal() -> Result<()> {
         "{got:?}"
     );
     ensure!(got[3].contains(r#""message":"5""#), "{got:?}");
+    machine.remove(&sandbox).await
+}
+
+async fn exec_over_spdy() -> Result<()> {
+    use keelson_runtime::streams;
+    async fn all(stream: Option<streams::Incoming>) -> Result<String> {
+        let (mut stream, mut text) = (stream.context("not there")?, String::new());
+        while let Some(bytes) = stream.recv().await {
+            text += &String::from_utf8_lossy(&bytes);
+        }
+        Ok(text)
+    }
+    let machine = Machine::new().await?;
+    let (sandbox, id) = sleeping(&machine).await?;
+    let open = async |cmd: &[&str], stdin: bool, tty: bool| {
+        let request = ExecRequest {
+            container_id: id.clone(),
+            cmd: cmd.iter().map(|word| word.to_string()).collect(),
+            stdin,
+            stdout: true,
+            stderr: !tty,
+            tty,
+        };
+        let answer = machine.cri.runtime.clone().exec(request).await?;
+        streams::open(&answer.into_inner().url, stdin, tty).await
+    };
+
+    let mut command = open(&["/bin/sh", "-c", "cat; echo err >&2; exit 3"], true, false).await?;
+    let stdin = command.stdin.take().context("no stdin")?;
+    ensure!(stdin.send("hello\n").await.is_ok(), "the runtime is gone");
+    stdin.end().await;
+    let (out, err) = (command.stdout.take(), command.stderr.take());
+    let (out, err) = tokio::try_join!(all(out), all(err))?;
+    ensure!(out == "hello\n" && err == "err\n", "{out:?} {err:?}");
+    ensure!(command.ended().await? == 3, "the exit code");
+
+    let mut command = open(&["seq", "200000"], false, false).await?;
+    let out = all(command.stdout.take()).await?;
+    ensure!(out.ends_with("\n200000\n"), "{} bytes", out.len());
+    ensure!(command.ended().await? == 0, "the exit code");
+
+    let mut command = open(&["/bin/sh"], true, true).await?;
+    let resize = command.resize.take().context("no way to resize")?;
+    ensure!(resize.send(streams::size(123, 45)).await.is_ok(), "the runtime is gone");
+    let stdin = command.stdin.take().context("no stdin")?;
+    let shown =
+        "for i in $(seq 100); do [ \"$(stty size)\" = '45 123' ] && break; sleep 0.05; done; stty size; exit 5\n";
+    ensure!(stdin.send(shown).await.is_ok(), "the runtime is gone");
+    let out = all(command.stdout.take()).await?;
+    ensure!(out.contains("45 123\r\n"), "{out:?}");
+    ensure!(command.ended().await? == 5, "the exit code");
+
+    // A client may well look at the output first.
+    let mut command = open(&["no-such"], false, false).await?;
+    let (out, err) = (command.stdout.take(), command.stderr.take());
+    let (out, err) = tokio::try_join!(all(out), all(err))?;
+    ensure!(out.is_empty() && err.is_empty(), "{out:?} {err:?}");
+    let why = command.ended().await.err().context("it ran")?.to_string();
+    ensure!(why.contains("executable file not found in $PATH"), "{why}");
     machine.remove(&sandbox).await
 }
 

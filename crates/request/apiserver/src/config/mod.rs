@@ -66,6 +66,8 @@ pub struct Config {
     pub upgrades: Option<Arc<dyn Upgrades>>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
+    /// Tells what is done for requests, step by step.
+    pub tracer: keelson_trace::Tracer,
     /// What is measured, here and by whatever else is told on this server's page.
     pub measures: Measures,
 }
@@ -117,6 +119,7 @@ impl Config {
             pictures: None,
             upgrades: None,
             publish_kubernetes_service: true,
+            tracer: keelson_trace::Tracer::none(),
             measures: Measures::default(),
         }
     }

@@ -89,7 +89,8 @@ impl ClientTls {
 
 impl Target {
     /// Sends a request; `uri` of it has to be path and query only.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
+        keelson_trace::headers::inject(request.headers_mut());
         let opened = async {
             let stream = TcpStream::connect(&self.address)
                 .await

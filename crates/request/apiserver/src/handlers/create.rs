@@ -2,6 +2,7 @@
 
 use super::body::{self, Expected};
 use super::{Call, Served, negotiate, respond};
+use crate::traces;
 use http::StatusCode;
 
 pub async fn serve(call: Call<'_>) -> Served {
@@ -25,6 +26,9 @@ pub async fn serve(call: Call<'_>) -> Served {
     .await;
     call.gathered(&cx);
     let object = result?;
+    if call.def.is("", "pods") && !cx.dry_run {
+        traces::created(call.state, call.context, &object);
+    }
     Ok(respond::object(
         StatusCode::CREATED,
         call.out,

@@ -21,12 +21,14 @@ mod watch;
 
 use crate::request::{MAX_REQUEST_BODY, Request, RequestContext, Response};
 use crate::state::ServerState;
+use crate::traces;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use keelson_api::{ApiError, ApiResult, Reason, Str};
 use keelson_registry::engine::ListError;
 use keelson_registry::options::WriteOptions;
 use keelson_registry::{Cx, FieldValidation, ResourceDef};
+use keelson_trace::within;
 use negotiate::{Offers, Output};
 use std::sync::Arc;
 
@@ -110,7 +112,8 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
         headers: parts.headers,
         body,
     };
-    match route(call).await {
+    let span = traces::handler(&context.info.verb);
+    match within(&span, route(call)).await {
         Ok(response) => response,
         Err(f) => respond::error(&f.error, Some(out), f.continue_token.as_deref()),
     }

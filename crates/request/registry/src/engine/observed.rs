@@ -28,8 +28,11 @@ async fn timed<T>(
     operation: &'static str,
     request: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    let span = keelson_trace::child("Store");
+    span.tell("db.operation.name", || operation);
+    span.tell("db.collection.name", || of.to_string());
     let began = Instant::now();
-    let answer = request.await;
+    let answer = span.told(request.await);
     observer.asked(of, operation, began.elapsed(), answer.is_ok());
     answer
 }

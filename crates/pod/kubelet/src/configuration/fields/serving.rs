@@ -249,8 +249,26 @@ pub(super) const FIELDS: &[Field] = &[
         false,
         set(logging, |_| json!({"format": "text"})),
     ),
-    field("tracing", "", Kind::Object, true, only("{}", "traces aren't sent")),
+    field("tracing", "", Kind::Object, true, set(tracing, show::tracing)),
 ];
+
+/// An empty one is one by upstream's defaults.
+fn tracing(c: &mut Config, v: &Value) -> Result<(), String> {
+    let Some(said) = v.as_object() else { return Ok(()) };
+    if let Some(unknown) = said
+        .keys()
+        .find(|k| !["endpoint", "samplingRatePerMillion"].contains(&k.as_str()))
+    {
+        return Err(format!("unknown field {unknown:?}"));
+    }
+    let endpoint = said.get("endpoint").and_then(Value::as_str);
+    let rate = match said.get("samplingRatePerMillion") {
+        None | Some(Value::Null) => None,
+        Some(rate) => Some(int(rate, i64::from(i32::MIN), i64::from(i32::MAX))? as i32),
+    };
+    c.tracing = Some(keelson_trace::Settings::of(endpoint, rate).map_err(|e| e.to_string())?);
+    Ok(())
+}
 
 fn address(v: &Value) -> Result<IpAddr, String> {
     let text = text(v);

@@ -1,5 +1,7 @@
-//! SPDY/3.1 as Kubernetes clients use it: the client opens streams, both sides send data, nobody controls the flow.
+//! SPDY/3.1 as Kubernetes clients use it: the client opens streams, both sides send data, nobody controls the flow. This is the server's side,
+//! [`client`] the other.
 
+pub mod client;
 mod dictionary;
 mod headers;
 
@@ -69,46 +71,21 @@ async fn read_frames(
 ) -> io::Result<()> {
     let mut decompressor = Decompressor::new();
     let mut streams: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
-    loop {
-        let mut header = [0; 8];
-        match io.read_exact(&mut header).await {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            read => read?,
-        };
-        let [a, b, c, d, flags, rest @ ..] = header;
-        let length = usize::from(rest[0]) << 16 | usize::from(rest[1]) << 8 | usize::from(rest[2]);
-        if length > MAX_FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of more than 4 MiB"));
-        }
-        let mut body = vec![0; length];
-        io.read_exact(&mut body).await?;
-        if a & 0x80 == 0 {
-            let stream = u32::from_be_bytes([a, b, c, d]);
-            if let Some(receiver) = streams.get(&stream) {
-                // A receiver that is done drops what still comes.
-                let done = !body.is_empty() && receiver.send(body.into()).await.is_err();
-                if done || flags & FLAG_FIN != 0 {
-                    streams.remove(&stream);
-                }
-            }
+    while let Some(frame) = Frame::read(&mut io).await? {
+        let Some(kind) = frame.control() else {
+            frame.deliver(&mut streams).await;
             continue;
-        }
-        let word = |at: usize| {
-            body.get(at..at + 4)
-                .and_then(|b| b.try_into().ok())
-                .map(u32::from_be_bytes)
         };
-        let short = || io::Error::new(io::ErrorKind::InvalidData, "a frame that is too short");
-        match u16::from_be_bytes([c, d]) {
+        match kind {
             SYN_STREAM => {
-                let stream = word(0).ok_or_else(short)? & 0x7fff_ffff;
-                let headers = decompressor.headers(body.get(10..).ok_or_else(short)?)?;
+                let stream = frame.stream()?;
+                let headers = decompressor.headers(frame.after(10)?)?;
                 streams.retain(|_, s| !s.is_closed());
                 if streams.len() >= MAX_STREAMS {
                     return Err(io::Error::other("more than 1000 streams"));
                 }
                 let (sender, receiver) = mpsc::channel(QUEUE);
-                if flags & FLAG_FIN == 0 {
+                if frame.flags & FLAG_FIN == 0 {
                     streams.insert(stream, sender);
                 }
                 if queue.send((stream, Outgoing::Accept)).await.is_err() {
@@ -129,20 +106,84 @@ async fn read_frames(
             }
             HEADERS => {
                 // Nobody uses them, but the compression has a memory.
-                decompressor.headers(body.get(4..).ok_or_else(short)?)?;
+                decompressor.headers(frame.after(4)?)?;
             }
-            RST_STREAM => drop(streams.remove(&(word(0).ok_or_else(short)? & 0x7fff_ffff))),
-            PING => {
-                let id = word(0).ok_or_else(short)?;
-                if queue.send((id, Outgoing::Pong)).await.is_err() {
-                    return Ok(());
-                }
-            }
+            RST_STREAM => drop(streams.remove(&frame.stream()?)),
+            PING => match queue.send((frame.word(0)?, Outgoing::Pong)).await {
+                Ok(()) => {}
+                Err(_) => return Ok(()),
+            },
             GOAWAY => {}
             // Settings and window updates: the client's affair.
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// A frame as it came: data of a stream, or control.
+struct Frame {
+    head: [u8; 4],
+    flags: u8,
+    body: Vec<u8>,
+}
+
+impl Frame {
+    /// `None`: the connection has ended where one may.
+    async fn read(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
+        let mut header = [0; 8];
+        match io.read_exact(&mut header).await {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        };
+        let [a, b, c, d, flags, rest @ ..] = header;
+        let length = usize::from(rest[0]) << 16 | usize::from(rest[1]) << 8 | usize::from(rest[2]);
+        if length > MAX_FRAME {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of more than 4 MiB"));
+        }
+        let mut body = vec![0; length];
+        io.read_exact(&mut body).await?;
+        Ok(Some(Frame {
+            head: [a, b, c, d],
+            flags,
+            body,
+        }))
+    }
+
+    /// What kind of control frame it is; `None`: it is data.
+    fn control(&self) -> Option<u16> {
+        let [a, _, c, d] = self.head;
+        (a & 0x80 != 0).then(|| u16::from_be_bytes([c, d]))
+    }
+
+    /// Data goes to its stream's receiver. One that is done drops what still comes.
+    async fn deliver(self, streams: &mut HashMap<u32, mpsc::Sender<Bytes>>) {
+        let stream = u32::from_be_bytes(self.head);
+        if let Some(receiver) = streams.get(&stream) {
+            let done = !self.body.is_empty() && receiver.send(self.body.into()).await.is_err();
+            if done || self.flags & FLAG_FIN != 0 {
+                streams.remove(&stream);
+            }
+        }
+    }
+
+    fn word(&self, at: usize) -> io::Result<u32> {
+        let bytes = self.body.get(at..at + 4).and_then(|b| b.try_into().ok());
+        bytes.map(u32::from_be_bytes).ok_or_else(short)
+    }
+
+    /// Which stream a control frame is about.
+    fn stream(&self) -> io::Result<u32> {
+        Ok(self.word(0)? & 0x7fff_ffff)
+    }
+
+    fn after(&self, bytes: usize) -> io::Result<&[u8]> {
+        self.body.get(bytes..).ok_or_else(short)
+    }
+}
+
+fn short() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a frame that is too short")
 }
 
 async fn write_frames(
@@ -156,6 +197,13 @@ async fn write_frames(
                 let mut body = stream.to_be_bytes().to_vec();
                 body.extend(compressor.no_headers()?);
                 io.write_all(&control(SYN_REPLY, &body)).await?;
+            }
+            Outgoing::Open(kind) => {
+                let mut body = stream.to_be_bytes().to_vec();
+                // It belongs to no other stream, and has no priority.
+                body.extend([0; 6]);
+                body.extend(compressor.headers(&[("streamtype", kind)])?);
+                io.write_all(&control(SYN_STREAM, &body)).await?;
             }
             Outgoing::Data(data) => {
                 for piece in data.chunks(MAX_DATA) {

@@ -45,7 +45,14 @@ impl Invocation<'_> {
         let uid = uuid::Uuid::new_v4().to_string();
         let api_version = format!("admission.k8s.io/{version}");
         let body = sent(&uid, &api_version, &self.request, object, old);
-        let answer = webhook::call(review.lookup, &hook.client, &body, hook.timeout, true).await;
+        let span = keelson_trace::child(match mutating {
+            true => "Call mutating webhook",
+            false => "Call validating webhook",
+        });
+        span.tell("webhook", || hook.name.to_string());
+        let asked = webhook::call(review.lookup, &hook.client, &body, hook.timeout, true);
+        let answer = span.told(keelson_trace::within(&span, asked).await);
+        drop(span);
         let answer = answer.map_err(|e| Failure::Call(format!("failed to call webhook: {e}"), 500))?;
         let answer = read(&answer, version == "v1", mutating).and_then(|a| match a.uid == uid || version != "v1" {
             true => Ok(a),
