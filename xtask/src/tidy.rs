@@ -141,6 +141,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "keelson-why",
         &["keelson-api", "keelson-client", "keelson-policy", "keelson-scheduler"],
     ),
+    // A browser's way to the API, and to what `why` says.
+    ("keelson-console", &["keelson-client", "keelson-listen", "keelson-why"]),
     // Real kubelets over runtimes and machines in memory, for any API server.
     (
         "keelson-simulate",

@@ -14,6 +14,7 @@ mod cluster;
 mod components;
 mod config;
 mod containers;
+mod console;
 mod definitions;
 mod dev;
 mod doctor;
@@ -125,6 +126,9 @@ enum Command {
     /// Say why an object of the cluster isn't as it should be: cause, evidence, fix
     #[command(after_help = why::AFTER_HELP)]
     Why(why::Options),
+    /// Show the cluster in a browser of this machine, by your kubeconfig's rights
+    #[command(after_help = console::AFTER_HELP)]
+    Console(console::Options),
     /// List what became of an object: when, by whom, which fields; also of one that is deleted
     History(history::Changes),
     /// Show objects as they were at a moment
@@ -266,6 +270,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Etcd(options) => etcd::command::main(options),
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),
+        Command::Console(options) => console::main(options),
         Command::History(options) => history::changes(options),
         Command::Get(options) => history::get(options),
         Command::Diff(options) => history::diff(options),
