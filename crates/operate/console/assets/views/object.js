@@ -3,7 +3,7 @@
 import { h, fill } from '../lib/dom.js';
 import { may, send, missing } from '../lib/api.js';
 import { collection, find, one } from '../lib/discovery.js';
-import { plainKind, tone } from '../lib/format.js';
+import { plainKind, share, tone } from '../lib/format.js';
 import { follow } from '../lib/reflector.js';
 import { go, toKind, toObject } from '../lib/router.js';
 import { ask } from '../parts/dialog.js';
@@ -52,8 +52,8 @@ class ObjectView {
       h('div', { class: 'heading' },
         h('div', null,
           h('div', { class: 'crumbs' }, h('a', { href: toKind(kind, { ns: namespace }) }, kind.kind), kind.group ? ` ${plainKind(kind)}` : '', namespace ? ` in ${namespace}` : ''),
-          h('h1', null, name)),
-        this.status, h('span', { class: 'grow' }), this.actions),
+          h('div', { class: 'named' }, h('h1', null, name), this.status)),
+        h('span', { class: 'grow' }), this.actions),
       h('nav', { class: 'tabs', 'aria-label': `Parts of ${name}` }, TABS.filter(([, , , fits]) => fits(kind)).map(link)),
       this.says, this.body);
     this.makeTab = makeTab;
@@ -86,7 +86,7 @@ class ObjectView {
     const text = row?.meta.deletionTimestamp ? 'Terminating' : at >= 0 ? String(row?.cells[at] ?? '') : '';
     const status = reflector.columns.findIndex((c) => c.name === 'Status');
     const shown = row && status >= 0 && !row.meta.deletionTimestamp ? String(row.cells[status]) : text;
-    fill(this.status, shown ? h('span', { class: `tag ${tone(shown)}` }, shown) : null);
+    fill(this.status, shown ? h('span', { class: `tag ${toneOf(shown)}` }, shown) : null);
   }
 
   // What one may do has a button; what one may not has none that works.
@@ -123,3 +123,9 @@ class ObjectView {
   }
 }
 
+
+function toneOf(shown) {
+  const parts = share(shown);
+  if (!parts) return tone(shown);
+  return parts[0] < parts[1] ? 'warn' : 'good';
+}

@@ -4,7 +4,7 @@ import { atMost, h, fill } from '../lib/dom.js';
 import { missing } from '../lib/api.js';
 import { collection, NODES, PODS, DEPLOYMENTS, STATEFULSETS, DAEMONSETS, JOBS, CLAIMS, EVENTS } from '../lib/discovery.js';
 import { age, bytes, cores, count, share, tone } from '../lib/format.js';
-import { NODE_USE } from '../lib/metrics.js';
+import { NODE_USE, saysNone } from '../lib/metrics.js';
 import { follow } from '../lib/reflector.js';
 import { address, toKind, toObject } from '../lib/router.js';
 import { eventRow, when } from './events.js';
@@ -50,6 +50,10 @@ function figure(title, big, says, parts) {
   return h('section', { class: 'card figure' }, h('h2', { class: 'muted' }, title), h('div', { class: 'big' }, big), h('div', { class: 'muted num' }, says), bar);
 }
 
+function isEarly(reflector) {
+  return !reflector || (reflector.state === 'loading' && reflector.items.size === 0);
+}
+
 function cellsOf(reflector, name) {
   const at = reflector?.columns.findIndex((c) => c.name === name) ?? -1;
   return at < 0 ? [] : [...reflector.items.values()].map((row) => String(row.cells[at] ?? ''));
@@ -57,6 +61,7 @@ function cellsOf(reflector, name) {
 
 function nodesFigure(reflector) {
   if (reflector?.state === 'failed') return figure(link(NODES, 'Nodes'), '–', missing(reflector.problem) ?? reflector.problem.message);
+  if (isEarly(reflector)) return figure(link(NODES, 'Nodes'), '…', 'looking');
   const states = cellsOf(reflector, 'Status');
   const ready = states.filter((s) => s.split(',')[0] === 'Ready').length;
   const cordoned = states.filter((s) => s.includes('SchedulingDisabled')).length;
@@ -65,6 +70,7 @@ function nodesFigure(reflector) {
 
 function podsFigure(reflector, namespace) {
   if (reflector?.state === 'failed') return figure(link(PODS, 'Pods'), '–', missing(reflector.problem) ?? reflector.problem.message);
+  if (isEarly(reflector)) return figure(link(PODS, 'Pods', namespace), '…', 'looking');
   const tally = { good: 0, warn: 0, bad: 0, '': 0 };
   const ready = cellsOf(reflector, 'Ready');
   cellsOf(reflector, 'Status').forEach((status, at) => {
@@ -78,6 +84,7 @@ function podsFigure(reflector, namespace) {
 }
 
 function workloadsFigure(of) {
+  if ([DEPLOYMENTS, STATEFULSETS, DAEMONSETS].some((kind) => isEarly(of.get(kind)))) return figure('Workloads', '…', 'looking');
   let [all, well] = [0, 0];
   for (const kind of [DEPLOYMENTS, STATEFULSETS, DAEMONSETS]) {
     for (const row of of.get(kind)?.items.values() ?? []) {
@@ -90,7 +97,7 @@ function workloadsFigure(of) {
 
 function useFigure() {
   const now = NODE_USE.total().at(-1);
-  return figure(h('a', { href: address(['usage']) }, 'Resource use'), now ? `${cores(now.cpu)} CPU` : '–', now ? `${bytes(now.memory)} memory, of all nodes` : 'no resource metrics');
+  return figure(h('a', { href: address(['usage']) }, 'Resource use'), now ? `${cores(now.cpu)} CPU` : '–', now ? `${bytes(now.memory)} memory, of all nodes` : NODE_USE.problem ? saysNone(NODE_USE.problem) : 'looking');
 }
 
 function link(kind, label, namespace) {
