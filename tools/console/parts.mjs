@@ -196,6 +196,15 @@ async function rollout(lab) {
   await lab.until('pausing', () => document.querySelector('main').innerText.includes('Paused.'));
   await page.click('main button:has-text("Go on")');
   await lab.until('and going on', () => document.querySelector('main').innerText.includes('Complete.'), null, 60_000);
+  // Stateful sets keep their revisions as patches.
+  await lab.api('PATCH', `${SHOP}/statefulsets/db`, { spec: { template: { metadata: { annotations: { turn: 'second' } } } } }, 'application/merge-patch+json');
+  await lab.go('#/o/apps/v1/statefulsets/shop/db/rollout');
+  await lab.until('revisions of a stateful set', () => document.querySelectorAll('table.small tbody tr').length === 2);
+  await page.click('button:has-text("Go back to it")');
+  await lab.until('with what would change', () => [...document.querySelectorAll('.code .del')].some((l) => l.textContent.includes('second')));
+  await page.click('.card button.primary');
+  await page.waitForTimeout(1000);
+  lab.check(!(await lab.api('GET', `${SHOP}/statefulsets/db`)).body.spec.template.metadata.annotations?.turn, 'and back');
 }
 
 async function logs(lab) {
@@ -243,6 +252,8 @@ async function shell(lab) {
   await page.keyboard.type('printf "\\033[31mred\\033[0m \\033[1;44mblue\\033[0m\\n"\n');
   await lab.until('colours', () => [...document.querySelectorAll('.terminal span')].some((s) => s.textContent === 'red' && s.style.color === 'rgb(240, 113, 107)'));
   await page.keyboard.type('printf "<img src=x onerror=window.pwned=1>"; printf "\\033]0;title\\007\\033[999999;999999H\\033[9999P\\033[2J\\033[H"\n');
+  // The shell asks the terminal where its cursor is, and loses what is typed before the answer.
+  await page.waitForTimeout(800);
   await page.keyboard.type('vi /tmp/note\n');
   await page.waitForTimeout(1200);
   await page.keyboard.type('ifull screen');
