@@ -30,7 +30,7 @@ export async function scale(lab) {
   // Frames are also painted, here by the processor, beside whatever else the machine does: told, and bounded loosely.
   figures.scroll = await frames(page, 'scroll');
   lab.check(figures.scroll.p95 < 250, `scrolling from end to end: ${JSON.stringify(figures.scroll)} ms a frame`);
-  await lab.until('the last row is there', (n) => document.querySelector('.grid table').getAttribute('aria-rowcount') === String(n + 1) && [...document.querySelectorAll('tr.row')].some((r) => r.getAttribute('aria-rowindex') === String(n + 1)), many);
+  await lab.until('the last row is there', (n) => document.querySelector('.grid').getAttribute('aria-rowcount') === String(n + 1) && [...document.querySelectorAll('tr.row')].some((r) => r.getAttribute('aria-rowindex') === String(n + 1)), many);
   await page.focus('.grid');
   await page.keyboard.press('Home');
   await page.keyboard.press('End');

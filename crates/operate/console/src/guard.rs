@@ -292,7 +292,7 @@ mod tests {
         let guard = guard();
         for site in ["same-site", "cross-site"] {
             let asked = |path, more: &[(&str, &str)]| {
-                asked(&guard, "GET", path, &[&[("sec-fetch-site", site)], more].concat()).is_ok()
+                asked(&guard, "GET", path, &[&[("sec-fetch-site", site)][..], more].concat()).is_ok()
             };
             assert!(!asked("/api/v1/secrets", &[]));
             assert!(!asked("/app.js", &[("sec-fetch-dest", "script")]));

@@ -23,9 +23,20 @@ pub fn refused(path: &str) -> Option<&'static str> {
         return Some("a path can't have empty, `.` or `..` parts");
     }
     // What a pod serves would be a page of the console's origin, with all its rights.
-    let is_proxy = |w: &[String]| matches!(w[0].as_str(), "pods" | "services" | "nodes") && w[2] == "proxy";
-    let old = inner.get(2).is_some_and(|s| s == "proxy");
-    if old || inner.windows(3).any(is_proxy) {
+    // Names may be anything, `proxy` too: what counts is where it stands.
+    let within = match inner {
+        [api, _, rest @ ..] if api == "api" => rest,
+        _ => &[],
+    };
+    let of_object = match within {
+        [namespaces, _, rest @ ..] if namespaces == "namespaces" && rest.len() > 1 => rest,
+        rest => rest,
+    };
+    let is_proxy = match of_object {
+        [kind, _, what, ..] => matches!(kind.as_str(), "pods" | "services" | "nodes") && what == "proxy",
+        _ => false,
+    };
+    if is_proxy || within.first().is_some_and(|s| s == "proxy") {
         return Some("pages of pods and services aren't shown within the console: use `kubectl port-forward`");
     }
     None
@@ -82,7 +93,14 @@ mod tests {
         ] {
             assert!(refused(path).is_some(), "{path}");
         }
-        assert!(refused("/api/v1/namespaces/proxy/pods/proxy").is_none(), "a name");
+        for path in [
+            "/api/v1/namespaces/proxy/pods/proxy",
+            "/api/v1/namespaces/pods/configmaps/proxy",
+            "/api/v1/namespaces/a/pods/proxy/log",
+            "/apis/apps/v1/namespaces/services/deployments/proxy",
+        ] {
+            assert!(refused(path).is_none(), "{path}: a name");
+        }
     }
 
     #[test]

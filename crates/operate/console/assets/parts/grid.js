@@ -18,9 +18,9 @@ export class Grid {
     this.below = spacer();
     this.body = h('tbody', { role: 'rowgroup' }, this.above, this.below);
     this.pool = [];
-    this.table = h('table', { role: 'grid', 'aria-label': label, 'aria-readonly': 'true' }, this.group, h('thead', { role: 'rowgroup' }, this.head), this.body);
+    this.table = h('table', { role: 'presentation' }, this.group, h('thead', { role: 'rowgroup' }, this.head), this.body);
     this.element = h('div', {
-      class: 'grid', tabindex: 0, role: 'group', 'aria-label': `${label}: arrows move, Enter opens`,
+      class: 'grid', tabindex: 0, role: 'grid', 'aria-readonly': 'true', 'aria-label': `${label}: arrows move, Enter opens`,
       on: { scroll: () => this.draw(), keydown: (e) => this.key(e), click: (e) => this.click(e) },
     }, this.table);
     this.draw = this.draw.bind(this);
@@ -64,7 +64,7 @@ export class Grid {
     this.rows = rows;
     this.shown = this.order(rows);
     this.measure();
-    this.table.setAttribute('aria-rowcount', rows.length + 1);
+    this.element.setAttribute('aria-rowcount', rows.length + 1);
     this.drawSoon();
   }
 
@@ -102,8 +102,8 @@ export class Grid {
     while (this.pool.length > last - first) this.pool.pop().remove();
     this.pool.forEach((element, at) => this.put(element, this.shown[first + at], first + at));
     const active = this.pool.find((e) => e.getAttribute('aria-selected') === 'true');
-    if (active) this.table.setAttribute('aria-activedescendant', active.id);
-    else this.table.removeAttribute('aria-activedescendant');
+    if (active) this.element.setAttribute('aria-activedescendant', active.id);
+    else this.element.removeAttribute('aria-activedescendant');
   }
 
   row() {

@@ -1,11 +1,10 @@
 // Rollouts of deployments, stateful sets and daemon sets: how far one is, which revisions there were, and back to one of them.
 
 import { h, fill } from '../lib/dom.js';
-import { getJson, patch, send, missing } from '../lib/api.js';
+import { getJson, getText, patch, send, missing, YAML_TYPE } from '../lib/api.js';
 import { collection, one, REPLICASETS, REVISIONS } from '../lib/discovery.js';
 import { age } from '../lib/format.js';
 import { drawDiff } from '../lib/diff.js';
-import { getText, YAML_TYPE } from '../lib/api.js';
 import { ask, tell } from '../parts/dialog.js';
 
 export function isRollout(kind) {
