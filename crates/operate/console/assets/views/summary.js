@@ -7,7 +7,7 @@ import { age, moment, tone } from '../lib/format.js';
 import { address, toKind, toObject } from '../lib/router.js';
 
 export function summaryTab(of) {
-  const tree = h('div', { class: 'card' });
+  const tree = h('div', { class: 'card hidden' });
   const page = h('div', { class: 'page' });
   const element = h('div', { class: 'scrolls', tabindex: 0, role: 'region', 'aria-label': 'Summary' }, page);
   let treeOf = '';
@@ -133,7 +133,7 @@ async function family(of, object, into) {
   };
   const self = { kind, namespace, name: object.metadata.name, uid: object.metadata.uid, isSelf: true };
   let tree = draw(self, new Set([self.uid]));
-  if (!above.length && !tree.querySelector('ul')) return fill(into, h('header', null, h('h2', null, 'Belongs to')), h('div', { class: 'body muted' }, 'Nothing owns it, and it owns no pods, replica sets or jobs.'));
+  into.classList.toggle('hidden', !above.length && !tree.querySelector('ul'));
   for (const owner of above) tree = h('li', null, h('div', null, link(owner)), h('ul', null, tree));
   return fill(into, h('header', null, h('h2', null, 'Owners and owned')), h('div', { class: 'body' }, h('ul', { class: 'tree' }, tree)));
 }
