@@ -50,6 +50,11 @@ async function hostile(lab) {
   await page.close();
   const refused = await lab.page.evaluate(async () => { try { document.body.innerHTML = '<b>x</b>'; return false; } catch { return true; } });
   lab.check(refused, 'the page itself can\'t make a page of a text (Trusted Types)');
+  // The browser told of this one, as it should; of any other it must not.
+  await lab.page.waitForTimeout(300);
+  const told = lab.errors.findIndex((error) => error.includes('TrustedHTML'));
+  lab.check(told >= 0, 'and the browser tells of the attempt');
+  lab.errors.splice(told, 1);
 }
 
 async function keyboard(lab) {
