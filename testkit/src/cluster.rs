@@ -58,7 +58,7 @@ impl Builder {
         let clock = keelson_clock::simulate(epoch);
         let server = Server::start().await;
         let stop = CancellationToken::new();
-        let rest = tester(&server);
+        let rest = server.administrator();
         let mut cluster = Cluster {
             server,
             rest,
@@ -137,6 +137,11 @@ impl Cluster {
     /// Other controllers, which run for leadership.
     pub fn candidate(&self, identity: &str) -> Part {
         Part::controllers(&self.server, &["*".into()], Some(identity))
+    }
+
+    /// Add-ons of a server of this name, which runs for leadership if it has an identity.
+    pub fn addons(&self, server: &str, identity: Option<&str>) -> Part {
+        Part::addons(&self.server, server, Vec::new(), identity)
     }
 
     pub fn start_scheduler(&mut self) {
@@ -266,7 +271,7 @@ impl Cluster {
 
     /// The same as another server's watchers see it: also while the cluster's own is dead.
     pub async fn history_at<K: Kind>(&self, server: &Server, namespace: &str) -> History<K> {
-        History::start(&tester(server), namespace, &self.stop).await
+        History::start(&server.administrator(), namespace, &self.stop).await
     }
 
     /// Events so far, the latest last.
@@ -290,12 +295,6 @@ impl Drop for Cluster {
             eprintln!("to run this again: KEELSON_SEED={}", self.seed);
         }
     }
-}
-
-/// Requests of an administrator.
-fn tester(server: &Server) -> Rest {
-    let user = UserInfo::new("tester", &["system:masters"]);
-    Rest::new(Link::default().client(server, user), "testkit")
 }
 
 /// What the components tell, if it is asked for: `KEELSON_LOG=debug`.

@@ -4,6 +4,7 @@ use crate::link::Link;
 use crate::server::Server;
 use keelson_apiserver::UserInfo;
 use keelson_client::ClientFactory;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,26 @@ impl Part {
         };
         Part::start(server, |clients, stop| {
             keelson_scheduler::run(clients.client("system:kube-scheduler"), config, stop)
+        })
+    }
+
+    /// Who applies add-ons and runs charts, of a server of this name. With an identity it runs for leadership.
+    pub(crate) fn addons(server: &Server, name: &str, directories: Vec<PathBuf>, identity: Option<&str>) -> Part {
+        let config = keelson_addons::Config {
+            server: name.into(),
+            directories,
+            leader_election: identity.map(str::to_owned),
+            helm: Some(keelson_addons::helm::Config {
+                always: false,
+                settings: keelson_addons::helm::job::Settings {
+                    image: keelson_addons::helm::IMAGE.into(),
+                    api_port: 6443,
+                    proxies: Vec::new(),
+                },
+            }),
+        };
+        Part::start(server, |clients, stop| {
+            keelson_addons::run(clients.client("system:apiserver"), config, stop)
         })
     }
 

@@ -1,8 +1,12 @@
 //! The API server of a cluster, which can be killed and started anew over the same store.
 
+use crate::link::Link;
+use crate::part::Part;
 use keelson_apiserver::{ApiServer, ApiService, Config, UserInfo};
+use keelson_client::Rest;
 use keelson_pki::{Authority, ServiceAccountKeys};
 use keelson_store::Memory;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -20,6 +24,22 @@ impl Server {
         let keys = ServiceAccountKeys::generate().expect("keys for tokens");
         let authority = Authority::generate("kubernetes").expect("an authority");
         Server::over(Memory::new(), keys, Arc::new(authority)).await
+    }
+
+    /// A server without a cluster around it, in whatever time there is.
+    pub async fn alone() -> Server {
+        Server::start().await
+    }
+
+    /// Requests of an administrator.
+    pub fn administrator(&self) -> Rest {
+        let user = UserInfo::new("tester", &["system:masters"]);
+        Rest::new(Link::default().client(self, user), "testkit")
+    }
+
+    /// Who tells and applies what these directories say.
+    pub fn addons(&self, name: &str, directories: &[&Path]) -> Part {
+        Part::addons(self, name, directories.iter().map(|d| d.to_path_buf()).collect(), None)
     }
 
     async fn over(store: Arc<Memory>, keys: ServiceAccountKeys, authority: Arc<Authority>) -> Server {

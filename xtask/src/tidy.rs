@@ -132,6 +132,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-sys",
         ],
     ),
+    // Files of a directory become objects, by the API alone.
+    ("keelson-addons", &["keelson-client", "keelson-clock"]),
     // Files, JSON and places: whoever makes a backup brings the rest.
     ("keelson-backup", &[]),
     // Texts and JSON: whoever asks for the past brings it.
@@ -152,6 +154,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     (
         "keelson-testkit",
         &[
+            "keelson-addons",
             "keelson-apiserver",
             "keelson-balancing",
             "keelson-client",

@@ -1,5 +1,6 @@
 //! What a cluster promises, held against the whole control plane in virtual time.
 
+mod addons;
 mod attaching;
 mod autoscaling;
 mod bgp;
@@ -11,6 +12,7 @@ mod deployments;
 mod devices;
 mod disruption;
 mod garbage;
+mod helm_charts;
 mod jobs;
 mod load_balancers;
 mod migrations;

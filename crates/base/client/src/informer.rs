@@ -132,6 +132,11 @@ impl Informer<PartialObject> {
 }
 
 impl<K: ApiObject> Informer<K> {
+    /// Follows a resource that is only known by its address, or what `options` select of it.
+    pub fn of(rest: &Rest, resource: ResourceId, options: InformerOptions<K>, stop: &CancellationToken) -> Self {
+        Self::launch(rest, resource, JSON, options, stop)
+    }
+
     fn launch(
         rest: &Rest,
         resource: ResourceId,

@@ -1,0 +1,99 @@
+//! Applied objects as they are now: of each kind that any add-on has, those with our label are followed, and no others.
+
+use crate::LABEL;
+use crate::inventory::Entry;
+use crate::live::Live;
+use keelson_client::{Informer, InformerOptions, ObjectKey, ResourceId, Rest, WorkQueue};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub struct Followers {
+    rest: Rest,
+    queue: Arc<WorkQueue<ObjectKey>>,
+    stop: CancellationToken,
+    all: Mutex<BTreeMap<ResourceId, Follower>>,
+}
+
+struct Follower {
+    informer: Informer<Live>,
+    /// Add-ons that have objects of this kind.
+    by: BTreeSet<String>,
+}
+
+impl Followers {
+    pub fn new(rest: Rest, queue: Arc<WorkQueue<ObjectKey>>, stop: CancellationToken) -> Followers {
+        Followers {
+            rest,
+            queue,
+            stop,
+            all: Mutex::default(),
+        }
+    }
+
+    /// An add-on has these kinds from now on, and no others.
+    pub fn follow(&self, addon: &str, kinds: BTreeSet<ResourceId>) {
+        let mut all = self.all.lock();
+        all.retain(|resource, follower| {
+            if !kinds.contains(resource) {
+                follower.by.remove(addon);
+            }
+            !follower.by.is_empty()
+        });
+        for resource in kinds {
+            let follower = all.entry(resource).or_insert_with_key(|resource| Follower {
+                informer: self.start(resource),
+                by: BTreeSet::new(),
+            });
+            follower.by.insert(addon.to_string());
+        }
+    }
+
+    fn start(&self, resource: &ResourceId) -> Informer<Live> {
+        let options = InformerOptions {
+            labels: LABEL.into(),
+            ..InformerOptions::default()
+        };
+        let informer = Informer::<Live>::of(&self.rest, resource.clone(), options, &self.stop);
+        let queue = self.queue.clone();
+        informer.on_change(move |change| {
+            let (old, new) = (change.old(), change.object());
+            if old.is_some_and(|old| old.print == new.print && old.health == new.health && old.addon() == new.addon()) {
+                return;
+            }
+            for addon in old.into_iter().chain([new]).filter_map(|live| live.addon()) {
+                queue.add(ObjectKey::cluster(addon));
+            }
+        });
+        informer
+    }
+
+    /// Resolves when all kinds of an add-on are known.
+    pub async fn known(&self, addon: &str) {
+        let all: Vec<Informer<Live>> = {
+            let all = self.all.lock();
+            let of_addon = all.values().filter(|f| f.by.contains(addon));
+            of_addon.map(|f| f.informer.clone()).collect()
+        };
+        for informer in all {
+            informer.synced().await;
+        }
+    }
+
+    /// `None`: not known yet.
+    pub fn find(&self, resource: &ResourceId, namespace: &str, name: &str) -> Option<Option<Arc<Live>>> {
+        let all = self.all.lock();
+        let follower = all.get(resource).filter(|f| f.informer.is_synced())?;
+        Some(follower.informer.store().get(namespace, name))
+    }
+
+    pub fn get(&self, entry: &Entry) -> Option<Option<Arc<Live>>> {
+        let resource = {
+            let all = self.all.lock();
+            let is_it = |r: &&ResourceId| r.group == entry.group && r.kind == entry.kind && r.version == entry.version;
+            all.keys().find(is_it).cloned()?
+        };
+        self.find(&resource, &entry.namespace, &entry.name)
+    }
+}

@@ -1,0 +1,638 @@
+//! Looks at charts, their jobs and releases, and does what comes next ([`plan`]).
+
+use super::chart::{
+    CHART_LABEL, CONFIG_HASH, ChartCondition, ChartStatus, FINALIZER, HelmChart, HelmChartConfig, MANAGED_BY, UNMANAGED,
+};
+use super::job::{self, Act, Built, Settings};
+use super::plan::{self, Facts, Next, Phase, Seen, Why};
+use super::release::{self, Release};
+use super::trouble;
+use crate::definitions;
+use async_trait::async_trait;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use keelson_client::rest::is_namespace_terminating;
+use keelson_client::{
+    ApiObject, Controller, EventType, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile,
+    Recorder, Rest, WorkQueue, delete_options, is_already_exists, is_not_found,
+};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const MANAGER: &str = "keelson-helm";
+/// As charts have it.
+const US: &str = "keelson";
+/// k3s' number: a job is tried for about four days.
+const TRIES: i32 = 1000;
+/// Who wants to go back doesn't want to wait that long.
+const TRIES_BEFORE_ROLLBACK: i32 = 3;
+/// After what failed for good is tried again, where nothing would change by itself.
+const AGAIN: Duration = Duration::from_secs(300);
+
+struct Charts {
+    rest: Rest,
+    settings: Settings,
+    charts: Objects<HelmChart>,
+    configs: Informer<HelmChartConfig>,
+    jobs: Informer<Job>,
+    pods: Informer<Pod>,
+    recorder: Recorder,
+    queue: Arc<WorkQueue<ObjectKey>>,
+    stop: CancellationToken,
+    /// Secrets with values, by namespace and name, and who uses them.
+    secrets: Mutex<BTreeMap<ObjectKey, Followed>>,
+    /// How often jobs of one configuration were made.
+    tries: Mutex<BTreeMap<ObjectKey, (String, u32)>>,
+}
+
+struct Followed {
+    by: Vec<ObjectKey>,
+    _informer: Informer<Secret>,
+}
+
+pub async fn run(rest: &Rest, settings: Settings, stop: &CancellationToken) {
+    let charts: Informer<HelmChart> = Informer::start(rest, InformerOptions::default(), stop);
+    let configs: Informer<HelmChartConfig> = Informer::start(rest, InformerOptions::default(), stop);
+    let jobs: Informer<Job> = Informer::start(rest, labelled(), stop);
+    let pods: Informer<Pod> = Informer::start(rest, labelled(), stop);
+    let controller = Controller::new("helm-charts")
+        .input(&charts)
+        .input(&configs)
+        .input(&jobs)
+        .input(&pods)
+        .output(HelmChart::RESOURCE)
+        .longest_delay(AGAIN);
+    let queue = controller.queue();
+    let (of_charts, of_configs, of_jobs, of_pods) = (queue.clone(), queue.clone(), queue.clone(), queue.clone());
+    charts.on_change(move |change| of_charts.add(change.object().key()));
+    configs.on_change(move |change| of_configs.add(change.object().key()));
+    jobs.on_change(move |change| of_jobs.add(whose(change.object().as_ref())));
+    pods.on_change(move |change| of_pods.add(whose(change.object().as_ref())));
+    let reconcile = Charts {
+        rest: rest.clone(),
+        settings,
+        charts: Objects::new(rest),
+        configs,
+        jobs,
+        pods,
+        recorder: Recorder::start(rest, "helm-controller", "", stop),
+        queue,
+        stop: stop.clone(),
+        secrets: Mutex::default(),
+        tries: Mutex::default(),
+    };
+    controller.run(Arc::new(reconcile), stop.clone()).await;
+    drop(charts);
+}
+
+fn labelled<K: ApiObject>() -> InformerOptions<K> {
+    InformerOptions {
+        labels: CHART_LABEL.into(),
+        ..InformerOptions::default()
+    }
+}
+
+fn whose(object: &impl ApiObject) -> ObjectKey {
+    let name = object.meta().labels.as_ref().and_then(|l| l.get(CHART_LABEL)).cloned();
+    ObjectKey::new(object.namespace(), name.unwrap_or_default())
+}
+
+/// A chart with what belongs to it.
+struct Wanted {
+    built: Built,
+    hash: String,
+    policy: String,
+    backoff_limit: i32,
+}
+
+#[async_trait]
+impl Reconcile for Charts {
+    async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        let Some(chart) = self.charts.find(&key.namespace, &key.name).await? else {
+            self.forget(key);
+            self.unbind(&format!("helm-{}-{}", key.namespace, key.name)).await?;
+            return Ok(Outcome::Done);
+        };
+        if chart.spec.chart.is_empty() && chart.spec.chart_content.is_empty() && !chart.is_deleting() {
+            return Ok(Outcome::Done);
+        }
+        if chart.annotation(MANAGED_BY).is_some_and(|who| who != US) {
+            return Ok(Outcome::Done);
+        }
+        let holds = chart.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER);
+        match (chart.is_deleting(), holds) {
+            (true, false) => return Ok(Outcome::Done),
+            (false, _) if chart.annotation(UNMANAGED).is_some() => return Ok(Outcome::Done),
+            (false, false) => return self.claim(&chart).await,
+            _ if chart.annotation(MANAGED_BY).is_none() && !chart.is_deleting() => return self.claim(&chart).await,
+            _ => {}
+        }
+        if !matches!(chart.spec.helm_version.as_str(), "" | "v3") && !chart.is_deleting() {
+            let message = format!("Helm {} isn't supported: only v3 is", chart.spec.helm_version);
+            self.tell(&chart, None, Some(("Unsupported version", &message))).await?;
+            return Ok(Outcome::Done);
+        }
+        self.follow_secrets(key, &chart);
+        let act = if chart.is_deleting() { Act::Delete } else { Act::Install };
+        let wanted = match self.wanted(&chart, act).await? {
+            Ok(wanted) => wanted,
+            Err(why) => {
+                self.tell(&chart, None, Some(("Job create failed", &why))).await?;
+                return Ok(Outcome::Done);
+            }
+        };
+        let release = release::of(&self.rest, &chart).await?;
+        let next = plan::next(&self.facts(key, &chart, &wanted, &release));
+        self.take(key, &chart, wanted, &release, next).await
+    }
+}
+
+impl Charts {
+    async fn claim(&self, chart: &HelmChart) -> anyhow::Result<Outcome> {
+        let mut all = chart.metadata.finalizers.clone().unwrap_or_default();
+        if !all.iter().any(|f| f == FINALIZER) {
+            all.push(FINALIZER.into());
+        }
+        let body = json!({"metadata": {"resourceVersion": chart.metadata.resource_version, "finalizers": all,
+            "annotations": {MANAGED_BY: US}}});
+        self.charts
+            .patch(chart.namespace(), chart.name(), Patch::Merge(&body))
+            .await?;
+        // Its own change brings it here again.
+        Ok(Outcome::Done)
+    }
+
+    fn forget(&self, key: &ObjectKey) {
+        self.tries.lock().remove(key);
+        self.secrets.lock().retain(|_, followed| {
+            followed.by.retain(|by| by != key);
+            !followed.by.is_empty()
+        });
+    }
+
+    /// Of secrets with values each that is used is followed, and no other.
+    fn follow_secrets(&self, key: &ObjectKey, chart: &HelmChart) {
+        let config = self.configs.store().get_key(key);
+        let of_config = config.iter().flat_map(|c| &c.spec.values_secrets);
+        let named = chart
+            .spec
+            .values_secrets
+            .iter()
+            .chain(of_config)
+            .filter(|s| !s.ignore_updates);
+        let wanted: Vec<ObjectKey> = named.map(|s| ObjectKey::new(&key.namespace, &s.name)).collect();
+        let mut all = self.secrets.lock();
+        all.retain(|secret, followed| {
+            followed.by.retain(|by| by != key || wanted.contains(secret));
+            !followed.by.is_empty()
+        });
+        for secret in wanted {
+            if let Some(followed) = all.get_mut(&secret) {
+                if !followed.by.contains(key) {
+                    followed.by.push(key.clone());
+                }
+                // Whoever uses it is told by it.
+                if followed.by.len() == 1 {
+                    continue;
+                }
+            }
+            let by = all.remove(&secret).map_or_else(|| vec![key.clone()], |f| f.by);
+            let options = InformerOptions {
+                namespace: secret.namespace.clone(),
+                fields: format!("metadata.name={}", secret.name),
+                ..InformerOptions::default()
+            };
+            let informer: Informer<Secret> = Informer::start(&self.rest, options, &self.stop);
+            let (queue, told) = (self.queue.clone(), by.clone());
+            informer.on_change(move |_| told.iter().for_each(|key| queue.add(key.clone())));
+            all.insert(
+                secret,
+                Followed {
+                    by,
+                    _informer: informer,
+                },
+            );
+        }
+    }
+
+    /// `Err`: it says what can't be.
+    async fn wanted(&self, chart: &HelmChart, act: Act) -> anyhow::Result<Result<Wanted, String>> {
+        let config = self
+            .configs
+            .store()
+            .get_key(&chart.key())
+            .filter(|_| act == Act::Install);
+        let mut built = match job::build(chart, config.as_deref(), act, &self.settings) {
+            Ok(built) => built,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut data = vec![built.content.clone(), job::encoded(&built.values)];
+        let of_config = config.iter().flat_map(|c| &c.spec.values_secrets);
+        let own = job::values_name(chart.name());
+        for secret in chart.spec.values_secrets.iter().chain(of_config) {
+            if act == Act::Install && !secret.ignore_updates && secret.name != own {
+                let found = Objects::<Secret>::new(&self.rest)
+                    .find(chart.namespace(), &secret.name)
+                    .await?;
+                data.extend(found.and_then(|s| s.data).map(|d| job::encoded(&d)));
+            }
+        }
+        let said = |of_config: Option<&str>, own: &str, usual: &str| match (of_config, own) {
+            (Some(of_config), _) if !of_config.is_empty() => of_config.to_string(),
+            (_, "") => usual.to_string(),
+            (_, own) => own.to_string(),
+        };
+        let spec = config.as_ref().map(|c| &c.spec);
+        let policy = said(
+            spec.map(|s| s.failure_policy.as_str()),
+            &chart.spec.failure_policy,
+            "reinstall",
+        );
+        let server_side = said(spec.map(|s| s.server_side.as_str()), &chart.spec.server_side, "auto");
+        let forced = spec
+            .and_then(|s| s.force_conflicts)
+            .unwrap_or(chart.spec.force_conflicts);
+        job::set_policies(&mut built.template, &policy, &server_side, forced);
+        let usual = if policy == "rollback" {
+            TRIES_BEFORE_ROLLBACK
+        } else {
+            TRIES
+        };
+        let backoff_limit = chart.spec.backoff_limit.unwrap_or(usual);
+        let hash = job::hash(&built.template, Some(backoff_limit), &data);
+        Ok(Ok(Wanted {
+            built,
+            hash,
+            policy,
+            backoff_limit,
+        }))
+    }
+
+    fn facts<'a>(&self, key: &ObjectKey, chart: &HelmChart, wanted: &'a Wanted, release: &Release) -> Facts<'a> {
+        let tries = self
+            .tries
+            .lock()
+            .get(key)
+            .filter(|(hash, _)| *hash == wanted.hash)
+            .map_or(0, |(_, n)| *n);
+        Facts {
+            deleting: chart.is_deleting(),
+            abandoned: chart.annotation(UNMANAGED).is_some(),
+            hash: &wanted.hash,
+            policy: &wanted.policy,
+            install: self.seen(chart, Act::Install),
+            delete: self.seen(chart, Act::Delete),
+            rollback: self.seen(chart, Act::Rollback),
+            release: release.clone(),
+            tries,
+        }
+    }
+
+    fn job(&self, chart: &HelmChart, act: Act) -> Option<Arc<Job>> {
+        let job = self.jobs.store().get(chart.namespace(), &act.job_name(chart.name()))?;
+        // Another chart's, of a longer name that reads the same, or nobody's.
+        (whose(job.as_ref()).name == chart.name()).then_some(job)
+    }
+
+    fn seen(&self, chart: &HelmChart, act: Act) -> Option<Seen> {
+        let job = self.job(chart, act)?;
+        let conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let ended = conditions
+            .filter(|c| c.status == "True")
+            .find_map(|c| match c.type_.as_str() {
+                "Complete" => Some(Phase::Complete),
+                "Failed" => Some(Phase::Failed),
+                _ => None,
+            });
+        let phase = match job.is_deleting() {
+            true => Phase::Ending,
+            false => ended.unwrap_or(Phase::Running),
+        };
+        let notes = job
+            .spec
+            .as_ref()
+            .and_then(|s| s.template.metadata.as_ref()?.annotations.as_ref());
+        let hash = notes.and_then(|a| a.get(CONFIG_HASH)).cloned().unwrap_or_default();
+        Some(Seen { hash, phase })
+    }
+
+    async fn take(
+        &self,
+        key: &ObjectKey,
+        chart: &HelmChart,
+        wanted: Wanted,
+        release: &Release,
+        next: Next,
+    ) -> anyhow::Result<Outcome> {
+        let where_ = |act: Act| format!("{}/{}", chart.namespace(), act.job_name(chart.name()));
+        match next {
+            Next::Make(act) => return self.make(key, chart, wanted, release, act).await,
+            Next::Remove(act) => {
+                if let Some(job) = self.job(chart, act) {
+                    // In the foreground: it is gone when its pods are.
+                    let options = delete_options(Some("Foreground"), Some(job.uid()), None);
+                    match Objects::<Job>::new(&self.rest)
+                        .delete(job.namespace(), job.name(), &options)
+                        .await
+                    {
+                        Err(error) if !is_not_found(&error) => return Err(error.into()),
+                        _ => {}
+                    }
+                }
+            }
+            Next::Wait(_) => {}
+            Next::Running(act) => {
+                let message = match self.trouble(chart, act) {
+                    None => format!("Applying HelmChart using Job {}", where_(act)),
+                    Some(why) => format!("Applying HelmChart using Job {}; {why}", where_(act)),
+                };
+                self.tell(chart, Some((act, &message)), None).await?;
+            }
+            Next::Installed => {
+                let message = format!("Applying HelmChart using Job {}", where_(Act::Install));
+                self.tell(chart, Some((Act::Install, &message)), None).await?;
+            }
+            Next::Failed(why) => return self.failed(chart, why).await,
+            Next::LetGo { left } => return self.let_go(key, chart, left).await,
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn failed(&self, chart: &HelmChart, why: Why) -> anyhow::Result<Outcome> {
+        let (act, reason, message) = match why {
+            Why::Job => (
+                Act::Install,
+                "Job failed",
+                "Job has reached configured number of retries without succeeding",
+            ),
+            Why::Release => (
+                Act::Install,
+                "Release differs",
+                "the job ends well again and again, and the release is not of this configuration: somebody else changes it, or the image can't",
+            ),
+            Why::RolledBack => (
+                Act::Rollback,
+                "Rolled back",
+                "the job has failed, and the release went back to its last revision that was well; it is tried again when the chart changes",
+            ),
+            Why::Rollback => (
+                Act::Rollback,
+                "Rollback failed",
+                "the job has failed, and so has the one that was to go back",
+            ),
+            Why::Uninstall => (
+                Act::Delete,
+                "Uninstall failed",
+                "the job that uninstalls it has failed, and is made anew every five minutes; with the annotation helmcharts.helm.cattle.io/unmanaged the chart goes without it",
+            ),
+        };
+        let message = match self.trouble(chart, act) {
+            Some(trouble) => format!("{message}; {trouble}"),
+            None => message.to_string(),
+        };
+        let job = format!(
+            "Applying HelmChart using Job {}/{}",
+            chart.namespace(),
+            act.job_name(chart.name())
+        );
+        let is_new = self.tell(chart, Some((act, &job)), Some((reason, &message))).await?;
+        if is_new {
+            self.recorder.event(chart, EventType::Warning, "JobFailed", message);
+        }
+        if act != Act::Delete {
+            return Ok(Outcome::Done);
+        }
+        let job = self.job(chart, Act::Delete);
+        let ended = job.as_ref().and_then(|j| {
+            let conditions = j.status.as_ref()?.conditions.as_ref()?;
+            conditions
+                .iter()
+                .find(|c| c.type_ == "Failed")
+                .and_then(|c| c.last_transition_time.clone())
+        });
+        let waited = ended.map(|at| keelson_clock::now().as_second() - at.0.as_second());
+        match (job, waited) {
+            (Some(job), Some(waited)) if waited >= AGAIN.as_secs() as i64 => {
+                let options = delete_options(Some("Foreground"), Some(job.uid()), None);
+                Objects::<Job>::new(&self.rest)
+                    .delete(job.namespace(), job.name(), &options)
+                    .await?;
+                Ok(Outcome::Done)
+            }
+            _ => Ok(Outcome::After(AGAIN)),
+        }
+    }
+
+    fn trouble(&self, chart: &HelmChart, act: Act) -> Option<String> {
+        let job = self.job(chart, act)?;
+        let is_of = |pod: &Pod| {
+            pod.metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .any(|o| o.uid == job.uid())
+        };
+        trouble::of(
+            &self
+                .pods
+                .store()
+                .list_namespace(chart.namespace())
+                .into_iter()
+                .filter(|p| is_of(p))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    async fn make(
+        &self,
+        key: &ObjectKey,
+        chart: &HelmChart,
+        wanted: Wanted,
+        release: &Release,
+        act: Act,
+    ) -> anyhow::Result<Outcome> {
+        let mut template = wanted.built.template.clone();
+        job::set_release(&mut template, &wanted.hash, release.revision);
+        if wanted.policy == "rollback" {
+            // The image doesn't know it: what failed is left to us, if there is anything to go back to.
+            let known = if release.well.is_some() { "abort" } else { "reinstall" };
+            job::replace_variable(&mut template, "FAILURE_POLICY", known);
+        }
+        if let (Act::Rollback, Some(well)) = (act, release.well) {
+            job::roll_back_to(&mut template, chart, well);
+        }
+        let made = async {
+            self.surround(chart, &wanted.built, act).await?;
+            let job = job::job(chart, act, template, wanted.backoff_limit, Map::new());
+            self.rest
+                .create_raw(&Job::RESOURCE, chart.namespace(), job.to_string().into_bytes())
+                .await
+        };
+        match made.await {
+            Err(error) if is_already_exists(&error) => return Ok(Outcome::Retry),
+            // No job can run there any more, and what it has goes with the namespace.
+            Err(error) if is_namespace_terminating(&error) && chart.is_deleting() => {
+                return self.let_go(key, chart, release.revision > 0).await;
+            }
+            Err(error) => {
+                let why = format!("Failed to generate Job: {}", crate::apply::why(&error));
+                self.tell(chart, None, Some(("Job create failed", &why))).await?;
+                return Err(error.into());
+            }
+            Ok(_) => {}
+        }
+        {
+            let mut tries = self.tries.lock();
+            let count = tries
+                .get(key)
+                .filter(|(hash, _)| *hash == wanted.hash)
+                .map_or(0, |(_, n)| *n);
+            tries.insert(key.clone(), (wanted.hash.clone(), count + 1));
+        }
+        let name = act.job_name(chart.name());
+        let (reason, doing) = match act {
+            Act::Install => ("ApplyJob", "Applying HelmChart"),
+            Act::Delete => ("RemoveJob", "Uninstalling HelmChart"),
+            Act::Rollback => ("RollbackJob", "Rolling back HelmChart"),
+        };
+        self.recorder.event(
+            chart,
+            EventType::Normal,
+            reason,
+            format!("{doing} using Job {}/{name}", chart.namespace()),
+        );
+        let message = format!("Applying HelmChart using Job {}/{name}", chart.namespace());
+        self.tell(chart, Some((act, &message)), None).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// What the job's pod needs: values, the chart itself, an account that may do what helm does.
+    async fn surround(&self, chart: &HelmChart, built: &Built, act: Act) -> keelson_client::Result<()> {
+        let (namespace, name) = (chart.namespace(), chart.name());
+        let own = |of: String| json!({"name": of, "namespace": namespace, "ownerReferences": [job::owner(chart)], "labels": {CHART_LABEL: name}});
+        if act == Act::Install {
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": own(job::values_name(name)),
+                "type": "helmcharts.helm.cattle.io/values", "data": built.values});
+            self.apply::<Secret>(namespace, &secret).await?;
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": own(job::content_name(name)), "data": built.content});
+            self.apply::<ConfigMap>(namespace, &map).await?;
+        }
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": own(job::account_name(name)),
+            "automountServiceAccountToken": true});
+        self.apply::<ServiceAccount>(namespace, &account).await?;
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": job::binding_name(chart), "labels": {definitions::MANAGED_BY: definitions::US, CHART_LABEL: name}},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": job::account_name(name), "namespace": namespace}],
+        });
+        self.apply::<ClusterRoleBinding>("", &binding).await
+    }
+
+    async fn apply<K: Kind>(&self, namespace: &str, body: &Value) -> keelson_client::Result<()> {
+        let name = body["metadata"]["name"].as_str().unwrap_or_default();
+        let patch = Patch::Apply {
+            body,
+            manager: MANAGER,
+            force: true,
+        };
+        self.rest
+            .patch_raw(&K::RESOURCE, namespace, name, "", &patch)
+            .await
+            .map(drop)
+    }
+
+    async fn unbind(&self, name: &str) -> anyhow::Result<()> {
+        let bindings = Objects::<ClusterRoleBinding>::new(&self.rest);
+        let ours = bindings.find("", name).await?.filter(|b| {
+            let labels = b.metadata.labels.as_ref();
+            labels
+                .and_then(|l| l.get(definitions::MANAGED_BY))
+                .is_some_and(|by| by == definitions::US)
+        });
+        let Some(binding) = ours else { return Ok(()) };
+        match bindings
+            .delete("", name, &delete_options(None, Some(binding.uid()), None))
+            .await
+        {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn let_go(&self, key: &ObjectKey, chart: &HelmChart, left: bool) -> anyhow::Result<Outcome> {
+        if left {
+            let message = format!(
+                "The chart goes, and its release in {} is still noted there: what is left of it is to be removed by hand",
+                chart.target()
+            );
+            tracing::warn!(chart = %key, "{message}");
+            self.recorder.event(chart, EventType::Warning, "ReleaseLeft", message);
+        }
+        // Before it is gone: nothing would tell of the binding then.
+        self.unbind(&job::binding_name(chart)).await?;
+        let others = chart
+            .metadata
+            .finalizers
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|f| f != FINALIZER);
+        let body = json!({"metadata": {"resourceVersion": chart.metadata.resource_version, "finalizers": others.collect::<Vec<_>>()}});
+        match self
+            .charts
+            .patch(chart.namespace(), chart.name(), Patch::Merge(&body))
+            .await
+        {
+            Err(error) if !is_not_found(&error) => return Err(error.into()),
+            _ => {}
+        }
+        self.forget(key);
+        Ok(Outcome::Done)
+    }
+
+    /// Writes what there is to tell, if it is another thing than before; whether it was.
+    async fn tell(
+        &self,
+        chart: &HelmChart,
+        job: Option<(Act, &str)>,
+        failed: Option<(&str, &str)>,
+    ) -> anyhow::Result<bool> {
+        let condition = |kind: &str, is: bool, reason: &str, message: &str| ChartCondition {
+            kind: kind.into(),
+            status: if is { "True" } else { "False" }.into(),
+            reason: reason.into(),
+            message: crate::health::short(message),
+        };
+        let created = match job {
+            Some((_, message)) => condition("JobCreated", true, "Job created", message),
+            None => condition("JobCreated", false, "", ""),
+        };
+        let failed = match failed {
+            Some((reason, message)) => condition("Failed", true, reason, message),
+            None => condition("Failed", false, "", ""),
+        };
+        let before = chart.status.clone().unwrap_or_default();
+        let status = ChartStatus {
+            job_name: job.map_or(before.job_name.clone(), |(act, _)| act.job_name(chart.name())),
+            conditions: vec![created, failed],
+        };
+        if status == before {
+            return Ok(false);
+        }
+        let body = json!({"metadata": {"uid": chart.uid()}, "status": status});
+        match self
+            .charts
+            .patch_status(chart.namespace(), chart.name(), Patch::Merge(&body))
+            .await
+        {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(true),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The pure parts: files, order, inventory, health, and what is decided for charts.
+
+mod choose;
+mod health;
+mod helm_plan;
+mod inventory;
+mod job;
+mod manifest;
+mod order;
+mod release;
+mod sources;
+mod told;
+mod tree;
+mod trouble;
