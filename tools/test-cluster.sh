@@ -20,6 +20,7 @@ step "an upgrade of all machines"; tools/test-upgrade-nodes.sh
 step "a backup in a bucket"; tools/test-backup.sh
 step "history"; tools/test-history.sh
 step "traces"; tools/test-traces.sh
+step "add-ons"; tools/test-addons.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "another token of the servers"; tools/test-token.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh

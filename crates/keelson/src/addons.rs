@@ -1,9 +1,14 @@
-//! Objects that this program brings along: what its own components may do, and what agents are told.
+//! Objects that this program brings along: what its own components may do, and what agents are told; below, those that files of
+//! directories bring ([`serve`]).
 //!
 //! Agents hold one credential, their node's certificate. Their network, proxy and DNS act under the same names as on a
 //! server, by impersonation; so what these names may do is what any node can come by. It is kept to reading, and to events; of secrets it
 //! is copies of the certificates that every node shows, and the passwords that every node has with BGP peers. Who makes
 //! volumes of a node's disk has a name with the node's in it, which no other node can take, and writes only what is that node's.
+
+pub mod command;
+pub mod options;
+pub mod serve;
 
 use crate::cluster::{self, Cluster};
 use crate::config::{Component, Config};

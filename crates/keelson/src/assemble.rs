@@ -206,6 +206,7 @@ impl Cluster {
         }
         publish_dns(&mut running, config, &api);
         publish_ingress(&mut running, config, &api);
+        crate::addons::serve::start(&mut running, config, &api, candidate(config));
         Ok(Cluster {
             config: config.clone(),
             api: listening,

@@ -1,6 +1,7 @@
 //! What `keelson server` is told, and what an agent's options become: command line, environment, file, defaults, in this order.
 
 use crate::access::{self, Access};
+use crate::addons::options as addons;
 use crate::archive::S3;
 use crate::backup;
 use crate::kubelet_options::KubeletOptions;
@@ -79,7 +80,7 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
+    /// Components not to run: addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// Define the kinds of the Gateway API and serve them, with a GatewayClass "keelson"
@@ -217,6 +218,9 @@ pub struct Options {
     pub backup: backup::Scheduled,
     #[command(flatten)]
     #[serde(skip)]
+    pub addons: addons::Addons,
+    #[command(flatten)]
+    #[serde(skip)]
     pub history: history::Kept,
     #[command(flatten)]
     #[serde(skip)]
@@ -235,6 +239,7 @@ pub struct Options {
 /// A component that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
+    Addons,
     Agent,
     Dns,
     Ingress,
@@ -295,6 +300,7 @@ pub struct Config {
     pub snapshots: store::snapshot::schedule::Settings,
     /// Backups that are made by themselves: where, and when.
     pub backup: Option<(backup::Target, store::snapshot::schedule::Plan)>,
+    pub addons: addons::Settings,
     /// How much is kept of what objects were.
     pub history: Option<Keep>,
     /// Where logs of deleted pods are kept, if they are.
@@ -352,7 +358,9 @@ impl Options {
         let (access, kubelet) = (apart(Access::names()), apart(KubeletOptions::names()));
         let (s3, backup) = (apart(names::<S3>()), apart(names::<backup::Scheduled>()));
         let (history, history_logs) = (apart(names::<history::Kept>()), apart(names::<history::Logs>()));
+        let addons = apart(names::<addons::Addons>());
         Ok(Options {
+            addons: serde_json::from_value(addons)?,
             history: serde_json::from_value(history)?,
             history_logs: serde_json::from_value(history_logs)?,
             s3: serde_json::from_value(s3)?,
@@ -370,6 +378,7 @@ impl Options {
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
             self.s3.fill(std::mem::take(&mut other.s3));
             self.backup.fill(std::mem::take(&mut other.backup));
+            self.addons.fill(std::mem::take(&mut other.addons));
             self.history.fill(std::mem::take(&mut other.history));
             self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
@@ -510,6 +519,7 @@ impl Options {
             etcd_listen,
             snapshots,
             backup,
+            addons: self.addons.resolve(&data_dir)?,
             history: self.history.resolve(compaction)?,
             attic: self.history_logs.resolve(&data_dir)?,
             scheduler: components::scheduler::settings(self.scheduler_config.as_deref())
@@ -649,6 +659,7 @@ fn given_nothing(list: &Option<Vec<String>>) -> bool {
 
 fn component(name: &str) -> anyhow::Result<Component> {
     Ok(match name.trim() {
+        "addons" => Component::Addons,
         "agent" => Component::Agent,
         "dns" => Component::Dns,
         "ingress" => Component::Ingress,
@@ -662,7 +673,7 @@ fn component(name: &str) -> anyhow::Result<Component> {
         "controllers" => Component::Controllers,
         other => {
             bail!(
-                "--disable {other}: known are agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
+                "--disable {other}: known are addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
             )
         }
     })

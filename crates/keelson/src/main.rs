@@ -129,6 +129,9 @@ enum Command {
     /// Show the cluster in a browser of this machine, by your kubeconfig's rights
     #[command(after_help = console::AFTER_HELP)]
     Console(console::Options),
+    /// Say what became of the files in the servers' directories of add-ons
+    #[command(after_help = addons::command::AFTER_HELP)]
+    Addons(addons::command::Options),
     /// List what became of an object: when, by whom, which fields; also of one that is deleted
     History(history::Changes),
     /// Show objects as they were at a moment
@@ -271,6 +274,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Secrets(options) => secrets::main(options),
         Command::Why(options) => why::main(options),
         Command::Console(options) => console::main(options),
+        Command::Addons(options) => addons::command::main(options),
         Command::History(options) => history::changes(options),
         Command::Get(options) => history::get(options),
         Command::Diff(options) => history::diff(options),
