@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The newest of k3s' images that is known here.
-pub const IMAGE: &str = "rancher/klipper-helm:v0.9.9-build20251021";
+pub const IMAGE: &str = "rancher/klipper-helm:v0.13.3-build20260727";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
