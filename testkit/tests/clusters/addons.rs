@@ -111,6 +111,7 @@ async fn what_a_file_says_is_there_and_what_it_says_no_more_goes() {
         .await;
     cluster.sleep(secs(600)).await;
     cluster.get::<ConfigMap>("default", "a").await;
+    cluster.sleep(secs(1)).await;
     let told = cluster.events("default").await;
     assert!(
         told.iter().any(|e| e.reason.as_deref() == Some("Invalid")),
@@ -262,9 +263,12 @@ async fn kinds_come_before_their_objects_whichever_file_they_are_in() {
         .await
         .expect("a tab");
 
-    // A kind stays while there is an object of somebody else's, which would go with it.
+    // A kind stays, and it is told, while there is an object of somebody else's, which would go with it.
     withdraw(&cluster, "s1", "b-kinds.yaml").await;
     cluster.gone::<Addon>("", "b-kinds", secs(60)).await;
+    cluster.sleep(secs(1)).await;
+    let told = cluster.events("default").await;
+    assert!(told.iter().any(|e| e.reason.as_deref() == Some("Kept")));
     rest.get_raw(&ResourceId::DEFINITIONS, "", "tabs.example.com", "", "application/json")
         .await
         .expect("the kind stays");

@@ -2,8 +2,8 @@
 //!
 //! * [`source`]: each server tells the cluster what the files of its directories say, as Secrets. It applies nothing.
 //! * [`apply`]: one server at a time makes objects of that: in order, under a field manager of its own, with an inventory by which it prunes.
-//! * [`manifest`], [`order`], [`inventory`], [`health`], [`choose`]: what a file says, what comes before what, what was applied, how it is,
-//!   and whose file counts. Pure.
+//! * [`manifest`], [`order`], [`inventory`], [`health`], [`choose`], [`drift`]: what a file says, what comes before what, what was applied, how it is,
+//!   whose file counts, and what has to be applied again. Pure.
 //! * [`helm`]: jobs that run helm for charts that are objects, as k3s' helm-controller makes them.
 //! * [`run`]: who leads, and when anything runs at all.
 //!
@@ -13,11 +13,12 @@ pub mod addon;
 pub mod apply;
 pub mod choose;
 mod definitions;
+pub mod drift;
 pub mod health;
 pub mod helm;
 pub mod inventory;
 mod kinds;
-mod live;
+pub mod live;
 pub mod manifest;
 pub mod order;
 pub mod run;

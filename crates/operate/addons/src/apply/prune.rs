@@ -9,7 +9,7 @@ use crate::addon::AddonStatus;
 use crate::inventory::{Entry, ObjectId, stale};
 use crate::order::rank;
 use crate::{JSON, MANAGER, PRUNE};
-use keelson_client::{ResourceId, delete_options, is_conflict, is_not_found};
+use keelson_client::{ApiObject, EventType, Kind, ResourceId, delete_options, is_conflict, is_not_found};
 use serde_json::Value;
 
 #[derive(Debug, Default)]
@@ -44,6 +44,8 @@ enum Fate {
     Gone,
     /// It stays, and is no longer ours.
     Released(String),
+    /// It stays although it should go.
+    Kept(String),
     Going(String),
 }
 
@@ -68,19 +70,7 @@ impl Applier {
             match self.take_away(addon, &entry).await {
                 Ok(Fate::Going(how)) => left.going.push(format!("{} ({how})", entry.shown())),
                 Ok(fate) => {
-                    match fate {
-                        Fate::Released(why) => tracing::info!(
-                            addon,
-                            object = entry.shown(),
-                            why,
-                            "an object that no file says any more stays"
-                        ),
-                        _ => tracing::info!(
-                            addon,
-                            object = entry.shown(),
-                            "an object that no file says any more is gone"
-                        ),
-                    }
+                    self.tell_fate(addon, &entry, &fate);
                     let id = entry.id();
                     status.objects.retain(|e| e.id() != id);
                 }
@@ -88,6 +78,24 @@ impl Applier {
             }
         }
         Ok(left)
+    }
+
+    fn tell_fate(&self, addon: &str, entry: &Entry, fate: &Fate) {
+        let object = entry.shown();
+        match fate {
+            Fate::Released(why) => tracing::info!(addon, object, why, "an object that no file says any more stays"),
+            Fate::Kept(why) => {
+                tracing::warn!(addon, object, why, "an object that no file says any more stays");
+                if let Some(known) = self.known.store().get("", addon) {
+                    let about = keelson_client::events::reference(&crate::Addon::RESOURCE, known.meta());
+                    let message = format!("{object} stays: {why}");
+                    self.recorder.event_for(&about, EventType::Warning, "Kept", message);
+                }
+            }
+            Fate::Gone | Fate::Going(_) => {
+                tracing::info!(addon, object, "an object that no file says any more is gone")
+            }
+        }
     }
 
     async fn take_away(&self, addon: &str, entry: &Entry) -> keelson_client::Result<Fate> {
@@ -118,7 +126,7 @@ impl Applier {
         if resource == ResourceId::DEFINITIONS
             && let Some(kept) = self.in_use(&live).await?
         {
-            return Ok(Fate::Released(kept));
+            return Ok(Fate::Kept(kept));
         }
         let options = delete_options(Some("Background"), Some(uid), None);
         let deleted = self.rest.delete_raw(&resource, &entry.namespace, &entry.name, &options);
