@@ -8,9 +8,11 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use crate::world::World;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_client::{ApiObject, ObjectKey};
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 #[derive(Default)]
@@ -18,8 +20,8 @@ pub struct Cluster {
     slots: Vec<Arc<NodeInfo>>,
     names: HashMap<String, u32>,
     free: Vec<u32>,
-    /// Which node each pod is on, by uid.
-    places: HashMap<String, Place>,
+    /// Which node each pod is on.
+    places: HashMap<ByUid, Place>,
     /// Which node pods wait for victims to leave, by the pods' uid.
     nominated: HashMap<String, u32>,
     /// Volumes that are promised to claims, until the API shows it.
@@ -27,6 +29,26 @@ pub struct Cluster {
     changed: BTreeSet<u32>,
     namespaces_changed: bool,
 }
+
+/// A pod that is found by its uid, which stands in it already.
+struct ByUid(Arc<Pod>);
+
+impl Borrow<str> for ByUid {
+    fn borrow(&self) -> &str {
+        self.0.uid()
+    }
+}
+impl Hash for ByUid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.uid().hash(state);
+    }
+}
+impl PartialEq for ByUid {
+    fn eq(&self, other: &ByUid) -> bool {
+        self.0.uid() == other.0.uid()
+    }
+}
+impl Eq for ByUid {}
 
 struct Place {
     node: u32,
@@ -108,7 +130,7 @@ impl Cluster {
     fn place(&mut self, pod: Arc<PodInfo>, is_assumed: bool) {
         let Some(name) = pod.node_name() else { return };
         let node = self.slot(name);
-        self.places.insert(pod.uid().to_owned(), Place { node, is_assumed });
+        self.places.insert(ByUid(pod.pod.clone()), Place { node, is_assumed });
         self.edit(node, |slot| slot.add(pod));
     }
 

@@ -32,6 +32,20 @@ pub struct Facts {
     pub requests: Resources,
     /// Milli CPU and memory for scoring.
     pub assumed: (i64, i64),
+    /// Most pods have none, and there are many pods.
+    wishes: Option<Box<Wishes>>,
+}
+
+impl Deref for Facts {
+    type Target = Wishes;
+    fn deref(&self) -> &Wishes {
+        self.wishes.as_deref().unwrap_or(&NO_WISHES)
+    }
+}
+
+/// What few pods say.
+#[derive(Debug)]
+pub struct Wishes {
     pub ports: Vec<HostPort>,
     pub near: Terms,
     pub apart: Terms,
@@ -63,6 +77,30 @@ pub struct Claim {
 }
 
 static NO_LABELS: Labels = Labels::new();
+static NO_WISHES: Wishes = Wishes {
+    ports: Vec::new(),
+    near: Terms::NONE,
+    apart: Terms::NONE,
+    spread: Spread::NONE,
+    claims: Vec::new(),
+};
+
+impl Terms {
+    const NONE: Terms = Terms {
+        required: Vec::new(),
+        preferred: Vec::new(),
+    };
+    fn is_empty(&self) -> bool {
+        self.required.is_empty() && self.preferred.is_empty()
+    }
+}
+
+impl Wishes {
+    fn is_empty(&self) -> bool {
+        let is_apart = self.near.is_empty() && self.apart.is_empty();
+        is_apart && self.ports.is_empty() && self.claims.is_empty() && !self.spread.is_own
+    }
+}
 
 impl PodInfo {
     pub fn of(pod: Arc<Pod>) -> PodInfo {
@@ -79,11 +117,7 @@ impl PodInfo {
                     .collect(),
             }
         };
-        let facts = Facts {
-            key: pod.key(),
-            priority: pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
-            requests: resources::of_pod(&pod),
-            assumed: resources::assumed(&pod),
+        let wishes = Wishes {
             ports: host_ports(&pod),
             near: terms(
                 near.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
@@ -95,6 +129,13 @@ impl PodInfo {
             ),
             spread: Spread::of(&pod),
             claims: claims(&pod),
+        };
+        let facts = Facts {
+            key: pod.key(),
+            priority: pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
+            requests: resources::of_pod(&pod),
+            assumed: resources::assumed(&pod),
+            wishes: (!wishes.is_empty()).then(|| Box::new(wishes)),
             pod,
         };
         PodInfo {
@@ -144,9 +185,7 @@ impl Facts {
         gates.into_iter().flatten().map(|g| g.name.as_str())
     }
     pub fn has_terms(&self) -> bool {
-        [&self.near, &self.apart]
-            .iter()
-            .any(|t| !t.required.is_empty() || !t.preferred.is_empty())
+        !self.near.is_empty() || !self.apart.is_empty()
     }
 }
 

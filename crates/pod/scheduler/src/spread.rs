@@ -38,6 +38,12 @@ impl Rule {
 }
 
 impl Spread {
+    pub const NONE: Spread = Spread {
+        is_own: false,
+        hard: Vec::new(),
+        soft: Vec::new(),
+    };
+
     pub fn of(pod: &Arc<Pod>) -> Spread {
         let constraints = pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref());
         let constraints = constraints.unwrap_or_default();
