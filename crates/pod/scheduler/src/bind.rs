@@ -3,6 +3,7 @@
 mod devices;
 
 use crate::core::Core;
+use crate::extender::Extender;
 use crate::ledger::Ledger;
 use crate::plan::Why;
 use crate::plugins::dynamic_resources::Decision as Devices;
@@ -44,6 +45,7 @@ pub struct Binder {
     /// Told when claims or volumes change.
     pub volumes_changed: Arc<Notify>,
     pub ledger: Arc<Ledger>,
+    pub extenders: Arc<[Extender]>,
 }
 
 impl Binder {
@@ -66,6 +68,30 @@ impl Binder {
         }
         let _place = writes.place().await;
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);
+        if !self.bound_by_extender(pod, node).await? {
+            self.bind_here(pod, node).await?;
+        }
+        let message = format!("Successfully assigned {namespace}/{name} to {node}");
+        self.tell(&pod.pod, EventType::Normal, "Scheduled", "Binding", message);
+        Ok(())
+    }
+
+    /// Whether one of them has bound the pod, which is then its business.
+    async fn bound_by_extender(&self, pod: &PodInfo, node: &str) -> anyhow::Result<bool> {
+        for extender in self.extenders.iter().filter(|e| e.binds() && e.cares_for(pod)) {
+            match extender.bind(pod, node).await {
+                Ok(()) => return Ok(true),
+                Err(error) if extender.may_fail() => {
+                    tracing::info!(extender = extender.name(), error = format!("{error:#}"), "passed over");
+                }
+                Err(error) => return Err(error.context("binding rejected")),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn bind_here(&self, pod: &PodInfo, node: &str) -> anyhow::Result<()> {
+        let (namespace, name) = (&pod.key.namespace, &pod.key.name);
         let body = json!({
             "apiVersion": "v1", "kind": "Binding",
             "metadata": {"namespace": namespace, "name": name, "uid": pod.uid()},
@@ -75,8 +101,6 @@ impl Binder {
             .post_raw(&Pod::RESOURCE, namespace, name, "binding", &body)
             .await
             .context("binding rejected")?;
-        let message = format!("Successfully assigned {namespace}/{name} to {node}");
-        self.tell(&pod.pod, EventType::Normal, "Scheduled", "Binding", message);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::events::ClusterEvent;
+use crate::extender;
 use crate::plugins::dynamic_resources;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
@@ -35,6 +36,10 @@ impl Core {
         let asked = profiles.clone();
         let hearing = profiles.clone();
         let hears = move |event: &ClusterEvent, name: &str| {
+            // What they look at nobody knows.
+            if name == extender::NAME {
+                return true;
+            }
             let plugins = hearing.iter().flat_map(|profile| &profile.plugins);
             plugins
                 .filter(|e| e.plugin.name() == name)
@@ -46,6 +51,9 @@ impl Core {
             profile.is_some_and(|p| p.allocates()) && dynamic_resources::waits(&pod.pod, &ledger)
         };
         let helps = move |event: &ClusterEvent, pod: &PodInfo, by: &BTreeSet<&'static str>| {
+            if by.contains(extender::NAME) {
+                return true;
+            }
             let profile = asked.iter().find(|p| p.scheduler_name == pod.scheduler_name());
             let plugins = profile.into_iter().flat_map(|p| &p.plugins);
             plugins

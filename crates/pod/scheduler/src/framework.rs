@@ -32,6 +32,11 @@ pub trait Plugin: Send + Sync {
     fn scorer<'a>(&'a self, _cycle: Cycle<'a>, _feasible: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
         None
     }
+    /// Whether it says the same of both pods, of any node and at any time: what was found for one is used for the other then. What
+    /// isn't known isn't used, and no pod is like another.
+    fn is_same(&self, _a: &PodInfo, _b: &PodInfo) -> bool {
+        false
+    }
     /// Whether any pod that this plug-in kept off may fit after such an event: if not, they aren't gone through.
     fn hears(&self, _event: &ClusterEvent) -> bool {
         true

@@ -13,6 +13,7 @@
 //!
 //! Knows the API only by its client: pods and nodes it watches, bindings and conditions it writes.
 
+pub mod batch;
 mod bind;
 pub mod cluster;
 pub mod configuration;
@@ -20,6 +21,7 @@ mod core;
 mod counts;
 pub mod devices;
 pub mod events;
+pub mod extender;
 pub mod framework;
 mod inputs;
 pub mod ledger;
@@ -44,6 +46,8 @@ pub mod world;
 
 use crate::core::{Core, Profiles};
 use bind::{Binder, Writes};
+use extender::Extender;
+use futures::FutureExt;
 use inputs::Inputs;
 use keelson_client::leader::{Election, acquire};
 use keelson_client::{Recorder, Rest, Telling};
@@ -84,6 +88,8 @@ pub struct Config {
     /// How pods are decided, by the name they have in `schedulerName`; others are somebody else's business.
     pub profiles: Vec<Profile>,
     pub backoffs: Backoffs,
+    /// Who is asked beside the plug-ins.
+    pub extenders: Vec<extender::Settings>,
     /// Who this is among several schedulers, of which one works; `None`: it is the only one.
     pub leader_election: Option<String>,
     /// For the choice between equally good nodes; `None`: a new one each time.
@@ -97,6 +103,7 @@ impl Default for Config {
         Config {
             profiles: vec![Profile::default()],
             backoffs: Backoffs::default(),
+            extenders: Vec::new(),
             leader_election: None,
             seed: None,
             telling: Telling::default(),
@@ -107,6 +114,7 @@ impl Default for Config {
 /// Runs until `stop`; bindings under way are finished.
 pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let rest = Rest::new(client, "kube-scheduler").telling(&config.telling);
+    let extenders = Extender::all(&config.extenders).await?;
     let election = match &config.leader_election {
         None => None,
         Some(identity) => match acquire(&rest, Election::new("kube-scheduler", identity), &stop).await {
@@ -117,7 +125,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let leading = election
         .as_ref()
         .map_or_else(|| stop.child_token(), |l| l.token().clone());
-    let scheduler = Scheduler::start(rest, &config, &leading);
+    let scheduler = Scheduler::start(rest, &config, extenders, &leading);
     scheduler.run(&leading).await;
     if let Some(election) = election {
         election.finish().await;
@@ -132,6 +140,7 @@ struct Scheduler {
     profiles: Profiles,
     /// One for each profile.
     binders: Vec<Binder>,
+    extenders: Arc<[Extender]>,
     snapshot: Snapshot,
     turn: Turn<StdRng>,
     writes: Arc<Writes>,
@@ -141,7 +150,7 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn start(rest: Rest, config: &Config, stop: &CancellationToken) -> Scheduler {
+    fn start(rest: Rest, config: &Config, extenders: Arc<[Extender]>, stop: &CancellationToken) -> Scheduler {
         let inputs = Inputs::start(&rest, stop);
         let profiles: Profiles = Arc::new(config.profiles.iter().cloned().map(Arc::new).collect());
         let measures = &config.telling.measures;
@@ -159,6 +168,7 @@ impl Scheduler {
             profile: profile.clone(),
             volumes_changed: volumes_changed.clone(),
             ledger: ledger.clone(),
+            extenders: extenders.clone(),
         };
         Scheduler {
             core,
@@ -166,6 +176,7 @@ impl Scheduler {
             inputs,
             binders: profiles.iter().map(binder).collect(),
             profiles,
+            extenders,
             turn: Turn::new(StdRng::seed_from_u64(config.seed.unwrap_or_else(rand::random))),
             writes,
             tasks: JoinSet::new(),
@@ -189,7 +200,12 @@ impl Scheduler {
             match self.core.next(&mut self.snapshot) {
                 Ok(pod) => {
                     drop(changed);
-                    self.decide(pod);
+                    tokio::select! {
+                        // Extenders may be a while.
+                        biased;
+                        () = self.decide(pod) => {}
+                        () = stop.cancelled() => break,
+                    }
                     decided += 1;
                     if decided % DECISIONS_A_TURN == 0 {
                         // Let what was decided go out, and events in.
@@ -219,20 +235,32 @@ impl Scheduler {
         }
     }
 
-    fn decide(&mut self, pod: Arc<PodInfo>) {
+    async fn decide(&mut self, pod: Arc<PodInfo>) {
         let of = |profile: &Arc<Profile>| profile.scheduler_name == pod.scheduler_name();
         let Some(at) = self.profiles.iter().position(of) else {
             return self.core.with(|state, _| state.queue.remove(pod.uid()));
         };
         let began = Instant::now();
-        let plan = || plan(&self.profiles[at], &pod, &self.snapshot, &mut self.turn);
-        let Ok(plan) = std::panic::catch_unwind(AssertUnwindSafe(plan)) else {
+        self.turn.now = began;
+        let (profile, snapshot, turn) = (&self.profiles[at], &self.snapshot, &mut self.turn);
+        let planned = match self.extenders.is_empty() {
+            true => std::panic::catch_unwind(AssertUnwindSafe(|| Ok(plan(profile, &pod, snapshot, turn)))),
+            false => {
+                let planned = extender::plan::plan(&self.extenders, profile, &pod, snapshot, turn);
+                AssertUnwindSafe(planned).catch_unwind().await
+            }
+        };
+        let Ok(planned) = planned else {
             // Said by the panic itself. It must cost no more than this pod's turn.
             tracing::error!(pod = %pod.key, "planning panicked; the pod is tried again later");
             self.told.ended(Ended::Error, pod.scheduler_name(), began.elapsed());
             return self.core.with(|state, now| drop(state.queue.failed(pod.uid(), now)));
         };
         let binder = self.binders[at].clone();
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(error) => return self.failed(binder, pod, error, began),
+        };
         match plan {
             Plan::Bind { node, volumes, devices } => {
                 self.told.decided(began.elapsed());
@@ -248,6 +276,20 @@ impl Scheduler {
                 self.wait(binder, pod, why);
             }
         }
+    }
+
+    /// An extender that may not fail did.
+    fn failed(&mut self, binder: Binder, pod: Arc<PodInfo>, error: anyhow::Error, began: Instant) {
+        self.told.ended(Ended::Error, pod.scheduler_name(), began.elapsed());
+        let Some(pod) = self.core.with(|state, now| state.queue.failed(pod.uid(), now)) else {
+            return;
+        };
+        tracing::warn!(pod = %pod.key, error = format!("{error:#}"), "no decision; will retry");
+        let writes = self.writes.clone();
+        self.tasks.spawn(async move {
+            let _place = writes.place().await;
+            binder.failed(&pod, &error).await;
+        });
     }
 
     fn wait(&mut self, binder: Binder, pod: Arc<PodInfo>, why: Why) {

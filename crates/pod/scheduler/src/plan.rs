@@ -4,6 +4,7 @@
 //! with the highest weighted score is taken, one of them at random if several have it. If none fits, preemption looks for a
 //! node where removing less important pods would help.
 
+use crate::batch::{self, Batch, Candidates};
 use crate::framework::{Cycle, NodeFilter, Prepared, Reject};
 use crate::node::NodeInfo;
 use crate::plugins::dynamic_resources;
@@ -16,6 +17,7 @@ use k8s_openapi::api::resource::v1::ResourceClaim;
 use rand::Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 #[derive(Debug)]
 pub enum Plan {
@@ -32,11 +34,23 @@ pub struct Turn<R> {
     pub rng: R,
     /// The place in the order of nodes where the search goes on.
     pub start: usize,
+    /// When this decision is made.
+    pub now: Instant,
+    /// For a pod like the last one.
+    batch: Option<Batch>,
+    /// How many pods got a node by what was found for the one before.
+    pub batched: u64,
 }
 
 impl<R: Rng> Turn<R> {
     pub fn new(rng: R) -> Turn<R> {
-        Turn { rng, start: 0 }
+        Turn {
+            rng,
+            start: 0,
+            now: Instant::now(),
+            batch: None,
+            batched: 0,
+        }
     }
 }
 
@@ -68,34 +82,88 @@ pub struct Refused {
 
 pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Turn<impl Rng>) -> Plan {
     let cycle = Cycle { pod, snapshot };
-    let mut why = Why {
-        total: snapshot.len(),
-        ..Why::default()
-    };
-    if snapshot.is_empty() {
-        return Plan::Wait(why);
-    }
-    let (filters, only) = match Filters::prepare(profile, cycle, &mut why) {
+    // Only who comes next finds it.
+    let last = turn.batch.take();
+    let mut why = Why::of(snapshot);
+    let (filters, only) = match prepare(profile, cycle, &mut why) {
         Ok(prepared) => prepared,
-        Err(reject) => {
-            why.outright = Some(reject);
-            why.preemption = profile.preemption.map(|_| preempt::outright(&why));
-            return Plan::Wait(why);
+        Err(waits) => return waits,
+    };
+    let hint = last.and_then(|last| last.hint(profile, cycle, &filters, turn.now, &mut turn.rng));
+    let hint = hint.filter(|(node, _)| filters.check_with_nominated(cycle, node).is_none());
+    let chosen = match (nominated(cycle, &filters), hint) {
+        (Some(node), _) => Some(node),
+        (None, Some((node, rest))) => {
+            turn.batch = Some(rest);
+            turn.batched += 1;
+            Some(node)
+        }
+        (None, None) => {
+            let feasible = search(cycle, &filters, only, |nodes| profile.enough(nodes), turn, &mut why);
+            choose(profile, cycle, &feasible, &[], turn)
         }
     };
-    let feasible = match nominated(cycle, &filters) {
-        Some(node) => vec![node],
-        None => search(profile, cycle, &filters, only, turn, &mut why),
-    };
-    let Some(node) = choose(profile, cycle, &feasible, &mut turn.rng) else {
-        if profile.allocates() {
-            why.to_free = dynamic_resources::to_free(&profile.devices, pod, snapshot, &why.nodes);
-        }
+    let Some(node) = chosen else {
+        frees(profile, cycle, &mut why);
         let preempting = profile.preemption;
         why.preemption = preempting.map(|limits| preempt::find(cycle, &filters, &why, limits, &mut turn.rng));
         return Plan::Wait(why);
     };
-    // It was decided once to filter; what came of it is needed now.
+    settle(profile, cycle, node, why)
+}
+
+fn prepare<'a>(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<Prepare<'a>, Plan> {
+    if cycle.snapshot.is_empty() {
+        return Err(Plan::Wait(std::mem::take(why)));
+    }
+    Filters::prepare(profile, cycle, why).map_err(|reject| {
+        why.outright = Some(reject);
+        why.preemption = profile.preemption.map(|_| preempt::outright(why));
+        Plan::Wait(std::mem::take(why))
+    })
+}
+
+/// For whoever goes on with them elsewhere: nodes that would do, or the plan if none can. Only that where room was made, if `nominated`.
+pub(crate) fn fitting(
+    profile: &Profile,
+    cycle: Cycle<'_>,
+    is_nominated: bool,
+    turn: &mut Turn<impl Rng>,
+    why: &mut Why,
+) -> Result<Vec<u32>, Plan> {
+    turn.batch = None;
+    let (filters, only) = prepare(profile, cycle, why)?;
+    let nodes = match is_nominated {
+        true => nominated(cycle, &filters).into_iter().collect(),
+        false => search(cycle, &filters, only, |nodes| profile.share(nodes), turn, why),
+    };
+    Ok(nodes.into_iter().map(|node| node.index).collect())
+}
+
+/// The best of the nodes, if others weigh them too.
+pub(crate) fn chosen<'a>(
+    profile: &Profile,
+    cycle: Cycle<'a>,
+    nodes: &[u32],
+    liked: &[i64],
+    turn: &mut Turn<impl Rng>,
+) -> Option<&'a Arc<NodeInfo>> {
+    let nodes: Vec<_> = nodes.iter().filter_map(|index| cycle.snapshot.at(*index)).collect();
+    let node = choose(profile, cycle, &nodes, liked, turn);
+    // What others said of them isn't known of the next pod.
+    turn.batch = None;
+    node
+}
+
+/// What is said about claims if no node will do.
+pub(crate) fn frees(profile: &Profile, cycle: Cycle<'_>, why: &mut Why) {
+    if profile.allocates() {
+        why.to_free = dynamic_resources::to_free(&profile.devices, cycle.pod, cycle.snapshot, &why.nodes);
+    }
+}
+
+/// What the pod gets on its node. It was decided once to filter; what came of it is needed now.
+pub(crate) fn settle(profile: &Profile, cycle: Cycle<'_>, node: &Arc<NodeInfo>, mut why: Why) -> Plan {
     let refused = |plugin, reject| {
         why.plugins.insert(plugin);
         why.nodes.push(Refused {
@@ -110,7 +178,7 @@ pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Tu
         Err(reject) => return refused("VolumeBinding", reject),
     };
     let devices = match profile.allocates() {
-        true => dynamic_resources::decide(&profile.devices, pod, snapshot, node),
+        true => dynamic_resources::decide(&profile.devices, cycle.pod, cycle.snapshot, node),
         false => Ok(dynamic_resources::Decision::default()),
     };
     match devices {
@@ -131,10 +199,10 @@ fn nominated<'a>(cycle: Cycle<'a>, filters: &Filters<'a>) -> Option<&'a Arc<Node
 
 /// Enough nodes that fit; of the others that were looked at, why they don't.
 fn search<'a>(
-    profile: &Profile,
     cycle: Cycle<'a>,
     filters: &Filters<'a>,
     only: Option<BTreeSet<String>>,
+    enough: impl Fn(usize) -> usize,
     turn: &mut Turn<impl Rng>,
     why: &mut Why,
 ) -> Vec<&'a Arc<NodeInfo>> {
@@ -144,7 +212,7 @@ fn search<'a>(
     });
     let all = cycle.snapshot.order();
     let nodes = named.as_deref().unwrap_or(all);
-    let enough = profile.enough(nodes.len());
+    let enough = enough(nodes.len());
     let mut feasible = Vec::with_capacity(enough);
     let start = if nodes.is_empty() { 0 } else { turn.start % nodes.len() };
     for index in nodes[start..].iter().chain(&nodes[..start]) {
@@ -177,10 +245,10 @@ fn search<'a>(
 /// The filters made for one pod.
 pub(crate) struct Filters<'a>(Vec<(&'static str, Arc<dyn NodeFilter + 'a>)>);
 
-type Prepare<'a> = (Filters<'a>, Option<BTreeSet<String>>);
+pub(crate) type Prepare<'a> = (Filters<'a>, Option<BTreeSet<String>>);
 
 impl<'a> Filters<'a> {
-    fn prepare(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<Prepare<'a>, Reject> {
+    pub(crate) fn prepare(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<Prepare<'a>, Reject> {
         let mut filters = Vec::new();
         let mut only: Option<BTreeSet<String>> = None;
         let mut naming = Vec::new();
@@ -258,31 +326,44 @@ fn choose<'a>(
     profile: &Profile,
     cycle: Cycle<'_>,
     feasible: &[&'a Arc<NodeInfo>],
-    rng: &mut impl Rng,
+    liked: &[i64],
+    turn: &mut Turn<impl Rng>,
 ) -> Option<&'a Arc<NodeInfo>> {
     if feasible.len() < 2 {
         return feasible.first().copied();
     }
-    let mut totals = vec![0; feasible.len()];
+    let mut totals = liked.to_vec();
+    totals.resize(feasible.len(), 0);
     let mut scores = Vec::with_capacity(feasible.len());
-    for (plugin, weight) in profile.scorers() {
+    let mut kept = batch::is_same(profile, cycle.pod, cycle.pod).then(|| Candidates::new(feasible));
+    for (place, plugin, weight) in profile.scorers() {
         let Some(scorer) = plugin.scorer(cycle, feasible) else {
             continue;
         };
         scores.clear();
         scores.extend(feasible.iter().map(|node| scorer.score(node)));
+        if let Some(kept) = &mut kept {
+            kept.said(place, &scores);
+        }
         scorer.normalize(feasible, &mut scores);
         for (total, score) in totals.iter_mut().zip(&scores) {
-            *total += score * weight;
+            *total = total.saturating_add(score * weight);
         }
     }
-    let best = totals.iter().copied().max()?;
-    let count = totals.iter().filter(|total| **total == best).count();
-    let mut candidates = feasible.iter().zip(&totals).filter(|(_, total)| **total == best);
-    candidates.nth(rng.random_range(0..count)).map(|(node, _)| *node)
+    let at = batch::best(&totals, &mut turn.rng)?;
+    let kept = kept.map(|kept| kept.without(at, totals));
+    turn.batch = kept.and_then(|kept| Batch::new(cycle, turn.now, feasible[at], kept));
+    Some(feasible[at])
 }
 
 impl Why {
+    pub(crate) fn of(snapshot: &Snapshot) -> Why {
+        Why {
+            total: snapshot.len(),
+            ..Why::default()
+        }
+    }
+
     /// As upstream tells it.
     pub fn message(&self) -> String {
         if self.total == 0 {

@@ -34,7 +34,7 @@ pub struct Preemption {
 }
 
 impl Preemption {
-    fn none(message: impl Into<String>, clear_nomination: bool) -> Preemption {
+    pub(crate) fn none(message: impl Into<String>, clear_nomination: bool) -> Preemption {
         Preemption {
             target: None,
             message: message.into(),
@@ -55,8 +55,27 @@ pub(crate) fn find(
     limits: Preempting,
     rng: &mut impl Rng,
 ) -> Preemption {
+    match candidates(cycle, filters, why, limits, rng) {
+        Ok(found) => best(why.total, found),
+        Err(preemption) => preemption,
+    }
+}
+
+/// Where it would work, and why not elsewhere.
+pub(crate) struct Found {
+    pub candidates: Vec<Candidate>,
+    pub refused: Vec<Reject>,
+}
+
+pub(crate) fn candidates(
+    cycle: Cycle<'_>,
+    filters: &Filters<'_>,
+    why: &Why,
+    limits: Preempting,
+    rng: &mut impl Rng,
+) -> Result<Found, Preemption> {
     if let Some(reason) = ineligible(cycle, why) {
-        return Preemption::none(reason, false);
+        return Err(Preemption::none(reason, false));
     }
     let helpable = why.nodes.iter().filter(|refused| !refused.reject.is_final);
     let helpable: Vec<_> = helpable.filter_map(|refused| cycle.snapshot.at(refused.node)).collect();
@@ -79,7 +98,11 @@ pub(crate) fn find(
             break;
         }
     }
-    match candidates.into_iter().min_by_key(Candidate::cost) {
+    Ok(Found { candidates, refused })
+}
+
+pub(crate) fn best(total: usize, found: Found) -> Preemption {
+    match found.candidates.into_iter().min_by_key(Candidate::cost) {
         Some(best) => Preemption {
             message: format!(
                 "found a potential placement for pod on node {}, preempting {} victims",
@@ -89,7 +112,7 @@ pub(crate) fn find(
             target: Some((best.node, best.victims)),
             clear_nomination: false,
         },
-        None => Preemption::none(not_available(why.total, &refused), true),
+        None => Preemption::none(not_available(total, &found.refused), true),
     }
 }
 
@@ -137,11 +160,11 @@ fn was_preempted(pod: &PodInfo) -> bool {
     })
 }
 
-struct Candidate {
-    node: String,
+pub(crate) struct Candidate {
+    pub node: String,
     /// The most important first.
-    victims: Vec<Arc<PodInfo>>,
-    violations: usize,
+    pub victims: Vec<Arc<PodInfo>>,
+    pub violations: usize,
 }
 
 impl Candidate {

@@ -78,18 +78,23 @@ impl Profile {
     pub fn allocates(&self) -> bool {
         self.filters().any(|plugin| plugin.name() == dynamic_resources::NAME)
     }
-    pub fn scorers(&self) -> impl Iterator<Item = (&dyn Plugin, i64)> {
-        self.plugins
-            .iter()
-            .filter(|e| e.weight > 0)
-            .map(|e| (&*e.plugin, e.weight))
+    /// With their places among the plug-ins, and their weights.
+    pub fn scorers(&self) -> impl Iterator<Item = (usize, &dyn Plugin, i64)> {
+        let all = self.plugins.iter().enumerate();
+        all.filter(|(_, e)| e.weight > 0)
+            .map(|(place, e)| (place, &*e.plugin, e.weight))
     }
 
     /// How many nodes that would do are enough, of so many.
     pub fn enough(&self, nodes: usize) -> usize {
-        if self.scorers().next().is_none() {
-            return 1;
+        match self.scorers().next() {
+            Some(_) => self.share(nodes),
+            None => 1,
         }
+    }
+
+    /// How many are enough if somebody weighs them.
+    pub fn share(&self, nodes: usize) -> usize {
         if nodes < FEWEST {
             return nodes;
         }

@@ -18,6 +18,8 @@ pub struct Snapshot {
     /// In which nodes are looked at: from each zone in turn.
     order: Vec<u32>,
     is_reordered: bool,
+    /// How often it was another node that had some index, or was elsewhere.
+    layout: u64,
     /// Volumes that are promised to claims.
     pub promised: Arc<BTreeMap<String, ObjectKey>>,
     pub world: Arc<dyn World>,
@@ -37,6 +39,7 @@ impl Snapshot {
             names: HashMap::new(),
             order: Vec::new(),
             is_reordered: false,
+            layout: 0,
             promised: Arc::default(),
             world,
             counts: Mutex::default(),
@@ -60,6 +63,11 @@ impl Snapshot {
     }
     pub fn order(&self) -> &[u32] {
         &self.order
+    }
+
+    /// As long as this is the same, indexes are the same nodes', with the same labels and taints.
+    pub fn layout(&self) -> u64 {
+        self.layout
     }
 
     /// What is known now of the node with this index, if there is one.
@@ -86,6 +94,7 @@ impl Snapshot {
         };
         if has_moved {
             self.is_reordered = true;
+            self.layout += 1;
             // A place is used again: the name may have moved to another one already.
             if let Some(old) = &old
                 && self.names.get(old.name()) == Some(&index)

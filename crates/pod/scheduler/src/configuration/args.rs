@@ -8,6 +8,7 @@ use crate::plugins::inter_pod_affinity::InterPodAffinity;
 use crate::plugins::node_affinity::{Added, NodeAffinity};
 use crate::plugins::resources_fit::{Kind, ResourcesFit, Strategy};
 use crate::plugins::topology_spread::TopologySpread;
+use crate::plugins::volume_binding::VolumeBinding;
 use crate::profile::Preempting;
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, TopologySpreadConstraint};
 use serde::Deserialize;
@@ -27,6 +28,7 @@ pub struct PluginConfig {
 /// What was said of the plug-ins, and the defaults of what wasn't.
 pub struct Args {
     made: Vec<Arc<dyn Plugin>>,
+    fit: Option<ResourcesFit>,
     pub preempting: Preempting,
     pub volumes_within: Duration,
     pub devices: DynamicResources,
@@ -41,6 +43,7 @@ impl Args {
     pub fn read(path: &str, configs: &[PluginConfig], errors: &mut Errors) -> Args {
         let mut args = Args {
             made: Vec::new(),
+            fit: None,
             preempting: Preempting::default(),
             volumes_within: Duration::from_secs(600),
             devices: DynamicResources::default(),
@@ -61,9 +64,19 @@ impl Args {
         args
     }
 
+    /// What extenders look after isn't counted here; their say goes before the plug-in's own arguments.
+    pub fn ignoring(mut self, resources: &[String]) -> Args {
+        if !resources.is_empty() {
+            self.fit.get_or_insert_default().ignored = resources.to_vec();
+        }
+        self.made
+            .extend(self.fit.take().map(|fit| Arc::new(fit) as Arc<dyn Plugin>));
+        self
+    }
+
     fn one(&mut self, path: &str, config: &PluginConfig, errors: &mut Errors) -> Result<(), serde_json::Error> {
         match config.name.as_str() {
-            "NodeResourcesFit" => self.made.push(Arc::new(fit(path, args(config, errors)?, errors))),
+            "NodeResourcesFit" => self.fit = Some(fit(path, args(config, errors)?, errors)),
             "NodeResourcesBalancedAllocation" => self.made.push(Arc::new(balance(path, args(config, errors)?, errors))),
             "InterPodAffinity" => self.made.push(Arc::new(inter_pod(path, args(config, errors)?, errors))),
             "PodTopologySpread" => self.made.push(Arc::new(spread(path, args(config, errors)?, errors))),
@@ -82,9 +95,10 @@ impl Args {
                     let why = "invalid BindTimeoutSeconds, should not be a negative value";
                     errors.invalid(&format!("{path}.bindTimeoutSeconds"), seconds, why);
                 }
-                if let Some(shape) = args.shape {
-                    let why = "unexpected field `shape`, remove it or turn on the feature gate StorageCapacityScoring";
-                    errors.invalid(&format!("{path}.shape"), shape, why);
+                if !args.shape.is_empty() {
+                    check_shape(&format!("{path}.shape"), &args.shape, errors);
+                    let shape = args.shape.iter().map(|p| (p.utilization, p.score)).collect();
+                    self.made.push(Arc::new(VolumeBinding { shape }));
                 }
                 self.volumes_within = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
             }
@@ -157,7 +171,8 @@ fn devices(path: &str, args: DynamicResourcesArgs, errors: &mut Errors) -> Dynam
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct VolumeBindingArgs {
     bind_timeout_seconds: Option<i64>,
-    shape: Option<Value>,
+    #[serde(default)]
+    shape: Vec<Point>,
 }
 
 #[derive(Default, Deserialize)]

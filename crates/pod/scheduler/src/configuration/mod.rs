@@ -1,11 +1,11 @@
 //! `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1), as kube-scheduler reads it: from the file's content to what the
 //! scheduler is told, or to everything that is wrong with it, in upstream's words.
 //!
-//! What is in it and can't be done here is refused, never passed over: extenders, plug-ins that aren't built in, extension
-//! points that our plug-ins don't have on their own, connections and leadership (the program's business).
+//! What is in it and can't be done here is refused, never passed over: plug-ins that aren't built in, extension points that our plug-ins don't have on their own, connections and leadership (the program's business).
 
 mod args;
 mod errors;
+mod extenders;
 mod plugins;
 #[cfg(test)]
 mod tests;
@@ -39,7 +39,7 @@ struct File {
     profiles: Vec<FileProfile>,
     leader_election: Option<LeaderElection>,
     #[serde(default)]
-    extenders: Vec<Value>,
+    extenders: Vec<extenders::Extender>,
     client_connection: Option<Value>,
     enable_profiling: Option<Value>,
     enable_contention_profiling: Option<Value>,
@@ -108,10 +108,11 @@ impl File {
         if let [only] = self.profiles.as_mut_slice() {
             only.scheduler_name.get_or_insert_with(|| crate::DEFAULT_NAME.into());
         }
+        let ignored = extenders::ignored(&self.extenders);
         let mut profiles: Vec<Profile> = Vec::new();
         for (i, profile) in self.profiles.iter().enumerate() {
             let path = format!("profiles[{i}]");
-            let read = profile.read(&path, self.percentage_of_nodes_to_score, errors);
+            let read = profile.read(&path, self.percentage_of_nodes_to_score, &ignored, errors);
             if let Some(at) = profiles.iter().position(|p| p.scheduler_name == read.scheduler_name) {
                 errors.duplicate(
                     &format!("{path}.schedulerName"),
@@ -135,6 +136,7 @@ impl File {
                 first: Duration::from_secs(first.max(0).unsigned_abs()),
                 most: Duration::from_secs(most.max(0).unsigned_abs()),
             },
+            extenders: extenders::read(self.extenders, errors),
             ..Config::default()
         }
     }
@@ -146,7 +148,6 @@ impl File {
             ("enableProfiling", self.enable_profiling.is_some()),
             ("enableContentionProfiling", self.enable_contention_profiling.is_some()),
             ("delayCacheUntilActive", self.delay_cache_until_active.is_some()),
-            ("extenders", !self.extenders.is_empty()),
             (
                 "leaderElection.leaderElect",
                 self.leader_election.as_ref().is_some_and(|l| l.leader_elect),
@@ -159,7 +160,7 @@ impl File {
 }
 
 impl FileProfile {
-    fn read(&self, path: &str, percentage_of_all: i64, errors: &mut Errors) -> Profile {
+    fn read(&self, path: &str, percentage_of_all: i64, ignored: &[String], errors: &mut Errors) -> Profile {
         let scheduler_name = self.scheduler_name.clone().unwrap_or_default();
         if scheduler_name.is_empty() {
             errors.required(&format!("{path}.schedulerName"), "");
@@ -168,7 +169,7 @@ impl FileProfile {
         if let Some(own) = self.percentage_of_nodes_to_score {
             percentage(&format!("{path}.percentageOfNodesToScore"), own, errors);
         }
-        let args = args::Args::read(&format!("{path}.pluginConfig"), &self.plugin_config, errors);
+        let args = args::Args::read(&format!("{path}.pluginConfig"), &self.plugin_config, errors).ignoring(ignored);
         let chosen = self.plugins.choose(&format!("{path}.plugins"), errors);
         Profile {
             scheduler_name,

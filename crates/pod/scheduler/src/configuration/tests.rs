@@ -57,7 +57,7 @@ fn plugins_are_disabled_enabled_and_weighed() {
         "score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit", "weight": 7}]},
         "filter": {"disabled": [{"name": "NodePorts"}]},
     }}));
-    let on_score: Vec<_> = weighed.scorers().map(|(p, weight)| (p.name(), weight)).collect();
+    let on_score: Vec<_> = weighed.scorers().map(|(_, p, weight)| (p.name(), weight)).collect();
     assert_eq!(on_score, [("NodeResourcesFit", 7)]);
     let filters: Vec<_> = weighed.filters().map(|p| p.name()).collect();
     assert!(
@@ -165,7 +165,6 @@ fn what_is_wrong_is_said_in_upstreams_words() {
 #[test]
 fn what_cant_be_done_is_refused() {
     for more in [
-        json!({"extenders": [{"urlPrefix": "http://localhost"}]}),
         json!({"leaderElection": {"leaderElect": true}}),
         json!({"clientConnection": {"kubeconfig": "x"}}),
         json!({"profiles": [{"plugins": {"reserve": {"disabled": [{"name": "*"}]}}}]}),
@@ -179,4 +178,85 @@ fn what_cant_be_done_is_refused() {
         assert!(read(file(more.clone())).is_err(), "{more}");
     }
     assert!(read(json!({"apiVersion": "kubescheduler.config.k8s.io/v1beta3", "kind": KIND})).is_err());
+}
+
+#[test]
+fn extenders_are_taken_and_checked_in_upstreams_words() {
+    let config = read(file(json!({"extenders": [{
+        "urlPrefix": "https://x:1/y", "filterVerb": "filter", "prioritizeVerb": "prioritize", "bindVerb": "bind", "preemptVerb": "preempt",
+        "weight": 5, "enableHTTPS": true, "tlsConfig": {"caFile": "/ca", "serverName": "name"}, "httpTimeout": "1m30s",
+        "nodeCacheCapable": true, "ignorable": true,
+        "managedResources": [{"name": "example.com/card", "ignoredByScheduler": true}],
+    }, {"urlPrefix": "http://z"}]})));
+    let extenders = config.unwrap_or_else(|e| panic!("{e}")).extenders;
+    let [first, second] = extenders.as_slice() else {
+        panic!("{extenders:?}")
+    };
+    assert_eq!(
+        (first.url.as_str(), first.weight, first.timeout.as_secs()),
+        ("https://x:1/y", 5, 90)
+    );
+    assert!(first.knows_nodes && first.may_fail && first.managed == ["example.com/card"]);
+    assert_eq!(second.timeout.as_secs(), 5);
+
+    let one = |more: Value| {
+        let mut extender = json!({"urlPrefix": "http://x"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            extender[key] = value.clone();
+        }
+        refused(json!({"extenders": [extender]}))
+    };
+    for (found, expected) in [
+        (
+            one(json!({"prioritizeVerb": "p"})),
+            "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
+        ),
+        (
+            refused(
+                json!({"extenders": [{"urlPrefix": "http://a", "bindVerb": "b"}, {"urlPrefix": "http://b", "bindVerb": "b"}]}),
+            ),
+            "extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind",
+        ),
+        (
+            one(json!({"managedResources": [{"name": "cpu"}]})),
+            "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
+        ),
+        (
+            one(json!({"managedResources": [{"name": "a.b/c"}, {"name": "a.b/c"}]})),
+            "extenders[0].managedResources[1].name: Invalid value: \"a.b/c\": duplicate extender managed resource name",
+        ),
+        (
+            one(json!({"urlPrefix": "here"})),
+            "extenders[0].urlPrefix: Invalid value: \"here\": must be http://HOST[:PORT][/PATH] or https://…",
+        ),
+        (
+            one(json!({"tlsConfig": {"insecure": true, "caFile": "/ca"}})),
+            "extenders[0].tlsConfig.insecure: Invalid value: true: specifying a root certificates file with the insecure flag is not allowed",
+        ),
+        (
+            one(json!({"httpTimeout": "-1s"})),
+            "extenders[0].httpTimeout: Invalid value: \"-1s\": must be a duration that isn't negative, as 5s",
+        ),
+    ] {
+        assert_eq!(found, expected);
+    }
+    let secret = read(file(
+        json!({"extenders": [{"urlPrefix": "http://x", "tlsConfig": {"certData": "Yw==", "keyData": "c2VjcmV0"}}]}),
+    ));
+    assert!(!format!("{secret:?}").contains("c2VjcmV0"), "keys aren't told");
+}
+
+#[test]
+fn the_worth_of_storage_is_a_shape() {
+    let shape = json!([{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]);
+    profile(json!({"pluginConfig": [{"name": "VolumeBinding", "args": {"shape": shape}}]}));
+    let at = "profiles[0].pluginConfig[0].args.shape";
+    let falling = json!([{"utilization": 50, "score": 0}, {"utilization": 50, "score": 11}]);
+    assert_eq!(
+        refused(json!({"profiles": [{"pluginConfig": [{"name": "VolumeBinding", "args": {"shape": falling}}]}]})),
+        format!(
+            "[{at}[1].utilization: Invalid value: 50: values must be sorted in increasing order, \
+             {at}[1].score: Invalid value: 11: not in valid range [0, 10]]"
+        )
+    );
 }

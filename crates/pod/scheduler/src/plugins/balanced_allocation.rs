@@ -28,6 +28,9 @@ impl Plugin for BalancedAllocation {
         let resources = &self.resources;
         asks.then(|| Box::new(Balance { pod, resources }) as Box<dyn Scorer>)
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        a.requests == b.requests
+    }
 }
 
 struct Balance<'a> {

@@ -77,6 +77,9 @@ impl Plugin for DynamicResources {
             feasible.iter().filter_map(|node| score(node)).collect(),
         )))
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        asked(&a.pod).is_empty() && asked(&b.pod).is_empty()
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(
             event,

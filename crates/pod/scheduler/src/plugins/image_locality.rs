@@ -2,6 +2,7 @@
 
 use crate::framework::{Cycle, MAX_SCORE, Plugin, Scorer};
 use crate::node::NodeInfo;
+use crate::pod::PodInfo;
 use std::sync::Arc;
 
 const MIB: i64 = 1 << 20;
@@ -16,19 +17,7 @@ impl Plugin for ImageLocality {
         "ImageLocality"
     }
     fn scorer<'a>(&'a self, cycle: Cycle<'a>, _: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
-        let spec = cycle.pod.pod.spec.as_ref()?;
-        let containers = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-            .filter_map(|c| c.image.as_deref());
-        let volumes = spec
-            .volumes
-            .iter()
-            .flatten()
-            .filter_map(|v| v.image.as_ref()?.reference.as_deref());
-        let wanted: Vec<String> = containers.chain(volumes).map(full_name).collect();
+        let wanted: Vec<String> = images(cycle.pod).map(full_name).collect();
         // How many nodes have it. An image that none has is no reason for any.
         let spread = wanted.iter().map(|name| cycle.snapshot.nodes_with_image(name));
         let spread: Vec<usize> = spread.collect();
@@ -40,6 +29,19 @@ impl Plugin for ImageLocality {
             }) as Box<dyn Scorer>
         })
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        images(a).eq(images(b))
+    }
+}
+
+fn images(pod: &PodInfo) -> impl Iterator<Item = &str> {
+    let spec = || pod.pod.spec.iter();
+    let init = spec().flat_map(|spec| spec.init_containers.iter().flatten());
+    let containers = init.chain(spec().flat_map(|spec| &spec.containers));
+    let volumes = spec().flat_map(|spec| spec.volumes.iter().flatten());
+    containers
+        .filter_map(|c| c.image.as_deref())
+        .chain(volumes.filter_map(|v| v.image.as_ref()?.reference.as_deref()))
 }
 
 struct Images {

@@ -73,6 +73,10 @@ impl Plugin for InterPodAffinity {
         (!is_empty).then(|| Box::new(liked) as Box<dyn Scorer>)
     }
 
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        // What others want of it goes by its labels.
+        !a.has_terms() && !b.has_terms() && (self.ignores_residents || a.labels() == b.labels())
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(
             event,

@@ -9,6 +9,7 @@ mod node_name;
 mod node_ports;
 mod node_unschedulable;
 pub mod resources_fit;
+mod shape;
 mod taint_toleration;
 pub mod topology_spread;
 pub mod volume_binding;
@@ -18,7 +19,9 @@ mod volume_zone;
 
 use crate::framework::{NodeFilter, Plugin, Prepared, Reject};
 use crate::node::NodeInfo;
+use crate::pod::PodInfo;
 use crate::profile::Enabled;
+use k8s_openapi::api::core::v1::Volume;
 use std::sync::Arc;
 
 /// All of them, with upstream's weights.
@@ -32,7 +35,7 @@ pub fn all() -> Vec<Enabled> {
         both(resources_fit::ResourcesFit::default(), 1),
         filter(volume_restrictions::VolumeRestrictions),
         filter(volume_limits::VolumeLimits),
-        filter(volume_binding::VolumeBinding),
+        both(volume_binding::VolumeBinding::default(), 1),
         filter(volume_zone::VolumeZone),
         both(topology_spread::TopologySpread::default(), 2),
         both(inter_pod_affinity::InterPodAffinity::default(), 2),
@@ -58,6 +61,21 @@ fn both(plugin: impl Plugin + 'static, weight: i64) -> Enabled {
         filters: true,
         weight,
     }
+}
+
+/// Whether both pods have the same volumes but for their names. Secrets and config maps are as good on one node as on another.
+fn same_volumes(a: &PodInfo, b: &PodInfo) -> bool {
+    fn volumes(pod: &PodInfo) -> impl Iterator<Item = &Volume> {
+        let all = pod.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        all.filter(|v| v.secret.is_none() && v.config_map.is_none())
+    }
+    let unnamed = |volume: &Volume| Volume {
+        name: String::new(),
+        ..volume.clone()
+    };
+    let (of_a, of_b): (Vec<_>, Vec<_>) = (volumes(a).collect(), volumes(b).collect());
+    let mut pairs = of_a.iter().zip(&of_b);
+    a.claims == b.claims && of_a.len() == of_b.len() && pairs.all(|(a, b)| a == b || unnamed(a) == unnamed(b))
 }
 
 /// A filter that needs to remember nothing.

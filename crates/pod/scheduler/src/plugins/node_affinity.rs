@@ -64,6 +64,14 @@ impl Plugin for NodeAffinity {
         let liked: Vec<_> = own.into_iter().flatten().chain(&self.added.preferred).collect();
         (!liked.is_empty()).then(|| Box::new(Preferred(liked)) as Box<dyn Scorer>)
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        let wishes = |pod: &PodInfo| {
+            let spec = pod.pod.spec.as_ref();
+            let affinity = spec.and_then(|s| s.affinity.as_ref()?.node_affinity.clone());
+            (spec.and_then(|s| s.node_selector.clone()), affinity)
+        };
+        wishes(a) == wishes(b)
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_))
     }

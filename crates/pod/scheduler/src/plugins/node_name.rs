@@ -22,6 +22,9 @@ impl Plugin for NodeName {
             false => Err(Reject::for_good("node(s) didn't match the requested node name")),
         })
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        a.node_name() == b.node_name()
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_))
     }

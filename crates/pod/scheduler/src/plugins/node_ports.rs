@@ -25,6 +25,9 @@ impl Plugin for NodePorts {
             false => Ok(()),
         })
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        a.ports == b.ports
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::PodLeft(_))
     }

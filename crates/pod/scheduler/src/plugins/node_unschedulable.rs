@@ -23,6 +23,9 @@ impl Plugin for NodeUnschedulable {
             false => Ok(()),
         })
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        tolerations(&a.pod) == tolerations(&b.pod)
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_))
     }

@@ -1,6 +1,7 @@
 //! Enough of each resource, and room for one more pod; nodes with more left are preferred.
 
 use super::check;
+use super::shape::{Shape, broken_line};
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, MAX_SCORE, Plugin, Prepared, Reject, Scorer};
 use crate::node::NodeInfo;
@@ -46,6 +47,9 @@ impl Plugin for ResourcesFit {
             pod: cycle.pod,
             strategy: &self.strategy,
         }))
+    }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        a.requests == b.requests && a.assumed == b.assumed
     }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::PodLeft(_))
@@ -112,7 +116,7 @@ pub enum Kind {
     LeastAllocated,
     MostAllocated,
     /// Points of a broken line from use (in a hundred) to score (of ten).
-    RequestedToCapacityRatio(Vec<(i64, i64)>),
+    RequestedToCapacityRatio(Shape),
 }
 
 impl Default for Strategy {
@@ -173,16 +177,4 @@ impl Kind {
             }
         }
     }
-}
-
-fn broken_line(shape: &[(i64, i64)], x: i64) -> i64 {
-    let score = |points: i64| points * MAX_SCORE / 10;
-    let Some(after) = shape.iter().position(|(utilization, _)| x <= *utilization) else {
-        return shape.last().map_or(0, |(_, points)| score(*points));
-    };
-    let (x1, y1) = shape[after];
-    let Some((x0, y0)) = after.checked_sub(1).map(|before| shape[before]) else {
-        return score(y1);
-    };
-    score(y0) + (score(y1) - score(y0)) * (x - x0) / (x1 - x0)
 }

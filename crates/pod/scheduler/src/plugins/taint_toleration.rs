@@ -34,6 +34,9 @@ impl Plugin for TaintToleration {
             tolerations(&cycle.pod.pod).iter().filter(soft).cloned().collect(),
         )))
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        tolerations(&a.pod) == tolerations(&b.pod)
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_))
     }

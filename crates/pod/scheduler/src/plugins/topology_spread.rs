@@ -92,6 +92,9 @@ impl Plugin for TopologySpread {
         };
         (!rules.is_empty()).then(|| Box::new(Preferred::new(cycle, &rules, with_all, feasible)) as Box<dyn Scorer>)
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        self.defaults.is_empty() && !a.spread.is_own && !b.spread.is_own
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(
             event,

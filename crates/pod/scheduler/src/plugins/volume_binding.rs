@@ -3,9 +3,12 @@
 //!
 //! [`decide`] says which volume each waiting claim of a pod gets on a node; binding carries that out.
 
+mod room;
+
 use super::check;
+use super::shape::Shape;
 use crate::events::ClusterEvent;
-use crate::framework::{Cycle, Plugin, Prepared, Reject};
+use crate::framework::{Cycle, Plugin, Prepared, Reject, Scorer};
 use crate::node::NodeInfo;
 use crate::pod::{Claim, PodInfo};
 use crate::select::matches_any;
@@ -28,7 +31,18 @@ const NONE_TO_BIND: &str = "node(s) didn't find available persistent volumes to 
 const NO_ROOM: &str = "node(s) did not have enough free storage";
 const NO_SUCH_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
-pub struct VolumeBinding;
+pub struct VolumeBinding {
+    /// What a node's storage is worth by how much of it would be used.
+    pub shape: Shape,
+}
+
+impl Default for VolumeBinding {
+    fn default() -> Self {
+        VolumeBinding {
+            shape: room::default_shape(),
+        }
+    }
+}
 
 impl Plugin for VolumeBinding {
     fn name(&self) -> &'static str {
@@ -42,6 +56,17 @@ impl Plugin for VolumeBinding {
             Err(reject) => Prepared::Reject(reject),
             Ok(claims) => check(move |node| claims.on(cycle.snapshot, node).map(drop)),
         }
+    }
+    fn scorer<'a>(&'a self, cycle: Cycle<'a>, _: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
+        if cycle.pod.claims.is_empty() {
+            return None;
+        }
+        let claims = Claims::of(cycle).ok()?;
+        let shape = &self.shape;
+        (!claims.waiting.is_empty()).then(|| Box::new(room::Room { claims, cycle, shape }) as Box<dyn Scorer>)
+    }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        super::same_volumes(a, b)
     }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
@@ -127,13 +152,13 @@ impl Claims {
                 if selected != node.name() {
                     return Err(Reject::for_good(NONE_TO_BIND));
                 }
-                can_provision(claim, snapshot, node)?;
+                room_for(claim, snapshot, node)?;
                 decision.await_volume.push(claim.clone());
             } else if let Some(volume) = match_volume(claim, suitable, node, &taken) {
                 taken.insert(volume.name().to_owned());
                 decision.bind.push((volume, claim.clone()));
             } else {
-                can_provision(claim, snapshot, node)?;
+                room_for(claim, snapshot, node)?;
                 decision.provision.push(claim.clone());
             }
         }
@@ -288,8 +313,12 @@ fn storage(list: Option<&BTreeMap<String, Text>>) -> i64 {
     text.and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.value())
 }
 
-/// Whether the claim's class makes volumes for the node, and there is room for one as large.
-fn can_provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, node: &NodeInfo) -> Result<(), Reject> {
+/// Whether the claim's class makes volumes for the node, and there is room for one as large: which, if the driver tells.
+fn room_for(
+    claim: &PersistentVolumeClaim,
+    snapshot: &Snapshot,
+    node: &NodeInfo,
+) -> Result<Option<Arc<CSIStorageCapacity>>, Reject> {
     let class = snapshot.world.class(class_name(claim));
     let class = class.ok_or_else(|| Reject::for_good(NONE_TO_BIND))?;
     let allowed = class.allowed_topologies.as_deref().unwrap_or_default();
@@ -299,14 +328,14 @@ fn can_provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, node: &Node
     let driver = snapshot.world.csi_driver(&class.provisioner);
     // Only of drivers that tell how much room there is.
     if driver.is_none_or(|d| d.spec.storage_capacity != Some(true)) {
-        return Ok(());
+        return Ok(None);
     }
     let requests = claim
         .spec
         .as_ref()
         .and_then(|s| s.resources.as_ref()?.requests.as_ref());
     if requests.is_none_or(|r| !r.contains_key("storage")) {
-        return Ok(());
+        return Ok(None);
     }
     let size = storage(requests);
     let has_room = |capacity: &Arc<CSIStorageCapacity>| {
@@ -317,9 +346,9 @@ fn can_provision(claim: &PersistentVolumeClaim, snapshot: &Snapshot, node: &Node
             && limit.is_some_and(|limit| limit >= size)
             && labels::matches(capacity.node_topology.as_ref(), node.labels())
     };
-    match snapshot.world.capacities().iter().any(has_room) {
-        true => Ok(()),
-        false => Err(Reject::for_good(NO_ROOM)),
+    match snapshot.world.capacities().into_iter().find(has_room) {
+        Some(room) => Ok(Some(room)),
+        None => Err(Reject::for_good(NO_ROOM)),
     }
 }
 

@@ -38,6 +38,9 @@ impl Plugin for VolumeLimits {
             fits(&wanted, node, csi_node.as_deref(), cycle.snapshot)
         })
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        super::same_volumes(a, b)
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(
             event,

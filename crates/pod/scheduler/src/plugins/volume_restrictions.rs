@@ -35,6 +35,9 @@ impl Plugin for VolumeRestrictions {
             claims,
         }))
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        super::same_volumes(a, b)
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(
             event,

@@ -57,6 +57,9 @@ impl Plugin for VolumeZone {
             }
         })
     }
+    fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
+        super::same_volumes(a, b)
+    }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(event, ClusterEvent::Node(_) | ClusterEvent::Volumes)
     }
