@@ -197,3 +197,37 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Why;
+    use crate::world::Fixed;
+    use keelson_measure::Measures;
+    use serde_json::json;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn whom_an_extender_refused_anything_may_help() {
+        let profiles: Profiles = Arc::new(vec![Arc::default()]);
+        let told = Told::new(&Measures::default());
+        let world = Arc::new(Fixed::default());
+        let core = Core::new(profiles, world.clone(), Backoffs::default(), told);
+        let mut snapshot = Snapshot::new(world);
+        let pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"}, "spec": {"containers": []}});
+        core.pod_seen(Arc::new(PodInfo::of(Arc::new(serde_json::from_value(pod).unwrap()))));
+        for (by, is_tried) in [("NodePorts", false), (extender::NAME, true)] {
+            let pod = core.next(&mut snapshot).unwrap();
+            let why = Why {
+                plugins: BTreeSet::from([by]),
+                ..Why::default()
+            };
+            core.with(|state, now| state.queue.refused(pod.uid(), Arc::new(why), now));
+            core.happened(ClusterEvent::Namespace);
+            tokio::time::advance(Duration::from_secs(20)).await;
+            assert_eq!(core.next(&mut snapshot).is_ok(), is_tried, "{by}");
+            core.happened(ClusterEvent::Anything);
+            tokio::time::advance(Duration::from_secs(20)).await;
+        }
+    }
+}

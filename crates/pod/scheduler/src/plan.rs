@@ -243,7 +243,11 @@ fn search<'a>(
 }
 
 /// The filters made for one pod.
-pub(crate) struct Filters<'a>(Vec<(&'static str, Arc<dyn NodeFilter + 'a>)>);
+pub(crate) struct Filters<'a> {
+    all: Vec<(&'static str, Arc<dyn NodeFilter + 'a>)>,
+    /// Some count pods: to try what would be takes a copy.
+    do_remember: bool,
+}
 
 pub(crate) type Prepare<'a> = (Filters<'a>, Option<BTreeSet<String>>);
 
@@ -275,12 +279,17 @@ impl<'a> Filters<'a> {
             why.rest = Some(format!("node(s) didn't satisfy plugin(s) [{}]", naming.join(" ")));
             why.plugins.extend(naming);
         }
-        Ok((Filters(filters), only))
+        Ok((Filters::of(filters), only))
+    }
+
+    fn of(all: Vec<(&'static str, Arc<dyn NodeFilter + 'a>)>) -> Filters<'a> {
+        let do_remember = all.iter().any(|(_, filter)| filter.copy().is_some());
+        Filters { all, do_remember }
     }
 
     /// Who refuses the node, and why.
     pub(crate) fn check(&self, node: &NodeInfo) -> Option<(&'static str, Reject)> {
-        self.0
+        self.all
             .iter()
             .find_map(|(name, filter)| filter.filter(node).err().map(|reject| (*name, reject)))
     }
@@ -291,19 +300,25 @@ impl<'a> Filters<'a> {
         if node.nominated.iter().any(|p| is_ahead(&p)) {
             let (mut filters, mut crowded) = (self.copy(), node.clone());
             for pod in node.nominated.iter().filter(is_ahead) {
-                filters.add(pod, &crowded);
+                if let Some(filters) = &mut filters {
+                    filters.add(pod, &crowded);
+                }
                 crowded.add(pod.clone());
             }
-            if let Some(refused) = filters.check(&crowded) {
+            if let Some(refused) = filters.as_ref().unwrap_or(self).check(&crowded) {
                 return Some(refused);
             }
         }
         self.check(node)
     }
 
-    pub(crate) fn copy(&self) -> Filters<'a> {
+    /// To add and remove pods; `None`: none of them would notice.
+    pub(crate) fn copy(&self) -> Option<Filters<'a>> {
         let copy = |filter: &Arc<dyn NodeFilter + 'a>| filter.copy().map_or_else(|| filter.clone(), Arc::from);
-        Filters(self.0.iter().map(|(name, filter)| (*name, copy(filter))).collect())
+        self.do_remember.then(|| Filters {
+            all: self.all.iter().map(|(name, filter)| (*name, copy(filter))).collect(),
+            do_remember: true,
+        })
     }
     /// Only on a copy.
     pub(crate) fn add(&mut self, pod: &PodInfo, node: &NodeInfo) {
@@ -315,7 +330,7 @@ impl<'a> Filters<'a> {
     }
     fn each(&mut self, f: impl FnMut(&mut (dyn NodeFilter + 'a))) {
         // What is shared remembers nothing.
-        self.0
+        self.all
             .iter_mut()
             .filter_map(|(_, filter)| Arc::get_mut(filter))
             .for_each(f);

@@ -48,9 +48,9 @@ pub(crate) fn outright(why: &Why) -> Preemption {
     Preemption::none(not_available(why.total, &[]), true)
 }
 
-pub(crate) fn find(
-    cycle: Cycle<'_>,
-    filters: &Filters<'_>,
+pub(crate) fn find<'a>(
+    cycle: Cycle<'a>,
+    filters: &Filters<'a>,
     why: &Why,
     limits: Preempting,
     rng: &mut impl Rng,
@@ -67,9 +67,9 @@ pub(crate) struct Found {
     pub refused: Vec<Reject>,
 }
 
-pub(crate) fn candidates(
-    cycle: Cycle<'_>,
-    filters: &Filters<'_>,
+pub(crate) fn candidates<'a>(
+    cycle: Cycle<'a>,
+    filters: &Filters<'a>,
     why: &Why,
     limits: Preempting,
     rng: &mut impl Rng,
@@ -194,9 +194,9 @@ fn by_importance(pods: &mut [Arc<PodInfo>]) {
     pods.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| started(a).cmp(&started(b))));
 }
 
-fn victims(
-    cycle: Cycle<'_>,
-    filters: &Filters<'_>,
+fn victims<'a>(
+    cycle: Cycle<'a>,
+    filters: &Filters<'a>,
     node: &NodeInfo,
     budgets: &mut Budgets,
 ) -> Result<Candidate, Reject> {
@@ -211,7 +211,8 @@ fn victims(
     }
     let mut trial = Trial {
         cycle,
-        filters: filters.copy(),
+        filters,
+        own: filters.copy(),
         node: node.clone(),
     };
     for pod in &less {
@@ -248,20 +249,26 @@ fn victims(
 }
 
 /// A node on which something is tried.
-struct Trial<'a> {
+struct Trial<'a, 'b> {
     cycle: Cycle<'a>,
-    filters: Filters<'a>,
+    filters: &'b Filters<'a>,
+    /// Those that are told of it, if any of them would notice.
+    own: Option<Filters<'a>>,
     node: NodeInfo,
 }
 
-impl Trial<'_> {
+impl Trial<'_, '_> {
     fn remove(&mut self, pod: &Arc<PodInfo>) {
         self.node.remove(pod.uid());
-        self.filters.remove(pod, &self.node);
+        if let Some(filters) = &mut self.own {
+            filters.remove(pod, &self.node);
+        }
     }
     fn put_back(&mut self, pod: &Arc<PodInfo>) -> bool {
         self.node.add(pod.clone());
-        self.filters.add(pod, &self.node);
+        if let Some(filters) = &mut self.own {
+            filters.add(pod, &self.node);
+        }
         let fits = self.refused().is_none();
         if !fits {
             self.remove(pod);
@@ -269,7 +276,8 @@ impl Trial<'_> {
         fits
     }
     fn refused(&self) -> Option<(&'static str, Reject)> {
-        self.filters.check_with_nominated(self.cycle, &self.node)
+        let filters = self.own.as_ref().unwrap_or(self.filters);
+        filters.check_with_nominated(self.cycle, &self.node)
     }
 }
 
@@ -280,11 +288,19 @@ struct Budgets(HashMap<String, Vec<Arc<PodDisruptionBudget>>>);
 impl Budgets {
     /// Which of the pods could go only against a budget, if they went in this order.
     fn split(&mut self, snapshot: &Snapshot, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+        let mut last = None;
         for pod in &pods {
+            // Mostly they are all of one.
+            if last.replace(&pod.key.namespace) == Some(&pod.key.namespace) {
+                continue;
+            }
             if !self.0.contains_key(&pod.key.namespace) {
                 let budgets = snapshot.world.budgets(&pod.key.namespace);
                 self.0.insert(pod.key.namespace.clone(), budgets);
             }
+        }
+        if self.0.values().all(Vec::is_empty) {
+            return (Vec::new(), pods);
         }
         let mut used: HashMap<&str, i32> = HashMap::new();
         pods.into_iter().partition(|pod| {

@@ -462,6 +462,13 @@ fn volumes_are_made_where_there_is_room() {
         panic!()
     };
     assert_eq!((node.as_str(), volumes.provision.len()), ("b", 1));
+
+    // The one that keeps the most is preferred, though b is as empty; and so is the one of volumes that exist.
+    lab.world.capacities.push(room("c", "1", json!({"capacity": "100Gi"})));
+    assert_eq!(lab.node(&uses("new")), "a");
+    lab.world.capacities.push(room("d", "2", json!({"capacity": "1Ti"})));
+    lab.world.capacities.retain(|c| c.metadata.name.as_deref() != Some("b"));
+    assert_eq!(lab.node(&uses("new")), "b");
 }
 
 #[test]

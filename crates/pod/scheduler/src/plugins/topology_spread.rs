@@ -7,6 +7,7 @@ use crate::pod::PodInfo;
 use crate::selector::Selector;
 use crate::spread::{HOSTNAME, Rule, hard, soft};
 use crate::tally::Answer;
+use crate::topology::Key;
 use crate::world::World;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use std::borrow::Cow;
@@ -203,40 +204,49 @@ impl NodeFilter for Spreading<'_> {
 struct Preferred {
     /// With the weight of a like pod, and what is added for the skew.
     counts: Vec<(Answer, f64, f64)>,
-    /// Labels without which a node doesn't count.
-    keys: Vec<String>,
+    /// Nodes that lack one of the labels don't count.
+    with_all: bool,
+    /// Labels of which the answers don't tell whether a node has them, for each node is a domain of its own.
+    names: Vec<String>,
 }
 
 impl Preferred {
     fn new(cycle: Cycle<'_>, rules: &[Rule], with_all: bool, feasible: &[&Arc<NodeInfo>]) -> Self {
-        let keys: Vec<String> = rules.iter().filter(|_| with_all).map(|rule| rule.key.clone()).collect();
-        let counts = rules.iter().map(|rule| {
+        let own = rules.iter().filter(|rule| rule.question.keys.contains(&Key::Node));
+        let mut preferred = Preferred {
+            names: own.map(|rule| rule.key.clone()).collect(),
+            counts: Vec::with_capacity(rules.len()),
+            with_all,
+        };
+        for rule in rules {
             let answer = cycle.snapshot.ask(&rule.question);
-            let usable = feasible.iter().filter(|node| has_all(node, &keys));
+            preferred.counts.push((answer, 0.0, (rule.max_skew - 1) as f64));
+        }
+        let usable: Vec<_> = feasible.iter().filter(|node| preferred.has_all(node)).collect();
+        for (rule, (answer, weight, _)) in rules.iter().zip(&mut preferred.counts) {
             let size = if rule.key == HOSTNAME {
-                usable.count()
+                usable.len()
             } else {
-                let mut places: Vec<_> = usable.map(|node| answer.places[0].place(node)).collect();
+                let mut places: Vec<_> = usable.iter().map(|node| answer.places[0].place(node)).collect();
                 places.sort_unstable();
                 places.dedup();
                 places.len()
             };
-            (answer, ((size + 2) as f64).ln(), (rule.max_skew - 1) as f64)
-        });
-        Preferred {
-            counts: counts.collect(),
-            keys,
+            *weight = ((size + 2) as f64).ln();
         }
+        preferred
     }
-}
 
-fn has_all(node: &NodeInfo, keys: &[String]) -> bool {
-    keys.iter().all(|key| node.label(key).is_some())
+    fn has_all(&self, node: &NodeInfo) -> bool {
+        let mut places = self.counts.iter().map(|(answer, _, _)| answer.places[0].place(node));
+        !self.with_all
+            || (places.all(|place| place.is_some()) && self.names.iter().all(|name| node.label(name).is_some()))
+    }
 }
 
 impl Scorer for Preferred {
     fn score(&self, node: &NodeInfo) -> i64 {
-        if !has_all(node, &self.keys) {
+        if !self.has_all(node) {
             return 0;
         }
         let score = |(answer, weight, skew): &(Answer, f64, f64)| Some(f64::from(answer.at(0, node)?) * weight + skew);
@@ -245,17 +255,13 @@ impl Scorer for Preferred {
 
     fn normalize(&self, nodes: &[&Arc<NodeInfo>], scores: &mut [i64]) {
         let (mut least, mut most) = (i64::MAX, 0);
-        for (_, score) in nodes
-            .iter()
-            .zip(scores.iter())
-            .filter(|(node, _)| has_all(node, &self.keys))
-        {
+        for (_, score) in nodes.iter().zip(scores.iter()).filter(|(node, _)| self.has_all(node)) {
             least = least.min(*score);
             most = most.max(*score);
         }
         for (node, score) in nodes.iter().zip(scores) {
             *score = match () {
-                () if !has_all(node, &self.keys) => 0,
+                () if !self.has_all(node) => 0,
                 () if most == 0 => MAX_SCORE,
                 () => MAX_SCORE * (most + least - *score) / most,
             };

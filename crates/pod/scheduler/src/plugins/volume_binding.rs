@@ -102,7 +102,8 @@ pub fn decide(cycle: Cycle<'_>, node: &NodeInfo) -> Result<Decision, Reject> {
 
 #[derive(Clone)]
 struct Claims {
-    bound: Vec<Arc<PersistentVolumeClaim>>,
+    /// The volumes of bound claims; `None`: there is no such volume.
+    bound: Vec<Option<Arc<PersistentVolume>>>,
     /// With the volumes that would do wherever they are reachable.
     waiting: Vec<(Arc<PersistentVolumeClaim>, Vec<Arc<PersistentVolume>>)>,
 }
@@ -116,7 +117,10 @@ impl Claims {
         for wanted in &cycle.pod.claims {
             let claim = find(cycle, wanted)?;
             match (is_bound(&claim), waits_for_consumer(&claim, cycle.snapshot)?) {
-                (true, _) => claims.bound.push(claim),
+                (true, _) => {
+                    let volume = volume_name(&claim).and_then(|name| cycle.snapshot.world.volume(name));
+                    claims.bound.push(volume);
+                }
                 // A volume that somebody has chosen is for the controller to bind.
                 (false, true) if volume_name(&claim).is_none() => {
                     let suitable = suitable(&claim, cycle.snapshot);
@@ -137,11 +141,11 @@ impl Claims {
     }
 
     fn on(&self, snapshot: &Snapshot, node: &NodeInfo) -> Result<Decision, Reject> {
-        for claim in &self.bound {
-            let Some(volume) = volume_name(claim).and_then(|name| snapshot.world.volume(name)) else {
+        for volume in &self.bound {
+            let Some(volume) = volume else {
                 return Err(Reject::for_good(NO_SUCH_VOLUME));
             };
-            if !is_reachable(&volume, node) {
+            if !is_reachable(volume, node) {
                 return Err(Reject::for_good(NOT_REACHABLE));
             }
         }

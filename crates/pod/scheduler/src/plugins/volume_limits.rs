@@ -63,9 +63,16 @@ fn fits(
 ) -> Result<(), Reject> {
     let drivers = csi_node.iter().flat_map(|c| &c.spec.drivers);
     let limits = drivers.filter_map(|d| Some((d.name.as_str(), d.allocatable.as_ref()?.count?)));
-    let limits: Vec<_> = limits
+    let mut limits: Vec<_> = limits
         .filter(|(name, _)| wanted.iter().any(|(d, _)| d == name))
         .collect();
+    if limits.is_empty() {
+        return Ok(());
+    }
+    // Mostly there is room even if each of them were another volume of that driver; which they are needn't be asked then.
+    let claims: usize = node.pods().iter().map(|pod| pod.claims.len()).sum();
+    let most = claims + snapshot.world.attachments_to(node.name()).len() + wanted.len();
+    limits.retain(|(_, limit)| most as i64 > i64::from(*limit));
     if limits.is_empty() {
         return Ok(());
     }
