@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway quick differential swap kubeadm bench release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway quick differential swap kubeadm bench scheduler-perf release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -86,6 +86,13 @@ console-test: build
 ## make bench       figures beside upstream's, in one run
 bench: build
 	@KEELSON=$(KEELSON) bench/run.sh
+
+## make scheduler-perf  scheduler_perf's workloads against our scheduler, decisions alone and bound through the API; PERF='--help' tells more
+# Upstream's own: PERF="--workloads $$(go env GOMODCACHE)/k8s.io/kubernetes@v1.37.2/test/integration/scheduler_perf --run '^SchedulingBasic/5000Nodes$$'"
+scheduler-perf: PROFILE = up
+scheduler-perf: deps
+	cargo build --profile $(PROFILE) --locked --workspace --bin scheduler-perf
+	$(OUT)/scheduler-perf --history $(OUT)/scheduler-perf.jsonl $(PERF)
 
 ## make release     what is handed out: program, manual, completions, .deb, bill of materials, sums, in dist
 release: PROFILE = release

@@ -178,6 +178,18 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-store",
         ],
     ),
+    // Plays a benchmark: a server and a scheduler in one process, or decisions alone.
+    (
+        "keelson-scheduler-perf",
+        &[
+            "keelson-apiserver",
+            "keelson-client",
+            "keelson-measure",
+            "keelson-pki",
+            "keelson-scheduler",
+            "keelson-store",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -189,7 +201,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     directions(root, &mut problems)?;
     let mut files = Vec::new();
-    for top in ["crates", "testkit", "tests", "xtask"] {
+    for top in ["bench", "crates", "testkit", "tests", "xtask"] {
         rust_files(&root.join(top), &mut files)?;
     }
     anyhow::ensure!(
