@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway quick differential swap kubeadm bench scheduler-perf release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm bench scheduler-perf release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -66,6 +66,10 @@ suites: build
 ## make gateway     upstream's suite of the Gateway API, 5 minutes; writes its report beside the results
 gateway: build
 	@KEELSON=$(KEELSON) conformance/gateway.sh
+
+## make registry    OCI's suite of the distribution API against keelson registry, half a minute
+registry: build
+	@KEELSON=$(KEELSON) conformance/registry.sh
 
 ## make differential  the same 100,000 requests to kube-apiserver and to ours: what differs and has no reason; goes on where it was interrupted
 differential: deps

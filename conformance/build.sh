@@ -1,5 +1,5 @@
 #!/bin/bash
-# build.sh [kubectl|etcd|apiserver|components|kubeadm|differential|gateway|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
+# build.sh [kubectl|etcd|apiserver|components|kubeadm|differential|gateway|registry|quick|all]: builds the upstream suite (e2e.test, ginkgo), kubectl, etcd, kube-apiserver and the
 # programs of the suite's images from published Go modules into $LAB/bin. kubectl, etcd, apiserver: only that; components: kube-scheduler and
 # kube-controller-manager; kubeadm: kubeadm, kubelet, kube-proxy, containerd and runc; differential: etcd and apiserver; gateway: the suite of
 # the Gateway API, its echo server and CoreDNS; quick: what the gate needs; all: what all 462 tests need.
@@ -8,7 +8,7 @@
 WHAT=${1:-all}; K=v1.37.2; M=v0.37.2 GATEWAY_API=v1.6.1
 mkdir -p $BIN $LAB/build
 command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer (golang.org, or your distribution's package)" >&2; exit 1; }
-NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|kubeadm|differential) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
+NEED="jq"; [[ $WHAT = @(kubectl|etcd|apiserver|components|kubeadm|differential|registry) ]] || NEED="jq skopeo docker-registry busybox-static nftables iproute2 gcc make curl python3"
 MISSING=$(for p in $NEED; do dpkg -s $p >/dev/null 2>&1 || echo $p; done)
 [ -z "$MISSING" ] || { apt-get update -qq; apt-get install -y -qq --no-install-recommends $MISSING >/dev/null; }
 V="-X k8s.io/component-base/version.gitVersion=$K -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=$K"
@@ -46,6 +46,9 @@ etcd() {
   printf 'module suite\n\ngo 1.26.0\n\nrequire %s/conformance %s\n\nreplace %s => %s %s\n' $S $GATEWAY_API $S $S $GATEWAY_API >go.mod
   say gateway.test; go get -t $S/conformance@$GATEWAY_API 2>/dev/null; go test -mod=mod -c -trimpath -ldflags '-s -w' -o $BIN/gateway.test $S/conformance
   say img-echo-basic; go build -mod=mod -trimpath -ldflags '-s -w' -o $BIN/img-echo-basic $S/conformance/echo-basic; exit; }
+# OCI's suite of the distribution API; its module has no releases.
+[ $WHAT = registry ] && {
+  C=github.com/opencontainers/distribution-spec/conformance; other oci-conformance $C v0.0.0-20260831232431-97274622c111 $C; exit; }
 [ $WHAT = kubeadm ] && {
   dpkg -s libseccomp-dev pkg-config gcc containernetworking-plugins >/dev/null 2>&1 || { apt-get update -qq; apt-get install -y -qq --no-install-recommends libseccomp-dev pkg-config gcc containernetworking-plugins >/dev/null; }
   ( module $LAB/build/kubernetes; for c in kubeadm kubelet kube-proxy; do build $c k8s.io/kubernetes/cmd/$c; done )

@@ -14,6 +14,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-grpc", &[]),
     ("keelson-cri", &["keelson-grpc", "keelson-sys"]),
     ("keelson-csi", &["keelson-grpc"]),
+    ("keelson-oci", &[]),
     ("keelson-devices", &["keelson-grpc"]),
     ("keelson-clock", &[]),
     ("keelson-listen", &[]),
@@ -96,7 +97,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-network", &["keelson-sys"]),
     (
         "keelson-runtime",
-        &["keelson-api", "keelson-cri", "keelson-sys", "keelson-network"],
+        &[
+            "keelson-api",
+            "keelson-cri",
+            "keelson-oci",
+            "keelson-sys",
+            "keelson-network",
+        ],
     ),
     (
         "keelson-policy",
@@ -138,6 +145,17 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-backup", &[]),
     // Texts and JSON: whoever asks for the past brings it.
     ("keelson-history", &["keelson-api"]),
+    // A registry of images: it keeps files, and asks the API server who may have them.
+    (
+        "keelson-distribution",
+        &[
+            "keelson-client",
+            "keelson-listen",
+            "keelson-measure",
+            "keelson-oci",
+            "keelson-pki",
+        ],
+    ),
     // What people do to a cluster: by the API alone, and by the components' pure parts.
     (
         "keelson-why",

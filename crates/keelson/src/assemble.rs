@@ -12,6 +12,7 @@ use crate::etcd::upkeep::Upkeep;
 use crate::families::{self, host};
 use crate::history;
 use crate::install::Role;
+use crate::kubelets::AsSomebody;
 use crate::node::{self, Access};
 use crate::servers::{self, Beside, Steps, Turning};
 use crate::store::snapshot::{self, Snapshots, Source};
@@ -185,10 +186,12 @@ impl Cluster {
         }
         let clients: Arc<dyn ClientFactory> = api.clone();
         if config.runs(Component::Agent) {
+            let to_nodes = AsSomebody::node(pki.clone(), &config.node_name);
             let access = Access {
                 clients: clients.clone(),
                 serving: serving_certificate(&mut running, config, pki)?,
                 clients_known: authorities.clients(),
+                proof: Arc::new(move || to_nodes.tls()),
             };
             node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref(), pool)?;

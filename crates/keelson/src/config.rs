@@ -63,6 +63,10 @@ pub struct Options {
     /// Pull from mirrors only where a registry has any
     #[arg(long, env = "KEELSON_DISABLE_DEFAULT_REGISTRY_ENDPOINT", num_args = 0..=1, default_missing_value = "true")]
     pub disable_default_registry_endpoint: Option<bool>,
+    /// Keep archives of images' layers, up to this much of the disk (such as 10Gi): other nodes get them, and are asked for theirs
+    /// before registries are [default: none are kept, nobody is asked]
+    #[arg(long, env = "KEELSON_IMAGE_PEERS", value_name = "SIZE")]
+    pub image_peers: Option<String>,
     /// Whose use of images that are there wants credentials: NeverVerify, NeverVerifyPreloadedImages,
     /// NeverVerifyAllowlistedImages, AlwaysVerify [default: NeverVerifyPreloadedImages]
     #[arg(
@@ -266,6 +270,8 @@ pub struct Config {
     pub images: Option<PathBuf>,
     pub registries: Option<PathBuf>,
     pub mirrors_only: bool,
+    /// Bytes of archives that are kept for other nodes, which are asked for theirs.
+    pub image_peers: Option<u64>,
     /// `None`: the kubelet's configuration decides.
     pub image_pull_verification: Option<Verification>,
     pub disable: Vec<Component>,
@@ -382,7 +388,7 @@ impl Options {
             self.history.fill(std::mem::take(&mut other.history));
             self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
-                disable_default_registry_endpoint, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
+                disable_default_registry_endpoint, image_peers, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config, encryption_provider_config_automatic_reload, audit_log_path,
                 audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, tracing_config_file, server, token, cluster_init, etcd_program, etcd_servers,
@@ -470,6 +476,12 @@ impl Options {
             allocate_node_cidrs,
             images: self.images,
             registries: self.registries,
+            image_peers: self
+                .image_peers
+                .as_deref()
+                .map(size)
+                .transpose()
+                .map_err(|why| anyhow::anyhow!("--image-peers: {why}"))?,
             mirrors_only: self.disable_default_registry_endpoint.unwrap_or(false),
             image_pull_verification: match (
                 self.image_pull_credentials_verification_policy,
@@ -647,6 +659,27 @@ pub fn cgroup_root(data_dir: &Path) -> String {
     }
     let hash = keelson_proxy::names::hash(&data_dir.to_string_lossy());
     format!("/keelson-{:08x}", hash as u32)
+}
+
+/// A number of bytes, with a unit or without.
+pub fn size(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let shift = match unit {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        "Ti" => 40,
+        _ => return Err("a number of bytes, or with Ki, Mi, Gi or Ti".into()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "a number of bytes, or with Ki, Mi, Gi or Ti")?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|n| *n > 0)
+        .ok_or_else(|| "no size that there is".into())
 }
 
 pub fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {

@@ -21,21 +21,31 @@ const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub struct AsSomebody {
     pki: Current,
-    name: &'static str,
+    name: String,
+    group: Option<&'static str>,
     /// Unix seconds until which it is used, and by which authorities it was made.
     tls: Mutex<Option<(Arc<ClientConfig>, i64, String)>>,
 }
 
 impl AsSomebody {
-    pub fn new(pki: Current, name: &'static str) -> AsSomebody {
+    pub fn new(pki: Current, name: &str) -> AsSomebody {
         AsSomebody {
             pki,
-            name,
+            name: name.to_owned(),
+            group: None,
             tls: Mutex::default(),
         }
     }
 
-    fn tls(&self) -> anyhow::Result<Arc<ClientConfig>> {
+    /// As a node of this cluster.
+    pub fn node(pki: Current, node: &str) -> AsSomebody {
+        AsSomebody {
+            group: Some(keelson_pki::layout::NODES_GROUP),
+            ..AsSomebody::new(pki, &format!("system:node:{node}"))
+        }
+    }
+
+    pub fn tls(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let (mut kept, pki) = (self.tls.lock(), self.pki.get());
         let trusted = pki.ca.bundle_pem();
         let (now, half) = (keelson_clock::now().as_second(), LIFETIME.as_secs() as i64 / 2);
@@ -48,7 +58,7 @@ impl AsSomebody {
         }
         let issued = pki.ca.issue(&CertSpec {
             lifetime: LIFETIME,
-            ..CertSpec::client(self.name, None)
+            ..CertSpec::client(&self.name, self.group)
         })?;
         let (trust, shown) = (Trust::of_kubelets(Some(&trusted)), pki.ca.chain(&issued.cert_pem));
         let tls = ClientTls::config(trust, Some((&shown, &issued.key_pem)))?;

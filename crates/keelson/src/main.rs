@@ -25,6 +25,7 @@ mod follow;
 mod furnish;
 mod history;
 mod image;
+mod image_peers;
 mod ingress;
 mod install;
 mod issue;
@@ -40,6 +41,7 @@ mod node;
 mod notify;
 mod peers;
 mod process;
+mod registry;
 mod revoke;
 mod secrets;
 mod server;
@@ -105,6 +107,9 @@ enum Command {
     Dev(dev::Options),
     /// List, import, pull or remove container images of this machine
     Image(image::Options),
+    /// Run a registry of images, for who the cluster lets; also before other registries
+    #[command(after_help = registry::AFTER_HELP)]
+    Registry(Box<registry::Options>),
     /// Create, list or delete tokens with which machines join
     Token(token::Options),
     /// Add, list or remove users: certificates, and what they may do
@@ -263,6 +268,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => dev::main(options),
         Command::Wait(options) => wait::main(options),
         Command::Image(options) => image::main(options),
+        Command::Registry(options) => registry::main(*options),
         Command::Token(options) => token::main(options),
         Command::User(options) => user::main(options),
         Command::Kubeconfig(options) => kubeconfig::main(options),

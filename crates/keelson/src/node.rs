@@ -6,6 +6,7 @@ use crate::addons::{
 };
 use crate::components;
 use crate::config::{Component, Config};
+use crate::image_peers::{Kept, Neighbours, Proof};
 use crate::peers::Secured;
 use crate::supervise::Supervisor;
 use crate::traces;
@@ -13,10 +14,11 @@ use crate::version::VERSION;
 use anyhow::Context;
 use keelson_client::revocations::Revocations;
 use keelson_client::{ClientFactory, Rest, Telling};
-use keelson_kubelet::ServingTls;
+use keelson_kubelet::{Archives, ServingTls};
 use keelson_network::{LocalPods, underlay};
 use keelson_pki::verify::Live;
 use keelson_runtime::Handler;
+use keelson_runtime::images::archives::Peers;
 use keelson_sys::nft::Family;
 use rustls::server::ResolvesServerCert;
 use std::collections::BTreeSet;
@@ -35,6 +37,8 @@ pub struct Access {
     pub serving: Arc<dyn ResolvesServerCert>,
     /// Whose clients the kubelet knows, at any time.
     pub clients_known: Live,
+    /// By which this node proves itself to other nodes.
+    pub proof: Proof,
 }
 
 /// Pod network with its policies, runtime and kubelet.
@@ -60,8 +64,14 @@ pub async fn start(running: &mut Supervisor, config: &Config, access: Access, te
         );
     }
     let endpoint = format!("unix://{}", config.cri_socket().display());
+    let peers = config.image_peers.map(|_| {
+        let reader = access.clients.client(NETWORK_IDENTITY);
+        Neighbours::new(reader, &config.node_name, access.proof.clone()) as Arc<dyn Peers>
+    });
     let settings = keelson_runtime::Config {
         tracer: traces::tracer(running, config.tracing.as_ref(), "runtime", &config.node_name)?,
+        keep_archives: config.image_peers,
+        peers,
         ..runtime_config(config)
     };
     let runtime = components::runtime::spawn(running, settings, network, endpoint).await?;
@@ -69,13 +79,16 @@ pub async fn start(running: &mut Supervisor, config: &Config, access: Access, te
     let revocations = revocations(running, client.clone());
     let kubelet = keelson_kubelet::Config {
         revocations: Some(revocations),
+        archives: config
+            .image_peers
+            .map(|_| Arc::new(Kept(runtime.images().clone())) as Arc<dyn Archives>),
         ..kubelet_config(config, access)?
     };
     components::kubelet::spawn(running, client, runtime.clients(), kubelet)
 }
 
 /// What has been taken back concerns who comes to the kubelet, too.
-fn revocations(running: &mut Supervisor, client: kube::Client) -> Arc<Revocations> {
+pub fn revocations(running: &mut Supervisor, client: kube::Client) -> Arc<Revocations> {
     let known = Arc::new(Revocations::default());
     let kept = known.clone();
     running.spawn("revocations", move |stop| {

@@ -96,10 +96,12 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
 
     let mut components = Supervisor::default();
     let clients: Arc<dyn ClientFactory> = Arc::new(link.clone());
+    let proof = Arc::new(join::trusting(wanted.trusted.roots(), Some(client.clone()))?);
     let access = Access {
         clients: clients.clone(),
         serving: serving.clone(),
         clients_known: wanted.trusted.roots(),
+        proof: Arc::new(move || Ok(proof.clone())),
     };
     node::start(&mut components, &config, access, &Telling::default()).await?;
     let pool = crate::storage::pool(&config)?;

@@ -9,7 +9,7 @@ pub mod apiserver;
 pub mod controller_manager;
 pub mod dns;
 pub mod etcd;
-mod front;
+pub mod front;
 pub mod kubelet;
 pub mod proxy;
 mod reach;

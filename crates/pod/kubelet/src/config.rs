@@ -94,6 +94,12 @@ impl ServingTls {
     }
 }
 
+/// Archives of images' layers that other nodes may have. Whoever runs the runtime knows them.
+pub trait Archives: Send + Sync + std::fmt::Debug {
+    /// One that was pulled here from this repository.
+    fn open(&self, repository: &str, digest: &str) -> std::io::Result<Option<std::fs::File>>;
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub alone: Option<Alone>,
@@ -184,6 +190,8 @@ pub struct Config {
     pub reviews: Remember,
     /// What has been taken back in this cluster; `None`: the cluster keeps no such list.
     pub revocations: Option<Arc<Revocations>>,
+    /// What other nodes may have of images here; `None`: nothing.
+    pub archives: Option<Arc<dyn Archives>>,
     /// exec, attach, logs and the like are served; the machine's logs are.
     pub debugging_handlers: bool,
     pub system_logs: bool,
@@ -274,6 +282,7 @@ impl Default for Config {
             anonymous: false,
             reviews: Remember::default(),
             revocations: None,
+            archives: None,
             debugging_handlers: true,
             system_logs: true,
             lease_duration: Duration::from_secs(40),

@@ -45,7 +45,7 @@ pub mod worker;
 
 pub use act::pulled::Verification;
 pub use company::Company;
-pub use config::{Alone, Config, Eviction, ServingTls};
+pub use config::{Alone, Archives, Config, Eviction, ServingTls};
 pub use gc::attic::Attic;
 pub use host::Host;
 pub use run::{build, run, run_built, run_on};

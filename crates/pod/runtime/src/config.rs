@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::images::archives::Peers;
 
 /// Where the program that is running can be started again, whatever its file is called by now.
 pub const SELF: &str = "/proc/self/exe";
@@ -22,6 +25,10 @@ pub struct Config {
     pub mirrors_only: bool,
     /// A directory of archives to import at start.
     pub images: Option<PathBuf>,
+    /// Bytes of layers' archives to keep for other nodes; `None`: none are.
+    pub keep_archives: Option<u64>,
+    /// Other nodes, asked for layers before registries are.
+    pub peers: Option<Arc<dyn Peers>>,
     /// Images that must not be collected, by name.
     pub pinned_images: Vec<String>,
     /// Runtime handlers beside "" and "keelson", which are built in.
@@ -53,6 +60,8 @@ impl Default for Config {
             registries: None,
             mirrors_only: false,
             images: None,
+            keep_archives: None,
+            peers: None,
             pinned_images: Vec::new(),
             handlers: BTreeMap::new(),
             cdi: crate::cdi::DIRECTORIES.map(PathBuf::from).into(),

@@ -65,6 +65,9 @@ impl Runtime {
             .mirrors_only(config.mirrors_only);
         let images = Images::open(&config.root, registries, config.pinned_images.clone(), &config.program)
             .with_context(|| format!("cannot open the image store in {}", config.root.display()))?;
+        let images = images
+            .sharing(config.keep_archives, config.peers.clone())
+            .context("cannot open what is kept of images for other nodes")?;
         let images = Arc::new(images);
         let streaming = Streaming::bind(config.streaming).await.with_context(|| {
             format!(

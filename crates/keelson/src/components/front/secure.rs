@@ -119,7 +119,9 @@ impl Options {
         });
         if self.client_ca_file.is_none() {
             components.spawn("client-authorities", move |stop| {
-                follow(authentication.clone(), server.clone(), stop)
+                let server = server.clone();
+                let take = move |roots| *server.authorities.write() = roots;
+                follow_authorities(authentication.clone(), take, stop)
             });
         }
         Ok(())
@@ -154,7 +156,11 @@ pub fn roots(pem: &str) -> anyhow::Result<Roots> {
 }
 
 /// Takes the authorities that the cluster names, and what it names later.
-async fn follow(rest: Rest, server: Arc<Server>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn follow_authorities(
+    rest: Rest,
+    take: impl Fn(Roots) + Send + Sync + 'static,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let options = InformerOptions {
         namespace: "kube-system".into(),
         fields: format!("metadata.name={CONFIG_MAP}"),
@@ -167,7 +173,7 @@ async fn follow(rest: Rest, server: Arc<Server>, stop: CancellationToken) -> any
             return;
         };
         match roots(pem) {
-            Ok(found) => *server.authorities.write() = found,
+            Ok(found) => take(found),
             Err(error) => tracing::warn!("the authorities that {CONFIG_MAP} names can't be read: {error:#}"),
         }
     });

@@ -1,6 +1,7 @@
 //! The kubelet's HTTPS API: logs, exec, attach, port-forward, statistics and what the node runs. Every request is
 //! authenticated (client certificate or token) and authorised by the API server; nothing is served without.
 
+mod archives;
 mod auth;
 pub mod follow;
 pub mod log_stream;

@@ -117,6 +117,7 @@ impl keelson_cri::ImageService for Runtime {
                 PullError::Invalid(m) => Status::invalid_argument(m),
                 PullError::NotFound(m) => Status::not_found(m),
                 PullError::Unauthorized(m) => Status::permission_denied(m),
+                PullError::Unsigned(m) => Status::permission_denied(m),
                 PullError::Failed(m) => Status::unknown(m),
             })?;
         Ok(Response::new(PullImageResponse {

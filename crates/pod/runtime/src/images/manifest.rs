@@ -6,10 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::reference::is_digest;
 
-/// Longest manifest: registries take no more.
-pub const MAX_MANIFEST: u64 = 4 << 20;
-/// Longest document of any kind.
-pub const MAX_DOCUMENT: u64 = 8 << 20;
+pub use keelson_oci::{MAX_DOCUMENT, MAX_MANIFEST};
 
 /// Anything a registry or an archive can call a manifest.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -26,6 +23,8 @@ pub struct Manifest {
 #[serde(rename_all = "camelCase", default)]
 pub struct Descriptor {
     pub media_type: String,
+    /// Of a list of referrers.
+    pub artifact_type: String,
     pub digest: String,
     pub size: u64,
     pub platform: Option<Platform>,

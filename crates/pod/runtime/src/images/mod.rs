@@ -1,17 +1,15 @@
 //! Images: what is known of them on disk and in memory.
 //!
 //! An image is its configuration (whose digest is its ID), the names it goes by and a stack of unpacked layers. Archives
-//! of layers are not kept: they are verified while they are unpacked, in a cell (`crate::cell`). This module knows nothing of CRI or containers;
+//! of layers are not kept, unless for other nodes (`archives`): they are verified while they are unpacked, in a cell (`crate::cell`). This module knows nothing of CRI or containers;
 //! who uses a layer beyond images is told to it.
 
-pub mod digest;
+pub mod archives;
 mod import;
 mod layers;
 pub mod manifest;
 mod pull;
-pub mod reference;
-pub mod registries;
-mod registry;
+mod signatures;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,10 +20,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+pub use keelson_oci::{digest, reference, registries};
 pub use layers::{Expected, Layers};
 pub use pull::PullError;
 pub(crate) use unpack::{Limits, TARGET, Unpacked, unpack};
 
+use archives::{Archives, Peers};
 use manifest::{Execution, ImageConfig};
 use reference::Reference;
 use registries::Registries;
@@ -52,6 +52,10 @@ pub struct Images {
     root: PathBuf,
     pub layers: Layers,
     registries: Registries,
+    /// What is kept for other nodes.
+    archives: Option<Archives>,
+    /// Other nodes, which are asked before registries.
+    peers: Option<Arc<dyn Peers>>,
     pinned: Vec<String>,
     known: Mutex<BTreeMap<String, Arc<Image>>>,
     /// Imports and pulls in progress: layers may be there that no image names yet. Held while layers go, so that none
@@ -70,6 +74,8 @@ impl Images {
             root: root.to_path_buf(),
             layers: Layers::open(root, program)?,
             registries,
+            archives: None,
+            peers: None,
             pinned,
             known: Mutex::new(BTreeMap::new()),
             busy: Mutex::new(0),
@@ -77,6 +83,20 @@ impl Images {
         };
         images.load()?;
         Ok(images)
+    }
+
+    /// Keeps archives for other nodes, up to so many bytes, and asks them for theirs.
+    pub fn sharing(mut self, keep: Option<u64>, peers: Option<Arc<dyn Peers>>) -> io::Result<Images> {
+        self.archives = Archives::open(&self.root, keep)?;
+        self.peers = peers;
+        Ok(self)
+    }
+
+    /// An archive of a layer, or a configuration, that was pulled here from this repository.
+    pub fn archive(&self, repository: &str, digest: &str) -> io::Result<Option<std::fs::File>> {
+        self.archives
+            .as_ref()
+            .map_or(Ok(None), |all| all.find(repository, digest))
     }
 
     fn load(&self) -> io::Result<()> {
@@ -212,7 +232,7 @@ impl Images {
         for path in doomed {
             std::fs::remove_dir_all(path)?;
         }
-        Ok(())
+        self.archives.as_ref().map_or(Ok(()), Archives::trim)
     }
 }
 

@@ -2,16 +2,22 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use keelson_oci::client::{Registry, RegistryError};
 
+use super::archives::Wanted;
 use super::layers::{Expected, verify};
 use super::manifest::{Descriptor, ImageConfig, MAX_DOCUMENT, MAX_MANIFEST, Manifest};
 use super::reference::Reference;
-use super::registries::{Credentials, Endpoint};
-use super::registry::{Registry, RegistryError};
+use super::registries::{Credentials, Endpoint, Policy};
+use super::signatures;
 use super::{Busy, Image, Images, Name, digest};
 
 /// Layers downloaded at once.
@@ -25,6 +31,9 @@ pub enum PullError {
     NotFound(String),
     #[error("{0}")]
     Unauthorized(String),
+    /// Nobody signed it who should have.
+    #[error("{0}")]
+    Unsigned(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -56,11 +65,13 @@ impl Images {
             .registries
             .endpoints(&reference.registry, &reference.repository)
             .map_err(|e| PullError::Invalid(format!("{e:#}")))?;
+        let policy = self.registries.policy(&reference.name());
+        let policy = policy.map_err(|e| PullError::Unsigned(format!("SignatureValidationFailed: {e:#}")))?;
         let mut failures: Vec<(String, PullError)> = Vec::new();
         for endpoint in endpoints {
             let host = endpoint.host.clone();
             let pulled = match Attempt::new(endpoint, reference, given) {
-                Ok(attempt) => attempt.pull(self).await,
+                Ok(attempt) => attempt.pull(self, policy.as_ref()).await,
                 Err(error) => Err(error),
             };
             match pulled {
@@ -91,6 +102,8 @@ fn verdict(reference: &Reference, failures: Vec<(String, PullError)>) -> PullErr
     match decisive.into_iter().find(|e| !matches!(e, PullError::Failed(_))) {
         Some(PullError::NotFound(_)) => PullError::NotFound(text),
         Some(PullError::Unauthorized(_)) => PullError::Unauthorized(text),
+        // The kubelet tells by the first word what it is.
+        Some(PullError::Unsigned(_)) => PullError::Unsigned(format!("SignatureValidationFailed: {text}")),
         _ => PullError::Failed(text),
     }
 }
@@ -115,8 +128,15 @@ impl Attempt {
         })
     }
 
-    async fn pull(&self, images: &Arc<Images>) -> Result<Arc<Image>, PullError> {
+    /// The manifest always comes from the registry, asked with the credentials of the pull: what it lets this node have may then
+    /// come from others.
+    async fn pull(&self, images: &Arc<Images>, policy: Option<&Policy>) -> Result<Arc<Image>, PullError> {
         let (top, mut manifest) = self.manifest(None).await?;
+        if let Some(policy) = policy {
+            let checked = signatures::check(&self.registry, &self.reference, &top, policy).await;
+            checked.map_err(PullError::Unsigned)?;
+        }
+        let from = Origin::new(images, &self.reference, &top);
         let mut size = 0;
         if manifest.is_index() {
             let chosen = manifest
@@ -130,7 +150,7 @@ impl Attempt {
             .config
             .as_ref()
             .ok_or_else(|| PullError::Failed("the manifest names no configuration".into()))?;
-        let config = self.config(descriptor).await?;
+        let config = self.config(&from, descriptor).await?;
         let parsed: ImageConfig = serde_json::from_slice(&config).map_err(|e| PullError::Failed(e.to_string()))?;
         parsed
             .check_layers(manifest.layers.len())
@@ -138,7 +158,8 @@ impl Attempt {
         // A manifest may say anything of sizes.
         let sizes = manifest.layers.iter().map(|l| l.size).chain([descriptor.size]);
         size = sizes.fold(size, u64::saturating_add);
-        self.layers(images, &manifest.layers, &parsed).await?;
+        self.layers(&from, &manifest.layers, &parsed).await?;
+        from.tell();
         let mut names = vec![Name::Digest(self.reference.with_digest(&top))];
         if self.reference.tag.is_some() {
             names.push(Name::Tag(self.reference.to_string()));
@@ -160,18 +181,27 @@ impl Attempt {
         Ok((got, manifest))
     }
 
-    async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
-        let bytes = self
-            .registry
-            .document(&descriptor.digest, MAX_DOCUMENT)
-            .await
-            .map_err(failed)?;
-        verify(&descriptor.digest, &digest::of(&bytes), "image configuration").map_err(io_failed)?;
+    async fn config(&self, from: &Origin<'_>, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
+        let digest = &descriptor.digest;
+        let verified = |bytes: Vec<u8>| verify(digest, &digest::of(&bytes), "image configuration").map(|()| bytes);
+        if let Some(bytes) = from.peer_document(digest).await {
+            match verified(bytes) {
+                Ok(bytes) => {
+                    from.keep_document(digest, &bytes);
+                    return Ok(bytes);
+                }
+                Err(error) => tracing::warn!(%error, "another node's copy isn't used"),
+            }
+        }
+        let bytes = self.registry.document(digest, MAX_DOCUMENT).await.map_err(failed)?;
+        let bytes = verified(bytes).map_err(io_failed)?;
+        from.keep_document(digest, &bytes);
         Ok(bytes)
     }
 
     /// Downloads what is missing, several at once, and unpacks in order as soon as possible.
-    async fn layers(&self, images: &Arc<Images>, layers: &[Descriptor], config: &ImageConfig) -> Result<(), PullError> {
+    async fn layers(&self, from: &Origin<'_>, layers: &[Descriptor], config: &ImageConfig) -> Result<(), PullError> {
+        let images = from.images;
         let chains = digest::chain(&config.rootfs.diff_ids);
         let missing = layers
             .iter()
@@ -184,7 +214,7 @@ impl Attempt {
             if !images.layers.has(&chains[i]) {
                 let file = Download(images.layers.ingest_file());
                 waiting.push(Box::pin(async move {
-                    self.download(layer, &file.0).await.map(|()| (i, file))
+                    self.download(from, layer, &file.0).await.map(|()| (i, file))
                 }));
             }
         }
@@ -193,6 +223,7 @@ impl Attempt {
             let (i, file) = downloaded?;
             let (images, chains) = (images.clone(), chains[..=i].to_vec());
             let (diff_id, digest) = (config.rootfs.diff_ids[i].clone(), layers[i].digest.clone());
+            let repository = from.repository.clone();
             blocking(move || {
                 let expected = Expected {
                     digest: Some(&digest),
@@ -200,29 +231,135 @@ impl Attempt {
                 };
                 let archive = File::open(&file.0)?;
                 let length = archive.metadata()?.len();
-                images.layers.add(&chains, archive, length, &expected)
+                images.layers.add(&chains, archive, length, &expected)?;
+                if let Some(archives) = &images.archives
+                    && let Err(error) = archives.keep(&repository, &digest, &file.0)
+                {
+                    tracing::warn!(%error, "an archive isn't kept for other nodes");
+                }
+                Ok(())
             })
             .await?;
         }
         Ok(())
     }
 
-    async fn download(&self, layer: &Descriptor, to: &std::path::Path) -> Result<(), PullError> {
-        let mut stream = self.registry.blob(&layer.digest).await.map_err(failed)?;
-        let mut file = File::create(to).map_err(io_failed)?;
-        let (mut hasher, mut length) = (digest::Hasher::default(), 0);
-        while let Some(piece) = stream.try_next().await.map_err(failed)? {
-            length += piece.len() as u64;
-            if length > layer.size {
-                return Err(PullError::Failed(format!(
-                    "layer {} is longer than its manifest says",
-                    layer.digest
-                )));
+    async fn download(&self, from: &Origin<'_>, layer: &Descriptor, to: &Path) -> Result<(), PullError> {
+        if let Some(pieces) = from.peer(&layer.digest).await {
+            match written(pieces.map_err(io_failed), layer, to).await {
+                Ok(()) => {
+                    from.count(Source::Peer, layer.size);
+                    return Ok(());
+                }
+                Err(error) => tracing::warn!(%error, layer = layer.digest, "another node's copy isn't used"),
             }
-            hasher.update(&piece);
-            file.write_all(&piece).map_err(io_failed)?;
         }
-        verify(&layer.digest, &hasher.finish(), "layer").map_err(io_failed)
+        let pieces = self.registry.blob(&layer.digest).await.map_err(failed)?;
+        written(pieces.map_err(failed), layer, to).await?;
+        from.count(Source::Registry, layer.size);
+        Ok(())
+    }
+}
+
+/// Writes an archive down, if it is what its manifest says.
+async fn written(
+    mut pieces: impl Stream<Item = Result<Bytes, PullError>> + Unpin,
+    layer: &Descriptor,
+    to: &Path,
+) -> Result<(), PullError> {
+    let mut file = File::create(to).map_err(io_failed)?;
+    let (mut hasher, mut length) = (digest::Hasher::default(), 0);
+    while let Some(piece) = pieces.try_next().await? {
+        length += piece.len() as u64;
+        if length > layer.size {
+            return Err(PullError::Failed(format!(
+                "layer {} is longer than its manifest says",
+                layer.digest
+            )));
+        }
+        hasher.update(&piece);
+        file.write_all(&piece).map_err(io_failed)?;
+    }
+    verify(&layer.digest, &hasher.finish(), "layer").map_err(io_failed)
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Peer,
+    Registry,
+}
+
+/// Where what belongs to one image comes from: other nodes, if there are any to ask, or its registry.
+struct Origin<'a> {
+    images: &'a Arc<Images>,
+    image: String,
+    repository: String,
+    /// Layers and bytes from other nodes, and from the registry.
+    counts: [(AtomicU64, AtomicU64); 2],
+}
+
+impl<'a> Origin<'a> {
+    fn new(images: &'a Arc<Images>, reference: &Reference, top: &str) -> Origin<'a> {
+        Origin {
+            images,
+            image: reference.with_digest(top),
+            repository: reference.name(),
+            counts: Default::default(),
+        }
+    }
+
+    async fn peer(&self, digest: &str) -> Option<BoxStream<'static, io::Result<Bytes>>> {
+        let wanted = Wanted {
+            image: &self.image,
+            repository: &self.repository,
+            digest,
+        };
+        self.images.peers.as_ref()?.get(wanted).await
+    }
+
+    async fn peer_document(&self, digest: &str) -> Option<Vec<u8>> {
+        let mut pieces = self.peer(digest).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            bytes.extend_from_slice(&piece.ok()?);
+            if bytes.len() as u64 > MAX_DOCUMENT {
+                return None;
+            }
+        }
+        Some(bytes)
+    }
+
+    fn keep_document(&self, digest: &str, bytes: &[u8]) {
+        if let Some(archives) = &self.images.archives {
+            let scratch = Download(self.images.layers.ingest_file());
+            if let Err(error) = archives.put(&self.repository, digest, bytes, &scratch.0) {
+                tracing::warn!(%error, "a configuration isn't kept for other nodes");
+            }
+        }
+    }
+
+    fn count(&self, source: Source, bytes: u64) {
+        let (layers, sum) = &self.counts[source as usize];
+        layers.fetch_add(1, Ordering::Relaxed);
+        sum.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Only where there are others to come from: who has set that up wants to see it.
+    fn tell(&self) {
+        if self.images.peers.is_some() {
+            let [peers, registry] = self
+                .counts
+                .each_ref()
+                .map(|(n, b)| (n.load(Ordering::Relaxed), b.load(Ordering::Relaxed)));
+            tracing::info!(
+                image = self.image,
+                layers_from_nodes = peers.0,
+                bytes_from_nodes = peers.1,
+                layers_from_registry = registry.0,
+                bytes_from_registry = registry.1,
+                "pulled"
+            );
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod crashes;
 mod devices;
 mod isolation;
 mod layers;
+mod peers;
 mod registry;
 mod series;
 mod streams;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             layers::ALL,
             cells::ALL,
             registry::ALL,
+            peers::ALL,
             series::ALL,
             upgrades::ALL,
             users::ALL,

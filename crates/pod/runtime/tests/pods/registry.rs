@@ -26,13 +26,13 @@ tests![
 const NAME: &str = "docker.io/library/pulled:1";
 
 /// Paths and what is behind them; shared, so that a test can spoil it.
-type Content = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+pub type Content = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 /// Requests as they came: path with query, and what they showed.
-type Asked = Arc<Mutex<Vec<String>>>;
+pub type Asked = Arc<Mutex<Vec<String>>>;
 
 /// What a registry wants to see.
 #[derive(Clone, Copy, PartialEq)]
-enum Wants {
+pub enum Wants {
     Nothing,
     /// "u:p"
     Password,
@@ -40,7 +40,7 @@ enum Wants {
     Token,
 }
 
-async fn serve(content: &Content, asked: &Asked, wants: Wants) -> Result<String> {
+pub async fn serve(content: &Content, asked: &Asked, wants: Wants) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let (content, asked, own) = (content.clone(), asked.clone(), address.clone());
@@ -110,7 +110,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<(String, String, Stri
 }
 
 /// An image of one compressed layer that holds a busybox, as the repository at a path.
-fn image(at: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn image(at: &str) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     let program = std::fs::read(crate::support::busybox())?;
@@ -163,7 +163,7 @@ async fn mirrored(content: &Content, asked: &Asked, password: &str) -> Result<Ma
     machine(&text, true).await
 }
 
-fn pull(name: &str, auth: AuthConfig) -> PullImageRequest {
+pub fn pull(name: &str, auth: AuthConfig) -> PullImageRequest {
     PullImageRequest {
         image: Some(ImageSpec {
             image: name.into(),
@@ -174,11 +174,11 @@ fn pull(name: &str, auth: AuthConfig) -> PullImageRequest {
     }
 }
 
-fn anonymous(name: &str) -> PullImageRequest {
+pub fn anonymous(name: &str) -> PullImageRequest {
     pull(name, AuthConfig::default())
 }
 
-fn secret() -> AuthConfig {
+pub fn secret() -> AuthConfig {
     AuthConfig {
         username: "u".into(),
         password: "p".into(),

@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use http::{StatusCode, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, StatusCode, Uri};
 use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Response};
 use serde::Deserialize;
 
-use super::reference::is_digest;
-use super::registries::{Credentials, Endpoint};
+use crate::reference::is_digest;
+use crate::registries::{Credentials, Endpoint};
 
 /// A registry that sends nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -89,8 +89,38 @@ impl Registry {
 
     /// A manifest by tag or digest.
     pub async fn manifest(&self, name: &str, most: u64) -> Result<Vec<u8>> {
+        Ok(self.manifest_as_it_came(name, most).await?.1)
+    }
+
+    /// A manifest, and what it is said to be.
+    pub async fn manifest_as_it_came(&self, name: &str, most: u64) -> Result<(Option<String>, Vec<u8>)> {
         let response = self.get(&format!("manifests/{name}"), Some(MANIFESTS)).await?;
-        whole(response, most, "manifest").await
+        let kind = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned);
+        Ok((kind, whole(response, most, "manifest").await?))
+    }
+
+    /// The digest of a manifest, if the registry tells it.
+    pub async fn manifest_digest(&self, name: &str) -> Result<Option<String>> {
+        let response = self
+            .ask(Method::HEAD, &format!("manifests/{name}"), Some(MANIFESTS))
+            .await?;
+        let digest = response
+            .headers()
+            .get("docker-content-digest")
+            .and_then(|v| v.to_str().ok());
+        Ok(digest.filter(|d| is_digest(d)).map(str::to_owned))
+    }
+
+    /// The list of what says something of a manifest: an index.
+    pub async fn referrers(&self, digest: &str, most: u64) -> Result<Vec<u8>> {
+        if !is_digest(digest) {
+            return Err(RegistryError::Failed(format!("{digest:?} is no digest")));
+        }
+        whole(self.get(&format!("referrers/{digest}"), None).await?, most, "list").await
     }
 
     /// A short blob.
@@ -99,12 +129,30 @@ impl Registry {
     }
 
     /// A blob in pieces.
-    pub async fn blob(&self, digest: &str) -> Result<impl Stream<Item = Result<bytes::Bytes>> + Unpin + use<>> {
+    pub async fn blob(&self, digest: &str) -> Result<impl Stream<Item = Result<bytes::Bytes>> + Unpin + Send + use<>> {
+        Ok(self.blob_with_length(digest).await?.1)
+    }
+
+    /// A blob in pieces, and how long it is said to be.
+    pub async fn blob_with_length(
+        &self,
+        digest: &str,
+    ) -> Result<(
+        Option<u64>,
+        impl Stream<Item = Result<bytes::Bytes>> + Unpin + Send + use<>,
+    )> {
         let response = self.get(&blob_path(digest)?, None).await?;
-        Ok(response.bytes_stream().map_err(unreached).boxed())
+        Ok((
+            response.content_length(),
+            response.bytes_stream().map_err(unreached).boxed(),
+        ))
     }
 
     async fn get(&self, what: &str, accept: Option<&'static str>) -> Result<Response> {
+        self.ask(Method::GET, what, accept).await
+    }
+
+    async fn ask(&self, method: Method, what: &str, accept: Option<&'static str>) -> Result<Response> {
         let Endpoint {
             host, path, repository, ..
         } = &self.endpoint;
@@ -114,7 +162,7 @@ impl Registry {
         let url = format!("{scheme}://{host}{path}/{repository}/{what}{namespace}");
         // Once as it is known how, and once more as the answer says.
         for again in [true, false] {
-            let mut request = self.client.get(&url);
+            let mut request = self.client.request(method.clone(), &url);
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
@@ -137,7 +185,7 @@ impl Registry {
             if status.is_success() {
                 return Ok(response);
             }
-            return Err(refused(&url, response).await);
+            return Err(refused(&method, &url, response).await);
         }
         Err(RegistryError::Failed(format!("{url} was not answered")))
     }
@@ -213,7 +261,7 @@ impl Registry {
         };
         let response = request.send().await.map_err(unreached)?;
         if !response.status().is_success() {
-            return Err(match refused(realm, response).await {
+            return Err(match refused(&Method::GET, realm, response).await {
                 // Whoever does not get a token is not let in.
                 RegistryError::NotFound(text) | RegistryError::Unauthorized(text) => {
                     RegistryError::Unauthorized(format!("failed to authorize: {text}"))
@@ -332,12 +380,12 @@ async fn whole(response: Response, most: u64, what: &str) -> Result<Vec<u8>> {
 }
 
 /// What a registry says when it does not give what was asked for.
-async fn refused(url: &str, response: Response) -> RegistryError {
+async fn refused(method: &Method, url: &str, response: Response) -> RegistryError {
     let status = response.status();
     let said = whole(response, MAX_COMPLAINT, "answer").await.unwrap_or_default();
     let text = match complaint(&said) {
-        Some(said) => format!("unexpected status from GET request to {url}: {status}: {said}"),
-        None => format!("unexpected status from GET request to {url}: {status}"),
+        Some(said) => format!("unexpected status from {method} request to {url}: {status}: {said}"),
+        None => format!("unexpected status from {method} request to {url}: {status}"),
     };
     match status {
         StatusCode::NOT_FOUND => RegistryError::NotFound(text),

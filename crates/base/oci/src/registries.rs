@@ -11,6 +11,10 @@
 //!   mirror.example:
 //!     auth: { username: u, password: p }                             # or auth: <base64>, token, identity_token
 //!     tls: { ca_file: /etc/ssl/own.pem, cert_file: …, key_file: …, insecure_skip_verify: false }
+//! policy:                                                            # beyond k3s: whose signatures images need
+//!   - images: registry.example/team                                  # a registry, or what repositories begin with; the longest counts
+//!     keys: [/etc/keelson/cosign.pub]                                # one of them
+//!     mode: enforce                                                  # or warn, or off
 //! ```
 //!
 //! Credentials go to one place each: those of this file to the host they stand under, those that come with a pull to the
@@ -23,6 +27,8 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use serde::Deserialize;
 
+use crate::signature::Key;
+
 /// What of Docker's hub is asked.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 
@@ -31,6 +37,7 @@ const DOCKER_HUB: &str = "registry-1.docker.io";
 pub struct Registries {
     mirrors: BTreeMap<String, Mirror>,
     configs: BTreeMap<String, Access>,
+    policy: Vec<Rule>,
     /// Registries that have mirrors are not asked themselves.
     #[serde(skip)]
     mirrors_only: bool,
@@ -41,6 +48,36 @@ pub struct Registries {
 struct Mirror {
     endpoint: Vec<String>,
     rewrite: BTreeMap<Pattern, String>,
+}
+
+/// Which images need a signature, and whose.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    images: String,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    mode: Mode,
+}
+
+/// What becomes of an image that isn't signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It isn't pulled.
+    #[default]
+    Enforce,
+    /// It is pulled, and the log says so.
+    Warn,
+    Off,
+}
+
+/// Whose signature an image needs.
+#[derive(Debug)]
+pub struct Policy {
+    pub keys: Vec<Key>,
+    pub mode: Mode,
 }
 
 /// A regular expression; in a file, and so checked when it is read.
@@ -178,7 +215,12 @@ impl Registries {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Registries::default()),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        Registries::parse(&text).with_context(|| format!("in {}", path.display()))
+        let read = Registries::parse(&text).and_then(|registries| {
+            // What can't be read now would be found out when an image isn't pulled.
+            registries.policy.iter().try_for_each(|rule| rule.read().map(drop))?;
+            Ok(registries)
+        });
+        read.with_context(|| format!("in {}", path.display()))
     }
 
     fn parse(text: &str) -> anyhow::Result<Registries> {
@@ -195,7 +237,17 @@ impl Registries {
                 regex::Regex::new(&pattern.0).with_context(of)?;
             }
         }
+        registries.policy.iter().try_for_each(Rule::check)?;
         Ok(registries)
+    }
+
+    /// Whose signature images of a repository need, which is named with its registry. The keys are read now: they may have been replaced.
+    pub fn policy(&self, name: &str) -> anyhow::Result<Option<Policy>> {
+        let fitting = self.policy.iter().filter(|rule| rule.fits(name));
+        let Some(rule) = fitting.max_by_key(|rule| rule.images.trim_end_matches(['*', '/']).len()) else {
+            return Ok(None);
+        };
+        Ok(Some(rule.read()?).filter(|policy| policy.mode != Mode::Off))
     }
 
     /// Registries that have mirrors (`"*"` counts) are not asked themselves.
@@ -270,6 +322,48 @@ impl Registries {
                 &auth.token,
             )
             .with_context(|| format!("credentials of {host}"))?,
+        })
+    }
+}
+
+impl Rule {
+    fn check(&self) -> anyhow::Result<()> {
+        let beginning = self.images.trim_end_matches('*');
+        if self.images.is_empty()
+            || beginning.contains(['*', '@', ' '])
+            || (self.images != beginning && !beginning.is_empty() && !beginning.ends_with('/'))
+        {
+            bail!(
+                "policy: {:?} is no registry or repository, nor the beginning of one: a/b, a/b/*, or * for all",
+                self.images
+            );
+        }
+        if self.keys.is_empty() && self.mode != Mode::Off {
+            bail!(
+                "policy of {}: no key, and so no image could ever be pulled: name keys, or mode: off",
+                self.images
+            );
+        }
+        Ok(())
+    }
+
+    fn fits(&self, name: &str) -> bool {
+        let beginning = self.images.trim_end_matches('*').trim_end_matches('/');
+        match name.strip_prefix(beginning) {
+            Some(rest) => beginning.is_empty() || rest.is_empty() || rest.starts_with('/'),
+            None => false,
+        }
+    }
+
+    fn read(&self) -> anyhow::Result<Policy> {
+        let keys = self.keys.iter().map(|file| {
+            let pem = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+            Key::read(file, &pem)
+        });
+        let keys = keys.collect::<anyhow::Result<_>>();
+        Ok(Policy {
+            keys: keys.with_context(|| format!("policy of {}", self.images))?,
+            mode: self.mode,
         })
     }
 }
@@ -421,11 +515,40 @@ configs:
             (r#"mirrors: {a: {endpoint: ["ftp://x"]}}"#, "ftp"),
             (r#"mirrors: {a: {endpoint: ["http:///v2"]}}"#, "http:///v2"),
             (r#"mirrors: {a: {rewrite: {"(": "x"}}}"#, "mirror of a"),
+            ("policy: [{images: a}]", "no key"),
+            ("policy: [{images: \"a*\", keys: [k]}]", "a*"),
+            ("policy: [{images: a, keys: [k], mode: maybe}]", "maybe"),
         ] {
             let error = format!("{:#}", Registries::parse(text).unwrap_err());
             assert!(error.contains(why), "{text}: {error}");
         }
         assert!(Registries::parse("").is_ok());
+    }
+
+    #[test]
+    fn the_longest_beginning_says_whose_signature_is_needed() {
+        let dir = std::env::temp_dir().join(format!("keelson-policy-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let key = dir.join("k.pub");
+        std::fs::write(&key, include_str!("golden/cosign.pub")).unwrap();
+        let text = format!(
+            "policy: [{{images: r.example, keys: [{0}]}}, {{images: r.example/team/, keys: [{0}], mode: warn}}, \
+             {{images: r.example/team/free/*, mode: \"off\"}}, {{images: broken, keys: [/nowhere]}}]",
+            key.display()
+        );
+        let registries = Registries::parse(&text).unwrap();
+        let mode = |name: &str| registries.policy(name).unwrap().map(|p| p.mode);
+        assert_eq!(mode("r.example/a"), Some(Mode::Enforce));
+        assert_eq!(mode("r.example.evil/a"), None);
+        assert_eq!(mode("r.example/team/a"), Some(Mode::Warn));
+        assert_eq!(mode("r.example/teams/a"), Some(Mode::Enforce));
+        assert_eq!(mode("r.example/team/free/a"), None);
+        assert_eq!(mode("docker.io/library/a"), None);
+        assert!(format!("{:#}", registries.policy("broken/a").unwrap_err()).contains("/nowhere"));
+        let file = dir.join("registries.yaml");
+        std::fs::write(&file, &text).unwrap();
+        assert!(format!("{:#}", Registries::load(&file).unwrap_err()).contains("/nowhere"));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

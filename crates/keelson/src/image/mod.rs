@@ -1,4 +1,6 @@
-//! `keelson image`: the images of this machine, by CRI over the running server's socket.
+//! `keelson image`: the images of this machine, by CRI over the running server's socket; and archives of images for machines without registries.
+
+mod bundle;
 
 use crate::client::block_on;
 use crate::config;
@@ -20,6 +22,15 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write the images that manifests name to an archive, for machines without a way to registries; no server is needed
+    Bundle(bundle::Options),
+    #[command(flatten)]
+    Here(Here),
+}
+
+/// What is done with the images of a machine that runs.
+#[derive(Subcommand)]
+enum Here {
     /// List images
     Ls,
     /// Import the images of an archive (OCI layout or docker save)
@@ -31,6 +42,13 @@ enum Command {
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
+    let command = match options.command {
+        Command::Here(command) => command,
+        Command::Bundle(options) => {
+            block_on(bundle::run(options))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let socket = config::absolute(options.data_dir)?.join("runtime/cri.sock");
     block_on(async {
         let mut cri = CriClients::connect(&format!("unix://{}", socket.display()))
@@ -42,12 +60,12 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 )
             })?
             .image;
-        match options.command {
-            Command::Ls => {
+        match command {
+            Here::Ls => {
                 let images = cri.list_images(ListImagesRequest::default()).await?.into_inner().images;
                 show(images);
             }
-            Command::Import { archive } => {
+            Here::Import { archive } => {
                 let archive = config::absolute(archive)?;
                 let answer = cri
                     .pull_image(keelson_runtime::import_request(&archive))
@@ -55,14 +73,14 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                     .with_context(|| format!("cannot import {}", archive.display()))?;
                 answer.into_inner().image_ref.split(',').for_each(|id| println!("{id}"));
             }
-            Command::Pull { image } => {
+            Here::Pull { image } => {
                 let request = PullImageRequest {
                     image: Some(spec(image)),
                     ..PullImageRequest::default()
                 };
                 println!("{}", cri.pull_image(request).await?.into_inner().image_ref);
             }
-            Command::Rm { image } => {
+            Here::Rm { image } => {
                 cri.remove_image(RemoveImageRequest {
                     image: Some(spec(image)),
                 })

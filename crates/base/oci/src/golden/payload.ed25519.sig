@@ -1,0 +1,1 @@
+7vPxw+jBpniWalom3Vr98aiUqHM9OQ9v5puyjh0TIJGcr8s6XS+SLsZbpvMqga9Taqn5Ys7PZwYsflaYhAa3DA==
