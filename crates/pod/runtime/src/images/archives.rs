@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 
 use super::{digest, reference};
 
-/// Percent of the disk's blocks from which on nothing is kept: images are collected only later.
-const FULL: u64 = 80;
+/// Nothing is kept where less than a fifth of the disk is free, and less than this.
+const FREE: u64 = 10 << 30;
 
 /// An archive, or a configuration, of an image that its registry lets this node pull.
 #[derive(Clone, Copy, Debug)]
@@ -110,12 +110,7 @@ impl Archives {
     /// Removes the longest unasked until the rest fits.
     pub fn trim(&self) -> io::Result<()> {
         let _alone = self.trimming.lock();
-        let disk = nix::sys::statvfs::statvfs(&self.root)?;
-        let used = disk.blocks().saturating_sub(disk.blocks_available());
-        let most = match used.saturating_mul(100) < disk.blocks().saturating_mul(FULL) {
-            true => self.most,
-            false => 0,
-        };
+        let most = if has_room(&self.root)? { self.most } else { 0 };
         let (mut all, mut sum) = (Vec::new(), 0);
         for repository in fs::read_dir(&self.root)? {
             for entry in fs::read_dir(repository?.path())? {
@@ -141,6 +136,13 @@ impl Archives {
     }
 }
 
+fn has_room(root: &Path) -> io::Result<bool> {
+    let disk = nix::sys::statvfs::statvfs(root)?;
+    let unit = disk.fragment_size();
+    let free = disk.blocks_available().saturating_mul(unit);
+    Ok(free > (disk.blocks() / 5).saturating_mul(unit).min(FREE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,9 +162,7 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(20));
         };
         let has = |n: u8| archives.find("r.example/a", &digest_of(n)).unwrap().is_some();
-        let disk = nix::sys::statvfs::statvfs(dir.path()).unwrap();
-        let used = disk.blocks() - disk.blocks_available();
-        if used * 100 >= disk.blocks() * FULL {
+        if !has_room(dir.path()).unwrap() {
             // On a machine whose disk is that full nothing is kept, which is all that can be seen on it.
             keep(0);
             assert!(!has(0));
