@@ -479,7 +479,7 @@ impl Options {
             image_peers: self
                 .image_peers
                 .as_deref()
-                .map(size)
+                .map(crate::sizes::size)
                 .transpose()
                 .map_err(|why| anyhow::anyhow!("--image-peers: {why}"))?,
             mirrors_only: self.disable_default_registry_endpoint.unwrap_or(false),
@@ -659,27 +659,6 @@ pub fn cgroup_root(data_dir: &Path) -> String {
     }
     let hash = keelson_proxy::names::hash(&data_dir.to_string_lossy());
     format!("/keelson-{:08x}", hash as u32)
-}
-
-/// A number of bytes, with a unit or without.
-pub fn size(text: &str) -> Result<u64, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let shift = match unit {
-        "" => 0,
-        "Ki" => 10,
-        "Mi" => 20,
-        "Gi" => 30,
-        "Ti" => 40,
-        _ => return Err("a number of bytes, or with Ki, Mi, Gi or Ti".into()),
-    };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "a number of bytes, or with Ki, Mi, Gi or Ti")?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|n| *n > 0)
-        .ok_or_else(|| "no size that there is".into())
 }
 
 pub fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {

@@ -47,6 +47,7 @@ mod secrets;
 mod server;
 mod servers;
 mod simulate;
+mod sizes;
 mod snapshots;
 mod storage;
 mod store;
