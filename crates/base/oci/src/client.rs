@@ -1,14 +1,14 @@
 //! One registry, or a mirror, by the distribution API: manifests and blobs, and the tokens they take.
 //!
-//! Everything it sends is bounded: documents are read up to a length the caller names, answers to errors up to
-//! [`MAX_COMPLAINT`], and silence up to [`SILENCE`]. Credentials are sent to the registry and to the token service that it
+//! Everything it sends is bounded: documents are read up to a length the caller names and within [`DOCUMENT`], answers to errors
+//! up to [`MAX_COMPLAINT`]; silence lasts up to [`SILENCE`], and nothing comes slower than [`SLOWEST`]. Credentials are sent to the registry and to the token service that it
 //! names, by TLS unless the registry itself is asked without; redirections get none, and none leads from TLS to plain
 //! HTTP. Errors never quote them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, StatusCode, Uri};
 use parking_lot::Mutex;
@@ -21,6 +21,10 @@ use crate::registries::{Credentials, Endpoint};
 
 /// A registry that sends nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Bytes a second in the mean, once [`SILENCE`] has passed: who sends a byte a minute would hold a pull for ever.
+const SLOWEST: u64 = 1024;
+/// For all of what isn't a blob.
+const DOCUMENT: Duration = Duration::from_secs(300);
 const CONNECT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 10;
 /// Bytes read of what is said with an error, and of a token.
@@ -94,7 +98,8 @@ impl Registry {
 
     /// A manifest, and what it is said to be.
     pub async fn manifest_as_it_came(&self, name: &str, most: u64) -> Result<(Option<String>, Vec<u8>)> {
-        let response = self.get(&format!("manifests/{name}"), Some(MANIFESTS)).await?;
+        let what = format!("manifests/{name}");
+        let response = self.ask(Method::GET, &what, Some(MANIFESTS), Some(DOCUMENT)).await?;
         let kind = response
             .headers()
             .get(CONTENT_TYPE)
@@ -105,9 +110,8 @@ impl Registry {
 
     /// The digest of a manifest, if the registry tells it.
     pub async fn manifest_digest(&self, name: &str) -> Result<Option<String>> {
-        let response = self
-            .ask(Method::HEAD, &format!("manifests/{name}"), Some(MANIFESTS))
-            .await?;
+        let what = format!("manifests/{name}");
+        let response = self.ask(Method::HEAD, &what, Some(MANIFESTS), Some(DOCUMENT)).await?;
         let digest = response
             .headers()
             .get("docker-content-digest")
@@ -120,12 +124,15 @@ impl Registry {
         if !is_digest(digest) {
             return Err(RegistryError::Failed(format!("{digest:?} is no digest")));
         }
-        whole(self.get(&format!("referrers/{digest}"), None).await?, most, "list").await
+        let what = format!("referrers/{digest}");
+        let response = self.ask(Method::GET, &what, None, Some(DOCUMENT)).await?;
+        whole(response, most, "list").await
     }
 
     /// A short blob.
     pub async fn document(&self, digest: &str, most: u64) -> Result<Vec<u8>> {
-        whole(self.get(&blob_path(digest)?, None).await?, most, "document").await
+        let response = self.ask(Method::GET, &blob_path(digest)?, None, Some(DOCUMENT)).await?;
+        whole(response, most, "document").await
     }
 
     /// A blob in pieces.
@@ -141,18 +148,18 @@ impl Registry {
         Option<u64>,
         impl Stream<Item = Result<bytes::Bytes>> + Unpin + Send + use<>,
     )> {
-        let response = self.get(&blob_path(digest)?, None).await?;
-        Ok((
-            response.content_length(),
-            response.bytes_stream().map_err(unreached).boxed(),
-        ))
+        let response = self.ask(Method::GET, &blob_path(digest)?, None, None).await?;
+        Ok((response.content_length(), pieces(response)))
     }
 
-    async fn get(&self, what: &str, accept: Option<&'static str>) -> Result<Response> {
-        self.ask(Method::GET, what, accept).await
-    }
-
-    async fn ask(&self, method: Method, what: &str, accept: Option<&'static str>) -> Result<Response> {
+    /// `within`: for the answer to its last byte.
+    async fn ask(
+        &self,
+        method: Method,
+        what: &str,
+        accept: Option<&'static str>,
+        within: Option<Duration>,
+    ) -> Result<Response> {
         let Endpoint {
             host, path, repository, ..
         } = &self.endpoint;
@@ -165,6 +172,9 @@ impl Registry {
             let mut request = self.client.request(method.clone(), &url);
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
+            }
+            if let Some(within) = within {
+                request = request.timeout(within);
             }
             let authorization = self.authorization.lock().clone();
             if let Some(value) = authorization {
@@ -259,7 +269,7 @@ impl Registry {
                 }
             }
         };
-        let response = request.send().await.map_err(unreached)?;
+        let response = request.timeout(DOCUMENT).send().await.map_err(unreached)?;
         if !response.status().is_success() {
             return Err(match refused(&Method::GET, realm, response).await {
                 // Whoever does not get a token is not let in.
@@ -369,14 +379,36 @@ async fn whole(response: Response, most: u64, what: &str) -> Result<Vec<u8>> {
         return Err(too_long());
     }
     let mut bytes = Vec::new();
-    let mut stream = response.bytes_stream();
+    let mut stream = pieces(response);
     while let Some(piece) = stream.next().await {
-        bytes.extend_from_slice(&piece.map_err(unreached)?);
+        bytes.extend_from_slice(&piece?);
         if bytes.len() as u64 > most {
             return Err(too_long());
         }
     }
     Ok(bytes)
+}
+
+/// An answer's body as it comes; one that comes too slowly ends in an error.
+fn pieces(response: Response) -> impl Stream<Item = Result<bytes::Bytes>> + Unpin + Send + use<> {
+    let state = (response.bytes_stream(), 0_u64, Instant::now());
+    futures::stream::try_unfold(state, |(mut stream, mut came, began)| async move {
+        let Some(piece) = stream.next().await else {
+            return Ok(None);
+        };
+        let piece = piece.map_err(unreached)?;
+        came += piece.len() as u64;
+        if is_too_slow(came, began.elapsed()) {
+            let text = format!("it comes slower than {SLOWEST} bytes a second");
+            return Err(RegistryError::Failed(text));
+        }
+        Ok(Some((piece, (stream, came, began))))
+    })
+    .boxed()
+}
+
+fn is_too_slow(came: u64, after: Duration) -> bool {
+    came < after.saturating_sub(SILENCE).as_secs().saturating_mul(SLOWEST)
 }
 
 /// What a registry says when it does not give what was asked for.
@@ -442,6 +474,14 @@ mod tests {
         assert_eq!(c.get("scope"), Some("repository:a:pull"));
         assert_eq!(Challenge::parse("Basic").unwrap().scheme, "basic");
         assert!(Challenge::parse("Bearer realm=\"open").is_none());
+    }
+
+    #[test]
+    fn who_sends_a_byte_a_minute_is_left() {
+        let after = Duration::from_secs;
+        assert!(!is_too_slow(1, after(60)));
+        assert!(is_too_slow(3, after(180)));
+        assert!(!is_too_slow(120 * SLOWEST, after(180)));
     }
 
     #[test]

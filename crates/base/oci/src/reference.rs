@@ -44,8 +44,8 @@ impl Reference {
         if repository.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(invalid("repository name must be lowercase"));
         }
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b);
-        if !repository.bytes().all(valid) || repository.contains("//") || repository.len() > 255 {
+        // Addresses and policies are made of both: what says `..`, `?` or `\` would lead elsewhere than it says.
+        if !repository.split('/').all(is_component) || repository.len() > 255 || !is_host(registry) {
             return Err(invalid("invalid reference format"));
         }
         let registry = if registry == "index.docker.io" {
@@ -96,6 +96,39 @@ fn is_hex(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// A part of a repository's name: small letters and digits, between them `.`, `_`, `__` or any number of `-`.
+pub fn is_component(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    let mut between = bytes.split(|b| plain(*b));
+    plain(*first)
+        && plain(*last)
+        && between.all(|separator| {
+            matches!(separator, [] | [b'.'] | [b'_'] | [b'_', b'_']) || separator.iter().all(|b| *b == b'-')
+        })
+}
+
+/// A registry: a name or an address, with a port or without.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        let inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let is_v6 = |address: &str| address.parse::<std::net::Ipv6Addr>().is_ok();
+    let (is_sound, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => (is_v6(address), None),
+        Some((address, port)) => (is_v6(address), Some(port.strip_prefix(':').unwrap_or_default())),
+        None => match text.split_once(':') {
+            Some((name, port)) => (name.split('.').all(label), Some(port)),
+            None => (text.split('.').all(label), None),
+        },
+    };
+    is_sound && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+}
+
 fn is_tag(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && !text.starts_with(['.', '-'])
@@ -135,8 +168,51 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["", "Foo", "a@sha256:12", "a:-b", "host.io/", "a//b", "a b"] {
+        for bad in [
+            "",
+            "Foo",
+            "a@sha256:12",
+            "a:-b",
+            "host.io/",
+            "a//b",
+            "a b",
+            "a..b",
+            "-a/b",
+            "a.io/b/",
+        ] {
             assert!(Reference::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Who asks makes a path of it: one that leads out of its repository would have another's image by a name no policy knows.
+    #[test]
+    fn names_lead_nowhere_else() {
+        for bad in [
+            "r.example/free/../team/app:1",
+            "r.example/../../x",
+            "r.example/./team/app",
+            "r.example/team/.hidden",
+            "r.example\\v2\\team\\app:1/x",
+            "r.example?x=:1/a",
+            "r.example#:1/a",
+            "r.example./team/app",
+            "r.example:/a",
+            "r.example:+443/a",
+            "r.example:99999/a",
+            "-r.example/a",
+            "[::1/a",
+            "[x.y]:1/a",
+        ] {
+            assert!(Reference::parse(bad).is_err(), "{bad}");
+        }
+        for good in [
+            "[::1]:5000/a",
+            "[fd00::1]/a",
+            "R.example/a",
+            "10.0.0.1:443/a/b-c/d__e",
+            "localhost/a",
+        ] {
+            assert!(Reference::parse(good).is_ok(), "{good}");
         }
     }
 

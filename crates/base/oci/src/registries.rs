@@ -209,12 +209,9 @@ impl Credentials {
 }
 
 impl Registries {
-    /// Reads the file; one that does not exist is an empty one.
+    /// Reads the file, which has to be there: without it no image would need a signature any more.
     pub fn load(path: &Path) -> anyhow::Result<Registries> {
-        let text = match std::fs::read_to_string(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Registries::default()),
-            text => text.with_context(|| format!("cannot read {}", path.display()))?,
-        };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let read = Registries::parse(&text).and_then(|registries| {
             // What can't be read now would be found out when an image isn't pulled.
             registries.policy.iter().try_for_each(|rule| rule.read().map(drop))?;
@@ -243,8 +240,9 @@ impl Registries {
 
     /// Whose signature images of a repository need, which is named with its registry. The keys are read now: they may have been replaced.
     pub fn policy(&self, name: &str) -> anyhow::Result<Option<Policy>> {
-        let fitting = self.policy.iter().filter(|rule| rule.fits(name));
-        let Some(rule) = fitting.max_by_key(|rule| rule.images.trim_end_matches(['*', '/']).len()) else {
+        let name = canonical(name);
+        let fitting = self.policy.iter().filter(|rule| rule.fits(&name));
+        let Some(rule) = fitting.max_by_key(|rule| rule.beginning().len()) else {
             return Ok(None);
         };
         Ok(Some(rule.read()?).filter(|policy| policy.mode != Mode::Off))
@@ -344,12 +342,25 @@ impl Rule {
                 self.images
             );
         }
+        let registry = beginning.split('/').next().unwrap_or_default();
+        if !beginning.is_empty() && !registry.contains(['.', ':']) && registry != "localhost" {
+            bail!(
+                "policy of {0}: {registry:?} is no registry, and so no image would be meant: docker.io/{0}, or as it is called",
+                self.images
+            );
+        }
         Ok(())
     }
 
+    /// What names of images begin with, spelt as [`canonical`] spells them.
+    fn beginning(&self) -> String {
+        canonical(self.images.trim_end_matches('*').trim_end_matches('/'))
+    }
+
+    /// Whether a name is meant that is spelt as [`canonical`] spells it.
     fn fits(&self, name: &str) -> bool {
-        let beginning = self.images.trim_end_matches('*').trim_end_matches('/');
-        match name.strip_prefix(beginning) {
+        let beginning = self.beginning();
+        match name.strip_prefix(beginning.as_str()) {
             Some(rest) => beginning.is_empty() || rest.is_empty() || rest.starts_with('/'),
             None => false,
         }
@@ -411,6 +422,27 @@ impl Address {
             },
             plain_http,
         })
+    }
+}
+
+/// Registry and repository in one spelling: as a registry is asked whatever the case of its name, with its usual port or without, and
+/// whoever writes a policy thinks of one of them.
+fn canonical(name: &str) -> String {
+    let (host, repository) = match name.split_once('/') {
+        Some((host, repository)) => (host, Some(repository)),
+        None => (name, None),
+    };
+    let url = reqwest::Url::parse(&format!("https://{host}/")).ok();
+    let asked = url.as_ref().and_then(|url| Some((url.host_str()?, url.port())));
+    let host = match asked {
+        Some((DOCKER_HUB | "index.docker.io", None)) => "docker.io".to_owned(),
+        Some((host, None)) => host.to_owned(),
+        Some((host, Some(port))) => format!("{host}:{port}"),
+        None => host.to_ascii_lowercase(),
+    };
+    match repository {
+        Some(repository) => format!("{host}/{repository}"),
+        None => host,
     }
 }
 
@@ -517,6 +549,7 @@ configs:
             (r#"mirrors: {a: {rewrite: {"(": "x"}}}"#, "mirror of a"),
             ("policy: [{images: a}]", "no key"),
             ("policy: [{images: \"a*\", keys: [k]}]", "a*"),
+            ("policy: [{images: team/app, keys: [k]}]", "docker.io/team/app"),
             ("policy: [{images: a, keys: [k], mode: maybe}]", "maybe"),
         ] {
             let error = format!("{:#}", Registries::parse(text).unwrap_err());
@@ -533,7 +566,8 @@ configs:
         std::fs::write(&key, include_str!("golden/cosign.pub")).unwrap();
         let text = format!(
             "policy: [{{images: r.example, keys: [{0}]}}, {{images: r.example/team/, keys: [{0}], mode: warn}}, \
-             {{images: r.example/team/free/*, mode: \"off\"}}, {{images: broken, keys: [/nowhere]}}]",
+             {{images: r.example/team/free/*, mode: \"off\"}}, {{images: broken.example, keys: [/nowhere]}}, \
+             {{images: \"docker.io/*\", keys: [{0}]}}, {{images: 10.0.0.1, keys: [{0}]}}]",
             key.display()
         );
         let registries = Registries::parse(&text).unwrap();
@@ -543,8 +577,24 @@ configs:
         assert_eq!(mode("r.example/team/a"), Some(Mode::Warn));
         assert_eq!(mode("r.example/teams/a"), Some(Mode::Enforce));
         assert_eq!(mode("r.example/team/free/a"), None);
-        assert_eq!(mode("docker.io/library/a"), None);
-        assert!(format!("{:#}", registries.policy("broken/a").unwrap_err()).contains("/nowhere"));
+        assert_eq!(mode("quay.io/library/a"), None);
+        // However a registry is spelt, it is the same one.
+        for name in [
+            "R.Example/a",
+            "r.example:443/a",
+            "docker.io/library/a",
+            "registry-1.docker.io/library/a",
+            "10.1/a",
+            "0x0a.0.0.1/a",
+        ] {
+            assert_eq!(mode(name), Some(Mode::Enforce), "{name}");
+        }
+        assert_eq!(mode("r.example:5000/a"), None, "another port is another registry");
+        assert!(format!("{:#}", registries.policy("broken.example/a").unwrap_err()).contains("/nowhere"));
+        assert!(
+            Registries::load(&dir.join("none.yaml")).is_err(),
+            "a policy that isn't there is none"
+        );
         let file = dir.join("registries.yaml");
         std::fs::write(&file, &text).unwrap();
         assert!(format!("{:#}", Registries::load(&file).unwrap_err()).contains("/nowhere"));

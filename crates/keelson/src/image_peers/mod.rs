@@ -2,15 +2,15 @@
 //!
 //! Between runtime and kubelet, which know nothing of each other here: the runtime asks for what it wants and keeps what it had
 //! ([`keelson_runtime::images::archives`]), the kubelet gives it to other nodes by its own port
-//! ([`keelson_kubelet::Archives`]), and this finds those nodes by what Nodes say of their images. A node that doesn't answer at once is
-//! passed over, and not asked again for a while; what none has comes from its registry.
+//! ([`keelson_kubelet::Archives`]), and this finds those nodes by what Nodes say of their images. A node that doesn't answer at once, or
+//! breaks off or crawls while it sends, is not asked again for a while; what none has comes from its registry.
 
 mod choose;
 
 use choose::{Neighbour, choose, only_what_counts};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use http::Request;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
@@ -36,17 +36,22 @@ const PATH: &str = "/imageArchives";
 const ANSWER: Duration = Duration::from_secs(3);
 /// Between two pieces.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Bytes a second in the mean, after the first [`SILENCE`]: a registry is no slower.
+const SLOWEST: u64 = 64 << 10;
 /// For how long a node isn't asked that didn't answer.
 const RESTED: Duration = Duration::from_secs(60);
 
 /// By which this node proves itself to others, as it is now.
 pub type Proof = Arc<dyn Fn() -> anyhow::Result<Arc<ClientConfig>> + Send + Sync>;
 
+/// Nodes that aren't asked, and until when.
+type Resting = Arc<Mutex<HashMap<String, Instant>>>;
+
 pub struct Neighbours {
     own: String,
     nodes: Informer<Node>,
     proof: Proof,
-    resting: Mutex<HashMap<String, Instant>>,
+    resting: Resting,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -70,7 +75,7 @@ impl Neighbours {
             own: own.to_owned(),
             nodes: Informer::start(&Rest::new(client, "keelson-image-peers"), options, &stop),
             proof,
-            resting: Mutex::default(),
+            resting: Resting::default(),
             _stop: stop.drop_guard(),
         })
     }
@@ -111,7 +116,7 @@ impl Peers for Neighbours {
             let nodes = self.nodes.store().list();
             for node in choose(&nodes, wanted.image, |name| self.is_usable(name)) {
                 match self.ask(&node, &wanted).await {
-                    Ok(Some(body)) => return Some(pieces(body)),
+                    Ok(Some(body)) => return Some(pieces(body, node.name, self.resting.clone())),
                     Ok(None) => {}
                     Err(error) => {
                         tracing::debug!(
@@ -129,8 +134,10 @@ impl Peers for Neighbours {
     }
 }
 
-fn pieces(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
-    stream::try_unfold(body, |mut body| async move {
+/// What a node sends. Who breaks off isn't asked for the rest either.
+fn pieces(body: Incoming, node: String, resting: Resting) -> BoxStream<'static, io::Result<Bytes>> {
+    let state = (body, 0_u64, Instant::now());
+    stream::try_unfold(state, |(mut body, mut came, began)| async move {
         loop {
             let frame = timeout(SILENCE, body.frame())
                 .await
@@ -138,14 +145,24 @@ fn pieces(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
             match frame.transpose().map_err(io::Error::other)? {
                 None => return Ok(None),
                 Some(frame) => {
-                    if let Ok(piece) = frame.into_data() {
-                        return Ok::<_, io::Error>(Some((piece, body)));
+                    let Ok(piece) = frame.into_data() else { continue };
+                    came += piece.len() as u64;
+                    if is_too_slow(came, began.elapsed()) {
+                        return Err(io::Error::other("the node sends too slowly"));
                     }
+                    return Ok(Some((piece, (body, came, began))));
                 }
             }
         }
     })
+    .inspect_err(move |_| {
+        resting.lock().insert(node.clone(), Instant::now() + RESTED);
+    })
     .boxed()
+}
+
+fn is_too_slow(came: u64, after: Duration) -> bool {
+    came < after.saturating_sub(SILENCE).as_secs().saturating_mul(SLOWEST)
 }
 
 /// What this node's runtime keeps, for its kubelet to give.
@@ -160,5 +177,18 @@ impl fmt::Debug for Kept {
 impl keelson_kubelet::Archives for Kept {
     fn open(&self, repository: &str, digest: &str) -> io::Result<Option<File>> {
         self.0.archive(repository, digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_crawls_is_left() {
+        let after = Duration::from_secs;
+        assert!(!is_too_slow(1, after(10)));
+        assert!(is_too_slow(100, after(20)));
+        assert!(!is_too_slow(10 * SLOWEST, after(20)));
     }
 }

@@ -50,7 +50,7 @@ pub fn start(components: &mut Supervisor, options: &Options) -> anyhow::Result<A
                     }
                     Err(error) => {
                         tracing::warn!(error = format!("{error:#}"), "the registry's certificate isn't renewed");
-                        tokio::time::sleep(RETRY).await;
+                        stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! Names as the distribution API has them: repositories, tags, digests. What isn't exactly such a name is nothing: paths are made
 //! of what is read here, and of nothing else.
 
+use keelson_oci::reference::is_component;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt;
 
@@ -41,35 +42,6 @@ impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Letters and digits, between them `.`, `_`, `__` or any number of `-`.
-fn is_component(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let mut between = 0;
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
-        return false;
-    };
-    if !plain(*first) || !plain(*last) {
-        return false;
-    }
-    for (i, b) in bytes.iter().enumerate() {
-        if plain(*b) {
-            if i > 0 && !matches!(&bytes[i - between..i], [] | [b'.'] | [b'_'] | [b'_', b'_']) {
-                let separator = &bytes[i - between..i];
-                if separator.iter().any(|b| *b != b'-') {
-                    return false;
-                }
-            }
-            between = 0;
-        } else if b"._-".contains(b) {
-            between += 1;
-        } else {
-            return false;
-        }
-    }
-    true
 }
 
 pub fn is_tag(text: &str) -> bool {

@@ -19,7 +19,7 @@ pub struct Config {
     pub state: PathBuf,
     /// Parent control group of pods whose configuration names none.
     pub cgroup_root: String,
-    /// Mirrors and credentials; see [`crate::images::registries`]. A missing file is an empty one.
+    /// Mirrors and credentials; see [`crate::images::registries`].
     pub registries: Option<PathBuf>,
     /// Registries that have mirrors are not asked themselves.
     pub mirrors_only: bool,

@@ -1,7 +1,7 @@
 //! Blobs are sent: whole or in part, from the disk piece by piece.
 
 use super::route::{Part, part};
-use super::{DIGEST, Registry, Reply, blocking, empty, set};
+use super::{Body, DIGEST, Registry, Reply, blocking, empty, set};
 use crate::error::{Code, Result, refuse};
 use crate::names::{Digest, Repository};
 use crate::upstream::Fetch;
@@ -30,7 +30,11 @@ impl Registry {
         {
             // A part of it, or what has no length yet, comes when all is here.
             match fetch.length().await? {
-                Some(length) if range.is_none() => return self.growing(fetch, length, &digest, head).await,
+                Some(length) if range.is_none() => match self.growing(&fetch, length, &digest, head).await? {
+                    Some(reply) => return Ok(reply),
+                    // It has come into its place meanwhile.
+                    None => fetch.whole().await?,
+                },
                 _ => fetch.whole().await?,
             }
         }
@@ -47,13 +51,9 @@ impl Registry {
             let mut file = tokio::fs::File::from_std(file);
             file.seek(SeekFrom::Start(first)).await?;
             let sent = self.measured.sent.clone();
-            let pieces = ReaderStream::with_capacity(file.take(count), PIECE);
-            let pieces = pieces.map(move |piece| {
-                let piece = piece?;
-                sent.inc_by(piece.len() as u64);
-                Ok(Frame::data(piece))
+            *reply.body_mut() = pieces(file, count, move |length| {
+                sent.inc_by(length);
             });
-            *reply.body_mut() = StreamBody::new(pieces).boxed_unsync();
         }
         if status == StatusCode::PARTIAL_CONTENT {
             let range = format!("bytes {first}-{}/{length}", first + count - 1);
@@ -63,19 +63,22 @@ impl Registry {
     }
 
     /// A blob that is on its way from a registry behind.
-    async fn growing(&self, fetch: Fetch, length: u64, digest: &Digest, head: bool) -> Result<Reply> {
+    async fn growing(&self, fetch: &Fetch, length: u64, digest: &Digest, head: bool) -> Result<Option<Reply>> {
         let mut reply = empty(StatusCode::OK);
         describe(&mut reply, digest, length);
         if !head {
             let sent = self.measured.sent.clone();
-            let pieces = fetch.bytes(length).await?.map(move |piece| {
+            let Some(pieces) = fetch.clone().bytes(length).await? else {
+                return Ok(None);
+            };
+            let pieces = pieces.map(move |piece| {
                 let piece = piece?;
                 sent.inc_by(piece.len() as u64);
                 Ok(Frame::data(piece))
             });
             *reply.body_mut() = StreamBody::new(pieces).boxed_unsync();
         }
-        Ok(reply)
+        Ok(Some(reply))
     }
 
     pub(super) async fn delete_blob(&self, repository: Repository, digest: Digest) -> Result<Reply> {
@@ -83,6 +86,17 @@ impl Registry {
         blocking(move || store.delete_blob(&repository, &digest)).await?;
         Ok(empty(StatusCode::ACCEPTED))
     }
+}
+
+/// So many bytes of a file from where it stands, read as they are sent; `sent` hears of each piece.
+pub(super) fn pieces(file: tokio::fs::File, count: u64, sent: impl Fn(u64) + Send + 'static) -> Body {
+    let pieces = ReaderStream::with_capacity(file.take(count), PIECE);
+    let pieces = pieces.map(move |piece| {
+        let piece = piece?;
+        sent(piece.len() as u64);
+        Ok(Frame::data(piece))
+    });
+    StreamBody::new(pieces).boxed_unsync()
 }
 
 fn describe(reply: &mut Reply, digest: &Digest, length: u64) {

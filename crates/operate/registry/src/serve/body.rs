@@ -47,8 +47,13 @@ impl Coming {
         }
     }
 
-    /// All of a short body.
-    pub async fn short(mut self, most: usize, what: &str) -> Result<Vec<u8>> {
+    /// All of a short body, within [`SILENCE`] in all: it has a place that others wait for.
+    pub async fn short(self, most: usize, what: &str) -> Result<Vec<u8>> {
+        let all = tokio::time::timeout(SILENCE, self.gathered(most, what)).await;
+        all.map_err(|_| refused(Code::TooSlow, format!("{what} has to come within a minute")))?
+    }
+
+    async fn gathered(mut self, most: usize, what: &str) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         while let Some(piece) = self.next().await? {
             if bytes.len() + piece.len() > most {

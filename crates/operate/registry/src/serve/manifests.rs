@@ -1,14 +1,14 @@
 //! Manifests: given out, taken, removed.
 
+use super::blobs::pieces;
 use super::body::Coming;
 use super::route::Query;
 use super::uploads::made;
-use super::{DIGEST, Registry, Reply, blocking, empty, set, whole};
+use super::{DIGEST, Registry, Reply, blocking, empty, set, turn};
 use crate::document;
-use crate::error::{Code, Result, refuse, refused};
+use crate::error::{Code, Result, refuse};
 use crate::names::{Algorithm, Digest, Reference, Repository, is_tag};
 use http::{HeaderName, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -18,19 +18,21 @@ const MOST_TAGS: usize = 32;
 
 impl Registry {
     pub(super) async fn get_manifest(&self, repository: Repository, reference: Reference, head: bool) -> Result<Reply> {
-        let _turn = self.turn().await?;
         if let Some(upstream) = self.upstreams.of(&repository) {
-            let store = &self.store;
+            let (store, places) = (&self.store, &self.manifests.fetched);
             self.upstreams
-                .ensure_manifest(store, upstream, &repository, &reference)
+                .ensure_manifest(store, upstream, &repository, &reference, places)
                 .await?;
         }
+        let _turn = turn(&self.manifests.given).await?;
         let store = self.store.clone();
         let manifest = blocking(move || store.manifest(&repository, &reference)).await?;
-        let mut reply = whole(StatusCode::OK, manifest.bytes);
-        set(&mut reply, header::CONTENT_LENGTH, &manifest.facts.size.to_string());
-        if head {
-            *reply.body_mut() = Empty::new().map_err(|e| match e {}).boxed_unsync();
+        let mut reply = empty(StatusCode::OK);
+        let length = manifest.facts.size;
+        set(&mut reply, header::CONTENT_LENGTH, &length.to_string());
+        if !head {
+            // As it is read by who asked: those who don't read have nothing in memory.
+            *reply.body_mut() = pieces(tokio::fs::File::from_std(manifest.file), length, |_| {});
         }
         set(&mut reply, header::CONTENT_TYPE, &manifest.facts.media_type);
         set(&mut reply, DIGEST, &manifest.digest.to_string());
@@ -46,7 +48,7 @@ impl Registry {
         request: Request<Incoming>,
     ) -> Result<Reply> {
         self.check_own(&repository)?;
-        let _turn = self.turn().await?;
+        let _turn = turn(&self.manifests.taken).await?;
         let kind = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -89,12 +91,5 @@ impl Registry {
         let store = self.store.clone();
         blocking(move || store.delete(&repository, &reference)).await?;
         Ok(empty(StatusCode::ACCEPTED))
-    }
-
-    /// A place among those who have a manifest in memory.
-    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
-        let wait = tokio::time::timeout(super::body::SILENCE, self.manifests.acquire());
-        let busy = || refused(Code::TooManyRequests, "too many manifests at a time");
-        wait.await.map_err(|_| busy())?.map_err(|_| busy())
     }
 }

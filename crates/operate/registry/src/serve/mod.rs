@@ -1,8 +1,8 @@
 //! The distribution API over HTTP: a request's way from its path to its answer, a line a step.
 //!
-//! Nothing of a body is in memory but the piece that is being written or sent, and manifests. Bounds: connections, heads and
+//! Nothing of a body is in memory but the piece that is being written or sent, and manifests that come. Bounds: connections, heads and
 //! idleness are `keelson_listen`'s; an answer that isn't read for a while is ended there; a body that is silent or too slow is
-//! ended here ([`body`]); at most [`MANIFESTS`] are read or written at a time.
+//! ended here ([`body`]); at most [`MANIFESTS`] come at a time, from clients and from registries behind each, and as many are looked up.
 
 mod blobs;
 mod body;
@@ -12,7 +12,7 @@ pub mod route;
 mod uploads;
 
 use crate::access::{Access, Right, Who};
-use crate::error::{Code, Refused, Result, refuse};
+use crate::error::{Code, Refused, Result, refuse, refused};
 use crate::measured::Measured;
 use crate::names::Repository;
 use crate::store::Store;
@@ -31,13 +31,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub type Reply = Response<Body>;
 
-/// Manifests in memory at a time.
+/// Manifests at a time, of each kind of work.
 const MANIFESTS: usize = 32;
 
 /// What answers.
@@ -48,7 +48,14 @@ pub struct Registry {
     pub authorities: Live,
     pub upstreams: Upstreams,
     pub measured: Measured,
-    manifests: Semaphore,
+    manifests: Places,
+}
+
+/// Who brings manifests, and what they come from, don't keep those waiting that ask for what is here.
+struct Places {
+    given: Semaphore,
+    taken: Semaphore,
+    fetched: Semaphore,
 }
 
 /// Limits of its connections.
@@ -108,7 +115,11 @@ impl Registry {
             authorities,
             upstreams,
             measured,
-            manifests: Semaphore::new(MANIFESTS),
+            manifests: Places {
+                given: Semaphore::new(MANIFESTS),
+                taken: Semaphore::new(MANIFESTS),
+                fetched: Semaphore::new(MANIFESTS),
+            },
         }
     }
 
@@ -200,6 +211,13 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
             refuse(Code::Unknown, "the registry failed")
         }
     }
+}
+
+/// A place among those who are at the same work with manifests.
+pub async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>> {
+    let wait = tokio::time::timeout(body::SILENCE, places.acquire());
+    let busy = || refused(Code::TooManyRequests, "too many manifests at a time");
+    wait.await.map_err(|_| busy())?.map_err(|_| busy())
 }
 
 pub fn whole(status: StatusCode, body: impl Into<Bytes>) -> Reply {

@@ -6,10 +6,11 @@ use super::{DIGEST, Registry, Reply, blocking, empty, set};
 use crate::access::{Right, Who};
 use crate::error::{Code, Result, refuse, refused};
 use crate::names::{Algorithm, Digest, Repository};
-use crate::store::Upload;
+use crate::store::{Store, Upload};
 use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::{HeaderMap, HeaderName, Request, StatusCode};
 use hyper::body::Incoming;
+use std::sync::Arc;
 
 const UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -42,16 +43,14 @@ impl Registry {
             // A mount that came to nothing has no body either.
             return Ok(underway(&repository, &id, 0, StatusCode::ACCEPTED));
         };
+        let _untold = Untold {
+            store: self.store.clone(),
+            repository: repository.clone(),
+            id: id.clone(),
+        };
         let upload = self.store.upload(&repository, &id)?;
-        let result = self.take(upload, request, Some(digest.clone())).await;
-        match result {
-            Ok(_) => Ok(made(&repository, "blobs", &digest)),
-            Err(refused) => {
-                // Nobody was told of this upload.
-                let _ = self.cancel(repository, &id).await;
-                Err(refused)
-            }
-        }
+        self.take(upload, request, Some(digest.clone())).await?;
+        Ok(made(&repository, "blobs", &digest))
     }
 
     async fn mount(&self, to: &Repository, who: &Who, digest: &Digest, from: Option<&str>) -> Result<bool> {
@@ -136,6 +135,23 @@ impl Registry {
         let store = self.store.clone();
         blocking(move || store.cancel(upload)).await?;
         Ok(empty(StatusCode::NO_CONTENT))
+    }
+}
+
+/// An upload that nobody was told of: it ends with its request, also when the client is gone in the middle.
+struct Untold {
+    store: Arc<Store>,
+    repository: Repository,
+    id: String,
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        let (store, repository, id) = (self.store.clone(), self.repository.clone(), self.id.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // If all went well it has ended already.
+            runtime.spawn_blocking(move || store.upload(&repository, &id).and_then(|upload| store.cancel(upload)));
+        }
     }
 }
 

@@ -1,16 +1,13 @@
 //! Blobs: content that repositories name.
 
-use super::{Store, remove, sync, touch};
+use super::{Store, is_stale, remove, sync, touch};
 use crate::error::{Code, Result, refuse, refused};
 use crate::names::{Digest, Repository};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-/// Who asks again within this finds what he has asked for: the mark is that new at least.
-const FRESH: Duration = Duration::from_secs(3600);
 /// Repositories that are looked through for a blob which is to be mounted from wherever it is.
 const LOOKED_THROUGH: usize = 1024;
 /// Those of them that have it and are told.
@@ -31,7 +28,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(unknown()),
             Err(error) => return Err(error.into()),
         };
-        if marked.elapsed().unwrap_or_default() > FRESH {
+        if is_stale(marked) {
             touch(&link)?;
         }
         match File::open(self.blob_path(digest)) {
@@ -44,34 +41,43 @@ impl Store {
         }
     }
 
+    /// A mark whose content is gone is none: it comes again.
     pub fn has_blob(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.link(repository, digest).exists()
+        self.link(repository, digest).exists() && self.blob_path(digest).exists()
     }
 
-    /// Takes a file, which has been written and whose bytes are reserved, as the content of this digest, and names it in the
-    /// repository.
-    pub(super) fn take_in(&self, file: &Path, length: u64, digest: &Digest, repository: &Repository) -> Result<()> {
+    /// Takes a file, which has been written and whose bytes are `reserved`, as the content of this digest, and names it in the
+    /// repository. What is the content's own from then on is no longer reserved, also when naming it fails.
+    pub(super) fn take_in(
+        &self,
+        file: &Path,
+        length: u64,
+        digest: &Digest,
+        repository: &Repository,
+        reserved: &mut u64,
+    ) -> Result<()> {
         let written = File::open(file)?;
         written.sync_all()?;
-        self.ensure_repository(repository)?;
         let _open = self.gate.read();
-        self.check_usage(repository, digest, length)?;
-        let place = self.blob_path(digest);
-        let parent = place.parent().unwrap_or(&place);
-        if place.exists() {
-            touch(&place)?;
-            remove(file)?;
-            self.release(length);
-        } else {
-            if !parent.is_dir() {
-                fs::create_dir_all(parent)?;
-                sync(parent.parent().unwrap_or(parent))?;
+        self.ensure_repository(repository)?;
+        self.within_usage(repository, digest, length, || {
+            let place = self.blob_path(digest);
+            let parent = place.parent().unwrap_or(&place);
+            if place.exists() {
+                touch(&place)?;
+                remove(file)?;
+            } else {
+                if !parent.is_dir() {
+                    fs::create_dir_all(parent)?;
+                    sync(parent.parent().unwrap_or(parent))?;
+                }
+                written.set_modified(SystemTime::now())?;
+                fs::rename(file, &place)?;
+                *reserved = reserved.saturating_sub(length);
+                sync(parent)?;
             }
-            written.set_modified(SystemTime::now())?;
-            fs::rename(file, &place)?;
-            sync(parent)?;
-        }
-        self.mark(repository, digest, length)
+            Ok(())
+        })
     }
 
     /// Content that is short enough to be in memory.
@@ -79,12 +85,12 @@ impl Store {
         let length = bytes.len() as u64;
         self.check_disk(length)?;
         self.reserve(length)?;
-        let file = self.incoming();
+        let (file, mut reserved) = (self.incoming(), length);
         let kept = fs::write(&file, bytes)
             .map_err(Into::into)
-            .and_then(|()| self.take_in(&file, length, digest, repository));
+            .and_then(|()| self.take_in(&file, length, digest, repository, &mut reserved));
+        self.release(reserved);
         if kept.is_err() {
-            self.release(length);
             remove(&file)?;
         }
         kept
@@ -92,24 +98,42 @@ impl Store {
 
     /// Has a blob that another repository has.
     pub fn mount(&self, from: &Repository, to: &Repository, digest: &Digest) -> Result<()> {
-        self.ensure_repository(to)?;
         let _open = self.gate.read();
         if !self.has_blob(from, digest) {
             return refuse(Code::BlobUnknown, format!("{from} has no blob {digest}"));
         }
+        self.ensure_repository(to)?;
         let place = self.blob_path(digest);
         touch(&place)?;
         let length = fs::metadata(&place)?.len();
-        self.check_usage(to, digest, length)?;
-        self.mark(to, digest, length)
+        self.within_usage(to, digest, length, || Ok(()))
+    }
+
+    /// Does what brings a blob, and names it, if the repository's quota leaves room. Where there is a quota, one at a time: what two find free
+    /// would be taken twice. The gate is held.
+    fn within_usage(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        length: u64,
+        bring: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let _alone = self.bounds.repository.map(|_| self.naming.lock());
+        self.check_usage(repository, digest, length)?;
+        bring()?;
+        self.mark(repository, digest, length)
     }
 
     fn check_usage(&self, repository: &Repository, digest: &Digest, length: u64) -> Result<()> {
         match self.bounds.repository {
-            Some(most) if !self.has_blob(repository, digest) && self.usage_of(repository)? + length > most => refuse(
-                Code::Denied,
-                format!("the quota of {most} bytes of this repository doesn't leave room for {length} more"),
-            ),
+            Some(most)
+                if !self.has_blob(repository, digest) && self.usage_of(repository)?.saturating_add(length) > most =>
+            {
+                refuse(
+                    Code::Denied,
+                    format!("the quota of {most} bytes of this repository doesn't leave room for {length} more"),
+                )
+            }
             _ => Ok(()),
         }
     }
@@ -122,11 +146,10 @@ impl Store {
             return Ok(());
         }
         File::create(&link)?;
-        sync(link.parent().unwrap_or(&link))?;
         if let Some(known) = self.usage.lock().get_mut(repository) {
             *known += length;
         }
-        Ok(())
+        Ok(sync(link.parent().unwrap_or(&link))?)
     }
 
     /// What a manifest counts on is there, of this length, and stays. The gate is held.
@@ -148,6 +171,10 @@ impl Store {
 
     /// The repository has the blob no longer; the content goes when no other has it.
     pub fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let _closed = self.gate.write();
+        if self.record(repository, digest).exists() {
+            return refuse(Code::Unsupported, "that is a manifest: it is deleted as one");
+        }
         let link = self.link(repository, digest);
         if !remove(&link)? {
             return refuse(Code::BlobUnknown, format!("this repository has no blob {digest}"));
@@ -172,16 +199,11 @@ impl Store {
         Ok(found)
     }
 
-    /// Content as it is, whoever names it: for what has been authorised by a manifest already.
-    pub fn content(&self, digest: &Digest) -> Result<Vec<u8>> {
-        Ok(fs::read(self.blob_path(digest))?)
-    }
-
     pub(super) fn remove_content(&self, digest: &Digest) -> io::Result<u64> {
         let place = self.blob_path(digest);
         let length = fs::metadata(&place)?.len();
         fs::remove_file(&place)?;
-        self.kept.fetch_sub(length, Ordering::Relaxed);
+        self.release(length);
         Ok(length)
     }
 }

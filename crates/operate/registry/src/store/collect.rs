@@ -4,7 +4,7 @@
 //! touched since it began to look, or within the time of grace before. A push touches what it counts on with the gate held
 //! open: either that is seen here, or the push finds the file gone and says so.
 
-use super::{Store, remove};
+use super::{Store, remove, sync};
 use crate::error::Result;
 use crate::names::{Digest, Reference, Repository};
 use std::collections::HashSet;
@@ -40,11 +40,22 @@ impl Store {
         self.each_repository(|repository| all.push(repository))?;
         let mut named: HashSet<u64> = HashSet::new();
         for repository in &all {
-            done.manifests += self.end_manifests(repository, how.untagged, keep(repository), before)?;
-            self.unmark(repository, before)?;
+            let looked = self
+                .end_manifests(repository, how.untagged, keep(repository), before)
+                .and_then(|ended| {
+                    done.manifests += ended;
+                    self.unmark(repository, before)
+                });
+            // What can't be read of one keeps all that it names, and nothing of the others.
+            if let Err(refused) = looked {
+                tracing::warn!(%repository, "nothing is collected of it: {}", refused.message);
+            }
             self.each_link(repository, |digest, _| {
                 named.insert(digest.short());
             })?;
+            if let Err(refused) = self.end_repository(repository, before) {
+                tracing::warn!(%repository, "it isn't removed: {}", refused.message);
+            }
         }
         let mut doomed = Vec::new();
         self.each_blob(|digest, meta| {
@@ -108,14 +119,15 @@ impl Store {
             let Some(facts) = self.facts(repository, digest)? else {
                 continue;
             };
-            // What an index names, and what says something of another, stands by that.
+            // What an index names, and what says something of another that is here, stands by that.
             stands.extend(
                 facts
                     .manifests
                     .iter()
                     .filter_map(|(d, _)| Some(Digest::parse(d)?.short())),
             );
-            if facts.subject.is_some() {
+            let subject = facts.subject.as_deref().and_then(Digest::parse);
+            if subject.is_some_and(|of| self.record(repository, &of).exists()) {
                 stands.insert(digest.short());
             }
         }
@@ -132,7 +144,7 @@ impl Store {
                 .min(before);
             let _closed = self.gate.write();
             if is_older(&self.record(repository, &digest), until)? {
-                self.delete(repository, &Reference::Digest(digest))?;
+                self.delete_closed(repository, &Reference::Digest(digest))?;
                 ended += 1;
             }
         }
@@ -165,8 +177,26 @@ impl Store {
         }
         if !doomed.is_empty() {
             self.forget_usage(repository);
+            // Before any content of theirs goes.
+            sync(&self.directory(repository).join("blobs"))?;
         }
         Ok(())
+    }
+
+    /// Removes a repository that nothing is in: there may be so many of them, and no more.
+    fn end_repository(&self, repository: &Repository, before: SystemTime) -> Result<()> {
+        let directory = self.directory(repository);
+        let _closed = self.gate.write();
+        for part in ["blobs", "manifests", "tags", "referrers"] {
+            let part = directory.join(part);
+            if fs::read_dir(&part)?.next().is_some() || !is_older(&part, before)? {
+                return Ok(());
+            }
+        }
+        let gone = self.incoming();
+        fs::rename(&directory, &gone)?;
+        self.forget_usage(repository);
+        Ok(fs::remove_dir_all(&gone)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Manifests, tags, and what manifests say of others.
 
-use super::{Store, remove, sync, touch};
+use super::{Store, is_stale, remove, sync, touch};
 use crate::document::Facts;
 use crate::error::{Code, Refused, Result, refuse, refused};
 use crate::names::{Digest, Reference, Repository, is_tag};
@@ -10,15 +10,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// When a manifest was last asked for is known to within this.
-const FRESH: Duration = Duration::from_secs(3600);
-
 /// A manifest as it is given out.
 #[derive(Debug)]
 pub struct Manifest {
     pub digest: Digest,
     pub facts: Facts,
-    pub bytes: Vec<u8>,
+    pub file: File,
 }
 
 /// Some of a list, in order.
@@ -60,7 +57,7 @@ impl Store {
                 Err(error) => return Err(error.into()),
             },
         };
-        match self.record(repository, &digest).exists() {
+        match self.record(repository, &digest).exists() && self.blob_path(&digest).exists() {
             true => Ok(digest),
             false => Err(unknown(&digest.to_string())),
         }
@@ -74,13 +71,17 @@ impl Store {
                 format!("this repository has no manifest {digest}"),
             )
         };
+        let _open = self.gate.read();
         let facts = self.facts(repository, &digest)?.ok_or_else(unknown)?;
         let record = self.record(repository, &digest);
-        if fs::metadata(&record)?.modified()?.elapsed().unwrap_or_default() > FRESH {
+        if is_stale(fs::metadata(&record)?.modified()?) {
             touch(&record)?;
         }
-        let bytes = self.content(&digest)?;
-        Ok(Manifest { digest, facts, bytes })
+        match File::open(self.blob_path(&digest)) {
+            Ok(file) => Ok(Manifest { digest, facts, file }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(unknown()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Keeps a manifest, under tags if there are any. What it names has to be here, unless `sparse`.
@@ -93,7 +94,6 @@ impl Store {
         tags: &[&str],
         sparse: bool,
     ) -> Result<()> {
-        self.ensure_repository(repository)?;
         if !sparse {
             let _open = self.gate.read();
             self.check_needed(repository, facts)?;
@@ -129,16 +129,24 @@ impl Store {
         }
         for (text, length) in &facts.manifests {
             let digest = Digest::parse(text).ok_or_else(|| Refused::not_there(text))?;
-            if !self.record(repository, &digest).exists() {
-                return Err(Refused::not_there(text));
+            // It stays as long as a new one would: the collection may have seen it before anything named it.
+            match touch(&self.record(repository, &digest)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refused::not_there(text)),
+                touched => touched?,
             }
             self.count_on_blob(repository, &digest, *length)?;
         }
         Ok(())
     }
 
-    /// Removes a tag; or a manifest, with the tags that stand for it.
+    /// Removes a tag; or a manifest, with the tags that stand for it. Nobody pushes it meanwhile: what is left of both would be half of it.
     pub fn delete(&self, repository: &Repository, reference: &Reference) -> Result<()> {
+        let _closed = self.gate.write();
+        self.delete_closed(repository, reference)
+    }
+
+    /// The gate is closed.
+    pub(super) fn delete_closed(&self, repository: &Repository, reference: &Reference) -> Result<()> {
         let unknown = || refused(Code::ManifestUnknown, "this repository has no such manifest");
         let digest = match reference {
             Reference::Tag(tag) => {

@@ -33,13 +33,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub use collect::{Collect, Collected};
-use uploads::Session;
+use uploads::Known;
 pub use uploads::{Scratch, Upload};
 
 /// Repositories at most: each is a directory, and listings go through all of them.
 const MOST_REPOSITORIES: usize = 65_536;
 /// What stays free on the disk for everybody else: a twentieth, and no more than this.
 const KEPT_FREE: u64 = 1 << 30;
+const KEPT_FREE_FILES: u64 = 100_000;
+/// What is being written is measured against the disk after so many bytes.
+const STEP: u64 = 1 << 20;
+/// When something was last asked for is known to within this: less than the shortest time that anything stays for.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// What may be kept.
 #[derive(Clone, Debug)]
@@ -50,7 +55,7 @@ pub struct Bounds {
     pub repository: Option<u64>,
     /// Bytes of one blob.
     pub blob: u64,
-    /// Uploads at a time.
+    /// Uploads at a time; half of them of one namespace at most.
     pub uploads: usize,
     /// An upload to which nothing came for so long is given up.
     pub upload_idle: Duration,
@@ -73,11 +78,13 @@ pub struct Store {
     bounds: Bounds,
     /// Open for whoever makes something depend on a file, closed while one is removed.
     gate: RwLock<()>,
-    /// Bytes of content and of uploads.
-    kept: AtomicU64,
+    /// Bytes of content, of uploads, and of what is being fetched.
+    kept: Arc<AtomicU64>,
     /// Bytes by repository, of those that were asked for.
     usage: Mutex<HashMap<Repository, u64>>,
-    sessions: Mutex<HashMap<uuid::Uuid, Arc<tokio::sync::Mutex<Session>>>>,
+    /// Held from the look at a repository's quota until what it lets in is named there.
+    naming: Mutex<()>,
+    sessions: Mutex<HashMap<uuid::Uuid, Known>>,
     /// The directory is this process's.
     _lock: nix::fcntl::Flock<File>,
 }
@@ -102,8 +109,9 @@ impl Store {
             root: root.to_path_buf(),
             bounds,
             gate: RwLock::default(),
-            kept: AtomicU64::new(0),
+            kept: Arc::default(),
             usage: Mutex::default(),
+            naming: Mutex::default(),
             sessions: Mutex::default(),
             _lock: lock,
         };
@@ -117,10 +125,6 @@ impl Store {
     /// Bytes of content, uploads included.
     pub fn kept(&self) -> u64 {
         self.kept.load(Ordering::Relaxed)
-    }
-
-    pub fn longest_blob(&self) -> u64 {
-        self.bounds.blob
     }
 
     pub fn uploads(&self) -> usize {
@@ -179,7 +183,8 @@ impl Store {
         self.directory(repository).is_dir()
     }
 
-    /// Makes a repository's directories, unless they are there: all at once, since others look through them.
+    /// Makes a repository's directories, unless they are there: all at once, since others look through them. The gate is held: they go when
+    /// they are empty.
     fn ensure_repository(&self, repository: &Repository) -> Result<()> {
         let directory = self.directory(repository);
         if directory.is_dir() {
@@ -224,17 +229,27 @@ impl Store {
     }
 
     fn release(&self, bytes: u64) {
-        self.kept.fetch_sub(bytes, Ordering::Relaxed);
+        release(&self.kept, bytes);
     }
 
-    /// Whether the disk has room for more; a part stays for everybody else.
+    /// Whether the disk has room for more, in bytes and in files; a part stays for everybody else.
     fn check_disk(&self, bytes: u64) -> Result<()> {
         let disk = nix::sys::statvfs::statvfs(&self.root).map_err(io::Error::from)?;
         let unit = disk.fragment_size();
         let free = (disk.blocks_available() * unit).saturating_sub((disk.blocks() / 20 * unit).min(KEPT_FREE));
-        match bytes <= free {
+        // A file system that counts no files has as many as fit.
+        let files = disk.files() == 0 || disk.files_available() > (disk.files() / 20).min(KEPT_FREE_FILES);
+        match bytes <= free && files {
             true => Ok(()),
             false => refuse(Code::Full, "the registry's disk has no room for that"),
+        }
+    }
+
+    /// The same while something grows by `more`, now and then: others write to the disk too.
+    fn check_step(&self, before: u64, more: u64) -> Result<()> {
+        match before / STEP == (before + more) / STEP {
+            true => Ok(()),
+            false => self.check_disk(more),
         }
     }
 
@@ -275,6 +290,17 @@ impl Store {
         fs::rename(&new, path)?;
         sync(path.parent().unwrap_or(path))
     }
+}
+
+fn release(kept: &AtomicU64, bytes: u64) {
+    let _always = kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| {
+        Some(kept.saturating_sub(bytes))
+    });
+}
+
+/// Whether a mark is so old that whoever asks now has to renew it.
+fn is_stale(marked: SystemTime) -> bool {
+    marked.elapsed().unwrap_or_default() > FRESH
 }
 
 /// What a directory names is on the disk.

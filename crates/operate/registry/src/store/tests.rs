@@ -104,7 +104,9 @@ async fn what_is_pushed_is_there_after_a_restart_and_what_is_no_blob_is_gone() {
     let store = open(dir.path(), Bounds::default());
     assert_eq!(store.kept(), kept);
     let found = store.manifest(&repository, &Reference::Tag("v1".into())).unwrap();
-    assert_eq!((found.digest, found.bytes), (digest, manifest));
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut &found.file, &mut bytes).unwrap();
+    assert_eq!((found.digest, bytes), (digest, manifest));
     assert_eq!(store.blob(&repository, &layer).unwrap().1, 5);
     assert_eq!(
         store.blob(&name("a"), &layer).unwrap_err().code,
@@ -200,7 +202,19 @@ async fn manifests_go_that_nothing_stands_for_if_that_is_wanted() {
     assert_eq!(store.collect(how, |_| None).unwrap().manifests, 1);
     let a = name("a");
     assert!(store.resolve(&a, &Reference::Digest(untagged)).is_err());
-    assert!(store.resolve(&a, &Reference::Digest(tagged)).is_ok());
+    assert!(store.resolve(&a, &Reference::Digest(tagged.clone())).is_ok());
+    // A signature of what is gone goes too, one of what is here stays.
+    let says = |of: &Digest, n: usize| {
+        let blobs = vec![(&config, 2); n];
+        let mut text: serde_json::Value = serde_json::from_slice(&image(&blobs)).unwrap();
+        text["subject"] = serde_json::json!({"mediaType": OCI_IMAGE, "digest": of.to_string(), "size": 1});
+        put(&store, "a", text.to_string().as_bytes(), &[]).unwrap()
+    };
+    let (stays, goes) = (says(&tagged, 3), says(&sha256(b"gone"), 4));
+    grown_old(dir.path());
+    assert_eq!(store.collect(how, |_| None).unwrap().manifests, 1);
+    assert!(store.resolve(&a, &Reference::Digest(goes)).is_err());
+    store.delete(&a, &Reference::Digest(stays)).unwrap();
     // What is kept for others only goes by its age, tags or not.
     grown_old(dir.path());
     assert_eq!(
@@ -296,6 +310,132 @@ async fn quotas_hold_for_all_and_for_one_repository() {
     store.expire().unwrap();
     store.delete_blob(&name("b"), &first).unwrap();
     push(&store, "b", b"abc").await.unwrap();
+}
+
+/// What several find free at once isn't taken by all of them.
+#[test]
+fn a_repository_quota_holds_for_many_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        repository: Some(12),
+        ..Bounds::default()
+    };
+    let store = open(dir.path(), bounds);
+    let taken = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..16_u8)
+            .map(|n| {
+                let store = &store;
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    runtime.block_on(push(store, "a/b", &[n; 10])).is_ok()
+                })
+            })
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).filter(|ok| *ok).count()
+    });
+    assert_eq!(taken, 1);
+}
+
+#[tokio::test]
+async fn one_namespace_leaves_uploads_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        uploads: 4,
+        ..Bounds::default()
+    };
+    let store = open(dir.path(), bounds);
+    let begin = |repository: &str| store.begin(&name(repository), Algorithm::Sha256).map_err(|r| r.code);
+    assert!(begin("a/x").is_ok() && begin("a/y").is_ok());
+    assert_eq!(begin("a/z"), Err(Code::TooManyRequests));
+    assert!(begin("b/x").is_ok() && begin("b").is_ok());
+    assert_eq!(begin("c"), Err(Code::TooManyRequests));
+}
+
+/// Bytes that became content count as content, whatever else failed; they are given back once.
+#[tokio::test]
+async fn what_cannot_be_named_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        upload_idle: Duration::ZERO,
+        ..Bounds::default()
+    };
+    let store = open(dir.path(), bounds);
+    push(&store, "b", b"other").await.unwrap();
+    store.ensure_repository(&name("a")).unwrap();
+    let marks = dir.path().join("repositories/a/blobs");
+    fs::remove_dir(&marks).unwrap();
+    fs::write(&marks, "in the way").unwrap();
+    assert!(push(&store, "a", b"0123456789").await.is_err());
+    assert_eq!(store.uploads(), 0, "nothing is left to go on with");
+    assert_eq!(store.kept(), 15);
+    fs::remove_file(&marks).unwrap();
+    fs::create_dir(&marks).unwrap();
+    grown_old(dir.path());
+    assert_eq!(store.collect(HOW, |_| None).unwrap().bytes, 15);
+    assert_eq!(store.kept(), 0);
+}
+
+#[tokio::test]
+async fn what_an_index_begins_to_name_is_as_new_as_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Bounds::default());
+    let config = push(&store, "a", b"{}").await.unwrap();
+    let manifest = image(&[(&config, 2)]);
+    let digest = put(&store, "a", &manifest, &[]).unwrap();
+    grown_old(dir.path());
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"{OCI_IMAGE}","digest":"{digest}","size":{}}}]}}"#,
+        manifest.len()
+    );
+    put(&store, "a", index.as_bytes(), &["all"]).unwrap();
+    // A collection that has looked for what nothing stands for before leaves what was touched since.
+    let marked = fs::metadata(store.record(&name("a"), &digest))
+        .unwrap()
+        .modified()
+        .unwrap();
+    assert!(marked.elapsed().unwrap_or_default() < Duration::from_secs(60));
+    // And its content is a manifest's, not anybody's blob to delete.
+    assert_eq!(
+        store.delete_blob(&name("a"), &digest).unwrap_err().code,
+        Code::Unsupported
+    );
+}
+
+#[tokio::test]
+async fn repositories_go_when_nothing_is_in_them_and_none_is_made_for_what_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Bounds::default());
+    let nothing = sha256(b"nothing");
+    assert!(put(&store, "b", &image(&[(&nothing, 7)]), &[]).is_err());
+    assert!(store.mount(&name("a"), &name("b"), &nothing).is_err());
+    assert!(!store.has_repository(&name("b")));
+    push(&store, "a", b"{}").await.unwrap();
+    grown_old(dir.path());
+    assert_eq!(store.collect(HOW, |_| None).unwrap().blobs, 1);
+    assert!(store.has_repository(&name("a")), "something was in it a moment ago");
+    for part in ["blobs", "manifests", "tags", "referrers"] {
+        let old = SystemTime::now() - Duration::from_secs(100 * 3600);
+        let part = File::open(dir.path().join("repositories/a").join(part)).unwrap();
+        part.set_modified(old).unwrap();
+    }
+    store.collect(HOW, |_| None).unwrap();
+    assert!(!store.has_repository(&name("a")));
+    push(&store, "a", b"{}").await.unwrap();
+}
+
+/// One record that can't be read keeps what its repository names, and stops nothing else.
+#[tokio::test]
+async fn what_cannot_be_read_of_one_repository_is_collected_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Bounds::default());
+    let config = push(&store, "a", b"{}").await.unwrap();
+    let digest = put(&store, "a", &image(&[(&config, 2)]), &["v1"]).unwrap();
+    push(&store, "b", b"loose").await.unwrap();
+    fs::write(store.record(&name("a"), &digest), "{").unwrap();
+    grown_old(dir.path());
+    let done = store.collect(HOW, |_| None).unwrap();
+    assert_eq!((done.blobs, done.bytes), (1, 5));
+    assert!(store.blob(&name("a"), &config).is_ok());
 }
 
 #[test]

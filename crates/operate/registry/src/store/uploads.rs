@@ -1,13 +1,13 @@
 //! Uploads: blobs that come in pieces. One is a directory, outlives the process, and ends when nothing came to it for a while.
 
-use super::{Store, remove};
+use super::{Store, release, remove};
 use crate::error::{Code, Refused, Result, refuse, refused};
 use crate::names::{Algorithm, Digest, Hasher, Repository};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use uuid::Uuid;
@@ -23,6 +23,23 @@ pub struct Session {
     hasher: Option<Hasher>,
     touched: Instant,
     ended: bool,
+}
+
+/// A session as it is found, whoever writes to it.
+pub struct Known {
+    /// The first part of its repository's name.
+    namespace: String,
+    session: Arc<tokio::sync::Mutex<Session>>,
+}
+
+impl Known {
+    fn new(session: Session) -> Known {
+        let whole = session.repository.as_str();
+        Known {
+            namespace: whole.split('/').next().unwrap_or(whole).to_owned(),
+            session: Arc::new(tokio::sync::Mutex::new(session)),
+        }
+    }
 }
 
 /// A session while somebody writes to it.
@@ -56,7 +73,13 @@ impl Store {
                 let text = format!("there are {} uploads at a time already", self.bounds.uploads);
                 return refuse(Code::TooManyRequests, text);
             }
-            sessions.insert(id, Arc::new(tokio::sync::Mutex::new(session)));
+            // Who may push to one namespace can't keep all others from it.
+            let (known, most) = (Known::new(session), self.bounds.uploads.div_ceil(2));
+            if sessions.values().filter(|k| k.namespace == known.namespace).count() >= most {
+                let text = format!("there are {most} uploads to {} at a time already", known.namespace);
+                return refuse(Code::TooManyRequests, text);
+            }
+            sessions.insert(id, known);
         }
         let made = fs::create_dir(&directory)
             .and_then(|()| fs::write(directory.join("repository"), repository.as_str()))
@@ -77,7 +100,8 @@ impl Store {
             )
         };
         let id = Uuid::parse_str(id).map_err(|_| unknown())?;
-        let session = self.sessions.lock().get(&id).cloned().ok_or_else(unknown)?;
+        let known = self.sessions.lock().get(&id).map(|known| known.session.clone());
+        let session = known.ok_or_else(unknown)?;
         let Ok(upload) = session.try_lock_owned() else {
             return refuse(Code::Busy, "somebody writes to this upload already");
         };
@@ -102,6 +126,10 @@ impl Store {
         if upload.written + length > self.bounds.blob {
             return refuse(Code::TooLarge, format!("a blob may have {} bytes", self.bounds.blob));
         }
+        if let Some(most) = self.bounds.repository.filter(|most| upload.written + length > *most) {
+            return refuse(Code::Denied, format!("a repository may have {most} bytes"));
+        }
+        self.check_step(upload.written, length)?;
         let missing = (upload.written + length).saturating_sub(upload.reserved);
         self.reserve(missing)?;
         upload.reserved += missing;
@@ -124,6 +152,7 @@ impl Store {
 
     /// Ends an upload: what came is the blob of this digest, or it is refused and all is gone.
     pub fn finish(&self, mut upload: Upload, digest: &Digest) -> Result<()> {
+        let upload: &mut Session = &mut upload;
         let data = upload.data();
         // Nothing of a piece that somebody gave up in the middle of stands behind.
         File::options().write(true).open(&data)?.set_len(upload.written)?;
@@ -133,7 +162,7 @@ impl Store {
             None => read(&data, digest.algorithm, upload.written)?,
         };
         let result = if got == *digest {
-            self.take_in(&data, upload.written, digest, &upload.repository)
+            self.take_in(&data, upload.written, digest, &upload.repository, &mut upload.reserved)
         } else {
             refuse(
                 Code::DigestInvalid,
@@ -141,16 +170,14 @@ impl Store {
             )
         };
         match &result {
-            // They are the content's now.
-            Ok(()) => upload.reserved -= upload.written,
             // The disk may have room later, and a quota too: what came stays until it expires.
-            Err(Refused { code, .. }) if *code != Code::DigestInvalid => {
+            Err(Refused { code, .. }) if *code != Code::DigestInvalid && data.exists() => {
                 upload.touched = Instant::now();
                 return result;
             }
-            Err(_) => {}
+            _ => {}
         }
-        self.end(&mut upload)?;
+        self.end(upload)?;
         result
     }
 
@@ -167,7 +194,7 @@ impl Store {
 
     /// Ends uploads that nobody goes on with; tells how many.
     pub fn expire(&self) -> Result<usize> {
-        let all: Vec<_> = self.sessions.lock().values().cloned().collect();
+        let all: Vec<_> = self.sessions.lock().values().map(|k| k.session.clone()).collect();
         let mut ended = 0;
         for session in all {
             if let Ok(mut upload) = session.try_lock()
@@ -208,9 +235,7 @@ impl Store {
                 touched: Instant::now().checked_sub(idle).unwrap_or_else(Instant::now),
                 ended: false,
             };
-            self.sessions
-                .lock()
-                .insert(id, Arc::new(tokio::sync::Mutex::new(session)));
+            self.sessions.lock().insert(id, Known::new(session));
         }
         Ok(())
     }
@@ -219,33 +244,62 @@ impl Store {
     pub fn scratch(&self) -> Result<Scratch> {
         let path = self.incoming();
         File::create(&path)?;
-        Ok(Scratch(path))
+        Ok(Scratch {
+            path,
+            kept: self.kept.clone(),
+            reserved: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes room for what is said to come to a file from elsewhere.
+    pub fn make_room(&self, file: &Scratch, length: u64) -> Result<()> {
+        if length > self.bounds.blob {
+            return refuse(Code::TooLarge, "the blob is longer than blobs may be here");
+        }
+        self.check_disk(length)?;
+        self.take_for(file, length)
+    }
+
+    /// And for what does come: who sends it may have said nothing, or something else.
+    pub fn goes_on(&self, file: &Scratch, before: u64, more: u64) -> Result<()> {
+        if before + more > self.bounds.blob {
+            return refuse(Code::TooLarge, "the blob is longer than blobs may be here");
+        }
+        self.check_step(before, more)?;
+        self.take_for(file, before + more)
+    }
+
+    fn take_for(&self, file: &Scratch, length: u64) -> Result<()> {
+        let missing = length.saturating_sub(file.reserved.load(Ordering::Relaxed));
+        self.reserve(missing)?;
+        file.reserved.fetch_add(missing, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Takes in what was fetched from elsewhere and found to be of this digest.
     pub fn adopt(&self, file: &Scratch, digest: &Digest, repository: &Repository) -> Result<()> {
-        let length = fs::metadata(&file.0)?.len();
-        self.reserve(length)?;
-        let taken = self.take_in(&file.0, length, digest, repository);
-        if taken.is_err() {
-            self.release(length);
-        }
+        let length = fs::metadata(&file.path)?.len();
+        self.take_for(file, length)?;
+        let mut reserved = file.reserved.swap(0, Ordering::Relaxed);
+        let taken = self.take_in(&file.path, length, digest, repository, &mut reserved);
+        self.release(reserved);
         taken
-    }
-
-    pub fn check_room(&self, bytes: u64) -> Result<()> {
-        self.check_disk(bytes)?;
-        self.reserve(bytes).map(|()| self.release(bytes))
     }
 }
 
-pub struct Scratch(pub PathBuf);
+/// A file on its way from elsewhere, and what is taken for it of what may be kept. One writes to it.
+pub struct Scratch {
+    pub path: PathBuf,
+    kept: Arc<AtomicU64>,
+    reserved: AtomicU64,
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.0) {
+        if let Err(error) = remove(&self.path) {
             tracing::warn!(%error, "a fetched file isn't removed before the next start");
         }
+        release(&self.kept, self.reserved.load(Ordering::Relaxed));
     }
 }
 

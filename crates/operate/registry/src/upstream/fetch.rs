@@ -17,8 +17,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch};
 
-/// Blobs fetched at a time; more wait.
+/// Blobs fetched at a time; more wait, but no more than that in all.
 const AT_A_TIME: usize = 16;
+const WAITING: usize = 512;
 /// For how long the beginning of one may be waited for.
 const BEGINNING: Duration = Duration::from_secs(60);
 /// Bytes that a reader takes at a time.
@@ -86,6 +87,9 @@ impl Fetches {
             let mut under_way = self.under_way.lock();
             if let Some(known) = under_way.get(&key) {
                 return Ok(Some(known.clone()));
+            }
+            if under_way.len() >= WAITING {
+                return refuse(Code::TooManyRequests, "too many blobs are on their way");
             }
             under_way.insert(key.clone(), fetch.clone());
         }
@@ -157,22 +161,20 @@ impl Work {
             }
         };
         let here = |error: io::Error| (true, Code::Unknown, error.to_string());
-        let (length, mut pieces) = client
-            .blob_with_length(&self.digest.to_string())
-            .await
-            .map_err(there(false))?;
-        let (store, wanted) = (self.store.clone(), length.unwrap_or(0));
-        let room = blocking(move || store.check_room(wanted)).await;
+        let name = self.digest.to_string();
+        let begun = tokio::time::timeout(BEGINNING, client.blob_with_length(&name)).await;
+        let silent = |_| RegistryError::Failed("it doesn't begin to send the blob".to_owned());
+        let (length, mut pieces) = begun.map_err(silent).flatten().map_err(there(false))?;
+        let room = self.store.make_room(&self.file, length.unwrap_or(0));
         room.map_err(|refused| (false, refused.code, refused.message))?;
-        let mut file = tokio::fs::File::create(&self.file.0).await.map_err(here)?;
+        let mut file = tokio::fs::File::create(&self.file.path).await.map_err(here)?;
         let mut hasher = Hasher::new(self.digest.algorithm);
         let mut came = 0;
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(there(true))?;
+            let room = self.store.goes_on(&self.file, came, piece.len() as u64);
+            room.map_err(|refused| (true, refused.code, refused.message))?;
             came += piece.len() as u64;
-            if came > self.store.longest_blob() {
-                return Err((true, Code::TooLarge, "the blob is longer than blobs may be here".into()));
-            }
             hasher.update(&piece);
             file.write_all(&piece).await.map_err(here)?;
             // What is told has to be in the file.
@@ -231,11 +233,14 @@ impl Fetch {
         }
     }
 
-    /// Its bytes as they come, of a blob that is said to have `length`.
-    pub async fn bytes(self, length: u64) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
-        let file = tokio::fs::File::open(&self.file.0).await?;
+    /// Its bytes as they come, of a blob that is said to have `length`. None: all have come, and are found where they belong.
+    pub async fn bytes(self, length: u64) -> Result<Option<impl Stream<Item = io::Result<Bytes>> + Send + 'static>> {
+        let file = match tokio::fs::File::open(&self.file.path).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
         let state = (file, self.state, self.file, 0_u64);
-        Ok(futures::stream::try_unfold(
+        Ok(Some(futures::stream::try_unfold(
             state,
             move |(mut file, mut state, kept, at)| async move {
                 if at == length {
@@ -261,6 +266,6 @@ impl Fetch {
                     state.changed().await.map_err(|_| io::Error::other("the fetch ended"))?;
                 }
             },
-        ))
+        )))
     }
 }

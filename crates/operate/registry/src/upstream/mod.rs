@@ -10,7 +10,7 @@ use crate::document;
 use crate::error::{Code, Refused, Result, refuse, refused};
 use crate::measured::Measured;
 use crate::names::{Digest, Reference, Repository};
-use crate::serve::blocking;
+use crate::serve::{blocking, turn};
 use crate::store::Store;
 pub use fetch::Fetch;
 use fetch::Fetches;
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// For how long a tag isn't asked about again.
 const FRESH: Duration = Duration::from_secs(60);
@@ -54,12 +55,37 @@ impl Upstream {
     }
 }
 
+type Asking = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
+
+/// Who waits for the same manifest as others. The last one leaves nothing behind, also if his client has given up.
+struct Turn<'a> {
+    asking: &'a Asking,
+    key: String,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Turn<'a> {
+    fn new(asking: &'a Asking, key: String) -> Turn<'a> {
+        let lock = asking.lock().entry(key.clone()).or_default().clone();
+        Turn { asking, key, lock }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.asking.lock();
+        if asking.get(&self.key).is_some_and(|t| Arc::strong_count(t) <= 2) {
+            asking.remove(&self.key);
+        }
+    }
+}
+
 pub struct Upstreams {
     all: Vec<Upstream>,
     registries: Registries,
     clients: Mutex<HashMap<Repository, Arc<Vec<Registry>>>>,
     /// Manifests that are being asked for: whoever wants the same waits.
-    asking: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    asking: Asking,
     fetches: Fetches,
     measured: Measured,
 }
@@ -119,31 +145,25 @@ impl Upstreams {
         Ok(made)
     }
 
-    /// Sees to it that a manifest is here, as it is now.
+    /// Sees to it that a manifest is here, as it is now. A place is waited for before a registry behind is asked.
     pub async fn ensure_manifest(
         &self,
         store: &Arc<Store>,
         upstream: &Upstream,
         repository: &Repository,
         reference: &Reference,
+        places: &Semaphore,
     ) -> Result<()> {
         if is_here(store, repository, reference).await? {
             return Ok(());
         }
-        let key = format!("{repository} {reference:?}");
-        let turn = self.asking.lock().entry(key.clone()).or_default().clone();
-        let done = {
-            let _turn = turn.lock().await;
-            match is_here(store, repository, reference).await? {
-                true => Ok(()),
-                false => self.ask(store, upstream, repository, reference).await,
-            }
-        };
-        let mut asking = self.asking.lock();
-        if asking.get(&key).is_some_and(|t| Arc::strong_count(t) <= 2) {
-            asking.remove(&key);
+        let mine = Turn::new(&self.asking, format!("{repository} {reference:?}"));
+        let _turn = mine.lock.lock().await;
+        if is_here(store, repository, reference).await? {
+            return Ok(());
         }
-        done
+        let _place = turn(places).await?;
+        self.ask(store, upstream, repository, reference).await
     }
 
     async fn ask(

@@ -48,6 +48,32 @@ async fn an_upload_that_broke_off_goes_on_where_it_was() {
     assert_eq!(registry.get(&place).await.code(), "BLOB_UPLOAD_UNKNOWN");
 }
 
+/// Whoever sends a blob in one request isn't told of an upload: nobody could go on with what is left of it.
+#[tokio::test]
+async fn a_blob_in_one_request_that_broke_off_leaves_nothing() {
+    let registry = Running::open().await;
+    let digest = digest::of(b"0123456789");
+    let mut stream = TcpStream::connect(registry.address).unwrap();
+    write!(
+        stream,
+        "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: r\r\nContent-Length: 10\r\n\r\n0123"
+    )
+    .unwrap();
+    let uploads = || registry.counted("keelson_registry_uploads");
+    let becomes = async |wanted: u64| {
+        for _ in 0..50 {
+            if uploads() == wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(uploads(), wanted);
+    };
+    becomes(1).await;
+    drop(stream);
+    becomes(0).await;
+}
+
 #[tokio::test]
 async fn what_strangers_send_is_refused_by_its_name_and_leaves_nothing() {
     let registry = Running::open().await;

@@ -4,6 +4,9 @@ use crate::support::Running;
 use futures::future::join_all;
 use keelson_distribution::{Access, Bounds, Upstream};
 use keelson_oci::digest;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 async fn before(there: &Running) -> Running {
     let upstream = Upstream::parse(&format!("there={}", there.address)).unwrap();
@@ -144,4 +147,43 @@ async fn content_that_is_not_what_it_is_called_is_never_given_whole() {
             .join(format!("repositories/there+x/blobs/sha256-{hex}"))
             .exists()
     );
+}
+
+/// One that doesn't say how much it sends, and sends without end.
+#[tokio::test]
+async fn a_registry_behind_does_not_fill_what_is_kept() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Upstream::parse(&format!("there={}", socket.local_addr().unwrap())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            tokio::spawn(async move {
+                let _request = stream.read(&mut [0; 4096]).await;
+                let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let chunk = [&b"10000\r\n"[..], &[0; 1 << 16], b"\r\n"].concat();
+                let mut sent = stream.write_all(head.as_bytes()).await;
+                while sent.is_ok() {
+                    sent = stream.write_all(&chunk).await;
+                }
+            });
+        }
+    });
+    let bounds = Bounds {
+        whole: Some(4 << 20),
+        ..Bounds::default()
+    };
+    let here = Running::new(Access::Open, bounds, vec![upstream]).await;
+    let path = format!("/v2/there/x/blobs/{}", digest::of(b"endless"));
+    let asked = tokio::time::timeout(Duration::from_secs(30), here.get(&path)).await;
+    assert_eq!(asked.expect("it ends").code(), "DENIED");
+    for _ in 0..50 {
+        if here.counted("keelson_registry_kept_bytes") == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(here.counted("keelson_registry_kept_bytes"), 0);
+    let left = std::fs::read_dir(here.directory.path().join("incoming"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
 }

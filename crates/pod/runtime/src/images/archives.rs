@@ -80,7 +80,12 @@ impl Archives {
         let Some(place) = self.place(repository, of) else {
             return Ok(());
         };
-        File::open(file)?.sync_data()?;
+        let archive = File::open(file)?;
+        // What alone is more than all may be would only drive out the others.
+        if archive.metadata()?.len() > self.most {
+            return Ok(());
+        }
+        archive.sync_data()?;
         fs::create_dir_all(place.parent().unwrap_or(&self.root))?;
         fs::rename(file, &place)?;
         self.trim()
@@ -175,6 +180,11 @@ mod tests {
         assert!(has(0));
         keep(2);
         assert_eq!([has(0), has(1), has(2)], [true, false, true]);
+        // One that is too long for all of it drives nobody out.
+        archives
+            .put("r.example/a", &digest_of(3), &[3; 251], &dir.path().join("scratch"))
+            .unwrap();
+        assert_eq!([has(0), has(2), has(3)], [true, true, false]);
         assert!(archives.find("evil.example/b", &digest_of(0)).unwrap().is_none());
         for bad in ["sha256:../../etc/passwd", "", "sha256:"] {
             assert!(archives.find("r.example/a", bad).unwrap().is_none(), "{bad}");

@@ -15,7 +15,7 @@ use keelson_oci::client::{Registry, RegistryError};
 use super::archives::Wanted;
 use super::layers::{Expected, verify};
 use super::manifest::{Descriptor, ImageConfig, MAX_DOCUMENT, MAX_MANIFEST, Manifest};
-use super::reference::Reference;
+use super::reference::{Reference, is_digest};
 use super::registries::{Credentials, Endpoint, Policy};
 use super::signatures;
 use super::{Busy, Image, Images, Name, digest};
@@ -43,17 +43,9 @@ impl Images {
     pub async fn pull(self: &Arc<Self>, name: &str, given: Credentials) -> Result<Arc<Image>, PullError> {
         let reference = Reference::parse(name).map_err(|e| PullError::Invalid(e.to_string()))?;
         let _busy = Busy::new(self);
-        let key = reference.to_string();
-        let turn = self.pulling.lock().entry(key.clone()).or_default().clone();
-        let result = {
-            let _turn = turn.lock().await;
-            self.pull_from_any(&reference, &given).await
-        };
-        let mut pulling = self.pulling.lock();
-        if pulling.get(&key).is_some_and(|t| Arc::strong_count(t) <= 2) {
-            pulling.remove(&key);
-        }
-        result
+        let turn = Turn::new(self, reference.to_string());
+        let _turn = turn.lock.lock().await;
+        self.pull_from_any(&reference, &given).await
     }
 
     async fn pull_from_any(
@@ -83,6 +75,29 @@ impl Images {
             }
         }
         Err(verdict(reference, failures))
+    }
+}
+
+/// A pull among those of the same image. The last one leaves nothing behind, also if its client has given up.
+struct Turn<'a> {
+    images: &'a Images,
+    key: String,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Turn<'a> {
+    fn new(images: &'a Images, key: String) -> Turn<'a> {
+        let lock = images.pulling.lock().entry(key.clone()).or_default().clone();
+        Turn { images, key, lock }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut pulling = self.images.pulling.lock();
+        if pulling.get(&self.key).is_some_and(|t| Arc::strong_count(t) <= 2) {
+            pulling.remove(&self.key);
+        }
     }
 }
 
@@ -171,6 +186,12 @@ impl Attempt {
     /// A manifest with its digest, which is verified when it was asked for by digest.
     async fn manifest(&self, digest: Option<&str>) -> Result<(String, Manifest), PullError> {
         let wanted = digest.or(self.reference.digest.as_deref());
+        // An index may say anything, and what is asked for is made of it.
+        if let Some(bad) = wanted.filter(|wanted| !is_digest(wanted)) {
+            return Err(PullError::Failed(format!(
+                "the index names {bad:?}, which is no digest"
+            )));
+        }
         let name = wanted.or(self.reference.tag.as_deref()).unwrap_or("latest");
         let bytes = self.registry.manifest(name, MAX_MANIFEST).await.map_err(failed)?;
         let got = digest::of(&bytes);
@@ -199,7 +220,8 @@ impl Attempt {
         Ok(bytes)
     }
 
-    /// Downloads what is missing, several at once, and unpacks in order as soon as possible.
+    /// Downloads what is missing, several at once, and unpacks in order as soon as possible. Downloads go on meanwhile: a connection that
+    /// nobody looks at for a minute counts as silent.
     async fn layers(&self, from: &Origin<'_>, layers: &[Descriptor], config: &ImageConfig) -> Result<(), PullError> {
         let images = from.images;
         let chains = digest::chain(&config.rootfs.diff_ids);
@@ -218,30 +240,27 @@ impl Attempt {
                 }));
             }
         }
-        let mut downloads = futures::stream::iter(waiting).buffered(CONCURRENT);
-        while let Some(downloaded) = downloads.next().await {
-            let (i, file) = downloaded?;
-            let (images, chains) = (images.clone(), chains[..=i].to_vec());
-            let (diff_id, digest) = (config.rootfs.diff_ids[i].clone(), layers[i].digest.clone());
-            let repository = from.repository.clone();
-            blocking(move || {
-                let expected = Expected {
-                    digest: Some(&digest),
-                    diff_id: &diff_id,
-                };
-                let archive = File::open(&file.0)?;
-                let length = archive.metadata()?.len();
-                images.layers.add(&chains, archive, length, &expected)?;
-                if let Some(archives) = &images.archives
-                    && let Err(error) = archives.keep(&repository, &digest, &file.0)
-                {
-                    tracing::warn!(%error, "an archive isn't kept for other nodes");
+        // With room for all: whoever waited here would leave connections alone.
+        let (tell, mut told) = tokio::sync::mpsc::channel(waiting.len().max(1));
+        let fetched = async move {
+            let mut downloads = futures::stream::iter(waiting).buffered(CONCURRENT);
+            while let Some(downloaded) = downloads.next().await {
+                if tell.send(downloaded?).await.is_err() {
+                    break;
                 }
-                Ok(())
-            })
-            .await?;
-        }
-        Ok(())
+            }
+            Ok::<_, PullError>(())
+        };
+        let unpacked = async {
+            while let Some((i, file)) = told.recv().await {
+                let (images, chains) = (images.clone(), chains[..=i].to_vec());
+                let (diff_id, digest) = (config.rootfs.diff_ids[i].clone(), layers[i].digest.clone());
+                let repository = from.repository.clone();
+                blocking(move || unpack(&images, &chains, &file, &digest, &diff_id, &repository)).await?;
+            }
+            Ok::<_, PullError>(())
+        };
+        futures::future::try_join(fetched, unpacked).await.map(drop)
     }
 
     async fn download(&self, from: &Origin<'_>, layer: &Descriptor, to: &Path) -> Result<(), PullError> {
@@ -259,6 +278,30 @@ impl Attempt {
         from.count(Source::Registry, layer.size);
         Ok(())
     }
+}
+
+/// Unpacks a layer that has been downloaded, onto those below it; its archive is kept for other nodes, if any is.
+fn unpack(
+    images: &Images,
+    chains: &[String],
+    file: &Download,
+    digest: &str,
+    diff_id: &str,
+    repository: &str,
+) -> io::Result<()> {
+    let expected = Expected {
+        digest: Some(digest),
+        diff_id,
+    };
+    let archive = File::open(&file.0)?;
+    let length = archive.metadata()?.len();
+    images.layers.add(chains, archive, length, &expected)?;
+    if let Some(archives) = &images.archives
+        && let Err(error) = archives.keep(repository, digest, &file.0)
+    {
+        tracing::warn!(%error, "an archive isn't kept for other nodes");
+    }
+    Ok(())
 }
 
 /// Writes an archive down, if it is what its manifest says.

@@ -9,22 +9,17 @@ use keelson_oci::{MAX_MANIFEST, digest};
 
 use super::layers::verify;
 use super::manifest::{Descriptor, Manifest};
-use super::reference::Reference;
+use super::reference::{Reference, is_digest};
 use super::registries::{Mode, Policy};
 
-/// Signatures of an image that are looked at.
+/// Signatures of an image that are looked at, in either place.
 const MOST: usize = 32;
+/// Of what speaks against them, as much is told.
+const TOLD: usize = 5;
 
 pub async fn check(registry: &Registry, reference: &Reference, digest: &str, policy: &Policy) -> Result<(), String> {
     let mut why = Vec::new();
-    let found = match find(registry, digest, &policy.keys, &mut why).await {
-        Ok(found) => found,
-        Err(error) => {
-            why.push(error.to_string());
-            None
-        }
-    };
-    if let Some(key) = found {
+    if let Some(key) = find(registry, digest, &policy.keys, &mut why).await {
         tracing::info!(image = %reference, digest, key = key.name, "signed");
         return Ok(());
     }
@@ -32,7 +27,14 @@ pub async fn check(registry: &Registry, reference: &Reference, digest: &str, pol
     let said = if why.is_empty() {
         "it has no signature".to_owned()
     } else {
-        why.join("; ")
+        let more = why.len().saturating_sub(TOLD);
+        why.truncate(TOLD);
+        let rest = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
+        format!("{}{rest}", why.join("; "))
     };
     let text = format!(
         "{reference} ({digest}) has to be signed by a key of {}: {said}",
@@ -47,26 +49,55 @@ pub async fn check(registry: &Registry, reference: &Reference, digest: &str, pol
     }
 }
 
-/// The key whose signature counts. `why` gets what speaks against each other one.
-async fn find<'k>(
+/// The key whose signature counts. `why` gets what speaks against each other one: one that can't be had or read is one that doesn't
+/// count, and hides none of the others.
+async fn find<'k>(registry: &Registry, digest: &str, keys: &'k [Key], why: &mut Vec<String>) -> Option<&'k Key> {
+    match under_tag(registry, digest, keys, why).await {
+        Ok(None) => {}
+        Ok(found) => return found,
+        Err(error) => why.push(error.to_string()),
+    }
+    match among_referrers(registry, digest, keys, why).await {
+        Ok(found) => found,
+        Err(error) => {
+            why.push(error.to_string());
+            None
+        }
+    }
+}
+
+async fn under_tag<'k>(
     registry: &Registry,
     digest: &str,
     keys: &'k [Key],
     why: &mut Vec<String>,
 ) -> Result<Option<&'k Key>, RegistryError> {
-    if let Some(signatures) = manifest(registry, &signature::tag(digest)).await? {
-        let layers = signatures.layers.iter().filter(|l| l.media_type == SIMPLE_SIGNING);
-        for layer in layers.take(MOST) {
-            let Some(made) = layer.annotations.get(SIGNATURE) else {
-                continue;
-            };
-            let payload = blob(registry, layer).await?;
-            match signature::simple(&payload, made, digest, keys) {
-                Ok(key) => return Ok(Some(key)),
-                Err(error) => why.push(format!("{error:#}")),
-            }
+    let Some(signatures) = manifest(registry, &signature::tag(digest)).await? else {
+        return Ok(None);
+    };
+    let layers = signatures.layers.iter().filter(|l| l.media_type == SIMPLE_SIGNING);
+    for layer in layers.take(MOST) {
+        let Some(made) = layer.annotations.get(SIGNATURE) else {
+            continue;
+        };
+        let judged = match blob(registry, layer).await {
+            Ok(payload) => signature::simple(&payload, made, digest, keys).map_err(|e| format!("{e:#}")),
+            Err(error) => Err(error.to_string()),
+        };
+        match judged {
+            Ok(key) => return Ok(Some(key)),
+            Err(error) => why.push(error),
         }
     }
+    Ok(None)
+}
+
+async fn among_referrers<'k>(
+    registry: &Registry,
+    digest: &str,
+    keys: &'k [Key],
+    why: &mut Vec<String>,
+) -> Result<Option<&'k Key>, RegistryError> {
     let listed = match registry.referrers(digest, MAX_MANIFEST).await {
         Ok(bytes) => Some(read(&bytes)?),
         // A registry of before there was such a list.
@@ -74,24 +105,33 @@ async fn find<'k>(
         Err(error) => return Err(error),
     };
     let all = listed.map(|list| list.manifests).unwrap_or_default();
-    for one in all
-        .iter()
-        .filter(|one| one.artifact_type.starts_with(BUNDLE))
-        .take(MOST)
-    {
-        let Some(holder) = manifest(registry, &one.digest).await? else {
-            continue;
+    let bundles = all.iter().filter(|one| one.artifact_type.starts_with(BUNDLE));
+    for one in bundles.take(MOST) {
+        let judged = match bundle(registry, one).await {
+            Ok(Some(bundle)) => signature::bundle(&bundle, digest, keys).map_err(|e| format!("{e:#}")),
+            Ok(None) => continue,
+            Err(error) => Err(error.to_string()),
         };
-        let Some(layer) = holder.layers.iter().find(|layer| layer.media_type.starts_with(BUNDLE)) else {
-            continue;
-        };
-        let bundle = blob(registry, layer).await?;
-        match signature::bundle(&bundle, digest, keys) {
+        match judged {
             Ok(key) => return Ok(Some(key)),
-            Err(error) => why.push(format!("{error:#}")),
+            Err(error) => why.push(error),
         }
     }
     Ok(None)
+}
+
+/// The bundle that a referrer holds, if it is there.
+async fn bundle(registry: &Registry, referrer: &Descriptor) -> Result<Option<Vec<u8>>, RegistryError> {
+    if !is_digest(&referrer.digest) {
+        return Ok(None);
+    }
+    let Some(holder) = manifest(registry, &referrer.digest).await? else {
+        return Ok(None);
+    };
+    match holder.layers.iter().find(|layer| layer.media_type.starts_with(BUNDLE)) {
+        Some(layer) => blob(registry, layer).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn manifest(registry: &Registry, name: &str) -> Result<Option<Manifest>, RegistryError> {
