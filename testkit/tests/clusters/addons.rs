@@ -1,9 +1,11 @@
 //! Files of servers' directories as objects: in what order, what goes with them, and what stays.
 
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use keelson_addons::addon::{APPLIED, CONFLICT, READY};
-use keelson_addons::source::{Content, NAMESPACE, Source, hash};
+use keelson_addons::inventory::Entry;
+use keelson_addons::source::{Content, MARK, NAMESPACE, Source, hash};
 use keelson_addons::{Addon, LABEL};
-use keelson_client::{ResourceId, is_not_found};
+use keelson_client::{Patch, ResourceId, delete_options, is_not_found};
 use keelson_testkit::objects::{ApiObject, ConfigMap, Deployment, Job, Namespace, Secret};
 use keelson_testkit::{Cluster, secs};
 use serde_json::json;
@@ -494,6 +496,75 @@ async fn what_the_api_does_not_change_is_made_anew_where_that_is_said() {
     applied(&cluster, "job").await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_inventory_that_somebody_wrote_takes_nothing_of_others_away() {
+    let cluster = bare().await;
+    let _addons = cluster.addons("s1", None);
+    tell(&cluster, "s1", "web.yaml", &map("a", "1")).await;
+    let addon = applied(&cluster, "web").await;
+    cluster.apply(&map("theirs", "1")).await;
+    let theirs = cluster.get::<ConfigMap>("default", "theirs").await;
+    let mut objects = addon.objects().to_vec();
+    objects.push(Entry {
+        version: "v1".into(),
+        kind: "ConfigMap".into(),
+        namespace: "default".into(),
+        name: "theirs".into(),
+        uid: theirs.uid().into(),
+        ..Entry::default()
+    });
+    let written = json!({"status": {"objects": objects}});
+    let patched = cluster
+        .objects::<Addon>()
+        .patch_status("", "web", Patch::Merge(&written))
+        .await;
+    patched.expect("a status");
+    tell(&cluster, "s1", "web.yaml", &map("a", "2")).await;
+    cluster
+        .until::<ConfigMap>("default", "a", secs(60), "is new", |m| value(m) == "2")
+        .await;
+    let is_clean = |a: &Addon| a.objects().len() == 1;
+    cluster
+        .until::<Addon>("", "web", secs(60), "knows of its own only", is_clean)
+        .await;
+    assert_eq!(
+        cluster.get::<ConfigMap>("default", "theirs").await.uid(),
+        theirs.uid(),
+        "nobody applied it here"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_of_a_refused_secret_has_no_value_of_it() {
+    let cluster = bare().await;
+    let _addons = cluster.addons("s1", None);
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {pin: 271828}\n";
+    tell(&cluster, "s1", "pin.yaml", secret).await;
+    let refused = |a: &Addon| reason(a, APPLIED) == "Refused";
+    let addon = cluster.until::<Addon>("", "pin", secs(60), "is refused", refused).await;
+    assert!(!json!(addon).to_string().contains("271828"), "{addon:?}");
+    cluster.sleep(secs(600)).await;
+    for event in cluster.events("default").await {
+        let message = event.message.unwrap_or_default();
+        assert!(!message.contains("271828"), "{message}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_written_on_what_has_none_makes_no_other_object_of_it() {
+    let cluster = bare().await;
+    let _addons = cluster.addons("s1", None);
+    let role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: r, namespace: shop}\nrules: []\n";
+    tell(&cluster, "s1", "a.yaml", role).await;
+    applied(&cluster, "a").await;
+    let before = cluster.get::<ClusterRole>("", "r").await;
+    tell(&cluster, "s1", "b.yaml", role).await;
+    tell(&cluster, "s1", "a.yaml", "# nothing\n").await;
+    applied(&cluster, "b").await;
+    cluster.sleep(secs(60)).await;
+    assert_eq!(cluster.get::<ClusterRole>("", "r").await.uid(), before.uid());
+}
+
 /// The whole way: real files, notices of the kernel. In real time, for files change in no other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn files_of_a_directory_are_followed() {
@@ -525,6 +596,18 @@ async fn files_of_a_directory_are_followed() {
     fs::write(dir.path().join("web.tmp"), map("web", "2")).unwrap();
     fs::rename(dir.path().join("web.tmp"), dir.path().join("web.yaml")).unwrap();
     until("web", Some("2")).await;
+    // What this server told is taken away by somebody; its files are there still.
+    let secrets = keelson_client::Objects::<Secret>::new(&rest);
+    let before = maps.get("default", "web").await.expect("a map");
+    for told in secrets.list(NAMESPACE, MARK, "").await.expect("sources") {
+        let deleted = secrets
+            .delete(NAMESPACE, told.name(), &delete_options(None, None, None))
+            .await;
+        deleted.expect("deleted");
+    }
+    tokio::time::sleep(secs(9)).await;
+    assert_eq!(maps.get("default", "web").await.expect("a map").uid(), before.uid());
+    assert_eq!(secrets.list(NAMESPACE, MARK, "").await.expect("sources").len(), 2);
     fs::remove_file(dir.path().join("web.yaml")).unwrap();
     until("web", None).await;
     // A directory that is another than before, and empty, isn't taken for a wish.

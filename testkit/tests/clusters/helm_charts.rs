@@ -346,3 +346,49 @@ async fn an_uninstall_that_leaves_the_release_is_tried_again_and_not_for_ever() 
     }
     cluster.gone::<HelmChart>("kube-system", "web", secs(60)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn charts_that_share_values_follow_them_and_leave_each_other_alone() {
+    let (cluster, _addons) = cluster().await;
+    job(&cluster, "install").await;
+    cluster
+        .apply(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: shared, namespace: kube-system}\nstringData: {v: 'a: 1'}\n",
+        )
+        .await;
+    change(&cluster, json!({"valuesSecrets": [{"name": "shared", "keys": ["v"]}]})).await;
+    cluster
+        .apply("apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata: {name: shop, namespace: kube-system}\nspec: {chart: stable/shop, valuesSecrets: [{name: shared, keys: [v]}]}\n")
+        .await;
+    // Time only goes on when nobody has anything to do.
+    cluster.sleep(secs(120)).await;
+    let mut before = Vec::new();
+    for chart in ["web", "shop"] {
+        let name = format!("helm-install-{chart}");
+        before.push((name.clone(), cluster.get::<Job>("kube-system", &name).await));
+    }
+    cluster
+        .patch::<Secret>("kube-system", "shared", json!({"stringData": {"v": "a: 2"}}))
+        .await;
+    for (name, job) in &before {
+        let is_new = |j: &Job| j.uid() != job.uid() && !j.is_deleting();
+        cluster
+            .until("kube-system", name, secs(60), "is of other values", is_new)
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_names_a_chart_of_another_namespace_takes_no_rights_from_it() {
+    let (cluster, _addons) = cluster().await;
+    job(&cluster, "install").await;
+    cluster
+        .apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: kube}\n")
+        .await;
+    cluster.sleep(secs(10)).await;
+    // Read together as `helm-kube-system-web`.
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: kube, labels: {helmcharts.helm.cattle.io/chart: system-web}}\nspec: {containers: [{name: c, image: i}]}\n";
+    cluster.apply(pod).await;
+    cluster.sleep(secs(60)).await;
+    cluster.get::<ClusterRoleBinding>("", "helm-kube-system-web").await;
+}

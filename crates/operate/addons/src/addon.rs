@@ -15,6 +15,9 @@ pub const APPLIED: &str = "Applied";
 pub const READY: &str = "Ready";
 pub const CONFLICT: &str = "Conflict";
 
+/// What the messages of all objects may have together.
+const MESSAGES: usize = 256 << 10;
+
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Addon {
@@ -96,6 +99,17 @@ impl AddonStatus {
         match before.and_then(|at| self.conditions.get_mut(at)) {
             Some(there) => *there = condition,
             None => self.conditions.push(condition),
+        }
+    }
+
+    /// As much as an object may have: of many objects each has less to say.
+    pub fn fit(&mut self) {
+        let all: usize = self.objects.iter().map(|o| o.message.len()).sum();
+        if all > MESSAGES {
+            let each = MESSAGES / self.objects.len().max(1);
+            for object in &mut self.objects {
+                object.message = crate::health::cut(&object.message, each);
+            }
         }
     }
 

@@ -32,8 +32,12 @@ fn health(state: State, message: impl Into<String>) -> Health {
 
 /// Cut where it grows too long to be kept.
 pub fn short(message: &str) -> String {
-    match message.len() > LONGEST {
-        true => format!("{}…", &message[..message.floor_char_boundary(LONGEST)]),
+    cut(message, LONGEST)
+}
+
+pub fn cut(message: &str, longest: usize) -> String {
+    match message.len() > longest {
+        true => format!("{}…", &message[..message.floor_char_boundary(longest)]),
         false => message.to_string(),
     }
 }

@@ -21,6 +21,18 @@ struct Document {
 }
 
 #[derive(Deserialize)]
+struct Group {
+    #[serde(default)]
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    group_version: String,
+}
+
+#[derive(Deserialize)]
 struct Resource {
     name: String,
     kind: String,
@@ -37,6 +49,24 @@ impl Kinds {
 
     pub fn forget(&self) {
         self.known.lock().clear();
+    }
+
+    /// In whichever version it is served: objects outlive the version in which they were written.
+    pub async fn any(&self, group: &str, kind: &str) -> Result<Option<ResourceId>> {
+        if group.is_empty() {
+            return Ok(None);
+        }
+        let body = match self.rest.get(&format!("/apis/{group}"), JSON).await {
+            Err(error) if is_not_found(&error) => return Ok(None),
+            body => body?,
+        };
+        let found: Group = serde_json::from_slice(&body).map_err(Error::SerdeError)?;
+        for version in found.versions {
+            if let Some(resource) = self.find(&version.group_version, kind).await? {
+                return Ok(Some(resource));
+            }
+        }
+        Ok(None)
     }
 
     /// `None`: the server has no such kind now.

@@ -119,11 +119,7 @@ async fn lead(rest: &Rest, config: &Config, told: &Informer<Secret>, stop: &Canc
     let applying = apply::run(rest, sources, stop);
     match &config.helm {
         None => applying.await,
-        Some(charts) => {
-            let charts = helm::run(rest, charts, told, stop);
-            let ((), done) = tokio::join!(applying, charts);
-            done?;
-        }
+        // Where one fails both begin anew: charts that nobody runs would be noticed by nobody.
+        Some(charts) => tokio::try_join!(applying, helm::run(rest, charts, told, stop)).map(drop),
     }
-    Ok(())
 }

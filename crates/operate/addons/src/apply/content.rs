@@ -7,7 +7,7 @@ use crate::inventory::{Entry, ObjectId};
 use crate::manifest::{self, Manifest};
 use crate::order::{circle, rank};
 use crate::source::Source;
-use keelson_client::{ApiObject, Outcome, ResourceId};
+use keelson_client::{ApiObject, ObjectKey, Outcome, ResourceId};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,13 +26,6 @@ pub struct Content {
     /// Objects of kinds that aren't served.
     pub missing: Vec<ObjectId>,
     pub missing_kinds: BTreeSet<String>,
-}
-
-impl Content {
-    fn says(&self, id: &ObjectId) -> bool {
-        let is_same = |other: &ObjectId| other.group == id.group && other.kind == id.kind && other.name == id.name;
-        self.items.iter().any(|i| i.id == *id) || self.missing.iter().any(is_same)
-    }
 }
 
 impl Applier {
@@ -81,7 +74,17 @@ impl Applier {
         status: &mut AddonStatus,
     ) -> anyhow::Result<Outcome> {
         let name = addon.name();
+        let known = status.objects.len();
         if note(status, &content) {
+            if is_too_much(status) {
+                status.objects.truncate(known);
+                let why = format!(
+                    "{} objects are more than can be noted, with those of before ({known}): make several files of it",
+                    content.items.len()
+                );
+                status.set(APPLIED, "False", "TooMuch", &why);
+                return self.only_look(name, status).await;
+            }
             // Before anything is there: who goes on after a crash has to know of it.
             let written = self.write(addon, status.clone()).await?;
             *status = written.unwrap_or_else(|| status.clone());
@@ -92,7 +95,8 @@ impl Applier {
         let (failed, held) = self.apply_all(name, &content, status).await?;
         let mut left = prune::Left::default();
         if failed.is_empty() && content.missing.is_empty() {
-            left = self.prune(name, status, |id| content.says(id)).await?;
+            let said: BTreeSet<&ObjectId> = content.items.iter().map(|i| &i.id).collect();
+            left = self.prune(name, status, |id| said.contains(id)).await?;
         }
         status.judge();
         let all = content.items.len() + content.missing.len();
@@ -169,10 +173,15 @@ impl Applier {
 
     /// Follows all kinds that have to do with it, and waits until they are known, for a while.
     pub(super) async fn follow(&self, name: &str, status: &AddonStatus, content: &Content) {
-        let mut wanted: BTreeSet<ResourceId> = content.items.iter().map(|i| i.resource.clone()).collect();
+        let mut wanted: BTreeMap<ResourceId, BTreeSet<ObjectKey>> = BTreeMap::new();
+        for item in &content.items {
+            let key = ObjectKey::new(&item.id.namespace, &item.id.name);
+            wanted.entry(item.resource.clone()).or_default().insert(key);
+        }
         for entry in &status.objects {
             if let Ok(Some(resource)) = self.kinds.find(&entry.api_version(), &entry.kind).await {
-                wanted.insert(resource);
+                let key = ObjectKey::new(&entry.namespace, &entry.name);
+                wanted.entry(resource).or_default().insert(key);
             }
         }
         self.followers.follow(name, wanted);
@@ -271,12 +280,24 @@ fn note(status: &mut AddonStatus, content: &Content) -> bool {
         }
     }
     // By what each is applied now: versions of kinds go.
-    for item in &content.items {
-        let is_it =
-            |e: &&mut Entry| e.kind == item.id.kind && e.group == item.id.group && e.version != item.resource.version;
-        if let Some(entry) = status.objects.iter_mut().find(is_it) {
-            entry.version = item.resource.version.to_string();
+    let versions: BTreeMap<&ObjectId, &str> = content
+        .items
+        .iter()
+        .map(|item| (&item.id, &*item.resource.version))
+        .collect();
+    for entry in &mut status.objects {
+        if let Some(version) = versions.get(&entry.id()) {
+            entry.version = (*version).to_string();
         }
     }
     any
+}
+
+/// The API takes an object of a megabyte and a half.
+const LARGEST: usize = 1 << 20;
+
+/// Messages apart, which are cut where there are many.
+fn is_too_much(status: &AddonStatus) -> bool {
+    let each = |e: &Entry| e.group.len() + e.version.len() + e.kind.len() + e.namespace.len() + e.name.len() + 150;
+    status.objects.iter().map(each).sum::<usize>() > LARGEST
 }

@@ -3,10 +3,11 @@
 use crate::LABEL;
 use crate::inventory::Entry;
 use crate::live::Live;
-use keelson_client::{Informer, InformerOptions, ObjectKey, ResourceId, Rest, WorkQueue};
+use keelson_client::{ApiObject, Informer, InformerOptions, ObjectKey, ResourceId, Rest, WorkQueue};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub struct Followers {
@@ -16,10 +17,15 @@ pub struct Followers {
     all: Mutex<BTreeMap<ResourceId, Follower>>,
 }
 
+/// Several changes come at a time, as when pods become ready one after the other: they are looked at together.
+const TOGETHER: Duration = Duration::from_millis(200);
+
+/// Which objects of a kind add-ons have, whatever labels say: anybody can put ours on what is his.
+type Names = Arc<Mutex<BTreeMap<String, BTreeSet<ObjectKey>>>>;
+
 struct Follower {
     informer: Informer<Live>,
-    /// Add-ons that have objects of this kind.
-    by: BTreeSet<String>,
+    by: Names,
 }
 
 impl Followers {
@@ -32,25 +38,29 @@ impl Followers {
         }
     }
 
-    /// An add-on has these kinds from now on, and no others.
-    pub fn follow(&self, addon: &str, kinds: BTreeSet<ResourceId>) {
+    /// An add-on has these objects from now on, and no others.
+    pub fn follow(&self, addon: &str, kinds: BTreeMap<ResourceId, BTreeSet<ObjectKey>>) {
         let mut all = self.all.lock();
         all.retain(|resource, follower| {
-            if !kinds.contains(resource) {
-                follower.by.remove(addon);
+            let mut by = follower.by.lock();
+            if !kinds.contains_key(resource) {
+                by.remove(addon);
             }
-            !follower.by.is_empty()
+            !by.is_empty()
         });
-        for resource in kinds {
-            let follower = all.entry(resource).or_insert_with_key(|resource| Follower {
-                informer: self.start(resource),
-                by: BTreeSet::new(),
+        for (resource, names) in kinds {
+            let follower = all.entry(resource).or_insert_with_key(|resource| {
+                let by = Names::default();
+                Follower {
+                    informer: self.start(resource, by.clone()),
+                    by,
+                }
             });
-            follower.by.insert(addon.to_string());
+            follower.by.lock().insert(addon.to_string(), names);
         }
     }
 
-    fn start(&self, resource: &ResourceId) -> Informer<Live> {
+    fn start(&self, resource: &ResourceId, by: Names) -> Informer<Live> {
         let options = InformerOptions {
             labels: LABEL.into(),
             ..InformerOptions::default()
@@ -62,8 +72,11 @@ impl Followers {
             if old.is_some_and(|old| old.print == new.print && old.health == new.health && old.addon() == new.addon()) {
                 return;
             }
-            for addon in old.into_iter().chain([new]).filter_map(|live| live.addon()) {
-                queue.add(ObjectKey::cluster(addon));
+            // What is gone may be what something waits for.
+            let time = if change.is_deleted() { Duration::ZERO } else { TOGETHER };
+            let key = new.key();
+            for (addon, _) in by.lock().iter().filter(|(_, names)| names.contains(&key)) {
+                queue.add_after(ObjectKey::cluster(addon), time);
             }
         });
         informer
@@ -73,7 +86,7 @@ impl Followers {
     pub async fn known(&self, addon: &str) {
         let all: Vec<Informer<Live>> = {
             let all = self.all.lock();
-            let of_addon = all.values().filter(|f| f.by.contains(addon));
+            let of_addon = all.values().filter(|f| f.by.lock().contains_key(addon));
             of_addon.map(|f| f.informer.clone()).collect()
         };
         for informer in all {

@@ -12,7 +12,7 @@ mod prune;
 mod said;
 mod status;
 
-use crate::addon::{APPLIED, Addon, AddonSpec, AddonStatus, CONFLICT, FINALIZER, Told};
+use crate::addon::{APPLIED, Addon, AddonSpec, AddonStatus, CONFLICT, DEFINITION, FINALIZER, Told};
 use crate::choose::{Choice, choose};
 use crate::kinds::Kinds;
 use crate::{MANAGER, PRUNE};
@@ -32,6 +32,8 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// After a source changed: others that change with it come first.
@@ -39,6 +41,8 @@ const TOGETHER: Duration = Duration::from_secs(1);
 /// What is refused is tried again after so long at the latest.
 const LONGEST: Duration = Duration::from_secs(300);
 const WORKERS: usize = 4;
+/// What nobody says any more was perhaps taken away by somebody else than its server, which says it again.
+const MISSED: Duration = Duration::from_secs(5);
 
 pub struct Applier {
     rest: Rest,
@@ -52,10 +56,14 @@ pub struct Applier {
     memory: Mutex<BTreeMap<String, Memory>>,
     /// Whose files aren't applied as a whole.
     unsettled: Arc<Mutex<BTreeSet<String>>>,
+    /// Which nobody says any more, and since when.
+    missed: Mutex<BTreeMap<String, Instant>>,
 }
 
 /// Applies until `stop`. The kind of add-ons has to be there.
-pub async fn run(rest: &Rest, sources: Informer<Secret>, stop: &CancellationToken) {
+pub async fn run(rest: &Rest, sources: Informer<Secret>, stop: &CancellationToken) -> anyhow::Result<()> {
+    let end = stop.child_token();
+    let (stop, _ends) = (&end, end.clone().drop_guard());
     let known: Informer<Addon> = Informer::start(rest, InformerOptions::default(), stop);
     let definitions = Informer::<PartialObject>::metadata(
         rest,
@@ -99,7 +107,12 @@ pub async fn run(rest: &Rest, sources: Informer<Secret>, stop: &CancellationToke
         }
     });
     let (of_kinds, wake) = (kinds.clone(), all_unsettled);
-    definitions.on_change(move |_| {
+    let lost = Arc::new(Notify::new());
+    let note = lost.clone();
+    definitions.on_change(move |change| {
+        if change.is_deleted() && change.object().name() == DEFINITION {
+            note.notify_one();
+        }
         of_kinds.forget();
         wake();
     });
@@ -114,9 +127,13 @@ pub async fn run(rest: &Rest, sources: Informer<Secret>, stop: &CancellationToke
         queue,
         memory: Mutex::default(),
         unsettled,
+        missed: Mutex::default(),
     };
-    controller.run(Arc::new(applier), stop.clone()).await;
-    drop(definitions);
+    tokio::select! {
+        () = controller.run(Arc::new(applier), stop.clone()) => Ok(()),
+        // Whoever begins anew defines it first.
+        () = lost.notified() => anyhow::bail!("somebody deleted the kind of add-ons"),
+    }
 }
 
 #[async_trait]
@@ -127,6 +144,13 @@ impl Reconcile for Applier {
         let addon = self.addons.find("", name).await?;
         let before = addon.as_ref().and_then(|a| a.status.as_ref()?.source.clone());
         let choice = choose(&sources, before.as_deref());
+        if choice.is_some() {
+            self.missed.lock().remove(name);
+        } else if addon.as_ref().is_some_and(|a| !a.is_deleting())
+            && let Some(time) = self.misses(name)
+        {
+            return Ok(Outcome::After(time));
+        }
         let (addon, choice) = match (addon, choice) {
             (None, None) => {
                 self.forget(name);
@@ -207,10 +231,18 @@ impl Applier {
         Ok(self.addons.patch("", addon.name(), Patch::Merge(&body)).await?)
     }
 
+    /// How long it is still waited for a file.
+    fn misses(&self, name: &str) -> Option<Duration> {
+        let now = Instant::now();
+        let since = *self.missed.lock().entry(name.to_string()).or_insert(now);
+        MISSED.checked_sub(now - since).filter(|time| !time.is_zero())
+    }
+
     fn forget(&self, name: &str) {
         self.memory.lock().remove(name);
         self.unsettled.lock().remove(name);
-        self.followers.follow(name, BTreeSet::new());
+        self.missed.lock().remove(name);
+        self.followers.follow(name, BTreeMap::new());
     }
 
     fn settle(&self, name: &str, status: &AddonStatus) {

@@ -11,9 +11,9 @@ use crate::health::State;
 use crate::inventory::{Entry, ObjectId};
 use crate::live::{Live, digest};
 use crate::{JSON, MANAGER, REPLACE};
-use keelson_client::{ApiObject, Error, EventType, Kind, Patch, delete_options, is_invalid, is_not_found};
+use keelson_client::{ApiObject, Error, EventType, Kind, Patch, ResourceId, delete_options, is_invalid, is_not_found};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,7 +37,8 @@ impl Applier {
         let mut failed = Vec::new();
         let mut held: Option<Duration> = None;
         let mut memory = self.memory.lock().get(addon).cloned().unwrap_or_default();
-        memory.retain(|id, _| content.items.iter().any(|i| i.id == *id));
+        let said: BTreeSet<&ObjectId> = content.items.iter().map(|i| &i.id).collect();
+        memory.retain(|id, _| said.contains(id));
         for item in &content.items {
             let body = to_send(addon, &item.id, &item.value);
             let manifest = digest(&body);
@@ -132,16 +133,37 @@ impl Applier {
                 Ok(Live::of(&value))
             }
             Err(error) if is_invalid(&error) && body["metadata"]["annotations"][REPLACE] == "true" => {
-                self.replace(item).await.map_err(|e| why(&e))?;
-                Err("it can't be changed as the file says, and is made anew".into())
+                match self.replace(item, body).await {
+                    Ok(()) => Err("it can't be changed as the file says, and is made anew".into()),
+                    Err(none) if is_not_found(&none) => Err(refusal(&item.id, &error)),
+                    Err(error) => Err(refusal(&item.id, &error)),
+                }
             }
-            Err(error) => Err(why(&error)),
+            Err(error) => Err(refusal(&item.id, &error)),
         }
     }
 
-    async fn replace(&self, item: &Item) -> keelson_client::Result<()> {
+    async fn replace(&self, item: &Item, body: &Value) -> keelson_client::Result<()> {
         let (namespace, name) = (item.id.namespace.as_str(), item.id.name.as_str());
         let live = self.rest.get_raw(&item.resource, namespace, name, "", JSON).await?;
+        // What is wrong in itself wouldn't come again: it is tried first, under another name and without effect.
+        let mut other = body.clone();
+        if let Some(metadata) = other["metadata"].as_object_mut() {
+            metadata.remove("name");
+            metadata.insert("generateName".into(), format!("{name}-").into());
+        }
+        let trial = ResourceId {
+            plural: format!("{}?dryRun=All", item.resource.plural).into(),
+            ..item.resource.clone()
+        };
+        match self
+            .rest
+            .create_raw(&trial, namespace, other.to_string().into_bytes())
+            .await
+        {
+            Err(error) if is_invalid(&error) => return Err(error),
+            _ => {}
+        }
         let live: Value = serde_json::from_slice(&live).map_err(Error::SerdeError)?;
         let options = delete_options(Some("Background"), live["metadata"]["uid"].as_str(), None);
         match self.rest.delete_raw(&item.resource, namespace, name, &options).await {
@@ -157,7 +179,7 @@ fn take(entry: &mut Entry, live: &Live) {
     entry.message = live.health.message.clone();
 }
 
-/// What the server said. A refusal may repeat a value; of secrets it does not.
+/// What the server said.
 pub fn why(error: &Error) -> String {
     match error {
         Error::Api(status) => status.message.clone(),
@@ -165,9 +187,50 @@ pub fn why(error: &Error) -> String {
     }
 }
 
+/// A refusal may repeat a value; what is told of a Secret must not: events and add-ons are read by more people.
+fn refusal(id: &ObjectId, error: &Error) -> String {
+    match (id.group.as_str(), id.kind.as_str()) {
+        ("", "Secret") => without_values(&why(error)),
+        _ => why(error),
+    }
+}
+
+/// `expected string, got …`, and `Invalid value: …`.
+fn without_values(message: &str) -> String {
+    let line = |line: &str| {
+        let ends = [", got ", "Invalid value: "];
+        match ends
+            .iter()
+            .filter_map(|end| line.find(end).map(|at| at + end.len()))
+            .min()
+        {
+            Some(at) => format!("{}(a value)", &line[..at]),
+            None => line.to_string(),
+        }
+    };
+    message.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 pub fn shown(id: &ObjectId) -> String {
     match id.namespace.as_str() {
         "" => format!("{}/{}", id.kind, id.name),
         namespace => format!("{}/{} in {namespace}", id.kind, id.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_secret_has_no_value_of_it() {
+        let said = "errors:\n  .stringData.pin: expected string, got &value.valueUnstructured{Value:271828}\n  data[a]: Invalid value: \"271828\": no";
+        let told = without_values(said);
+        assert!(
+            told.contains(".stringData.pin: expected string") && told.contains("data[a]"),
+            "{told}"
+        );
+        assert!(!told.contains("271828"), "{told}");
+        assert_eq!(without_values("no such namespace"), "no such namespace");
     }
 }

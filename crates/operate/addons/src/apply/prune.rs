@@ -1,10 +1,12 @@
 //! Takes away what no file says any more: in the order opposite to that in which it came, each when what came after it is gone.
 //!
-//! Only the object that was applied: one that was made anew since, by somebody else, has another uid. What another file says now goes over to it.
+//! Only the object that was applied: one that was made anew since, by somebody else, has another uid, and one that never was applied isn't managed
+//! by us, whatever somebody wrote into an inventory. What another file says now goes over to it.
 //! A definition of a kind of which there are objects left, of others, stays: they would go with it.
 
 use super::Applier;
 use super::objects::{WITHIN, why};
+use super::said::Others;
 use crate::addon::AddonStatus;
 use crate::inventory::{Entry, ObjectId, stale};
 use crate::order::rank;
@@ -59,6 +61,10 @@ impl Applier {
     ) -> anyhow::Result<Left> {
         let all: Vec<Entry> = stale(&status.objects, said).into_iter().cloned().collect();
         let mut left = Left::default();
+        if all.is_empty() {
+            return Ok(left);
+        }
+        let others = self.said.others(addon);
         let mut at = None;
         for entry in all {
             let rank = rank(&entry.group, &entry.kind);
@@ -67,7 +73,7 @@ impl Applier {
                 return Ok(left);
             }
             at = Some(rank);
-            match self.take_away(addon, &entry).await {
+            match self.take_away(&others, &entry).await {
                 Ok(Fate::Going(how)) => left.going.push(format!("{} ({how})", entry.shown())),
                 Ok(fate) => {
                     self.tell_fate(addon, &entry, &fate);
@@ -98,12 +104,16 @@ impl Applier {
         }
     }
 
-    async fn take_away(&self, addon: &str, entry: &Entry) -> keelson_client::Result<Fate> {
-        if let Some(other) = self.said.other(addon, &entry.id()) {
+    async fn take_away(&self, others: &Others, entry: &Entry) -> keelson_client::Result<Fate> {
+        if let Some(other) = others.who(&entry.id()) {
             return Ok(Fate::Released(format!("{other} says it")));
         }
+        let resource = match self.kinds.find(&entry.api_version(), &entry.kind).await? {
+            None => self.kinds.any(&entry.group, &entry.kind).await?,
+            found => found,
+        };
         // Without its kind there are no objects of it.
-        let Some(resource) = self.kinds.find(&entry.api_version(), &entry.kind).await? else {
+        let Some(resource) = resource else {
             return Ok(Fate::Gone);
         };
         let Some(live) = self.read(&resource, entry).await? else {
@@ -113,12 +123,11 @@ impl Applier {
             return Ok(Fate::Released(format!("{PRUNE} is false")));
         }
         let uid = live["metadata"]["uid"].as_str().unwrap_or_default();
-        let is_ours = match entry.uid.as_str() {
-            "" => is_managed(&live),
-            applied => applied == uid,
-        };
-        if !is_ours {
+        if !entry.uid.is_empty() && entry.uid != uid {
             return Ok(Fate::Released("it is another object of this name".into()));
+        }
+        if !is_managed(&live) {
+            return Ok(Fate::Released("it isn't one that was applied here".into()));
         }
         if live["metadata"]["deletionTimestamp"].is_string() {
             return Ok(Fate::Going(crate::health::of(&live).message));

@@ -98,7 +98,7 @@ impl Said {
             .collect()
     }
 
-    /// Whether the file of `other` says it. One that can't be read says what it said before.
+    /// Whether the file of `other` says it.
     pub fn says(&self, other: &str, id: &ObjectId) -> bool {
         let sources = self.sources(other);
         let known = self.known.store().get("", other);
@@ -106,25 +106,49 @@ impl Said {
         let Some(choice) = choose(&sources, before.as_deref()) else {
             return false;
         };
-        match &self.gist(choice.chosen).objects {
-            None => known.is_some_and(|a| a.objects().iter().map(Entry::id).any(|o| o == *id)),
-            Some(objects) => {
-                // Where no namespace is written, it depends on the kind which it is.
-                let is_default = matches!(id.namespace.as_str(), "" | "default");
-                let mut without = id.clone();
-                without.namespace.clear();
-                objects.contains(id) || (is_default && objects.contains(&without))
-            }
-        }
+        self.gist(choice.chosen).says(known.as_deref(), id)
     }
 
-    /// Another add-on whose file says it.
-    pub fn other(&self, addon: &str, id: &ObjectId) -> Option<String> {
-        let all = self.sources.store().list();
-        let names: BTreeSet<String> = all.iter().filter_map(|s| addon_of(s)).collect();
-        names
-            .into_iter()
-            .filter(|name| name != addon)
-            .find(|name| self.says(name, id))
+    /// What all other files say now.
+    pub fn others(&self, addon: &str) -> Others {
+        let all = self.all().into_iter().filter(|(name, _)| name != addon);
+        let known = self.known.store();
+        Others(
+            all.map(|(name, source)| (self.gist(&source), known.get("", &name), name))
+                .collect(),
+        )
+    }
+}
+
+impl Gist {
+    /// A file that can't be read says what it said before.
+    fn says(&self, known: Option<&Addon>, id: &ObjectId) -> bool {
+        let Some(objects) = &self.objects else {
+            return known.is_some_and(|a| a.objects().iter().map(Entry::id).any(|o| o == *id));
+        };
+        match id.namespace.as_str() {
+            // Of the whole cluster, whatever namespace is written.
+            "" => objects
+                .iter()
+                .any(|o| o.name == id.name && o.kind == id.kind && o.group == id.group),
+            // Where none is written it is this one.
+            "default" => {
+                let mut without = id.clone();
+                without.namespace.clear();
+                objects.contains(id) || objects.contains(&without)
+            }
+            _ => objects.contains(id),
+        }
+    }
+}
+
+/// Files of other add-ons, as they were when it was asked.
+pub struct Others(Vec<(Arc<Gist>, Option<Arc<Addon>>, String)>);
+
+impl Others {
+    /// An add-on whose file says it.
+    pub fn who(&self, id: &ObjectId) -> Option<&str> {
+        let says = |(gist, known, _): &&(Arc<Gist>, Option<Arc<Addon>>, String)| gist.says(known.as_deref(), id);
+        self.0.iter().find(says).map(|(_, _, name)| name.as_str())
     }
 }

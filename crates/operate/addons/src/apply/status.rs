@@ -11,7 +11,8 @@ const TRIES: u32 = 4;
 
 impl Applier {
     /// As it is written now; `None` if the add-on is gone meanwhile.
-    pub(super) async fn write(&self, addon: &Addon, status: AddonStatus) -> anyhow::Result<Option<AddonStatus>> {
+    pub(super) async fn write(&self, addon: &Addon, mut status: AddonStatus) -> anyhow::Result<Option<AddonStatus>> {
+        status.fit();
         let before = addon.status.clone().unwrap_or_default();
         self.tell(addon, &before, &status);
         if before == status {
@@ -45,7 +46,7 @@ impl Applier {
             match (applied.status.as_str(), applied.reason.as_str()) {
                 ("True", _) if before.hash != now.hash => event(EventType::Normal, &applied),
                 ("True", _) | (_, "Removing" | "Pruning" | "Dependency") => {}
-                (_, "Invalid" | "Unreadable" | "DependencyCircle") => event(EventType::Warning, &applied),
+                (_, "Invalid" | "Unreadable" | "DependencyCircle" | "TooMuch") => event(EventType::Warning, &applied),
                 _ if tries == TRIES => event(EventType::Warning, &applied),
                 _ => {}
             }

@@ -11,7 +11,7 @@ use crate::definitions;
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Subject};
 use keelson_client::rest::is_namespace_terminating;
 use keelson_client::{
     ApiObject, Controller, EventType, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile,
@@ -19,7 +19,7 @@ use keelson_client::{
 };
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -50,9 +50,19 @@ struct Charts {
     tries: Mutex<BTreeMap<ObjectKey, (String, u32)>>,
 }
 
+/// One secret is followed once, however many charts use it: who is told of it may change meanwhile.
 struct Followed {
-    by: Vec<ObjectKey>,
+    by: Arc<Mutex<BTreeSet<ObjectKey>>>,
     _informer: Informer<Secret>,
+}
+
+impl Followed {
+    /// Whether anybody uses it still.
+    fn without(&self, chart: &ObjectKey) -> bool {
+        let mut by = self.by.lock();
+        by.remove(chart);
+        !by.is_empty()
+    }
 }
 
 pub async fn run(rest: &Rest, settings: Settings, stop: &CancellationToken) {
@@ -115,7 +125,7 @@ impl Reconcile for Charts {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
         let Some(chart) = self.charts.find(&key.namespace, &key.name).await? else {
             self.forget(key);
-            self.unbind(&format!("helm-{}-{}", key.namespace, key.name)).await?;
+            self.unbind(key).await?;
             return Ok(Outcome::Done);
         };
         if chart.spec.chart.is_empty() && chart.spec.chart_content.is_empty() && !chart.is_deleting() {
@@ -169,10 +179,7 @@ impl Charts {
 
     fn forget(&self, key: &ObjectKey) {
         self.tries.lock().remove(key);
-        self.secrets.lock().retain(|_, followed| {
-            followed.by.retain(|by| by != key);
-            !followed.by.is_empty()
-        });
+        self.secrets.lock().retain(|_, followed| followed.without(key));
     }
 
     /// Of secrets with values each that is used is followed, and no other.
@@ -187,21 +194,13 @@ impl Charts {
             .filter(|s| !s.ignore_updates);
         let wanted: Vec<ObjectKey> = named.map(|s| ObjectKey::new(&key.namespace, &s.name)).collect();
         let mut all = self.secrets.lock();
-        all.retain(|secret, followed| {
-            followed.by.retain(|by| by != key || wanted.contains(secret));
-            !followed.by.is_empty()
-        });
+        all.retain(|secret, followed| wanted.contains(secret) || followed.without(key));
         for secret in wanted {
-            if let Some(followed) = all.get_mut(&secret) {
-                if !followed.by.contains(key) {
-                    followed.by.push(key.clone());
-                }
-                // Whoever uses it is told by it.
-                if followed.by.len() == 1 {
-                    continue;
-                }
+            if let Some(followed) = all.get(&secret) {
+                followed.by.lock().insert(key.clone());
+                continue;
             }
-            let by = all.remove(&secret).map_or_else(|| vec![key.clone()], |f| f.by);
+            let by = Arc::new(Mutex::new(BTreeSet::from([key.clone()])));
             let options = InformerOptions {
                 namespace: secret.namespace.clone(),
                 fields: format!("metadata.name={}", secret.name),
@@ -209,7 +208,7 @@ impl Charts {
             };
             let informer: Informer<Secret> = Informer::start(&self.rest, options, &self.stop);
             let (queue, told) = (self.queue.clone(), by.clone());
-            informer.on_change(move |_| told.iter().for_each(|key| queue.add(key.clone())));
+            informer.on_change(move |_| told.lock().iter().for_each(|key| queue.add(key.clone())));
             all.insert(
                 secret,
                 Followed {
@@ -345,7 +344,14 @@ impl Charts {
                     }
                 }
             }
-            Next::Wait(_) => {}
+            Next::Wait(act) => {
+                let message = format!("Waiting for the end of Job {}, which is deleted", where_(act));
+                let message = match self.trouble(chart, act) {
+                    None => message,
+                    Some(why) => format!("{message}; {why}"),
+                };
+                self.tell(chart, Some((act, &message)), None).await?;
+            }
             Next::Running(act) => {
                 let message = match self.trouble(chart, act) {
                     None => format!("Applying HelmChart using Job {}", where_(act)),
@@ -527,7 +533,7 @@ impl Charts {
         self.apply::<ServiceAccount>(namespace, &account).await?;
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": job::binding_name(chart), "labels": {definitions::MANAGED_BY: definitions::US, CHART_LABEL: name}},
+            "metadata": {"name": job::binding_name(namespace, name), "labels": {definitions::MANAGED_BY: definitions::US, CHART_LABEL: name}},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
             "subjects": [{"kind": "ServiceAccount", "name": job::account_name(name), "namespace": namespace}],
         });
@@ -547,17 +553,23 @@ impl Charts {
             .map(drop)
     }
 
-    async fn unbind(&self, name: &str) -> anyhow::Result<()> {
+    /// Namespace and name read together the same for several charts, and whoever makes pods may name any chart: only the binding of this
+    /// chart's own account goes.
+    async fn unbind(&self, chart: &ObjectKey) -> anyhow::Result<()> {
+        let name = job::binding_name(&chart.namespace, &chart.name);
         let bindings = Objects::<ClusterRoleBinding>::new(&self.rest);
-        let ours = bindings.find("", name).await?.filter(|b| {
+        let ours = bindings.find("", &name).await?.filter(|b| {
             let labels = b.metadata.labels.as_ref();
-            labels
+            let is_ours = labels
                 .and_then(|l| l.get(definitions::MANAGED_BY))
-                .is_some_and(|by| by == definitions::US)
+                .is_some_and(|by| by == definitions::US);
+            let account = job::account_name(&chart.name);
+            let is_bound = |s: &Subject| s.name == account && s.namespace.as_deref() == Some(chart.namespace.as_str());
+            is_ours && b.subjects.iter().flatten().any(is_bound)
         });
         let Some(binding) = ours else { return Ok(()) };
         match bindings
-            .delete("", name, &delete_options(None, Some(binding.uid()), None))
+            .delete("", &name, &delete_options(None, Some(binding.uid()), None))
             .await
         {
             Err(error) if !is_not_found(&error) => Err(error.into()),
@@ -575,7 +587,7 @@ impl Charts {
             self.recorder.event(chart, EventType::Warning, "ReleaseLeft", message);
         }
         // Before it is gone: nothing would tell of the binding then.
-        self.unbind(&job::binding_name(chart)).await?;
+        self.unbind(key).await?;
         let others = chart
             .metadata
             .finalizers

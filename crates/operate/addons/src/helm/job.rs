@@ -53,8 +53,8 @@ pub fn values_name(chart: &str) -> String {
 pub fn content_name(chart: &str) -> String {
     format!("chart-content-{chart}")
 }
-pub fn binding_name(chart: &HelmChart) -> String {
-    format!("helm-{}-{}", chart.namespace(), chart.name())
+pub fn binding_name(namespace: &str, chart: &str) -> String {
+    format!("helm-{namespace}-{chart}")
 }
 
 /// A variable; Go leaves an empty value out.

@@ -46,7 +46,7 @@ pub struct Source {
     /// From its directory on: the same on all servers.
     pub path: String,
     pub directory: String,
-    /// Which directory that was when it was read: its device and number.
+    /// Which directories led to it when it was read: device and number of each, the root first.
     pub place: String,
     /// Of what it says, or of why that isn't known.
     pub hash: String,
@@ -174,6 +174,11 @@ impl Source {
         };
         (secret.name() == source.secret_name()).then_some(source)
     }
+}
+
+/// Whose a Secret is, also one that can't be read as a source any more.
+pub fn server_of(secret: &Secret) -> Option<&str> {
+    secret.metadata.annotations.as_ref()?.get(SERVER).map(String::as_str)
 }
 
 /// Which add-on a Secret is a source of, also one that is on its way out.

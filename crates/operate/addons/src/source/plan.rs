@@ -30,12 +30,12 @@ pub fn plan(server: &str, trees: &[Tree], told: &[Source]) -> Plan {
                 file: found.file.display().to_string(),
                 path: found.path.clone(),
                 directory: directory.clone(),
-                place: tree.place.clone(),
+                place: found.place.clone(),
                 hash: found.hash.clone(),
                 content: found.content.clone(),
             };
             let known = before.remove(&source.secret_name());
-            if known != Some(&source) {
+            if !found.is_young && known != Some(&source) {
                 plan.steps.push(Step::Tell(Box::new(source)));
             }
         }
@@ -67,11 +67,29 @@ fn is_gone(source: &Source, trees: &[Tree]) -> Result<(), String> {
             "not all of {directory} can be read ({why}): nothing is taken for removed"
         ));
     }
-    // Where a disk isn't mounted there is an empty directory.
-    if tree.files.is_empty() && tree.place != source.place {
+    let other = |which: &str| {
+        Err(format!(
+            "{which} is another directory than it was, and empty: nothing is taken for removed; `keelson addons forget` does so"
+        ))
+    };
+    if let Some(young) = tree.files.iter().find(|f| f.is_young) {
         return Err(format!(
-            "{directory} is another directory than it was, and empty: nothing is taken for removed; `keelson addons forget` does so"
+            "{} is being written: nothing of {directory} is taken for removed",
+            young.file.display()
         ));
+    }
+    // Where a disk isn't mounted there is an empty directory.
+    if tree.files.is_empty() && source.place.split(' ').next() != Some(tree.place.as_str()) {
+        return other(directory);
+    }
+    let mut below = String::new();
+    for (part, was) in source.path.split('/').zip(source.place.split(' ').skip(1)) {
+        below.push_str(part);
+        below.push('/');
+        let Some(is) = tree.places.get(&below) else { break };
+        if is != was && !tree.files.iter().any(|f| f.path.starts_with(&below)) {
+            return other(&format!("{directory}/{below}"));
+        }
     }
     Ok(())
 }

@@ -4,8 +4,9 @@
 //! until the next notice.
 
 use super::plan::{Plan, Step, plan};
-use super::tree::{self, Tree};
+use super::tree::{self, QUIET, Tree};
 use super::{MARK, NAMESPACE, Source};
+use anyhow::Context;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_client::{Informer, Objects, delete_options, is_not_found};
 use notify::{RecursiveMode, Watcher};
@@ -20,12 +21,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// So long nothing may happen before files are read, unless something goes on happening.
-const QUIET: Duration = Duration::from_secs(1);
+/// When something goes on happening what is quiet is read all the same.
 const AT_LAST: Duration = Duration::from_secs(10);
 /// After what couldn't be told, or watched.
 const AGAIN: Duration = Duration::from_secs(5);
 const WITHIN: Duration = Duration::from_secs(30);
+/// Between two times that what somebody else made of it is made good: shorter than the applier waits for a file.
+const APART: Duration = Duration::from_secs(2);
 
 pub struct Publisher {
     pub server: String,
@@ -42,6 +44,7 @@ impl Publisher {
             () = self.told.synced() => {}
         }
         let changed = Arc::new(Notify::new());
+        let touched = self.touched();
         let mounts = Mounts::open();
         let mut kept = Vec::new();
         loop {
@@ -52,6 +55,7 @@ impl Publisher {
                 () = stop.cancelled() => return,
                 went = self.look(&mut kept) => went,
             };
+            let looked = Instant::now();
             let again = match (&went, &watcher) {
                 (Err(error), _) => {
                     tracing::warn!(
@@ -64,15 +68,30 @@ impl Publisher {
                     tracing::warn!(%error, "directories of add-ons can't be watched; will retry");
                     Some(AGAIN)
                 }
-                _ => None,
+                (Ok(are_young), Ok(_)) => are_young.then_some(QUIET),
             };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = changed.notified() => settled(&changed).await,
                 () = self.moved(&mounts, &places) => settled(&changed).await,
+                () = async { touched.notified().await; tokio::time::sleep_until(looked + APART).await } => {}
                 () = sleep(again) => {}
             }
         }
+    }
+
+    /// Tells when a Secret of this server is another than it was: by itself, or because somebody deleted or changed it, who is not asked whether
+    /// the file is gone.
+    fn touched(&self) -> Arc<Notify> {
+        let touched = Arc::new(Notify::new());
+        let (note, server) = (touched.clone(), self.server.clone());
+        self.told.on_change(move |change| {
+            let mut all = change.old().into_iter().chain([change.object()]);
+            if all.any(|secret| super::server_of(secret) == Some(server.as_str())) {
+                note.notify_one();
+            }
+        });
+        touched
     }
 
     /// Something was mounted over one of the directories, or taken away.
@@ -93,7 +112,8 @@ impl Publisher {
         }
     }
 
-    async fn look(&self, kept: &mut Vec<String>) -> anyhow::Result<()> {
+    /// Whether there are files that were just being written.
+    async fn look(&self, kept: &mut Vec<String>) -> anyhow::Result<bool> {
         let directories = self.directories.clone();
         let read = move || directories.iter().map(|d| tree::read(d)).collect::<Vec<Tree>>();
         let trees = tokio::task::spawn_blocking(read).await?;
@@ -109,10 +129,20 @@ impl Publisher {
             }
             *kept = why;
         }
+        let mut failed = None;
         for step in steps {
-            tokio::time::timeout(WITHIN, self.take(step)).await??;
+            // Its objects may have gone to a file that couldn't be told.
+            if failed.is_some() && matches!(step, Step::Withdraw(_)) {
+                break;
+            }
+            if let Err(error) = tokio::time::timeout(WITHIN, self.take(step)).await? {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(trees.iter().flat_map(|t| &t.files).any(|f| f.is_young)),
+        }
     }
 
     async fn take(&self, step: Step) -> anyhow::Result<()> {
@@ -133,7 +163,8 @@ impl Publisher {
                     live.metadata.labels = wanted.metadata.labels.clone();
                     !is_so
                 };
-                self.secrets.create_or_update(&wanted, same).await?;
+                let told = self.secrets.create_or_update(&wanted, same).await;
+                told.with_context(|| source.file.clone())?;
             }
             Step::Withdraw(name) => {
                 tracing::info!(source = name, "a file of add-ons is gone");
@@ -182,16 +213,21 @@ async fn settled(changed: &Notify) {
 
 /// The directories and all below, and what they are in: a directory that is exchanged can't tell of it.
 fn watch(directories: &[PathBuf], changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
-    let (changed, wanted) = (changed.clone(), directories.to_vec());
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
+    let real = |d: &PathBuf| std::fs::canonicalize(d).unwrap_or_else(|_| d.clone());
+    let (changed, mut wanted) = (changed.clone(), directories.to_vec());
+    wanted.extend(directories.iter().map(real));
+    let told = move |event: notify::Result<notify::Event>| match event {
         // Reading them is an event too, and would be answered by reading.
         Ok(event) if event.kind.is_access() => {}
         Ok(event) if !event.paths.is_empty() && !event.paths.iter().any(|p| concerns(p, &wanted)) => {}
         Ok(_) | Err(_) => changed.notify_one(),
-    })?;
+    };
+    // A link may lead to all that the machine has.
+    let within = notify::Config::default().with_follow_symlinks(false);
+    let mut watcher = notify::RecommendedWatcher::new(told, within)?;
     for directory in directories {
         if directory.is_dir() {
-            watcher.watch(directory, RecursiveMode::Recursive)?;
+            watcher.watch(&real(directory), RecursiveMode::Recursive)?;
         }
         let mut above = directory.parent();
         while let Some(at) = above.filter(|at| !at.is_dir()) {

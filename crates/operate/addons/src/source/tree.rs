@@ -1,16 +1,21 @@
 //! Reads a directory: files of manifests in it and in directories below. What can't be read is told, and never taken for absent.
 
 use super::{Content, LONGEST, hash};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Of directories in directories, files, and names in all.
 const DEEPEST: usize = 8;
 const MOST_FILES: usize = 1000;
 const MOST_NAMES: usize = 20_000;
+/// Of all files, packed: each server keeps them in memory.
+const MOST_BYTES: usize = 64 << 20;
+/// What was written to so short a time ago may be half of a file.
+pub const QUIET: Duration = Duration::from_secs(1);
 
 /// Whose presence makes a directory something that has to be built first, and by what.
 const BUILT: [(&str, &str); 4] = [
@@ -31,6 +36,10 @@ pub struct Found {
     /// From the directory on.
     pub path: String,
     pub file: PathBuf,
+    /// Those of the directories that lead to it, the root's first: [`place`].
+    pub place: String,
+    /// It was just being written: what was told of it counts.
+    pub is_young: bool,
     pub hash: String,
     pub content: Content,
 }
@@ -41,6 +50,8 @@ pub struct Tree {
     pub directory: PathBuf,
     /// Device and number; empty if there is no such directory.
     pub place: String,
+    /// Those of directories below, by their path with a slash at the end.
+    pub places: BTreeMap<String, String>,
     pub files: Vec<Found>,
     /// Why the list of files may not be whole.
     pub incomplete: Option<String>,
@@ -61,7 +72,9 @@ pub fn read(directory: &Path) -> Tree {
             ..Tree::default()
         },
         names: 0,
+        bytes: 0,
         way: BTreeSet::new(),
+        places: Vec::new(),
     };
     walk.directory(directory, "", 0);
     let mut tree = walk.tree;
@@ -79,8 +92,11 @@ pub fn read(directory: &Path) -> Tree {
 struct Walk {
     tree: Tree,
     names: usize,
+    bytes: usize,
     /// The directories that lead here, by device and number: links may lead in circles.
     way: BTreeSet<String>,
+    /// The same, in their order.
+    places: Vec<String>,
 }
 
 impl Walk {
@@ -99,11 +115,18 @@ impl Walk {
         if !self.way.insert(own.clone()) {
             return self.incomplete(format!("{} leads to a directory that it is in", at.display()));
         }
+        self.tree.places.insert(prefix.to_string(), own.clone());
+        self.places.push(own.clone());
         match names(at) {
             Err(error) => self.incomplete(format!("{}: {error}", at.display())),
             Ok(names) => {
                 if let Some((name, why)) = BUILT.iter().find(|(name, _)| names.iter().any(|n| n == name)) {
-                    self.found(at.join(name), format!("{prefix}{name}"), Content::Error((*why).into()));
+                    self.found(
+                        at.join(name),
+                        format!("{prefix}{name}"),
+                        false,
+                        Content::Error((*why).into()),
+                    );
                 } else {
                     for name in names {
                         self.entry(at, prefix, &name, depth);
@@ -111,6 +134,7 @@ impl Walk {
                 }
             }
         }
+        self.places.pop();
         self.way.remove(&own);
     }
 
@@ -131,21 +155,38 @@ impl Walk {
             Ok(meta) if meta.is_dir() => self.directory(&file, &format!("{path}/"), depth + 1),
             Ok(meta) if is_manifest && meta.is_file() => {
                 let content = content(&file);
-                self.found(file, path, content);
+                // After a clock was set back it isn't known how old it is.
+                let age = meta.modified().ok().and_then(|at| at.elapsed().ok());
+                self.found(file, path, age.is_some_and(|age| age < QUIET), content);
             }
             Ok(_) => {}
             // A link that leads nowhere for the moment, or a file that went: the next look tells.
             Err(error) if is_manifest => {
-                self.found(file, path, Content::Error(format!("it can't be read: {error}")));
+                self.found(file, path, false, Content::Error(format!("it can't be read: {error}")));
             }
-            Err(_) => {}
+            Err(error) => {
+                // A directory may be behind it, of a disk that is away; or it is itself away since it was listed.
+                if !fs::symlink_metadata(&file).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+                    self.incomplete(format!("{}: {error}", file.display()));
+                }
+            }
         }
     }
 
-    fn found(&mut self, file: PathBuf, path: String, content: Content) {
+    fn found(&mut self, file: PathBuf, path: String, is_young: bool, mut content: Content) {
         if self.tree.files.len() == MOST_FILES {
             let directory = self.tree.directory.display().to_string();
             return self.incomplete(format!("{directory} has more than {MOST_FILES} files"));
+        }
+        if let Content::Packed(packed) = &content {
+            self.bytes += packed.len();
+            if self.bytes > MOST_BYTES {
+                content = Content::Error(format!(
+                    "with this file {} has more than {} MiB even when they are compressed",
+                    self.tree.directory.display(),
+                    MOST_BYTES >> 20
+                ));
+            }
         }
         let hash = match &content {
             Content::Packed(packed) => hash(packed),
@@ -154,6 +195,8 @@ impl Walk {
         self.tree.files.push(Found {
             path,
             file,
+            place: self.places.join(" "),
+            is_young,
             hash,
             content,
         });
@@ -175,6 +218,10 @@ fn content(file: &Path) -> Content {
     let mut text = Vec::new();
     let read = fs::File::open(file).and_then(|f| f.take(LONGEST as u64 + 1).read_to_end(&mut text));
     match read {
+        // As a full disk and a crash leave files.
+        Ok(_) if text.iter().all(|b| b.is_ascii_whitespace() || *b == 0) => Content::Error(
+            "there is nothing in it, as in a file that couldn't be written: remove it, or leave a comment in it, if it is to say nothing".into(),
+        ),
         Ok(_) => Content::of(&text),
         Err(error) => Content::Error(format!("it can't be read: {error}")),
     }

@@ -1,5 +1,6 @@
 //! What goes when, of what is said no more.
 
+use keelson_addons::addon::AddonStatus;
 use keelson_addons::inventory::{Entry, stale};
 
 fn entry(group: &str, kind: &str, name: &str) -> Entry {
@@ -27,4 +28,22 @@ fn what_is_said_no_more_goes_in_the_order_opposite_to_that_in_which_it_came() {
     };
     assert_eq!(names(&[]), ["one", "web", "b", "a", "tabs.example.com", "shop"]);
     assert_eq!(names(&["shop", "a", "web", "one"]), ["b", "tabs.example.com"]);
+}
+
+#[test]
+fn of_many_objects_each_has_less_to_say() {
+    let objects = (0..2000).map(|n| Entry {
+        message: "ä".repeat(450),
+        ..entry("apps", "Deployment", &format!("web-{n}"))
+    });
+    let mut status = AddonStatus {
+        objects: objects.collect(),
+        ..AddonStatus::default()
+    };
+    status.fit();
+    let length = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
+    assert!(length < 1 << 20, "{length}");
+    let once = status.clone();
+    status.fit();
+    assert_eq!(status, once, "written once");
 }

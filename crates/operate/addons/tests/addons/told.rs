@@ -8,6 +8,11 @@ fn tree(place: &str, files: &[(&str, &str)]) -> Tree {
     let found = files.iter().map(|(path, text)| Found {
         path: (*path).into(),
         file: format!("/a/{path}").into(),
+        place: match path.contains('/') {
+            true => format!("{place} {BELOW}"),
+            false => place.into(),
+        },
+        is_young: false,
         hash: (*text).into(),
         content: Content::Packed(text.as_bytes().to_vec()),
     });
@@ -15,9 +20,12 @@ fn tree(place: &str, files: &[(&str, &str)]) -> Tree {
         directory: "/a".into(),
         place: place.into(),
         files: found.collect(),
-        incomplete: None,
+        ..Tree::default()
     }
 }
+
+/// Where directories below are.
+const BELOW: &str = "5:5";
 
 fn told(trees: &[Tree]) -> Vec<Source> {
     let steps = plan("s", trees, &[]).steps.into_iter();
@@ -76,4 +84,35 @@ fn a_directory_that_is_not_what_it_was_takes_nothing_away() {
     // Another one with files in it was put there by somebody, all at once.
     let now = plan("s", &[tree("2:2", &[("w.yaml", "1")])], &before);
     assert_eq!(shown(&now, &before), ["tell w.yaml 1", "withdraw x.yaml"]);
+}
+
+#[test]
+fn a_disk_below_that_is_not_mounted_takes_nothing_away() {
+    let before = told(&[tree("1:1", &[("mnt/x.yaml", "1"), ("y.yaml", "1")])]);
+    let now = |below: Option<&str>| {
+        let mut tree = tree("1:1", &[("y.yaml", "1")]);
+        tree.places
+            .extend(below.map(|place| ("mnt/".to_string(), place.to_string())));
+        plan("s", &[tree], &before)
+    };
+    let unmounted = now(Some("6:6"));
+    assert!(
+        unmounted.steps.is_empty() && unmounted.kept[0].contains("/a/mnt/"),
+        "{unmounted:?}"
+    );
+    assert_eq!(shown(&now(Some(BELOW)), &before), ["withdraw mnt/x.yaml"]);
+    assert_eq!(
+        shown(&now(None), &before),
+        ["withdraw mnt/x.yaml"],
+        "with its directory"
+    );
+}
+
+#[test]
+fn while_a_file_is_being_written_what_was_told_counts() {
+    let before = told(&[tree("1:1", &[("x.yaml", "1"), ("y.yaml", "1")])]);
+    let mut half = tree("1:1", &[("x.yaml", "half")]);
+    half.files[0].is_young = true;
+    let now = plan("s", &[half], &before);
+    assert!(now.steps.is_empty() && now.kept[0].contains("/a/x.yaml"), "{now:?}");
 }

@@ -55,8 +55,7 @@ export class Reflector extends EventTarget {
       if (signal.aborted) return;
       // A page that is too old: begin anew.
       if (error.isExpired) return this.again();
-      if (error instanceof Problem) return this.failed(error);
-      throw error;
+      return this.failed(error instanceof Problem ? error : unreadable(error));
     }
     if (signal.aborted) return;
     this.items = fresh;
@@ -67,11 +66,20 @@ export class Reflector extends EventTarget {
   watch() {
     const query = { ...this.query, watch: 1, allowWatchBookmarks: 'true', resourceVersion: this.revision, timeoutSeconds: WATCH_SECONDS };
     let expired = null;
+    let broken = false;
     const began = Date.now();
     const each = lines((line) => {
-      const event = JSON.parse(line);
-      if (event.type === 'ERROR') expired = new Problem(event.object);
-      else this.apply(event);
+      if (broken) return;
+      try {
+        const event = JSON.parse(line);
+        if (event.type === 'ERROR') expired = new Problem(event.object);
+        else this.apply(event);
+      } catch (error) {
+        // What was lost is nowhere else: begin anew.
+        broken = true;
+        this.close();
+        this.failed(unreadable(error));
+      }
     });
     this.close = open(this.table ? 'table' : 'stream', withQuery(this.path, query), {
       begun: () => {
@@ -141,6 +149,10 @@ export class Reflector extends EventTarget {
     this.next = null;
     next();
   }
+}
+
+function unreadable(error) {
+  return new Problem({ code: 500, reason: 'Unknown', message: `what the API answered can't be read: ${error.message}` });
 }
 
 function slim({ name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels, ownerReferences }) {

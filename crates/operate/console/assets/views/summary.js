@@ -13,9 +13,14 @@ export function summaryTab(of) {
   let treeOf = '';
   const draw = perFrame(() => {
     const o = of.object;
-    fill(page, h('div', { class: 'columns' },
-      card('Facts', facts(of, o)), tree, containers(o), conditions(o), ports(o),
-      labels('Labels', o.metadata.labels), labels('Annotations', o.metadata.annotations)));
+    try {
+      fill(page, h('div', { class: 'columns' },
+        card('Facts', facts(of, o)), tree, containers(o), conditions(o), ports(o),
+        labels('Labels', o.metadata.labels), labels('Annotations', o.metadata.annotations)));
+    } catch (error) {
+      // Custom kinds may mean anything by these names.
+      fill(page, h('div', { class: 'notice' }, `It isn't of the form that is shown here (${error.message}): its YAML has all of it.`));
+    }
   });
   return {
     element,
