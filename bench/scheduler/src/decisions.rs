@@ -40,7 +40,8 @@ pub struct Decisions {
     /// Decisions give up after so long.
     within: Duration,
     began: std::time::Instant,
-    /// Of each namespace: pods that had a node once, and those that were tried.
+    /// Of each namespace: pods that were made, those that had a node once, and those that were tried.
+    made: HashMap<String, Vec<String>>,
     placed: HashMap<String, Vec<String>>,
     tried: HashMap<String, BTreeSet<String>>,
     churning: Vec<(Churning, Ticks, Vec<Vec<String>>)>,
@@ -105,6 +106,7 @@ impl Decisions {
             clock: Duration::ZERO,
             within,
             began: std::time::Instant::now(),
+            made: HashMap::new(),
             placed: HashMap::new(),
             tried: HashMap::new(),
             churning: Vec::new(),
@@ -118,7 +120,10 @@ impl Decisions {
         self.start + self.clock
     }
 
-    fn comes(&mut self, pod: Pod) {
+    fn comes(&mut self, namespace: &str, mut pod: Pod) {
+        let uid = format!("{namespace}/{}", pod.name());
+        self.made.entry(namespace.to_owned()).or_default().push(uid.clone());
+        pod.metadata.uid = Some(uid);
         self.queue.set(Arc::new(PodInfo::of(Arc::new(pod))), self.now());
     }
 
@@ -256,9 +261,8 @@ impl Decisions {
                 self.queue.happened(ClusterEvent::Node(node), self.now());
             }
             "Pod" => {
-                let mut pod: Pod = serde_json::from_value(object)?;
-                pod.metadata.uid = Some(format!("{namespace}/{}", pod.name()));
-                self.comes(pod);
+                let pod: Pod = serde_json::from_value(object)?;
+                self.comes(namespace, pod);
             }
             "Service" => {
                 let service: Service = serde_json::from_value(object)?;
@@ -295,12 +299,11 @@ impl Field for Decisions {
 
     async fn pods(&mut self, namespace: &str, made: Vec<Made>, measured: bool) -> Result<()> {
         let mut pods = Vec::with_capacity(made.len());
-        for Made { mut pod, volume } in made {
+        for Made { pod, volume } in made {
             if let Some((volume, claim)) = volume {
                 self.world.bound(volume, claim);
             }
-            pod.metadata.uid = Some(format!("{namespace}/{}", pod.name()));
-            pods.push(Arc::new(pod));
+            pods.push(pod);
         }
         if measured {
             // What it took to get here is no figure of theirs.
@@ -311,10 +314,7 @@ impl Field for Decisions {
                 took: Vec::with_capacity(pods.len() * 2),
             });
         }
-        let now = self.now();
-        for pod in pods {
-            self.queue.set(Arc::new(PodInfo::of(pod)), now);
-        }
+        pods.into_iter().for_each(|pod| self.comes(namespace, pod));
         Ok(())
     }
 
@@ -357,7 +357,10 @@ impl Field for Decisions {
     }
 
     async fn delete(&mut self, namespace: &str, a_second: Option<u64>, _: bool) -> Result<()> {
-        let uids = self.placed.remove(namespace).unwrap_or_default();
+        // Also those that wait or are gated.
+        let uids = self.made.remove(namespace).unwrap_or_default();
+        self.placed.remove(namespace);
+        self.tried.remove(namespace);
         match a_second {
             Some(n) => {
                 let ticks = Ticks::new(Duration::from_secs(1) / u32::try_from(n)?, self.clock);

@@ -295,6 +295,69 @@ async fn a_claim_that_goes_while_its_pod_is_bound_costs_the_pod_a_try_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_for_which_no_volume_can_be_made_is_given_up_at_once() {
+    let cluster = Cluster::builder()
+        .nodes(1)
+        .controllers(&["serviceaccount", "nodelifecycle"])
+        .start()
+        .await;
+    cluster.apply(SLOW).await;
+    cluster.apply(CLAIM).await;
+    cluster.apply(&pod("p", USES_CLAIM)).await;
+    awaits_its_volume(&cluster).await;
+    // As a provisioner says it.
+    let refused = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": null}}});
+    let _: PersistentVolumeClaim = cluster.patch("default", "data", refused).await;
+    // It is tried again after a second or two, not when the time for binding is over.
+    awaits_its_volume(&cluster).await;
+    assert!(failures(&cluster).await > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_the_node_doesnt_reach_binds_no_pod() {
+    let cluster = Cluster::builder()
+        .nodes(1)
+        .controllers(&["serviceaccount", "nodelifecycle"])
+        .start()
+        .await;
+    cluster.apply(SLOW).await;
+    cluster.apply(CLAIM).await;
+    cluster.apply(&pod("p", USES_CLAIM)).await;
+    awaits_its_volume(&cluster).await;
+    cluster
+        .apply(
+            r#"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: elsewhere}
+spec:
+  storageClassName: slow
+  accessModes: [ReadWriteOnce]
+  capacity: {storage: 1Gi}
+  csi: {driver: a.b, volumeHandle: h}
+  claimRef: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: default, name: data}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: In, values: [elsewhere]}]}]}}
+"#,
+        )
+        .await;
+    // As whoever binds claims does it.
+    let bound = json!({"spec": {"volumeName": "elsewhere"}, "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}});
+    let _: PersistentVolumeClaim = cluster.patch("default", "data", bound).await;
+    let mut claim: PersistentVolumeClaim = cluster.get("default", "data").await;
+    claim.status.get_or_insert_default().phase = Some("Bound".into());
+    let written = cluster.objects::<PersistentVolumeClaim>().update_status(&claim).await;
+    written.expect("its status is written");
+    cluster.sleep(secs(60)).await;
+    let pod: Pod = cluster.get("default", "p").await;
+    assert_eq!(
+        pod.spec.and_then(|spec| spec.node_name),
+        None,
+        "its volume is elsewhere"
+    );
+    assert!(failures(&cluster).await > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_goes_while_it_is_bound_isnt_tried_again() {
     let cluster = Cluster::builder()
         .nodes(1)

@@ -1,22 +1,25 @@
-//! Carries plans out: volumes, devices ([`devices`]) and binding, conditions, nominations, victims.
+//! Carries plans out: volumes ([`volumes`]), devices ([`devices`]) and binding, conditions, nominations, victims.
 
 mod devices;
+mod volumes;
 
 use crate::core::Core;
 use crate::extender::Extender;
 use crate::ledger::Ledger;
 use crate::plan::Why;
 use crate::plugins::dynamic_resources::Decision as Devices;
-use crate::plugins::volume_binding::{Decision, SELECTED_NODE};
+use crate::plugins::volume_binding::Decision;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
-use anyhow::{Context, anyhow, bail};
+use crate::world::World;
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use keelson_client::events::reference;
 use keelson_client::{
     ApiObject, EventType, Kind, Objects, Patch, Recorder, Rest, delete_options, is_conflict, is_not_found,
 };
+use keelson_trace::step;
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
@@ -44,6 +47,7 @@ pub struct Binder {
     pub profile: Arc<Profile>,
     /// Told when claims or volumes change.
     pub volumes_changed: Arc<Notify>,
+    pub world: Arc<dyn World>,
     pub ledger: Arc<Ledger>,
     pub extenders: Arc<[Extender]>,
 }
@@ -55,22 +59,30 @@ impl Binder {
         node: &str,
         (volumes, devices): (&Decision, &Devices),
         writes: &Writes,
+        core: &Core,
     ) -> anyhow::Result<()> {
         if !volumes.is_empty() {
-            let bound = self.bind_volumes(node, volumes);
-            match tokio::time::timeout(self.profile.volumes_within, bound).await {
-                Ok(result) => result.context("binding volumes")?,
-                Err(_) => bail!("binding volumes: context deadline exceeded"),
-            }
+            let bound = self.bind_volumes(pod, node, volumes, core);
+            let bound = tokio::time::timeout(self.profile.volumes_within, bound);
+            let bound = async {
+                bound
+                    .await
+                    .unwrap_or_else(|_| Err(anyhow!("context deadline exceeded")))
+            };
+            step("volumes", bound).await.context("binding volumes")?;
         }
         if !devices.claims.is_empty() {
-            self.bind_devices(pod, node, devices, writes).await?;
+            step("devices", self.bind_devices(pod, node, devices, writes)).await?;
         }
         let _place = writes.place().await;
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);
-        if !self.bound_by_extender(pod, node).await? {
-            self.bind_here(pod, node).await?;
-        }
+        let bound = async {
+            match self.bound_by_extender(pod, node).await? {
+                true => Ok(()),
+                false => self.bind_here(pod, node).await,
+            }
+        };
+        step("binding", bound).await?;
         let message = format!("Successfully assigned {namespace}/{name} to {node}");
         self.tell(&pod.pod, EventType::Normal, "Scheduled", "Binding", message);
         Ok(())
@@ -102,76 +114,6 @@ impl Binder {
             .await
             .context("binding rejected")?;
         Ok(())
-    }
-
-    async fn bind_volumes(&self, node: &str, volumes: &Decision) -> anyhow::Result<()> {
-        for (volume, claim) in &volumes.bind {
-            let claim_ref = json!({
-                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.namespace(), "name": claim.name(),
-                "uid": claim.uid(), "resourceVersion": claim.metadata.resource_version,
-            });
-            let patch = json!({
-                "metadata": {
-                    "resourceVersion": volume.metadata.resource_version,
-                    "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"},
-                },
-                "spec": {"claimRef": claim_ref},
-            });
-            self.objects::<PersistentVolume>()
-                .patch("", volume.name(), Patch::Merge(&patch))
-                .await?;
-        }
-        for claim in &volumes.provision {
-            let patch = json!({"metadata": {
-                "resourceVersion": claim.metadata.resource_version, "annotations": {SELECTED_NODE: node},
-            }});
-            let claims = self.objects::<PersistentVolumeClaim>();
-            claims
-                .patch(claim.namespace(), claim.name(), Patch::Merge(&patch))
-                .await?;
-        }
-        let waiting = volumes
-            .bind
-            .iter()
-            .map(|(_, claim)| claim)
-            .chain(&volumes.provision)
-            .chain(&volumes.await_volume);
-        for claim in waiting {
-            self.bound(claim, node).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the claim has its volume.
-    async fn bound(&self, claim: &PersistentVolumeClaim, node: &str) -> anyhow::Result<()> {
-        let claims = self.objects::<PersistentVolumeClaim>();
-        loop {
-            let changed = self.volumes_changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let now = claims.get(claim.namespace(), claim.name()).await?;
-            if now.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound") {
-                return Ok(());
-            }
-            // A provisioner that can't make a volume for the node takes the note away: the pod is to be tried elsewhere.
-            let annotations = now.metadata.annotations.as_ref();
-            let has_volume = now.spec.as_ref().is_some_and(|s| s.volume_name.is_some());
-            let was_noted = claim
-                .metadata
-                .annotations
-                .as_ref()
-                .is_some_and(|a| a.contains_key(SELECTED_NODE));
-            if was_noted
-                && !has_volume
-                && annotations.and_then(|a| a.get(SELECTED_NODE)).map(String::as_str) != Some(node)
-            {
-                return Err(anyhow!(
-                    "pvc {:?}: selectedNode annotation was removed or changed",
-                    claim.name()
-                ));
-            }
-            changed.await;
-        }
     }
 
     /// Says in the pod's status, and by an event, that it fits nowhere now.

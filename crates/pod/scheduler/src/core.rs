@@ -11,6 +11,7 @@ use crate::snapshot::Snapshot;
 use crate::told::Told;
 use crate::world::World;
 use k8s_openapi::api::core::v1::Node;
+use keelson_trace::Tracer;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Core {
     profiles: Profiles,
     state: Mutex<State>,
     pub changed: Notify,
+    /// Told when a pod goes that was being bound.
+    pub left: Notify,
 }
 
 pub struct State {
@@ -32,7 +35,13 @@ pub struct State {
 }
 
 impl Core {
-    pub fn new(profiles: Profiles, world: Arc<dyn World>, backoffs: Backoffs, told: Arc<Told>) -> Arc<Core> {
+    pub fn new(
+        profiles: Profiles,
+        world: Arc<dyn World>,
+        backoffs: Backoffs,
+        told: Arc<Told>,
+        tracer: Tracer,
+    ) -> Arc<Core> {
         let asked = profiles.clone();
         let hearing = profiles.clone();
         let hears = move |event: &ClusterEvent, name: &str| {
@@ -65,12 +74,14 @@ impl Core {
             queue: Queue::new(Box::new(helps), backoffs)
                 .heard_by(Box::new(hears))
                 .held_by(Box::new(held))
-                .telling(told),
+                .telling(told)
+                .traced_by(tracer),
         };
         Arc::new(Core {
             profiles,
             state: Mutex::new(state),
             changed: Notify::new(),
+            left: Notify::new(),
         })
     }
 
@@ -114,7 +125,7 @@ impl Core {
         self.change(|state, now| match pod.node_name() {
             Some(_) => state.placed(pod, now),
             None if pod.is_deleting() || !self.is_ours(&pod) => {
-                state.queue.remove(pod.uid());
+                self.leaves(state, &pod);
                 state.cluster.clear_nomination(pod.uid());
             }
             // Its binding is under way; the API is behind.
@@ -142,12 +153,19 @@ impl Core {
 
     pub fn pod_gone(&self, pod: Arc<PodInfo>) {
         self.change(|state, now| {
-            state.queue.remove(pod.uid());
+            self.leaves(state, &pod);
             state.cluster.clear_nomination(pod.uid());
             if let Some(pod) = state.cluster.remove_pod(pod.uid()) {
                 state.queue.happened(ClusterEvent::PodLeft(pod), now);
             }
         });
+    }
+
+    fn leaves(&self, state: &mut State, pod: &PodInfo) {
+        if state.queue.is_binding(pod.uid()) {
+            self.left.notify_waiters();
+        }
+        state.queue.remove(pod.uid());
     }
 
     fn is_ours(&self, pod: &PodInfo) -> bool {
@@ -212,7 +230,7 @@ mod tests {
         let profiles: Profiles = Arc::new(vec![Arc::default()]);
         let told = Told::new(&Measures::default());
         let world = Arc::new(Fixed::default());
-        let core = Core::new(profiles, world.clone(), Backoffs::default(), told);
+        let core = Core::new(profiles, world.clone(), Backoffs::default(), told, Tracer::none());
         let mut snapshot = Snapshot::new(world);
         let pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"}, "spec": {"containers": []}});
         core.pod_seen(Arc::new(PodInfo::of(Arc::new(serde_json::from_value(pod).unwrap()))));

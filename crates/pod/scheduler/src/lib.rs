@@ -51,6 +51,7 @@ use futures::FutureExt;
 use inputs::Inputs;
 use keelson_client::leader::{Election, acquire};
 use keelson_client::{Recorder, Rest, Telling};
+use keelson_trace::{Tracer, within};
 use plan::{Plan, Turn, Why, plan};
 use plugins::dynamic_resources::Decision as Devices;
 use plugins::volume_binding::Decision;
@@ -96,6 +97,8 @@ pub struct Config {
     pub seed: Option<u64>,
     /// Where decisions, requests and queues are counted.
     pub telling: Telling,
+    /// Who tells of the pods' time here, in their traces.
+    pub tracer: Tracer,
 }
 
 impl Default for Config {
@@ -107,6 +110,7 @@ impl Default for Config {
             leader_election: None,
             seed: None,
             telling: Telling::default(),
+            tracer: Tracer::none(),
         }
     }
 }
@@ -155,7 +159,9 @@ impl Scheduler {
         let profiles: Profiles = Arc::new(config.profiles.iter().cloned().map(Arc::new).collect());
         let measures = &config.telling.measures;
         let told = Told::new(measures);
-        let core = Core::new(profiles.clone(), inputs.world.clone(), config.backoffs, told.clone());
+        let world: Arc<dyn World> = inputs.world.clone();
+        let tracer = config.tracer.clone();
+        let core = Core::new(profiles.clone(), world.clone(), config.backoffs, told.clone(), tracer);
         told.follow(measures, &core);
         let volumes_changed = Arc::new(Notify::new());
         inputs.feed(&core);
@@ -167,6 +173,7 @@ impl Scheduler {
             events: Recorder::start(&rest, &profile.scheduler_name, "", stop),
             profile: profile.clone(),
             volumes_changed: volumes_changed.clone(),
+            world: world.clone(),
             ledger: ledger.clone(),
             extenders: extenders.clone(),
         };
@@ -362,18 +369,22 @@ impl Scheduler {
                 return None;
             }
             state.cluster.assume(Arc::new(pod.on_node(&node)));
-            state.queue.tries(pod.uid())
+            Some((state.queue.tries(pod.uid())?, state.queue.take_span(pod.uid())))
         });
-        let Some((attempts, first)) = tries else { return };
+        let Some(((attempts, first), span)) = tries else { return };
         let told = self.told.clone();
         bind::promise(&self.core, &volumes);
         binder.promise_devices(&devices);
         let (core, writes) = (self.core.clone(), self.writes.clone());
         self.tasks.spawn(async move {
-            let bound = binder.bind(&pod, &node, (&volumes, &devices), &writes).await;
+            let bound = binder.bind(&pod, &node, (&volumes, &devices), &writes, &core);
+            let bound = within(&span, bound).await;
             bind::release(&core, &volumes);
             binder.release_devices(&pod, &devices, bound.is_ok(), &writes).await;
             let Err(error) = bound else {
+                span.tell("k8s.node.name", || node.clone());
+                span.tell("attempts", || i64::from(attempts));
+                drop(span);
                 told.ended(Ended::Scheduled, pod.scheduler_name(), began.elapsed());
                 return told.bound(attempts, first.elapsed());
             };
@@ -381,6 +392,7 @@ impl Scheduler {
             // Whether the pod is still there is what was seen of it, not what this or that request was answered.
             let waits = core.with(|state, now| {
                 state.cluster.forget(pod.uid());
+                state.queue.give_back(pod.uid(), span);
                 // What would have been there is free for others.
                 state.queue.happened(events::ClusterEvent::PodLeft(pod.clone()), now);
                 if !devices.claims.is_empty() {

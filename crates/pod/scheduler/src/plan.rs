@@ -109,7 +109,12 @@ pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Tu
         why.preemption = preempting.map(|limits| preempt::find(cycle, &filters, &why, limits, &mut turn.rng));
         return Plan::Wait(why);
     };
-    settle(profile, cycle, node, why)
+    let settled = settle(profile, cycle, node, why);
+    if matches!(settled, Plan::Wait(_)) {
+        // The node wasn't taken.
+        turn.batch = None;
+    }
+    settled
 }
 
 fn prepare<'a>(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<Prepare<'a>, Plan> {

@@ -8,6 +8,8 @@
 //! * *binding*: a node was found. Until the API shows the pod there, it may yet come back; whoever was deleted meanwhile doesn't.
 //!
 //! Events that come while a pod is being tried are kept until it is back, so that none is missed.
+//!
+//! In a pod's trace its time here is one span, from its entry until it is bound, with its tries and what moved it as events.
 
 mod refused;
 
@@ -15,6 +17,7 @@ use crate::events::ClusterEvent;
 use crate::plan::Why;
 use crate::pod::PodInfo;
 use crate::told::{Told, label};
+use keelson_trace::{Kind, Origin, Span, Tracer};
 use refused::Refused;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -77,6 +80,7 @@ pub struct Queue {
     is_held: Box<Held>,
     backoffs: Backoffs,
     told: Option<Arc<Told>>,
+    tracer: Tracer,
 }
 
 type Rank = (Reverse<i32>, Instant, u64);
@@ -91,6 +95,7 @@ struct Waiting {
     /// Who refused it in the last try. What each node lacks is told and not kept: there are thousands of nodes, and of such pods.
     by: BTreeSet<&'static str>,
     state: State,
+    span: Span,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -129,6 +134,7 @@ impl Queue {
             is_held: Box::new(|_| false),
             backoffs,
             told: None,
+            tracer: Tracer::none(),
         }
     }
 
@@ -150,11 +156,42 @@ impl Queue {
         }
     }
 
+    /// The time of pods in it is told.
+    pub fn traced_by(self, tracer: Tracer) -> Queue {
+        Queue { tracer, ..self }
+    }
+
+    /// What isn't taken costs a pod that waits nothing.
+    fn begun(&self, pod: &PodInfo) -> Span {
+        let span = self.tracer.begin(Kind::Internal, "schedule", Origin::Pod(pod.uid()));
+        if span.trace().is_none() {
+            return Span::none();
+        }
+        span.tell("k8s.pod.uid", || pod.uid().to_owned());
+        span.tell("k8s.pod.name", || pod.key.name.clone());
+        span.tell("k8s.namespace.name", || pod.key.namespace.clone());
+        span
+    }
+
+    /// What tells of the pod's time here, for whoever binds it; to be given back if that fails.
+    pub fn take_span(&mut self, uid: &str) -> Span {
+        self.pods
+            .get_mut(uid)
+            .map(|waiting| std::mem::take(&mut waiting.span))
+            .unwrap_or_default()
+    }
+    pub fn give_back(&mut self, uid: &str, span: Span) {
+        if let Some(waiting) = self.pods.get_mut(uid) {
+            waiting.span = span;
+        }
+    }
+
     fn comes(&self, uid: &str, event: &'static str) {
-        let (Some(told), Some(waiting)) = (&self.told, self.pods.get(uid)) else {
-            return;
-        };
-        told.comes(waiting.state.queue(), event);
+        let Some(waiting) = self.pods.get(uid) else { return };
+        waiting.span.event(event);
+        if let Some(told) = &self.told {
+            told.comes(waiting.state.queue(), event);
+        }
     }
 
     /// How many pods wait in each queue, under upstream's names.
@@ -192,6 +229,7 @@ impl Queue {
         let is_gated = pod.gates().next().is_some() || (self.is_held)(&pod);
         let Some(waiting) = self.pods.get_mut(&uid) else {
             let waiting = Waiting {
+                span: self.begun(&pod),
                 pod,
                 since: now,
                 first: None,
@@ -249,6 +287,7 @@ impl Queue {
         waiting.attempts += 1;
         waiting.tried = now;
         waiting.state = State::InFlight;
+        waiting.span.event("Attempt");
         let pod = waiting.pod.clone();
         self.in_flight = Some((uid, Vec::new()));
         Some(pod)
@@ -282,6 +321,10 @@ impl Queue {
         true
     }
 
+    pub fn is_binding(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_some_and(|w| w.state == State::Binding)
+    }
+
     /// The pod as it was seen last, unless it has gone or has its node.
     pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
         self.pods.get(uid).map(|waiting| &waiting.pod)
@@ -292,6 +335,9 @@ impl Queue {
         let Some(missed) = self.landed(uid) else { return };
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         waiting.by.clone_from(&why.plugins);
+        waiting.span.event_of("Unschedulable", "plugins", || {
+            why.plugins.iter().copied().collect::<Vec<_>>().join(",")
+        });
         if missed.iter().any(|event| helps(&self.helps, waiting, event)) {
             return self.move_on(uid, now, FAILED);
         }
@@ -310,6 +356,7 @@ impl Queue {
         let until = now + self.backoffs.after(waiting.attempts.max(1));
         waiting.tried = now;
         waiting.by.clear();
+        waiting.span.event("Error");
         waiting.state = State::BackingOff {
             until,
             after_error: true,

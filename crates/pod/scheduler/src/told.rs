@@ -174,6 +174,7 @@ mod tests {
             Arc::new(crate::world::Fixed::default()),
             Default::default(),
             told.clone(),
+            keelson_trace::Tracer::none(),
         );
         told.follow(&measures, &core);
         told.decided(Duration::from_millis(3));

@@ -297,6 +297,21 @@ async fn it_binds_if_it_says_that_it_does() {
 }
 
 #[tokio::test]
+async fn where_room_was_made_is_asked_about_first_and_an_error_there_isnt_the_decisions() {
+    let (address, asked) = server(json!({"/ext/filter": {"NodeNames": ["b", "b"]}})).await;
+    let extenders = made(address, json!({"filterVerb": "filter"})).await;
+    let mut pod = (*pod("p", "1", 0).pod).clone();
+    pod.status = serde_json::from_value(json!({"nominatedNodeName": "a"})).unwrap();
+    let pod = PodInfo::of(Arc::new(pod));
+    // Of the one node that it is asked about it names another; of all it names one, twice.
+    assert_eq!(decide(&extenders, &pod, &snapshot("0")).await.as_deref(), Ok("b"));
+    let asked = asked.lock();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].1["NodeNames"], json!(["a"]));
+    assert_eq!(asked[1].1["NodeNames"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn those_that_may_fail_are_asked_last() {
     let (address, asked) = server(json!({"/x/one": {"NodeNames": ["a", "b"]}, "/x/two": {"NodeNames": ["a"]}})).await;
     let one = |verb: &str, may_fail: bool| json!({"urlPrefix": format!("http://{address}/x"), "filterVerb": verb, "nodeCacheCapable": true, "ignorable": may_fail});

@@ -19,9 +19,10 @@ pub struct Extender {
     bind_verb: String,
     #[serde(default)]
     weight: i64,
-    /// What decides is the address.
+    /// Whether there is TLS the address decides. With this, and without an authority, any certificate will do, as upstream has it; without it
+    /// the machine's authorities vouch.
     #[serde(default, rename = "enableHTTPS")]
-    _enable_https: bool,
+    enable_https: bool,
     tls_config: Option<Tls>,
     http_timeout: Option<String>,
     #[serde(default)]
@@ -80,8 +81,9 @@ impl Extender {
             }
             names.push(managed.name.clone());
         }
-        let tls = self.tls_config.unwrap_or_default();
+        let mut tls = self.tls_config.unwrap_or_default();
         check(&format!("{path}.tlsConfig"), &tls, errors);
+        tls.insecure |= self.enable_https && tls.ca_file.is_empty() && tls.ca_data.is_empty();
         Settings {
             url: self.url_prefix,
             filter: self.filter_verb,

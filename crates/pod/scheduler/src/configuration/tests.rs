@@ -240,6 +240,19 @@ fn extenders_are_taken_and_checked_in_upstreams_words() {
     ] {
         assert_eq!(found, expected);
     }
+    let believes_anybody = |more: Value| {
+        let mut extender = json!({"urlPrefix": "https://x"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            extender[key] = value.clone();
+        }
+        let config = read(file(json!({"extenders": [extender]}))).unwrap_or_else(|e| panic!("{e}"));
+        config.extenders[0].tls.insecure
+    };
+    assert!(!believes_anybody(json!({})), "the machine's authorities vouch");
+    assert!(believes_anybody(json!({"enableHTTPS": true})));
+    assert!(!believes_anybody(
+        json!({"enableHTTPS": true, "tlsConfig": {"caData": "Yw=="}})
+    ));
     let secret = read(file(
         json!({"extenders": [{"urlPrefix": "http://x", "tlsConfig": {"certData": "Yw==", "keyData": "c2VjcmV0"}}]}),
     ));

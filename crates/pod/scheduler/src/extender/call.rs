@@ -35,10 +35,7 @@ impl Caller {
             context: Some(named("extender")),
             ..KubeConfigOptions::default()
         };
-        let (cluster, user) = (
-            cluster(format!("{scheme}://{authority}"), &settings.tls),
-            user(&settings.tls),
-        );
+        let (cluster, user) = (cluster(scheme, authority.as_str(), &settings.tls), user(&settings.tls));
         let file = Kubeconfig {
             clusters: vec![NamedCluster {
                 name: named("extender"),
@@ -104,12 +101,11 @@ fn given(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn cluster(server: String, tls: &Tls) -> Cluster {
-    let has_authority = !tls.ca_file.is_empty() || !tls.ca_data.is_empty();
+fn cluster(scheme: &str, authority: &str, tls: &Tls) -> Cluster {
     Cluster {
-        server: Some(server),
-        // Without an authority anybody is believed, as upstream does it.
-        insecure_skip_tls_verify: Some(tls.insecure || !has_authority),
+        server: Some(format!("{scheme}://{authority}")),
+        // Without TLS nobody's authorities are needed, not even the machine's own.
+        insecure_skip_tls_verify: Some(tls.insecure || scheme == "http"),
         certificate_authority: given(&tls.ca_file).filter(|_| tls.ca_data.is_empty()),
         certificate_authority_data: given(&tls.ca_data),
         tls_server_name: given(&tls.server_name),

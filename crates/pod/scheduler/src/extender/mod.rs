@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{Container, Node};
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use wire::{Args, BindingArgs, BindingResult, FilterResult, PreemptionArgs, PreemptionResult, Preferences, Victims};
@@ -149,8 +149,9 @@ impl Extender {
                 format!("extender {url:?} claims a filtered node {name:?} which is not found in the input node list")
             })
         };
-        let left = left.iter().map(place).collect::<anyhow::Result<_>>()?;
-        Ok((left, result))
+        // Each counts once, however often it is named.
+        let left = left.iter().map(place).collect::<anyhow::Result<BTreeSet<_>>>()?;
+        Ok((left.into_iter().collect(), result))
     }
 
     /// What it gives to each node, weighed, on the plug-ins' scale.

@@ -38,7 +38,17 @@ pub async fn plan<R: Rng + Send>(
             Ok(fitting) => fitting,
             Err(waits) => return Ok(waits),
         };
-        left = filter(&asked, cycle, fitting, &mut why).await?;
+        left = match filter(&asked, cycle, fitting, &mut why).await {
+            // There are others.
+            Err(error) if nominated => {
+                tracing::info!(
+                    error = format!("{error:#}"),
+                    "the node where room was made isn't judged"
+                );
+                continue;
+            }
+            left => left?,
+        };
         if !left.is_empty() {
             break;
         }

@@ -2,9 +2,11 @@
 
 use crate::pod::PodInfo;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// The most that an extender gives to a node.
@@ -89,38 +91,60 @@ where
     }
 }
 
+/// Read as it comes: an answer may repeat all nodes, of which only the names are kept.
 impl<'de> Deserialize<'de> for FilterResult {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Named {
-            metadata: Name,
-        }
-        #[derive(Deserialize)]
-        struct Name {
-            #[serde(default)]
-            name: String,
-        }
-        #[derive(Deserialize)]
-        struct List {
-            #[serde(default)]
-            items: Option<Vec<Named>>,
-        }
-        let mut all = fields(deserializer)?;
-        let nodes: Option<List> = field::<_, D>(&mut all, "nodes")?;
-        let names = |list: List| {
-            list.items
-                .into_iter()
-                .flatten()
-                .map(|node| node.metadata.name)
-                .collect()
+        deserializer.deserialize_map(FilterFields)
+    }
+}
+
+struct FilterFields;
+
+#[derive(Deserialize)]
+struct NamedList {
+    #[serde(default)]
+    items: Option<Vec<Named>>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    metadata: Name,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    #[serde(default)]
+    name: String,
+}
+
+impl<'de> Visitor<'de> for FilterFields {
+    type Value = FilterResult;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an ExtenderFilterResult")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FilterResult, A::Error> {
+        let names = |list: NamedList| {
+            let nodes = list.items.into_iter().flatten();
+            nodes.map(|node| node.metadata.name).collect()
         };
-        Ok(FilterResult {
-            nodes: nodes.map(names),
-            node_names: field::<_, D>(&mut all, "nodenames")?,
-            failed: field::<_, D>(&mut all, "failednodes")?,
-            failed_for_good: field::<_, D>(&mut all, "failedandunresolvablenodes")?,
-            error: field::<_, D>(&mut all, "error")?,
-        })
+        let mut result = FilterResult::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.to_ascii_lowercase().as_str() {
+                "nodes" => result.nodes = map.next_value::<Option<NamedList>>()?.map(names),
+                "nodenames" => result.node_names = map.next_value()?,
+                "failednodes" => result.failed = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                "failedandunresolvablenodes" => {
+                    result.failed_for_good = map.next_value::<Option<_>>()?.unwrap_or_default();
+                }
+                "error" => result.error = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(result)
     }
 }
 

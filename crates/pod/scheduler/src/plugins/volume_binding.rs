@@ -14,7 +14,7 @@ use crate::pod::{Claim, PodInfo};
 use crate::select::matches_any;
 use crate::snapshot::Snapshot;
 use crate::world::World;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use keelson_api::quantity::Quantity;
@@ -145,7 +145,7 @@ impl Claims {
             let Some(volume) = volume else {
                 return Err(Reject::for_good(NO_SUCH_VOLUME));
             };
-            if !is_reachable(volume, node) {
+            if !is_reachable(volume, node.node()) {
                 return Err(Reject::for_good(NOT_REACHABLE));
             }
         }
@@ -200,7 +200,7 @@ fn find(cycle: Cycle<'_>, wanted: &Claim) -> Result<Arc<PersistentVolumeClaim>, 
     Ok(claim)
 }
 
-fn volume_name(claim: &PersistentVolumeClaim) -> Option<&str> {
+pub fn volume_name(claim: &PersistentVolumeClaim) -> Option<&str> {
     claim.spec.as_ref()?.volume_name.as_deref().filter(|n| !n.is_empty())
 }
 
@@ -235,11 +235,11 @@ fn waits_for_consumer(claim: &PersistentVolumeClaim, snapshot: &Snapshot) -> Res
     Ok(class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
 }
 
-fn is_reachable(volume: &PersistentVolume, node: &NodeInfo) -> bool {
+pub fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
     affinity
         .and_then(|a| a.required.as_ref())
-        .is_none_or(|required| matches_any(required, node.node()))
+        .is_none_or(|required| matches_any(required, node))
 }
 
 /// Volumes that are free or reserved for the claim, large enough and of the right kind: asked once, for all nodes. If one is the
@@ -274,7 +274,7 @@ fn match_volume(
 ) -> Option<Arc<PersistentVolume>> {
     let free = suitable
         .iter()
-        .filter(|v| !taken.contains(v.name()) && is_reachable(v, node));
+        .filter(|v| !taken.contains(v.name()) && is_reachable(v, node.node()));
     let size = |volume: &PersistentVolume| storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()));
     let best = free.min_by_key(|v| (is_reserved_for(v, claim).is_none(), size(v)));
     best.cloned()
