@@ -33,6 +33,9 @@ conformance/cluster.sh up
 ok "a cluster whose collector isn't there"
 # Without the function: the number is the collector's own.
 nsenter --net="/run/netns/$CLUSTER" "$COLLECTOR" 127.0.0.1:4317 >"$spans" & collector=$!
+# What was told before it came is lost; the server tries again with the next lot.
+for _ in $(seq 150); do grep '"service":"apiserver"' "$spans" >/dev/null && break; sleep 0.2; done
+grep '"service":"apiserver"' "$spans" >/dev/null || fail "a collector that came later hears nothing"
 pod() {
   k apply -f - >/dev/null <<Y
 apiVersion: v1

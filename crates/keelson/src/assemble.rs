@@ -180,6 +180,7 @@ impl Cluster {
             let settings = keelson_scheduler::Config {
                 leader_election: candidate(config),
                 telling: telling.clone(),
+                tracer: traces::tracer(&mut running, config.tracing.as_ref(), "scheduler", &config.node_name)?,
                 ..config.scheduler.clone()
             };
             components::scheduler::spawn(&mut running, client, settings);

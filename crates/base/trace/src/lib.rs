@@ -10,6 +10,7 @@
 //! is decided once for all of it ([`sampling`]).
 //!
 //! Spans wait in a queue of 2048 and are sent in lots of 512, each with a deadline; what has no room is dropped. Nobody waits for a collector.
+//! Of a text 512 bytes are told.
 
 mod current;
 mod export;

@@ -3,7 +3,7 @@
 use crate::export;
 use crate::sampling::Rate;
 use crate::settings::Settings;
-use crate::span::Span;
+use crate::span::{Span, bounded};
 use crate::{Kind, headers, pods};
 use anyhow::{Context as _, Result};
 use http::HeaderMap;
@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 /// How long spans wait for company.
 const DELAY: Duration = Duration::from_secs(1);
-/// Spans that wait to be sent: some 2 MB. More are dropped, and counted by the collector's own clients as every exporter of OTLP does.
+/// Spans that wait to be sent: some 2 MB, and at most 10 since texts are bounded. More are dropped, and counted by the collector's own clients as every exporter of OTLP does.
 const QUEUE: usize = 2048;
 /// How long the end of a component waits for a collector.
 const LAST: Duration = Duration::from_secs(3);
@@ -113,7 +113,7 @@ impl Tracer {
         if !origin.is_sampled() {
             return;
         }
-        let builder = SpanBuilder::from_name(name())
+        let builder = SpanBuilder::from_name(bounded(name().into()))
             .with_start_time(began)
             .with_links(by.is_valid().then(|| Link::with_context(by)).into_iter().collect());
         NEXT.set(Some(ids));
@@ -123,7 +123,7 @@ impl Tracer {
 
     pub(crate) fn start(&self, kind: Kind, name: Cow<'static, str>, parent: &Context, links: Vec<Link>) -> Span {
         let Some(inner) = &self.0 else { return Span::none() };
-        let builder = SpanBuilder::from_name(name).with_kind(kind).with_links(links);
+        let builder = SpanBuilder::from_name(bounded(name)).with_kind(kind).with_links(links);
         let span = inner.tracer.build_with_context(builder, parent);
         Span::of(Context::new().with_span(span).with_value(self.clone()))
     }

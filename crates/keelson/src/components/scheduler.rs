@@ -3,8 +3,8 @@
 use super::front::{Front, secure};
 use super::reach::Reach;
 use super::{Elect, LogOptions};
-use crate::config;
 use crate::supervise::Supervisor;
+use crate::{config, traces};
 use anyhow::Context;
 use clap::Args;
 use keelson_scheduler::Config;
@@ -35,6 +35,9 @@ pub struct Options {
     /// YAML file that says how pods are scheduled: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// YAML file that says where traces are sent, and how many (TracingConfiguration)
+    #[arg(long, value_name = "FILE")]
+    tracing_config_file: Option<PathBuf>,
     #[command(flatten)]
     elect: Elect,
     #[command(flatten)]
@@ -48,6 +51,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         leader_election: options.elect.candidate()?,
         ..settings(options.config.as_deref()).context("--config")?
     };
+    let tracing = traces::settings(options.tracing_config_file.as_deref())?;
     super::run(&options.log, None, async || {
         let client = options.reach.client().await?;
         let mut components = Supervisor::default();
@@ -57,7 +61,13 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         secure
             .start(&mut components, &options.reach.kubeconfig, PORT, front)
             .await?;
-        spawn(&mut components, client, Config { telling, ..settings });
+        let tracer = traces::tracer(&mut components, tracing.as_ref(), "scheduler", &config::host_name()?)?;
+        let settings = Config {
+            telling,
+            tracer,
+            ..settings
+        };
+        spawn(&mut components, client, settings);
         Ok(components)
     })
 }

@@ -8,6 +8,7 @@ use super::{Reach, UNREAD};
 use crate::client::block_on;
 use crate::history::Target;
 use crate::history::logs::{Asked, print};
+use crate::history::plain::Plain;
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use jiff::Timestamp;
@@ -55,6 +56,7 @@ pub struct Options {
 
 pub const AFTER_HELP: &str = "\
 Pods of this node are found by its runtime, without the API; without --namespace a pod may be in any. kubectl shows those of other nodes.
+On a terminal colours are obeyed, and what else terminals obey is shown (^[ for escapes); a pipe or a file gets every byte.
 With --deleted the cluster is asked: nodes keep logs of deleted pods for a day and up to 128 megabytes (--history-log-age and
 --history-log-size of `keelson server` and `keelson agent`). Who may read the logs of pods (pods/log) may read these.";
 
@@ -120,15 +122,25 @@ async fn here(options: Options, since: Option<Timestamp>) -> anyhow::Result<Exit
             _ => anyhow::Error::from(error).context(format!("the log {}", path.display())),
         })
     });
-    let mut out = std::io::stdout();
+    let mut plain = Plain::on(&std::io::stdout());
     while let Some(piece) = receiver.recv().await {
-        match out.write_all(&piece).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::from(UNREAD)),
-            written => written.context("the log can't be shown")?,
+        if !shown_all(&plain.piece(&piece))? {
+            return Ok(ExitCode::from(UNREAD));
         }
     }
-    reading.await??;
+    let read = reading.await?;
+    shown_all(&plain.end())?;
+    read?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `false`: nobody reads it any more.
+fn shown_all(piece: &[u8]) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout();
+    match out.write_all(piece).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.context("the log can't be shown").map(|()| true),
+    }
 }
 
 #[cfg(test)]

@@ -130,10 +130,20 @@ fn candidates<'a>(node: &'a Node, meant: &Meant<'_>, instance: Instance) -> anyh
         inside.filter(|&one| is(one)).collect()
     };
     let named = those(&|one| one.pod == meant.word);
-    if !named.is_empty() {
+    let by_id = those(&|one| one.id.starts_with(meant.word));
+    if let Some(of_name) = named.first() {
+        // Whoever may create pods may name one as another's ID begins.
+        let of_id = those(&|one| one.pod != meant.word && has_id(one, meant.word));
+        if let Some(of_id) = of_id.first().filter(|_| meant.namespace.is_none()) {
+            bail!(
+                "{} is the name of a pod, {}/{}, and how an ID of {of_id} begins: NAMESPACE/POD says which pod",
+                meant.word,
+                of_name.namespace,
+                of_name.pod,
+            );
+        }
         return Ok(named);
     }
-    let by_id = those(&|one| one.id.starts_with(meant.word));
     if by_id.is_empty() {
         let of_pod = those(&|one| one.pod_id.starts_with(meant.word));
         ensure!(
@@ -159,6 +169,13 @@ fn candidates<'a>(node: &'a Node, meant: &Meant<'_>, instance: Instance) -> anyh
         meant.word
     );
     Ok(by_id)
+}
+
+/// Fewer letters are nobody's way to mean an ID, and often a name (`db`).
+const SHORTEST_ID: usize = 4;
+
+fn has_id(one: &Container, word: &str) -> bool {
+    word.len() >= SHORTEST_ID && (one.id.starts_with(word) || one.pod_id.starts_with(word))
 }
 
 /// Instances of the pod's only container, or of the only one that runs.
@@ -247,6 +264,32 @@ mod tests {
         assert!(said("nowhere", None, Instance::Last).contains("keelson ps -a"));
         assert!(said("done", None, Instance::Running).contains("its state is Exited"));
         assert!(said("two", Some("a"), Instance::BeforeLast).contains("before its last one"));
+    }
+
+    #[test]
+    fn a_pod_named_as_anothers_id_begins_isnt_taken_for_it() {
+        let node = node(&[
+            ("shop", "web", "app", 0, State::Running),
+            ("evil", "id-0", "app", 0, State::Running),
+            ("evil", "id-", "app", 0, State::Running),
+            ("evil", "id-2", "app", 0, State::Running),
+        ]);
+        let ask = |target: &str| {
+            let wanted = Wanted::new(target, None);
+            let found = wanted
+                .meant(None)
+                .and_then(|meant| one(&node, &meant, Instance::Running));
+            found.map(ToString::to_string).map_err(|error| error.to_string())
+        };
+        let said = ask("id-0").unwrap_err();
+        assert!(said.contains("evil/id-0") && said.contains("shop/web/app"), "{said}");
+        assert_eq!(ask("evil/id-0").unwrap(), "evil/id-0/app");
+        assert_eq!(ask("shop/web").unwrap(), "shop/web/app");
+        assert_eq!(ask("id-").unwrap(), "evil/id-/app", "too short for an ID");
+        assert!(
+            ask("id-2").unwrap_err().contains("evil/id-/app"),
+            "its own would be id-3"
+        );
     }
 
     #[test]

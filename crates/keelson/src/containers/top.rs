@@ -72,12 +72,13 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 
 /// Until a key or a signal ends it. The terminal is put in order by what is dropped here.
 async fn kept(sampler: &mut Sampler, mut view: View, options: &Options) -> anyhow::Result<ExitCode> {
+    // While the runtime may be silent, ctrl-c is still what it always is.
+    let mut used = sampler.take().await?;
     let mut ends = Ends::new()?;
     let mut resized = signal(SignalKind::window_change())?;
     let keyed = terminal::is_interactive();
     let _raw = keyed.then(Raw::enter).transpose().context("this terminal")?;
     let mut keys = keyed.then(terminal::input);
-    let mut used = sampler.take().await?;
     let mut next = Instant::now() + FIRST;
     let screen = Screen::open().context("this terminal")?;
     loop {
@@ -85,8 +86,9 @@ async fn kept(sampler: &mut Sampler, mut view: View, options: &Options) -> anyho
             .show(&view.page(&used, &options.filter))
             .context("this terminal")?;
         tokio::select! {
-            () = tokio::time::sleep_until(next) => {
-                used = sampler.take().await?;
+            // A key is heard also while the runtime is asked, which begins anew then.
+            taken = sample(sampler, next) => {
+                used = taken?;
                 next = Instant::now() + Duration::from_secs(options.interval);
             }
             pressed = press(&mut keys) => {
@@ -101,6 +103,11 @@ async fn kept(sampler: &mut Sampler, mut view: View, options: &Options) -> anyho
             came = ends.come() => return Ok(ExitCode::from(came)),
         }
     }
+}
+
+async fn sample(sampler: &mut Sampler, at: Instant) -> anyhow::Result<Used> {
+    tokio::time::sleep_until(at).await;
+    sampler.take().await
 }
 
 async fn press(keys: &mut Option<mpsc::Receiver<Bytes>>) -> Bytes {

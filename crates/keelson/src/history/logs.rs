@@ -1,6 +1,7 @@
 //! `keelson logs --deleted`: what a pod wrote that is gone.
 
 use super::Target;
+use super::plain::Plain;
 use crate::client::kubeconfig;
 use anyhow::Context;
 use http_body_util::BodyExt;
@@ -48,11 +49,13 @@ pub async fn print(asked: Asked<'_>) -> anyhow::Result<ExitCode> {
     let stream = rest.stream(&uri, "*/*").await;
     let mut body = stream.with_context(|| format!("the log of pod {} in {namespace}", asked.pod))?;
     let mut out = std::io::stdout().lock();
+    let mut plain = Plain::on(&out);
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the log broke off")?.into_data() {
-            out.write_all(&data)?;
+            out.write_all(&plain.piece(&data))?;
         }
     }
+    out.write_all(&plain.end())?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }

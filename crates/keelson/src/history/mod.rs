@@ -15,6 +15,7 @@ mod diff;
 mod get;
 pub mod logs;
 mod options;
+pub mod plain;
 pub mod table;
 mod undelete;
 mod volumes;

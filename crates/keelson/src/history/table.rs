@@ -1,13 +1,17 @@
 //! Columns, as wide as what stands in them.
 
+use super::plain;
+
 pub fn print(head: &[&str], rows: &[Vec<String>]) {
     lines(head, rows).iter().for_each(|line| println!("{line}"));
 }
 
 /// The head first.
 pub fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let plain = |row: &Vec<String>| -> Vec<String> { row.iter().map(|cell| plain::line(cell)).collect() };
+    let rows: Vec<Vec<String>> = rows.iter().map(plain).collect();
     let mut widths: Vec<usize> = head.iter().map(|title| title.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }

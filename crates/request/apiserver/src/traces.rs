@@ -1,5 +1,6 @@
 //! A request's span, as upstream's server tells it; and the first of a pod's.
 
+use crate::aggregation;
 use crate::request::{Request, RequestContext, RequestInfo, Response};
 use crate::state::ServerState;
 use keelson_api::Object;
@@ -7,6 +8,31 @@ use keelson_trace::{Kind, Origin, Span};
 
 /// Whose word counts for which trace a request is of. Anybody else's would make this server tell what it needn't.
 const BELIEVED: [&str; 2] = ["system:masters", "system:monitoring"];
+
+/// Parameters that say what is asked for. What others hold isn't known here: it may be a command's words, or a token.
+const TOLD: &[&str] = &[
+    "allowWatchBookmarks",
+    "container",
+    "dryRun",
+    "fieldManager",
+    "fieldSelector",
+    "fieldValidation",
+    "follow",
+    "force",
+    "labelSelector",
+    "limit",
+    "previous",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "sinceSeconds",
+    "tailLines",
+    "timeout",
+    "timeoutSeconds",
+    "timestamps",
+    "tty",
+    "watch",
+];
 
 /// Begins when it is known who asks.
 pub fn begin(server: &ServerState, context: &RequestContext, request: &Request) -> Span {
@@ -19,12 +45,52 @@ pub fn begin(server: &ServerState, context: &RequestContext, request: &Request) 
         true => Origin::Caller(headers),
         false => Origin::Stranger(headers),
     };
-    let span = tracer.begin(Kind::Server, name(&context.info, request.method().as_str()), origin);
-    span.tell("http.request.method", || request.method().to_string());
-    span.tell("http.target", || context.uri.to_string());
+    let method = method(request.method().as_str());
+    let name = match is_known(server, &context.info) {
+        true => name(&context.info, method),
+        false => method.into(),
+    };
+    let span = tracer.begin(Kind::Server, name, origin);
+    span.tell("http.request.method", || method);
+    span.tell("http.target", || target(&context.info, &context.uri));
     span.tell("user_agent.original", || context.user_agent.to_string());
     span.tell("audit-id", || context.audit_id.to_string());
     span
+}
+
+/// One that nobody has heard of has no name: there would be as many as callers can think of.
+fn method(given: &str) -> &'static str {
+    const ALL: [&str; 9] = [
+        "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE",
+    ];
+    ALL.into_iter().find(|known| *known == given).unwrap_or("_OTHER")
+}
+
+/// Whether there is such a path at all.
+fn is_known(server: &ServerState, info: &RequestInfo) -> bool {
+    let there = server.table.get(&info.api_group, &info.api_version, &info.resource);
+    let is_served =
+        there.is_some_and(|def| info.subresource.is_empty() || def.subresource(&info.subresource).is_some());
+    !info.is_resource_request
+        || is_served
+        || (info.subresource.len() <= 63 && aggregation::route(server, info).is_some())
+}
+
+/// What was asked for, without what isn't for this server's eyes: where it goes behind a proxy, and parameters that others read.
+fn target(info: &RequestInfo, uri: &str) -> String {
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    if info.subresource == "proxy" || info.verb == "proxy" {
+        // Decoded: as it came, the word may be written otherwise.
+        let path = &*info.path;
+        let front = path.split_once("/proxy/").map(|(front, _)| front);
+        return format!("{}/proxy/…", front.unwrap_or(path.trim_end_matches("/proxy")));
+    }
+    let is_told = |pair: &&str| TOLD.contains(&pair.split('=').next().unwrap_or_default());
+    let told: Vec<&str> = query.split('&').filter(is_told).collect();
+    match told.is_empty() {
+        true => path.into(),
+        false => format!("{path}?{}", told.join("&")),
+    }
 }
 
 /// A template of the path: few names, however many objects.
@@ -84,6 +150,39 @@ pub fn created(server: &ServerState, context: &RequestContext, pod: &Object) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_read_isnt_told() {
+        let told = |uri: &str| {
+            target(
+                &RequestInfo::parse(&http::Method::GET, &uri.parse().unwrap()).unwrap(),
+                uri,
+            )
+        };
+        for (uri, expected) in [
+            ("/api/v1/nodes", "/api/v1/nodes"),
+            ("/api/v1/pods?limit=5&watch=1", "/api/v1/pods?limit=5&watch=1"),
+            ("/api/v1/pods?access_token=secret&limit=5", "/api/v1/pods?limit=5"),
+            ("/version?secret", "/version"),
+            (
+                "/api/v1/namespaces/a/pods/b/exec?command=login&command=-psecret&container=c&tty=true",
+                "/api/v1/namespaces/a/pods/b/exec?container=c&tty=true",
+            ),
+            (
+                "/api/v1/namespaces/a/services/b/proxy/reset/secret?limit=5",
+                "/api/v1/namespaces/a/services/b/proxy/…",
+            ),
+            (
+                "/api/v1/namespaces/proxy/services/b/proxy/secret",
+                "/api/v1/namespaces/proxy/…",
+            ),
+            ("/api/v1/nodes/n/%70roxy/secret", "/api/v1/nodes/n/proxy/…"),
+            ("/api/v1/nodes/n/proxy?token=secret", "/api/v1/nodes/n/proxy/…"),
+        ] {
+            assert_eq!(told(uri), expected, "{uri}");
+        }
+        assert_eq!((method("GET"), method("SECRET")), ("GET", "_OTHER"));
+    }
 
     #[test]
     fn names_are_templates() {

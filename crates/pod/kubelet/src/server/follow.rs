@@ -1,7 +1,7 @@
 //! Reads a container's log, to its present end or as it grows, for whoever has the file: the kubelet for its clients, a command on the node.
 //! Growth and rotation are told by the kernel, the container's end by whoever knows it ([`Life`]); nothing is asked again and again.
 
-use super::logs::{Options, Writer, tail_start};
+use super::logs::{Options, Writer};
 use bytes::Bytes;
 use notify::{RecursiveMode, Watcher};
 use std::io::{Read, Seek, SeekFrom};
@@ -39,7 +39,7 @@ pub async fn read(
     } else {
         None
     };
-    let (mut file, length) = open(path, options.tail)?;
+    let (mut file, length) = opened(path, options.tail).await?;
     let follow = options.follow;
     // Without following, the log is what it was when it was asked for.
     let mut left = if follow { u64::MAX } else { length };
@@ -106,27 +106,53 @@ async fn read_chunk(mut file: std::fs::File, line: Vec<u8>) -> std::io::Result<(
     Ok((chunk, (file, line)))
 }
 
+/// To find the last lines may take reading all of it.
+async fn opened(path: &Path, tail: Option<usize>) -> std::io::Result<(std::fs::File, u64)> {
+    let path = path.to_path_buf();
+    let opened = tokio::task::spawn_blocking(move || open(&path, tail));
+    opened.await.map_err(std::io::Error::other)?
+}
+
 /// Opened at its beginning, or where its last lines begin; with the bytes there are from there on.
 fn open(path: &Path, tail: Option<usize>) -> std::io::Result<(std::fs::File, u64)> {
     let mut file = std::fs::File::open(path)?;
     let length = file.metadata()?.len();
-    let mut left = length;
-    if let Some(lines) = tail {
-        let mut window = (64u64 << 10).min(length);
-        loop {
-            file.seek(SeekFrom::Start(length - window))?;
-            let mut data = Vec::with_capacity(window as usize);
-            Read::by_ref(&mut file).take(window).read_to_end(&mut data)?;
-            let start = tail_start(&data, lines);
-            if start > 0 || window == length {
-                left = window - start as u64;
-                file.seek(SeekFrom::Start(length - left))?;
-                break;
-            }
-            window = (window * 4).min(length);
-        }
+    let start = match tail {
+        Some(lines) => last_lines(&mut file, length, lines)?,
+        None => 0,
+    };
+    file.seek(SeekFrom::Start(start))?;
+    Ok((file, length - start))
+}
+
+/// Where the last so many lines begin. Looked for from the end on, a piece at a time, however many are asked for and however long they are.
+fn last_lines(file: &mut std::fs::File, length: u64, lines: usize) -> std::io::Result<u64> {
+    if lines == 0 {
+        return Ok(length);
     }
-    Ok((file, left))
+    let (mut left, mut end, mut piece) = (lines, length, vec![0; CHUNK]);
+    while end > 0 {
+        let size = usize::try_from(end).unwrap_or(CHUNK).min(CHUNK);
+        let start = end - size as u64;
+        file.seek(SeekFrom::Start(start))?;
+        match file.read_exact(&mut piece[..size]) {
+            // It was cut meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(start),
+            read => read?,
+        }
+        for (at, byte) in piece[..size].iter().enumerate().rev() {
+            let next = start + at as u64 + 1;
+            // With the last line's own end no other begins.
+            if *byte == b'\n' && next < length {
+                left -= 1;
+                if left == 0 {
+                    return Ok(next);
+                }
+            }
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// Another file has the log's name now.
@@ -166,6 +192,18 @@ mod tests {
         let (mut file, left) = open(&path, Some(2)).unwrap();
         file.read_to_string(&mut rest).unwrap();
         assert_eq!((rest.as_str(), left), ("line 19998\nline 19999\n", 22));
+        // As many as there are, or more; none; and a last line that hasn't ended.
+        let from = |tail| text.len() - usize::try_from(open(&path, tail).unwrap().1).unwrap();
+        assert_eq!([from(None), from(Some(20_000)), from(Some(usize::MAX))], [0, 0, 0]);
+        assert_eq!(from(Some(19_999)), "line 0\n".len());
+        assert_eq!(from(Some(0)), text.len());
+        // A piece may end between any two bytes.
+        for lines in [1, 5_000, 12_345] {
+            let expected: usize = text.split_inclusive('\n').rev().take(lines).map(str::len).sum();
+            assert_eq!(from(Some(lines)), text.len() - expected, "{lines}");
+        }
+        std::fs::write(&path, "one\ntwo").unwrap();
+        assert_eq!(open(&path, Some(1)).unwrap().1, 3);
         std::fs::remove_file(&path).unwrap();
     }
 
