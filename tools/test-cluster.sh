@@ -21,6 +21,7 @@ step "a backup in a bucket"; tools/test-backup.sh
 step "history"; tools/test-history.sh
 step "traces"; tools/test-traces.sh
 step "add-ons"; tools/test-addons.sh
+step "a registry, and images from node to node"; KUBECTL=$BIN/kubectl tools/test-registry.sh
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "another token of the servers"; tools/test-token.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh

@@ -8,6 +8,7 @@ export CLUSTER=${TRACES_CLUSTER:-klq0} NODE_IP=${TRACES_IP:-10.79.27.1} NOREGIST
 unset STATE; . conformance/lib/env.sh
 export STATE KEELSON=${KEELSON:-$PWD/target/release/keelson}
 COLLECTOR=${COLLECTOR:-$PWD/target/debug/examples/collector}
+[ -x "$COLLECTOR" ] || cargo build --quiet --locked --workspace --example collector
 k() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 ok() { printf '%s ok   %s\n' "$(date +%T)" "$*"; }
