@@ -62,8 +62,7 @@ down)
   stop; "$HERE/lib/registry.sh" down
   [ -d $STATE/agent ] && nsenter --net=/run/netns/$SECOND $KEELSON uninstall --data-dir $STATE/agent --yes
   [ -d $STATE/data ] && inns $KEELSON uninstall --data-dir $STATE/data --yes
-  ip netns del $SECOND 2>/dev/null || true
-  ip netns del $CLUSTER 2>/dev/null || true
+  . "$HERE/../tools/machines.sh"; clear_away $SECOND $CLUSTER
   rm -rf "$STATE" ;;
 kubectl) shift; inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@" ;;
 *) sed -n 2,3p "$0"; exit 2 ;;

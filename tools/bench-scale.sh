@@ -4,6 +4,7 @@
 # env: KEELSON=program, KUBECTL, PODS (10000), REST seconds of rest before a measurement (60), TIME seconds of one (60), RATE nodes a second (100), OPTIONS of simulate
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NS=${NS:-klscale0} KUBECTL=${KUBECTL:-kubectl}
 PODS=${PODS:-10000} REST=${REST:-60} TIME=${TIME:-60} RATE=${RATE:-100}
 [ $# -gt 0 ] || set -- 100 1000 5000
@@ -21,11 +22,11 @@ cleanup() {
   status=$?
   [ $status = 0 ] || for log in "$S"/*.log; do echo "=== ${log##*/}:"; tail -12 "$log"; done >&2
   for p in ${SIM:-} ${SERVER:-}; do stop "$p"; done
-  ip netns del $NS 2>/dev/null || true
+  clear_away $NS
   rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away $NS
 rss() { awk '/^VmRSS/ {print $2}' "/proc/$1/status"; }
 cpu() { awk '{sub(/.*\) /, ""); print ($12 + $13) * 10000}' "/proc/$1/stat"; } # in µs: the kernel counts in hundredths of seconds
 now() { date +%s.%N; }
@@ -66,5 +67,5 @@ for N in "$@"; do
   measure
   echo "$first $took | $(awk -v n="$PODS" -v t="$took" 'BEGIN {printf "%.0f", n / t}') | $spent | $((M_SIM / 1024)) | $(per "$nodes_rss" "$M_SIM" "$PODS") | $M_SIM_CPU | $((M_SERVER / 1024)) | $M_SERVER_CPU |"
   stop "$SIM"; stop "$SERVER"; SIM= SERVER=
-  ip netns del $NS; rm -rf "$S"
+  clear_away $NS; rm -rf "$S"
 done

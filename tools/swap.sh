@@ -6,6 +6,7 @@
 # env: KEELSON=program, KEELSON_ETCD, KUBE_APISERVER, KUBECTL, KEEP=1 keeps the logs
 set -euo pipefail
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NS=${NS:-kls0} IP=${IP:-10.79.9.1} KUBECTL=${KUBECTL:-kubectl}
 ETCD=${KEELSON_ETCD:-$(command -v etcd || { conformance/build.sh etcd >&2; command -v etcd; })}
 APISERVER=${KUBE_APISERVER:-$(command -v kube-apiserver || { conformance/build.sh apiserver >&2; command -v kube-apiserver; })}
@@ -33,11 +34,11 @@ cleanup() {
   [ $status = 0 ] || for log in "$S"/*.log; do echo "=== ${log##*/}:"; tail -12 "$log"; done
   for name in dns coredns proxy kubelet runtime scheduler controllers apiserver envtest; do stop $name; done
   [ ! -d "$S/machine" ] || on "$KEELSON" uninstall --data-dir "$S/machine" --cgroup-root "$CGROUP" --yes >"$S/uninstall.log" 2>&1 || tail -3 "$S/uninstall.log"
-  stop etcd; ip netns del $NS 2>/dev/null || true
+  stop etcd; clear_away $NS
   [ -n "${KEEP:-}" ] || rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away $NS
 ip netns add $NS
 on bash -c "ip link set lo up; ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up; ip addr add $IP/24 dev eth0
   ip route add default via ${IP%.*}.254; sysctl -qw net.ipv4.ip_forward=1"

@@ -4,6 +4,7 @@
 # env: KEELSON=program, NET=first three numbers of the machines' network, KUBECTL=kubectl, IMAGES=archives of images (example.local/web:1)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.12} LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KUBECTL=${KUBECTL:-kubectl} S=$(mktemp -d /tmp/keelson-authorities.XXXXXX) BRIDGE=kla-bridge
@@ -31,11 +32,10 @@ cleanup() {
   [ $status = 0 ] || for n in 0 1; do echo "=== machine $n:"; tail -n 40 "$S/$n.log" || true; done
   end "$S/1.pid"; end "$S/0.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || on $n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  for n in 0 1; do ip link del kla$n-port 2>/dev/null || true; ip netns del kla$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away kla0 kla1 $BRIDGE
   rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away kla0 kla1 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 machine 0; machine 1
 [ -n "${IMAGES:-}" ] || { mkdir "$S/images"; examples/image.sh "$S/images" >/dev/null; IMAGES=$S/images; }

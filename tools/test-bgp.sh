@@ -5,6 +5,7 @@
 # env: KEELSON=program, GOBGP=directory of gobgpd and gobgp (else built there from their Go module, with go from PATH), KUBECTL=kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 GOBGP=${GOBGP:-$LAB/gobgp} VERSION=v4.7.0
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
@@ -32,11 +33,10 @@ cleanup() {
   [ $status = 0 ] || { echo "=== failed; server:"; tail -25 "$S/0.log" || true; echo "=== agent:"; tail -15 "$S/1.log" || true; echo "=== router:"; tail -15 "$S/2.log" || true; k get bgppeers -o yaml || true; }
   stop "$S/0.pid"; stop "$S/1.pid"; stop "$S/2.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || in_ $n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  for n in 0 1 2; do ip link del hb$n-port 2>/dev/null || true; ip netns del hb$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away hb0 hb1 hb2 $BRIDGE
   rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away hb0 hb1 hb2 $BRIDGE
 machine() { # number, end of its address
   ip netns add hb$1
   ip link add hb$1-port type veth peer name eth0 netns hb$1

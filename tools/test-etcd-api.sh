@@ -5,6 +5,7 @@
 # env: KEELSON=program, KUBE_APISERVER, KUBECTL, KEELSON_ETCD, KEELSON_ETCDCTL, KEELSON_ETCDUTL, KEEP=1 keeps the logs
 set -euo pipefail
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NS=${NS:-kle0} KUBECTL=${KUBECTL:-kubectl}
 ETCD=${KEELSON_ETCD:-$(command -v etcd || { conformance/build.sh etcd >&2; command -v etcd; })}
 ETCDCTL=${KEELSON_ETCDCTL:-$(command -v etcdctl)} ETCDUTL=${KEELSON_ETCDUTL:-$(command -v etcdutl)}
@@ -34,11 +35,11 @@ cleanup() {
   status=$?
   [ $status = 0 ] || for log in "$S"/*.log; do echo "=== ${log##*/}:"; tail -12 "$log"; done
   for name in watch apiserver etcd; do p=$(cat "$S/$name.pid" 2>/dev/null) && kill "$p" 2>/dev/null || true; done
-  sleep 1; ip netns del $NS 2>/dev/null || true
+  sleep 1; clear_away $NS
   [ -n "${KEEP:-}" ] || rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away $NS
 ip netns add $NS; on ip link set lo up
 # Called by etcd's name, as kubeadm and envtest do.
 ln -s "$KEELSON" "$S/etcd"

@@ -4,6 +4,7 @@
 # env: KEELSON=program, FAMILIES="46 64 6": clusters, the primary family first; NETWORK=vxlan|host-gw, KUBECTL=kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab} FAMILIES=${FAMILIES:-46 64 6}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KUBECTL=${KUBECTL:-kubectl} S=$(mktemp -d /tmp/keelson-families.XXXXXX) BRIDGE=klf-bridge
@@ -24,16 +25,14 @@ stop() { # pid file
 down() {
   stop "$S/0.pid"; stop "$S/1.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || in_ $n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; rm -rf "${S:?}/$n" "$S/admin"; done
-  # The cables by name: a namespace goes some time after its name.
-  for n in 0 1 2; do ip link del klf$n-port 2>/dev/null || true; ip netns del klf$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away klf0 klf1 klf2 $BRIDGE
 }
 cleanup() {
   status=$?
   [ $status = 0 ] || { echo "=== failed; server:"; tail -25 "$S/0.log" || true; echo "=== agent:"; tail -25 "$S/1.log" || true; }
   down; rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away klf0 klf1 klf2 $BRIDGE
 machine() { # number; only addresses of the cluster's families
   ip netns add klf$1
   ip link add klf$1-port type veth peer name eth0 netns klf$1

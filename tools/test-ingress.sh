@@ -4,6 +4,7 @@
 # env: KEELSON=program, NET=first three numbers of the machines' network, LAB=directory of programs and images. A minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.19} LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 S=$(mktemp -d /tmp/keelson-ingress.XXXXXX) BRIDGE=kgw-bridge EVICT="nodefs.available<1%,nodefs.inodesFree<1%"
@@ -31,10 +32,9 @@ cleanup() {
   [ $status = 0 ] || { for n in 0 1; do echo "=== log of $n:"; tail -25 "$S/$n.log" || true; done; k get ingress,gateway,httproute -A -o yaml 2>/dev/null | grep -v '^ *f:' | tail -150 || true; k -n keelson-ingress get svc,endpointslices -o yaml 2>/dev/null | tail -80 || true; }
   stop "$S/0.pid"; stop "$S/1.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || nsenter --net=/run/netns/kgw$n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  for n in 0 1 2; do ip link del kgw$n-port 2>/dev/null || true; ip netns del kgw$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true; rm -rf "$S"; exit $status
+  clear_away kgw0 kgw1 kgw2 $BRIDGE; rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away kgw0 kgw1 kgw2 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 machine 0; machine 1; machine 2
 mkdir "$S/images"; cp "$LAB"/images/e2e-test-images_agnhost_*.tar "$S/images"

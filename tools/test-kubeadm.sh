@@ -5,6 +5,7 @@
 # env: KEELSON=program, RUNTIME=containerd|keelson (ours from the beginning: no plug-ins, and only the proxy is exchanged), NET=first three numbers of the machines' network, KUBECTL=kubectl, KEEP=1 keeps the logs
 set -euo pipefail
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.11} KUBECTL=${KUBECTL:-kubectl} CNI_BIN=${CNI_BIN:-/usr/lib/cni} RUNTIME=${RUNTIME:-containerd}
 NEEDED="kubeadm kubelet kube-proxy"; [ $RUNTIME = keelson ] || NEEDED+=" containerd containerd-shim-runc-v2 ctr runc"
 for p in $NEEDED; do command -v $p >/dev/null || { conformance/build.sh kubeadm; break; }; done
@@ -36,14 +37,13 @@ cleanup() {
   # With its first process the machine goes, and all that runs in it.
   stop "$S/1.pid" -KILL
   [ ! -d "$S/0" ] || in0 "$KEELSON" uninstall --data-dir "$S/0" --yes >/dev/null 2>&1 || true
-  for n in 0 1; do ip link del kla$n-port 2>/dev/null || true; ip netns del kla$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away kla0 kla1 $BRIDGE
   find /sys/fs/cgroup -depth -type d -path "*/$N*" -exec rmdir {} \; 2>/dev/null || true
   grep -F "$S/" /proc/mounts | cut -d' ' -f2 | sort -r | while read -r m; do umount "$m" 2>/dev/null || true; done
   [ -n "${KEEP:-}" ] || rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away kla0 kla1 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 for n in 0 1; do
   ip netns add kla$n; ip link add kla$n-port type veth peer name eth0 netns kla$n; ip link set kla$n-port master $BRIDGE up

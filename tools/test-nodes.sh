@@ -4,6 +4,7 @@
 # env: KEELSON=program, NETWORK=vxlan|vxlan-direct|host-gw|wireguard, NET=first three numbers of the machines' network, KUBECTL=kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.7} LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KUBECTL=${KUBECTL:-kubectl} S=$(mktemp -d /tmp/keelson-nodes.XXXXXX) BRIDGE=kln-bridge
@@ -35,12 +36,10 @@ cleanup() {
   [ $status = 0 ] || { echo "=== failed; server:"; tail -25 "$S/0.log" || true; echo "=== agent:"; tail -25 "$S/1.log" || true; }
   stop "$S/0.pid"; stop "$S/1.pid"; stop "$S/2.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || nsenter --net=/run/netns/kln$n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  # The cables by name: a namespace goes some time after its name.
-  for n in 0 1 2; do ip link del kln$n-port 2>/dev/null || true; ip netns del kln$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away kln0 kln1 kln2 $BRIDGE
   rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away kln0 kln1 kln2 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 machine 0; machine 1; machine 2
 in0 ip addr add $NET.20/24 dev eth0 # another way to the server, which will be gone

@@ -5,6 +5,7 @@
 # env: KEELSON=program, NET=first three numbers of the machines' network, KUBECTL=kubectl, SKOPEO=skopeo
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.23} LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KUBECTL=${KUBECTL:-kubectl} SKOPEO=${SKOPEO:-skopeo} S=$(mktemp -d /tmp/keelson-registry.XXXXXX) BRIDGE=klr-bridge R=$NET.10:5000
@@ -34,11 +35,10 @@ cleanup() {
   [ $status = 0 ] || for log in registry 0 1; do echo "=== $log:"; tail -20 "$S/$log.log" 2>/dev/null || true; done
   stop "$S/registry.pid"; stop "$S/0.pid"; stop "$S/1.pid"
   for n in 0 1; do [ ! -d "$S/$n" ] || nsenter --net=/run/netns/klr$n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  for n in 0 1; do ip link del klr$n-port 2>/dev/null || true; ip netns del klr$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away klr0 klr1 $BRIDGE
   [ -n "${KEEP:-}" ] || rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away klr0 klr1 $BRIDGE
 command -v "$SKOPEO" >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends skopeo >/dev/null; }
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 machine 0; machine 1
@@ -113,7 +113,7 @@ refused() { k get pod "$1" -n team -o jsonpath='{.status.containerStatuses[0].st
 given() { in0 curl -s http://$NET.10:5001/metrics | sed -n 's/^keelson_registry_requests_total{code="200",kind="blob",method="GET"} //p'; }
 pod without klr0; within 20 "a pod without the secret is refused" refused without
 pod first klr0 puller; within 30 "a pod with the secret runs" running first
-k get pod without -n team -o jsonpath='{.status.containerStatuses[0].state.waiting.message}' | grep -q '401\|unauthorized\|who is this\|takes a client' || k get pod without -n team -o jsonpath='{.status.containerStatuses[0].state.waiting}'
+k get pod without -n team -o jsonpath='{.status.containerStatuses[0].state.waiting.message}' | grep -q '401\|unauthorized\|who is this\|takes a client' || fail "why it is refused: $(k get pod without -n team -o jsonpath='{.status.containerStatuses[0].state.waiting}')"
 archives=$(find "$S/0/runtime/archives" -type f | wc -l); [ "$archives" = 2 ] || fail "the first node keeps $archives archives"
 before=$(given); [ "${before:-0}" -ge 2 ] || fail "the registry gave ${before:-0} blobs"
 

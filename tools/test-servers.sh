@@ -5,6 +5,7 @@
 #      FAILURES="link:1 machine:2 member:0 server:0": these in place of random ones
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab}
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NET=${NET:-10.79.9} ETCD=${ETCD:-$(command -v etcd)} KUBECTL=${KUBECTL:-kubectl}
@@ -43,11 +44,10 @@ cleanup() {
   [ -z "${WRITER:-}" ] || kill "$WRITER" 2>/dev/null || true
   for n in 3 2 1 0; do end "$S/$n.pid"; end "$S/$n/etcd.pid"; done
   for n in 0 1 2 3; do [ ! -d "$S/$n" ] || on $n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  for n in 0 1 2 3; do ip link del klm$n-port 2>/dev/null || true; ip netns del klm$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away klm0 klm1 klm2 klm3 $BRIDGE
   rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away klm0 klm1 klm2 klm3 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 for n in 0 1 2 3; do machine $n; done
 # Only what a server must have: no other component but the controllers and the scheduler counts here.

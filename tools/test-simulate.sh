@@ -4,6 +4,7 @@
 # env: KEELSON=program, KUBECTL, NODES, KEEP=1 keeps the logs
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NS=${NS:-klsim0} KUBECTL=${KUBECTL:-kubectl} NODES=${NODES:-50}
 S=$(mktemp -d /tmp/keelson-simulate.XXXXXX)
 on() { nsenter --net=/run/netns/$NS "$@"; }
@@ -28,11 +29,11 @@ cleanup() {
   [ $status = 0 ] || for log in "$S"/*.log; do echo "=== ${log##*/}:"; tail -12 "$log"; done
   for name in simulate server; do p=$(cat "$S/$name.pid" 2>/dev/null) && kill "$p" 2>/dev/null || true; done
   for _ in $(seq 100); do [ -n "$(ip netns pids $NS 2>/dev/null)" ] || break; sleep 0.1; done
-  ip netns del $NS 2>/dev/null || true
+  clear_away $NS
   [ -n "${KEEP:-}" ] || rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away $NS
 ip netns add $NS; on ip link set lo up
 start server "$KEELSON" server --data-dir "$S/data" --disable agent,dns,ingress,local-storage,metrics,policy,proxy,snapshots,load-balancer --bind-address 127.0.0.1 --node-ip 127.0.0.1
 within 60 "the server answers" k get --raw /readyz

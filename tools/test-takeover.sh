@@ -5,6 +5,7 @@
 # env: KEELSON=program, KEELSON_ETCD, KUBE_APISERVER, KUBECTL
 set -euo pipefail
 cd "$(dirname "$0")/.."; . conformance/lib/env.sh
+. tools/machines.sh
 KEELSON=$(realpath "${KEELSON:-target/release/keelson}") NS=klx0 IP=10.79.8.1 KUBECTL=${KUBECTL:-kubectl}
 command -v "$KUBECTL" >/dev/null || conformance/build.sh kubectl
 ETCD=${KEELSON_ETCD:-$(command -v etcd || { conformance/build.sh etcd >&2; command -v etcd; })}
@@ -32,11 +33,11 @@ cleanup() {
   [ $status = 0 ] || for name in keelson apiserver etcd; do echo "=== $name:"; tail -15 "$S/$name.log" 2>/dev/null || true; done
   stop keelson; stop apiserver
   [ ! -d "$S/data" ] || on "$KEELSON" uninstall --data-dir "$S/data" --yes >/dev/null 2>&1 || true
-  stop etcd; ip netns del $NS 2>/dev/null || true
+  stop etcd; clear_away $NS
   [ -n "${KEEP:-}" ] || rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away $NS
 ip netns add $NS
 on bash -c "ip link set lo up; ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up; ip addr add $IP/24 dev eth0
   ip route add default via ${IP%.*}.254; sysctl -qw net.ipv4.ip_forward=1"

@@ -4,6 +4,7 @@
 # env: KEELSON=program, ETCD=etcd, NET=first three numbers of the machines' network
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab} NET=${NET:-10.79.15} KEELSON=$(realpath "${KEELSON:-target/release/keelson}")
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 ETCD=${ETCD:-$(command -v etcd)} S=$(mktemp -d /tmp/keelson-token.XXXXXX) BRIDGE=hut-bridge
@@ -24,11 +25,10 @@ cleanup() {
   [ $status = 0 ] || for n in 0 1 2; do echo "=== machine $n:"; tail -n 30 "$S/$n.log" || true; done
   for n in 2 1 0; do end "$S/$n.pid"; done; end "$S/etcd.pid"
   for n in 0 1 2; do [ ! -d "$S/$n" ] || on $n "$KEELSON" uninstall --data-dir "$S/$n" --yes >/dev/null 2>&1 || true; done
-  for n in 0 1 2; do ip link del hut$n-port 2>/dev/null || true; ip netns del hut$n 2>/dev/null || true; done
-  ip link del $BRIDGE 2>/dev/null || true
+  clear_away hut0 hut1 hut2 $BRIDGE
   rm -rf "$S"; exit $status
 }
-trap cleanup EXIT
+trap cleanup EXIT; clear_away hut0 hut1 hut2 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 for n in 0 1 2; do
   ip netns add hut$n; ip link add hut$n-port type veth peer name eth0 netns hut$n; ip link set hut$n-port master $BRIDGE up

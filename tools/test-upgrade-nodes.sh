@@ -5,6 +5,7 @@
 # env: KEELSON=program, ETCD=etcd, NEXT=the newer one (without it the same program with a byte behind its end), NET=first three numbers of the network
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/machines.sh
 LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson-lab} NET=${NET:-10.79.14} KEELSON=$(realpath "${KEELSON:-target/release/keelson}")
 export PATH=$LAB/bin:$PATH:/usr/sbin:/sbin
 ETCD=${ETCD:-$(command -v etcd)}
@@ -46,12 +47,11 @@ cleanup() {
     kill "$(cat "$S/$n/manager.pid")" 2>/dev/null || true
   done
   [ ! -f "$S/etcd.pid" ] || kill "$(cat "$S/etcd.pid")" 2>/dev/null || true
-  for n in $ALL; do ip link del hu$n-port 2>/dev/null || true; ip netns del hu$n 2>/dev/null || true; done
-  ip link del hu-bridge 2>/dev/null || true
+  clear_away hu0 hu1 hu2 hu-bridge
   rm -rf "$S"; exit $status
 }
 mkdir -p "$S"/{made,images}
-trap cleanup EXIT
+trap cleanup EXIT; clear_away hu0 hu1 hu2 hu-bridge
 cp "$KEELSON" "$S/made/old"
 # What only debuggers read would be copied many times.
 [ -n "${NEXT:-}" ] || strip "$S/made/old" 2>/dev/null || true

@@ -15,9 +15,10 @@ if [ -z "${INSIDE:-}" ]; then
   TOLD=$(printf '{"version":"99.0.0","kubernetes":"%s","store":"keelson-store-1"}' "$("$KEELSON" version | sed 's/.*v\(.*\))/\1/')")
   for manner in hangs ends; do MANNER=$manner TOLD=$TOLD rustc --edition 2024 -o "$S/made/$manner" tools/upgrade/ill.rs; done
   examples/image.sh "$S/images" >/dev/null
+  . tools/machines.sh
+  end() { clear_away klu0; rm -rf "$S"; }
+  trap end EXIT; clear_away klu0
   ip netns add klu0
-  end() { ip netns del klu0 2>/dev/null || true; rm -rf "$S"; }
-  trap end EXIT
   # PID namespaces are not needed: what the test starts it ends by number.
   INSIDE=1 S=$S PYTHON=$PYTHON LAB=$LAB KEELSON=$KEELSON nsenter --net=/run/netns/klu0 unshare --mount --propagation private "$0" "$@"
   exit
