@@ -136,9 +136,8 @@ impl Decisions {
 
     /// One pod is tried. `false`: there is none to try now.
     fn attempt(&mut self) -> bool {
-        let now = self.now();
+        let (now, begun) = (self.now(), cpu_time());
         let Some(pod) = self.queue.pop(now) else { return false };
-        let begun = cpu_time();
         self.cluster.update(&mut self.snapshot);
         self.turn.now = now;
         let decided = plan(&self.profile, &pod, &self.snapshot, &mut self.turn);

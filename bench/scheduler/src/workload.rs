@@ -383,18 +383,11 @@ impl Fields<'_> {
     }
 }
 
-/// Go's, of one unit.
+/// As Go writes it.
 fn duration(text: &str) -> Result<Duration> {
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..at]
-        .parse()
-        .with_context(|| format!("{text:?} isn't a duration"))?;
-    Ok(match &text[at..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number * 60),
-        _ => bail!("{text:?} isn't a duration"),
-    })
+    let nanos = keelson_api::duration::parse(text)?;
+    let nanos = u64::try_from(nanos).with_context(|| format!("the duration {text:?} is negative"))?;
+    Ok(Duration::from_nanos(nanos))
 }
 
 #[cfg(test)]

@@ -1,41 +1,7 @@
 //! How numbers are shown in tables.
 
-/// How long ago, as kubectl tells it.
-pub fn age(seconds: i64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        ..0 => "0s".to_string(),
-        0..120 => format!("{seconds}s"),
-        120..600 => two(minutes, "m", seconds % 60, "s"),
-        600..10_800 => format!("{minutes}m"),
-        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
-        28_800..172_800 => format!("{hours}h"),
-        172_800..691_200 => two(days, "d", hours % 24, "h"),
-        _ if days < 730 => format!("{days}d"),
-        _ if days < 2920 => two(days / 365, "y", days % 365, "d"),
-        _ => format!("{}y", days / 365),
-    }
-}
-
-fn two(large: i64, unit: &str, small: i64, small_unit: &str) -> String {
-    match small {
-        0 => format!("{large}{unit}"),
-        _ => format!("{large}{unit}{small}{small_unit}"),
-    }
-}
-
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut size, mut unit) = (bytes as f64, 0);
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ => format!("{size:.1} {}", UNITS[unit]),
-    }
-}
+pub use keelson_apiserver::crd::columns::age;
+pub use keelson_kubelet::gc::images::readable as bytes;
 
 /// Thousandths of a CPU.
 pub fn cpu(millicores: u64) -> String {
@@ -58,7 +24,7 @@ mod tests {
 
     #[test]
     fn ages_read_as_kubectls() {
-        let shown = [-5, 0, 119, 120, 185, 3600, 10_800, 11_100, 90_000, 180_000, 864_000].map(age);
+        let shown = [-1, 0, 119, 120, 185, 3600, 10_800, 11_100, 90_000, 180_000, 864_000].map(age);
         let expected = [
             "0s", "0s", "119s", "2m", "3m5s", "60m", "3h", "3h5m", "25h", "2d2h", "10d",
         ];

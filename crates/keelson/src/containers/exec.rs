@@ -1,10 +1,11 @@
 //! `keelson exec`: a command in a container, with the caller's input, output and terminal.
 
+use super::Reach;
 use super::node::Node;
 use super::select::{self, Instance, Wanted};
 use super::terminal::{self, Ends, Raw};
-use super::{Reach, UNREAD};
 use crate::client::block_on;
+use crate::history::plain::UNREAD;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use clap::Args;

@@ -1,14 +1,12 @@
 //! Whether a container runs, as its runtime tells it: so long is its log followed.
 
 use keelson_cri::CriClients;
-use keelson_cri::v1::{ContainerState, ContainerStatusRequest, GetEventsRequest};
+use keelson_cri::v1::GetEventsRequest;
 use keelson_kubelet::rpc_text;
-use keelson_kubelet::server::follow::Life;
+use keelson_kubelet::server::follow::{self, Life};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// gRPC's number for what isn't there.
-const NOT_FOUND: i32 = 5;
 /// Some runtimes answer only with their first event, so that nobody can see since when they tell of them: the state is looked at once more
 /// after so long.
 const BEGUN: Duration = Duration::from_secs(1);
@@ -44,18 +42,7 @@ impl Live {
 
 impl Life for Live {
     async fn runs(&mut self) -> bool {
-        let request = ContainerStatusRequest {
-            container_id: self.id.clone(),
-            verbose: false,
-        };
-        match self.cri.runtime.clone().container_status(request).await {
-            Ok(answer) => {
-                let status = answer.into_inner().status;
-                status.is_some_and(|status| status.state == ContainerState::ContainerRunning as i32)
-            }
-            // Pods outlive their runtime's server: only its word that the container is gone is the end.
-            Err(error) => i32::from(error.code()) != NOT_FOUND,
-        }
+        follow::runs(&self.cri, &self.id).await
     }
 
     async fn changed(&mut self) -> bool {

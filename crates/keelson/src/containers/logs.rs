@@ -1,21 +1,21 @@
 //! `keelson logs`: what a container of this node writes, out of the file that its runtime writes; or, asked of the cluster, what a deleted pod
 //! wrote ([`crate::history::logs`]).
 
+use super::Reach;
 use super::live::Live;
 use super::node::{Detail, Node};
 use super::select::{self, Instance, Wanted};
-use super::{Reach, UNREAD};
 use crate::client::block_on;
 use crate::history::Target;
 use crate::history::logs::{Asked, print};
-use crate::history::plain::Plain;
+use crate::history::plain::{self, Plain, UNREAD};
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use jiff::Timestamp;
 use keelson_kubelet::server::follow;
 use keelson_kubelet::server::logs::Options as Shown;
 use keelson_past::At;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::sync::mpsc;
@@ -124,23 +124,14 @@ async fn here(options: Options, since: Option<Timestamp>) -> anyhow::Result<Exit
     });
     let mut plain = Plain::on(&std::io::stdout());
     while let Some(piece) = receiver.recv().await {
-        if !shown_all(&plain.piece(&piece))? {
+        if !plain::show(&plain.piece(&piece))? {
             return Ok(ExitCode::from(UNREAD));
         }
     }
     let read = reading.await?;
-    shown_all(&plain.end())?;
+    plain::show(&plain.end())?;
     read?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// `false`: nobody reads it any more.
-fn shown_all(piece: &[u8]) -> anyhow::Result<bool> {
-    let mut out = std::io::stdout();
-    match out.write_all(piece).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        written => written.context("the log can't be shown").map(|()| true),
-    }
 }
 
 #[cfg(test)]

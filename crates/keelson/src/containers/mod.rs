@@ -32,9 +32,6 @@ const ALONE: &str = "/run/keelson/cri.sock";
 /// Where others serve it.
 const OTHERS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
 
-/// As a shell tells of whoever nobody listens to any more.
-const UNREAD: u8 = 141;
-
 /// Which runtime is asked.
 #[derive(Args)]
 pub struct Reach {

@@ -109,8 +109,8 @@ pub struct Sampler {
     cri: CriClients,
     /// Where the kernel counts processes, if it does.
     cgroups: Option<Cgroups>,
-    /// The first process of each container; none, where it can't be told.
-    first: HashMap<String, Option<i64>>,
+    /// The first process of each container, once it is told.
+    first: HashMap<String, i64>,
     before: HashMap<String, Cpu>,
 }
 
@@ -165,12 +165,12 @@ impl Sampler {
         let Some(cgroups) = &self.cgroups else { return };
         let mut first = HashMap::new();
         for row in pods.iter_mut().flat_map(|pod| &mut pod.containers) {
-            let pid = match self.first.get(&row.id) {
-                Some(known) => *known,
+            let pid = match self.first.get(&row.id).copied() {
                 None => Detail::read(&self.cri, &row.id).await.and_then(|detail| detail.pid),
+                known => known,
             };
             row.processes = pid.and_then(|pid| pids::of(cgroups, pid));
-            first.insert(row.id.clone(), pid);
+            first.extend(pid.map(|pid| (row.id.clone(), pid)));
         }
         self.first = first;
     }

@@ -1,14 +1,13 @@
 //! `keelson logs --deleted`: what a pod wrote that is gone.
 
 use super::Target;
-use super::plain::Plain;
+use super::plain::{self, Plain, UNREAD};
 use crate::client::kubeconfig;
 use anyhow::Context;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use keelson_apiserver::request::PAST;
 use keelson_client::rest::{Rest, with_query};
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Which log is meant, and what of it.
@@ -48,14 +47,14 @@ pub async fn print(asked: Asked<'_>) -> anyhow::Result<ExitCode> {
     let rest = Rest::new(client, "keelson-logs");
     let stream = rest.stream(&uri, "*/*").await;
     let mut body = stream.with_context(|| format!("the log of pod {} in {namespace}", asked.pod))?;
-    let mut out = std::io::stdout().lock();
-    let mut plain = Plain::on(&out);
+    let mut plain = Plain::on(&std::io::stdout());
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.context("the log broke off")?.into_data() {
-            out.write_all(&plain.piece(&data))?;
+        if let Ok(data) = frame.context("the log broke off")?.into_data()
+            && !plain::show(&plain.piece(&data))?
+        {
+            return Ok(ExitCode::from(UNREAD));
         }
     }
-    out.write_all(&plain.end())?;
-    out.flush()?;
+    plain::show(&plain.end())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,12 @@
 //! What others wrote, on a terminal: colours are obeyed; whatever else a terminal would obey, which may move, rename or answer, is shown
 //! in place of it. Where the output is no terminal, every byte passes as it came.
 
+use anyhow::Context;
 use std::borrow::Cow;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
+
+/// As a shell tells of whoever nobody listens to any more.
+pub const UNREAD: u8 = 141;
 
 const ESCAPE: u8 = 0x1b;
 /// With it begin the controls of Latin-1 as UTF-8 has them.
@@ -85,6 +89,15 @@ impl Plain {
             _ => out.extend_from_slice(&self.begun),
         }
         self.begun.clear();
+    }
+}
+
+/// Writes a piece of a log to the output. `false`: nobody reads it any more.
+pub fn show(piece: &[u8]) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout();
+    match out.write_all(piece).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.context("the log can't be shown").map(|()| true),
     }
 }
 

@@ -62,7 +62,7 @@ impl Binder {
         core: &Core,
     ) -> anyhow::Result<()> {
         if !volumes.is_empty() {
-            let bound = self.bind_volumes(pod, node, volumes, core);
+            let bound = self.bind_volumes(pod, node, volumes, writes, core);
             let bound = tokio::time::timeout(self.profile.volumes_within, bound);
             let bound = async {
                 bound

@@ -104,6 +104,12 @@ impl Cluster {
         Some(result)
     }
 
+    /// The node of this name, if the API shows one.
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeInfo>> {
+        let slot = self.slots.get(*self.names.get(name)? as usize)?;
+        slot.is_known().then_some(slot)
+    }
+
     pub fn set_node(&mut self, node: Arc<Node>) {
         let index = self.slot(node.name());
         self.edit(index, |slot| slot.set_node(Some(node)));

@@ -189,7 +189,8 @@ fn to_free(capacity: u64, available: u64, high: u64, low: u64) -> Option<(u64, u
     (percent >= high).then(|| (percent, wanted.saturating_sub(available) as u64))
 }
 
-fn readable(bytes: u64) -> String {
+/// With the largest unit that fits.
+pub fn readable(bytes: u64) -> String {
     let mut size = bytes as f64;
     if size < 1024.0 {
         return format!("{bytes} B");

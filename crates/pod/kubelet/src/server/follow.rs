@@ -3,6 +3,7 @@
 
 use super::logs::{Options, Writer};
 use bytes::Bytes;
+use keelson_cri::{CriClients, v1 as cri};
 use notify::{RecursiveMode, Watcher};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +24,21 @@ pub trait Life: Send {
     /// Comes back when that may be otherwise than before; with false when nobody tells any more, which is taken for its end. May be given up
     /// and asked again.
     fn changed(&mut self) -> impl Future<Output = bool> + Send;
+}
+
+/// Whether its runtime says that the container runs. Pods outlive the runtime's server: only its word that the container is gone is the end.
+pub async fn runs(cri: &CriClients, id: &str) -> bool {
+    let request = cri::ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: false,
+    };
+    match cri.runtime.clone().container_status(request).await {
+        Ok(answer) => {
+            let status = answer.into_inner().status;
+            status.is_some_and(|s| s.state == cri::ContainerState::ContainerRunning as i32)
+        }
+        Err(error) => error.code() != tonic::Code::NotFound,
+    }
 }
 
 /// Sends what `options` ask for of the log at `path`, until its end, the container's, or the receiver's.

@@ -184,7 +184,7 @@ struct OnNode {
 
 impl Life for OnNode {
     async fn runs(&mut self) -> bool {
-        runs(&self.kl, &self.id).await
+        follow::runs(&self.kl.cri, &self.id).await
     }
 
     async fn changed(&mut self) -> bool {
@@ -192,21 +192,6 @@ impl Life for OnNode {
             () = self.kl.stop.cancelled() => false,
             changed = self.events.changed() => changed.is_ok(),
         }
-    }
-}
-
-async fn runs(kl: &Kubelet, id: &str) -> bool {
-    let request = cri::ContainerStatusRequest {
-        container_id: id.to_owned(),
-        verbose: false,
-    };
-    match kl.cri.runtime.clone().container_status(request).await {
-        Ok(a) => a
-            .into_inner()
-            .status
-            .is_some_and(|s| s.state == cri::ContainerState::ContainerRunning as i32),
-        // Only the runtime's word that it is gone ends the log.
-        Err(e) => e.code() != tonic::Code::NotFound,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Claims of volumes: what was decided is written to them, and their volumes are waited for. Who waits looks at local copies only, and
 //! no longer than the pod is there: many may wait, and each change of a claim or volume wakes them all.
 
-use super::Binder;
+use super::{Binder, Writes};
 use crate::core::Core;
 use crate::plugins::volume_binding::{Decision, SELECTED_NODE, is_reachable, volume_name};
 use crate::pod::PodInfo;
@@ -20,8 +20,16 @@ struct Awaited {
 }
 
 impl Binder {
-    pub async fn bind_volumes(&self, pod: &PodInfo, node: &str, volumes: &Decision, core: &Core) -> anyhow::Result<()> {
+    pub async fn bind_volumes(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        volumes: &Decision,
+        writes: &Writes,
+        core: &Core,
+    ) -> anyhow::Result<()> {
         let mut awaited = Vec::new();
+        let place = writes.place().await;
         for (volume, claim) in &volumes.bind {
             let claim_ref = json!({
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.namespace(), "name": claim.name(),
@@ -52,6 +60,8 @@ impl Binder {
                 given: None,
             });
         }
+        // Whoever waits holds none.
+        drop(place);
         awaited.extend(volumes.await_volume.iter().map(|claim| Awaited {
             claim: claim.clone(),
             given: None,
@@ -77,8 +87,8 @@ impl Binder {
             awaited.is_still_given(|volume| self.world.volume(volume))?;
             let volume = awaited.volume(&claim, node)?.and_then(|name| self.world.volume(name));
             if let Some(volume) = volume {
-                let node = self.objects::<Node>().get("", node).await.context("the chosen node")?;
-                return reaches(&node, &volume);
+                let node = core.look(|state| state.cluster.node(node).cloned());
+                return reaches(node.context("the chosen node has gone")?.node(), &volume);
             }
             tokio::select! {
                 () = changed => {}

@@ -158,7 +158,8 @@ impl Extender {
     pub async fn preferences(&self, pod: &PodInfo, nodes: &[&Node]) -> anyhow::Result<BTreeMap<String, i64>> {
         let Preferences(given) = self.send(&self.settings.prioritize, &self.args(pod, nodes)).await?;
         let scale = crate::framework::MAX_SCORE / wire::MAX_PREFERENCE;
-        let weighed = |(host, score): (String, i64)| (host, score.saturating_mul(self.settings.weight * scale));
+        let weight = self.settings.weight.saturating_mul(scale);
+        let weighed = |(host, score): (String, i64)| (host, score.saturating_mul(weight));
         Ok(given.into_iter().map(weighed).collect())
     }
 
