@@ -9,7 +9,7 @@ use clap::Args;
 use futures::TryStreamExt;
 use keelson_oci::client::Registry;
 use keelson_oci::digest::{self, Hasher};
-use keelson_oci::reference::Reference;
+use keelson_oci::reference::{Reference, is_digest};
 use keelson_oci::registries::Registries;
 use keelson_oci::{MAX_DOCUMENT, MAX_MANIFEST};
 use keelson_runtime::images::manifest::{Descriptor, Manifest};
@@ -210,6 +210,8 @@ impl Layout {
                 .context("it has nothing for machines like this one")?
                 .digest
                 .clone();
+            // An index may say anything, and what is asked for is made of it.
+            ensure!(is_digest(&chosen), "the index names {chosen:?}, which is no digest");
             let bytes = registry.manifest(&chosen, MAX_MANIFEST).await?;
             ensure!(digest::of(&bytes) == chosen, "the manifest {chosen} is another one");
             self.put(&chosen, &bytes)?;

@@ -1,4 +1,4 @@
-//! Which nodes to ask for what belongs to an image. Pure.
+//! Which nodes to ask for what belongs to an image. No I/O; whom of equals is chance.
 
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
 use keelson_client::ApiObject;

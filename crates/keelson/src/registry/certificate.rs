@@ -85,8 +85,15 @@ fn of_files(cert: &Path, key: &Path) -> anyhow::Result<(Pair, Arc<ServingCert>)>
 /// What stands in the files now is in force from now on, if certificate and key belong together: they may be written one after
 /// the other.
 fn again(cert: &Path, key: &Path, served: &ServingCert, last: Pair) -> Pair {
-    let Ok(now) = read(cert).and_then(|c| Ok((c, read(key)?))) else {
-        return last;
+    let now = match read(cert).and_then(|c| Ok((c, read(key)?))) {
+        Ok(now) => now,
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the registry's certificate can't be read again"
+            );
+            return last;
+        }
     };
     if now == last || !keelson_pki::authority::pairs(&now.0, &now.1) {
         return last;

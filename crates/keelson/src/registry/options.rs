@@ -35,7 +35,7 @@ pub struct Options {
     /// Address of this registry's /token as clients reach it, for clients that take tokens only from a token service
     #[arg(long, value_name = "URL")]
     pub token_realm: Option<String>,
-    /// Certificate by which this registry is known; read again when it is replaced
+    /// Certificate by which this registry is known; within ten minutes of a change it is read again
     #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
     pub tls_cert_file: Option<PathBuf>,
     /// Key of that certificate
@@ -90,8 +90,8 @@ pub struct Options {
     pub log: LogOptions,
 }
 
-/// Shorter ones end pushes that go on.
-const SHORTEST_GRACE: Duration = Duration::from_secs(60);
+/// Shorter ones end pushes that go on; and no oftener is anything looked for.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 impl Options {
     pub fn check(&self) -> anyhow::Result<()> {
@@ -123,12 +123,16 @@ impl Options {
             );
         }
         ensure!(
-            self.collect_grace >= SHORTEST_GRACE,
+            self.collect_grace >= SHORTEST,
             "--collect-grace of less than a minute would take from pushes what they count on"
         );
         ensure!(
-            !self.collect_every.is_zero(),
-            "--collect-every 0 would collect all the time"
+            self.collect_every >= SHORTEST,
+            "--collect-every is a minute at least: no oftener is anything looked for"
+        );
+        ensure!(
+            self.upload_expiry >= SHORTEST,
+            "--upload-expiry of less than a minute would end uploads that go on"
         );
         ensure!(self.max_uploads > 0, "--max-uploads 0 lets nobody push");
         Ok(())
@@ -216,6 +220,8 @@ mod tests {
                 "--token-realm",
             ),
             (&format!("--kubeconfig k {cert} --collect-grace 1s"), "--collect-grace"),
+            (&format!("--kubeconfig k {cert} --collect-every 1s"), "--collect-every"),
+            (&format!("--kubeconfig k {cert} --upload-expiry 1s"), "--upload-expiry"),
             (&format!("--kubeconfig k {cert} --upstream r:5000"), "--upstream"),
             ("--kubeconfig k --data-dir d", "--tls-name"),
             ("--kubeconfig k --plain-http --quota 1GB", "Gi"),

@@ -78,11 +78,15 @@ impl Store {
     fn each_link(&self, repository: &Repository, mut each: impl FnMut(Digest, fs::Metadata)) -> io::Result<()> {
         for entry in fs::read_dir(self.directory(repository).join("blobs"))? {
             let entry = entry?;
-            let digest = entry.file_name().to_str().and_then(Digest::of_file);
-            match (digest, entry.metadata()) {
-                (Some(digest), Ok(meta)) => each(digest, meta),
-                // Deleted meanwhile, or no mark of ours.
-                _ => continue,
+            // What has another name is no mark of ours.
+            let Some(digest) = entry.file_name().to_str().and_then(Digest::of_file) else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) => each(digest, meta),
+                // Deleted meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -110,8 +114,12 @@ impl Store {
         }
         let mut stands: HashSet<u64> = HashSet::new();
         for entry in fs::read_dir(self.directory(repository).join("tags"))? {
-            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-            stands.extend(Digest::parse(text.trim()).map(|d| d.short()));
+            match fs::read_to_string(entry?.path()) {
+                Ok(text) => stands.extend(Digest::parse(text.trim()).map(|d| d.short())),
+                // Deleted meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let mut all = Vec::new();
         self.each_manifest(repository, |digest| all.push(digest))?;

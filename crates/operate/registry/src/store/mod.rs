@@ -98,8 +98,11 @@ impl Store {
                 .with_context(|| format!("cannot create {}", root.join(part).display()))?;
         }
         let lock = File::create(root.join("lock"))?;
-        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
-            .map_err(|_| anyhow::anyhow!("another registry runs on {}", root.display()))?;
+        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock);
+        let lock = lock.map_err(|(_, error)| match error {
+            nix::errno::Errno::EAGAIN => anyhow::anyhow!("another registry runs on {}", root.display()),
+            error => anyhow::anyhow!("cannot lock {}: {error}", root.display()),
+        })?;
         let incoming = root.join("incoming");
         if incoming.exists() {
             fs::remove_dir_all(&incoming)?;

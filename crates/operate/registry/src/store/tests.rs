@@ -460,3 +460,22 @@ fn lists_are_told_in_pieces() {
     assert!(store.repositories("", 0).unwrap().names.is_empty());
     assert_eq!(store.tags(&name("none"), "", 1).unwrap_err().code, Code::NameUnknown);
 }
+
+/// A tag that can't be read may stand for any manifest.
+#[tokio::test]
+async fn nothing_goes_of_a_repository_that_can_not_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), Bounds::default());
+    let config = push(&store, "a", b"{}").await.unwrap();
+    put(&store, "a", &image(&[(&config, 2)]), &[]).unwrap();
+    grown_old(dir.path());
+    let how = Collect {
+        untagged: Some(Duration::from_secs(7200)),
+        ..HOW
+    };
+    let tag = dir.path().join("repositories/a/tags/x");
+    fs::create_dir(&tag).unwrap();
+    assert_eq!(store.collect(how, |_| None).unwrap(), Collected::default());
+    fs::remove_dir(&tag).unwrap();
+    assert_eq!(store.collect(how, |_| None).unwrap().manifests, 1);
+}

@@ -41,8 +41,10 @@ pub struct Fetch {
     state: watch::Receiver<State>,
 }
 
+type UnderWay = Mutex<HashMap<(Repository, Digest), Fetch>>;
+
 pub struct Fetches {
-    under_way: Arc<Mutex<HashMap<(Repository, Digest), Fetch>>>,
+    under_way: Arc<UnderWay>,
     places: Arc<Semaphore>,
 }
 
@@ -103,16 +105,32 @@ impl Fetches {
             digest: key.1.clone(),
             tell,
         };
-        let (under_way, places) = (self.under_way.clone(), self.places.clone());
+        let places = self.places.clone();
+        let listed = Listed {
+            under_way: self.under_way.clone(),
+            key,
+        };
         // It goes on when the one who began it has gone: others may wait.
         tokio::spawn(async move {
             let _place = places.acquire().await;
             let end = work.run().await;
             // From now on it is found in the store, or asked for anew.
-            under_way.lock().remove(&key);
+            drop(listed);
             work.tell.send_replace(end);
         });
         Ok(Some(fetch))
+    }
+}
+
+/// Who is under way: not for longer than the work, however that ends.
+struct Listed {
+    under_way: Arc<UnderWay>,
+    key: (Repository, Digest),
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.under_way.lock().remove(&self.key);
     }
 }
 
@@ -137,7 +155,7 @@ impl Work {
                     tracing::info!(repository = %self.repository, %digest, registry = self.registry, error = text, "a registry behind");
                     let said = match code {
                         Code::BlobUnknown => format!("{} has no such blob", self.registry),
-                        Code::Denied => text,
+                        Code::Denied | Code::Full | Code::TooLarge => text,
                         _ => format!("{} didn't give the blob", self.registry),
                     };
                     last = (code, said);

@@ -26,6 +26,8 @@ use tokio::sync::Semaphore;
 const FRESH: Duration = Duration::from_secs(60);
 /// An answer of a registry behind takes no longer than this, but for blobs.
 const WITHIN: Duration = Duration::from_secs(30);
+/// And who wants a manifest that somebody else asks for already waits no longer than this.
+const WAITING: Duration = Duration::from_secs(60);
 /// Repositories whose clients are kept, with the tokens that they have.
 const CLIENTS: usize = 256;
 
@@ -158,7 +160,16 @@ impl Upstreams {
             return Ok(());
         }
         let mine = Turn::new(&self.asking, format!("{repository} {reference:?}"));
-        let _turn = mine.lock.lock().await;
+        let Ok(_turn) = tokio::time::timeout(WAITING, mine.lock.lock()).await else {
+            // As when this one had asked, and got no answer: what is here serves.
+            return match known(store, repository, reference).await? {
+                Some(_) => Ok(()),
+                None => refuse(
+                    Code::Unavailable,
+                    format!("{} doesn't answer in time", upstream.registry),
+                ),
+            };
+        };
         if is_here(store, repository, reference).await? {
             return Ok(());
         }
@@ -174,10 +185,7 @@ impl Upstreams {
         reference: &Reference,
     ) -> Result<()> {
         let known = match reference {
-            Reference::Tag(_) => {
-                let (store, name, reference) = (store.clone(), repository.clone(), reference.clone());
-                blocking(move || Ok(store.resolve(&name, &reference).ok())).await?
-            }
+            Reference::Tag(_) => known(store, repository, reference).await?,
             Reference::Digest(_) => None,
         };
         let mut last = None;
@@ -303,13 +311,23 @@ fn not_there(upstream: &Upstream) -> Refused {
 }
 
 async fn is_here(store: &Arc<Store>, repository: &Repository, reference: &Reference) -> Result<bool> {
-    let (store, name, reference) = (store.clone(), repository.clone(), reference.clone());
-    blocking(move || {
-        let fresh = match &reference {
+    let (here, name, wanted) = (store.clone(), repository.clone(), reference.clone());
+    let fresh = blocking(move || {
+        Ok(match &wanted {
             Reference::Digest(_) => true,
-            Reference::Tag(tag) => store.tag_age(&name, tag).is_some_and(|age| age < FRESH),
-        };
-        Ok(fresh && store.resolve(&name, &reference).is_ok())
+            Reference::Tag(tag) => here.tag_age(&name, tag).is_some_and(|age| age < FRESH),
+        })
+    });
+    Ok(fresh.await? && known(store, repository, reference).await?.is_some())
+}
+
+/// Which manifest that is here is meant, however old what is said of it.
+async fn known(store: &Arc<Store>, repository: &Repository, reference: &Reference) -> Result<Option<Digest>> {
+    let (store, name, reference) = (store.clone(), repository.clone(), reference.clone());
+    blocking(move || match store.resolve(&name, &reference) {
+        Ok(digest) => Ok(Some(digest)),
+        Err(refused) if refused.code == Code::ManifestUnknown => Ok(None),
+        Err(refused) => Err(refused),
     })
     .await
 }

@@ -9,13 +9,13 @@ use keelson_distribution::{Access, Bounds};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 
-/// A token is its user's name. `dev` may pull and push in the namespace `team`, `reader` may pull there.
+/// A token is its user's name. `dev` may pull and push in the namespace `team`, `reader` may pull there; `other` may do both in `other`.
 async fn judge(request: http::Request<kube::client::Body>) -> Result<http::Response<kube::client::Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let spec = serde_json::from_slice::<Value>(&body).unwrap()["spec"].clone();
     let status = if path.ends_with("tokenreviews") {
-        let known = ["dev", "reader", "nobody-special"]
+        let known = ["dev", "reader", "other", "nobody-special"]
             .iter()
             .any(|name| spec["token"] == *name);
         json!({"authenticated": known, "user": {"username": spec["token"], "groups": ["system:authenticated"]}})
@@ -25,12 +25,13 @@ async fn judge(request: http::Request<kube::client::Body>) -> Result<http::Respo
             (&asked["group"], &asked["resource"]),
             (&json!("registry.keelson.dev"), &json!("repositories"))
         );
-        let verbs: &[&str] = match spec["user"].as_str() {
-            Some("dev") => &["get", "update"],
-            Some("reader") => &["get"],
-            _ => &[],
+        let (namespace, verbs): (&str, &[&str]) = match spec["user"].as_str() {
+            Some("dev") => ("team", &["get", "update"]),
+            Some("reader") => ("team", &["get"]),
+            Some("other") => ("other", &["get", "update"]),
+            _ => ("", &[]),
         };
-        let allowed = asked["namespace"] == "team" && verbs.iter().any(|verb| asked["verb"] == *verb);
+        let allowed = asked["namespace"] == namespace && verbs.iter().any(|verb| asked["verb"] == *verb);
         json!({"allowed": allowed})
     };
     let answer = json!({"status": status}).to_string();
@@ -111,9 +112,13 @@ async fn nobody_gets_a_blob_by_mounting_it_from_where_he_may_not_read() {
         let path = format!("/v2/team/copy/blobs/uploads/?mount={digest}{from}");
         assert_eq!(status(&registry, "POST", &path, &dev).await, 201, "{from}");
     }
-    // The reader can't push; and who could push elsewhere would have to read here.
-    let path = format!("/v2/other/copy/blobs/uploads/?mount={digest}&from=team/private");
-    assert_eq!(status(&registry, "POST", &path, &basic("nobody-special")).await, 403);
+    // Who may push elsewhere, and may not read here, is told to send it.
+    for from in ["&from=team/private", ""] {
+        let path = format!("/v2/other/copy/blobs/uploads/?mount={digest}{from}");
+        assert_eq!(status(&registry, "POST", &path, &basic("other")).await, 202, "{from}");
+    }
+    let copy = format!("/v2/other/copy/blobs/{digest}");
+    assert_eq!(status(&registry, "GET", &copy, &basic("other")).await, 404);
 }
 
 #[tokio::test]

@@ -133,6 +133,27 @@ impl Running {
         digest::of(manifest.as_bytes())
     }
 
+    /// Waits until the page of metrics says so.
+    pub async fn becomes(&self, family: &str, wanted: u64) {
+        for _ in 0..50 {
+            if self.counted(family) == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(self.counted(family), wanted, "{family}");
+    }
+
+    /// As if nobody had asked for this tag for an hour.
+    pub fn grow_old(&self, repository: &str, tag: &str) {
+        let place = format!("repositories/{}/tags/{tag}", repository.replace('/', "+"));
+        let file = std::fs::File::options()
+            .write(true)
+            .open(self.directory.path().join(place));
+        let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+        file.unwrap().set_modified(old).unwrap();
+    }
+
     /// What a line of the page of metrics says that begins so; 0 where there is none.
     pub fn counted(&self, family: &str) -> u64 {
         let page = self.measures.page();

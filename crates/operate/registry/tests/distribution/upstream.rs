@@ -68,16 +68,14 @@ async fn what_is_here_serves_while_the_registry_behind_is_away() {
     assert_eq!(here.get(&blob).await.status, 200);
     assert_eq!(here.get("/v2/there/x/manifests/none").await.code(), "MANIFEST_UNKNOWN");
     // The tag is old, and nobody answers there any more.
-    let tag = here.directory.path().join("repositories/there+x/tags/v1");
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    std::fs::File::options()
-        .write(true)
-        .open(&tag)
-        .unwrap()
-        .set_modified(old)
-        .unwrap();
+    here.grow_old("there/x", "v1");
     drop(there);
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for _ in 0..50 {
+        if here.get("/v2/there/x/manifests/v2").await.code() == "UNAVAILABLE" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(here.get("/v2/there/x/manifests/v1").await.status, 200);
     assert_eq!(here.get(&blob).await.status, 200);
     assert_eq!(here.get("/v2/there/x/manifests/v2").await.code(), "UNAVAILABLE");
@@ -96,19 +94,9 @@ async fn a_tag_that_moved_is_followed_and_one_that_went_is_gone() {
         first,
         "it is believed for a minute"
     );
-    let tag = here.directory.path().join("repositories/there+x/tags/v1");
-    let grow_old = || {
-        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-        std::fs::File::options()
-            .write(true)
-            .open(&tag)
-            .unwrap()
-            .set_modified(old)
-            .unwrap();
-    };
-    grow_old();
+    here.grow_old("there/x", "v1");
     assert_eq!(of().await.header("docker-content-digest"), second);
-    grow_old();
+    here.grow_old("there/x", "v1");
     assert_eq!(there.ask("DELETE", "/v2/x/manifests/v1", &[], "").await.status, 202);
     assert_eq!(of().await.code(), "MANIFEST_UNKNOWN");
 }
@@ -175,13 +163,7 @@ async fn a_registry_behind_does_not_fill_what_is_kept() {
     let path = format!("/v2/there/x/blobs/{}", digest::of(b"endless"));
     let asked = tokio::time::timeout(Duration::from_secs(30), here.get(&path)).await;
     assert_eq!(asked.expect("it ends").code(), "DENIED");
-    for _ in 0..50 {
-        if here.counted("keelson_registry_kept_bytes") == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(here.counted("keelson_registry_kept_bytes"), 0);
+    here.becomes("keelson_registry_kept_bytes", 0).await;
     let left = std::fs::read_dir(here.directory.path().join("incoming"))
         .unwrap()
         .count();

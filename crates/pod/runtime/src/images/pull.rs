@@ -208,7 +208,7 @@ impl Attempt {
         if let Some(bytes) = from.peer_document(digest).await {
             match verified(bytes) {
                 Ok(bytes) => {
-                    from.keep_document(digest, &bytes);
+                    from.keep_document(digest, &bytes).await;
                     return Ok(bytes);
                 }
                 Err(error) => tracing::warn!(%error, "another node's copy isn't used"),
@@ -216,7 +216,7 @@ impl Attempt {
         }
         let bytes = self.registry.document(digest, MAX_DOCUMENT).await.map_err(failed)?;
         let bytes = verified(bytes).map_err(io_failed)?;
-        from.keep_document(digest, &bytes);
+        from.keep_document(digest, &bytes).await;
         Ok(bytes)
     }
 
@@ -372,12 +372,19 @@ impl<'a> Origin<'a> {
         Some(bytes)
     }
 
-    fn keep_document(&self, digest: &str, bytes: &[u8]) {
-        if let Some(archives) = &self.images.archives {
-            let scratch = Download(self.images.layers.ingest_file());
-            if let Err(error) = archives.put(&self.repository, digest, bytes, &scratch.0) {
-                tracing::warn!(%error, "a configuration isn't kept for other nodes");
-            }
+    async fn keep_document(&self, digest: &str, bytes: &[u8]) {
+        if self.images.archives.is_none() {
+            return;
+        }
+        let (images, repository) = (self.images.clone(), self.repository.clone());
+        let (digest, bytes) = (digest.to_owned(), bytes.to_vec());
+        let kept = blocking(move || {
+            let scratch = Download(images.layers.ingest_file());
+            let archives = images.archives.as_ref();
+            archives.map_or(Ok(()), |all| all.put(&repository, &digest, &bytes, &scratch.0))
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "a configuration isn't kept for other nodes");
         }
     }
 
