@@ -285,6 +285,8 @@ async function rights(lab) {
   await lab.go('#/r/core/v1/pods?ns=-');
   await lab.until('which right is missing is said', () => document.querySelector('.problem')?.innerText.includes('You need the right to list pods in the whole cluster.'));
   await lab.accessible('forbidden');
+  await lab.go('#/?ns=-');
+  await lab.until('what one may not see isn\'t said to be well', () => document.querySelector('main').innerText.includes('as far as you may see'));
   await lab.go('#/r/core/v1/pods?ns=shop');
   await lab.page.waitForSelector('tr.row');
   await lab.go(`#/o/apps/v1/deployments/shop/web`);

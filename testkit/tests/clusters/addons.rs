@@ -605,6 +605,7 @@ async fn files_of_a_directory_are_followed() {
             .await;
         deleted.expect("deleted");
     }
+    // Nothing happens: for longer than the applier waits for a file that nobody says any more.
     tokio::time::sleep(secs(9)).await;
     assert_eq!(maps.get("default", "web").await.expect("a map").uid(), before.uid());
     assert_eq!(secrets.list(NAMESPACE, MARK, "").await.expect("sources").len(), 2);
@@ -614,6 +615,7 @@ async fn files_of_a_directory_are_followed() {
     let beside = dir.path().with_extension("beside");
     fs::rename(dir.path(), &beside).unwrap();
     fs::create_dir(dir.path()).unwrap();
+    // Nor here: for longer than it takes to notice, to be quiet, and to apply.
     tokio::time::sleep(secs(4)).await;
     until("b", Some("1")).await;
     fs::write(dir.path().join("web.yaml"), map("web", "3")).unwrap();

@@ -39,6 +39,10 @@ impl Entry {
             name: self.name.clone(),
         }
     }
+    /// Whether it is of this object.
+    pub fn is(&self, id: &ObjectId) -> bool {
+        self.name == id.name && self.namespace == id.namespace && self.kind == id.kind && self.group == id.group
+    }
     pub fn api_version(&self) -> String {
         match self.group.as_str() {
             "" => self.version.clone(),

@@ -2,7 +2,8 @@
 //! many windows; a WebSocket is none of them. And a page can't read why a WebSocket was refused: here the first message says how
 //! the API answered, as text, and then the body comes as it came, in binary messages.
 //!
-//! Nothing is buffered: while the browser doesn't read, the API isn't read either, and ends a watch that falls behind.
+//! Nothing is buffered: while the browser doesn't read, the API isn't read either, and ends a watch that falls behind; a browser that
+//! reads nothing for a minute has gone. An answer that breaks off is told from one that ends by another text.
 
 use crate::answer::{self, Body, UNREACHABLE, says_unreachable, status_of};
 use crate::{forward, paths};
@@ -28,6 +29,8 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 const CHANGE: Duration = Duration::from_secs(10);
 /// A watch has a bookmark a minute; without any, nobody is there.
 const SILENCE: Duration = Duration::from_secs(600);
+/// For the browser to take a message, as with other answers.
+const UNREAD: Duration = Duration::from_secs(60);
 
 /// `/console/stream/api/v1/…` and `/console/table/…`: the same path of the API, the second as tables.
 pub async fn open(client: &kube::Client, form: &str, mut request: Request<Incoming>) -> Response<Body> {
@@ -109,7 +112,7 @@ where
         Ok(got) => (refusal(got).await, None),
         Err(error) => (status_of(502, UNREACHABLE, &says_unreachable(&error)), None),
     };
-    socket.send(Message::text(first.to_string())).await?;
+    put(&mut socket, Message::text(first.to_string())).await?;
     let mut body = body;
     while let Some(from) = &mut body {
         let next = tokio::select! {
@@ -119,13 +122,29 @@ where
         match next {
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
-                    socket.send(Message::binary(data)).await?;
+                    put(&mut socket, Message::binary(data)).await?;
                 }
             }
-            _ => body = None,
+            Ok(Some(Err(error))) => {
+                let says = format!("the API's answer broke off: {error}");
+                let broken = status_of(502, "BrokeOff", &says).to_string();
+                put(&mut socket, Message::text(broken)).await?;
+                body = None;
+            }
+            Ok(None) | Err(_) => body = None,
         }
     }
-    socket.close(None).await
+    put(&mut socket, Message::Close(None)).await
+}
+
+async fn put<S>(socket: &mut WebSocketStream<S>, message: Message) -> Result<(), tungstenite::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match timeout(UNREAD, socket.send(message)).await {
+        Ok(sent) => sent,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
 }
 
 /// Until the page goes; whatever it says is not listened to.

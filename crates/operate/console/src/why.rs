@@ -2,7 +2,6 @@
 
 use crate::answer::{self, Body};
 use http::{Response, StatusCode};
-use k8s_openapi::jiff::Timestamp;
 use keelson_client::{Error, Rest};
 use keelson_why::{Question, fetch};
 use std::time::Duration;
@@ -21,7 +20,7 @@ pub async fn answer(rest: &Rest, asked: &str) -> Response<Body> {
         Ok(question) => question,
         Err(wrong) => return answer::failure(StatusCode::NOT_FOUND, "NoRules", &wrong.to_string()),
     };
-    match timeout(PATIENCE, fetch::answer(rest, &question, Timestamp::now())).await {
+    match timeout(PATIENCE, fetch::answer(rest, &question, keelson_clock::now())).await {
         Ok(Ok(report)) => match serde_json::to_value(&report) {
             Ok(report) => answer::json(StatusCode::OK, &report),
             Err(error) => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, "Unknown", &error.to_string()),

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ fn full(text: impl Into<Bytes>) -> Body {
 #[derive(Default)]
 struct Api {
     asked: Mutex<Vec<(Method, String, HeaderMap, Bytes)>>,
+    breaks: Arc<Notify>,
 }
 
 impl Server for Api {
@@ -63,6 +65,16 @@ impl Server for Api {
         if uri.contains("forbidden") {
             let status = r#"{"kind":"Status","code":403,"reason":"Forbidden","message":"pods is forbidden: User \"ana\" cannot list"}"#;
             return answer.status(403).body(full(status)).unwrap();
+        }
+        if uri.contains("breaks") {
+            let breaks = self.breaks.clone();
+            let broken = async move {
+                breaks.notified().await;
+                Err(BoxError::from("broken"))
+            };
+            let events = futures::stream::iter([Ok(Frame::data(Bytes::from("{\"n\":1}\n")))])
+                .chain(futures::stream::once(broken));
+            return answer.body(StreamBody::new(events).boxed_unsync()).unwrap();
         }
         if uri.contains("watch=") {
             let events = futures::stream::iter(["{\"n\":1}\n", "{\"n\":2}\n"])
@@ -368,6 +380,18 @@ async fn a_watch_comes_as_messages() {
     ] {
         assert!(lab.socket(path, &[]).await.is_err(), "{path}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_one_that_ends() {
+    let lab = lab().await;
+    let mut socket = lab.socket("/console/stream/api/v1/breaks", &[]).await.unwrap();
+    assert_eq!(next(&mut socket).await, Message::text("{\"code\":200}"));
+    assert_eq!(next(&mut socket).await, Message::binary("{\"n\":1}\n"));
+    lab.api.breaks.notify_one();
+    let said = next(&mut socket).await.into_text().unwrap();
+    assert!(said.contains("BrokeOff") && said.contains("broke off"), "{said}");
+    assert!(next(&mut socket).await.is_close());
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ impl Applier {
             let live = self.followers.find(&item.resource, &item.id.namespace, &item.id.name);
             if let Some(other) = self.somebody_elses(addon, &item.id, live.as_ref()) {
                 failed.push(format!("{} is {other}'s, whose file says it too", shown(&item.id)));
-                status.objects.retain(|e| e.id() != item.id);
+                status.objects.retain(|e| !e.is(&item.id));
                 continue;
             }
             let before = memory.get(&item.id);
@@ -65,17 +65,13 @@ impl Applier {
                         self.contested(addon, &item.id, noted.taken_back);
                     }
                     memory.insert(item.id.clone(), noted);
-                    if let Some(entry) = status.objects.iter_mut().find(|e| e.id() == item.id) {
+                    if let Some(entry) = status.objects.iter_mut().find(|e| e.is(&item.id)) {
                         take(entry, &now);
                     }
                 }
                 Err(why) => {
                     memory.remove(&item.id);
-                    if let Some(entry) = status
-                        .objects
-                        .iter_mut()
-                        .find(|e| e.id() == item.id && e.uid.is_empty())
-                    {
+                    if let Some(entry) = status.objects.iter_mut().find(|e| e.is(&item.id) && e.uid.is_empty()) {
                         entry.state = State::NotFound;
                         entry.message = why.clone();
                     }

@@ -78,7 +78,7 @@ impl Applier {
                 Ok(fate) => {
                     self.tell_fate(addon, &entry, &fate);
                     let id = entry.id();
-                    status.objects.retain(|e| e.id() != id);
+                    status.objects.retain(|e| !e.is(&id));
                 }
                 Err(error) => left.failed.push(format!("{}: {}", entry.shown(), why(&error))),
             }

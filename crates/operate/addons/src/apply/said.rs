@@ -2,7 +2,7 @@
 
 use crate::addon::Addon;
 use crate::choose::choose;
-use crate::inventory::{Entry, ObjectId};
+use crate::inventory::ObjectId;
 use crate::manifest::{self, depends_on};
 use crate::source::{Source, addon_of};
 use k8s_openapi::api::core::v1::Secret;
@@ -124,7 +124,7 @@ impl Gist {
     /// A file that can't be read says what it said before.
     fn says(&self, known: Option<&Addon>, id: &ObjectId) -> bool {
         let Some(objects) = &self.objects else {
-            return known.is_some_and(|a| a.objects().iter().map(Entry::id).any(|o| o == *id));
+            return known.is_some_and(|a| a.objects().iter().any(|entry| entry.is(id)));
         };
         match id.namespace.as_str() {
             // Of the whole cluster, whatever namespace is written.

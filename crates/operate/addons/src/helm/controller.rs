@@ -1,30 +1,26 @@
 //! Looks at charts, their jobs and releases, and does what comes next ([`plan`]).
 
-use super::chart::{
-    CHART_LABEL, CONFIG_HASH, ChartCondition, ChartStatus, FINALIZER, HelmChart, HelmChartConfig, MANAGED_BY, UNMANAGED,
-};
+mod make;
+mod tell;
+
+use super::chart::{CHART_LABEL, CONFIG_HASH, FINALIZER, HelmChart, HelmChartConfig, MANAGED_BY, UNMANAGED};
 use super::job::{self, Act, Built, Settings};
-use super::plan::{self, Facts, Next, Phase, Seen, Why};
+use super::plan::{self, Facts, Next, Phase, Seen};
 use super::release::{self, Release};
-use super::trouble;
-use crate::definitions;
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Subject};
-use keelson_client::rest::is_namespace_terminating;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use keelson_client::{
     ApiObject, Controller, EventType, Informer, InformerOptions, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile,
-    Recorder, Rest, WorkQueue, delete_options, is_already_exists, is_not_found,
+    Recorder, Rest, WorkQueue, delete_options, is_not_found,
 };
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const MANAGER: &str = "keelson-helm";
 /// As charts have it.
 const US: &str = "keelson";
 /// k3s' number: a job is tried for about four days.
@@ -333,15 +329,7 @@ impl Charts {
             Next::Make(act) => return self.make(key, chart, wanted, release, act).await,
             Next::Remove(act) => {
                 if let Some(job) = self.job(chart, act) {
-                    // In the foreground: it is gone when its pods are.
-                    let options = delete_options(Some("Foreground"), Some(job.uid()), None);
-                    match Objects::<Job>::new(&self.rest)
-                        .delete(job.namespace(), job.name(), &options)
-                        .await
-                    {
-                        Err(error) if !is_not_found(&error) => return Err(error.into()),
-                        _ => {}
-                    }
+                    self.remove(&job).await?;
                 }
             }
             Next::Wait(act) => {
@@ -363,56 +351,30 @@ impl Charts {
                 let message = format!("Applying HelmChart using Job {}", where_(Act::Install));
                 self.tell(chart, Some((Act::Install, &message)), None).await?;
             }
-            Next::Failed(why) => return self.failed(chart, why).await,
+            Next::Failed(why) => {
+                if self.failed(chart, why).await? == Act::Delete {
+                    return self.uninstall_again(chart).await;
+                }
+            }
             Next::LetGo { left } => return self.let_go(key, chart, left).await,
         }
         Ok(Outcome::Done)
     }
 
-    async fn failed(&self, chart: &HelmChart, why: Why) -> anyhow::Result<Outcome> {
-        let (act, reason, message) = match why {
-            Why::Job => (
-                Act::Install,
-                "Job failed",
-                "Job has reached configured number of retries without succeeding",
-            ),
-            Why::Release => (
-                Act::Install,
-                "Release differs",
-                "the job ends well again and again, and the release is not of this configuration: somebody else changes it, or the image can't",
-            ),
-            Why::RolledBack => (
-                Act::Rollback,
-                "Rolled back",
-                "the job has failed, and the release went back to its last revision that was well; it is tried again when the chart changes",
-            ),
-            Why::Rollback => (
-                Act::Rollback,
-                "Rollback failed",
-                "the job has failed, and so has the one that was to go back",
-            ),
-            Why::Uninstall => (
-                Act::Delete,
-                "Uninstall failed",
-                "the job that uninstalls it has failed, and is made anew every five minutes; with the annotation helmcharts.helm.cattle.io/unmanaged the chart goes without it",
-            ),
-        };
-        let message = match self.trouble(chart, act) {
-            Some(trouble) => format!("{message}; {trouble}"),
-            None => message.to_string(),
-        };
-        let job = format!(
-            "Applying HelmChart using Job {}/{}",
-            chart.namespace(),
-            act.job_name(chart.name())
-        );
-        let is_new = self.tell(chart, Some((act, &job)), Some((reason, &message))).await?;
-        if is_new {
-            self.recorder.event(chart, EventType::Warning, "JobFailed", message);
+    /// In the foreground: it is gone when its pods are.
+    async fn remove(&self, job: &Job) -> anyhow::Result<()> {
+        let options = delete_options(Some("Foreground"), Some(job.uid()), None);
+        match Objects::<Job>::new(&self.rest)
+            .delete(job.namespace(), job.name(), &options)
+            .await
+        {
+            Err(error) if !is_not_found(&error) => Err(error.into()),
+            _ => Ok(()),
         }
-        if act != Act::Delete {
-            return Ok(Outcome::Done);
-        }
+    }
+
+    /// When it is time, the job that failed makes place for another.
+    async fn uninstall_again(&self, chart: &HelmChart) -> anyhow::Result<Outcome> {
         let job = self.job(chart, Act::Delete);
         let ended = job.as_ref().and_then(|j| {
             let conditions = j.status.as_ref()?.conditions.as_ref()?;
@@ -421,159 +383,14 @@ impl Charts {
                 .find(|c| c.type_ == "Failed")
                 .and_then(|c| c.last_transition_time.clone())
         });
-        let waited = ended.map(|at| keelson_clock::now().as_second() - at.0.as_second());
-        match (job, waited) {
-            (Some(job), Some(waited)) if waited >= AGAIN.as_secs() as i64 => {
-                let options = delete_options(Some("Foreground"), Some(job.uid()), None);
-                Objects::<Job>::new(&self.rest)
-                    .delete(job.namespace(), job.name(), &options)
-                    .await?;
+        let waited = ended.map_or(0, |at| keelson_clock::now().as_second() - at.0.as_second());
+        let left = AGAIN.saturating_sub(Duration::from_secs(u64::try_from(waited).unwrap_or(0)));
+        match job {
+            Some(job) if left.is_zero() => {
+                self.remove(&job).await?;
                 Ok(Outcome::Done)
             }
-            _ => Ok(Outcome::After(AGAIN)),
-        }
-    }
-
-    fn trouble(&self, chart: &HelmChart, act: Act) -> Option<String> {
-        let job = self.job(chart, act)?;
-        let is_of = |pod: &Pod| {
-            pod.metadata
-                .owner_references
-                .iter()
-                .flatten()
-                .any(|o| o.uid == job.uid())
-        };
-        trouble::of(
-            &self
-                .pods
-                .store()
-                .list_namespace(chart.namespace())
-                .into_iter()
-                .filter(|p| is_of(p))
-                .collect::<Vec<_>>(),
-        )
-    }
-
-    async fn make(
-        &self,
-        key: &ObjectKey,
-        chart: &HelmChart,
-        wanted: Wanted,
-        release: &Release,
-        act: Act,
-    ) -> anyhow::Result<Outcome> {
-        let mut template = wanted.built.template.clone();
-        job::set_release(&mut template, &wanted.hash, release.revision);
-        if wanted.policy == "rollback" {
-            // The image doesn't know it: what failed is left to us, if there is anything to go back to.
-            let known = if release.well.is_some() { "abort" } else { "reinstall" };
-            job::replace_variable(&mut template, "FAILURE_POLICY", known);
-        }
-        if let (Act::Rollback, Some(well)) = (act, release.well) {
-            job::roll_back_to(&mut template, chart, well);
-        }
-        let made = async {
-            self.surround(chart, &wanted.built, act).await?;
-            let job = job::job(chart, act, template, wanted.backoff_limit, Map::new());
-            self.rest
-                .create_raw(&Job::RESOURCE, chart.namespace(), job.to_string().into_bytes())
-                .await
-        };
-        match made.await {
-            Err(error) if is_already_exists(&error) => return Ok(Outcome::Retry),
-            // No job can run there any more, and what it has goes with the namespace.
-            Err(error) if is_namespace_terminating(&error) && chart.is_deleting() => {
-                return self.let_go(key, chart, release.revision > 0).await;
-            }
-            Err(error) => {
-                let why = format!("Failed to generate Job: {}", crate::apply::why(&error));
-                self.tell(chart, None, Some(("Job create failed", &why))).await?;
-                return Err(error.into());
-            }
-            Ok(_) => {}
-        }
-        {
-            let mut tries = self.tries.lock();
-            let count = tries
-                .get(key)
-                .filter(|(hash, _)| *hash == wanted.hash)
-                .map_or(0, |(_, n)| *n);
-            tries.insert(key.clone(), (wanted.hash.clone(), count + 1));
-        }
-        let name = act.job_name(chart.name());
-        let (reason, doing) = match act {
-            Act::Install => ("ApplyJob", "Applying HelmChart"),
-            Act::Delete => ("RemoveJob", "Uninstalling HelmChart"),
-            Act::Rollback => ("RollbackJob", "Rolling back HelmChart"),
-        };
-        self.recorder.event(
-            chart,
-            EventType::Normal,
-            reason,
-            format!("{doing} using Job {}/{name}", chart.namespace()),
-        );
-        let message = format!("Applying HelmChart using Job {}/{name}", chart.namespace());
-        self.tell(chart, Some((act, &message)), None).await?;
-        Ok(Outcome::Done)
-    }
-
-    /// What the job's pod needs: values, the chart itself, an account that may do what helm does.
-    async fn surround(&self, chart: &HelmChart, built: &Built, act: Act) -> keelson_client::Result<()> {
-        let (namespace, name) = (chart.namespace(), chart.name());
-        let own = |of: String| json!({"name": of, "namespace": namespace, "ownerReferences": [job::owner(chart)], "labels": {CHART_LABEL: name}});
-        if act == Act::Install {
-            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": own(job::values_name(name)),
-                "type": "helmcharts.helm.cattle.io/values", "data": built.values});
-            self.apply::<Secret>(namespace, &secret).await?;
-            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": own(job::content_name(name)), "data": built.content});
-            self.apply::<ConfigMap>(namespace, &map).await?;
-        }
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": own(job::account_name(name)),
-            "automountServiceAccountToken": true});
-        self.apply::<ServiceAccount>(namespace, &account).await?;
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": job::binding_name(namespace, name), "labels": {definitions::MANAGED_BY: definitions::US, CHART_LABEL: name}},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"kind": "ServiceAccount", "name": job::account_name(name), "namespace": namespace}],
-        });
-        self.apply::<ClusterRoleBinding>("", &binding).await
-    }
-
-    async fn apply<K: Kind>(&self, namespace: &str, body: &Value) -> keelson_client::Result<()> {
-        let name = body["metadata"]["name"].as_str().unwrap_or_default();
-        let patch = Patch::Apply {
-            body,
-            manager: MANAGER,
-            force: true,
-        };
-        self.rest
-            .patch_raw(&K::RESOURCE, namespace, name, "", &patch)
-            .await
-            .map(drop)
-    }
-
-    /// Namespace and name read together the same for several charts, and whoever makes pods may name any chart: only the binding of this
-    /// chart's own account goes.
-    async fn unbind(&self, chart: &ObjectKey) -> anyhow::Result<()> {
-        let name = job::binding_name(&chart.namespace, &chart.name);
-        let bindings = Objects::<ClusterRoleBinding>::new(&self.rest);
-        let ours = bindings.find("", &name).await?.filter(|b| {
-            let labels = b.metadata.labels.as_ref();
-            let is_ours = labels
-                .and_then(|l| l.get(definitions::MANAGED_BY))
-                .is_some_and(|by| by == definitions::US);
-            let account = job::account_name(&chart.name);
-            let is_bound = |s: &Subject| s.name == account && s.namespace.as_deref() == Some(chart.namespace.as_str());
-            is_ours && b.subjects.iter().flatten().any(is_bound)
-        });
-        let Some(binding) = ours else { return Ok(()) };
-        match bindings
-            .delete("", &name, &delete_options(None, Some(binding.uid()), None))
-            .await
-        {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
+            _ => Ok(Outcome::After(left)),
         }
     }
 
@@ -606,45 +423,5 @@ impl Charts {
         }
         self.forget(key);
         Ok(Outcome::Done)
-    }
-
-    /// Writes what there is to tell, if it is another thing than before; whether it was.
-    async fn tell(
-        &self,
-        chart: &HelmChart,
-        job: Option<(Act, &str)>,
-        failed: Option<(&str, &str)>,
-    ) -> anyhow::Result<bool> {
-        let condition = |kind: &str, is: bool, reason: &str, message: &str| ChartCondition {
-            kind: kind.into(),
-            status: if is { "True" } else { "False" }.into(),
-            reason: reason.into(),
-            message: crate::health::short(message),
-        };
-        let created = match job {
-            Some((_, message)) => condition("JobCreated", true, "Job created", message),
-            None => condition("JobCreated", false, "", ""),
-        };
-        let failed = match failed {
-            Some((reason, message)) => condition("Failed", true, reason, message),
-            None => condition("Failed", false, "", ""),
-        };
-        let before = chart.status.clone().unwrap_or_default();
-        let status = ChartStatus {
-            job_name: job.map_or(before.job_name.clone(), |(act, _)| act.job_name(chart.name())),
-            conditions: vec![created, failed],
-        };
-        if status == before {
-            return Ok(false);
-        }
-        let body = json!({"metadata": {"uid": chart.uid()}, "status": status});
-        match self
-            .charts
-            .patch_status(chart.namespace(), chart.name(), Patch::Merge(&body))
-            .await
-        {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(true),
-        }
     }
 }

@@ -3,6 +3,7 @@
 use super::chart::{CHART_LABEL, CONFIG_HASH, HelmChart, HelmChartConfig, SecretSpec};
 use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use keelson_api::duration;
 use keelson_client::ApiObject;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -423,54 +424,8 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
-/// A duration as Go writes it: `90s` is `1m30s`.
+/// A duration as Go writes it: `90s` is `1m30s`. One below nothing is none that helm could wait for.
 pub fn go_duration(text: &str) -> Option<String> {
-    let units = [
-        ("ns", 1),
-        ("us", 1_000),
-        ("µs", 1_000),
-        ("ms", 1_000_000),
-        ("s", 1_000_000_000u64),
-        ("m", 60_000_000_000),
-        ("h", 3_600_000_000_000),
-    ];
-    if text == "0" {
-        return Some("0s".into());
-    }
-    let (mut rest, mut nanos) = (text, 0u64);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let end = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        let (_, unit) = units.iter().find(|(name, _)| *name == &rest[..end])?;
-        let part = number * *unit as f64;
-        // Ten years.
-        if !part.is_finite() || part > 3e17 {
-            return None;
-        }
-        nanos = nanos.checked_add(part as u64)?;
-        rest = &rest[end..];
-    }
-    let seconds = nanos as f64 / 1e9;
-    if nanos == 0 {
-        return Some("0s".into());
-    }
-    if nanos < 1_000_000_000 {
-        return Some(format!("{}ms", nanos as f64 / 1e6));
-    }
-    let whole = nanos / 1_000_000_000;
-    let (hours, minutes) = (whole / 3600, whole / 60 % 60);
-    let left = seconds - (hours * 3600 + minutes * 60) as f64;
-    let left = (left * 1e9).round() / 1e9;
-    Some(match (hours, minutes) {
-        (0, 0) => format!("{left}s"),
-        (0, m) => format!("{m}m{left}s"),
-        (h, m) => format!("{h}h{m}m{left}s"),
-    })
+    let nanos = duration::parse(text).ok().filter(|nanos| *nanos >= 0)?;
+    Some(duration::format(nanos))
 }

@@ -90,13 +90,16 @@ async fn somebody_says_one(told: &Informer<Secret>, stop: &CancellationToken) ->
     let changed = Arc::new(Notify::new());
     let note = changed.clone();
     told.on_change(move |_| note.notify_one());
-    let mut seen = BTreeSet::new();
+    // Of what there was when it was looked last.
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     loop {
+        let mut now = BTreeSet::new();
         for source in told.store().list().iter().filter_map(|s| Source::of(s)) {
-            if seen.insert(source.hash.clone()) && says_one(&source) {
+            if now.insert(source.hash.clone()) && !seen.contains(&source.hash) && says_one(&source) {
                 return true;
             }
         }
+        seen = now;
         tokio::select! {
             () = stop.cancelled() => return false,
             () = changed.notified() => {}

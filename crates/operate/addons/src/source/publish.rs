@@ -45,7 +45,9 @@ impl Publisher {
         }
         let changed = Arc::new(Notify::new());
         let touched = self.touched();
-        let mounts = Mounts::open();
+        let mounts = Mounts::open()
+            .inspect_err(|error| tracing::warn!(%error, "what is mounted over directories of add-ons isn't heard of"))
+            .ok();
         let mut kept = Vec::new();
         loop {
             // Watched before it is read: what changes meanwhile is a notice.
@@ -249,11 +251,9 @@ struct Mounts(AsyncFd<OwnedFd>);
 // `AsyncFd`'s makers are deprecated for types whose descriptor may change; an owned one's does not, and what replaces them is `unsafe`.
 #[allow(deprecated)]
 impl Mounts {
-    fn open() -> Option<Mounts> {
-        let file = File::open("/proc/self/mountinfo").ok()?;
-        AsyncFd::with_interest(OwnedFd::from(file), Interest::PRIORITY)
-            .map(Mounts)
-            .ok()
+    fn open() -> std::io::Result<Mounts> {
+        let file = File::open("/proc/self/mountinfo")?;
+        AsyncFd::with_interest(OwnedFd::from(file), Interest::PRIORITY).map(Mounts)
     }
 
     async fn changed(&self) {

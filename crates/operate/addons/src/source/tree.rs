@@ -209,6 +209,10 @@ fn names(at: &Path) -> std::io::Result<Vec<String>> {
         let name = entry?.file_name();
         // What has no name in text is no name of an add-on.
         names.extend(name.into_string().ok());
+        // One too many is told as that, and needs no others.
+        if names.len() > MOST_NAMES {
+            break;
+        }
     }
     names.sort();
     Ok(names)

@@ -44,8 +44,8 @@ export class Samples extends EventTarget {
       }
       for (const key of this.series.keys()) if (!seen.has(key)) this.series.delete(key);
     } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      this.problem = error;
+      // Whatever it was, it is asked again.
+      this.problem = error instanceof Problem ? error : new Problem({ code: 500, message: `what the API answered can't be read: ${error.message}` });
     }
     this.dispatchEvent(new Event('change'));
     if (this.users > 0) this.timer = setTimeout(() => this.ask(), EVERY);

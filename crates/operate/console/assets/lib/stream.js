@@ -1,4 +1,4 @@
-// An answer without an end, by a WebSocket of the console: first how the API answered, then the body as it comes.
+// An answer without an end, by a WebSocket of the console: first how the API answered, then the body as it comes, and if it breaks off, why.
 
 import { Problem, setGone } from './api.js';
 
@@ -17,7 +17,7 @@ export function open(form, path, { begun, text, ended }) {
       const status = JSON.parse(data);
       if (status.kind === 'Status') {
         problem = new Problem(status);
-        setGone(problem.isGone ? problem : null);
+        if (!started) setGone(problem.isGone ? problem : null);
       } else {
         started = true;
         setGone(null);

@@ -87,7 +87,7 @@ class Panel {
     const fits = (e) => this.words.every((word) => text(e).includes(word));
     const all = [...reflector.items.values()].filter(fits).sort((a, b) => (when(a) < when(b) ? 1 : -1));
     const most = all.slice(0, LISTED);
-    fill(this.line, all.length ? timeline(all, this.isMany) : h('p', { class: 'muted' }, reflector.state === 'loading' ? 'Loading …' : 'There are none. Events are kept for an hour.'));
+    fill(this.line, all.length ? timeline(all, this.isMany) : h('p', { class: 'muted' }, reflector.revision ? 'There are none. Events are kept for an hour.' : 'Loading …'));
     this.head.textContent = all.length > LISTED ? `The newest ${LISTED} of ${all.length.toLocaleString('en')}` : `${count(all.length, 'event')}, newest first`;
     fill(this.list, most.map((event) => eventRow(event, this.isMany)));
   }

@@ -60,10 +60,10 @@ export function logsTab({ kind, namespace, name, object }) {
       text: lines(add),
       ended: (problem) => {
         if (problem) say(problem.message, missing(problem));
-        if (previous) return tell('all of it');
+        if (previous) return tell(problem ? 'not all of it' : 'all of it');
         // The connection ended, or the container did: then there is more when it runs again.
         waits = !runs();
-        if (!waits || problem?.isGone) timer = setTimeout(connect, problem ? 5_000 : 1_000);
+        if (!waits || problem?.isGone || problem?.reason === 'BrokeOff') timer = setTimeout(connect, problem ? 5_000 : 1_000);
         if (!problem) tell(waits ? 'the container has ended' : '');
         return undefined;
       },

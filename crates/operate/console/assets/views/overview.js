@@ -51,7 +51,12 @@ function figure(title, big, says, parts) {
 }
 
 function isEarly(reflector) {
-  return !reflector || (reflector.state === 'loading' && reflector.items.size === 0);
+  return isUnknown(reflector) && !reflector?.items.size;
+}
+
+// It hasn't been listed as a whole yet.
+function isUnknown(reflector) {
+  return !reflector || reflector.state === 'loading' || (reflector.state === 'waiting' && !reflector.revision);
 }
 
 function cellsOf(reflector, name) {
@@ -84,6 +89,8 @@ function podsFigure(reflector, namespace) {
 }
 
 function workloadsFigure(of) {
+  const failed = [DEPLOYMENTS, STATEFULSETS, DAEMONSETS].map((kind) => of.get(kind)).find((reflector) => reflector?.state === 'failed');
+  if (failed) return figure('Workloads', '–', missing(failed.problem) ?? failed.problem.message);
   if ([DEPLOYMENTS, STATEFULSETS, DAEMONSETS].some((kind) => isEarly(of.get(kind)))) return figure('Workloads', '…', 'looking');
   let [all, well] = [0, 0];
   for (const kind of [DEPLOYMENTS, STATEFULSETS, DAEMONSETS]) {
@@ -124,9 +131,12 @@ function drawIll(into, of) {
   });
   const rank = { bad: 0, warn: 1 };
   all.sort((a, b) => (rank[tone(a.says)] ?? 1) - (rank[tone(b.says)] ?? 1));
-  const loading = WATCHED.some((kind) => !of.get(kind) || of.get(kind).state === 'loading');
+  const loading = WATCHED.some((kind) => isUnknown(of.get(kind)));
+  // What one may not see isn't known to be well.
+  const unseen = WATCHED.filter((kind) => of.get(kind)?.state === 'failed').map((kind) => kind.resource);
+  const none = loading ? 'Looking …' : unseen.length ? `Nothing, as far as you may see: not ${unseen.join(', ')}.` : 'Everything is as it should be.';
   fill(into, h('header', null, h('h2', null, 'Not well'), h('span', { class: 'muted num' }, all.length ? all.length.toLocaleString('en') : '')),
-    all.length ? null : h('div', { class: 'body muted' }, loading ? 'Looking …' : 'Everything is as it should be.'),
+    all.length ? null : h('div', { class: 'body muted' }, none),
     h('ul', { class: 'rows' }, all.slice(0, LISTED).map(({ kind, row, says }) => h('li', null,
       h('span', { class: 'what' }, h('span', { class: `dot ${tone(says) || 'warn'}` }), ' ', h('span', { class: 'muted' }, kind.kind), ' ',
         h('a', { href: toObject(kind, row.meta.namespace, row.meta.name) }, row.meta.name), row.meta.namespace ? h('span', { class: 'muted' }, ` in ${row.meta.namespace}`) : null),
@@ -136,7 +146,8 @@ function drawIll(into, of) {
 
 function drawWarnings(into, reflector) {
   const all = [...(reflector?.items.values() ?? [])].sort((a, b) => (when(a) < when(b) ? 1 : -1));
+  const none = isUnknown(reflector) ? 'Looking …' : reflector.state === 'failed' ? reflector.problem.message : 'None within the last hour.';
   fill(into, h('header', null, h('h2', null, 'Warnings'), h('span', { class: 'muted num' }, all.length ? all.length.toLocaleString('en') : ''), h('span', { class: 'grow' }), h('a', { href: address(['events'], { type: 'Warning' }) }, 'Time line')),
-    all.length ? null : h('div', { class: 'body muted' }, reflector?.state === 'failed' ? reflector.problem.message : 'None within the last hour.'),
+    all.length ? null : h('div', { class: 'body muted' }, none),
     h('ul', { class: 'rows' }, all.slice(0, 12).map((event) => eventRow(event, true))));
 }

@@ -25,7 +25,7 @@ export async function topologyView(shell, { query }) {
     if (pods.state === 'failed') return fill(map, h('div', { class: 'problem', role: 'alert' }, h('p', null, pods.problem.message), h('p', { class: 'muted' }, missing(pods.problem))));
     try {
       const groups = await { nodes: byNode, services: byService, owners: byOwner }[by](read(pods), shell.namespace);
-      if (mine === turn) fill(map, groups.length ? drawGroups(groups) : h('p', { class: 'empty' }, pods.state === 'loading' ? 'Loading …' : 'There is nothing to show.'));
+      if (mine === turn) fill(map, groups.length ? drawGroups(groups) : h('p', { class: 'empty' }, pods.revision ? 'There is nothing to show.' : 'Loading …'));
     } catch (error) {
       if (mine === turn) fill(map, h('div', { class: 'problem', role: 'alert' }, h('p', null, error.message), h('p', { class: 'muted' }, missing(error))));
     }
