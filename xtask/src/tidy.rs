@@ -149,7 +149,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     // Files of a directory become objects, by the API alone.
-    ("keelson-addons", &["keelson-client", "keelson-clock"]),
+    ("keelson-addons", &["keelson-api", "keelson-client", "keelson-clock"]),
     // Files, JSON and places: whoever makes a backup brings the rest.
     ("keelson-backup", &[]),
     // Texts and JSON: whoever asks for the past brings it.
@@ -171,7 +171,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &["keelson-api", "keelson-client", "keelson-policy", "keelson-scheduler"],
     ),
     // A browser's way to the API, and to what `why` says.
-    ("keelson-console", &["keelson-client", "keelson-listen", "keelson-why"]),
+    (
+        "keelson-console",
+        &["keelson-client", "keelson-clock", "keelson-listen", "keelson-why"],
+    ),
     // Real kubelets over runtimes and machines in memory, for any API server.
     (
         "keelson-simulate",
@@ -209,6 +212,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     (
         "keelson-scheduler-perf",
         &[
+            "keelson-api",
             "keelson-apiserver",
             "keelson-client",
             "keelson-measure",

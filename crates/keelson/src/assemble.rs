@@ -109,7 +109,6 @@ impl Cluster {
         let history = history::open(config, store.store()).await?;
         let programs = upgrade::all::Programs::new(&config.data_dir);
         let orders = upgrade::all::Offer::new(store.store(), config.store.root(), programs.clone());
-        let tracer = traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?;
         let api_config = keelson_apiserver::Config {
             history: history.clone(),
             sealing: Some(sealing.clone()),
@@ -119,7 +118,7 @@ impl Cluster {
             measures: measures.clone(),
             authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
             upgrades: Some(Arc::new(orders)),
-            tracer: tracer.clone(),
+            tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
             ..api_config(config)?
         };
         // One page tells what all that run here count.
@@ -134,7 +133,6 @@ impl Cluster {
             servers::remember(store.store().as_ref(), config).await?;
         }
         let mut running = Supervisor::default();
-        traces::flushed(&mut running, &tracer);
         crate::furnish::furnish(&mut running, &api, pki, config).await?;
         authorities.attach(
             &api,

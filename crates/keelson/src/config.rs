@@ -22,6 +22,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod component;
+
+pub use component::Component;
+
 /// The version of Kubernetes that this is.
 pub const KUBERNETES_VERSION: &str = "1.37.2";
 
@@ -238,23 +242,6 @@ pub struct Options {
     /// Form of the log: text or json [default: text]
     #[arg(long, env = "KEELSON_LOG_FORMAT", value_name = "FORM")]
     pub log_format: Option<String>,
-}
-
-/// A component that can be left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Component {
-    Addons,
-    Agent,
-    Dns,
-    Ingress,
-    LoadBalancer,
-    Metrics,
-    Policy,
-    Proxy,
-    Scheduler,
-    Snapshots,
-    Storage,
-    Controllers,
 }
 
 /// Options with everything decided.
@@ -497,7 +484,7 @@ impl Options {
                 .disable
                 .unwrap_or_default()
                 .iter()
-                .map(|s| component(s))
+                .map(|name| name.parse())
                 .collect::<anyhow::Result<_>>()?,
             gateway_api,
             bind_address: self.bind_address.unwrap_or_else(|| match cluster_cidrs.as_slice() {
@@ -667,28 +654,6 @@ pub fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
 
 fn given_nothing(list: &Option<Vec<String>>) -> bool {
     list.as_ref().is_none_or(Vec::is_empty)
-}
-
-fn component(name: &str) -> anyhow::Result<Component> {
-    Ok(match name.trim() {
-        "addons" => Component::Addons,
-        "agent" => Component::Agent,
-        "dns" => Component::Dns,
-        "ingress" => Component::Ingress,
-        "load-balancer" => Component::LoadBalancer,
-        "metrics" => Component::Metrics,
-        "policy" => Component::Policy,
-        "proxy" => Component::Proxy,
-        "scheduler" => Component::Scheduler,
-        "snapshots" => Component::Snapshots,
-        "local-storage" => Component::Storage,
-        "controllers" => Component::Controllers,
-        other => {
-            bail!(
-                "--disable {other}: known are addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
-            )
-        }
-    })
 }
 
 pub fn host_name() -> anyhow::Result<String> {

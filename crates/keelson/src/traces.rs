@@ -17,26 +17,21 @@ pub fn tracer(
     instance: &str,
 ) -> anyhow::Result<Tracer> {
     let tracer = of(settings, service, instance)?;
-    flushed(running, &tracer);
+    if tracer.is_on() {
+        let last = tracer.clone();
+        running.spawn("traces", move |stop| {
+            let last = last.clone();
+            async move {
+                stop.cancelled().await;
+                last.end().await;
+                Ok(())
+            }
+        });
+    }
     Ok(tracer)
 }
 
-/// A component's tracer alone, for who has no components yet.
+/// A tracer that who stops the component has to end.
 pub fn of(settings: Option<&Settings>, service: &'static str, instance: &str) -> anyhow::Result<Tracer> {
     settings.map_or(Ok(Tracer::none()), |settings| Tracer::new(settings, service, instance))
-}
-
-pub fn flushed(running: &mut Supervisor, tracer: &Tracer) {
-    if !tracer.is_on() {
-        return;
-    }
-    let tracer = tracer.clone();
-    running.spawn("traces", move |stop| {
-        let tracer = tracer.clone();
-        async move {
-            stop.cancelled().await;
-            tracer.end().await;
-            Ok(())
-        }
-    });
 }

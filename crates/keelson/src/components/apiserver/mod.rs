@@ -103,5 +103,6 @@ impl Api {
         }
         // Only now: what is answered is read from caches, which follow the store until then.
         self.server.shutdown();
+        self.server.state().config.tracer.clone().end().await;
     }
 }

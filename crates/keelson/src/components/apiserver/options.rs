@@ -248,7 +248,6 @@ impl Options {
             authorization: config.access.authorization.clone(),
             admission: config.access.admission.clone(),
             audit: config.audit.clone(),
-            tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
             ..keelson_apiserver::Config::new(keys)
         })
     }
@@ -304,6 +303,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             let sealing = crate::secrets::open(&config, store.store()).await?;
             let api_config = keelson_apiserver::Config {
                 sealing: Some(sealing.clone()),
+                tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
                 ..api_config
             };
             let api = Api::start(api_config, config.store.seen(sealing.store()), cert, socket)?;
@@ -385,6 +385,18 @@ mod tests {
         assert!(api.audit.is_none());
         options.certificate(&config).unwrap();
         assert!(dir.join("apiserver.crt").exists());
+        // What sends traces needs a runtime, which there isn't yet.
+        let tracing = dir.join("tracing.yaml");
+        let file = "{apiVersion: apiserver.config.k8s.io/v1, kind: TracingConfiguration, endpoint: 127.0.0.1:1}";
+        std::fs::write(&tracing, file).unwrap();
+        let traced = parse(
+            "kube-apiserver",
+            &format!("{line} --tracing-config-file={}", tracing.display()),
+        )
+        .unwrap();
+        let config = traced.config().unwrap();
+        assert!(config.tracing.is_some());
+        traced.api_config(&config).unwrap();
         for services in ["10.244.0.0/16", "10.244.3.0/24", "10.240.0.0/12", "192.168.0.0/16"] {
             let line = line.replace("10.0.0.0/24", services);
             let config = parse("kube-apiserver", &line).unwrap().config();
