@@ -95,7 +95,7 @@ fn is_passing(error: &keelson_store::Error) -> bool {
 pub async fn vote(cluster: &Cluster, place: &Place) -> anyhow::Result<()> {
     let until = Instant::now() + PATIENCE;
     let own = place.peer_url();
-    let mut told = false;
+    let mut told = String::new();
     loop {
         let members = cluster.members().await;
         let error = match &members {
@@ -117,8 +117,13 @@ pub async fn vote(cluster: &Cluster, place: &Place) -> anyhow::Result<()> {
         if Instant::now() > until {
             return Err(error).context("this machine's member of etcd gets no vote");
         }
-        if !std::mem::replace(&mut told, true) {
-            tracing::info!(%error, "waiting for etcd to have caught up, and for a majority of its members");
+        let text = error.to_string();
+        if told != text {
+            tracing::info!(
+                error = text,
+                "waiting for etcd to have caught up, and for a majority of its members"
+            );
+            told = text;
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -16,7 +16,7 @@ use tonic::{Code, ConnectError, Response, Status};
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// After so long another member is asked, if it is a read.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(4);
-const PAUSE: Duration = Duration::from_millis(25);
+pub(super) const PAUSE: Duration = Duration::from_millis(25);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -111,6 +111,13 @@ pub(super) fn meaning(picked: &Picked, status: &Status) -> Failure {
             "mvcc: required revision has been compacted" => Failure::Compacted,
             "mvcc: required revision is a future revision" => Failure::Future,
             "requested lease not found" => Failure::NoLease,
+            // A member without a vote refuses before it looks, until it has its vote: another may serve.
+            "rpc not supported for learner" => {
+                picked.shun();
+                Failure::Unsent(Error::Unavailable {
+                    what: format!("{}: {message}", picked.name()),
+                })
+            }
             // It has no leader, or lost it, or is going down; what it had taken may still be agreed on.
             _ if status.code() == Code::Unavailable => {
                 picked.shun();

@@ -258,11 +258,17 @@ impl Store for Etcd {
             self.read(&self.options.health_key, Some(after)).await?;
         }
         let until = Instant::now() + call::ANSWER_WITHIN;
-        let picked = self.members.pick(until).await?;
-        match tokio::time::timeout_at(until, EtcdWatch::open(picked, &range, after, self.watches.clone())).await {
-            Ok(Ok(watch)) => Ok(Box::new(watch)),
-            Ok(Err(failure)) => Err(self.told(failure, after).await),
-            Err(_) => Err(stalled("whether a watch has begun")),
+        loop {
+            let picked = self.members.pick(until).await?;
+            let opened = EtcdWatch::open(picked, &range, after, self.watches.clone());
+            match tokio::time::timeout_at(until, opened).await {
+                Ok(Ok(watch)) => return Ok(Box::new(watch)),
+                Ok(Err(Failure::Unsent(error))) if error.is_transient() && Instant::now() + call::PAUSE < until => {
+                    tokio::time::sleep(call::PAUSE).await;
+                }
+                Ok(Err(failure)) => return Err(self.told(failure, after).await),
+                Err(_) => return Err(stalled("whether a watch has begun")),
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! An etcd program on loopback with a directory of its own. Ended, and its directory removed, when it is dropped.
 
+use keelson_store::etcd::{Cluster, Options};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,19 +20,37 @@ pub fn port() -> u16 {
 
 impl Server {
     pub async fn start(arguments: &[&str]) -> Server {
-        let mut server = Server {
+        let mut server = Server::prepared(arguments);
+        server.run().await;
+        server
+    }
+
+    fn prepared(arguments: &[&str]) -> Server {
+        Server {
             program: None,
             directory: tempfile::tempdir().unwrap(),
             client: port(),
             peer: port(),
             arguments: arguments.iter().map(ToString::to_string).collect(),
-        };
-        server.run().await;
-        server
+        }
+    }
+
+    /// Another member of its cluster, which follows and has no vote.
+    pub async fn learner(&self) -> (Server, u64) {
+        let mut learner = Server::prepared(&["--name", "two", "--initial-cluster-state", "existing"]);
+        let cluster = Cluster::new(Options::new(vec![self.url()])).unwrap();
+        let (added, _) = cluster.add_learner(&learner.peer_url()).await.unwrap();
+        let all = format!("one={},two={}", self.peer_url(), learner.peer_url());
+        learner.arguments.extend(["--initial-cluster".into(), all]);
+        learner.run().await;
+        (learner, added.id)
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
+    }
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
     }
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client)
@@ -40,7 +59,7 @@ impl Server {
     /// Until it listens; whether it is well is for the client to find out.
     pub async fn run(&mut self) {
         let program = std::env::var("KEELSON_ETCD").unwrap_or_else(|_| "etcd".into());
-        let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
+        let (client, peer) = (self.url(), self.peer_url());
         let child = Command::new(&program)
             .args(["--name", "one", "--log-level", "error", "--unsafe-no-fsync"])
             .arg("--data-dir")

@@ -2,7 +2,7 @@
 
 use crate::{Over, open_with};
 use bytes::Bytes;
-use keelson_store::etcd::Options;
+use keelson_store::etcd::{Cluster, Options};
 use keelson_store::{Error, Etcd, Expect, KeyRange, Outcome, Revision, Store, WatchStream};
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,38 @@ async fn another_member_is_asked_when_one_is_gone() {
         store.get(b"/a", None).await.unwrap();
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// It serves nothing but what it can tell by itself, for as long as it has no vote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_learner_refuses_is_asked_of_a_voter() {
+    let over = open_with(&[]).await;
+    let (learner, id) = over.server.learner().await;
+    let both = || Options::new(vec![over.server.url(), learner.url()]);
+    let store = Etcd::open(both()).await.unwrap();
+    // By then there is a connection to each.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..20 {
+        put(&*store, "/a", n.to_string()).await.unwrap();
+        store.get(b"/a", None).await.unwrap();
+    }
+    let mut watch = store.watch(KeyRange::all(), 1).await.unwrap();
+    assert_eq!(revisions(&mut watch, 21).await.len(), 20);
+
+    let cluster = Cluster::new(both()).unwrap();
+    cluster.members().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    // Each round asks twice, so that it is the same member's turn in each.
+    while cluster.members().await.unwrap().iter().any(|m| m.learner) {
+        match cluster.promote(id).await {
+            Ok(()) => break,
+            Err(Error::Answered { what }) => assert!(what.contains("in sync with leader"), "{what}"),
+            Err(other) => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
