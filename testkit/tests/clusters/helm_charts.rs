@@ -60,16 +60,22 @@ fn variable(job: &Job, name: &str) -> String {
 
 /// The job's pod ends.
 async fn end(cluster: &Cluster, job: &Job, phase: &str, said: &str) {
+    let code = if phase == "Failed" { 1 } else { 0 };
+    let status = json!({"phase": phase, "containerStatuses": [{"name": "helm", "image": "i", "imageID": "", "ready": false,
+        "restartCount": 0, "state": {"terminated": {"exitCode": code, "message": said, "reason": "Error",
+            "startedAt": "2030-01-01T00:00:00Z", "finishedAt": "2030-01-01T00:00:00Z"}}}]});
+    tell(cluster, job, status).await;
+}
+
+/// As a kubelet does, of the job's pod.
+async fn tell(cluster: &Cluster, job: &Job, status: serde_json::Value) {
     let pod: Pod = cluster
         .until_all("kube-system", secs(60), "the job has a pod", |pods: &[Pod]| {
             let is_of = |p: &&Pod| p.metadata.owner_references.iter().flatten().any(|o| o.uid == job.uid());
             pods.iter().find(is_of).cloned()
         })
         .await;
-    let code = if phase == "Failed" { 1 } else { 0 };
-    let status = json!({"status": {"phase": phase, "containerStatuses": [{"name": "helm", "image": "i", "imageID": "", "ready": false,
-        "restartCount": 0, "state": {"terminated": {"exitCode": code, "message": said, "reason": "Error",
-            "startedAt": "2030-01-01T00:00:00Z", "finishedAt": "2030-01-01T00:00:00Z"}}}]}});
+    let status = json!({"status": status});
     let patched = cluster
         .objects::<Pod>()
         .patch_status("kube-system", pod.name(), Patch::Merge(&status))
@@ -208,6 +214,29 @@ async fn a_job_that_fails_says_why_and_is_made_anew_when_the_chart_changes() {
         failed(c).0 == "Unsupported version"
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_tries_are_used_up_says_what_its_pod_said_though_it_took_the_pod_with_it() {
+    let (cluster, _addons) = cluster().await;
+    job(&cluster, "install").await;
+    change(&cluster, json!({"backOffLimit": 0})).await;
+    let one_try = |j: &Job| !j.is_deleting() && j.spec.as_ref().and_then(|s| s.backoff_limit) == Some(0);
+    let installing = cluster
+        .until("kube-system", "helm-install-web", secs(60), "has one try", one_try)
+        .await;
+    // As kubelets tell of a container that was started again.
+    let again = json!({"phase": "Running", "containerStatuses": [{"name": "helm", "image": "i", "imageID": "", "ready": false,
+        "restartCount": 1, "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1, "message": "no such chart",
+            "startedAt": "2030-01-01T00:00:00Z", "finishedAt": "2030-01-01T00:00:00Z"}}}]});
+    tell(&cluster, &installing, again).await;
+    let chart = until(&cluster, 120, "has failed", |c| failed(c).0 == "Job failed").await;
+    cluster
+        .until_all("kube-system", secs(60), "no pod is there", |pods: &[Pod]| {
+            pods.is_empty().then_some(())
+        })
+        .await;
+    assert!(failed(&chart).1.contains("no such chart"), "{:?}", failed(&chart));
 }
 
 #[tokio::test(start_paused = true)]

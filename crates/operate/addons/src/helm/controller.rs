@@ -7,6 +7,7 @@ use super::chart::{CHART_LABEL, CONFIG_HASH, FINALIZER, HelmChart, HelmChartConf
 use super::job::{self, Act, Built, Settings};
 use super::plan::{self, Facts, Next, Phase, Seen};
 use super::release::{self, Release};
+use super::trouble::Heard;
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -37,6 +38,7 @@ struct Charts {
     configs: Informer<HelmChartConfig>,
     jobs: Informer<Job>,
     pods: Informer<Pod>,
+    heard: Arc<Heard>,
     recorder: Recorder,
     queue: Arc<WorkQueue<ObjectKey>>,
     stop: CancellationToken,
@@ -78,7 +80,13 @@ pub async fn run(rest: &Rest, settings: Settings, stop: &CancellationToken) {
     charts.on_change(move |change| of_charts.add(change.object().key()));
     configs.on_change(move |change| of_configs.add(change.object().key()));
     jobs.on_change(move |change| of_jobs.add(whose(change.object().as_ref())));
-    pods.on_change(move |change| of_pods.add(whose(change.object().as_ref())));
+    let heard = Arc::new(Heard::default());
+    let hearing = heard.clone();
+    pods.on_change(move |change| {
+        let pod = change.object();
+        hearing.hear(whose(pod.as_ref()), pod);
+        of_pods.add(whose(pod.as_ref()));
+    });
     let reconcile = Charts {
         rest: rest.clone(),
         settings,
@@ -86,6 +94,7 @@ pub async fn run(rest: &Rest, settings: Settings, stop: &CancellationToken) {
         configs,
         jobs,
         pods,
+        heard,
         recorder: Recorder::start(rest, "helm-controller", "", stop),
         queue,
         stop: stop.clone(),
@@ -175,6 +184,7 @@ impl Charts {
 
     fn forget(&self, key: &ObjectKey) {
         self.tries.lock().remove(key);
+        self.heard.forget(key);
         self.secrets.lock().retain(|_, followed| followed.without(key));
     }
 

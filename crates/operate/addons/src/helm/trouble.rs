@@ -1,13 +1,36 @@
 //! Why a job doesn't come to its end, from what its pods say.
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use keelson_client::ApiObject;
+use keelson_client::{ApiObject, ObjectKey};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+
+/// What a chart's pods said last, and of which job they were (its uid). A job whose tries are used up takes its pods with it, often before anybody asks them.
+#[derive(Default)]
+pub struct Heard(Mutex<BTreeMap<ObjectKey, (String, String)>>);
+
+impl Heard {
+    pub fn hear(&self, chart: ObjectKey, pod: &Pod) {
+        let owner = pod.metadata.owner_references.iter().flatten().next();
+        if let (Some(owner), Some(why)) = (owner, of([pod])) {
+            self.0.lock().insert(chart, (owner.uid.clone(), why));
+        }
+    }
+
+    pub fn of(&self, chart: &ObjectKey, job: &str) -> Option<String> {
+        let heard = self.0.lock();
+        heard.get(chart).filter(|(of, _)| of == job).map(|(_, why)| why.clone())
+    }
+
+    pub fn forget(&self, chart: &ObjectKey) {
+        self.0.lock().remove(chart);
+    }
+}
 
 /// `None`: nothing is the matter.
-pub fn of(pods: &[impl AsRef<Pod>]) -> Option<String> {
+pub fn of<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Option<String> {
     let newest = pods
-        .iter()
-        .map(AsRef::as_ref)
+        .into_iter()
         .max_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|t| t.0))?;
     let status = newest.status.as_ref()?;
     let conditions = status.conditions.iter().flatten();

@@ -1,13 +1,12 @@
 //! What pods say is the matter.
 
 use k8s_openapi::api::core::v1::Pod;
-use keelson_addons::helm::trouble::of;
-use keelson_client::ApiObject;
-use std::sync::Arc;
+use keelson_addons::helm::trouble::{Heard, of};
+use keelson_client::{ApiObject, ObjectKey};
 
-fn pod(status: &str) -> Arc<Pod> {
+fn pod(status: &str) -> Pod {
     let json = format!(r#"{{"metadata":{{"name":"p"}},"status":{status}}}"#);
-    Arc::new(Pod::decode(json.as_bytes()).expect("a pod"))
+    Pod::decode(json.as_bytes()).expect("a pod")
 }
 
 #[test]
@@ -34,7 +33,33 @@ fn pods_tell_what_is_the_matter() {
         (status(r#""state":{"terminated":{"exitCode":0}}"#), None),
         ("{}".to_string(), None),
     ] {
-        assert_eq!(of(&[pod(&given)]).as_deref(), wanted, "{given}");
+        assert_eq!(of([&pod(&given)]).as_deref(), wanted, "{given}");
     }
-    assert_eq!(of(&Vec::<Arc<Pod>>::new()), None);
+    assert_eq!(of([]), None);
+}
+
+#[test]
+fn what_a_pod_said_outlives_it_for_its_own_job() {
+    let web = ObjectKey::new("kube-system", "web");
+    let said = |owner: &str, state: &str| {
+        let json = format!(
+            r#"{{"metadata":{{"name":"p","ownerReferences":[{{"apiVersion":"batch/v1","kind":"Job","name":"j","uid":"{owner}"}}]}},
+            "status":{{"containerStatuses":[{{"name":"helm","image":"i","imageID":"","ready":false,"restartCount":1,"state":{{{state}}}}}]}}}}"#
+        );
+        Pod::decode(json.as_bytes()).expect("a pod")
+    };
+    let heard = Heard::default();
+    heard.hear(
+        web.clone(),
+        &said("1", r#""terminated":{"exitCode":1,"message":"no such chart"}"#),
+    );
+    // That it goes is nothing that it says.
+    heard.hear(web.clone(), &said("1", r#""waiting":{"reason":"ContainerCreating"}"#));
+    assert_eq!(
+        heard.of(&web, "1").as_deref(),
+        Some("pod p: it ended with 1 (1 times): no such chart")
+    );
+    assert_eq!(heard.of(&web, "2"), None);
+    heard.forget(&web);
+    assert_eq!(heard.of(&web, "1"), None);
 }

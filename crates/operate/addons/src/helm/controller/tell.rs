@@ -65,15 +65,12 @@ impl Charts {
                 .flatten()
                 .any(|o| o.uid == job.uid())
         };
-        trouble::of(
-            &self
-                .pods
-                .store()
-                .list_namespace(chart.namespace())
-                .into_iter()
-                .filter(|p| is_of(p))
-                .collect::<Vec<_>>(),
-        )
+        let pods = self.pods.store().list_namespace(chart.namespace());
+        let mut own = pods.iter().map(AsRef::as_ref).filter(|p| is_of(p)).peekable();
+        match own.peek() {
+            Some(_) => trouble::of(own),
+            None => self.heard.of(&chart.key(), job.uid()),
+        }
     }
 
     /// Writes what there is to tell, if it is another thing than before; whether it was.
