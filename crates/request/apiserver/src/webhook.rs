@@ -1,12 +1,15 @@
 //! Calling webhooks: admission's and conversion's. A service is resolved to one of its ready endpoints, the certificate
 //! is judged by the configured bundle or else the machine's, and the whole call is bounded by its timeout.
 
+mod path;
+
 use crate::admission::Lookup;
 use crate::connect::{ClientTls, Target, Trust};
 use crate::request::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use keelson_api::codec::{Strictness, json};
 use keelson_api::{Map, Str, Value};
 use rand::Rng;
@@ -14,6 +17,9 @@ use std::time::Duration;
 
 /// The most that a webhook may answer.
 const MAX_ANSWER: usize = 16 << 20;
+
+/// How often an answer may lead on, as Go's client follows.
+const MAX_REDIRECTIONS: usize = 10;
 
 /// Where a webhook is, as `clientConfig` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,20 +53,13 @@ impl ClientConfig {
             .filter(|c| !c.is_empty())
             .and_then(|c| STANDARD.decode(c).ok());
         let place = match (m.str("url"), m.obj("service")) {
-            (Some(url), _) => Place::Url(url.to_string()),
-            (None, Some(s)) => {
-                let path = s.str("path").unwrap_or_default();
-                Place::Service {
-                    namespace: s.str("namespace").unwrap_or_default().into(),
-                    name: s.str("name").unwrap_or_default().into(),
-                    path: if path.starts_with('/') {
-                        path.to_string()
-                    } else {
-                        format!("/{path}")
-                    },
-                    port: s.int("port").unwrap_or(443),
-                }
-            }
+            (Some(url), _) => Place::Url(path::cleaned_url(url)),
+            (None, Some(s)) => Place::Service {
+                namespace: s.str("namespace").unwrap_or_default().into(),
+                name: s.str("name").unwrap_or_default().into(),
+                path: path::cleaned(s.str("path").unwrap_or_default()),
+                port: s.int("port").unwrap_or(443),
+            },
             (None, None) => Place::Nowhere,
         };
         ClientConfig {
@@ -122,18 +121,19 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
         path.push(if path.contains('?') { '&' } else { '?' });
         path.push_str(query);
     }
-    let body = serde_json::to_vec(review).map_err(|e| Failure::Answer(e.to_string()))?;
-    let request = http::Request::post(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .header(http::header::ACCEPT, "application/json, */*")
-        .header(http::header::USER_AGENT, "kube-apiserver-admission")
-        .header(http::header::CONTENT_LENGTH, body.len())
-        .body(Body::from(body))
-        .map_err(|e| Failure::Answer(e.to_string()))?;
-    let answer = target
-        .send(request)
-        .await
-        .map_err(|e| Failure::Transport(format!("{e:#}")))?;
+    let body = bytes::Bytes::from(serde_json::to_vec(review).map_err(|e| Failure::Answer(e.to_string()))?);
+    let mut answer = post(&target, &path, body.clone()).await?;
+    for _ in 0..MAX_REDIRECTIONS {
+        let Some(location) = leads_on(&answer) else { break };
+        // A server may lead from `/hook` to `/hook/`. What another host is asked for would be said in our name, so that isn't followed.
+        let url = config.url();
+        let Some(next) = path::within(origin(&url), &location) else {
+            let why =
+                format!("the webhook leads on to {location:?}, which is no path of its own server and isn't followed");
+            return Err(Failure::Answer(why));
+        };
+        answer = post(&target, next, body.clone()).await?;
+    }
     let status = answer.status();
     let limited = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
     let bytes = limited
@@ -147,6 +147,35 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
     json::decode(&bytes, None, Strictness::Lenient)
         .map(|d| d.value)
         .map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
+}
+
+async fn post(target: &Target, path: &str, body: bytes::Bytes) -> Result<http::Response<Incoming>, Failure> {
+    let request = http::Request::post(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::ACCEPT, "application/json, */*")
+        .header(http::header::USER_AGENT, "kube-apiserver-admission")
+        .header(http::header::CONTENT_LENGTH, body.len())
+        .body(Body::from(body))
+        .map_err(|e| Failure::Answer(e.to_string()))?;
+    let answer = target.send(request).await;
+    answer.map_err(|e| Failure::Transport(format!("{e:#}")))
+}
+
+/// Where to ask the same again: only these two keep method and body.
+fn leads_on(answer: &http::Response<Incoming>) -> Option<String> {
+    use http::StatusCode;
+    let follows = matches!(
+        answer.status(),
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+    );
+    let location = answer.headers().get(http::header::LOCATION).filter(|_| follows)?;
+    location.to_str().ok().map(String::from)
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    &url[..url[start..].find('/').map_or(url.len(), |at| start + at)]
 }
 
 /// What a client says of an answer that is no success: the status that it is, or its text.
@@ -279,7 +308,8 @@ mod tests {
         let c = parse(value!({"service": {"namespace": "n", "name": "s", "path": "p"}, "caBundle": "YQ=="}));
         assert_eq!(c.url(), "https://s.n.svc:443/p");
         assert_eq!(c.ca_pem.as_deref(), Some("a"));
-        assert_eq!(parse(value!({"url": "https://x/y"})).url(), "https://x/y");
+        assert_eq!(parse(value!({"url": "https://x//y/"})).url(), "https://x/y");
+        assert_eq!(origin("https://x:1/y"), "https://x:1");
         assert_eq!(ClientConfig::parse(None).place, Place::Nowhere);
     }
 }

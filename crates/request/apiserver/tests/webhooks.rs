@@ -48,6 +48,17 @@ async fn hook(ca: &Authority) -> u16 {
 /// Answers as its path says.
 async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_string();
+    // As servers do that know a place by another path.
+    let leads_on = match path.as_str() {
+        "/moved" => Some("/deny?timeout=5s"),
+        "/away" => Some("https://example.com/deny"),
+        "/round" => Some("/round?timeout=5s"),
+        _ => None,
+    };
+    if let Some(to) = leads_on {
+        let answer = http::Response::builder().status(307).header("location", to);
+        return Ok(answer.body(Full::default()).unwrap());
+    }
     let timeout = match path.as_str() {
         "/slow" => "timeout=1s",
         "/convert" => "timeout=30s",
@@ -284,6 +295,29 @@ async fn failures_follow_the_policy() {
     ] {
         let start = format!("apiserver_admission_{family}{{{labels}");
         assert!(page.lines().any(|l| l.starts_with(&start)), "no {start} in\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn paths_are_cleaned_and_a_server_leads_on_within_itself_only() {
+    for (path, said) in [
+        ("//deny/", "denied the request: not here"),
+        ("/moved", "denied the request: not here"),
+        ("/away", "which is no path of its own server and isn't followed"),
+        ("/round", "the server responded with the status code 307"),
+    ] {
+        let hooks = Hooks::new().await;
+        let mut webhook = hooks.webhook("any", value!({}));
+        let url = format!("https://127.0.0.1:{}{path}", hooks.port);
+        webhook.set_at(&["clientConfig", "url"], url);
+        let configured = hooks.configure("ValidatingWebhookConfiguration", vec![webhook]).await;
+        configured.expect(201);
+        let answer = hooks.until(map("a"), |a| a.code != 201).await;
+        assert!(
+            answer.str(&["message"]).contains(said),
+            "{path}: {}",
+            answer.str(&["message"])
+        );
     }
 }
 
