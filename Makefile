@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm bench scheduler-perf release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench scheduler-perf release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -82,6 +82,10 @@ swap: build
 ## make kubeadm     a machine with upstream's kubelet and containerd joins by kubeadm; its parts are exchanged for ours
 kubeadm: build
 	@KEELSON=$(KEELSON) tools/test-kubeadm.sh
+
+## make clients     real programs (helm, kustomize, cert-manager, Gatekeeper, controller-runtime's suites) against clusters of ours; CLIENTS=helm for one; goes on where it was interrupted
+clients: build
+	@KEELSON=$(KEELSON) tests/clients/run.sh $(CLIENTS)
 
 ## make console-test  the console in headless Chromium, on a cluster of its own, six minutes; pictures and figures in target/console
 console-test: build

@@ -7,10 +7,10 @@ set_images=()
 for part in controller webhook cainjector; do
   image example.local/cert-manager-$part:1 "[\"/bin/cert-manager\",\"$part\"]" "$CLIENTS/cert-manager"
   at=$part.image; [ $part != controller ] || at=image
-  set_images+=(--set "$at.repository=example.local/cert-manager-$part,$at.tag=1")
+  set_images+=(--set-string "$at.repository=example.local/cert-manager-$part,$at.tag=1")
 done
 cluster --disable metrics
-check "its chart is installed, and gets ready" c helm install cert-manager "$FROM/deploy/charts/cert-manager" -n cert-manager --create-namespace --set crds.enabled=true,startupapicheck.enabled=false "${set_images[@]}" --wait --timeout 110s
+check "its chart is installed, and gets ready" c helm install cert-manager "$FROM/deploy/charts/cert-manager" -n cert-manager --create-namespace --set crds.enabled=true,startupapicheck.enabled=false "${set_images[@]}" --wait --timeout 110s || exit 1
 check "cainjector puts the webhook's authority in" until_is "1 1" bash -c "for w in validating mutating; do nsenter --net=/run/netns/$CLUSTER $BIN/kubectl get \${w}webhookconfiguration cert-manager-webhook -o json | jq '[.webhooks[] | select(.clientConfig.caBundle)] | length'; done | xargs"
 issuer() { printf 'apiVersion: cert-manager.io/v1\nkind: %s\nmetadata: {name: %s, namespace: %s}\nspec: %s\n' "$@" | k apply -f -; }
 certificate() { printf 'apiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata: {name: %s, namespace: %s}\nspec: {secretName: %s, %s}\n' "$1" "$2" "$1" "$3" | k apply -f -; }
@@ -18,7 +18,7 @@ ready() { k -n "$2" wait --for=condition=Ready --timeout=60s "$1"; }
 pem() { k -n "$2" get secret "$1" -o "jsonpath={.data.$3}" | base64 -d; }
 k create ns shop >/dev/null
 check "a self-signed issuer of the cluster" eval 'soon issuer ClusterIssuer selfsigned "" "{selfSigned: {}}" && k wait --for=condition=Ready clusterissuer/selfsigned --timeout=60s'
-check "what is no issuer is refused by its webhook" refused 'admission webhook "webhook.cert-manager.io" denied the request.*no issuer specified' issuer Issuer none shop '{}'
+check "what is no issuer is refused by its webhook" refused 'admission webhook "webhook.cert-manager.io" denied the request.*at least one issuer must be configured' issuer Issuer none shop '{}'
 check "and what is no certificate" refused 'spec.duration|commonName' certificate wrong shop 'duration: 1m, issuerRef: {name: selfsigned, kind: ClusterIssuer}, dnsNames: [a]'
 check "an authority, of a P-521 key" eval 'certificate authority cert-manager "isCA: true, commonName: shop authority, privateKey: {algorithm: ECDSA, size: 521}, issuerRef: {name: selfsigned, kind: ClusterIssuer}" && ready certificate/authority cert-manager'
 check "an issuer of it" eval 'issuer ClusterIssuer ca "" "{ca: {secretName: authority}}" && k wait --for=condition=Ready clusterissuer/ca --timeout=60s'

@@ -6,9 +6,9 @@ FROM=$(source_of gatekeeper)
 image "$(grep -o 'openpolicyagent/gatekeeper:.*' "$FROM/deploy/gatekeeper.yaml" | head -1)" '["/manager"]' "$CLIENTS/gatekeeper=/manager"
 sed 's/imagePullPolicy: Always/imagePullPolicy: IfNotPresent/' "$FROM/deploy/gatekeeper.yaml" >"$WORK/gatekeeper.yaml"   # there is no registry here
 cluster --disable metrics
-check "its manifest is applied" k apply --server-side -f "$WORK/gatekeeper.yaml"
+check "its manifest is applied" k apply --server-side -f "$WORK/gatekeeper.yaml" || exit 1
 k -n gatekeeper-system scale deploy gatekeeper-controller-manager --replicas=1 >/dev/null
-check "its controllers get ready" eval 'k -n gatekeeper-system rollout status deploy/gatekeeper-audit --timeout=110s && k -n gatekeeper-system rollout status deploy/gatekeeper-controller-manager --timeout=110s'
+check "its controllers get ready" eval 'k -n gatekeeper-system rollout status deploy/gatekeeper-audit --timeout=110s && k -n gatekeeper-system rollout status deploy/gatekeeper-controller-manager --timeout=110s' || exit 1
 check "it puts its authority into its webhooks" until_is "true true" bash -c "for w in validating mutating; do nsenter --net=/run/netns/$CLUSTER $BIN/kubectl get \${w}webhookconfiguration gatekeeper-\$w-webhook-configuration -o json | jq '[.webhooks[].clientConfig.caBundle | length > 100] | all'; done | xargs"
 cat >"$WORK/template.yaml" <<'Y'
 apiVersion: templates.gatekeeper.sh/v1

@@ -1,4 +1,4 @@
-//! The conformance lists: ratchets. `passing.txt`, the lists of SIGs and that of the Gateway API's suite only grow.
+//! The conformance lists: ratchets. `passing.txt`, the lists of SIGs and that of the Gateway API's suite only grow, and so does what clients passed.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -10,6 +10,8 @@ const DIR: &str = "conformance/lists";
 const PASSING: &str = "passing.txt";
 /// Of another suite: its tests are of no SIG.
 const GATEWAY: &str = "gateway.txt";
+/// What real programs passed as clients, `PROGRAM: WHAT` a line.
+const CLIENTS: &str = "tests/clients/passing.txt";
 
 fn names(text: &str) -> Vec<String> {
     text.lines()
@@ -51,7 +53,21 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
             problems.extend(lost.map(|n| format!("{file}: lost {n}")));
         }
     }
+    let clients = fs::read_to_string(root.join(CLIENTS)).with_context(|| format!("cannot read {CLIENTS}"))?;
+    let was = before(root, &["show"], CLIENTS)?;
+    problems.extend(clients_problems(&names(&clients), &was, |program| {
+        root.join(format!("tests/clients/{program}.sh")).exists()
+    }));
     Ok(problems)
+}
+
+fn clients_problems(now: &[String], was: &[String], is_there: impl Fn(&str) -> bool) -> Vec<String> {
+    let program = |line: &str| line.split_once(": ").map_or("", |(program, _)| program).to_string();
+    let lost = was.iter().filter(|n| !now.contains(n));
+    let mut problems: Vec<String> = lost.map(|n| format!("{CLIENTS}: lost {n}")).collect();
+    let strange = now.iter().filter(|n| !is_there(&program(n)));
+    problems.extend(strange.map(|n| format!("{CLIENTS}: no script has the check: {n}")));
+    problems
 }
 
 /// Names that can't stand in a list: in `gateway.txt` those of SIGs, in `network.txt` are tests of sig-network that aren't conformance tests, in others those that are.
@@ -83,6 +99,18 @@ fn before(root: &Path, command: &[&str], path: &str) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_clients_passed_stays() {
+        let list = |lines: &[&str]| lines.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        let problems = |now: &[&str], was: &[&str]| clients_problems(&list(now), &list(was), |p| p == "helm");
+        assert_eq!(
+            problems(&["helm: install", "helm: test"], &["helm: install"]),
+            list(&[])
+        );
+        assert_eq!(problems(&["helm: test"], &["helm: install"]).len(), 1);
+        assert_eq!(problems(&["flux: install", "helm"], &[]).len(), 2);
+    }
 
     #[test]
     fn a_sigs_list_has_its_own_tests_and_no_conformance_tests() {

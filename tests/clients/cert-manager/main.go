@@ -5,14 +5,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	kscheme "k8s.io/client-go/kubernetes/scheme"
@@ -25,7 +27,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	defaults "github.com/cert-manager/cert-manager/internal/apis/config/controller/v1alpha1"
 	cmwebhook "github.com/cert-manager/cert-manager/internal/webhook"
 	cmscheme "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/scheme"
 	"github.com/cert-manager/cert-manager/pkg/controller"
@@ -34,9 +35,27 @@ import (
 	logf "github.com/cert-manager/cert-manager/pkg/logs"
 	"github.com/cert-manager/cert-manager/pkg/util"
 	"github.com/cert-manager/cert-manager/pkg/webhook/options"
-	"k8s.io/apimachinery/pkg/api/resource"
-	"net"
-	"time"
+)
+
+// What is registered here runs: not what would need an authority on another machine (ACME, Vault, Venafi).
+import (
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificate-shim/ingresses"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/ca"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/selfsigned"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/issuing"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/keymanager"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/metrics"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/readiness"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/requestmanager"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/revisionmanager"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/trigger"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificatesigningrequests/ca"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificatesigningrequests/selfsigned"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/clusterissuers"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/issuers"
+	_ "github.com/cert-manager/cert-manager/pkg/issuer/ca"
+	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
 )
 
 func main() {
@@ -98,14 +117,9 @@ func runController(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return healthz.NewServer(20 * time.Second).Start(ctx, listener) })
-	known := controller.Known()
-	for _, name := range append(defaults.DefaultEnabledControllers, defaults.ExperimentalCertificateSigningRequestControllers...) {
-		// Those would need an authority on another machine.
-		if strings.Contains(name, "acme") || strings.Contains(name, "vault") || strings.Contains(name, "venafi") || known[name] == nil {
-			continue
-		}
-		one, err := known[name](factory)
+	group.Go(func() error { return healthz.NewServer(20*time.Second).Start(ctx, listener) })
+	for name, known := range controller.Known() {
+		one, err := known(factory)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
