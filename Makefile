@@ -83,7 +83,7 @@ swap: build
 kubeadm: build
 	@KEELSON=$(KEELSON) tools/test-kubeadm.sh
 
-## make clients     real programs (helm, kustomize, cert-manager, Gatekeeper, controller-runtime's suites) against clusters of ours; CLIENTS=helm for one; goes on where it was interrupted
+## make clients     real programs (helm, kustomize, cert-manager, Flux, Gatekeeper, controller-runtime's suites) against clusters of ours; CLIENTS=helm for one; goes on where it was interrupted
 clients: build
 	@KEELSON=$(KEELSON) tests/clients/run.sh $(CLIENTS)
 

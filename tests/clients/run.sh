@@ -2,7 +2,7 @@
 # run.sh [PROGRAM…]: real programs against a cluster of ours, a cluster a program: builds them (build.sh), runs PROGRAM.sh, and holds what passed to passing.txt, which only grows.
 # What a program has passed with this very keelson and scripts is not run again (tests/clients/out; remove it to start over).
 # env: KEELSON=program, CLUSTER, NODE_IP, RECORD=1 adds what passed to passing.txt, KEEP=1 leaves the cluster
-cd "$(dirname "$0")"; HERE=$PWD; ROOT=$(cd ../.. && pwd); set -uo pipefail
+export LC_ALL=C; cd "$(dirname "$0")"; HERE=$PWD; ROOT=$(cd ../.. && pwd); set -uo pipefail
 export KEELSON=${KEELSON:-$ROOT/target/release/keelson} CLUSTER=${CLUSTER:-klcl0} NODE_IP=${NODE_IP:-10.79.71.1}
 say() { printf '%s %s\n' "$(date +%T)" "$*"; }
 all() { for s in [a-z]*.sh; do case $s in run.sh|lib.sh|build.sh) ;; *) echo "${s%.sh}" ;; esac; done; }
