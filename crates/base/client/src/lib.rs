@@ -11,17 +11,19 @@
 //! * [`expect`]: a controller doesn't decide again before it has seen what it last wrote.
 //! * [`snapshots`] and [`cluster_policies`]: kinds that are custom resources.
 //! * [`labels`] and [`discovery`]: selectors, and which resources there are.
+//! * [`declared_features`]: what pods need of a node that nodes declare.
 //! * [`reviews`]: who asks a component, and whether they may, as the API server says.
 //! * [`revocations`]: which certificates and tokens have been taken back.
 //! * [`telling`]: what of queues, requests and elections is measured.
 //! * [`leader`]: leader election on a Lease. [`events`]: `Event` objects, aggregated as clients expect.
 //!
-//! Nothing here knows the server, its store or any rule of a single kind. Nothing polls: a timer stands only for a
+//! Nothing here knows the server, its store or, but for declared features, any rule of a single kind. Nothing polls: a timer stands only for a
 //! back-off, a lease or a delay somebody asked for.
 
 pub mod accounts;
 pub mod cluster_policies;
 pub mod controller;
+pub mod declared_features;
 pub mod discovery;
 pub mod events;
 pub mod expect;

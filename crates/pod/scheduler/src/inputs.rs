@@ -175,6 +175,7 @@ fn effect(ledger: &Ledger, change: &Change<ResourceClaim>) -> Effect {
 /// Heartbeats don't.
 fn matters(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
+    let declared = |node: &Node| node.status.as_ref().and_then(|s| s.declared_features.clone());
     let states = |node: &Node| -> Vec<(String, String)> {
         let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
         conditions
@@ -186,6 +187,7 @@ fn matters(old: &Node, new: &Node) -> bool {
     old.spec != new.spec
         || old.metadata.labels != new.metadata.labels
         || allocatable(old) != allocatable(new)
+        || declared(old) != declared(new)
         || states(old) != states(new)
 }
 

@@ -517,3 +517,22 @@ fn a_node_takes_as_many_volumes_as_its_driver_says() {
         "{missing}"
     );
 }
+
+#[test]
+fn features_are_declared_by_nodes() {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]);
+    let picky = pod(
+        "p",
+        json!({"spec": {"containers": [{"name": "c", "restartPolicyRules": rule}]}}),
+    );
+    let declaring = |names: Value| json!({"status": {"declaredFeatures": names}});
+    let older = node("older", declaring(json!(["InPlacePodVerticalScalingInitContainers"])));
+    let newer = node("newer", declaring(json!(["RestartAllContainersOnContainerExits"])));
+    let why = lab([older.clone()]).why(&picky).message();
+    assert_eq!(
+        why,
+        "0/1 nodes are available: 1 node(s) didn't match Pod's required features. \
+         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
+    assert_eq!(lab([older, newer]).node(&picky), "newer");
+}

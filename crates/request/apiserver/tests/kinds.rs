@@ -452,3 +452,50 @@ async fn trust_is_attested_by_who_may() {
             .ends_with("user not permitted to attest for signerName \"a.io/b\"")
     );
 }
+
+#[tokio::test]
+async fn a_running_pod_becomes_what_its_node_declares_and_has_room_for() {
+    let api = with_account().await;
+    let node = value!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}});
+    api.post("/api/v1/nodes", node).await.expect(201);
+    let cpu = |n: &str| value!({"requests": {"cpu": n}});
+    let pod = value!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "automountServiceAccountToken": false, "containers": [
+        {"name": "c", "image": "i", "resources": cpu("1")}], "initContainers": [{"name": "i", "image": "i", "resources": cpu("1")}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    api.post(pods, pod).await.expect(201);
+    let to = async |list: &str, name: &str, n: &str| {
+        let resized = value!([{"name": name, "resources": cpu(n)}]);
+        let mut patch = value!({"spec": {}});
+        patch.set_at(&["spec", list], resized);
+        api.patch(&format!("{pods}/p/resize"), "strategic-merge-patch+json", patch)
+            .await
+    };
+    let undeclared = to("initContainers", "i", "1500m").await.expect(403);
+    assert_eq!(
+        undeclared.str(&["message"]),
+        "pods \"p\" is forbidden: pod update requires features InPlacePodVerticalScalingInitContainers which are not available \
+         on node \"n\""
+    );
+    let too_large = to("containers", "c", "2500m").await.expect(403);
+    assert_eq!(
+        too_large.str(&["message"]),
+        "pods \"p\" is forbidden: node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000"
+    );
+    let causes = too_large.json();
+    assert_eq!(
+        causes.at(&["details", "causes"]),
+        Some(&value!([{"reason": "NodeCapacity"}]))
+    );
+    to("containers", "c", "1500m").await.expect(200);
+    let declares = value!({"status": {"declaredFeatures": ["InPlacePodVerticalScalingInitContainers"]}});
+    api.patch("/api/v1/nodes/n/status", "merge-patch+json", declares)
+        .await
+        .expect(200);
+    for _ in 0..100 {
+        if to("initContainers", "i", "1500m").await.code == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    to("initContainers", "i", "1500m").await.expect(200);
+}

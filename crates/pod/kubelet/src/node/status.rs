@@ -8,18 +8,26 @@ use crate::resources::hugepages;
 use crate::resources::quantity::{self, ResourceList};
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use keelson_client::declared_features as features;
 use keelson_cri::v1 as cri;
 use std::collections::BTreeMap;
 
 /// The version whose behaviour this kubelet has.
 pub const VERSION: &str = "v1.37.2";
 
-/// What this kubelet can do that older ones can't; sorted.
-const DECLARED: [&str; 3] = [
-    "InPlacePodLevelResourcesVerticalScaling",
-    "InPlacePodVerticalScalingInitContainers",
-    "RestartAllContainersOnContainerExits",
-];
+/// What this kubelet can do that older ones can't; sorted. WebSockets of the newest protocol go through to the runtime, of which
+/// only our own is known to speak it.
+pub fn declared(runtime_name: &str) -> Vec<String> {
+    let web_sockets = (runtime_name == OUR_RUNTIME).then_some(features::WEB_SOCKETS);
+    let always = [
+        features::RESIZES_OF_PODS,
+        features::RESIZES_OF_INIT_CONTAINERS,
+        features::RESTARTS_OF_ALL,
+    ];
+    web_sockets.into_iter().chain(always).map(str::to_owned).collect()
+}
+
+const OUR_RUNTIME: &str = "keelson";
 
 const MAX_IMAGE_NAMES: usize = 5;
 
@@ -198,6 +206,7 @@ pub(crate) struct Facts<'a> {
     pub runtime: &'a RuntimeView,
     /// `name://version`.
     pub runtime_version: String,
+    pub declared_features: Vec<String>,
     pub pressures: &'a [&'static str],
     pub storage_problem: Option<String>,
     /// That the machine stops.
@@ -255,7 +264,7 @@ pub(crate) fn status(f: &Facts, old: &api::NodeStatus) -> api::NodeStatus {
         volumes_attached: old.volumes_attached.clone(),
         volumes_in_use: (!f.volumes_in_use.is_empty()).then(|| f.volumes_in_use.clone()),
         config: old.config.clone(),
-        declared_features: Some(DECLARED.iter().map(|f| (*f).to_owned()).collect()),
+        declared_features: Some(f.declared_features.clone()),
     }
 }
 
@@ -518,6 +527,7 @@ mod tests {
             devices: Default::default(),
             runtime: &down,
             runtime_version: "r://1".into(),
+            declared_features: declared("r"),
             pressures: &["MemoryPressure"],
             storage_problem: None,
             shutdown_problem: None,
@@ -556,6 +566,7 @@ mod tests {
             devices: Default::default(),
             runtime: &runtime,
             runtime_version: "r://1".into(),
+            declared_features: declared("r"),
             pressures: &[],
             storage_problem: None,
             shutdown_problem: None,
@@ -566,6 +577,12 @@ mod tests {
         let first = status(&f, &api::NodeStatus::default());
         // The API leaves empty lists out.
         assert_eq!(first.images, None);
+        let told = first.declared_features.clone().unwrap();
+        assert!(
+            told.is_sorted() && !told.contains(&"ExtendWebSocketsToKubelet".to_owned()),
+            "{told:?}"
+        );
+        assert_eq!(declared("keelson")[0], "ExtendWebSocketsToKubelet");
         assert!(same(&first, &status(&f, &first)));
     }
 }

@@ -61,6 +61,7 @@ fn facts<'a>(
         devices: kl.devices.amounts(),
         runtime,
         runtime_version: format!("{}://{}", kl.runtime_name, kl.runtime_version),
+        declared_features: status::declared(&kl.runtime_name),
         pressures,
         storage_problem: kl.node.storage_problem(),
         shutdown_problem: kl.shutdown.problem(),

@@ -2,8 +2,10 @@
 
 use super::{pod as amounts, quantity};
 use crate::kubelet::Kubelet;
+use crate::node::status;
 use crate::pods;
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use keelson_client::declared_features::{missing, needed};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,7 +42,23 @@ pub fn check(kl: &Kubelet, pod: &Pod, active: &[Arc<Pod>]) -> Result<(), Rejecti
     if !pods::is_static(pod) {
         affinity(pod, &kl.node.labels(), &kl.cfg.node_name)?;
     }
-    Ok(())
+    features(pod, &status::declared(&kl.runtime_name))
+}
+
+/// A pod whose author thinks that a field is heeded must not run where it isn't.
+pub fn features(pod: &Pod, declared: &[String]) -> Result<(), Rejection> {
+    let needed = needed(pods::spec(pod));
+    let missing: Vec<&str> = missing(&needed, declared).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(no(
+            "PodFeatureUnsupported",
+            format!(
+                "Pod requires node features that are not available: {}",
+                missing.join(", ")
+            ),
+        )),
+    }
 }
 
 /// A machine that stops takes no pods.
@@ -340,5 +358,17 @@ mod tests {
             json!({"containers": [], "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}}),
         );
         assert!(sysctls(&p, &[]).is_ok());
+    }
+    #[test]
+    fn what_this_node_does_not_heed_is_not_run() {
+        let p = pod(json!({"containers": [], "hostNetwork": true, "hostUsers": false}));
+        assert_eq!(
+            features(&p, &status::declared("keelson")).unwrap_err().message,
+            "Pod was rejected: Pod requires node features that are not available: UserNamespacesHostNetworkSupport"
+        );
+        let all = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]);
+        let p = pod(json!({"containers": [{"name": "c", "restartPolicyRules": all}]}));
+        assert_eq!(features(&p, &status::declared("other")), Ok(()));
+        assert!(features(&p, &[]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The plug-ins, one file each, in the order in which they look at a node. The first that refuses it gives the reason.
 
 pub mod balanced_allocation;
+mod declared_features;
 pub mod dynamic_resources;
 mod image_locality;
 pub mod inter_pod_affinity;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Enabled> {
         both(topology_spread::TopologySpread::default(), 2),
         both(inter_pod_affinity::InterPodAffinity::default(), 2),
         both(dynamic_resources::DynamicResources::default(), 2),
+        filter(declared_features::NodeDeclaredFeatures),
         Enabled {
             filters: false,
             ..both(balanced_allocation::BalancedAllocation::default(), 1)

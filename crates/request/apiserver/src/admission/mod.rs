@@ -11,6 +11,7 @@ mod authorizer;
 mod certificates;
 mod changed;
 mod configured;
+mod declared_features;
 mod device_access;
 mod expressions;
 mod ingress_class;
@@ -23,6 +24,7 @@ mod node_restriction;
 mod nodes;
 mod optional;
 pub mod options;
+mod pod_resize;
 pub mod pod_security;
 pub mod policy;
 mod priority;
@@ -149,6 +151,8 @@ impl Chain {
             Arc::new(ingress_class::DefaultIngressClass),
             Arc::new(optional::DenyServiceExternalIPs),
             Arc::new(nodes::PodTopologyLabels),
+            Arc::new(declared_features::NodeDeclaredFeatureValidator),
+            Arc::new(pod_resize::PodResizeValidator),
         ];
         plugins.extend(extensions);
         plugins.push(Arc::new(quota::ResourceQuota::default()));

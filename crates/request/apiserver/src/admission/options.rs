@@ -76,7 +76,7 @@ const KNOWN: [&str; 39] = [
 pub const OPTIONAL: [&str; 2] = ["AlwaysPullImages", "DenyServiceExternalIPs"];
 
 /// Those that run unless they are switched off.
-const HERE: [&str; 23] = [
+const HERE: [&str; 25] = [
     "CertificateApproval",
     "CertificateSigning",
     "CertificateSubjectRestriction",
@@ -88,8 +88,10 @@ const HERE: [&str; 23] = [
     "MutatingAdmissionPolicy",
     "MutatingAdmissionWebhook",
     "NamespaceLifecycle",
+    "NodeDeclaredFeatureValidator",
     "NodeRestriction",
     "PersistentVolumeClaimResize",
+    "PodResizeValidator",
     "PodSecurity",
     "PodTopologyLabels",
     "Priority",

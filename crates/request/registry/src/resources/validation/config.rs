@@ -1,8 +1,8 @@
-//! The core group's kinds that configure rather than run: ConfigMap, Secret, Namespace, Node, quotas, limits, events, ….
+//! The core group's kinds that configure rather than run: ConfigMap, Secret, Namespace, quotas, limits, events, ….
 
 use super::Rules;
 use super::check::{Errs, config_key, count, is_true, quantity, s};
-use super::{container_resources, scheduling};
+use super::container_resources;
 use crate::context::Cx;
 use keelson_api::{Map, Object, Quantity, Value};
 use keelson_machinery::names;
@@ -36,11 +36,6 @@ const NAMESPACE: Rules = Rules {
             }
         });
     },
-    ..Rules::SUBDOMAIN
-};
-const NODE: Rules = Rules {
-    object: |_, o, e| node(o, e),
-    update: |_, new, old, e| node_update(new, old, e),
     ..Rules::SUBDOMAIN
 };
 const QUOTA: Rules = Rules {
@@ -82,7 +77,7 @@ pub fn of(kind: &str) -> Rules {
         "ConfigMap" => CONFIG_MAP,
         "Secret" => SECRET,
         "Namespace" => NAMESPACE,
-        "Node" => NODE,
+        "Node" => super::nodes::NODE,
         "ResourceQuota" => QUOTA,
         "LimitRange" => LIMIT_RANGE,
         "Endpoints" => ENDPOINTS,
@@ -194,45 +189,6 @@ fn json_map(e: &mut Errs, data: &Map, key: &str) {
         Err(error) => error.0,
     };
     e.invalid(&field, "<secret contents redacted>", &why);
-}
-
-fn node(o: &Object, e: &mut Errs) {
-    let empty = Map::new();
-    let spec = o.obj("spec").unwrap_or(&empty);
-    scheduling::taints(e, spec);
-    for list in ["capacity", "allocatable"] {
-        for (name, v) in o.at(&["status", list]).and_then(Value::as_object).into_iter().flatten() {
-            if quantity(v).is_negative() {
-                e.invalid(&format!("status.{list}.{name}"), v.clone(), super::check::NOT_NEGATIVE);
-            }
-        }
-    }
-    for (i, c) in spec.arr("podCIDRs").into_iter().flatten().enumerate() {
-        e.format(
-            &format!("spec.podCIDRs[{i}]"),
-            c.as_str().unwrap_or_default(),
-            super::check::cidr,
-        );
-    }
-}
-
-fn node_update(new: &Object, old: &Object, e: &mut Errs) {
-    let of = |o: &Object, key: &str| o.at(&["spec", key]).cloned();
-    if of(old, "podCIDRs").is_some() && of(new, "podCIDRs") != of(old, "podCIDRs") {
-        e.forbidden(
-            "spec.podCIDRs",
-            "node updates may not change podCIDR except from \"\" to valid",
-        );
-    }
-    if let Some(before) = of(old, "providerID") {
-        match of(new, "providerID") {
-            None => e.invalid("spec.providerID", Value::Null, "field cannot be cleared once set"),
-            Some(now) if now != before => {
-                e.invalid("spec.providerID", Value::Null, "field cannot be modified once set")
-            }
-            Some(_) => {}
-        }
-    }
 }
 
 const QUOTA_SCOPES: &[&str] = &[

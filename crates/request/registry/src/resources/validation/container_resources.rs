@@ -16,6 +16,11 @@ fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::label_key(&format!("requests.{name}")).is_empty()
 }
 
+/// Whether there are whole ones of it only, on nodes.
+pub fn is_counted(name: &str) -> bool {
+    name == "pods" || is_extended(name)
+}
+
 /// Whether an amount is of whole pages of the size that the name says.
 fn is_of_pages(name: &str, amount: Quantity) -> bool {
     let size = name

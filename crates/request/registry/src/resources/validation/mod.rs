@@ -21,6 +21,7 @@ mod jobs;
 #[cfg(test)]
 mod label_keys;
 mod networking;
+mod nodes;
 mod persistent_volumes;
 mod pod;
 mod pod_spec;

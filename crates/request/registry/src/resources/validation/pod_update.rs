@@ -207,26 +207,43 @@ pub fn resize(new: &Object, old: &Object, e: &mut Errs) {
             ) else {
                 continue;
             };
-            if list == "containers" || s(b, "restartPolicy") == "Always" {
-                e.within(&format!("spec.{list}[{i}].resources"), |e| not_removed(n, b, e));
-            }
+            e.within(&format!("spec.{list}[{i}].resources"), |e| not_removed(n, b, e));
         }
         if let Some(Value::Array(containers)) = munged.get_mut(list) {
-            for (c, before) in containers.iter_mut().filter_map(Value::as_object_mut).zip(&before) {
+            let pairs = containers.iter_mut().filter_map(Value::as_object_mut).zip(&before);
+            for (i, (c, before)) in pairs.enumerate() {
                 let Some(before) = before.as_object() else { continue };
-                if list == "initContainers" && s(before, "restartPolicy") != "Always" {
-                    if !same(c.get("resources"), before.get("resources")) {
-                        e.forbidden("spec", "resources for non-sidecar init containers are immutable");
-                    }
-                    continue;
-                }
+                let is_resized = !same(c.get("resources"), before.get("resources"));
                 keep_compute(c, before);
+                if list == "initContainers" {
+                    e.within(&format!("spec.{list}[{i}]"), |e| {
+                        init_container(c, before, is_resized, e)
+                    });
+                }
             }
         }
     }
     restore(&mut munged, Some(&old), "resources");
     if e.list.is_empty() && !same(Some(&Value::Object(munged)), Some(&Value::Object(old))) {
         e.forbidden("spec", "only cpu and memory resources are mutable");
+    }
+}
+
+fn init_container(now: &Map, before: &Map, is_resized: bool, e: &mut Errs) {
+    if now != before {
+        e.forbidden(
+            "",
+            "only cpu and memory resources for init or sidecar containers are mutable",
+        );
+    }
+    let mut policies = now.arr("resizePolicy").into_iter().flatten();
+    let restarts = |p: &Value| p.get("restartPolicy").and_then(Value::as_str) == Some("RestartContainer");
+    // One that ends can't be begun anew for that.
+    if is_resized && s(before, "restartPolicy") != "Always" && policies.any(restarts) {
+        e.forbidden(
+            "",
+            "non-sidecar init containers with a resize policy of RestartContainer cannot be resized",
+        );
     }
 }
 

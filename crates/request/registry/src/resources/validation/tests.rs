@@ -520,3 +520,34 @@ fn certificates_of_pods_say_how_and_where() {
         ["spec.volumes[0].projected: Invalid value: \"x\": conflicting duplicate paths"]
     );
 }
+
+#[test]
+fn init_containers_are_resized_in_what_they_use() {
+    let resized = |policy: &str, cpu: &str, image: &str| {
+        let cx = request("", "Pod");
+        let container = |cpu: &str, image: &str| {
+            value!({"name": "i", "image": image, "resources": {"requests": {"cpu": cpu}},
+                "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]})
+        };
+        let with = |container: Value| {
+            let mut pod = pod();
+            pod.set_at(&["spec", "initContainers"], vec![container]);
+            read(&cx, pod)
+        };
+        let (old, new) = (with(container("1", "a")), with(container(cpu, image)));
+        let mut e = super::check::Errs::default();
+        super::pod_update::resize(&new, &old, &mut e);
+        shown(e.list)
+    };
+    assert_eq!(resized("NotRequired", "2", "a"), [""; 0]);
+    assert_eq!(
+        resized("RestartContainer", "2", "a"),
+        [
+            "spec.initContainers[0]: Forbidden: non-sidecar init containers with a resize policy of RestartContainer cannot be resized"
+        ]
+    );
+    assert_eq!(
+        resized("NotRequired", "2", "b"),
+        ["spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable"]
+    );
+}
