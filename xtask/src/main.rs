@@ -1,5 +1,6 @@
 //! What developers run: `cargo xtask tidy`, `cargo xtask lists`, `cargo xtask sbom`.
 
+mod features;
 mod lists;
 mod sbom;
 mod security;
@@ -21,7 +22,8 @@ enum Command {
     /// Checks the architecture: directions between crates, unsafe code, unfinished code, sizes of files; and that the tests
     /// named by docs/security.md exist.
     Tidy,
-    /// Checks the conformance lists: known names, sorted, nothing twice, nothing lost since the last commit.
+    /// Checks the conformance lists: known names, sorted, nothing twice, nothing lost since the last commit; and the table of
+    /// features: no gate of 1.37 is missing, what shows it is there.
     Lists,
     /// Prints what the program is made of: CycloneDX, for releases.
     Sbom,
@@ -33,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(package).join("..").canonicalize()?;
     let problems = match Arguments::parse().command {
         Command::Tidy => [tidy::check(&root)?, security::check(&root)?].concat(),
-        Command::Lists => lists::check(&root)?,
+        Command::Lists => [lists::check(&root)?, features::check(&root)?].concat(),
         Command::Sbom => return sbom::print(&root),
     };
     for problem in &problems {

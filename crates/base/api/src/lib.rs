@@ -7,6 +7,7 @@
 //! * [`resources`], [`builtin`]: what is served by default, and the schema of it.
 //! * [`quantity`], [`time`], [`duration`]: scalars with a form of their own.
 //! * [`codec`]: JSON, YAML and protobuf.
+//! * [`gates`]: the feature gates of 1.37, and how each stands here.
 //! * [`gvk`]: groups, versions, kinds and resources.
 //!
 //! Nothing here knows HTTP, the store or any single kind.
@@ -14,6 +15,7 @@
 pub mod builtin;
 pub mod codec;
 pub mod duration;
+pub mod gates;
 pub mod go_names;
 pub mod gvk;
 pub mod object;

@@ -58,6 +58,18 @@ impl LogOptions {
     }
 }
 
+/// Feature gates: nothing is switched by them, so each has to be as it is here.
+#[derive(Args, Clone, Debug)]
+pub struct Gates {
+    /// Feature gates (NAME=true|false), by upstream's names: each is taken that is said to be as it is here, others are refused
+    #[arg(long = "feature-gates", value_name = "GATES", value_delimiter = ',', value_parser = gate)]
+    _gates: Vec<String>,
+}
+
+fn gate(pair: &str) -> Result<String, String> {
+    keelson_api::gates::parse(pair).map(|()| pair.to_owned())
+}
+
 /// Whether one of several that run works at a time.
 #[derive(Args, Clone, Debug)]
 pub struct Elect {
@@ -109,6 +121,8 @@ mod tests {
             "controller-manager --kubeconfig=k --use-service-account-credentials=true --allocate-node-cidrs=true --cluster-cidr=10.244.0.0/16 \
              --service-cluster-ip-range=10.96.0.0/16 --root-ca-file=c --service-account-private-key-file=p --cluster-signing-cert-file=c \
              --cluster-signing-key-file=k --controllers=*,bootstrap-signer-controller,-ttl-controller --client-ca-file=c",
+            "scheduler --kubeconfig k --feature-gates NodeDeclaredFeatures=true,GenericWorkload=false",
+            "proxy --kubeconfig k --cluster-cidr 10.0.0.0/8 --feature-gates=NFTablesProxyMode=true",
             "proxy --kubeconfig k --hostname-override n --cluster-cidr 10.244.0.0/16 --proxy-mode nftables --healthz-bind-address 0.0.0.0:10256",
             "dns --kubeconfig k --bind-address 127.0.0.1 --port 53",
             "runtime --container-runtime-endpoint unix:///run/k.sock --cluster-cidr 10.244.0.0/16",
@@ -122,6 +136,14 @@ mod tests {
                 "--leader-elect-resource-lock",
             ),
             ("scheduler --kubeconfig k --profiling", "--profiling"),
+            (
+                "scheduler --kubeconfig k --feature-gates GenericWorkload=true",
+                "GenericWorkload=true can't be had here: it is false",
+            ),
+            (
+                "controller-manager --kubeconfig k --feature-gates Nope=true",
+                "unrecognized feature gate: Nope",
+            ),
             ("scheduler", "--kubeconfig"),
             (
                 "controller-manager --kubeconfig k --cloud-provider aws",

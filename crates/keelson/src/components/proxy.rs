@@ -1,8 +1,8 @@
 //! The service proxy of a node.
 
-use super::LogOptions;
 use super::front::{Front, plain};
 use super::reach::Reach;
+use super::{Gates, LogOptions};
 use crate::supervise::Supervisor;
 use crate::{config, families};
 use clap::Args;
@@ -37,6 +37,8 @@ pub struct Options {
     /// Where metrics are told; port 0: nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
     metrics_bind_address: SocketAddr,
+    #[command(flatten)]
+    _gates: Gates,
     #[command(flatten)]
     log: LogOptions,
 }

@@ -2,7 +2,7 @@
 
 use super::front::{Front, secure};
 use super::reach::Reach;
-use super::{Elect, LogOptions};
+use super::{Elect, Gates, LogOptions};
 use crate::supervise::Supervisor;
 use crate::{config, traces};
 use anyhow::Context;
@@ -42,6 +42,8 @@ pub struct Options {
     elect: Elect,
     #[command(flatten)]
     secure: secure::Options,
+    #[command(flatten)]
+    _gates: Gates,
     #[command(flatten)]
     log: LogOptions,
 }

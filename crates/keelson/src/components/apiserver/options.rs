@@ -5,8 +5,8 @@
 
 use super::{Api, bind};
 use crate::access::Access;
-use crate::components::LogOptions;
 use crate::components::front::{everywhere, secure};
+use crate::components::{Gates, LogOptions};
 use crate::config::{Config, Options as ServerOptions};
 use crate::process::Ended;
 use crate::store::Opened;
@@ -153,6 +153,8 @@ pub struct Options {
     audit_log_maxage: Option<u32>,
     #[command(flatten)]
     access: Access,
+    #[command(flatten)]
+    _gates: Gates,
     #[command(flatten)]
     log: LogOptions,
 }

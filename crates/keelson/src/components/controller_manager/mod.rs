@@ -4,7 +4,7 @@ mod names;
 
 use super::front::{Front, secure};
 use super::reach::Reach;
-use super::{Elect, LogOptions};
+use super::{Elect, Gates, LogOptions};
 use crate::store::duration;
 use crate::supervise::Supervisor;
 use anyhow::{Context, ensure};
@@ -125,6 +125,8 @@ pub struct Options {
     elect: Elect,
     #[command(flatten)]
     secure: secure::Options,
+    #[command(flatten)]
+    _gates: Gates,
     #[command(flatten)]
     log: LogOptions,
 }

@@ -145,40 +145,15 @@ pub(super) fn taints(v: &Value) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
-/// Gates that mean something here, and how they stand.
-const GATES: [(&str, bool); 19] = [
-    ("CPUManagerPolicyBetaOptions", true),
-    ("CPUManagerPolicyOptions", true),
-    ("CustomCPUCFSQuotaPeriod", false),
-    ("DisableCPUQuotaWithExclusiveCPUs", true),
-    ("InPlacePodVerticalScalingExclusiveCPUs", false),
-    ("PodLevelResourceManagers", false),
-    ("TopologyManagerPolicyBetaOptions", true),
-    ("TopologyManagerPolicyOptions", true),
-    ("GracefulNodeShutdown", true),
-    ("GracefulNodeShutdownBasedOnPodPriority", true),
-    ("KubeletCrashLoopBackOffMax", true),
-    ("KubeletPSI", true),
-    ("KubeletEnsureSecretPulledImages", true),
-    ("MemoryQoS", false),
-    ("NodeSwap", true),
-    ("PodAndContainerStatsFromCRI", false),
-    ("PodLevelResources", true),
-    ("UserNamespacesSupport", true),
-    ("EnvFiles", true),
-];
-
 /// Of CPUs' options that are alpha; off, unless it is said.
 const ALPHA_CPUS: &str = "CPUManagerPolicyAlphaOptions";
 
 /// A gate that stands as it is said to is no wish; others are refused by name.
 pub(super) fn gates(c: &mut Config, v: &Value) -> Result<(), String> {
     for (name, on) in v.as_object().into_iter().flatten() {
-        match GATES.iter().find(|(gate, _)| gate == name) {
-            _ if name == ALPHA_CPUS => c.alpha_cpu_options = on == true,
-            Some((_, stands)) if on == stands => {}
-            Some((_, stands)) => return Err(format!("{name}={on} can't be had here: it is {stands}")),
-            None => return Err(format!("{name} is not a feature gate that means something here")),
+        match name == ALPHA_CPUS {
+            true => c.alpha_cpu_options = on == true,
+            false => keelson_api::gates::check(name, on == true)?,
         }
     }
     Ok(())

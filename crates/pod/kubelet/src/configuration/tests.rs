@@ -221,7 +221,7 @@ fn what_can_not_be_had_is_refused_by_name() {
         ),
         (
             json!({"featureGates": {"Nope": true}}),
-            "Nope is not a feature gate that means something here",
+            "unrecognized feature gate: Nope",
         ),
         (
             json!({"authentication": {"webhook": {"enabled": false}}}),
