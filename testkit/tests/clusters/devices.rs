@@ -208,3 +208,47 @@ async fn devices_that_a_failed_binding_leaves_go_to_who_waits_for_them() {
         .until("default", "second", secs(60), "has a node", is_bound)
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_stands_for_an_extended_resource() {
+    let cluster = cluster().await;
+    publish(&cluster, &["gpu-0"]).await;
+    let class = "{apiVersion: resource.k8s.io/v1, kind: DeviceClass, metadata: {name: named}, spec: {extendedResourceName: x.io/gpu}}";
+    cluster.apply(class).await;
+    let asking = |name: &str| {
+        let container = "{name: c, image: i, resources: {limits: {x.io/gpu: 1}}}";
+        format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{container}]}}}}")
+    };
+    cluster.apply(&asking("first")).await;
+    let is_bound = |p: &Pod| !node_of(p).is_empty();
+    let first = cluster
+        .until("default", "first", secs(60), "has a node", is_bound)
+        .await;
+    assert_eq!(node_of(&first), "fast");
+    let told = first
+        .status
+        .as_ref()
+        .and_then(|s| s.extended_resource_claim_status.clone())
+        .expect("its claim is told");
+    assert!(
+        told.resource_claim_name.starts_with("first-extended-resources-"),
+        "{told:?}"
+    );
+    assert_eq!(told.request_mappings[0].request_name, "container-0-request-0");
+    let claim = cluster
+        .objects::<ResourceClaim>()
+        .get("default", &told.resource_claim_name)
+        .await
+        .expect("it is there");
+    let users = claim.status.and_then(|s| s.reserved_for).unwrap_or_default();
+    assert_eq!(users[0].name, "first");
+
+    cluster.apply(&asking("second")).await;
+    let refused = |p: &Pod| condition(p, "PodScheduled").0 == "False";
+    cluster.until("default", "second", secs(60), "waits", refused).await;
+    end(&cluster, "first").await;
+    let second = cluster
+        .until("default", "second", secs(120), "has a node", is_bound)
+        .await;
+    assert_eq!(node_of(&second), "fast");
+}

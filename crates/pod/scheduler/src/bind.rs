@@ -1,6 +1,7 @@
-//! Carries plans out: volumes ([`volumes`]), devices ([`devices`]) and binding, conditions, nominations, victims.
+//! Carries plans out: volumes ([`volumes`]), devices ([`devices`], [`extended`]) and binding, conditions, nominations, victims.
 
 mod devices;
+mod extended;
 mod volumes;
 
 use crate::core::Core;
@@ -71,7 +72,7 @@ impl Binder {
             };
             step("volumes", bound).await.context("binding volumes")?;
         }
-        if !devices.claims.is_empty() {
+        if !devices.is_empty() {
             step("devices", self.bind_devices(pod, node, devices, writes)).await?;
         }
         let _place = writes.place().await;

@@ -3,6 +3,7 @@
 //! A claim's devices are taken from the decision on, which the API shows later: until then they are *promised*. Of a claim the
 //! newest is known, whether the API told it or the answer to a write of ours. Whoever decides takes a [`View`], which doesn't change.
 
+use crate::devices::extended;
 use crate::devices::pool::Reach;
 use crate::devices::selector::Selectors;
 use crate::devices::slice::Slice;
@@ -99,6 +100,31 @@ impl Ledger {
         self.entries.lock().classes.get(name).cloned()
     }
 
+    /// The class whose devices are given for an extended resource: of several the newest, so that one can take another's place.
+    pub fn class_for(&self, resource: &str) -> Option<Arc<DeviceClass>> {
+        let entries = self.entries.lock();
+        if let Some(name) = resource.strip_prefix(extended::IMPLICIT) {
+            return entries.classes.get(name).cloned();
+        }
+        let name = |class: &DeviceClass| class.spec.as_ref().and_then(|s| s.extended_resource_name.clone());
+        let is_named = |class: &&Arc<DeviceClass>| name(class).as_deref() == Some(resource);
+        let born = |class: &Arc<DeviceClass>| class.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        // By name, and the first of the newest stays.
+        let classes = entries.classes.values().filter(is_named);
+        classes
+            .reduce(|best, class| if born(class) > born(best) { class } else { best })
+            .cloned()
+    }
+    /// The claim that was made for a pod's extended resources.
+    pub fn extended_of(&self, pod_uid: &str) -> Option<Arc<ResourceClaim>> {
+        let entries = self.entries.lock();
+        entries
+            .claims
+            .values()
+            .find(|claim| extended::is_of(claim, pod_uid))
+            .cloned()
+    }
+
     /// The API shows the claim. What is older than what is known changes nothing.
     pub fn claim_seen(&self, claim: &Arc<ResourceClaim>) -> Effect {
         let effect = self.entries.lock().see(claim);
@@ -153,6 +179,17 @@ impl Ledger {
             let known = entries.claims.get(&claim.key()).cloned();
             entries.settle(claim.uid(), known.as_deref());
         }
+    }
+    /// What was promised to one claim is promised to another, which takes its place.
+    pub fn hand_over(&self, from: &ResourceClaim, to: &ResourceClaim) {
+        let mut entries = self.entries.lock();
+        let Some(allocation) = entries.promised.remove(from.uid()) else {
+            return;
+        };
+        entries.settle(from.uid(), None);
+        entries.promised.insert(to.uid().to_owned(), allocation);
+        let known = entries.claims.get(&to.key()).cloned();
+        entries.settle(to.uid(), known.as_deref());
     }
     pub fn is_promised(&self, uid: &str) -> bool {
         self.entries.lock().promised.contains_key(uid)

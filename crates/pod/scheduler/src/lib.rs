@@ -395,7 +395,7 @@ impl Scheduler {
                 state.queue.give_back(pod.uid(), span);
                 // What would have been there is free for others.
                 state.queue.happened(events::ClusterEvent::PodLeft(pod.clone()), now);
-                if !devices.claims.is_empty() {
+                if !devices.is_empty() {
                     state.queue.happened(events::ClusterEvent::Devices, now);
                 }
                 if !volumes.bind.is_empty() {

@@ -124,6 +124,7 @@ fn prepare<'a>(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<
     Filters::prepare(profile, cycle, why).map_err(|reject| {
         why.outright = Some(reject);
         why.preemption = profile.preemption.map(|_| preempt::outright(why));
+        frees(profile, cycle, why);
         Plan::Wait(std::mem::take(why))
     })
 }

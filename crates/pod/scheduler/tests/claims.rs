@@ -128,3 +128,80 @@ fn a_claim_is_freed_when_its_devices_arent_ready_in_the_time_that_is_configured(
     lab.configure(|devices| devices.binding_within = Duration::from_secs(30));
     assert!(lab.why(1).to_free.is_some());
 }
+
+#[test]
+fn a_class_stands_for_an_extended_resource_where_no_plug_in_has_it() {
+    let mut lab = lab(1, 2);
+    let asking = |name: &str, count: &str| {
+        let pod: Arc<Pod> = read(json!({
+            "metadata": {"name": "pod", "namespace": "default", "uid": "pod"},
+            "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {name: count}, "limits": {name: count}}}]},
+        }));
+        PodInfo::of(pod)
+    };
+    let planned = |lab: &Lab, pod: &PodInfo| {
+        let snapshot = lab.cluster.snapshot(Arc::new(lab.world.clone()));
+        plan(&lab.profile, pod, &snapshot, &mut Turn::new(StdRng::seed_from_u64(1)))
+    };
+    let refused = |lab: &Lab, pod: &PodInfo| match planned(lab, pod) {
+        Plan::Bind { node, .. } => panic!("it goes to {node}"),
+        Plan::Wait(why) => why.message(),
+    };
+    let unknown = refused(&lab, &asking("x.io/gpu", "2"));
+    assert!(unknown.contains("1 Insufficient x.io/gpu"), "{unknown}");
+    lab.world.devices.class_seen(&read(
+        json!({"metadata": {"name": "gpus"}, "spec": {"extendedResourceName": "x.io/gpu"}}),
+    ));
+    for name in ["x.io/gpu", "deviceclass.resource.kubernetes.io/gpus"] {
+        let Plan::Bind { devices, .. } = planned(&lab, &asking(name, "2")) else {
+            panic!("{name} fits nowhere");
+        };
+        let extended = devices.extended.expect(name);
+        let results = extended.allocation.devices.and_then(|d| d.results).unwrap();
+        assert_eq!(results.len(), 2);
+        assert!(results.iter().all(|r| r.request == "container-0-request-0"));
+        let mapping = &extended.mappings[0];
+        assert_eq!(
+            (mapping.container_name.as_str(), mapping.resource_name.as_str()),
+            ("c", name)
+        );
+    }
+    let many = refused(&lab, &asking("x.io/gpu", "3"));
+    assert!(many.contains("1 cannot allocate all claims"), "{many}");
+
+    // The node's own come first, and are counted as ever.
+    let status = json!({"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "110", "x.io/gpu": "1"}});
+    lab.cluster.set_node(read(
+        json!({"metadata": {"name": "node-0"}, "spec": {}, "status": status}),
+    ));
+    let Plan::Bind { devices, .. } = planned(&lab, &asking("x.io/gpu", "1")) else {
+        panic!("the plug-in's fit nowhere");
+    };
+    assert!(devices.is_empty());
+    let many = refused(&lab, &asking("x.io/gpu", "2"));
+    assert!(many.contains("1 Insufficient x.io/gpu"), "{many}");
+}
+
+#[test]
+fn a_claim_of_an_earlier_try_is_to_go_first() {
+    let lab = lab(1, 1);
+    let class = json!({"metadata": {"name": "gpus"}, "spec": {"extendedResourceName": "x.io/gpu"}});
+    lab.world.devices.class_seen(&read(class));
+    lab.world.devices.claim_seen(&read(json!({
+        "metadata": {"name": "pod-extended-resources-x", "namespace": "default", "uid": "old", "resourceVersion": "1",
+            "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "pod", "uid": "pod", "controller": true}]},
+        "spec": {}, "status": {},
+    })));
+    let requests = json!({"requests": {"x.io/gpu": "1"}, "limits": {"x.io/gpu": "1"}});
+    let pod: Arc<Pod> = read(json!({
+        "metadata": {"name": "pod", "namespace": "default", "uid": "pod"},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": requests}]},
+    }));
+    let snapshot = lab.cluster.snapshot(Arc::new(lab.world.clone()));
+    let mut turn = Turn::new(StdRng::seed_from_u64(1));
+    match plan(&lab.profile, &PodInfo::of(pod), &snapshot, &mut turn) {
+        Plan::Bind { node, .. } => panic!("it goes to {node}"),
+        Plan::Wait(why) => assert_eq!(why.to_free.unwrap().metadata.uid.as_deref(), Some("old")),
+    }
+}

@@ -33,6 +33,8 @@ pub struct Cx {
     pub def: Arc<ResourceDef>,
     /// Empty for the resource itself.
     pub subresource: Str,
+    /// As rights are asked for it; empty if it is the server's own.
+    pub verb: Str,
     /// The namespace of the request (empty: none or all).
     pub namespace: Str,
     /// The name of the request (empty for collections).
@@ -55,6 +57,7 @@ impl Cx {
         Cx {
             def,
             subresource: Str::default(),
+            verb: Str::default(),
             namespace: namespace.into(),
             name: name.into(),
             user,
@@ -71,6 +74,10 @@ impl Cx {
         self.subresource = subresource.into();
         self
     }
+    pub fn with_verb(mut self, verb: &str) -> Self {
+        self.verb = verb.into();
+        self
+    }
     /// The same request for another object or resource: subresources that change their parent, collections.
     pub fn derive(&self, def: Arc<ResourceDef>, namespace: &str, name: &str) -> Self {
         Cx {
@@ -78,6 +85,7 @@ impl Cx {
             field_validation: self.field_validation,
             field_manager: self.field_manager.clone(),
             options: self.options.clone(),
+            verb: self.verb.clone(),
             ..Cx::new(def, self.user.clone(), namespace, name)
         }
     }

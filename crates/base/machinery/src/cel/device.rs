@@ -41,6 +41,9 @@ pub struct Device<'a> {
     pub capacity: &'a BTreeMap<String, Quantity>,
 }
 
+/// What is said of an expression that is right, but would cost too much.
+pub const TOO_COSTLY: &str = "too complex, exceeds cost limit";
+
 /// A checked selector.
 #[derive(Debug)]
 pub struct Selector(Program);
@@ -58,7 +61,7 @@ impl Selector {
         }
         let selector = Selector(program);
         match selector.most_cost() > MOST_COST as f64 {
-            true => Err("too complex, exceeds cost limit".into()),
+            true => Err(TOO_COSTLY.into()),
             false => Ok(selector),
         }
     }

@@ -1,6 +1,7 @@
 //! Claims of devices: what was decided is written to them, and what has to be done about the devices is waited for.
 
 use super::{Binder, Writes};
+use crate::devices::extended::is_extended;
 use crate::plugins::dynamic_resources::{Decision, allocation, is_overdue, readiness, results};
 use crate::pod::PodInfo;
 use anyhow::{Context, bail, ensure};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Held while devices are allocated.
-const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+pub(super) const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// How often a claim that others write, too, is tried; so long apart at first, and then longer.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -24,11 +25,14 @@ impl Binder {
                 self.ledger.promise(claim, new.clone());
             }
         }
+        if let Some(extended) = &devices.extended {
+            self.ledger.promise(&extended.claim, extended.allocation.clone());
+        }
     }
 
     /// What was promised stands in the claims now, or nobody has it. Of a pod that wasn't bound no reservation stays.
     pub async fn release_devices(&self, pod: &PodInfo, devices: &Decision, is_bound: bool, writes: &Writes) {
-        let _place = match is_bound || devices.claims.is_empty() {
+        let _place = match is_bound || devices.is_empty() {
             true => None,
             false => writes.place().await,
         };
@@ -42,6 +46,11 @@ impl Binder {
             if !is_bound && let Err(error) = self.unreserve(pod, claim).await {
                 tracing::warn!(pod = %pod.key, claim = %claim.key(), error = format!("{error:#}"), "a reservation stays");
             }
+        }
+        let Some(extended) = &devices.extended else { return };
+        self.ledger.release(&extended.claim);
+        if let Some(made) = self.ledger.extended_of(pod.uid()).filter(|_| !is_bound) {
+            self.remove(&made).await;
         }
     }
 
@@ -74,6 +83,9 @@ impl Binder {
         for (claim, new) in &devices.claims {
             bound.push(self.reserve(pod, claim, new.as_ref()).await?);
         }
+        if let Some(extended) = &devices.extended {
+            bound.push(self.bind_extended(pod, extended).await?);
+        }
         // Whoever waits holds none.
         drop(place);
         let waits = |claim: &Arc<ResourceClaim>| {
@@ -95,7 +107,7 @@ impl Binder {
     }
 
     /// Enters the pod in the claim, with the devices that it gets.
-    async fn reserve(
+    pub(super) async fn reserve(
         &self,
         pod: &PodInfo,
         claim: &Arc<ResourceClaim>,
@@ -254,8 +266,11 @@ impl Binder {
         bail!("somebody else keeps writing it")
     }
 
-    /// A claim that is allocated where its pod can't be is free again.
+    /// A claim that is allocated where its pod can't be is free again; one that was made for a pod's extended resources goes.
     pub async fn free(&self, claim: &ResourceClaim) {
+        if is_extended(claim) {
+            return self.remove(claim).await;
+        }
         let body = json!({
             "metadata": {"uid": claim.uid(), "resourceVersion": claim.metadata.resource_version},
             "status": {"allocation": null, "reservedFor": null, "devices": null},

@@ -9,7 +9,7 @@
 //! * [`slice`]: what a driver publishes, read once. [`state`]: what is taken.
 //! * [`pool`]: the slices that reach a node, by pool. [`request`]: what a claim asks for.
 //! * [`search`]: the first solution in a fixed order, or none. It ends when its time is over.
-//! * [`result`]: the allocation as the API has it.
+//! * [`result`]: the allocation as the API has it. [`extended`]: the claim of a pod that asks for devices by a resource's name.
 //!
 //! Knows neither the API's client nor the scheduler. Features are those that 1.37 has on: prioritised lists, partitionable devices,
 //! taints, admin access, binding conditions, consumable capacity. Derived attributes, attributes that are lists and
@@ -18,6 +18,7 @@
 pub mod capacity;
 mod constraint;
 mod counters;
+pub mod extended;
 pub mod pool;
 mod request;
 mod result;

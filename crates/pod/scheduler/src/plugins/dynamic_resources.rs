@@ -4,6 +4,7 @@
 //! that nobody else uses, is to be freed ([`to_free`]), so that it can be allocated elsewhere.
 
 use super::check;
+use crate::devices::extended::{self, Classes};
 use crate::devices::{Allocator, Failure};
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, Plugin, Prepared, Reject, Scorer, normalize_by_max};
@@ -15,7 +16,7 @@ use crate::select::matches_any;
 use crate::snapshot::Snapshot;
 use crate::world::World;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaim};
+use k8s_openapi::api::core::v1::{ContainerExtendedResourceRequest, Node, Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceRequest, DeviceRequestAllocationResult, ResourceClaim};
 use keelson_client::ApiObject;
 use std::collections::{HashMap, HashSet};
@@ -54,13 +55,14 @@ impl Plugin for DynamicResources {
         NAME
     }
     fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
-        if asked(&cycle.pod.pod).is_empty() {
+        let ledger = cycle.snapshot.world.devices();
+        if !is_asking(cycle.pod, &ledger) {
             return Prepared::Skip;
         }
-        match Claims::of(cycle.pod, &cycle.snapshot.world.devices(), self) {
+        match Claims::of(cycle.pod, &ledger, self) {
             Err(reject) => Prepared::Reject(reject),
-            Ok(claims) if claims.all.is_empty() => Prepared::Skip,
-            Ok(claims) => check(move |node| claims.on(node.node()).map(drop)),
+            Ok(claims) if claims.all.is_empty() && claims.extended.is_empty() => Prepared::Skip,
+            Ok(claims) => check(move |node| claims.on(node).map(drop)),
         }
     }
     fn scorer<'a>(&'a self, cycle: Cycle<'a>, feasible: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
@@ -72,13 +74,15 @@ impl Plugin for DynamicResources {
         if !claims.all.iter().any(has_ways) {
             return None;
         }
-        let score = |node: &Arc<NodeInfo>| Some((node.index, claims.score(&claims.on(node.node()).ok()?)));
+        let score = |node: &Arc<NodeInfo>| Some((node.index, claims.score(&claims.on(node).ok()?.0)));
         Some(Box::new(Preferred(
             feasible.iter().filter_map(|node| score(node)).collect(),
         )))
     }
     fn is_same(&self, a: &PodInfo, b: &PodInfo) -> bool {
-        asked(&a.pod).is_empty() && asked(&b.pod).is_empty()
+        // Whether a class stands for an extended resource isn't known here.
+        let asks = |pod: &PodInfo| !asked(&pod.pod).is_empty() || extended_names(pod).next().is_some();
+        !asks(a) && !asks(b)
     }
     fn hears(&self, event: &ClusterEvent) -> bool {
         matches!(
@@ -97,7 +101,9 @@ impl Plugin for DynamicResources {
             } if effect.matters && *namespace == pod.key.namespace => {
                 let uses = |claim: &ResourceClaim| claim.namespace() == namespace && claim.name() == name;
                 let claims = claims(&pod.pod, &world.devices());
-                claims.is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
+                // One that was made for its extended resources has gone.
+                name.starts_with(&extended::prefix(&pod.key.name))
+                    || claims.is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
             }
             _ => false,
         }
@@ -109,6 +115,21 @@ impl Plugin for DynamicResources {
 pub struct Decision {
     /// `None`: it is allocated already.
     pub claims: Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>,
+    pub extended: Option<Extended>,
+}
+
+impl Decision {
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.extended.is_none()
+    }
+}
+
+/// What a pod gets for its extended resources. The claim isn't made yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extended {
+    pub claim: Arc<ResourceClaim>,
+    pub mappings: Vec<ContainerExtendedResourceRequest>,
+    pub allocation: AllocationResult,
 }
 
 /// Of a profile that has the plug-in.
@@ -118,13 +139,15 @@ pub fn decide(
     snapshot: &Snapshot,
     node: &NodeInfo,
 ) -> Result<Decision, Reject> {
-    if asked(&pod.pod).is_empty() {
+    let ledger = snapshot.world.devices();
+    if !is_asking(pod, &ledger) {
         return Ok(Decision::default());
     }
-    let claims = Claims::of(pod, &snapshot.world.devices(), plugin)?;
-    let allocations = claims.on(node.node())?;
+    let claims = Claims::of(pod, &ledger, plugin)?;
+    let (allocations, extended) = claims.on(node)?;
     Ok(Decision {
         claims: claims.all.into_iter().zip(allocations).collect(),
+        extended,
     })
 }
 
@@ -135,15 +158,22 @@ pub fn to_free(
     snapshot: &Snapshot,
     refused: &[Refused],
 ) -> Option<Arc<ResourceClaim>> {
-    if asked(&pod.pod).is_empty() {
+    let ledger = snapshot.world.devices();
+    if !is_asking(pod, &ledger) {
         return None;
+    }
+    if let Some(stale) = ledger
+        .extended_of(pod.uid())
+        .filter(|_| !classes(pod, &ledger).is_empty())
+    {
+        return Some(stale);
     }
     let mut refused = refused
         .iter()
         .filter(|r| r.plugin == NAME && r.reject.reasons().any(|text| text == NOT_HERE))
         .peekable();
     refused.peek()?;
-    let claims = claims(&pod.pod, &snapshot.world.devices()).ok()?;
+    let claims = claims(&pod.pod, &ledger).ok()?;
     let nodes: Vec<&Node> = refused.filter_map(|r| snapshot.at(r.node)).map(|n| n.node()).collect();
     let is_ours = |claim: &ResourceClaim| {
         let users = claim
@@ -164,6 +194,26 @@ pub fn to_free(
 pub fn asked(pod: &Pod) -> &[PodResourceClaim] {
     let claims = pod.spec.as_ref().and_then(|s| s.resource_claims.as_deref());
     claims.unwrap_or_default()
+}
+
+/// Extended resources that the pod asks for.
+fn extended_names(pod: &PodInfo) -> impl Iterator<Item = &String> {
+    let other = pod
+        .requests
+        .other
+        .iter()
+        .filter(|(name, amount)| **amount > 0 && name.contains('/'));
+    other.map(|(name, _)| name)
+}
+
+/// Those of them for which a class of devices stands, and the class.
+pub fn classes(pod: &PodInfo, ledger: &Ledger) -> Classes {
+    let class = |name: &String| Some((name.clone(), ledger.class_for(name)?.name().to_owned()));
+    extended_names(pod).filter_map(class).collect()
+}
+
+fn is_asking(pod: &PodInfo, ledger: &Ledger) -> bool {
+    !asked(&pod.pod).is_empty() || !classes(pod, ledger).is_empty()
 }
 
 /// Whether a pod isn't tried before its claims have changed. One that names too many is, so that it is told.
@@ -310,6 +360,9 @@ pub fn is_overdue(allocation: &AllocationResult, within: Duration, now: Timestam
 /// A pod's claims, for one decision.
 struct Claims {
     all: Vec<Arc<ResourceClaim>>,
+    pod: Arc<Pod>,
+    /// Resources for which there are classes.
+    extended: Classes,
     ledger: Arc<Ledger>,
     view: View,
     /// For all nodes that are looked at.
@@ -320,6 +373,11 @@ struct Claims {
 impl Claims {
     fn of(pod: &PodInfo, ledger: &Arc<Ledger>, plugin: &DynamicResources) -> Result<Claims, Reject> {
         let all = claims(&pod.pod, ledger).map_err(Reject::for_good)?;
+        let extended = classes(pod, ledger);
+        if !extended.is_empty() && ledger.extended_of(pod.uid()).is_some() {
+            // Of an earlier try: it goes ([`to_free`]), and then there is another.
+            return Err(Reject::for_good("cannot schedule extended resource claim"));
+        }
         for claim in all.iter().filter(|claim| allocation(claim).is_none()) {
             if ledger.is_promised(claim.uid()) {
                 let text = format!("resource claim {} is in the process of being allocated", claim.key());
@@ -331,6 +389,8 @@ impl Claims {
         }
         Ok(Claims {
             all,
+            pod: pod.pod.clone(),
+            extended,
             ledger: ledger.clone(),
             view: ledger.view(),
             until: plugin
@@ -340,17 +400,24 @@ impl Claims {
         })
     }
 
-    /// What each claim gets on the node.
-    fn on(&self, node: &Node) -> Result<Vec<Option<AllocationResult>>, Reject> {
+    /// What each claim gets on the node, and what extended resources get that it hasn't by itself.
+    fn on(&self, info: &NodeInfo) -> Result<(Vec<Option<AllocationResult>>, Option<Extended>), Reject> {
+        let node = info.node();
         let is_good = |claim: &Arc<ResourceClaim>| {
             allocation(claim).is_none_or(|a| is_good_for(claim, a, node, self.binding_within))
         };
         if !self.all.iter().all(is_good) {
             return Err(Reject::for_good(NOT_HERE));
         }
-        let open: Vec<_> = self.all.iter().filter(|c| allocation(c).is_none()).cloned().collect();
+        let mut open: Vec<_> = self.all.iter().filter(|c| allocation(c).is_none()).cloned().collect();
+        let lacks = |name: &str| info.allocatable.get(name) == 0;
+        let lacking = self.extended.iter().filter(|(name, _)| lacks(name));
+        let lacking: Classes = lacking.map(|(name, class)| (name.clone(), class.clone())).collect();
+        let made = (!lacking.is_empty()).then(|| extended::claim(&self.pod, &lacking, new_id()));
+        let made = made.map(|(claim, mappings)| (Arc::new(claim), mappings));
+        open.extend(made.iter().map(|(claim, _)| claim.clone()));
         if open.is_empty() {
-            return Ok(vec![None; self.all.len()]);
+            return Ok((vec![None; self.all.len()], None));
         }
         let allocator = Allocator {
             reach: &self.view.reach,
@@ -365,15 +432,23 @@ impl Claims {
                 Failure::Late => format!("node {}: timed out trying to allocate devices", node.name()),
             })
         })?;
-        let Some(found) = found else {
+        let Some(mut found) = found else {
             return Err(Reject::for_good("cannot allocate all claims"));
         };
+        let extended = made.and_then(|(claim, mappings)| {
+            let allocation = found.pop()?;
+            Some(Extended {
+                claim,
+                mappings,
+                allocation,
+            })
+        });
         let mut found = found.into_iter();
         let each = self
             .all
             .iter()
             .map(|claim| allocation(claim).is_none().then(|| found.next()).flatten());
-        Ok(each.collect())
+        Ok((each.collect(), extended))
     }
 
     /// The more a request's first ways were taken, the better.

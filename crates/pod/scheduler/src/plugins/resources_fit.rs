@@ -1,7 +1,8 @@
 //! Enough of each resource, and room for one more pod; nodes with more left are preferred.
 
-use super::check;
 use super::shape::{Shape, broken_line};
+use super::{check, dynamic_resources};
+use crate::devices::extended::Classes;
 use crate::events::ClusterEvent;
 use crate::framework::{Cycle, MAX_SCORE, Plugin, Prepared, Reject, Scorer};
 use crate::node::NodeInfo;
@@ -40,7 +41,8 @@ impl Plugin for ResourcesFit {
     }
     fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
         let requests = self.requests(cycle.pod);
-        check(move |node| fits(&requests, node))
+        let classes = dynamic_resources::classes(cycle.pod, &cycle.snapshot.world.devices());
+        check(move |node| fits(&requests, &classes, node))
     }
     fn scorer<'a>(&'a self, cycle: Cycle<'a>, _: &[&Arc<NodeInfo>]) -> Option<Box<dyn Scorer + 'a>> {
         Some(Box::new(Usage {
@@ -52,19 +54,26 @@ impl Plugin for ResourcesFit {
         a.requests == b.requests && a.assumed == b.assumed
     }
     fn hears(&self, event: &ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::Node(_) | ClusterEvent::PodLeft(_))
+        matches!(
+            event,
+            ClusterEvent::Node(_) | ClusterEvent::PodLeft(_) | ClusterEvent::Devices
+        )
     }
-    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, _: &dyn World) -> bool {
+    fn helps(&self, event: &ClusterEvent, pod: &PodInfo, world: &dyn World) -> bool {
+        let classes = || dynamic_resources::classes(pod, &world.devices());
         match event {
             // A node that is too small even when empty doesn't help.
-            ClusterEvent::Node(node) => fits(&self.requests(pod), &NodeInfo::sized(node)).is_ok(),
+            ClusterEvent::Node(node) => fits(&self.requests(pod), &classes(), &NodeInfo::sized(node)).is_ok(),
             ClusterEvent::PodLeft(_) => true,
+            // A class may stand for what no node has.
+            ClusterEvent::Devices => !classes().is_empty(),
             _ => false,
         }
     }
 }
 
-fn fits(requests: &Resources, node: &NodeInfo) -> Result<(), Reject> {
+/// What a class of devices stands for is no matter of here where the node has none of it by itself.
+fn fits(requests: &Resources, classes: &Classes, node: &NodeInfo) -> Result<(), Reject> {
     let mut reject: Option<Reject> = None;
     let mut lacks = |reason: Cow<'static, str>, is_final: bool| match &mut reject {
         Some(reject) => {
@@ -98,6 +107,9 @@ fn fits(requests: &Resources, node: &NodeInfo) -> Result<(), Reject> {
     }
     for (name, wanted) in &requests.other {
         let there = there.get(name);
+        if there == 0 && classes.contains_key(name) {
+            continue;
+        }
         if *wanted > 0 && *wanted > there.saturating_sub(used.get(name)) {
             lacks(format!("Insufficient {name}").into(), *wanted > there);
         }

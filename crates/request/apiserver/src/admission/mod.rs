@@ -10,6 +10,7 @@
 mod authorizer;
 mod certificates;
 mod changed;
+mod claim_status;
 mod configured;
 mod declared_features;
 mod device_access;
@@ -159,8 +160,9 @@ impl Chain {
         plugins.retain(|p| settings.runs(p.name()));
         // What upstream checks with the object's fields can't be switched off.
         plugins.insert(0, Arc::new(device_access::DeviceAccess));
+        plugins.insert(1, Arc::new(claim_status::ClaimStatus));
         // Nor what keeps the list of what has been revoked.
-        plugins.insert(1, Arc::new(revocations::Revocations));
+        plugins.insert(2, Arc::new(revocations::Revocations));
         Chain {
             plugins: plugins.into_iter().map(|p| (p, Default::default())).collect(),
             lookup: Lookup::new(engine),

@@ -165,7 +165,8 @@ impl Call<'_> {
         } else {
             ""
         };
-        Cx::new(self.def.clone(), self.context.user.clone(), namespace, &info.name).with_subresource(&info.subresource)
+        let cx = Cx::new(self.def.clone(), self.context.user.clone(), namespace, &info.name);
+        cx.with_subresource(&info.subresource).with_verb(&info.verb)
     }
     pub fn query(&self) -> Vec<(Str, Str)> {
         self.context

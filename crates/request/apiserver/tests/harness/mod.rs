@@ -66,6 +66,9 @@ impl Api {
         let user = UserInfo::new(name, groups);
         Api { user, ..self }
     }
+    pub fn by(self, user: UserInfo) -> Api {
+        Api { user, ..self }
+    }
     pub async fn raw(
         &self,
         method: &str,

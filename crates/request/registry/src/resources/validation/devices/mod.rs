@@ -1,6 +1,7 @@
 //! `resource.k8s.io`: claims, their templates, classes of devices, slices and taints.
 
 mod names;
+mod policies;
 mod slices;
 pub mod status;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use super::check::{Errs, count, s};
 use super::storage::driver_name;
 use keelson_api::codec::json;
 use keelson_api::{Map, Value};
+use keelson_machinery::cel::device::{Selector, TOO_COSTLY};
 use keelson_machinery::names::{dns1123_label, dns1123_subdomain, label_key, label_value};
 use names::{fully_qualified_name, pool_name};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,9 +67,15 @@ const TEMPLATE: Rules = Rules {
 };
 
 const CLASS: Rules = Rules {
+    create: |_, o, e| e.child(o, "spec", selectors),
+    // Expressions that are there already are as they were.
+    update: |_, new, old, e| {
+        if !crate::strategy::same(new.at(&["spec", "selectors"]), old.at(&["spec", "selectors"])) {
+            e.child(new, "spec", selectors);
+        }
+    },
     object: |_, o, e| {
         e.child(o, "spec", |e, spec| {
-            selectors(e, spec);
             if at_most(e, spec, "config", MOST_CONFIGS) {
                 e.each(spec, "config", |e, _, config| configuration(e, config));
             }
@@ -237,8 +245,16 @@ fn selectors(e: &mut Errs, m: &Map) {
     e.each(m, "selectors", |e, _, selector| match selector.obj("cel") {
         None => e.required("cel", ""),
         Some(cel) if s(cel, "expression").len() > LONGEST_TEXT => e.too_long("cel.expression", LONGEST_TEXT),
-        Some(_) => {}
+        Some(cel) => expression(e, s(cel, "expression")),
     });
+}
+
+fn expression(e: &mut Errs, text: &str) {
+    match Selector::compile(text) {
+        Ok(_) => {}
+        Err(why) if why == TOO_COSTLY => e.forbidden("cel.expression", &why),
+        Err(why) => e.invalid("cel.expression", text, &why),
+    }
 }
 
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];

@@ -5,7 +5,7 @@ use super::super::check::{Errs, count, is_true, s};
 use super::super::scheduling::node_selector;
 use super::super::storage::driver_name;
 use super::names::{pool_name, qualified_name};
-use super::{at_most, named, taint, unique};
+use super::{at_most, named, policies, taint, unique};
 use keelson_api::{Map, Value};
 use keelson_machinery::names::{dns1123_label, dns1123_subdomain, label_key};
 use regex::Regex;
@@ -160,8 +160,12 @@ fn device(e: &mut Errs, d: &Map, each_has_a_place: bool) {
             e.within(&format!("attributes[{key}]"), |e| attribute(e, value));
         }
     }
-    for (key, _) in d.obj("capacity").into_iter().flatten() {
+    for (key, value) in d.obj("capacity").into_iter().flatten() {
         qualified_name(e, "capacity", key);
+        if let Some(value) = value.as_object() {
+            let is_shared = is_true(d, "allowMultipleAllocations");
+            e.within(&format!("capacity[{key}]"), |e| policies::capacity(e, value, is_shared));
+        }
     }
     if at_most(e, d, "taints", MOST_TAINTS) {
         e.each(d, "taints", |e, _, t| taint(e, t));
