@@ -115,7 +115,8 @@ pub fn start(context: &Context) {
         Lifecycle {
             nodes,
             pods,
-            _leases: leases,
+            leases,
+            lease_objects: Objects::new(&rest),
             seen,
             objects,
             pod_objects,
@@ -133,10 +134,15 @@ fn heartbeat(node: &Node) -> Option<&Time> {
     plan::condition(node, "Ready")?.last_heartbeat_time.as_ref()
 }
 
+fn renewed(lease: &Lease) -> Option<jiff::Timestamp> {
+    Some(lease.spec.as_ref()?.renew_time.as_ref()?.0)
+}
+
 struct Lifecycle {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
-    _leases: Informer<Lease>,
+    leases: Informer<Lease>,
+    lease_objects: Objects<Lease>,
     seen: Seen,
     objects: Objects<Node>,
     pod_objects: Objects<Pod>,
@@ -163,6 +169,10 @@ impl Reconcile for Lifecycle {
         if left.is_zero()
             && let Some(silent) = plan::silenced(&node, now())
         {
+            if self.has_renewed(&key.name).await? {
+                self.seen.lock().insert(key.name.clone(), Instant::now());
+                return Ok(Outcome::After(grace));
+            }
             let was_ready = plan::is_ready(&node);
             node = self.objects.update_status(&silent).await?;
             if was_ready {
@@ -191,6 +201,13 @@ impl Reconcile for Lifecycle {
 }
 
 impl Lifecycle {
+    /// Whether the server has a newer lease of the node than the watch has brought: then the watch is behind, not the node.
+    async fn has_renewed(&self, node: &str) -> anyhow::Result<bool> {
+        let known = self.leases.store().get(LEASES, node);
+        let there = self.lease_objects.find(LEASES, node).await?;
+        Ok(there.as_ref().and_then(renewed) > known.as_deref().and_then(renewed))
+    }
+
     /// Whether a node that isn't ready may be given up now. What changes the answer, others' readiness, wakes it.
     fn turn(&self, node: &Node) -> Turn {
         if plan::is_ready(node) {

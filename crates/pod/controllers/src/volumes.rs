@@ -13,6 +13,7 @@ mod matching;
 mod protect;
 mod reclaim;
 mod snapshots;
+mod unused;
 
 use crate::context::{Context, now};
 use async_trait::async_trait;

@@ -12,7 +12,7 @@ use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken
 use crate::serve::listener::{RemoteAddr, Stopping};
 use crate::serve::user_agent;
 use crate::state::ServerState;
-use crate::{aggregation, connect, handlers, nonresource, traces};
+use crate::{aggregation, compressed, connect, handlers, nonresource, traces};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
@@ -113,6 +113,7 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     trail.received(&mut request).await;
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
+    let takes_gzip = resource.is_some() && compressed::is_wanted(request.method(), &context.info, request.headers());
     let mut class = Class::default();
     let span = traces::begin(server, &context, &request);
     let answer = match within(&span, served(server, &mut context, request, &mut class)).await {
@@ -126,7 +127,10 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     if asked != context.user {
         trail.impersonates(&context.user);
     }
-    let answer = trail.answered(answer).await;
+    let answer = match (trail.answered(answer).await, takes_gzip) {
+        (answer, true) => compressed::answer(answer).await,
+        (answer, false) => answer,
+    };
     let answer = match stopping {
         Some(Stopping(stop)) if context.info.verb == "watch" => answer.map(|body| Body::until(body, stop)),
         _ => answer,

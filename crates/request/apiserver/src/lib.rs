@@ -11,6 +11,7 @@ pub mod authorities;
 pub mod authz;
 pub mod bootstrap;
 pub mod chain;
+mod compressed;
 pub mod config;
 pub mod connect;
 pub mod crd;

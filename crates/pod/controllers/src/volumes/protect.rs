@@ -1,13 +1,14 @@
 //! Keeps claims that pods use, volumes that claims are bound to, and attribute classes of either from going before their
 //! users.
 
+use super::unused;
 use crate::context::Context;
 use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use keelson_client::{
-    ApiObject, Change, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found,
+    ApiObject, Change, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_conflict, is_not_found,
 };
 use std::collections::BTreeSet;
 
@@ -26,8 +27,8 @@ pub fn start_claims(context: &Context) {
     wire::own(&claims, &queue);
     all.on_change(move |change| {
         let pod = change.object();
-        // A claim may go when the last pod that uses it is gone, or has ended.
-        if change.is_deleted() || pods::is_finished(pod) {
+        // A claim may go when the last pod that uses it is gone, or has ended; it is used from a pod's first moment on.
+        if change.is_deleted() || change.old().is_none() || pods::is_finished(pod) {
             claims_of(pod)
                 .into_iter()
                 .for_each(|name| queue.add(ObjectKey::new(pod.namespace(), name)));
@@ -164,12 +165,37 @@ struct Claims {
     pod_objects: Objects<Pod>,
 }
 
+impl Claims {
+    /// Says in the claim whether a pod names it. `false`: the cache lags behind the server, or the claim behind somebody's write.
+    async fn tell_use(&self, claim: &PersistentVolumeClaim) -> anyhow::Result<bool> {
+        let (namespace, name) = (claim.namespace(), claim.name());
+        let names = |pod: &Pod| !pods::is_finished(pod) && claims_of(pod).contains(name);
+        let is_used = self.pods.store().list_namespace(namespace).iter().any(|pod| names(pod));
+        if !unused::differs(claim, is_used) {
+            return Ok(true);
+        }
+        if !is_used && self.pod_objects.list(namespace, "", "").await?.iter().any(names) {
+            return Ok(false);
+        }
+        let changed = unused::tell(claim, is_used, keelson_clock::now());
+        match self.objects.update_status(&changed).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_not_found(&error) => Ok(true),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 #[async_trait]
 impl Reconcile for Claims {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
         let Some(claim) = self.claims.store().get_key(key) else {
             return Ok(Outcome::Done);
         };
+        if unused::is_told(&claim) && !self.tell_use(&claim).await? {
+            return Ok(Outcome::Retry);
+        }
         match (claim.is_deleting(), has(&*claim, CLAIM)) {
             (false, false) => keep(&self.objects, &*claim, CLAIM).await?,
             (true, true) => {

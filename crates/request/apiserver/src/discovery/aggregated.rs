@@ -7,10 +7,10 @@ use keelson_api::{Str, Value, value};
 use keelson_registry::ResourceDef;
 use keelson_registry::table::Snapshot;
 
+/// There is one since 1.37 gave up `v2beta1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flavor {
     V2,
-    V2Beta1,
 }
 
 impl Flavor {
@@ -30,9 +30,6 @@ impl Flavor {
                 if parameters.contains(&"v=v2") {
                     return Some(Flavor::V2);
                 }
-                if parameters.contains(&"v=v2beta1") {
-                    return Some(Flavor::V2Beta1);
-                }
             } else if matches!(
                 kind,
                 "application/json" | "application/vnd.kubernetes.protobuf" | "*/*" | "application/*"
@@ -45,13 +42,11 @@ impl Flavor {
     pub fn version(self) -> &'static str {
         match self {
             Flavor::V2 => "v2",
-            Flavor::V2Beta1 => "v2beta1",
         }
     }
     pub fn content_type(self) -> &'static str {
         match self {
             Flavor::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            Flavor::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         }
     }
 }

@@ -17,6 +17,12 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[error("{0}")]
 pub struct BodyError(BoxError);
 
+impl BodyError {
+    pub fn of(why: impl Into<BoxError>) -> BodyError {
+        BodyError(why.into())
+    }
+}
+
 /// What upstream accepts of a request's body.
 pub const MAX_REQUEST_BODY: usize = 3 * 1024 * 1024;
 

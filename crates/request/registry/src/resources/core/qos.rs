@@ -1,5 +1,6 @@
 //! The quality-of-service class of a pod, from its requests and limits.
 
+use crate::resources::pod_resources::for_pods;
 use keelson_api::{Map, Object, Value, quantity::Quantity};
 
 fn amount(resources: Option<&Map>, of: &str, name: &str) -> Option<Quantity> {
@@ -32,11 +33,10 @@ fn of_resources(resources: Option<&Map>) -> &'static str {
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
 pub fn class(pod: &Object) -> &'static str {
-    if let Some(r) = pod
-        .at(&["spec", "resources"])
-        .and_then(Value::as_object)
-        .filter(|r| r.obj("requests").is_some() || r.obj("limits").is_some())
-    {
+    if let Some(r) = pod.at(&["spec", "resources"]).and_then(Value::as_object).filter(|r| {
+        let lists = ["requests", "limits"].into_iter().filter_map(|key| r.obj(key));
+        lists.flat_map(Map::keys).any(|name| for_pods(name))
+    }) {
         return of_resources(Some(r));
     }
     let mut found: Option<&'static str> = None;

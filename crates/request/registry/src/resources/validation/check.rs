@@ -1,8 +1,11 @@
 //! Collecting what is wrong, with field paths, and the formats that fields share.
 
+use super::addresses;
 use crate::internal;
+use ipnet::IpNet;
 use keelson_api::{Cause, Map, Quantity, Value};
 use keelson_machinery::names::{self, max_len_error, regex_error};
+use std::net::IpAddr;
 
 /// The complaints about an object, and the path to where one is looking.
 #[derive(Default)]
@@ -316,18 +319,40 @@ pub fn header_name(name: &str) -> Vec<String> {
     vec![regex_error(msg, "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
+/// An address that all programs read alike.
 pub fn ip(text: &str) -> Vec<String> {
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        return Vec::new();
-    }
-    vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()]
+    let why = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => "must not be an IPv4-mapped IPv6 address",
+        Ok(_) => return Vec::new(),
+        Err(_) if addresses::ip(text).is_some() => "must not have leading 0s",
+        Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+    };
+    vec![why.into()]
 }
 
 pub fn cidr(text: &str) -> Vec<String> {
-    if text.parse::<ipnet::IpNet>().is_ok() {
-        return Vec::new();
-    }
-    vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()]
+    let why = match (text.parse::<IpNet>(), addresses::cidr(text)) {
+        (_, Some(sloppy)) if sloppy.zeros => "must not have leading 0s in IP or prefix length",
+        (_, Some(sloppy)) if sloppy.mapped => "must not have an IPv4-mapped IPv6 address",
+        (Ok(net), _) if net.addr() != net.network() => "must not have bits set beyond the prefix length",
+        (Ok(_), _) => return Vec::new(),
+        _ => "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+    };
+    vec![why.into()]
+}
+
+/// What is said of addresses that were taken once: an object that has one keeps it.
+const STRICT: [&str; 5] = [
+    "must not be an IPv4-mapped IPv6 address",
+    "must not have leading 0s",
+    "must not have leading 0s in IP or prefix length",
+    "must not have an IPv4-mapped IPv6 address",
+    "must not have bits set beyond the prefix length",
+];
+
+/// Whether nothing but an address' form is complained of.
+pub fn is_about_form(cause: &keelson_api::Cause) -> bool {
+    STRICT.iter().any(|why| cause.message.ends_with(why))
 }
 
 impl Errs {

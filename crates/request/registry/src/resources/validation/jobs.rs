@@ -314,13 +314,24 @@ fn job_update(new: &Object, old: &Object, e: &mut Errs) {
     });
 }
 
+/// Whether a suspended job has no pods, and won't be found to have some: it never began, or its controller has said that it rests.
+fn is_idle(job: &Object) -> bool {
+    let conditions = job.at(&["status", "conditions"]).and_then(Value::as_array);
+    let text = |condition: &Value, key: &str| condition.get(key).and_then(Value::as_str).map(str::to_owned);
+    let rests =
+        |c: &Value| text(c, "type").as_deref() == Some("Suspended") && text(c, "status").as_deref() == Some("True");
+    let active = job.at(&["status", "active"]).and_then(Value::as_i64).unwrap_or(0);
+    let never_started = job.at(&["status", "startTime"]).is_none();
+    active == 0 && (never_started || conditions.is_some_and(|all| all.iter().any(rests)))
+}
+
 /// While a job is suspended, where its pods may go and what they use can be changed.
 fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
     let mut before = o.obj("template").cloned().unwrap_or_default();
     let now = n.obj("template").cloned().unwrap_or_default();
     let suspended = is_true(o, "suspend");
-    let never_started = old.at(&["status", "startTime"]).is_none();
-    if suspended && never_started {
+    let is_idle = suspended && is_idle(old);
+    if is_idle {
         let meta = now.obj("metadata").cloned().unwrap_or_default();
         for key in ["annotations", "labels"] {
             restore(before.object_mut("metadata"), Some(&meta), key);
@@ -341,7 +352,7 @@ fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
             }
         }
     }
-    if suspended {
+    if is_idle {
         restore(&mut before, Some(&now), "metadata");
         for list in ["containers", "initContainers"] {
             let resources: Vec<Option<Value>> = now
@@ -362,7 +373,7 @@ fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
         }
     }
     let (now, before) = (Value::Object(now), Value::Object(before));
-    match suspended {
+    match is_idle {
         // Of a suspended job's template only the specification is looked at.
         true => e.immutable_as("core.PodSpec", now.get("spec"), before.get("spec"), "template.spec"),
         false => e.immutable_as("core.PodTemplateSpec", Some(&now), Some(&before), "template"),

@@ -165,6 +165,12 @@ pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     finalizers(cx, new, &mut errs);
     (rules.object)(cx, new, &mut errs);
     (rules.update)(cx, new, old, &mut errs);
+    if errs.list.iter().any(check::is_about_form) {
+        let mut before = Errs::default();
+        (rules.object)(cx, old, &mut before);
+        errs.list
+            .retain(|cause| !check::is_about_form(cause) || !before.list.iter().any(|b| b.message == cause.message));
+    }
     errs.list
 }
 

@@ -1,0 +1,214 @@
+//! Long answers to `get` and `list` are compressed for who takes gzip, as upstream: from 128 KiB on, and quickly rather than well.
+//!
+//! How long an answer is shows when so much of it is there; what is shorter goes as it is. The rest is compressed a piece at a
+//! time, when the connection has room for it: nothing is held but what the compressor keeps.
+
+use crate::request::{Body, BodyError, RequestInfo, Response};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::stream;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use std::collections::VecDeque;
+use std::io::Write;
+
+const LEAST: usize = 128 << 10;
+/// So much is compressed at a time.
+const PIECE: usize = 64 << 10;
+
+/// Whether the client takes gzip for such a request. Logs and proxies are others' answers.
+pub fn is_wanted(method: &Method, info: &RequestInfo, headers: &HeaderMap) -> bool {
+    let is_read = method == Method::GET && matches!(info.verb.as_str(), "get" | "list");
+    let is_object = matches!(info.subresource.as_str(), "" | "status" | "scale");
+    is_read && is_object && takes_gzip(headers)
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let mut offers = all.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    offers.any(|offer| {
+        let mut parts = offer.split(';').map(str::trim);
+        let is_gzip = parts.next() == Some("gzip");
+        let is_refused = |part: &str| part.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        is_gzip && !parts.any(is_refused)
+    })
+}
+
+/// The answer, compressed if it is long.
+pub async fn answer(answer: Response) -> Response {
+    let is_plain = answer.status() == StatusCode::OK && !answer.headers().contains_key(header::CONTENT_ENCODING);
+    let is_short = answer
+        .body()
+        .size_hint()
+        .upper()
+        .is_some_and(|most| most <= LEAST as u64);
+    if !is_plain || is_short {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    let mut pieces = Pieces {
+        begun: VecDeque::new(),
+        body,
+        is_over: false,
+    };
+    let is_long = pieces.begin().await;
+    let body = match is_long {
+        false => Body::from_stream(stream::try_unfold(pieces, |mut pieces| async move {
+            Ok::<_, BodyError>(pieces.next().await?.map(|piece| (piece, pieces)))
+        })),
+        true => {
+            head.headers.remove(header::CONTENT_LENGTH);
+            let gzip = HeaderValue::from_static("gzip");
+            head.headers.insert(header::CONTENT_ENCODING, gzip);
+            let varies = HeaderValue::from_static("Accept-Encoding");
+            head.headers.append(header::VARY, varies);
+            Body::from_stream(stream::try_unfold(Some(Packed::new(pieces)), |packed| async move {
+                match packed {
+                    Some(packed) => packed.next().await.map(Some),
+                    None => Ok(None),
+                }
+            }))
+        }
+    };
+    Response::from_parts(head, body)
+}
+
+/// A body of which the first pieces have been taken.
+struct Pieces {
+    begun: VecDeque<Result<Bytes, BodyError>>,
+    body: Body,
+    is_over: bool,
+}
+
+impl Pieces {
+    /// Takes as many as tell whether it is long.
+    async fn begin(&mut self) -> bool {
+        let mut length = 0;
+        while length <= LEAST {
+            match self.read().await {
+                Some(Ok(piece)) => {
+                    length += piece.len();
+                    self.begun.push_back(Ok(piece));
+                }
+                Some(Err(broken)) => {
+                    self.begun.push_back(Err(broken));
+                    return false;
+                }
+                None => return false,
+            }
+        }
+        true
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        match self.begun.pop_front() {
+            Some(piece) => piece.map(Some),
+            None => self.read().await.transpose(),
+        }
+    }
+
+    async fn read(&mut self) -> Option<Result<Bytes, BodyError>> {
+        while !self.is_over {
+            match self.body.frame().await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Some(Ok(data)),
+                    Err(_) => continue,
+                },
+                Some(Err(broken)) => {
+                    self.is_over = true;
+                    return Some(Err(broken));
+                }
+                None => self.is_over = true,
+            }
+        }
+        None
+    }
+}
+
+struct Packed {
+    pieces: Pieces,
+    /// What of the last piece is still to be compressed.
+    rest: Bytes,
+    packer: GzEncoder<Vec<u8>>,
+}
+
+type Next = (Bytes, Option<Packed>);
+
+impl Packed {
+    fn new(pieces: Pieces) -> Packed {
+        Packed {
+            pieces,
+            rest: Bytes::new(),
+            packer: GzEncoder::new(Vec::new(), Compression::fast()),
+        }
+    }
+
+    /// The next bytes, and what is left then.
+    async fn next(mut self) -> Result<Next, BodyError> {
+        loop {
+            if self.rest.is_empty() {
+                match self.pieces.next().await? {
+                    Some(piece) => self.rest = piece,
+                    None => return Ok((self.packer.finish().map_err(BodyError::of)?.into(), None)),
+                }
+            }
+            let piece = self.rest.split_to(self.rest.len().min(PIECE));
+            self.packer.write_all(&piece).map_err(BodyError::of)?;
+            if self.packer.get_ref().len() >= PIECE {
+                let packed = std::mem::take(self.packer.get_mut());
+                return Ok((packed.into(), Some(self)));
+            }
+            // A long answer to somebody else waits, too.
+            tokio::task::consume_budget().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::read::GzDecoder;
+    use std::io::Read;
+
+    async fn sent(pieces: &[usize]) -> (bool, Vec<u8>, usize) {
+        let piece = |n: &usize| Ok::<_, BodyError>(Bytes::from(vec![b'a'; *n]));
+        let body = Body::from_stream(stream::iter(pieces.iter().map(piece).collect::<Vec<_>>()));
+        let answered = answer(Response::new(body)).await;
+        let is_packed = answered.headers().contains_key(header::CONTENT_ENCODING);
+        let sent = answered.into_body().collect(64 << 20).await.unwrap();
+        let length = sent.len();
+        let mut plain = Vec::new();
+        match is_packed {
+            true => drop(GzDecoder::new(&sent[..]).read_to_end(&mut plain).unwrap()),
+            false => plain = sent.to_vec(),
+        }
+        (is_packed, plain, length)
+    }
+
+    #[tokio::test]
+    async fn long_answers_are_compressed_and_short_ones_are_not() {
+        assert_eq!(sent(&[100, LEAST - 100]).await, (false, vec![b'a'; LEAST], LEAST));
+        for pieces in [&[LEAST + 1][..], &[LEAST, 1], &[70_000; 30]] {
+            let all: usize = pieces.iter().sum();
+            let (is_packed, plain, length) = sent(pieces).await;
+            assert!(
+                is_packed && plain == vec![b'a'; all] && length < all / 50,
+                "{pieces:?}: {length}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_who_takes_gzip_gets_it() {
+        let takes = |text: &str| {
+            takes_gzip(&HeaderMap::from_iter([(
+                header::ACCEPT_ENCODING,
+                text.parse().unwrap(),
+            )]))
+        };
+        assert!(takes("gzip") && takes("deflate, gzip;q=0.5"));
+        assert!(!takes("identity") && !takes("gzip;q=0") && !takes("x-gzip"));
+    }
+}
