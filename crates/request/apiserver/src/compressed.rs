@@ -179,10 +179,10 @@ mod tests {
         let is_packed = answered.headers().contains_key(header::CONTENT_ENCODING);
         let sent = answered.into_body().collect(64 << 20).await.unwrap();
         let length = sent.len();
-        let mut plain = Vec::new();
-        match is_packed {
-            true => drop(GzDecoder::new(&sent[..]).read_to_end(&mut plain).unwrap()),
-            false => plain = sent.to_vec(),
+        let mut plain = sent.to_vec();
+        if is_packed {
+            plain.clear();
+            GzDecoder::new(&sent[..]).read_to_end(&mut plain).unwrap();
         }
         (is_packed, plain, length)
     }
