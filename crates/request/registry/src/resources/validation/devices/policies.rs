@@ -130,17 +130,17 @@ fn valid_range(e: &mut Errs, range: &Map, default: Quantity, most: Quantity) {
         );
     }
     if !has_fractions {
-        let mut is_unsafe = false;
+        let mut is_beyond = false;
         for (key, value) in all {
             let why = match value {
                 v if v.is_negative() => NOT_NEGATIVE,
                 v if v > Quantity::new(i64::MAX, v.format()) => TOO_LARGE,
                 _ => continue,
             };
-            is_unsafe = true;
+            is_beyond = true;
             told(key, value, why.into());
         }
-        if is_unsafe {
+        if is_beyond {
             return;
         }
     }
