@@ -127,6 +127,10 @@ flags! {
     memory_manager_policy, "KEELSON_MEMORY_MANAGER_POLICY", "POLICY", "memory-manager-policy";
     /// What is kept from pods on each node of memory, as 0:memory=1Gi,hugepages-2Mi=4Mi;1:memory=1Gi: in sum what the node keeps
     reserved_memory, "KEELSON_RESERVED_MEMORY", "LIST", "reserved-memory";
+    /// File, or directory of files, with a CredentialProviderConfig: programs that have credentials for images
+    image_credential_provider_config, "KEELSON_IMAGE_CREDENTIAL_PROVIDER_CONFIG", "PATH", "image-credential-provider-config";
+    /// Directory of those programs
+    image_credential_provider_bin_dir, "KEELSON_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR", "DIR", "image-credential-provider-bin-dir";
 }
 
 impl KubeletOptions {

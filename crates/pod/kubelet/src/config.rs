@@ -214,6 +214,8 @@ pub struct Config {
     pub image_max_age: Duration,
     /// Whose use of images that are there wants credentials.
     pub image_pull_verification: crate::act::pulled::Verification,
+    /// Programs that have credentials for images.
+    pub credential_providers: Option<crate::providers::Settings>,
     /// How long the runtime may take for an answer; as long again for a sandbox, and the grace of what it ends.
     pub runtime_request_timeout: Duration,
     /// Longest wait of a container that keeps failing.
@@ -297,6 +299,7 @@ impl Default for Config {
             image_min_age: Duration::from_secs(120),
             image_max_age: Duration::ZERO,
             image_pull_verification: Default::default(),
+            credential_providers: None,
             runtime_request_timeout: Duration::from_secs(120),
             crash_backoff_max: Duration::from_secs(300),
             shutdown_grace: Duration::ZERO,

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::metrics::rates::Rates;
 use crate::node::NodeState;
 use crate::probes::Probes;
+use crate::providers::Providers;
 use crate::resources::cgroup;
 use crate::resources::quantity::ResourceList;
 use crate::shutdown::Shutdown;
@@ -47,6 +48,8 @@ pub struct Kubelet {
     /// The types of plug-ins that can register.
     pub plugins: Arc<[Arc<dyn plugins::Kind>]>,
     pub images: Images,
+    /// Programs that have credentials for images.
+    pub providers: Providers,
     /// What is known of images' use. Held while images are removed.
     pub image_gc: tokio::sync::Mutex<crate::gc::images::Seen>,
     pub probes: Probes,

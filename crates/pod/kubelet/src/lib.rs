@@ -32,6 +32,7 @@ pub mod pleg;
 pub mod plugins;
 pub mod pods;
 pub mod probes;
+pub mod providers;
 pub mod resources;
 pub mod run;
 pub mod server;

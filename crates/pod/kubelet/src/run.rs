@@ -11,6 +11,7 @@ use crate::kubelet::Kubelet;
 use crate::managers::{self, Managers};
 use crate::metrics::Metrics;
 use crate::node::{self, NodeState};
+use crate::providers::Providers;
 use crate::resources::cgroup::{self, CgroupLimits};
 use crate::resources::qos::Qos;
 use crate::resources::quantity::{self, ResourceList};
@@ -187,6 +188,7 @@ pub async fn build(
         Arc::new(claims::Registry(claims.clone())),
     ];
     Ok(Arc::new(Kubelet {
+        providers: Providers::new(cfg.credential_providers.as_ref(), tools.clone(), &metrics),
         volumes: Volumes::new(tools, csi, stop.clone()),
         devices,
         managers,

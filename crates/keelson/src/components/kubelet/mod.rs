@@ -54,6 +54,12 @@ pub struct Options {
     /// Labels that this node is given when it registers
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     node_labels: Vec<String>,
+    /// File, or directory of files, with a CredentialProviderConfig: programs that have credentials for images
+    #[arg(long, value_name = "PATH", requires = "image_credential_provider_bin_dir")]
+    image_credential_provider_config: Option<String>,
+    /// Directory of those programs
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    image_credential_provider_bin_dir: Option<String>,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
@@ -65,6 +71,20 @@ impl Options {
     fn settings(self) -> anyhow::Result<(Config, Alone)> {
         let mut document = Document::read(self.config.as_deref(), self.config_dir.as_deref())?;
         self.flags.add_to(&mut document)?;
+        for (flag, said) in [
+            (
+                "image-credential-provider-config",
+                &self.image_credential_provider_config,
+            ),
+            (
+                "image-credential-provider-bin-dir",
+                &self.image_credential_provider_bin_dir,
+            ),
+        ] {
+            if let Some(text) = said {
+                document.flag(flag, text).map_err(anyhow::Error::msg)?;
+            }
+        }
         let mut settings = Config {
             alone: Some(Alone::default()),
             ..Config::default()

@@ -1,17 +1,27 @@
-//! Which credentials of a pod's pull secrets fit a repository, and what secret each is of. Pure.
+//! Which credentials of a pod's pull secrets fit a repository, and what each is of. Pure.
 
 use super::pulled;
+use crate::providers::pattern;
 use base64::Engine;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_cri::v1::AuthConfig;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Credentials, and the secret that they are of.
-#[derive(Clone, Debug)]
+/// Credentials, and whose they are.
+#[derive(Clone)]
 pub struct Tracked {
     pub auth: AuthConfig,
-    pub source: pulled::Secret,
+    pub source: Source,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Secret(pulled::Secret),
+    /// A plug-in gave them for this account.
+    Account(pulled::Account),
+    /// A plug-in gave them for whoever is on this node.
+    Node,
 }
 
 /// All credentials that match, the most specific first.
@@ -38,8 +48,8 @@ pub fn matching(secrets: &[std::sync::Arc<Secret>], repository: &str) -> Vec<Tra
         };
         for (registry, entry) in entries.as_object().into_iter().flatten() {
             let prefix = normalize(registry);
-            if fits(&prefix, repository) {
-                let auth = auth(registry, entry);
+            if pattern::fits(&prefix, repository) {
+                let auth = auth(entry);
                 let text = |field: &Option<String>| field.clone().unwrap_or_default();
                 let source = pulled::Secret {
                     namespace: text(&secret.metadata.namespace),
@@ -47,16 +57,22 @@ pub fn matching(secrets: &[std::sync::Arc<Secret>], repository: &str) -> Vec<Tra
                     uid: text(&secret.metadata.uid),
                     credential_hash: hash(&auth, entry),
                 };
+                let source = Source::Secret(source);
                 found.push((prefix, Tracked { auth, source }));
             }
         }
     }
+    ranked(found)
+}
+
+/// By what they are for, the most specific first.
+pub fn ranked(mut found: Vec<(String, Tracked)>) -> Vec<Tracked> {
     found.sort_by(|a, b| b.0.cmp(&a.0));
     found.into_iter().map(|(_, a)| a).collect()
 }
 
 /// `https://index.docker.io/v1/` and the like, as a prefix of repositories.
-fn normalize(registry: &str) -> String {
+pub fn normalize(registry: &str) -> String {
     let s = registry
         .trim_start_matches("https://")
         .trim_start_matches("http://")
@@ -66,23 +82,6 @@ fn normalize(registry: &str) -> String {
         "docker.io".into()
     } else {
         s.into()
-    }
-}
-
-/// Host parts may be `*`; the path is a prefix.
-fn fits(prefix: &str, repository: &str) -> bool {
-    let (want_host, want_path) = prefix.split_once('/').unwrap_or((prefix, ""));
-    let (host, path) = repository.split_once('/').unwrap_or((repository, ""));
-    let (want, have): (Vec<&str>, Vec<&str>) = (want_host.split('.').collect(), host.split('.').collect());
-    want.len() == have.len() && want.iter().zip(&have).all(|(w, h)| part_fits(w, h)) && path.starts_with(want_path)
-}
-
-fn part_fits(want: &str, have: &str) -> bool {
-    match want.split_once('*') {
-        None => want == have,
-        Some((before, after)) => {
-            have.len() >= before.len() + after.len() && have.starts_with(before) && have.ends_with(after)
-        }
     }
 }
 
@@ -114,12 +113,12 @@ fn hash(auth: &AuthConfig, entry: &Value) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
 
-fn auth(registry: &str, entry: &Value) -> AuthConfig {
+/// Without the address, as upstream: containerd shows credentials to no host that isn't written just as it is in there.
+fn auth(entry: &Value) -> AuthConfig {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut auth = AuthConfig {
         username: text("username"),
         password: text("password"),
-        server_address: registry.to_owned(),
         identity_token: text("identitytoken"),
         registry_token: text("registrytoken"),
         ..Default::default()
@@ -151,7 +150,11 @@ mod tests {
             ("registry.example.com/team", "registry.example.com/other", false),
             ("https://index.docker.io/v1/", "docker.io/library/busybox", true),
         ] {
-            assert_eq!(fits(&normalize(prefix), repository), want, "{prefix} {repository}");
+            assert_eq!(
+                pattern::fits(&normalize(prefix), repository),
+                want,
+                "{prefix} {repository}"
+            );
         }
     }
 
@@ -165,6 +168,9 @@ mod tests {
         let auth = &found[0].auth;
         assert_eq!((auth.username.as_str(), auth.password.as_str()), ("u", "p"));
         // Of {"username":"u","password":"p"}.
-        assert_eq!(found[0].source.credential_hash, HASH);
+        let Source::Secret(secret) = &found[0].source else {
+            panic!()
+        };
+        assert_eq!(secret.credential_hash, HASH);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::credentials::{self, Tracked};
 use super::image_name::{self, ImageName};
-use super::pulled::{Place, Pulled};
+use super::pulled::{Place, Pulled, Verdict};
 use crate::backoff::Backoff;
 use crate::kubelet::Kubelet;
 use crate::pods;
@@ -76,7 +76,6 @@ impl Images {
             warn("InspectFailed", &message);
             Failure::new("InvalidImageName", message)
         })?;
-        let credentials = credentials::matching(w.secrets, &name.repository);
         // An image that a pod may not use looks like one that is not there.
         let never = || {
             let message = format!(
@@ -86,6 +85,8 @@ impl Images {
             warn("ErrImageNeverPull", &message);
             Err(Failure::new("ErrImageNeverPull", message))
         };
+        // Asked for when somebody wants to know, and once.
+        let mut credentials = None;
         let policy = w
             .policy
             .unwrap_or(if name.is_latest { "Always" } else { "IfNotPresent" });
@@ -95,7 +96,13 @@ impl Images {
                 warn("InspectFailed", &message);
                 Failure::new("ImageInspectError", message)
             })?;
-            if let Some(reference) = found.filter(|reference| !self.must_pull(kl, w, reference, &credentials)) {
+            let mut usable = None;
+            if let Some(reference) = found
+                && !self.must_pull(kl, w, &name, &reference, &mut credentials).await
+            {
+                usable = Some(reference);
+            }
+            if let Some(reference) = usable {
                 let message = format!(
                     "Container image \"{}\" already present on machine and can be accessed by the pod",
                     w.image
@@ -115,6 +122,10 @@ impl Images {
             );
             Failure::new("ErrImagePull", message)
         })?;
+        let credentials = match credentials {
+            Some(known) => known,
+            None => gather(kl, w, &name).await,
+        };
         match self.pull(kl, w, &name, &credentials).await {
             Ok((reference, used)) => {
                 let source = used.as_ref().map(|t| &t.source);
@@ -128,10 +139,23 @@ impl Images {
         }
     }
 
-    fn must_pull(&self, kl: &Kubelet, w: &Wanted<'_>, reference: &str, credentials: &[Tracked]) -> bool {
-        let secrets: Vec<_> = credentials.iter().map(|t| t.source.clone()).collect();
+    async fn must_pull(
+        &self,
+        kl: &Kubelet,
+        w: &Wanted<'_>,
+        name: &ImageName,
+        reference: &str,
+        credentials: &mut Option<Vec<Tracked>>,
+    ) -> bool {
         let policy = &kl.cfg.image_pull_verification;
-        self.pulled.must_pull(place(kl), policy, w.image, reference, &secrets)
+        let noted = match self.pulled.judge(place(kl), policy, w.image, reference) {
+            Verdict::Use => return false,
+            Verdict::Pull => return true,
+            Verdict::Show(noted) => noted,
+        };
+        let known = credentials.insert(gather(kl, w, name).await);
+        let sources: Vec<_> = known.iter().map(|t| t.source.clone()).collect();
+        self.pulled.must_pull(place(kl), w.image, reference, &noted, &sources)
     }
 
     /// The image's reference, and the credentials that it came with.
@@ -209,6 +233,13 @@ impl Images {
         self.backoff.lock().retain(|k| !k.starts_with(uid));
         self.last_error.lock().retain(|k, _| !k.starts_with(uid));
     }
+}
+
+/// What there is for an image: the pod's secrets first, then what plug-ins say.
+async fn gather(kl: &Kubelet, w: &Wanted<'_>, name: &ImageName) -> Vec<Tracked> {
+    let mut all = credentials::matching(w.secrets, &name.repository);
+    all.extend(kl.providers.credentials(w.pod, &name.repository).await);
+    all
 }
 
 fn spec(name: &ImageName, w_handler: &str) -> cri::ImageSpec {

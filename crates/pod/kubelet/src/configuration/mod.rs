@@ -18,7 +18,7 @@ use crate::managers::{cpus, memory, topology};
 use fields::{Field, What};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use flags::{Flag, all as flags, judge};
 pub use kinds::duration;
@@ -33,7 +33,12 @@ pub struct Document {
     said: Map<String, Value>,
     /// Fields that a flag has said: another one adds to it, and zero is what it says.
     by_flag: BTreeSet<&'static str>,
+    /// Where plug-ins are configured and where they are, which only flags say.
+    providers: [Option<PathBuf>; 2],
 }
+
+/// Flags that say no field.
+const PROVIDERS: [&str; 2] = ["image-credential-provider-config", "image-credential-provider-bin-dir"];
 
 impl Document {
     /// Takes the content of the first file, which is in this directory: relative paths are meant from there, and defaults that
@@ -109,6 +114,10 @@ impl Document {
 
     /// Adds a flag of upstream's kubelet, by its name without dashes. Fails on one that doesn't exist or has no such value.
     pub fn flag(&mut self, name: &str, text: &str) -> Result<(), String> {
+        if let Some(at) = PROVIDERS.iter().position(|known| *known == name) {
+            self.providers[at] = Some(text).filter(|t| !t.is_empty()).map(PathBuf::from);
+            return Ok(());
+        }
         let Some((field, path)) = fields::flag(name) else {
             return Err(format!("unknown flag: --{name}"));
         };
@@ -149,10 +158,28 @@ impl Document {
             errors.extend(self.apply_one(field, config).err());
         }
         errors.extend(check(self, config));
+        errors.extend(self.read_providers(config).err());
         if errors.is_empty() {
             return Ok(());
         }
         Err(errors.join("; "))
+    }
+
+    fn read_providers(&self, config: &mut Config) -> Result<(), String> {
+        config.credential_providers = match &self.providers {
+            [None, None] => None,
+            [Some(file), Some(dir)] => {
+                let read = crate::providers::Settings::read(file, dir);
+                Some(read.map_err(|e| format!("--{}: {e:#}", PROVIDERS[0]))?)
+            }
+            _ => {
+                return Err(format!(
+                    "--{} and --{} belong together: give both or neither",
+                    PROVIDERS[0], PROVIDERS[1]
+                ));
+            }
+        };
+        Ok(())
     }
 
     fn apply_one(&self, field: &Field, config: &mut Config) -> Result<(), String> {

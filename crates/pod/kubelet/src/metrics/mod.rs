@@ -2,6 +2,7 @@
 //! [server](crate::server) writes it out. What can be read when somebody asks (how many pods there are, say) isn't kept here.
 
 mod managers;
+mod providers;
 pub mod rates;
 
 use crate::pods;
@@ -63,6 +64,7 @@ pub struct Metrics {
     pub run_sandbox: HistogramVec,
     pub run_sandbox_errors: IntCounterVec,
     pub managers: managers::Managers,
+    pub providers: providers::Providers,
     pub shutdown_start: Gauge,
     pub shutdown_end: Gauge,
     pub evictions: IntCounterVec,
@@ -218,6 +220,7 @@ impl Default for Metrics {
                 &["runtime_handler"],
             ),
             managers: managers::Managers::new(&m),
+            providers: providers::Providers::new(&m),
             shutdown_start: m.gauge(
                 "kubelet_graceful_shutdown_start_time_seconds",
                 "Last graceful shutdown start time since unix epoch in seconds",

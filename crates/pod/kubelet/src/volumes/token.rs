@@ -7,8 +7,8 @@ use keelson_client::{Kind, Rest};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// Pod uid, audience and asked lifetime.
-type Key = (String, String, i64);
+/// Pod uid, audience, asked lifetime, and the uid that the account has to have (empty: any).
+type Key = (String, String, i64, String);
 
 #[derive(Clone)]
 struct Token {
@@ -32,6 +32,9 @@ pub struct Tokens {
 
 /// A token is replaced after four fifths of its life, and never later than this.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// Seconds that a token lives when nobody says how long.
+const USUAL: i64 = 3600;
 
 /// How soon a renewal that failed is tried again, while the old token serves.
 const RETRY: SignedDuration = SignedDuration::from_secs(30);
@@ -67,12 +70,24 @@ impl Tokens {
 
     /// Makes sure a fresh token is known; returns when it is to be replaced.
     pub async fn ensure(&self, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Timestamp, String> {
-        let key = key(pod, audience, seconds);
+        self.ensure_key(pod, key(pod, audience, seconds), now).await
+    }
+
+    /// A fresh token of just this service account, for as long as the API gives one that isn't asked for a time.
+    pub async fn of_account(&self, pod: &Pod, audience: &str, uid: &str, now: Timestamp) -> Result<String, String> {
+        let mut key = key(pod, audience, USUAL);
+        key.3 = uid.to_owned();
+        self.ensure_key(pod, key.clone(), now).await?;
+        let known = self.cache.lock().get(&key).map(|t| t.text.clone());
+        known.ok_or_else(|| "failed to fetch token: the pod is gone".to_owned())
+    }
+
+    async fn ensure_key(&self, pod: &Pod, key: Key, now: Timestamp) -> Result<Timestamp, String> {
         let known = self.cache.lock().get(&key).cloned();
         if let Some(t) = known.as_ref().filter(|t| t.refresh > now) {
             return Ok(t.refresh);
         }
-        match self.fetch(pod, audience, seconds, now).await {
+        match self.fetch(pod, &key, now).await {
             Ok(token) => {
                 let refresh = token.refresh;
                 self.cache.lock().insert(key, token);
@@ -89,13 +104,18 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Token, String> {
+    async fn fetch(&self, pod: &Pod, key: &Key, now: Timestamp) -> Result<Token, String> {
+        let (_, audience, seconds, uid) = key;
+        let seconds = *seconds;
         let account = pods::spec(pod).service_account_name.as_deref().unwrap_or("default");
         let audiences: Vec<&str> = if audience.is_empty() { vec![] } else { vec![audience] };
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"audiences": audiences, "expirationSeconds": seconds,
                 "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pods::name(pod), "uid": pods::uid(pod)}}});
+        if !uid.is_empty() {
+            body["metadata"] = serde_json::json!({"uid": uid});
+        }
         let answer = self
             .rest
             .post_raw(&ServiceAccount::RESOURCE, pods::namespace(pod), account, "token", &body)
@@ -125,7 +145,7 @@ impl Tokens {
 }
 
 fn key(pod: &Pod, audience: &str, seconds: i64) -> Key {
-    (pods::uid(pod).to_owned(), audience.to_owned(), seconds)
+    (pods::uid(pod).to_owned(), audience.to_owned(), seconds, String::new())
 }
 
 #[cfg(test)]

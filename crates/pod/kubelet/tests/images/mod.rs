@@ -1,5 +1,7 @@
 //! Images of a node: who may use them, and what goes first when the disk is full.
 
+mod providers;
+
 use crate::support::{Node, condition};
 use base64::Engine;
 use keelson_kubelet::host::fake::FakeHost;

@@ -11,18 +11,28 @@ mod records;
 
 pub use policy::Verification;
 
+use super::credentials::Source;
 use super::image_name;
 use crate::host::{Host, Layout};
 use keelson_cri::v1 as cri;
 use parking_lot::Mutex;
-use records::{Credentials, Files, Record};
+use records::{Files, Record};
 use std::collections::{HashMap, HashSet};
 
 /// Secrets that are noted for one image while it is only looked at; upstream's bound.
 const MOST_NOTED: usize = 100;
 
-/// A secret that fits an image, by name and by the hash of what it says.
-pub use records::Secret;
+/// A secret that fits an image, by name and by the hash of what it says; a service account for which a plug-in has credentials.
+pub use records::{Account, Credentials, Secret};
+
+/// Whether an image that is there may be used.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Use,
+    Pull,
+    /// By who has the credentials of one of these.
+    Show(Credentials),
+}
 
 #[derive(Default)]
 pub struct Pulled {
@@ -70,10 +80,10 @@ impl Pulled {
         }
     }
 
-    /// Notes that an image was pulled, with a secret or without any. Where that can't be written, the note of the pull
+    /// Notes that an image was pulled, with credentials or without any. Where that can't be written, the note of the pull
     /// stays: then everybody has to show credentials.
-    pub fn succeeded(&self, place: Place<'_>, image: &str, reference: &str, secret: Option<&Secret>) {
-        let credentials = Credentials::of(secret);
+    pub fn succeeded(&self, place: Place<'_>, image: &str, reference: &str, source: Option<&Source>) {
+        let credentials = Credentials::of(source);
         let written = {
             let _turn = self.under_way.lock();
             note(place, image, reference, Some(&credentials))
@@ -84,36 +94,41 @@ impl Pulled {
         }
     }
 
-    /// Whether a pod with these secrets has to pull an image that is there already.
-    pub fn must_pull(
-        &self,
-        place: Place<'_>,
-        policy: &Verification,
-        image: &str,
-        reference: &str,
-        secrets: &[Secret],
-    ) -> bool {
+    /// Whether an image that is there already may be used, or who may.
+    pub fn judge(&self, place: Place<'_>, policy: &Verification, image: &str, reference: &str) -> Verdict {
         let under_way = self.under_way.lock();
         let files = place.files();
         let record = match files.record(reference) {
             Ok(record) => record,
             Err(error) => {
                 tracing::error!(image, %error, "the record of an image can't be read, so that credentials have to be shown");
-                return true;
+                return Verdict::Pull;
             }
         };
         let by_kubelet = record.is_some() || under_way.contains_key(image) || files.has_intent(image);
         if !policy.wants_credentials(image, by_kubelet) {
-            return false;
+            return Verdict::Use;
         }
         let name = image_name::without_tag(image);
-        let Some(noted) = record.as_ref().and_then(|r| r.credential_mapping.get(name)) else {
-            return true;
-        };
-        if noted.node_pods_accessible {
-            return false;
+        match record.and_then(|mut r| r.credential_mapping.remove(name)) {
+            Some(noted) if noted.node_pods_accessible => Verdict::Use,
+            Some(noted) if noted != Credentials::default() => Verdict::Show(noted),
+            _ => Verdict::Pull,
         }
-        for secret in secrets {
+    }
+
+    /// Whether a pod with these credentials has to pull an image whose use wants some.
+    pub fn must_pull(
+        &self,
+        place: Place<'_>,
+        image: &str,
+        reference: &str,
+        noted: &Credentials,
+        sources: &[Source],
+    ) -> bool {
+        let _turn = self.under_way.lock();
+        for source in sources {
+            let Source::Secret(secret) = source else { continue };
             for known in &noted.kubernetes_secrets {
                 let same_content = !known.credential_hash.is_empty() && known.credential_hash == secret.credential_hash;
                 let same_name = known.is_same_object(secret);
@@ -123,7 +138,7 @@ impl Pulled {
                 // The same in another secret, or a secret that was changed: both count from now on.
                 if !(same_content && same_name)
                     && noted.kubernetes_secrets.len() < MOST_NOTED
-                    && let Err(error) = note(place, image, reference, Some(&Credentials::of(Some(secret))))
+                    && let Err(error) = note(place, image, reference, Some(&Credentials::of(Some(source))))
                 {
                     tracing::error!(image, error, "what was pulled can't be noted");
                 }
@@ -132,7 +147,11 @@ impl Pulled {
                 }
             }
         }
-        true
+        // A pod has one, whatever plug-ins were asked.
+        !sources.iter().any(|source| match source {
+            Source::Account(account) => noted.kubernetes_service_accounts.contains(account),
+            _ => false,
+        })
     }
 
     /// Whether the kubelet has pulled an image; otherwise it was brought by somebody.
@@ -212,12 +231,26 @@ mod tests {
         (FakeHost::small("n", EPOCH.parse().unwrap()), layout)
     }
 
-    fn secret(name: &str, hash: &str) -> Secret {
-        Secret {
+    fn secret(name: &str, hash: &str) -> Source {
+        Source::Secret(Secret {
             uid: format!("uid-{name}"),
             namespace: "ns".into(),
             name: name.into(),
             credential_hash: hash.into(),
+        })
+    }
+
+    fn must_pull(
+        pulled: &Pulled,
+        place: Place<'_>,
+        policy: &Verification,
+        (image, reference): (&str, &str),
+        sources: &[Source],
+    ) -> bool {
+        match pulled.judge(place, policy, image, reference) {
+            Verdict::Use => false,
+            Verdict::Pull => true,
+            Verdict::Show(noted) => pulled.must_pull(place, image, reference, &noted, sources),
         }
     }
 
@@ -229,7 +262,7 @@ mod tests {
             layout: &layout,
         };
         let (pulled, policy) = (Pulled::default(), Verification::default());
-        let must = |image: &str, secrets: &[Secret]| pulled.must_pull(place, &policy, image, "sha256:1", secrets);
+        let must = |image: &str, secrets: &[Source]| must_pull(&pulled, place, &policy, (image, "sha256:1"), secrets);
         // On the machine before any kubelet: for everybody.
         assert!(!must("r.io/a:1", &[]));
         pulled.begin(place, "r.io/a:1").unwrap();
@@ -253,9 +286,46 @@ mod tests {
         pulled.succeeded(place, "r.io/a:1", "sha256:1", None);
         assert!(!must("r.io/a:1", &[]));
         let never = Verification::NeverVerify;
-        assert!(!pulled.must_pull(place, &never, "r.io/b:1", "sha256:1", &[]));
+        assert!(!must_pull(&pulled, place, &never, ("r.io/b:1", "sha256:1"), &[]));
         let always = Verification::AlwaysVerify;
-        assert!(pulled.must_pull(place, &always, "r.io/c:1", "sha256:3", &[]));
+        assert!(must_pull(&pulled, place, &always, ("r.io/c:1", "sha256:3"), &[]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_plugin_gave_for_an_account_is_that_accounts() {
+        let (host, layout) = machine();
+        let place = Place {
+            host: &host,
+            layout: &layout,
+        };
+        let (pulled, policy) = (Pulled::default(), Verification::default());
+        let account = |uid: &str| {
+            Source::Account(Account {
+                uid: uid.into(),
+                namespace: "ns".into(),
+                name: "robot".into(),
+            })
+        };
+        let must = |sources: &[Source]| must_pull(&pulled, place, &policy, ("r.io/a:1", "sha256:1"), sources);
+        pulled.begin(place, "r.io/a:1").unwrap();
+        pulled.succeeded(place, "r.io/a:1", "sha256:1", Some(&account("1")));
+        assert!(!must(&[Source::Node, account("1")]));
+        assert!(must(&[account("2")]), "another one of the same name");
+        assert!(must(&[]) && must(&[Source::Node]) && must(&[secret("own", "h1")]));
+        // A second account and a secret beside it.
+        for source in [account("2"), secret("own", "h1")] {
+            pulled.begin(place, "r.io/a:1").unwrap();
+            pulled.succeeded(place, "r.io/a:1", "sha256:1", Some(&source));
+        }
+        assert!(!must(&[account("1")]) && !must(&[account("2")]) && !must(&[secret("own", "h1")]));
+        let text = host.read(&place.files().record_path("sha256:1"), 1 << 20).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let accounts = r#""kubernetesServiceAccounts":[{"uid":"1","namespace":"ns","name":"robot"},{"uid":"2""#;
+        assert!(text.contains(accounts), "{text}");
+        // By what is the node's own: for everybody.
+        pulled.begin(place, "r.io/a:1").unwrap();
+        pulled.succeeded(place, "r.io/a:1", "sha256:1", Some(&Source::Node));
+        assert!(!must(&[]));
     }
 
     #[tokio::test(start_paused = true)]
@@ -267,7 +337,7 @@ mod tests {
         };
         Pulled::default().begin(place, "r.io/a:1").unwrap();
         let (pulled, policy) = (Pulled::default(), Verification::default());
-        assert!(pulled.must_pull(place, &policy, "r.io/a:1", "sha256:1", &[]));
+        assert!(must_pull(&pulled, place, &policy, ("r.io/a:1", "sha256:1"), &[]));
         let image = cri::Image {
             id: "sha256:1".into(),
             repo_tags: vec!["r.io/a:1".into()],
@@ -275,7 +345,7 @@ mod tests {
         };
         pulled.take_up(place, &[image]);
         assert!(pulled.knows(place, "sha256:1") && !place.files().has_intent("r.io/a:1"));
-        assert!(pulled.must_pull(place, &policy, "r.io/a:1", "sha256:1", &[]));
+        assert!(must_pull(&pulled, place, &policy, ("r.io/a:1", "sha256:1"), &[]));
         // Two at once: the note goes with the last.
         pulled.begin(place, "r.io/b:1").unwrap();
         pulled.begin(place, "r.io/b:1").unwrap();
@@ -313,7 +383,13 @@ mod tests {
             "{text}"
         );
         host.write(&path, b"{", 0o600).unwrap();
-        assert!(pulled.must_pull(place, &Verification::default(), "r.io/a:1", "sha256:1", &[]));
+        assert!(must_pull(
+            &pulled,
+            place,
+            &Verification::default(),
+            ("r.io/a:1", "sha256:1"),
+            &[]
+        ));
         assert!(pulled.knows(place, "sha256:1"));
     }
 }

@@ -2,6 +2,7 @@
 //! upstream's: `image_manager/pulling` and `image_manager/pulled` below the kubelet's directory, objects of
 //! `kubelet.config.k8s.io/v1beta1`.
 
+use crate::act::credentials::Source;
 use crate::host::Host;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -42,9 +43,9 @@ pub struct Record {
 pub struct Credentials {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kubernetes_secrets: Vec<Secret>,
-    /// Written by kubelets with credential plug-ins; kept as they are.
+    /// For whom plug-ins gave what it was pulled with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub kubernetes_service_accounts: Vec<serde_json::Value>,
+    pub kubernetes_service_accounts: Vec<Account>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub node_pods_accessible: bool,
 }
@@ -58,6 +59,13 @@ pub struct Secret {
     pub credential_hash: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Account {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
 impl Secret {
     pub fn is_same_object(&self, other: &Secret) -> bool {
         (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
@@ -65,13 +73,15 @@ impl Secret {
 }
 
 impl Credentials {
-    /// Of a pull: with a secret, or with nothing that is not the node's own.
-    pub fn of(secret: Option<&Secret>) -> Credentials {
-        Credentials {
-            kubernetes_secrets: secret.into_iter().cloned().collect(),
-            node_pods_accessible: secret.is_none(),
-            ..Credentials::default()
+    /// Of a pull with these, or with nothing.
+    pub fn of(source: Option<&Source>) -> Credentials {
+        let mut credentials = Credentials::default();
+        match source {
+            Some(Source::Secret(secret)) => credentials.kubernetes_secrets.push(secret.clone()),
+            Some(Source::Account(account)) => credentials.kubernetes_service_accounts.push(account.clone()),
+            Some(Source::Node) | None => credentials.node_pods_accessible = true,
         }
+        credentials
     }
 }
 
@@ -108,6 +118,13 @@ impl Record {
             }
         }
         known.kubernetes_secrets.sort();
+        for account in &new.kubernetes_service_accounts {
+            if !known.kubernetes_service_accounts.contains(account) {
+                known.kubernetes_service_accounts.push(account.clone());
+                changed = true;
+            }
+        }
+        known.kubernetes_service_accounts.sort();
         changed
     }
 }
