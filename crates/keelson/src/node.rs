@@ -239,6 +239,7 @@ pub fn runtime_config(config: &Config) -> keelson_runtime::Config {
         cgroup_root: config.cgroup_root.clone(),
         registries: config.registries.clone(),
         mirrors_only: config.mirrors_only,
+        selinux: components::runtime::selinux(config.selinux),
         images: config.images.clone(),
         handlers: [(TEST_HANDLER.to_string(), Handler::BuiltIn)].into(),
         ..keelson_runtime::Config::default()

@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 mod overlay;
 
-pub use overlay::{MOST_LAYERS, Way, overlay, overlay_by};
+pub use overlay::{MOST_LAYERS, Way, overlay, overlay_by, overlay_labelled};
 
 /// A temporary file system.
 pub fn tmpfs(target: &Path, flags: MsFlags, options: &str) -> io::Result<()> {

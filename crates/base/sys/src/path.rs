@@ -161,13 +161,35 @@ pub fn set_xattr(path: &Path, name: &OsStr, value: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Sets an extended attribute of what a path of a descriptor leads to.
+pub(crate) fn set_followed_xattr(path: &Path, name: &OsStr, value: &[u8]) -> io::Result<()> {
+    let (path, name) = (c_string(path.as_os_str())?, c_string(name)?);
+    // SAFETY: both are C strings and `value` is valid for its length.
+    let done = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// An extended attribute of what a path of a descriptor leads to, if it has it.
+pub(crate) fn followed_xattr(path: &Path, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    read_xattr(path, name, libc::getxattr)
+}
+
+type GetXattr = unsafe extern "C" fn(*const libc::c_char, *const libc::c_char, *mut libc::c_void, usize) -> isize;
+
 /// An extended attribute of the file itself, if it has it.
 pub fn xattr(path: &Path, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    read_xattr(path, name, libc::lgetxattr)
+}
+
+fn read_xattr(path: &Path, name: &OsStr, get: GetXattr) -> io::Result<Option<Vec<u8>>> {
     let (path, name) = (c_string(path.as_os_str())?, c_string(name)?);
     // The kernel's own bound.
     let mut value = vec![0; 64 << 10];
     // SAFETY: both are C strings and `value` is valid for its length.
-    let got = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let got = unsafe { get(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     match usize::try_from(got) {
         Ok(length) => {
             value.truncate(length);

@@ -2,7 +2,7 @@
 //! directory, resolved by the kernel: never through a link, never across a mount. So a walk stays in the tree it began in,
 //! and removing stops where something is mounted, whoever mounted it and when.
 
-use crate::path::{RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, c_string, open_at, unlink_at};
+use crate::path::{self, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, c_string, open_at, unlink_at};
 use nix::dir::{Dir, OwningIter};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstat, fstatat};
@@ -10,7 +10,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How deep a walk goes: each level is an open directory. Paths of 4,096 bytes can be twice as deep, and are refused.
 const DEEPEST: usize = 1024;
@@ -77,11 +77,24 @@ impl Handle {
         nix::unistd::fchownat(&self.fd, c"", None, group, AtFlags::AT_EMPTY_PATH).map_err(io::Error::from)
     }
 
+    /// An extended attribute, if it has it.
+    pub fn xattr(&self, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+        path::followed_xattr(&self.by_fd(), name)
+    }
+
+    pub fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()> {
+        path::set_followed_xattr(&self.by_fd(), name, value)
+    }
+
+    /// A path that leads to just this thing, also to a link.
+    fn by_fd(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
     /// Not for links: they have no mode.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt;
-        let by_fd = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        std::fs::set_permissions(by_fd, std::fs::Permissions::from_mode(mode))
+        std::fs::set_permissions(self.by_fd(), std::fs::Permissions::from_mode(mode))
     }
 }
 

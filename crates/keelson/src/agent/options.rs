@@ -46,6 +46,9 @@ pub struct Options {
     /// Pull from mirrors only where a registry has any
     #[arg(long, env = "KEELSON_DISABLE_DEFAULT_REGISTRY_ENDPOINT", num_args = 0..=1, default_missing_value = "true")]
     pub disable_default_registry_endpoint: Option<bool>,
+    /// Labels of SELinux are applied to pods: takes a kernel with SELinux, and its policy of containers [default: false]
+    #[arg(long, env = "KEELSON_SELINUX", num_args = 0..=1, default_missing_value = "true")]
+    pub selinux: Option<bool>,
     /// Keep archives of images' layers, up to this much of the disk (such as 10Gi): other nodes get them, and are asked for theirs
     /// before registries are [default: none are kept, nobody is asked]
     #[arg(long, env = "KEELSON_IMAGE_PEERS", value_name = "SIZE")]
@@ -126,7 +129,7 @@ impl Options {
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
             self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
-                disable_default_registry_endpoint, image_peers, image_pull_credentials_verification_policy,
+                disable_default_registry_endpoint, selinux, image_peers, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable,
                 bind_address, kubelet_port, dns_port, manifests, kubelet_link, cgroup_root, log, log_format);
         }
@@ -154,6 +157,7 @@ impl Options {
             images: this.images,
             registries: this.registries,
             disable_default_registry_endpoint: this.disable_default_registry_endpoint,
+            selinux: this.selinux,
             image_peers: this.image_peers,
             image_pull_credentials_verification_policy: this.image_pull_credentials_verification_policy,
             preloaded_images_verification_allowlist: this.preloaded_images_verification_allowlist,

@@ -19,6 +19,7 @@ use keelson_measure::Measures;
 use keelson_network::cni::{Directories, Plugins};
 use keelson_network::{LocalPods, PodNetwork, Routed, underlay};
 use keelson_runtime::Runtime;
+use keelson_runtime::selinux::{Machine, Real};
 use keelson_sys::nft::Family;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -82,6 +83,9 @@ pub struct Options {
     /// Directory of image archives (OCI layout or docker save) that are imported at start
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Labels of SELinux are applied to pods: takes a kernel with SELinux, and its policy of containers
+    #[arg(long)]
+    selinux: bool,
     /// Who reads nodes, pods and network policies here: connects this node's pods to others', and enforces policies
     #[arg(long, value_name = "FILE", requires = "node_ip")]
     kubeconfig: Option<PathBuf>,
@@ -103,6 +107,11 @@ pub struct Options {
     metrics_bind_address: SocketAddr,
     #[command(flatten)]
     log: LogOptions,
+}
+
+/// Of this machine, if it is wanted; whether it has any is seen when the runtime starts.
+pub fn selinux(wanted: bool) -> Option<Arc<dyn Machine>> {
+    wanted.then(|| Arc::new(Real) as Arc<dyn Machine>)
 }
 
 fn families_of(ranges: &[IpNet]) -> Vec<Family> {
@@ -178,6 +187,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 .unwrap_or_else(|| config::cgroup_root(&data_dir)),
             registries: options.registries.clone(),
             images: options.images.clone(),
+            selinux: selinux(options.selinux),
             tracer: traces::tracer(&mut components, tracing.as_ref(), "runtime", &config::host_name()?)?,
             ..keelson_runtime::Config::default()
         };

@@ -39,6 +39,8 @@ pub struct Config {
     pub streaming: SocketAddr,
     /// The program whose first argument `shim` leads to [`crate::shim::main`], and `cell` to [`crate::cell::main`].
     pub program: PathBuf,
+    /// Pods' labels of SELinux are in force on this machine; `None`: they are ignored.
+    pub selinux: Option<Arc<dyn crate::selinux::Machine>>,
     /// Tells the steps of calls that are parts of traces.
     pub tracer: keelson_trace::Tracer,
 }
@@ -67,6 +69,7 @@ impl Default for Config {
             cdi: crate::cdi::DIRECTORIES.map(PathBuf::from).into(),
             streaming: SocketAddr::from(([127, 0, 0, 1], 0)),
             program: PathBuf::from(SELF),
+            selinux: None,
             tracer: keelson_trace::Tracer::none(),
         }
     }

@@ -18,6 +18,7 @@ mod records;
 mod restore;
 mod runtime;
 mod sandbox;
+pub mod selinux;
 pub mod shim;
 mod streaming;
 mod uninstall;

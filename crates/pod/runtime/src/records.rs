@@ -32,6 +32,9 @@ pub struct SandboxRecord {
     pub ips: Vec<String>,
     #[serde(default)]
     pub hostname: String,
+    /// The label of the pod's processes, where SELinux is in force.
+    #[serde(default)]
+    pub selinux: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,6 +19,7 @@ use crate::images::Images;
 use crate::images::registries::Registries;
 use crate::records::{self, ContainerRecord, SandboxRecord};
 use crate::sandbox::Sandbox;
+use crate::selinux::Selinux;
 use crate::shim::Shim;
 use crate::streaming::Streaming;
 use keelson_cri::v1::ContainerEventResponse;
@@ -44,6 +45,8 @@ pub struct Inner {
     /// Capabilities that containers can be given.
     pub grantable: u64,
     pub recursive_read_only: bool,
+    /// `None`: labels that pods ask for are ignored.
+    pub selinux: Option<Selinux>,
     /// Whether pods can have users of their own, once somebody has asked.
     user_namespaces: OnceCell<Result<(), String>>,
     /// What shims run from: containers can reach it, so nobody can write to it.
@@ -54,6 +57,7 @@ impl Runtime {
     /// Opens the stores, finds the pods that are still running, undoes what was left half done, and starts importing
     /// images. Pods that run are not touched.
     pub async fn new(config: Config, network: Arc<dyn PodNetwork>) -> anyhow::Result<Runtime> {
+        let selinux = config.selinux.clone().map(Selinux::on).transpose()?;
         for dir in [&config.root, &config.state] {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
             private(dir).with_context(|| format!("cannot protect {}", dir.display()))?;
@@ -90,6 +94,7 @@ impl Runtime {
             imported,
             grantable: keelson_sys::process::own_bounding_set(),
             recursive_read_only: kernel_at_least(5, 12),
+            selinux,
             user_namespaces: OnceCell::new(),
             sealed,
             network,

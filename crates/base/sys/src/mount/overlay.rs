@@ -35,16 +35,26 @@ pub enum Way {
 /// Mounts an overlay of `lowers` (topmost first) at `target`; without `upper` (and its work directory) it is read-only.
 /// A directory beside `target` may be made and removed again.
 pub fn overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+    overlay_labelled(lowers, upper, target, None)
+}
+
+/// [`overlay`] whose files have all this label for SELinux.
+pub fn overlay_labelled(
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    target: &Path,
+    label: Option<&str>,
+) -> io::Result<()> {
     if lowers.len() > MOST_LAYERS {
         return Err(invalid("more layers than the kernel can stack"));
     }
-    if options(lowers.iter().map(PathBuf::as_path), upper)?.len() <= MAX_OPTIONS {
-        return overlay_by(Way::Options, lowers, upper, target);
+    if options(lowers.iter().map(PathBuf::as_path), upper, label)?.len() <= MAX_OPTIONS {
+        return mount_by(Way::Options, lowers, upper, target, label);
     }
-    match overlay_by(Way::Calls, lowers, upper, target) {
+    match mount_by(Way::Calls, lowers, upper, target, label) {
         // A kernel without these calls, or without this option of them.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => {
-            overlay_by(Way::Links, lowers, upper, target)
+            mount_by(Way::Links, lowers, upper, target, label)
         }
         done => done,
     }
@@ -52,20 +62,34 @@ pub fn overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path)
 
 /// [`overlay`] in one way only.
 pub fn overlay_by(way: Way, lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+    mount_by(way, lowers, upper, target, None)
+}
+
+fn mount_by(
+    way: Way,
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    target: &Path,
+    label: Option<&str>,
+) -> io::Result<()> {
     match way {
         Way::Options => {
-            let options = options(lowers.iter().map(PathBuf::as_path), upper)?;
+            let options = options(lowers.iter().map(PathBuf::as_path), upper, label)?;
             if options.len() > MAX_OPTIONS {
                 return Err(invalid("too many layers for one option string"));
             }
             by_options(&options, upper.is_none(), target)
         }
-        Way::Calls => by_calls(lowers, upper, target),
-        Way::Links => by_links(lowers, upper, target),
+        Way::Calls => by_calls(lowers, upper, target, label),
+        Way::Links => by_links(lowers, upper, target, label),
     }
 }
 
-fn options<'a>(lowers: impl Iterator<Item = &'a Path>, upper: Option<(&Path, &Path)>) -> io::Result<Vec<u8>> {
+fn options<'a>(
+    lowers: impl Iterator<Item = &'a Path>,
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+) -> io::Result<Vec<u8>> {
     let mut options = b"lowerdir=".to_vec();
     for (i, lower) in lowers.enumerate() {
         if i > 0 {
@@ -79,7 +103,19 @@ fn options<'a>(lowers: impl Iterator<Item = &'a Path>, upper: Option<(&Path, &Pa
         options.extend_from_slice(b",workdir=");
         options.extend(escaped(work)?);
     }
+    if let Some(label) = label {
+        // Categories have a comma between them.
+        options.extend(format!(",context=\"{}\"", plain(label)?).into_bytes());
+    }
     Ok(options)
+}
+
+/// A label in which nothing ends it.
+fn plain(label: &str) -> io::Result<&str> {
+    match label.contains(['"', '\\']) || label.chars().any(char::is_control) {
+        true => Err(invalid("a label that no mount option can be")),
+        false => Ok(label),
+    }
 }
 
 fn escaped(path: &Path) -> io::Result<Vec<u8>> {
@@ -100,7 +136,7 @@ fn by_options(options: &[u8], read_only: bool, target: &Path) -> io::Result<()> 
     mount(Some("overlay"), target, Some("overlay"), flags, Some(options)).map_err(io::Error::from)
 }
 
-fn by_links(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+fn by_links(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path, label: Option<&str>) -> io::Result<()> {
     let mut name = target.as_os_str().to_owned();
     name.push(".links");
     let dir = PathBuf::from(name);
@@ -123,7 +159,7 @@ fn by_links(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) ->
             None => None,
         };
         let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
-        let options = options(lowers.iter().map(PathBuf::as_path), upper)?;
+        let options = options(lowers.iter().map(PathBuf::as_path), upper, label)?;
         let target = std::path::absolute(target)?;
         in_directory(&dir, || by_options(&options, upper.is_none(), &target))
     })();
@@ -154,7 +190,7 @@ const FSMOUNT_CLOEXEC: u32 = 1;
 const MOUNT_ATTR_RDONLY: u32 = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
 
-fn by_calls(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+fn by_calls(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path, label: Option<&str>) -> io::Result<()> {
     // SAFETY: the name is a C string; a returned descriptor is new and ours.
     let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), FSOPEN_CLOEXEC) })?;
     let context = context.as_fd();
@@ -167,6 +203,10 @@ fn by_calls(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) ->
         set_path(context, c"workdir", work, true)?;
     } else {
         configure(context, FSCONFIG_SET_FLAG, Some(c"ro"), None)?;
+    }
+    if let Some(label) = label {
+        let value = c_string(plain(label)?.as_bytes())?;
+        configure(context, FSCONFIG_SET_STRING, Some(c"context"), Some(&value))?;
     }
     configure(context, FSCONFIG_CMD_CREATE, None, None)?;
     let attributes = if upper.is_none() { MOUNT_ATTR_RDONLY } else { 0 };
@@ -250,8 +290,13 @@ mod tests {
     #[test]
     fn options_are_escaped() {
         let lowers = [PathBuf::from("/a:b"), PathBuf::from("/c")];
-        let made = options(lowers.iter().map(PathBuf::as_path), None).unwrap();
-        assert_eq!(made, b"lowerdir=/a\\:b:/c");
+        let with = |label| options(lowers.iter().map(PathBuf::as_path), None, label);
+        assert_eq!(with(None).unwrap(), b"lowerdir=/a\\:b:/c");
+        assert_eq!(
+            with(Some("u:r:t:s0:c1,c2")).unwrap(),
+            b"lowerdir=/a\\:b:/c,context=\"u:r:t:s0:c1,c2\""
+        );
+        assert!(with(Some("t\",suid")).is_err());
         assert!(escaped(Path::new("/a,b")).is_err());
     }
 }

@@ -133,6 +133,7 @@ fn one(kl: &Kubelet, input: &Input, index: usize, m: &VolumeMount) -> Result<cri
         propagation: propagation as i32,
         recursive_read_only: recursive,
         image_sub_path: if image.is_some() { sub } else { String::new() },
+        selinux_relabel: volume.relabel && image.is_none(),
         image,
         ..Default::default()
     })
@@ -199,6 +200,7 @@ fn message_file(kl: &Kubelet, input: &Input, container_path: &str) -> Result<cri
     Ok(cri::Mount {
         container_path: container_path.to_owned(),
         host_path: path.to_string_lossy().into_owned(),
+        selinux_relabel: true,
         ..Default::default()
     })
 }

@@ -47,6 +47,7 @@ impl Kind for EmptyDir {
         }
         Ok(Mounted {
             group: Group::Always,
+            relabel: true,
             ..Mounted::at(NAME, ask, path)
         })
     }

@@ -86,7 +86,10 @@ impl Kind for Files {
         } else {
             tools.host.make_dir(&path, 0o777)?;
         }
-        Ok(Mounted::at(self.name, ask, path).read_only())
+        Ok(Mounted {
+            relabel: true,
+            ..Mounted::at(self.name, ask, path).read_only()
+        })
     }
 
     async fn refresh(&self, tools: &Tools, ask: &Ask, mounted: &Mounted) -> Result<(), Failure> {

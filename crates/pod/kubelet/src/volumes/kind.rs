@@ -91,6 +91,8 @@ pub struct Mounted {
     pub read_only: bool,
     pub block: bool,
     pub group: Group,
+    /// The files are the pod's, so that they get its label for SELinux.
+    pub relabel: bool,
     /// The plug-in's name, and the volume's on disk.
     pub kind: &'static str,
     pub name: String,
@@ -105,6 +107,7 @@ impl Mounted {
             read_only: false,
             block: false,
             group: Group::Never,
+            relabel: false,
             kind,
             name: ask.name().to_owned(),
             claim: ask.bound.as_ref().and_then(|b| b.claim.metadata.name.clone()),

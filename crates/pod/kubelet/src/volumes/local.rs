@@ -47,6 +47,7 @@ impl Kind for Local {
             read_only: ask.bound.as_ref().is_some_and(|b| b.read_only),
             block: ask.is_block(),
             group: Group::ByPolicy,
+            relabel: !ask.is_block() && !ask.bound.as_ref().is_some_and(|b| b.read_only),
             ..Mounted::at(NAME, ask, path)
         })
     }

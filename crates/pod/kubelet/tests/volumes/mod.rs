@@ -53,6 +53,45 @@ async fn only_volumes_of_the_pods_own_go_to_its_group() {
     assert_eq!(node.host.owned().len(), 2, "a restart gives nothing away again");
 }
 
+/// Of SELinux: what is the pod's is given its label, and what is the host's or somebody else's is not.
+#[tokio::test(start_paused = true)]
+async fn files_of_the_pods_own_get_its_label() {
+    let node = Node::start().await;
+    node.host.make_dir("/srv/host".as_ref(), 0o755).unwrap();
+    let path = node.pod(json!({
+        "containers": uses(&["scratch", "facts", "host"]),
+        "volumes": [
+            {"name": "scratch", "emptyDir": {}},
+            {"name": "facts", "downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+            {"name": "host", "hostPath": {"path": "/srv/host"}}]}));
+    let pod = node.ready(&path).await;
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
+    let request = keelson_cri::v1::ContainerStatusRequest {
+        container_id: id.trim_start_matches("fake://").into(),
+        verbose: false,
+    };
+    let answer = node
+        .runtime
+        .clients()
+        .runtime
+        .clone()
+        .container_status(request)
+        .await
+        .unwrap();
+    let mounts = answer.into_inner().status.unwrap().mounts;
+    let relabelled: Vec<(&str, bool)> = mounts
+        .iter()
+        .map(|m| (m.container_path.as_str(), m.selinux_relabel))
+        .collect();
+    let wanted = [
+        ("/scratch", true),
+        ("/facts", true),
+        ("/host", false),
+        ("/etc/hosts", true),
+    ];
+    assert!(wanted.iter().all(|w| relabelled.contains(w)), "{relabelled:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_volume_that_no_container_uses_holds_nobody_up() {
     let node = Node::start().await;

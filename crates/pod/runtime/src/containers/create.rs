@@ -13,7 +13,7 @@ use super::mounts::{self, Bind, CgroupView};
 use super::spec::{self, Input, Namespaces, PidNamespace};
 use super::user::{self, Accounts, User};
 use super::users::Users;
-use super::{Container, apparmor, devices, resources, signals};
+use super::{Container, apparmor, devices, labels, resources, signals};
 use crate::cdi;
 use crate::images::Image;
 use crate::images::manifest::Execution;
@@ -140,7 +140,11 @@ impl Inner {
             bail!("user namespace config for sandbox is different from container");
         }
         let users = Users::of(sandbox, &sandbox_record.config).map_err(|e| anyhow!(e))?;
-        let rootfs = self.mount_rootfs(&directory, image, users.as_ref())?;
+        let labels = self
+            .labels(&sandbox_record, context)
+            .map_err(|e| anyhow!("failed to init selinux options: {e}"))?;
+        let label = labels.as_ref().map(|l| l.mount.as_str());
+        let rootfs = self.mount_rootfs(&directory, image, users.as_ref(), label)?;
         let root = Root::open(&rootfs)?;
         let accounts = Accounts::read(&root).context("cannot read the image's accounts")?;
         let user = user::resolve(context, &image.execution.user, &accounts).map_err(|e| anyhow!(e))?;
@@ -154,7 +158,8 @@ impl Inner {
             root.make_dirs_of(&mounts::clean(cwd), 0o755, users.as_ref().map(Users::root))
                 .with_context(|| format!("cannot make the working directory {cwd:?}"))?;
         }
-        let binds = self.binds(sandbox, record, image, &directory, &root, users.as_ref())?;
+        let binds = self.binds(sandbox, record, image, &directory, &root, users.as_ref(), label)?;
+        self.relabel(&binds, label)?;
         let mut devices = devices::requested(&record.config.devices)?;
         if context.privileged {
             devices.extend(devices::of_host().context("cannot list the host's devices")?);
@@ -180,6 +185,7 @@ impl Inner {
             devices: &devices,
             rules: &rules,
             apparmor: confined.as_deref(),
+            labels: labels.as_ref(),
             grantable: self.grantable,
         })
         .map_err(|e| anyhow!(e))?;
@@ -196,6 +202,10 @@ impl Inner {
         let extras = Extras {
             propagation: mounts::propagation(&binds),
             devices: rules.iter().map(into_line).collect(),
+            labels: match sandbox_record.external {
+                None => labels::late(&spec, label),
+                Some(_) => Vec::new(),
+            },
         };
         std::fs::write(bundle.join(Extras::FILE), serde_json::to_vec(&extras)?)?;
         Ok(user)
@@ -214,7 +224,13 @@ impl Inner {
     }
 
     /// The image's layers under a writable one, which the container's root owns.
-    fn mount_rootfs(&self, directory: &Path, image: &Image, users: Option<&Users>) -> anyhow::Result<PathBuf> {
+    fn mount_rootfs(
+        &self,
+        directory: &Path,
+        image: &Image,
+        users: Option<&Users>,
+        label: Option<&str>,
+    ) -> anyhow::Result<PathBuf> {
         let rootfs = directory.join("rootfs");
         let (upper, work) = (directory.join("upper"), directory.join("work"));
         for dir in [&rootfs, &upper, &work] {
@@ -225,9 +241,9 @@ impl Inner {
             [] => {
                 let empty = directory.join("empty");
                 std::fs::create_dir_all(&empty)?;
-                mount::overlay(&[empty], Some((&upper, &work)), &rootfs)
+                mount::overlay_labelled(&[empty], Some((&upper, &work)), &rootfs, label)
             }
-            lowers => mount::overlay(lowers, Some((&upper, &work)), &rootfs),
+            lowers => mount::overlay_labelled(lowers, Some((&upper, &work)), &rootfs, label),
         };
         if let Some((user, group)) = users.map(Users::root) {
             for dir in [&upper, &work] {
@@ -261,6 +277,7 @@ impl Inner {
         directory: &Path,
         root: &Root,
         users: Option<&Users>,
+        label: Option<&str>,
     ) -> anyhow::Result<Vec<Bind>> {
         let config = &record.config;
         let mut volumes = Vec::new();
@@ -268,7 +285,7 @@ impl Inner {
             volumes.push(match &m.image {
                 Some(spec) => {
                     let at = directory.join(format!("image-{i}"));
-                    Some(self.mount_image(&at, spec, &m.image_sub_path, users)?)
+                    Some(self.mount_image(&at, spec, &m.image_sub_path, users, label)?)
                 }
                 None => None,
             });
@@ -285,16 +302,19 @@ impl Inner {
             .namespace_options
             .as_ref()
             .map_or(NamespaceMode::Pod, |n| n.ipc());
-        let shm = if ipc == NamespaceMode::Node {
+        let is_hosts = ipc == NamespaceMode::Node;
+        let shm = if is_hosts {
             PathBuf::from("/dev/shm")
         } else {
             files.shm()
         };
+        let mut shm = Bind::of_sandbox(shm, "/dev/shm", false);
+        shm.relabel = !is_hosts;
         let mut of_sandbox = vec![
             Bind::of_sandbox(files.hostname(), "/etc/hostname", read_only),
             Bind::of_sandbox(files.hosts(), "/etc/hosts", read_only),
             Bind::of_sandbox(files.resolv_conf(), "/etc/resolv.conf", read_only),
-            Bind::of_sandbox(shm, "/dev/shm", false),
+            shm,
         ];
         if let Some(range) = range {
             of_sandbox.iter_mut().for_each(|bind| bind.map(range));
@@ -310,6 +330,7 @@ impl Inner {
         spec: &v1::ImageSpec,
         sub_path: &str,
         users: Option<&Users>,
+        label: Option<&str>,
     ) -> anyhow::Result<PathBuf> {
         let image = self
             .images
@@ -319,8 +340,14 @@ impl Inner {
         let lowers = self.images.layers.directories(&image.chains);
         let mounted = |lowers: &[PathBuf]| match lowers {
             [] => Ok(()),
+            // One that is bound would keep the label that the layer has.
+            [one] if label.is_some() => {
+                let empty = at.with_extension("empty");
+                std::fs::create_dir_all(&empty)?;
+                mount::overlay_labelled(&[one.clone(), empty], None, at, label)
+            }
             [one] => mount::bind_read_only(one, at),
-            lowers => mount::overlay(lowers, None, at),
+            lowers => mount::overlay_labelled(lowers, None, at, label),
         };
         self.seen_by(users, &at.with_extension("layers"), &lowers, mounted)?;
         if sub_path.is_empty() {
@@ -469,6 +496,9 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 pub struct Extras {
     pub propagation: Vec<(String, crate::shim::protocol::MountPropagation)>,
     pub devices: Vec<DeviceLine>,
+    /// Labels of files in the container that only its mount namespace has.
+    #[serde(default)]
+    pub labels: Vec<(String, String)>,
 }
 
 impl Extras {

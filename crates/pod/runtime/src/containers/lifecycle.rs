@@ -100,6 +100,7 @@ impl Inner {
             own_pid_namespace: super::spec::pid_mode(&record.config) == v1::NamespaceMode::Container,
             joins: self.joins(sandbox, record)?,
             propagation: extras.propagation,
+            labels: extras.labels,
             external,
         };
         debug_assert!(bundle.join(SPEC).exists());

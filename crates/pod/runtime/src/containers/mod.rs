@@ -3,6 +3,7 @@
 mod apparmor;
 mod create;
 pub mod devices;
+mod labels;
 mod layer;
 mod lifecycle;
 pub mod metrics;

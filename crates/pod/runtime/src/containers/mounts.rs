@@ -20,6 +20,8 @@ pub struct Bind {
     pub propagation: v1::MountPropagation,
     pub uid_mappings: Vec<v1::IdMapping>,
     pub gid_mappings: Vec<v1::IdMapping>,
+    /// Its files are to have the container's label.
+    pub relabel: bool,
 }
 
 impl Bind {
@@ -29,6 +31,7 @@ impl Bind {
             source,
             target: target.to_owned(),
             read_only,
+            relabel: true,
             ..Bind::default()
         }
     }
@@ -107,6 +110,8 @@ fn one(mount: &v1::Mount, image: Option<PathBuf>) -> Result<Bind, String> {
         propagation: mount.propagation(),
         uid_mappings: mappings(&mount.uid_mappings),
         gid_mappings: mappings(&mount.gid_mappings),
+        // An image's files are labelled as they are mounted.
+        relabel: mapped && mount.selinux_relabel,
     })
 }
 

@@ -12,6 +12,7 @@ use super::seccomp;
 use super::user::User;
 use crate::capability;
 use crate::images::manifest::Execution;
+use crate::selinux::Labels;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -32,6 +33,8 @@ pub struct Input<'a> {
     pub rules: &'a [DeviceRule],
     /// The AppArmor profile, which is loaded.
     pub apparmor: Option<&'a str>,
+    /// Labels for SELinux.
+    pub labels: Option<&'a Labels>,
     /// Capabilities this runtime can hand on.
     pub grantable: u64,
 }
@@ -95,6 +98,12 @@ pub fn build(input: &Input<'_>) -> Result<Value, String> {
     if mounts::shared(input.binds) {
         linux["rootfsPropagation"] = json!("shared");
     }
+    if let Some(labels) = input.labels {
+        linux["mountLabel"] = json!(labels.mount);
+        if let Some(label) = &labels.process {
+            process["selinuxLabel"] = json!(label);
+        }
+    }
     if let Some(profile) = filter(context, &bounding)? {
         linux["seccomp"] = profile;
     }
@@ -111,6 +120,7 @@ pub fn build(input: &Input<'_>) -> Result<Value, String> {
 /// The specification as `libcontainer` is to have it: what we do ourselves left out, what it understands differently
 /// turned round.
 pub fn for_built_in(mut spec: Value) -> Value {
+    super::labels::into_options(&mut spec);
     if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
         linux.remove("resources");
         // It compares with mask and value swapped.
@@ -310,16 +320,27 @@ mod tests {
     use super::*;
 
     fn build_with(config: &ContainerConfig, image: &Execution) -> Result<Value, String> {
-        build(&Input {
+        let user = User {
+            uid: 5,
+            gid: 6,
+            groups: vec![6],
+            home: Some("/h".into()),
+        };
+        build(&input(config, image, &user, None))
+    }
+
+    fn input<'a>(
+        config: &'a ContainerConfig,
+        execution: &'a Execution,
+        user: &'a User,
+        labels: Option<&'a Labels>,
+    ) -> Input<'a> {
+        static SANDBOX: std::sync::LazyLock<PodSandboxConfig> = std::sync::LazyLock::new(Default::default);
+        Input {
             config,
-            sandbox: &PodSandboxConfig::default(),
-            execution: image,
-            user: &User {
-                uid: 5,
-                gid: 6,
-                groups: vec![6],
-                home: Some("/h".into()),
-            },
+            sandbox: &SANDBOX,
+            execution,
+            user,
             hostname: "pod",
             rootfs: Path::new("/rootfs"),
             cgroup: "/kubepods/c",
@@ -333,8 +354,9 @@ mod tests {
             devices: &[],
             rules: &[],
             apparmor: None,
+            labels,
             grantable: u64::MAX >> 23,
-        })
+        }
     }
 
     fn image() -> Execution {
@@ -343,6 +365,34 @@ mod tests {
             env: vec!["A=1".into(), "PATH=/x".into()],
             ..Execution::default()
         }
+    }
+
+    #[test]
+    fn labels_are_the_processs_and_the_mounts() {
+        let spec = |process: Option<&str>| {
+            let labels = Labels {
+                process: process.map(str::to_owned),
+                mount: "u:object_r:container_file_t:s0:c1,c2".into(),
+            };
+            let (config, image) = (ContainerConfig::default(), image());
+            let user = User::default();
+            build(&input(&config, &image, &user, Some(&labels))).unwrap()
+        };
+        let confined = spec(Some("u:r:container_t:s0:c1,c2"));
+        assert_eq!(confined["process"]["selinuxLabel"], "u:r:container_t:s0:c1,c2");
+        assert_eq!(confined["linux"]["mountLabel"], "u:object_r:container_file_t:s0:c1,c2");
+        let free = spec(None);
+        assert!(free["process"].get("selinuxLabel").is_none());
+        let built_in = for_built_in(confined);
+        assert!(built_in["linux"].get("mountLabel").is_none());
+        let of = |target: &str| {
+            let mounts = built_in["mounts"].as_array().unwrap();
+            let found = mounts.iter().find(|m| m["destination"] == target).unwrap();
+            found["options"]
+                .to_string()
+                .contains("context=u:object_r:container_file_t:s0:c1,c2")
+        };
+        assert!(of("/dev") && of("/dev/pts") && !of("/proc") && !of("/sys") && !of("/dev/mqueue"));
     }
 
     #[test]

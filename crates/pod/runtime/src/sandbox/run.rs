@@ -57,6 +57,7 @@ impl Inner {
             own_network: options.network() != NamespaceMode::Node,
             ips: Vec::new(),
             hostname,
+            selinux: None,
             config,
         };
         let sandbox = Arc::new(Sandbox::new(self, record));
@@ -78,6 +79,16 @@ impl Inner {
                     metadata.attempt,
                     other.id
                 );
+            }
+            if let Some(selinux) = &self.selinux {
+                let taken: Vec<String> = sandboxes
+                    .values()
+                    .filter_map(|s| s.record.lock().selinux.clone())
+                    .collect();
+                let mut record = sandbox.record.lock();
+                let context = record.config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+                let label = selinux.of_pod(context.and_then(|c| c.selinux_options.as_ref()), &taken);
+                record.selinux = Some(label.map_err(|e| anyhow!("failed to init selinux options: {e}"))?);
             }
             sandboxes.insert(id.clone(), sandbox.clone());
         }

@@ -4,6 +4,7 @@
 //! a throw-away child keeps all of that out of the shim. With `as_sibling` the container's first process becomes a
 //! child of the shim nevertheless.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use keelson_sys::cgroup::Cgroups;
 use keelson_sys::detached;
 use keelson_sys::mount::{Propagation, set_propagation};
+use keelson_sys::path::set_xattr;
 use keelson_sys::process;
 use keelson_sys::tty;
 use libcontainer::container::builder::ContainerBuilder;
@@ -28,6 +30,7 @@ use super::launch;
 use super::program::{self, Plan};
 use super::protocol::{MountPropagation, Start};
 use super::staging;
+use crate::selinux::kernel::ATTRIBUTE;
 
 /// `libcontainer`'s and external runtimes' own state, in the sandbox's state directory.
 pub const OCI_ROOT: &str = "oci";
@@ -132,10 +135,10 @@ fn built_in(
         .map_err(text)?;
     // The socket lies outside of the mount namespace that comes next; the container starts when it is closed.
     let go = connect(&root.join(&start.container), NOTIFY_FILE).map_err(|e| format!("cannot start it: {e}"))?;
-    if let Err(error) = spread_mounts(pid, &start.propagation) {
+    if let Err(error) = finish_mounts(pid, start) {
         // Before the socket is closed, which would start it.
         let _may_be_gone = process::kill(pid, nix::libc::SIGKILL);
-        return Err(format!("cannot set mount propagation: {error}"));
+        return Err(format!("cannot set mount propagation and labels: {error}"));
     }
     drop(go);
     Ok(())
@@ -159,13 +162,16 @@ fn tell(report: &OwnedFd, pid: i32, master: Option<&OwnedFd>) -> io::Result<()> 
 
 /// `libcontainer` leaves every mount a slave of the host's (or its peer), so what a volume asked for is set here:
 /// the child is at its end and may enter the container's mount namespace for good.
-fn spread_mounts(pid: i32, targets: &[(String, MountPropagation)]) -> io::Result<()> {
-    if targets.is_empty() {
+fn finish_mounts(pid: i32, start: &Start) -> io::Result<()> {
+    if start.propagation.is_empty() && start.labels.is_empty() {
         return Ok(());
     }
     let pidfd = process::pidfd_open(pid)?;
     process::enter_namespaces(pidfd.as_fd(), CloneFlags::CLONE_NEWNS)?;
-    for (target, propagation) in targets {
+    for (path, label) in &start.labels {
+        set_xattr(Path::new(path), OsStr::new(ATTRIBUTE), label.as_bytes())?;
+    }
+    for (target, propagation) in &start.propagation {
         let propagation = match propagation {
             MountPropagation::Private => Propagation::Private,
             MountPropagation::Slave => Propagation::Slave,
@@ -252,6 +258,7 @@ fn outside(mut spec: Value, proc: &Path) -> Value {
     if let Some(process) = spec["process"].as_object_mut() {
         process.remove("noNewPrivileges");
         process.remove("apparmorProfile");
+        process.remove("selinuxLabel");
         process.remove("capabilities");
         process.insert("user".to_owned(), json!({"uid": 0, "gid": 0}));
     }
@@ -306,6 +313,12 @@ impl Executor for Payload {
             return Err(ExecutorError::Other(self.fail(error)));
         }
         let (args, env) = arguments(spec).map_err(ExecutorError::Other)?;
+        if let Some(label) = program::label_of(spec)
+            && let Err(error) = program::label_next(&label)
+        {
+            let error = format!("cannot set the SELinux label {label}: {}", launch::lower(&error));
+            return Err(ExecutorError::Other(self.fail(error)));
+        }
         let error = match launch::find_program(&args[0], &env) {
             Ok(program) => launch::exec(&program, &args, &env),
             Err(error) => error,

@@ -8,11 +8,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use keelson_sys::process::{self, Capabilities, Parent};
 use keelson_sys::tty;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sched::CloneFlags;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, Spec};
 
 use super::launch;
@@ -32,6 +36,7 @@ pub struct Plan {
     no_new_privileges: bool,
     seccomp: Option<LinuxSeccomp>,
     apparmor: Option<String>,
+    selinux: Option<String>,
 }
 
 impl Plan {
@@ -79,6 +84,7 @@ impl Plan {
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             seccomp: linux.seccomp().clone(),
             apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
+            selinux: label_of(spec),
         })
     }
 
@@ -193,22 +199,62 @@ fn become_program(plan: &Plan, filter: Filter, terminal: bool) -> Result<std::co
     if let Some(profile) = &plan.apparmor {
         confine(profile).map_err(step("confine by the apparmor profile"))?;
     }
+    if let Some(label) = &plan.selinux {
+        label_next(label).map_err(step("set the SELinux label"))?;
+    }
     let program = launch::find_program(plan.args.first().map_or("", String::as_str), &plan.env)?;
     process::close_on_exec_from(3).map_err(step("close descriptors"))?;
     Err(launch::exec(&program, &plan.args, &plan.env))
 }
 
-/// From the exec that comes next. Only the process itself can ask for that, in a /proc that is one: what a container has
-/// mounted there may be anything.
+/// From the exec that comes next. The second file is what kernels before 5.8 have.
 fn confine(profile: &str) -> io::Result<()> {
-    let open = |path: &str| std::fs::File::options().write(true).open(path);
-    // The second is what kernels before 5.8 have.
-    let mut file = open("/proc/thread-self/attr/apparmor/exec").or_else(|_| open("/proc/thread-self/attr/exec"))?;
-    if nix::sys::statfs::fstatfs(&file)?.filesystem_type() != nix::sys::statfs::PROC_SUPER_MAGIC {
+    let file = attribute("apparmor/exec").or_else(|_| attribute("exec"));
+    io::Write::write_all(&mut file?, format!("exec {profile}").as_bytes())
+}
+
+/// What a specification says that its processes are to be.
+pub fn label_of(spec: &Spec) -> Option<String> {
+    let process = spec.process().as_ref()?;
+    process.selinux_label().clone().filter(|label| !label.is_empty())
+}
+
+/// Gives the program of the exec that comes next a label. There is none to give to keys: no keyring is made.
+pub fn label_next(label: &str) -> io::Result<()> {
+    io::Write::write_all(&mut attribute("exec")?, label.as_bytes())
+}
+
+/// What only a process itself can say of its next program, in a /proc that is one: what a container has mounted there, or over
+/// a part of it, may be anything.
+fn attribute(name: &str) -> io::Result<std::fs::File> {
+    let proc = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open("/proc")?;
+    let is_proc = fstatfs(&proc)?.filesystem_type() == PROC_SUPER_MAGIC;
+    if !is_proc || nix::sys::stat::fstat(&proc)?.st_ino != PROC_ROOT {
         return Err(io::Error::other("/proc is something else"));
     }
-    io::Write::write_all(&mut file, format!("exec {profile}").as_bytes())
+    let path = format!("thread-self/attr/{name}");
+    let how = OpenHow::new()
+        .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_BENEATH);
+    match openat2(&proc, path.as_str(), how) {
+        Ok(file) => Ok(file.into()),
+        // A kernel before 5.6, or a filter that doesn't know the call.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            let file = std::fs::File::options().write(true).open(format!("/proc/{path}"))?;
+            match fstatfs(&file)?.filesystem_type() == PROC_SUPER_MAGIC {
+                true => Ok(file),
+                false => Err(io::Error::other("a part of /proc is something else")),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
 }
+
+/// The number of the root directory of any /proc.
+const PROC_ROOT: u64 = 1;
 
 /// A change of user empties the effective set.
 fn restore_effective(plan: &Plan) -> io::Result<()> {
@@ -275,6 +321,26 @@ mod tests {
         assert_eq!(plan(admin, false).filter_comes(), Filter::First);
         let all = json!({"defaultAction": "SCMP_ACT_ALLOW"});
         assert_eq!(plan(all, false).filter_comes(), Filter::First);
+    }
+
+    /// Of this process: without a security module the kernel takes nothing, but the file is the right one.
+    #[test]
+    fn the_file_of_the_next_program_is_found_in_proc_itself() {
+        let file = attribute("exec").unwrap();
+        assert!(fstatfs(&file).unwrap().filesystem_type() == PROC_SUPER_MAGIC);
+        assert!(attribute("../comm").is_ok() && attribute("../../../etc/passwd").is_err());
+    }
+
+    #[test]
+    fn labels_are_the_specifications() {
+        let spec = |label: &str| {
+            let spec = json!({"ociVersion": "1.2.0", "process": {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0},
+                "selinuxLabel": label}, "linux": {}});
+            serde_json::from_value::<Spec>(spec).unwrap()
+        };
+        let plan = Plan::of(&spec("u:r:container_t:s0:c1,c2")).unwrap();
+        assert_eq!(plan.selinux.as_deref(), Some("u:r:container_t:s0:c1,c2"));
+        assert_eq!(label_of(&spec("")), None);
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Start {
     pub joins: Option<Joins>,
     /// Mount targets in the container and how mounts below them spread.
     pub propagation: Vec<(String, MountPropagation)>,
+    /// Labels for SELinux of files in the container.
+    pub labels: Vec<(String, String)>,
     /// An OCI runtime to use instead of the built-in one.
     pub external: Option<String>,
 }

@@ -13,6 +13,7 @@ mod isolation;
 mod layers;
 mod peers;
 mod registry;
+mod selinux;
 mod series;
 mod streams;
 mod support;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             layers::ALL,
             cells::ALL,
             registry::ALL,
+            selinux::ALL,
             peers::ALL,
             series::ALL,
             upgrades::ALL,

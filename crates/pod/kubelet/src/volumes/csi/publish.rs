@@ -150,6 +150,7 @@ impl Csi {
         Ok(Mounted {
             read_only: source.read_only,
             group: group(source.takes_group(&able, object.as_deref())),
+            relabel: !source.read_only,
             ..Mounted::at(paths::NAME, ask, paths::published(&dir))
         })
     }
