@@ -3,6 +3,7 @@
 //! Invariant: a response of 400 or more becomes [`Error::Api`] with the server's own `Status`; a body that isn't a
 //! `Status` is kept as its message. No error is ever taken for an answer.
 
+use crate::pace::Pace;
 use crate::telling::{Requests, Telling};
 use crate::together::Together;
 use bytes::Bytes;
@@ -27,6 +28,7 @@ pub struct Rest {
     agent: Arc<HeaderValue>,
     told: Option<Arc<Requests>>,
     together: Option<Arc<Together>>,
+    pace: Option<Arc<Pace>>,
 }
 
 impl Rest {
@@ -37,7 +39,14 @@ impl Rest {
             agent: Arc::new(agent),
             told: None,
             together: None,
+            pace: None,
         }
+    }
+
+    /// Its requests, watches too, go no faster; `None`: as fast as they come.
+    pub fn paced(mut self, pace: Option<Arc<Pace>>) -> Self {
+        self.pace = pace;
+        self
     }
 
     /// Its informers share watches with those of others, and its requests wait for a seat among theirs.
@@ -91,6 +100,9 @@ impl Rest {
         }
         let mut request = request.body(Body::from(body)).map_err(Error::HttpError)?;
         keelson_trace::headers::inject(request.headers_mut());
+        if let Some(pace) = &self.pace {
+            pace.turn().await;
+        }
         let _seat = match &self.together {
             Some(together) if !streams => together.seat().await,
             _ => None,

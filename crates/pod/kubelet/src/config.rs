@@ -5,6 +5,7 @@ use crate::gc::attic::Attic;
 use crate::managers::{memory, topology};
 use crate::shutdown::groups::Period;
 use anyhow::Context;
+use keelson_client::Pace;
 use keelson_client::reviews::Remember;
 use keelson_client::revocations::Revocations;
 use keelson_pki::verify::{Live, Roots};
@@ -34,6 +35,26 @@ impl Swap {
         match self {
             Swap::None => "NoSwap",
             Swap::Limited => "LimitedSwap",
+        }
+    }
+}
+
+/// How often something is done a second, and how often at once after a pause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    pub per_second: Option<u32>,
+    pub burst: Option<u32>,
+}
+
+impl Rate {
+    /// What is in force: nothing if nothing is said, or zero a second. What isn't said beside something is usual.
+    pub fn pace(self, usual: (u32, u32)) -> Option<Arc<Pace>> {
+        if self == Rate::default() {
+            return None;
+        }
+        match self.per_second.unwrap_or(usual.0) {
+            0 => None,
+            per_second => Some(Arc::new(Pace::new(per_second, self.burst.unwrap_or(usual.1)))),
         }
     }
 }
@@ -203,6 +224,10 @@ pub struct Config {
     pub attic: Option<Attic>,
     /// How often logs are looked at.
     pub log_monitor: Duration,
+    /// Requests to the API server, events, and pulls; bounded by others where nothing is said.
+    pub api_rate: Rate,
+    pub event_rate: Rate,
+    pub pull_rate: Rate,
     /// Images are pulled one after the other; several at the same time.
     pub serialize_pulls: Option<bool>,
     pub parallel_pulls: Option<usize>,
@@ -292,6 +317,9 @@ impl Default for Config {
             log_max_files: 5,
             attic: None,
             log_monitor: Duration::from_secs(10),
+            api_rate: Rate::default(),
+            event_rate: Rate::default(),
+            pull_rate: Rate::default(),
             serialize_pulls: None,
             parallel_pulls: None,
             image_gc_high_percent: 85,

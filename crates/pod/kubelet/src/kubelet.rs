@@ -40,6 +40,8 @@ pub struct Kubelet {
     pub runtime_name: String,
     pub runtime_version: String,
     pub rest: Rest,
+    /// For what waits for no rate.
+    pub unpaced: Rest,
     pub recorder: Recorder,
     pub volumes: Volumes,
     pub devices: Arc<Devices>,

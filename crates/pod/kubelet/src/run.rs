@@ -137,17 +137,24 @@ pub async fn build(
     enforce_reserved(&*host, &cfg)?;
     let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
-    let rest = Rest::new(client, "kubelet");
-    let rest = match &cfg.company {
-        Some(company) => rest.together(company.together.clone()),
-        None => rest,
+    let unpaced = Rest::new(client, "kubelet");
+    let unpaced = match &cfg.company {
+        Some(company) => unpaced.together(company.together.clone()),
+        None => unpaced,
     };
+    // Events have a rate of their own, and the node's lease has none.
+    let rest = unpaced.clone().paced(cfg.api_rate.pace(API_RATE));
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
         let workers = workers.clone();
         Arc::new(move |uid: &str| workers.wake(uid))
     };
-    let recorder = Recorder::start(&rest, "kubelet", &cfg.node_name, &stop);
+    let recorder = Recorder::start(
+        &unpaced.clone().paced(cfg.event_rate.pace(EVENT_RATE)),
+        "kubelet",
+        &cfg.node_name,
+        &stop,
+    );
     let node = NodeState::new(capacity, allocatable);
     let tools = Arc::new(Tools::new(
         host.clone(),
@@ -201,7 +208,7 @@ pub async fn build(
         node,
         shutdown: Default::default(),
         crash: Mutex::new(Backoff::new(Duration::from_secs(10), cfg.crash_backoff_max)),
-        images: Images::new(parallel_pulls(&cfg)),
+        images: Images::new(parallel_pulls(&cfg), cfg.pull_rate.pace(PULL_RATE)),
         image_gc: Default::default(),
         probes: Default::default(),
         userns,
@@ -219,11 +226,17 @@ pub async fn build(
         layout,
         cri,
         rest,
+        unpaced,
         workers,
         cfg,
         stop,
     }))
 }
+
+/// Upstream's rates, a second and at once, beside a part that is said.
+const API_RATE: (u32, u32) = (50, 100);
+const EVENT_RATE: (u32, u32) = (50, 100);
+const PULL_RATE: (u32, u32) = (5, 10);
 
 /// The runtime may be starting at the same time.
 async fn ask_version(cri: &CriClients, stop: &CancellationToken) -> anyhow::Result<cri::VersionResponse> {

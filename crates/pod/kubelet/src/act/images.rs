@@ -7,7 +7,7 @@ use crate::backoff::Backoff;
 use crate::kubelet::Kubelet;
 use crate::pods;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use keelson_client::EventType;
+use keelson_client::{EventType, Pace};
 use keelson_cri::v1 as cri;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -39,16 +39,18 @@ pub struct Images {
     backoff: Mutex<Backoff>,
     last_error: Mutex<HashMap<String, String>>,
     pulls: Semaphore,
+    pace: Option<Arc<Pace>>,
     pub pulled: Pulled,
 }
 
 impl Images {
-    /// `parallel`: images pulled at the same time.
-    pub fn new(parallel: usize) -> Self {
+    /// `parallel`: images pulled at the same time; `pace`: how often a pull may begin.
+    pub fn new(parallel: usize, pace: Option<Arc<Pace>>) -> Self {
         Images {
             backoff: Mutex::new(Backoff::new(Duration::from_secs(10), Duration::from_secs(300))),
             last_error: Mutex::default(),
             pulls: Semaphore::new(parallel),
+            pace,
             pulled: Pulled::default(),
         }
     }
@@ -184,6 +186,9 @@ impl Images {
             .acquire()
             .await
             .map_err(|_| Failure::new("ErrImagePull", "the kubelet is stopping"))?;
+        if let Some(pace) = &self.pace {
+            pace.turn().await;
+        }
         let began = Instant::now();
         match try_all(kl, w, name, credentials).await {
             Ok((reference, used)) => {

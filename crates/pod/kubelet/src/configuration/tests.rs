@@ -148,18 +148,6 @@ fn what_can_not_be_had_is_refused_by_name() {
             "the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero",
         ),
         (
-            json!({"registryPullQPS": 0}),
-            "registryPullQPS (--registry-qps): 0 can't be had here: ",
-        ),
-        (
-            json!({"eventRecordQPS": 5}),
-            "eventRecordQPS (--event-qps): 5 can't be had here: ",
-        ),
-        (
-            json!({"kubeAPIQPS": 100}),
-            "kubeAPIQPS (--kube-api-qps): 100 can't be had here: ",
-        ),
-        (
             json!({"streamingConnectionIdleTimeout": "5m"}),
             "streamingConnectionIdleTimeout (--streaming-connection-idle-timeout): 5m can't be had here: ",
         ),
@@ -525,6 +513,13 @@ fn configz_has_every_field_and_is_itself_a_configuration() {
             "singleProcessOOMKill",
             "maxParallelImagePulls",
             "preloadedImagesVerificationAllowlist",
+            // Nothing is in force where nothing is said.
+            "kubeAPIQPS",
+            "kubeAPIBurst",
+            "eventRecordQPS",
+            "eventBurst",
+            "registryPullQPS",
+            "registryBurst",
         ];
         let optional = optional.contains(&f.name);
         assert!(optional || !shown[f.name].is_null(), "{} isn't shown", f.name);
@@ -542,6 +537,27 @@ fn configz_has_every_field_and_is_itself_a_configuration() {
     }
     let read = applied(shown).unwrap();
     assert_eq!((read.max_pods, read.eviction), (110, Config::default().eviction));
+}
+
+#[test]
+fn rates_are_in_force_when_they_are_said() {
+    let usual = (5, 10);
+    let none = Config::default();
+    assert!(none.api_rate.pace(usual).is_none() && none.pull_rate.pace(usual).is_none());
+    let c = applied(json!({"kubeAPIQPS": 20, "kubeAPIBurst": 40, "eventRecordQPS": 0, "registryBurst": 3})).unwrap();
+    assert_eq!((c.api_rate.per_second, c.api_rate.burst), (Some(20), Some(40)));
+    assert!(c.api_rate.pace(usual).is_some());
+    assert!(c.event_rate.pace(usual).is_none(), "zero is no limit");
+    assert!(
+        c.pull_rate.pace(usual).is_some(),
+        "what isn't said beside it is upstream's"
+    );
+    let shown = configz(&c)["kubeletconfig"].clone();
+    assert_eq!((&shown["kubeAPIQPS"], &shown["registryBurst"]), (&json!(20), &json!(3)));
+    let c = with_flags(&[("registry-qps", "2"), ("event-burst", "7")]).unwrap();
+    assert_eq!((c.pull_rate.per_second, c.event_rate.burst), (Some(2), Some(7)));
+    let error = applied(json!({"kubeAPIQPS": -1})).unwrap_err();
+    assert!(error.contains("kubeAPIQPS (--kube-api-qps) -1 must"), "{error}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub async fn run(kl: Arc<Kubelet>) {
 async fn renew(kl: &Kubelet, held: Option<Value>) -> Result<Value, keelson_client::Error> {
     let name = kl.cfg.node_name.as_str();
     let read = || {
-        kl.rest
+        kl.unpaced
             .get_raw(&LEASES, NAMESPACE, name, "", keelson_client::rest::JSON)
     };
     let decode = |b: &[u8]| serde_json::from_slice::<Value>(b).map_err(keelson_client::Error::SerdeError);
@@ -50,7 +50,7 @@ async fn renew(kl: &Kubelet, held: Option<Value>) -> Result<Value, keelson_clien
             Err(e) if is_not_found(&e) => {
                 let body = fill(kl, json!({"metadata": {"name": name, "namespace": NAMESPACE}}));
                 return match kl
-                    .rest
+                    .unpaced
                     .create_raw(&LEASES, NAMESPACE, body.to_string().into_bytes())
                     .await
                 {
@@ -63,7 +63,7 @@ async fn renew(kl: &Kubelet, held: Option<Value>) -> Result<Value, keelson_clien
     };
     for last in [false, true] {
         let body = fill(kl, lease).to_string().into_bytes();
-        match kl.rest.update_raw(&LEASES, NAMESPACE, name, "", body).await {
+        match kl.unpaced.update_raw(&LEASES, NAMESPACE, name, "", body).await {
             Ok(bytes) => return decode(&bytes),
             Err(e) if is_conflict(&e) && !last => lease = decode(&read().await?)?,
             Err(e) => return Err(e),

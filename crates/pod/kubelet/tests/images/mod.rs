@@ -76,6 +76,29 @@ async fn a_private_image_on_the_machine_wants_credentials() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pulls_begin_no_faster_than_the_rate_says() {
+    let node = Node::start_with(|c| {
+        c.pull_rate.per_second = Some(1);
+        c.pull_rate.burst = Some(1);
+    })
+    .await;
+    let began = tokio::time::Instant::now();
+    let pods: Vec<String> = (0..4)
+        .map(|n| {
+            let name = format!("p{n}");
+            node.pod_with(
+                json!({"name": name}),
+                json!({"containers": [{"name": "c", "image": format!("one:{n}")}]}),
+            )
+        })
+        .collect();
+    for pod in &pods {
+        node.ready(pod).await;
+    }
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_takes_unused_images_before_pods() {
     let node = Node::start().await;
     let kept = node.pod_with(

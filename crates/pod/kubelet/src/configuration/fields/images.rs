@@ -9,14 +9,14 @@ pub(super) const FIELDS: &[Field] = &[
         "registry-qps",
         Kind::Int,
         true,
-        unmet("5", &[], "pulls are bounded by how many run at the same time"),
+        rate!(pull_rate, per_second),
     ),
     field(
         "registryBurst",
         "registry-burst",
         Kind::Int,
         false,
-        unmet("10", &[], "pulls are bounded by how many run at the same time"),
+        rate!(pull_rate, burst),
     ),
     field(
         "imagePullCredentialsVerificationPolicy",

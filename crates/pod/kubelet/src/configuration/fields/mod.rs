@@ -18,6 +18,19 @@ macro_rules! put {
     };
 }
 
+/// A part of a rate.
+macro_rules! rate {
+    ($place:ident, $part:ident) => {
+        set(
+            |c, v| {
+                c.$place.$part = Some(count(v)?);
+                Ok(())
+            },
+            |c| json!(c.$place.$part),
+        )
+    };
+}
+
 mod evictions;
 mod images;
 mod node;
