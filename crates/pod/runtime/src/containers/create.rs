@@ -167,6 +167,17 @@ impl Inner {
         let named = self.devices_by_name(&record.config).map_err(|e| anyhow!(e))?;
         let devices = named.with_devices(devices);
         let rules = devices::rules(&devices, context.privileged);
+        // For users of the pod's own all devices are binds, and other runtimes make them themselves.
+        let devices = match users.is_none() && sandbox_record.external.is_none() {
+            true => {
+                let (devices, elsewhere) = devices::apart(devices);
+                for device in &elsewhere {
+                    devices::place(&root, device, &binds).map_err(|e| anyhow!(e))?;
+                }
+                devices
+            }
+            false => devices,
+        };
         let confined = apparmor::profile(context.apparmor.as_ref(), context.privileged, &apparmor::Kernel)
             .map_err(|e| anyhow!("failed to generate apparmor spec opts: {e}"))?;
         let unified = self.cgroups.version() == Version::V2;

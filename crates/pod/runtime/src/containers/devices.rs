@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 
 use keelson_cri::v1;
 use keelson_sys::cgroup::{DeviceKind, DeviceRule};
+use keelson_sys::path::Root;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
 use serde_json::{Value, json};
+
+use super::mounts::{self, Bind};
 
 /// A device node to make in a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +76,53 @@ pub fn requested(devices: &[v1::Device]) -> io::Result<Vec<Device>> {
         }
     }
     Ok(found)
+}
+
+/// Those that `libcontainer` makes, and those that it doesn't: it makes devices in /dev only.
+pub fn apart(devices: Vec<Device>) -> (Vec<Device>, Vec<Device>) {
+    devices
+        .into_iter()
+        .partition(|d| mounts::clean(&d.path.to_string_lossy()).starts_with("/dev"))
+}
+
+/// Makes a device in a container's root file system, in the place of a file that the image has there.
+pub fn place(root: &Root, device: &Device, binds: &[Bind]) -> Result<(), String> {
+    let path = mounts::clean(&device.path.to_string_lossy());
+    let shown = path.display();
+    if let Some(over) = binds.iter().find(|b| path.starts_with(mounts::clean(&b.target))) {
+        return Err(format!(
+            "the device {shown} would lie below the mount at {:?}: one of them needs another path",
+            over.target
+        ));
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(format!("no device can be at {shown}"));
+    };
+    let make = || -> io::Result<()> {
+        let parent = root.make_dirs_of(parent, 0o755, None)?;
+        match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => {}
+            done => done?,
+        }
+        let kind = match device.kind {
+            DeviceKind::Block => SFlag::S_IFBLK,
+            _ => SFlag::S_IFCHR,
+        };
+        let mode = Mode::from_bits_truncate(device.mode);
+        mknodat(
+            &parent,
+            name,
+            kind,
+            mode,
+            makedev(device.major.into(), device.minor.into()),
+        )?;
+        let (user, group) = (Some(device.uid.into()), Some(device.gid.into()));
+        fchownat(&parent, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        // What the umask took. Nobody else is in there yet who could exchange it.
+        fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink)?;
+        Ok(())
+    };
+    make().map_err(|e| format!("cannot make the device {shown}: {e}"))
 }
 
 /// Every device of the host, for privileged containers.

@@ -14,6 +14,7 @@ tests![
     users_come_from_image_and_configuration,
     capabilities_and_files_are_confined,
     devices_are_restricted,
+    devices_are_where_they_are_wanted,
     privileged_containers_see_everything,
     process_namespaces_are_own_shared_or_another_ones,
     mounts_spread_as_asked,
@@ -187,6 +188,39 @@ async fn devices_are_restricted() -> Result<()> {
     });
     let (log, _) = machine.shell(&machine.pod("q"), container).await?;
     ensure!(log == "3\n", "{log}");
+    Ok(())
+}
+
+/// Of volumes at paths outside of /dev, also where the image has a file, or its root is read-only.
+async fn devices_are_where_they_are_wanted() -> Result<()> {
+    let machine = Machine::new().await?;
+    let device = |path: &str, permissions: &str| Device {
+        container_path: path.into(),
+        host_path: "/dev/zero".into(),
+        permissions: permissions.into(),
+    };
+    for read_only in [false, true] {
+        let text = "stat -c %F /opt/disk /etc/changed; head -c 3 /opt/disk | wc -c; head -c 3 /etc/changed | wc -c";
+        let mut container = script("c", text);
+        container.devices = vec![device("/opt/disk", "rw"), device("/etc/../etc/changed", "r")];
+        security(&mut container).readonly_rootfs = read_only;
+        let (log, _) = machine
+            .shell(&machine.pod(if read_only { "ro" } else { "rw" }), container)
+            .await?;
+        let wanted = "character special file\ncharacter special file\n3\n3\n";
+        ensure!(log == wanted, "{read_only}: {log}");
+    }
+    let mut container = script("c", "true");
+    container.devices = vec![device("/etc/hosts/disk", "r")];
+    let error = machine
+        .shell(&machine.pod("q"), container)
+        .await
+        .err()
+        .context("it runs")?;
+    ensure!(
+        format!("{error:#}").contains("would lie below the mount at"),
+        "{error:#}"
+    );
     Ok(())
 }
 
