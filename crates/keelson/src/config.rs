@@ -70,6 +70,9 @@ pub struct Options {
     /// Labels of SELinux are applied to pods: takes a kernel with SELinux, and its policy of containers [default: false]
     #[arg(long, env = "KEELSON_SELINUX", num_args = 0..=1, default_missing_value = "true")]
     pub selinux: Option<bool>,
+    /// A flag of kube-proxy about the connection table (conntrack-…), as NAME=VALUE; may be given several times
+    #[arg(long, env = "KEELSON_KUBE_PROXY_ARG", value_name = "NAME=VALUE")]
+    pub kube_proxy_arg: Option<Vec<String>>,
     /// Keep archives of images' layers, up to this much of the disk (such as 10Gi): other nodes get them, and are asked for theirs
     /// before registries are [default: none are kept, nobody is asked]
     #[arg(long, env = "KEELSON_IMAGE_PEERS", value_name = "SIZE")]
@@ -262,6 +265,8 @@ pub struct Config {
     pub mirrors_only: bool,
     /// Labels of SELinux are applied.
     pub selinux: bool,
+    /// Of the kernel's connection table.
+    pub limits: keelson_proxy::limits::Limits,
     /// Bytes of archives that are kept for other nodes, which are asked for theirs.
     pub image_peers: Option<u64>,
     /// `None`: the kubelet's configuration decides.
@@ -380,7 +385,7 @@ impl Options {
             self.history.fill(std::mem::take(&mut other.history));
             self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
-                disable_default_registry_endpoint, selinux, image_peers, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
+                disable_default_registry_endpoint, selinux, kube_proxy_arg, image_peers, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config, encryption_provider_config_automatic_reload, audit_log_path,
                 audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, tracing_config_file, server, token, cluster_init, etcd_program, etcd_servers,
@@ -476,6 +481,7 @@ impl Options {
                 .map_err(|why| anyhow::anyhow!("--image-peers: {why}"))?,
             mirrors_only: self.disable_default_registry_endpoint.unwrap_or(false),
             selinux: self.selinux.unwrap_or(false),
+            limits: crate::components::proxy::limits(self.kube_proxy_arg.as_deref().unwrap_or_default())?,
             image_pull_verification: match (
                 self.image_pull_credentials_verification_policy,
                 self.preloaded_images_verification_allowlist,
@@ -631,6 +637,10 @@ impl Config {
     }
     pub fn runtime_dir(&self) -> PathBuf {
         self.data_dir.join("runtime")
+    }
+    /// What the connection table had before.
+    pub fn limits_note(&self) -> PathBuf {
+        self.data_dir.join("proxy/limits.json")
     }
     pub fn network_dir(&self) -> PathBuf {
         self.data_dir.join("network")

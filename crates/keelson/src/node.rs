@@ -160,6 +160,8 @@ pub fn proxy(running: &mut Supervisor, config: &Config, clients: &dyn ClientFact
     let settings = keelson_proxy::Config {
         node_name: config.node_name.clone(),
         cluster_cidrs: config.cluster_cidrs.clone(),
+        limits: config.limits.clone(),
+        note: Some(config.limits_note()),
         telling: telling.clone(),
     };
     components::proxy::spawn(running, clients.client(PROXY_IDENTITY), settings);

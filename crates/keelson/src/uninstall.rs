@@ -98,6 +98,8 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             .context("the ways to other nodes")
     })?;
     keelson_proxy::remove().context("the proxy's rules")?;
+    keelson_proxy::limits::restore(&keelson_proxy::limits::Real, &config.limits_note())
+        .context("what the connection table had before")?;
     keelson_policy::remove().context("the rules of network policies")?;
     keelson_network::remove(&config.network_dir()).context("what the pod network changed on this machine")?;
     let cgroups = keelson_sys::cgroup::Cgroups::detect().context("this machine's control groups")?;

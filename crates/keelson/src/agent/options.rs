@@ -49,6 +49,9 @@ pub struct Options {
     /// Labels of SELinux are applied to pods: takes a kernel with SELinux, and its policy of containers [default: false]
     #[arg(long, env = "KEELSON_SELINUX", num_args = 0..=1, default_missing_value = "true")]
     pub selinux: Option<bool>,
+    /// A flag of kube-proxy about the connection table (conntrack-…), as NAME=VALUE; may be given several times
+    #[arg(long, env = "KEELSON_KUBE_PROXY_ARG", value_name = "NAME=VALUE")]
+    pub kube_proxy_arg: Option<Vec<String>>,
     /// Keep archives of images' layers, up to this much of the disk (such as 10Gi): other nodes get them, and are asked for theirs
     /// before registries are [default: none are kept, nobody is asked]
     #[arg(long, env = "KEELSON_IMAGE_PEERS", value_name = "SIZE")]
@@ -129,7 +132,7 @@ impl Options {
             self.kubelet.fill(std::mem::take(&mut other.kubelet));
             self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: server, token, data_dir, node_name, node_ip, network_interface, images, registries,
-                disable_default_registry_endpoint, selinux, image_peers, image_pull_credentials_verification_policy,
+                disable_default_registry_endpoint, selinux, kube_proxy_arg, image_peers, image_pull_credentials_verification_policy,
                 preloaded_images_verification_allowlist, disable,
                 bind_address, kubelet_port, dns_port, manifests, kubelet_link, cgroup_root, log, log_format);
         }
@@ -158,6 +161,7 @@ impl Options {
             registries: this.registries,
             disable_default_registry_endpoint: this.disable_default_registry_endpoint,
             selinux: this.selinux,
+            kube_proxy_arg: this.kube_proxy_arg,
             image_peers: this.image_peers,
             image_pull_credentials_verification_policy: this.image_pull_credentials_verification_policy,
             preloaded_images_verification_allowlist: this.preloaded_images_verification_allowlist,

@@ -5,9 +5,11 @@ use super::reach::Reach;
 use super::{Gates, LogOptions};
 use crate::supervise::Supervisor;
 use crate::{config, families};
+use anyhow::{Context, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use keelson_proxy::Config;
+use keelson_proxy::limits::Limits;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -37,10 +39,85 @@ pub struct Options {
     /// Where metrics are told; port 0: nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
     metrics_bind_address: SocketAddr,
+    /// Entries of the connection table for each CPU, at most a million; 0: as it is
+    #[arg(long, value_name = "N", default_value_t = 32 << 10)]
+    conntrack_max_per_core: u32,
+    /// And however few CPUs there are
+    #[arg(long, value_name = "N", default_value_t = 128 << 10)]
+    conntrack_min: u32,
+    /// How long a connection that says nothing is kept; 0: as it is
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    conntrack_tcp_timeout_established: String,
+    /// And one of which one side has closed
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    conntrack_tcp_timeout_close_wait: String,
+    /// Packets that don't fit their connection are no errors
+    #[arg(long)]
+    conntrack_tcp_be_liberal: bool,
+    /// How long what is sent by UDP without an answer is kept; 0: as it is
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    conntrack_udp_timeout: String,
+    /// And what was answered
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    conntrack_udp_timeout_stream: String,
     #[command(flatten)]
     _gates: Gates,
     #[command(flatten)]
     log: LogOptions,
+}
+
+impl Options {
+    fn limits(&self) -> anyhow::Result<Limits> {
+        let mut limits = Limits::default();
+        for (name, text) in [
+            ("conntrack-max-per-core", &self.conntrack_max_per_core.to_string()),
+            ("conntrack-min", &self.conntrack_min.to_string()),
+            (
+                "conntrack-tcp-timeout-established",
+                &self.conntrack_tcp_timeout_established,
+            ),
+            (
+                "conntrack-tcp-timeout-close-wait",
+                &self.conntrack_tcp_timeout_close_wait,
+            ),
+            ("conntrack-tcp-be-liberal", &self.conntrack_tcp_be_liberal.to_string()),
+            ("conntrack-udp-timeout", &self.conntrack_udp_timeout),
+            ("conntrack-udp-timeout-stream", &self.conntrack_udp_timeout_stream),
+        ] {
+            say(&mut limits, name, text).with_context(|| format!("--{name} {text}"))?;
+        }
+        Ok(limits)
+    }
+}
+
+/// Limits by kube-proxy's flags, each as `NAME=VALUE`.
+pub fn limits(flags: &[String]) -> anyhow::Result<Limits> {
+    let mut limits = Limits::default();
+    for flag in flags {
+        let flag = flag.trim_start_matches('-');
+        let (name, text) = flag.split_once('=').unwrap_or((flag, "true"));
+        say(&mut limits, name, text).with_context(|| format!("--kube-proxy-arg {flag}"))?;
+    }
+    Ok(limits)
+}
+
+fn say(limits: &mut Limits, name: &str, text: &str) -> anyhow::Result<()> {
+    let time = || {
+        keelson_kubelet::configuration::duration(text)
+            .map_err(anyhow::Error::msg)
+            .map(Some)
+    };
+    match name {
+        "conntrack-max-per-core" => limits.max_per_core = Some(text.parse()?),
+        "conntrack-min" => limits.min = Some(text.parse()?),
+        "conntrack-tcp-timeout-established" => limits.established = time()?,
+        "conntrack-tcp-timeout-close-wait" => limits.close_wait = time()?,
+        "conntrack-tcp-be-liberal" => limits.is_liberal = text.parse()?,
+        "conntrack-udp-timeout" => limits.udp = time()?,
+        "conntrack-udp-timeout-stream" => limits.udp_stream = time()?,
+        _ => bail!("of kube-proxy's flags those that begin with conntrack- can be said here"),
+    }
+    Ok(())
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
@@ -48,6 +125,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         Some(name) => name.trim().to_lowercase(),
         None => config::host_name()?,
     };
+    let limits = options.limits()?;
     let cluster_cidrs = families::ranges("--cluster-cidr", &options.cluster_cidr)?;
     super::run(&options.log, None, async || {
         let client = options.reach.client().await?;
@@ -61,9 +139,52 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         let settings = Config {
             node_name,
             cluster_cidrs,
+            limits,
+            note: None,
             telling,
         };
         spawn(&mut components, client, settings);
         Ok(components)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn limits_of(line: &str) -> anyhow::Result<Limits> {
+        let words = ["x", "--kubeconfig", "k", "--cluster-cidr", "10.244.0.0/16"].into_iter();
+        Line::try_parse_from(words.chain(line.split_whitespace()))?
+            .options
+            .limits()
+    }
+
+    #[test]
+    fn the_connection_table_is_as_kube_proxys_unless_it_is_said() {
+        let none = |limits: Limits| Limits {
+            udp: limits.udp.filter(|t| !t.is_zero()),
+            udp_stream: limits.udp_stream.filter(|t| !t.is_zero()),
+            ..limits
+        };
+        assert_eq!(none(limits_of("").unwrap()), Limits::usual());
+        let said =
+            limits_of("--conntrack-max-per-core 0 --conntrack-tcp-timeout-close-wait 1m30s --conntrack-tcp-be-liberal")
+                .unwrap();
+        assert_eq!(
+            (said.max_per_core, said.close_wait.map(|t| t.as_secs()), said.is_liberal),
+            (Some(0), Some(90), true)
+        );
+        assert!(limits_of("--conntrack-udp-timeout soon").is_err());
+        let flags = |all: &[&str]| limits(&all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+        let said = flags(&["conntrack-min=5", "--conntrack-tcp-be-liberal"]).unwrap();
+        assert_eq!((said.min, said.is_liberal, said.established), (Some(5), true, None));
+        assert!(format!("{:#}", flags(&["proxy-mode=ipvs"]).unwrap_err()).contains("--kube-proxy-arg proxy-mode=ipvs"));
+    }
 }

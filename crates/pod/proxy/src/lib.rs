@@ -12,6 +12,7 @@
 
 pub mod conntrack;
 pub mod health;
+pub mod limits;
 pub mod model;
 pub mod plan;
 pub mod rules;
@@ -26,10 +27,12 @@ use ipnet::IpNet;
 use keelson_client::rest::Rest;
 use keelson_client::{ObjectKey, Telling};
 use keelson_sys::nft::{self, Family, Op};
+use limits::Limits;
 use parking_lot::RwLock;
 use plan::Planner;
 use sources::Sources;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +48,9 @@ pub struct Config {
     /// The ranges of all pods, one a family: traffic to services from elsewhere is masqueraded. Services are served in these
     /// families.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Of the connection table, and where it is noted what it had before.
+    pub limits: Limits,
+    pub note: Option<PathBuf>,
     /// Where rules and requests are counted.
     pub telling: Telling,
 }
@@ -54,6 +60,8 @@ impl Default for Config {
         Config {
             node_name: String::new(),
             cluster_cidrs: vec![IpNet::new_assert([10, 244, 0, 0].into(), 16)],
+            limits: Limits::default(),
+            note: None,
             telling: Telling::default(),
         }
     }
@@ -76,6 +84,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let mut health = health::Health::default();
     let mut flows = Flows::new(|frontends| keelson_sys::conntrack::delete(|flow| frontends.stale(flow)));
     let mut whole = true;
+    let mut limited = false;
     // Whose rules have changed and are not in force yet.
     let mut pending: BTreeSet<ObjectKey> = BTreeSet::new();
     loop {
@@ -115,6 +124,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
                     changed |= flows.frontends.write().set(&service, &facts);
                 }
                 flows.follow(changed).await;
+                // The first rules have made the kernel have a table.
+                if !std::mem::replace(&mut limited, true) {
+                    limit(&config).await;
+                }
                 false
             }
             Err(error) => {
@@ -215,6 +228,15 @@ impl Flows {
             }
             Err(error) => tracing::debug!(%error, "stale UDP flows can't be ended"),
         }
+    }
+}
+
+/// Sets what is wanted of the connection table.
+async fn limit(config: &Config) {
+    let (limits, note) = (config.limits.clone(), config.note.clone());
+    let set = tokio::task::spawn_blocking(move || limits::apply(&limits, &limits::Real, note.as_deref()));
+    for failed in set.await.unwrap_or_default() {
+        tracing::warn!("the connection table stays as it is: {failed}");
     }
 }
 
