@@ -12,7 +12,7 @@ use crate::request::{Body, Request, RequestContext, RequestInfo, Response, Taken
 use crate::serve::listener::{RemoteAddr, Stopping};
 use crate::serve::user_agent;
 use crate::state::ServerState;
-use crate::{aggregation, compressed, connect, handlers, nonresource, traces};
+use crate::{aggregation, compressed, connect, handlers, nonresource, socket, traces};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
@@ -46,7 +46,7 @@ pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
     if let Some(deadline) = context.deadline {
         answer.extensions_mut().insert(WriteBy(deadline));
     }
-    answer
+    socket::begin(answer)
 }
 
 async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Request) -> Response {

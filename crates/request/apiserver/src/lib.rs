@@ -32,6 +32,7 @@ pub mod request;
 pub mod serve;
 mod server;
 pub mod snapshots;
+mod socket;
 pub mod state;
 pub mod sync;
 mod traces;

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod harness;
 #[path = "front/revoked.rs"]
 mod revoked;
+#[path = "front/sockets.rs"]
+mod sockets;
 
 use anyhow::Result;
 use http_body_util::{BodyExt, Full};
@@ -314,12 +317,12 @@ async fn streams_and_proxies_reach_the_kubelet() {
     );
     let mut stream = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
     let text = b"GET /containerLogs/default/p/c?stream=All";
-    let mut frame = vec![0; text.len() + 2];
+    let mut frame = vec![0; text.len() + 4];
     stream.read_exact(&mut frame).await.unwrap();
-    // A whole binary message of that length.
+    // An empty message, then a whole binary one of that length.
     assert_eq!(
-        (frame[0], frame[1] as usize, &frame[2..]),
-        (0x82, text.len(), &text[..])
+        (&frame[..3], frame[3] as usize, &frame[4..]),
+        (&[0x82, 0, 0x82][..], text.len(), &text[..])
     );
     // Upgraded by the network's client, and by one within the process.
     for inside in [false, true] {

@@ -12,7 +12,7 @@ use super::{Remarks, TokenAuthenticator, TokenIdentity, bootstrap};
 use crate::config::file::together;
 use crate::joining::Joining;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
-use crate::request::{Request, RequestContext, UserInfo};
+use crate::request::{Request, RequestContext, UserInfo, socket};
 use crate::serve::{InProcessIdentity, Loopback};
 use crate::sync;
 use async_trait::async_trait;
@@ -114,7 +114,11 @@ impl Authenticator {
                 }
             }
         }
-        if let Some(token) = bearer_token(request.headers()) {
+        let token = bearer_token(request.headers()).unwrap_or_else(|why| {
+            errors.push(why.to_string());
+            None
+        });
+        if let Some(token) = token {
             self.ready_to_judge().await?;
             match self.cached(&token, &[]).await {
                 Ok(Some(identity)) => {
@@ -277,33 +281,41 @@ fn add_authenticated(user: &mut UserInfo) {
     }
 }
 
-fn bearer_token(headers: &HeaderMap) -> Option<String> {
+fn bearer_token(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
-        let token = token.trim_start();
-        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_string());
+        let pair = value.to_str().ok().and_then(|v| v.trim().split_once(' '));
+        let pair = pair.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let token = pair
+            .map(|(_, token)| token.trim_start())
+            .filter(|token| !token.is_empty());
+        return Ok(token.map(String::from));
     }
-    // Browsers can't set headers of a WebSocket; they pass the token as a sub-protocol.
-    let protocols = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let encoded = protocols
-        .split(',')
-        .find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN))?;
-    String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
+    if !socket::is_wanted(headers) {
+        return Ok(None);
+    }
+    // Browsers can't set headers of a WebSocket; they pass the token as a sub-protocol. One more has to be there, to be
+    // answered with.
+    let offered = socket::offered(headers);
+    let mut tokens = offered.iter().filter_map(|p| p.strip_prefix(WEBSOCKET_TOKEN));
+    let Some(encoded) = tokens.next() else { return Ok(None) };
+    if tokens.next().is_some() {
+        return Err("multiple base64.bearer.authorization tokens specified");
+    }
+    let bytes = URL_SAFE_NO_PAD
+        .decode(encoded)
+        .map_err(|_| "invalid base64.bearer.authorization token encoding")?;
+    let token = String::from_utf8(bytes).map_err(|_| "invalid base64.bearer.authorization token")?;
+    if !token.is_empty() && offered.len() == 1 {
+        return Err("missing additional subprotocol");
+    }
+    Ok(Some(token).filter(|token| !token.is_empty()))
 }
 
 fn hide_websocket_token(headers: &mut HeaderMap) {
-    let Some(protocols) = headers
-        .get(header::SEC_WEBSOCKET_PROTOCOL)
-        .and_then(|v| v.to_str().ok())
-    else {
-        return;
-    };
-    let kept: Vec<&str> = protocols
-        .split(',')
-        .map(str::trim)
-        .filter(|p| !p.starts_with(WEBSOCKET_TOKEN))
-        .collect();
-    if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
+    let mut kept = socket::offered(headers);
+    kept.retain(|p| !p.starts_with(WEBSOCKET_TOKEN));
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::from_str(&kept.join(","))) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
     }
 }

@@ -1,6 +1,7 @@
 //! `pods/log`: the kubelet's answer, passed on as it comes.
 
 use super::{container, forward, pod, socket};
+use crate::request::socket::is_wanted;
 use crate::request::{Body, Query, Request, RequestContext, Response};
 use crate::state::ServerState;
 use http::{HeaderValue, StatusCode, header};
@@ -30,7 +31,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, mut request: 
     if !answer.status().is_success() {
         return Err(refused(answer, &info.name).await);
     }
-    if socket::is_wanted(request.headers()) {
+    if is_wanted(request.headers()) {
         return socket::serve(&mut request, answer.into_body());
     }
     let mut out = Response::new(answer.into_body());

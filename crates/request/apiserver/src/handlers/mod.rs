@@ -23,7 +23,7 @@ use crate::request::{MAX_REQUEST_BODY, Request, RequestContext, Response};
 use crate::state::ServerState;
 use crate::traces;
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{Extensions, HeaderMap, header};
 use keelson_api::{ApiError, ApiResult, Reason, Str};
 use keelson_registry::engine::ListError;
 use keelson_registry::options::WriteOptions;
@@ -63,6 +63,8 @@ pub struct Call<'a> {
     /// How to answer.
     pub out: Output,
     pub headers: HeaderMap,
+    /// What the server put on the request's head: its connection, for who takes that over.
+    pub extensions: Extensions,
     /// Of writes.
     pub body: Bytes,
 }
@@ -110,6 +112,7 @@ pub async fn serve(state: &ServerState, context: RequestContext, request: Reques
         def,
         out,
         headers: parts.headers,
+        extensions: parts.extensions,
         body,
     };
     let span = traces::handler(&context.info.verb);

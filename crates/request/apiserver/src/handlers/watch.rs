@@ -4,10 +4,12 @@ use super::negotiate::{Output, Shape};
 use super::{Call, Served, respond, table};
 use crate::flow::Seat;
 use crate::metrics::WatchEvents;
+use crate::request::socket::{is_wanted, offered};
 use crate::request::{Body, Response};
+use crate::socket::{self, Asked, Messages};
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use keelson_api::codec::{Format, json, proto, yaml};
 use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
 use keelson_cache::{Cache, Entry, Form, Watch, WatchEvent};
@@ -34,7 +36,7 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 /// About so many bytes of events that wait are sent at once.
 const PIECE: usize = 64 * 1024;
 
-pub async fn serve(call: Call<'_>) -> Served {
+pub async fn serve(mut call: Call<'_>) -> Served {
     let mut query = call.query();
     // Old paths (`/watch/…`) watch without saying so in the query.
     query.retain(|(k, _)| k != "watch");
@@ -49,6 +51,13 @@ pub async fn serve(call: Call<'_>) -> Served {
     {
         Some(s) => Duration::from_secs(s).min(MAX_TIMEOUT),
         None => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+    };
+    let socket = match is_wanted(&call.headers) {
+        true => match Asked::of(&call.headers, &mut call.extensions) {
+            Ok(asked) => Some((asked, agreed(&call.headers)?)),
+            Err(refusal) => return Ok(*refusal),
+        },
+        false => None,
     };
     let engine = call.state.engine.clone();
     let source = match engine.watch(&cx, &options, timeout).await? {
@@ -74,19 +83,67 @@ pub async fn serve(call: Call<'_>) -> Served {
         deadline: Instant::now() + timeout,
         headers_sent: false,
         alone: false,
+        by_itself: socket.is_some(),
     };
     let body = stream::unfold(stream, |mut s| async move {
         s.next().await.map(|bytes| (Ok::<_, ApiError>(bytes), s))
     });
-    let mut response = Response::new(Body::from_stream(body));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(call.out.stream_content_type()),
-    );
+    let body = Body::from_stream(body);
+    let mut response = match socket {
+        Some((asked, protocol)) => asked.answer(protocol.as_deref(), messages(call.out.format), body),
+        None => {
+            let kind = HeaderValue::from_static(call.out.stream_content_type());
+            let mut response = Response::new(body);
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+    };
     response
         .extensions_mut()
         .insert(WriteBy(Instant::now() + timeout + LAST_WORDS));
     Ok(response)
+}
+
+/// Whatever one protocol is offered is the one: a watch has none of its own. Only what shows where it comes from is
+/// answered, as browsers do.
+fn agreed(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let origin = headers
+        .get(header::ORIGIN)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    if origin.is_empty() {
+        return Err(socket::refused(
+            "null origin: a watch by WebSocket needs the header Origin",
+        ));
+    }
+    // A page that is nowhere says `null`.
+    let is_url = origin.starts_with('/') || origin.split_once("://").is_some_and(|(scheme, _)| !scheme.is_empty());
+    if !is_url {
+        return Err(socket::refused(format!("the header Origin is no URL: {origin:?}")));
+    }
+    let mut offers = offered(headers);
+    match offers.len() {
+        0 | 1 => Ok(offers.pop()),
+        _ => Err(ApiError::bad_request(
+            "a watch by WebSocket takes one sub-protocol at most",
+        )),
+    }
+}
+
+fn messages(format: Format) -> Messages {
+    match format {
+        Format::Json | Format::Yaml => Messages::Text,
+        Format::Protobuf => Messages::Binary,
+    }
+}
+
+/// What stands before an event in a stream, to tell it from the one before it. A message has its own bounds.
+fn divider(format: Format) -> usize {
+    match format {
+        Format::Json => 0,
+        Format::Yaml => "---\n".len(),
+        Format::Protobuf => size_of::<u32>(),
+    }
 }
 
 enum Source {
@@ -110,6 +167,8 @@ struct Stream {
     headers_sent: bool,
     /// The event goes to nobody else.
     alone: bool,
+    /// Each event is a message.
+    by_itself: bool,
 }
 
 impl Stream {
@@ -127,7 +186,10 @@ impl Stream {
             },
         };
         self.alone = is_beginning || self.cache.watchers() < 2;
-        let first = self.framed(event).await;
+        let mut first = self.framed(event).await;
+        if self.by_itself {
+            return Some(first.split_off(divider(self.out.format)));
+        }
         let Some(mut event) = self.ready() else {
             return Some(first);
         };

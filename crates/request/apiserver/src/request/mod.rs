@@ -7,6 +7,7 @@ mod info;
 mod intake;
 mod query;
 pub mod response;
+pub mod socket;
 
 pub use body::{Body, BodyError, BoxError, MAX_REQUEST_BODY};
 pub use context::{AuditAnnotations, RequestContext, Warnings};

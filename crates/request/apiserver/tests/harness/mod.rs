@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod outside;
+pub mod socket;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
