@@ -94,10 +94,10 @@ pub struct Access {
         value_name = "DURATION"
     )]
     pub authorization_webhook_cache_unauthorized_ttl: Option<String>,
-    /// YAML file with an AdmissionConfiguration: defaults and exemptions of PodSecurity
+    /// YAML file with an AdmissionConfiguration: of PodSecurity, EventRateLimit, PodNodeSelector, PodTolerationRestriction, ImagePolicyWebhook
     #[arg(long, env = "KEELSON_ADMISSION_CONTROL_CONFIG_FILE", value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
-    /// Plug-ins of admission that run besides the usual ones: AlwaysPullImages, DenyServiceExternalIPs
+    /// Plug-ins of admission that run besides the usual ones
     #[arg(
         long,
         env = "KEELSON_ENABLE_ADMISSION_PLUGINS",

@@ -35,6 +35,8 @@ pub struct Remote {
     path: String,
     authorization: Option<HeaderValue>,
     timeout: Duration,
+    /// After the first call that failed.
+    pause: Duration,
     calls: Semaphore,
 }
 
@@ -118,13 +120,19 @@ impl Remote {
             path: uri.path_and_query().map_or("/", |p| p.as_str()).to_string(),
             authorization,
             timeout,
+            pause: PAUSE,
             calls: Semaphore::new(AT_ONCE),
         })
     }
 
+    /// The same, with another first pause.
+    pub fn pausing(self, pause: Duration) -> Remote {
+        Remote { pause, ..self }
+    }
+
     /// Posts a review and reads what is answered. `counted` is told of each call.
     pub async fn ask(&self, review: &Value, counted: impl Fn(&Result<Map, Failure>, Duration)) -> Result<Map, Failure> {
-        let mut pause = PAUSE;
+        let mut pause = self.pause;
         for step in 1.. {
             let _place = self.calls.acquire().await;
             let started = tokio::time::Instant::now();

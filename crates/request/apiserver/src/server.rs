@@ -502,6 +502,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
             authorizer.clone(),
             extensions,
             &config.admission,
+            loopback.clone(),
             metrics.admission.clone(),
         )),
         configured,

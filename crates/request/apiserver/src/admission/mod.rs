@@ -46,6 +46,7 @@ pub use options::{Options, Settings};
 
 use crate::authz::{Attributes, Authorizers};
 use crate::metrics::{AdmissionMetrics, Cells};
+use crate::serve::Loopback;
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Str};
 use keelson_registry::{Admission, Cx, Engine, Operation};
@@ -129,20 +130,35 @@ impl Chain {
         authorizer: Arc<Authorizers>,
         extensions: Extensions,
         settings: &Settings,
+        loopback: Loopback,
         told: Arc<AdmissionMetrics>,
     ) -> Self {
         let mut plugins: Vec<Arc<dyn Plugin>> = vec![
+            Arc::new(optional::AlwaysAdmit),
+            Arc::new(optional::NamespaceAutoProvision(loopback)),
             Arc::new(namespace::NamespaceLifecycle),
+            Arc::new(optional::NamespaceExists),
+            Arc::new(optional::LimitPodHardAntiAffinityTopology),
             Arc::new(limit_ranger::LimitRanger),
             Arc::new(service_account::ServiceAccount),
             Arc::new(node_restriction::NodeRestriction),
             Arc::new(nodes::TaintNodesByCondition),
             Arc::new(optional::AlwaysPullImages),
+        ];
+        if let Some(policy) = &settings.image_policy {
+            plugins.push(Arc::new(optional::ImagePolicyWebhook::new(policy.clone())));
+        }
+        let others: Vec<Arc<dyn Plugin>> = vec![
             Arc::new(pod_security::PodSecurity(settings.pod_security.clone())),
+            Arc::new(optional::PodNodeSelector(settings.node_selectors.clone())),
             Arc::new(priority::Priority),
             Arc::new(tolerations::DefaultTolerationSeconds),
+            Arc::new(optional::PodTolerationRestriction(settings.tolerations.clone())),
+            Arc::new(optional::EventRateLimit::new(&settings.event_rate)),
+            Arc::new(optional::ExtendedResourceToleration),
             Arc::new(storage::DefaultStorageClass),
             Arc::new(storage::StorageObjectInUseProtection),
+            Arc::new(optional::OwnerReferencesPermissionEnforcement),
             Arc::new(storage::PersistentVolumeClaimResize),
             Arc::new(runtime_class::RuntimeClass),
             Arc::new(certificates::CertificateApproval),
@@ -155,8 +171,10 @@ impl Chain {
             Arc::new(declared_features::NodeDeclaredFeatureValidator),
             Arc::new(pod_resize::PodResizeValidator),
         ];
+        plugins.extend(others);
         plugins.extend(extensions);
         plugins.push(Arc::new(quota::ResourceQuota::default()));
+        plugins.push(Arc::new(optional::AlwaysDeny));
         plugins.retain(|p| settings.runs(p.name()));
         // What upstream checks with the object's fields can't be switched off.
         plugins.insert(0, Arc::new(device_access::DeviceAccess));

@@ -1,4 +1,22 @@
-//! Plug-ins that run when they are asked for: images are always pulled, and services get no external addresses.
+//! Plug-ins that run when they are asked for: here images are always pulled, and services get no external addresses.
+
+mod always;
+mod anti_affinity;
+pub mod event_rate;
+pub mod image_policy;
+mod namespaces;
+pub mod node_selector;
+mod owners;
+pub mod tolerations;
+
+pub use always::{AlwaysAdmit, AlwaysDeny};
+pub use anti_affinity::LimitPodHardAntiAffinityTopology;
+pub use event_rate::EventRateLimit;
+pub use image_policy::ImagePolicyWebhook;
+pub use namespaces::{NamespaceAutoProvision, NamespaceExists};
+pub use node_selector::PodNodeSelector;
+pub use owners::OwnerReferencesPermissionEnforcement;
+pub use tolerations::{ExtendedResourceToleration, PodTolerationRestriction};
 
 use super::{Phase, Plugin, Review};
 use async_trait::async_trait;

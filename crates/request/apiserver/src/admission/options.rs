@@ -3,10 +3,12 @@
 //! A plug-in of upstream's that isn't here can be switched off, for it doesn't run, but not on; and nothing is configured
 //! that wouldn't follow it.
 
+use super::optional::{event_rate, image_policy, node_selector, tolerations};
 use super::pod_security;
 use crate::config::file::{self, together};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +29,11 @@ pub struct Settings {
     pub enabled: Vec<String>,
     pub disabled: Vec<String>,
     pub pod_security: Arc<pod_security::Settings>,
+    pub event_rate: event_rate::Settings,
+    pub node_selectors: Arc<node_selector::Settings>,
+    pub tolerations: Arc<tolerations::Settings>,
+    /// Only where it runs.
+    pub image_policy: Option<image_policy::Settings>,
 }
 
 /// Upstream's plug-ins, by name.
@@ -73,7 +80,21 @@ const KNOWN: [&str; 39] = [
 ];
 
 /// Those that run when they are switched on.
-pub const OPTIONAL: [&str; 2] = ["AlwaysPullImages", "DenyServiceExternalIPs"];
+pub const OPTIONAL: [&str; 13] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "AlwaysPullImages",
+    "DenyServiceExternalIPs",
+    "EventRateLimit",
+    "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
+    "LimitPodHardAntiAffinityTopology",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "OwnerReferencesPermissionEnforcement",
+    "PodNodeSelector",
+    "PodTolerationRestriction",
+];
 
 /// Those that run unless they are switched off.
 const HERE: [&str; 25] = [
@@ -141,9 +162,24 @@ impl Options {
         if let Some(path) = &self.config {
             let text = file::read(path)?;
             let base = path.parent().unwrap_or(Path::new("."));
-            settings.pod_security = Arc::new(
-                configured(&text, base).with_context(|| format!("failed to read plugin config: {}", path.display()))?,
-            );
+            settings
+                .configure(&text, base)
+                .with_context(|| format!("failed to read plugin config: {}", path.display()))?;
+        }
+        // What means nothing without a configuration.
+        if settings.runs("EventRateLimit") {
+            settings.event_rate.check().context(not_begun("EventRateLimit"))?;
+        }
+        ensure!(
+            settings.image_policy.is_some() || !settings.runs("ImagePolicyWebhook"),
+            "{}: no config specified",
+            not_begun("ImagePolicyWebhook")
+        );
+        for name in ["AlwaysAdmit", "AlwaysDeny"]
+            .into_iter()
+            .filter(|name| settings.runs(name))
+        {
+            tracing::warn!("{name} is deprecated, and of no use to a cluster");
         }
         Ok(settings)
     }
@@ -179,40 +215,74 @@ impl Options {
     }
 }
 
-/// Relative paths in the file are relative to where it stands.
-fn configured(text: &str, base: &Path) -> Result<pod_security::Settings> {
-    let written: Written = serde_saphyr::from_str(text)?;
-    let known = [
-        "apiserver.config.k8s.io/v1",
-        "apiserver.config.k8s.io/v1alpha1",
-        "apiserver.k8s.io/v1alpha1",
-    ];
-    ensure!(
-        known.contains(&written.api_version.as_str()) && written.kind == "AdmissionConfiguration",
-        "no kind \"{}\" is registered for version \"{}\"",
-        written.kind,
-        written.api_version
-    );
-    let mut settings = None;
-    for (i, plugin) in written.plugins.into_iter().flatten().enumerate() {
+fn not_begun(plugin: &str) -> String {
+    format!("couldn't init admission plugin {plugin:?}")
+}
+
+/// Plug-ins that the file configures.
+const CONFIGURED: [&str; 5] = [
+    "EventRateLimit",
+    "ImagePolicyWebhook",
+    "PodNodeSelector",
+    "PodSecurity",
+    "PodTolerationRestriction",
+];
+
+impl Settings {
+    /// Relative paths in the file are relative to where it stands. What is said of an optional plug-in that doesn't run
+    /// isn't read, as upstream doesn't.
+    fn configure(&mut self, text: &str, base: &Path) -> Result<()> {
+        let written: Written = serde_saphyr::from_str(text)?;
+        let known = [
+            "apiserver.config.k8s.io/v1",
+            "apiserver.config.k8s.io/v1alpha1",
+            "apiserver.k8s.io/v1alpha1",
+        ];
         ensure!(
-            plugin.name == "PodSecurity",
-            "plugins[{i}].name: Unsupported value: {:?}: Keelson configures by this file: \"PodSecurity\"",
-            plugin.name
+            known.contains(&written.api_version.as_str()) && written.kind == "AdmissionConfiguration",
+            "no kind \"{}\" is registered for version \"{}\"",
+            written.kind,
+            written.api_version
         );
-        ensure!(
-            settings.is_none(),
-            "plugins[{i}].name: Duplicate value: {:?}",
-            plugin.name
-        );
-        let text = match (&plugin.configuration, plugin.path.as_str()) {
-            (Some(nested), _) => nested.to_string(),
-            (None, "") => continue,
-            (None, path) => file::read(&base.join(path))?,
-        };
-        settings = Some(pod_security::Settings::parse(&text).context("PodSecurity")?);
+        let mut seen = BTreeSet::new();
+        for (i, plugin) in written.plugins.into_iter().flatten().enumerate() {
+            let name = plugin.name.as_str();
+            ensure!(
+                CONFIGURED.contains(&name),
+                "plugins[{i}].name: Unsupported value: {name:?}: Keelson configures by this file: {CONFIGURED:?}"
+            );
+            ensure!(
+                seen.insert(plugin.name.clone()),
+                "plugins[{i}].name: Duplicate value: {name:?}"
+            );
+            if OPTIONAL.contains(&name) && !self.runs(name) {
+                continue;
+            }
+            let text = match (&plugin.configuration, plugin.path.as_str()) {
+                (Some(nested), _) => nested.to_string(),
+                (None, "") => continue,
+                (None, path) => file::read(&base.join(path))?,
+            };
+            let beside = base.join(&plugin.path);
+            let base = match beside.parent() {
+                Some(parent) if plugin.configuration.is_none() => parent,
+                _ => base,
+            };
+            self.set(name, &text, base).with_context(|| not_begun(name))?;
+        }
+        Ok(())
     }
-    Ok(settings.unwrap_or_default())
+
+    fn set(&mut self, plugin: &str, text: &str, base: &Path) -> Result<()> {
+        match plugin {
+            "EventRateLimit" => self.event_rate = event_rate::Settings::parse(text)?,
+            "ImagePolicyWebhook" => self.image_policy = Some(image_policy::Settings::parse(text, base)?),
+            "PodNodeSelector" => self.node_selectors = Arc::new(node_selector::Settings::parse(text)?),
+            "PodTolerationRestriction" => self.tolerations = Arc::new(tolerations::Settings::parse(text)?),
+            _ => self.pod_security = Arc::new(pod_security::Settings::parse(text)?),
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +314,16 @@ mod tests {
             "disable-admission-plugins plugin \"Foo\" is unknown"
         );
         assert!(refusal(&["Priority"], &["Priority"]).contains("[Priority] in enable-admission-plugins and"));
-        assert!(refusal(&["EventRateLimit"], &[]).contains("\"EventRateLimit\" is not part of Keelson"));
+        assert!(refusal(&["PodGroupProtection"], &[]).contains("\"PodGroupProtection\" is not part of Keelson"));
+        assert_eq!(
+            refusal(&["EventRateLimit"], &[]),
+            "couldn't init admission plugin \"EventRateLimit\": limits: Invalid value: null: must not be empty"
+        );
+        let said = refusal(&["ImagePolicyWebhook"], &[]);
+        assert_eq!(
+            said,
+            "couldn't init admission plugin \"ImagePolicyWebhook\": no config specified"
+        );
         assert!(HERE.iter().chain(&OPTIONAL).all(|name| KNOWN.contains(name)));
         assert_eq!(refusal(&["AlwaysPullImages", "DenyServiceExternalIPs"], &[]), "");
     }
@@ -252,7 +331,15 @@ mod tests {
     #[test]
     fn files_configure_what_is_here_and_nothing_else() {
         let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n";
-        let read = |rest: &str| configured(&format!("{head}{rest}"), Path::new(".")).map_err(|e| format!("{e:#}"));
+        let reading = |text: &str, enabled: &[&str]| {
+            let mut settings = Settings {
+                enabled: enabled.iter().map(ToString::to_string).collect(),
+                ..Settings::default()
+            };
+            let read = settings.configure(text, Path::new("."));
+            read.map(|()| settings).map_err(|e| format!("{e:#}"))
+        };
+        let read = |rest: &str| reading(&format!("{head}{rest}"), &[]);
         let pod_security = |rest: &str| {
             read(&format!(
                 "- name: PodSecurity\n  configuration: {{apiVersion: pod-security.admission.config.k8s.io/v1, kind: PodSecurityConfiguration, {rest}}}\n"
@@ -289,10 +376,23 @@ mod tests {
             let said = pod_security(rest).unwrap_err();
             assert!(said.contains(why), "{rest}: {said}");
         }
-        let other = read("- {name: EventRateLimit, path: x}\n").unwrap_err();
-        assert!(other.contains("Unsupported value: \"EventRateLimit\""), "{other}");
+        let other = read("- {name: ResourceQuota, path: x}\n").unwrap_err();
+        assert!(other.contains("Unsupported value: \"ResourceQuota\""), "{other}");
         assert!(read("- {name: PodSecurity, path: /nowhere/at/all}\n").is_err());
-        let wrong = configured("apiVersion: v1\nkind: AdmissionConfiguration\n", Path::new("."));
-        assert!(format!("{:#}", wrong.unwrap_err()).contains("no kind"));
+        let wrong = reading("apiVersion: v1\nkind: AdmissionConfiguration\n", &[]);
+        assert!(wrong.unwrap_err().contains("no kind"));
+
+        // An optional plug-in's is read where it runs.
+        let absent = "- {name: ImagePolicyWebhook, path: /nowhere/at/all}\n";
+        assert!(read(absent).is_ok());
+        let run = |rest: &str, plugin: &str| reading(&format!("{head}{rest}"), &[plugin]).unwrap_err();
+        assert!(run(absent, "ImagePolicyWebhook").contains("open /nowhere/at/all"));
+        let long = "- {name: ImagePolicyWebhook, configuration: {imagePolicy: {kubeConfigFile: x, allowTTL: 4000}}}\n";
+        assert_eq!(
+            run(long, "ImagePolicyWebhook"),
+            "couldn't init admission plugin \"ImagePolicyWebhook\": valid value is between 1s and 30m0s, got 1h6m40s"
+        );
+        let twice = "- {name: PodNodeSelector}\n- {name: PodNodeSelector}\n";
+        assert!(run(twice, "PodNodeSelector").contains("plugins[1].name: Duplicate value: \"PodNodeSelector\""));
     }
 }

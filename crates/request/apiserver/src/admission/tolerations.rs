@@ -47,13 +47,96 @@ impl Plugin for DefaultTolerationSeconds {
     }
 }
 
-/// Tolerations joined, each kept once.
-pub fn merge(first: &[Value], second: &[Value]) -> Vec<Value> {
-    let mut out: Vec<Value> = Vec::with_capacity(first.len() + second.len());
-    for t in first.iter().chain(second) {
-        if !out.contains(t) {
-            out.push(t.clone());
+/// A toleration's fields.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Toleration<'a> {
+    pub key: &'a str,
+    pub operator: &'a str,
+    pub value: &'a str,
+    pub effect: &'a str,
+    pub seconds: Option<i64>,
+}
+
+impl<'a> Toleration<'a> {
+    pub fn of(value: &'a Value) -> Self {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+        Toleration {
+            key: text("key"),
+            operator: text("operator"),
+            value: text("value"),
+            effect: text("effect"),
+            seconds: value.get("tolerationSeconds").and_then(Value::as_i64),
         }
     }
-    out
+
+    /// Whether all that the other tolerates is tolerated by this one too.
+    fn covers(&self, other: &Toleration<'_>) -> bool {
+        let any_key = self.key.is_empty() && self.operator == "Exists";
+        let any_effect = self.effect.is_empty();
+        let as_long = match self.seconds.filter(|_| self.effect == "NoExecute") {
+            Some(ours) => other.seconds.is_some_and(|theirs| theirs <= ours),
+            None => true,
+        };
+        let value = match self.operator {
+            "Equal" | "" => other.operator == "Equal" && other.value == self.value,
+            operator => operator == "Exists",
+        };
+        self == other
+            || (self.key == other.key || any_key) && (self.effect == other.effect || any_effect) && as_long && value
+    }
+}
+
+/// Tolerations joined; one that another covers is left out.
+pub fn merge(first: &[Value], second: &[Value]) -> Vec<Value> {
+    let all: Vec<&Value> = first.iter().chain(second).collect();
+    let mut kept: Vec<Value> = Vec::with_capacity(all.len());
+    for (i, value) in all.iter().enumerate() {
+        let this = Toleration::of(value);
+        let before = kept.iter().any(|k| Toleration::of(k).covers(&this));
+        // Of equal ones the first stays.
+        let mut after = all.iter().skip(i + 1).map(|v| Toleration::of(v));
+        if !before && !after.any(|t| t != this && t.covers(&this)) {
+            kept.push((*value).clone());
+        }
+    }
+    kept
+}
+
+/// Whether each of them is covered by something that is allowed.
+pub fn allows(allowed: &[Value], all: &[Value]) -> bool {
+    let covered = |t: &Value| allowed.iter().any(|a| Toleration::of(a).covers(&Toleration::of(t)));
+    all.iter().all(covered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> Vec<Value> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// Upstream's table, in short.
+    #[test]
+    fn what_another_covers_is_left_out() {
+        let all = r#"{"operator":"Exists"}"#;
+        let a = r#"{"key":"a","operator":"Equal","value":"v","effect":"NoExecute","tolerationSeconds":10}"#;
+        let longer = r#"{"key":"a","operator":"Exists","effect":"NoExecute","tolerationSeconds":100}"#;
+        let b = r#"{"key":"b","operator":"Equal","value":"v","effect":"NoSchedule"}"#;
+        for (first, second, merged) in [
+            (vec![a], vec![a], vec![a]),
+            (vec![a, b], vec![all], vec![all]),
+            (vec![all], vec![a, b], vec![all]),
+            (vec![a], vec![longer, b], vec![longer, b]),
+            (vec![longer], vec![a], vec![longer]),
+            (vec![b], vec![a], vec![b, a]),
+        ] {
+            let read = |list_: &[&str]| list(&format!("[{}]", list_.join(",")));
+            assert_eq!(merge(&read(&first), &read(&second)), read(&merged));
+        }
+        // Whoever leaves the operator out is covered by himself alone, as upstream has it.
+        let bare = list(r#"[{"key":"b","value":"v","effect":"NoSchedule"}]"#);
+        assert!(!allows(&list(&format!("[{b}]")), &bare));
+        assert!(allows(&bare, &bare) && allows(&list(&format!("[{all}]")), &bare));
+    }
 }

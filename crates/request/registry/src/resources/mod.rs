@@ -90,6 +90,11 @@ pub fn qos_class(pod: &keelson_api::Object) -> &'static str {
     core::qos_class(pod)
 }
 
+/// Whether containers ask a vendor for a resource of this name.
+pub fn is_extended_resource(name: &str) -> bool {
+    validation::is_extended_resource(name)
+}
+
 fn strings(list: &[&str]) -> Vec<Str> {
     list.iter().map(|s| Str::from(*s)).collect()
 }

@@ -12,7 +12,7 @@ fn is_native(name: &str) -> bool {
 }
 
 /// A vendor's resource whose name can be counted by quotas too.
-fn is_extended(name: &str) -> bool {
+pub fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::label_key(&format!("requests.{name}")).is_empty()
 }
 

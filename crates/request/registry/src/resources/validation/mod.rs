@@ -39,6 +39,8 @@ mod volume_sources;
 mod volumes;
 mod workloads;
 
+pub(super) use container_resources::is_extended as is_extended_resource;
+
 use crate::context::Cx;
 use check::Errs;
 use keelson_api::{Cause, Object};
