@@ -55,6 +55,9 @@ pub struct Access {
     /// Audiences of this API [default: the issuer of its service accounts]
     #[arg(long, env = "KEELSON_API_AUDIENCES", value_name = "LIST", value_delimiter = ',')]
     pub api_audiences: Option<Vec<String>>,
+    /// CSV file of tokens that never end: token, user's name, his uid, his groups; read at the start
+    #[arg(long, env = "KEELSON_TOKEN_AUTH_FILE", value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
     /// kubeconfig of a webhook that knows tokens
     #[arg(long, env = "KEELSON_AUTHENTICATION_TOKEN_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
     pub authentication_token_webhook_config_file: Option<PathBuf>,
@@ -71,9 +74,12 @@ pub struct Access {
     /// YAML file with an AuthorizationConfiguration: who decides what users may do; followed while the server runs
     #[arg(long, env = "KEELSON_AUTHORIZATION_CONFIG", value_name = "FILE")]
     pub authorization_config: Option<PathBuf>,
-    /// Who decides what users may do, in this order: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny [default: Node,RBAC]
+    /// Who decides what users may do, in this order: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny [default: Node,RBAC]
     #[arg(long, env = "KEELSON_AUTHORIZATION_MODE", value_name = "LIST", value_delimiter = ',')]
     pub authorization_mode: Option<Vec<String>>,
+    /// File of ABAC's policies, a JSON object a line; read at the start
+    #[arg(long, env = "KEELSON_AUTHORIZATION_POLICY_FILE", value_name = "FILE")]
+    pub authorization_policy_file: Option<PathBuf>,
     /// kubeconfig of a webhook that decides
     #[arg(long, env = "KEELSON_AUTHORIZATION_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
     pub authorization_webhook_config_file: Option<PathBuf>,
@@ -143,9 +149,9 @@ impl Access {
     pub fn fill(&mut self, other: Access) {
         fill!(self from other: authentication_config, anonymous_auth, oidc_issuer_url, oidc_client_id, oidc_ca_file,
             oidc_username_claim, oidc_username_prefix, oidc_groups_claim, oidc_groups_prefix, oidc_signing_algs,
-            oidc_required_claim, api_audiences, authentication_token_webhook_config_file,
+            oidc_required_claim, api_audiences, token_auth_file, authentication_token_webhook_config_file,
             authentication_token_webhook_version, authentication_token_webhook_cache_ttl, authorization_config,
-            authorization_mode, authorization_webhook_config_file, authorization_webhook_version,
+            authorization_mode, authorization_policy_file, authorization_webhook_config_file, authorization_webhook_version,
             authorization_webhook_cache_authorized_ttl, authorization_webhook_cache_unauthorized_ttl,
             admission_control_config_file, enable_admission_plugins, disable_admission_plugins);
     }
@@ -167,6 +173,7 @@ impl Access {
                 signing_algs: self.oidc_signing_algs,
                 required_claims: self.oidc_required_claim,
             },
+            token_file: self.token_auth_file,
             webhook: authn::webhook::Options {
                 config_file: self.authentication_token_webhook_config_file,
                 version: self.authentication_token_webhook_version,
@@ -179,6 +186,7 @@ impl Access {
         let authorization = authz::Options {
             config: self.authorization_config,
             modes: self.authorization_mode,
+            policy_file: self.authorization_policy_file,
             webhook_config_file: self.authorization_webhook_config_file,
             webhook_version: self.authorization_webhook_version,
             authorized_ttl: duration(

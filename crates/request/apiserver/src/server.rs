@@ -426,7 +426,13 @@ impl Made {
         let issuers = any.then(|| Issuers::new(&authentication.trusted, authentication.algorithms.clone()));
         let (rbac, node_authorizer) = (Rbac::new(), NodeAuthorizer::new(node_rules()));
         let members = &config.authorization.members;
-        let authorizer = Authorizers::new(members, node_authorizer.clone(), rbac.clone()).context("authorization")?;
+        let authorizer = Authorizers::new(
+            members,
+            node_authorizer.clone(),
+            rbac.clone(),
+            config.authorization.policies.clone(),
+        )
+        .context("authorization")?;
         Ok(Made {
             rbac,
             node_authorizer,
@@ -467,6 +473,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     let chain = authn::Tokens {
         service_accounts: tokens.clone(),
         reader: loopback.clone(),
+        named: config.authentication.static_tokens.clone(),
         joining: config.joining.clone(),
         issuers: made.issuers.clone(),
         webhook: config.authentication.webhook.clone(),

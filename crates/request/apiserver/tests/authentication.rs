@@ -368,3 +368,37 @@ async fn a_webhook_knows_tokens_and_is_asked_once_about_each() {
         assert_eq!(hook.count(), before + 1, "a failure isn't remembered");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_a_file_are_its_users() {
+    let dir = Scratch::new("named");
+    let file = dir.write(
+        "tokens.csv",
+        "first,ana,uid-1,\"staff,admins\"\nsecond,bob,uid-2\nfirst,carl,uid-3\n",
+    );
+    let api = serving(authn::Options {
+        token_file: Some(file),
+        ..authn::Options::default()
+    })
+    .await;
+    let status = api.review("second", &[]).await;
+    let wanted = value!({"username": "bob", "uid": "uid-2", "groups": ["system:authenticated"]});
+    assert_eq!(status.get("user"), Some(&wanted));
+    // Of two that are the same the last counts.
+    let status = api.review("first", &[]).await;
+    assert_eq!(status.at(&["user", "username"]), Some(&"carl".into()));
+    // For this API, and no other.
+    let elsewhere = api.review("second", &["https://elsewhere"]).await;
+    assert_ne!(elsewhere.get("authenticated"), Some(&Value::Bool(true)));
+    let unknown = api.review("third", &[]).await;
+    assert_ne!(unknown.get("authenticated"), Some(&Value::Bool(true)));
+
+    let refused = |text: &str| {
+        let options = authn::Options {
+            token_file: Some(dir.write("wrong.csv", text)),
+            ..authn::Options::default()
+        };
+        options.resolve(&[]).unwrap_err().to_string()
+    };
+    assert!(refused("a,b\n").contains("must have at least 3 columns (token, user name, user uid), found 2"));
+}

@@ -296,3 +296,65 @@ async fn modes_by_option_are_in_force_in_their_order() {
     );
     closed.get("/version").await.expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_of_a_file_allow_and_leave_the_rest_to_others() {
+    let dir = Scratch::new("abac");
+    let head = r#"{"apiVersion":"abac.authorization.kubernetes.io/v1beta1","kind":"Policy","spec":"#;
+    let policies = format!(
+        "# who may what\n{head}{{\"user\":\"reader\",\"namespace\":\"*\",\"resource\":\"pods\",\"readonly\":true}}}}\n\
+         {head}{{\"user\":\"*\",\"nonResourcePath\":\"/version\",\"readonly\":true}}}}\n"
+    );
+    let options = |modes: &[&str]| authz::Options {
+        modes: Some(modes.iter().map(ToString::to_string).collect()),
+        policy_file: Some(dir.write("policies.jsonl", &policies)),
+        ..authz::Options::default()
+    };
+    let api = serving(options(&["ABAC", "RBAC"])).await;
+    api.get_as("reader", PODS).await.expect(200);
+    api.get_as("other", "/version").await.expect(200);
+    let refused = api.get_as("other", PODS).await.expect(403);
+    assert!(
+        refused.str(&["message"]).contains("abac: No policy matched."),
+        "{:?}",
+        refused.json()
+    );
+    let status = api
+        .review(
+            "reader",
+            value!({"verb": "create", "resource": "pods", "namespace": "a"}),
+        )
+        .await;
+    assert_eq!(status.get("allowed"), Some(&Value::Bool(false)));
+    // Roles still count.
+    let binding = value!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "other"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "other"}],
+    });
+    api.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+        .await
+        .expect(201);
+    for _ in 0..1000 {
+        if api.get_as("other", PODS).await.code == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    api.get_as("other", PODS).await.expect(200);
+
+    // The same by a configuration, which needs the policies too.
+    let config = dir.write(
+        "authz.yaml",
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: ABAC, name: abac}]\n",
+    );
+    let configured = |with: bool| authz::Options {
+        config: Some(config.clone()),
+        policy_file: with.then(|| dir.write("policies.jsonl", &policies)),
+        ..authz::Options::default()
+    };
+    let api = serving(configured(true)).await;
+    api.get_as("reader", PODS).await.expect(200);
+    let said = configured(false).resolve().unwrap_err().to_string();
+    assert!(said.contains("go together"), "{said}");
+}

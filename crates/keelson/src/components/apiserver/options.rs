@@ -406,7 +406,10 @@ mod tests {
         }
         for (more, named) in [
             ("--insecure-port=8080", "--insecure-port"),
-            ("--token-auth-file=t", "--token-auth-file"),
+            (
+                "--kubelet-preferred-address-types=Hostname",
+                "--kubelet-preferred-address-types",
+            ),
             ("--allow-privileged=false", "--allow-privileged"),
             ("--enable-bootstrap-token-auth=false", "--enable-bootstrap-token-auth"),
             ("--tls-cert-file=c", "--tls-private-key-file"),

@@ -4,6 +4,7 @@
 use super::cache::{Found, TokenCache};
 use super::oidc::Issuers;
 use super::revoked::{Known, Proof, Revocations, Shown, Unknown, may_stay};
+use super::static_tokens::StaticTokens;
 use super::structured::Anonymous;
 use super::tokens::ServiceAccountTokens;
 use super::webhook::Webhook;
@@ -38,6 +39,8 @@ pub struct Authenticator {
 pub struct Tokens {
     pub service_accounts: Arc<ServiceAccountTokens>,
     pub reader: Loopback,
+    /// Those of a file.
+    pub named: Option<Arc<StaticTokens>>,
     pub joining: Option<Joining>,
     pub issuers: Option<Arc<Issuers>>,
     pub webhook: Option<Arc<Webhook>>,
@@ -234,6 +237,12 @@ impl Tokens {
         };
         let server = self.joining.as_ref().filter(|_| !common.is_empty());
         if let Some(user) = server.and_then(|joining| joining.authenticate(token)) {
+            let mut identity = for_us(user);
+            add_authenticated(&mut identity.user);
+            return Ok(Some(identity));
+        }
+        let named = self.named.as_ref().filter(|_| !common.is_empty());
+        if let Some(user) = named.and_then(|named| named.authenticate(token)) {
             let mut identity = for_us(user);
             add_authenticated(&mut identity.user);
             return Ok(Some(identity));

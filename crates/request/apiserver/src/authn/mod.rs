@@ -9,6 +9,7 @@ pub mod oidc;
 pub mod options;
 pub mod reload;
 pub mod revoked;
+pub mod static_tokens;
 pub mod structured;
 pub mod tokens;
 pub mod vouched;

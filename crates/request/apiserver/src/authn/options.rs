@@ -1,6 +1,7 @@
 //! What the server is told about authentication, in upstream's options, and what follows from it.
 
 use super::oidc::ALGORITHMS;
+use super::static_tokens::StaticTokens;
 use super::structured::{Anonymous, ClaimMappings, ClaimRule, Issuer, Jwt, Prefixed, Trusted, Written};
 use super::webhook;
 use crate::config::file;
@@ -17,6 +18,8 @@ pub struct Options {
     pub anonymous: Option<bool>,
     pub oidc: Oidc,
     pub webhook: webhook::Options,
+    /// `--token-auth-file`
+    pub token_file: Option<PathBuf>,
 }
 
 /// `--oidc-*`
@@ -44,6 +47,7 @@ pub struct Settings {
     /// The file it was read from, which is followed.
     pub file: Option<Source>,
     pub webhook: Option<Arc<webhook::Webhook>>,
+    pub static_tokens: Option<Arc<StaticTokens>>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +66,7 @@ impl Default for Settings {
             algorithms: Vec::new(),
             file: None,
             webhook: None,
+            static_tokens: None,
         }
     }
 }
@@ -107,6 +112,12 @@ impl Options {
             algorithms,
             file: source,
             webhook: self.webhook.open()?.map(Arc::new),
+            static_tokens: self
+                .token_file
+                .as_deref()
+                .map(StaticTokens::open)
+                .transpose()?
+                .map(Arc::new),
         })
     }
 }

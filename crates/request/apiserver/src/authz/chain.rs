@@ -3,6 +3,7 @@
 //! Most answer from memory; webhooks have to be asked unless they remember. Who can't wait (an expression that is being
 //! evaluated) waits on its thread, from which the runtime takes everything else.
 
+use super::abac::Policies;
 use super::node::NodeAuthorizer;
 use super::rbac::Rbac;
 use super::structured::{Checked, Kind};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub struct Authorizers {
     node: Arc<NodeAuthorizer>,
     rbac: Arc<Rbac>,
+    policies: Option<Arc<Policies>>,
     current: RwLock<Arc<Vec<Named>>>,
     /// The kinds of the first configuration, without webhooks: later ones have to have them, and no others.
     kinds: Vec<&'static str>,
@@ -100,11 +102,18 @@ impl Named {
 }
 
 impl Authorizers {
-    pub fn new(configured: &[Checked], node: Arc<NodeAuthorizer>, rbac: Arc<Rbac>) -> Result<Authorizers> {
+    /// `policies`: of ABAC, where it is among those configured.
+    pub fn new(
+        configured: &[Checked],
+        node: Arc<NodeAuthorizer>,
+        rbac: Arc<Rbac>,
+        policies: Option<Arc<Policies>>,
+    ) -> Result<Authorizers> {
         let kinds = configured.iter().map(|m| m.kind.name()).filter(|k| *k != "Webhook");
         let made = Authorizers {
             node,
             rbac,
+            policies,
             current: RwLock::default(),
             kinds: kinds.collect(),
         };
@@ -123,12 +132,16 @@ impl Authorizers {
         for one in configured {
             let kind = one.kind.name();
             ensure!(
-                kind == "Webhook" || !matches!(kind, "Node" | "RBAC") || self.kinds.contains(&kind),
+                kind == "Webhook" || !matches!(kind, "Node" | "RBAC" | "ABAC") || self.kinds.contains(&kind),
                 "authorizer type {kind} is not allowed if it was not enabled at initial server startup"
             );
             let member = match &one.kind {
                 Kind::Node => Member::Memory(self.node.clone()),
                 Kind::Rbac => Member::Memory(self.rbac.clone()),
+                Kind::Abac => match &self.policies {
+                    Some(policies) => Member::Memory(policies.clone()),
+                    None => anyhow::bail!("authorizer type ABAC has no policies"),
+                },
                 Kind::AlwaysAllow => Member::AlwaysAllow,
                 Kind::AlwaysDeny => Member::AlwaysDeny,
                 Kind::Webhook(hook) => Member::Webhook(Arc::new(Webhook::open(&one.name, hook)?)),

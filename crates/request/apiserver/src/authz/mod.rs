@@ -1,8 +1,9 @@
 //! May this user do this? Those who are configured are asked in their order; the first with an opinion decides.
 //!
-//! Nodes' rules and RBAC answer from memory: roles and bindings are followed by watches, never read on a request. Webhooks
-//! are asked.
+//! Nodes' rules and RBAC answer from memory: roles and bindings are followed by watches, never read on a request. So do
+//! policies of a file (ABAC), which is read once. Webhooks are asked.
 
+pub mod abac;
 mod chain;
 pub mod escalation;
 pub mod node;

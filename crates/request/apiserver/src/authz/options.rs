@@ -1,8 +1,9 @@
 //! What the server is told about authorisation, in upstream's options, and what follows from it.
 
+use super::abac::Policies;
 use super::structured::{Checked, ConnectionInfo, Go, Member, Webhook, Written};
 use crate::config::file::{self, together};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// `--authorization-mode`
     pub modes: Option<Vec<String>>,
+    /// `--authorization-policy-file`
+    pub policy_file: Option<PathBuf>,
     /// `--authorization-webhook-*`
     pub webhook_config_file: Option<PathBuf>,
     pub webhook_version: Option<String>,
@@ -29,6 +32,8 @@ pub struct Settings {
     pub file: Option<(PathBuf, String)>,
     /// Whether everybody may do everything by option: then nobody unknown is let in.
     pub allows_all: bool,
+    /// Of ABAC.
+    pub policies: Option<Arc<Policies>>,
 }
 
 /// What a server does that is told nothing (upstream's program allows everything then, and is always told something).
@@ -46,6 +51,7 @@ impl Default for Settings {
             members: Arc::new(vec![of(Kind::Node, "node"), of(Kind::Rbac, "rbac")]),
             file: None,
             allows_all: false,
+            policies: None,
         }
     }
 }
@@ -63,10 +69,17 @@ impl Options {
                 "--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined"
             );
             let text = file::read(path)?;
+            let members = Written::parse(&text)?.check(&[])?;
+            let has_abac = members.iter().any(|m| m.kind.name() == "ABAC");
+            ensure!(
+                has_abac == self.policy_file.is_some(),
+                "an authorizer of type ABAC and --authorization-policy-file go together"
+            );
             return Ok(Settings {
-                members: Arc::new(Written::parse(&text)?.check(&[])?),
+                members: Arc::new(members),
                 file: Some((path.clone(), text)),
                 allows_all: false,
+                policies: self.policies()?,
             });
         }
         let modes = match &self.modes {
@@ -79,7 +92,13 @@ impl Options {
             members: Arc::new(written.check(&[])?),
             file: None,
             allows_all: modes.iter().any(|m| m == "AlwaysAllow"),
+            policies: self.policies()?,
         })
+    }
+
+    fn policies(&self) -> Result<Option<Arc<Policies>>> {
+        let opened = self.policy_file.as_deref().map(Policies::open).transpose();
+        opened.context("invalid authorization config")
     }
 
     fn check_modes(&self, modes: &[String]) -> Result<()> {
@@ -92,9 +111,15 @@ impl Options {
             if !MODES.contains(&mode.as_str()) {
                 wrong.push(format!("authorization-mode {mode:?} is not a valid mode"));
             }
+            if mode == "ABAC" && self.policy_file.is_none() {
+                wrong.push("authorization-mode ABAC's authorization policy file not passed".into());
+            }
             if mode == "Webhook" && self.webhook_config_file.is_none() {
                 wrong.push("authorization-mode Webhook's authorization config file not passed".into());
             }
+        }
+        if self.policy_file.is_some() && !has("ABAC") {
+            wrong.push("cannot specify --authorization-policy-file without mode ABAC".into());
         }
         if self.webhook_config_file.is_some() && !has("Webhook") {
             wrong.push("cannot specify --authorization-webhook-config-file without mode Webhook".into());
@@ -185,7 +210,10 @@ mod tests {
                 &["Webhook"],
                 "authorization-mode Webhook's authorization config file not passed",
             ),
-            (&["ABAC"], "not part of Keelson"),
+            (
+                &["ABAC"],
+                "authorization-mode ABAC's authorization policy file not passed",
+            ),
             (&[], "at least one authorization-mode must be passed"),
         ] {
             let said = resolve(modes, &as_given).unwrap_err();
@@ -194,6 +222,13 @@ mod tests {
         let file = |o: &mut Options| o.webhook_config_file = Some("/x".into());
         assert!(resolve(&["RBAC"], &file).unwrap_err().contains("without mode Webhook"));
         assert!(resolve(&["Webhook"], &file).unwrap_err().contains("error loading file"));
+        let policies = |o: &mut Options| o.policy_file = Some("/nowhere/at/all".into());
+        assert!(resolve(&["RBAC"], &policies).unwrap_err().contains("without mode ABAC"));
+        let said = resolve(&["ABAC"], &policies).unwrap_err();
+        assert!(
+            said.starts_with("invalid authorization config: open /nowhere/at/all"),
+            "{said}"
+        );
         let both = |o: &mut Options| o.config = Some("/x".into());
         assert!(
             resolve(&["RBAC"], &both)

@@ -105,6 +105,8 @@ pub enum Kind {
     Rbac,
     AlwaysAllow,
     AlwaysDeny,
+    /// By policies that an option names, whatever configures the others.
+    Abac,
     Webhook(Hook),
 }
 
@@ -116,6 +118,7 @@ impl Kind {
             Kind::Rbac => "RBAC",
             Kind::AlwaysAllow => "AlwaysAllow",
             Kind::AlwaysDeny => "AlwaysDeny",
+            Kind::Abac => "ABAC",
             Kind::Webhook(_) => "Webhook",
         }
     }

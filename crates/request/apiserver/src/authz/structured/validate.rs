@@ -85,12 +85,8 @@ impl Checker {
             ("RBAC", None) => Kind::Rbac,
             ("AlwaysAllow", None) => Kind::AlwaysAllow,
             ("AlwaysDeny", None) => Kind::AlwaysDeny,
-            (other, None) => {
-                // Upstream has it; this server doesn't.
-                let why = "this authorizer is not part of Keelson";
-                self.invalid(format!("{at}.type"), other, why);
-                return None;
-            }
+            // Of what is known nothing else is left.
+            (_, None) => Kind::Abac,
         };
         Some(Checked {
             kind,
